@@ -1,0 +1,90 @@
+"""Training state as safetensors: optimizer, schedule, batch draws and torch's own generators."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nora_studio.errors import StudioError
+
+STATE = "state.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """All that a step depends on besides the adapter and the frozen base."""
+
+    step: int
+    optimizer: dict[str, Any]
+    """An optimizer's `state_dict`."""
+    schedule: dict[str, Any]
+    """A learning-rate schedule's `state_dict`, plain values only."""
+    draws: dict[str, Tensor]
+    scaler: dict[str, Any]
+    """The gradient scaler's `state_dict`; empty without float16."""
+
+
+def write_state(folder: Path, state: TrainingState) -> None:
+    """Write a training state into a checkpoint folder, flattened: no pickle."""
+    tensors = {f"draws.{name}": tensor for name, tensor in state.draws.items()}
+    tensors["generator.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["generator.cuda"] = torch.cuda.get_rng_state()
+    plain: dict[str, dict[str, Any]] = {}
+    for index, values in state.optimizer["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{index}.{name}"] = value.detach().cpu().contiguous()
+            else:
+                plain.setdefault(str(index), {})[name] = value
+    facts = {
+        "step": state.step,
+        "groups": state.optimizer["param_groups"],
+        "plain": plain,
+        "schedule": {k: v for k, v in state.schedule.items() if not k.endswith("lambdas")},
+        "scaler": state.scaler,
+    }
+    save_file(tensors, folder / STATE, metadata={"training": json.dumps(facts)})
+
+
+def read_state(folder: Path) -> TrainingState:
+    """Read a training state back and set torch's own generators to it.
+
+    Raises:
+        StudioError: the file is missing or damaged.
+    """
+    file = folder / STATE
+    try:
+        with safe_open(file, framework="pt") as archive:
+            facts = json.loads(archive.metadata()["training"])
+            tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise StudioError(
+            f"{file} cannot be read: {error}. Delete this checkpoint to resume from the one before."
+        ) from error
+    optimizer: dict[int, dict[str, Any]] = {}
+    draws: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind == "draws":
+            draws[rest] = tensor
+        elif kind == "optimizer":
+            index, _, key = rest.partition(".")
+            optimizer.setdefault(int(index), {})[key] = tensor
+    for index, values in facts["plain"].items():
+        optimizer.setdefault(int(index), {}).update(values)
+    torch.set_rng_state(tensors["generator.cpu"])
+    if "generator.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["generator.cuda"])
+    return TrainingState(
+        step=facts["step"],
+        optimizer={"state": optimizer, "param_groups": facts["groups"]},
+        schedule=facts["schedule"],
+        draws=draws,
+        scaler=facts["scaler"],
+    )

@@ -1,0 +1,346 @@
+"""Options of the DreamBooth trainer: one frozen dataclass for flags, TOML files and forms."""
+
+import dataclasses
+import difflib
+import sys
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import tomli_w
+import tyro
+
+from nora_studio.errors import StudioError
+from nora_studio.prompts import PLACEHOLDER
+
+
+@dataclass(frozen=True)
+class PartOptions:
+    """One of SDXL's three adapted modules. None means the method's recommended value."""
+
+    train: bool = True
+    """Whether this part gets an adapter at all."""
+    rank: int | None = None
+    """Rank of the trained factors (NoRA's inner rank), at least 1."""
+    outer_rank: int | None = None
+    """NoRA's frozen outer rank, at least `rank`. Only NoRA has one."""
+    alpha: float | None = None
+    """The adapter's scale is alpha / rank. None: alpha = rank, a scale of 1."""
+    learning_rate: float | None = None
+    """Peak learning rate of this part."""
+
+
+@dataclass(frozen=True)
+class DreamboothOptions:
+    """Personalise SDXL from a folder of photos with NoRA, LoRA, or both as twins.
+
+    Every option may also stand in a TOML file: `--config FILE`. Flags win over the file.
+    """
+
+    instance_dir: Path
+    """Folder with the subject's photos."""
+    prompt: str
+    """What the photos show, with [V] for the subject: "a photo of a [V] mug"."""
+    model: str = "embedded"
+    """Base model: "embedded", a diffusers directory, or a Hub name."""
+    method: str = "nora"
+    """Adapter method; several with commas ("nora,lora") train as twins on the same batches."""
+    output_dir: Path = Path("runs")
+    """Where run folders go."""
+    name: str | None = None
+    """Run name; the method is appended. None: the name of the photo folder."""
+    trigger: str | None = None
+    """Rare word that [V] becomes; one token in both tokenizers. None: chosen."""
+    resolution: int | None = None
+    """Side of the training pictures in pixels, a multiple of 8. None: the model's own."""
+
+    steps: int | None = None
+    """Optimizer steps. None: recommended for the model."""
+    batch_size: int | None = None
+    """Photos a step, over all processes. None: recommended for the model."""
+    seed: int = 0
+    """Of data order, noise, timesteps and adapter initialisation."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the frozen base; adapters train in fp32. auto: bf16 on a GPU, fp32 on a CPU."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third slower."""
+
+    targets: Literal["attention", "attention+feedforward"] = "attention"
+    """Which linear layers are adapted, in every trained part."""
+    unet: PartOptions = PartOptions()
+    text_encoder: PartOptions = PartOptions()
+    text_encoder_2: PartOptions = PartOptions()
+    dropout: float = 0.0
+    """Dropout on the adapters' input, 0 to below 1."""
+    override: tuple[str, ...] = ()
+    """Options for one twin alone: METHOD.PART.OPTION=VALUE, such as lora.unet.rank=16."""
+
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """Learning-rate schedule after the warm-up."""
+    warmup_steps: int = 10
+    """Steps of linear warm-up."""
+    weight_decay: float = 1e-4
+    """AdamW's decoupled weight decay."""
+    max_gradient_norm: float = 1.0
+    """Gradients are clipped to this norm, per run."""
+    snr_gamma: float | None = None
+    """Min-SNR loss weighting with this gamma (5 is usual). None: every timestep weighs the same."""
+
+    sample_prompt: str | None = None
+    """Prompt of the fixed-seed samples, [V] allowed. None: `prompt`."""
+    sample_every: int = 100
+    """Steps between samples; 0: only the base's picture and the final one."""
+    sample_seed: int = 0
+    """Seed of the samples' starting noise."""
+    sample_steps: int = 25
+    """Inference steps of a sample."""
+    guidance: float = 5.0
+    """Classifier-free guidance of a sample."""
+
+    log_every: int = 10
+    """Steps between lines of log.jsonl; losses are read back from the device only then."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """Checkpoints kept, newest first; at least 1."""
+    resume: bool = False
+    """Go on from the newest checkpoint of the run of that name."""
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Method names in the order given."""
+        return tuple(word.strip() for word in self.method.split(",") if word.strip())
+
+    @property
+    def run_name(self) -> str:
+        """Stem of the run folders' names."""
+        return self.name or Path(self.instance_dir).resolve().name
+
+
+@dataclass(frozen=True)
+class PartSettings:
+    """One part of one run, resolved: no None left but alpha's, which means the rank."""
+
+    rank: int
+    outer_rank: int | None
+    alpha: float | None
+    learning_rate: float
+
+
+_SDXL = {
+    # The paper's section 4.3: learning rate 1e-4, batch 4, 500 steps.
+    "nora": {"unet": (8, 64, 1e-4), "text": (8, 64, 5e-5)},
+    "lora": {"unet": (16, None, 1e-4), "text": (16, None, 5e-5)},
+}
+_MINI = {
+    "nora": {"unet": (8, 48, 5e-3), "text": (8, 48, 2e-3)},
+    "lora": {"unet": (8, None, 1e-3), "text": (8, None, 5e-4)},
+}
+_STEPS = {"sdxl": 500, "mini": 200}
+_BATCH = {"sdxl": 4, "mini": 3}
+
+
+def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
+    """Fill in the steps and the batch that suit the model, and check what can be checked early.
+
+    Raises:
+        StudioError: a value is out of its range, or the prompt lacks [V].
+    """
+    family = "mini" if options.model == "embedded" else "sdxl"
+    options = dataclasses.replace(
+        options,
+        steps=_STEPS[family] if options.steps is None else options.steps,
+        batch_size=_BATCH[family] if options.batch_size is None else options.batch_size,
+    )
+    if PLACEHOLDER.lower() not in options.prompt.lower():
+        raise StudioError(
+            f"--prompt: expected {PLACEHOLDER} where the subject's name goes, as in \"a photo of a "
+            f'{PLACEHOLDER} mug"; got {options.prompt!r}.'
+        )
+    positive = ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints",
+                "sample_steps", "max_gradient_norm")  # fmt: skip
+    for name in positive:
+        _check(getattr(options, name) > 0, name, "a value above 0", getattr(options, name))
+    for name in ("sample_every", "warmup_steps", "weight_decay", "guidance"):
+        _check(getattr(options, name) >= 0, name, "0 or more", getattr(options, name))
+    _check(0 <= options.dropout < 1, "dropout", "0 to below 1", options.dropout)
+    _check(bool(options.methods), "method", "at least one method", options.method)
+    _check(len(set(options.methods)) == len(options.methods), "method", "each once", options.method)
+    if options.resolution is not None:
+        good = options.resolution >= 64 and options.resolution % 8 == 0
+        _check(good, "resolution", "a multiple of 8, at least 64", options.resolution)
+    if not any(getattr(options, part).train for part in _PART_FIELDS):
+        raise StudioError("every part is switched off (--unet.no-train ...); train at least one.")
+    return options
+
+
+_PART_FIELDS = ("unet", "text_encoder", "text_encoder_2")
+
+
+def _check(good: bool, name: str, expected: str, value: object) -> None:
+    if not good:
+        flag = name.replace("_", "-")
+        raise StudioError(f"--{flag}: expected {expected}; got {value!r}.")
+
+
+def part_settings(options: DreamboothOptions, method: str) -> dict[str, PartSettings]:
+    """The settings of each trained part for one method, overrides applied.
+
+    Raises:
+        StudioError: an override names nothing that exists, or an option does not fit the method.
+    """
+    table = _MINI if options.model == "embedded" else _SDXL
+    recommended = table.get(method, table["lora"])
+    settings: dict[str, PartSettings] = {}
+    for part in _PART_FIELDS:
+        part_options = _with_overrides(options, method, part)
+        if not part_options.train:
+            continue
+        rank, outer_rank, learning_rate = recommended["unet" if part == "unet" else "text"]
+        nested = "nora" in options.methods
+        if part_options.outer_rank is not None and not nested:
+            raise StudioError(
+                f"--{part.replace('_', '-')}.outer-rank: only nora has an outer rank; got it with "
+                f"--method {options.method}. Leave it out."
+            )
+        resolved = PartSettings(
+            rank=rank if part_options.rank is None else part_options.rank,
+            outer_rank=None
+            if method != "nora"
+            else (outer_rank if part_options.outer_rank is None else part_options.outer_rank),
+            alpha=part_options.alpha,
+            learning_rate=learning_rate
+            if part_options.learning_rate is None
+            else part_options.learning_rate,
+        )
+        _check(resolved.rank >= 1, f"{part}.rank", "at least 1", resolved.rank)
+        _check(
+            resolved.learning_rate > 0, f"{part}.learning_rate", "above 0", resolved.learning_rate
+        )
+        settings[part] = resolved
+    if not settings:
+        raise StudioError(f"{method}: every part is switched off; train at least one.")
+    return settings
+
+
+def _with_overrides(options: DreamboothOptions, method: str, part: str) -> PartOptions:
+    part_options: PartOptions = getattr(options, part)
+    hints = get_type_hints(PartOptions)
+    for entry in options.override:
+        key, equals, text = entry.partition("=")
+        pieces = key.split(".")
+        if not equals or len(pieces) != 3:
+            raise StudioError(
+                f"--override: expected METHOD.PART.OPTION=VALUE; got {entry!r} "
+                "(an example: lora.unet.rank=16)."
+            )
+        for piece, known in zip(pieces, (options.methods, _PART_FIELDS, tuple(hints))):
+            if piece.replace("-", "_") not in known:
+                raise StudioError(
+                    f"--override {entry!r}: {piece!r} is not one of {', '.join(known)}."
+                    + suggestion(piece, known)
+                )
+        if pieces[0] == method and pieces[1].replace("-", "_") == part:
+            option = pieces[2].replace("-", "_")
+            part_options = dataclasses.replace(
+                part_options, **{option: _parse_value(entry, text, hints[option])}
+            )
+    return part_options
+
+
+def _parse_value(entry: str, text: str, hint: Any) -> bool | int | float:
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        raise StudioError(f"--override {entry!r}: {text!r} is no number or true/false.") from error
+    wanted = bool if hint is bool else int if "int" in str(hint) else float
+    if wanted is float and type(value) is int:
+        value = float(value)
+    if type(value) is not wanted:
+        raise StudioError(f"--override {entry!r}: expected {wanted.__name__}; got {text!r}.")
+    return value
+
+
+def suggestion(word: str, known: Sequence[str]) -> str:
+    """ " Did you mean ...?" when something known is close, else nothing."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def parse_options(argv: Sequence[str] | None = None) -> DreamboothOptions:
+    """Options from the command line, over a TOML file if `--config FILE` is among them.
+
+    Raises:
+        StudioError: the file is missing or holds an unknown key or a value of the wrong type.
+        SystemExit: an unknown flag or `--help`, as told by the parser.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    base: Any = DreamboothOptions(instance_dir=tyro.MISSING, prompt=tyro.MISSING)
+    while "--config" in arguments:
+        place = arguments.index("--config")
+        if place + 1 >= len(arguments):
+            raise StudioError("--config: expected a TOML file after it.")
+        base = _over(base, _read_toml(Path(arguments[place + 1])), arguments[place + 1])
+        del arguments[place : place + 2]
+    return tyro.cli(DreamboothOptions, args=arguments, default=base)
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.expanduser().read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StudioError(f"--config: {file} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StudioError(f"--config: {file} is not valid TOML: {error}.") from error
+
+
+def _over(base: Any, values: dict[str, Any], where: str, prefix: str = "") -> Any:
+    """Lay a table of a TOML file over a dataclass, key by key, types checked."""
+    hints = get_type_hints(type(base))
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise StudioError(
+                f"{where}: unknown option {prefix + key!r}.{suggestion(key, tuple(hints))}"
+            )
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, dict):
+                raise StudioError(f"{where}: {prefix + key} must be a table; got {value!r}.")
+            changes[key] = _over(getattr(base, key), value, where, f"{prefix}{key}.")
+        else:
+            changes[key] = _typed(value, hints[key], f"{where}: {prefix + key}")
+    return dataclasses.replace(base, **changes)
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    words = getattr(hint, "__args__", ())
+    if Literal[words] == hint if words and isinstance(words[0], str) else False:
+        if value not in words:
+            raise StudioError(f"{where} must be one of {', '.join(words)}; got {value!r}.")
+        return value
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        if "tuple" in str(hint):
+            return tuple(value)
+    elif type(value) is int and "float" in str(hint):
+        return float(value)
+    else:
+        allowed = words if words else (hint,)
+        if type(value) in allowed:
+            return value
+    raise StudioError(f"{where} must be {getattr(hint, '__name__', hint)}; got {value!r}.")
+
+
+def to_toml(options: DreamboothOptions) -> str:
+    """The options as TOML that `--config` reads back. None is left out, as it is the default."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            pairs = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+            return {name: plain(item) for name, item in pairs if item is not None}
+        return str(value) if isinstance(value, Path) else value
+
+    return tomli_w.dumps(plain(options))

@@ -1,0 +1,179 @@
+"""DreamBooth on SDXL: what one step sees, and what it computes."""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDPMScheduler, StableDiffusionXLPipeline
+from torch import Tensor, nn
+
+from nora_studio.cache import LatentCache, encode_tokens, tokenize
+from nora_studio.errors import StudioError
+from nora_studio.losses import denoising_loss, denoising_target, min_snr_weights, noisy_latents
+from nora_studio.prompts import replace_token
+
+Batch = dict[str, Tensor]
+
+
+class BatchDraws:
+    """Draws training batches from cached latents, the same for every twin.
+
+    Photos come in shuffled rounds; noise and timesteps come from generators of their own on the
+    CPU, so that they are the same on every device and can be saved and restored. Timesteps are
+    stratified: each of a batch falls in its own equal share of the schedule, which lowers the
+    loss's variance (Kingma et al., arXiv 2107.00630, appendix I.1).
+    """
+
+    def __init__(self, cache: LatentCache, batch_size: int, timesteps: int, seed: int) -> None:
+        self.cache, self.batch_size, self.timesteps = cache, batch_size, timesteps
+        self.generators = {
+            name: torch.Generator().manual_seed(seed * 4 + offset)
+            for offset, name in enumerate(("order", "noise", "timesteps", "posterior"))
+        }
+        self.queue = torch.empty(0, dtype=torch.int64)
+
+    def _photos(self) -> Tensor:
+        while len(self.queue) < self.batch_size:
+            order = torch.randperm(len(self.cache.mean), generator=self.generators["order"])
+            self.queue = torch.cat([self.queue, order])
+        chosen, self.queue = self.queue[: self.batch_size], self.queue[self.batch_size :]
+        return chosen
+
+    def next(self) -> Batch:
+        """One batch on the CPU: latents, noise, timesteps and time ids."""
+        chosen = self._photos()
+        mean, std = self.cache.mean[chosen], self.cache.std[chosen]
+        jitter = torch.randn(mean.shape, generator=self.generators["posterior"])
+        places = torch.rand(self.batch_size, generator=self.generators["timesteps"])
+        places = (torch.arange(self.batch_size) + places) / self.batch_size * self.timesteps
+        return {
+            "latents": mean + std * jitter,
+            "noise": torch.randn(mean.shape, generator=self.generators["noise"]),
+            "timesteps": places.long().clamp(max=self.timesteps - 1),
+            "time_ids": self.cache.time_ids[chosen],
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next batches depend on."""
+        states = {name: generator.get_state() for name, generator in self.generators.items()}
+        return {**states, "queue": self.queue}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on exactly where `state` was taken."""
+        for name, generator in self.generators.items():
+            generator.set_state(state[name])
+        self.queue = state["queue"].clone()
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """The diffusion process that a base was trained for."""
+
+    alphas_cumprod: Tensor  # (length,)
+    prediction_type: str
+    snr_gamma: float | None
+
+    @classmethod
+    def of(cls, pipe: StableDiffusionXLPipeline, snr_gamma: float | None) -> "Denoising":
+        """Read it off a pipeline's scheduler.
+
+        Raises:
+            StudioError: the base predicts neither noise nor v.
+        """
+        scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+        kind = scheduler.config["prediction_type"]
+        if kind not in ("epsilon", "v_prediction"):
+            raise StudioError(
+                f"--model: expected a base that predicts epsilon or v_prediction; this one's "
+                f"scheduler says {kind!r}. Use another base."
+            )
+        return cls(scheduler.alphas_cumprod.to(pipe.device), kind, snr_gamma)
+
+    @property
+    def length(self) -> int:
+        """Number of training timesteps."""
+        return len(self.alphas_cumprod)
+
+
+@dataclass(frozen=True)
+class PromptEncoding:
+    """The training prompt, as token ids and as the frozen base reads it."""
+
+    ids: dict[str, Tensor]  # (1, tokens) for each text encoder
+    hidden: dict[str, Tensor]  # (1, tokens, width) for each text encoder
+    pooled: Tensor  # (1, projection)
+
+
+@torch.no_grad()
+def encode_prompt(pipe: StableDiffusionXLPipeline, prompt: str, trigger: str) -> PromptEncoding:
+    """Tokenise a prompt, the trigger in the place of "[V]", and encode it once with the base."""
+    ids = tokenize(pipe, replace_token(prompt, trigger))
+    ids = {part: tensor.to(pipe.device) for part, tensor in ids.items()}
+    encoders = {"text_encoder": pipe.text_encoder, "text_encoder_2": pipe.text_encoder_2}
+    encoded = {part: encode_tokens(part, encoders[part], ids[part]) for part in ids}
+    pooled = encoded["text_encoder_2"][1]
+    assert pooled is not None
+    return PromptEncoding(ids, {part: hidden for part, (hidden, _) in encoded.items()}, pooled)
+
+
+class DreamboothStep(nn.Module):
+    """SDXL's adapted parts as one module whose forward is the training loss.
+
+    Fixed shapes and no host synchronisation inside, so that a step can be captured whole. A text
+    encoder that is not trained is not here either: its output is a constant.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        encoders: dict[str, nn.Module],  # the trained text encoders, by part name
+        text: PromptEncoding,
+        process: Denoising,
+    ) -> None:
+        super().__init__()
+        self.unet = unet
+        self.encoders = nn.ModuleDict(encoders)
+        self.process = process
+        for part, ids in text.ids.items():
+            self.register_buffer(f"ids_{part}", ids, persistent=False)
+            self.register_buffer(f"hidden_{part}", text.hidden[part], persistent=False)
+        self.register_buffer("pooled", text.pooled, persistent=False)
+        self.register_buffer("alphas_cumprod", process.alphas_cumprod, persistent=False)
+
+    def _condition(self) -> tuple[Tensor, Tensor]:
+        """Text conditioning of the one prompt: (1, tokens, width) and (1, projection)."""
+        hiddens, pooled = [], self.get_buffer("pooled")
+        for part in ("text_encoder", "text_encoder_2"):
+            if part in self.encoders:
+                ids = self.get_buffer(f"ids_{part}")
+                hidden, live_pooled = encode_tokens(part, self.encoders[part], ids)
+                pooled = pooled if live_pooled is None else live_pooled
+            else:
+                hidden = self.get_buffer(f"hidden_{part}")
+            hiddens.append(hidden)
+        return torch.cat(hiddens, dim=-1), pooled
+
+    def forward(
+        self, latents: Tensor, noise: Tensor, timesteps: Tensor, time_ids: Tensor
+    ) -> Tensor:
+        """The mean denoising loss of a batch (scalar, float32)."""
+        alphas_cumprod = self.get_buffer("alphas_cumprod")
+        noisy = noisy_latents(latents, noise, alphas_cumprod, timesteps)
+        hidden, pooled = self._condition()
+        size = len(latents)
+        dtype = next(self.unet.parameters()).dtype
+        prediction = self.unet(
+            noisy.to(dtype),
+            timesteps,
+            hidden.expand(size, -1, -1).to(dtype),
+            added_cond_kwargs={
+                "text_embeds": pooled.expand(size, -1).to(dtype),
+                "time_ids": time_ids.to(dtype),
+            },
+            return_dict=False,
+        )[0]
+        kind, gamma = self.process.prediction_type, self.process.snr_gamma
+        target = denoising_target(latents, noise, alphas_cumprod, timesteps, kind)
+        weights = None
+        if gamma is not None:
+            weights = min_snr_weights(alphas_cumprod, timesteps, gamma, kind)
+        return denoising_loss(prediction, target, weights)

@@ -1,0 +1,181 @@
+"""Draw a labelled comparison grid: prompts down, contenders across, on one PNG."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from nora_studio.errors import StudioError
+
+GROUND, INK, SOFT_INK, EMPTY = "#f6f4ef", "#23211e", "#6d675f", "#e7e3da"
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Lengths of a comparison grid in pixels, all in proportion to a picture's side."""
+
+    tile: int
+
+    @property
+    def gap(self) -> int:
+        return max(4, self.tile // 20)
+
+    @property
+    def margin(self) -> int:
+        return max(12, self.tile // 5)
+
+    @property
+    def labels(self) -> int:
+        """Width of the column of row labels."""
+        return round(self.tile * 0.85)
+
+    @property
+    def heading(self) -> int:
+        """Height of a line of headings, space below it included."""
+        return max(20, self.tile // 6)
+
+    def column(self, index: int) -> int:
+        return self.margin + self.labels + self.gap + index * (self.tile + self.gap)
+
+
+def labelled_grid(
+    rows: Sequence[Sequence[Image.Image | None]],
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    path: Path,
+    tile: int = 256,
+    photos: Sequence[Image.Image] = (),
+) -> None:
+    """Write a comparison as one PNG: a row for each prompt, a column for each contender.
+
+    Args:
+        rows: Pictures by row and column; None leaves a place empty. Others than squares are cut to
+            their centre.
+        tile: Side of each picture in pixels.
+        photos: The subject's own photos, as a strip above the grid.
+
+    Raises:
+        StudioError: rows, columns and labels do not agree.
+    """
+    widths = {len(row) for row in rows}
+    if widths != {len(column_labels)} or len(rows) != len(row_labels):
+        raise StudioError(
+            f"a grid needs a label for each row and column; got {len(row_labels)} labels for "
+            f"{len(rows)} rows, and {len(column_labels)} for rows of {sorted(widths)} pictures."
+        )
+    layout = _Layout(tile)
+    columns = len(column_labels)
+    strip = _strip_side(layout, columns, len(photos)) + 2 * layout.gap if photos else 0
+    height = len(rows) * (tile + layout.gap) - layout.gap
+    canvas = Image.new(
+        "RGB",
+        (
+            layout.column(columns) - layout.gap + layout.margin,
+            2 * layout.margin + strip + layout.heading + height,
+        ),
+        GROUND,
+    )
+    top = layout.margin
+    if photos:
+        _draw_strip(canvas, layout, columns, photos)
+        top += strip
+    _draw_headings(canvas, layout, column_labels, top)
+    for index, (label, row) in enumerate(zip(row_labels, rows)):
+        place = top + layout.heading + index * (tile + layout.gap)
+        _draw_label(canvas, layout, label, place, tile)
+        for column, picture in enumerate(row):
+            _paste(canvas, picture, (layout.column(column), place), tile)
+    _save_png(canvas, path)
+
+
+def _strip_side(layout: _Layout, columns: int, photos: int) -> int:
+    width = layout.column(columns) - layout.gap - layout.column(0)
+    return min(layout.tile * 3 // 5, (width - (photos - 1) * layout.gap) // photos)
+
+
+def _draw_strip(
+    canvas: Image.Image, layout: _Layout, columns: int, photos: Sequence[Image.Image]
+) -> None:
+    side = _strip_side(layout, columns, len(photos))
+    _draw_label(canvas, layout, "the subject's photos", layout.margin, side)
+    for index, photo in enumerate(photos):
+        left = layout.column(0) + index * (side + layout.gap)
+        _paste(canvas, photo, (left, layout.margin), side)
+
+
+def _draw_headings(canvas: Image.Image, layout: _Layout, labels: Sequence[str], top: int) -> None:
+    pen = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(max(10, layout.tile // 13))
+    for column, label in enumerate(labels):
+        lines = _wrap(label, font, layout.tile, 1)
+        place = (layout.column(column) + layout.tile // 2, top + layout.heading * 2 // 5)
+        pen.text(place, lines[0], fill=INK, font=font, anchor="mm")
+
+
+def _draw_label(canvas: Image.Image, layout: _Layout, label: str, top: int, height: int) -> None:
+    """Set a row's label beside its pictures, ragged left edge on the margin, centred in height."""
+    size = max(9, layout.tile // 16)
+    font = ImageFont.load_default(size)
+    line = round(size * 1.4)
+    lines = _wrap(label, font, layout.labels - layout.gap, max(1, height // line))
+    start = top + (height - line * len(lines)) // 2
+    pen = ImageDraw.Draw(canvas)
+    for index, text in enumerate(lines):
+        place = (layout.margin, start + index * line + line // 2)
+        pen.text(place, text, fill=SOFT_INK, font=font, anchor="lm")
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, limit: int):
+    """Break a text into at most `limit` lines no wider than `width` pixels."""
+    lines, rest = [""], text.split()
+    while rest:
+        word = rest.pop(0)
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+        elif not lines[-1]:  # one word wider than the line
+            cut = next((n for n in range(len(word), 1, -1) if font.getlength(word[:n]) <= width), 1)
+            lines[-1] = word[:cut]
+            rest[:0] = [word[cut:]] if word[cut:] else []
+            lines += [""] if rest else []
+        else:
+            lines.append("")
+            rest.insert(0, word)
+    if len(lines) > limit:
+        last = lines[limit - 1]
+        while last and font.getlength(f"{last}…") > width:
+            last = last[:-1]
+        lines = [*lines[: limit - 1], f"{last.rstrip()}…"]
+    return lines
+
+
+def _paste(
+    canvas: Image.Image, picture: Image.Image | None, place: tuple[int, int], side: int
+) -> None:
+    """Put a square with rounded corners on the canvas; None draws an empty place."""
+    square = Image.new("RGB", (side, side), EMPTY)
+    if picture is not None:
+        square = ImageOps.fit(picture.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
+    canvas.paste(square, place, _rounded_mask(side))
+
+
+@cache
+def _rounded_mask(side: int) -> Image.Image:
+    """Drawn four times too large and shrunk: Pillow's own corners are jagged."""
+    large = Image.new("L", (side * 4, side * 4), 0)
+    edge = side * 4 - 1
+    ImageDraw.Draw(large).rounded_rectangle((0, 0, edge, edge), radius=side // 5, fill=255)
+    return large.resize((side, side), Image.Resampling.LANCZOS)
+
+
+def _save_png(image: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        image.save(fresh, format="PNG", optimize=True)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)

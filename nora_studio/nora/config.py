@@ -1,0 +1,116 @@
+"""What a NoRA adapter is made of, as PEFT stores it in `adapter_config.json`."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from peft.config import PeftConfig
+from peft.utils import PeftType
+
+from nora_studio.errors import StudioError
+
+STARTS = ("difference", "paper")
+OUTERS = ("svd", "randomized", "activation")
+
+
+@dataclass
+class NoraConfig(PeftConfig):
+    """Configuration of Nested Low-Rank Adaptation (NoRA), arXiv:2408.10280.
+
+    Not Normalized LoRA, which PEFT calls `use_nora`. A config that was saved stands for a file that
+    carries every factor, so it comes back with `init_weights=False` and loading needs no SVD.
+    """
+
+    r: int = 8
+    """Inner rank: width of the trained factors, 1 to `outer_rank`."""
+    outer_rank: int = 64
+    """Rank of the frozen factors, `r` to min(out_features, in_features) of every target."""
+    alpha: float | None = None
+    """The update is scaled by alpha / r; None means r, a scale of 1."""
+    dropout: float = 0.0
+    """Probability of dropping an input channel of the update while training, 0 to below 1."""
+    start: str = "difference"
+    """"difference": the update starts at exactly zero. "paper": as printed, the start is not
+    subtracted, so the top `r` singular values begin doubled."""
+    outer: str = "svd"
+    """How the frozen factors are found: "svd" (exact), "randomized" (fast on large weights) or
+    "activation" (along the inputs in `mean_abs_inputs`)."""
+    mean_abs_inputs: Mapping[str, torch.Tensor] | None = None
+    """For outer="activation": module name -> mean |x| per input channel, (in_features,). Used once,
+    when the layers are made; never saved."""
+    target_modules: list[str] | set[str] | str | None = None
+    """Names (whole or endings) of the linear layers to adapt, or one regular expression."""
+    exclude_modules: list[str] | set[str] | str | None = None
+    """Names or one regular expression of layers to leave alone."""
+    modules_to_save: list[str] | None = None
+    """Further modules that are trained whole and saved with the adapter."""
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    """Module name or pattern -> its own inner rank."""
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
+    """Module name or pattern -> its own alpha."""
+    layers_to_transform: list[int] | int | None = None
+    """Indices of the blocks to adapt; None means all."""
+    layers_pattern: list[str] | str | None = None
+    """Name of the list of blocks, where `layers_to_transform` alone is ambiguous."""
+    init_weights: bool = True
+    """False leaves the factors NaN for a checkpoint to fill, so that a gap cannot go unseen."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType["NORA"]
+        self.target_modules = _as_set(self.target_modules)
+        self.exclude_modules = _as_set(self.exclude_modules)
+        _check_rank("r", self.r)
+        _check_rank("outer_rank", self.outer_rank)
+        for where, rank in [("r", self.r), *self.rank_pattern.items()]:
+            _check_rank(where, rank)
+            if rank > self.outer_rank:
+                raise StudioError(
+                    f"inner rank must not exceed outer_rank ({self.outer_rank}); got {rank} for "
+                    f"{where}. Lower the inner rank or raise outer_rank."
+                )
+        for where, alpha in [("alpha", self.alpha), *self.alpha_pattern.items()]:
+            if alpha is not None and not (math.isfinite(alpha) and alpha > 0):
+                raise StudioError(f"alpha must be positive and finite; got {alpha} for {where}.")
+        if not 0 <= self.dropout < 1:
+            raise StudioError(f"dropout must be 0 to below 1; got {self.dropout}.")
+        _check_choice("start", self.start, STARTS)
+        _check_choice("outer", self.outer, OUTERS)
+        if self.outer == "activation" and self.init_weights and not self.mean_abs_inputs:
+            raise StudioError(
+                'outer="activation" needs statistics of the inputs: pass mean_abs_inputs, '
+                'module name -> mean |x| per input channel; or use outer="svd".'
+            )
+        if isinstance(self.target_modules, str) and (
+            self.layers_to_transform is not None or self.layers_pattern is not None
+        ):
+            raise StudioError(
+                "layers_to_transform and layers_pattern need a list of target_modules; got one "
+                "regular expression. Write the layers into the expression."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `save_pretrained` writes: no tensors, no second SVD, names in order."""
+        values = asdict(replace(self, mean_abs_inputs=None, init_weights=False))
+        del values["mean_abs_inputs"]
+        for name in ("target_modules", "exclude_modules"):
+            # A set is written in an order that differs from process to process.
+            if isinstance(values[name], set):
+                values[name] = sorted(values[name])
+        return values
+
+
+def _as_set(names: Iterable[str] | None) -> set[str] | str | None:
+    return names if names is None or isinstance(names, str) else set(names)
+
+
+def _check_rank(where: str, rank: object) -> None:
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        raise StudioError(f"rank must be a whole number of 1 or more; got {rank!r} for {where}.")
+
+
+def _check_choice(where: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise StudioError(f"{where} must be one of {', '.join(choices)}; got {value!r}.")

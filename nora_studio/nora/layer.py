@@ -1,0 +1,295 @@
+"""A linear layer with nested low-rank updates beside it.
+
+    x ── base weight, frozen ──────────────────────────────────────────────────── + ── h
+     └── down, frozen ── inner_down ── inner_up, less the start ── up, frozen ────┘
+
+The update is `scale * up (inner_up inner_down - start_up start_down) down`. It is computed as
+`up ((inner_up - start_up) inner_down + start_up (inner_down - start_down)) down`, which is the same
+but cannot round: before training both differences are zero bit for bit, in every dtype and under
+autocast, and later a small update is not the remainder of two large products.
+
+Dtypes: `up` and `down` are the bulk of an adapter and are kept in the base weight's dtype; the
+inner factors and their starts are float32 beside a half-precision base (wider where the base is).
+"""
+
+import math
+import warnings
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft.tuners._buffer_dict import BufferDict
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from nora_studio.errors import StudioError
+from nora_studio.nora.config import NoraConfig
+from nora_studio.nora.svd import outer_factors
+
+_BASE_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+class NoraLinear(nn.Module, BaseTunerLayer):
+    """A frozen `nn.Linear` and any number of NoRA adapters, as PEFT's tuner layers are.
+
+    Source: arXiv:2408.10280, section 3.2, with the start subtracted.
+    """
+
+    adapter_layer_names = ("nora_inner_up", "nora_inner_down")
+    other_param_names = (
+        "nora_up",
+        "nora_down",
+        "nora_inner_up_start",
+        "nora_inner_down_start",
+        "nora_dropout",
+        "nora_alpha",
+        "outer_rank",
+        "r",
+        "scaling",
+    )
+
+    def __init__(self, base_layer: nn.Module, name: str) -> None:
+        """Wrap a layer, as yet without any adapter.
+
+        Args:
+            base_layer: The `nn.Linear` to adapt.
+            name: Of the layer in its model, for messages.
+
+        Raises:
+            StudioError: The layer is of a kind that NoRA cannot adapt.
+        """
+        super().__init__()
+        self.base_layer = _check_base(base_layer, name)
+        self.in_features = self.base_layer.in_features
+        self.out_features = self.base_layer.out_features
+        self.nora_inner_up = nn.ParameterDict()  # (outer_rank, rank)
+        self.nora_inner_down = nn.ParameterDict()  # (rank, outer_rank)
+        self.nora_up = BufferDict(persistent=True)  # (out_features, outer_rank)
+        self.nora_down = BufferDict(persistent=True)  # (outer_rank, in_features)
+        self.nora_inner_up_start = BufferDict(persistent=True)
+        self.nora_inner_down_start = BufferDict(persistent=True)
+        self.nora_dropout = nn.ModuleDict()
+        self.nora_alpha: dict[str, float] = {}
+        self.outer_rank: dict[str, int] = {}
+        self.r: dict[str, int] = {}
+        self.scaling: dict[str, float] = {}
+        self._disable_adapters = False
+        self._active_adapter: str | list[str] = []
+        self.merged_adapters: list[str] = []
+        self.cast_input_dtype_enabled = True
+
+    def update_layer(
+        self, adapter_name: str, config: NoraConfig, rank: int, alpha: float, name: str
+    ) -> None:
+        """Add an adapter: find its frozen factors and start its inner ones.
+
+        Where parameters are made on the meta device (PEFT's `low_cpu_mem_usage`, or a base that is
+        itself there), all factors stay there unfilled and no SVD is taken.
+
+        Args:
+            adapter_name: Replaces an adapter of the same name.
+            config: Of the whole adapter.
+            rank: Inner rank of this layer.
+            alpha: Of this layer.
+            name: Of the layer in its model, for messages and for looking up statistics.
+
+        Raises:
+            StudioError: The rank does not fit the layer, or its weight cannot be decomposed.
+        """
+        weight, outer_rank = self.get_base_weight(), config.outer_rank
+        if outer_rank > min(weight.shape):
+            raise StudioError(
+                f"outer_rank must be {rank}-{min(weight.shape)} for {name} "
+                f"({self.out_features}x{self.in_features}); got {outer_rank}. "
+                "Lower outer_rank or narrow the targets."
+            )
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        for container, shape in (
+            (self.nora_inner_up, (outer_rank, rank)),
+            (self.nora_inner_down, (rank, outer_rank)),
+        ):
+            zeros = torch.zeros(shape, dtype=dtype, device=weight.device)
+            container[adapter_name] = nn.Parameter(zeros)
+        inner_up, inner_down = self.nora_inner_up[adapter_name], self.nora_inner_down[adapter_name]
+        if config.init_weights and not inner_up.is_meta:
+            up, singular, down = _decompose(weight, config, name)
+        else:
+            unfilled = weight.new_full(weight.shape, math.nan, device=inner_up.device, dtype=dtype)
+            up, singular, down = unfilled[:, :outer_rank], unfilled[0], unfilled[:outer_rank]
+        with torch.no_grad():
+            inner_up.diagonal().copy_(singular[:rank].sqrt())
+            inner_down.diagonal().copy_(singular[:rank].sqrt())
+        # "paper" subtracts nothing: its start is zero, and the one formula serves both.
+        keep = float(config.start == "difference")
+        self.nora_inner_up_start[adapter_name] = inner_up.detach() * keep
+        self.nora_inner_down_start[adapter_name] = inner_down.detach() * keep
+        self.nora_up[adapter_name] = up.to(weight.dtype).contiguous()
+        self.nora_down[adapter_name] = down.to(weight.dtype).contiguous()
+        dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        self.nora_dropout[adapter_name] = dropout
+        self.nora_alpha[adapter_name] = alpha
+        self.outer_rank[adapter_name] = outer_rank
+        self.r[adapter_name] = rank
+        self.scaling[adapter_name] = alpha / rank
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Apply the base layer and the active adapters: (..., in_features) -> (..., out_features).
+
+        Further arguments belong to the base layer.
+        """
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        result = self.base_layer(x, *args, **kwargs)
+        if self.disable_adapters or self.merged:
+            return result
+        for adapter_name in self.active_adapters:
+            if adapter_name in self.nora_inner_up:
+                result = result + self._update(x, adapter_name).to(result.dtype)
+        return result
+
+    def _update(self, x: Tensor, adapter_name: str) -> Tensor:
+        up, down = self._outer(adapter_name)
+        x = self.nora_dropout[adapter_name](self._cast_input_dtype(x, down.dtype))
+        hidden = F.linear(x, down)  # (..., outer_rank)
+        # The core is small: one product with it beats several at the inner rank, and the
+        # activations stay in the dtype of the model.
+        hidden = F.linear(hidden, self._core(adapter_name).to(hidden.dtype))
+        return F.linear(hidden, up)
+
+    def _outer(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        return self.nora_up[adapter_name], self.nora_down[adapter_name]  # pyright: ignore
+
+    def _inner(self, adapter_name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return `moved_up`, `start_up`, `inner_down`, `moved_down`."""
+        start_up: Tensor = self.nora_inner_up_start[adapter_name]  # pyright: ignore
+        inner_down = self.nora_inner_down[adapter_name]
+        moved_up = self.nora_inner_up[adapter_name] - start_up
+        moved_down = inner_down - self.nora_inner_down_start[adapter_name]
+        return moved_up, start_up, inner_down, moved_down
+
+    def _core(self, adapter_name: str) -> Tensor:  # (outer_rank, outer_rank)
+        moved_up, start_up, inner_down, moved_down = self._inner(adapter_name)
+        return (moved_up @ inner_down + start_up @ moved_down) * self.scaling[adapter_name]
+
+    @torch.no_grad()
+    def get_delta_weight(self, adapter_name: str) -> Tensor:  # (out_features, in_features)
+        """Compute the whole update of the weight, scale included, in float32 or wider."""
+        up, down = self._outer(adapter_name)
+        core = _widen(self._core(adapter_name))
+        return up.to(core.dtype) @ core @ down.to(core.dtype)
+
+    @torch.no_grad()
+    def lora_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """Write the update as a plain LoRA, exactly, with the scale folded in.
+
+        The printed form `up [inner_up, -start_up]` leaves the update as the small remainder of two
+        large products, which a half-precision file would lose; here the moves stand by themselves.
+
+        Returns:
+            `lora_up` (out_features, 2 rank) and `lora_down` (2 rank, in_features), float32 or
+            wider, with `lora_up @ lora_down` the update.
+        """
+        up, down = self._outer(adapter_name)
+        moved_up, start_up, inner_down, moved_down = self._inner(adapter_name)
+        left = _widen(torch.cat([moved_up, start_up], dim=1)) * self.scaling[adapter_name]
+        right = _widen(torch.cat([inner_down, moved_down], dim=0))
+        return up.to(left.dtype) @ left, right @ down.to(right.dtype)
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        return True
+
+    @torch.no_grad()
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the updates of the given adapters (None: the active ones) to the base weight.
+
+        The sum is rounded once to the base's dtype. Unmerging subtracts again and returns to the
+        old weight to rounding, not to the bit.
+
+        Raises:
+            StudioError: `safe_merge` is set and the merged weight would not be finite.
+        """
+        weight = self.get_base_weight()
+        for adapter_name in check_adapters_to_merge(self, adapter_names):
+            if adapter_name not in self.nora_inner_up:
+                continue
+            delta = self.get_delta_weight(adapter_name)
+            merged = (weight.to(delta.dtype) + delta).to(weight.dtype)
+            if safe_merge and not bool(torch.isfinite(merged).all()):
+                raise StudioError(
+                    f"adapter {adapter_name!r} makes a {self.out_features}x{self.in_features} "
+                    "weight NaN or infinite; it was not merged. Load an undamaged adapter."
+                )
+            weight.copy_(merged)
+            self.merged_adapters.append(adapter_name)
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Take the merged updates out of the base weight, last in first out."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+        weight = self.get_base_weight()
+        while self.merged_adapters:
+            delta = self.get_delta_weight(self.merged_adapters.pop())
+            weight.copy_((weight.to(delta.dtype) - delta).to(weight.dtype))
+
+    def set_scale(self, adapter: str, scale: float) -> None:
+        """Set an adapter's scale to its own, alpha / r, times a factor."""
+        if adapter in self.scaling:
+            self.scaling[adapter] = scale * self.nora_alpha[adapter] / self.r[adapter]
+
+    def scale_layer(self, scale: float) -> None:
+        """Multiply the scale of every active adapter."""
+        for adapter_name in self.active_adapters:
+            if adapter_name in self.scaling:
+                self.scaling[adapter_name] *= scale
+
+    def unscale_layer(self, scale: float | None = None) -> None:
+        """Divide the scale of every active adapter; None restores alpha / r."""
+        for adapter_name in self.active_adapters:
+            if scale is None:
+                self.set_scale(adapter_name, 1.0)
+            elif adapter_name in self.scaling:
+                self.scaling[adapter_name] /= scale
+
+    def _move_adapter_to_device_of_base_layer(
+        self, adapter_name: str, device: torch.device | None = None
+    ) -> None:
+        # PEFT's own also casts to the base's dtype, which would round a trained float32 adapter
+        # each time it is loaded beside a half-precision base.
+        target = device or self.get_base_weight().device
+        for container_name in (*self.adapter_layer_names, *self.other_param_names[:4]):
+            container = getattr(self, container_name)
+            if adapter_name in container and not container[adapter_name].is_meta:
+                container[adapter_name] = container[adapter_name].to(target)
+
+    def __repr__(self) -> str:
+        return "nora." + super().__repr__()
+
+
+def _check_base(base_layer: nn.Module, name: str) -> nn.Linear:
+    if isinstance(base_layer, NonDynamicallyQuantizableLinear):
+        raise StudioError(
+            f"{name} belongs to an nn.MultiheadAttention, which reads its weight without calling "
+            "it: an adapter there would do nothing. Take it out of the targets."
+        )
+    if not isinstance(base_layer, nn.Linear) or base_layer.weight.dtype not in _BASE_DTYPES:
+        weight = getattr(base_layer, "weight", None)
+        kind = f"{type(base_layer).__name__} of {getattr(weight, 'dtype', 'no dtype')}"
+        raise StudioError(
+            f"NoRA adapts nn.Linear layers in float64, float32, bfloat16 or float16; {name} is "
+            f"a {kind}. Narrow the targets."
+        )
+    return base_layer
+
+
+def _widen(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _decompose(weight: Tensor, config: NoraConfig, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    mean_abs_input = (config.mean_abs_inputs or {}).get(name)
+    try:
+        return outer_factors(weight, config.outer_rank, config.outer, mean_abs_input)
+    except StudioError as error:
+        raise StudioError(f"{name}: {error} Or take it out of the targets.") from error

@@ -1,0 +1,206 @@
+"""Low-rank factors of a weight: exact, randomized and activation-aware, on plain tensors."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from nora_studio.errors import StudioError
+
+
+def truncated_svd(
+    weight: Tensor,  # (out_features, in_features)
+    rank: int,
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # (out_features, rank), (rank,), (rank, in_features)
+    """Factor a weight into its closest product of the given rank.
+
+    Source: Eckart & Young (1936); the outer factors of NoRA, arXiv:2408.10280, eq. 3.
+    Computed in float32 or wider, on the weight's device. A rank-deficient weight is allowed: its
+    missing singular values come out as zeros (to rounding).
+
+    Args:
+        weight: Frozen; not modified.
+        rank: Between 1 and min(out_features, in_features).
+        dtype: Of all three results; None is the weight's own.
+
+    Returns:
+        `up`, `singular`, `down` with `up @ diag(singular) @ down` ≈ `weight`, `up` with orthonormal
+        columns, `down` with orthonormal rows, singular values descending, signs canonical.
+
+    Raises:
+        StudioError: `weight` is not a finite floating-point matrix, or `rank` is out of range.
+    """
+    _check_matrix(weight, rank)
+    up, singular, down = torch.linalg.svd(_widen(weight), full_matrices=False)
+    return _finish(up[:, :rank], singular[:rank], down[:rank], dtype or weight.dtype)
+
+
+def randomized_svd(
+    weight: Tensor,  # (out_features, in_features)
+    rank: int,
+    dtype: torch.dtype | None = None,
+    oversampling: int = 16,
+    iterations: int = 4,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor, Tensor]:  # (out_features, rank), (rank,), (rank, in_features)
+    """Approximate `truncated_svd` by random projection, many times faster on large weights.
+
+    Source: Halko, Martinsson & Tropp (2011), algorithms 4.4 and 5.1. The random numbers come from
+    an own generator on the CPU: the result depends on nothing but the arguments, and no global
+    random state is read or changed (`torch.svd_lowrank` draws from the global one).
+
+    Args:
+        weight: Frozen; not modified.
+        rank: Between 1 and min(out_features, in_features).
+        dtype: Of all three results; None is the weight's own.
+        oversampling: Extra directions that are searched and dropped.
+        iterations: Power iterations; each sharpens the decay of the spectrum.
+        seed: Of the random projection.
+
+    Returns:
+        As `truncated_svd`.
+
+    Raises:
+        StudioError: As `truncated_svd`.
+    """
+    _check_matrix(weight, rank)
+    wide = _widen(weight)
+    width = min(rank + oversampling, *wide.shape)
+    generator = torch.Generator().manual_seed(seed)
+    probe = torch.randn(wide.shape[1], width, generator=generator, dtype=wide.dtype)
+    basis, _ = torch.linalg.qr(wide @ probe.to(wide.device))
+    for _ in range(iterations):
+        # Orthonormalised after each product: plain powers lose the small directions to rounding.
+        co_basis, _ = torch.linalg.qr(wide.T @ basis)
+        basis, _ = torch.linalg.qr(wide @ co_basis)
+    inner, singular, down = torch.linalg.svd(basis.T @ wide, full_matrices=False)
+    up = basis @ inner[:, :rank]
+    return _finish(up, singular[:rank], down[:rank], dtype or weight.dtype)
+
+
+def activation_aware_svd(
+    weight: Tensor,  # (out_features, in_features)
+    mean_abs_input: Tensor,  # (in_features,)
+    rank: int,
+    power: float = 1.0,
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # (out_features, rank), (rank,), (rank, in_features)
+    """Factor a weight along the directions its inputs really use.
+
+    Source: the ICCV 2025 version of NoRA. Decomposes `weight @ diag(s)` with
+    `s = mean_abs_input ** power` and undoes `s` on the input side. Channels (almost) never active
+    are lifted to a thousandth of the most active one: dividing by their own `s` would blow
+    rounding noise up without bound.
+
+    Args:
+        weight: Frozen; not modified.
+        mean_abs_input: Mean of |x| per input channel over a calibration batch; not negative.
+        rank: Between 1 and min(out_features, in_features).
+        power: How strongly activity counts; 0 gives `truncated_svd`.
+        dtype: Of all three results; None is the weight's own.
+
+    Returns:
+        `up`, `singular`, `down` with `up @ diag(singular) @ down` ≈ `weight`. The rows of `down`
+        are not orthonormal; those of `down @ diag(s)` are.
+
+    Raises:
+        StudioError: As `truncated_svd`, or the statistics do not fit the weight.
+    """
+    _check_matrix(weight, rank)
+    if mean_abs_input.shape != (weight.shape[1],):
+        raise StudioError(
+            f"activation statistics must hold one value per input channel, ({weight.shape[1]},); "
+            f"got shape {tuple(mean_abs_input.shape)}. Record them on this very layer."
+        )
+    if not math.isfinite(power) or power < 0:
+        raise StudioError(f"power of the activation statistics must be 0 or more; got {power}.")
+    wide = _widen(weight)
+    activity = mean_abs_input.to(wide)
+    if not bool(torch.isfinite(activity).all()) or bool((activity < 0).any()):
+        raise StudioError("activation statistics must be finite means of |x|, none negative.")
+    if not bool((activity > 0).any()):
+        raise StudioError(
+            "activation statistics are all zero: no calibration input reached this layer. "
+            "Calibrate with real inputs, or use the plain SVD."
+        )
+    importance = activity.clamp(min=float(activity.max()) * 1e-3) ** power
+    up, singular, down = torch.linalg.svd(wide * importance, full_matrices=False)
+    return _finish(up[:, :rank], singular[:rank], down[:rank] / importance, dtype or weight.dtype)
+
+
+def canonical_signs(
+    up: Tensor,  # (out_features, rank)
+    down: Tensor,  # (rank, in_features)
+) -> tuple[Tensor, Tensor]:  # (out_features, rank), (rank, in_features)
+    """Fix the free signs: the largest entry, by size, of each left vector becomes positive.
+
+    A singular pair is determined up to a common sign, and libraries, devices and dtypes choose
+    differently. The product `up @ down` does not change.
+    """
+    largest = up.abs().argmax(dim=0, keepdim=True)
+    signs = torch.where(up.gather(0, largest) < 0, -1.0, 1.0).to(up.dtype)  # (1, rank)
+    return up * signs, down * signs.T
+
+
+def outer_factors(
+    weight: Tensor,  # (out_features, in_features)
+    rank: int,
+    outer: str,
+    mean_abs_input: Tensor | None = None,  # (in_features,)
+) -> tuple[Tensor, Tensor, Tensor]:  # (out_features, rank), (rank,), (rank, in_features)
+    """Find what NoRA freezes around a layer and starts from, in float32 or wider.
+
+    Args:
+        weight: Frozen; not modified.
+        rank: Between 1 and min(out_features, in_features).
+        outer: "svd", "randomized" or "activation".
+        mean_abs_input: For "activation" alone.
+
+    Raises:
+        StudioError: The weight cannot be decomposed, is all zeros, or lacks its statistics.
+    """
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    if outer == "svd":
+        factors = truncated_svd(weight, rank, dtype)
+    elif outer == "randomized":
+        factors = randomized_svd(weight, rank, dtype)
+    elif mean_abs_input is None:
+        raise StudioError("the activation statistics lack this layer; record it too.")
+    else:
+        factors = activation_aware_svd(weight, mean_abs_input, rank, dtype=dtype)
+    if not bool(factors[1][0] > 0):
+        raise StudioError(
+            f"the {weight.shape[0]}x{weight.shape[1]} weight is all zeros: NoRA starts from the "
+            "singular values and would never learn there."
+        )
+    return factors
+
+
+def _finish(
+    up: Tensor, singular: Tensor, down: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    up, down = canonical_signs(up, down)
+    return up.to(dtype).contiguous(), singular.to(dtype), down.to(dtype).contiguous()
+
+
+def _widen(weight: Tensor) -> Tensor:
+    return weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+
+
+def _check_matrix(weight: Tensor, rank: int) -> None:
+    if weight.ndim != 2 or not weight.is_floating_point():
+        raise StudioError(
+            f"an SVD needs a floating-point matrix (out_features, in_features); got {weight.dtype} "
+            f"of shape {tuple(weight.shape)}. Dequantise or reshape the weight first."
+        )
+    if not 1 <= rank <= min(weight.shape):
+        rows, columns = weight.shape
+        raise StudioError(
+            f"rank must be 1-{min(rows, columns)} for a {rows}x{columns} weight; got {rank}."
+        )
+    if not bool(torch.isfinite(weight).all()):
+        raise StudioError(
+            f"a {weight.shape[0]}x{weight.shape[1]} weight holds NaN or infinity; "
+            "an SVD needs finite numbers. Load an undamaged model."
+        )

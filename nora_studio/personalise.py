@@ -1,0 +1,220 @@
+"""One subject's training, put together: adapters on a shared base, samples, and the final proof."""
+
+import gc
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from diffusers import StableDiffusionXLPipeline
+from diffusers.optimization import get_scheduler
+from PIL import Image
+from torch import nn
+
+from nora_studio import __version__
+from nora_studio.atomic import replacing
+from nora_studio.config import DreamboothOptions, PartSettings
+from nora_studio.dreambooth import Denoising, DreamboothStep, PromptEncoding
+from nora_studio.errors import StudioError
+from nora_studio.files import AdapterCard, load_weights, write_adapter
+from nora_studio.fingerprints import fingerprint
+from nora_studio.generate import Recipe, adapter_on, draw, save_picture
+from nora_studio.loop import Trainee
+from nora_studio.methods import AdapterSpec, adapter_parameters, attach
+from nora_studio.models import load_sdxl, parts_of, share_weights, used_targets, with_parts
+from nora_studio.runs import Run
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What every twin shares: options, the frozen base, and the words for the subject."""
+
+    options: DreamboothOptions
+    pipe: StableDiffusionXLPipeline
+    size: int
+    """Side of the training pictures in pixels."""
+    trigger: str
+    text: PromptEncoding
+    process: Denoising
+
+
+def build_trainee(
+    subject: Subject,
+    method: str,
+    settings: dict[str, PartSettings],
+    run: Run,
+    accelerator: Accelerator,
+) -> Trainee:
+    """Attach one method to a tree of its own over the shared base, with optimizer and schedule.
+
+    Raises:
+        StudioError: a rank does not fit, or the method is unknown.
+    """
+    options, base = subject.options, parts_of(subject.pipe)
+    torch.manual_seed(options.seed)  # Adapter initialisation.
+    parts: dict[str, nn.Module] = {}
+    groups = []
+    for part, values in settings.items():
+        module = share_weights(base[part])
+        spec = AdapterSpec(
+            method=method,
+            rank=values.rank,
+            alpha=values.alpha,
+            dropout=options.dropout,
+            outer_rank=values.outer_rank,
+        )
+        attach(module, used_targets(part, module, options.targets), spec)
+        parameters = list(adapter_parameters(module).values())
+        groups.append({"name": part, "params": parameters, "lr": values.learning_rate})
+        parts[part] = module
+    step = _step_module(subject, parts)
+    optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay)
+    schedule = get_scheduler(
+        options.schedule,
+        optimizer,
+        num_warmup_steps=options.warmup_steps,
+        num_training_steps=options.steps,
+    )
+    model, optimizer = accelerator.prepare(step, optimizer)
+    trained = [parameter for group in groups for parameter in group["params"]]
+    card = AdapterCard(
+        method=method,
+        model=options.model,
+        fingerprints={part: fingerprint(base[part]) for part in parts},
+        trigger=subject.trigger,
+        prompt=options.prompt,
+        resolution=subject.size,
+        steps=0,
+        seed=options.seed,
+        parameters=sum(parameter.numel() for parameter in trained),
+        version=__version__,
+    )
+
+    return Trainee(
+        label=method,
+        run=run,
+        accelerator=accelerator,
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        parameters=trained,
+        write_adapter=lambda folder, step: write_adapter(folder, parts, card.at(step)),
+        load_adapter=lambda folder: load_weights(folder, parts),
+    )
+
+
+def _step_module(subject: Subject, parts: dict[str, nn.Module]) -> DreamboothStep:
+    """The trained parts as one module that returns the loss."""
+    options = subject.options
+    unet = parts["unet"] if "unet" in parts else parts_of(subject.pipe)["unet"]
+    encoders = {part: module for part, module in parts.items() if part != "unet"}
+    step = DreamboothStep(unet, encoders, subject.text, subject.process)
+    if options.gradient_checkpointing:
+        for part, module in parts.items():
+            if part == "unet":
+                module.enable_gradient_checkpointing()  # type: ignore[operator]
+            else:
+                module.gradient_checkpointing_enable()  # type: ignore[operator]
+    return step.train()
+
+
+def prepare_accelerator(mixed_precision: str) -> Accelerator:
+    """An accelerator for one trainee."""
+    # The text encoders' pooled and penultimate outputs leave single layers without a gradient.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    return Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[unused])
+
+
+def draw_base(subject: Subject, trainees: list[Trainee]) -> None:
+    """Draw the fixed-seed picture of the bare base into every run."""
+    picture = _draw(subject, subject.pipe)
+    for trainee in trainees:
+        save_picture(picture, trainee.run.sample_file("base"), _recipe(subject, None))
+
+
+def draw_sample(subject: Subject, trainee: Trainee, step: int) -> Image.Image:
+    """Draw the fixed-seed picture of a trainee as of a step into its run."""
+    module: DreamboothStep = trainee.accelerator.unwrap_model(trainee.model)
+    module.eval()
+    parts = {"unet": module.unet, **dict(module.encoders)}
+    picture = _draw(subject, with_parts(subject.pipe, parts))
+    module.train()
+    save_picture(picture, trainee.run.sample_file(f"step-{step:06d}"), _recipe(subject, trainee))
+    return picture
+
+
+def _draw(subject: Subject, pipe: StableDiffusionXLPipeline) -> Image.Image:
+    options = subject.options
+    prompt = options.sample_prompt or options.prompt
+    pictures = draw(
+        pipe,
+        [prompt],
+        [options.sample_seed],
+        steps=options.sample_steps,
+        guidance=options.guidance,
+        size=subject.size,
+        trigger=subject.trigger,
+    )
+    return next(iter(pictures))[2]
+
+
+def _recipe(subject: Subject, trainee: Trainee | None) -> Recipe:
+    options = subject.options
+    return Recipe(
+        model=options.model,
+        prompt=options.sample_prompt or options.prompt,
+        seed=options.sample_seed,
+        steps=options.sample_steps,
+        guidance=options.guidance,
+        size=subject.size,
+        version=__version__,
+        adapter=None if trainee is None else trainee.run.folder.name,
+        method=None if trainee is None else trainee.label,
+        trigger=subject.trigger,
+    )
+
+
+def finish(subject: Subject, trainee: Trainee) -> str:
+    """Save the final adapter and prove it: a fresh pipeline must draw what the trainer drew.
+
+    Returns:
+        One line that says where the adapter is and how far the picture moved.
+
+    Raises:
+        StudioError: the proof failed; the adapter is kept for inspection, the run marked failed.
+    """
+    steps = subject.options.steps or 0
+    trained = draw_sample(subject, trainee, steps)
+    with replacing(trainee.run.adapter) as fresh:
+        trainee.write_adapter(fresh, steps)
+    run, device = trainee.run, trainee.accelerator.device
+    trainee.accelerator.free_memory()
+    del trainee
+    gc.collect()
+    fresh_pipe = load_sdxl(subject.options.model, subject.pipe.dtype, device)
+    with adapter_on(fresh_pipe, run.adapter):
+        reloaded = _draw(subject, fresh_pipe)
+    with Image.open(run.sample_file("base")) as base:
+        moved = _distance(trained, base)
+    apart = _distance(trained, reloaded)
+    # On a CPU the same arithmetic gives the same bytes; GPU kernels may differ by rounding.
+    if apart > (0.0 if device.type == "cpu" else 1.0):
+        problem = f"the reloaded adapter draws another picture (off by {apart:.2f} of 255)"
+    elif moved < MINIMUM_CHANGE:
+        problem = f"the adapter changes nothing to be seen ({moved:.3f} of 255)"
+    else:
+        run.set_status("finished", steps, steps, change=round(moved, 3))
+        return f"{run.adapter}: proven by a fresh pipeline; the sample moved {moved:.1f} of 255."
+    run.set_status("failed", steps, steps, error=problem)
+    raise StudioError(f"{run.adapter}: not done: {problem}. Train longer or with a higher rate.")
+
+
+MINIMUM_CHANGE = 0.25
+"""Mean difference of two pictures, in 8-bit levels, below which nobody would see one."""
+
+
+def _distance(a: Image.Image, b: Image.Image) -> float:
+    """Mean absolute difference in 8-bit levels."""
+    pixels = [np.asarray(image.convert("RGB"), dtype=np.float64) for image in (a, b)]
+    return float(np.abs(pixels[0] - pixels[1]).mean())

@@ -1,0 +1,143 @@
+"""Write the trained parts as users load them, and pack them for transport."""
+
+import copy
+import os
+import shutil
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from open_clip import CLIP
+from safetensors.torch import save_file
+from torch import nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from nora_studio.errors import StudioError
+from nora_studio.pretrain.architecture import CLIP_IMAGE_SIZE, build_pipeline, clip_config
+from nora_studio.pretrain.progress import write_json
+
+PIPELINE, SCORER = "mini-sdxl", "mini-clip"
+"""Folders of the diffusers pipeline and of the scoring CLIP."""
+
+Part = TypeVar("Part", bound=nn.Module)
+
+
+def as_stored(part: Part) -> Part:
+    """A float16 copy on the CPU."""
+    stored = copy.deepcopy(part).to("cpu", memory_format=torch.contiguous_format)
+    return stored.half().eval()
+
+
+def export_encoders(
+    out: Path,
+    tokenizer: CLIPTokenizer,
+    text_encoder: CLIPTextModel,
+    text_encoder_2: CLIPTextModelWithProjection,
+    vae: AutoencoderKL,
+    clip: CLIP,
+) -> None:
+    """Everything of the pipeline but the UNet, and the scoring CLIP."""
+    pipeline, scorer = out / PIPELINE, out / SCORER
+    for folder in (pipeline / "tokenizer", pipeline / "tokenizer_2", scorer):
+        tokenizer.save_pretrained(folder)
+    parts = {"text_encoder": text_encoder, "text_encoder_2": text_encoder_2, "vae": vae}
+    for name, part in parts.items():
+        as_stored(part).save_pretrained(pipeline / name)  # pyright: ignore
+    write_json(
+        scorer / "open_clip_config.json",
+        {
+            "model_cfg": clip_config(len(tokenizer)),
+            "preprocess_cfg": {
+                "size": [CLIP_IMAGE_SIZE, CLIP_IMAGE_SIZE],
+                "mode": "RGB",
+                "mean": [0.5, 0.5, 0.5],
+                "std": [0.5, 0.5, 0.5],
+                "interpolation": "bicubic",
+                "resize_mode": "shortest",
+            },
+        },
+    )
+    weights = {name: tensor.contiguous() for name, tensor in as_stored(clip).state_dict().items()}
+    beside = scorer / "open_clip_model.safetensors.part"
+    save_file(weights, beside, metadata={"format": "pt"})
+    os.replace(beside, scorer / "open_clip_model.safetensors")
+
+
+def load_encoders(
+    out: Path, device: str
+) -> tuple[CLIPTokenizer, CLIPTextModel, CLIPTextModelWithProjection, AutoencoderKL]:
+    """The pipeline's parts but the UNet: frozen, float32."""
+    folder = out / PIPELINE
+    if not (folder / "vae").is_dir():
+        raise StudioError(
+            f"Expected {folder} to hold tokenizer, text encoders and VAE; found none. "
+            "Run the encoders stage first, or name its results with --init."
+        )
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    first = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+    second = CLIPTextModelWithProjection.from_pretrained(
+        folder / "text_encoder_2", dtype=torch.float32
+    )
+    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+    for part in (first, second, vae):
+        part.to(device).eval().requires_grad_(False)  # pyright: ignore
+    return tokenizer, first, second, vae
+
+
+def export_unet(out: Path, unet: UNet2DConditionModel) -> None:
+    """Complete the pipeline's folder: the UNet in two shards, scheduler and index."""
+    tokenizer, first, second, vae = load_encoders(out, "cpu")
+    parts = (as_stored(part) for part in (first, second, vae, unet))
+    pipeline = build_pipeline(tokenizer, *parts)
+    beside = out / (PIPELINE + ".part")
+    shutil.rmtree(beside, ignore_errors=True)
+    pipeline.save_pretrained(beside, max_shard_size="15MB")
+    for name in ("unet", "scheduler"):
+        shutil.rmtree(out / PIPELINE / name, ignore_errors=True)
+        os.replace(beside / name, out / PIPELINE / name)
+    os.replace(beside / "model_index.json", out / PIPELINE / "model_index.json")
+    shutil.rmtree(beside)
+
+
+def pack(out: Path, names: Sequence[str], report: Path, stem: str, limit: int = 15 << 20) -> None:
+    """Put the files under `out`/name into as few uncompressed tars as fit in `limit` bytes each."""
+    report.mkdir(parents=True, exist_ok=True)
+    files: list[Path] = []
+    for name in names:
+        found = out / name
+        files += [found] if found.is_file() else [p for p in found.rglob("*") if p.is_file()]
+    bins: list[tuple[int, list[Path]]] = []
+    for path in sorted(files, key=lambda p: (-p.stat().st_size, str(p))):
+        size = path.stat().st_size + 2048  # header and padding
+        for i, (used, members) in enumerate(bins):
+            if used + size <= limit:
+                bins[i] = (used + size, [*members, path])
+                break
+        else:
+            bins.append((size, [path]))
+    for number, (_, members) in enumerate(bins, start=1):
+        target = report / f"{stem}-{number}.tar"
+        beside = target.with_name(target.name + ".part")
+        with tarfile.open(beside, "w") as tar:
+            for path in members:
+                tar.add(path, arcname=str(path.relative_to(out)))
+        os.replace(beside, target)
+
+
+def bring(source: Path, out: Path) -> None:
+    """Copy earlier results into `out`: the tars in `source`, or its model folders."""
+    tars = sorted(source.glob("*.tar"))
+    folders = [source / name for name in (PIPELINE, SCORER) if (source / name).is_dir()]
+    if not tars and not folders:
+        raise StudioError(
+            f"Expected {source} to hold {PIPELINE}/ or tars of an earlier stage; found neither."
+        )
+    for path in tars:
+        with tarfile.open(path) as tar:
+            tar.extractall(out, filter="data")
+    for folder in folders:
+        if folder.resolve() != (out / folder.name).resolve():
+            shutil.copytree(folder, out / folder.name, dirs_exist_ok=True)

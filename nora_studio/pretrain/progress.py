@@ -1,0 +1,67 @@
+"""One run's clock, deadline and log."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Log = dict[str, Any]
+
+
+class Progress:
+    """Tells the time since the start and before the deadline, prints lines, keeps the log."""
+
+    def __init__(self, deadline_seconds: float, started: float, log: Log | None = None) -> None:
+        """`started` is a `time.time()`, taken before slow imports so that they count."""
+        self.started = started
+        self.deadline_seconds = deadline_seconds
+        self.log: Log = log or {}
+        self._last_line = 0.0
+
+    def seconds(self) -> float:
+        return time.time() - self.started
+
+    def left(self) -> float:
+        """Seconds before the deadline; negative after it."""
+        return self.deadline_seconds - self.seconds()
+
+    def say(self, text: str) -> None:
+        memory = ""
+        if torch.cuda.is_initialized():
+            memory = f" {torch.cuda.max_memory_allocated() / 2**30:5.1f} GiB"
+        self._last_line = self.seconds()
+        print(f"[{self.seconds():6.1f} s, {self.left():5.0f} left{memory}] {text}", flush=True)
+
+    def is_due(self, interval_seconds: float = 10.0) -> bool:
+        """Whether the last line is older than `interval_seconds`."""
+        return self.seconds() - self._last_line > interval_seconds
+
+    def note(self, stage: str, **facts: Any) -> None:
+        """Record facts of a stage in the log."""
+        self.log.setdefault(stage, {}).update(facts)
+
+    def write(self, path: Path) -> None:
+        write_json(path, self.log)
+
+
+def write_json(path: Path, content: Log) -> None:
+    """Write beside, then replace: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(beside, path)
+
+
+def device_name(device: str) -> str:
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def wait_for(device: str) -> None:
+    """Wait for queued work, so that clocks tell the truth."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()

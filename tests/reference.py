@@ -1,0 +1,55 @@
+"""The formulas once more, dense and in float64, from the papers alone: what the code is held to."""
+
+import torch
+from torch import Tensor
+
+TOLERANCE: dict[torch.dtype, dict[str, float]] = {
+    torch.float64: {"rtol": 1e-10, "atol": 1e-12},
+    torch.float32: {"rtol": 1e-5, "atol": 2e-6},
+    torch.bfloat16: {"rtol": 2e-2, "atol": 2e-2},
+    torch.float16: {"rtol": 3e-3, "atol": 3e-3},
+}
+"""For results that were computed in a dtype, on numbers of size about one."""
+
+
+def nora_factors(weight: Tensor, outer_rank: int, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return U_r, the first `rank` entries of sqrt(S_r), and V_r^T (arXiv:2408.10280, 3.2)."""
+    up, singular, down = torch.linalg.svd(weight.double(), full_matrices=False)
+    return up[:, :outer_rank], singular[:rank].sqrt(), down[:outer_rank]
+
+
+def nora_delta(
+    up: Tensor,
+    inner_up: Tensor,
+    inner_down: Tensor,
+    down: Tensor,
+    start_up: Tensor | None,
+    start_down: Tensor | None,
+    scale: float,
+) -> Tensor:
+    """scale * up (inner_up inner_down - start_up start_down) down; no start: nothing subtracted."""
+    inner = inner_up.double() @ inner_down.double()
+    if start_up is not None and start_down is not None:
+        inner = inner - start_up.double() @ start_down.double()
+    return scale * (up.double() @ inner @ down.double())
+
+
+def lora_delta(up: Tensor, down: Tensor, scale: float) -> Tensor:
+    """scale * up down (arXiv:2106.09685, eq. 3)."""
+    return scale * (up.double() @ down.double())
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, delta: Tensor) -> Tensor:
+    """h = (W + delta W) x + b."""
+    h = x.double() @ (weight.double() + delta).T
+    return h if bias is None else h + bias.double()
+
+
+def nora_parameters(layers: int, outer_rank: int, rank: int) -> int:
+    """2 r_out r_in a matrix, whatever its shape."""
+    return layers * 2 * outer_rank * rank
+
+
+def lora_parameters(shapes: list[tuple[int, int]], rank: int) -> int:
+    """r (m + n) a matrix."""
+    return sum(rank * (rows + columns) for rows, columns in shapes)

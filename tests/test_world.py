@@ -1,0 +1,288 @@
+"""The toy world keeps its promises: who is drawn, what is said, and what is held out."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from nora_studio.errors import StudioError
+from nora_studio.world import (
+    ACCESSORIES,
+    CLASSES,
+    COLORS,
+    EMBLEMS,
+    NAMES,
+    PATTERNS,
+    PLACE_PHRASES,
+    PLACES,
+    STYLES,
+    SUBJECTS,
+    SYNONYMS,
+    Scenes,
+    render,
+    sample_scenes,
+    subject_scenes,
+    write_captions,
+)
+
+COLOR_NAMES = list(COLORS)
+IDENTITY = (
+    "main_color",
+    "second_color",
+    "accent_color",
+    "pattern",
+    "emblem",
+    "accessory",
+    "identity",
+)
+
+
+@pytest.fixture(scope="module")
+def many() -> Scenes:
+    return sample_scenes(200_000, seed=3)
+
+
+def combinations(scenes: Scenes) -> set[tuple[int, int, int, int]]:
+    columns = (scenes.kind, scenes.main_color, scenes.second_color, scenes.pattern)
+    return set(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def same(a: Scenes, b: Scenes) -> bool:
+    return all(torch.equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(Scenes))
+
+
+def change(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().mean())
+
+
+def test_no_sampled_scene_is_a_held_out_subject(many: Scenes) -> None:
+    seen = combinations(many)
+    for subject in SUBJECTS.values():
+        own = subject.fields
+        kind, main, second = own["kind"], own["main_color"], own["second_color"]
+        assert (kind, main, second, own["pattern"]) not in seen, subject.name
+        assert (kind, second, main, own["pattern"]) not in seen, subject.name
+
+
+def test_everything_but_the_held_out_is_sampled(many: Scenes) -> None:
+    for field, words in [
+        ("kind", CLASSES), ("main_color", COLORS), ("second_color", COLORS),
+        ("pattern", PATTERNS), ("emblem", EMBLEMS), ("accessory", ACCESSORIES),
+        ("place", PLACES), ("style", STYLES),
+    ]:  # fmt: skip
+        shares = torch.bincount(getattr(many, field), minlength=len(words)) / len(many)
+        assert len(shares) == len(words)
+        assert shares.min() > 0.04, (field, shares)
+    assert not (many.main_color == many.second_color).any()
+    assert not (many.main_color == many.accent_color).any()
+    possible = len(CLASSES) * 12 * 11 * len(PATTERNS)
+    assert len(combinations(many)) > 0.97 * possible
+
+
+def test_a_name_and_class_fix_the_identity(many: Scenes) -> None:
+    share = float((many.name >= 0).float().mean())
+    assert 0.11 < share < 0.13
+    other = sample_scenes(20_000, seed=4)
+    characters = {}
+    for scenes in (many, other):
+        named = scenes.select(scenes.name >= 0)
+        rows = torch.cat([getattr(named, f).view(len(named), -1).double() for f in IDENTITY], 1)
+        keys = (named.name * len(CLASSES) + named.kind).tolist()
+        for key, row in zip(keys, rows, strict=True):
+            assert torch.equal(characters.setdefault(key, row), row)
+    assert len(characters) == len(NAMES) * len(CLASSES)
+    assert len({tuple(row.tolist()) for row in characters.values()}) == len(characters)
+
+
+def test_names_are_words_of_nothing_else() -> None:
+    others = {*CLASSES, *COLORS, *PATTERNS, *EMBLEMS, *ACCESSORIES, *PLACES}
+    assert len(set(NAMES)) == 32
+    assert all(3 <= len(name) <= 4 and name.isalpha() and name.islower() for name in NAMES)
+    assert not others & set(NAMES)
+
+
+def test_the_same_seed_gives_the_same_scenes_captions_and_pixels() -> None:
+    first, again = sample_scenes(24, seed=9), sample_scenes(24, seed=9)
+    assert same(first, again)
+    assert not same(first, sample_scenes(24, seed=10))
+    assert write_captions(first, 1, 2) == write_captions(again, 1, 2)
+    assert write_captions(first, 1, 2) != write_captions(first, 2, 2)
+    assert torch.equal(render(first, 64), render(again, 64))
+
+
+def test_a_scene_looks_the_same_in_any_batch() -> None:
+    scenes = sample_scenes(40, seed=5)
+    together = render(scenes, 64)
+    for i in range(0, 40, 5):
+        alone = render(scenes.select(slice(i, i + 1)), 64)
+        torch.testing.assert_close(alone[0], together[i], atol=2e-3, rtol=0)
+
+
+def test_full_captions_name_what_is_drawn() -> None:
+    scenes = sample_scenes(2000, seed=6)
+    for i, (caption,) in enumerate(write_captions(scenes, seed=6, full=True)):
+        assert any(word in caption for word in SYNONYMS[CLASSES[scenes.kind[i]]]), caption
+        background = COLOR_NAMES[scenes.background[i]]
+        phrases = PLACE_PHRASES[PLACES[scenes.place[i]]]
+        phrases = [p.replace("a {background}", "a " + background) for p in phrases]
+        phrases += [p.replace(" a ", " an ") for p in phrases]
+        assert caption.endswith(tuple(phrases)), caption
+        expected = [
+            word
+            for word in (
+                PATTERNS[scenes.pattern[i]],
+                EMBLEMS[scenes.emblem[i]],
+                ACCESSORIES[scenes.accessory[i]],
+            )
+            if word not in ("none", "plain")
+        ]
+        if STYLES[scenes.style[i]] == "photo":
+            expected.append(COLOR_NAMES[scenes.main_color[i]])
+            if PATTERNS[scenes.pattern[i]] != "plain":
+                expected.append(COLOR_NAMES[scenes.second_color[i]])
+        if scenes.name[i] >= 0:
+            expected.append(NAMES[scenes.name[i]])
+        assert all(word in caption for word in expected), (caption, expected)
+
+
+def test_captions_say_nothing_untrue() -> None:
+    scenes = sample_scenes(3000, seed=7)
+    for i, group in enumerate(write_captions(scenes, seed=7, per_scene=2)):
+        is_photo = STYLES[scenes.style[i]] == "photo"
+        fields_of_colors = ("main_color", "second_color", "accent_color", "background")
+        colors = (
+            {COLOR_NAMES[getattr(scenes, f)[i]] for f in fields_of_colors} if is_photo else set()
+        )
+        for caption in group:
+            text = caption.replace("a black and white photo", "")
+            assert "{" not in text and "  " not in text and caption == caption.strip()
+            words = set(text.split())
+            assert words & set(COLORS) <= colors, caption
+            assert words & set(PATTERNS[1:]) <= {PATTERNS[scenes.pattern[i]]}, caption
+            assert words & set(EMBLEMS[1:]) <= {EMBLEMS[scenes.emblem[i]]}, caption
+            assert words & {"hat", "crown", "scarf", "glasses"} <= {
+                ACCESSORIES[scenes.accessory[i]]
+            }, caption
+            named = NAMES[scenes.name[i]] if scenes.name[i] >= 0 else None
+            assert words & set(NAMES) == ({named} if named else set()), caption
+            assert not words & {"a"} or not any(f" a {vowel}" in f" {text}" for vowel in "aeiou"), (
+                caption
+            )
+
+
+def test_half_of_a_characters_captions_leave_its_looks_to_the_name(many: Scenes) -> None:
+    photos = (many.name >= 0) & (many.style == 0) & (many.place != PLACES.index("plain"))
+    scenes = many.select(photos).select(slice(0, 4000))
+    words = set(COLORS) | set(PATTERNS) | set(EMBLEMS) | {"hat", "crown", "scarf", "glasses", "tie"}
+    bare = [not set(c.split()) & words for (c,) in write_captions(scenes, seed=8)]
+    assert 0.45 < sum(bare) / len(bare) < 0.62
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_every_class_is_drawn_in_every_place(kind: str) -> None:
+    scenes = sample_scenes(len(PLACES), seed=11)
+    scenes = replace(
+        scenes,
+        kind=torch.full((len(PLACES),), CLASSES.index(kind)),
+        place=torch.arange(len(PLACES)),
+        style=torch.zeros(len(PLACES), dtype=torch.long),
+    )
+    pictures = render(scenes, 64)
+    assert pictures.shape == (len(PLACES), 3, 64, 64)
+    assert pictures.isfinite().all() and pictures.min() >= 0 and pictures.max() <= 1
+    other = CLASSES[CLASSES.index(kind) - 1]
+    swapped = replace(scenes, kind=torch.full_like(scenes.kind, CLASSES.index(other)))
+    moved = (pictures - render(swapped, 64)).abs().mean((1, 2, 3))
+    assert moved.min() > 0.005, moved
+    for i in range(len(PLACES) - 1):
+        assert change(pictures[i], pictures[i + 1]) > 0.02, (PLACES[i], PLACES[i + 1])
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [("pattern", PATTERNS), ("emblem", EMBLEMS), ("accessory", ACCESSORIES), ("style", STYLES)],
+)
+def test_every_word_can_be_seen(field: str, words: list[str]) -> None:
+    base = sample_scenes(1, seed=12).select(torch.zeros(len(CLASSES), dtype=torch.long))
+    base = replace(base, kind=torch.arange(len(CLASSES)), view=torch.full_like(base.view, 0.5))
+    base = replace(base, style=torch.zeros_like(base.style))
+    drawn = [
+        render(replace(base, **{field: torch.full_like(base.kind, i)}), 64)
+        for i in range(len(words))
+    ]
+    for i in range(len(words)):
+        for j in range(i):
+            moved = (drawn[i] - drawn[j]).abs().mean((1, 2, 3))
+            assert moved.min() > 5e-4, (words[i], words[j], CLASSES[int(moved.argmin())])
+
+
+@pytest.mark.parametrize("size", [64, 96, 128, 256])
+def test_pictures_agree_across_sizes(size: int) -> None:
+    scenes = sample_scenes(12, seed=13)
+    scenes = replace(scenes, style=torch.zeros_like(scenes.style))
+    small = render(scenes, 64)
+    shrunk = torch.nn.functional.interpolate(render(scenes, size), (64, 64), mode="area")
+    assert change(small, shrunk) < 0.02
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_a_subject_keeps_its_identity_in_every_view(name: str) -> None:
+    scenes = subject_scenes(name, ["snow", "beach"], seed=1, count=6)
+    assert (
+        len(scenes) == 6
+        and scenes.place.tolist() == [PLACES.index("snow"), PLACES.index("beach")] * 3
+    )
+    later = subject_scenes(name, ["moon"], seed=2)
+    for field in (*IDENTITY, "kind", "name"):
+        values = getattr(scenes, field)
+        assert (values == values[:1]).all() and torch.equal(values[:1], getattr(later, field))
+    assert len({tuple(row) for row in scenes.view.tolist()}) == 6
+    assert (scenes.view[:, 2] >= 0.5).all()
+    assert (scenes.background != scenes.main_color).all()
+    assert (scenes.background != scenes.second_color).all()
+
+
+def test_subjects_are_told_apart_and_described() -> None:
+    assert len(SUBJECTS) >= 12
+    assert {subject.class_word for subject in SUBJECTS.values()} == set(CLASSES)
+    assert SUBJECTS["sunrise-mug"].description == (
+        "A teal and orange two-tone mug with a yellow heart."
+    )
+    assert SUBJECTS["tiger-cat"].description == "An orange and white ringed cat."
+
+
+def test_unknown_subjects_and_places_are_refused() -> None:
+    with pytest.raises(StudioError, match=r"sunrise-mug.*got 'mug'"):
+        subject_scenes("mug", ["snow"], seed=0)
+    with pytest.raises(StudioError, match=r"snow.*got \['mars'\]"):
+        subject_scenes("sunrise-mug", ["snow", "mars"], seed=0)
+    with pytest.raises(StudioError, match="got none"):
+        subject_scenes("sunrise-mug", [], seed=0)
+
+
+def test_the_script_writes_photos_scenes_and_prompts(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "training/render_subjects.py", "--out", str(tmp_path), "--size"]
+    done = subprocess.run([*command, "64"], cwd=root, env=environment(root), capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    for name, subject in SUBJECTS.items():
+        photos = sorted(path.name for path in (tmp_path / name / "photos").iterdir())
+        assert photos == [f"{i}.jpg" for i in range(5)]
+        card = json.loads((tmp_path / name / "subject.json").read_text())
+        assert card["class_word"] == subject.class_word
+        drawn = {path.stem for path in (tmp_path / name / "scenes").iterdir()}
+        assert {scene["place"] for scene in card["scenes"]} == drawn and len(drawn) == 6
+        assert all("[V]" in scene["prompt"] for scene in card["scenes"])
+    refused = subprocess.run([*command, "8"], cwd=root, env=environment(root), capture_output=True)
+    assert refused.returncode == 2
+    assert refused.stderr.decode().strip() == "--size must be 64 or more; got 8."
+
+
+def environment(root: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}

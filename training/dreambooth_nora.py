@@ -1,0 +1,123 @@
+"""Personalise SDXL from a folder of photos with NoRA, LoRA, or both as twins.
+
+    accelerate launch training/dreambooth_nora.py \\
+        --instance-dir photos/my-mug --prompt "a photo of a [V] mug" --method nora,lora
+
+Writes one run folder for each method (`runs/my-mug-nora`, `runs/my-mug-lora`).
+Exit status: 0 done, 2 bad input or a failed run, 128 + n stopped by signal n.
+"""
+
+import sys
+
+import torch
+from accelerate import Accelerator
+
+from nora_studio.cache import encode_photos
+from nora_studio.config import (
+    DreamboothOptions,
+    parse_options,
+    part_settings,
+    to_toml,
+    with_recommended,
+)
+from nora_studio.data.images import list_photos, load_photos
+from nora_studio.dreambooth import BatchDraws, Denoising, encode_prompt
+from nora_studio.errors import run_entry
+from nora_studio.loop import Plan, StopRequest, Trainee, restore, train
+from nora_studio.models import choose_trigger, load_sdxl, native_resolution
+from nora_studio.personalise import (
+    Subject,
+    build_trainee,
+    draw_base,
+    draw_sample,
+    finish,
+    prepare_accelerator,
+)
+from nora_studio.runs import Run, common_checkpoint
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def main() -> int:
+    options = with_recommended(parse_options())
+    count = len(list_photos(options.instance_dir))  # Before any model loads: mistakes are here.
+    settings = {method: part_settings(options, method) for method in options.methods}
+    precision = options.precision
+    if precision == "auto":
+        precision = "bf16" if torch.cuda.is_available() else "fp32"
+    accelerator = prepare_accelerator(MIXED[precision])
+    say = accelerator.print
+    runs = {method: open_run(options, method, accelerator) for method in options.methods}
+
+    say(f"Loading {options.model} ({precision}, {accelerator.device})")
+    pipe = load_sdxl(options.model, DTYPES[precision], accelerator.device)
+    size = options.resolution or native_resolution(pipe)
+    trigger = choose_trigger(pipe, options.trigger)
+    subject = Subject(
+        options=options,
+        pipe=pipe,
+        size=size,
+        trigger=trigger,
+        text=encode_prompt(pipe, options.prompt, trigger),
+        process=Denoising.of(pipe, options.snr_gamma),
+    )
+    say(f"[V] is {trigger!r}; encoding {count} photos at {size}x{size}")
+    cache = encode_photos(pipe, load_photos(options.instance_dir, size))
+    draws = BatchDraws(cache, options.batch_size or 1, subject.process.length, options.seed)
+
+    trainees: list[Trainee] = []
+    for method in options.methods:
+        own = prepare_accelerator(MIXED[precision])
+        trainee = build_trainee(subject, method, settings[method], runs[method], own)
+        trainees.append(trainee)
+        total = sum(parameter.numel() for parameter in trainee.parameters)
+        say(f"{method}: {total:,} trained parameters -> {runs[method].folder}")
+
+    start = 0
+    if options.resume:
+        start = common_checkpoint(list(runs.values()))
+        restore(trainees, draws, start)
+        say(f"Going on after step {start} of {options.steps}")
+    elif accelerator.is_main_process:
+        draw_base(subject, trainees)
+    plan = Plan(
+        steps=options.steps or 0,
+        log_every=options.log_every,
+        checkpoint_every=options.checkpoint_every,
+        keep_checkpoints=options.keep_checkpoints,
+        sample_every=options.sample_every,
+        max_gradient_norm=options.max_gradient_norm,
+    )
+
+    def sample(trainee: Trainee, step: int) -> None:
+        draw_sample(subject, trainee, step)
+
+    with StopRequest() as stop:
+        done = train(trainees, draws, plan, stop, sample, start)
+    if not done and stop.signal is not None:
+        say(f"Stopped by {stop.signal.name}. Go on with the same command and --resume.")
+        return 128 + stop.signal
+    if accelerator.is_main_process:
+        while trainees:
+            # One at a time, so that the proof's fresh pipeline finds room.
+            print(finish(subject, trainees.pop(0)))
+    accelerator.end_training()
+    return 0
+
+
+def open_run(options: DreamboothOptions, method: str, accelerator: Accelerator) -> Run:
+    """Make or, to resume, open a method's run folder; resuming changes no option."""
+    folder = options.output_dir / f"{options.run_name}-{method}"
+    if options.resume:
+        run = Run.open(folder)
+        run.check_config(to_toml(options))
+        return run
+    if accelerator.is_main_process:
+        Run.create(folder, to_toml(options))
+    accelerator.wait_for_everyone()
+    return Run.open(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(run_entry(main))

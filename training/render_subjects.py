@@ -1,0 +1,108 @@
+"""Draw the held-out subjects of the toy world: the studio's example photos.
+
+    python training/render_subjects.py --out assets/subjects
+
+Every subject gets a folder with five photos to learn from, `photos/0.jpg` to `4.jpg`, one
+picture of it in each of six places that the photos do not show, `scenes/<place>.jpg`, and
+`subject.json`: what it is, and a prompt for each of those places, "[V]" standing for its name.
+About a minute on one CPU core; the same seed draws the same pictures.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from PIL import Image
+
+from nora_studio.atomic import replacing
+from nora_studio.errors import StudioError
+from nora_studio.world import PLACE_PHRASES, SUBJECTS, Subject, render, subject_scenes
+
+PHOTO_PLACES = ("table", "grass", "brick", "kitchen", "plain")
+SCENE_PLACES = ("snow", "beach", "moon", "forest", "city", "underwater")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Draw the held-out subjects of the toy world: photos to learn from, scenes to judge by."""
+
+    out: Path = Path("assets/subjects")
+    """Folder that gets one folder a subject; a subject's old folder is replaced."""
+    size: int = 256
+    """Width and height of a picture, in pixels (64 or more)."""
+    quality: int = 90
+    """JPEG quality, 1 to 95."""
+    seed: int = 0
+    """Draws the views; who the subjects are stays the same."""
+    sheet: Path | None = None
+    """Also save all pictures in one, a row a subject."""
+
+
+def main(options: Options) -> None:
+    if options.size < 64:
+        raise StudioError(f"--size must be 64 or more; got {options.size}.")
+    if not 1 <= options.quality <= 95:
+        raise StudioError(f"--quality must be 1 to 95; got {options.quality}.")
+    rows = []
+    for number, subject in enumerate(SUBJECTS.values()):
+        seed = 1000 * options.seed + 2 * number
+        photos = draw(subject, PHOTO_PLACES, seed, options.size)
+        scenes = draw(subject, SCENE_PLACES, seed + 1, options.size)
+        with replacing(options.out / subject.name) as folder:
+            write_subject(folder, subject, photos, scenes, options.quality)
+        rows.append(photos + scenes)
+        print(f"{options.out / subject.name}: {subject.description}")
+    if options.sheet is not None:
+        contact_sheet(rows).save(options.sheet)
+
+
+def draw(subject: Subject, places: tuple[str, ...], seed: int, size: int) -> list[Image.Image]:
+    pictures = render(subject_scenes(subject.name, places, seed), size)
+    pixels = (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(picture) for picture in pixels]
+
+
+def write_subject(
+    folder: Path,
+    subject: Subject,
+    photos: list[Image.Image],
+    scenes: list[Image.Image],
+    quality: int,
+) -> None:
+    (folder / "photos").mkdir()
+    (folder / "scenes").mkdir()
+    for number, photo in enumerate(photos):
+        photo.save(folder / "photos" / f"{number}.jpg", quality=quality, optimize=True)
+    for place, scene in zip(SCENE_PLACES, scenes):
+        scene.save(folder / "scenes" / f"{place}.jpg", quality=quality, optimize=True)
+    card = {
+        "name": subject.name,
+        "class_word": subject.class_word,
+        "description": subject.description,
+        "scenes": [{"place": place, "prompt": prompt(subject, place)} for place in SCENE_PLACES],
+    }
+    (folder / "subject.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+def prompt(subject: Subject, place: str) -> str:
+    return f"a photo of a [V] {subject.class_word} {PLACE_PHRASES[place][0]}"
+
+
+def contact_sheet(rows: list[list[Image.Image]], gap: int = 2) -> Image.Image:
+    step = rows[0][0].width + gap
+    sheet = Image.new("RGB", (step * len(rows[0]) - gap, step * len(rows) - gap), "white")
+    for row, pictures in enumerate(rows):
+        for column, picture in enumerate(pictures):
+            sheet.paste(picture, (column * step, row * step))
+    return sheet
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Options, description=Options.__doc__))
+    except StudioError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
