@@ -156,9 +156,10 @@ def weights_digest(pipe: StableDiffusionXLPipeline, adapter: Path | None) -> str
     digest = hashlib.sha256()
     for module in (*parts_of(pipe).values(), pipe.vae):
         digest.update(repr((fingerprint(module), str(pipe.unet.dtype))).encode())
-    files = [] if adapter is None else adapter.rglob("*")
-    for file in sorted(file for file in files if file.is_file() and file.name != CARD):
-        digest.update(str(file.relative_to(adapter)).encode() + file.read_bytes())
+    if adapter is not None:
+        files = [file for file in adapter.rglob("*") if file.is_file() and file.name != CARD]
+        for file in sorted(files):
+            digest.update(str(file.relative_to(adapter)).encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -1,6 +1,7 @@
 """Draw a labelled comparison grid: prompts down, contenders across, on one PNG."""
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from nora_studio.errors import StudioError
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 GROUND, INK, SOFT_INK, EMPTY = "#f6f4ef", "#23211e", "#6d675f", "#e7e3da"
 
 
@@ -108,7 +110,7 @@ def _draw_strip(
 
 def _draw_headings(canvas: Image.Image, layout: _Layout, labels: Sequence[str], top: int) -> None:
     pen = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(max(10, layout.tile // 13))
+    font = ImageFont.load_default(max(10, layout.tile // 12))
     for column, label in enumerate(labels):
         lines = _wrap(label, font, layout.tile, 1)
         place = (layout.column(column) + layout.tile // 2, top + layout.heading * 2 // 5)
@@ -117,7 +119,7 @@ def _draw_headings(canvas: Image.Image, layout: _Layout, labels: Sequence[str], 
 
 def _draw_label(canvas: Image.Image, layout: _Layout, label: str, top: int, height: int) -> None:
     """Set a row's label beside its pictures, ragged left edge on the margin, centred in height."""
-    size = max(9, layout.tile // 16)
+    size = max(9, layout.tile // 14)
     font = ImageFont.load_default(size)
     line = round(size * 1.4)
     lines = _wrap(label, font, layout.labels - layout.gap, max(1, height // line))
@@ -128,9 +130,9 @@ def _draw_label(canvas: Image.Image, layout: _Layout, label: str, top: int, heig
         pen.text(place, text, fill=SOFT_INK, font=font, anchor="lm")
 
 
-def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, limit: int):
+def _wrap(text: str, font: Font, width: int, limit: int) -> list[str]:
     """Break a text into at most `limit` lines no wider than `width` pixels."""
-    lines, rest = [""], text.split()
+    lines, rest = [""], _spell(text, font).split()
     while rest:
         word = rest.pop(0)
         longer = f"{lines[-1]} {word}".strip()
@@ -150,6 +152,27 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: 
             last = last[:-1]
         lines = [*lines[: limit - 1], f"{last.rstrip()}…"]
     return lines
+
+
+def _spell(text: str, font: Font) -> str:
+    """Write a text in the letters the built-in font has: accents dropped, "?" where none fits."""
+    spelled = []
+    for letter in text:
+        plain = unicodedata.normalize("NFKD", letter)
+        choices = (letter, "".join(c for c in plain if not unicodedata.combining(c)), "?")
+        spelled.append(next(c for c in choices if c == "?" or _has_glyphs(c, font)))
+    return "".join(spelled)
+
+
+def _has_glyphs(letters: str, font: Font) -> bool:
+    missing = _glyph("\uffff", font)
+    return all(letter.isspace() or _glyph(letter, font) != missing for letter in letters)
+
+
+def _glyph(letter: str, font: Font) -> bytes:
+    picture = Image.new("L", (64, 64))
+    ImageDraw.Draw(picture).text((8, 8), letter, fill=255, font=font)
+    return picture.tobytes()
 
 
 def _paste(

@@ -102,7 +102,7 @@ def attach(
 
     The trained weights are float32 (or wider) beside a half-precision base too. A second adapter
     of the same method may be added under another name; it becomes the active and trained one. On
-    failure the model is left as it was, but frozen.
+    failure the model is left as it was.
 
     Args:
         model: Any module; it may be on the meta device, where adapters have shapes only.
@@ -127,13 +127,14 @@ def attach(
     names = _match(model, targets)
     for name in names:
         _check_fits(model.get_submodule(name), name, spec)
+    active = {name: layer.active_adapters for name, layer in _tuner_layers(model).items()}
     try:
         with warnings.catch_warnings():
             # Several adapters on one model are what was asked for.
             warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
             inject_adapter_in_model(config, model, adapter_name)
-    except StudioError:
-        _withdraw(model, adapter_name)
+    except ValueError:
+        _withdraw(model, adapter_name, active)
         raise
     model.requires_grad_(False)
     for layer in _tuner_layers(model).values():
@@ -247,11 +248,13 @@ def _check_present(
             )
 
 
-def _withdraw(model: nn.Module, adapter_name: str) -> None:
-    """Undo a half-finished attach without touching adapters that were there before."""
+def _withdraw(model: nn.Module, adapter_name: str, active: dict[str, list[str]]) -> None:
+    """Undo a half-finished attach; `active` tells which layers and adapters were there before."""
     for name, layer in _tuner_layers(model).items():
-        layer.delete_adapter(adapter_name)
-        if not layer._all_available_adapter_names():
+        if name in active:
+            layer.set_adapter(active[name])
+            layer.delete_adapter(adapter_name)
+        else:
             _put(model, name, layer.get_base_layer())
     configs = getattr(model, "peft_config", {})
     configs.pop(adapter_name, None)

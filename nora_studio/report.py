@@ -15,6 +15,8 @@ from nora_studio.grid import labelled_grid
 
 __all__ = ["Commands", "Comparison", "Photos", "Section", "Table", "html_report", "labelled_grid"]
 
+STRIP_COLUMNS = 6
+
 
 class Section(Protocol):
     """A part of a page: a heading and what stands below it."""
@@ -37,7 +39,9 @@ class Photos:
 
     def body(self) -> str:
         tags = "".join(_picture(p, f"photo {i + 1}") for i, p in enumerate(self.pictures))
-        return f'<div class="strip">{tags}</div>{_paragraph(self.caption)}'
+        columns = min(len(self.pictures), STRIP_COLUMNS)
+        strip = f'<div class="strip" style="--columns:{columns}">{tags}</div>'
+        return strip + _paragraph(self.caption)
 
 
 @dataclass(frozen=True)

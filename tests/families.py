@@ -26,7 +26,7 @@ def make(family: Family, seed: int = 0, dtype: torch.dtype = torch.float32) -> n
     # Transformers starts near zero, where an adapter's effect would drown in rounding.
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            module.weight.data *= 0.3 / module.weight.data.std().clamp(min=1e-3)
+            module.weight.data *= 0.15 / module.weight.data.std()
     return model.requires_grad_(False).eval().to(dtype)
 
 

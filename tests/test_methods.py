@@ -125,7 +125,9 @@ def test_nora_settings_reach_the_layer():
     assert isinstance(layer, NoraLinear)
     assert layer.outer_rank == {"default": 64} and layer.scaling == {"default": 2.0}
     assert layer.nora_dropout["default"].p == 0.25
-    assert not layer.nora_inner_up_start["default"].any() and layer.get_delta_weight("default").any()
+    assert (
+        not layer.nora_inner_up_start["default"].any() and layer.get_delta_weight("default").any()
+    )
     assert (config.start, config.outer) == ("paper", "randomized")
     assert config.peft_type == PeftType["NORA"]
 
@@ -192,7 +194,7 @@ def test_llama_rows_have_the_published_parameter_counts(shape, targets, spec, ex
 
 
 def test_an_unknown_method_is_answered_with_the_nearest():
-    with pytest.raises(StudioError, match="one of lora, nora; got 'nroa'. Did you mean nora?"):
+    with pytest.raises(StudioError, match=r"one of lora, nora; got 'nroa'\. Did you mean nora\?"):
         attach(make(FAMILIES["clip"]), ["q_proj"], AdapterSpec("nroa", 4))
 
 
@@ -208,7 +210,7 @@ def test_a_target_that_matches_nothing_is_named_beside_real_ones(targets):
     ("spec", "words"),
     [
         (AdapterSpec("lora", 65), r"rank must be 1-64 for down_blocks\..*to_q \(64x64\); got 65"),
-        (AdapterSpec("nora", 65), r"rank must be 1-64 for down_blocks\..*to_q \(64x64\); got 65"),
+        (AdapterSpec("nora", 65), r"must not exceed outer_rank \(64\); got 65"),
         (AdapterSpec("nora", 8, outer_rank=96), r"outer_rank must be 8-64 for .*to_q \(64x64\)"),
         (AdapterSpec("nora", 8, outer_rank=4), r"must not exceed outer_rank \(4\); got 8"),
         (AdapterSpec("lora", 4, outer_rank=64), "settings of nora"),
@@ -246,6 +248,7 @@ def test_a_failure_half_way_leaves_earlier_adapters_alone():
         attach(model, family.targets, SPECS["nora"], "second")
     assert list(model.state_dict()) == keys and list(model.peft_config) == ["first"]
     assert torch.equal(run("unet", model), changed) and not torch.equal(changed, expected)
+    assert all(name.endswith(".first") for name in adapter_parameters(model))
 
 
 def test_convolutions_are_refused():

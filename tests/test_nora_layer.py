@@ -295,39 +295,3 @@ def test_meta_base_gets_shapes_and_no_decomposition():
     assert shapes["nora_up.default"] == (ROWS, OUTER)
     assert shapes["nora_down.default"] == (OUTER, COLUMNS)
     assert shapes["nora_inner_up.default"] == shapes["nora_inner_up_start.default"] == (OUTER, RANK)
-
-
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (lambda weight: weight.zero_(), r"mid\.to_q: .* 40x24 weight is all zeros"),
-        (lambda weight: weight.fill_(float("nan")), r"mid\.to_q: .* 40x24 weight holds NaN"),
-    ],
-)
-def test_a_weight_without_singular_values_is_refused_by_name(damage, words):
-    base = nn.Linear(COLUMNS, ROWS).requires_grad_(False)
-    damage(base.weight)
-    layer = NoraLinear(base, "mid.to_q")
-    with pytest.raises(StudioError, match=words):
-        layer.update_layer("default", NoraConfig(outer_rank=OUTER), RANK, ALPHA, "mid.to_q")
-
-
-def test_an_outer_rank_too_large_names_the_layer_and_its_shape():
-    layer = NoraLinear(nn.Linear(COLUMNS, ROWS), "mid.to_q")
-    words = r"outer_rank must be 4-24 for mid\.to_q \(40x24\); got 64"
-    with pytest.raises(StudioError, match=words):
-        layer.update_layer("default", NoraConfig(r=RANK), RANK, ALPHA, "mid.to_q")
-
-
-@pytest.mark.parametrize(
-    ("module", "words"),
-    [
-        (nn.Conv2d(3, 8, 3), "conv is a Conv2d"),
-        (nn.Embedding(8, 8), "conv is a Embedding"),
-        (nn.MultiheadAttention(8, 2).out_proj, "would do nothing"),
-        (nn.Linear(8, 8).to(torch.float8_e4m3fn), "float8"),
-    ],
-)
-def test_layers_that_nora_cannot_adapt_are_refused(module, words):
-    with pytest.raises(StudioError, match=words):
-        NoraLinear(module, "conv")

@@ -99,7 +99,9 @@ def test_loading_takes_no_svd(low_cpu, tmp_path):
         if name.endswith(FAMILIES["unet"].targets):
             module.weight.data.fill_(float("nan"))  # an SVD would raise
     again = PeftModel.from_pretrained(base, tmp_path, low_cpu_mem_usage=low_cpu)
-    assert all(torch.isfinite(layer.get_delta_weight("default")).all() for layer in nora_layers(again))
+    assert all(
+        torch.isfinite(layer.get_delta_weight("default")).all() for layer in nora_layers(again)
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -282,30 +284,6 @@ def test_registration_is_idempotent_and_the_member_is_whole():
     assert list(PeftType) == members and members.count(PeftType["NORA"]) == 1
     assert PeftType("NORA") is PeftType["NORA"] is PeftType.NORA
     assert PeftType.NORA == "NORA" and PeftType.NORA.name == "NORA"
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"r": 0}, "rank must be a whole number of 1 or more; got 0 for r"),
-        ({"r": True}, "whole number"),
-        ({"r": 2.5}, "whole number"),
-        ({"outer_rank": 0}, "for outer_rank"),
-        ({"r": 16, "outer_rank": 8}, r"must not exceed outer_rank \(8\); got 16 for r"),
-        ({"rank_pattern": {"to_q": 65}}, "got 65 for to_q"),
-        ({"alpha": 0.0}, "alpha must be positive"),
-        ({"alpha": float("nan")}, "alpha must be positive"),
-        ({"alpha_pattern": {"to_q": -1.0}}, "got -1.0 for to_q"),
-        ({"dropout": 1.0}, "dropout must be 0 to below 1"),
-        ({"start": "zero"}, "start must be one of difference, paper; got 'zero'"),
-        ({"outer": "pca"}, "outer must be one of svd, randomized, activation"),
-        ({"outer": "activation"}, "pass mean_abs_inputs"),
-        ({"target_modules": ".*to_q", "layers_to_transform": 1}, "need a list of target_modules"),
-    ],
-)
-def test_bad_settings_are_refused_at_once(settings, words):
-    with pytest.raises(StudioError, match=words):
-        NoraConfig(**settings)
 
 
 def test_nothing_warns_on_the_way(tmp_path):

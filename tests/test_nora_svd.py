@@ -50,7 +50,7 @@ def test_largest_entry_of_every_left_vector_is_positive(factor):
 
 
 def test_canonical_signs_keep_the_product_and_forget_the_old_signs():
-    up, singular, down = truncated_svd(random_weight(24, 40), 8)
+    up, _, down = truncated_svd(random_weight(24, 40), 8)
     flips = torch.tensor([1.0, -1.0] * 4)
     again_up, again_down = canonical_signs(up * flips, down * flips[:, None])
     assert torch.equal(again_up, up) and torch.equal(again_down, down)

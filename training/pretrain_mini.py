@@ -12,13 +12,17 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Literal
 
+import diffusers
 import torch
+import transformers
 import tyro
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from nora_studio.errors import StudioError
 from nora_studio.pretrain import architecture, bars, captions, card, compilation, contrastive
@@ -62,51 +66,39 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
+    transformers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.disable_progress_bar()
     clock = progress.Progress(settings.deadline_seconds, settings.started_at)
-    clock.say(f"{progress.device_name(settings.device)}, torch {torch.__version__}")
+    clock.say(f"{settings.stage} on {settings.device}, torch {torch.__version__}")
     if settings.init is not None:
         export.bring(settings.init, settings.out)
     log = settings.out / export.PIPELINE / card.LOG
     if settings.stage == "unet" and log.is_file():
         clock.log.update(json.loads(log.read_text(encoding="utf-8")))
+    texts = None
     if settings.stage in ("all", "encoders"):
-        train_encoders(settings, clock)
+        texts = train_encoders(settings, clock)
     if settings.stage in ("all", "unet"):
-        train_unet(settings, clock)
+        train_unet(settings, clock, texts)
 
 
-def train_encoders(settings: Settings, clock: progress.Progress) -> None:
+def train_encoders(settings: Settings, clock: progress.Progress) -> captions.CaptionIds:
     warm_vae = start_warm_up(settings, vae.warm_up_vae, settings.vae_batch)
     folder = settings.out / export.PIPELINE / "tokenizer"
     words = tokenizer.build_tokenizer(folder)
     clock.say(f"tokenizer of {len(words)} tokens")
     writing = captions.start_captions(settings.pictures, settings.seed, folder, settings.captions)
     compilation.set_precision(settings.seed)  # from here on CUDA is in use: no more forks
-    first, second = architecture.build_text_encoders(words)
-    autoencoder, clip = architecture.build_vae(), architecture.build_clip(len(words))
     drawn = pictures.draw_pictures(settings.pictures, settings.seed, settings.device, clock)
-    clock.say(f"drew {len(drawn)} pictures")
+    clock.say(f"drew {len(drawn)} pictures on {progress.device_name(settings.device)}")
     release_memory(settings.device)  # drawing took much; the warm-up needs some
     warm_clip = start_warm_up(settings, contrastive.warm_up_clip, settings.clip_batch)
-
-    clip_share = settings.clip_seconds / (settings.vae_seconds + settings.clip_seconds)
-    vae.train_vae(
-        autoencoder,
-        drawn,
-        settings.device,
-        clock,
-        settings.vae_seconds,
-        45 + clip_share * max(0.0, clock.left() - 45),  # the contrastive stage's part
-        settings.vae_batch,
-        warm_vae,
-    )
-    shown = drawn.pixels[:8]
-    again = vae.decode_latents(autoencoder, vae.encode_latents(autoencoder, shown))
-    pictures.save_grid(torch.cat([shown / 255, again]), 8, settings.report / "vae.png")
+    autoencoder = obtain_vae(settings, clock, drawn, warm_vae)
 
     texts = writing.collect(settings.device)
     clock.say("captions are written")
-    towers = contrastive.Towers(clip, first, second)
+    first, second = architecture.build_text_encoders(words)
+    towers = contrastive.Towers(architecture.build_clip(len(words)), first, second)
     contrastive.train_contrastive(
         towers,
         drawn,
@@ -119,22 +111,61 @@ def train_encoders(settings: Settings, clock: progress.Progress) -> None:
         settings.clip_batch,
         warm_clip,
     )
-    export.export_encoders(settings.out, words, first, second, autoencoder, clip)
+    export.export_encoders(settings.out, words, first, second, towers.clip)
     finish(settings, clock, "encoders", [export.PIPELINE, export.SCORER])
+    return texts
 
 
-def train_unet(settings: Settings, clock: progress.Progress) -> None:
+def obtain_vae(
+    settings: Settings,
+    clock: progress.Progress,
+    drawn: pictures.Pictures,
+    warm_up: BaseProcess | None,
+) -> AutoencoderKL:
+    """Train the VAE and save it at once, or load it where no time is given to it."""
+    if settings.vae_seconds == 0:
+        return export.load_vae(settings.out, settings.device)
+    autoencoder = architecture.build_vae()
+    clip_share = settings.clip_seconds / (settings.vae_seconds + settings.clip_seconds)
+    vae.train_vae(
+        autoencoder,
+        drawn,
+        settings.device,
+        clock,
+        settings.vae_seconds,
+        45 + clip_share * max(0.0, clock.left() - 45),  # the contrastive stage's part
+        settings.vae_batch,
+        warm_up,
+    )
+    export.export_vae(settings.out, autoencoder)
+    finish(settings, clock, "vae", [f"{export.PIPELINE}/vae"])
+    shown = drawn.pixels[:8]
+    again = vae.decode_latents(autoencoder, vae.encode_latents(autoencoder, shown))
+    pictures.save_grid(torch.cat([shown / 255, again]), 8, settings.report / "vae.png")
+    return autoencoder
+
+
+def train_unet(
+    settings: Settings,
+    clock: progress.Progress,
+    texts: captions.CaptionIds | None,  # None: write them first
+) -> None:
     warm_unet = start_warm_up(settings, denoiser.warm_up_unet, settings.unet_batch)
     folder = settings.out / export.PIPELINE / "tokenizer"
-    writing = captions.start_captions(settings.pictures, settings.seed, folder, settings.captions)
+    writing = None
+    if texts is None:
+        writing = captions.start_captions(
+            settings.pictures, settings.seed, folder, settings.captions
+        )
     compilation.set_precision(settings.seed)
     words, first, second, autoencoder = export.load_encoders(settings.out, settings.device)
     unet = build_or_load_unet(settings)
     encoded = denoiser.encode_pictures(
         settings.pictures, settings.seed, autoencoder, settings.device, clock
     )
-    clock.say("latents are encoded")
-    texts = writing.collect(settings.device)
+    clock.say(f"latents are encoded on {progress.device_name(settings.device)}")
+    texts = writing.collect(settings.device) if writing else texts
+    assert texts is not None
     data = denoiser.encode_captions(texts, words, first, second, *encoded)
     clock.say("captions are encoded")
     release_memory(settings.device)
@@ -186,7 +217,9 @@ def build_or_load_unet(settings: Settings) -> UNet2DConditionModel:
         )
 
 
-def start_warm_up(settings: Settings, warm_up, batch: int):
+def start_warm_up(
+    settings: Settings, warm_up: Callable[[int], None], batch: int
+) -> BaseProcess | None:
     if not settings.compile or torch.device(settings.device).type != "cuda":
         return None
     return compilation.start_warm_up(warm_up, batch)

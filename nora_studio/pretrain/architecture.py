@@ -126,6 +126,7 @@ def clip_config(vocab_size: int) -> dict[str, object]:
             "width": 128,
             "heads": 4,
             "layers": 4,
+            "mlp_ratio": 3.0,
         },
     }
 

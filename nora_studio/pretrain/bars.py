@@ -140,7 +140,7 @@ class Judge:
         ids = self.tokenize(texts).to(self.device)
         return F.normalize(self.model.encode_text(ids), dim=-1)  # pyright: ignore
 
-    def accuracies(self, scenes: Scenes, pictures: Tensor) -> dict[str, float]:
+    def accuracies(self, scenes: Scenes, pictures: Tensor) -> dict[str, float | None]:
         """Share of the pictures whose class, place, ... is named rightly.
 
         The class is chosen among all; everything else among sentences that name the true class.
@@ -154,7 +154,7 @@ class Judge:
             "pattern": scenes.pattern != PLAIN,
             "accessory": scenes.accessory != NONE,
         }
-        results = {}
+        results: dict[str, float | None] = {}
         for attribute, options in OPTIONS.items():
             truth = getattr(scenes, attribute)
             texts = [describe(attribute, option, k) for k in CLASSES for option in options]
@@ -164,7 +164,7 @@ class Judge:
             own = read[scenes.kind.to(self.device)]
             chosen = torch.einsum("nd,nod->no", seen, own).argmax(1).cpu()
             right = (chosen == truth)[asked[attribute]]
-            results[attribute] = round(right.float().mean().item(), 4)
+            results[attribute] = round(right.float().mean().item(), 4) if len(right) else None
         return results
 
 
@@ -212,6 +212,6 @@ def measure(
         "drawn": drawn,
         "ceiling": judge.accuracies(trial.scenes, torch.cat(rendered)),
         "bars": BARS,
-        "passed": {name: drawn[name] >= bar for name, bar in BARS.items()},
+        "passed": {name: (drawn[name] or 0) >= bar for name, bar in BARS.items()},
         "examples": [trial.prompts[i] for i in shown[:10].tolist()],
     }

@@ -108,7 +108,10 @@ def training_table(log: dict[str, Any]) -> list[str]:
         ),
         ("UNet", unet["parameters"], unet, f"loss {unet['final_loss']:.4f}"),
     ]
-    lines = ["| part | parameters | steps | batch | seconds | result |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| part | parameters | steps | batch | seconds | result |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, parameters, facts, result in rows:
         lines.append(
             f"| {name} | {parameters:,} | {facts['steps']:,} | {facts['batch']:,} "
@@ -138,7 +141,8 @@ def results_table(results: dict[str, Any]) -> list[str]:
     ]
     for name, words in WORDS.items():
         bar = f"{bars[name]:.2f}" if name in bars else ""
-        lines.append(f"| {words} | {drawn[name]:.3f} | {ceiling[name]:.3f} | {bar} |")
+        if drawn[name] is not None:
+            lines.append(f"| {words} | {drawn[name]:.3f} | {ceiling[name]:.3f} | {bar} |")
     lines.append(f"| VAE PSNR, dB | {drawn['psnr']:.1f} | | {bars['psnr']:.0f} |")
     missed = [name for name, passed in results["passed"].items() if not passed]
     verdict = f"Below the bar: {', '.join(missed)}." if missed else "Every bar is met."

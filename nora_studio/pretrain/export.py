@@ -31,19 +31,23 @@ def as_stored(part: Part) -> Part:
     return stored.half().eval()
 
 
+def export_vae(out: Path, vae: AutoencoderKL) -> None:
+    as_stored(vae).save_pretrained(out / PIPELINE / "vae")
+    make_readable(out)
+
+
 def export_encoders(
     out: Path,
     tokenizer: CLIPTokenizer,
     text_encoder: CLIPTextModel,
     text_encoder_2: CLIPTextModelWithProjection,
-    vae: AutoencoderKL,
     clip: CLIP,
 ) -> None:
-    """Everything of the pipeline but the UNet, and the scoring CLIP."""
+    """Tokenizers and text encoders of the pipeline, and the scoring CLIP."""
     pipeline, scorer = out / PIPELINE, out / SCORER
     for folder in (pipeline / "tokenizer", pipeline / "tokenizer_2", scorer):
         tokenizer.save_pretrained(folder)
-    parts = {"text_encoder": text_encoder, "text_encoder_2": text_encoder_2, "vae": vae}
+    parts = {"text_encoder": text_encoder, "text_encoder_2": text_encoder_2}
     for name, part in parts.items():
         as_stored(part).save_pretrained(pipeline / name)  # pyright: ignore
     write_json(
@@ -64,6 +68,7 @@ def export_encoders(
     beside = scorer / "open_clip_model.safetensors.part"
     save_file(weights, beside, metadata={"format": "pt"})
     os.replace(beside, scorer / "open_clip_model.safetensors")
+    make_readable(out)
 
 
 def load_encoders(
@@ -81,10 +86,14 @@ def load_encoders(
     second = CLIPTextModelWithProjection.from_pretrained(
         folder / "text_encoder_2", dtype=torch.float32
     )
-    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
-    for part in (first, second, vae):
+    for part in (first, second):
         part.to(device).eval().requires_grad_(False)  # pyright: ignore
-    return tokenizer, first, second, vae
+    return tokenizer, first, second, load_vae(out, device)
+
+
+def load_vae(out: Path, device: str) -> AutoencoderKL:
+    vae = AutoencoderKL.from_pretrained(out / PIPELINE / "vae", torch_dtype=torch.float32)
+    return vae.to(device).eval().requires_grad_(False)  # pyright: ignore
 
 
 def export_unet(out: Path, unet: UNet2DConditionModel) -> None:
@@ -100,6 +109,14 @@ def export_unet(out: Path, unet: UNet2DConditionModel) -> None:
         os.replace(beside / name, out / PIPELINE / name)
     os.replace(beside / "model_index.json", out / PIPELINE / "model_index.json")
     shutil.rmtree(beside)
+    make_readable(out)
+
+
+def make_readable(out: Path) -> None:
+    """safetensors writes files that only their owner may read; these are to be shared."""
+    for name in (PIPELINE, SCORER):
+        for path in (out / name).rglob("*.safetensors"):
+            path.chmod(0o644)
 
 
 def pack(out: Path, names: Sequence[str], report: Path, stem: str, limit: int = 15 << 20) -> None:

@@ -122,7 +122,9 @@ def noise_pictures(count: int, size: int, device: str) -> Tensor:  # (count, 3, 
 
 
 def join_scenes(parts: list[Scenes]) -> Scenes:
-    return Scenes(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Scenes)})
+    return Scenes(
+        **{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Scenes)}
+    )
 
 
 def save_grid(pictures: Tensor, columns: int, path: Path) -> None:

@@ -1,0 +1,178 @@
+"""The `nora-studio` command: one word, then that command's own options."""
+
+import contextlib
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from tqdm import tqdm
+
+from nora_studio import __version__
+from nora_studio.errors import StudioError, run_entry
+from nora_studio.scripts import CLIP_SCORE, TRAIN, run_script
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """Draw pictures with a base model and, if given, adapters: one PNG a prompt, seed and adapter."""
+
+    prompts: tuple[str, ...]
+    """Prompts, or one text file with a prompt a line; [V] stands for the subject."""
+    adapters: tuple[Path, ...] = ()
+    """Run folders, adapter folders or checkpoints. None: the base alone."""
+    model: str | None = None
+    """Base model. None: the one the adapters were trained on."""
+    out: Path = Path("outputs")
+    """Folder for the pictures; each carries its recipe."""
+    seeds: tuple[int, ...] = (0,)
+    """One picture of every prompt for each seed."""
+    steps: int = 25
+    """Denoising steps."""
+    guidance: float = 5.0
+    """Classifier-free guidance; at 1 or below there is none."""
+    strength: float = 1.0
+    """Factor on the adapters' change: 1 is as trained, 0 is the base."""
+    size: int | None = None
+    """Side in pixels, a multiple of 8. None: as trained."""
+    negative: str | None = None
+    """What guidance leads away from."""
+    precision: str = "auto"
+    """fp32, bf16 or fp16; auto: bf16 on a GPU, fp32 on a CPU."""
+
+
+@dataclass(frozen=True)
+class CompareOptions(GenerateOptions):
+    """Draw base and adapters from the same starting noise, as a labelled grid (grid.png)."""
+
+    out: Path = Path("comparison")
+    """Folder for grid.png and the single pictures."""
+
+
+def generate(options: GenerateOptions) -> int:
+    _draw(options, with_base=not options.adapters)
+    return 0
+
+
+def compare(options: CompareOptions) -> int:
+    from nora_studio.compare import open_picture
+    from nora_studio.grid import labelled_grid
+
+    if not options.adapters:
+        raise StudioError("--adapters: expected at least one run or adapter to compare; got none.")
+    drawing, pictures = _draw(options, with_base=True)
+    many = len(drawing.seeds) > 1
+    labelled_grid(
+        [[open_picture(files[pair]) for files in pictures.values()] for pair in drawing.pairs],
+        [f"{prompt} (seed {seed})" if many else prompt for prompt, seed in drawing.pairs],
+        list(pictures),
+        options.out / "grid.png",
+    )
+    print(options.out / "grid.png")
+    return 0
+
+
+def _draw(options: GenerateOptions, with_base: bool):
+    # Imported here: `--help` and a wrong flag should answer at once.
+    import torch
+
+    from nora_studio.compare import Drawing, draw_missing, enter_adapters
+    from nora_studio.models import EMBEDDED, load_sdxl, native_resolution
+    from nora_studio.prompts import read_prompts
+
+    prompts = read_prompts(options.prompts)
+    entrants = enter_adapters(options.adapters, with_base)
+    cards = [entrant.card for entrant in entrants if entrant.card is not None]
+    model = options.model or (cards[0].model if cards else EMBEDDED)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipe = load_sdxl(model, _dtype(options.precision, device), device)
+    size = options.size or (cards[0].resolution if cards else native_resolution(pipe))
+    drawing = Drawing(
+        model=model,
+        prompts=tuple(prompts),
+        seeds=options.seeds,
+        steps=options.steps,
+        guidance=options.guidance,
+        size=size,
+        negative=options.negative,
+        strength=options.strength,
+    )
+    with contextlib.closing(
+        tqdm(total=len(entrants) * len(drawing.pairs), desc="Drawing", unit="picture")
+    ) as bar:
+        pictures = draw_missing(pipe, entrants, drawing, options.out, lambda *_: bar.update())
+    for files in pictures.values():
+        for file in files.values():
+            print(file)
+    return drawing, pictures
+
+
+def _dtype(precision: str, device: str):
+    import torch
+
+    if precision == "auto":
+        precision = "bf16" if device == "cuda" else "fp32"
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision not in dtypes:
+        raise StudioError(f"--precision: expected auto, {', '.join(dtypes)}; got {precision!r}.")
+    return dtypes[precision]
+
+
+def _command_generate(arguments: Sequence[str]) -> int:
+    return generate(tyro.cli(GenerateOptions, prog="nora-studio generate", args=arguments))
+
+
+def _command_compare(arguments: Sequence[str]) -> int:
+    return compare(tyro.cli(CompareOptions, prog="nora-studio compare", args=arguments))
+
+
+def _command_demo(arguments: Sequence[str]) -> int:
+    from nora_studio.demo import DemoOptions, run_demo
+
+    return run_demo(tyro.cli(DemoOptions, prog="nora-studio demo", args=arguments))
+
+
+def _command_train(arguments: Sequence[str]) -> int:
+    return run_script(TRAIN, arguments)
+
+
+def _command_score(arguments: Sequence[str]) -> int:
+    return run_script(CLIP_SCORE, arguments)
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "demo": (_command_demo, "train NoRA and LoRA on a shipped subject and show what each draws"),
+    "train": (_command_train, "personalise SDXL from a folder of photos (the DreamBooth trainer)"),
+    "generate": (_command_generate, "draw prompts with a base and adapters"),
+    "compare": (_command_compare, "draw base and adapters side by side from the same noise"),
+    "score": (_command_score, "CLIP-T and CLIP-I of adapters, with paired differences"),
+}
+
+
+def main() -> int:
+    """Entry point of the console command."""
+    return run_entry(_dispatch)
+
+
+def _dispatch() -> int:
+    word, *arguments = sys.argv[1:] or ["--help"]
+    if word in ("-h", "--help"):
+        print("usage: nora-studio COMMAND [options]\n")
+        for name, (_, line) in COMMANDS.items():
+            print(f"  {name:<10} {line}")
+        print("\n`nora-studio COMMAND --help` lists a command's options.")
+        return 0
+    if word == "--version":
+        print(f"nora-studio {__version__}")
+        return 0
+    if word not in COMMANDS:
+        close = difflib.get_close_matches(word, COMMANDS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise StudioError(f"expected a command ({', '.join(COMMANDS)}); got {word!r}.{hint}")
+    return COMMANDS[word][0](arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,234 @@
+"""The whole story in minutes on a CPU: train twins on a shipped subject, draw, score, report."""
+
+import json
+import shlex
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from nora_studio.compare import (
+    Drawing,
+    Pictures,
+    Scores,
+    draw_missing,
+    enter_adapters,
+    find_differences,
+    open_picture,
+    score_entrants,
+)
+from nora_studio.data.images import list_photos, open_photo
+from nora_studio.errors import StudioError
+from nora_studio.files import read_card
+from nora_studio.models import embedded, load_sdxl
+from nora_studio.report import Commands, Comparison, Photos, Table, html_report, labelled_grid
+from nora_studio.runs import Run
+from nora_studio.scores import load_scorer
+from nora_studio.scripts import TRAIN, run_script
+
+METHODS = ("lora", "nora")
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """Train a NoRA and a LoRA on a shipped subject, draw six places, score and report."""
+
+    out: Path = Path("demo")
+    """Folder for runs, pictures, comparison.png and report.html."""
+    subject: str = "sunrise-mug"
+    """A folder of assets/subjects."""
+    steps: int | None = None
+    """Training steps. None: recommended."""
+    seed: int = 0
+    """Of training and of the drawn pictures."""
+    inference_steps: int = 20
+    """Denoising steps of a picture."""
+    guidance: float = 5.0
+    """Classifier-free guidance."""
+
+
+@dataclass(frozen=True)
+class ShippedSubject:
+    """A subject of the embedded world, with photos to learn from and scenes to judge by."""
+
+    name: str
+    folder: Path
+    class_word: str
+    description: str
+    prompts: tuple[str, ...]
+    scenes: tuple[Path, ...]
+    """Unseen photos of the same subject, one in each prompt's place."""
+
+    @classmethod
+    def load(cls, name: str) -> "ShippedSubject":
+        """Find a shipped subject by name.
+
+        Raises:
+            StudioError: there is none of that name.
+        """
+        top = embedded("subjects")
+        names = sorted(folder.name for folder in top.iterdir() if folder.is_dir())
+        if name not in names:
+            raise StudioError(f"--subject: expected one of {', '.join(names)}; got {name!r}.")
+        facts = json.loads((top / name / "subject.json").read_text(encoding="utf-8"))
+        places = [scene["place"] for scene in facts["scenes"]]
+        return cls(
+            name=name,
+            folder=top / name,
+            class_word=facts["class_word"],
+            description=facts["description"],
+            prompts=tuple(scene["prompt"] for scene in facts["scenes"]),
+            scenes=tuple(top / name / "scenes" / f"{place}.jpg" for place in places),
+        )
+
+
+def run_demo(options: DemoOptions) -> int:
+    """Run the demo; go on with what an interrupted one left behind."""
+    began = time.monotonic()
+    subject = ShippedSubject.load(options.subject)
+    print(f"{subject.name}: {subject.description}")
+    arguments = train_arguments(options, subject)
+    status = _train(options, subject, arguments)
+    if status:
+        return status
+    runs = [Run.open(_run_folder(options, subject, method)) for method in METHODS]
+    entrants = enter_adapters([run.folder for run in runs])
+    drawing = Drawing(
+        model="embedded",
+        prompts=subject.prompts,
+        seeds=(options.seed,),
+        steps=options.inference_steps,
+        guidance=options.guidance,
+        size=read_card(runs[0].folder).resolution,
+    )
+    pipe = load_sdxl()
+    with tqdm(total=len(entrants) * len(drawing.pairs), desc="Drawing", unit="picture") as bar:
+        pictures = draw_missing(
+            pipe, entrants, drawing, options.out / "pictures", lambda *_: bar.update()
+        )
+    scenes = [open_photo(file) for file in subject.scenes]
+    scorer = load_scorer()
+    scores = score_entrants(scorer, pictures, drawing, scenes)
+    ceiling = score_entrants(scorer, {"subject": dict(zip(drawing.pairs, subject.scenes))}, drawing)
+    _write_grid(options, subject, drawing, pictures)
+    print(_write_report(options, subject, drawing, pictures, scores, ceiling, runs, arguments))
+    print(f"Comparison: {options.out / 'comparison.png'}")
+    print(f"Report:     {options.out / 'report.html'}")
+    print(f"Took {time.monotonic() - began:.0f} s.")
+    return 0
+
+
+def train_arguments(options: DemoOptions, subject: ShippedSubject) -> list[str]:
+    """What a person would type after the trainer's name."""
+    arguments = [
+        "--instance-dir", str(subject.folder / "photos"),
+        "--prompt", f"a photo of a [V] {subject.class_word}",
+        "--method", ",".join(METHODS),
+        "--name", subject.name,
+        "--output-dir", str(options.out / "runs"),
+        "--seed", str(options.seed),
+        "--sample-prompt", subject.prompts[0],
+        "--sample-every", "0",
+    ]  # fmt: skip
+    return arguments + (["--steps", str(options.steps)] if options.steps else [])
+
+
+def _run_folder(options: DemoOptions, subject: ShippedSubject, method: str) -> Path:
+    return options.out / "runs" / f"{subject.name}-{method}"
+
+
+def _train(options: DemoOptions, subject: ShippedSubject, arguments: list[str]) -> int:
+    folders = [_run_folder(options, subject, method) for method in METHODS]
+    runs = [Run(folder) for folder in folders]
+    if all(run.read_status().get("state") == "finished" for run in runs):
+        print(f"Both runs in {options.out / 'runs'} are trained already; drawing from them.")
+        return 0
+    if all(run.checkpoints() for run in runs):
+        return run_script(TRAIN, [*arguments, "--resume"])
+    for folder in folders:  # Begun, but with nothing to go on from.
+        shutil.rmtree(folder, ignore_errors=True)
+    return run_script(TRAIN, arguments)
+
+
+def _write_grid(
+    options: DemoOptions, subject: ShippedSubject, drawing: Drawing, pictures: Pictures
+) -> None:
+    labelled_grid(
+        [[open_picture(pictures[label][pair]) for label in pictures] for pair in drawing.pairs],
+        drawing.prompts,
+        list(pictures),
+        options.out / "comparison.png",
+        photos=[open_photo(file) for file in list_photos(subject.folder / "photos")],
+    )
+
+
+def _write_report(
+    options: DemoOptions,
+    subject: ShippedSubject,
+    drawing: Drawing,
+    pictures: Pictures,
+    scores: Scores,
+    ceiling: Scores,
+    runs: list[Run],
+    arguments: list[str],
+) -> str:
+    """Write the page; give back its table of scores as text for the terminal."""
+    means = {
+        name: {label: sum(values) / len(values) for label, values in columns.items()}
+        for name, columns in scores.items()
+    }
+    facts: dict[str, Any] = {
+        run_label: (read_card(run.folder), run.read_log())
+        for run_label, run in zip([label for label in pictures if label != "base"], runs)
+    }
+    columns = ["", *means, "Trained parameters", "Training"]
+    rows = []
+    for label in pictures:
+        row = [label, *(f"{means[name][label]:.3f}" for name in means)]
+        if label in facts:
+            card, log = facts[label]
+            seconds = sum(
+                entry["seconds_per_step"] * (entry["step"] - before)
+                for entry, before in zip(log, [0, *(entry["step"] for entry in log)])
+            )
+            row += [f"{card.parameters:,}", f"{card.steps} steps, {seconds / len(runs):.0f} s"]
+        else:
+            row += ["0", ""]
+        rows.append(row)
+    real = [f"{sum(v['subject']) / len(v['subject']):.3f}" for v in ceiling.values()]
+    verdicts = [finding.verdict for finding in find_differences(scores, drawing)]
+    html_report(
+        options.out / "report.html",
+        f"{subject.name}: NoRA beside LoRA",
+        [
+            Photos("What it was shown", [open_photo(f) for f in list_photos(subject.folder / "photos")],
+                   f"Five photos. {subject.description}"),
+            Comparison(
+                "What each draws", list(pictures),
+                [(prompt, [open_picture(pictures[label][prompt, seed]) for label in pictures])
+                 for prompt, seed in drawing.pairs],
+                "Every row starts from the same noise. The base never saw the subject.",
+            ),
+            Table("Scores", columns, rows,
+                  "CLIP-T: does the picture show what the prompt says. CLIP-I: is it this very "
+                  "subject, against unseen photos of it. Real photos of it score a CLIP-T of "
+                  f"{', '.join(real)}."),
+            Table("Differences", ["Finding"], [[verdict] for verdict in verdicts]),
+            Commands("Make it again", ["nora-studio demo", shlex.join(["nora-studio", "train", *arguments])]),
+        ],
+        lead=f"{subject.description} Learned twice from five photos, drawn in six new places.",
+    )  # fmt: skip
+    return _as_text(columns, rows)
+
+
+def _as_text(columns: list[str], rows: list[list[str]]) -> str:
+    table = [columns, *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
+    lines = [
+        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
+        for row in table
+    ]  # fmt: skip
+    return "\n".join(lines)

@@ -1,0 +1,45 @@
+"""Where the entry scripts lie, and how one is started as a person would start it."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nora_studio.errors import StudioError
+
+TRAIN = "training/dreambooth_nora.py"
+CLIP_SCORE = "evaluation/clip_score.py"
+
+
+def script_path(name: str) -> Path:
+    """A script of the checkout, or its copy inside an installed wheel.
+
+    Args:
+        name: Path from the project's top, such as "training/dreambooth_nora.py".
+
+    Raises:
+        StudioError: it is in neither.
+    """
+    package = Path(__file__).parent
+    for top in (package.parent, package / "_bundle"):
+        if (top / name).is_file():
+            return top / name
+    raise StudioError(f"expected {name} beside the package; it is missing. Reinstall nora-studio.")
+
+
+def script_command(name: str, arguments: Sequence[str]) -> list[str]:
+    """The command that runs a script in this Python."""
+    return [sys.executable, str(script_path(name)), *arguments]
+
+
+def run_script(name: str, arguments: Sequence[str]) -> int:
+    """Run a script in the foreground, its output on ours; give back its exit status.
+
+    Ctrl-C reaches the script too, which then saves and stops; we wait for it.
+    """
+    process = subprocess.Popen(script_command(name, arguments))
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
