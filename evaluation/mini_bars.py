@@ -42,7 +42,7 @@ def main(settings: Settings) -> bool:
     if not (folder / "model_index.json").is_file():
         raise StudioError(f"Expected a pipeline in {folder}; train one with pretrain_mini.py.")
     clock = progress.Progress(1e6, time.time())
-    pipeline = StableDiffusionXLPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(folder, dtype=torch.float32)
     pipeline.to(settings.device).set_progress_bar_config(disable=True)
     results = bars.measure(
         pipeline,

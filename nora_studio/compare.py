@@ -70,6 +70,17 @@ class Finding:
     """Independent units behind the interval."""
     verdict: str
 
+    @property
+    def row(self) -> tuple[str, str, str, str, str]:
+        """For a table: score, who against whom, difference, interval, verdict."""
+        return (
+            self.score,
+            f"{self.first} − {self.second}",
+            f"{self.mean:+.3f}",
+            f"{self.low:+.3f} to {self.high:+.3f}",
+            self.verdict,
+        )
+
 
 Pictures = dict[str, dict[tuple[str, int], Path]]
 """Label -> (prompt, seed) -> file."""
@@ -112,13 +123,13 @@ def draw_missing(
     entrants: Sequence[Entrant],
     drawing: Drawing,
     folder: Path,
-    on_picture: Callable[[str, int, int], None] | None = None,
+    on_picture: Callable[[str, int, int], object] | None = None,
 ) -> Pictures:
     """Draw what is not yet in `folder` with the very same recipe; give back every picture's file.
 
     Args:
         folder: Holds one folder of PNG files for each entrant.
-        on_picture: Called with (label, pictures drawn, pictures to draw).
+        on_picture: Called once a picture, drawn or found, with (label, number, how many in all).
     """
     pictures: Pictures = {}
     for entrant in entrants:
@@ -130,9 +141,11 @@ def draw_missing(
         files = {pair: folder / _slug(entrant.label) / _file_name(*pair) for pair in recipes}
         pictures[entrant.label] = files
         done = {pair for pair, file in files.items() if _is_drawn(file, recipes[pair])}
+        ready = partial(_count, on_picture, entrant.label, len(files))
+        for number in range(1, len(done) + 1):
+            ready(number)
         if len(done) == len(files):
             continue
-        tell = None if on_picture is None else partial(on_picture, entrant.label)
         with adapter_on(pipe, entrant.path, drawing.strength) as card:
             drawn = draw(
                 pipe,
@@ -144,11 +157,18 @@ def draw_missing(
                 negative=drawing.negative,
                 trigger=card.trigger if card is not None else None,
                 done=done,
-                on_picture=tell,
             )
-            for prompt, seed, picture in drawn:
+            for number, (prompt, seed, picture) in enumerate(drawn, start=len(done) + 1):
                 save_picture(picture, files[prompt, seed], recipes[prompt, seed])
+                ready(number)
     return pictures
+
+
+def _count(
+    on_picture: Callable[[str, int, int], object] | None, label: str, total: int, number: int
+) -> None:
+    if on_picture is not None:
+        on_picture(label, number, total)
 
 
 def weights_digest(pipe: StableDiffusionXLPipeline, adapter: Path | None) -> str:

@@ -101,7 +101,7 @@ def draw(
     trigger: str | None = None,
     batch: int | None = None,
     done: Collection[tuple[str, int]] = (),
-    on_picture: Callable[[int, int], None] | None = None,
+    on_picture: Callable[[int, int], object] | None = None,
 ) -> Iterator[tuple[str, int, Image.Image]]:
     """Draw every prompt with every seed, prompts in the outer loop.
 
@@ -138,7 +138,7 @@ def _draw_batches(
     pairs: list[tuple[str, int]],
     settings: _Settings,
     batch: int,
-    on_picture: Callable[[int, int], None] | None,
+    on_picture: Callable[[int, int], object] | None,
 ) -> Iterator[tuple[str, int, Image.Image]]:
     texts: dict[str, Conditioning] = {}
     for start in range(0, len(pairs), batch):

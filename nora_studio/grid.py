@@ -132,20 +132,14 @@ def _draw_label(canvas: Image.Image, layout: _Layout, label: str, top: int, heig
 
 def _wrap(text: str, font: Font, width: int, limit: int) -> list[str]:
     """Break a text into at most `limit` lines no wider than `width` pixels."""
-    lines, rest = [""], _spell(text, font).split()
-    while rest:
-        word = rest.pop(0)
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width:
-            lines[-1] = longer
-        elif not lines[-1]:  # one word wider than the line
-            cut = next((n for n in range(len(word), 1, -1) if font.getlength(word[:n]) <= width), 1)
-            lines[-1] = word[:cut]
-            rest[:0] = [word[cut:]] if word[cut:] else []
-            lines += [""] if rest else []
-        else:
-            lines.append("")
-            rest.insert(0, word)
+    lines = [""]
+    for word in _spell(text, font).split():
+        for piece in _cut(word, font, width):
+            longer = f"{lines[-1]} {piece}".strip()
+            if font.getlength(longer) <= width:
+                lines[-1] = longer
+            else:
+                lines.append(piece)
     if len(lines) > limit:
         last = lines[limit - 1]
         while last and font.getlength(f"{last}…") > width:
@@ -154,19 +148,26 @@ def _wrap(text: str, font: Font, width: int, limit: int) -> list[str]:
     return lines
 
 
+def _cut(word: str, font: Font, width: int) -> list[str]:
+    """Break a word into pieces that fit a line; nearly every word is one piece."""
+    pieces = [""]
+    for letter in word:
+        if pieces[-1] and font.getlength(pieces[-1] + letter) > width:
+            pieces.append("")
+        pieces[-1] += letter
+    return pieces
+
+
 def _spell(text: str, font: Font) -> str:
     """Write a text in the letters the built-in font has: accents dropped, "?" where none fits."""
-    spelled = []
-    for letter in text:
-        plain = unicodedata.normalize("NFKD", letter)
-        choices = (letter, "".join(c for c in plain if not unicodedata.combining(c)), "?")
-        spelled.append(next(c for c in choices if c == "?" or _has_glyphs(c, font)))
-    return "".join(spelled)
-
-
-def _has_glyphs(letters: str, font: Font) -> bool:
     missing = _glyph("\uffff", font)
-    return all(letter.isspace() or _glyph(letter, font) != missing for letter in letters)
+    spelling = {}
+    for letter in set(text):
+        plain = unicodedata.normalize("NFKD", letter)
+        plain = "".join(c for c in plain if not unicodedata.combining(c))
+        drawn = (c for c in (letter, plain) if all(_glyph(x, font) != missing for x in c))
+        spelling[letter] = letter if letter.isspace() else next(drawn, "?")
+    return "".join(spelling[letter] for letter in text)
 
 
 def _glyph(letter: str, font: Font) -> bytes:

@@ -139,6 +139,8 @@ def attach(
     model.requires_grad_(False)
     for layer in _tuner_layers(model).values():
         layer.set_adapter([adapter_name])
+        # PEFT makes dropout in training mode even on a model in evaluation mode.
+        layer.train(layer.get_base_layer().training)  # pyright: ignore
     for parameter in adapter_parameters(model).values():
         if parameter.dtype in (torch.float16, torch.bfloat16):
             parameter.data = parameter.data.float()

@@ -76,7 +76,7 @@ def test_attach_starts_at_the_base_and_detach_returns_it_bitwise(method, family,
     assert before.keys() == after.keys()
     assert all(torch.equal(value, after[key]) for key, value in before.items())
     assert torch.equal(run(family, model), expected)
-    assert not hasattr(model, "peft_config")
+    assert not hasattr(model, "peft_config") and not model._hf_peft_config_loaded
     attach(model, FAMILIES[family].targets, SPECS[method])
 
 
@@ -93,6 +93,19 @@ def test_only_float32_adapter_weights_are_trained(method, family, dtype):
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad == (name in trained) == (parameter.grad is not None), name
     assert count_parameters(model) == sum(p.numel() for p in trained.values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", SPECS)
+def test_dropout_rests_on_a_model_in_evaluation_mode(family, method):
+    model = make(FAMILIES[family])
+    spec = AdapterSpec(method, 4, dropout=0.5, outer_rank=16 if method == "nora" else None)
+    attach(model, FAMILIES[family].targets, spec)
+    for parameter in adapter_parameters(model).values():
+        parameter.data.add_(0.1)
+    assert torch.equal(run(family, model), run(family, model))
+    model.train()
+    assert not torch.equal(run(family, model), run(family, model))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -141,7 +154,9 @@ def test_a_second_adapter_becomes_the_trained_one_and_the_first_stays_as_it_was(
     train(family, model)
     first = run("unet", model)
     weights = {name: p.clone() for name, p in adapter_parameters(model).items()}
+    model.requires_grad_(True)
     attach(model, family.targets, SPECS[method], "second")
+    assert all(p.requires_grad == (".second" in name) for name, p in model.named_parameters())
     assert torch.equal(run("unet", model), base)
     assert all(".second" in name for name in adapter_parameters(model))
     train(family, model)
@@ -235,6 +250,7 @@ def test_impossible_specs_are_refused_at_once(settings):
         AdapterSpec("lora", **settings)
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_a_failure_half_way_leaves_earlier_adapters_alone():
     family = FAMILIES["unet"]
     model = make(family)

@@ -57,6 +57,7 @@ def test_training_starts_at_the_base_lowers_the_loss_and_moves_inner_factors_onl
     expected = run(family, base)
     model = get_peft_model(base, config_for(family))
     assert torch.equal(run(family, model), expected)
+    assert {layer.nora_up["default"].dtype for layer in nora_layers(model)} == {dtype}
     before = {key: value.clone() for key, value in model.state_dict().items()}
     losses = train(FAMILIES[family], model)
     assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0]

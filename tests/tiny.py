@@ -25,6 +25,12 @@ from transformers import (
     CLIPTokenizer,
 )
 
+from nora_studio import __version__
+from nora_studio.files import AdapterCard, save_adapter
+from nora_studio.fingerprints import fingerprint
+from nora_studio.methods import AdapterSpec, adapter_parameters, attach, detach
+from nora_studio.models import targets_for
+
 SIZE = 32
 """Height and width of the tiny pipeline's pictures, pixels."""
 
@@ -147,6 +153,40 @@ def tiny_sdxl(folder: Path, seed: int = 0) -> Path:
         )
     pipe.save_pretrained(folder)
     return Path(folder)
+
+
+def tiny_adapter(
+    folder: Path, pipe: StableDiffusionXLPipeline, method: str, strength: float = 0.3
+) -> Path:
+    """Save a rank-2 adapter on the attention of the UNet and the first encoder, far from zero."""
+    parts = {part: getattr(pipe, part) for part in ("unet", "text_encoder")}
+    outer_rank = 8 if method == "nora" else None
+    total = 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        for part, module in parts.items():
+            attach(module, targets_for(part), AdapterSpec(method, 2, outer_rank=outer_rank))
+            for parameter in adapter_parameters(module).values():
+                parameter.data += strength * torch.randn_like(parameter)
+                total += parameter.numel()
+    card = AdapterCard(
+        method=method,
+        model="tiny",
+        fingerprints={part: fingerprint(module) for part, module in parts.items()},
+        trigger=RARE_TOKEN,
+        prompt="a photo of a [V] mug",
+        resolution=SIZE,
+        steps=10,
+        seed=0,
+        parameters=total,
+        version=__version__,
+    )
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    save_adapter(folder, parts, card)
+    for module in parts.values():
+        detach(module)
+    return folder
 
 
 def tiny_clip(folder: Path, seed: int = 0) -> Path:

@@ -25,8 +25,20 @@ import tyro
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from nora_studio.errors import StudioError
-from nora_studio.pretrain import architecture, bars, captions, card, compilation, contrastive
-from nora_studio.pretrain import denoiser, export, pictures, progress, tokenizer, vae
+from nora_studio.pretrain import (
+    architecture,
+    bars,
+    captions,
+    card,
+    compilation,
+    contrastive,
+    denoiser,
+    export,
+    pictures,
+    progress,
+    tokenizer,
+    vae,
+)
 
 
 @dataclass(frozen=True)
@@ -213,7 +225,7 @@ def build_or_load_unet(settings: Settings) -> UNet2DConditionModel:
     with tempfile.TemporaryDirectory() as folder:
         export.bring(settings.init_unet, Path(folder))
         return UNet2DConditionModel.from_pretrained(
-            Path(folder) / export.PIPELINE / "unet", torch_dtype=torch.float32
+            Path(folder) / export.PIPELINE / "unet", dtype=torch.float32
         )
 
 

@@ -47,7 +47,6 @@ class NoraModel(BaseTuner):
         alpha = float(rank if alpha is None else alpha)
         layer.update_layer(adapter_name, peft_config, rank, alpha, current_key)
         layer.set_adapter(self.active_adapters, inference_mode=peft_config.inference_mode)
-        layer.train(target.training)
         if layer is not target:
             # Not `_replace_module`: the layer has put every tensor where it belongs, and moving
             # unfilled ones off the meta device would fail.

@@ -43,7 +43,7 @@ class CaptionJob:
 
 
 def start_captions(count: int, seed: int, tokenizer_folder: Path, per_scene: int) -> CaptionJob:
-    """Start writing; call before CUDA is first used, since the workers are forks of this process."""
+    """Start writing; call before CUDA is first used: the workers are forks of this process."""
     starts = range(0, count, CHUNK)
     workers = min(len(starts), 12, max(1, (os.cpu_count() or 2) - 3))
     executor = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"))

@@ -1,7 +1,6 @@
 """The embedded models' card, written from their logs alone."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ def write_card(assets: Path) -> Path:
     results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
     card, beside = assets / "README.md", assets / "README.md.part"
     beside.write_text(compose_card(log, results, assets), encoding="utf-8")
-    os.replace(beside, card)
+    beside.replace(card)
     return card
 
 
@@ -57,7 +56,9 @@ def compose_card(log: dict[str, Any], results: dict[str, Any], assets: Path) -> 
             "",
             "```python",
             f'pipe = StableDiffusionXLPipeline.from_pretrained("assets/{PIPELINE}")',
-            f'clip, _, preprocess = open_clip.create_model_and_transforms("local-dir:assets/{SCORER}")',
+            f'name = "local-dir:assets/{SCORER}"',
+            "clip, _, preprocess = open_clip.create_model_and_transforms(name)",
+            "tokenize = open_clip.get_tokenizer(name)",
             "```",
             "",
             "## Training",

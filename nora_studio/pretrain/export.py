@@ -1,7 +1,6 @@
 """Write the trained parts as users load them, and pack them for transport."""
 
 import copy
-import os
 import shutil
 import tarfile
 from collections.abc import Sequence
@@ -67,7 +66,7 @@ def export_encoders(
     weights = {name: tensor.contiguous() for name, tensor in as_stored(clip).state_dict().items()}
     beside = scorer / "open_clip_model.safetensors.part"
     save_file(weights, beside, metadata={"format": "pt"})
-    os.replace(beside, scorer / "open_clip_model.safetensors")
+    beside.replace(scorer / "open_clip_model.safetensors")
     make_readable(out)
 
 
@@ -92,7 +91,7 @@ def load_encoders(
 
 
 def load_vae(out: Path, device: str) -> AutoencoderKL:
-    vae = AutoencoderKL.from_pretrained(out / PIPELINE / "vae", torch_dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(out / PIPELINE / "vae", dtype=torch.float32)
     return vae.to(device).eval().requires_grad_(False)  # pyright: ignore
 
 
@@ -106,8 +105,8 @@ def export_unet(out: Path, unet: UNet2DConditionModel) -> None:
     pipeline.save_pretrained(beside, max_shard_size="15MB")
     for name in ("unet", "scheduler"):
         shutil.rmtree(out / PIPELINE / name, ignore_errors=True)
-        os.replace(beside / name, out / PIPELINE / name)
-    os.replace(beside / "model_index.json", out / PIPELINE / "model_index.json")
+        (beside / name).replace(out / PIPELINE / name)
+    (beside / "model_index.json").replace(out / PIPELINE / "model_index.json")
     shutil.rmtree(beside)
     make_readable(out)
 
@@ -141,7 +140,7 @@ def pack(out: Path, names: Sequence[str], report: Path, stem: str, limit: int = 
         with tarfile.open(beside, "w") as tar:
             for path in members:
                 tar.add(path, arcname=str(path.relative_to(out)))
-        os.replace(beside, target)
+        beside.replace(target)
 
 
 def bring(source: Path, out: Path) -> None:

@@ -1,7 +1,6 @@
 """One run's clock, deadline and log."""
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -52,7 +51,7 @@ def write_json(path: Path, content: Log) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".part")
     beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    beside.replace(path)
 
 
 def device_name(device: str) -> str:

@@ -1,0 +1,159 @@
+"""Score adapters with CLIP: does a picture show its prompt (CLIP-T), and the subject (CLIP-I)?
+
+    python evaluation/clip_score.py --adapters runs/my-mug-nora runs/my-mug-lora \\
+        --prompts "a photo of a [V] mug in the snow" "a photo of a [V] mug on the beach" \\
+        --references photos/my-mug --seeds 0 1 2 --out scores/my-mug
+
+Every adapter, and the bare base, draws the same prompts from the same starting noise, so scores are
+compared pair by pair, with 95% bootstrap intervals over prompts. Pictures that are there already
+with the same recipe are used again. Writes scores.json, scores.md, grid.png and pictures/.
+Exit status: 0 done, 2 bad input.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+from tqdm import tqdm
+
+from nora_studio import __version__
+from nora_studio.atomic import write_text
+from nora_studio.compare import (
+    Drawing,
+    Entrant,
+    draw_missing,
+    enter_adapters,
+    find_differences,
+    open_picture,
+    score_entrants,
+)
+from nora_studio.data.images import list_photos, open_photo
+from nora_studio.errors import StudioError, run_entry
+from nora_studio.models import load_sdxl, native_resolution
+from nora_studio.prompts import read_prompts
+from nora_studio.report import labelled_grid
+from nora_studio.results import as_markdown, as_text, describe_results, result_tables
+from nora_studio.scores import load_scorer
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """Score adapters and their base with CLIP, and compare them pair by pair."""
+
+    adapters: tuple[Path, ...]
+    """Run folders, adapter folders or checkpoints, all of one base."""
+    prompts: tuple[str, ...]
+    """Prompts with [V] for the subject, or one file: a .txt with one a line, or a subject.json."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One picture of every prompt for each seed."""
+    references: Path | None = None
+    """Folder of real photos of the subject for CLIP-I, best unseen in training. None: CLIP-T."""
+    model: str | None = None
+    """Base: "embedded", a diffusers directory or a Hub name. None: the adapters' own."""
+    clip: str = "embedded"
+    """Judge: "embedded", an open_clip folder, hf-hub:owner/name, or such as ViT-B-32:openai."""
+    out: Path = Path("scores")
+    """Folder for results and pictures."""
+    base: bool = True
+    """Whether the bare base is drawn and scored as well."""
+    steps: int = 25
+    """Denoising steps of a picture."""
+    guidance: float = 5.0
+    """Classifier-free guidance scale; at 1 or below there is none."""
+    strength: float = 1.0
+    """Factor on the adapters' change: 1 is as trained, 0 is the base."""
+    size: int | None = None
+    """Side of the pictures in pixels, a multiple of 8. None: the model's own."""
+    negative: str | None = None
+    """What guidance leads away from."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the base. auto: bf16 on a GPU, fp32 on a CPU."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """Where to draw and score."""
+
+
+def main() -> int:
+    options = tyro.cli(ScoreOptions, description=__doc__)
+    # Every input that can be checked is checked before the first model loads.
+    prompts = read_prompts(options.prompts)
+    entrants = enter_adapters(options.adapters, with_base=options.base)
+    model = options.model or common_model(entrants)
+    if not options.seeds or len(set(options.seeds)) < len(options.seeds):
+        raise StudioError(f"--seeds: expected different whole numbers; got {options.seeds}.")
+    references = None
+    if options.references is not None:
+        references = [open_photo(file) for file in list_photos(options.references)]
+    available = "cuda" if torch.cuda.is_available() else "cpu"
+    device = available if options.device == "auto" else options.device
+    if device == "cuda" and available == "cpu":
+        raise StudioError("--device: no GPU is usable here. Leave --device out.")
+    precision = options.precision
+    if precision == "auto":
+        precision = "bf16" if device == "cuda" else "fp32"
+    scorer = load_scorer(options.clip, device)
+
+    pipe = load_sdxl(model, DTYPES[precision], device)
+    drawing = Drawing(
+        model=model,
+        prompts=tuple(prompts),
+        seeds=options.seeds,
+        steps=options.steps,
+        guidance=options.guidance,
+        size=options.size or native_resolution(pipe),
+        negative=options.negative,
+        strength=options.strength,
+    )
+    with tqdm(total=len(entrants) * len(drawing.pairs), desc="drawing", unit="picture") as bar:
+        pictures = draw_missing(
+            pipe, entrants, drawing, options.out / "pictures", lambda *_: bar.update()
+        )
+    scores = score_entrants(scorer, pictures, drawing, references)
+    findings = list(find_differences(scores, drawing))
+
+    labelled_grid(
+        [
+            [open_picture(files[prompt, drawing.seeds[0]]) for files in pictures.values()]
+            for prompt in drawing.prompts
+        ],
+        drawing.prompts,
+        list(pictures),
+        options.out / "grid.png",
+        photos=references[:5] if references else (),
+    )
+    facts = {
+        "version": __version__,
+        "clip": scorer.name,
+        "precision": precision,
+        "references": str(options.references) if references else None,
+    }
+    result = facts | describe_results(entrants, drawing, scores, findings)
+    write_text(options.out / "scores.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    tables = result_tables(drawing, scores, findings)
+    write_text(options.out / "scores.md", as_markdown(tables, drawing, scorer.name))
+    print(as_text(tables))
+    print(f"Written to {options.out}: scores.json, scores.md, grid.png, pictures/")
+    return 0
+
+
+def common_model(entrants: Sequence[Entrant]) -> str:
+    """The base that all adapters were trained on."""
+    models = sorted({entrant.card.model for entrant in entrants if entrant.card is not None})
+    if not models:
+        raise StudioError("--adapters: expected at least one run or adapter folder; got none.")
+    if len(models) > 1:
+        raise StudioError(
+            f"--adapters: they were trained on different bases ({', '.join(models)}), and pictures "
+            "of different bases are no pairs. Compare adapters of one base."
+        )
+    return models[0]
+
+
+if __name__ == "__main__":
+    sys.exit(run_entry(main))
