@@ -46,7 +46,7 @@ def write_state(folder: Path, state: TrainingState) -> None:
         "step": state.step,
         "groups": state.optimizer["param_groups"],
         "plain": plain,
-        "schedule": {k: v for k, v in state.schedule.items() if not k.endswith("lambdas")},
+        "schedule": state.schedule,
         "scaler": state.scaler,
     }
     save_file(tensors, folder / STATE, metadata={"training": json.dumps(facts)})

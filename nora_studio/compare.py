@@ -76,10 +76,16 @@ class Finding:
         return (
             self.score,
             f"{self.first} − {self.second}",
-            f"{self.mean:+.3f}",
-            f"{self.low:+.3f} to {self.high:+.3f}",
+            _signed(self.mean),
+            f"{_signed(self.low)} to {_signed(self.high)}",
             self.verdict,
         )
+
+
+def _signed(value: float) -> str:
+    """Three decimals with a true minus sign, and no sign on what rounds to zero."""
+    text = f"{value:+.3f}".replace("-", "−")
+    return "0.000" if text[1:] == "0.000" else text
 
 
 Pictures = dict[str, dict[tuple[str, int], Path]]

@@ -72,6 +72,8 @@ class DreamboothOptions:
     unet: PartOptions = PartOptions()
     text_encoder: PartOptions = PartOptions()
     text_encoder_2: PartOptions = PartOptions()
+    outer: Literal["svd", "randomized"] = "svd"
+    """How NoRA finds its outer factors: exactly, or far faster at SDXL's size."""
     dropout: float = 0.0
     """Dropout on the adapters' input, 0 to below 1."""
     override: tuple[str, ...] = ()
@@ -166,11 +168,15 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
     for name in ("sample_every", "warmup_steps", "weight_decay", "guidance"):
         _check(getattr(options, name) >= 0, name, "0 or more", getattr(options, name))
     _check(0 <= options.dropout < 1, "dropout", "0 to below 1", options.dropout)
+    gamma = options.snr_gamma
+    _check(gamma is None or gamma > 0, "snr_gamma", "a value above 0", gamma)
     _check(bool(options.methods), "method", "at least one method", options.method)
     _check(len(set(options.methods)) == len(options.methods), "method", "each once", options.method)
     if options.resolution is not None:
         good = options.resolution >= 64 and options.resolution % 8 == 0
         _check(good, "resolution", "a multiple of 8, at least 64", options.resolution)
+    if options.outer != "svd" and "nora" not in options.methods:
+        raise StudioError(f"--outer: only nora has outer factors; got --method {options.method}.")
     if not any(getattr(options, part).train for part in _PART_FIELDS):
         raise StudioError("every part is switched off (--unet.no-train ...); train at least one.")
     return options
@@ -219,6 +225,8 @@ def part_settings(options: DreamboothOptions, method: str) -> dict[str, PartSett
         _check(
             resolved.learning_rate > 0, f"{part}.learning_rate", "above 0", resolved.learning_rate
         )
+        alpha = resolved.alpha
+        _check(alpha is None or alpha > 0, f"{part}.alpha", "above 0", alpha)
         settings[part] = resolved
     if not settings:
         raise StudioError(f"{method}: every part is switched off; train at least one.")

@@ -131,7 +131,7 @@ def load_adapter(
         module = parts[part]
         inject_adapter_in_model(config, module, ADAPTER_NAME, low_cpu_mem_usage=True)
         set_peft_model_state_dict(module, state, ADAPTER_NAME, low_cpu_mem_usage=True)
-        _settle(module)
+        _settle(module, state)
         if strength != 1.0:
             scale_adapter(module, strength)
     return card
@@ -144,11 +144,21 @@ def scale_adapter(module: nn.Module, strength: float) -> None:
             layer.set_scale(ADAPTER_NAME, strength)  # type: ignore[attr-defined]
 
 
-def _settle(module: nn.Module) -> None:
-    """Bring the loaded factors to the base's device, frozen and in evaluation mode."""
+def _settle(module: nn.Module, state: dict[str, Tensor]) -> None:
+    """Bring the loaded factors to the base's device, frozen and in evaluation mode.
+
+    PEFT rounds LoRA's float32 factors to a half-precision base's dtype on the way in; they are
+    widened and set once more, so that a reloaded adapter is the trained one to the bit.
+    """
     for layer in module.modules():
-        if isinstance(layer, BaseTunerLayer):
-            layer._move_adapter_to_device_of_base_layer(ADAPTER_NAME)
+        if not isinstance(layer, BaseTunerLayer):
+            continue
+        layer._move_adapter_to_device_of_base_layer(ADAPTER_NAME)
+        for name in layer.adapter_layer_names:
+            for parameter in getattr(layer, name).parameters():
+                if parameter.dtype in (torch.float16, torch.bfloat16):
+                    parameter.data = parameter.data.float()
+    set_peft_model_state_dict(module, state, ADAPTER_NAME)
     module.requires_grad_(False).eval()
 
 

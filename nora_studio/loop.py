@@ -130,11 +130,11 @@ def train(
             last = step == plan.steps
             if step % plan.log_every == 0 or last:
                 _report(trainees, step, plan, clock, bar, len(batch["timesteps"]))
-            if step % plan.checkpoint_every == 0 or last or stop.signal:
-                _check_finite(trainees)
-                for trainee in trainees:
-                    save_checkpoint(trainee, draws, step, plan.keep_checkpoints)
-            if stop.signal and not last:
+            stopping = stop.signal is not None and not last  # Read once: it may come any moment.
+            if step % plan.checkpoint_every == 0 or last or stopping:
+                _check_finite(trainees, step, plan.steps)
+                save_checkpoints(trainees, draws, step, plan.keep_checkpoints)
+            if stopping:
                 for trainee in trainees:
                     trainee.run.set_status("stopped", step, plan.steps)
                 return False
@@ -192,7 +192,7 @@ def _report(
     trainees: list[Trainee], step: int, plan: Plan, clock: _Clock, bar: Any, batch_size: int
 ) -> None:
     """Read the losses back, write a log line for each run and tell the terminal."""
-    _check_finite(trainees)
+    _check_finite(trainees, step, plan.steps)
     logged = step - clock.last_step
     pace, left = clock.lap(step)
     words = []
@@ -218,7 +218,7 @@ def _report(
         bar.set_postfix_str(f"loss {', '.join(words)}; {memory:.1f} GiB", refresh=False)
 
 
-def _check_finite(trainees: list[Trainee]) -> None:
+def _check_finite(trainees: list[Trainee], now: int, steps: int) -> None:
     for trainee in trainees:
         step = int(trainee.first_bad_step.item())
         if step < 0:
@@ -229,13 +229,26 @@ def _check_finite(trainees: list[Trainee]) -> None:
             cause = "the base model or a photo's latents hold NaN, before any training"
         else:
             cause = "the learning rate is too high for this method; try a third of it"
-        raise StudioError(
-            f"{trainee.label}: the loss is not finite at step {step}. Likely cause: {cause}. "
-            f"Earlier checkpoints in {trainee.run.folder} are kept."
-        )
+        problem = f"{trainee.label}: the loss is not finite at step {step}. Likely cause: {cause}."
+        if trainee.accelerator.is_main_process:
+            for stopped in trainees:
+                stopped.run.set_status("failed", now, steps, error=problem)
+        raise StudioError(f"{problem} Earlier checkpoints in {trainee.run.folder} are kept.")
 
 
-def save_checkpoint(trainee: Trainee, draws: Draws, step: int, keep: int) -> None:
+def save_checkpoints(trainees: list[Trainee], draws: Draws, step: int, keep: int) -> None:
+    """Save every trainee as of a step, and only then let old checkpoints go.
+
+    A crash between two twins so leaves them a checkpoint in common, even if one alone is kept.
+    """
+    for trainee in trainees:
+        _save_checkpoint(trainee, draws, step)
+    for trainee in trainees:
+        if trainee.accelerator.is_main_process:
+            trainee.run.keep_newest(keep)
+
+
+def _save_checkpoint(trainee: Trainee, draws: Draws, step: int) -> None:
     """Save the adapter and the training state as of a step (main process only)."""
     trainee.accelerator.wait_for_everyone()
     if not trainee.accelerator.is_main_process:
@@ -253,7 +266,7 @@ def save_checkpoint(trainee: Trainee, draws: Draws, step: int, keep: int) -> Non
         trainee.write_adapter(folder, step)
         write_state(folder, state)
 
-    trainee.run.save_checkpoint(step, keep, write)
+    trainee.run.save_checkpoint(step, write)
 
 
 def restore(trainees: list[Trainee], draws: Draws, step: int) -> None:

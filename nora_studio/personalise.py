@@ -63,6 +63,7 @@ def build_trainee(
             alpha=values.alpha,
             dropout=options.dropout,
             outer_rank=values.outer_rank,
+            outer=options.outer if method == "nora" else "svd",
         )
         attach(module, used_targets(part, module, options.targets), spec)
         parameters = list(adapter_parameters(module).values())
@@ -71,25 +72,15 @@ def build_trainee(
     step = _step_module(subject, parts)
     optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay)
     schedule = get_scheduler(
-        options.schedule,
+        # Its plain "constant" leaves the warm-up out.
+        "constant_with_warmup" if options.schedule == "constant" else options.schedule,
         optimizer,
         num_warmup_steps=options.warmup_steps,
         num_training_steps=options.steps,
     )
     model, optimizer = accelerator.prepare(step, optimizer)
     trained = [parameter for group in groups for parameter in group["params"]]
-    card = AdapterCard(
-        method=method,
-        model=options.model,
-        fingerprints={part: fingerprint(base[part]) for part in parts},
-        trigger=subject.trigger,
-        prompt=options.prompt,
-        resolution=subject.size,
-        steps=0,
-        seed=options.seed,
-        parameters=sum(parameter.numel() for parameter in trained),
-        version=__version__,
-    )
+    card = _card(subject, method, list(parts), sum(parameter.numel() for parameter in trained))
 
     return Trainee(
         label=method,
@@ -101,6 +92,22 @@ def build_trainee(
         parameters=trained,
         write_adapter=lambda folder, step: write_adapter(folder, parts, card.at(step)),
         load_adapter=lambda folder: load_weights(folder, parts),
+    )
+
+
+def _card(subject: Subject, method: str, parts: list[str], parameters: int) -> AdapterCard:
+    options, base = subject.options, parts_of(subject.pipe)
+    return AdapterCard(
+        method=method,
+        model=options.model,
+        fingerprints={part: fingerprint(base[part]) for part in parts},
+        trigger=subject.trigger,
+        prompt=options.prompt,
+        resolution=subject.size,
+        steps=0,
+        seed=options.seed,
+        parameters=parameters,
+        version=__version__,
     )
 
 

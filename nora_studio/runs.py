@@ -29,6 +29,18 @@ class Run:
 
     folder: Path
 
+    def check_new(self) -> None:
+        """Refuse a folder that is a run already.
+
+        Raises:
+            StudioError: it is one.
+        """
+        if (self.folder / CONFIG).exists():
+            raise StudioError(
+                f"{self.folder} is a run already. Go on with it by --resume, or choose another "
+                "--name."
+            )
+
     @classmethod
     def create(cls, folder: Path, config: str) -> "Run":
         """Make a new run folder.
@@ -36,17 +48,15 @@ class Run:
         Raises:
             StudioError: it exists already, or cannot be made.
         """
-        if (folder / CONFIG).exists():
-            raise StudioError(
-                f"{folder} is a run already. Go on with it by --resume, or choose another --name."
-            )
+        run = cls(folder)
+        run.check_new()
         try:
             for name in ("samples", "checkpoints"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
             write_text(folder / CONFIG, config)
         except OSError as error:
             raise StudioError(f"{folder} cannot be written: {error.strerror}.") from error
-        return cls(folder)
+        return run
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
@@ -129,14 +139,17 @@ class Run:
                 found[int(match[1])] = folder
         return dict(sorted(found.items()))
 
-    def save_checkpoint(self, step: int, keep: int, write: Callable[[Path], None]) -> Path:
-        """Save a checkpoint whole, then let the oldest beyond `keep` go."""
+    def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> Path:
+        """Save a checkpoint whole."""
         folder = self.folder / "checkpoints" / f"step-{step:06d}"
         with replacing(folder) as fresh:
             write(fresh)
+        return folder
+
+    def keep_newest(self, keep: int) -> None:
+        """Let the oldest checkpoints beyond `keep` go."""
         for old in list(self.checkpoints().values())[:-keep]:
             shutil.rmtree(old)
-        return folder
 
 
 def common_checkpoint(runs: list[Run]) -> int:
@@ -148,7 +161,9 @@ def common_checkpoint(runs: list[Run]) -> int:
     shared = set.intersection(*(set(run.checkpoints()) for run in runs))
     if not shared:
         names = " and ".join(str(run.folder) for run in runs)
-        raise StudioError(f"--resume: {names} have no checkpoint to go on from. Start afresh.")
+        raise StudioError(
+            f"--resume: {names} have no checkpoint to go on from. Delete them and start again."
+        )
     return max(shared)
 
 

@@ -32,6 +32,15 @@ def script_command(name: str, arguments: Sequence[str]) -> list[str]:
     return [sys.executable, str(script_path(name)), *arguments]
 
 
+def as_flags(words: Sequence[str]) -> list[str]:
+    """Write "steps=100" or "unet.no-train" as a command line's flags."""
+    flags = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        flags += [f"--{name}", value] if equals else [f"--{name}"]
+    return flags
+
+
 def run_script(name: str, arguments: Sequence[str]) -> int:
     """Run a script in the foreground, its output on ours; give back its exit status.
 

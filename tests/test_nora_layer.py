@@ -258,7 +258,7 @@ def test_active_adapters_add_up_and_a_deleted_one_leaves_no_trace():
     layer.delete_adapter("default")
     assert layer.active_adapters == ["second"]
     assert not [key for key in layer.state_dict() if key.endswith(".default")]
-    assert layer._all_available_adapter_names() == ["second"]
+    assert layer.nora_alpha == {"second": 2.0} and layer.outer_rank == {"second": 8}
     assert layer.r == {"second": 2} and layer.scaling == {"second": 1.0}
 
 

@@ -10,7 +10,6 @@ Exit status: 0 done, 2 bad input or a failed run, 128 + n stopped by signal n.
 import sys
 
 import torch
-from accelerate import Accelerator
 
 from nora_studio.cache import encode_photos
 from nora_studio.config import (
@@ -48,7 +47,7 @@ def main() -> int:
         precision = "bf16" if torch.cuda.is_available() else "fp32"
     accelerator = prepare_accelerator(MIXED[precision])
     say = accelerator.print
-    runs = {method: open_run(options, method, accelerator) for method in options.methods}
+    runs = {method: find_run(options, method) for method in options.methods}
 
     say(f"Loading {options.model} ({precision}, {accelerator.device})")
     pipe = load_sdxl(options.model, DTYPES[precision], accelerator.device)
@@ -75,6 +74,10 @@ def main() -> int:
         say(f"{method}: {total:,} trained parameters -> {runs[method].folder}")
 
     start = 0
+    accelerator.wait_for_everyone()  # Every process has looked for old runs by now.
+    if accelerator.is_main_process and not options.resume:
+        for run in runs.values():
+            Run.create(run.folder, to_toml(options))
     if options.resume:
         start = common_checkpoint(list(runs.values()))
         restore(trainees, draws, start)
@@ -106,17 +109,16 @@ def main() -> int:
     return 0
 
 
-def open_run(options: DreamboothOptions, method: str, accelerator: Accelerator) -> Run:
-    """Make or, to resume, open a method's run folder; resuming changes no option."""
+def find_run(options: DreamboothOptions, method: str) -> Run:
+    """A method's run: a new name, made only once all input is known good; or the one to resume."""
     folder = options.output_dir / f"{options.run_name}-{method}"
     if options.resume:
         run = Run.open(folder)
         run.check_config(to_toml(options))
         return run
-    if accelerator.is_main_process:
-        Run.create(folder, to_toml(options))
-    accelerator.wait_for_everyone()
-    return Run.open(folder)
+    run = Run(folder)
+    run.check_new()
+    return run
 
 
 if __name__ == "__main__":

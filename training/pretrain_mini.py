@@ -2,112 +2,71 @@
 
     python training/pretrain_mini.py --out assets
 
-Takes about 20 minutes and 60 GiB on one H100 or H200: `--stage encoders` (VAE, then three text
-towers against one image tower), then `--stage unet`; each alone fits in 10 minutes. On a CPU it
-only smokes: `--device cpu --pictures 64 --vae-seconds 5 --clip-seconds 5 --unet-seconds 5
+Two stages, about nine minutes each on an H200, where the first needs 52 GiB: `--stage encoders`
+(VAE, then three text towers against one image tower), then `--stage unet`. On a CPU it only
+smokes: `--device cpu --pictures 64 --vae-seconds 5 --clip-seconds 5 --unet-seconds 5
 --vae-batch 4 --clip-batch 8 --unet-batch 4 --bar-prompts 4`.
+Exit status: 0 done, 2 bad input.
 """
 
 import json
 import sys
-import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from multiprocessing.process import BaseProcess
-from pathlib import Path
-from typing import Literal
 
 import diffusers
 import torch
 import transformers
 import tyro
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 
-from nora_studio.errors import StudioError
-from nora_studio.pretrain import (
-    architecture,
-    bars,
-    captions,
-    card,
-    compilation,
-    contrastive,
-    denoiser,
-    export,
-    pictures,
-    progress,
-    tokenizer,
-    vae,
-)
+from nora_studio.errors import StudioError, run_entry
+from nora_studio.pretrain import architecture, bars, card, contrastive, denoiser, export, vae
+from nora_studio.pretrain.captions import CaptionIds, start_captions
+from nora_studio.pretrain.compilation import set_precision, start_warm_up
+from nora_studio.pretrain.devices import device_name, is_gpu, release_memory
+from nora_studio.pretrain.pictures import Pictures, draw_pictures
+from nora_studio.pretrain.progress import Progress, write_json
+from nora_studio.pretrain.settings import Settings
+from nora_studio.pretrain.tokenizer import build_tokenizer
 
 
-@dataclass(frozen=True)
-class Settings:
-    out: Path = Path("assets")
-    """Folder for mini-sdxl/ and mini-clip/."""
-    report: Path = Path("runs/pretrain")
-    """Folder for grids and logs."""
-    pack: bool = False
-    """Also put the results into the report folder, as tars below 16 MiB."""
-    stage: Literal["all", "encoders", "unet"] = "all"
-    """What to train; the UNet needs the encoders."""
-    init: Path | None = None
-    """Results of an earlier encoders stage (folders or tars); default: those in `out`."""
-    init_unet: Path | None = None
-    """Go on from the UNet of these results (folders or tars)."""
-    pictures: int = 160_000
-    """Pictures drawn; the encoders stage holds them all, 196,608 bytes each."""
-    captions: int = 3
-    """Captions a picture that leave things out; one more names everything."""
-    seed: int = 0
-    vae_seconds: float = 170.0
-    clip_seconds: float = 200.0
-    unet_seconds: float = 430.0
-    vae_batch: int = 96
-    clip_batch: int = 1024
-    unet_batch: int = 384
-    bar_prompts: int = 500
-    """Prompts measured after the UNet, if time is left; 0 measures nothing."""
-    device: str = "cuda"
-    compile: bool = True
-    """Compile on a GPU."""
-    deadline_seconds: float = 1e6
-    """Every stage finishes and saves within this many seconds of `started_at`."""
-    started_at: float = field(default_factory=time.time)
-    """When the clock started, in seconds since 1970."""
-
-
-def main(settings: Settings) -> None:
+def main() -> int:
+    settings = tyro.cli(Settings, description=__doc__)
+    if is_gpu(settings.device) and not torch.cuda.is_available():
+        raise StudioError(f"--device: expected a GPU for {settings.device!r}; torch finds none.")
     transformers.utils.logging.disable_progress_bar()
     diffusers.utils.logging.disable_progress_bar()
-    clock = progress.Progress(settings.deadline_seconds, settings.started_at)
+    clock = Progress(settings.deadline_seconds, settings.started_at)
     clock.say(f"{settings.stage} on {settings.device}, torch {torch.__version__}")
     if settings.init is not None:
         export.bring(settings.init, settings.out)
-    log = settings.out / export.PIPELINE / card.LOG
-    if settings.stage == "unet" and log.is_file():
+    log = settings.out / export.PIPELINE / export.LOG
+    goes_on = settings.stage == "unet" or settings.vae_seconds == 0
+    if goes_on and log.is_file():
         clock.log.update(json.loads(log.read_text(encoding="utf-8")))
     texts = None
     if settings.stage in ("all", "encoders"):
         texts = train_encoders(settings, clock)
     if settings.stage in ("all", "unet"):
         train_unet(settings, clock, texts)
+    return 0
 
 
-def train_encoders(settings: Settings, clock: progress.Progress) -> captions.CaptionIds:
-    warm_vae = start_warm_up(settings, vae.warm_up_vae, settings.vae_batch)
+def train_encoders(settings: Settings, clock: Progress) -> CaptionIds:
+    device, compiles = settings.device, settings.compile
+    warm_vae = start_warm_up(vae.warm_up_vae, settings.vae_batch, device, compiles)
     folder = settings.out / export.PIPELINE / "tokenizer"
-    words = tokenizer.build_tokenizer(folder)
+    words = build_tokenizer(folder)
     clock.say(f"tokenizer of {len(words)} tokens")
-    writing = captions.start_captions(settings.pictures, settings.seed, folder, settings.captions)
-    compilation.set_precision(settings.seed)  # from here on CUDA is in use: no more forks
-    drawn = pictures.draw_pictures(settings.pictures, settings.seed, settings.device, clock)
-    clock.say(f"drew {len(drawn)} pictures on {progress.device_name(settings.device)}")
-    release_memory(settings.device)  # drawing took much; the warm-up needs some
-    warm_clip = start_warm_up(settings, contrastive.warm_up_clip, settings.clip_batch)
+    writing = start_captions(settings.pictures, settings.seed, folder, settings.captions)
+    set_precision(settings.seed)  # from here on CUDA is in use: no more forks
+    drawn = draw_pictures(settings.pictures, settings.seed, device, clock)
+    clock.say(f"drew {len(drawn)} pictures on {device_name(device)}")
+    release_memory(device)  # drawing took much; the warm-up needs some
+    warm_clip = start_warm_up(contrastive.warm_up_clip, settings.clip_batch, device, compiles)
     autoencoder = obtain_vae(settings, clock, drawn, warm_vae)
 
-    texts = writing.collect(settings.device)
+    texts = writing.collect(device)
     clock.say("captions are written")
     first, second = architecture.build_text_encoders(words)
     towers = contrastive.Towers(architecture.build_clip(len(words)), first, second)
@@ -116,23 +75,20 @@ def train_encoders(settings: Settings, clock: progress.Progress) -> captions.Cap
         drawn,
         texts,
         autoencoder,
-        settings.device,
+        device,
         clock,
-        settings.clip_seconds,
-        25,
-        settings.clip_batch,
-        warm_clip,
+        seconds=settings.clip_seconds,
+        reserve_seconds=25,
+        batch=settings.clip_batch,
+        warm_up=warm_clip,
     )
     export.export_encoders(settings.out, words, first, second, towers.clip)
-    finish(settings, clock, "encoders", [export.PIPELINE, export.SCORER])
+    export.finish_stage(settings, clock, "encoders", [export.PIPELINE, export.SCORER])
     return texts
 
 
 def obtain_vae(
-    settings: Settings,
-    clock: progress.Progress,
-    drawn: pictures.Pictures,
-    warm_up: BaseProcess | None,
+    settings: Settings, clock: Progress, drawn: Pictures, warm_up: BaseProcess | None
 ) -> AutoencoderKL:
     """Train the VAE and save it at once, or load it where no time is given to it."""
     if settings.vae_seconds == 0:
@@ -144,127 +100,80 @@ def obtain_vae(
         drawn,
         settings.device,
         clock,
-        settings.vae_seconds,
-        45 + clip_share * max(0.0, clock.left() - 45),  # the contrastive stage's part
-        settings.vae_batch,
-        warm_up,
+        seconds=settings.vae_seconds,
+        reserve_seconds=45 + clip_share * max(0.0, clock.left() - 45),  # the next stage's part
+        batch=settings.vae_batch,
+        warm_up=warm_up,
     )
     export.export_vae(settings.out, autoencoder)
-    finish(settings, clock, "vae", [f"{export.PIPELINE}/vae"])
-    shown = drawn.pixels[:8]
-    again = vae.decode_latents(autoencoder, vae.encode_latents(autoencoder, shown))
-    pictures.save_grid(torch.cat([shown / 255, again]), 8, settings.report / "vae.png")
+    parts = [f"{export.PIPELINE}/vae", f"{export.PIPELINE}/{export.LOG}"]
+    export.finish_stage(settings, clock, "vae", parts)
+    vae.show_reconstructions(autoencoder, drawn.pixels[:8], settings.report / "vae.png")
     return autoencoder
 
 
 def train_unet(
     settings: Settings,
-    clock: progress.Progress,
-    texts: captions.CaptionIds | None,  # None: write them first
+    clock: Progress,
+    texts: CaptionIds | None,  # None: write them first
 ) -> None:
-    warm_unet = start_warm_up(settings, denoiser.warm_up_unet, settings.unet_batch)
+    count, seed, device = settings.pictures, settings.seed, settings.device
+    export.check_encoders(settings.out)
+    warm_unet = start_warm_up(denoiser.warm_up_unet, settings.unet_batch, device, settings.compile)
     folder = settings.out / export.PIPELINE / "tokenizer"
-    writing = None
-    if texts is None:
-        writing = captions.start_captions(
-            settings.pictures, settings.seed, folder, settings.captions
-        )
-    compilation.set_precision(settings.seed)
-    words, first, second, autoencoder = export.load_encoders(settings.out, settings.device)
-    unet = build_or_load_unet(settings)
-    encoded = denoiser.encode_pictures(
-        settings.pictures, settings.seed, autoencoder, settings.device, clock
-    )
-    clock.say(f"latents are encoded on {progress.device_name(settings.device)}")
-    texts = writing.collect(settings.device) if writing else texts
+    writing = None if texts else start_captions(count, seed, folder, settings.captions)
+    set_precision(seed)
+    words, first, second, autoencoder = export.load_encoders(settings.out, device)
+    earlier = settings.init_unet
+    unet = export.load_unet(earlier) if earlier else architecture.build_unet()
+    encoded = denoiser.encode_pictures(count, seed, autoencoder, device, clock)
+    clock.say(f"latents are encoded on {device_name(device)}")
+    texts = writing.collect(device) if writing else texts
     assert texts is not None
     data = denoiser.encode_captions(texts, words, first, second, *encoded)
     clock.say("captions are encoded")
-    release_memory(settings.device)
+    release_memory(device)
 
     def save(average: UNet2DConditionModel) -> None:
         export.export_unet(settings.out, average)
-        parts = ["unet", "scheduler", "model_index.json", card.LOG, card.RESULTS]
-        finish(settings, clock, "unet", [f"{export.PIPELINE}/{part}" for part in parts])
+        parts = ["unet", "scheduler", "model_index.json", export.LOG, export.RESULTS]
+        named = [f"{export.PIPELINE}/{part}" for part in parts]
+        export.finish_stage(settings, clock, "unet", named)
 
-    measuring_seconds = 60 if settings.bar_prompts else 15
     average = denoiser.train_denoiser(
         unet,
         data,
-        settings.device,
+        device,
         clock,
-        settings.unet_seconds,
-        measuring_seconds,
-        settings.unet_batch,
-        settings.init_unet is not None,
-        warm_unet,
-        save,
+        seconds=settings.unet_seconds,
+        reserve_seconds=60 if settings.bar_prompts else 15,
+        batch=settings.unet_batch,
+        is_continued=earlier is not None,
+        warm_up=warm_unet,
+        save=save,
     )
     save(average)
     if settings.bar_prompts and clock.left() > 30:
         pipeline = architecture.build_pipeline(words, first, second, autoencoder, average)
-        results = bars.measure(
-            pipeline,
-            settings.out / export.SCORER,
-            settings.device,
-            settings.bar_prompts,
-            min(100, settings.bar_prompts),
-            settings.report / "grid_final.png",
-            progress=clock,
-        )
-        clock.say(f"drawn {results['drawn']}; ceiling {results['ceiling']}")
-        progress.write_json(settings.out / export.PIPELINE / card.RESULTS, results)
-        progress.write_json(settings.report / card.RESULTS, results)
+        measure_bars(settings, clock, pipeline)
         save(average)
         clock.say(f"wrote {card.write_card(settings.out)}")
 
 
-def build_or_load_unet(settings: Settings) -> UNet2DConditionModel:
-    if settings.init_unet is None:
-        return architecture.build_unet()
-    with tempfile.TemporaryDirectory() as folder:
-        export.bring(settings.init_unet, Path(folder))
-        return UNet2DConditionModel.from_pretrained(
-            Path(folder) / export.PIPELINE / "unet", dtype=torch.float32
-        )
-
-
-def start_warm_up(
-    settings: Settings, warm_up: Callable[[int], None], batch: int
-) -> BaseProcess | None:
-    if not settings.compile or torch.device(settings.device).type != "cuda":
-        return None
-    return compilation.start_warm_up(warm_up, batch)
-
-
-def release_memory(device: str) -> None:
-    if torch.device(device).type == "cuda":
-        torch.cuda.empty_cache()
-
-
-def finish(settings: Settings, clock: progress.Progress, stage: str, names: list[str]) -> None:
-    """Log the run beside the model, and pack what the stage made."""
-    is_cuda = torch.device(settings.device).type == "cuda"
-    clock.note(
-        f"{stage}_run",
-        pictures=settings.pictures,
-        seed=settings.seed,
-        total_seconds=round(clock.seconds(), 1),
-        device=progress.device_name(settings.device),
-        torch=torch.__version__,
-        peak_gib=round(torch.cuda.max_memory_allocated() / 2**30, 1) if is_cuda else None,
-        settings={k: str(v) for k, v in asdict(settings).items()},
+def measure_bars(settings: Settings, clock: Progress, pipeline: StableDiffusionXLPipeline) -> None:
+    results = bars.measure(
+        pipeline,
+        settings.out / export.SCORER,
+        settings.device,
+        settings.bar_prompts,
+        batch=min(100, settings.bar_prompts),
+        grid=settings.report / "grid_final.png",
+        progress=clock,
     )
-    clock.write(settings.out / export.PIPELINE / card.LOG)
-    clock.write(settings.report / card.LOG)
-    if settings.pack:
-        export.pack(settings.out, names, settings.report, stage)
-    clock.say(f"saved the {stage} stage")
+    clock.say(f"drawn {results['drawn']}; ceiling {results['ceiling']}")
+    for folder in (settings.out / export.PIPELINE, settings.report):
+        write_json(folder / export.RESULTS, results)
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Settings, description=__doc__))
-    except StudioError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    sys.exit(run_entry(main))

@@ -91,6 +91,7 @@ def open_photo(file: Path) -> Image.Image:
         Image.DecompressionBombWarning,
         OSError,
         SyntaxError,  # Pillow's word for a broken PNG
+        RuntimeError,  # and for a broken AVIF
         ValueError,
     ) as error:
         raise StudioError(

@@ -1,5 +1,7 @@
 """Sizes and builders of the miniature SDXL: the same parts as the full model, each small."""
 
+from typing import Any
+
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -16,7 +18,7 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from nora_studio.pretrain.tokenizer import CONTEXT_LENGTH
+from nora_studio.pretrain.tokenizer import CONTEXT_LENGTH, END, START
 
 IMAGE_SIZE = 256
 LATENT_CHANNELS = 8
@@ -33,6 +35,7 @@ def build_text_encoders(
     tokenizer: CLIPTokenizer,
 ) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
     """Two CLIP text towers of four layers; the second one's projection is SDXL's pooled vector."""
+    token_ids = tokenizer.get_vocab()
 
     def config() -> CLIPTextConfig:
         return CLIPTextConfig(
@@ -44,9 +47,9 @@ def build_text_encoders(
             max_position_embeddings=CONTEXT_LENGTH,
             projection_dim=POOLED_WIDTH,
             hidden_act="gelu",
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=token_ids[START],
+            eos_token_id=token_ids[END],
+            pad_token_id=token_ids[END],
         )
 
     return CLIPTextModel(config()), CLIPTextModelWithProjection(config())
@@ -55,12 +58,15 @@ def build_text_encoders(
 def build_vae() -> AutoencoderKL:
     """An eightfold autoencoder of 8 channels; its latents are standardised after training."""
     channels = (24, 48, 96, 128)
+    levels: dict[str, Any] = {  # diffusers' own annotations allow one level only
+        "block_out_channels": channels,
+        "down_block_types": ("DownEncoderBlock2D",) * len(channels),
+        "up_block_types": ("UpDecoderBlock2D",) * len(channels),
+    }
     return AutoencoderKL(
+        **levels,
         in_channels=3,
         out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * len(channels),
-        up_block_types=("UpDecoderBlock2D",) * len(channels),
-        block_out_channels=channels,
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
@@ -74,20 +80,23 @@ def build_vae() -> AutoencoderKL:
 def build_unet() -> UNet2DConditionModel:
     """SDXL's layout (one block without attention, two with; text and time ids added) in 13.4 M."""
     time_id_width = 32
+    levels: dict[str, Any] = {  # diffusers' own annotations allow one level only
+        "block_out_channels": (64, 128, 160),
+        "attention_head_dim": (2, 4, 5),  # diffusers' name for the number of heads
+        "transformer_layers_per_block": (1, 1, 1),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    }
     return UNet2DConditionModel(
+        **levels,
         sample_size=LATENT_SIZE,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         act_fn="silu",
         addition_embed_type="text_time",
         addition_time_embed_dim=time_id_width,
-        attention_head_dim=(2, 4, 5),  # diffusers' name for the number of heads
-        block_out_channels=(64, 128, 160),
         cross_attention_dim=CONTEXT_WIDTH,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         layers_per_block=2,
-        transformer_layers_per_block=(1, 1, 1),
         projection_class_embeddings_input_dim=POOLED_WIDTH + 6 * time_id_width,
         use_linear_projection=True,
         norm_num_groups=16,
@@ -107,7 +116,7 @@ def build_scheduler() -> EulerDiscreteScheduler:
     )
 
 
-def clip_config(vocab_size: int) -> dict[str, object]:
+def clip_config(vocab_size: int) -> dict[str, Any]:
     """open_clip's `model_cfg` of the scoring model, to build it and to write beside its weights."""
     return {
         "embed_dim": 128,
@@ -133,7 +142,7 @@ def clip_config(vocab_size: int) -> dict[str, object]:
 
 def build_clip(vocab_size: int) -> CLIP:
     """The scoring CLIP: a vision transformer of fine patches and its own text tower."""
-    return CLIP(**clip_config(vocab_size))  # pyright: ignore[reportArgumentType]
+    return CLIP(**clip_config(vocab_size))
 
 
 def build_pipeline(
@@ -150,7 +159,7 @@ def build_pipeline(
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
         unet=unet,
-        scheduler=build_scheduler(),
+        scheduler=build_scheduler(),  # pyright: ignore[reportArgumentType]
         force_zeros_for_empty_prompt=True,
         add_watermarker=False,
     )

@@ -8,6 +8,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from diffusers import StableDiffusionXLPipeline
+from open_clip import CLIP
 from torch import Tensor
 
 from nora_studio.pretrain.architecture import IMAGE_SIZE
@@ -113,8 +114,9 @@ def generate(
             guidance_scale=guidance,
             generator=[torch.Generator("cpu").manual_seed(s) for s in seeds],
             output_type="pt",
+            return_dict=False,
         )
-        pictures.append(output.images.float().cpu())  # pyright: ignore
+        pictures.append(output[0].float().cpu())
         if progress is not None and progress.is_due():
             progress.say(f"drew {start + len(few)} of {len(prompts)} prompts")
     return torch.cat(pictures)
@@ -126,19 +128,21 @@ class Judge:
     def __init__(self, folder: Path, device: str) -> None:
         name = f"local-dir:{folder}"
         self.device = device
-        self.model = open_clip.create_model(name).to(device).eval()
+        model = open_clip.create_model(name).to(device).eval()
+        assert isinstance(model, CLIP)
+        self.model = model
         self.tokenize = open_clip.get_tokenizer(name)
 
     @torch.no_grad()
     def look(self, pictures: Tensor) -> Tensor:  # (n, 3, size, size) in [0, 1] -> (n, embed_dim)
         parts = [resize_pictures(part.to(self.device)) * 2 - 1 for part in pictures.split(128)]
-        features = [self.model.encode_image(part) for part in parts]  # pyright: ignore
+        features = [self.model.encode_image(part) for part in parts]
         return F.normalize(torch.cat(features), dim=-1)
 
     @torch.no_grad()
     def read(self, texts: list[str]) -> Tensor:  # (texts, embed_dim)
         ids = self.tokenize(texts).to(self.device)
-        return F.normalize(self.model.encode_text(ids), dim=-1)  # pyright: ignore
+        return F.normalize(self.model.encode_text(ids), dim=-1)
 
     def accuracies(self, scenes: Scenes, pictures: Tensor) -> dict[str, float | None]:
         """Share of the pictures whose class, place, ... is named rightly.

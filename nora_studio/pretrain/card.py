@@ -1,14 +1,31 @@
 """The embedded models' card, written from their logs alone."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from nora_studio.errors import StudioError
-from nora_studio.pretrain.export import PIPELINE, SCORER
+from nora_studio.pretrain.architecture import (
+    CONTEXT_WIDTH,
+    IMAGE_SIZE,
+    LATENT_CHANNELS,
+    LATENT_SIZE,
+    POOLED_WIDTH,
+)
+from nora_studio.pretrain.export import LOG, PIPELINE, RESULTS, SCORER
+from nora_studio.pretrain.settings import Settings
+from nora_studio.pretrain.tokenizer import CONTEXT_LENGTH
 
-LOG, RESULTS = "training_log.json", "bars.json"
-"""Files in the pipeline's folder that the card is written from."""
+PIXEL_BYTES = 3 * IMAGE_SIZE**2
+TRUSTED_CEILING = 0.8
+"""Below this share of right answers on real renders, a figure tells little of the drawing."""
+OWN_SETTINGS = {
+    "encoders": ["vae_seconds", "clip_seconds", "vae_batch", "clip_batch", "deadline_seconds"],
+    "unet": ["unet_seconds", "unet_batch", "deadline_seconds"],
+    "all": [],
+}
+"""What each stage takes beyond pictures, captions and seed."""
 
 WORDS = {
     "kind": "class",
@@ -71,18 +88,11 @@ def compose_card(log: dict[str, Any], results: dict[str, Any], assets: Path) -> 
             "",
             "## What they cannot do",
             "",
-            "They know one toy world: its classes, colours, patterns, places and a few "
-            "accessories, one thing a picture, seen from the front. They draw no people, no "
-            "text, no second object, and nothing outside that vocabulary. The scoring model "
-            "judges that world alone; its figures compare with one another, not with those of "
-            "other CLIP models.",
+            *limits(log, results),
             "",
             "## Rebuild",
             "",
-            "```",
-            "python training/pretrain_mini.py --out assets",
-            "python evaluation/mini_bars.py --assets assets",
-            "```",
+            *rebuilding(log),
             "",
         ]
     )
@@ -124,6 +134,73 @@ def training_table(log: dict[str, Any]) -> list[str]:
         for title, run in (("Encoders", encoders), ("UNet", last))
     ]
     return [*lines, "", *[f"{run}. " for run in runs]]
+
+
+def limits(log: dict[str, Any], results: dict[str, Any]) -> list[str]:
+    text = [
+        "They know one toy world: its classes, colours, patterns, places and a few accessories, "
+        "one thing a picture, seen from the front. They draw no people, no text, no second "
+        "object, and nothing outside that vocabulary. The scoring model judges that world alone; "
+        "its figures compare with one another, not with those of other CLIP models."
+    ]
+    ceiling = results["ceiling"]["pattern"]
+    if ceiling is None or ceiling >= TRUSTED_CEILING:
+        return text
+    head = log["contrastive"]["attribute_accuracy"]["pattern"]
+    return [
+        *text,
+        "",
+        "The scoring model is weak at patterns. It sees that a thing is patterned, and tells spots "
+        "and two tones from the rest, but takes stripes, checks, zigzags and rings for one "
+        f"another: even of real renders it names {100 * ceiling:.0f}% of the patterns. The wording "
+        "is not the cause: naming the colours, or the whole caption, changes little. Its image "
+        "features hold no more: the classifier trained on them with the true labels names the "
+        f"pattern of {100 * head:.0f}% of held-out pictures, plain ones among them. Few bands fit "
+        "on a small thing at its 128 pixels, and it was trained for minutes. So judge by eye "
+        "whether a pattern is right; a score hardly sees one of these four swapped for another.",
+    ]
+
+
+def rebuilding(log: dict[str, Any]) -> list[str]:
+    """The commands of the logged runs, what they took, and what to lower on a smaller GPU."""
+    encoders, unet = log["encoders_run"], log["unet_run"]
+    kept, encoded = (count * 10_000 / 2**30 for count in (PIXEL_BYTES, encoded_bytes(unet)))
+    minutes = [run["total_seconds"] / 60 for run in (encoders, unet)]
+    return [
+        "```",
+        f"python training/pretrain_mini.py --out assets --stage encoders{flags(encoders)}",
+        f"python training/pretrain_mini.py --out assets --stage unet{flags(unet)}",
+        "python evaluation/mini_bars.py --assets assets",
+        "```",
+        "",
+        f"On one {encoders['device']} the first took {minutes[0]:.1f} minutes{peak_memory(encoders)}; "
+        f"the second {minutes[1]:.1f} minutes{peak_memory(unet)}, its measuring included. The "
+        "seconds are budgets: a slower GPU takes fewer steps in them, so raise them until the "
+        "steps match the table, and no rebuild gives the same bits. A run ends before its "
+        "`--deadline-seconds`, whatever the budgets; without that flag they are used up.",
+        "",
+        f"On a smaller GPU lower `--pictures` first: 10,000 fewer save {kept:.1f} GiB of the "
+        f"encoders stage and {encoded:.1f} GiB of the UNet stage. Then lower `--clip-batch` "
+        f"({encoders['settings']['clip_batch']}), `--vae-batch` "
+        f"({encoders['settings']['vae_batch']}) and `--unet-batch` "
+        f"({unet['settings']['unet_batch']}).",
+    ]
+
+
+def flags(run: dict[str, Any]) -> str:
+    """The logged settings that change what is trained, where they are not the defaults."""
+    own = ["pictures", "captions", "seed", *OWN_SETTINGS[run["settings"]["stage"]]]
+    defaults = {name: str(value) for name, value in asdict(Settings()).items()}
+    changed = [name for name in own if run["settings"][name] != defaults[name]]
+    return "".join(
+        f" --{name.replace('_', '-')} {float(run['settings'][name]):g}" for name in changed
+    )
+
+
+def encoded_bytes(run: dict[str, Any]) -> int:
+    """What the UNet stage keeps of a picture: latents and encoded captions, float16."""
+    caption = CONTEXT_LENGTH * CONTEXT_WIDTH + POOLED_WIDTH
+    return 2 * (LATENT_CHANNELS * LATENT_SIZE**2 + int(run["settings"]["captions"]) * caption)
 
 
 def peak_memory(run: dict[str, Any]) -> str:

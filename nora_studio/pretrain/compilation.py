@@ -3,29 +3,33 @@
 import multiprocessing
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
-from typing import TypeVar
 
 import torch
-from torch import nn
 
+from nora_studio.pretrain.devices import Module, is_gpu
 from nora_studio.pretrain.progress import Progress
 
-Compiled = TypeVar("Compiled", bound=nn.Module)
 
+def start_warm_up(
+    warm_up: Callable[[int], None], batch: int, device: str, is_wanted: bool
+) -> BaseProcess | None:
+    """Run `warm_up(batch)` in a new process: build, compile, and take a step on random numbers.
 
-def start_warm_up(warm_up: Callable[[int], None], batch: int) -> BaseProcess:
-    """Run `warm_up(batch)` in a new process: build, compile, and take a step on random numbers."""
+    None where nothing is to be compiled: on a CPU, or if not wanted.
+    """
+    if not (is_wanted and is_gpu(device)):
+        return None
     process = multiprocessing.get_context("spawn").Process(target=warm_up, args=(batch,))
     process.start()
     return process
 
 
 def compile_or_not(
-    module: Compiled,
+    module: Module,
     warm_up: BaseProcess | None,  # None: run the module as it is
     progress: Progress,
     patience_seconds: float = 120.0,
-) -> Compiled:
+) -> Module:
     """Compile the module if its warm-up ended well; otherwise say so and run it as it is."""
     if warm_up is None:
         return module

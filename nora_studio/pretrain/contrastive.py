@@ -1,6 +1,7 @@
 """Train three text towers against one image tower: SDXL's two encoders and the scoring CLIP."""
 
 import math
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 
 import torch
@@ -20,9 +21,10 @@ from nora_studio.pretrain.architecture import (
 )
 from nora_studio.pretrain.captions import CaptionIds
 from nora_studio.pretrain.compilation import compile_or_not, set_precision
+from nora_studio.pretrain.devices import move, wait_for
 from nora_studio.pretrain.optimization import build_optimizer, set_rate, timed_steps
 from nora_studio.pretrain.pictures import Pictures
-from nora_studio.pretrain.progress import Progress, wait_for
+from nora_studio.pretrain.progress import Progress
 from nora_studio.pretrain.vae import decode_latents, encode_latents
 from nora_studio.world import (
     ACCESSORIES,
@@ -193,7 +195,9 @@ def check_lengths(captions: CaptionIds) -> None:
         )
 
 
-def image_features(visual: nn.Module, pictures: Tensor) -> Tensor:  # (batch, embed_dim)
+def image_features(
+    visual: Callable[[Tensor], Tensor], pictures: Tensor
+) -> Tensor:  # (batch, embed_dim)
     with torch.autocast(pictures.device.type, torch.bfloat16):
         return visual(pictures).float()
 
@@ -246,9 +250,9 @@ def measure_towers(
 def warm_up_clip(batch: int) -> None:
     """Compile the image tower on a GPU (in a child process)."""
     set_precision(0)
-    visual = build_clip(1000).visual.to("cuda").train()
+    visual = move(build_clip(1000).visual, "cuda").train()
     compiled = torch.compile(visual)
     for _ in range(2):
         pictures = torch.rand(batch, 3, CLIP_IMAGE_SIZE, CLIP_IMAGE_SIZE, device="cuda")
-        image_features(compiled, pictures).sum().backward()  # pyright: ignore
+        image_features(compiled, pictures).sum().backward()
     torch.cuda.synchronize()

@@ -21,6 +21,7 @@ from nora_studio.pretrain.architecture import (
 )
 from nora_studio.pretrain.captions import CaptionIds
 from nora_studio.pretrain.compilation import compile_or_not, set_precision
+from nora_studio.pretrain.devices import move, wait_for
 from nora_studio.pretrain.optimization import (
     MovingAverage,
     build_optimizer,
@@ -28,7 +29,7 @@ from nora_studio.pretrain.optimization import (
     timed_steps,
 )
 from nora_studio.pretrain.pictures import draw_chunks
-from nora_studio.pretrain.progress import Progress, wait_for
+from nora_studio.pretrain.progress import Progress
 from nora_studio.pretrain.tokenizer import CONTEXT_LENGTH, token_ids
 from nora_studio.pretrain.vae import encode_latents
 
@@ -112,7 +113,7 @@ def train_denoiser(
     save: Callable[[UNet2DConditionModel], None],  # called once on the way, with the average
 ) -> UNet2DConditionModel:
     """Train, and return the averaged UNet."""
-    unet.to(device, memory_format=torch.channels_last).train()
+    move(unet, device, torch.channels_last).train()
     peak = CONTINUED_RATE if is_continued else FRESH_RATE
     weights = list(unet.parameters())
     optimizer = build_optimizer(weights, peak, 0.99, 0.01)
@@ -155,7 +156,9 @@ def train_denoiser(
     return average.module
 
 
-def denoising_loss(unet: nn.Module, data: LatentSet, signal: Tensor, batch: int) -> Tensor:
+def denoising_loss(
+    unet: Callable[..., tuple[Tensor]], data: LatentSet, signal: Tensor, batch: int
+) -> Tensor:
     """Noise prediction at stratified timesteps, min-SNR weighted (arXiv:2303.09556)."""
     device = data.latents.device
     count, per_scene = data.hidden.shape[:2]
@@ -185,7 +188,7 @@ def drop_prompts(data: LatentSet, hidden: Tensor, pooled: Tensor) -> tuple[Tenso
 
 
 def predict_noise(
-    unet: nn.Module,
+    unet: Callable[..., tuple[Tensor]],
     noisy: Tensor,
     timesteps: Tensor,
     hidden: Tensor,
@@ -205,7 +208,7 @@ def predict_noise(
 def warm_up_unet(batch: int) -> None:
     """Compile the UNet on a GPU (in a child process)."""
     set_precision(0)
-    unet = build_unet().to("cuda", memory_format=torch.channels_last).train()  # pyright: ignore
+    unet = move(build_unet(), "cuda", torch.channels_last).train()
     compiled = torch.compile(unet)
 
     def normal(*shape: int) -> Tensor:
@@ -213,7 +216,7 @@ def warm_up_unet(batch: int) -> None:
 
     for _ in range(2):
         predicted = predict_noise(
-            compiled,  # pyright: ignore[reportArgumentType]
+            compiled,
             normal(batch, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE),
             torch.randint(TRAINING_STEPS, (batch,), device="cuda"),
             normal(batch, CONTEXT_LENGTH, CONTEXT_WIDTH).bfloat16(),

@@ -3,31 +3,32 @@
 import copy
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from open_clip import CLIP
 from safetensors.torch import save_file
-from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from nora_studio.errors import StudioError
 from nora_studio.pretrain.architecture import CLIP_IMAGE_SIZE, build_pipeline, clip_config
-from nora_studio.pretrain.progress import write_json
+from nora_studio.pretrain.devices import Module, device_name, move, peak_gibibytes
+from nora_studio.pretrain.progress import Progress, write_json
+from nora_studio.pretrain.settings import Settings
 
 PIPELINE, SCORER = "mini-sdxl", "mini-clip"
 """Folders of the diffusers pipeline and of the scoring CLIP."""
+LOG, RESULTS = "training_log.json", "bars.json"
+"""Files in the pipeline's folder that the card is written from."""
 
-Part = TypeVar("Part", bound=nn.Module)
 
-
-def as_stored(part: Part) -> Part:
+def as_stored(part: Module) -> Module:
     """A float16 copy on the CPU."""
-    stored = copy.deepcopy(part).to("cpu", memory_format=torch.contiguous_format)
-    return stored.half().eval()
+    return move(copy.deepcopy(part), "cpu", torch.contiguous_format).half().eval()
 
 
 def export_vae(out: Path, vae: AutoencoderKL) -> None:
@@ -46,9 +47,8 @@ def export_encoders(
     pipeline, scorer = out / PIPELINE, out / SCORER
     for folder in (pipeline / "tokenizer", pipeline / "tokenizer_2", scorer):
         tokenizer.save_pretrained(folder)
-    parts = {"text_encoder": text_encoder, "text_encoder_2": text_encoder_2}
-    for name, part in parts.items():
-        as_stored(part).save_pretrained(pipeline / name)  # pyright: ignore
+    as_stored(text_encoder).save_pretrained(pipeline / "text_encoder")
+    as_stored(text_encoder_2).save_pretrained(pipeline / "text_encoder_2")
     write_json(
         scorer / "open_clip_config.json",
         {
@@ -70,36 +70,55 @@ def export_encoders(
     make_readable(out)
 
 
+def check_encoders(out: Path) -> None:
+    """Raise unless the encoders stage's results are there."""
+    folder = out / PIPELINE
+    names = ("tokenizer", "text_encoder", "text_encoder_2", "vae")
+    missing = [name for name in names if not (folder / name).is_dir()]
+    if missing:
+        raise StudioError(
+            f"Expected {folder} to hold {', '.join(names)}; without {', '.join(missing)} there is "
+            "no UNet stage. Run the encoders stage first, or name its results with --init."
+        )
+
+
 def load_encoders(
     out: Path, device: str
 ) -> tuple[CLIPTokenizer, CLIPTextModel, CLIPTextModelWithProjection, AutoencoderKL]:
     """The pipeline's parts but the UNet: frozen, float32."""
+    check_encoders(out)
     folder = out / PIPELINE
-    if not (folder / "vae").is_dir():
-        raise StudioError(
-            f"Expected {folder} to hold tokenizer, text encoders and VAE; found none. "
-            "Run the encoders stage first, or name its results with --init."
-        )
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     first = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
     second = CLIPTextModelWithProjection.from_pretrained(
         folder / "text_encoder_2", dtype=torch.float32
     )
     for part in (first, second):
-        part.to(device).eval().requires_grad_(False)  # pyright: ignore
+        move(part, device).eval().requires_grad_(False)
     return tokenizer, first, second, load_vae(out, device)
 
 
 def load_vae(out: Path, device: str) -> AutoencoderKL:
     vae = AutoencoderKL.from_pretrained(out / PIPELINE / "vae", dtype=torch.float32)
-    return vae.to(device).eval().requires_grad_(False)  # pyright: ignore
+    return move(vae, device).eval().requires_grad_(False)
+
+
+def load_unet(source: Path) -> UNet2DConditionModel:
+    """The UNet of earlier results (folders or tars), float32."""
+    with tempfile.TemporaryDirectory() as folder:
+        bring(source, Path(folder))
+        unet = Path(folder) / PIPELINE / "unet"
+        if not unet.is_dir():
+            raise StudioError(f"Expected {source} to hold a UNet; run the unet stage first.")
+        return UNet2DConditionModel.from_pretrained(unet, dtype=torch.float32)
 
 
 def export_unet(out: Path, unet: UNet2DConditionModel) -> None:
     """Complete the pipeline's folder: the UNet in two shards, scheduler and index."""
     tokenizer, first, second, vae = load_encoders(out, "cpu")
-    parts = (as_stored(part) for part in (first, second, vae, unet))
-    pipeline = build_pipeline(tokenizer, *parts)
+    pipeline = build_pipeline(
+        tokenizer, as_stored(first), as_stored(second), as_stored(vae), as_stored(unet)
+    )
     beside = out / (PIPELINE + ".part")
     shutil.rmtree(beside, ignore_errors=True)
     pipeline.save_pretrained(beside, max_shard_size="15MB")
@@ -116,6 +135,25 @@ def make_readable(out: Path) -> None:
     for name in (PIPELINE, SCORER):
         for path in (out / name).rglob("*.safetensors"):
             path.chmod(0o644)
+
+
+def finish_stage(settings: Settings, clock: Progress, stage: str, names: Sequence[str]) -> None:
+    """Log the run beside the model and in the report; pack what the stage made."""
+    clock.note(
+        f"{stage}_run",
+        pictures=settings.pictures,
+        seed=settings.seed,
+        total_seconds=round(clock.seconds(), 1),
+        device=device_name(settings.device),
+        torch=torch.__version__,
+        peak_gib=peak_gibibytes(settings.device),
+        settings={name: str(value) for name, value in asdict(settings).items()},
+    )
+    clock.write(settings.out / PIPELINE / LOG)
+    clock.write(settings.report / LOG)
+    if settings.pack:
+        pack(settings.out, names, settings.report, stage)
+    clock.say(f"saved the {stage} stage")
 
 
 def pack(out: Path, names: Sequence[str], report: Path, stem: str, limit: int = 15 << 20) -> None:

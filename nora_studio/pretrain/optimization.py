@@ -3,14 +3,13 @@
 import copy
 import math
 from collections.abc import Iterator
-from typing import Generic, TypeVar
+from typing import Generic
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from nora_studio.pretrain.progress import Progress, wait_for
-
-Module = TypeVar("Module", bound=nn.Module)
+from nora_studio.pretrain.devices import Module, is_gpu, wait_for
+from nora_studio.pretrain.progress import Progress
 
 WARM_UP_STEPS = 3
 """Steps before the clock starts: compilation happens in them."""
@@ -24,7 +23,7 @@ def timed_steps(
     The time is `seconds`, or less where the deadline is closer: `reserve_seconds` before it are
     left for what follows.
     """
-    interval = 10 if torch.device(device).type == "cuda" else 1
+    interval = 10 if is_gpu(device) else 1
     step, share = 1, 0.0
     while step <= WARM_UP_STEPS:
         yield step, share
@@ -69,7 +68,7 @@ class MovingAverage(Generic[Module]):
     def __init__(self, module: Module, decay: float) -> None:
         self.module: Module = copy.deepcopy(module).eval().requires_grad_(False)
         self.decay = decay
-        self._average = list(self.module.parameters())
+        self._average: list[Tensor] = list(self.module.parameters())
         self._steps = 0
 
     @torch.no_grad()

@@ -52,15 +52,3 @@ def write_json(path: Path, content: Log) -> None:
     beside = path.with_name(path.name + ".part")
     beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     beside.replace(path)
-
-
-def device_name(device: str) -> str:
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name()
-    return f"CPU, {torch.get_num_threads()} threads"
-
-
-def wait_for(device: str) -> None:
-    """Wait for queued work, so that clocks tell the truth."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()

@@ -67,7 +67,7 @@ def build_tokenizer(
     tokens += [START, END]  # the end token is the largest id: open_clip pools at the arg max
     tokenizer = CLIPTokenizer(
         vocab={token: i for i, token in enumerate(tokens)},
-        merges=merges,
+        merges=merges,  # pyright: ignore[reportArgumentType]
         model_max_length=CONTEXT_LENGTH,
     )
     check_words(tokenizer, world_words())

@@ -1,7 +1,9 @@
 """Train the autoencoder, standardise its latents, measure it."""
 
 import math
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
@@ -14,14 +16,15 @@ from nora_studio.pretrain.architecture import (
     count_parameters,
 )
 from nora_studio.pretrain.compilation import compile_or_not, set_precision
+from nora_studio.pretrain.devices import move, wait_for
 from nora_studio.pretrain.optimization import (
     MovingAverage,
     build_optimizer,
     set_rate,
     timed_steps,
 )
-from nora_studio.pretrain.pictures import Pictures, noise_pictures
-from nora_studio.pretrain.progress import Progress, wait_for
+from nora_studio.pretrain.pictures import Pictures, noise_pictures, save_grid
+from nora_studio.pretrain.progress import Progress
 from nora_studio.world import render, sample_scenes
 
 CROP = IMAGE_SIZE // 2
@@ -42,11 +45,12 @@ class Reconstruction(nn.Module):
         pictures: Tensor,  # (batch, 3, CROP, CROP) in [-1, 1]
         noise: Tensor,  # (batch, LATENT_CHANNELS, CROP / 8, CROP / 8), standard normal
     ) -> tuple[Tensor, Tensor]:  # loss, mean squared error
-        moments = self.vae.quant_conv(self.vae.encoder(pictures))
+        into, out_of = latent_convolutions(self.vae)
+        moments = into(self.vae.encoder(pictures))
         mean, log_variance = (part.float() for part in moments.chunk(2, 1))
         log_variance = log_variance.clamp(-20, 10)
         latents = mean + torch.exp(0.5 * log_variance) * noise
-        drawn = self.vae.decoder(self.vae.post_quant_conv(latents)).float()
+        drawn = self.vae.decoder(out_of(latents)).float()
         error = drawn - pictures
         edges = (error[..., 1:] - error[..., :-1]).abs().mean()
         edges = edges + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
@@ -67,7 +71,7 @@ def train_vae(
     warm_up: BaseProcess | None,
 ) -> None:
     """Train on crops of the pictures and on some noise; leaves the averaged weights in `vae`."""
-    vae.to(device, memory_format=torch.channels_last).train()
+    move(vae, device, torch.channels_last).train()
     noise_set = noise_pictures(512 if batch > 16 else 16, IMAGE_SIZE, device)
     step_module = compile_or_not(Reconstruction(vae), warm_up, progress)
     optimizer = build_optimizer(list(vae.parameters()), PEAK_RATE, 0.99, 1e-4)
@@ -118,7 +122,16 @@ def draw_crops(
     return crops.contiguous(memory_format=torch.channels_last)
 
 
-def reconstruct(step_module: nn.Module, crops: Tensor) -> tuple[Tensor, Tensor]:
+def latent_convolutions(vae: AutoencoderKL) -> tuple[nn.Conv2d, nn.Conv2d]:
+    """The 1x1 convolutions into and out of the latents; optional in diffusers, present here."""
+    into, out_of = vae.quant_conv, vae.post_quant_conv
+    assert into is not None and out_of is not None
+    return into, out_of
+
+
+def reconstruct(
+    step_module: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], crops: Tensor
+) -> tuple[Tensor, Tensor]:  # loss, mean squared error
     shape = (len(crops), LATENT_CHANNELS, CROP // 8, CROP // 8)
     noise = torch.randn(shape, device=crops.device)
     with torch.autocast(crops.device.type, torch.bfloat16):
@@ -128,7 +141,7 @@ def reconstruct(step_module: nn.Module, crops: Tensor) -> tuple[Tensor, Tensor]:
 def warm_up_vae(batch: int) -> None:
     """Compile the VAE's step on a GPU (in a child process)."""
     set_precision(0)
-    vae = build_vae().to("cuda", memory_format=torch.channels_last).train()  # pyright: ignore
+    vae = move(build_vae(), "cuda", torch.channels_last).train()
     step_module = torch.compile(Reconstruction(vae))
     for _ in range(2):
         crops = torch.rand(batch, 3, CROP, CROP, device="cuda")
@@ -142,14 +155,22 @@ def standardise_latents(vae: AutoencoderKL, pixels: Tensor, device: str) -> None
     """Fold mean 0 and deviation 1 a channel into the 1x1 convolutions: scaling_factor stays 1."""
     means = torch.cat([encode_latents(vae, part) for part in pixels.split(64)]).float()
     mean, deviation = means.mean((0, 2, 3)), means.std((0, 2, 3))
-    into, out_of, channels = vae.quant_conv, vae.post_quant_conv, len(mean)
-    assert into is not None and out_of is not None and into.bias is not None
-    assert out_of.bias is not None
+    into, out_of = latent_convolutions(vae)
+    channels = len(mean)
+    assert into.bias is not None and out_of.bias is not None
     into.weight[:channels] /= deviation.view(-1, 1, 1, 1)
     into.bias[:channels] = (into.bias[:channels] - mean) / deviation
     into.bias[channels:] -= 2 * deviation.log()
     out_of.bias += (out_of.weight[:, :, 0, 0] * mean).sum(1)
     out_of.weight *= deviation.view(1, -1, 1, 1)
+
+
+def posterior_mean(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+    return vae.encode(pictures, return_dict=False)[0].mean
+
+
+def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    return vae.decode(latents, return_dict=False)[0]  # pyright: ignore[reportArgumentType]
 
 
 @torch.no_grad()
@@ -159,28 +180,34 @@ def encode_latents(
 ) -> Tensor:  # (batch, LATENT_CHANNELS, size / 8, size / 8): the posterior's mean
     pictures = (pixels.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
     with torch.autocast(pixels.device.type, torch.bfloat16):
-        return vae.encode(pictures).latent_dist.mean  # pyright: ignore
+        return posterior_mean(vae, pictures)
 
 
 @torch.no_grad()
 def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:  # (batch, 3, ...) in [0, 1]
     with torch.autocast(latents.device.type, torch.bfloat16):
-        drawn = vae.decode(latents).sample  # pyright: ignore
+        drawn = decode(vae, latents)
     return (drawn.float() / 2 + 0.5).clamp(0, 1)
 
 
 def measure_psnr(vae: AutoencoderKL, device: str, count: int) -> float:
-    """Mean PSNR in dB over `count` renders that no training run draws (float32, no sampling)."""
+    """Mean PSNR in dB over `count` renders that no training run draws (no sampling)."""
     scenes = sample_scenes(count, HELD_OUT_SEED)
     ratios = []
     with torch.no_grad():
         for start in range(0, count, 32):
             pictures = render(scenes.select(slice(start, start + 32)), IMAGE_SIZE, device)
             sent = (pictures * 2 - 1).to(vae.dtype)
-            drawn = vae.decode(vae.encode(sent).latent_dist.mean).sample  # pyright: ignore
+            drawn = decode(vae, posterior_mean(vae, sent))
             error = (drawn.float().clamp(-1, 1) / 2 + 0.5 - pictures).square().mean((1, 2, 3))
             ratios.append(-10 * torch.log10(error.clamp_min(1e-10)))
     return torch.cat(ratios).mean().item()
+
+
+def show_reconstructions(vae: AutoencoderKL, pixels: Tensor, path: Path) -> None:
+    """A row of pictures over a row of what the VAE makes of them."""
+    again = decode_latents(vae, encode_latents(vae, pixels))
+    save_grid(torch.cat([pixels / 255, again]), len(pixels), path)
 
 
 def psnr(squared: Tensor) -> float:

@@ -1,0 +1,149 @@
+"""Train one method's candidate settings on shipped subjects, score each, and rank them.
+
+    python evaluation/sweep.py --method nora --out runs/sweep \\
+        --candidates "unet.learning-rate=3e-3" "unet.learning-rate=1e-2 steps=300"
+
+A candidate is some of the trainer's own options. Every candidate learns every subject with every
+seed; CLIP-I is against unseen photos of the subject in the very places that the prompts name.
+Writes sweep.json and sweep.md. Runs that are finished already are used again.
+"""
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from tqdm import tqdm
+
+from nora_studio.atomic import write_text
+from nora_studio.compare import Drawing, draw_missing, enter_adapters, score_entrants
+from nora_studio.data.images import open_photo
+from nora_studio.demo import ShippedSubject
+from nora_studio.errors import StudioError, run_entry
+from nora_studio.models import load_sdxl, native_resolution
+from nora_studio.runs import Run
+from nora_studio.scores import load_scorer
+from nora_studio.scripts import TRAIN, as_flags, script_command
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Train candidate settings on shipped subjects, score each, and rank them."""
+
+    method: str
+    """Adapter method."""
+    candidates: tuple[str, ...]
+    """Each some of the trainer's options, "steps=300 unet.no-train"; "" is its defaults."""
+    subjects: tuple[str, ...] = ("sunrise-mug", "zigzag-robot", "tiger-cat", "star-backpack")
+    """Folders of assets/subjects."""
+    seeds: tuple[int, ...] = (0,)
+    """Training seeds; each also seeds its pictures."""
+    out: Path = Path("runs/sweep")
+    """Folder for runs, pictures and results."""
+    jobs: int = 1
+    """Trainings at once."""
+    inference_steps: int = 20
+    """Denoising steps of a picture."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate on one subject with one seed."""
+
+    candidate: int
+    subject: str
+    seed: int
+
+    def folder(self, options: SweepOptions) -> Path:
+        name = f"{self.subject}-{self.candidate:02d}-{self.seed}-{options.method}"
+        return options.out / "runs" / name
+
+
+def main() -> int:
+    options = tyro.cli(SweepOptions, description=__doc__)
+    trials = [
+        Trial(candidate, subject, seed)
+        for candidate in range(len(options.candidates))
+        for subject in options.subjects
+        for seed in options.seeds
+    ]
+    with ThreadPoolExecutor(options.jobs) as pool, tqdm(total=len(trials), desc="Training") as bar:
+        for _ in pool.map(lambda trial: train(options, trial), trials):
+            bar.update()
+    rows = score(options, trials)
+    results = []
+    for number, flags in enumerate(options.candidates):
+        own = [row for row in rows if row["candidate"] == number]
+        means = {
+            name: sum(float(row[name]) for row in own) / len(own) for name in ("CLIP-T", "CLIP-I")
+        }
+        results.append({"flags": flags, **means, "parameters": own[0]["parameters"]})
+    results.sort(key=lambda row: -row["CLIP-I"])
+    lines = ["| flags | CLIP-I | CLIP-T | parameters |", "|---|---|---|---|"]
+    lines += [
+        f"| `{row['flags']}` | {row['CLIP-I']:.3f} | {row['CLIP-T']:.3f} | {row['parameters']:,} |"
+        for row in results
+    ]
+    record = {"method": options.method, "results": results, "trials": rows}
+    write_text(options.out / "sweep.json", json.dumps(record, indent=1) + "\n")
+    write_text(options.out / "sweep.md", "\n".join(lines) + "\n")
+    print("\n".join(lines))
+    return 0
+
+
+def train(options: SweepOptions, trial: Trial) -> None:
+    folder = trial.folder(options)
+    if Run(folder).read_status().get("state") == "finished":
+        return
+    subject = ShippedSubject.load(trial.subject)
+    arguments = [
+        "--instance-dir", str(subject.folder / "photos"),
+        "--prompt", f"a photo of a [V] {subject.class_word}",
+        "--method", options.method,
+        "--name", folder.name.removesuffix(f"-{options.method}"),
+        "--output-dir", str(folder.parent),
+        "--seed", str(trial.seed),
+        "--sample-every", "0",
+        *as_flags(options.candidates[trial.candidate].split()),
+    ]  # fmt: skip
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    log = folder.with_suffix(".log")
+    with log.open("w", encoding="utf-8") as output:
+        status = subprocess.call(script_command(TRAIN, arguments), stdout=output, stderr=output)
+    if status:
+        last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
+        raise StudioError(f"{folder.name} ended with status {status}: {' '.join(last)}")
+
+
+def score(options: SweepOptions, trials: list[Trial]) -> list[dict[str, object]]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipe, scorer = load_sdxl(device=device), load_scorer(device=device)
+    rows: list[dict[str, object]] = []
+    for trial in tqdm(trials, desc="Scoring"):
+        subject = ShippedSubject.load(trial.subject)
+        drawing = Drawing(
+            model="embedded",
+            prompts=subject.prompts,
+            seeds=(1000 + trial.seed,),
+            steps=options.inference_steps,
+            guidance=5.0,
+            size=native_resolution(pipe),
+        )
+        entrants = enter_adapters([trial.folder(options)], with_base=False)
+        pictures = draw_missing(pipe, entrants, drawing, trial.folder(options) / "pictures")
+        scenes = [open_photo(file) for file in subject.scenes]
+        scores = score_entrants(scorer, pictures, drawing, scenes)
+        means = {
+            name: sum(v) / len(v) for name, (v,) in ((n, c.values()) for n, c in scores.items())
+        }
+        card = entrants[0].card
+        rows.append({**vars(trial), **means, "parameters": card.parameters if card else 0})
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(run_entry(main))

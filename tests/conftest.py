@@ -1,0 +1,85 @@
+"""What every test shares: no network, one thread, a tiny pipeline, photos, one finished run."""
+
+import os
+import socket
+
+# Before torch and the Hub's client are imported, here and in every script that a test starts.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import tiny_sdxl
+from trainer import Outcome, run_trainer, tiny_arguments
+
+from nora_studio.models import load_sdxl
+
+LOOPBACK = ("127.", "localhost", "::1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network():
+    """Let no socket leave this machine."""
+    usual = {name: getattr(socket.socket, name) for name in ("connect", "connect_ex")}
+
+    def guarded(name):
+        def connect(self, address):
+            local = self.family == socket.AF_UNIX or str(address[0]).startswith(LOOPBACK)
+            if not local:
+                raise RuntimeError(f"a test tried to reach {address}; tests stay on this machine.")
+            return usual[name](self, address)
+
+        return connect
+
+    for name in usual:
+        setattr(socket.socket, name, guarded(name))
+    yield
+    for name, function in usual.items():
+        setattr(socket.socket, name, function)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Sums in one order, and no threads to fight over where tests run side by side."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory) -> Path:
+    """Folder of the tiny SDXL pipeline. Read only."""
+    return tiny_sdxl(tmp_path_factory.mktemp("base") / "sdxl")
+
+
+@pytest.fixture
+def tiny_pipe(tiny_base):
+    """The tiny pipeline, loaded afresh and bare."""
+    return load_sdxl(str(tiny_base))
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory) -> Path:
+    """Three photos: a landscape JPEG, an upright PNG, and a JPEG that lies on its side by EXIF."""
+    folder = tmp_path_factory.mktemp("photos") / "mug"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    sizes = {"a.jpg": (48, 40), "b.png": (40, 64), "c.jpg": (72, 48)}
+    for name, (width, height) in sizes.items():
+        coarse = random.integers(0, 256, (4, 4, 3), np.uint8)
+        image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+        exif = Image.Exif()
+        if name == "c.jpg":
+            exif[0x0112] = 6  # Orientation: turn a quarter clockwise to stand upright.
+        image.save(folder / name, exif=exif)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def twins(tiny_base, photo_folder, tmp_path_factory) -> tuple[Path, Outcome]:
+    """Folder with the finished runs mug-nora and mug-lora, and what the trainer said. Read only."""
+    runs = tmp_path_factory.mktemp("twins")
+    arguments = tiny_arguments(tiny_base, photo_folder, runs, method="nora,lora")
+    return runs, run_trainer(*arguments)

@@ -1,0 +1,235 @@
+"""Photos: every kind a camera or an editor writes, upright and in RGB; everything else refused."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nora_studio.data.images import list_photos, load_photos, open_photo, prepare_photo
+from nora_studio.errors import StudioError
+
+WIDTH, HEIGHT = 48, 36
+JPEG_LEVELS = 12
+"""How far JPEG may move a smooth picture, of 255."""
+
+
+def scene(width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
+    """A picture that tells all its sides apart: red grows rightwards, green downwards."""
+    down, right = np.mgrid[0:height, 0:width]
+    channels = [right * 255 // (width - 1), down * 255 // (height - 1), np.full_like(down, 60)]
+    return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
+
+
+def levels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image, dtype=np.int64)
+
+
+def save(image: Image.Image, file: Path, **options) -> Path:
+    image.save(file, **options)
+    return file
+
+
+def assert_refused(file: Path, *words: str) -> None:
+    """Refused in one line that names the file."""
+    with pytest.raises(StudioError) as refusal:
+        open_photo(file)
+    message = str(refusal.value)
+    assert "\n" not in message
+    for word in (str(file), *words):
+        assert word in message
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photos_stand_upright_by_their_exif(tmp_path, orientation):
+    # EXIF 2.32, tag 0x0112: where the stored first row and first column are in the picture.
+    stored = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: a.transpose(1, 0, 2)[::-1],
+        7: lambda a: a.transpose(1, 0, 2)[::-1, ::-1],
+        8: lambda a: a.transpose(1, 0, 2)[:, ::-1],
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = Image.fromarray(np.ascontiguousarray(stored(np.asarray(scene()))))
+    file = save(turned, tmp_path / "photo.png", exif=exif)
+    photo = open_photo(file)
+    assert photo.size == (WIDTH, HEIGHT)
+    assert (levels(photo) == levels(scene())).all()
+    assert prepare_photo(file, 32).original_size == (HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".webp", ".avif", ".JPG"])
+def test_lossy_formats_keep_the_picture(tmp_path, suffix):
+    photo = open_photo(save(scene(), tmp_path / f"photo{suffix}", quality=95))
+    assert photo.mode == "RGB"
+    assert np.abs(levels(photo) - levels(scene())).max() <= JPEG_LEVELS
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".tiff"])
+def test_lossless_formats_keep_every_level(tmp_path, suffix):
+    photo = open_photo(save(scene(), tmp_path / f"photo{suffix}"))
+    assert (levels(photo) == levels(scene())).all()
+
+
+def test_transparency_is_laid_on_white(tmp_path):
+    image = scene().convert("RGBA")
+    alpha = np.zeros((HEIGHT, WIDTH), np.uint8)
+    alpha[:, 16:32], alpha[:, 32:] = 128, 255
+    image.putalpha(Image.fromarray(alpha))
+    photo = levels(open_photo(save(image, tmp_path / "photo.png")))
+    assert (photo[:, :16] == 255).all()
+    assert (photo[:, 32:] == levels(scene())[:, 32:]).all()
+    mixed = levels(scene())[:, 16:32] * (128 / 255) + 255 * (127 / 255)
+    assert np.abs(photo[:, 16:32] - mixed).max() <= 1
+
+
+def test_a_palette_with_a_transparent_colour_is_laid_on_white(tmp_path):
+    image = Image.new("P", (40, 40), 0)
+    image.putpalette([10, 200, 30, 90, 0, 160])
+    image.paste(1, (0, 0, 20, 40))
+    photo = open_photo(save(image, tmp_path / "photo.png", transparency=1))
+    assert photo.getpixel((0, 0)) == (255, 255, 255)
+    assert photo.getpixel((39, 39)) == (10, 200, 30)
+
+
+def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path):
+    ramp = np.linspace(0, 65535, 40 * 40).reshape(40, 40).astype(np.uint16)
+    for suffix in (".png", ".tif"):
+        photo = levels(open_photo(save(Image.fromarray(ramp), tmp_path / f"photo{suffix}")))
+        assert np.abs(photo - (ramp / 257)[..., None]).max() <= 1
+
+
+def test_grey_and_two_level_pictures_become_rgb(tmp_path):
+    grey = scene().convert("L")
+    photo = open_photo(save(grey, tmp_path / "grey.jpg", quality=95))
+    assert np.abs(levels(photo) - levels(grey)[..., None]).max() <= JPEG_LEVELS
+    assert set(np.unique(levels(open_photo(save(grey.convert("1"), tmp_path / "ink.png"))))) == {
+        0,
+        255,
+    }
+
+
+def test_cmyk_keeps_its_colours(tmp_path):
+    photo = open_photo(save(scene().convert("CMYK"), tmp_path / "print.jpg", quality=95))
+    assert photo.mode == "RGB"
+    assert np.abs(levels(photo) - levels(scene())).max() <= JPEG_LEVELS
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp", ".tif", ".avif"])
+@pytest.mark.parametrize("kept", [0, 0.02, 0.5, 0.9])
+def test_a_photo_cut_short_is_refused(tmp_path, suffix, kept):
+    noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    file = save(Image.fromarray(noise), tmp_path / f"photo{suffix}")
+    content = file.read_bytes()
+    file.write_bytes(content[: int(kept * len(content))])
+    assert_refused(file, "cannot be read")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".avif"])
+def test_a_damaged_photo_is_refused_or_read_but_never_a_crash(tmp_path, suffix):
+    content = save(scene(), tmp_path / f"photo{suffix}").read_bytes()
+    random, file, refused = np.random.default_rng(0), tmp_path / f"broken{suffix}", 0
+    for _ in range(40):
+        damaged = bytearray(content)
+        for place in random.integers(0, len(content), 8):
+            damaged[place] = random.integers(256)
+        file.write_bytes(damaged)
+        try:
+            open_photo(file)
+        except StudioError:
+            refused += 1
+    assert refused
+
+
+def test_a_renamed_file_that_is_no_picture_is_refused(tmp_path):
+    file = tmp_path / "photo.jpg"
+    file.write_text("dear diary")
+    assert_refused(file, "cannot be read", "Replace or remove it")
+
+
+def test_a_tiny_picture_is_refused(tmp_path):
+    assert_refused(save(scene(400, 31), tmp_path / "strip.png"), "400x31", "32")
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that claims to be huge."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [9_600, 11_000, 60_000])
+def test_a_decompression_bomb_is_refused_before_it_is_unpacked(tmp_path, side):
+    file = tmp_path / "bomb.png"
+    file.write_bytes(bomb(side, side))
+    assert_refused(file)
+
+
+def test_the_photos_of_a_folder_come_by_name_without_what_lies_beside_them(tmp_path):
+    for name in ("b.png", "a.jpg", "c.JPEG"):
+        save(scene(), tmp_path / name)
+    for name in ("a.txt", "notes.md", ".DS_Store", "Thumbs.db", "a.xmp"):
+        (tmp_path / name).write_text("not a photo")
+    (tmp_path / "older").mkdir()
+    assert [file.name for file in list_photos(tmp_path)] == ["a.jpg", "b.png", "c.JPEG"]
+
+
+def test_a_file_of_an_unknown_kind_is_refused_by_name(tmp_path):
+    save(scene(), tmp_path / "a.jpg")
+    (tmp_path / "b.heic").write_bytes(b"?")
+    with pytest.raises(StudioError, match=r"b\.heic is of an unknown kind \(\.heic\)"):
+        list_photos(tmp_path)
+
+
+def test_folders_without_photos_are_refused(tmp_path):
+    with pytest.raises(StudioError, match="no photos in"):
+        list_photos(tmp_path)
+    with pytest.raises(StudioError, match="does not exist"):
+        list_photos(tmp_path / "nowhere")
+    file = tmp_path / "file.jpg"
+    file.touch()
+    with pytest.raises(StudioError, match="is a file"):
+        list_photos(file)
+
+
+@pytest.mark.parametrize("size", [(48, 36), (36, 48), (40, 40), (33, 200), (1000, 640)])
+@pytest.mark.parametrize("resolution", [32, 64])
+def test_time_ids_are_sdxls_own(tmp_path, size, resolution):
+    width, height = size
+    photo = prepare_photo(save(scene(width, height), tmp_path / "a.png"), resolution)
+    # SDXL, 2.2: (original height, width), (top, left) of the crop, (target height, width).
+    shorter = min(width, height)
+    resized = [max(resolution, round(side * resolution / shorter)) for side in (height, width)]
+    top, left = ((side - resolution) // 2 for side in resized)
+    assert photo.time_ids == [height, width, top, left, resolution, resolution]
+    assert photo.pixels.shape == (3, resolution, resolution)
+
+
+def test_the_crop_is_the_centre_at_full_height(tmp_path):
+    photo = prepare_photo(save(scene(96, 32), tmp_path / "wide.png"), 32)
+    expected = np.asarray(scene(96, 32), dtype=np.float32)[:, 32:64].transpose(2, 0, 1) / 127.5 - 1
+    assert np.abs(photo.pixels.numpy() - expected).max() < 1e-6  # not resized: every level as it is
+
+
+def test_pixels_fill_minus_one_to_one(tmp_path):
+    for level, value in ((0, -1.0), (255, 1.0)):
+        file = save(Image.new("RGB", (40, 40), (level,) * 3), tmp_path / "flat.png")
+        assert (prepare_photo(file, 32).pixels == value).all()
+
+
+def test_one_bad_photo_among_good_ones_is_named(tmp_path):
+    save(scene(), tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"")
+    with pytest.raises(StudioError, match=r"b\.png cannot be read"):
+        load_photos(tmp_path, 32)

@@ -1,0 +1,139 @@
+"""The walls between rooms: who may import whom, how long a file may be, what it may not name."""
+
+import ast
+import importlib
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parent.parent
+PACKAGE = TOP / "nora_studio"
+ENTRY_FOLDERS = ("training", "evaluation")
+
+# Imports go only to lower levels; within a package folder they are free.
+LEVELS = [
+    {"errors", "atomic", "fingerprints", "losses"},
+    {"nora", "world", "prompts", "scripts", "data", "grid"},
+    {"", "methods", "config"},  # "": the package's own __init__, which registers NoRA
+    {"files", "models", "cache", "runs", "checkpoints", "pretrain", "report"},
+    {"loop", "dreambooth", "generate", "scores"},
+    {"personalise", "compare"},
+    {"results"},
+    {"demo"},
+    {"ui"},
+    {"cli"},
+]
+# Beyond the levels: these stand on plain tensors and files alone.
+ALONE = {"losses": set(), "data": {"errors"}, "nora": {"errors"}, "world": {"errors"}}
+# The app starts the trainer as a person would, and reads its run folder.
+TRAINING_CODE = {"loop", "dreambooth", "personalise", "checkpoints", "losses", "cache"}
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def scripts() -> list[Path]:
+    found = [file for folder in ENTRY_FOLDERS for file in (TOP / folder).rglob("*.py")]
+    return sorted([*found, TOP / "app.py"])
+
+
+def dotted(file: Path) -> str:
+    """A file's name as `import` knows it."""
+    names = file.relative_to(TOP).with_suffix("").parts
+    return ".".join(names[:-1] if names[-1] == "__init__" else names)
+
+
+def room_of(name: str) -> str:
+    """The room of "nora_studio.nora.layer" is "nora"; that of the package itself is ""."""
+    return name.partition(".")[2].partition(".")[0]
+
+
+def imported(file: Path) -> set[str]:
+    """Every module that a file imports, at its top or inside a function, by its full name."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative imports hide which room they reach"
+            module = node.module or ""
+            for alias in node.names:
+                inner = TOP / module.replace(".", "/") / alias.name
+                is_module = inner.is_dir() or inner.with_suffix(".py").is_file()
+                names.add(f"{module}.{alias.name}" if is_module else module)
+    return names
+
+
+def rooms_used(file: Path) -> set[str]:
+    return {room_of(name) for name in imported(file) if name.split(".")[0] == "nora_studio"}
+
+
+def test_every_room_stands_in_the_table_once():
+    table = [room for level in LEVELS for room in level]
+    assert len(table) == len(set(table))
+    rooms = {room_of(dotted(file)) for file in modules()}
+    assert rooms <= set(table), f"give a level to {sorted(rooms - set(table))}"
+    assert set(table) - rooms <= {"ui"}, f"no such room: {sorted(set(table) - rooms)}"
+
+
+@pytest.mark.parametrize("file", modules(), ids=dotted)
+def test_imports_go_only_to_lower_levels(file):
+    level = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
+    own = room_of(dotted(file))
+    for room in rooms_used(file) - {own}:
+        assert level[room] < level[own], f"{dotted(file)} imports {room}, which is not below it"
+
+
+@pytest.mark.parametrize("room", ALONE)
+def test_rooms_of_formulas_and_files_import_nothing_of_ours(room):
+    for file in modules():
+        if room_of(dotted(file)) == room:
+            assert rooms_used(file) - {room} <= ALONE[room], dotted(file)
+
+
+def test_the_app_never_imports_training_code():
+    for file in [*(file for file in modules() if room_of(dotted(file)) == "ui"), TOP / "app.py"]:
+        assert not rooms_used(file) & TRAINING_CODE, dotted(file)
+
+
+def test_nobody_imports_an_entry_point():
+    entries = {*ENTRY_FOLDERS, "app"}
+    for file in [*modules(), *scripts()]:
+        assert not {name.split(".")[0] for name in imported(file)} & entries, dotted(file)
+
+
+def test_modules_and_scripts_keep_their_length():
+    limits = {file: 300 for file in modules()} | {file: 200 for file in scripts()}
+    limits |= {file: 300 for file in (TOP / "tests").glob("*.py")}
+    lengths = {file: len(file.read_text(encoding="utf-8").splitlines()) for file in limits}
+    too_long = {dotted(file): n for file, n in lengths.items() if n > limits[file]}
+    # `config` is one form: an option, its line of help, and its check belong together.
+    assert {name: n for name, n in too_long.items() if n > 360 or "config" not in name} == {}
+
+
+@pytest.mark.parametrize("file", modules(), ids=dotted)
+def test_functions_keep_their_length(file):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or 0) - node.lineno + 1
+            assert length <= 60, f"{dotted(file)}.{node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("name", [dotted(file) for file in modules()])
+def test_every_module_imports(name):
+    importlib.import_module(name)
+
+
+def test_no_file_names_a_path_of_some_machine():
+    listed = subprocess.run(["git", "ls-files"], cwd=TOP, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    pattern = re.compile(r"""(?<![\w.])/(work|home|root|Users|mnt|tmp|venv)/\w""")
+    for name in listed.stdout.splitlines():
+        file = TOP / name
+        if file.suffix in (".py", ".md", ".toml", ".json", ".css", ".yml", ".html", ".txt"):
+            found = pattern.search(file.read_text(encoding="utf-8")) if file.is_file() else None
+            assert not found, f"{name}: {found}"

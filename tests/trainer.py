@@ -1,0 +1,138 @@
+"""The trainer as a person starts it, in this process or another, at a size for tests."""
+
+import contextlib
+import io
+import runpy
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate.state import AcceleratorState
+from tiny import RARE_TOKEN
+
+from nora_studio.cache import encode_photos
+from nora_studio.config import DreamboothOptions, PartOptions, with_recommended
+from nora_studio.data.images import load_photos
+from nora_studio.dreambooth import BatchDraws, Denoising, encode_prompt
+from nora_studio.models import load_sdxl, native_resolution
+from nora_studio.personalise import Subject
+
+SCRIPT = Path(__file__).parent.parent / "training" / "dreambooth_nora.py"
+STEPS = 6
+PROMPT = "a photo of a [V] mug"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended and what it said."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def errors(self) -> list[str]:
+        """Lines of stderr that tell an error."""
+        return [line for line in self.err.splitlines() if line.startswith("error: ")]
+
+
+def tiny_arguments(
+    base: Path, photos: Path, runs: Path, method: str = "nora", changes: dict | None = None
+) -> list[str]:
+    """A command line for a run of seconds; `changes` overrides flags, None drops one."""
+    flags: dict[str, object] = {
+        "instance-dir": photos,
+        "prompt": PROMPT,
+        "model": base,
+        "method": method,
+        "output-dir": runs,
+        "trigger": RARE_TOKEN,
+        "steps": STEPS,
+        "batch-size": 2,
+        "warmup-steps": 1,
+        "sample-every": 3,
+        "sample-steps": 2,
+        "log-every": 2,
+        "checkpoint-every": 2,
+    }
+    rates = {"unet": 0.05, "text-encoder": 0.01, "text-encoder-2": 0.01}
+    for part, rate in rates.items():
+        flags |= {f"{part}.rank": 2, f"{part}.learning-rate": rate}
+        if "nora" in method:
+            flags[f"{part}.outer-rank"] = 8
+    flags |= changes or {}
+    return [
+        word
+        for name, value in flags.items()
+        if value is not None
+        for word in ((f"--{name}",) if value is True else (f"--{name}", str(value)))
+    ]
+
+
+def run_trainer(*arguments: str) -> Outcome:
+    """Run the script here, as `python training/dreambooth_nora.py` would."""
+    AcceleratorState._reset_state(True)  # One process trains once, outside of tests.
+    out, err = io.StringIO(), io.StringIO()
+    before = sys.argv
+    sys.argv = [str(SCRIPT), *arguments]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+    except SystemExit as end:
+        assert isinstance(end.code, int)
+        return Outcome(end.code, out.getvalue(), err.getvalue())
+    finally:
+        sys.argv = before
+        AcceleratorState._reset_state(True)
+    raise AssertionError("the script ended without an exit status")
+
+
+def start_trainer(*arguments: str) -> subprocess.Popen:
+    """Start the script in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def tiny_options(base: Path, photos: Path, runs: Path, **changes) -> DreamboothOptions:
+    """Options of the same small size, for what is called without the script."""
+    part = PartOptions(rank=2, outer_rank=8, learning_rate=0.05)
+    options: dict = {
+        "instance_dir": photos,
+        "prompt": PROMPT,
+        "model": str(base),
+        "method": "nora,lora",
+        "output_dir": runs,
+        "trigger": RARE_TOKEN,
+        "steps": STEPS,
+        "batch_size": 2,
+        "warmup_steps": 0,
+        "sample_every": 0,
+        "sample_steps": 2,
+        "unet": part,
+        "text_encoder": part,
+        "text_encoder_2": part,
+    }
+    return with_recommended(DreamboothOptions(**(options | changes)))
+
+
+def tiny_subject(options: DreamboothOptions) -> tuple[Subject, BatchDraws]:
+    """What the script prepares before it builds its trainees."""
+    AcceleratorState._reset_state(True)
+    pipe = load_sdxl(options.model)
+    size = native_resolution(pipe)
+    subject = Subject(
+        options=options,
+        pipe=pipe,
+        size=size,
+        trigger=RARE_TOKEN,
+        text=encode_prompt(pipe, options.prompt, RARE_TOKEN),
+        process=Denoising.of(pipe, options.snr_gamma),
+    )
+    cache = encode_photos(pipe, load_photos(options.instance_dir, size))
+    draws = BatchDraws(cache, options.batch_size or 1, subject.process.length, options.seed)
+    return subject, draws
