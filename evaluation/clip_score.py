@@ -34,13 +34,11 @@ from nora_studio.compare import (
 )
 from nora_studio.data.images import list_photos, open_photo
 from nora_studio.errors import StudioError, run_entry
-from nora_studio.models import load_sdxl, native_resolution
+from nora_studio.models import choose_dtype, load_sdxl, native_resolution
 from nora_studio.prompts import read_prompts
 from nora_studio.report import labelled_grid
 from nora_studio.results import as_markdown, as_text, describe_results, result_tables
 from nora_studio.scores import load_scorer
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -94,12 +92,9 @@ def main() -> int:
     device = available if options.device == "auto" else options.device
     if device == "cuda" and available == "cpu":
         raise StudioError("--device: no GPU is usable here. Leave --device out.")
-    precision = options.precision
-    if precision == "auto":
-        precision = "bf16" if device == "cuda" else "fp32"
     scorer = load_scorer(options.clip, device)
 
-    pipe = load_sdxl(model, DTYPES[precision], device)
+    pipe = load_sdxl(model, choose_dtype(options.precision, device), device)
     drawing = Drawing(
         model=model,
         prompts=tuple(prompts),
@@ -130,7 +125,7 @@ def main() -> int:
     facts = {
         "version": __version__,
         "clip": scorer.name,
-        "precision": precision,
+        "precision": str(pipe.unet.dtype).removeprefix("torch."),
         "references": str(options.references) if references else None,
     }
     result = facts | describe_results(entrants, drawing, scores, findings)

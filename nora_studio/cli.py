@@ -17,7 +17,7 @@ from nora_studio.scripts import CLIP_SCORE, TRAIN, run_script
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """Draw pictures with a base model and, if given, adapters: one PNG a prompt, seed and adapter."""
+    """Draw pictures with a base and adapters: one PNG for each prompt, seed and adapter."""
 
     prompts: tuple[str, ...]
     """Prompts, or one text file with a prompt a line; [V] stands for the subject."""
@@ -79,7 +79,7 @@ def _draw(options: GenerateOptions, with_base: bool):
     import torch
 
     from nora_studio.compare import Drawing, draw_missing, enter_adapters
-    from nora_studio.models import EMBEDDED, load_sdxl, native_resolution
+    from nora_studio.models import EMBEDDED, choose_dtype, load_sdxl, native_resolution
     from nora_studio.prompts import read_prompts
 
     prompts = read_prompts(options.prompts)
@@ -87,7 +87,7 @@ def _draw(options: GenerateOptions, with_base: bool):
     cards = [entrant.card for entrant in entrants if entrant.card is not None]
     model = options.model or (cards[0].model if cards else EMBEDDED)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    pipe = load_sdxl(model, _dtype(options.precision, device), device)
+    pipe = load_sdxl(model, choose_dtype(options.precision, device), device)
     size = options.size or (cards[0].resolution if cards else native_resolution(pipe))
     drawing = Drawing(
         model=model,
@@ -107,17 +107,6 @@ def _draw(options: GenerateOptions, with_base: bool):
         for file in files.values():
             print(file)
     return drawing, pictures
-
-
-def _dtype(precision: str, device: str):
-    import torch
-
-    if precision == "auto":
-        precision = "bf16" if device == "cuda" else "fp32"
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if precision not in dtypes:
-        raise StudioError(f"--precision: expected auto, {', '.join(dtypes)}; got {precision!r}.")
-    return dtypes[precision]
 
 
 def _command_generate(arguments: Sequence[str]) -> int:

@@ -6,12 +6,12 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from nora_studio.compare import (
     Drawing,
+    Finding,
     Pictures,
     Scores,
     draw_missing,
@@ -25,8 +25,9 @@ from nora_studio.errors import StudioError
 from nora_studio.files import read_card
 from nora_studio.models import embedded, load_sdxl
 from nora_studio.report import Commands, Comparison, Photos, Table, html_report, labelled_grid
+from nora_studio.results import as_text, result_tables
 from nora_studio.runs import Run
-from nora_studio.scores import load_scorer
+from nora_studio.scores import clip_i, clip_t, load_scorer
 from nora_studio.scripts import TRAIN, run_script
 
 METHODS = ("lora", "nora")
@@ -85,6 +86,16 @@ class ShippedSubject:
         )
 
 
+@dataclass(frozen=True)
+class Results:
+    """What the judge said."""
+
+    scores: Scores
+    findings: list[Finding]
+    real: tuple[float, float]
+    """CLIP-T and CLIP-I of real photos of the subject: the mark to reach."""
+
+
 def run_demo(options: DemoOptions) -> int:
     """Run the demo; go on with what an interrupted one left behind."""
     began = time.monotonic()
@@ -112,9 +123,14 @@ def run_demo(options: DemoOptions) -> int:
     scenes = [open_photo(file) for file in subject.scenes]
     scorer = load_scorer()
     scores = score_entrants(scorer, pictures, drawing, scenes)
-    ceiling = score_entrants(scorer, {"subject": dict(zip(drawing.pairs, subject.scenes))}, drawing)
+    photos = [open_photo(file) for file in list_photos(subject.folder / "photos")]
+    real = (
+        float(clip_t(scorer, scenes, subject.prompts).mean()),
+        float(clip_i(scorer, photos, scenes).mean()),
+    )
+    results = Results(scores, list(find_differences(scores, drawing)), real)
     _write_grid(options, subject, drawing, pictures)
-    print(_write_report(options, subject, drawing, pictures, scores, ceiling, runs, arguments))
+    print(_write_report(options, subject, drawing, pictures, results, runs, arguments))
     print(f"Comparison: {options.out / 'comparison.png'}")
     print(f"Report:     {options.out / 'report.html'}")
     print(f"Took {time.monotonic() - began:.0f} s.")
@@ -170,65 +186,54 @@ def _write_report(
     subject: ShippedSubject,
     drawing: Drawing,
     pictures: Pictures,
-    scores: Scores,
-    ceiling: Scores,
+    results: "Results",
     runs: list[Run],
     arguments: list[str],
 ) -> str:
-    """Write the page; give back its table of scores as text for the terminal."""
-    means = {
-        name: {label: sum(values) / len(values) for label, values in columns.items()}
-        for name, columns in scores.items()
+    """Write the page; give back its tables as text for the terminal."""
+    tables = result_tables(drawing, results.scores, results.findings)
+    head, *rows = tables["Scores"]
+    facts = {label: _training_facts(run, runs) for label, run in zip(list(pictures)[1:], runs)}
+    real = ["real photos", *(f"{value:.3f}" for value in results.real), "", ""]
+    rows = [[*row, *facts.get(row[0], ("0", ""))] for row in rows] + [real]
+    tables["Scores"] = [[*head, "Trained parameters", "Training"], *rows]
+    photos = [open_photo(file) for file in list_photos(subject.folder / "photos")]
+    drawn = [
+        (prompt, [open_picture(pictures[label][prompt, seed]) for label in pictures])
+        for prompt, seed in drawing.pairs
+    ]
+    notes = {
+        "Scores": "CLIP-T: does the picture show what its prompt says? CLIP-I: is it this very "
+        "subject, judged against unseen photos of it? Real photos of the subject set the mark.",
+        "Paired differences": "Same prompts, same starting noise. An interval that holds 0 shows "
+        "no difference.",
     }
-    facts: dict[str, Any] = {
-        run_label: (read_card(run.folder), run.read_log())
-        for run_label, run in zip([label for label in pictures if label != "base"], runs)
-    }
-    columns = ["", *means, "Trained parameters", "Training"]
-    rows = []
-    for label in pictures:
-        row = [label, *(f"{means[name][label]:.3f}" for name in means)]
-        if label in facts:
-            card, log = facts[label]
-            seconds = sum(
-                entry["seconds_per_step"] * (entry["step"] - before)
-                for entry, before in zip(log, [0, *(entry["step"] for entry in log)])
-            )
-            row += [f"{card.parameters:,}", f"{card.steps} steps, {seconds / len(runs):.0f} s"]
-        else:
-            row += ["0", ""]
-        rows.append(row)
-    real = [f"{sum(v['subject']) / len(v['subject']):.3f}" for v in ceiling.values()]
-    verdicts = [finding.verdict for finding in find_differences(scores, drawing)]
+    command = shlex.join(["nora-studio", "train", *arguments])
     html_report(
         options.out / "report.html",
         f"{subject.name}: NoRA beside LoRA",
         [
-            Photos("What it was shown", [open_photo(f) for f in list_photos(subject.folder / "photos")],
-                   f"Five photos. {subject.description}"),
+            Photos("What both were shown", photos, f"Five photos. {subject.description}"),
             Comparison(
-                "What each draws", list(pictures),
-                [(prompt, [open_picture(pictures[label][prompt, seed]) for label in pictures])
-                 for prompt, seed in drawing.pairs],
+                "What each draws",
+                list(pictures),
+                drawn,
                 "Every row starts from the same noise. The base never saw the subject.",
             ),
-            Table("Scores", columns, rows,
-                  "CLIP-T: does the picture show what the prompt says. CLIP-I: is it this very "
-                  "subject, against unseen photos of it. Real photos of it score a CLIP-T of "
-                  f"{', '.join(real)}."),
-            Table("Differences", ["Finding"], [[verdict] for verdict in verdicts]),
-            Commands("Make it again", ["nora-studio demo", shlex.join(["nora-studio", "train", *arguments])]),
+            *(
+                Table(title, table[0], table[1:], notes.get(title, ""))
+                for title, table in tables.items()
+            ),
+            Commands("Make it again", ["nora-studio demo", command]),
         ],
         lead=f"{subject.description} Learned twice from five photos, drawn in six new places.",
-    )  # fmt: skip
-    return _as_text(columns, rows)
+    )
+    return as_text({title: tables[title] for title in tables if title != "By prompt"})
 
 
-def _as_text(columns: list[str], rows: list[list[str]]) -> str:
-    table = [columns, *rows]
-    widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
-    lines = [
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
-        for row in table
-    ]  # fmt: skip
-    return "\n".join(lines)
+def _training_facts(run: Run, runs: list[Run]) -> tuple[str, str]:
+    """Trained parameters, and steps with this twin's share of the seconds."""
+    card, log = read_card(run.folder), run.read_log()
+    steps = [0, *(row["step"] for row in log)]
+    seconds = sum(row["seconds_per_step"] * (row["step"] - n) for row, n in zip(log, steps))
+    return f"{card.parameters:,}", f"{card.steps} steps, {seconds / len(runs):.0f} s"

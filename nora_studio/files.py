@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nora_studio.atomic import replacing
 from nora_studio.errors import StudioError
 from nora_studio.fingerprints import fingerprint, fingerprints_agree
+from nora_studio.methods import detach
 
 CARD = "card.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -80,7 +81,10 @@ def read_card(path: Path) -> AdapterCard:
 
 def adapter_state(module: nn.Module) -> dict[str, Tensor]:
     """An adapted module's own tensors on the CPU, frozen factors included, by PEFT's keys."""
-    state = get_peft_model_state_dict(module, adapter_name=ADAPTER_NAME)
+    # "auto" would ask the Hub whether the base has new embeddings.
+    state = get_peft_model_state_dict(
+        module, adapter_name=ADAPTER_NAME, save_embedding_layers=False
+    )
     return {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}
 
 
@@ -96,7 +100,8 @@ def write_adapter(folder: Path, parts: dict[str, nn.Module], card: AdapterCard) 
         replace(config, base_model_name_or_path=card.model, inference_mode=True).save_pretrained(
             str(target)
         )
-        metadata = {"format": "pt", "nora_studio": json.dumps(asdict(card))}
+        # One key only: safetensors writes several in random order, and files would differ by it.
+        metadata = {"nora_studio": json.dumps(asdict(card))}
         save_file(adapter_state(module), target / WEIGHTS, metadata=metadata)
     text = json.dumps(asdict(card), indent=2, ensure_ascii=False)
     (folder / CARD).write_text(text + "\n", encoding="utf-8")
@@ -127,9 +132,18 @@ def load_adapter(
     folder = find_adapter(path)
     card = read_card(folder)
     loaded = {part: _read_part(folder, part, parts, card) for part in card.fingerprints}
-    for part, (config, state) in loaded.items():
+    try:
+        for part, (config, state) in loaded.items():
+            inject_adapter_in_model(config, parts[part], ADAPTER_NAME, low_cpu_mem_usage=True)
+            _check_tensors(folder / part / WEIGHTS, state, parts[part])
+    except ValueError as error:
+        for part in loaded:
+            detach(parts[part])
+        if isinstance(error, StudioError):
+            raise
+        raise StudioError(f"{folder} does not fit this model: {error}. Restore it.") from error
+    for part, (_, state) in loaded.items():
         module = parts[part]
-        inject_adapter_in_model(config, module, ADAPTER_NAME, low_cpu_mem_usage=True)
         set_peft_model_state_dict(module, state, ADAPTER_NAME, low_cpu_mem_usage=True)
         _settle(module, state)
         if strength != 1.0:
@@ -183,13 +197,29 @@ def _read_part(
 
 def _read_tensors(file: Path) -> dict[str, Tensor]:
     try:
-        state = load_file(file)
+        # Cloned out of the file's mapping into aligned memory: CPU kernels round differently on
+        # unaligned operands, and a reloaded adapter must draw what the trained one drew.
+        state = {name: tensor.clone() for name, tensor in load_file(file).items()}
     except (OSError, SafetensorError) as error:
         raise StudioError(f"{file} cannot be read: {error}. Restore it or train again.") from error
     bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if bad:
         raise StudioError(f"{file} holds NaN or infinity in {bad[0]}. Train again.")
     return state
+
+
+def _check_tensors(file: Path, state: dict[str, Tensor], module: nn.Module) -> None:
+    """Refuse tensors that are not exactly the attached adapter's, by name and shape."""
+    adapter = get_peft_model_state_dict(module, adapter_name=ADAPTER_NAME)
+    expected = {name: tuple(tensor.shape) for name, tensor in adapter.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise StudioError(
+                f"{file} holds an adapter of another shape: {name} should be "
+                f"{expected.get(name, 'absent')}; got {found.get(name, 'nothing')}. Use the file "
+                "that was saved with these settings."
+            )
 
 
 def load_weights(path: Path, parts: dict[str, nn.Module]) -> None:
@@ -201,7 +231,5 @@ def load_weights(path: Path, parts: dict[str, nn.Module]) -> None:
     for part, module in parts.items():
         file = path / part / WEIGHTS
         state = _read_tensors(file)
-        expected = adapter_state(module)
-        if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in expected.items()}:
-            raise StudioError(f"{file} holds an adapter of another shape. Resume with its options.")
+        _check_tensors(file, state, module)
         set_peft_model_state_dict(module, state, ADAPTER_NAME)

@@ -16,6 +16,7 @@ from nora_studio.errors import StudioError
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 EMBEDDED = "embedded"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _ATTENTION = {
     "unet": ["to_q", "to_k", "to_v", "to_out.0"],
@@ -117,6 +118,19 @@ def _check_directory(folder: Path) -> None:
             f"--model: expected a StableDiffusionXLPipeline; {index} says {kind}. "
             "This trainer adapts SDXL only."
         )
+
+
+def choose_dtype(precision: str, device: str | torch.device) -> torch.dtype:
+    """The dtype that a precision names; "auto" is bfloat16 on a GPU and float32 on a CPU.
+
+    Raises:
+        StudioError: the precision is unknown.
+    """
+    if precision == "auto":
+        precision = "bf16" if torch.device(device).type == "cuda" else "fp32"
+    if precision not in DTYPES:
+        raise StudioError(f"--precision: expected auto, {', '.join(DTYPES)}; got {precision!r}.")
+    return DTYPES[precision]
 
 
 def parts_of(pipe: StableDiffusionXLPipeline) -> dict[str, nn.Module]:

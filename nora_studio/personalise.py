@@ -1,6 +1,8 @@
 """One subject's training, put together: adapters on a shared base, samples, and the final proof."""
 
+import contextlib
 import gc
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,7 +67,7 @@ def build_trainee(
             outer_rank=values.outer_rank,
             outer=options.outer if method == "nora" else "svd",
         )
-        attach(module, used_targets(part, module, options.targets), spec)
+        attach(module, used_targets(part, module, options.targets or "attention"), spec)
         parameters = list(adapter_parameters(module).values())
         groups.append({"name": part, "params": parameters, "lr": values.learning_rate})
         parts[part] = module
@@ -143,12 +145,29 @@ def draw_base(subject: Subject, trainees: list[Trainee]) -> None:
 def draw_sample(subject: Subject, trainee: Trainee, step: int) -> Image.Image:
     """Draw the fixed-seed picture of a trainee as of a step into its run."""
     module: DreamboothStep = trainee.accelerator.unwrap_model(trainee.model)
-    module.eval()
     parts = {"unet": module.unet, **dict(module.encoders)}
-    picture = _draw(subject, with_parts(subject.pipe, parts))
-    module.train()
+    with _as_served(module, trainee.parameters):
+        picture = _draw(subject, with_parts(subject.pipe, parts))
     save_picture(picture, trainee.run.sample_file(f"step-{step:06d}"), _recipe(subject, trainee))
     return picture
+
+
+@contextlib.contextmanager
+def _as_served(module: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]:
+    """In the state of a loaded adapter: evaluation mode, nothing trained.
+
+    `torch.matmul` folds its operands differently where one asks for a gradient, even under
+    `no_grad`, and then rounds differently; the proof compares pictures to the bit.
+    """
+    module.eval()
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        module.train()
 
 
 def _draw(subject: Subject, pipe: StableDiffusionXLPipeline) -> Image.Image:

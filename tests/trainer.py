@@ -100,7 +100,8 @@ def start_trainer(*arguments: str) -> subprocess.Popen:
 
 def tiny_options(base: Path, photos: Path, runs: Path, **changes) -> DreamboothOptions:
     """Options of the same small size, for what is called without the script."""
-    part = PartOptions(rank=2, outer_rank=8, learning_rate=0.05)
+    nested = "nora" in changes.get("method", "nora")
+    part = PartOptions(rank=2, outer_rank=8 if nested else None, learning_rate=0.05)
     options: dict = {
         "instance_dir": photos,
         "prompt": PROMPT,

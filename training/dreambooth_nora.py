@@ -12,18 +12,13 @@ import sys
 import torch
 
 from nora_studio.cache import encode_photos
-from nora_studio.config import (
-    DreamboothOptions,
-    parse_options,
-    part_settings,
-    to_toml,
-    with_recommended,
-)
+from nora_studio.config import DreamboothOptions, part_settings, with_recommended
 from nora_studio.data.images import list_photos, load_photos
 from nora_studio.dreambooth import BatchDraws, Denoising, encode_prompt
 from nora_studio.errors import run_entry
 from nora_studio.loop import Plan, StopRequest, Trainee, restore, train
-from nora_studio.models import choose_trigger, load_sdxl, native_resolution
+from nora_studio.models import choose_dtype, choose_trigger, load_sdxl, native_resolution
+from nora_studio.options_file import parse_options, to_toml
 from nora_studio.personalise import (
     Subject,
     build_trainee,
@@ -34,23 +29,20 @@ from nora_studio.personalise import (
 )
 from nora_studio.runs import Run, common_checkpoint
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+MIXED = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 def main() -> int:
     options = with_recommended(parse_options())
     count = len(list_photos(options.instance_dir))  # Before any model loads: mistakes are here.
     settings = {method: part_settings(options, method) for method in options.methods}
-    precision = options.precision
-    if precision == "auto":
-        precision = "bf16" if torch.cuda.is_available() else "fp32"
-    accelerator = prepare_accelerator(MIXED[precision])
+    dtype = choose_dtype(options.precision, "cuda" if torch.cuda.is_available() else "cpu")
+    accelerator = prepare_accelerator(MIXED[dtype])
     say = accelerator.print
     runs = {method: find_run(options, method) for method in options.methods}
 
-    say(f"Loading {options.model} ({precision}, {accelerator.device})")
-    pipe = load_sdxl(options.model, DTYPES[precision], accelerator.device)
+    say(f"Loading {options.model} ({dtype}, {accelerator.device})")
+    pipe = load_sdxl(options.model, dtype, accelerator.device)
     size = options.resolution or native_resolution(pipe)
     trigger = choose_trigger(pipe, options.trigger)
     subject = Subject(
@@ -67,7 +59,7 @@ def main() -> int:
 
     trainees: list[Trainee] = []
     for method in options.methods:
-        own = prepare_accelerator(MIXED[precision])
+        own = prepare_accelerator(MIXED[dtype])
         trainee = build_trainee(subject, method, settings[method], runs[method], own)
         trainees.append(trainee)
         total = sum(parameter.numel() for parameter in trainee.parameters)

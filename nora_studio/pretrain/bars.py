@@ -144,13 +144,16 @@ class Judge:
         ids = self.tokenize(texts).to(self.device)
         return F.normalize(self.model.encode_text(ids), dim=-1)
 
-    def accuracies(self, scenes: Scenes, pictures: Tensor) -> dict[str, float | None]:
-        """Share of the pictures whose class, place, ... is named rightly.
+    def accuracies(
+        self,
+        scenes: Scenes,
+        seen: Tensor,  # (scenes, embed_dim): what `look` makes of their pictures
+    ) -> dict[str, float | None]:
+        """Share of the pictures whose class, place, ... is named rightly; None: none is asked.
 
         The class is chosen among all; everything else among sentences that name the true class.
         Colours are asked of plain things, patterns and accessories of those that have one.
         """
-        seen = self.look(pictures)
         asked = {
             "kind": torch.ones(len(scenes), dtype=torch.bool),
             "place": torch.ones(len(scenes), dtype=torch.bool),
@@ -159,17 +162,25 @@ class Judge:
             "accessory": scenes.accessory != NONE,
         }
         results: dict[str, float | None] = {}
-        for attribute, options in OPTIONS.items():
-            truth = getattr(scenes, attribute)
-            texts = [describe(attribute, option, k) for k in CLASSES for option in options]
-            read = self.read(texts).view(len(CLASSES), len(options), -1)
-            if attribute == "kind":
-                read = read[:1].expand_as(read)
-            own = read[scenes.kind.to(self.device)]
-            chosen = torch.einsum("nd,nod->no", seen, own).argmax(1).cpu()
-            right = (chosen == truth)[asked[attribute]]
+        for attribute, is_asked in asked.items():
+            chosen = self.choose(attribute, scenes, seen)
+            right = (chosen == getattr(scenes, attribute))[is_asked]
             results[attribute] = round(right.float().mean().item(), 4) if len(right) else None
         return results
+
+    def choose(
+        self,
+        attribute: str,  # a key of OPTIONS
+        scenes: Scenes,
+        seen: Tensor,  # (scenes, embed_dim)
+    ) -> Tensor:  # (scenes,): the index of the option whose sentence is nearest
+        options = OPTIONS[attribute]
+        texts = [describe(attribute, option, kind) for kind in CLASSES for option in options]
+        read = self.read(texts).view(len(CLASSES), len(options), -1)
+        if attribute == "kind":  # its sentences name no class beforehand
+            read = read[:1].expand_as(read)
+        own = read[scenes.kind.to(self.device)]
+        return torch.einsum("nd,nod->no", seen, own).argmax(1).cpu()
 
 
 def describe(attribute: str, option: str, kind: str) -> str:
@@ -206,7 +217,7 @@ def measure(
         for i in range(0, count, 64)
     ]
     judge = Judge(scorer, device)
-    drawn = judge.accuracies(trial.scenes, pictures)
+    drawn = judge.accuracies(trial.scenes, judge.look(pictures))
     drawn["psnr"] = round(measure_psnr(pipeline.vae, device, min(256, count)), 2)
     return {
         "prompts": count,
@@ -214,7 +225,7 @@ def measure(
         "steps": steps,
         "guidance": 5.0,
         "drawn": drawn,
-        "ceiling": judge.accuracies(trial.scenes, torch.cat(rendered)),
+        "ceiling": judge.accuracies(trial.scenes, judge.look(torch.cat(rendered))),
         "bars": BARS,
         "passed": {name: (drawn[name] or 0) >= bar for name, bar in BARS.items()},
         "examples": [trial.prompts[i] for i in shown[:10].tolist()],

@@ -1,6 +1,7 @@
 """The embedded models' card, written from their logs alone."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,10 @@ from nora_studio.pretrain.tokenizer import CONTEXT_LENGTH
 PIXEL_BYTES = 3 * IMAGE_SIZE**2
 TRUSTED_CEILING = 0.8
 """Below this share of right answers on real renders, a figure tells little of the drawing."""
-OWN_SETTINGS = {
-    "encoders": ["vae_seconds", "clip_seconds", "vae_batch", "clip_batch", "deadline_seconds"],
-    "unet": ["unet_seconds", "unet_batch", "deadline_seconds"],
-    "all": [],
-}
-"""What each stage takes beyond pictures, captions and seed."""
+SHARED = ("pictures", "captions", "seed")
+ENCODERS = (*SHARED, "vae_seconds", "clip_seconds", "vae_batch", "clip_batch")
+UNET = (*SHARED, "unet_seconds", "unet_batch")
+"""Settings that change what a stage makes."""
 
 WORDS = {
     "kind": "class",
@@ -129,11 +128,11 @@ def training_table(log: dict[str, Any]) -> list[str]:
             f"| {facts['seconds']:.0f} | {result} |"
         )
     runs = [
-        f"{title}: {run['pictures']:,} pictures, {run['total_seconds']:.0f} s in all on "
+        f"{title}: {run['pictures']:,} pictures, {run['total_seconds']:.0f} s in all on one "
         f"{run['device']}, torch {run['torch']}" + peak_memory(run)
         for title, run in (("Encoders", encoders), ("UNet", last))
     ]
-    return [*lines, "", *[f"{run}. " for run in runs]]
+    return [*lines, "", *[f"- {run}." for run in runs]]
 
 
 def limits(log: dict[str, Any], results: dict[str, Any]) -> list[str]:
@@ -150,8 +149,8 @@ def limits(log: dict[str, Any], results: dict[str, Any]) -> list[str]:
     return [
         *text,
         "",
-        "The scoring model is weak at patterns. It sees that a thing is patterned, and tells spots "
-        "and two tones from the rest, but takes stripes, checks, zigzags and rings for one "
+        "The scoring model is weak at patterns. It sees that a thing is patterned, and mostly "
+        "tells spots and two tones, but takes stripes, checks, zigzags and rings for one "
         f"another: even of real renders it names {100 * ceiling:.0f}% of the patterns. The wording "
         "is not the cause: naming the colours, or the whole caption, changes little. Its image "
         "features hold no more: the classifier trained on them with the true labels names the "
@@ -164,20 +163,22 @@ def limits(log: dict[str, Any], results: dict[str, Any]) -> list[str]:
 def rebuilding(log: dict[str, Any]) -> list[str]:
     """The commands of the logged runs, what they took, and what to lower on a smaller GPU."""
     encoders, unet = log["encoders_run"], log["unet_run"]
+    before = encoders["total_seconds"] if unet["settings"]["stage"] == "all" else 0.0
+    minutes = [encoders["total_seconds"] / 60, (unet["total_seconds"] - before) / 60]
     kept, encoded = (count * 10_000 / 2**30 for count in (PIXEL_BYTES, encoded_bytes(unet)))
-    minutes = [run["total_seconds"] / 60 for run in (encoders, unet)]
+    command = "python training/pretrain_mini.py --out assets --stage"
     return [
         "```",
-        f"python training/pretrain_mini.py --out assets --stage encoders{flags(encoders)}",
-        f"python training/pretrain_mini.py --out assets --stage unet{flags(unet)}",
+        f"{command} encoders{flags(encoders, ENCODERS)}",
+        f"{command} unet{flags(unet, UNET)}",
         "python evaluation/mini_bars.py --assets assets",
         "```",
         "",
-        f"On one {encoders['device']} the first took {minutes[0]:.1f} minutes{peak_memory(encoders)}; "
-        f"the second {minutes[1]:.1f} minutes{peak_memory(unet)}, its measuring included. The "
-        "seconds are budgets: a slower GPU takes fewer steps in them, so raise them until the "
-        "steps match the table, and no rebuild gives the same bits. A run ends before its "
-        "`--deadline-seconds`, whatever the budgets; without that flag they are used up.",
+        f"On one {encoders['device']} the first command took {minutes[0]:.1f} minutes"
+        f"{peak_memory(encoders)}; the second {minutes[1]:.1f} minutes{peak_memory(unet)}. "
+        "The seconds are budgets: a slower GPU takes fewer steps in them, so raise them until the "
+        "steps match the table; no rebuild gives the same bits. The table has the seconds spent, "
+        "fewer where a run had to end early (`--deadline-seconds`).",
         "",
         f"On a smaller GPU lower `--pictures` first: 10,000 fewer save {kept:.1f} GiB of the "
         f"encoders stage and {encoded:.1f} GiB of the UNet stage. Then lower `--clip-batch` "
@@ -187,13 +188,12 @@ def rebuilding(log: dict[str, Any]) -> list[str]:
     ]
 
 
-def flags(run: dict[str, Any]) -> str:
-    """The logged settings that change what is trained, where they are not the defaults."""
-    own = ["pictures", "captions", "seed", *OWN_SETTINGS[run["settings"]["stage"]]]
-    defaults = {name: str(value) for name, value in asdict(Settings()).items()}
-    changed = [name for name in own if run["settings"][name] != defaults[name]]
+def flags(run: dict[str, Any], names: Sequence[str]) -> str:
+    """The logged settings among `names` that are not the defaults, as command-line flags."""
+    logged, defaults = run["settings"], asdict(Settings())
+    changed = [name for name in names if logged[name] != str(defaults[name])]
     return "".join(
-        f" --{name.replace('_', '-')} {float(run['settings'][name]):g}" for name in changed
+        f" --{name.replace('_', '-')} {logged[name].removesuffix('.0')}" for name in changed
     )
 
 

@@ -1,0 +1,108 @@
+"""Read the trainer's options from flags and TOML files, and write them down again."""
+
+import dataclasses
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import tomli_w
+import tyro
+
+from nora_studio.config import DreamboothOptions, suggestion
+from nora_studio.errors import StudioError
+
+
+def parse_options(argv: Sequence[str] | None = None) -> DreamboothOptions:
+    """Options from the command line, over a TOML file if `--config FILE` is among them.
+
+    Raises:
+        StudioError: the file is missing or holds an unknown key or a value of the wrong type.
+        SystemExit: an unknown flag or `--help`, as told by the parser.
+    """
+    arguments: list[str] = []
+    for word in sys.argv[1:] if argv is None else argv:
+        arguments += ["--config", word[9:]] if word.startswith("--config=") else [word]
+    base: Any = DreamboothOptions(instance_dir=tyro.MISSING, prompt=tyro.MISSING)
+    while "--config" in arguments:
+        place = arguments.index("--config")
+        if place + 1 >= len(arguments):
+            raise StudioError("--config: expected a TOML file after it.")
+        base = _over(base, _read_toml(Path(arguments[place + 1])), arguments[place + 1])
+        del arguments[place : place + 2]
+    return tyro.cli(DreamboothOptions, args=arguments, default=base)
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.expanduser().read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StudioError(f"--config: {file} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StudioError(f"--config: {file} is not valid TOML: {error}.") from error
+
+
+def _over(base: Any, values: dict[str, Any], where: str, prefix: str = "") -> Any:
+    """Lay a table of a TOML file over a dataclass, key by key, types checked."""
+    hints = get_type_hints(type(base))
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise StudioError(
+                f"{where}: unknown option {prefix + key!r}.{suggestion(key, tuple(hints))}"
+            )
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, dict):
+                raise StudioError(f"{where}: {prefix + key} must be a table; got {value!r}.")
+            changes[key] = _over(getattr(base, key), value, where, f"{prefix}{key}.")
+        else:
+            changes[key] = _typed(value, hints[key], f"{where}: {prefix + key}")
+    return dataclasses.replace(base, **changes)
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    """A TOML value as one of the kinds that a field's type allows."""
+    expected = []
+    for kind in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):
+        words = get_args(kind)
+        if get_origin(kind) is Literal:
+            if value in words:
+                return value
+            expected.append(f"one of {', '.join(words)}")
+        elif get_origin(kind) is tuple:
+            if isinstance(value, list) and all(isinstance(item, str) for item in value):
+                return tuple(value)
+            expected.append("a list of strings")
+        elif kind is Path and isinstance(value, str):
+            return Path(value)
+        elif kind is float and type(value) is int:
+            return float(value)
+        elif type(value) is kind:
+            return value
+        else:
+            expected.append(_TOML_WORDS.get(kind, ""))
+    allowed = " or ".join(word for word in expected if word)
+    raise StudioError(f"{where} must be {allowed}; got {value!r}.")
+
+
+_TOML_WORDS = {
+    str: "a string",
+    Path: "a string",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+}
+
+
+def to_toml(options: DreamboothOptions) -> str:
+    """The options as TOML that `--config` reads back. None is left out, as it is the default."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            pairs = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+            return {name: plain(item) for name, item in pairs if item is not None}
+        return str(value) if isinstance(value, Path) else value
+
+    return tomli_w.dumps(plain(options))

@@ -1,0 +1,81 @@
+"""The bars of the miniature model, and its card: figures that follow from what was measured."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from nora_studio import world
+from nora_studio.errors import StudioError
+from nora_studio.models import embedded
+from nora_studio.pretrain import bars, card, export
+from nora_studio.pretrain.progress import write_json
+
+
+def test_prompts_say_what_their_scenes_show() -> None:
+    trial = bars.draw_trial(200, 1)
+    assert len(trial.prompts) == len(trial.scenes) == 200
+    plain = 0
+    for i, prompt in enumerate(trial.prompts):
+        assert world.CLASSES[int(trial.scenes.kind[i])] in prompt
+        assert list(world.COLORS)[int(trial.scenes.main_color[i])] in prompt
+        pattern = world.PATTERNS[int(trial.scenes.pattern[i])]
+        plain += pattern == "plain"
+        assert pattern in prompt or pattern == "plain"
+        assert (" wearing " in prompt) == (trial.scenes.accessory[i] > 0)
+    assert 120 < plain < 180
+    assert len(set(trial.scenes.place.tolist())) == len(world.PLACES)
+
+
+@pytest.mark.parametrize("attribute", ["kind", "pattern"])
+def test_the_judge_counts_right_answers(attribute: str) -> None:
+    """Who sees exactly what the true sentence says is always right; the next sentence, never."""
+    judge = bars.Judge(embedded("mini-clip"), "cpu")
+    scenes, options = bars.draw_trial(70, 1).scenes, bars.OPTIONS[attribute]
+
+    def seen(shift: int) -> torch.Tensor:
+        truths = ((getattr(scenes, attribute) + shift) % len(options)).tolist()
+        kinds = [world.CLASSES[kind] for kind in scenes.kind.tolist()]
+        told = [bars.describe(attribute, options[i], kind) for i, kind in zip(truths, kinds)]
+        return judge.read(told)
+
+    assert judge.accuracies(scenes, seen(0))[attribute] == 1.0
+    assert judge.accuracies(scenes, seen(1))[attribute] == 0.0
+
+
+def test_a_question_that_no_picture_answers_has_no_figure() -> None:
+    judge = bars.Judge(embedded("mini-clip"), "cpu")
+    scenes = bars.draw_trial(4, 1).scenes
+    named = judge.accuracies(scenes, judge.read(["a red mug"] * 4))
+    assert named["accessory"] is None and named["kind"] is not None
+
+
+def test_the_card_follows_its_logs(tmp_path: Path) -> None:
+    with pytest.raises(StudioError, match=r"training_log\.json and bars\.json"):
+        card.write_card(tmp_path)
+    folder = tmp_path / export.PIPELINE
+    folder.mkdir()
+    shipped = embedded(export.PIPELINE)
+    log = json.loads((shipped / export.LOG).read_text(encoding="utf-8"))
+    results = json.loads((shipped / export.RESULTS).read_text(encoding="utf-8"))
+    log["vae"] |= {"steps": 4321, "psnr_held_out": 31.23}
+    log["encoders_run"] |= {"total_seconds": 720.0, "peak_gib": 61.5, "device": "a GPU"}
+    log["encoders_run"]["settings"] |= {"pictures": "1200000", "clip_batch": "512"}
+    log["unet_run"] |= {"total_seconds": 1440.0, "peak_gib": None}
+    log["unet_run"]["settings"] |= {"stage": "all", "captions": "1"}
+    results["drawn"] |= {"kind": 0.951, "main_color": 0.7}
+    results["passed"] |= {"main_color": False}
+    write_json(folder / export.LOG, log)
+    write_json(folder / export.RESULTS, results)
+    text = card.write_card(tmp_path).read_text(encoding="utf-8")
+    for figure in (
+        "| 4,321 |", "31.2 dB", "| 0.951 |", "Below the bar: main_color", "weak at patterns",
+        "--stage encoders --pictures 1200000 --vae-seconds 185 --clip-seconds 235 --clip-batch 512",
+        "On one a GPU the first command took 12.0 minutes, 61.5 GiB at most; ",
+        "the second 12.0 minutes. ",
+        "10,000 fewer save 1.8 GiB of the encoders stage and 0.5 GiB of the UNet",
+    ):  # fmt: skip
+        assert figure in text, figure
+    results["ceiling"]["pattern"] = 0.9
+    assert "weak at patterns" not in card.compose_card(log, results, tmp_path)

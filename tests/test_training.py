@@ -1,0 +1,332 @@
+"""The trainer from end to end on a tiny SDXL: what it writes, resumes, proves and leaves alone."""
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tiny import RARE_TOKEN, SIZE
+from trainer import (
+    PROMPT,
+    STEPS,
+    run_trainer,
+    start_trainer,
+    tiny_arguments,
+    tiny_options,
+    tiny_subject,
+)
+
+from nora_studio.config import part_settings
+from nora_studio.errors import StudioError
+from nora_studio.files import AdapterCard, read_card
+from nora_studio.generate import read_recipe
+from nora_studio.loop import Plan, StopRequest, Trainee, train
+from nora_studio.personalise import build_trainee, draw_base, finish, prepare_accelerator
+from nora_studio.runs import Run
+
+PARTS = ("unet", "text_encoder", "text_encoder_2")
+UNET_ONLY = {"text-encoder.no-train": True, "text-encoder-2.no-train": True}
+METHODS = ("nora", "lora")
+WEIGHTS = "adapter_model.safetensors"
+
+
+def only_unet(changes: dict | None = None) -> dict:
+    """Flags that leave both text encoders out."""
+    dropped = {
+        f"{part}.{name}": None
+        for part in ("text-encoder", "text-encoder-2")
+        for name in ("rank", "outer-rank", "learning-rate")
+    }
+    return dropped | UNET_ONLY | (changes or {})
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def tensors_of(folder: Path) -> dict[str, bytes]:
+    """Every safetensors file below a folder, byte for byte."""
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*.safetensors"))
+    }
+
+
+def test_twins_finish_with_everything_a_run_holds(twins):
+    runs, outcome = twins
+    assert (outcome.status, outcome.errors) == (0, []), outcome.err
+    assert outcome.out.count("proven by a fresh pipeline") == 2
+    for method in METHODS:
+        folder = runs / f"mug-{method}"
+        run = Run.open(folder)
+        card = read_card(folder)
+        assert isinstance(card, AdapterCard)
+        assert (card.method, card.trigger, card.prompt) == (method, RARE_TOKEN, PROMPT)
+        assert (card.steps, card.resolution) == (STEPS, SIZE)
+        assert names(folder / "adapter") == ["card.json", *sorted(PARTS)]
+        assert run.read_status()["state"] == "finished"
+        assert run.read_status()["change"] > 0.25
+        assert list(run.checkpoints()) == [4, 6]
+        samples = sorted(file.name for file in (folder / "samples").iterdir())
+        assert samples == ["base.png", "step-000003.png", "step-000006.png"]
+        total = sum(
+            tensor.numel()
+            for part in PARTS
+            for name, tensor in load_file(folder / "adapter" / part / WEIGHTS).items()
+            if method == "lora" or "inner" in name
+        )
+        assert card.parameters == (total if method == "lora" else total // 2)  # starts are kept too
+
+
+def test_the_log_has_a_line_every_so_many_steps(twins):
+    for method in METHODS:
+        rows = Run.open(twins[0] / f"mug-{method}").read_log()
+        assert [row["step"] for row in rows] == [2, 4, 6]
+        for row in rows:
+            assert 0.1 < row["loss"] < 10
+            assert row["gradient_norm"] > 0
+            assert set(row["learning_rate"]) == set(PARTS)
+            assert row["seconds_per_step"] > 0
+            assert row["memory_gib"] > 0
+
+
+def test_samples_say_what_they_are_and_move(twins):
+    pictures = {}
+    for method in METHODS:
+        folder = twins[0] / f"mug-{method}" / "samples"
+        recipe = read_recipe(folder / f"step-{STEPS:06d}.png")
+        assert (recipe.method, recipe.adapter, recipe.prompt) == (method, f"mug-{method}", PROMPT)
+        assert read_recipe(folder / "base.png").method is None
+        for name in ("base", f"step-{STEPS:06d}"):
+            with Image.open(folder / f"{name}.png") as picture:
+                pictures[method, name] = picture.tobytes()
+    assert pictures["nora", "base"] == pictures["lora", "base"]
+    assert len(set(pictures.values())) == 3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_twin_is_what_it_would_be_alone(twins, tiny_base, photo_folder, tmp_path, method):
+    outcome = run_trainer(*tiny_arguments(tiny_base, photo_folder, tmp_path, method))
+    assert outcome.status == 0, outcome.err
+    alone, twin = tmp_path / f"mug-{method}", twins[0] / f"mug-{method}"
+    assert tensors_of(alone / "adapter") == tensors_of(twin / "adapter")
+    losses = [[row["loss"] for row in Run.open(run).read_log()] for run in (alone, twin)]
+    assert losses[0] == losses[1]
+
+
+def ask_to_stop(runs: list[Run], number: signal.Signals, pid: int) -> threading.Thread:
+    """Send a signal as soon as every run has written its first line."""
+
+    def watch() -> None:
+        until = time.monotonic() + 120
+        while time.monotonic() < until and not all(run.read_log() for run in runs):
+            time.sleep(0.005)
+        os.kill(pid, number)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    return watcher
+
+
+def test_stopped_twins_that_go_on_end_as_if_never_stopped(tiny_base, photo_folder, tmp_path):
+    changes = {"steps": 10, "log-every": 1, "checkpoint-every": 4, "sample-every": 0}
+    changes |= {"dropout": 0.1}  # torch's own generator is part of what must go on
+    folders = {}
+    for name in ("whole", "halves"):
+        arguments = tiny_arguments(
+            tiny_base, photo_folder, tmp_path / name, "nora,lora", only_unet(changes)
+        )
+        runs = [Run(tmp_path / name / f"mug-{method}") for method in METHODS]
+        folders[name] = runs
+        if name == "whole":
+            assert run_trainer(*arguments).status == 0
+            continue
+        watcher = ask_to_stop(runs, signal.SIGINT, os.getpid())
+        outcome = run_trainer(*arguments)
+        watcher.join()
+        assert outcome.status == 128 + signal.SIGINT, outcome.err
+        assert "--resume" in outcome.out
+        stopped = runs[0].read_status()
+        assert stopped["state"] == "stopped"
+        assert 0 < stopped["step"] < 10
+        assert all(max(run.checkpoints()) == stopped["step"] for run in runs)
+        assert not runs[0].adapter.exists()
+        outcome = run_trainer(*arguments, "--resume")
+        assert outcome.status == 0, outcome.err
+        assert f"Going on after step {stopped['step']} of 10" in outcome.out
+    for whole, halves in zip(folders["whole"], folders["halves"]):
+        last = "checkpoints/step-000010"
+        assert tensors_of(halves.folder / last) == tensors_of(whole.folder / last)
+        assert len(tensors_of(halves.folder / last)) == 2  # the adapter's and the training state
+        assert tensors_of(halves.adapter) == tensors_of(whole.adapter)
+        assert [row["step"] for row in halves.read_log()] == list(range(1, 11))
+        assert [r["loss"] for r in halves.read_log()] == [r["loss"] for r in whole.read_log()]
+
+
+def test_a_terminated_process_saves_and_ends_with_143(tiny_base, photo_folder, tmp_path):
+    changes = only_unet({"steps": 3000, "log-every": 1, "checkpoint-every": 5000})
+    process = start_trainer(*tiny_arguments(tiny_base, photo_folder, tmp_path, changes=changes))
+    run = Run(tmp_path / "mug-nora")
+    watcher = ask_to_stop([run], signal.SIGTERM, process.pid)
+    out, err = process.communicate(timeout=240)
+    watcher.join()
+    assert process.returncode == 143, err
+    assert "Stopped by SIGTERM" in out
+    assert "Traceback" not in err
+    assert list(run.checkpoints()) == [run.read_status()["step"]]
+
+
+def test_a_finished_run_that_is_resumed_is_proven_again(twins, tiny_base, photo_folder, tmp_path):
+    arguments = tiny_arguments(
+        tiny_base, photo_folder, tmp_path, changes=only_unet({"steps": 2, "sample-every": 0})
+    )
+    assert run_trainer(*arguments).status == 0
+    before = tensors_of(tmp_path / "mug-nora" / "adapter")
+    outcome = run_trainer("--config", str(tmp_path / "mug-nora" / "config.toml"), "--resume")
+    assert outcome.status == 0, outcome.err
+    assert "Going on after step 2 of 2" in outcome.out
+    assert tensors_of(tmp_path / "mug-nora" / "adapter") == before
+
+
+def test_parts_that_are_switched_off_get_no_adapter(tiny_base, photo_folder, tmp_path):
+    arguments = tiny_arguments(
+        tiny_base, photo_folder, tmp_path, changes=only_unet({"steps": 2, "sample-every": 0})
+    )
+    assert run_trainer(*arguments).status == 0
+    folder = tmp_path / "mug-nora"
+    assert names(folder / "adapter") == ["card.json", "unet"]
+    assert set(read_card(folder).fingerprints) == {"unet"}
+    assert set(Run.open(folder).read_log()[-1]["learning_rate"]) == {"unet"}
+
+
+def test_checkpointed_activations_change_no_bit(twins, tiny_base, photo_folder, tmp_path):
+    arguments = tiny_arguments(
+        tiny_base, photo_folder, tmp_path, changes={"gradient-checkpointing": True}
+    )
+    assert run_trainer(*arguments).status == 0
+    expected = tensors_of(twins[0] / "mug-nora" / "adapter")
+    assert tensors_of(tmp_path / "mug-nora" / "adapter") == expected
+
+
+def test_a_bfloat16_base_trains_float32_adapters(tiny_base, photo_folder, tmp_path):
+    changes = only_unet({"precision": "bf16", "steps": 3, "sample-every": 0})
+    arguments = tiny_arguments(tiny_base, photo_folder, tmp_path, "nora,lora", changes)
+    outcome = run_trainer(*arguments)
+    assert outcome.status == 0, outcome.err
+    for method in METHODS:
+        state = load_file(tmp_path / f"mug-{method}" / "adapter" / "unet" / WEIGHTS)
+        trained = {name: t for name, t in state.items() if method == "lora" or "inner" in name}
+        assert {tensor.dtype for tensor in trained.values()} == {torch.float32}
+        assert any(not torch.equal(t, t.bfloat16().float()) for t in trained.values())
+
+
+def built(base: Path, photos: Path, folder: Path, **changes):
+    """A subject and its trainees, ready for the loop."""
+    options = tiny_options(base, photos, folder, **changes)
+    subject, draws = tiny_subject(options)
+    trainees = [
+        build_trainee(
+            subject,
+            method,
+            part_settings(options, method),
+            Run.create(folder / f"mug-{method}", ""),
+            prepare_accelerator("no"),
+        )
+        for method in options.methods
+    ]
+    return subject, draws, trainees
+
+
+def run_loop(trainees: list[Trainee], draws, steps: int) -> None:
+    plan = Plan(steps, 10, steps, 1, 0, max_gradient_norm=1.0)
+    with StopRequest() as stop:
+        assert train(trainees, draws, plan, stop, lambda trainee, step: None)
+
+
+def test_the_loss_falls_and_nothing_but_the_adapters_changes(tiny_base, photo_folder, tmp_path):
+    options = {"steps": 30, "schedule": "constant"}
+    subject, draws, trainees = built(tiny_base, photo_folder, tmp_path, **options)
+    base = {
+        name: (tensor, tensor.clone())
+        for part in PARTS
+        for name, tensor in getattr(subject.pipe, part).state_dict().items()
+    }
+    start = {t.label: [p.detach().clone() for p in t.parameters] for t in trainees}
+    exam = [draws.next() for _ in range(8)]
+    before = {t.label: examine(t, exam) for t in trainees}
+    run_loop(trainees, draws, 30)
+    for trainee in trainees:
+        print(trainee.label, before, examine(trainee, exam))
+        assert examine(trainee, exam) < 0.97 * before[trainee.label], trainee.label
+        moved = [not torch.equal(a, b) for a, b in zip(start[trainee.label], trainee.parameters)]
+        assert all(moved), "an adapter tensor was never trained"
+        trained = {id(parameter) for parameter in trainee.parameters}
+        for name, parameter in trainee.model.named_parameters():
+            assert parameter.requires_grad == (id(parameter) in trained), name
+            assert "nora_" in name or "lora_" in name or not parameter.requires_grad, name
+            if not parameter.requires_grad:
+                assert parameter.grad is None, name
+    assert all(torch.equal(now, copied) for now, copied in base.values())
+    assert before["nora"] == pytest.approx(before["lora"], rel=1e-4)  # both start at the base
+
+
+@torch.no_grad()
+def examine(trainee: Trainee, exam: list[dict]) -> float:
+    return sum(trainee.model(**batch).item() for batch in exam) / len(exam)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_every_schedule_warms_up_to_its_peak(tiny_base, photo_folder, tmp_path, schedule):
+    options = {"schedule": schedule, "warmup_steps": 4, "steps": 12, "method": "lora"}
+    _, _, (trainee,) = built(tiny_base, photo_folder, tmp_path, **options)
+    rates = []
+    for _ in range(12):
+        rates.append(trainee.optimizer.param_groups[0]["lr"])
+        trainee.optimizer.step()
+        trainee.schedule.step()
+    assert rates[:5] == pytest.approx([0.05 * step / 4 for step in range(5)])
+    assert max(rates) == pytest.approx(0.05)
+    if schedule == "constant":
+        assert rates[5:] == pytest.approx([0.05] * 7)
+    else:
+        assert rates[5:] == sorted(rates[5:], reverse=True)
+        assert rates[-1] < 0.01
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_proof_fails_if_the_file_is_not_what_was_trained(
+    tiny_base, photo_folder, tmp_path, method
+):
+    options = {"method": method, "steps": 3}
+    subject, draws, trainees = built(tiny_base, photo_folder, tmp_path, **options)
+    draw_base(subject, trainees)
+    run_loop(trainees, draws, 3)
+    write = trainees[0].write_adapter
+
+    def write_and_spoil(folder: Path, step: int) -> None:
+        write(folder, step)
+        file = folder / "unet" / WEIGHTS
+        state = load_file(file)
+        trained = [n for n in state if ("inner_up" if method == "nora" else "lora_B") in n]
+        for name in trained:
+            state[name] = state[name] * 1.5
+        save_file(state, file)
+
+    trainees[0].write_adapter = write_and_spoil
+    with pytest.raises(StudioError, match="draws another picture"):
+        finish(subject, trainees.pop())
+    status = json.loads((tmp_path / f"mug-{method}" / "status.json").read_text())
+    assert status["state"] == "failed"
+
+
+def test_the_proof_fails_if_nothing_was_learned(tiny_base, photo_folder, tmp_path):
+    subject, _, trainees = built(tiny_base, photo_folder, tmp_path, method="nora", steps=1)
+    draw_base(subject, trainees)
+    with pytest.raises(StudioError, match="changes nothing to be seen"):
+        finish(subject, trainees.pop())
