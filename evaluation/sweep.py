@@ -22,7 +22,7 @@ from tqdm import tqdm
 from nora_studio.atomic import write_text
 from nora_studio.compare import Drawing, draw_missing, enter_adapters, score_entrants
 from nora_studio.data.images import open_photo
-from nora_studio.demo import ShippedSubject
+from nora_studio.demo import PICTURE_SEED, ShippedSubject
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.models import load_sdxl, native_resolution
 from nora_studio.runs import Run
@@ -128,7 +128,7 @@ def score(options: SweepOptions, trials: list[Trial]) -> list[dict[str, object]]
         drawing = Drawing(
             model="embedded",
             prompts=subject.prompts,
-            seeds=(1000 + trial.seed,),
+            seeds=(PICTURE_SEED + trial.seed,),
             steps=options.inference_steps,
             guidance=5.0,
             size=native_resolution(pipe),

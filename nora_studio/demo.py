@@ -31,6 +31,8 @@ from nora_studio.scores import clip_i, clip_t, load_scorer
 from nora_studio.scripts import TRAIN, run_script
 
 METHODS = ("lora", "nora")
+PICTURE_SEED = 1000
+"""Added to a training's seed for its pictures, here and in evaluation/sweep.py."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def run_demo(options: DemoOptions) -> int:
     drawing = Drawing(
         model="embedded",
         prompts=subject.prompts,
-        seeds=(options.seed,),
+        seeds=(PICTURE_SEED + options.seed,),
         steps=options.inference_steps,
         guidance=options.guidance,
         size=read_card(runs[0].folder).resolution,

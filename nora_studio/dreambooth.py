@@ -93,6 +93,16 @@ class Denoising:
         """Number of training timesteps."""
         return len(self.alphas_cumprod)
 
+    def timesteps_below(self, limit: int | None) -> int:
+        """How many timesteps, from the first, a run trains on; None means all.
+
+        Raises:
+            StudioError: the limit is beyond the schedule.
+        """
+        if limit is not None and not 1 <= limit <= self.length:
+            raise StudioError(f"--max-timestep: expected 1 to {self.length}; got {limit}.")
+        return self.length if limit is None else limit
+
 
 @dataclass(frozen=True)
 class PromptEncoding:

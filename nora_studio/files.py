@@ -20,6 +20,8 @@ from nora_studio.methods import detach
 CARD = "card.json"
 WEIGHTS = "adapter_model.safetensors"
 ADAPTER_NAME = "default"
+PEFT_PREFIX = "base_model.model."
+"""Of every key in a PEFT file; `PeftModel.from_pretrained` silently skips keys without it."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ def write_adapter(folder: Path, parts: dict[str, nn.Module], card: AdapterCard) 
         )
         # One key only: safetensors writes several in random order, and files would differ by it.
         metadata = {"nora_studio": json.dumps(asdict(card))}
-        save_file(adapter_state(module), target / WEIGHTS, metadata=metadata)
+        state = {PEFT_PREFIX + name: tensor for name, tensor in adapter_state(module).items()}
+        save_file(state, target / WEIGHTS, metadata=metadata)
     text = json.dumps(asdict(card), indent=2, ensure_ascii=False)
     (folder / CARD).write_text(text + "\n", encoding="utf-8")
 
@@ -205,7 +208,7 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
     bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if bad:
         raise StudioError(f"{file} holds NaN or infinity in {bad[0]}. Train again.")
-    return state
+    return {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in state.items()}
 
 
 def _check_tensors(file: Path, state: dict[str, Tensor], module: nn.Module) -> None:

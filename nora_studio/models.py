@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionXLPipeline
 from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
@@ -78,7 +79,7 @@ def load_sdxl(
             pipe = StableDiffusionXLPipeline.from_pretrained(
                 name, dtype=dtype, use_safetensors=True, add_watermarker=False
             )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise StudioError(
             f"--model: {model!r} could not be loaded as an SDXL pipeline: {reason}. Expected "

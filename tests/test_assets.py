@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
+from torchvision.transforms.functional import to_tensor
 from transformers import CLIPTokenizer
 
 from nora_studio import world
@@ -164,10 +165,12 @@ def test_open_clip_loads_the_scoring_clip_as_any_other(assets: Path, judge: bars
     photo = Image.open(assets / "subjects" / "sunrise-mug" / "photos" / "0.jpg").convert("RGB")
     texts = [f"a photo of a {word}" for word in world.CLASSES]
     with torch.no_grad():
-        image = model.encode_image(preprocess(photo)[None], normalize=True)  # pyright: ignore
+        picture = preprocess(photo)[None]  # pyright: ignore
+        image = model.encode_image(picture, normalize=True)
         sentences = model.encode_text(open_clip.get_tokenizer(name)(texts), normalize=True)
     assert world.CLASSES[int((image @ sentences.t()).argmax())] == "mug"
     torch.testing.assert_close(sentences, judge.read(texts))
+    assert (picture - bars.resize_pictures(to_tensor(photo)[None]) * 2 + 1).abs().mean() < 0.01
 
 
 def test_the_pipeline_draws_what_the_prompt_says(
@@ -184,6 +187,12 @@ def test_the_measured_bars_are_met(assets: Path) -> None:
     assert results["bars"] == bars.BARS and results["prompts"] >= 500
     for name, bar in bars.BARS.items():
         assert results["passed"][name] and results["drawn"][name] >= bar
+
+
+def test_the_log_names_no_place_of_the_machine_it_was_made_on(assets: Path) -> None:
+    log = read_json(assets / export.PIPELINE / export.LOG)
+    for run in ("vae_run", "encoders_run", "unet_run"):
+        assert not log[run]["settings"].keys() & set(export.UNLOGGED)
 
 
 def test_the_card_is_the_one_its_logs_give(assets: Path) -> None:

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 from safetensors import safe_open
 from tiny import RARE_TOKEN, SIZE, tiny_adapter, tiny_sdxl
 
@@ -149,6 +151,18 @@ def test_the_card_reads_back_and_travels_in_the_weights(adapter, method):
     later = json.loads(text) | {"a_field_of_a_later_version": 1}
     (adapter.parent / "later" / "card.json").write_text(json.dumps(later))
     assert read_card(adapter.parent / "later") == card
+
+
+def test_peft_and_transformers_read_the_same_adapter(tiny_base, adapter, method):
+    ours, theirs = (load_sdxl(str(tiny_base)) for _ in range(2))
+    load_adapter(adapter, parts_of(ours))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # PEFT only warns of keys it does not find
+        unet = PeftModel.from_pretrained(theirs.unet, str(adapter / "unet"))
+        theirs.text_encoder.load_adapter(str(adapter / "text_encoder"))
+    assert_same_tensors(adapter_state(unet.get_base_model()), adapter_state(ours.unet))
+    loaded = adapter_state(theirs.text_encoder)
+    assert_same_tensors(loaded, adapter_state(ours.text_encoder))
 
 
 def test_an_adapter_of_another_base_is_refused(adapter, tmp_path):

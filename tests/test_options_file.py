@@ -20,6 +20,7 @@ FLAG_TEXT = """
     --unet.rank 3 --unet.outer-rank 9 --unet.alpha 1.5 --unet.learning-rate 0.25
     --text-encoder.no-train --text-encoder-2.rank 4 --override lora.unet.rank=16
     --schedule linear --warmup-steps 2 --weight-decay 0.5 --max-gradient-norm 0.5 --snr-gamma 5
+    --max-timestep 700
     --sample-prompt snow --sample-every 9 --sample-seed 3 --sample-steps 4 --guidance 2
     --log-every 8 --checkpoint-every 6 --keep-checkpoints 5 --resume
 """
@@ -47,6 +48,7 @@ warmup_steps = 2
 weight_decay = 0.5
 max_gradient_norm = 0.5
 snr_gamma = 5
+max_timestep = 700
 sample_prompt = "snow"
 sample_every = 9
 sample_seed = 3

@@ -1,6 +1,5 @@
-"""The trainer from end to end on a tiny SDXL: what it writes, resumes, proves and leaves alone."""
+"""The trainer from end to end on a tiny SDXL: what it writes, stops and goes on with."""
 
-import json
 import os
 import signal
 import threading
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tiny import RARE_TOKEN, SIZE
 from trainer import (
     PROMPT,
@@ -18,16 +17,10 @@ from trainer import (
     run_trainer,
     start_trainer,
     tiny_arguments,
-    tiny_options,
-    tiny_subject,
 )
 
-from nora_studio.config import part_settings
-from nora_studio.errors import StudioError
 from nora_studio.files import AdapterCard, read_card
 from nora_studio.generate import read_recipe
-from nora_studio.loop import Plan, StopRequest, Trainee, train
-from nora_studio.personalise import build_trainee, draw_base, finish, prepare_accelerator
 from nora_studio.runs import Run
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
@@ -224,109 +217,3 @@ def test_a_bfloat16_base_trains_float32_adapters(tiny_base, photo_folder, tmp_pa
         trained = {name: t for name, t in state.items() if method == "lora" or "inner" in name}
         assert {tensor.dtype for tensor in trained.values()} == {torch.float32}
         assert any(not torch.equal(t, t.bfloat16().float()) for t in trained.values())
-
-
-def built(base: Path, photos: Path, folder: Path, **changes):
-    """A subject and its trainees, ready for the loop."""
-    options = tiny_options(base, photos, folder, **changes)
-    subject, draws = tiny_subject(options)
-    trainees = [
-        build_trainee(
-            subject,
-            method,
-            part_settings(options, method),
-            Run.create(folder / f"mug-{method}", ""),
-            prepare_accelerator("no"),
-        )
-        for method in options.methods
-    ]
-    return subject, draws, trainees
-
-
-def run_loop(trainees: list[Trainee], draws, steps: int) -> None:
-    plan = Plan(steps, 10, steps, 1, 0, max_gradient_norm=1.0)
-    with StopRequest() as stop:
-        assert train(trainees, draws, plan, stop, lambda trainee, step: None)
-
-
-def test_the_loss_falls_and_nothing_but_the_adapters_changes(tiny_base, photo_folder, tmp_path):
-    options = {"steps": 30, "schedule": "constant"}
-    subject, draws, trainees = built(tiny_base, photo_folder, tmp_path, **options)
-    base = {
-        name: (tensor, tensor.clone())
-        for part in PARTS
-        for name, tensor in getattr(subject.pipe, part).state_dict().items()
-    }
-    start = {t.label: [p.detach().clone() for p in t.parameters] for t in trainees}
-    exam = [draws.next() for _ in range(8)]
-    before = {t.label: examine(t, exam) for t in trainees}
-    run_loop(trainees, draws, 30)
-    for trainee in trainees:
-        print(trainee.label, before, examine(trainee, exam))
-        assert examine(trainee, exam) < 0.97 * before[trainee.label], trainee.label
-        moved = [not torch.equal(a, b) for a, b in zip(start[trainee.label], trainee.parameters)]
-        assert all(moved), "an adapter tensor was never trained"
-        trained = {id(parameter) for parameter in trainee.parameters}
-        for name, parameter in trainee.model.named_parameters():
-            assert parameter.requires_grad == (id(parameter) in trained), name
-            assert "nora_" in name or "lora_" in name or not parameter.requires_grad, name
-            if not parameter.requires_grad:
-                assert parameter.grad is None, name
-    assert all(torch.equal(now, copied) for now, copied in base.values())
-    assert before["nora"] == pytest.approx(before["lora"], rel=1e-4)  # both start at the base
-
-
-@torch.no_grad()
-def examine(trainee: Trainee, exam: list[dict]) -> float:
-    return sum(trainee.model(**batch).item() for batch in exam) / len(exam)
-
-
-@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
-def test_every_schedule_warms_up_to_its_peak(tiny_base, photo_folder, tmp_path, schedule):
-    options = {"schedule": schedule, "warmup_steps": 4, "steps": 12, "method": "lora"}
-    _, _, (trainee,) = built(tiny_base, photo_folder, tmp_path, **options)
-    rates = []
-    for _ in range(12):
-        rates.append(trainee.optimizer.param_groups[0]["lr"])
-        trainee.optimizer.step()
-        trainee.schedule.step()
-    assert rates[:5] == pytest.approx([0.05 * step / 4 for step in range(5)])
-    assert max(rates) == pytest.approx(0.05)
-    if schedule == "constant":
-        assert rates[5:] == pytest.approx([0.05] * 7)
-    else:
-        assert rates[5:] == sorted(rates[5:], reverse=True)
-        assert rates[-1] < 0.01
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_the_proof_fails_if_the_file_is_not_what_was_trained(
-    tiny_base, photo_folder, tmp_path, method
-):
-    options = {"method": method, "steps": 3}
-    subject, draws, trainees = built(tiny_base, photo_folder, tmp_path, **options)
-    draw_base(subject, trainees)
-    run_loop(trainees, draws, 3)
-    write = trainees[0].write_adapter
-
-    def write_and_spoil(folder: Path, step: int) -> None:
-        write(folder, step)
-        file = folder / "unet" / WEIGHTS
-        state = load_file(file)
-        trained = [n for n in state if ("inner_up" if method == "nora" else "lora_B") in n]
-        for name in trained:
-            state[name] = state[name] * 1.5
-        save_file(state, file)
-
-    trainees[0].write_adapter = write_and_spoil
-    with pytest.raises(StudioError, match="draws another picture"):
-        finish(subject, trainees.pop())
-    status = json.loads((tmp_path / f"mug-{method}" / "status.json").read_text())
-    assert status["state"] == "failed"
-
-
-def test_the_proof_fails_if_nothing_was_learned(tiny_base, photo_folder, tmp_path):
-    subject, _, trainees = built(tiny_base, photo_folder, tmp_path, method="nora", steps=1)
-    draw_base(subject, trainees)
-    with pytest.raises(StudioError, match="changes nothing to be seen"):
-        finish(subject, trainees.pop())

@@ -135,5 +135,6 @@ def tiny_subject(options: DreamboothOptions) -> tuple[Subject, BatchDraws]:
         process=Denoising.of(pipe, options.snr_gamma),
     )
     cache = encode_photos(pipe, load_photos(options.instance_dir, size))
-    draws = BatchDraws(cache, options.batch_size or 1, subject.process.length, options.seed)
+    timesteps = subject.process.timesteps_below(options.max_timestep)
+    draws = BatchDraws(cache, options.batch_size or 1, timesteps, options.seed)
     return subject, draws

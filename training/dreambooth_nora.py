@@ -55,7 +55,8 @@ def main() -> int:
     )
     say(f"[V] is {trigger!r}; encoding {count} photos at {size}x{size}")
     cache = encode_photos(pipe, load_photos(options.instance_dir, size))
-    draws = BatchDraws(cache, options.batch_size or 1, subject.process.length, options.seed)
+    timesteps = subject.process.timesteps_below(options.max_timestep)
+    draws = BatchDraws(cache, options.batch_size or 1, timesteps, options.seed)
 
     trainees: list[Trainee] = []
     for method in options.methods:

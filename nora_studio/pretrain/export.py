@@ -24,6 +24,8 @@ PIPELINE, SCORER = "mini-sdxl", "mini-clip"
 """Folders of the diffusers pipeline and of the scoring CLIP."""
 LOG, RESULTS = "training_log.json", "bars.json"
 """Files in the pipeline's folder that the card is written from."""
+UNLOGGED = ("out", "report", "pack", "init", "init_unet", "started_at")
+"""Settings that say where and when: the log is shipped, and these are of one machine."""
 
 
 def as_stored(part: Module) -> Module:
@@ -147,7 +149,7 @@ def finish_stage(settings: Settings, clock: Progress, stage: str, names: Sequenc
         device=device_name(settings.device),
         torch=torch.__version__,
         peak_gib=peak_gibibytes(settings.device),
-        settings={name: str(value) for name, value in asdict(settings).items()},
+        settings={k: str(v) for k, v in asdict(settings).items() if k not in UNLOGGED},
     )
     clock.write(settings.out / PIPELINE / LOG)
     clock.write(settings.report / LOG)
