@@ -213,7 +213,9 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
 
 def _check_tensors(file: Path, state: dict[str, Tensor], module: nn.Module) -> None:
     """Refuse tensors that are not exactly the attached adapter's, by name and shape."""
-    adapter = get_peft_model_state_dict(module, adapter_name=ADAPTER_NAME)
+    adapter = get_peft_model_state_dict(
+        module, adapter_name=ADAPTER_NAME, save_embedding_layers=False
+    )
     expected = {name: tuple(tensor.shape) for name, tensor in adapter.items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     for name in sorted(expected.keys() | found.keys()):
