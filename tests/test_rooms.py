@@ -37,7 +37,8 @@ def modules() -> list[Path]:
 
 def scripts() -> list[Path]:
     found = [file for folder in ENTRY_FOLDERS for file in (TOP / folder).rglob("*.py")]
-    return sorted([*found, TOP / "app.py"])
+    app = TOP / "app.py"
+    return sorted([*found, *([app] if app.is_file() else [])])
 
 
 def dotted(file: Path) -> str:
