@@ -14,6 +14,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -78,9 +79,7 @@ def main() -> int:
     results = []
     for number, flags in enumerate(options.candidates):
         own = [row for row in rows if row["candidate"] == number]
-        means = {
-            name: sum(float(row[name]) for row in own) / len(own) for name in ("CLIP-T", "CLIP-I")
-        }
+        means = {name: sum(row[name] for row in own) / len(own) for name in ("CLIP-T", "CLIP-I")}
         results.append({"flags": flags, **means, "parameters": own[0]["parameters"]})
     results.sort(key=lambda row: -row["CLIP-I"])
     lines = ["| flags | CLIP-I | CLIP-T | parameters |", "|---|---|---|---|"]
@@ -119,10 +118,10 @@ def train(options: SweepOptions, trial: Trial) -> None:
         raise StudioError(f"{folder.name} ended with status {status}: {' '.join(last)}")
 
 
-def score(options: SweepOptions, trials: list[Trial]) -> list[dict[str, object]]:
+def score(options: SweepOptions, trials: list[Trial]) -> list[dict[str, Any]]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipe, scorer = load_sdxl(device=device), load_scorer(device=device)
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for trial in tqdm(trials, desc="Scoring"):
         subject = ShippedSubject.load(trial.subject)
         drawing = Drawing(

@@ -1,6 +1,7 @@
 """DreamBooth on SDXL: what one step sees, and what it computes."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, StableDiffusionXLPipeline
@@ -79,7 +80,7 @@ class Denoising:
         Raises:
             StudioError: the base predicts neither noise nor v.
         """
-        scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+        scheduler: Any = DDPMScheduler.from_config(pipe.scheduler.config)
         kind = scheduler.config["prediction_type"]
         if kind not in ("epsilon", "v_prediction"):
             raise StudioError(

@@ -182,6 +182,8 @@ def test_resuming_from_a_damaged_checkpoint(one_run):
     outcome = run_trainer(*flags)
     assert outcome.status == 0, outcome.err
     assert "Going on after step 4 of 6" in outcome.out
+    for method in ("nora", "lora"):  # the lines past step 4 were written anew, not twice
+        assert [row["step"] for row in Run(folder / f"mug-{method}").read_log()] == [2, 4, 6]
 
 
 def test_a_folder_that_cannot_be_written(tiny_base, photo_folder, tmp_path):
