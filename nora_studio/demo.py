@@ -20,10 +20,12 @@ from nora_studio.compare import (
     open_picture,
     score_entrants,
 )
+from nora_studio.config import with_recommended
 from nora_studio.data.images import list_photos, open_photo
 from nora_studio.errors import StudioError
 from nora_studio.files import read_card
 from nora_studio.models import embedded, load_sdxl
+from nora_studio.options_file import parse_options, to_toml
 from nora_studio.report import Commands, Comparison, Photos, Table, html_report, labelled_grid
 from nora_studio.results import as_text, result_tables
 from nora_studio.runs import Run
@@ -162,12 +164,16 @@ def _train(options: DemoOptions, subject: ShippedSubject, arguments: list[str]) 
     folders = [_run_folder(options, subject, method) for method in METHODS]
     runs = [Run(folder) for folder in folders]
     if all(run.read_status().get("state") == "finished" for run in runs):
+        settings = to_toml(with_recommended(parse_options(arguments)))
+        for run in runs:
+            run.check_config(settings)
         print(f"Both runs in {options.out / 'runs'} are trained already; drawing from them.")
         return 0
     if all(run.checkpoints() for run in runs):
         return run_script(TRAIN, [*arguments, "--resume"])
-    for folder in folders:  # Begun, but with nothing to go on from.
-        shutil.rmtree(folder, ignore_errors=True)
+    for run in runs:
+        if not run.checkpoints():  # Begun, but with nothing to go on from.
+            shutil.rmtree(run.folder, ignore_errors=True)
     return run_script(TRAIN, arguments)
 
 

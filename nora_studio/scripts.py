@@ -1,5 +1,6 @@
 """Where the entry scripts lie, and how one is started as a person would start it."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -44,11 +45,16 @@ def as_flags(words: Sequence[str]) -> list[str]:
 def run_script(name: str, arguments: Sequence[str]) -> int:
     """Run a script in the foreground, its output on ours; give back its exit status.
 
-    Ctrl-C reaches the script too, which then saves and stops; we wait for it.
+    Ctrl-C reaches the script too, which then saves and stops; we wait for it. A SIGTERM reaches
+    us alone and is passed on.
     """
     process = subprocess.Popen(script_command(name, arguments))
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                continue
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -15,7 +15,7 @@ from nora_studio.cache import encode_photos
 from nora_studio.config import DreamboothOptions, part_settings, with_recommended
 from nora_studio.data.images import list_photos, load_photos
 from nora_studio.dreambooth import BatchDraws, Denoising, encode_prompt
-from nora_studio.errors import run_entry
+from nora_studio.errors import StudioError, run_entry
 from nora_studio.loop import Plan, StopRequest, Trainee, restore, train
 from nora_studio.models import choose_dtype, choose_trigger, load_sdxl, native_resolution
 from nora_studio.options_file import parse_options, to_toml
@@ -95,9 +95,15 @@ def main() -> int:
         say(f"Stopped by {stop.signal.name}. Go on with the same command and --resume.")
         return 128 + stop.signal
     if accelerator.is_main_process:
+        failures = []
         while trainees:
-            # One at a time, so that the proof's fresh pipeline finds room.
-            print(finish(subject, trainees.pop(0)))
+            # One at a time, so that the proof's fresh pipeline finds room; each has its chance.
+            try:
+                print(finish(subject, trainees.pop(0)))
+            except StudioError as error:
+                failures.append(str(error))
+        if failures:
+            raise StudioError(" ".join(failures))
     accelerator.end_training()
     return 0
 
