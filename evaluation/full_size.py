@@ -1,6 +1,6 @@
 """Make a full-size SDXL with random weights, train on it, and report speed, memory and sizes.
 
-    python evaluation/full_size.py --out /tmp/full-size --photos photos/my-mug
+    python evaluation/full_size.py --out runs/full-size --photos photos/my-mug
 
 The configs, the layout and CLIP's own vocabulary are the real ones; only the weights are random, so
 pictures mean nothing while step time, memory, start-up and file sizes are the real thing.
