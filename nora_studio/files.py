@@ -81,12 +81,14 @@ def read_card(path: Path) -> AdapterCard:
         raise StudioError(f"{file} is damaged: {error}. Train again or restore it.") from error
 
 
+def _tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    # "auto", PEFT's default, would ask the Hub whether the base has new embeddings.
+    return get_peft_model_state_dict(module, adapter_name=ADAPTER_NAME, save_embedding_layers=False)
+
+
 def adapter_state(module: nn.Module) -> dict[str, Tensor]:
     """An adapted module's own tensors on the CPU, frozen factors included, by PEFT's keys."""
-    # "auto" would ask the Hub whether the base has new embeddings.
-    state = get_peft_model_state_dict(
-        module, adapter_name=ADAPTER_NAME, save_embedding_layers=False
-    )
+    state = _tensors_of(module)
     return {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}
 
 
@@ -213,9 +215,7 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
 
 def _check_tensors(file: Path, state: dict[str, Tensor], module: nn.Module) -> None:
     """Refuse tensors that are not exactly the attached adapter's, by name and shape."""
-    adapter = get_peft_model_state_dict(
-        module, adapter_name=ADAPTER_NAME, save_embedding_layers=False
-    )
+    adapter = _tensors_of(module)
     expected = {name: tuple(tensor.shape) for name, tensor in adapter.items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     for name in sorted(expected.keys() | found.keys()):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors import safe_open
-from tiny import RARE_TOKEN, SIZE, tiny_adapter, tiny_sdxl
+from tiny import RARE_TOKEN, SIZE, assert_same_tensors, states, tiny_adapter, tiny_sdxl
 
 from nora_studio.atomic import write_text
 from nora_studio.errors import StudioError
@@ -59,22 +59,6 @@ def trained_parts(pipe, method: str) -> dict[str, torch.nn.Module]:
 def card_for(parts: dict[str, torch.nn.Module], method: str) -> AdapterCard:
     prints = {part: fingerprint(module) for part, module in parts.items()}
     return AdapterCard(method, "tiny", prints, RARE_TOKEN, 'ä "[V]" mug', SIZE, 3, 0, 12, "0")
-
-
-def states(parts) -> dict[str, torch.Tensor]:
-    """Every tensor of every part, copied."""
-    return {
-        f"{part}.{name}": tensor.clone()
-        for part, module in parts.items()
-        for name, tensor in module.state_dict().items()
-    }
-
-
-def assert_same_tensors(one: dict, other: dict) -> None:
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        assert tensor.dtype == other[name].dtype, name
-        assert torch.equal(tensor, other[name]), name
 
 
 def picture(pipe) -> np.ndarray:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import tiny_adapter
+from tiny import assert_same_tensors, states, tiny_adapter
 
 from nora_studio.errors import StudioError
 from nora_studio.files import load_adapter
@@ -26,22 +26,6 @@ def adapter(request, tiny_base, tmp_path_factory) -> Path:
 def copy(adapter, tmp_path) -> Path:
     """A copy of the adapter, to be spoiled."""
     return Path(shutil.copytree(adapter, tmp_path / "copy"))
-
-
-def states(parts) -> dict[str, torch.Tensor]:
-    """Every tensor of every part, copied."""
-    return {
-        f"{part}.{name}": tensor.clone()
-        for part, module in parts.items()
-        for name, tensor in module.state_dict().items()
-    }
-
-
-def assert_same_tensors(one: dict, other: dict) -> None:
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        assert tensor.dtype == other[name].dtype, name
-        assert torch.equal(tensor, other[name]), name
 
 
 def truncate(folder: Path) -> None:

@@ -206,3 +206,19 @@ def tiny_clip(folder: Path, seed: int = 0) -> Path:
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2))
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
     return folder
+
+
+def states(parts) -> dict[str, torch.Tensor]:
+    """Every tensor of every part, copied."""
+    return {
+        f"{part}.{name}": tensor.clone()
+        for part, module in parts.items()
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def assert_same_tensors(one: dict, other: dict) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert tensor.dtype == other[name].dtype, name
+        assert torch.equal(tensor, other[name]), name
