@@ -126,6 +126,9 @@ def train_unet(
     words, first, second, autoencoder = export.load_encoders(settings.out, device)
     earlier = settings.init_unet
     unet = export.load_unet(earlier) if earlier else architecture.build_unet()
+    if earlier and "denoiser" in clock.log:
+        begun = {name: clock.log.pop(name) for name in ("denoiser", "unet_run")}
+        clock.log.setdefault("unet_before", []).append(begun)
     encoded = denoiser.encode_pictures(count, seed, autoencoder, device, clock)
     clock.say(f"latents are encoded on {device_name(device)}")
     texts = writing.collect(device) if writing else texts

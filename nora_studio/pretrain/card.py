@@ -98,8 +98,8 @@ def compose_card(log: dict[str, Any], results: dict[str, Any], assets: Path) -> 
 
 
 def training_table(log: dict[str, Any]) -> list[str]:
-    vae, clip, unet = log["vae"], log["contrastive"], log["denoiser"]
-    encoders, last = log["encoders_run"], log["unet_run"]
+    vae, clip, encoders = log["vae"], log["contrastive"], log["encoders_run"]
+    unets = unet_runs(log)
     text = clip["parameters"]
     retrieval = clip["retrieval"]
     rows = [
@@ -116,7 +116,10 @@ def training_table(log: dict[str, Any]) -> list[str]:
             f"of {clip['held_out']} held-out pictures, {100 * retrieval['clip_r1']:.0f}% found "
             "first by their full caption",
         ),
-        ("UNet", unet["parameters"], unet, f"loss {unet['final_loss']:.4f}"),
+        *(
+            (title, unet["parameters"], unet, f"loss {unet['final_loss']:.4f}")
+            for title, unet, _ in unets
+        ),
     ]
     lines = [
         "| part | parameters | steps | batch | seconds | result |",
@@ -130,9 +133,18 @@ def training_table(log: dict[str, Any]) -> list[str]:
     runs = [
         f"{title}: {run['pictures']:,} pictures, {run['total_seconds']:.0f} s in all on one "
         f"{run['device']}, torch {run['torch']}" + peak_memory(run)
-        for title, run in (("Encoders", encoders), ("UNet", last))
+        for title, run in (("Encoders", encoders), *((name, run) for name, _, run in unets))
     ]
     return [*lines, "", *[f"- {run}." for run in runs]]
+
+
+def unet_runs(log: dict[str, Any]) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """What to call each training of the UNet, its figures, and its run; the first first."""
+    runs = [*log.get("unet_before", []), {name: log[name] for name in ("denoiser", "unet_run")}]
+    return [
+        ("UNet, continued" if run["denoiser"]["is_continued"] else "UNet", *run.values())
+        for run in runs
+    ]
 
 
 def limits(log: dict[str, Any], results: dict[str, Any]) -> list[str]:
@@ -162,20 +174,25 @@ def limits(log: dict[str, Any], results: dict[str, Any]) -> list[str]:
 
 def rebuilding(log: dict[str, Any]) -> list[str]:
     """The commands of the logged runs, what they took, and what to lower on a smaller GPU."""
-    encoders, unet = log["encoders_run"], log["unet_run"]
+    encoders, unets = log["encoders_run"], unet_runs(log)
+    unet = unets[0][2]
     before = encoders["total_seconds"] if unet["settings"]["stage"] == "all" else 0.0
-    minutes = [encoders["total_seconds"] / 60, (unet["total_seconds"] - before) / 60]
+    seconds = sum(run["total_seconds"] for _, _, run in unets) - before
+    minutes = [encoders["total_seconds"] / 60, seconds / 60]
     kept, encoded = (count * 10_000 / 2**30 for count in (PIXEL_BYTES, encoded_bytes(unet)))
     command = "python training/pretrain_mini.py --out assets --stage"
     return [
         "```",
         f"{command} encoders{flags(encoders, ENCODERS)}",
-        f"{command} unet{flags(unet, UNET)}",
+        *(
+            f"{command} unet{' --init-unet assets' * facts['is_continued']}{flags(run, UNET)}"
+            for _, facts, run in unets
+        ),
         "python evaluation/mini_bars.py --assets assets",
         "```",
         "",
         f"On one {encoders['device']} the first command took {minutes[0]:.1f} minutes"
-        f"{peak_memory(encoders)}; the second {minutes[1]:.1f} minutes{peak_memory(unet)}. "
+        f"{peak_memory(encoders)}; the UNet {minutes[1]:.1f} minutes{peak_memory(unet)}. "
         "The seconds are budgets: a slower GPU takes fewer steps in them, so raise them until the "
         "steps match the table; no rebuild gives the same bits. The table has the seconds spent, "
         "fewer where a run had to end early (`--deadline-seconds`).",
