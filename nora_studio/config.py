@@ -38,7 +38,7 @@ class DreamboothOptions:
     instance_dir: Path
     """Folder with the subject's photos."""
     prompt: str
-    """What the photos show, with [V] for the subject: "a photo of a [V] mug"."""
+    """What photos without a caption show, [V] for the subject: "a photo of a [V] mug"."""
     model: str = "embedded"
     """Base model: "embedded", a diffusers directory, or a Hub name."""
     method: str = "nora"
@@ -47,6 +47,9 @@ class DreamboothOptions:
     """Where run folders go."""
     name: str | None = None
     """Run name; the method is appended. None: the name of the photo folder."""
+    captions: bool = True
+    """A photo with a prompt of its own (3.txt beside 3.jpg, or metadata.jsonl) learns that one.
+    Words for what else is in the picture keep it from being learned as the subject."""
     trigger: str | None = None
     """Rare word that [V] becomes; one token in both tokenizers. None: chosen."""
     resolution: int | None = None
@@ -139,10 +142,10 @@ _SDXL = {
 _MINI = {
     # From the sweep that evaluation/sweep.py records: so small a UNet binds a subject far better
     # with its feed-forward layers adapted too.
-    "nora": {"unet": (8, 48, 3e-3), "text": (8, 48, 2e-3)},
+    "nora": {"unet": (8, 48, 3e-3), "text": (8, 48, 1e-3)},
     "lora": {"unet": (8, None, 3e-3), "text": (8, None, 5e-4)},
 }
-_STEPS = {"sdxl": 500, "mini": 150}
+_STEPS = {"sdxl": 500, "mini": 120}
 _TARGETS: dict[str, Any] = {"sdxl": "attention", "mini": "attention+feedforward"}
 _BATCH = {"sdxl": 4, "mini": 3}
 

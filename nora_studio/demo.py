@@ -49,7 +49,7 @@ class DemoOptions:
     """Training steps. None: recommended."""
     seed: int = 0
     """Of training and of the drawn pictures."""
-    inference_steps: int = 20
+    inference_steps: int = 15
     """Denoising steps of a picture."""
     guidance: float = 5.0
     """Classifier-free guidance."""
@@ -152,6 +152,7 @@ def train_arguments(options: DemoOptions, subject: ShippedSubject) -> list[str]:
         "--seed", str(options.seed),
         "--sample-prompt", subject.prompts[0],
         "--sample-every", "0",
+        "--sample-steps", str(options.inference_steps),
     ]  # fmt: skip
     return arguments + (["--steps", str(options.steps)] if options.steps else [])
 

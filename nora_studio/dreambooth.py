@@ -1,5 +1,6 @@
 """DreamBooth on SDXL: what one step sees, and what it computes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +25,18 @@ class BatchDraws:
     loss's variance (Kingma et al., arXiv 2107.00630, appendix I.1).
     """
 
-    def __init__(self, cache: LatentCache, batch_size: int, timesteps: int, seed: int) -> None:
+    def __init__(
+        self,
+        cache: LatentCache,
+        batch_size: int,
+        timesteps: int,
+        seed: int,
+        prompts: Tensor | None = None,  # (photos,): which prompt is whose; None: one for all
+    ) -> None:
         self.cache, self.batch_size, self.timesteps = cache, batch_size, timesteps
+        self.prompts = torch.zeros(len(cache.mean), dtype=torch.int64)
+        if prompts is not None:
+            self.prompts = prompts
         self.generators = {
             name: torch.Generator().manual_seed(seed * 4 + offset)
             for offset, name in enumerate(("order", "noise", "timesteps", "posterior"))
@@ -40,7 +51,7 @@ class BatchDraws:
         return chosen
 
     def next(self) -> Batch:
-        """One batch on the CPU: latents, noise, timesteps and time ids."""
+        """One batch on the CPU: latents, noise, timesteps, time ids and numbers of prompts."""
         chosen = self._photos()
         mean, std = self.cache.mean[chosen], self.cache.std[chosen]
         jitter = torch.randn(mean.shape, generator=self.generators["posterior"])
@@ -51,6 +62,7 @@ class BatchDraws:
             "noise": torch.randn(mean.shape, generator=self.generators["noise"]),
             "timesteps": places.long().clamp(max=self.timesteps - 1),
             "time_ids": self.cache.time_ids[chosen],
+            "prompts": self.prompts[chosen],
         }
 
     def state(self) -> dict[str, Tensor]:
@@ -107,18 +119,20 @@ class Denoising:
 
 @dataclass(frozen=True)
 class PromptEncoding:
-    """The training prompt, as token ids and as the frozen base reads it."""
+    """The training prompts, as token ids and as the frozen base reads them."""
 
-    ids: dict[str, Tensor]  # (1, tokens) for each text encoder
-    hidden: dict[str, Tensor]  # (1, tokens, width) for each text encoder
-    pooled: Tensor  # (1, projection)
+    ids: dict[str, Tensor]  # (prompts, tokens) for each text encoder
+    hidden: dict[str, Tensor]  # (prompts, tokens, width) for each text encoder
+    pooled: Tensor  # (prompts, projection)
 
 
 @torch.no_grad()
-def encode_prompt(pipe: StableDiffusionXLPipeline, prompt: str, trigger: str) -> PromptEncoding:
-    """Tokenise a prompt, the trigger in the place of "[V]", and encode it once with the base."""
-    ids = tokenize(pipe, replace_token(prompt, trigger))
-    ids = {part: tensor.to(pipe.device) for part, tensor in ids.items()}
+def encode_prompts(
+    pipe: StableDiffusionXLPipeline, prompts: Sequence[str], trigger: str
+) -> PromptEncoding:
+    """Tokenise prompts, the trigger in the place of "[V]", and encode them once with the base."""
+    each = [tokenize(pipe, replace_token(prompt, trigger)) for prompt in prompts]
+    ids = {part: torch.cat([one[part] for one in each]).to(pipe.device) for part in each[0]}
     encoders = {"text_encoder": pipe.text_encoder, "text_encoder_2": pipe.text_encoder_2}
     encoded = {part: encode_tokens(part, encoders[part], ids[part]) for part in ids}
     pooled = encoded["text_encoder_2"][1]
@@ -150,34 +164,45 @@ class DreamboothStep(nn.Module):
         self.register_buffer("pooled", text.pooled, persistent=False)
         self.register_buffer("alphas_cumprod", process.alphas_cumprod, persistent=False)
 
-    def _condition(self) -> tuple[Tensor, Tensor]:
-        """Text conditioning of the one prompt: (1, tokens, width) and (1, projection)."""
-        hiddens, pooled = [], self.get_buffer("pooled")
+    def _condition(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """Text conditioning of a batch: (batch, tokens, width) and (batch, projection)."""
+        size = len(prompts)
+
+        def rows(name: str) -> Tensor:
+            table = self.get_buffer(name)
+            return table if len(table) == 1 else table[prompts]
+
+        hiddens, pooled = [], rows("pooled")
         for part in ("text_encoder", "text_encoder_2"):
             if part in self.encoders:
-                ids = self.get_buffer(f"ids_{part}")
+                # One prompt for all is encoded once, whatever the batch.
+                ids = rows(f"ids_{part}")
                 hidden, live_pooled = encode_tokens(part, self.encoders[part], ids)
                 pooled = pooled if live_pooled is None else live_pooled
             else:
-                hidden = self.get_buffer(f"hidden_{part}")
+                hidden = rows(f"hidden_{part}")
             hiddens.append(hidden)
-        return torch.cat(hiddens, dim=-1), pooled
+        return torch.cat(hiddens, dim=-1).expand(size, -1, -1), pooled.expand(size, -1)
 
     def forward(
-        self, latents: Tensor, noise: Tensor, timesteps: Tensor, time_ids: Tensor
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        timesteps: Tensor,
+        time_ids: Tensor,
+        prompts: Tensor,  # (batch,): which of the training prompts is whose
     ) -> Tensor:
         """The mean denoising loss of a batch (scalar, float32)."""
         alphas_cumprod = self.get_buffer("alphas_cumprod")
         noisy = noisy_latents(latents, noise, alphas_cumprod, timesteps)
-        hidden, pooled = self._condition()
-        size = len(latents)
+        hidden, pooled = self._condition(prompts)
         dtype = next(self.unet.parameters()).dtype
         prediction = self.unet(
             noisy.to(dtype),
             timesteps,
-            hidden.expand(size, -1, -1).to(dtype),
+            hidden.to(dtype),
             added_cond_kwargs={
-                "text_embeds": pooled.expand(size, -1).to(dtype),
+                "text_embeds": pooled.to(dtype),
                 "time_ids": time_ids.to(dtype),
             },
             return_dict=False,

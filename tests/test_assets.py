@@ -16,6 +16,7 @@ from torchvision.transforms.functional import to_tensor
 from transformers import CLIPTokenizer
 
 from nora_studio import world
+from nora_studio.data.captions import read_captions
 from nora_studio.models import assets_dir, load_sdxl
 from nora_studio.pretrain import bars, card, export, vae
 from nora_studio.pretrain.tokenizer import world_words
@@ -213,7 +214,9 @@ def test_the_subjects_folder_is_whole(assets: Path) -> None:
         subject = world.SUBJECTS[name]
         assert told["name"] == name and told["class_word"] == subject.class_word
         assert told["description"] == subject.description
-        photos = sorted((folder / "photos").iterdir())
+        photos = sorted((folder / "photos").glob("*.jpg"))
+        captions = read_captions(photos)
+        assert all(caption and f"[V] {subject.class_word} " in caption for caption in captions)
         assert [path.name for path in photos] == [f"{i}.jpg" for i in range(5)]
         places = [scene["place"] for scene in told["scenes"]]
         assert len(set(places)) == 6 and set(places) <= set(world.PLACES)

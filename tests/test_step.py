@@ -11,7 +11,7 @@ from trainer import PROMPT, tiny_options, tiny_subject
 
 from nora_studio.cache import encode_photos
 from nora_studio.data.images import load_photos
-from nora_studio.dreambooth import Denoising, DreamboothStep, encode_prompt
+from nora_studio.dreambooth import Denoising, DreamboothStep, encode_prompts
 from nora_studio.models import load_sdxl, native_resolution
 from nora_studio.prompts import replace_token
 
@@ -148,6 +148,6 @@ def test_a_base_that_predicts_something_else_is_refused(tiny_pipe):
 
 
 def test_the_prompt_is_tokenised_with_the_trigger(tiny_pipe):
-    ids = encode_prompt(tiny_pipe, PROMPT, RARE_TOKEN).ids
+    ids = encode_prompts(tiny_pipe, [PROMPT], RARE_TOKEN).ids
     rare = tiny_pipe.tokenizer.convert_tokens_to_ids(f"{RARE_TOKEN}</w>")
     assert all((ids[part] == rare).sum() == 1 and ids[part].shape == (1, 77) for part in ENCODERS)

@@ -14,7 +14,7 @@ from tiny import RARE_TOKEN
 from nora_studio.cache import encode_photos
 from nora_studio.config import DreamboothOptions, PartOptions, with_recommended
 from nora_studio.data.images import load_photos
-from nora_studio.dreambooth import BatchDraws, Denoising, encode_prompt
+from nora_studio.dreambooth import BatchDraws, Denoising, encode_prompts
 from nora_studio.models import load_sdxl, native_resolution
 from nora_studio.personalise import Subject
 
@@ -131,7 +131,7 @@ def tiny_subject(options: DreamboothOptions) -> tuple[Subject, BatchDraws]:
         pipe=pipe,
         size=size,
         trigger=RARE_TOKEN,
-        text=encode_prompt(pipe, options.prompt, RARE_TOKEN),
+        text=encode_prompts(pipe, [options.prompt], RARE_TOKEN),
         process=Denoising.of(pipe, options.snr_gamma),
     )
     cache = encode_photos(pipe, load_photos(options.instance_dir, size))

@@ -13,8 +13,9 @@ import torch
 
 from nora_studio.cache import encode_photos
 from nora_studio.config import DreamboothOptions, part_settings, with_recommended
+from nora_studio.data.captions import read_captions
 from nora_studio.data.images import list_photos, load_photos
-from nora_studio.dreambooth import BatchDraws, Denoising, encode_prompt
+from nora_studio.dreambooth import BatchDraws, Denoising, encode_prompts
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.loop import Plan, StopRequest, Trainee, restore, train
 from nora_studio.models import choose_dtype, choose_trigger, load_sdxl, native_resolution
@@ -34,7 +35,10 @@ MIXED = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 def main() -> int:
     options = with_recommended(parse_options())
-    count = len(list_photos(options.instance_dir))  # Before any model loads: mistakes are here.
+    files = list_photos(options.instance_dir)  # Before any model loads: mistakes are here.
+    own_words = read_captions(files) if options.captions else []
+    captions = [own or options.prompt for own in own_words] or [options.prompt] * len(files)
+    prompts = list(dict.fromkeys(captions))
     settings = {method: part_settings(options, method) for method in options.methods}
     dtype = choose_dtype(options.precision, "cuda" if torch.cuda.is_available() else "cpu")
     accelerator = prepare_accelerator(MIXED[dtype])
@@ -50,13 +54,14 @@ def main() -> int:
         pipe=pipe,
         size=size,
         trigger=trigger,
-        text=encode_prompt(pipe, options.prompt, trigger),
+        text=encode_prompts(pipe, prompts, trigger),
         process=Denoising.of(pipe, options.snr_gamma),
     )
-    say(f"[V] is {trigger!r}; encoding {count} photos at {size}x{size}")
+    say(f"[V] is {trigger!r}; encoding {len(files)} photos at {size}x{size}")
     cache = encode_photos(pipe, load_photos(options.instance_dir, size))
     timesteps = subject.process.timesteps_below(options.max_timestep)
-    draws = BatchDraws(cache, options.batch_size or 1, timesteps, options.seed)
+    whose = torch.tensor([prompts.index(caption) for caption in captions])
+    draws = BatchDraws(cache, options.batch_size or 1, timesteps, options.seed, whose)
 
     trainees: list[Trainee] = []
     for method in options.methods:

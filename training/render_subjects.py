@@ -2,7 +2,8 @@
 
     python training/render_subjects.py --out assets/subjects
 
-Every subject gets a folder with five photos to learn from, `photos/0.jpg` to `4.jpg`, one
+Every subject gets a folder with five photos to learn from, `photos/0.jpg` to `4.jpg`, each with
+a caption beside it that says where it was taken (`0.txt`), one
 picture of it in each of six places that the photos do not show, `scenes/<place>.jpg`, and
 `subject.json`: what it is, and a prompt for each of those places, "[V]" standing for its name.
 About a minute on one CPU core; the same seed draws the same pictures.
@@ -74,8 +75,10 @@ def write_subject(
 ) -> None:
     (folder / "photos").mkdir()
     (folder / "scenes").mkdir()
-    for number, photo in enumerate(photos):
+    for number, (photo, place) in enumerate(zip(photos, PHOTO_PLACES)):
         photo.save(folder / "photos" / f"{number}.jpg", quality=quality, optimize=True)
+        caption = folder / "photos" / f"{number}.txt"
+        caption.write_text(prompt(subject, place) + "\n", encoding="utf-8")
     for place, scene in zip(SCENE_PLACES, scenes):
         scene.save(folder / "scenes" / f"{place}.jpg", quality=quality, optimize=True)
     card = {
