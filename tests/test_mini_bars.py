@@ -59,6 +59,8 @@ def test_the_card_follows_its_logs(tmp_path: Path) -> None:
     shipped = embedded(export.PIPELINE)
     log = json.loads((shipped / export.LOG).read_text(encoding="utf-8"))
     results = json.loads((shipped / export.RESULTS).read_text(encoding="utf-8"))
+    [first] = log.pop("unet_before")
+    log["denoiser"] |= {"is_continued": False}
     log["vae"] |= {"steps": 4321, "psnr_held_out": 31.23}
     log["encoders_run"] |= {"total_seconds": 720.0, "peak_gib": 61.5, "device": "a GPU"}
     log["encoders_run"]["settings"] |= {"pictures": "1200000", "clip_batch": "512"}
@@ -73,9 +75,19 @@ def test_the_card_follows_its_logs(tmp_path: Path) -> None:
         "| 4,321 |", "31.2 dB", "| 0.951 |", "Below the bar: main_color", "weak at patterns",
         "--stage encoders --pictures 1200000 --vae-seconds 185 --clip-seconds 235 --clip-batch 512",
         "On one a GPU the first command took 12.0 minutes, 61.5 GiB at most; ",
-        "the second 12.0 minutes. ",
+        "the UNet 12.0 minutes. ",
         "10,000 fewer save 1.8 GiB of the encoders stage and 0.5 GiB of the UNet",
     ):  # fmt: skip
         assert figure in text, figure
     results["ceiling"]["pattern"] = 0.9
     assert "weak at patterns" not in card.compose_card(log, results, tmp_path)
+
+    first["denoiser"]["steps"], first["unet_run"]["total_seconds"] = 1234, 60.0
+    log |= {"unet_before": [first], "denoiser": log["denoiser"] | {"is_continued": True}}
+    log["unet_run"]["settings"]["unet_seconds"] = "77.0"
+    text = card.compose_card(log, results, tmp_path)
+    for figure in (
+        "| UNet | 13,363,080 | 1,234 |", "| UNet, continued | 13,363,080 |",
+        "--stage unet --init-unet assets --captions 1 --unet-seconds 77", "the UNet 25.0 minutes",
+    ):  # fmt: skip
+        assert figure in text, figure

@@ -283,7 +283,9 @@ def test_the_script_writes_photos_scenes_and_prompts(tmp_path: Path) -> None:
     run_script("--out", str(tmp_path), "--size", "64")
     for name, subject in SUBJECTS.items():
         photos = sorted(path.name for path in (tmp_path / name / "photos").iterdir())
-        assert photos == [f"{i}.jpg" for i in range(5)]
+        assert photos == sorted(f"{i}.{suffix}" for i in range(5) for suffix in ("jpg", "txt"))
+        caption = (tmp_path / name / "photos" / "0.txt").read_text().strip()
+        assert caption == f"a photo of a [V] {subject.class_word} on a wooden table"
         card = json.loads((tmp_path / name / "subject.json").read_text())
         assert card["class_word"] == subject.class_word
         drawn = {path.stem for path in (tmp_path / name / "scenes").iterdir()}
