@@ -1,7 +1,7 @@
 """Training state as safetensors: optimizer, schedule, batch draws and torch's own generators."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,14 @@ class TrainingState:
     draws: dict[str, Tensor]
     scaler: dict[str, Any]
     """The gradient scaler's `state_dict`; empty without float16."""
+    rules: dict[str, Tensor] = field(default_factory=dict)
+    """What the method's own rules depend on."""
 
 
 def write_state(folder: Path, state: TrainingState) -> None:
     """Write a training state into a checkpoint folder, flattened: no pickle."""
     tensors = {f"draws.{name}": tensor for name, tensor in state.draws.items()}
+    tensors |= {f"rules.{name}": tensor.contiguous() for name, tensor in state.rules.items()}
     tensors["generator.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["generator.cuda"] = torch.cuda.get_rng_state()
@@ -45,7 +48,8 @@ def write_state(folder: Path, state: TrainingState) -> None:
     facts = {
         "step": state.step,
         "groups": state.optimizer["param_groups"],
-        "plain": plain,
+        # Sorted: a restored optimizer may hold its state in another order, and files differ by it.
+        "plain": dict(sorted(plain.items())),
         "schedule": state.schedule,
         "scaler": state.scaler,
     }
@@ -67,17 +71,20 @@ def read_state(folder: Path) -> TrainingState:
         raise StudioError(
             f"{file} cannot be read: {error}. Delete this checkpoint to resume from the one before."
         ) from error
-    optimizer: dict[int, dict[str, Any]] = {}
+    optimizer: dict[int | str, dict[str, Any]] = {}
     draws: dict[str, Tensor] = {}
+    rules: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
         if kind == "draws":
             draws[rest] = tensor
         elif kind == "optimizer":
-            index, _, key = rest.partition(".")
-            optimizer.setdefault(int(index), {})[key] = tensor
+            index, _, key = rest.rpartition(".")
+            optimizer.setdefault(_index(index), {})[key] = tensor
+        elif kind == "rules":
+            rules[rest] = tensor
     for index, values in facts["plain"].items():
-        optimizer.setdefault(int(index), {}).update(values)
+        optimizer.setdefault(_index(index), {}).update(values)
     torch.set_rng_state(tensors["generator.cpu"])
     if "generator.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["generator.cuda"])
@@ -87,4 +94,10 @@ def read_state(folder: Path) -> TrainingState:
         schedule=facts["schedule"],
         draws=draws,
         scaler=facts["scaler"],
+        rules=rules,
     )
+
+
+def _index(text: str) -> int | str:
+    """Optimizers keep their state by a parameter's number; LoRA-FA's by its name."""
+    return int(text) if text.isdigit() else text

@@ -5,12 +5,14 @@ import difflib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import tyro
 from tqdm import tqdm
 
 from nora_studio import __version__
+from nora_studio.commands.options import FILE_COMMANDS, run_file_command
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.scripts import CLIP_SCORE, TRAIN, run_script
 
@@ -85,7 +87,12 @@ def _draw(options: GenerateOptions, with_base: bool):
     prompts = read_prompts(options.prompts)
     entrants = enter_adapters(options.adapters, with_base)
     cards = [entrant.card for entrant in entrants if entrant.card is not None]
-    model = options.model or (cards[0].model if cards else EMBEDDED)
+    model = options.model or next((card.model for card in cards if card.model), None)
+    if model is None and cards:
+        raise StudioError(
+            "--model: the adapter files do not say what base they belong to. Name it."
+        )
+    model = model or EMBEDDED
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipe = load_sdxl(model, choose_dtype(options.precision, device), device)
     size = options.size or (cards[0].resolution if cards else native_resolution(pipe))
@@ -131,12 +138,27 @@ def _command_score(arguments: Sequence[str]) -> int:
     return run_script(CLIP_SCORE, arguments)
 
 
+def _command_methods(arguments: Sequence[str]) -> int:
+    from nora_studio.commands import methods
+
+    return methods.run(arguments)
+
+
+def _command_params(arguments: Sequence[str]) -> int:
+    from nora_studio.commands import params
+
+    return params.run(arguments)
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "demo": (_command_demo, "train NoRA and LoRA on a shipped subject and show what each draws"),
     "train": (_command_train, "personalise SDXL from a folder of photos (the DreamBooth trainer)"),
     "generate": (_command_generate, "draw prompts with a base and adapters"),
     "compare": (_command_compare, "draw base and adapters side by side from the same noise"),
+    "methods": (_command_methods, "list every adapter method"),
+    "params": (_command_params, "count what an adapter trains on a model, from shapes alone"),
     "score": (_command_score, "CLIP-T and CLIP-I of adapters, with paired differences"),
+    **{word: (partial(run_file_command, word), line) for word, (_, line) in FILE_COMMANDS.items()},
 }
 
 

@@ -115,7 +115,9 @@ def enter_adapters(paths: Sequence[Path], with_base: bool = True) -> list[Entran
 
 
 def run_name(folder: Path) -> str:
-    """What to call an adapter folder: its run, with the step where it is a checkpoint."""
+    """What to call an adapter: its run, with the step where it is a checkpoint; or its file."""
+    if folder.is_file():
+        return folder.stem
     names = [part.name for part in (folder.resolve(), *folder.resolve().parents)]
     if names[0] == "adapter":
         names = names[1:]
@@ -186,6 +188,8 @@ def weights_digest(pipe: StableDiffusionXLPipeline, adapter: Path | None) -> str
         files = [file for file in adapter.rglob("*") if file.is_file() and file.name != CARD]
         for file in sorted(files):
             digest.update(str(file.relative_to(adapter)).encode() + file.read_bytes())
+        if adapter.is_file():
+            digest.update(adapter.read_bytes())
     return digest.hexdigest()[:16]
 
 

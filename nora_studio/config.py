@@ -2,13 +2,13 @@
 
 import dataclasses
 import difflib
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 from nora_studio.errors import StudioError
+from nora_studio.methods import METHODS, method_named
 from nora_studio.prompts import PLACEHOLDER
 
 
@@ -19,11 +19,11 @@ class PartOptions:
     train: bool = True
     """Whether this part gets an adapter at all."""
     rank: int | None = None
-    """Rank of the trained factors (NoRA's inner rank), at least 1."""
+    """Rank of the trained factors, at least 1; `nora-studio methods` says what each counts."""
     outer_rank: int | None = None
     """NoRA's frozen outer rank, at least `rank`. Only NoRA has one."""
     alpha: float | None = None
-    """The adapter's scale is alpha / rank. None: alpha = rank, a scale of 1."""
+    """The adapter's scale is alpha / rank. None: the method's usual scale, 1 for nearly all."""
     learning_rate: float | None = None
     """Peak learning rate of this part."""
 
@@ -42,7 +42,8 @@ class DreamboothOptions:
     model: str = "embedded"
     """Base model: "embedded", a diffusers directory, or a Hub name."""
     method: str = "nora"
-    """Adapter method; several with commas ("nora,lora") train as twins on the same batches."""
+    """Adapter method; several with commas ("nora,lora") train as twins on the same batches.
+    `nora-studio methods` lists them."""
     output_dir: Path = Path("runs")
     """Where run folders go."""
     name: str | None = None
@@ -71,10 +72,14 @@ class DreamboothOptions:
     unet: PartOptions = PartOptions()
     text_encoder: PartOptions = PartOptions()
     text_encoder_2: PartOptions = PartOptions()
-    outer: Literal["svd", "randomized"] = "svd"
-    """How NoRA finds its outer factors: exactly, or far faster at SDXL's size."""
+    outer: Literal["svd", "randomized", "activation"] = "svd"
+    """How NoRA finds its outer factors: exactly, faster, or along the first batch's activations."""
+    start: Literal["difference", "paper"] = "difference"
+    """NoRA's start: exactly the base, or as the paper prints it, top directions doubled."""
     dropout: float = 0.0
     """Dropout on the adapters' input, 0 to below 1."""
+    lora_plus_ratio: float | None = None
+    """LoRA+: how many times faster the output-side factors learn. None: the paper's 16."""
     override: tuple[str, ...] = ()
     """Options for one twin alone: METHOD.PART.OPTION=VALUE, such as lora.unet.rank=16."""
 
@@ -124,27 +129,6 @@ class DreamboothOptions:
         return self.name or Path(self.instance_dir).resolve().name
 
 
-@dataclass(frozen=True)
-class PartSettings:
-    """One part of one run, resolved: no None left but alpha's, which means the rank."""
-
-    rank: int
-    outer_rank: int | None
-    alpha: float | None
-    learning_rate: float
-
-
-_SDXL = {
-    # The paper's section 4.3: learning rate 1e-4, batch 4, 500 steps.
-    "nora": {"unet": (8, 64, 1e-4), "text": (8, 64, 5e-5)},
-    "lora": {"unet": (16, None, 1e-4), "text": (16, None, 5e-5)},
-}
-_MINI = {
-    # From the sweep that evaluation/sweep.py records: so small a UNet binds a subject far better
-    # with its feed-forward layers adapted too.
-    "nora": {"unet": (8, 48, 3e-3), "text": (8, 48, 1e-3)},
-    "lora": {"unet": (8, None, 3e-3), "text": (8, None, 5e-4)},
-}
 _STEPS = {"sdxl": 500, "mini": 120}
 _TARGETS: dict[str, Any] = {"sdxl": "attention", "mini": "attention+feedforward"}
 _BATCH = {"sdxl": 4, "mini": 3}
@@ -171,111 +155,56 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
     positive = ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints",
                 "sample_steps", "max_gradient_norm")  # fmt: skip
     for name in positive:
-        _check(getattr(options, name) > 0, name, "a value above 0", getattr(options, name))
+        check_option(getattr(options, name) > 0, name, "a value above 0", getattr(options, name))
     for name in ("sample_every", "warmup_steps", "weight_decay", "guidance"):
-        _check(getattr(options, name) >= 0, name, "0 or more", getattr(options, name))
-    _check(0 <= options.dropout < 1, "dropout", "0 to below 1", options.dropout)
+        check_option(getattr(options, name) >= 0, name, "0 or more", getattr(options, name))
+    check_option(0 <= options.dropout < 1, "dropout", "0 to below 1", options.dropout)
     gamma = options.snr_gamma
-    _check(gamma is None or gamma > 0, "snr_gamma", "a value above 0", gamma)
-    _check(bool(options.methods), "method", "at least one method", options.method)
-    _check(len(set(options.methods)) == len(options.methods), "method", "each once", options.method)
+    check_option(gamma is None or gamma > 0, "snr_gamma", "a value above 0", gamma)
+    check_option(bool(options.methods), "method", "at least one method", options.method)
+    check_option(
+        len(set(options.methods)) == len(options.methods), "method", "each once", options.method
+    )
     if options.resolution is not None:
         good = options.resolution >= 64 and options.resolution % 8 == 0
-        _check(good, "resolution", "a multiple of 8, at least 64", options.resolution)
-    if options.outer != "svd" and "nora" not in options.methods:
-        raise StudioError(f"--outer: only nora has outer factors; got --method {options.method}.")
-    if not any(getattr(options, part).train for part in _PART_FIELDS):
+        check_option(good, "resolution", "a multiple of 8, at least 64", options.resolution)
+    _check_methods(options)
+    if not any(getattr(options, part).train for part in PART_FIELDS):
         raise StudioError("every part is switched off (--unet.no-train ...); train at least one.")
     return options
 
 
-_PART_FIELDS = ("unet", "text_encoder", "text_encoder_2")
+def _check_methods(options: DreamboothOptions) -> None:
+    """Refuse unknown methods, and options that no method of the run has."""
+    settings: set[str] = set()
+    for method in options.methods:
+        settings |= method_named(method).settings
+    if "lora+" in options.methods:
+        settings.add("lora_plus_ratio")
+    usual = {"outer": "svd", "start": "difference", "dropout": 0.0, "lora_plus_ratio": None}
+    for name, value in usual.items():
+        if getattr(options, name) != value and name not in settings:
+            raise foreign_option(name.replace("_", "-"), name, options.method)
+    ratio = options.lora_plus_ratio
+    check_option(ratio is None or ratio >= 1, "lora_plus_ratio", "1 or more", ratio)
 
 
-def _check(good: bool, name: str, expected: str, value: object) -> None:
+def foreign_option(flag: str, setting: str, methods: str) -> StudioError:
+    """The error of an option that the given methods do not have."""
+    owners = [name for name, method in METHODS.items() if setting in method.settings] or ["lora+"]
+    return StudioError(
+        f"--{flag}: no option of --method {methods}, but of {', '.join(owners)}. Leave it out."
+    )
+
+
+PART_FIELDS = ("unet", "text_encoder", "text_encoder_2")
+
+
+def check_option(good: bool, name: str, expected: str, value: object) -> None:
+    """Raise a StudioError that names the flag, unless the value is good."""
     if not good:
         flag = name.replace("_", "-")
         raise StudioError(f"--{flag}: expected {expected}; got {value!r}.")
-
-
-def part_settings(options: DreamboothOptions, method: str) -> dict[str, PartSettings]:
-    """The settings of each trained part for one method, overrides applied.
-
-    Raises:
-        StudioError: an override names nothing that exists, or an option does not fit the method.
-    """
-    table = _MINI if options.model == "embedded" else _SDXL
-    recommended = table.get(method, table["lora"])
-    settings: dict[str, PartSettings] = {}
-    for part in _PART_FIELDS:
-        part_options = _with_overrides(options, method, part)
-        if not part_options.train:
-            continue
-        rank, outer_rank, learning_rate = recommended["unet" if part == "unet" else "text"]
-        nested = "nora" in options.methods
-        if part_options.outer_rank is not None and not nested:
-            raise StudioError(
-                f"--{part.replace('_', '-')}.outer-rank: only nora has an outer rank; got it with "
-                f"--method {options.method}. Leave it out."
-            )
-        resolved = PartSettings(
-            rank=rank if part_options.rank is None else part_options.rank,
-            outer_rank=None
-            if method != "nora"
-            else (outer_rank if part_options.outer_rank is None else part_options.outer_rank),
-            alpha=part_options.alpha,
-            learning_rate=learning_rate
-            if part_options.learning_rate is None
-            else part_options.learning_rate,
-        )
-        _check(resolved.rank >= 1, f"{part}.rank", "at least 1", resolved.rank)
-        _check(
-            resolved.learning_rate > 0, f"{part}.learning_rate", "above 0", resolved.learning_rate
-        )
-        alpha = resolved.alpha
-        _check(alpha is None or alpha > 0, f"{part}.alpha", "above 0", alpha)
-        settings[part] = resolved
-    if not settings:
-        raise StudioError(f"{method}: every part is switched off; train at least one.")
-    return settings
-
-
-def _with_overrides(options: DreamboothOptions, method: str, part: str) -> PartOptions:
-    part_options: PartOptions = getattr(options, part)
-    hints = get_type_hints(PartOptions)
-    for entry in options.override:
-        key, equals, text = entry.partition("=")
-        pieces = key.split(".")
-        if not equals or len(pieces) != 3:
-            raise StudioError(
-                f"--override: expected METHOD.PART.OPTION=VALUE; got {entry!r} "
-                "(an example: lora.unet.rank=16)."
-            )
-        for piece, known in zip(pieces, (options.methods, _PART_FIELDS, tuple(hints))):
-            if piece.replace("-", "_") not in known:
-                raise StudioError(
-                    f"--override {entry!r}: {piece!r} is not one of {', '.join(known)}."
-                    + suggestion(piece, known)
-                )
-        if pieces[0] == method and pieces[1].replace("-", "_") == part:
-            option = pieces[2].replace("-", "_")
-            part_options = dataclasses.replace(
-                part_options, **{option: _parse_value(entry, text, hints[option])}
-            )
-    return part_options
-
-
-def _parse_value(entry: str, text: str, hint: Any) -> bool | int | float:
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError as error:
-        raise StudioError(f"--override {entry!r}: {text!r} is no number or true/false.") from error
-    wanted = bool if hint is bool else int if "int" in str(hint) else float
-    if wanted is float and type(value) is int:
-        value = float(value)
-    if type(value) is not wanted:
-        raise StudioError(f"--override {entry!r}: expected {wanted.__name__}; got {text!r}.")
-    return value
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:

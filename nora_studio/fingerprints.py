@@ -3,6 +3,7 @@
 import math
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 PROBES = 16
@@ -19,10 +20,11 @@ def fingerprint(module: nn.Module) -> list[float]:
     Returns:
         `PROBES` numbers (fewer on a module with fewer matrices).
     """
+    adapted = {name for name, layer in module.named_modules() if isinstance(layer, BaseTunerLayer)}
     weights = [
         tensor
         for name, tensor in module.state_dict().items()
-        if tensor.ndim >= 2 and tensor.is_floating_point() and not _is_adapter_key(name)
+        if tensor.ndim >= 2 and tensor.is_floating_point() and not _is_adapter_key(name, adapted)
     ]
     if not weights:
         return []
@@ -30,8 +32,13 @@ def fingerprint(module: nn.Module) -> list[float]:
     return [_probe(weight) for weight in chosen]
 
 
-def _is_adapter_key(name: str) -> bool:
-    return any(piece.startswith(("nora_", "lora_")) for piece in name.split("."))
+def _is_adapter_key(name: str, adapted: set[str]) -> bool:
+    """Whether a tensor is an adapted layer's own, whatever the method calls it."""
+    pieces = name.split(".")
+    return any(
+        pieces[depth] != "base_layer" and ".".join(pieces[:depth]) in adapted
+        for depth in range(1, len(pieces))
+    )
 
 
 def _probe(weight: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""The training loop: step, clip, log, checkpoint, stop. It knows no task and no method."""
+"""The training loop: step, clip, log, checkpoint, stop. It knows no task, of a method its rules."""
 
 import signal
 import time
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from nora_studio.checkpoints import TrainingState, read_state, write_state
 from nora_studio.errors import StudioError
+from nora_studio.methods import StepRules
 from nora_studio.runs import Run, memory_gib
 
 Batch = dict[str, Tensor]
@@ -49,6 +50,8 @@ class Trainee:
     """Writes the adapter as of a step into an existing folder."""
     load_adapter: Callable[[Path], None]
     """Sets the trained weights from a checkpoint folder."""
+    rules: StepRules
+    """What the method does around each step."""
     loss_sum: Tensor = field(init=False)
     gradient_norm: Tensor = field(init=False)
     first_bad_step: Tensor = field(init=False)
@@ -148,10 +151,12 @@ def _advance(trainee: Trainee, batch: Batch, step: int, max_norm: float) -> None
     """One optimizer step. Nothing here waits for the device."""
     accelerator = trainee.accelerator
     share = _share(batch, accelerator)
+    trainee.rules.before(step)
     loss = trainee.model(**share)
     accelerator.backward(loss)
     norm = accelerator.clip_grad_norm_(trainee.parameters, max_norm)
     trainee.optimizer.step()
+    trainee.rules.after(step)
     trainee.schedule.step()
     trainee.optimizer.zero_grad()
     loss = loss.detach()
@@ -260,6 +265,7 @@ def _save_checkpoint(trainee: Trainee, draws: Draws, step: int) -> None:
         schedule=trainee.schedule.state_dict(),
         draws=draws.state(),
         scaler=scaler.state_dict() if scaler is not None else {},
+        rules=trainee.rules.state(),
     )
 
     def write(folder: Path) -> None:
@@ -277,6 +283,7 @@ def restore(trainees: list[Trainee], draws: Draws, step: int) -> None:
         trainee.load_adapter(folder)
         trainee.optimizer.load_state_dict(state.optimizer)
         trainee.schedule.load_state_dict(state.schedule)
+        trainee.rules.restore(state.rules)
         if trainee.accelerator.scaler is not None and state.scaler:
             trainee.accelerator.scaler.load_state_dict(state.scaler)
         draws.restore(state.draws)

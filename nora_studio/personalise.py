@@ -2,8 +2,8 @@
 
 import contextlib
 import gc
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -12,19 +12,30 @@ from accelerate.utils import DistributedDataParallelKwargs
 from diffusers import StableDiffusionXLPipeline
 from diffusers.optimization import get_scheduler
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from nora_studio import __version__
 from nora_studio.atomic import replacing
-from nora_studio.config import DreamboothOptions, PartSettings
+from nora_studio.config import DreamboothOptions
 from nora_studio.dreambooth import Denoising, DreamboothStep, PromptEncoding
 from nora_studio.errors import StudioError
 from nora_studio.files import AdapterCard, load_weights, write_adapter
 from nora_studio.fingerprints import fingerprint
 from nora_studio.generate import Recipe, adapter_on, draw, save_picture
 from nora_studio.loop import Trainee
-from nora_studio.methods import AdapterSpec, adapter_parameters, attach
+from nora_studio.methods import (
+    LORA_PLUS_RATIO,
+    METHODS,
+    AdapterSpec,
+    StepRules,
+    adapter_parameters,
+    attach,
+    make_optimizer,
+    step_rules,
+)
 from nora_studio.models import load_sdxl, parts_of, share_weights, used_targets, with_parts
+from nora_studio.nora.outer_cache import cached_outer_factors
+from nora_studio.part_settings import PartSettings
 from nora_studio.runs import Run
 
 
@@ -39,6 +50,8 @@ class Subject:
     trigger: str
     text: PromptEncoding
     process: Denoising
+    activations: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    """Part -> layer -> mean |x| per input channel, where the outer factors follow activations."""
 
 
 def build_trainee(
@@ -56,23 +69,18 @@ def build_trainee(
     options, base = subject.options, parts_of(subject.pipe)
     torch.manual_seed(options.seed)  # Adapter initialisation.
     parts: dict[str, nn.Module] = {}
-    groups = []
+    rates = {part: values.learning_rate for part, values in settings.items()}
     for part, values in settings.items():
         module = share_weights(base[part])
-        spec = AdapterSpec(
-            method=method,
-            rank=values.rank,
-            alpha=values.alpha,
-            dropout=options.dropout,
-            outer_rank=values.outer_rank,
-            outer=options.outer if method == "nora" else "svd",
-        )
-        attach(module, used_targets(part, module, options.targets or "attention"), spec)
-        parameters = list(adapter_parameters(module).values())
-        groups.append({"name": part, "params": parameters, "lr": values.learning_rate})
+        spec = _adapter_spec(options, method, values, subject.activations.get(part))
+        with cached_outer_factors():
+            attach(module, used_targets(part, module, options.targets or "attention"), spec)
         parts[part] = module
-    step = _step_module(subject, parts)
-    optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay)
+    rules = step_rules(method, parts, options.seed)
+    step = _step_module(subject, parts, rules)
+    optimizer = make_optimizer(
+        method, parts, rates, options.weight_decay, options.lora_plus_ratio or LORA_PLUS_RATIO
+    )
     schedule = get_scheduler(
         # Its plain "constant" leaves the warm-up out.
         "constant_with_warmup" if options.schedule == "constant" else options.schedule,
@@ -81,7 +89,7 @@ def build_trainee(
         num_training_steps=options.steps,
     )
     model, optimizer = accelerator.prepare(step, optimizer)
-    trained = [parameter for group in groups for parameter in group["params"]]
+    trained = [p for module in parts.values() for p in adapter_parameters(module).values()]
     card = _card(subject, method, list(parts), sum(parameter.numel() for parameter in trained))
 
     return Trainee(
@@ -94,7 +102,28 @@ def build_trainee(
         parameters=trained,
         write_adapter=lambda folder, step: write_adapter(folder, parts, card.at(step)),
         load_adapter=lambda folder: load_weights(folder, parts),
+        rules=rules,
     )
+
+
+def _adapter_spec(
+    options: DreamboothOptions,
+    method: str,
+    values: PartSettings,
+    activations: Mapping[str, Tensor] | None,
+) -> AdapterSpec:
+    own = METHODS[method].settings
+    plain = AdapterSpec(
+        method=method,
+        rank=values.rank,
+        alpha=values.alpha,
+        dropout=options.dropout if "dropout" in own else 0.0,
+        outer_rank=values.outer_rank,
+        total_steps=options.steps if "total_steps" in own else None,
+    )
+    if "outer" not in own:
+        return plain
+    return replace(plain, outer=options.outer, start=options.start, mean_abs_inputs=activations)
 
 
 def _card(subject: Subject, method: str, parts: list[str], parameters: int) -> AdapterCard:
@@ -113,7 +142,7 @@ def _card(subject: Subject, method: str, parts: list[str], parameters: int) -> A
     )
 
 
-def _step_module(subject: Subject, parts: dict[str, nn.Module]) -> DreamboothStep:
+def _step_module(subject: Subject, parts: dict[str, nn.Module], rules: StepRules) -> DreamboothStep:
     """The trained parts as one module that returns the loss."""
     options = subject.options
     unet = parts["unet"] if "unet" in parts else parts_of(subject.pipe)["unet"]
@@ -125,6 +154,14 @@ def _step_module(subject: Subject, parts: dict[str, nn.Module]) -> DreamboothSte
                 module.enable_gradient_checkpointing()  # type: ignore[operator]
             else:
                 module.gradient_checkpointing_enable()  # type: ignore[operator]
+
+    def with_penalty(module: nn.Module, inputs: object, loss: Tensor) -> Tensor:
+        """Add the gradient of the method's penalty, but not its value: logs compare losses."""
+        penalty = rules.penalty()
+        return loss if penalty is None else loss + (penalty - penalty.detach())
+
+    # A hook, so that the penalty is part of the forward pass that data parallelism watches.
+    step.register_forward_hook(with_penalty)
     return step.train()
 
 

@@ -34,6 +34,12 @@ def nora_delta(
     return scale * (up.double() @ inner @ down.double())
 
 
+def leading(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The leading singular vectors and values: (out, rank), (rank,), (rank, in)."""
+    up, singular, down = torch.linalg.svd(weight.double(), full_matrices=False)
+    return up[:, :rank], singular[:rank], down[:rank]
+
+
 def lora_delta(up: Tensor, down: Tensor, scale: float) -> Tensor:
     """scale * up down (arXiv:2106.09685, eq. 3)."""
     return scale * (up.double() @ down.double())

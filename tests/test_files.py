@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors import safe_open
+from specs import FILE_METHODS, spec_of
 from tiny import RARE_TOKEN, SIZE, assert_same_tensors, states, tiny_adapter, tiny_sdxl
 
 from nora_studio.atomic import write_text
@@ -25,14 +26,14 @@ from nora_studio.files import (
 )
 from nora_studio.fingerprints import fingerprint, fingerprints_agree
 from nora_studio.generate import draw
-from nora_studio.methods import METHODS, AdapterSpec, adapter_parameters, attach, detach
+from nora_studio.methods import adapter_parameters, attach, detach
 from nora_studio.models import load_sdxl, parts_of, targets_for
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 ADAPTED = ("unet", "text_encoder")
 
 
-@pytest.fixture(scope="module", params=sorted(METHODS))
+@pytest.fixture(scope="module", params=FILE_METHODS)
 def method(request) -> str:
     return request.param
 
@@ -49,7 +50,7 @@ def trained_parts(pipe, method: str) -> dict[str, torch.nn.Module]:
     parts = {part: getattr(pipe, part) for part in ADAPTED}
     torch.manual_seed(3)
     for part, module in parts.items():
-        spec = AdapterSpec(method, 2, outer_rank=8 if method == "nora" else None)
+        spec = spec_of(method, 2, outer_rank=8)
         attach(module, targets_for(part), spec)
         for parameter in adapter_parameters(module).values():
             parameter.data += 0.3 * torch.randn_like(parameter)
@@ -165,7 +166,7 @@ def test_the_same_base_in_half_precision_is_not_another(adapter, tiny_base, dtyp
 def test_fingerprints_see_neither_dtype_nor_adapters_but_every_other_base(tiny_base, method):
     pipe = load_sdxl(str(tiny_base))
     bare = fingerprint(pipe.unet)
-    attach(pipe.unet, targets_for("unet"), AdapterSpec(method, 2))
+    attach(pipe.unet, targets_for("unet"), spec_of(method, 2, outer_rank=8))
     assert fingerprint(pipe.unet) == bare
     assert fingerprints_agree(bare, fingerprint(load_sdxl(str(tiny_base), torch.float16).unet))
     assert not fingerprints_agree(bare, bare[:-1])
@@ -186,7 +187,7 @@ def test_resuming_sets_the_weights_to_the_bit(method, tiny_base, tmp_path):
 
 
 def test_resuming_with_another_shape_is_refused(tiny_pipe, adapter, method):
-    attach(tiny_pipe.unet, targets_for("unet"), AdapterSpec(method, 3))
+    attach(tiny_pipe.unet, targets_for("unet"), spec_of(method, 3, outer_rank=8))
     with pytest.raises(StudioError, match="another shape"):
         load_weights(adapter, {"unet": tiny_pipe.unet})
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from specs import FILE_METHODS
 from tiny import assert_same_tensors, states, tiny_adapter
 
 from nora_studio.errors import StudioError
 from nora_studio.files import load_adapter
-from nora_studio.methods import METHODS
 from nora_studio.models import load_sdxl, parts_of
 
 
-@pytest.fixture(scope="module", params=sorted(METHODS))
+@pytest.fixture(scope="module", params=FILE_METHODS)
 def adapter(request, tiny_base, tmp_path_factory) -> Path:
     """An adapter on the UNet and the first text encoder. Read only."""
     pipe = load_sdxl(str(tiny_base))

@@ -3,13 +3,12 @@
 import pytest
 import reference
 import torch
-from diffusers import UNet2DConditionModel
 from families import FAMILIES, make, train
 from peft import PeftType
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
+from specs import NEAR_ZERO, SPECS, spec_of
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from nora_studio.errors import StudioError
 from nora_studio.methods import (
@@ -22,28 +21,13 @@ from nora_studio.methods import (
 )
 from nora_studio.nora import NoraLinear
 
-SPECS = {"lora": AdapterSpec("lora", 4), "nora": AdapterSpec("nora", 4, outer_rank=16)}
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-
-SDXL_UNET = {
-    "sample_size": 128,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "attention_head_dim": [5, 10, 20],
-    "block_out_channels": [320, 640, 1280],
-    "cross_attention_dim": 2048,
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "layers_per_block": 2,
-    "projection_class_embeddings_input_dim": 2816,
-    "transformer_layers_per_block": [1, 2, 10],
-    "use_linear_projection": True,
-}
-"""config.json of stabilityai/stable-diffusion-xl-base-1.0's UNet, as far as it shapes the model."""
-
-LLAMA_1 = {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 11008}
-LLAMA_3 = LLAMA_1 | {"intermediate_size": 14336, "num_key_value_heads": 8}
-FIVE = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
+PLACES = [
+    ("unet", torch.float32),
+    ("clip", torch.float16),
+    ("clip", torch.bfloat16),
+    ("llama", torch.float32),
+]
+"""Every family, every dtype; not every pair, for 18 methods."""
 
 
 def run(family: str, model: nn.Module) -> torch.Tensor:
@@ -51,15 +35,15 @@ def run(family: str, model: nn.Module) -> torch.Tensor:
         return FAMILIES[family].run(model)
 
 
-def test_every_method_is_covered_here():
-    assert SPECS.keys() == METHODS.keys()
-    for method in METHODS.values():
-        assert method.summary and len(method.paper.split(".")) == 2
+def test_the_table_tells_of_every_method():
+    for name, method in METHODS.items():
+        number, _, rest = method.paper.partition(".")
+        assert len(number) == 4 and len(rest) == 5 and (number + rest).isdigit(), name
+        assert method.summary and method.rank and method.origin in ("PEFT", "ours"), name
 
 
 @pytest.mark.parametrize("method", SPECS)
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("family", "dtype"), PLACES)
 def test_attach_starts_at_the_base_and_detach_returns_it_bitwise(method, family, dtype):
     model = make(FAMILIES[family], dtype=dtype)
     expected = run(family, model)
@@ -67,10 +51,14 @@ def test_attach_starts_at_the_base_and_detach_returns_it_bitwise(method, family,
     names = attach(model, FAMILIES[family].targets, SPECS[method])
     assert names and all(name.endswith(FAMILIES[family].targets) for name in names)
     assert all(isinstance(model.get_submodule(name), BaseTunerLayer) for name in names)
-    assert torch.equal(run(family, model), expected)
-    if dtype != torch.float16:  # Adam on a float16 model has no range without loss scaling
-        train(FAMILIES[family], model)
-        assert not torch.equal(run(family, model), expected)
+    start = run(family, model)
+    if method in NEAR_ZERO:
+        torch.testing.assert_close(start, expected, rtol=0.05, atol=0.05)
+    else:
+        assert torch.equal(start, expected)
+    for parameter in adapter_parameters(model).values():
+        parameter.data.add_(0.1)
+    assert not torch.equal(run(family, model), expected)
     detach(model)
     after = model.state_dict()
     assert before.keys() == after.keys()
@@ -81,26 +69,25 @@ def test_attach_starts_at_the_base_and_detach_returns_it_bitwise(method, family,
 
 
 @pytest.mark.parametrize("method", SPECS)
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("family", "dtype"), PLACES)
 def test_only_float32_adapter_weights_are_trained(method, family, dtype):
     model = make(FAMILIES[family], dtype=dtype).requires_grad_(True)
     names = attach(model, FAMILIES[family].targets, SPECS[method])
     FAMILIES[family].run(model).float().square().mean().backward()
     trained = adapter_parameters(model)
     assert {p.dtype for p in trained.values()} == {torch.float32}
-    assert len(trained) == 2 * len(names)
+    if method in ("lora", "nora"):
+        assert len(trained) == 2 * len(names)
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad == (name in trained) == (parameter.grad is not None), name
     assert count_parameters(model) == sum(p.numel() for p in trained.values())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("method", SPECS)
+@pytest.mark.parametrize("family", ["clip", "llama"])
+@pytest.mark.parametrize("method", [m for m in METHODS if "dropout" in METHODS[m].settings])
 def test_dropout_rests_on_a_model_in_evaluation_mode(family, method):
     model = make(FAMILIES[family])
-    spec = AdapterSpec(method, 4, dropout=0.5, outer_rank=16 if method == "nora" else None)
-    attach(model, FAMILIES[family].targets, spec)
+    attach(model, FAMILIES[family].targets, spec_of(method, dropout=0.5))
     for parameter in adapter_parameters(model).values():
         parameter.data.add_(0.1)
     assert torch.equal(run(family, model), run(family, model))
@@ -145,71 +132,43 @@ def test_nora_settings_reach_the_layer():
     assert config.peft_type == PeftType["NORA"]
 
 
-@pytest.mark.parametrize("method", SPECS)
+@pytest.mark.parametrize("method", [m for m in METHODS if METHODS[m].several])
 def test_a_second_adapter_becomes_the_trained_one_and_the_first_stays_as_it_was(method):
-    family = FAMILIES["unet"]
+    family = FAMILIES["llama"]
     model = make(family)
-    base = run("unet", model)
+    base = run("llama", model)
     attach(model, family.targets, SPECS[method])
     train(family, model)
-    first = run("unet", model)
+    first = run("llama", model)
     weights = {name: p.clone() for name, p in adapter_parameters(model).items()}
     model.requires_grad_(True)
     attach(model, family.targets, SPECS[method], "second")
-    assert all(p.requires_grad == (".second" in name) for name, p in model.named_parameters())
-    assert torch.equal(run("unet", model), base)
+    frozen = "lora_A" if method == "lora-fa" else "nothing"
+    for name, p in model.named_parameters():
+        assert p.requires_grad == (".second" in name and frozen not in name), name
+    if method not in NEAR_ZERO:
+        assert torch.equal(run("llama", model), base)
     assert all(".second" in name for name in adapter_parameters(model))
     train(family, model)
-    assert not torch.equal(run("unet", model), base)
+    assert not torch.equal(run("llama", model), base)
     model.set_adapter("default")
-    assert torch.equal(run("unet", model), first)
+    assert torch.equal(run("llama", model), first)
     assert all(torch.equal(p, weights[name]) for name, p in adapter_parameters(model).items())
 
 
-@pytest.mark.parametrize(
-    ("spec", "expected"),
-    [
-        (AdapterSpec("lora", 4), 5_806_080),
-        (AdapterSpec("lora", 16), 23_224_320),
-        (AdapterSpec("nora", 8, outer_rank=64), 573_440),
-        (AdapterSpec("nora", 16, outer_rank=128), 2_293_760),
-        (AdapterSpec("nora", 16, outer_rank=256), 4_587_520),
-    ],
-)
-def test_sdxl_attention_has_the_published_parameter_counts(spec, expected):
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(SDXL_UNET)
-    names = attach(unet, ["to_q", "to_k", "to_v", "to_out.0"], spec)
-    assert len(names) == 560 and count_parameters(unet) == expected
-    if spec.method == "nora":
-        assert expected == reference.nora_parameters(560, spec.outer_rank, spec.rank)
-    else:
-        layers = [unet.get_submodule(name).get_base_layer() for name in names]
-        shapes = [(layer.out_features, layer.in_features) for layer in layers]
-        assert expected == reference.lora_parameters(shapes, spec.rank)
-
-
-@pytest.mark.parametrize(
-    ("shape", "targets", "spec", "expected"),
-    [
-        (LLAMA_1, ("q_proj", "v_proj"), AdapterSpec("lora", 16), 8_388_608),
-        (LLAMA_1, ("q_proj", "v_proj"), AdapterSpec("lora", 32), 16_777_216),
-        (LLAMA_1, FIVE, AdapterSpec("nora", 32, outer_rank=800), 8_192_000),
-        (LLAMA_1, FIVE, AdapterSpec("nora", 32, outer_rank=1000), 10_240_000),
-        (LLAMA_3, FIVE, AdapterSpec("lora", 16), 28_311_552),
-        (LLAMA_3, FIVE, AdapterSpec("nora", 32, outer_rank=700), 7_168_000),
-        (LLAMA_3, FIVE, AdapterSpec("nora", 32, outer_rank=704), 7_208_960),
-    ],
-)
-def test_llama_rows_have_the_published_parameter_counts(shape, targets, spec, expected):
-    with torch.device("meta"):
-        model = LlamaForCausalLM(LlamaConfig(vocab_size=8, num_attention_heads=32, **shape))
-    attach(model, targets, spec)
-    assert count_parameters(model) == expected
+@pytest.mark.parametrize("method", [m for m in METHODS if not METHODS[m].several])
+def test_a_method_that_keeps_one_adapter_says_so_and_keeps_it(method):
+    model = make(FAMILIES["llama"])
+    attach(model, ["q_proj"], SPECS[method])
+    train(FAMILIES["llama"], model)
+    expected = run("llama", model)
+    with pytest.raises(StudioError, match=f"one {method} adapter at most"):
+        attach(model, ["v_proj"], SPECS[method], "second")
+    assert torch.equal(run("llama", model), expected)
 
 
 def test_an_unknown_method_is_answered_with_the_nearest():
-    with pytest.raises(StudioError, match=r"one of lora, nora; got 'nroa'\. Did you mean nora\?"):
+    with pytest.raises(StudioError, match=r"one of nora, .*; got 'nroa'\. Did you mean nora\?"):
         attach(make(FAMILIES["clip"]), ["q_proj"], AdapterSpec("nroa", 4))
 
 
@@ -228,8 +187,14 @@ def test_a_target_that_matches_nothing_is_named_beside_real_ones(targets):
         (AdapterSpec("nora", 65), r"must not exceed outer_rank \(64\); got 65"),
         (AdapterSpec("nora", 8, outer_rank=96), r"outer_rank must be 8-64 for .*to_q \(64x64\)"),
         (AdapterSpec("nora", 8, outer_rank=4), r"must not exceed outer_rank \(4\); got 8"),
-        (AdapterSpec("lora", 4, outer_rank=64), "settings of nora"),
-        (AdapterSpec("lora", 4, start="paper"), "settings of nora"),
+        (AdapterSpec("lora", 4, outer_rank=64), "outer_rank: not among .* lora, but of nora"),
+        (AdapterSpec("dora", 4, start="paper"), "start: not among .* dora, but of nora"),
+        (AdapterSpec("oft", 4, alpha=2.0), "alpha: not among the settings of oft"),
+        (AdapterSpec("lokr", 4, dropout=0.1), "dropout: not among the settings of lokr"),
+        (AdapterSpec("lora", 4, total_steps=9), "total_steps: not among .* but of adalora"),
+        (AdapterSpec("adalora", 4), "total_steps must be 1 or more; got None"),
+        (AdapterSpec("oft", 24), r"divide the 64 inputs of .*got 24.*do: 2, 4, 8, 16, 32, 64"),
+        (AdapterSpec("lora-xs", 65), "rank must be 1-64"),
         (AdapterSpec("nora", 4, start="zero"), "one of difference, paper"),
         (AdapterSpec("nora", 4, outer="activation"), "needs statistics"),
     ],
@@ -275,7 +240,7 @@ def test_convolutions_are_refused():
 def test_methods_do_not_mix_and_names_do_not_clash():
     model = make(FAMILIES["clip"])
     attach(model, ["q_proj"], SPECS["nora"])
-    with pytest.raises(StudioError, match="already carries a nora adapter; lora cannot"):
+    with pytest.raises(StudioError, match="already carries a nora adapter; lora cannot go"):
         attach(model, ["v_proj"], SPECS["lora"], "second")
     with pytest.raises(StudioError, match="already carries an adapter named 'default'"):
         attach(model, ["q_proj"], SPECS["nora"])

@@ -201,7 +201,9 @@ def test_safe_merge_refuses_a_broken_adapter_and_leaves_the_weight():
     layer = make_layer()
     weight = layer.base_layer.weight.clone()
     layer.nora_inner_up["default"].data[0, 0] = float("nan")
-    with pytest.raises(StudioError, match="'default' makes a 40x24 weight NaN"):
+    with pytest.raises(
+        StudioError, match="default seems to be broken: it makes a 40x24 weight NaN"
+    ):
         layer.merge(safe_merge=True)
     assert torch.equal(layer.base_layer.weight, weight) and not layer.merged
 

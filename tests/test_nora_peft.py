@@ -23,9 +23,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from reference import TOLERANCE
 from torch import nn
 
-import nora_studio.nora as nora
 from nora_studio.errors import StudioError
-from nora_studio.nora import NoraConfig, NoraLinear
+from nora_studio.nora import NoraConfig, NoraLinear, NoraModel
+from nora_studio.registration import register_method
 
 FP32 = {"rtol": 1e-4, "atol": 1e-4}
 
@@ -281,7 +281,7 @@ def test_transformers_adapter_calls_work_on_a_text_encoder(tmp_path):
 
 def test_registration_is_idempotent_and_the_member_is_whole():
     members = list(PeftType)
-    nora._register()
+    register_method(NoraConfig, NoraModel)
     assert list(PeftType) == members and members.count(PeftType["NORA"]) == 1
     assert PeftType("NORA") is PeftType["NORA"] is PeftType.NORA
     assert PeftType.NORA == "NORA" and PeftType.NORA.name == "NORA"

@@ -14,9 +14,11 @@ NEEDED = ["--instance-dir", "photos/mug", "--prompt", "a photo of a [V] mug"]
 
 # One value for every option, each another than its default.
 FLAG_TEXT = """
-    --instance-dir photos/cup --prompt [V] --model some/model --method lora,nora --output-dir out
+    --instance-dir photos/cup --prompt [V] --model some/model --method lora,nora,lora+
+    --output-dir out
     --name cup --trigger zqp --resolution 512 --steps 7 --batch-size 3 --seed 5 --precision bf16
     --gradient-checkpointing --targets attention+feedforward --dropout 0.25 --outer randomized
+    --start paper --lora-plus-ratio 4
     --unet.rank 3 --unet.outer-rank 9 --unet.alpha 1.5 --unet.learning-rate 0.25
     --text-encoder.no-train --text-encoder-2.rank 4 --override lora.unet.rank=16
     --schedule linear --warmup-steps 2 --weight-decay 0.5 --max-gradient-norm 0.5 --snr-gamma 5
@@ -30,7 +32,7 @@ instance_dir = "photos/cup"
 prompt = "[V]"
 captions = false
 model = "some/model"
-method = "lora,nora"
+method = "lora,nora,lora+"
 output_dir = "out"
 name = "cup"
 trigger = "zqp"
@@ -42,7 +44,9 @@ precision = "bf16"
 gradient_checkpointing = true
 targets = "attention+feedforward"
 dropout = 0.25
+lora_plus_ratio = 4
 outer = "randomized"
+start = "paper"
 override = ["lora.unet.rank=16"]
 schedule = "linear"
 warmup_steps = 2

@@ -14,19 +14,27 @@ ENTRY_FOLDERS = ("training", "evaluation")
 
 # Imports go only to lower levels; within a package folder they are free.
 LEVELS = [
-    {"errors", "atomic", "fingerprints", "losses"},
+    {"errors", "atomic", "fingerprints", "losses", "registration"},
     {"nora", "world", "prompts", "scripts", "data", "grid"},
-    {"", "methods", "config"},  # "": the package's own __init__, which registers NoRA
+    {"tuners"},
+    {"", "methods", "recommended"},  # "": the package's own __init__, which registers the tuners
+    {"config"},
+    {"formats", "part_settings"},
     {"files", "models", "cache", "runs", "checkpoints", "options_file", "pretrain", "report"},
-    {"loop", "dreambooth", "generate", "scores"},
-    {"personalise", "compare"},
+    {"loop", "dreambooth", "generate", "scores", "shapes"},
+    {"activations", "personalise", "compare", "parameters"},
     {"results"},
     {"demo"},
-    {"ui"},
+    {"ui", "commands"},
     {"cli"},
 ]
 # Beyond the levels: these stand on plain tensors and files alone.
-ALONE = {"losses": set(), "data": {"errors"}, "nora": {"errors"}, "world": {"errors"}}
+ALONE = {
+    "losses": set(),
+    "data": {"errors"},
+    "nora": {"errors", "registration"},
+    "world": {"errors"},
+}
 # The app starts the trainer as a person would, and reads its run folder.
 TRAINING_CODE = {"loop", "dreambooth", "personalise", "checkpoints", "losses", "cache"}
 

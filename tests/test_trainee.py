@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from trainer import tiny_options, tiny_subject
 
-from nora_studio.config import part_settings
 from nora_studio.errors import StudioError
 from nora_studio.loop import Plan, StopRequest, Trainee, train
+from nora_studio.part_settings import part_settings
 from nora_studio.personalise import build_trainee, draw_base, finish, prepare_accelerator
 from nora_studio.runs import Run
 

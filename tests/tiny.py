@@ -15,6 +15,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from safetensors.torch import save_file
+from specs import spec_of
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
@@ -28,7 +29,7 @@ from transformers import (
 from nora_studio import __version__
 from nora_studio.files import AdapterCard, save_adapter
 from nora_studio.fingerprints import fingerprint
-from nora_studio.methods import AdapterSpec, adapter_parameters, attach, detach
+from nora_studio.methods import adapter_parameters, attach, detach
 from nora_studio.models import targets_for
 
 SIZE = 32
@@ -160,12 +161,11 @@ def tiny_adapter(
 ) -> Path:
     """Save a rank-2 adapter on the attention of the UNet and the first encoder, far from zero."""
     parts = {part: getattr(pipe, part) for part in ("unet", "text_encoder")}
-    outer_rank = 8 if method == "nora" else None
     total = 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         for part, module in parts.items():
-            attach(module, targets_for(part), AdapterSpec(method, 2, outer_rank=outer_rank))
+            attach(module, targets_for(part), spec_of(method, 2, outer_rank=8))
             for parameter in adapter_parameters(module).values():
                 parameter.data += strength * torch.randn_like(parameter)
                 total += parameter.numel()

@@ -8,11 +8,13 @@ Exit status: 0 done, 2 bad input or a failed run, 128 + n stopped by signal n.
 """
 
 import sys
+from dataclasses import replace
 
 import torch
 
+from nora_studio.activations import first_batch, record_activations
 from nora_studio.cache import encode_photos
-from nora_studio.config import DreamboothOptions, part_settings, with_recommended
+from nora_studio.config import DreamboothOptions, with_recommended
 from nora_studio.data.captions import read_captions
 from nora_studio.data.images import list_photos, load_photos
 from nora_studio.dreambooth import BatchDraws, Denoising, encode_prompts
@@ -20,6 +22,7 @@ from nora_studio.errors import StudioError, run_entry
 from nora_studio.loop import Plan, StopRequest, Trainee, restore, train
 from nora_studio.models import choose_dtype, choose_trigger, load_sdxl, native_resolution
 from nora_studio.options_file import parse_options, to_toml
+from nora_studio.part_settings import part_settings
 from nora_studio.personalise import (
     Subject,
     build_trainee,
@@ -62,6 +65,14 @@ def main() -> int:
     timesteps = subject.process.timesteps_below(options.max_timestep)
     whose = torch.tensor([prompts.index(caption) for caption in captions])
     draws = BatchDraws(cache, options.batch_size or 1, timesteps, options.seed, whose)
+
+    if options.outer == "activation":
+        say("Recording activations on the first batch")
+        batch = first_batch(draws)
+        activations = record_activations(
+            pipe, subject.text, subject.process, list(settings["nora"]), batch
+        )
+        subject = replace(subject, activations=activations)
 
     trainees: list[Trainee] = []
     for method in options.methods:

@@ -4,50 +4,34 @@ Importing this package makes the method known to PEFT. It is not Normalized LoRA
 which PEFT calls `use_nora`.
 """
 
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from peft.utils import PeftType, register_peft_method
-
+from nora_studio.nora.calibration import record_mean_abs_inputs
 from nora_studio.nora.config import NoraConfig
+from nora_studio.nora.hotswap import hotswap_adapter
 from nora_studio.nora.layer import NoraLinear
 from nora_studio.nora.model import NoraModel
+from nora_studio.nora.outer_cache import cached_outer_factors
 from nora_studio.nora.svd import (
     activation_aware_svd,
     canonical_signs,
+    outer_factors,
     randomized_svd,
     truncated_svd,
 )
+from nora_studio.registration import register_method
 
 __all__ = [
     "NoraConfig",
     "NoraLinear",
     "NoraModel",
     "activation_aware_svd",
+    "cached_outer_factors",
     "canonical_signs",
+    "hotswap_adapter",
+    "outer_factors",
     "randomized_svd",
+    "record_mean_abs_inputs",
     "truncated_svd",
 ]
 
 
-def _add_peft_type(name: str) -> None:
-    """Give PEFT's closed enum of methods one more member.
-
-    `register_peft_method` takes only names that are members already. The three private maps are
-    the same on Python 3.10 to 3.14; the attribute is what `PeftType.NORA` reads from 3.12 on.
-    """
-    member = str.__new__(PeftType, name)
-    member._name_ = name
-    member._value_ = name
-    type.__setattr__(PeftType, name, member)
-    PeftType._member_names_.append(name)
-    PeftType._member_map_[name] = member
-    PeftType._value2member_map_[name] = member
-
-
-def _register() -> None:
-    if "NORA" not in PeftType.__members__:
-        _add_peft_type("NORA")
-    if PeftType["NORA"] not in PEFT_TYPE_TO_CONFIG_MAPPING:
-        register_peft_method(name="nora", config_cls=NoraConfig, model_cls=NoraModel)
-
-
-_register()
+register_method(NoraConfig, NoraModel)

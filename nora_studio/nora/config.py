@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from peft.config import PeftConfig
 from peft.utils import PeftType
+from peft.utils.other import get_pattern_key
 
 from nora_studio.errors import StudioError
 
@@ -38,8 +39,11 @@ class NoraConfig(PeftConfig):
     """How the frozen factors are found: "svd" (exact), "randomized" (fast on large weights) or
     "activation" (along the inputs in `mean_abs_inputs`)."""
     mean_abs_inputs: Mapping[str, torch.Tensor] | None = None
-    """For outer="activation": module name -> mean |x| per input channel, (in_features,). Used once,
-    when the layers are made; never saved."""
+    """For outer="activation": module name -> mean |x| per input channel, (in_features,), as
+    `record_mean_abs_inputs` finds them. Used once, when the layers are made; never saved."""
+    outer_cache: str | None = None
+    """Folder that keeps the frozen factors by the content of their weights, for the next time; None
+    keeps none, but for `cached_outer_factors`. Never saved."""
     target_modules: list[str] | set[str] | str | None = None
     """Names (whole or endings) of the linear layers to adapt, or one regular expression."""
     exclude_modules: list[str] | set[str] | str | None = None
@@ -91,10 +95,20 @@ class NoraConfig(PeftConfig):
                 "regular expression. Write the layers into the expression."
             )
 
+    def rank_of(self, name: str) -> int:
+        """The inner rank of a layer, `rank_pattern` considered."""
+        return self.rank_pattern.get(get_pattern_key(list(self.rank_pattern), name), self.r)
+
+    def alpha_of(self, name: str) -> float:
+        """The alpha of a layer: its `alpha_pattern`, else `alpha`, else its inner rank."""
+        key = get_pattern_key(list(self.alpha_pattern), name)
+        alpha = self.alpha_pattern.get(key, self.alpha)
+        return float(self.rank_of(name) if alpha is None else alpha)
+
     def to_dict(self) -> dict[str, Any]:
         """Return what `save_pretrained` writes: no tensors, no second SVD, names in order."""
         values = asdict(replace(self, mean_abs_inputs=None, init_weights=False))
-        del values["mean_abs_inputs"]
+        del values["mean_abs_inputs"], values["outer_cache"]
         for name in ("target_modules", "exclude_modules"):
             # A set is written in an order that differs from process to process.
             if isinstance(values[name], set):

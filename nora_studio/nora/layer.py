@@ -8,30 +8,31 @@ The update is `scale * up (inner_up inner_down - start_up start_down) down`. It 
 but cannot round: before training both differences are zero bit for bit, in every dtype and under
 autocast, and later a small update is not the remainder of two large products.
 
-Dtypes: `up` and `down` are the bulk of an adapter and are kept in the base weight's dtype; the
-inner factors and their starts are float32 beside a half-precision base (wider where the base is).
+Dtypes: `up` and `down` are the bulk of an adapter and are kept in the base weight's dtype (that of
+its dequantised form, where it is quantised); the inner factors and their starts are float32 beside
+a half-precision base (wider where the base is).
 """
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from peft.utils.quantization_utils import TorchaoBackend
 from torch import Tensor, nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from nora_studio.errors import StudioError
+from nora_studio.nora.bases import check_base, dense_dtype
 from nora_studio.nora.config import NoraConfig
-from nora_studio.nora.svd import outer_factors
-
-_BASE_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+from nora_studio.nora.outer_cache import start_factors
 
 
 class NoraLinear(nn.Module, BaseTunerLayer):
-    """A frozen `nn.Linear` and any number of NoRA adapters, as PEFT's tuner layers are.
+    """A frozen linear layer and any number of NoRA adapters, as PEFT's tuner layers are.
 
     Source: arXiv:2408.10280, section 3.2, with the start subtracted.
     """
@@ -49,18 +50,21 @@ class NoraLinear(nn.Module, BaseTunerLayer):
         "scaling",
     )
 
-    def __init__(self, base_layer: nn.Module, name: str) -> None:
+    def __init__(
+        self, base_layer: nn.Module, name: str, requantize: Callable[[], Any] | None = None
+    ) -> None:
         """Wrap a layer, as yet without any adapter.
 
         Args:
-            base_layer: The `nn.Linear` to adapt.
+            base_layer: The `nn.Linear` to adapt, or a quantised one; never changed but by `merge`.
             name: Of the layer in its model, for messages.
+            requantize: See `check_base`.
 
         Raises:
             StudioError: The layer is of a kind that NoRA cannot adapt.
         """
         super().__init__()
-        self.base_layer = _check_base(base_layer, name)
+        self.base_layer, self.quantization_backend = check_base(base_layer, name, requantize)
         self.in_features = self.base_layer.in_features
         self.out_features = self.base_layer.out_features
         self.nora_inner_up = nn.ParameterDict()  # (outer_rank, rank)
@@ -97,26 +101,29 @@ class NoraLinear(nn.Module, BaseTunerLayer):
         Raises:
             StudioError: The rank does not fit the layer, or its weight cannot be decomposed.
         """
-        weight, outer_rank = self.get_base_weight(), config.outer_rank
-        if outer_rank > min(weight.shape):
+        outer_rank, limit = config.outer_rank, min(self.out_features, self.in_features)
+        if outer_rank > limit:
             raise StudioError(
-                f"outer_rank must be {rank}-{min(weight.shape)} for {name} "
+                f"outer_rank must be {rank}-{limit} for {name} "
                 f"({self.out_features}x{self.in_features}); got {outer_rank}. "
                 "Lower outer_rank or narrow the targets."
             )
-        dtype = torch.promote_types(weight.dtype, torch.float32)
+        outer_dtype = dense_dtype(self.get_base_layer(), self.quantization_backend)
+        dtype = torch.promote_types(outer_dtype, torch.float32)
+        device: Any = self.get_base_layer().weight.device
         for container, shape in (
             (self.nora_inner_up, (outer_rank, rank)),
             (self.nora_inner_down, (rank, outer_rank)),
         ):
-            zeros = torch.zeros(shape, dtype=dtype, device=weight.device)
+            zeros = torch.zeros(shape, dtype=dtype, device=device)
             container[adapter_name] = nn.Parameter(zeros)
         inner_up, inner_down = self.nora_inner_up[adapter_name], self.nora_inner_down[adapter_name]
         if config.init_weights and not inner_up.is_meta:
-            up, singular, down = _decompose(weight, config, name)
+            up, singular, down = start_factors(self.get_base_weight(), config, name)
         else:
-            unfilled = weight.new_full(weight.shape, math.nan, device=inner_up.device, dtype=dtype)
-            up, singular, down = unfilled[:, :outer_rank], unfilled[0], unfilled[:outer_rank]
+            up = inner_up.new_full((self.out_features, outer_rank), math.nan)
+            singular = inner_up.new_full((outer_rank,), math.nan)
+            down = inner_up.new_full((outer_rank, self.in_features), math.nan)
         with torch.no_grad():
             inner_up.diagonal().copy_(singular[:rank].sqrt())
             inner_down.diagonal().copy_(singular[:rank].sqrt())
@@ -124,8 +131,8 @@ class NoraLinear(nn.Module, BaseTunerLayer):
         keep = float(config.start == "difference")
         self.nora_inner_up_start[adapter_name] = inner_up.detach() * keep
         self.nora_inner_down_start[adapter_name] = inner_down.detach() * keep
-        self.nora_up[adapter_name] = up.to(weight.dtype).contiguous()
-        self.nora_down[adapter_name] = down.to(weight.dtype).contiguous()
+        self.nora_up[adapter_name] = up.to(outer_dtype).contiguous()
+        self.nora_down[adapter_name] = down.to(outer_dtype).contiguous()
         dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.nora_dropout[adapter_name] = dropout
         self.nora_alpha[adapter_name] = alpha
@@ -149,7 +156,7 @@ class NoraLinear(nn.Module, BaseTunerLayer):
         return result
 
     def _update(self, x: Tensor, adapter_name: str) -> Tensor:
-        up, down = self._outer(adapter_name)
+        up, down = self.outer_pair(adapter_name)
         x = self.nora_dropout[adapter_name](self._cast_input_dtype(x, down.dtype))
         hidden = F.linear(x, down)  # (..., outer_rank)
         # The core is small: one product with it beats several at the inner rank, and the
@@ -157,7 +164,8 @@ class NoraLinear(nn.Module, BaseTunerLayer):
         hidden = F.linear(hidden, self._core(adapter_name).to(hidden.dtype))
         return F.linear(hidden, up)
 
-    def _outer(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+    def outer_pair(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """Return the frozen `up` (out_features, outer_rank), `down` (outer_rank, in_features)."""
         return self.nora_up[adapter_name], self.nora_down[adapter_name]  # pyright: ignore
 
     def _inner(self, adapter_name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -175,7 +183,7 @@ class NoraLinear(nn.Module, BaseTunerLayer):
     @torch.no_grad()
     def get_delta_weight(self, adapter_name: str) -> Tensor:  # (out_features, in_features)
         """Compute the whole update of the weight, scale included, in float32 or wider."""
-        up, down = self._outer(adapter_name)
+        up, down = self.outer_pair(adapter_name)
         core = _widen(self._core(adapter_name))
         return up.to(core.dtype) @ core @ down.to(core.dtype)
 
@@ -190,11 +198,20 @@ class NoraLinear(nn.Module, BaseTunerLayer):
             `lora_up` (out_features, 2 rank) and `lora_down` (2 rank, in_features), float32 or
             wider, with `lora_up @ lora_down` the update.
         """
-        up, down = self._outer(adapter_name)
-        moved_up, start_up, inner_down, moved_down = self._inner(adapter_name)
-        left = _widen(torch.cat([moved_up, start_up], dim=1)) * self.scaling[adapter_name]
-        right = _widen(torch.cat([inner_down, moved_down], dim=0))
+        up, down = self.outer_pair(adapter_name)
+        left, right = self.core_factors(adapter_name)
         return up.to(left.dtype) @ left, right @ down.to(right.dtype)
+
+    @torch.no_grad()
+    def core_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """Write the update within the outer pair, scale included, as a product.
+
+        Returns:
+            `left` (outer_rank, 2 rank) and `right` (2 rank, outer_rank), float32 or wider.
+        """
+        moved_up, start_up, inner_down, moved_down = self._inner(adapter_name)
+        left = torch.cat([moved_up, start_up], dim=1) * self.scaling[adapter_name]
+        return _widen(left), _widen(torch.cat([inner_down, moved_down], dim=0))
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         return True
@@ -203,24 +220,25 @@ class NoraLinear(nn.Module, BaseTunerLayer):
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add the updates of the given adapters (None: the active ones) to the base weight.
 
-        The sum is rounded once to the base's dtype. Unmerging subtracts again and returns to the
-        old weight to rounding, not to the bit.
+        The sum is rounded to the base's dtype; a quantised base is quantised again, as PEFT does
+        for LoRA. Unmerging subtracts again and returns to the old weight to rounding, not to the
+        bit.
 
         Raises:
             StudioError: `safe_merge` is set and the merged weight would not be finite.
         """
-        weight = self.get_base_weight()
         for adapter_name in check_adapters_to_merge(self, adapter_names):
             if adapter_name not in self.nora_inner_up:
                 continue
-            delta = self.get_delta_weight(adapter_name)
+            weight, delta = self.get_base_weight(), self.get_delta_weight(adapter_name)
             merged = (weight.to(delta.dtype) + delta).to(weight.dtype)
             if safe_merge and not bool(torch.isfinite(merged).all()):
                 raise StudioError(
-                    f"adapter {adapter_name!r} makes a {self.out_features}x{self.in_features} "
-                    "weight NaN or infinite; it was not merged. Load an undamaged adapter."
+                    f"NaNs detected in the merged weights. The adapter {adapter_name} seems to be "
+                    f"broken: it makes a {self.out_features}x{self.in_features} weight NaN or "
+                    "infinite, and was not merged. Load an undamaged one."
                 )
-            weight.copy_(merged)
+            self._store(merged)
             self.merged_adapters.append(adapter_name)
 
     @torch.no_grad()
@@ -228,10 +246,20 @@ class NoraLinear(nn.Module, BaseTunerLayer):
         """Take the merged updates out of the base weight, last in first out."""
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
-        weight = self.get_base_weight()
         while self.merged_adapters:
-            delta = self.get_delta_weight(self.merged_adapters.pop())
-            weight.copy_((weight.to(delta.dtype) - delta).to(weight.dtype))
+            weight, delta = self.get_base_weight(), self.get_delta_weight(self.merged_adapters[-1])
+            self._store((weight.to(delta.dtype) - delta).to(weight.dtype))
+            self.merged_adapters.pop()
+
+    def _store(self, weight: Tensor) -> None:
+        if self.quantization_backend is None:
+            # In place: whoever shares the weight goes on sharing it.
+            self.get_base_weight().copy_(weight)
+        else:
+            if isinstance(self.quantization_backend, TorchaoBackend):
+                # PEFT's replaces the weight before it asks how to quantise it again.
+                self.quantization_backend.get_apply_tensor_subclass()
+            self.set_base_weight(weight)
 
     def set_scale(self, adapter: str, scale: float) -> None:
         """Set an adapter's scale to its own, alpha / r, times a factor."""
@@ -257,7 +285,7 @@ class NoraLinear(nn.Module, BaseTunerLayer):
     ) -> None:
         # PEFT's own also casts to the base's dtype, which would round a trained float32 adapter
         # each time it is loaded beside a half-precision base.
-        target = device or self.get_base_weight().device
+        target = device or self.get_base_layer().weight.device
         for container_name in (*self.adapter_layer_names, *self.other_param_names[:4]):
             container = getattr(self, container_name)
             if adapter_name in container and not container[adapter_name].is_meta:
@@ -267,29 +295,5 @@ class NoraLinear(nn.Module, BaseTunerLayer):
         return "nora." + super().__repr__()
 
 
-def _check_base(base_layer: nn.Module, name: str) -> nn.Linear:
-    if isinstance(base_layer, NonDynamicallyQuantizableLinear):
-        raise StudioError(
-            f"{name} belongs to an nn.MultiheadAttention, which reads its weight without calling "
-            "it: an adapter there would do nothing. Take it out of the targets."
-        )
-    if not isinstance(base_layer, nn.Linear) or base_layer.weight.dtype not in _BASE_DTYPES:
-        weight = getattr(base_layer, "weight", None)
-        kind = f"{type(base_layer).__name__} of {getattr(weight, 'dtype', 'no dtype')}"
-        raise StudioError(
-            f"NoRA adapts nn.Linear layers in float64, float32, bfloat16 or float16; {name} is "
-            f"a {kind}. Narrow the targets."
-        )
-    return base_layer
-
-
 def _widen(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def _decompose(weight: Tensor, config: NoraConfig, name: str) -> tuple[Tensor, Tensor, Tensor]:
-    mean_abs_input = (config.mean_abs_inputs or {}).get(name)
-    try:
-        return outer_factors(weight, config.outer_rank, config.outer, mean_abs_input)
-    except StudioError as error:
-        raise StudioError(f"{name}: {error} Or take it out of the targets.") from error

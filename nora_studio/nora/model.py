@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-from peft.utils.other import get_pattern_key
-from torch import nn
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, get_quantization_kwargs
+from torch import Tensor, nn
+from tqdm import tqdm
 
 from nora_studio.errors import StudioError
+from nora_studio.nora.combination import combine, combined_config
 from nora_studio.nora.config import NoraConfig
 from nora_studio.nora.layer import NoraLinear
 
@@ -23,6 +24,23 @@ class NoraModel(BaseTuner):
     tuner_layer_cls = NoraLinear
     target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
+    _progress: Any = None
+
+    def inject_adapter(
+        self,
+        model: nn.Module,
+        adapter_name: str,
+        autocast_adapter_dtype: bool = True,
+        low_cpu_mem_usage: bool = False,
+        state_dict: dict[str, Tensor] | None = None,
+    ) -> None:
+        """As PEFT's, with a progress bar where decomposing the weights takes seconds."""
+        with tqdm(desc="Outer factors", unit="layer", delay=3.0, leave=False) as self._progress:
+            super().inject_adapter(
+                model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict
+            )
+        self._progress = None
+
     def _create_and_replace(
         self,
         peft_config: NoraConfig,
@@ -33,24 +51,78 @@ class NoraModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        ranks, alphas = peft_config.rank_pattern, peft_config.alpha_pattern
-        rank = ranks.get(get_pattern_key(list(ranks), current_key), peft_config.r)
-        alpha = alphas.get(get_pattern_key(list(alphas), current_key), peft_config.alpha)
+        if self._progress.total is None:
+            # Here, where PEFT has filled in what the config left open.
+            self._progress.total = self._count_targets(peft_config)
         layer = target
         if not isinstance(layer, NoraLinear):
-            if isinstance(layer, BaseTunerLayer):
-                raise StudioError(
-                    f"{current_key} already carries an adapter of another kind "
-                    f"({type(layer).__name__}); take it out before adding NoRA."
-                )
-            layer = NoraLinear(target, current_key)
-        alpha = float(rank if alpha is None else alpha)
+            requantize = get_quantization_kwargs(self).get("get_apply_tensor_subclass")
+            layer = NoraLinear(target, current_key, requantize)
+        rank, alpha = peft_config.rank_of(current_key), peft_config.alpha_of(current_key)
         layer.update_layer(adapter_name, peft_config, rank, alpha, current_key)
         layer.set_adapter(self.active_adapters, inference_mode=peft_config.inference_mode)
         if layer is not target:
             # Not `_replace_module`: the layer has put every tensor where it belongs, and moving
             # unfilled ones off the meta device would fail.
             setattr(parent, target_name, layer)
+        self._progress.update()
 
-    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> Any:
-        """Do nothing: `NoraLinear` chose each dtype, and PEFT would widen the frozen factors."""
+    def _count_targets(self, config: NoraConfig) -> int:
+        names = [name for name, _ in self.model.named_modules() if name]
+        return sum(bool(self._check_target_module_exists(config, name)) for name in names)
+
+    def add_weighted_adapter(
+        self, adapters: list[str], weights: list[float], adapter_name: str
+    ) -> None:
+        """Add the weighted sum of some adapters' updates, exactly, as one more NoRA adapter.
+
+        The adapters must share their outer factors, or one's must begin with the other's, as those
+        of `outer="svd"` on one base do. The sum is for use, not for further training: its inner
+        rank is twice theirs together, at most the outer rank.
+
+        Raises:
+            StudioError: The adapters have different outer factors, are not there, or are not as
+                many as the weights; or the name is taken. The model stays as it was.
+        """
+        missing = [name for name in adapters if name not in self.peft_config]
+        if missing or adapter_name in self.peft_config:
+            raise StudioError(
+                f"expected some of the adapters {', '.join(self.peft_config)} and a new name; got "
+                f"{', '.join(adapters)} and {adapter_name!r}."
+            )
+        layers = {
+            name: module
+            for name, module in self.model.named_modules()
+            if isinstance(module, NoraLinear) and set(adapters) & set(module.nora_inner_up)
+        }
+        configs: Any = {name: self.peft_config[name] for name in adapters}
+        config = combined_config(configs, weights, list(layers))
+        factors = dict(zip(adapters, weights))
+        self.peft_config[adapter_name] = config
+        try:
+            for name, layer in layers.items():
+                combine(layer, factors, config, adapter_name, name)
+        except StudioError:
+            for layer in layers.values():
+                layer.delete_adapter(adapter_name)
+            del self.peft_config[adapter_name]
+            raise
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """Narrow the inner factors to the base's dtype where PEFT is told not to widen them.
+
+        Else do nothing: `NoraLinear` chose each dtype, and PEFT would widen the frozen factors.
+        """
+        if not autocast_adapter_dtype:
+            for layer in self.model.modules():
+                if isinstance(layer, NoraLinear) and adapter_name in layer.nora_inner_up:
+                    _narrow(layer, adapter_name)
+
+
+def _narrow(layer: NoraLinear, adapter_name: str) -> None:
+    """Round the inner factors and their starts to the outer factors' dtype."""
+    dtype = layer.outer_pair(adapter_name)[0].dtype
+    for factors in (layer.nora_inner_up, layer.nora_inner_down):
+        factors[adapter_name].data = factors[adapter_name].data.to(dtype)
+    for starts in (layer.nora_inner_up_start, layer.nora_inner_down_start):
+        starts[adapter_name] = starts[adapter_name].to(dtype)  # pyright: ignore

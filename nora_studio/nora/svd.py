@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nora_studio.errors import StudioError
+from nora_studio.nora.leading import leading_singular_triplets
 
 
 def truncated_svd(
@@ -16,8 +17,9 @@ def truncated_svd(
     """Factor a weight into its closest product of the given rank.
 
     Source: Eckart & Young (1936); the outer factors of NoRA, arXiv:2408.10280, eq. 3.
-    Computed in float32 or wider, on the weight's device. A rank-deficient weight is allowed: its
-    missing singular values come out as zeros (to rounding).
+    Computed in float64 on the weight's device, so that devices and releases agree, but for
+    rotations among equal singular values. A rank-deficient weight is allowed: its missing singular
+    values come out as zeros (to rounding).
 
     Args:
         weight: Frozen; not modified.
@@ -32,8 +34,7 @@ def truncated_svd(
         StudioError: `weight` is not a finite floating-point matrix, or `rank` is out of range.
     """
     _check_matrix(weight, rank)
-    up, singular, down = torch.linalg.svd(_widen(weight), full_matrices=False)
-    return _finish(up[:, :rank], singular[:rank], down[:rank], dtype or weight.dtype)
+    return _finish(*leading_singular_triplets(weight.detach(), rank), dtype or weight.dtype)
 
 
 def randomized_svd(
@@ -65,7 +66,7 @@ def randomized_svd(
         StudioError: As `truncated_svd`.
     """
     _check_matrix(weight, rank)
-    wide = _widen(weight)
+    wide = weight.detach().to(torch.float64)
     width = min(rank + oversampling, *wide.shape)
     generator = torch.Generator().manual_seed(seed)
     probe = torch.randn(wide.shape[1], width, generator=generator, dtype=wide.dtype)
@@ -115,7 +116,7 @@ def activation_aware_svd(
         )
     if not math.isfinite(power) or power < 0:
         raise StudioError(f"power of the activation statistics must be 0 or more; got {power}.")
-    wide = _widen(weight)
+    wide = weight.detach().to(torch.float64)
     activity = mean_abs_input.to(wide)
     if not bool(torch.isfinite(activity).all()) or bool((activity < 0).any()):
         raise StudioError("activation statistics must be finite means of |x|, none negative.")
@@ -125,8 +126,8 @@ def activation_aware_svd(
             "Calibrate with real inputs, or use the plain SVD."
         )
     importance = activity.clamp(min=float(activity.max()) * 1e-3) ** power
-    up, singular, down = torch.linalg.svd(wide * importance, full_matrices=False)
-    return _finish(up[:, :rank], singular[:rank], down[:rank] / importance, dtype or weight.dtype)
+    up, singular, down = leading_singular_triplets(wide * importance, rank)
+    return _finish(up, singular, down / importance, dtype or weight.dtype)
 
 
 def canonical_signs(
@@ -149,7 +150,8 @@ def outer_factors(
     outer: str,
     mean_abs_input: Tensor | None = None,  # (in_features,)
 ) -> tuple[Tensor, Tensor, Tensor]:  # (out_features, rank), (rank,), (rank, in_features)
-    """Find what NoRA freezes around a layer and starts from, in float32 or wider.
+    """Find what NoRA freezes around a layer and starts from: computed in float64, and returned in
+    float32 or the weight's wider dtype.
 
     Args:
         weight: Frozen; not modified.
@@ -182,10 +184,6 @@ def _finish(
 ) -> tuple[Tensor, Tensor, Tensor]:
     up, down = canonical_signs(up, down)
     return up.to(dtype).contiguous(), singular.to(dtype), down.to(dtype).contiguous()
-
-
-def _widen(weight: Tensor) -> Tensor:
-    return weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
 
 
 def _check_matrix(weight: Tensor, rank: int) -> None:

@@ -1,0 +1,84 @@
+"""The card of an adapter: what a reader must know before loading it."""
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from nora_studio.errors import StudioError
+
+
+@dataclass(frozen=True)
+class AdapterCard:
+    """What a reader must know of an adapter before loading it."""
+
+    method: str
+    model: str
+    fingerprints: dict[str, list[float]]
+    """Of each adapted part's base weights (`fingerprints.fingerprint`)."""
+    trigger: str
+    """The rare word that stands for "[V]"."""
+    prompt: str
+    """The prompt it was trained with, "[V]" included."""
+    resolution: int
+    """Side in pixels of the training pictures."""
+    steps: int
+    seed: int
+    parameters: int
+    """Trained parameters, all parts together."""
+    version: str
+    """Of nora-studio."""
+    licence: str = ""
+    """Of the adapter, as the Hub abbreviates it ("openrail++"); empty: not stated."""
+
+    def at(self, steps: int) -> "AdapterCard":
+        """The same card after some number of steps."""
+        return replace(self, steps=steps)
+
+
+def is_hub_name(model: str) -> bool:
+    """Whether a base is named as on the Hub (owner/name), and is no folder of this disk."""
+    return model.count("/") == 1 and model[0] not in "./~" and not Path(model).exists()
+
+
+def for_others(card: AdapterCard) -> AdapterCard:
+    """The card as it goes into a file for passing on: without the path of somebody's disk."""
+    if not card.model or is_hub_name(card.model):
+        return card
+    return replace(card, model=Path(card.model).name)
+
+
+def card_text(card: AdapterCard) -> str:
+    """A card in one line of JSON, as it travels in a file's header."""
+    return json.dumps(asdict(card), ensure_ascii=False)
+
+
+def parse_card(text: str, where: object) -> AdapterCard:
+    """Read a card back; fields of a later version are left out.
+
+    Args:
+        where: The file, for the message.
+
+    Raises:
+        StudioError: it is no card, or a value is of another kind than its field.
+    """
+    known = {field.name for field in fields(AdapterCard)}
+    try:
+        values = json.loads(text)
+        card = AdapterCard(**{key: value for key, value in values.items() if key in known})
+        _check(card)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise StudioError(f"{where} is damaged: {error}. Train again or restore it.") from error
+    return card
+
+
+def _check(card: AdapterCard) -> None:
+    for field in fields(card):
+        value = getattr(card, field.name)
+        wanted = {"str": str, "int": int}.get(
+            getattr(field.type, "__name__", str(field.type)), dict
+        )
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise TypeError(f"{field.name} should be {wanted.__name__}; got {value!r}")
+    for part, numbers in card.fingerprints.items():
+        if not isinstance(numbers, list) or not all(isinstance(n, int | float) for n in numbers):
+            raise TypeError(f"the fingerprint of {part} should be a list of numbers")

@@ -1,0 +1,84 @@
+"""What NoRA may stand beside: linear layers, plain or quantised."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import resolve_quantization_backend
+from peft.utils.quantization_utils import QuantizationBackend
+from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from nora_studio.errors import StudioError
+
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_base(
+    base_layer: nn.Module, name: str, requantize: Callable[[], Any] | None = None
+) -> tuple[nn.Linear, QuantizationBackend | None]:
+    """Accept a layer as a base: it has `in_features`, `out_features` and a weight to be read.
+
+    Args:
+        base_layer: A plain `nn.Linear` or a quantised one of bitsandbytes, torchao or HQQ.
+        name: Of the layer in its model, for messages.
+        requantize: For torchao, as PEFT reads it off the model: makes the quantisation's config.
+
+    Returns:
+        The layer, and PEFT's way to its dense weight; None where that is just `weight`.
+
+    Raises:
+        StudioError: The layer is of a kind that NoRA cannot adapt.
+    """
+    if isinstance(base_layer, NonDynamicallyQuantizableLinear):
+        raise StudioError(
+            f"{name} belongs to an nn.MultiheadAttention, which reads its weight without calling "
+            "it: an adapter there would do nothing. Take it out of the targets."
+        )
+    if isinstance(base_layer, BaseTunerLayer):
+        raise StudioError(
+            f"{name} already carries an adapter of another kind "
+            f"({type(base_layer).__name__}); take it out before adding NoRA."
+        )
+    weight = getattr(base_layer, "weight", None)
+    if type(base_layer) is nn.Linear and type(weight) is nn.Parameter and weight.dtype in _DTYPES:
+        return base_layer, None  # Asking PEFT would import every quantiser that is installed.
+    unknown = requantize or _no_requantization(name)
+    backend = resolve_quantization_backend(base_layer, get_apply_tensor_subclass=unknown)
+    if backend is not None and not backend.supports_merge:
+        raise StudioError(
+            f"{name} is quantised by {backend.backend_name}, whose weight cannot be read back; "
+            "NoRA has to decompose it. Quantise with bitsandbytes or torchao, or narrow the "
+            "targets."
+        )
+    if backend is None and (
+        not isinstance(base_layer, nn.Linear) or base_layer.weight.dtype not in _DTYPES
+    ):
+        kind = f"{type(base_layer).__name__} of {getattr(weight, 'dtype', 'no dtype')}"
+        raise StudioError(
+            f"NoRA adapts nn.Linear layers in float64, float32, bfloat16 or float16; {name} is "
+            f"a {kind}. Narrow the targets."
+        )
+    return cast(nn.Linear, base_layer), backend
+
+
+def dense_dtype(base_layer: nn.Module, backend: QuantizationBackend | None) -> torch.dtype:
+    """The dtype of the base's weight once dequantised, without doing so."""
+    weight: Any = base_layer.weight
+    if backend is None:
+        return weight.dtype
+    state = getattr(weight, "quant_state", None)  # bitsandbytes, 4 bits
+    dtype = weight.dtype if state is None else state.dtype
+    return dtype if dtype in _DTYPES else torch.float32
+
+
+def _no_requantization(name: str) -> Callable[[], Any]:
+    def refuse() -> Any:
+        raise StudioError(
+            f"{name} was quantised by torchao and the model does not say how, so a merged weight "
+            "could not be quantised again. Load the base with a TorchAoConfig, or merge into the "
+            "unquantised base."
+        )
+
+    return refuse

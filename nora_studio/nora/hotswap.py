@@ -1,0 +1,62 @@
+"""Exchange a NoRA adapter's numbers in place: no layer is replaced, so nothing is recompiled."""
+
+from pathlib import Path
+
+import torch
+from peft import PeftConfig
+from peft.utils import load_peft_weights
+from torch import Tensor, nn
+
+from nora_studio.errors import StudioError
+from nora_studio.nora.config import NoraConfig
+from nora_studio.nora.layer import NoraLinear
+
+PEFT_PREFIX = "base_model.model."
+
+
+@torch.no_grad()
+def hotswap_adapter(model: nn.Module, folder: Path | str, adapter_name: str = "default") -> None:
+    """Put a saved adapter's tensors and scale in the place of a loaded one's.
+
+    What `peft.utils.hotswap.hotswap_adapter` is for LoRA, which it alone knows.
+
+    Args:
+        model: A `PeftModel`, or a module that was adapted in place; may be compiled.
+        folder: As `save_pretrained` wrote it.
+        adapter_name: Of the adapter to be replaced; it keeps its name.
+
+    Raises:
+        StudioError: The saved adapter has other layers or shapes, or the loaded one is merged.
+            Nothing is changed then.
+    """
+    config = PeftConfig.from_pretrained(str(folder))
+    if not isinstance(config, NoraConfig):
+        raise StudioError(f"expected a NoRA adapter in {folder}; got {config.peft_type}.")
+    saved = load_peft_weights(str(folder), device="cpu")
+    saved = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in saved.items()}
+    layers = {
+        name.removeprefix("_orig_mod.").removeprefix(PEFT_PREFIX): layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, NoraLinear) and adapter_name in layer.nora_inner_up
+    }
+    loaded: dict[str, Tensor] = {}
+    for name, layer in layers.items():
+        if adapter_name in layer.merged_adapters:
+            raise StudioError(f"adapter {adapter_name!r} is merged into {name}. Unmerge it first.")
+        for container in (*layer.adapter_layer_names, *layer.other_param_names[:4]):
+            loaded[f"{name}.{container}"] = getattr(layer, container)[adapter_name]
+    differing = sorted(
+        name
+        for name in {*loaded, *saved}
+        if name not in loaded or name not in saved or loaded[name].shape != saved[name].shape
+    )
+    if differing:
+        raise StudioError(
+            f"the adapter in {folder} does not fit the place of {adapter_name!r}: {differing[0]} "
+            f"differs (and {len(differing) - 1} more). Load it beside, under another name."
+        )
+    for name, tensor in loaded.items():
+        tensor.copy_(saved[name])
+    for name, layer in layers.items():
+        layer.nora_alpha[adapter_name] = config.alpha_of(name)
+        layer.set_scale(adapter_name, 1.0)

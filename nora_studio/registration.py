@@ -1,0 +1,34 @@
+"""Make a method of ours known to PEFT, whose list of methods is a closed enum."""
+
+from peft.config import PeftConfig
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import PeftType, register_peft_method
+
+
+def register_method(config: type[PeftConfig], tuner: type[BaseTuner]) -> None:
+    """Register a method under its tuner's prefix ("nora_": `PeftType.NORA`); twice is once.
+
+    From then on `get_peft_model`, `PeftModel.from_pretrained` and their kind read and write it.
+    """
+    word = tuner.prefix.removesuffix("_")
+    name = word.upper()
+    if name not in PeftType.__members__:
+        _add_peft_type(name)
+    if PeftType[name] not in PEFT_TYPE_TO_CONFIG_MAPPING:
+        register_peft_method(name=word, config_cls=config, model_cls=tuner)
+
+
+def _add_peft_type(name: str) -> None:
+    """Give PEFT's closed enum of methods one more member.
+
+    `register_peft_method` takes only names that are members already. The three private maps are
+    the same on Python 3.10 to 3.14; the attribute is what `PeftType.NORA` reads from 3.12 on.
+    """
+    member = str.__new__(PeftType, name)
+    member._name_ = name
+    member._value_ = name
+    type.__setattr__(PeftType, name, member)
+    PeftType._member_names_.append(name)
+    PeftType._member_map_[name] = member
+    PeftType._value2member_map_[name] = member

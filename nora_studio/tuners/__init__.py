@@ -1,0 +1,36 @@
+"""Methods of the field that PEFT lacks, or that need the untouched base, as PEFT tuners.
+
+Importing this package makes them known to PEFT.
+"""
+
+from nora_studio.registration import register_method
+from nora_studio.tuners.config import (
+    DecomposedConfig,
+    DyloraConfig,
+    LoraXsConfig,
+    TiedLoraConfig,
+)
+from nora_studio.tuners.decomposed import DecomposedLinear, DecomposedModel
+from nora_studio.tuners.dylora import DyloraLinear, DyloraModel, draw_rank, serve_rank
+from nora_studio.tuners.layer import LowRankLinear
+from nora_studio.tuners.tied import TiedLoraLinear, TiedLoraModel
+from nora_studio.tuners.xs import LoraXsLinear, LoraXsModel
+
+__all__ = [
+    "DecomposedConfig",
+    "DecomposedLinear",
+    "DyloraConfig",
+    "DyloraLinear",
+    "LoraXsConfig",
+    "LoraXsLinear",
+    "LowRankLinear",
+    "TiedLoraConfig",
+    "TiedLoraLinear",
+    "draw_rank",
+    "serve_rank",
+]
+
+register_method(LoraXsConfig, LoraXsModel)
+register_method(DyloraConfig, DyloraModel)
+register_method(TiedLoraConfig, TiedLoraModel)
+register_method(DecomposedConfig, DecomposedModel)

@@ -1,0 +1,23 @@
+"""A small adapter of every method in the table."""
+
+from nora_studio.methods import METHODS, AdapterSpec
+
+SHARING = ("vera", "vblora", "randlora", "tied-lora")
+"""Methods whose layers share tensors: the ones that a careless copy or file would part."""
+NEAR_ZERO = ("lora-xs", "vblora")
+"""Methods that begin near the base, as published, and not at it."""
+
+FILE_METHODS = ("lora", "nora", "tied-lora")
+"""For what is told of files in general; `test_methods_files` takes every method."""
+
+
+def spec_of(method: str, rank: int = 4, outer_rank: int = 16, **settings) -> AdapterSpec:
+    """A specification of that rank, with what the method cannot do without."""
+    if method == "nora":
+        settings = {"outer_rank": outer_rank} | settings
+    if method == "adalora":
+        settings = {"total_steps": 10} | settings
+    return AdapterSpec(method, rank, **settings)
+
+
+SPECS = {method: spec_of(method) for method in METHODS}

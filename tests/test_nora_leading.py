@@ -1,0 +1,138 @@
+"""The fast decompositions of large weights equal the full float64 SVD, whichever way they go."""
+
+import pytest
+import torch
+
+from nora_studio.nora import leading
+from nora_studio.nora.leading import leading_singular_triplets
+from nora_studio.nora.svd import outer_factors, truncated_svd
+
+SIDE = 2 * leading.SMALL
+
+
+def weight_with(spectrum: torch.Tensor, rows: int = SIDE, columns: int = SIDE) -> torch.Tensor:
+    """A float64 matrix with these singular values and random singular vectors."""
+    generator = torch.Generator().manual_seed(rows + columns)
+    noise = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+    up, _, down = torch.linalg.svd(noise, full_matrices=False)
+    return up * spectrum @ down
+
+
+def power_law(exponent: float, size: int = SIDE) -> torch.Tensor:
+    return torch.arange(1, size + 1, dtype=torch.float64) ** -exponent
+
+
+def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Largest difference of two sets of columns, their signs aside."""
+    signs = (one * other).sum(dim=0).sign()
+    return float((one * signs - other).norm(dim=0).max())
+
+
+@pytest.fixture
+def taken(monkeypatch) -> list[str]:
+    """Which full solvers were called; the real ones still answer."""
+    calls: list[str] = []
+    svd, eigh = torch.linalg.svd, torch.linalg.eigh
+
+    def watched_svd(matrix, full_matrices=True):
+        calls.append("svd")
+        return svd(matrix, full_matrices=full_matrices)
+
+    def watched_eigh(matrix):
+        if len(matrix) >= leading.SMALL:
+            calls.append("eigh")
+        return eigh(matrix)
+
+    monkeypatch.setattr(torch.linalg, "svd", watched_svd)
+    monkeypatch.setattr(torch.linalg, "eigh", watched_eigh)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("rank", "exponent", "way"),
+    [(16, 0.5, []), (24, 1.0, []), (64, 0.5, ["eigh"]), (300, 0.3, ["eigh"])],
+)
+@pytest.mark.parametrize("shape", [(SIDE, SIDE), (SIDE + 88, SIDE), (SIDE, SIDE + 88)])
+def test_triplets_equal_the_full_svd_by_the_fast_ways(taken, rank, exponent, way, shape):
+    weight = weight_with(power_law(exponent), *shape)
+    taken.clear()
+    up, singular, down = leading_singular_triplets(weight, rank)
+    assert taken == way
+    full_up, full_singular, full_down = torch.linalg.svd(weight, full_matrices=False)
+    torch.testing.assert_close(singular, full_singular[:rank], rtol=1e-12, atol=0)
+    assert distance(up, full_up[:, :rank]) < 1e-8
+    assert distance(down.T, full_down[:rank].T) < 1e-8
+
+
+def test_a_gaussian_weight_is_decomposed_to_float32_and_better():
+    weight = torch.randn(SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    up, singular, _ = leading_singular_triplets(weight, 32)
+    full_up, full_singular, _ = torch.linalg.svd(weight.double(), full_matrices=False)
+    torch.testing.assert_close(singular, full_singular[:32], rtol=1e-12, atol=0)
+    assert distance(up, full_up[:, :32]) < 1e-7
+
+
+@pytest.mark.parametrize("rank", [24, 100])
+@pytest.mark.parametrize("present", [1, 20, 60])
+def test_rank_deficient_weights_fall_back_to_the_full_svd(taken, rank, present):
+    spectrum = power_law(0.5)
+    spectrum[present:] = 0
+    weight = weight_with(spectrum)
+    taken.clear()
+    up, singular, down = leading_singular_triplets(weight, rank)
+    assert ("svd" in taken) == (present < rank)
+    torch.testing.assert_close(singular, spectrum[:rank], rtol=1e-10, atol=1e-12)
+    for basis in (up, down.T):
+        torch.testing.assert_close(
+            basis.T @ basis, torch.eye(rank, dtype=torch.float64), rtol=0, atol=1e-9
+        )
+
+
+@pytest.mark.parametrize("exponent", [2.4, 4.0])
+def test_a_steep_spectrum_falls_back_rather_than_lose_its_last_vectors(taken, exponent):
+    weight = weight_with(power_law(exponent))
+    taken.clear()
+    up, _, _ = leading_singular_triplets(weight, 24)
+    assert "svd" in taken
+    assert distance(up, torch.linalg.svd(weight, full_matrices=False)[0][:, :24]) < 1e-12
+
+
+@pytest.mark.parametrize("rank", [16, 64])
+def test_near_equal_singular_values_span_the_same_space(rank):
+    spectrum = power_law(0.5)
+    spectrum[4:9] = spectrum[4] * (1 + 1e-13 * torch.arange(5, dtype=torch.float64))
+    weight = weight_with(spectrum)
+    up, singular, down = leading_singular_triplets(weight, rank)
+    best, values, right = torch.linalg.svd(weight, full_matrices=False)
+    torch.testing.assert_close(singular, values[:rank], rtol=1e-12, atol=0)
+    torch.testing.assert_close(up[:, 4:9] @ up[:, 4:9].T, best[:, 4:9] @ best[:, 4:9].T)
+    torch.testing.assert_close(up * singular @ down, best[:, :rank] * values[:rank] @ right[:rank])
+
+
+def test_a_flat_spectrum_is_decomposed_all_the_same():
+    weight = weight_with(torch.ones(SIDE, dtype=torch.float64))
+    up, singular, down = leading_singular_triplets(weight, 16)
+    torch.testing.assert_close(singular, torch.ones(16, dtype=torch.float64))
+    torch.testing.assert_close(weight @ down.T, up)
+
+
+def test_factors_agree_among_the_ways_after_canonical_signs(monkeypatch):
+    weight = weight_with(power_law(0.4)).float()
+    results = []
+    for narrow, small in ((4, 256), (1000, 256), (4, 10_000)):
+        monkeypatch.setattr(leading, "NARROW", {"cpu": narrow})
+        monkeypatch.setattr(leading, "SMALL", small)
+        results.append(outer_factors(weight, 32, "svd"))
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
+
+
+def test_the_global_generator_is_neither_read_nor_moved():
+    weight = weight_with(power_law(0.5)).float()
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = truncated_svd(weight, 16)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(2)
+    assert all(torch.equal(a, b) for a, b in zip(first, truncated_svd(weight, 16), strict=True))

@@ -1,0 +1,189 @@
+"""Outer factors on disk: the same to the bit, never trusted when damaged, bounded in size."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftConfig, get_peft_model
+from torch import nn
+
+import nora_studio.nora.outer_cache as outer_cache
+from nora_studio.nora import NoraConfig, NoraLinear
+from nora_studio.nora.outer_cache import OuterCache, cached_outer_factors, default_cache_folder
+from nora_studio.nora.svd import outer_factors
+
+SIDE, RANK = outer_cache.SMALLEST, 8
+
+
+def big_weight(seed: int = 0) -> torch.Tensor:
+    return torch.randn(SIDE, SIDE + 8, generator=torch.Generator().manual_seed(seed))
+
+
+def no_decomposition(*arguments):
+    raise AssertionError("the factors were found again instead of read")
+
+
+def assert_equal(one, other) -> None:
+    for a, b in zip(one, other, strict=True):
+        assert a.dtype == b.dtype and torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("outer", ["svd", "randomized", "activation"])
+def test_second_time_is_read_and_equal_to_the_bit(tmp_path, monkeypatch, dtype, outer):
+    weight, activity = big_weight().to(dtype), torch.linspace(0.1, 1.0, SIDE + 8)
+    activity = activity if outer == "activation" else None
+    expected = outer_factors(weight, RANK, outer, activity)
+    assert_equal(OuterCache(tmp_path).outer_factors(weight, RANK, outer, activity), expected)
+    monkeypatch.setattr(outer_cache, "outer_factors", no_decomposition)
+    assert_equal(OuterCache(tmp_path).outer_factors(weight, RANK, outer, activity), expected)
+    assert [file.suffix for file in tmp_path.iterdir()] == [".safetensors"]
+
+
+def test_whatever_changes_the_factors_changes_the_file(tmp_path):
+    cache, weight = OuterCache(tmp_path), big_weight()
+    activity = torch.linspace(0.1, 1.0, SIDE + 8)
+    nudged = weight.clone()
+    nudged[3, 5] += 1e-6
+    for number, arguments in enumerate(
+        (
+            (weight, RANK, "svd"),
+            (nudged, RANK, "svd"),
+            (weight.double(), RANK, "svd"),
+            (weight.T.contiguous(), RANK, "svd"),
+            (weight, RANK + 1, "svd"),
+            (weight, RANK, "randomized"),
+            (weight, RANK, "activation", activity),
+            (weight, RANK, "activation", activity * 1.5),
+        ),
+        start=1,
+    ):
+        cache.outer_factors(*arguments)
+        assert len(list(tmp_path.iterdir())) == number
+    cache.outer_factors(weight.clone(), RANK, "svd")
+    assert len(list(tmp_path.iterdir())) == 8
+
+
+@pytest.mark.parametrize("where", ["cut", "header", "data", "empty", "text", "folder"])
+def test_a_damaged_file_is_found_out_and_replaced(tmp_path, where):
+    weight = big_weight()
+    expected = OuterCache(tmp_path).outer_factors(weight, RANK, "svd")
+    file = next(tmp_path.iterdir())
+    good = file.read_bytes()
+    damaged = {
+        "cut": good[:-5],
+        "header": bytes([good[0] ^ 255]) + good[1:],
+        "data": good[:-5] + bytes([good[-5] ^ 1]) + good[-4:],
+        "empty": b"",
+        "text": b"not a tensor in sight",
+        "folder": None,
+    }[where]
+    file.unlink()
+    file.write_bytes(damaged) if damaged is not None else file.mkdir()
+    with pytest.warns(UserWarning, match="not kept") if damaged is None else _nothing():
+        assert_equal(OuterCache(tmp_path).outer_factors(weight, RANK, "svd"), expected)
+    if damaged is not None:
+        assert file.read_bytes() == good
+
+
+class _nothing:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+
+def test_a_file_of_another_weight_under_this_name_is_not_believed(tmp_path):
+    weight, other = big_weight(), torch.randn(SIDE, 2 * SIDE)
+    OuterCache(tmp_path / "a").outer_factors(weight, RANK, "svd")
+    OuterCache(tmp_path / "b").outer_factors(other, RANK, "svd")
+    file = next((tmp_path / "a").iterdir())
+    next((tmp_path / "b").iterdir()).replace(file)
+    expected = outer_factors(weight, RANK, "svd")
+    assert_equal(OuterCache(tmp_path / "a").outer_factors(weight, RANK, "svd"), expected)
+
+
+def test_a_full_folder_loses_what_was_used_longest_ago(tmp_path):
+    cache, weights = OuterCache(tmp_path), [big_weight(seed) for seed in range(3)]
+    files = []
+    for age, weight in enumerate(weights):
+        before = set(tmp_path.iterdir())
+        cache.outer_factors(weight, RANK, "svd")
+        (file,) = set(tmp_path.iterdir()) - before
+        os.utime(file, (1_000_000 + age, 1_000_000 + age))
+        files.append(file)
+    leftover = tmp_path / "killed.new"
+    leftover.touch()
+    os.utime(leftover, (1_000_000, 1_000_000))
+    size = files[0].stat().st_size
+    with cached_outer_factors(tmp_path, limit_bytes=2 * size) as cache:
+        cache.outer_factors(weights[0], RANK, "svd")  # Used again: now the newest.
+    assert set(tmp_path.iterdir()) == {files[0], files[2]}
+
+
+def test_a_folder_that_cannot_be_written_is_told_once_and_does_no_harm(tmp_path):
+    (tmp_path / "file").touch()
+    cache = OuterCache(tmp_path / "file" / "inside")
+    with pytest.warns(UserWarning, match="not kept in") as told:
+        for seed in range(2):
+            expected = outer_factors(big_weight(seed), RANK, "svd")
+            assert_equal(cache.outer_factors(big_weight(seed), RANK, "svd"), expected)
+    assert len(told) == 1
+
+
+def model_of(side: int) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(side, side))
+
+
+def test_library_users_get_no_files_unless_they_ask(tmp_path, monkeypatch):
+    monkeypatch.setenv("NORA_STUDIO_CACHE", str(tmp_path / "own"))
+    settings = {"r": 2, "outer_rank": RANK, "target_modules": ["0"]}
+    plain = get_peft_model(model_of(SIDE), NoraConfig(**settings))
+    assert not (tmp_path / "own").exists()
+    with cached_outer_factors():
+        get_peft_model(model_of(SIDE), NoraConfig(**settings))
+    assert len(list((tmp_path / "own" / "outer").iterdir())) == 1
+    folder = tmp_path / "given"
+    asked = NoraConfig(**settings, outer_cache=str(folder))
+    get_peft_model(model_of(SIDE), asked).save_pretrained(tmp_path / "adapter")
+    assert len(list(folder.iterdir())) == 1
+    assert PeftConfig.from_pretrained(str(tmp_path / "adapter")).outer_cache is None
+    monkeypatch.setattr(outer_cache, "outer_factors", no_decomposition)
+    again = get_peft_model(model_of(SIDE), asked)
+    for one, other in zip(plain.modules(), again.modules(), strict=True):
+        if isinstance(one, NoraLinear):
+            assert torch.equal(one.nora_up["default"], other.nora_up["default"])
+
+
+def test_tiny_layers_are_not_kept(tmp_path):
+    config = NoraConfig(r=2, outer_rank=4, target_modules=["0"], outer_cache=str(tmp_path))
+    get_peft_model(model_of(SIDE - 1), config)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_is_where_the_user_keeps_such_things(monkeypatch, tmp_path):
+    monkeypatch.delenv("NORA_STUDIO_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert default_cache_folder() == Path.home() / ".cache" / "nora-studio" / "outer"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache_folder() == tmp_path / "nora-studio" / "outer"
+    monkeypatch.setenv("NORA_STUDIO_CACHE", str(tmp_path / "mine"))
+    assert default_cache_folder() == tmp_path / "mine" / "outer"
+
+
+def fill(process: int, folder: str) -> None:
+    """Find the factors of four weights through the cache, as another process does."""
+    torch.set_num_threads(1)
+    for seed in range(4):
+        OuterCache(folder).outer_factors(big_weight(seed), RANK, "svd")
+
+
+def test_two_processes_may_write_the_same_files_at_once(tmp_path):
+    folder = str(tmp_path)
+    torch.multiprocessing.start_processes(fill, (folder,), nprocs=2, start_method="fork")
+    assert [file.suffix for file in tmp_path.iterdir()] == [".safetensors"] * 4
+    read = OuterCache(tmp_path).outer_factors(big_weight(2), RANK, "svd")
+    assert_equal(read, outer_factors(big_weight(2), RANK, "svd"))
