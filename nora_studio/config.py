@@ -86,8 +86,23 @@ class DreamboothOptions:
     """AdamW's decoupled weight decay."""
     max_gradient_norm: float = 1.0
     """Gradients are clipped to this norm, per run."""
+    weighting: Literal["none", "min-snr", "debiased"] = "none"
+    """What a timestep counts in the loss: all the same, min-SNR (arXiv 2303.09556), or debiased
+    (arXiv 2310.08442). A base with an EDM scheduler weights by itself."""
     snr_gamma: float | None = None
-    """Min-SNR loss weighting with this gamma (5 is usual). None: every timestep weighs the same."""
+    """Gamma of min-SNR. None: 5."""
+    noise_offset: float = 0.0
+    """Shift of each channel's noise (0.05 is usual), for very dark or bright pictures; 0: none."""
+    prior_weight: float = 0.0
+    """Weight of prior preservation: as many pictures of the class, drawn by the base, are learned
+    with every batch (1 is usual), so that the class stays what it was. 0: none."""
+    class_prompt: str | None = None
+    """What the class's pictures show. None: the prompt without [V]."""
+    class_pictures: int | None = None
+    """How many of them. None: 20 on the embedded model, 100 otherwise."""
+    class_dir: Path | None = None
+    """Folder they are kept in and used again from; your own pictures there count. None: one for
+    each model and class prompt, beside the runs."""
 
     max_timestep: int | None = None
     """Train on timesteps below this, 1 to the schedule's length. Layout and background are settled
@@ -104,6 +119,11 @@ class DreamboothOptions:
     guidance: float = 5.0
     """Classifier-free guidance of a sample."""
 
+    hold_out: int = 0
+    """Photos kept out of the training, the last ones by name, to measure the loss on. With 0 the
+    loss at fixed noise is measured on training photos."""
+    evaluate_every: int = 50
+    """Steps between such measurements; 0: none."""
     log_every: int = 10
     """Steps between lines of log.jsonl; losses are read back from the device only then."""
     checkpoint_every: int = 100
@@ -175,8 +195,7 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
     for name in ("sample_every", "warmup_steps", "weight_decay", "guidance"):
         _check(getattr(options, name) >= 0, name, "0 or more", getattr(options, name))
     _check(0 <= options.dropout < 1, "dropout", "0 to below 1", options.dropout)
-    gamma = options.snr_gamma
-    _check(gamma is None or gamma > 0, "snr_gamma", "a value above 0", gamma)
+    options = _with_loss(options, family)
     _check(bool(options.methods), "method", "at least one method", options.method)
     _check(len(set(options.methods)) == len(options.methods), "method", "each once", options.method)
     if options.resolution is not None:
@@ -187,6 +206,29 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
     if not any(getattr(options, part).train for part in _PART_FIELDS):
         raise StudioError("every part is switched off (--unet.no-train ...); train at least one.")
     return options
+
+
+def _with_loss(options: DreamboothOptions, family: str) -> DreamboothOptions:
+    """Fill in and check what belongs to the loss."""
+    gamma = options.snr_gamma
+    _check(gamma is None or gamma > 0, "snr_gamma", "a value above 0", gamma)
+    if gamma is not None and options.weighting != "min-snr":
+        raise StudioError(
+            f"--snr-gamma: a setting of --weighting min-snr; got it with {options.weighting!r}."
+        )
+    for name in ("noise_offset", "prior_weight", "hold_out", "evaluate_every"):
+        _check(getattr(options, name) >= 0, name, "0 or more", getattr(options, name))
+    if options.prior_weight == 0:
+        for name in ("class_prompt", "class_pictures", "class_dir"):
+            if getattr(options, name) is not None:
+                raise StudioError(
+                    f"--{name.replace('_', '-')}: a setting of prior preservation, which is off. "
+                    "Set --prior-weight, 1 for example."
+                )
+        return options
+    count = options.class_pictures or {"mini": 20, "sdxl": 100}[family]
+    _check(count > 0, "class_pictures", "a value above 0", count)
+    return dataclasses.replace(options, class_pictures=count)
 
 
 _PART_FIELDS = ("unet", "text_encoder", "text_encoder_2")

@@ -70,6 +70,8 @@ class Plan:
     keep_checkpoints: int
     sample_every: int
     """0: never within the loop."""
+    evaluate_every: int
+    """0: never."""
     max_gradient_norm: float
 
 
@@ -103,6 +105,7 @@ def train(
     plan: Plan,
     stop: StopRequest,
     sample: Callable[[Trainee, int], None],
+    evaluate: Callable[[Trainee], dict[str, float]],
     start: int = 0,
 ) -> bool:
     """Train every trainee on the same batches, step by step.
@@ -110,6 +113,7 @@ def train(
     Args:
         start: Steps done already.
         sample: Draws a trainee's fixed-seed picture after a step.
+        evaluate: Measures a trainee; what it gives goes into the log by name.
 
     Returns:
         Whether the plan was finished; False after a stop, with checkpoints written.
@@ -128,8 +132,10 @@ def train(
                 _advance(trainee, batch, step, plan.max_gradient_norm)
             bar.update()
             last = step == plan.steps
-            if step % plan.log_every == 0 or last:
-                _report(trainees, step, plan, clock, bar, len(batch["timesteps"]))
+            measured = bool(plan.evaluate_every) and (step % plan.evaluate_every == 0 or last)
+            if step % plan.log_every == 0 or measured or last:
+                extra = [evaluate(trainee) if measured and main else {} for trainee in trainees]
+                _report(trainees, step, plan, clock, bar, len(batch["timesteps"]), extra)
             stopping = stop.signal is not None and not last  # Read once: it may come any moment.
             if step % plan.checkpoint_every == 0 or last or stopping:
                 _check_finite(trainees, step, plan.steps)
@@ -189,14 +195,20 @@ class _Clock:
 
 
 def _report(
-    trainees: list[Trainee], step: int, plan: Plan, clock: _Clock, bar: Any, batch_size: int
+    trainees: list[Trainee],
+    step: int,
+    plan: Plan,
+    clock: _Clock,
+    bar: Any,
+    batch_size: int,
+    extra: list[dict[str, float]],
 ) -> None:
     """Read the losses back, write a log line for each run and tell the terminal."""
     _check_finite(trainees, step, plan.steps)
     logged = step - clock.last_step
     pace, left = clock.lap(step)
     words = []
-    for trainee in trainees:
+    for trainee, measured in zip(trainees, extra):
         total: Tensor = trainee.accelerator.reduce(trainee.loss_sum, "mean")  # pyright: ignore
         loss = (total / max(1, logged)).item()
         trainee.loss_sum.zero_()
@@ -212,6 +224,7 @@ def _report(
             seconds_per_step=round(pace, 4),
             images_per_second=round(batch_size / pace, 3),
             memory_gib=round(memory, 3),
+            **{name: round(value, 6) for name, value in measured.items()},
         )
         trainee.run.set_status("running", step, plan.steps, seconds_left=round(left, 1))
         words.append(f"{trainee.label} {loss:.4f}")

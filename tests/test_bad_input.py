@@ -140,7 +140,7 @@ def test_resuming_what_is_not_there(tiny_base, photo_folder, tmp_path):
         ("steps", 7, ("steps = 6", "got 7")),
         ("seed", 1, ("seed = 0", "got 1")),
         ("unet.rank", 3, ("unet = ", "'rank': 3")),
-        ("snr-gamma", 5, ("snr_gamma = None", "got 5.0")),
+        ("noise-offset", 0.5, ("noise_offset = 0.0", "got 0.5")),
     ],
 )
 def test_resuming_with_a_changed_option(twins, tiny_base, photo_folder, flag, value, words):

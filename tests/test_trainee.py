@@ -36,9 +36,9 @@ def built(base: Path, photos: Path, folder: Path, **changes):
 
 
 def run_loop(trainees: list[Trainee], draws, steps: int) -> None:
-    plan = Plan(steps, 10, steps, 1, 0, max_gradient_norm=1.0)
+    plan = Plan(steps, 10, steps, 1, 0, 0, max_gradient_norm=1.0)
     with StopRequest() as stop:
-        assert train(trainees, draws, plan, stop, lambda trainee, step: None)
+        assert train(trainees, draws, plan, stop, lambda trainee, step: None, lambda trainee: {})
 
 
 def test_the_loss_falls_and_nothing_but_the_adapters_changes(tiny_base, photo_folder, tmp_path):
