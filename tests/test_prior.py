@@ -50,7 +50,7 @@ def test_a_persons_own_pictures_count(tiny_pipe, tmp_path):
 
 def test_pictures_of_another_class_are_refused(tiny_pipe, tmp_path):
     draw(tiny_pipe, tmp_path, count=1)
-    with pytest.raises(StudioError, match="--class-dir.*a photo of a mug"):
+    with pytest.raises(StudioError, match=r"--class-dir.*a photo of a mug"):
         draw(tiny_pipe, tmp_path, count=1, prompt="a photo of a dog")
 
 
