@@ -119,7 +119,7 @@ def main() -> int:
 
 def report(run: Run, start: float) -> None:
     """Print one run's figures; times are of a step of all twins together."""
-    log = run.read_log()
+    log = [row for row in run.read_log() if "loss" in row]
     warm = log[1:] or log
     size = sum(file.stat().st_size for file in run.adapter.rglob("*.safetensors"))
     card = json.loads((run.adapter / "card.json").read_text(encoding="utf-8"))

@@ -6,7 +6,8 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor, nn
 
-from nora_studio.dreambooth import Denoising, DreamboothStep, PromptEncoding
+from nora_studio.denoising import Denoising
+from nora_studio.dreambooth import DreamboothStep, PromptEncoding
 from nora_studio.loop import Batch, Draws
 from nora_studio.models import parts_of
 from nora_studio.nora.calibration import record_mean_abs_inputs

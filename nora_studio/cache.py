@@ -18,6 +18,10 @@ class LatentCache:
     std: Tensor  # like mean
     time_ids: Tensor  # (photos, 6)
 
+    def rows(self, which: slice) -> "LatentCache":
+        """Some of the photos."""
+        return LatentCache(self.mean[which], self.std[which], self.time_ids[which])
+
 
 @torch.no_grad()
 def encode_photos(pipe: StableDiffusionXLPipeline, photos: list[Photo]) -> LatentCache:

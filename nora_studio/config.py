@@ -1,15 +1,12 @@
 """Options of the DreamBooth trainer: one frozen dataclass for flags, TOML files and forms."""
 
-import dataclasses
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from nora_studio.errors import StudioError
-from nora_studio.methods import METHODS, method_named
-from nora_studio.prompts import PLACEHOLDER
+PART_FIELDS = ("unet", "text_encoder", "text_encoder_2")
 
 
 @dataclass(frozen=True)
@@ -91,8 +88,23 @@ class DreamboothOptions:
     """AdamW's decoupled weight decay."""
     max_gradient_norm: float = 1.0
     """Gradients are clipped to this norm, per run."""
+    weighting: Literal["none", "min-snr", "debiased"] = "none"
+    """What a timestep counts in the loss: all the same, min-SNR (arXiv 2303.09556), or debiased
+    (arXiv 2310.08442). A base with an EDM scheduler weights by itself."""
     snr_gamma: float | None = None
-    """Min-SNR loss weighting with this gamma (5 is usual). None: every timestep weighs the same."""
+    """Gamma of min-SNR. None: 5."""
+    noise_offset: float = 0.0
+    """Shift of each channel's noise (0.05 is usual), for very dark or bright pictures; 0: none."""
+    prior_weight: float = 0.0
+    """Weight of prior preservation: as many pictures of the class, drawn by the base, are learned
+    with every batch (1 is usual), so that the class stays what it was. 0: none."""
+    class_prompt: str | None = None
+    """What the class's pictures show. None: the prompt without [V]."""
+    class_pictures: int | None = None
+    """How many of them. None: 20 on the embedded model, 100 otherwise."""
+    class_dir: Path | None = None
+    """Folder they are kept in and used again from; your own pictures there count. None: one for
+    each model and class prompt, beside the runs."""
 
     max_timestep: int | None = None
     """Train on timesteps below this, 1 to the schedule's length. Layout and background are settled
@@ -109,6 +121,11 @@ class DreamboothOptions:
     guidance: float = 5.0
     """Classifier-free guidance of a sample."""
 
+    hold_out: int = 0
+    """Photos kept out of the training, the last ones by name, to measure the loss on. With 0 the
+    loss at fixed noise is measured on training photos."""
+    evaluate_every: int = 50
+    """Steps between such measurements; 0: none."""
     log_every: int = 10
     """Steps between lines of log.jsonl; losses are read back from the device only then."""
     checkpoint_every: int = 100
@@ -127,84 +144,6 @@ class DreamboothOptions:
     def run_name(self) -> str:
         """Stem of the run folders' names."""
         return self.name or Path(self.instance_dir).resolve().name
-
-
-_STEPS = {"sdxl": 500, "mini": 120}
-_TARGETS: dict[str, Any] = {"sdxl": "attention", "mini": "attention+feedforward"}
-_BATCH = {"sdxl": 4, "mini": 3}
-
-
-def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
-    """Fill in the steps and the batch that suit the model, and check what can be checked early.
-
-    Raises:
-        StudioError: a value is out of its range, or the prompt lacks [V].
-    """
-    family = "mini" if options.model == "embedded" else "sdxl"
-    options = dataclasses.replace(
-        options,
-        steps=_STEPS[family] if options.steps is None else options.steps,
-        batch_size=_BATCH[family] if options.batch_size is None else options.batch_size,
-        targets=options.targets or _TARGETS[family],
-    )
-    if PLACEHOLDER.lower() not in options.prompt.lower():
-        raise StudioError(
-            f"--prompt: expected {PLACEHOLDER} where the subject's name goes, as in \"a photo of a "
-            f'{PLACEHOLDER} mug"; got {options.prompt!r}.'
-        )
-    positive = ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints",
-                "sample_steps", "max_gradient_norm")  # fmt: skip
-    for name in positive:
-        check_option(getattr(options, name) > 0, name, "a value above 0", getattr(options, name))
-    for name in ("sample_every", "warmup_steps", "weight_decay", "guidance"):
-        check_option(getattr(options, name) >= 0, name, "0 or more", getattr(options, name))
-    check_option(0 <= options.dropout < 1, "dropout", "0 to below 1", options.dropout)
-    gamma = options.snr_gamma
-    check_option(gamma is None or gamma > 0, "snr_gamma", "a value above 0", gamma)
-    check_option(bool(options.methods), "method", "at least one method", options.method)
-    check_option(
-        len(set(options.methods)) == len(options.methods), "method", "each once", options.method
-    )
-    if options.resolution is not None:
-        good = options.resolution >= 64 and options.resolution % 8 == 0
-        check_option(good, "resolution", "a multiple of 8, at least 64", options.resolution)
-    _check_methods(options)
-    if not any(getattr(options, part).train for part in PART_FIELDS):
-        raise StudioError("every part is switched off (--unet.no-train ...); train at least one.")
-    return options
-
-
-def _check_methods(options: DreamboothOptions) -> None:
-    """Refuse unknown methods, and options that no method of the run has."""
-    settings: set[str] = set()
-    for method in options.methods:
-        settings |= method_named(method).settings
-    if "lora+" in options.methods:
-        settings.add("lora_plus_ratio")
-    usual = {"outer": "svd", "start": "difference", "dropout": 0.0, "lora_plus_ratio": None}
-    for name, value in usual.items():
-        if getattr(options, name) != value and name not in settings:
-            raise foreign_option(name.replace("_", "-"), name, options.method)
-    ratio = options.lora_plus_ratio
-    check_option(ratio is None or ratio >= 1, "lora_plus_ratio", "1 or more", ratio)
-
-
-def foreign_option(flag: str, setting: str, methods: str) -> StudioError:
-    """The error of an option that the given methods do not have."""
-    owners = [name for name, method in METHODS.items() if setting in method.settings] or ["lora+"]
-    return StudioError(
-        f"--{flag}: no option of --method {methods}, but of {', '.join(owners)}. Leave it out."
-    )
-
-
-PART_FIELDS = ("unet", "text_encoder", "text_encoder_2")
-
-
-def check_option(good: bool, name: str, expected: str, value: object) -> None:
-    """Raise a StudioError that names the flag, unless the value is good."""
-    if not good:
-        flag = name.replace("_", "-")
-        raise StudioError(f"--{flag}: expected {expected}; got {value!r}.")
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:

@@ -20,8 +20,8 @@ from nora_studio.compare import (
     open_picture,
     score_entrants,
 )
-from nora_studio.config import with_recommended
 from nora_studio.data.images import list_photos, open_photo
+from nora_studio.defaults import with_recommended
 from nora_studio.errors import StudioError
 from nora_studio.files import read_card
 from nora_studio.models import embedded, load_sdxl
@@ -242,7 +242,8 @@ def _write_report(
 
 def _training_facts(run: Run, runs: list[Run]) -> tuple[str, str]:
     """Trained parameters, and steps with this twin's share of the seconds."""
-    card, log = read_card(run.folder), run.read_log()
+    card = read_card(run.folder)
+    log = [row for row in run.read_log() if "seconds_per_step" in row]  # not the start's
     steps = [0, *(row["step"] for row in log)]
     seconds = sum(row["seconds_per_step"] * (row["step"] - n) for row, n in zip(log, steps))
     return f"{card.parameters:,}", f"{card.steps} steps, {seconds / len(runs):.0f} s"

@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, StableDiffusionXLPipeline
+from diffusers import StableDiffusionXLPipeline
 from torch import Tensor, nn
 
 from nora_studio.cache import LatentCache, encode_tokens, tokenize
-from nora_studio.errors import StudioError
-from nora_studio.losses import denoising_loss, denoising_target, min_snr_weights, noisy_latents
+from nora_studio.denoising import Denoising, with_offset
 from nora_studio.prompts import replace_token
 
 Batch = dict[str, Tensor]
@@ -32,8 +30,10 @@ class BatchDraws:
         timesteps: int,
         seed: int,
         prompts: Tensor | None = None,  # (photos,): which prompt is whose; None: one for all
+        noise_offset: float = 0.0,
     ) -> None:
         self.cache, self.batch_size, self.timesteps = cache, batch_size, timesteps
+        self.noise_offset = noise_offset
         self.prompts = torch.zeros(len(cache.mean), dtype=torch.int64)
         if prompts is not None:
             self.prompts = prompts
@@ -55,11 +55,12 @@ class BatchDraws:
         chosen = self._photos()
         mean, std = self.cache.mean[chosen], self.cache.std[chosen]
         jitter = torch.randn(mean.shape, generator=self.generators["posterior"])
+        noise = torch.randn(mean.shape, generator=self.generators["noise"])
         places = torch.rand(self.batch_size, generator=self.generators["timesteps"])
         places = (torch.arange(self.batch_size) + places) / self.batch_size * self.timesteps
         return {
             "latents": mean + std * jitter,
-            "noise": torch.randn(mean.shape, generator=self.generators["noise"]),
+            "noise": with_offset(noise, self.noise_offset, self.generators["noise"]),
             "timesteps": places.long().clamp(max=self.timesteps - 1),
             "time_ids": self.cache.time_ids[chosen],
             "prompts": self.prompts[chosen],
@@ -75,46 +76,6 @@ class BatchDraws:
         for name, generator in self.generators.items():
             generator.set_state(state[name])
         self.queue = state["queue"].clone()
-
-
-@dataclass(frozen=True)
-class Denoising:
-    """The diffusion process that a base was trained for."""
-
-    alphas_cumprod: Tensor  # (length,)
-    prediction_type: str
-    snr_gamma: float | None
-
-    @classmethod
-    def of(cls, pipe: StableDiffusionXLPipeline, snr_gamma: float | None) -> "Denoising":
-        """Read it off a pipeline's scheduler.
-
-        Raises:
-            StudioError: the base predicts neither noise nor v.
-        """
-        scheduler: Any = DDPMScheduler.from_config(pipe.scheduler.config)
-        kind = scheduler.config["prediction_type"]
-        if kind not in ("epsilon", "v_prediction"):
-            raise StudioError(
-                f"--model: expected a base that predicts epsilon or v_prediction; this one's "
-                f"scheduler says {kind!r}. Use another base."
-            )
-        return cls(scheduler.alphas_cumprod.to(pipe.device), kind, snr_gamma)
-
-    @property
-    def length(self) -> int:
-        """Number of training timesteps."""
-        return len(self.alphas_cumprod)
-
-    def timesteps_below(self, limit: int | None) -> int:
-        """How many timesteps, from the first, a run trains on; None means all.
-
-        Raises:
-            StudioError: the limit is beyond the schedule.
-        """
-        if limit is not None and not 1 <= limit <= self.length:
-            raise StudioError(f"--max-timestep: expected 1 to {self.length}; got {limit}.")
-        return self.length if limit is None else limit
 
 
 @dataclass(frozen=True)
@@ -162,7 +123,6 @@ class DreamboothStep(nn.Module):
             self.register_buffer(f"ids_{part}", ids, persistent=False)
             self.register_buffer(f"hidden_{part}", text.hidden[part], persistent=False)
         self.register_buffer("pooled", text.pooled, persistent=False)
-        self.register_buffer("alphas_cumprod", process.alphas_cumprod, persistent=False)
 
     def _condition(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
         """Text conditioning of a batch: (batch, tokens, width) and (batch, projection)."""
@@ -191,15 +151,15 @@ class DreamboothStep(nn.Module):
         timesteps: Tensor,
         time_ids: Tensor,
         prompts: Tensor,  # (batch,): which of the training prompts is whose
+        importance: Tensor | None = None,  # (batch,): each picture's share of the loss
     ) -> Tensor:
         """The mean denoising loss of a batch (scalar, float32)."""
-        alphas_cumprod = self.get_buffer("alphas_cumprod")
-        noisy = noisy_latents(latents, noise, alphas_cumprod, timesteps)
+        given, level = self.process.question(latents, noise, timesteps)
         hidden, pooled = self._condition(prompts)
         dtype = next(self.unet.parameters()).dtype
-        prediction = self.unet(
-            noisy.to(dtype),
-            timesteps,
+        answer = self.unet(
+            given.to(dtype),
+            level,
             hidden.to(dtype),
             added_cond_kwargs={
                 "text_embeds": pooled.to(dtype),
@@ -207,9 +167,4 @@ class DreamboothStep(nn.Module):
             },
             return_dict=False,
         )[0]
-        kind, gamma = self.process.prediction_type, self.process.snr_gamma
-        target = denoising_target(latents, noise, alphas_cumprod, timesteps, kind)
-        weights = None
-        if gamma is not None:
-            weights = min_snr_weights(alphas_cumprod, timesteps, gamma, kind)
-        return denoising_loss(prediction, target, weights)
+        return self.process.loss(answer, latents, noise, timesteps, importance)

@@ -1,11 +1,9 @@
 """The training loop: step, clip, log, checkpoint, stop. It knows no task, of a method its rules."""
 
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +15,7 @@ from nora_studio.checkpoints import TrainingState, read_state, write_state
 from nora_studio.errors import StudioError
 from nora_studio.methods import StepRules
 from nora_studio.runs import Run, memory_gib
+from nora_studio.stop import StopRequest
 
 Batch = dict[str, Tensor]
 
@@ -73,31 +72,9 @@ class Plan:
     keep_checkpoints: int
     sample_every: int
     """0: never within the loop."""
+    evaluate_every: int
+    """0: never."""
     max_gradient_norm: float
-
-
-class StopRequest:
-    """Turns SIGINT and SIGTERM into a request that the loop obeys between steps.
-
-    A second signal of the same kind acts as it would without us, for who cannot wait.
-    """
-
-    def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._ask)
-        return self
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.signal = signal.Signals(number)
-        signal.signal(number, self._before[number])
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 def train(
@@ -106,6 +83,7 @@ def train(
     plan: Plan,
     stop: StopRequest,
     sample: Callable[[Trainee, int], None],
+    evaluate: Callable[[Trainee], dict[str, float]],
     start: int = 0,
 ) -> bool:
     """Train every trainee on the same batches, step by step.
@@ -113,6 +91,7 @@ def train(
     Args:
         start: Steps done already.
         sample: Draws a trainee's fixed-seed picture after a step.
+        evaluate: Measures a trainee; what it gives goes into the log by name.
 
     Returns:
         Whether the plan was finished; False after a stop, with checkpoints written.
@@ -131,8 +110,10 @@ def train(
                 _advance(trainee, batch, step, plan.max_gradient_norm)
             bar.update()
             last = step == plan.steps
-            if step % plan.log_every == 0 or last:
-                _report(trainees, step, plan, clock, bar, len(batch["timesteps"]))
+            measured = bool(plan.evaluate_every) and (step % plan.evaluate_every == 0 or last)
+            if step % plan.log_every == 0 or measured or last:
+                extra = [evaluate(trainee) if measured and main else {} for trainee in trainees]
+                _report(trainees, step, plan, clock, bar, len(batch["timesteps"]), extra)
             stopping = stop.signal is not None and not last  # Read once: it may come any moment.
             if step % plan.checkpoint_every == 0 or last or stopping:
                 _check_finite(trainees, step, plan.steps)
@@ -194,14 +175,20 @@ class _Clock:
 
 
 def _report(
-    trainees: list[Trainee], step: int, plan: Plan, clock: _Clock, bar: Any, batch_size: int
+    trainees: list[Trainee],
+    step: int,
+    plan: Plan,
+    clock: _Clock,
+    bar: Any,
+    batch_size: int,
+    extra: list[dict[str, float]],
 ) -> None:
     """Read the losses back, write a log line for each run and tell the terminal."""
     _check_finite(trainees, step, plan.steps)
     logged = step - clock.last_step
     pace, left = clock.lap(step)
     words = []
-    for trainee in trainees:
+    for trainee, measured in zip(trainees, extra):
         total: Tensor = trainee.accelerator.reduce(trainee.loss_sum, "mean")  # pyright: ignore
         loss = (total / max(1, logged)).item()
         trainee.loss_sum.zero_()
@@ -217,6 +204,7 @@ def _report(
             seconds_per_step=round(pace, 4),
             images_per_second=round(batch_size / pace, 3),
             memory_gib=round(memory, 3),
+            **{name: round(value, 6) for name, value in measured.items()},
         )
         trainee.run.set_status("running", step, plan.steps, seconds_left=round(left, 1))
         words.append(f"{trainee.label} {loss:.4f}")

@@ -1,5 +1,7 @@
 """Losses as functions of tensors: no model, no file, no flag in sight."""
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
 
@@ -46,6 +48,58 @@ def min_snr_weights(
     snr = signal / (1 - signal)
     divisor = snr + 1 if prediction_type == "v_prediction" else snr
     return snr.clamp(max=gamma) / divisor
+
+
+def debiased_weights(
+    alphas_cumprod: Tensor,
+    timesteps: Tensor,
+    prediction_type: str,
+    largest_snr: float = 1000.0,
+) -> Tensor:  # (batch,)
+    """Loss weights 1 / sqrt(SNR) for noise prediction, so that faults of the drawn picture count.
+
+    Source: Yu et al., Debias the Training of Diffusion Models, arXiv 2310.08442. For v it is
+    sqrt(SNR) / (SNR + 1), the same weight on an error of the clean picture. The SNR of the first
+    timesteps is cut at `largest_snr`, where a picture is clean.
+    """
+    signal = alphas_cumprod[timesteps]
+    snr = (signal / (1 - signal)).clamp(max=largest_snr)
+    return snr.sqrt() / (snr + 1) if prediction_type == "v_prediction" else snr.rsqrt()
+
+
+@dataclass(frozen=True)
+class EdmCoefficients:
+    """EDM's preconditioning at some noise levels, each (batch, 1, 1, 1) but `weights`."""
+
+    scale_in: Tensor
+    """c_in: the noisy latents times this are what the UNet sees."""
+    skip: Tensor
+    """c_skip: share of the noisy latents in the denoised ones."""
+    scale_out: Tensor
+    """c_out: what the UNet says, times this, is the rest."""
+    weights: Tensor
+    """(batch,): the loss weight that gives every noise level the same say."""
+
+
+def edm_coefficients(
+    sigmas: Tensor,  # (batch,), above 0
+    sigma_data: float,
+    prediction_type: str,
+) -> EdmCoefficients:
+    """How a base of the EDM family is asked at noise level sigma.
+
+    Source: Karras et al., arXiv 2206.00364, table 1 ("Ours"); for v, c_out has the other sign, as
+    in diffusers' EDM schedulers.
+    """
+    sigma = sigmas.view(-1, 1, 1, 1)
+    total = sigma**2 + sigma_data**2
+    out = sigma * sigma_data / total.sqrt()
+    return EdmCoefficients(
+        scale_in=total.rsqrt(),
+        skip=sigma_data**2 / total,
+        scale_out=-out if prediction_type == "v_prediction" else out,
+        weights=(total / (sigma * sigma_data) ** 2).flatten(),
+    )
 
 
 def denoising_loss(

@@ -5,14 +5,8 @@ import tomllib
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from nora_studio.config import (
-    PART_FIELDS,
-    DreamboothOptions,
-    PartOptions,
-    check_option,
-    foreign_option,
-    suggestion,
-)
+from nora_studio.config import PART_FIELDS, DreamboothOptions, PartOptions, suggestion
+from nora_studio.defaults import check_option, foreign_option
 from nora_studio.errors import StudioError
 from nora_studio.methods import METHODS
 from nora_studio.recommended import recommended

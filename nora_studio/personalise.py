@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from nora_studio import __version__
 from nora_studio.atomic import replacing
 from nora_studio.config import DreamboothOptions
-from nora_studio.dreambooth import Denoising, DreamboothStep, PromptEncoding
+from nora_studio.denoising import Denoising
+from nora_studio.dreambooth import DreamboothStep, PromptEncoding
 from nora_studio.errors import StudioError
 from nora_studio.files import AdapterCard, load_weights, write_adapter
 from nora_studio.fingerprints import fingerprint

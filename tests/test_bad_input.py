@@ -140,7 +140,7 @@ def test_resuming_what_is_not_there(tiny_base, photo_folder, tmp_path):
         ("steps", 7, ("steps = 6", "got 7")),
         ("seed", 1, ("seed = 0", "got 1")),
         ("unet.rank", 3, ("unet = ", "'rank': 3")),
-        ("snr-gamma", 5, ("snr_gamma = None", "got 5.0")),
+        ("noise-offset", 0.5, ("noise_offset = 0.0", "got 0.5")),
     ],
 )
 def test_resuming_with_a_changed_option(twins, tiny_base, photo_folder, flag, value, words):
@@ -177,7 +177,7 @@ def test_resuming_from_a_damaged_checkpoint(one_run):
     assert_refused(run_trainer(*flags), str(file), "Delete this checkpoint")
     file.write_bytes(whole)
     (newest / "unet" / "adapter_model.safetensors").write_bytes(b"")
-    assert_refused(run_trainer(*flags), "adapter_model.safetensors cannot be read")
+    assert_refused(run_trainer(*flags), "adapter_model.safetensors is no safetensors file")
     shutil.rmtree(newest)  # as the line says
     outcome = run_trainer(*flags)
     assert outcome.status == 0, outcome.err

@@ -201,6 +201,11 @@ def test_extract_finds_a_merged_nora_again(command, adapters, tiny_base, tmp_pat
     assert len(errors) == 2 and max(errors) < 1e-3  # the text encoder is found changed too
     wanted = picture(load_sdxl(str(tiny_base)), adapters["nora"])
     assert np.abs(picture(load_sdxl(str(tiny_base)), out) - wanted).mean() < 0.1
+    ours, theirs = (load_sdxl(str(tiny_base)) for _ in range(2))
+    load_adapter(adapters["nora"], parts_of(ours))
+    load_adapter(out, parts_of(theirs))
+    error = error_of(read_updates({"unet": theirs.unet}), read_updates({"unet": ours.unet}))
+    assert error.worst < 1e-3
     card = json.loads((out / "card.json").read_text())
     assert (card["method"], sorted(card["fingerprints"])) == ("nora", ["text_encoder", "unet"])
 

@@ -11,8 +11,8 @@ import nora_studio.config
 from nora_studio.config import (
     DreamboothOptions,
     PartOptions,
-    with_recommended,
 )
+from nora_studio.defaults import with_recommended
 from nora_studio.errors import StudioError
 from nora_studio.options_file import parse_options
 from nora_studio.part_settings import part_settings
@@ -52,6 +52,10 @@ def assert_one_line(refusal: pytest.ExceptionInfo, *words: str) -> None:
         "--dropout -0.1",
         "--snr-gamma 0",
         "--snr-gamma -5",
+        "--noise-offset -1",
+        "--prior-weight -1",
+        "--hold-out -1",
+        "--evaluate-every -1",
         "--resolution 60",
         "--resolution 513",
         "--method ,",
@@ -68,6 +72,17 @@ def test_a_value_out_of_range_is_one_clear_line(flags):
         part_settings(resolved, resolved.methods[0])
     flag, value = flags.split()
     assert_one_line(refusal, f"{flag}: expected", value.removeprefix("-"))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ["--snr-gamma 5", "--snr-gamma 5 --weighting debiased", "--class-prompt mug",
+     "--class-pictures 5", "--class-dir mugs"],
+)  # fmt: skip
+def test_an_option_of_what_is_off_is_refused(flags):
+    with pytest.raises(StudioError) as refusal:
+        options(*flags.split())
+    assert_one_line(refusal, flags.split()[0])
 
 
 def test_a_prompt_without_the_subject_is_refused():

@@ -1,11 +1,13 @@
 """Seed files: small, exact, and refused wherever the base does not give the same update back."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from reference import nora_delta
 from safetensors.torch import load_file
 from tiny import RARE_TOKEN, assert_same_tensors, states, tiny_sdxl
 
@@ -163,6 +165,21 @@ def test_a_change_that_no_fingerprint_sees_is_refused_by_its_probe(tiny_base, se
         pytest.fail("choose a layer that no fingerprint looks at")
     with pytest.raises(StudioError, match=r"mid_block.*attn2\.to_v would change"):
         load_adapter(seed, parts_of(pipe))
+
+
+def test_a_probe_is_the_change_between_two_patterns_of_signs(tiny_base):
+    layer = next(iter(tuner_layers(trained(load_sdxl(str(tiny_base)))["unet"]).values()))
+    names = [*layer.adapter_layer_names, *layer.other_param_names[:4]]
+    factors = {name: getattr(layer, name)["default"].detach() for name in names}
+    order = ("nora_up", "nora_inner_up", "nora_inner_down", "nora_down")
+    starts = ("nora_inner_up_start", "nora_inner_down_start")
+    change = nora_delta(*(factors[name] for name in (*order, *starts)), scale=2.5)
+    rows, columns = change.shape
+    for number, value in enumerate(probe(factors, 2.5)):
+        left = [math.cos((number * rows + i + 0.5) ** 2) for i in range(rows)]
+        right = [math.cos((number * columns + i + 0.25) ** 2) for i in range(columns)]
+        wanted = torch.tensor(left).sign().double() @ change @ torch.tensor(right).sign().double()
+        assert float(value) == pytest.approx(float(wanted), rel=1e-9)
 
 
 def test_the_probes_see_a_flipped_sign_and_a_turned_pair(tiny_base):

@@ -5,10 +5,18 @@ from collections import Counter
 
 import pytest
 import torch
+from diffusers import EDMEulerScheduler
 
 from nora_studio.cache import LatentCache
 from nora_studio.dreambooth import BatchDraws
-from nora_studio.losses import denoising_loss, denoising_target, min_snr_weights, noisy_latents
+from nora_studio.losses import (
+    debiased_weights,
+    denoising_loss,
+    denoising_target,
+    edm_coefficients,
+    min_snr_weights,
+    noisy_latents,
+)
 
 LENGTH = 1000
 CLOSE = 2e-6
@@ -185,3 +193,48 @@ def test_another_seed_draws_other_batches():
     one, other = (BatchDraws(latent_cache(5), 2, LENGTH, seed).next() for seed in (0, 1))
     assert not torch.equal(one["noise"], other["noise"])
     assert not torch.equal(one["timesteps"], other["timesteps"])
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_debiased_weights_follow_the_paper(schedule, batch, kind):
+    expected = []
+    for t in batch[2].tolist():
+        snr = min(schedule[t] / (1 - schedule[t]), 1000.0)
+        expected.append(1 / math.sqrt(snr) if kind == "epsilon" else math.sqrt(snr) / (snr + 1))
+    weights = debiased_weights(torch.tensor(schedule), batch[2], kind)
+    torch.testing.assert_close(
+        weights.double(), torch.tensor(expected, dtype=torch.float64), rtol=1e-4, atol=0
+    )
+
+
+def test_debiased_weights_of_both_predictions_are_one_loss_of_the_clean_picture(schedule):
+    timesteps, alphas = torch.arange(37, LENGTH, 37), torch.tensor(schedule)
+    snr = alphas[timesteps].double() / (1 - alphas[timesteps].double())
+    of_noise = debiased_weights(alphas, timesteps, "epsilon") * snr
+    of_v = debiased_weights(alphas, timesteps, "v_prediction") * (snr + 1)
+    torch.testing.assert_close(of_noise, of_v, rtol=1e-5, atol=0)
+    assert torch.allclose(of_noise, snr.sqrt(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_edm_coefficients_are_diffusers_own(kind):
+    scheduler = EDMEulerScheduler(prediction_type=kind)
+    sigmas = torch.tensor([0.002, 0.3, 1.0, 80.0])
+    coefficients = edm_coefficients(sigmas, 0.5, kind)
+    answer, noisy = torch.randn(2, 4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    for i, sigma in enumerate(sigmas.tolist()):
+        seen = scheduler.precondition_inputs(noisy[i], sigma)
+        torch.testing.assert_close(coefficients.scale_in[i] * noisy[i], seen)
+        clean = scheduler.precondition_outputs(noisy[i], answer[i], sigma)
+        ours = coefficients.skip[i] * noisy[i] + coefficients.scale_out[i] * answer[i]
+        torch.testing.assert_close(ours, clean)
+        expected = (sigma**2 + 0.25) / (0.5 * sigma) ** 2
+        assert coefficients.weights[i].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_edm_weights_ask_the_same_of_every_noise_level():
+    # With them, an answer off by d costs d squared at every level: lambda * c_out^2 = 1.
+    sigmas = torch.logspace(-2, 2, 9)
+    coefficients = edm_coefficients(sigmas, 0.5, "epsilon")
+    product = coefficients.weights * coefficients.scale_out.flatten() ** 2
+    torch.testing.assert_close(product, torch.ones(9))

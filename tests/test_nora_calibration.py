@@ -146,7 +146,7 @@ def test_all_three_parts_follow_the_first_training_batch(tiny_base, photo_folder
         for part in PARTS
     }
     spies = {part: spy_on(getattr(other.pipe, part), names[part]) for part in PARTS}
-    noisy = other.process.alphas_cumprod[batch["timesteps"]].view(-1, 1, 1, 1)
+    noisy = other.process.levels[batch["timesteps"]].view(-1, 1, 1, 1)
     noisy = noisy.sqrt() * batch["latents"] + (1 - noisy).sqrt() * batch["noise"]
     with torch.no_grad():
         ids = other.text.ids

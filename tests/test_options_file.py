@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from nora_studio.config import DreamboothOptions, with_recommended
+from nora_studio.config import DreamboothOptions
+from nora_studio.defaults import with_recommended
 from nora_studio.errors import StudioError
 from nora_studio.options_file import parse_options, to_toml
 
@@ -23,6 +24,8 @@ FLAG_TEXT = """
     --text-encoder.no-train --text-encoder-2.rank 4 --override lora.unet.rank=16
     --schedule linear --warmup-steps 2 --weight-decay 0.5 --max-gradient-norm 0.5 --snr-gamma 5
     --no-captions --max-timestep 700
+    --weighting min-snr --noise-offset 0.1 --prior-weight 0.5 --class-prompt cup
+    --class-pictures 6 --class-dir cups --hold-out 1 --evaluate-every 7
     --sample-prompt snow --sample-every 9 --sample-seed 3 --sample-steps 4 --guidance 2
     --log-every 8 --checkpoint-every 6 --keep-checkpoints 5 --resume
 """
@@ -53,6 +56,14 @@ warmup_steps = 2
 weight_decay = 0.5
 max_gradient_norm = 0.5
 snr_gamma = 5
+weighting = "min-snr"
+noise_offset = 0.1
+prior_weight = 0.5
+class_prompt = "cup"
+class_pictures = 6
+class_dir = "cups"
+hold_out = 1
+evaluate_every = 7
 max_timestep = 700
 sample_prompt = "snow"
 sample_every = 9

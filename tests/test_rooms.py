@@ -14,16 +14,27 @@ ENTRY_FOLDERS = ("training", "evaluation")
 
 # Imports go only to lower levels; within a package folder they are free.
 LEVELS = [
-    {"errors", "atomic", "fingerprints", "losses", "registration"},
+    {"errors", "atomic", "fingerprints", "losses", "registration", "stop"},
     {"nora", "world", "prompts", "scripts", "data", "grid"},
     {"tuners"},
     {"", "methods", "recommended"},  # "": the package's own __init__, which registers the tuners
     {"config"},
+    {"defaults"},
     {"formats", "part_settings"},
-    {"files", "models", "cache", "runs", "checkpoints", "options_file", "pretrain", "report"},
+    {
+        "denoising",
+        "files",
+        "models",
+        "cache",
+        "runs",
+        "checkpoints",
+        "options_file",
+        "pretrain",
+        "report",
+    },
     {"loop", "dreambooth", "generate", "scores", "shapes"},
-    {"activations", "personalise", "compare", "parameters"},
-    {"results"},
+    {"activations", "personalise", "compare", "parameters", "prior", "held_out"},
+    {"preparation", "results"},
     {"demo"},
     {"ui", "commands"},
     {"cli"},
@@ -36,7 +47,10 @@ ALONE = {
     "world": {"errors"},
 }
 # The app starts the trainer as a person would, and reads its run folder.
-TRAINING_CODE = {"loop", "dreambooth", "personalise", "checkpoints", "losses", "cache"}
+TRAINING_CODE = {
+    "loop", "dreambooth", "denoising", "prior", "held_out", "preparation", "activations",
+    "personalise", "checkpoints", "losses", "cache",
+}  # fmt: skip
 
 
 def modules() -> list[Path]:

@@ -11,7 +11,8 @@ from trainer import PROMPT, tiny_options, tiny_subject
 
 from nora_studio.cache import encode_photos
 from nora_studio.data.images import load_photos
-from nora_studio.dreambooth import Denoising, DreamboothStep, encode_prompts
+from nora_studio.denoising import Denoising
+from nora_studio.dreambooth import DreamboothStep, encode_prompts
 from nora_studio.models import load_sdxl, native_resolution
 from nora_studio.prompts import replace_token
 
@@ -100,7 +101,9 @@ def test_the_loss_is_the_formulas_on_the_same_batch(subject_and_draws, kind, gam
     subject, draws = subject_and_draws
     pipe = subject.pipe
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config, prediction_type=kind)
-    step = DreamboothStep(pipe.unet, {}, subject.text, Denoising.of(pipe, gamma))
+    weighting = "none" if gamma is None else "min-snr"
+    process = Denoising.of(pipe, weighting, gamma or 5.0)
+    step = DreamboothStep(pipe.unet, {}, subject.text, process)
     batch = draws.next()
     with torch.no_grad():
         loss = step(**batch)
@@ -144,7 +147,7 @@ def test_a_base_that_predicts_something_else_is_refused(tiny_pipe):
     config = tiny_pipe.scheduler.config
     tiny_pipe.scheduler = EulerDiscreteScheduler.from_config(config, prediction_type="sample")
     with pytest.raises(ValueError, match="'sample'"):
-        Denoising.of(tiny_pipe, None)
+        Denoising.of(tiny_pipe)
 
 
 def test_the_prompt_is_tokenised_with_the_trigger(tiny_pipe):

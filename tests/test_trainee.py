@@ -9,10 +9,11 @@ from safetensors.torch import load_file, save_file
 from trainer import tiny_options, tiny_subject
 
 from nora_studio.errors import StudioError
-from nora_studio.loop import Plan, StopRequest, Trainee, train
+from nora_studio.loop import Plan, Trainee, train
 from nora_studio.part_settings import part_settings
 from nora_studio.personalise import build_trainee, draw_base, finish, prepare_accelerator
 from nora_studio.runs import Run
+from nora_studio.stop import StopRequest
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 METHODS = ("nora", "lora")
@@ -36,9 +37,9 @@ def built(base: Path, photos: Path, folder: Path, **changes):
 
 
 def run_loop(trainees: list[Trainee], draws, steps: int) -> None:
-    plan = Plan(steps, 10, steps, 1, 0, max_gradient_norm=1.0)
+    plan = Plan(steps, 10, steps, 1, 0, 0, max_gradient_norm=1.0)
     with StopRequest() as stop:
-        assert train(trainees, draws, plan, stop, lambda trainee, step: None)
+        assert train(trainees, draws, plan, stop, lambda trainee, step: None, lambda trainee: {})
 
 
 def test_the_loss_falls_and_nothing_but_the_adapters_changes(tiny_base, photo_folder, tmp_path):

@@ -11,12 +11,13 @@ from pathlib import Path
 from accelerate.state import AcceleratorState
 from tiny import RARE_TOKEN
 
-from nora_studio.cache import encode_photos
-from nora_studio.config import DreamboothOptions, PartOptions, with_recommended
-from nora_studio.data.images import load_photos
-from nora_studio.dreambooth import BatchDraws, Denoising, encode_prompts
-from nora_studio.models import load_sdxl, native_resolution
+from nora_studio.config import DreamboothOptions, PartOptions
+from nora_studio.defaults import with_recommended
+from nora_studio.dreambooth import BatchDraws
+from nora_studio.models import load_sdxl
 from nora_studio.personalise import Subject
+from nora_studio.preparation import TrainingPhotos, prepare
+from nora_studio.prior import PairedDraws
 
 SCRIPT = Path(__file__).parent.parent / "training" / "dreambooth_nora.py"
 STEPS = 6
@@ -55,6 +56,7 @@ def tiny_arguments(
         "sample-steps": 2,
         "log-every": 2,
         "checkpoint-every": 2,
+        "evaluate-every": 0,
     }
     rates = {"unet": 0.05, "text-encoder": 0.01, "text-encoder-2": 0.01}
     for part, rate in rates.items():
@@ -121,20 +123,9 @@ def tiny_options(base: Path, photos: Path, runs: Path, **changes) -> DreamboothO
     return with_recommended(DreamboothOptions(**(options | changes)))
 
 
-def tiny_subject(options: DreamboothOptions) -> tuple[Subject, BatchDraws]:
+def tiny_subject(options: DreamboothOptions) -> tuple[Subject, BatchDraws | PairedDraws]:
     """What the script prepares before it builds its trainees."""
     AcceleratorState._reset_state(True)
     pipe = load_sdxl(options.model)
-    size = native_resolution(pipe)
-    subject = Subject(
-        options=options,
-        pipe=pipe,
-        size=size,
-        trigger=RARE_TOKEN,
-        text=encode_prompts(pipe, [options.prompt], RARE_TOKEN),
-        process=Denoising.of(pipe, options.snr_gamma),
-    )
-    cache = encode_photos(pipe, load_photos(options.instance_dir, size))
-    timesteps = subject.process.timesteps_below(options.max_timestep)
-    draws = BatchDraws(cache, options.batch_size or 1, timesteps, options.seed)
-    return subject, draws
+    prepared = prepare(options, pipe, TrainingPhotos.find(options), lambda line: None)
+    return prepared.subject, prepared.draws

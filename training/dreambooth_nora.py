@@ -13,35 +13,31 @@ from dataclasses import replace
 import torch
 
 from nora_studio.activations import first_batch, record_activations
-from nora_studio.cache import encode_photos
-from nora_studio.config import DreamboothOptions, with_recommended
-from nora_studio.data.captions import read_captions
-from nora_studio.data.images import list_photos, load_photos
-from nora_studio.dreambooth import BatchDraws, Denoising, encode_prompts
+from nora_studio.config import DreamboothOptions
+from nora_studio.defaults import with_recommended
 from nora_studio.errors import StudioError, run_entry
-from nora_studio.loop import Plan, StopRequest, Trainee, restore, train
-from nora_studio.models import choose_dtype, choose_trigger, load_sdxl, native_resolution
+from nora_studio.held_out import measure
+from nora_studio.loop import Plan, Trainee, restore, train
+from nora_studio.models import choose_dtype, load_sdxl
 from nora_studio.options_file import parse_options, to_toml
 from nora_studio.part_settings import part_settings
 from nora_studio.personalise import (
-    Subject,
     build_trainee,
     draw_base,
     draw_sample,
     finish,
     prepare_accelerator,
 )
+from nora_studio.preparation import TrainingPhotos, prepare
 from nora_studio.runs import Run, common_checkpoint
+from nora_studio.stop import StopRequest
 
 MIXED = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 def main() -> int:
     options = with_recommended(parse_options())
-    files = list_photos(options.instance_dir)  # Before any model loads: mistakes are here.
-    own_words = read_captions(files) if options.captions else []
-    captions = [own or options.prompt for own in own_words] or [options.prompt] * len(files)
-    prompts = list(dict.fromkeys(captions))
+    photos = TrainingPhotos.find(options)  # Before any model loads: mistakes are here.
     settings = {method: part_settings(options, method) for method in options.methods}
     dtype = choose_dtype(options.precision, "cuda" if torch.cuda.is_available() else "cpu")
     accelerator = prepare_accelerator(MIXED[dtype])
@@ -50,21 +46,8 @@ def main() -> int:
 
     say(f"Loading {options.model} ({dtype}, {accelerator.device})")
     pipe = load_sdxl(options.model, dtype, accelerator.device)
-    size = options.resolution or native_resolution(pipe)
-    trigger = choose_trigger(pipe, options.trigger)
-    subject = Subject(
-        options=options,
-        pipe=pipe,
-        size=size,
-        trigger=trigger,
-        text=encode_prompts(pipe, prompts, trigger),
-        process=Denoising.of(pipe, options.snr_gamma),
-    )
-    say(f"[V] is {trigger!r}; encoding {len(files)} photos at {size}x{size}")
-    cache = encode_photos(pipe, load_photos(options.instance_dir, size))
-    timesteps = subject.process.timesteps_below(options.max_timestep)
-    whose = torch.tensor([prompts.index(caption) for caption in captions])
-    draws = BatchDraws(cache, options.batch_size or 1, timesteps, options.seed, whose)
+    prepared = prepare(options, pipe, photos, say)
+    subject, draws = prepared.subject, prepared.draws
 
     if options.outer == "activation":
         say("Recording activations on the first batch")
@@ -99,14 +82,22 @@ def main() -> int:
         checkpoint_every=options.checkpoint_every,
         keep_checkpoints=options.keep_checkpoints,
         sample_every=options.sample_every,
+        evaluate_every=options.evaluate_every,
         max_gradient_norm=options.max_gradient_norm,
     )
 
     def sample(trainee: Trainee, step: int) -> None:
         draw_sample(subject, trainee, step)
 
+    def evaluate(trainee: Trainee) -> dict[str, float]:
+        fixed = prepared.fixed
+        return {fixed.name: measure(fixed, trainee.model, trainee.accelerator)} if fixed else {}
+
+    if accelerator.is_main_process and not options.resume and options.evaluate_every:
+        for trainee in trainees:  # Where the curve begins: every method starts at the base.
+            trainee.run.log(0, **evaluate(trainee))
     with StopRequest() as stop:
-        done = train(trainees, draws, plan, stop, sample, start)
+        done = train(trainees, draws, plan, stop, sample, evaluate, start)
     if not done and stop.signal is not None:
         say(f"Stopped by {stop.signal.name}. Go on with the same command and --resume.")
         return 128 + stop.signal

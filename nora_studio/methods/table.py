@@ -114,7 +114,7 @@ def _randlora(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> Pef
 
 
 def _any_rank(spec: AdapterSpec, name: str, shape: Shape) -> None:
-    """VeRA's frozen random factors may be wider than a weight; NoRA checks both of its ranks."""
+    """VeRA's frozen random factors may be wider than a weight."""
 
 
 def _decomposed(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
@@ -156,7 +156,6 @@ METHODS: dict[str, Method] = {
         settings=frozenset(
             {"alpha", "dropout", "outer_rank", "start", "outer", "mean_abs_inputs"}
         ),
-        fits=_any_rank,
     ),
     "lora": Method("LoRA: two trained low-rank factors", "2106.09685", _RANK, "PEFT", _lora),
     "lora+": Method(

@@ -1,0 +1,110 @@
+"""Prior preservation: the base's own pictures of the class, learned beside the subject."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+
+from nora_studio import __version__
+from nora_studio.data.images import list_photos
+from nora_studio.dreambooth import Batch, BatchDraws
+from nora_studio.errors import StudioError
+from nora_studio.generate import Recipe, draw, read_recipe, save_picture
+from nora_studio.prompts import replace_token
+
+STEPS = 25
+GUIDANCE = 5.0
+
+
+class PairedDraws:
+    """Batches of the subject, each with as many pictures of its class.
+
+    The loss over such a batch is the subject's mean plus `weight` times the class's mean
+    (DreamBooth, arXiv 2208.12242, eq. 2), in whatever shares processes take it.
+    """
+
+    def __init__(self, subject: BatchDraws, prior: BatchDraws, weight: float) -> None:
+        self.subject, self.prior, self.weight = subject, prior, weight
+
+    def next(self) -> Batch:
+        """One batch on the CPU: the subject's rows, then the class's."""
+        pair = [self.subject.next(), self.prior.next()]
+        batch = {name: torch.cat([one[name] for one in pair]) for name in pair[0]}
+        rows = [len(one["timesteps"]) for one in pair]
+        # Over the mean of both halves these give the sum of the two means.
+        shares = [sum(rows) / rows[0], self.weight * sum(rows) / rows[1]]
+        own = [torch.full((count,), share) for count, share in zip(rows, shares)]
+        return {**batch, "importance": torch.cat(own)}
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Everything that the next batches depend on."""
+        prior = {f"prior_{name}": tensor for name, tensor in self.prior.state().items()}
+        return {**self.subject.state(), **prior}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on exactly where `state` was taken."""
+        names = [name for name in state if name.startswith("prior_")]
+        self.prior.restore({name.removeprefix("prior_"): state[name] for name in names})
+        self.subject.restore({name: state[name] for name in state.keys() - set(names)})
+
+
+def class_prompt(prompt: str) -> str:
+    """The training prompt without its subject: "a photo of a [V] mug" is "a photo of a mug"."""
+    return replace_token(prompt, None)
+
+
+def class_folder(runs: Path, model: str, prompt: str, size: int) -> Path:
+    """Where a model's pictures of a class are kept for all runs in a folder."""
+    digest = hashlib.sha256(f"{model}\n{prompt}\n{size}".encode()).hexdigest()[:12]
+    return runs / "class-pictures" / digest
+
+
+def draw_class_pictures(
+    pipe: StableDiffusionXLPipeline,
+    folder: Path,
+    count: int,
+    model: str,
+    prompt: str,
+    size: int,
+    on_picture: Callable[[int, int], object] | None = None,
+) -> list[Path]:
+    """The class's pictures, drawn by the bare base where they are not there yet.
+
+    What was begun is gone on with, picture by picture. A person's own pictures may stand there
+    too, under other names: they count.
+
+    Args:
+        folder: Made where there is none.
+        count: Pictures wanted.
+        size: Side in pixels.
+        on_picture: Called with (pictures drawn, pictures to draw).
+
+    Raises:
+        StudioError: a picture there was drawn from another model or prompt.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = {folder / f"drawn-{seed:05d}.png": seed for seed in range(count)}
+    own = [file for file in _pictures_in(folder) if not file.name.startswith("drawn-")]
+    there = [file for file in wanted if file.exists()]
+    for file in there:
+        recipe = read_recipe(file)
+        if (recipe.model, recipe.prompt, recipe.size) != (model, prompt, size):
+            raise StudioError(
+                f"--class-dir: {file} shows {recipe.prompt!r} by {recipe.model} at {recipe.size} "
+                f"pixels; this run needs {prompt!r} by {model} at {size}. Name another folder."
+            )
+    missing = [seed for file, seed in wanted.items() if not file.exists()]
+    missing = missing[: max(0, count - len(own) - len(there))]
+    pictures = draw(
+        pipe, [prompt], missing, steps=STEPS, guidance=GUIDANCE, size=size, on_picture=on_picture
+    )
+    for _, seed, picture in pictures if missing else ():
+        recipe = Recipe(model, prompt, seed, STEPS, GUIDANCE, size, __version__)
+        save_picture(picture, folder / f"drawn-{seed:05d}.png", recipe)
+    return _pictures_in(folder)[:count]
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    return list_photos(folder) if any(folder.iterdir()) else []
