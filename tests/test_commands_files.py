@@ -1,6 +1,7 @@
 """The commands on adapter files, typed as a person types them."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -165,6 +166,9 @@ def test_inspect_tells_method_ranks_and_energy(command, adapters, tiny_base, tmp
     assert status == 0, err
     for word in ("nora", RARE_TOKEN, "2,304", "mid", "72"):
         assert word in out
+    told = facts_in(out)
+    assert told["scale"] == "1"
+    assert told.get("outer rank") == ("8" if to == "seed" else None)
     shares = [float(w[:-1]) for line in out.splitlines() for w in line.split() if w.endswith("%")]
     assert sum(shares) == pytest.approx(100, abs=0.5)
     with Image.open(plot) as image:
@@ -175,6 +179,13 @@ def test_inspect_reads_a_run_folder_on_its_base(command, twins):
     status, out, _ = command("inspect", twins[0] / "mug-nora")
     assert status == 0
     assert "energy" in out and "up 0.0" in out
+    told = facts_in(out)
+    assert (told["rank"], told["outer rank"], told["scale"]) == ("2", "8", "1")
+
+
+def facts_in(out: str) -> dict[str, str]:
+    """The lines of "name  value" that `inspect` begins with."""
+    return dict(re.findall(r"^(\w[\w ]*?)  +(\S.*)$", out, flags=re.M))
 
 
 def test_inspect_says_what_a_foreign_file_is(command, tmp_path):

@@ -39,7 +39,7 @@ def test_without_one_the_training_photos_are_measured(tiny_base, photo_folder, t
 
 
 def test_a_state_has_one_loss_and_measuring_disturbs_nothing(prepared):
-    subject, accelerator = prepared.subject, Accelerator()
+    subject, accelerator = prepared.subject, Accelerator(cpu=True)
     step = DreamboothStep(subject.pipe.unet, {}, subject.text, subject.process).train()
     before, draws = torch.get_rng_state(), prepared.draws.state()
     first = measure(prepared.fixed, step, accelerator)

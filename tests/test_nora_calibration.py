@@ -138,7 +138,7 @@ def test_all_three_parts_follow_the_first_training_batch(tiny_base, photo_folder
     parts = trainee_parts(options, subject, tmp_path)
     for part in PARTS:
         for key, tensor in getattr(subject.pipe, part).state_dict().items():
-            assert torch.equal(tensor, before[part][key])
+            assert torch.equal(tensor.cpu(), before[part][key])
     # Once more, by hand: the base's own layers spied on during a plain forward of that batch.
     _, other, _ = subject_with(tiny_base, photo_folder, tmp_path)
     names = {

@@ -1,5 +1,6 @@
 """`nora-studio inspect`: what an adapter is, and where in the model it changes most."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from nora_studio.formats.inspection import (
     inspect_file,
     told,
 )
+from nora_studio.formats.seed_reading import read_recipes
 
 _BAR = 24
 _GROUND, _INK, _SOFT, _FILL = "#f6f4ef", "#23211e", "#6d675f", "#3d6b99"
@@ -63,17 +65,21 @@ def _look_into_file(file: Path) -> tuple[dict[str, str], list[LayerFacts], str]:
         facts["base"] = found.header.metadata["ss_base_model_version"]
     facts["numbers in"] = ", ".join(sorted(set(found.header.dtypes.values())))
     facts |= _rank_facts(found.layers)
-    return (
-        facts,
-        found.layers,
-        "" if found.layers else "Its change cannot be told without its base.",
-    )
+    scales = sorted({layer.scale for layer in found.layers})
+    if scales:
+        facts["scale"] = _span([f"{scale:.4g}" for scale in scales])
+    if found.identity.kind == "seed":
+        outer = sorted({recipe.outer_rank for recipe in read_recipes(file).values()})
+        facts["outer rank"] = _span([str(rank) for rank in outer])
+    note = "" if found.layers else "Its change cannot be told without its base."
+    return facts, found.layers, note
 
 
 def _look_into_folder(folder: Path) -> tuple[dict[str, str], list[LayerFacts], str]:
     card = read_card(folder)
     size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
     facts = {"folder": f"{folder} ({size / 1e6:.1f} MB)"} | _card_facts(card)
+    facts |= _settings_facts([folder / part for part in card.fingerprints])
     try:
         layers = facts_of(open_updates(folder, None, None, local_only=True)[1])
     except StudioError as error:
@@ -96,13 +102,37 @@ def _card_facts(card: AdapterCard) -> dict[str, str]:
     return {name: value for name, value in facts.items() if value}
 
 
+def _settings_facts(folders: Sequence[Path]) -> dict[str, str]:
+    """Ranks and scale as the method itself counts them, from PEFT's files of each part."""
+    try:
+        configs = [json.loads((f / "adapter_config.json").read_text("utf-8")) for f in folders]
+    except (OSError, ValueError) as error:
+        raise StudioError(f"{folders[0].parent} is damaged: {error}. Restore it.") from error
+    facts: dict[str, str] = {}
+    for name, key in (("rank", "r"), ("outer rank", "outer_rank")):
+        values = [str(config[key]) for config in configs if config.get(key)]
+        if values:
+            facts[name] = _span(list(dict.fromkeys(values)))
+    scales = []
+    for config in configs:
+        alpha, rank = config.get("lora_alpha", config.get("alpha")), config.get("r")
+        if rank and ("lora_alpha" in config or "alpha" in config):
+            root = rank**0.5 if config.get("use_rslora") else rank
+            scales.append(f"{1.0 if alpha is None else alpha / root:.4g}")
+    return facts | ({"scale": _span(list(dict.fromkeys(scales)))} if scales else {})
+
+
+def _span(values: Sequence[str]) -> str:
+    return ", ".join(values) if len(values) < 4 else f"{values[0]} to {values[-1]}"
+
+
 def _rank_facts(layers: Sequence[LayerFacts]) -> dict[str, str]:
     if not layers:
         return {}
     ranks = sorted({layer.rank for layer in layers})
     total = sum(layer.norm**2 for layer in layers) ** 0.5
     return {
-        "layers": f"{len(layers)}, rank {', '.join(map(str, ranks))}",
+        "layers": f"{len(layers)}, changed by rank {_span([str(rank) for rank in ranks])}",
         "size of the change": f"{total:.4g} (Frobenius norm, all layers)",
     }
 

@@ -45,6 +45,8 @@ class LayerFacts:
     rank: int
     norm: float
     """Frobenius norm of the change of its weight."""
+    scale: float = 1.0
+    """What the product of its factors is multiplied by: alpha / rank."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,9 @@ def _seed_layers(file: Path) -> list[LayerFacts]:
     for part, recipe in read_recipes(file).items():
         for name, row in check_rows(file, part, recipe, tensors).items():
             factors = starts_from(row["start"], recipe.outer_rank) | inner_from(row, row["start"])
-            norm = abs(float(row["check"][-1])) * float(core_of(factors).norm())
-            facts.append(LayerFacts(part, name, row["start"].shape[0], norm))
+            scale = float(row["check"][-1])
+            norm = abs(scale) * float(core_of(factors).norm())
+            facts.append(LayerFacts(part, name, row["start"].shape[0], norm, scale))
     return facts
 
 
@@ -162,7 +165,7 @@ def _lora_facts(file: Path, stem: str, found: dict[str, Tensor]) -> LayerFacts:
         ) from error
     part = next((part for prefix, part in _PARTS.items() if stem.startswith(prefix)), "")
     prefix = next((prefix for prefix in _PARTS if stem.startswith(prefix)), "")
-    return LayerFacts(part, stem.removeprefix(prefix), down.shape[0], norm)
+    return LayerFacts(part, stem.removeprefix(prefix), down.shape[0], norm, scale)
 
 
 def told(header: Header) -> dict[str, str]:
