@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
+from nora_studio.data.options import PhotoOptions, check_photo_options
 from nora_studio.errors import StudioError
 from nora_studio.prompts import PLACEHOLDER
 
@@ -29,7 +30,7 @@ class PartOptions:
 
 
 @dataclass(frozen=True)
-class DreamboothOptions:
+class DreamboothOptions(PhotoOptions):
     """Personalise SDXL from a folder of photos with NoRA, LoRA, or both as twins.
 
     Every option may also stand in a TOML file: `--config FILE`. Flags win over the file.
@@ -47,13 +48,8 @@ class DreamboothOptions:
     """Where run folders go."""
     name: str | None = None
     """Run name; the method is appended. None: the name of the photo folder."""
-    captions: bool = True
-    """A photo with a prompt of its own (3.txt beside 3.jpg, or metadata.jsonl) learns that one.
-    Words for what else is in the picture keep it from being learned as the subject."""
     trigger: str | None = None
     """Rare word that [V] becomes; one token in both tokenizers. None: chosen."""
-    resolution: int | None = None
-    """Side of the training pictures in pixels, a multiple of 8. None: the model's own."""
 
     steps: int | None = None
     """Optimizer steps. None: recommended for the model."""
@@ -179,9 +175,7 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
     _check(gamma is None or gamma > 0, "snr_gamma", "a value above 0", gamma)
     _check(bool(options.methods), "method", "at least one method", options.method)
     _check(len(set(options.methods)) == len(options.methods), "method", "each once", options.method)
-    if options.resolution is not None:
-        good = options.resolution >= 64 and options.resolution % 8 == 0
-        _check(good, "resolution", "a multiple of 8, at least 64", options.resolution)
+    check_photo_options(options)
     if options.outer != "svd" and "nora" not in options.methods:
         raise StudioError(f"--outer: only nora has outer factors; got --method {options.method}.")
     if not any(getattr(options, part).train for part in _PART_FIELDS):

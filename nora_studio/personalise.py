@@ -24,7 +24,14 @@ from nora_studio.fingerprints import fingerprint
 from nora_studio.generate import Recipe, adapter_on, draw, save_picture
 from nora_studio.loop import Trainee
 from nora_studio.methods import AdapterSpec, adapter_parameters, attach
-from nora_studio.models import load_sdxl, parts_of, share_weights, used_targets, with_parts
+from nora_studio.models import (
+    all_awake,
+    load_sdxl,
+    parts_of,
+    share_weights,
+    used_targets,
+    with_parts,
+)
 from nora_studio.runs import Run
 
 
@@ -182,7 +189,8 @@ def _draw(subject: Subject, pipe: StableDiffusionXLPipeline) -> Image.Image:
         size=subject.size,
         trigger=subject.trigger,
     )
-    return next(iter(pictures))[2]
+    with all_awake(pipe):
+        return next(iter(pictures))[2]
 
 
 def _recipe(subject: Subject, trainee: Trainee | None) -> Recipe:

@@ -9,7 +9,8 @@ from tiny import RARE_TOKEN
 from trainer import PROMPT, tiny_options, tiny_subject
 
 from nora_studio.data.captions import read_captions
-from nora_studio.dreambooth import BatchDraws, DreamboothStep, encode_prompts
+from nora_studio.draws import BatchDraws
+from nora_studio.dreambooth import DreamboothStep, encode_prompts
 from nora_studio.errors import StudioError
 from nora_studio.prompts import replace_token
 
@@ -94,7 +95,8 @@ def test_each_picture_of_a_batch_gets_its_own_words(tiny_base, photo_folder, tmp
 
 def test_the_draws_bring_each_photos_number(tiny_base, photo_folder, tmp_path):
     _, draws = tiny_subject(tiny_options(tiny_base, photo_folder, tmp_path))
-    exact = replace(draws.cache, std=torch.zeros_like(draws.cache.std))
+    (cache,) = draws.caches
+    exact = replace(cache, std=torch.zeros_like(cache.std))
     numbers = torch.arange(len(exact.mean)).flip(0)
     draws = BatchDraws(exact, 2, 1000, seed=0, prompts=numbers)
     for _ in range(4):

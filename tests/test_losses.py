@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nora_studio.cache import LatentCache
-from nora_studio.dreambooth import BatchDraws
+from nora_studio.draws import BatchDraws
 from nora_studio.losses import denoising_loss, denoising_target, min_snr_weights, noisy_latents
 
 LENGTH = 1000

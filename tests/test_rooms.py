@@ -14,15 +14,15 @@ ENTRY_FOLDERS = ("training", "evaluation")
 
 # Imports go only to lower levels; within a package folder they are free.
 LEVELS = [
-    {"errors", "atomic", "fingerprints", "losses"},
+    {"errors", "atomic", "fingerprints", "losses", "disk_cache"},
     {"nora", "world", "prompts", "scripts", "data", "grid"},
     {"", "methods", "config"},  # "": the package's own __init__, which registers NoRA
     {"files", "models", "cache", "runs", "checkpoints", "options_file", "pretrain", "report"},
-    {"loop", "dreambooth", "generate", "scores"},
-    {"personalise", "compare"},
+    {"loop", "dreambooth", "draws", "generate", "scores"},
+    {"personalise", "photo_set", "compare"},
     {"results"},
     {"demo"},
-    {"ui"},
+    {"ui", "commands"},
     {"cli"},
 ]
 # Beyond the levels: these stand on plain tensors and files alone.

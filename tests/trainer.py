@@ -11,12 +11,12 @@ from pathlib import Path
 from accelerate.state import AcceleratorState
 from tiny import RARE_TOKEN
 
-from nora_studio.cache import encode_photos
 from nora_studio.config import DreamboothOptions, PartOptions, with_recommended
-from nora_studio.data.images import load_photos
-from nora_studio.dreambooth import BatchDraws, Denoising, encode_prompts
+from nora_studio.draws import BatchDraws
+from nora_studio.dreambooth import Denoising, encode_prompts
 from nora_studio.models import load_sdxl, native_resolution
 from nora_studio.personalise import Subject
+from nora_studio.photo_set import PhotoSet
 
 SCRIPT = Path(__file__).parent.parent / "training" / "dreambooth_nora.py"
 STEPS = 6
@@ -126,15 +126,14 @@ def tiny_subject(options: DreamboothOptions) -> tuple[Subject, BatchDraws]:
     AcceleratorState._reset_state(True)
     pipe = load_sdxl(options.model)
     size = native_resolution(pipe)
+    photos = PhotoSet.find(options)
     subject = Subject(
         options=options,
         pipe=pipe,
         size=size,
         trigger=RARE_TOKEN,
-        text=encode_prompts(pipe, [options.prompt], RARE_TOKEN),
+        text=encode_prompts(pipe, photos.prompts, RARE_TOKEN),
         process=Denoising.of(pipe, options.snr_gamma),
     )
-    cache = encode_photos(pipe, load_photos(options.instance_dir, size))
-    timesteps = subject.process.timesteps_below(options.max_timestep)
-    draws = BatchDraws(cache, options.batch_size or 1, timesteps, options.seed)
-    return subject, draws
+    caches = photos.encode(pipe, size, None, lambda line: None)
+    return subject, photos.draws(caches, subject.process.timesteps_below(options.max_timestep))

@@ -11,14 +11,12 @@ import sys
 
 import torch
 
-from nora_studio.cache import encode_photos
+from nora_studio.cache import Stores
 from nora_studio.config import DreamboothOptions, part_settings, with_recommended
-from nora_studio.data.captions import read_captions
-from nora_studio.data.images import list_photos, load_photos
-from nora_studio.dreambooth import BatchDraws, Denoising, encode_prompts
+from nora_studio.dreambooth import Denoising, encode_prompts
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.loop import Plan, StopRequest, Trainee, restore, train
-from nora_studio.models import choose_dtype, choose_trigger, load_sdxl, native_resolution
+from nora_studio.models import choose_dtype, choose_trigger, load_sdxl, native_resolution, wake
 from nora_studio.options_file import parse_options, to_toml
 from nora_studio.personalise import (
     Subject,
@@ -28,6 +26,7 @@ from nora_studio.personalise import (
     finish,
     prepare_accelerator,
 )
+from nora_studio.photo_set import PhotoSet
 from nora_studio.runs import Run, common_checkpoint
 
 MIXED = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -35,33 +34,36 @@ MIXED = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 def main() -> int:
     options = with_recommended(parse_options())
-    files = list_photos(options.instance_dir)  # Before any model loads: mistakes are here.
-    own_words = read_captions(files) if options.captions else []
-    captions = [own or options.prompt for own in own_words] or [options.prompt] * len(files)
-    prompts = list(dict.fromkeys(captions))
+    photos = PhotoSet.find(options)  # Before any model loads: mistakes are here.
     settings = {method: part_settings(options, method) for method in options.methods}
     dtype = choose_dtype(options.precision, "cuda" if torch.cuda.is_available() else "cpu")
     accelerator = prepare_accelerator(MIXED[dtype])
     say = accelerator.print
     runs = {method: find_run(options, method) for method in options.methods}
 
+    for line in photos.warnings:
+        say(line)
     say(f"Loading {options.model} ({dtype}, {accelerator.device})")
-    pipe = load_sdxl(options.model, dtype, accelerator.device)
+    pipe = load_sdxl(options.model, dtype)
+    # Only what every step needs; the VAE and frozen text encoders come to the device when called.
+    trained = {part for parts in settings.values() for part in parts}
+    wake(pipe, {"unet", *trained}, accelerator.device)
     size = options.resolution or native_resolution(pipe)
     trigger = choose_trigger(pipe, options.trigger)
+    stores = Stores.default() if options.cache else None
     subject = Subject(
         options=options,
         pipe=pipe,
         size=size,
         trigger=trigger,
-        text=encode_prompts(pipe, prompts, trigger),
+        text=encode_prompts(pipe, photos.prompts, trigger, stores.text if stores else None),
         process=Denoising.of(pipe, options.snr_gamma),
     )
-    say(f"[V] is {trigger!r}; encoding {len(files)} photos at {size}x{size}")
-    cache = encode_photos(pipe, load_photos(options.instance_dir, size))
-    timesteps = subject.process.timesteps_below(options.max_timestep)
-    whose = torch.tensor([prompts.index(caption) for caption in captions])
-    draws = BatchDraws(cache, options.batch_size or 1, timesteps, options.seed, whose)
+    for line in photos.long_captions(pipe, trigger):
+        say(line)
+    say(f"[V] is {trigger!r}; encoding photos at {size}x{size}")
+    caches = photos.encode(pipe, size, stores, say)
+    draws = photos.draws(caches, subject.process.timesteps_below(options.max_timestep))
 
     trainees: list[Trainee] = []
     for method in options.methods:
