@@ -26,9 +26,9 @@ ZOOM = 1.2
 """Random crops show at least 1 / 1.2 of what the centre crop shows, along each side."""
 UPSCALE_LIMIT = 1.5
 """Photos scaled up by more than this look soft, and soft is what is learned."""
-# Steps of an evenly spread sequence in three dimensions (M. Roberts, "The unreasonable
-# effectiveness of quasirandom sequences", 2018): few crops, and yet they reach every corner.
-_SPREAD = tuple(1.2207440846057596**-power for power in (1, 2, 3))
+# Fractional parts of multiples of quadratic irrationals (a Kronecker sequence) spread evenly, for
+# zoom, top and left each: few crops, and yet they reach every side.
+_SPREAD = (3**0.5 - 1, 2**0.5 - 1, (5**0.5 - 1) / 2)
 
 
 @dataclass(frozen=True)
