@@ -98,23 +98,25 @@ class TensorCache:
 
 
 def weights_digest(module: nn.Module) -> str:
-    """Tell any change of a module's weights: names, shapes, dtypes, and a sum over all bits.
+    """Tell any change of a module's weights: names, shapes, dtypes, and sums over all bits.
 
     Unlike `fingerprints.fingerprint` it looks at every number and asks for the same dtype; at the
     speed of memory, where a cryptographic hash of SDXL's text encoders would take seconds.
     """
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        if tensor.numel() and tensor.element_size() in _INTEGERS:
-            bits = tensor.detach().contiguous().flatten().view(_INTEGERS[tensor.element_size()])
-            # Sums of halves as well: two entries that change places do not go unseen everywhere.
-            sums = [int(half.sum(dtype=torch.int64)) for half in bits.chunk(2)]
-            digest.update(f"{sums} ".encode())
+        # Sums of halves: numbers that change places across the middle do not go unseen either.
+        sums = [int(half.sum(dtype=torch.int64)) for half in _words(tensor).chunk(2)]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {sums} ".encode())
     return digest.hexdigest()
 
 
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+def _words(tensor: Tensor) -> Tensor:
+    """A tensor's bits as integers: of 64 bits, summed forty times faster, where they come out."""
+    flat = tensor.detach().contiguous().flatten()
+    whole = flat.numel() * flat.element_size() % 8 == 0
+    aligned = flat.storage_offset() * flat.element_size() % 8 == 0
+    return flat.view(torch.int64 if whole and aligned else torch.uint8)
 
 
 def _checksum(tensors: dict[str, Tensor]) -> str:

@@ -28,7 +28,9 @@ LEVELS = [
 # Beyond the levels: these stand on plain tensors and files alone.
 ALONE = {"losses": set(), "data": {"errors"}, "nora": {"errors"}, "world": {"errors"}}
 # The app starts the trainer as a person would, and reads its run folder.
-TRAINING_CODE = {"loop", "dreambooth", "personalise", "checkpoints", "losses", "cache"}
+TRAINING_CODE = {
+    "loop", "dreambooth", "draws", "photo_set", "personalise", "checkpoints", "losses", "cache"
+}  # fmt: skip
 
 
 def modules() -> list[Path]:

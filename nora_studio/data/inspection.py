@@ -101,10 +101,13 @@ def inspect_folder(
     for file in files:
         try:
             photo = decode_photo(file)
-            read_mask(photo, masks)
         except StudioError as error:
             findings.append(Finding("corrupt", file, str(error), is_unusable=True))
             continue
+        try:
+            read_mask(photo, masks)
+        except StudioError as error:
+            findings.append(Finding("mask", file, str(error), is_unusable=True))
         sizes.append(photo.size)
         has_alpha = has_alpha or photo.alpha is not None
         findings += _judge(photo, resolution)
