@@ -134,6 +134,12 @@ def _command_train(arguments: Sequence[str]) -> int:
     return run_script(TRAIN, arguments)
 
 
+def _command_check_photos(arguments: Sequence[str]) -> int:
+    from nora_studio.commands import check_photos
+
+    return check_photos.run(arguments)
+
+
 def _command_score(arguments: Sequence[str]) -> int:
     return run_script(CLIP_SCORE, arguments)
 
@@ -153,6 +159,7 @@ def _command_params(arguments: Sequence[str]) -> int:
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "demo": (_command_demo, "train NoRA and LoRA on a shipped subject and show what each draws"),
     "train": (_command_train, "personalise SDXL from a folder of photos (the DreamBooth trainer)"),
+    "check-photos": (_command_check_photos, "tell what is wrong with a folder of photos"),
     "generate": (_command_generate, "draw prompts with a base and adapters"),
     "compare": (_command_compare, "draw base and adapters side by side from the same noise"),
     "methods": (_command_methods, "list every adapter method"),
@@ -172,7 +179,7 @@ def _dispatch() -> int:
     if word in ("-h", "--help"):
         print("usage: nora-studio COMMAND [options]\n")
         for name, (_, line) in COMMANDS.items():
-            print(f"  {name:<10} {line}")
+            print(f"  {name:<12} {line}")
         print("\n`nora-studio COMMAND --help` lists a command's options.")
         return 0
     if word == "--version":

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from nora_studio.data.options import PhotoOptions
+
 PART_FIELDS = ("unet", "text_encoder", "text_encoder_2")
 
 
@@ -26,7 +28,7 @@ class PartOptions:
 
 
 @dataclass(frozen=True)
-class DreamboothOptions:
+class DreamboothOptions(PhotoOptions):
     """Personalise SDXL from a folder of photos with NoRA, LoRA, or both as twins.
 
     Every option may also stand in a TOML file: `--config FILE`. Flags win over the file.
@@ -45,13 +47,8 @@ class DreamboothOptions:
     """Where run folders go."""
     name: str | None = None
     """Run name; the method is appended. None: the name of the photo folder."""
-    captions: bool = True
-    """A photo with a prompt of its own (3.txt beside 3.jpg, or metadata.jsonl) learns that one.
-    Words for what else is in the picture keep it from being learned as the subject."""
     trigger: str | None = None
     """Rare word that [V] becomes; one token in both tokenizers. None: chosen."""
-    resolution: int | None = None
-    """Side of the training pictures in pixels, a multiple of 8. None: the model's own."""
 
     steps: int | None = None
     """Optimizer steps. None: recommended for the model."""

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from nora_studio.config import PART_FIELDS, DreamboothOptions
+from nora_studio.data.options import check_photo_options
 from nora_studio.errors import StudioError
 from nora_studio.methods import METHODS, method_named
 from nora_studio.prompts import PLACEHOLDER
@@ -43,9 +44,7 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
     check_option(
         len(set(options.methods)) == len(options.methods), "method", "each once", options.method
     )
-    if options.resolution is not None:
-        good = options.resolution >= 64 and options.resolution % 8 == 0
-        check_option(good, "resolution", "a multiple of 8, at least 64", options.resolution)
+    check_photo_options(options)
     _check_methods(options)
     if not any(getattr(options, part).train for part in PART_FIELDS):
         raise StudioError("every part is switched off (--unet.no-train ...); train at least one.")

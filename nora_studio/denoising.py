@@ -103,6 +103,7 @@ class Denoising:
         noise: Tensor,
         timesteps: Tensor,
         importance: Tensor | None = None,  # (batch,)
+        areas: Tensor | None = None,  # (batch, 1, height, width), 1 on average
     ) -> Tensor:  # scalar, float32
         """How far the answer is from the truth, on average over the batch."""
         weights = importance
@@ -120,7 +121,7 @@ class Denoising:
                 weights = _product(own, importance)
             elif self.weighting == "debiased":
                 weights = _product(debiased_weights(self.levels, timesteps, kind), importance)
-        return denoising_loss(answer, target, weights)
+        return denoising_loss(answer, target, weights, areas)
 
 
 def _product(weights: Tensor, importance: Tensor | None) -> Tensor:

@@ -1,5 +1,6 @@
 """The honest curve: the loss at fixed noise and fixed timesteps, so that two steps compare."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +8,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from nora_studio.cache import LatentCache
-from nora_studio.dreambooth import Batch, DreamboothStep
+from nora_studio.draws import Batch
+from nora_studio.dreambooth import DreamboothStep
 
 MAXIMUM_PHOTOS = 8
 LEVELS = 4
@@ -25,29 +27,42 @@ class FixedBatches:
     @classmethod
     def of(
         cls,
-        cache: LatentCache,
+        caches: Sequence[LatentCache],
         prompts: torch.Tensor,  # (photos,): which of the training prompts is whose
         timesteps: int,
         is_held_out: bool,
         seed: int = 0,
     ) -> "FixedBatches":
-        """One batch a noise level, of the first photos; noise from a generator of its own."""
+        """The first photos' plain views at each noise level; noise from a generator of its own."""
         generator = torch.Generator().manual_seed(seed)
-        count = min(MAXIMUM_PHOTOS, len(cache.mean))
-        latents = cache.mean[:count]
-        batches = []
-        for level in range(LEVELS):
-            step = int((level + 0.5) * timesteps / LEVELS)
-            batches.append(
-                {
+        batches: list[Batch] = []
+        left = MAXIMUM_PHOTOS
+        for cache in caches:
+            rows, photos = _plain_rows(cache)
+            rows, photos = rows[:left], photos[:left]
+            left -= len(rows)
+            latents = cache.mean[rows]
+            for level in range(LEVELS if len(rows) else 0):
+                batch = {
                     "latents": latents,
                     "noise": torch.randn(latents.shape, generator=generator),
-                    "timesteps": torch.full((count,), step),
-                    "time_ids": cache.time_ids[:count],
-                    "prompts": prompts[:count],
+                    "timesteps": torch.full((len(rows),), int((level + 0.5) * timesteps / LEVELS)),
+                    "time_ids": cache.time_ids[rows],
+                    "prompts": prompts[photos],
                 }
-            )
+                if cache.weights is not None:
+                    batch["weights"] = cache.weights[rows]
+                batches.append(batch)
         return cls(batches, "held_out_loss" if is_held_out else "fixed_loss")
+
+
+def _plain_rows(cache: LatentCache) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of the first crop of each photo, as it is, and the photos' numbers."""
+    if cache.views is None:
+        every = torch.arange(len(cache.mean))
+        return every, every
+    rows = ((cache.views[:, 1] == 0) & (cache.views[:, 2] == 0)).nonzero().flatten()
+    return rows, cache.views[rows, 0]
 
 
 @torch.no_grad()
@@ -56,11 +71,13 @@ def measure(fixed: FixedBatches, model: nn.Module, accelerator: Accelerator) -> 
     module: DreamboothStep = accelerator.unwrap_model(model)
     was_training = module.training
     module.eval()
-    total = torch.zeros((), device=accelerator.device)
+    total, pictures = torch.zeros((), device=accelerator.device), 0
     try:
         with accelerator.autocast():
             for batch in fixed.batches:
-                total += module(**{k: v.to(accelerator.device) for k, v in batch.items()})
+                count = len(batch["timesteps"])
+                loss = module(**{k: v.to(accelerator.device) for k, v in batch.items()})
+                total, pictures = total + loss * count, pictures + count
     finally:
         module.train(was_training)
-    return (total / len(fixed.batches)).item()
+    return (total / pictures).item()

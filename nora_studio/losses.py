@@ -106,7 +106,9 @@ def denoising_loss(
     prediction: Tensor,  # (batch, channels, height, width)
     target: Tensor,  # like prediction
     weights: Tensor | None = None,  # (batch,)
+    area_weights: Tensor | None = None,  # (batch, 1, height, width), 1 on average
 ) -> Tensor:  # scalar
-    """Mean squared error in float32, each picture times its weight."""
-    per_picture = (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))
+    """Mean squared error in float32, each picture times its weight, each place times its own."""
+    errors = (prediction.float() - target.float()).square()
+    per_picture = (errors if area_weights is None else errors * area_weights).mean(dim=(1, 2, 3))
     return (per_picture if weights is None else per_picture * weights).mean()

@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
@@ -181,6 +181,30 @@ def with_parts(
     )
     other.set_progress_bar_config(disable=True)
     return other
+
+
+def wake(pipe: StableDiffusionXLPipeline, parts: Collection[str], device: torch.device) -> None:
+    """Bring the parts that every step needs to the device; what is idle stays where it is."""
+    for part, module in parts_of(pipe).items():
+        if part in parts:
+            module.to(device)
+
+
+@contextlib.contextmanager
+def all_awake(pipe: StableDiffusionXLPipeline) -> Iterator[None]:
+    """All of a pipeline on its device for a block, as drawing needs; idle parts then rest again."""
+    modules = [module for module in pipe.components.values() if isinstance(module, nn.Module)]
+    device = pipe.device
+    homes = [(module, next(module.parameters()).device) for module in modules]
+    try:
+        for module, home in homes:
+            if home != device:
+                module.to(device)
+        yield
+    finally:
+        for module, home in homes:
+            if home != device:
+                module.to(home)
 
 
 def native_resolution(pipe: StableDiffusionXLPipeline) -> int:

@@ -32,7 +32,21 @@ def parse_options(argv: Sequence[str] | None = None) -> DreamboothOptions:
             raise StudioError("--config: expected a TOML file after it.")
         base = _over(base, _read_toml(Path(arguments[place + 1])), arguments[place + 1])
         del arguments[place : place + 2]
-    return tyro.cli(DreamboothOptions, args=arguments, default=base)
+    return tyro.cli(DreamboothOptions, args=_spelled_out(arguments), default=base)
+
+
+def _spelled_out(arguments: list[str]) -> list[str]:
+    """`--buckets` and `--no-buckets` in the parser's words, for switches that may also be None."""
+    kinds = get_type_hints(DreamboothOptions)
+    words: dict[str, list[str]] = {}
+    for name in (name for name, kind in kinds.items() if kind == bool | None):
+        flag = f"--{name.replace('_', '-')}"
+        words |= {flag: [flag, "True"], f"--no-{flag[2:]}": [flag, "False"]}
+    spelled: list[str] = []
+    for word, following in zip(arguments, [*arguments[1:], ""]):
+        said = following in ("True", "False", "None")
+        spelled += [word] if said else words.get(word, [word])
+    return spelled
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

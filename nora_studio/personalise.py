@@ -34,7 +34,14 @@ from nora_studio.methods import (
     make_optimizer,
     step_rules,
 )
-from nora_studio.models import load_sdxl, parts_of, share_weights, used_targets, with_parts
+from nora_studio.models import (
+    all_awake,
+    load_sdxl,
+    parts_of,
+    share_weights,
+    used_targets,
+    with_parts,
+)
 from nora_studio.nora.outer_cache import cached_outer_factors
 from nora_studio.part_settings import PartSettings
 from nora_studio.runs import Run
@@ -220,7 +227,8 @@ def _draw(subject: Subject, pipe: StableDiffusionXLPipeline) -> Image.Image:
         size=subject.size,
         trigger=subject.trigger,
     )
-    return next(iter(pictures))[2]
+    with all_awake(pipe):
+        return next(iter(pictures))[2]
 
 
 def _recipe(subject: Subject, trainee: Trainee | None) -> Recipe:

@@ -8,45 +8,20 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from tqdm import tqdm
 
-from nora_studio.cache import encode_photos
+from nora_studio.cache import LatentCache, Stores, encode_photos
 from nora_studio.config import DreamboothOptions
-from nora_studio.data.captions import read_captions
-from nora_studio.data.images import list_photos, prepare_photo
+from nora_studio.data.views import photos_of_size
 from nora_studio.denoising import Denoising
-from nora_studio.dreambooth import BatchDraws, encode_prompts
-from nora_studio.errors import StudioError
+from nora_studio.draws import BatchDraws
+from nora_studio.dreambooth import encode_prompts
 from nora_studio.held_out import FixedBatches
-from nora_studio.models import choose_trigger, native_resolution
+from nora_studio.models import all_awake, choose_trigger, native_resolution
 from nora_studio.personalise import Subject
+from nora_studio.photo_set import PhotoSet
 from nora_studio.prior import PairedDraws, class_folder, class_prompt, draw_class_pictures
 
 PRIOR_SEED = 1_000_003
 """Added to a run's seed for the draws of class pictures."""
-
-
-@dataclass(frozen=True)
-class TrainingPhotos:
-    """The photos of a subject with their words, those held out last."""
-
-    files: list[Path]
-    captions: list[str]
-    held_out: int
-
-    @classmethod
-    def find(cls, options: DreamboothOptions) -> "TrainingPhotos":
-        """Look before any model is loaded: mistakes are here.
-
-        Raises:
-            StudioError: there are no photos, a caption is wrong, or none is left to train on.
-        """
-        files = list_photos(options.instance_dir)
-        own = read_captions(files) if options.captions else [None] * len(files)
-        if options.hold_out >= len(files):
-            raise StudioError(
-                f"--hold-out: expected fewer than the {len(files)} photos in "
-                f"{options.instance_dir}; got {options.hold_out}."
-            )
-        return cls(files, [words or options.prompt for words in own], options.hold_out)
 
 
 @dataclass(frozen=True)
@@ -62,71 +37,87 @@ class Prepared:
 def prepare(
     options: DreamboothOptions,
     pipe: StableDiffusionXLPipeline,
-    photos: TrainingPhotos,
+    photos: PhotoSet,
     say: Callable[[str], object],
 ) -> Prepared:
     """Encode the subject's photos and words; draw class pictures where the prior is preserved.
 
     Raises:
-        StudioError: a photo cannot be read, or the base does not fit the options.
+        StudioError: a photo cannot be used, or the base does not fit the options.
     """
     size = options.resolution or native_resolution(pipe)
     trigger = choose_trigger(pipe, options.trigger)
+    stores = Stores.default() if options.cache else None
     prior = options.class_prompt or class_prompt(options.prompt)
-    words = [*photos.captions, *([prior] if options.prior_weight else [])]
-    prompts = list(dict.fromkeys(words))
+    prompts = photos.prompts
+    if options.prior_weight > 0 and prior not in prompts:
+        prompts = [*prompts, prior]
     subject = Subject(
         options=options,
         pipe=pipe,
         size=size,
         trigger=trigger,
-        text=encode_prompts(pipe, prompts, trigger),
+        text=encode_prompts(pipe, prompts, trigger, stores.text if stores else None),
         process=Denoising.of(pipe, options.weighting, options.snr_gamma or 5.0),
     )
-    say(f"[V] is {trigger!r}; encoding {len(photos.files)} photos at {size}x{size}")
-    whose = torch.tensor([prompts.index(caption) for caption in photos.captions])
-    timesteps = subject.process.timesteps_below(options.max_timestep)
-    kept = len(photos.files) - photos.held_out
-    cache = encode_photos(pipe, [prepare_photo(file, size) for file in photos.files])
-    draws = BatchDraws(
-        cache.rows(slice(kept)),
-        options.batch_size or 1,
-        timesteps,
-        options.seed,
-        whose[:kept],
-        options.noise_offset,
-    )
-    measured = slice(kept, None) if photos.held_out else slice(kept)
-    fixed = FixedBatches.of(
-        cache.rows(measured), whose[measured], subject.process.length, bool(photos.held_out)
-    )
-    paired = (
-        _with_prior(subject, draws, prior, prompts.index(prior)) if options.prior_weight else draws
-    )
-    return Prepared(subject, paired, fixed if options.evaluate_every else None)
+    for line in photos.long_captions(pipe, trigger):
+        say(line)
+    say(f"[V] is {trigger!r}; encoding photos at {size}x{size}")
+    trained, held_out = photos.split(options.hold_out)
+    caches = trained.encode(pipe, size, stores, say)
+    draws = trained.draws(caches, subject.process.timesteps_below(options.max_timestep), prompts)
+    fixed = None
+    if options.evaluate_every:
+        measured, of = (caches, trained) if held_out is None else (
+            held_out.encode(pipe, size, stores, say), held_out
+        )  # fmt: skip
+        fixed = FixedBatches.of(
+            measured, of.prompt_numbers(prompts), subject.process.length, held_out is not None
+        )
+    if options.prior_weight > 0:
+        files = _class_pictures(subject, prior)
+        priors = _prior_draws(subject, caches, files, prompts.index(prior), stores)
+        return Prepared(subject, PairedDraws(draws, priors, options.prior_weight), fixed)
+    return Prepared(subject, draws, fixed)
 
 
-def _with_prior(subject: Subject, draws: BatchDraws, prompt: str, number: int) -> PairedDraws:
-    options, pipe, count = subject.options, subject.pipe, subject.options.class_pictures or 0
-    folder = options.class_dir or class_folder(
-        options.output_dir, options.model, prompt, subject.size
-    )
-    with tqdm(desc="Class pictures", unit="picture") as bar:
+def _class_pictures(subject: Subject, prompt: str) -> list[Path]:
+    options, size = subject.options, subject.size
+    folder = options.class_dir or class_folder(options.output_dir, options.model, prompt, size)
+    count = options.class_pictures or 0
+    with tqdm(desc="Class pictures", unit="picture") as bar, all_awake(subject.pipe):
 
         def advance(done: int, total: int) -> None:
             bar.total = total
             bar.update()
 
-        files = draw_class_pictures(
-            pipe, folder, count, options.model, prompt, subject.size, advance
+        return draw_class_pictures(
+            subject.pipe, folder, count, options.model, prompt, size, advance
         )
-    cache = encode_photos(pipe, [prepare_photo(file, subject.size) for file in files])
-    prior = BatchDraws(
-        cache,
-        draws.batch_size,
-        draws.timesteps,
-        options.seed + PRIOR_SEED,
-        torch.full((len(files),), number),
-        options.noise_offset,
-    )
-    return PairedDraws(draws, prior, options.prior_weight)
+
+
+def _prior_draws(
+    subject: Subject,
+    caches: list[LatentCache],
+    files: list[Path],
+    number: int,
+    stores: Stores | None,
+) -> list[BatchDraws]:
+    """Batches of the class in each size that the subject's pictures have."""
+    options, pipe, scale = subject.options, subject.pipe, subject.pipe.vae_scale_factor
+    priors = []
+    for offset, own in enumerate(caches):
+        height, width = (side * scale for side in own.mean.shape[-2:])
+        pictures = photos_of_size(files, (height, width), scale)
+        encoded = encode_photos(pipe, pictures, stores.latents if stores else None, pipe.device)
+        priors.append(
+            BatchDraws(
+                encoded,
+                options.batch_size or 1,
+                subject.process.timesteps_below(options.max_timestep),
+                options.seed + PRIOR_SEED + offset,
+                torch.full((len(files),), number),
+                noise_offset=options.noise_offset,
+            )
+        )
+    return priors

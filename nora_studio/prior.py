@@ -1,7 +1,7 @@
 """Prior preservation: the base's own pictures of the class, learned beside the subject."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -9,7 +9,7 @@ from diffusers import StableDiffusionXLPipeline
 
 from nora_studio import __version__
 from nora_studio.data.images import list_photos
-from nora_studio.dreambooth import Batch, BatchDraws
+from nora_studio.draws import Batch, BatchDraws
 from nora_studio.errors import StudioError
 from nora_studio.generate import Recipe, draw, read_recipe, save_picture
 from nora_studio.prompts import replace_token
@@ -21,33 +21,46 @@ GUIDANCE = 5.0
 class PairedDraws:
     """Batches of the subject, each with as many pictures of its class.
 
-    The loss over such a batch is the subject's mean plus `weight` times the class's mean
-    (DreamBooth, arXiv 2208.12242, eq. 2), in whatever shares processes take it.
+    Class pictures have the size of the subject's. The loss over such a batch is the subject's mean
+    plus `weight` times the class's mean (DreamBooth, arXiv 2208.12242, eq. 2), in whatever shares
+    processes take it.
     """
 
-    def __init__(self, subject: BatchDraws, prior: BatchDraws, weight: float) -> None:
-        self.subject, self.prior, self.weight = subject, prior, weight
+    def __init__(self, subject: BatchDraws, priors: Sequence[BatchDraws], weight: float) -> None:
+        """`priors` draw the class, one for each size of the subject's pictures."""
+        self.subject, self.weight = subject, weight
+        self.priors = {tuple(one.caches[0].mean.shape[-2:]): one for one in priors}
 
     def next(self) -> Batch:
         """One batch on the CPU: the subject's rows, then the class's."""
-        pair = [self.subject.next(), self.prior.next()]
+        own = self.subject.next()
+        prior = self.priors[tuple(own["latents"].shape[-2:])].next()
+        if "weights" in own:
+            prior["weights"] = torch.ones_like(own["weights"])
+        pair = [own, prior]
         batch = {name: torch.cat([one[name] for one in pair]) for name in pair[0]}
         rows = [len(one["timesteps"]) for one in pair]
         # Over the mean of both halves these give the sum of the two means.
         shares = [sum(rows) / rows[0], self.weight * sum(rows) / rows[1]]
-        own = [torch.full((count,), share) for count, share in zip(rows, shares)]
-        return {**batch, "importance": torch.cat(own)}
+        importance = [torch.full((count,), share) for count, share in zip(rows, shares)]
+        return {**batch, "importance": torch.cat(importance)}
 
     def state(self) -> dict[str, torch.Tensor]:
         """Everything that the next batches depend on."""
-        prior = {f"prior_{name}": tensor for name, tensor in self.prior.state().items()}
-        return {**self.subject.state(), **prior}
+        states = self.subject.state()
+        for number, prior in enumerate(self.priors.values()):
+            states |= {f"prior_{number}_{name}": v for name, v in prior.state().items()}
+        return states
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """Go on exactly where `state` was taken."""
-        names = [name for name in state if name.startswith("prior_")]
-        self.prior.restore({name.removeprefix("prior_"): state[name] for name in names})
-        self.subject.restore({name: state[name] for name in state.keys() - set(names)})
+        for number, prior in enumerate(self.priors.values()):
+            start = f"prior_{number}_"
+            names = [name for name in state if name.startswith(start)]
+            prior.restore({name.removeprefix(start): state[name] for name in names})
+        self.subject.restore(
+            {name: v for name, v in state.items() if not name.startswith("prior_")}
+        )
 
 
 def class_prompt(prompt: str) -> str:

@@ -43,6 +43,12 @@ def no_network():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Keep nothing in the user's cache folder."""
+    os.environ["NORA_STUDIO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Sums in one order, and no threads to fight over where tests run side by side."""
     torch.set_num_threads(1)

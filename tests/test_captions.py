@@ -9,7 +9,8 @@ from tiny import RARE_TOKEN
 from trainer import PROMPT, tiny_options, tiny_subject
 
 from nora_studio.data.captions import read_captions
-from nora_studio.dreambooth import BatchDraws, DreamboothStep, encode_prompts
+from nora_studio.draws import BatchDraws
+from nora_studio.dreambooth import DreamboothStep, encode_prompts
 from nora_studio.errors import StudioError
 from nora_studio.prompts import replace_token
 
@@ -92,9 +93,39 @@ def test_each_picture_of_a_batch_gets_its_own_words(tiny_base, photo_folder, tmp
             torch.testing.assert_close(heard[0]["text_embeds"][row], pooled[0])
 
 
+@pytest.mark.parametrize("live", [(), ("text_encoder", "text_encoder_2")], ids=["frozen", "live"])
+def test_a_picture_without_words_hears_what_guidance_leads_away_from(
+    tiny_base, photo_folder, tmp_path, live
+):
+    options = tiny_options(tiny_base, photo_folder, tmp_path, caption_dropout=0.5)
+    subject, draws = tiny_subject(options)
+    pipe = subject.pipe
+    heard: list[dict] = []
+    pipe.unet.register_forward_pre_hook(
+        lambda _, given, named: heard.append({"text": given[2], **named["added_cond_kwargs"]}),
+        with_kwargs=True,
+    )
+    encoders = {part: getattr(pipe, part) for part in live}
+    step = DreamboothStep(pipe.unet, encoders, subject.text, subject.process)
+    batches = [draws.next() for _ in range(20)]
+    batch = next(one for one in batches if sorted(one["prompts"].tolist()) == [0, 1])
+    with torch.no_grad():
+        step(**batch)
+        spoken, silent, pooled, silent_pooled = pipe.encode_prompt(
+            replace_token(PROMPT, RARE_TOKEN), do_classifier_free_guidance=True
+        )
+    for row, prompt in enumerate(batch["prompts"].tolist()):
+        for name, expected in (
+            ("text", (spoken, silent)[prompt]),
+            ("text_embeds", (pooled, silent_pooled)[prompt]),
+        ):
+            torch.testing.assert_close(heard[0][name][row], expected[0])
+
+
 def test_the_draws_bring_each_photos_number(tiny_base, photo_folder, tmp_path):
     _, draws = tiny_subject(tiny_options(tiny_base, photo_folder, tmp_path))
-    exact = replace(draws.cache, std=torch.zeros_like(draws.cache.std))
+    (cache,) = draws.caches
+    exact = replace(cache, std=torch.zeros_like(cache.std))
     numbers = torch.arange(len(exact.mean)).flip(0)
     draws = BatchDraws(exact, 2, 1000, seed=0, prompts=numbers)
     for _ in range(4):

@@ -2,12 +2,11 @@
 
 import ast
 import dataclasses
+import inspect
 import itertools
-from pathlib import Path
 
 import pytest
 
-import nora_studio.config
 from nora_studio.config import (
     DreamboothOptions,
     PartOptions,
@@ -175,10 +174,11 @@ def test_a_mistaken_override_is_one_line(entry, words):
 
 @pytest.mark.parametrize("cls", [DreamboothOptions, PartOptions])
 def test_every_option_has_a_line_of_help(cls):
-    tree = ast.parse(Path(nora_studio.config.__file__).read_text(encoding="utf-8"))
-    body = next(n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == cls.__name__)
+    classes = (ast.parse(inspect.getsource(c)).body[0] for c in cls.__mro__[:-1])
+    bodies = [node.body for node in classes if isinstance(node, ast.ClassDef)]
     helped = {
         node.target.id
+        for body in bodies
         for node, after in itertools.pairwise(body)
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
         if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)

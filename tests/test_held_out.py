@@ -10,7 +10,8 @@ from nora_studio.dreambooth import DreamboothStep
 from nora_studio.errors import StudioError
 from nora_studio.held_out import LEVELS, FixedBatches, measure
 from nora_studio.models import load_sdxl
-from nora_studio.preparation import TrainingPhotos, prepare
+from nora_studio.photo_set import PhotoSet
+from nora_studio.preparation import prepare
 from nora_studio.runs import Run
 
 
@@ -18,13 +19,13 @@ from nora_studio.runs import Run
 def prepared(tiny_base, photo_folder, tmp_path):
     options = tiny_options(tiny_base, photo_folder, tmp_path, hold_out=1)
     tiny_subject(options)  # resets the accelerator's state
-    return prepare(options, load_sdxl(options.model), TrainingPhotos.find(options), lambda _: None)
+    return prepare(options, load_sdxl(options.model), PhotoSet.find(options), lambda _: None)
 
 
 def test_a_photo_held_out_is_measured_and_never_drawn(prepared):
     assert prepared.fixed.name == "held_out_loss"
     [kept_out] = prepared.fixed.batches[0]["latents"]
-    trained = prepared.draws.cache
+    [trained] = prepared.draws.caches
     assert len(trained.mean) == 2
     assert all(not torch.equal(kept_out, latents) for latents in trained.mean)
 
@@ -33,7 +34,7 @@ def test_without_one_the_training_photos_are_measured(tiny_base, photo_folder, t
     options = tiny_options(tiny_base, photo_folder, tmp_path)
     tiny_subject(options)
     pipe = load_sdxl(options.model)
-    fixed = prepare(options, pipe, TrainingPhotos.find(options), lambda _: None).fixed
+    fixed = prepare(options, pipe, PhotoSet.find(options), lambda _: None).fixed
     assert fixed is not None and fixed.name == "fixed_loss"
     assert len(fixed.batches) == LEVELS and len(fixed.batches[0]["latents"]) == 3
 
@@ -56,7 +57,7 @@ def test_the_noise_levels_span_the_schedule(prepared):
     steps = [int(batch["timesteps"][0]) for batch in prepared.fixed.batches]
     assert steps == [125, 375, 625, 875]
     again = FixedBatches.of(
-        prepared.draws.cache, torch.zeros(2, dtype=torch.int64), 1000, is_held_out=False
+        prepared.draws.caches, torch.zeros(2, dtype=torch.int64), 1000, is_held_out=False
     )
     assert not torch.equal(again.batches[0]["noise"], again.batches[1]["noise"])
 
@@ -64,7 +65,7 @@ def test_the_noise_levels_span_the_schedule(prepared):
 def test_holding_out_every_photo_is_refused(tiny_base, photo_folder, tmp_path):
     options = tiny_options(tiny_base, photo_folder, tmp_path, hold_out=3)
     with pytest.raises(StudioError, match="--hold-out: expected fewer than the 3 photos"):
-        TrainingPhotos.find(with_recommended(options))
+        PhotoSet.find(with_recommended(options))
 
 
 def test_the_log_has_the_curve_from_the_base_on(tiny_base, photo_folder, tmp_path):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nora_studio.data.images import list_photos, load_photos, open_photo, prepare_photo
+from nora_studio.data.images import list_photos, open_photo
+from nora_studio.data.views import prepare_photo
 from nora_studio.errors import StudioError
 
 WIDTH, HEIGHT = 48, 36
@@ -195,8 +196,8 @@ def test_the_photos_of_a_folder_come_by_name_without_what_lies_beside_them(tmp_p
 
 def test_a_file_of_an_unknown_kind_is_refused_by_name(tmp_path):
     save(scene(), tmp_path / "a.jpg")
-    (tmp_path / "b.heic").write_bytes(b"?")
-    with pytest.raises(StudioError, match=r"b\.heic is of an unknown kind \(\.heic\)"):
+    (tmp_path / "b.mov").write_bytes(b"?")
+    with pytest.raises(StudioError, match=r"b\.mov is of an unknown kind \(\.mov\)"):
         list_photos(tmp_path)
 
 
@@ -234,10 +235,3 @@ def test_pixels_fill_minus_one_to_one(tmp_path):
     for level, value in ((0, -1.0), (255, 1.0)):
         file = save(Image.new("RGB", (40, 40), (level,) * 3), tmp_path / "flat.png")
         assert (prepare_photo(file, 32).pixels == value).all()
-
-
-def test_one_bad_photo_among_good_ones_is_named(tmp_path):
-    save(scene(), tmp_path / "a.png")
-    (tmp_path / "b.png").write_bytes(b"")
-    with pytest.raises(StudioError, match=r"b\.png cannot be read"):
-        load_photos(tmp_path, 32)

@@ -8,7 +8,7 @@ import torch
 from diffusers import EDMEulerScheduler
 
 from nora_studio.cache import LatentCache
-from nora_studio.dreambooth import BatchDraws
+from nora_studio.draws import BatchDraws
 from nora_studio.losses import (
     debiased_weights,
     denoising_loss,

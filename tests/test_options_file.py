@@ -23,7 +23,8 @@ FLAG_TEXT = """
     --unet.rank 3 --unet.outer-rank 9 --unet.alpha 1.5 --unet.learning-rate 0.25
     --text-encoder.no-train --text-encoder-2.rank 4 --override lora.unet.rank=16
     --schedule linear --warmup-steps 2 --weight-decay 0.5 --max-gradient-norm 0.5 --snr-gamma 5
-    --no-captions --max-timestep 700
+    --no-captions --caption-dropout 0.1 --buckets --crop random --crops 3 --flip 0.5
+    --masks alpha --mask-floor 0.3 --no-cache --max-timestep 700
     --weighting min-snr --noise-offset 0.1 --prior-weight 0.5 --class-prompt cup
     --class-pictures 6 --class-dir cups --hold-out 1 --evaluate-every 7
     --sample-prompt snow --sample-every 9 --sample-seed 3 --sample-steps 4 --guidance 2
@@ -34,6 +35,14 @@ FILE_TEXT = """
 instance_dir = "photos/cup"
 prompt = "[V]"
 captions = false
+caption_dropout = 0.1
+buckets = true
+crop = "random"
+crops = 3
+flip = 0.5
+masks = "alpha"
+mask_floor = 0.3
+cache = false
 model = "some/model"
 method = "lora,nora,lora+"
 output_dir = "out"

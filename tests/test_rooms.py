@@ -14,7 +14,7 @@ ENTRY_FOLDERS = ("training", "evaluation")
 
 # Imports go only to lower levels; within a package folder they are free.
 LEVELS = [
-    {"errors", "atomic", "fingerprints", "losses", "registration", "stop"},
+    {"errors", "atomic", "fingerprints", "losses", "registration", "stop", "disk_cache"},
     {"nora", "world", "prompts", "scripts", "data", "grid"},
     {"tuners"},
     {"", "methods", "recommended"},  # "": the package's own __init__, which registers the tuners
@@ -32,9 +32,10 @@ LEVELS = [
         "pretrain",
         "report",
     },
-    {"loop", "dreambooth", "generate", "scores", "shapes"},
-    {"activations", "personalise", "compare", "parameters", "prior", "held_out"},
-    {"preparation", "results"},
+    {"loop", "dreambooth", "draws", "generate", "scores", "shapes"},
+    {"activations", "personalise", "compare", "parameters", "held_out", "photo_set"},
+    {"prior", "results"},
+    {"preparation"},
     {"demo"},
     {"ui", "commands"},
     {"cli"},
@@ -48,8 +49,8 @@ ALONE = {
 }
 # The app starts the trainer as a person would, and reads its run folder.
 TRAINING_CODE = {
-    "loop", "dreambooth", "denoising", "prior", "held_out", "preparation", "activations",
-    "personalise", "checkpoints", "losses", "cache",
+    "loop", "dreambooth", "draws", "photo_set", "denoising", "prior", "held_out",
+    "preparation", "activations", "personalise", "checkpoints", "losses", "cache",
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from tiny import RARE_TOKEN
 from trainer import PROMPT, tiny_options, tiny_subject
 
 from nora_studio.cache import encode_photos
-from nora_studio.data.images import load_photos
+from nora_studio.data.images import list_photos
+from nora_studio.data.views import Photo, prepare_photo
 from nora_studio.denoising import Denoising
 from nora_studio.dreambooth import DreamboothStep, encode_prompts
 from nora_studio.models import load_sdxl, native_resolution
@@ -22,6 +24,10 @@ ENCODERS = ("text_encoder", "text_encoder_2")
 @pytest.fixture
 def subject_and_draws(tiny_base, photo_folder, tmp_path):
     return tiny_subject(tiny_options(tiny_base, photo_folder, tmp_path))
+
+
+def load_photos(folder: Path, size: int) -> list[Photo]:
+    return [prepare_photo(file, size) for file in list_photos(folder)]
 
 
 def heard_by(unet: torch.nn.Module) -> list[dict]:
@@ -68,7 +74,7 @@ def test_the_time_ids_are_the_pipelines_own_for_such_a_picture(subject_and_draws
         target_size=(subject.size, subject.size),
     )
     expected = heard[0]["added_cond_kwargs"]["time_ids"][0]
-    assert torch.equal(draws.cache.time_ids[1], expected)
+    assert torch.equal(draws.caches[0].time_ids[1], expected)
 
 
 def test_latents_are_the_vaes_as_the_pipeline_scales_them(subject_and_draws, photo_folder):
@@ -78,7 +84,10 @@ def test_latents_are_the_vaes_as_the_pipeline_scales_them(subject_and_draws, pho
         with torch.no_grad():
             posterior = vae.encode(photo.pixels[None].double()).latent_dist
         scale = vae.config.scaling_factor
-        for ours, theirs in ((draws.cache.mean, posterior.mean), (draws.cache.std, posterior.std)):
+        for ours, theirs in (
+            (draws.caches[0].mean, posterior.mean),
+            (draws.caches[0].std, posterior.std),
+        ):
             torch.testing.assert_close(
                 ours[index].double(), theirs[0] * scale, rtol=1e-4, atol=1e-5
             )
@@ -87,7 +96,7 @@ def test_latents_are_the_vaes_as_the_pipeline_scales_them(subject_and_draws, pho
 def test_photos_are_encoded_in_float32_by_a_half_precision_model(tiny_base, photo_folder):
     pipe = load_sdxl(str(tiny_base), torch.float16)
     before = {name: tensor.clone() for name, tensor in pipe.vae.state_dict().items()}
-    cache = encode_photos(pipe, load_photos(photo_folder, native_resolution(pipe)))
+    (cache,) = encode_photos(pipe, load_photos(photo_folder, native_resolution(pipe)))
     assert cache.mean.dtype == cache.std.dtype == torch.float32
     assert not torch.equal(cache.mean, cache.mean.half().float())  # float16 never saw them
     after = pipe.vae.state_dict()

@@ -13,10 +13,11 @@ from tiny import RARE_TOKEN
 
 from nora_studio.config import DreamboothOptions, PartOptions
 from nora_studio.defaults import with_recommended
-from nora_studio.dreambooth import BatchDraws
+from nora_studio.draws import BatchDraws
 from nora_studio.models import load_sdxl
 from nora_studio.personalise import Subject
-from nora_studio.preparation import TrainingPhotos, prepare
+from nora_studio.photo_set import PhotoSet
+from nora_studio.preparation import prepare
 from nora_studio.prior import PairedDraws
 
 SCRIPT = Path(__file__).parent.parent / "training" / "dreambooth_nora.py"
@@ -127,5 +128,5 @@ def tiny_subject(options: DreamboothOptions) -> tuple[Subject, BatchDraws | Pair
     """What the script prepares before it builds its trainees."""
     AcceleratorState._reset_state(True)
     pipe = load_sdxl(options.model)
-    prepared = prepare(options, pipe, TrainingPhotos.find(options), lambda line: None)
+    prepared = prepare(options, pipe, PhotoSet.find(options), lambda line: None)
     return prepared.subject, prepared.draws

@@ -18,7 +18,7 @@ from nora_studio.defaults import with_recommended
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.held_out import measure
 from nora_studio.loop import Plan, Trainee, restore, train
-from nora_studio.models import choose_dtype, load_sdxl
+from nora_studio.models import choose_dtype, load_sdxl, wake
 from nora_studio.options_file import parse_options, to_toml
 from nora_studio.part_settings import part_settings
 from nora_studio.personalise import (
@@ -28,7 +28,8 @@ from nora_studio.personalise import (
     finish,
     prepare_accelerator,
 )
-from nora_studio.preparation import TrainingPhotos, prepare
+from nora_studio.photo_set import PhotoSet
+from nora_studio.preparation import prepare
 from nora_studio.runs import Run, common_checkpoint
 from nora_studio.stop import StopRequest
 
@@ -37,16 +38,22 @@ MIXED = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 def main() -> int:
     options = with_recommended(parse_options())
-    photos = TrainingPhotos.find(options)  # Before any model loads: mistakes are here.
+    photos = PhotoSet.find(options)  # Before any model loads: mistakes are here.
     settings = {method: part_settings(options, method) for method in options.methods}
     dtype = choose_dtype(options.precision, "cuda" if torch.cuda.is_available() else "cpu")
     accelerator = prepare_accelerator(MIXED[dtype])
     say = accelerator.print
     runs = {method: find_run(options, method) for method in options.methods}
 
+    for line in photos.warnings:
+        say(line)
     say(f"Loading {options.model} ({dtype}, {accelerator.device})")
-    pipe = load_sdxl(options.model, dtype, accelerator.device)
-    prepared = prepare(options, pipe, photos, say)
+    pipe = load_sdxl(options.model, dtype)
+    # Only what every step needs; the VAE and frozen text encoders come to the device when called.
+    trained = {part for parts in settings.values() for part in parts}
+    wake(pipe, {"unet", *trained}, accelerator.device)
+    with accelerator.main_process_first():  # It draws and encodes; the others read what it kept.
+        prepared = prepare(options, pipe, photos, say)
     subject, draws = prepared.subject, prepared.draws
 
     if options.outer == "activation":

@@ -1,44 +1,45 @@
-"""A folder of photos -> square training pictures with SDXL's size and crop conditioning."""
+"""A folder of photos, and every kind of them decoded upright into sRGB."""
 
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
+from nora_studio.data.colours import to_srgb
 from nora_studio.errors import StudioError
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif")
+HEIF_SUFFIXES = (".heic", ".heif")
+PHOTO_SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".gif", *HEIF_SUFFIXES
+)  # fmt: skip
 # Files that cameras, shells and captioners leave beside photos: no photos, and no mistake either.
 SIDECAR_SUFFIXES = (".txt", ".json", ".jsonl", ".toml", ".md", ".xmp", ".db", ".ini")
+MASK_SUFFIX = ".mask.png"
 MINIMUM_SIDE = 32
 MAXIMUM_PIXELS = 120_000_000
 
 
 @dataclass(frozen=True)
-class Photo:
-    """One training picture."""
+class DecodedPhoto:
+    """A photo as it is meant to be seen."""
 
     path: Path
-    pixels: Tensor
-    """(3, resolution, resolution), float32 in [-1, 1]."""
-    original_size: tuple[int, int]
-    """(height, width) in pixels before resizing, after EXIF rotation."""
-    crop_top_left: tuple[int, int]
-    """(top, left) of the crop in the resized picture, in pixels."""
+    image: Image.Image
+    """Upright, sRGB, transparency laid on white."""
+    alpha: Image.Image | None
+    """Its transparency as one channel of the same size, where it has any."""
+    is_animated: bool
+    """Whether the file holds more frames than the one that is used, the first."""
 
     @property
-    def time_ids(self) -> list[float]:
-        """SDXL's micro-conditioning (arXiv 2307.01952, 2.2): original size, crop, target size."""
-        target = self.pixels.shape[-2:]
-        return [float(v) for v in (*self.original_size, *self.crop_top_left, *target)]
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.image.height, self.image.width
 
 
 def list_photos(folder: Path) -> list[Path]:
-    """The photos of a folder by name.
+    """The photos of a folder by name; masks ("3.mask.png") are none.
 
     Raises:
         StudioError: no such folder, no photos in it, or a file of an unknown kind among them.
@@ -51,6 +52,8 @@ def list_photos(folder: Path) -> list[Path]:
     for file in sorted(folder.iterdir()):
         suffix = file.suffix.lower()
         if file.is_dir() or file.name.startswith(".") or suffix in SIDECAR_SUFFIXES:
+            continue
+        if file.name.lower().endswith(MASK_SUFFIX):
             continue
         if suffix not in PHOTO_SUFFIXES:
             raise StudioError(
@@ -67,11 +70,22 @@ def list_photos(folder: Path) -> list[Path]:
 
 
 def open_photo(file: Path) -> Image.Image:
-    """Decode a photo upright and in RGB, transparency laid on white.
+    """Decode a photo upright and in sRGB, transparency laid on white.
 
     Raises:
         StudioError: it is no picture, is cut short, or is far too large or too small.
     """
+    return decode_photo(file).image
+
+
+def decode_photo(file: Path) -> DecodedPhoto:
+    """As `open_photo`, with what else the file says.
+
+    Raises:
+        StudioError: it is no picture, is cut short, or is far too large or too small.
+    """
+    if file.suffix.lower() in HEIF_SUFFIXES:
+        _register_heif()
     try:
         with warnings.catch_warnings():
             # Pillow warns from 89 megapixels on; ours is the limit, checked before unpacking.
@@ -82,14 +96,18 @@ def open_photo(file: Path) -> Image.Image:
                         f"{file} has {image.width}x{image.height} pixels; at most "
                         f"{MAXIMUM_PIXELS // 1_000_000} megapixels are read. Scale it down."
                     )
+                # Telephones write several pictures of one moment as MPO: no animation.
+                is_animated = getattr(image, "is_animated", False) and image.format != "MPO"
                 upright = ImageOps.exif_transpose(image)
                 upright.load()
+            colours, alpha = to_srgb(upright)
     except StudioError:
         raise
     except (
         UnidentifiedImageError,
         Image.DecompressionBombError,
         OSError,
+        EOFError,
         SyntaxError,  # Pillow's word for a broken PNG
         RuntimeError,  # and for a broken AVIF
         ValueError,
@@ -97,36 +115,16 @@ def open_photo(file: Path) -> Image.Image:
         raise StudioError(
             f"{file} cannot be read as a picture: {error}. Replace or remove it."
         ) from error
-    if min(upright.size) < MINIMUM_SIDE:
+    if min(colours.size) < MINIMUM_SIDE:
         raise StudioError(
-            f"{file} is {upright.width}x{upright.height}; the shorter side must be at least "
+            f"{file} is {colours.width}x{colours.height}; the shorter side must be at least "
             f"{MINIMUM_SIDE} pixels. Remove it."
         )
-    if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-        upright = upright.convert("RGBA")
-        ground = Image.new("RGBA", upright.size, "white")
-        return Image.alpha_composite(ground, upright).convert("RGB")
-    if upright.mode.startswith("I;16") or upright.mode == "I":
-        # Pillow clips 16-bit greyscale at 255 when it converts, so scale first.
-        return Image.fromarray((np.asarray(upright) / 257.0).clip(0, 255).astype(np.uint8)).convert(
-            "RGB"
-        )
-    return upright.convert("RGB")
+    return DecodedPhoto(file, colours, alpha, is_animated)
 
 
-def prepare_photo(file: Path, resolution: int) -> Photo:
-    """Scale a photo's shorter side to `resolution` pixels and cut the centre square."""
-    image = open_photo(file)
-    original = (image.height, image.width)
-    scale = resolution / min(image.size)
-    width, height = (max(resolution, round(side * scale)) for side in image.size)
-    image = image.resize((width, height), Image.Resampling.LANCZOS)
-    top, left = (height - resolution) // 2, (width - resolution) // 2
-    image = image.crop((left, top, left + resolution, top + resolution))
-    pixels = torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1.0
-    return Photo(file, pixels.contiguous(), original, (top, left))
+def _register_heif() -> None:
+    # Here and not at the top: the decoder is large, and only telephones' photos need it.
+    from pillow_heif import register_heif_opener
 
-
-def load_photos(folder: Path, resolution: int) -> list[Photo]:
-    """Every photo of a folder, ready for the VAE. Reads all before anything else is started."""
-    return [prepare_photo(file, resolution) for file in list_photos(folder)]
+    register_heif_opener()

@@ -1,0 +1,114 @@
+"""Masks: where in a photo the subject is, and what that makes of the loss."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from nora_studio.data.images import MASK_SUFFIX, DecodedPhoto, decode_photo
+from nora_studio.errors import StudioError
+
+ASPECT_TOLERANCE = 0.02
+SMALLEST_SHARE = 1e-3
+"""A mask that marks less of a picture than this marks nothing."""
+
+
+def mask_file(photo: Path) -> Path:
+    """Where the mask of a photo lies: "3.mask.png" beside "3.jpg"."""
+    return photo.with_name(photo.stem + MASK_SUFFIX)
+
+
+def check_mask_files(photos: list[Path]) -> list[Path]:
+    """The masks that lie beside photos, in their order.
+
+    Raises:
+        StudioError: a mask belongs to no photo.
+    """
+    owners = {mask_file(photo).name for photo in photos}
+    for file in sorted(photos[0].parent.glob(f"*{MASK_SUFFIX}")):
+        if file.name not in owners and not file.name.startswith("."):
+            raise StudioError(
+                f"{file}: there is no photo {file.name.removesuffix(MASK_SUFFIX)!r} of any kind "
+                "here. Rename the mask after its photo, or remove it."
+            )
+    return [mask_file(photo) for photo in photos if mask_file(photo).is_file()]
+
+
+def read_mask(photo: DecodedPhoto, kind: str) -> Image.Image | None:
+    """A photo's mask at the photo's size, None where it has none.
+
+    Args:
+        kind: "files", "alpha" or "none".
+
+    Raises:
+        StudioError: the mask is of another shape than its photo, or all black.
+    """
+    if kind == "none":
+        return None
+    where = mask_file(photo.path)
+    if kind == "alpha":
+        mask, where = photo.alpha, photo.path
+    elif where.is_file():
+        mask = decode_photo(where).image.convert("L")
+    else:
+        mask = None
+    if mask is None:
+        return None
+    ratio = mask.width / mask.height / (photo.image.width / photo.image.height)
+    if abs(ratio - 1) > ASPECT_TOLERANCE:
+        raise StudioError(
+            f"{where} is {mask.width}x{mask.height}, another shape than its photo "
+            f"({photo.image.width}x{photo.image.height}). Draw it on the photo as it is shown."
+        )
+    if subject_share(mask, (0, 0, 1, 1), of_picture=True) < SMALLEST_SHARE:
+        raise StudioError(
+            f"{where} marks nothing: white is the subject, and it is all black. Draw it, or use "
+            "--masks none."
+        )
+    return mask.resize(photo.image.size, Image.Resampling.BILINEAR)
+
+
+def subject_share(
+    mask: Image.Image, box: tuple[float, float, float, float], of_picture: bool = False
+) -> float:
+    """Share of a mask's white that lies in a box.
+
+    Args:
+        box: left, top, right, bottom, each 0 to 1 of the picture.
+        of_picture: Instead, the white in the box as a share of the whole picture.
+    """
+    small = np.asarray(mask.resize((64, 64), Image.Resampling.BOX), dtype=np.float64) / 255
+    left, top, right, bottom = (round(side * 64) for side in box)
+    inside = float(small[top:bottom, left:right].sum())
+    return inside / (small.size if of_picture else max(float(small.sum()), 1e-9))
+
+
+def loss_weights(
+    mask: Image.Image,  # of the picture's own size
+    floor: float,
+    size: tuple[int, int],
+    photo: Path,
+) -> Tensor:  # (1, height, width), float32
+    """Loss weights of a picture's latents: `floor` where the mask is black, 1 where it is white.
+
+    They are then divided by their mean, so that a picture counts the same however small its
+    subject is, and the learning rate means the same with masks and without.
+
+    Args:
+        size: Of the latents.
+
+    Raises:
+        StudioError: nothing of the subject is in the picture.
+    """
+    white = torch.from_numpy(np.array(mask, dtype=np.float32) / 255)[None, None]
+    white = adaptive_avg_pool2d(white, size)[0]
+    if float(white.mean()) < SMALLEST_SHARE:
+        raise StudioError(
+            f"{photo}: the crop leaves nothing of what its mask marks. Crop the photo around the "
+            "subject, or use --buckets."
+        )
+    weights = floor + (1 - floor) * white
+    return weights / weights.mean()

@@ -1,0 +1,189 @@
+"""The photos of one training: found and looked through, framed, encoded, and drawn in batches."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+from torch import Tensor
+
+from nora_studio.cache import LatentCache, Stores, encode_photos, words_unread
+from nora_studio.config import DreamboothOptions
+from nora_studio.data.buckets import Size, buckets_pay
+from nora_studio.data.captions import read_captions
+from nora_studio.data.images import list_photos
+from nora_studio.data.inspection import Finding, inspect_folder
+from nora_studio.data.masks import mask_file
+from nora_studio.data.options import DEFAULT_CROPS, DEFAULT_MASK_FLOOR
+from nora_studio.data.views import Framing, photo_views
+from nora_studio.draws import Augmentation, BatchDraws
+from nora_studio.errors import StudioError
+from nora_studio.models import EMBEDDED, embedded
+from nora_studio.prompts import replace_token
+
+MOST_WARNINGS = 5
+
+
+@dataclass(frozen=True)
+class PhotoSet:
+    """Photos that the trainer can use, and what each is to be told as."""
+
+    options: DreamboothOptions
+    files: list[Path]
+    sizes: list[Size]
+    captions: list[str]
+    """Each photo's prompt, its own or the one for all."""
+    findings: list[Finding]
+
+    @classmethod
+    def find(cls, options: DreamboothOptions) -> "PhotoSet":
+        """Read every photo once, before any model loads: most mistakes are here.
+
+        Raises:
+            StudioError: something among the photos cannot be used.
+        """
+        resolution = options.resolution or _native_resolution(options.model)
+        found = inspect_folder(options.instance_dir, resolution, options.captions, options.masks)
+        if found.unusable:
+            raise StudioError(found.unusable[0].message)
+        files = list_photos(options.instance_dir)
+        own = read_captions(files) if options.captions else [None] * len(files)
+        _check_masks(options, files, any_alpha=found.has_alpha)
+        photos = cls(
+            options=options,
+            files=files,
+            sizes=found.sizes,
+            captions=[words or options.prompt for words in own],
+            findings=found.findings,
+        )
+        photos.split(options.hold_out)  # Refuses here what would leave none.
+        return photos
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is to be said of the photos, in a few lines."""
+        lines = [f"warning: {finding.message}" for finding in self.findings]
+        if len(lines) > MOST_WARNINGS:
+            rest = len(lines) - MOST_WARNINGS
+            command = f"nora-studio check-photos {self.options.instance_dir}"
+            lines = [*lines[:MOST_WARNINGS], f"warning: {rest} more; `{command}` tells them."]
+        return lines
+
+    @property
+    def prompts(self) -> list[str]:
+        """The different prompts; with caption dropout, the empty one is the last."""
+        empty = [""] if self.options.caption_dropout > 0 else []
+        return [*dict.fromkeys(self.captions), *empty]
+
+    def long_captions(self, pipe: StableDiffusionXLPipeline, trigger: str) -> list[str]:
+        """A warning for each prompt whose end the tokenizer would cut off."""
+        lines = []
+        for prompt in dict.fromkeys(self.captions):
+            lost = words_unread(pipe, replace_token(prompt, trigger))
+            if lost:
+                photo = self.files[self.captions.index(prompt)]
+                own = prompt != self.options.prompt
+                whose = f"the caption of {photo}" if own else "--prompt"
+                lines.append(f"warning: {whose} is too long; never read: {lost!r}. Shorten it.")
+        return lines
+
+    def framing(self, resolution: int, latent_scale: int) -> Framing:
+        """How these photos are cut on a model of that resolution."""
+        options = self.options
+        buckets = options.buckets
+        return Framing(
+            resolution=resolution,
+            latent_scale=latent_scale,
+            buckets=buckets_pay(self.sizes, resolution) if buckets is None else buckets,
+            crops=(options.crops or DEFAULT_CROPS) if options.crop == "random" else 1,
+            mirrored=options.flip > 0,
+            masks=options.masks,
+            mask_floor=DEFAULT_MASK_FLOOR if options.mask_floor is None else options.mask_floor,
+        )
+
+    def encode(
+        self,
+        pipe: StableDiffusionXLPipeline,
+        resolution: int,
+        stores: Stores | None,
+        say: Callable[[str], object],
+    ) -> list[LatentCache]:
+        """Encode every view of every photo, or read it back, and tell what they come to."""
+        framing = self.framing(resolution, pipe.vae_scale_factor)
+        store = stores.latents if stores else None
+        caches = encode_photos(pipe, photo_views(self.files, framing), store, pipe.device)
+        scale = pipe.vae_scale_factor
+        shapes = [f"{c.mean.shape[3] * scale}x{c.mean.shape[2] * scale}" for c in caches]
+        views = sum(len(cache.mean) for cache in caches)
+        masked = " with masks" if caches[0].weights is not None else ""
+        say(f"{len(self.files)} photos, {views} pictures{masked} of {', '.join(shapes)}")
+        return caches
+
+    def split(self, last: int) -> "tuple[PhotoSet, PhotoSet | None]":
+        """All but the last photos to train on, and the last to measure on.
+
+        Raises:
+            StudioError: none is left to train on.
+        """
+        if last >= len(self.files):
+            raise StudioError(
+                f"--hold-out: expected fewer than the {len(self.files)} photos in "
+                f"{self.options.instance_dir}; got {last}."
+            )
+        if last == 0:
+            return self, None
+        return self._part(slice(None, -last)), self._part(slice(-last, None))
+
+    def _part(self, which: slice) -> "PhotoSet":
+        return replace(
+            self,
+            files=self.files[which],
+            sizes=self.sizes[which],
+            captions=self.captions[which],
+        )
+
+    def prompt_numbers(self, prompts: list[str]) -> Tensor:  # (photos,)
+        """Which of some prompts is whose."""
+        return torch.tensor([prompts.index(caption) for caption in self.captions])
+
+    def draws(self, caches: list[LatentCache], timesteps: int, prompts: list[str]) -> BatchDraws:
+        """The batches of the training; `prompts` as they were encoded."""
+        options = self.options
+        empty = prompts.index("") if options.caption_dropout > 0 else 0
+        return BatchDraws(
+            caches,
+            options.batch_size or 1,
+            timesteps,
+            options.seed,
+            self.prompt_numbers(prompts),
+            Augmentation(options.flip, options.caption_dropout, empty),
+            options.noise_offset,
+        )
+
+
+def _check_masks(options: DreamboothOptions, files: list[Path], any_alpha: bool) -> None:
+    """Refuse a wish for masks where there are none."""
+    if options.masks == "alpha" and not any_alpha:
+        raise StudioError(
+            f"--masks alpha: no photo in {options.instance_dir} has a transparent part. Cut the "
+            "subject out and save it as PNG, or leave --masks out."
+        )
+    any_file = any(mask_file(file).is_file() for file in files)
+    if options.masks == "files" and options.mask_floor is not None and not any_file:
+        raise StudioError(
+            f"--mask-floor: a setting of masks; there are none in {options.instance_dir} "
+            "(3.mask.png beside 3.jpg). Add them, or leave it out."
+        )
+
+
+def _native_resolution(model: str) -> int | None:
+    """A model's side in pixels without loading it; None where only loading it tells."""
+    folder = embedded("mini-sdxl") if model == EMBEDDED else Path(model).expanduser()
+    try:
+        unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+        vae = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
+        return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+    except (OSError, ValueError, KeyError, TypeError):
+        return 1024 if "/" in model and not folder.exists() else None
