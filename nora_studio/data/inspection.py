@@ -1,7 +1,9 @@
 """What is wrong with a folder of photos: one finding a line, the file and the remedy in it.
 
-The limits were set on 120 photos of 24 subjects of the DreamBooth dataset, none of which is to be
-accused, and on damaged copies of them, nearly all of which are to be found.
+The limits were set on the 126 photos of 24 subjects of the DreamBooth dataset (longest side 768).
+None is accused of blur, light or likeness; of damaged copies, 99% blurred by a Gaussian of 3 pixels
+are found, and beside the original 100% at half size, 98% a fifth brighter or cropped by 2% a side,
+75% cropped by 4%.
 """
 
 import hashlib
