@@ -12,7 +12,7 @@ from test_images import save, scene
 from test_training import ask_to_stop, only_unet, tensors_of
 from trainer import Outcome, run_trainer, tiny_arguments, tiny_options
 
-from nora_studio.config import with_recommended
+from nora_studio.defaults import with_recommended
 from nora_studio.disk_cache import default_cache_folder
 from nora_studio.errors import StudioError
 from nora_studio.models import embedded
@@ -27,7 +27,11 @@ EVERYTHING = {
     "flip": 0.5,
     "caption-dropout": 0.4,
     "mask-floor": 0.2,
+    "weighting": "min-snr",
     "snr-gamma": 5,
+    "noise-offset": 0.1,
+    "prior-weight": 0.5,
+    "class-pictures": 2,
 }
 SHORT = {"steps": 2, "sample-every": 0, "log-every": 1}
 
