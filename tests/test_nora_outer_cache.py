@@ -9,8 +9,9 @@ from peft import PeftConfig, get_peft_model
 from torch import nn
 
 import nora_studio.nora.outer_cache as outer_cache
+from nora_studio.disk_cache import default_cache_folder
 from nora_studio.nora import NoraConfig, NoraLinear
-from nora_studio.nora.outer_cache import OuterCache, cached_outer_factors, default_cache_folder
+from nora_studio.nora.outer_cache import OuterCache, cached_outer_factors
 from nora_studio.nora.svd import outer_factors
 
 SIDE, RANK = outer_cache.SMALLEST, 8
@@ -81,7 +82,7 @@ def test_a_damaged_file_is_found_out_and_replaced(tmp_path, where):
     }[where]
     file.unlink()
     file.write_bytes(damaged) if damaged is not None else file.mkdir()
-    with pytest.warns(UserWarning, match="not kept") if damaged is None else _nothing():
+    with pytest.warns(UserWarning, match="nothing is kept") if damaged is None else _nothing():
         assert_equal(OuterCache(tmp_path).outer_factors(weight, RANK, "svd"), expected)
     if damaged is not None:
         assert file.read_bytes() == good
@@ -126,7 +127,7 @@ def test_a_full_folder_loses_what_was_used_longest_ago(tmp_path):
 def test_a_folder_that_cannot_be_written_is_told_once_and_does_no_harm(tmp_path):
     (tmp_path / "file").touch()
     cache = OuterCache(tmp_path / "file" / "inside")
-    with pytest.warns(UserWarning, match="not kept in") as told:
+    with pytest.warns(UserWarning, match="nothing is kept in") as told:
         for seed in range(2):
             expected = outer_factors(big_weight(seed), RANK, "svd")
             assert_equal(cache.outer_factors(big_weight(seed), RANK, "svd"), expected)
@@ -167,11 +168,11 @@ def test_tiny_layers_are_not_kept(tmp_path):
 def test_the_folder_is_where_the_user_keeps_such_things(monkeypatch, tmp_path):
     monkeypatch.delenv("NORA_STUDIO_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert default_cache_folder() == Path.home() / ".cache" / "nora-studio" / "outer"
+    assert default_cache_folder("outer") == Path.home() / ".cache" / "nora-studio" / "outer"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache_folder() == tmp_path / "nora-studio" / "outer"
+    assert default_cache_folder("outer") == tmp_path / "nora-studio" / "outer"
     monkeypatch.setenv("NORA_STUDIO_CACHE", str(tmp_path / "mine"))
-    assert default_cache_folder() == tmp_path / "mine" / "outer"
+    assert default_cache_folder("outer") == tmp_path / "mine" / "outer"
 
 
 def fill(process: int, folder: str) -> None:

@@ -44,7 +44,7 @@ LEVELS = [
 ALONE = {
     "losses": set(),
     "data": {"errors"},
-    "nora": {"errors", "registration"},
+    "nora": {"errors", "registration", "disk_cache"},
     "world": {"errors"},
 }
 # The app starts the trainer as a person would, and reads its run folder.
