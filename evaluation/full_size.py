@@ -35,20 +35,8 @@ from transformers import (
 from nora_studio.errors import run_entry
 from nora_studio.runs import Run
 from nora_studio.scripts import TRAIN, as_flags, script_path
+from nora_studio.shapes import SDXL_UNET
 
-UNET: dict[str, Any] = {
-    "sample_size": 128,
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "attention_head_dim": (5, 10, 20),
-    "transformer_layers_per_block": (1, 2, 10),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
 VAE: dict[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
@@ -141,7 +129,7 @@ def build(folder: Path) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_default_dtype(torch.bfloat16)
     with torch.device(device):
-        unet: Any = UNet2DConditionModel.from_config(UNET)
+        unet: Any = UNet2DConditionModel.from_config(SDXL_UNET)
         vae: Any = AutoencoderKL.from_config(VAE)
         first = CLIPTextModel(text_config(768, 12, 12, "quick_gelu"))
         second = CLIPTextModelWithProjection(text_config(1280, 32, 20, "gelu"))
