@@ -81,7 +81,7 @@ def build_trainee(
     for part, values in settings.items():
         module = share_weights(base[part])
         spec = _adapter_spec(options, method, values, subject.activations.get(part))
-        with cached_outer_factors():
+        with cached_outer_factors() if options.cache else contextlib.nullcontext():
             attach(module, used_targets(part, module, options.targets or "attention"), spec)
         parts[part] = module
     rules = step_rules(method, parts, options.seed)

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from trainer import tiny_options, tiny_subject
 
+import nora_studio.nora.outer_cache as outer_cache
 from nora_studio.errors import StudioError
 from nora_studio.loop import Plan, Trainee, train
 from nora_studio.part_settings import part_settings
@@ -122,3 +123,14 @@ def test_the_proof_fails_if_nothing_was_learned(tiny_base, photo_folder, tmp_pat
     draw_base(subject, trainees)
     with pytest.raises(StudioError, match="changes nothing to be seen"):
         finish(subject, trainees.pop())
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_outer_factors_are_kept_on_disk_unless_forbidden(
+    tiny_base, photo_folder, tmp_path, monkeypatch, cache
+):
+    monkeypatch.setenv("NORA_STUDIO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(outer_cache, "SMALLEST", 16)  # the tiny base has no large weights
+    built(tiny_base, photo_folder, tmp_path, cache=cache)
+    kept = {folder.name for folder in (tmp_path / "cache").glob("*") if any(folder.iterdir())}
+    assert kept == ({"outer", "latents", "text"} if cache else set())

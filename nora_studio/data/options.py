@@ -38,8 +38,8 @@ class PhotoOptions:
     mask_floor: float | None = None
     """Weight of what a mask leaves black, 0 to 1, where white is 1. None: 0.1."""
     cache: bool = True
-    """Keep encoded photos and prompts on disk for the next run, in NORA_STUDIO_CACHE or the user's
-    cache folder."""
+    """Keep encoded photos, prompts and NoRA's outer factors on disk for the next run, in
+    NORA_STUDIO_CACHE or the user's cache folder."""
 
 
 def check_photo_options(options: PhotoOptions) -> None:
