@@ -76,7 +76,7 @@ def encode_photos(
         encoder.put_back()
     if store is not None:
         store.prune()
-    scale, shift = pipe.vae.config["scaling_factor"], pipe.vae.config.get("shift_factor") or 0.0
+    scale, shift = _normalisation(pipe)
     return [
         LatentCache(
             mean=(torch.cat([row.mean for row in rows]) - shift) * scale,
@@ -87,6 +87,22 @@ def encode_photos(
         )
         for _, rows in sorted(groups.items())
     ]
+
+
+def _normalisation(pipe: StableDiffusionXLPipeline) -> tuple[Tensor, Tensor]:
+    """What latents are multiplied by after what is subtracted, each (1, channels or 1, 1, 1).
+
+    SDXL scales by one number; some of its kin (Playground 2.5) by each channel's own statistics.
+    """
+    config = pipe.vae.config
+    scale = torch.tensor(config["scaling_factor"])
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    if mean is not None and std is not None:
+        shift = torch.tensor(mean)
+        scale = scale / torch.tensor(std)
+    else:
+        shift = torch.tensor(config.get("shift_factor") or 0.0)
+    return scale.view(1, -1, 1, 1), shift.view(1, -1, 1, 1)
 
 
 @dataclass(frozen=True)

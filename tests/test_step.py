@@ -163,3 +163,20 @@ def test_the_prompt_is_tokenised_with_the_trigger(tiny_pipe):
     ids = encode_prompts(tiny_pipe, [PROMPT], RARE_TOKEN).ids
     rare = tiny_pipe.tokenizer.convert_tokens_to_ids(f"{RARE_TOKEN}</w>")
     assert all((ids[part] == rare).sum() == 1 and ids[part].shape == (1, 77) for part in ENCODERS)
+
+
+def test_a_vae_with_statistics_of_its_channels_is_undone_by_the_pipeline(tiny_pipe, photo_folder):
+    photo = prepare_photo(list_photos(photo_folder)[0], native_resolution(tiny_pipe))
+    [plain] = encode_photos(tiny_pipe, [photo])
+    channels = plain.mean.shape[1]
+    mean, std = [0.5 + 0.1 * c for c in range(channels)], [2.0 + c for c in range(channels)]
+    tiny_pipe.vae.register_to_config(latents_mean=mean, latents_std=std)
+    [own] = encode_photos(tiny_pipe, [photo])
+    # As StableDiffusionXLPipeline goes back to the VAE's own latents before it decodes.
+    scale = tiny_pipe.vae.config["scaling_factor"]
+    back = own.mean * torch.tensor(std).view(1, -1, 1, 1) / scale
+    back = back + torch.tensor(mean).view(1, -1, 1, 1)
+    torch.testing.assert_close(back, plain.mean / scale, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        own.std * torch.tensor(std).view(1, -1, 1, 1), plain.std, rtol=1e-5, atol=1e-6
+    )
