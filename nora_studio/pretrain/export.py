@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from nora_studio.errors import StudioError
-from nora_studio.pretrain.architecture import CLIP_IMAGE_SIZE, build_pipeline, clip_config
+from nora_studio.pretrain.architecture import CLIP_IMAGE_SIZE, build_pipeline, build_unet, clip_config
 from nora_studio.pretrain.devices import Module, device_name, move, peak_gibibytes
 from nora_studio.pretrain.progress import Progress, write_json
 from nora_studio.pretrain.settings import Settings
@@ -112,7 +112,11 @@ def load_unet(source: Path) -> UNet2DConditionModel:
         unet = Path(folder) / PIPELINE / "unet"
         if not unet.is_dir():
             raise StudioError(f"Expected {source} to hold a UNet; run the unet stage first.")
-        return UNet2DConditionModel.from_pretrained(unet, dtype=torch.float32)
+        loaded = UNet2DConditionModel.from_pretrained(unet, dtype=torch.float32)
+    # Built here: a loaded one would carry this folder's path into the config it is saved with.
+    fresh = build_unet()
+    fresh.load_state_dict(loaded.state_dict())
+    return fresh
 
 
 def export_unet(out: Path, unet: UNet2DConditionModel) -> None:
