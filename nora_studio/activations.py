@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from nora_studio.denoising import Denoising
 from nora_studio.dreambooth import DreamboothStep, PromptEncoding
-from nora_studio.loop import Batch, Draws
 from nora_studio.models import parts_of
 from nora_studio.nora.calibration import record_mean_abs_inputs
+from nora_studio.trainee import Batch, Draws
 
 
 def first_batch(draws: Draws) -> Batch:

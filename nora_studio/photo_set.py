@@ -16,12 +16,12 @@ from nora_studio.data.captions import read_captions
 from nora_studio.data.images import list_photos
 from nora_studio.data.inspection import Finding, inspect_folder
 from nora_studio.data.masks import mask_file
-from nora_studio.data.options import DEFAULT_CROPS, DEFAULT_MASK_FLOOR
 from nora_studio.data.views import Framing, photo_views
 from nora_studio.draws import Augmentation, BatchDraws
 from nora_studio.errors import StudioError
 from nora_studio.models import EMBEDDED, embedded
 from nora_studio.prompts import replace_token
+from nora_studio.settings.photos import DEFAULT_CROPS, DEFAULT_MASK_FLOOR
 
 MOST_WARNINGS = 5
 

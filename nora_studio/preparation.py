@@ -16,9 +16,9 @@ from nora_studio.draws import BatchDraws
 from nora_studio.dreambooth import encode_prompts
 from nora_studio.held_out import FixedBatches
 from nora_studio.models import all_awake, choose_trigger, native_resolution
-from nora_studio.personalise import Subject
 from nora_studio.photo_set import PhotoSet
 from nora_studio.prior import PairedDraws, class_folder, class_prompt, draw_class_pictures
+from nora_studio.subject import Subject
 
 PRIOR_SEED = 1_000_003
 """Added to a run's seed for the draws of class pictures."""

@@ -15,7 +15,7 @@ ENTRY_FOLDERS = ("training", "evaluation")
 # Imports go only to lower levels; within a package folder they are free.
 LEVELS = [
     {"errors", "atomic", "fingerprints", "losses", "registration", "stop", "disk_cache"},
-    {"nora", "world", "prompts", "scripts", "data", "grid"},
+    {"nora", "world", "prompts", "scripts", "data", "grid", "settings"},
     {"tuners"},
     {"", "methods", "recommended"},  # "": the package's own __init__, which registers the tuners
     {"config"},
@@ -32,10 +32,10 @@ LEVELS = [
         "pretrain",
         "report",
     },
-    {"loop", "dreambooth", "draws", "generate", "scores", "shapes"},
-    {"activations", "personalise", "compare", "parameters", "held_out", "photo_set"},
-    {"prior", "results"},
-    {"preparation"},
+    {"trainee", "dreambooth", "draws", "generate", "scores", "shapes"},
+    {"subject", "compare", "parameters", "held_out", "photo_set", "progress", "saving"},
+    {"activations", "loop", "personalise", "prior", "results", "samples"},
+    {"preparation", "proof"},
     {"demo"},
     {"ui", "commands"},
     {"cli"},
@@ -43,14 +43,16 @@ LEVELS = [
 # Beyond the levels: these stand on plain tensors and files alone.
 ALONE = {
     "losses": set(),
+    "settings": {"errors"},
     "data": {"errors"},
     "nora": {"errors", "registration", "disk_cache"},
     "world": {"errors"},
 }
 # The app starts the trainer as a person would, and reads its run folder.
 TRAINING_CODE = {
-    "loop", "dreambooth", "draws", "photo_set", "denoising", "prior", "held_out",
-    "preparation", "activations", "personalise", "checkpoints", "losses", "cache",
+    "loop", "dreambooth", "draws", "photo_set", "denoising", "prior", "held_out", "trainee",
+    "preparation", "activations", "personalise", "checkpoints", "losses", "cache", "progress",
+    "saving", "subject", "samples", "proof",
 }  # fmt: skip
 
 

@@ -15,10 +15,10 @@ from nora_studio.config import DreamboothOptions, PartOptions
 from nora_studio.defaults import with_recommended
 from nora_studio.draws import BatchDraws
 from nora_studio.models import load_sdxl
-from nora_studio.personalise import Subject
 from nora_studio.photo_set import PhotoSet
 from nora_studio.preparation import prepare
 from nora_studio.prior import PairedDraws
+from nora_studio.subject import Subject
 
 SCRIPT = Path(__file__).parent.parent / "training" / "dreambooth_nora.py"
 STEPS = 6

@@ -17,21 +17,19 @@ from nora_studio.config import DreamboothOptions
 from nora_studio.defaults import with_recommended
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.held_out import measure
-from nora_studio.loop import Plan, Trainee, restore, train
+from nora_studio.loop import Plan, train
 from nora_studio.models import choose_dtype, load_sdxl, wake
 from nora_studio.options_file import parse_options, to_toml
 from nora_studio.part_settings import part_settings
-from nora_studio.personalise import (
-    build_trainee,
-    draw_base,
-    draw_sample,
-    finish,
-    prepare_accelerator,
-)
+from nora_studio.personalise import build_trainee, prepare_accelerator
 from nora_studio.photo_set import PhotoSet
 from nora_studio.preparation import prepare
+from nora_studio.proof import finish
 from nora_studio.runs import Run, common_checkpoint
+from nora_studio.samples import draw_base, draw_sample
+from nora_studio.saving import restore
 from nora_studio.stop import StopRequest
+from nora_studio.trainee import Trainee
 
 MIXED = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 

@@ -15,7 +15,12 @@ from safetensors.torch import save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from nora_studio.errors import StudioError
-from nora_studio.pretrain.architecture import CLIP_IMAGE_SIZE, build_pipeline, build_unet, clip_config
+from nora_studio.pretrain.architecture import (
+    CLIP_IMAGE_SIZE,
+    build_pipeline,
+    build_unet,
+    clip_config,
+)
 from nora_studio.pretrain.devices import Module, device_name, move, peak_gibibytes
 from nora_studio.pretrain.progress import Progress, write_json
 from nora_studio.pretrain.settings import Settings

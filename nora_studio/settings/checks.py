@@ -1,0 +1,27 @@
+"""How an option out of its range is refused."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from nora_studio.errors import StudioError
+
+
+def check_option(good: bool, name: str, expected: str, value: object) -> None:
+    """Raise a StudioError that names the flag, unless the value is good."""
+    if not good:
+        flag = name.replace("_", "-")
+        raise StudioError(f"--{flag}: expected {expected}; got {value!r}.")
+
+
+def check_above_zero(options: Any, names: Sequence[str]) -> None:
+    """Refuse options that are not above 0; None, where a recommendation follows, passes."""
+    for name in names:
+        value = getattr(options, name)
+        check_option(value is None or value > 0, name, "a value above 0", value)
+
+
+def check_not_negative(options: Any, names: Sequence[str]) -> None:
+    """Refuse options below 0."""
+    for name in names:
+        value = getattr(options, name)
+        check_option(value >= 0, name, "0 or more", value)

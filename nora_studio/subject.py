@@ -1,0 +1,26 @@
+"""What every twin of a run shares: options, the frozen base, and the words for the subject."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from diffusers import StableDiffusionXLPipeline
+from torch import Tensor
+
+from nora_studio.config import DreamboothOptions
+from nora_studio.denoising import Denoising
+from nora_studio.dreambooth import PromptEncoding
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What every twin shares: options, the frozen base, and the words for the subject."""
+
+    options: DreamboothOptions
+    pipe: StableDiffusionXLPipeline
+    size: int
+    """Side of the training pictures in pixels."""
+    trigger: str
+    text: PromptEncoding
+    process: Denoising
+    activations: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    """Part -> layer -> mean |x| per input channel, where the outer factors follow activations."""
