@@ -156,9 +156,16 @@ def _command_params(arguments: Sequence[str]) -> int:
     return params.run(arguments)
 
 
+def _command_runs(arguments: Sequence[str]) -> int:
+    from nora_studio.commands import runs
+
+    return runs.run(arguments)
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "demo": (_command_demo, "train NoRA and LoRA on a shipped subject and show what each draws"),
     "train": (_command_train, "personalise SDXL from a folder of photos (the DreamBooth trainer)"),
+    "runs": (_command_runs, "list, show, compare, delete and continue runs"),
     "check-photos": (_command_check_photos, "tell what is wrong with a folder of photos"),
     "generate": (_command_generate, "draw prompts with a base and adapters"),
     "compare": (_command_compare, "draw base and adapters side by side from the same noise"),

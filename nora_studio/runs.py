@@ -70,18 +70,28 @@ class Run:
         return cls(folder)
 
     def check_config(self, config: str) -> None:
-        """Refuse to go on under other options than the run began with.
+        """Refuse to go on under other options than the run began with; more steps are no others.
 
         Raises:
             StudioError: an option differs; it is named with both values.
         """
         began, now = tomllib.loads((self.folder / CONFIG).read_text("utf-8")), tomllib.loads(config)
-        for name in sorted((began.keys() | now.keys()) - {"resume"}):
+        free = {"resume"} | ({"steps"} if now.get("steps", 0) > began.get("steps", 0) else set())
+        for name in sorted((began.keys() | now.keys()) - free):
             if began.get(name) != now.get(name):
                 raise StudioError(
                     f"--resume: {self.folder} began with {name} = {began.get(name)!r}; got "
                     f"{now.get(name)!r}. Resume with `--config {self.folder / CONFIG} --resume`."
                 )
+
+    @property
+    def planned_steps(self) -> int:
+        """Steps of the whole run, as last planned."""
+        return tomllib.loads((self.folder / CONFIG).read_text("utf-8"))["steps"]
+
+    def extend(self, config: str) -> None:
+        """Go on under a longer plan from now on."""
+        write_text(self.folder / CONFIG, config)
 
     @property
     def adapter(self) -> Path:

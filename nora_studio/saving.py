@@ -1,6 +1,7 @@
 """Checkpoints of runs in training: saved together, and set back to."""
 
 from pathlib import Path
+from typing import Any
 
 from nora_studio.checkpoints import TrainingState, read_state, write_state
 from nora_studio.trainee import Draws, Trainee
@@ -48,8 +49,16 @@ def restore(trainees: list[Trainee], draws: Draws, step: int) -> None:
         trainee.load_adapter(folder)
         trainee.optimizer.load_state_dict(state.optimizer)
         trainee.schedule.load_state_dict(state.schedule)
+        _set_rates(trainee.schedule)
         trainee.rules.restore(state.rules)
         if trainee.accelerator.scaler is not None and state.scaler:
             trainee.accelerator.scaler.load_state_dict(state.scaler)
         draws.restore(state.draws)
         trainee.run.forget_after(step)
+
+
+def _set_rates(schedule: Any) -> None:
+    """Set the rates that a schedule has at its step: those restored are of the plan as it was."""
+    schedule.last_epoch -= 1
+    schedule._step_count -= 1
+    schedule.step()

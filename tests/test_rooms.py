@@ -33,7 +33,7 @@ LEVELS = [
         "report",
     },
     {"trainee", "dreambooth", "draws", "generate", "scores", "shapes"},
-    {"subject", "compare", "parameters", "held_out", "photo_set", "progress", "saving"},
+    {"history", "subject", "compare", "parameters", "held_out", "photo_set", "progress", "saving"},
     {"activations", "loop", "personalise", "prior", "results", "samples"},
     {"preparation", "proof"},
     {"demo"},

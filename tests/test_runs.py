@@ -45,8 +45,9 @@ def test_what_is_no_run_cannot_be_opened_or_written_over(tmp_path):
 def test_an_option_that_differs_is_named_with_both_values(run):
     run.check_config("steps = 5\n")
     run.check_config("steps = 5\nresume = true\n")  # asked for by whoever resumes
+    run.check_config("steps = 6\n")  # a longer plan
     for text, words in (
-        ("steps = 6\n", ("steps = 5", "6", str(run.folder / "config.toml"))),
+        ("steps = 4\n", ("steps = 5", "4", str(run.folder / "config.toml"))),
         ("", ("steps = 5", "None")),
         ("steps = 5\nseed = 1\n", ("seed = None", "1")),
         ("steps = 5\n[unet]\nrank = 3\n", ("unet = None", "3")),

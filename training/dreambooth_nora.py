@@ -78,6 +78,9 @@ def main() -> int:
     if options.resume:
         start = common_checkpoint(list(runs.values()))
         restore(trainees, draws, start)
+        if accelerator.is_main_process:
+            for run in runs.values():
+                run.extend(to_toml(options))
         say(f"Going on after step {start} of {options.steps}")
     elif accelerator.is_main_process:
         draw_base(subject, trainees)
@@ -126,6 +129,11 @@ def find_run(options: DreamboothOptions, method: str) -> Run:
     if options.resume:
         run = Run.open(folder)
         run.check_config(to_toml(options))
+        if method == "adalora" and options.steps != run.planned_steps:
+            raise StudioError(
+                f"--steps: AdaLoRA allots its ranks over the {run.planned_steps} steps that "
+                f"{folder} was planned for; it cannot go on longer. Begin a new run."
+            )
         return run
     run = Run(folder)
     run.check_new()
