@@ -8,6 +8,7 @@ from nora_studio.config import PART_FIELDS, DreamboothOptions
 from nora_studio.errors import StudioError
 from nora_studio.methods import METHODS, method_named
 from nora_studio.prompts import PLACEHOLDER
+from nora_studio.settings.adapter import check_adapter_options
 from nora_studio.settings.checks import check_option
 from nora_studio.settings.learning import check_learning_options
 from nora_studio.settings.loss import check_loss_options
@@ -20,6 +21,7 @@ _TARGETS: dict[str, Any] = {"sdxl": "attention", "mini": "attention+feedforward"
 _BATCH = {"sdxl": 4, "mini": 3}
 _CLASS_PICTURES = {"sdxl": 100, "mini": 20}
 CHECKS: tuple[Callable[[Any], None], ...] = (
+    check_adapter_options,
     check_learning_options,
     check_loss_options,
     check_memory_options,

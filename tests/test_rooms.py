@@ -20,7 +20,7 @@ LEVELS = [
     {"", "methods", "recommended"},  # "": the package's own __init__, which registers the tuners
     {"config"},
     {"defaults"},
-    {"formats", "part_settings"},
+    {"formats", "options_page", "part_settings"},
     {
         "denoising",
         "files",

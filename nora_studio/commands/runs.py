@@ -246,6 +246,7 @@ def _plot(both: list[Standing], file: Path) -> None:
     """Both runs' curves over the steps, one colour a run, one line style a curve."""
     # Imported here: nothing else needs it, and it takes a second.
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
@@ -257,6 +258,7 @@ def _plot(both: list[Standing], file: Path) -> None:
             axes.plot(steps, values, style, color=colour, label=label)
     axes.set(xlabel="step", ylabel="loss")
     axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     figure.savefig(file)

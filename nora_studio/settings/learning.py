@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from nora_studio.settings.checks import check_above_zero, check_not_negative, check_option
+from nora_studio.settings.checks import check_above_zero, check_not_negative
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +24,6 @@ class LearningOptions:
     """AdamW's decoupled weight decay."""
     max_gradient_norm: float = 1.0
     """Gradients are clipped to this norm, per run."""
-    dropout: float = 0.0
-    """Dropout on the adapters' input, 0 to below 1."""
-    lora_plus_ratio: float | None = None
-    """LoRA+: how many times faster the output-side factors learn. None: the paper's 16."""
 
 
 def check_learning_options(options: LearningOptions) -> None:
@@ -38,6 +34,3 @@ def check_learning_options(options: LearningOptions) -> None:
     """
     check_above_zero(options, ("steps", "batch_size", "max_gradient_norm"))
     check_not_negative(options, ("warmup_steps", "weight_decay"))
-    check_option(0 <= options.dropout < 1, "dropout", "0 to below 1", options.dropout)
-    ratio = options.lora_plus_ratio
-    check_option(ratio is None or ratio >= 1, "lora_plus_ratio", "1 or more", ratio)
