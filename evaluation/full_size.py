@@ -26,7 +26,6 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from transformers import (
-    CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
@@ -35,7 +34,7 @@ from transformers import (
 from nora_studio.errors import run_entry
 from nora_studio.runs import Run
 from nora_studio.scripts import TRAIN, as_flags, script_path
-from nora_studio.shapes import SDXL_UNET
+from nora_studio.shapes import SDXL_UNET, text_config
 
 VAE: dict[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,
@@ -147,17 +146,6 @@ def build(folder: Path) -> None:
         add_watermarker=False,
     )
     pipe.save_pretrained(folder)
-
-
-def text_config(width: int, layers: int, heads: int, activation: str) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        projection_dim=width,
-        hidden_act=activation,
-    )
 
 
 def clip_tokenizer() -> CLIPTokenizer:

@@ -21,15 +21,14 @@ from nora_studio.methods import (
     adapter_tensors,
     detach,
     inject,
+    peft_key,
     set_adapter_tensors,
     set_strength,
 )
+from nora_studio.registration import ADAPTER_NAME, PEFT_PREFIX
 
 CARD = "card.json"
 WEIGHTS = "adapter_model.safetensors"
-ADAPTER_NAME = "default"
-PEFT_PREFIX = "base_model.model."
-"""Of every key in a PEFT file; `PeftModel.from_pretrained` silently skips keys without it."""
 
 
 def find_adapter(path: Path) -> Path:
@@ -80,11 +79,6 @@ def adapter_state(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}
 
 
-def _peft_key(name: str) -> str:
-    # State that all layers share has PEFT's whole key already.
-    return name if name.startswith("base_model.") else PEFT_PREFIX + name
-
-
 def write_adapter(folder: Path, parts: dict[str, nn.Module], card: AdapterCard) -> None:
     """Write an adapter into an existing folder, part by part and the card last.
 
@@ -97,7 +91,7 @@ def write_adapter(folder: Path, parts: dict[str, nn.Module], card: AdapterCard) 
         replace(config, base_model_name_or_path=card.model, inference_mode=True).save_pretrained(
             str(target)
         )
-        state = {_peft_key(name): tensor for name, tensor in adapter_state(module).items()}
+        state = {peft_key(name): tensor for name, tensor in adapter_state(module).items()}
         write_tensors(target / WEIGHTS, state, {CARD_KEY: card_text(card)})
     text = json.dumps(asdict(card), indent=2, ensure_ascii=False)
     (folder / CARD).write_text(text + "\n", encoding="utf-8")

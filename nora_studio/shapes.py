@@ -44,8 +44,8 @@ SDXL_UNET: dict[str, Any] = {
 def _sdxl() -> dict[str, nn.Module]:
     return {
         "unet": _unet(SDXL_UNET),
-        "text_encoder": CLIPTextModel(_text(768, 12, 12)),
-        "text_encoder_2": CLIPTextModelWithProjection(_text(1280, 32, 20)),
+        "text_encoder": CLIPTextModel(text_config(768, 12, 12)),
+        "text_encoder_2": CLIPTextModelWithProjection(text_config(1280, 32, 20)),
     }
 
 
@@ -53,13 +53,17 @@ def _unet(config: dict[str, Any]) -> nn.Module:
     return UNet2DConditionModel.from_config(config)  # pyright: ignore[reportReturnType]
 
 
-def _text(width: int, layers: int, heads: int) -> CLIPTextConfig:
+def text_config(
+    width: int, layers: int, heads: int, activation: str = "quick_gelu"
+) -> CLIPTextConfig:
+    """The shape of a CLIP text encoder of SDXL's family."""
     return CLIPTextConfig(
         hidden_size=width,
         intermediate_size=4 * width,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         projection_dim=width,
+        hidden_act=activation,
     )
 
 

@@ -15,6 +15,7 @@ ENTRY_FOLDERS = ("training", "evaluation")
 # Imports go only to lower levels; within a package folder they are free.
 LEVELS = [
     {"errors", "atomic", "fingerprints", "losses", "registration", "stop", "disk_cache"},
+    {"additive"},
     {"nora", "world", "prompts", "scripts", "data", "grid", "settings"},
     {"tuners"},
     {"", "methods", "recommended"},  # "": the package's own __init__, which registers the tuners
@@ -45,7 +46,7 @@ ALONE = {
     "losses": set(),
     "settings": {"errors"},
     "data": {"errors"},
-    "nora": {"errors", "registration", "disk_cache"},
+    "nora": {"errors", "registration", "disk_cache", "additive"},
     "world": {"errors"},
 }
 # The app starts the trainer as a person would, and reads its run folder.

@@ -1,7 +1,7 @@
 """Safetensors files: written to the same bytes each time, read whole or not at all.
 
-The one place that writes them. The library's own writer puts metadata in random order, so that two
-saves of one adapter would differ.
+The one place that writes adapter files. The library's own writer puts metadata in random order, so
+that two saves of one adapter would differ.
 """
 
 import contextlib

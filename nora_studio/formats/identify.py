@@ -2,8 +2,11 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
+from nora_studio.errors import StudioError
 from nora_studio.formats.container import Header
+from nora_studio.registration import PEFT_PREFIX
 
 SEED_KEY = "nora_studio_seed"
 CARD_KEY = "nora_studio"
@@ -77,7 +80,7 @@ def identify(header: Header) -> Identity:
     names = list(header.shapes)
     if SEED_KEY in header.metadata:
         return Identity("seed", "NoRA")
-    if names and all(name.startswith("base_model.model.") for name in names):
+    if names and all(name.startswith(PEFT_PREFIX) for name in names):
         method = next((m for mark, m in _PEFT.items() if any(mark in n for n in names)), "adapter")
         return Identity("peft", method)
     if names and all(name in ("clip_l", "clip_g", "emb_params") for name in names):
@@ -110,3 +113,16 @@ def _base_of(header: Header) -> str:
             width = shape[-1]
             return _WIDTHS.get(width, f"a base with text of width {width}")
     return ""
+
+
+def check_loadable(identity: Identity, file: Path) -> None:
+    """Refuse what cannot be put on a base here.
+
+    Raises:
+        StudioError: it is such.
+    """
+    if not identity.is_portable:
+        raise StudioError(
+            f"{file} is a {identity}, which cannot be loaded here. Expected a NoRA seed file or a "
+            "LoRA for SDXL in diffusers' or Kohya's keys."
+        )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nora_studio.errors import StudioError
 from nora_studio.formats.container import read_header, read_tensors, write_tensors
-from nora_studio.formats.identify import identify
+from nora_studio.formats.identify import check_loadable, identify
 from nora_studio.formats.names import LayerNames
 from nora_studio.formats.updates import Update, Updates
 
@@ -119,11 +119,7 @@ def read_portable(
     """
     header = read_header(file)
     identity = identify(header)
-    if not identity.is_portable:
-        raise StudioError(
-            f"{file} is a {identity}, which cannot be loaded here. Expected a NoRA seed file or a "
-            "LoRA for SDXL in diffusers' or Kohya's keys."
-        )
+    check_loadable(identity, file)
     places = LayerNames(parts).layers_by_key()
     layers: dict[tuple[str, str], dict[str, Tensor]] = {}
     for key, tensor in read_tensors(file).items():

@@ -5,10 +5,9 @@ from pathlib import Path
 from peft import PeftConfig
 from torch import Tensor, nn
 
-from nora_studio.errors import StudioError
 from nora_studio.formats.card import AdapterCard, parse_card
 from nora_studio.formats.container import Header, count_numbers, read_header
-from nora_studio.formats.identify import CARD_KEY, Identity, identify
+from nora_studio.formats.identify import CARD_KEY, Identity, check_loadable, identify
 from nora_studio.formats.portable import read_portable
 from nora_studio.formats.seed_reading import read_seed
 
@@ -35,11 +34,7 @@ def read_file_card(file: Path) -> AdapterCard:
     """
     header = read_header(file)
     identity = identify(header)
-    if not identity.is_portable:
-        raise StudioError(
-            f"{file} is a {identity}, which cannot be loaded here. Expected a NoRA seed file or a "
-            "LoRA for SDXL in diffusers' or Kohya's keys."
-        )
+    check_loadable(identity, file)
     text = header.metadata.get(CARD_KEY)
     return _foreign_card(header, identity) if text is None else parse_card(text, file)
 

@@ -23,9 +23,9 @@ from nora_studio.formats.card import AdapterCard, card_text, for_others
 from nora_studio.formats.container import write_tensors
 from nora_studio.formats.identify import CARD_KEY, SEED_KEY
 from nora_studio.formats.outer import TOLERANCE, Factors, core_of, deviation, find_outer, probe
-from nora_studio.formats.updates import ADAPTER_NAME
 from nora_studio.methods import tuner_layers
 from nora_studio.nora import NoraConfig, NoraLinear
+from nora_studio.registration import ADAPTER_NAME
 
 VERSION = 1
 PRECISIONS = ("fp32", "fp16")

@@ -11,6 +11,7 @@ from nora_studio.methods.attachment import (
 from nora_studio.methods.injection import (
     adapter_tensors,
     inject,
+    peft_key,
     set_adapter_tensors,
     set_strength,
     tuner_layers,
@@ -38,6 +39,7 @@ __all__ = [
     "inject",
     "make_optimizer",
     "method_named",
+    "peft_key",
     "set_adapter_tensors",
     "set_strength",
     "step_rules",

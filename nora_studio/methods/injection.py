@@ -19,10 +19,8 @@ from torch import Tensor, nn
 
 from nora_studio.errors import StudioError
 from nora_studio.nora import NoraLinear
+from nora_studio.registration import PEFT_PREFIX
 from nora_studio.tuners import LowRankLinear
-
-PEFT_PREFIX = "base_model.model."
-"""Of every key in a PEFT file but those of shared state ("base_model.vera_A")."""
 
 SHARED = {
     PeftType.VERA: ("vera_A", "vera_B"),
@@ -109,6 +107,11 @@ def adapter_tensors(model: nn.Module, adapter_name: str = "default") -> dict[str
     }
 
 
+def peft_key(name: str) -> str:
+    """The key in a PEFT file of a tensor of `adapter_tensors`."""
+    return name if name.startswith("base_model.") else PEFT_PREFIX + name
+
+
 def set_adapter_tensors(
     model: nn.Module,
     tensors: dict[str, Tensor],
@@ -126,10 +129,7 @@ def set_adapter_tensors(
     """
     whole = _as_peft_model(model, adapter_name)
     if whole is not model:
-        tensors = {
-            name if name.startswith("base_model.") else PEFT_PREFIX + name: tensor
-            for name, tensor in tensors.items()
-        }
+        tensors = {peft_key(name): tensor for name, tensor in tensors.items()}
     if any(layer.get_base_layer().weight.is_meta for layer in tuner_layers(model).values()):
         # A skeleton of shapes: PEFT would move the tensors to its base's device and lose them.
         config: Any = model.peft_config[adapter_name]  # pyright: ignore

@@ -8,9 +8,8 @@ from peft.tuners.adalora import RankAllocator
 from torch import Tensor, nn
 
 from nora_studio.methods.injection import tuner_of
+from nora_studio.registration import ADAPTER_NAME
 from nora_studio.tuners import draw_rank
-
-ADAPTER_NAME = "default"
 
 
 class StepRules(Protocol):

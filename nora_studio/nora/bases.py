@@ -8,11 +8,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import resolve_quantization_backend
 from peft.utils.quantization_utils import QuantizationBackend
 from torch import nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from nora_studio.additive import BASE_DTYPES, refuse_packed_attention
 from nora_studio.errors import StudioError
-
-_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def check_base(
@@ -31,18 +29,18 @@ def check_base(
     Raises:
         StudioError: The layer is of a kind that NoRA cannot adapt.
     """
-    if isinstance(base_layer, NonDynamicallyQuantizableLinear):
-        raise StudioError(
-            f"{name} belongs to an nn.MultiheadAttention, which reads its weight without calling "
-            "it: an adapter there would do nothing. Take it out of the targets."
-        )
+    refuse_packed_attention(base_layer, name)
     if isinstance(base_layer, BaseTunerLayer):
         raise StudioError(
             f"{name} already carries an adapter of another kind "
             f"({type(base_layer).__name__}); take it out before adding NoRA."
         )
     weight = getattr(base_layer, "weight", None)
-    if type(base_layer) is nn.Linear and type(weight) is nn.Parameter and weight.dtype in _DTYPES:
+    if (
+        type(base_layer) is nn.Linear
+        and type(weight) is nn.Parameter
+        and weight.dtype in BASE_DTYPES
+    ):
         return base_layer, None  # Asking PEFT would import every quantiser that is installed.
     unknown = requantize or _no_requantization(name)
     backend = resolve_quantization_backend(base_layer, get_apply_tensor_subclass=unknown)
@@ -53,7 +51,7 @@ def check_base(
             "targets."
         )
     if backend is None and (
-        not isinstance(base_layer, nn.Linear) or base_layer.weight.dtype not in _DTYPES
+        not isinstance(base_layer, nn.Linear) or base_layer.weight.dtype not in BASE_DTYPES
     ):
         kind = f"{type(base_layer).__name__} of {getattr(weight, 'dtype', 'no dtype')}"
         raise StudioError(
@@ -70,7 +68,7 @@ def dense_dtype(base_layer: nn.Module, backend: QuantizationBackend | None) -> t
         return weight.dtype
     state = getattr(weight, "quant_state", None)  # bitsandbytes, 4 bits
     dtype = weight.dtype if state is None else state.dtype
-    return dtype if dtype in _DTYPES else torch.float32
+    return dtype if dtype in BASE_DTYPES else torch.float32
 
 
 def _no_requantization(name: str) -> Callable[[], Any]:

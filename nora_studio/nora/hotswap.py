@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from nora_studio.errors import StudioError
 from nora_studio.nora.config import NoraConfig
 from nora_studio.nora.layer import NoraLinear
-
-PEFT_PREFIX = "base_model.model."
+from nora_studio.registration import PEFT_PREFIX
 
 
 @torch.no_grad()
@@ -43,7 +42,7 @@ def hotswap_adapter(model: nn.Module, folder: Path | str, adapter_name: str = "d
     for name, layer in layers.items():
         if adapter_name in layer.merged_adapters:
             raise StudioError(f"adapter {adapter_name!r} is merged into {name}. Unmerge it first.")
-        for container in (*layer.adapter_layer_names, *layer.other_param_names[:4]):
+        for container in (*layer.adapter_layer_names, *layer.frozen_names):
             loaded[f"{name}.{container}"] = getattr(layer, container)[adapter_name]
     differing = sorted(
         name

@@ -14,35 +14,32 @@ a half-precision base (wider where the base is).
 """
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from peft.tuners._buffer_dict import BufferDict
-from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
-from peft.utils.quantization_utils import TorchaoBackend
 from torch import Tensor, nn
 
+from nora_studio.additive import AdditiveLayer, widen
 from nora_studio.errors import StudioError
 from nora_studio.nora.bases import check_base, dense_dtype
 from nora_studio.nora.config import NoraConfig
 from nora_studio.nora.outer_cache import start_factors
 
 
-class NoraLinear(nn.Module, BaseTunerLayer):
+class NoraLinear(nn.Module, AdditiveLayer):
     """A frozen linear layer and any number of NoRA adapters, as PEFT's tuner layers are.
 
     Source: arXiv:2408.10280, section 3.2, with the start subtracted.
     """
 
     adapter_layer_names = ("nora_inner_up", "nora_inner_down")
+    frozen_names = ("nora_up", "nora_down", "nora_inner_up_start", "nora_inner_down_start")
+    """What a file holds besides the trained factors."""
     other_param_names = (
-        "nora_up",
-        "nora_down",
-        "nora_inner_up_start",
-        "nora_inner_down_start",
+        *frozen_names,
         "nora_dropout",
         "nora_alpha",
         "outer_rank",
@@ -184,7 +181,7 @@ class NoraLinear(nn.Module, BaseTunerLayer):
     def get_delta_weight(self, adapter_name: str) -> Tensor:  # (out_features, in_features)
         """Compute the whole update of the weight, scale included, in float32 or wider."""
         up, down = self.outer_pair(adapter_name)
-        core = _widen(self._core(adapter_name))
+        core = widen(self._core(adapter_name))
         return up.to(core.dtype) @ core @ down.to(core.dtype)
 
     @torch.no_grad()
@@ -211,89 +208,11 @@ class NoraLinear(nn.Module, BaseTunerLayer):
         """
         moved_up, start_up, inner_down, moved_down = self._inner(adapter_name)
         left = torch.cat([moved_up, start_up], dim=1) * self.scaling[adapter_name]
-        return _widen(left), _widen(torch.cat([inner_down, moved_down], dim=0))
+        return widen(left), widen(torch.cat([inner_down, moved_down], dim=0))
 
-    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        return True
-
-    @torch.no_grad()
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add the updates of the given adapters (None: the active ones) to the base weight.
-
-        The sum is rounded to the base's dtype; a quantised base is quantised again, as PEFT does
-        for LoRA. Unmerging subtracts again and returns to the old weight to rounding, not to the
-        bit.
-
-        Raises:
-            StudioError: `safe_merge` is set and the merged weight would not be finite.
-        """
-        for adapter_name in check_adapters_to_merge(self, adapter_names):
-            if adapter_name not in self.nora_inner_up:
-                continue
-            weight, delta = self.get_base_weight(), self.get_delta_weight(adapter_name)
-            merged = (weight.to(delta.dtype) + delta).to(weight.dtype)
-            if safe_merge and not bool(torch.isfinite(merged).all()):
-                raise StudioError(
-                    f"NaNs detected in the merged weights. The adapter {adapter_name} seems to be "
-                    f"broken: it makes a {self.out_features}x{self.in_features} weight NaN or "
-                    "infinite, and was not merged. Load an undamaged one."
-                )
-            self._store(merged)
-            self.merged_adapters.append(adapter_name)
-
-    @torch.no_grad()
-    def unmerge(self) -> None:
-        """Take the merged updates out of the base weight, last in first out."""
-        if not self.merged:
-            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
-        while self.merged_adapters:
-            weight, delta = self.get_base_weight(), self.get_delta_weight(self.merged_adapters[-1])
-            self._store((weight.to(delta.dtype) - delta).to(weight.dtype))
-            self.merged_adapters.pop()
-
-    def _store(self, weight: Tensor) -> None:
-        if self.quantization_backend is None:
-            # In place: whoever shares the weight goes on sharing it.
-            self.get_base_weight().copy_(weight)
-        else:
-            if isinstance(self.quantization_backend, TorchaoBackend):
-                # PEFT's replaces the weight before it asks how to quantise it again.
-                self.quantization_backend.get_apply_tensor_subclass()
-            self.set_base_weight(weight)
-
-    def set_scale(self, adapter: str, scale: float) -> None:
-        """Set an adapter's scale to its own, alpha / r, times a factor."""
-        if adapter in self.scaling:
-            self.scaling[adapter] = scale * self.nora_alpha[adapter] / self.r[adapter]
-
-    def scale_layer(self, scale: float) -> None:
-        """Multiply the scale of every active adapter."""
-        for adapter_name in self.active_adapters:
-            if adapter_name in self.scaling:
-                self.scaling[adapter_name] *= scale
-
-    def unscale_layer(self, scale: float | None = None) -> None:
-        """Divide the scale of every active adapter; None restores alpha / r."""
-        for adapter_name in self.active_adapters:
-            if scale is None:
-                self.set_scale(adapter_name, 1.0)
-            elif adapter_name in self.scaling:
-                self.scaling[adapter_name] /= scale
-
-    def _move_adapter_to_device_of_base_layer(
-        self, adapter_name: str, device: torch.device | None = None
-    ) -> None:
-        # PEFT's own also casts to the base's dtype, which would round a trained float32 adapter
-        # each time it is loaded beside a half-precision base.
-        target = device or self.get_base_layer().weight.device
-        for container_name in (*self.adapter_layer_names, *self.other_param_names[:4]):
-            container = getattr(self, container_name)
-            if adapter_name in container and not container[adapter_name].is_meta:
-                container[adapter_name] = container[adapter_name].to(target)
+    @property
+    def alphas(self) -> dict[str, float]:
+        return self.nora_alpha
 
     def __repr__(self) -> str:
         return "nora." + super().__repr__()
-
-
-def _widen(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -5,24 +5,19 @@ that are the bulk of an adapter keep the base's dtype; activations stay in the d
 """
 
 import math
-import warnings
 from abc import abstractmethod
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft.tuners._buffer_dict import BufferDict
-from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from nora_studio.additive import BASE_DTYPES, AdditiveLayer, refuse_packed_attention, widen
 from nora_studio.errors import StudioError
 from nora_studio.tuners.config import TunerConfig
 
-BASE_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
-
-class LowRankLinear(nn.Module, BaseTunerLayer):
+class LowRankLinear(nn.Module, AdditiveLayer):
     """A frozen `nn.Linear` with any number of adapters whose update is a product `up @ down`."""
 
     def __init__(self, base_layer: nn.Module, name: str) -> None:
@@ -106,7 +101,7 @@ class LowRankLinear(nn.Module, BaseTunerLayer):
         Returns:
             (out_features, k) and (k, in_features), float32 or wider; their product is the update.
         """
-        up, down = (_widen(factor) for factor in self.factors(adapter_name))
+        up, down = (widen(factor) for factor in self.factors(adapter_name))
         return up * self.scaling[adapter_name], down
 
     @torch.no_grad()
@@ -115,80 +110,13 @@ class LowRankLinear(nn.Module, BaseTunerLayer):
         up, down = self.lora_factors(adapter_name)
         return up @ down
 
-    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        return True
-
-    @torch.no_grad()
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add the updates of the given adapters (None: the active ones) to the base weight.
-
-        Raises:
-            StudioError: `safe_merge` is set and the merged weight would not be finite.
-        """
-        weight = self.get_base_weight()
-        for adapter_name in check_adapters_to_merge(self, adapter_names):
-            if adapter_name not in self.r:
-                continue
-            delta = self.get_delta_weight(adapter_name)
-            merged = (weight.to(delta.dtype) + delta).to(weight.dtype)
-            if safe_merge and not bool(torch.isfinite(merged).all()):
-                raise StudioError(
-                    f"adapter {adapter_name!r} makes a {self.out_features}x{self.in_features} "
-                    "weight NaN or infinite; it was not merged. Load an undamaged adapter."
-                )
-            weight.copy_(merged)
-            self.merged_adapters.append(adapter_name)
-
-    @torch.no_grad()
-    def unmerge(self) -> None:
-        """Take the merged updates out of the base weight, last in first out, to rounding."""
-        if not self.merged:
-            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
-        weight = self.get_base_weight()
-        while self.merged_adapters:
-            delta = self.get_delta_weight(self.merged_adapters.pop())
-            weight.copy_((weight.to(delta.dtype) - delta).to(weight.dtype))
-
-    def set_scale(self, adapter: str, scale: float) -> None:
-        """Set an adapter's scale to its own, alpha / r, times a factor."""
-        if adapter in self.scaling:
-            self.scaling[adapter] = scale * self.alpha[adapter] / self.r[adapter]
-
-    def scale_layer(self, scale: float) -> None:
-        """Multiply the scale of every active adapter."""
-        for adapter_name in self.active_adapters:
-            if adapter_name in self.scaling:
-                self.scaling[adapter_name] *= scale
-
-    def unscale_layer(self, scale: float | None = None) -> None:
-        """Divide the scale of every active adapter; None restores alpha / r."""
-        for adapter_name in self.active_adapters:
-            if scale is None:
-                self.set_scale(adapter_name, 1.0)
-            elif adapter_name in self.scaling:
-                self.scaling[adapter_name] /= scale
-
-    def _move_adapter_to_device_of_base_layer(
-        self, adapter_name: str, device: torch.device | None = None
-    ) -> None:
-        # PEFT's own also casts to the base's dtype, which would round a trained float32 adapter
-        # each time it is loaded beside a half-precision base.
-        target = device or self.get_base_weight().device
-        for name in (*self.adapter_layer_names, *self.other_param_names):
-            container = getattr(self, name)
-            if not isinstance(container, nn.ParameterDict | BufferDict):
-                continue
-            if adapter_name in container:
-                tensor: Any = container[adapter_name]
-                container[adapter_name] = tensor if tensor.is_meta else tensor.to(target)
+    @property
+    def alphas(self) -> dict[str, float]:
+        return self.alpha
 
 
 def _check_base(base_layer: nn.Module, name: str) -> nn.Linear:
-    if isinstance(base_layer, NonDynamicallyQuantizableLinear):
-        raise StudioError(
-            f"{name} belongs to an nn.MultiheadAttention, which reads its weight without calling "
-            "it: an adapter there would do nothing. Take it out of the targets."
-        )
+    refuse_packed_attention(base_layer, name)
     if not isinstance(base_layer, nn.Linear) or base_layer.weight.dtype not in BASE_DTYPES:
         weight = getattr(base_layer, "weight", None)
         kind = f"{type(base_layer).__name__} of {getattr(weight, 'dtype', 'no dtype')}"
@@ -197,7 +125,3 @@ def _check_base(base_layer: nn.Module, name: str) -> nn.Linear:
             f"is a {kind}. Narrow the targets."
         )
     return base_layer
-
-
-def _widen(tensor: Tensor) -> Tensor:
-    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
