@@ -15,6 +15,14 @@ from nora_studio.errors import StudioError
 STATE = "state.safetensors"
 
 
+def generator_states() -> dict[str, Tensor]:
+    """The states of this process's generators, which dropout draws from."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
 @dataclass(frozen=True)
 class TrainingState:
     """All that a step depends on besides the adapter and the frozen base."""
@@ -29,15 +37,15 @@ class TrainingState:
     """The gradient scaler's `state_dict`; empty without float16."""
     rules: dict[str, Tensor] = field(default_factory=dict)
     """What the method's own rules depend on."""
+    generators: dict[str, Tensor] = field(default_factory=generator_states)
+    """Of torch's own generators: "cpu", and "cpu.1" of the process of rank 1."""
 
 
 def write_state(folder: Path, state: TrainingState) -> None:
     """Write a training state into a checkpoint folder, flattened: no pickle."""
     tensors = {f"draws.{name}": tensor for name, tensor in state.draws.items()}
     tensors |= {f"rules.{name}": tensor.contiguous() for name, tensor in state.rules.items()}
-    tensors["generator.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["generator.cuda"] = torch.cuda.get_rng_state()
+    tensors |= {f"generator.{name}": tensor for name, tensor in state.generators.items()}
     plain: dict[str, dict[str, Any]] = {}
     for index, values in state.optimizer["state"].items():
         for name, value in values.items():
@@ -56,8 +64,14 @@ def write_state(folder: Path, state: TrainingState) -> None:
     save_file(tensors, folder / STATE, metadata={"training": json.dumps(facts)})
 
 
-def read_state(folder: Path) -> TrainingState:
+def read_state(folder: Path, rank: int = 0) -> TrainingState:
     """Read a training state back and set torch's own generators to it.
+
+    A process that the run did not have before begins draws of its own.
+
+    Args:
+        folder: Of the checkpoint.
+        rank: Of this process.
 
     Raises:
         StudioError: the file is missing or damaged.
@@ -85,9 +99,8 @@ def read_state(folder: Path) -> TrainingState:
             rules[rest] = tensor
     for index, values in facts["plain"].items():
         optimizer.setdefault(_index(index), {}).update(values)
-    torch.set_rng_state(tensors["generator.cpu"])
-    if "generator.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["generator.cuda"])
+    generators = _under(tensors, "generator.")
+    _set_generators(generators, rank, facts["step"])
     return TrainingState(
         step=facts["step"],
         optimizer={"state": optimizer, "param_groups": facts["groups"]},
@@ -95,7 +108,22 @@ def read_state(folder: Path) -> TrainingState:
         draws=draws,
         scaler=facts["scaler"],
         rules=rules,
+        generators=generators,
     )
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _set_generators(states: dict[str, Tensor], rank: int, step: int) -> None:
+    suffix = f".{rank}" if rank else ""
+    if f"cpu{suffix}" not in states:
+        torch.manual_seed(torch.initial_seed() + step)
+        return
+    torch.set_rng_state(states[f"cpu{suffix}"])
+    if f"cuda{suffix}" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states[f"cuda{suffix}"])
 
 
 def _index(text: str) -> int | str:

@@ -7,6 +7,8 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from nora_studio import processes
+from nora_studio.errors import StudioError
 from nora_studio.progress import Clock, check_finite, report
 from nora_studio.saving import save_checkpoints
 from nora_studio.stop import StopRequest
@@ -41,8 +43,8 @@ def train(
 
     Args:
         start: Steps done already.
-        sample: Draws a trainee's fixed-seed picture after a step.
-        evaluate: Measures a trainee; what it gives goes into the log by name.
+        sample: Draws a trainee's fixed-seed picture after a step. Called on every process.
+        evaluate: Measures a trainee; what it gives goes into the log by name. On every process.
 
     Returns:
         Whether the plan was finished; False after a stop, with checkpoints written.
@@ -63,17 +65,17 @@ def train(
             last = step == plan.steps
             measured = bool(plan.evaluate_every) and (step % plan.evaluate_every == 0 or last)
             if step % plan.log_every == 0 or measured or last:
-                extra = [evaluate(trainee) if measured and main else {} for trainee in trainees]
+                extra = [evaluate(trainee) if measured else {} for trainee in trainees]
                 report(trainees, step, plan.steps, clock, bar, len(batch["timesteps"]), extra)
-            stopping = stop.signal is not None and not last  # Read once: it may come any moment.
+            stopping = processes.agree_to_stop(stop) and not last
             if step % plan.checkpoint_every == 0 or last or stopping:
                 check_finite(trainees, step, plan.steps)
                 save_checkpoints(trainees, draws, step, plan.keep_checkpoints)
             if stopping:
-                for trainee in trainees:
+                for trainee in trainees if main else ():
                     trainee.run.set_status("stopped", step, plan.steps)
                 return False
-            if plan.sample_every and step % plan.sample_every == 0 and not last and main:
+            if plan.sample_every and step % plan.sample_every == 0 and not last:
                 for trainee in trainees:
                     sample(trainee, step)
     return True
@@ -102,6 +104,9 @@ def _advance(trainee: Trainee, batch: Batch, step: int, max_norm: float) -> None
 def _share(batch: Batch, accelerator: Accelerator) -> Batch:
     """This process's equal share of the global batch, on its device."""
     count, index = accelerator.num_processes, accelerator.process_index
+    rows = len(batch["timesteps"])
+    if rows % count:
+        raise StudioError(f"a batch of {rows} is no equal share for each of {count} processes.")
     return {
         name: tensor.chunk(count)[index].to(accelerator.device, non_blocking=True)
         for name, tensor in batch.items()

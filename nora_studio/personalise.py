@@ -10,7 +10,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
-from nora_studio import __version__
+from nora_studio import __version__, processes
 from nora_studio.config import DreamboothOptions
 from nora_studio.dreambooth import DreamboothStep
 from nora_studio.files import AdapterCard, load_weights, write_adapter
@@ -51,14 +51,21 @@ def build_trainee(
     """
     options, base = subject.options, parts_of(subject.pipe)
     torch.manual_seed(options.seed)  # Adapter initialisation.
+    prints = {part: fingerprint(base[part]) for part in settings}
     parts: dict[str, nn.Module] = {}
     rates = {part: values.learning_rate for part, values in settings.items()}
-    for part, values in settings.items():
-        module = share_weights(base[part])
-        spec = _adapter_spec(options, method, values, subject.activations.get(part))
-        with cached_outer_factors() if options.cache else contextlib.nullcontext():
-            attach(module, used_targets(part, module, options.targets or "attention"), spec)
-        parts[part] = module
+    # The main process finds the outer factors; where they are kept on disk the others read them.
+    with processes.main_first() if options.cache else contextlib.nullcontext():
+        for part, values in settings.items():
+            # Whoever else held the base's own tensors would keep all of what is to be sharded.
+            module = base[part] if subject.sharding else share_weights(base[part])
+            spec = _adapter_spec(options, method, values, subject.activations.get(part))
+            with cached_outer_factors() if options.cache else contextlib.nullcontext():
+                attach(module, used_targets(part, module, options.targets or "attention"), spec)
+            parts[part] = module
+    if subject.sharding is not None:
+        for module in {"unet": base["unet"], **parts}.values():
+            subject.sharding.shard(module, accelerator.device)
     rules = step_rules(method, parts, options.seed)
     step = _step_module(subject, parts, rules)
     optimizer = make_optimizer(
@@ -71,9 +78,16 @@ def build_trainee(
         num_warmup_steps=options.warmup_steps,
         num_training_steps=options.steps,
     )
-    model, optimizer = accelerator.prepare(step, optimizer)
+    if subject.sharding is None:
+        model, optimizer = accelerator.prepare(step, optimizer)
+    else:
+        model = subject.sharding.prepare(accelerator, step, _data_parallel())
+        optimizer = accelerator.prepare_optimizer(optimizer)
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        # Outer factors and prompts are frozen: they were sent once and need not before every step.
+        model.broadcast_buffers = False
     trained = [p for module in parts.values() for p in adapter_parameters(module).values()]
-    card = _card(subject, method, list(parts), sum(parameter.numel() for parameter in trained))
+    card = _card(subject, method, prints, sum(parameter.numel() for parameter in trained))
 
     return Trainee(
         label=method,
@@ -109,12 +123,14 @@ def _adapter_spec(
     return replace(plain, outer=options.outer, start=options.start, mean_abs_inputs=activations)
 
 
-def _card(subject: Subject, method: str, parts: list[str], parameters: int) -> AdapterCard:
-    options, base = subject.options, parts_of(subject.pipe)
+def _card(
+    subject: Subject, method: str, prints: dict[str, list[float]], parameters: int
+) -> AdapterCard:
+    options = subject.options
     return AdapterCard(
         method=method,
         model=options.model,
-        fingerprints={part: fingerprint(base[part]) for part in parts},
+        fingerprints=prints,
         trigger=subject.trigger,
         prompt=options.prompt,
         resolution=subject.size,
@@ -150,6 +166,9 @@ def _step_module(subject: Subject, parts: dict[str, nn.Module], rules: StepRules
 
 def prepare_accelerator(mixed_precision: str) -> Accelerator:
     """An accelerator for one trainee."""
+    return Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[_data_parallel()])
+
+
+def _data_parallel() -> DistributedDataParallelKwargs:
     # The text encoders' pooled and penultimate outputs leave single layers without a gradient.
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[unused])
+    return DistributedDataParallelKwargs(find_unused_parameters=True)

@@ -8,6 +8,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from tqdm import tqdm
 
+from nora_studio import processes
 from nora_studio.cache import LatentCache, Stores, encode_photos
 from nora_studio.config import DreamboothOptions
 from nora_studio.data.views import photos_of_size
@@ -85,7 +86,11 @@ def _class_pictures(subject: Subject, prompt: str) -> list[Path]:
     options, size = subject.options, subject.size
     folder = options.class_dir or class_folder(options.output_dir, options.model, prompt, size)
     count = options.class_pictures or 0
-    with tqdm(desc="Class pictures", unit="picture") as bar, all_awake(subject.pipe):
+    hidden = not processes.is_main()
+    with (
+        tqdm(desc="Class pictures", unit="picture", disable=hidden) as bar,
+        all_awake(subject.pipe),
+    ):
 
         def advance(done: int, total: int) -> None:
             bar.total = total

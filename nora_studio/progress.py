@@ -1,10 +1,12 @@
 """How a training tells where it is: log lines, status, the terminal, and a loss gone bad."""
 
+import math
 import time
 from typing import Any
 
 from torch import Tensor
 
+from nora_studio import processes
 from nora_studio.errors import StudioError
 from nora_studio.runs import memory_gib
 from nora_studio.trainee import Trainee
@@ -45,10 +47,10 @@ def report(
         total: Tensor = trainee.accelerator.reduce(trainee.loss_sum, "mean")  # pyright: ignore
         loss = (total / max(1, logged)).item()
         trainee.loss_sum.zero_()
+        memory = processes.largest(memory_gib(trainee.accelerator.device))
         if not trainee.accelerator.is_main_process:
             continue
         groups = trainee.optimizer.param_groups
-        memory = memory_gib(trainee.accelerator.device)
         trainee.run.log(
             step,
             loss=round(loss, 6),
@@ -66,9 +68,12 @@ def report(
 
 def check_finite(trainees: list[Trainee], now: int, steps: int) -> None:
     for trainee in trainees:
-        step = int(trainee.first_bad_step.item())
-        if step < 0:
+        found = int(trainee.first_bad_step.item())
+        # The loss of one process's share may be bad alone; all have to end.
+        first = -processes.largest(-found if found >= 0 else -math.inf)
+        if math.isinf(first):
             continue
+        step = int(first)
         if trainee.accelerator.mixed_precision == "fp16":
             cause = "float16 overflowed; use --precision bf16 or fp32"
         elif step == 1:
@@ -79,4 +84,5 @@ def check_finite(trainees: list[Trainee], now: int, steps: int) -> None:
         if trainee.accelerator.is_main_process:
             for stopped in trainees:
                 stopped.run.set_status("failed", now, steps, error=problem)
-        raise StudioError(f"{problem} Earlier checkpoints in {trainee.run.folder} are kept.")
+            raise StudioError(f"{problem} Earlier checkpoints in {trainee.run.folder} are kept.")
+        raise SystemExit(2)  # The main process says why.

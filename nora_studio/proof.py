@@ -1,44 +1,61 @@
 """The end of a training: the adapter is saved, and a fresh pipeline proves it."""
 
+import functools
 import gc
 
 import numpy as np
 from PIL import Image
 
+from nora_studio import processes
 from nora_studio.atomic import replacing
 from nora_studio.errors import StudioError
 from nora_studio.generate import adapter_on
-from nora_studio.models import load_sdxl
-from nora_studio.samples import draw_sample, draw_sample_of
+from nora_studio.runs import Run
+from nora_studio.samples import draw_sample, draw_sample_of, fresh_pipe, spread
 from nora_studio.subject import Subject
 from nora_studio.trainee import Trainee
 
 
-def finish(subject: Subject, trainee: Trainee) -> str:
+def finish(subject: Subject, trainee: Trainee) -> str | None:
     """Save the final adapter and prove it: a fresh pipeline must draw what the trainer drew.
 
+    Called by the main process alone, or by all where the base is in shards.
+
     Returns:
-        One line that says where the adapter is and how far the picture moved.
+        One line that says where the adapter is and how far the picture moved, on the main process.
 
     Raises:
         StudioError: the proof failed; the adapter is kept for inspection, the run marked failed.
     """
     steps = subject.options.steps or 0
     trained = draw_sample(subject, trainee, steps)
-    with replacing(trainee.run.adapter) as fresh:
-        trainee.write_adapter(fresh, steps)
+    processes.on_main(functools.partial(_save_final, trainee, steps))
     run, device = trainee.run, trainee.accelerator.device
     trainee.accelerator.free_memory()
     del trainee
     gc.collect()
-    fresh_pipe = load_sdxl(subject.options.model, subject.pipe.dtype, device)
-    with adapter_on(fresh_pipe, run.adapter):
-        reloaded = draw_sample_of(subject, fresh_pipe)
+    pipe = fresh_pipe(subject, device)
+    with adapter_on(pipe, run.adapter):
+        spread(subject, pipe, device)
+        reloaded = draw_sample_of(subject, pipe)
+    # On a CPU the same arithmetic gives the same bytes; GPU kernels may differ by rounding.
+    tolerance = 0.0 if device.type == "cpu" else 1.0
+    return processes.on_main(lambda: _judge(run, steps, trained, reloaded, tolerance))
+
+
+def _save_final(trainee: Trainee, steps: int) -> None:
+    with replacing(trainee.run.adapter) as fresh:
+        trainee.write_adapter(fresh, steps)
+
+
+def _judge(
+    run: Run, steps: int, trained: Image.Image, reloaded: Image.Image, tolerance: float
+) -> str:
+    """Compare the pictures of the trainer, the reloaded adapter and the base, and say so."""
     with Image.open(run.sample_file("base")) as base:
         moved = _distance(trained, base)
     apart = _distance(trained, reloaded)
-    # On a CPU the same arithmetic gives the same bytes; GPU kernels may differ by rounding.
-    if apart > (0.0 if device.type == "cpu" else 1.0):
+    if apart > tolerance:
         problem = f"the reloaded adapter draws another picture (off by {apart:.2f} of 255)"
     elif moved < MINIMUM_CHANGE:
         problem = f"the adapter changes nothing to be seen ({moved:.3f} of 255)"

@@ -2,24 +2,30 @@
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
+import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 from torch import nn
 
-from nora_studio import __version__
+from nora_studio import __version__, processes
 from nora_studio.dreambooth import DreamboothStep
 from nora_studio.generate import Recipe, draw, save_picture
-from nora_studio.models import all_awake, with_parts
+from nora_studio.models import all_awake, load_sdxl, with_parts
 from nora_studio.subject import Subject
 from nora_studio.trainee import Trainee
 
 
 def draw_base(subject: Subject, trainees: list[Trainee]) -> None:
     """Draw the fixed-seed picture of the bare base into every run."""
-    picture = draw_sample_of(subject, subject.pipe)
+    pipe = subject.pipe
+    if subject.sharding is not None:  # Its own base carries the adapter.
+        pipe = fresh_pipe(subject, trainees[0].accelerator.device)
+        spread(subject, pipe, trainees[0].accelerator.device)
+    picture = draw_sample_of(subject, pipe)
     for trainee in trainees:
-        save_picture(picture, trainee.run.sample_file("base"), _recipe(subject, None))
+        _save(picture, subject, trainee.run.sample_file("base"), None)
 
 
 def draw_sample(subject: Subject, trainee: Trainee, step: int) -> Image.Image:
@@ -28,8 +34,24 @@ def draw_sample(subject: Subject, trainee: Trainee, step: int) -> Image.Image:
     parts = {"unet": module.unet, **dict(module.encoders)}
     with _as_served(module, trainee.parameters):
         picture = draw_sample_of(subject, with_parts(subject.pipe, parts))
-    save_picture(picture, trainee.run.sample_file(f"step-{step:06d}"), _recipe(subject, trainee))
+    _save(picture, subject, trainee.run.sample_file(f"step-{step:06d}"), trainee)
     return picture
+
+
+def _save(picture: Image.Image, subject: Subject, file: Path, trainee: Trainee | None) -> None:
+    processes.on_main(lambda: save_picture(picture, file, _recipe(subject, trainee)))
+
+
+def fresh_pipe(subject: Subject, device: torch.device) -> StableDiffusionXLPipeline:
+    """The base loaded once more; on the CPU where it is to be sharded (`spread`)."""
+    place = device if subject.sharding is None else "cpu"
+    return load_sdxl(subject.options.model, subject.pipe.dtype, place)
+
+
+def spread(subject: Subject, pipe: StableDiffusionXLPipeline, device: torch.device) -> None:
+    """Put a fresh pipeline's UNet into shards, if the subject's base is."""
+    if subject.sharding is not None:
+        subject.sharding.shard(pipe.unet, device)
 
 
 @contextlib.contextmanager

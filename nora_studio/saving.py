@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from nora_studio.checkpoints import TrainingState, read_state, write_state
+from torch import Tensor
+
+from nora_studio import processes
+from nora_studio.checkpoints import TrainingState, generator_states, read_state, write_state
 from nora_studio.trainee import Draws, Trainee
 
 
@@ -12,18 +15,30 @@ def save_checkpoints(trainees: list[Trainee], draws: Draws, step: int, keep: int
 
     A crash between two twins so leaves them a checkpoint in common, even if one alone is kept.
     """
-    for trainee in trainees:
-        _save_checkpoint(trainee, draws, step)
-    for trainee in trainees:
-        if trainee.accelerator.is_main_process:
+    generators = _every_generator()
+
+    def save() -> None:
+        for trainee in trainees:
+            _save_checkpoint(trainee, draws, step, generators)
+        for trainee in trainees:
             trainee.run.keep_newest(keep)
 
+    processes.on_main(save)
 
-def _save_checkpoint(trainee: Trainee, draws: Draws, step: int) -> None:
-    """Save the adapter and the training state as of a step (main process only)."""
-    trainee.accelerator.wait_for_everyone()
-    if not trainee.accelerator.is_main_process:
-        return
+
+def _every_generator() -> dict[str, Tensor]:
+    """The state of every process's own generators: the main one's by name, others' with a rank."""
+    found: dict[str, Tensor] = {}
+    for name, own in generator_states().items():
+        for rank, state in enumerate(processes.gathered(own)):
+            found[f"{name}.{rank}" if rank else name] = state
+    return found
+
+
+def _save_checkpoint(
+    trainee: Trainee, draws: Draws, step: int, generators: dict[str, Tensor]
+) -> None:
+    """Save the adapter and the training state as of a step."""
     scaler = trainee.accelerator.scaler
     state = TrainingState(
         step=step,
@@ -32,6 +47,7 @@ def _save_checkpoint(trainee: Trainee, draws: Draws, step: int) -> None:
         draws=draws.state(),
         scaler=scaler.state_dict() if scaler is not None else {},
         rules=trainee.rules.state(),
+        generators=generators,
     )
 
     def write(folder: Path) -> None:
@@ -45,7 +61,7 @@ def restore(trainees: list[Trainee], draws: Draws, step: int) -> None:
     """Set every trainee and the draws to their common checkpoint."""
     for trainee in trainees:
         folder = trainee.run.checkpoints()[step]
-        state = read_state(folder)
+        state = read_state(folder, processes.rank())
         trainee.load_adapter(folder)
         trainee.optimizer.load_state_dict(state.optimizer)
         trainee.schedule.load_state_dict(state.schedule)
@@ -54,7 +70,7 @@ def restore(trainees: list[Trainee], draws: Draws, step: int) -> None:
         if trainee.accelerator.scaler is not None and state.scaler:
             trainee.accelerator.scaler.load_state_dict(state.scaler)
         draws.restore(state.draws)
-        trainee.run.forget_after(step)
+    processes.on_main(lambda: [trainee.run.forget_after(step) for trainee in trainees])
 
 
 def _set_rates(schedule: Any) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from nora_studio.config import DreamboothOptions
 from nora_studio.denoising import Denoising
 from nora_studio.dreambooth import PromptEncoding
+from nora_studio.sharding import Sharding
 
 
 @dataclass(frozen=True)
@@ -24,3 +25,5 @@ class Subject:
     process: Denoising
     activations: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     """Part -> layer -> mean |x| per input channel, where the outer factors follow activations."""
+    sharding: Sharding | None = None
+    """How the base is spread over the processes; None: each has all of it."""

@@ -16,8 +16,8 @@ ENTRY_FOLDERS = ("training", "evaluation")
 LEVELS = [
     {"errors", "atomic", "fingerprints", "losses", "registration", "stop", "disk_cache"},
     {"additive"},
-    {"nora", "world", "prompts", "scripts", "data", "grid", "settings"},
-    {"tuners"},
+    {"nora", "world", "prompts", "scripts", "data", "grid", "settings", "processes"},
+    {"tuners", "sharding"},
     {"", "methods", "recommended"},  # "": the package's own __init__, which registers the tuners
     {"config"},
     {"defaults"},
@@ -53,7 +53,7 @@ ALONE = {
 TRAINING_CODE = {
     "loop", "dreambooth", "draws", "photo_set", "denoising", "prior", "held_out", "trainee",
     "preparation", "activations", "personalise", "checkpoints", "losses", "cache", "progress",
-    "saving", "subject", "samples", "proof",
+    "saving", "subject", "samples", "proof", "processes", "sharding",
 }  # fmt: skip
 
 

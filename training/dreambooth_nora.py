@@ -4,6 +4,7 @@
         --instance-dir photos/my-mug --prompt "a photo of a [V] mug" --method nora,lora
 
 Writes one run folder for each method (`runs/my-mug-nora`, `runs/my-mug-lora`).
+In several processes (`accelerate launch --num_processes 4`) each takes its share of every batch.
 Exit status: 0 done, 2 bad input or a failed run, 128 + n stopped by signal n.
 """
 
@@ -12,6 +13,7 @@ from dataclasses import replace
 
 import torch
 
+from nora_studio import processes
 from nora_studio.activations import first_batch, record_activations
 from nora_studio.config import DreamboothOptions
 from nora_studio.defaults import with_recommended
@@ -28,20 +30,27 @@ from nora_studio.proof import finish
 from nora_studio.runs import Run, common_checkpoint
 from nora_studio.samples import draw_base, draw_sample
 from nora_studio.saving import restore
+from nora_studio.sharding import Sharding, check_methods, through_base
 from nora_studio.stop import StopRequest
+from nora_studio.subject import Subject
 from nora_studio.trainee import Trainee
 
 MIXED = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 def main() -> int:
-    options = with_recommended(parse_options())
-    photos = PhotoSet.find(options)  # Before any model loads: mistakes are here.
-    settings = {method: part_settings(options, method) for method in options.methods}
-    dtype = choose_dtype(options.precision, "cuda" if torch.cuda.is_available() else "cpu")
+    sharding = Sharding.asked()
+    processes.join()
+    with processes.main_first():  # Before any model loads: mistakes are here, and told once.
+        options = with_recommended(parse_options())
+        photos = PhotoSet.find(options)
+        settings = {method: part_settings(options, method) for method in options.methods}
+        dtype = choose_dtype(options.precision, "cuda" if torch.cuda.is_available() else "cpu")
+        check_methods(sharding, options.methods)
+        processes.check_shares(options.batch_size or 1)
+        runs = {method: find_run(options, method) for method in options.methods}
     accelerator = prepare_accelerator(MIXED[dtype])
     say = accelerator.print
-    runs = {method: find_run(options, method) for method in options.methods}
 
     for line in photos.warnings:
         say(line)
@@ -50,9 +59,9 @@ def main() -> int:
     # Only what every step needs; the VAE and frozen text encoders come to the device when called.
     trained = {part for parts in settings.values() for part in parts}
     wake(pipe, {"unet", *trained}, accelerator.device)
-    with accelerator.main_process_first():  # It draws and encodes; the others read what it kept.
+    with processes.main_first():  # It draws and encodes; the others read what it kept.
         prepared = prepare(options, pipe, photos, say)
-    subject, draws = prepared.subject, prepared.draws
+    subject, draws = replace(prepared.subject, sharding=sharding), prepared.draws
 
     if options.outer == "activation":
         say("Recording activations on the first batch")
@@ -70,20 +79,17 @@ def main() -> int:
         total = sum(parameter.numel() for parameter in trainee.parameters)
         say(f"{method}: {total:,} trained parameters -> {runs[method].folder}")
 
+    processes.part_ways(options.seed)
     start = 0
-    accelerator.wait_for_everyone()  # Every process has looked for old runs by now.
-    if accelerator.is_main_process and not options.resume:
-        for run in runs.values():
-            Run.create(run.folder, to_toml(options))
+    processes.wait()  # Every process has looked for old runs by now.
     if options.resume:
         start = common_checkpoint(list(runs.values()))
         restore(trainees, draws, start)
-        if accelerator.is_main_process:
-            for run in runs.values():
-                run.extend(to_toml(options))
+        processes.on_main(lambda: [run.extend(to_toml(options)) for run in runs.values()])
         say(f"Going on after step {start} of {options.steps}")
-    elif accelerator.is_main_process:
-        draw_base(subject, trainees)
+    else:
+        processes.on_main(lambda: [Run.create(r.folder, to_toml(options)) for r in runs.values()])
+        through_base(sharding, lambda: draw_base(subject, trainees))
     plan = Plan(
         steps=options.steps or 0,
         log_every=options.log_every,
@@ -95,32 +101,44 @@ def main() -> int:
     )
 
     def sample(trainee: Trainee, step: int) -> None:
-        draw_sample(subject, trainee, step)
+        through_base(sharding, lambda: draw_sample(subject, trainee, step))
 
     def evaluate(trainee: Trainee) -> dict[str, float]:
         fixed = prepared.fixed
-        return {fixed.name: measure(fixed, trainee.model, trainee.accelerator)} if fixed else {}
+        if fixed is None:
+            return {}
+        loss = through_base(sharding, lambda: measure(fixed, trainee.model, trainee.accelerator))
+        return {} if loss is None else {fixed.name: loss}
 
-    if accelerator.is_main_process and not options.resume and options.evaluate_every:
+    if not options.resume and options.evaluate_every:
         for trainee in trainees:  # Where the curve begins: every method starts at the base.
-            trainee.run.log(0, **evaluate(trainee))
+            measured = evaluate(trainee)
+            if processes.is_main():
+                trainee.run.log(0, **measured)
     with StopRequest() as stop:
         done = train(trainees, draws, plan, stop, sample, evaluate, start)
     if not done and stop.signal is not None:
         say(f"Stopped by {stop.signal.name}. Go on with the same command and --resume.")
+        processes.leave()
         return 128 + stop.signal
-    if accelerator.is_main_process:
-        failures = []
-        while trainees:
-            # One at a time, so that the proof's fresh pipeline finds room; each has its chance.
-            try:
-                print(finish(subject, trainees.pop(0)))
-            except StudioError as error:
-                failures.append(str(error))
-        if failures:
-            raise StudioError(" ".join(failures))
-    accelerator.end_training()
+    through_base(sharding, lambda: finish_all(subject, trainees))
+    processes.leave()
     return 0
+
+
+def finish_all(subject: Subject, trainees: list[Trainee]) -> None:
+    """Save and prove each, one at a time, so that the proof's fresh pipeline finds room."""
+    failures = []
+    while trainees:
+        try:
+            proven = finish(subject, trainees.pop(0))
+        except StudioError as error:  # Every twin has its chance.
+            failures.append(str(error))
+            continue
+        if proven is not None:
+            print(proven)
+    if failures:
+        raise StudioError(" ".join(failures))
 
 
 def find_run(options: DreamboothOptions, method: str) -> Run:
