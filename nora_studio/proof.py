@@ -1,6 +1,10 @@
 """The end of a training: the adapter is saved, and a fresh pipeline proves it."""
 
 import gc
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -9,43 +13,73 @@ from nora_studio.atomic import replacing
 from nora_studio.errors import StudioError
 from nora_studio.generate import adapter_on
 from nora_studio.models import load_sdxl
-from nora_studio.samples import draw_sample, draw_sample_of
+from nora_studio.samples import draw_samples, draw_samples_of, sample_files
+from nora_studio.saving import set_back
 from nora_studio.subject import Subject
 from nora_studio.trainee import Trainee
 
+Show = Callable[[Trainee, int], list[Image.Image]]
+"""Draws a trainee's samples as of a step and keeps them in its run."""
 
-def finish(subject: Subject, trainee: Trainee) -> str:
+
+def finish(
+    subject: Subject,
+    trainee: Trainee,
+    show: Show | None = None,
+    last: int | None = None,
+    ended: str | None = None,
+) -> str:
     """Save the final adapter and prove it: a fresh pipeline must draw what the trainer drew.
 
+    Args:
+        show: None: `draw_samples`.
+        last: The last step that was trained. None: the options' steps.
+        ended: Why that is before the options' steps.
+
     Returns:
-        One line that says where the adapter is and how far the picture moved.
+        One line that says where the adapter is and how far the pictures moved.
 
     Raises:
         StudioError: the proof failed; the adapter is kept for inspection, the run marked failed.
     """
-    steps = subject.options.steps or 0
-    trained = draw_sample(subject, trainee, steps)
+    options, steps = subject.options, subject.options.steps or 0
+    show = show or partial(draw_samples, subject)
+    step = last = steps if last is None else last
+    best = trainee.best if options.final == "best" else None
+    if best is not None and best.step != last:
+        show(trainee, last)
+        set_back(trainee, best.step)
+        step = best.step
+    trained = show(trainee, step)
     with replacing(trainee.run.adapter) as fresh:
-        trainee.write_adapter(fresh, steps)
+        trainee.write_adapter(fresh, step)
     run, device = trainee.run, trainee.accelerator.device
+    facts: dict[str, Any] = {**trainee.best_facts, "adapter_step": step}
+    if ended is not None:
+        facts["ended"] = ended
     trainee.accelerator.free_memory()
     del trainee
     gc.collect()
-    fresh_pipe = load_sdxl(subject.options.model, subject.pipe.dtype, device)
+    fresh_pipe = load_sdxl(options.model, subject.pipe.dtype, device)
     with adapter_on(fresh_pipe, run.adapter):
-        reloaded = draw_sample_of(subject, fresh_pipe)
-    with Image.open(run.sample_file("base")) as base:
-        moved = _distance(trained, base)
-    apart = _distance(trained, reloaded)
+        reloaded = draw_samples_of(subject, fresh_pipe)
+    bare = sample_files(run, 0, len(trained))
+    moved = [_distance_to_file(picture, file) for picture, file in zip(trained, bare)]
+    apart = max(_distance(*pair) for pair in zip(trained, reloaded))
     # On a CPU the same arithmetic gives the same bytes; GPU kernels may differ by rounding.
     if apart > (0.0 if device.type == "cpu" else 1.0):
         problem = f"the reloaded adapter draws another picture (off by {apart:.2f} of 255)"
-    elif moved < MINIMUM_CHANGE:
-        problem = f"the adapter changes nothing to be seen ({moved:.3f} of 255)"
+    elif max(moved) < MINIMUM_CHANGE:
+        problem = f"the adapter changes nothing to be seen ({max(moved):.3f} of 255)"
     else:
-        run.set_status("finished", steps, steps, change=round(moved, 3))
-        return f"{run.adapter}: proven by a fresh pipeline; the sample moved {moved:.1f} of 255."
-    run.set_status("failed", steps, steps, error=problem)
+        change = sum(moved) / len(moved)
+        run.set_status("finished", last, steps, change=round(change, 3), **facts)
+        which = "" if step == last else f" as of step {step}, the best"
+        return (
+            f"{run.adapter}{which}: proven by a fresh pipeline; "
+            f"the samples moved {change:.1f} of 255."
+        )
+    run.set_status("failed", last, steps, error=problem, **facts)
     raise StudioError(f"{run.adapter}: not done: {problem}. Train longer or with a higher rate.")
 
 
@@ -57,3 +91,8 @@ def _distance(a: Image.Image, b: Image.Image) -> float:
     """Mean absolute difference in 8-bit levels."""
     pixels = [np.asarray(image.convert("RGB"), dtype=np.float64) for image in (a, b)]
     return float(np.abs(pixels[0] - pixels[1]).mean())
+
+
+def _distance_to_file(a: Image.Image, file: Path) -> float:
+    with Image.open(file) as b:
+        return _distance(a, b)

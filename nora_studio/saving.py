@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from nora_studio.checkpoints import TrainingState, read_state, write_state
+from nora_studio.curves import Curve
 from nora_studio.trainee import Draws, Trainee
 
 
@@ -15,7 +16,8 @@ def save_checkpoints(trainees: list[Trainee], draws: Draws, step: int, keep: int
         _save_checkpoint(trainee, draws, step)
     for trainee in trainees:
         if trainee.accelerator.is_main_process:
-            trainee.run.keep_newest(keep)
+            best = trainee.best
+            trainee.run.keep_newest(keep, None if best is None else best.step)
 
 
 def _save_checkpoint(trainee: Trainee, draws: Draws, step: int) -> None:
@@ -43,13 +45,19 @@ def _save_checkpoint(trainee: Trainee, draws: Draws, step: int) -> None:
 def restore(trainees: list[Trainee], draws: Draws, step: int) -> None:
     """Set every trainee and the draws to their common checkpoint."""
     for trainee in trainees:
-        folder = trainee.run.checkpoints()[step]
-        state = read_state(folder)
-        trainee.load_adapter(folder)
-        trainee.optimizer.load_state_dict(state.optimizer)
-        trainee.schedule.load_state_dict(state.schedule)
-        trainee.rules.restore(state.rules)
-        if trainee.accelerator.scaler is not None and state.scaler:
-            trainee.accelerator.scaler.load_state_dict(state.scaler)
-        draws.restore(state.draws)
+        draws.restore(set_back(trainee, step).draws)
         trainee.run.forget_after(step)
+        trainee.curve = Curve.of_log(trainee.run.read_log())
+
+
+def set_back(trainee: Trainee, step: int) -> TrainingState:
+    """Make a trainee what it was after a step that it has a checkpoint of."""
+    folder = trainee.run.checkpoints()[step]
+    state = read_state(folder)
+    trainee.load_adapter(folder)
+    trainee.optimizer.load_state_dict(state.optimizer)
+    trainee.schedule.load_state_dict(state.schedule)
+    trainee.rules.restore(state.rules)
+    if trainee.accelerator.scaler is not None and state.scaler:
+        trainee.accelerator.scaler.load_state_dict(state.scaler)
+    return state

@@ -14,8 +14,8 @@ ENTRY_FOLDERS = ("training", "evaluation")
 
 # Imports go only to lower levels; within a package folder they are free.
 LEVELS = [
-    {"errors", "atomic", "fingerprints", "losses", "registration", "stop", "disk_cache"},
-    {"nora", "world", "prompts", "scripts", "data", "grid", "settings"},
+    {"errors", "atomic", "fingerprints", "losses", "registration", "stop", "disk_cache", "curves"},
+    {"nora", "world", "prompts", "scripts", "data", "grid", "settings", "trackers"},
     {"tuners"},
     {"", "methods", "recommended"},  # "": the package's own __init__, which registers the tuners
     {"config"},
@@ -33,9 +33,20 @@ LEVELS = [
         "report",
     },
     {"trainee", "dreambooth", "draws", "generate", "scores", "shapes"},
-    {"subject", "compare", "parameters", "held_out", "photo_set", "progress", "saving"},
+    {
+        "subject",
+        "compare",
+        "parameters",
+        "held_out",
+        "photo_set",
+        "progress",
+        "saving",
+        "early_stop",
+        "sample_scores",
+        "wall",
+    },
     {"activations", "loop", "personalise", "prior", "results", "samples"},
-    {"preparation", "proof"},
+    {"preparation", "proof", "gallery"},
     {"demo"},
     {"ui", "commands"},
     {"cli"},
@@ -52,7 +63,7 @@ ALONE = {
 TRAINING_CODE = {
     "loop", "dreambooth", "draws", "photo_set", "denoising", "prior", "held_out", "trainee",
     "preparation", "activations", "personalise", "checkpoints", "losses", "cache", "progress",
-    "saving", "subject", "samples", "proof",
+    "saving", "subject", "samples", "proof", "early_stop", "sample_scores", "gallery",
 }  # fmt: skip
 
 

@@ -8,17 +8,22 @@ Exit status: 0 done, 2 bad input or a failed run, 128 + n stopped by signal n.
 """
 
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
+from tqdm import tqdm
 
 from nora_studio.activations import first_batch, record_activations
 from nora_studio.config import DreamboothOptions
 from nora_studio.defaults import with_recommended
+from nora_studio.early_stop import Watch
 from nora_studio.errors import StudioError, run_entry
+from nora_studio.gallery import Gallery
 from nora_studio.held_out import measure
 from nora_studio.loop import Plan, train
-from nora_studio.models import choose_dtype, load_sdxl, wake
+from nora_studio.models import EMBEDDED, choose_dtype, load_sdxl, wake
 from nora_studio.options_file import parse_options, to_toml
 from nora_studio.part_settings import part_settings
 from nora_studio.personalise import build_trainee, prepare_accelerator
@@ -26,16 +31,33 @@ from nora_studio.photo_set import PhotoSet
 from nora_studio.preparation import prepare
 from nora_studio.proof import finish
 from nora_studio.runs import Run, common_checkpoint
-from nora_studio.samples import draw_base, draw_sample
+from nora_studio.sample_scores import SampleJudge
+from nora_studio.samples import sample_prompts
 from nora_studio.saving import restore
 from nora_studio.stop import StopRequest
+from nora_studio.subject import Subject
+from nora_studio.trackers import check_tracker, open_tracker
 from nora_studio.trainee import Trainee
 
 MIXED = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 def main() -> int:
+    with ExitStack() as at_the_end:
+        return personalise(at_the_end)
+
+
+def personalise(at_the_end: ExitStack) -> int:
+    """Train what the command line asks for.
+
+    Args:
+        at_the_end: Closes the trackers, however the training ends.
+
+    Returns:
+        The exit status.
+    """
     options = with_recommended(parse_options())
+    check_tracker(options.tracker)
     photos = PhotoSet.find(options)  # Before any model loads: mistakes are here.
     settings = {method: part_settings(options, method) for method in options.methods}
     dtype = choose_dtype(options.precision, "cuda" if torch.cuda.is_available() else "cpu")
@@ -79,8 +101,19 @@ def main() -> int:
         start = common_checkpoint(list(runs.values()))
         restore(trainees, draws, start)
         say(f"Going on after step {start} of {options.steps}")
-    elif accelerator.is_main_process:
-        draw_base(subject, trainees)
+    gallery = Gallery(subject, runs, None, tqdm.write)
+    if accelerator.is_main_process:
+        gallery = replace(gallery, judge=load_judge(subject, photos, accelerator.device, say))
+        for trainee in trainees:
+            trainee.tracker = open_tracker(
+                options.tracker, trainee.run.folder, to_toml(options), start
+            )
+            if trainee.tracker is not None:
+                at_the_end.callback(trainee.tracker.finish)
+        if options.resume:
+            gallery.catch_up(trainees, start, options.sample_every)
+        else:
+            gallery.show_base(trainees)
     plan = Plan(
         steps=options.steps or 0,
         log_every=options.log_every,
@@ -89,10 +122,8 @@ def main() -> int:
         sample_every=options.sample_every,
         evaluate_every=options.evaluate_every,
         max_gradient_norm=options.max_gradient_norm,
+        watch=Watch(options.early_stop, options.patience or 1),
     )
-
-    def sample(trainee: Trainee, step: int) -> None:
-        draw_sample(subject, trainee, step)
 
     def evaluate(trainee: Trainee) -> dict[str, float]:
         fixed = prepared.fixed
@@ -100,24 +131,42 @@ def main() -> int:
 
     if accelerator.is_main_process and not options.resume and options.evaluate_every:
         for trainee in trainees:  # Where the curve begins: every method starts at the base.
-            trainee.run.log(0, **evaluate(trainee))
+            trainee.log(0, **evaluate(trainee))
     with StopRequest() as stop:
-        done = train(trainees, draws, plan, stop, sample, evaluate, start)
+        done = train(trainees, draws, plan, stop, gallery.show, evaluate, start)
     if not done and stop.signal is not None:
         say(f"Stopped by {stop.signal.name}. Go on with the same command and --resume.")
         return 128 + stop.signal
     if accelerator.is_main_process:
-        failures = []
+        failures, last = [], plan.watch.ended_at(trainees) or plan.steps
+        reasons = plan.watch.reasons(trainees) if last < plan.steps else {}
+        for label, reason in reasons.items():
+            print(f"{label}: ended after step {last} of {plan.steps}; {reason}")
         while trainees:
             # One at a time, so that the proof's fresh pipeline finds room; each has its chance.
+            reason = reasons.get(trainees[0].label)
             try:
-                print(finish(subject, trainees.pop(0)))
+                print(finish(subject, trainees.pop(0), gallery.show, last, reason))
             except StudioError as error:
                 failures.append(str(error))
         if failures:
             raise StudioError(" ".join(failures))
     accelerator.end_training()
     return 0
+
+
+def load_judge(
+    subject: Subject, photos: PhotoSet, device: torch.device, say: Callable[[str], object]
+) -> SampleJudge | None:
+    """What scores the samples, held against the photos that are not trained on, if there are."""
+    options = subject.options
+    if not options.score_samples:
+        return None
+    trained, held_out = photos.split(options.hold_out)
+    shown, kind = (trained, "training") if held_out is None else (held_out, "held-out")
+    name = options.clip or EMBEDDED
+    say(f"Samples are judged by {name} CLIP against {len(shown.files)} {kind} photos")
+    return SampleJudge.load(name, shown.files, sample_prompts(subject), device)
 
 
 def find_run(options: DreamboothOptions, method: str) -> Run:
