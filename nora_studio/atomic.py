@@ -33,3 +33,10 @@ def write_text(file: Path, text: str) -> None:
     fresh = file.with_name(f".{file.name}.{os.getpid()}.new")
     fresh.write_text(text, encoding="utf-8")
     fresh.replace(file)
+
+
+def write_bytes(file: Path, content: bytes) -> None:
+    """Replace a file whole."""
+    fresh = file.with_name(f".{file.name}.{os.getpid()}.new")
+    fresh.write_bytes(content)
+    fresh.replace(file)

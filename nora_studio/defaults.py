@@ -14,7 +14,7 @@ from nora_studio.settings.learning import check_learning_options
 from nora_studio.settings.loss import check_loss_options
 from nora_studio.settings.memory import check_memory_options
 from nora_studio.settings.photos import check_photo_options
-from nora_studio.settings.watching import check_watching_options
+from nora_studio.settings.watching import check_watching_options, recommended_watching
 
 _STEPS = {"sdxl": 500, "mini": 120}
 _TARGETS: dict[str, Any] = {"sdxl": "attention", "mini": "attention+feedforward"}
@@ -43,12 +43,14 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
     pictures = options.class_pictures
     if options.prior_weight > 0 and pictures is None:
         pictures = _CLASS_PICTURES[family]
+    steps = _STEPS[family] if options.steps is None else options.steps
     options = dataclasses.replace(
         options,
         class_pictures=pictures,
-        steps=_STEPS[family] if options.steps is None else options.steps,
+        steps=steps,
         batch_size=_BATCH[family] if options.batch_size is None else options.batch_size,
         targets=options.targets or _TARGETS[family],
+        **recommended_watching(options, steps, family == "mini"),
     )
     if PLACEHOLDER.lower() not in options.prompt.lower():
         raise StudioError(

@@ -150,7 +150,7 @@ def train_arguments(options: DemoOptions, subject: ShippedSubject) -> list[str]:
         "--name", subject.name,
         "--output-dir", str(options.out / "runs"),
         "--seed", str(options.seed),
-        "--sample-prompt", subject.prompts[0],
+        "--sample-prompts", subject.prompts[0],
         "--sample-every", "0",
         "--sample-steps", str(options.inference_steps),
     ]  # fmt: skip

@@ -20,6 +20,12 @@ class _Layout:
     """Lengths of a comparison grid in pixels, all in proportion to a picture's side."""
 
     tile: int
+    label_share: float = 0.85
+    """Width of the row labels, as a share of a picture's side."""
+    lines: int = 1
+    """Lines of the topmost headings."""
+    span: int = 0
+    """Columns under each heading of a group; 0: no groups."""
 
     @property
     def gap(self) -> int:
@@ -32,15 +38,30 @@ class _Layout:
     @property
     def labels(self) -> int:
         """Width of the column of row labels."""
-        return round(self.tile * 0.85)
+        return round(self.tile * self.label_share)
 
     @property
     def heading(self) -> int:
         """Height of a line of headings, space below it included."""
         return max(20, self.tile // 6)
 
+    @property
+    def line(self) -> int:
+        """Height of each further line of a heading."""
+        return round(max(10, self.tile // 12) * 1.3)
+
+    @property
+    def headings(self) -> int:
+        """Height of all headings."""
+        return self.heading + (self.lines - 1) * self.line + (self.heading if self.span else 0)
+
     def column(self, index: int) -> int:
-        return self.margin + self.labels + self.gap + index * (self.tile + self.gap)
+        between = 2 * self.gap * (index // self.span) if self.span else 0
+        return self.margin + self.labels + self.gap + index * (self.tile + self.gap) + between
+
+    def right_of(self, columns: int) -> int:
+        """Right edge of the last of so many columns."""
+        return self.column(columns - 1) + self.tile
 
 
 def labelled_grid(
@@ -50,6 +71,10 @@ def labelled_grid(
     path: Path,
     tile: int = 256,
     photos: Sequence[Image.Image] = (),
+    *,
+    groups: Sequence[str] = (),
+    lines: int = 1,
+    label_share: float = 0.85,
 ) -> None:
     """Write a comparison as one PNG: a row for each prompt, a column for each contender.
 
@@ -58,9 +83,12 @@ def labelled_grid(
             their centre.
         tile: Side of each picture in pixels.
         photos: The subject's own photos, as a strip above the grid.
+        groups: Headings above the columns' own, each over an equal share of the columns.
+        lines: The topmost headings are wrapped into at most so many.
+        label_share: Width of the row labels, as a share of `tile`.
 
     Raises:
-        StudioError: rows, columns and labels do not agree.
+        StudioError: rows, columns, groups and labels do not agree.
     """
     widths = {len(row) for row in rows}
     if widths != {len(column_labels)} or len(rows) != len(row_labels):
@@ -68,15 +96,17 @@ def labelled_grid(
             f"a grid needs a label for each row and column; got {len(row_labels)} labels for "
             f"{len(rows)} rows, and {len(column_labels)} for rows of {sorted(widths)} pictures."
         )
-    layout = _Layout(tile)
     columns = len(column_labels)
+    if groups and columns % len(groups):
+        raise StudioError(f"{columns} columns do not make {len(groups)} groups of equal width.")
+    layout = _Layout(tile, label_share, lines, columns // len(groups) if groups else 0)
     strip = _strip_side(layout, columns, len(photos)) + 2 * layout.gap if photos else 0
     height = len(rows) * (tile + layout.gap) - layout.gap
     canvas = Image.new(
         "RGB",
         (
-            layout.column(columns) - layout.gap + layout.margin,
-            2 * layout.margin + strip + layout.heading + height,
+            layout.right_of(columns) + layout.margin,
+            2 * layout.margin + strip + layout.headings + height,
         ),
         GROUND,
     )
@@ -84,9 +114,9 @@ def labelled_grid(
     if photos:
         _draw_strip(canvas, layout, columns, photos)
         top += strip
-    _draw_headings(canvas, layout, column_labels, top)
+    _draw_headings(canvas, layout, column_labels, groups, top)
     for index, (label, row) in enumerate(zip(row_labels, rows)):
-        place = top + layout.heading + index * (tile + layout.gap)
+        place = top + layout.headings + index * (tile + layout.gap)
         _draw_label(canvas, layout, label, place, tile)
         for column, picture in enumerate(row):
             _paste(canvas, picture, (layout.column(column), place), tile)
@@ -94,7 +124,7 @@ def labelled_grid(
 
 
 def _strip_side(layout: _Layout, columns: int, photos: int) -> int:
-    width = layout.column(columns) - layout.gap - layout.column(0)
+    width = layout.right_of(columns) - layout.column(0)
     return min(layout.tile * 3 // 5, (width - (photos - 1) * layout.gap) // photos)
 
 
@@ -108,13 +138,41 @@ def _draw_strip(
         _paste(canvas, photo, (left, layout.margin), side)
 
 
-def _draw_headings(canvas: Image.Image, layout: _Layout, labels: Sequence[str], top: int) -> None:
-    pen = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(max(10, layout.tile // 12))
+def _draw_headings(
+    canvas: Image.Image,
+    layout: _Layout,
+    labels: Sequence[str],
+    groups: Sequence[str],
+    top: int,
+) -> None:
+    """Set the columns' headings, and those of their groups above them."""
+    bottom = top + layout.headings
+    limit = 1 if groups else layout.lines
     for column, label in enumerate(labels):
-        lines = _wrap(label, font, layout.tile, 1)
-        place = (layout.column(column) + layout.tile // 2, top + layout.heading * 2 // 5)
-        pen.text(place, lines[0], fill=INK, font=font, anchor="mm")
+        left = layout.column(column)
+        _draw_heading(canvas, layout, label, (left, left + layout.tile), bottom, limit)
+    for group, label in enumerate(groups):
+        first = group * layout.span
+        ends = layout.column(first), layout.right_of(first + layout.span)
+        _draw_heading(canvas, layout, label, ends, bottom - layout.heading, layout.lines)
+
+
+def _draw_heading(
+    canvas: Image.Image,
+    layout: _Layout,
+    label: str,
+    ends: tuple[int, int],
+    bottom: int,
+    limit: int,
+) -> None:
+    """Set a heading of at most `limit` lines between two edges, the last line above `bottom`."""
+    font = ImageFont.load_default(max(10, layout.tile // 12))
+    left, right = ends
+    last = bottom - layout.heading + layout.heading * 2 // 5
+    pen = ImageDraw.Draw(canvas)
+    for above, text in enumerate(reversed(_wrap(label, font, right - left, limit))):
+        place = ((left + right) // 2, last - above * layout.line)
+        pen.text(place, text, fill=INK, font=font, anchor="mm")
 
 
 def _draw_label(canvas: Image.Image, layout: _Layout, label: str, top: int, height: int) -> None:

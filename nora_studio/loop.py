@@ -1,16 +1,19 @@
 """The training loop: step, clip, log, checkpoint, stop. It knows no task, of a method its rules."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
 from nora_studio import processes
+from nora_studio.early_stop import Verdict, Watch
 from nora_studio.errors import StudioError
 from nora_studio.progress import Clock, check_finite, report
 from nora_studio.saving import save_checkpoints
+from nora_studio.settings.learning import LearningOptions
+from nora_studio.settings.watching import WatchingOptions
 from nora_studio.stop import StopRequest
 from nora_studio.trainee import Batch, Draws, Trainee
 
@@ -28,6 +31,22 @@ class Plan:
     evaluate_every: int
     """0: never."""
     max_gradient_norm: float
+    watch: Watch = field(default_factory=Watch)
+    """What measurements lead to."""
+
+    @classmethod
+    def of(cls, learning: LearningOptions, watching: WatchingOptions) -> "Plan":
+        """What a run's options say, filled in."""
+        return cls(
+            steps=learning.steps or 0,
+            log_every=watching.log_every,
+            checkpoint_every=watching.checkpoint_every,
+            keep_checkpoints=watching.keep_checkpoints,
+            sample_every=watching.sample_every,
+            evaluate_every=watching.evaluate_every,
+            max_gradient_norm=learning.max_gradient_norm,
+            watch=Watch(watching.early_stop, watching.patience or 1),
+        )
 
 
 def train(
@@ -35,7 +54,7 @@ def train(
     draws: Draws,
     plan: Plan,
     stop: StopRequest,
-    sample: Callable[[Trainee, int], None],
+    sample: Callable[[Trainee, int], object],
     evaluate: Callable[[Trainee], dict[str, float]],
     start: int = 0,
 ) -> bool:
@@ -43,16 +62,18 @@ def train(
 
     Args:
         start: Steps done already.
-        sample: Draws a trainee's fixed-seed picture after a step. Called on every process.
+        sample: Draws a trainee's fixed-seed pictures after a step. Called on every process.
         evaluate: Measures a trainee; what it gives goes into the log by name. On every process.
 
     Returns:
-        Whether the plan was finished; False after a stop, with checkpoints written.
+        Whether the plan was finished, early or not; False after a stop, with checkpoints written.
 
     Raises:
         StudioError: a loss was not finite; nothing is saved of that state.
     """
     main = trainees[0].accelerator.is_main_process
+    if plan.watch.judge(trainees, start).ends:
+        return True
     clock = Clock(start, plan.steps)
     with tqdm(
         total=plan.steps, initial=start, disable=not main, unit="step", dynamic_ncols=True
@@ -64,20 +85,29 @@ def train(
             bar.update()
             last = step == plan.steps
             measured = bool(plan.evaluate_every) and (step % plan.evaluate_every == 0 or last)
+            verdict = Verdict()
             if step % plan.log_every == 0 or measured or last:
-                extra = [evaluate(trainee) if measured else {} for trainee in trainees]
+                check_finite(trainees, step, plan.steps)
+                with clock.aside():
+                    extra = [evaluate(trainee) if measured else {} for trainee in trainees]
                 report(trainees, step, plan.steps, clock, bar, len(batch["timesteps"]), extra)
+                verdict = plan.watch.judge(trainees, step, extra) if measured else verdict
+            last = last or verdict.ends
             stopping = processes.agree_to_stop(stop) and not last
-            if step % plan.checkpoint_every == 0 or last or stopping:
+            if step % plan.checkpoint_every == 0 or last or stopping or verdict.is_best:
                 check_finite(trainees, step, plan.steps)
                 save_checkpoints(trainees, draws, step, plan.keep_checkpoints)
-            if stopping:
+            if stopping or verdict.is_best:
                 for trainee in trainees if main else ():
-                    trainee.run.set_status("stopped", step, plan.steps)
-                return False
-            if plan.sample_every and step % plan.sample_every == 0 and not last:
-                for trainee in trainees:
-                    sample(trainee, step)
+                    state = "stopped" if stopping else "running"
+                    trainee.set_status(state, step, plan.steps, **clock.estimate)
+            if stopping or last:
+                return not stopping
+            if plan.sample_every and step % plan.sample_every == 0:
+                check_finite(trainees, step, plan.steps)
+                with clock.aside():
+                    for trainee in trainees:
+                        sample(trainee, step)
     return True
 
 

@@ -51,11 +51,14 @@ def _spelled_out(arguments: list[str]) -> list[str]:
 
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.expanduser().read_text(encoding="utf-8"))
+        values = tomllib.loads(file.expanduser().read_text(encoding="utf-8"))
     except OSError as error:
         raise StudioError(f"--config: {file} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise StudioError(f"--config: {file} is not valid TOML: {error}.") from error
+    if "sample_prompt" in values:  # Of runs from when there was one.
+        values.setdefault("sample_prompts", [values.pop("sample_prompt")])
+    return values
 
 
 def _over(base: Any, values: dict[str, Any], where: str, prefix: str = "") -> Any:

@@ -100,6 +100,7 @@ def build_trainee(
         write_adapter=lambda folder, step: write_adapter(folder, parts, card.at(step)),
         load_adapter=lambda folder: load_weights(folder, parts),
         rules=rules,
+        keeps_best=bool(options.keep_best),
     )
 
 

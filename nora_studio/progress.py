@@ -2,9 +2,12 @@
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from nora_studio import processes
 from nora_studio.errors import StudioError
@@ -19,14 +22,25 @@ class Clock:
         self.start, self.steps = start, steps
         self.began = self.last = time.monotonic()
         self.last_step = start
+        self.elsewhere = 0.0
+        self.estimate: dict[str, float] = {}
+        """The last lap's, as a status names it."""
 
-    def lap(self, step: int) -> tuple[float, float]:
-        """Seconds a step since the last lap, and seconds left at the average pace."""
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """A block that is no training: it counts for the seconds left, not for the pace."""
+        began = time.monotonic()
+        yield
+        self.elsewhere += time.monotonic() - began
+
+    def lap(self, step: int) -> float:
+        """Seconds a step since the last lap; estimate the seconds left from the average pace."""
         now = time.monotonic()
-        pace = (now - self.last) / max(1, step - self.last_step)
+        pace = (now - self.last - self.elsewhere) / max(1, step - self.last_step)
         left = (now - self.began) / max(1, step - self.start) * (self.steps - step)
-        self.last, self.last_step = now, step
-        return pace, left
+        self.last, self.last_step, self.elsewhere = now, step, 0.0
+        self.estimate = {"seconds_left": round(left, 1)}
+        return pace
 
 
 def report(
@@ -39,9 +53,8 @@ def report(
     extra: list[dict[str, float]],
 ) -> None:
     """Read the losses back, write a log line for each run and tell the terminal."""
-    check_finite(trainees, step, steps)
     logged = step - clock.last_step
-    pace, left = clock.lap(step)
+    pace = clock.lap(step)
     words = []
     for trainee, measured in zip(trainees, extra):
         total: Tensor = trainee.accelerator.reduce(trainee.loss_sum, "mean")  # pyright: ignore
@@ -51,17 +64,18 @@ def report(
         if not trainee.accelerator.is_main_process:
             continue
         groups = trainee.optimizer.param_groups
-        trainee.run.log(
+        trainee.log(
             step,
             loss=round(loss, 6),
             gradient_norm=round(trainee.gradient_norm.item(), 6),
+            weight_norm=round(get_total_norm(trainee.parameters).item(), 6),
             learning_rate={group["name"]: group["lr"] for group in groups},
             seconds_per_step=round(pace, 4),
             images_per_second=round(batch_size / pace, 3),
             memory_gib=round(memory, 3),
             **{name: round(value, 6) for name, value in measured.items()},
         )
-        trainee.run.set_status("running", step, steps, seconds_left=round(left, 1))
+        trainee.set_status("running", step, steps, **clock.estimate)
         words.append(f"{trainee.label} {loss:.4f}")
         bar.set_postfix_str(f"loss {', '.join(words)}; {memory:.1f} GiB", refresh=False)
 

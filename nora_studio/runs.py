@@ -98,9 +98,14 @@ class Run:
         """The final adapter's folder."""
         return self.folder / "adapter"
 
+    @property
+    def samples(self) -> Path:
+        """The folder of sample pictures."""
+        return self.folder / "samples"
+
     def sample_file(self, name: str) -> Path:
         """Where a sample picture goes."""
-        return self.folder / "samples" / f"{name}.png"
+        return self.samples / f"{name}.png"
 
     def log(self, step: int, **values: Any) -> None:
         """Append one line to the log."""
@@ -119,7 +124,14 @@ class Run:
         return rows
 
     def forget_after(self, step: int) -> None:
-        """Drop log lines past a step, so that a resumed run writes them only once."""
+        """Drop log lines and checkpoints past a step, so that a resumed run writes them anew.
+
+        A later checkpoint that a sibling lacks would count as the newest, and drive out the ones
+        that they share.
+        """
+        for later, folder in self.checkpoints().items():
+            if later > step:
+                shutil.rmtree(folder, ignore_errors=True)
         rows = [row for row in self.read_log() if row["step"] <= step]
         write_text(self.folder / LOG, "".join(json.dumps(row) + "\n" for row in rows))
 
@@ -156,10 +168,11 @@ class Run:
             write(fresh)
         return folder
 
-    def keep_newest(self, keep: int) -> None:
-        """Let the oldest checkpoints beyond `keep` go."""
-        for old in list(self.checkpoints().values())[:-keep]:
-            shutil.rmtree(old)
+    def keep_newest(self, keep: int, spared: int | None = None) -> None:
+        """Let the oldest checkpoints beyond `keep` go, but for that of one step."""
+        for step, old in list(self.checkpoints().items())[:-keep]:
+            if step != spared:
+                shutil.rmtree(old)
 
 
 def common_checkpoint(runs: list[Run]) -> int:

@@ -1,4 +1,4 @@
-"""The pictures of a run: its prompt at a fixed seed, by the base and as the adapter learns."""
+"""The pictures of a run: its prompts at a fixed seed, by the base and as the adapter learns."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,33 +13,42 @@ from nora_studio import __version__, processes
 from nora_studio.dreambooth import DreamboothStep
 from nora_studio.generate import Recipe, draw, save_picture
 from nora_studio.models import all_awake, load_sdxl, with_parts
+from nora_studio.runs import Run
 from nora_studio.subject import Subject
 from nora_studio.trainee import Trainee
 
 
-def draw_base(subject: Subject, trainees: list[Trainee]) -> None:
-    """Draw the fixed-seed picture of the bare base into every run."""
+def sample_prompts(subject: Subject) -> tuple[str, ...]:
+    """The samples' prompts, "[V]" as written."""
+    return subject.options.sample_prompts or (subject.options.prompt,)
+
+
+def sample_files(run: Run, step: int, count: int) -> list[Path]:
+    """Where the pictures of the first `count` prompts after a step go; step 0 is the base."""
+    name = f"step-{step:06d}" if step else "base"
+    return [run.sample_file(f"{name}-{number:02d}") for number in range(1, count + 1)]
+
+
+def draw_base(subject: Subject, trainees: list[Trainee]) -> list[Image.Image]:
+    """Draw the fixed-seed pictures of the bare base into every run, one for each prompt."""
     pipe = subject.pipe
     if subject.sharding is not None:  # Its own base carries the adapter.
         pipe = fresh_pipe(subject, trainees[0].accelerator.device)
         spread(subject, pipe, trainees[0].accelerator.device)
-    picture = draw_sample_of(subject, pipe)
+    pictures = draw_samples_of(subject, pipe)
     for trainee in trainees:
-        _save(picture, subject, trainee.run.sample_file("base"), None)
+        _save(subject, pictures, trainee.run, 0, None)
+    return pictures
 
 
-def draw_sample(subject: Subject, trainee: Trainee, step: int) -> Image.Image:
-    """Draw the fixed-seed picture of a trainee as of a step into its run."""
+def draw_samples(subject: Subject, trainee: Trainee, step: int) -> list[Image.Image]:
+    """Draw the fixed-seed pictures of a trainee as of a step into its run, one for each prompt."""
     module: DreamboothStep = trainee.accelerator.unwrap_model(trainee.model)
     parts = {"unet": module.unet, **dict(module.encoders)}
     with _as_served(module, trainee.parameters):
-        picture = draw_sample_of(subject, with_parts(subject.pipe, parts))
-    _save(picture, subject, trainee.run.sample_file(f"step-{step:06d}"), trainee)
-    return picture
-
-
-def _save(picture: Image.Image, subject: Subject, file: Path, trainee: Trainee | None) -> None:
-    processes.on_main(lambda: save_picture(picture, file, _recipe(subject, trainee)))
+        pictures = draw_samples_of(subject, with_parts(subject.pipe, parts))
+    _save(subject, pictures, trainee.run, step, trainee)
+    return pictures
 
 
 def fresh_pipe(subject: Subject, device: torch.device) -> StableDiffusionXLPipeline:
@@ -72,12 +81,12 @@ def _as_served(module: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]
         module.train()
 
 
-def draw_sample_of(subject: Subject, pipe: StableDiffusionXLPipeline) -> Image.Image:
+def draw_samples_of(subject: Subject, pipe: StableDiffusionXLPipeline) -> list[Image.Image]:
+    """One picture for each prompt, all from the same starting noise."""
     options = subject.options
-    prompt = options.sample_prompt or options.prompt
     pictures = draw(
         pipe,
-        [prompt],
+        sample_prompts(subject),
         [options.sample_seed],
         steps=options.sample_steps,
         guidance=options.guidance,
@@ -85,20 +94,26 @@ def draw_sample_of(subject: Subject, pipe: StableDiffusionXLPipeline) -> Image.I
         trigger=subject.trigger,
     )
     with all_awake(pipe):
-        return next(iter(pictures))[2]
+        return [picture for _, _, picture in pictures]
 
 
-def _recipe(subject: Subject, trainee: Trainee | None) -> Recipe:
-    options = subject.options
-    return Recipe(
-        model=options.model,
-        prompt=options.sample_prompt or options.prompt,
-        seed=options.sample_seed,
-        steps=options.sample_steps,
-        guidance=options.guidance,
-        size=subject.size,
-        version=__version__,
-        adapter=None if trainee is None else trainee.run.folder.name,
-        method=None if trainee is None else trainee.label,
-        trigger=subject.trigger,
-    )
+def _save(
+    subject: Subject, pictures: list[Image.Image], run: Run, step: int, trainee: Trainee | None
+) -> None:
+    if not processes.is_main():
+        return
+    options, files = subject.options, sample_files(run, step, len(pictures))
+    for picture, prompt, file in zip(pictures, sample_prompts(subject), files):
+        recipe = Recipe(
+            model=options.model,
+            prompt=prompt,
+            seed=options.sample_seed,
+            steps=options.sample_steps,
+            guidance=options.guidance,
+            size=subject.size,
+            version=__version__,
+            adapter=None if trainee is None else run.folder.name,
+            method=None if trainee is None else trainee.label,
+            trigger=subject.trigger,
+        )
+        save_picture(picture, file, recipe)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from nora_studio import processes
 from nora_studio.checkpoints import TrainingState, generator_states, read_state, write_state
+from nora_studio.curves import Curve
 from nora_studio.trainee import Draws, Trainee
 
 
@@ -21,7 +22,8 @@ def save_checkpoints(trainees: list[Trainee], draws: Draws, step: int, keep: int
         for trainee in trainees:
             _save_checkpoint(trainee, draws, step, generators)
         for trainee in trainees:
-            trainee.run.keep_newest(keep)
+            best = trainee.best
+            trainee.run.keep_newest(keep, None if best is None else best.step)
 
     processes.on_main(save)
 
@@ -60,17 +62,24 @@ def _save_checkpoint(
 def restore(trainees: list[Trainee], draws: Draws, step: int) -> None:
     """Set every trainee and the draws to their common checkpoint."""
     for trainee in trainees:
-        folder = trainee.run.checkpoints()[step]
-        state = read_state(folder, processes.rank())
-        trainee.load_adapter(folder)
-        trainee.optimizer.load_state_dict(state.optimizer)
-        trainee.schedule.load_state_dict(state.schedule)
-        _set_rates(trainee.schedule)
-        trainee.rules.restore(state.rules)
-        if trainee.accelerator.scaler is not None and state.scaler:
-            trainee.accelerator.scaler.load_state_dict(state.scaler)
-        draws.restore(state.draws)
+        draws.restore(set_back(trainee, step).draws)
     processes.on_main(lambda: [trainee.run.forget_after(step) for trainee in trainees])
+    for trainee in trainees:
+        trainee.curve = Curve.of_log(trainee.run.read_log())
+
+
+def set_back(trainee: Trainee, step: int) -> TrainingState:
+    """Make a trainee what it was after a step that it has a checkpoint of."""
+    folder = trainee.run.checkpoints()[step]
+    state = read_state(folder, processes.rank())
+    trainee.load_adapter(folder)
+    trainee.optimizer.load_state_dict(state.optimizer)
+    trainee.schedule.load_state_dict(state.schedule)
+    _set_rates(trainee.schedule)
+    trainee.rules.restore(state.rules)
+    if trainee.accelerator.scaler is not None and state.scaler:
+        trainee.accelerator.scaler.load_state_dict(state.scaler)
+    return state
 
 
 def _set_rates(schedule: Any) -> None:

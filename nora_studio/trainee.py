@@ -9,8 +9,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from nora_studio.curves import Curve, Point
 from nora_studio.methods import StepRules
 from nora_studio.runs import Run
+from nora_studio.trackers import RunTracker
 
 Batch = dict[str, Tensor]
 
@@ -46,6 +48,12 @@ class Trainee:
     """Sets the trained weights from a checkpoint folder."""
     rules: StepRules
     """What the method does around each step."""
+    keeps_best: bool = False
+    """Whether the checkpoint of its lowest measured loss outlives the newer ones."""
+    tracker: RunTracker | None = None
+    """Hears what the log is told."""
+    curve: Curve = field(default_factory=Curve)
+    """Its measured losses so far; the main process's alone."""
     loss_sum: Tensor = field(init=False)
     gradient_norm: Tensor = field(init=False)
     first_bad_step: Tensor = field(init=False)
@@ -55,3 +63,24 @@ class Trainee:
         self.loss_sum = torch.zeros((), device=device)
         self.gradient_norm = torch.zeros((), device=device)
         self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+
+    @property
+    def best(self) -> Point | None:
+        """The lowest measured loss among steps that have a checkpoint, where that is kept."""
+        return self.curve.best(self.run.checkpoints()) if self.keeps_best else None
+
+    def log(self, step: int, **values: Any) -> None:
+        """Append one line to the run's log, and tell the tracker."""
+        self.run.log(step, **values)
+        if self.tracker is not None:
+            self.tracker.log(step, values)
+
+    @property
+    def best_facts(self) -> dict[str, float]:
+        """The best step kept, as a status names it; empty where there is none."""
+        best = self.best
+        return {} if best is None else {"best_step": best.step, "best_loss": best.loss}
+
+    def set_status(self, state: str, step: int, steps: int, **values: Any) -> None:
+        """Replace the run's status (`Run.set_status`); it names the best step kept."""
+        self.run.set_status(state, step, steps, **self.best_facts, **values)

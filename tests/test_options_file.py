@@ -26,8 +26,10 @@ FLAG_TEXT = """
     --no-captions --caption-dropout 0.1 --buckets --crop random --crops 3 --flip 0.5
     --masks alpha --mask-floor 0.3 --no-cache --max-timestep 700
     --weighting min-snr --noise-offset 0.1 --prior-weight 0.5 --class-prompt cup
-    --class-pictures 6 --class-dir cups --hold-out 1 --evaluate-every 7
-    --sample-prompt snow --sample-every 9 --sample-seed 3 --sample-steps 4 --guidance 2
+    --class-pictures 6 --class-dir cups --hold-out 1 --evaluate-every 2
+    --early-stop overfit --patience 2 --no-keep-best --final last --score-samples --clip some/clip
+    --tracker wandb
+    --sample-prompts snow sand --sample-every 9 --sample-seed 3 --sample-steps 4 --guidance 2
     --log-every 8 --checkpoint-every 6 --keep-checkpoints 5 --resume
 """
 FLAGS = FLAG_TEXT.split()
@@ -72,9 +74,16 @@ class_prompt = "cup"
 class_pictures = 6
 class_dir = "cups"
 hold_out = 1
-evaluate_every = 7
+evaluate_every = 2
+early_stop = "overfit"
+patience = 2
+keep_best = false
+final = "last"
+score_samples = true
+clip = "some/clip"
+tracker = "wandb"
 max_timestep = 700
-sample_prompt = "snow"
+sample_prompts = ["snow", "sand"]
 sample_every = 9
 sample_seed = 3
 sample_steps = 4
@@ -136,7 +145,7 @@ def test_the_resolved_options_read_back_from_their_file(tmp_path, flags):
 
 
 def test_text_with_quotes_and_umlauts_reads_back(tmp_path):
-    odd = parse_options([*NEEDED, "--sample-prompt", 'größer, "[V]"\\n and\nbluer'])
+    odd = parse_options([*NEEDED, "--sample-prompts", 'größer, "[V]"\\n and\nbluer'])
     assert parse_options(["--config", write(tmp_path / "c.toml", to_toml(odd))]) == odd
 
 

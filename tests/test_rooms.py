@@ -14,9 +14,9 @@ ENTRY_FOLDERS = ("training", "evaluation")
 
 # Imports go only to lower levels; within a package folder they are free.
 LEVELS = [
-    {"errors", "atomic", "fingerprints", "losses", "registration", "stop", "disk_cache"},
+    {"errors", "atomic", "fingerprints", "losses", "registration", "stop", "disk_cache", "curves"},
     {"additive"},
-    {"nora", "world", "prompts", "scripts", "data", "grid", "settings", "processes"},
+    {"nora", "world", "prompts", "scripts", "data", "grid", "settings", "processes", "trackers"},
     {"tuners", "sharding"},
     {"", "methods", "recommended"},  # "": the package's own __init__, which registers the tuners
     {"config"},
@@ -34,9 +34,22 @@ LEVELS = [
         "report",
     },
     {"trainee", "dreambooth", "draws", "generate", "scores", "shapes"},
-    {"history", "subject", "compare", "parameters", "held_out", "photo_set", "progress", "saving"},
+    {
+        "history",
+        "run_folders",
+        "subject",
+        "compare",
+        "parameters",
+        "held_out",
+        "photo_set",
+        "progress",
+        "saving",
+        "early_stop",
+        "sample_scores",
+        "wall",
+    },
     {"activations", "loop", "personalise", "prior", "results", "samples"},
-    {"preparation", "proof"},
+    {"preparation", "proof", "gallery"},
     {"demo"},
     {"ui", "commands"},
     {"cli"},
@@ -53,7 +66,8 @@ ALONE = {
 TRAINING_CODE = {
     "loop", "dreambooth", "draws", "photo_set", "denoising", "prior", "held_out", "trainee",
     "preparation", "activations", "personalise", "checkpoints", "losses", "cache", "progress",
-    "saving", "subject", "samples", "proof", "processes", "sharding",
+    "saving", "subject", "samples", "proof", "processes", "sharding", "early_stop",
+    "sample_scores", "gallery",
 }  # fmt: skip
 
 

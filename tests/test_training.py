@@ -67,7 +67,8 @@ def test_twins_finish_with_everything_a_run_holds(twins):
         assert run.read_status()["change"] > 0.25
         assert list(run.checkpoints()) == [4, 6]
         samples = sorted(file.name for file in (folder / "samples").iterdir())
-        assert samples == ["base.png", "step-000003.png", "step-000006.png"]
+        drawn = ["base-01.png", "step-000003-01.png", "step-000006-01.png"]
+        assert samples == [*drawn, "twins.png", "wall.png"]
         total = sum(
             tensor.numel()
             for part in PARTS
@@ -84,6 +85,7 @@ def test_the_log_has_a_line_every_so_many_steps(twins):
         for row in rows:
             assert 0.1 < row["loss"] < 10
             assert row["gradient_norm"] > 0
+            assert row["weight_norm"] > 0
             assert set(row["learning_rate"]) == set(PARTS)
             assert row["seconds_per_step"] > 0
             assert row["memory_gib"] > 0
@@ -93,12 +95,12 @@ def test_samples_say_what_they_are_and_move(twins):
     pictures = {}
     for method in METHODS:
         folder = twins[0] / f"mug-{method}" / "samples"
-        recipe = read_recipe(folder / f"step-{STEPS:06d}.png")
+        recipe = read_recipe(folder / f"step-{STEPS:06d}-01.png")
         assert (recipe.method, recipe.adapter, recipe.prompt) == (method, f"mug-{method}", PROMPT)
-        assert read_recipe(folder / "base.png").method is None
-        for name in ("base", f"step-{STEPS:06d}"):
+        assert read_recipe(folder / "base-01.png").method is None
+        for name in ("base-01", f"step-{STEPS:06d}-01"):
             with Image.open(folder / f"{name}.png") as picture:
-                pictures[method, name] = picture.tobytes()
+                pictures[method, name[:-3]] = picture.tobytes()
     assert pictures["nora", "base"] == pictures["lora", "base"]
     assert len(set(pictures.values())) == 3
 

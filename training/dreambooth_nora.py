@@ -9,15 +9,17 @@ Exit status: 0 done, 2 bad input or a failed run, 128 + n stopped by signal n.
 """
 
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 import torch
 
 from nora_studio import processes
 from nora_studio.activations import first_batch, record_activations
-from nora_studio.config import DreamboothOptions
 from nora_studio.defaults import with_recommended
-from nora_studio.errors import StudioError, run_entry
+from nora_studio.errors import run_entry
+from nora_studio.gallery import Gallery
 from nora_studio.held_out import measure
 from nora_studio.loop import Plan, train
 from nora_studio.models import choose_dtype, load_sdxl, wake
@@ -26,23 +28,37 @@ from nora_studio.part_settings import part_settings
 from nora_studio.personalise import build_trainee, prepare_accelerator
 from nora_studio.photo_set import PhotoSet
 from nora_studio.preparation import prepare
-from nora_studio.proof import finish
+from nora_studio.proof import finish_all
+from nora_studio.run_folders import find_run
 from nora_studio.runs import Run, common_checkpoint
-from nora_studio.samples import draw_base, draw_sample
 from nora_studio.saving import restore
 from nora_studio.sharding import Sharding, check_methods, through_base
 from nora_studio.stop import StopRequest
-from nora_studio.subject import Subject
+from nora_studio.trackers import check_tracker, open_tracker
 from nora_studio.trainee import Trainee
 
 MIXED = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 def main() -> int:
+    with ExitStack() as at_the_end:
+        return personalise(at_the_end)
+
+
+def personalise(at_the_end: ExitStack) -> int:
+    """Train what the command line asks for.
+
+    Args:
+        at_the_end: Closes the trackers, however the training ends.
+
+    Returns:
+        The exit status.
+    """
     sharding = Sharding.asked()
     processes.join()
     with processes.main_first():  # Before any model loads: mistakes are here, and told once.
         options = with_recommended(parse_options())
+        check_tracker(options.tracker)
         photos = PhotoSet.find(options)
         settings = {method: part_settings(options, method) for method in options.methods}
         dtype = choose_dtype(options.precision, "cuda" if torch.cuda.is_available() else "cpu")
@@ -80,7 +96,7 @@ def main() -> int:
         say(f"{method}: {total:,} trained parameters -> {runs[method].folder}")
 
     processes.part_ways(options.seed)
-    start = 0
+    start, plan = 0, Plan.of(options, options)
     processes.wait()  # Every process has looked for old runs by now.
     if options.resume:
         start = common_checkpoint(list(runs.values()))
@@ -89,19 +105,13 @@ def main() -> int:
         say(f"Going on after step {start} of {options.steps}")
     else:
         processes.on_main(lambda: [Run.create(r.folder, to_toml(options)) for r in runs.values()])
-        through_base(sharding, lambda: draw_base(subject, trainees))
-    plan = Plan(
-        steps=options.steps or 0,
-        log_every=options.log_every,
-        checkpoint_every=options.checkpoint_every,
-        keep_checkpoints=options.keep_checkpoints,
-        sample_every=options.sample_every,
-        evaluate_every=options.evaluate_every,
-        max_gradient_norm=options.max_gradient_norm,
-    )
-
-    def sample(trainee: Trainee, step: int) -> None:
-        through_base(sharding, lambda: draw_sample(subject, trainee, step))
+    for trainee in trainees:
+        trainee.tracker = processes.on_main(
+            partial(open_tracker, options.tracker, trainee.run.folder, to_toml(options), start)
+        )
+        if trainee.tracker is not None:
+            at_the_end.callback(trainee.tracker.finish)
+    gallery = Gallery.open(subject, runs, photos, say)
 
     def evaluate(trainee: Trainee) -> dict[str, float]:
         fixed = prepared.fixed
@@ -110,52 +120,26 @@ def main() -> int:
         loss = through_base(sharding, lambda: measure(fixed, trainee.model, trainee.accelerator))
         return {} if loss is None else {fixed.name: loss}
 
-    if not options.resume and options.evaluate_every:
-        for trainee in trainees:  # Where the curve begins: every method starts at the base.
-            measured = evaluate(trainee)
-            if processes.is_main():
-                trainee.run.log(0, **measured)
+    if options.resume:
+        gallery.catch_up(trainees, start, options.sample_every)
+    else:
+        gallery.show_base(trainees)
+        for trainee in trainees if options.evaluate_every else ():
+            measured = evaluate(trainee)  # Where the curve begins: every method starts at the base.
+            processes.on_main(partial(trainee.log, 0, **measured))
     with StopRequest() as stop:
-        done = train(trainees, draws, plan, stop, sample, evaluate, start)
+        done = train(trainees, draws, plan, stop, gallery.show, evaluate, start)
     if not done and stop.signal is not None:
         say(f"Stopped by {stop.signal.name}. Go on with the same command and --resume.")
         processes.leave()
         return 128 + stop.signal
-    through_base(sharding, lambda: finish_all(subject, trainees))
+    last = int(processes.largest(plan.watch.ended_at(trainees) or 0)) or plan.steps
+    reasons = plan.watch.reasons(trainees) if last < plan.steps else {}
+    for label, reason in reasons.items():
+        say(f"{label}: ended after step {last} of {plan.steps}; {reason}")
+    through_base(sharding, lambda: finish_all(subject, trainees, gallery.draw, last, reasons))
     processes.leave()
     return 0
-
-
-def finish_all(subject: Subject, trainees: list[Trainee]) -> None:
-    """Save and prove each, one at a time, so that the proof's fresh pipeline finds room."""
-    failures = []
-    while trainees:
-        try:
-            proven = finish(subject, trainees.pop(0))
-        except StudioError as error:  # Every twin has its chance.
-            failures.append(str(error))
-            continue
-        if proven is not None:
-            print(proven)
-    if failures:
-        raise StudioError(" ".join(failures))
-
-
-def find_run(options: DreamboothOptions, method: str) -> Run:
-    """A method's run: a new name, made only once all input is known good; or the one to resume."""
-    folder = options.output_dir / f"{options.run_name}-{method}"
-    if options.resume:
-        run = Run.open(folder)
-        run.check_config(to_toml(options))
-        if method == "adalora" and options.steps != run.planned_steps:
-            raise StudioError(
-                f"--steps: AdaLoRA allots its ranks over the {run.planned_steps} steps that "
-                f"{folder} was planned for; it cannot go on longer. Begin a new run."
-            )
-        return run
-    run = Run(folder)
-    run.check_new()
-    return run
 
 
 if __name__ == "__main__":
