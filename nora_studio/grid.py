@@ -150,7 +150,8 @@ def _draw_headings(
     limit = 1 if groups else layout.lines
     for column, label in enumerate(labels):
         left = layout.column(column)
-        _draw_heading(canvas, layout, label, (left, left + layout.tile), bottom, limit)
+        ink = SOFT_INK if groups else INK
+        _draw_heading(canvas, layout, label, (left, left + layout.tile), bottom, limit, ink)
     for group, label in enumerate(groups):
         first = group * layout.span
         ends = layout.column(first), layout.right_of(first + layout.span)
@@ -164,15 +165,16 @@ def _draw_heading(
     ends: tuple[int, int],
     bottom: int,
     limit: int,
+    ink: str = INK,
 ) -> None:
     """Set a heading of at most `limit` lines between two edges, the last line above `bottom`."""
     font = ImageFont.load_default(max(10, layout.tile // 12))
     left, right = ends
     last = bottom - layout.heading + layout.heading * 2 // 5
     pen = ImageDraw.Draw(canvas)
-    for above, text in enumerate(reversed(_wrap(label, font, right - left, limit))):
+    for above, text in enumerate(reversed(_balanced(label, font, right - left, limit))):
         place = ((left + right) // 2, last - above * layout.line)
-        pen.text(place, text, fill=INK, font=font, anchor="mm")
+        pen.text(place, text, fill=ink, font=font, anchor="mm")
 
 
 def _draw_label(canvas: Image.Image, layout: _Layout, label: str, top: int, height: int) -> None:
@@ -203,6 +205,17 @@ def _wrap(text: str, font: Font, width: int, limit: int) -> list[str]:
         while last and font.getlength(f"{last}…") > width:
             last = last[:-1]
         lines = [*lines[: limit - 1], f"{last.rstrip()}…"]
+    return lines
+
+
+def _balanced(text: str, font: Font, width: int, limit: int) -> list[str]:
+    """`_wrap` without a last line much shorter than the others."""
+    lines = _wrap(text, font, width, limit)
+    for percent in range(95, 45, -5):
+        narrower = _wrap(text, font, width * percent // 100, limit + 1)
+        if len(lines) == 1 or len(narrower) > len(lines):
+            break
+        lines = narrower
     return lines
 
 

@@ -148,3 +148,30 @@ def test_pictures_on_a_page_are_the_ones_given_and_are_described(page_text):
         shown = Image.open(io.BytesIO(data))
         assert shown.size == (64, 64)
         assert np.abs(np.asarray(shown, dtype=int) - color).max() <= 3
+
+
+def test_a_grids_groups_stand_apart_and_share_a_heading(tmp_path):
+    rows = [[plain(RED), plain(GREEN), plain(BLUE), None]]
+    heads = ["nora", "lora"] * 2
+    for name, groups in (("plain", ()), ("grouped", ("one prompt", "another"))):
+        labelled_grid(rows, ["step 1"], heads, tmp_path / f"{name}.png", 96, groups=groups)
+    apart = areas(tmp_path / "plain.png", [RED, GREEN, BLUE])
+    red, green, blue = areas(tmp_path / "grouped.png", [RED, GREEN, BLUE])
+    assert green[0] - red[2] == apart[1][0] - apart[0][2]
+    assert blue[0] - green[2] > 2 * (green[0] - red[2])
+    assert red[1] > apart[0][1]  # room for the second heading
+    with pytest.raises(StudioError, match="4 columns do not make 3 groups"):
+        labelled_grid(rows, ["step 1"], heads, tmp_path / "no.png", groups=("a", "b", "c"))
+
+
+def test_a_long_heading_takes_as_many_lines_as_it_may(tmp_path):
+    words = "a photo of a mug in the snow under a blue sky"
+    tops = []
+    for lines in (1, 3):
+        labelled_grid([[plain(RED)]], ["base"], [words], tmp_path / "g.png", 96, lines=lines)
+        tops.append(areas(tmp_path / "g.png", [RED])[0][1])
+        with Image.open(tmp_path / "g.png") as grid:
+            head = np.asarray(grid.convert("L"))[: tops[-1]]
+        dark = (head < 120).any(axis=1)
+        assert (np.diff(dark.astype(int)) == 1).sum() == lines
+    assert tops[1] > tops[0]
