@@ -74,8 +74,13 @@ def leave() -> None:
 
 
 def count() -> int:
-    """Number of processes that work together here; 1 where this one works alone."""
-    return dist.get_world_size() if dist.is_initialized() and not _alone.get() else 1
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def _is_alone() -> bool:
+    """Whether this process is the only one, or at work by itself."""
+    return count() == 1 or _alone.get()
 
 
 def rank() -> int:
@@ -90,7 +95,7 @@ def is_main() -> bool:
 
 def largest(value: float) -> float:
     """The largest of all processes' values, told to each."""
-    if count() == 1:
+    if _is_alone():
         return value
     box = torch.tensor(value, dtype=torch.float64)
     dist.all_reduce(box, dist.ReduceOp.MAX)
@@ -104,7 +109,7 @@ def wait() -> None:
 
 def gathered(tensor: Tensor) -> list[Tensor]:
     """Every process's tensor, by rank; on the CPU, of one shape and dtype everywhere."""
-    if count() == 1:
+    if _is_alone():
         return [tensor]
     found = [torch.empty_like(tensor) for _ in range(count())]
     dist.all_gather(found, tensor)
@@ -117,7 +122,7 @@ def main_first() -> Iterator[None]:
 
     If it fails there, the others end without entering the block, with its status and no words.
     """
-    if count() == 1:
+    if _is_alone():
         yield
     elif not is_main():
         told = int(largest(0))

@@ -1,0 +1,146 @@
+"""A base in shards over two processes (FSDP2) trains, goes on, draws and proves as a whole one."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from several import start_pair, together
+from trainer import run_trainer, tiny_arguments
+
+from nora_studio.errors import StudioError
+from nora_studio.runs import Run
+from nora_studio.sharding import Sharding, check_methods
+
+ASKED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+CHANGES = {"steps": 4, "evaluate-every": 2, "sample-every": 3, "gradient-checkpointing": True}
+
+
+STATE = "checkpoints/step-000004/state.safetensors"
+
+
+def states(run: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a final adapter and of the last training state."""
+    files = [*sorted(run.glob("adapter/*/*.safetensors")), run / STATE]
+    return {f"{f.parent.name}.{n}": t for f in files for n, t in load_file(f).items()}
+
+
+def assert_close(run: Path, reference: Path) -> None:
+    expected = states(reference)
+    found = states(run)
+    assert {name for name in expected if name not in found} == set()
+    for name, tensor in expected.items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=5e-4, msg=name)
+    rows = [Run.open(folder).read_log() for folder in (run, reference)]
+    assert [row["step"] for row in rows[0]] == [0, 2, 4]
+    for row, other in zip(*rows):
+        for name in {"loss", "fixed_loss", "gradient_norm"} & other.keys():
+            assert row[name] == pytest.approx(other[name], rel=1e-4), (name, row["step"])
+    assert Run.open(run).read_status()["state"] == "finished"
+
+
+def weigh(folder: Path):
+    """Lets each process tell how many frozen numbers it holds, of how many."""
+
+    def spoil(rank: int) -> None:
+        prepare = Sharding.prepare
+
+        def weighed(self, accelerator, step, settings):
+            frozen = [p for p in step.parameters() if not p.requires_grad]
+            held = [p.to_local() if hasattr(p, "to_local") else p for p in frozen]
+            numbers = [sum(p.numel() for p in some) for some in (held, frozen)]
+            (folder / f"weight-{rank}.json").write_text(json.dumps(numbers))
+            return prepare(self, accelerator, step, settings)
+
+        Sharding.prepare = weighed
+
+    return spoil
+
+
+@pytest.fixture(scope="module")
+def sharded(tiny_base, photo_folder, tmp_path_factory) -> Path:
+    """Folder with the same run by one process, "whole", and by two with a base in shards."""
+    folder = tmp_path_factory.mktemp("sharding")
+    commands = {
+        name: tiny_arguments(tiny_base, photo_folder, folder / name, changes=CHANGES)
+        for name in ("whole", "shards")
+    }
+    outcome = run_trainer(*commands["whole"])
+    assert outcome.status == 0, outcome.err
+    pair = start_pair(folder / "told", commands["shards"], weigh(folder), **ASKED)
+    assert pair.wait() == [0, 0], pair.said
+    assert pair.said[0].out.count("proven by a fresh pipeline") == 1
+    (folder / "commands.json").write_text(json.dumps(commands))
+    return folder
+
+
+def test_a_sharded_base_teaches_what_a_whole_one_does(sharded):
+    assert_close(sharded / "shards" / "mug-nora", sharded / "whole" / "mug-nora")
+    names = [
+        sorted(file.name for file in (sharded / kind / "mug-nora" / "samples").iterdir())
+        for kind in ("shards", "whole")
+    ]
+    assert names[0] == names[1] == ["base.png", "step-000003.png", "step-000004.png"]
+
+
+def test_each_process_holds_its_share_of_the_base(sharded):
+    weights = [json.loads((sharded / f"weight-{rank}.json").read_text()) for rank in range(2)]
+    whole = weights[0][1]
+    assert weights[1][1] == whole > 100_000
+    assert sum(held for held, _ in weights) == whole
+    assert all(held < 0.6 * whole for held, _ in weights)
+
+
+def test_a_sharded_run_goes_on_in_one_process_and_the_other_way_round(sharded, tmp_path):
+    commands = json.loads((sharded / "commands.json").read_text())
+    reference = shutil.copytree(sharded / "whole" / "mug-nora", tmp_path / "reference")
+    for kind in commands:
+        run = sharded / kind / "mug-nora"
+        shutil.rmtree(run / "checkpoints" / "step-000004")
+        shutil.rmtree(run / "adapter")
+    outcome = run_trainer(*commands["shards"], "--resume")
+    assert outcome.status == 0, outcome.err
+    outcomes = together(tmp_path / "told", [*commands["whole"], "--resume"], **ASKED)
+    assert [one.status for one in outcomes] == [0, 0], outcomes
+    for kind in commands:
+        assert_close(sharded / kind / "mug-nora", reference)
+
+
+def test_without_the_flag_there_are_no_shards(monkeypatch):
+    monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
+    assert Sharding.asked() is None
+
+
+def test_what_the_launcher_was_told_is_read_and_accelerate_is_not_told(monkeypatch):
+    told = {"FSDP_RESHARD_AFTER_FORWARD": "false", "FSDP_TRANSFORMER_CLS_TO_WRAP": "Block, Other"}
+    for name, value in (ASKED | told).items():
+        monkeypatch.setenv(name, value)
+    assert Sharding.asked() == Sharding(reshard_after_forward=False, blocks=("Block", "Other"))
+    assert "ACCELERATE_USE_FSDP" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("FSDP_VERSION", "1", "Add --fsdp_version 2"),
+        ("FSDP_OFFLOAD_PARAMS", "true", "--fsdp_offload_params"),
+        ("FSDP_ACTIVATION_CHECKPOINTING", "true", "--gradient-checkpointing"),
+        ("FSDP_AUTO_WRAP_POLICY", "SIZE_BASED_WRAP", "--fsdp_transformer_layer_cls_to_wrap"),
+    ],
+)
+def test_what_is_not_done_with_shards_is_refused(monkeypatch, name, value, words):
+    for key, told in (ASKED | {name: value}).items():
+        monkeypatch.setenv(key, told)
+    with pytest.raises(StudioError, match=words):
+        Sharding.asked()
+
+
+def test_twins_share_one_whole_base():
+    check_methods(None, ["nora", "lora"])
+    check_methods(Sharding(), ["nora"])
+    with pytest.raises(StudioError, match="nora,lora: twins share one whole base"):
+        check_methods(Sharding(), ["nora", "lora"])
