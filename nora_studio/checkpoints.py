@@ -29,12 +29,15 @@ class TrainingState:
     """The gradient scaler's `state_dict`; empty without float16."""
     rules: dict[str, Tensor] = field(default_factory=dict)
     """What the method's own rules depend on."""
+    weights: list[Tensor] = field(default_factory=list)
+    """The trained weights, where the adapter's files hold an average of them."""
 
 
 def write_state(folder: Path, state: TrainingState) -> None:
     """Write a training state into a checkpoint folder, flattened: no pickle."""
     tensors = {f"draws.{name}": tensor for name, tensor in state.draws.items()}
     tensors |= {f"rules.{name}": tensor.contiguous() for name, tensor in state.rules.items()}
+    tensors |= {f"weights.{n}": t.cpu().contiguous() for n, t in enumerate(state.weights)}
     tensors["generator.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["generator.cuda"] = torch.cuda.get_rng_state()
@@ -74,6 +77,7 @@ def read_state(folder: Path) -> TrainingState:
     optimizer: dict[int | str, dict[str, Any]] = {}
     draws: dict[str, Tensor] = {}
     rules: dict[str, Tensor] = {}
+    weights: dict[int, Tensor] = {}
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
         if kind == "draws":
@@ -83,6 +87,8 @@ def read_state(folder: Path) -> TrainingState:
             optimizer.setdefault(_index(index), {})[key] = tensor
         elif kind == "rules":
             rules[rest] = tensor
+        elif kind == "weights":
+            weights[int(rest)] = tensor
     for index, values in facts["plain"].items():
         optimizer.setdefault(_index(index), {}).update(values)
     torch.set_rng_state(tensors["generator.cpu"])
@@ -95,6 +101,7 @@ def read_state(folder: Path) -> TrainingState:
         draws=draws,
         scaler=facts["scaler"],
         rules=rules,
+        weights=[weights[number] for number in sorted(weights)],
     )
 
 

@@ -89,6 +89,8 @@ def _advance(trainee: Trainee, batch: Batch, step: int, max_norm: float) -> None
     norm = accelerator.clip_grad_norm_(trainee.parameters, max_norm)
     trainee.optimizer.step()
     trainee.rules.after(step)
+    if trainee.average is not None:
+        trainee.average.update()
     trainee.schedule.step()
     trainee.optimizer.zero_grad()
     loss = loss.detach()

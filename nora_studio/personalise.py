@@ -11,6 +11,7 @@ from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
 from nora_studio import __version__
+from nora_studio.averages import ExponentialAverage
 from nora_studio.config import DreamboothOptions
 from nora_studio.dreambooth import DreamboothStep
 from nora_studio.files import AdapterCard, load_weights, write_adapter
@@ -86,6 +87,7 @@ def build_trainee(
         write_adapter=lambda folder, step: write_adapter(folder, parts, card.at(step)),
         load_adapter=lambda folder: load_weights(folder, parts),
         rules=rules,
+        average=None if options.ema is None else ExponentialAverage(trained, options.ema),
     )
 
 

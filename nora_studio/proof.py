@@ -25,7 +25,7 @@ def finish(subject: Subject, trainee: Trainee) -> str:
     """
     steps = subject.options.steps or 0
     trained = draw_sample(subject, trainee, steps)
-    with replacing(trainee.run.adapter) as fresh:
+    with replacing(trainee.run.adapter) as fresh, trainee.served():
         trainee.write_adapter(fresh, steps)
     run, device = trainee.run, trainee.accelerator.device
     trainee.accelerator.free_memory()

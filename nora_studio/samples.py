@@ -26,26 +26,27 @@ def draw_sample(subject: Subject, trainee: Trainee, step: int) -> Image.Image:
     """Draw the fixed-seed picture of a trainee as of a step into its run."""
     module: DreamboothStep = trainee.accelerator.unwrap_model(trainee.model)
     parts = {"unet": module.unet, **dict(module.encoders)}
-    with _as_served(module, trainee.parameters):
+    with trainee.served(), _as_loaded(module, trainee.parameters):
         picture = draw_sample_of(subject, with_parts(subject.pipe, parts))
     save_picture(picture, trainee.run.sample_file(f"step-{step:06d}"), _recipe(subject, trainee))
     return picture
 
 
 @contextlib.contextmanager
-def _as_served(module: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]:
+def _as_loaded(module: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]:
     """In the state of a loaded adapter: evaluation mode, nothing trained.
 
     `torch.matmul` folds its operands differently where one asks for a gradient, even under
     `no_grad`, and then rounds differently; the proof compares pictures to the bit.
     """
     module.eval()
-    for parameter in trained:
+    learning = [parameter for parameter in trained if parameter.requires_grad]
+    for parameter in learning:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in trained:
+        for parameter in learning:
             parameter.requires_grad_(True)
         module.train()
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from nora_studio.averages import copies, set_weights
 from nora_studio.checkpoints import TrainingState, read_state, write_state
 from nora_studio.trainee import Draws, Trainee
 
@@ -31,10 +32,13 @@ def _save_checkpoint(trainee: Trainee, draws: Draws, step: int) -> None:
         draws=draws.state(),
         scaler=scaler.state_dict() if scaler is not None else {},
         rules=trainee.rules.state(),
+        # The adapter's files hold what is served; without an average, that is all there is.
+        weights=[] if trainee.average is None else copies(trainee.parameters),
     )
 
     def write(folder: Path) -> None:
-        trainee.write_adapter(folder, step)
+        with trainee.served():
+            trainee.write_adapter(folder, step)
         write_state(folder, state)
 
     trainee.run.save_checkpoint(step, write)
@@ -46,6 +50,9 @@ def restore(trainees: list[Trainee], draws: Draws, step: int) -> None:
         folder = trainee.run.checkpoints()[step]
         state = read_state(folder)
         trainee.load_adapter(folder)
+        if trainee.average is not None:
+            trainee.average.restore(step)
+            set_weights(trainee.parameters, state.weights)
         trainee.optimizer.load_state_dict(state.optimizer)
         trainee.schedule.load_state_dict(state.schedule)
         trainee.rules.restore(state.rules)

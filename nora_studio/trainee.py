@@ -1,5 +1,6 @@
 """What the training loop works on: runs in training, and the batches that they share."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from nora_studio.averages import WeightAverage
 from nora_studio.methods import StepRules
 from nora_studio.runs import Run
 
@@ -46,6 +48,8 @@ class Trainee:
     """Sets the trained weights from a checkpoint folder."""
     rules: StepRules
     """What the method does around each step."""
+    average: WeightAverage | None = None
+    """What is served in the place of the trained weights; None: they are."""
     loss_sum: Tensor = field(init=False)
     gradient_norm: Tensor = field(init=False)
     first_bad_step: Tensor = field(init=False)
@@ -55,3 +59,7 @@ class Trainee:
         self.loss_sum = torch.zeros((), device=device)
         self.gradient_norm = torch.zeros((), device=device)
         self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+
+    def served(self) -> contextlib.AbstractContextManager[None]:
+        """A block in which the module carries the weights that the run saves and is judged by."""
+        return self.average.served() if self.average is not None else contextlib.nullcontext()

@@ -23,6 +23,7 @@ FLAG_TEXT = """
     --unet.rank 3 --unet.outer-rank 9 --unet.alpha 1.5 --unet.learning-rate 0.25
     --text-encoder.no-train --text-encoder-2.rank 4 --override lora.unet.rank=16
     --schedule linear --warmup-steps 2 --weight-decay 0.5 --max-gradient-norm 0.5 --snr-gamma 5
+    --ema 0.9
     --no-captions --caption-dropout 0.1 --buckets --crop random --crops 3 --flip 0.5
     --masks alpha --mask-floor 0.3 --no-cache --max-timestep 700
     --weighting min-snr --noise-offset 0.1 --prior-weight 0.5 --class-prompt cup
@@ -64,6 +65,7 @@ schedule = "linear"
 warmup_steps = 2
 weight_decay = 0.5
 max_gradient_norm = 0.5
+ema = 0.9
 snr_gamma = 5
 weighting = "min-snr"
 noise_offset = 0.1

@@ -14,7 +14,16 @@ ENTRY_FOLDERS = ("training", "evaluation")
 
 # Imports go only to lower levels; within a package folder they are free.
 LEVELS = [
-    {"errors", "atomic", "fingerprints", "losses", "registration", "stop", "disk_cache"},
+    {
+        "errors",
+        "atomic",
+        "fingerprints",
+        "losses",
+        "registration",
+        "stop",
+        "disk_cache",
+        "averages",
+    },
     {"nora", "world", "prompts", "scripts", "data", "grid", "settings"},
     {"tuners"},
     {"", "methods", "recommended"},  # "": the package's own __init__, which registers the tuners
@@ -52,7 +61,7 @@ ALONE = {
 TRAINING_CODE = {
     "loop", "dreambooth", "draws", "photo_set", "denoising", "prior", "held_out", "trainee",
     "preparation", "activations", "personalise", "checkpoints", "losses", "cache", "progress",
-    "saving", "subject", "samples", "proof",
+    "saving", "subject", "samples", "proof", "averages",
 }  # fmt: skip
 
 

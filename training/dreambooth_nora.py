@@ -96,7 +96,8 @@ def main() -> int:
 
     def evaluate(trainee: Trainee) -> dict[str, float]:
         fixed = prepared.fixed
-        return {fixed.name: measure(fixed, trainee.model, trainee.accelerator)} if fixed else {}
+        with trainee.served():
+            return {fixed.name: measure(fixed, trainee.model, trainee.accelerator)} if fixed else {}
 
     if accelerator.is_main_process and not options.resume and options.evaluate_every:
         for trainee in trainees:  # Where the curve begins: every method starts at the base.

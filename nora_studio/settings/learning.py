@@ -24,6 +24,10 @@ class LearningOptions:
     """AdamW's decoupled weight decay."""
     max_gradient_norm: float = 1.0
     """Gradients are clipped to this norm, per run."""
+    ema: float | None = None
+    """Decay of an exponential moving average of the trained weights, above 0 to below 1 (0.99 is
+    usual here); it warms up, so that short runs forget their start. What is drawn, measured and
+    saved is then the average. None: off."""
     dropout: float = 0.0
     """Dropout on the adapters' input, 0 to below 1."""
     lora_plus_ratio: float | None = None
@@ -39,5 +43,7 @@ def check_learning_options(options: LearningOptions) -> None:
     check_above_zero(options, ("steps", "batch_size", "max_gradient_norm"))
     check_not_negative(options, ("warmup_steps", "weight_decay"))
     check_option(0 <= options.dropout < 1, "dropout", "0 to below 1", options.dropout)
+    decay = options.ema
+    check_option(decay is None or 0 < decay < 1, "ema", "above 0 to below 1", decay)
     ratio = options.lora_plus_ratio
     check_option(ratio is None or ratio >= 1, "lora_plus_ratio", "1 or more", ratio)
