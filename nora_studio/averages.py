@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from diffusers.training_utils import EMAModel
@@ -52,6 +52,32 @@ class ExponentialAverage:
     def restore(self, step: int) -> None:
         self.model.shadow_params = copies(self.parameters)
         self.model.optimization_step = step
+
+
+class ScheduleFreeAverage:
+    """The average that a schedule-free optimizer keeps by itself (arXiv 2405.15682).
+
+    Going to it and back rounds, so the trained weights are kept and set back to the bit.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], optimizer: Any) -> None:
+        self.parameters, self.optimizer = parameters, optimizer
+
+    def update(self) -> None: ...
+
+    @contextlib.contextmanager
+    def served(self) -> Iterator[None]:
+        trained = copies(self.parameters)
+        training = self.optimizer.param_groups[0]["train_mode"]
+        self.optimizer.eval()
+        try:
+            yield
+        finally:
+            if training:
+                self.optimizer.train()
+            set_weights(self.parameters, trained)
+
+    def restore(self, step: int) -> None: ...
 
 
 def copies(parameters: list[nn.Parameter]) -> list[Tensor]:

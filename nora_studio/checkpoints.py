@@ -43,9 +43,10 @@ def write_state(folder: Path, state: TrainingState) -> None:
         tensors["generator.cuda"] = torch.cuda.get_rng_state()
     plain: dict[str, dict[str, Any]] = {}
     for index, values in state.optimizer["state"].items():
-        for name, value in values.items():
+        for name, value in _unwrapped(values).items():
             if isinstance(value, Tensor):
-                tensors[f"optimizer.{index}.{name}"] = value.detach().cpu().contiguous()
+                # A copy: some optimizers share a tensor among weights, which the format refuses.
+                tensors[f"optimizer.{index}.{name}"] = value.detach().cpu().contiguous().clone()
             else:
                 plain.setdefault(str(index), {})[name] = value
     facts = {
@@ -57,6 +58,14 @@ def write_state(folder: Path, state: TrainingState) -> None:
         "scaler": state.scaler,
     }
     save_file(tensors, folder / STATE, metadata={"training": json.dumps(facts)})
+
+
+def _unwrapped(values: dict[str, Any]) -> dict[str, Any]:
+    """One weight's state; bitsandbytes keeps a part of it in a dictionary of its own."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= value if isinstance(value, dict) else {name: value}
+    return flat
 
 
 def read_state(folder: Path) -> TrainingState:

@@ -9,7 +9,11 @@ from nora_studio.errors import StudioError
 from nora_studio.methods import METHODS, method_named
 from nora_studio.prompts import PLACEHOLDER
 from nora_studio.settings.checks import check_option
-from nora_studio.settings.learning import check_learning_options
+from nora_studio.settings.learning import (
+    check_learning_options,
+    check_pieces,
+    check_resolved,
+)
 from nora_studio.settings.loss import check_loss_options
 from nora_studio.settings.memory import check_memory_options
 from nora_studio.settings.photos import check_photo_options
@@ -47,7 +51,11 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
         steps=_STEPS[family] if options.steps is None else options.steps,
         batch_size=_BATCH[family] if options.batch_size is None else options.batch_size,
         targets=options.targets or _TARGETS[family],
+        schedule=options.schedule
+        or ("constant" if options.optimizer == "schedule-free" else "cosine"),
     )
+    check_resolved(options)
+    check_pieces(options, 1)
     if PLACEHOLDER.lower() not in options.prompt.lower():
         raise StudioError(
             f"--prompt: expected {PLACEHOLDER} where the subject's name goes, as in \"a photo of a "
@@ -60,6 +68,14 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
     _check_methods(options)
     if not any(getattr(options, part).train for part in PART_FIELDS):
         raise StudioError("every part is switched off (--unet.no-train ...); train at least one.")
+    if options.text_encoder_steps is not None:
+        encoders = options.text_encoder.train or options.text_encoder_2.train
+        check_option(
+            options.unet.train and encoders,
+            "text_encoder_steps",
+            "the UNet and a text encoder in training",
+            options.text_encoder_steps,
+        )
     return options
 
 
@@ -74,6 +90,17 @@ def _check_methods(options: DreamboothOptions) -> None:
     for name, value in usual.items():
         if getattr(options, name) != value and name not in settings:
             raise foreign_option(name.replace("_", "-"), name, options.method)
+    if "lora-fa" in options.methods and options.optimizer != "adamw":
+        raise StudioError(
+            f"--optimizer {options.optimizer}: lora-fa has an optimizer of its own. Leave "
+            "--optimizer or lora-fa out."
+        )
+    if "adalora" in options.methods and (options.ema or options.optimizer == "schedule-free"):
+        flag = "ema" if options.ema else "optimizer"
+        raise StudioError(
+            f"--{flag} {getattr(options, flag)}: an average of the weights would bring back the "
+            f"ranks that adalora takes away. Leave --{flag} or adalora out."
+        )
 
 
 def foreign_option(flag: str, setting: str, methods: str) -> StudioError:

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from nora_studio.errors import StudioError
+from nora_studio.methods import learning_rates
 from nora_studio.runs import memory_gib
 from nora_studio.trainee import Trainee
 
@@ -47,13 +48,12 @@ def report(
         trainee.loss_sum.zero_()
         if not trainee.accelerator.is_main_process:
             continue
-        groups = trainee.optimizer.param_groups
         memory = memory_gib(trainee.accelerator.device)
         trainee.run.log(
             step,
             loss=round(loss, 6),
             gradient_norm=round(trainee.gradient_norm.item(), 6),
-            learning_rate={group["name"]: group["lr"] for group in groups},
+            **learning_rates(trainee.optimizer),
             seconds_per_step=round(pace, 4),
             images_per_second=round(batch_size / pace, 3),
             memory_gib=round(memory, 3),

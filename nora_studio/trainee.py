@@ -50,6 +50,8 @@ class Trainee:
     """What the method does around each step."""
     average: WeightAverage | None = None
     """What is served in the place of the trained weights; None: they are."""
+    text_encoder_steps: int | None = None
+    """After so many steps the text encoders are trained no more; None: never."""
     loss_sum: Tensor = field(init=False)
     gradient_norm: Tensor = field(init=False)
     first_bad_step: Tensor = field(init=False)

@@ -1,4 +1,4 @@
-"""What a run serves when it averages its weights: in samples, measurements, files, and on resume."""
+"""A run that averages its weights serves the average: drawn, measured, saved, gone on with."""
 
 import re
 

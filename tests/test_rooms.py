@@ -23,6 +23,7 @@ LEVELS = [
         "stop",
         "disk_cache",
         "averages",
+        "schedules",
     },
     {"nora", "world", "prompts", "scripts", "data", "grid", "settings"},
     {"tuners"},
@@ -42,7 +43,7 @@ LEVELS = [
         "report",
     },
     {"trainee", "dreambooth", "draws", "generate", "scores", "shapes"},
-    {"subject", "compare", "parameters", "held_out", "photo_set", "progress", "saving"},
+    {"subject", "compare", "parameters", "held_out", "photo_set", "progress", "saving", "settling"},
     {"activations", "loop", "personalise", "prior", "results", "samples"},
     {"preparation", "proof"},
     {"demo"},
@@ -61,7 +62,8 @@ ALONE = {
 TRAINING_CODE = {
     "loop", "dreambooth", "draws", "photo_set", "denoising", "prior", "held_out", "trainee",
     "preparation", "activations", "personalise", "checkpoints", "losses", "cache", "progress",
-    "saving", "subject", "samples", "proof", "averages",
+    "saving", "subject", "samples", "proof", "averages", "schedules",
+    "settling",
 }  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from nora_studio.proof import finish
 from nora_studio.runs import Run, common_checkpoint
 from nora_studio.samples import draw_base, draw_sample
 from nora_studio.saving import restore
+from nora_studio.settings.learning import check_pieces
 from nora_studio.stop import StopRequest
 from nora_studio.trainee import Trainee
 
@@ -40,6 +41,7 @@ def main() -> int:
     settings = {method: part_settings(options, method) for method in options.methods}
     dtype = choose_dtype(options.precision, "cuda" if torch.cuda.is_available() else "cpu")
     accelerator = prepare_accelerator(MIXED[dtype])
+    check_pieces(options, accelerator.num_processes)
     say = accelerator.print
     runs = {method: find_run(options, method) for method in options.methods}
 
@@ -89,6 +91,7 @@ def main() -> int:
         sample_every=options.sample_every,
         evaluate_every=options.evaluate_every,
         max_gradient_norm=options.max_gradient_norm,
+        accumulate=options.accumulate,
     )
 
     def sample(trainee: Trainee, step: int) -> None:
