@@ -39,6 +39,8 @@ class TrainingState:
     """What the method's own rules depend on."""
     generators: dict[str, Tensor] = field(default_factory=generator_states)
     """Of torch's own generators: "cpu", and "cpu.1" of the process of rank 1."""
+    weights: list[Tensor] = field(default_factory=list)
+    """The trained weights, where the adapter's files hold an average of them."""
 
 
 def write_state(folder: Path, state: TrainingState) -> None:
@@ -46,11 +48,13 @@ def write_state(folder: Path, state: TrainingState) -> None:
     tensors = {f"draws.{name}": tensor for name, tensor in state.draws.items()}
     tensors |= {f"rules.{name}": tensor.contiguous() for name, tensor in state.rules.items()}
     tensors |= {f"generator.{name}": tensor for name, tensor in state.generators.items()}
+    tensors |= {f"weights.{n}": t.cpu().contiguous() for n, t in enumerate(state.weights)}
     plain: dict[str, dict[str, Any]] = {}
     for index, values in state.optimizer["state"].items():
-        for name, value in values.items():
+        for name, value in _unwrapped(values).items():
             if isinstance(value, Tensor):
-                tensors[f"optimizer.{index}.{name}"] = value.detach().cpu().contiguous()
+                # A copy: some optimizers share a tensor among weights, which the format refuses.
+                tensors[f"optimizer.{index}.{name}"] = value.detach().cpu().contiguous().clone()
             else:
                 plain.setdefault(str(index), {})[name] = value
     facts = {
@@ -62,6 +66,14 @@ def write_state(folder: Path, state: TrainingState) -> None:
         "scaler": state.scaler,
     }
     save_file(tensors, folder / STATE, metadata={"training": json.dumps(facts)})
+
+
+def _unwrapped(values: dict[str, Any]) -> dict[str, Any]:
+    """One weight's state; bitsandbytes keeps a part of it in a dictionary of its own."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= value if isinstance(value, dict) else {name: value}
+    return flat
 
 
 def read_state(folder: Path, rank: int = 0) -> TrainingState:
@@ -88,6 +100,7 @@ def read_state(folder: Path, rank: int = 0) -> TrainingState:
     optimizer: dict[int | str, dict[str, Any]] = {}
     draws: dict[str, Tensor] = {}
     rules: dict[str, Tensor] = {}
+    weights: dict[int, Tensor] = {}
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
         if kind == "draws":
@@ -97,6 +110,8 @@ def read_state(folder: Path, rank: int = 0) -> TrainingState:
             optimizer.setdefault(_index(index), {})[key] = tensor
         elif kind == "rules":
             rules[rest] = tensor
+        elif kind == "weights":
+            weights[int(rest)] = tensor
     for index, values in facts["plain"].items():
         optimizer.setdefault(_index(index), {}).update(values)
     generators = _under(tensors, "generator.")
@@ -109,6 +124,7 @@ def read_state(folder: Path, rank: int = 0) -> TrainingState:
         scaler=facts["scaler"],
         rules=rules,
         generators=generators,
+        weights=[weights[number] for number in sorted(weights)],
     )
 
 

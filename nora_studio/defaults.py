@@ -4,13 +4,17 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from nora_studio import processes
 from nora_studio.config import PART_FIELDS, DreamboothOptions
 from nora_studio.errors import StudioError
 from nora_studio.methods import METHODS, method_named
 from nora_studio.prompts import PLACEHOLDER
 from nora_studio.settings.adapter import check_adapter_options
 from nora_studio.settings.checks import check_option
-from nora_studio.settings.learning import check_learning_options
+from nora_studio.settings.learning import (
+    check_learning_options,
+    check_resolved,
+)
 from nora_studio.settings.loss import check_loss_options
 from nora_studio.settings.memory import check_memory_options
 from nora_studio.settings.photos import check_photo_options
@@ -50,8 +54,12 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
         steps=steps,
         batch_size=_BATCH[family] if options.batch_size is None else options.batch_size,
         targets=options.targets or _TARGETS[family],
+        schedule=options.schedule
+        or ("constant" if options.optimizer == "schedule-free" else "cosine"),
         **recommended_watching(options, steps, family == "mini"),
     )
+    check_resolved(options)
+    processes.check_shares(options.batch_size or 1, options.accumulate)
     if PLACEHOLDER.lower() not in options.prompt.lower():
         raise StudioError(
             f"--prompt: expected {PLACEHOLDER} where the subject's name goes, as in \"a photo of a "
@@ -64,6 +72,14 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
     _check_methods(options)
     if not any(getattr(options, part).train for part in PART_FIELDS):
         raise StudioError("every part is switched off (--unet.no-train ...); train at least one.")
+    if options.text_encoder_steps is not None:
+        encoders = options.text_encoder.train or options.text_encoder_2.train
+        check_option(
+            options.unet.train and encoders,
+            "text_encoder_steps",
+            "the UNet and a text encoder in training",
+            options.text_encoder_steps,
+        )
     return options
 
 
@@ -78,6 +94,17 @@ def _check_methods(options: DreamboothOptions) -> None:
     for name, value in usual.items():
         if getattr(options, name) != value and name not in settings:
             raise foreign_option(name.replace("_", "-"), name, options.method)
+    if "lora-fa" in options.methods and options.optimizer != "adamw":
+        raise StudioError(
+            f"--optimizer {options.optimizer}: lora-fa has an optimizer of its own. Leave "
+            "--optimizer or lora-fa out."
+        )
+    if "adalora" in options.methods and (options.ema or options.optimizer == "schedule-free"):
+        flag = "ema" if options.ema else "optimizer"
+        raise StudioError(
+            f"--{flag} {getattr(options, flag)}: an average of the weights would bring back the "
+            f"ranks that adalora takes away. Leave --{flag} or adalora out."
+        )
 
 
 def foreign_option(flag: str, setting: str, methods: str) -> StudioError:

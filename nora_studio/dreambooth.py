@@ -73,11 +73,27 @@ class DreamboothStep(nn.Module):
         self.unet = unet
         self.encoders = nn.ModuleDict(encoders)
         self.process = process
+        self.settled = False
         for part, ids in text.ids.items():
             self.register_buffer(f"ids_{part}", ids, persistent=False)
             self.register_buffer(f"hidden_{part}", text.hidden[part], persistent=False)
         self.register_buffer("pooled", text.pooled, persistent=False)
         self.register_buffer("silent", text.silent, persistent=False)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Keep what the text encoders say now, without dropout, and ask them no more."""
+        for part, encoder in self.encoders.items():
+            encoder.eval()
+            rows = self.get_buffer(f"ids_{part}").split(1)
+            said = [encode_tokens(part, encoder, row) for row in rows]
+            self.register_buffer(
+                f"hidden_{part}", torch.cat([hidden for hidden, _ in said]), persistent=False
+            )
+            pooled = [pooled for _, pooled in said if pooled is not None]
+            if pooled:
+                self.register_buffer("pooled", torch.cat(pooled), persistent=False)
+        self.settled = True
 
     def _condition(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
         """Text conditioning of a batch: (batch, tokens, width) and (batch, projection)."""
@@ -89,7 +105,7 @@ class DreamboothStep(nn.Module):
 
         hiddens, pooled = [], rows("pooled")
         for part in ("text_encoder", "text_encoder_2"):
-            if part in self.encoders:
+            if part in self.encoders and not self.settled:
                 # One prompt for all is encoded once, whatever the batch.
                 ids = rows(f"ids_{part}")
                 hidden, live_pooled = encode_tokens(part, self.encoders[part], ids)

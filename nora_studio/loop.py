@@ -1,6 +1,7 @@
 """The training loop: step, clip, log, checkpoint, stop. It knows no task, of a method its rules."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +15,7 @@ from nora_studio.progress import Clock, check_finite, report
 from nora_studio.saving import save_checkpoints
 from nora_studio.settings.learning import LearningOptions
 from nora_studio.settings.watching import WatchingOptions
+from nora_studio.settling import settle_text_encoders
 from nora_studio.stop import StopRequest
 from nora_studio.trainee import Batch, Draws, Trainee
 
@@ -33,6 +35,8 @@ class Plan:
     max_gradient_norm: float
     watch: Watch = field(default_factory=Watch)
     """What measurements lead to."""
+    accumulate: int = 1
+    """Pieces of each process's share of a batch."""
 
     @classmethod
     def of(cls, learning: LearningOptions, watching: WatchingOptions) -> "Plan":
@@ -46,6 +50,7 @@ class Plan:
             evaluate_every=watching.evaluate_every,
             max_gradient_norm=learning.max_gradient_norm,
             watch=Watch(watching.early_stop, watching.patience or 1),
+            accumulate=learning.accumulate,
         )
 
 
@@ -81,7 +86,7 @@ def train(
         for step in range(start + 1, plan.steps + 1):
             batch = draws.next()
             for trainee in trainees:
-                _advance(trainee, batch, step, plan.max_gradient_norm)
+                _advance(trainee, batch, step, plan)
             bar.update()
             last = step == plan.steps
             measured = bool(plan.evaluate_every) and (step % plan.evaluate_every == 0 or last)
@@ -111,24 +116,42 @@ def train(
     return True
 
 
-def _advance(trainee: Trainee, batch: Batch, step: int, max_norm: float) -> None:
+def _advance(trainee: Trainee, batch: Batch, step: int, plan: Plan) -> None:
     """One optimizer step. Nothing here waits for the device."""
     accelerator = trainee.accelerator
-    share = _share(batch, accelerator)
+    settle_text_encoders(trainee, step)
     trainee.rules.before(step)
-    loss = trainee.model(**share)
-    accelerator.backward(loss)
-    norm = accelerator.clip_grad_norm_(trainee.parameters, max_norm)
+    loss = torch.zeros((), device=accelerator.device)
+    for left, piece in _pieces(_share(batch, accelerator), plan.accumulate):
+        # Processes add up their gradients only once, with the last piece.
+        with accelerator.no_sync(trainee.model) if left else contextlib.nullcontext():
+            share = trainee.model(**piece) / plan.accumulate
+            accelerator.backward(share)
+        loss += share.detach()
+    norm = accelerator.clip_grad_norm_(trainee.parameters, plan.max_gradient_norm)
     trainee.optimizer.step()
     trainee.rules.after(step)
+    if trainee.average is not None:
+        trainee.average.update()
     trainee.schedule.step()
     trainee.optimizer.zero_grad()
-    loss = loss.detach()
     trainee.loss_sum += loss
     if norm is not None:
         trainee.gradient_norm = norm.detach()
     bad = (trainee.first_bad_step < 0) & ~torch.isfinite(loss)
     trainee.first_bad_step = torch.where(bad, step, trainee.first_bad_step)
+
+
+def _pieces(share: Batch, count: int) -> Iterator[tuple[int, Batch]]:
+    """Equal pieces of a batch, each with the number of those that are left.
+
+    The loss is a mean over pictures, so the mean of the pieces' losses is the whole batch's.
+    """
+    rows = len(share["timesteps"])
+    assert rows % count == 0, f"a batch of {rows} does not fall into {count} equal pieces"
+    cut = {name: tensor.chunk(count) for name, tensor in share.items()}
+    for number in range(count):
+        yield count - 1 - number, {name: pieces[number] for name, pieces in cut.items()}
 
 
 def _share(batch: Batch, accelerator: Accelerator) -> Batch:

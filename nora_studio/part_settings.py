@@ -9,7 +9,7 @@ from nora_studio.config import PART_FIELDS, DreamboothOptions, PartOptions, sugg
 from nora_studio.defaults import foreign_option
 from nora_studio.errors import StudioError
 from nora_studio.methods import METHODS
-from nora_studio.recommended import recommended
+from nora_studio.recommended import rate_of, recommended
 from nora_studio.settings.checks import check_option
 
 
@@ -36,7 +36,8 @@ def part_settings(options: DreamboothOptions, method: str) -> dict[str, PartSett
         wanted = _with_overrides(options, method, part)
         if not wanted.train:
             continue
-        rate = usual.learning_rate(part) if wanted.learning_rate is None else wanted.learning_rate
+        usual_rate = usual.learning_rate(part) * rate_of(options.optimizer)
+        rate = usual_rate if wanted.learning_rate is None else wanted.learning_rate
         outer_rank = usual.outer_rank if wanted.outer_rank is None else wanted.outer_rank
         resolved = PartSettings(
             rank=usual.rank if wanted.rank is None else wanted.rank,

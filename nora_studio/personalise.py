@@ -3,14 +3,15 @@
 import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
-from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
 from nora_studio import __version__, processes
+from nora_studio.averages import ExponentialAverage, ScheduleFreeAverage, WeightAverage
 from nora_studio.config import DreamboothOptions
 from nora_studio.dreambooth import DreamboothStep
 from nora_studio.files import AdapterCard, load_weights, write_adapter
@@ -33,6 +34,7 @@ from nora_studio.models import (
 from nora_studio.nora.outer_cache import cached_outer_factors
 from nora_studio.part_settings import PartSettings
 from nora_studio.runs import Run
+from nora_studio.schedules import learning_rate_schedule
 from nora_studio.subject import Subject
 from nora_studio.trainee import Trainee
 
@@ -69,14 +71,21 @@ def build_trainee(
     rules = step_rules(method, parts, options.seed)
     step = _step_module(subject, parts, rules)
     optimizer = make_optimizer(
-        method, parts, rates, options.weight_decay, options.lora_plus_ratio or LORA_PLUS_RATIO
+        method,
+        parts,
+        rates,
+        options.weight_decay,
+        options.lora_plus_ratio or LORA_PLUS_RATIO,
+        options.optimizer,
+        options.warmup_steps,
     )
-    schedule = get_scheduler(
-        # Its plain "constant" leaves the warm-up out.
-        "constant_with_warmup" if options.schedule == "constant" else options.schedule,
+    schedule = learning_rate_schedule(
+        options.schedule or "cosine",
         optimizer,
-        num_warmup_steps=options.warmup_steps,
-        num_training_steps=options.steps,
+        options.steps or 0,
+        0 if options.optimizer == "schedule-free" else options.warmup_steps,
+        options.schedule_cycles,
+        options.schedule_power,
     )
     if subject.sharding is None:
         model, optimizer = accelerator.prepare(step, optimizer)
@@ -101,7 +110,17 @@ def build_trainee(
         load_adapter=lambda folder: load_weights(folder, parts),
         rules=rules,
         keeps_best=bool(options.keep_best),
+        average=_average(options, trained, optimizer),
+        text_encoder_steps=options.text_encoder_steps,
     )
+
+
+def _average(
+    options: DreamboothOptions, trained: list[nn.Parameter], optimizer: Any
+) -> WeightAverage | None:
+    if options.optimizer == "schedule-free":
+        return ScheduleFreeAverage(trained, optimizer)
+    return None if options.ema is None else ExponentialAverage(trained, options.ema)
 
 
 def _adapter_spec(

@@ -181,25 +181,26 @@ def agree_to_stop(stop: StopRequest) -> bool:
     return bool(asked)
 
 
-def check_shares(batch_size: int, micro_batches: int = 1) -> None:
-    """Refuse a batch that the processes cannot share equally.
+def check_shares(batch_size: int, pieces: int = 1) -> None:
+    """Refuse a batch that cannot be shared equally.
 
     Args:
         batch_size: Pictures a step, over all processes.
-        micro_batches: Parts that each process takes its share in.
+        pieces: That each process takes its share in, by accumulation.
 
     Raises:
         StudioError: the shares would differ, and so what each picture counts.
     """
-    shares = count() * micro_batches
+    shares = count() * pieces
     if batch_size % shares == 0:
         return
     below = batch_size // shares * shares
     nearest = f"{below} or {below + shares}" if below else f"{shares}"
-    parts = f"{count()} processes" + (f" x {micro_batches} parts" if micro_batches > 1 else "")
+    parts = [f"{count()} processes"] if count() > 1 else []
+    parts += [f"{pieces} pieces (--accumulate)"] if pieces > 1 else []
     raise StudioError(
-        f"--batch-size: expected a multiple of {shares}, an equal share for each of {parts}; got "
-        f"{batch_size}. The nearest: {nearest}."
+        f"--batch-size: expected a multiple of {shares}, an equal share for each of "
+        f"{' x '.join(parts)}; got {batch_size}. The nearest: {nearest}."
     )
 
 

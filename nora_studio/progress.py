@@ -11,6 +11,7 @@ from torch.nn.utils import get_total_norm
 
 from nora_studio import processes
 from nora_studio.errors import StudioError
+from nora_studio.methods import learning_rates
 from nora_studio.runs import memory_gib
 from nora_studio.trainee import Trainee
 
@@ -63,13 +64,12 @@ def report(
         memory = processes.largest(memory_gib(trainee.accelerator.device))
         if not trainee.accelerator.is_main_process:
             continue
-        groups = trainee.optimizer.param_groups
         trainee.log(
             step,
             loss=round(loss, 6),
             gradient_norm=round(trainee.gradient_norm.item(), 6),
             weight_norm=round(get_total_norm(trainee.parameters).item(), 6),
-            learning_rate={group["name"]: group["lr"] for group in groups},
+            **learning_rates(trainee.optimizer),
             seconds_per_step=round(pace, 4),
             images_per_second=round(batch_size / pace, 3),
             memory_gib=round(memory, 3),

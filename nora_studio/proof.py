@@ -113,7 +113,7 @@ class _Ending:
 
 
 def _save_final(trainee: Trainee, step: int) -> None:
-    with replacing(trainee.run.adapter) as fresh:
+    with replacing(trainee.run.adapter) as fresh, trainee.served():
         trainee.write_adapter(fresh, step)
 
 

@@ -45,7 +45,7 @@ def draw_samples(subject: Subject, trainee: Trainee, step: int) -> list[Image.Im
     """Draw the fixed-seed pictures of a trainee as of a step into its run, one for each prompt."""
     module: DreamboothStep = trainee.accelerator.unwrap_model(trainee.model)
     parts = {"unet": module.unet, **dict(module.encoders)}
-    with _as_served(module, trainee.parameters):
+    with trainee.served(), _as_loaded(module, trainee.parameters):
         pictures = draw_samples_of(subject, with_parts(subject.pipe, parts))
     _save(subject, pictures, trainee.run, step, trainee)
     return pictures
@@ -64,19 +64,20 @@ def spread(subject: Subject, pipe: StableDiffusionXLPipeline, device: torch.devi
 
 
 @contextlib.contextmanager
-def _as_served(module: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]:
+def _as_loaded(module: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]:
     """In the state of a loaded adapter: evaluation mode, nothing trained.
 
     `torch.matmul` folds its operands differently where one asks for a gradient, even under
     `no_grad`, and then rounds differently; the proof compares pictures to the bit.
     """
     module.eval()
-    for parameter in trained:
+    learning = [parameter for parameter in trained if parameter.requires_grad]
+    for parameter in learning:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in trained:
+        for parameter in learning:
             parameter.requires_grad_(True)
         module.train()
 

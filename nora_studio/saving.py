@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from nora_studio import processes
+from nora_studio.averages import copies, set_weights
 from nora_studio.checkpoints import TrainingState, generator_states, read_state, write_state
 from nora_studio.curves import Curve
 from nora_studio.trainee import Draws, Trainee
@@ -50,10 +51,13 @@ def _save_checkpoint(
         scaler=scaler.state_dict() if scaler is not None else {},
         rules=trainee.rules.state(),
         generators=generators,
+        # The adapter's files hold what is served; without an average, that is all there is.
+        weights=[] if trainee.average is None else copies(trainee.parameters),
     )
 
     def write(folder: Path) -> None:
-        trainee.write_adapter(folder, step)
+        with trainee.served():
+            trainee.write_adapter(folder, step)
         write_state(folder, state)
 
     trainee.run.save_checkpoint(step, write)
@@ -73,6 +77,9 @@ def set_back(trainee: Trainee, step: int) -> TrainingState:
     folder = trainee.run.checkpoints()[step]
     state = read_state(folder, processes.rank())
     trainee.load_adapter(folder)
+    if trainee.average is not None:
+        trainee.average.restore(step)
+        set_weights(trainee.parameters, state.weights)
     trainee.optimizer.load_state_dict(state.optimizer)
     trainee.schedule.load_state_dict(state.schedule)
     _set_rates(trainee.schedule)

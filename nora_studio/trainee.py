@@ -1,5 +1,6 @@
 """What the training loop works on: runs in training, and the batches that they share."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from nora_studio.averages import WeightAverage
 from nora_studio.curves import Curve, Point
 from nora_studio.methods import StepRules
 from nora_studio.runs import Run
@@ -54,6 +56,10 @@ class Trainee:
     """Hears what the log is told."""
     curve: Curve = field(default_factory=Curve)
     """Its measured losses so far; the main process's alone."""
+    average: WeightAverage | None = None
+    """What is served in the place of the trained weights; None: they are."""
+    text_encoder_steps: int | None = None
+    """After so many steps the text encoders are trained no more; None: never."""
     loss_sum: Tensor = field(init=False)
     gradient_norm: Tensor = field(init=False)
     first_bad_step: Tensor = field(init=False)
@@ -63,6 +69,10 @@ class Trainee:
         self.loss_sum = torch.zeros((), device=device)
         self.gradient_norm = torch.zeros((), device=device)
         self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+
+    def served(self) -> contextlib.AbstractContextManager[None]:
+        """A block in which the module carries the weights that the run saves and is judged by."""
+        return self.average.served() if self.average is not None else contextlib.nullcontext()
 
     @property
     def best(self) -> Point | None:

@@ -22,7 +22,9 @@ FLAG_TEXT = """
     --start paper --lora-plus-ratio 4
     --unet.rank 3 --unet.outer-rank 9 --unet.alpha 1.5 --unet.learning-rate 0.25
     --text-encoder.no-train --text-encoder-2.rank 4 --override lora.unet.rank=16
-    --schedule linear --warmup-steps 2 --weight-decay 0.5 --max-gradient-norm 0.5 --snr-gamma 5
+    --schedule cosine-restarts --schedule-cycles 3 --schedule-power 3
+    --warmup-steps 2 --weight-decay 0.5 --max-gradient-norm 0.5 --snr-gamma 5
+    --ema 0.9 --optimizer prodigy --accumulate 3 --text-encoder-steps 4
     --no-captions --caption-dropout 0.1 --buckets --crop random --crops 3 --flip 0.5
     --masks alpha --mask-floor 0.3 --no-cache --max-timestep 700
     --weighting min-snr --noise-offset 0.1 --prior-weight 0.5 --class-prompt cup
@@ -33,6 +35,8 @@ FLAG_TEXT = """
     --log-every 8 --checkpoint-every 6 --keep-checkpoints 5 --resume
 """
 FLAGS = FLAG_TEXT.split()
+# No schedule reads all of them.
+FITTING = FLAG_TEXT.replace("--schedule-power 3", "").split()
 FILE_TEXT = """
 instance_dir = "photos/cup"
 prompt = "[V]"
@@ -62,10 +66,16 @@ lora_plus_ratio = 4
 outer = "randomized"
 start = "paper"
 override = ["lora.unet.rank=16"]
-schedule = "linear"
+schedule = "cosine-restarts"
+schedule_cycles = 3
+schedule_power = 3
 warmup_steps = 2
 weight_decay = 0.5
 max_gradient_norm = 0.5
+ema = 0.9
+optimizer = "prodigy"
+accumulate = 3
+text_encoder_steps = 4
 snr_gamma = 5
 weighting = "min-snr"
 noise_offset = 0.1
@@ -136,7 +146,7 @@ def test_flags_win_over_the_file_and_a_later_file_over_an_earlier(tmp_path):
     assert parsed.unet.alpha == 1.5  # a table is laid over, not replaced
 
 
-@pytest.mark.parametrize("flags", [NEEDED, FLAGS, [*NEEDED, "--unet.no-train"]])
+@pytest.mark.parametrize("flags", [NEEDED, FITTING, [*NEEDED, "--unet.no-train"]])
 def test_the_resolved_options_read_back_from_their_file(tmp_path, flags):
     resolved = with_recommended(parse_options(flags))
     file = write(tmp_path / "config.toml", to_toml(resolved))

@@ -14,7 +14,18 @@ ENTRY_FOLDERS = ("training", "evaluation")
 
 # Imports go only to lower levels; within a package folder they are free.
 LEVELS = [
-    {"errors", "atomic", "fingerprints", "losses", "registration", "stop", "disk_cache", "curves"},
+    {
+        "errors",
+        "atomic",
+        "fingerprints",
+        "losses",
+        "registration",
+        "stop",
+        "disk_cache",
+        "curves",
+        "averages",
+        "schedules",
+    },
     {"additive"},
     {"nora", "world", "prompts", "scripts", "data", "grid", "settings", "processes", "trackers"},
     {"tuners", "sharding"},
@@ -44,6 +55,7 @@ LEVELS = [
         "photo_set",
         "progress",
         "saving",
+        "settling",
         "early_stop",
         "sample_scores",
         "wall",
@@ -67,7 +79,7 @@ TRAINING_CODE = {
     "loop", "dreambooth", "draws", "photo_set", "denoising", "prior", "held_out", "trainee",
     "preparation", "activations", "personalise", "checkpoints", "losses", "cache", "progress",
     "saving", "subject", "samples", "proof", "processes", "sharding", "early_stop",
-    "sample_scores", "gallery",
+    "sample_scores", "gallery", "averages", "schedules", "settling",
 }  # fmt: skip
 
 

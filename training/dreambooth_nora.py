@@ -63,7 +63,6 @@ def personalise(at_the_end: ExitStack) -> int:
         settings = {method: part_settings(options, method) for method in options.methods}
         dtype = choose_dtype(options.precision, "cuda" if torch.cuda.is_available() else "cpu")
         check_methods(sharding, options.methods)
-        processes.check_shares(options.batch_size or 1)
         runs = {method: find_run(options, method) for method in options.methods}
     accelerator = prepare_accelerator(MIXED[dtype])
     say = accelerator.print
@@ -117,7 +116,10 @@ def personalise(at_the_end: ExitStack) -> int:
         fixed = prepared.fixed
         if fixed is None:
             return {}
-        loss = through_base(sharding, lambda: measure(fixed, trainee.model, trainee.accelerator))
+        with trainee.served():
+            loss = through_base(
+                sharding, lambda: measure(fixed, trainee.model, trainee.accelerator)
+            )
         return {} if loss is None else {fixed.name: loss}
 
     if options.resume:

@@ -18,7 +18,12 @@ from nora_studio.methods.injection import (
     tuner_of,
     widen,
 )
-from nora_studio.methods.optimizers import LORA_PLUS_RATIO, make_optimizer
+from nora_studio.methods.optimizers import (
+    LORA_PLUS_RATIO,
+    learning_rates,
+    make_optimizer,
+    release,
+)
 from nora_studio.methods.spec import AdapterSpec, Method, Shape
 from nora_studio.methods.steps import StepRules, step_rules
 from nora_studio.methods.table import METHODS
@@ -37,9 +42,11 @@ __all__ = [
     "count_parameters",
     "detach",
     "inject",
+    "learning_rates",
     "make_optimizer",
     "method_named",
     "peft_key",
+    "release",
     "set_adapter_tensors",
     "set_strength",
     "step_rules",

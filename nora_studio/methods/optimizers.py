@@ -5,11 +5,17 @@ from typing import Any
 import torch
 from peft.optimizers import create_lorafa_optimizer, create_loraplus_optimizer
 from torch import nn
+from transformers.optimization import Adafactor
+
+from nora_studio.errors import StudioError
 
 LORA_PLUS_RATIO = 16.0
 """LoRA+ (arXiv:2402.12354): how many times faster the output side learns; the paper's 2^4."""
 VB_BANK_SHARE = 0.1
 """VB-LoRA: the bank's share of the rate, as in PEFT's guide (logits 1e-2, bank 1e-3)."""
+
+SMALLEST_IN_8_BITS = 256
+"""Numbers in a tensor from which on its moments are kept in 8 bits: one block of them."""
 
 
 def make_optimizer(
@@ -18,8 +24,10 @@ def make_optimizer(
     rates: dict[str, float],
     weight_decay: float,
     lora_plus_ratio: float = LORA_PLUS_RATIO,
+    optimizer: str = "adamw",
+    warmup_steps: int = 0,
 ) -> torch.optim.Optimizer:
-    """AdamW over the trained weights, or the method's own; a group or two for each part.
+    """An optimizer over the trained weights, or the method's own; a group or two for each part.
 
     Args:
         method: A name in `METHODS`.
@@ -27,13 +35,23 @@ def make_optimizer(
         rates: Peak learning rate of each part.
         weight_decay: Decoupled.
         lora_plus_ratio: For lora+ alone.
+        optimizer: As the trainer's option of that name.
+        warmup_steps: For schedule-free, which warms up by itself; for others the schedule does.
 
     Returns:
         An optimizer whose groups carry their part's "name".
+
+    Raises:
+        StudioError: the method has an optimizer of its own, and another is asked for.
     """
     if method == "lora-fa":
+        if optimizer != "adamw":
+            raise StudioError(
+                f"--optimizer {optimizer}: lora-fa has an optimizer of its own. Leave --optimizer "
+                "or lora-fa out."
+            )
         return _lora_fa(parts, rates, weight_decay)
-    groups = []
+    groups: list[dict[str, Any]] = []
     for part, module in parts.items():
         rate = rates[part]
         if method == "lora+":
@@ -45,7 +63,65 @@ def make_optimizer(
         groups.append({"name": part, "params": rest, "lr": rate})
         if bank:
             groups.append({"name": f"{part} bank", "params": bank, "lr": rate * VB_BANK_SHARE})
-    return torch.optim.AdamW(groups, weight_decay=weight_decay)
+    return _over(groups, optimizer, weight_decay, warmup_steps)
+
+
+def _over(
+    groups: list[dict[str, Any]], optimizer: str, weight_decay: float, warmup_steps: int
+) -> torch.optim.Optimizer:
+    if optimizer == "adamw":
+        return torch.optim.AdamW(groups, weight_decay=weight_decay)
+    if optimizer == "adafactor":
+        # Torch's own scales each step by the weights' size, and an adapter begins at zero.
+        return Adafactor(
+            groups, lr=1e-3, weight_decay=weight_decay, scale_parameter=False, relative_step=False
+        )
+    # Optional libraries, imported only where they are asked for.
+    if optimizer == "schedule-free":
+        from schedulefree import AdamWScheduleFree
+
+        decayed = [{"weight_decay": weight_decay, **group} for group in groups]
+        free = AdamWScheduleFree(decayed, warmup_steps=warmup_steps)
+        free.train()
+        return free
+    if optimizer == "prodigy":
+        from nora_studio.methods.prodigy import SharedProdigy
+
+        largest = max(group["lr"] for group in groups)
+        shared = [
+            {"weight_decay": weight_decay, **g, "lr": 1.0, "share": g["lr"] / largest}
+            for g in groups
+        ]
+        return SharedProdigy(shared, use_bias_correction=True, safeguard_warmup=True)
+    from bitsandbytes.optim import AdamW8bit, Lion
+
+    if optimizer == "lion":
+        return Lion([{"weight_decay": weight_decay, **group} for group in groups])
+    # Adapters are many small matrices; the library would leave those below 4096 in 32 bits.
+    return AdamW8bit(groups, weight_decay=weight_decay, min_8bit_size=SMALLEST_IN_8_BITS)
+
+
+def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, dict[str, float]]:
+    """What a log line tells of the rates, by group: as scheduled, and what Prodigy makes of it."""
+    groups = optimizer.param_groups
+    # Schedule-free warms up by itself; "lr" is then its peak.
+    rates = {g["name"]: g.get("scheduled_lr", g["lr"]) * g.get("share", 1) for g in groups}
+    found = {g["name"]: rates[g["name"]] * g["d"] for g in groups if "share" in g}
+    return {"learning_rate": rates} | ({"effective_learning_rate": found} if found else {})
+
+
+def release(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+    """Let go of weights that are trained no more: nothing moves them, no moments are kept."""
+    gone = {id(parameter) for parameter in parameters}
+    for group in optimizer.param_groups:
+        if "share" in group or not any(id(parameter) in gone for parameter in group["params"]):
+            continue  # Prodigy's estimate of the rate still needs what it knows of them.
+        for parameter in group["params"]:
+            optimizer.state.pop(parameter, None)
+        for name in group.get("names", ()):  # LoRA-FA goes by names.
+            optimizer.state.pop(name[: name.find("lora")] + "lora", None)
+        for key in group.keys() & {"names", "scaling_factors"}:
+            group[key] = []
 
 
 def _lora_plus_groups(

@@ -94,6 +94,8 @@ class AdaloraSteps(PlainSteps):
 
     def after(self, step: int) -> None:
         for part, tuner in self.tuners.items():
+            if not any(parameter.requires_grad for parameter in self.parts[part].parameters()):
+                continue  # Trained no more: its ranks stay as they are, too.
             for parameter in self.parts[part].parameters():
                 if parameter.grad is not None:
                     # A float16 step that overflowed was skipped; it says nothing of importance.
@@ -102,16 +104,20 @@ class AdaloraSteps(PlainSteps):
 
     def penalty(self) -> Tensor | None:
         """Mean distance of the factors' Gram matrices from the identity, weighted, as PEFT's."""
-        distances, weight = [], 0.0
+        distances, weight, settled = [], 0.0, 0
         for part, module in self.parts.items():
             weight = self.tuners[part].peft_config[ADAPTER_NAME].orth_reg_weight
             for name, factor in module.named_parameters():
                 pieces = name.split(".")
                 if "lora_A" in pieces or "lora_B" in pieces:
+                    if not factor.requires_grad:  # No gradient to give, but its share in the mean.
+                        settled += 1
+                        continue
                     gram = factor @ factor.T if "lora_A" in pieces else factor.T @ factor
                     eye = torch.eye(len(gram), device=gram.device, dtype=gram.dtype)
                     distances.append(torch.linalg.matrix_norm(gram - eye))
-        return weight * torch.stack(distances).mean()
+        kept = len(distances) / (len(distances) + settled)
+        return weight * torch.stack(distances).mean() * kept
 
     def state(self) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}

@@ -1,0 +1,92 @@
+"""Averages of trained weights: what a run serves in the place of the weights that it trains."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+
+
+class WeightAverage(Protocol):
+    """Follows the trained weights step by step, and stands in for them where a run is judged."""
+
+    def update(self) -> None:
+        """After each optimizer step."""
+        ...
+
+    def served(self) -> contextlib.AbstractContextManager[None]:
+        """A block in which the module carries the average; the trained weights then return."""
+        ...
+
+    def restore(self, step: int) -> None:
+        """Go on after a step; the module carries the average as it was then."""
+        ...
+
+
+class ExponentialAverage:
+    """The exponential moving average of the trained weights, as diffusers' `EMAModel` takes it.
+
+    After step t it is decay * average + (1 - decay) * weights, with decay = min(`decay`,
+    t / (9 + t)) from the second step on, so that a run of a hundred steps forgets its start too:
+    the average then reaches back over about a ninth of the steps that were done.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], decay: float) -> None:
+        self.parameters = parameters
+        self.model = EMAModel(parameters, decay=decay, foreach=True)
+
+    def update(self) -> None:
+        self.model.step(self.parameters)
+
+    @contextlib.contextmanager
+    def served(self) -> Iterator[None]:
+        trained = copies(self.parameters)
+        self.model.copy_to(self.parameters)
+        try:
+            yield
+        finally:
+            set_weights(self.parameters, trained)
+
+    def restore(self, step: int) -> None:
+        self.model.shadow_params = copies(self.parameters)
+        self.model.optimization_step = step
+
+
+class ScheduleFreeAverage:
+    """The average that a schedule-free optimizer keeps by itself (arXiv 2405.15682).
+
+    Going to it and back rounds, so the trained weights are kept and set back to the bit.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], optimizer: Any) -> None:
+        self.parameters, self.optimizer = parameters, optimizer
+
+    def update(self) -> None: ...
+
+    @contextlib.contextmanager
+    def served(self) -> Iterator[None]:
+        trained = copies(self.parameters)
+        training = self.optimizer.param_groups[0]["train_mode"]
+        self.optimizer.eval()
+        try:
+            yield
+        finally:
+            if training:
+                self.optimizer.train()
+            set_weights(self.parameters, trained)
+
+    def restore(self, step: int) -> None: ...
+
+
+def copies(parameters: list[nn.Parameter]) -> list[Tensor]:
+    """The weights as they are now."""
+    return [parameter.detach().clone() for parameter in parameters]
+
+
+@torch.no_grad()
+def set_weights(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
+    """Set parameters in place, bit for bit."""
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)

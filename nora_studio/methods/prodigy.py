@@ -1,0 +1,51 @@
+"""Prodigy over groups that learn at different rates."""
+
+from typing import Any
+
+import torch
+from prodigyopt import Prodigy
+from torch import Tensor
+
+
+class SharedProdigy(Prodigy):
+    """Prodigy (arXiv 2306.06101) whose groups learn at their "share" of the rate that it finds.
+
+    The library knows one rate for all. A share m is a change of variables: Prodigy trains p / m,
+    whose gradient is m times that of p, so that its step of size d * lr moves p by m * d * lr.
+
+    Weights that are trained no more stay where they are. Their gradients count as zero, so that
+    they fade from both sides of the fraction that d is estimated by; left out of its denominator
+    alone, they would make d jump.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        settled = [p for group in self.param_groups for p in self._settled(group)]
+        for parameter in settled:
+            parameter.grad = torch.zeros_like(parameter)
+        scaled = [
+            (parameter, group["share"])
+            for group in self.param_groups
+            for parameter in group["params"]
+            if group["share"] != 1 and parameter.requires_grad and parameter.grad is not None
+        ]
+        for parameter, share in scaled:
+            parameter.div_(share)
+            parameter.grad.mul_(share)
+        try:
+            return super().step(closure)
+        finally:
+            for parameter, share in scaled:
+                parameter.mul_(share)
+                parameter.grad.div_(share)
+            for parameter in settled:
+                parameter.grad = None
+
+    def _settled(self, group: dict[str, Any]) -> list[Tensor]:
+        """A group's weights that are trained no more, brought to a halt."""
+        found = [p for p in group["params"] if not p.requires_grad and self.state.get(p)]
+        for parameter in found:
+            self.state[parameter]["exp_avg"].zero_()
+        if found:
+            group["weight_decay"] = 0.0
+        return found
