@@ -144,7 +144,7 @@ def test_a_batch_that_cannot_be_shared_is_refused_once(tiny_base, photo_folder, 
 
 def test_shares_are_counted_with_micro_batches():
     processes.check_shares(6, 3)
-    with pytest.raises(StudioError, match=r"1 processes x 4 parts; got 6. The nearest: 4 or 8"):
+    with pytest.raises(StudioError, match=r"4 pieces \(--accumulate\); got 6. The nearest: 4 or 8"):
         processes.check_shares(6, 4)
     with pytest.raises(StudioError, match=r"got 2. The nearest: 4\."):
         processes.check_shares(2, 4)
