@@ -12,7 +12,7 @@ from nora_studio.saving import restore
 from nora_studio.stop import StopRequest
 from nora_studio.trainee import Draws, Trainee
 
-STEPS = 6
+STEPS = 4
 
 
 def begun(base: Path, photos: Path, folder: Path, **changes) -> tuple[list[Trainee], Draws, Plan]:

@@ -53,6 +53,7 @@ def test_pieces_gradients_add_up_to_the_whole_batchs(
             parameter.data += 0.05 * noise
         before = [p.detach().clone() for p in trainee.parameters]
         trainee.optimizer = torch.optim.SGD([{"params": trainee.parameters, "name": "all"}], lr=1.0)
+        trainee.schedule = torch.optim.lr_scheduler.ConstantLR(trainee.optimizer, 1.0)
         trainee.model.unet.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
         single = Plan(1, 1, 9, 1, 0, 0, max_gradient_norm=1e9, accumulate=plan.accumulate)
         asked.clear()

@@ -8,7 +8,7 @@ import torch
 from halves import assert_interruptions_change_nothing, begun, go_on
 from prodigyopt import Prodigy
 from schedulefree import AdamWScheduleFree
-from test_methods_training import adapted, step
+from test_methods_training import FAMILY, adapted
 from torch import nn
 from trainer import run_trainer, tiny_arguments, tiny_options
 
@@ -43,21 +43,15 @@ def test_every_optimizer_moves_every_weight_and_goes_on_from_a_file_to_the_bit(
     halves, second = pair(method, optimizer, 0.1)
     start = weights(whole)
     for _ in range(3):
-        for parts, opt in ((whole, first), (halves, second)):
-            for module in parts.values():
-                step(module, nn_step(opt))
-            opt.step()
-            opt.zero_grad()
+        push(whole, first)
+        push(halves, second)
     assert not any(torch.equal(a, b) for a, b in zip(start, weights(whole)))
     write_state(tmp_path, TrainingState(3, second.state_dict(), {}, {}, {}))
     third = make_optimizer(method, halves, RATES, 0.1, 4.0, optimizer)
     third.load_state_dict(read_state(tmp_path).optimizer)
     for _ in range(3):
-        for parts, opt in ((whole, first), (halves, third)):
-            for module in parts.values():
-                step(module, nn_step(opt))
-            opt.step()
-            opt.zero_grad()
+        push(whole, first)
+        push(halves, third)
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(halves)))
     again = tmp_path / "again"
     again.mkdir()
@@ -67,12 +61,12 @@ def test_every_optimizer_moves_every_weight_and_goes_on_from_a_file_to_the_bit(
     assert names[0].read_bytes() == names[1].read_bytes()
 
 
-class nn_step:
-    """An optimizer that leaves its step to be made once for all parts."""
-
-    def __init__(self, optimizer) -> None: ...
-
-    def step(self) -> None: ...
+def push(parts: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
+    """One step of all parts; the gradients stay."""
+    optimizer.zero_grad()
+    for module in parts.values():
+        (FAMILY.run(module) - 1).square().mean().backward()
+    optimizer.step()
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -80,34 +74,27 @@ def test_an_interrupted_training_ends_as_if_never_interrupted(
     optimizer, tiny_base, photo_folder, tmp_path
 ):
     options = {"optimizer": optimizer, "warmup_steps": 2, "dropout": 0.1, "method": "nora"}
-    assert_interruptions_change_nothing(tiny_base, photo_folder, tmp_path, (3,), **options)
+    assert_interruptions_change_nothing(tiny_base, photo_folder, tmp_path, (2,), **options)
 
 
 def test_8_bits_are_what_adapters_moments_are_kept_in():
-    parts, optimizer = pair("nora", "adamw8bit")
-    for module in parts.values():
-        step(module, optimizer)
-    kinds = {
-        p.numel() >= 256: optimizer.state[p]["state1"].dtype
-        for group in optimizer.param_groups
-        for p in group["params"]
-    }
-    assert kinds[False] == torch.float32 if False in kinds else True
-    large = nn.Parameter(torch.zeros(16, 16))
-    from nora_studio.methods.optimizers import _over
-
-    single = _over([{"name": "a", "params": [large], "lr": 0.1}], "adamw8bit", 0.0, 0)
-    large.grad = torch.ones_like(large)
-    single.step()
-    assert single.state[large]["state1"].dtype == torch.uint8
+    ends = {}
+    for name in ("adamw", "adamw8bit"):
+        parts = {"one": adapted("lora", rank=16)}
+        optimizer = make_optimizer("lora", parts, {"one": 1e-2}, 0.0, optimizer=name)
+        for _ in range(5):
+            push(parts, optimizer)
+        ends[name] = torch.cat([weight.flatten() for weight in weights(parts)])
+    kinds = {optimizer.state[p]["state1"].dtype for p in adapter_parameters(parts["one"]).values()}
+    assert kinds == {torch.uint8}
+    assert not torch.equal(ends["adamw"], ends["adamw8bit"])
+    assert (ends["adamw"] - ends["adamw8bit"]).abs().mean() < 1e-3
 
 
 def test_lion_steps_by_the_sign_and_decays_apart():
     parts, optimizer = pair("nora", "lion", 0.5)
     before = weights(parts)
-    for module in parts.values():
-        step(module, nn_step(optimizer))
-    optimizer.step()
+    push(parts, optimizer)
     rates = [RATES[part] for part in parts for _ in adapter_parameters(parts[part])]
     grads = [p.grad for m in parts.values() for p in adapter_parameters(m).values()]
     for old, new, grad, rate in zip(before, weights(parts), grads, rates):
@@ -119,9 +106,7 @@ def test_adafactors_rate_is_absolute_where_weights_begin_at_zero():
     parts, optimizer = pair("lora", "adafactor")
     names = [n for m in parts.values() for n in adapter_parameters(m)]
     rates = [RATES[part] for part in parts for _ in adapter_parameters(parts[part])]
-    for module in parts.values():
-        step(module, nn_step(optimizer))
-    optimizer.step()
+    push(parts, optimizer)
     for name, weight, rate in zip(names, weights(parts), rates):
         if "lora_B" in name:
             assert weight.square().mean().sqrt() == pytest.approx(rate, rel=0.05)
@@ -199,26 +184,21 @@ def test_schedule_free_serves_the_librarys_average_and_trains_on_as_if_never_ask
 
 
 def test_the_log_tells_the_rate_that_counts(tiny_base, photo_folder, tmp_path):
-    logged = {}
-    for optimizer in ("schedule-free", "prodigy"):
-        options = {"optimizer": optimizer, "warmup_steps": 4, "method": "lora+", "schedule": None}
-        part = tiny_options(tiny_base, photo_folder, tmp_path, method="lora").unet
-        parts = dict.fromkeys(("unet", "text_encoder", "text_encoder_2"), part)
-        folder = tmp_path / optimizer
-        trainees, draws, plan = begun(tiny_base, photo_folder, folder, **(options | parts))
-        go_on(trainees, draws, plan)
-        logged[optimizer] = trainees[0].run.read_log()
-        found = learning_rates(trainees[0].optimizer)
-    first = logged["schedule-free"][0]["learning_rate"]
-    assert first["unet"] == pytest.approx(0.05 * 2 / 4)  # in its second step of warm-up
-    rows = logged["prodigy"]
-    assert all(row["learning_rate"]["unet"] <= 1 / 16 for row in rows)  # lora+'s up learns fastest
-    share = rows[0]["learning_rate"]["unet"] / rows[0]["learning_rate"]["unet up"]
-    assert share == pytest.approx(1 / 16)
-    d = trainees[0].optimizer.param_groups[0]["d"]
-    up = found["learning_rate"]["unet up"]
-    assert found["effective_learning_rate"]["unet up"] == pytest.approx(d * up)
-    assert d > 1e-6  # it has grown
+    options = {"optimizer": "schedule-free", "warmup_steps": 4, "method": "nora", "steps": 2}
+    trainees, draws, plan = begun(tiny_base, photo_folder, tmp_path, **options)
+    go_on(trainees, draws, plan)
+    (row,) = trainees[0].run.read_log()
+    assert row["learning_rate"]["unet"] == pytest.approx(0.05 * 2 / 4)  # in its warm-up
+    assert "effective_learning_rate" not in row
+    optimizer = make_optimizer(
+        "lora+", {"one": adapted("lora+")}, {"one": 0.1}, 0.0, 4.0, "prodigy"
+    )
+    for group in optimizer.param_groups:
+        group |= {"d": 0.01, "lr": 0.5}  # found so far, and half-way down a schedule
+    assert learning_rates(optimizer) == {
+        "learning_rate": pytest.approx({"one": 0.125, "one up": 0.5}),
+        "effective_learning_rate": pytest.approx({"one": 0.00125, "one up": 0.005}),
+    }
 
 
 def test_lions_recommended_rate_is_a_fifth_of_adamws(tiny_base, photo_folder, tmp_path):

@@ -12,6 +12,7 @@ from nora_studio.averages import copies
 from nora_studio.config import PartOptions
 from nora_studio.errors import StudioError
 from nora_studio.loop import Plan
+from nora_studio.settling import settle_text_encoders
 
 ENCODERS = ("text_encoder", "text_encoder_2")
 WEIGHTS = "adapter_model.safetensors"
@@ -38,9 +39,8 @@ def plain(**changes) -> dict:
 )
 def test_it_goes_on_exactly_from_either_side_of_the_end(changes, tiny_base, photo_folder, tmp_path):
     options = {"text_encoder_steps": 2, "steps": 4} | changes
-    folders = assert_interruptions_change_nothing(
-        tiny_base, photo_folder, tmp_path, (1, 2, 3), **options
-    )
+    at = (1, 2, 3) if "dropout" in changes else (2, 3)
+    folders = assert_interruptions_change_nothing(tiny_base, photo_folder, tmp_path, at, **options)
     for folder in folders:
         saved = [folder / "checkpoints" / f"step-{step:06d}" for step in (2, 3, 4)]
         for part in (*ENCODERS, "unet"):
@@ -81,8 +81,6 @@ def test_what_settled_encoders_say_is_what_they_said_last_without_dropout(
         module.eval()
         live = module(**batch)
         module.train()
-        from nora_studio.settling import settle_text_encoders
-
         settle_text_encoders(trainee, 3)
         assert not module.settled
         settle_text_encoders(trainee, 4)
