@@ -54,20 +54,8 @@ def build_trainee(
     options, base = subject.options, parts_of(subject.pipe)
     torch.manual_seed(options.seed)  # Adapter initialisation.
     prints = {part: fingerprint(base[part]) for part in settings}
-    parts: dict[str, nn.Module] = {}
     rates = {part: values.learning_rate for part, values in settings.items()}
-    # The main process finds the outer factors; where they are kept on disk the others read them.
-    with processes.main_first() if options.cache else contextlib.nullcontext():
-        for part, values in settings.items():
-            # Whoever else held the base's own tensors would keep all of what is to be sharded.
-            module = base[part] if subject.sharding else share_weights(base[part])
-            spec = _adapter_spec(options, method, values, subject.activations.get(part))
-            with cached_outer_factors() if options.cache else contextlib.nullcontext():
-                attach(module, used_targets(part, module, options.targets or "attention"), spec)
-            parts[part] = module
-    if subject.sharding is not None:
-        for module in {"unet": base["unet"], **parts}.values():
-            subject.sharding.shard(module, accelerator.device)
+    parts = _adapted_parts(subject, method, settings, accelerator.device)
     rules = step_rules(method, parts, options.seed)
     step = _step_module(subject, parts, rules)
     optimizer = make_optimizer(
@@ -121,6 +109,27 @@ def _average(
     if options.optimizer == "schedule-free":
         return ScheduleFreeAverage(trained, optimizer)
     return None if options.ema is None else ExponentialAverage(trained, options.ema)
+
+
+def _adapted_parts(
+    subject: Subject, method: str, settings: dict[str, PartSettings], device: torch.device
+) -> dict[str, nn.Module]:
+    """Trees over the shared base with the method's adapters; with a base in shards, its own."""
+    options, base = subject.options, parts_of(subject.pipe)
+    parts: dict[str, nn.Module] = {}
+    # The main process finds the outer factors; where they are kept on disk the others read them.
+    with processes.main_first() if options.cache else contextlib.nullcontext():
+        for part, values in settings.items():
+            # Whoever else held the base's own tensors would keep all of what is to be sharded.
+            module = base[part] if subject.sharding else share_weights(base[part])
+            spec = _adapter_spec(options, method, values, subject.activations.get(part))
+            with cached_outer_factors() if options.cache else contextlib.nullcontext():
+                attach(module, used_targets(part, module, options.targets or "attention"), spec)
+            parts[part] = module
+    if subject.sharding is not None:
+        for module in {"unet": base["unet"], **parts}.values():
+            subject.sharding.shard(module, device)
+    return parts
 
 
 def _adapter_spec(

@@ -92,6 +92,7 @@ def test_two_processes_learn_what_one_does(alone_and_together, method):
 
 def test_ranks_are_drawn_and_taken_away_alike(tiny_base, photo_folder, tmp_path):
     changes = only_unet({**QUICK, "steps": 8, "checkpoint-every": 8, "unet.rank": 4})
+    changes["unet.learning-rate"] = 0.2
     commands = [
         tiny_arguments(tiny_base, photo_folder, tmp_path / name, "dylora,adalora", changes)
         for name in ("alone", "together")
