@@ -10,6 +10,7 @@ from nora_studio.settings.learning import LearningOptions
 from nora_studio.settings.loss import LossOptions
 from nora_studio.settings.memory import MemoryOptions
 from nora_studio.settings.photos import PhotoOptions
+from nora_studio.settings.tokens import TokenOptions
 from nora_studio.settings.watching import WatchingOptions
 
 PART_FIELDS = ("unet", "text_encoder", "text_encoder_2")
@@ -32,7 +33,9 @@ class PartOptions:
 
 
 @dataclass(frozen=True)
-class DreamboothOptions(WatchingOptions, MemoryOptions, LossOptions, LearningOptions, PhotoOptions):
+class DreamboothOptions(
+    WatchingOptions, MemoryOptions, LossOptions, TokenOptions, LearningOptions, PhotoOptions
+):
     """Personalise SDXL from a folder of photos with NoRA, LoRA, or both as twins.
 
     Every option may also stand in a TOML file: `--config FILE`. Flags win over the file.
@@ -52,7 +55,8 @@ class DreamboothOptions(WatchingOptions, MemoryOptions, LossOptions, LearningOpt
     name: str | None = None
     """Run name; the method is appended. None: the name of the photo folder."""
     trigger: str | None = None
-    """Rare word that [V] becomes; one token in both tokenizers. None: chosen."""
+    """Rare word that [V] becomes; one token in both tokenizers. None: chosen. With --new-tokens,
+    the new ones' name: letters, digits and hyphens. None: the run's."""
 
     targets: Literal["attention", "attention+feedforward"] | None = None
     """Which linear layers are adapted. None: attention; feed-forward too on the embedded model."""

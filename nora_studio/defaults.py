@@ -13,17 +13,21 @@ from nora_studio.settings.learning import check_learning_options
 from nora_studio.settings.loss import check_loss_options
 from nora_studio.settings.memory import check_memory_options
 from nora_studio.settings.photos import check_photo_options
+from nora_studio.settings.tokens import check_token_options
 from nora_studio.settings.watching import check_watching_options
 
 _STEPS = {"sdxl": 500, "mini": 120}
 _TARGETS: dict[str, Any] = {"sdxl": "attention", "mini": "attention+feedforward"}
 _BATCH = {"sdxl": 4, "mini": 3}
 _CLASS_PICTURES = {"sdxl": 100, "mini": 20}
+# SDXL's: cloneofsimo/lora's for its inversion steps. The embedded model's: tried.
+_TOKEN_RATES = {"sdxl": 5e-4, "mini": 3e-3}
 CHECKS: tuple[Callable[[Any], None], ...] = (
     check_learning_options,
     check_loss_options,
     check_memory_options,
     check_photo_options,
+    check_token_options,
     check_watching_options,
 )
 """Of each group of options, on its own."""
@@ -41,9 +45,13 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
     pictures = options.class_pictures
     if options.prior_weight > 0 and pictures is None:
         pictures = _CLASS_PICTURES[family]
+    token_rate = options.token_rate
+    if options.new_tokens and token_rate is None:
+        token_rate = _TOKEN_RATES[family]
     options = dataclasses.replace(
         options,
         class_pictures=pictures,
+        token_rate=token_rate,
         steps=_STEPS[family] if options.steps is None else options.steps,
         batch_size=_BATCH[family] if options.batch_size is None else options.batch_size,
         targets=options.targets or _TARGETS[family],

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -30,10 +31,12 @@ from nora_studio.models import (
     share_weights,
     used_targets,
 )
+from nora_studio.new_tokens import TOKENIZERS
 from nora_studio.nora.outer_cache import cached_outer_factors
 from nora_studio.part_settings import PartSettings
 from nora_studio.runs import Run
 from nora_studio.subject import Subject
+from nora_studio.token_training import TokenRows
 from nora_studio.trainee import Trainee
 
 
@@ -60,10 +63,13 @@ def build_trainee(
             attach(module, used_targets(part, module, options.targets or "attention"), spec)
         parts[part] = module
     rules = step_rules(method, parts, options.seed)
-    step = _step_module(subject, parts, rules)
+    encoders = _encoders(subject, parts)
+    step = _step_module(subject, parts, encoders, rules)
     optimizer = make_optimizer(
         method, parts, rates, options.weight_decay, options.lora_plus_ratio or LORA_PLUS_RATIO
     )
+    tokens = TokenRows.of(subject.tokens, encoders)
+    tokens.join(optimizer, options.token_rate)
     schedule = get_scheduler(
         # Its plain "constant" leaves the warm-up out.
         "constant_with_warmup" if options.schedule == "constant" else options.schedule,
@@ -73,7 +79,12 @@ def build_trainee(
     )
     model, optimizer = accelerator.prepare(step, optimizer)
     trained = [p for module in parts.values() for p in adapter_parameters(module).values()]
+    trained += tokens.parameters
     card = _card(subject, method, list(parts), sum(parameter.numel() for parameter in trained))
+
+    def load(folder: Path) -> None:
+        load_weights(folder, parts)
+        tokens.load(folder)
 
     return Trainee(
         label=method,
@@ -83,8 +94,10 @@ def build_trainee(
         optimizer=optimizer,
         schedule=schedule,
         parameters=trained,
-        write_adapter=lambda folder, step: write_adapter(folder, parts, card.at(step)),
-        load_adapter=lambda folder: load_weights(folder, parts),
+        write_adapter=lambda folder, step: write_adapter(
+            folder, parts, card.at(step), tokens.now()
+        ),
+        load_adapter=load,
         rules=rules,
     )
 
@@ -122,17 +135,27 @@ def _card(subject: Subject, method: str, parts: list[str], parameters: int) -> A
         seed=options.seed,
         parameters=parameters,
         version=__version__,
+        tokens=list(subject.tokens.words) if subject.tokens else [],
     )
 
 
-def _step_module(subject: Subject, parts: dict[str, nn.Module], rules: StepRules) -> DreamboothStep:
+def _encoders(subject: Subject, parts: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """The text encoders that every step runs: the adapted ones; with new tokens the others too."""
+    base = parts_of(subject.pipe)
+    frozen = [part for part in TOKENIZERS if part not in parts] if subject.tokens else []
+    adapted = {part: module for part, module in parts.items() if part != "unet"}
+    return adapted | {part: share_weights(base[part]) for part in frozen}
+
+
+def _step_module(
+    subject: Subject, parts: dict[str, nn.Module], encoders: dict[str, nn.Module], rules: StepRules
+) -> DreamboothStep:
     """The trained parts as one module that returns the loss."""
     options = subject.options
     unet = parts["unet"] if "unet" in parts else parts_of(subject.pipe)["unet"]
-    encoders = {part: module for part, module in parts.items() if part != "unet"}
     step = DreamboothStep(unet, encoders, subject.text, subject.process)
     if options.gradient_checkpointing:
-        for part, module in parts.items():
+        for part, module in (parts | encoders).items():
             if part == "unet":
                 module.enable_gradient_checkpointing()  # type: ignore[operator]
             else:

@@ -25,6 +25,7 @@ FLAG_TEXT = """
     --schedule linear --warmup-steps 2 --weight-decay 0.5 --max-gradient-norm 0.5 --snr-gamma 5
     --no-captions --caption-dropout 0.1 --buckets --crop random --crops 3 --flip 0.5
     --masks alpha --mask-floor 0.3 --no-cache --max-timestep 700
+    --new-tokens 2 --token-rate 0.01 --token-init cup
     --weighting min-snr --noise-offset 0.1 --prior-weight 0.5 --class-prompt cup
     --class-pictures 6 --class-dir cups --hold-out 1 --evaluate-every 7
     --sample-prompt snow --sample-every 9 --sample-seed 3 --sample-steps 4 --guidance 2
@@ -35,6 +36,9 @@ FILE_TEXT = """
 instance_dir = "photos/cup"
 prompt = "[V]"
 captions = false
+new_tokens = 2
+token_rate = 0.01
+token_init = "cup"
 caption_dropout = 0.1
 buckets = true
 crop = "random"

@@ -15,7 +15,7 @@ ENTRY_FOLDERS = ("training", "evaluation")
 # Imports go only to lower levels; within a package folder they are free.
 LEVELS = [
     {"errors", "atomic", "fingerprints", "losses", "registration", "stop", "disk_cache"},
-    {"nora", "world", "prompts", "scripts", "data", "grid", "settings"},
+    {"new_tokens", "nora", "world", "prompts", "scripts", "data", "grid", "settings"},
     {"tuners"},
     {"", "methods", "recommended"},  # "": the package's own __init__, which registers the tuners
     {"config"},
@@ -32,7 +32,7 @@ LEVELS = [
         "pretrain",
         "report",
     },
-    {"trainee", "dreambooth", "draws", "generate", "scores", "shapes"},
+    {"trainee", "dreambooth", "draws", "generate", "scores", "shapes", "token_training"},
     {"subject", "compare", "parameters", "held_out", "photo_set", "progress", "saving"},
     {"activations", "loop", "personalise", "prior", "results", "samples"},
     {"preparation", "proof"},
@@ -52,7 +52,7 @@ ALONE = {
 TRAINING_CODE = {
     "loop", "dreambooth", "draws", "photo_set", "denoising", "prior", "held_out", "trainee",
     "preparation", "activations", "personalise", "checkpoints", "losses", "cache", "progress",
-    "saving", "subject", "samples", "proof",
+    "saving", "subject", "samples", "proof", "token_training",
 }  # fmt: skip
 
 

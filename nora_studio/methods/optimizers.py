@@ -106,7 +106,7 @@ def _lora_fa(
             n: p.device for g in loaded.param_groups for n, p in zip(g["names"], g["params"])
         }
         for name, state in loaded.state.items():
-            device = next(d for n, d in devices.items() if n.startswith(f"{name}_"))
+            device = next(d for n, d in devices.items() if n == name or n.startswith(f"{name}_"))
             for key, value in state.items():
                 if isinstance(value, torch.Tensor):
                     state[key] = value.to(device)
