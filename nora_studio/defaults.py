@@ -7,6 +7,7 @@ from typing import Any
 from nora_studio.config import PART_FIELDS, DreamboothOptions
 from nora_studio.errors import StudioError
 from nora_studio.methods import METHODS, method_named
+from nora_studio.new_tokens import token_words
 from nora_studio.prompts import PLACEHOLDER
 from nora_studio.settings.checks import check_option
 from nora_studio.settings.learning import check_learning_options
@@ -48,6 +49,8 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
     token_rate = options.token_rate
     if options.new_tokens and token_rate is None:
         token_rate = _TOKEN_RATES[family]
+    if options.new_tokens:
+        _check_new_tokens(options)
     options = dataclasses.replace(
         options,
         class_pictures=pictures,
@@ -69,6 +72,17 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
     if not any(getattr(options, part).train for part in PART_FIELDS):
         raise StudioError("every part is switched off (--unet.no-train ...); train at least one.")
     return options
+
+
+def _check_new_tokens(options: DreamboothOptions) -> None:
+    """Refuse a name that no word can have, and tokens that no prompt would hold."""
+    if options.trigger is not None:
+        token_words(options.trigger, options.new_tokens)
+    if options.caption_dropout == 1:
+        raise StudioError(
+            "--new-tokens: no picture would be learned with its words (--caption-dropout 1), so "
+            "the tokens would learn nothing. Lower it, or leave --new-tokens out."
+        )
 
 
 def _check_methods(options: DreamboothOptions) -> None:
