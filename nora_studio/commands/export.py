@@ -79,7 +79,7 @@ def write_lora(
 def _write_tokens(file: Path, opened: Opened, tokens: NewTokens, style: str) -> None:
     """Write new tokens beside a portable LoRA, and tell how its tools take them.
 
-    Not into Kohya's file (A1111's `bundle_emb`): diffusers and older tools refuse such a file.
+    Not into Kohya's file too (A1111's `bundle_emb`): diffusers refuses one that holds them.
     """
     write_embeddings(file, tokens, for_others(opened.card))
     print(f"{file}: {size_text(file)}, the new tokens {tokens.trigger} that it needs")
