@@ -15,6 +15,7 @@ from nora_studio import __version__
 from nora_studio.errors import StudioError
 from nora_studio.files import CARD, AdapterCard, find_adapter, read_card
 from nora_studio.fingerprints import fingerprint
+from nora_studio.formats.embeddings import embeddings_beside
 from nora_studio.generate import Recipe, adapter_on, draw, read_recipe, save_picture
 from nora_studio.models import parts_of
 from nora_studio.scores import Scorer, paired_difference, score_pictures, verdict
@@ -189,7 +190,9 @@ def weights_digest(pipe: StableDiffusionXLPipeline, adapter: Path | None) -> str
         for file in sorted(files):
             digest.update(str(file.relative_to(adapter)).encode() + file.read_bytes())
         if adapter.is_file():
-            digest.update(adapter.read_bytes())
+            beside = embeddings_beside(adapter)
+            for file in (adapter, *([beside] if beside.is_file() else [])):
+                digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -11,6 +11,7 @@ from nora_studio.settings.loss import LossOptions
 from nora_studio.settings.memory import MemoryOptions
 from nora_studio.settings.photos import PhotoOptions
 from nora_studio.settings.subject import SubjectOptions
+from nora_studio.settings.tokens import TokenOptions
 from nora_studio.settings.watching import WatchingOptions
 
 __all__ = ["PART_FIELDS", "DreamboothOptions", "PartOptions", "suggestion"]
@@ -24,6 +25,7 @@ class DreamboothOptions(
     MemoryOptions,
     LossOptions,
     LearningOptions,
+    TokenOptions,
     PhotoOptions,
     AdapterOptions,
     SubjectOptions,

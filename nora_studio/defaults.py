@@ -8,6 +8,7 @@ from nora_studio import processes
 from nora_studio.config import PART_FIELDS, DreamboothOptions
 from nora_studio.errors import StudioError
 from nora_studio.methods import METHODS, method_named
+from nora_studio.new_tokens import token_words
 from nora_studio.prompts import PLACEHOLDER
 from nora_studio.settings.adapter import check_adapter_options
 from nora_studio.settings.checks import check_option
@@ -18,18 +19,22 @@ from nora_studio.settings.learning import (
 from nora_studio.settings.loss import check_loss_options
 from nora_studio.settings.memory import check_memory_options
 from nora_studio.settings.photos import check_photo_options
+from nora_studio.settings.tokens import check_token_options
 from nora_studio.settings.watching import check_watching_options, recommended_watching
 
 _STEPS = {"sdxl": 500, "mini": 120}
 _TARGETS: dict[str, Any] = {"sdxl": "attention", "mini": "attention+feedforward"}
 _BATCH = {"sdxl": 4, "mini": 3}
 _CLASS_PICTURES = {"sdxl": 100, "mini": 20}
+# SDXL's: cloneofsimo/lora's for its inversion steps. The embedded model's: tried.
+_TOKEN_RATES = {"sdxl": 5e-4, "mini": 3e-3}
 CHECKS: tuple[Callable[[Any], None], ...] = (
     check_adapter_options,
     check_learning_options,
     check_loss_options,
     check_memory_options,
     check_photo_options,
+    check_token_options,
     check_watching_options,
 )
 """Of each group of options, on its own."""
@@ -47,10 +52,16 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
     pictures = options.class_pictures
     if options.prior_weight > 0 and pictures is None:
         pictures = _CLASS_PICTURES[family]
+    token_rate = options.token_rate
+    if options.new_tokens and token_rate is None:
+        token_rate = _TOKEN_RATES[family]
+    if options.new_tokens:
+        _check_new_tokens(options)
     steps = _STEPS[family] if options.steps is None else options.steps
     options = dataclasses.replace(
         options,
         class_pictures=pictures,
+        token_rate=token_rate,
         steps=steps,
         batch_size=_BATCH[family] if options.batch_size is None else options.batch_size,
         targets=options.targets or _TARGETS[family],
@@ -81,6 +92,17 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
             options.text_encoder_steps,
         )
     return options
+
+
+def _check_new_tokens(options: DreamboothOptions) -> None:
+    """Refuse a name that no word can have, and tokens that no prompt would hold."""
+    if options.trigger is not None:
+        token_words(options.trigger, options.new_tokens)
+    if options.caption_dropout == 1:
+        raise StudioError(
+            "--new-tokens: no picture would be learned with its words (--caption-dropout 1), so "
+            "the tokens would learn nothing. Lower it, or leave --new-tokens out."
+        )
 
 
 def _check_methods(options: DreamboothOptions) -> None:

@@ -14,9 +14,16 @@ from nora_studio.atomic import replacing
 from nora_studio.errors import StudioError
 from nora_studio.fingerprints import fingerprint, fingerprints_agree
 from nora_studio.formats.card import AdapterCard, card_text, parse_card
-from nora_studio.formats.container import read_tensors, write_tensors
-from nora_studio.formats.identify import CARD_KEY
+from nora_studio.formats.container import read_header, read_tensors, write_tensors
+from nora_studio.formats.embeddings import (
+    EMBEDDINGS,
+    embeddings_beside,
+    read_embeddings,
+    write_embeddings,
+)
+from nora_studio.formats.identify import CARD_KEY, identify
 from nora_studio.formats.reading import Loaded, read_file, read_file_card
+from nora_studio.formats.seed_reading import read_seed_tokens
 from nora_studio.methods import (
     adapter_tensors,
     detach,
@@ -25,6 +32,7 @@ from nora_studio.methods import (
     set_adapter_tensors,
     set_strength,
 )
+from nora_studio.new_tokens import NewTokens
 from nora_studio.registration import ADAPTER_NAME, PEFT_PREFIX
 
 CARD = "card.json"
@@ -79,8 +87,30 @@ def adapter_state(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}
 
 
-def write_adapter(folder: Path, parts: dict[str, nn.Module], card: AdapterCard) -> None:
-    """Write an adapter into an existing folder, part by part and the card last.
+def read_new_tokens(path: Path) -> NewTokens | None:
+    """The new tokens of an adapter; None where its trigger is a word that the base has.
+
+    Raises:
+        StudioError: the card names some, and their vectors are missing or damaged.
+    """
+    source = find_adapter(path)
+    words = read_card(source).tokens
+    if not words:
+        return None
+    if source.is_dir():
+        return read_embeddings(source / EMBEDDINGS, words)
+    if identify(read_header(source)).kind == "seed":
+        return read_seed_tokens(source, words)
+    return read_embeddings(embeddings_beside(source), words)
+
+
+def write_adapter(
+    folder: Path,
+    parts: dict[str, nn.Module],
+    card: AdapterCard,
+    tokens: NewTokens | None = None,
+) -> None:
+    """Write an adapter into an existing folder: part by part, new tokens, and the card last.
 
     Not atomic by itself: `save_adapter` and checkpoints write beside and then replace.
     """
@@ -93,6 +123,8 @@ def write_adapter(folder: Path, parts: dict[str, nn.Module], card: AdapterCard) 
         )
         state = {peft_key(name): tensor for name, tensor in adapter_state(module).items()}
         write_tensors(target / WEIGHTS, state, {CARD_KEY: card_text(card)})
+    if tokens is not None:
+        write_embeddings(folder / EMBEDDINGS, tokens, card)
     text = json.dumps(asdict(card), indent=2, ensure_ascii=False)
     (folder / CARD).write_text(text + "\n", encoding="utf-8")
 
@@ -109,6 +141,8 @@ def load_adapter(
     strength: float = 1.0,
 ) -> AdapterCard:
     """Put a saved adapter on a pipeline's parts, in place.
+
+    New tokens need the pipeline's tokenizers too: `generate.adapter_on` brings them along.
 
     Args:
         path: Run folder, adapter folder, checkpoint, or file of any format that is read here.

@@ -14,9 +14,10 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from nora_studio.errors import StudioError
-from nora_studio.files import AdapterCard, load_adapter
+from nora_studio.files import AdapterCard, load_adapter, read_new_tokens
 from nora_studio.methods import detach
 from nora_studio.models import parts_of
+from nora_studio.new_tokens import tokens_on
 from nora_studio.prompts import replace_token
 
 GPU_BATCH_PIXELS = 4 * 1024**2
@@ -59,12 +60,15 @@ def adapter_on(
 ) -> Iterator[AdapterCard | None]:
     """Put an adapter on a loaded pipeline for the length of a block; None leaves the base as it is.
 
+    New tokens that it has come along, tokenizers included.
+
     Draw inside the block to the last picture: `draw` is lazy. Afterwards, errors included, the
     pipeline is the bare base again.
 
     Args:
         path: Run folder, adapter folder or checkpoint.
-        strength: Factor on the adapter's change; 1 is as trained, 0 is the base.
+        strength: Factor on the adapter's change; 1 is as trained, 0 is the base. New tokens have no
+            strength: they mean what they learned.
 
     Raises:
         StudioError: the adapter cannot be read, or was trained on another base.
@@ -74,7 +78,8 @@ def adapter_on(
         return
     parts = parts_of(pipe)
     try:
-        yield load_adapter(path, parts, strength)
+        with tokens_on(pipe, read_new_tokens(path)):
+            yield load_adapter(path, parts, strength)
     finally:
         for module in parts.values():
             detach(module)

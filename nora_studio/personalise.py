@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,11 +32,13 @@ from nora_studio.models import (
     share_weights,
     used_targets,
 )
+from nora_studio.new_tokens import TOKENIZERS
 from nora_studio.nora.outer_cache import cached_outer_factors
 from nora_studio.part_settings import PartSettings
 from nora_studio.runs import Run
 from nora_studio.schedules import learning_rate_schedule
 from nora_studio.subject import Subject
+from nora_studio.token_training import TokenRows
 from nora_studio.trainee import Trainee
 
 
@@ -57,7 +60,9 @@ def build_trainee(
     rates = {part: values.learning_rate for part, values in settings.items()}
     parts = _adapted_parts(subject, method, settings, accelerator.device)
     rules = step_rules(method, parts, options.seed)
-    step = _step_module(subject, parts, rules)
+    encoders = _encoders(subject, parts)
+    step = _step_module(subject, parts, encoders, rules)
+    tokens = TokenRows.of(subject.tokens, encoders)
     optimizer = make_optimizer(
         method,
         parts,
@@ -66,6 +71,7 @@ def build_trainee(
         options.lora_plus_ratio or LORA_PLUS_RATIO,
         options.optimizer,
         options.warmup_steps,
+        tokens.groups(options.token_rate or 0.0),
     )
     schedule = learning_rate_schedule(
         options.schedule or "cosine",
@@ -84,7 +90,12 @@ def build_trainee(
         # Outer factors and prompts are frozen: they were sent once and need not before every step.
         model.broadcast_buffers = False
     trained = [p for module in parts.values() for p in adapter_parameters(module).values()]
+    trained += tokens.parameters
     card = _card(subject, method, prints, sum(parameter.numel() for parameter in trained))
+
+    def load(folder: Path) -> None:
+        load_weights(folder, parts)
+        tokens.load(folder)
 
     return Trainee(
         label=method,
@@ -94,8 +105,10 @@ def build_trainee(
         optimizer=optimizer,
         schedule=schedule,
         parameters=trained,
-        write_adapter=lambda folder, step: write_adapter(folder, parts, card.at(step)),
-        load_adapter=lambda folder: load_weights(folder, parts),
+        write_adapter=lambda folder, step: write_adapter(
+            folder, parts, card.at(step), tokens.now()
+        ),
+        load_adapter=load,
         rules=rules,
         keeps_best=bool(options.keep_best),
         average=_average(options, trained, optimizer),
@@ -167,17 +180,27 @@ def _card(
         seed=options.seed,
         parameters=parameters,
         version=__version__,
+        tokens=list(subject.tokens.words) if subject.tokens else [],
     )
 
 
-def _step_module(subject: Subject, parts: dict[str, nn.Module], rules: StepRules) -> DreamboothStep:
+def _encoders(subject: Subject, parts: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """The text encoders that every step runs: the adapted ones; with new tokens the others too."""
+    base = parts_of(subject.pipe)
+    frozen = [part for part in TOKENIZERS if part not in parts] if subject.tokens else []
+    adapted = {part: module for part, module in parts.items() if part != "unet"}
+    return adapted | {part: share_weights(base[part]) for part in frozen}
+
+
+def _step_module(
+    subject: Subject, parts: dict[str, nn.Module], encoders: dict[str, nn.Module], rules: StepRules
+) -> DreamboothStep:
     """The trained parts as one module that returns the loss."""
     options = subject.options
     unet = parts["unet"] if "unet" in parts else parts_of(subject.pipe)["unet"]
-    encoders = {part: module for part, module in parts.items() if part != "unet"}
     step = DreamboothStep(unet, encoders, subject.text, subject.process)
     if options.gradient_checkpointing:
-        for part, module in parts.items():
+        for part, module in (parts | encoders).items():
             if part == "unet":
                 module.enable_gradient_checkpointing()  # type: ignore[operator]
             else:

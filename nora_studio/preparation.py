@@ -17,9 +17,11 @@ from nora_studio.draws import BatchDraws
 from nora_studio.dreambooth import encode_prompts
 from nora_studio.held_out import FixedBatches
 from nora_studio.models import all_awake, choose_trigger, native_resolution
+from nora_studio.new_tokens import extend
 from nora_studio.photo_set import PhotoSet
 from nora_studio.prior import PairedDraws, class_folder, class_prompt, draw_class_pictures
 from nora_studio.subject import Subject
+from nora_studio.token_training import name_tokens, start_words
 
 PRIOR_SEED = 1_000_003
 """Added to a run's seed for the draws of class pictures."""
@@ -47,7 +49,11 @@ def prepare(
         StudioError: a photo cannot be used, or the base does not fit the options.
     """
     size = options.resolution or native_resolution(pipe)
-    trigger = choose_trigger(pipe, options.trigger)
+    tokens = name_tokens(pipe, options) if options.new_tokens else None
+    start = f", starting from {start_words(pipe, options)!r}" if tokens else ""
+    if tokens is not None:
+        extend(pipe, tokens)  # For good: base and twins read the same ids.
+    trigger = tokens.trigger if tokens else choose_trigger(pipe, options.trigger)
     stores = Stores.default() if options.cache else None
     prior = options.class_prompt or class_prompt(options.prompt)
     prompts = photos.prompts
@@ -58,12 +64,16 @@ def prepare(
         pipe=pipe,
         size=size,
         trigger=trigger,
-        text=encode_prompts(pipe, prompts, trigger, stores.text if stores else None),
+        # What stands for new tokens is not in the weights that kept prompts go by.
+        text=encode_prompts(
+            pipe, prompts, trigger, stores.text if stores and tokens is None else None
+        ),
         process=Denoising.of(pipe, options.weighting, options.snr_gamma or 5.0),
+        tokens=tokens,
     )
     for line in photos.long_captions(pipe, trigger):
         say(line)
-    say(f"[V] is {trigger!r}; encoding photos at {size}x{size}")
+    say(f"[V] is {trigger!r}{start}; encoding photos at {size}x{size}")
     trained, held_out = photos.split(options.hold_out)
     caches = trained.encode(pipe, size, stores, say)
     draws = trained.draws(caches, subject.process.timesteps_below(options.max_timestep), prompts)

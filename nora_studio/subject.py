@@ -9,6 +9,7 @@ from torch import Tensor
 from nora_studio.config import DreamboothOptions
 from nora_studio.denoising import Denoising
 from nora_studio.dreambooth import PromptEncoding
+from nora_studio.new_tokens import NewTokens
 from nora_studio.sharding import Sharding
 
 
@@ -23,6 +24,8 @@ class Subject:
     trigger: str
     text: PromptEncoding
     process: Denoising
+    tokens: NewTokens | None = None
+    """New tokens as they start, which the trigger consists of; None: it is a rare word."""
     activations: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     """Part -> layer -> mean |x| per input channel, where the outer factors follow activations."""
     sharding: Sharding | None = None

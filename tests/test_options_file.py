@@ -27,6 +27,7 @@ FLAG_TEXT = """
     --ema 0.9 --optimizer prodigy --accumulate 3 --text-encoder-steps 4
     --no-captions --caption-dropout 0.1 --buckets --crop random --crops 3 --flip 0.5
     --masks alpha --mask-floor 0.3 --no-cache --max-timestep 700
+    --new-tokens 2 --token-rate 0.01 --token-init cup
     --weighting min-snr --noise-offset 0.1 --prior-weight 0.5 --class-prompt cup
     --class-pictures 6 --class-dir cups --hold-out 1 --evaluate-every 2
     --early-stop overfit --patience 2 --no-keep-best --final last --score-samples --clip some/clip
@@ -41,6 +42,9 @@ FILE_TEXT = """
 instance_dir = "photos/cup"
 prompt = "[V]"
 captions = false
+new_tokens = 2
+token_rate = 0.01
+token_init = "cup"
 caption_dropout = 0.1
 buckets = true
 crop = "random"

@@ -27,7 +27,18 @@ LEVELS = [
         "schedules",
     },
     {"additive"},
-    {"nora", "world", "prompts", "scripts", "data", "grid", "settings", "processes", "trackers"},
+    {
+        "nora",
+        "world",
+        "prompts",
+        "scripts",
+        "data",
+        "grid",
+        "settings",
+        "processes",
+        "trackers",
+        "new_tokens",
+    },
     {"tuners", "sharding"},
     {"", "methods", "recommended"},  # "": the package's own __init__, which registers the tuners
     {"config"},
@@ -44,7 +55,7 @@ LEVELS = [
         "pretrain",
         "report",
     },
-    {"trainee", "dreambooth", "draws", "generate", "scores", "shapes"},
+    {"trainee", "dreambooth", "draws", "generate", "scores", "shapes", "token_training"},
     {
         "history",
         "run_folders",
@@ -79,7 +90,7 @@ TRAINING_CODE = {
     "loop", "dreambooth", "draws", "photo_set", "denoising", "prior", "held_out", "trainee",
     "preparation", "activations", "personalise", "checkpoints", "losses", "cache", "progress",
     "saving", "subject", "samples", "proof", "processes", "sharding", "early_stop",
-    "sample_scores", "gallery", "averages", "schedules", "settling",
+    "sample_scores", "gallery", "averages", "schedules", "settling", "token_training",
 }  # fmt: skip
 
 

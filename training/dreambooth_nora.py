@@ -23,6 +23,7 @@ from nora_studio.gallery import Gallery
 from nora_studio.held_out import measure
 from nora_studio.loop import Plan, train
 from nora_studio.models import choose_dtype, load_sdxl, wake
+from nora_studio.new_tokens import TOKENIZERS
 from nora_studio.options_file import parse_options, to_toml
 from nora_studio.part_settings import part_settings
 from nora_studio.personalise import build_trainee, prepare_accelerator
@@ -73,6 +74,8 @@ def personalise(at_the_end: ExitStack) -> int:
     pipe = load_sdxl(options.model, dtype)
     # Only what every step needs; the VAE and frozen text encoders come to the device when called.
     trained = {part for parts in settings.values() for part in parts}
+    if options.new_tokens:
+        trained |= set(TOKENIZERS)
     wake(pipe, {"unet", *trained}, accelerator.device)
     with processes.main_first():  # It draws and encodes; the others read what it kept.
         prepared = prepare(options, pipe, photos, say)

@@ -14,10 +14,14 @@ from nora_studio.commands.opening import (
 )
 from nora_studio.commands.options import ExportOptions
 from nora_studio.errors import StudioError
+from nora_studio.files import read_new_tokens
+from nora_studio.formats.card import for_others
+from nora_studio.formats.embeddings import diffusers_lines, embeddings_beside, write_embeddings
 from nora_studio.formats.metadata import describe
 from nora_studio.formats.portable import DTYPES, write_portable
 from nora_studio.formats.seed import write_seed
 from nora_studio.formats.updates import Updates, error_of, with_rank
+from nora_studio.new_tokens import NewTokens
 
 
 def run(options: ExportOptions) -> int:
@@ -29,7 +33,9 @@ def run(options: ExportOptions) -> int:
         return _export_seed(options, out)
     opened, updates = open_updates(options.adapter, options.model, options.rank)
     opened = replace(opened, card=_licensed(opened, options.licence))
-    write_lora(out, opened, updates, options.to, options.precision or "fp16", options.rank, title)
+    tokens = read_new_tokens(opened.path)
+    precision = options.precision or "fp16"
+    write_lora(out, opened, updates, options.to, precision, options.rank, title, tokens=tokens)
     return 0
 
 
@@ -42,11 +48,13 @@ def write_lora(
     rank: int | None,
     title: str,
     label: str = "",
+    tokens: NewTokens | None = None,
 ) -> None:
     """Write updates as a portable LoRA and print its size, ranks and errors.
 
     Args:
         label: What to call the file in print; empty: its path.
+        tokens: New tokens; they are written beside, and how they are used is told.
     """
     settled = with_rank(updates, rank)
     ranks = {part: next(iter(layers.values())).rank for part, layers in settled.items()}
@@ -54,7 +62,9 @@ def write_lora(
     is_cut = cut.overall > 1e-6
     note = f"LoRA of rank {max(ranks.values())}"
     note += f", cut to it with an error of {cut}" if is_cut else ", exact but for rounding"
-    metadata = describe(opened.card, title, ranks, style == "kohya", opened.full_sdxl, note)
+    # Kohya's tools call new tokens by their file's name.
+    called = embeddings_beside(out).stem if tokens is not None and style == "kohya" else None
+    metadata = describe(opened.card, title, ranks, style == "kohya", opened.full_sdxl, note, called)
     written = write_portable(out, settled, opened.names, style, DTYPES[precision], metadata)
     layers = sum(len(names) for names in settled.values())
     told = ", ".join(f"{part} rank {rank}" for part, rank in ranks.items())
@@ -62,6 +72,25 @@ def write_lora(
     if is_cut:
         print(f"  error of the lower rank: {cut}")
     print(f"  error of rounding to {precision}: {error_of(written, settled)}")
+    if tokens is not None:
+        _write_tokens(embeddings_beside(out), opened, tokens, style)
+
+
+def _write_tokens(file: Path, opened: Opened, tokens: NewTokens, style: str) -> None:
+    """Write new tokens beside a portable LoRA, and tell how its tools take them.
+
+    Not into Kohya's file too (A1111's `bundle_emb`): diffusers refuses one that holds them.
+    """
+    write_embeddings(file, tokens, for_others(opened.card))
+    print(f"{file}: {size_text(file)}, the new tokens {tokens.trigger} that it needs")
+    if style == "kohya":
+        name = file.stem
+        print("  put it into embeddings/ (A1111, Forge) or models/embeddings/ (ComfyUI) and write")
+        print(f"  {name} (ComfyUI: embedding:{name}) where the subject goes")
+        return
+    print("  after `load_lora_weights`:")
+    for line in diffusers_lines(repr(str(file)), tokens.words):
+        print(f"    {line}")
 
 
 def _export_seed(options: ExportOptions, out: Path) -> int:
@@ -71,8 +100,11 @@ def _export_seed(options: ExportOptions, out: Path) -> int:
         raise StudioError("--title: a seed file has none. Leave it out.")
     opened = open_adapter(options.adapter, options.model, weights=True)
     card = _licensed(opened, options.licence)
-    report = write_seed(out, opened.parts, card, options.precision or "fp32")
+    tokens = read_new_tokens(opened.path)
+    report = write_seed(out, opened.parts, card, options.precision or "fp32", tokens)
     print(f"{out}: {size_text(out)}, regenerates from {card.model}")
+    if tokens is not None:
+        print(f"  with the new tokens {tokens.trigger}")
     print(f"  largest error of a layer when regenerated: {report.regeneration:.1g}")
     if report.rounding:
         print(f"  largest error of a layer by {options.precision}: {report.rounding:.1g}")

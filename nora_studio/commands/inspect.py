@@ -64,6 +64,9 @@ def _look_into_file(file: Path) -> tuple[dict[str, str], list[LayerFacts], str]:
     elif "ss_base_model_version" in found.header.metadata:
         facts["base"] = found.header.metadata["ss_base_model_version"]
     facts["numbers in"] = ", ".join(sorted(set(found.header.dtypes.values())))
+    if found.identity.kind == "embedding":
+        shapes = found.header.shapes
+        facts["vectors"] = ", ".join(f"{k} {' x '.join(map(str, v))}" for k, v in shapes.items())
     facts |= _rank_facts(found.layers)
     scales = sorted({layer.scale for layer in found.layers})
     if scales:
@@ -95,6 +98,7 @@ def _card_facts(card: AdapterCard) -> dict[str, str]:
         "trained": f"{card.steps:,} steps, seed {card.seed}, {card.resolution} px",
         "parameters": f"{card.parameters:,}",
         "trigger": card.trigger,
+        "new tokens": f"{len(card.tokens)}, with vectors of their own" if card.tokens else "",
         "prompt": card.prompt,
         "licence": card.licence,
         "made by": f"nora-studio {card.version}" if card.version else "",

@@ -10,10 +10,11 @@ from nora_studio.commands.mix import match_weights
 from nora_studio.commands.opening import base_of, check_out_folder
 from nora_studio.commands.options import MergeOptions
 from nora_studio.errors import StudioError
-from nora_studio.files import find_adapter, load_adapter, read_card
+from nora_studio.files import find_adapter, load_adapter, read_card, read_new_tokens
 from nora_studio.formats.updates import dense_change
 from nora_studio.methods import detach, tuner_layers
 from nora_studio.models import DTYPES, load_sdxl, parts_of
+from nora_studio.new_tokens import joined, write_into
 
 Changes = dict[tuple[str, str], Tensor]
 """(part, layer) -> change of its weight, (out_features, in_features), float32."""
@@ -27,6 +28,7 @@ def run(options: MergeOptions) -> int:
     cards = [read_card(source) for source in sources]
     model = next((card.model for card in cards if card.model), None)
     card = base_of(sources[0], cards[0], options.model or model)
+    tokens = joined([read_new_tokens(source) for source in sources])
     pipe = load_sdxl(card.model, torch.float32)
     parts = parts_of(pipe)
     changes: Changes = {}
@@ -35,6 +37,8 @@ def run(options: MergeOptions) -> int:
     for (part, name), change in changes.items():
         layer = parts[part].get_submodule(name)
         _add(f"{part}.{name}", layer, change, DTYPES[options.precision])
+    if tokens is not None:
+        write_into(pipe, tokens)
     for module in (*parts.values(), pipe.vae):
         nn.Module.to(module, DTYPES[options.precision])  # diffusers' own `to` warns needlessly
     try:
@@ -43,6 +47,8 @@ def run(options: MergeOptions) -> int:
     except OSError as error:
         raise StudioError(f"--out: {out} cannot be written: {error.strerror or error}.") from error
     print(f"{out}: {card.model} with {len(changes)} changed layers, {options.precision}")
+    if tokens is not None:
+        print(f"  with the new tokens {tokens.trigger}: write them where the subject goes")
     return 0
 
 

@@ -14,8 +14,10 @@ from nora_studio.commands.opening import (
 )
 from nora_studio.commands.options import MixOptions
 from nora_studio.errors import StudioError
+from nora_studio.files import read_new_tokens
 from nora_studio.formats.card import AdapterCard
 from nora_studio.formats.updates import Updates, mix
+from nora_studio.new_tokens import joined
 
 
 def run(options: MixOptions) -> int:
@@ -24,10 +26,13 @@ def run(options: MixOptions) -> int:
     out = check_out_file(options.out)
     weights = match_weights(options.adapters, options.weights)
     opened, updates = open_several(options.adapters, options.model, options.rank)
+    tokens = joined([read_new_tokens(entry.path) for entry in opened])
     card = mixed_card([entry.card for entry in opened], weights)
     mixed = mix(updates, weights)
     first = replace(opened[0], card=card)
-    write_lora(out, first, mixed, options.to, options.precision, options.rank, out.stem)
+    write_lora(
+        out, first, mixed, options.to, options.precision, options.rank, out.stem, tokens=tokens
+    )
     for entry, weight in zip(opened, weights):
         print(f"  {weight:g} x {title_of(entry.path)} ({entry.card.method})")
     return 0
@@ -105,6 +110,7 @@ def mixed_card(cards: Sequence[AdapterCard], weights: Sequence[float]) -> Adapte
         method="mix",
         fingerprints=parts,
         trigger=" ".join(words),
+        tokens=[word for card in cards for word in card.tokens],
         prompt=" / ".join(card.prompt for card in cards if card.prompt),
         steps=max(card.steps for card in cards),
         parameters=sum(card.parameters for card in cards),

@@ -11,8 +11,9 @@ from nora_studio.commands.export import write_lora
 from nora_studio.commands.opening import check_rank, open_updates, size_text, title_of
 from nora_studio.commands.options import PushOptions
 from nora_studio.errors import StudioError
-from nora_studio.files import find_adapter
+from nora_studio.files import find_adapter, read_new_tokens
 from nora_studio.formats.card import AdapterCard
+from nora_studio.formats.embeddings import embeddings_beside
 from nora_studio.formats.model_card import DIFFUSERS_FILE, Sample, model_page
 from nora_studio.generate import read_recipe
 from nora_studio.prompts import replace_token
@@ -60,13 +61,25 @@ def build_repository(options: PushOptions, folder: Path) -> None:
         card = replace(card, licence=options.licence)
     opened = replace(opened, card=card)
     files = {"diffusers": DIFFUSERS_FILE, "kohya": f"{title}.safetensors"}
+    tokens = read_new_tokens(opened.path)
     chosen = {style: files[style] for style in options.formats}
     for style, name in chosen.items():
         write_lora(
-            folder / name, opened, updates, style, options.precision, options.rank, title, name
+            folder / name,
+            opened,
+            updates,
+            style,
+            options.precision,
+            options.rank,
+            title,
+            label=name,
+            tokens=tokens,
         )
     samples = _copy_samples(find_adapter(options.adapter), card, folder)
-    page = model_page(card, title, options.repository, list(chosen.values()), samples)
+    written = list(chosen.values())
+    if tokens is not None:
+        written += [embeddings_beside(Path(name)).name for name in chosen.values()]
+    page = model_page(card, title, options.repository, written, samples)
     (folder / "README.md").write_text(page, encoding="utf-8")
 
 

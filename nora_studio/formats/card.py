@@ -1,7 +1,7 @@
 """The card of an adapter: what a reader must know before loading it."""
 
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from nora_studio.errors import StudioError
@@ -29,6 +29,8 @@ class AdapterCard:
     """Of nora-studio."""
     licence: str = ""
     """Of the adapter, as the Hub abbreviates it ("openrail++"); empty: not stated."""
+    tokens: list[str] = field(default_factory=list)
+    """New tokens that the trigger consists of, whose vectors go with it; none: a rare word."""
 
     def at(self, steps: int) -> "AdapterCard":
         """The same card after some number of steps."""
@@ -61,7 +63,7 @@ def parse_card(text: str, where: object) -> AdapterCard:
     Raises:
         StudioError: it is no card, or a value is of another kind than its field.
     """
-    known = {field.name for field in fields(AdapterCard)}
+    known = {one.name for one in fields(AdapterCard)}
     try:
         values = json.loads(text)
         card = AdapterCard(**{key: value for key, value in values.items() if key in known})
@@ -72,13 +74,15 @@ def parse_card(text: str, where: object) -> AdapterCard:
 
 
 def _check(card: AdapterCard) -> None:
-    for field in fields(card):
-        value = getattr(card, field.name)
-        wanted = {"str": str, "int": int}.get(
-            getattr(field.type, "__name__", str(field.type)), dict
+    for one in fields(card):
+        value = getattr(card, one.name)
+        wanted = {"str": str, "int": int, "list": list}.get(
+            getattr(one.type, "__name__", str(one.type)), dict
         )
         if not isinstance(value, wanted) or isinstance(value, bool):
-            raise TypeError(f"{field.name} should be {wanted.__name__}; got {value!r}")
+            raise TypeError(f"{one.name} should be {wanted.__name__}; got {value!r}")
+    if not all(isinstance(word, str) for word in card.tokens):
+        raise TypeError(f"tokens should be words; got {card.tokens!r}")
     for part, numbers in card.fingerprints.items():
         if not isinstance(numbers, list) or not all(isinstance(n, int | float) for n in numbers):
             raise TypeError(f"the fingerprint of {part} should be a list of numbers")

@@ -6,6 +6,7 @@ Sources: ModelSpec (github.com/Stability-AI/ModelSpec) for `modelspec.*`; kohya-
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import nn
 
@@ -30,6 +31,7 @@ def describe(
     kohya: bool,
     full_sdxl: bool,
     note: str = "",
+    trigger: str | None = None,
 ) -> dict[str, str]:
     """Write a header's metadata.
 
@@ -39,10 +41,12 @@ def describe(
         kohya: Whether Kohya's own `ss_*` keys belong in it.
         full_sdxl: Whether the base is SDXL itself; tools show or hide files by it.
         note: One sentence on how the file was made.
+        trigger: What to write for the subject in the tools that read the file. None: the card's.
     """
     card = for_others(card)
     architecture = "stable-diffusion-xl-v1-base" if full_sdxl else "mini-sdxl"
-    prompt = replace_token(card.prompt, card.trigger)
+    trigger = card.trigger if trigger is None else trigger
+    prompt = replace_token(card.prompt, trigger)
     values = {
         CARD_KEY: card_text(card),
         "modelspec.sai_model_spec": "1.0.1",
@@ -54,13 +58,13 @@ def describe(
         "modelspec.resolution": f"{card.resolution}x{card.resolution}",
         "modelspec.description": note,
         "modelspec.license": card.licence,
-        "modelspec.trigger_phrase": card.trigger,
+        "modelspec.trigger_phrase": trigger,
         "modelspec.usage_hint": f"Write, for example: {prompt}" if prompt else "",
         "modelspec.tags": f"{card.method}, lora, dreambooth",
         "modelspec.prediction_type": "epsilon" if full_sdxl else "",
     }
     if kohya:
-        values |= _kohya_keys(card, title, ranks, full_sdxl)
+        values |= _kohya_keys(replace(card, trigger=trigger), title, ranks, full_sdxl)
     return {key: value for key, value in values.items() if value}
 
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
 from nora_studio.formats.card import AdapterCard, for_others, is_hub_name
+from nora_studio.formats.embeddings import diffusers_lines, embeddings_beside
 from nora_studio.prompts import replace_token
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
@@ -68,10 +70,18 @@ def _summary(card: AdapterCard) -> str:
 def _usage(card: AdapterCard, repository: str) -> str:
     base = card.model if is_hub_name(card.model) else "the-base-it-was-trained-on"
     prompt = replace_token(card.prompt, card.trigger) or "your prompt"
+    lora, tokens = repr(repository), ""
+    if card.tokens:
+        # Two files of weights are there, so each is named.
+        lora += f", weight_name={DIFFUSERS_FILE!r}"
+        name = embeddings_beside(Path(DIFFUSERS_FILE)).name
+        lines = diffusers_lines(f"hf_hub_download({repository!r}, {name!r})", card.tokens)
+        tokens = "\n".join(["", "from huggingface_hub import hf_hub_download", *lines, ""])
     return (
         "```python\nimport torch\nfrom diffusers import StableDiffusionXLPipeline\n\n"
         f"pipe = StableDiffusionXLPipeline.from_pretrained({base!r}, torch_dtype=torch.float16)\n"
-        f'pipe.to("cuda").load_lora_weights({repository!r})\n'
+        f'pipe.to("cuda").load_lora_weights({lora})\n'
+        f"{tokens}"
         f"pipe({prompt!r}).images[0]\n```"
     )
 
@@ -79,6 +89,8 @@ def _usage(card: AdapterCard, repository: str) -> str:
 def _purpose(file: str) -> str:
     if file == DIFFUSERS_FILE:
         return "LoRA for diffusers"
+    if file.endswith(embeddings_beside(Path(".safetensors")).name):
+        return "the new tokens that it needs; in ComfyUI and A1111, an embedding of the file's name"
     return "LoRA for ComfyUI, A1111, Forge and Kohya's scripts"
 
 

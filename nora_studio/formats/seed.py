@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from nora_studio.errors import StudioError
 from nora_studio.formats.card import AdapterCard, card_text, for_others
 from nora_studio.formats.container import write_tensors
+from nora_studio.formats.embeddings import SEED_PREFIX, embedding_tensors
 from nora_studio.formats.identify import CARD_KEY, SEED_KEY
 from nora_studio.formats.outer import TOLERANCE, Factors, core_of, deviation, find_outer, probe
 from nora_studio.methods import tuner_layers
+from nora_studio.new_tokens import NewTokens
 from nora_studio.nora import NoraConfig, NoraLinear
 from nora_studio.registration import ADAPTER_NAME
 
@@ -60,7 +62,11 @@ class SeedReport:
 
 
 def write_seed(
-    file: Path, parts: Mapping[str, nn.Module], card: AdapterCard, precision: str = "fp32"
+    file: Path,
+    parts: Mapping[str, nn.Module],
+    card: AdapterCard,
+    precision: str = "fp32",
+    tokens: NewTokens | None = None,
 ) -> SeedReport:
     """Write the seed file of a NoRA that is on its base, once it is known to come back.
 
@@ -68,6 +74,7 @@ def write_seed(
         parts: The base's modules; those with a NoRA on them are written.
         precision: "fp32" keeps the inner factors bit for bit. "fp16" halves the file: what is
             rounded are the factors' moves away from the start, so that the start stays exact.
+        tokens: New tokens, which go along in float32.
 
     Raises:
         StudioError: a part carries another method, its outer factors cannot be found again in this
@@ -96,6 +103,8 @@ def write_seed(
             for kind in rows[0]:
                 tensors[f"{part}.{number}.{kind}"] = torch.stack([row[kind] for row in rows])
         recipes[part] = asdict(recipe)
+    if tokens is not None:
+        tensors |= {f"{SEED_PREFIX}{k}": rows for k, rows in embedding_tensors(tokens).items()}
     text = json.dumps({"version": VERSION, "parts": recipes}, sort_keys=True)
     write_tensors(file, tensors, {CARD_KEY: card_text(for_others(card)), SEED_KEY: text})
     return SeedReport(regeneration, rounding)

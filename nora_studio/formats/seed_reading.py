@@ -3,16 +3,18 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from nora_studio.errors import StudioError
 from nora_studio.formats.container import read_header, read_tensors
+from nora_studio.formats.embeddings import SEED_PREFIX, as_tokens
 from nora_studio.formats.identify import SEED_KEY
 from nora_studio.formats.outer import PROBES, TOLERANCE, deviation, find_outer
 from nora_studio.formats.seed import DTYPES, OUTER, VERSION, Recipe, inner_from, starts_from
+from nora_studio.new_tokens import NewTokens
 from nora_studio.nora import NoraConfig
 
 _LAYER_NAME = re.compile(r"\w+(\.\w+)*")
@@ -37,6 +39,17 @@ def read_seed(
         rows = check_rows(file, part, recipe, tensors)
         loaded[part] = _regenerate(file, part, parts[part], recipe, rows)
     return loaded
+
+
+def read_seed_tokens(file: Path, words: Sequence[str]) -> NewTokens:
+    """The new tokens that a seed file carries.
+
+    Raises:
+        StudioError: it lacks them, or is damaged.
+    """
+    tensors = read_tensors(file)
+    own = {key: tensor for key, tensor in tensors.items() if key.startswith(SEED_PREFIX)}
+    return as_tokens(file, words, {k.removeprefix(SEED_PREFIX): t for k, t in own.items()})
 
 
 def read_recipes(file: Path) -> dict[str, Recipe]:

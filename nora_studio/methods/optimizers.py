@@ -1,5 +1,6 @@
 """One optimizer for an adapter on several parts, as its method wants it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ def make_optimizer(
     lora_plus_ratio: float = LORA_PLUS_RATIO,
     optimizer: str = "adamw",
     warmup_steps: int = 0,
+    more: Sequence[dict[str, Any]] = (),
 ) -> torch.optim.Optimizer:
     """An optimizer over the trained weights, or the method's own; a group or two for each part.
 
@@ -37,6 +39,7 @@ def make_optimizer(
         lora_plus_ratio: For lora+ alone.
         optimizer: As the trainer's option of that name.
         warmup_steps: For schedule-free, which warms up by itself; for others the schedule does.
+        more: Groups of what is trained beside the adapter, with name, rate and weight decay.
 
     Returns:
         An optimizer whose groups carry their part's "name".
@@ -50,7 +53,7 @@ def make_optimizer(
                 f"--optimizer {optimizer}: lora-fa has an optimizer of its own. Leave --optimizer "
                 "or lora-fa out."
             )
-        return _lora_fa(parts, rates, weight_decay)
+        return _lora_fa(parts, rates, weight_decay, more)
     groups: list[dict[str, Any]] = []
     for part, module in parts.items():
         rate = rates[part]
@@ -63,7 +66,7 @@ def make_optimizer(
         groups.append({"name": part, "params": rest, "lr": rate})
         if bank:
             groups.append({"name": f"{part} bank", "params": bank, "lr": rate * VB_BANK_SHARE})
-    return _over(groups, optimizer, weight_decay, warmup_steps)
+    return _over([*groups, *more], optimizer, weight_decay, warmup_steps)
 
 
 def _over(
@@ -149,7 +152,10 @@ def _lora_plus_groups(
 
 
 def _lora_fa(
-    parts: dict[str, nn.Module], rates: dict[str, float], weight_decay: float
+    parts: dict[str, nn.Module],
+    rates: dict[str, float],
+    weight_decay: float,
+    more: Sequence[dict[str, Any]],
 ) -> torch.optim.Optimizer:
     """PEFT's LoRA-FA optimizer over all parts; its state goes by names, so names carry the part."""
     groups, optimizer = [], None
@@ -174,6 +180,10 @@ def _lora_fa(
         del group["scaling_factor"]
         groups.append({**group, "name": part})
     assert optimizer is not None
+    for group in more:
+        names = [f"{group['name']}.{number}" for number in range(len(group["params"]))]
+        own = {"names": names, "scaling_factors": [1.0] * len(names)}
+        groups.append({**groups[0], **group, **own})
     optimizer.param_groups = groups
 
     def follow(loaded: torch.optim.Optimizer) -> None:
@@ -182,7 +192,7 @@ def _lora_fa(
             n: p.device for g in loaded.param_groups for n, p in zip(g["names"], g["params"])
         }
         for name, state in loaded.state.items():
-            device = next(d for n, d in devices.items() if n.startswith(f"{name}_"))
+            device = next(d for n, d in devices.items() if n == name or n.startswith(f"{name}_"))
             for key, value in state.items():
                 if isinstance(value, torch.Tensor):
                     state[key] = value.to(device)

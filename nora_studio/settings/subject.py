@@ -22,4 +22,5 @@ class SubjectOptions:
     name: str | None = None
     """Run name; the method is appended. None: the name of the photo folder."""
     trigger: str | None = None
-    """Rare word that [V] becomes; one token in both tokenizers. None: chosen."""
+    """Rare word that [V] becomes; one token in both tokenizers. None: chosen. With --new-tokens,
+    the new ones' name: letters, digits and hyphens. None: the run's."""
