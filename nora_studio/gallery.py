@@ -21,7 +21,7 @@ class Gallery:
     runs: dict[str, Run]
     """All twins' runs by method, in the order in which they are shown."""
     judge: SampleJudge | None
-    """None: the samples are not scored."""
+    """None: the samples are not scored, or this is not the main process."""
     say: Callable[[str], object]
 
     def show_base(self, trainees: list[Trainee]) -> None:

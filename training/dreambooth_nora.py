@@ -8,11 +8,11 @@ Exit status: 0 done, 2 bad input or a failed run, 128 + n stopped by signal n.
 """
 
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
+from accelerate import Accelerator
 from tqdm import tqdm
 
 from nora_studio.activations import first_batch, record_activations
@@ -75,6 +75,7 @@ def personalise(at_the_end: ExitStack) -> int:
     with accelerator.main_process_first():  # It draws and encodes; the others read what it kept.
         prepared = prepare(options, pipe, photos, say)
     subject, draws = prepared.subject, prepared.draws
+    judge = load_judge(subject, photos, accelerator)
 
     if options.outer == "activation":
         say("Recording activations on the first batch")
@@ -101,9 +102,8 @@ def personalise(at_the_end: ExitStack) -> int:
         start = common_checkpoint(list(runs.values()))
         restore(trainees, draws, start)
         say(f"Going on after step {start} of {options.steps}")
-    gallery = Gallery(subject, runs, None, tqdm.write)
+    gallery = Gallery(subject, runs, judge, tqdm.write)
     if accelerator.is_main_process:
-        gallery = replace(gallery, judge=load_judge(subject, photos, accelerator.device, say))
         for trainee in trainees:
             trainee.tracker = open_tracker(
                 options.tracker, trainee.run.folder, to_toml(options), start
@@ -155,18 +155,17 @@ def personalise(at_the_end: ExitStack) -> int:
     return 0
 
 
-def load_judge(
-    subject: Subject, photos: PhotoSet, device: torch.device, say: Callable[[str], object]
-) -> SampleJudge | None:
+def load_judge(subject: Subject, photos: PhotoSet, accelerator: Accelerator) -> SampleJudge | None:
     """What scores the samples, held against the photos that are not trained on, if there are."""
     options = subject.options
-    if not options.score_samples:
+    if not options.score_samples or not accelerator.is_main_process:
         return None
     trained, held_out = photos.split(options.hold_out)
     shown, kind = (trained, "training") if held_out is None else (held_out, "held-out")
     name = options.clip or EMBEDDED
-    say(f"Samples are judged by {name} CLIP against {len(shown.files)} {kind} photos")
-    return SampleJudge.load(name, shown.files, sample_prompts(subject), device)
+    count = len(shown.files)
+    print(f"Samples are judged by {name} CLIP against {count} {kind} photo{'s' * (count > 1)}")
+    return SampleJudge.load(name, shown.files, sample_prompts(subject), accelerator.device)
 
 
 def find_run(options: DreamboothOptions, method: str) -> Run:
