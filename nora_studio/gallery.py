@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
-from tqdm import tqdm
 
 from nora_studio import processes
 from nora_studio.models import EMBEDDED
@@ -26,24 +25,8 @@ class Gallery:
     runs: dict[str, Run]
     """All twins' runs by method, in the order in which they are shown."""
     judge: SampleJudge | None
-    """None: the samples are not scored."""
+    """None: the samples are not scored, or this is not the main process."""
     say: Callable[[str], object]
-
-    @classmethod
-    def open(
-        cls,
-        subject: Subject,
-        runs: dict[str, Run],
-        photos: PhotoSet,
-        say: Callable[[str], object],
-    ) -> "Gallery":
-        """Load the judge, where samples are scored, on the main process.
-
-        Raises:
-            StudioError: there is no such judge.
-        """
-        judge = processes.on_main(lambda: _load_judge(subject, photos, say))
-        return cls(subject, runs, judge, tqdm.write)
 
     def show_base(self, trainees: list[Trainee]) -> None:
         """Where every run's samples begin: at the base, which is no one's yet."""
@@ -120,15 +103,17 @@ class Gallery:
             self.say(f"step {step}, {label}: samples CLIP-I {i:.3f}, CLIP-T {t:.3f}")
 
 
-def _load_judge(
-    subject: Subject, photos: PhotoSet, say: Callable[[str], object]
-) -> SampleJudge | None:
-    """What scores the samples, held against the photos that are not trained on, if there are."""
+def load_judge(subject: Subject, photos: PhotoSet) -> SampleJudge | None:
+    """What scores the samples, held against the photos that are not trained on, if there are.
+
+    Raises:
+        StudioError: there is no such judge.
+    """
     options = subject.options
     if not options.score_samples:
         return None
     trained, held_out = photos.split(options.hold_out)
     shown, kind = (trained, "training") if held_out is None else (held_out, "held-out")
-    name = options.clip or EMBEDDED
-    say(f"Samples are judged by {name} CLIP against {len(shown.files)} {kind} photos")
+    name, count = options.clip or EMBEDDED, len(shown.files)
+    print(f"Samples are judged by {name} CLIP against {count} {kind} photo{'s' * (count > 1)}")
     return SampleJudge.load(name, shown.files, sample_prompts(subject), subject.pipe.device)

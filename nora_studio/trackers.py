@@ -1,5 +1,6 @@
 """A run's log in TensorBoard, Weights & Biases or Trackio too, by accelerate's own classes."""
 
+import contextvars
 import importlib.util
 import json
 import uuid
@@ -89,9 +90,11 @@ def open_tracker(name: str, folder: Path, settings: str, done: int) -> RunTracke
             tracker = WandBTracker(PROJECT, **own)
         else:
             own |= {"name": f"{folder.name}-{_identity(folder)}", "embed": False}
+            own |= {"auto_log_cpu": False, "auto_log_gpu": False}
             tracker = TrackioTracker(PROJECT, **own)
     try:
-        tracker.start()
+        # Trackio ends the run that its context knows of: each twin begins in an empty one.
+        contextvars.Context().run(tracker.start)
     except Exception as error:  # Each library has its own: no network, no login, a full disk.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise StudioError(f"--tracker {name}: could not start: {reason}") from error

@@ -92,7 +92,7 @@ def test_samples_are_scored_against_the_photo_held_out(watched, clip, photo_fold
             assert row["sample_clip_t"] == pytest.approx(expected, abs=1e-5)
         line = f"step 3, {method}: samples CLIP-I {rows[3]['sample_clip_i']:.3f}"
         assert line in outcome.out
-    assert "against 1 held-out photos" in outcome.out
+    assert "against 1 held-out photo\n" in outcome.out
 
 
 def test_the_tracker_has_every_number_of_the_log_and_the_samples(watched):
@@ -186,6 +186,13 @@ def test_a_run_that_gets_no_better_ends_well_before_its_last_step(
     assert max(run.checkpoints()) == 3
     assert run.read_status()["ended"].startswith("plateau at step 3")
     assert run.read_status()["step"] == 3
+
+
+def test_a_judge_that_cannot_be_loaded_leaves_no_run_behind(tiny_base, photo_folder, tmp_path):
+    outcome = run_trainer(*flags(tiny_base, photo_folder, tmp_path / "none", tmp_path / "runs"))
+    assert outcome.status == 2
+    assert len(outcome.errors) == 1 and "--clip" in outcome.errors[0]
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(

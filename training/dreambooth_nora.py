@@ -14,12 +14,13 @@ from dataclasses import replace
 from functools import partial
 
 import torch
+from tqdm import tqdm
 
 from nora_studio import processes
 from nora_studio.activations import first_batch, record_activations
 from nora_studio.defaults import with_recommended
 from nora_studio.errors import run_entry
-from nora_studio.gallery import Gallery
+from nora_studio.gallery import Gallery, load_judge
 from nora_studio.held_out import measure
 from nora_studio.loop import Plan, train
 from nora_studio.models import choose_dtype, load_sdxl, wake
@@ -80,6 +81,7 @@ def personalise(at_the_end: ExitStack) -> int:
     with processes.main_first():  # It draws and encodes; the others read what it kept.
         prepared = prepare(options, pipe, photos, say)
     subject, draws = replace(prepared.subject, sharding=sharding), prepared.draws
+    judge = processes.on_main(partial(load_judge, subject, photos))
 
     if options.outer == "activation":
         say("Recording activations on the first batch")
@@ -113,7 +115,7 @@ def personalise(at_the_end: ExitStack) -> int:
         )
         if trainee.tracker is not None:
             at_the_end.callback(trainee.tracker.finish)
-    gallery = Gallery.open(subject, runs, photos, say)
+    gallery = Gallery(subject, runs, judge, tqdm.write)
 
     def evaluate(trainee: Trainee) -> dict[str, float]:
         fixed = prepared.fixed
