@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from nora_studio.errors import StudioError
@@ -29,15 +29,25 @@ class TrainingState:
     """The gradient scaler's `state_dict`; empty without float16."""
     rules: dict[str, Tensor] = field(default_factory=dict)
     """What the method's own rules depend on."""
+    loss_sum: Tensor | None = None  # scalar
+    """Of the losses since the last log line."""
+    logged_step: int = 0
+    """The step of that line."""
 
 
 def write_state(folder: Path, state: TrainingState) -> None:
-    """Write a training state into a checkpoint folder, flattened: no pickle."""
+    """Write a training state into a checkpoint folder, flattened: no pickle.
+
+    Raises:
+        OSError: the system refuses to; the library's own writer would hide which way.
+    """
     tensors = {f"draws.{name}": tensor for name, tensor in state.draws.items()}
     tensors |= {f"rules.{name}": tensor.contiguous() for name, tensor in state.rules.items()}
     tensors["generator.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["generator.cuda"] = torch.cuda.get_rng_state()
+    if state.loss_sum is not None:
+        tensors["progress.loss_sum"] = state.loss_sum.detach().cpu()
     plain: dict[str, dict[str, Any]] = {}
     for index, values in state.optimizer["state"].items():
         for name, value in values.items():
@@ -52,8 +62,9 @@ def write_state(folder: Path, state: TrainingState) -> None:
         "plain": dict(sorted(plain.items())),
         "schedule": state.schedule,
         "scaler": state.scaler,
+        "logged_step": state.logged_step,
     }
-    save_file(tensors, folder / STATE, metadata={"training": json.dumps(facts)})
+    (folder / STATE).write_bytes(save(tensors, metadata={"training": json.dumps(facts)}))
 
 
 def read_state(folder: Path) -> TrainingState:
@@ -95,6 +106,8 @@ def read_state(folder: Path) -> TrainingState:
         draws=draws,
         scaler=facts["scaler"],
         rules=rules,
+        loss_sum=tensors.get("progress.loss_sum"),
+        logged_step=facts.get("logged_step", facts["step"]),
     )
 
 

@@ -5,7 +5,6 @@ import gc
 import numpy as np
 from PIL import Image
 
-from nora_studio.atomic import replacing
 from nora_studio.errors import StudioError
 from nora_studio.generate import adapter_on
 from nora_studio.models import load_sdxl
@@ -25,7 +24,7 @@ def finish(subject: Subject, trainee: Trainee) -> str:
     """
     steps = subject.options.steps or 0
     trained = draw_sample(subject, trainee, steps)
-    with replacing(trainee.run.adapter) as fresh:
+    with trainee.run.saving_adapter() as fresh:
         trainee.write_adapter(fresh, steps)
     run, device = trainee.run, trainee.accelerator.device
     trainee.accelerator.free_memory()

@@ -11,6 +11,7 @@ from nora_studio import __version__
 from nora_studio.dreambooth import DreamboothStep
 from nora_studio.generate import Recipe, draw, save_picture
 from nora_studio.models import all_awake, with_parts
+from nora_studio.storage import GO_ON
 from nora_studio.subject import Subject
 from nora_studio.trainee import Trainee
 
@@ -19,7 +20,18 @@ def draw_base(subject: Subject, trainees: list[Trainee]) -> None:
     """Draw the fixed-seed picture of the bare base into every run."""
     picture = draw_sample_of(subject, subject.pipe)
     for trainee in trainees:
-        save_picture(picture, trainee.run.sample_file("base"), _recipe(subject, None))
+        save_picture(picture, trainee.run.sample_file("base"), _recipe(subject, None), GO_ON)
+
+
+def draw_missing(subject: Subject, trainees: list[Trainee], step: int) -> None:
+    """Draw what a run that was stopped right after a checkpoint had no time to draw."""
+    options = subject.options
+    if not all(trainee.run.sample_file("base").is_file() for trainee in trainees):
+        draw_base(subject, trainees)
+    if options.sample_every and step % options.sample_every == 0 and step < (options.steps or 0):
+        for trainee in trainees:
+            if not trainee.run.sample_file(f"step-{step:06d}").is_file():
+                draw_sample(subject, trainee, step)
 
 
 def draw_sample(subject: Subject, trainee: Trainee, step: int) -> Image.Image:
@@ -28,7 +40,8 @@ def draw_sample(subject: Subject, trainee: Trainee, step: int) -> Image.Image:
     parts = {"unet": module.unet, **dict(module.encoders)}
     with _as_served(module, trainee.parameters):
         picture = draw_sample_of(subject, with_parts(subject.pipe, parts))
-    save_picture(picture, trainee.run.sample_file(f"step-{step:06d}"), _recipe(subject, trainee))
+    file = trainee.run.sample_file(f"step-{step:06d}")
+    save_picture(picture, file, _recipe(subject, trainee), GO_ON)
     return picture
 
 

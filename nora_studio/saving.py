@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from torch import Tensor
+
 from nora_studio.checkpoints import TrainingState, read_state, write_state
 from nora_studio.trainee import Draws, Trainee
 
@@ -21,6 +23,7 @@ def save_checkpoints(trainees: list[Trainee], draws: Draws, step: int, keep: int
 def _save_checkpoint(trainee: Trainee, draws: Draws, step: int) -> None:
     """Save the adapter and the training state as of a step (main process only)."""
     trainee.accelerator.wait_for_everyone()
+    loss_sum: Tensor = trainee.accelerator.reduce(trainee.loss_sum, "mean")  # pyright: ignore
     if not trainee.accelerator.is_main_process:
         return
     scaler = trainee.accelerator.scaler
@@ -31,6 +34,8 @@ def _save_checkpoint(trainee: Trainee, draws: Draws, step: int) -> None:
         draws=draws.state(),
         scaler=scaler.state_dict() if scaler is not None else {},
         rules=trainee.rules.state(),
+        loss_sum=loss_sum,
+        logged_step=trainee.logged_step,
     )
 
     def write(folder: Path) -> None:
@@ -52,4 +57,8 @@ def restore(trainees: list[Trainee], draws: Draws, step: int) -> None:
         if trainee.accelerator.scaler is not None and state.scaler:
             trainee.accelerator.scaler.load_state_dict(state.scaler)
         draws.restore(state.draws)
-        trainee.run.forget_after(step)
+        if state.loss_sum is not None:
+            trainee.loss_sum.copy_(state.loss_sum)
+        trainee.logged_step = state.logged_step
+        if trainee.accelerator.is_main_process:
+            trainee.run.forget_after(step)

@@ -46,10 +46,12 @@ def run_script(name: str, arguments: Sequence[str]) -> int:
     """Run a script in the foreground, its output on ours; give back its exit status.
 
     Ctrl-C reaches the script too, which then saves and stops; we wait for it. A SIGTERM reaches
-    us alone and is passed on.
+    us alone and is passed on; a closed terminal tells both, and twice would be "at once".
     """
     process = subprocess.Popen(script_command(name, arguments))
-    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: process.terminate())}
+    if hasattr(signal, "SIGHUP"):
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: None)
     try:
         while True:
             try:
@@ -57,4 +59,5 @@ def run_script(name: str, arguments: Sequence[str]) -> int:
             except KeyboardInterrupt:
                 continue
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -47,6 +47,9 @@ class Trainee:
     rules: StepRules
     """What the method does around each step."""
     loss_sum: Tensor = field(init=False)
+    """Of the losses since the last log line."""
+    logged_step: int = 0
+    """The step of that line."""
     gradient_norm: Tensor = field(init=False)
     first_bad_step: Tensor = field(init=False)
 

@@ -14,7 +14,9 @@ ENTRY_FOLDERS = ("training", "evaluation")
 
 # Imports go only to lower levels; within a package folder they are free.
 LEVELS = [
-    {"errors", "atomic", "fingerprints", "losses", "registration", "stop", "disk_cache"},
+    {"errors", "processes", "fingerprints", "losses", "registration", "stop"},
+    {"atomic", "storage"},
+    {"disk_cache"},
     {"nora", "world", "prompts", "scripts", "data", "grid", "settings"},
     {"tuners"},
     {"", "methods", "recommended"},  # "": the package's own __init__, which registers the tuners
@@ -26,13 +28,14 @@ LEVELS = [
         "files",
         "models",
         "cache",
-        "runs",
+        "run_lock",
         "checkpoints",
         "options_file",
         "pretrain",
         "report",
     },
-    {"trainee", "dreambooth", "draws", "generate", "scores", "shapes"},
+    {"runs"},
+    {"trainee", "dreambooth", "draws", "generate", "scores", "shapes", "attempt"},
     {"subject", "compare", "parameters", "held_out", "photo_set", "progress", "saving"},
     {"activations", "loop", "personalise", "prior", "results", "samples"},
     {"preparation", "proof"},
@@ -52,7 +55,7 @@ ALONE = {
 TRAINING_CODE = {
     "loop", "dreambooth", "draws", "photo_set", "denoising", "prior", "held_out", "trainee",
     "preparation", "activations", "personalise", "checkpoints", "losses", "cache", "progress",
-    "saving", "subject", "samples", "proof",
+    "saving", "subject", "samples", "proof", "attempt",
 }  # fmt: skip
 
 

@@ -7,15 +7,20 @@ Writes one run folder for each method (`runs/my-mug-nora`, `runs/my-mug-lora`).
 Exit status: 0 done, 2 bad input or a failed run, 128 + n stopped by signal n.
 """
 
+import signal
 import sys
 from dataclasses import replace
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Imports take seconds and have begun nothing: Ctrl-C just ends them.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import torch
 
 from nora_studio.activations import first_batch, record_activations
-from nora_studio.config import DreamboothOptions
+from nora_studio.attempt import Attempt
 from nora_studio.defaults import with_recommended
-from nora_studio.errors import StudioError, run_entry
+from nora_studio.errors import StudioError
 from nora_studio.held_out import measure
 from nora_studio.loop import Plan, train
 from nora_studio.models import choose_dtype, load_sdxl, wake
@@ -26,7 +31,7 @@ from nora_studio.photo_set import PhotoSet
 from nora_studio.preparation import prepare
 from nora_studio.proof import finish
 from nora_studio.runs import Run, common_checkpoint
-from nora_studio.samples import draw_base, draw_sample
+from nora_studio.samples import draw_base, draw_missing, draw_sample
 from nora_studio.saving import restore
 from nora_studio.stop import StopRequest
 from nora_studio.trainee import Trainee
@@ -34,14 +39,18 @@ from nora_studio.trainee import Trainee
 MIXED = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
-def main() -> int:
+def main(attempt: Attempt) -> int:
     options = with_recommended(parse_options())
     photos = PhotoSet.find(options)  # Before any model loads: mistakes are here.
     settings = {method: part_settings(options, method) for method in options.methods}
     dtype = choose_dtype(options.precision, "cuda" if torch.cuda.is_available() else "cpu")
     accelerator = prepare_accelerator(MIXED[dtype])
     say = accelerator.print
-    runs = {method: find_run(options, method) for method in options.methods}
+    folder = options.output_dir
+    runs = {method: Run(folder / f"{options.run_name}-{method}") for method in options.methods}
+    record = photos.record()
+    if accelerator.is_main_process:
+        attempt.claim(list(runs.values()), to_toml(options), record, options.resume)
 
     for line in photos.warnings:
         say(line)
@@ -70,17 +79,22 @@ def main() -> int:
         total = sum(parameter.numel() for parameter in trainee.parameters)
         say(f"{method}: {total:,} trained parameters -> {runs[method].folder}")
 
-    start = 0
-    accelerator.wait_for_everyone()  # Every process has looked for old runs by now.
-    if accelerator.is_main_process and not options.resume:
-        for run in runs.values():
-            Run.create(run.folder, to_toml(options))
-    if options.resume:
-        start = common_checkpoint(list(runs.values()))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        photos.check_record(record)
+        attempt.begin(to_toml(replace(options, resume=False)), record)
+    start = common_checkpoint(list(runs.values())) if options.resume else 0
+    if start:
         restore(trainees, draws, start)
+    if options.resume:
         say(f"Going on after step {start} of {options.steps}")
-    elif accelerator.is_main_process:
-        draw_base(subject, trainees)
+    if accelerator.is_main_process:
+        if start:
+            draw_missing(subject, trainees, start)
+        else:
+            for run in runs.values():
+                run.forget_after(-1)
+            draw_base(subject, trainees)
     plan = Plan(
         steps=options.steps or 0,
         log_every=options.log_every,
@@ -98,7 +112,7 @@ def main() -> int:
         fixed = prepared.fixed
         return {fixed.name: measure(fixed, trainee.model, trainee.accelerator)} if fixed else {}
 
-    if accelerator.is_main_process and not options.resume and options.evaluate_every:
+    if accelerator.is_main_process and not start and options.evaluate_every:
         for trainee in trainees:  # Where the curve begins: every method starts at the base.
             trainee.run.log(0, **evaluate(trainee))
     with StopRequest() as stop:
@@ -120,17 +134,5 @@ def main() -> int:
     return 0
 
 
-def find_run(options: DreamboothOptions, method: str) -> Run:
-    """A method's run: a new name, made only once all input is known good; or the one to resume."""
-    folder = options.output_dir / f"{options.run_name}-{method}"
-    if options.resume:
-        run = Run.open(folder)
-        run.check_config(to_toml(options))
-        return run
-    run = Run(folder)
-    run.check_new()
-    return run
-
-
 if __name__ == "__main__":
-    sys.exit(run_entry(main))
+    sys.exit(Attempt().run(main))
