@@ -26,6 +26,7 @@ from nora_studio.methods import (
 )
 
 CARD = "card.json"
+CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 ADAPTER_NAME = "default"
 PEFT_PREFIX = "base_model.model."
@@ -94,13 +95,22 @@ def write_adapter(folder: Path, parts: dict[str, nn.Module], card: AdapterCard) 
         target = folder / part
         target.mkdir()
         config: PeftConfig = module.peft_config[ADAPTER_NAME]  # pyright: ignore
-        replace(config, base_model_name_or_path=card.model, inference_mode=True).save_pretrained(
-            str(target)
-        )
+        config = replace(config, base_model_name_or_path=card.model, inference_mode=True)
+        config.save_pretrained(str(target))
+        _sort_sets(target / CONFIG, config)
         state = {_peft_key(name): tensor for name, tensor in adapter_state(module).items()}
         write_tensors(target / WEIGHTS, state, {CARD_KEY: card_text(card)})
     text = json.dumps(asdict(card), indent=2, ensure_ascii=False)
     (folder / CARD).write_text(text + "\n", encoding="utf-8")
+
+
+def _sort_sets(file: Path, config: PeftConfig) -> None:
+    """Put a saved configuration's sets in order: Python's own changes with every process."""
+    values = json.loads(file.read_text(encoding="utf-8"))
+    for name in values:
+        if isinstance(getattr(config, name, None), set):
+            values[name] = sorted(values[name])
+    file.write_text(json.dumps(values, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def save_adapter(folder: Path, parts: dict[str, nn.Module], card: AdapterCard) -> None:

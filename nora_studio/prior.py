@@ -134,4 +134,6 @@ def draw_class_pictures(
 
 
 def _pictures_in(folder: Path) -> list[Path]:
-    return list_photos(folder) if any(folder.iterdir()) else []
+    # What another run has under way there, and its lock, are hidden.
+    shown = any(not file.name.startswith(".") for file in folder.iterdir())
+    return list_photos(folder) if shown else []
