@@ -208,12 +208,23 @@ def _check_tensors(source: Path, part: str, state: dict[str, Tensor], module: nn
             )
 
 
-def load_weights(path: Path, parts: dict[str, nn.Module]) -> None:
+def load_weights(path: Path, parts: dict[str, nn.Module], card: AdapterCard | None = None) -> None:
     """Set the weights of adapters that are attached already, bit for bit, to resume training.
 
+    Args:
+        card: Of the adapters; what was saved must be of the same base.
+
     Raises:
-        StudioError: a file is missing or damaged, or holds other tensors than the adapters.
+        StudioError: a file is missing or damaged, holds other tensors than the adapters, or
+            belongs to another base.
     """
+    began = read_card(path).fingerprints if card is not None else {}
+    for part, prints in began.items():
+        if card is not None and not fingerprints_agree(prints, card.fingerprints.get(part, prints)):
+            raise StudioError(
+                f"--resume: {path} was trained on another base: its {part} weights differ from "
+                f"those of {card.model} now. Put the model back as it was."
+            )
     for part, module in parts.items():
         state = _read_tensors(path / part / WEIGHTS)
         _check_tensors(path, part, state, module)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from nora_studio.launching import Started
 from nora_studio.runs import Run
 
-GLANCE_SECONDS = 0.001
+GLANCE_SECONDS = 0.002
 
 
 def signal_when(started: Started, number: signal.Signals, is_time: Callable[[], bool]) -> bool:
@@ -30,6 +30,6 @@ def signal_when(started: Started, number: signal.Signals, is_time: Callable[[], 
     return True
 
 
-def has_logged(runs: list[Run], step: int) -> bool:
-    """Whether every run has a log line of a step or a later one."""
-    return all(any(row["step"] >= step for row in run.read_log()) for run in runs)
+def has_reached(runs: list[Run], step: int) -> bool:
+    """Whether every run's status, written with each log line, tells of a step or a later one."""
+    return all(run.read_status().get("step", 0) >= step for run in runs)

@@ -84,7 +84,7 @@ def build_trainee(
         schedule=schedule,
         parameters=trained,
         write_adapter=lambda folder, step: write_adapter(folder, parts, card.at(step)),
-        load_adapter=lambda folder: load_weights(folder, parts),
+        load_adapter=lambda folder: load_weights(folder, parts, card),
         rules=rules,
     )
 

@@ -55,7 +55,8 @@ def run_script(name: str, arguments: Sequence[str]) -> int:
     try:
         while True:
             try:
-                return process.wait()
+                status = process.wait()
+                return status if status >= 0 else 128 - status  # as a shell tells a signal
             except KeyboardInterrupt:
                 continue
     finally:

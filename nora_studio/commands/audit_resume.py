@@ -112,14 +112,14 @@ class _Audit:
 
     def interrupt(self, name: str, trainer, at: int, kill: bool) -> int:
         """Train until a step, and no further; give back the step that is saved."""
-        from nora_studio.interruption import has_logged, signal_when
+        from nora_studio.interruption import has_reached, signal_when
         from nora_studio.runs import Run, common_checkpoint
 
         print(f"Training {name} until step {at}", flush=True)
         runs = [Run(self.folder / name / f"{trainer.run_name}-{m}") for m in trainer.methods]
         number = signal.SIGKILL if kill else signal.SIGINT
         started = self._start(name)
-        sent = signal_when(started, number, lambda: has_logged(runs, at))
+        sent = signal_when(started, number, lambda: has_reached(runs, at))
         status = started.wait()
         if not sent or status == 0:
             raise StudioError(
