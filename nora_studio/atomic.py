@@ -1,8 +1,29 @@
-"""Write beside, then replace: nothing is ever half written, and nothing good is lost."""
+"""Write beside, then replace: nothing is ever half written, and nothing good is lost.
 
+What is under way has a name of its own (`.NAME.PID@HOST.new`), so that the next process can finish
+a swap that a killed one began, and clear away the rest. Folders are on the disk, and not only in
+the system's memory, before they take their place: a power cut leaves the old one or the new one.
+"""
+
+import contextlib
+import errno
 import os
+import re
 import shutil
+import time
 from pathlib import Path
+
+from nora_studio.liveness import CLOCK_TOLERANCE, born_at, host_name
+
+STALE_SECONDS = 24 * 3600
+"""After so long, what another machine has under way belongs to a process that was killed."""
+
+_UNDER_WAY = re.compile(r"\.(?P<name>.+?)\.(?P<pid>\d+)(?:@(?P<host>[\w-]*))?\.(?:new|old|gone)")
+
+
+def beside(path: Path, kind: str = "new") -> Path:
+    """This process's name for what will take a path's place ("new"), or left it ("old", "gone")."""
+    return path.with_name(f".{path.name}.{os.getpid()}@{host_name()}.{kind}")
 
 
 class replacing:
@@ -10,7 +31,7 @@ class replacing:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+        self.fresh = beside(folder)
 
     def __enter__(self) -> Path:
         shutil.rmtree(self.fresh, ignore_errors=True)
@@ -21,22 +42,122 @@ class replacing:
         if kind is not None:
             shutil.rmtree(self.fresh, ignore_errors=True)
             return
-        old = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.old")
+        try:
+            _flush_tree(self.fresh)
+        except OSError:  # Some file systems tell only here that the disk is full.
+            shutil.rmtree(self.fresh, ignore_errors=True)
+            raise
+        old = beside(self.folder, "old")
         if self.folder.exists():
+            # `tidy` finishes what ends between these two lines.
             self.folder.rename(old)
         self.fresh.rename(self.folder)
+        _flush_folder(self.folder.parent)
         shutil.rmtree(old, ignore_errors=True)
 
 
-def write_text(file: Path, text: str) -> None:
-    """Replace a text file whole: a reader sees the old or the new, never half of one."""
-    fresh = file.with_name(f".{file.name}.{os.getpid()}.new")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(file)
+def write_text(file: Path, text: str, durable: bool = False) -> None:
+    """Replace a text file whole: a reader sees the old or the new, never half of one.
+
+    Args:
+        durable: Return only when it would outlast a power cut.
+    """
+    fresh = beside(file)
+    try:
+        with fresh.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
+        fresh.replace(file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        raise
+    if durable:
+        _flush_folder(file.parent)
 
 
 def write_bytes(file: Path, content: bytes) -> None:
     """Replace a file whole."""
-    fresh = file.with_name(f".{file.name}.{os.getpid()}.new")
-    fresh.write_bytes(content)
-    fresh.replace(file)
+    fresh = beside(file)
+    try:
+        fresh.write_bytes(content)
+        fresh.replace(file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        raise
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder at once by name, then its contents: none is ever half there."""
+    going = beside(folder, "gone")
+    folder.rename(going)
+    shutil.rmtree(going, ignore_errors=True)
+
+
+def tidy(folder: Path, alone: bool = False) -> None:
+    """Finish swaps that killed processes began among a folder's entries; clear away the rest.
+
+    Args:
+        alone: Nobody else writes there now, so that all which is under way was left behind.
+    """
+    found = {file: _UNDER_WAY.fullmatch(file.name) for file in _entries(folder)}
+    left = {file: match for file, match in found.items() if match and (alone or _is_left(file))}
+    for file, match in left.items():
+        place = folder / match["name"]
+        if file.suffix == ".old" and not place.exists():
+            # It went only when its successor was whole.
+            fresh = file.with_suffix(".new")
+            with contextlib.suppress(OSError):
+                (fresh if fresh.exists() else file).rename(place)
+    for file in left:
+        if file.is_dir():
+            shutil.rmtree(file, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                file.unlink(missing_ok=True)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _is_left(file: Path) -> bool:
+    """Whether the process that had something under way is no more."""
+    match = _UNDER_WAY.fullmatch(file.name)
+    assert match
+    try:
+        changed = file.lstat().st_mtime
+    except FileNotFoundError:
+        return False
+    if match["host"] not in (None, host_name()):
+        return time.time() - changed > STALE_SECONDS
+    born = born_at(int(match["pid"]))
+    # Born after its last change: the number is another process's by now.
+    return born is None or born > changed + CLOCK_TOLERANCE
+
+
+def _flush_tree(folder: Path) -> None:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with (Path(parent) / name).open("rb+") as stream:
+                os.fsync(stream.fileno())
+        _flush_folder(Path(parent))
+
+
+def _flush_folder(folder: Path) -> None:
+    if os.name == "nt":  # It has no such thing; its renames are in the journal.
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # Some network file systems cannot.
+            raise
+    finally:
+        os.close(handle)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from nora_studio.errors import StudioError
@@ -41,14 +41,24 @@ class TrainingState:
     """Of torch's own generators: "cpu", and "cpu.1" of the process of rank 1."""
     weights: list[Tensor] = field(default_factory=list)
     """The trained weights, where the adapter's files hold an average of them."""
+    loss_sum: Tensor | None = None  # scalar
+    """Of the losses since the last log line."""
+    logged_step: int = 0
+    """The step of that line."""
 
 
 def write_state(folder: Path, state: TrainingState) -> None:
-    """Write a training state into a checkpoint folder, flattened: no pickle."""
+    """Write a training state into a checkpoint folder, flattened: no pickle.
+
+    Raises:
+        OSError: the system refuses to; the library's own writer would hide which way.
+    """
     tensors = {f"draws.{name}": tensor for name, tensor in state.draws.items()}
     tensors |= {f"rules.{name}": tensor.contiguous() for name, tensor in state.rules.items()}
     tensors |= {f"generator.{name}": tensor for name, tensor in state.generators.items()}
     tensors |= {f"weights.{n}": t.cpu().contiguous() for n, t in enumerate(state.weights)}
+    if state.loss_sum is not None:
+        tensors["progress.loss_sum"] = state.loss_sum.detach().cpu()
     plain: dict[str, dict[str, Any]] = {}
     for index, values in state.optimizer["state"].items():
         for name, value in _unwrapped(values).items():
@@ -64,8 +74,9 @@ def write_state(folder: Path, state: TrainingState) -> None:
         "plain": dict(sorted(plain.items())),
         "schedule": state.schedule,
         "scaler": state.scaler,
+        "logged_step": state.logged_step,
     }
-    save_file(tensors, folder / STATE, metadata={"training": json.dumps(facts)})
+    (folder / STATE).write_bytes(save(tensors, metadata={"training": json.dumps(facts)}))
 
 
 def _unwrapped(values: dict[str, Any]) -> dict[str, Any]:
@@ -125,6 +136,8 @@ def read_state(folder: Path, rank: int = 0) -> TrainingState:
         rules=rules,
         generators=generators,
         weights=[weights[number] for number in sorted(weights)],
+        loss_sum=tensors.get("progress.loss_sum"),
+        logged_step=facts.get("logged_step", facts["step"]),
     )
 
 

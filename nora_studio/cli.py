@@ -140,6 +140,12 @@ def _command_check_photos(arguments: Sequence[str]) -> int:
     return check_photos.run(arguments)
 
 
+def _command_audit_resume(arguments: Sequence[str]) -> int:
+    from nora_studio.commands import audit_resume
+
+    return audit_resume.run(arguments)
+
+
 def _command_score(arguments: Sequence[str]) -> int:
     return run_script(CLIP_SCORE, arguments)
 
@@ -169,6 +175,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "check-photos": (_command_check_photos, "tell what is wrong with a folder of photos"),
     "generate": (_command_generate, "draw prompts with a base and adapters"),
     "compare": (_command_compare, "draw base and adapters side by side from the same noise"),
+    "audit-resume": (_command_audit_resume, "prove that a stopped training resumes exactly"),
     "methods": (_command_methods, "list every adapter method"),
     "params": (_command_params, "count what an adapter trains on a model, from shapes alone"),
     "score": (_command_score, "CLIP-T and CLIP-I of adapters, with paired differences"),

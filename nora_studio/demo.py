@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,12 +169,8 @@ def _train(options: DemoOptions, subject: ShippedSubject, arguments: list[str]) 
             run.check_config(settings)
         print(f"Both runs in {options.out / 'runs'} are trained already; drawing from them.")
         return 0
-    if all(run.checkpoints() for run in runs):
-        return run_script(TRAIN, [*arguments, "--resume"])
-    for run in runs:
-        if not run.checkpoints():  # Begun, but with nothing to go on from.
-            shutil.rmtree(run.folder, ignore_errors=True)
-    return run_script(TRAIN, arguments)
+    begun = any(run.exists for run in runs)
+    return run_script(TRAIN, [*arguments, "--resume"] if begun else arguments)
 
 
 def _write_grid(

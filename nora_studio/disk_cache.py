@@ -7,7 +7,6 @@ Writers replace whole files, so processes may share a folder.
 import contextlib
 import hashlib
 import os
-import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -16,6 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+
+from nora_studio.atomic import beside, tidy
 
 LIMIT_BYTES = 4 * 1024**3
 """About eight thousand encoded photos at 1024 pixels."""
@@ -66,19 +67,25 @@ class TensorCache:
             return
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         content = save(plain, metadata={"sha256": _checksum(plain)})
+        fresh = beside(self._file(key))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle, fresh = tempfile.mkstemp(dir=self.folder, suffix=".new")
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(content)
-            Path(fresh).replace(self._file(key))
+            fresh.write_bytes(content)
+            fresh.replace(self._file(key))
         except OSError as error:
+            with contextlib.suppress(OSError):
+                fresh.unlink(missing_ok=True)
             # A convenience is no reason to stop a training.
             self.is_writable = False
             warnings.warn(f"nothing is kept in {self.folder}: {error}.", stacklevel=2)
 
     def prune(self) -> None:
-        """Remove the files used longest ago until the folder is within its limit."""
+        """Remove the files used longest ago until the folder is within its limit.
+
+        What killed processes left half written goes too.
+        """
+        with contextlib.suppress(OSError):
+            tidy(self.folder)
         kept: list[tuple[float, int, Path]] = []
         for file in [*self.folder.glob("*.safetensors"), *self.folder.glob("*.new")]:
             # Another process may prune the same folder.

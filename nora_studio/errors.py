@@ -12,9 +12,12 @@ class StudioError(ValueError):
 
 
 def run_entry(main: Callable[[], int]) -> int:
-    """Run an entry point; a `StudioError` becomes one line on stderr and status 2."""
+    """Run an entry point; a `StudioError` becomes one line on stderr and status 2, Ctrl-C 130."""
     try:
         return main()
     except StudioError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130

@@ -36,6 +36,7 @@ from nora_studio.new_tokens import NewTokens
 from nora_studio.registration import ADAPTER_NAME, PEFT_PREFIX
 
 CARD = "card.json"
+CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -118,15 +119,24 @@ def write_adapter(
         target = folder / part
         target.mkdir()
         config: PeftConfig = module.peft_config[ADAPTER_NAME]  # pyright: ignore
-        replace(config, base_model_name_or_path=card.model, inference_mode=True).save_pretrained(
-            str(target)
-        )
+        config = replace(config, base_model_name_or_path=card.model, inference_mode=True)
+        config.save_pretrained(str(target))
+        _sort_sets(target / CONFIG, config)
         state = {peft_key(name): tensor for name, tensor in adapter_state(module).items()}
         write_tensors(target / WEIGHTS, state, {CARD_KEY: card_text(card)})
     if tokens is not None:
         write_embeddings(folder / EMBEDDINGS, tokens, card)
     text = json.dumps(asdict(card), indent=2, ensure_ascii=False)
     (folder / CARD).write_text(text + "\n", encoding="utf-8")
+
+
+def _sort_sets(file: Path, config: PeftConfig) -> None:
+    """Put a saved configuration's sets in order: Python's own changes with every process."""
+    values = json.loads(file.read_text(encoding="utf-8"))
+    for name in values:
+        if isinstance(getattr(config, name, None), set):
+            values[name] = sorted(values[name])
+    file.write_text(json.dumps(values, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def save_adapter(folder: Path, parts: dict[str, nn.Module], card: AdapterCard) -> None:
@@ -226,12 +236,23 @@ def _check_tensors(source: Path, part: str, state: dict[str, Tensor], module: nn
             )
 
 
-def load_weights(path: Path, parts: dict[str, nn.Module]) -> None:
+def load_weights(path: Path, parts: dict[str, nn.Module], card: AdapterCard | None = None) -> None:
     """Set the weights of adapters that are attached already, bit for bit, to resume training.
 
+    Args:
+        card: Of the adapters; what was saved must be of the same base.
+
     Raises:
-        StudioError: a file is missing or damaged, or holds other tensors than the adapters.
+        StudioError: a file is missing or damaged, holds other tensors than the adapters, or
+            belongs to another base.
     """
+    began = read_card(path).fingerprints if card is not None else {}
+    for part, prints in began.items():
+        if card is not None and not fingerprints_agree(prints, card.fingerprints.get(part, prints)):
+            raise StudioError(
+                f"--resume: {path} was trained on another base: its {part} weights differ from "
+                f"those of {card.model} now. Put the model back as it was."
+            )
     for part, module in parts.items():
         state = _read_tensors(path / part / WEIGHTS)
         _check_tensors(path, part, state, module)

@@ -62,6 +62,9 @@ class Gallery:
 
     def catch_up(self, trainees: list[Trainee], step: int, every: int) -> None:
         """Draw what was due after a step that the training was stopped at, where it is missing."""
+        bare = sample_files(trainees[0].run, 0, len(sample_prompts(self.subject)))
+        if not all(file.is_file() for file in bare):
+            self.show_base(trainees)
         if every and step % every == 0:
             for trainee in trainees:
                 if not self.has_shown(trainee, step):

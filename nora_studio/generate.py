@@ -1,7 +1,6 @@
 """Draw pictures: a base, at most one adapter on it, one picture for each prompt and seed."""
 
 import json
-import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -13,12 +12,14 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from nora_studio.atomic import beside
 from nora_studio.errors import StudioError
 from nora_studio.files import AdapterCard, load_adapter, read_new_tokens
 from nora_studio.methods import detach
 from nora_studio.models import parts_of
 from nora_studio.new_tokens import tokens_on
 from nora_studio.prompts import replace_token
+from nora_studio.storage import START_AGAIN, writing
 
 GPU_BATCH_PIXELS = 4 * 1024**2
 GPU_BATCH_LIMIT = 32
@@ -234,24 +235,28 @@ def _check_settings(settings: _Settings, batch: int | None) -> None:
         )
 
 
-def save_picture(image: Image.Image, path: Path, recipe: Recipe) -> None:
+def save_picture(image: Image.Image, path: Path, recipe: Recipe, then: str = START_AGAIN) -> None:
     """Write a PNG that carries its recipe, as JSON and in the form common image tools show.
 
+    Args:
+        then: What to do where it cannot be written, once the cause is gone.
+
     Raises:
-        StudioError: the name does not end with ".png".
+        StudioError: the name does not end with ".png", or it cannot be written.
     """
     if path.suffix.lower() != ".png":
         raise StudioError(f"pictures are PNG files, which carry their recipe; got {path}.")
     info = PngInfo()
     info.add_text(RECIPE_KEY, json.dumps(asdict(recipe)))
     info.add_text("parameters", _parameters_text(recipe))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        image.save(fresh, format="PNG", pnginfo=info)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    fresh = beside(path)
+    with writing("a picture", path, then):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            image.save(fresh, format="PNG", pnginfo=info)
+            fresh.replace(path)
+        finally:
+            fresh.unlink(missing_ok=True)
 
 
 def _parameters_text(recipe: Recipe) -> str:

@@ -1,6 +1,5 @@
 """Draw a labelled comparison grid: prompts down, contenders across, on one PNG."""
 
-import os
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from nora_studio.atomic import beside
 from nora_studio.errors import StudioError
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -268,7 +268,7 @@ def _rounded_mask(side: int) -> Image.Image:
 
 def _save_png(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
+    fresh = beside(path)
     try:
         image.save(fresh, format="PNG", optimize=True)
         fresh.replace(path)

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from nora_studio.errors import StudioError
 from nora_studio.runs import CONFIG, Run
 
@@ -79,7 +77,7 @@ def standing(run: Run) -> Standing:
     """
     status, settings = run.read_status(), read_settings(run)
     state = status.get("state", "new")
-    if state == "running" and not psutil.pid_exists(status["pid"]):
+    if state == "running" and not run.is_alive():
         state = "interrupted"
     return Standing(
         run=run,

@@ -94,7 +94,7 @@ def build_trainee(
     card = _card(subject, method, prints, sum(parameter.numel() for parameter in trained))
 
     def load(folder: Path) -> None:
-        load_weights(folder, parts)
+        load_weights(folder, parts, card)
         tokens.load(folder)
 
     return Trainee(

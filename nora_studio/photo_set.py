@@ -1,5 +1,6 @@
 """The photos of one training: found and looked through, framed, encoded, and drawn in batches."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -143,6 +144,42 @@ class PhotoSet:
             sizes=self.sizes[which],
             captions=self.captions[which],
         )
+
+    def record(self) -> dict[str, str]:
+        """Each photo's digest, with its words and its mask: another one is other data.
+
+        Raises:
+            StudioError: a photo is gone, or cannot be read any more.
+        """
+        digests = {}
+        for file, words in zip(self.files, self.captions):
+            digest = hashlib.sha256(f"{words}\n".encode())
+            mask = mask_file(file)
+            has_mask = self.options.masks == "files" and mask.is_file()
+            try:
+                for part in (file, mask) if has_mask else (file,):
+                    digest.update(part.read_bytes())
+            except OSError as error:
+                raise StudioError(
+                    f"{file} cannot be read any more: {error.strerror}. Put it back, and leave the "
+                    "photos alone until the training has begun."
+                ) from error
+            digests[file.name] = digest.hexdigest()
+        return digests
+
+    def check_record(self, began: dict[str, str]) -> None:
+        """Refuse photos that changed while they were read: nobody could say which were learned.
+
+        Raises:
+            StudioError: one did.
+        """
+        now = self.record()
+        changed = [file for file in self.files if now[file.name] != began[file.name]]
+        if changed:
+            raise StudioError(
+                f"{changed[0]} changed while it was read. Leave the photos alone until the "
+                "training has begun, and start again."
+            )
 
     def prompt_numbers(self, prompts: list[str]) -> Tensor:  # (photos,)
         """Which of some prompts is whose."""

@@ -8,11 +8,14 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 
 from nora_studio import __version__
+from nora_studio.atomic import tidy
 from nora_studio.data.images import list_photos
 from nora_studio.draws import Batch, BatchDraws
 from nora_studio.errors import StudioError
 from nora_studio.generate import Recipe, draw, read_recipe, save_picture
 from nora_studio.prompts import replace_token
+from nora_studio.run_lock import held
+from nora_studio.storage import writing
 
 STEPS = 25
 GUIDANCE = 5.0
@@ -97,7 +100,8 @@ def draw_class_pictures(
     Raises:
         StudioError: a picture there was drawn from another model or prompt.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing("class pictures", folder):
+        folder.mkdir(parents=True, exist_ok=True)
     wanted = {folder / f"drawn-{seed:05d}.png": seed for seed in range(count)}
     own = [file for file in _pictures_in(folder) if not file.name.startswith("drawn-")]
     there = [file for file in wanted if file.exists()]
@@ -108,16 +112,28 @@ def draw_class_pictures(
                 f"--class-dir: {file} shows {recipe.prompt!r} by {recipe.model} at {recipe.size} "
                 f"pixels; this run needs {prompt!r} by {model} at {size}. Name another folder."
             )
-    missing = [seed for file, seed in wanted.items() if not file.exists()]
-    missing = missing[: max(0, count - len(own) - len(there))]
-    pictures = draw(
-        pipe, [prompt], missing, steps=STEPS, guidance=GUIDANCE, size=size, on_picture=on_picture
-    )
-    for _, seed, picture in pictures if missing else ():
-        recipe = Recipe(model, prompt, seed, STEPS, GUIDANCE, size, __version__)
-        save_picture(picture, folder / f"drawn-{seed:05d}.png", recipe)
+    if len(own) + len(there) < count:
+        # Another run may want the same pictures at the same time: it finds them drawn.
+        with held(folder):
+            tidy(folder)
+            missing = [seed for file, seed in wanted.items() if not file.exists()]
+            missing = missing[: max(0, count - len(own) - len(wanted) + len(missing))]
+            pictures = draw(
+                pipe,
+                [prompt],
+                missing,
+                steps=STEPS,
+                guidance=GUIDANCE,
+                size=size,
+                on_picture=on_picture,
+            )
+            for _, seed, picture in pictures if missing else ():
+                recipe = Recipe(model, prompt, seed, STEPS, GUIDANCE, size, __version__)
+                save_picture(picture, folder / f"drawn-{seed:05d}.png", recipe)
     return _pictures_in(folder)[:count]
 
 
 def _pictures_in(folder: Path) -> list[Path]:
-    return list_photos(folder) if any(folder.iterdir()) else []
+    # What another run has under way there, and its lock, are hidden.
+    shown = any(not file.name.startswith(".") for file in folder.iterdir())
+    return list_photos(folder) if shown else []

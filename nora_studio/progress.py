@@ -54,12 +54,12 @@ def report(
     extra: list[dict[str, float]],
 ) -> None:
     """Read the losses back, write a log line for each run and tell the terminal."""
-    logged = step - clock.last_step
     pace = clock.lap(step)
     words = []
     for trainee, measured in zip(trainees, extra):
         total: Tensor = trainee.accelerator.reduce(trainee.loss_sum, "mean")  # pyright: ignore
-        loss = (total / max(1, logged)).item()
+        loss = (total / max(1, step - trainee.logged_step)).item()
+        trainee.logged_step = step
         trainee.loss_sum.zero_()
         memory = processes.largest(memory_gib(trainee.accelerator.device))
         if not trainee.accelerator.is_main_process:

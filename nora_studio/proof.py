@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 
 from nora_studio import processes
-from nora_studio.atomic import replacing
 from nora_studio.errors import StudioError
 from nora_studio.generate import adapter_on
 from nora_studio.runs import Run
@@ -113,7 +112,7 @@ class _Ending:
 
 
 def _save_final(trainee: Trainee, step: int) -> None:
-    with replacing(trainee.run.adapter) as fresh, trainee.served():
+    with trainee.run.saving_adapter() as fresh, trainee.served():
         trainee.write_adapter(fresh, step)
 
 

@@ -1,25 +1,27 @@
 """A run is a folder: options, log, status, samples, checkpoints and the final adapter."""
 
+import contextlib
 import json
-import os
 import re
-import shutil
 import time
 import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
-from nora_studio.atomic import replacing, write_text
+from nora_studio.atomic import discard, replacing, tidy, write_text
 from nora_studio.errors import StudioError
+from nora_studio.liveness import ProcessMark
+from nora_studio.storage import GO_ON, START_AGAIN, writing
 
 CONFIG = "config.toml"
 LOG = "log.jsonl"
 STATUS = "status.json"
+PHOTOS = "photos.json"
 _CHECKPOINT = re.compile(r"step-(\d{6,})$")
 
 
@@ -35,28 +37,38 @@ class Run:
         Raises:
             StudioError: it is one.
         """
-        if (self.folder / CONFIG).exists():
+        if self.exists:
             raise StudioError(
                 f"{self.folder} is a run already. Go on with it by --resume, or choose another "
                 "--name."
             )
 
     @classmethod
-    def create(cls, folder: Path, config: str) -> "Run":
+    def create(cls, folder: Path, config: str, photos: Mapping[str, str] | None = None) -> "Run":
         """Make a new run folder.
+
+        Args:
+            photos: Each photo's digest (`PhotoSet.record`), to go on with the same ones only.
 
         Raises:
             StudioError: it exists already, or cannot be made.
         """
         run = cls(folder)
         run.check_new()
-        try:
+        with writing("a new run", folder, START_AGAIN):
             for name in ("samples", "checkpoints"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
-            write_text(folder / CONFIG, config)
-        except OSError as error:
-            raise StudioError(f"{folder} cannot be written: {error.strerror}.") from error
+            if photos is not None:
+                write_text(folder / PHOTOS, json.dumps(photos, indent=1) + "\n", durable=True)
+            run.set_status("running", 0, tomllib.loads(config).get("steps", 0))
+            # The last: a folder with it is a run, and a whole one.
+            write_text(folder / CONFIG, config, durable=True)
         return run
+
+    @property
+    def exists(self) -> bool:
+        """Whether the folder is a run."""
+        return (self.folder / CONFIG).is_file()
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
@@ -65,8 +77,11 @@ class Run:
         Raises:
             StudioError: there is none.
         """
-        if not (folder / CONFIG).is_file():
-            raise StudioError(f"--resume: {folder} is no run (it holds no {CONFIG}).")
+        if not cls(folder).exists:
+            raise StudioError(
+                f"--resume: {folder} is no run (it holds no {CONFIG}). Leave --resume out to begin "
+                "it."
+            )
         return cls(folder)
 
     def check_config(self, config: str) -> None:
@@ -76,13 +91,42 @@ class Run:
             StudioError: an option differs; it is named with both values.
         """
         began, now = tomllib.loads((self.folder / CONFIG).read_text("utf-8")), tomllib.loads(config)
-        free = {"resume"} | ({"steps"} if now.get("steps", 0) > began.get("steps", 0) else set())
+        longer = now.get("steps", 0) > began.get("steps", 0)
+        if longer and self.folder.name.endswith("-adalora"):
+            raise StudioError(
+                f"--steps: AdaLoRA allots its ranks over the {began.get('steps')} steps that "
+                f"{self.folder} was planned for; it cannot go on longer. Begin a new run."
+            )
+        free = {"resume"} | ({"steps"} if longer else set())
         for name in sorted((began.keys() | now.keys()) - free):
             if began.get(name) != now.get(name):
                 raise StudioError(
                     f"--resume: {self.folder} began with {name} = {began.get(name)!r}; got "
                     f"{now.get(name)!r}. Resume with `--config {self.folder / CONFIG} --resume`."
                 )
+
+    def check_photos(self, photos: Mapping[str, str]) -> None:
+        """Refuse to go on with other photos than the run began with.
+
+        Raises:
+            StudioError: one is gone, new or changed; it is named.
+        """
+        file = self.folder / PHOTOS
+        began = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else photos
+        for name in sorted(began.keys() | photos.keys()):
+            if began.get(name) == photos.get(name):
+                continue
+            change = "changed" if name in began and name in photos else "is new"
+            raise StudioError(
+                f"--resume: the photos are not those that {self.folder} began with: {name} "
+                f"{change if name in photos else 'is gone'}. Put them back as they were, captions "
+                "and masks too, or begin another run with another --name."
+            )
+
+    def tidy(self) -> None:
+        """Finish or clear away what a killed process left under way. Only who holds the run may."""
+        for folder in (self.folder, self.folder / "samples", self.folder / "checkpoints"):
+            tidy(folder, alone=True)
 
     @property
     def planned_steps(self) -> int:
@@ -91,7 +135,8 @@ class Run:
 
     def extend(self, config: str) -> None:
         """Go on under a longer plan from now on."""
-        write_text(self.folder / CONFIG, config)
+        with writing("its settings", self.folder, GO_ON):
+            write_text(self.folder / CONFIG, config, durable=True)
 
     @property
     def adapter(self) -> Path:
@@ -109,31 +154,33 @@ class Run:
 
     def log(self, step: int, **values: Any) -> None:
         """Append one line to the log."""
-        with (self.folder / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        file = self.folder / LOG
+        with writing("a line", file, GO_ON), file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"step": step, **values}) + "\n")
 
     def read_log(self) -> list[dict[str, Any]]:
         """Every whole line of the log; a line cut short by a crash is left out."""
         file = self.folder / LOG
         rows = []
-        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+        text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+        for line in text.splitlines():
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:
                 continue
-        return rows
+        return [row for row in rows if isinstance(row, dict) and "step" in row]
 
     def forget_after(self, step: int) -> None:
-        """Drop log lines and checkpoints past a step, so that a resumed run writes them anew.
+        """Drop log lines and checkpoints past a step, so that a resumed run writes them once.
 
-        A later checkpoint that a sibling lacks would count as the newest, and drive out the ones
-        that they share.
+        A twin's checkpoint ahead of its siblings' would outlive those that they have in common.
         """
-        for later, folder in self.checkpoints().items():
-            if later > step:
-                shutil.rmtree(folder, ignore_errors=True)
         rows = [row for row in self.read_log() if row["step"] <= step]
-        write_text(self.folder / LOG, "".join(json.dumps(row) + "\n" for row in rows))
+        with writing("its log", self.folder, GO_ON):
+            write_text(self.folder / LOG, "".join(json.dumps(row) + "\n" for row in rows))
+            for ahead, folder in self.checkpoints().items():
+                if ahead > step:
+                    discard(folder)
 
     def set_status(self, state: str, step: int, steps: int, **values: Any) -> None:
         """Replace `status.json`: state is running, finished, stopped or failed."""
@@ -141,16 +188,28 @@ class Run:
             "state": state,
             "step": step,
             "steps": steps,
-            "pid": os.getpid(),
+            **asdict(ProcessMark.own()),
             "time": round(time.time(), 1),
             **values,
         }
-        write_text(self.folder / STATUS, json.dumps(status, indent=1) + "\n")
+        file = self.folder / STATUS
+        with writing("where it is", file, GO_ON):
+            write_text(file, json.dumps(status, indent=1) + "\n")
 
     def read_status(self) -> dict[str, Any]:
-        """The last status written; empty before the first."""
-        file = self.folder / STATUS
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        """The last status written; empty before the first, or if a power cut damaged it."""
+        try:
+            status = json.loads((self.folder / STATUS).read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return {}
+        return status if isinstance(status, dict) else {}
+
+    def is_alive(self) -> bool:
+        """Whether a process trains it now; a run "running" that is not alive was killed."""
+        status = self.read_status()
+        if status.get("state") != "running" or "started" not in status:
+            return False
+        return ProcessMark(status["pid"], status["started"], status["host"]).is_alive()
 
     def checkpoints(self) -> dict[int, Path]:
         """Whole checkpoints by step, oldest first."""
@@ -164,30 +223,41 @@ class Run:
     def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> Path:
         """Save a checkpoint whole."""
         folder = self.folder / "checkpoints" / f"step-{step:06d}"
-        with replacing(folder) as fresh:
+        with writing("a checkpoint", folder, GO_ON), replacing(folder) as fresh:
             write(fresh)
         return folder
+
+    @contextlib.contextmanager
+    def saving_adapter(self) -> Iterator[Path]:
+        """A folder for the final adapter, which takes its place whole when the block ends well."""
+        with writing("the final adapter", self.adapter, GO_ON), replacing(self.adapter) as fresh:
+            yield fresh
 
     def keep_newest(self, keep: int, spared: int | None = None) -> None:
         """Let the oldest checkpoints beyond `keep` go, but for that of one step."""
         for step, old in list(self.checkpoints().items())[:-keep]:
             if step != spared:
-                shutil.rmtree(old)
+                discard(old)
 
 
 def common_checkpoint(runs: list[Run]) -> int:
-    """The newest step that every one of some sibling runs has a checkpoint of.
+    """The newest step that every one of some sibling runs has a checkpoint of, 0 before the first.
+
+    Siblings save one after the other, so a process that was killed at their first checkpoint leaves
+    some with that one and others with none.
 
     Raises:
-        StudioError: they share none.
+        StudioError: they share none, but had more: some were removed.
     """
-    shared = set.intersection(*(set(run.checkpoints()) for run in runs))
-    if not shared:
+    found = [set(run.checkpoints()) for run in runs]
+    shared = set.intersection(*found)
+    if not shared and len(set.union(*found)) > 1:
         names = " and ".join(str(run.folder) for run in runs)
         raise StudioError(
-            f"--resume: {names} have no checkpoint to go on from. Delete them and start again."
+            f"--resume: {names} have no checkpoint in common to go on from. Put back what was "
+            "removed, or begin anew with another --name."
         )
-    return max(shared)
+    return max(shared, default=0)
 
 
 def memory_gib(device: torch.device) -> float:

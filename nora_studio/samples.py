@@ -14,6 +14,7 @@ from nora_studio.dreambooth import DreamboothStep
 from nora_studio.generate import Recipe, draw, save_picture
 from nora_studio.models import all_awake, load_sdxl, with_parts
 from nora_studio.runs import Run
+from nora_studio.storage import GO_ON
 from nora_studio.subject import Subject
 from nora_studio.trainee import Trainee
 
@@ -117,4 +118,4 @@ def _save(
             method=None if trainee is None else trainee.label,
             trigger=subject.trigger,
         )
-        save_picture(picture, file, recipe)
+        save_picture(picture, file, recipe, GO_ON)

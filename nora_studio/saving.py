@@ -18,10 +18,14 @@ def save_checkpoints(trainees: list[Trainee], draws: Draws, step: int, keep: int
     A crash between two twins so leaves them a checkpoint in common, even if one alone is kept.
     """
     generators = _every_generator()
+    sums: list[Tensor] = [
+        trainee.accelerator.reduce(trainee.loss_sum, "mean")  # pyright: ignore
+        for trainee in trainees
+    ]
 
     def save() -> None:
-        for trainee in trainees:
-            _save_checkpoint(trainee, draws, step, generators)
+        for trainee, loss_sum in zip(trainees, sums):
+            _save_checkpoint(trainee, draws, step, generators, loss_sum)
         for trainee in trainees:
             best = trainee.best
             trainee.run.keep_newest(keep, None if best is None else best.step)
@@ -39,7 +43,7 @@ def _every_generator() -> dict[str, Tensor]:
 
 
 def _save_checkpoint(
-    trainee: Trainee, draws: Draws, step: int, generators: dict[str, Tensor]
+    trainee: Trainee, draws: Draws, step: int, generators: dict[str, Tensor], loss_sum: Tensor
 ) -> None:
     """Save the adapter and the training state as of a step."""
     scaler = trainee.accelerator.scaler
@@ -53,6 +57,8 @@ def _save_checkpoint(
         generators=generators,
         # The adapter's files hold what is served; without an average, that is all there is.
         weights=[] if trainee.average is None else copies(trainee.parameters),
+        loss_sum=loss_sum,
+        logged_step=trainee.logged_step,
     )
 
     def write(folder: Path) -> None:
@@ -86,6 +92,9 @@ def set_back(trainee: Trainee, step: int) -> TrainingState:
     trainee.rules.restore(state.rules)
     if trainee.accelerator.scaler is not None and state.scaler:
         trainee.accelerator.scaler.load_state_dict(state.scaler)
+    if state.loss_sum is not None:
+        trainee.loss_sum.copy_(state.loss_sum)
+    trainee.logged_step = state.logged_step
     return state
 
 

@@ -46,15 +46,19 @@ def run_script(name: str, arguments: Sequence[str]) -> int:
     """Run a script in the foreground, its output on ours; give back its exit status.
 
     Ctrl-C reaches the script too, which then saves and stops; we wait for it. A SIGTERM reaches
-    us alone and is passed on.
+    us alone and is passed on; a closed terminal tells both, and twice would be "at once".
     """
     process = subprocess.Popen(script_command(name, arguments))
-    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: process.terminate())}
+    if hasattr(signal, "SIGHUP"):
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: None)
     try:
         while True:
             try:
-                return process.wait()
+                status = process.wait()
+                return status if status >= 0 else 128 - status  # as a shell tells a signal
             except KeyboardInterrupt:
                 continue
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,12 +1,29 @@
-"""Signals that end a training: obeyed between steps, with everything saved."""
+"""Signals that end a training: at once outside of the loop; within it between steps, all saved."""
 
+import os
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+SIGHUP: int | None = getattr(signal, "SIGHUP", None)
+"""A closed terminal. Windows has none."""
+
+SIGNALS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, *(() if SIGHUP is None else (SIGHUP,)))
+"""Ctrl-C, what a scheduler or a shutdown sends, and a closed terminal."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal that ends at once what is under way."""
+
+    def __init__(self, number: int) -> None:
+        self.signal = signal.Signals(number)
+        super().__init__(self.signal.name)
+
 
 class StopRequest:
-    """Turns SIGINT and SIGTERM into a request that the loop obeys between steps.
+    """Turns the signals into a request that the loop obeys between steps.
 
     A second signal of the same kind acts as it would without us, for who cannot wait.
     """
@@ -16,8 +33,7 @@ class StopRequest:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._ask)
+        self._before = _handle(self._ask)
         return self
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
@@ -27,3 +43,40 @@ class StopRequest:
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Within the block, a signal raises `Interrupted`, so that nothing is left half done."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    before = _handle(end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _handle(receive: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Have all signals received; what received them before."""
+    terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
+
+    def receive_deaf(number: int, frame: FrameType | None) -> None:
+        if number == SIGHUP:
+            _leave(terminals)
+        receive(number, frame)
+
+    # `nohup` says that a closed terminal is none of our business.
+    heard = [n for n in SIGNALS if n != SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+    return {number: signal.signal(number, receive_deaf) for number in heard}
+
+
+def _leave(terminals: list[int]) -> None:
+    """Write nothing more to a closed terminal: each try would be an error of its own."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in terminals:
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)

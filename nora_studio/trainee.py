@@ -61,6 +61,9 @@ class Trainee:
     text_encoder_steps: int | None = None
     """After so many steps the text encoders are trained no more; None: never."""
     loss_sum: Tensor = field(init=False)
+    """Of the losses since the last log line."""
+    logged_step: int = 0
+    """The step of that line."""
     gradient_norm: Tensor = field(init=False)
     first_bad_step: Tensor = field(init=False)
 

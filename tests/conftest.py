@@ -16,6 +16,7 @@ from PIL import Image
 from tiny import tiny_sdxl
 from trainer import Outcome, run_trainer, tiny_arguments
 
+from nora_studio.launching import ForkServer
 from nora_studio.models import load_sdxl
 
 LOOPBACK = ("127.", "localhost", "::1")
@@ -81,6 +82,12 @@ def photo_folder(tmp_path_factory) -> Path:
             exif[0x0112] = 6  # Orientation: turn a quarter clockwise to stand upright.
         image.save(folder / name, exif=exif)
     return folder
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """Starts the trainer in processes of their own, without the seconds of importing."""
+    return ForkServer().start
 
 
 @pytest.fixture(scope="session")

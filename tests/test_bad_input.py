@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tiny import tiny_sdxl
 from trainer import Outcome, run_trainer, tiny_arguments
 
 from nora_studio.runs import Run
@@ -184,6 +185,14 @@ def test_resuming_from_a_damaged_checkpoint(one_run):
     assert "Going on after step 4 of 6" in outcome.out
     for method in ("nora", "lora"):  # the lines past step 4 were written anew, not twice
         assert [row["step"] for row in Run(folder / f"mug-{method}").read_log()] == [2, 4, 6]
+
+
+def test_resuming_on_a_base_that_is_another_by_now(one_run, tiny_base, tmp_path):
+    folder, flags = one_run
+    other = tiny_sdxl(tmp_path / "other", seed=1)
+    for file in folder.rglob("config.toml"):
+        file.write_text(file.read_text().replace(str(tiny_base), str(other)))
+    assert_refused(run_trainer(*flags), "--resume", "step-000006", "another base", "unet")
 
 
 def test_a_folder_that_cannot_be_written(tiny_base, photo_folder, tmp_path):

@@ -1,5 +1,6 @@
 """A run's folder: what is written is whole, what is old goes, and resuming starts at one step."""
 
+import errno
 import json
 import threading
 from pathlib import Path
@@ -79,7 +80,8 @@ def test_a_reader_sees_a_whole_status_at_every_moment(run):
 
 
 def test_status_is_empty_before_the_first_and_then_the_last(run):
-    assert run.read_status() == {}
+    assert Run(run.folder / "none").read_status() == {}
+    assert (run.read_status()["state"], run.read_status()["steps"]) == ("running", 5)
     run.set_status("running", 1, 5, seconds_left=3.0)
     run.set_status("finished", 5, 5)
     status = run.read_status()
@@ -121,10 +123,10 @@ def test_a_checkpoint_that_fails_leaves_nothing_and_loses_nothing(run):
 
     def fail(folder: Path) -> None:
         mark(folder)
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
     for step in (2, 4):
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(StudioError, match=r"a checkpoint.*disk full.*free.*--resume"):
             run.save_checkpoint(step, fail)
     assert [f.name for f in (run.folder / "checkpoints").iterdir()] == ["step-000002"]
     assert (run.checkpoints()[2] / "weights").is_file()

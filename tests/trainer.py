@@ -3,6 +3,7 @@
 import contextlib
 import io
 import runpy
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ def run_trainer(*arguments: str) -> Outcome:
     """Run the script here, as `python training/dreambooth_nora.py` would."""
     AcceleratorState._reset_state(True)  # One process trains once, outside of tests.
     out, err = io.StringIO(), io.StringIO()
-    before = sys.argv
+    before, ctrl_c = sys.argv, signal.getsignal(signal.SIGINT)
     sys.argv = [str(SCRIPT), *arguments]
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -87,6 +88,7 @@ def run_trainer(*arguments: str) -> Outcome:
         return Outcome(end.code, out.getvalue(), err.getvalue())
     finally:
         sys.argv = before
+        signal.signal(signal.SIGINT, ctrl_c)
         AcceleratorState._reset_state(True)
     raise AssertionError("the script ended without an exit status")
 

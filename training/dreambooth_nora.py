@@ -8,18 +8,22 @@ In several processes (`accelerate launch --num_processes 4`) each takes its shar
 Exit status: 0 done, 2 bad input or a failed run, 128 + n stopped by signal n.
 """
 
+import signal
 import sys
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Imports take seconds and have begun nothing: Ctrl-C just ends them.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import torch
 from tqdm import tqdm
 
 from nora_studio import processes
 from nora_studio.activations import first_batch, record_activations
+from nora_studio.attempt import Attempt
 from nora_studio.defaults import with_recommended
-from nora_studio.errors import run_entry
 from nora_studio.gallery import Gallery, load_judge
 from nora_studio.held_out import measure
 from nora_studio.loop import Plan, train
@@ -31,7 +35,6 @@ from nora_studio.personalise import build_trainee, prepare_accelerator
 from nora_studio.photo_set import PhotoSet
 from nora_studio.preparation import prepare
 from nora_studio.proof import finish_all
-from nora_studio.run_folders import find_run
 from nora_studio.runs import Run, common_checkpoint
 from nora_studio.saving import restore
 from nora_studio.sharding import Sharding, check_methods, through_base
@@ -42,20 +45,7 @@ from nora_studio.trainee import Trainee
 MIXED = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
-def main() -> int:
-    with ExitStack() as at_the_end:
-        return personalise(at_the_end)
-
-
-def personalise(at_the_end: ExitStack) -> int:
-    """Train what the command line asks for.
-
-    Args:
-        at_the_end: Closes the trackers, however the training ends.
-
-    Returns:
-        The exit status.
-    """
+def main(attempt: Attempt) -> int:
     sharding = Sharding.asked()
     processes.join()
     with processes.main_first():  # Before any model loads: mistakes are here, and told once.
@@ -65,7 +55,10 @@ def personalise(at_the_end: ExitStack) -> int:
         settings = {method: part_settings(options, method) for method in options.methods}
         dtype = choose_dtype(options.precision, "cuda" if torch.cuda.is_available() else "cpu")
         check_methods(sharding, options.methods)
-        runs = {method: find_run(options, method) for method in options.methods}
+    config, record = to_toml(replace(options, resume=False)), photos.record()
+    stem = options.output_dir / options.run_name
+    runs = {method: Run(stem.with_name(f"{stem.name}-{method}")) for method in options.methods}
+    processes.on_main(partial(attempt.claim, list(runs.values()), config, record, options.resume))
     accelerator = prepare_accelerator(MIXED[dtype])
     say = accelerator.print
 
@@ -100,21 +93,20 @@ def personalise(at_the_end: ExitStack) -> int:
         say(f"{method}: {total:,} trained parameters -> {runs[method].folder}")
 
     processes.part_ways(options.seed)
-    start, plan = 0, Plan.of(options, options)
-    processes.wait()  # Every process has looked for old runs by now.
-    if options.resume:
-        start = common_checkpoint(list(runs.values()))
+    processes.on_main(lambda: photos.check_record(record))
+    processes.on_main(partial(attempt.begin, config, record))
+    start = common_checkpoint(list(runs.values())) if options.resume else 0
+    if start:
         restore(trainees, draws, start)
-        processes.on_main(lambda: [run.extend(to_toml(options)) for run in runs.values()])
+    if options.resume:
         say(f"Going on after step {start} of {options.steps}")
-    else:
-        processes.on_main(lambda: [Run.create(r.folder, to_toml(options)) for r in runs.values()])
     for trainee in trainees:
+        folder = trainee.run.folder
         trainee.tracker = processes.on_main(
-            partial(open_tracker, options.tracker, trainee.run.folder, to_toml(options), start)
+            partial(open_tracker, options.tracker, folder, config, start)
         )
         if trainee.tracker is not None:
-            at_the_end.callback(trainee.tracker.finish)
+            attempt.at_the_end.callback(trainee.tracker.finish)
     gallery = Gallery(subject, runs, judge, tqdm.write)
 
     def evaluate(trainee: Trainee) -> dict[str, float]:
@@ -127,13 +119,15 @@ def personalise(at_the_end: ExitStack) -> int:
             )
         return {} if loss is None else {fixed.name: loss}
 
-    if options.resume:
+    if start:
         gallery.catch_up(trainees, start, options.sample_every)
     else:
+        processes.on_main(lambda: [run.forget_after(-1) for run in runs.values()])
         gallery.show_base(trainees)
         for trainee in trainees if options.evaluate_every else ():
             measured = evaluate(trainee)  # Where the curve begins: every method starts at the base.
             processes.on_main(partial(trainee.log, 0, **measured))
+    plan = Plan.of(options, options)
     with StopRequest() as stop:
         done = train(trainees, draws, plan, stop, gallery.show, evaluate, start)
     if not done and stop.signal is not None:
@@ -150,4 +144,4 @@ def personalise(at_the_end: ExitStack) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_entry(main))
+    sys.exit(Attempt().run(main))

@@ -7,7 +7,6 @@ that two saves of one adapter would differ.
 import contextlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from nora_studio.atomic import beside
 from nora_studio.errors import StudioError
 
 _DTYPE_NAMES = {
@@ -74,7 +74,7 @@ def write_tensors(
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     file = Path(file)
-    fresh = file.with_name(f".{file.name}.{os.getpid()}.new")
+    fresh = beside(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with fresh.open("wb") as stream:

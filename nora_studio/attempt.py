@@ -1,0 +1,109 @@
+"""One call of the trainer: it holds its runs alone, obeys signals, and leaves word how it ended."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+
+from nora_studio.errors import run_entry
+from nora_studio.run_lock import RunLock
+from nora_studio.runs import Run
+from nora_studio.stop import Interrupted, ending_at_once
+from nora_studio.storage import DiskError
+
+
+class Attempt:
+    """One call of the trainer, from its first file to its last word."""
+
+    def __init__(self) -> None:
+        self._held: list[tuple[Run, RunLock]] = []
+        self.at_the_end = contextlib.ExitStack()
+        """What is closed however it ends, while the runs are still held."""
+
+    def run(self, main: Callable[["Attempt"], int]) -> int:
+        """Run the trainer; whatever ends it, the runs that it held say so.
+
+        Returns:
+            Its exit status: 2 after a `StudioError`, 128 + n after signal n.
+        """
+
+        def guarded() -> int:
+            try:
+                with self.at_the_end:
+                    return main(self)
+            except Interrupted as stop:
+                self._tell("stopped")
+                print(self._last_word(stop), file=sys.stderr)
+                return 128 + stop.signal
+            except BaseException as error:
+                if not isinstance(error, SystemExit):
+                    self._tell("failed", str(error) or type(error).__name__)
+                raise
+            finally:
+                self._release()
+
+        with ending_at_once():
+            return run_entry(guarded)
+
+    def claim(self, runs: list[Run], config: str, photos: Mapping[str, str], resume: bool) -> None:
+        """Hold runs alone, new or to go on with, and check that they are what is asked for.
+
+        Early: before a model loads, it is known that the folders can be written, and nobody else
+        trains there. Siblings that a killed process had no time for are made later.
+
+        Raises:
+            StudioError: a run is another process's, exists already, is none to go on with, or
+                began with other options or photos.
+        """
+        if resume and not any(run.exists for run in runs):
+            Run.open(runs[0].folder)  # Refuses.
+        for run in runs:
+            lock = RunLock(run.folder)
+            if run.exists and not resume:
+                if lock.holder() is not None:
+                    raise lock.refusal()
+                run.check_new()
+            elif run.exists:
+                run.check_config(config)
+                run.check_photos(photos)
+            lock.acquire()
+            self._held.append((run, lock))
+            run.tidy()
+
+    def begin(self, config: str, photos: Mapping[str, str]) -> None:
+        """Make the runs that do not exist yet, and say that all of them are at work.
+
+        Args:
+            config: A longer plan than the runs began with takes the place of theirs.
+        """
+        for run, _ in self._held:
+            if run.exists:
+                run.extend(config)
+            else:
+                Run.create(run.folder, config, photos)
+            status = run.read_status()
+            run.set_status("running", status.get("step", 0), status.get("steps", 0))
+
+    def _tell(self, state: str, error: str | None = None) -> None:
+        """Leave a state in every run that says nothing of this attempt's end yet."""
+        for run, _ in self._held:
+            status = run.read_status()
+            if status.get("state") == "running" and status["pid"] == os.getpid():
+                extra = {} if error is None else {"error": error}
+                with contextlib.suppress(DiskError):  # That may be the very error.
+                    run.set_status(state, status["step"], status["steps"], **extra)
+
+    def _last_word(self, stop: Interrupted) -> str:
+        name = stop.signal.name
+        if not all(run.exists for run, _ in self._held) or not self._held:
+            return f"Stopped by {name}; nothing was begun. Start again with the same command."
+        step = min(max(run.checkpoints(), default=0) for run, _ in self._held)
+        return (
+            f"Stopped at once by {name}; saved is step {step}. Go on with the same command and "
+            "--resume."
+        )
+
+    def _release(self) -> None:
+        while self._held:
+            run, lock = self._held.pop()
+            lock.release(forget=not run.exists)

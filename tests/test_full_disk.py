@@ -1,0 +1,120 @@
+"""A disk that is full or cannot be written: one line, nothing half there, and a way on."""
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from test_interruptions import LONG, SHORT, errors, hidden, told, trainer, wait_until  # noqa: F401
+from trainer import run_trainer, tiny_arguments
+
+from nora_studio.audit import compare_runs
+from nora_studio.runs import Run
+
+STEPS = {"steps": 60, "checkpoint-every": 5, "log-every": 1}
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, *options: str) -> Iterator[Path]:
+    """A file system of its own at a folder; skips where that is not allowed."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command")
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_ends_in_one_line_and_resumes_once_there_is_room(
+    forks, tiny_base, photo_folder, tmp_path
+):
+    from nora_studio.scripts import TRAIN
+
+    changes = LONG | STEPS
+    with mounted(tmp_path / "small", "size=8m") as small:
+        run = Run(small / "mug-nora")
+        words = tiny_arguments(tiny_base, photo_folder, small, changes=changes)
+        process = forks(TRAIN, words, tmp_path / "told.txt", {})
+        wait_until(run.checkpoints)
+        os.kill(process.pid, signal.SIGSTOP)  # so that the disk is full at once for it
+        ballast = small / "ballast"
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as stream:
+            while True:
+                stream.write(bytes(4096))
+        os.kill(process.pid, signal.SIGCONT)
+        assert process.wait() == 2
+        (line,) = errors(tmp_path)
+        for word in ("No space left on device", "MiB free", "Free some space", "--resume"):
+            assert word in line
+        kept = run.checkpoints()
+        assert kept and hidden(run.folder) == []
+        assert not run.is_alive()
+        ballast.unlink()
+        assert forks(TRAIN, [*words, "--resume"], tmp_path / "again.txt", {}).wait() == 0
+        outcome = run_trainer(
+            *tiny_arguments(tiny_base, photo_folder, tmp_path / "whole", changes=changes)
+        )
+        assert outcome.status == 0
+        for one in compare_runs(tmp_path / "whole" / "mug-nora", run.folder):
+            assert one.compared and not one.differing, one
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "line"])
+def test_a_file_too_large_for_the_disk_fails_the_run_and_keeps_what_was_saved(
+    trainer,  # noqa: F811
+    tmp_path,
+    what,
+):
+    changes = LONG | {"checkpoint-every": 5 if what == "checkpoint" else 2000}
+    run = Run(tmp_path / "runs" / "mug-nora")
+    process = trainer(changes)
+    wait_until(run.checkpoints if what == "checkpoint" else run.read_log)
+    before = list(run.checkpoints())
+    # Log lines and the status are smaller than the one, checkpoints larger.
+    limit = 60_000 if what == "checkpoint" else 3_000
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
+    assert process.wait() == 2
+    (line,) = errors(tmp_path)
+    for word in ("File too large", f"a {what}", "MiB free", "--resume"):
+        assert word in line
+    status = run.read_status()
+    assert status["state"] == "failed" and "File too large" in status["error"]
+    assert set(before) <= set(run.checkpoints()) or what == "checkpoint"
+    assert bool(run.checkpoints()) == (what == "checkpoint")
+    assert hidden(run.folder) == []
+
+
+def limited(start: Callable, folder: Path, limit: int, changes: dict) -> str:
+    """The line of a training that may never write a file larger than this."""
+    process = start(changes)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
+    assert process.wait() == 2
+    (line,) = errors(folder)
+    return line
+
+
+def test_class_pictures_that_cannot_be_kept_are_told(trainer, tmp_path):  # noqa: F811
+    line = limited(trainer, tmp_path, 1_000, SHORT | {"prior-weight": 1, "class-pictures": 2})
+    assert "class-pictures" in line and "a picture" in line and "start the same command" in line
+    assert not (tmp_path / "runs" / "mug-nora").exists()  # the name is free for the next try
+
+
+def test_a_run_on_a_read_only_disk_is_refused_before_a_model_loads(
+    tiny_base, photo_folder, tmp_path
+):
+    with mounted(tmp_path / "fixed", "ro") as fixed:
+        outcome = run_trainer(*tiny_arguments(tiny_base, photo_folder, fixed, changes=SHORT))
+    assert outcome.status == 2 and len(outcome.errors) == 1
+    assert "Read-only file system" in outcome.errors[0]
+    assert "Make it writable" in outcome.errors[0]
+    assert "Loading" not in outcome.out
