@@ -9,7 +9,7 @@ from nora_studio.errors import run_entry
 from nora_studio.run_lock import RunLock
 from nora_studio.runs import Run
 from nora_studio.stop import Interrupted, ending_at_once
-from nora_studio.storage import DiskError
+from nora_studio.storage import GO_ON, REFUSALS, DiskError, disk_error
 
 
 class Attempt:
@@ -35,6 +35,13 @@ class Attempt:
                 self._tell("stopped")
                 print(self._last_word(stop), file=sys.stderr)
                 return 128 + stop.signal
+            except OSError as error:
+                self._tell("failed", str(error))
+                if error.errno not in REFUSALS or not self._held:
+                    raise
+                # Of a write that nobody watched, such as of a line to a log that holds our output.
+                folder = self._held[0][0].folder
+                raise disk_error(error, "what the trainer says", folder, GO_ON) from error
             except BaseException as error:
                 if not isinstance(error, SystemExit):
                     self._tell("failed", str(error) or type(error).__name__)

@@ -1,5 +1,6 @@
 """The one error that users are meant to read, and how entry points tell it."""
 
+import contextlib
 import sys
 from collections.abc import Callable
 
@@ -16,7 +17,8 @@ def run_entry(main: Callable[[], int]) -> int:
     try:
         return main()
     except StudioError as error:
-        print(f"error: {error}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # Its terminal or log may be gone, which may be why.
+            print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

@@ -11,6 +11,8 @@ from nora_studio.errors import StudioError
 GO_ON = "go on with the same command and --resume"
 START_AGAIN = "start the same command again"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+REFUSALS = (*_NO_ROOM, errno.EROFS, errno.EIO)
+"""What only a disk says; whatever else goes wrong in a system call may be a fault of ours."""
 
 
 class DiskError(StudioError):

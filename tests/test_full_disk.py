@@ -5,11 +5,12 @@ import os
 import resource
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_interruptions import LONG, SHORT, errors, hidden, told, trainer, wait_until  # noqa: F401
+from test_interruptions import LONG, SHORT, errors, hidden, trainer, wait_until  # noqa: F401
 from trainer import run_trainer, tiny_arguments
 
 from nora_studio.audit import compare_runs
@@ -69,6 +70,28 @@ def test_a_full_disk_ends_in_one_line_and_resumes_once_there_is_room(
             assert one.compared and not one.differing, one
 
 
+class Told:
+    """What a process says through a pipe, which no limit on files holds for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "pipe"
+        os.mkfifo(self.file)
+        self.text = ""
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self) -> None:
+        self.text = self.file.read_text()
+
+    @property
+    def line(self) -> str:
+        """The only error told."""
+        self.reader.join(timeout=60)
+        assert "Traceback" not in self.text
+        (line,) = [line for line in self.text.splitlines() if line.startswith("error: ")]
+        return line
+
+
 @pytest.mark.parametrize("what", ["checkpoint", "line"])
 def test_a_file_too_large_for_the_disk_fails_the_run_and_keeps_what_was_saved(
     trainer,  # noqa: F811
@@ -77,14 +100,15 @@ def test_a_file_too_large_for_the_disk_fails_the_run_and_keeps_what_was_saved(
 ):
     changes = LONG | {"checkpoint-every": 5 if what == "checkpoint" else 2000}
     run = Run(tmp_path / "runs" / "mug-nora")
-    process = trainer(changes)
+    told = Told(tmp_path)
+    process = trainer(changes, told=told.file)
     wait_until(run.checkpoints if what == "checkpoint" else run.read_log)
     before = list(run.checkpoints())
     # Log lines and the status are smaller than the one, checkpoints larger.
     limit = 60_000 if what == "checkpoint" else 3_000
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
     assert process.wait() == 2
-    (line,) = errors(tmp_path)
+    line = told.line
     for word in ("File too large", f"a {what}", "MiB free", "--resume"):
         assert word in line
     status = run.read_status()
@@ -96,11 +120,20 @@ def test_a_file_too_large_for_the_disk_fails_the_run_and_keeps_what_was_saved(
 
 def limited(start: Callable, folder: Path, limit: int, changes: dict) -> str:
     """The line of a training that may never write a file larger than this."""
-    process = start(changes)
+    told = Told(folder)
+    process = start(changes, told=told.file)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
     assert process.wait() == 2
-    (line,) = errors(folder)
-    return line
+    return told.line
+
+
+def test_output_that_cannot_be_written_is_a_failure_too(trainer, tmp_path):  # noqa: F811
+    run = Run(tmp_path / "runs" / "mug-nora")
+    process = trainer(LONG | {"checkpoint-every": 2000, "log-every": 2000})
+    wait_until(lambda: "step/s" in (tmp_path / "told.txt").read_text() if run.exists else False)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (2_000, 2_000))
+    assert process.wait() not in (0, 1)
+    assert "File too large" in run.read_status()["error"]
 
 
 def test_class_pictures_that_cannot_be_kept_are_told(trainer, tmp_path):  # noqa: F811

@@ -101,8 +101,8 @@ def test_a_closed_terminal_saves_and_stops(trainer, tmp_path, run):
 
 
 def test_the_second_signal_ends_even_a_picture_at_once(trainer, tmp_path, run):
-    changes = LONG | {"checkpoint-every": 2, "sample-every": 2, "sample-steps": 900}
-    process = trainer(changes | {"sample-prompt": None})
+    changes = SHORT | {"checkpoint-every": 2, "sample-steps": 150}
+    process = trainer(changes)
     signal_when(process, signal.SIGINT, lambda: 2 in run.checkpoints())
     time.sleep(0.3)  # it is drawing by now
     os.kill(process.pid, signal.SIGINT)
@@ -110,6 +110,10 @@ def test_the_second_signal_ends_even_a_picture_at_once(trainer, tmp_path, run):
     assert "Stopped at once by SIGINT; saved is step 2." in told(tmp_path).splitlines()[-1]
     assert run.read_status()["state"] == "stopped"
     assert hidden(run.folder) == []
+    picture = run.sample_file("step-000002")
+    assert not picture.exists()
+    assert trainer(changes, "--resume").wait() == 0
+    assert picture.exists()  # drawn before going on
 
 
 def test_a_stop_during_the_proof_loses_nothing(trainer, tmp_path, run):
