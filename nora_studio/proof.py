@@ -1,14 +1,16 @@
 """The end of a training: the adapter is saved, and a fresh pipeline proves it."""
 
 import gc
+from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from nora_studio.atomic import replacing
+from nora_studio.base import at_rest, load_base
 from nora_studio.errors import StudioError
 from nora_studio.generate import adapter_on
-from nora_studio.models import load_sdxl
 from nora_studio.samples import draw_sample, draw_sample_of
 from nora_studio.subject import Subject
 from nora_studio.trainee import Trainee
@@ -31,9 +33,7 @@ def finish(subject: Subject, trainee: Trainee) -> str:
     trainee.accelerator.free_memory()
     del trainee
     gc.collect()
-    fresh_pipe = load_sdxl(subject.options.model, subject.pipe.dtype, device)
-    with adapter_on(fresh_pipe, run.adapter):
-        reloaded = draw_sample_of(subject, fresh_pipe)
+    reloaded = redraw(subject, run.adapter, device)
     with Image.open(run.sample_file("base")) as base:
         moved = _distance(trained, base)
     apart = _distance(trained, reloaded)
@@ -47,6 +47,14 @@ def finish(subject: Subject, trainee: Trainee) -> str:
         return f"{run.adapter}: proven by a fresh pipeline; the sample moved {moved:.1f} of 255."
     run.set_status("failed", steps, steps, error=problem)
     raise StudioError(f"{run.adapter}: not done: {problem}. Train longer or with a higher rate.")
+
+
+def redraw(subject: Subject, adapter: Path, device: torch.device) -> Image.Image:
+    """Draw the sample by a fresh pipeline and a saved adapter, the shared base off the GPU."""
+    with at_rest(subject.pipe):
+        pipe = load_base(subject.options, subject.pipe.dtype, device).to(device)
+        with adapter_on(pipe, adapter):
+            return draw_sample_of(subject, pipe)
 
 
 MINIMUM_CHANGE = 0.25

@@ -14,8 +14,27 @@ ENTRY_FOLDERS = ("training", "evaluation")
 
 # Imports go only to lower levels; within a package folder they are free.
 LEVELS = [
-    {"errors", "atomic", "fingerprints", "losses", "registration", "stop", "disk_cache"},
-    {"nora", "world", "prompts", "scripts", "data", "grid", "settings"},
+    {
+        "errors",
+        "atomic",
+        "fingerprints",
+        "losses",
+        "registration",
+        "stop",
+        "disk_cache",
+        "peak_memory",
+    },
+    {
+        "nora",
+        "world",
+        "prompts",
+        "scripts",
+        "data",
+        "grid",
+        "settings",
+        "quantization",
+        "attention",
+    },
     {"tuners"},
     {"", "methods", "recommended"},  # "": the package's own __init__, which registers the tuners
     {"config"},
@@ -32,12 +51,12 @@ LEVELS = [
         "pretrain",
         "report",
     },
-    {"trainee", "dreambooth", "draws", "generate", "scores", "shapes"},
+    {"trainee", "dreambooth", "draws", "generate", "scores", "shapes", "base", "out_of_memory"},
     {"subject", "compare", "parameters", "held_out", "photo_set", "progress", "saving"},
     {"activations", "loop", "personalise", "prior", "results", "samples"},
     {"preparation", "proof"},
-    {"demo"},
-    {"ui", "commands"},
+    {"demo", "preflight"},
+    {"ui", "commands", "fitting"},
     {"cli"},
 ]
 # Beyond the levels: these stand on plain tensors and files alone.
@@ -52,7 +71,7 @@ ALONE = {
 TRAINING_CODE = {
     "loop", "dreambooth", "draws", "photo_set", "denoising", "prior", "held_out", "trainee",
     "preparation", "activations", "personalise", "checkpoints", "losses", "cache", "progress",
-    "saving", "subject", "samples", "proof",
+    "saving", "subject", "samples", "proof", "base", "preflight", "fitting",
 }  # fmt: skip
 
 

@@ -7,22 +7,28 @@ Writes one run folder for each method (`runs/my-mug-nora`, `runs/my-mug-lora`).
 Exit status: 0 done, 2 bad input or a failed run, 128 + n stopped by signal n.
 """
 
+import contextlib
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from nora_studio.activations import first_batch, record_activations
+from nora_studio.base import load_base
 from nora_studio.config import DreamboothOptions
 from nora_studio.defaults import with_recommended
 from nora_studio.errors import StudioError, run_entry
+from nora_studio.fitting import fitted
 from nora_studio.held_out import measure
 from nora_studio.loop import Plan, train
-from nora_studio.models import choose_dtype, load_sdxl, wake
-from nora_studio.options_file import parse_options, to_toml
+from nora_studio.models import choose_dtype, wake
+from nora_studio.options_file import options_given, parse_options, to_toml
+from nora_studio.out_of_memory import told_in_one_line
 from nora_studio.part_settings import part_settings
 from nora_studio.personalise import build_trainee, prepare_accelerator
 from nora_studio.photo_set import PhotoSet
+from nora_studio.preflight import rehearsal, rehearse
 from nora_studio.preparation import prepare
 from nora_studio.proof import finish
 from nora_studio.runs import Run, common_checkpoint
@@ -35,7 +41,16 @@ MIXED = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 def main() -> int:
-    options = with_recommended(parse_options())
+    asked = with_recommended(parse_options())
+    if asked.fit is not None and not asked.preflight:
+        asked = fitted(asked, options_given(), Path(__file__), print)
+    place = rehearsal(asked) if asked.preflight else contextlib.nullcontext(asked)
+    with told_in_one_line(asked), place as options:
+        return personalise(options, asked)
+
+
+def personalise(options: DreamboothOptions, asked: DreamboothOptions) -> int:
+    """Train; in a preflight only measure, `asked` then naming the folder that was asked for."""
     photos = PhotoSet.find(options)  # Before any model loads: mistakes are here.
     settings = {method: part_settings(options, method) for method in options.methods}
     dtype = choose_dtype(options.precision, "cuda" if torch.cuda.is_available() else "cpu")
@@ -46,7 +61,7 @@ def main() -> int:
     for line in photos.warnings:
         say(line)
     say(f"Loading {options.model} ({dtype}, {accelerator.device})")
-    pipe = load_sdxl(options.model, dtype)
+    pipe = load_base(options, dtype, accelerator.device)
     # Only what every step needs; the VAE and frozen text encoders come to the device when called.
     trained = {part for parts in settings.values() for part in parts}
     wake(pipe, {"unet", *trained}, accelerator.device)
@@ -101,6 +116,8 @@ def main() -> int:
     if accelerator.is_main_process and not options.resume and options.evaluate_every:
         for trainee in trainees:  # Where the curve begins: every method starts at the base.
             trainee.run.log(0, **evaluate(trainee))
+    if options.preflight:
+        return rehearse(asked, subject, draws, trainees, plan, sample, evaluate)
     with StopRequest() as stop:
         done = train(trainees, draws, plan, stop, sample, evaluate, start)
     if not done and stop.signal is not None:
