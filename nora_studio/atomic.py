@@ -62,10 +62,15 @@ def write_text(file: Path, text: str, durable: bool = False) -> None:
     Args:
         durable: Return only when it would outlast a power cut.
     """
+    write_bytes(file, text.encode(), durable)
+
+
+def write_bytes(file: Path, content: bytes, durable: bool = False) -> None:
+    """Replace a file whole, as `write_text` does."""
     fresh = beside(file)
     try:
-        with fresh.open("w", encoding="utf-8") as stream:
-            stream.write(text)
+        with fresh.open("wb") as stream:
+            stream.write(content)
             if durable:
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -76,18 +81,6 @@ def write_text(file: Path, text: str, durable: bool = False) -> None:
         raise
     if durable:
         _flush_folder(file.parent)
-
-
-def write_bytes(file: Path, content: bytes) -> None:
-    """Replace a file whole."""
-    fresh = beside(file)
-    try:
-        fresh.write_bytes(content)
-        fresh.replace(file)
-    except OSError:
-        with contextlib.suppress(OSError):
-            fresh.unlink(missing_ok=True)
-        raise
 
 
 def discard(folder: Path) -> None:

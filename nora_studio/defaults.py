@@ -8,6 +8,7 @@ from nora_studio import processes
 from nora_studio.config import PART_FIELDS, DreamboothOptions
 from nora_studio.errors import StudioError
 from nora_studio.methods import METHODS, method_named
+from nora_studio.methods.quantised import check_on_quantised
 from nora_studio.new_tokens import token_words
 from nora_studio.prompts import PLACEHOLDER
 from nora_studio.settings.adapter import check_adapter_options
@@ -81,6 +82,7 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
         len(set(options.methods)) == len(options.methods), "method", "each once", options.method
     )
     _check_methods(options)
+    check_on_quantised(options.methods, options.base_bits)
     if not any(getattr(options, part).train for part in PART_FIELDS):
         raise StudioError("every part is switched off (--unet.no-train ...); train at least one.")
     if options.text_encoder_steps is not None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 PROBES = 16
 PROBE_ENTRIES = 4096
+_KEPT = "kept_fingerprint"
 
 
 def fingerprint(module: nn.Module) -> list[float]:
@@ -20,6 +21,9 @@ def fingerprint(module: nn.Module) -> list[float]:
     Returns:
         `PROBES` numbers (fewer on a module with fewer matrices).
     """
+    kept: list[float] | None = vars(module).get(_KEPT)
+    if kept is not None:
+        return list(kept)
     adapted = {name for name, layer in module.named_modules() if isinstance(layer, BaseTunerLayer)}
     weights = [
         tensor
@@ -30,6 +34,11 @@ def fingerprint(module: nn.Module) -> list[float]:
         return []
     chosen = [weights[i * len(weights) // PROBES] for i in range(min(PROBES, len(weights)))]
     return [_probe(weight) for weight in chosen]
+
+
+def keep_fingerprint(module: nn.Module) -> None:
+    """Have a module keep its fingerprint of now, whatever its weights are then stored as."""
+    setattr(module, _KEPT, fingerprint(module))
 
 
 def _is_adapter_key(name: str, adapted: set[str]) -> bool:

@@ -14,6 +14,7 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from nora_studio.errors import StudioError
+from nora_studio.quantization import shared_state
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 EMBEDDED = "embedded"
@@ -166,7 +167,7 @@ def used_targets(part: str, module: nn.Module, which: str = "attention") -> list
 
 def share_weights(module: nn.Module) -> nn.Module:
     """A second tree of modules over the same tensors, to carry another adapter on one base."""
-    tensors = (*module.parameters(), *module.buffers())
+    tensors = (*module.parameters(), *module.buffers(), *shared_state(module))
     return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
 
 

@@ -30,9 +30,23 @@ def parse_options(argv: Sequence[str] | None = None) -> DreamboothOptions:
         place = arguments.index("--config")
         if place + 1 >= len(arguments):
             raise StudioError("--config: expected a TOML file after it.")
-        base = _over(base, _read_toml(Path(arguments[place + 1])), arguments[place + 1])
+        base = _over(base, read_toml(Path(arguments[place + 1])), arguments[place + 1])
         del arguments[place : place + 2]
     return tyro.cli(DreamboothOptions, args=_spelled_out(arguments), default=base)
+
+
+def options_given(argv: Sequence[str] | None = None) -> frozenset[str]:
+    """Names of the options that the command line or its TOML files set, to whatever value."""
+    names: set[str] = set()
+    words = list(sys.argv[1:] if argv is None else argv)
+    for word, following in zip(words, [*words[1:], ""]):
+        flag, equals, value = word.partition("=")
+        if flag == "--config":
+            names |= read_toml(Path(value if equals else following)).keys()
+        elif flag.startswith("--"):
+            name = flag[2:].replace("-", "_")
+            names |= {name, name.removeprefix("no_")}
+    return frozenset(names)
 
 
 def _spelled_out(arguments: list[str]) -> list[str]:
@@ -49,7 +63,7 @@ def _spelled_out(arguments: list[str]) -> list[str]:
     return spelled
 
 
-def _read_toml(file: Path) -> dict[str, Any]:
+def read_toml(file: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(file.expanduser().read_text(encoding="utf-8"))
     except OSError as error:
@@ -87,7 +101,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         if get_origin(kind) is Literal:
             if value in words:
                 return value
-            expected.append(f"one of {', '.join(words)}")
+            expected.append(f"one of {', '.join(map(str, words))}")
         elif get_origin(kind) is tuple:
             if isinstance(value, list) and all(isinstance(item, str) for item in value):
                 return tuple(value)

@@ -86,7 +86,8 @@ def prepare(
             measured, of.prompt_numbers(prompts), subject.process.length, held_out is not None
         )
     if options.prior_weight > 0:
-        files = _class_pictures(subject, prior)
+        # A preflight takes the photos for the class's pictures: batches are as large with them.
+        files = photos.files if options.preflight else _class_pictures(subject, prior)
         priors = _prior_draws(subject, caches, files, prompts.index(prior), stores)
         return Prepared(subject, PairedDraws(draws, priors, options.prior_weight), fixed)
     return Prepared(subject, draws, fixed)

@@ -1,5 +1,6 @@
 """The end of a training: the adapter is saved, and a fresh pipeline proves it."""
 
+import contextlib
 import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from nora_studio import processes
+from nora_studio.base import at_rest
 from nora_studio.errors import StudioError
 from nora_studio.generate import adapter_on
 from nora_studio.runs import Run
@@ -65,10 +68,7 @@ def finish(
     trainee.accelerator.free_memory()
     del trainee
     gc.collect()
-    pipe = fresh_pipe(subject, device)
-    with adapter_on(pipe, run.adapter):
-        spread(subject, pipe, device)
-        reloaded = draw_samples_of(subject, pipe)
+    reloaded = redraw(subject, run.adapter, device)
     # On a CPU the same arithmetic gives the same bytes; GPU kernels may differ by rounding.
     tolerance = 0.0 if device.type == "cpu" else 1.0
     ending = _Ending(run, last, steps, facts)
@@ -139,6 +139,15 @@ def _judge(
         )
     run.set_status("failed", last, steps, error=problem, **facts)
     raise StudioError(f"{run.adapter}: not done: {problem}. Train longer or with a higher rate.")
+
+
+def redraw(subject: Subject, adapter: Path, device: torch.device) -> list[Image.Image]:
+    """Draw the samples by a fresh pipeline and a saved adapter, the shared base off the GPU."""
+    with at_rest(subject.pipe) if subject.sharding is None else contextlib.nullcontext():
+        pipe = fresh_pipe(subject, device)
+        with adapter_on(pipe, adapter):
+            spread(subject, pipe, device)
+            return draw_samples_of(subject, pipe)
 
 
 MINIMUM_CHANGE = 0.25

@@ -10,9 +10,10 @@ from PIL import Image
 from torch import nn
 
 from nora_studio import __version__, processes
+from nora_studio.base import load_base
 from nora_studio.dreambooth import DreamboothStep
 from nora_studio.generate import Recipe, draw, save_picture
-from nora_studio.models import all_awake, load_sdxl, with_parts
+from nora_studio.models import all_awake, with_parts
 from nora_studio.runs import Run
 from nora_studio.storage import GO_ON
 from nora_studio.subject import Subject
@@ -54,8 +55,8 @@ def draw_samples(subject: Subject, trainee: Trainee, step: int) -> list[Image.Im
 
 def fresh_pipe(subject: Subject, device: torch.device) -> StableDiffusionXLPipeline:
     """The base loaded once more; on the CPU where it is to be sharded (`spread`)."""
-    place = device if subject.sharding is None else "cpu"
-    return load_sdxl(subject.options.model, subject.pipe.dtype, place)
+    pipe = load_base(subject.options, subject.pipe.dtype, device)
+    return pipe.to(device) if subject.sharding is None else pipe
 
 
 def spread(subject: Subject, pipe: StableDiffusionXLPipeline, device: torch.device) -> None:

@@ -7,7 +7,7 @@ adapters too, so it is not told; their gradients are averaged by DDP.
 """
 
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel
 
 from nora_studio import processes
+from nora_studio.config import DreamboothOptions
 from nora_studio.errors import StudioError
 
 Result = TypeVar("Result")
@@ -142,14 +143,21 @@ def through_base(sharding: Sharding | None, work: Callable[[], Result]) -> Resul
     return processes.on_main(work) if sharding is None else work()
 
 
-def check_methods(sharding: Sharding | None, methods: Collection[str]) -> None:
-    """Refuse twins on a base in shards.
+def check_sharded(sharding: Sharding | None, options: DreamboothOptions) -> None:
+    """Refuse what cannot be done on a base in shards.
 
     Raises:
-        StudioError: several methods were asked for.
+        StudioError: several methods, or a quantised base, were asked for.
     """
-    if sharding is not None and len(methods) > 1:
+    if sharding is None:
+        return
+    if len(options.methods) > 1:
         raise StudioError(
-            f"--method {','.join(methods)}: twins share one whole base; with --use_fsdp train one "
+            f"--method {options.method}: twins share one whole base; with --use_fsdp train one "
             "method a run, or leave --use_fsdp out."
+        )
+    if options.base_bits != 16:
+        raise StudioError(
+            f"--base-bits {options.base_bits}: a quantised base is not sharded; with --use_fsdp "
+            "leave it out."
         )

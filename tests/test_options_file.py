@@ -18,6 +18,7 @@ FLAG_TEXT = """
     --instance-dir photos/cup --prompt [V] --model some/model --method lora,nora,lora+
     --output-dir out
     --name cup --trigger zqp --resolution 512 --steps 7 --batch-size 3 --seed 5 --precision bf16
+    --base-bits 8 --attention math --preflight --preflight-out need.json --fit 9
     --gradient-checkpointing --targets attention+feedforward --dropout 0.25 --outer randomized
     --start paper --lora-plus-ratio 4
     --unet.rank 3 --unet.outer-rank 9 --unet.alpha 1.5 --unet.learning-rate 0.25
@@ -64,6 +65,11 @@ batch_size = 3
 seed = 5
 precision = "bf16"
 gradient_checkpointing = true
+base_bits = 8
+attention = "math"
+preflight = true
+preflight_out = "need.json"
+fit = 9
 targets = "attention+feedforward"
 dropout = 0.25
 lora_plus_ratio = 4

@@ -24,6 +24,7 @@ LEVELS = [
         "curves",
         "averages",
         "schedules",
+        "peak_memory",
     },
     {"atomic", "storage", "additive"},
     {"disk_cache"},
@@ -38,11 +39,13 @@ LEVELS = [
         "processes",
         "trackers",
         "new_tokens",
+        "quantization",
+        "attention",
     },
-    {"tuners", "sharding"},
+    {"tuners"},
     {"", "methods", "recommended"},  # "": the package's own __init__, which registers the tuners
     {"config"},
-    {"defaults"},
+    {"defaults", "sharding"},
     {"formats", "options_page", "part_settings"},
     {
         "denoising",
@@ -67,6 +70,8 @@ LEVELS = [
         "attempt",
         "audit",
         "interruption",
+        "base",
+        "out_of_memory",
     },
     {
         "trials",
@@ -85,8 +90,8 @@ LEVELS = [
     },
     {"activations", "loop", "personalise", "prior", "results", "samples"},
     {"preparation", "proof", "gallery"},
-    {"demo"},
-    {"ui", "commands"},
+    {"demo", "preflight"},
+    {"ui", "commands", "fitting"},
     {"cli"},
 ]
 # Beyond the levels: these stand on plain tensors and files alone.
@@ -103,6 +108,7 @@ TRAINING_CODE = {
     "preparation", "activations", "personalise", "checkpoints", "losses", "cache", "progress",
     "saving", "subject", "samples", "proof", "processes", "sharding", "early_stop",
     "sample_scores", "gallery", "averages", "schedules", "settling", "token_training", "attempt",
+    "base", "preflight", "fitting",
 }  # fmt: skip
 
 

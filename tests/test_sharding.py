@@ -3,17 +3,18 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from several import start_pair, together
-from trainer import run_trainer, tiny_arguments
+from trainer import run_trainer, tiny_arguments, tiny_options
 
 from nora_studio.errors import StudioError
 from nora_studio.runs import Run
-from nora_studio.sharding import Sharding, check_methods
+from nora_studio.sharding import Sharding, check_sharded
 
 ASKED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 CHANGES = {"steps": 4, "evaluate-every": 2, "sample-every": 3, "gradient-checkpointing": True}
@@ -139,8 +140,12 @@ def test_what_is_not_done_with_shards_is_refused(monkeypatch, name, value, words
         Sharding.asked()
 
 
-def test_twins_share_one_whole_base():
-    check_methods(None, ["nora", "lora"])
-    check_methods(Sharding(), ["nora"])
+def test_twins_and_quantised_bases_are_not_sharded(tmp_path):
+    twins = tiny_options(tmp_path, tmp_path, tmp_path)
+    alone = replace(twins, method="nora")
+    check_sharded(None, twins)
+    check_sharded(Sharding(), alone)
     with pytest.raises(StudioError, match="nora,lora: twins share one whole base"):
-        check_methods(Sharding(), ["nora", "lora"])
+        check_sharded(Sharding(), twins)
+    with pytest.raises(StudioError, match="--base-bits 4: a quantised base is not sharded"):
+        check_sharded(Sharding(), replace(alone, base_bits=4))

@@ -8,10 +8,12 @@ In several processes (`accelerate launch --num_processes 4`) each takes its shar
 Exit status: 0 done, 2 bad input or a failed run, 128 + n stopped by signal n.
 """
 
+import contextlib
 import signal
 import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # Imports take seconds and have begun nothing: Ctrl-C just ends them.
@@ -23,21 +25,26 @@ from tqdm import tqdm
 from nora_studio import processes
 from nora_studio.activations import first_batch, record_activations
 from nora_studio.attempt import Attempt
+from nora_studio.base import load_base
+from nora_studio.config import DreamboothOptions
 from nora_studio.defaults import with_recommended
+from nora_studio.fitting import fitted
 from nora_studio.gallery import Gallery, load_judge
 from nora_studio.held_out import measure
 from nora_studio.loop import Plan, train
-from nora_studio.models import choose_dtype, load_sdxl, wake
+from nora_studio.models import choose_dtype, wake
 from nora_studio.new_tokens import TOKENIZERS
-from nora_studio.options_file import parse_options, to_toml
+from nora_studio.options_file import options_given, parse_options, to_toml
+from nora_studio.out_of_memory import told_in_one_line
 from nora_studio.part_settings import part_settings
 from nora_studio.personalise import build_trainee, prepare_accelerator
 from nora_studio.photo_set import PhotoSet
+from nora_studio.preflight import rehearsal, rehearse
 from nora_studio.preparation import prepare
 from nora_studio.proof import finish_all
 from nora_studio.runs import Run, common_checkpoint
 from nora_studio.saving import restore
-from nora_studio.sharding import Sharding, check_methods, through_base
+from nora_studio.sharding import Sharding, check_sharded, through_base
 from nora_studio.stop import StopRequest
 from nora_studio.trackers import check_tracker, open_tracker
 from nora_studio.trainee import Trainee
@@ -49,12 +56,27 @@ def main(attempt: Attempt) -> int:
     sharding = Sharding.asked()
     processes.join()
     with processes.main_first():  # Before any model loads: mistakes are here, and told once.
-        options = with_recommended(parse_options())
-        check_tracker(options.tracker)
+        asked = with_recommended(parse_options())
+        check_tracker(asked.tracker)
+        check_sharded(sharding, asked)
+    if asked.fit is not None and not asked.preflight:
+        asked = fitted(asked, options_given(), Path(__file__), print)
+    place = rehearsal(asked) if asked.preflight else contextlib.nullcontext(asked)
+    with told_in_one_line(asked), place as options:
+        return personalise(attempt, options, asked, sharding)
+
+
+def personalise(
+    attempt: Attempt,
+    options: DreamboothOptions,
+    asked: DreamboothOptions,
+    sharding: Sharding | None,
+) -> int:
+    """Train; in a preflight only measure, `asked` then naming the folder that was asked for."""
+    with processes.main_first():
         photos = PhotoSet.find(options)
         settings = {method: part_settings(options, method) for method in options.methods}
         dtype = choose_dtype(options.precision, "cuda" if torch.cuda.is_available() else "cpu")
-        check_methods(sharding, options.methods)
     config, record = to_toml(replace(options, resume=False)), photos.record()
     stem = options.output_dir / options.run_name
     runs = {method: Run(stem.with_name(f"{stem.name}-{method}")) for method in options.methods}
@@ -65,7 +87,7 @@ def main(attempt: Attempt) -> int:
     for line in photos.warnings:
         say(line)
     say(f"Loading {options.model} ({dtype}, {accelerator.device})")
-    pipe = load_sdxl(options.model, dtype)
+    pipe = load_base(options, dtype, accelerator.device)
     # Only what every step needs; the VAE and frozen text encoders come to the device when called.
     trained = {part for parts in settings.values() for part in parts}
     if options.new_tokens:
@@ -128,6 +150,8 @@ def main(attempt: Attempt) -> int:
             measured = evaluate(trainee)  # Where the curve begins: every method starts at the base.
             processes.on_main(partial(trainee.log, 0, **measured))
     plan = Plan.of(options, options)
+    if options.preflight:
+        return rehearse(asked, subject, draws, trainees, plan, gallery.show, evaluate)
     with StopRequest() as stop:
         done = train(trainees, draws, plan, stop, gallery.show, evaluate, start)
     if not done and stop.signal is not None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import PeftType
+from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 
 from nora_studio.errors import StudioError
@@ -153,7 +154,7 @@ def _measure_magnitudes(model: nn.Module, adapter_name: str) -> None:
     """
     for layer in tuner_layers(model).values():
         magnitude = layer.lora_magnitude_vector[adapter_name].weight  # pyright: ignore
-        weight = layer.get_base_weight().to(magnitude.dtype)
+        weight = dequantize_module_weight(layer.get_base_layer()).to(magnitude.dtype)
         magnitude.data = torch.linalg.norm(weight, dim=1).to(magnitude.dtype)
 
 

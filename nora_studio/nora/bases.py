@@ -68,6 +68,7 @@ def dense_dtype(base_layer: nn.Module, backend: QuantizationBackend | None) -> t
         return weight.dtype
     state = getattr(weight, "quant_state", None)  # bitsandbytes, 4 bits
     dtype = weight.dtype if state is None else state.dtype
+    dtype = getattr(base_layer, "dense_dtype", dtype)  # 8 bits, where the layer knows it
     return dtype if dtype in BASE_DTYPES else torch.float32
 
 

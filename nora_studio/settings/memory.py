@@ -1,17 +1,35 @@
 """The trainer's options that decide memory and speed, and nothing of what is learned."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+from nora_studio.errors import StudioError
+from nora_studio.settings.checks import check_above_zero
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryOptions:
-    """How the frozen base is held and computed with."""
+    """How the frozen base is held and computed with, and how that is measured beforehand."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of the frozen base; adapters train in fp32. auto: bf16 on a GPU, fp32 on a CPU."""
+    base_bits: Literal[16, 8, 4] = 16
+    """Bits of the frozen base's attention blocks: 16 leaves them in the precision, 8 or 4 quantise
+    them (bitsandbytes). The adapter belongs to the ordinary base all the same."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
+    attention: Literal["auto", "math", "efficient", "flash", "cudnn", "eager", "xformers"] = "auto"
+    """What computes the UNet's attention: torch's own choice, one of its kernels, or xformers;
+    eager: plain products, in the text encoders too."""
+    preflight: bool = False
+    """Measure instead of training: real steps on the largest pictures, a sample, a checkpoint and
+    a proof, then what the whole run would need of memory, disk and time. Nothing is kept."""
+    preflight_out: Path | None = None
+    """JSON file for what the preflight measured."""
+    fit: float | None = None
+    """GiB of memory that the run has to fit in: settings that save memory are tried out in turn, in
+    preflights, until one fits. With --preflight: whether the settings as they are would fit."""
 
 
 def check_memory_options(options: MemoryOptions) -> None:
@@ -20,3 +38,6 @@ def check_memory_options(options: MemoryOptions) -> None:
     Raises:
         StudioError: one is such.
     """
+    check_above_zero(options, ("fit",))
+    if options.preflight_out is not None and not options.preflight:
+        raise StudioError("--preflight-out: a setting of --preflight, which is off.")

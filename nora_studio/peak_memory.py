@@ -1,0 +1,69 @@
+"""The most memory that this process has held: of its GPU, or of the machine."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+GIB = 2**30
+CONTEXT_GIB = 0.6
+"""Of a GPU, taken by CUDA itself for a process, beside what torch counts."""
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The most memory held at once so far, in GiB."""
+
+    device: str
+    held_gib: float
+    """In tensors on a GPU; of the process on a CPU."""
+    needed_gib: float
+    """What has to be there for it: on a GPU with the allocator's gaps and CUDA's own."""
+    total_gib: float
+    """That the device has."""
+
+    @property
+    def spills(self) -> bool:
+        """Whether it is so near to all there is that a desktop's own use may push it over."""
+        return self.needed_gib > 0.95 * self.total_gib
+
+
+def peak_memory(device: torch.device) -> Peak:
+    """The peak of this process so far."""
+    if device.type == "cuda":
+        return Peak(
+            device=torch.cuda.get_device_name(device),
+            held_gib=torch.cuda.max_memory_allocated(device) / GIB,
+            needed_gib=torch.cuda.max_memory_reserved(device) / GIB + CONTEXT_GIB,
+            total_gib=torch.cuda.get_device_properties(device).total_memory / GIB,
+        )
+    held = _peak_resident() / GIB
+    return Peak("CPU", held, held, psutil.virtual_memory().total / GIB)
+
+
+def _peak_resident() -> int:
+    """The process's largest resident memory in bytes.
+
+    Not from `getrusage`, whose figure a child process inherits from the one that started it.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        found = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"), re.MULTILINE)
+        if found:
+            return int(found[1]) * 1024
+    memory = psutil.Process().memory_info()
+    if os.name == "nt":
+        return memory.peak_wset  # pyright: ignore[reportAttributeAccessIssue]
+    import resource  # Not on Windows.
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Bytes on macOS.
+
+
+def limit_memory(gib: float) -> None:
+    """Let torch take no more of the GPU than a card of that size would leave it."""
+    if torch.cuda.is_available():
+        total = torch.cuda.get_device_properties(0).total_memory / GIB
+        torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, gib - CONTEXT_GIB) / total))

@@ -1,0 +1,146 @@
+"""`--fit`: the first settings, dearest last, whose measured need is within the limit."""
+
+import itertools
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from test_training import only_unet
+from trainer import SCRIPT, run_trainer, tiny_arguments, tiny_options
+
+from nora_studio.fitting import Tried, fitted, ladder, measure
+from nora_studio.options_file import options_given
+from nora_studio.runs import Run
+
+NONE: frozenset[str] = frozenset()
+
+
+def names_of(rungs) -> list[str]:
+    return [name for name, _ in rungs]
+
+
+def test_savings_add_up_from_cheap_to_dear_and_what_was_given_stays(
+    tiny_base, photo_folder, tmp_path
+):
+    options = tiny_options(tiny_base, photo_folder, tmp_path)
+    rungs = ladder(options, NONE)
+    names = [name for name in names_of(rungs) if "micro" not in name]
+    assert names == ["as asked", "gradient checkpointing", "8-bit base", "4-bit base"]
+    assert rungs[0][1] == {}
+    assert rungs[-1][1].items() >= {"gradient_checkpointing": True, "base_bits": 4}.items()
+    for (_, fewer), (_, more) in itertools.pairwise(rungs):
+        assert set(fewer) <= set(more)
+    assert not any("bit" in name for name in names_of(ladder(options, frozenset({"base_bits"}))))
+    given = frozenset({"gradient_checkpointing"})
+    assert "gradient checkpointing" not in names_of(ladder(options, given))
+    for method, wanted in {"pissa": [], "nora,dora": ["4-bit base"]}.items():
+        other = tiny_options(tiny_base, photo_folder, tmp_path, method=method)
+        assert [name for name in names_of(ladder(other, NONE)) if "bit" in name] == wanted
+
+
+def test_given_is_what_flags_and_files_set_to_whatever_value(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text("base_bits = 16\n", encoding="utf-8")
+    words = ["--no-gradient-checkpointing", "--steps=5", "--unet.rank", "3", "--config", str(file)]
+    given = options_given(words)
+    assert given >= {"gradient_checkpointing", "steps", "base_bits"}
+    assert "batch_size" not in given
+    assert options_given([f"--config={file}"]) >= {"base_bits"}
+
+
+def test_a_run_that_fits_as_asked_is_trained_as_asked(tiny_base, photo_folder, tmp_path):
+    changes = only_unet({"fit": 1000, "steps": 2, "sample-every": 0})
+    outcome = run_trainer(*tiny_arguments(tiny_base, photo_folder, tmp_path, "lora", changes))
+    assert outcome.status == 0, outcome.err
+    table = [line for line in outcome.out.splitlines() if line.startswith(("tried", "as asked"))]
+    assert len(table) == 2
+    assert table[1].endswith("yes")
+    config = tomllib.loads((tmp_path / "mug-lora" / "config.toml").read_text())
+    assert (config["gradient_checkpointing"], config["base_bits"]) == (False, 16)
+
+
+def test_where_nothing_fits_one_line_says_the_smallest_need(tiny_base, photo_folder, tmp_path):
+    changes = only_unet({"fit": 0.01, "base-bits": 16, "gradient-checkpointing": True})
+    outcome = run_trainer(*tiny_arguments(tiny_base, photo_folder, tmp_path, "lora", changes))
+    assert outcome.status == 2
+    assert len(outcome.errors) == 1
+    needed = next(line for line in outcome.out.splitlines() if line.startswith("as asked"))
+    assert f"the least that was measured is {needed.split()[2]} GiB" in outcome.errors[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mistake_is_told_as_the_trainer_tells_it(tiny_base, photo_folder, tmp_path):
+    changes = only_unet({"fit": 1000, "trigger": "supercalifragilistic"})
+    outcome = run_trainer(*tiny_arguments(tiny_base, photo_folder, tmp_path, "lora", changes))
+    assert outcome.status == 2
+    assert len(outcome.errors) == 1
+    assert "--trigger: expected a word that is one token" in outcome.errors[0]
+
+
+def test_a_resumed_run_keeps_what_was_found_without_measuring(tiny_base, photo_folder, tmp_path):
+    options = tiny_options(tiny_base, photo_folder, tmp_path, method="lora", fit=3.0, resume=True)
+    Run.create(tmp_path / "mug-lora", "gradient_checkpointing = true\nbase_bits = 4\n")
+    said: list[str] = []
+    found = fitted(options, NONE, Path("no script is run"), said.append)
+    assert (found.gradient_checkpointing, found.base_bits, said) == (True, 4, [])
+    kept = fitted(options, frozenset({"base_bits"}), Path("no script is run"), said.append)
+    assert kept.base_bits == 16  # and is then refused, as any other option would be
+
+
+def wide_sdxl(base: Path, folder: Path) -> Path:
+    """The tiny pipeline with a UNet of 0.9 GiB, nearly all of it in attention blocks."""
+    pipe = StableDiffusionXLPipeline.from_pretrained(str(base))
+    config = dict(pipe.unet.config) | {
+        "block_out_channels": (32, 1536),
+        "attention_head_dim": (2, 24),
+        "transformer_layers_per_block": (1, 2),
+    }
+    torch.manual_seed(0)
+    pipe.unet = UNet2DConditionModel.from_config(config)
+    pipe.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_each_limit_takes_the_first_rung_that_was_measured_to_fit(
+    tiny_base, photo_folder, tmp_path
+):
+    base = wide_sdxl(tiny_base, tmp_path / "wide")
+    sizes = {"steps": 2, "resolution": 256, "sample-every": 0, "cache": None, "batch-size": 4}
+    photos = tmp_path / "mug"
+    photos.mkdir()
+    from PIL import Image
+
+    for number in range(2):
+        Image.effect_noise((300, 300), 60 + number).convert("RGB").save(photos / f"{number}.png")
+    options = tiny_options(
+        base, photos, tmp_path / "runs", method="lora", resolution=256, batch_size=4
+    )
+    rungs = ladder(options, NONE)
+    tries = list(measure(options, rungs, SCRIPT))
+    for tried in tries:
+        print(tried)
+    needs = {tried.name: tried.needed_gib or 0.0 for tried in tries}
+    assert needs["gradient checkpointing"] < needs["as asked"] - 0.1
+    assert needs["8-bit base"] < needs["gradient checkpointing"] - 0.4
+    assert needs["4-bit base"] < needs["8-bit base"] - 0.05
+
+    def first(limit: float) -> Tried:
+        return next(tried for tried in tries if tried.fits(limit))
+
+    ordered = sorted(needs.values())
+    for name, need in needs.items():
+        if need == min(needs.values()) or need < min(t for n, t in needs.items() if n != name):
+            assert first(need).name == name
+    limit = (needs["8-bit base"] + needs["gradient checkpointing"]) / 2
+    assert ordered[0] < limit
+    changes = only_unet({**sizes, "fit": round(limit, 3)})
+    del changes["cache"]
+    arguments = tiny_arguments(base, photos, tmp_path / "runs", "lora", changes)
+    outcome = run_trainer(*arguments)
+    assert outcome.status == 0, outcome.err
+    config = tomllib.loads((tmp_path / "runs" / "mug-lora" / "config.toml").read_text())
+    assert (config["gradient_checkpointing"], config["base_bits"]) == (True, 8)
