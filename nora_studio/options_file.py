@@ -64,6 +64,11 @@ def _spelled_out(arguments: list[str]) -> list[str]:
 
 
 def read_toml(file: Path) -> dict[str, Any]:
+    """A TOML file's table.
+
+    Raises:
+        StudioError: it cannot be read, or is no TOML.
+    """
     try:
         values = tomllib.loads(file.expanduser().read_text(encoding="utf-8"))
     except OSError as error:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft.utils.integrations import dequantize_module_weight
 from specs import NEAR_ZERO, spec_of
-from test_training import tensors_of
+from test_training import only_unet, tensors_of
 from tiny import tiny_sdxl
 from torch import nn
 from trainer import PROMPT, run_trainer, tiny_arguments
@@ -104,9 +104,7 @@ def test_gradients_are_those_of_the_dense_weights(tiny_base, bits):
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         out = layer(x)
     (out * ahead).sum().backward()
-    expected = x.detach().double() @ dense.T + layer.bias.double() if layer.bias is not None else (
-        x.detach().double() @ dense.T
-    )  # fmt: skip
+    expected = x.detach().double() @ dense.T + (0.0 if layer.bias is None else layer.bias.double())
     torch.testing.assert_close(out.double(), expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(x.grad.double(), ahead.double() @ dense, rtol=1e-4, atol=1e-4)
     assert not any(
@@ -229,6 +227,15 @@ def test_checkpointed_activations_change_no_bit_of_it(
     assert tensors_of(tmp_path / "mug-lora" / "adapter") == tensors_of(
         runs / "mug-lora" / "adapter"
     )
+
+
+def test_in_bfloat16_outer_factors_follow_activations_of_a_quantised_base(
+    tiny_base, photo_folder, tmp_path
+):
+    changes = only_unet({"base-bits": 4, "precision": "bf16", "outer": "activation", "steps": 3})
+    outcome = run_trainer(*tiny_arguments(tiny_base, photo_folder, tmp_path, "nora", changes))
+    assert (outcome.status, outcome.errors) == (0, []), outcome.err
+    assert "proven by a fresh pipeline" in outcome.out
 
 
 def test_without_the_library_one_line_says_how_to_get_it(

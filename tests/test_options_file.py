@@ -198,6 +198,7 @@ def test_a_missing_option_is_named(capsys):
         ("seed = '1'", ("seed", "'1'")),
         ("prompt = 5", ("prompt", "5")),
         ("precision = 'int8'", ("precision", "bf16", "'int8'")),
+        ("base_bits = 5", ("base_bits", "16, 8, 4", "5")),
         ("schedule = 3", ("schedule", "cosine", "3")),
         ("override = 'lora.unet.rank=1'", ("override",)),
         ("override = [1]", ("override",)),

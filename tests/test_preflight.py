@@ -18,7 +18,7 @@ from nora_studio.preflight import LargestDraws, Preflight, told
 from nora_studio.runs import Run
 
 CPU = torch.device("cpu")
-STEPS = 40
+STEPS = 16
 FOUND = Preflight(
     peak=Peak("some card", 9.0, 10.0, 24.0),
     pixels=(1024, 1024),
@@ -68,7 +68,7 @@ def test_it_draws_no_class_picture_but_counts_them(measured):
 
 
 def test_its_figures_are_those_of_the_run(tiny_base, photo_folder, tmp_path):
-    changes = only_unet({"steps": STEPS, "checkpoint-every": 10, "sample-every": 0})
+    changes = only_unet({"steps": STEPS, "checkpoint-every": 4, "sample-every": 0})
     need = {"preflight": True, "preflight-out": tmp_path / "need.json"}
     arguments = tiny_arguments(tiny_base, photo_folder, tmp_path, "lora", changes | need)
     assert run_trainer(*arguments).status == 0
