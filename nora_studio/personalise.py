@@ -35,6 +35,7 @@ from nora_studio.models import (
 from nora_studio.new_tokens import TOKENIZERS
 from nora_studio.nora.outer_cache import cached_outer_factors
 from nora_studio.part_settings import PartSettings
+from nora_studio.recommended import first_rate
 from nora_studio.runs import Run
 from nora_studio.schedules import learning_rate_schedule
 from nora_studio.subject import Subject
@@ -71,6 +72,7 @@ def build_trainee(
         options.lora_plus_ratio or LORA_PLUS_RATIO,
         options.optimizer,
         options.warmup_steps,
+        first_rate(method, options.model),
         tokens.groups(options.token_rate or 0.0),
     )
     schedule = learning_rate_schedule(

@@ -18,6 +18,7 @@ from nora_studio.errors import StudioError
 from nora_studio.methods import adapter_parameters, learning_rates, make_optimizer
 from nora_studio.methods.prodigy import SharedProdigy
 from nora_studio.part_settings import part_settings
+from nora_studio.recommended import recommended
 
 OPTIMIZERS = ("adamw", "adamw8bit", "prodigy", "schedule-free", "adafactor", "lion")
 RATES = {"one": 1e-2, "two": 1e-3}
@@ -199,6 +200,15 @@ def test_the_log_tells_the_rate_that_counts(tiny_base, photo_folder, tmp_path):
         "learning_rate": pytest.approx({"one": 0.125, "one up": 0.5}),
         "effective_learning_rate": pytest.approx({"one": 0.00125, "one up": 0.005}),
     }
+
+
+def test_prodigy_begins_at_a_tenth_of_the_recommended_rate_whatever_is_given(
+    tiny_base, photo_folder, tmp_path
+):
+    (trainee,), _, _ = begun(tiny_base, photo_folder, tmp_path, method="nora", optimizer="prodigy")
+    groups = trainee.optimizer.param_groups
+    assert {group["d"] for group in groups} == {recommended("nora", str(tiny_base)).unet / 10}
+    assert {group["share"] for group in groups} == {1.0}
 
 
 def test_lions_recommended_rate_is_a_fifth_of_adamws(tiny_base, photo_folder, tmp_path):

@@ -27,6 +27,7 @@ def make_optimizer(
     lora_plus_ratio: float = LORA_PLUS_RATIO,
     optimizer: str = "adamw",
     warmup_steps: int = 0,
+    first_rate: float = 1e-6,
     more: Sequence[dict[str, Any]] = (),
 ) -> torch.optim.Optimizer:
     """An optimizer over the trained weights, or the method's own; a group or two for each part.
@@ -39,6 +40,7 @@ def make_optimizer(
         lora_plus_ratio: For lora+ alone.
         optimizer: As the trainer's option of that name.
         warmup_steps: For schedule-free, which warms up by itself; for others the schedule does.
+        first_rate: Where prodigy begins to look for the rate; it only ever raises it.
         more: Groups of what is trained beside the adapter, with name, rate and weight decay.
 
     Returns:
@@ -66,11 +68,15 @@ def make_optimizer(
         groups.append({"name": part, "params": rest, "lr": rate})
         if bank:
             groups.append({"name": f"{part} bank", "params": bank, "lr": rate * VB_BANK_SHARE})
-    return _over([*groups, *more], optimizer, weight_decay, warmup_steps)
+    return _over([*groups, *more], optimizer, weight_decay, warmup_steps, first_rate)
 
 
 def _over(
-    groups: list[dict[str, Any]], optimizer: str, weight_decay: float, warmup_steps: int
+    groups: list[dict[str, Any]],
+    optimizer: str,
+    weight_decay: float,
+    warmup_steps: int,
+    first_rate: float,
 ) -> torch.optim.Optimizer:
     if optimizer == "adamw":
         return torch.optim.AdamW(groups, weight_decay=weight_decay)
@@ -95,7 +101,7 @@ def _over(
             {"weight_decay": weight_decay, **g, "lr": 1.0, "share": g["lr"] / largest}
             for g in groups
         ]
-        return SharedProdigy(shared, use_bias_correction=True, safeguard_warmup=True)
+        return SharedProdigy(shared, use_bias_correction=True, safeguard_warmup=True, d0=first_rate)
     from bitsandbytes.optim import AdamW8bit, Lion
 
     if optimizer == "lion":

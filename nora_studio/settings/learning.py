@@ -32,8 +32,9 @@ class LearningOptions:
     optimizer: Literal["adamw", "adamw8bit", "prodigy", "schedule-free", "adafactor", "lion"] = (
         "adamw"
     )
-    """adamw8bit and adafactor keep less state, lion half of it. prodigy finds the learning rate:
-    the given rates count only relative to the largest of them. schedule-free averages the weights
+    """adamw8bit and adafactor keep less state, lion half of it. prodigy finds the learning rate,
+    from a tenth of the recommended one upwards: the rates given count only relative to the largest
+    of them. schedule-free averages the weights
     instead of lowering the rate; what is drawn, measured and saved is the average."""
     schedule: Literal["constant", "linear", "cosine", "cosine-restarts", "polynomial"] | None = None
     """Learning-rate schedule after the warm-up. None: cosine; constant for schedule-free."""
