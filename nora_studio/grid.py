@@ -270,7 +270,7 @@ def _save_png(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = beside(path)
     try:
-        image.save(fresh, format="PNG", optimize=True)
+        image.save(fresh, format="PNG")
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)

@@ -1,7 +1,8 @@
 """The sample wall: a row for each step, a column for each prompt, the base above them all."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -38,14 +39,19 @@ def hang_walls(runs: Mapping[str, Run]) -> None:
         runs: By their methods' names.
     """
     samples = {label: samples_of(run) for label, run in runs.items()}
+    show = cache(_picture)  # A twin's pictures hang on two walls.
     for label, run in runs.items():
         if samples[label]:
-            _write_wall({label: samples[label]}, [run.samples / WALL])
+            _write_wall({label: samples[label]}, show, [run.samples / WALL])
     if len(runs) > 1 and all(samples.values()):
-        _write_wall(samples, [run.samples / TWINS_WALL for run in runs.values()])
+        _write_wall(samples, show, [run.samples / TWINS_WALL for run in runs.values()])
 
 
-def _write_wall(samples: Mapping[str, dict[int, dict[int, Path]]], files: list[Path]) -> None:
+def _write_wall(
+    samples: Mapping[str, dict[int, dict[int, Path]]],
+    show: Callable[[Path], Image.Image],
+    files: list[Path],
+) -> None:
     """One wall of some runs' samples, the same into each file."""
     every = list(samples.values())
     numbers = sorted({number for steps in every for row in steps.values() for number in row})
@@ -54,7 +60,11 @@ def _write_wall(samples: Mapping[str, dict[int, dict[int, Path]]], files: list[P
     steps = [0, *shown] if any(0 in own for own in every) else shown
     tile = max(SMALLEST, min(LARGEST, WIDTH // (len(numbers) * len(every))))
     rows = [
-        [_picture(own.get(step, {}).get(number), tile) for number in numbers for own in every]
+        [
+            show(own[step][number]) if number in own.get(step, {}) else None
+            for number in numbers
+            for own in every
+        ]
         for step in steps
     ]
     labels = [f"step {step:,}" if step else "base" for step in steps]
@@ -87,9 +97,8 @@ def _prompt(every: list[dict[int, dict[int, Path]]], number: int) -> str:
     return read_recipe(next(files)).prompt
 
 
-def _picture(file: Path | None, tile: int) -> Image.Image | None:
-    """A sample no larger than it is shown, so that a wall of many fits in memory."""
-    if file is None:
-        return None
+def _picture(file: Path) -> Image.Image:
+    """A sample no larger than any wall shows it, so that many fit in memory."""
     with Image.open(file) as picture:
-        return ImageOps.fit(picture.convert("RGB"), (tile, tile), Image.Resampling.LANCZOS)
+        side = (LARGEST, LARGEST)
+        return ImageOps.fit(picture.convert("RGB"), side, Image.Resampling.LANCZOS)

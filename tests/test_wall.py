@@ -100,6 +100,23 @@ def test_a_wall_is_replaced_whole_and_the_same_samples_make_the_same_bytes(tmp_p
     }
 
 
+def test_a_walls_labels_are_the_prompts_and_steps_of_its_pictures(tmp_path):
+    walls = set()
+    for name, prompts, steps in (
+        ("one", PROMPTS, (0, 2)),
+        ("other prompt", ("a [V] mug", "a [V] cup"), (0, 2)),
+        ("other step", PROMPTS, (0, 3)),
+    ):
+        run = Run(tmp_path / name)
+        for row, step in enumerate(steps):
+            for number, file in enumerate(sample_files(run, step, 2)):
+                recipe = Recipe("tiny", prompts[number], 0, 1, 5.0, 64, "0")
+                save_picture(Image.new("RGB", (64, 64), colour(row, number, 0)), file, recipe)
+        hang_walls({"nora": run})
+        walls.add((run.samples / "wall.png").read_bytes())
+    assert len(walls) == 3
+
+
 def test_samples_are_found_by_step_and_number_and_nothing_else_is(tmp_path):
     run = drawn_run(tmp_path, 0, (0, 2, 1_000_000))
     for name in ("wall.png", "step-000003.png", "step-1-01.png", "notes.png"):
