@@ -37,15 +37,16 @@ class TrainingState:
     """The gradient scaler's `state_dict`; empty without float16."""
     rules: dict[str, Tensor] = field(default_factory=dict)
     """What the method's own rules depend on."""
-    generators: dict[str, Tensor] = field(default_factory=generator_states)
-    """Of torch's own generators: "cpu", and "cpu.1" of the process of rank 1."""
+    generators: dict[str, Tensor] = field(default_factory=dict)
+    """Torch's own: "cpu", and "cpu.1" of the process of rank 1. Empty: this process's, as saved."""
 
 
 def write_state(folder: Path, state: TrainingState) -> None:
     """Write a training state into a checkpoint folder, flattened: no pickle."""
     tensors = {f"draws.{name}": tensor for name, tensor in state.draws.items()}
     tensors |= {f"rules.{name}": tensor.contiguous() for name, tensor in state.rules.items()}
-    tensors |= {f"generator.{name}": tensor for name, tensor in state.generators.items()}
+    generators = state.generators or generator_states()
+    tensors |= {f"generator.{name}": tensor for name, tensor in generators.items()}
     plain: dict[str, dict[str, Any]] = {}
     for index, values in state.optimizer["state"].items():
         for name, value in values.items():
