@@ -37,8 +37,8 @@ class TrainingState:
     """The gradient scaler's `state_dict`; empty without float16."""
     rules: dict[str, Tensor] = field(default_factory=dict)
     """What the method's own rules depend on."""
-    generators: dict[str, Tensor] = field(default_factory=generator_states)
-    """Of torch's own generators: "cpu", and "cpu.1" of the process of rank 1."""
+    generators: dict[str, Tensor] = field(default_factory=dict)
+    """Torch's own: "cpu", and "cpu.1" of the process of rank 1. Empty: this process's, as saved."""
     weights: list[Tensor] = field(default_factory=list)
     """The trained weights, where the adapter's files hold an average of them."""
     loss_sum: Tensor | None = None  # scalar
@@ -55,7 +55,8 @@ def write_state(folder: Path, state: TrainingState) -> None:
     """
     tensors = {f"draws.{name}": tensor for name, tensor in state.draws.items()}
     tensors |= {f"rules.{name}": tensor.contiguous() for name, tensor in state.rules.items()}
-    tensors |= {f"generator.{name}": tensor for name, tensor in state.generators.items()}
+    generators = state.generators or generator_states()
+    tensors |= {f"generator.{name}": tensor for name, tensor in generators.items()}
     tensors |= {f"weights.{n}": t.cpu().contiguous() for n, t in enumerate(state.weights)}
     if state.loss_sum is not None:
         tensors["progress.loss_sum"] = state.loss_sum.detach().cpu()
