@@ -21,6 +21,7 @@ from nora_studio.generate import adapter_on, draw
 from nora_studio.methods import METHODS, adapter_parameters, attach
 from nora_studio.methods.quantised import ON_QUANTISED, check_on_quantised
 from nora_studio.models import load_sdxl, parts_of, share_weights, used_targets
+from nora_studio.nora import NoraLinear
 from nora_studio.quantization import quantize, shared_state, stored_bytes
 from nora_studio.runs import Run
 
@@ -174,7 +175,7 @@ def test_twins_are_proven_on_a_quantised_base(twins_in_bits):
 
 def test_an_adapter_of_a_quantised_base_draws_on_the_ordinary_one(twins_in_bits, tiny_base):
     bits, runs, _, _ = twins_in_bits
-    pictures = {}
+    pictures, updates = {}, {}
     for where in ("ordinary", "quantised"):
         pipe = load_sdxl(str(tiny_base))
         for part, module in parts_of(pipe).items():
@@ -182,10 +183,17 @@ def test_an_adapter_of_a_quantised_base_draws_on_the_ordinary_one(twins_in_bits,
                 quantize(part, module, bits, CPU)
         for adapter in (None, runs / "mug-nora"):
             with adapter_on(pipe, adapter):
+                updates[where] = [
+                    layer.get_delta_weight("default")
+                    for layer in pipe.unet.modules()
+                    if isinstance(layer, NoraLinear)
+                ]
                 picture = next(iter(draw(pipe, [PROMPT], [0], steps=2, guidance=2.0, size=32)))[2]
             pictures[where, adapter is not None] = torch.tensor(list(picture.tobytes())).float()
     apart = (pictures["ordinary", True] - pictures["quantised", True]).abs().mean().item()
     moved = (pictures["ordinary", True] - pictures["ordinary", False]).abs().mean().item()
+    assert len(updates["ordinary"]) > 60
+    assert all(map(torch.equal, updates["ordinary"], updates["quantised"]))
     print(f"{bits} bits: the pictures are {apart:.2f} of 255 apart, the adapter moves {moved:.2f}")
     assert apart < {8: 1.0, 4: 6.0}[bits]
     assert moved > 3 * apart or bits == 4
