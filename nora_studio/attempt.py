@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 
+from nora_studio import processes
 from nora_studio.errors import run_entry
 from nora_studio.run_lock import RunLock
 from nora_studio.runs import Run
@@ -33,7 +34,8 @@ class Attempt:
                     return main(self)
             except Interrupted as stop:
                 self._tell("stopped")
-                print(self._last_word(stop), file=sys.stderr)
+                if processes.is_main():
+                    print(self._last_word(stop), file=sys.stderr)
                 return 128 + stop.signal
             except OSError as error:
                 self._tell("failed", str(error))
@@ -41,7 +43,7 @@ class Attempt:
                     raise
                 # Of a write that nobody watched, such as of a line to a log that holds our output.
                 folder = self._held[0][0].folder
-                raise disk_error(error, "what the trainer says", folder, GO_ON) from error
+                raise disk_error(error, "one of its files", folder, GO_ON) from error
             except BaseException as error:
                 if not isinstance(error, SystemExit):
                     self._tell("failed", str(error) or type(error).__name__)

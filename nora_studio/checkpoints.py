@@ -41,8 +41,8 @@ class TrainingState:
     """Torch's own: "cpu", and "cpu.1" of the process of rank 1. Empty: this process's, as saved."""
     weights: list[Tensor] = field(default_factory=list)
     """The trained weights, where the adapter's files hold an average of them."""
-    loss_sum: Tensor | None = None  # scalar
-    """Of the losses since the last log line."""
+    loss_sums: Tensor | None = None  # (processes,)
+    """Of each process's losses since the last log line."""
     logged_step: int = 0
     """The step of that line."""
 
@@ -58,8 +58,8 @@ def write_state(folder: Path, state: TrainingState) -> None:
     generators = state.generators or generator_states()
     tensors |= {f"generator.{name}": tensor for name, tensor in generators.items()}
     tensors |= {f"weights.{n}": t.cpu().contiguous() for n, t in enumerate(state.weights)}
-    if state.loss_sum is not None:
-        tensors["progress.loss_sum"] = state.loss_sum.detach().cpu()
+    if state.loss_sums is not None:
+        tensors["progress.loss_sums"] = state.loss_sums
     plain: dict[str, dict[str, Any]] = {}
     for index, values in state.optimizer["state"].items():
         for name, value in _unwrapped(values).items():
@@ -137,7 +137,7 @@ def read_state(folder: Path, rank: int = 0) -> TrainingState:
         rules=rules,
         generators=generators,
         weights=[weights[number] for number in sorted(weights)],
-        loss_sum=tensors.get("progress.loss_sum"),
+        loss_sums=tensors.get("progress.loss_sums"),
         logged_step=facts.get("logged_step", facts["step"]),
     )
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nora_studio import processes
@@ -18,14 +19,11 @@ def save_checkpoints(trainees: list[Trainee], draws: Draws, step: int, keep: int
     A crash between two twins so leaves them a checkpoint in common, even if one alone is kept.
     """
     generators = _every_generator()
-    sums: list[Tensor] = [
-        trainee.accelerator.reduce(trainee.loss_sum, "mean")  # pyright: ignore
-        for trainee in trainees
-    ]
+    sums = [torch.stack(processes.gathered(trainee.loss_sum.cpu())) for trainee in trainees]
 
     def save() -> None:
-        for trainee, loss_sum in zip(trainees, sums):
-            _save_checkpoint(trainee, draws, step, generators, loss_sum)
+        for trainee, loss_sums in zip(trainees, sums):
+            _save_checkpoint(trainee, draws, step, generators, loss_sums)
         for trainee in trainees:
             best = trainee.best
             trainee.run.keep_newest(keep, None if best is None else best.step)
@@ -43,7 +41,7 @@ def _every_generator() -> dict[str, Tensor]:
 
 
 def _save_checkpoint(
-    trainee: Trainee, draws: Draws, step: int, generators: dict[str, Tensor], loss_sum: Tensor
+    trainee: Trainee, draws: Draws, step: int, generators: dict[str, Tensor], loss_sums: Tensor
 ) -> None:
     """Save the adapter and the training state as of a step."""
     scaler = trainee.accelerator.scaler
@@ -57,7 +55,7 @@ def _save_checkpoint(
         generators=generators,
         # The adapter's files hold what is served; without an average, that is all there is.
         weights=[] if trainee.average is None else copies(trainee.parameters),
-        loss_sum=loss_sum,
+        loss_sums=loss_sums,
         logged_step=trainee.logged_step,
     )
 
@@ -92,8 +90,11 @@ def set_back(trainee: Trainee, step: int) -> TrainingState:
     trainee.rules.restore(state.rules)
     if trainee.accelerator.scaler is not None and state.scaler:
         trainee.accelerator.scaler.load_state_dict(state.scaler)
-    if state.loss_sum is not None:
-        trainee.loss_sum.copy_(state.loss_sum)
+    if state.loss_sums is not None:
+        # With another number of processes, the mean of all is what their shares come to.
+        same = len(state.loss_sums) == processes.count()
+        own = state.loss_sums[processes.rank()] if same else state.loss_sums.mean()
+        trainee.loss_sum.copy_(own)
     trainee.logged_step = state.logged_step
     return state
 

@@ -158,7 +158,7 @@ def act_under_way(training: Training, encoded: int) -> str:
     newest = min(max(run.checkpoints(), default=0) for run in runs)
     logged = max((row["step"] for run in runs for row in run.read_log()), default=0)
     name = f"step-{newest:06d}" if newest else "base"
-    drawn = all(run.sample_file(name).is_file() for run in runs)
+    drawn = all(any(run.folder.glob(f"samples/{name}*.png")) for run in runs)
     return "steps" if drawn or logged > newest else "sampling"
 
 

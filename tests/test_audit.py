@@ -93,9 +93,9 @@ def test_a_generator_in_another_state_is_no_small_deviation(pair):
 
 
 def test_a_missing_sample_and_another_loss_are_found(pair):
-    (pair[1] / "samples" / "step-000003.png").unlink()
+    (pair[1] / "samples" / "step-000003-01.png").unlink()
     assert not found(pair, "samples").within(1.0)
-    shutil.copy(pair[0] / "samples" / "step-000003.png", pair[1] / "samples")
+    shutil.copy(pair[0] / "samples" / "step-000003-01.png", pair[1] / "samples")
     log = pair[1] / "log.jsonl"
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     rows[1] |= {"loss": rows[1]["loss"] + 1e-6, "seconds_per_step": 99.0}
