@@ -14,9 +14,11 @@ from typing import TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from nora_studio import processes
@@ -68,7 +70,7 @@ class Sharding:
         )
 
     def shard(self, module: nn.Module, device: torch.device) -> None:
-        """Put a module's frozen weights into shards, in place; trained ones stay whole.
+        """Put a base's weights into shards, in place; an adapter's on it stay whole.
 
         Every process has to call it, and from then on to take part in every forward pass.
 
@@ -76,7 +78,7 @@ class Sharding:
             module: The same on every process; whatever else refers to its weights keeps them.
             device: Of this process.
         """
-        trained = {p for p in module.parameters() if p.requires_grad}
+        adapter = _adapter_parameters(module)
         names = self.blocks or tuple(getattr(module, "_no_split_modules", None) or ())
         mesh = init_device_mesh(device.type, (processes.count(),))
         roots = list(_roots(module))
@@ -87,9 +89,9 @@ class Sharding:
                 block,
                 mesh=mesh,
                 reshard_after_forward=self.reshard_after_forward,
-                ignored_params=trained,
+                ignored_params=adapter,
             )
-        for parameter in trained:
+        for parameter in adapter:
             parameter.data = parameter.data.to(device)
 
     def prepare(
@@ -105,15 +107,26 @@ class Sharding:
         model = accelerator.prepare_model(step, evaluation_mode=True)
         if processes.count() == 1:
             return model
-        frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+        shards = [name for name, p in model.named_parameters() if isinstance(p, DTensor)]
         wrapper = nn.parallel.DistributedDataParallel
-        wrapper._set_params_and_buffers_to_ignore_for_model(model, frozen)
+        wrapper._set_params_and_buffers_to_ignore_for_model(model, shards)
         on_gpu = accelerator.device.type == "cuda"
         return wrapper(
             model,
             device_ids=[accelerator.local_process_index] if on_gpu else None,
             **settings.to_kwargs(),
         )
+
+
+def _adapter_parameters(module: nn.Module) -> set[nn.Parameter]:
+    """All that adapters have put on a base, trained or not (LoRA-FA freezes a factor)."""
+    return {
+        parameter
+        for layer in module.modules()
+        if isinstance(layer, BaseTunerLayer)
+        for name, parameter in layer.named_parameters()
+        if not name.startswith("base_layer.")
+    }
 
 
 def _roots(module: nn.Module) -> Iterator[nn.Module]:

@@ -10,9 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from several import start_pair, together
+<<<<<<< HEAD
 from trainer import run_trainer, tiny_arguments, tiny_options
+=======
+from test_training import only_unet
+from trainer import run_trainer, tiny_arguments
+>>>>>>> distributed
 
 from nora_studio.errors import StudioError
+from nora_studio.methods import METHODS
 from nora_studio.runs import Run
 from nora_studio.sharding import Sharding, check_sharded
 
@@ -109,6 +115,27 @@ def test_a_sharded_run_goes_on_in_one_process_and_the_other_way_round(sharded, t
     assert [one.status for one in outcomes] == [0, 0], outcomes
     for kind in commands:
         assert_close(sharded / kind / "mug-nora", reference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_on_a_sharded_base(tiny_base, photo_folder, tmp_path, method):
+    changes = only_unet({"steps": 2, "sample-every": 0, "sample-steps": 1, "log-every": 1})
+    commands = [
+        tiny_arguments(tiny_base, photo_folder, tmp_path / name, method, changes)
+        for name in ("whole", "shards")
+    ]
+    outcome = run_trainer(*commands[0])
+    outcomes = together(tmp_path / "told", commands[1], **ASKED)
+    # Some change too little in two steps to be seen, and say so either way.
+    assert [one.status for one in outcomes] == [outcome.status] * 2, outcomes[0].err
+    assert [e.partition("adapter:")[2] for e in outcomes[0].errors] == [
+        e.partition("adapter:")[2] for e in outcome.errors
+    ]
+    runs = [Run.open(tmp_path / name / f"mug-{method}") for name in ("whole", "shards")]
+    losses = [[row["loss"] for row in run.read_log()] for run in runs]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert len(losses[0]) == 2
 
 
 def test_without_the_flag_there_are_no_shards(monkeypatch):

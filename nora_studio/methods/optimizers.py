@@ -68,6 +68,10 @@ def make_optimizer(
         groups.append({"name": part, "params": rest, "lr": rate})
         if bank:
             groups.append({"name": f"{part} bank", "params": bank, "lr": rate * VB_BANK_SHARE})
+    # What is trained beside an adapter may stand in an adapted part too.
+    beside = {id(parameter) for group in more for parameter in group["params"]}
+    for group in groups:
+        group["params"] = [p for p in group["params"] if id(p) not in beside]
     return _over([*groups, *more], optimizer, weight_decay, warmup_steps, first_rate)
 
 
