@@ -10,12 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from several import start_pair, together
-<<<<<<< HEAD
-from trainer import run_trainer, tiny_arguments, tiny_options
-=======
 from test_training import only_unet
-from trainer import run_trainer, tiny_arguments
->>>>>>> distributed
+from trainer import run_trainer, tiny_arguments, tiny_options
 
 from nora_studio.errors import StudioError
 from nora_studio.methods import METHODS
