@@ -58,39 +58,13 @@ def build_trainee(
     options, base = subject.options, parts_of(subject.pipe)
     torch.manual_seed(options.seed)  # Adapter initialisation.
     prints = {part: fingerprint(base[part]) for part in settings}
-    rates = {part: values.learning_rate for part, values in settings.items()}
     parts = _adapted_parts(subject, method, settings, accelerator.device)
     rules = step_rules(method, parts, options.seed)
     encoders = _encoders(subject, parts)
     step = _step_module(subject, parts, encoders, rules)
     tokens = TokenRows.of(subject.tokens, encoders)
-    optimizer = make_optimizer(
-        method,
-        parts,
-        rates,
-        options.weight_decay,
-        options.lora_plus_ratio or LORA_PLUS_RATIO,
-        options.optimizer,
-        options.warmup_steps,
-        first_rate(method, options.model),
-        tokens.groups(options.token_rate or 0.0),
-    )
-    schedule = learning_rate_schedule(
-        options.schedule or "cosine",
-        optimizer,
-        options.steps or 0,
-        0 if options.optimizer == "schedule-free" else options.warmup_steps,
-        options.schedule_cycles,
-        options.schedule_power,
-    )
-    if subject.sharding is None:
-        model, optimizer = accelerator.prepare(step, optimizer)
-    else:
-        model = subject.sharding.prepare(accelerator, step, _data_parallel())
-        optimizer = accelerator.prepare_optimizer(optimizer)
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        # Outer factors and prompts are frozen: they were sent once and need not before every step.
-        model.broadcast_buffers = False
+    optimizer, schedule = _optimizer_and_schedule(options, method, parts, settings, tokens)
+    model, optimizer = _prepared(subject, accelerator, step, optimizer)
     trained = [p for module in parts.values() for p in adapter_parameters(module).values()]
     trained += tokens.parameters
     card = _card(subject, method, prints, sum(parameter.numel() for parameter in trained))
@@ -116,6 +90,50 @@ def build_trainee(
         average=_average(options, trained, optimizer),
         text_encoder_steps=options.text_encoder_steps,
     )
+
+
+def _optimizer_and_schedule(
+    options: DreamboothOptions,
+    method: str,
+    parts: dict[str, nn.Module],
+    settings: dict[str, PartSettings],
+    tokens: TokenRows,
+) -> tuple[torch.optim.Optimizer, Any]:
+    optimizer = make_optimizer(
+        method,
+        parts,
+        {part: values.learning_rate for part, values in settings.items()},
+        options.weight_decay,
+        options.lora_plus_ratio or LORA_PLUS_RATIO,
+        options.optimizer,
+        options.warmup_steps,
+        first_rate(method, options.model),
+        tokens.groups(options.token_rate or 0.0),
+    )
+    schedule = learning_rate_schedule(
+        options.schedule or "cosine",
+        optimizer,
+        options.steps or 0,
+        0 if options.optimizer == "schedule-free" else options.warmup_steps,
+        options.schedule_cycles,
+        options.schedule_power,
+    )
+    return optimizer, schedule
+
+
+def _prepared(
+    subject: Subject, accelerator: Accelerator, step: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[nn.Module, Any]:
+    """Step and optimizer as the processes and the precision want them."""
+    if subject.sharding is None:
+        model, prepared = accelerator.prepare(step, optimizer)
+    else:
+        model = subject.sharding.prepare(accelerator, step, _data_parallel())
+        prepared = accelerator.prepare_optimizer(optimizer)
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        # Outer factors and prompts are frozen: they were sent once and need not before every step.
+        model.broadcast_buffers = False
+    return model, prepared
 
 
 def _average(

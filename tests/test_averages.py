@@ -11,7 +11,7 @@ from test_training import only_unet
 from trainer import run_trainer, tiny_arguments
 
 from nora_studio.averages import ExponentialAverage, copies, set_weights
-from nora_studio.samples import draw_sample
+from nora_studio.samples import draw_samples
 
 
 def test_the_average_is_the_formulas_with_its_decay_warmed_up():
@@ -41,7 +41,7 @@ def test_an_averaged_run_draws_and_saves_the_average_and_trains_on(
         subject, draws, (trainee,) = built(tiny_base, photo_folder, folder, ema=ema, **options)
         for last in (2, 4):
             run_loop([trainee], draws, last)
-            pictures[ema] = draw_sample(subject, trainee, last)
+            (pictures[ema],) = draw_samples(subject, trainee, last)
         weights[ema] = copies(trainee.parameters)
         with trainee.served():
             served = copies(trainee.parameters)
@@ -53,7 +53,8 @@ def test_an_averaged_run_draws_and_saves_the_average_and_trains_on(
         assert not any(torch.equal(a, b) for a, b in zip(served, weights[ema]))
         set_weights(trainee.parameters, served)
         trainee.average = None
-        assert draw_sample(subject, trainee, 5).tobytes() == pictures[ema].tobytes()
+        (again,) = draw_samples(subject, trainee, 5)
+        assert again.tobytes() == pictures[ema].tobytes()
         assert pictures[ema].tobytes() != pictures[None].tobytes()
         state = load_file(saved / "unet" / "adapter_model.safetensors")
         held = {tensor.numpy().tobytes() for tensor in state.values()}

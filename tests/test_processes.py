@@ -243,15 +243,15 @@ def test_a_loss_gone_bad_in_one_process_ends_both(tiny_base, photo_folder, tmp_p
 
 
 def test_a_sample_that_cannot_be_written_ends_both(tiny_base, photo_folder, tmp_path):
-    in_the_way = tmp_path / "r" / "mug-nora" / "samples" / "step-000001.png"
+    in_the_way = tmp_path / "r" / "mug-nora" / "samples" / "step-000001-01.png"
     in_the_way.mkdir(parents=True)
     (in_the_way / "file").touch()
     changes = only_unet({**QUICK, "steps": 3, "sample-every": 1})
     pair = start_pair(
         tmp_path / "told", tiny_arguments(tiny_base, photo_folder, tmp_path / "r", changes=changes)
     )
-    assert pair.wait() == [1, 1], pair.said
-    assert "Error" in pair.said[0].err
+    assert pair.wait() == [2, 2], pair.said
+    assert "cannot be written (a picture)" in pair.said[0].err
     assert "Traceback" not in pair.said[1].err
 
 
