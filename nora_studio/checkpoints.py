@@ -77,7 +77,9 @@ def write_state(folder: Path, state: TrainingState) -> None:
         "scaler": state.scaler,
         "logged_step": state.logged_step,
     }
-    (folder / STATE).write_bytes(save(tensors, metadata={"training": json.dumps(facts)}))
+    # Sorted too: tensors lie in the file in the order in which they come.
+    ordered = dict(sorted(tensors.items()))
+    (folder / STATE).write_bytes(save(ordered, metadata={"training": json.dumps(facts)}))
 
 
 def _unwrapped(values: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +106,11 @@ def read_state(folder: Path, rank: int = 0) -> TrainingState:
     try:
         with safe_open(file, framework="pt") as archive:
             facts = json.loads(archive.metadata()["training"])
-            tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
+            # Copies: what is read lies in the file itself, and an optimizer goes on writing to it.
+            tensors = {
+                name: archive.get_tensor(name).clone()
+                for name in archive.keys()  # noqa: SIM118
+            }
     except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise StudioError(
             f"{file} cannot be read: {error}. Delete this checkpoint to resume from the one before."
