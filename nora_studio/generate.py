@@ -1,6 +1,7 @@
 """Draw pictures: a base, at most one adapter on it, one picture for each prompt and seed."""
 
 import json
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -253,7 +254,10 @@ def save_picture(image: Image.Image, path: Path, recipe: Recipe, then: str = STA
     with writing("a picture", path, then):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            image.save(fresh, format="PNG", pnginfo=info)
+            with fresh.open("wb") as stream:
+                image.save(stream, format="PNG", pnginfo=info)
+                stream.flush()
+                os.fsync(stream.fileno())  # A power cut leaves no empty picture, either.
             fresh.replace(path)
         finally:
             fresh.unlink(missing_ok=True)

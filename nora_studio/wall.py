@@ -27,7 +27,7 @@ def samples_of(run: Run) -> dict[int, dict[int, Path]]:
     found: dict[int, dict[int, Path]] = {}
     for file in run.samples.glob("*.png"):
         match = _SAMPLE.fullmatch(file.name)
-        if match:
+        if match and file.is_file():
             found.setdefault(int(match[1] or 0), {})[int(match[2])] = file
     return {step: dict(sorted(found[step].items())) for step in sorted(found)}
 
