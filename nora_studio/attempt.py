@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from nora_studio import processes
 from nora_studio.errors import run_entry
+from nora_studio.options_file import defaults_as_toml
 from nora_studio.run_lock import RunLock
 from nora_studio.runs import Run
 from nora_studio.stop import Interrupted, ending_at_once
@@ -73,7 +74,7 @@ class Attempt:
                     raise lock.refusal()
                 run.check_new()
             elif run.exists:
-                run.check_config(config)
+                run.check_config(config, defaults_as_toml())
                 run.check_photos(photos)
             lock.acquire()
             self._held.append((run, lock))

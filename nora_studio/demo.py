@@ -24,7 +24,7 @@ from nora_studio.defaults import with_recommended
 from nora_studio.errors import StudioError
 from nora_studio.files import read_card
 from nora_studio.models import embedded, load_sdxl
-from nora_studio.options_file import parse_options, to_toml
+from nora_studio.options_file import defaults_as_toml, parse_options, to_toml
 from nora_studio.report import Commands, Comparison, Photos, Table, html_report, labelled_grid
 from nora_studio.results import as_text, result_tables
 from nora_studio.runs import Run
@@ -166,7 +166,7 @@ def _train(options: DemoOptions, subject: ShippedSubject, arguments: list[str]) 
     if all(run.read_status().get("state") == "finished" for run in runs):
         settings = to_toml(with_recommended(parse_options(arguments)))
         for run in runs:
-            run.check_config(settings)
+            run.check_config(settings, defaults_as_toml())
         print(f"Both runs in {options.out / 'runs'} are trained already; drawing from them.")
         return 0
     begun = any(run.exists for run in runs)

@@ -142,3 +142,8 @@ def to_toml(options: DreamboothOptions) -> str:
         return str(value) if isinstance(value, Path) else value
 
     return tomli_w.dumps(plain(options))
+
+
+def defaults_as_toml() -> str:
+    """What every option comes to that nobody gives; the two that must be given are empty."""
+    return to_toml(DreamboothOptions(instance_dir=Path(), prompt=""))

@@ -44,6 +44,7 @@ class RunLock:
         """Name a folder; it is made when locked."""
         self.folder = folder
         self._lock = FileLock(folder / LOCK)
+        self._made: list[Path] = []
 
     def acquire(self, wait: bool = False) -> None:
         """Take the lock, or refuse.
@@ -55,6 +56,8 @@ class RunLock:
             StudioError: another process holds it, or the folder cannot be written.
         """
         with writing("to mark it as ours", self.folder):
+            lineage = (self.folder, *self.folder.parents)
+            self._made = [folder for folder in lineage if not folder.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
                 self._lock.acquire(timeout=-1 if wait else 0)
@@ -66,7 +69,8 @@ class RunLock:
         """Let go.
 
         Args:
-            forget: The folder came to nothing; remove it if the lock is all that it holds.
+            forget: The folder came to nothing; remove it if the lock is all that it holds, and
+                those above it that were made for it.
         """
         if not self._lock.is_locked:
             return
@@ -76,8 +80,9 @@ class RunLock:
                 (self.folder / LOCK).unlink(missing_ok=True)
         self._lock.release()
         if forget:
-            with contextlib.suppress(OSError):  # It holds more than that.
-                self.folder.rmdir()
+            with contextlib.suppress(OSError):  # One holds more than that.
+                for folder in self._made or [self.folder]:
+                    folder.rmdir()
 
     def refusal(self) -> StudioError:
         """The line for whoever comes second."""

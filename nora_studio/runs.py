@@ -84,13 +84,18 @@ class Run:
             )
         return cls(folder)
 
-    def check_config(self, config: str) -> None:
+    def check_config(self, config: str, defaults: str = "") -> None:
         """Refuse to go on under other options than the run began with; more steps are no others.
+
+        Args:
+            config: The options now, as TOML.
+            defaults: What an option comes to that the run is silent on: one of later versions.
 
         Raises:
             StudioError: an option differs; it is named with both values.
         """
-        began, now = tomllib.loads((self.folder / CONFIG).read_text("utf-8")), tomllib.loads(config)
+        texts = (self.folder / CONFIG).read_text("utf-8"), config
+        began, now = (_flat(tomllib.loads(defaults)) | _flat(tomllib.loads(text)) for text in texts)
         longer = now.get("steps", 0) > began.get("steps", 0)
         if longer and self.folder.name.endswith("-adalora"):
             raise StudioError(
@@ -258,6 +263,17 @@ def common_checkpoint(runs: list[Run]) -> int:
             "removed, or begin anew with another --name."
         )
     return max(shared, default=0)
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A TOML table's values by dotted name."""
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        if isinstance(value, dict):
+            values |= _flat(value, f"{prefix}{name}.")
+        else:
+            values[prefix + name] = value
+    return values
 
 
 def memory_gib(device: torch.device) -> float:

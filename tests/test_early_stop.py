@@ -1,5 +1,6 @@
 """The best step outlives the newer ones, and a run that gets no better ends: exactly, and alone."""
 
+import errno
 import json
 import signal
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from trainer import tiny_options, tiny_subject
 
 from nora_studio.early_stop import Watch
+from nora_studio.errors import StudioError
 from nora_studio.files import load_adapter, read_card
 from nora_studio.loop import Plan, train
 from nora_studio.models import load_sdxl, parts_of
@@ -165,12 +167,12 @@ def test_a_crash_between_two_twins_loses_no_step_in_common(made, tmp_path):
 
     def fail_at_three(folder: Path, step: int) -> None:
         if step == 3:
-            raise OSError("disk full")
+            raise OSError(errno.ENOSPC, "disk full")
         write(folder, step)
 
     twins[1].write_adapter = fail_at_three
     curves = {"lora": TURNING, "nora": TURNING}
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StudioError, match="disk full"):
         go(draws, twins, curves)
     assert [list(trainee.run.checkpoints()) for trainee in twins] == [[2, 3], [2]]
     again = trainees(tmp_path, methods)

@@ -38,7 +38,7 @@ def test_a_signal_to_one_process_stops_all_with_its_status(
     )
     run = Run(tmp_path / "mug-nora")
     until = time.monotonic() + 400
-    while time.monotonic() < until and not run.read_status() and launcher.poll() is None:
+    while time.monotonic() < until and not run.read_log() and launcher.poll() is None:
         time.sleep(0.05)
     os.kill(run.read_status()["pid"], signal.SIGTERM)
     out, err = launcher.communicate(timeout=150)

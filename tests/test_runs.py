@@ -51,12 +51,21 @@ def test_an_option_that_differs_is_named_with_both_values(run):
         ("steps = 4\n", ("steps = 5", "4", str(run.folder / "config.toml"))),
         ("", ("steps = 5", "None")),
         ("steps = 5\nseed = 1\n", ("seed = None", "1")),
-        ("steps = 5\n[unet]\nrank = 3\n", ("unet = None", "3")),
+        ("steps = 5\n[unet]\nrank = 3\n", ("unet.rank = None", "3")),
     ):
         with pytest.raises(StudioError) as refusal:
             run.check_config(text)
         assert "\n" not in str(refusal.value)
         assert all(word in str(refusal.value) for word in words)
+
+
+def test_a_run_from_before_an_option_existed_goes_on_under_its_default(run):
+    defaults = "ema = 0.0\n[unet]\nrank = 8\nnew = 1\n"
+    run.check_config("steps = 5\nema = 0.0\n[unet]\nrank = 8\nnew = 1\n", defaults)
+    with pytest.raises(StudioError, match=r"unet.new = 1; got 2"):
+        run.check_config("steps = 5\nema = 0.0\n[unet]\nnew = 2\n", defaults)
+    with pytest.raises(StudioError, match=r"ema = 0.0; got 0.5"):
+        run.check_config("steps = 5\nema = 0.5\n", defaults)
 
 
 def test_a_reader_sees_a_whole_status_at_every_moment(run):

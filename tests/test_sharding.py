@@ -28,7 +28,9 @@ STATE = "checkpoints/step-000004/state.safetensors"
 def states(run: Path) -> dict[str, torch.Tensor]:
     """Every tensor of a final adapter and of the last training state."""
     files = [*sorted(run.glob("adapter/*/*.safetensors")), run / STATE]
-    return {f"{f.parent.name}.{n}": t for f in files for n, t in load_file(f).items()}
+    found = {f"{f.parent.name}.{n}": t for f in files for n, t in load_file(f).items()}
+    sums = f"{Path(STATE).parent.name}.progress.loss_sums"
+    return found | {sums: found[sums].mean()}  # One for each process.
 
 
 def assert_close(run: Path, reference: Path) -> None:

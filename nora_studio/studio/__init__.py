@@ -1,0 +1,1 @@
+"""What the web app stands on, without a widget: visitors' folders, uploads, jobs, drawings."""
