@@ -91,6 +91,7 @@ LEVELS = [
     {"activations", "loop", "personalise", "prior", "results", "samples"},
     {"preparation", "proof", "gallery"},
     {"demo", "preflight"},
+    {"studio"},
     {"ui", "commands", "fitting"},
     {"cli"},
 ]
