@@ -94,8 +94,12 @@ class Workspace:
         Raises:
             StudioError: it would lie elsewhere, links followed, or is not there.
         """
-        file = (self.folder / relative).resolve()
-        if not file.is_relative_to(self.folder.resolve()) or not file.is_file():
+        try:
+            file = (self.folder / relative).resolve()
+            is_own = file.is_relative_to(self.folder.resolve()) and file.is_file()
+        except (OSError, ValueError):  # Too long for the disk, or with a NUL in it.
+            is_own, file = False, self.folder
+        if not is_own:
             raise StudioError(f"there is no file {relative[:200]!r} here.")
         return file
 
