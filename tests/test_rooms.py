@@ -41,6 +41,7 @@ LEVELS = [
         "new_tokens",
         "quantization",
         "attention",
+        "dino",
     },
     {"tuners"},
     {"", "methods", "recommended"},  # "": the package's own __init__, which registers the tuners
