@@ -94,3 +94,8 @@ _SHAPES = {
     "block_label_text_size": "*text_sm",
 }
 """What has no dark version."""
+
+
+def css() -> str:
+    """The page's own style: all the style sheets beside this module."""
+    return "\n".join(file.read_text("utf-8") for file in sorted(CSS.parent.glob("*.css")))
