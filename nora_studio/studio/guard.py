@@ -7,11 +7,18 @@ from urllib.parse import quote
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nora_studio.errors import StudioError
+from nora_studio.studio.bindings import (
+    OTHERS_SESSION,
+    Sessions,
+    problem_with_body,
+    session_in_url,
+)
 from nora_studio.studio.doorman import Doorman, Visit
 from nora_studio.studio.login_page import AGAIN_PAGE, LOGIN
 from nora_studio.studio.origins import PAGE_HEADERS, READING, is_cross_site_link, refusal
 from nora_studio.studio.upload_cache import KEPT_SECONDS, MOST_WAITING
 
+GRADIO = "/gradio_api/"
 UPLOAD_ROUTE = "/gradio_api/upload"
 MOST_UPLOAD_BYTES = 2200 * 1024**2
 """Of one request with files in it."""
@@ -47,6 +54,7 @@ class Guard:
     def __init__(self, app: ASGIApp, doorman: Doorman) -> None:
         self._app = app
         self._doorman = doorman
+        self._sessions = Sessions()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -77,11 +85,13 @@ class Guard:
         if self._doorman.accounts is None and visit.visitor is None and method not in READING:
             await reply(send, 401, json.dumps({"detail": LOST}), "application/json")
             return
-        limit = self._limit(visit, path)
+        limit = self._limit(visit, scope)
         if path.startswith(CLOSED) or not self._may_fetch(visit, path):
             await reply(send, 404, "there is nothing here.")
         elif _stated_length(headers) > limit:
             await reply(send, 413, TOO_LARGE)
+        elif not self._may_follow(visit, scope):
+            await reply(send, 403, OTHERS_SESSION)
         else:
             await self._pass_on(scope, receive, send, visit, limit)
 
@@ -95,10 +105,10 @@ class Guard:
         else:
             await reply(send, 401, json.dumps({"detail": "Log in first."}), "application/json")
 
-    def _limit(self, visit: Visit, path: str) -> int:
+    def _limit(self, visit: Visit, scope: Scope) -> int:
         """Bytes that a request's body may have."""
-        if path.rstrip("/") != UPLOAD_ROUTE or visit.visitor is None:
-            return MOST_LOGIN_BYTES if path == LOGIN else MOST_BODY_BYTES
+        if not _is_upload(scope) or visit.visitor is None:
+            return MOST_LOGIN_BYTES if scope["path"] == LOGIN else MOST_BODY_BYTES
         self._doorman.uploads.clear_old(KEPT_SECONDS)
         waiting = self._doorman.uploads.waiting_bytes(visit.visitor)
         return max(0, min(MOST_UPLOAD_BYTES, MOST_WAITING - waiting))
@@ -111,34 +121,62 @@ class Guard:
         file = after[1:]  # "=/path", or the older "//path"
         return visit.visitor is not None and self._doorman.uploads.belongs(visit.visitor, file)
 
+    def _may_follow(self, visit: Visit, scope: Scope) -> bool:
+        """Whether an address names no session, or one of this visitor's."""
+        if not scope["path"].startswith(GRADIO):
+            return True
+        session = session_in_url(scope["path"], scope["query_string"])
+        if session is None:
+            return True
+        return visit.visitor is not None and self._sessions.is_own(session, visit.visitor)
+
     async def _pass_on(
         self, scope: Scope, receive: Receive, send: Send, visit: Visit, limit: int
     ) -> None:
-        taken = 0
-        started = False
-
-        async def counted() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > limit:
-                raise _TooLarge
-            return message
-
-        is_upload = scope["path"].rstrip("/") == UPLOAD_ROUTE
         answer = _Answer(self._doorman, visit, scope, send)
-
-        async def sent(message: Message) -> None:
-            nonlocal started
-            started = True
-            await answer.send(message, is_upload)
-
+        body = _Limited(receive, limit)
         try:
-            await self._app(_known(scope, visit, is_upload), counted, sent)
+            if _is_event(scope) and visit.visitor is not None:
+                text = await body.whole()
+                problem = problem_with_body(
+                    text, visit.visitor, self._doorman.uploads, self._sessions
+                )
+                if problem is not None:
+                    await reply(send, 403, json.dumps({"detail": problem}), "application/json")
+                    return
+            await self._app(_known(scope, visit), body.receive, answer.send)
         except _TooLarge:
-            if started:
+            if answer.has_begun:
                 raise
             await reply(send, 413, TOO_LARGE)
+
+
+class _Limited:
+    """A request's body, up to a limit; what has been looked at is there for the app still."""
+
+    def __init__(self, receive: Receive, limit: int) -> None:
+        self._receive, self._limit = receive, limit
+        self._taken = 0
+        self._looked_at: list[Message] = []
+
+    async def whole(self) -> bytes:
+        """All of it."""
+        while True:
+            message = await self._count()
+            self._looked_at.append(message)
+            if message["type"] != "http.request" or not message.get("more_body", False):
+                return b"".join(one.get("body", b"") for one in self._looked_at)
+
+    async def receive(self) -> Message:
+        """As the app asks for it, piece by piece."""
+        return self._looked_at.pop(0) if self._looked_at else await self._count()
+
+    async def _count(self) -> Message:
+        message = await self._receive()
+        self._taken += len(message.get("body", b""))
+        if self._taken > self._limit:
+            raise _TooLarge
+        return message
 
 
 class _Answer:
@@ -146,12 +184,16 @@ class _Answer:
 
     def __init__(self, doorman: Doorman, visit: Visit, scope: Scope, send: Send) -> None:
         self._doorman, self._visit, self._scope, self._send = doorman, visit, scope, send
+        self._is_upload = _is_upload(scope)
         self._body = b""
+        self.has_begun = False
 
-    async def send(self, message: Message, is_upload: bool) -> None:
+    async def send(self, message: Message) -> None:
+        """Send one message of the app's on."""
+        self.has_begun = True
         if message["type"] == "http.response.start":
             message = {**message, "headers": [*message.get("headers", []), *self._added(message)]}
-        elif is_upload and message["type"] == "http.response.body":
+        elif self._is_upload and message["type"] == "http.response.body":
             self._body += message.get("body", b"")
             # Before the last of it is out: what the page asks next may be the file itself.
             if not message.get("more_body", False):
@@ -180,7 +222,17 @@ class _Answer:
                 self._doorman.uploads.record(self._visit.visitor, path)
 
 
-def _known(scope: Scope, visit: Visit, is_upload: bool) -> Scope:
+def _is_upload(scope: Scope) -> bool:
+    return scope["path"].rstrip("/") == UPLOAD_ROUTE
+
+
+def _is_event(scope: Scope) -> bool:
+    """Whether a request to Gradio has something in it that it acts upon."""
+    is_gradio = scope["path"].startswith(GRADIO)
+    return is_gradio and scope["method"] not in READING and not _is_upload(scope)
+
+
+def _known(scope: Scope, visit: Visit) -> Scope:
     """The request as the app sees it: with the cookie that it has only just been given."""
     headers = list(scope["headers"])
     if visit.is_new and visit.cookie is not None:
@@ -188,7 +240,7 @@ def _known(scope: Scope, visit: Visit, is_upload: bool) -> Scope:
         lines = [visit.cookie.encode(), *(value for name, value in headers if name == b"cookie")]
         headers = [(name, value) for name, value in headers if name != b"cookie"]
         headers.append((b"cookie", b"; ".join(lines)))
-    if is_upload:  # The answer is read on its way out.
+    if _is_upload(scope):  # The answer is read on its way out.
         headers = [(name, value) for name, value in headers if name != b"accept-encoding"]
     return {**scope, "headers": headers}
 
