@@ -41,6 +41,7 @@ LEVELS = [
         "new_tokens",
         "quantization",
         "attention",
+        "dino",
     },
     {"tuners"},
     {"", "methods", "recommended"},  # "": the package's own __init__, which registers the tuners
@@ -91,8 +92,8 @@ LEVELS = [
     {"activations", "loop", "personalise", "prior", "results", "samples"},
     {"preparation", "proof", "gallery"},
     {"demo", "preflight"},
-    {"studio"},
-    {"ui", "commands", "fitting"},
+    {"studio", "commands", "fitting"},
+    {"ui"},
     {"cli"},
 ]
 # Beyond the levels: these stand on plain tensors and files alone.
