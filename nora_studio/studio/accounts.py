@@ -5,7 +5,6 @@ import hashlib
 import hmac
 import re
 import secrets
-from getpass import getpass
 from pathlib import Path
 
 from nora_studio.atomic import write_text
@@ -158,15 +157,3 @@ def add_account(file: Path, name: str, password: str) -> None:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise StudioError(f"{file} cannot be written: {reason}. Name another file.") from error
-
-
-def ask_and_add_account(file: Path, name: str) -> None:
-    """`--add-account`: ask for the password twice, where nobody sees it, and write the account.
-
-    Raises:
-        StudioError: as `add_account`; or the two differ.
-    """
-    password = getpass(f"Password for {name}: ")
-    if getpass("The same again: ") != password:
-        raise StudioError("the two passwords differ. Start the same command again.")
-    add_account(file, name, password)
