@@ -183,7 +183,7 @@ def _wire_bench(
         desk = AdapterDesk(studio.workspace(request.headers), studio.is_model_allowed)
         return bench.order(desk, [Chosen(path, much) for path, much in held.items()], values)
 
-    def preview(held: Picks, *values: Any, request: gr.Request):
+    def preview(request: gr.Request, held: Picks, *values: Any):  # Gradio fills no keyword in.
         return shown_command(lambda: order(request, held, values))
 
     def submit(workspace: Workspace, asked: Order, secret: dict[str, str] | None = None) -> None:
@@ -193,14 +193,14 @@ def _wire_bench(
             secret=secret,
         )  # fmt: skip
 
-    def start(held: Picks, *values: Any, request: gr.Request):
+    def start(request: gr.Request, held: Picks, *values: Any):
         """Export, mix, merge or look into the chosen adapters; for Publish, show what would go."""
         try:
             submit(studio.workspace(request.headers), order(request, held, values))
         except StudioError as error:
             raise told(error, "Not started") from error
 
-    def publish(token: str, held: Picks, *values: Any, request: gr.Request) -> str:
+    def publish(request: gr.Request, token: str, held: Picks, *values: Any) -> str:
         """Send it to the Hub, once a look at what goes there has succeeded."""
         try:
             workspace = studio.workspace(request.headers)
