@@ -59,7 +59,7 @@ LEVELS = [
         "pretrain",
         "report",
     },
-    {"runs", "launching"},
+    {"runs", "launching", "shipped"},
     {
         "trainee",
         "dreambooth",
