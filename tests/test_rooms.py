@@ -33,6 +33,7 @@ LEVELS = [
         "world",
         "prompts",
         "scripts",
+        "drawing_requests",
         "data",
         "grid",
         "settings",
@@ -73,6 +74,8 @@ LEVELS = [
         "base",
         "out_of_memory",
     },
+    {"entrants", "readings"},
+    {"adapted"},
     {
         "trials",
         "history",
@@ -88,9 +91,10 @@ LEVELS = [
         "sample_scores",
         "wall",
     },
-    {"activations", "loop", "personalise", "prior", "results", "samples"},
+    {"activations", "drawing_server", "loop", "personalise", "prior", "results", "samples"},
     {"preparation", "proof", "gallery"},
     {"demo", "preflight"},
+    {"studio"},
     {"ui", "commands", "fitting"},
     {"cli"},
 ]
