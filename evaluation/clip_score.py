@@ -1,4 +1,4 @@
-"""Score adapters with CLIP: does a picture show its prompt (CLIP-T), and the subject (CLIP-I)?
+"""Score adapters: does a picture show its prompt (CLIP-T), and the subject (CLIP-I, DINO)?
 
     python evaluation/clip_score.py --adapters runs/my-mug-nora runs/my-mug-lora \\
         --prompts "a photo of a [V] mug in the snow" "a photo of a [V] mug on the beach" \\
@@ -33,6 +33,7 @@ from nora_studio.compare import (
     score_entrants,
 )
 from nora_studio.data.images import list_photos, open_photo
+from nora_studio.dino import load_dino
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.models import choose_dtype, load_sdxl, native_resolution
 from nora_studio.prompts import read_prompts
@@ -57,6 +58,8 @@ class ScoreOptions:
     """Base: "embedded", a diffusers directory or a Hub name. None: the adapters' own."""
     clip: str = "embedded"
     """Judge: "embedded", an open_clip folder, hf-hub:owner/name, or such as ViT-B-32:openai."""
+    dino: str | None = None
+    """Second judge of the subject: a folder or Hub name, facebook/dino-vits16 in DreamBooth."""
     out: Path = Path("scores")
     """Folder for results and pictures."""
     base: bool = True
@@ -88,11 +91,14 @@ def main() -> int:
     references = None
     if options.references is not None:
         references = [open_photo(file) for file in list_photos(options.references)]
+    if options.dino is not None and not references:
+        raise StudioError("--dino: it compares with real photos. Name them with --references.")
     available = "cuda" if torch.cuda.is_available() else "cpu"
     device = available if options.device == "auto" else options.device
     if device == "cuda" and available == "cpu":
         raise StudioError("--device: no GPU is usable here. Leave --device out.")
     scorer = load_scorer(options.clip, device)
+    dino = None if options.dino is None else load_dino(options.dino, device)
 
     pipe = load_sdxl(model, choose_dtype(options.precision, device), device)
     drawing = Drawing(
@@ -109,7 +115,7 @@ def main() -> int:
         pictures = draw_missing(
             pipe, entrants, drawing, options.out / "pictures", lambda *_: bar.update()
         )
-    scores = score_entrants(scorer, pictures, drawing, references)
+    scores = score_entrants(scorer, pictures, drawing, references, dino)
     findings = list(find_differences(scores, drawing))
 
     labelled_grid(
@@ -125,13 +131,15 @@ def main() -> int:
     facts = {
         "version": __version__,
         "clip": scorer.name,
+        "dino": options.dino,
         "precision": str(pipe.unet.dtype).removeprefix("torch."),
         "references": str(options.references) if references else None,
     }
     result = facts | describe_results(entrants, drawing, scores, findings)
     write_text(options.out / "scores.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    judges = f"CLIP {scorer.name}" + (f", DINO {dino.name}" if dino else "")
     tables = result_tables(drawing, scores, findings)
-    write_text(options.out / "scores.md", as_markdown(tables, drawing, scorer.name))
+    write_text(options.out / "scores.md", as_markdown(tables, drawing, judges))
     print(as_text(tables))
     print(f"Written to {options.out}: scores.json, scores.md, grid.png, pictures/")
     return 0

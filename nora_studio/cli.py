@@ -195,7 +195,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "audit-resume": (_command_audit_resume, "prove that a stopped training resumes exactly"),
     "methods": (_command_methods, "list every adapter method"),
     "params": (_command_params, "count what an adapter trains on a model, from shapes alone"),
-    "score": (_command_score, "CLIP-T and CLIP-I of adapters, with paired differences"),
+    "score": (_command_score, "CLIP-T, CLIP-I and DINO of adapters, with paired differences"),
     **{word: (partial(run_file_command, word), line) for word, (_, line) in FILE_COMMANDS.items()},
 }
 

@@ -9,6 +9,7 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
 from nora_studio.adapted import AdaptedPipes
+from nora_studio.dino import Dino
 from nora_studio.entrants import (
     BASE,
     Drawing,
@@ -198,13 +199,14 @@ def score_entrants(
     pictures: Pictures,
     drawing: Drawing,
     references: Sequence[Image.Image] | None = None,
+    dino: Dino | None = None,
 ) -> Scores:
-    """Score every picture of every entrant; CLIP-I only where there are real photos."""
+    """Score every picture of every entrant; CLIP-I and DINO only where there are real photos."""
     scores: Scores = {}
     prompts = [prompt for prompt, _ in drawing.pairs]
     for label, files in pictures.items():
         images = [open_picture(files[pair]) for pair in drawing.pairs]
-        for name, values in score_pictures(scorer, images, prompts, references):
+        for name, values in score_pictures(scorer, images, prompts, references, dino):
             scores.setdefault(name, {})[label] = values.tolist()
     return scores
 

@@ -10,9 +10,9 @@ Tables = dict[str, list[list[str]]]
 """Heading -> rows, the first of them the column labels."""
 
 NOTE = (
-    "CLIP-T: cosine of a picture with its prompt, the rare word left out. CLIP-I: mean cosine with "
-    "the real photos. Pairs share prompt, seed and starting noise. Intervals hold 95%: expanded "
-    "percentile bootstrap over prompts (over seeds where there is one prompt)."
+    "CLIP-T: cosine of a picture with its prompt, the rare word left out. CLIP-I and DINO: mean "
+    "cosine with the real photos. Pairs share prompt, seed and starting noise. Intervals hold 95%: "
+    "expanded percentile bootstrap over prompts (over seeds where there is one prompt)."
 )
 
 
@@ -72,15 +72,19 @@ def result_tables(drawing: Drawing, scores: Scores, findings: Sequence[Finding])
     return tables
 
 
-def as_markdown(tables: Tables, drawing: Drawing, clip: str) -> str:
-    """A page with every table and the settings behind them."""
-    blocks = ["# CLIP scores"]
+def as_markdown(tables: Tables, drawing: Drawing, judges: str) -> str:
+    """A page with every table and the settings behind them.
+
+    Args:
+        judges: Who scored: "CLIP embedded, DINO facebook/dino-vits16".
+    """
+    blocks = ["# Scores of pictures"]
     for heading, (head, *rows) in tables.items():
         lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
         table = "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
         blocks += [f"## {heading}", table]
     settings = (
-        f"Model {drawing.model}, CLIP {clip}, seeds {', '.join(map(str, drawing.seeds))}, "
+        f"Model {drawing.model}, {judges}, seeds {', '.join(map(str, drawing.seeds))}, "
         f"{drawing.steps} steps, guidance {drawing.guidance:g}, {drawing.size} px, "
         f"strength {drawing.strength:g}."
     )

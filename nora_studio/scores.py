@@ -1,4 +1,4 @@
-"""Judge pictures with CLIP, and compare two sets of scores pair by pair."""
+"""Judge pictures with CLIP and DINO, and compare two sets of scores pair by pair."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
+from nora_studio.dino import Dino, dino_score
 from nora_studio.errors import StudioError
 from nora_studio.models import EMBEDDED, embedded
 from nora_studio.prompts import replace_token
@@ -139,11 +140,14 @@ def score_pictures(
     images: Sequence[Image.Image],
     prompts: Sequence[str],
     references: Sequence[Image.Image] | None = None,
+    dino: Dino | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield (name, one score a picture): "CLIP-T", and "CLIP-I" where there are references."""
+    """Yield (name, one score a picture): "CLIP-T"; with references "CLIP-I", and "DINO" by one."""
     yield "CLIP-T", clip_t(scorer, images, prompts)
     if references:
         yield "CLIP-I", clip_i(scorer, images, references)
+        if dino is not None:
+            yield "DINO", dino_score(dino, images, references)
 
 
 class Difference(NamedTuple):

@@ -210,6 +210,7 @@ def test_the_script_refuses_bad_input_in_one_line(
         {"--seeds": [1, 1]},
         {"--model": [tmp_path]},
         {"--clip": [tmp_path]},
+        {"--dino": [tmp_path]},
         {"--size": [12]},
         {"--steps": [0]},
     ]

@@ -42,6 +42,7 @@ LEVELS = [
         "new_tokens",
         "quantization",
         "attention",
+        "dino",
     },
     {"tuners"},
     {"", "methods", "recommended"},  # "": the package's own __init__, which registers the tuners
@@ -94,8 +95,8 @@ LEVELS = [
     {"activations", "drawing_server", "loop", "personalise", "prior", "results", "samples"},
     {"preparation", "proof", "gallery"},
     {"demo", "preflight"},
-    {"studio"},
-    {"ui", "commands", "fitting"},
+    {"studio", "commands", "fitting"},
+    {"ui"},
     {"cli"},
 ]
 # Beyond the levels: these stand on plain tensors and files alone.
