@@ -60,7 +60,7 @@ def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
             noun = gr.Textbox(
                 "", label="What it is", placeholder="mug, dog, toy car", max_length=60,
                 elem_id="train-class",
-                info="One or two words that the model knows; it learns what is special about yours.",
+                info="A word or two that the model knows; it learns what is special about yours.",
             )  # fmt: skip
             base = gr.Radio(
                 [("Miniature, built in", EMBEDDED), (OWN_MODEL, OWN_MODEL)], value=EMBEDDED,
