@@ -15,7 +15,7 @@ from nora_studio.ui.shared import Shared
 from nora_studio.ui.training_view import log_view, progress_view, wall_view
 
 POLL_SECONDS = 1.5
-BUTTON: dict[str, Any] = {"size": "md", "scale": 0, "min_width": 150}
+BUTTON: dict[str, Any] = {"size": "md", "scale": 0, "min_width": 165}
 COLOURS = {"nora": "nora", "lora": "lora"}
 OTHERS = ("ink", "soft", "accent", "base")
 EMPTY = (
@@ -34,7 +34,7 @@ def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
         stop = gr.Button("Stop and save", interactive=False, **BUTTON)
         resume = gr.Button("Resume", interactive=False, **BUTTON)
         longer = gr.Button("Continue longer", interactive=False, **BUTTON)
-        more = gr.Number(60, label="by steps", precision=0, minimum=1, scale=0, min_width=100)
+        more = gr.Number(60, label="More steps", precision=0, minimum=1, scale=0, min_width=100)
         compare = gr.Button("Compare", variant="primary", interactive=False, **BUTTON)
     progress = gr.HTML(EMPTY, elem_id="watch-progress")
     wall = gr.HTML("", elem_id="watch-wall")
@@ -42,11 +42,11 @@ def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
         log = gr.Checkbox(False, label="Log scale", container=False, scale=0, min_width=130)
         smoothing = gr.Slider(
             0, 0.95, 0.6, step=0.05, label="Smoothing", elem_id="watch-smoothing", scale=0,
-            min_width=280, container=False,
+            min_width=300,
         )  # fmt: skip
     with gr.Row():
-        curves = gr.HTML("", elem_id="watch-loss")
-        fixed = gr.HTML("", elem_id="watch-fixed")
+        curves = gr.HTML("", elem_id="watch-loss", min_width=330)
+        fixed = gr.HTML("", elem_id="watch-fixed", min_width=330)
     with gr.Accordion("Log", open=False, elem_id="watch-log"):
         tail = gr.HTML("", autoscroll=True, max_height=260)
     seen = gr.State({})
