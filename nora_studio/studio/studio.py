@@ -9,6 +9,7 @@ from pathlib import Path
 from nora_studio.errors import StudioError
 from nora_studio.models import EMBEDDED
 from nora_studio.studio.doorman import Doorman
+from nora_studio.studio.drawings import Drawings
 from nora_studio.studio.jobs import Jobs
 from nora_studio.studio.workspace import Workspace
 
@@ -22,6 +23,7 @@ class Studio:
 
     doorman: Doorman
     jobs: Jobs
+    drawings: Drawings
     model_folders: tuple[Path, ...] | None = None
     """Where model directories may lie; None: anywhere but in the studio's own folder, for a studio
     that only this machine reaches."""
@@ -42,7 +44,9 @@ class Studio:
         if not folder.is_dir():
             # A judge's name too: hf-hub:owner/name, ViT-B-32:openai.
             plain = name.removeprefix("hf-hub:")
-            return bool(_HUB_NAME.fullmatch(plain) or re.fullmatch(r"[\w-]{1,60}:[\w-]{1,60}", name))
+            return bool(
+                _HUB_NAME.fullmatch(plain) or re.fullmatch(r"[\w-]{1,60}:[\w-]{1,60}", name)
+            )
         place = folder.resolve()
         if place.is_relative_to(self.doorman.home):
             return False
