@@ -49,10 +49,12 @@ element.addEventListener('click', (event) => {
   if (!pick) return;
   const on = pick.getAttribute('aria-pressed') !== 'true';
   pick.setAttribute('aria-pressed', on);
-  trigger('select', {act: 'choose', path: pick.dataset.path, on: on ? 'yes' : 'no'});
+  trigger('select', {act: 'choose', adapter: pick.dataset.adapter, on: on ? 'yes' : 'no'});
 });
 """
-"""A card answers at once, and keeps the keyboard's place; the server learns of it beside."""
+"""A card answers at once, and keeps the keyboard's place; the server learns of it beside.
+
+Its adapter is not told as "path": Gradio takes whatever has one for an upload."""
 
 
 def method_name(method: str) -> str:
@@ -96,14 +98,22 @@ def _card(entry: LibraryEntry, is_chosen: bool, workspace: Workspace) -> str:
         else f'<p class="problem">{html.escape(entry.problem)}</p>'
     )
     return (
-        f'<article class="adapter"><button class="adapter-pick" data-path="{path}" '
+        f'<article class="adapter"><button class="adapter-pick" data-adapter="{path}" '
         f'aria-pressed="{"true" if is_chosen else "false"}" aria-label="Choose {title}"{usable}>'
         f'{picture}<span class="adapter-tick" aria-hidden="true">✓</span></button>'
         f'<div class="adapter-words"><h3>{title}</h3>'
         f'<p class="note"><span class="dot {colour}"></span> {called}, {kind}, '
-        f"{size_words(entry.bytes)}</p>{body}{_scores(entry)}{_links(entry, workspace)}</div>"
+        f"{_size(entry)}</p>{body}{_scores(entry)}{_links(entry, workspace)}</div>"
         "</article>"
     )
+
+
+def _size(entry: LibraryEntry) -> str:
+    words = size_words(entry.bytes)
+    if entry.kind != "run" or entry.card is None or entry.card.method != "nora":
+        return words
+    why = "With the frozen factors that it trains between; an exported file leaves them out."
+    return f'<span title="{why}">{words}</span>'
 
 
 def _facts(card: AdapterCard) -> str:
@@ -114,7 +124,7 @@ def _facts(card: AdapterCard) -> str:
         ("Base", "The model it was trained on, and works with", base or "not told"),
         ("Word", "What stands for your subject; prompts may go on saying [V]", card.trigger),
         ("Trained", "", f"{card.steps:,} steps at {card.resolution} px" if card.steps else ""),
-        ("Numbers", "How many numbers were trained", f"{card.parameters:,}"),
+        ("Parameters", "How many numbers were trained", f"{card.parameters:,}"),
     ]
     lines = "".join(
         f"<dt{f' title={chr(34)}{tip}{chr(34)}' if tip else ''}>{name}</dt>"
@@ -142,7 +152,7 @@ def _links(entry: LibraryEntry, workspace: Workspace) -> str:
     link = _download(workspace.folder / entry.path, workspace, "Download")
     return (
         f'<p class="adapter-links">{link}<button class="plain-button" data-act="remove" '
-        f'data-path="{html.escape(entry.path)}" aria-label="Remove {name}">Remove</button></p>'
+        f'data-adapter="{html.escape(entry.path)}" aria-label="Remove {name}">Remove</button></p>'
     )
 
 
@@ -165,10 +175,10 @@ def _chosen(entry: LibraryEntry, strength: float) -> str:
     colour = method if method in ("nora", "lora") else "base"
     return (
         f'<li><span class="chosen-name"><span class="dot {colour}"></span> {title}</span>'
-        f'<button class="plain-button" data-act="drop" data-path="{path}" '
+        f'<button class="plain-button" data-act="drop" data-adapter="{path}" '
         f'aria-label="Take {title} out">×</button>'
         f'<label class="chosen-strength">Strength <input type="range" min="0" max="2" step="0.05" '
-        f'value="{strength:g}" data-act="strength" data-path="{path}" '
+        f'value="{strength:g}" data-act="strength" data-adapter="{path}" '
         'oninput="this.nextElementSibling.value = Number(this.value).toFixed(2)">'
         f"<output>{strength:.2f}</output></label></li>"
     )

@@ -47,6 +47,7 @@ class _Parts:
     picks: gr.State
     made: gr.HTML
     seen: gr.State
+    compare: gr.Button
 
 
 def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
@@ -69,15 +70,17 @@ def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
             with gr.Column(elem_classes="card"):
                 gr.HTML("<h2>Chosen</h2>")
                 chosen = gr.HTML("", js_on_load=ON_LOAD, elem_id="adapters-chosen")
-                compare = gr.Button("Draw them under Compare", elem_id="adapters-compare")
+                compare = gr.Button(
+                    "Draw them under Compare", interactive=False, elem_id="adapters-compare"
+                )
                 bench = build_bench()
             with gr.Column(elem_classes="card"):
                 gr.HTML("<h2>Made</h2>")
                 made = gr.HTML("", js_on_load=ON_LOAD, elem_id="adapters-made")
                 page = gr.Markdown("", visible=False, elem_classes="page-preview")
-    parts = _Parts(shelf, chosen, picks, made, seen)
-    _wire_shelf(studio, parts, upload, undo, removed, tab)
-    _wire_bench(studio, parts, bench, page, tab)
+    parts = _Parts(shelf, chosen, picks, made, seen, compare)
+    changes = _wire_shelf(studio, parts, upload, undo, removed, tab)
+    _wire_bench(studio, parts, bench, page, tab, changes)
 
     def to_compare(held: Picks, request: gr.Request):
         """Draw the chosen adapters side by side."""
@@ -97,21 +100,22 @@ def _wire_shelf(
     undo: gr.Button,
     removed: gr.State,
     tab: gr.Tab,
-) -> None:
-    """Choosing, adding and removing."""
+) -> list[Any]:
+    """Choosing, adding and removing; gives back the events after which others are chosen."""
 
     def views(workspace: Workspace, held: Picks) -> list[Any]:
         entries = library(workspace)
         known = {entry.path: entry for entry in entries}
         kept = {path: strength for path, strength in held.items() if path in known}
-        return [shelf_view(entries, kept, workspace), chosen_view(known, kept), kept]
+        button = gr.Button(interactive=bool(kept))
+        return [shelf_view(entries, kept, workspace), chosen_view(known, kept), kept, button]
 
     def arrive(held: Picks, request: gr.Request):
         return views(studio.workspace(request.headers), held)
 
     def on_shelf(held: Picks, event: gr.EventData, request: gr.Request):
         act, workspace = act_of(event), studio.workspace(request.headers)
-        path = act.get("path", "")
+        path = act.get("adapter", "")
         try:
             entry = find_entry(workspace, path)
             rest = _without(held, path)
@@ -122,7 +126,7 @@ def _wire_shelf(
                 held = rest | {path: 1.0} if is_on else rest
                 return [gr.skip(), *views(workspace, held)[1:], gr.skip(), gr.skip()]
             if act.get("act") != "remove":
-                return [gr.skip()] * 5
+                return [gr.skip()] * 6
             remove_file(workspace, path)
         except StudioError as error:
             raise told(error) from error
@@ -131,7 +135,7 @@ def _wire_shelf(
     def on_chosen(held: Picks, event: gr.EventData, request: gr.Request):
         act, workspace = act_of(event), studio.workspace(request.headers)
         is_drop = act.get("act") == "drop"
-        return views(workspace, _without(held, act.get("path", "")) if is_drop else held)
+        return views(workspace, _without(held, act.get("adapter", "")) if is_drop else held)
 
     def on_strength(held: Picks, event: gr.EventData):
         act = act_of(event)
@@ -139,7 +143,7 @@ def _wire_shelf(
             strength = min(2.0, max(0.0, float(act.get("value", "1"))))
         except ValueError:
             strength = 1.0
-        path = act.get("path", "")
+        path = act.get("adapter", "")
         return held | {path: strength} if path in held else held
 
     def receive(files: Sequence[str] | None, held: Picks, request: gr.Request):
@@ -165,17 +169,24 @@ def _wire_shelf(
             raise told(error) from error
         return [*views(workspace, held), gr.Button(visible=False)]
 
-    shown = [parts.shelf, parts.chosen, parts.picks]
-    tab.select(arrive, parts.picks, shown, **QUIET)
-    parts.shelf.select(on_shelf, parts.picks, [*shown, undo, removed], **QUIET)
-    parts.chosen.select(on_chosen, parts.picks, shown, **QUIET)
-    parts.chosen.submit(on_strength, parts.picks, parts.picks, **QUIET)
+    shown = [parts.shelf, parts.chosen, parts.picks, parts.compare]
     upload.upload(receive, [upload, parts.picks], shown, api_name="add_adapters")
     undo.click(undo_removal, [removed, parts.picks], [*shown, undo], **QUIET)
+    return [
+        tab.select(arrive, parts.picks, shown, **QUIET),
+        parts.shelf.select(on_shelf, parts.picks, [*shown, undo, removed], **QUIET),
+        parts.chosen.select(on_chosen, parts.picks, shown, **QUIET),
+        parts.chosen.submit(on_strength, parts.picks, parts.picks, **QUIET),
+    ]
 
 
 def _wire_bench(
-    studio: Studio, parts: _Parts, bench: Bench, page: gr.Markdown, tab: gr.Tab
+    studio: Studio,
+    parts: _Parts,
+    bench: Bench,
+    page: gr.Markdown,
+    tab: gr.Tab,
+    changes: Sequence[Any],
 ) -> None:
     """Commands: shown as they will run, put into the queue, and looked after."""
 
@@ -227,7 +238,7 @@ def _wire_bench(
         listed = mine(workspace)
         states = [[job.id, studio.jobs.state(job)] for job in listed]
         if states == before.get("states"):
-            return [gr.skip()] * 5
+            return [gr.skip()] * 4
         shown = jobs_view(listed, studio.jobs, workspace)
         ended = [one for one in states if one[1] in ENDED]
         after = {"states": states, "ended": ended}
@@ -238,7 +249,7 @@ def _wire_bench(
         last = next((job for job in listed if is_preview(job)), None)
         text = "" if last is None else model_card_in(output_of(studio.jobs, last, workspace))
         body = text.partition("\n---\n")[2].replace("<Gallery />", "").strip()
-        return [shown, shelf, gr.Markdown(body, visible=bool(body)), after, gr.skip()]
+        return [shown, shelf, gr.Markdown(body, visible=bool(body)), after]
 
     def on_made(event: gr.EventData, request: gr.Request) -> None:
         act, workspace = act_of(event), studio.workspace(request.headers)
@@ -250,12 +261,12 @@ def _wire_bench(
 
     timer = gr.Timer(POLL_SECONDS)
     fields = list(bench.fields)
-    gr.on(
-        [parts.picks.change, tab.select, *(field.change for field in fields)],
-        preview, [parts.picks, *fields], [bench.command, bench.start],
-        trigger_mode="always_last", **QUIET,
-    )  # fmt: skip
-    outputs = [parts.made, parts.shelf, page, parts.seen, parts.chosen]
+    asked, shown = [parts.picks, *fields], [bench.command, bench.start]
+    latest: dict[str, Any] = QUIET | {"trigger_mode": "always_last"}
+    gr.on([field.change for field in fields], preview, asked, shown, **latest)
+    for change in changes:
+        change.then(preview, asked, shown, **latest)
+    outputs = [parts.made, parts.shelf, page, parts.seen]
     gr.on([timer.tick, tab.select], look, [parts.seen, parts.picks], outputs, **QUIET)
     bench.start.click(start, [parts.picks, *fields], None, api_name="make_from_adapters")
     bench.publish.click(
