@@ -183,7 +183,8 @@ def _chosen(entry: LibraryEntry, strength: float | None) -> str:
         ""
         if strength is None
         else '<label class="chosen-strength">Strength <input type="range" min="0" '
-        f'max="{MOST_STRENGTH:g}" step="0.05" value="{strength:g}" data-act="strength" data-adapter="{path}" '
+        f'max="{MOST_STRENGTH:g}" step="0.05" value="{strength:g}" '
+        f'data-act="strength" data-adapter="{path}" '
         'oninput="this.nextElementSibling.value = Number(this.value).toFixed(2)">'
         f"<output>{strength:.2f}</output></label>"
     )
