@@ -44,7 +44,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         # Outside the tabs, among which they would count as tabs.
         states = gr.State(""), gr.State([]), gr.State("")
         with gr.Tabs(selected="train", elem_id="tabs") as tabs:
-            shared = Shared(tabs, *states)
+            shared = Shared(page, tabs, *states)
             for name, label, build in TABS:
                 with gr.Tab(label, id=name, elem_id=f"tab-{name}") as tab:
                     build(studio, shared, tab)
