@@ -6,7 +6,6 @@ import gradio as gr
 
 from nora_studio.errors import StudioError
 from nora_studio.scripts import TRAIN, script_command
-from nora_studio.studio.jobs import ENDED
 from nora_studio.studio.studio import Studio
 from nora_studio.studio.trainings import Training, find_training, find_trainings, state_of
 from nora_studio.ui.acts import told
