@@ -60,7 +60,7 @@ LEVELS = [
         "pretrain",
         "report",
     },
-    {"runs", "launching"},
+    {"runs", "launching", "shipped"},
     {
         "trainee",
         "dreambooth",

@@ -77,6 +77,7 @@ def run(arguments: Sequence[str]) -> int:
         uvicorn.run(app, host=options.host, port=options.port, log_level="warning")
     finally:
         stop.set()
+        studio.drawings.close()
         worker.join(timeout=5)
         studio.drawings.close()
         lock.release()
