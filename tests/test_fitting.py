@@ -52,6 +52,7 @@ def test_given_is_what_flags_and_files_set_to_whatever_value(tmp_path):
     assert options_given([f"--config={file}"]) >= {"base_bits"}
 
 
+@pytest.mark.slow
 def test_a_run_that_fits_as_asked_is_trained_as_asked(tiny_base, photo_folder, tmp_path):
     changes = only_unet({"fit": 1000, "steps": 2, "sample-every": 0})
     outcome = run_trainer(*tiny_arguments(tiny_base, photo_folder, tmp_path, "lora", changes))
@@ -63,6 +64,7 @@ def test_a_run_that_fits_as_asked_is_trained_as_asked(tiny_base, photo_folder, t
     assert (config["gradient_checkpointing"], config["base_bits"]) == (False, 16)
 
 
+@pytest.mark.slow
 def test_where_nothing_fits_one_line_says_the_smallest_need(tiny_base, photo_folder, tmp_path):
     changes = only_unet({"fit": 0.01, "base-bits": 16, "gradient-checkpointing": True})
     outcome = run_trainer(*tiny_arguments(tiny_base, photo_folder, tmp_path, "lora", changes))

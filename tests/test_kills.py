@@ -11,6 +11,7 @@ from tiny import RARE_TOKEN
 SCRIPT = Path(__file__).parent.parent / "evaluation" / "kill_test.py"
 
 
+@pytest.mark.slow
 def test_a_training_killed_at_any_moment_goes_on_as_if_never_killed(
     forks, tiny_base, photo_folder, tmp_path, monkeypatch, capsys
 ):

@@ -92,7 +92,8 @@ LEVELS = [
     {"activations", "loop", "personalise", "prior", "results", "samples", "fidelity_judging"},
     {"preparation", "proof", "gallery"},
     {"demo", "preflight"},
-    {"ui", "commands", "fitting"},
+    {"studio", "commands", "fitting"},
+    {"ui"},
     {"cli"},
 ]
 # Beyond the levels: these stand on plain tensors and files alone.

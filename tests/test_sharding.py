@@ -89,7 +89,8 @@ def test_a_sharded_base_teaches_what_a_whole_one_does(sharded):
         sorted(file.name for file in (sharded / kind / "mug-nora" / "samples").iterdir())
         for kind in ("shards", "whole")
     ]
-    assert names[0] == names[1] == ["base.png", "step-000003.png", "step-000004.png"]
+    drawn = ["base-01.png", "step-000003-01.png", "step-000004-01.png", "wall.png"]
+    assert names[0] == names[1] == drawn
 
 
 def test_each_process_holds_its_share_of_the_base(sharded):

@@ -12,7 +12,7 @@ from nora_studio.runs import Run
 FILES_ROUTE = "/files/"
 """Where a visitor's own files are served from, and nobody else's: the cookie says whose."""
 NAME_LENGTH = 48
-_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_+-]*")
 _VISITOR = re.compile(r"[0-9a-f]{32}")
 
 
@@ -24,7 +24,7 @@ def safe_name(text: str, fallback: str = "subject") -> str:
 
 
 def check_name(name: str) -> str:
-    """Refuse what `safe_name` would not have made.
+    """Refuse what is neither of `safe_name`'s make nor a run of the trainer's on such a name.
 
     Raises:
         StudioError: the name could be a path, a flag, or anything but a name.
@@ -94,8 +94,12 @@ class Workspace:
         Raises:
             StudioError: it would lie elsewhere, links followed, or is not there.
         """
-        file = (self.folder / relative).resolve()
-        if not file.is_relative_to(self.folder.resolve()) or not file.is_file():
+        try:
+            file = (self.folder / relative).resolve()
+            is_own = file.is_relative_to(self.folder.resolve()) and file.is_file()
+        except (OSError, ValueError):  # Too long for the disk, or with a NUL in it.
+            is_own, file = False, self.folder
+        if not is_own:
             raise StudioError(f"there is no file {relative[:200]!r} here.")
         return file
 

@@ -1,0 +1,54 @@
+"""Runs one command and leaves word how it ended: `python child.py FOLDER DEVICE COMMAND...`.
+
+A job outlives the server that started it, and the next server is not its parent: it learns the exit
+status from a file. Only the standard library is imported: this starts with every job.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+PROCESS, EXIT, OUTPUT = "process.json", "exit.json", "output.log"
+
+
+def main(folder: Path, device: int, command: list[str]) -> int:
+    """Run the command, its output in the folder; signals are passed on to it."""
+    try:  # Whoever claims the job runs it: a server that was killed may have started it already.
+        with (folder / PROCESS).open("x", encoding="utf-8") as claim:
+            json.dump({"pid": os.getpid(), "started": time.time(), "device": device}, claim)
+    except FileExistsError:
+        return 1
+    process: subprocess.Popen[bytes] | None = None
+    asked: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        deliver()
+
+    def deliver() -> None:  # Each once: to the trainer, a second one means "at once".
+        while process is not None and asked:
+            process.send_signal(asked.pop(0))
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, pass_on)
+    with (folder / OUTPUT).open("ab") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
+        deliver()
+        status = process.wait()
+        output.flush()
+        os.fsync(output.fileno())
+    fresh = folder / f"{EXIT}.new"
+    fresh.write_text(json.dumps({"status": status if status >= 0 else 128 - status}))
+    fresh.replace(folder / EXIT)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))

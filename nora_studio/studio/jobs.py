@@ -1,0 +1,296 @@
+"""Commands that visitors asked for: queued, run one at a time for each device, and found again.
+
+A job is a folder, `<home>/jobs/<id>/`: `job.json` (what was asked), `process.json` (who runs it),
+`output.log` and `exit.json` (how it ended). Nothing else is remembered, so whatever happens to the
+server, the next one goes on with the same queue; jobs at work are not its children and live on.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from nora_studio.atomic import replacing, write_text
+from nora_studio.errors import StudioError
+from nora_studio.liveness import ProcessMark, host_name
+from nora_studio.studio import child
+from nora_studio.studio.workspace import Workspace
+
+State = Literal["waiting", "running", "finished", "stopped", "failed", "cancelled"]
+ENDED = ("finished", "stopped", "failed", "cancelled")
+STOPPED = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+JOB, CANCELLED = "job.json", "cancelled.json"
+WAITING_LIMIT = 10
+"""Jobs that one visitor may have in the queue."""
+TAIL_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command of one visitor's."""
+
+    id: str
+    visitor: str
+    """Name of their workspace's folder."""
+    kind: str
+    """train, measure, score, ...: what the page calls it."""
+    title: str
+    command: tuple[str, ...]
+    """As it runs, the program first."""
+    shown: str
+    """As a person would type it."""
+    runs: tuple[str, ...] = ()
+    """Names of the runs that it writes."""
+    uses_device: bool = True
+    """Whether it waits for its turn on the GPU (or the CPU, where there is none)."""
+    created: float = field(default_factory=lambda: round(time.time(), 2))
+
+
+class Jobs:
+    """All jobs of a studio, and the hands that start them.
+
+    One process at a time may hold a studio's jobs; `tick` is called about once a second.
+    """
+
+    def __init__(self, home: Path, devices: int = 0, hands: int = 2) -> None:
+        """Open the queue in a studio's data folder.
+
+        Args:
+            devices: GPUs; each takes a job of its own. 0: the CPU, one job at a time.
+            hands: Jobs at a time that use no device.
+        """
+        self.home, self.folder = home, home / "jobs"
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.devices, self.hands = devices, hands
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._secrets: dict[str, dict[str, str]] = {}
+        self._known: dict[str, Job] = {}
+        self._ended: dict[str, State] = {}
+        self._lock = threading.RLock()
+
+    def submit(
+        self,
+        workspace: Workspace,
+        kind: str,
+        title: str,
+        command: Sequence[str],
+        shown: str,
+        runs: Sequence[str] = (),
+        uses_device: bool = True,
+        secret: Mapping[str, str] | None = None,
+    ) -> Job:
+        """Put a command into the queue; it runs in the visitor's folder.
+
+        Args:
+            secret: Environment variables for it alone, which are written nowhere.
+
+        Raises:
+            StudioError: the visitor has too many waiting, or one that writes the same run.
+        """
+        with self._lock:
+            pending = [job for job in self.of(workspace) if self.state(job) not in ENDED]
+            if len([job for job in pending if self.state(job) == "waiting"]) >= WAITING_LIMIT:
+                raise StudioError(f"{WAITING_LIMIT} jobs of yours wait already. Cancel one.")
+            for job in pending:
+                if set(job.runs) & set(runs):
+                    raise StudioError(
+                        f"{job.title} is {self.state(job)} already. Watch or stop it."
+                    )
+            job = Job(
+                id=f"{time.time_ns():020d}-{secrets.token_hex(8)}",
+                visitor=workspace.folder.name,
+                kind=kind,
+                title=title,
+                command=tuple(command),
+                shown=shown,
+                runs=tuple(runs),
+                uses_device=uses_device,
+            )
+            if secret:
+                self._secrets[job.id] = dict(secret)
+            with replacing(self.folder / job.id) as fresh:
+                write_text(fresh / JOB, json.dumps(asdict(job), indent=1) + "\n", durable=True)
+            self.tick()
+        return job
+
+    def of(self, workspace: Workspace) -> list[Job]:
+        """A visitor's jobs, oldest first."""
+        return [job for job in self._all() if job.visitor == workspace.folder.name]
+
+    def find(self, workspace: Workspace, job_id: str) -> Job:
+        """One of a visitor's jobs.
+
+        Raises:
+            StudioError: they have none of that name.
+        """
+        for job in self.of(workspace):
+            if job.id == job_id:
+                return job
+        raise StudioError("there is no such job here.")
+
+    def of_run(self, workspace: Workspace, run: str) -> Job | None:
+        """The newest job that writes a run."""
+        return next((job for job in reversed(self.of(workspace)) if run in job.runs), None)
+
+    def _all(self) -> list[Job]:
+        with self._lock:
+            names = sorted(folder.name for folder in self.folder.iterdir())
+            for name in names:
+                facts = {} if name in self._known else _read(self.folder / name / JOB)
+                if facts:
+                    facts |= {word: tuple(facts[word]) for word in ("command", "runs")}
+                    self._known[name] = Job(**facts)
+            return [self._known[name] for name in names if name in self._known]
+
+    def state(self, job: Job) -> State:
+        """Where a job is; a process that is no more and left no word was killed: failed."""
+        if job.id not in self._ended:
+            state = self._look(job)
+            if state not in ENDED:
+                return state
+            self._ended[job.id] = state
+        return self._ended[job.id]
+
+    def _look(self, job: Job) -> State:
+        folder = self.folder / job.id
+        if (folder / CANCELLED).exists():
+            return "cancelled"
+        alive = self._is_alive(job)  # Before the look for its last word: it may end in between.
+        ended = _read(folder / child.EXIT)
+        if ended:
+            status = ended["status"]
+            return "finished" if status == 0 else "stopped" if status in STOPPED else "failed"
+        if alive:
+            return "running"
+        return "failed" if (folder / child.PROCESS).exists() else "waiting"
+
+    def _is_alive(self, job: Job) -> bool:
+        process = self._children.get(job.id)
+        if process is not None:
+            return process.poll() is None
+        mark = self._mark(job)
+        return mark is not None and mark.is_alive()
+
+    def _mark(self, job: Job) -> ProcessMark | None:
+        facts = _read(self.folder / job.id / child.PROCESS)
+        return ProcessMark(facts["pid"], facts["started"], host_name()) if facts else None
+
+    def status(self, job: Job) -> int | None:
+        """The exit status of an ended job; None while it goes on, or where it was killed."""
+        return _read(self.folder / job.id / child.EXIT).get("status")
+
+    def place(self, job: Job) -> int:
+        """How many jobs are before a waiting one."""
+        waiting = [other for other in self._all() if self.state(other) == "waiting"]
+        line = [other.id for other in waiting if other.uses_device == job.uses_device]
+        return line.index(job.id) if job.id in line else 0
+
+    def is_device_busy(self) -> bool:
+        """Whether a job is at work that uses the device."""
+        return any(job.uses_device and self.state(job) == "running" for job in self._all())
+
+    def tail(self, job: Job, lines: int = 40) -> list[str]:
+        """The last lines that a job printed, as a terminal shows them: progress bars once."""
+        file = self.folder / job.id / child.OUTPUT
+        if not file.is_file():
+            return []
+        with file.open("rb") as stream:
+            stream.seek(max(0, file.stat().st_size - TAIL_BYTES))
+            text = stream.read().decode("utf-8", "replace")
+        shown = [line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
+        return [line for line in shown if line][-lines:]
+
+    def stop(self, job: Job) -> None:
+        """Take a waiting job out of the queue; ask a running one to save and end."""
+        with self._lock:
+            state, mark = self.state(job), self._mark(job)
+            if state == "waiting":
+                write_text(self.folder / job.id / CANCELLED, "{}\n")
+            elif state == "running" and mark is not None:
+                os.kill(mark.pid, signal.SIGTERM)
+
+    def kill(self, job: Job) -> None:
+        """End a running job at once; it saves nothing more."""
+        mark = self._mark(job)
+        if self.state(job) == "running" and mark is not None:
+            for process in psutil.Process(mark.pid).children(recursive=True):
+                process.kill()
+
+    def forget(self, workspace: Workspace, run: str) -> None:
+        """Drop the ended jobs that wrote a run, with their output."""
+        for job in self.of(workspace):
+            if run in job.runs and self.state(job) in ENDED:
+                shutil.rmtree(self.folder / job.id)
+
+    def tick(self) -> None:
+        """Start what may start now."""
+        with self._lock:
+            self._tick()
+
+    def _tick(self) -> None:
+        for job_id, process in list(self._children.items()):
+            if process.poll() is not None:
+                del self._children[job_id]
+                if not (self.folder / job_id / child.PROCESS).exists():
+                    self._ended[job_id] = "failed"  # It could not even claim it: a full disk.
+        jobs = self._all()
+        states: dict[str, State] = {job.id: self.state(job) for job in jobs}
+        waiting = [job for job in jobs if states[job.id] == "waiting"]
+        running = [job for job in jobs if states[job.id] == "running"]
+        for uses_device, room in ((True, max(1, self.devices)), (False, self.hands)):
+            line = [job for job in waiting if job.uses_device == uses_device]
+            work = [job for job in running if job.uses_device == uses_device]
+            while line and len(work) < room:
+                job = _next(line, jobs, states)
+                line.remove(job)
+                self._start(job, self._free_device(work))
+                work.append(job)
+
+    def _free_device(self, work: Sequence[Job]) -> int:
+        taken = {_read(self.folder / job.id / child.PROCESS).get("device") for job in work}
+        return next(number for number in range(len(work) + 1) if number not in taken)
+
+    def _start(self, job: Job, device: int) -> None:
+        folder = self.folder / job.id
+        workspace = Workspace.of(self.home, job.visitor)
+        environment = os.environ | self._secrets.pop(job.id, {})
+        if self.devices > 1 and job.uses_device:
+            environment["CUDA_VISIBLE_DEVICES"] = str(device)
+        self._children[job.id] = subprocess.Popen(
+            [sys.executable, str(child.__file__), str(folder), str(device), *job.command],
+            cwd=workspace.folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+
+def _next(line: Sequence[Job], jobs: Sequence[Job], states: Mapping[str, State]) -> Job:
+    """Of the jobs in line the oldest of whoever had the fewest at work, or last the longest ago."""
+    latest: dict[str, tuple[int, str]] = {}
+    for job in jobs:
+        if states[job.id] != "waiting":
+            working = states[job.id] == "running"
+            count, _ = latest.get(job.visitor, (0, ""))
+            latest[job.visitor] = (count + working, job.id)
+    return min(line, key=lambda job: (*latest.get(job.visitor, (0, "")), job.id))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,59 @@
+"""One studio: the door, the queue, and what this machine has."""
+
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nora_studio.errors import StudioError
+from nora_studio.models import EMBEDDED
+from nora_studio.studio.doorman import Doorman
+from nora_studio.studio.jobs import Jobs
+from nora_studio.studio.workspace import Workspace
+
+TICK_SECONDS = 1.0
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+
+
+@dataclass(frozen=True)
+class Studio:
+    """What every page of the app works with."""
+
+    doorman: Doorman
+    jobs: Jobs
+    model_folders: tuple[Path, ...] | None = None
+    """Where model directories may lie; None: anywhere but in the studio's own folder, for a studio
+    that only this machine reaches."""
+
+    def workspace(self, headers: Mapping[str, str]) -> Workspace:
+        """The folder of whoever sends a request.
+
+        Raises:
+            StudioError: nobody does whom the door has let in.
+        """
+        return self.doorman.workspace(headers)
+
+    def is_model_allowed(self, name: str) -> bool:
+        """Whether a model's name or directory is one that visitors may have loaded."""
+        if name == EMBEDDED:
+            return True
+        folder = Path(name).expanduser()
+        if not folder.is_dir():
+            # A judge's name too: hf-hub:owner/name, ViT-B-32:openai.
+            plain = name.removeprefix("hf-hub:")
+            return bool(_HUB_NAME.fullmatch(plain) or re.fullmatch(r"[\w-]{1,60}:[\w-]{1,60}", name))
+        place = folder.resolve()
+        if place.is_relative_to(self.doorman.home):
+            return False
+        if self.model_folders is None:
+            return True
+        return any(place.is_relative_to(allowed.resolve()) for allowed in self.model_folders)
+
+    def keep_going(self, stop: threading.Event) -> None:
+        """Start what waits, until told to stop; for a thread of its own."""
+        while not stop.wait(TICK_SECONDS):
+            try:
+                self.jobs.tick()
+            except (OSError, StudioError) as error:  # A full disk: it may have room again soon.
+                print(f"The queue stands still: {error}")

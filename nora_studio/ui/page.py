@@ -1,0 +1,69 @@
+"""The whole page: the head, and a tab for each thing that one does here."""
+
+import html
+from collections.abc import Callable
+
+import gradio as gr
+
+from nora_studio.studio.studio import Studio
+from nora_studio.ui import train, watch
+from nora_studio.ui.shared import Shared
+
+TABS: tuple[tuple[str, str, Callable[[Studio, Shared, gr.Tab], None]], ...] = (
+    ("train", "Train", train.build),
+    ("watch", "Watch", watch.build),
+)
+MARK = """<svg viewBox="0 0 32 32" aria-hidden="true" fill="none" stroke-width="2.4">
+<rect x="2" y="2" width="28" height="28" rx="7" stroke="var(--line-strong)"/>
+<rect x="7.5" y="7.5" width="17" height="17" rx="4.5" stroke="var(--lora)"/>
+<rect x="12.6" y="12.6" width="6.8" height="6.8" rx="2" fill="var(--nora)" stroke="var(--nora)"/>
+</svg>"""
+TURN = """
+element.addEventListener('click', (event) => {
+  if (!event.target.closest('[data-turn]')) return;
+  const dark = document.body.classList.toggle('dark');
+  try { localStorage.setItem('nora-studio-mode', dark ? 'dark' : 'light'); } catch (_) {}
+});
+"""
+HEAD = """<script>
+(() => {
+  let mode = null;
+  try { mode = localStorage.getItem('nora-studio-mode'); } catch (_) {}
+  const wanted = mode || (matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light');
+  const set = () => document.body && document.body.classList.toggle('dark', wanted === 'dark');
+  addEventListener('DOMContentLoaded', () => { set(); setTimeout(set, 300); });
+})();
+</script>"""
+"""Light or dark, as last chosen, before the first picture."""
+
+
+def build_page(studio: Studio) -> gr.Blocks:
+    """The Blocks of a studio."""
+    with gr.Blocks(title="NoRA Studio", analytics_enabled=False) as page:
+        head = gr.HTML(_head(None), js_on_load=TURN, elem_id="head")
+        with gr.Tabs(selected="train", elem_id="tabs") as tabs:
+            shared = Shared(tabs, gr.State(""), gr.State([]), gr.State(""))
+            for name, label, build in TABS:
+                with gr.Tab(label, id=name, elem_id=f"tab-{name}") as tab:
+                    build(studio, shared, tab)
+
+        def greet(request: gr.Request) -> str:
+            return _head(studio.doorman.account(request.headers))
+
+        page.load(greet, None, head, api_visibility="private", show_progress="hidden")
+    return page
+
+
+def _head(account: str | None) -> str:
+    who = ""
+    if account is not None:
+        who = (
+            f'<span>{html.escape(account)}</span><form method="post" action="/logout">'
+            "<button>Log out</button></form>"
+        )
+    return (
+        f'<header class="masthead">{MARK}<b>NoRA Studio</b>'
+        '<span class="what">Teach a picture model one subject from a few photos</span>'
+        f'<span class="who">{who}<button data-turn title="Light or dark">◐</button></span>'
+        "</header>"
+    )

@@ -1,0 +1,20 @@
+"""What the tabs hand to one another."""
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Components that several tabs read and set."""
+
+    tabs: gr.Tabs
+    """`gr.Tabs(selected=...)` by it leads to another tab: train, watch, compare, adapters, scores,
+    history."""
+    training: gr.State
+    """Name of the training that Watch shows."""
+    adapters: gr.State
+    """Relative paths of adapters that Compare is to draw: "runs/mug-nora"."""
+    settings: gr.State
+    """A run's name whose settings Train is to take over, once."""

@@ -1,0 +1,149 @@
+"""One training as HTML: how far it is, what it draws, what it says."""
+
+import html
+import time
+
+from nora_studio.compare import METHOD_NAMES
+from nora_studio.studio.jobs import Jobs
+from nora_studio.studio.trainings import Training, why_failed
+from nora_studio.studio.workspace import Workspace
+from nora_studio.wall import samples_of
+
+MOST_STEPS = 12
+LOG_LINES = 200
+STATES = {
+    "waiting": ("Waiting", "", "It starts by itself when the ones before it are done."),
+    "running": ("Training", "good", ""),
+    "finished": ("Finished", "good", "Proven: the saved adapter draws what was trained."),
+    "stopped": ("Stopped", "", "Everything is saved. Resume goes on exactly where it was."),
+    "failed": ("Failed", "bad", ""),
+    "interrupted": ("Interrupted", "bad", "Its process is gone. Resume goes on from what is saved."),
+    "cancelled": ("Cancelled", "", "It never began."),
+}
+"""What a state is called, its colour, and what it means."""
+
+
+def progress_view(training: Training, state: str, jobs: Jobs) -> str:
+    """The bar, the figures, and a failure in one sentence."""
+    word, colour, meaning = STATES[state]
+    runs = training.runs.values()
+    statuses = [run.read_status() for run in runs]
+    steps = max((status.get("steps", 0) for status in statuses), default=0)
+    step = min((status.get("step", 0) for status in statuses), default=0)
+    share = step / steps if steps else 0.0
+    if state == "waiting" and training.job is not None:
+        before = jobs.place(training.job)
+        meaning = f"{before} before it in the queue. {meaning}" if before else meaning
+    if state == "running" and not step:
+        meaning = "Loading the model and looking at the photos."
+    facts = _facts(training, statuses) if step else []
+    problem = ""
+    if state in ("failed", "interrupted"):
+        problem = f'<p class="problem" role="alert">{html.escape(why_failed(training, jobs))}</p>'
+    return (
+        '<section class="card progress">'
+        f'<div class="progress-head"><h2>{html.escape(training.name)}</h2>'
+        f'<span class="chip {colour}">{word}</span><span class="note">{html.escape(meaning)}</span>'
+        f"<b>{step:,} of {steps:,} steps</b></div>"
+        f'<div class="meter" role="progressbar" aria-valuenow="{round(100 * share)}" '
+        f'aria-valuemin="0" aria-valuemax="100" aria-label="Steps done">'
+        f'<div class="{state}" style="width:{100 * share:.2f}%"></div></div>'
+        f'<dl class="facts">{"".join(facts)}</dl>{problem}</section>'
+    )
+
+
+def _facts(training: Training, statuses: list[dict]) -> list[str]:
+    left = max((status.get("seconds_left", 0.0) for status in statuses), default=0.0)
+    rows = [row for run in training.runs.values() for row in run.read_log()[-1:]]
+    pace = max((row.get("seconds_per_step", 0.0) for row in rows), default=0.0)
+    memory = max((row.get("memory_gib", 0.0) for row in rows), default=0.0)
+    running = any(status.get("state") == "running" for status in statuses)
+    facts = []
+    if running and left:
+        ends = time.strftime("%H:%M", time.localtime(time.time() + left))
+        facts.append(("Time left", f"{_duration(left)}, until {ends}"))
+    if pace:
+        facts.append(("A step", f"{pace:.2f} s"))
+    if memory:
+        facts.append(("Memory", f"{memory:.1f} GiB"))
+    for method, run in training.runs.items():
+        losses = [row["loss"] for row in run.read_log() if "loss" in row]
+        if losses:
+            facts.append((f"{_dot(method)}{_called(method)}, loss", f"{losses[-1]:.4f}"))
+    return [f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts]
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _called(method: str) -> str:
+    return html.escape(METHOD_NAMES.get(method, method))
+
+
+def _dot(method: str) -> str:
+    return f'<span class="dot {method if method in ("nora", "lora") else ""}"></span> '
+
+
+def wall_view(training: Training, workspace: Workspace) -> str:
+    """The samples: a row for each step, a column for each prompt, the base on the left of each."""
+    samples = {method: samples_of(run) for method, run in training.runs.items()}
+    samples = {method: own for method, own in samples.items() if own}
+    if not samples:
+        return (
+            '<div class="empty"><b>The first pictures come soon</b>The base model draws your '
+            "prompts before the training begins.</div>"
+        )
+    order = sorted(samples, key=lambda method: (method != "nora", method != "lora", method))
+    steps = sorted({step for own in samples.values() for step in own if step}, reverse=True)
+    numbers = sorted({number for own in samples.values() for row in own.values() for number in row})
+    prompts = _prompts(training)
+    columns = []
+    for number in numbers:
+        prompt = prompts[number - 1] if number <= len(prompts) else ""
+        rows = [
+            f'<div class="wall-row"><span class="wall-step">{step:,}</span>'
+            + "".join(_cell(samples[m].get(step, {}).get(number), m, workspace) for m in order)
+            + "</div>"
+            for step in steps[:MOST_STEPS]
+        ]
+        base = next((own[0][number] for own in samples.values() if number in own.get(0, {})), None)
+        waiting = "" if rows else '<p class="note">The first samples come during training.</p>'
+        columns.append(
+            f'<figure class="wall-prompt"><figcaption>{html.escape(prompt)}</figcaption>'
+            f'<div class="wall-body"><div class="wall-base">{_cell(base, "base", workspace)}</div>'
+            f'<div class="wall-steps">{"".join(rows)}{waiting}</div></div></figure>'
+        )
+    return f'<section class="wall" style="--methods:{len(order)}">{"".join(columns)}</section>'
+
+
+def _prompts(training: Training) -> list[str]:
+    settings = training.settings
+    return list(settings.get("sample_prompts") or [settings.get("prompt", "")])
+
+
+def _cell(file, method: str, workspace: Workspace) -> str:
+    name = {"base": "Base"}.get(method) or _called(method)
+    label = f'<span class="wall-name">{_dot(method) if method != "base" else ""}{name}</span>'
+    if method == "base":
+        label = '<span class="wall-name"><span class="dot base"></span> Base</span>'
+    if file is None:
+        return f'<div class="wall-cell"><div class="picture"></div>{label}</div>'
+    address = html.escape(workspace.url(file))
+    return (
+        f'<div class="wall-cell"><a href="{address}" target="_blank" rel="noopener">'
+        f'<img class="picture" src="{address}" alt="{name}: {html.escape(file.stem)}" '
+        f'loading="lazy" width="256" height="256"></a>{label}</div>'
+    )
+
+
+def log_view(training: Training, jobs: Jobs) -> str:
+    """The end of what the trainer printed."""
+    lines = jobs.tail(training.job, LOG_LINES) if training.job is not None else []
+    text = "\n".join(lines) or "Nothing has been printed yet."
+    command = "" if training.job is None else f"$ {training.job.shown}\n\n"
+    return f'<pre class="log">{html.escape(command + text)}</pre>'
