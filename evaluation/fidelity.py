@@ -32,15 +32,16 @@ from nora_studio.fidelity_judging import (
     find_checkpoints,
     measure,
     planned_points,
-    prompts_in_places,
     units_of,
 )
 from nora_studio.fidelity_plot import plot_fidelity
 from nora_studio.fidelity_words import advice, fidelity_table
 from nora_studio.models import choose_dtype, load_sdxl, native_resolution
-from nora_studio.prompts import read_prompts
+from nora_studio.prompts import in_places, read_prompts
 from nora_studio.results import as_text, markdown_table
 from nora_studio.scores import load_scorer
+
+PLACES_DRAWN = 4
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def main() -> int:
         c for path in options.adapters for c in find_checkpoints(path, options.checkpoints)
     ]
     model = options.model or common_base(options, checkpoints)
-    prompts = read_prompts(options.prompts or prompts_in_places(checkpoints))
+    prompts = read_prompts(options.prompts or in_places(checkpoints[-1].card.prompt, PLACES_DRAWN))
     photos = [open_photo(file) for file in list_photos(options.references)]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     scorer = load_scorer(options.clip, device)

@@ -27,9 +27,6 @@ from nora_studio.prompts import replace_token
 from nora_studio.runs import Run
 from nora_studio.scores import Scorer, paired_difference
 
-PLACES = ("in the snow", "on the beach", "in the forest", "on a city street")
-"""Where a subject is drawn if no prompts are given: far from where it was photographed."""
-
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -63,12 +60,6 @@ def find_checkpoints(path: Path, last: int) -> list[Checkpoint]:
     return sorted(found + ends, key=lambda one: one.card.steps)
 
 
-def prompts_in_places(checkpoints: Sequence[Checkpoint]) -> list[str]:
-    """The prompt of the training, in places where the subject has not been seen."""
-    prompt = checkpoints[-1].card.prompt or "a photo of [V]"
-    return [f"{prompt} {place}" for place in PLACES]
-
-
 @dataclass(frozen=True)
 class Panel:
     """Who judges, with the real photos and the prompts encoded once."""
@@ -93,7 +84,9 @@ class Panel:
             StudioError: there are fewer than two photos, which have no likeness to each other.
         """
         if len(photos) < 2:
-            raise StudioError(f"expected at least two real photos of the subject; got {len(photos)}.")
+            raise StudioError(
+                f"expected at least two real photos of the subject; got {len(photos)}."
+            )
         texts = scorer.text_features([replace_token(prompt, None) for prompt in prompts])
         return cls(
             scorer,

@@ -6,12 +6,13 @@ from collections.abc import Callable
 import gradio as gr
 
 from nora_studio.studio.studio import Studio
-from nora_studio.ui import train, watch
+from nora_studio.ui import scores, train, watch
 from nora_studio.ui.shared import Shared
 
 TABS: tuple[tuple[str, str, Callable[[Studio, Shared, gr.Tab], None]], ...] = (
     ("train", "Train", train.build),
     ("watch", "Watch", watch.build),
+    ("scores", "Scores", scores.build),
 )
 MARK = """<svg viewBox="0 0 32 32" aria-hidden="true" fill="none" stroke-width="2.4">
 <rect x="2" y="2" width="28" height="28" rx="7" stroke="var(--line-strong)"/>
@@ -42,7 +43,7 @@ def build_page(studio: Studio) -> gr.Blocks:
     with gr.Blocks(title="NoRA Studio", analytics_enabled=False) as page:
         head = gr.HTML(_head(None), js_on_load=TURN, elem_id="head")
         with gr.Tabs(selected="train", elem_id="tabs") as tabs:
-            shared = Shared(tabs, gr.State(""), gr.State([]), gr.State(""))
+            shared = Shared(tabs, gr.State(""), gr.State([]), gr.State([]), gr.State(""))
             for name, label, build in TABS:
                 with gr.Tab(label, id=name, elem_id=f"tab-{name}") as tab:
                     build(studio, shared, tab)
