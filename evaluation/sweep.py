@@ -23,12 +23,13 @@ from tqdm import tqdm
 from nora_studio.atomic import write_text
 from nora_studio.compare import Drawing, draw_missing, enter_adapters, score_entrants
 from nora_studio.data.images import open_photo
-from nora_studio.demo import PICTURE_SEED, ShippedSubject
+from nora_studio.demo import PICTURE_SEED
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.models import load_sdxl, native_resolution
 from nora_studio.runs import Run
 from nora_studio.scores import load_scorer
 from nora_studio.scripts import TRAIN, as_flags, script_command
+from nora_studio.shipped import ShippedSubject
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,12 @@ class GenerateOptions:
     """Classifier-free guidance; at 1 or below there is none."""
     strength: float = 1.0
     """Factor on the adapters' change: 1 is as trained, 0 is the base."""
+    weights: tuple[float, ...] = ()
+    """Each adapter's own strength beside that, in the same order. None given: 1 for each."""
+    strengths: tuple[float, ...] = ()
+    """Draw every adapter at each of these strengths, as columns of their own."""
+    together: bool = False
+    """Put all adapters on at once, as one column; their changes add up."""
     size: int | None = None
     """Side in pixels, a multiple of 8. None: as trained."""
     negative: str | None = None
@@ -81,21 +87,22 @@ def _draw(options: GenerateOptions, with_base: bool):
     import torch
 
     from nora_studio.compare import Drawing, draw_missing, enter_adapters
-    from nora_studio.models import EMBEDDED, choose_dtype, load_sdxl, native_resolution
+    from nora_studio.entrants import base_of, trained_size
+    from nora_studio.models import choose_dtype, load_sdxl
     from nora_studio.prompts import read_prompts
 
     prompts = read_prompts(options.prompts)
-    entrants = enter_adapters(options.adapters, with_base)
-    cards = [entrant.card for entrant in entrants if entrant.card is not None]
-    model = options.model or next((card.model for card in cards if card.model), None)
-    if model is None and cards:
-        raise StudioError(
-            "--model: the adapter files do not say what base they belong to. Name it."
-        )
-    model = model or EMBEDDED
+    entrants = enter_adapters(
+        options.adapters,
+        with_base,
+        weights=options.weights,
+        strengths=options.strengths,
+        together=options.together,
+    )
+    model = base_of(entrants, options.model)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipe = load_sdxl(model, choose_dtype(options.precision, device), device)
-    size = options.size or (cards[0].resolution if cards else native_resolution(pipe))
+    size = options.size or trained_size(pipe, entrants)
     drawing = Drawing(
         model=model,
         prompts=tuple(prompts),
@@ -122,6 +129,12 @@ def _command_generate(arguments: Sequence[str]) -> int:
 
 def _command_compare(arguments: Sequence[str]) -> int:
     return compare(tyro.cli(CompareOptions, prog="nora-studio compare", args=arguments))
+
+
+def _command_draw_server(arguments: Sequence[str]) -> int:
+    from nora_studio import drawing_server
+
+    return drawing_server.run(arguments)
 
 
 def _command_demo(arguments: Sequence[str]) -> int:
@@ -179,6 +192,10 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "check-photos": (_command_check_photos, "tell what is wrong with a folder of photos"),
     "generate": (_command_generate, "draw prompts with a base and adapters"),
     "compare": (_command_compare, "draw base and adapters side by side from the same noise"),
+    "draw-server": (
+        _command_draw_server,
+        "draw requests that come as JSON lines, on a warm base",
+    ),
     "audit-resume": (_command_audit_resume, "prove that a stopped training resumes exactly"),
     "methods": (_command_methods, "list every adapter method"),
     "params": (_command_params, "count what an adapter trains on a model, from shapes alone"),

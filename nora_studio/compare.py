@@ -1,59 +1,31 @@
 """Adapters side by side: the same prompts, seeds and starting noise, scored and told in words."""
 
-import hashlib
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
-from nora_studio import __version__
+from nora_studio.adapted import AdaptedPipes
 from nora_studio.dino import Dino
+from nora_studio.entrants import (
+    BASE,
+    Drawing,
+    Entrant,
+    Pair,
+    PlannedPicture,
+    UsedAdapter,
+    plan_pictures,
+    run_name,
+)
 from nora_studio.errors import StudioError
-from nora_studio.files import CARD, AdapterCard, find_adapter, read_card
-from nora_studio.fingerprints import fingerprint
-from nora_studio.formats.embeddings import embeddings_beside
-from nora_studio.generate import Recipe, adapter_on, draw, read_recipe, save_picture
-from nora_studio.models import parts_of
+from nora_studio.files import find_adapter, read_card
+from nora_studio.generate import default_batch, draw, save_picture
 from nora_studio.scores import Scorer, paired_difference, score_pictures, verdict
 
-BASE = "base"
 METHOD_NAMES = {"lora": "LoRA", "nora": "NoRA"}
-
-
-@dataclass(frozen=True)
-class Entrant:
-    """One column of a comparison: an adapter, or the bare base."""
-
-    label: str
-    path: Path | None = None
-    """Adapter folder; None for the base."""
-    card: AdapterCard | None = None
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """What every entrant draws."""
-
-    model: str
-    prompts: tuple[str, ...]
-    seeds: tuple[int, ...]
-    steps: int
-    guidance: float
-    size: int
-    """Side in pixels."""
-    negative: str | None = None
-    strength: float = 1.0
-    """Factor on every adapter's change."""
-
-    @property
-    def pairs(self) -> list[tuple[str, int]]:
-        """Every (prompt, seed), prompts in the outer loop."""
-        return [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
 
 
 @dataclass(frozen=True)
@@ -90,17 +62,30 @@ def _signed(value: float) -> str:
     return "0.000" if text[1:] == "0.000" else text
 
 
-Pictures = dict[str, dict[tuple[str, int], Path]]
+Pictures = dict[str, dict[Pair, Path]]
 """Label -> (prompt, seed) -> file."""
 Scores = dict[str, dict[str, list[float]]]
 """Score's name -> label -> one value a picture, in the order of `Drawing.pairs`."""
 
 
-def enter_adapters(paths: Sequence[Path], with_base: bool = True) -> list[Entrant]:
+def enter_adapters(
+    paths: Sequence[Path],
+    with_base: bool = True,
+    *,
+    weights: Sequence[float] = (),
+    strengths: Sequence[float] = (),
+    together: bool = False,
+) -> list[Entrant]:
     """Name the columns: by method, or by run where two share a method; the base comes first.
 
+    Args:
+        weights: Each adapter's own strength, in the same order; none: 1 for each.
+        strengths: A column of every adapter for each of these, which multiply its own.
+        together: All adapters on at once, as one column.
+
     Raises:
-        StudioError: an adapter cannot be read, is given twice, or would bear another one's name.
+        StudioError: an adapter cannot be read, is given twice, or would bear another one's name; or
+            there is not one weight for each.
     """
     folders = [find_adapter(path) for path in paths]
     cards = [read_card(folder) for folder in folders]
@@ -112,20 +97,29 @@ def enter_adapters(paths: Sequence[Path], with_base: bool = True) -> list[Entran
             f"--adapters: two would be called {repeated or BASE!r}. Give each adapter once, from "
             "runs of different names."
         )
-    base = [Entrant(BASE)] if with_base else []
-    return base + [Entrant(*entry) for entry in zip(labels, folders, cards)]
+    if weights and len(weights) != len(folders):
+        raise StudioError(
+            f"--weights: expected one for each of {len(folders)} adapters; got {len(weights)}."
+        )
+    _check_strengths([*weights, *strengths])
+    used = [UsedAdapter(*one) for one in zip(folders, cards, weights or [1.0] * len(folders))]
+    entrants = [Entrant(label, (use,)) for label, use in zip(labels, used)]
+    if together and used:
+        entrants = [Entrant(" + ".join(labels), tuple(used))]
+    if strengths:
+        entrants = [_at(entrant, s) for entrant in entrants for s in strengths]
+    return ([Entrant(BASE)] if with_base else []) + entrants
 
 
-def run_name(folder: Path) -> str:
-    """What to call an adapter: its run, with the step where it is a checkpoint; or its file."""
-    if folder.is_file():
-        return folder.stem
-    names = [part.name for part in (folder.resolve(), *folder.resolve().parents)]
-    if names[0] == "adapter":
-        names = names[1:]
-    if names[0].startswith("step-") and names[1] == "checkpoints":
-        return f"{names[2]} {names[0]}"
-    return names[0]
+def _check_strengths(strengths: Sequence[float]) -> None:
+    if not all(abs(strength) < 1e6 for strength in strengths):
+        raise StudioError(f"expected finite strengths; got {list(strengths)}.")
+
+
+def _at(entrant: Entrant, strength: float) -> Entrant:
+    """A column of its own, at that strength."""
+    used = tuple(replace(use, strength=use.strength * strength) for use in entrant.adapters)
+    return replace(entrant, label=f"{entrant.label} × {strength:g}", adapters=used)
 
 
 def draw_missing(
@@ -141,60 +135,63 @@ def draw_missing(
         folder: Holds one folder of PNG files for each entrant.
         on_picture: Called once a picture, drawn or found, with (label, number, how many in all).
     """
-    pictures: Pictures = {}
-    for entrant in entrants:
-        weights = weights_digest(pipe, entrant.path)
-        recipes = {
-            pair: _recipe(entrant, drawing, prompt=pair[0], seed=pair[1], weights=weights)
-            for pair in drawing.pairs
-        }
-        files = {pair: folder / _slug(entrant.label) / _file_name(*pair) for pair in recipes}
-        pictures[entrant.label] = files
-        done = {pair for pair, file in files.items() if _is_drawn(file, recipes[pair])}
-        ready = partial(_count, on_picture, entrant.label, len(files))
-        for number in range(1, len(done) + 1):
-            ready(number)
-        if len(done) == len(files):
-            continue
-        with adapter_on(pipe, entrant.path, drawing.strength) as card:
-            drawn = draw(
-                pipe,
-                drawing.prompts,
-                drawing.seeds,
-                steps=drawing.steps,
-                guidance=drawing.guidance,
-                size=drawing.size,
-                negative=drawing.negative,
-                trigger=card.trigger if card is not None else None,
-                done=done,
-            )
-            for number, (prompt, seed, picture) in enumerate(drawn, start=len(done) + 1):
-                save_picture(picture, files[prompt, seed], recipes[prompt, seed])
-                ready(number)
+    planned = plan_pictures(pipe, entrants, drawing, folder)
+    pictures: Pictures = {entrant.label: {} for entrant in entrants}
+    for picture in planned:
+        pictures[picture.entrant.label][picture.pair] = picture.file
+    numbers = dict.fromkeys(pictures, 0)
+    # One adapter after the other: none but the current one takes memory.
+    for picture in draw_planned(AdaptedPipes(pipe, keep=1), planned, drawing):
+        label = picture.entrant.label
+        numbers[label] += 1
+        if on_picture is not None:
+            on_picture(label, numbers[label], len(drawing.pairs))
     return pictures
 
 
-def _count(
-    on_picture: Callable[[str, int, int], object] | None, label: str, total: int, number: int
-) -> None:
-    if on_picture is not None:
-        on_picture(label, number, total)
+def draw_planned(
+    pipes: AdaptedPipes, planned: Sequence[PlannedPicture], drawing: Drawing
+) -> Iterator[PlannedPicture]:
+    """Draw what is missing of planned pictures; yield each, found or drawn, when it is there.
+
+    Where the adapters all stay ready, as many rows as are drawn at once are finished before the
+    next; else one entrant after the other.
+    """
+    batch = default_batch(pipes.base, drawing.size)
+    adapters = {use.path for picture in planned for use in picture.entrant.adapters}
+    rows = batch if len(adapters) <= pipes.keep else len(drawing.pairs)
+    for start in range(0, len(drawing.pairs), rows):
+        chunk = set(drawing.pairs[start : start + rows])
+        for label in dict.fromkeys(picture.entrant.label for picture in planned):
+            own = [p for p in planned if p.entrant.label == label and p.pair in chunk]
+            missing = {picture.pair: picture for picture in own if not picture.is_drawn}
+            yield from (picture for picture in own if picture.pair not in missing)
+            yield from _draw_missing_of_one(pipes, missing, drawing)
 
 
-def weights_digest(pipe: StableDiffusionXLPipeline, adapter: Path | None) -> str:
-    """Short digest of the base's fingerprints, its precision and the adapter's files."""
-    digest = hashlib.sha256()
-    for module in (*parts_of(pipe).values(), pipe.vae):
-        digest.update(repr((fingerprint(module), str(pipe.unet.dtype))).encode())
-    if adapter is not None:
-        files = [file for file in adapter.rglob("*") if file.is_file() and file.name != CARD]
-        for file in sorted(files):
-            digest.update(str(file.relative_to(adapter)).encode() + file.read_bytes())
-        if adapter.is_file():
-            beside = embeddings_beside(adapter)
-            for file in (adapter, *([beside] if beside.is_file() else [])):
-                digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
+def _draw_missing_of_one(
+    pipes: AdaptedPipes, missing: Mapping[Pair, PlannedPicture], drawing: Drawing
+) -> Iterator[PlannedPicture]:
+    """Draw one entrant's missing pictures, in the drawing's order."""
+    if not missing:
+        return
+    entrant = next(iter(missing.values())).entrant
+    used = [replace(use, strength=use.strength * drawing.strength) for use in entrant.adapters]
+    drawn = draw(
+        pipes.wearing(tuple(used)),
+        drawing.prompts,
+        drawing.seeds,
+        steps=drawing.steps,
+        guidance=drawing.guidance,
+        size=drawing.size,
+        negative=drawing.negative,
+        trigger=entrant.trigger,
+        done={pair for pair in drawing.pairs if pair not in missing},
+    )
+    for prompt, seed, image in drawn:
+        picture = missing[prompt, seed]
+        save_picture(image, picture.file, picture.recipe)
+        yield picture
 
 
 def score_entrants(
@@ -247,43 +244,3 @@ def mean_by_prompt(values: Sequence[float], drawing: Drawing) -> dict[str, float
         prompt: sum(values[i * count : (i + 1) * count]) / count
         for i, prompt in enumerate(drawing.prompts)
     }
-
-
-def _recipe(entrant: Entrant, drawing: Drawing, prompt: str, seed: int, weights: str) -> Recipe:
-    recipe = Recipe(
-        model=drawing.model,
-        prompt=prompt,
-        seed=seed,
-        steps=drawing.steps,
-        guidance=drawing.guidance,
-        size=drawing.size,
-        version=__version__,
-        negative=drawing.negative,
-        weights=weights,
-    )
-    if entrant.path is None or entrant.card is None:
-        return recipe
-    return replace(
-        recipe,
-        adapter=run_name(entrant.path),
-        method=entrant.card.method,
-        strength=drawing.strength,
-        trigger=entrant.card.trigger,
-    )
-
-
-def _is_drawn(file: Path, recipe: Recipe) -> bool:
-    try:
-        return file.is_file() and read_recipe(file) == recipe
-    except StudioError:
-        return False  # damaged or another program's: drawn anew
-
-
-def _file_name(prompt: str, seed: int) -> str:
-    """Short and readable, and different for different prompts."""
-    mark = hashlib.sha256(prompt.encode()).hexdigest()[:6]
-    return f"{_slug(prompt)[:48].strip('-')}-{mark}-seed{seed}.png"
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "picture"

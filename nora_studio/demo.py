@@ -1,6 +1,5 @@
 """The whole story in minutes on a CPU: train twins on a shipped subject, draw, score, report."""
 
-import json
 import shlex
 import time
 from dataclasses import dataclass
@@ -21,15 +20,15 @@ from nora_studio.compare import (
 )
 from nora_studio.data.images import list_photos, open_photo
 from nora_studio.defaults import with_recommended
-from nora_studio.errors import StudioError
 from nora_studio.files import read_card
-from nora_studio.models import embedded, load_sdxl
+from nora_studio.models import load_sdxl
 from nora_studio.options_file import defaults_as_toml, parse_options, to_toml
 from nora_studio.report import Commands, Comparison, Photos, Table, html_report, labelled_grid
 from nora_studio.results import as_text, result_tables
 from nora_studio.runs import Run
 from nora_studio.scores import clip_i, clip_t, load_scorer
 from nora_studio.scripts import TRAIN, run_script
+from nora_studio.shipped import ShippedSubject
 
 METHODS = ("lora", "nora")
 PICTURE_SEED = 1000
@@ -52,41 +51,6 @@ class DemoOptions:
     """Denoising steps of a picture."""
     guidance: float = 5.0
     """Classifier-free guidance."""
-
-
-@dataclass(frozen=True)
-class ShippedSubject:
-    """A subject of the embedded world, with photos to learn from and scenes to judge by."""
-
-    name: str
-    folder: Path
-    class_word: str
-    description: str
-    prompts: tuple[str, ...]
-    scenes: tuple[Path, ...]
-    """Unseen photos of the same subject, one in each prompt's place."""
-
-    @classmethod
-    def load(cls, name: str) -> "ShippedSubject":
-        """Find a shipped subject by name.
-
-        Raises:
-            StudioError: there is none of that name.
-        """
-        top = embedded("subjects")
-        names = sorted(folder.name for folder in top.iterdir() if folder.is_dir())
-        if name not in names:
-            raise StudioError(f"--subject: expected one of {', '.join(names)}; got {name!r}.")
-        facts = json.loads((top / name / "subject.json").read_text(encoding="utf-8"))
-        places = [scene["place"] for scene in facts["scenes"]]
-        return cls(
-            name=name,
-            folder=top / name,
-            class_word=facts["class_word"],
-            description=facts["description"],
-            prompts=tuple(scene["prompt"] for scene in facts["scenes"]),
-            scenes=tuple(top / name / "scenes" / f"{place}.jpg" for place in places),
-        )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionXLPipeline
@@ -54,6 +55,8 @@ class Recipe:
     negative: str | None = None
     weights: str | None = None
     """Fingerprint of base and adapter weights: retrained under the same name, it differs."""
+    strengths: list[list[Any]] | None = None
+    """[name, strength] of each adapter, where several are on at once; their changes add up."""
 
 
 @contextmanager
@@ -62,15 +65,12 @@ def adapter_on(
 ) -> Iterator[AdapterCard | None]:
     """Put an adapter on a loaded pipeline for the length of a block; None leaves the base as it is.
 
-    New tokens that it has come along, tokenizers included.
-
-    Draw inside the block to the last picture: `draw` is lazy. Afterwards, errors included, the
-    pipeline is the bare base again.
+    New tokens that it has come along, tokenizers included. Draw inside the block to the last
+    picture: `draw` is lazy. Afterwards, errors included, the pipeline is the bare base again.
 
     Args:
         path: Run folder, adapter folder or checkpoint.
-        strength: Factor on the adapter's change; 1 is as trained, 0 is the base. New tokens have no
-            strength: they mean what they learned.
+        strength: Factor on its change; 1 is as trained, 0 is the base. New tokens have none.
 
     Raises:
         StudioError: the adapter cannot be read, or was trained on another base.
@@ -135,7 +135,7 @@ def draw(
     """
     settings = _Settings(steps, guidance, size, negative, trigger)
     _check_settings(settings, batch)
-    batch = batch or _default_batch(pipe, size)
+    batch = batch or default_batch(pipe, size)
     pairs = [(prompt, seed) for prompt in prompts for seed in seeds if (prompt, seed) not in done]
     return _draw_batches(pipe, pairs, settings, batch, on_picture)
 
@@ -214,10 +214,10 @@ def _denoise(
     return [Image.fromarray(picture) for picture in array]
 
 
-def _default_batch(pipe: StableDiffusionXLPipeline, size: int) -> int:
-    if pipe.device.type == "cpu":
-        return 1
-    return max(1, min(GPU_BATCH_LIMIT, GPU_BATCH_PIXELS // size**2))
+def default_batch(pipe: StableDiffusionXLPipeline, size: int) -> int:
+    """How many pictures of that side `draw` makes at once, where nobody says."""
+    on_gpu = pipe.device.type != "cpu"
+    return max(1, min(GPU_BATCH_LIMIT, GPU_BATCH_PIXELS // size**2)) if on_gpu else 1
 
 
 def _check_settings(settings: _Settings, batch: int | None) -> None:
@@ -275,7 +275,10 @@ def _parameters_text(recipe: Recipe) -> str:
         f"Size: {recipe.size}x{recipe.size}",
         f"Model: {recipe.model}",
     ]
-    if recipe.adapter is not None:
+    if recipe.strengths:
+        used = ", ".join(f"{name} {strength:g}" for name, strength in recipe.strengths)
+        settings.append(f"Adapters: ({used})")
+    elif recipe.adapter is not None:
         settings += [f"Adapter: {recipe.adapter}", f"Adapter strength: {recipe.strength:g}"]
     lines.append(", ".join([*settings, f"Version: NoRA Studio {recipe.version}"]))
     return "\n".join(lines)

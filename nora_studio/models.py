@@ -5,12 +5,14 @@ import copy
 import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import StableDiffusionXLPipeline
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from torch import nn
+from transformers import CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from nora_studio.errors import StudioError
@@ -64,17 +66,7 @@ def load_sdxl(
     Raises:
         StudioError: nothing loadable is there, or it is another kind of pipeline.
     """
-    source = embedded("mini-sdxl") if model == EMBEDDED else Path(model).expanduser()
-    if source.exists():
-        _check_directory(source)
-        name = str(source)
-    elif model.count("/") == 1 and not model.startswith((".", "/", "~")):
-        name = model
-    else:
-        raise StudioError(
-            f"--model: expected 'embedded', a directory or a Hub name (owner/name); got {model!r}, "
-            "which is no directory here. Check the path."
-        )
+    name = _source(model)
     try:
         with _quiet() if model == EMBEDDED else contextlib.nullcontext():
             pipe = StableDiffusionXLPipeline.from_pretrained(
@@ -90,6 +82,43 @@ def load_sdxl(
     for module in (*parts_of(pipe).values(), pipe.vae):
         module.requires_grad_(False).eval()
     return pipe.to(device)
+
+
+def _source(model: str) -> str:
+    """The directory or Hub name behind a model's name."""
+    source = embedded("mini-sdxl") if model == EMBEDDED else Path(model).expanduser()
+    if source.exists():
+        _check_directory(source)
+        return str(source)
+    if model.count("/") == 1 and not model.startswith((".", "/", "~")):
+        return model
+    raise StudioError(
+        f"--model: expected 'embedded', a directory or a Hub name (owner/name); got {model!r}, "
+        "which is no directory here. Check the path."
+    )
+
+
+class Tokenizers(NamedTuple):
+    """Both tokenizers of an SDXL pipeline, by their names in it."""
+
+    tokenizer: Any
+    tokenizer_2: Any
+
+
+def load_tokenizers(model: str = EMBEDDED) -> Tokenizers:
+    """Load a model's tokenizers alone.
+
+    Raises:
+        StudioError: as `load_sdxl`.
+    """
+    name = _source(model)
+    try:
+        return Tokenizers(
+            *(CLIPTokenizer.from_pretrained(name, subfolder=own) for own in Tokenizers._fields)
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [repr(error)])[0]
+        raise StudioError(f"--model: {model!r} has no tokenizers to load: {reason}") from error
 
 
 @contextlib.contextmanager
@@ -218,7 +247,9 @@ VOWELS = frozenset("aeiouy")
 AVOIDED_TRIGGERS = frozenset({"sks"})
 
 
-def choose_trigger(pipe: StableDiffusionXLPipeline, requested: str | None = None) -> str:
+def choose_trigger(
+    pipe: StableDiffusionXLPipeline | Tokenizers, requested: str | None = None
+) -> str:
     """The rare word that stands for "[V]": one token in both tokenizers.
 
     Without a request: the vocabulary's rarest word (byte-pair merges are learned from frequent to

@@ -42,7 +42,9 @@ class Studio:
         if not folder.is_dir():
             # A judge's name too: hf-hub:owner/name, ViT-B-32:openai.
             plain = name.removeprefix("hf-hub:")
-            return bool(_HUB_NAME.fullmatch(plain) or re.fullmatch(r"[\w-]{1,60}:[\w-]{1,60}", name))
+            return bool(
+                _HUB_NAME.fullmatch(plain) or re.fullmatch(r"[\w-]{1,60}:[\w-]{1,60}", name)
+            )
         place = folder.resolve()
         if place.is_relative_to(self.doorman.home):
             return False

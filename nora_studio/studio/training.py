@@ -20,6 +20,9 @@ from nora_studio.studio.workspace import Workspace, check_name
 PROGRAM = ("nora-studio", "train")
 PRESETS = {"quick": 0.5, "balanced": 1.0, "best": 2.0}
 """How many of the recommended steps."""
+SAMPLES = 4
+"""Times that the subject is drawn in a training, to see it appear."""
+EMBEDDED_SAMPLE_STEPS = "15"
 COMMAND_LENGTH = 8_000
 _SERVERS_OWN = {"tracker", "fit", "preflight", "preflight_out", "resume"}
 """Options that are not the page's to give: they would reach outside, or belong to other buttons."""
@@ -65,7 +68,14 @@ def train_arguments(request: TrainRequest) -> list[str]:
     if request.model != EMBEDDED:
         arguments += ["--model", request.model]
     arguments += ["--method", ",".join(request.methods)]
-    arguments += ["--steps", str(recommended_steps(request.model, request.preset))]
+    steps = recommended_steps(request.model, request.preset)
+    arguments += ["--steps", str(steps)]
+    often = str(max(1, round(steps / SAMPLES)))
+    usual = {"--sample-every": often, "--checkpoint-every": often}
+    if request.model == EMBEDDED:
+        usual["--sample-steps"] = EMBEDDED_SAMPLE_STEPS
+    for flag, value in usual.items():
+        arguments += [] if flag in request.more else [flag, value]
     return [*arguments, *request.more]
 
 

@@ -42,8 +42,10 @@ def build_page(studio: Studio) -> gr.Blocks:
     """The Blocks of a studio."""
     with gr.Blocks(title="NoRA Studio", analytics_enabled=False) as page:
         head = gr.HTML(_head(None), js_on_load=TURN, elem_id="head")
+        # Outside the tabs, among which they would count as tabs.
+        states = gr.State(""), gr.State([]), gr.State([]), gr.State("")
         with gr.Tabs(selected="train", elem_id="tabs") as tabs:
-            shared = Shared(tabs, gr.State(""), gr.State([]), gr.State([]), gr.State(""))
+            shared = Shared(tabs, *states)
             for name, label, build in TABS:
                 with gr.Tab(label, id=name, elem_id=f"tab-{name}") as tab:
                     build(studio, shared, tab)

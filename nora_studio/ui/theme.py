@@ -83,6 +83,9 @@ _COLOURS = {
     "code_background_fill": "var(--field)",
     "block_shadow": "none",
     "block_border_width": "1px",
+    "input_border_width": "1px",
+    "button_border_width": "1px",
+    "checkbox_label_border_width": "1px",
 }
 _SHAPES = {
     "shadow_drop": "none",

@@ -17,7 +17,11 @@ STATES = {
     "finished": ("Finished", "good", "Proven: the saved adapter draws what was trained."),
     "stopped": ("Stopped", "", "Everything is saved. Resume goes on exactly where it was."),
     "failed": ("Failed", "bad", ""),
-    "interrupted": ("Interrupted", "bad", "Its process is gone. Resume goes on from what is saved."),
+    "interrupted": (
+        "Interrupted",
+        "bad",
+        "Its process is gone. Resume goes on from what is saved.",
+    ),
     "cancelled": ("Cancelled", "", "It never began."),
 }
 """What a state is called, its colour, and what it means."""

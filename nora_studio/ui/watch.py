@@ -1,12 +1,12 @@
 """The Watch tab: one training as it goes, whoever looks and however often."""
 
 import shlex
+from typing import Any
 
 import gradio as gr
 
 from nora_studio.errors import StudioError
 from nora_studio.scripts import TRAIN, script_command
-from nora_studio.studio.jobs import ENDED
 from nora_studio.studio.studio import Studio
 from nora_studio.studio.trainings import Training, find_training, find_trainings, state_of
 from nora_studio.ui.acts import told
@@ -15,6 +15,7 @@ from nora_studio.ui.shared import Shared
 from nora_studio.ui.training_view import log_view, progress_view, wall_view
 
 POLL_SECONDS = 1.5
+BUTTON: dict[str, Any] = {"size": "md", "scale": 0, "min_width": 150}
 COLOURS = {"nora": "nora", "lora": "lora"}
 OTHERS = ("ink", "soft", "accent", "base")
 EMPTY = (
@@ -25,21 +26,23 @@ EMPTY = (
 
 def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
     """Lay out the tab and wire it."""
-    with gr.Row(equal_height=True, elem_classes="bar"):
-        chosen = gr.Dropdown([], label="Training", elem_id="watch-training", scale=2, min_width=200)
-        stop = gr.Button("Stop and save", interactive=False, scale=0, min_width=140)
-        resume = gr.Button("Resume", interactive=False, scale=0, min_width=110)
-        with gr.Row(scale=1, min_width=260):
-            more = gr.Number(60, label="More steps", precision=0, minimum=1, min_width=110)
-            longer = gr.Button("Continue longer", interactive=False, scale=0, min_width=150)
-        compare = gr.Button("Compare", variant="primary", interactive=False, scale=0, min_width=120)
+    with gr.Row(elem_classes="bar"):
+        chosen = gr.Dropdown(
+            [], label="Training", elem_id="watch-training", scale=1, min_width=220,
+            allow_custom_value=True,
+        )  # fmt: skip
+        stop = gr.Button("Stop and save", interactive=False, **BUTTON)
+        resume = gr.Button("Resume", interactive=False, **BUTTON)
+        longer = gr.Button("Continue longer", interactive=False, **BUTTON)
+        more = gr.Number(60, label="by steps", precision=0, minimum=1, scale=0, min_width=100)
+        compare = gr.Button("Compare", variant="primary", interactive=False, **BUTTON)
     progress = gr.HTML(EMPTY, elem_id="watch-progress")
     wall = gr.HTML("", elem_id="watch-wall")
-    with gr.Row(elem_classes="bar"):
-        log = gr.Checkbox(False, label="Log scale", container=False, scale=0, min_width=120)
+    with gr.Row(elem_classes="bar quiet"):
+        log = gr.Checkbox(False, label="Log scale", container=False, scale=0, min_width=130)
         smoothing = gr.Slider(
             0, 0.95, 0.6, step=0.05, label="Smoothing", elem_id="watch-smoothing", scale=0,
-            min_width=260, info="How much of the past each point of a curve takes along.",
+            min_width=280, container=False,
         )  # fmt: skip
     with gr.Row():
         curves = gr.HTML("", elem_id="watch-loss")

@@ -1,0 +1,144 @@
+"""The Advanced section: a field for each of the trainer's options, made from their dataclasses."""
+
+import dataclasses
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import gradio as gr
+
+from nora_studio.config import PART_FIELDS, DreamboothOptions
+from nora_studio.options_page import helps, own_fields
+from nora_studio.settings.adapter import PartOptions
+
+ELSEWHERE = {
+    "instance_dir", "prompt", "model", "output_dir", "name", "steps", "method", "resume",
+    "tracker", "fit", "preflight", "preflight_out", "class_dir",
+}  # fmt: skip
+"""Options that the page asks for in its own words, and those that the studio keeps to itself."""
+GROUPS = {
+    "AdapterOptions": "Adapter",
+    "SubjectOptions": "Subject",
+    "PhotoOptions": "Photos",
+    "TokenOptions": "New tokens",
+    "LearningOptions": "Optimizer",
+    "LossOptions": "Loss",
+    "MemoryOptions": "Memory",
+    "WatchingOptions": "Samples and checkpoints",
+}
+PARTS = {"unet": "UNet", "text_encoder": "Text encoder 1", "text_encoder_2": "Text encoder 2"}
+AS_RECOMMENDED = "as recommended"
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One option and the component that asks for it."""
+
+    flag: str
+    """Without the leading "--": "unet.rank"."""
+    kind: Any
+    """Its type."""
+    default: Any
+    component: gr.components.Component
+
+    def flags(self, value: Any) -> list[str]:
+        """The command line's words for a value; none where it is the default."""
+        if self.kind is bool:
+            if bool(value) == self.default:
+                return []
+            head, _, tail = self.flag.rpartition(".")
+            name = tail if value else f"no-{tail}"
+            return [f"--{head}.{name}" if head else f"--{name}"]
+        if value in (None, "", AS_RECOMMENDED):
+            return []
+        if self.kind == bool | None:
+            return [f"--{self.flag}" if value == "yes" else f"--no-{self.flag}"]
+        if get_origin(self.kind) is tuple:
+            words = [line.strip() for line in str(value).splitlines() if line.strip()]
+            return [f"--{self.flag}", *words] if tuple(words) != self.default else []
+        if int in _kinds(self.kind) and float not in _kinds(self.kind):
+            value = int(value)
+        return [] if value == self.default else [f"--{self.flag}", _as_word(value)]
+
+
+def _as_word(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def build_fields() -> list[Field]:
+    """Lay out all options, a group each; call it within the section."""
+    fields: list[Field] = []
+    groups = [kind for kind in reversed(DreamboothOptions.__mro__) if kind.__name__ in GROUPS]
+    with gr.Tabs():
+        for kind in groups:
+            asked = [field for field in own_fields(kind) if _is_asked(kind, field)]
+            if not asked:
+                continue
+            with gr.Tab(GROUPS[kind.__name__]):
+                words = helps(kind)
+                for row in _rows(asked):
+                    with gr.Row(elem_classes="options"):
+                        fields += [_field(kind, field, "", words[field.name]) for field in row]
+        for part in PART_FIELDS:
+            with gr.Tab(PARTS[part]):
+                words = helps(PartOptions)
+                for row in _rows(list(dataclasses.fields(PartOptions))):
+                    with gr.Row(elem_classes="options"):
+                        prefix = f"{part.replace('_', '-')}."
+                        fields += [_field(PartOptions, one, prefix, words[one.name]) for one in row]
+    return fields
+
+
+def _is_asked(kind: type, field: dataclasses.Field) -> bool:
+    hint = get_type_hints(kind)[field.name]
+    return field.name not in ELSEWHERE and hint is not PartOptions
+
+
+def _rows(fields: list[dataclasses.Field]) -> list[list[dataclasses.Field]]:
+    return [fields[start : start + 3] for start in range(0, len(fields), 3)]
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _field(owner: type, field: dataclasses.Field, prefix: str, words: str) -> Field:
+    hint = get_type_hints(owner)[field.name]
+    flag = f"{prefix}{field.name.replace('_', '-')}"
+    default = field.default
+    common = {"label": _label(field.name), "info": words.replace("`", ""), "min_width": 240}
+    component: Any
+    kinds = _kinds(hint)
+    literal = next((kind for kind in kinds if get_origin(kind) is Literal), None)
+    if hint is bool:
+        component = gr.Checkbox(default, **common)
+    elif hint == bool | None:
+        component = gr.Dropdown([AS_RECOMMENDED, "yes", "no"], value=AS_RECOMMENDED, **common)
+    elif literal is not None:
+        optional = [AS_RECOMMENDED] if type(None) in kinds else []
+        choices = [*optional, *get_args(literal)]
+        component = gr.Dropdown(choices, value=default or AS_RECOMMENDED, **common)
+    elif int in kinds or float in kinds:
+        component = gr.Number(
+            default,
+            precision=0 if float not in kinds else None,
+            placeholder="recommended",
+            **common,
+        )
+    elif get_origin(hint) is tuple:
+        component = gr.Textbox("\n".join(default), lines=2, placeholder="One a line", **common)
+    else:
+        assert str in kinds or Path in kinds, html.escape(flag)
+        component = gr.Textbox(default or "", placeholder="recommended", **common)
+    return Field(flag, hint, default, component)
+
+
+def _label(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def flags_of(fields: Sequence[Field], values: Sequence[Any]) -> list[str]:
+    """The command line's words for all that is not as it was."""
+    return [word for field, value in zip(fields, values) for word in field.flags(value)]

@@ -1,0 +1,32 @@
+"""The shipped subjects as cards, a press away."""
+
+import base64
+import html
+import io
+
+from PIL import Image
+
+from nora_studio.data.images import list_photos
+from nora_studio.shipped import ShippedSubject, shipped_subjects
+
+SIDE = 96
+
+
+def example_cards() -> str:
+    """A card for each subject; its small picture travels within the page."""
+    cards = []
+    for name in shipped_subjects():
+        subject = ShippedSubject.load(name)
+        with Image.open(list_photos(subject.folder / "photos")[0]) as photo:
+            small = photo.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        stream = io.BytesIO()
+        small.save(stream, "JPEG", quality=80)
+        data = base64.b64encode(stream.getvalue()).decode()
+        cards.append(
+            f'<button class="example" data-act="example" data-subject="{html.escape(name)}" '
+            f'title="{html.escape(subject.description)}">'
+            f'<img alt="" width="{SIDE}" height="{SIDE}" '
+            f'src="data:image/jpeg;base64,{data}"><span>{html.escape(subject.class_word)}</span>'
+            "</button>"
+        )
+    return f'<div class="examples">{"".join(cards)}</div>'

@@ -1,0 +1,65 @@
+"""A subject's photos as rows: what is trained of each, its words, and what is wrong with it."""
+
+import html
+
+from nora_studio.data.buckets import bucket_sizes, buckets_pay, nearest_size
+from nora_studio.models import EMBEDDED
+from nora_studio.studio.photo_report import PhotoReport
+from nora_studio.studio.uploads import MOST_CAPTION, StoredPhoto
+from nora_studio.studio.workspace import Workspace
+
+RESOLUTIONS = {EMBEDDED: 64}
+SDXL_RESOLUTION, SDXL_STEP = 1024, 64
+EMPTY = (
+    '<div class="empty"><b>No photos yet</b>Drop five or more above: the same subject in different '
+    "places, from different sides. Or take one of the examples.</div>"
+)
+
+
+def resolution_of(model: str) -> int:
+    """Side in pixels that photos are trained at, before any option says otherwise."""
+    return RESOLUTIONS.get(model, SDXL_RESOLUTION)
+
+
+def photo_rows(
+    workspace: Workspace, photos: list[StoredPhoto], report: PhotoReport, model: str, noun: str
+) -> str:
+    """The rows as HTML; fields and buttons of it answer through `acts`."""
+    if not photos:
+        return EMPTY
+    overall = "".join(_remark(remark.text, remark.is_unusable) for remark in report.overall)
+    shapes = _shapes(photos, model)
+    hint = html.escape(f"a photo of a [V] {noun or 'mug'} on a wooden table")
+    rows = []
+    for photo, (width, height) in zip(photos, shapes):
+        remarks = report.photos.get(photo.name, [])
+        said = "".join(_remark(remark.text, remark.is_unusable) for remark in remarks)
+        name = html.escape(photo.original)
+        rows.append(
+            f'<li class="photo-row"><div class="photo-frame"><img style="aspect-ratio:'
+            f'{width}/{height}" src="{html.escape(workspace.url(photo.thumbnail))}" '
+            f'alt="{name}" title="The part of {name} that is trained on"></div>'
+            f'<div class="photo-words"><div class="photo-name"><span>{name}</span>'
+            f'<span class="note">{photo.width} × {photo.height}</span>'
+            f'<button class="plain-button" data-act="remove" data-photo="{photo.name}" '
+            f'aria-label="Remove {name}">Remove</button></div>'
+            f'<textarea rows="2" maxlength="{MOST_CAPTION}" data-act="caption" '
+            f'data-photo="{photo.name}" aria-label="What is in {name}" placeholder="{hint}">'
+            f"{html.escape(photo.caption)}</textarea>{said}</div></li>"
+        )
+    return f'{overall}<ul class="photo-rows">{"".join(rows)}</ul>'
+
+
+def _shapes(photos: list[StoredPhoto], model: str) -> list[tuple[int, int]]:
+    """Width and height of the part of each photo that is trained on."""
+    resolution = resolution_of(model)
+    originals = [(photo.height, photo.width) for photo in photos]
+    if resolution < 512 or not buckets_pay(originals, resolution):
+        return [(1, 1)] * len(photos)
+    sizes = bucket_sizes(resolution, SDXL_STEP)
+    return [nearest_size(original, sizes)[::-1] for original in originals]
+
+
+def _remark(text: str, is_unusable: bool) -> str:
+    kind = "bad" if is_unusable else "mild"
+    return f'<p class="remark {kind}">{html.escape(text)}</p>'
