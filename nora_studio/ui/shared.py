@@ -18,5 +18,7 @@ class Shared:
     """Name of the training that Watch shows."""
     adapters: gr.State
     """Relative paths of adapters that Compare is to draw: "runs/mug-nora"."""
+    strengths: gr.State
+    """Their strengths, in the same order; empty: 1 each."""
     settings: gr.State
     """A run's name whose settings Train is to take over, once."""
