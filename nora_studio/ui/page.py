@@ -46,7 +46,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         head = gr.HTML(_head(None), js_on_load=TURN, elem_id="head")
         # Outside the tabs, among which they would count as tabs.
         states = gr.State(""), gr.State([]), gr.State([]), gr.State("")
-        with gr.Tabs(selected="train", elem_id="tabs") as tabs:
+        with gr.Tabs(selected="train", elem_id="tabs", overflow_behavior="wrap") as tabs:
             shared = Shared(page, tabs, *states)
             for name, label, build in TABS:
                 with gr.Tab(label, id=name, elem_id=f"tab-{name}") as tab:
