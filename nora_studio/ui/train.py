@@ -54,8 +54,9 @@ class _Page:
     command: gr.Textbox
     back: gr.Button
     fields: list[Field]
-    edited: gr.State
-    """Whether somebody wrote into the command: then the form leaves it alone."""
+    generated: gr.State
+    """The command as the form last came to it. Another one was written by somebody, and the form
+    leaves it alone."""
 
 
 def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
@@ -81,8 +82,8 @@ def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
     with gr.Accordion("Advanced: every option of the trainer", open=False, elem_id="advanced"):
         fields = build_fields()
     build_token_doctor(studio, form)
-    edited = gr.State(False)
-    page = _Page(form, photos, need, start, measure, command, back, fields, edited)
+    generated = gr.State("")
+    page = _Page(form, photos, need, start, measure, command, back, fields, generated)
     prompts = next(field.component for field in fields if field.flag == "sample-prompts")
     wire_photos(studio, form, photos, prompts)
     _wire(_Answers(studio, fields), page, shared, tab)
@@ -91,23 +92,26 @@ def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
 def _wire(answers: "_Answers", page: _Page, shared: Shared, tab: gr.Tab) -> None:
     """Have the tab's components answer."""
     components = [*page.form.fields, *(field.component for field in page.fields)]
-    state = [page.edited, page.command, *components]
-    filled = [page.command, page.form.effort, page.form.model, page.back]
+    state = [page.generated, page.command, *components]
+    filled = [page.command, page.generated, page.form.effort, page.form.model]
     restored = [*page.form.fields, page.photos.rows]
     loaded = shared.page.load(answers.restore, None, restored, **QUIET)
     loaded.then(answers.fill, state, filled, **QUIET)
     changes = [component.change for component in components]
     gr.on(changes, answers.fill, state, filled, trigger_mode="always_last", **QUIET)
-    page.command.input(lambda: (True, gr.Button(visible=True)), None, [page.edited, page.back])
-    reset = page.back.click(lambda: False, None, page.edited, **QUIET)
+    texts = [page.command, page.generated]
+    page.command.change(
+        lambda text, own: gr.Button(visible=bool(text) and text != own), texts, page.back, **QUIET
+    )
+    reset = page.back.click(lambda: "", None, page.command, **QUIET)
     reset.then(answers.fill, state, filled, **QUIET)
     seen, timer = gr.State(""), gr.Timer(POLL_SECONDS)
     looks = [timer.tick, tab.select]
     gr.on(looks, answers.look, [page.command, seen], [page.need, seen], **QUIET)
     page.measure.click(answers.measure, page.command, None, api_name="measure")
-    started = [shared.training, shared.tabs, page.form.name, page.edited]
+    started = [shared.training, shared.tabs, page.form.name, page.command]
     page.start.click(answers.start, page.command, started, api_name="start_training")
-    taken = [page.command, page.edited, page.back, shared.settings]
+    taken = [page.command, page.generated, shared.settings]
     shared.settings.change(answers.take_over, shared.settings, taken, **QUIET)
 
 
@@ -118,15 +122,18 @@ class _Answers:
         self._studio, self._fields = studio, fields
         self._measures = Measures(studio.doorman.home)
 
-    def fill(self, request: gr.Request, is_edited: bool, shown: str, *values: Any):
+    def fill(self, request: gr.Request, generated: str, shown: str, *values: Any):
         """The command that the form comes to, unless somebody has written another."""
         keep_form(self._studio.workspace(request.headers), dict(zip(KEPT, values)))
-        effort, text = "", shown if is_edited else ""
+        effort, text = "", ""
         with contextlib.suppress(StudioError):  # What a form lacks stands beside the start.
             asked = request_of(values, self._fields)
             effort = f"{recommended_steps(asked.model, asked.preset):,} steps."
-            text = shown if is_edited else as_shown(train_arguments(asked))
-        return text, effort, gr.Textbox(visible=values[2] != EMBEDDED), gr.Button(visible=is_edited)
+            text = as_shown(train_arguments(asked))
+        model = gr.Textbox(visible=values[2] != EMBEDDED)
+        if shown and shown != generated:
+            return gr.skip(), gr.skip(), effort, model
+        return text, text, effort, model
 
     def restore(self, request: gr.Request):
         """What stood in the form before a reload, and its photos."""
@@ -164,18 +171,18 @@ class _Answers:
         except StudioError as error:
             raise told(error, "Not started") from error
         name = options.run_name
-        return name, gr.Tabs(selected="watch"), free_name(workspace, jobs, name), False
+        return name, gr.Tabs(selected="watch"), free_name(workspace, jobs, name), ""
 
     def take_over(self, run: str, request: gr.Request):
         """A run's settings as a command of its own, under a free name."""
         if not run:
-            return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+            return gr.skip(), gr.skip(), gr.skip()
         workspace = self._studio.workspace(request.headers)
         try:
             text = as_shown(arguments_again(workspace, self._studio.jobs, run))
         except StudioError as error:
             raise told(error) from error
-        return text, True, gr.Button(visible=True), ""
+        return text, "", ""
 
     def _ready(
         self, shown: str, request: gr.Request
