@@ -20,7 +20,7 @@ from PIL import Image
 from nora_studio.atomic import write_text
 from nora_studio.errors import StudioError
 from nora_studio.storage import writing
-from nora_studio.studio.sheets import Place, Sheet
+from nora_studio.studio.sheets import Sheet
 from nora_studio.studio.workspace import Workspace
 
 Answer = Literal["left", "right", "tie"]
@@ -181,44 +181,69 @@ def begin_test(
             raise StudioError(f"expected two columns of this drawing; got {first!r}, {second!r}.")
     decoy = decoy if decoy in labels and decoy not in (first, second) else None
     chance = random.Random(secrets.randbits(64) if seed is None else seed)
-    places = [(p, s) for p in range(len(sheet.request.prompts))
-              for s in range(len(sheet.request.seeds))]  # fmt: skip
-    chance.shuffle(places)
-    pairs = [(place, first, second) for place in places][:PAIRS_LIMIT]
-    if decoy is not None:
-        checks = places[: max(2, len(pairs) // 4)]
-        pairs += [
-            (place, (first, second)[number % 2], decoy) for number, place in enumerate(checks)
-        ]
-    pairs = [
-        pair for pair in pairs if all(_file(workspace, sheet, *pair[:1], one) for one in pair[1:])
-    ]
-    if not any(decoy not in pair for pair in pairs):
-        raise StudioError("there is no pair of pictures yet. Let it draw some, then try again.")
-    chance.shuffle(pairs)
+    pairs = _pairs(_rows(workspace, sheet), first, second, decoy, chance)
     test = BlindTest(secrets.token_hex(8), sheet.id, first, second, decoy, ())
     folder = _folder(workspace, test)
     trials = []
     with writing("a blind test", folder):
         folder.mkdir(parents=True, mode=0o700)
-        for place, *two in pairs:
+        for prompt, *two in pairs:
             chance.shuffle(two)
-            files = tuple(f"{secrets.token_hex(8)}.png" for _ in two)
-            for label, name in zip(two, files):
-                source = _file(workspace, sheet, place, label)
-                assert source is not None
-                _copy_bare(source, folder / name)
-            left, right = two
-            trials.append(Trial(sheet.request.prompts[place[0]], left, right, files))
-    test = replace(test, trials=tuple(trials))
-    keep_test(workspace, test)
+            names = [f"{secrets.token_hex(8)}.png" for _ in two]
+            for (_, file), name in zip(two, names):
+                _copy_bare(file, folder / name)
+            (left, _), (right, _) = two
+            trials.append(Trial(prompt, left, right, (names[0], names[1])))
+        test = replace(test, trials=tuple(trials))
+        keep_test(workspace, test)
     return test
 
 
-def _file(workspace: Workspace, sheet: Sheet, place: tuple[int, int], label: str) -> Path | None:
-    labels = [column.label for column in sheet.request.columns]
-    where: Place = (labels.index(label), *place)
-    return sheet.file(workspace, where)
+@dataclass(frozen=True)
+class _Row:
+    """What stands in one row of a drawing: a prompt, and the columns' pictures that are there."""
+
+    prompt: str
+    files: dict[str, Path]
+
+    def has(self, *labels: str) -> bool:
+        return all(label in self.files for label in labels)
+
+    def pair(self, one: str, other: str) -> tuple[str, tuple[str, Path], tuple[str, Path]]:
+        return self.prompt, (one, self.files[one]), (other, self.files[other])
+
+
+def _rows(workspace: Workspace, sheet: Sheet) -> list[_Row]:
+    rows = []
+    for p, prompt in enumerate(sheet.request.prompts):
+        for s in range(len(sheet.request.seeds)):
+            found = {
+                column.label: sheet.file(workspace, (c, p, s))
+                for c, column in enumerate(sheet.request.columns)
+            }
+            files = {label: file for label, file in found.items() if file is not None}
+            rows.append(_Row(prompt, files))
+    return rows
+
+
+def _pairs(
+    rows: list[_Row], first: str, second: str, decoy: str | None, chance: random.Random
+) -> list[tuple[str, tuple[str, Path], tuple[str, Path]]]:
+    """What is to be judged, in random order: a quarter as many decoys as pairs, two at least.
+
+    Raises:
+        StudioError: there is no pair of pictures.
+    """
+    chance.shuffle(rows)
+    pairs = [row.pair(first, second) for row in rows if row.has(first, second)][:PAIRS_LIMIT]
+    if not pairs:
+        raise StudioError("there is no pair of pictures yet. Let it draw some, then try again.")
+    if decoy is not None:
+        complete = [row for row in rows if row.has(first, second, decoy)]
+        for number, row in enumerate(complete[: max(2, len(pairs) // 4)]):
+            pairs.append(row.pair((first, second)[number % 2], decoy))
+    chance.shuffle(pairs)
+    return pairs
 
 
 def _copy_bare(source: Path, target: Path) -> None:

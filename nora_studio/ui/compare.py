@@ -15,7 +15,7 @@ from nora_studio.ui.acts import told
 from nora_studio.ui.blind_panel import BlindPanel, pairs_of, wire_blind
 from nora_studio.ui.comparison_form import QUIET, Form, fields_of, wire_form
 from nora_studio.ui.comparison_request import request_of
-from nora_studio.ui.comparison_view import STATES, sheet_view
+from nora_studio.ui.comparison_view import sheet_view
 from nora_studio.ui.shared import Shared
 
 POLL_SECONDS = 1.0
@@ -154,7 +154,7 @@ def _older(sheets: Sequence[Sheet]) -> list[tuple[str, str]]:
     return [
         (
             f"{time.strftime('%d %b, %H:%M', time.localtime(sheet.created))} · "
-            f"{sheet.request.prompts[0][:60]} · {STATES[sheet.state].lower()}",
+            f"{sheet.request.prompts[0][:70]}",
             sheet.id,
         )
         for sheet in sheets

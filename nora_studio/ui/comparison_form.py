@@ -16,6 +16,8 @@ from nora_studio.ui.comparison_view import escaped
 from nora_studio.ui.shared import Shared
 
 ADAPTERS_LIMIT = 6
+WITH_ADAPTERS = "Each is a column beside the base, which learned nothing."
+WITHOUT_ADAPTERS = "None yet. Train one, or upload one under Adapters; the base draws without."
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
 
 
@@ -26,7 +28,7 @@ class Form:
         """Lay the fields out, where they stand on the page."""
         self.adapters = gr.Dropdown(
             [], multiselect=True, max_choices=ADAPTERS_LIMIT, label="Adapters",
-            info="Each is a column beside the base, which learned nothing.",
+            info=WITH_ADAPTERS,
             elem_id="compare-adapters",
         )  # fmt: skip
         self.prompts = gr.Textbox(
@@ -103,7 +105,7 @@ def wire_form(studio: Studio, shared: Shared, tab: gr.Tab, form: Form) -> None:
         folders = sorted(folder.name for folder in workspace.photos.iterdir() if folder.is_dir())
         photos = [("none", ""), *((name, name) for name in folders if name[0] != ".")]
         return (
-            gr.Dropdown(choices, value=chosen),
+            gr.Dropdown(choices, value=chosen, info=WITH_ADAPTERS if choices else WITHOUT_ADAPTERS),
             gr.Dropdown(photos, value=folders[0] if len(folders) == 1 else ""),
             [],
         )
