@@ -99,7 +99,8 @@ class AdapterDesk:
         """
         entry = self._usable(path, model)
         _one_of("format", to, FORMATS)
-        stem = check_name(name) if name else safe_name(f"{entry.title}-{to}")
+        title = re.sub(rf"-({'|'.join(FORMATS)})$", "", entry.title)
+        stem = check_name(name) if name else safe_name(f"{title}-{to}")
         stem = free_name(self.workspace, "adapters", stem, ".safetensors")
         arguments = ["export", entry.path, "--to", to, "--out", f"adapters/{stem}.safetensors"]
         arguments += _precision(precision)

@@ -3,6 +3,7 @@
 import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -18,6 +19,7 @@ ACTIONS = (
     ("Publish", "push"),
     ("Look inside", "inspect"),
 )
+HAVE_STRENGTHS = ("mix", "merge")
 WORDS = {
     "export": "One adapter as a single file for another program.",
     "mix": "Two adapters or more added up into one file, each by its strength.",
@@ -51,6 +53,11 @@ class Bench:
     token: gr.Textbox
     publish: gr.Button
 
+    @property
+    def action(self) -> gr.Radio:
+        """What to make."""
+        return self.fields[0]
+
     def order(self, desk: AdapterDesk, chosen: Sequence[Chosen], values: Sequence[Any]) -> Order:
         """The command that the fields come to.
 
@@ -65,14 +72,15 @@ class Bench:
         if action in ("export", "push", "inspect") and len(chosen) > 1:
             raise StudioError("this takes one adapter. Take the others out, or mix them first.")
         path = chosen[0].path
+        stem = safe_name(name) if (name or "").strip() else ""
         if action == "export":
-            stem = safe_name(name) if (name or "").strip() else ""
             return desk.export(path, to, precision, cut, stem, base)
         if action == "mix":
-            stem = safe_name(name or "mix", "mix")
+            stem = stem or safe_name(f"{Path(path).stem}-mix")
             return desk.mix(chosen, stem, "kohya" if to == "seed" else to, precision, cut, base)
         if action == "merge":
-            return desk.merge(chosen, safe_name(name or "merged", "merged"), precision, base)
+            stem = stem or safe_name(f"{Path(path).stem}-merged")
+            return desk.merge(chosen, stem, precision, base)
         if action == "push":
             place = (repository or "").strip()
             return desk.push(path, place, (licence or "").strip(), bool(private), True, base)
@@ -88,12 +96,34 @@ def build_bench() -> Bench:
     )
     words = gr.HTML(_words("export"))
     to = gr.Radio(
-        FORMATS, value="kohya", label="For", elem_id="adapters-format",
-        info="A seed file is the smallest; only this studio reads it, on the same base.",
-    )  # fmt: skip
+        FORMATS, value="kohya", label="For", info=_hint("export"), elem_id="adapters-format"
+    )
     name = gr.Textbox(
         "", label="Name", placeholder="after the adapter", max_length=48, elem_id="adapters-name"
     )
+    repository, licence, private = _hub_fields()
+    precision, rank, model = _more_fields()
+    command = gr.HTML("", elem_id="adapters-command")
+    start = gr.Button("Export", variant="primary", interactive=False, elem_id="adapters-start")
+    token = gr.Textbox(
+        "", label="Hub token", type="password", max_length=200, visible=False,
+        info="One that may write; it goes to this upload and is kept nowhere.",
+        elem_id="adapters-token",
+    )  # fmt: skip
+    publish = gr.Button("Publish", visible=False, elem_id="adapters-publish")
+    action.change(
+        _turn,
+        action,
+        [words, to, name, start, repository, licence, private, token, publish],
+        show_progress="hidden",
+        api_visibility="private",
+        queue=False,
+    )
+    fields = (action, to, name, precision, rank, model, repository, licence, private)
+    return Bench(fields, command, start, token, publish)
+
+
+def _hub_fields() -> tuple[gr.Textbox, gr.Textbox, gr.Checkbox]:
     repository = gr.Textbox(
         "", label="Where", placeholder="your-name/my-mug", max_length=190, visible=False,
         elem_id="adapters-repository", info="Owner and name on huggingface.co.",
@@ -102,7 +132,10 @@ def build_bench() -> Bench:
         "", label="Licence", placeholder="openrail++", max_length=40, visible=False,
         info="As the Hub abbreviates it; empty: as its card says.",
     )  # fmt: skip
-    private = gr.Checkbox(True, label="Private: only you can see it", visible=False)
+    return repository, licence, gr.Checkbox(True, label="Private: only you see it", visible=False)
+
+
+def _more_fields() -> tuple[gr.Dropdown, gr.Number, gr.Textbox]:
     with gr.Accordion("More", open=False):
         precision = gr.Dropdown(
             PRECISIONS, value="", label="Precision",
@@ -115,38 +148,27 @@ def build_bench() -> Bench:
         model = gr.Textbox(
             "", label="Base", max_length=200, info="Empty: the one it was trained on."
         )
-    command = gr.HTML("", elem_id="adapters-command")
-    start = gr.Button("Export", variant="primary", interactive=False, elem_id="adapters-start")
-    token = gr.Textbox(
-        "", label="Hub token", type="password", max_length=200, visible=False,
-        elem_id="adapters-token", info="It goes to this one upload, and is kept nowhere.",
-    )  # fmt: skip
-    publish = gr.Button("Publish", visible=False, elem_id="adapters-publish")
+    return precision, rank, model
 
-    def turn(now: str):
-        is_push = now == "push"
-        return [
-            _words(now),
-            gr.Radio(visible=now in ("export", "mix"), choices=_formats(now)),
-            gr.Textbox(visible=now in ("export", "mix", "merge")),
-            gr.Button(STARTS.get(now, "Start")),
-            *(gr.update(visible=is_push) for _ in range(5)),
-        ]
 
-    action.change(
-        turn,
-        action,
-        [words, to, name, start, repository, licence, private, token, publish],
-        show_progress="hidden",
-        api_visibility="private",
-        queue=False,
-    )
-    fields = (action, to, name, precision, rank, model, repository, licence, private)
-    return Bench(fields, command, start, token, publish)
+def _turn(action: str) -> list[Any]:
+    """What of the bench an action needs."""
+    return [
+        _words(action),
+        gr.Radio(visible=action in ("export", "mix"), choices=_formats(action), info=_hint(action)),
+        gr.Textbox(visible=action in ("export", "mix", "merge")),
+        gr.Button(STARTS.get(action, "Start")),
+        *(gr.update(visible=action == "push") for _ in range(5)),
+    ]
 
 
 def _formats(action: str) -> list[tuple[str, str]]:
     return FORMATS if action == "export" else FORMATS[:2]
+
+
+def _hint(action: str) -> str:
+    seed = "A seed file is the smallest; only this studio reads it, on the same base."
+    return seed if action == "export" else "The file is a LoRA, exactly."
 
 
 def _words(action: str) -> str:

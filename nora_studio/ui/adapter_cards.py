@@ -20,8 +20,8 @@ NONE_CHOSEN = '<p class="note">Choose one adapter or several on the shelf.</p>'
 KINDS = {
     "run": "trained here",
     "seed": "seed file",
-    "kohya": "LoRA file, Kohya's keys",
-    "diffusers": "LoRA file, diffusers' keys",
+    "kohya": "file for ComfyUI",
+    "diffusers": "file for diffusers",
 }
 SCORES = {
     "CLIP-I": "How much its samples look like the photos; 1 is the same.",
@@ -43,21 +43,24 @@ STATES: dict[State, tuple[str, str]] = {
     "failed": ("Failed", "bad"),
     "cancelled": ("Cancelled", ""),
 }
+MOST_STRENGTH = 2.0
 PICK = """
 element.addEventListener('click', (event) => {
   const pick = event.target.closest('.adapter-pick');
   if (!pick) return;
   const on = pick.getAttribute('aria-pressed') !== 'true';
   pick.setAttribute('aria-pressed', on);
-  trigger('select', {act: 'choose', path: pick.dataset.path, on: on ? 'yes' : 'no'});
+  trigger('select', {act: 'choose', adapter: pick.dataset.adapter, on: on ? 'yes' : 'no'});
 });
 """
-"""A card answers at once, and keeps the keyboard's place; the server learns of it beside."""
+"""A card answers at once, and keeps the keyboard's place; the server learns of it beside.
+
+Its adapter is not told as "path": Gradio takes whatever has one for an upload."""
 
 
 def method_name(method: str) -> str:
     """A method as the field writes it."""
-    return METHOD_NAMES.get(method, method)
+    return METHOD_NAMES.get(method) or {"mix": "Mix"}.get(method, method)
 
 
 def size_words(count: int) -> str:
@@ -96,14 +99,22 @@ def _card(entry: LibraryEntry, is_chosen: bool, workspace: Workspace) -> str:
         else f'<p class="problem">{html.escape(entry.problem)}</p>'
     )
     return (
-        f'<article class="adapter"><button class="adapter-pick" data-path="{path}" '
+        f'<article class="adapter"><button class="adapter-pick" data-adapter="{path}" '
         f'aria-pressed="{"true" if is_chosen else "false"}" aria-label="Choose {title}"{usable}>'
         f'{picture}<span class="adapter-tick" aria-hidden="true">✓</span></button>'
         f'<div class="adapter-words"><h3>{title}</h3>'
         f'<p class="note"><span class="dot {colour}"></span> {called}, {kind}, '
-        f"{size_words(entry.bytes)}</p>{body}{_scores(entry)}{_links(entry, workspace)}</div>"
+        f"{_size(entry)}</p>{body}{_scores(entry)}{_links(entry, workspace)}</div>"
         "</article>"
     )
+
+
+def _size(entry: LibraryEntry) -> str:
+    words = size_words(entry.bytes)
+    if entry.kind != "run" or entry.card is None or entry.card.method != "nora":
+        return words
+    why = "With the frozen factors that it trains between; an exported file leaves them out."
+    return f'<span title="{why}">{words}</span>'
 
 
 def _facts(card: AdapterCard) -> str:
@@ -113,8 +124,8 @@ def _facts(card: AdapterCard) -> str:
     rows = [
         ("Base", "The model it was trained on, and works with", base or "not told"),
         ("Word", "What stands for your subject; prompts may go on saying [V]", card.trigger),
-        ("Trained", "", f"{card.steps:,} steps at {card.resolution} px" if card.steps else ""),
-        ("Numbers", "How many numbers were trained", f"{card.parameters:,}"),
+        ("Trained", "", f"{card.steps:,} steps, {card.resolution} px" if card.steps else ""),
+        ("Parameters", "How many numbers were trained", f"{card.parameters:,}"),
     ]
     lines = "".join(
         f"<dt{f' title={chr(34)}{tip}{chr(34)}' if tip else ''}>{name}</dt>"
@@ -142,7 +153,7 @@ def _links(entry: LibraryEntry, workspace: Workspace) -> str:
     link = _download(workspace.folder / entry.path, workspace, "Download")
     return (
         f'<p class="adapter-links">{link}<button class="plain-button" data-act="remove" '
-        f'data-path="{html.escape(entry.path)}" aria-label="Remove {name}">Remove</button></p>'
+        f'data-adapter="{html.escape(entry.path)}" aria-label="Remove {name}">Remove</button></p>'
     )
 
 
@@ -151,26 +162,35 @@ def _download(file: Path, workspace: Workspace, words: str) -> str:
     return f'<a class="plain-button" href="{address}" download>{html.escape(words)}</a>'
 
 
-def chosen_view(entries: Mapping[str, LibraryEntry], chosen: Mapping[str, float]) -> str:
-    """The chosen adapters, each with its strength."""
-    rows = [_chosen(entries[path], strength) for path, strength in chosen.items()]
+def chosen_view(
+    entries: Mapping[str, LibraryEntry], chosen: Mapping[str, float], with_strengths: bool
+) -> str:
+    """The chosen adapters, each with its strength where that counts."""
+    rows = [
+        _chosen(entries[path], strength if with_strengths else None)
+        for path, strength in chosen.items()
+    ]
     if not rows:
         return NONE_CHOSEN
     return f'<ul class="chosen">{"".join(rows)}</ul>'
 
 
-def _chosen(entry: LibraryEntry, strength: float) -> str:
+def _chosen(entry: LibraryEntry, strength: float | None) -> str:
     title, path = html.escape(entry.title), html.escape(entry.path)
     method = entry.card.method if entry.card is not None else ""
     colour = method if method in ("nora", "lora") else "base"
+    slider = (
+        ""
+        if strength is None
+        else '<label class="chosen-strength">Strength <input type="range" min="0" '
+        f'max="{MOST_STRENGTH:g}" step="0.05" value="{strength:g}" data-act="strength" data-adapter="{path}" '
+        'oninput="this.nextElementSibling.value = Number(this.value).toFixed(2)">'
+        f"<output>{strength:.2f}</output></label>"
+    )
     return (
         f'<li><span class="chosen-name"><span class="dot {colour}"></span> {title}</span>'
-        f'<button class="plain-button" data-act="drop" data-path="{path}" '
-        f'aria-label="Take {title} out">×</button>'
-        f'<label class="chosen-strength">Strength <input type="range" min="0" max="2" step="0.05" '
-        f'value="{strength:g}" data-act="strength" data-path="{path}" '
-        'oninput="this.nextElementSibling.value = Number(this.value).toFixed(2)">'
-        f"<output>{strength:.2f}</output></label></li>"
+        f'<button class="plain-button" data-act="drop" data-adapter="{path}" '
+        f'aria-label="Take {title} out">×</button>{slider}</li>'
     )
 
 
