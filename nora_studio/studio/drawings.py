@@ -63,18 +63,23 @@ class Drawings:
         self._closed = False
 
     def submit(
-        self, workspace: Workspace, asked: Any, view: Mapping[str, Any] | None = None
+        self,
+        workspace: Workspace,
+        asked: Any,
+        view: Mapping[str, Any] | None = None,
+        is_allowed: Callable[[str], bool] = lambda _: True,
     ) -> str:
         """Put a drawing into the queue; give back its id.
 
         Args:
             asked: A `DrawingRequest` as JSON; adapters and photos by their paths in the workspace.
             view: Kept beside it, for the page.
+            is_allowed: Whether visitors may have a base of that name loaded.
 
         Raises:
             StudioError: it is malformed or too large, or the visitor has too many.
         """
-        sheet = new_sheet(workspace, asked, view)
+        sheet = new_sheet(workspace, asked, view, is_allowed)
         if len(sheet_names(workspace)) >= SHEETS_LIMIT:
             raise StudioError(f"{SHEETS_LIMIT} drawings are kept; delete some to draw more.")
         self._put(LiveSheet(workspace, sheet))

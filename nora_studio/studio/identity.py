@@ -16,7 +16,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nora_studio.atomic import beside
 from nora_studio.errors import StudioError
 
 SECRET = "secret"
@@ -122,8 +121,8 @@ class Seal:
 
 def _write_once(file: Path, content: bytes) -> None:
     """Write a private file that nobody else has written first."""
-    fresh = beside(file)
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    fresh = file.with_name(f".{file.name}.{secrets.token_hex(4)}.new")
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)

@@ -9,6 +9,7 @@ from pathlib import Path
 from nora_studio.errors import StudioError
 from nora_studio.models import EMBEDDED
 from nora_studio.studio.doorman import Doorman
+from nora_studio.studio.drawings import Drawings
 from nora_studio.studio.jobs import Jobs
 from nora_studio.studio.workspace import Workspace
 
@@ -22,6 +23,7 @@ class Studio:
 
     doorman: Doorman
     jobs: Jobs
+    drawings: Drawings
     model_folders: tuple[Path, ...] | None = None
     """Where model directories may lie; None: anywhere but in the studio's own folder, for a studio
     that only this machine reaches."""

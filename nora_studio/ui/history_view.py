@@ -139,8 +139,8 @@ def _difference(
     head = f'<th></th><th scope="col">{first}</th><th scope="col">{second}</th>'
     return (
         '<section class="card"><h3>What differs</h3><div class="wide" tabindex="0">'
-        f'<table class="plain settings pairwise"><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
-        f"</table></div>{_ends(runs)}</section>"
+        f'<table class="plain settings pairwise"><thead><tr>{head}</tr></thead><tbody>{body}'
+        f"</tbody></table></div>{_ends(runs)}</section>"
     )
 
 

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from nora_studio.errors import StudioError
 from nora_studio.studio.accounts import Accounts, add_account
 from nora_studio.studio.doorman import Doorman
+from nora_studio.studio.drawings import Drawings
 from nora_studio.studio.entrance import guarded_app
 from nora_studio.studio.jobs import Jobs
 from nora_studio.studio.origins import is_loopback
@@ -76,7 +77,9 @@ def run(arguments: Sequence[str]) -> int:
         uvicorn.run(app, host=options.host, port=options.port, log_level="warning")
     finally:
         stop.set()
+        studio.drawings.close()
         worker.join(timeout=5)
+        studio.drawings.close()
         lock.release()
     return 0
 
@@ -91,7 +94,8 @@ def open_studio(home: Path, options: UiOptions) -> Studio:
     doorman = Doorman(home, options.host, accounts, options.names)
     is_private = accounts is None and is_loopback(options.host)
     folders = options.models or (None if is_private else ())
-    return Studio(doorman, Jobs(doorman.home, torch.cuda.device_count()), folders)
+    jobs = Jobs(doorman.home, torch.cuda.device_count())
+    return Studio(doorman, jobs, Drawings(doorman.home, jobs.is_device_busy), folders)
 
 
 def make_app(studio: Studio) -> FastAPI:

@@ -9,6 +9,8 @@ import gradio as gr
 class Shared:
     """Components that several tabs read and set."""
 
+    page: gr.Blocks
+    """For what is done when somebody arrives: `page.load`."""
     tabs: gr.Tabs
     """`gr.Tabs(selected=...)` by it leads to another tab: train, watch, compare, adapters, scores,
     history."""
