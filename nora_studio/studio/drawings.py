@@ -14,11 +14,13 @@ from nora_studio.studio.fair_line import FairLine
 from nora_studio.studio.sheets import (
     LiveSheet,
     Sheet,
+    State,
     discard_sheet,
     for_the_server,
     new_sheet,
     read_sheet,
     sheet_names,
+    without_folder,
 )
 from nora_studio.studio.workspace import Workspace
 
@@ -241,9 +243,11 @@ class Drawings:
                 self._end(live, state="failed", error=str(error))
         live.ended.wait()
 
-    def _end(self, live: LiveSheet, **values: Any) -> None:
+    def _end(self, live: LiveSheet, state: State, error: str | None = None) -> None:
+        if error is not None:
+            error = without_folder(live.workspace, error)
         with self._lock:
-            live.change(waits_for=None, **values)
+            live.change(state=state, waits_for=None, error=error)
             self._live.pop((live.visitor, live.sheet.id), None)
             if self._current is live:
                 self._current, self._used = None, time.monotonic()

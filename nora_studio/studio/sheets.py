@@ -90,7 +90,10 @@ def new_sheet(
     request = parse_request(asked)
     _check_limits(request)
     chosen = [choice for column in request.columns for choice in column.adapters]
-    cards = [read_card(own_adapter(workspace, choice.path)) for choice in chosen]
+    try:
+        cards = [read_card(own_adapter(workspace, choice.path)) for choice in chosen]
+    except StudioError as error:
+        raise StudioError(without_folder(workspace, str(error))) from error
     model = request.model or next((card.model for card in cards if card.model), None)
     if model is not None and not is_allowed(model):
         raise StudioError(f"the base {model[:80]!r} is not among those that may be used here.")
@@ -113,6 +116,13 @@ def own_adapter(workspace: Workspace, relative: str) -> Path:
     if not any(path.is_relative_to(home) and path != home for home in homes) or not path.exists():
         raise StudioError(f"there is no adapter {relative[:200]!r} here. It may have been deleted.")
     return path
+
+
+def without_folder(workspace: Workspace, message: str) -> str:
+    """A message for the visitor: where the server keeps their files is nothing to them."""
+    for folder in (workspace.folder, workspace.folder.resolve()):
+        message = message.replace(f"{folder}/", "")
+    return message
 
 
 def for_the_server(sheet: Sheet, workspace: Workspace) -> dict[str, Any]:

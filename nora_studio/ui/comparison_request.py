@@ -92,7 +92,7 @@ def _columns(fields: Fields) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         return _grid(fields, labels)
     if fields.layout == "seeds" and single:
         return single, {"kinds": view["kinds"][1:]}
-    columns = [{"label": "base"}, *single]
+    columns: list[dict[str, Any]] = [{"label": "base"}, *single]
     if fields.together and len(used) > 1:
         columns.append({"label": " + ".join(column["label"] for column in single),
                         "adapters": used})  # fmt: skip
@@ -105,7 +105,8 @@ def _grid(fields: Fields, labels: Sequence[str]) -> tuple[list[dict[str, Any]], 
     if not fields.adapters:
         raise StudioError("choose an adapter: a grid of strengths needs one.")
     across = _numbers(fields.sweep)
-    rows, columns, kinds = [], [{"label": "base"}], ["base"]
+    columns: list[dict[str, Any]] = [{"label": "base"}]
+    rows, kinds = [], ["base"]
     for label, one in zip(labels, fields.adapters):
         for step, path in (some_checkpoints(one) or {one.card.steps: one.path}).items():
             rows.append(f"{label}, step {step}" if step else label)

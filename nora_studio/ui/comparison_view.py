@@ -56,7 +56,11 @@ def sheet_view(sheet: Sheet | None, workspace: Workspace) -> str:
 def _head(sheet: Sheet) -> str:
     total, done = sheet.request.count, len(sheet.files)
     request = sheet.request
-    facts = [f"{request.steps} steps", f"guidance {request.guidance:g}", request.model or ""]
+    facts = [
+        f"{request.steps} steps",
+        f"guidance {request.guidance:g}",
+        request.model or "embedded",
+    ]
     why = ""
     if sheet.error:
         why = f'<p class="problem">{escaped(sheet.error)}</p>'

@@ -79,7 +79,6 @@ def run(arguments: Sequence[str]) -> int:
         stop.set()
         studio.drawings.close()
         worker.join(timeout=5)
-        studio.drawings.close()
         lock.release()
     return 0
 
