@@ -4,7 +4,7 @@ Plain data and the rule by which a point is recommended; nothing here draws or j
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,34 +149,19 @@ def recommend(result: Fidelity, numbers: Sequence[int]) -> Recommendation:
     to the photos (0) to the photos' likeness to each other (1), the share of the prompt from the
     photos' mean CLIP-T with all prompts (0) to the base's CLIP-T (1); beyond 1 nothing is gained.
     Their harmonic mean is the balance: it is high only where both are, has no weight to choose, and
-    its highest point always lies on the Pareto front. How sure the choice is, a bootstrap over
+    below 1 its highest point lies on the Pareto front. How sure the choice is, a bootstrap over
     prompts tells: the share of resamples in which the same point wins, and who wins the others.
 
     Raises:
         StudioError: the judge cannot tell the two ends apart, or no point is better than both.
     """
-    name = result.subject_score
-    subject = np.array([result.points[n].scores[name].units for n in numbers])  # (points, units)
-    prompt = np.array([result.points[n].scores[PROMPT_SCORE].units for n in numbers])
-    base = {key: np.array(score.units) for key, score in result.base.scores.items()}
-    real = {key: np.array(values) for key, values in result.real.items()}
-    every = np.arange(subject.shape[1])[None]
-    generator = np.random.default_rng(0)
-    drawn = generator.integers(0, subject.shape[1], (RESAMPLES, subject.shape[1]))
-
-    def shares(units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # 2 x (points, resamples)
-        low, high = base[name][units].mean(-1), real[name][units].mean(-1)
-        idle, heeding = real[PROMPT_SCORE][units].mean(-1), base[PROMPT_SCORE][units].mean(-1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            nearness = (subject[:, units].mean(-1) - low) / np.where(high > low, high - low, np.nan)
-            span = np.where(heeding > idle, heeding - idle, np.nan)
-            return nearness, (prompt[:, units].mean(-1) - idle) / span
-
-    nearness, heed = (share[:, 0] for share in shares(every))
+    units = len(result.points[numbers[0]].scores[PROMPT_SCORE].units)
+    nearness, heed = (share[:, 0] for share in _shares(result, numbers, np.arange(units)[None]))
     if np.isnan(nearness).any():
         raise StudioError(
-            f"by {name} the photos are no more like each other than the base's pictures are like "
-            "them, so it cannot judge this subject. Try another judge, or more photos."
+            f"by {result.subject_score} the photos are no more like each other than the base's "
+            "pictures are like them, so it cannot judge this subject. Try another judge, or more "
+            "photos."
         )
     if np.isnan(heed).any():
         raise StudioError(
@@ -190,7 +175,8 @@ def recommend(result: Fidelity, numbers: Sequence[int]) -> Recommendation:
             "photo. Train longer, or draw more prompts."
         )
     best = int(balance.argmax())
-    redrawn = balances(*shares(drawn))
+    drawn = np.random.default_rng(0).integers(0, units, (RESAMPLES, units))
+    redrawn = balances(*_shares(result, numbers, drawn))
     told = ~np.isnan(redrawn).any(axis=0)
     winners = np.bincount(redrawn[:, told].argmax(axis=0), minlength=len(numbers))
     share = winners / max(1, told.sum())
@@ -202,6 +188,28 @@ def recommend(result: Fidelity, numbers: Sequence[int]) -> Recommendation:
         balance=float(balance[best]),
         wins=float(share[best]),
         rivals=tuple(numbers[n] for n in order),
+    )
+
+
+def _shares(
+    result: Fidelity,
+    numbers: Sequence[int],
+    drawn: np.ndarray,  # (resamples, units)
+) -> tuple[np.ndarray, np.ndarray]:  # 2 x (points, resamples)
+    """The shares of subject and prompt by some draws of the units; NaN where the ends are one."""
+
+    def means(scores: Mapping[str, Sequence[float]], name: str) -> np.ndarray:
+        return np.array(scores[name])[drawn].mean(-1)
+
+    def share(name: str, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        values = np.array([result.points[n].scores[name].units for n in numbers])
+        return (values[:, drawn].mean(-1) - low) / np.where(high > low, high - low, np.nan)
+
+    base = {name: score.units for name, score in result.base.scores.items()}
+    subject = result.subject_score
+    return (
+        share(subject, means(base, subject), means(result.real, subject)),
+        share(PROMPT_SCORE, means(result.real, PROMPT_SCORE), means(base, PROMPT_SCORE)),
     )
 
 

@@ -193,7 +193,8 @@ def units_of(drawing: Drawing) -> int:
 def planned_points(
     checkpoints: Sequence[Checkpoint], strengths: Sequence[float]
 ) -> Iterator[tuple[Checkpoint, float]]:
-    """Every point; strengths as trained first, so that a result cut short says most."""
+    """Every point; those as trained first, so that a result cut short says most."""
+    ends_first = sorted(checkpoints, key=lambda checkpoint: not checkpoint.is_final)
     for strength in sorted(strengths, key=lambda value: abs(value - 1)):
-        for checkpoint in reversed(checkpoints):
+        for checkpoint in ends_first:
             yield checkpoint, strength

@@ -159,10 +159,12 @@ def test_checkpoints_of_the_final_step_are_not_measured_twice(twins, tmp_path):
         find_checkpoints(run, 2)
 
 
-def test_the_strengths_as_trained_come_first():
-    assert [s for _, s in planned_points(["a", "b"], (0.6, 1.2, 1.0))] == [1.0] * 2 + [1.2] * 2 + [
-        0.6
-    ] * 2
+def test_what_is_as_trained_comes_first(twins):
+    runs = [twins[0] / name for name in ("mug-nora", "mug-lora")]
+    every = [checkpoint for run in runs for checkpoint in find_checkpoints(run, 2)]
+    plan = [(c.run, c.card.steps, s) for c, s in planned_points(every, (0.6, 1.0))]
+    assert plan[:3] == [("mug-nora", 6, 1.0), ("mug-lora", 6, 1.0), ("mug-nora", 4, 1.0)]
+    assert len(plan) == len(set(plan)) == 8
 
 
 def test_the_photos_stand_for_the_subject_and_for_no_prompt(clip, photo_folder):

@@ -48,7 +48,7 @@ def plot_view(result: Fidelity, chosen: int | None) -> str:
         for tick in along.ticks
     )
     return (
-        '<figure class="chart fidelity"><figcaption>Closer to the subject '
+        '<figure class="chart fidelity card"><figcaption>Closer to the subject '
         '<span aria-hidden="true">↑</span></figcaption>'
         f'<div class="plot" role="group" aria-label="Every point measured">{grid}{photos}'
         '<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" aria-hidden="true">'
@@ -138,8 +138,8 @@ def panel_view(result: Fidelity, chosen: int | None, address: Callable[[str], st
         f'<p class="note">Step {point.step:,}{last} · strength {point.strength:g}</p>'
         f'<p class="chips">{"".join(chips)}</p><button type="button" class="plain-button" '
         f'data-act="use" data-point="{chosen}">Use this strength in Compare</button>'
-        '<div class="pairs"><p class="pairs-head"><span>Base</span>'
-        f"<span>Strength {point.strength:g}</span></p>{''.join(pictures)}</div></section>"
+        f'<div class="pairs"><p class="note">On the left the base, on the right strength '
+        f"{point.strength:g}.</p>{''.join(pictures)}</div></section>"
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import gradio as gr
 
 from nora_studio.studio.studio import Studio
-from nora_studio.ui import adapters, compare, scores, train, watch
+from nora_studio.ui import adapters, compare, history, scores, train, watch
 from nora_studio.ui.shared import Shared
 
 TABS: tuple[tuple[str, str, Callable[[Studio, Shared, gr.Tab], None]], ...] = (
@@ -15,6 +15,7 @@ TABS: tuple[tuple[str, str, Callable[[Studio, Shared, gr.Tab], None]], ...] = (
     ("compare", "Compare", compare.build),
     ("adapters", "Adapters", adapters.build),
     ("scores", "Scores", scores.build),
+    ("history", "History", history.build),
 )
 MARK = """<svg viewBox="0 0 32 32" aria-hidden="true" fill="none" stroke-width="2.4">
 <rect x="2" y="2" width="28" height="28" rx="7" stroke="var(--line-strong)"/>

@@ -3,12 +3,15 @@
 import html
 from collections.abc import Sequence
 
+from nora_studio.ui.line_chart import Colour
+
 METHOD_NAMES = {"lora": "LoRA", "nora": "NoRA", "base": "Base"}
 
 
-def colour_of(method: str) -> str:
+def colour_of(method: str) -> Colour:
     """The theme's variable for a method."""
-    return method if method in ("nora", "lora", "base") else "ink"
+    own: dict[str, Colour] = {"nora": "nora", "lora": "lora", "base": "base"}
+    return own.get(method, "ink")
 
 
 def dot(method: str) -> str:

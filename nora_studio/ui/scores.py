@@ -59,10 +59,11 @@ def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
     with gr.Row(equal_height=True, elem_classes="bar"):
         chosen = gr.Dropdown(
             [], multiselect=True, max_choices=MOST_RUNS, label="Runs", elem_id="scores-runs",
+            allow_custom_value=True,  # For programs; `look` takes out what is no run.
             info="Of one subject: NoRA and LoRA twins, for example.", scale=3, min_width=260,
         )  # fmt: skip
-        find = gr.Button("Find the best strength", variant="primary", scale=0, min_width=210)
-        score = gr.Button("Compare the final ones", scale=0, min_width=210)
+        find = gr.Button("Find the best strength", variant="primary", scale=0, min_width=270)
+        score = gr.Button("Compare final adapters", scale=0, min_width=270)
         stop = gr.Button("Stop", interactive=False, scale=0, min_width=90)
     prompts, seeds, strengths, checkpoints, dino = _questions()
     progress = gr.HTML(EMPTY, elem_id="scores-progress")
@@ -101,17 +102,18 @@ class _Room:
     def look(self, names: list[str], pressed: int | None, before: dict, request: gr.Request):
         workspace = self.studio.workspace(request.headers)
         known = [run.folder.name for run in measurable_runs(workspace)]
-        if before.get("known") is None and not names:
+        asked = list(names or [])
+        names = [name for name in asked if name in known]
+        if not asked and not before.get("known"):  # The first runs to be there.
             names = _twins(known)
-        names = [name for name in names or [] if name in known]
         shown = _views(self.studio, workspace, names, pressed, bool(known))
         busy = bool(_at_work(self.studio, workspace, names))
-        after = {"views": shown, "known": known, "names": names, "busy": busy}
+        after = {"views": shown, "known": known, "busy": busy}
         # What has not changed is not sent again: nothing moves, and no button loses the focus.
         old = before.get("views") or [None] * len(shown)
         parts = [gr.skip() if a == b else b for a, b in zip(old, shown)]
-        same = before.get("known") == known and before.get("names") == names
-        choice = gr.skip() if same else gr.Dropdown(known, value=names)
+        same = before.get("known") == known and asked == names
+        choice = gr.skip() if same else gr.update(choices=known, value=names)
         switch = gr.skip() if before.get("busy") == busy else gr.Button(interactive=busy)
         return [choice, *parts, switch, after]
 
