@@ -14,11 +14,13 @@ from nora_studio.studio.fair_line import FairLine
 from nora_studio.studio.sheets import (
     LiveSheet,
     Sheet,
+    State,
     discard_sheet,
     for_the_server,
     new_sheet,
     read_sheet,
     sheet_names,
+    without_folder,
 )
 from nora_studio.studio.workspace import Workspace
 
@@ -63,18 +65,23 @@ class Drawings:
         self._closed = False
 
     def submit(
-        self, workspace: Workspace, asked: Any, view: Mapping[str, Any] | None = None
+        self,
+        workspace: Workspace,
+        asked: Any,
+        view: Mapping[str, Any] | None = None,
+        is_allowed: Callable[[str], bool] = lambda _: True,
     ) -> str:
         """Put a drawing into the queue; give back its id.
 
         Args:
             asked: A `DrawingRequest` as JSON; adapters and photos by their paths in the workspace.
             view: Kept beside it, for the page.
+            is_allowed: Whether visitors may have a base of that name loaded.
 
         Raises:
             StudioError: it is malformed or too large, or the visitor has too many.
         """
-        sheet = new_sheet(workspace, asked, view)
+        sheet = new_sheet(workspace, asked, view, is_allowed)
         if len(sheet_names(workspace)) >= SHEETS_LIMIT:
             raise StudioError(f"{SHEETS_LIMIT} drawings are kept; delete some to draw more.")
         self._put(LiveSheet(workspace, sheet))
@@ -236,9 +243,11 @@ class Drawings:
                 self._end(live, state="failed", error=str(error))
         live.ended.wait()
 
-    def _end(self, live: LiveSheet, **values: Any) -> None:
+    def _end(self, live: LiveSheet, state: State, error: str | None = None) -> None:
+        if error is not None:
+            error = without_folder(live.workspace, error)
         with self._lock:
-            live.change(waits_for=None, **values)
+            live.change(state=state, waits_for=None, error=error)
             self._live.pop((live.visitor, live.sheet.id), None)
             if self._current is live:
                 self._current, self._used = None, time.monotonic()

@@ -5,7 +5,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,8 @@ from typing import Any, Literal
 from nora_studio.atomic import discard, write_text
 from nora_studio.drawing_requests import DrawingRequest, parse_request
 from nora_studio.errors import StudioError
+from nora_studio.files import read_card
+from nora_studio.studio.quota import check_room
 from nora_studio.studio.workspace import Workspace, check_name
 
 SHEET = "drawing.json"
@@ -71,17 +73,32 @@ class Sheet:
         return file if file is not None and file.is_file() else None
 
 
-def new_sheet(workspace: Workspace, asked: Any, view: Mapping[str, Any] | None = None) -> Sheet:
+def new_sheet(
+    workspace: Workspace,
+    asked: Any,
+    view: Mapping[str, Any] | None = None,
+    is_allowed: Callable[[str], bool] = lambda _: True,
+) -> Sheet:
     """A drawing that nobody has begun, checked against the limits and the visitor's own folder.
+
+    Args:
+        is_allowed: Whether visitors may have a base of that name loaded; an adapter names one too.
 
     Raises:
         StudioError: the request is malformed, too large, or names what is not the visitor's.
     """
     request = parse_request(asked)
     _check_limits(request)
-    for column in request.columns:
-        for choice in column.adapters:
-            own_adapter(workspace, choice.path)
+    chosen = [choice for column in request.columns for choice in column.adapters]
+    try:
+        cards = [read_card(own_adapter(workspace, choice.path)) for choice in chosen]
+    except StudioError as error:
+        raise StudioError(without_folder(workspace, str(error))) from error
+    model = request.model or next((card.model for card in cards if card.model), None)
+    if model is not None and not is_allowed(model):
+        raise StudioError(f"the base {model[:80]!r} is not among those that may be used here.")
+    request = replace(request, model=model)
+    check_room(workspace, request.count * 3 * (request.size or SIDE_LIMIT) ** 2)
     for photo in request.references:
         workspace.own(photo)
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
@@ -99,6 +116,13 @@ def own_adapter(workspace: Workspace, relative: str) -> Path:
     if not any(path.is_relative_to(home) and path != home for home in homes) or not path.exists():
         raise StudioError(f"there is no adapter {relative[:200]!r} here. It may have been deleted.")
     return path
+
+
+def without_folder(workspace: Workspace, message: str) -> str:
+    """A message for the visitor: where the server keeps their files is nothing to them."""
+    for folder in (workspace.folder, workspace.folder.resolve()):
+        message = message.replace(f"{folder}/", "")
+    return message
 
 
 def for_the_server(sheet: Sheet, workspace: Workspace) -> dict[str, Any]:

@@ -1,0 +1,200 @@
+"""The Compare tab's fields: which adapters draw what, and how."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from nora_studio.data.images import list_photos
+from nora_studio.errors import StudioError
+from nora_studio.studio.drawables import Drawable, find_drawables
+from nora_studio.studio.studio import Studio
+from nora_studio.studio.workspace import Workspace, check_name
+from nora_studio.ui.acts import ON_LOAD, act_of
+from nora_studio.ui.comparison_request import CHIPS, LAYOUTS, Fields
+from nora_studio.ui.comparison_view import escaped
+from nora_studio.ui.shared import Shared
+
+ADAPTERS_LIMIT = 6
+WITH_ADAPTERS = "Each is a column beside the base, which learned nothing."
+WITHOUT_ADAPTERS = "None yet. Train one, or upload one under Adapters; the base draws without."
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+
+
+class Form:
+    """What is drawn, and how."""
+
+    def __init__(self) -> None:
+        """Lay the fields out, where they stand on the page."""
+        self.adapters = gr.Dropdown(
+            [], multiselect=True, max_choices=ADAPTERS_LIMIT, label="Adapters",
+            info=WITH_ADAPTERS,
+            elem_id="compare-adapters",
+        )  # fmt: skip
+        self.prompts = gr.Textbox(
+            "", lines=3, max_lines=8, label="Prompts", placeholder="a photo of a [V] mug",
+            info="One a line. [V] stands for the subject.", elem_id="compare-prompts",
+        )  # fmt: skip
+        self.chips = gr.HTML("", js_on_load=ON_LOAD, elem_id="compare-chips")
+        with gr.Row():
+            self.draw = gr.Button("Draw", variant="primary", elem_id="compare-draw")
+            self.stop = gr.Button("Stop", interactive=False, min_width=90, elem_id="compare-stop")
+        self.layout = gr.Radio(list(LAYOUTS), value="columns", label="Show", elem_id="compare-show")
+        self.sweep = gr.Textbox(
+            "0.5, 0.75, 1, 1.25", label="Strengths", visible=False, elem_id="compare-sweep",
+            info="Of every checkpoint: 1 is as trained, 0 is the base. The first prompt is drawn.",
+        )  # fmt: skip
+        with gr.Group():
+            with gr.Row():
+                self.seed = gr.Number(
+                    0, label="Seed", precision=0, minimum=0, min_width=100, elem_id="compare-seed"
+                )
+                self.seeds = gr.Number(
+                    1, label="How many seeds", precision=0, minimum=1, maximum=16, min_width=100
+                )
+            self.steps = gr.Slider(
+                1, 60, 20, step=1, label="Steps", info="More are finer, and take longer.",
+                elem_id="compare-steps",
+            )  # fmt: skip
+            self.guidance = gr.Slider(
+                1, 15, 5, step=0.5, label="Guidance", info="How strictly it follows the prompt."
+            )
+        with gr.Accordion("Strength of each adapter", open=False):
+            self.strengths = [
+                gr.Slider(-1, 2, 1, step=0.05, visible=False) for _ in range(ADAPTERS_LIMIT)
+            ]
+            self.together = gr.Checkbox(
+                False, label="All at once, too", visible=False,
+                info="One more column with all of them on; their changes add up.",
+            )  # fmt: skip
+        with gr.Accordion("Scores, size, negative prompt", open=False):
+            self.score = gr.Checkbox(
+                True, label="Score the pictures",
+                info="How well each shows its prompt, and the subject.",
+            )  # fmt: skip
+            self.photos = gr.Dropdown(
+                [("none", "")], value="", label="Photos to compare with",
+                info="Best are photos that were not trained on.", elem_id="compare-photos",
+            )  # fmt: skip
+            self.size = gr.Number(
+                None, label="Side in pixels", precision=0, minimum=64, maximum=1536, step=8,
+                info="Empty: as trained.",
+            )  # fmt: skip
+            self.negative = gr.Textbox("", label="Negative prompt", info="What to keep away from.")
+
+    @property
+    def fields(self) -> list[gr.components.Component]:
+        """In the order of `fields_of`'s values."""
+        return [
+            self.adapters, self.together, self.prompts, self.layout, self.sweep, self.seed,
+            self.seeds, self.steps, self.guidance, self.score, self.photos, self.size,
+            self.negative, *self.strengths,
+        ]  # fmt: skip
+
+
+def wire_form(studio: Studio, shared: Shared, tab: gr.Tab, form: Form) -> None:
+    """Keep the fields at what the visitor has, and at each other."""
+
+    def refresh(chosen: list[str], wanted: list[str], request: gr.Request):
+        """The visitor's adapters and photos as they are now."""
+        workspace = studio.workspace(request.headers)
+        drawables = find_drawables(workspace)
+        paths = [one.path for one in drawables]
+        chosen = [path for path in wanted or chosen or [] if path in paths] or _twins(drawables)
+        choices = [(f"{one.name} ({one.method})", one.path) for one in drawables]
+        folders = sorted(folder.name for folder in workspace.photos.iterdir() if folder.is_dir())
+        photos = [("none", ""), *((name, name) for name in folders if name[0] != ".")]
+        return (
+            gr.Dropdown(choices, value=chosen, info=WITH_ADAPTERS if choices else WITHOUT_ADAPTERS),
+            gr.Dropdown(photos, value=folders[0] if len(folders) == 1 else ""),
+            [],
+        )
+
+    def follow(chosen: list[str], prompts: str, request: gr.Request):
+        """A slider for each adapter, and prompts for what they learned."""
+        known = {one.path: one for one in find_drawables(studio.workspace(request.headers))}
+        used = [known[path] for path in chosen or [] if path in known]
+        sliders = [
+            gr.Slider(label=f"Strength of {used[n].name}", visible=True)
+            if n < len(used)
+            else gr.Slider(visible=False)
+            for n in range(ADAPTERS_LIMIT)
+        ]
+        subject = used[0].subject if used else "[V]"
+        first = CHIPS[0].format(subject) if not prompts.strip() and used else gr.skip()
+        return [*sliders, gr.Checkbox(visible=len(used) > 1), _chips(subject), first]
+
+    def add(prompts: str, event: gr.EventData) -> str:
+        lines = [line for line in prompts.splitlines() if line.strip()]
+        prompt = act_of(event).get("prompt", "")
+        return "\n".join(lines if prompt in lines else [*lines, prompt])
+
+    gr.on(
+        [tab.select, shared.adapters.change], refresh, [form.adapters, shared.adapters],
+        [form.adapters, form.photos, shared.adapters], **QUIET,
+    )  # fmt: skip
+    form.adapters.change(
+        follow, [form.adapters, form.prompts],
+        [*form.strengths, form.together, form.chips, form.prompts], **QUIET,
+    )  # fmt: skip
+    form.chips.select(add, form.prompts, form.prompts, **QUIET)
+    form.layout.change(
+        lambda layout: gr.Textbox(visible=layout == "strengths"), form.layout, form.sweep, **QUIET
+    )
+
+
+def _twins(drawables: Sequence[Drawable]) -> list[str]:
+    """The newest adapter and its twins."""
+    if not drawables:
+        return []
+    stem = drawables[0].name.removesuffix(f"-{drawables[0].card.method}")
+    twins = [one for one in drawables if one.name == f"{stem}-{one.card.method}"]
+    return [one.path for one in sorted(twins, key=lambda one: one.method)] or [drawables[0].path]
+
+
+def _chips(subject: str) -> str:
+    chips = "".join(
+        f'<button type="button" class="prompt-chip" data-act="add" '
+        f'data-prompt="{escaped(chip.format(subject))}">'
+        f"{escaped(chip.removeprefix('a photo of a {} '))}</button>"
+        for chip in CHIPS
+    )
+    return f'<div class="prompt-chips" aria-label="Ready-made prompts">{chips}</div>'
+
+
+def fields_of(workspace: Workspace, values: Sequence[Any]) -> Fields:
+    """The fields with what they name looked up.
+
+    Args:
+        values: In the order of `Form.fields`.
+
+    Raises:
+        StudioError: something of it is there no longer.
+    """
+    (paths, together, prompts, layout, sweep, seed, seeds, steps, guidance, score, photos, size,
+     negative, *strengths) = values  # fmt: skip
+    known = {one.path: one for one in find_drawables(workspace)}
+    missing = next((path for path in paths or [] if path not in known), None)
+    if missing is not None:
+        raise StudioError(f"there is no adapter {str(missing)[:80]!r} here any longer.")
+    used = [known[path] for path in paths or []]
+    references = []
+    if score and photos:
+        files = list_photos(workspace.photos / check_name(photos))
+        references = [file.relative_to(workspace.folder).as_posix() for file in files]
+    return Fields(
+        layout=layout,
+        adapters=used,
+        strengths=strengths[: len(used)],
+        together=bool(together),
+        prompts=str(prompts),
+        seed=seed,
+        seeds=seeds,
+        steps=steps,
+        guidance=guidance,
+        size=size,
+        negative=str(negative),
+        sweep=str(sweep),
+        score=bool(score),
+        references=references,
+    )
