@@ -186,9 +186,9 @@ def _views(studio: Studio, training: Training | None, log: bool, smooth: float, 
         return [EMPTY, "", "", "", ""]
     logs = {method: run.read_log() for method, run in training.runs.items()}
     rest = iter(OTHERS)
-    colours: dict[str, Colour] = {
-        method: COLOURS.get(method) or next(rest, "ink") for method in logs
-    }
+    colours: dict[str, Colour] = {}
+    for method in logs:
+        colours[method] = COLOURS.get(method) or next(rest, "ink")
     lines = {
         name: [
             Series(
