@@ -62,7 +62,7 @@ def test_runs_and_files_can_be_drawn_with_and_damaged_ones_are_left_out(
 def test_errors_do_not_tell_where_the_server_keeps_files(workspace, fields):
     card = workspace.runs / "mug-lora" / "adapter" / "card.json"
     card.write_text("{")
-    with pytest.raises(StudioError, match="^runs/mug-lora/adapter/card.json is damaged"):
+    with pytest.raises(StudioError, match=r"^runs/mug-lora/adapter/card\.json is damaged"):
         new_sheet(workspace, *request_of(fields))
 
 
