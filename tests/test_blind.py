@@ -119,7 +119,7 @@ def test_the_sides_are_revealed_at_the_end_and_not_before(workspace, sheet):
         verdict_of(almost)
     over = judged(test, favour("NoRA"))
     page = blind_view(over, sheet, workspace)
-    assert "NoRA" in page and "your choice" in page
+    assert "NoRA" in page and "chosen" in page
     with pytest.raises(StudioError, match="over"):
         over.answer("left")
     with pytest.raises(StudioError, match="take back"):

@@ -137,6 +137,19 @@ def test_strength_zero_is_the_base(command, small):
     assert pictures[0] == pictures[1]
 
 
+def test_compare_draws_strengths_as_columns_and_several_adapters_at_once(command, small):
+    runs, out, flags = small
+    words = ["compare", "--prompts", PROMPT, "--adapters", *runs, *flags]
+    assert command(*words, "--strengths", 0.5, 1)[0] == 0
+    folders = {file.parent.name for file in out.rglob("*.png")} - {out.name}
+    assert folders == {"base", "nora-0-5", "nora-1", "lora-0-5", "lora-1"}
+    assert command(*words, "--weights", 0.5, 0.25, "--together")[0] == 0
+    (both,) = (out / "nora-lora").glob("*.png")
+    assert read_recipe(both).strengths == [["mug-nora", 0.5], ["mug-lora", 0.25]]
+    status, _, err = command(*words, "--weights", 0.5)
+    assert (status, "one for each of 2" in err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -1,5 +1,7 @@
 """The blind test on the Compare tab: its buttons, its keys, and what they do."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -9,8 +11,9 @@ from nora_studio.errors import StudioError
 from nora_studio.studio.blind import BlindTest, begin_test, find_tests, keep_test
 from nora_studio.studio.sheets import Sheet
 from nora_studio.studio.studio import Studio
+from nora_studio.studio.workspace import Workspace
 from nora_studio.ui.acts import told
-from nora_studio.ui.blind_view import blind_view, results_view
+from nora_studio.ui.blind_view import blind_view
 from nora_studio.ui.comparison_form import QUIET
 
 KEYS = """
@@ -38,9 +41,9 @@ class BlindPanel:
                 self.right = gr.Button("Right is better", elem_id="blind-right", min_width=110)
             with gr.Row():
                 self.undo = gr.Button("Undo", elem_id="blind-undo", scale=0, min_width=100)
-                self.again = gr.Button("Test again", visible=False, scale=0, min_width=120)
+                self.again = gr.Button("Test again", visible=False, scale=0, min_width=140)
                 self.leave = gr.Button(
-                    "Back to the pictures", elem_id="blind-leave", scale=0, min_width=170
+                    "Back to the pictures", elem_id="blind-leave", scale=0, min_width=220
                 )
             self.hint = gr.HTML(
                 '<p class="note">Keys: left, right, down for no difference, backspace to take the '
@@ -62,20 +65,76 @@ def _are_twins(pair: tuple[str, str]) -> bool:
     return {label.split(" ")[0] for label in pair} == {"NoRA", "LoRA"}
 
 
-def wire_blind(
-    studio: Studio, panel: BlindPanel, drawing: gr.Column, start: gr.Button, shown: gr.State
-) -> None:
-    """Begin, judge, take back and leave a test."""
-    current = gr.State("")
-    outputs = [
-        panel.view, panel.choices, panel.undo, panel.again, panel.hint, panel.whole, drawing,
-        current,
-    ]  # fmt: skip
+@dataclass(frozen=True)
+class _Judging:
+    """What the buttons do."""
 
-    def views(test: BlindTest, sheet: Sheet, request: gr.Request) -> list[Any]:
+    studio: Studio
+
+    def begin(self, name: str, request: gr.Request) -> list[Any]:
+        """Begin a blind test of a drawing, or go on with the one that was begun."""
+        return self._begin(name, request, anew=False)
+
+    def begin_anew(self, name: str, request: gr.Request) -> list[Any]:
+        """Begin one more."""
+        return self._begin(name, request, anew=True)
+
+    def left(self, name: str, test: str, request: gr.Request) -> list[Any]:
+        """Judge the left picture better."""
+        return self._change(name, test, request, lambda one: one.answer("left"))
+
+    def right(self, name: str, test: str, request: gr.Request) -> list[Any]:
+        """Judge the right picture better."""
+        return self._change(name, test, request, lambda one: one.answer("right"))
+
+    def tie(self, name: str, test: str, request: gr.Request) -> list[Any]:
+        """See no difference."""
+        return self._change(name, test, request, lambda one: one.answer("tie"))
+
+    def undo(self, name: str, test: str, request: gr.Request) -> list[Any]:
+        """Take the last answer back."""
+        return self._change(name, test, request, BlindTest.undo)
+
+    def leave(self) -> list[Any]:
+        """Back to the pictures; what is judged stays."""
+        return [gr.Column(visible=False), gr.Column(visible=True), ""]
+
+    def _begin(self, name: str, request: gr.Request, anew: bool) -> list[Any]:
+        workspace = self.studio.workspace(request.headers)
+        try:
+            sheet = self.studio.drawings.read(workspace, name)
+            begun = [test for test in find_tests(workspace, sheet) if not test.is_over]
+            pairs = pairs_of(sheet)
+            if not pairs:
+                raise StudioError("a blind test needs two adapters that were drawn side by side.")
+            test = begin_test(workspace, sheet, *pairs[0]) if anew or not begun else begun[0]
+        except StudioError as error:
+            raise told(error) from error
+        return self._views(test, sheet, workspace)
+
+    def _change(
+        self,
+        name: str,
+        test_id: str,
+        request: gr.Request,
+        change: Callable[[BlindTest], BlindTest],
+    ) -> list[Any]:
+        workspace = self.studio.workspace(request.headers)
+        try:
+            sheet = self.studio.drawings.read(workspace, name)
+            tests = {test.id: test for test in find_tests(workspace, sheet)}
+            if test_id not in tests:
+                raise StudioError("there is no such test here. It may have been deleted.")
+            test = change(tests[test_id])
+            keep_test(workspace, test)
+        except StudioError as error:
+            raise told(error) from error
+        return self._views(test, sheet, workspace)
+
+    def _views(self, test: BlindTest, sheet: Sheet, workspace: Workspace) -> list[Any]:
         over = test.is_over
         return [
-            blind_view(test, sheet, studio.workspace(request.headers)),
+            blind_view(test, sheet, workspace),
             gr.Row(visible=not over),
             gr.Button(visible=not over, interactive=bool(test.answers)),
             gr.Button(visible=over),
@@ -85,62 +144,30 @@ def wire_blind(
             test.id,
         ]
 
-    def begin(name: str, request: gr.Request, anew: bool = False) -> list[Any]:
-        """Begin a blind test of a drawing, or go on with the one that was begun."""
-        workspace = studio.workspace(request.headers)
-        try:
-            sheet = studio.drawings.read(workspace, name)
-            open_tests = [test for test in find_tests(workspace, sheet) if not test.is_over]
-            pairs = pairs_of(sheet)
-            if not pairs:
-                raise StudioError("a blind test needs two adapters that were drawn side by side.")
-            test = begin_test(workspace, sheet, *pairs[0]) if anew or not open_tests else None
-        except StudioError as error:
-            raise told(error) from error
-        return views(test or open_tests[0], sheet, request)
 
-    def begin_anew(name: str, request: gr.Request) -> list[Any]:
-        return begin(name, request, anew=True)
+def wire_blind(
+    studio: Studio, panel: BlindPanel, drawing: gr.Column, start: gr.Button, shown: gr.State
+) -> Any:
+    """Let a drawing's pictures be judged blind.
 
-    def found(name: str, test_id: str, request: gr.Request) -> tuple[BlindTest, Sheet]:
-        workspace = studio.workspace(request.headers)
-        sheet = studio.drawings.read(workspace, name)
-        for test in find_tests(workspace, sheet):
-            if test.id == test_id:
-                return test, sheet
-        raise StudioError("there is no such test here. It may have been deleted.")
+    Args:
+        drawing: What the test stands in for while it goes on.
+        start: Begins a test of the drawing whose id is in `shown`.
 
-    def change(name: str, test_id: str, what: str, request: gr.Request) -> list[Any]:
-        try:
-            test, sheet = found(name, test_id, request)
-            test = test.undo() if what == "undo" else test.answer(what)
-            keep_test(studio.workspace(request.headers), test)
-        except StudioError as error:
-            raise told(error) from error
-        return views(test, sheet, request)
-
-    def left(name: str, test: str, request: gr.Request) -> list[Any]:
-        return change(name, test, "left", request)
-
-    def right(name: str, test: str, request: gr.Request) -> list[Any]:
-        return change(name, test, "right", request)
-
-    def tie(name: str, test: str, request: gr.Request) -> list[Any]:
-        return change(name, test, "tie", request)
-
-    def undo(name: str, test: str, request: gr.Request) -> list[Any]:
-        return change(name, test, "undo", request)
-
-    def leave() -> list[Any]:
-        return [gr.Column(visible=False), gr.Column(visible=True), ""]
-
-    start.click(begin, shown, outputs, api_visibility="private", show_progress="hidden")
-    panel.again.click(begin_anew, shown, outputs, api_visibility="private", show_progress="hidden")
+    Returns:
+        The event of leaving it.
+    """
+    acts, test = _Judging(studio), gr.State("")
+    outputs = [
+        panel.view, panel.choices, panel.undo, panel.again, panel.hint, panel.whole, drawing, test,
+    ]  # fmt: skip
+    start.click(acts.begin, shown, outputs, **QUIET)
+    panel.again.click(acts.begin_anew, shown, outputs, **QUIET)
     for button, act in (
-        (panel.left, left), (panel.right, right), (panel.tie, tie), (panel.undo, undo),
-    ):  # fmt: skip
-        button.click(act, [shown, current], outputs, **QUIET)
-    panel.leave.click(leave, None, [panel.whole, drawing, current], **QUIET)
-
-
-__all__ = ["BlindPanel", "pairs_of", "results_view", "wire_blind"]
+        (panel.left, acts.left),
+        (panel.right, acts.right),
+        (panel.tie, acts.tie),
+        (panel.undo, acts.undo),
+    ):
+        button.click(act, [shown, test], outputs, **QUIET)
+    return panel.leave.click(acts.leave, None, [panel.whole, drawing, test], **QUIET)

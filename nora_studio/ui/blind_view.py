@@ -2,7 +2,13 @@
 
 from collections.abc import Sequence
 
-from nora_studio.studio.blind import BlindTest, Verdict, pictures_of, verdict_of
+from nora_studio.studio.blind import (
+    FEWEST_FOR_A_VERDICT,
+    BlindTest,
+    Verdict,
+    pictures_of,
+    verdict_of,
+)
 from nora_studio.studio.sheets import Sheet
 from nora_studio.studio.workspace import Workspace
 from nora_studio.ui.comparison_view import escaped
@@ -25,13 +31,20 @@ def _trial(test: BlindTest, sheet: Sheet, workspace: Workspace) -> str:
         f'alt="{side} picture" decoding="async"><figcaption>{side}</figcaption></figure>'
         for side, file in zip(("Left", "Right"), pictures)
     )
+    pairs = sum(test.decoy not in trial.pair for trial in test.trials)
+    few = ""
+    if pairs < FEWEST_FOR_A_VERDICT:
+        few = (
+            f'<p class="note">{pairs} pairs are too few for a verdict. With '
+            f"{FEWEST_FOR_A_VERDICT} or more prompts or seeds there is one.</p>"
+        )
     return (
         '<div class="sheet-head"><h3>Which is better?</h3>'
         f"<span>Pair {number + 1} of {total}</span></div>"
         f'<div class="meter" role="progressbar" aria-label="Pairs judged" aria-valuemin="0" '
         f'aria-valuemax="{total}" aria-valuenow="{number}"><div style="width:'
         f'{100 * number / total:.1f}%"></div></div>'
-        f'<p class="blind-prompt">{prompt}</p>{_photos(sheet.request.references, workspace)}'
+        f'{few}<p class="blind-prompt">{prompt}</p>{_photos(sheet.request.references, workspace)}'
         f'<div class="blind-pair">{frames}</div>'
     )
 
@@ -85,7 +98,7 @@ def _revealed(test: BlindTest, number: int, workspace: Workspace) -> str:
     frames = "".join(
         f'<figure class="{"chosen" if side == chosen else ""}"><img src="'
         f'{escaped(workspace.url(file))}" alt="{escaped(label)}" loading="lazy"><figcaption>'
-        f"{_dot(label)}{escaped(label)}{', your choice' if side == chosen else ''}</figcaption>"
+        f"{_dot(label)}{escaped(label)}{' · chosen' if side == chosen else ''}</figcaption>"
         "</figure>"
         for side, (label, file) in enumerate(
             zip((trial.left, trial.right), pictures_of(workspace, test, number))

@@ -1,18 +1,21 @@
 """The Compare tab: adapters side by side from the same noise, in grids, in detail, and blind."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from nora_studio.errors import StudioError
+from nora_studio.studio.blind import find_tests
 from nora_studio.studio.sheets import Sheet
 from nora_studio.studio.studio import Studio
 from nora_studio.studio.workspace import Workspace, check_name
 from nora_studio.ui.acts import told
 from nora_studio.ui.blind_panel import BlindPanel, pairs_of, wire_blind
+from nora_studio.ui.blind_view import results_view
 from nora_studio.ui.comparison_form import QUIET, Form, fields_of, wire_form
 from nora_studio.ui.comparison_request import request_of
 from nora_studio.ui.comparison_view import sheet_view
@@ -34,8 +37,9 @@ def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
     shown, seen = gr.State(""), gr.State("")
     timer = gr.Timer(POLL_SECONDS, active=False)
     wire_form(studio, shared, tab, form)
-    _wire_result(studio, tab, form, result, shown, seen, timer)
-    wire_blind(studio, blind, result.whole, result.blind, shown)
+    look = _wire_result(_Drawings(studio), tab, form, result, shown, seen, timer)
+    left = wire_blind(studio, blind, result.whole, result.blind, shown)
+    left.then(**look)
 
 
 class _Result:
@@ -45,7 +49,7 @@ class _Result:
         with gr.Column() as self.whole:
             with gr.Row(elem_classes="bar"):
                 self.older = gr.Dropdown(
-                    [], label="Drawings", elem_id="compare-older", min_width=220, scale=3,
+                    [], label="Drawings", elem_id="compare-older", min_width=300, scale=3,
                     visible=False,
                 )  # fmt: skip
                 self.blind = gr.Button(
@@ -59,29 +63,24 @@ class _Result:
             )  # fmt: skip
 
 
-def _wire_result(
-    studio: Studio,
-    tab: gr.Tab,
-    form: Form,
-    result: _Result,
-    shown: gr.State,
-    seen: gr.State,
-    timer: gr.Timer,
-) -> None:
-    views = [result.sheet, result.blind, result.go_on, result.delete, form.stop, seen, timer]
+@dataclass(frozen=True)
+class _Drawings:
+    """What the buttons and the clock do."""
 
-    def look(name: str, before: str, request: gr.Request):
+    studio: Studio
+
+    def look(self, name: str, before: str, request: gr.Request) -> list[Any]:
         """The drawing as it stands; what has not changed is not sent again."""
-        workspace = studio.workspace(request.headers)
-        sheet = _sheet_of(studio, workspace, name)
-        after = repr(
-            (name, sheet and (sheet.state, sheet.error, sheet.waits_for, len(sheet.files)))
-        )
+        workspace = self.studio.workspace(request.headers)
+        sheet = _sheet_of(self.studio, workspace, name)
+        tested = "" if sheet is None else results_view(find_tests(workspace, sheet))
+        facts = sheet and (sheet.state, sheet.error, sheet.waits_for, len(sheet.files))
+        after = repr((name, facts, tested))
         if after == before:
-            return [gr.skip()] * len(views)
+            return [gr.skip()] * 7
         under_way = sheet is not None and sheet.is_under_way
         return [
-            sheet_view(sheet, workspace),
+            sheet_view(sheet, workspace) + tested,
             gr.Button(visible=sheet is not None and bool(pairs_of(sheet))),
             gr.Button(visible=sheet is not None and sheet.state in _UNFINISHED),
             gr.Button(visible=sheet is not None and not under_way),
@@ -90,54 +89,67 @@ def _wire_result(
             gr.Timer(active=under_way),
         ]
 
-    def arrive(name: str, request: gr.Request):
-        """The newest drawing, or the one that was chosen before."""
-        sheets = studio.drawings.list(studio.workspace(request.headers))[:OLDER_SHOWN]
+    def arrive(self, name: str, request: gr.Request) -> list[Any]:
+        """The drawing that was chosen before, or else the newest."""
+        sheets = self.studio.drawings.list(self.studio.workspace(request.headers))[:OLDER_SHOWN]
         names = [sheet.id for sheet in sheets]
         name = name if name in names else next(iter(names), "")
-        return gr.Dropdown(_older(sheets), value=name or None, visible=bool(names)), name, ""
+        return [gr.Dropdown(_older(sheets), value=name or None, visible=bool(names)), name, ""]
 
-    def draw(request: gr.Request, *values: Any):
+    def draw(self, request: gr.Request, *values: Any) -> list[Any]:
         """Draw what the fields ask for, and show it as it comes."""
-        workspace = studio.workspace(request.headers)
+        workspace = self.studio.workspace(request.headers)
         try:
             asked, view = request_of(fields_of(workspace, values))
-            name = studio.drawings.submit(workspace, asked, view, studio.is_model_allowed)
+            name = self.studio.drawings.submit(workspace, asked, view, self.studio.is_model_allowed)
         except StudioError as error:
             raise told(error, "This cannot be drawn") from error
-        return arrive(name, request)
+        return self.arrive(name, request)
 
-    def act(name: str, what: str, request: gr.Request) -> None:
-        workspace = studio.workspace(request.headers)
+    def stop(self, name: str, request: gr.Request) -> None:
+        """End a drawing after the picture at work."""
+        self._change(self.studio.drawings.cancel, name, request)
+
+    def go_on(self, name: str, request: gr.Request) -> None:
+        """Draw what is missing of a drawing."""
+        self._change(self.studio.drawings.go_on, name, request)
+
+    def delete(self, name: str, request: gr.Request) -> list[Any]:
+        """Delete a drawing with its pictures."""
+        self._change(self.studio.drawings.throw_away, name, request)
+        return self.arrive("", request)
+
+    def _change(
+        self, change: Callable[[Workspace, str], None], name: str, request: gr.Request
+    ) -> None:
         try:
-            getattr(studio.drawings, what)(workspace, check_name(name))
+            change(self.studio.workspace(request.headers), check_name(name))
         except StudioError as error:
             raise told(error) from error
 
-    def stop(name: str, request: gr.Request) -> None:
-        """End a drawing after the picture at work."""
-        act(name, "cancel", request)
 
-    def go_on(name: str, request: gr.Request) -> None:
-        """Draw what is missing of a drawing."""
-        act(name, "go_on", request)
-
-    def delete(name: str, request: gr.Request):
-        """Delete a drawing with its pictures."""
-        act(name, "throw_away", request)
-        return arrive("", request)
-
+def _wire_result(
+    acts: _Drawings,
+    tab: gr.Tab,
+    form: Form,
+    result: _Result,
+    shown: gr.State,
+    seen: gr.State,
+    timer: gr.Timer,
+) -> dict[str, Any]:
+    """Give back how one looks again."""
     arrived = [result.older, shown, seen]
-    look_now = {"fn": look, "inputs": [shown, seen], "outputs": views, **QUIET}
-    timer.tick(**look_now)
-    tab.select(arrive, shown, arrived, **QUIET).then(**look_now)
-    result.older.input(lambda name: (name, ""), result.older, [shown, seen], **QUIET).then(
-        **look_now
-    )
-    form.draw.click(draw, form.fields, arrived, api_name="draw_comparison").then(**look_now)
-    form.stop.click(stop, shown, None, api_name="stop_drawing")
-    result.go_on.click(go_on, shown, None, api_name="go_on_drawing").then(**look_now)
-    result.delete.click(delete, shown, arrived, api_name="delete_drawing").then(**look_now)
+    views = [result.sheet, result.blind, result.go_on, result.delete, form.stop, seen, timer]
+    look: dict[str, Any] = {"fn": acts.look, "inputs": [shown, seen], "outputs": views, **QUIET}
+    timer.tick(**look)
+    tab.select(acts.arrive, shown, arrived, **QUIET).then(**look)
+    choose = result.older.input(lambda name: (name, ""), result.older, [shown, seen], **QUIET)
+    choose.then(**look)
+    form.draw.click(acts.draw, form.fields, arrived, api_name="draw_comparison").then(**look)
+    form.stop.click(acts.stop, shown, None, api_name="stop_drawing")
+    result.go_on.click(acts.go_on, shown, None, api_name="go_on_drawing").then(**look)
+    result.delete.click(acts.delete, shown, arrived, api_name="delete_drawing").then(**look)
+    return look
 
 
 _UNFINISHED = ("cancelled", "failed", "interrupted")

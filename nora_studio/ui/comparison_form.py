@@ -95,7 +95,7 @@ class Form:
 def wire_form(studio: Studio, shared: Shared, tab: gr.Tab, form: Form) -> None:
     """Keep the fields at what the visitor has, and at each other."""
 
-    def refresh(chosen: list[str], wanted: list[str], request: gr.Request):
+    def refresh(chosen: list[str], wanted: list[str], photos: str, request: gr.Request):
         """The visitor's adapters and photos as they are now."""
         workspace = studio.workspace(request.headers)
         drawables = find_drawables(workspace)
@@ -103,10 +103,14 @@ def wire_form(studio: Studio, shared: Shared, tab: gr.Tab, form: Form) -> None:
         chosen = [path for path in wanted or chosen or [] if path in paths] or _twins(drawables)
         choices = [(f"{one.name} ({one.method})", one.path) for one in drawables]
         folders = sorted(folder.name for folder in workspace.photos.iterdir() if folder.is_dir())
-        photos = [("none", ""), *((name, name) for name in folders if name[0] != ".")]
+        folders = [name for name in folders if not name.startswith(".")]
+        if photos not in folders:
+            names = [one.name for one in drawables if one.path in chosen]
+            own = (f for f in folders if any(name.startswith(f) for name in names))
+            photos = next(own, "")
         return (
             gr.Dropdown(choices, value=chosen, info=WITH_ADAPTERS if choices else WITHOUT_ADAPTERS),
-            gr.Dropdown(photos, value=folders[0] if len(folders) == 1 else ""),
+            gr.Dropdown([("none", ""), *((name, name) for name in folders)], value=photos),
             [],
         )
 
@@ -130,7 +134,8 @@ def wire_form(studio: Studio, shared: Shared, tab: gr.Tab, form: Form) -> None:
         return "\n".join(lines if prompt in lines else [*lines, prompt])
 
     gr.on(
-        [tab.select, shared.adapters.change], refresh, [form.adapters, shared.adapters],
+        [tab.select, shared.adapters.change], refresh,
+        [form.adapters, shared.adapters, form.photos],
         [form.adapters, form.photos, shared.adapters], **QUIET,
     )  # fmt: skip
     form.adapters.change(

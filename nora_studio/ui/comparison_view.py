@@ -82,21 +82,26 @@ def _head(sheet: Sheet) -> str:
 
 
 def _findings(sheet: Sheet) -> str:
-    """What the scores show, pair by pair, in words."""
-    chips = []
+    """What the scores show, a line for each pair of columns."""
+    pairs: dict[tuple[str, str], list[str]] = {}
+    few = ""
     for one in sheet.differences:
         name, meaning = SCORE_NAMES.get(one["score"], (one["score"], ""))
         span = f"{_signed(one['low'])} to {_signed(one['high'])}"
-        told = (
-            f"{meaning}. Difference {_signed(one['mean'])}, 95% interval {span}, from "
-            f"{one['units']} prompts or seeds."
+        told = f"{meaning}. The mean difference, and where it lies with 95% certainty"
+        is_few = str(one["verdict"]).startswith("too few")
+        few = f"{one['verdict']}." if is_few else few
+        word = "" if is_few else f" <em>{escaped(one['verdict'])}</em>"
+        pairs.setdefault((one["first"], one["second"]), []).append(
+            f'<span class="chip" title="{escaped(told)}">{escaped(name)} '
+            f"<b>{_signed(one['mean'])}</b> ({span}){word}</span>"
         )
-        chips.append(
-            f'<li><span title="{escaped(told)}">{escaped(name)}</span> '
-            f"{escaped(one['first'])} − {escaped(one['second'])} <b>{_signed(one['mean'])}</b> "
-            f'<span class="span">{span}</span> <em>{escaped(one["verdict"])}</em></li>'
-        )
-    return f'<ul class="findings">{"".join(chips)}</ul>' if chips else ""
+    lines = "".join(
+        f"<li><span>{escaped(first)} − {escaped(second)}</span>{''.join(chips)}</li>"
+        for (first, second), chips in pairs.items()
+    )
+    note = f'<p class="note">{escaped(few[:1].upper() + few[1:])}</p>' if few else ""
+    return f'<ul class="findings">{lines}</ul>{note}' if lines else ""
 
 
 def _signed(value: float) -> str:
