@@ -8,6 +8,7 @@ import pytest
 from visiting import bring_runs, pressed, request_of, studio_in
 
 from nora_studio.errors import StudioError
+from nora_studio.studio.drawables import drawables_with
 from nora_studio.studio.jobs import ENDED
 from nora_studio.studio.scoring import (
     ScoreRequest,
@@ -183,3 +184,12 @@ def test_what_has_not_changed_is_not_sent_again(studio, workspace, request_):
     assert first[0]["value"] == ["mug-nora", "mug-lora"]
     *again, _ = room.look(["mug-nora", "mug-lora"], None, seen, request_)
     assert all(part == gr.skip() for part in again)
+
+
+def test_compare_draws_a_checkpoint_that_is_handed_to_it(workspace):
+    path = "runs/mug-nora/checkpoints/step-000004"
+    assert path not in {one.path for one in drawables_with(workspace, [])}
+    found = {one.path: one for one in drawables_with(workspace, [path, "runs/mug-nora", "nowhere"])}
+    assert found[path].name == "mug-nora step 4"
+    assert found[path].card.steps == 4
+    assert len(found) == 3

@@ -1,6 +1,7 @@
 """What a visitor has to draw with: their runs, the checkpoints of these, and adapter files."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,19 @@ def find_drawables(workspace: Workspace) -> list[Drawable]:
             own = Drawable(_relative(workspace, file), file.stem, card, {})
             found.append((file.stat().st_mtime, own))
     return [own for _, own in sorted(found, key=lambda one: -one[0])]
+
+
+def drawables_with(workspace: Workspace, paths: Iterable[str]) -> list[Drawable]:
+    """`find_drawables`, and besides those checkpoints of runs that are among some paths."""
+    found = find_drawables(workspace)
+    asked = set(paths) - {one.path for one in found}
+    earlier = [
+        Drawable(path, f"{one.name} step {step}", one.card.at(step), {step: path})
+        for one in found
+        for step, path in one.checkpoints.items()
+        if path in asked
+    ]
+    return found + earlier
 
 
 def labels_of(chosen: list[Drawable]) -> list[str]:

@@ -7,7 +7,7 @@ import gradio as gr
 
 from nora_studio.data.images import list_photos
 from nora_studio.errors import StudioError
-from nora_studio.studio.drawables import Drawable, find_drawables
+from nora_studio.studio.drawables import Drawable, drawables_with
 from nora_studio.studio.studio import Studio
 from nora_studio.studio.workspace import Workspace, check_name
 from nora_studio.ui.acts import ON_LOAD, act_of
@@ -95,10 +95,13 @@ class Form:
 def wire_form(studio: Studio, shared: Shared, tab: gr.Tab, form: Form) -> None:
     """Keep the fields at what the visitor has, and at each other."""
 
-    def refresh(chosen: list[str], wanted: list[str], photos: str, request: gr.Request):
+    def refresh(
+        chosen: list[str], wanted: list[str], strengths: list[float], photos: str,
+        request: gr.Request,
+    ):  # fmt: skip
         """The visitor's adapters and photos as they are now."""
         workspace = studio.workspace(request.headers)
-        drawables = find_drawables(workspace)
+        drawables = drawables_with(workspace, wanted or chosen or [])
         paths = [one.path for one in drawables]
         chosen = [path for path in wanted or chosen or [] if path in paths] or _twins(drawables)
         choices = [(f"{one.name} ({one.method})", one.path) for one in drawables]
@@ -112,11 +115,21 @@ def wire_form(studio: Studio, shared: Shared, tab: gr.Tab, form: Form) -> None:
             gr.Dropdown(choices, value=chosen, info=WITH_ADAPTERS if choices else WITHOUT_ADAPTERS),
             gr.Dropdown([("none", ""), *((name, name) for name in folders)], value=photos),
             [],
+            [],
+            *sliders_at(wanted, strengths),
         )
+
+    def sliders_at(wanted: list[str], strengths: list[float]) -> list[Any]:
+        """Strengths that came along with what another tab hands over; else none is touched."""
+        if not wanted:
+            return [gr.skip()] * ADAPTERS_LIMIT
+        return [gr.Slider(value=s) for s in [*strengths, *[1.0] * ADAPTERS_LIMIT][:ADAPTERS_LIMIT]]
 
     def follow(chosen: list[str], prompts: str, request: gr.Request):
         """A slider for each adapter, and prompts for what they learned."""
-        known = {one.path: one for one in find_drawables(studio.workspace(request.headers))}
+        known = {
+            one.path: one for one in drawables_with(studio.workspace(request.headers), chosen or [])
+        }
         used = [known[path] for path in chosen or [] if path in known]
         sliders = [
             gr.Slider(label=f"Strength of {used[n].name}", visible=True)
@@ -135,8 +148,8 @@ def wire_form(studio: Studio, shared: Shared, tab: gr.Tab, form: Form) -> None:
 
     gr.on(
         [tab.select, shared.adapters.change], refresh,
-        [form.adapters, shared.adapters, form.photos],
-        [form.adapters, form.photos, shared.adapters], **QUIET,
+        [form.adapters, shared.adapters, shared.strengths, form.photos],
+        [form.adapters, form.photos, shared.adapters, shared.strengths, *form.strengths], **QUIET,
     )  # fmt: skip
     form.adapters.change(
         follow, [form.adapters, form.prompts],
@@ -178,7 +191,7 @@ def fields_of(workspace: Workspace, values: Sequence[Any]) -> Fields:
     """
     (paths, together, prompts, layout, sweep, seed, seeds, steps, guidance, score, photos, size,
      negative, *strengths) = values  # fmt: skip
-    known = {one.path: one for one in find_drawables(workspace)}
+    known = {one.path: one for one in drawables_with(workspace, paths or [])}
     missing = next((path for path in paths or [] if path not in known), None)
     if missing is not None:
         raise StudioError(f"there is no adapter {str(missing)[:80]!r} here any longer.")

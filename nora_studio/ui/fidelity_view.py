@@ -149,10 +149,11 @@ def _chip(name: str, mean: float, low: float | None = None, high: float | None =
     return f'<span class="chip" title="{html.escape(meaning + ends)}">{called} {mean:.3f}</span>'
 
 
-def advice_view(result: Fidelity) -> str:
+def advice_view(result: Fidelity, runs: Sequence[str]) -> str:
     """For each run what to use, in words, and the table behind it."""
     cards = []
-    for run, method in {point.run: point.method for point in result.points}.items():
+    methods = {point.run: point.method for point in result.points}
+    for run, method in ((run, methods[run]) for run in runs if run in methods):
         found = result.recommended.get(run)
         button = ""
         if found is not None:

@@ -225,7 +225,7 @@ def _views(studio: Studio, workspace: Workspace, names: list[str], pressed: int 
     number = pressed if _is_point(result, pressed) else first_choice(result, names)
     return [
         progress,
-        advice_view(result),
+        advice_view(result, names),
         plot_view(result, number),
         panel_view(result, number, _addresses(workspace, names)),
         scores_view(kept),

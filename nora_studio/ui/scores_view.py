@@ -22,7 +22,9 @@ def scores_view(kept: dict[str, Any] | None) -> str:
         for label in labels
     ]
     found = [one for one in kept["differences"] if one["score"] in TITLES]
-    words = "".join(f"<li>{_sentence(one)}</li>" for one in found if "base" not in _pair(one))
+    # What the base cannot do is no news, unless there is nobody else.
+    told = [one for one in found if "base" not in _pair(one)] or found
+    words = "".join(f"<li>{_sentence(one)}</li>" for one in told)
     rows = [
         [
             f"{_called(one['first'])} − {_called(one['second'])}",

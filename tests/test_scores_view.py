@@ -1,0 +1,93 @@
+"""Scores are told in words that claim no more than their intervals, and as text."""
+
+import re
+import sys
+import time
+
+import pytest
+
+from nora_studio.studio.jobs import Jobs
+from nora_studio.studio.workspace import Workspace
+from nora_studio.ui.measuring_view import measuring_view
+from nora_studio.ui.scores_view import scores_view
+
+TOO_FEW = "too few prompts to tell (4; at least 6 are needed)"
+
+
+def kept(verdict: str, mean: float, low: float, high: float, pair=("NoRA", "LoRA")) -> dict:
+    column = {"mean": 0.5, "per_prompt": {}, "pictures": []}
+    return {
+        "drawing": {"prompts": ["a", "b"]},
+        "scores": {"CLIP-T": {"base": column, pair[0]: column, "LoRA": column}},
+        "differences": [
+            {"score": "CLIP-T", "first": pair[0], "second": pair[1], "mean": mean, "low": low,
+             "high": high, "units": 6, "verdict": verdict},
+        ],
+    }  # fmt: skip
+
+
+def sentences(page: str) -> list[str]:
+    return [re.sub(r"<[^>]+>", "", item) for item in re.findall(r"<li>(.*?)</li>", page)]
+
+
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [
+        (
+            kept("NoRA higher than LoRA", 0.02, 0.01, 0.03),
+            "Prompt: NoRA is ahead of LoRA by 0.020 (+0.010 to +0.030).",
+        ),
+        (
+            kept("LoRA higher than NoRA", -0.02, -0.03, -0.01),
+            "Prompt: LoRA is ahead of NoRA by 0.020 (−0.030 to −0.010).",
+        ),
+        (
+            kept("no difference shown", 0.02, -0.01, 0.05),
+            "Prompt: no difference shown between NoRA and LoRA (−0.010 to +0.050).",
+        ),
+        (
+            kept(TOO_FEW, 0.02, 0.01, 0.03),
+            f"Prompt: NoRA and LoRA cannot be told apart yet: {TOO_FEW}.",
+        ),
+        (
+            kept("NoRA higher than base", 0.02, 0.01, 0.03, ("NoRA", "base")),
+            "Prompt: NoRA is ahead of Base by 0.020 (+0.010 to +0.030).",
+        ),
+    ],
+)
+def test_a_verdict_is_told_in_one_sentence_with_its_interval(result, told):
+    assert sentences(scores_view(result)) == [told]
+
+
+def test_names_are_text_never_markup():
+    page = scores_view(kept("no difference shown", 0.0, -1.0, 1.0, ("<img src=x>", "LoRA")))
+    assert "<img" not in page
+    assert scores_view(None) == ""
+
+
+def test_a_measurement_says_how_far_it_is_and_why_it_failed(tmp_path):
+    jobs, workspace = Jobs(tmp_path), Workspace.of(tmp_path, "0" * 32)
+    bar = "print('drawing:  12%|#2  | 9/76 [00:20<02:00,  2.0s/picture]', flush=True)"
+    waits = f"import time; {bar}; time.sleep(60)"
+    fails = "import sys; sys.exit('error: the photos are gone.')"
+    pages = {}
+    for name, code, words in (
+        ("goes on", waits, "of 76"),
+        ("fails", fails, "failed"),
+        ("ends", "pass", ""),
+    ):
+        command = [sys.executable, "-S", "-c", code]
+        job = jobs.submit(workspace, "fidelity", name, command, "nora-studio fidelity <b>")
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            jobs.tick()
+            pages[name] = measuring_view(job, jobs)
+            if (words and words in pages[name]) or jobs.state(job) == "finished":
+                break
+            time.sleep(0.05)
+        jobs.kill(job)
+        pages[name] = pages[name] if words else measuring_view(job, jobs)
+    assert "9 of 76 pictures" in pages["goes on"]
+    assert "nora-studio fidelity &lt;b&gt;" in pages["goes on"]
+    assert "failed: the photos are gone." in pages["fails"]
+    assert pages["ends"] == ""
