@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 from studio_site import Person, Site, chromium, wait_until
 
-from nora_studio.files import find_adapter, read_card
 from nora_studio.generate import read_recipe
 from nora_studio.models import embedded
 
@@ -179,23 +178,3 @@ def test_a_mistake_is_told_in_one_sentence_and_nothing_starts(person):
     wait_until(lambda: person.toasts(), 20, "it is refused")
     assert "a folder of your own" in person.toasts()[0]
     assert person.site.studio.jobs.of(person.site.workspaces()[-1]) == []
-
-
-def test_a_finished_adapter_is_exported_and_the_file_loads(person, twins, tmp_path):
-    person.take_example(SUBJECT)
-    workspace = max(person.site.workspaces(), key=lambda one: one.photos.stat().st_mtime_ns)
-    shutil.copytree(twins[0] / "mug-nora", workspace.runs / "mug-nora")
-    person.turn_to("Adapters")
-    card = person.page.locator("#adapters-shelf [data-act]").first
-    card.wait_for()
-    card.click()
-    start = person.page.locator("#adapters-start")
-    wait_until(start.is_enabled, 20, "it may be exported")
-    start.click()
-    link = person.page.locator("#adapters-made a[href*='download']").first
-    link.wait_for(timeout=120_000)
-    with person.page.expect_download() as download:
-        link.click()
-    file = tmp_path / download.value.suggested_filename
-    download.value.save_as(file)
-    assert read_card(find_adapter(file)).method == "nora"

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import shlex
 import threading
 from collections.abc import Sequence
@@ -126,12 +127,12 @@ def read_arguments(arguments: Sequence[str]) -> DreamboothOptions:
 
 
 def _first_words(told: str) -> str:
-    """The parser's box of many lines as one."""
-    lines = [line.strip("│╭╰─╮╯ ").strip() for line in told.splitlines()]
-    words = [
-        line for line in lines if line and not line.startswith(("For full helptext", "Parsing"))
-    ]
-    return (" ".join(words[:2]) or "the command cannot be read.")[:300]
+    """The first paragraph below the heading of the parser's box, as one line."""
+    lines = [line.strip("│╭╰─╮╯ ") for line in told.splitlines()]
+    rules = [number for number, line in enumerate(lines) if line and not line.strip("-")]
+    below = lines[rules[0] + 1 :] if rules else lines
+    paragraph = itertools.takewhile(lambda line: line.strip("-"), below)
+    return (" ".join(paragraph) or "the command cannot be read.")[:300]
 
 
 def check_arguments(
