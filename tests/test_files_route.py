@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from serving import cookie_line, serving
 
+from nora_studio.errors import StudioError
 from nora_studio.studio.file_route import KINDS, find_file
 from nora_studio.studio.workspace import Workspace
 
@@ -171,3 +172,15 @@ def test_every_path_is_answered_in_good_order(server, owner, path):
     encoded = quote(path, safe="/%.\\")
     status, _, body = server.raw(f"/files/{encoded}", cookie_line(owner[0]))
     assert status in (200, 307, 400, 404) and SECRET not in body
+
+
+@pytest.mark.parametrize(
+    "relative", ["../a.txt", "/etc/hostname", "runs/../../a.txt", "link.txt", "x\x00", "a" * 9000]
+)
+def test_a_workspace_owns_nothing_outside(tmp_path, relative):
+    workspace = Workspace(tmp_path / "visitor")
+    workspace.runs.mkdir(parents=True)
+    (tmp_path / "a.txt").write_bytes(SECRET)
+    (workspace.folder / "link.txt").symlink_to(tmp_path / "a.txt")
+    with pytest.raises(StudioError, match="there is no file"):
+        workspace.own(relative)
