@@ -200,6 +200,20 @@ def test_a_secret_reaches_the_command_and_no_file(home):
     assert texts and not any("hf_abcdefgh" in text for text in texts)
 
 
+def test_a_secret_that_a_restart_lost_is_asked_for_again(home, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_the_operators_own")
+    before, workspace = Jobs(home), visitor(home)
+    first = begin(before, workspace, PATIENT)
+    wait_for_words(before, first, "ready")
+    show = [sys.executable, "-S", "-c", "import os; print(os.environ['HF_TOKEN'])"]
+    job = begin(before, workspace, show, secret={"HF_TOKEN": "hf_mine"})
+    assert before.state(job) == "waiting"
+    after = Jobs(home)
+    after.stop(first)
+    assert wait_for(after, job, "failed", "finished") == "failed"
+    assert "Give it once more" in after.tail(job)[0]
+
+
 def test_a_progress_bar_is_one_line_of_the_tail(home):
     bar = [sys.executable, "-S", "-c", r"print('a\nstep 1\rstep 2\rstep 3\nb')"]
     jobs = Jobs(home)

@@ -25,36 +25,15 @@ from nora_studio.atomic import replacing, write_text
 from nora_studio.errors import StudioError
 from nora_studio.liveness import ProcessMark, host_name
 from nora_studio.studio import child
+from nora_studio.studio.job import ENDED, Job, State, next_in_line
 from nora_studio.studio.workspace import Workspace
 
-State = Literal["waiting", "running", "finished", "stopped", "failed", "cancelled"]
-ENDED = ("finished", "stopped", "failed", "cancelled")
 STOPPED = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 JOB, CANCELLED = "job.json", "cancelled.json"
 WAITING_LIMIT = 10
 """Jobs that one visitor may have in the queue."""
 TAIL_BYTES = 64 * 1024
-
-
-@dataclass(frozen=True)
-class Job:
-    """One command of one visitor's."""
-
-    id: str
-    visitor: str
-    """Name of their workspace's folder."""
-    kind: str
-    """train, measure, score, ...: what the page calls it."""
-    title: str
-    command: tuple[str, ...]
-    """As it runs, the program first."""
-    shown: str
-    """As a person would type it."""
-    runs: tuple[str, ...] = ()
-    """Names of the runs that it writes."""
-    uses_device: bool = True
-    """Whether it waits for its turn on the GPU (or the CPU, where there is none)."""
-    created: float = field(default_factory=lambda: round(time.time(), 2))
+SECRET_GONE = "the studio was restarted, and the token that was given is gone. Give it once more."
 
 
 class Jobs:
@@ -116,6 +95,7 @@ class Jobs:
                 shown=shown,
                 runs=tuple(runs),
                 uses_device=uses_device,
+                needs_secret=bool(secret),
             )
             if secret:
                 self._secrets[job.id] = dict(secret)
@@ -252,7 +232,7 @@ class Jobs:
             line = [job for job in waiting if job.uses_device == uses_device]
             work = [job for job in running if job.uses_device == uses_device]
             while line and len(work) < room:
-                job = _next(line, jobs, states)
+                job = next_in_line(line, jobs, states)
                 line.remove(job)
                 self._start(job, self._free_device(work))
                 work.append(job)
@@ -264,7 +244,13 @@ class Jobs:
     def _start(self, job: Job, device: int) -> None:
         folder = self.folder / job.id
         workspace = Workspace.of(self.home, job.visitor)
-        environment = os.environ | self._secrets.pop(job.id, {})
+        secret = self._secrets.pop(job.id, {})
+        if job.needs_secret and not secret:
+            # It must not go on with whatever token the server itself has.
+            write_text(folder / child.OUTPUT, f"error: {SECRET_GONE}\n")
+            write_text(folder / child.EXIT, '{"status": 2}\n')
+            return
+        environment = os.environ | secret
         if self.devices > 1 and job.uses_device:
             environment["CUDA_VISIBLE_DEVICES"] = str(device)
         self._children[job.id] = subprocess.Popen(
@@ -276,17 +262,6 @@ class Jobs:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-
-
-def _next(line: Sequence[Job], jobs: Sequence[Job], states: Mapping[str, State]) -> Job:
-    """Of the jobs in line the oldest of whoever had the fewest at work, or last the longest ago."""
-    latest: dict[str, tuple[int, str]] = {}
-    for job in jobs:
-        if states[job.id] != "waiting":
-            working = states[job.id] == "running"
-            count, _ = latest.get(job.visitor, (0, ""))
-            latest[job.visitor] = (count + working, job.id)
-    return min(line, key=lambda job: (*latest.get(job.visitor, (0, "")), job.id))
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -1,0 +1,43 @@
+"""One command of a visitor's: what was asked, and whose turn is next."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+State = Literal["waiting", "running", "finished", "stopped", "failed", "cancelled"]
+ENDED = ("finished", "stopped", "failed", "cancelled")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command of one visitor's."""
+
+    id: str
+    visitor: str
+    """Name of their workspace's folder."""
+    kind: str
+    """train, measure, score, ...: what the page calls it."""
+    title: str
+    command: tuple[str, ...]
+    """As it runs, the program first."""
+    shown: str
+    """As a person would type it."""
+    runs: tuple[str, ...] = ()
+    """Names of the runs that it writes."""
+    needs_secret: bool = False
+    """Whether it was given environment variables that are kept nowhere."""
+    uses_device: bool = True
+    """Whether it waits for its turn on the GPU (or the CPU, where there is none)."""
+    created: float = field(default_factory=lambda: round(time.time(), 2))
+
+
+def next_in_line(line: Sequence[Job], jobs: Sequence[Job], states: Mapping[str, State]) -> Job:
+    """Of the jobs in line the oldest of whoever had the fewest at work, or last the longest ago."""
+    latest: dict[str, tuple[int, str]] = {}
+    for job in jobs:
+        if states[job.id] != "waiting":
+            working = states[job.id] == "running"
+            count, _ = latest.get(job.visitor, (0, ""))
+            latest[job.visitor] = (count + working, job.id)
+    return min(line, key=lambda job: (*latest.get(job.visitor, (0, "")), job.id))
