@@ -14,7 +14,7 @@ from tqdm import tqdm
 from nora_studio import __version__
 from nora_studio.commands.options import FILE_COMMANDS, run_file_command
 from nora_studio.errors import StudioError, run_entry
-from nora_studio.scripts import CLIP_SCORE, TRAIN, run_script
+from nora_studio.scripts import CLIP_SCORE, FIDELITY, TRAIN, run_script
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,10 @@ def _command_score(arguments: Sequence[str]) -> int:
     return run_script(CLIP_SCORE, arguments)
 
 
+def _command_fidelity(arguments: Sequence[str]) -> int:
+    return run_script(FIDELITY, arguments)
+
+
 def _command_methods(arguments: Sequence[str]) -> int:
     from nora_studio.commands import methods
 
@@ -196,6 +200,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "methods": (_command_methods, "list every adapter method"),
     "params": (_command_params, "count what an adapter trains on a model, from shapes alone"),
     "score": (_command_score, "CLIP-T, CLIP-I and DINO of adapters, with paired differences"),
+    "fidelity": (_command_fidelity, "which checkpoint at which strength: subject against prompt"),
     **{word: (partial(run_file_command, word), line) for word, (_, line) in FILE_COMMANDS.items()},
 }
 

@@ -145,8 +145,7 @@ def throw_away(run: Run) -> Path:
     Raises:
         StudioError: it is in training, or cannot be moved.
     """
-    now = standing(run)
-    if now.state == "running":
+    if run.is_alive():
         pid = run.read_status()["pid"]
         raise StudioError(
             f"{run.folder} is in training (process {pid}). Stop it first: `kill {pid}` lets it "

@@ -147,3 +147,34 @@ def to_toml(options: DreamboothOptions) -> str:
 def defaults_as_toml() -> str:
     """What every option comes to that nobody gives; the two that must be given are empty."""
     return to_toml(DreamboothOptions(instance_dir=Path(), prompt=""))
+
+
+def to_flags(options: DreamboothOptions) -> list[str]:
+    """The command line that reads back as these options; what is as it was is left out."""
+
+    def words_of(table: Any, plain: Any, prefix: str) -> list[str]:
+        words: list[str] = []
+        for field in dataclasses.fields(table):
+            value, default = getattr(table, field.name), getattr(plain, field.name)
+            name = f"{prefix}{field.name.replace('_', '-')}"
+            if dataclasses.is_dataclass(value):
+                words += words_of(value, default, f"{name}.")
+            elif value != default:
+                words += flag_words(name, value)
+        return words
+
+    return words_of(options, DreamboothOptions(instance_dir=Path(), prompt=""), "")
+
+
+def flag_words(name: str, value: Any) -> list[str]:
+    """One option as a command line's words.
+
+    Args:
+        name: Without the leading "--", such as "unet.rank".
+    """
+    if isinstance(value, bool):
+        head, dot, tail = name.rpartition(".")
+        return [f"--{head}{dot}{tail if value else f'no-{tail}'}"]
+    if isinstance(value, tuple):
+        return [f"--{name}", *map(str, value)]
+    return [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]

@@ -8,6 +8,15 @@ from pathlib import Path
 from nora_studio.errors import StudioError
 
 PLACEHOLDER = "[V]"
+PLACES = (
+    "in the snow",
+    "on the beach",
+    "in the forest",
+    "on a city street",
+    "on the moon",
+    "under water",
+)
+"""Where a subject is drawn if nobody says: far from where it was photographed."""
 _PLACEHOLDER = re.compile(r"\[v\]", re.IGNORECASE)
 _LEFT_OUT = re.compile(r"\[v\](?:['’]s\b)?", re.IGNORECASE)
 
@@ -22,6 +31,11 @@ def replace_token(prompt: str, trigger: str | None) -> str:
         return _PLACEHOLDER.sub(lambda _: trigger, prompt)
     bare = re.sub(r"\s+", " ", _LEFT_OUT.sub(" ", prompt)).strip()
     return re.sub(r"\s+([.,;:!?])", r"\1", bare)
+
+
+def in_places(prompt: str, count: int = len(PLACES)) -> list[str]:
+    """A prompt in so many places that its subject has not been seen in."""
+    return [f"{prompt or 'a photo of [V]'} {place}" for place in PLACES[:count]]
 
 
 def read_prompts(entries: Sequence[str]) -> list[str]:

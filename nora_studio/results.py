@@ -79,16 +79,21 @@ def as_markdown(tables: Tables, drawing: Drawing, judges: str) -> str:
         judges: Who scored: "CLIP embedded, DINO facebook/dino-vits16".
     """
     blocks = ["# Scores of pictures"]
-    for heading, (head, *rows) in tables.items():
-        lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-        table = "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
-        blocks += [f"## {heading}", table]
+    for heading, rows in tables.items():
+        blocks += [f"## {heading}", markdown_table(rows)]
     settings = (
         f"Model {drawing.model}, {judges}, seeds {', '.join(map(str, drawing.seeds))}, "
         f"{drawing.steps} steps, guidance {drawing.guidance:g}, {drawing.size} px, "
         f"strength {drawing.strength:g}."
     )
     return "\n\n".join([*blocks, settings, NOTE]) + "\n"
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """A table, the first row its head; the first column to the left, the others to the right."""
+    head, *rest = rows
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rest]
+    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
 
 
 def _cell(text: str) -> str:

@@ -10,6 +10,7 @@ from nora_studio.errors import StudioError
 
 TRAIN = "training/dreambooth_nora.py"
 CLIP_SCORE = "evaluation/clip_score.py"
+FIDELITY = "evaluation/fidelity.py"
 
 
 def script_path(name: str) -> Path:

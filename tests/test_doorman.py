@@ -16,7 +16,7 @@ from nora_studio.errors import StudioError
 from nora_studio.studio.bindings import MOST_SESSIONS, Sessions
 from nora_studio.studio.doorman import Doorman
 from nora_studio.studio.guard import MOST_BODY_BYTES
-from nora_studio.studio.identity import SECRET, Seal, read_cookies
+from nora_studio.studio.identity import SECRET, Seal, read_cookies, write_once
 from nora_studio.studio.origins import check_host
 
 VISITOR = re.compile(r"[0-9a-f]{32}")
@@ -40,6 +40,9 @@ def test_a_secret_is_made_once_and_is_nobody_elses(tmp_path):
     assert stat.S_IMODE((home / SECRET).stat().st_mode) == 0o600
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     assert [file.name for file in home.iterdir()] == [SECRET]
+    kept = (home / SECRET).read_bytes()
+    write_once(home / SECRET, b"of a process that comes second!!")
+    assert (home / SECRET).read_bytes() == kept and len(list(home.iterdir())) == 1
     (home / SECRET).chmod(0o644)
     Seal.of(home)
     assert stat.S_IMODE((home / SECRET).stat().st_mode) == 0o600

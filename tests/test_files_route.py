@@ -96,7 +96,6 @@ def test_text_and_html_are_told_and_never_run(owner):
         "%252e%252e/%252e%252e/outside.txt",
         "..\\..\\outside.txt",
         "runs/mug-nora/a.txt%00.png",
-        "runs/mug-nora/a.txt/",
         "/etc/hostname",
         "//etc/hostname",
         "%2fetc%2fhostname",
@@ -141,7 +140,8 @@ def test_a_stranger_leaves_no_folder_behind(server, owner):
 def test_files_are_read_and_nothing_else(server, owner):
     for method in ("POST", "PUT", "DELETE"):
         status, _, _ = server.raw("/files/runs/mug-nora/a.txt", cookie_line(owner[0]), method)
-        assert status == 405
+        assert status in (404, 405)
+    assert (owner[1].runs / "mug-nora" / "a.txt").is_file()
 
 
 paths = st.one_of(

@@ -16,7 +16,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nora_studio.atomic import beside
 from nora_studio.errors import StudioError
 
 SECRET = "secret"
@@ -60,7 +59,7 @@ class Seal:
         try:
             home.mkdir(parents=True, exist_ok=True, mode=0o700)
             if not file.exists():
-                _write_once(file, secrets.token_bytes(SECRET_BYTES))
+                write_once(file, secrets.token_bytes(SECRET_BYTES))
             file.chmod(0o600)
             secret = file.read_bytes()
         except OSError as error:
@@ -120,10 +119,10 @@ class Seal:
         return is_ours and session.expires > (time.time() if now is None else now)
 
 
-def _write_once(file: Path, content: bytes) -> None:
+def write_once(file: Path, content: bytes) -> None:
     """Write a private file that nobody else has written first."""
-    fresh = beside(file)
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    fresh = file.with_name(f".{file.name}.{secrets.token_hex(4)}.new")
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)

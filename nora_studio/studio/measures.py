@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nora_studio.config import DreamboothOptions
-from nora_studio.errors import StudioError
 from nora_studio.options_file import to_toml
 from nora_studio.studio.jobs import ENDED, Job, Jobs
 from nora_studio.studio.training import as_shown, train_command
@@ -87,12 +86,3 @@ def _likeness(options: DreamboothOptions) -> str:
         sample_prompts=tuple(str(number) for number in range(len(options.sample_prompts))),
     )
     return hashlib.sha256(to_toml(alike).encode()).hexdigest()[:24]
-
-
-def words_of(measure: Measure) -> str:
-    """A measure in one sentence."""
-    if not measure.fits:
-        raise StudioError("this does not fit into the memory here. Choose --fit or smaller sizes.")
-    minutes = measure.minutes
-    time = f"{60 * minutes:.0f} seconds" if minutes < 1.5 else f"{minutes:.0f} minutes"
-    return f"About {time}, {measure.memory_gib:.1f} GiB of memory."

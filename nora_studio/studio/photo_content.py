@@ -27,6 +27,7 @@ SUFFIXES = {
     "GIF": ".gif",
 }
 """By what Pillow finds in the file, whatever its name says; no other decoder is ever run."""
+OPENED = tuple(kind for kind in SUFFIXES if kind != "MPO")  # Pillow's JPEG decoder finds it.
 
 
 def check_header(file: Path, shown: str) -> str:
@@ -38,14 +39,14 @@ def check_header(file: Path, shown: str) -> str:
         with warnings.catch_warnings():
             # Pillow warns from 89 megapixels on; ours is the limit.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(file, formats=tuple(SUFFIXES)) as image:
+            with Image.open(file, formats=OPENED) as image:
                 kind, pixels = image.format or "", image.width * image.height
     except Image.DecompressionBombError:
         kind, pixels = "", MOST_PIXELS + 1
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, RuntimeError) as error:
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, RuntimeError):
         raise StudioError(
             f"{shown} is no photo that can be read. Save it as JPEG or PNG, then add it again."
-        ) from error
+        ) from None  # The cause names the server's own path.
     if pixels > MOST_PIXELS:
         raise StudioError(
             f"{shown} has more than {MOST_PIXELS // 1_000_000} megapixels. Scale it down."

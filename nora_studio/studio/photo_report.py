@@ -6,10 +6,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from nora_studio import __version__
 from nora_studio.atomic import write_text
 from nora_studio.data.inspection import inspect_folder
-from nora_studio.studio.uploads import photos_of
+from nora_studio.studio.uploads import LOCK, photos_of
 from nora_studio.studio.workspace import Workspace
 
 REPORT = ".report.json"
@@ -73,7 +75,8 @@ def photo_report(workspace: Workspace, subject: str, resolution: int) -> PhotoRe
                 for finding in findings
             ],
         }
-        write_text(folder / REPORT, json.dumps(kept) + "\n")
+        with FileLock(folder / LOCK, timeout=60):
+            write_text(folder / REPORT, json.dumps(kept) + "\n")
     report = PhotoReport({}, [])
     for told in kept["remarks"]:
         remark = Remark(told["kind"], told["text"], told["is_unusable"])

@@ -36,6 +36,7 @@ MOST_CAPTION = 500
 """Characters."""
 MOST_CAPTION_BYTES = 8 * 1024
 NAMES = "names.json"
+LOCK = ".lock"
 _INCOMING = ".incoming-"
 
 
@@ -115,7 +116,7 @@ def add_photos(
     Raises:
         StudioError: the subject's name is none, or the disk refuses.
     """
-    photos: list[StoredPhoto] = []
+    names: set[str] = set()
     problems: list[str] = []
     texts = [entry for entry in files if entry.name.lower().endswith(".txt")]
     with _changing(workspace, subject) as folder:
@@ -133,11 +134,12 @@ def add_photos(
                 number = max((int(Path(name).stem) for name in _read_facts(folder)), default=0) + 1
                 stored = _store(folder, entry.file, shown, number)
                 stems[Path(shown).stem.lower()] = stored
+                names.add(stored)
             except StudioError as error:
                 problems.append(str(error))
         for entry in texts:
             problems += _add_caption(folder, entry, stems)
-        photos = [photo for photo in photos_of(workspace, subject) if photo.name in stems.values()]
+        photos = [photo for photo in photos_of(workspace, subject) if photo.name in names]
     return Received(photos, problems)
 
 
@@ -212,7 +214,7 @@ def _changing(workspace: Workspace, subject: str) -> Iterator[Path]:
     folder = workspace.photos / check_name(subject)
     with writing("photos", Path(subject), START_AGAIN):
         (folder / THUMBNAILS).mkdir(parents=True, exist_ok=True, mode=0o700)
-        with FileLock(folder / ".lock", timeout=60):
+        with FileLock(folder / LOCK, timeout=60):
             for left in folder.glob(f"{_INCOMING}*"):
                 left.unlink(missing_ok=True)
             yield folder

@@ -1,8 +1,13 @@
 """Own HTML that answers: what carries `data-act` tells the server when it is pressed or changed."""
 
+from typing import Any
+
 import gradio as gr
 
 from nora_studio.errors import StudioError
+
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+"""Of listeners that only keep the page as it is: no queue, no spinner, not for programs."""
 
 ON_LOAD = """
 const told = (target, extra) => ({...target.dataset, ...extra});

@@ -10,6 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import gradio as gr
 
 from nora_studio.config import PART_FIELDS, DreamboothOptions
+from nora_studio.options_file import flag_words
 from nora_studio.options_page import helps, own_fields
 from nora_studio.settings.adapter import PartOptions
 
@@ -44,27 +45,18 @@ class Field:
     component: gr.components.Component
 
     def flags(self, value: Any) -> list[str]:
-        """The command line's words for a value; none where it is the default."""
-        if self.kind is bool:
-            if bool(value) == self.default:
-                return []
-            head, _, tail = self.flag.rpartition(".")
-            name = tail if value else f"no-{tail}"
-            return [f"--{head}.{name}" if head else f"--{name}"]
-        if value in (None, "", AS_RECOMMENDED):
-            return []
+        """The command line's words for what stands in the component; none for the default."""
         if self.kind == bool | None:
-            return [f"--{self.flag}" if value == "yes" else f"--no-{self.flag}"]
-        if get_origin(self.kind) is tuple:
-            words = [line.strip() for line in str(value).splitlines() if line.strip()]
-            return [f"--{self.flag}", *words] if tuple(words) != self.default else []
-        if int in _kinds(self.kind) and float not in _kinds(self.kind):
+            value = {"yes": True, "no": False}.get(value)
+        elif self.kind is bool:
+            value = bool(value)
+        elif get_origin(self.kind) is tuple:
+            value = tuple(line.strip() for line in str(value or "").splitlines() if line.strip())
+        elif value in (None, "", AS_RECOMMENDED):
+            return []
+        elif int in _kinds(self.kind) and float not in _kinds(self.kind):
             value = int(value)
-        return [] if value == self.default else [f"--{self.flag}", _as_word(value)]
-
-
-def _as_word(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        return [] if value == self.default or value is None else flag_words(self.flag, value)
 
 
 def build_fields() -> list[Field]:
@@ -107,8 +99,12 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
 def _field(owner: type, field: dataclasses.Field, prefix: str, words: str) -> Field:
     hint = get_type_hints(owner)[field.name]
     flag = f"{prefix}{field.name.replace('_', '-')}"
-    default = field.default
-    common = {"label": _label(field.name), "info": words.replace("`", ""), "min_width": 240}
+    default: Any = field.default
+    common: dict[str, Any] = {
+        "label": _label(field.name),
+        "info": words.replace("`", ""),
+        "min_width": 240,
+    }
     component: Any
     kinds = _kinds(hint)
     literal = next((kind for kind in kinds if get_origin(kind) is Literal), None)

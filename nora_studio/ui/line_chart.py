@@ -16,6 +16,7 @@ _MOST_COLUMNS = 120
 """Places that answer to the pointer."""
 _DASHES = {"solid": "", "dashed": "7 5", "dotted": "1.5 5"}
 
+Colour = Literal["nora", "lora", "base", "accent", "ink", "soft"]
 Point = tuple[float, float]
 """(step, value)."""
 
@@ -27,7 +28,7 @@ class Series:
     label: str
     points: Sequence[Point]
     """By step."""
-    colour: Literal["nora", "lora", "base", "accent", "ink", "soft"] = "ink"
+    colour: Colour = "ink"
     """A variable of the page's theme."""
     line: Literal["solid", "dashed", "dotted"] = "solid"
     """Lines of two colours should differ in this too, for who cannot tell the colours apart."""

@@ -6,13 +6,16 @@ from collections.abc import Callable
 import gradio as gr
 
 from nora_studio.studio.studio import Studio
-from nora_studio.ui import compare, train, watch
+from nora_studio.ui import adapters, compare, history, scores, train, watch
 from nora_studio.ui.shared import Shared
 
 TABS: tuple[tuple[str, str, Callable[[Studio, Shared, gr.Tab], None]], ...] = (
     ("train", "Train", train.build),
     ("watch", "Watch", watch.build),
     ("compare", "Compare", compare.build),
+    ("adapters", "Adapters", adapters.build),
+    ("scores", "Scores", scores.build),
+    ("history", "History", history.build),
 )
 MARK = """<svg viewBox="0 0 32 32" aria-hidden="true" fill="none" stroke-width="2.4">
 <rect x="2" y="2" width="28" height="28" rx="7" stroke="var(--line-strong)"/>
@@ -43,9 +46,9 @@ def build_page(studio: Studio) -> gr.Blocks:
     with gr.Blocks(title="NoRA Studio", analytics_enabled=False) as page:
         head = gr.HTML(_head(None), js_on_load=TURN, elem_id="head")
         # Outside the tabs, among which they would count as tabs.
-        states = gr.State(""), gr.State([]), gr.State("")
-        with gr.Tabs(selected="train", elem_id="tabs") as tabs:
-            shared = Shared(tabs, *states)
+        states = gr.State(""), gr.State([]), gr.State([]), gr.State("")
+        with gr.Tabs(selected="train", elem_id="tabs", overflow_behavior="wrap") as tabs:
+            shared = Shared(page, tabs, *states)
             for name, label, build in TABS:
                 with gr.Tab(label, id=name, elem_id=f"tab-{name}") as tab:
                     build(studio, shared, tab)

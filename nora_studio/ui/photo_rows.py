@@ -57,7 +57,8 @@ def _shapes(photos: list[StoredPhoto], model: str) -> list[tuple[int, int]]:
     if resolution < 512 or not buckets_pay(originals, resolution):
         return [(1, 1)] * len(photos)
     sizes = bucket_sizes(resolution, SDXL_STEP)
-    return [nearest_size(original, sizes)[::-1] for original in originals]
+    chosen = [nearest_size(original, sizes) for original in originals]
+    return [(width, height) for height, width in chosen]
 
 
 def _remark(text: str, is_unusable: bool) -> str:

@@ -9,6 +9,8 @@ import gradio as gr
 class Shared:
     """Components that several tabs read and set."""
 
+    page: gr.Blocks
+    """For what is done when somebody arrives: `page.load`."""
     tabs: gr.Tabs
     """`gr.Tabs(selected=...)` by it leads to another tab: train, watch, compare, adapters, scores,
     history."""
@@ -16,5 +18,7 @@ class Shared:
     """Name of the training that Watch shows."""
     adapters: gr.State
     """Relative paths of adapters that Compare is to draw: "runs/mug-nora"."""
+    strengths: gr.State
+    """Their strengths, in the same order; empty: 1 each."""
     settings: gr.State
     """A run's name whose settings Train is to take over, once."""

@@ -1,27 +1,45 @@
 """The Watch tab: one training as it goes, whoever looks and however often."""
 
 import shlex
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
 from nora_studio.errors import StudioError
-from nora_studio.scripts import TRAIN, script_command
 from nora_studio.studio.studio import Studio
+from nora_studio.studio.training import PROGRAM, train_command
 from nora_studio.studio.trainings import Training, find_training, find_trainings, state_of
-from nora_studio.ui.acts import told
-from nora_studio.ui.line_chart import Series, line_chart
+from nora_studio.ui.acts import QUIET, told
+from nora_studio.ui.line_chart import Colour, Series, line_chart
 from nora_studio.ui.shared import Shared
 from nora_studio.ui.training_view import log_view, progress_view, wall_view
 
 POLL_SECONDS = 1.5
+MOST_STEPS = 100_000
 BUTTON: dict[str, Any] = {"size": "md", "scale": 0, "min_width": 165}
-COLOURS = {"nora": "nora", "lora": "lora"}
-OTHERS = ("ink", "soft", "accent", "base")
+COLOURS: dict[str, Colour] = {"nora": "nora", "lora": "lora"}
+OTHERS: tuple[Colour, ...] = ("ink", "soft", "accent", "base")
 EMPTY = (
     '<div class="empty"><b>No training yet</b>Begin one under Train; it shows up here by itself, '
     "also after a reload or a restart.</div>"
 )
+
+
+@dataclass(frozen=True)
+class _Page:
+    """The tab's components."""
+
+    chosen: gr.Dropdown
+    stop: gr.Button
+    resume: gr.Button
+    longer: gr.Button
+    more: gr.Number
+    compare: gr.Button
+    log: gr.Checkbox
+    smoothing: gr.Slider
+    views: list[gr.HTML]
+    """Progress, wall, training loss, measured loss, log."""
 
 
 def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
@@ -34,7 +52,7 @@ def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
         stop = gr.Button("Stop and save", interactive=False, **BUTTON)
         resume = gr.Button("Resume", interactive=False, **BUTTON)
         longer = gr.Button("Continue longer", interactive=False, **BUTTON)
-        more = gr.Number(60, label="More steps", precision=0, minimum=1, scale=0, min_width=100)
+        more = gr.Number(60, label="More steps", precision=0, minimum=1, scale=0, min_width=110)
         compare = gr.Button("Compare", variant="primary", interactive=False, **BUTTON)
     progress = gr.HTML(EMPTY, elem_id="watch-progress")
     wall = gr.HTML("", elem_id="watch-wall")
@@ -45,110 +63,116 @@ def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
             min_width=300,
         )  # fmt: skip
     with gr.Row():
-        curves = gr.HTML("", elem_id="watch-loss", min_width=330)
-        fixed = gr.HTML("", elem_id="watch-fixed", min_width=330)
+        loss = gr.HTML("", elem_id="watch-loss", min_width=330)
+        measured = gr.HTML("", elem_id="watch-measured", min_width=330)
     with gr.Accordion("Log", open=False, elem_id="watch-log"):
         tail = gr.HTML("", autoscroll=True, max_height=260)
-    seen = gr.State({})
-    timer = gr.Timer(POLL_SECONDS)
-    views = [progress, wall, curves, fixed, tail]
-    buttons = [stop, resume, longer, compare]
+    views = [progress, wall, loss, measured, tail]
+    page = _Page(chosen, stop, resume, longer, more, compare, log, smoothing, views)
+    _wire(_Answers(studio), page, shared, tab)
 
-    def look(name: str, is_log: bool, smooth: float, before: dict, request: gr.Request):
-        workspace = studio.workspace(request.headers)
-        trainings = find_trainings(workspace, studio.jobs)
-        names = [training.name for training in trainings]
-        name = name if name in names else next(iter(names), "")
-        training = next((one for one in trainings if one.name == name), None)
-        shown = _views(studio, training, is_log, smooth, workspace)
-        # What has not changed is not sent again: nothing on the page moves or loses the pointer.
-        after = {str(number): value for number, value in enumerate(shown)} | {"names": names}
-        parts = [
-            gr.skip() if before.get(str(number)) == value else value
-            for number, value in enumerate(shown)
+
+def _wire(answers: "_Answers", page: _Page, shared: Shared, tab: gr.Tab) -> None:
+    """Have the tab's components answer."""
+    seen, timer = gr.State({}), gr.Timer(POLL_SECONDS)
+    buttons = [page.stop, page.resume, page.longer, page.compare]
+    triggers = [
+        timer.tick, tab.select, page.chosen.input, page.log.change, page.smoothing.change,
+    ]  # fmt: skip
+    inputs = [page.chosen, page.log, page.smoothing, seen]
+    gr.on(triggers, answers.look, inputs, [page.chosen, *page.views, *buttons, seen], **QUIET)
+    shared.training.change(answers.show, shared.training, [page.chosen, seen], **QUIET)
+    page.stop.click(answers.stop, page.chosen, None, api_name="stop_training")
+    page.resume.click(answers.resume, page.chosen, None, api_name="resume_training")
+    page.longer.click(
+        answers.go_on_longer, [page.chosen, page.more], None, api_name="continue_training"
+    )
+    handed = [shared.adapters, shared.tabs]
+    page.compare.click(answers.compare, page.chosen, handed, api_visibility="private")
+
+
+class _Answers:
+    """What the tab's events come to."""
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+
+    def look(
+        self, name: str, log: bool, smoothing: float, before: dict[str, Any], request: gr.Request
+    ):
+        """The training as it stands; what has not changed is not sent again, so nothing jumps."""
+        workspace, jobs = self._studio.workspace(request.headers), self._studio.jobs
+        trainings = {training.name: training for training in find_trainings(workspace, jobs)}
+        name = name if name in trainings else next(iter(trainings), "")
+        training = trainings.get(name)
+        state = "" if training is None else state_of(training, jobs)
+        shown = _views(self._studio, training, log, smoothing, workspace)
+        after = {"names": list(trainings), "name": name, "state": state, "shown": shown}
+        old = before.get("shown") or [None] * len(shown)
+        parts = [gr.skip() if was == now else now for was, now in zip(old, shown)]
+        same = all(before.get(key) == after[key] for key in ("names", "name"))
+        choice = gr.skip() if same else gr.Dropdown(list(trainings), value=name or None)
+        if same and before.get("state") == state:
+            return [choice, *parts, *[gr.skip()] * 4, after]
+        switches = [
+            gr.Button(interactive=state in ("waiting", "running")),
+            gr.Button(interactive=state in ("stopped", "interrupted", "failed")),
+            gr.Button(interactive=state == "finished"),
+            gr.Button(interactive=_is_comparable(training)),
         ]
-        state = "" if training is None else state_of(training, studio.jobs)
-        same = before.get("names") == names and before.get("name") == name
-        after |= {"name": name, "state": state}
-        choice = gr.skip() if same else gr.Dropdown(names, value=name or None)
-        switches = (
-            [gr.skip()] * 4
-            if same and before.get("state") == state
-            else [
-                gr.Button(interactive=state in ("waiting", "running")),
-                gr.Button(interactive=state in ("stopped", "interrupted", "failed")),
-                gr.Button(interactive=state == "finished"),
-                gr.Button(interactive=_is_comparable(training)),
-            ]
-        )
         return [choice, *parts, *switches, after]
 
-    outputs = [chosen, *views, *buttons, seen]
-    inputs = [chosen, log, smoothing, seen]
-    quiet = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-    gr.on(
-        [timer.tick, tab.select, chosen.input, log.change, smoothing.change],
-        look, inputs, outputs, **quiet,
-    )  # fmt: skip
-
-    def show_new(name: str):
+    def show(self, name: str):
+        """Turn to a training that has just begun."""
         return (gr.Dropdown(value=name), {}) if name else (gr.skip(), gr.skip())
 
-    shared.training.change(show_new, shared.training, [chosen, seen], **quiet)
-
-    def halt(name: str, request: gr.Request) -> None:
+    def stop(self, name: str, request: gr.Request) -> None:
         """Ask a training to save and stop; one that waits leaves the queue."""
-        with_job = _training(studio, name, request).job
-        if with_job is not None:
-            studio.jobs.stop(with_job)
+        job = self._training(name, request).job
+        if job is not None:
+            self._studio.jobs.stop(job)
             gr.Info("It saves the step it is at, then stops.", title="Stopping")
 
-    def go_on(name: str, request: gr.Request) -> None:
+    def resume(self, name: str, request: gr.Request) -> None:
         """Go on with a stopped training from its last checkpoint."""
-        _submit(studio, _training(studio, name, request), [], request)
+        self._submit(self._training(name, request), [], request)
 
-    def continue_longer(name: str, steps: float, request: gr.Request) -> None:
+    def go_on_longer(self, name: str, steps: float, request: gr.Request) -> None:
         """Train a finished one for more steps."""
-        training = _training(studio, name, request)
+        training = self._training(name, request)
+        if not steps or not 1 <= steps <= MOST_STEPS:
+            raise told(StudioError(f"expected 1 to {MOST_STEPS:,} more steps; got {steps}."))
         planned = int(training.settings.get("steps", 0))
-        if not 1 <= steps <= 100_000:
-            raise told(StudioError(f"expected 1 to 100,000 more steps; got {steps}."))
-        _submit(studio, training, ["--steps", str(planned + int(steps))], request)
+        self._submit(training, ["--steps", str(planned + int(steps))], request)
 
-    def to_compare(name: str, request: gr.Request):
-        training = _training(studio, name, request)
-        paths = [f"runs/{run.folder.name}" for run in training.runs.values()]
-        return paths, gr.Tabs(selected="compare")
+    def compare(self, name: str, request: gr.Request):
+        """Hand a training's adapters to Compare."""
+        runs = self._training(name, request).runs.values()
+        return [f"runs/{run.folder.name}" for run in runs], gr.Tabs(selected="compare")
 
-    stop.click(halt, chosen, None, api_name="stop_training")
-    resume.click(go_on, chosen, None, api_name="resume_training")
-    longer.click(continue_longer, [chosen, more], None, api_name="continue_training")
-    compare.click(to_compare, chosen, [shared.adapters, shared.tabs], api_visibility="private")
+    def _training(self, name: str, request: gr.Request) -> Training:
+        workspace = self._studio.workspace(request.headers)
+        try:
+            return find_training(workspace, self._studio.jobs, name or "")
+        except StudioError as error:
+            raise told(error) from error
 
-
-def _training(studio: Studio, name: str, request: gr.Request) -> Training:
-    try:
-        return find_training(studio.workspace(request.headers), studio.jobs, name or "")
-    except StudioError as error:
-        raise told(error) from error
-
-
-def _submit(studio: Studio, training: Training, more: list[str], request: gr.Request) -> None:
-    try:
-        run = training.first
-        if run is None:
-            raise StudioError(f"{training.name} had not begun; start it again under Train.")
-        arguments = ["--config", f"runs/{run.folder.name}/config.toml", *more, "--resume"]
-        studio.jobs.submit(
-            studio.workspace(request.headers),
-            "train",
-            training.name,
-            script_command(TRAIN, arguments),
-            shlex.join(["nora-studio", "train", *arguments]),
-            [one.folder.name for one in training.runs.values()],
-        )
-    except StudioError as error:
-        raise told(error) from error
+    def _submit(self, training: Training, more: list[str], request: gr.Request) -> None:
+        try:
+            if training.first is None:
+                raise StudioError(f"{training.name} had not begun; start it again under Train.")
+            config = f"runs/{training.first.folder.name}/config.toml"
+            arguments = ["--config", config, *more, "--resume"]
+            self._studio.jobs.submit(
+                self._studio.workspace(request.headers),
+                "train",
+                training.name,
+                train_command(arguments),
+                shlex.join([*PROGRAM, *arguments]),
+                [run.folder.name for run in training.runs.values()],
+            )
+        except StudioError as error:
+            raise told(error) from error
 
 
 def _is_comparable(training: Training | None) -> bool:
@@ -162,7 +186,9 @@ def _views(studio: Studio, training: Training | None, log: bool, smooth: float, 
         return [EMPTY, "", "", "", ""]
     logs = {method: run.read_log() for method, run in training.runs.items()}
     rest = iter(OTHERS)
-    colours = {method: COLOURS.get(method) or next(rest, "ink") for method in logs}
+    colours: dict[str, Colour] = {}
+    for method in logs:
+        colours[method] = COLOURS.get(method) or next(rest, "ink")
     lines = {
         name: [
             Series(

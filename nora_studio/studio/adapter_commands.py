@@ -1,0 +1,288 @@
+"""What the Adapters page asks for, as the command that a person would type in their folder."""
+
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nora_studio.errors import StudioError
+from nora_studio.studio.child import OUTPUT
+from nora_studio.studio.jobs import Job, Jobs
+from nora_studio.studio.library import LibraryEntry, find_entry
+from nora_studio.studio.workspace import Workspace, check_name, safe_name
+
+KINDS = ("export", "mix", "merge", "push", "inspect")
+FORMATS = ("kohya", "diffusers", "seed")
+PRECISIONS = ("fp16", "bf16", "fp32")
+MOST_MIXED = 8
+MOST_STRENGTH = 4.0
+MOST_OUTPUT = 100_000
+"""Characters that are read of what a command printed."""
+MERGED = "merged"
+"""Folder of whole pipelines, in a workspace."""
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,94}/[A-Za-z0-9][\w.-]{0,94}")
+_LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,39}")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """An adapter and how much of it."""
+
+    path: str
+    """As in the library."""
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Order:
+    """A command, ready for the queue."""
+
+    kind: str
+    """One of `KINDS`."""
+    title: str
+    """For the list of what is under way."""
+    arguments: tuple[str, ...]
+    """After `nora-studio`."""
+
+    @property
+    def command(self) -> list[str]:
+        """As it is run, by this Python."""
+        return [sys.executable, "-m", "nora_studio.cli", *self.arguments]
+
+    @property
+    def shown(self) -> str:
+        """As a person would type it."""
+        return shlex.join(["nora-studio", *self.arguments])
+
+    def for_good(self) -> "Order":
+        """The same, done and not only looked at."""
+        words = tuple(word for word in self.arguments if word != "--dry-run")
+        return Order(self.kind, self.title, words)
+
+
+def free_name(workspace: Workspace, folder: str, name: str, suffix: str = "") -> str:
+    """The name itself, or with a number where a file or folder of it is there."""
+    stem, number, free = safe_name(name, "adapter"), 1, safe_name(name, "adapter")
+    while (workspace.folder / folder / f"{free}{suffix}").exists():
+        number += 1
+        free = f"{stem[:44].rstrip('-')}-{number}"
+    return free
+
+
+@dataclass(frozen=True)
+class AdapterDesk:
+    """Takes a visitor's orders and checks them; names and numbers from a page are not trusted."""
+
+    workspace: Workspace
+    is_model_allowed: Callable[[str], bool]
+    """Whether a base may be loaded: an uploaded file can name any directory as its base."""
+
+    def export(
+        self,
+        path: str,
+        to: str,
+        precision: str | None = None,
+        rank: int | None = None,
+        name: str = "",
+        model: str = "",
+    ) -> Order:
+        """One adapter as a file of another kind.
+
+        Args:
+            name: Of the file, without its suffix; empty: after the adapter and the format.
+            model: The base; empty: the one it was trained on.
+
+        Raises:
+            StudioError: there is no such adapter, or a value is none of those that are taken.
+        """
+        entry = self._usable(path, model)
+        _one_of("format", to, FORMATS)
+        title = re.sub(rf"-({'|'.join(FORMATS)})$", "", entry.title)
+        stem = check_name(name) if name else safe_name(f"{title}-{to}")
+        stem = free_name(self.workspace, "adapters", stem, ".safetensors")
+        arguments = ["export", entry.path, "--to", to, "--out", f"adapters/{stem}.safetensors"]
+        arguments += _precision(precision)
+        arguments += _rank(rank) if to != "seed" else []
+        arguments += _model(model)
+        return Order("export", stem, tuple(arguments))
+
+    def mix(
+        self,
+        chosen: Sequence[Chosen],
+        name: str,
+        to: str = "kohya",
+        precision: str | None = None,
+        rank: int | None = None,
+        model: str = "",
+    ) -> Order:
+        """Several adapters added up into one file.
+
+        Raises:
+            StudioError: fewer than two are chosen, or a value is none of those that are taken.
+        """
+        if len(chosen) < 2:
+            raise StudioError("a mix takes two adapters or more. Choose another one.")
+        _one_of("format", to, FORMATS[:2])
+        stem = free_name(self.workspace, "adapters", check_name(name), ".safetensors")
+        arguments = ["mix", *self._adapters(chosen, model), "--to", to]
+        arguments += ["--out", f"adapters/{stem}.safetensors", *_precision(precision), *_rank(rank)]
+        arguments += _model(model)
+        return Order("mix", stem, tuple(arguments))
+
+    def merge(
+        self,
+        chosen: Sequence[Chosen],
+        name: str,
+        precision: str | None = None,
+        model: str = "",
+    ) -> Order:
+        """Adapters in the weights of a whole pipeline.
+
+        Raises:
+            StudioError: none is chosen, or a value is none of those that are taken.
+        """
+        if not chosen:
+            raise StudioError("choose an adapter first.")
+        stem = free_name(self.workspace, MERGED, check_name(name))
+        arguments = ["merge", *self._adapters(chosen, model), "--out", f"{MERGED}/{stem}"]
+        arguments += [*_precision(precision), *_model(model)]
+        return Order("merge", stem, tuple(arguments))
+
+    def push(
+        self,
+        path: str,
+        repository: str,
+        licence: str = "",
+        private: bool = True,
+        dry_run: bool = True,
+        model: str = "",
+    ) -> Order:
+        """One adapter onto the Hub, or what would be sent.
+
+        Raises:
+            StudioError: there is no such adapter, or a value is none of those that are taken.
+        """
+        entry = self._usable(path, model)
+        if not _REPOSITORY.fullmatch(repository):
+            raise StudioError(
+                f"expected where to publish it as owner/name, such as ada/my-mug; got "
+                f"{repository[:80]!r}."
+            )
+        arguments = ["push", entry.path, repository]
+        if licence:
+            if not _LICENCE.fullmatch(licence):
+                raise StudioError(
+                    f"expected a licence such as openrail++ or mit; got {licence[:60]!r}."
+                )
+            arguments += ["--licence", licence]
+        arguments += _model(model)
+        arguments += ["--private"] if private else []
+        arguments += ["--dry-run"] if dry_run else []
+        return Order("push", repository, tuple(arguments))
+
+    def inspect(self, path: str) -> Order:
+        """What an adapter is, and where it changes most.
+
+        Raises:
+            StudioError: there is no such adapter.
+        """
+        entry = find_entry(self.workspace, path)
+        arguments = ["inspect", entry.path]
+        return Order(
+            "inspect", entry.title, (*arguments, *(["--metadata"] if _is_file(path) else []))
+        )
+
+    def _usable(self, path: str, model: str) -> LibraryEntry:
+        entry = find_entry(self.workspace, path)
+        if entry.card is None:
+            raise StudioError(f"{entry.title} cannot be used: {entry.problem}")
+        base = model or entry.card.model
+        if not base:
+            raise StudioError(f"{entry.title} does not say what base it belongs to. Name its base.")
+        if not self.is_model_allowed(base):
+            raise StudioError(
+                f"{entry.title} belongs to {base[:80]!r}, which cannot be loaded here. Name "
+                "another base."
+            )
+        return entry
+
+    def _adapters(self, chosen: Sequence[Chosen], model: str) -> list[str]:
+        if len(chosen) > MOST_MIXED:
+            raise StudioError(f"at most {MOST_MIXED} adapters go together; got {len(chosen)}.")
+        if len({one.path for one in chosen}) < len(chosen):
+            raise StudioError("an adapter is chosen twice. Raise its strength instead.")
+        for one in chosen:
+            if not 0 <= one.strength <= MOST_STRENGTH:
+                raise StudioError(
+                    f"expected a strength of 0 to {MOST_STRENGTH:g}; got {one.strength:g}."
+                )
+        paths = [self._usable(one.path, model).path for one in chosen]
+        return ["--adapters", *paths, "--weights", *(f"{one.strength:g}" for one in chosen)]
+
+
+def result_of(workspace: Workspace, job: Job) -> Path | None:
+    """The file or folder that a job wrote; None where it has written none."""
+    words = list(job.command)
+    if "--out" not in words[:-1]:
+        return None
+    place = workspace.folder / words[words.index("--out") + 1]
+    return place if place.exists() else None
+
+
+def output_of(jobs: Jobs, job: Job, workspace: Workspace) -> str:
+    """All that a job printed, the server's own folders left out."""
+    try:
+        text = (jobs.folder / job.id / OUTPUT).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    text = text[-MOST_OUTPUT:]
+    for folder in (workspace.folder, jobs.home):
+        text = text.replace(f"{folder}/", "").replace(str(folder), "")
+    return text
+
+
+def model_card_in(text: str) -> str:
+    """The page that a dry run of a push has shown; empty: none, or none yet."""
+    _, begins, page = text.partition("\n---\n")
+    page, ends, _ = page.rpartition("\nNothing was sent")
+    return f"---\n{page}" if begins and ends else ""
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files of a merged pipeline, by their paths."""
+    return sorted(file for file in folder.rglob("*") if file.is_file())
+
+
+def is_preview(job: Job) -> bool:
+    """Whether a job only looked at what would be published."""
+    return job.kind == "push" and "--dry-run" in job.command
+
+
+def _is_file(path: str) -> bool:
+    return path.endswith(".safetensors")
+
+
+def _one_of(what: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise StudioError(f"expected a {what} ({', '.join(known)}); got {str(value)[:40]!r}.")
+
+
+def _model(model: str) -> list[str]:
+    return ["--model", model] if model else []
+
+
+def _precision(precision: str | None) -> list[str]:
+    if not precision:
+        return []
+    _one_of("precision", precision, PRECISIONS)
+    return ["--precision", precision]
+
+
+def _rank(rank: int | None) -> list[str]:
+    if not rank:
+        return []
+    if not 1 <= rank <= 4096:
+        raise StudioError(f"expected a rank of 1 to 4096; got {rank}.")
+    return ["--rank", str(int(rank))]

@@ -1,0 +1,118 @@
+"""What a visitor is about to train: its photos and its name, until a start makes a run of them."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nora_studio.atomic import replacing, write_text
+from nora_studio.config import DreamboothOptions
+from nora_studio.errors import StudioError
+from nora_studio.options_file import parse_options, to_flags
+from nora_studio.shipped import ShippedSubject
+from nora_studio.studio.jobs import ENDED, Job, Jobs
+from nora_studio.studio.photo_report import photo_report
+from nora_studio.studio.training import as_shown, runs_of, train_command
+from nora_studio.studio.uploads import Incoming, add_photos, photos_of, remove_subject
+from nora_studio.studio.workspace import Workspace
+
+DRAFT = "new"
+"""The folder of its photos; a start copies them under the training's own name."""
+FORM = "draft.json"
+_FORM_LIMIT = 20_000
+
+
+def keep_form(workspace: Workspace, values: dict[str, Any]) -> None:
+    """Keep what stands in the form, for a reload."""
+    text = json.dumps(values)
+    if len(text) <= _FORM_LIMIT:
+        write_text(workspace.folder / FORM, text + "\n")
+
+
+def kept_form(workspace: Workspace) -> dict[str, Any]:
+    """What stood in the form; empty at first."""
+    try:
+        values = json.loads((workspace.folder / FORM).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def take_example(workspace: Workspace, name: str) -> ShippedSubject:
+    """A shipped subject's photos instead of whatever was there.
+
+    Raises:
+        StudioError: there is none of that name.
+    """
+    subject = ShippedSubject.load(name)
+    if (workspace.photos / DRAFT).is_dir():
+        remove_subject(workspace, DRAFT)
+    files = sorted((subject.folder / "photos").iterdir())
+    add_photos(workspace, DRAFT, [Incoming(file, file.name) for file in files])
+    return subject
+
+
+def free_name(workspace: Workspace, jobs: Jobs, name: str) -> str:
+    """The name itself, or with a number where a training has it."""
+    taken = {run.name.rsplit("-", 1)[0] for run in workspace.runs.iterdir()}
+    taken |= {job.title for job in jobs.of(workspace) if jobs.state(job) not in ENDED}
+    head, _, tail = name.rpartition("-")
+    stem, number = (head, int(tail) + 1) if head and tail.isdigit() else (name, 2)
+    free = name
+    while free in taken:
+        free, number = f"{stem}-{number}", number + 1
+    return free
+
+
+def check_draft(workspace: Workspace, resolution: int) -> None:
+    """Refuse to begin without photos, or with one that the trainer would refuse.
+
+    Raises:
+        StudioError: so it is.
+    """
+    if not photos_of(workspace, DRAFT):
+        raise StudioError("there are no photos yet. Drop some in step 2, or take an example.")
+    if not photo_report(workspace, DRAFT, resolution).is_usable:
+        raise StudioError("a photo cannot be used; it is marked in step 2. Remove or replace it.")
+
+
+def begin_training(
+    workspace: Workspace,
+    jobs: Jobs,
+    arguments: Sequence[str],
+    options: DreamboothOptions,
+    resolution: int,
+) -> Job:
+    """Put a checked training into the queue; the draft's photos are copied under its name.
+
+    Args:
+        resolution: Side in pixels that photos are trained at, where no option says.
+
+    Raises:
+        StudioError: photos are missing or unusable, or the queue refuses.
+    """
+    place = Path(options.instance_dir)
+    if place == Path("photos") / options.run_name:
+        check_draft(workspace, options.resolution or resolution)
+        # A copy: what is changed in the draft later leaves this training alone.
+        with replacing(workspace.photos / options.run_name) as fresh:
+            ignored = shutil.ignore_patterns(".lock", ".incoming-*")
+            shutil.copytree(workspace.photos / DRAFT, fresh, dirs_exist_ok=True, ignore=ignored)
+    elif not (workspace.folder / place).is_dir():
+        raise StudioError(f"--instance-dir: there is no folder {place} of yours.")
+    command, shown = train_command(arguments), as_shown(arguments)
+    return jobs.submit(workspace, "train", options.run_name, command, shown, runs_of(options))
+
+
+def arguments_again(workspace: Workspace, jobs: Jobs, run: str) -> list[str]:
+    """The arguments that train with a run's settings once more, under a free name.
+
+    Raises:
+        StudioError: there is no such run, or its settings cannot be read.
+    """
+    config = workspace.run(run).folder / "config.toml"
+    options = parse_options(["--config", str(config)])
+    name = free_name(workspace, jobs, options.run_name)
+    return to_flags(replace(options, name=name, resume=False))

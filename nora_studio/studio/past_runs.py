@@ -1,0 +1,122 @@
+"""A visitor's runs as History shows them: how each stands, throwing away, and bringing back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nora_studio.errors import StudioError
+from nora_studio.history import (
+    Settings,
+    Standing,
+    empty_trash,
+    find_runs,
+    read_curves,
+    read_settings,
+    standing,
+    take_back,
+    throw_away,
+    trashed,
+)
+from nora_studio.runs import Run
+from nora_studio.studio.jobs import ENDED, Jobs
+from nora_studio.studio.workspace import Workspace, check_name
+from nora_studio.wall import samples_of
+
+DAMAGED = "damaged"
+"""The state of a run whose settings cannot be read."""
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """A run with what its row shows."""
+
+    standing: Standing
+    thumbnail: Path | None
+    """Its latest sample."""
+
+    @property
+    def name(self) -> str:
+        return self.standing.run.folder.name
+
+
+def past_runs(workspace: Workspace) -> list[PastRun]:
+    """All runs, the one that told something last first; a damaged one is among them."""
+    found = [PastRun(_standing(run), _thumbnail(run)) for run in find_runs(workspace.runs)]
+    return sorted(found, key=lambda past: -past.standing.time)
+
+
+def settings_of(run: Run) -> Settings:
+    """A run's settings; none where they are damaged."""
+    try:
+        return read_settings(run)
+    except StudioError:
+        return {}
+
+
+def delete_runs(workspace: Workspace, jobs: Jobs, names: Sequence[str]) -> list[str]:
+    """Throw runs away, each to be brought back by its name.
+
+    Raises:
+        StudioError: one is not there, in training, or waits to be; none is thrown away then.
+    """
+    runs = [workspace.run(name) for name in dict.fromkeys(names)]
+    for run in runs:
+        name = run.folder.name
+        job = jobs.of_run(workspace, name)
+        if run.is_alive() or (job is not None and jobs.state(job) not in ENDED):
+            raise StudioError(f"{name} is in training. Stop it first, under Watch.")
+    for run in runs:
+        try:
+            throw_away(run)
+        except StudioError as error:  # It names paths of the server's.
+            raise StudioError(f"{run.folder.name} could not be moved to the trash.") from error
+    for run in runs:
+        jobs.forget(workspace, run.folder.name)
+    return [run.folder.name for run in runs]
+
+
+def deleted_runs(workspace: Workspace) -> list[str]:
+    """Names of what is in the trash, latest first, each once."""
+    return list(dict.fromkeys(path.name.rpartition("~")[0] for path in trashed(workspace.runs)))
+
+
+def restore_run(workspace: Workspace, name: str) -> Run:
+    """Bring back the run of that name that was thrown away last.
+
+    Raises:
+        StudioError: there is none, or another one has its name by now.
+    """
+    check_name(name)
+    if (workspace.runs / name).exists():
+        raise StudioError(f"there is another run {name} by now. Delete that one first.")
+    if name not in deleted_runs(workspace):
+        raise StudioError(f"there is no deleted run {name} here.")
+    return take_back(name, workspace.runs)
+
+
+def delete_for_good(workspace: Workspace) -> int:
+    """Empty the trash; give back how many runs that were."""
+    return len(empty_trash(workspace.runs))
+
+
+def _standing(run: Run) -> Standing:
+    try:
+        return standing(run)
+    except StudioError:
+        status = run.read_status()
+        return Standing(
+            run=run,
+            method=run.folder.name.rpartition("-")[2],
+            state=DAMAGED,
+            step=status.get("step", 0),
+            steps=status.get("steps", 0),
+            curves=read_curves(run),
+            time=status.get("time", run.folder.stat().st_mtime),
+            error="its settings cannot be read.",
+        )
+
+
+def _thumbnail(run: Run) -> Path | None:
+    samples = samples_of(run)
+    last = samples[max(samples)] if samples else {}
+    return next(iter(last.values()), None)

@@ -1,0 +1,49 @@
+"""What a start would take, or what is missing for one: the line over the button."""
+
+import html
+
+from nora_studio.errors import StudioError
+from nora_studio.studio.drafts import DRAFT
+from nora_studio.studio.measures import Measure, Measures
+from nora_studio.studio.studio import Studio
+from nora_studio.studio.training import arguments_of, check_arguments
+from nora_studio.studio.uploads import photos_of
+from nora_studio.studio.workspace import Workspace
+
+BUSY = " Another training is at work here; this one would wait for it."
+NO_ROOM = "It does not fit into the memory here: choose a smaller batch, or 8 or 4 base bits."
+
+
+def needs_view(studio: Studio, measures: Measures, workspace: Workspace, shown: str) -> str:
+    """One line of HTML on the command as it stands."""
+    if not photos_of(workspace, DRAFT):
+        return _note("Add photos first; five or more are best.")
+    if not shown.strip():
+        return _note("Say in step 1 what it is.")
+    try:
+        options = check_arguments(workspace, arguments_of(shown), studio.is_model_allowed)
+    except StudioError as error:
+        return _note(html.escape(str(error)), "problem")
+    busy = BUSY if studio.jobs.is_device_busy() else ""
+    measure = measures.find(options)
+    if measure is not None and not measure.fits:
+        return _note(NO_ROOM, "problem")
+    if measure is not None:
+        return _note(f"<b>{_words(measure)}</b> Measured on this machine.{busy}")
+    if measures.under_way(workspace, studio.jobs) is not None:
+        return _note("Measuring: a few real steps and a picture. It takes about a minute.")
+    tried = measures.was_tried(workspace, studio.jobs, options)
+    if tried is not None and studio.jobs.state(tried) == "failed":
+        last = (studio.jobs.tail(tried, 1) or ["its process was killed."])[0]
+        return _note(f"Not measured: {html.escape(last.removeprefix('error: '))}", "problem")
+    return _note(f"Nobody has measured yet how long this takes.{busy}")
+
+
+def _words(measure: Measure) -> str:
+    minutes = measure.minutes
+    time = f"{60 * minutes:.0f} seconds" if minutes < 1.5 else f"{minutes:.0f} minutes"
+    return f"About {time} and {measure.memory_gib:.1f} GiB of memory."
+
+
+def _note(words: str, kind: str = "note") -> str:
+    return f'<p class="{kind}">{words}</p>'

@@ -1,0 +1,43 @@
+"""Small pieces of HTML that several tabs show."""
+
+import html
+from collections.abc import Sequence
+
+from nora_studio.ui.line_chart import Colour
+
+METHOD_NAMES = {"lora": "LoRA", "nora": "NoRA", "base": "Base"}
+
+
+def colour_of(method: str) -> Colour:
+    """The theme's variable for a method."""
+    own: dict[str, Colour] = {"nora": "nora", "lora": "lora", "base": "base"}
+    return own.get(method, "ink")
+
+
+def dot(method: str) -> str:
+    """A method's colour as a dot."""
+    colour = f"background:var(--{colour_of(method)})"
+    return f'<span class="dot" style="{colour}" aria-hidden="true"></span>'
+
+
+def table(heads: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> str:
+    """A table; the first column names the row. It scrolls sideways within itself.
+
+    Args:
+        heads: Each column's name, and what it means for who points at it.
+    """
+    head = "".join(
+        f'<th scope="col">{_tip(html.escape(name), meaning)}</th>' for name, meaning in heads
+    )
+    lines = []
+    for first, *values in rows:
+        cells = "".join(f"<td>{html.escape(value)}</td>" for value in values)
+        lines.append(f'<tr><th scope="row">{html.escape(first)}</th>{cells}</tr>')
+    return (
+        f'<div class="wide" tabindex="0"><table class="plain"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _tip(text: str, meaning: str) -> str:
+    return f'<span title="{html.escape(meaning)}">{text}</span>' if meaning else text

@@ -1,0 +1,75 @@
+"""The scores of final adapters as HTML: who is ahead, by how much, and whether that is shown."""
+
+import html
+from typing import Any
+
+from nora_studio.ui.fidelity_view import TITLES
+from nora_studio.ui.pieces import METHOD_NAMES, table
+
+
+def scores_view(kept: dict[str, Any] | None) -> str:
+    """Verdicts in words, then the means and the paired differences.
+
+    Args:
+        kept: What the score command wrote; None before it has.
+    """
+    if kept is None:
+        return ""
+    names = [name for name in kept["scores"] if name in TITLES]
+    labels = list(kept["scores"][names[0]]) if names else []
+    means = [
+        [_called(label), *(f"{kept['scores'][name][label]['mean']:.3f}" for name in names)]
+        for label in labels
+    ]
+    found = [one for one in kept["differences"] if one["score"] in TITLES]
+    words = "".join(f"<li>{_sentence(one)}</li>" for one in found if "base" not in _pair(one))
+    rows = [
+        [
+            f"{_called(one['first'])} − {_called(one['second'])}",
+            TITLES[one["score"]][0],
+            _signed(one["mean"]),
+            f"{_signed(one['low'])} to {_signed(one['high'])}",
+            str(one["verdict"]),
+        ]
+        for one in found
+    ]
+    heads = [("Pair", ""), ("Score", ""), ("Difference", "Mean over all pictures")]
+    heads += [("95% interval", "Where the mean lies in 95 of 100 cases"), ("Verdict", "")]
+    pairs = (
+        f"<details><summary>Every pair, with intervals</summary>{table(heads, rows)}</details>"
+        if rows
+        else ""
+    )
+    count = len(kept.get("drawing", {}).get("prompts", ()))
+    return (
+        '<section class="card verdicts"><h3>The final adapters at full strength</h3>'
+        f'<ul class="plain">{words}</ul>{table([("", ""), *(TITLES[n] for n in names)], means)}'
+        f'{pairs}<p class="note">{count} prompts; every pair of pictures began from the same noise.'
+        "</p></section>"
+    )
+
+
+def _pair(one: dict[str, Any]) -> tuple[str, str]:
+    return one["first"], one["second"]
+
+
+def _sentence(one: dict[str, Any]) -> str:
+    first, second = map(_called, _pair(one))
+    title, meaning = TITLES[one["score"]]
+    between = f"{_signed(one['low'])} to {_signed(one['high'])}"
+    if one["verdict"].startswith("too few"):
+        text = f"{first} and {second} cannot be told apart yet: {one['verdict']}."
+    elif one["low"] <= 0 <= one["high"]:
+        text = f"no difference shown between {first} and {second} ({between})."
+    else:
+        ahead, behind = (first, second) if one["mean"] > 0 else (second, first)
+        text = f"{ahead} is ahead of {behind} by {abs(one['mean']):.3f} ({between})."
+    return f'<b title="{html.escape(meaning)}">{title}</b>: {html.escape(text)}'
+
+
+def _called(label: str) -> str:
+    return METHOD_NAMES.get(label, label)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")

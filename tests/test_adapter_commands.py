@@ -1,0 +1,217 @@
+"""What the Adapters page asks for becomes a command that runs, and nothing else does."""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nora_studio.commands.options import run_file_command
+from nora_studio.errors import StudioError
+from nora_studio.files import read_card
+from nora_studio.models import load_sdxl
+from nora_studio.studio.adapter_commands import (
+    FORMATS,
+    MERGED,
+    AdapterDesk,
+    Chosen,
+    Order,
+    model_card_in,
+)
+from nora_studio.studio.adapter_uploads import add_adapter
+from nora_studio.studio.library import bring_back, find_entry, library, remove_file
+from nora_studio.studio.uploads import Incoming
+from nora_studio.studio.workspace import Workspace
+
+NORA, LORA = "runs/mug-nora", "runs/mug-lora"
+
+
+@pytest.fixture
+def workspace(tmp_path, twins) -> Workspace:
+    """A visitor with two finished runs."""
+    workspace = Workspace.of(tmp_path / "home", "0" * 32)
+    for name in ("mug-nora", "mug-lora"):
+        shutil.copytree(twins[0] / name, workspace.runs / name)
+    return workspace
+
+
+@pytest.fixture
+def desk(workspace) -> AdapterDesk:
+    return AdapterDesk(workspace, lambda model: True)
+
+
+@pytest.fixture
+def carry_out(workspace, monkeypatch, capsys):
+    """Runs an order's own words in the visitor's folder, as the queue does in a process."""
+
+    def run(order: Order) -> str:
+        monkeypatch.chdir(workspace.folder)
+        assert order.shown == shlex.join(["nora-studio", *order.arguments])
+        assert run_file_command(order.arguments[0], order.arguments[1:]) == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_the_library_shows_runs_and_files_with_what_they_draw(workspace, desk, carry_out):
+    carry_out(desk.export(NORA, "kohya"))
+    shelf = {entry.path: entry for entry in library(workspace)}
+    assert set(shelf) == {NORA, LORA, "adapters/mug-nora-kohya.safetensors"}
+    run, file = shelf[NORA], shelf["adapters/mug-nora-kohya.safetensors"]
+    assert run.kind == "run" and file.kind == "kohya"
+    assert run.card is not None and run.card.method == "nora" and run.card.steps == 6
+    assert run.thumbnail is not None and run.thumbnail.name == "step-000006-01.png"
+    assert file.thumbnail == run.thumbnail and file.bytes < run.bytes
+    assert shelf[LORA].thumbnail != run.thumbnail
+    assert next(iter(library(workspace))) == file  # the newest first
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_an_export_is_a_file_that_is_an_adapter_again(workspace, desk, carry_out, to):
+    said = carry_out(desk.export(NORA, to))
+    file = workspace.adapters / f"mug-nora-{to}.safetensors"
+    assert file.is_file() and str(workspace.folder) not in said
+    assert read_card(file).trigger == read_card(workspace.runs / "mug-nora").trigger
+    again = desk.export(NORA, to)
+    assert f"adapters/mug-nora-{to}-2.safetensors" in again.arguments
+    # Of an export a further one, by the base that its header names or that is told.
+    onward = desk.export(f"adapters/{file.name}", "diffusers", "fp32", 2, "mine", "embedded")
+    assert "adapters/mine.safetensors" in onward.arguments and "--rank" in onward.arguments
+
+
+def test_a_mix_and_a_merge_take_each_by_its_strength(workspace, desk, carry_out, tiny_base):
+    both = [Chosen(NORA, 0.5), Chosen(LORA, 1.25)]
+    mix = desk.mix(both, "both")
+    assert "0.5 x mug-nora" in carry_out(mix) and "1.25" in mix.shown
+    assert (workspace.adapters / "both.safetensors").is_file()
+    carry_out(desk.merge(both, "whole", "fp32"))
+    merged = workspace.folder / MERGED / "whole"
+    assert load_sdxl(str(merged)).unet.config["in_channels"] == 4  # pyright: ignore
+    assert f"{MERGED}/whole-2" in desk.merge(both, "whole").arguments
+
+
+def test_a_look_at_what_would_be_published_shows_the_page(desk, carry_out):
+    order = desk.push(NORA, "ada/my-mug", "mit")
+    assert "--dry-run" in order.arguments and "--private" in order.arguments
+    page = model_card_in(carry_out(order))
+    assert page.startswith("---\n") and "license: mit" in page and "# mug-nora" in page
+    assert "Nothing was sent" not in page
+    assert "--dry-run" not in order.for_good().arguments
+    assert order.for_good().arguments == desk.push(NORA, "ada/my-mug", "mit", True, False).arguments
+
+
+def test_looking_inside_tells_method_and_layers(desk, carry_out):
+    assert "method" in carry_out(desk.inspect(NORA))
+
+
+def test_an_order_is_run_by_this_python(desk):
+    order = desk.inspect(LORA)
+    assert order.command == [sys.executable, "-m", "nora_studio.cli", "inspect", LORA]
+    assert order.shown == f"nora-studio inspect {LORA}"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["runs/none", "../x", "/etc/passwd", "", "runs/mug-nora/adapter", "--help", "adapters/x\x00"],
+)
+def test_only_adapters_of_the_shelf_are_taken(desk, path):
+    for order in (
+        lambda: desk.export(path, "kohya"),
+        lambda: desk.mix([Chosen(path), Chosen(NORA)], "x"),
+        lambda: desk.merge([Chosen(path)], "x"),
+        lambda: desk.push(path, "a/b"),
+        lambda: desk.inspect(path),
+    ):
+        with pytest.raises(StudioError, match="no adapter"):
+            order()
+
+
+def test_values_that_are_none_of_those_taken_are_refused(desk):
+    for order, told in (
+        (lambda: desk.export(NORA, "pickle"), "expected a format"),
+        (lambda: desk.export(NORA, "kohya", "int8"), "expected a precision"),
+        (lambda: desk.export(NORA, "kohya", None, -1), "expected a rank"),
+        (lambda: desk.export(NORA, "kohya", name="../x"), "expected a name"),
+        (lambda: desk.mix([Chosen(NORA)], "x"), "two adapters"),
+        (lambda: desk.mix([Chosen(NORA), Chosen(NORA)], "x"), "twice"),
+        (lambda: desk.mix([Chosen(NORA, float("nan")), Chosen(LORA)], "x"), "strength"),
+        (lambda: desk.mix([Chosen(NORA, -1), Chosen(LORA)], "x"), "strength"),
+        (lambda: desk.mix([Chosen(NORA)] * 9, "x"), "at most 8"),
+        (lambda: desk.merge([], "x"), "choose"),
+        (lambda: desk.merge([Chosen(NORA)], "-rf"), "expected a name"),
+        (lambda: desk.push(NORA, "a"), "owner/name"),
+        (lambda: desk.push(NORA, "--private/x"), "owner/name"),
+        (lambda: desk.push(NORA, "a/b/c"), "owner/name"),
+        (lambda: desk.push(NORA, "a/b", "--x"), "licence"),
+    ):
+        with pytest.raises(StudioError, match=told):
+            order()
+
+
+def test_a_base_that_visitors_may_not_load_is_not_loaded(workspace, twins):
+    asked: list[str] = []
+    desk = AdapterDesk(workspace, lambda model: bool(asked.append(model)))
+    for order in (
+        lambda: desk.export(NORA, "kohya"),
+        lambda: desk.merge([Chosen(NORA)], "x", model="/etc"),
+        lambda: desk.push(NORA, "a/b"),
+    ):
+        with pytest.raises(StudioError, match="cannot be loaded here"):
+            order()
+    assert asked[1] == "/etc" and asked[0] == read_card(workspace.runs / "mug-nora").model
+
+
+words = st.text(max_size=30) | st.sampled_from(["--out=/x", "$(id)", ";rm", "a b", "--weights"])
+
+
+@given(path=words, to=words, name=words, repository=words, model=words)
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+def test_no_word_of_a_page_becomes_a_flag(desk, path, to, name, repository, model):
+    for order in (
+        lambda: desk.export(path, to, name=name),
+        lambda: desk.export(NORA, "kohya", name=name),
+        lambda: desk.push(NORA, repository),
+    ):
+        try:
+            arguments = order().arguments
+        except StudioError:
+            continue
+        flags = {word for word in arguments if word.startswith("-")}
+        assert flags <= {"--to", "--out", "--private", "--dry-run"}
+        assert not any(Path(word).is_absolute() or ".." in word for word in arguments)
+
+
+def test_a_removed_file_comes_back_with_its_tokens_and_a_run_is_not_removed(
+    workspace, desk, carry_out
+):
+    carry_out(desk.export(NORA, "kohya", name="mine"))
+    beside = workspace.adapters / "mine.embedding.safetensors"
+    beside.write_bytes(b"tokens")
+    path = "adapters/mine.safetensors"
+    remove_file(workspace, path)
+    assert not beside.exists()
+    with pytest.raises(StudioError, match="no adapter"):
+        find_entry(workspace, path)
+    bring_back(workspace, "mine")
+    assert find_entry(workspace, path).bytes > 6 and beside.read_bytes() == b"tokens"
+    for name in ("mine", "../mine", ".trash"):
+        with pytest.raises(StudioError):
+            bring_back(workspace, name)
+    with pytest.raises(StudioError, match="under History"):
+        remove_file(workspace, NORA)
+
+
+def test_a_damaged_file_is_shown_with_its_fault_and_not_used(workspace, desk, carry_out, tmp_path):
+    carry_out(desk.export(NORA, "kohya", name="mine"))
+    file = workspace.adapters / "mine.safetensors"
+    upload = tmp_path / "upload"
+    shutil.copy(file, upload)
+    assert add_adapter(workspace, Incoming(upload, "mine.safetensors")).name == "mine-2.safetensors"
+    file.write_bytes(file.read_bytes()[:200])
+    entry = find_entry(workspace, "adapters/mine.safetensors")
+    assert entry.card is None and entry.problem and str(workspace.folder) not in entry.problem
+    with pytest.raises(StudioError, match="cannot be used"):
+        desk.export("adapters/mine.safetensors", "kohya")
