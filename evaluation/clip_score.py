@@ -93,10 +93,7 @@ def main() -> int:
         references = [open_photo(file) for file in list_photos(options.references)]
     if options.dino is not None and not references:
         raise StudioError("--dino: it compares with real photos. Name them with --references.")
-    available = "cuda" if torch.cuda.is_available() else "cpu"
-    device = available if options.device == "auto" else options.device
-    if device == "cuda" and available == "cpu":
-        raise StudioError("--device: no GPU is usable here. Leave --device out.")
+    device = choose_device(options.device)
     scorer = load_scorer(options.clip, device)
     dino = None if options.dino is None else load_dino(options.dino, device)
 
@@ -143,6 +140,14 @@ def main() -> int:
     print(as_text(tables))
     print(f"Written to {options.out}: scores.json, scores.md, grid.png, pictures/")
     return 0
+
+
+def choose_device(asked: str) -> str:
+    """cuda or cpu, as asked for or as there is."""
+    available = "cuda" if torch.cuda.is_available() else "cpu"
+    if asked == "cuda" and available == "cpu":
+        raise StudioError("--device: no GPU is usable here. Leave --device out.")
+    return available if asked == "auto" else asked
 
 
 def common_model(entrants: Sequence[Entrant]) -> str:

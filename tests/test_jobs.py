@@ -12,7 +12,8 @@ import pytest
 
 from nora_studio.errors import StudioError
 from nora_studio.studio import child
-from nora_studio.studio.jobs import WAITING_LIMIT, Job, Jobs
+from nora_studio.studio.job import Job
+from nora_studio.studio.jobs import WAITING_LIMIT, Jobs
 from nora_studio.studio.workspace import Workspace
 
 SLEEP = [sys.executable, "-S", "-c", "import time; print('at work', flush=True); time.sleep(60)"]

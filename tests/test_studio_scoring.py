@@ -9,7 +9,7 @@ from visiting import bring_runs, pressed, request_of, studio_in
 
 from nora_studio.errors import StudioError
 from nora_studio.studio.drawables import drawables_with
-from nora_studio.studio.jobs import ENDED
+from nora_studio.studio.job import ENDED
 from nora_studio.studio.scoring import (
     ScoreRequest,
     arguments,

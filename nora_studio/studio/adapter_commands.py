@@ -9,7 +9,8 @@ from pathlib import Path
 
 from nora_studio.errors import StudioError
 from nora_studio.studio.child import OUTPUT
-from nora_studio.studio.jobs import Job, Jobs
+from nora_studio.studio.job import Job
+from nora_studio.studio.jobs import Jobs
 from nora_studio.studio.library import LibraryEntry, find_entry
 from nora_studio.studio.workspace import Workspace, check_name, safe_name
 

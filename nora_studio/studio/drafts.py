@@ -12,7 +12,8 @@ from nora_studio.config import DreamboothOptions
 from nora_studio.errors import StudioError
 from nora_studio.options_file import parse_options, to_flags
 from nora_studio.shipped import ShippedSubject
-from nora_studio.studio.jobs import ENDED, Job, Jobs
+from nora_studio.studio.job import ENDED, Job
+from nora_studio.studio.jobs import Jobs
 from nora_studio.studio.photo_report import photo_report
 from nora_studio.studio.training import as_shown, runs_of, train_command
 from nora_studio.studio.uploads import Incoming, add_photos, photos_of, remove_subject

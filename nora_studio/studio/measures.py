@@ -8,7 +8,8 @@ from pathlib import Path
 
 from nora_studio.config import DreamboothOptions
 from nora_studio.options_file import to_toml
-from nora_studio.studio.jobs import ENDED, Job, Jobs
+from nora_studio.studio.job import ENDED, Job
+from nora_studio.studio.jobs import Jobs
 from nora_studio.studio.training import as_shown, train_command
 from nora_studio.studio.workspace import Workspace
 

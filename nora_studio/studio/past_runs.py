@@ -18,7 +18,8 @@ from nora_studio.history import (
     trashed,
 )
 from nora_studio.runs import Run
-from nora_studio.studio.jobs import ENDED, Jobs
+from nora_studio.studio.job import ENDED
+from nora_studio.studio.jobs import Jobs
 from nora_studio.studio.workspace import Workspace, check_name
 from nora_studio.wall import samples_of
 

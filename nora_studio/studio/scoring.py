@@ -14,7 +14,8 @@ from nora_studio.history import find_runs, read_settings
 from nora_studio.prompts import in_places
 from nora_studio.runs import Run
 from nora_studio.scripts import CLIP_SCORE, FIDELITY, script_command
-from nora_studio.studio.jobs import ENDED, Job, Jobs
+from nora_studio.studio.job import ENDED, Job
+from nora_studio.studio.jobs import Jobs
 from nora_studio.studio.workspace import Workspace, safe_name
 
 Kind = Literal["fidelity", "score"]

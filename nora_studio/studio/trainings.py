@@ -7,7 +7,8 @@ from typing import Any
 from nora_studio.errors import StudioError
 from nora_studio.history import find_runs
 from nora_studio.runs import CONFIG, Run
-from nora_studio.studio.jobs import ENDED, Job, Jobs
+from nora_studio.studio.job import ENDED, Job
+from nora_studio.studio.jobs import Jobs
 from nora_studio.studio.workspace import Workspace
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from nora_studio.compare import METHOD_NAMES
 from nora_studio.formats.card import AdapterCard
 from nora_studio.studio.adapter_commands import files_of, is_preview, output_of, result_of
-from nora_studio.studio.jobs import Job, Jobs, State
+from nora_studio.studio.job import Job, State
+from nora_studio.studio.jobs import Jobs
 from nora_studio.studio.library import LibraryEntry
 from nora_studio.studio.workspace import Workspace
 

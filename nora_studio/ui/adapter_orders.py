@@ -16,7 +16,7 @@ from nora_studio.studio.adapter_commands import (
     model_card_in,
     output_of,
 )
-from nora_studio.studio.jobs import ENDED
+from nora_studio.studio.job import ENDED
 from nora_studio.studio.library import library
 from nora_studio.studio.quota import check_room
 from nora_studio.studio.studio import Studio

@@ -116,14 +116,8 @@ def wire_form(studio: Studio, shared: Shared, tab: gr.Tab, form: Form) -> None:
             gr.Dropdown([("none", ""), *((name, name) for name in folders)], value=photos),
             [],
             [],
-            *sliders_at(wanted, strengths),
+            *_sliders_at(wanted, strengths),
         )
-
-    def sliders_at(wanted: list[str], strengths: list[float]) -> list[Any]:
-        """Strengths that came along with what another tab hands over; else none is touched."""
-        if not wanted:
-            return [gr.skip()] * ADAPTERS_LIMIT
-        return [gr.Slider(value=s) for s in [*strengths, *[1.0] * ADAPTERS_LIMIT][:ADAPTERS_LIMIT]]
 
     def follow(chosen: list[str], prompts: str, request: gr.Request):
         """A slider for each adapter, and prompts for what they learned."""
@@ -141,11 +135,6 @@ def wire_form(studio: Studio, shared: Shared, tab: gr.Tab, form: Form) -> None:
         first = CHIPS[0].format(subject) if not prompts.strip() and used else gr.skip()
         return [*sliders, gr.Checkbox(visible=len(used) > 1), _chips(subject), first]
 
-    def add(prompts: str, event: gr.EventData) -> str:
-        lines = [line for line in prompts.splitlines() if line.strip()]
-        prompt = act_of(event).get("prompt", "")
-        return "\n".join(lines if prompt in lines else [*lines, prompt])
-
     gr.on(
         [tab.select, shared.adapters.change], refresh,
         [form.adapters, shared.adapters, shared.strengths, form.photos],
@@ -155,10 +144,23 @@ def wire_form(studio: Studio, shared: Shared, tab: gr.Tab, form: Form) -> None:
         follow, [form.adapters, form.prompts],
         [*form.strengths, form.together, form.chips, form.prompts], **QUIET,
     )  # fmt: skip
-    form.chips.select(add, form.prompts, form.prompts, **QUIET)
+    form.chips.select(_add, form.prompts, form.prompts, **QUIET)
     form.layout.change(
         lambda layout: gr.Textbox(visible=layout == "strengths"), form.layout, form.sweep, **QUIET
     )
+
+
+def _sliders_at(wanted: list[str], strengths: list[float]) -> list[Any]:
+    """Strengths that came along with what another tab hands over; else none is touched."""
+    if not wanted:
+        return [gr.skip()] * ADAPTERS_LIMIT
+    return [gr.Slider(value=s) for s in [*strengths, *[1.0] * ADAPTERS_LIMIT][:ADAPTERS_LIMIT]]
+
+
+def _add(prompts: str, event: gr.EventData) -> str:
+    lines = [line for line in prompts.splitlines() if line.strip()]
+    prompt = act_of(event).get("prompt", "")
+    return "\n".join(lines if prompt in lines else [*lines, prompt])
 
 
 def _twins(drawables: Sequence[Drawable]) -> list[str]:

@@ -3,7 +3,8 @@
 import html
 import re
 
-from nora_studio.studio.jobs import Job, Jobs
+from nora_studio.studio.job import Job
+from nora_studio.studio.jobs import Jobs
 
 NAMES = {"fidelity": "Finding the best strength", "score": "Comparing the final adapters"}
 _DRAWN = re.compile(r"drawing: .*?(\d+)/(\d+) \[")

@@ -7,7 +7,7 @@ import gradio as gr
 
 from nora_studio.errors import StudioError
 from nora_studio.fidelity import Fidelity
-from nora_studio.studio.jobs import ENDED, Job
+from nora_studio.studio.job import ENDED, Job
 from nora_studio.studio.scoring import (
     MOST_CHECKPOINTS,
     MOST_RUNS,
