@@ -13,7 +13,8 @@ from nora_studio.studio.drawables import find_drawables, labels_of, some_checkpo
 from nora_studio.studio.sheets import new_sheet
 from nora_studio.studio.workspace import Workspace
 from nora_studio.ui.comparison_request import Fields, request_of
-from nora_studio.ui.comparison_view import escaped, sheet_view
+from nora_studio.ui.comparison_view import sheet_view
+from nora_studio.ui.escaping import escaped
 
 NASTY = "<img src=x onerror=alert(1)> \"'{{lookup}} ${props.value} a [V] mug"
 

@@ -1,6 +1,5 @@
 """The bench of the Adapters tab: what to make of the chosen adapters, and the command for it."""
 
-import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import gradio as gr
 from nora_studio.errors import StudioError
 from nora_studio.studio.adapter_commands import AdapterDesk, Chosen, Order
 from nora_studio.studio.workspace import safe_name
+from nora_studio.ui.escaping import escaped
 
 ACTIONS = (
     ("Export", "export"),
@@ -181,9 +181,9 @@ def shown_command(make: Callable[[], Order]) -> tuple[str, Any]:
         order = make()
     except StudioError as error:
         text = str(error)
-        words = html.escape(text[:1].upper() + text[1:])
+        words = escaped(text[:1].upper() + text[1:])
         return f'<p class="note">{words}</p>', gr.Button(interactive=False)
     return (
-        f'<pre class="command">{html.escape(order.shown)}</pre>',
+        f'<pre class="command">{escaped(order.shown)}</pre>',
         gr.Button(interactive=True),
     )

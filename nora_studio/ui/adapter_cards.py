@@ -1,6 +1,5 @@
 """The Adapters tab as HTML: cards, what is chosen, and what came of each command."""
 
-import html
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from nora_studio.studio.job import Job, State
 from nora_studio.studio.jobs import Jobs
 from nora_studio.studio.library import LibraryEntry
 from nora_studio.studio.workspace import Workspace
+from nora_studio.ui.escaping import escaped
 
 EMPTY = (
     '<div class="empty"><b>No adapters yet</b>Train one under Train, and it stands here when it is '
@@ -82,22 +82,22 @@ def shelf_view(
 
 
 def _card(entry: LibraryEntry, is_chosen: bool, workspace: Workspace) -> str:
-    title, path = html.escape(entry.title), html.escape(entry.path)
+    title, path = escaped(entry.title), escaped(entry.path)
     method = entry.card.method if entry.card is not None else ""
     colour = method if method in ("nora", "lora") else "base"
     picture = (
-        f'<img class="picture" src="{html.escape(workspace.url(entry.thumbnail))}" alt="" '
+        f'<img class="picture" src="{escaped(workspace.url(entry.thumbnail))}" alt="" '
         'loading="lazy" width="256" height="256">'
         if entry.thumbnail is not None
         else f'<div class="picture blank {colour}" aria-hidden="true"><i></i></div>'
     )
     kind = KINDS.get(entry.kind, "file")
-    called = html.escape(method_name(method)) if method else "Unknown"
+    called = escaped(method_name(method)) if method else "Unknown"
     usable = "" if entry.card is not None else " disabled"
     body = (
         _facts(entry.card)
         if entry.card is not None
-        else f'<p class="problem">{html.escape(entry.problem)}</p>'
+        else f'<p class="problem">{escaped(entry.problem)}</p>'
     )
     return (
         f'<article class="adapter"><button class="adapter-pick" data-adapter="{path}" '
@@ -130,7 +130,7 @@ def _facts(card: AdapterCard) -> str:
     ]
     lines = "".join(
         f"<dt{f' title={chr(34)}{tip}{chr(34)}' if tip else ''}>{name}</dt>"
-        f"<dd>{html.escape(value)}</dd>"
+        f"<dd>{escaped(value)}</dd>"
         for name, tip, value in rows
         if value
     )
@@ -150,17 +150,17 @@ def _scores(entry: LibraryEntry) -> str:
 def _links(entry: LibraryEntry, workspace: Workspace) -> str:
     if entry.kind == "run":
         return ""
-    name = html.escape(Path(entry.path).name)
+    name = escaped(Path(entry.path).name)
     link = _download(workspace.folder / entry.path, workspace, "Download")
     return (
         f'<p class="adapter-links">{link}<button class="plain-button" data-act="remove" '
-        f'data-adapter="{html.escape(entry.path)}" aria-label="Remove {name}">Remove</button></p>'
+        f'data-adapter="{escaped(entry.path)}" aria-label="Remove {name}">Remove</button></p>'
     )
 
 
 def _download(file: Path, workspace: Workspace, words: str) -> str:
-    address = html.escape(f"{workspace.url(file)}&download")
-    return f'<a class="plain-button" href="{address}" download>{html.escape(words)}</a>'
+    address = escaped(f"{workspace.url(file)}&download")
+    return f'<a class="plain-button" href="{address}" download>{escaped(words)}</a>'
 
 
 def chosen_view(
@@ -177,7 +177,7 @@ def chosen_view(
 
 
 def _chosen(entry: LibraryEntry, strength: float | None) -> str:
-    title, path = html.escape(entry.title), html.escape(entry.path)
+    title, path = escaped(entry.title), escaped(entry.path)
     method = entry.card.method if entry.card is not None else ""
     colour = method if method in ("nora", "lora") else "base"
     slider = (
@@ -216,7 +216,7 @@ def _job(job: Job, jobs: Jobs, workspace: Workspace) -> str:
         lines = [line for line in text.splitlines() if line.strip()]
         why = next((line for line in reversed(lines) if line.startswith("error: ")), "")
         why = why.removeprefix("error: ") or (lines[-1] if lines else "its process is gone.")
-        problem = f'<p class="problem" role="alert">{html.escape(why)}</p>'
+        problem = f'<p class="problem" role="alert">{escaped(why)}</p>'
     is_open = " open" if job.kind == "inspect" and state == "finished" else ""
     stop = (
         f'<button class="plain-button" data-act="stop" data-job="{job.id}">Stop</button>'
@@ -224,11 +224,11 @@ def _job(job: Job, jobs: Jobs, workspace: Workspace) -> str:
         else ""
     )
     return (
-        f'<li><div class="made-head"><b>{doing} {html.escape(job.title)}</b>'
+        f'<li><div class="made-head"><b>{doing} {escaped(job.title)}</b>'
         f'<span class="chip {colour}">{word}</span><span class="note">{when}</span>{stop}{made}'
         f"</div>{problem}<details{is_open}><summary>The command and what it said</summary>"
-        f'<pre class="command">{html.escape(job.shown)}</pre>'
-        f'<pre class="said">{html.escape(text.strip() or "Nothing yet.")}</pre></details></li>'
+        f'<pre class="command">{escaped(job.shown)}</pre>'
+        f'<pre class="said">{escaped(text.strip() or "Nothing yet.")}</pre></details></li>'
     )
 
 

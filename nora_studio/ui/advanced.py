@@ -1,7 +1,6 @@
 """The Advanced section: a field for each of the trainer's options, made from their dataclasses."""
 
 import dataclasses
-import html
 from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
@@ -13,6 +12,7 @@ from nora_studio.config import PART_FIELDS, DreamboothOptions
 from nora_studio.options_file import flag_words
 from nora_studio.options_page import helps, own_fields
 from nora_studio.settings.adapter import PartOptions
+from nora_studio.ui.escaping import escaped
 
 ELSEWHERE = {
     "instance_dir", "prompt", "model", "output_dir", "name", "steps", "method", "resume",
@@ -126,7 +126,7 @@ def _field(owner: type, field: dataclasses.Field, prefix: str, words: str) -> Fi
     elif get_origin(hint) is tuple:
         component = gr.Textbox("\n".join(default), lines=2, placeholder="One a line", **common)
     else:
-        assert str in kinds or Path in kinds, html.escape(flag)
+        assert str in kinds or Path in kinds, escaped(flag)
         component = gr.Textbox(default or "", placeholder="recommended", **common)
     return Field(flag, hint, default, component)
 

@@ -11,7 +11,7 @@ from nora_studio.studio.blind import (
 )
 from nora_studio.studio.sheets import Sheet
 from nora_studio.studio.workspace import Workspace
-from nora_studio.ui.comparison_view import escaped
+from nora_studio.ui.escaping import escaped
 
 PHOTOS_SHOWN = 5
 CHOSEN = {"left": 0, "right": 1}

@@ -12,7 +12,7 @@ from nora_studio.studio.studio import Studio
 from nora_studio.studio.workspace import Workspace, check_name
 from nora_studio.ui.acts import ON_LOAD, act_of
 from nora_studio.ui.comparison_request import CHIPS, LAYOUTS, Fields
-from nora_studio.ui.comparison_view import escaped
+from nora_studio.ui.escaping import escaped
 from nora_studio.ui.shared import Shared
 
 ADAPTERS_LIMIT = 6

@@ -1,12 +1,12 @@
 """Drawn pictures on the page: rows and columns, scores under them, what is still to come."""
 
-import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nora_studio.studio.sheets import Place, Sheet
 from nora_studio.studio.workspace import Workspace
+from nora_studio.ui.escaping import escaped
 
 SCORE_NAMES = {
     "CLIP-T": ("prompt", "CLIP-T: how well a picture shows what its prompt says, 0 to 1"),
@@ -37,12 +37,6 @@ class _Block:
     heads: Sequence[tuple[str, str]]
     """(label, kind) of each column."""
     rows: Sequence[tuple[str, Sequence[Place]]]
-
-
-def escaped(text: object) -> str:
-    """A text as HTML, and inert to the page's templates, which read braces and dollars."""
-    plain = html.escape(str(text))
-    return plain.replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;")
 
 
 def sheet_view(sheet: Sheet | None, workspace: Workspace) -> str:

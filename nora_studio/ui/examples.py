@@ -1,13 +1,13 @@
 """The shipped subjects as cards, a press away."""
 
 import base64
-import html
 import io
 
 from PIL import Image
 
 from nora_studio.data.images import list_photos
 from nora_studio.shipped import ShippedSubject, shipped_subjects
+from nora_studio.ui.escaping import escaped
 
 SIDE = 96
 
@@ -23,10 +23,10 @@ def example_cards() -> str:
         small.save(stream, "JPEG", quality=80)
         data = base64.b64encode(stream.getvalue()).decode()
         cards.append(
-            f'<button class="example" data-act="example" data-subject="{html.escape(name)}" '
-            f'title="{html.escape(subject.description)}">'
+            f'<button class="example" data-act="example" data-subject="{escaped(name)}" '
+            f'title="{escaped(subject.description)}">'
             f'<img alt="" width="{SIDE}" height="{SIDE}" '
-            f'src="data:image/jpeg;base64,{data}"><span>{html.escape(subject.class_word)}</span>'
+            f'src="data:image/jpeg;base64,{data}"><span>{escaped(subject.class_word)}</span>'
             "</button>"
         )
     return f'<div class="examples">{"".join(cards)}</div>'

@@ -1,11 +1,11 @@
 """A fidelity result as HTML: the plot whose points can be pressed, what one drew, what to use."""
 
-import html
 from collections.abc import Callable, Sequence
 
 from nora_studio.fidelity import PROMPT_SCORE, Fidelity, Point
 from nora_studio.fidelity_words import advice, fidelity_table, point_name
 from nora_studio.ui.axes import Axis, number
+from nora_studio.ui.escaping import escaped
 from nora_studio.ui.pieces import METHOD_NAMES, colour_of, dot, table
 
 TITLES = {
@@ -70,10 +70,10 @@ def _spot(
     return (
         f'<button type="button" class="spot {" ".join(kinds)}" data-act="point" '
         f'data-point="{number_}" aria-pressed="{str(is_chosen).lower()}" '
-        f'aria-label="{html.escape(told)}{", recommended" if is_best else ""}" '
+        f'aria-label="{escaped(told)}{", recommended" if is_best else ""}" '
         f'style="left:{place[0]:.2f}%;bottom:{place[1]:.2f}%;'
         f'--c:var(--{colour_of(point.method)});--r:{_size(point.strength):.2f}rem"><i></i>'
-        f'<span class="read {side}">{html.escape(point.run)}<br>step {point.step:,} × '
+        f'<span class="read {side}">{escaped(point.run)}<br>step {point.step:,} × '
         f"{point.strength:g}{mark}</span></button>"
     )
 
@@ -100,8 +100,7 @@ def _paths(result: Fidelity, place: Callable[[Point], tuple[float, float]]) -> s
 def _key(result: Fidelity) -> str:
     runs = {point.run: point.method for point in result.points}
     rows = [
-        f"<li>{dot(method)} {html.escape(run)} "
-        f"({html.escape(METHOD_NAMES.get(method, method))})</li>"
+        f"<li>{dot(method)} {escaped(run)} ({escaped(METHOD_NAMES.get(method, method))})</li>"
         for run, method in runs.items()
     ]
     rows.append("<li>larger: stronger</li><li>filled: the final adapter</li>")
@@ -127,14 +126,14 @@ def panel_view(result: Fidelity, chosen: int | None, address: Callable[[str], st
     pictures = []
     for prompt, own, base in zip(prompts, point.pictures, result.base.pictures):
         cells = "".join(
-            f'<img class="picture" src="{html.escape(address(name) or "")}" width="256" '
-            f'height="256" loading="lazy" alt="{who}: {html.escape(prompt)}">'
-            for name, who in ((base, "Base"), (own, html.escape(point.run)))
+            f'<img class="picture" src="{escaped(address(name) or "")}" width="256" '
+            f'height="256" loading="lazy" alt="{who}: {escaped(prompt)}">'
+            for name, who in ((base, "Base"), (own, escaped(point.run)))
         )
-        pictures.append(f"<figure>{cells}<figcaption>{html.escape(prompt)}</figcaption></figure>")
+        pictures.append(f"<figure>{cells}<figcaption>{escaped(prompt)}</figcaption></figure>")
     last = " · final adapter" if point.is_final else ""
     return (
-        f'<section class="card chosen-point"><h3>{dot(point.method)} {html.escape(point.run)}</h3>'
+        f'<section class="card chosen-point"><h3>{dot(point.method)} {escaped(point.run)}</h3>'
         f'<p class="note">Step {point.step:,}{last} · strength {point.strength:g}</p>'
         f'<p class="chips">{"".join(chips)}</p><button type="button" class="plain-button" '
         f'data-act="use" data-point="{chosen}">Use this strength in Compare</button>'
@@ -146,7 +145,7 @@ def panel_view(result: Fidelity, chosen: int | None, address: Callable[[str], st
 def _chip(name: str, mean: float, low: float | None = None, high: float | None = None) -> str:
     called, meaning = TITLES[name]
     ends = f"; 95% interval {low:.3f} to {high:.3f}" if None not in (low, high) else ""
-    return f'<span class="chip" title="{html.escape(meaning + ends)}">{called} {mean:.3f}</span>'
+    return f'<span class="chip" title="{escaped(meaning + ends)}">{called} {mean:.3f}</span>'
 
 
 def advice_view(result: Fidelity, runs: Sequence[str]) -> str:
@@ -163,8 +162,8 @@ def advice_view(result: Fidelity, runs: Sequence[str]) -> str:
                 f'data-point="{found.point}">Use strength {strength:g} in Compare</button>'
             )
         cards.append(
-            f'<section class="card advice"><h3>{dot(method)} {html.escape(run)}</h3>'
-            f"<p>{html.escape(advice(result, run))}</p>{button}</section>"
+            f'<section class="card advice"><h3>{dot(method)} {escaped(run)}</h3>'
+            f"<p>{escaped(advice(result, run))}</p>{button}</section>"
         )
     head, *rows = fidelity_table(result)
     heads = [TITLES.get(name, (name, "")) for name in head]
@@ -179,7 +178,7 @@ def advice_view(result: Fidelity, runs: Sequence[str]) -> str:
 
 def _judges(result: Fidelity) -> str:
     names = [f"Judged by CLIP {result.clip}", *([f"DINO {result.dino}"] if result.dino else [])]
-    return html.escape(" and ".join(names))
+    return escaped(" and ".join(names))
 
 
 def first_choice(result: Fidelity, runs: Sequence[str]) -> int | None:

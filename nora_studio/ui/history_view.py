@@ -1,12 +1,12 @@
 """Runs of the past as HTML: the list, one run in full, and what two differ in."""
 
 import datetime
-import html
 from collections.abc import Mapping, Sequence
 
 from nora_studio.history import Settings, Standing, common_steps, differing_settings
 from nora_studio.studio.past_runs import PastRun, settings_of
 from nora_studio.studio.workspace import Workspace
+from nora_studio.ui.escaping import escaped
 from nora_studio.ui.line_chart import Series, line_chart
 from nora_studio.ui.pieces import METHOD_NAMES, colour_of, dot, table
 from nora_studio.wall import samples_of
@@ -42,10 +42,10 @@ def list_view(runs: Sequence[PastRun], picked: Sequence[str], workspace: Workspa
 
 
 def _row(past: PastRun, is_picked: bool, workspace: Workspace) -> str:
-    now, name = past.standing, html.escape(past.name)
+    now, name = past.standing, escaped(past.name)
     picture = '<span class="picture"></span>'
     if past.thumbnail is not None:
-        address = html.escape(workspace.url(past.thumbnail))
+        address = escaped(workspace.url(past.thumbnail))
         picture = (
             f'<img class="picture" src="{address}" alt="" loading="lazy" width="64" height="64">'
         )
@@ -59,8 +59,8 @@ def _row(past: PastRun, is_picked: bool, workspace: Workspace) -> str:
     return (
         f'<button type="button" class="run-row" data-act="pick" data-run="{name}" '
         f'aria-pressed="{str(is_picked).lower()}">{picture}'
-        f'<span class="run-name"><b>{dot(now.method)} {name}</b><small>{html.escape(when)}</small>'
-        f'</span><span class="chip {colour}">{html.escape(word)}</span>'
+        f'<span class="run-name"><b>{dot(now.method)} {name}</b><small>{escaped(when)}</small>'
+        f'</span><span class="chip {colour}">{escaped(word)}</span>'
         f'<span class="run-steps">{now.step:,} of {now.steps:,} steps</span>'
         f'<span class="run-losses">{"".join(losses)}</span></button>'
     )
@@ -111,13 +111,13 @@ def detail_view(runs: Sequence[Standing], workspace: Workspace, meanings: Mappin
 def _settings(now: Standing, settings: Settings, meanings: Mapping[str, str]) -> str:
     problem = ""
     if now.error:
-        problem = f'<p class="problem" role="status">{html.escape(now.error)}</p>'
+        problem = f'<p class="problem" role="status">{escaped(now.error)}</p>'
     rows = [
         f'<tr><th scope="row">{_setting(name, meanings)}</th><td>{_value(value)}</td></tr>'
         for name, value in settings.items()
     ]
     return (
-        f'<section class="card"><h3>Settings of {html.escape(now.run.folder.name)}</h3>{problem}'
+        f'<section class="card"><h3>Settings of {escaped(now.run.folder.name)}</h3>{problem}'
         f'<div class="wide tall" tabindex="0"><table class="plain settings"><tbody>{"".join(rows)}'
         "</tbody></table></div></section>"
     )
@@ -126,7 +126,7 @@ def _settings(now: Standing, settings: Settings, meanings: Mapping[str, str]) ->
 def _difference(
     runs: Sequence[Standing], settings: Sequence[Settings], meanings: Mapping[str, str]
 ) -> str:
-    first, second = (html.escape(now.run.folder.name) for now in runs)
+    first, second = (escaped(now.run.folder.name) for now in runs)
     differing = dict(differing_settings(settings[0], settings[1]))
     if runs[0].method != runs[1].method:
         differing = {"method": tuple(now.method for now in runs)} | differing
@@ -163,8 +163,8 @@ def _ends(runs: Sequence[Standing]) -> str:
 
 def _setting(name: str, meanings: Mapping[str, str]) -> str:
     meaning = meanings.get(name) or meanings.get(name.rpartition(".")[2], "")
-    words = html.escape(name.replace("_", " ").replace(".", ": "))
-    return f'<span title="{html.escape(meaning)}">{words}</span>' if meaning else words
+    words = escaped(name.replace("_", " ").replace(".", ": "))
+    return f'<span title="{escaped(meaning)}">{words}</span>' if meaning else words
 
 
 def _value(value: object) -> str:
@@ -173,31 +173,31 @@ def _value(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return "<br>".join(html.escape(str(item)) for item in value) or "none"
-    return html.escape(str(value))
+        return "<br>".join(escaped(str(item)) for item in value) or "none"
+    return escaped(str(value))
 
 
 def _samples(now: Standing, workspace: Workspace) -> str:
     """The base's and the latest samples of a run, prompt by prompt."""
     samples = samples_of(now.run)
-    name, last = html.escape(now.run.folder.name), max(samples, default=0)
+    name, last = escaped(now.run.folder.name), max(samples, default=0)
     head = f"<h3>{dot(now.method)} {name}</h3>"
     if not last:
         return f'<section class="card">{head}<p class="note">It drew no samples.</p></section>'
     base = samples.get(0, {})
-    called = html.escape(METHOD_NAMES.get(now.method, now.method))
+    called = escaped(METHOD_NAMES.get(now.method, now.method))
     prompts = settings_of(now.run).get("sample_prompts") or []
     figures = []
     for number, file in samples[last].items():
         prompt = prompts[number - 1] if number <= len(prompts) else ""
         cells = "".join(
-            f'<img class="picture" src="{html.escape(workspace.url(one))}" alt="{who}: '
-            f'{html.escape(prompt)}" loading="lazy" width="256" height="256">'
+            f'<img class="picture" src="{escaped(workspace.url(one))}" alt="{who}: '
+            f'{escaped(prompt)}" loading="lazy" width="256" height="256">'
             if one is not None
             else '<span class="picture"></span>'
             for one, who in ((base.get(number), "Base"), (file, called))
         )
-        figures.append(f"<figure>{cells}<figcaption>{html.escape(prompt)}</figcaption></figure>")
+        figures.append(f"<figure>{cells}<figcaption>{escaped(prompt)}</figcaption></figure>")
     return (
         f'<section class="card">{head}<div class="pairs"><p class="note">On the left the base, on '
         f"the right step {last:,}.</p>{''.join(figures)}</div></section>"
@@ -211,17 +211,17 @@ def trash_view(names: Sequence[str], undone: Sequence[str]) -> str:
         undone: Deleted last, by this page.
     """
     last = "".join(
-        f'<p class="undo" role="status">{html.escape(name)} was deleted.'
+        f'<p class="undo" role="status">{escaped(name)} was deleted.'
         f'<button type="button" class="plain-button" data-act="restore" '
-        f'data-run="{html.escape(name)}">Undo</button></p>'
+        f'data-run="{escaped(name)}">Undo</button></p>'
         for name in undone
         if name in names
     )
     if not names:
         return ""
     rows = "".join(
-        f'<li><span>{html.escape(name)}</span><button type="button" class="plain-button" '
-        f'data-act="restore" data-run="{html.escape(name)}">Bring back</button></li>'
+        f'<li><span>{escaped(name)}</span><button type="button" class="plain-button" '
+        f'data-act="restore" data-run="{escaped(name)}">Bring back</button></li>'
         for name in names
     )
     count = f"{len(names)} deleted run{'s' * (len(names) > 1)}"

@@ -1,6 +1,5 @@
 """A line chart as HTML of our own: sharp at every width, in the page's colours, no script."""
 
-import html
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from itertools import pairwise
 from typing import Literal
 
 from nora_studio.ui.axes import Axis, number
+from nora_studio.ui.escaping import escaped
 
 _MOST_POINTS = 400
 """A line draws; more than there are pixels only make the page heavy."""
@@ -61,8 +61,8 @@ def line_chart(
     every = [point for points in shown for point in points]
     if not every:
         return (
-            f'<figure class="chart"><figcaption>{html.escape(title)}</figcaption>'
-            f'<div class="plot empty"><p>{html.escape(empty)}</p></div><ul class="key"></ul>'
+            f'<figure class="chart"><figcaption>{escaped(title)}</figcaption>'
+            f'<div class="plot empty"><p>{escaped(empty)}</p></div><ul class="key"></ul>'
             "</figure>"
         )
     steps = Axis.around([step for step, _ in every], tight=True)
@@ -72,8 +72,8 @@ def line_chart(
         lines = [_path(p, steps, values, one, "raw") for one, p in zip(series, raw) if p]
     lines += [_path(p, steps, values, one, "line") for one, p in zip(series, shown) if p]
     return (
-        f'<figure class="chart"><figcaption>{html.escape(title)}</figcaption>'
-        f'<div class="plot" role="img" aria-label="{html.escape(_told(title, series, shown))}">'
+        f'<figure class="chart"><figcaption>{escaped(title)}</figcaption>'
+        f'<div class="plot" role="img" aria-label="{escaped(_told(title, series, shown))}">'
         f"{_labels(steps, values)}"
         '<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" aria-hidden="true">'
         f"{''.join(lines)}</svg>{_columns(series, shown, steps, values)}</div>"
@@ -148,7 +148,7 @@ def _columns(
                 continue
             place = f"bottom:{values.percent(point[1]):.2f}%;background:var(--{one.colour})"
             dots.append(f'<i style="{place}"></i>')
-            name = f"<span>{_swatch(one)}{html.escape(one.label)}</span>"
+            name = f"<span>{_swatch(one)}{escaped(one.label)}</span>"
             rows.append(f"<div>{name}{point[1]:.4g}</div>")
         side = "after" if centre < 50 else "before"
         strips.append(
@@ -176,7 +176,7 @@ def _swatch(one: Series) -> str:
 def _key(series: Sequence[Series], shown: Sequence[list[Point]]) -> str:
     """Whose line is which, with its last value."""
     rows = [
-        f"<li>{_swatch(one)}{html.escape(one.label)}"
+        f"<li>{_swatch(one)}{escaped(one.label)}"
         f"{f' <b>{points[-1][1]:.4g}</b>' if points else ''}</li>"
         for one, points in zip(series, shown)
     ]

@@ -1,10 +1,10 @@
 """A measurement under way as HTML: how far it is, and why it failed."""
 
-import html
 import re
 
 from nora_studio.studio.job import Job
 from nora_studio.studio.jobs import Jobs
+from nora_studio.ui.escaping import escaped
 
 NAMES = {"fidelity": "Finding the best strength", "score": "Comparing the final adapters"}
 _DRAWN = re.compile(r"drawing: .*?(\d+)/(\d+) \[")
@@ -22,7 +22,7 @@ def measuring_view(job: Job, jobs: Jobs) -> str:
         why = ends[-1] if ends else "Its process ended without a word."
         words = f"{title} failed: {why}" if state == "failed" else f"{title} was stopped."
         kind = "problem" if state == "failed" else "note"
-        return f'<p class="{kind}" role="status">{html.escape(words)}</p>'
+        return f'<p class="{kind}" role="status">{escaped(words)}</p>'
     found = [match for line in lines for match in _DRAWN.findall(line)]
     done, total = map(int, found[-1]) if found else (0, 0)
     before = jobs.place(job)
@@ -35,6 +35,6 @@ def measuring_view(job: Job, jobs: Jobs) -> str:
         f"<b>{told}</b></div>"
         f'<div class="meter" role="progressbar" aria-valuenow="{share:.0f}" aria-valuemin="0" '
         f'aria-valuemax="100" aria-label="{title}"><div style="width:{share:.1f}%"></div></div>'
-        f'<details><summary>The command</summary><pre class="command">{html.escape(job.shown)}'
+        f'<details><summary>The command</summary><pre class="command">{escaped(job.shown)}'
         "</pre></details></section>"
     )

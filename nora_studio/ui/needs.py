@@ -1,7 +1,5 @@
 """What a start would take, or what is missing for one: the line over the button."""
 
-import html
-
 from nora_studio.errors import StudioError
 from nora_studio.studio.drafts import DRAFT
 from nora_studio.studio.measures import Measure, Measures
@@ -9,6 +7,7 @@ from nora_studio.studio.studio import Studio
 from nora_studio.studio.training import arguments_of, check_arguments
 from nora_studio.studio.uploads import photos_of
 from nora_studio.studio.workspace import Workspace
+from nora_studio.ui.escaping import escaped
 
 BUSY = " Another training is at work here; this one would wait for it."
 NO_ROOM = "It does not fit into the memory here: choose a smaller batch, or 8 or 4 base bits."
@@ -23,7 +22,7 @@ def needs_view(studio: Studio, measures: Measures, workspace: Workspace, shown: 
     try:
         options = check_arguments(workspace, arguments_of(shown), studio.is_model_allowed)
     except StudioError as error:
-        return _note(html.escape(str(error)), "problem")
+        return _note(escaped(str(error)), "problem")
     busy = BUSY if studio.jobs.is_device_busy() else ""
     measure = measures.find(options)
     if measure is not None and not measure.fits:
@@ -35,7 +34,7 @@ def needs_view(studio: Studio, measures: Measures, workspace: Workspace, shown: 
     tried = measures.was_tried(workspace, studio.jobs, options)
     if tried is not None and studio.jobs.state(tried) == "failed":
         last = (studio.jobs.tail(tried, 1) or ["its process was killed."])[0]
-        return _note(f"Not measured: {html.escape(last.removeprefix('error: '))}", "problem")
+        return _note(f"Not measured: {escaped(last.removeprefix('error: '))}", "problem")
     return _note(f"Nobody has measured yet how long this takes.{busy}")
 
 

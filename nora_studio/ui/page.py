@@ -1,12 +1,12 @@
 """The whole page: the head, and a tab for each thing that one does here."""
 
-import html
 from collections.abc import Callable
 
 import gradio as gr
 
 from nora_studio.studio.studio import Studio
 from nora_studio.ui import adapters, compare, history, scores, train, watch
+from nora_studio.ui.escaping import escaped
 from nora_studio.ui.shared import Shared
 
 TABS: tuple[tuple[str, str, Callable[[Studio, Shared, gr.Tab], None]], ...] = (
@@ -64,7 +64,7 @@ def _head(account: str | None) -> str:
     who = ""
     if account is not None:
         who = (
-            f'<span>{html.escape(account)}</span><form method="post" action="/logout">'
+            f'<span>{escaped(account)}</span><form method="post" action="/logout">'
             "<button>Log out</button></form>"
         )
     return (

@@ -1,12 +1,11 @@
 """A subject's photos as rows: what is trained of each, its words, and what is wrong with it."""
 
-import html
-
 from nora_studio.data.buckets import bucket_sizes, buckets_pay, nearest_size
 from nora_studio.models import EMBEDDED
 from nora_studio.studio.photo_report import PhotoReport
 from nora_studio.studio.uploads import MOST_CAPTION, StoredPhoto
 from nora_studio.studio.workspace import Workspace
+from nora_studio.ui.escaping import escaped
 
 RESOLUTIONS = {EMBEDDED: 64}
 SDXL_RESOLUTION, SDXL_STEP = 1024, 64
@@ -29,15 +28,15 @@ def photo_rows(
         return EMPTY
     overall = "".join(_remark(remark.text, remark.is_unusable) for remark in report.overall)
     shapes = _shapes(photos, model)
-    hint = html.escape(f"a photo of a [V] {noun or 'mug'} on a wooden table")
+    hint = escaped(f"a photo of a [V] {noun or 'mug'} on a wooden table")
     rows = []
     for photo, (width, height) in zip(photos, shapes):
         remarks = report.photos.get(photo.name, [])
         said = "".join(_remark(remark.text, remark.is_unusable) for remark in remarks)
-        name = html.escape(photo.original)
+        name = escaped(photo.original)
         rows.append(
             f'<li class="photo-row"><div class="photo-frame"><img style="aspect-ratio:'
-            f'{width}/{height}" src="{html.escape(workspace.url(photo.thumbnail))}" '
+            f'{width}/{height}" src="{escaped(workspace.url(photo.thumbnail))}" '
             f'alt="{name}" title="The part of {name} that is trained on"></div>'
             f'<div class="photo-words"><div class="photo-name"><span>{name}</span>'
             f'<span class="note">{photo.width} × {photo.height}</span>'
@@ -45,7 +44,7 @@ def photo_rows(
             f'aria-label="Remove {name}">Remove</button></div>'
             f'<textarea rows="2" maxlength="{MOST_CAPTION}" data-act="caption" '
             f'data-photo="{photo.name}" aria-label="What is in {name}" placeholder="{hint}">'
-            f"{html.escape(photo.caption)}</textarea>{said}</div></li>"
+            f"{escaped(photo.caption)}</textarea>{said}</div></li>"
         )
     return f'{overall}<ul class="photo-rows">{"".join(rows)}</ul>'
 
@@ -63,4 +62,4 @@ def _shapes(photos: list[StoredPhoto], model: str) -> list[tuple[int, int]]:
 
 def _remark(text: str, is_unusable: bool) -> str:
     kind = "bad" if is_unusable else "mild"
-    return f'<p class="remark {kind}">{html.escape(text)}</p>'
+    return f'<p class="remark {kind}">{escaped(text)}</p>'

@@ -1,8 +1,8 @@
 """Small pieces of HTML that several tabs show."""
 
-import html
 from collections.abc import Sequence
 
+from nora_studio.ui.escaping import escaped
 from nora_studio.ui.line_chart import Colour
 
 METHOD_NAMES = {"lora": "LoRA", "nora": "NoRA", "base": "Base"}
@@ -27,12 +27,12 @@ def table(heads: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> st
         heads: Each column's name, and what it means for who points at it.
     """
     head = "".join(
-        f'<th scope="col">{_tip(html.escape(name), meaning)}</th>' for name, meaning in heads
+        f'<th scope="col">{_tip(escaped(name), meaning)}</th>' for name, meaning in heads
     )
     lines = []
     for first, *values in rows:
-        cells = "".join(f"<td>{html.escape(value)}</td>" for value in values)
-        lines.append(f'<tr><th scope="row">{html.escape(first)}</th>{cells}</tr>')
+        cells = "".join(f"<td>{escaped(value)}</td>" for value in values)
+        lines.append(f'<tr><th scope="row">{escaped(first)}</th>{cells}</tr>')
     return (
         f'<div class="wide" tabindex="0"><table class="plain"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
@@ -40,4 +40,4 @@ def table(heads: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> st
 
 
 def _tip(text: str, meaning: str) -> str:
-    return f'<span title="{html.escape(meaning)}">{text}</span>' if meaning else text
+    return f'<span title="{escaped(meaning)}">{text}</span>' if meaning else text

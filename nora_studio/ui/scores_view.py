@@ -1,8 +1,8 @@
 """The scores of final adapters as HTML: who is ahead, by how much, and whether that is shown."""
 
-import html
 from typing import Any
 
+from nora_studio.ui.escaping import escaped
 from nora_studio.ui.fidelity_view import TITLES
 from nora_studio.ui.pieces import METHOD_NAMES, table
 
@@ -66,7 +66,7 @@ def _sentence(one: dict[str, Any]) -> str:
     else:
         ahead, behind = (first, second) if one["mean"] > 0 else (second, first)
         text = f"{ahead} is ahead of {behind} by {abs(one['mean']):.3f} ({between})."
-    return f'<b title="{html.escape(meaning)}">{title}</b>: {html.escape(text)}'
+    return f'<b title="{escaped(meaning)}">{title}</b>: {escaped(text)}'
 
 
 def _called(label: str) -> str:

@@ -1,6 +1,5 @@
 """The token doctor: what both encoders read for "[V]", and what the base draws for it."""
 
-import html
 from typing import Any
 
 import gradio as gr
@@ -10,6 +9,7 @@ from nora_studio.studio.sheets import Sheet
 from nora_studio.studio.studio import Studio
 from nora_studio.studio.workspace import Workspace
 from nora_studio.ui.acts import QUIET, told
+from nora_studio.ui.escaping import escaped
 from nora_studio.ui.train_form import Form, model_of
 
 POLL_SECONDS = 1.5
@@ -93,7 +93,7 @@ def reading_view(found: dict[str, Any]) -> str:
         used = f"{len(encoder['tokens'])} of {encoder['limit']} pieces"
         label = str(ENCODERS.get(encoder["name"], encoder["name"]))
         rows.append(
-            f'<div class="reading"><h3>{html.escape(label)}</h3><div class="pieces">{pieces}</div>'
+            f'<div class="reading"><h3>{escaped(label)}</h3><div class="pieces">{pieces}</div>'
             f'<span class="note">{used}</span></div>'
         )
     return "".join(rows)
@@ -104,14 +104,14 @@ def _piece(token: dict[str, Any], rare_word: str | None) -> str:
     part = "" if token["ends_word"] else " part"
     return (
         f'<span class="piece{kind}{part}" title="Number {int(token["id"])}">'
-        f"{html.escape(str(token['text']))}</span>"
+        f"{escaped(str(token['text']))}</span>"
     )
 
 
 def drawing_view(workspace: Workspace, sheet: Sheet, word: str) -> str:
     """What the base draws, without the word above and with it below."""
     if sheet.error:
-        return f'<p class="problem">{html.escape(sheet.error)}</p>'
+        return f'<p class="problem">{escaped(sheet.error)}</p>'
     rows = []
     for column, words in enumerate(("Without a word", f"With “{word or '…'}”")):
         cells = []
@@ -119,9 +119,9 @@ def drawing_view(workspace: Workspace, sheet: Sheet, word: str) -> str:
             file = sheet.file(workspace, (column, 0, seed))
             inside = '<div class="picture"></div>'
             if file is not None:
-                address = html.escape(workspace.url(file))
-                inside = f'<img class="picture" src="{address}" alt="{html.escape(words)}">'
+                address = escaped(workspace.url(file))
+                inside = f'<img class="picture" src="{address}" alt="{escaped(words)}">'
             cells.append(inside)
-        rows.append(f'<div class="doctor-row"><h3>{html.escape(words)}</h3>{"".join(cells)}</div>')
-    waits = f'<p class="note">{html.escape(sheet.waits_for)}</p>' if sheet.waits_for else ""
+        rows.append(f'<div class="doctor-row"><h3>{escaped(words)}</h3>{"".join(cells)}</div>')
+    waits = f'<p class="note">{escaped(sheet.waits_for)}</p>' if sheet.waits_for else ""
     return f'{waits}<div class="doctor-rows">{"".join(rows)}</div>'

@@ -1,12 +1,12 @@
 """One training as HTML: how far it is, what it draws, what it says."""
 
-import html
 import time
 
 from nora_studio.compare import METHOD_NAMES
 from nora_studio.studio.jobs import Jobs
 from nora_studio.studio.trainings import Training, why_failed
 from nora_studio.studio.workspace import Workspace
+from nora_studio.ui.escaping import escaped
 from nora_studio.wall import samples_of
 
 MOST_STEPS = 12
@@ -43,11 +43,11 @@ def progress_view(training: Training, state: str, jobs: Jobs) -> str:
     facts = _facts(training, statuses) if step else []
     problem = ""
     if state in ("failed", "interrupted"):
-        problem = f'<p class="problem" role="alert">{html.escape(why_failed(training, jobs))}</p>'
+        problem = f'<p class="problem" role="alert">{escaped(why_failed(training, jobs))}</p>'
     return (
         '<section class="card progress">'
-        f'<div class="progress-head"><h2>{html.escape(training.name)}</h2>'
-        f'<span class="chip {colour}">{word}</span><span class="note">{html.escape(meaning)}</span>'
+        f'<div class="progress-head"><h2>{escaped(training.name)}</h2>'
+        f'<span class="chip {colour}">{word}</span><span class="note">{escaped(meaning)}</span>'
         f"<b>{step:,} of {steps:,} steps</b></div>"
         f'<div class="meter" role="progressbar" aria-valuenow="{round(100 * share)}" '
         f'aria-valuemin="0" aria-valuemax="100" aria-label="Steps done">'
@@ -86,7 +86,7 @@ def _duration(seconds: float) -> str:
 
 
 def _called(method: str) -> str:
-    return html.escape(METHOD_NAMES.get(method, method))
+    return escaped(METHOD_NAMES.get(method, method))
 
 
 def _dot(method: str) -> str:
@@ -118,7 +118,7 @@ def wall_view(training: Training, workspace: Workspace) -> str:
         base = next((own[0][number] for own in samples.values() if number in own.get(0, {})), None)
         waiting = "" if rows else '<p class="note">The first samples come during training.</p>'
         columns.append(
-            f'<figure class="wall-prompt"><figcaption>{html.escape(prompt)}</figcaption>'
+            f'<figure class="wall-prompt"><figcaption>{escaped(prompt)}</figcaption>'
             f'<div class="wall-body"><div class="wall-base">{_cell(base, "base", workspace)}</div>'
             f'<div class="wall-steps">{"".join(rows)}{waiting}</div></div></figure>'
         )
@@ -137,10 +137,10 @@ def _cell(file, method: str, workspace: Workspace) -> str:
         label = '<span class="wall-name"><span class="dot base"></span> Base</span>'
     if file is None:
         return f'<div class="wall-cell"><div class="picture"></div>{label}</div>'
-    address = html.escape(workspace.url(file))
+    address = escaped(workspace.url(file))
     return (
         f'<div class="wall-cell"><a href="{address}" target="_blank" rel="noopener">'
-        f'<img class="picture" src="{address}" alt="{name}: {html.escape(file.stem)}" '
+        f'<img class="picture" src="{address}" alt="{name}: {escaped(file.stem)}" '
         f'loading="lazy" width="256" height="256"></a>{label}</div>'
     )
 
@@ -150,4 +150,4 @@ def log_view(training: Training, jobs: Jobs) -> str:
     lines = jobs.tail(training.job, LOG_LINES) if training.job is not None else []
     text = "\n".join(lines) or "Nothing has been printed yet."
     command = "" if training.job is None else f"$ {training.job.shown}\n\n"
-    return f'<pre class="log">{html.escape(command + text)}</pre>'
+    return f'<pre class="log">{escaped(command + text)}</pre>'

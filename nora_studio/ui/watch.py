@@ -1,6 +1,7 @@
 """The Watch tab: one training as it goes, whoever looks and however often."""
 
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ POLL_SECONDS = 1.5
 MOST_STEPS = 100_000
 BUTTON: dict[str, Any] = {"size": "md", "scale": 0, "min_width": 165}
 COLOURS: dict[str, Colour] = {"nora": "nora", "lora": "lora"}
-OTHERS: tuple[Colour, ...] = ("ink", "soft", "accent", "base")
+OTHERS: tuple[Colour, Colour, Colour, Colour] = ("ink", "soft", "accent", "base")
 EMPTY = (
     '<div class="empty"><b>No training yet</b>Begin one under Train; it shows up here by itself, '
     "also after a reload or a restart.</div>"
@@ -185,10 +186,10 @@ def _views(studio: Studio, training: Training | None, log: bool, smooth: float, 
     if training is None:
         return [EMPTY, "", "", "", ""]
     logs = {method: run.read_log() for method, run in training.runs.items()}
-    rest = iter(OTHERS)
+    rest: Iterator[Colour] = iter(OTHERS)
     colours: dict[str, Colour] = {}
     for method in logs:
-        colours[method] = COLOURS.get(method) or next(rest, "ink")
+        colours[method] = COLOURS[method] if method in COLOURS else next(rest, OTHERS[0])
     lines = {
         name: [
             Series(
