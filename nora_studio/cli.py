@@ -185,8 +185,15 @@ def _command_runs(arguments: Sequence[str]) -> int:
     return runs.run(arguments)
 
 
+def _command_ui(arguments: Sequence[str]) -> int:
+    from nora_studio.ui import server
+
+    return server.run(arguments)
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "demo": (_command_demo, "train NoRA and LoRA on a shipped subject and show what each draws"),
+    "ui": (_command_ui, "open the studio in a browser: train, watch, compare"),
     "train": (_command_train, "personalise SDXL from a folder of photos (the DreamBooth trainer)"),
     "runs": (_command_runs, "list, show, compare, delete and continue runs"),
     "check-photos": (_command_check_photos, "tell what is wrong with a folder of photos"),

@@ -79,6 +79,11 @@ def check_draft(workspace: Workspace, resolution: int) -> None:
         raise StudioError("a photo cannot be used; it is marked in step 2. Remove or replace it.")
 
 
+def is_of_draft(options: DreamboothOptions) -> bool:
+    """Whether a training takes the draft's photos, and no folder of an earlier one's."""
+    return Path(options.instance_dir) == Path("photos") / options.run_name
+
+
 def begin_training(
     workspace: Workspace,
     jobs: Jobs,
@@ -94,15 +99,14 @@ def begin_training(
     Raises:
         StudioError: photos are missing or unusable, or the queue refuses.
     """
-    place = Path(options.instance_dir)
-    if place == Path("photos") / options.run_name:
+    if is_of_draft(options):
         check_draft(workspace, options.resolution or resolution)
         # A copy: what is changed in the draft later leaves this training alone.
         with replacing(workspace.photos / options.run_name) as fresh:
             ignored = shutil.ignore_patterns(".lock", ".incoming-*")
             shutil.copytree(workspace.photos / DRAFT, fresh, dirs_exist_ok=True, ignore=ignored)
-    elif not (workspace.folder / place).is_dir():
-        raise StudioError(f"--instance-dir: there is no folder {place} of yours.")
+    elif not (workspace.folder / options.instance_dir).is_dir():
+        raise StudioError(f"--instance-dir: there is no folder {options.instance_dir} of yours.")
     command, shown = train_command(arguments), as_shown(arguments)
     return jobs.submit(workspace, "train", options.run_name, command, shown, runs_of(options))
 

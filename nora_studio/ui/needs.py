@@ -1,7 +1,7 @@
 """What a start would take, or what is missing for one: the line over the button."""
 
 from nora_studio.errors import StudioError
-from nora_studio.studio.drafts import DRAFT
+from nora_studio.studio.drafts import DRAFT, is_of_draft
 from nora_studio.studio.measures import Measure, Measures
 from nora_studio.studio.studio import Studio
 from nora_studio.studio.training import arguments_of, check_arguments
@@ -9,20 +9,22 @@ from nora_studio.studio.uploads import photos_of
 from nora_studio.studio.workspace import Workspace
 from nora_studio.ui.escaping import escaped
 
+ADD_PHOTOS = "Add photos first; five or more are best."
 BUSY = " Another training is at work here; this one would wait for it."
 NO_ROOM = "It does not fit into the memory here: choose a smaller batch, or 8 or 4 base bits."
 
 
 def needs_view(studio: Studio, measures: Measures, workspace: Workspace, shown: str) -> str:
     """One line of HTML on the command as it stands."""
-    if not photos_of(workspace, DRAFT):
-        return _note("Add photos first; five or more are best.")
+    has_photos = bool(photos_of(workspace, DRAFT))
     if not shown.strip():
-        return _note("Say in step 1 what it is.")
+        return _note("Say in step 1 what it is." if has_photos else ADD_PHOTOS)
     try:
         options = check_arguments(workspace, arguments_of(shown), studio.is_model_allowed)
     except StudioError as error:
         return _note(escaped(str(error)), "problem")
+    if is_of_draft(options) and not has_photos:
+        return _note(ADD_PHOTOS)
     busy = BUSY if studio.jobs.is_device_busy() else ""
     measure = measures.find(options)
     if measure is not None and not measure.fits:

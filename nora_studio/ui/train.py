@@ -2,7 +2,6 @@
 
 import contextlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -16,6 +15,7 @@ from nora_studio.studio.drafts import (
     begin_training,
     check_draft,
     free_name,
+    is_of_draft,
     keep_form,
     kept_form,
 )
@@ -112,7 +112,8 @@ def _wire(answers: "_Answers", page: _Page, shared: Shared, tab: gr.Tab) -> None
     started = [shared.training, shared.tabs, page.form.name, page.command]
     page.start.click(answers.start, page.command, started, api_name="start_training")
     taken = [page.command, page.generated, shared.settings]
-    shared.settings.change(answers.take_over, shared.settings, taken, **QUIET)
+    handed = [shared.settings.change, tab.select]
+    gr.on(handed, answers.take_over, shared.settings, taken, **QUIET)
 
 
 class _Answers:
@@ -152,7 +153,7 @@ class _Answers:
         """Try a few real steps, and tell how long the whole would take."""
         try:
             workspace, arguments, options = self._ready(shown, request)
-            if Path(options.instance_dir).name == options.run_name:
+            if is_of_draft(options):
                 check_draft(workspace, options.resolution or resolution_of(options.model))
                 arguments = [*arguments, "--instance-dir", f"photos/{DRAFT}"]
             self._measures.begin(workspace, self._studio.jobs, options, arguments)
