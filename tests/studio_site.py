@@ -57,11 +57,6 @@ class Site:
                 jobs.stop(job)
             jobs.kill(job)
 
-    def workspaces(self) -> list[Workspace]:
-        """Every visitor's folder, the oldest first."""
-        folders = sorted((self.home / "visitors").iterdir(), key=lambda f: f.stat().st_ctime_ns)
-        return [Workspace(folder) for folder in folders]
-
 
 def free_port() -> int:
     with contextlib.closing(socket.socket()) as listener:
@@ -125,6 +120,12 @@ class Person:
     def _check_address(self, url: str) -> None:
         if not url.startswith((self.site.url, "data:", "blob:")):
             self.problems.append(f"a request left the machine: {url}")
+
+    def workspace(self) -> Workspace:
+        """Their folder."""
+        cookies = self.context.cookies()
+        line = "; ".join(f"{cookie['name']}={cookie['value']}" for cookie in cookies)
+        return self.site.studio.workspace({"cookie": line})
 
     def turn_to(self, tab: str) -> None:
         self.page.get_by_role("tab", name=tab).click()

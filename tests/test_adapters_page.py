@@ -1,15 +1,11 @@
 """The Adapters tab in a real browser: choosing by keyboard, the command, adding and removing."""
 
 import shutil
-import socket
-import threading
-import time
-from types import SimpleNamespace
 
 import pytest
-import uvicorn
 from gradio_client import Client
 from gradio_client.exceptions import AppError
+from studio_site import Person, Site, chromium
 from tiny import tiny_adapter
 
 from nora_studio.commands import export
@@ -19,60 +15,38 @@ from nora_studio.models import load_sdxl
 from nora_studio.studio.library import library
 
 playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 NORA, LORA = "runs/mug-nora", "runs/mug-lora"
 
 
 @pytest.fixture(scope="module")
-def studio(tmp_path_factory):
-    """A running studio."""
-    from nora_studio.ui.server import UiOptions, make_app, open_studio
-
-    studio = open_studio(tmp_path_factory.mktemp("studio") / "home", UiOptions())
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(make_app(studio), log_level="critical"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    yield SimpleNamespace(studio=studio, url=f"http://127.0.0.1:{listener.getsockname()[1]}")
-    server.should_exit = server.force_exit = True
-    thread.join(20)
+def site(tmp_path_factory):
+    opened = Site(tmp_path_factory.mktemp("studio"))
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield chromium
-        chromium.close()
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture
-def page(studio, browser, twins):
-    """The tab, open, of a visitor with two finished runs; whatever goes wrong on it fails."""
-    context = browser.new_context(viewport={"width": 1440, "height": 1000})
-    page = context.new_page()
-    page.set_default_timeout(60_000)
-    errors: list[str] = []
-    page.on("response", lambda r: errors.append(r.url) if r.status >= 500 else None)
-    page.on("request", lambda r: errors.append(r.url) if studio.url not in r.url else None)
-    page.goto(studio.url)
-    page.wait_for_selector("#tab-adapters-button >> visible=true")
-    line = "; ".join(f"{cookie['name']}={cookie['value']}" for cookie in context.cookies())
-    workspace = studio.studio.workspace({"cookie": line})
+def person(site, browser, twins):
+    """Somebody with two finished runs, on the tab; whatever goes wrong on their page fails."""
+    somebody = Person(browser, site)
     for name in ("mug-nora", "mug-lora"):
-        shutil.copytree(twins[0] / name, workspace.runs / name)
-    page.workspace = workspace
-    page.click("#tab-adapters-button >> visible=true")
-    page.wait_for_selector(card(LORA))
-    yield page
-    context.close()
-    assert not [url for url in errors if not url.startswith(("data:", "blob:"))]
+        shutil.copytree(twins[0] / name, somebody.workspace().runs / name)
+    somebody.turn_to("Adapters")
+    somebody.page.wait_for_selector(card(LORA))
+    yield somebody
+    somebody.leave()
+    assert somebody.problems == []
+
+
+@pytest.fixture
+def page(person):
+    return person.page
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +94,8 @@ def test_what_is_chosen_by_the_keyboard_becomes_the_command(page):
     assert page.locator(card(LORA)).get_attribute("aria-pressed") == "false"
 
 
-def test_files_are_added_removed_and_brought_back_and_none_of_their_words_run(page, hostile):
+def test_files_are_added_removed_and_brought_back_and_none_of_their_words_run(person, hostile):
+    page = person.page
     with page.expect_file_chooser() as chooser:
         page.locator("#adapters-upload").click()
     chooser.value.set_files(list(hostile))
@@ -130,13 +105,14 @@ def test_files_are_added_removed_and_brought_back_and_none_of_their_words_run(pa
     assert "onerror" in page.locator(".adapter-facts").first.inner_text()
     page.get_by_label("Remove evil.safetensors").click()
     page.wait_for_selector(card("adapters/evil.safetensors"), state="detached")
-    assert len(library(page.workspace)) == 2
+    assert len(library(person.workspace())) == 2
     page.get_by_role("button", name="Undo removal").click()
     page.wait_for_selector(card("adapters/evil.safetensors"))
-    assert str(page.workspace.folder) not in page.content()
+    assert str(person.workspace().folder) not in page.content()
 
 
-def test_nothing_is_published_before_a_look_and_the_token_stays_nowhere(page, studio):
+def test_nothing_is_published_before_a_look_and_the_token_stays_nowhere(person, site):
+    page = person.page
     page.locator(card(NORA)).click()
     page.get_by_label("Publish", exact=True).check()
     page.locator("#adapters-repository input, #adapters-repository textarea").fill("ada/mug")
@@ -144,8 +120,8 @@ def test_nothing_is_published_before_a_look_and_the_token_stays_nowhere(page, st
     page.locator("#adapters-token input").fill("hf_verysecrettoken")
     page.locator("#adapters-publish").click()
     playwright.expect(page.locator("body")).to_contain_text("press Look first", timeout=30_000)
-    assert studio.studio.jobs.of(page.workspace) == []
-    home = studio.studio.doorman.home
+    assert site.studio.jobs.of(person.workspace()) == []
+    home = site.studio.doorman.home
     for file in [file for file in home.rglob("*") if file.is_file()]:
         assert b"hf_verysecrettoken" not in file.read_bytes()
 
@@ -157,9 +133,9 @@ def test_a_narrow_page_does_not_run_over(page):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_another_visitors_adapters_cannot_be_named(page, studio):
-    client = Client(studio.url, verbose=False, analytics_enabled=False)
-    theirs = f"../{page.workspace.folder.name}/{NORA}"
+def test_another_visitors_adapters_cannot_be_named(person, site):
+    client = Client(site.url, verbose=False, analytics_enabled=False)
+    theirs = f"../{person.workspace().folder.name}/{NORA}"
     for path in (NORA, theirs, "/etc/hostname"):
         with pytest.raises(AppError, match="there is no adapter"):
             client.predict("export", [path], [1.0], "kohya", "", api_name="/make_from_adapters")

@@ -1,5 +1,6 @@
 """People at the web app in a real browser: they upload, train, stop, come back, and compare."""
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from PIL import Image
 from studio_site import Person, Site, chromium, wait_until
 
 from nora_studio.generate import read_recipe
-from nora_studio.models import embedded
+from nora_studio.models import embedded, load_sdxl
 
 SUBJECT = "sunrise-mug"
 SHORT = "--steps 4 --sample-every 2 --checkpoint-every 2 --sample-steps 2 --log-every 1"
@@ -132,6 +133,57 @@ def test_a_training_stops_saves_resumes_and_outlives_the_server(person):
         site.__init__(site.home, site.port)  # For whoever comes after.
 
 
+@pytest.mark.timeout(600)
+def test_a_blind_test_goes_to_its_verdict_and_its_result_is_kept(person, twins):
+    page, workspace = person.page, person.workspace()
+    for name in ("mug-nora", "mug-lora"):
+        shutil.copytree(twins[0] / name, workspace.runs / name)
+    person.turn_to("Compare")
+    person.say("#compare-prompts", "a [V] mug in snow\na [V] mug on sand\na [V] mug at sea")
+    person.page.get_by_label("How many seeds").fill("2")
+    person.page.get_by_label("How many seeds").blur()
+    page.locator("#compare-draw").click()
+    sheet = page.locator("#compare-sheet")
+    wait_until(lambda: "Finished" in sheet.inner_text(), 240, f"it is drawn: {person.toasts()}")
+    page.get_by_role("button", name="Blind test").click()
+    view = page.locator("#blind-view")
+    view.locator("img").first.wait_for()
+    names = "".join(image.get_attribute("src") for image in view.locator("img").all())
+    assert "nora" not in names and "lora" not in names and "base" not in names
+    verdict = ("No preference shown", "You prefer", "Too few choices")
+    for number in range(20):
+        before = view.inner_text()
+        assert "NoRA" not in before and "LoRA" not in before
+        page.locator(("#blind-left", "#blind-tie", "#blind-right")[number % 3]).click()
+        wait_until(lambda old=before: view.inner_text() != old, 20, "the next pair")
+        if any(words in view.inner_text() for words in verdict):
+            break
+    told = view.inner_text()
+    assert "NoRA" in told and "LoRA" in told and "decoy" in told.lower()
+    (kept,) = workspace.pictures.rglob(".test.json")
+    assert "verdict" in json.loads(kept.read_text())
+    assert person.problems == []
+
+
+def test_an_adapter_is_exported_and_the_file_loads(person, twins, tiny_base, tmp_path):
+    page, workspace = person.page, person.workspace()
+    shutil.copytree(twins[0] / "mug-nora", workspace.runs / "mug-nora")
+    person.turn_to("Adapters")
+    page.locator(".adapter-pick[data-adapter='runs/mug-nora']").click()
+    start = page.locator("#adapters-start")
+    wait_until(start.is_enabled, 20, "it may be exported")
+    start.click()
+    link = page.locator("#adapters-made a[href*='download']").first
+    link.wait_for(timeout=120_000)
+    with page.expect_download() as download:
+        link.click()
+    file = tmp_path / download.value.suggested_filename
+    download.value.save_as(file)
+    pipe = load_sdxl(str(tiny_base))
+    pipe.load_lora_weights(str(file.parent), weight_name=file.name)
+    assert pipe.get_active_adapters()
+
+
 def test_two_people_see_nothing_of_each_other(browser, site, person):
     person.take_example(SUBJECT)
     image = person.page.locator(".photo-row img").first
@@ -165,7 +217,7 @@ def test_twenty_bad_files_are_each_refused_and_a_good_one_is_kept(person, photos
     person.page.locator(".photo-row").first.wait_for(timeout=60_000)
     wait_until(lambda: person.toasts(), 20, "it says what was left out")
     assert person.page.locator(".photo-row").count() == 1
-    workspace = max(person.site.workspaces(), key=lambda one: one.photos.stat().st_mtime_ns)
+    workspace = person.workspace()
     kept = [file for file in (workspace.photos / "new").glob("*.*") if file.suffix == ".jpg"]
     assert [file.read_bytes() for file in kept] == [photos[0].read_bytes()]
 
@@ -177,4 +229,4 @@ def test_a_mistake_is_told_in_one_sentence_and_nothing_starts(person):
     person.page.locator("#train-start").click()
     wait_until(lambda: person.toasts(), 20, "it is refused")
     assert "a folder of your own" in person.toasts()[0]
-    assert person.site.studio.jobs.of(person.site.workspaces()[-1]) == []
+    assert person.site.studio.jobs.of(person.workspace()) == []
