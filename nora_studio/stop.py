@@ -57,7 +57,9 @@ def ending_at_once() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # Whoever leaves a group of processes is deaf from then on (`processes.leave`).
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, handler)
 
 
 def _handle(receive: Callable[[int, FrameType | None], None]) -> dict[int, Any]:

@@ -44,7 +44,7 @@ class Site:
     def close(self) -> None:
         """End the server; jobs at work go on."""
         self._stop.set()
-        self._server.should_exit = True
+        self._server.should_exit = self._server.force_exit = True
         self.studio.drawings.close()
         for thread in self._threads:
             thread.join(timeout=20)

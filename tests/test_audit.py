@@ -26,7 +26,8 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("kill", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [False, True])
 def test_a_stopped_training_is_equal_to_the_bit(
     forks, tiny_base, photo_folder, tmp_path, capsys, kill
 ):

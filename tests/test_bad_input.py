@@ -140,7 +140,7 @@ def test_resuming_what_is_not_there(tiny_base, photo_folder, tmp_path):
     [
         ("steps", 5, ("steps = 6", "got 5")),
         ("seed", 1, ("seed = 0", "got 1")),
-        ("unet.rank", 3, ("unet = ", "'rank': 3")),
+        ("unet.rank", 3, ("unet.rank = 2", "got 3")),
         ("noise-offset", 0.5, ("noise_offset = 0.0", "got 0.5")),
     ],
 )

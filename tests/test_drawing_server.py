@@ -185,6 +185,7 @@ def test_the_base_draws_a_rare_word_and_both_tokenizers_tell_how_they_read_it(ba
     assert bare.read_bytes() != word.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_its_input_in_the_middle_of_a_drawing(request_of, tmp_path):
     many = request_of(seeds=list(range(40)))
     line = {"do": "draw", "id": "1", "folder": str(tmp_path / "out"), "request": many}

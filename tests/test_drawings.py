@@ -123,6 +123,7 @@ def test_a_cancelled_drawing_keeps_its_pictures_and_goes_on(drawings, visitor, a
     assert not sheet.folder(visitor).exists()
 
 
+@pytest.mark.slow
 def test_a_killed_process_fails_its_drawing_and_the_next_one_starts_anew(drawings, visitor, asked):
     name = drawings.submit(visitor, asked(seeds=list(range(100, 190))))
     until(lambda: drawings.read(visitor, name).files)
@@ -167,6 +168,7 @@ def test_a_line_serves_in_turns_whoever_came_first():
     assert line.order() == ["b2", "c1", "d1", "a2", "a3"]
 
 
+@pytest.mark.slow
 def test_on_a_gpu_a_drawing_waits_for_the_training_and_lets_its_memory_go(home, visitor, asked):
     training = [True]
     # The real server, only that it says to be on a GPU.

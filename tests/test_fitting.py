@@ -75,6 +75,7 @@ def test_where_nothing_fits_one_line_says_the_smallest_need(tiny_base, photo_fol
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_mistake_is_told_as_the_trainer_tells_it(tiny_base, photo_folder, tmp_path):
     changes = only_unet({"fit": 1000, "trigger": "supercalifragilistic"})
     outcome = run_trainer(*tiny_arguments(tiny_base, photo_folder, tmp_path, "lora", changes))

@@ -16,10 +16,9 @@ from nora_studio.runs import Run
 SHARDS = ["--use_fsdp", "--fsdp_version", "2"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "flags", [["--multi_gpu"], pytest.param(SHARDS, marks=pytest.mark.slow)], ids=["ddp", "fsdp"]
-)
+@pytest.mark.parametrize("flags", [["--multi_gpu"], SHARDS], ids=["ddp", "fsdp"])
 def test_a_signal_to_one_process_stops_all_with_its_status(
     tiny_base, photo_folder, tmp_path, flags
 ):

@@ -122,6 +122,7 @@ def test_it_warns_where_memory_or_the_disk_will_be_full(tiny_base, photo_folder,
     assert "disk will be full" in " ".join(told(replace(FOUND, disk_free_gib=0.5), options))
 
 
+@pytest.mark.slow
 def test_a_process_does_not_count_what_the_one_before_it_held():
     mine = torch.ones(2**27)  # Half a GiB.
     code = "import torch; from nora_studio.peak_memory import peak_memory; "

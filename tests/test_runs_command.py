@@ -158,6 +158,7 @@ def test_a_longer_plan_raises_a_rate_that_had_come_to_rest(tiny_base, photo_fold
     assert (tmp_path / "mug-nora" / "adapter" / "unet" / WEIGHTS).read_bytes() != before
 
 
+@pytest.mark.slow
 def test_continue_starts_the_trainer_on_the_runs_own_settings(
     tiny_base, photo_folder, tmp_path, monkeypatch
 ):

@@ -100,6 +100,7 @@ def test_a_reload_and_a_second_tab_find_everything_again(person):
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.slow
 def test_a_training_stops_saves_resumes_and_outlives_the_server(person):
     site, page = person.site, person.page
     person.take_example(SUBJECT)

@@ -11,6 +11,8 @@ from nora_studio.wall import samples_of
 
 MOST_STEPS = 12
 LOG_LINES = 200
+LAST_WORDS = 6
+"""Lines of the log that stand below a failure."""
 STATES = {
     "waiting": ("Waiting", "", "It starts by itself when the ones before it are done."),
     "running": ("Training", "good", ""),
@@ -43,7 +45,11 @@ def progress_view(training: Training, state: str, jobs: Jobs) -> str:
     facts = _facts(training, statuses) if step else []
     problem = ""
     if state in ("failed", "interrupted"):
-        problem = f'<p class="problem" role="alert">{escaped(why_failed(training, jobs))}</p>'
+        last = jobs.tail(training.job, LAST_WORDS) if training.job is not None else []
+        problem = (
+            f'<p class="problem" role="alert">{escaped(why_failed(training, jobs))}</p>'
+            f'<pre class="log last">{escaped(chr(10).join(last))}</pre>'
+        )
     return (
         '<section class="card progress">'
         f'<div class="progress-head"><h2>{escaped(training.name)}</h2>'
