@@ -42,14 +42,9 @@ def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
         compare = gr.Button("Compare", interactive=False, scale=0, min_width=120)
         delete = gr.Button("Delete", variant="stop", interactive=False, scale=0, min_width=110)
     curves = gr.HTML("", elem_id="history-curves")
-    with gr.Row(elem_classes="bar", elem_id="history-chart-acts"):
-        log = gr.Checkbox(
-            False, label="Log scale", info="Equal ratios get equal heights.", min_width=160
-        )
-        smoothing = gr.Slider(
-            0, 0.95, 0.6, step=0.05, label="Smoothing", min_width=220,
-            info="How much of the past each point of a curve takes along.",
-        )  # fmt: skip
+    with gr.Row(elem_classes="bar quiet", elem_id="history-chart-acts"):
+        log = gr.Checkbox(False, label="Log scale", container=False, scale=0, min_width=130)
+        smoothing = gr.Slider(0, 0.95, 0.6, step=0.05, label="Smoothing", scale=0, min_width=300)
     detail = gr.HTML("", elem_id="history-detail")
     picked, undone, seen = gr.State([]), gr.State([]), gr.State({})
     quiet: dict[str, Any] = {
