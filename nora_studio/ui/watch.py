@@ -1,7 +1,6 @@
 """The Watch tab: one training as it goes, whoever looks and however often."""
 
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,10 +185,8 @@ def _views(studio: Studio, training: Training | None, log: bool, smooth: float, 
     if training is None:
         return [EMPTY, "", "", "", ""]
     logs = {method: run.read_log() for method, run in training.runs.items()}
-    rest: Iterator[Colour] = iter(OTHERS)
-    colours: dict[str, Colour] = {}
-    for method in logs:
-        colours[method] = COLOURS[method] if method in COLOURS else next(rest, OTHERS[0])
+    others = [method for method in logs if method not in COLOURS]
+    colours = COLOURS | {m: OTHERS[number % len(OTHERS)] for number, m in enumerate(others)}
     lines = {
         name: [
             Series(
