@@ -8,6 +8,7 @@ two cores. Exit status: 0 done, 2 bad input.
 """
 
 import contextlib
+import io
 import shutil
 import socket
 import subprocess
@@ -22,7 +23,7 @@ from typing import Any
 import tyro
 from PIL import Image
 
-from nora_studio.atomic import replacing
+from nora_studio.atomic import write_bytes
 from nora_studio.errors import StudioError, run_entry
 
 TABS = ("Train", "Watch", "Compare", "Adapters", "Scores", "History")
@@ -152,11 +153,12 @@ def look_around(page: Any, address: str, folder: Path, name: str) -> None:
 def take(page: Any, file: Path) -> None:
     """A picture of the whole page, in as few colours as it has."""
     time.sleep(1)
-    with replacing(file) as fresh:
-        page.screenshot(path=str(fresh), full_page=True, type="png")
-        with Image.open(fresh) as picture:
-            small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-        small.save(fresh, "PNG", optimize=True)
+    picture = Image.open(io.BytesIO(page.screenshot(full_page=True, type="png")))
+    stream = io.BytesIO()
+    picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+        stream, "PNG", optimize=True
+    )
+    write_bytes(file, stream.getvalue())
     print(file)
 
 

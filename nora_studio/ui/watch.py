@@ -19,7 +19,7 @@ POLL_SECONDS = 1.5
 MOST_STEPS = 100_000
 BUTTON: dict[str, Any] = {"size": "md", "scale": 0, "min_width": 165}
 COLOURS: dict[str, Colour] = {"nora": "nora", "lora": "lora"}
-OTHERS: tuple[Colour, Colour, Colour, Colour] = ("ink", "soft", "accent", "base")
+OTHERS: tuple[Colour, ...] = ("ink", "soft", "accent", "base")
 EMPTY = (
     '<div class="empty"><b>No training yet</b>Begin one under Train; it shows up here by itself, '
     "also after a reload or a restart.</div>"
@@ -185,14 +185,12 @@ def _views(studio: Studio, training: Training | None, log: bool, smooth: float, 
     if training is None:
         return [EMPTY, "", "", "", ""]
     logs = {method: run.read_log() for method, run in training.runs.items()}
-    others = [method for method in logs if method not in COLOURS]
-    colours = COLOURS | {m: OTHERS[number % len(OTHERS)] for number, m in enumerate(others)}
     lines = {
         name: [
             Series(
                 f"{_called(method)}{words}",
                 [(row["step"], row[name]) for row in rows if name in row],
-                colours[method],
+                _colour(method, list(logs)),
                 "dashed" if method == "lora" else "solid",
             )
             for method, rows in logs.items()
@@ -210,6 +208,11 @@ def _views(studio: Studio, training: Training | None, log: bool, smooth: float, 
         line_chart(lines[judged], title=title, log=log, smoothing=0),
         log_view(training, studio.jobs),
     ]
+
+
+def _colour(method: str, methods: list[str]) -> Colour:
+    others = [name for name in methods if name not in COLOURS]
+    return COLOURS[method] if method in COLOURS else OTHERS[others.index(method) % len(OTHERS)]
 
 
 def _called(method: str) -> str:
