@@ -25,13 +25,14 @@ def needs_view(studio: Studio, measures: Measures, workspace: Workspace, shown: 
         return _note(escaped(str(error)), "problem")
     if is_of_draft(options) and not has_photos:
         return _note(ADD_PHOTOS)
-    busy = BUSY if studio.jobs.is_device_busy() else ""
+    measuring = measures.under_way(workspace, studio.jobs)
+    busy = BUSY if studio.jobs.is_device_busy() and measuring is None else ""
     measure = measures.find(options)
     if measure is not None and not measure.fits:
         return _note(NO_ROOM, "problem")
     if measure is not None:
         return _note(f"<b>{_words(measure)}</b> Measured on this machine.{busy}")
-    if measures.under_way(workspace, studio.jobs) is not None:
+    if measuring is not None:
         return _note("Measuring: a few real steps and a picture. It takes about a minute.")
     tried = measures.was_tried(workspace, studio.jobs, options)
     if tried is not None and studio.jobs.state(tried) == "failed":
