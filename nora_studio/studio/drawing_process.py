@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import secrets
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nora_studio.errors import StudioError
+from nora_studio.studio.job import QUIET_THREADS
 
 COMMAND = (sys.executable, "-m", "nora_studio.cli", "draw-server")
 ANSWER_SECONDS = 90.0
@@ -48,6 +50,7 @@ class DrawingProcess:
                 stderr=stream,
                 text=True,
                 encoding="utf-8",
+                env=QUIET_THREADS | os.environ,
                 start_new_session=True,
             )
         self._hear = hear

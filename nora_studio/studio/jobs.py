@@ -25,7 +25,7 @@ from nora_studio.atomic import replacing, write_text
 from nora_studio.errors import StudioError
 from nora_studio.liveness import ProcessMark, host_name
 from nora_studio.studio import child
-from nora_studio.studio.job import ENDED, Job, State, next_in_line
+from nora_studio.studio.job import ENDED, QUIET_THREADS, Job, State, next_in_line
 from nora_studio.studio.workspace import Workspace
 
 STOPPED = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
@@ -250,7 +250,7 @@ class Jobs:
             write_text(folder / child.OUTPUT, f"error: {SECRET_GONE}\n")
             write_text(folder / child.EXIT, '{"status": 2}\n')
             return
-        environment = os.environ | secret
+        environment = QUIET_THREADS | os.environ | secret
         if self.devices > 1 and job.uses_device:
             environment["CUDA_VISIBLE_DEVICES"] = str(device)
         self._children[job.id] = subprocess.Popen(
