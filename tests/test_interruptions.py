@@ -70,6 +70,7 @@ def hidden(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob(".*") if path.name != ".lock"]
 
 
+@pytest.mark.slow
 def test_a_stop_before_anything_is_begun_leaves_nothing(trainer, tmp_path):
     process = trainer(SHORT)
     wait_until(lambda: "Loading" in told(tmp_path) if (tmp_path / "told.txt").exists() else False)
@@ -100,6 +101,7 @@ def test_a_closed_terminal_saves_and_stops(trainer, tmp_path, run):
     assert hidden(run.folder) == []
 
 
+@pytest.mark.slow
 def test_the_second_signal_ends_even_a_picture_at_once(trainer, tmp_path, run):
     changes = SHORT | {"checkpoint-every": 2, "sample-steps": 150}
     process = trainer(changes)

@@ -90,6 +90,7 @@ def test_two_processes_learn_what_one_does(alone_and_together, method):
         assert names[0] == names[1]
 
 
+@pytest.mark.slow
 def test_ranks_are_drawn_and_taken_away_alike(tiny_base, photo_folder, tmp_path):
     changes = only_unet({**QUICK, "steps": 8, "checkpoint-every": 8, "unet.rank": 4})
     # At such a rate AdaLoRA is seen to learn in so few steps, and DyLoRA does not enlarge rounding.

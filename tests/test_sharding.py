@@ -101,6 +101,7 @@ def test_each_process_holds_its_share_of_the_base(sharded):
     assert all(held < 0.6 * whole for held, _ in weights)
 
 
+@pytest.mark.slow
 def test_a_sharded_run_goes_on_in_one_process_and_the_other_way_round(sharded, tmp_path):
     commands = json.loads((sharded / "commands.json").read_text())
     reference = shutil.copytree(sharded / "whole" / "mug-nora", tmp_path / "reference")

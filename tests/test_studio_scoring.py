@@ -137,6 +137,7 @@ def test_anothers_runs_cannot_be_measured_nor_their_results_read(studio, workspa
         room.press(list(BOTH), pressed(act="point", point="0"), other)
 
 
+@pytest.mark.slow
 def test_a_measurement_goes_from_the_button_to_the_plot_and_to_compare(
     studio, workspace, request_, tmp_path
 ):
