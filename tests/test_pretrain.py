@@ -180,7 +180,7 @@ def test_training_the_unet_lowers_the_loss_and_saves_on_the_way() -> None:
         latent_set(2),
         "cpu",
         clock,
-        seconds=1.5,
+        seconds=6.0,  # Several steps even on a machine with other work.
         reserve_seconds=0,
         batch=2,
         is_continued=False,

@@ -63,7 +63,7 @@ def test_photos_that_are_dropped_become_a_finished_comparison(person, photos, tm
     person.add_flags(f"{SHORT} {SMALL}")
     person.start()
     assert person.wait_for_state("Finished", "Failed", "Interrupted") == "Finished"
-    workspace = person.site.workspaces()[0]
+    workspace = person.workspace()
     assert (
         (workspace.photos / "my-mug" / "01.txt").read_text().startswith("a photo of a [V] mug on")
     )
