@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -121,6 +122,14 @@ def test_a_stop_reaches_the_command_once_so_that_it_can_save(home):
     assert jobs.status(job) == 143
 
 
+def test_a_stop_right_after_the_start_is_not_lost(home):
+    jobs = Jobs(home)
+    for _ in range(3):
+        job = begin(jobs, visitor(home), SLEEP)
+        jobs.stop(job)
+        wait_for(jobs, job, "stopped")
+
+
 def test_the_next_server_finds_jobs_at_work_and_how_they_end(home):
     before = Jobs(home)
     workspace = visitor(home)
@@ -139,7 +148,8 @@ def test_a_job_that_a_dead_server_started_is_not_started_twice(home):
     job = begin(jobs, workspace, SLEEP)
     wait_for_words(jobs, job, "at work")
     claim = json.loads((jobs.folder / job.id / child.PROCESS).read_text())
-    assert child.main(jobs.folder / job.id, 0, QUICK) == 1
+    again = [sys.executable, str(child.__file__), str(jobs.folder / job.id), "0", *QUICK]
+    assert subprocess.run(again).returncode == 1
     assert json.loads((jobs.folder / job.id / child.PROCESS).read_text()) == claim
 
 

@@ -18,11 +18,6 @@ PROCESS, EXIT, OUTPUT = "process.json", "exit.json", "output.log"
 
 def main(folder: Path, device: int, command: list[str]) -> int:
     """Run the command, its output in the folder; signals are passed on to it."""
-    try:  # Whoever claims the job runs it: a server that was killed may have started it already.
-        with (folder / PROCESS).open("x", encoding="utf-8") as claim:
-            json.dump({"pid": os.getpid(), "started": time.time(), "device": device}, claim)
-    except FileExistsError:
-        return 1
     process: subprocess.Popen[bytes] | None = None
     asked: list[int] = []
 
@@ -36,6 +31,11 @@ def main(folder: Path, device: int, command: list[str]) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, pass_on)
+    try:  # Whoever claims the job runs it: a server that was killed may have started it already.
+        with (folder / PROCESS).open("x", encoding="utf-8") as claim:
+            json.dump({"pid": os.getpid(), "started": time.time(), "device": device}, claim)
+    except FileExistsError:
+        return 1
     with (folder / OUTPUT).open("ab") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT

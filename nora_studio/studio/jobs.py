@@ -32,6 +32,8 @@ STOPPED = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIG
 JOB, CANCELLED = "job.json", "cancelled.json"
 WAITING_LIMIT = 10
 """Jobs that one visitor may have in the queue."""
+CLAIM_SECONDS = 10.0
+"""How long a job that was just started may take to say who runs it."""
 TAIL_BYTES = 64 * 1024
 SECRET_GONE = "the studio was restarted, and the token that was given is gone. Give it once more."
 
@@ -194,11 +196,16 @@ class Jobs:
     def stop(self, job: Job) -> None:
         """Take a waiting job out of the queue; ask a running one to save and end."""
         with self._lock:
-            state, mark = self.state(job), self._mark(job)
-            if state == "waiting":
+            if self.state(job) == "waiting":
                 write_text(self.folder / job.id / CANCELLED, "{}\n")
-            elif state == "running" and mark is not None:
+        until = time.monotonic() + CLAIM_SECONDS
+        while self.state(job) == "running":
+            mark = self._mark(job)
+            if mark is not None:
                 os.kill(mark.pid, signal.SIGTERM)
+            if mark is not None or time.monotonic() > until:
+                return
+            time.sleep(0.02)  # Just started: it has yet to say who it is.
 
     def kill(self, job: Job) -> None:
         """End a running job at once; it saves nothing more."""
