@@ -76,13 +76,10 @@ def standing(run: Run) -> Standing:
         StudioError: its settings cannot be read.
     """
     status, settings = run.read_status(), read_settings(run)
-    state = status.get("state", "new")
-    if state == "running" and not run.is_alive():
-        state = "interrupted"
     return Standing(
         run=run,
         method=method_of(run, settings),
-        state=state,
+        state=run.state,
         step=status.get("step", 0),
         steps=status.get("steps", settings.get("steps", 0)),
         curves=read_curves(run),

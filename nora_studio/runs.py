@@ -209,6 +209,18 @@ class Run:
             return {}
         return status if isinstance(status, dict) else {}
 
+    @property
+    def state(self) -> str:
+        """running, finished, stopped, failed; interrupted: its process ended without a word; new:
+        none has written a status yet."""
+        state = self.read_status().get("state", "new")
+        return "interrupted" if state == "running" and not self.is_alive() else state
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether there is anything to draw with: the final adapter, or a checkpoint's."""
+        return self.adapter.is_dir() or bool(self.checkpoints())
+
     def is_alive(self) -> bool:
         """Whether a process trains it now; a run "running" that is not alive was killed."""
         status = self.read_status()

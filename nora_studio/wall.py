@@ -32,6 +32,12 @@ def samples_of(run: Run) -> dict[int, dict[int, Path]]:
     return {step: dict(sorted(found[step].items())) for step in sorted(found)}
 
 
+def latest_sample(run: Run) -> Path | None:
+    """A run's latest picture of its first prompt; None before it has drawn."""
+    samples = samples_of(run)
+    return next(iter(samples[max(samples)].values()), None) if samples else None
+
+
 def hang_walls(runs: Mapping[str, Run]) -> None:
     """Write each run's wall anew from its samples; for several runs, also the twins' into each.
 

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nora_studio.commands.options import run_file_command
+from nora_studio.drawing_requests import AdapterChoice
 from nora_studio.errors import StudioError
 from nora_studio.files import read_card
 from nora_studio.models import load_sdxl
@@ -17,7 +18,6 @@ from nora_studio.studio.adapter_commands import (
     FORMATS,
     MERGED,
     AdapterDesk,
-    Chosen,
     Order,
     model_card_in,
 )
@@ -83,7 +83,7 @@ def test_an_export_is_a_file_that_is_an_adapter_again(workspace, desk, carry_out
 
 
 def test_a_mix_and_a_merge_take_each_by_its_strength(workspace, desk, carry_out, tiny_base):
-    both = [Chosen(NORA, 0.5), Chosen(LORA, 1.25)]
+    both = [AdapterChoice(NORA, 0.5), AdapterChoice(LORA, 1.25)]
     mix = desk.mix(both, "both")
     assert "0.5 x mug-nora" in carry_out(mix) and "1.25" in mix.shown
     assert (workspace.adapters / "both.safetensors").is_file()
@@ -120,8 +120,8 @@ def test_an_order_is_run_by_this_python(desk):
 def test_only_adapters_of_the_shelf_are_taken(desk, path):
     for order in (
         lambda: desk.export(path, "kohya"),
-        lambda: desk.mix([Chosen(path), Chosen(NORA)], "x"),
-        lambda: desk.merge([Chosen(path)], "x"),
+        lambda: desk.mix([AdapterChoice(path), AdapterChoice(NORA)], "x"),
+        lambda: desk.merge([AdapterChoice(path)], "x"),
         lambda: desk.push(path, "a/b"),
         lambda: desk.inspect(path),
     ):
@@ -135,13 +135,16 @@ def test_values_that_are_none_of_those_taken_are_refused(desk):
         (lambda: desk.export(NORA, "kohya", "int8"), "expected a precision"),
         (lambda: desk.export(NORA, "kohya", None, -1), "expected a rank"),
         (lambda: desk.export(NORA, "kohya", name="../x"), "expected a name"),
-        (lambda: desk.mix([Chosen(NORA)], "x"), "two adapters"),
-        (lambda: desk.mix([Chosen(NORA), Chosen(NORA)], "x"), "twice"),
-        (lambda: desk.mix([Chosen(NORA, float("nan")), Chosen(LORA)], "x"), "strength"),
-        (lambda: desk.mix([Chosen(NORA, -1), Chosen(LORA)], "x"), "strength"),
-        (lambda: desk.mix([Chosen(NORA)] * 9, "x"), "at most 8"),
+        (lambda: desk.mix([AdapterChoice(NORA)], "x"), "two adapters"),
+        (lambda: desk.mix([AdapterChoice(NORA), AdapterChoice(NORA)], "x"), "twice"),
+        (
+            lambda: desk.mix([AdapterChoice(NORA, float("nan")), AdapterChoice(LORA)], "x"),
+            "strength",
+        ),
+        (lambda: desk.mix([AdapterChoice(NORA, -1), AdapterChoice(LORA)], "x"), "strength"),
+        (lambda: desk.mix([AdapterChoice(NORA)] * 9, "x"), "at most 8"),
         (lambda: desk.merge([], "x"), "choose"),
-        (lambda: desk.merge([Chosen(NORA)], "-rf"), "expected a name"),
+        (lambda: desk.merge([AdapterChoice(NORA)], "-rf"), "expected a name"),
         (lambda: desk.push(NORA, "a"), "owner/name"),
         (lambda: desk.push(NORA, "--private/x"), "owner/name"),
         (lambda: desk.push(NORA, "a/b/c"), "owner/name"),
@@ -156,7 +159,7 @@ def test_a_base_that_visitors_may_not_load_is_not_loaded(workspace, twins):
     desk = AdapterDesk(workspace, lambda model: bool(asked.append(model)))
     for order in (
         lambda: desk.export(NORA, "kohya"),
-        lambda: desk.merge([Chosen(NORA)], "x", model="/etc"),
+        lambda: desk.merge([AdapterChoice(NORA)], "x", model="/etc"),
         lambda: desk.push(NORA, "a/b"),
     ):
         with pytest.raises(StudioError, match="cannot be loaded here"):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nora_studio.drawing_requests import AdapterChoice
 from nora_studio.errors import StudioError
 from nora_studio.studio.child import OUTPUT
 from nora_studio.studio.job import Job
@@ -25,15 +26,6 @@ MERGED = "merged"
 """Folder of whole pipelines, in a workspace."""
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,94}/[A-Za-z0-9][\w.-]{0,94}")
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,39}")
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """An adapter and how much of it."""
-
-    path: str
-    """As in the library."""
-    strength: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -111,7 +103,7 @@ class AdapterDesk:
 
     def mix(
         self,
-        chosen: Sequence[Chosen],
+        chosen: Sequence[AdapterChoice],
         name: str,
         to: str = "kohya",
         precision: str | None = None,
@@ -134,7 +126,7 @@ class AdapterDesk:
 
     def merge(
         self,
-        chosen: Sequence[Chosen],
+        chosen: Sequence[AdapterChoice],
         name: str,
         precision: str | None = None,
         model: str = "",
@@ -209,7 +201,7 @@ class AdapterDesk:
             )
         return entry
 
-    def _adapters(self, chosen: Sequence[Chosen], model: str) -> list[str]:
+    def _adapters(self, chosen: Sequence[AdapterChoice], model: str) -> list[str]:
         if len(chosen) > MOST_MIXED:
             raise StudioError(f"at most {MOST_MIXED} adapters go together; got {len(chosen)}.")
         if len({one.path for one in chosen}) < len(chosen):

@@ -14,7 +14,7 @@ from nora_studio.formats.identify import identify
 from nora_studio.history import find_runs
 from nora_studio.runs import Run
 from nora_studio.studio.workspace import Workspace, check_name
-from nora_studio.wall import samples_of
+from nora_studio.wall import latest_sample
 
 SUFFIX = ".safetensors"
 TRASH = ".trash"
@@ -111,8 +111,6 @@ def bring_back(workspace: Workspace, name: str) -> None:
 def _of_run(run: Run) -> LibraryEntry:
     size = sum(file.stat().st_size for file in run.adapter.rglob(f"*{SUFFIX}"))
     card, problem = _card(run.adapter)
-    steps = samples_of(run)
-    latest = next(iter(steps[max(steps)].values()), None) if steps else None
     return LibraryEntry(
         path=f"runs/{run.folder.name}",
         title=run.folder.name,
@@ -121,7 +119,7 @@ def _of_run(run: Run) -> LibraryEntry:
         time=(run.adapter / CARD).stat().st_mtime,
         card=card,
         problem=problem,
-        thumbnail=latest,
+        thumbnail=latest_sample(run),
         scores=_scores(run.read_log()),
     )
 

@@ -21,7 +21,7 @@ from nora_studio.runs import Run
 from nora_studio.studio.job import ENDED
 from nora_studio.studio.jobs import Jobs
 from nora_studio.studio.workspace import Workspace, check_name
-from nora_studio.wall import samples_of
+from nora_studio.wall import latest_sample
 
 DAMAGED = "damaged"
 """The state of a run whose settings cannot be read."""
@@ -42,7 +42,7 @@ class PastRun:
 
 def past_runs(workspace: Workspace) -> list[PastRun]:
     """All runs, the one that told something last first; a damaged one is among them."""
-    found = [PastRun(_standing(run), _thumbnail(run)) for run in find_runs(workspace.runs)]
+    found = [PastRun(_standing(run), latest_sample(run)) for run in find_runs(workspace.runs)]
     return sorted(found, key=lambda past: -past.standing.time)
 
 
@@ -115,9 +115,3 @@ def _standing(run: Run) -> Standing:
             time=status.get("time", run.folder.stat().st_mtime),
             error="its settings cannot be read.",
         )
-
-
-def _thumbnail(run: Run) -> Path | None:
-    samples = samples_of(run)
-    last = samples[max(samples)] if samples else {}
-    return next(iter(last.values()), None)

@@ -43,7 +43,7 @@ class ScoreRequest:
 
 def measurable_runs(workspace: Workspace) -> list[Run]:
     """The visitor's runs that have an adapter to measure, the newest first."""
-    found = [run for run in find_runs(workspace.runs) if run.adapter.is_dir() or run.checkpoints()]
+    found = [run for run in find_runs(workspace.runs) if run.has_adapter]
     return sorted(found, key=lambda run: -(run.folder / "config.toml").stat().st_mtime)
 
 

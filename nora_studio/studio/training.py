@@ -1,6 +1,7 @@
 """From what the Train page asks to the trainer's command, and from an edited command back."""
 
 import contextlib
+import functools
 import io
 import itertools
 import shlex
@@ -44,11 +45,6 @@ class TrainRequest:
     methods: tuple[str, ...] = ("nora", "lora")
     more: tuple[str, ...] = ()
     """Further flags, as the Advanced section makes them."""
-
-
-def article(noun: str) -> str:
-    """ "a mug", "an owl"."""
-    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
 
 
 def recommended_steps(model: str, preset: str) -> int:
@@ -115,6 +111,11 @@ def read_arguments(arguments: Sequence[str]) -> DreamboothOptions:
     Raises:
         StudioError: an unknown flag or a value out of range, in one line.
     """
+    return _parsed(tuple(arguments))
+
+
+@functools.lru_cache(maxsize=256)  # A page asks again every two seconds.
+def _parsed(arguments: tuple[str, ...]) -> DreamboothOptions:
     if {"-h", "--help"} & set(arguments):
         raise StudioError("--help is for terminals; assets/options.md explains every option.")
     told = io.StringIO()

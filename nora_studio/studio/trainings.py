@@ -1,14 +1,14 @@
 """A visitor's trainings: the runs of twins together, with the job that writes them."""
 
-import tomllib
 from dataclasses import dataclass
 from typing import Any
 
 from nora_studio.errors import StudioError
-from nora_studio.history import find_runs
+from nora_studio.history import find_runs, method_of
 from nora_studio.runs import CONFIG, Run
 from nora_studio.studio.job import ENDED, Job
 from nora_studio.studio.jobs import Jobs
+from nora_studio.studio.past_runs import settings_of
 from nora_studio.studio.workspace import Workspace
 
 
@@ -26,12 +26,7 @@ class Training:
     @property
     def settings(self) -> dict[str, Any]:
         """What the runs were planned with; empty before the first is there."""
-        for run in self.runs.values():
-            try:
-                return tomllib.loads((run.folder / CONFIG).read_text("utf-8"))
-            except (OSError, tomllib.TOMLDecodeError):
-                continue
-        return {}
+        return next(filter(None, map(settings_of, self.runs.values())), {})
 
     @property
     def first(self) -> Run | None:
@@ -44,7 +39,7 @@ def find_trainings(workspace: Workspace, jobs: Jobs) -> list[Training]:
     found: dict[str, dict[str, Run]] = {}
     ages: dict[str, float] = {}
     for run in find_runs(workspace.runs):
-        method = _method(run)
+        method = method_of(run, settings_of(run)) or run.folder.name.rpartition("-")[2]
         name = run.folder.name.removesuffix(f"-{method}")
         found.setdefault(name, {})[method] = run
         ages[name] = max(ages.get(name, 0.0), (run.folder / CONFIG).stat().st_mtime)
@@ -71,18 +66,6 @@ def find_training(workspace: Workspace, jobs: Jobs, name: str) -> Training:
     raise StudioError(f"there is no training {name[:80]!r} here. It may have been deleted.")
 
 
-def _method(run: Run) -> str:
-    """The run's own method: its folder's name ends with it."""
-    try:
-        settings = tomllib.loads((run.folder / CONFIG).read_text("utf-8"))
-    except (OSError, tomllib.TOMLDecodeError):
-        settings = {}
-    for method in str(settings.get("method", "")).split(","):
-        if method and run.folder.name.endswith(f"-{method}"):
-            return method
-    return run.folder.name.rsplit("-", 1)[-1]
-
-
 def state_of(training: Training, jobs: Jobs) -> str:
     """waiting, running, finished, stopped, failed, interrupted or cancelled.
 
@@ -92,7 +75,7 @@ def state_of(training: Training, jobs: Jobs) -> str:
         state = jobs.state(training.job)
         if state not in ENDED or state in ("failed", "cancelled"):
             return "interrupted" if state == "failed" and _was_killed(training, jobs) else state
-    states = {_own_state(run) for run in training.runs.values()}
+    states = {run.state for run in training.runs.values()}
     for state in ("running", "failed", "interrupted", "stopped"):
         if state in states:
             return state
@@ -103,11 +86,6 @@ def _was_killed(training: Training, jobs: Jobs) -> bool:
     """Whether its process ended without a word of its own."""
     status = None if training.job is None else jobs.status(training.job)
     return status is None or status > 128
-
-
-def _own_state(run: Run) -> str:
-    state = run.read_status().get("state", "failed")
-    return "interrupted" if state == "running" and not run.is_alive() else state
 
 
 def why_failed(training: Training, jobs: Jobs) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 
 import gradio as gr
 
+from nora_studio.drawing_requests import AdapterChoice
 from nora_studio.errors import StudioError
-from nora_studio.studio.adapter_commands import AdapterDesk, Chosen, Order
+from nora_studio.studio.adapter_commands import AdapterDesk, Order
 from nora_studio.studio.workspace import safe_name
 from nora_studio.ui.escaping import escaped
 
@@ -58,7 +59,9 @@ class Bench:
         """What to make."""
         return self.fields[0]
 
-    def order(self, desk: AdapterDesk, chosen: Sequence[Chosen], values: Sequence[Any]) -> Order:
+    def order(
+        self, desk: AdapterDesk, chosen: Sequence[AdapterChoice], values: Sequence[Any]
+    ) -> Order:
         """The command that the fields come to.
 
         Raises:

@@ -6,11 +6,11 @@ from typing import Any
 
 import gradio as gr
 
+from nora_studio.drawing_requests import AdapterChoice
 from nora_studio.errors import StudioError
 from nora_studio.studio.adapter_commands import (
     KINDS,
     AdapterDesk,
-    Chosen,
     Order,
     is_preview,
     model_card_in,
@@ -39,7 +39,7 @@ class Orders:
 
     def _order(self, workspace: Workspace, held: Picks, values: Sequence[Any]) -> Order:
         desk = AdapterDesk(workspace, self.studio.is_model_allowed)
-        chosen = [Chosen(path, strength) for path, strength in held.items()]
+        chosen = [AdapterChoice(path, strength) for path, strength in held.items()]
         return self.bench.order(desk, chosen, values)
 
     def _submit(

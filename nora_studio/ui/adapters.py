@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from nora_studio.studio.studio import Studio
-from nora_studio.ui.acts import ON_LOAD
+from nora_studio.ui.acts import ON_LOAD, QUIET
 from nora_studio.ui.adapter_bench import Bench, build_bench
 from nora_studio.ui.adapter_cards import PICK
 from nora_studio.ui.adapter_orders import Orders
@@ -14,7 +14,6 @@ from nora_studio.ui.adapter_shelf import Shelf
 from nora_studio.ui.shared import Shared
 
 POLL_SECONDS = 1.5
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
 HEADING = (
     '<h2>Your adapters</h2><p class="lead">Small files that teach a base model your subject. '
     "Choose some to export, mix or publish them.</p>"

@@ -13,10 +13,10 @@ from nora_studio.studio.blind import find_tests
 from nora_studio.studio.sheets import Sheet
 from nora_studio.studio.studio import Studio
 from nora_studio.studio.workspace import Workspace, check_name
-from nora_studio.ui.acts import told
+from nora_studio.ui.acts import QUIET, told
 from nora_studio.ui.blind_panel import BlindPanel, pairs_of, wire_blind
 from nora_studio.ui.blind_view import results_view
-from nora_studio.ui.comparison_form import QUIET, Form, fields_of, wire_form
+from nora_studio.ui.comparison_form import Form, fields_of, wire_form
 from nora_studio.ui.comparison_request import request_of
 from nora_studio.ui.comparison_view import sheet_view
 from nora_studio.ui.shared import Shared

@@ -10,7 +10,7 @@ from nora_studio.errors import StudioError
 from nora_studio.studio.drawables import Drawable, drawables_with
 from nora_studio.studio.studio import Studio
 from nora_studio.studio.workspace import Workspace, check_name
-from nora_studio.ui.acts import ON_LOAD, act_of
+from nora_studio.ui.acts import ON_LOAD, QUIET, act_of
 from nora_studio.ui.comparison_request import CHIPS, LAYOUTS, Fields
 from nora_studio.ui.escaping import escaped
 from nora_studio.ui.shared import Shared
@@ -18,7 +18,6 @@ from nora_studio.ui.shared import Shared
 ADAPTERS_LIMIT = 6
 WITH_ADAPTERS = "Each is a column beside the base, which learned nothing."
 WITHOUT_ADAPTERS = "None yet. Train one, or upload one under Adapters; the base draws without."
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
 
 
 class Form:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import gradio as gr
 
@@ -18,7 +17,7 @@ from nora_studio.studio.past_runs import (
 )
 from nora_studio.studio.studio import Studio
 from nora_studio.studio.workspace import Workspace, check_name
-from nora_studio.ui.acts import ON_LOAD, act_of, told
+from nora_studio.ui.acts import ON_LOAD, QUIET, act_of, told
 from nora_studio.ui.history_view import curves_view, detail_view, list_view, trash_view
 from nora_studio.ui.shared import Shared
 
@@ -47,24 +46,21 @@ def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
         smoothing = gr.Slider(0, 0.95, 0.6, step=0.05, label="Smoothing", scale=0, min_width=300)
     detail = gr.HTML("", elem_id="history-detail")
     picked, undone, seen = gr.State([]), gr.State([]), gr.State({})
-    quiet: dict[str, Any] = {
-        "show_progress": "hidden", "api_visibility": "private", "queue": False
-    }  # fmt: skip
     timer = gr.Timer(POLL_SECONDS)
     inputs = [picked, undone, log, smoothing, seen]
     outputs = [trash, runs, curves, detail, reuse, compare, delete, picked, seen]
     gr.on(
-        [timer.tick, tab.select, log.change, smoothing.change], room.look, inputs, outputs, **quiet
+        [timer.tick, tab.select, log.change, smoothing.change], room.look, inputs, outputs, **QUIET
     )
     for part in (runs, trash):
-        part.select(room.press, [picked, undone], [picked, undone], **quiet).then(
-            room.look, inputs, outputs, **quiet
+        part.select(room.press, [picked, undone], [picked, undone], **QUIET).then(
+            room.look, inputs, outputs, **QUIET
         )
     delete.click(room.delete, picked, [picked, undone], api_visibility="private").then(
-        room.look, inputs, outputs, **quiet
+        room.look, inputs, outputs, **QUIET
     )
-    reuse.click(room.reuse, picked, [shared.settings, shared.tabs], **quiet)
-    compare.click(room.compare, picked, [shared.adapters, shared.strengths, shared.tabs], **quiet)
+    reuse.click(room.reuse, picked, [shared.settings, shared.tabs], **QUIET)
+    compare.click(room.compare, picked, [shared.adapters, shared.strengths, shared.tabs], **QUIET)
     gr.api(room.delete_run, api_name="delete_run")
     gr.api(room.restore_run, api_name="restore_run")
 
@@ -90,9 +86,7 @@ class _Room:
         # What has not changed is not sent again: nothing moves, and no button loses the focus.
         old = before.get("views") or [None] * len(shown)
         parts = [gr.skip() if a == b else b for a, b in zip(old, shown)]
-        drawn = bool(chosen) and all(
-            now.run.adapter.is_dir() or now.run.checkpoints() for now in chosen
-        )
+        drawn = bool(chosen) and all(now.run.has_adapter for now in chosen)
         switches = [len(chosen) == 1, drawn, bool(chosen)]
         same = before.get("switches") == switches
         buttons = [gr.skip() if same else gr.Button(interactive=on) for on in switches]

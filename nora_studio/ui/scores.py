@@ -1,7 +1,7 @@
 """The Scores tab: which checkpoint at which strength, and who is ahead, in words with intervals."""
 
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
 
 import gradio as gr
 
@@ -23,7 +23,7 @@ from nora_studio.studio.scoring import (
 )
 from nora_studio.studio.studio import Studio
 from nora_studio.studio.workspace import Workspace
-from nora_studio.ui.acts import ON_LOAD, act_of, told
+from nora_studio.ui.acts import ON_LOAD, QUIET, act_of, told
 from nora_studio.ui.fidelity_view import advice_view, first_choice, panel_view, plot_view
 from nora_studio.ui.measuring_view import measuring_view
 from nora_studio.ui.scores_view import scores_view
@@ -73,22 +73,19 @@ def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
         panel = gr.HTML("", elem_id="scores-panel", js_on_load=ON_LOAD, min_width=320)
     verdicts = gr.HTML("", elem_id="scores-verdicts")
     point, seen = gr.State(None), gr.State({})
-    quiet: dict[str, Any] = {
-        "show_progress": "hidden", "api_visibility": "private", "queue": False
-    }  # fmt: skip
     inputs = [chosen, point, seen]
     outputs = [chosen, progress, advice, plot, panel, verdicts, stop, seen]
     timer = gr.Timer(POLL_SECONDS)
-    gr.on([timer.tick, tab.select, chosen.input], room.look, inputs, outputs, **quiet)
+    gr.on([timer.tick, tab.select, chosen.input], room.look, inputs, outputs, **QUIET)
     to_compare = [shared.adapters, shared.strengths, shared.tabs]
     for part in (plot, panel, advice):
-        part.select(room.press, chosen, [point, panel, *to_compare], **quiet)
+        part.select(room.press, chosen, [point, panel, *to_compare], **QUIET)
     asked = [chosen, prompts, seeds, strengths, checkpoints, dino]
     find.click(room.find_best, asked, None, api_name="find_best_strength").then(
-        room.look, inputs, outputs, **quiet
+        room.look, inputs, outputs, **QUIET
     )
     score.click(room.compare_final, [chosen, prompts, seeds, dino], None, api_name="score").then(
-        room.look, inputs, outputs, **quiet
+        room.look, inputs, outputs, **QUIET
     )
     stop.click(room.halt, chosen, None, api_name="stop_scores")
 

@@ -1,14 +1,18 @@
 """One training as HTML: how far it is, what it draws, what it says."""
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
-from nora_studio.compare import METHOD_NAMES
 from nora_studio.studio.jobs import Jobs
 from nora_studio.studio.trainings import Training, why_failed
 from nora_studio.studio.workspace import Workspace
 from nora_studio.ui.escaping import escaped
+from nora_studio.ui.pieces import METHOD_NAMES, dot
 from nora_studio.wall import samples_of
 
+Logs = Mapping[str, list[dict[str, Any]]]
+"""Method -> its run's log, read once."""
 MOST_STEPS = 12
 LOG_LINES = 200
 LAST_WORDS = 6
@@ -29,7 +33,7 @@ STATES = {
 """What a state is called, its colour, and what it means."""
 
 
-def progress_view(training: Training, state: str, jobs: Jobs) -> str:
+def progress_view(training: Training, state: str, jobs: Jobs, logs: Logs) -> str:
     """The bar, the figures, and a failure in one sentence."""
     word, colour, meaning = STATES[state]
     runs = training.runs.values()
@@ -42,7 +46,7 @@ def progress_view(training: Training, state: str, jobs: Jobs) -> str:
         meaning = f"{before} before it in the queue. {meaning}" if before else meaning
     if state == "running" and not step:
         meaning = "Loading the model and looking at the photos."
-    facts = _facts(training, statuses) if step else []
+    facts = _facts(logs, statuses) if step else []
     problem = ""
     if state in ("failed", "interrupted"):
         last = jobs.tail(training.job, LAST_WORDS) if training.job is not None else []
@@ -62,9 +66,9 @@ def progress_view(training: Training, state: str, jobs: Jobs) -> str:
     )
 
 
-def _facts(training: Training, statuses: list[dict]) -> list[str]:
+def _facts(logs: Logs, statuses: list[dict]) -> list[str]:
     left = max((status.get("seconds_left", 0.0) for status in statuses), default=0.0)
-    rows = [row for run in training.runs.values() for row in run.read_log()[-1:]]
+    rows = [row for log in logs.values() for row in log[-1:]]
     pace = max((row.get("seconds_per_step", 0.0) for row in rows), default=0.0)
     memory = max((row.get("memory_gib", 0.0) for row in rows), default=0.0)
     running = any(status.get("state") == "running" for status in statuses)
@@ -76,10 +80,10 @@ def _facts(training: Training, statuses: list[dict]) -> list[str]:
         facts.append(("A step", f"{pace:.2f} s"))
     if memory:
         facts.append(("Memory", f"{memory:.1f} GiB"))
-    for method, run in training.runs.items():
-        losses = [row["loss"] for row in run.read_log() if "loss" in row]
+    for method, log in logs.items():
+        losses = [row["loss"] for row in log if "loss" in row]
         if losses:
-            facts.append((f"{_dot(method)}{_called(method)}, loss", f"{losses[-1]:.4f}"))
+            facts.append((f"{dot(method)} {_called(method)}, loss", f"{losses[-1]:.4f}"))
     return [f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts]
 
 
@@ -93,10 +97,6 @@ def _duration(seconds: float) -> str:
 
 def _called(method: str) -> str:
     return escaped(METHOD_NAMES.get(method, method))
-
-
-def _dot(method: str) -> str:
-    return f'<span class="dot {method if method in ("nora", "lora") else ""}"></span> '
 
 
 def wall_view(training: Training, workspace: Workspace) -> str:
@@ -137,10 +137,8 @@ def _prompts(training: Training) -> list[str]:
 
 
 def _cell(file, method: str, workspace: Workspace) -> str:
-    name = {"base": "Base"}.get(method) or _called(method)
-    label = f'<span class="wall-name">{_dot(method) if method != "base" else ""}{name}</span>'
-    if method == "base":
-        label = '<span class="wall-name"><span class="dot base"></span> Base</span>'
+    name = _called(method)
+    label = f'<span class="wall-name">{dot(method)} {name}</span>'
     if file is None:
         return f'<div class="wall-cell"><div class="picture"></div>{label}</div>'
     address = escaped(workspace.url(file))

@@ -10,15 +10,16 @@ from nora_studio.errors import StudioError
 from nora_studio.studio.studio import Studio
 from nora_studio.studio.training import PROGRAM, train_command
 from nora_studio.studio.trainings import Training, find_training, find_trainings, state_of
+from nora_studio.studio.workspace import Workspace
 from nora_studio.ui.acts import QUIET, told
 from nora_studio.ui.line_chart import Colour, Series, line_chart
+from nora_studio.ui.pieces import METHOD_NAMES, colour_of
 from nora_studio.ui.shared import Shared
-from nora_studio.ui.training_view import log_view, progress_view, wall_view
+from nora_studio.ui.training_view import Logs, log_view, progress_view, wall_view
 
 POLL_SECONDS = 1.5
 MOST_STEPS = 100_000
 BUTTON: dict[str, Any] = {"size": "md", "scale": 0, "min_width": 165}
-COLOURS: dict[str, Colour] = {"nora": "nora", "lora": "lora"}
 OTHERS: tuple[Colour, ...] = ("ink", "soft", "accent", "base")
 EMPTY = (
     '<div class="empty"><b>No training yet</b>Begin one under Train; it shows up here by itself, '
@@ -106,7 +107,7 @@ class _Answers:
         name = name if name in trainings else next(iter(trainings), "")
         training = trainings.get(name)
         state = "" if training is None else state_of(training, jobs)
-        shown = _views(self._studio, training, log, smoothing, workspace)
+        shown = _views(self._studio, training, state, log, smoothing, workspace)
         after = {"names": list(trainings), "name": name, "state": state, "shown": shown}
         old = before.get("shown") or [None] * len(shown)
         parts = [gr.skip() if was == now else now for was, now in zip(old, shown)]
@@ -114,11 +115,12 @@ class _Answers:
         choice = gr.skip() if same else gr.Dropdown(list(trainings), value=name or None)
         if same and before.get("state") == state:
             return [choice, *parts, *[gr.skip()] * 4, after]
+        runs = [] if training is None else training.runs.values()
         switches = [
             gr.Button(interactive=state in ("waiting", "running")),
             gr.Button(interactive=state in ("stopped", "interrupted", "failed")),
             gr.Button(interactive=state == "finished"),
-            gr.Button(interactive=_is_comparable(training)),
+            gr.Button(interactive=any(run.has_adapter for run in runs)),
         ]
         return [choice, *parts, *switches, after]
 
@@ -175,45 +177,40 @@ class _Answers:
             raise told(error) from error
 
 
-def _is_comparable(training: Training | None) -> bool:
-    if training is None:
-        return False
-    return any(run.adapter.is_dir() or run.checkpoints() for run in training.runs.values())
-
-
-def _views(studio: Studio, training: Training | None, log: bool, smooth: float, workspace):
+def _views(
+    studio: Studio,
+    training: Training | None,
+    state: str,
+    log: bool,
+    smoothing: float,
+    workspace: Workspace,
+) -> list[str]:
+    """Progress, wall, training loss, measured loss, log."""
     if training is None:
         return [EMPTY, "", "", "", ""]
     logs = {method: run.read_log() for method, run in training.runs.items()}
-    lines = {
-        name: [
-            Series(
-                f"{_called(method)}{words}",
-                [(row["step"], row[name]) for row in rows if name in row],
-                _colour(method, list(logs)),
-                "dashed" if method == "lora" else "solid",
-            )
-            for method, rows in logs.items()
-            if any(name in row for row in rows) or name != "held_out_loss"
-        ]
-        for name, words in (("loss", ""), ("fixed_loss", ""), ("held_out_loss", ""))
-    }
-    held_out = any(series.points for series in lines["held_out_loss"])
+    held_out = any("held_out_loss" in row for rows in logs.values() for row in rows)
     judged = "held_out_loss" if held_out else "fixed_loss"
     title = "Loss on a photo held out" if held_out else "Loss at fixed noise"
     return [
-        progress_view(training, state_of(training, studio.jobs), studio.jobs),
+        progress_view(training, state, studio.jobs, logs),
         wall_view(training, workspace),
-        line_chart(lines["loss"], title="Training loss", log=log, smoothing=smooth),
-        line_chart(lines[judged], title=title, log=log, smoothing=0),
+        line_chart(_lines(logs, "loss"), title="Training loss", log=log, smoothing=smoothing),
+        line_chart(_lines(logs, judged), title=title, log=log),
         log_view(training, studio.jobs),
     ]
 
 
-def _colour(method: str, methods: list[str]) -> Colour:
-    others = [name for name in methods if name not in COLOURS]
-    return COLOURS[method] if method in COLOURS else OTHERS[others.index(method) % len(OTHERS)]
-
-
-def _called(method: str) -> str:
-    return {"lora": "LoRA", "nora": "NoRA"}.get(method, method)
+def _lines(logs: Logs, name: str) -> list[Series]:
+    """One number of every run's log."""
+    others = [method for method in logs if method not in METHOD_NAMES]
+    return [
+        Series(
+            METHOD_NAMES.get(method, method),
+            [(row["step"], row[name]) for row in rows if name in row],
+            OTHERS[others.index(method) % len(OTHERS)] if method in others else colour_of(method),
+            "dashed" if method == "lora" else "solid",
+        )
+        for method, rows in logs.items()
+        if name != "held_out_loss" or any(name in row for row in rows)
+    ]
