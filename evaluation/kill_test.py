@@ -21,10 +21,10 @@ from pathlib import Path
 
 import tyro
 
+from nora_studio.assets import embedded
 from nora_studio.atomic import write_text
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.launching import ForkServer, Start, start_fresh
-from nora_studio.models import embedded
 from nora_studio.trials import ACTS, Training, Trial, differences, kill_once
 
 FLAGS = (

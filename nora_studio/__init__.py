@@ -1,12 +1,32 @@
 """NoRA Studio: personalise Stable Diffusion XL with Nested Low-Rank Adaptation (arXiv 2408.10280).
 
-Importing the package registers NoRA and the tuners beside it with PEFT, so that
-`PeftModel.from_pretrained` and friends read what they saved.
+Once the package is imported, PEFT knows NoRA and the tuners beside it, so that
+`PeftModel.from_pretrained` and friends read what they saved. PEFT itself, which takes about ten
+seconds to import, is imported by whoever first needs it.
 """
+
+import importlib
+from typing import TYPE_CHECKING
+
+from nora_studio.registration import when_imported
+
+if TYPE_CHECKING:
+    from nora_studio.nora import NoraConfig, NoraLinear, NoraModel
 
 __version__ = "0.1.0"
 
-import nora_studio.tuners  # noqa: F401
-from nora_studio.nora import NoraConfig, NoraLinear, NoraModel
-
 __all__ = ["NoraConfig", "NoraLinear", "NoraModel", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("NoraConfig", "NoraLinear", "NoraModel"):
+        return getattr(importlib.import_module("nora_studio.nora"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _register() -> None:
+    for methods in ("nora_studio.nora", "nora_studio.tuners"):
+        importlib.import_module(methods)
+
+
+when_imported("peft", _register)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nora_studio.entrants import UsedAdapter, adapter_files
 from nora_studio.files import load_adapter, read_new_tokens
-from nora_studio.methods import set_strength, tuner_layers
+from nora_studio.methods.injection import set_strength, tuner_layers
 from nora_studio.models import parts_of, share_weights, with_parts
 from nora_studio.new_tokens import NewTokens, extend, joined
 

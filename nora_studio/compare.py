@@ -9,6 +9,7 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
 from nora_studio.adapted import AdaptedPipes
+from nora_studio.cards import find_adapter, read_card
 from nora_studio.dino import Dino
 from nora_studio.entrants import (
     BASE,
@@ -21,11 +22,9 @@ from nora_studio.entrants import (
     run_name,
 )
 from nora_studio.errors import StudioError
-from nora_studio.files import find_adapter, read_card
 from nora_studio.generate import default_batch, draw, save_picture
+from nora_studio.methods.table import METHOD_NAMES
 from nora_studio.scores import Scorer, paired_difference, score_pictures, verdict
-
-METHOD_NAMES = {"lora": "LoRA", "nora": "NoRA"}
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 from nora_studio import processes
 from nora_studio.config import PART_FIELDS, DreamboothOptions
 from nora_studio.errors import StudioError
-from nora_studio.methods import METHODS, method_named
 from nora_studio.methods.quantised import check_on_quantised
+from nora_studio.methods.table import METHODS, method_named
 from nora_studio.new_tokens import token_words
 from nora_studio.prompts import PLACEHOLDER
 from nora_studio.settings.adapter import check_adapter_options

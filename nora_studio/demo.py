@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from nora_studio.cards import read_card
 from nora_studio.compare import (
     Drawing,
     Finding,
@@ -20,7 +21,6 @@ from nora_studio.compare import (
 )
 from nora_studio.data.images import list_photos, open_photo
 from nora_studio.defaults import with_recommended
-from nora_studio.files import read_card
 from nora_studio.models import load_sdxl
 from nora_studio.options_file import defaults_as_toml, parse_options, to_toml
 from nora_studio.report import Commands, Comparison, Photos, Table, html_report, labelled_grid

@@ -29,6 +29,8 @@ import torch
 import tyro
 
 from nora_studio.adapted import AdaptedPipes
+from nora_studio.assets import EMBEDDED
+from nora_studio.cards import find_adapter, read_card
 from nora_studio.compare import (
     Drawing,
     Entrant,
@@ -49,13 +51,7 @@ from nora_studio.entrants import (
     trained_size,
 )
 from nora_studio.errors import StudioError
-from nora_studio.files import find_adapter, read_card
-from nora_studio.models import (
-    EMBEDDED,
-    choose_dtype,
-    choose_trigger,
-    load_sdxl,
-)
+from nora_studio.models import choose_dtype, choose_trigger, load_sdxl
 from nora_studio.readings import read_as_tokens
 from nora_studio.scores import Scorer, load_scorer
 

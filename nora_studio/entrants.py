@@ -9,12 +9,14 @@ from pathlib import Path
 from diffusers import StableDiffusionXLPipeline
 
 from nora_studio import __version__
+from nora_studio.assets import EMBEDDED
+from nora_studio.cards import CARD
 from nora_studio.errors import StudioError
-from nora_studio.files import CARD, AdapterCard
 from nora_studio.fingerprints import fingerprint
+from nora_studio.formats.card import AdapterCard
 from nora_studio.formats.embeddings import embeddings_beside
-from nora_studio.generate import Recipe, read_recipe
-from nora_studio.models import EMBEDDED, native_resolution, parts_of
+from nora_studio.models import native_resolution, parts_of
+from nora_studio.recipes import Recipe, read_recipe
 
 BASE = "base"
 Pair = tuple[str, int]

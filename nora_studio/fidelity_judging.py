@@ -9,6 +9,7 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 from torch import Tensor
 
+from nora_studio.cards import find_adapter, read_card
 from nora_studio.compare import (
     BASE,
     Drawing,
@@ -22,7 +23,7 @@ from nora_studio.compare import (
 from nora_studio.dino import Dino
 from nora_studio.errors import StudioError
 from nora_studio.fidelity import PROMPT_SCORE, Point, Score
-from nora_studio.files import AdapterCard, find_adapter, read_card
+from nora_studio.formats.card import AdapterCard
 from nora_studio.prompts import replace_token
 from nora_studio.runs import Run
 from nora_studio.scores import Scorer, paired_difference

@@ -11,9 +11,10 @@ from peft import PeftConfig
 from torch import Tensor, nn
 
 from nora_studio.atomic import replacing
+from nora_studio.cards import CARD, find_adapter, read_card
 from nora_studio.errors import StudioError
 from nora_studio.fingerprints import fingerprint, fingerprints_agree
-from nora_studio.formats.card import AdapterCard, card_text, parse_card
+from nora_studio.formats.card import AdapterCard, card_text
 from nora_studio.formats.container import read_header, read_tensors, write_tensors
 from nora_studio.formats.embeddings import (
     EMBEDDINGS,
@@ -22,11 +23,11 @@ from nora_studio.formats.embeddings import (
     write_embeddings,
 )
 from nora_studio.formats.identify import CARD_KEY, identify
-from nora_studio.formats.reading import Loaded, read_file, read_file_card
+from nora_studio.formats.reading import Loaded, read_file
 from nora_studio.formats.seed_reading import read_seed_tokens
-from nora_studio.methods import (
+from nora_studio.methods.attachment import detach
+from nora_studio.methods.injection import (
     adapter_tensors,
-    detach,
     inject,
     peft_key,
     set_adapter_tensors,
@@ -35,51 +36,8 @@ from nora_studio.methods import (
 from nora_studio.new_tokens import NewTokens
 from nora_studio.registration import ADAPTER_NAME, PEFT_PREFIX
 
-CARD = "card.json"
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-
-
-def find_adapter(path: Path) -> Path:
-    """The adapter behind a run folder, its `adapter/`, one of its checkpoints, or a single file.
-
-    Returns:
-        A folder with a card, or a file as it was named.
-    """
-    path = Path(path).expanduser()
-    if path.is_file():
-        return path
-    for folder in (path, path / "adapter"):
-        if (folder / CARD).is_file():
-            return folder
-    if not path.exists():
-        raise StudioError(
-            f"expected a run folder, an adapter folder or a .safetensors file; {path} does not "
-            "exist."
-        )
-    if (path / "checkpoints").is_dir():
-        raise StudioError(
-            f"{path} is a run without a final adapter: its training has not finished. Resume it, "
-            "or name one of its checkpoints."
-        )
-    raise StudioError(f"expected a run folder or an adapter folder; {path} holds no {CARD}.")
-
-
-def read_card(path: Path) -> AdapterCard:
-    """Read an adapter's card.
-
-    Raises:
-        StudioError: there is none, or it cannot be read.
-    """
-    path = find_adapter(path)
-    if path.is_file():
-        return read_file_card(path)
-    file = path / CARD
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StudioError(f"{file} is damaged: {error}. Train again or restore it.") from error
-    return parse_card(text, file)
 
 
 def adapter_state(module: nn.Module) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from nora_studio import processes
-from nora_studio.models import EMBEDDED
+from nora_studio.assets import EMBEDDED
 from nora_studio.photo_set import PhotoSet
 from nora_studio.runs import Run
 from nora_studio.sample_scores import SampleJudge

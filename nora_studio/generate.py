@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import StableDiffusionXLPipeline
@@ -16,47 +15,21 @@ from torch import Tensor
 
 from nora_studio.atomic import beside
 from nora_studio.errors import StudioError
-from nora_studio.files import AdapterCard, load_adapter, read_new_tokens
-from nora_studio.methods import detach
+from nora_studio.files import load_adapter, read_new_tokens
+from nora_studio.formats.card import AdapterCard
+from nora_studio.methods.attachment import detach
 from nora_studio.models import parts_of
 from nora_studio.new_tokens import tokens_on
 from nora_studio.prompts import replace_token
+from nora_studio.recipes import RECIPE_KEY, Recipe
 from nora_studio.storage import START_AGAIN, writing
 
 GPU_BATCH_PIXELS = 4 * 1024**2
 GPU_BATCH_LIMIT = 32
 SLICED_DECODING_SIZE = 512
-RECIPE_KEY = "nora_studio"
 
 Conditioning = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
 """Text, negative text: (1, tokens, width); pooled, negative pooled: (1, projection)."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything a picture was drawn from; it travels inside the PNG."""
-
-    model: str
-    prompt: str
-    """As written, "[V]" included."""
-    seed: int
-    steps: int
-    guidance: float
-    size: int
-    """Side in pixels."""
-    version: str
-    """Of nora-studio."""
-    adapter: str | None = None
-    """Name of the adapter's run; None for the base."""
-    method: str | None = None
-    strength: float = 1.0
-    trigger: str | None = None
-    """The rare word that took the place of "[V]"."""
-    negative: str | None = None
-    weights: str | None = None
-    """Fingerprint of base and adapter weights: retrained under the same name, it differs."""
-    strengths: list[list[Any]] | None = None
-    """[name, strength] of each adapter, where several are on at once; their changes add up."""
 
 
 @contextmanager
@@ -282,19 +255,3 @@ def _parameters_text(recipe: Recipe) -> str:
         settings += [f"Adapter: {recipe.adapter}", f"Adapter strength: {recipe.strength:g}"]
     lines.append(", ".join([*settings, f"Version: NoRA Studio {recipe.version}"]))
     return "\n".join(lines)
-
-
-def read_recipe(path: Path) -> Recipe:
-    """Read what a picture was drawn from.
-
-    Raises:
-        StudioError: it is no picture of this project, or is damaged.
-    """
-    try:
-        with Image.open(path) as image:
-            image.load()  # also finds a file that was cut short
-            return Recipe(**json.loads(image.info[RECIPE_KEY]))
-    except KeyError as error:
-        raise StudioError(f"{path} carries no recipe: it was not drawn here.") from error
-    except (OSError, SyntaxError, ValueError, TypeError) as error:
-        raise StudioError(f"{path} cannot be read: {error}. Draw it again.") from error

@@ -15,11 +15,11 @@ from torch import nn
 from transformers import CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
+from nora_studio.assets import EMBEDDED, embedded
 from nora_studio.errors import StudioError
 from nora_studio.quantization import shared_state
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
-EMBEDDED = "embedded"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _ATTENTION = {
@@ -33,23 +33,6 @@ _FEEDFORWARD = {
     "text_encoder_2": ["fc1", "fc2"],
 }
 TARGET_CHOICES = ("attention", "attention+feedforward")
-
-
-def assets_dir() -> Path:
-    """The shipped models and subjects: the checkout's `assets/`, or the copy inside the wheel."""
-    package = Path(__file__).parent
-    for folder in (package.parent / "assets", package / "_bundle" / "assets"):
-        if (folder / "mini-sdxl" / "model_index.json").is_file():
-            return folder
-    raise StudioError(
-        f"expected the embedded models in {package.parent / 'assets'}; they are not there. "
-        "Reinstall nora-studio, or rebuild them with `python training/pretrain_mini.py`."
-    )
-
-
-def embedded(name: str) -> Path:
-    """Folder of one shipped asset: "mini-sdxl", "mini-clip" or "subjects"."""
-    return assets_dir() / name
 
 
 def load_sdxl(

@@ -5,19 +5,23 @@ one base and only the rows have gradients. Textual inversion (arXiv 2208.01618) 
 text encoders; trained beside an adapter it is pivotal tuning (github.com/cloneofsimo/lora).
 """
 
+from __future__ import annotations
+
 import copy
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import StableDiffusionXLPipeline
 from torch import Tensor, nn
 
 from nora_studio.errors import StudioError
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionXLPipeline
 
 TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 """Part -> its tokenizer in the pipeline."""

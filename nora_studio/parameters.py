@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from nora_studio.errors import StudioError
-from nora_studio.methods import AdapterSpec, attach, count_parameters
+from nora_studio.methods.attachment import attach, count_parameters
+from nora_studio.methods.spec import AdapterSpec
 from nora_studio.models import PARTS, TARGET_CHOICES, used_targets
 from nora_studio.shapes import shapes_of
 

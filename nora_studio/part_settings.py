@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 from nora_studio.config import PART_FIELDS, DreamboothOptions, PartOptions, suggestion
 from nora_studio.defaults import foreign_option
 from nora_studio.errors import StudioError
-from nora_studio.methods import METHODS
+from nora_studio.methods.table import METHODS
 from nora_studio.recommended import rate_of, recommended
 from nora_studio.settings.checks import check_option
 

@@ -67,3 +67,10 @@ def limit_memory(gib: float) -> None:
     if torch.cuda.is_available():
         total = torch.cuda.get_device_properties(0).total_memory / GIB
         torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, gib - CONTEXT_GIB) / total))
+
+
+def memory_gib(device: torch.device) -> float:
+    """Peak memory of the device so far, or the process's resident memory on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return psutil.Process().memory_info().rss / 2**30

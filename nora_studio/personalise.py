@@ -15,18 +15,14 @@ from nora_studio import __version__, processes
 from nora_studio.averages import ExponentialAverage, ScheduleFreeAverage, WeightAverage
 from nora_studio.config import DreamboothOptions
 from nora_studio.dreambooth import DreamboothStep
-from nora_studio.files import AdapterCard, load_weights, write_adapter
+from nora_studio.files import load_weights, write_adapter
 from nora_studio.fingerprints import fingerprint
-from nora_studio.methods import (
-    LORA_PLUS_RATIO,
-    METHODS,
-    AdapterSpec,
-    StepRules,
-    adapter_parameters,
-    attach,
-    make_optimizer,
-    step_rules,
-)
+from nora_studio.formats.card import AdapterCard
+from nora_studio.methods.attachment import adapter_parameters, attach
+from nora_studio.methods.optimizers import LORA_PLUS_RATIO, make_optimizer
+from nora_studio.methods.spec import AdapterSpec
+from nora_studio.methods.steps import StepRules, step_rules
+from nora_studio.methods.table import METHODS
 from nora_studio.models import (
     parts_of,
     share_weights,

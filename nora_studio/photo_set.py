@@ -10,6 +10,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
+from nora_studio.assets import EMBEDDED, embedded
 from nora_studio.cache import LatentCache, Stores, encode_photos, words_unread
 from nora_studio.config import DreamboothOptions
 from nora_studio.data.buckets import Size, buckets_pay
@@ -20,7 +21,6 @@ from nora_studio.data.masks import mask_file
 from nora_studio.data.views import Framing, photo_views
 from nora_studio.draws import Augmentation, BatchDraws
 from nora_studio.errors import StudioError
-from nora_studio.models import EMBEDDED, embedded
 from nora_studio.prompts import replace_token
 from nora_studio.settings.photos import DEFAULT_CROPS, DEFAULT_MASK_FLOOR
 

@@ -12,8 +12,9 @@ from nora_studio.atomic import tidy
 from nora_studio.data.images import list_photos
 from nora_studio.draws import Batch, BatchDraws
 from nora_studio.errors import StudioError
-from nora_studio.generate import Recipe, draw, read_recipe, save_picture
+from nora_studio.generate import draw, save_picture
 from nora_studio.prompts import replace_token
+from nora_studio.recipes import Recipe, read_recipe
 from nora_studio.run_lock import held
 from nora_studio.storage import writing
 

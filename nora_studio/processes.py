@@ -16,8 +16,6 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 
 from nora_studio.errors import StudioError
@@ -41,6 +39,9 @@ def join() -> None:
     if "LOCAL_RANK" not in os.environ or dist.is_initialized():
         _check_alone()
         return
+    from accelerate import PartialState  # Most who ask about processes are in none.
+    from accelerate.utils import parse_flag_from_env
+
     # Accelerate looks for processes on a CPU only where it is told that there is no GPU.
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
     backend = "gloo" if on_cpu else "cuda:nccl,cpu:gloo"

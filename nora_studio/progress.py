@@ -11,8 +11,8 @@ from torch.nn.utils import get_total_norm
 
 from nora_studio import processes
 from nora_studio.errors import StudioError
-from nora_studio.methods import learning_rates
-from nora_studio.runs import memory_gib
+from nora_studio.methods.optimizers import learning_rates
+from nora_studio.peak_memory import memory_gib
 from nora_studio.trainee import Trainee
 
 

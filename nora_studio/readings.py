@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from nora_studio.assets import EMBEDDED
 from nora_studio.errors import StudioError
-from nora_studio.models import EMBEDDED, choose_trigger, load_tokenizers
+from nora_studio.models import choose_trigger, load_tokenizers
 from nora_studio.prompts import replace_token
 
 

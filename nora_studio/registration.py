@@ -1,9 +1,20 @@
-"""Make a method of ours known to PEFT, whose list of methods is a closed enum."""
+"""Make a method of ours known to PEFT, whose list of methods is a closed enum.
 
-from peft.config import PeftConfig
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from peft.tuners.tuners_utils import BaseTuner
-from peft.utils import PeftType, register_peft_method
+PEFT takes about ten seconds to import, so nothing here imports it before somebody needs it.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from peft.config import PeftConfig
+    from peft.tuners.tuners_utils import BaseTuner
 
 PEFT_PREFIX = "base_model.model."
 """Of every key in a PEFT file but those of shared state ("base_model.vera_A");
@@ -17,20 +28,25 @@ def register_method(config: type[PeftConfig], tuner: type[BaseTuner]) -> None:
 
     From then on `get_peft_model`, `PeftModel.from_pretrained` and their kind read and write it.
     """
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+    from peft.utils import PeftType, register_peft_method
+
     word = tuner.prefix.removesuffix("_")
     name = word.upper()
     if name not in PeftType.__members__:
-        _add_peft_type(name)
+        add_peft_type(name)
     if PeftType[name] not in PEFT_TYPE_TO_CONFIG_MAPPING:
         register_peft_method(name=word, config_cls=config, model_cls=tuner)
 
 
-def _add_peft_type(name: str) -> None:
+def add_peft_type(name: str) -> None:
     """Give PEFT's closed enum of methods one more member.
 
     `register_peft_method` takes only names that are members already. The three private maps are
     the same on Python 3.10 to 3.14; the attribute is what `PeftType.NORA` reads from 3.12 on.
     """
+    from peft.utils import PeftType
+
     member = str.__new__(PeftType, name)
     member._name_ = name
     member._value_ = name
@@ -38,3 +54,52 @@ def _add_peft_type(name: str) -> None:
     PeftType._member_names_.append(name)
     PeftType._member_map_[name] = member
     PeftType._value2member_map_[name] = member
+
+
+def when_imported(name: str, act: Callable[[], object]) -> None:
+    """Do something as soon as a top-level module has been imported, at once if it has been."""
+    module = sys.modules.get(name)
+    if module is None:
+        sys.meta_path.insert(0, _Watcher(name, act))
+    elif not _is_being_imported(module):
+        act()
+
+
+def _is_being_imported(module: ModuleType) -> bool:
+    return getattr(module.__spec__, "_initializing", False)
+
+
+class _Watcher(importlib.abc.MetaPathFinder):
+    """Finds nothing itself, but lets one module's own loader tell when it is through."""
+
+    def __init__(self, name: str, act: Callable[[], object]) -> None:
+        self.name, self.act = name, act
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != self.name:
+            return None
+        for finder in sys.meta_path:
+            spec = finder.find_spec(fullname, path, target) if finder is not self else None
+            if spec is not None and spec.loader is not None:
+                spec.loader = _TellingLoader(spec.loader, self)
+                return spec
+        return None
+
+
+class _TellingLoader(importlib.abc.Loader):
+    def __init__(self, loader: importlib.abc.Loader, watcher: _Watcher) -> None:
+        self.loader, self.watcher = loader, watcher
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self.loader.exec_module(module)
+        if self.watcher in sys.meta_path:
+            sys.meta_path.remove(self.watcher)
+            self.watcher.act()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.loader, name)  # get_resource_reader and its like

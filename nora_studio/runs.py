@@ -10,9 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-import torch
-
 from nora_studio.atomic import discard, replacing, tidy, write_text
 from nora_studio.errors import StudioError
 from nora_studio.liveness import ProcessMark
@@ -286,10 +283,3 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             values[prefix + name] = value
     return values
-
-
-def memory_gib(device: torch.device) -> float:
-    """Peak memory of the device so far, or the process's resident memory on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return psutil.Process().memory_info().rss / 2**30

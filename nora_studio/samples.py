@@ -12,8 +12,9 @@ from torch import nn
 from nora_studio import __version__, processes
 from nora_studio.base import load_base
 from nora_studio.dreambooth import DreamboothStep
-from nora_studio.generate import Recipe, draw, save_picture
+from nora_studio.generate import draw, save_picture
 from nora_studio.models import all_awake, with_parts
+from nora_studio.recipes import Recipe
 from nora_studio.runs import Run
 from nora_studio.storage import GO_ON
 from nora_studio.subject import Subject

@@ -14,9 +14,9 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
+from nora_studio.assets import EMBEDDED, embedded
 from nora_studio.dino import Dino, dino_score
 from nora_studio.errors import StudioError
-from nora_studio.models import EMBEDDED, embedded
 from nora_studio.prompts import replace_token
 
 CONFIG = "open_clip_config.json"

@@ -4,7 +4,7 @@ import torch
 
 from nora_studio.averages import copies, set_weights
 from nora_studio.dreambooth import DreamboothStep
-from nora_studio.methods import release
+from nora_studio.methods.optimizers import release
 from nora_studio.trainee import Trainee
 
 

@@ -21,8 +21,9 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from nora_studio.assets import EMBEDDED, embedded
 from nora_studio.errors import StudioError
-from nora_studio.models import EMBEDDED, PARTS, embedded
+from nora_studio.models import PARTS
 
 SDXL_UNET: dict[str, Any] = {
     "sample_size": 128,

@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from nora_studio.assets import embedded
 from nora_studio.errors import StudioError
-from nora_studio.models import embedded
 
 
 def shipped_subjects() -> list[str]:

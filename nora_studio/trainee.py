@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nora_studio.averages import WeightAverage
 from nora_studio.curves import Curve, Point
-from nora_studio.methods import StepRules
+from nora_studio.methods.steps import StepRules
 from nora_studio.runs import Run
 from nora_studio.trackers import RunTracker
 

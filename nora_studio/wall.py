@@ -8,8 +8,8 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from nora_studio.atomic import write_bytes
-from nora_studio.generate import read_recipe
 from nora_studio.grid import labelled_grid
+from nora_studio.recipes import read_recipe
 from nora_studio.runs import Run
 
 WALL, TWINS_WALL = "wall.png", "twins.png"

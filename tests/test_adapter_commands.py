@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nora_studio.cards import read_card
 from nora_studio.commands.options import run_file_command
 from nora_studio.drawing_requests import AdapterChoice
 from nora_studio.errors import StudioError
-from nora_studio.files import read_card
 from nora_studio.models import load_sdxl
 from nora_studio.studio.adapter_commands import (
     FORMATS,

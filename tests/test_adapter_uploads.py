@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from tiny import tiny_adapter
 
+from nora_studio.cards import read_card
 from nora_studio.commands import export
 from nora_studio.commands.options import ExportOptions
 from nora_studio.errors import StudioError
-from nora_studio.files import read_card
 from nora_studio.studio import adapter_uploads
 from nora_studio.studio.adapter_uploads import add_adapter
 from nora_studio.studio.uploads import Incoming

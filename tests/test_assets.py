@@ -16,8 +16,9 @@ from torchvision.transforms.functional import to_tensor
 from transformers import CLIPTokenizer
 
 from nora_studio import world
+from nora_studio.assets import assets_dir
 from nora_studio.data.captions import read_captions
-from nora_studio.models import assets_dir, load_sdxl
+from nora_studio.models import load_sdxl
 from nora_studio.pretrain import bars, card, export, vae
 from nora_studio.pretrain.tokenizer import world_words
 

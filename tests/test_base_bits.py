@@ -18,8 +18,9 @@ from nora_studio.errors import StudioError
 from nora_studio.files import load_adapter
 from nora_studio.fingerprints import fingerprint
 from nora_studio.generate import adapter_on, draw
-from nora_studio.methods import METHODS, adapter_parameters, attach
+from nora_studio.methods.attachment import adapter_parameters, attach
 from nora_studio.methods.quantised import ON_QUANTISED, check_on_quantised
+from nora_studio.methods.table import METHODS
 from nora_studio.models import load_sdxl, parts_of, share_weights, used_targets
 from nora_studio.nora import NoraLinear
 from nora_studio.quantization import quantize, shared_state, stored_bytes

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from nora_studio.errors import StudioError
-from nora_studio.generate import Recipe, save_picture
+from nora_studio.generate import save_picture
+from nora_studio.recipes import Recipe
 from nora_studio.studio.blind import (
     begin_test,
     find_tests,

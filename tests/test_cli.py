@@ -8,7 +8,7 @@ from PIL import Image
 from tiny import RARE_TOKEN, SIZE, tiny_sdxl
 
 from nora_studio import __version__, cli
-from nora_studio.generate import read_recipe
+from nora_studio.recipes import read_recipe
 from nora_studio.scripts import CLIP_SCORE, TRAIN, run_script, script_command, script_path
 
 

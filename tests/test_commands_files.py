@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from tiny import RARE_TOKEN, SIZE, tiny_adapter, tiny_sdxl
 
 from nora_studio import cli
+from nora_studio.cards import read_card
 from nora_studio.commands.options import FILE_COMMANDS
-from nora_studio.files import load_adapter, read_card
+from nora_studio.files import load_adapter
 from nora_studio.formats.updates import error_of, read_updates
 from nora_studio.generate import adapter_on, draw
 from nora_studio.models import load_sdxl, parts_of

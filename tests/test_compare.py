@@ -21,8 +21,8 @@ from nora_studio.compare import (
     run_name,
 )
 from nora_studio.errors import StudioError
-from nora_studio.generate import read_recipe
 from nora_studio.models import load_sdxl
+from nora_studio.recipes import read_recipe
 
 SCRIPT = Path(__file__).parent.parent / "evaluation" / "clip_score.py"
 DRAWING = Drawing(

@@ -14,8 +14,8 @@ from tiny import RARE_TOKEN, tiny_adapter, tiny_clip, tiny_sdxl
 from nora_studio.drawing_requests import parse_request
 from nora_studio.drawing_server import DrawingServer, DrawServerOptions
 from nora_studio.errors import StudioError
-from nora_studio.generate import read_recipe
 from nora_studio.models import load_sdxl
+from nora_studio.recipes import read_recipe
 
 PROMPTS = ["a photo of a [V] mug", "a [V] mug on the beach"]
 

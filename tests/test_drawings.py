@@ -10,9 +10,9 @@ import pytest
 from tiny import RARE_TOKEN, tiny_adapter, tiny_sdxl
 
 from nora_studio.errors import StudioError
-from nora_studio.generate import read_recipe
 from nora_studio.liveness import born_at
 from nora_studio.models import load_sdxl
+from nora_studio.recipes import read_recipe
 from nora_studio.studio.drawings import Drawings
 from nora_studio.studio.fair_line import FairLine
 from nora_studio.studio.sheets import new_sheet, write_sheet

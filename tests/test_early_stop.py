@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from trainer import tiny_options, tiny_subject
 
+from nora_studio.cards import read_card
 from nora_studio.early_stop import Watch
 from nora_studio.errors import StudioError
-from nora_studio.files import load_adapter, read_card
+from nora_studio.files import load_adapter
 from nora_studio.loop import Plan, train
 from nora_studio.models import load_sdxl, parts_of
 from nora_studio.part_settings import part_settings

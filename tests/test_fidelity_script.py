@@ -18,7 +18,7 @@ from nora_studio.data.images import list_photos, open_photo
 from nora_studio.errors import StudioError
 from nora_studio.fidelity import read_fidelity
 from nora_studio.fidelity_judging import Panel, find_checkpoints, planned_points, score_of
-from nora_studio.generate import read_recipe
+from nora_studio.recipes import read_recipe
 from nora_studio.runs import Run
 from nora_studio.scores import clip_i, clip_t, load_scorer, paired_difference
 

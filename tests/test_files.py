@@ -14,19 +14,13 @@ from specs import FILE_METHODS, spec_of
 from tiny import RARE_TOKEN, SIZE, assert_same_tensors, states, tiny_adapter, tiny_sdxl
 
 from nora_studio.atomic import write_text
+from nora_studio.cards import find_adapter, read_card
 from nora_studio.errors import StudioError
-from nora_studio.files import (
-    AdapterCard,
-    adapter_state,
-    find_adapter,
-    load_adapter,
-    load_weights,
-    read_card,
-    save_adapter,
-)
+from nora_studio.files import adapter_state, load_adapter, load_weights, save_adapter
 from nora_studio.fingerprints import fingerprint, fingerprints_agree
+from nora_studio.formats.card import AdapterCard
 from nora_studio.generate import draw
-from nora_studio.methods import adapter_parameters, attach, detach
+from nora_studio.methods.attachment import adapter_parameters, attach, detach
 from nora_studio.models import load_sdxl, parts_of, targets_for
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

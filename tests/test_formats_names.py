@@ -135,7 +135,8 @@ def test_every_spelling_leads_back_to_its_layer(unet):
 
 
 def test_an_adapted_model_has_the_names_of_the_bare_one():
-    from nora_studio.methods import AdapterSpec, attach
+    from nora_studio.methods.attachment import attach
+    from nora_studio.methods.spec import AdapterSpec
 
     bare, adapted = tiny_unet(), tiny_unet()
     attach(adapted, ["to_q", "to_out.0"], AdapterSpec("nora", 2, outer_rank=4))

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from specs import spec_of
 from tiny import RARE_TOKEN, SIZE, tiny_adapter
 
+from nora_studio.cards import read_card
 from nora_studio.errors import StudioError
-from nora_studio.files import load_adapter, read_card
+from nora_studio.files import load_adapter
 from nora_studio.formats.container import write_tensors
 from nora_studio.formats.metadata import describe
 from nora_studio.formats.names import LayerNames
@@ -29,7 +30,8 @@ from nora_studio.formats.updates import (
     with_rank,
 )
 from nora_studio.generate import draw
-from nora_studio.methods import adapter_parameters, attach, detach, tuner_layers
+from nora_studio.methods.attachment import adapter_parameters, attach, detach
+from nora_studio.methods.injection import tuner_layers
 from nora_studio.models import load_sdxl, parts_of, targets_for
 
 PROMPT = "a photo of a [V] mug"

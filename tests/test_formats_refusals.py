@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tiny import assert_same_tensors, states, tiny_adapter
 
+from nora_studio.cards import find_adapter, read_card
 from nora_studio.errors import StudioError
-from nora_studio.files import find_adapter, load_adapter, read_card
+from nora_studio.files import load_adapter
 from nora_studio.formats.container import read_header, write_tensors
 from nora_studio.formats.identify import CARD_KEY, SEED_KEY, identify
 from nora_studio.formats.inspection import by_block, inspect_file
@@ -20,7 +21,7 @@ from nora_studio.formats.names import LayerNames
 from nora_studio.formats.portable import write_portable
 from nora_studio.formats.seed import write_seed
 from nora_studio.formats.updates import read_updates, with_rank
-from nora_studio.methods import detach
+from nora_studio.methods.attachment import detach
 from nora_studio.models import load_sdxl, parts_of
 
 FORMATS = ("kohya", "diffusers", "seed")

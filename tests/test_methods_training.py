@@ -14,10 +14,13 @@ from test_trainee import built
 from torch import nn
 from trainer import run_trainer, tiny_arguments, tiny_options
 
+from nora_studio.assets import embedded
 from nora_studio.checkpoints import TrainingState, read_state, write_state
 from nora_studio.config import PartOptions
-from nora_studio.methods import METHODS, adapter_parameters, attach, make_optimizer, step_rules
-from nora_studio.models import embedded
+from nora_studio.methods.attachment import adapter_parameters, attach
+from nora_studio.methods.optimizers import make_optimizer
+from nora_studio.methods.steps import step_rules
+from nora_studio.methods.table import METHODS
 from nora_studio.part_settings import part_settings
 from nora_studio.recommended import recommended
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from nora_studio import world
+from nora_studio.assets import embedded
 from nora_studio.errors import StudioError
-from nora_studio.models import embedded
 from nora_studio.pretrain import bars, card, export
 from nora_studio.pretrain.progress import write_json
 

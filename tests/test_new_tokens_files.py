@@ -14,9 +14,10 @@ from test_new_tokens import drawn_tokens
 from tiny import SIZE, tiny_adapter
 
 from nora_studio import cli
+from nora_studio.cards import read_card
 from nora_studio.entrants import weights_digest
 from nora_studio.errors import StudioError
-from nora_studio.files import read_card, read_new_tokens
+from nora_studio.files import read_new_tokens
 from nora_studio.formats.embeddings import EMBEDDINGS, write_embeddings
 from nora_studio.generate import adapter_on, draw
 from nora_studio.models import load_sdxl

@@ -13,8 +13,8 @@ from torch import nn
 from trainer import run_trainer, tiny_arguments, tiny_options, tiny_subject
 
 from nora_studio.activations import first_batch, record_activations
+from nora_studio.cards import read_card
 from nora_studio.errors import StudioError
-from nora_studio.files import read_card
 from nora_studio.nora import NoraConfig, NoraLinear
 from nora_studio.nora.calibration import record_mean_abs_inputs
 from nora_studio.part_settings import part_settings

@@ -15,7 +15,8 @@ from trainer import run_trainer, tiny_arguments, tiny_options
 from nora_studio.averages import ScheduleFreeAverage
 from nora_studio.checkpoints import TrainingState, read_state, write_state
 from nora_studio.errors import StudioError
-from nora_studio.methods import adapter_parameters, learning_rates, make_optimizer
+from nora_studio.methods.attachment import adapter_parameters
+from nora_studio.methods.optimizers import learning_rates, make_optimizer
 from nora_studio.methods.prodigy import SharedProdigy
 from nora_studio.part_settings import part_settings
 from nora_studio.recommended import recommended

@@ -13,7 +13,8 @@ from torch import nn
 
 from nora_studio import cli
 from nora_studio.errors import StudioError
-from nora_studio.methods import AdapterSpec, attach, count_parameters, detach
+from nora_studio.methods.attachment import attach, count_parameters, detach
+from nora_studio.methods.spec import AdapterSpec
 from nora_studio.parameters import CLIP, LANGUAGE, TABLE_1, count, count_row
 from nora_studio.shapes import BUILT_IN, shapes_of
 

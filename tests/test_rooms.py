@@ -26,7 +26,7 @@ LEVELS = [
         "schedules",
         "peak_memory",
     },
-    {"atomic", "storage", "additive", "fidelity"},
+    {"atomic", "storage", "fidelity", "assets", "recipes"},
     {"disk_cache", "fidelity_words", "fidelity_plot"},
     {
         "nora",
@@ -49,6 +49,7 @@ LEVELS = [
     {"config"},
     {"defaults", "sharding"},
     {"formats", "options_page", "part_settings"},
+    {"cards"},
     {
         "denoising",
         "files",
@@ -113,7 +114,7 @@ ALONE = {
     "losses": set(),
     "settings": {"errors"},
     "data": {"errors"},
-    "nora": {"errors", "registration", "disk_cache", "additive"},
+    "nora": {"errors", "registration", "disk_cache"},
     "world": {"errors"},
 }
 # The app starts the trainer as a person would, and reads its run folder.

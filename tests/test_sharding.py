@@ -14,7 +14,7 @@ from test_training import only_unet
 from trainer import run_trainer, tiny_arguments, tiny_options
 
 from nora_studio.errors import StudioError
-from nora_studio.methods import METHODS
+from nora_studio.methods.table import METHODS
 from nora_studio.runs import Run
 from nora_studio.sharding import Sharding, check_sharded
 

@@ -11,9 +11,10 @@ from test_training import only_unet, tensors_of
 from tiny import RARE_TOKEN, SIZE
 from trainer import STEPS, Outcome, run_trainer, tiny_arguments
 
+from nora_studio.cards import read_card
 from nora_studio.config import PartOptions
 from nora_studio.errors import StudioError
-from nora_studio.files import read_card, read_new_tokens
+from nora_studio.files import read_new_tokens
 from nora_studio.generate import adapter_on, draw
 from nora_studio.models import load_sdxl
 from nora_studio.new_tokens import TOKENIZERS

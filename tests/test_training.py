@@ -19,8 +19,9 @@ from trainer import (
     tiny_arguments,
 )
 
-from nora_studio.files import AdapterCard, read_card
-from nora_studio.generate import read_recipe
+from nora_studio.cards import read_card
+from nora_studio.formats.card import AdapterCard
+from nora_studio.recipes import read_recipe
 from nora_studio.runs import Run
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")

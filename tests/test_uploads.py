@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 from pillow_heif import register_heif_opener
 
+from nora_studio.assets import embedded
 from nora_studio.data.images import list_photos
 from nora_studio.errors import StudioError
-from nora_studio.models import embedded
 from nora_studio.studio.photo_report import REPORT, photo_report
 from nora_studio.studio.quota import used_bytes
 from nora_studio.studio.uploads import (

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nora_studio.generate import Recipe, save_picture
+from nora_studio.generate import save_picture
 from nora_studio.grid import GROUND
+from nora_studio.recipes import Recipe
 from nora_studio.runs import Run
 from nora_studio.samples import sample_files
 from nora_studio.wall import LARGEST, MOST_ROWS, hang_walls, samples_of

@@ -13,7 +13,7 @@ from tiny import tiny_clip
 from trainer import Outcome, run_trainer, tiny_arguments
 
 from nora_studio.data.images import open_photo
-from nora_studio.generate import read_recipe
+from nora_studio.recipes import read_recipe
 from nora_studio.runs import Run
 from nora_studio.scores import clip_i, clip_t, load_scorer
 from nora_studio.trackers import check_tracker

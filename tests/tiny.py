@@ -27,9 +27,10 @@ from transformers import (
 )
 
 from nora_studio import __version__
-from nora_studio.files import AdapterCard, save_adapter
+from nora_studio.files import save_adapter
 from nora_studio.fingerprints import fingerprint
-from nora_studio.methods import adapter_parameters, attach, detach
+from nora_studio.formats.card import AdapterCard
+from nora_studio.methods.attachment import adapter_parameters, attach, detach
 from nora_studio.models import targets_for
 
 SIZE = 32

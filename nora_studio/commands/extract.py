@@ -11,7 +11,7 @@ from nora_studio.files import save_adapter
 from nora_studio.fingerprints import fingerprint
 from nora_studio.formats.card import AdapterCard
 from nora_studio.formats.extraction import Fit, extract_part
-from nora_studio.methods import count_parameters, detach
+from nora_studio.methods.attachment import count_parameters, detach
 from nora_studio.models import load_sdxl, native_resolution, parts_of, used_targets
 
 

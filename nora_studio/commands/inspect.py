@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from nora_studio.cards import find_adapter, read_card
 from nora_studio.commands.opening import open_updates, size_text, title_of
 from nora_studio.commands.options import InspectOptions
 from nora_studio.errors import StudioError
-from nora_studio.files import find_adapter, read_card
 from nora_studio.formats.card import AdapterCard, parse_card
 from nora_studio.formats.identify import CARD_KEY
 from nora_studio.formats.inspection import (

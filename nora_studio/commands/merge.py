@@ -6,13 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from nora_studio.atomic import replacing
+from nora_studio.cards import find_adapter, read_card
 from nora_studio.commands.mix import match_weights
 from nora_studio.commands.opening import base_of, check_out_folder
 from nora_studio.commands.options import MergeOptions
 from nora_studio.errors import StudioError
-from nora_studio.files import find_adapter, load_adapter, read_card, read_new_tokens
+from nora_studio.files import load_adapter, read_new_tokens
 from nora_studio.formats.updates import dense_change
-from nora_studio.methods import detach, tuner_layers
+from nora_studio.methods.attachment import detach
+from nora_studio.methods.injection import tuner_layers
 from nora_studio.models import DTYPES, load_sdxl, parts_of
 from nora_studio.new_tokens import joined, write_into
 

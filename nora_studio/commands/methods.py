@@ -17,7 +17,7 @@ class MethodsOptions:
 def run(arguments: Sequence[str]) -> int:
     """Print the table."""
     tyro.cli(MethodsOptions, prog="nora-studio methods", args=arguments)
-    from nora_studio.methods import METHODS
+    from nora_studio.methods.table import METHODS
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for title in ("method", "what it is, and what its rank counts", "arXiv", "code"):

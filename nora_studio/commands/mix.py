@@ -80,7 +80,7 @@ def open_several(
 
 
 def _stated(path: Path) -> str | None:
-    from nora_studio.files import read_card
+    from nora_studio.cards import read_card
 
     return read_card(path).model or None
 

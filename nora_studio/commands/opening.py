@@ -7,16 +7,19 @@ import torch
 from huggingface_hub import snapshot_download
 from torch import nn
 
+from nora_studio.assets import EMBEDDED
+from nora_studio.cards import find_adapter, read_card
 from nora_studio.errors import StudioError
-from nora_studio.files import WEIGHTS, find_adapter, load_adapter, read_card
+from nora_studio.files import WEIGHTS, load_adapter
 from nora_studio.formats.card import AdapterCard, is_hub_name
 from nora_studio.formats.container import read_header
 from nora_studio.formats.identify import identify
 from nora_studio.formats.metadata import is_full_sdxl
 from nora_studio.formats.names import LayerNames
 from nora_studio.formats.updates import Updates, is_exact, read_updates
-from nora_studio.methods import detach, tuner_layers
-from nora_studio.models import EMBEDDED, PARTS, load_sdxl, parts_of
+from nora_studio.methods.attachment import detach
+from nora_studio.methods.injection import tuner_layers
+from nora_studio.models import PARTS, load_sdxl, parts_of
 from nora_studio.shapes import shapes_of
 
 SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"

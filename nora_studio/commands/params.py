@@ -38,7 +38,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def _counts(options: ParamsOptions) -> Table:
     # Imported here: `--help` and a wrong flag should answer at once.
-    from nora_studio.methods import AdapterSpec, method_named
+    from nora_studio.methods.spec import AdapterSpec
+    from nora_studio.methods.table import method_named
     from nora_studio.parameters import count
     from nora_studio.recommended import recommended
 

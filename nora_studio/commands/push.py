@@ -7,16 +7,17 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
+from nora_studio.cards import find_adapter
 from nora_studio.commands.export import write_lora
 from nora_studio.commands.opening import check_rank, open_updates, size_text, title_of
 from nora_studio.commands.options import PushOptions
 from nora_studio.errors import StudioError
-from nora_studio.files import find_adapter, read_new_tokens
+from nora_studio.files import read_new_tokens
 from nora_studio.formats.card import AdapterCard
 from nora_studio.formats.embeddings import embeddings_beside
 from nora_studio.formats.model_card import DIFFUSERS_FILE, Sample, model_page
-from nora_studio.generate import read_recipe
 from nora_studio.prompts import replace_token
+from nora_studio.recipes import read_recipe
 
 TOKEN_VARIABLE = "HF_TOKEN"
 SAMPLES = 4

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from nora_studio.errors import StudioError
-from nora_studio.methods import AdapterSpec, attach, tuner_layers
+from nora_studio.methods.attachment import attach
+from nora_studio.methods.injection import tuner_layers
+from nora_studio.methods.spec import AdapterSpec
 from nora_studio.nora import NoraLinear
 from nora_studio.registration import ADAPTER_NAME
 

@@ -24,7 +24,7 @@ from nora_studio.formats.container import write_tensors
 from nora_studio.formats.embeddings import SEED_PREFIX, embedding_tensors
 from nora_studio.formats.identify import CARD_KEY, SEED_KEY
 from nora_studio.formats.outer import TOLERANCE, Factors, core_of, deviation, find_outer, probe
-from nora_studio.methods import tuner_layers
+from nora_studio.methods.injection import tuner_layers
 from nora_studio.new_tokens import NewTokens
 from nora_studio.nora import NoraConfig, NoraLinear
 from nora_studio.registration import ADAPTER_NAME

@@ -9,7 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from nora_studio.errors import StudioError
-from nora_studio.methods import tuner_layers
+from nora_studio.methods.injection import tuner_layers
 from nora_studio.nora import NoraLinear, canonical_signs
 from nora_studio.registration import ADAPTER_NAME
 from nora_studio.tuners import LowRankLinear

@@ -1,6 +1,5 @@
 """Any method on any model: attach, detach, and what is trained in between."""
 
-import difflib
 import warnings
 from collections.abc import Sequence
 
@@ -12,21 +11,8 @@ from torch import nn
 
 from nora_studio.errors import StudioError
 from nora_studio.methods.injection import inject, tuner_layers, widen
-from nora_studio.methods.spec import AdapterSpec, Method, Shape
-from nora_studio.methods.table import METHODS
-
-
-def method_named(name: str) -> Method:
-    """Look a method up.
-
-    Raises:
-        StudioError: there is none of that name; the nearest is told.
-    """
-    if name not in METHODS:
-        nearest = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.4)
-        hint = f" Did you mean {nearest[0]}?" if nearest else ""
-        raise StudioError(f"method must be one of {', '.join(METHODS)}; got {name!r}.{hint}")
-    return METHODS[name]
+from nora_studio.methods.spec import AdapterSpec, Shape
+from nora_studio.methods.table import METHODS, method_named
 
 
 def check_settings(spec: AdapterSpec) -> None:

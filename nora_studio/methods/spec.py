@@ -1,11 +1,15 @@
 """An adapter as a person asks for it, and what the table says of a method."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
 
-from peft.config import PeftConfig
-from torch import Tensor
+if TYPE_CHECKING:
+    from peft.config import PeftConfig
+    from torch import Tensor
 
 from nora_studio.errors import StudioError
 

@@ -1,23 +1,23 @@
-"""The table of adapter methods. A new method is one entry: whatever PEFT knows can stand there."""
+"""The table of adapter methods. A new method is one entry: whatever PEFT knows can stand there.
 
+It can be read without PEFT, which takes about ten seconds to import: each entry imports what it
+builds when it builds it.
+"""
+
+from __future__ import annotations
+
+import difflib
 import math
-
-from peft import (
-    AdaLoraConfig,
-    LoHaConfig,
-    LoKrConfig,
-    LoraConfig,
-    OFTConfig,
-    RandLoraConfig,
-    VBLoRAConfig,
-    VeraConfig,
-)
-from peft.config import PeftConfig
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from nora_studio.errors import StudioError
 from nora_studio.methods.spec import AdapterSpec, Method, Shape
-from nora_studio.nora import NoraConfig
-from nora_studio.tuners import DecomposedConfig, DyloraConfig, LoraXsConfig, TiedLoraConfig
+
+if TYPE_CHECKING:
+    from peft.config import PeftConfig
+
+    from nora_studio.tuners import DyloraConfig, LoraXsConfig, TiedLoraConfig
 
 VB_BANK = 256
 """VB-LoRA: vectors in the bank, PEFT's default; two of them make each piece of a factor."""
@@ -31,6 +31,8 @@ def _alpha(spec: AdapterSpec, usual: float) -> int:
 
 
 def _lora(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
+    from peft import LoraConfig
+
     return LoraConfig(
         r=spec.rank,
         lora_alpha=_alpha(spec, spec.rank),
@@ -42,6 +44,8 @@ def _lora(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftCon
 
 
 def _adalora(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
+    from peft import AdaLoraConfig
+
     if spec.total_steps is None or spec.total_steps < 1:
         raise StudioError(
             "adalora allots ranks over the whole run: total_steps must be 1 or more; got "
@@ -67,18 +71,26 @@ def _adalora(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> Peft
 
 
 def _loha(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
+    from peft import LoHaConfig
+
     return LoHaConfig(r=spec.rank, alpha=_alpha(spec, spec.rank), target_modules=targets)
 
 
 def _lokr(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
+    from peft import LoKrConfig
+
     return LoKrConfig(r=spec.rank, alpha=_alpha(spec, spec.rank), target_modules=targets)
 
 
 def _vera(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
+    from peft import VeraConfig
+
     return VeraConfig(r=spec.rank, vera_dropout=spec.dropout, target_modules=targets)
 
 
 def _vblora(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
+    from peft import VBLoRAConfig
+
     common = math.gcd(*(side for shape in shapes for side in shape))
     length = max(n for n in range(1, min(common, VB_LONGEST) + 1) if common % n == 0)
     return VBLoRAConfig(
@@ -91,6 +103,8 @@ def _vblora(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftC
 
 
 def _oft(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
+    from peft import OFTConfig
+
     return OFTConfig(r=0, oft_block_size=spec.rank, target_modules=targets)
 
 
@@ -105,6 +119,8 @@ def _oft_fits(spec: AdapterSpec, name: str, shape: Shape) -> None:
 
 
 def _randlora(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
+    from peft import RandLoraConfig
+
     return RandLoraConfig(
         r=spec.rank,
         randlora_alpha=_alpha(spec, 20 * spec.rank),  # PEFT's own ratio
@@ -118,6 +134,8 @@ def _any_rank(spec: AdapterSpec, name: str, shape: Shape) -> None:
 
 
 def _decomposed(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
+    from nora_studio.tuners import DecomposedConfig
+
     return DecomposedConfig(
         r=spec.rank,
         alpha=spec.alpha,
@@ -127,14 +145,21 @@ def _decomposed(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> P
     )
 
 
-def _ours(config: type[LoraXsConfig | DyloraConfig | TiedLoraConfig]):
+def _ours(name: str) -> Callable[[AdapterSpec, list[str], list[Shape]], PeftConfig]:
+    """A method of `nora_studio.tuners` that has no settings of its own, by its config's name."""
+
     def build(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
+        from nora_studio import tuners
+
+        config: type[LoraXsConfig | DyloraConfig | TiedLoraConfig] = getattr(tuners, name)
         return config(r=spec.rank, alpha=spec.alpha, dropout=spec.dropout, target_modules=targets)
 
     return build
 
 
 def _nora(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
+    from nora_studio.nora import NoraConfig
+
     return NoraConfig(
         r=spec.rank,
         outer_rank=64 if spec.outer_rank is None else spec.outer_rank,
@@ -183,15 +208,15 @@ METHODS: dict[str, Method] = {
     ),
     "lora-xs": Method(
         "LoRA-XS: one small matrix between singular vectors",
-        "2405.17604", "side of the trained matrix", "ours", _ours(LoraXsConfig),
+        "2405.17604", "side of the trained matrix", "ours", _ours("LoraXsConfig"),
     ),
     "dylora": Method(
         "DyLoRA: serves at every rank up to its own",
-        "2210.07558", "highest rank", "ours", _ours(DyloraConfig),
+        "2210.07558", "highest rank", "ours", _ours("DyloraConfig"),
     ),
     "tied-lora": Method(
         "Tied-LoRA: one pair for all layers of a kind",
-        "2311.09578", "width of the shared factors", "ours", _ours(TiedLoraConfig),
+        "2311.09578", "width of the shared factors", "ours", _ours("TiedLoraConfig"),
     ),
     "adalora": Method(
         "AdaLoRA: ranks move to where they matter",
@@ -228,3 +253,19 @@ METHODS: dict[str, Method] = {
     ),
 }  # fmt: skip
 """Every method by the name that `--method` takes, NoRA and LoRA's kin first."""
+
+METHOD_NAMES = {"lora": "LoRA", "nora": "NoRA"}
+"""How the two are written out; others are called by the name that `--method` takes."""
+
+
+def method_named(name: str) -> Method:
+    """Look a method up.
+
+    Raises:
+        StudioError: there is none of that name; the nearest is told.
+    """
+    if name not in METHODS:
+        nearest = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.4)
+        hint = f" Did you mean {nearest[0]}?" if nearest else ""
+        raise StudioError(f"method must be one of {', '.join(METHODS)}; got {name!r}.{hint}")
+    return METHODS[name]

@@ -4,6 +4,9 @@ Importing this package makes the method known to PEFT. It is not Normalized LoRA
 which PEFT calls `use_nora`.
 """
 
+# Before all of ours: when PEFT arrives it brings in both packages of methods, neither half read.
+import peft  # noqa: F401
+
 from nora_studio.nora.calibration import record_mean_abs_inputs
 from nora_studio.nora.config import NoraConfig
 from nora_studio.nora.hotswap import hotswap_adapter

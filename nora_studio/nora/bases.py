@@ -9,8 +9,8 @@ from peft.utils import resolve_quantization_backend
 from peft.utils.quantization_utils import QuantizationBackend
 from torch import nn
 
-from nora_studio.additive import BASE_DTYPES, refuse_packed_attention
 from nora_studio.errors import StudioError
+from nora_studio.nora.additive import BASE_DTYPES, refuse_packed_attention
 
 
 def check_base(

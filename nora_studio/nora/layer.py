@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from peft.tuners._buffer_dict import BufferDict
 from torch import Tensor, nn
 
-from nora_studio.additive import AdditiveLayer, widen
 from nora_studio.errors import StudioError
+from nora_studio.nora.additive import AdditiveLayer, widen
 from nora_studio.nora.bases import check_base, dense_dtype
 from nora_studio.nora.config import NoraConfig
 from nora_studio.nora.outer_cache import start_factors

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from nora_studio.cards import read_card
 from nora_studio.errors import StudioError
-from nora_studio.files import read_card
 from nora_studio.formats.container import read_header
 from nora_studio.formats.embeddings import embeddings_beside
 from nora_studio.formats.identify import identify

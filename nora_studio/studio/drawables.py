@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nora_studio.compare import METHOD_NAMES
+from nora_studio.cards import read_card
 from nora_studio.errors import StudioError
-from nora_studio.files import AdapterCard, read_card
+from nora_studio.formats.card import AdapterCard
 from nora_studio.history import find_runs
+from nora_studio.methods.table import METHOD_NAMES
 from nora_studio.studio.workspace import Workspace
 
 CHECKPOINTS_SHOWN = 5

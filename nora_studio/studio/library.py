@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nora_studio.cards import CARD, read_card
 from nora_studio.errors import StudioError
-from nora_studio.files import CARD, read_card
 from nora_studio.formats.card import AdapterCard
 from nora_studio.formats.container import read_header
 from nora_studio.formats.embeddings import embeddings_beside

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nora_studio.atomic import discard, write_text
+from nora_studio.cards import read_card
 from nora_studio.drawing_requests import DrawingRequest, parse_request
 from nora_studio.errors import StudioError
-from nora_studio.files import read_card
 from nora_studio.studio.quota import check_room
 from nora_studio.studio.workspace import Workspace, check_name
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from nora_studio.assets import EMBEDDED
 from nora_studio.errors import StudioError
-from nora_studio.models import EMBEDDED
 from nora_studio.studio.doorman import Doorman
 from nora_studio.studio.drawings import Drawings
 from nora_studio.studio.jobs import Jobs

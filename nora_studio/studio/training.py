@@ -11,10 +11,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from nora_studio.assets import EMBEDDED
 from nora_studio.config import DreamboothOptions
 from nora_studio.defaults import with_recommended
 from nora_studio.errors import StudioError
-from nora_studio.models import EMBEDDED
 from nora_studio.options_file import parse_options
 from nora_studio.scripts import TRAIN, script_command
 from nora_studio.studio.workspace import Workspace, check_name

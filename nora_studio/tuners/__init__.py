@@ -3,6 +3,9 @@
 Importing this package makes them known to PEFT.
 """
 
+# Before all of ours: when PEFT arrives it brings in both packages of methods, neither half read.
+import peft  # noqa: F401
+
 from nora_studio.registration import register_method
 from nora_studio.tuners.config import (
     DecomposedConfig,

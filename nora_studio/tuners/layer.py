@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nora_studio.additive import BASE_DTYPES, AdditiveLayer, refuse_packed_attention, widen
 from nora_studio.errors import StudioError
+from nora_studio.nora.additive import BASE_DTYPES, AdditiveLayer, refuse_packed_attention, widen
 from nora_studio.tuners.config import TunerConfig
 
 

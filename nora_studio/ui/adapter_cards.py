@@ -4,8 +4,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nora_studio.compare import METHOD_NAMES
 from nora_studio.formats.card import AdapterCard
+from nora_studio.methods.table import METHOD_NAMES
 from nora_studio.studio.adapter_commands import files_of, is_preview, output_of, result_of
 from nora_studio.studio.job import Job, State
 from nora_studio.studio.jobs import Jobs

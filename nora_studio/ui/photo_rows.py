@@ -1,7 +1,7 @@
 """A subject's photos as rows: what is trained of each, its words, and what is wrong with it."""
 
+from nora_studio.assets import EMBEDDED
 from nora_studio.data.buckets import bucket_sizes, buckets_pay, nearest_size
-from nora_studio.models import EMBEDDED
 from nora_studio.studio.photo_report import PhotoReport
 from nora_studio.studio.uploads import MOST_CAPTION, StoredPhoto
 from nora_studio.studio.workspace import Workspace

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from nora_studio import compare
+from nora_studio.methods import table as methods
 from nora_studio.ui.escaping import escaped
 from nora_studio.ui.line_chart import Colour
 
-METHOD_NAMES = compare.METHOD_NAMES | {"base": "Base"}
+METHOD_NAMES = methods.METHOD_NAMES | {"base": "Base"}
 
 
 def colour_of(method: str) -> Colour:

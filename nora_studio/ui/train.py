@@ -6,9 +6,9 @@ from typing import Any
 
 import gradio as gr
 
+from nora_studio.assets import EMBEDDED
 from nora_studio.config import DreamboothOptions
 from nora_studio.errors import StudioError
-from nora_studio.models import EMBEDDED
 from nora_studio.studio.drafts import (
     DRAFT,
     arguments_again,

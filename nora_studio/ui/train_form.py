@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from nora_studio.models import EMBEDDED
+from nora_studio.assets import EMBEDDED
 from nora_studio.studio.training import PRESETS, TrainRequest
 from nora_studio.studio.workspace import safe_name
 from nora_studio.ui.advanced import Field, flags_of

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import gradio as gr
 
+from nora_studio.assets import EMBEDDED
 from nora_studio.errors import StudioError
-from nora_studio.models import EMBEDDED
 from nora_studio.studio.drafts import DRAFT, free_name, take_example
 from nora_studio.studio.photo_report import photo_report
 from nora_studio.studio.studio import Studio

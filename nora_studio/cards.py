@@ -1,0 +1,88 @@
+"""An adapter on disk and the card that tells of it, read without loading any weights."""
+
+from pathlib import Path
+
+from nora_studio.errors import StudioError
+from nora_studio.formats.card import AdapterCard, parse_card
+from nora_studio.formats.container import Header, count_numbers, read_header
+from nora_studio.formats.identify import CARD_KEY, Identity, check_loadable, identify
+
+CARD = "card.json"
+
+
+def find_adapter(path: Path) -> Path:
+    """The adapter behind a run folder, its `adapter/`, one of its checkpoints, or a single file.
+
+    Returns:
+        A folder with a card, or a file as it was named.
+    """
+    path = Path(path).expanduser()
+    if path.is_file():
+        return path
+    for folder in (path, path / "adapter"):
+        if (folder / CARD).is_file():
+            return folder
+    if not path.exists():
+        raise StudioError(
+            f"expected a run folder, an adapter folder or a .safetensors file; {path} does not "
+            "exist."
+        )
+    if (path / "checkpoints").is_dir():
+        raise StudioError(
+            f"{path} is a run without a final adapter: its training has not finished. Resume it, "
+            "or name one of its checkpoints."
+        )
+    raise StudioError(f"expected a run folder or an adapter folder; {path} holds no {CARD}.")
+
+
+def read_card(path: Path) -> AdapterCard:
+    """Read an adapter's card.
+
+    Raises:
+        StudioError: there is none, or it cannot be read.
+    """
+    path = find_adapter(path)
+    if path.is_file():
+        return _read_file_card(path)
+    file = path / CARD
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudioError(f"{file} is damaged: {error}. Train again or restore it.") from error
+    return parse_card(text, file)
+
+
+def _read_file_card(file: Path) -> AdapterCard:
+    """The card in a file's header; of a file that another tool wrote, what its metadata tells.
+
+    Raises:
+        StudioError: it is no adapter that can be loaded, or its card is damaged.
+    """
+    header = read_header(file)
+    identity = identify(header)
+    check_loadable(identity, file)
+    text = header.metadata.get(CARD_KEY)
+    return _foreign_card(header, identity) if text is None else parse_card(text, file)
+
+
+def _foreign_card(header: Header, identity: Identity) -> AdapterCard:
+    """A card for a file without one; it names no base and has no fingerprint to check."""
+    told = header.metadata
+    size = told.get("modelspec.resolution", "1024x1024").partition("x")[0]
+    return AdapterCard(
+        method=identity.method.lower(),
+        model="",
+        fingerprints={},
+        trigger=told.get("modelspec.trigger_phrase", ""),
+        prompt="",
+        resolution=int(size) if size.isascii() and size.isdigit() and len(size) < 6 else 1024,
+        steps=_number(told.get("ss_steps", "")),
+        seed=_number(told.get("ss_seed", "")),
+        parameters=count_numbers(header),
+        version="",
+        licence=told.get("modelspec.license", ""),
+    )
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
