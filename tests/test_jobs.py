@@ -14,11 +14,12 @@ import pytest
 from nora_studio.errors import StudioError
 from nora_studio.studio import child
 from nora_studio.studio.job import Job
-from nora_studio.studio.jobs import WAITING_LIMIT, Jobs
+from nora_studio.studio.jobs import PROJECT, WAITING_LIMIT, Jobs
 from nora_studio.studio.workspace import Workspace
 
 SLEEP = [sys.executable, "-S", "-c", "import time; print('at work', flush=True); time.sleep(60)"]
-QUICK = [sys.executable, "-S", "-c", "import os; print('in', os.getcwd())"]
+QUICK = [sys.executable, "-S", "-c", "import os; print('in', os.path.basename(os.getcwd()))"]
+PRINT = [sys.executable, "-S", "-c", "import sys; print(*sys.argv[1:])"]
 FAILS = [sys.executable, "-S", "-c", "import sys; sys.exit('error: the disk is full')"]
 PATIENT = [
     sys.executable, "-S", "-c",
@@ -64,8 +65,16 @@ def test_a_job_runs_in_its_visitors_folder_and_its_words_are_kept(home):
     jobs, workspace = Jobs(home), visitor(home)
     job = begin(jobs, workspace, QUICK)
     wait_for(jobs, job, "finished")
-    assert jobs.tail(job) == [f"in {workspace.folder.resolve()}"]
+    assert jobs.tail(job) == [f"in {workspace.folder.name}"]
     assert jobs.status(job) == 0
+
+
+def test_the_servers_folders_are_left_out_of_what_a_job_printed(home):
+    jobs, workspace = Jobs(home), visitor(home)
+    folders = (workspace.folder / "runs", home / "jobs", PROJECT / "training")
+    job = begin(jobs, workspace, [*PRINT, *map(str, folders)])
+    wait_for(jobs, job, "finished")
+    assert jobs.tail(job) == ["runs jobs training"]
 
 
 def test_a_failure_is_a_failure_with_its_last_words(home):

@@ -227,6 +227,7 @@ def test_twenty_bad_files_are_each_refused_and_a_good_one_is_kept(person, photos
 def test_a_mistake_is_told_in_one_sentence_and_nothing_starts(person):
     person.take_example(SUBJECT)
     wait_until(lambda: f"--name {SUBJECT}" in person.command(), 30, "the command")
+    person.say("#train-class", "cup")  # What the form comes to by it arrives after the typing.
     person.add_flags("--instance-dir ../../../etc")
     person.page.locator("#train-start").click()
     wait_until(lambda: person.toasts(), 20, "it is refused")

@@ -9,9 +9,7 @@ from pathlib import Path
 
 from nora_studio.drawing_requests import AdapterChoice
 from nora_studio.errors import StudioError
-from nora_studio.studio.child import OUTPUT
 from nora_studio.studio.job import Job
-from nora_studio.studio.jobs import Jobs
 from nora_studio.studio.library import LibraryEntry, find_entry
 from nora_studio.studio.workspace import Workspace, check_name, safe_name
 
@@ -20,8 +18,6 @@ FORMATS = ("kohya", "diffusers", "seed")
 PRECISIONS = ("fp16", "bf16", "fp32")
 MOST_MIXED = 8
 MOST_STRENGTH = 4.0
-MOST_OUTPUT = 100_000
-"""Characters that are read of what a command printed."""
 MERGED = "merged"
 """Folder of whole pipelines, in a workspace."""
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,94}/[A-Za-z0-9][\w.-]{0,94}")
@@ -222,18 +218,6 @@ def result_of(workspace: Workspace, job: Job) -> Path | None:
         return None
     place = workspace.folder / words[words.index("--out") + 1]
     return place if place.exists() else None
-
-
-def output_of(jobs: Jobs, job: Job, workspace: Workspace) -> str:
-    """All that a job printed, the server's own folders left out."""
-    try:
-        text = (jobs.folder / job.id / OUTPUT).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    text = text[-MOST_OUTPUT:]
-    for folder in (workspace.folder, jobs.home):
-        text = text.replace(f"{folder}/", "").replace(str(folder), "")
-    return text
 
 
 def model_card_in(text: str) -> str:

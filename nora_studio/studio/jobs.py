@@ -35,6 +35,9 @@ WAITING_LIMIT = 10
 CLAIM_SECONDS = 10.0
 """How long a job that was just started may take to say who runs it."""
 TAIL_BYTES = 64 * 1024
+OUTPUT_BYTES = 100_000
+PROJECT = Path(__file__).parents[2]
+"""Where the package lies."""
 SECRET_GONE = "the studio was restarted, and the token that was given is gone. Give it once more."
 
 
@@ -182,14 +185,21 @@ class Jobs:
         """Whether a job is at work that uses the device."""
         return any(job.uses_device and self.state(job) == "running" for job in self._all())
 
+    def output(self, job: Job, most_bytes: int = OUTPUT_BYTES) -> str:
+        """What a job printed, or the end of it, the server's own folders left out."""
+        try:
+            with (self.folder / job.id / child.OUTPUT).open("rb") as stream:
+                stream.seek(max(0, stream.seek(0, os.SEEK_END) - most_bytes))
+                text = stream.read().decode("utf-8", "replace")
+        except OSError:  # It has printed nothing yet, or was forgotten.
+            return ""
+        for folder in (self.home / "visitors" / job.visitor, self.home, PROJECT):
+            text = text.replace(f"{folder}/", "").replace(str(folder), "")
+        return text
+
     def tail(self, job: Job, lines: int = 40) -> list[str]:
         """The last lines that a job printed, as a terminal shows them: progress bars once."""
-        file = self.folder / job.id / child.OUTPUT
-        if not file.is_file():
-            return []
-        with file.open("rb") as stream:
-            stream.seek(max(0, file.stat().st_size - TAIL_BYTES))
-            text = stream.read().decode("utf-8", "replace")
+        text = self.output(job, TAIL_BYTES)
         shown = [line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
         return [line for line in shown if line][-lines:]
 

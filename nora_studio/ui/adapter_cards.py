@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nora_studio.formats.card import AdapterCard
 from nora_studio.methods.table import METHOD_NAMES
-from nora_studio.studio.adapter_commands import files_of, is_preview, output_of, result_of
+from nora_studio.studio.adapter_commands import files_of, is_preview, result_of
 from nora_studio.studio.job import Job, State
 from nora_studio.studio.jobs import Jobs
 from nora_studio.studio.library import LibraryEntry
@@ -208,7 +208,7 @@ def _job(job: Job, jobs: Jobs, workspace: Workspace) -> str:
     state = jobs.state(job)
     word, colour = STATES[state]
     doing = "Page of" if is_preview(job) else DOING[job.kind]
-    text = output_of(jobs, job, workspace) if state != "waiting" else ""
+    text = jobs.output(job) if state != "waiting" else ""
     when = time.strftime("%H:%M", time.localtime(job.created))
     made = _made(job, workspace) if state == "finished" else ""
     problem = ""

@@ -14,7 +14,6 @@ from nora_studio.studio.adapter_commands import (
     Order,
     is_preview,
     model_card_in,
-    output_of,
 )
 from nora_studio.studio.job import ENDED
 from nora_studio.studio.library import library
@@ -119,7 +118,7 @@ class Orders:
         shelf = gr.skip() if is_same else shelf_view(library(workspace), held, workspace)
         text = ""
         if listed and is_preview(listed[0]):
-            text = model_card_in(output_of(jobs, listed[0], workspace))
+            text = model_card_in(jobs.output(listed[0]))
         page = text.partition("\n---\n")[2].replace("<Gallery />", "").strip()
         after = {"states": states, "ended": ended}
         made = jobs_view(listed, jobs, workspace)

@@ -11,9 +11,8 @@ from nora_studio.ui.adapter_bench import Bench, build_bench
 from nora_studio.ui.adapter_cards import PICK
 from nora_studio.ui.adapter_orders import Orders
 from nora_studio.ui.adapter_shelf import Shelf
-from nora_studio.ui.shared import Shared
+from nora_studio.ui.shared import Place, Shared
 
-POLL_SECONDS = 1.5
 HEADING = (
     '<h2>Your adapters</h2><p class="lead">Small files that teach a base model your subject. '
     "Choose some to export, mix or publish them.</p>"
@@ -36,7 +35,7 @@ class _Parts:
     made: gr.HTML
 
 
-def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
+def build(studio: Studio, shared: Shared, place: Place) -> None:
     """Lay out the tab and wire it."""
     parts, picks = _lay_out(), gr.State({})
     seen, removed = gr.State({}), gr.State("")
@@ -51,7 +50,7 @@ def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
     )
     parts.bench.action.change(shelf.arrive, held, shown, **QUIET)
     changes: list[Any] = [
-        tab.select(shelf.arrive, held, shown, **QUIET),
+        place.tab.select(shelf.arrive, held, shown, **QUIET),
         parts.shelf.select(shelf.press, held, [*shown, parts.undo, removed], **QUIET),
         parts.chosen.select(shelf.drop, held, shown, **QUIET),
         parts.chosen.submit(shelf.weigh, picks, picks, **QUIET),
@@ -68,9 +67,8 @@ def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
     )
     gr.api(orders.make, api_name="make_from_adapters")
 
-    timer = gr.Timer(POLL_SECONDS)
     looked_at = [parts.made, parts.shelf, parts.sheet, parts.page, seen]
-    gr.on([timer.tick, tab.select], orders.look, [seen, picks], looked_at, **QUIET)
+    gr.on(place.looks, orders.look, [seen, picks], looked_at, **QUIET)
     parts.made.select(orders.press, None, None, **QUIET)
 
 

@@ -19,14 +19,14 @@ from nora_studio.ui.blind_view import results_view
 from nora_studio.ui.comparison_form import Form, fields_of, wire_form
 from nora_studio.ui.comparison_request import request_of
 from nora_studio.ui.comparison_view import sheet_view
-from nora_studio.ui.shared import Shared
+from nora_studio.ui.shared import Place, Shared
 
 POLL_SECONDS = 1.0
 OLDER_SHOWN = 30
 DETAIL = Path(__file__).with_name("comparison.js")
 
 
-def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
+def build(studio: Studio, shared: Shared, place: Place) -> None:
     """Lay out the tab and wire it."""
     with gr.Row(elem_classes="compare"):
         with gr.Column(scale=4, min_width=300, elem_classes="compare-form"):
@@ -36,8 +36,8 @@ def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
             blind = BlindPanel()
     shown, seen = gr.State(""), gr.State("")
     timer = gr.Timer(POLL_SECONDS, active=False)
-    wire_form(studio, shared, tab, form)
-    look = _wire_result(_Drawings(studio), tab, form, result, shown, seen, timer)
+    wire_form(studio, shared, place.tab, form)
+    look = _wire_result(_Drawings(studio), place.tab, form, result, shown, seen, timer)
     left = wire_blind(studio, blind, result.whole, result.blind, shown)
     left.then(**look)
 

@@ -19,9 +19,8 @@ from nora_studio.studio.studio import Studio
 from nora_studio.studio.workspace import Workspace, check_name
 from nora_studio.ui.acts import ON_LOAD, QUIET, act_of, told
 from nora_studio.ui.history_view import curves_view, detail_view, list_view, trash_view
-from nora_studio.ui.shared import Shared
+from nora_studio.ui.shared import Place, Shared
 
-POLL_SECONDS = 4.0
 PICK = """
 element.addEventListener('click', (event) => {
   const row = event.target.closest('[data-act="pick"]');
@@ -31,7 +30,7 @@ element.addEventListener('click', (event) => {
 """Marks the pressed row at once, so that it keeps the keyboard's focus."""
 
 
-def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
+def build(studio: Studio, shared: Shared, place: Place) -> None:
     """Lay out the tab and wire it."""
     room = _Room(studio, _meanings())
     trash = gr.HTML("", elem_id="history-trash", js_on_load=ON_LOAD)
@@ -46,12 +45,9 @@ def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
         smoothing = gr.Slider(0, 0.95, 0.6, step=0.05, label="Smoothing", scale=0, min_width=300)
     detail = gr.HTML("", elem_id="history-detail")
     picked, undone, seen = gr.State([]), gr.State([]), gr.State({})
-    timer = gr.Timer(POLL_SECONDS)
     inputs = [picked, undone, log, smoothing, seen]
     outputs = [trash, runs, curves, detail, reuse, compare, delete, picked, seen]
-    gr.on(
-        [timer.tick, tab.select, log.change, smoothing.change], room.look, inputs, outputs, **QUIET
-    )
+    gr.on([*place.looks, log.change, smoothing.change], room.look, inputs, outputs, **QUIET)
     for part in (runs, trash):
         part.select(room.press, [picked, undone], [picked, undone], **QUIET).then(
             room.look, inputs, outputs, **QUIET

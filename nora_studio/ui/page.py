@@ -1,15 +1,17 @@
 """The whole page: the head, and a tab for each thing that one does here."""
 
 from collections.abc import Callable
+from functools import partial
 
 import gradio as gr
 
 from nora_studio.studio.studio import Studio
 from nora_studio.ui import adapters, compare, history, scores, train, watch
+from nora_studio.ui.acts import QUIET
 from nora_studio.ui.escaping import escaped
-from nora_studio.ui.shared import Shared
+from nora_studio.ui.shared import POLL_SECONDS, Place, Shared
 
-TABS: tuple[tuple[str, str, Callable[[Studio, Shared, gr.Tab], None]], ...] = (
+TABS: tuple[tuple[str, str, Callable[[Studio, Shared, Place], None]], ...] = (
     ("train", "Train", train.build),
     ("watch", "Watch", watch.build),
     ("compare", "Compare", compare.build),
@@ -17,6 +19,7 @@ TABS: tuple[tuple[str, str, Callable[[Studio, Shared, gr.Tab], None]], ...] = (
     ("scores", "Scores", scores.build),
     ("history", "History", history.build),
 )
+FIRST = "train"
 MARK = """<svg viewBox="0 0 32 32" aria-hidden="true" fill="none" stroke-width="2.4">
 <rect x="2" y="2" width="28" height="28" rx="7" stroke="var(--line-strong)"/>
 <rect x="7.5" y="7.5" width="17" height="17" rx="4.5" stroke="var(--lora)"/>
@@ -47,17 +50,25 @@ def build_page(studio: Studio) -> gr.Blocks:
         head = gr.HTML(_head(None), js_on_load=TURN, elem_id="head")
         # Outside the tabs, among which they would count as tabs.
         states = gr.State(""), gr.State([]), gr.State([]), gr.State("")
-        with gr.Tabs(selected="train", elem_id="tabs", overflow_behavior="wrap") as tabs:
+        timers = {name: gr.Timer(POLL_SECONDS, active=name == FIRST) for name, _, _ in TABS}
+        with gr.Tabs(selected=FIRST, elem_id="tabs", overflow_behavior="wrap") as tabs:
             shared = Shared(page, tabs, *states)
             for name, label, build in TABS:
                 with gr.Tab(label, id=name, elem_id=f"tab-{name}") as tab:
-                    build(studio, shared, tab)
+                    build(studio, shared, Place(tab, timers[name]))
+                wound = partial(_wound, name)
+                tab.select(wound, None, list(timers.values()), **QUIET)
 
         def greet(request: gr.Request) -> str:
             return _head(studio.doorman.account(request.headers))
 
         page.load(greet, None, head, api_visibility="private", show_progress="hidden")
     return page
+
+
+def _wound(opened: str) -> list[gr.Timer]:
+    """Have the open tab's timer alone go on."""
+    return [gr.Timer(active=name == opened) for name, _, _ in TABS]
 
 
 def _head(account: str | None) -> str:

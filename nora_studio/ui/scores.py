@@ -27,9 +27,8 @@ from nora_studio.ui.acts import ON_LOAD, QUIET, act_of, told
 from nora_studio.ui.fidelity_view import advice_view, first_choice, panel_view, plot_view
 from nora_studio.ui.measuring_view import measuring_view
 from nora_studio.ui.scores_view import scores_view
-from nora_studio.ui.shared import Shared
+from nora_studio.ui.shared import Place, Shared
 
-POLL_SECONDS = 2.0
 STRENGTHS = ("0.2", "0.4", "0.6", "0.8", "1", "1.2", "1.4")
 USUAL = ("0.6", "0.8", "1")
 EMPTY = (
@@ -53,7 +52,7 @@ element.addEventListener('click', (event) => {
 """Marks the pressed point at once, so that it keeps the keyboard's focus."""
 
 
-def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
+def build(studio: Studio, shared: Shared, place: Place) -> None:
     """Lay out the tab and wire it."""
     room = _Room(studio)
     with gr.Row(equal_height=True, elem_classes="bar"):
@@ -75,8 +74,7 @@ def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
     point, seen = gr.State(None), gr.State({})
     inputs = [chosen, point, seen]
     outputs = [chosen, progress, advice, plot, panel, verdicts, stop, seen]
-    timer = gr.Timer(POLL_SECONDS)
-    gr.on([timer.tick, tab.select, chosen.input], room.look, inputs, outputs, **QUIET)
+    gr.on([*place.looks, chosen.input], room.look, inputs, outputs, **QUIET)
     to_compare = [shared.adapters, shared.strengths, shared.tabs]
     for part in (plot, panel, advice):
         part.select(room.press, chosen, [point, panel, *to_compare], **QUIET)

@@ -1,8 +1,11 @@
 """What the tabs hand to one another."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
+
+POLL_SECONDS = 1.5
 
 
 @dataclass(frozen=True)
@@ -22,3 +25,17 @@ class Shared:
     """Their strengths, in the same order; empty: 1 each."""
     settings: gr.State
     """A run's name whose settings Train is to take over, once."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tab is built."""
+
+    tab: gr.Tab
+    timer: gr.Timer
+    """Ticks every `POLL_SECONDS` while the tab is open."""
+
+    @property
+    def looks(self) -> list[Any]:
+        """When a tab is to look again at what it shows: as it opens, and every tick."""
+        return [self.timer.tick, self.tab.select]

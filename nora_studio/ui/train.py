@@ -33,12 +33,14 @@ from nora_studio.ui.acts import QUIET, told
 from nora_studio.ui.advanced import Field, build_fields
 from nora_studio.ui.needs import needs_view
 from nora_studio.ui.photo_rows import resolution_of
-from nora_studio.ui.shared import Shared
+from nora_studio.ui.shared import Place, Shared
 from nora_studio.ui.token_doctor import build_token_doctor
 from nora_studio.ui.train_form import KEPT, PLAIN, Form, build_form, request_of
 from nora_studio.ui.train_photos import Photos, build_photos, show_photos, wire_photos
 
-POLL_SECONDS = 2.0
+# Decided in the browser, where the command is what has been typed by now, not when the form asked.
+TAKE_UNLESS_WRITTEN = """(proposed, generated, shown) =>
+  shown && shown !== generated ? [shown, generated] : [proposed, proposed]"""
 CARD: dict[str, Any] = {"min_width": 320, "elem_classes": "card"}
 
 
@@ -54,12 +56,14 @@ class _Page:
     command: gr.Textbox
     back: gr.Button
     fields: list[Field]
-    generated: gr.State
-    """The command as the form last came to it. Another one was written by somebody, and the form
-    leaves it alone."""
+    proposed: gr.Textbox
+    """The command that the form comes to."""
+    generated: gr.Textbox
+    """The last of them that was taken over. Another command than that was written by somebody, and
+    the form leaves it alone."""
 
 
-def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
+def build(studio: Studio, shared: Shared, place: Place) -> None:
     """Lay out the tab and wire it."""
     with gr.Row(elem_classes="steps"):
         with gr.Column(scale=4, **CARD):
@@ -82,37 +86,39 @@ def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
     with gr.Accordion("Advanced: every option of the trainer", open=False, elem_id="advanced"):
         fields = build_fields()
     build_token_doctor(studio, form)
-    generated = gr.State("")
-    page = _Page(form, photos, need, start, measure, command, back, fields, generated)
+    proposed, generated = gr.Textbox(visible=False), gr.Textbox(visible=False)
+    page = _Page(form, photos, need, start, measure, command, back, fields, proposed, generated)
     prompts = next(field.component for field in fields if field.flag == "sample-prompts")
     wire_photos(studio, form, photos, prompts)
-    _wire(_Answers(studio, fields), page, shared, tab)
+    _wire(_Answers(studio, fields), page, shared, place)
 
 
-def _wire(answers: "_Answers", page: _Page, shared: Shared, tab: gr.Tab) -> None:
+def _wire(answers: "_Answers", page: _Page, shared: Shared, place: Place) -> None:
     """Have the tab's components answer."""
     components = [*page.form.fields, *(field.component for field in page.fields)]
-    state = [page.generated, page.command, *components]
-    filled = [page.command, page.generated, page.form.effort, page.form.model]
+    filled = [page.proposed, page.form.effort, page.form.model]
     restored = [*page.form.fields, page.photos.rows]
     loaded = shared.page.load(answers.restore, None, restored, **QUIET)
-    loaded.then(answers.fill, state, filled, **QUIET)
+    refills = [loaded.then(answers.fill, components, filled, **QUIET)]
     changes = [component.change for component in components]
-    gr.on(changes, answers.fill, state, filled, trigger_mode="always_last", **QUIET)
+    refills.append(
+        gr.on(changes, answers.fill, components, filled, trigger_mode="always_last", **QUIET)
+    )
     texts = [page.command, page.generated]
     page.command.change(
         lambda text, own: gr.Button(visible=bool(text) and text != own), texts, page.back, **QUIET
     )
     reset = page.back.click(lambda: "", None, page.command, **QUIET)
-    reset.then(answers.fill, state, filled, **QUIET)
-    seen, timer = gr.State(""), gr.Timer(POLL_SECONDS)
-    looks = [timer.tick, tab.select]
-    gr.on(looks, answers.look, [page.command, seen], [page.need, seen], **QUIET)
+    refills.append(reset.then(answers.fill, components, filled, **QUIET))
+    for refill in refills:
+        refill.then(None, [page.proposed, *reversed(texts)], texts, js=TAKE_UNLESS_WRITTEN, **QUIET)
+    seen = gr.State("")
+    gr.on(place.looks, answers.look, [page.command, seen], [page.need, seen], **QUIET)
     page.measure.click(answers.measure, page.command, None, api_name="measure")
     started = [shared.training, shared.tabs, page.form.name, page.command]
     page.start.click(answers.start, page.command, started, api_name="start_training")
     taken = [page.command, page.generated, shared.settings]
-    handed = [shared.settings.change, tab.select]
+    handed = [shared.settings.change, place.tab.select]
     gr.on(handed, answers.take_over, shared.settings, taken, **QUIET)
 
 
@@ -123,18 +129,15 @@ class _Answers:
         self._studio, self._fields = studio, fields
         self._measures = Measures(studio.doorman.home)
 
-    def fill(self, request: gr.Request, generated: str, shown: str, *values: Any):
-        """The command that the form comes to, unless somebody has written another."""
+    def fill(self, request: gr.Request, *values: Any):
+        """The command that the form comes to."""
         keep_form(self._studio.workspace(request.headers), dict(zip(KEPT, values)))
         effort, text = "", ""
         with contextlib.suppress(StudioError):  # What a form lacks stands beside the start.
             asked = request_of(values, self._fields)
             effort = f"{recommended_steps(asked.model, asked.preset):,} steps."
             text = as_shown(train_arguments(asked))
-        model = gr.Textbox(visible=values[2] != EMBEDDED)
-        if shown and shown != generated:
-            return gr.skip(), gr.skip(), effort, model
-        return text, text, effort, model
+        return text, effort, gr.Textbox(visible=values[2] != EMBEDDED)
 
     def restore(self, request: gr.Request):
         """What stood in the form before a reload, and its photos."""

@@ -100,7 +100,7 @@ def _called(method: str) -> str:
 
 
 def wall_view(training: Training, workspace: Workspace) -> str:
-    """The samples: a row for each step, a column for each prompt, the base on the left of each."""
+    """The samples: a row a step, a column a prompt; in it the base on the left, NoRA over LoRA."""
     samples = {method: samples_of(run) for method, run in training.runs.items()}
     samples = {method: own for method, own in samples.items() if own}
     if not samples:
@@ -128,7 +128,7 @@ def wall_view(training: Training, workspace: Workspace) -> str:
             f'<div class="wall-body"><div class="wall-base">{_cell(base, "base", workspace)}</div>'
             f'<div class="wall-steps">{"".join(rows)}{waiting}</div></div></figure>'
         )
-    return f'<section class="wall" style="--methods:{len(order)}">{"".join(columns)}</section>'
+    return f'<section class="wall">{"".join(columns)}</section>'
 
 
 def _prompts(training: Training) -> list[str]:

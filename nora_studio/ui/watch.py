@@ -14,10 +14,9 @@ from nora_studio.studio.workspace import Workspace
 from nora_studio.ui.acts import QUIET, told
 from nora_studio.ui.line_chart import Colour, Series, line_chart
 from nora_studio.ui.pieces import METHOD_NAMES, colour_of
-from nora_studio.ui.shared import Shared
+from nora_studio.ui.shared import Place, Shared
 from nora_studio.ui.training_view import Logs, log_view, progress_view, wall_view
 
-POLL_SECONDS = 1.5
 MOST_STEPS = 100_000
 BUTTON: dict[str, Any] = {"size": "md", "scale": 0, "min_width": 165}
 OTHERS: tuple[Colour, ...] = ("ink", "soft", "accent", "base")
@@ -43,7 +42,7 @@ class _Page:
     """Progress, wall, training loss, measured loss, log."""
 
 
-def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
+def build(studio: Studio, shared: Shared, place: Place) -> None:
     """Lay out the tab and wire it."""
     with gr.Row(elem_classes="bar"):
         chosen = gr.Dropdown(
@@ -70,16 +69,14 @@ def build(studio: Studio, shared: Shared, tab: gr.Tab) -> None:
         tail = gr.HTML("", autoscroll=True, max_height=260)
     views = [progress, wall, loss, measured, tail]
     page = _Page(chosen, stop, resume, longer, more, compare, log, smoothing, views)
-    _wire(_Answers(studio), page, shared, tab)
+    _wire(_Answers(studio), page, shared, place)
 
 
-def _wire(answers: "_Answers", page: _Page, shared: Shared, tab: gr.Tab) -> None:
+def _wire(answers: "_Answers", page: _Page, shared: Shared, place: Place) -> None:
     """Have the tab's components answer."""
-    seen, timer = gr.State({}), gr.Timer(POLL_SECONDS)
+    seen = gr.State({})
     buttons = [page.stop, page.resume, page.longer, page.compare]
-    triggers = [
-        timer.tick, tab.select, page.chosen.input, page.log.change, page.smoothing.change,
-    ]  # fmt: skip
+    triggers = [*place.looks, page.chosen.input, page.log.change, page.smoothing.change]
     inputs = [page.chosen, page.log, page.smoothing, seen]
     gr.on(triggers, answers.look, inputs, [page.chosen, *page.views, *buttons, seen], **QUIET)
     shared.training.change(answers.show, shared.training, [page.chosen, seen], **QUIET)
