@@ -20,6 +20,12 @@ from nora_studio.launching import ForkServer
 from nora_studio.models import load_sdxl
 
 LOOPBACK = ("127.", "localhost", "::1")
+LONGEST = ("test_studio_pages", "test_interruptions", "test_processes", "test_training")
+"""Files that take minutes; they begin first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.fixture(scope="session", autouse=True)
