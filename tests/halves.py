@@ -4,9 +4,10 @@ from pathlib import Path
 
 from trainer import tiny_options, tiny_subject
 
+from nora_studio.assembly import prepare_accelerator
 from nora_studio.loop import Plan, train
 from nora_studio.part_settings import part_settings
-from nora_studio.personalise import build_trainee, prepare_accelerator
+from nora_studio.personalise import build_trainee
 from nora_studio.runs import Run
 from nora_studio.saving import restore
 from nora_studio.stop import StopRequest

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from trainer import tiny_options, tiny_subject
 
+from nora_studio.assembly import prepare_accelerator
 from nora_studio.cards import read_card
 from nora_studio.early_stop import Watch
 from nora_studio.errors import StudioError
@@ -15,7 +16,7 @@ from nora_studio.files import load_adapter
 from nora_studio.loop import Plan, train
 from nora_studio.models import load_sdxl, parts_of
 from nora_studio.part_settings import part_settings
-from nora_studio.personalise import build_trainee, prepare_accelerator
+from nora_studio.personalise import build_trainee
 from nora_studio.proof import finish
 from nora_studio.runs import Run, common_checkpoint
 from nora_studio.samples import draw_base

@@ -9,10 +9,11 @@ from safetensors.torch import load_file, save_file
 from trainer import tiny_options, tiny_subject
 
 import nora_studio.nora.outer_cache as outer_cache
+from nora_studio.assembly import prepare_accelerator
 from nora_studio.errors import StudioError
 from nora_studio.loop import Plan, train
 from nora_studio.part_settings import part_settings
-from nora_studio.personalise import build_trainee, prepare_accelerator
+from nora_studio.personalise import build_trainee
 from nora_studio.proof import finish
 from nora_studio.runs import Run
 from nora_studio.samples import draw_base
