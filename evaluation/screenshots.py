@@ -29,7 +29,7 @@ from nora_studio.errors import StudioError, run_entry
 TABS = ("Train", "Watch", "Compare", "Adapters", "Scores", "History")
 SIZES = ((1440, 1000), (390, 844))
 PROMPTS = "a photo of a [V] mug in the forest\na photo of a [V] mug under water"
-PATIENCE = 900.0
+PATIENCE = 600.0
 """Seconds that a training or a drawing may take."""
 
 

@@ -36,7 +36,10 @@ class Form:
         )  # fmt: skip
         self.chips = gr.HTML("", js_on_load=ON_LOAD, elem_id="compare-chips")
         with gr.Row():
-            self.draw = gr.Button("Draw", variant="primary", elem_id="compare-draw")
+            # Until the adapters are there it would draw the base alone.
+            self.draw = gr.Button(
+                "Draw", variant="primary", interactive=False, elem_id="compare-draw"
+            )
             self.stop = gr.Button("Stop", interactive=False, min_width=90, elem_id="compare-stop")
         self.layout = gr.Radio(list(LAYOUTS), value="columns", label="Show", elem_id="compare-show")
         self.sweep = gr.Textbox(
@@ -116,9 +119,10 @@ def wire_form(studio: Studio, shared: Shared, tab: gr.Tab, form: Form) -> None:
             [],
             [],
             *_sliders_at(wanted, strengths),
+            gr.Button(interactive=True),
         )
 
-    def follow(chosen: list[str], prompts: str, request: gr.Request):
+    def follow(chosen: list[str], request: gr.Request):
         """A slider for each adapter, and prompts for what they learned."""
         known = {
             one.path: one for one in drawables_with(studio.workspace(request.headers), chosen or [])
@@ -131,17 +135,23 @@ def wire_form(studio: Studio, shared: Shared, tab: gr.Tab, form: Form) -> None:
             for n in range(ADAPTERS_LIMIT)
         ]
         subject = used[0].subject if used else "[V]"
-        first = CHIPS[0].format(subject) if not prompts.strip() and used else gr.skip()
+        first = CHIPS[0].format(subject) if used else ""
         return [*sliders, gr.Checkbox(visible=len(used) > 1), _chips(subject), first]
 
+    proposed = gr.Textbox(visible=False)
     gr.on(
         [tab.select, shared.adapters.change], refresh,
         [form.adapters, shared.adapters, shared.strengths, form.photos],
-        [form.adapters, form.photos, shared.adapters, shared.strengths, *form.strengths], **QUIET,
+        [form.adapters, form.photos, shared.adapters, shared.strengths, *form.strengths, form.draw],
+        **QUIET,
     )  # fmt: skip
     form.adapters.change(
-        follow, [form.adapters, form.prompts],
-        [*form.strengths, form.together, form.chips, form.prompts], **QUIET,
+        follow, form.adapters,
+        [*form.strengths, form.together, form.chips, proposed], **QUIET,
+    ).then(
+        # In the browser, where it is known what has been typed by now.
+        None, [proposed, form.prompts], form.prompts,
+        js="(proposed, written) => written.trim() ? written : proposed", **QUIET,
     )  # fmt: skip
     form.chips.select(_add, form.prompts, form.prompts, **QUIET)
     form.layout.change(
