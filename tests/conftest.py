@@ -102,3 +102,52 @@ def twins(tiny_base, photo_folder, tmp_path_factory) -> tuple[Path, Outcome]:
     runs = tmp_path_factory.mktemp("twins")
     arguments = tiny_arguments(tiny_base, photo_folder, runs, method="nora,lora")
     return runs, run_trainer(*arguments)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A real browser; skips where there is none."""
+    from studio_site import chromium  # Gradio takes seconds to import; most tests need none of it.
+
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The studio, served; its jobs end with the module."""
+    from studio_site import Site
+
+    opened = Site(tmp_path_factory.mktemp("studio"))
+    yield opened
+    opened.end_jobs()
+    opened.close()
+
+
+@pytest.fixture
+def studio(tmp_path):
+    """A studio that nobody serves; its jobs end with the test."""
+    from visiting import studio_in
+
+    unserved = studio_in(tmp_path / "home")
+    yield unserved
+    for job in unserved.jobs._all():
+        unserved.jobs.kill(job)
+
+
+@pytest.fixture
+def request_(studio):
+    """What its handlers get of a browser."""
+    from visiting import request_of
+
+    return request_of(studio)
+
+
+@pytest.fixture
+def workspace(studio, request_, twins, photo_folder):
+    """That browser's folder, with the finished twins in it."""
+    from visiting import bring_runs
+
+    place = studio.workspace(request_.headers)
+    bring_runs(place, twins[0], photo_folder)
+    return place

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from studio_site import Person, Site, chromium
+from studio_site import Person
 from tiny import tiny_adapter
 
 from nora_studio.commands import export
@@ -16,19 +16,6 @@ from nora_studio.studio.library import library
 
 playwright = pytest.importorskip("playwright.sync_api")
 NORA, LORA = "runs/mug-nora", "runs/mug-lora"
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    opened = Site(tmp_path_factory.mktemp("studio"))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import sys
 
 import gradio as gr
 import pytest
-from visiting import bring_runs, pressed, request_of, studio_in
+from visiting import pressed, request_of
 
 from nora_studio.errors import StudioError
 from nora_studio.studio.past_runs import (
@@ -21,26 +21,6 @@ from nora_studio.studio.past_runs import (
 from nora_studio.ui.history import _meanings, _Room
 
 SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
-
-
-@pytest.fixture
-def studio(tmp_path):
-    studio = studio_in(tmp_path / "home")
-    yield studio
-    for job in studio.jobs._all():
-        studio.jobs.kill(job)
-
-
-@pytest.fixture
-def request_(studio):
-    return request_of(studio)
-
-
-@pytest.fixture
-def workspace(studio, request_, twins, photo_folder):
-    workspace = studio.workspace(request_.headers)
-    bring_runs(workspace, twins[0], photo_folder)
-    return workspace
 
 
 @pytest.fixture

@@ -25,14 +25,6 @@ SECRET_LENGTH = 43
 NAVIGATION = {"accept": "text/html", "sec-fetch-mode": "navigate", "sec-fetch-site": "none"}
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    opened = Site(tmp_path_factory.mktemp("studio"))
-    yield opened
-    opened.end_jobs()
-    opened.close()
-
-
 def somebody(site: Site, number: int) -> tuple[Client, Workspace]:
     """A program with a browser's secret of its own, and its folder."""
     cookie = f"{site.studio.doorman.seal.browser_cookie}={chr(97 + number) * SECRET_LENGTH}"

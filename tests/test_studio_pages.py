@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from studio_site import Person, Site, chromium, wait_until
+from studio_site import Person, Site, wait_until
 
 from nora_studio.assets import embedded
 from nora_studio.models import load_sdxl
@@ -17,20 +17,6 @@ SUBJECT = "sunrise-mug"
 SHORT = "--steps 4 --sample-every 2 --checkpoint-every 2 --sample-steps 2 --log-every 1"
 LONG_RUN = "--steps 3000 --sample-every 0 --checkpoint-every 500 --sample-steps 1 --log-every 1"
 SMALL = "--text-encoder.no-train --text-encoder-2.no-train --unet.rank 2 --evaluate-every 0"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    opened = Site(tmp_path_factory.mktemp("studio"))
-    yield opened
-    opened.end_jobs()
-    opened.close()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import gradio as gr
 import pytest
-from visiting import bring_runs, pressed, request_of, studio_in
+from visiting import pressed, request_of
 
 from nora_studio.errors import StudioError
 from nora_studio.studio.drawables import drawables_with
@@ -22,23 +22,6 @@ from nora_studio.studio.scoring import (
 from nora_studio.ui.scores import _Room
 
 BOTH = ("mug-nora", "mug-lora")
-
-
-@pytest.fixture
-def studio(tmp_path):
-    return studio_in(tmp_path / "home")
-
-
-@pytest.fixture
-def request_(studio):
-    return request_of(studio)
-
-
-@pytest.fixture
-def workspace(studio, request_, twins, photo_folder):
-    workspace = studio.workspace(request_.headers)
-    bring_runs(workspace, twins[0], photo_folder)
-    return workspace
 
 
 def test_the_command_names_everything_by_paths_within_the_folder(workspace):

@@ -11,7 +11,7 @@ from nora_studio.drawing_requests import AdapterChoice
 from nora_studio.errors import StudioError
 from nora_studio.studio.job import Job
 from nora_studio.studio.library import LibraryEntry, find_entry
-from nora_studio.studio.workspace import Workspace, check_name, safe_name
+from nora_studio.studio.workspace import HUB_NAME, Workspace, check_name, safe_name
 
 KINDS = ("export", "mix", "merge", "push", "inspect")
 FORMATS = ("kohya", "diffusers", "seed")
@@ -20,7 +20,6 @@ MOST_MIXED = 8
 MOST_STRENGTH = 4.0
 MERGED = "merged"
 """Folder of whole pipelines, in a workspace."""
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,94}/[A-Za-z0-9][\w.-]{0,94}")
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,39}")
 
 
@@ -154,7 +153,7 @@ class AdapterDesk:
             StudioError: there is no such adapter, or a value is none of those that are taken.
         """
         entry = self._usable(path, model)
-        if not _REPOSITORY.fullmatch(repository):
+        if not HUB_NAME.fullmatch(repository):
             raise StudioError(
                 f"expected where to publish it as owner/name, such as ada/my-mug; got "
                 f"{repository[:80]!r}."

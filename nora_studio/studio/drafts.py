@@ -10,10 +10,12 @@ from typing import Any
 from nora_studio.atomic import replacing, write_text
 from nora_studio.config import DreamboothOptions
 from nora_studio.errors import StudioError
+from nora_studio.history import find_runs
 from nora_studio.options_file import parse_options, to_flags
 from nora_studio.shipped import ShippedSubject
 from nora_studio.studio.job import ENDED, Job
 from nora_studio.studio.jobs import Jobs
+from nora_studio.studio.past_runs import stem_and_method
 from nora_studio.studio.photo_report import photo_report
 from nora_studio.studio.training import as_shown, runs_of, train_command
 from nora_studio.studio.uploads import Incoming, add_photos, photos_of, remove_subject
@@ -57,7 +59,7 @@ def take_example(workspace: Workspace, name: str) -> ShippedSubject:
 
 def free_name(workspace: Workspace, jobs: Jobs, name: str) -> str:
     """The name itself, or with a number where a training has it."""
-    taken = {run.name.rsplit("-", 1)[0] for run in workspace.runs.iterdir()}
+    taken = {stem_and_method(run)[0] for run in find_runs(workspace.runs)}
     taken |= {job.title for job in jobs.of(workspace) if jobs.state(job) not in ENDED}
     head, _, tail = name.rpartition("-")
     stem, number = (head, int(tail) + 1) if head and tail.isdigit() else (name, 2)

@@ -10,6 +10,7 @@ from nora_studio.history import (
     Standing,
     empty_trash,
     find_runs,
+    method_of,
     read_curves,
     read_settings,
     standing,
@@ -52,6 +53,13 @@ def settings_of(run: Run) -> Settings:
         return read_settings(run)
     except StudioError:
         return {}
+
+
+def stem_and_method(run: Run) -> tuple[str, str]:
+    """A run's name without its method, which twins have in common, and the method."""
+    # Methods may have a hyphen of their own, so the settings know best.
+    method = method_of(run, settings_of(run)) or run.folder.name.rpartition("-")[2]
+    return run.folder.name.removesuffix(f"-{method}"), method
 
 
 def delete_runs(workspace: Workspace, jobs: Jobs, names: Sequence[str]) -> list[str]:
@@ -107,7 +115,7 @@ def _standing(run: Run) -> Standing:
         status = run.read_status()
         return Standing(
             run=run,
-            method=run.folder.name.rpartition("-")[2],
+            method=stem_and_method(run)[1],
             state=DAMAGED,
             step=status.get("step", 0),
             steps=status.get("steps", 0),

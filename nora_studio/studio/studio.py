@@ -11,10 +11,9 @@ from nora_studio.errors import StudioError
 from nora_studio.studio.doorman import Doorman
 from nora_studio.studio.drawings import Drawings
 from nora_studio.studio.jobs import Jobs
-from nora_studio.studio.workspace import Workspace
+from nora_studio.studio.workspace import HUB_NAME, Workspace
 
 TICK_SECONDS = 1.0
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,7 @@ class Studio:
         if not folder.is_dir():
             # A judge's name too: hf-hub:owner/name, ViT-B-32:openai.
             plain = name.removeprefix("hf-hub:")
-            return bool(
-                _HUB_NAME.fullmatch(plain) or re.fullmatch(r"[\w-]{1,60}:[\w-]{1,60}", name)
-            )
+            return bool(HUB_NAME.fullmatch(plain) or re.fullmatch(r"[\w-]{1,60}:[\w-]{1,60}", name))
         place = folder.resolve()
         if place.is_relative_to(self.doorman.home):
             return False

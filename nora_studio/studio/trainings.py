@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from nora_studio.errors import StudioError
-from nora_studio.history import find_runs, method_of
+from nora_studio.history import find_runs
 from nora_studio.runs import CONFIG, Run
 from nora_studio.studio.job import ENDED, Job
 from nora_studio.studio.jobs import Jobs
-from nora_studio.studio.past_runs import settings_of
+from nora_studio.studio.past_runs import settings_of, stem_and_method
 from nora_studio.studio.workspace import Workspace
 
 
@@ -39,8 +39,7 @@ def find_trainings(workspace: Workspace, jobs: Jobs) -> list[Training]:
     found: dict[str, dict[str, Run]] = {}
     ages: dict[str, float] = {}
     for run in find_runs(workspace.runs):
-        method = method_of(run, settings_of(run)) or run.folder.name.rpartition("-")[2]
-        name = run.folder.name.removesuffix(f"-{method}")
+        name, method = stem_and_method(run)
         found.setdefault(name, {})[method] = run
         ages[name] = max(ages.get(name, 0.0), (run.folder / CONFIG).stat().st_mtime)
     latest: dict[str, Job] = {}

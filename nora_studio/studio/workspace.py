@@ -13,6 +13,8 @@ FILES_ROUTE = "/files/"
 """Where a visitor's own files are served from, and nobody else's: the cookie says whose."""
 NAME_LENGTH = 48
 _NAME = re.compile(r"[a-z0-9][a-z0-9_+-]*")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+"""owner/name."""
 _VISITOR = re.compile(r"[0-9a-f]{32}")
 
 

@@ -7,7 +7,9 @@ import gradio as gr
 
 from nora_studio.errors import StudioError
 from nora_studio.fidelity import Fidelity
+from nora_studio.runs import Run
 from nora_studio.studio.job import ENDED, Job
+from nora_studio.studio.past_runs import stem_and_method
 from nora_studio.studio.scoring import (
     MOST_CHECKPOINTS,
     MOST_RUNS,
@@ -96,11 +98,12 @@ class _Room:
 
     def look(self, names: list[str], pressed: int | None, before: dict, request: gr.Request):
         workspace = self.studio.workspace(request.headers)
-        known = [run.folder.name for run in measurable_runs(workspace)]
+        runs = measurable_runs(workspace)
+        known = [run.folder.name for run in runs]
         asked = list(names or [])
         names = [name for name in asked if name in known]
         if not asked and not before.get("known"):  # The first runs to be there.
-            names = _twins(known)
+            names = _twins(runs)
         shown = _views(self.studio, workspace, names, pressed, bool(known))
         busy = bool(_at_work(self.studio, workspace, names))
         after = {"views": shown, "known": known, "busy": busy}
@@ -196,10 +199,10 @@ def _questions() -> tuple[gr.Textbox, gr.Number, gr.CheckboxGroup, gr.Slider, gr
     return prompts, seeds, strengths, checkpoints, dino
 
 
-def _twins(known: list[str]) -> list[str]:
+def _twins(runs: list[Run]) -> list[str]:
     """The newest run, with its twins."""
-    stem = known[0].rpartition("-")[0] if known else ""
-    own = [name for name in known if stem and name.rpartition("-")[0] == stem] or known[:1]
+    stems = [stem_and_method(run)[0] for run in runs]
+    own = [run.folder.name for run, stem in zip(runs, stems) if stem == stems[0]]
     return sorted(own, key=lambda name: (not name.endswith("-nora"), name))[:MOST_RUNS]
 
 
