@@ -55,16 +55,18 @@ def build(studio: Studio, shared: Shared, place: Place) -> None:
         more = gr.Number(60, label="More steps", precision=0, minimum=1, scale=0, min_width=110)
         compare = gr.Button("Compare", variant="primary", interactive=False, **BUTTON)
     progress = gr.HTML(EMPTY, elem_id="watch-progress")
-    wall = gr.HTML("", elem_id="watch-wall")
-    with gr.Row(elem_classes="bar quiet"):
-        log = gr.Checkbox(False, label="Log scale", container=False, scale=0, min_width=130)
-        smoothing = gr.Slider(
-            0, 0.95, 0.6, step=0.05, label="Smoothing", elem_id="watch-smoothing", scale=0,
-            min_width=300,
-        )  # fmt: skip
     with gr.Row():
-        loss = gr.HTML("", elem_id="watch-loss", min_width=330)
-        measured = gr.HTML("", elem_id="watch-measured", min_width=330)
+        with gr.Column(scale=7, min_width=320):
+            wall = gr.HTML("", elem_id="watch-wall")
+        with gr.Column(scale=5, min_width=320, elem_classes="curves"):
+            loss = gr.HTML("", elem_id="watch-loss")
+            measured = gr.HTML("", elem_id="watch-measured")
+            with gr.Row(elem_classes="bar quiet"):
+                log = gr.Checkbox(False, label="Log scale", container=False, scale=0, min_width=130)
+                smoothing = gr.Slider(
+                    0, 0.95, 0.6, step=0.05, label="Smoothing", elem_id="watch-smoothing",
+                    min_width=200,
+                )  # fmt: skip
     with gr.Accordion("Log", open=False, elem_id="watch-log"):
         tail = gr.HTML("", autoscroll=True, max_height=260)
     views = [progress, wall, loss, measured, tail]
