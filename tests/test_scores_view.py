@@ -3,6 +3,7 @@
 import re
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -91,3 +92,11 @@ def test_a_measurement_says_how_far_it_is_and_why_it_failed(tmp_path):
     assert "nora-studio fidelity &lt;b&gt;" in pages["goes on"]
     assert "failed: the photos are gone." in pages["fails"]
     assert pages["ends"] == ""
+
+
+def test_no_selector_has_a_comma_in_brackets_which_gradio_cuts_it_at():
+    folder = Path(scores_view.__code__.co_filename).parent
+    sheets = {file.name: file.read_text(encoding="utf-8") for file in folder.glob("*.css")}
+    assert "scores.css" in sheets
+    for name, text in sheets.items():
+        assert not re.findall(r":(?:has|not|is|where)\([^){]*,", text), name

@@ -52,7 +52,7 @@ def build(studio: Studio, shared: Shared, place: Place) -> None:
         stop = gr.Button("Stop and save", interactive=False, **BUTTON)
         resume = gr.Button("Resume", interactive=False, **BUTTON)
         longer = gr.Button("Continue longer", interactive=False, **BUTTON)
-        more = gr.Number(60, label="More steps", precision=0, minimum=1, scale=0, min_width=110)
+        more = gr.Number(60, label="More steps", precision=0, minimum=1, scale=0, min_width=140)
         compare = gr.Button("Compare", variant="primary", interactive=False, **BUTTON)
     progress = gr.HTML(EMPTY, elem_id="watch-progress")
     with gr.Row():
