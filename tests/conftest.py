@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 
 # Before torch and the Hub's client are imported, here and in every script that a test starts.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,6 +17,7 @@ from PIL import Image
 from tiny import tiny_sdxl
 from trainer import Outcome, run_trainer, tiny_arguments
 
+from nora_studio import cli
 from nora_studio.launching import ForkServer
 from nora_studio.models import load_sdxl
 
@@ -151,3 +153,19 @@ def workspace(studio, request_, twins, photo_folder):
     place = studio.workspace(request_.headers)
     bring_runs(place, twins[0], photo_folder)
     return place
+
+
+@pytest.fixture
+def command(monkeypatch, capfd):
+    """Type a command; give back its exit status, output and errors."""
+
+    def type_in(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["nora-studio", *map(str, words)])
+        try:
+            status = cli.main()
+        except SystemExit as end:
+            status = end.code
+        told = capfd.readouterr()
+        return status, told.out, told.err
+
+    return type_in

@@ -12,22 +12,6 @@ from nora_studio.recipes import read_recipe
 from nora_studio.scripts import CLIP_SCORE, TRAIN, run_script, script_command, script_path
 
 
-@pytest.fixture
-def command(monkeypatch, capfd):
-    """Type a command; give back its exit status, output and errors."""
-
-    def type_in(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["nora-studio", *map(str, words)])
-        try:
-            status = cli.main()
-        except SystemExit as end:
-            status = end.code
-        told = capfd.readouterr()
-        return status, told.out, told.err
-
-    return type_in
-
-
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
 def test_help_lists_every_command(command, words):
     status, out, _ = command(*words)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,29 +11,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny import RARE_TOKEN, SIZE, tiny_adapter, tiny_sdxl
 
-from nora_studio import cli
 from nora_studio.cards import read_card
 from nora_studio.commands.options import FILE_COMMANDS
 from nora_studio.files import load_adapter
 from nora_studio.formats.updates import error_of, read_updates
 from nora_studio.generate import adapter_on, draw
 from nora_studio.models import load_sdxl, parts_of
-
-
-@pytest.fixture
-def command(monkeypatch, capfd):
-    """Type a command; give back its exit status, output and errors."""
-
-    def type_in(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["nora-studio", *map(str, words)])
-        try:
-            status = cli.main()
-        except SystemExit as end:
-            status = end.code
-        told = capfd.readouterr()
-        return status, told.out, told.err
-
-    return type_in
 
 
 @pytest.fixture(scope="module")

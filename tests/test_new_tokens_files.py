@@ -1,7 +1,6 @@
 """New tokens on disk: every file and command of an adapter takes them along, or refuses."""
 
 import json
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from safetensors.torch import load_file
 from test_new_tokens import drawn_tokens
 from tiny import SIZE, tiny_adapter
 
-from nora_studio import cli
 from nora_studio.cards import read_card
 from nora_studio.entrants import weights_digest
 from nora_studio.errors import StudioError
@@ -24,19 +22,6 @@ from nora_studio.models import load_sdxl
 from nora_studio.new_tokens import TOKENIZERS, NewTokens
 
 WORDS = ("<mug-1>", "<mug-2>")
-
-
-@pytest.fixture
-def command(monkeypatch, capfd):
-    """Type a command; give back its exit status, output and errors."""
-
-    def type_in(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["nora-studio", *map(str, words)])
-        status = cli.main()
-        told = capfd.readouterr()
-        return status, told.out, told.err
-
-    return type_in
 
 
 def adapter_with(folder: Path, base: Path, tokens: NewTokens, method: str = "nora") -> Path:
