@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 
 from nora_studio import processes
 from nora_studio.errors import run_entry
-from nora_studio.options_file import defaults_as_toml
 from nora_studio.run_lock import RunLock
 from nora_studio.runs import Run
 from nora_studio.stop import Interrupted, ending_at_once
@@ -55,11 +54,26 @@ class Attempt:
         with ending_at_once():
             return run_entry(guarded)
 
-    def claim(self, runs: list[Run], config: str, photos: Mapping[str, str], resume: bool) -> None:
+    def claim(
+        self,
+        runs: list[Run],
+        config: str,
+        record: Mapping[str, str],
+        resume: bool,
+        defaults: str = "",
+        data: str = "photos",
+    ) -> None:
         """Hold runs alone, new or to go on with, and check that they are what is asked for.
 
         Early: before a model loads, it is known that the folders can be written, and nobody else
         trains there. Siblings that a killed process had no time for are made later.
+
+        Args:
+            config: The options, as TOML.
+            record: Digests of what is trained on, by name.
+            resume: Go on with those that exist.
+            defaults: What options come to that a run of earlier versions is silent on, as TOML.
+            data: What the record is of, in words.
 
         Raises:
             StudioError: a run is another process's, exists already, is none to go on with, or
@@ -74,23 +88,24 @@ class Attempt:
                     raise lock.refusal()
                 run.check_new()
             elif run.exists:
-                run.check_config(config, defaults_as_toml())
-                run.check_photos(photos)
+                run.check_config(config, defaults)
+                run.check_photos(record, data)
             lock.acquire()
             self._held.append((run, lock))
             run.tidy()
 
-    def begin(self, config: str, photos: Mapping[str, str]) -> None:
+    def begin(self, config: str, record: Mapping[str, str]) -> None:
         """Make the runs that do not exist yet, and say that all of them are at work.
 
         Args:
             config: A longer plan than the runs began with takes the place of theirs.
+            record: As `claim` was told.
         """
         for run, _ in self._held:
             if run.exists:
                 run.extend(config)
             else:
-                Run.create(run.folder, config, photos)
+                Run.create(run.folder, config, record)
             status = run.read_status()
             run.set_status("running", status.get("step", 0), status.get("steps", 0))
 

@@ -15,7 +15,9 @@ from torch import Tensor
 from nora_studio.errors import StudioError
 from nora_studio.runs import Run
 
-MEASURED = ("seconds_per_step", "images_per_second", "memory_gib", "time")
+MEASURED = (
+    "seconds_per_step", "images_per_second", "examples_per_second", "memory_gib", "time",
+)  # fmt: skip
 """What a log line says of the machine and not of the training."""
 
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nora_studio.settings.adapter import AdapterOptions, PartOptions
-from nora_studio.settings.learning import LearningOptions
+from nora_studio.settings.adapter import AdapterOptions, PartOptions, TuningOptions
+from nora_studio.settings.learning import EncoderOptions, LearningOptions
 from nora_studio.settings.loss import LossOptions
-from nora_studio.settings.memory import MemoryOptions
+from nora_studio.settings.memory import BaseOptions, MemoryOptions, PrecisionOptions
 from nora_studio.settings.photos import PhotoOptions
 from nora_studio.settings.subject import SubjectOptions
 from nora_studio.settings.tokens import TokenOptions
@@ -23,10 +23,14 @@ PART_FIELDS = ("unet", "text_encoder", "text_encoder_2")
 class DreamboothOptions(
     WatchingOptions,
     MemoryOptions,
+    BaseOptions,
+    PrecisionOptions,
     LossOptions,
+    EncoderOptions,
     LearningOptions,
     TokenOptions,
     PhotoOptions,
+    TuningOptions,
     AdapterOptions,
     SubjectOptions,
 ):

@@ -14,6 +14,8 @@ from nora_studio.prompts import PLACEHOLDER
 from nora_studio.settings.adapter import check_adapter_options
 from nora_studio.settings.checks import check_option
 from nora_studio.settings.learning import (
+    check_encoder_options,
+    check_encoder_steps,
     check_learning_options,
     check_resolved,
 )
@@ -32,6 +34,7 @@ _TOKEN_RATES = {"sdxl": 5e-4, "mini": 3e-3}
 CHECKS: tuple[Callable[[Any], None], ...] = (
     check_adapter_options,
     check_learning_options,
+    check_encoder_options,
     check_loss_options,
     check_memory_options,
     check_photo_options,
@@ -71,6 +74,7 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
         **recommended_watching(options, steps, family == "mini"),
     )
     check_resolved(options)
+    check_encoder_steps(options, steps)
     processes.check_shares(options.batch_size or 1, options.accumulate)
     if PLACEHOLDER.lower() not in options.prompt.lower():
         raise StudioError(
@@ -81,7 +85,7 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
     check_option(
         len(set(options.methods)) == len(options.methods), "method", "each once", options.method
     )
-    _check_methods(options)
+    check_methods(options)
     check_on_quantised(options.methods, options.base_bits)
     if not any(getattr(options, part).train for part in PART_FIELDS):
         raise StudioError("every part is switched off (--unet.no-train ...); train at least one.")
@@ -107,7 +111,7 @@ def _check_new_tokens(options: DreamboothOptions) -> None:
         )
 
 
-def _check_methods(options: DreamboothOptions) -> None:
+def check_methods(options: DreamboothOptions) -> None:
     """Refuse unknown methods, and options that no method of the run has."""
     settings: set[str] = set()
     for method in options.methods:

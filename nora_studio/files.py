@@ -4,7 +4,7 @@ The folder is what training writes and resumes from; single files (`formats/`) a
 """
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from peft import PeftConfig
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nora_studio.atomic import replacing
 from nora_studio.errors import StudioError
 from nora_studio.fingerprints import fingerprint, fingerprints_agree
-from nora_studio.formats.card import AdapterCard, card_text, parse_card
+from nora_studio.formats.card import AdapterCard, card_text, card_values, parse_card
 from nora_studio.formats.container import read_header, read_tensors, write_tensors
 from nora_studio.formats.embeddings import (
     EMBEDDINGS,
@@ -126,7 +126,7 @@ def write_adapter(
         write_tensors(target / WEIGHTS, state, {CARD_KEY: card_text(card)})
     if tokens is not None:
         write_embeddings(folder / EMBEDDINGS, tokens, card)
-    text = json.dumps(asdict(card), indent=2, ensure_ascii=False)
+    text = json.dumps(card_values(card), indent=2, ensure_ascii=False)
     (folder / CARD).write_text(text + "\n", encoding="utf-8")
 
 

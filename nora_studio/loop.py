@@ -14,10 +14,9 @@ from nora_studio.errors import StudioError
 from nora_studio.progress import Clock, check_finite, report
 from nora_studio.saving import save_checkpoints
 from nora_studio.settings.learning import LearningOptions
-from nora_studio.settings.watching import WatchingOptions
-from nora_studio.settling import settle_text_encoders
+from nora_studio.settings.watching import KeepingOptions, MeasuringOptions
 from nora_studio.stop import StopRequest
-from nora_studio.trainee import Batch, Draws, Trainee
+from nora_studio.trainee import Batch, Draws, Trainee, rows_of
 
 
 @dataclass(frozen=True)
@@ -39,17 +38,26 @@ class Plan:
     """Pieces of each process's share of a batch."""
 
     @classmethod
-    def of(cls, learning: LearningOptions, watching: WatchingOptions) -> "Plan":
-        """What a run's options say, filled in."""
+    def of(
+        cls,
+        learning: LearningOptions,
+        keeping: KeepingOptions,
+        measuring: MeasuringOptions | None = None,
+        sample_every: int = 0,
+    ) -> "Plan":
+        """What a run's options say, filled in. Without measuring options nothing is measured."""
+        rule, patience = "none", 1
+        if measuring is not None:
+            rule, patience = measuring.early_stop, measuring.patience or 1
         return cls(
             steps=learning.steps or 0,
-            log_every=watching.log_every,
-            checkpoint_every=watching.checkpoint_every,
-            keep_checkpoints=watching.keep_checkpoints,
-            sample_every=watching.sample_every,
-            evaluate_every=watching.evaluate_every,
+            log_every=keeping.log_every,
+            checkpoint_every=keeping.checkpoint_every,
+            keep_checkpoints=keeping.keep_checkpoints,
+            sample_every=sample_every,
+            evaluate_every=0 if measuring is None else measuring.evaluate_every,
             max_gradient_norm=learning.max_gradient_norm,
-            watch=Watch(watching.early_stop, watching.patience or 1),
+            watch=Watch(rule, patience),
             accumulate=learning.accumulate,
         )
 
@@ -95,7 +103,7 @@ def train(
                 check_finite(trainees, step, plan.steps)
                 with clock.aside():
                     extra = [evaluate(trainee) if measured else {} for trainee in trainees]
-                report(trainees, step, plan.steps, clock, bar, len(batch["timesteps"]), extra)
+                report(trainees, step, plan.steps, clock, bar, rows_of(batch), extra)
                 verdict = plan.watch.judge(trainees, step, extra) if measured else verdict
             last = last or verdict.ends
             stopping = processes.agree_to_stop(stop) and not last
@@ -119,7 +127,8 @@ def train(
 def _advance(trainee: Trainee, batch: Batch, step: int, plan: Plan) -> None:
     """One optimizer step. Nothing here waits for the device."""
     accelerator = trainee.accelerator
-    settle_text_encoders(trainee, step)
+    if trainee.before_step is not None:
+        trainee.before_step(trainee, step)
     trainee.rules.before(step)
     loss = torch.zeros((), device=accelerator.device)
     for left, piece in _pieces(_share(batch, accelerator), plan.accumulate):
@@ -145,9 +154,9 @@ def _advance(trainee: Trainee, batch: Batch, step: int, plan: Plan) -> None:
 def _pieces(share: Batch, count: int) -> Iterator[tuple[int, Batch]]:
     """Equal pieces of a batch, each with the number of those that are left.
 
-    The loss is a mean over pictures, so the mean of the pieces' losses is the whole batch's.
+    The loss is a mean over examples, so the mean of the pieces' losses is the whole batch's.
     """
-    rows = len(share["timesteps"])
+    rows = rows_of(share)
     assert rows % count == 0, f"a batch of {rows} does not fall into {count} equal pieces"
     cut = {name: tensor.chunk(count) for name, tensor in share.items()}
     for number in range(count):
@@ -157,7 +166,7 @@ def _pieces(share: Batch, count: int) -> Iterator[tuple[int, Batch]]:
 def _share(batch: Batch, accelerator: Accelerator) -> Batch:
     """This process's equal share of the global batch, on its device."""
     count, index = accelerator.num_processes, accelerator.process_index
-    rows = len(batch["timesteps"])
+    rows = rows_of(batch)
     if rows % count:
         raise StudioError(f"a batch of {rows} is no equal share for each of {count} processes.")
     return {

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tomli_w
 import tyro
@@ -14,9 +14,20 @@ import tyro
 from nora_studio.config import DreamboothOptions, suggestion
 from nora_studio.errors import StudioError
 
+Options = TypeVar("Options")
+
 
 def parse_options(argv: Sequence[str] | None = None) -> DreamboothOptions:
+    """The DreamBooth trainer's options, as `parse` reads them."""
+    return parse(DreamboothOptions, argv)
+
+
+def parse(kind: type[Options], argv: Sequence[str] | None = None) -> Options:
     """Options from the command line, over a TOML file if `--config FILE` is among them.
+
+    Args:
+        kind: A frozen dataclass of options.
+        argv: None: this process's.
 
     Raises:
         StudioError: the file is missing or holds an unknown key or a value of the wrong type.
@@ -25,14 +36,24 @@ def parse_options(argv: Sequence[str] | None = None) -> DreamboothOptions:
     arguments: list[str] = []
     for word in sys.argv[1:] if argv is None else argv:
         arguments += ["--config", word[9:]] if word.startswith("--config=") else [word]
-    base: Any = DreamboothOptions(instance_dir=tyro.MISSING, prompt=tyro.MISSING)
+    base: Any = _with_needed(kind, tyro.MISSING)
     while "--config" in arguments:
         place = arguments.index("--config")
         if place + 1 >= len(arguments):
             raise StudioError("--config: expected a TOML file after it.")
         base = _over(base, read_toml(Path(arguments[place + 1])), arguments[place + 1])
         del arguments[place : place + 2]
-    return tyro.cli(DreamboothOptions, args=_spelled_out(arguments), default=base)
+    return tyro.cli(kind, args=_spelled_out(kind, arguments), default=base)
+
+
+def _with_needed(kind: Any, value: Any) -> Any:
+    """Options as nobody gives any, with one value for all that must be given."""
+    needed = [
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    return kind(**dict.fromkeys(needed, value))
 
 
 def options_given(argv: Sequence[str] | None = None) -> frozenset[str]:
@@ -49,11 +70,11 @@ def options_given(argv: Sequence[str] | None = None) -> frozenset[str]:
     return frozenset(names)
 
 
-def _spelled_out(arguments: list[str]) -> list[str]:
+def _spelled_out(kind: type, arguments: list[str]) -> list[str]:
     """`--buckets` and `--no-buckets` in the parser's words, for switches that may also be None."""
-    kinds = get_type_hints(DreamboothOptions)
+    kinds = get_type_hints(kind)
     words: dict[str, list[str]] = {}
-    for name in (name for name, kind in kinds.items() if kind == bool | None):
+    for name in (name for name, hint in kinds.items() if hint == bool | None):
         flag = f"--{name.replace('_', '-')}"
         words |= {flag: [flag, "True"], f"--no-{flag[2:]}": [flag, "False"]}
     spelled: list[str] = []
@@ -132,7 +153,7 @@ _TOML_WORDS = {
 }
 
 
-def to_toml(options: DreamboothOptions) -> str:
+def to_toml(options: Any) -> str:
     """The options as TOML that `--config` reads back. None is left out, as it is the default."""
 
     def plain(value: Any) -> Any:
@@ -144,9 +165,9 @@ def to_toml(options: DreamboothOptions) -> str:
     return tomli_w.dumps(plain(options))
 
 
-def defaults_as_toml() -> str:
-    """What every option comes to that nobody gives; the two that must be given are empty."""
-    return to_toml(DreamboothOptions(instance_dir=Path(), prompt=""))
+def defaults_as_toml(kind: Any = DreamboothOptions) -> str:
+    """What every option comes to that nobody gives; those that must be given are left out."""
+    return to_toml(_with_needed(kind, None))
 
 
 def to_flags(options: DreamboothOptions) -> list[str]:

@@ -2,8 +2,9 @@
 
 import dataclasses
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any, Protocol, get_type_hints
 
 from nora_studio.config import PART_FIELDS, DreamboothOptions, PartOptions, suggestion
 from nora_studio.defaults import foreign_option
@@ -23,17 +24,46 @@ class PartSettings:
     learning_rate: float
 
 
+class Usual(Protocol):
+    """What a method trains with where nothing else is asked for."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def outer_rank(self) -> int | None: ...
+
+    @property
+    def alpha(self) -> float | None: ...
+
+    def learning_rate(self, part: str) -> float: ...
+
+
 def part_settings(options: DreamboothOptions, method: str) -> dict[str, PartSettings]:
+    """The settings of each trained part of SDXL for one method, as `resolve` makes them."""
+    return resolve(options, method, PART_FIELDS, recommended(method, options.model))
+
+
+def resolve(
+    options: Any, method: str, parts: Sequence[str], usual: Usual, tuner: str | None = None
+) -> dict[str, PartSettings]:
     """The settings of each trained part for one method, overrides applied.
+
+    Args:
+        options: With a `PartOptions` under each part's name, and LearningOptions, TuningOptions.
+        method: Its name in the run.
+        parts: Names of what a model consists of.
+        usual: What stands where nothing is given.
+        tuner: Its name in `METHODS`, where that is another.
 
     Raises:
         StudioError: an override names nothing that exists, or an option does not fit the method.
     """
-    usual, own = recommended(method, options.model), METHODS[method].settings
+    own = METHODS[tuner or method].settings
     settings: dict[str, PartSettings] = {}
-    for part in PART_FIELDS:
-        _check_part(options, method, part)
-        wanted = _with_overrides(options, method, part)
+    for part in parts:
+        _check_part(options, method, part, own)
+        wanted = _with_overrides(options, method, part, parts)
         if not wanted.train:
             continue
         usual_rate = usual.learning_rate(part) * rate_of(options.optimizer)
@@ -42,7 +72,9 @@ def part_settings(options: DreamboothOptions, method: str) -> dict[str, PartSett
         resolved = PartSettings(
             rank=usual.rank if wanted.rank is None else wanted.rank,
             outer_rank=outer_rank if "outer_rank" in own else None,
-            alpha=wanted.alpha if "alpha" in own else None,
+            alpha=(usual.alpha if wanted.alpha is None else wanted.alpha)
+            if "alpha" in own
+            else None,
             learning_rate=rate,
         )
         check_option(resolved.rank >= 1, f"{part}.rank", "at least 1", resolved.rank)
@@ -55,21 +87,26 @@ def part_settings(options: DreamboothOptions, method: str) -> dict[str, PartSett
     return settings
 
 
-def _check_part(options: DreamboothOptions, method: str, part: str) -> None:
+def _check_part(options: Any, method: str, part: str, own: frozenset[str]) -> None:
     """Refuse a part's option that no twin has, and an override that its own twin has not."""
     for name in ("outer_rank", "alpha"):
         flag = f"{part}.{name}".replace("_", "-")
         given = getattr(getattr(options, part), name) is not None
-        if given and not any(name in METHODS[m].settings for m in options.methods):
+        if given and not any(name in settings_of(m) for m in options.methods):
             raise foreign_option(flag, name, options.method)
         for entry in options.override:
             key = entry.partition("=")[0].strip().replace("-", "_")
             mine = f"{method}.{part}.{name}".replace("-", "_")
-            if key == mine and name not in METHODS[method].settings:
+            if key == mine and name not in own:
                 raise foreign_option(f"override {entry}", name, method)
 
 
-def _with_overrides(options: DreamboothOptions, method: str, part: str) -> PartOptions:
+def settings_of(method: str) -> frozenset[str]:
+    """Settings of a method of the table; none of one that is not in it."""
+    return METHODS[method].settings if method in METHODS else frozenset()
+
+
+def _with_overrides(options: Any, method: str, part: str, parts: Sequence[str]) -> PartOptions:
     part_options: PartOptions = getattr(options, part)
     hints = get_type_hints(PartOptions)
     for entry in options.override:
@@ -78,9 +115,9 @@ def _with_overrides(options: DreamboothOptions, method: str, part: str) -> PartO
         if not equals or len(pieces) != 3:
             raise StudioError(
                 f"--override: expected METHOD.PART.OPTION=VALUE; got {entry!r} "
-                "(an example: lora.unet.rank=16)."
+                f"(an example: lora.{parts[0]}.rank=16)."
             )
-        for piece, known in zip(pieces, (options.methods, PART_FIELDS, tuple(hints))):
+        for piece, known in zip(pieces, (options.methods, tuple(parts), tuple(hints))):
             if piece not in known and piece.replace("-", "_") not in known:
                 raise StudioError(
                     f"--override {entry!r}: {piece!r} is not one of {', '.join(known)}."

@@ -1,46 +1,40 @@
 """One subject's training, put together: adapters on a shared base, samples, and the final proof."""
 
 import contextlib
-from collections.abc import Mapping
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
-from torch import Tensor, nn
+from torch import nn
 
-from nora_studio import __version__, processes
-from nora_studio.averages import ExponentialAverage, ScheduleFreeAverage, WeightAverage
-from nora_studio.config import DreamboothOptions
+from nora_studio import __version__
+from nora_studio.assembly import (
+    adapter_spec,
+    average_of,
+    main_first_where_kept,
+    optimizer_and_schedule,
+    prepare_accelerator,
+    prepared,
+    trained_parameters,
+    with_penalty,
+)
 from nora_studio.dreambooth import DreamboothStep
 from nora_studio.files import AdapterCard, load_weights, write_adapter
 from nora_studio.fingerprints import fingerprint
-from nora_studio.methods import (
-    LORA_PLUS_RATIO,
-    METHODS,
-    AdapterSpec,
-    StepRules,
-    adapter_parameters,
-    attach,
-    make_optimizer,
-    step_rules,
-)
-from nora_studio.models import (
-    parts_of,
-    share_weights,
-    used_targets,
-)
+from nora_studio.methods import StepRules, attach, step_rules
+from nora_studio.models import parts_of, share_weights, used_targets
 from nora_studio.new_tokens import TOKENIZERS
 from nora_studio.nora.outer_cache import cached_outer_factors
 from nora_studio.part_settings import PartSettings
 from nora_studio.recommended import first_rate
 from nora_studio.runs import Run
-from nora_studio.schedules import learning_rate_schedule
+from nora_studio.settling import settle_text_encoders
 from nora_studio.subject import Subject
 from nora_studio.token_training import TokenRows
 from nora_studio.trainee import Trainee
+
+__all__ = ["build_trainee", "prepare_accelerator"]
 
 
 def build_trainee(
@@ -63,10 +57,17 @@ def build_trainee(
     encoders = _encoders(subject, parts)
     step = _step_module(subject, parts, encoders, rules)
     tokens = TokenRows.of(subject.tokens, encoders)
-    optimizer, schedule = _optimizer_and_schedule(options, method, parts, settings, tokens)
-    model, optimizer = _prepared(subject, accelerator, step, optimizer)
-    trained = [p for module in parts.values() for p in adapter_parameters(module).values()]
-    trained += tokens.parameters
+    optimizer, schedule = optimizer_and_schedule(
+        options,
+        options,
+        method,
+        parts,
+        {part: values.learning_rate for part, values in settings.items()},
+        first_rate(method, options.model),
+        tokens.groups(options.token_rate or 0.0),
+    )
+    model, optimizer = prepared(accelerator, step, optimizer, subject.sharding)
+    trained = trained_parameters(parts) + tokens.parameters
     card = _card(subject, method, prints, sum(parameter.numel() for parameter in trained))
 
     def load(folder: Path) -> None:
@@ -87,61 +88,9 @@ def build_trainee(
         load_adapter=load,
         rules=rules,
         keeps_best=bool(options.keep_best),
-        average=_average(options, trained, optimizer),
-        text_encoder_steps=options.text_encoder_steps,
+        average=average_of(options, trained, optimizer),
+        before_step=partial(settle_text_encoders, until=options.text_encoder_steps),
     )
-
-
-def _optimizer_and_schedule(
-    options: DreamboothOptions,
-    method: str,
-    parts: dict[str, nn.Module],
-    settings: dict[str, PartSettings],
-    tokens: TokenRows,
-) -> tuple[torch.optim.Optimizer, Any]:
-    optimizer = make_optimizer(
-        method,
-        parts,
-        {part: values.learning_rate for part, values in settings.items()},
-        options.weight_decay,
-        options.lora_plus_ratio or LORA_PLUS_RATIO,
-        options.optimizer,
-        options.warmup_steps,
-        first_rate(method, options.model),
-        tokens.groups(options.token_rate or 0.0),
-    )
-    schedule = learning_rate_schedule(
-        options.schedule or "cosine",
-        optimizer,
-        options.steps or 0,
-        0 if options.optimizer == "schedule-free" else options.warmup_steps,
-        options.schedule_cycles,
-        options.schedule_power,
-    )
-    return optimizer, schedule
-
-
-def _prepared(
-    subject: Subject, accelerator: Accelerator, step: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[nn.Module, Any]:
-    """Step and optimizer as the processes and the precision want them."""
-    if subject.sharding is None:
-        model, prepared = accelerator.prepare(step, optimizer)
-    else:
-        model = subject.sharding.prepare(accelerator, step, _data_parallel())
-        prepared = accelerator.prepare_optimizer(optimizer)
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        # Outer factors and prompts are frozen: they were sent once and need not before every step.
-        model.broadcast_buffers = False
-    return model, prepared
-
-
-def _average(
-    options: DreamboothOptions, trained: list[nn.Parameter], optimizer: Any
-) -> WeightAverage | None:
-    if options.optimizer == "schedule-free":
-        return ScheduleFreeAverage(trained, optimizer)
-    return None if options.ema is None else ExponentialAverage(trained, options.ema)
 
 
 def _adapted_parts(
@@ -150,12 +99,12 @@ def _adapted_parts(
     """Trees over the shared base with the method's adapters; with a base in shards, its own."""
     options, base = subject.options, parts_of(subject.pipe)
     parts: dict[str, nn.Module] = {}
-    # The main process finds the outer factors; where they are kept on disk the others read them.
-    with processes.main_first() if options.cache else contextlib.nullcontext():
+    with main_first_where_kept(options.cache):
         for part, values in settings.items():
             # Whoever else held the base's own tensors would keep all of what is to be sharded.
             module = base[part] if subject.sharding else share_weights(base[part])
-            spec = _adapter_spec(options, method, values, subject.activations.get(part))
+            activations = subject.activations.get(part)
+            spec = adapter_spec(options, method, values, options.steps, activations)
             with cached_outer_factors() if options.cache else contextlib.nullcontext():
                 attach(module, used_targets(part, module, options.targets or "attention"), spec)
             parts[part] = module
@@ -163,26 +112,6 @@ def _adapted_parts(
         for module in {"unet": base["unet"], **parts}.values():
             subject.sharding.shard(module, device)
     return parts
-
-
-def _adapter_spec(
-    options: DreamboothOptions,
-    method: str,
-    values: PartSettings,
-    activations: Mapping[str, Tensor] | None,
-) -> AdapterSpec:
-    own = METHODS[method].settings
-    plain = AdapterSpec(
-        method=method,
-        rank=values.rank,
-        alpha=values.alpha,
-        dropout=options.dropout if "dropout" in own else 0.0,
-        outer_rank=values.outer_rank,
-        total_steps=options.steps if "total_steps" in own else None,
-    )
-    if "outer" not in own:
-        return plain
-    return replace(plain, outer=options.outer, start=options.start, mean_abs_inputs=activations)
 
 
 def _card(
@@ -225,22 +154,5 @@ def _step_module(
                 module.enable_gradient_checkpointing()  # type: ignore[operator]
             else:
                 module.gradient_checkpointing_enable()  # type: ignore[operator]
-
-    def with_penalty(module: nn.Module, inputs: object, loss: Tensor) -> Tensor:
-        """Add the gradient of the method's penalty, but not its value: logs compare losses."""
-        penalty = rules.penalty()
-        return loss if penalty is None else loss + (penalty - penalty.detach())
-
-    # A hook, so that the penalty is part of the forward pass that data parallelism watches.
-    step.register_forward_hook(with_penalty)
+    with_penalty(step, rules)
     return step.train()
-
-
-def prepare_accelerator(mixed_precision: str) -> Accelerator:
-    """An accelerator for one trainee."""
-    return Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[_data_parallel()])
-
-
-def _data_parallel() -> DistributedDataParallelKwargs:
-    # The text encoders' pooled and penultimate outputs leave single layers without a gradient.
-    return DistributedDataParallelKwargs(find_unused_parameters=True)

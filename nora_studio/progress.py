@@ -71,7 +71,7 @@ def report(
             weight_norm=round(get_total_norm(trainee.parameters).item(), 6),
             **learning_rates(trainee.optimizer),
             seconds_per_step=round(pace, 4),
-            images_per_second=round(batch_size / pace, 3),
+            **{f"{trainee.rows}_per_second": round(batch_size / pace, 3)},
             memory_gib=round(memory, 3),
             **{name: round(value, 6) for name, value in measured.items()},
         )
@@ -91,7 +91,7 @@ def check_finite(trainees: list[Trainee], now: int, steps: int) -> None:
         if trainee.accelerator.mixed_precision == "fp16":
             cause = "float16 overflowed; use --precision bf16 or fp32"
         elif step == 1:
-            cause = "the base model or a photo's latents hold NaN, before any training"
+            cause = "the base model or its data hold NaN, before any training"
         else:
             cause = "the learning rate is too high for this method; try a third of it"
         problem = f"{trainee.label}: the loss is not finite at step {step}. Likely cause: {cause}."

@@ -23,6 +23,8 @@ class Recommendation:
     """Where the numbers come from."""
     outer_rank: int | None = None
     """NoRA alone."""
+    alpha: float | None = None
+    """The scale is alpha / rank; None: the method's usual one."""
 
     def learning_rate(self, part: str) -> float:
         """Of "unet", "text_encoder" or "text_encoder_2"."""

@@ -110,8 +110,8 @@ class Run:
                     f"{now.get(name)!r}. Resume with `--config {self.folder / CONFIG} --resume`."
                 )
 
-    def check_photos(self, photos: Mapping[str, str]) -> None:
-        """Refuse to go on with other photos than the run began with.
+    def check_photos(self, photos: Mapping[str, str], data: str = "photos") -> None:
+        """Refuse to go on with other photos, or other `data`, than the run began with.
 
         Raises:
             StudioError: one is gone, new or changed; it is named.
@@ -122,10 +122,11 @@ class Run:
             if began.get(name) == photos.get(name):
                 continue
             change = "changed" if name in began and name in photos else "is new"
+            beside = ", captions and masks too" if data == "photos" else ""
             raise StudioError(
-                f"--resume: the photos are not those that {self.folder} began with: {name} "
-                f"{change if name in photos else 'is gone'}. Put them back as they were, captions "
-                "and masks too, or begin another run with another --name."
+                f"--resume: the {data} are not those that {self.folder} began with: {name} "
+                f"{change if name in photos else 'is gone'}. Put them back as they were{beside}, "
+                "or begin another run with another --name."
             )
 
     def tidy(self) -> None:

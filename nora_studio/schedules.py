@@ -1,5 +1,7 @@
 """How the learning rate goes over a run."""
 
+import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ def learning_rate_schedule(
     warmup_steps: int,
     cycles: int | None = None,
     power: float | None = None,
+    final_rate: float = 0.0,
 ) -> Any:
     """One of diffusers' schedules, over every group's own peak.
 
@@ -26,7 +29,10 @@ def learning_rate_schedule(
         cycles: Of cosine-restarts, each from the peak to zero. None: `CYCLES`.
         power: Of polynomial: the rate is the peak times (what is left of the run) ** power. None:
             `POWER`.
+        final_rate: Where a cosine ends, the same in every group.
     """
+    if kind == "cosine" and final_rate > 0:
+        return _cosine_to(optimizer, steps, warmup_steps, final_rate)
     if kind == "polynomial":
         return get_polynomial_decay_schedule_with_warmup(
             optimizer, warmup_steps, steps, lr_end=0.0, power=POWER if power is None else power
@@ -43,3 +49,19 @@ def learning_rate_schedule(
         num_training_steps=steps,
         num_cycles=cycles or CYCLES,
     )
+
+
+def _cosine_to(
+    optimizer: torch.optim.Optimizer, steps: int, warmup_steps: int, final_rate: float
+) -> Any:
+    """The closed form of torch's `CosineAnnealingLR`: a run can be set to any of its steps."""
+
+    def share(peak: float, step: int) -> float:
+        if step < warmup_steps:
+            return step / warmup_steps
+        gone = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
+        floor = min(1.0, final_rate / peak)
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * gone))
+
+    shares = [partial(share, group["lr"]) for group in optimizer.param_groups]
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, shares)

@@ -9,14 +9,16 @@ from nora_studio.trainee import Trainee
 
 
 @torch.no_grad()
-def settle_text_encoders(trainee: Trainee, step: int) -> None:
+def settle_text_encoders(trainee: Trainee, step: int, until: int | None) -> None:
     """Before the first step that no longer trains the text encoders, make them constants.
 
     Their adapters stay as they are served, so that the UNet goes on with the very words that the
     run's pictures will be drawn by. Their output is computed once, without dropout, and kept.
+
+    Args:
+        until: The last step that trains them; None: all do.
     """
     module: DreamboothStep = trainee.accelerator.unwrap_model(trainee.model)
-    until = trainee.text_encoder_steps
     if until is None or step <= until or module.settled or not len(module.encoders):
         return
     adapters = [parameter for parameter in module.encoders.parameters() if parameter.requires_grad]

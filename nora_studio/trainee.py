@@ -19,6 +19,11 @@ from nora_studio.trackers import RunTracker
 Batch = dict[str, Tensor]
 
 
+def rows_of(batch: Batch) -> int:
+    """Number of examples in a batch."""
+    return len(next(iter(batch.values())))
+
+
 class Draws(Protocol):
     """A source of training batches that can be saved and restored."""
 
@@ -58,8 +63,10 @@ class Trainee:
     """Its measured losses so far; the main process's alone."""
     average: WeightAverage | None = None
     """What is served in the place of the trained weights; None: they are."""
-    text_encoder_steps: int | None = None
-    """After so many steps the text encoders are trained no more; None: never."""
+    before_step: Callable[["Trainee", int], object] | None = None
+    """What its task does before each step, counted from 1."""
+    rows: str = "images"
+    """What a batch has rows of, as the log names their pace: "images_per_second"."""
     loss_sum: Tensor = field(init=False)
     """Of the losses since the last log line."""
     logged_step: int = 0

@@ -63,6 +63,7 @@ LEVELS = [
     {"runs", "launching", "shipped"},
     {
         "trainee",
+        "assembly",
         "dreambooth",
         "draws",
         "generate",
@@ -119,8 +120,8 @@ ALONE = {
 # The app starts the trainer as a person would, and reads its run folder.
 TRAINING_CODE = {
     "loop", "dreambooth", "draws", "photo_set", "denoising", "prior", "held_out", "trainee",
-    "preparation", "activations", "personalise", "checkpoints", "losses", "cache", "progress",
-    "saving", "subject", "samples", "proof", "processes", "sharding", "early_stop",
+    "preparation", "activations", "personalise", "assembly", "checkpoints", "losses", "cache",
+    "progress", "saving", "subject", "samples", "proof", "processes", "sharding", "early_stop",
     "sample_scores", "gallery", "averages", "schedules", "settling", "token_training", "attempt",
     "base", "preflight", "fitting",
 }  # fmt: skip

@@ -81,9 +81,9 @@ def test_what_settled_encoders_say_is_what_they_said_last_without_dropout(
         module.eval()
         live = module(**batch)
         module.train()
-        settle_text_encoders(trainee, 3)
+        settle_text_encoders(trainee, 3, until=3)
         assert not module.settled
-        settle_text_encoders(trainee, 4)
+        settle_text_encoders(trainee, 4, until=3)
         assert module.settled
         module.eval()
         assert torch.equal(module(**batch), live)

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from nora_studio import processes
 from nora_studio.activations import first_batch, record_activations
+from nora_studio.assembly import MIXED, prepare_accelerator
 from nora_studio.attempt import Attempt
 from nora_studio.base import load_base
 from nora_studio.config import DreamboothOptions
@@ -34,10 +35,10 @@ from nora_studio.held_out import measure
 from nora_studio.loop import Plan, train
 from nora_studio.models import choose_dtype, wake
 from nora_studio.new_tokens import TOKENIZERS
-from nora_studio.options_file import options_given, parse_options, to_toml
+from nora_studio.options_file import defaults_as_toml, options_given, parse_options, to_toml
 from nora_studio.out_of_memory import told_in_one_line
 from nora_studio.part_settings import part_settings
-from nora_studio.personalise import build_trainee, prepare_accelerator
+from nora_studio.personalise import build_trainee
 from nora_studio.photo_set import PhotoSet
 from nora_studio.preflight import rehearsal, rehearse
 from nora_studio.preparation import prepare
@@ -48,8 +49,6 @@ from nora_studio.sharding import Sharding, check_sharded, through_base
 from nora_studio.stop import StopRequest
 from nora_studio.trackers import check_tracker, open_tracker
 from nora_studio.trainee import Trainee
-
-MIXED = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 def main(attempt: Attempt) -> int:
@@ -80,7 +79,8 @@ def personalise(
     config, record = to_toml(replace(options, resume=False)), photos.record()
     stem = options.output_dir / options.run_name
     runs = {method: Run(stem.with_name(f"{stem.name}-{method}")) for method in options.methods}
-    processes.on_main(partial(attempt.claim, list(runs.values()), config, record, options.resume))
+    held, defaults = list(runs.values()), defaults_as_toml()
+    processes.on_main(partial(attempt.claim, held, config, record, options.resume, defaults))
     accelerator = prepare_accelerator(MIXED[dtype])
     say = accelerator.print
 
@@ -149,7 +149,7 @@ def personalise(
         for trainee in trainees if options.evaluate_every else ():
             measured = evaluate(trainee)  # Where the curve begins: every method starts at the base.
             processes.on_main(partial(trainee.log, 0, **measured))
-    plan = Plan.of(options, options)
+    plan = Plan.of(options, options, options, options.sample_every)
     if options.preflight:
         return rehearse(asked, subject, draws, trainees, plan, gallery.show, evaluate)
     with StopRequest() as stop:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from nora_studio.errors import StudioError
 
@@ -31,6 +32,8 @@ class AdapterCard:
     """Of the adapter, as the Hub abbreviates it ("openrail++"); empty: not stated."""
     tokens: list[str] = field(default_factory=list)
     """New tokens that the trigger consists of, whose vectors go with it; none: a rare word."""
+    task: str = ""
+    """What it was trained for, where that is no subject of SDXL's: "clip few-shot"."""
 
     def at(self, steps: int) -> "AdapterCard":
         """The same card after some number of steps."""
@@ -49,9 +52,14 @@ def for_others(card: AdapterCard) -> AdapterCard:
     return replace(card, model=Path(card.model).name)
 
 
+def card_values(card: AdapterCard) -> dict[str, Any]:
+    """A card as JSON has it; of SDXL's adapters as it was before there were other tasks."""
+    return {name: value for name, value in asdict(card).items() if name != "task" or value}
+
+
 def card_text(card: AdapterCard) -> str:
     """A card in one line of JSON, as it travels in a file's header."""
-    return json.dumps(asdict(card), ensure_ascii=False)
+    return json.dumps(card_values(card), ensure_ascii=False)
 
 
 def parse_card(text: str, where: object) -> AdapterCard:

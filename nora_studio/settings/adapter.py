@@ -31,6 +31,12 @@ class AdapterOptions:
     unet: PartOptions = PartOptions()
     text_encoder: PartOptions = PartOptions()
     text_encoder_2: PartOptions = PartOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningOptions:
+    """What is the same in every part of a model."""
+
     outer: Literal["svd", "randomized", "activation"] = "svd"
     """How NoRA finds its outer factors: exactly, faster, or along the first batch's activations."""
     start: Literal["difference", "paper"] = "difference"
@@ -43,7 +49,7 @@ class AdapterOptions:
     """LoRA+: how many times faster the output-side factors learn. None: the paper's 16."""
 
 
-def check_adapter_options(options: AdapterOptions) -> None:
+def check_adapter_options(options: TuningOptions) -> None:
     """Refuse values out of range.
 
     Raises:

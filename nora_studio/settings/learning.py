@@ -52,6 +52,12 @@ class LearningOptions:
     """Decay of an exponential moving average of the trained weights, above 0 to below 1 (0.99 is
     usual here); it warms up, so that short runs forget their start. What is drawn, measured and
     saved is then the average. None: off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions:
+    """How long the text encoders learn."""
+
     text_encoder_steps: int | None = None
     """Steps after which the text encoders' adapters stay as they are; the UNet goes on. None: all
     train to the end."""
@@ -63,7 +69,7 @@ def check_learning_options(options: LearningOptions) -> None:
     Raises:
         StudioError: one is such, or the optimizer's library is missing.
     """
-    above_zero = ("steps", "batch_size", "accumulate", "max_gradient_norm", "text_encoder_steps")
+    above_zero = ("steps", "batch_size", "accumulate", "max_gradient_norm")
     check_above_zero(options, (*above_zero, "schedule_cycles", "schedule_power"))
     check_not_negative(options, ("warmup_steps", "weight_decay"))
     decay = options.ema
@@ -98,15 +104,32 @@ def _check_optimizer(options: LearningOptions) -> None:
         )
 
 
+def check_encoder_options(options: EncoderOptions) -> None:
+    """Refuse values out of range.
+
+    Raises:
+        StudioError: one is such.
+    """
+    check_above_zero(options, ("text_encoder_steps",))
+
+
+def check_encoder_steps(options: EncoderOptions, steps: int) -> None:
+    """Refuse an end of the text encoders' training that lies past the run's.
+
+    Raises:
+        StudioError: it does.
+    """
+    until = options.text_encoder_steps
+    if until is not None:
+        check_option(until < steps, "text_encoder_steps", f"fewer than the {steps} steps", until)
+
+
 def check_resolved(options: LearningOptions) -> None:
     """Refuse what does not fit the run's length, which is known by now.
 
     Raises:
         StudioError: an option reaches past the end of the run.
     """
-    steps, until = options.steps or 0, options.text_encoder_steps
-    if until is not None:
-        check_option(until < steps, "text_encoder_steps", f"fewer than the {steps} steps", until)
+    steps, warmup = options.steps or 0, options.warmup_steps
     if options.schedule == "polynomial":
-        warmup = options.warmup_steps
         check_option(warmup < steps, "warmup_steps", f"fewer than the {steps} steps", warmup)

@@ -9,16 +9,28 @@ from nora_studio.settings.checks import check_above_zero
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemoryOptions:
-    """How the frozen base is held and computed with, and how that is measured beforehand."""
+class PrecisionOptions:
+    """What the frozen base is computed with."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of the frozen base; adapters train in fp32. auto: bf16 on a GPU, fp32 on a CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseOptions:
+    """How the frozen base saves memory."""
+
     base_bits: Literal[16, 8, 4] = 16
     """Bits of the frozen base's attention blocks: 16 leaves them in the precision, 8 or 4 quantise
     them (bitsandbytes). The adapter belongs to the ordinary base all the same."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryOptions:
+    """How attention is computed, and how all that is measured beforehand."""
+
     attention: Literal["auto", "math", "efficient", "flash", "cudnn", "eager", "xformers"] = "auto"
     """What computes the UNet's attention: torch's own choice, one of its kernels, or xformers;
     eager: plain products, in the text encoders too."""

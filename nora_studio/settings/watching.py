@@ -10,8 +10,8 @@ DEFAULT_PATIENCE = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class WatchingOptions:
-    """Samples, measurements, log lines and checkpoints."""
+class SampleOptions:
+    """Samples, and what they and the loss are judged by."""
 
     sample_prompts: tuple[str, ...] = ()
     """Prompts of the fixed-seed samples, [V] allowed: "a [V] mug in the snow" "a [V] mug on a
@@ -33,6 +33,12 @@ class WatchingOptions:
     hold_out: int = 0
     """Photos kept out of the training, the last ones by name, to measure the loss on. With 0 the
     loss at fixed noise is measured on training photos."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuringOptions:
+    """Measurements of the loss, and what they lead to."""
+
     evaluate_every: int = 50
     """Steps between such measurements; 0: none."""
     early_stop: Literal["none", "plateau", "overfit"] = "none"
@@ -47,6 +53,12 @@ class WatchingOptions:
     final: Literal["last", "best"] | None = None
     """Which step becomes the adapter: the last, or the one of the lowest measured loss. None: last;
     best with an early stop by overfit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepingOptions:
+    """Log lines and checkpoints."""
+
     log_every: int = 10
     """Steps between lines of log.jsonl; losses are read back from the device only then."""
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
@@ -59,16 +71,28 @@ class WatchingOptions:
     """Go on from the newest checkpoint of the run of that name."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class WatchingOptions(KeepingOptions, MeasuringOptions, SampleOptions):
+    """All that is shown, measured and kept."""
+
+
+def check_keeping_options(options: KeepingOptions) -> None:
+    """Refuse values out of range.
+
+    Raises:
+        StudioError: one is such.
+    """
+    check_above_zero(options, ("log_every", "checkpoint_every", "keep_checkpoints"))
+
+
 def check_watching_options(options: WatchingOptions) -> None:
     """Refuse values out of range, and options that nothing would read.
 
     Raises:
         StudioError: one is such.
     """
-    check_above_zero(
-        options,
-        ("log_every", "checkpoint_every", "keep_checkpoints", "sample_steps", "patience"),
-    )
+    check_keeping_options(options)
+    check_above_zero(options, ("sample_steps", "patience"))
     check_not_negative(options, ("sample_every", "guidance", "hold_out", "evaluate_every"))
     prompts = options.sample_prompts
     check_option(all(p.strip() for p in prompts), "sample_prompts", "no empty one", prompts)

@@ -21,16 +21,25 @@ ELSEWHERE = {
 """Options that the page asks for in its own words, and those that the studio keeps to itself."""
 GROUPS = {
     "AdapterOptions": "Adapter",
+    "TuningOptions": "Adapter",
     "SubjectOptions": "Subject",
     "PhotoOptions": "Photos",
     "TokenOptions": "New tokens",
     "LearningOptions": "Optimizer",
+    "EncoderOptions": "Optimizer",
     "LossOptions": "Loss",
+    "PrecisionOptions": "Memory",
+    "BaseOptions": "Memory",
     "MemoryOptions": "Memory",
-    "WatchingOptions": "Samples and checkpoints",
+    "SampleOptions": "Samples and checkpoints",
+    "MeasuringOptions": "Samples and checkpoints",
+    "KeepingOptions": "Samples and checkpoints",
 }
 PARTS = {"unet": "UNet", "text_encoder": "Text encoder 1", "text_encoder_2": "Text encoder 2"}
 AS_RECOMMENDED = "as recommended"
+
+Owned = tuple[type, dataclasses.Field]
+"""A field and the dataclass that declares it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,24 +71,28 @@ class Field:
 def build_fields() -> list[Field]:
     """Lay out all options, a group each; call it within the section."""
     fields: list[Field] = []
-    groups = [kind for kind in reversed(DreamboothOptions.__mro__) if kind.__name__ in GROUPS]
+    groups: dict[str, list[Owned]] = {}
+    for kind in reversed(DreamboothOptions.__mro__):
+        if kind.__name__ in GROUPS:
+            asked = [(kind, field) for field in own_fields(kind) if _is_asked(kind, field)]
+            groups.setdefault(GROUPS[kind.__name__], []).extend(asked)
     with gr.Tabs():
-        for kind in groups:
-            asked = [field for field in own_fields(kind) if _is_asked(kind, field)]
-            if not asked:
+        for title, owned in groups.items():
+            if not owned:
                 continue
-            with gr.Tab(GROUPS[kind.__name__]):
-                words = helps(kind)
-                for row in _rows(asked):
+            with gr.Tab(title):
+                for row in _rows(owned):
                     with gr.Row(elem_classes="options"):
-                        fields += [_field(kind, field, "", words[field.name]) for field in row]
+                        fields += [
+                            _field(kind, one, "", helps(kind)[one.name]) for kind, one in row
+                        ]
         for part in PART_FIELDS:
             with gr.Tab(PARTS[part]):
                 words = helps(PartOptions)
-                for row in _rows(list(dataclasses.fields(PartOptions))):
+                for row in _rows([(PartOptions, one) for one in dataclasses.fields(PartOptions)]):
                     with gr.Row(elem_classes="options"):
                         prefix = f"{part.replace('_', '-')}."
-                        fields += [_field(PartOptions, one, prefix, words[one.name]) for one in row]
+                        fields += [_field(kind, one, prefix, words[one.name]) for kind, one in row]
     return fields
 
 
@@ -88,7 +101,7 @@ def _is_asked(kind: type, field: dataclasses.Field) -> bool:
     return field.name not in ELSEWHERE and hint is not PartOptions
 
 
-def _rows(fields: list[dataclasses.Field]) -> list[list[dataclasses.Field]]:
+def _rows(fields: list[Owned]) -> list[list[Owned]]:
     return [fields[start : start + 3] for start in range(0, len(fields), 3)]
 
 
