@@ -33,7 +33,7 @@ from nora_studio.commonsense.results import (
     summary,
     told,
 )
-from nora_studio.commonsense.rows import digest, test_rows
+from nora_studio.commonsense.rows import digest, evaluation_rows
 from nora_studio.commonsense.task import PART
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.files import load_adapter, read_card
@@ -75,7 +75,7 @@ class AnswerOptions:
 def main() -> int:
     options = tyro.cli(AnswerOptions, description=__doc__)
     shard, shards = shard_of(options.shard)
-    rows = test_rows(options.data, options.sets, options.limit)
+    rows = evaluation_rows(options.data, options.sets, options.limit)
     check_asked(
         options.out,
         {

@@ -31,6 +31,7 @@ LEVELS = [
     {
         "nora",
         "world",
+        "everyday",
         "prompts",
         "scripts",
         "drawing_requests",
@@ -95,6 +96,7 @@ LEVELS = [
     },
     {
         "activations",
+        "commonsense",
         "drawing_server",
         "fidelity_judging",
         "loop",
@@ -116,6 +118,7 @@ ALONE = {
     "data": {"errors"},
     "nora": {"errors", "registration", "disk_cache", "additive"},
     "world": {"errors"},
+    "everyday": {"errors"},
 }
 # The app starts the trainer as a person would, and reads its run folder.
 TRAINING_CODE = {
@@ -123,7 +126,7 @@ TRAINING_CODE = {
     "preparation", "activations", "personalise", "assembly", "checkpoints", "losses", "cache",
     "progress", "saving", "subject", "samples", "proof", "processes", "sharding", "early_stop",
     "sample_scores", "gallery", "averages", "schedules", "settling", "token_training", "attempt",
-    "base", "preflight", "fitting",
+    "base", "preflight", "fitting", "commonsense",
 }  # fmt: skip
 
 

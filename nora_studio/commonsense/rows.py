@@ -9,7 +9,7 @@ from pathlib import Path
 from nora_studio.errors import StudioError
 from nora_studio.everyday.questions import SETS, Row, questions
 
-__all__ = ["EMBEDDED", "SETS", "Row", "digest", "read_rows", "split", "test_rows", "training_rows"]
+__all__ = ["EMBEDDED", "SETS", "Row", "digest", "read_rows", "split", "evaluation_rows", "training_rows"]
 
 EMBEDDED = "embedded"
 KEYS = ("instruction", "input", "output", "answer")
@@ -57,7 +57,7 @@ def training_rows(data: str) -> dict[str, list[Row]]:
     return {file.parent.name: read_rows(file) for file in _files(place, "train.json")}
 
 
-def test_rows(
+def evaluation_rows(
     data: str, sets: Sequence[str] = (), limit: int | None = None
 ) -> dict[str, list[Row]]:
     """The test rows of each set that is there, in the order of `SETS`.
