@@ -38,5 +38,5 @@ def load(folder: Path) -> tuple[Any, Any]:
 
 def some_rows(count: int) -> list[Row]:
     """Questions of all sets, in turn."""
-    each = [questions(name, "train", 8) for name in SETS]
+    each = [questions(name, "train", count // 4 + 8) for name in SETS]
     return [each[n % len(each)][n // len(each)] for n in range(count)]

@@ -7,7 +7,7 @@ import pytest
 
 from nora_studio.commonsense.answers import LABELS, chance, extract_answer, offered
 from nora_studio.commonsense.prompts import evaluation_prompt, response_in, training_prompt
-from nora_studio.commonsense.rows import digest, read_rows, split, evaluation_rows, training_rows
+from nora_studio.commonsense.rows import digest, evaluation_rows, read_rows, split, training_rows
 from nora_studio.errors import StudioError
 from nora_studio.everyday.questions import SETS
 

@@ -1,21 +1,17 @@
 """The commonsense trainer as a person starts it: twins, resume to the byte, best step, refusals."""
 
-import contextlib
-import io
 import json
 import os
-import runpy
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from language import some_rows, tiny_llama
 from safetensors.torch import load_file
+from trainer import run_trainer
 
 from nora_studio.commonsense.config import CommonsenseOptions
 from nora_studio.commonsense.defaults import with_recommended
@@ -47,21 +43,8 @@ def data(tmp_path_factory) -> Path:
 
 def run_script(*arguments: str) -> tuple[int, str, str]:
     """Exit status, stdout and stderr of the script, run here."""
-    AcceleratorState._reset_state(True)
-    out, err = io.StringIO(), io.StringIO()
-    before, ctrl_c = sys.argv, signal.getsignal(signal.SIGINT)
-    sys.argv = [str(SCRIPT), *arguments]
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-    except SystemExit as end:
-        assert isinstance(end.code, int)
-        return end.code, out.getvalue(), err.getvalue()
-    finally:
-        sys.argv = before
-        signal.signal(signal.SIGINT, ctrl_c)
-        AcceleratorState._reset_state(True)
-    raise AssertionError("no exit status")
+    outcome = run_trainer(*arguments, script=SCRIPT)
+    return outcome.status, outcome.out, outcome.err
 
 
 def words(model: Path, data: Path, out: Path, *more: str) -> list[str]:

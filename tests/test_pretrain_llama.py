@@ -83,7 +83,7 @@ def test_the_model_of_full_size_fits_into_sixteen_mebibytes(tmp_path, tokenizer)
     model = build_model(settings, tokenizer)
     parameters = sum(weight.numel() for weight in model.parameters())
     parameters += (tokens - len(tokenizer)) * settings.width
-    assert 6e6 < parameters and 2 * parameters < 16 * 2**20
+    assert parameters > 6e6 and 2 * parameters < 16 * 2**20
     small = build_model(LanguageSettings(width=64, layers=1), tokenizer)
     export_model(tmp_path, small)
     tokenizer.save_pretrained(tmp_path)

@@ -43,7 +43,8 @@ def main() -> int:
     clock = Progress(1e6, time.time())
     folder = settings.out / "mini-llama"
     prompts = [training_prompt(row) for name in SETS for row in questions(name, "train", 200)]
-    tokenizer = build_tokenizer(folder, prompts, settings.vocabulary)
+    read = min(settings.documents, 40_000)
+    tokenizer = build_tokenizer(folder, prompts, settings.vocabulary, read)
     longest = max(len(tokenizer(prompt).input_ids) for prompt in prompts)
     clock.say(f"tokenizer of {len(tokenizer)} tokens; a question takes {longest} at most")
     ids = encode_corpus(settings.documents, settings.seed, folder)

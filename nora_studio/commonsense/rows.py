@@ -9,7 +9,16 @@ from pathlib import Path
 from nora_studio.errors import StudioError
 from nora_studio.everyday.questions import SETS, Row, questions
 
-__all__ = ["EMBEDDED", "SETS", "Row", "digest", "read_rows", "split", "evaluation_rows", "training_rows"]
+__all__ = [
+    "EMBEDDED",
+    "SETS",
+    "Row",
+    "digest",
+    "evaluation_rows",
+    "read_rows",
+    "split",
+    "training_rows",
+]
 
 EMBEDDED = "embedded"
 KEYS = ("instruction", "input", "output", "answer")

@@ -25,12 +25,13 @@ CHUNK = 20_000
 
 
 def build_tokenizer(
-    folder: Path, samples: Iterable[str], vocabulary: int, documents_read: int = 40_000
+    folder: Path, samples: Iterable[str], vocabulary: int, documents_read: int
 ) -> PreTrainedTokenizerFast:
     """Learn a byte-level BPE from the corpus and sample texts, save it and return it.
 
     Args:
         samples: Other texts that should take few tokens, such as whole prompts.
+        documents_read: Of the corpus.
     """
     model = Tokenizer(BPE())
     model.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
