@@ -15,6 +15,7 @@ import json
 import sys
 import tomllib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,12 +133,18 @@ def try_rates(options: TableOptions, model: str, workshop: Any) -> dict[str, dic
     several: Mapping[str, tuple[float, ...]] = {
         name: recommended(name, model).rates for name in options.methods if METHODS[name].trains
     }
-    for number in range(max(map(len, several.values()), default=0)):
+
+    def tried(number: int) -> list[dict[str, Any]]:
         chosen = {name: own[number] for name, own in several.items() if 1 < len(own) > number}
         cells = [Cell(name, options.rate_shots, options.rate_seed) for name in chosen]
-        for scores in workshop(f"rates-{number}").finished(cells, chosen):
-            method = scores["method"]
-            found.setdefault(method, {})[chosen[method]] = scores["validation"]
+        return workshop(f"rates-{number}").finished(cells, chosen)
+
+    trials = max(map(len, several.values()), default=0)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for number, scores in enumerate(pool.map(tried, range(trials))):
+            for one in scores:
+                method = one["method"]
+                found.setdefault(method, {})[several[method][number]] = one["validation"]
     return found
 
 

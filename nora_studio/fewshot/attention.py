@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from nora_studio.errors import StudioError
@@ -15,11 +16,28 @@ TARGETS = (*PROJECTIONS, "out_proj")
 PROBE_TOKENS = 7
 
 
+class Projection(nn.Linear):
+    """One of q, k, v: a linear layer like any other, unless its attention has its answer already.
+
+    Three small products need not round as one large one does, so the attention makes the large one
+    and hands each layer its part. An adapter around the layer asks it with the same tensor, and
+    gets that part; asked with another, it computes.
+    """
+
+    known: tuple[Tensor, Tensor] | None = None
+    """An input, and what the layer says to it; while its attention is at work."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.known is not None and self.known[0] is input:
+            return self.known[1]
+        return super().forward(input)
+
+
 class UnpackedAttention(nn.Module):
     """An `nn.MultiheadAttention` whose packed projection is three linear layers.
 
-    Computed in the order and memory layout of torch's own, so that on a CPU in float32 it is equal
-    to the bit, forward and backward. (In evaluation without gradients torch takes a fused kernel,
+    Computed by the same products, in the order and memory layout of torch's own, so that on a CPU
+    in float32 it is equal to the bit. (In evaluation without gradients torch takes a fused kernel,
     which differs from its own training path by rounding; this one never does.)
     """
 
@@ -30,8 +48,8 @@ class UnpackedAttention(nn.Module):
         weights = packed.in_proj_weight.detach().chunk(3)
         biases = packed.in_proj_bias.detach().chunk(3) if self.has_bias else (None, None, None)
         for name, weight, bias in zip(PROJECTIONS, weights, biases, strict=True):
-            setattr(self, name, _linear(weight, bias))
-        self.out_proj = _linear(packed.out_proj.weight.detach(), packed.out_proj.bias)
+            setattr(self, name, _linear(Projection, weight, bias))
+        self.out_proj = _linear(nn.Linear, packed.out_proj.weight.detach(), packed.out_proj.bias)
         self.train(packed.training)
 
     def forward(
@@ -43,17 +61,38 @@ class UnpackedAttention(nn.Module):
         attn_mask: Tensor | None = None,  # added to the logits, (tokens, tokens) or one a head
     ) -> tuple[Tensor, None]:
         """As `nn.MultiheadAttention` with `batch_first` answers, without the weights."""
-        x = query.transpose(0, 1)
-        tokens, batch, width = x.shape
-        heads = (tokens, batch, self.num_heads, width // self.num_heads)
-        q, k, v = (
-            getattr(self, name)(x).reshape(heads).permute(1, 2, 0, 3) for name in PROJECTIONS
-        )
+        # Torch's own order; elsewhere than on a CPU bits are not compared, and copies cost time.
+        tokens_first = query.device.type == "cpu"
+        x = query.transpose(0, 1) if tokens_first else query
+        order = (1, 2, 0, 3) if tokens_first else (0, 2, 1, 3)
+        heads = (*x.shape[:2], self.num_heads, x.shape[2] // self.num_heads)
+        q, k, v = (one.reshape(heads).permute(order) for one in self._project(x))
         if attn_mask is not None and attn_mask.dim() == 3:
-            attn_mask = attn_mask.view(batch, self.num_heads, tokens, tokens)
+            attn_mask = attn_mask.view(len(query), self.num_heads, *attn_mask.shape[1:])
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=_as(attn_mask, q))
-        flat = mixed.permute(2, 0, 1, 3).reshape(tokens * batch, width)
-        return self.out_proj(flat).view(tokens, batch, width).transpose(0, 1), None
+        if not tokens_first:
+            return self.out_proj(mixed.transpose(1, 2).reshape(x.shape)), None
+        flat = mixed.permute(2, 0, 1, 3).reshape(-1, x.shape[2])
+        return self.out_proj(flat).view(x.shape).transpose(0, 1), None
+
+    def _project(self, x: Tensor) -> list[Tensor]:
+        """q, k and v, with what adapters add to them."""
+        layers = [getattr(self, name) for name in PROJECTIONS]
+        bases: list[Projection] = [
+            layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
+            for layer in layers
+        ]
+        weight = torch.cat([base.weight for base in bases])
+        bias = torch.cat([base.bias for base in bases]) if self.has_bias else None
+        answers = F.linear(x, weight, bias).chunk(3, dim=-1)
+        made = []
+        for layer, base, answer in zip(layers, bases, answers, strict=True):
+            base.known = (x, answer.contiguous() if x.device.type == "cpu" else answer)
+            try:
+                made.append(layer(x))
+            finally:
+                base.known = None
+        return made
 
     def packed(self) -> nn.MultiheadAttention:
         """The same weights as open_clip keeps them.
@@ -62,7 +101,7 @@ class UnpackedAttention(nn.Module):
             StudioError: an adapter is still on a projection.
         """
         layers = [getattr(self, name) for name in TARGETS]
-        if not all(type(layer) is nn.Linear for layer in layers):
+        if any(isinstance(layer, BaseTunerLayer) for layer in layers):
             raise StudioError(
                 "an attention with adapters on it cannot be packed. Merge or detach them first."
             )
@@ -90,9 +129,9 @@ def _as(mask: Tensor | None, queries: Tensor) -> Tensor | None:
     return mask if mask is None or mask.dtype == torch.bool else mask.to(queries.dtype)
 
 
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+def _linear(kind: type[nn.Linear], weight: Tensor, bias: Tensor | None) -> nn.Linear:
     rows, columns = weight.shape
-    layer = nn.Linear(columns, rows, bias=bias is not None, device="meta")
+    layer = kind(columns, rows, bias=bias is not None, device="meta")
     layer.weight = nn.Parameter(weight.clone(), requires_grad=False)
     if bias is not None:
         layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
@@ -100,7 +139,7 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 
 def unpack(model: nn.Module) -> int:
-    """Put four linear layers in the place of every packed attention of a model's own blocks.
+    """Put four linear layers in the place of every packed attention of a model's blocks; freeze it.
 
     Each is asked a probe before and after; on a CPU in float32 the answers are the same bits.
 
@@ -110,6 +149,7 @@ def unpack(model: nn.Module) -> int:
     Raises:
         StudioError: an attention is of another make, or answers otherwise.
     """
+    model.requires_grad_(False)  # Torch multiplies trained weights in another way.
     blocks = {
         name: block
         for name, block in model.named_modules()

@@ -1,4 +1,4 @@
-"""The cells of a table as processes of the few-shot trainer: several at once, each kept when done."""
+"""A table's cells as processes of the few-shot trainer: several at once, each kept when done."""
 
 import json
 import os

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,14 @@ class FrozenClip:
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Values 0-255 (batch, 3, size, size) as the image encoder wants them."""
-        known = self.model.visual.preprocess_cfg
-        mean, std = (pixels.new_tensor(known[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+        mean, std = self._statistics
         return (pixels / 255 - mean) / std
+
+    @cached_property
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        known = self.model.visual.preprocess_cfg
+        mean, std = (torch.tensor(known[name], device=self.device) for name in ("mean", "std"))
+        return mean.view(1, 3, 1, 1), std.view(1, 3, 1, 1)
 
 
 def load_clip(name: str, dtype: torch.dtype, device: torch.device) -> FrozenClip:

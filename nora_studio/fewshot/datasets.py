@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -201,10 +202,12 @@ def drawn_dataset(per_class: dict[str, int]) -> Dataset:
 def _drawn_split(number: int, split: str, count: int) -> list[tuple[Picture, int]]:
     seed = _DRAWN_SEED + number
     drawn: list[Tensor] = []
+    drawing = Lock()
 
     def pixels(row: int) -> np.ndarray:
-        if not drawn:
-            drawn.append(_drawn_pixels(seed, count))
+        with drawing:  # Several readers look at once.
+            if not drawn:
+                drawn.append(_drawn_pixels(seed, count))
         return drawn[0][row].permute(1, 2, 0).numpy()
 
     def picture(row: int) -> Picture:

@@ -76,4 +76,5 @@ def _write_config(task: FewshotTask, folder: Path) -> None:
                 shutil.copyfile(file, folder / file.name)
         return
     config = open_clip.get_model_config(task.clip.name.partition(":")[0])
-    save_config_for_hf(task.clip.model, folder / "open_clip_config.json", config)
+    file: Any = folder / "open_clip_config.json"  # A path, whatever its annotation says.
+    save_config_for_hf(task.clip.model, file, config)

@@ -17,7 +17,7 @@ def draw_shots(
     shots: int,
     seed: int,
 ) -> tuple[Labelled[Picture], Labelled[Picture]]:
-    """`shots` pictures of each class to train on, and min(shots, 4) to validate on.
+    """`shots` pictures of each class to train on, and min(shots, 4) to validate on, or all there are.
 
     The validation's are drawn first, from one generator for both, and classes come in the order
     in which the split names them, as in CLIP-LoRA's code and Tip-Adapter's before it.
@@ -29,25 +29,31 @@ def draw_shots(
         StudioError: a class has fewer pictures.
     """
     random = Random(seed)
-    chosen_validation = _of_each(validation, min(shots, MOST_VALIDATION), random, "validation")
-    return _of_each(train, shots, random, "training"), chosen_validation
+    chosen_validation = _of_each(validation, min(shots, MOST_VALIDATION), random)
+    for label, found in _by_class(train).items():
+        if len(found) < shots:
+            raise StudioError(
+                f"--shots: expected at least {shots} training pictures of each class; class "
+                f"{label} has {len(found)}. Lower --shots."
+            )
+    return _of_each(train, shots, random), chosen_validation
 
 
-def _of_each(
-    pictures: Sequence[tuple[Picture, int]], count: int, random: Random, split: str
-) -> Labelled[Picture]:
+def _by_class(pictures: Sequence[tuple[Picture, int]]) -> dict[int, list[Picture]]:
     classes: dict[int, list[Picture]] = {}
     for picture, label in pictures:
         classes.setdefault(label, []).append(picture)
-    chosen: Labelled[Picture] = []
-    for label, found in classes.items():
-        if len(found) < count:
-            raise StudioError(
-                f"--shots: expected at least {count} {split} pictures of each class; class "
-                f"{label} has {len(found)}. Lower --shots."
-            )
-        chosen += [(picture, label) for picture in random.sample(found, count)]
-    return chosen
+    return classes
+
+
+def _of_each(
+    pictures: Sequence[tuple[Picture, int]], count: int, random: Random
+) -> Labelled[Picture]:
+    return [
+        (picture, label)
+        for label, found in _by_class(pictures).items()
+        for picture in random.sample(found, min(count, len(found)))
+    ]
 
 
 def divide(
@@ -61,9 +67,7 @@ def divide(
         StudioError: a class has too few pictures for one in each.
     """
     random = Random(seed)
-    classes: dict[int, list[Picture]] = {}
-    for picture, label in pictures:
-        classes.setdefault(label, []).append(picture)
+    classes = _by_class(pictures)
     train: Labelled[Picture] = []
     validation: Labelled[Picture] = []
     test: Labelled[Picture] = []

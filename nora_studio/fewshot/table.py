@@ -124,7 +124,7 @@ def _column(cells: Sequence[dict[str, Any]], methods: Sequence[str], shots: int)
             found[method] = mean_and_interval(values)
     # As they are printed: what reads alike is marked alike.
     ranked = sorted({round(mean, 1) for mean, _ in found.values()}, reverse=True)
-    marks = {value: form for value, form in zip(ranked, ("**{}**", "<u>{}</u>"), strict=False)}
+    marks = dict(zip(ranked, ("**{}**", "<u>{}</u>"), strict=False))
     words = {}
     for method, (mean, half) in found.items():
         text = marks.get(round(mean, 1), "{}").format(f"{mean:.1f}")

@@ -1,11 +1,12 @@
 """Things that no caption of the toy world names, in the same object space, with the same pen."""
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
 
 from nora_studio.world.objects import GROUND, Anchors, Kind, Paint
 from nora_studio.world.pen import INK, WHITE, Pen
-from nora_studio.world.shapes import box, circle, ellipse, polygon, segment
+from nora_studio.world.shapes import Point, box, circle, ellipse, polygon, segment
 
 _WOOD = (0.58, 0.40, 0.22)
 _STEEL = (0.62, 0.64, 0.68)
@@ -243,7 +244,7 @@ def draw_anchor(pen: Pen, paint: Paint) -> Anchors:
     return _BARE
 
 
-def varying(points: list[tuple[Tensor | float, Tensor | float]], pen: Pen) -> list:
+def varying(points: Sequence[Point], pen: Pen) -> list[Point]:
     """Corners all of which may differ from picture to picture."""
     zero = torch.zeros_like(pen.x[:, :1, :1])
     return [(a + zero, b + zero) for a, b in points]

@@ -41,7 +41,8 @@ class BottleneckClassifier(ClipClassifier):
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The bottleneck's weights by name."""
-        return {"squeeze.weight": self.squeeze.weight, "widen.weight": self.widen.weight}
+        layers = {"squeeze": self.squeeze, "widen": self.widen}
+        return {f"{name}.weight": layer.get_parameter("weight") for name, layer in layers.items()}
 
 
 class ClipAdapter:
