@@ -65,7 +65,8 @@ def resample(
     if flips is not None:
         mirrored = flips.to(pictures.device).view(-1, 1, 1)
         across = torch.where(mirrored, across.flip(1), across)
-    made = down[:, None] @ pictures.float() @ across[:, None].transpose(-1, -2)
+    with torch.autocast(pictures.device.type, enabled=False):  # Half precision would lose levels.
+        made = down[:, None] @ pictures.float() @ across[:, None].transpose(-1, -2)
     return made.clamp(0, 255)
 
 

@@ -17,7 +17,7 @@ def draw_shots(
     shots: int,
     seed: int,
 ) -> tuple[Labelled[Picture], Labelled[Picture]]:
-    """`shots` pictures of each class to train on, and min(shots, 4) to validate on, or all there are.
+    """`shots` pictures of each class to train on, and min(shots, 4), or all, to validate on.
 
     The validation's are drawn first, from one generator for both, and classes come in the order
     in which the split names them, as in CLIP-LoRA's code and Tip-Adapter's before it.

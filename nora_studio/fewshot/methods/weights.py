@@ -98,5 +98,6 @@ class WeightAdapter:
         model: Any = share_weights(task.clip.model)
         parts: dict[str, nn.Module] = parts_of(model)
         load_adapter(folder, parts)
+        model.to(task.clip.device)
         adapted = read_card(folder).fingerprints
         return ClipClassifier(task, model, "vision" in adapted, "text" in adapted).eval()
