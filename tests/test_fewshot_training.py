@@ -240,3 +240,12 @@ def test_other_shots_are_no_run_to_go_on_with(base, pictures, tmp_path):
     outcome = train(*flags_for(base, pictures, tmp_path, method="nora", seed=1), "--resume")
     assert outcome.status == 2 and "seed" in outcome.errors[0]
     assert "images_per_second" in Run(tmp_path / "tiny-nora").read_log()[0]
+
+
+@pytest.mark.slow
+def test_the_embedded_model_learns_things_it_has_never_seen(tmp_path):
+    flags = ["--shots", "4", "--steps", "60", "--batch-size", "12", "--test-limit", "120"]
+    outcome = train(*flags, "--output-dir", str(tmp_path), "--name", "new", "--method", "nora")
+    assert outcome.status == 0, outcome.err
+    found = scores(tmp_path / "new-nora")
+    assert found["chance"] < found["zero_shot"] < found["accuracy"] - 0.1

@@ -79,6 +79,7 @@ LEVELS = [
     {"entrants", "readings"},
     {"adapted"},
     {
+        "fewshot",
         "trials",
         "history",
         "subject",
@@ -123,7 +124,7 @@ TRAINING_CODE = {
     "preparation", "activations", "personalise", "assembly", "checkpoints", "losses", "cache",
     "progress", "saving", "subject", "samples", "proof", "processes", "sharding", "early_stop",
     "sample_scores", "gallery", "averages", "schedules", "settling", "token_training", "attempt",
-    "base", "preflight", "fitting",
+    "base", "preflight", "fitting", "fewshot",
 }  # fmt: skip
 
 

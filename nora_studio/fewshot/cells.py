@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import subprocess
+import tomllib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from nora_studio.errors import StudioError
 from nora_studio.fewshot.settings import PARTS
 from nora_studio.fewshot.table import Cell, check_settings, read_cell
 from nora_studio.fewshot.training import SCORES
-from nora_studio.runs import Run
+from nora_studio.runs import CONFIG, Run
 from nora_studio.scripts import script_command
 
 TRAIN = "training/clip_fewshot.py"
@@ -123,7 +125,11 @@ class Workshop:
         flags = [*self.flags, *more, "--method", ",".join(methods), "--name", stem,
                  "--output-dir", str(folder)]  # fmt: skip
         flags += ["--override", *overrides] if overrides else []
-        flags += ["--resume"] if any(run.exists for run in runs.values()) else []
+        begun = [run for run in runs.values() if run.exists]
+        for run in begun:
+            if not _goes_on(run, methods, overrides):
+                shutil.rmtree(run.folder)
+        flags += ["--resume"] if any(run.exists for run in begun) else []
         log = folder / f"{stem}.log"
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
@@ -134,3 +140,9 @@ class Workshop:
             last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
             raise StudioError(f"{log} ended with status {status}: {' '.join(last)}")
         return runs
+
+
+def _goes_on(run: Run, methods: Sequence[str], overrides: Sequence[str]) -> bool:
+    """Whether a run that was begun is of this very process: the same twins at the same rates."""
+    began = tomllib.loads((run.folder / CONFIG).read_text(encoding="utf-8"))
+    return (began["method"], began["override"]) == (",".join(methods), list(overrides))
