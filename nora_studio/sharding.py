@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -23,7 +23,6 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from nora_studio import processes
-from nora_studio.config import DreamboothOptions
 from nora_studio.errors import StudioError
 
 Result = TypeVar("Result")
@@ -163,8 +162,11 @@ def through_base(sharding: Sharding | None, work: Callable[[], Result]) -> Resul
     return processes.on_main(work) if sharding is None else work()
 
 
-def check_sharded(sharding: Sharding | None, options: DreamboothOptions) -> None:
+def check_sharded(sharding: Sharding | None, options: Any) -> None:
     """Refuse what cannot be done on a base in shards.
+
+    Args:
+        options: A trainer's, with BaseOptions among them.
 
     Raises:
         StudioError: several methods, or a quantised base, were asked for.

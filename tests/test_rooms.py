@@ -80,6 +80,7 @@ LEVELS = [
     {"entrants", "readings"},
     {"adapted"},
     {
+        "fewshot",
         "trials",
         "history",
         "subject",
@@ -126,7 +127,7 @@ TRAINING_CODE = {
     "preparation", "activations", "personalise", "assembly", "checkpoints", "losses", "cache",
     "progress", "saving", "subject", "samples", "proof", "processes", "sharding", "early_stop",
     "sample_scores", "gallery", "averages", "schedules", "settling", "token_training", "attempt",
-    "base", "preflight", "fitting", "commonsense",
+    "base", "preflight", "fitting", "fewshot", "commonsense",
 }  # fmt: skip
 
 

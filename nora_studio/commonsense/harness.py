@@ -20,9 +20,9 @@ def evaluate_with_harness(
         StudioError: lm-eval is not installed, or does not know a task.
     """
     try:
-        import lm_eval
-        from lm_eval.models.huggingface import HFLM
-        from lm_eval.tasks import TaskManager
+        import lm_eval  # pyright: ignore[reportMissingImports]
+        from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
+        from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise StudioError(
             f"--lm-eval: needs lm-eval, which is not installed ({error}). Run `pip install "

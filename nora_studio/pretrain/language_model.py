@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,9 @@ STATE = "state.safetensors"
 def build_model(settings: LanguageSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """A LLaMA with grouped-query heads and tied embeddings, freshly drawn, float32."""
     heads = settings.width // 32
+    special: dict[str, Any] = {
+        name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+    }
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=settings.width,
@@ -37,10 +41,8 @@ def build_model(settings: LanguageSettings, tokenizer: PreTrainedTokenizerFast) 
         num_key_value_heads=heads // 2,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
         use_cache=False,
+        **special,
     )
     torch.manual_seed(settings.seed)
     return LlamaForCausalLM(config)
