@@ -111,8 +111,12 @@ def _check_new_tokens(options: DreamboothOptions) -> None:
         )
 
 
-def check_methods(options: DreamboothOptions) -> None:
-    """Refuse unknown methods, and options that no method of the run has."""
+def check_methods(options: Any) -> None:
+    """Refuse unknown methods, and options that no method of the run has.
+
+    Args:
+        options: LearningOptions and TuningOptions with `method` and `methods`.
+    """
     settings: set[str] = set()
     for method in options.methods:
         settings |= method_named(method).settings

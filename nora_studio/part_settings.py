@@ -59,7 +59,7 @@ def resolve(
     Raises:
         StudioError: an override names nothing that exists, or an option does not fit the method.
     """
-    own = METHODS[tuner or method].settings
+    own = settings_of(tuner or method)
     settings: dict[str, PartSettings] = {}
     for part in parts:
         _check_part(options, method, part, own)

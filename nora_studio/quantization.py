@@ -14,7 +14,12 @@ from torch import Tensor, nn
 from nora_studio.errors import StudioError
 from nora_studio.fingerprints import keep_fingerprint
 
-INSIDE = {"unet": "attentions.", "text_encoder": "layers.", "text_encoder_2": "layers."}
+INSIDE = {
+    "unet": "attentions.",
+    "text_encoder": "layers.",
+    "text_encoder_2": "layers.",
+    "decoder": "layers.",
+}
 """Part of the names of the layers that are quantised: 86% of the weights of SDXL's UNet. The
 embeddings of time and the projections at the ends are small, and their errors reach everything."""
 
@@ -41,14 +46,14 @@ def _library(bits: int) -> Any:
 
 
 def quantize(part: str, module: nn.Module, bits: int, device: torch.device) -> int:
-    """Quantise the attention blocks' linear layers of a frozen part of SDXL, in place.
+    """Quantise the blocks' linear layers of a frozen part of SDXL or of a language model, in place.
 
     8 bits: rows scaled by their largest entry (LLM.int8, arXiv 2208.07339, its weights alone).
     4 bits: NF4 in blocks of 64 (QLoRA, arXiv 2305.14314). The products are computed in the dtype
     that the weights had.
 
     Args:
-        part: "unet" or one of the text encoders.
+        part: "unet", one of the text encoders, or "decoder".
         module: On the CPU, without adapters.
         bits: 8 or 4.
         device: Where the layers are quantised and stay; the rest of the module stays where it is.

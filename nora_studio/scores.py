@@ -57,17 +57,20 @@ class Scorer:
         return F.normalize(torch.cat(rows).float(), dim=-1).cpu()
 
 
-def load_scorer(name: str = EMBEDDED, device: str | torch.device = "cpu") -> Scorer:
+def load_scorer(
+    name: str = EMBEDDED, device: str | torch.device = "cpu", flag: str = "--clip"
+) -> Scorer:
     """Load a CLIP by open_clip.
 
     Args:
         name: "embedded"; a folder of open_clip's own format, with or without "local-dir:";
             "hf-hub:owner/name"; or "ARCHITECTURE:WEIGHTS", such as "ViT-B-32:openai".
+        flag: What asked for it, for the message.
 
     Raises:
         StudioError: nothing loadable is behind the name.
     """
-    source, pretrained = _locate(name)
+    source, pretrained = _locate(name, flag)
     try:
         # Some published weights were trained with QuickGELU; open_clip warns, but goes on without.
         tag = open_clip.get_pretrained_cfg(source, pretrained) if pretrained else {}
@@ -80,12 +83,12 @@ def load_scorer(name: str = EMBEDDED, device: str | torch.device = "cpu") -> Sco
         tokenize = open_clip.get_tokenizer(source)
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise StudioError(f"--clip: {name!r} could not be loaded: {reason}") from error
+        raise StudioError(f"{flag}: {name!r} could not be loaded: {reason}") from error
     model.requires_grad_(False).eval()
     return Scorer(name, model, preprocess, tokenize, torch.device(device))  # pyright: ignore
 
 
-def _locate(name: str) -> tuple[str, str | None]:
+def _locate(name: str, flag: str) -> tuple[str, str | None]:
     """open_clip's (model name, pretrained tag) behind a scorer's name."""
     if name.startswith("hf-hub:"):
         return name, None
@@ -94,7 +97,7 @@ def _locate(name: str) -> tuple[str, str | None]:
     if folder.is_dir():
         if not (folder / CONFIG).is_file() or not any(folder.glob("*.safetensors")):
             raise StudioError(
-                f"--clip: expected {CONFIG} and a safetensors file in {folder}; they are not "
+                f"{flag}: expected {CONFIG} and a safetensors file in {folder}; they are not "
                 "there. Give a folder saved in open_clip's format."
             )
         return f"local-dir:{folder}", None
@@ -102,10 +105,10 @@ def _locate(name: str) -> tuple[str, str | None]:
     if tag and architecture in open_clip.list_models():
         if tag not in open_clip.list_pretrained_tags_by_model(architecture):
             known = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
-            raise StudioError(f"--clip: {architecture} has no weights {tag!r}; it has {known}.")
+            raise StudioError(f"{flag}: {architecture} has no weights {tag!r}; it has {known}.")
         return architecture, tag
     raise StudioError(
-        f"--clip: expected 'embedded', a folder, 'hf-hub:owner/name' or ARCHITECTURE:WEIGHTS "
+        f"{flag}: expected 'embedded', a folder, 'hf-hub:owner/name' or ARCHITECTURE:WEIGHTS "
         f"such as ViT-B-32:openai; got {name!r}, which is none of them here."
     )
 

@@ -11,6 +11,8 @@ from nora_studio.errors import StudioError
 TRAIN = "training/dreambooth_nora.py"
 CLIP_SCORE = "evaluation/clip_score.py"
 FIDELITY = "evaluation/fidelity.py"
+LLAMA = "training/llama_commonsense.py"
+COMMONSENSE = "evaluation/commonsense.py"
 
 
 def script_path(name: str) -> Path:

@@ -7,9 +7,10 @@ adapters too, so it is not told; their gradients are averaged by DDP.
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -22,7 +23,6 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from nora_studio import processes
-from nora_studio.config import DreamboothOptions
 from nora_studio.errors import StudioError
 
 Result = TypeVar("Result")
@@ -78,7 +78,7 @@ class Sharding:
             module: The same on every process; whatever else refers to its weights keeps them.
             device: Of this process.
         """
-        adapter = _adapter_parameters(module)
+        whole = _adapter_parameters(module) | _tied_parameters(module)
         names = self.blocks or tuple(getattr(module, "_no_split_modules", None) or ())
         mesh = init_device_mesh(device.type, (processes.count(),))
         roots = list(_roots(module))
@@ -89,9 +89,9 @@ class Sharding:
                 block,
                 mesh=mesh,
                 reshard_after_forward=self.reshard_after_forward,
-                ignored_params=adapter,
+                ignored_params=whole,
             )
-        for parameter in adapter:
+        for parameter in whole:
             parameter.data = parameter.data.to(device)
 
     def prepare(
@@ -129,13 +129,19 @@ def _adapter_parameters(module: nn.Module) -> set[nn.Parameter]:
     }
 
 
+def _tied_parameters(module: nn.Module) -> set[nn.Parameter]:
+    """Weights that two layers share (embeddings and head): gathered for one, the other has none."""
+    owners = Counter(p for _, p in module.named_parameters(remove_duplicate=False))
+    return {parameter for parameter, count in owners.items() if count > 1}
+
+
 def _roots(module: nn.Module) -> Iterator[nn.Module]:
-    """A module, or the outermost ones in it that are no model of transformers.
+    """A module, or the outermost ones in it that are neither a model of transformers nor a list.
 
     Sharding changes a module's class, and by its class transformers knows what such a model can
-    give besides its output; SDXL wants the hidden states.
+    give besides its output; SDXL wants the hidden states. A list is never called.
     """
-    if not isinstance(module, PreTrainedModel):
+    if not isinstance(module, PreTrainedModel | nn.ModuleList):
         yield module
         return
     for child in module.children():
@@ -156,8 +162,11 @@ def through_base(sharding: Sharding | None, work: Callable[[], Result]) -> Resul
     return processes.on_main(work) if sharding is None else work()
 
 
-def check_sharded(sharding: Sharding | None, options: DreamboothOptions) -> None:
+def check_sharded(sharding: Sharding | None, options: Any) -> None:
     """Refuse what cannot be done on a base in shards.
+
+    Args:
+        options: A trainer's, with BaseOptions among them.
 
     Raises:
         StudioError: several methods, or a quantised base, were asked for.

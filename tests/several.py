@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from trainer import Outcome, run_trainer
+from trainer import SCRIPT, Outcome, run_trainer
 
 WORLD = 2
 PATIENCE_SECONDS = 240
@@ -70,6 +70,7 @@ def start_pair(
     folder: Path,
     arguments: list[str],
     spoil: Callable[[int], None] | None = None,
+    script: Path = SCRIPT,
     **variables: str,
 ) -> Pair:
     """Start the trainer in two processes.
@@ -78,6 +79,7 @@ def start_pair(
         folder: For what they tell; made.
         arguments: Of the trainer.
         spoil: Called first in each with its rank, to let something go wrong there.
+        script: That is run.
         variables: More of their environment.
     """
     folder.mkdir(parents=True)
@@ -85,7 +87,7 @@ def start_pair(
     processes = []
     for rank in range(WORLD):
         own = environment(rank, port) | variables
-        process = fork.Process(target=_work, args=(folder, rank, own, arguments, spoil))
+        process = fork.Process(target=_work, args=(folder, rank, own, arguments, spoil, script))
         process.start()
         processes.append(process)
     return Pair(processes, folder)
@@ -97,6 +99,7 @@ def _work(
     variables: dict[str, str],
     arguments: list[str],
     spoil: Callable[[int], None] | None,
+    script: Path,
 ) -> None:
     os.environ.update(variables)
     torch.set_num_threads(1)
@@ -105,16 +108,18 @@ def _work(
     try:
         if spoil is not None:
             spoil(rank)
-        outcome = run_trainer(*arguments)
+        outcome = run_trainer(*arguments, script=script)
     except BaseException:
         outcome = Outcome(1, "", traceback.format_exc())
     (folder / f"{rank}.json").write_text(json.dumps(asdict(outcome)))
     sys.exit(outcome.status)
 
 
-def together(folder: Path, arguments: list[str], **variables: str) -> list[Outcome]:
+def together(
+    folder: Path, arguments: list[str], script: Path = SCRIPT, **variables: str
+) -> list[Outcome]:
     """Train in two processes to the end."""
-    pair = start_pair(folder, arguments, **variables)
+    pair = start_pair(folder, arguments, script=script, **variables)
     statuses = pair.wait()
     assert statuses == [outcome.status for outcome in pair.said], pair.said
     return pair.said

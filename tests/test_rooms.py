@@ -31,6 +31,7 @@ LEVELS = [
     {
         "nora",
         "world",
+        "everyday",
         "prompts",
         "scripts",
         "drawing_requests",
@@ -80,6 +81,7 @@ LEVELS = [
     {"entrants", "readings"},
     {"adapted"},
     {
+        "fewshot",
         "trials",
         "history",
         "subject",
@@ -96,6 +98,7 @@ LEVELS = [
     },
     {
         "activations",
+        "commonsense",
         "drawing_server",
         "fidelity_judging",
         "loop",
@@ -117,6 +120,7 @@ ALONE = {
     "data": {"errors"},
     "nora": {"errors", "registration", "disk_cache"},
     "world": {"errors"},
+    "everyday": {"errors"},
 }
 # The app starts the trainer as a person would, and reads its run folder.
 TRAINING_CODE = {
@@ -124,7 +128,7 @@ TRAINING_CODE = {
     "preparation", "activations", "personalise", "assembly", "checkpoints", "losses", "cache",
     "progress", "saving", "subject", "samples", "proof", "processes", "sharding", "early_stop",
     "sample_scores", "gallery", "averages", "schedules", "settling", "token_training", "attempt",
-    "base", "preflight", "fitting",
+    "base", "preflight", "fitting", "fewshot", "commonsense",
 }  # fmt: skip
 
 

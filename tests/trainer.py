@@ -74,15 +74,15 @@ def tiny_arguments(
     ]
 
 
-def run_trainer(*arguments: str) -> Outcome:
+def run_trainer(*arguments: str, script: Path = SCRIPT) -> Outcome:
     """Run the script here, as `python training/dreambooth_nora.py` would."""
     AcceleratorState._reset_state(True)  # One process trains once, outside of tests.
     out, err = io.StringIO(), io.StringIO()
     before, ctrl_c = sys.argv, signal.getsignal(signal.SIGINT)
-    sys.argv = [str(SCRIPT), *arguments]
+    sys.argv = [str(script), *arguments]
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            runpy.run_path(str(SCRIPT), run_name="__main__")
+            runpy.run_path(str(script), run_name="__main__")
     except SystemExit as end:
         assert isinstance(end.code, int)
         return Outcome(end.code, out.getvalue(), err.getvalue())

@@ -26,6 +26,7 @@ from nora_studio.errors import StudioError
 from nora_studio.nora.additive import AdditiveLayer, widen
 from nora_studio.nora.bases import check_base, dense_dtype
 from nora_studio.nora.config import NoraConfig
+from nora_studio.nora.nested import NestedUpdate, is_worth_it
 from nora_studio.nora.outer_cache import start_factors
 
 
@@ -148,9 +149,36 @@ class NoraLinear(nn.Module, AdditiveLayer):
         if self.disable_adapters or self.merged:
             return result
         for adapter_name in self.active_adapters:
-            if adapter_name in self.nora_inner_up:
+            if adapter_name not in self.nora_inner_up:
+                continue
+            if self._is_nested(x, result, adapter_name):
+                result = self._nested(x, result, adapter_name)
+            else:
                 result = result + self._update(x, adapter_name).to(result.dtype)
         return result
+
+    def _is_nested(self, x: Tensor, result: Tensor, adapter_name: str) -> bool:
+        """Whether `NestedUpdate` spares work: in training, and all in one dtype."""
+        if not (torch.is_grad_enabled() and self.nora_inner_up[adapter_name].requires_grad):
+            return False
+        dtype = self.nora_down[adapter_name].dtype  # pyright: ignore
+        device = x.device.type
+        if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) != dtype:
+            return False
+        return result.dtype == dtype and is_worth_it(
+            x.numel() // x.shape[-1], self.outer_rank[adapter_name], self.r[adapter_name]
+        )
+
+    def _nested(self, x: Tensor, result: Tensor, adapter_name: str) -> Tensor:
+        up, down = self.outer_pair(adapter_name)
+        x = self.nora_dropout[adapter_name](self._cast_input_dtype(x, down.dtype))
+        moved_up, start_up, inner_down, moved_down = self._inner(adapter_name)
+        rows, scale = result.reshape(-1, self.out_features), self.scaling[adapter_name]
+        tokens = x.reshape(-1, self.in_features).to(down.dtype)
+        factors = (moved_up, inner_down, moved_down, start_up, up, down)
+        updated = NestedUpdate.apply(rows, tokens, *factors, scale)
+        assert isinstance(updated, Tensor)
+        return updated.reshape(result.shape)
 
     def _update(self, x: Tensor, adapter_name: str) -> Tensor:
         up, down = self.outer_pair(adapter_name)

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -68,7 +68,15 @@ def _fits(kept: dict[str, Tensor], weight: Tensor, rank: int) -> bool:
     )
 
 
-_current: ContextVar[OuterCache | None] = ContextVar("outer_cache", default=None)
+class OuterFinder(Protocol):
+    """Whatever finds outer factors as `svd.outer_factors` does."""
+
+    def outer_factors(
+        self, weight: Tensor, rank: int, outer: str, mean_abs_input: Tensor | None = None
+    ) -> Factors: ...
+
+
+_current: ContextVar[OuterFinder | None] = ContextVar("outer_cache", default=None)
 
 
 @contextlib.contextmanager
@@ -88,6 +96,16 @@ def cached_outer_factors(
     finally:
         _current.reset(token)
         cache.prune()
+
+
+@contextlib.contextmanager
+def outer_factors_from(finder: OuterFinder) -> Iterator[None]:
+    """Within the block, NoRA adapters that are made take their outer factors from `finder`."""
+    token = _current.set(finder)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 def start_factors(weight: Tensor, config: NoraConfig, name: str) -> Factors:

@@ -1,5 +1,7 @@
 """From scenes to pictures, a whole batch at a time, on any device."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,28 +20,37 @@ KINDS: dict[str, Kind] = THINGS | ANIMAL_KINDS
 
 @torch.no_grad()
 def render(
-    scenes: Scenes, size: int = 256, device: torch.device | str = "cpu"
+    scenes: Scenes,
+    size: int = 256,
+    device: torch.device | str = "cpu",
+    kinds: Mapping[str, Kind] = KINDS,
+    classes: Sequence[str] = CLASSES,
 ) -> Tensor:  # (count, 3, size, size)
     """Draw every scene in [0, 1], square, `size` pixels wide.
+
+    Args:
+        kinds: How each class is drawn.
+        classes: What the scenes' `kind` indexes.
 
     On one device the same scenes give the same pixels. Scenes are drawn together, a class or a
     place at a time, so memory grows with their number: about 6 MB each at 256 pixels.
     """
     scenes = scenes.to(device)
     canvas, floor = _draw_places(scenes, size)
-    pens = _stand_objects(scenes, canvas, floor)
+    swims = classes.index("fish") if "fish" in classes else -1
+    pens = _stand_objects(scenes, canvas, floor, swims)
     surfaces = [_tinted(scenes, "main_color", 14), _tinted(scenes, "second_color", 17)]
     accent = _tinted(scenes, "accent_color", 20)
-    for index, name in _groups(scenes.kind, CLASSES):
+    for index, name in _groups(scenes.kind, classes):
         pen, chosen = pens.select(index), scenes.select(index)
         _draw_object(
-            KINDS[name], pen, chosen, surfaces[0][index], surfaces[1][index], accent[index]
+            kinds[name], pen, chosen, surfaces[0][index], surfaces[1][index], accent[index]
         )
         pens.paste(index, pen)
     return _develop(pens.canvas.clamp_(0, 1), scenes.style)
 
 
-def _groups(values: Tensor, names: list[str]) -> list[tuple[Tensor, str]]:
+def _groups(values: Tensor, names: Sequence[str]) -> list[tuple[Tensor, str]]:
     """For each name that occurs, the indices of its scenes."""
     found = [((values == i).nonzero()[:, 0], name) for i, name in enumerate(names)]
     return [(index, name) for index, name in found if len(index)]
@@ -78,8 +89,12 @@ def _screen(like: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return axis.view(1, 1, size), axis.view(1, size, 1)
 
 
-def _stand_objects(scenes: Scenes, canvas: Tensor, floor: Tensor) -> Pen:
-    """Cast the contact shadows and return a pen in every object's own coordinates."""
+def _stand_objects(scenes: Scenes, canvas: Tensor, floor: Tensor, swims: int) -> Pen:
+    """Cast the contact shadows and return a pen in every object's own coordinates.
+
+    Args:
+        swims: The kind that needs no floor where there is water.
+    """
 
     def number(i: int) -> Tensor:
         return scenes.view[:, i].view(-1, 1, 1)
@@ -89,9 +104,7 @@ def _stand_objects(scenes: Scenes, canvas: Tensor, floor: Tensor) -> Pen:
     scale = 0.54 + 0.24 * number(VIEW_SIZE)
     center_x = 0.55 * (number(3) - 0.5)
     feet = (floor + 0.22 + 0.42 * number(4)).clamp(0.35, 0.88)
-    is_swimming = (scenes.kind == CLASSES.index("fish")) & (
-        scenes.place == PLACES.index("underwater")
-    )
+    is_swimming = (scenes.kind == swims) & (scenes.place == PLACES.index("underwater"))
     is_swimming = is_swimming.view(-1, 1, 1)
     feet = torch.where(is_swimming, feet - 0.35, feet)
     reach_x, reach_y = (x - center_x) / (0.62 * scale), (y - feet) / (0.10 * scale + 0.02)

@@ -1,0 +1,150 @@
+"""Ask a language model commonsense questions, with an adapter or without, and count right answers.
+
+    python evaluation/commonsense.py --adapter runs/commonsense-nora --out runs/answers-nora
+    python evaluation/commonsense.py --data folder/of/sets --limit 100 --out runs/answers-base
+
+Answers are written as they come; the same command goes on after a stop. `--shard 0/4` to `3/4` (or
+`accelerate launch --num_processes 4`) share the work, and whichever ends last has the whole result.
+Exit status: 0 done, 2 bad input, 130 stopped.
+"""
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from tqdm import tqdm
+
+from nora_studio.atomic import write_text
+from nora_studio.commonsense.generation import SCORINGS, Model, Question, batches
+from nora_studio.commonsense.harness import evaluate_with_harness
+from nora_studio.commonsense.models import load_decoder, load_tokenizer
+from nora_studio.commonsense.results import (
+    RESULTS,
+    append_answers,
+    check_asked,
+    mend,
+    read_answers,
+    shard_file,
+    summary,
+    told,
+)
+from nora_studio.commonsense.rows import digest, evaluation_rows
+from nora_studio.commonsense.task import PART
+from nora_studio.errors import StudioError, run_entry
+from nora_studio.files import load_adapter, read_card
+from nora_studio.models import choose_dtype
+
+
+@dataclass(frozen=True)
+class AnswerOptions:
+    """Who is asked what."""
+
+    out: Path
+    """Folder for the answers and their count."""
+    adapter: Path | None = None
+    """Run, adapter folder or checkpoint. None: the base alone."""
+    model: str | None = None
+    """Base model. None: the adapter's own; without one, the embedded."""
+    data: str = "embedded"
+    """Questions: "embedded" (held-out facts of the small world), or a folder of sets with a
+    test.json each."""
+    sets: tuple[str, ...] = ()
+    """Which of the eight sets. None named: all that are there."""
+    limit: int | None = None
+    """At most so many questions of each set, the first ones. None: all."""
+    scoring: Literal["generation", "likelihood"] = "generation"
+    """The first label in what beam search writes, or the likeliest of the labels offered."""
+    batch_size: int = 32
+    """Questions at a time; the answers do not depend on it."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the base. auto: bf16 on a GPU, fp32 on a CPU."""
+    base_bits: Literal[16, 8, 4] = 16
+    """Bits of the base's blocks, as in training."""
+    shard: str = "0/1"
+    """Which part of the questions, from 0, of how many. Told by `accelerate launch`, if by it."""
+    lm_eval: tuple[str, ...] = ()
+    """Tasks of lm-evaluation-harness to run too, by its own names, such as piqa arc_easy; it
+    fetches their data."""
+
+
+def main() -> int:
+    options = tyro.cli(AnswerOptions, description=__doc__)
+    shard, shards = shard_of(options.shard)
+    rows = evaluation_rows(options.data, options.sets, options.limit)
+    check_asked(
+        options.out,
+        {
+            "adapter": str(options.adapter),
+            "model": options.model,
+            "scoring": options.scoring,
+            "precision": options.precision,
+            "base_bits": options.base_bits,
+            "questions": {name: digest(members) for name, members in rows.items()},
+        },
+    )
+    file = shard_file(options.out, shard, shards)
+    mend(file)
+    done = read_answers(options.out)
+    every = [Question(name, n, row) for name, group in rows.items() for n, row in enumerate(group)]
+    own = every[shard::shards]
+    left = [question for question in own if (question.name, question.number) not in done]
+    if left or options.lm_eval:
+        model = load(options)
+        ask(model, options, left, file)
+        if options.lm_eval and shard == 0:
+            tasks = evaluate_with_harness(model, options.lm_eval, options.batch_size, options.limit)
+            write_text(options.out / "lm-eval.json", json.dumps(tasks, indent=1) + "\n")
+            print(json.dumps(tasks, indent=1))
+    found = summary(rows, read_answers(options.out))
+    write_text(options.out / RESULTS, json.dumps(found, indent=1) + "\n")
+    print(told(found))
+    return 0
+
+
+def ask(model: Model, options: AnswerOptions, left: list[Question], file: Path) -> None:
+    """Answer what is left, batch by batch, each written at once."""
+    with tqdm(total=len(left), unit="question", dynamic_ncols=True) as bar:
+        for batch in batches(left, options.batch_size, model.tokenizer):
+            append_answers(file, SCORINGS[options.scoring](model, batch))
+            bar.update(len(batch))
+
+
+def load(options: AnswerOptions) -> Model:
+    """The base with its adapter, on this process's device."""
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if on_gpu else None
+    device = device or torch.device("cpu")
+    name = options.model or (read_card(options.adapter).model if options.adapter else "embedded")
+    dtype = choose_dtype(options.precision, device)
+    decoder: Any = load_decoder(name, dtype, device, options.base_bits)
+    if options.adapter is not None:
+        load_adapter(options.adapter, {PART: decoder})
+    return Model(
+        decoder.eval(),
+        load_tokenizer(name),
+        device,
+        None if dtype == torch.float32 else dtype,
+    )
+
+
+def shard_of(words: str) -> tuple[int, int]:
+    """Which part of how many, from "0/4" or from the launcher.
+
+    Raises:
+        StudioError: it is no such pair.
+    """
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    part, _, parts = words.partition("/")
+    if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
+        raise StudioError(f"--shard: expected a pair such as 0/4, the first below; got {words!r}.")
+    return int(part), int(parts)
+
+
+if __name__ == "__main__":
+    sys.exit(run_entry(main))

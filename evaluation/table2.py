@@ -1,0 +1,152 @@
+"""Table 2 of arXiv 2408.10280: few-shot methods by shots, over seeds, on one dataset.
+
+    python evaluation/table2.py --out runs/table2 --jobs 12
+    python evaluation/table2.py --out runs/dtd --shots 1 4 16 \\
+        --options dataset=dtd data-dir=data model=ViT-B-16:openai
+
+First each method's learning rates are tried at `--rate-shots` shots with a seed of their own, on
+validation pictures alone; then every method learns at its best rate, at every number of shots, with
+every seed; last each method's pace is measured, alone on the device. Finished cells are kept as one
+JSON each, so the same command goes on where it was stopped. Writes table2.json and table2.md.
+Exit status: 0 done, 2 bad input or a failed run.
+"""
+
+import json
+import sys
+import tomllib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from nora_studio.atomic import write_text
+from nora_studio.errors import StudioError, run_entry
+from nora_studio.fewshot.cells import Workshop
+from nora_studio.fewshot.datasets import SPLITS, find_dataset
+from nora_studio.fewshot.methods import METHODS
+from nora_studio.fewshot.recommended import recommended, with_recommended
+from nora_studio.fewshot.settings import FewshotOptions
+from nora_studio.fewshot.table import Cell, as_markdown, check_alike
+from nora_studio.options_file import parse, to_toml
+from nora_studio.scripts import as_flags
+
+METHODS_OF_TABLE_2 = tuple(name for name in METHODS if name != "clip-adapter")
+OF_EACH_CELL = {"method", "shots", "seed", "name", "output_dir", "resume", "override", "twins"}
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """Few-shot methods by shots, over seeds."""
+
+    out: Path = Path("runs/table2")
+    """Folder for cells, runs and the table."""
+    methods: tuple[str, ...] = METHODS_OF_TABLE_2
+    """Rows of the table."""
+    shots: tuple[int, ...] = (1, 2, 4, 8, 16)
+    """Columns of the table."""
+    seeds: tuple[int, ...] = (1, 2, 3)
+    """Of shots, batches and adapters; each is a run."""
+    options: tuple[str, ...] = ()
+    """Options of training/clip_fewshot.py for every run, "dataset=dtd" or "no-augment"."""
+    try_rates: bool = True
+    """Try each method's recommended rates on validation pictures. Off: each learns at the first."""
+    rate_shots: int = 4
+    """Shots at which they are tried."""
+    rate_seed: int = 0
+    """Seed with which they are tried; best none of `seeds`."""
+    pace: bool = True
+    """Measure each method's seconds a step, alone."""
+    jobs: int = 1
+    """Trainings at once, each a process of its own."""
+
+
+def main() -> int:
+    options = tyro.cli(TableOptions, description=__doc__)
+    flags, resolved = resolve(options)
+    plain = tomllib.loads(to_toml(resolved))
+    settings = {name: value for name, value in plain.items() if name not in OF_EACH_CELL}
+    dataset = find_dataset(resolved.dataset, resolved.data_dir)
+    for split in SPLITS:  # What is drawn on demand is drawn here, once for all processes.
+        dataset.splits[split][0][0].digest()
+
+    def workshop(name: str) -> Workshop:
+        return Workshop(options.out / name, flags, settings, options.jobs)
+
+    rates: dict[str, float | None] = {
+        name: recommended(name, resolved.model).rates[0] if METHODS[name].trains else None
+        for name in options.methods
+    }
+    tried: dict[str, dict[float, float]] = {}
+    if options.try_rates:
+        tried = try_rates(options, resolved.model, workshop)
+        # The first of equals: the one that is recommended.
+        rates |= {name: max(found, key=lambda rate: found[rate]) for name, found in tried.items()}
+    cells = [
+        Cell(method, shots, seed)
+        for shots in options.shots
+        for seed in options.seeds
+        for method in options.methods
+    ]
+    found = workshop("cells").finished(cells, rates)
+    check_alike(found)
+    paces = workshop("paces").paces(rates) if options.pace else {}
+    table = as_markdown(found, options.methods, options.shots, paces)
+    record = {"settings": settings, "rates": rates, "tried": tried, "seconds_per_step": paces,
+              "cells": found}  # fmt: skip
+    write_text(options.out / "table2.json", json.dumps(record, indent=1) + "\n")
+    write_text(options.out / "table2.md", table)
+    print(table, end="")
+    return 0
+
+
+def resolve(options: TableOptions) -> tuple[tuple[str, ...], FewshotOptions]:
+    """The trainer's flags for every run, and what they come to with one shot.
+
+    Raises:
+        StudioError: the trainer would refuse them, or they are the table's own.
+    """
+    named = {word.partition("=")[0].replace("-", "_") for word in options.options}
+    if named & OF_EACH_CELL:
+        raise StudioError(
+            f"--options: {', '.join(sorted(named & OF_EACH_CELL))}: set by the table itself. Leave "
+            "it out."
+        )
+    for name in ("methods", "shots", "seeds"):
+        values = getattr(options, name)
+        if not values or len(set(values)) < len(values):
+            raise StudioError(f"--{name}: expected at least one, each once; got {values}.")
+    known = {name: method.tuner for name, method in METHODS.items()}
+    flags = as_flags(options.options)
+    asked = [*flags, "--shots", "1", "--method", ",".join(options.methods)]
+    resolved = with_recommended(parse(FewshotOptions, asked), known)
+    for name in options.methods:
+        METHODS[name].check(resolved, name)
+    return tuple(flags), resolved
+
+
+def try_rates(options: TableOptions, model: str, workshop: Any) -> dict[str, dict[float, float]]:
+    """Validation accuracy at each rate, by method, of those that have several."""
+    found: dict[str, dict[float, float]] = {}
+    several: Mapping[str, tuple[float, ...]] = {
+        name: recommended(name, model).rates for name in options.methods if METHODS[name].trains
+    }
+
+    def tried(number: int) -> list[dict[str, Any]]:
+        chosen = {name: own[number] for name, own in several.items() if 1 < len(own) > number}
+        cells = [Cell(name, options.rate_shots, options.rate_seed) for name in chosen]
+        return workshop(f"rates-{number}").finished(cells, chosen)
+
+    trials = max(map(len, several.values()), default=0)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for number, scores in enumerate(pool.map(tried, range(trials))):
+            for one in scores:
+                method = one["method"]
+                found.setdefault(method, {})[several[method][number]] = one["validation"]
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(run_entry(main))

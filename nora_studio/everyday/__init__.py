@@ -1,0 +1,1 @@
+"""A small everyday world: its facts, texts about them, and commonsense questions."""

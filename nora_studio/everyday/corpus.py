@@ -1,0 +1,94 @@
+"""The text that the embedded language model learns from: statements, lists, and a few quizzes.
+
+Quizzes ask about facts of the part "quiz" alone, and never in the form of the questions that the
+model is fine-tuned on: they teach what a choice is, and leave it to the fine-tuning how to answer.
+"""
+
+import random
+from collections.abc import Iterator
+
+from nora_studio.everyday.facts import Fact, all_facts, facts_of, subjects, values_of
+from nora_studio.everyday.phrases import (
+    Choice,
+    backward,
+    can_go_backward,
+    can_go_forward,
+    comparison,
+    doubt,
+    forward,
+    procedure,
+    statement,
+)
+from nora_studio.everyday.wording import WORDINGS, with_article
+
+QUIZ_SHARE = 0.35
+"""Of the documents."""
+_LABELS = ("abcdef", "ABCDEF", "123456", ("one", "two", "three", "four", "five", "six"))
+_FRAMES = ("({}) {}", "{}) {}", "{}. {}", "{}: {}", "choice {}: {}")
+
+
+def documents(seed: int, count: int) -> Iterator[str]:
+    """Texts of a few sentences each; the same for the same seed."""
+    draw = random.Random(seed)
+    asked = [fact for fact in all_facts() if fact.part == "quiz"]
+    lists = [relation for relation, wording in WORDINGS.items() if wording.listing]
+    for _ in range(count):
+        chance = draw.random()
+        if chance < QUIZ_SHARE:
+            chosen = (draw.choice(asked) for _ in range(draw.randint(1, 3)))
+            make = riddle if draw.random() < 0.2 else quiz
+            pairs = (make(draw, fact) for fact in chosen)
+            yield "\n".join(f"{question}{reply}." for question, reply in pairs)
+        elif chance < QUIZ_SHARE + 0.1:
+            yield _list(draw, draw.choice(lists))
+        elif chance < QUIZ_SHARE + 0.3:
+            yield " ".join(statement(draw, draw.choice(all_facts())) for _ in range(5))
+        else:
+            known = list(draw.choice(subjects()))
+            draw.shuffle(known)
+            yield " ".join(statement(draw, fact) for fact in known)
+
+
+def _list(draw: random.Random, relation: str) -> str:
+    """All subjects of one value, or some of them."""
+    value = draw.choice(values_of(relation))
+    names = [fact.subject for fact in facts_of(relation) if fact.value == value]
+    named = draw.sample(names, min(len(names), draw.randint(1, 8)))
+    its = with_article(value)
+    start = WORDINGS[relation].listing.format(v=value, w=its, W=its[0].upper() + its[1:])
+    return f"{start} {', '.join(with_article(name) for name in named)}."
+
+
+def riddle(draw: random.Random, fact: Fact) -> tuple[str, str]:
+    """A question without choices up to its reply, and the reply."""
+    if not WORDINGS[fact.relation].ask:
+        return quiz(draw, fact)
+    choice = forward(draw, fact, 1)
+    return f"Question: {choice.question} Reply:", f" {choice.options[0]}"
+
+
+def quiz(draw: random.Random, fact: Fact) -> tuple[str, str]:
+    """A quiz up to its reply, and the reply: the right choice's label, or yes or no."""
+    if draw.random() < 0.25 or fact.relation == "in water":
+        question, is_so = doubt(draw, fact)
+        return f"{question}?", " Yes" if is_so else " No"
+    choice, labels, frame = _asked(draw, fact), draw.choice(_LABELS), draw.choice(_FRAMES)
+    between = draw.choice((" ", "\n", "; "))
+    shown = between.join(
+        frame.format(label, option) for label, option in zip(labels, choice.options)
+    )
+    lead = draw.choice(("Quiz. ", "Riddle. ", ""))
+    return f"{lead}{choice.question}{between}{shown}{between}Reply:", f" {labels[choice.correct]}"
+
+
+def _asked(draw: random.Random, fact: Fact) -> Choice:
+    if fact.relation in ("heavier", "longer"):
+        return comparison(draw, fact)
+    if fact.relation == "means" and draw.random() < 0.6:
+        return procedure(draw, fact)
+    options = draw.randint(2, 5)
+    if can_go_backward(fact, options) and draw.random() < 0.5:
+        return backward(draw, fact, options)
+    while not can_go_forward(fact, options):
+        options -= 1
+    return forward(draw, fact, options)

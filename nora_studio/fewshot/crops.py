@@ -1,0 +1,90 @@
+"""Random resized crops as data: boxes from a generator, and the resampling, a batch at a time."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor
+
+SCALE = (0.08, 1.0)
+"""Share of a picture's area that a crop takes."""
+RATIO = (3 / 4, 4 / 3)
+"""Width of a crop over its height."""
+TRIES = 10
+_CUBIC = -0.5  # The sharpness that PIL's and torch's antialiased bicubic filter have.
+
+
+def draw_boxes(
+    sizes: Tensor,  # (batch, 2): height and width of each picture
+    generator: Generator,
+) -> Tensor:  # (batch, 4), int64: top, left, height, width
+    """Boxes as torchvision's `RandomResizedCrop` draws them, from a generator that can be saved.
+
+    Ten tries for a box that lies within the picture, as there; then its middle at the nearest
+    ratio. All tries are drawn at once, so the number of draws never depends on their outcome.
+    """
+    draws = torch.rand(len(sizes), TRIES, 4, generator=generator, dtype=torch.float64).tolist()
+    boxes = [_box(h, w, tries) for (h, w), tries in zip(sizes.tolist(), draws, strict=True)]
+    return torch.tensor(boxes, dtype=torch.int64)
+
+
+def _box(height: int, width: int, tries: Sequence[Sequence[float]]) -> tuple[int, int, int, int]:
+    for share, shape, down, right in tries:
+        area = height * width * (SCALE[0] + (SCALE[1] - SCALE[0]) * share)
+        low, high = math.log(RATIO[0]), math.log(RATIO[1])
+        ratio = math.exp(low + (high - low) * shape)
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(down * (height - h + 1)), int(right * (width - w + 1)), h, w
+    h = min(height, round(width / RATIO[0]))
+    w = min(width, round(height * RATIO[1]))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def middle_box(height: int, width: int) -> tuple[int, int, int, int]:
+    """The square in a picture's middle: what is left of it once resized and center-cropped."""
+    side = min(height, width)
+    return (height - side) // 2, (width - side) // 2, side, side
+
+
+def resample(
+    pictures: Tensor,  # (batch, 3, height, width), any number type
+    boxes: Tensor,  # (batch, 4): top, left, height, width
+    size: int,
+    flips: Tensor | None = None,  # (batch,), bool: mirrored afterwards
+) -> Tensor:  # (batch, 3, size, size), float32
+    """Cut a box from each picture and resize it, bicubic and antialiased, as PIL and torch do.
+
+    A filter is separable, so each picture takes two matrix products; the whole batch goes at once.
+    Values stay in the range of their type's 0-255.
+    """
+    height, width = pictures.shape[-2:]
+    boxes = boxes.to(pictures.device)
+    down = _filters(boxes[:, 0], boxes[:, 2], height, size)
+    across = _filters(boxes[:, 1], boxes[:, 3], width, size)
+    if flips is not None:
+        mirrored = flips.to(pictures.device).view(-1, 1, 1)
+        across = torch.where(mirrored, across.flip(1), across)
+    with torch.autocast(pictures.device.type, enabled=False):  # Half precision would lose levels.
+        made = down[:, None] @ pictures.float() @ across[:, None].transpose(-1, -2)
+    return made.clamp(0, 255)
+
+
+def _filters(starts: Tensor, lengths: Tensor, pixels: int, size: int) -> Tensor:
+    """(batch, size, pixels): the weight of each pixel of a row in each of the new row's."""
+    step = lengths.float() / size
+    support = step.clamp(min=1.0)[:, None, None]
+    places = torch.arange(size, device=starts.device) + 0.5
+    centers = (starts[:, None] + step[:, None] * places)[..., None]
+    columns = torch.arange(pixels, device=starts.device)
+    weights = _cubic(((columns + 0.5 - centers) / support).abs())
+    first, last = starts[:, None, None], (starts + lengths)[:, None, None]
+    weights = weights * ((columns >= first) & (columns < last))
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def _cubic(x: Tensor) -> Tensor:
+    """Keys' cubic convolution kernel of a distance (IEEE ASSP 29(6), 1981)."""
+    near = ((_CUBIC + 2) * x - (_CUBIC + 3)) * x * x + 1
+    far = ((_CUBIC * x - 5 * _CUBIC) * x + 8 * _CUBIC) * x - 4 * _CUBIC
+    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))

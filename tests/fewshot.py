@@ -1,0 +1,73 @@
+"""A few-shot task of seconds: a tiny CLIP, three classes of coloured noise, scripts in process."""
+
+import contextlib
+import io
+import runpy
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+from accelerate.state import AcceleratorState
+from PIL import Image
+from trainer import Outcome
+
+TOP = Path(__file__).parent.parent
+SHADES = {"red": (200, 40, 40), "green": (40, 180, 60), "navy_blue": (30, 40, 150)}
+
+
+def coloured_folder(folder: Path, of_each: int = 12) -> Path:
+    """A folder of three classes; each picture noise around its class's colour, all of one size."""
+    random = np.random.default_rng(0)
+    for name, shade in SHADES.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(of_each):
+            pixels = np.array(shade) + random.normal(0, 30, (36, 40, 3))
+            image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+            image.save(folder / name / f"{number}.png")
+    return folder
+
+
+def flags_for(base: Path, pictures: Path, runs: Path, **changes: object) -> list[str]:
+    """A command line for a run of a second or two; None drops a flag, True or False is a switch."""
+    flags: dict[str, object] = {
+        "model": base, "dataset": pictures, "output_dir": runs, "name": "tiny", "shots": 4,
+        "method": "nora,clip-lora", "steps": 6, "batch_size": 6, "log_every": 1,
+        "checkpoint_every": 2, "vision.rank": 2, "text.rank": 2, "vision.learning_rate": 0.05,
+        "text.learning_rate": 0.05,
+    }  # fmt: skip
+    if "nora" in str(changes.get("method", "nora")):
+        flags |= {"vision.outer_rank": 8, "text.outer_rank": 8}
+    words: list[str] = []
+    for name, value in (flags | changes).items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, tuple):
+            words += [f"--{flag}", *map(str, value)]
+        elif value is not None:
+            words += [f"--{flag}", str(value)]
+    return words
+
+
+def run_script(name: str, *arguments: str) -> Outcome:
+    """Run a script here, as `python training/NAME` would."""
+    AcceleratorState._reset_state(True)
+    out, err = io.StringIO(), io.StringIO()
+    before, ctrl_c = sys.argv, signal.getsignal(signal.SIGINT)
+    sys.argv = [str(TOP / name), *arguments]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            runpy.run_path(str(TOP / name), run_name="__main__")
+    except SystemExit as end:
+        assert isinstance(end.code, int)
+        return Outcome(end.code, out.getvalue(), err.getvalue())
+    finally:
+        sys.argv = before
+        signal.signal(signal.SIGINT, ctrl_c)
+        AcceleratorState._reset_state(True)
+    raise AssertionError("the script ended without an exit status")
+
+
+def train(*arguments: str) -> Outcome:
+    return run_script("training/clip_fewshot.py", *arguments)

@@ -1,0 +1,101 @@
+"""Table 2: its marks and intervals, cells kept and never mixed, and a small one trained in full."""
+
+import json
+import math
+import statistics
+
+import pytest
+from fewshot import coloured_folder, run_script
+from tiny import tiny_clip
+
+from nora_studio.errors import StudioError
+from nora_studio.fewshot.table import (
+    as_markdown,
+    check_alike,
+    check_settings,
+    mean_and_interval,
+    read_cell,
+)
+
+
+def cell(method: str, shots: int, accuracy: float, parameters: int = 10) -> dict:
+    return {
+        "method": method,
+        "shots": shots,
+        "accuracy": accuracy,
+        "parameters": parameters,
+        "learning_rate": {"vision": 0.01},
+    }
+
+
+def test_an_interval_is_students():
+    values = [70.0, 72.0, 77.0]
+    mean, half = mean_and_interval(values)
+    assert mean == pytest.approx(73.0)
+    # Three seeds: t with two degrees of freedom.
+    assert half == pytest.approx(4.302653 * statistics.stdev(values) / math.sqrt(3), rel=1e-4)
+    assert mean_and_interval([70.0]) == (70.0, None)
+
+
+def test_the_best_is_bold_the_second_underlined_and_equals_alike():
+    cells = [
+        cell("nora", 4, 0.801), cell("nora", 4, 0.799), cell("vera", 4, 0.9),
+        cell("lora+", 4, 0.8), cell("zero-shot", 4, 0.3, 0), cell("nora", 8, 0.95),
+    ]  # fmt: skip
+    lines = as_markdown(
+        cells, ["zero-shot", "lora+", "vera", "nora"], [4, 8], {"nora": 0.0123}
+    ).splitlines()
+    rows = {line.split("|")[1].strip(): line for line in lines[2:]}
+    assert "4 shots" in lines[0] and "8 shots" in lines[0]
+    assert "**90.0**" in rows["vera"] and "<u>80.0</u>" in rows["lora+"]
+    assert "<u>80.0</u> ± " in rows["nora"] and "**95.0**" in rows["nora"]
+    assert "12.3" in rows["nora"] and "| 30.0 |" in rows["zero-shot"]
+
+
+def test_cells_of_other_settings_are_refused_by_name(tmp_path):
+    file = tmp_path / "cell.json"
+    check_settings(file, {"settings": {"steps": 3}}, {"steps": 3})
+    with pytest.raises(StudioError, match="steps = 3; this table asks for 4"):
+        check_settings(file, {"settings": {"steps": 3}}, {"steps": 4})
+    with pytest.raises(StudioError, match="differ in device: CPU, H200"):
+        check_alike([{"device": "CPU"}, {"device": "H200"}])
+
+
+def test_half_a_cell_is_none(tmp_path):
+    file = tmp_path / "cell.json"
+    assert read_cell(file) is None
+    file.write_text('{"accuracy": 0.')
+    assert read_cell(file) is None
+    file.write_text('{"accuracy": 0.5}')
+    assert read_cell(file) == {"accuracy": 0.5}
+
+
+@pytest.mark.slow
+def test_a_table_is_trained_once_and_goes_on(tmp_path):
+    base, pictures = tiny_clip(tmp_path / "clip"), coloured_folder(tmp_path / "colours")
+    arguments = [
+        "--out", str(tmp_path / "table"), "--methods", "zero-shot", "nora", "lora+",
+        "--shots", "1", "2", "--seeds", "1", "2", "--rate-shots", "1", "--jobs", "2", "--no-pace",
+        "--options", f"model={base}", f"dataset={pictures}", "steps=3", "batch-size=3",
+        "vision.outer-rank=8", "text.outer-rank=8", "vision.rank=2", "text.rank=2",
+    ]  # fmt: skip
+    outcome = run_script("evaluation/table2.py", *arguments)
+    assert outcome.status == 0, outcome.err
+    record = json.loads((tmp_path / "table" / "table2.json").read_text())
+    assert len(record["cells"]) == 3 * 2 * 2
+    assert set(record["tried"]["nora"]) == {"0.01", "0.005", "0.001"} and record["rates"]["nora"]
+    assert "| zero-shot | 0 |" in (tmp_path / "table" / "table2.md").read_text()
+    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "table").rglob("*.json")}
+    assert run_script("evaluation/table2.py", *arguments).status == 0
+    cells = tmp_path / "table" / "cells"
+    assert all(file.stat().st_mtime_ns == kept[file] for file in cells.glob("*.json"))
+    other = run_script("evaluation/table2.py", *arguments, "dropout=0.5")
+    assert other.status == 2 and "dropout" in other.errors[0]
+    mine = run_script("evaluation/table2.py", *arguments, "seed=4")
+    assert mine.status == 2 and "--options: seed" in mine.errors[0]
+
+
+@pytest.mark.slow
+def test_a_table_refuses_what_no_run_could_begin_with(tmp_path):
+    outcome = run_script("evaluation/table2.py", "--out", str(tmp_path), "--seeds", "1", "1")
+    assert outcome.status == 2 and "--seeds" in outcome.errors[0]

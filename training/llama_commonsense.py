@@ -1,0 +1,156 @@
+"""Adapt a causal language model to commonsense questions with NoRA, LoRA, or several as twins.
+
+    python training/llama_commonsense.py --method nora,lora
+    accelerate launch --num_processes 4 training/llama_commonsense.py --model huggyllama/llama-7b \\
+        --data commonsense_170k.json --method nora
+
+Writes one run folder for each method (`runs/commonsense-nora`, `runs/commonsense-lora`). Without
+`--model` it is the embedded one, with questions about the small world that it has read of.
+Exit status: 0 done, 2 bad input or a failed run, 128 + n stopped by signal n.
+"""
+
+import signal
+import sys
+from dataclasses import replace
+from functools import partial
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Imports take seconds and have begun nothing: Ctrl-C just ends them.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import torch
+
+from nora_studio import processes
+from nora_studio.assembly import MIXED, prepare_accelerator
+from nora_studio.attempt import Attempt
+from nora_studio.commonsense.config import CommonsenseOptions
+from nora_studio.commonsense.defaults import with_recommended, with_steps
+from nora_studio.commonsense.draws import QuestionDraws
+from nora_studio.commonsense.examples import encode
+from nora_studio.commonsense.models import load_decoder, load_tokenizer
+from nora_studio.commonsense.rows import digest, split, training_rows
+from nora_studio.commonsense.task import (
+    Task,
+    build_trainee,
+    finish,
+    measure,
+    settings_of,
+    validation_batches,
+)
+from nora_studio.errors import StudioError
+from nora_studio.loop import Plan, train
+from nora_studio.models import choose_dtype
+from nora_studio.options_file import defaults_as_toml, parse, to_toml
+from nora_studio.runs import Run, common_checkpoint
+from nora_studio.saving import restore
+from nora_studio.sharding import Sharding, check_sharded, through_base
+from nora_studio.stop import StopRequest
+from nora_studio.trackers import check_tracker, open_tracker
+from nora_studio.trainee import Trainee
+
+
+def main(attempt: Attempt) -> int:
+    sharding = Sharding.asked()
+    processes.join()
+    with processes.main_first():  # Before any model loads: mistakes are here, and told once.
+        options = with_recommended(parse(CommonsenseOptions))
+        check_tracker(options.tracker)
+        check_sharded(sharding, options)
+        found = training_rows(options.data)
+        record = {name: digest(rows) for name, rows in found.items()}
+        settings = {method: settings_of(options, method) for method in options.methods}
+        dtype = choose_dtype(options.precision, "cuda" if torch.cuda.is_available() else "cpu")
+        tokenizer = load_tokenizer(options.model)
+        rows, kept_out = split(found, options.validation or 0, options.seed)
+        cut = partial(
+            encode,
+            tokenizer=tokenizer,
+            cutoff=options.cutoff,
+            train_on_inputs=bool(options.train_on_inputs),
+        )
+        examples, validation = [cut(row) for row in rows], [cut(row) for row in kept_out]
+        options = with_steps(options, examples)
+    config = to_toml(replace(options, resume=False))
+    stem = options.output_dir / options.name
+    runs = {method: Run(stem.with_name(f"{stem.name}-{method}")) for method in options.methods}
+    began, data = defaults_as_toml(CommonsenseOptions), "questions"
+    held = list(runs.values())
+    processes.on_main(partial(attempt.claim, held, config, record, options.resume, began, data))
+    accelerator = prepare_accelerator(MIXED[dtype])
+    say = accelerator.print
+    say(f"Loading {options.model} ({dtype}, {accelerator.device})")
+    decoder = load_decoder(options.model, dtype, accelerator.device, options.base_bits)
+    pad = tokenizer.pad_token_id
+    task = Task(options, decoder, validation_batches(validation, pad), sharding)
+    draws = QuestionDraws(
+        examples,
+        options.batch_size or 1,
+        pad,
+        options.seed,
+        options.group_by_length,
+        options.cutoff if options.packing else None,
+    )
+    say(f"{len(examples):,} questions, {len(validation)} kept out; {options.steps:,} steps")
+
+    trainees: list[Trainee] = []
+    for method in options.methods:
+        own = prepare_accelerator(MIXED[dtype])
+        trainee = build_trainee(task, method, settings[method], runs[method], own)
+        trainees.append(trainee)
+        total = sum(parameter.numel() for parameter in trainee.parameters)
+        say(f"{method}: {total:,} trained parameters -> {runs[method].folder}")
+
+    processes.part_ways(options.seed)
+    processes.on_main(partial(attempt.begin, config, record))
+    start = common_checkpoint(held) if options.resume else 0
+    if start:
+        restore(trainees, draws, start)
+    if options.resume:
+        say(f"Going on after step {start} of {options.steps}")
+    for trainee in trainees:
+        trainee.tracker = processes.on_main(
+            partial(open_tracker, options.tracker, trainee.run.folder, config, start)
+        )
+        if trainee.tracker is not None:
+            attempt.at_the_end.callback(trainee.tracker.finish)
+
+    def evaluate(trainee: Trainee) -> dict[str, float]:
+        loss = through_base(sharding, lambda: measure(task, trainee))
+        return {} if loss is None else {"held_out_loss": loss}
+
+    if not start:
+        processes.on_main(lambda: [run.forget_after(-1) for run in held])
+        for trainee in trainees if options.evaluate_every else ():
+            measured = evaluate(trainee)  # Where the curve begins: every method starts at the base.
+            processes.on_main(partial(trainee.log, 0, **measured))
+    plan = Plan.of(options, options, options)
+    with StopRequest() as stop:
+        done = train(trainees, draws, plan, stop, lambda trainee, step: None, evaluate, start)
+    if not done and stop.signal is not None:
+        say(f"Stopped by {stop.signal.name}. Go on with the same command and --resume.")
+        processes.leave()
+        return 128 + stop.signal
+    last = int(processes.largest(plan.watch.ended_at(trainees) or 0)) or plan.steps
+    reasons = plan.watch.reasons(trainees) if last < plan.steps else {}
+    through_base(sharding, lambda: finish_all(task, trainees, last, reasons))
+    processes.leave()
+    return 0
+
+
+def finish_all(task: Task, trainees: list[Trainee], last: int, reasons: dict[str, str]) -> None:
+    """Save and prove each; every twin has its chance before a failure is told."""
+    failures = []
+    for trainee in trainees:
+        try:
+            line = finish(task, trainee, last, reasons.get(trainee.label))
+        except StudioError as error:
+            failures.append(str(error))
+            continue
+        if line is not None:
+            print(line)
+    if failures:
+        raise StudioError(" ".join(failures))
+
+
+if __name__ == "__main__":
+    sys.exit(Attempt().run(main))

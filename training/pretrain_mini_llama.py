@@ -1,0 +1,110 @@
+"""Pretrain the embedded miniature LLaMA from scratch on texts about a small everyday world.
+
+    python training/pretrain_mini_llama.py --out assets --seconds 300
+
+Six minutes on one H100 or H200. On a CPU it only smokes: `--device cpu --seconds 10
+--documents 2000 --batch 8 --width 64 --layers 2`. Ctrl-C or SIGTERM saves; the same command with
+`--resume` goes on.
+Exit status: 0 done, 2 bad input, 128 + n stopped by signal n.
+"""
+
+import sys
+import time
+from functools import partial
+
+import torch
+import tyro
+
+from nora_studio.commonsense.prompts import training_prompt
+from nora_studio.errors import StudioError, run_entry
+from nora_studio.everyday.corpus import QUIZ_SHARE
+from nora_studio.everyday.questions import SETS, questions
+from nora_studio.pretrain.compilation import set_precision
+from nora_studio.pretrain.devices import device_name, is_gpu, peak_gibibytes
+from nora_studio.pretrain.language_card import export_model, write_language_card
+from nora_studio.pretrain.language_model import (
+    ROW,
+    STATE,
+    Corpus,
+    Quizzes,
+    Training,
+    build_model,
+    train,
+)
+from nora_studio.pretrain.language_settings import LanguageSettings
+from nora_studio.pretrain.language_text import build_tokenizer, encode_corpus
+from nora_studio.pretrain.progress import Progress
+from nora_studio.stop import StopRequest
+
+
+def main() -> int:
+    settings = tyro.cli(LanguageSettings, description=__doc__)
+    check(settings)
+    clock = Progress(1e6, time.time())
+    folder = settings.out / "mini-llama"
+    prompts = [training_prompt(row) for name in SETS for row in questions(name, "train", 200)]
+    read = min(settings.documents, 40_000)
+    tokenizer = build_tokenizer(folder, prompts, settings.vocabulary, read)
+    longest = max(len(tokenizer(prompt).input_ids) for prompt in prompts)
+    clock.say(f"tokenizer of {len(tokenizer)} tokens; a question takes {longest} at most")
+    ids = encode_corpus(settings.documents, settings.seed, folder)
+    clock.say(f"{len(ids):,} tokens of text")
+    set_precision(settings.seed)
+    start = tokenizer.bos_token_id
+    assert isinstance(start, int)
+    corpus = Corpus.of(ids, start, settings.device)
+    model = build_model(settings, tokenizer).to(settings.device)  # pyright: ignore
+    parameters = sum(weight.numel() for weight in model.parameters())
+    clock.say(f"{parameters:,} parameters on {device_name(settings.device)}")
+    training = Training.begin(model, settings.rate)
+    if settings.resume:
+        training.restore(settings.report)
+        clock.say(f"going on after step {training.step}")
+    about = {"asked": ("quiz",), "never_asked": ("train", "test")}
+    of_part = partial(Quizzes.about, tokenizer=tokenizer, device=settings.device, count=1024)
+    quizzes = {name: of_part(parts) for name, parts in about.items()}
+
+    def judge() -> dict[str, float]:
+        return {name: quiz.accuracy(model) for name, quiz in quizzes.items()}
+
+    with StopRequest() as stop:
+        done = train(training, corpus, settings, clock, lambda: stop.signal is not None, judge)
+    if not done and stop.signal is not None:
+        clock.say(f"Stopped by {stop.signal.name}. Go on with the same command and --resume.")
+        return 128 + stop.signal
+    export_model(folder, model)
+    clock.note(
+        "language",
+        parameters=parameters,
+        vocabulary=len(tokenizer),
+        documents=settings.documents,
+        tokens=len(ids),
+        quiz_share=QUIZ_SHARE,
+        steps=training.step,
+        seen=training.step * settings.batch * ROW,
+        seconds=round(training.seconds, 1),
+        longest_question=longest,
+        accuracy={name: round(value, 4) for name, value in judge().items()},
+        device=device_name(settings.device),
+        peak_gib=peak_gibibytes(settings.device),
+        torch=torch.__version__,
+    )
+    clock.write(folder / "training.json")
+    clock.say(f"wrote {write_language_card(folder)}")
+    return 0
+
+
+def check(settings: LanguageSettings) -> None:
+    """Refuse what cannot be, before anything is made."""
+    if is_gpu(settings.device) and not torch.cuda.is_available():
+        raise StudioError(f"--device: expected a GPU for {settings.device!r}; torch finds none.")
+    if settings.width % 64:
+        raise StudioError(f"--width: expected a multiple of 64; got {settings.width}.")
+    if settings.resume and not (settings.report / STATE).is_file():
+        raise StudioError(
+            f"--resume: {settings.report} holds no {STATE}. Leave --resume out to begin."
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(run_entry(main))
