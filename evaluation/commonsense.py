@@ -20,6 +20,7 @@ import tyro
 from tqdm import tqdm
 
 from nora_studio.atomic import write_text
+from nora_studio.cards import read_card
 from nora_studio.commonsense.generation import SCORINGS, Model, Question, batches
 from nora_studio.commonsense.harness import evaluate_with_harness
 from nora_studio.commonsense.models import load_decoder, load_tokenizer
@@ -36,7 +37,7 @@ from nora_studio.commonsense.results import (
 from nora_studio.commonsense.rows import digest, evaluation_rows
 from nora_studio.commonsense.task import PART
 from nora_studio.errors import StudioError, run_entry
-from nora_studio.files import load_adapter, read_card
+from nora_studio.files import load_adapter
 from nora_studio.models import choose_dtype
 
 

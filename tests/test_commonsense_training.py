@@ -13,13 +13,14 @@ from language import some_rows, tiny_llama
 from safetensors.torch import load_file
 from trainer import run_trainer
 
+from nora_studio.cards import read_card
 from nora_studio.commonsense.config import CommonsenseOptions
 from nora_studio.commonsense.defaults import with_recommended
 from nora_studio.commonsense.models import load_decoder
 from nora_studio.commonsense.recommended import recommended
 from nora_studio.errors import StudioError
-from nora_studio.files import load_adapter, read_card
-from nora_studio.methods import METHODS
+from nora_studio.files import load_adapter
+from nora_studio.methods.table import METHODS
 from nora_studio.options_file import parse, to_toml
 from nora_studio.runs import Run
 

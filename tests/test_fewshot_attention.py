@@ -10,12 +10,14 @@ import pytest
 import torch
 from tiny import tiny_clip
 
+from nora_studio.assets import embedded
 from nora_studio.errors import StudioError
 from nora_studio.fewshot.attention import PROJECTIONS, TARGETS, UnpackedAttention, pack, unpack
 from nora_studio.fewshot.clip import load_clip, parts_of
 from nora_studio.fewshot.merging import merged
-from nora_studio.methods import AdapterSpec, adapter_parameters, attach, tuner_layers
-from nora_studio.models import embedded
+from nora_studio.methods.attachment import adapter_parameters, attach
+from nora_studio.methods.injection import tuner_layers
+from nora_studio.methods.spec import AdapterSpec
 from nora_studio.scores import load_scorer
 
 ARCHITECTURES = {

@@ -11,9 +11,9 @@ from fewshot import coloured_folder, flags_for, train
 from PIL import Image
 from tiny import tiny_clip
 
+from nora_studio.cards import read_card
 from nora_studio.fewshot.datasets import find_dataset
 from nora_studio.fewshot.methods import METHODS
-from nora_studio.files import read_card
 from nora_studio.runs import Run
 
 EVERY = tuple(name for name in METHODS if name != "zero-shot")

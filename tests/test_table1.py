@@ -10,7 +10,8 @@ from nora_studio.commonsense import costs
 from nora_studio.commonsense.costs import Variant, extra_flops, measure, table
 from nora_studio.commonsense.rows import SETS
 from nora_studio.commonsense.table import ENTRIES, SHORT, cell_of, markdown
-from nora_studio.methods import METHODS, AdapterSpec
+from nora_studio.methods.spec import AdapterSpec
+from nora_studio.methods.table import METHODS
 from nora_studio.runs import Run
 from nora_studio.shapes import BUILT_IN
 

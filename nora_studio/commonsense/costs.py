@@ -14,7 +14,10 @@ from torch.profiler import ProfilerActivity, profile
 from nora_studio.assembly import prepare_accelerator, prepared, trained_parameters, with_penalty
 from nora_studio.commonsense.examples import Example, collate
 from nora_studio.commonsense.step import AnswerStep
-from nora_studio.methods import AdapterSpec, attach, make_optimizer, step_rules
+from nora_studio.methods.attachment import attach
+from nora_studio.methods.optimizers import make_optimizer
+from nora_studio.methods.spec import AdapterSpec
+from nora_studio.methods.steps import step_rules
 from nora_studio.models import share_weights
 from nora_studio.nora.outer_cache import Factors, outer_factors_from
 from nora_studio.nora.svd import truncated_svd

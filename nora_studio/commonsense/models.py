@@ -9,8 +9,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
+from nora_studio.assets import EMBEDDED, embedded
 from nora_studio.errors import StudioError
-from nora_studio.models import EMBEDDED, embedded
 from nora_studio.quantization import check_quantizer, quantize
 
 FOLDER = "mini-llama"

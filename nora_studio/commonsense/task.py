@@ -24,9 +24,11 @@ from nora_studio.commonsense.examples import Batch, Example, collate
 from nora_studio.commonsense.recommended import recommended
 from nora_studio.commonsense.step import AnswerStep
 from nora_studio.errors import StudioError
-from nora_studio.files import AdapterCard, load_adapter, load_weights, write_adapter
+from nora_studio.files import load_adapter, load_weights, write_adapter
 from nora_studio.fingerprints import fingerprint
-from nora_studio.methods import attach, step_rules
+from nora_studio.formats.card import AdapterCard
+from nora_studio.methods.attachment import attach
+from nora_studio.methods.steps import step_rules
 from nora_studio.models import share_weights
 from nora_studio.nora.outer_cache import cached_outer_factors
 from nora_studio.part_settings import PartSettings, resolve

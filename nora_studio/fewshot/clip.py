@@ -13,9 +13,9 @@ from open_clip.transformer import TextTransformer, VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
 
+from nora_studio.assets import EMBEDDED, embedded
 from nora_studio.errors import StudioError
 from nora_studio.fewshot.attention import unpack
-from nora_studio.models import EMBEDDED, embedded
 from nora_studio.scores import load_scorer
 
 

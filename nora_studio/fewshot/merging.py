@@ -15,7 +15,7 @@ from nora_studio.errors import StudioError
 from nora_studio.fewshot.attention import pack
 from nora_studio.fewshot.task import FewshotTask
 from nora_studio.formats.container import write_tensors
-from nora_studio.methods import tuner_layers
+from nora_studio.methods.injection import tuner_layers
 
 WEIGHTS = "open_clip_model.safetensors"
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from nora_studio.fewshot.settings import FewshotOptions
 from nora_studio.fewshot.task import FewshotTask
-from nora_studio.methods import StepRules
+from nora_studio.methods.steps import StepRules
 
 
 @dataclass(frozen=True)

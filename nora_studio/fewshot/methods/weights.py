@@ -8,6 +8,7 @@ from torch import nn
 
 from nora_studio import __version__
 from nora_studio.assembly import adapter_spec, trained_parameters, with_penalty
+from nora_studio.cards import read_card
 from nora_studio.fewshot.attention import PROJECTIONS, TARGETS
 from nora_studio.fewshot.classifier import ClipClassifier
 from nora_studio.fewshot.clip import parts_of
@@ -15,9 +16,13 @@ from nora_studio.fewshot.methods.contract import Learner
 from nora_studio.fewshot.recommended import recommended
 from nora_studio.fewshot.settings import PARTS, FewshotOptions
 from nora_studio.fewshot.task import FewshotTask
-from nora_studio.files import AdapterCard, load_adapter, load_weights, read_card, write_adapter
+from nora_studio.files import load_adapter, load_weights, write_adapter
 from nora_studio.fingerprints import fingerprint
-from nora_studio.methods import LORA_PLUS_RATIO, METHODS, attach, make_optimizer, step_rules
+from nora_studio.formats.card import AdapterCard
+from nora_studio.methods.attachment import attach
+from nora_studio.methods.optimizers import LORA_PLUS_RATIO, make_optimizer
+from nora_studio.methods.steps import step_rules
+from nora_studio.methods.table import METHODS
 from nora_studio.models import share_weights
 from nora_studio.part_settings import PartSettings, resolve
 
