@@ -96,13 +96,40 @@ class Form:
 
 def wire_form(studio: Studio, shared: Shared, tab: gr.Tab, form: Form) -> None:
     """Keep the fields at what the visitor has, and at each other."""
+    answers = _Answers(studio)
+    proposed = gr.Textbox(visible=False)
+    gr.on(
+        [tab.select, shared.adapters.change], answers.refresh,
+        [form.adapters, shared.adapters, shared.strengths, form.photos],
+        [form.adapters, form.photos, shared.adapters, shared.strengths, *form.strengths, form.draw],
+        **QUIET,
+    )  # fmt: skip
+    form.adapters.change(
+        answers.follow, form.adapters,
+        [*form.strengths, form.together, form.chips, proposed], **QUIET,
+    ).then(
+        # In the browser, where it is known what has been typed by now.
+        None, [proposed, form.prompts], form.prompts,
+        js="(proposed, written) => written.trim() ? written : proposed", **QUIET,
+    )  # fmt: skip
+    form.chips.select(_add, form.prompts, form.prompts, **QUIET)
+    form.layout.change(
+        lambda layout: gr.Textbox(visible=layout == "strengths"), form.layout, form.sweep, **QUIET
+    )
+
+
+class _Answers:
+    """What the fields come to."""
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
 
     def refresh(
-        chosen: list[str], wanted: list[str], strengths: list[float], photos: str,
+        self, chosen: list[str], wanted: list[str], strengths: list[float], photos: str,
         request: gr.Request,
     ):  # fmt: skip
         """The visitor's adapters and photos as they are now."""
-        workspace = studio.workspace(request.headers)
+        workspace = self._studio.workspace(request.headers)
         drawables = drawables_with(workspace, wanted or chosen or [])
         paths = [one.path for one in drawables]
         chosen = [path for path in wanted or chosen or [] if path in paths] or _twins(drawables)
@@ -122,10 +149,11 @@ def wire_form(studio: Studio, shared: Shared, tab: gr.Tab, form: Form) -> None:
             gr.Button(interactive=True),
         )
 
-    def follow(chosen: list[str], request: gr.Request):
+    def follow(self, chosen: list[str], request: gr.Request):
         """A slider for each adapter, and prompts for what they learned."""
         known = {
-            one.path: one for one in drawables_with(studio.workspace(request.headers), chosen or [])
+            one.path: one
+            for one in drawables_with(self._studio.workspace(request.headers), chosen or [])
         }
         used = [known[path] for path in chosen or [] if path in known]
         sliders = [
@@ -137,26 +165,6 @@ def wire_form(studio: Studio, shared: Shared, tab: gr.Tab, form: Form) -> None:
         subject = used[0].subject if used else "[V]"
         first = CHIPS[0].format(subject) if used else ""
         return [*sliders, gr.Checkbox(visible=len(used) > 1), _chips(subject), first]
-
-    proposed = gr.Textbox(visible=False)
-    gr.on(
-        [tab.select, shared.adapters.change], refresh,
-        [form.adapters, shared.adapters, shared.strengths, form.photos],
-        [form.adapters, form.photos, shared.adapters, shared.strengths, *form.strengths, form.draw],
-        **QUIET,
-    )  # fmt: skip
-    form.adapters.change(
-        follow, form.adapters,
-        [*form.strengths, form.together, form.chips, proposed], **QUIET,
-    ).then(
-        # In the browser, where it is known what has been typed by now.
-        None, [proposed, form.prompts], form.prompts,
-        js="(proposed, written) => written.trim() ? written : proposed", **QUIET,
-    )  # fmt: skip
-    form.chips.select(_add, form.prompts, form.prompts, **QUIET)
-    form.layout.change(
-        lambda layout: gr.Textbox(visible=layout == "strengths"), form.layout, form.sweep, **QUIET
-    )
 
 
 def _sliders_at(wanted: list[str], strengths: list[float]) -> list[Any]:
