@@ -97,18 +97,12 @@ def test_the_run_keeps_its_shots_and_a_card_that_names_the_task(whole, pictures)
 
 
 def test_methods_trained_one_after_the_other_are_the_twins_to_the_bit(base, pictures, tmp_path):
+    # Dropout is drawn from torch's one generator, which twins share.
     for name, twins in (("together", True), ("alone", False)):
-        flags = flags_for(base, pictures, tmp_path / name, twins=twins)
-        assert train(*flags).status == 0
-    for method in ("nora", "clip-lora"):
-        one, other = (tmp_path / name / f"tiny-{method}" for name in ("together", "alone"))
-        assert losses(one) == losses(other) or method == "clip-lora"
-    # Dropout is drawn from torch's one generator, which twins share; without it all are the same.
-    for name, twins in (("together0", True), ("alone0", False)):
         flags = flags_for(base, pictures, tmp_path / name, twins=twins, dropout=0)
         assert train(*flags).status == 0
     for method in ("nora", "clip-lora"):
-        one, other = (tmp_path / name / f"tiny-{method}" for name in ("together0", "alone0"))
+        one, other = (tmp_path / name / f"tiny-{method}" for name in ("together", "alone"))
         assert losses(one) == losses(other)
 
 
@@ -138,8 +132,10 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(base, pictures, tmp_path, monke
         assert scores(one)["accuracy"] == scores(other)["accuracy"]
 
 
-def test_the_loss_of_the_first_step_is_cross_entropy_at_a_hundred(base, pictures, tmp_path):
+def test_the_loss_of_the_first_step_is_cross_entropy_at_a_hundred(base, tmp_path):
     """Against open_clip's own model and preprocessing, in float64, without augmentation."""
+    # As large as the model's own: no resizing, which rounds to bytes in PIL.
+    pictures = coloured_folder(tmp_path / "small", size=(32, 32))
     for name, scale in (("protocol", 100.0), ("model", None)):
         flags = flags_for(
             base, pictures, tmp_path / name, augment=False, logit_scale=name, steps=1,
@@ -160,8 +156,7 @@ def test_the_loss_of_the_first_step_is_cross_entropy_at_a_hundred(base, pictures
         scale = scale or model.logit_scale.exp().item()
         labels = torch.tensor([label for _, label in drawn["train"]])
         expected = torch.nn.functional.cross_entropy(scale * seen @ said.T, labels).item()
-        # The preprocessing rounds its crop to bytes; ours does not.
-        assert losses(run)[0] == pytest.approx(expected, rel=2e-2 if scale > 50 else 5e-3)
+        assert losses(run)[0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_frozen_encoder_is_asked_once(base, pictures, tmp_path, monkeypatch):
@@ -217,7 +212,7 @@ def test_a_merged_model_is_open_clips_own_and_as_good(base, pictures, tmp_path):
         ({"steps_per_shot": 3}, "--steps-per-shot: --steps says how many already"),
         ({"dataset": "cifar"}, "--dataset: expected embedded"),
         ({"model": "no-such-clip"}, "--model: expected 'embedded'"),
-        ({"vision.rank": 33}, "rank must be 1-8"),
+        ({"vision.rank": 33}, "rank must be 1-32"),
         ({"merged": True, "model": "hf-hub:a/b"}, "--merged: hf-hub:a/b keeps"),
         ({"final_rate": 1e-5, "schedule": "linear"}, "--final-rate: expected a cosine"),
         ({"accumulate": 4}, "--accumulate: expected a divisor of the batch of 6"),

@@ -58,7 +58,10 @@ def tested(classifier: Any, exam: Exam, accelerator: Accelerator) -> tuple[float
     right = torch.zeros((), dtype=torch.int64, device=accelerator.device)
     first: Tensor | None = None
     was_training = classifier.training
+    trained = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
     classifier.eval()
+    for parameter in trained:  # Torch multiplies weights that want a gradient in another way.
+        parameter.requires_grad_(False)
     try:
         with accelerator.autocast():
             classes = classifier.class_features()
@@ -68,6 +71,8 @@ def tested(classifier: Any, exam: Exam, accelerator: Accelerator) -> tuple[float
                 first = logits.float().cpu() if first is None else first
     finally:
         classifier.train(was_training)
+        for parameter in trained:
+            parameter.requires_grad_(True)
     assert first is not None, "an exam has at least one picture"
     return right.item() / len(exam.pictures), first
 
