@@ -159,6 +159,16 @@ def test_the_loss_of_the_first_step_is_cross_entropy_at_a_hundred(base, tmp_path
         assert losses(run)[0] == pytest.approx(expected, rel=1e-5)
 
 
+def test_bfloat16_learns_from_the_same_loss(base, pictures, tmp_path):
+    for precision in ("fp32", "bf16"):
+        flags = flags_for(base, pictures, tmp_path / precision, precision=precision, dropout=0)
+        assert train(*flags).status == 0
+    exact, rounded = (losses(tmp_path / name / "tiny-nora") for name in ("fp32", "bf16"))
+    assert exact[0] != rounded[0]
+    assert exact[0] == pytest.approx(rounded[0], rel=0.05)
+    assert scores(tmp_path / "bf16" / "tiny-nora")["precision"] == "bfloat16"
+
+
 def test_a_frozen_encoder_is_asked_once(base, pictures, tmp_path, monkeypatch):
     import nora_studio.fewshot.classifier as classifier
 
