@@ -58,7 +58,8 @@ class Workshop:
     ) -> list[dict[str, Any]]:
         """Train every cell that is not there yet; give them all back, in order.
 
-        Cells of the same shots and seed share a process, as twins. The longest go first.
+        Cells of the same shots and seed share a process, as twins, or several where there are jobs
+        to spare; what they learn does not depend on it. The longest go first.
 
         Raises:
             StudioError: a training failed, or a cell was trained under other settings.
@@ -67,7 +68,9 @@ class Workshop:
         for cell in cells:
             if self.read(cell, rates[cell.method]) is None:
                 groups.setdefault((cell.shots, cell.seed), []).append(cell)
-        work = sorted(groups.values(), key=lambda group: -group[0].shots * len(group))
+        pieces = max(1, self.jobs // max(1, len(groups)))
+        work = [own[n::pieces] for own in groups.values() for n in range(min(pieces, len(own)))]
+        work.sort(key=lambda group: -group[0].shots * len(group))
         with (
             ThreadPoolExecutor(self.jobs) as pool,
             tqdm(total=len(work), desc=self.folder.name, unit="process") as bar,
@@ -130,7 +133,7 @@ class Workshop:
             if not _goes_on(run, methods, overrides):
                 shutil.rmtree(run.folder)
         flags += ["--resume"] if any(run.exists for run in begun) else []
-        log = folder / f"{stem}.log"
+        log = folder / f"{stem}-{methods[0]}.log"
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         with log.open("a", encoding="utf-8") as output:

@@ -18,7 +18,7 @@ from nora_studio.settings.checks import check_above_zero, check_not_negative, ch
 from nora_studio.settings.learning import check_learning_options, check_resolved
 from nora_studio.settings.watching import check_keeping_options
 
-_STEPS_PER_SHOT = {"clip": 500, "mini": 20}
+_STEPS_PER_SHOT = {"clip": 500, "mini": 40}
 _BATCH = 32
 FINAL_RATE = 1e-6
 

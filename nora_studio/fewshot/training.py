@@ -23,6 +23,7 @@ from nora_studio.runs import Run
 from nora_studio.trainee import Trainee
 
 SCORES = "scores.json"
+SEED_STRIDE = 1_000_003
 TOLERANCE = 0.5
 """Logits may differ by so much on a GPU, where they are cosines times a hundred."""
 
@@ -49,6 +50,8 @@ def build_trainee(task: FewshotTask, method: str, run: Run, accelerator: Acceler
         load_adapter=learner.load,
         rules=learner.rules,
         average=average_of(options, learner.parameters, optimizer),
+        # Dropout then depends on the step alone: not on which twins are trained beside it.
+        before_step=lambda _, step: torch.manual_seed(options.seed * SEED_STRIDE + step),
     )
 
 
