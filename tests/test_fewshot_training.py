@@ -248,8 +248,8 @@ def test_other_shots_are_no_run_to_go_on_with(base, pictures, tmp_path):
 
 @pytest.mark.slow
 def test_the_embedded_model_learns_things_it_has_never_seen(tmp_path):
-    flags = ["--shots", "4", "--steps", "60", "--batch-size", "12", "--test-limit", "120"]
+    flags = ["--shots", "4", "--steps", "100", "--batch-size", "12", "--test-limit", "120"]
     outcome = train(*flags, "--output-dir", str(tmp_path), "--name", "new", "--method", "nora")
     assert outcome.status == 0, outcome.err
     found = scores(tmp_path / "new-nora")
-    assert found["chance"] < found["zero_shot"] < found["accuracy"] - 0.1
+    assert found["chance"] < found["zero_shot"] < found["accuracy"] - 0.05

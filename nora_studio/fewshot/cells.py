@@ -7,9 +7,9 @@ import subprocess
 import tomllib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tqdm import tqdm
 
@@ -26,6 +26,42 @@ PACE_STEPS = 30
 PACE_SHOTS = 4
 
 
+class Crew:
+    """The trainer's processes at work: a stop reaches them all, and they save before they end."""
+
+    def __init__(self) -> None:
+        self.children: set[subprocess.Popen[str]] = set()
+        self.stopped_by: int | None = None
+
+    def call(self, command: Sequence[str], output: IO[str], environment: dict[str, str]) -> int:
+        """Run one to its end.
+
+        Returns:
+            Its exit status.
+
+        Raises:
+            StudioError: a stop was asked for.
+        """
+        if self.stopped_by is None:
+            child = subprocess.Popen(
+                command, stdout=output, stderr=output, env=environment, text=True
+            )
+            self.children.add(child)
+            if self.stopped_by is not None:  # Between those two lines.
+                child.terminate()
+            status = child.wait()
+            self.children.discard(child)
+            if self.stopped_by is None:
+                return status
+        raise StudioError("stopped; what is finished is kept. Go on with the same command.")
+
+    def stop(self, number: int, frame: object = None) -> None:
+        """Ask all to end, and begin none; a signal's handler."""
+        self.stopped_by = number
+        for child in tuple(self.children):
+            child.terminate()
+
+
 @dataclass(frozen=True)
 class Workshop:
     """Where cells are kept, and how they are trained."""
@@ -37,6 +73,7 @@ class Workshop:
     """What these come to: kept with every cell, and the same in all."""
     jobs: int = 1
     """Processes at once."""
+    crew: Crew = field(default_factory=Crew)
 
     def read(self, cell: Cell, rate: float | None) -> dict[str, Any] | None:
         """A cell that is finished.
@@ -138,7 +175,7 @@ class Workshop:
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         with log.open("a", encoding="utf-8") as output:
             command = script_command(TRAIN, flags)
-            status = subprocess.call(command, stdout=output, stderr=output, env=environment)
+            status = self.crew.call(command, output, environment)
         if status:
             last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
             raise StudioError(f"{log} ended with status {status}: {' '.join(last)}")
