@@ -71,6 +71,8 @@ class AnswerOptions:
     lm_eval: tuple[str, ...] = ()
     """Tasks of lm-evaluation-harness to run too, by its own names, such as piqa arc_easy; it
     fetches their data."""
+    lm_eval_include: Path | None = None
+    """Folder of task files for it, beside its own."""
 
 
 def main() -> int:

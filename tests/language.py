@@ -24,7 +24,7 @@ def tiny_llama(folder: Path) -> Path:
     model = build_model(LanguageSettings(width=64, layers=2), tokenizer)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if "proj" in name:
+            if "proj" in name or "embed" in name:
                 weight.mul_(HIGH)
     export_model(folder, model)
     return folder

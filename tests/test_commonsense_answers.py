@@ -152,12 +152,48 @@ def test_answers_to_other_questions_are_not_mixed_in(folder, tmp_path, capsys):
     assert "--shard: expected a pair" in capsys.readouterr().err
 
 
-def test_the_harness_is_asked_for_by_name_where_it_is_missing(model):
-    try:
-        import lm_eval  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        with pytest.raises(StudioError, match=r"nora-studio\[eval\]"):
-            evaluate_with_harness(model, ["piqa"], 4, 2)
-    else:
-        with pytest.raises(StudioError, match="knows no task"):
-            evaluate_with_harness(model, ["no-such-task"], 4, 2)
+TASK = """task: one_world
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{text}}}}"
+doc_to_choice: ["true", "false"]
+doc_to_target: "{{{{label}}}}"
+metric_list:
+  - metric: acc
+"""
+
+
+def test_the_harness_asks_the_model_by_its_own_api(model, tmp_path, monkeypatch):
+    """On a task of its own format, whose data lie on this disk."""
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install '.[eval]'")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "rows.json"
+    texts = [question.row["instruction"] for question in some_questions()]
+    file.write_text("".join(json.dumps({"text": t, "label": 0}) + "\n" for t in texts))
+    (tmp_path / "one_world.yaml").write_text(TASK.format(file=file))
+    found = evaluate_with_harness(model, ["one_world"], 2, include=tmp_path)
+    right = 0
+    for text in texts:
+        begun = model.tokenizer(text).input_ids
+        scores = []
+        for word in (" true", " false"):
+            ids = begun + model.tokenizer(word, add_special_tokens=False).input_ids
+            with torch.no_grad():
+                log = model.decoder(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+            scores.append(sum(float(log[n - 1, ids[n]]) for n in range(len(begun), len(ids))))
+        right += scores[0] > scores[1]
+    assert found["one_world"]["acc,none"] == pytest.approx(right / len(texts))
+    with pytest.raises(StudioError, match="knows no task 'no_such'"):
+        evaluate_with_harness(model, ["no_such"], 2)
+
+
+def some_questions() -> list[Question]:
+    return [Question(SETS[n % 8], n, row) for n, row in enumerate(some_rows(5))]
+
+
+def test_without_the_harness_the_option_says_what_to_install(model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    with pytest.raises(StudioError, match=r"nora-studio\[eval\]"):
+        evaluate_with_harness(model, ["piqa"], 4)

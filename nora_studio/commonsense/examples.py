@@ -23,7 +23,7 @@ class Example:
 
     ids: tuple[int, ...]
     learned_from: int
-    """Place of the first token whose prediction counts, beside the very first."""
+    """Place of the first token whose prediction counts; the very first is never predicted."""
 
 
 def encode(row: Row, tokenizer: Any, cutoff: int, train_on_inputs: bool) -> Example:
@@ -57,7 +57,10 @@ def collate(examples: Sequence[Example], pad: int) -> Batch:
     for row, example in enumerate(examples):
         begin = length - len(example.ids)
         ids[row, begin:] = torch.tensor(example.ids)
-        labels[row, begin + example.learned_from :] = ids[row, begin + example.learned_from :]
+        # The very first token is nobody's to predict. LLM-Adapters labels it too, which padded rows
+        # then predict from their padding, and the others not.
+        first = begin + max(1, example.learned_from)
+        labels[row, first:] = ids[row, first:]
         mask[row, begin:] = 1
     return {
         "input_ids": ids,
@@ -86,7 +89,6 @@ def pack(examples: Sequence[Example], rows: int, cutoff: int, pad: int) -> Batch
         for example in (examples[member] for member in members):
             end = begin + len(example.ids)
             ids[row, begin:end] = torch.tensor(example.ids)
-            # An example's own first token is nobody's to predict.
             first = begin + max(1, example.learned_from)
             labels[row, first:end] = ids[row, first:end]
             positions[row, begin:end] = torch.arange(end - begin)

@@ -1,6 +1,7 @@
 """EleutherAI's lm-evaluation-harness through its own API, for those who have its data."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from nora_studio.commonsense.generation import Model
@@ -8,13 +9,18 @@ from nora_studio.errors import StudioError
 
 
 def evaluate_with_harness(
-    model: Model, tasks: Sequence[str], batch_size: int, limit: int | None
+    model: Model,
+    tasks: Sequence[str],
+    batch_size: int,
+    limit: int | None = None,
+    include: Path | None = None,
 ) -> dict[str, dict[str, float]]:
     """The harness's metrics by task, such as {"piqa": {"acc,none": 0.79}}.
 
     Args:
         tasks: By the harness's names ("arc_easy", "piqa", ...).
         limit: At most so many questions of each.
+        include: Folder of task files (YAML) beside the harness's own.
 
     Raises:
         StudioError: lm-eval is not installed, or does not know a task.
@@ -28,11 +34,17 @@ def evaluate_with_harness(
             f"--lm-eval: needs lm-eval, which is not installed ({error}). Run `pip install "
             "'nora-studio[eval]'`, or leave the option out."
         ) from error
-    manager = TaskManager()
+    manager = TaskManager(include_path=None if include is None else str(include))
     unknown = [task for task in tasks if task not in manager.all_tasks]
     if unknown:
         raise StudioError(f"--lm-eval: the harness knows no task {unknown[0]!r}.")
-    wrapped = HFLM(pretrained=model.decoder, tokenizer=model.tokenizer, batch_size=batch_size)
+    begins = model.tokenizer("a").input_ids[0] == model.tokenizer.bos_token_id
+    wrapped = HFLM(
+        pretrained=model.decoder,
+        tokenizer=model.tokenizer,
+        batch_size=batch_size,
+        add_bos_token=begins,
+    )
     found: Any = lm_eval.simple_evaluate(
         model=wrapped, tasks=list(tasks), limit=limit, task_manager=manager
     )

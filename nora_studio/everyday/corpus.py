@@ -24,7 +24,9 @@ from nora_studio.everyday.wording import WORDINGS, with_article
 QUIZ_SHARE = 0.35
 """Of the documents."""
 _LABELS = ("abcdef", "ABCDEF", "123456", ("one", "two", "three", "four", "five", "six"))
-_FRAMES = ("({}) {}", "{}) {}", "{}. {}", "{}: {}", "choice {}: {}")
+_FRAMES = ("({}) {}", "{}) {}", "{}. {}", "{}: {}")
+_WORDS = ("choice", "answer", "solution", "ending", "option")
+"""What a label may be called, small or large."""
 
 
 def documents(seed: int, count: int) -> Iterator[str]:
@@ -71,14 +73,19 @@ def quiz(draw: random.Random, fact: Fact) -> tuple[str, str]:
     """A quiz up to its reply, and the reply: the right choice's label, or yes or no."""
     if draw.random() < 0.25 or fact.relation == "in water":
         question, is_so = doubt(draw, fact)
+        if draw.random() < 0.5:
+            return f"{question}? Say true or false:", " true" if is_so else " false"
         return f"{question}?", " Yes" if is_so else " No"
     choice, labels, frame = _asked(draw, fact), draw.choice(_LABELS), draw.choice(_FRAMES)
+    word = f"{draw.choice(_WORDS)} " if draw.random() < 0.5 else ""
+    shown_word = word.title() if draw.random() < 0.5 else word
     between = draw.choice((" ", "\n", "; "))
     shown = between.join(
-        frame.format(label, option) for label, option in zip(labels, choice.options)
+        shown_word + frame.format(label, option) for label, option in zip(labels, choice.options)
     )
-    lead = draw.choice(("Quiz. ", "Riddle. ", ""))
-    return f"{lead}{choice.question}{between}{shown}{between}Reply:", f" {labels[choice.correct]}"
+    lead = draw.choice(("Quiz. ", "Riddle. ", "Which is correct? ", ""))
+    question = f"{lead}{choice.question}{between}{shown}{between}Reply: {word}".rstrip()
+    return question, f" {labels[choice.correct]}"
 
 
 def _asked(draw: random.Random, fact: Fact) -> Choice:

@@ -14,8 +14,8 @@ class LanguageSettings:
     """Folder for the training state that `--resume` goes on from."""
     seconds: float = 300.0
     """Training time, compilation left out."""
-    documents: int = 1_500_000
-    """Texts of the corpus, about 45 tokens each."""
+    documents: int = 4_000_000
+    """Texts of the corpus, about 40 tokens each."""
     batch: int = 512
     """Rows of 256 tokens a step."""
     rate: float = 2e-3
