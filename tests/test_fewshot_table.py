@@ -98,6 +98,7 @@ def test_a_stop_reaches_every_process_and_begins_none(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_table_is_trained_once_and_goes_on(tmp_path):
     base, pictures = tiny_clip(tmp_path / "clip"), coloured_folder(tmp_path / "colours")
     arguments = [

@@ -247,6 +247,7 @@ def test_other_shots_are_no_run_to_go_on_with(base, pictures, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_embedded_model_learns_things_it_has_never_seen(tmp_path):
     flags = ["--shots", "4", "--steps", "100", "--batch-size", "12", "--test-limit", "120"]
     outcome = train(*flags, "--output-dir", str(tmp_path), "--name", "new", "--method", "nora")
