@@ -8,10 +8,11 @@ First each method's learning rates are tried at `--rate-shots` shots with a seed
 validation pictures alone; then every method learns at its best rate, at every number of shots, with
 every seed; last each method's pace is measured, alone on the device. Finished cells are kept as one
 JSON each, so the same command goes on where it was stopped. Writes table2.json and table2.md.
-Exit status: 0 done, 2 bad input or a failed run.
+Exit status: 0 done, 2 bad input or a failed run, 128 + n stopped by signal n.
 """
 
 import json
+import signal
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ import tyro
 
 from nora_studio.atomic import write_text
 from nora_studio.errors import StudioError, run_entry
-from nora_studio.fewshot.cells import Workshop
+from nora_studio.fewshot.cells import Crew, Workshop
 from nora_studio.fewshot.datasets import SPLITS, find_dataset
 from nora_studio.fewshot.methods import METHODS
 from nora_studio.fewshot.recommended import recommended, with_recommended
@@ -65,6 +66,23 @@ class TableOptions:
 
 def main() -> int:
     options = tyro.cli(TableOptions, description=__doc__)
+    crew = Crew()
+    before = {
+        number: signal.signal(number, crew.stop) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        return make_table(options, crew)
+    except StudioError as error:
+        if crew.stopped_by is None:
+            raise
+        print(error, file=sys.stderr)
+        return 128 + crew.stopped_by
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def make_table(options: TableOptions, crew: Crew) -> int:
     flags, resolved = resolve(options)
     plain = tomllib.loads(to_toml(resolved))
     settings = {name: value for name, value in plain.items() if name not in OF_EACH_CELL}
@@ -73,7 +91,7 @@ def main() -> int:
         dataset.splits[split][0][0].digest()
 
     def workshop(name: str) -> Workshop:
-        return Workshop(options.out / name, flags, settings, options.jobs)
+        return Workshop(options.out / name, flags, settings, options.jobs, crew)
 
     rates: dict[str, float | None] = {
         name: recommended(name, resolved.model).rates[0] if METHODS[name].trains else None

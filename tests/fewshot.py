@@ -16,13 +16,13 @@ TOP = Path(__file__).parent.parent
 SHADES = {"red": (200, 40, 40), "green": (40, 180, 60), "navy_blue": (30, 40, 150)}
 
 
-def coloured_folder(folder: Path, of_each: int = 12) -> Path:
+def coloured_folder(folder: Path, of_each: int = 12, size: tuple[int, int] = (36, 40)) -> Path:
     """A folder of three classes; each picture noise around its class's colour, all of one size."""
     random = np.random.default_rng(0)
     for name, shade in SHADES.items():
         (folder / name).mkdir(parents=True)
         for number in range(of_each):
-            pixels = np.array(shade) + random.normal(0, 30, (36, 40, 3))
+            pixels = np.array(shade) + random.normal(0, 30, (*size, 3))
             image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
             image.save(folder / name / f"{number}.png")
     return folder
@@ -42,7 +42,8 @@ def flags_for(base: Path, pictures: Path, runs: Path, **changes: object) -> list
     for name, value in (flags | changes).items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
+            part, dot, name = flag.rpartition(".")
+            words.append(f"--{flag}" if value else f"--{part}{dot}no-{name}")
         elif isinstance(value, tuple):
             words += [f"--{flag}", *map(str, value)]
         elif value is not None:

@@ -57,7 +57,7 @@ def test_options_go_through_a_file_and_back(tmp_path):
     file = tmp_path / "config.toml"
     file.write_text(to_toml(options))
     assert parse(FewshotOptions, ["--config", str(file)]) == options
-    assert (options.steps, options.batch_size, options.schedule) == (20 * 4, 32, "cosine")
+    assert (options.steps, options.batch_size, options.schedule) == (40 * 4, 32, "cosine")
     assert final_rate_of(options) == 1e-6
     file.write_text("shotz = 3\n")
     with pytest.raises(StudioError, match=r"unknown option 'shotz'\. Did you mean 'shots'"):

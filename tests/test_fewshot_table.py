@@ -2,13 +2,20 @@
 
 import json
 import math
+import os
+import signal
 import statistics
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fewshot import coloured_folder, run_script
 from tiny import tiny_clip
 
 from nora_studio.errors import StudioError
+from nora_studio.fewshot.cells import Crew
 from nora_studio.fewshot.table import (
     as_markdown,
     check_alike,
@@ -70,7 +77,28 @@ def test_half_a_cell_is_none(tmp_path):
     assert read_cell(file) == {"accuracy": 0.5}
 
 
+def test_a_stop_reaches_every_process_and_begins_none(tmp_path):
+    crew = Crew()
+    command = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
+
+    def work(_):
+        with (tmp_path / "log").open("a") as output:
+            return crew.call(command, output, dict(os.environ))
+
+    timer = threading.Timer(0.5, crew.stop, [signal.SIGTERM])
+    timer.start()
+    began = time.monotonic()
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(work, n) for n in range(4)]
+    for future in futures:
+        with pytest.raises(StudioError, match="Go on with the same command"):
+            future.result()
+    assert time.monotonic() - began < 20 and not crew.children
+    assert Crew().call([sys.executable, "-S", "-c", "raise SystemExit(3)"], None, {}) == 3
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_table_is_trained_once_and_goes_on(tmp_path):
     base, pictures = tiny_clip(tmp_path / "clip"), coloured_folder(tmp_path / "colours")
     arguments = [

@@ -102,13 +102,6 @@ def test_methods_trained_one_after_the_other_are_the_twins_to_the_bit(base, pict
         assert train(*flags).status == 0
     for method in ("nora", "clip-lora"):
         one, other = (tmp_path / name / f"tiny-{method}" for name in ("together", "alone"))
-        assert losses(one) == losses(other) or method == "clip-lora"
-    # Dropout is drawn from torch's one generator, which twins share; without it all are the same.
-    for name, twins in (("together0", True), ("alone0", False)):
-        flags = flags_for(base, pictures, tmp_path / name, twins=twins, dropout=0)
-        assert train(*flags).status == 0
-    for method in ("nora", "clip-lora"):
-        one, other = (tmp_path / name / f"tiny-{method}" for name in ("together0", "alone0"))
         assert losses(one) == losses(other)
 
 
@@ -138,8 +131,10 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(base, pictures, tmp_path, monke
         assert scores(one)["accuracy"] == scores(other)["accuracy"]
 
 
-def test_the_loss_of_the_first_step_is_cross_entropy_at_a_hundred(base, pictures, tmp_path):
+def test_the_loss_of_the_first_step_is_cross_entropy_at_a_hundred(base, tmp_path):
     """Against open_clip's own model and preprocessing, in float64, without augmentation."""
+    # As large as the model's own: no resizing, which rounds to bytes in PIL.
+    pictures = coloured_folder(tmp_path / "small", size=(32, 32))
     for name, scale in (("protocol", 100.0), ("model", None)):
         flags = flags_for(
             base, pictures, tmp_path / name, augment=False, logit_scale=name, steps=1,
@@ -160,8 +155,17 @@ def test_the_loss_of_the_first_step_is_cross_entropy_at_a_hundred(base, pictures
         scale = scale or model.logit_scale.exp().item()
         labels = torch.tensor([label for _, label in drawn["train"]])
         expected = torch.nn.functional.cross_entropy(scale * seen @ said.T, labels).item()
-        # The preprocessing rounds its crop to bytes; ours does not.
-        assert losses(run)[0] == pytest.approx(expected, rel=2e-2 if scale > 50 else 5e-3)
+        assert losses(run)[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_bfloat16_learns_from_the_same_loss(base, pictures, tmp_path):
+    for precision in ("fp32", "bf16"):
+        flags = flags_for(base, pictures, tmp_path / precision, precision=precision, dropout=0)
+        assert train(*flags).status == 0
+    exact, rounded = (losses(tmp_path / name / "tiny-nora") for name in ("fp32", "bf16"))
+    assert exact[0] != rounded[0]
+    assert exact[0] == pytest.approx(rounded[0], rel=0.05)
+    assert scores(tmp_path / "bf16" / "tiny-nora")["precision"] == "bfloat16"
 
 
 def test_a_frozen_encoder_is_asked_once(base, pictures, tmp_path, monkeypatch):
@@ -217,7 +221,7 @@ def test_a_merged_model_is_open_clips_own_and_as_good(base, pictures, tmp_path):
         ({"steps_per_shot": 3}, "--steps-per-shot: --steps says how many already"),
         ({"dataset": "cifar"}, "--dataset: expected embedded"),
         ({"model": "no-such-clip"}, "--model: expected 'embedded'"),
-        ({"vision.rank": 33}, "rank must be 1-8"),
+        ({"vision.rank": 33}, "rank must be 1-32"),
         ({"merged": True, "model": "hf-hub:a/b"}, "--merged: hf-hub:a/b keeps"),
         ({"final_rate": 1e-5, "schedule": "linear"}, "--final-rate: expected a cosine"),
         ({"accumulate": 4}, "--accumulate: expected a divisor of the batch of 6"),
@@ -243,9 +247,10 @@ def test_other_shots_are_no_run_to_go_on_with(base, pictures, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_embedded_model_learns_things_it_has_never_seen(tmp_path):
-    flags = ["--shots", "4", "--steps", "60", "--batch-size", "12", "--test-limit", "120"]
+    flags = ["--shots", "4", "--steps", "100", "--batch-size", "12", "--test-limit", "120"]
     outcome = train(*flags, "--output-dir", str(tmp_path), "--name", "new", "--method", "nora")
     assert outcome.status == 0, outcome.err
     found = scores(tmp_path / "new-nora")
-    assert found["chance"] < found["zero_shot"] < found["accuracy"] - 0.1
+    assert found["chance"] < found["zero_shot"] < found["accuracy"] - 0.05

@@ -78,7 +78,7 @@ class UnpackedAttention(nn.Module):
     def _project(self, x: Tensor) -> list[Tensor]:
         """q, k and v, with what adapters add to them."""
         layers = [getattr(self, name) for name in PROJECTIONS]
-        bases: list[Projection] = [
+        bases: list[Any] = [
             layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
             for layer in layers
         ]

@@ -7,9 +7,9 @@ import subprocess
 import tomllib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tqdm import tqdm
 
@@ -26,6 +26,42 @@ PACE_STEPS = 30
 PACE_SHOTS = 4
 
 
+class Crew:
+    """The trainer's processes at work: a stop reaches them all, and they save before they end."""
+
+    def __init__(self) -> None:
+        self.children: set[subprocess.Popen[str]] = set()
+        self.stopped_by: int | None = None
+
+    def call(self, command: Sequence[str], output: IO[str], environment: dict[str, str]) -> int:
+        """Run one to its end.
+
+        Returns:
+            Its exit status.
+
+        Raises:
+            StudioError: a stop was asked for.
+        """
+        if self.stopped_by is None:
+            child = subprocess.Popen(
+                command, stdout=output, stderr=output, env=environment, text=True
+            )
+            self.children.add(child)
+            if self.stopped_by is not None:  # Between those two lines.
+                child.terminate()
+            status = child.wait()
+            self.children.discard(child)
+            if self.stopped_by is None:
+                return status
+        raise StudioError("stopped; what is finished is kept. Go on with the same command.")
+
+    def stop(self, number: int, frame: object = None) -> None:
+        """Ask all to end, and begin none; a signal's handler."""
+        self.stopped_by = number
+        for child in tuple(self.children):
+            child.terminate()
+
+
 @dataclass(frozen=True)
 class Workshop:
     """Where cells are kept, and how they are trained."""
@@ -37,6 +73,7 @@ class Workshop:
     """What these come to: kept with every cell, and the same in all."""
     jobs: int = 1
     """Processes at once."""
+    crew: Crew = field(default_factory=Crew)
 
     def read(self, cell: Cell, rate: float | None) -> dict[str, Any] | None:
         """A cell that is finished.
@@ -58,7 +95,8 @@ class Workshop:
     ) -> list[dict[str, Any]]:
         """Train every cell that is not there yet; give them all back, in order.
 
-        Cells of the same shots and seed share a process, as twins. The longest go first.
+        Cells of the same shots and seed share a process, as twins, or several where there are jobs
+        to spare; what they learn does not depend on it. The longest go first.
 
         Raises:
             StudioError: a training failed, or a cell was trained under other settings.
@@ -67,7 +105,9 @@ class Workshop:
         for cell in cells:
             if self.read(cell, rates[cell.method]) is None:
                 groups.setdefault((cell.shots, cell.seed), []).append(cell)
-        work = sorted(groups.values(), key=lambda group: -group[0].shots * len(group))
+        pieces = max(1, self.jobs // max(1, len(groups)))
+        work = [own[n::pieces] for own in groups.values() for n in range(min(pieces, len(own)))]
+        work.sort(key=lambda group: -group[0].shots * len(group))
         with (
             ThreadPoolExecutor(self.jobs) as pool,
             tqdm(total=len(work), desc=self.folder.name, unit="process") as bar,
@@ -130,12 +170,12 @@ class Workshop:
             if not _goes_on(run, methods, overrides):
                 shutil.rmtree(run.folder)
         flags += ["--resume"] if any(run.exists for run in begun) else []
-        log = folder / f"{stem}.log"
+        log = folder / f"{stem}-{methods[0]}.log"
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         with log.open("a", encoding="utf-8") as output:
             command = script_command(TRAIN, flags)
-            status = subprocess.call(command, stdout=output, stderr=output, env=environment)
+            status = self.crew.call(command, output, environment)
         if status:
             last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
             raise StudioError(f"{log} ended with status {status}: {' '.join(last)}")

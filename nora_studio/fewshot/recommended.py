@@ -18,7 +18,7 @@ from nora_studio.settings.checks import check_above_zero, check_not_negative, ch
 from nora_studio.settings.learning import check_learning_options, check_resolved
 from nora_studio.settings.watching import check_keeping_options
 
-_STEPS_PER_SHOT = {"clip": 500, "mini": 20}
+_STEPS_PER_SHOT = {"clip": 500, "mini": 40}
 _BATCH = 32
 FINAL_RATE = 1e-6
 
@@ -58,13 +58,13 @@ _CLIP = {
     "clip-adapter": Recommendation(4, (1e-3,), source="paper, ratio 4"),
 }
 _EMBEDDED = {
-    "clip-lora": Recommendation(2, (3e-3, 1e-3, 1e-2), 1.0),
-    "lora+": Recommendation(2, (1e-3, 3e-4, 3e-3), _AS_CLIP_LORA),
-    "adalora": Recommendation(2, (1e-2, 3e-3, 3e-2), _AS_CLIP_LORA),
-    "dylora": Recommendation(2, (3e-3, 1e-3, 1e-2), _AS_CLIP_LORA),
-    "lora-fa": Recommendation(2, (3e-3, 1e-3, 1e-2), _AS_CLIP_LORA),
+    "clip-lora": Recommendation(2, (1e-2, 3e-3, 3e-2), 1.0),
+    "lora+": Recommendation(2, (3e-3, 1e-3, 1e-2), _AS_CLIP_LORA),
+    "adalora": Recommendation(2, (2e-2, 6e-3, 6e-2), _AS_CLIP_LORA),
+    "dylora": Recommendation(2, (1e-2, 3e-3, 3e-2), _AS_CLIP_LORA),
+    "lora-fa": Recommendation(2, (1e-2, 3e-3, 3e-2), _AS_CLIP_LORA),
     "vera": Recommendation(64, (3e-2, 1e-2, 1e-1)),
-    "nora": Recommendation(8, (5e-3, 1e-3, 1e-2), outer_rank=32),
+    "nora": Recommendation(8, (1e-2, 3e-3, 3e-2), outer_rank=32),
     "clip-adapter": Recommendation(4, (3e-3, 1e-3, 1e-2)),
 }
 

@@ -68,7 +68,7 @@ class EncodersOptions:
     logit_scale: Literal["protocol", "model"] = "protocol"
     """What cosines are multiplied by in the loss: 100, or the model's own exp(logit_scale)."""
     steps_per_shot: int | None = None
-    """Where `steps` is not given: steps for each shot. None: 500, and 20 on the embedded model."""
+    """Where `steps` is not given: steps for each shot. None: 500, and 40 on the embedded model."""
     final_rate: float | None = None
     """Learning rate that a cosine ends at. None: 1e-6."""
 

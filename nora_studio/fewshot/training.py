@@ -23,6 +23,7 @@ from nora_studio.runs import Run
 from nora_studio.trainee import Trainee
 
 SCORES = "scores.json"
+SEED_STRIDE = 1_000_003
 TOLERANCE = 0.5
 """Logits may differ by so much on a GPU, where they are cosines times a hundred."""
 
@@ -49,6 +50,8 @@ def build_trainee(task: FewshotTask, method: str, run: Run, accelerator: Acceler
         load_adapter=learner.load,
         rules=learner.rules,
         average=average_of(options, learner.parameters, optimizer),
+        # Dropout then depends on the step alone: not on which twins are trained beside it.
+        before_step=lambda _, step: torch.manual_seed(options.seed * SEED_STRIDE + step),
     )
 
 
@@ -58,7 +61,10 @@ def tested(classifier: Any, exam: Exam, accelerator: Accelerator) -> tuple[float
     right = torch.zeros((), dtype=torch.int64, device=accelerator.device)
     first: Tensor | None = None
     was_training = classifier.training
+    trained = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
     classifier.eval()
+    for parameter in trained:  # Torch multiplies weights that want a gradient in another way.
+        parameter.requires_grad_(False)
     try:
         with accelerator.autocast():
             classes = classifier.class_features()
@@ -68,6 +74,8 @@ def tested(classifier: Any, exam: Exam, accelerator: Accelerator) -> tuple[float
                 first = logits.float().cpu() if first is None else first
     finally:
         classifier.train(was_training)
+        for parameter in trained:
+            parameter.requires_grad_(True)
     assert first is not None, "an exam has at least one picture"
     return right.item() / len(exam.pictures), first
 

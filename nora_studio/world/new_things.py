@@ -250,16 +250,15 @@ def varying(points: Sequence[Point], pen: Pen) -> list[Point]:
     return [(a + zero, b + zero) for a, b in points]
 
 
-def draw_pencil(pen: Pen, paint: Paint) -> Anchors:
+def draw_crayon(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
-    wide, top = 0.19 + 0.06 * number(0), -0.62 - 0.14 * number(1)
+    wide, top = 0.2 + 0.06 * number(0), -0.66 - 0.14 * number(1)
     neck = 0.44
-    pen.part(box(x, y, 0.0, top - 0.06, wide, 0.13, 0.06), (0.95, 0.55, 0.62))
-    pen.part(box(x, y, 0.0, top + 0.1, wide, 0.09), _STEEL)
-    pen.part(box(x, y, 0.0, (top + 0.2 + neck) / 2, wide, (neck - top - 0.2) / 2), paint.surface)
-    pen.part(polygon(x, y, [(-wide, neck), (wide, neck), (0.0 * wide, GROUND)]), (0.93, 0.78, 0.58))
-    lead = [(-wide * 0.36, 0.7), (wide * 0.36, 0.7), (0.0 * wide, GROUND)]
-    pen.part(polygon(x, y, lead), paint.second * 0.8, 0.015)
+    tip = [(-wide * 0.7, neck), (wide * 0.7, neck), (wide * 0.2, GROUND), (-wide * 0.2, GROUND)]
+    pen.part(polygon(x, y, tip), paint.main)
+    pen.part(box(x, y, 0.0, (top + neck) / 2, wide, (neck - top) / 2, 0.03), paint.surface)
+    for band in (top + 0.16, neck - 0.12):
+        pen.flat(box(x, y, 0.0, band, wide, 0.035), INK)
     return _BARE
 
 
@@ -279,6 +278,6 @@ NEW_THINGS: dict[str, Kind] = {
     "windmill": Kind(draw_windmill, 0.3),
     "candle": Kind(draw_candle, 0.2),
     "anchor": Kind(draw_anchor, 0.2),
-    "pencil": Kind(draw_pencil, 0.0),
+    "crayon": Kind(draw_crayon, 0.0),
 }
 """How each is drawn, by class name."""
