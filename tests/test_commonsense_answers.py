@@ -165,6 +165,7 @@ metric_list:
 """
 
 
+@pytest.mark.slow
 def test_the_harness_asks_the_model_by_its_own_api(model, tmp_path, monkeypatch):
     """On a task of its own format, whose data lie on this disk."""
     pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install '.[eval]'")

@@ -61,7 +61,12 @@ def main() -> int:
         training.restore(settings.report)
         clock.say(f"going on after step {training.step}")
     about = {"asked": ("quiz",), "never_asked": ("train", "test")}
-    of_part = partial(Quizzes.about, tokenizer=tokenizer, device=settings.device, count=1024)
+    of_part = partial(
+        Quizzes.about,
+        tokenizer=tokenizer,
+        device=settings.device,
+        count=min(1024, settings.documents),
+    )
     quizzes = {name: of_part(parts) for name, parts in about.items()}
 
     def judge() -> dict[str, float]:
