@@ -6,11 +6,12 @@ Trains by training/llama_commonsense.py, asks by evaluation/commonsense.py, and 
 for each method and `table1.md`; a second call goes on where the first ended. About three minutes on
 one H100 with `--at-once 5`, where times of a step are those of five at once.
 Its cost columns on full-size models: evaluation/table1_costs.py.
-Exit status: 0 done, 2 bad input, that of a script that failed.
+Exit status: 0 done, 2 bad input, that of a script that failed, 128 + n stopped by signal n.
 """
 
 import json
-import subprocess
+import os
+import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import tyro
 from nora_studio.atomic import write_text
 from nora_studio.commonsense.table import ENTRIES, Entry, cell_of, markdown
 from nora_studio.errors import StudioError, run_entry
+from nora_studio.fewshot.cells import Crew
 from nora_studio.runs import Run
 from nora_studio.scripts import COMMONSENSE, LLAMA, script_command
 
@@ -60,14 +62,25 @@ def main() -> int:
         if label not in known:
             raise StudioError(f"--labels: expected some of {', '.join(known)}; got {label!r}.")
     rows: list[Entry | None] = [None, *(known[label] for label in options.labels)]
-    with ThreadPoolExecutor(options.at_once) as pool:
-        statuses = list(pool.map(lambda entry: make(options, entry), rows))
+    crew = Crew()
+    before = {n: signal.signal(n, crew.stop) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with ThreadPoolExecutor(options.at_once) as pool:
+            statuses = list(pool.map(lambda entry: make(options, entry, crew), rows))
+    except StudioError as error:
+        if crew.stopped_by is None:
+            raise
+        print(error, file=sys.stderr)
+        return 128 + crew.stopped_by
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     write_table(options)
     print((options.out / "table1.md").read_text(encoding="utf-8"))
     return next((status for status in statuses if status), 0)
 
 
-def make(options: TableOptions, entry: Entry | None) -> int:
+def make(options: TableOptions, entry: Entry | None, crew: Crew) -> int:
     """Train and ask one row, as far as it is not there yet; the first bad exit status, or 0."""
     name = BASE if entry is None else entry.name
     file = cell_file(options, name)
@@ -77,7 +90,7 @@ def make(options: TableOptions, entry: Entry | None) -> int:
     if entry is not None:
         run = Run(options.out / "runs" / f"{name}-{entry.method}")
         if run.read_status().get("state") != "finished":
-            status = call(options, name, LLAMA, training_flags(options, entry, run.exists))
+            status = call(options, crew, name, LLAMA, training_flags(options, entry, run.exists))
             if status:
                 return status
     answers = options.out / "answers" / name
@@ -85,7 +98,7 @@ def make(options: TableOptions, entry: Entry | None) -> int:
     asked += ["--batch-size", str(options.batch_size)]
     asked += ["--model", options.model] if run is None else ["--adapter", str(run.folder)]
     asked += [] if options.limit is None else ["--limit", str(options.limit)]
-    status = call(options, name, COMMONSENSE, asked)
+    status = call(options, crew, name, COMMONSENSE, asked)
     if status == 0:
         label = BASE if entry is None else entry.label
         cell = {"label": label, **cell_of(run, answers)}
@@ -104,14 +117,12 @@ def training_flags(options: TableOptions, entry: Entry, resume: bool) -> list[st
     return [*flags, "--resume"] if resume else flags
 
 
-def call(options: TableOptions, name: str, script: str, flags: list[str]) -> int:
+def call(options: TableOptions, crew: Crew, name: str, script: str, flags: list[str]) -> int:
     """Run a script, its words in a log beside the results."""
     log = options.out / "logs" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as stream:
-        status = subprocess.call(
-            script_command(script, flags), stdout=stream, stderr=subprocess.STDOUT
-        )
+        status = crew.call(script_command(script, flags), stream, dict(os.environ))
     if status:
         tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         print(f"{name}: {script} ended with {status}: {' '.join(tail)}", file=sys.stderr)

@@ -1,6 +1,11 @@
 """Table 1: its shape, its arithmetic, and a step measured with each adapter."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +19,8 @@ from nora_studio.methods.spec import AdapterSpec
 from nora_studio.methods.table import METHODS
 from nora_studio.runs import Run
 from nora_studio.shapes import BUILT_IN
+
+SCRIPT = Path(__file__).parent.parent / "evaluation" / "table1.py"
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +120,27 @@ def test_a_cell_is_what_run_and_answers_say(tmp_path):
     assert (cell["parameters"], cell["steps"]) == (7, 4)
     assert (cell["seconds_per_step"], cell["memory_gib"]) == (0.2, 2.0)
     assert "parameters" not in cell_of(None, answers)
+
+
+@pytest.mark.slow
+def test_a_table_is_made_of_real_runs_and_goes_on_after_a_stop(tmp_path):
+    """Stopped while it trains: the training saves, and the same command finishes the table."""
+    model = tiny_llama(tmp_path / "llama")
+    words = ["--out", str(tmp_path / "out"), "--model", str(model), "--labels", "LoRA 4"]
+    words += ["--limit", "1", "--batch-size", "8", "--flags=--validation=8"]
+    words += ["--flags=--batch-size=4", "--flags=--checkpoint-every=1000"]
+    table = subprocess.Popen([sys.executable, str(SCRIPT), *words, "--steps", "400"])
+    run = Run(tmp_path / "out" / "runs" / "lora-4-lora")
+    while run.read_status().get("step", 0) < 10:
+        assert table.poll() is None
+        time.sleep(0.05)
+    table.send_signal(signal.SIGTERM)
+    assert table.wait(60) == 128 + signal.SIGTERM
+    stopped = run.read_status()
+    assert stopped["state"] == "stopped" and list(run.checkpoints()) == [stopped["step"]]
+    assert subprocess.call([sys.executable, str(SCRIPT), *words, "--steps", "400"]) == 0
+    assert run.read_log()[-1]["step"] == 400
+    page = (tmp_path / "out" / "table1.md").read_text(encoding="utf-8")
+    assert "| LoRA 4 | 0.01M |" in page and "| base |" in page
+    cell = json.loads((tmp_path / "out" / "lora-4.json").read_text(encoding="utf-8"))
+    assert len(cell["accuracy"]) == 8 and cell["steps"] == 400
