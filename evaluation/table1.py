@@ -21,8 +21,8 @@ import tyro
 
 from nora_studio.atomic import write_text
 from nora_studio.commonsense.table import ENTRIES, Entry, cell_of, markdown
+from nora_studio.crew import Crew
 from nora_studio.errors import StudioError, run_entry
-from nora_studio.fewshot.cells import Crew
 from nora_studio.runs import Run
 from nora_studio.scripts import COMMONSENSE, LLAMA, script_command
 

@@ -24,8 +24,9 @@ from typing import Any
 import tyro
 
 from nora_studio.atomic import write_text
+from nora_studio.crew import Crew
 from nora_studio.errors import StudioError, run_entry
-from nora_studio.fewshot.cells import Crew, Workshop
+from nora_studio.fewshot.cells import Workshop
 from nora_studio.fewshot.datasets import SPLITS, find_dataset
 from nora_studio.fewshot.methods import METHODS
 from nora_studio.fewshot.recommended import recommended, with_recommended

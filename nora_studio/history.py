@@ -10,6 +10,7 @@ from typing import Any
 
 from nora_studio.errors import StudioError
 from nora_studio.runs import CONFIG, Run
+from nora_studio.scripts import TRAINERS
 
 TRASH = ".trash"
 """Beside the runs: deleted runs wait there until they are emptied out."""
@@ -92,6 +93,22 @@ def method_of(run: Run, settings: Settings) -> str:
     """Which of the methods in a run's settings is this run's: twins share their settings."""
     methods = [word.strip() for word in str(settings.get("method", "")).split(",")]
     return next((m for m in methods if run.folder.name.endswith(f"-{m}")), methods[0])
+
+
+def trainer_of(run: Run) -> str:
+    """The script that trains a run, as `scripts.script_path` knows it.
+
+    Raises:
+        StudioError: its settings are no trainer's, or cannot be read.
+    """
+    settings = read_settings(run)
+    for option, script in TRAINERS.items():
+        if option in settings:
+            return script
+    raise StudioError(
+        f"{run.folder / CONFIG} has none of {', '.join(TRAINERS)}: no trainer here began this run. "
+        "Go on with it by the script that did."
+    )
 
 
 def read_settings(run: Run) -> Settings:

@@ -11,7 +11,10 @@ from nora_studio.errors import StudioError
 TRAIN = "training/dreambooth_nora.py"
 CLIP_SCORE = "evaluation/clip_score.py"
 FIDELITY = "evaluation/fidelity.py"
+FEWSHOT = "training/clip_fewshot.py"
 LLAMA = "training/llama_commonsense.py"
+TRAINERS = {"instance_dir": TRAIN, "shots": FEWSHOT, "cutoff": LLAMA}
+"""Each trainer by an option that its runs alone have."""
 COMMONSENSE = "evaluation/commonsense.py"
 
 

@@ -14,8 +14,8 @@ import pytest
 from fewshot import coloured_folder, run_script
 from tiny import tiny_clip
 
+from nora_studio.crew import Crew
 from nora_studio.errors import StudioError
-from nora_studio.fewshot.cells import Crew
 from nora_studio.fewshot.table import (
     as_markdown,
     check_alike,

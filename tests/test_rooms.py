@@ -34,6 +34,7 @@ LEVELS = [
         "everyday",
         "prompts",
         "scripts",
+        "crew",
         "drawing_requests",
         "data",
         "grid",

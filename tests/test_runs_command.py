@@ -12,8 +12,12 @@ from test_training import METHODS, WEIGHTS, only_unet, tensors_of
 from trainer import run_trainer, tiny_arguments
 
 from nora_studio.commands import runs as command
+from nora_studio.commonsense.config import CommonsenseOptions
+from nora_studio.config import DreamboothOptions
 from nora_studio.errors import StudioError
-from nora_studio.history import TRASH, differing_settings, find_runs, standing
+from nora_studio.fewshot.settings import FewshotOptions
+from nora_studio.history import TRASH, differing_settings, find_runs, standing, trainer_of
+from nora_studio.options_file import to_toml
 from nora_studio.runs import Run
 
 SHORT = only_unet({"sample-every": 0, "log-every": 1, "schedule": "constant"})
@@ -167,3 +171,22 @@ def test_continue_starts_the_trainer_on_the_runs_own_settings(
     monkeypatch.setattr(sys, "argv", ["nora-studio"])
     assert command.run(["continue", "mug-nora", "--steps", "3", "--output-dir", str(tmp_path)]) == 0
     assert Run(tmp_path / "mug-nora").read_status()["steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "script"),
+    [
+        (DreamboothOptions(instance_dir=Path("mug"), prompt="a [V] mug"), "dreambooth_nora"),
+        (FewshotOptions(shots=4), "clip_fewshot"),
+        (CommonsenseOptions(), "llama_commonsense"),
+    ],
+)
+def test_a_run_is_continued_by_the_script_that_began_it(tmp_path, options, script):
+    run = Run.create(tmp_path / "run", to_toml(options))
+    assert trainer_of(run) == f"training/{script}.py"
+
+
+def test_a_run_of_no_trainer_is_not_continued(tmp_path):
+    run = Run.create(tmp_path / "run", "lr = 0.1\n")
+    with pytest.raises(StudioError, match="no trainer here began this run"):
+        trainer_of(run)

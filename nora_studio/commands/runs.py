@@ -26,8 +26,9 @@ from nora_studio.history import (
     standing,
     take_back,
     throw_away,
+    trainer_of,
 )
-from nora_studio.scripts import TRAIN, run_script
+from nora_studio.scripts import run_script
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 48
@@ -213,7 +214,7 @@ def go_on(options: ContinueOptions) -> int:
     words = ["--config", str(run.folder / "config.toml"), "--resume"]
     if options.steps is not None:
         words += ["--steps", str(options.steps)]
-    return run_script(TRAIN, words)
+    return run_script(trainer_of(run), words)
 
 
 ACTIONS: dict[str, tuple[type, Callable[..., int]]] = {

@@ -3,63 +3,26 @@
 import json
 import os
 import shutil
-import subprocess
 import tomllib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tqdm import tqdm
 
 from nora_studio.atomic import write_text
+from nora_studio.crew import Crew
 from nora_studio.errors import StudioError
 from nora_studio.fewshot.settings import PARTS
 from nora_studio.fewshot.table import Cell, check_settings, read_cell
 from nora_studio.fewshot.training import SCORES
 from nora_studio.runs import CONFIG, Run
-from nora_studio.scripts import script_command
+from nora_studio.scripts import FEWSHOT, script_command
 
-TRAIN = "training/clip_fewshot.py"
 PACE_STEPS = 30
 PACE_SHOTS = 4
-
-
-class Crew:
-    """The trainer's processes at work: a stop reaches them all, and they save before they end."""
-
-    def __init__(self) -> None:
-        self.children: set[subprocess.Popen[str]] = set()
-        self.stopped_by: int | None = None
-
-    def call(self, command: Sequence[str], output: IO[str], environment: dict[str, str]) -> int:
-        """Run one to its end.
-
-        Returns:
-            Its exit status.
-
-        Raises:
-            StudioError: a stop was asked for.
-        """
-        if self.stopped_by is None:
-            child = subprocess.Popen(
-                command, stdout=output, stderr=output, env=environment, text=True
-            )
-            self.children.add(child)
-            if self.stopped_by is not None:  # Between those two lines.
-                child.terminate()
-            status = child.wait()
-            self.children.discard(child)
-            if self.stopped_by is None:
-                return status
-        raise StudioError("stopped; what is finished is kept. Go on with the same command.")
-
-    def stop(self, number: int, frame: object = None) -> None:
-        """Ask all to end, and begin none; a signal's handler."""
-        self.stopped_by = number
-        for child in tuple(self.children):
-            child.terminate()
 
 
 @dataclass(frozen=True)
@@ -174,7 +137,7 @@ class Workshop:
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         with log.open("a", encoding="utf-8") as output:
-            command = script_command(TRAIN, flags)
+            command = script_command(FEWSHOT, flags)
             status = self.crew.call(command, output, environment)
         if status:
             last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
