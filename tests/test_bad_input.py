@@ -169,6 +169,7 @@ def test_resuming_without_a_checkpoint_in_common(one_run):
     assert_refused(run_trainer(*flags), "no checkpoint", "mug-nora", "mug-lora")
 
 
+@pytest.mark.slow
 def test_resuming_from_a_damaged_checkpoint(one_run):
     folder, flags = one_run
     newest = folder / "mug-lora" / "checkpoints" / "step-000006"

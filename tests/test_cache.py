@@ -162,6 +162,7 @@ def test_a_folder_that_cannot_be_written_is_no_reason_to_stop(tmp_path):
     store.prune()
 
 
+@pytest.mark.slow
 def test_processes_may_write_the_same_key_at_once(tmp_path):
     code = (
         "import sys, types, pathlib, torch\n"

@@ -104,6 +104,7 @@ def test_the_token_doctor_answers_by_the_same_process(drawings, base):
         drawings.read_as_tokens(PROMPT, "nowhere")
 
 
+@pytest.mark.slow
 def test_a_cancelled_drawing_keeps_its_pictures_and_goes_on(drawings, visitor, asked):
     name = drawings.submit(visitor, asked(seeds=list(range(100))))
     until(lambda: drawings.read(visitor, name).files)

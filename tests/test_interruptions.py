@@ -80,6 +80,7 @@ def test_a_stop_before_anything_is_begun_leaves_nothing(trainer, tmp_path):
     assert not list((tmp_path / "runs").glob("*"))
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_saves_and_stops(trainer, tmp_path, run):
     master, slave = os.openpty()
     process = trainer(LONG, told=Path(os.ttyname(slave)))
@@ -118,6 +119,7 @@ def test_the_second_signal_ends_even_a_picture_at_once(trainer, tmp_path, run):
     assert picture.exists()  # drawn before going on
 
 
+@pytest.mark.slow
 def test_a_stop_during_the_proof_loses_nothing(trainer, tmp_path, run):
     process = trainer(SHORT)
     assert signal_when(process, signal.SIGTERM, run.adapter.exists)
@@ -151,6 +153,7 @@ def test_a_second_process_is_refused_and_a_killed_one_is_not_waited_for(trainer,
     assert second.wait() == 143
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_share_class_pictures_and_caches(trainer, tmp_path):
     changes = SHORT | {"prior-weight": 1, "class-pictures": 3}
     processes = [
@@ -198,6 +201,7 @@ def test_other_photos_than_it_began_with_are_told(tiny_base, photo_folder, tmp_p
     assert resumed(tiny_base, photos, tmp_path / "runs", SHORT).status == 0
 
 
+@pytest.mark.slow
 def test_twins_without_a_checkpoint_begin_anew_by_resume(tiny_base, photo_folder, tmp_path):
     """As a kill leaves them between making the first and the second, or at their first save."""
     changes = SHORT | {"checkpoint-every": 3, "evaluate-every": 2}

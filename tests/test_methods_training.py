@@ -195,7 +195,8 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    "method", ["dylora,adalora", pytest.param("lora-fa,vera", marks=pytest.mark.slow)]
+    "method",
+    [pytest.param(one, marks=pytest.mark.slow) for one in ("dylora,adalora", "lora-fa,vera")],
 )
 def test_twins_of_any_method_resume_to_the_same_bytes_and_are_proven(
     method, tiny_base, photo_folder, tmp_path

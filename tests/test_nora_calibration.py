@@ -185,6 +185,7 @@ def losses_of(run) -> list:
     return [json.loads(line).get("loss") for line in lines]
 
 
+@pytest.mark.slow
 def test_flags_work_to_the_end_and_the_lora_twin_never_notices(
     tiny_base, photo_folder, tmp_path, twins
 ):

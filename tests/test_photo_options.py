@@ -105,6 +105,7 @@ def test_every_option_changes_the_training(tiny_base, photos, tmp_path, changes)
     assert plain != changed
 
 
+@pytest.mark.slow
 def test_the_cache_changes_no_bit_and_can_be_left_out(tiny_base, photos, tmp_path):
     shutil.rmtree(default_cache_folder("latents"), ignore_errors=True)
     trained(tiny_base, photos, tmp_path / "none", {"no-cache": True})

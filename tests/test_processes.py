@@ -179,7 +179,7 @@ def slow_to_end(rank: int) -> None:
         Run.set_status = slow
 
 
-@pytest.mark.parametrize("asked", [0, 1])
+@pytest.mark.parametrize("asked", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_both_stop_after_the_same_step_if_one_is_asked_and_go_on_to_the_bit(
     tiny_base, photo_folder, tmp_path, asked
 ):

@@ -130,6 +130,7 @@ def test_a_mistake_is_told_in_one_line(twins, arguments, words):
         command.run([*arguments, *flags])
 
 
+@pytest.mark.slow
 def test_a_run_that_is_continued_longer_is_as_if_planned_so(tiny_base, photo_folder, tmp_path):
     def train(folder: str, steps: int, *more: str) -> Path:
         flags = tiny_arguments(

@@ -107,7 +107,7 @@ NASTY = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(words=st.lists(NASTY, max_size=6), is_train=st.booleans())
 def test_no_command_that_somebody_makes_up_is_started(site, program, words, is_train):
     client, folder = program
@@ -120,7 +120,7 @@ def test_no_command_that_somebody_makes_up_is_started(site, program, words, is_t
     assert site.studio.jobs.of(folder) == []
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(name=NASTY, steps=st.one_of(st.floats(allow_nan=False), st.none(), NASTY))
 def test_whatever_names_a_training_finds_only_ones_own(site, program, name, steps):
     client, folder = program
