@@ -39,12 +39,24 @@ SHORT = {"steps": 2, "sample-every": 0, "log-every": 1}
 @pytest.fixture
 def photos(photo_folder, tmp_path) -> Path:
     """A copy of the photos, one of them with a mask and one with words of its own."""
-    folder = Path(shutil.copytree(photo_folder, tmp_path / "photos"))
+    return some_photos(photo_folder, tmp_path / "photos")
+
+
+def some_photos(photo_folder: Path, place: Path) -> Path:
+    folder = Path(shutil.copytree(photo_folder, place))
     mask = Image.new("L", (48, 40), 0)
     mask.paste(255, (10, 5, 40, 35))
     save(mask, folder / "a.mask.png")
     (folder / "b.txt").write_text("a picture of my [V] cup in the snow")
     return folder
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_base, photo_folder, tmp_path_factory) -> list[float]:
+    """The losses of a run without options."""
+    place = tmp_path_factory.mktemp("plain")
+    trained(tiny_base, some_photos(photo_folder, place / "photos"), place)
+    return losses(place / "mug-nora")
 
 
 def losses(run: Path) -> list[float]:
@@ -98,11 +110,14 @@ def test_everything_at_once_goes_on_to_the_bit(tiny_base, photos, tmp_path):
     ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_every_option_changes_the_training(tiny_base, photos, tmp_path, changes):
-    trained(tiny_base, photos, tmp_path / "plain")
-    trained(tiny_base, photos, tmp_path / "changed", changes)
-    plain, changed = (losses(tmp_path / name / "mug-nora") for name in ("plain", "changed"))
-    assert plain != changed
+def test_every_option_changes_the_training(tiny_base, photos, tmp_path, changes, plain):
+    trained(tiny_base, photos, tmp_path, changes)
+    assert losses(tmp_path / "mug-nora") != plain
+
+
+def test_without_one_the_training_is_the_same(tiny_base, photos, tmp_path, plain):
+    trained(tiny_base, photos, tmp_path)
+    assert losses(tmp_path / "mug-nora") == plain
 
 
 @pytest.mark.slow

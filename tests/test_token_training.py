@@ -78,7 +78,7 @@ def test_checkpointed_activations_change_no_bit_of_the_tokens(
     assert tensors_of(again) == tensors_of(before)
 
 
-@pytest.mark.parametrize("method", ["nora", "lora-fa"])
+@pytest.mark.parametrize("method", ["nora", pytest.param("lora-fa", marks=pytest.mark.slow)])
 def test_a_stopped_run_with_new_tokens_ends_as_if_never_stopped(
     tiny_base, photo_folder, tmp_path, method
 ):
