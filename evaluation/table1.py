@@ -11,7 +11,6 @@ Exit status: 0 done, 2 bad input, that of a script that failed, 128 + n stopped 
 
 import json
 import os
-import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -63,18 +62,13 @@ def main() -> int:
             raise StudioError(f"--labels: expected some of {', '.join(known)}; got {label!r}.")
     rows: list[Entry | None] = [None, *(known[label] for label in options.labels)]
     crew = Crew()
-    before = {n: signal.signal(n, crew.stop) for n in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        with ThreadPoolExecutor(options.at_once) as pool:
-            statuses = list(pool.map(lambda entry: make(options, entry, crew), rows))
-    except StudioError as error:
-        if crew.stopped_by is None:
-            raise
-        print(error, file=sys.stderr)
-        return 128 + crew.stopped_by
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return crew.lead(lambda: make_table(options, rows, crew))
+
+
+def make_table(options: TableOptions, rows: list[Entry | None], crew: Crew) -> int:
+    """Make every row that is missing, then the table; the first bad exit status, or 0."""
+    with ThreadPoolExecutor(options.at_once) as pool:
+        statuses = list(pool.map(lambda entry: make(options, entry, crew), rows))
     write_table(options)
     print((options.out / "table1.md").read_text(encoding="utf-8"))
     return next((status for status in statuses if status), 0)

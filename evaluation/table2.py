@@ -12,7 +12,6 @@ Exit status: 0 done, 2 bad input or a failed run, 128 + n stopped by signal n.
 """
 
 import json
-import signal
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -68,19 +67,7 @@ class TableOptions:
 def main() -> int:
     options = tyro.cli(TableOptions, description=__doc__)
     crew = Crew()
-    before = {
-        number: signal.signal(number, crew.stop) for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        return make_table(options, crew)
-    except StudioError as error:
-        if crew.stopped_by is None:
-            raise
-        print(error, file=sys.stderr)
-        return 128 + crew.stopped_by
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return crew.lead(lambda: make_table(options, crew))
 
 
 def make_table(options: TableOptions, crew: Crew) -> int:

@@ -1,7 +1,9 @@
 """Scripts at work side by side, which a stop reaches all."""
 
+import signal
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import IO
 
 from nora_studio.errors import StudioError
@@ -35,6 +37,24 @@ class Crew:
             if self.stopped_by is None:
                 return status
         raise StudioError("stopped; what is finished is kept. Go on with the same command.")
+
+    def lead(self, work: Callable[[], int]) -> int:
+        """Do some work that calls scripts; SIGTERM and Ctrl-C stop them all.
+
+        Returns:
+            The work's exit status, or 128 + n where signal n stopped it.
+        """
+        before = {n: signal.signal(n, self.stop) for n in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            return work()
+        except StudioError as error:
+            if self.stopped_by is None:
+                raise
+            print(error, file=sys.stderr)
+            return 128 + self.stopped_by
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def stop(self, number: int, frame: object = None) -> None:
         """Ask all to end, and begin none; a signal's handler."""

@@ -5,6 +5,7 @@ PEFT takes about ten seconds to import, so nothing here imports it before somebo
 
 from __future__ import annotations
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import sys
@@ -58,15 +59,11 @@ def add_peft_type(name: str) -> None:
 
 def when_imported(name: str, act: Callable[[], object]) -> None:
     """Do something as soon as a top-level module has been imported, at once if it has been."""
-    module = sys.modules.get(name)
-    if module is None:
-        sys.meta_path.insert(0, _Watcher(name, act))
-    elif not _is_being_imported(module):
+    if name in sys.modules:
+        importlib.import_module(name)  # Waits, where another thread is about to finish it.
         act()
-
-
-def _is_being_imported(module: ModuleType) -> bool:
-    return getattr(module.__spec__, "_initializing", False)
+    else:
+        sys.meta_path.insert(0, _Watcher(name, act))
 
 
 class _Watcher(importlib.abc.MetaPathFinder):

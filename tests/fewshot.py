@@ -1,16 +1,10 @@
 """A few-shot task of seconds: a tiny CLIP, three classes of coloured noise, scripts in process."""
 
-import contextlib
-import io
-import runpy
-import signal
-import sys
 from pathlib import Path
 
 import numpy as np
-from accelerate.state import AcceleratorState
 from PIL import Image
-from trainer import Outcome
+from trainer import Outcome, run_trainer
 
 TOP = Path(__file__).parent.parent
 SHADES = {"red": (200, 40, 40), "green": (40, 180, 60), "navy_blue": (30, 40, 150)}
@@ -53,21 +47,7 @@ def flags_for(base: Path, pictures: Path, runs: Path, **changes: object) -> list
 
 def run_script(name: str, *arguments: str) -> Outcome:
     """Run a script here, as `python training/NAME` would."""
-    AcceleratorState._reset_state(True)
-    out, err = io.StringIO(), io.StringIO()
-    before, ctrl_c = sys.argv, signal.getsignal(signal.SIGINT)
-    sys.argv = [str(TOP / name), *arguments]
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            runpy.run_path(str(TOP / name), run_name="__main__")
-    except SystemExit as end:
-        assert isinstance(end.code, int)
-        return Outcome(end.code, out.getvalue(), err.getvalue())
-    finally:
-        sys.argv = before
-        signal.signal(signal.SIGINT, ctrl_c)
-        AcceleratorState._reset_state(True)
-    raise AssertionError("the script ended without an exit status")
+    return run_trainer(*arguments, script=TOP / name)
 
 
 def train(*arguments: str) -> Outcome:
