@@ -12,7 +12,12 @@ from nora_studio.methods.quantised import check_on_quantised
 from nora_studio.settings.adapter import check_adapter_options
 from nora_studio.settings.checks import check_above_zero, check_not_negative, check_option
 from nora_studio.settings.learning import check_learning_options, check_resolved
-from nora_studio.settings.watching import DEFAULT_PATIENCE, check_keeping_options
+from nora_studio.settings.watching import (
+    DEFAULT_PATIENCE,
+    check_keeping_options,
+    check_measured,
+    check_patience,
+)
 
 BATCH = 16
 VALIDATION = 120
@@ -37,7 +42,9 @@ def with_recommended(options: CommonsenseOptions) -> CommonsenseOptions:
     if options.packing and options.group_by_length:
         raise StudioError("--group-by-length: packed rows are all of one length. Leave one out.")
     measures = validation > 0 and options.evaluate_every > 0
-    _check_measuring(options, measures)
+    check_patience(options)
+    none = "--evaluate-every 0 or --validation 0 make none"
+    check_measured(options, None if measures else none)
     options = dataclasses.replace(
         options,
         batch_size=BATCH if options.batch_size is None else options.batch_size,
@@ -67,23 +74,6 @@ def with_recommended(options: CommonsenseOptions) -> CommonsenseOptions:
             "--outer activation: only the DreamBooth trainer records activations. Take svd."
         )
     return options
-
-
-def _check_measuring(options: CommonsenseOptions, measures: bool) -> None:
-    """Refuse what measurements lead to, where there are none."""
-    if options.patience is not None and options.early_stop == "none":
-        raise StudioError("--patience: a setting of --early-stop plateau or overfit, which is off.")
-    if options.final == "best" and options.keep_best is False:
-        raise StudioError("--final best: its checkpoint would be lost by --no-keep-best.")
-    for flag, wanted in (
-        ("--early-stop", options.early_stop != "none"),
-        ("--keep-best", options.keep_best is True),
-        ("--final best", options.final == "best"),
-    ):
-        if wanted and not measures:
-            raise StudioError(
-                f"{flag}: needs measurements; --evaluate-every 0 or --validation 0 make none."
-            )
 
 
 def with_steps(options: CommonsenseOptions, examples: list[Example]) -> CommonsenseOptions:

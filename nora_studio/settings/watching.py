@@ -99,13 +99,35 @@ def check_watching_options(options: WatchingOptions) -> None:
     check_option(len(set(prompts)) == len(prompts), "sample_prompts", "each once", prompts)
     if options.clip is not None and options.score_samples is False:
         raise StudioError("--clip: the judge of --score-samples, which is off. Leave one out.")
-    if options.patience is not None and options.early_stop == "none":
-        raise StudioError("--patience: a setting of --early-stop plateau or overfit, which is off.")
+    check_patience(options)
     if options.early_stop == "overfit" and options.hold_out == 0:
         raise StudioError(
             "--early-stop overfit: watches the loss on photos held out, and there are none. Set "
             "--hold-out, 1 for example, or take --early-stop plateau."
         )
+    unmeasured = "--evaluate-every 0 makes none" if options.evaluate_every == 0 else None
+    check_measured(options, unmeasured)
+
+
+def check_patience(options: MeasuringOptions) -> None:
+    """Refuse a patience that nothing waits for.
+
+    Raises:
+        StudioError: it is one.
+    """
+    if options.patience is not None and options.early_stop == "none":
+        raise StudioError("--patience: a setting of --early-stop plateau or overfit, which is off.")
+
+
+def check_measured(options: MeasuringOptions, unmeasured: str | None) -> None:
+    """Refuse what measurements lead to, where there are none or their best is not kept.
+
+    Args:
+        unmeasured: Why nothing is measured; None: it is.
+
+    Raises:
+        StudioError: it is asked for.
+    """
     if options.final == "best" and options.keep_best is False:
         raise StudioError("--final best: its checkpoint would be lost by --no-keep-best.")
     for flag, wanted in (
@@ -113,8 +135,8 @@ def check_watching_options(options: WatchingOptions) -> None:
         ("--keep-best", options.keep_best is True),
         ("--final best", options.final == "best"),
     ):
-        if wanted and options.evaluate_every == 0:
-            raise StudioError(f"{flag}: needs measurements; --evaluate-every 0 makes none.")
+        if wanted and unmeasured is not None:
+            raise StudioError(f"{flag}: needs measurements; {unmeasured}.")
 
 
 def recommended_watching(options: WatchingOptions, steps: int, is_embedded: bool) -> dict[str, Any]:
