@@ -31,7 +31,7 @@ def finish(
     trainee: Trainee,
     show: Show | None = None,
     last: int | None = None,
-    ended: str | None = None,
+    reasons: Mapping[str, str] | None = None,
 ) -> str | None:
     """Save the final adapter and prove it: a fresh pipeline must draw what the trainer drew.
 
@@ -40,7 +40,7 @@ def finish(
     Args:
         show: None: `draw_samples`.
         last: The last step that was trained. None: the options' steps.
-        ended: Why that is before the options' steps.
+        reasons: Why that is before the options' steps, by the trainees' labels.
 
     Returns:
         One line that says where the adapter is and how far the pictures moved, on the main
@@ -63,8 +63,8 @@ def finish(
     processes.on_main(partial(_save_final, trainee, step))
     run, device = trainee.run, trainee.accelerator.device
     facts: dict[str, Any] = {**trainee.best_facts, "adapter_step": step}
-    if ended is not None:
-        facts["ended"] = ended
+    if reasons and trainee.label in reasons:
+        facts["ended"] = reasons[trainee.label]
     trainee.accelerator.free_memory()
     del trainee
     gc.collect()
@@ -73,32 +73,6 @@ def finish(
     tolerance = 0.0 if device.type == "cpu" else 1.0
     ending = _Ending(run, last, steps, facts)
     return processes.on_main(lambda: _judge(ending, trained, reloaded, tolerance))
-
-
-def finish_all(
-    subject: Subject, trainees: list[Trainee], show: Show, last: int, reasons: Mapping[str, str]
-) -> None:
-    """Save and prove each, one at a time, so that the proof's fresh pipeline finds room.
-
-    Args:
-        last: The last step that was trained.
-        reasons: Why each ended before its plan, by label; empty where none did.
-
-    Raises:
-        StudioError: a proof failed; every twin has had its chance.
-    """
-    failures = []
-    while trainees:
-        reason = reasons.get(trainees[0].label)
-        try:
-            proven = finish(subject, trainees.pop(0), show, last, reason)
-        except StudioError as error:
-            failures.append(str(error))
-            continue
-        if proven is not None:
-            print(proven)
-    if failures:
-        raise StudioError(" ".join(failures))
 
 
 @dataclass(frozen=True)

@@ -207,7 +207,7 @@ def test_the_final_adapter_is_the_best_and_proven_as_such(overfit, made):
     subject, _, _ = made
     run, trainee = overfit
     draw_base(subject, [trainee])
-    line = finish(subject, trainee, last=5, ended="overfit at step 5")
+    line = finish(subject, trainee, last=5, reasons={trainee.label: "overfit at step 5"})
     assert "as of step 3" in line and "proven" in line
     best = run.checkpoints()[3]
     assert weights(run.adapter) == {

@@ -13,6 +13,7 @@ Exit status: 0 done, 2 bad input or a failed run, 128 + n stopped by signal n.
 import signal
 import sys
 from dataclasses import replace
+from functools import partial
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # Imports take seconds and have begun nothing: Ctrl-C just ends them.
@@ -22,6 +23,7 @@ import torch
 
 from nora_studio.assembly import MIXED, prepare_accelerator
 from nora_studio.attempt import Attempt
+from nora_studio.course import finish_each, go_on_from, open_trackers, stopped
 from nora_studio.fewshot.clip import load_clip
 from nora_studio.fewshot.datasets import find_dataset, record_of
 from nora_studio.fewshot.merging import check_mergeable
@@ -42,10 +44,9 @@ from nora_studio.fewshot.training import (
 from nora_studio.loop import Plan, train
 from nora_studio.models import choose_dtype
 from nora_studio.options_file import defaults_as_toml, parse, to_toml
-from nora_studio.runs import Run, common_checkpoint
-from nora_studio.saving import restore
+from nora_studio.runs import Run
 from nora_studio.stop import StopRequest
-from nora_studio.trackers import check_tracker, open_tracker
+from nora_studio.trackers import check_tracker
 
 
 def main(attempt: Attempt) -> int:
@@ -110,27 +111,16 @@ def learn(
         total = sum(parameter.numel() for parameter in trainee.parameters)
         print(f"{trainee.label}: {total:,} trained parameters -> {trainee.run.folder}", flush=True)
     draws = ShotDraws(task.shots, options.batch_size or 1, options.seed, options.augment)
-    start = common_checkpoint(list(runs.values())) if options.resume else 0
-    if start:
-        restore(trainees, draws, start)
-        print(f"Going on after step {start} of {options.steps}")
-    else:
-        for run in runs.values():
-            run.forget_after(-1)
-    for trainee in trainees:
-        trainee.tracker = open_tracker(options.tracker, trainee.run.folder, config, start)
-        if trainee.tracker is not None:
-            attempt.at_the_end.callback(trainee.tracker.finish)
+    start = go_on_from(trainees, draws, options.resume, options.steps)
+    open_trackers(attempt, trainees, options, config, start)
     plan = Plan.of(options, options)
     with StopRequest() as stop:
         done = train(
             trainees, draws, plan, stop, lambda trainee, step: None, lambda trainee: {}, start
         )
     if not done and stop.signal is not None:
-        print(f"Stopped by {stop.signal.name}. Go on with the same command and --resume.")
-        return 128 + stop.signal
-    for trainee in trainees:
-        print(finish(task, trainee, before), flush=True)
+        return stopped(stop)
+    finish_each(trainees, partial(finish, task, before=before))
     return 0
 
 

@@ -28,6 +28,7 @@ from nora_studio.assembly import MIXED, prepare_accelerator
 from nora_studio.attempt import Attempt
 from nora_studio.base import load_base
 from nora_studio.config import DreamboothOptions
+from nora_studio.course import ending, finish_each, go_on_from, open_trackers, stopped
 from nora_studio.defaults import with_recommended
 from nora_studio.fitting import fitted
 from nora_studio.gallery import Gallery, load_judge
@@ -42,12 +43,11 @@ from nora_studio.personalise import build_trainee
 from nora_studio.photo_set import PhotoSet
 from nora_studio.preflight import rehearsal, rehearse
 from nora_studio.preparation import prepare
-from nora_studio.proof import finish_all
-from nora_studio.runs import Run, common_checkpoint
-from nora_studio.saving import restore
+from nora_studio.proof import finish
+from nora_studio.runs import Run
 from nora_studio.sharding import Sharding, check_sharded, through_base
 from nora_studio.stop import StopRequest
-from nora_studio.trackers import check_tracker, open_tracker
+from nora_studio.trackers import check_tracker
 from nora_studio.trainee import Trainee
 
 
@@ -117,18 +117,8 @@ def personalise(
     processes.part_ways(options.seed)
     processes.on_main(lambda: photos.check_record(record))
     processes.on_main(partial(attempt.begin, config, record))
-    start = common_checkpoint(list(runs.values())) if options.resume else 0
-    if start:
-        restore(trainees, draws, start)
-    if options.resume:
-        say(f"Going on after step {start} of {options.steps}")
-    for trainee in trainees:
-        folder = trainee.run.folder
-        trainee.tracker = processes.on_main(
-            partial(open_tracker, options.tracker, folder, config, start)
-        )
-        if trainee.tracker is not None:
-            attempt.at_the_end.callback(trainee.tracker.finish)
+    start = go_on_from(trainees, draws, options.resume, options.steps)
+    open_trackers(attempt, trainees, options, config, start)
     gallery = Gallery(subject, runs, judge, tqdm.write)
 
     def evaluate(trainee: Trainee) -> dict[str, float]:
@@ -144,7 +134,6 @@ def personalise(
     if start:
         gallery.catch_up(trainees, start, options.sample_every)
     else:
-        processes.on_main(lambda: [run.forget_after(-1) for run in runs.values()])
         gallery.show_base(trainees)
         for trainee in trainees if options.evaluate_every else ():
             measured = evaluate(trainee)  # Where the curve begins: every method starts at the base.
@@ -155,14 +144,12 @@ def personalise(
     with StopRequest() as stop:
         done = train(trainees, draws, plan, stop, gallery.show, evaluate, start)
     if not done and stop.signal is not None:
-        say(f"Stopped by {stop.signal.name}. Go on with the same command and --resume.")
+        status = stopped(stop)
         processes.leave()
-        return 128 + stop.signal
-    last = int(processes.largest(plan.watch.ended_at(trainees) or 0)) or plan.steps
-    reasons = plan.watch.reasons(trainees) if last < plan.steps else {}
-    for label, reason in reasons.items():
-        say(f"{label}: ended after step {last} of {plan.steps}; {reason}")
-    through_base(sharding, lambda: finish_all(subject, trainees, gallery.draw, last, reasons))
+        return status
+    last, reasons = ending(plan, trainees)
+    proven = partial(finish, subject, show=gallery.draw, last=last, reasons=reasons)
+    through_base(sharding, lambda: finish_each(trainees, proven))
     processes.leave()
     return 0
 

@@ -37,15 +37,14 @@ from nora_studio.commonsense.task import (
     settings_of,
     validation_batches,
 )
-from nora_studio.errors import StudioError
+from nora_studio.course import ending, finish_each, go_on_from, open_trackers, stopped
 from nora_studio.loop import Plan, train
 from nora_studio.models import choose_dtype
 from nora_studio.options_file import defaults_as_toml, parse, to_toml
-from nora_studio.runs import Run, common_checkpoint
-from nora_studio.saving import restore
+from nora_studio.runs import Run
 from nora_studio.sharding import Sharding, check_sharded, through_base
 from nora_studio.stop import StopRequest
-from nora_studio.trackers import check_tracker, open_tracker
+from nora_studio.trackers import check_tracker
 from nora_studio.trainee import Trainee
 
 
@@ -102,24 +101,14 @@ def main(attempt: Attempt) -> int:
 
     processes.part_ways(options.seed)
     processes.on_main(partial(attempt.begin, config, record))
-    start = common_checkpoint(held) if options.resume else 0
-    if start:
-        restore(trainees, draws, start)
-    if options.resume:
-        say(f"Going on after step {start} of {options.steps}")
-    for trainee in trainees:
-        trainee.tracker = processes.on_main(
-            partial(open_tracker, options.tracker, trainee.run.folder, config, start)
-        )
-        if trainee.tracker is not None:
-            attempt.at_the_end.callback(trainee.tracker.finish)
+    start = go_on_from(trainees, draws, options.resume, options.steps)
+    open_trackers(attempt, trainees, options, config, start)
 
     def evaluate(trainee: Trainee) -> dict[str, float]:
         loss = through_base(sharding, lambda: measure(task, trainee))
         return {} if loss is None else {"held_out_loss": loss}
 
     if not start:
-        processes.on_main(lambda: [run.forget_after(-1) for run in held])
         for trainee in trainees if options.evaluate_every else ():
             measured = evaluate(trainee)  # Where the curve begins: every method starts at the base.
             processes.on_main(partial(trainee.log, 0, **measured))
@@ -127,29 +116,14 @@ def main(attempt: Attempt) -> int:
     with StopRequest() as stop:
         done = train(trainees, draws, plan, stop, lambda trainee, step: None, evaluate, start)
     if not done and stop.signal is not None:
-        say(f"Stopped by {stop.signal.name}. Go on with the same command and --resume.")
+        status = stopped(stop)
         processes.leave()
-        return 128 + stop.signal
-    last = int(processes.largest(plan.watch.ended_at(trainees) or 0)) or plan.steps
-    reasons = plan.watch.reasons(trainees) if last < plan.steps else {}
-    through_base(sharding, lambda: finish_all(task, trainees, last, reasons))
+        return status
+    last, reasons = ending(plan, trainees)
+    proven = partial(finish, task, last=last, reasons=reasons)
+    through_base(sharding, lambda: finish_each(trainees, proven))
     processes.leave()
     return 0
-
-
-def finish_all(task: Task, trainees: list[Trainee], last: int, reasons: dict[str, str]) -> None:
-    """Save and prove each; every twin has its chance before a failure is told."""
-    failures = []
-    for trainee in trainees:
-        try:
-            line = finish(task, trainee, last, reasons.get(trainee.label))
-        except StudioError as error:
-            failures.append(str(error))
-            continue
-        if line is not None:
-            print(line)
-    if failures:
-        raise StudioError(" ".join(failures))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A training on questions, put together: what twins share, and each of them."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,14 +160,16 @@ def last_logits(task: Task, decoder: nn.Module, accelerator: Accelerator) -> Ten
     return logits[:, -1].float().cpu()
 
 
-def finish(task: Task, trainee: Trainee, last: int, ended: str | None = None) -> str | None:
+def finish(
+    task: Task, trainee: Trainee, last: int, reasons: Mapping[str, str] | None = None
+) -> str | None:
     """Save the final adapter and prove it: loaded anew on the base, it must say the same.
 
     Called by the main process alone, or by all where the base is in shards.
 
     Args:
         last: The last step that was trained.
-        ended: Why that is before the plan's, if it is.
+        reasons: Why that is before the plan's, if it is, by the trainees' labels.
 
     Raises:
         StudioError: the proof failed; the adapter is kept for inspection, the run marked failed.
@@ -178,8 +180,8 @@ def finish(task: Task, trainee: Trainee, last: int, ended: str | None = None) ->
     if step != last:
         set_back(trainee, step)
     facts: dict[str, Any] = {**trainee.best_facts, "adapter_step": step}
-    if ended is not None:
-        facts["ended"] = ended
+    if reasons and trainee.label in reasons:
+        facts["ended"] = reasons[trainee.label]
 
     def save() -> str:
         with trainee.run.saving_adapter() as fresh, trainee.served():

@@ -1,0 +1,85 @@
+"""What every trainer does around its loop: where a run goes on from, its trackers, its end."""
+
+from collections.abc import Callable
+from functools import partial
+
+from nora_studio import processes
+from nora_studio.attempt import Attempt
+from nora_studio.errors import StudioError
+from nora_studio.loop import Plan
+from nora_studio.runs import common_checkpoint
+from nora_studio.saving import restore
+from nora_studio.settings.watching import KeepingOptions
+from nora_studio.stop import StopRequest
+from nora_studio.trackers import open_tracker
+from nora_studio.trainee import Draws, Trainee
+
+
+def go_on_from(trainees: list[Trainee], draws: Draws, resume: bool, steps: int | None) -> int:
+    """Set every trainee back to the last checkpoint that all have; the step it is of, or 0.
+
+    A start from 0 leaves nothing in the runs of what was measured and drawn before.
+    """
+    runs = [trainee.run for trainee in trainees]
+    start = common_checkpoint(runs) if resume else 0
+    if start:
+        restore(trainees, draws, start)
+    else:
+        processes.on_main(lambda: [run.forget_after(-1) for run in runs])
+    if resume and processes.is_main():
+        print(f"Going on after step {start} of {steps}", flush=True)
+    return start
+
+
+def open_trackers(
+    attempt: Attempt, trainees: list[Trainee], options: KeepingOptions, config: str, start: int
+) -> None:
+    """Give each trainee the tracker that was asked for; it closes with the attempt."""
+    for trainee in trainees:
+        folder = trainee.run.folder
+        trainee.tracker = processes.on_main(
+            partial(open_tracker, options.tracker, folder, config, start)
+        )
+        if trainee.tracker is not None:
+            attempt.at_the_end.callback(trainee.tracker.finish)
+
+
+def stopped(stop: StopRequest) -> int:
+    """Say how to go on after a stop; the exit status it comes to."""
+    assert stop.signal is not None, "nobody asked to stop"
+    if processes.is_main():
+        print(f"Stopped by {stop.signal.name}. Go on with the same command and --resume.")
+    return 128 + stop.signal
+
+
+def ending(plan: Plan, trainees: list[Trainee]) -> tuple[int, dict[str, str]]:
+    """The last step that was trained, and by label why it came before the plan's, if it did."""
+    last = int(processes.largest(plan.watch.ended_at(trainees) or 0)) or plan.steps
+    reasons = plan.watch.reasons(trainees) if last < plan.steps else {}
+    if processes.is_main():
+        for label, reason in reasons.items():
+            print(f"{label}: ended after step {last} of {plan.steps}; {reason}")
+    return last, reasons
+
+
+def finish_each(trainees: list[Trainee], finish: Callable[[Trainee], str | None]) -> None:
+    """Have each saved and proven, one at a time; it is gone before the next, to make room.
+
+    Args:
+        finish: Must keep no trainee once it returns. Gives a line to print, or None on processes
+            that have nothing to say.
+
+    Raises:
+        StudioError: one failed; every twin has had its chance.
+    """
+    failures = []
+    while trainees:
+        try:
+            line = finish(trainees.pop(0))
+        except StudioError as error:
+            failures.append(str(error))
+            continue
+        if line is not None:
+            print(line, flush=True)
+    if failures:
+        raise StudioError(" ".join(failures))
