@@ -3,8 +3,9 @@
     python evaluation/table1_costs.py --out runs/table1-costs
 
 Writes a JSON file for each method and shape, so that a second call goes on where the first ended,
-and `costs.md`. About four minutes on one H100 (80 GiB). NoRA's outer factors are random orthonormal
-pairs, since the weights are random anyway: no step's cost depends on their values.
+and `costs.md`. NoRA's outer factors are random orthonormal pairs, since the weights are random
+anyway: no step's cost depends on their values. Without a GPU, `--counted` counts a step's products
+and memory, at full size, on tensors without contents; it writes `counted.md`.
 Exit status: 0 done, 2 bad input.
 """
 
@@ -27,6 +28,7 @@ from nora_studio.commonsense.costs import (
     svd_seconds,
     table,
 )
+from nora_studio.commonsense.counting import count, counted_table
 from nora_studio.errors import StudioError, run_entry
 
 
@@ -52,6 +54,8 @@ class CostOptions:
     """Time one exact decomposition of each size of layer too, at NoRA's largest outer rank."""
     device: str = "cuda"
     """Where to measure."""
+    counted: bool = False
+    """Count products and memory instead, on no device at all."""
 
 
 def main() -> int:
@@ -60,22 +64,48 @@ def main() -> int:
     if unknown:
         raise StudioError(f"--shapes: expected some of {', '.join(VARIANTS)}; got {unknown[0]!r}.")
     device = torch.device(options.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise StudioError("--device: expected a GPU; torch finds none. Set --device cpu.")
+    if not options.counted and device.type == "cuda" and not torch.cuda.is_available():
+        raise StudioError(
+            "--device: expected a GPU; torch finds none. Set --device cpu, or --counted."
+        )
     options.out.mkdir(parents=True, exist_ok=True)
     for shape in options.shapes:
         missing = [v for v in VARIANTS[shape] if not cell_file(options, shape, v).is_file()]
-        if missing:
+        if missing and options.counted:
+            count_all(options, shape, missing)
+        elif missing:
             measure_all(options, shape, missing, device)
         write_tables(options)
-    print((options.out / "costs.md").read_text(encoding="utf-8"))
+    print(page_file(options).read_text(encoding="utf-8"))
     return 0
+
+
+def page_file(options: CostOptions) -> Path:
+    """Where the tables are."""
+    return options.out / ("counted.md" if options.counted else "costs.md")
 
 
 def cell_file(options: CostOptions, shape: str, variant: Variant) -> Path:
     """Where one row's figures are kept."""
     name = "".join(letter if letter.isalnum() else "-" for letter in variant.label.lower())
-    return options.out / f"{shape}-{name}.json"
+    return options.out / f"{shape}-{name}{'-counted' if options.counted else ''}.json"
+
+
+def count_all(options: CostOptions, shape: str, missing: list[Variant]) -> None:
+    """Count all that is missing, each written at once."""
+    for variant in missing:
+        began = time.monotonic()
+        cell = count(shape, variant, options.rows, options.tokens, options.layers)
+        cell |= {
+            "shape": shape,
+            "label": variant.label,
+            "rows": options.rows,
+            "tokens": options.tokens,
+            "torch": torch.__version__,
+        }
+        write_text(cell_file(options, shape, variant), json.dumps(cell, indent=1) + "\n")
+        told = cell.get("failed") or f"{cell['tflop']} TFLOP, {cell['peak_gib']} GiB"
+        print(f"{shape} {variant.label}: {told} ({time.monotonic() - began:.0f} s)", flush=True)
 
 
 def measure_all(
@@ -119,8 +149,8 @@ def write_tables(options: CostOptions) -> None:
             if file.is_file():
                 cells.append((variant, json.loads(file.read_text(encoding="utf-8"))))
         if cells:
-            pages.append(table(shape, cells))
-    write_text(options.out / "costs.md", "\n\n".join(pages) + "\n")
+            pages.append((counted_table if options.counted else table)(shape, cells))
+    write_text(page_file(options), "\n\n".join(pages) + "\n")
 
 
 if __name__ == "__main__":

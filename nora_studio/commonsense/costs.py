@@ -3,11 +3,12 @@
 import gc
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -17,7 +18,7 @@ from nora_studio.commonsense.step import AnswerStep
 from nora_studio.methods.attachment import attach
 from nora_studio.methods.optimizers import make_optimizer
 from nora_studio.methods.spec import AdapterSpec
-from nora_studio.methods.steps import step_rules
+from nora_studio.methods.steps import StepRules, step_rules
 from nora_studio.models import share_weights
 from nora_studio.nora.outer_cache import Factors, outer_factors_from
 from nora_studio.nora.svd import truncated_svd
@@ -128,48 +129,20 @@ def _measure(
     base: nn.Module, variant: Variant, rows: int, tokens: int, steps: int, profiled: bool
 ) -> dict[str, Any]:
     device = next(base.parameters()).device
-    decoder: Any = share_weights(base)
-    parts: dict[str, nn.Module] = {PART: decoder}
-    method = "lora" if variant.spec is None else variant.spec.method
-    if variant.spec is None:
-        decoder.enable_input_require_grads()
-    else:
-        with outer_factors_from(RandomOuterFactors()):
-            attach(decoder, list(variant.targets), variant.spec)
-    rules = step_rules(method, parts, 0)
-    step = AnswerStep(decoder)
-    with_penalty(step, rules)
-    parameters = trained_parameters(parts) if variant.spec else []
-    accelerator = prepare_accelerator("bf16" if device.type == "cuda" else "no")
-    optimizer: Any = make_optimizer(method, parts, {PART: 3e-4}, 0.0) if parameters else None
-    model: nn.Module = step.train()
-    if optimizer is None:
-        model = accelerator.prepare_model(model)
-    else:
-        model, optimizer = prepared(accelerator, model, optimizer)
-    batch = _batch(decoder.config.vocab_size, rows, tokens, device)
+    course = Course.on(base, variant, "bf16" if device.type == "cuda" else "no")
+    batch = _batch(course.vocabulary, rows, tokens, device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-
-    def advance(number: int) -> None:
-        rules.before(number)
-        accelerator.backward(model(**batch))
-        if optimizer is not None:
-            accelerator.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            rules.after(number)
-            optimizer.zero_grad()
-
     seconds = []
     for number in range(1, steps + 4):
         began = time.perf_counter()
-        advance(number)
+        course.advance(number, batch)
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(round(time.perf_counter() - began, 5))
     peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
     found: dict[str, Any] = {
-        "parameters": sum(parameter.numel() for parameter in parameters),
+        "parameters": sum(parameter.numel() for parameter in course.parameters),
         "seconds": seconds[3:],  # The first ones warm up.
         "seconds_per_step": statistics.median(seconds[3:]),
         "tokens_per_second": round(rows * tokens / statistics.median(seconds[3:])),
@@ -177,9 +150,62 @@ def _measure(
         "extra_flops": extra_flops(base, variant, rows * tokens),
     }
     if profiled:
-        found["profile"] = _profile(lambda: advance(steps + 4), device)
-    accelerator.free_memory()
+        found["profile"] = _profile(lambda: course.advance(steps + 4, batch), device)
+    course.accelerator.free_memory()
     return found
+
+
+@dataclass(frozen=True)
+class Course:
+    """A model that is trained step by step as the trainer does it."""
+
+    model: nn.Module
+    parameters: list[nn.Parameter]
+    optimizer: Any
+    """None: nothing is trained."""
+    rules: StepRules
+    accelerator: Accelerator
+    vocabulary: int
+
+    @classmethod
+    def on(cls, base: nn.Module, variant: Variant, mixed_precision: str) -> "Course":
+        """Put a variant's adapter on a tree that shares the base's weights."""
+        decoder: Any = share_weights(base)
+        parts: dict[str, nn.Module] = {PART: decoder}
+        method = "lora" if variant.spec is None else variant.spec.method
+        if variant.spec is None:
+            decoder.enable_input_require_grads()
+        else:
+            with outer_factors_from(RandomOuterFactors()):
+                attach(decoder, list(variant.targets), variant.spec)
+        rules = step_rules(method, parts, 0)
+        step = AnswerStep(decoder)
+        with_penalty(step, rules)
+        parameters = trained_parameters(parts) if variant.spec else []
+        accelerator = prepare_accelerator(mixed_precision)
+        optimizer: Any = make_optimizer(method, parts, {PART: 3e-4}, 0.0) if parameters else None
+        model: nn.Module = step.train()
+        if optimizer is None:
+            model = accelerator.prepare_model(model)
+        else:
+            model, optimizer = prepared(accelerator, model, optimizer)
+        vocabulary = decoder.config.vocab_size
+        return cls(model, parameters, optimizer, rules, accelerator, vocabulary)
+
+    def forward_and_backward(self, number: int, batch: Mapping[str, Tensor]) -> None:
+        """Step `number` (from 1) up to the clipped gradients."""
+        self.rules.before(number)
+        self.accelerator.backward(self.model(**batch))
+        if self.optimizer is not None:
+            self.accelerator.clip_grad_norm_(self.parameters, 1.0)
+
+    def advance(self, number: int, batch: Mapping[str, Tensor]) -> None:
+        """The whole of step `number`."""
+        self.forward_and_backward(number, batch)
+        if self.optimizer is not None:
+            self.optimizer.step()
+            self.rules.after(number)
+            self.optimizer.zero_grad()
 
 
 def _batch(vocabulary: int, rows: int, tokens: int, device: torch.device) -> dict[str, Tensor]:
@@ -268,8 +294,8 @@ def table(shape: str, cells: Sequence[tuple[Variant, dict[str, Any]]]) -> str:
         if "failed" in cell:
             lines.append(f"| {variant.label} | {cell['failed']} | | | | | | |")
             continue
-        time_ratio = _ratio(cell, reference, "seconds_per_step")
-        memory_ratio = _ratio(cell, reference, "peak_gib")
+        time_ratio = ratio(cell, reference, "seconds_per_step")
+        memory_ratio = ratio(cell, reference, "peak_gib")
         extra = cell["extra_flops"]
         lines.append(
             f"| {variant.label} | {cell['parameters']:,} | {cell['seconds_per_step']:.3f} "
@@ -281,7 +307,8 @@ def table(shape: str, cells: Sequence[tuple[Variant, dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def _ratio(cell: dict[str, Any], reference: dict[str, Any], name: str) -> str:
+def ratio(cell: dict[str, Any], reference: dict[str, Any], name: str) -> str:
+    """One figure over the reference's; empty where either is missing."""
     if not cell.get(name) or not reference.get(name):
         return ""
     return f"{cell[name] / reference[name]:.3f}"
