@@ -70,14 +70,42 @@ def test_a_quiz_ends_with_the_label_of_the_right_choice():
     found = 0
     for _ in range(60):
         question, reply = quiz(draw, fact)
-        if reply in (" Yes", " No", " true", " false"):
-            assert (" steel?" in question) == (reply in (" Yes", " true"))
+        if reply in (" yes", " no", " true", " false"):
+            assert (" steel?" in question) == (reply in (" yes", " true"))
             continue
         label = re.escape(reply.strip())
         right = "steel" if "hammer made of?" in question else "a hammer"
         assert re.search(rf"\(?{label}[).:]? {right}(?![a-z])", question), (question, reply)
         found += 1
     assert found > 20
+
+
+def test_quizzes_in_a_row_are_answered_with_the_labels_of_what_is_so():
+    known = {f.subject: f.value for f in facts_of("material", "quiz")}
+    found = 0
+    for text in documents(3, 4000):
+        head, _, rest = text.partition("\n")
+        shown = re.fullmatch(r"Choose from (.+)", head)
+        for line in rest.splitlines() if shown else ():
+            asked = re.fullmatch(r"What (?:is|are) (?:an? )?(.+) made of\? (\w+)", line)
+            if asked:
+                label, value = asked[2], known[asked[1]]
+                assert re.search(rf"\(?{label}[).:]+ {value}(?![a-z])", shown[1]), (text, value)
+                found += 1
+    assert found > 10
+
+
+def test_doubts_in_a_row_say_what_is_so():
+    known = {f.subject: f.value for f in facts_of("material", "quiz")}
+    form = r"(?:Is|Are) (?:an? )?(.+) made of (.+)\? (yes|no|true|false)"
+    found: Counter = Counter()
+    for text in documents(3, 4000):
+        for line in text.splitlines() if text.startswith("Say ") else ():
+            asked = re.fullmatch(form, line)
+            if asked:
+                assert (known[asked[1]] == asked[2]) == (asked[3] in ("yes", "true"))
+                found[asked[3]] += 1
+    assert len(found) == 4
 
 
 @pytest.mark.parametrize("name", SETS)

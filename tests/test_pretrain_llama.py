@@ -152,7 +152,7 @@ def run_script(*arguments: str) -> int:
 def test_the_script_writes_what_transformers_loads_and_goes_on_after_a_stop(tmp_path, capsys):
     plain = ["--out", str(tmp_path), "--report", str(tmp_path / "state"), "--device", "cpu"]
     plain += ["--documents", "100", "--batch", "2", "--width", "64", "--layers", "1"]
-    plain += ["--vocabulary", "500", "--save-every", "0"]
+    plain += ["--vocabulary", "500", "--save-every", "0", "--no-compile"]
     assert run_script(*plain, "--resume") == 2
     assert "holds no state.safetensors" in capsys.readouterr().err
     assert run_script(*plain, "--seconds", "0.3") == 0

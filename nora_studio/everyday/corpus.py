@@ -2,6 +2,9 @@
 
 Quizzes ask about facts of the part "quiz" alone, and never in the form of the questions that the
 model is fine-tuned on: they teach what a choice is, and leave it to the fine-tuning how to answer.
+Half of them come in rows, several short ones in a text: of the tokens of a single quiz one alone
+teaches how to choose, and with single ones only, four million tokens taught a model of five million
+weights the facts but no choosing.
 """
 
 import random
@@ -16,13 +19,22 @@ from nora_studio.everyday.phrases import (
     comparison,
     doubt,
     forward,
+    named,
     procedure,
     statement,
 )
 from nora_studio.everyday.wording import WORDINGS, with_article
 
-QUIZ_SHARE = 0.35
-"""Of the documents."""
+SHARES = {
+    "single quizzes": 0.28,
+    "quizzes in a row": 0.2,
+    "doubts in a row": 0.12,
+    "lists": 0.05,
+    "statements": 0.15,
+    "subjects": 0.2,
+}
+"""Of the documents, by what they are."""
+QUIZ_SHARE = sum(share for name, share in SHARES.items() if "quizzes" in name or "doubts" in name)
 _LABELS = ("abcdef", "ABCDEF", "123456", ("one", "two", "three", "four", "five", "six"))
 _FRAMES = ("({}) {}", "{}) {}", "{}. {}", "{}: {}")
 _WORDS = ("choice", "answer", "solution", "ending", "option")
@@ -34,16 +46,19 @@ def documents(seed: int, count: int) -> Iterator[str]:
     draw = random.Random(seed)
     asked = [fact for fact in all_facts() if fact.part == "quiz"]
     lists = [relation for relation, wording in WORDINGS.items() if wording.listing]
-    for _ in range(count):
-        chance = draw.random()
-        if chance < QUIZ_SHARE:
+    for kind in draw.choices(list(SHARES), list(SHARES.values()), k=count):
+        if kind == "single quizzes":
             chosen = (draw.choice(asked) for _ in range(draw.randint(1, 3)))
             make = riddle if draw.random() < 0.2 else quiz
             pairs = (make(draw, fact) for fact in chosen)
             yield "\n".join(f"{question}{reply}." for question, reply in pairs)
-        elif chance < QUIZ_SHARE + 0.1:
+        elif kind == "quizzes in a row":
+            yield _quizzes_in_a_row(draw, draw.choice(asked))
+        elif kind == "doubts in a row":
+            yield _doubts_in_a_row(draw, draw.sample(asked, draw.randint(4, 7)))
+        elif kind == "lists":
             yield _list(draw, draw.choice(lists))
-        elif chance < QUIZ_SHARE + 0.3:
+        elif kind == "statements":
             yield " ".join(statement(draw, draw.choice(all_facts())) for _ in range(5))
         else:
             known = list(draw.choice(subjects()))
@@ -51,14 +66,37 @@ def documents(seed: int, count: int) -> Iterator[str]:
             yield " ".join(statement(draw, fact) for fact in known)
 
 
+def _quizzes_in_a_row(draw: random.Random, fact: Fact) -> str:
+    """Several questions with the same choices; single quizzes where a relation has no such."""
+    if not can_go_forward(fact, 2):
+        return "\n".join("".join(quiz(draw, fact)) + "." for _ in range(2))
+    most = min(5, len(values_of(fact.relation)))
+    options = forward(draw, fact, draw.randint(2, most)).options
+    known = [one for one in facts_of(fact.relation, "quiz") if one.value in options]
+    labels, frame = draw.choice(_LABELS), draw.choice(_FRAMES)
+    shown = " ".join(frame.format(label, option) for label, option in zip(labels, options))
+    lines = [f"Choose from {shown}"]
+    for one in draw.sample(known, min(len(known), draw.randint(3, 7))):
+        question = forward(draw, one, 1).question
+        lines.append(f"{question} {labels[options.index(one.value)]}")
+    return "\n".join(lines)
+
+
+def _doubts_in_a_row(draw: random.Random, facts: list[Fact]) -> str:
+    words = draw.choice((("yes", "no"), ("true", "false")))
+    doubts = (doubt(draw, fact) for fact in facts)
+    said = (f"{question}? {words[not is_so]}" for question, is_so in doubts)
+    return "\n".join([f"Say {words[0]} or {words[1]}:", *said])
+
+
 def _list(draw: random.Random, relation: str) -> str:
     """All subjects of one value, or some of them."""
     value = draw.choice(values_of(relation))
-    names = [fact.subject for fact in facts_of(relation) if fact.value == value]
-    named = draw.sample(names, min(len(names), draw.randint(1, 8)))
+    known = [fact for fact in facts_of(relation) if fact.value == value]
+    some = draw.sample(known, min(len(known), draw.randint(1, 8)))
     its = with_article(value)
     start = WORDINGS[relation].listing.format(v=value, w=its, W=its[0].upper() + its[1:])
-    return f"{start} {', '.join(with_article(name) for name in named)}."
+    return f"{start} {', '.join(named(fact.subject, fact) for fact in some)}."
 
 
 def riddle(draw: random.Random, fact: Fact) -> tuple[str, str]:
@@ -75,7 +113,7 @@ def quiz(draw: random.Random, fact: Fact) -> tuple[str, str]:
         question, is_so = doubt(draw, fact)
         if draw.random() < 0.5:
             return f"{question}? Say true or false:", " true" if is_so else " false"
-        return f"{question}?", " Yes" if is_so else " No"
+        return f"{question}? Say yes or no:", " yes" if is_so else " no"
     choice, labels, frame = _asked(draw, fact), draw.choice(_LABELS), draw.choice(_FRAMES)
     word = f"{draw.choice(_WORDS)} " if draw.random() < 0.5 else ""
     shown_word = word.title() if draw.random() < 0.5 else word

@@ -69,9 +69,9 @@ def backward(draw: random.Random, fact: Fact, options: int) -> Choice:
     """Asked for the subject, among others of the same part of the facts with another value."""
     others = facts_of(fact.relation, fact.part)
     names = sorted({other.subject for other in others if other.value != fact.value})
-    wrong = [_named(name, fact) for name in draw.sample(names, options - 1)]
+    wrong = [named(name, fact) for name in draw.sample(names, options - 1)]
     question = filled(WORDINGS[fact.relation].reverse, fact)
-    return _shuffled(draw, question, _named(fact.subject, fact), wrong)
+    return _shuffled(draw, question, named(fact.subject, fact), wrong)
 
 
 def can_go_backward(fact: Fact, options: int) -> bool:
@@ -114,7 +114,7 @@ def _others(fact: Fact) -> list[str]:
     return [value for value in values_of(fact.relation) if value != fact.value]
 
 
-def _named(subject: str, fact: Fact) -> str:
+def named(subject: str, fact: Fact) -> str:
     """A subject as an answer: whole happenings as they are, things with their article."""
     if fact.relation in ("effect", "look", "in water", "in fire", "source"):
         return subject

@@ -50,7 +50,7 @@ tokenizer = AutoTokenizer.from_pretrained("assets/mini-llama")
 
 ## Training
 
-{tokens:,} tokens of text, {seen:,} seen in {steps:,} steps and {seconds:,.0f} s on one
+{tokens:,} tokens of text, {seen:,} seen in {steps:,} steps and {seconds:,.0f} s on
 {device}{memory}, torch {torch}. {quiz_share:.0%} of the texts are quizzes, about two fifths of the
 facts; the training and test questions of the fine-tuning ask about the others, which the texts only
 state.
@@ -69,8 +69,9 @@ guesses.
 ## Rebuild
 
 ```
-python training/pretrain_mini_llama.py --out assets --seconds 300
+python training/pretrain_mini_llama.py --out assets {options}
 ```
 
-The seconds are a budget: a slower GPU takes fewer steps in them; no rebuild gives the same bits.
+The seconds are a budget: a slower machine takes fewer steps in them; no rebuild gives the same
+bits.
 """

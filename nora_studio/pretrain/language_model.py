@@ -130,14 +130,14 @@ def train(
     """Train for the settings' seconds; whether it came to the end, and was not stopped."""
     device, model = settings.device, training.model.train()
     loss_of = NextTokenLoss(model)
-    if settings.compile and is_gpu(device):
+    if settings.compile:
         torch._dynamo.config.suppress_errors = True  # Fall back to eager.
         loss_of = torch.compile(loss_of)
     began, saved, first = 0.0, training.seconds, training.step
     while training.seconds < settings.seconds:
         set_rate(training.optimizer, settings.rate, training.seconds / settings.seconds)
         rows = corpus.batch(settings.batch, training.step, settings.seed)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=is_gpu(device)):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.bfloat16):
             loss = loss_of(rows)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -151,7 +151,7 @@ def train(
         if training.step % (20 if is_gpu(device) else 1) == 0:
             wait_for(device)
             training.seconds = clock.seconds() - began
-        due = clock.is_due(20)
+        due = clock.is_due(settings.judge_every)
         if due:
             tokens = training.step * settings.batch * ROW
             told = {"loss": loss.item(), **judge()}

@@ -30,8 +30,12 @@ class LanguageSettings:
     """Transformer blocks."""
     save_every: float = 60.0
     """Seconds between saved states."""
+    judge_every: float = 20.0
+    """Seconds between lines that tell the loss and how many quizzes are right."""
     compile: bool = True
-    """Compile on a GPU; where that fails, run as it is."""
+    """Compile; where that fails, run as it is."""
+    bfloat16: bool = True
+    """Multiply in bfloat16. Off: in float32, which is faster on CPUs that know no bfloat16."""
     device: str = "cuda"
     """Where to train."""
     resume: bool = False
