@@ -3,8 +3,8 @@
     python evaluation/table1.py --out runs/table1
 
 Trains by training/llama_commonsense.py, asks by evaluation/commonsense.py, and writes a JSON file
-for each method and `table1.md`; a second call goes on where the first ended. About three minutes on
-one H100 with `--at-once 5`, where times of a step are those of five at once.
+for each method, and all of them in `table1.json` and `table1.md`; a second call goes on where the
+first ended. With `--at-once`, times of a step are those of so many at once.
 Its cost columns on full-size models: evaluation/table1_costs.py.
 Exit status: 0 done, 2 bad input, that of a script that failed, 128 + n stopped by signal n.
 """
@@ -137,6 +137,7 @@ def write_table(options: TableOptions) -> None:
         if file.is_file():
             cell = json.loads(file.read_text(encoding="utf-8"))
             cells[cell["label"]] = cell
+    write_text(options.out / "table1.json", json.dumps(list(cells.values()), indent=1) + "\n")
     chance = next((cell["chance"] for cell in cells.values()), None)
     write_text(options.out / "table1.md", markdown(cells, chance) + "\n")
 

@@ -3,9 +3,10 @@
     python evaluation/table1_costs.py --out runs/table1-costs
 
 Writes a JSON file for each method and shape, so that a second call goes on where the first ended,
-and `costs.md`. NoRA's outer factors are random orthonormal pairs, since the weights are random
-anyway: no step's cost depends on their values. Without a GPU, `--counted` counts a step's products
-and memory, at full size, on tensors without contents; it writes `counted.md`.
+and all of them in `costs.json` and `costs.md`. NoRA's outer factors are random orthonormal pairs,
+since the weights are random anyway: no step's cost depends on their values. Without a GPU,
+`--counted` counts a step's products and memory at full size, on tensors without contents, and
+writes `counted.json` and `counted.md`.
 Exit status: 0 done, 2 bad input.
 """
 
@@ -140,8 +141,8 @@ def measure_all(
 
 
 def write_tables(options: CostOptions) -> None:
-    """Write all that is measured so far as one page of markdown."""
-    pages = []
+    """Write all that is known so far as one page of markdown, and as one JSON beside it."""
+    pages, record = [], {}
     for shape in options.shapes:
         cells = []
         for variant in VARIANTS[shape]:
@@ -150,7 +151,10 @@ def write_tables(options: CostOptions) -> None:
                 cells.append((variant, json.loads(file.read_text(encoding="utf-8"))))
         if cells:
             pages.append((counted_table if options.counted else table)(shape, cells))
-    write_text(page_file(options), "\n\n".join(pages) + "\n")
+            record[shape] = [cell for _, cell in cells]
+    page = page_file(options)
+    write_text(page.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
+    write_text(page, "\n\n".join(pages) + "\n")
 
 
 if __name__ == "__main__":

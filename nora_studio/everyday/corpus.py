@@ -2,9 +2,9 @@
 
 Quizzes ask about facts of the part "quiz" alone, and never in the form of the questions that the
 model is fine-tuned on: they teach what a choice is, and leave it to the fine-tuning how to answer.
-Half of them come in rows, several short ones in a text: of the tokens of a single quiz one alone
-teaches how to choose, and with single ones only, four million tokens taught a model of five million
-weights the facts but no choosing.
+Most of them come in rows, several short ones of one form in a text: of the tokens of a long quiz
+one alone teaches how to choose, and with long ones only, four million tokens taught a model of five
+million weights the facts but no choosing.
 """
 
 import random
@@ -26,12 +26,12 @@ from nora_studio.everyday.phrases import (
 from nora_studio.everyday.wording import WORDINGS, with_article
 
 SHARES = {
-    "single quizzes": 0.28,
-    "quizzes in a row": 0.2,
+    "single quizzes": 0.12,
+    "quizzes in a row": 0.28,
     "doubts in a row": 0.12,
     "lists": 0.05,
     "statements": 0.15,
-    "subjects": 0.2,
+    "subjects": 0.28,
 }
 """Of the documents, by what they are."""
 QUIZ_SHARE = sum(share for name, share in SHARES.items() if "quizzes" in name or "doubts" in name)
@@ -53,7 +53,7 @@ def documents(seed: int, count: int) -> Iterator[str]:
             pairs = (make(draw, fact) for fact in chosen)
             yield "\n".join(f"{question}{reply}." for question, reply in pairs)
         elif kind == "quizzes in a row":
-            yield _quizzes_in_a_row(draw, draw.choice(asked))
+            yield _quizzes_in_a_row(draw, draw.sample(asked, draw.randint(3, 6)))
         elif kind == "doubts in a row":
             yield _doubts_in_a_row(draw, draw.sample(asked, draw.randint(4, 7)))
         elif kind == "lists":
@@ -66,19 +66,14 @@ def documents(seed: int, count: int) -> Iterator[str]:
             yield " ".join(statement(draw, fact) for fact in known)
 
 
-def _quizzes_in_a_row(draw: random.Random, fact: Fact) -> str:
-    """Several questions with the same choices; single quizzes where a relation has no such."""
-    if not can_go_forward(fact, 2):
-        return "\n".join("".join(quiz(draw, fact)) + "." for _ in range(2))
-    most = min(5, len(values_of(fact.relation)))
-    options = forward(draw, fact, draw.randint(2, most)).options
-    known = [one for one in facts_of(fact.relation, "quiz") if one.value in options]
+def _quizzes_in_a_row(draw: random.Random, facts: list[Fact]) -> str:
+    """Short quizzes, labelled alike, of as many choices each where the facts give so many."""
     labels, frame = draw.choice(_LABELS), draw.choice(_FRAMES)
-    shown = " ".join(frame.format(label, option) for label, option in zip(labels, options))
-    lines = [f"Choose from {shown}"]
-    for one in draw.sample(known, min(len(known), draw.randint(3, 7))):
-        question = forward(draw, one, 1).question
-        lines.append(f"{question} {labels[options.index(one.value)]}")
+    options, lines = draw.randint(2, 4), []
+    for fact in facts:
+        choice = _asked(draw, fact, options)
+        shown = " ".join(frame.format(label, text) for label, text in zip(labels, choice.options))
+        lines.append(f"{choice.question} {shown} Reply: {labels[choice.correct]}")
     return "\n".join(lines)
 
 
@@ -114,7 +109,11 @@ def quiz(draw: random.Random, fact: Fact) -> tuple[str, str]:
         if draw.random() < 0.5:
             return f"{question}? Say true or false:", " true" if is_so else " false"
         return f"{question}? Say yes or no:", " yes" if is_so else " no"
-    choice, labels, frame = _asked(draw, fact), draw.choice(_LABELS), draw.choice(_FRAMES)
+    choice, labels, frame = (
+        _asked(draw, fact, draw.randint(2, 5)),
+        draw.choice(_LABELS),
+        draw.choice(_FRAMES),
+    )
     word = f"{draw.choice(_WORDS)} " if draw.random() < 0.5 else ""
     shown_word = word.title() if draw.random() < 0.5 else word
     between = draw.choice((" ", "\n", "; "))
@@ -126,12 +125,12 @@ def quiz(draw: random.Random, fact: Fact) -> tuple[str, str]:
     return question, f" {labels[choice.correct]}"
 
 
-def _asked(draw: random.Random, fact: Fact) -> Choice:
+def _asked(draw: random.Random, fact: Fact, options: int) -> Choice:
+    """A question with so many choices, or as many as there are."""
     if fact.relation in ("heavier", "longer"):
         return comparison(draw, fact)
     if fact.relation == "means" and draw.random() < 0.6:
         return procedure(draw, fact)
-    options = draw.randint(2, 5)
     if can_go_backward(fact, options) and draw.random() < 0.5:
         return backward(draw, fact, options)
     while not can_go_forward(fact, options):

@@ -87,7 +87,7 @@ class UnpackedAttention(nn.Module):
         answers = F.linear(x, weight, bias).chunk(3, dim=-1)
         made = []
         for layer, base, answer in zip(layers, bases, answers, strict=True):
-            base.known = (x, answer.contiguous() if x.device.type == "cpu" else answer)
+            base.known = (x, answer.contiguous())  # AdaLoRA adds to it in place.
             try:
                 made.append(layer(x))
             finally:

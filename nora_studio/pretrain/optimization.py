@@ -52,13 +52,13 @@ def set_rate(
 def build_optimizer(
     weights: list[nn.Parameter], peak: float, beta: float, weight_decay: float
 ) -> torch.optim.AdamW:
-    """AdamW, fused on a GPU."""
+    """AdamW, fused."""
     return torch.optim.AdamW(
         weights,
         lr=peak,
         betas=(0.9, beta),
         weight_decay=weight_decay,
-        fused=weights[0].is_cuda,
+        fused=True,
     )
 
 
