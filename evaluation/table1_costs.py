@@ -21,15 +21,15 @@ import torch
 import tyro
 
 from nora_studio.atomic import write_text
+from nora_studio.commonsense.cost_tables import counted_table, table
 from nora_studio.commonsense.costs import (
     VARIANTS,
     Variant,
     build_base,
     measure,
     svd_seconds,
-    table,
 )
-from nora_studio.commonsense.counting import count, counted_table
+from nora_studio.commonsense.counting import count
 from nora_studio.errors import StudioError, run_entry
 
 

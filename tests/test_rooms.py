@@ -108,7 +108,7 @@ LEVELS = [
         "results",
         "samples",
     },
-    {"preparation", "proof", "gallery"},
+    {"preparation", "proof", "gallery", "course"},
     {"demo", "preflight"},
     {"studio", "commands", "fitting"},
     {"ui"},
@@ -129,7 +129,7 @@ TRAINING_CODE = {
     "preparation", "activations", "personalise", "assembly", "checkpoints", "losses", "cache",
     "progress", "saving", "subject", "samples", "proof", "processes", "sharding", "early_stop",
     "sample_scores", "gallery", "averages", "schedules", "settling", "token_training", "attempt",
-    "base", "preflight", "fitting", "fewshot", "commonsense",
+    "base", "preflight", "fitting", "fewshot", "commonsense", "course",
 }  # fmt: skip
 
 

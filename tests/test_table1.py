@@ -12,7 +12,8 @@ import torch
 from language import load, tiny_llama
 
 from nora_studio.commonsense import costs
-from nora_studio.commonsense.costs import Variant, extra_flops, measure, table
+from nora_studio.commonsense.cost_tables import PAPER_RATIOS, table
+from nora_studio.commonsense.costs import Variant, extra_flops, measure
 from nora_studio.commonsense.rows import SETS
 from nora_studio.commonsense.table import ENTRIES, SHORT, cell_of, markdown
 from nora_studio.methods.spec import AdapterSpec
@@ -32,7 +33,7 @@ def base(tmp_path_factory):
 def test_the_rows_name_methods_and_shapes_that_there_are():
     assert {entry.method for entry in ENTRIES} <= METHODS.keys()
     assert len({entry.name for entry in ENTRIES}) == len(ENTRIES)
-    assert costs.VARIANTS.keys() == costs.PAPER_RATIOS.keys() <= BUILT_IN.keys()
+    assert costs.VARIANTS.keys() == PAPER_RATIOS.keys() <= BUILT_IN.keys()
     assert list(SHORT) == list(SETS)
     for variants in costs.VARIANTS.values():
         assert sum(variant.is_reference for variant in variants) == 1

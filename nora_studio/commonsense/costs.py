@@ -3,7 +3,7 @@
 import gc
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,8 +67,6 @@ VARIANTS: dict[str, tuple[Variant, ...]] = {
     ),
 }
 """Rows of the paper's Table 1, by shape (`shapes.BUILT_IN`); its LoRA of LLaMA-1 adapts q and v."""
-PAPER_RATIOS = {"llama-1-7b": (0.88, 0.90), "llama-3-8b": (0.775, 0.97)}
-"""Time and memory of NoRA over LoRA of rank 16, as the paper prints them."""
 
 
 class RandomOuterFactors:
@@ -279,36 +277,3 @@ def svd_seconds(shape: str, rank: int, device: torch.device) -> dict[str, float]
         found["x".join(map(str, size))] = round(time.perf_counter() - began, 2)
     total = sum(found["x".join(map(str, size))] for size in layers)
     return {**found, "all layers, extrapolated": round(total, 1)}
-
-
-def table(shape: str, cells: Sequence[tuple[Variant, dict[str, Any]]]) -> str:
-    """One shape's rows as markdown, ratios to its LoRA of rank 16 beside the paper's."""
-    reference = next((cell for variant, cell in cells if variant.is_reference), {})
-    lines = [
-        f"### {shape}",
-        "",
-        "| method | parameters | s/step | tokens/s | GiB | time | memory | extra FLOPs |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for variant, cell in cells:
-        if "failed" in cell:
-            lines.append(f"| {variant.label} | {cell['failed']} | | | | | | |")
-            continue
-        time_ratio = ratio(cell, reference, "seconds_per_step")
-        memory_ratio = ratio(cell, reference, "peak_gib")
-        extra = cell["extra_flops"]
-        lines.append(
-            f"| {variant.label} | {cell['parameters']:,} | {cell['seconds_per_step']:.3f} "
-            f"| {cell['tokens_per_second']:,} | {cell['peak_gib']} | {time_ratio} | {memory_ratio} "
-            f"| {'' if extra is None else f'{extra:.1%}'} |"
-        )
-    slower, larger = PAPER_RATIOS[shape]
-    lines += ["", f"The paper's NoRA over LoRA 16: time {slower}, memory {larger}."]
-    return "\n".join(lines)
-
-
-def ratio(cell: dict[str, Any], reference: dict[str, Any], name: str) -> str:
-    """One figure over the reference's; empty where either is missing."""
-    if not cell.get(name) or not reference.get(name):
-        return ""
-    return f"{cell[name] / reference[name]:.3f}"

@@ -6,7 +6,7 @@ of full size needs no GPU and hardly any memory. Seconds cannot be counted so.
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from nora_studio.commonsense.costs import PAPER_RATIOS, Course, Variant, build_base, ratio
+from nora_studio.commonsense.costs import Course, Variant, build_base
 
 
 class LiveBytes(TorchDispatchMode):
@@ -59,16 +59,18 @@ def weights_replaced() -> Iterator[None]:
     PyTorch changes the weights of a module in place, and with fake tensors fails now and then.
     """
 
-    def apply(module: nn.Module, change: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        for child in module.children() if recurse else ():
-            apply(child, change)
-        for name, weight in module._parameters.items():
-            changed = None if weight is None else change(weight.detach())
-            if changed is not None and changed.dtype != weight.dtype:
-                module._parameters[name] = nn.Parameter(changed, weight.requires_grad)
-        for name, buffer in module._buffers.items():
-            module._buffers[name] = None if buffer is None else change(buffer)
-        return module
+    def apply(self: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        for child in self.children() if recurse else ():
+            apply(child, fn)
+        for name, weight in self._parameters.items():
+            if weight is None:
+                continue
+            changed = fn(weight.detach())
+            if changed.dtype != weight.dtype:
+                self._parameters[name] = nn.Parameter(changed, weight.requires_grad)
+        for name, buffer in self._buffers.items():
+            self._buffers[name] = None if buffer is None else fn(buffer)
+        return self
 
     before = nn.Module._apply
     nn.Module._apply = apply
@@ -126,26 +128,3 @@ def _count(
         "base_gib": round(frozen / 2**30, 3),
         "peak_gib": round(live.peak / 2**30, 3),
     }
-
-
-def counted_table(shape: str, cells: Sequence[tuple[Variant, dict[str, Any]]]) -> str:
-    """One shape's rows as markdown, ratios to its LoRA of rank 16 beside the paper's."""
-    reference = next((cell for variant, cell in cells if variant.is_reference), {})
-    lines = [
-        f"### {shape}, counted",
-        "",
-        "| method | parameters | TFLOP a step | GiB | products | memory |",
-        "|---|---|---|---|---|---|",
-    ]
-    for variant, cell in cells:
-        if "failed" in cell:
-            lines.append(f"| {variant.label} | {cell['failed']} | | | | |")
-            continue
-        products, memory = (ratio(cell, reference, name) for name in ("tflop", "peak_gib"))
-        lines.append(
-            f"| {variant.label} | {cell['parameters']:,} | {cell['tflop']:.1f} "
-            f"| {cell['peak_gib']:.1f} | {products} | {memory} |"
-        )
-    slower, larger = PAPER_RATIOS[shape]
-    lines += ["", f"The paper's NoRA over LoRA 16: time {slower}, memory {larger}."]
-    return "\n".join(lines)

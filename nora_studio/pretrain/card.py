@@ -67,7 +67,9 @@ def compose_card(log: dict[str, Any], results: dict[str, Any], assets: Path) -> 
             "micro-conditioning, 256 x 256 pixels, float16 safetensors. "
             f"`{SCORER}/` ({sizes[SCORER]:.1f} MiB) is an open_clip model that scores pictures "
             "of the same world. `subjects/` holds photos of things that neither has seen. "
-            "All of it was trained from scratch on drawings by `nora_studio.world`; nothing "
+            "`mini-llama/` is a LLaMA of the same kind, with [a card of its own]"
+            "(mini-llama/README.md); `table1/`, `table2/` and `sweep/` hold what was measured. "
+            "All of it was trained from scratch, this on drawings by `nora_studio.world`; nothing "
             "was downloaded and no photograph or other person's work went in.",
             "",
             "```python",
