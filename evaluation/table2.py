@@ -4,7 +4,7 @@
     python evaluation/table2.py --out runs/dtd --shots 1 4 16 \\
         --options dataset=dtd data-dir=data model=ViT-B-16:openai
 
-First each method's learning rates are tried at `--rate-shots` shots with a seed of their own, on
+First each method's learning rates are tried at `--rate-shots` shots with seeds of their own, on
 validation pictures alone; then every method learns at its best rate, at every number of shots, with
 every seed; last each method's pace is measured, alone on the device. Finished cells are kept as one
 JSON each, so the same command goes on where it was stopped. Writes table2.json and table2.md.
@@ -12,12 +12,14 @@ Exit status: 0 done, 2 bad input or a failed run, 128 + n stopped by signal n.
 """
 
 import json
+import math
 import sys
 import tomllib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import tyro
@@ -56,8 +58,8 @@ class TableOptions:
     """Try each method's recommended rates on validation pictures. Off: each learns at the first."""
     rate_shots: int = 4
     """Shots at which they are tried."""
-    rate_seed: int = 0
-    """Seed with which they are tried; best none of `seeds`."""
+    rate_seeds: tuple[int, ...] = (101, 102, 103)
+    """Seeds with which they are tried; best none of `seeds`."""
     pace: bool = True
     """Measure each method's seconds a step, alone."""
     jobs: int = 1
@@ -73,13 +75,15 @@ def main() -> int:
 def make_table(options: TableOptions, crew: Crew) -> int:
     flags, resolved = resolve(options)
     plain = tomllib.loads(to_toml(resolved))
-    settings = {name: value for name, value in plain.items() if name not in OF_EACH_CELL}
+    # JSON has no infinity.
+    settings = {name: "inf" if value == math.inf else value
+                for name, value in plain.items() if name not in OF_EACH_CELL}  # fmt: skip
     dataset = find_dataset(resolved.dataset, resolved.data_dir)
     for split in SPLITS:  # What is drawn on demand is drawn here, once for all processes.
         dataset.splits[split][0][0].digest()
 
-    def workshop(name: str) -> Workshop:
-        return Workshop(options.out / name, flags, settings, options.jobs, crew)
+    def workshop(name: str, jobs: int = options.jobs) -> Workshop:
+        return Workshop(options.out / name, flags, settings, jobs, crew)
 
     rates: dict[str, float | None] = {
         name: recommended(name, resolved.model).rates[0] if METHODS[name].trains else None
@@ -102,7 +106,7 @@ def make_table(options: TableOptions, crew: Crew) -> int:
     table = as_markdown(found, options.methods, options.shots, paces)
     record = {"settings": settings, "rates": rates, "tried": tried, "seconds_per_step": paces,
               "cells": found}  # fmt: skip
-    write_text(options.out / "table2.json", json.dumps(record, indent=1) + "\n")
+    write_text(options.out / "table2.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
     write_text(options.out / "table2.md", table)
     print(table, end="")
     return 0
@@ -120,10 +124,12 @@ def resolve(options: TableOptions) -> tuple[tuple[str, ...], FewshotOptions]:
             f"--options: {', '.join(sorted(named & OF_EACH_CELL))}: set by the table itself. Leave "
             "it out."
         )
-    for name in ("methods", "shots", "seeds"):
+    for name in ("methods", "shots", "seeds", "rate_seeds"):
         values = getattr(options, name)
         if not values or len(set(values)) < len(values):
-            raise StudioError(f"--{name}: expected at least one, each once; got {values}.")
+            raise StudioError(
+                f"--{name.replace('_', '-')}: expected at least one, each once; got {values}."
+            )
     known = {name: method.tuner for name, method in METHODS.items()}
     flags = as_flags(options.options)
     asked = [*flags, "--shots", "1", "--method", ",".join(options.methods)]
@@ -134,24 +140,29 @@ def resolve(options: TableOptions) -> tuple[tuple[str, ...], FewshotOptions]:
 
 
 def try_rates(options: TableOptions, model: str, workshop: Any) -> dict[str, dict[float, float]]:
-    """Validation accuracy at each rate, by method, of those that have several."""
-    found: dict[str, dict[float, float]] = {}
+    """Validation accuracy at each rate, the mean of the seeds, by method of those with several."""
+    found: dict[str, dict[float, list[float]]] = {}
     several: Mapping[str, tuple[float, ...]] = {
         name: recommended(name, model).rates for name in options.methods if METHODS[name].trains
     }
 
+    trials = max(map(len, several.values()), default=1)
+
     def tried(number: int) -> list[dict[str, Any]]:
         chosen = {name: own[number] for name, own in several.items() if 1 < len(own) > number}
-        cells = [Cell(name, options.rate_shots, options.rate_seed) for name in chosen]
-        return workshop(f"rates-{number}").finished(cells, chosen)
+        cells = [Cell(name, options.rate_shots, seed) for seed in options.rate_seeds
+                 for name in chosen]  # fmt: skip
+        return workshop(f"rates-{number}", max(1, options.jobs // trials)).finished(cells, chosen)
 
-    trials = max(map(len, several.values()), default=0)
-    with ThreadPoolExecutor(options.jobs) as pool:
+    with ThreadPoolExecutor(min(trials, options.jobs)) as pool:
         for number, scores in enumerate(pool.map(tried, range(trials))):
             for one in scores:
-                method = one["method"]
-                found.setdefault(method, {})[several[method][number]] = one["validation"]
-    return found
+                rate = several[one["method"]][number]
+                found.setdefault(one["method"], {}).setdefault(rate, []).append(one["validation"])
+    return {
+        method: {rate: fmean(values) for rate, values in own.items()}
+        for method, own in found.items()
+    }
 
 
 if __name__ == "__main__":

@@ -16,13 +16,14 @@ from tiny import tiny_clip
 
 from nora_studio.crew import Crew
 from nora_studio.errors import StudioError
+from nora_studio.fewshot.cells import evenly
 from nora_studio.fewshot.table import (
+    Cell,
     as_markdown,
     check_alike,
-    check_settings,
-    mean_and_interval,
     read_cell,
 )
+from nora_studio.tables import check_settings, mean_and_interval
 
 
 def cell(method: str, shots: int, accuracy: float, parameters: int = 10) -> dict:
@@ -61,9 +62,9 @@ def test_the_best_is_bold_the_second_underlined_and_equals_alike():
 
 def test_cells_of_other_settings_are_refused_by_name(tmp_path):
     file = tmp_path / "cell.json"
-    check_settings(file, {"settings": {"steps": 3}}, {"steps": 3})
+    check_settings(file, {"steps": 3}, {"steps": 3})
     with pytest.raises(StudioError, match="steps = 3; this table asks for 4"):
-        check_settings(file, {"settings": {"steps": 3}}, {"steps": 4})
+        check_settings(file, {"steps": 3}, {"steps": 4})
     with pytest.raises(StudioError, match="differ in device: CPU, H200"):
         check_alike([{"device": "CPU"}, {"device": "H200"}])
 
@@ -75,6 +76,25 @@ def test_half_a_cell_is_none(tmp_path):
     assert read_cell(file) is None
     file.write_text('{"accuracy": 0.5}')
     assert read_cell(file) == {"accuracy": 0.5}
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 5, 24, 500])
+def test_cells_are_shared_out_evenly_and_none_twice(jobs):
+    groups = [
+        [Cell(method, shots, seed) for method in ("nora", "vera", "lora+", "dylora", "adalora")]
+        for shots in (1, 2, 4, 8, 16) for seed in (1, 2, 3)
+    ]  # fmt: skip
+    work = evenly(groups, jobs)
+    every = [cell for group in groups for cell in group]
+    assert sorted(map(str, (cell for piece in work for cell in piece))) == sorted(map(str, every))
+    assert all(len({(cell.shots, cell.seed) for cell in piece}) == 1 for piece in work)
+    loads = [sum(cell.shots for cell in piece) for piece in work]
+    assert loads == sorted(loads, reverse=True)
+    # A piece is over its share by less than one cell: that cannot be cut.
+    share = sum(cell.shots for cell in every) / jobs
+    assert all(load < share + piece[0].shots for load, piece in zip(loads, work))
+    if jobs == 1:
+        assert len(work) == len(groups)
 
 
 def test_a_stop_reaches_every_process_and_begins_none(tmp_path):
@@ -103,7 +123,8 @@ def test_a_table_is_trained_once_and_goes_on(tmp_path):
     base, pictures = tiny_clip(tmp_path / "clip"), coloured_folder(tmp_path / "colours")
     arguments = [
         "--out", str(tmp_path / "table"), "--methods", "zero-shot", "nora", "lora+",
-        "--shots", "1", "2", "--seeds", "1", "2", "--rate-shots", "1", "--jobs", "2", "--no-pace",
+        "--shots", "1", "2", "--seeds", "1", "2", "--rate-shots", "1", "--rate-seeds", "7", "8",
+        "--jobs", "2", "--no-pace",
         "--options", f"model={base}", f"dataset={pictures}", "steps=3", "batch-size=3",
         "vision.outer-rank=8", "text.outer-rank=8", "vision.rank=2", "text.rank=2",
     ]  # fmt: skip
@@ -111,6 +132,9 @@ def test_a_table_is_trained_once_and_goes_on(tmp_path):
     assert outcome.status == 0, outcome.err
     record = json.loads((tmp_path / "table" / "table2.json").read_text())
     assert len(record["cells"]) == 3 * 2 * 2
+    rates = [json.loads(file.read_text()) for file in tmp_path.glob("table/rates-*/*.json")]
+    own = [one["validation"] for one in rates if one["settings"]["rate"] == 0.005]
+    assert record["tried"]["nora"]["0.005"] == statistics.fmean(own) and len(own) == 2
     assert set(record["tried"]["nora"]) == {"0.01", "0.005", "0.001"} and record["rates"]["nora"]
     assert "| zero-shot | 0 |" in (tmp_path / "table" / "table2.md").read_text()
     kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "table").rglob("*.json")}

@@ -26,7 +26,7 @@ LEVELS = [
         "schedules",
         "peak_memory",
     },
-    {"atomic", "storage", "fidelity", "assets", "recipes"},
+    {"atomic", "storage", "fidelity", "assets", "recipes", "tables"},
     {"disk_cache", "fidelity_words", "fidelity_plot"},
     {
         "nora",

@@ -1,6 +1,7 @@
 """A table's cells as processes of the few-shot trainer: several at once, each kept when done."""
 
 import json
+import math
 import os
 import shutil
 import tomllib
@@ -16,10 +17,11 @@ from nora_studio.atomic import write_text
 from nora_studio.crew import Crew
 from nora_studio.errors import StudioError
 from nora_studio.fewshot.settings import PARTS
-from nora_studio.fewshot.table import Cell, check_settings, read_cell
+from nora_studio.fewshot.table import Cell, read_cell
 from nora_studio.fewshot.training import SCORES
 from nora_studio.runs import CONFIG, Run
 from nora_studio.scripts import FEWSHOT, script_command
+from nora_studio.tables import check_settings
 
 PACE_STEPS = 30
 PACE_SHOTS = 4
@@ -47,7 +49,7 @@ class Workshop:
         file = self.folder / f"{cell.name}.json"
         found = read_cell(file)
         if found is not None:
-            check_settings(file, found, self._settings(rate))
+            check_settings(file, found.get("settings", {}), self._settings(rate))
         return found
 
     def _settings(self, rate: float | None) -> dict[str, Any]:
@@ -58,8 +60,9 @@ class Workshop:
     ) -> list[dict[str, Any]]:
         """Train every cell that is not there yet; give them all back, in order.
 
-        Cells of the same shots and seed share a process, as twins, or several where there are jobs
-        to spare; what they learn does not depend on it. The longest go first.
+        Cells of the same shots and seed share a process, as twins, or several where one would
+        outlast an even share of the work; what they learn does not depend on it. The longest go
+        first.
 
         Raises:
             StudioError: a training failed, or a cell was trained under other settings.
@@ -68,9 +71,7 @@ class Workshop:
         for cell in cells:
             if self.read(cell, rates[cell.method]) is None:
                 groups.setdefault((cell.shots, cell.seed), []).append(cell)
-        pieces = max(1, self.jobs // max(1, len(groups)))
-        work = [own[n::pieces] for own in groups.values() for n in range(min(pieces, len(own)))]
-        work.sort(key=lambda group: -group[0].shots * len(group))
+        work = evenly(list(groups.values()), self.jobs)
         with (
             ThreadPoolExecutor(self.jobs) as pool,
             tqdm(total=len(work), desc=self.folder.name, unit="process") as bar,
@@ -143,6 +144,24 @@ class Workshop:
             last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
             raise StudioError(f"{log} ended with status {status}: {' '.join(last)}")
         return runs
+
+
+def evenly(groups: Sequence[Sequence[Cell]], jobs: int) -> list[Sequence[Cell]]:
+    """Groups, each of one number of shots, cut so that none outlasts a job's share by much.
+
+    Args:
+        groups: Cells that may share a process.
+        jobs: Processes at once.
+
+    Returns:
+        What each process trains, the longest first; a cell takes as long as it has shots.
+    """
+    share = sum(cell.shots for group in groups for cell in group) / jobs
+    work = []
+    for group in groups:
+        pieces = min(len(group), math.ceil(group[0].shots * len(group) / share))
+        work += [group[n::pieces] for n in range(pieces)]
+    return sorted(work, key=lambda group: -group[0].shots * len(group))
 
 
 def _goes_on(run: Run, methods: Sequence[str], overrides: Sequence[str]) -> bool:

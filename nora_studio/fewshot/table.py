@@ -1,18 +1,13 @@
 """Table 2's shape from finished cells: methods by shots, mean and interval over seeds."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from nora_studio.errors import StudioError
-
-# Student's t at 97.5%, by degrees of freedom.
-_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-_NORMAL = 1.96
+from nora_studio.tables import mean_and_interval
 
 
 @dataclass(frozen=True)
@@ -37,22 +32,6 @@ def read_cell(file: Path) -> dict[str, Any] | None:
     return values if isinstance(values, dict) and "accuracy" in values else None
 
 
-def check_settings(file: Path, cell: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Refuse a cell that was trained under other settings than the table is asked for.
-
-    Raises:
-        StudioError: one differs; it is named with both values.
-    """
-    began = cell.get("settings", {})
-    for name in sorted(began.keys() | settings.keys()):
-        if began.get(name) != settings.get(name):
-            raise StudioError(
-                f"{file} was trained with {name} = {began.get(name)!r}; this table asks for "
-                f"{settings.get(name)!r}. Cells of different settings do not go into one table: "
-                "ask as before, or take another --out."
-            )
-
-
 def check_alike(cells: Sequence[dict[str, Any]]) -> None:
     """Refuse cells that were trained on different devices or in different precisions.
 
@@ -66,15 +45,6 @@ def check_alike(cells: Sequence[dict[str, Any]]) -> None:
                 f"these cells differ in {name}: {', '.join(found)}. Train all of a table alike: "
                 "take another --out."
             )
-
-
-def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean, and half of its 95% interval by Student's t; None from a single value."""
-    if len(values) < 2:
-        return fmean(values), None
-    freedom = len(values) - 1
-    t = _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else _NORMAL
-    return fmean(values), t * stdev(values) / math.sqrt(len(values))
 
 
 def as_markdown(
