@@ -1,14 +1,15 @@
 """Table 1 on the embedded model: train each method on commonsense questions, and count answers.
 
-    python evaluation/table1.py --out runs/table1
+    python evaluation/table1.py --out runs/table1 --seeds 0 1 2 --at-once 5
 
 Trains by training/llama_commonsense.py, asks by evaluation/commonsense.py, and writes a JSON file
-for each method, and all of them in `table1.json` and `table1.md`; a second call goes on where the
+for each training, and all of them in `table1.json` and `table1.md`; a second call goes on where the
 first ended. With `--at-once`, times of a step are those of so many at once.
 Its cost columns on full-size models: evaluation/table1_costs.py.
 Exit status: 0 done, 2 bad input, that of a script that failed, 128 + n stopped by signal n.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -23,9 +24,12 @@ from nora_studio.commonsense.table import ENTRIES, Entry, cell_of, markdown
 from nora_studio.crew import Crew
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.runs import Run
-from nora_studio.scripts import COMMONSENSE, LLAMA, script_command
+from nora_studio.scripts import COMMONSENSE, LLAMA, as_flags, script_command
+from nora_studio.tables import check_settings
 
 BASE = "base"
+OF_EACH_ROW = {"model", "data", "method", "name", "output_dir", "seed", "steps", "resume"}
+"""What the table says itself of every training."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class TableOptions:
     """Questions to ask. None: as `data`."""
     labels: tuple[str, ...] = tuple(entry.label for entry in ENTRIES)
     """Rows of the table."""
+    seeds: tuple[int, ...] = (0,)
+    """Of batches and adapters; each is a training of every row."""
     steps: int | None = None
     """Training steps. None: the trainer's."""
     limit: int | None = None
@@ -50,8 +56,24 @@ class TableOptions:
     """Questions asked at a time."""
     at_once: int = 1
     """Rows made at the same time, on one device."""
-    flags: tuple[str, ...] = ()
-    """More of the trainer's flags for all rows, such as "--precision=fp32"."""
+    options: tuple[str, ...] = ()
+    """Options of training/llama_commonsense.py for all rows, "precision=fp32" or "epochs=3"."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training, or the base alone."""
+
+    entry: Entry | None
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        return BASE if self.entry is None else f"{self.entry.name}-seed{self.seed}"
+
+    @property
+    def label(self) -> str:
+        return BASE if self.entry is None else self.entry.label
 
 
 def main() -> int:
@@ -60,55 +82,77 @@ def main() -> int:
     for label in options.labels:
         if label not in known:
             raise StudioError(f"--labels: expected some of {', '.join(known)}; got {label!r}.")
-    rows: list[Entry | None] = [None, *(known[label] for label in options.labels)]
+    if not options.seeds or len(set(options.seeds)) < len(options.seeds):
+        raise StudioError(f"--seeds: expected at least one, each once; got {options.seeds}.")
+    named = {word.partition("=")[0].replace("-", "_") for word in options.options} & OF_EACH_ROW
+    if named:
+        raise StudioError(
+            f"--options: {', '.join(sorted(named))}: set by the table itself. Leave it out."
+        )
+    keep_settings(options)
+    trained = [Row(known[label], seed) for seed in options.seeds for label in options.labels]
     crew = Crew()
-    return crew.lead(lambda: make_table(options, rows, crew))
+    return crew.lead(lambda: make_table(options, [Row(None), *trained], crew))
 
 
-def make_table(options: TableOptions, rows: list[Entry | None], crew: Crew) -> int:
+def keep_settings(options: TableOptions) -> None:
+    """Write down what the folder's rows are made with.
+
+    Raises:
+        StudioError: rows that are there already were made otherwise.
+    """
+    asked = dataclasses.asdict(options)
+    settings = {name: asked[name] for name in ("model", "data", "test_data", "steps", "limit")}
+    settings["options"] = list(options.options)
+    file = options.out / "settings.json"
+    if file.is_file():
+        check_settings(file, json.loads(file.read_text(encoding="utf-8")), settings)
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(settings, indent=1) + "\n")
+
+
+def make_table(options: TableOptions, rows: list[Row], crew: Crew) -> int:
     """Make every row that is missing, then the table; the first bad exit status, or 0."""
     with ThreadPoolExecutor(options.at_once) as pool:
-        statuses = list(pool.map(lambda entry: make(options, entry, crew), rows))
-    write_table(options)
+        statuses = list(pool.map(lambda row: make(options, row, crew), rows))
+    write_table(options, rows)
     print((options.out / "table1.md").read_text(encoding="utf-8"))
     return next((status for status in statuses if status), 0)
 
 
-def make(options: TableOptions, entry: Entry | None, crew: Crew) -> int:
+def make(options: TableOptions, row: Row, crew: Crew) -> int:
     """Train and ask one row, as far as it is not there yet; the first bad exit status, or 0."""
-    name = BASE if entry is None else entry.name
-    file = cell_file(options, name)
+    file = cell_file(options, row)
     if file.is_file():
         return 0
     run = None
-    if entry is not None:
-        run = Run(options.out / "runs" / f"{name}-{entry.method}")
+    if row.entry is not None:
+        run = Run(options.out / "runs" / f"{row.name}-{row.entry.method}")
         if run.read_status().get("state") != "finished":
-            status = call(options, crew, name, LLAMA, training_flags(options, entry, run.exists))
+            flags = training_flags(options, row.entry, row)
+            flags += ["--resume"] if run.exists else []
+            status = call(options, crew, row.name, LLAMA, flags)
             if status:
                 return status
-    answers = options.out / "answers" / name
+    answers = options.out / "answers" / row.name
     asked = ["--data", options.test_data or options.data, "--out", str(answers)]
     asked += ["--batch-size", str(options.batch_size)]
     asked += ["--model", options.model] if run is None else ["--adapter", str(run.folder)]
     asked += [] if options.limit is None else ["--limit", str(options.limit)]
-    status = call(options, crew, name, COMMONSENSE, asked)
+    status = call(options, crew, row.name, COMMONSENSE, asked)
     if status == 0:
-        label = BASE if entry is None else entry.label
-        cell = {"label": label, **cell_of(run, answers)}
+        cell = {"label": row.label, "seed": row.seed, **cell_of(run, answers)}
         write_text(file, json.dumps(cell, indent=1) + "\n")
-        print(f"{label}: {100 * cell['average']:.1f}% on average", flush=True)
+        print(f"{row.name}: {100 * cell['average']:.1f}% on average", flush=True)
     return status
 
 
-def training_flags(options: TableOptions, entry: Entry, resume: bool) -> list[str]:
+def training_flags(options: TableOptions, entry: Entry, row: Row) -> list[str]:
     """The trainer's command line for one row."""
     flags = ["--model", options.model, "--data", options.data, "--method", entry.method]
-    flags += ["--name", entry.name, "--output-dir", str(options.out / "runs"), *entry.flags]
-    flags += [] if options.steps is None else ["--steps", str(options.steps)]
-    for words in options.flags:
-        flags += words.split("=", 1)
-    return [*flags, "--resume"] if resume else flags
+    flags += ["--name", row.name, "--output-dir", str(options.out / "runs"), *entry.flags]
+    flags += ["--seed", str(row.seed), *as_flags(options.options)]
+    return flags if options.steps is None else [*flags, "--steps", str(options.steps)]
 
 
 def call(options: TableOptions, crew: Crew, name: str, script: str, flags: list[str]) -> int:
@@ -123,23 +167,19 @@ def call(options: TableOptions, crew: Crew, name: str, script: str, flags: list[
     return status
 
 
-def cell_file(options: TableOptions, name: str) -> Path:
+def cell_file(options: TableOptions, row: Row) -> Path:
     """Where one row's figures are kept."""
-    return options.out / f"{name}.json"
+    return options.out / f"{row.name}.json"
 
 
-def write_table(options: TableOptions) -> None:
+def write_table(options: TableOptions, rows: list[Row]) -> None:
     """Write all rows that are there as one table."""
-    names = [BASE, *(entry.name for entry in ENTRIES if entry.label in options.labels)]
-    cells = {}
-    for name in names:
-        file = cell_file(options, name)
-        if file.is_file():
-            cell = json.loads(file.read_text(encoding="utf-8"))
-            cells[cell["label"]] = cell
-    write_text(options.out / "table1.json", json.dumps(list(cells.values()), indent=1) + "\n")
-    chance = next((cell["chance"] for cell in cells.values()), None)
-    write_text(options.out / "table1.md", markdown(cells, chance) + "\n")
+    files = [cell_file(options, row) for row in rows]
+    cells = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+    settings = json.loads((options.out / "settings.json").read_text(encoding="utf-8"))
+    record = {"settings": settings, "cells": cells}
+    write_text(options.out / "table1.json", json.dumps(record, indent=1) + "\n")
+    write_text(options.out / "table1.md", markdown(cells) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -92,14 +93,29 @@ def test_costs_are_told_as_ratios_to_lora():
     assert "out of memory" in page and "time 0.88, memory 0.9." in page
 
 
-def test_the_best_of_each_set_is_bold_and_the_base_never():
-    def cell(value: float, **more) -> dict:
-        return {"accuracy": dict.fromkeys(SETS, value), "average": value, **more}
+TRAINED = {"parameters": 163840, "seconds_per_step": 0.1, "memory_gib": 1.0}
 
-    trained = {"parameters": 163840, "seconds_per_step": 0.1, "memory_gib": 1.0}
-    cells = {"base": cell(0.9), "NoRA": cell(0.8, **trained), "LoRA": cell(0.7, **trained)}
-    page = markdown(cells, dict.fromkeys(SETS, 0.25))
-    rows = page.splitlines()
+
+def cell(label: str, value: float, **more) -> dict:
+    found = {"accuracy": dict.fromkeys(SETS, value), "average": value}
+    return {"label": label, **found, "chance": dict.fromkeys(SETS, 0.25), "average_chance": 0.25,
+            **more}  # fmt: skip
+
+
+def test_seeds_are_told_as_their_mean_with_students_interval():
+    cells = [cell("NoRA", value, **TRAINED) for value in (0.70, 0.72, 0.77)]
+    page = markdown([cell("base", 0.0), *cells, cell("LoRA", 0.73, **TRAINED)])
+    rows = [line for line in page.splitlines() if "NoRA" in line or "LoRA" in line]
+    assert len(rows) == 2
+    # 4.302653 * the deviation of 3.6056 / sqrt(3)
+    assert "| **73.0** ± 9.0 |" in rows[0] and rows[0].count("**73.0**") == 9
+    # What reads alike is marked alike.
+    assert rows[1].count("**73.0**") == 9 and "±" not in rows[1]
+
+
+def test_the_best_of_each_set_is_bold_and_the_base_never():
+    cells = [cell("base", 0.9), cell("NoRA", 0.8, **TRAINED), cell("LoRA", 0.7, **TRAINED)]
+    rows = markdown(cells).splitlines()
     assert rows[0].count("|") == rows[2].count("|") == len(SETS) + 6
     assert "**" not in rows[3] and rows[4].count("**80.0**") == 9 and "**" not in rows[5]
     assert "0.16M" in rows[4] and "25.0" in rows[2]
@@ -117,9 +133,9 @@ def test_a_cell_is_what_run_and_answers_say(tmp_path):
     (answers / "results.json").write_text(
         json.dumps({**found, "average": 1.0, "average_chance": 0.5, "asked": 3})
     )
-    cell = cell_of(run, answers)
-    assert (cell["parameters"], cell["steps"]) == (7, 4)
-    assert (cell["seconds_per_step"], cell["memory_gib"]) == (0.2, 2.0)
+    told = cell_of(run, answers)
+    assert (told["parameters"], told["steps"]) == (7, 4)
+    assert (told["seconds_per_step"], told["memory_gib"]) == (0.2, 2.0)
     assert "parameters" not in cell_of(None, answers)
 
 
@@ -128,10 +144,10 @@ def test_a_table_is_made_of_real_runs_and_goes_on_after_a_stop(tmp_path):
     """Stopped while it trains: the training saves, and the same command finishes the table."""
     model = tiny_llama(tmp_path / "llama")
     words = ["--out", str(tmp_path / "out"), "--model", str(model), "--labels", "LoRA 4"]
-    words += ["--limit", "1", "--batch-size", "8", "--flags=--validation=8"]
-    words += ["--flags=--batch-size=4", "--flags=--checkpoint-every=1000"]
+    words += ["--limit", "1", "--batch-size", "8", "--seeds", "3"]
+    words += ["--options", "validation=8", "batch-size=4", "checkpoint-every=1000"]
     table = subprocess.Popen([sys.executable, str(SCRIPT), *words, "--steps", "400"])
-    run = Run(tmp_path / "out" / "runs" / "lora-4-lora")
+    run = Run(tmp_path / "out" / "runs" / "lora-4-seed3-lora")
     while run.read_status().get("step", 0) < 10:
         assert table.poll() is None
         time.sleep(0.05)
@@ -143,5 +159,14 @@ def test_a_table_is_made_of_real_runs_and_goes_on_after_a_stop(tmp_path):
     assert run.read_log()[-1]["step"] == 400
     page = (tmp_path / "out" / "table1.md").read_text(encoding="utf-8")
     assert "| LoRA 4 | 0.01M |" in page and "| base |" in page
-    cell = json.loads((tmp_path / "out" / "lora-4.json").read_text(encoding="utf-8"))
-    assert len(cell["accuracy"]) == 8 and cell["steps"] == 400
+    found = json.loads((tmp_path / "out" / "lora-4-seed3.json").read_text(encoding="utf-8"))
+    assert len(found["accuracy"]) == 8 and found["steps"] == 400 and found["seed"] == 3
+    config = tomllib.loads((run.folder / "config.toml").read_text(encoding="utf-8"))
+    told = (config["seed"], config["validation"], config["batch_size"], config["checkpoint_every"])
+    assert told == (3, 8, 4, 1000)
+    for more, word in ((["--limit", "2"], "limit = 1; this table asks for 2"),
+                       (["--seeds", "1", "1"], "--seeds"),
+                       (["--options", "name=one"], "--options: name")):  # fmt: skip
+        refused = subprocess.run([sys.executable, str(SCRIPT), *words, "--steps", "400", *more],
+                                 capture_output=True, text=True)  # fmt: skip
+        assert refused.returncode == 2 and word in refused.stderr

@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from nora_studio.commonsense.results import RESULTS
 from nora_studio.commonsense.rows import SETS
 from nora_studio.runs import Run
+from nora_studio.tables import mean_and_interval
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ SHORT = {
 }
 
 
+AVERAGE = "average"
+
+
 def cell_of(run: Run | None, answers: Path) -> dict[str, Any]:
     """What one row comes to, from a finished run and its answers.
 
@@ -69,49 +73,58 @@ def cell_of(run: Run | None, answers: Path) -> dict[str, Any]:
     }
 
 
-def markdown(cells: Mapping[str, dict[str, Any]], chance: Mapping[str, float] | None) -> str:
+def markdown(cells: Sequence[dict[str, Any]]) -> str:
     """The rows there are as a table, the best of each set bold.
 
     Args:
-        cells: By label, in the order of the rows.
-        chance: What guessing comes to, by set; None: told nowhere.
+        cells: As `cell_of` gives them, with their `label`, in the order of the rows. Those of one
+            label are one row's seeds: their mean, with its 95% interval beside the average.
     """
     head = ["method", "params", *SHORT.values(), "avg.", "s/step", "GiB"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    trained = {label: cell for label, cell in cells.items() if "parameters" in cell}
-    best = {
-        name: max((cell["accuracy"].get(name, 0.0) for cell in trained.values()), default=None)
-        for name in SETS
-    }
-    top = max((cell["average"] for cell in trained.values()), default=None)
-    if chance is not None:
-        guesses = [_percent(chance.get(name)) for name in SETS]
-        mean = sum(chance.values()) / len(chance)
-        lines.append(_row(["guessing", "", *guesses, _percent(mean), "", ""]))
-    for label, cell in cells.items():
-        is_trained = label in trained
+    columns = (*SETS, AVERAGE)
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for cell in cells:
+        rows.setdefault(cell["label"], []).append(cell)
+    means = {label: _means(own) for label, own in rows.items()}
+    # As they are printed: what reads alike is marked alike.
+    best: dict[str, float] = {}
+    for label, own in rows.items():
+        if "parameters" in own[0]:
+            best |= {name: max(best.get(name, 0), value) for name, value in means[label].items()}
+    for cell in cells[:1]:
+        chance = {**cell["chance"], AVERAGE: cell["average_chance"]}
+        guesses = [_percent(100 * chance[name]) if name in chance else "" for name in columns]
+        lines.append(_row(["guessing", "", *guesses, "", ""]))
+    for label, own in rows.items():
+        is_trained = "parameters" in own[0]
+        mean = means[label]
         values = [
-            _percent(cell["accuracy"].get(n), is_trained and cell["accuracy"].get(n) == best[n])
-            for n in SETS
+            _percent(mean[name], is_trained and mean[name] == best[name]) if name in mean else ""
+            for name in columns
         ]
-        average = _percent(cell["average"], is_trained and cell["average"] == top)
+        _, half = mean_and_interval([100 * cell["average"] for cell in own])
+        values[-1] += "" if half is None else f" ± {half:.1f}"
         costs = ["", "", ""]
         if is_trained:
             costs = [
-                f"{cell['parameters'] / 1e6:.2f}M",
-                f"{cell['seconds_per_step']:.3f}",
-                f"{cell['memory_gib']:.2f}",
+                f"{own[0]['parameters'] / 1e6:.2f}M",
+                f"{statistics.median(cell['seconds_per_step'] for cell in own):.3f}",
+                f"{max(cell['memory_gib'] for cell in own):.2f}",
             ]
-        lines.append(_row([label, costs[0], *values, average, *costs[1:]]))
+        lines.append(_row([label, costs[0], *values, *costs[1:]]))
     return "\n".join(lines)
+
+
+def _means(cells: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Percent right of each set that was asked, and of their average, to a tenth."""
+    found = [{**cell["accuracy"], AVERAGE: cell["average"]} for cell in cells]
+    return {name: round(100 * statistics.fmean(one[name] for one in found), 1) for name in found[0]}
 
 
 def _row(words: Sequence[str]) -> str:
     return f"| {' | '.join(words)} |"
 
 
-def _percent(value: float | None, is_best: bool = False) -> str:
-    if value is None:
-        return ""
-    text = f"{100 * value:.1f}"
-    return f"**{text}**" if is_best else text
+def _percent(value: float, is_best: bool = False) -> str:
+    return f"**{value:.1f}**" if is_best else f"{value:.1f}"
