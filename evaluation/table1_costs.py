@@ -16,6 +16,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -97,16 +98,7 @@ def count_all(options: CostOptions, shape: str, missing: list[Variant]) -> None:
     for variant in missing:
         began = time.monotonic()
         cell = count(shape, variant, options.rows, options.tokens, options.layers)
-        cell |= {
-            "shape": shape,
-            "label": variant.label,
-            "rows": options.rows,
-            "tokens": options.tokens,
-            "torch": torch.__version__,
-        }
-        write_text(cell_file(options, shape, variant), json.dumps(cell, indent=1) + "\n")
-        told = cell.get("failed") or f"{cell['tflop']} TFLOP, {cell['peak_gib']} GiB"
-        print(f"{shape} {variant.label}: {told} ({time.monotonic() - began:.0f} s)", flush=True)
+        keep(options, shape, variant, cell, time.monotonic() - began)
 
 
 def measure_all(
@@ -117,20 +109,11 @@ def measure_all(
     base = build_base(shape, device, options.layers)
     weights = sum(parameter.numel() for parameter in base.parameters())
     print(f"{shape}: {weights:,} weights in {time.monotonic() - began:.0f} s", flush=True)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     for variant in missing:
         began = time.monotonic()
         cell = measure(base, variant, options.rows, options.tokens, options.steps, options.profile)
-        cell |= {
-            "shape": shape,
-            "label": variant.label,
-            "rows": options.rows,
-            "tokens": options.tokens,
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
-            "torch": torch.__version__,
-        }
-        write_text(cell_file(options, shape, variant), json.dumps(cell, indent=1) + "\n")
-        told = cell.get("failed") or f"{cell['seconds_per_step']:.3f} s, {cell['peak_gib']} GiB"
-        print(f"{shape} {variant.label}: {told} ({time.monotonic() - began:.0f} s)", flush=True)
+        keep(options, shape, variant, {**cell, "device": name}, time.monotonic() - began)
     del base
     gc.collect()
     if options.svd:
@@ -138,6 +121,27 @@ def measure_all(
         found = svd_seconds(shape, rank, device)
         write_text(options.out / f"{shape}-svd.json", json.dumps(found, indent=1) + "\n")
         print(f"{shape} exact outer factors of rank {rank}: {found}", flush=True)
+
+
+def keep(
+    options: CostOptions, shape: str, variant: Variant, cell: dict[str, Any], seconds: float
+) -> None:
+    """Write one row's figures, with what they are of, and say them."""
+    cell |= {
+        "shape": shape,
+        "label": variant.label,
+        "rows": options.rows,
+        "tokens": options.tokens,
+        "torch": torch.__version__,
+    }
+    write_text(cell_file(options, shape, variant), json.dumps(cell, indent=1) + "\n")
+    if "failed" in cell:
+        told = cell["failed"]
+    elif options.counted:
+        told = f"{cell['tflop']} TFLOP, {cell['peak_gib']} GiB"
+    else:
+        told = f"{cell['seconds_per_step']:.3f} s, {cell['peak_gib']} GiB"
+    print(f"{shape} {variant.label}: {told} ({seconds:.0f} s)", flush=True)
 
 
 def write_tables(options: CostOptions) -> None:

@@ -1,6 +1,6 @@
 """What a step costs, as pages: each method beside LoRA, and LoRA beside the paper."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nora_studio.commonsense.costs import Variant
@@ -8,28 +8,59 @@ from nora_studio.commonsense.costs import Variant
 PAPER_RATIOS = {"llama-1-7b": (0.88, 0.90), "llama-3-8b": (0.775, 0.97)}
 """Time and memory of NoRA over LoRA of rank 16, as the paper prints them."""
 
+Column = Callable[[dict[str, Any], dict[str, Any]], str]
+"""One figure of a row, from its cell and from the reference's."""
+
+_PARAMETERS: dict[str, Column] = {"parameters": lambda cell, _: f"{cell['parameters']:,}"}
+_MEASURED: dict[str, Column] = {
+    **_PARAMETERS,
+    "s/step": lambda cell, _: f"{cell['seconds_per_step']:.3f}",
+    "tokens/s": lambda cell, _: f"{cell['tokens_per_second']:,}",
+    "GiB": lambda cell, _: f"{cell['peak_gib']}",
+    "time": lambda cell, reference: ratio(cell, reference, "seconds_per_step"),
+    "memory": lambda cell, reference: ratio(cell, reference, "peak_gib"),
+    "extra FLOPs": lambda cell, _: (
+        "" if cell["extra_flops"] is None else f"{cell['extra_flops']:.1%}"
+    ),
+}
+_COUNTED: dict[str, Column] = {
+    **_PARAMETERS,
+    "TFLOP a step": lambda cell, _: f"{cell['tflop']:.1f}",
+    "GiB": lambda cell, _: f"{cell['peak_gib']:.1f}",
+    "products": lambda cell, reference: ratio(cell, reference, "tflop"),
+    "memory": lambda cell, reference: ratio(cell, reference, "peak_gib"),
+}
+
 
 def table(shape: str, cells: Sequence[tuple[Variant, dict[str, Any]]]) -> str:
-    """One shape's rows as markdown, ratios to its LoRA of rank 16 beside the paper's."""
+    """One shape's measured rows as markdown, ratios to its LoRA of rank 16 beside the paper's."""
+    return _page(shape, shape, cells, _MEASURED)
+
+
+def counted_table(shape: str, cells: Sequence[tuple[Variant, dict[str, Any]]]) -> str:
+    """One shape's counted rows as markdown, ratios to its LoRA of rank 16 beside the paper's."""
+    return _page(f"{shape}, counted", shape, cells, _COUNTED)
+
+
+def _page(
+    title: str,
+    shape: str,
+    cells: Sequence[tuple[Variant, dict[str, Any]]],
+    columns: Mapping[str, Column],
+) -> str:
     reference = next((cell for variant, cell in cells if variant.is_reference), {})
     lines = [
-        f"### {shape}",
+        f"### {title}",
         "",
-        "| method | parameters | s/step | tokens/s | GiB | time | memory | extra FLOPs |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| method | {' | '.join(columns)} |",
+        "|---|" + "---|" * len(columns),
     ]
     for variant, cell in cells:
         if "failed" in cell:
-            lines.append(f"| {variant.label} | {cell['failed']} | | | | | | |")
-            continue
-        time_ratio = ratio(cell, reference, "seconds_per_step")
-        memory_ratio = ratio(cell, reference, "peak_gib")
-        extra = cell["extra_flops"]
-        lines.append(
-            f"| {variant.label} | {cell['parameters']:,} | {cell['seconds_per_step']:.3f} "
-            f"| {cell['tokens_per_second']:,} | {cell['peak_gib']} | {time_ratio} | {memory_ratio} "
-            f"| {'' if extra is None else f'{extra:.1%}'} |"
-        )
+            words = [cell["failed"], *[""] * (len(columns) - 1)]
+        else:
+            words = [column(cell, reference) for column in columns.values()]
+        lines.append(f"| {variant.label} | {' | '.join(words)} |")
     slower, larger = PAPER_RATIOS[shape]
     lines += ["", f"The paper's NoRA over LoRA 16: time {slower}, memory {larger}."]
     return "\n".join(lines)
@@ -40,26 +71,3 @@ def ratio(cell: dict[str, Any], reference: dict[str, Any], name: str) -> str:
     if not cell.get(name) or not reference.get(name):
         return ""
     return f"{cell[name] / reference[name]:.3f}"
-
-
-def counted_table(shape: str, cells: Sequence[tuple[Variant, dict[str, Any]]]) -> str:
-    """One shape's rows as markdown, ratios to its LoRA of rank 16 beside the paper's."""
-    reference = next((cell for variant, cell in cells if variant.is_reference), {})
-    lines = [
-        f"### {shape}, counted",
-        "",
-        "| method | parameters | TFLOP a step | GiB | products | memory |",
-        "|---|---|---|---|---|---|",
-    ]
-    for variant, cell in cells:
-        if "failed" in cell:
-            lines.append(f"| {variant.label} | {cell['failed']} | | | | |")
-            continue
-        products, memory = (ratio(cell, reference, name) for name in ("tflop", "peak_gib"))
-        lines.append(
-            f"| {variant.label} | {cell['parameters']:,} | {cell['tflop']:.1f} "
-            f"| {cell['peak_gib']:.1f} | {products} | {memory} |"
-        )
-    slower, larger = PAPER_RATIOS[shape]
-    lines += ["", f"The paper's NoRA over LoRA 16: time {slower}, memory {larger}."]
-    return "\n".join(lines)
