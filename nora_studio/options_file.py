@@ -170,8 +170,12 @@ def defaults_as_toml(kind: Any = DreamboothOptions) -> str:
     return to_toml(_with_needed(kind, None))
 
 
-def to_flags(options: DreamboothOptions) -> list[str]:
-    """The command line that reads back as these options; what is as it was is left out."""
+def to_flags(options: Any) -> list[str]:
+    """The command line that reads back as these options; what is as it was is left out.
+
+    Args:
+        options: A dataclass that `parse` can read.
+    """
 
     def words_of(table: Any, plain: Any, prefix: str) -> list[str]:
         words: list[str] = []
@@ -184,7 +188,7 @@ def to_flags(options: DreamboothOptions) -> list[str]:
                 words += flag_words(name, value)
         return words
 
-    return words_of(options, DreamboothOptions(instance_dir=Path(), prompt=""), "")
+    return words_of(options, _with_needed(type(options), None), "")
 
 
 def flag_words(name: str, value: Any) -> list[str]:

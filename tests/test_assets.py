@@ -64,7 +64,8 @@ def weight_files(assets: Path) -> list[Path]:
 def test_assets_are_small(assets: Path) -> None:
     sizes = {path: path.stat().st_size for path in assets.rglob("*") if path.is_file()}
     assert not [path for path, size in sizes.items() if size > 16 * MEBIBYTE]
-    assert sum(sizes.values()) <= 64 * MEBIBYTE
+    llama = sum(size for path, size in sizes.items() if assets / "mini-llama" in path.parents)
+    assert llama <= 16 * MEBIBYTE and sum(sizes.values()) - llama <= 48 * MEBIBYTE
 
 
 def test_weights_are_float16_safetensors_for_everyone_to_read(assets: Path) -> None:

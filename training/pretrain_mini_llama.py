@@ -1,14 +1,15 @@
 """Pretrain the embedded miniature LLaMA from scratch on texts about a small everyday world.
 
-    python training/pretrain_mini_llama.py --out assets --seconds 300
+    python training/pretrain_mini_llama.py --out assets --seconds 240 --batch 192
 
-The card beside the embedded model says with which options it was made; two CPU cores take most of
-an hour for it. To see the script run: `--device cpu --no-compile --seconds 10 --documents 2000
+Meant for a GPU; the card beside the embedded model says with which options it was made and on
+which. To see the script run without one: `--device cpu --no-compile --seconds 10 --documents 2000
 --batch 8 --width 64 --layers 2`. Ctrl-C or SIGTERM saves; the same command with `--resume` goes on.
 Exit status: 0 done, 2 bad input, 128 + n stopped by signal n.
 """
 
 import dataclasses
+import shlex
 import sys
 import time
 from functools import partial
@@ -20,6 +21,7 @@ from nora_studio.commonsense.prompts import training_prompt
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.everyday.corpus import QUIZ_SHARE
 from nora_studio.everyday.questions import SETS, questions
+from nora_studio.options_file import to_flags
 from nora_studio.pretrain.compilation import set_precision
 from nora_studio.pretrain.devices import device_name, is_gpu, peak_gibibytes
 from nora_studio.pretrain.language_card import export_model, write_language_card
@@ -103,14 +105,9 @@ def main() -> int:
 
 def options_of(settings: LanguageSettings) -> str:
     """The options that make the same model again: those that are not at their defaults."""
-    words: list[str] = []
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if value == field.default or field.name in ("out", "report", "resume"):
-            continue
-        name = field.name.replace("_", "-")
-        words += [f"--no-{name}"] if value is False else [f"--{name}", f"{value}"]
-    return " ".join(words)
+    here = LanguageSettings()
+    made = dataclasses.replace(settings, out=here.out, report=here.report, resume=here.resume)
+    return shlex.join(to_flags(made))
 
 
 def check(settings: LanguageSettings) -> None:
