@@ -8,6 +8,7 @@ seconds to import, is imported by whoever first needs it.
 import importlib
 from typing import TYPE_CHECKING
 
+from nora_studio.quiet import hush_imports
 from nora_studio.registration import when_imported
 
 if TYPE_CHECKING:
@@ -29,4 +30,5 @@ def _register() -> None:
         importlib.import_module(methods)
 
 
+hush_imports()
 when_imported("peft", _register)

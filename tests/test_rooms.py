@@ -16,6 +16,7 @@ ENTRY_FOLDERS = ("training", "evaluation")
 LEVELS = [
     {
         "errors",
+        "quiet",
         "liveness",
         "fingerprints",
         "losses",
