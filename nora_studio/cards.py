@@ -52,6 +52,21 @@ def read_card(path: Path) -> AdapterCard:
     return parse_card(text, file)
 
 
+def read_subject_card(path: Path) -> AdapterCard:
+    """The card of an adapter of SDXL, for whatever draws with it or passes it on.
+
+    Raises:
+        StudioError: as `read_card`, or it was trained for another task.
+    """
+    card = read_card(path)
+    if card.task:
+        raise StudioError(
+            f"expected an adapter of SDXL; {path} was trained for {card.task}. Ask it with that "
+            "task's own scripts."
+        )
+    return card
+
+
 def _read_file_card(file: Path) -> AdapterCard:
     """The card in a file's header; of a file that another tool wrote, what its metadata tells.
 

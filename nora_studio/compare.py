@@ -9,7 +9,7 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
 from nora_studio.adapted import AdaptedPipes
-from nora_studio.cards import find_adapter, read_card
+from nora_studio.cards import find_adapter, read_subject_card
 from nora_studio.dino import Dino
 from nora_studio.entrants import (
     BASE,
@@ -87,7 +87,7 @@ def enter_adapters(
             there is not one weight for each.
     """
     folders = [find_adapter(path) for path in paths]
-    cards = [read_card(folder) for folder in folders]
+    cards = [read_subject_card(folder) for folder in folders]
     methods = [METHOD_NAMES.get(card.method, card.method) for card in cards]
     labels = methods if len(set(methods)) == len(methods) else [run_name(f) for f in folders]
     repeated = next((label for label in labels if labels.count(label) > 1), None)

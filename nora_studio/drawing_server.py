@@ -30,7 +30,7 @@ import tyro
 
 from nora_studio.adapted import AdaptedPipes
 from nora_studio.assets import EMBEDDED
-from nora_studio.cards import find_adapter, read_card
+from nora_studio.cards import find_adapter, read_subject_card
 from nora_studio.compare import (
     Drawing,
     Entrant,
@@ -203,7 +203,7 @@ def _enter(column: Column) -> Entrant:
     used = []
     for choice in column.adapters:
         source = find_adapter(Path(choice.path))
-        used.append(UsedAdapter(source, read_card(source), choice.strength))
+        used.append(UsedAdapter(source, read_subject_card(source), choice.strength))
     return Entrant(column.label, tuple(used), None if used else column.rare_word)
 
 

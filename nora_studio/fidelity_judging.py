@@ -9,7 +9,7 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 from torch import Tensor
 
-from nora_studio.cards import find_adapter, read_card
+from nora_studio.cards import find_adapter, read_subject_card
 from nora_studio.compare import (
     BASE,
     Drawing,
@@ -51,11 +51,15 @@ def find_checkpoints(path: Path, last: int) -> list[Checkpoint]:
     run = Run(path)
     final = None if run.exists and not run.adapter.is_dir() else find_adapter(path)
     name = run.folder.resolve().name if run.exists else run_name(path if final is None else final)
-    ends = [] if final is None else [Checkpoint(name, path, read_card(final), is_final=True)]
+    ends = (
+        [] if final is None else [Checkpoint(name, path, read_subject_card(final), is_final=True)]
+    )
     steps = {one.card.steps for one in ends}
     before = [(step, folder) for step, folder in run.checkpoints().items() if step not in steps]
     chosen = before[-last:] if last else []
-    found = [Checkpoint(name, folder, read_card(folder), is_final=False) for _, folder in chosen]
+    found = [
+        Checkpoint(name, folder, read_subject_card(folder), is_final=False) for _, folder in chosen
+    ]
     if not found + ends:
         raise StudioError(f"{path} is a run without a checkpoint yet. Wait for its first one.")
     return sorted(found + ends, key=lambda one: one.card.steps)

@@ -99,6 +99,37 @@ def test_twins_end_with_proven_adapters_that_belong_to_their_base(twins, model):
             load_adapter(run.folder, {"decoder": other})
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("export", "RUN", "--to", "kohya"),
+        ("merge", "--adapters", "RUN", "--out", "out"),
+        ("mix", "--adapters", "RUN", "RUN", "--out", "out.safetensors"),
+        ("push", "RUN", "me/mine", "--dry-run"),
+        ("compare", "--adapters", "RUN", "--prompts", "a mug"),
+        ("score", "--adapters", "RUN", "--references", "RUN", "--prompts", "a mug"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_is_for_sdxl_alone_says_what_the_adapter_was_trained_for(
+    command, twins, tmp_path, monkeypatch, words
+):
+    monkeypatch.chdir(tmp_path)
+    run = str(twins / "q-nora")
+    status, _, err = command(*[run if word == "RUN" else word for word in words])
+    assert status == 2 and len(err.strip().splitlines()) == 1
+    assert "expected an adapter of SDXL" in err and "trained for commonsense" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_inspect_tells_the_task_and_no_pixels(command, twins):
+    status, out, err = command("inspect", str(twins / "q-nora"))
+    assert status == 0, err
+    told = dict(line.split(maxsplit=1) for line in out.splitlines() if len(line.split()) > 1)
+    assert (told["task"], told["trained"]) == ("commonsense", f"{STEPS} steps, seed 0")
+    assert "SDXL's adapters alone" in out
+
+
 def test_twins_see_the_same_batches_and_begin_at_the_same_base(twins):
     logs = [Run(twins / f"q-{method}").read_log() for method in ("nora", "lora")]
     assert logs[0][0]["held_out_loss"] == logs[1][0]["held_out_loss"]

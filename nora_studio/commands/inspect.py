@@ -83,6 +83,8 @@ def _look_into_folder(folder: Path) -> tuple[dict[str, str], list[LayerFacts], s
     size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
     facts = {"folder": f"{folder} ({size / 1e6:.1f} MB)"} | _card_facts(card)
     facts |= _settings_facts([folder / part for part in card.fingerprints])
+    if card.task:
+        return facts, [], "Where it changes most is told of SDXL's adapters alone."
     try:
         layers = facts_of(open_updates(folder, None, None, local_only=True)[1])
     except StudioError as error:
@@ -93,9 +95,11 @@ def _look_into_folder(folder: Path) -> tuple[dict[str, str], list[LayerFacts], s
 def _card_facts(card: AdapterCard) -> dict[str, str]:
     facts = {
         "method": card.method,
+        "task": card.task,
         "base": card.model,
         "parts": ", ".join(card.fingerprints),
-        "trained": f"{card.steps:,} steps, seed {card.seed}, {card.resolution} px",
+        "trained": f"{card.steps:,} steps, seed {card.seed}"
+        + (f", {card.resolution} px" if card.resolution else ""),
         "parameters": f"{card.parameters:,}",
         "trigger": card.trigger,
         "new tokens": f"{len(card.tokens)}, with vectors of their own" if card.tokens else "",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nora_studio.atomic import replacing
-from nora_studio.cards import find_adapter, read_card
+from nora_studio.cards import find_adapter, read_subject_card
 from nora_studio.commands.mix import match_weights
 from nora_studio.commands.opening import base_of, check_out_folder
 from nora_studio.commands.options import MergeOptions
@@ -27,7 +27,7 @@ def run(options: MergeOptions) -> int:
     out = check_out_folder(options.out)
     weights = match_weights(options.adapters, options.weights)
     sources = [find_adapter(path) for path in options.adapters]
-    cards = [read_card(source) for source in sources]
+    cards = [read_subject_card(source) for source in sources]
     model = next((card.model for card in cards if card.model), None)
     card = base_of(sources[0], cards[0], options.model or model)
     tokens = joined([read_new_tokens(source) for source in sources])

@@ -80,9 +80,9 @@ def open_several(
 
 
 def _stated(path: Path) -> str | None:
-    from nora_studio.cards import read_card
+    from nora_studio.cards import read_subject_card
 
-    return read_card(path).model or None
+    return read_subject_card(path).model or None
 
 
 def _check_same_base(first: Opened, other: Opened) -> None:

@@ -8,7 +8,7 @@ from huggingface_hub import snapshot_download
 from torch import nn
 
 from nora_studio.assets import EMBEDDED
-from nora_studio.cards import find_adapter, read_card
+from nora_studio.cards import find_adapter, read_subject_card
 from nora_studio.errors import StudioError
 from nora_studio.files import WEIGHTS, load_adapter
 from nora_studio.formats.card import AdapterCard, is_hub_name
@@ -117,7 +117,7 @@ def open_adapter(
         StudioError: the adapter or its base cannot be read, or they do not belong together.
     """
     source = find_adapter(path)
-    card = base_of(path, read_card(source), model)
+    card = base_of(path, read_subject_card(source), model)
     is_seed = source.is_file() and identify(read_header(source)).kind == "seed"
     if not (weights or is_seed):
         parts = skeleton(card.model, local_only)
