@@ -68,7 +68,7 @@ def linear_layers(unet: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-@pytest.fixture(scope="module", params=BITS)
+@pytest.fixture(scope="module", params=[pytest.param(8, marks=pytest.mark.slow), 4])
 def twins_in_bits(request, tiny_base, photo_folder, tmp_path_factory):
     """Bits, the folder of twins that were trained on such a base, and what the trainer said."""
     runs = tmp_path_factory.mktemp("runs")

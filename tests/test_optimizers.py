@@ -260,6 +260,7 @@ def test_a_missing_library_is_one_line_with_the_remedy(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_schedule_free_runs_from_the_command_line_and_is_proven(tiny_base, photo_folder, tmp_path):
     changes = {"optimizer": "schedule-free", "sample-every": 2, "evaluate-every": 2}
     arguments = tiny_arguments(tiny_base, photo_folder, tmp_path, "nora,lora", changes)

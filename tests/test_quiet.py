@@ -1,17 +1,8 @@
-"""A command says nothing of what libraries find on import, and they may still say all else."""
+"""What libraries say on import is left out, and nothing else."""
 
 import logging
-import subprocess
-import sys
 
 from nora_studio.quiet import hush_imports
-
-ALL_OF_THEM = "import nora_studio, peft; from diffusers import StableDiffusionXLPipeline"
-
-
-def test_importing_everything_says_nothing():
-    done = subprocess.run([sys.executable, "-c", ALL_OF_THEM], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_library_is_silenced_in_nothing_else(caplog):

@@ -29,11 +29,11 @@ def plain(**changes) -> dict:
     [
         {"method": "nora,lora", "dropout": 0.2, "caption_dropout": 0.5},
         {"method": "nora", "ema": 0.8, "weight_decay": 0.1},
-        plain(optimizer="schedule-free"),
+        pytest.param(plain(optimizer="schedule-free"), marks=pytest.mark.slow),
         pytest.param(plain(optimizer="prodigy", weight_decay=0.1), marks=pytest.mark.slow),
         pytest.param(plain(optimizer="adamw8bit"), marks=pytest.mark.slow),
         pytest.param(plain(method="lora-fa"), marks=pytest.mark.slow),
-        plain(method="adalora,dylora"),
+        pytest.param(plain(method="adalora,dylora"), marks=pytest.mark.slow),
     ],
     ids=lambda changes: "-".join(str(changes.get(k, "")) for k in ("method", "optimizer")),
 )

@@ -68,6 +68,7 @@ def test_a_twin_with_tokens_is_what_it_would_be_alone(frozen, tiny_base, photo_f
     assert tensors_of(alone) == tensors_of(twin)
 
 
+@pytest.mark.slow
 def test_checkpointed_activations_change_no_bit_of_the_tokens(
     frozen, tiny_base, photo_folder, tmp_path
 ):

@@ -152,6 +152,7 @@ def test_going_on_after_a_crash_tells_nothing_twice(
             assert (resumed.samples / name).read_bytes() == (whole.samples / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_samples_that_a_stop_left_out_are_drawn_on_resuming(
     watched, tiny_base, photo_folder, clip, tmp_path
 ):
