@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from language import some_rows, tiny_llama
+from peft import PeftModel
 from safetensors.torch import load_file
 from trainer import run_trainer
+from transformers import AutoModelForCausalLM
 
 from nora_studio.cards import read_card
 from nora_studio.commonsense.config import CommonsenseOptions
@@ -97,6 +99,20 @@ def test_twins_end_with_proven_adapters_that_belong_to_their_base(twins, model):
             parameter.copy_(torch.randn_like(parameter))
         with pytest.raises(StudioError, match="another base"):
             load_adapter(run.folder, {"decoder": other})
+
+
+@pytest.mark.parametrize("method", ["nora", "lora"])
+def test_peft_reads_the_adapter_as_it_lies_there(twins, model, method):
+    run = Run(twins / f"q-{method}")
+    ids = torch.arange(1, 30)[None]
+    ours = load_decoder(str(model), torch.float32, torch.device("cpu"))
+    bare = ours(ids).logits
+    load_adapter(run.folder, {"decoder": ours})
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    theirs = PeftModel.from_pretrained(base, str(run.adapter / "decoder")).eval()
+    with torch.no_grad():
+        assert torch.equal(theirs(ids).logits, ours(ids).logits)
+    assert not torch.equal(ours(ids).logits, bare)
 
 
 @pytest.mark.parametrize(
