@@ -16,7 +16,7 @@ from tiny import tiny_clip
 
 from nora_studio.crew import Crew
 from nora_studio.errors import StudioError
-from nora_studio.fewshot.cells import evenly
+from nora_studio.fewshot.cells import Workshop, evenly
 from nora_studio.fewshot.table import (
     Cell,
     as_markdown,
@@ -95,6 +95,18 @@ def test_cells_are_shared_out_evenly_and_none_twice(jobs):
     assert all(load < share + piece[0].shots for load, piece in zip(loads, work))
     if jobs == 1:
         assert len(work) == len(groups)
+
+
+def test_what_was_stopped_is_shared_out_as_it_was(tmp_path):
+    cells = [Cell(method, shots, 1) for shots in (1, 4) for method in ("nora", "vera", "dylora")]
+    rates = dict.fromkeys(("nora", "vera", "dylora"), 0.01)
+    workshop = Workshop(tmp_path, (), {"steps": 3}, jobs=3)
+    whole = workshop.missing(cells, rates)
+    assert sorted(len(group) for group in whole) == [1, 1, 1, 3]
+    for cell in whole[0]:
+        values = {"accuracy": 0.5, "settings": {"steps": 3, "rate": 0.01}}
+        (tmp_path / f"{cell.name}.json").write_text(json.dumps(values))
+    assert workshop.missing(cells, rates) == whole[1:]
 
 
 def test_a_stop_reaches_every_process_and_begins_none(tmp_path):

@@ -46,9 +46,8 @@ SHORT = {
     "ARC-Challenge": "ARC-c",
     "openbookqa": "OBQA",
 }
-
-
 AVERAGE = "average"
+"""The column of the mean over the sets, beside their names."""
 
 
 def cell_of(run: Run | None, answers: Path) -> dict[str, Any]:

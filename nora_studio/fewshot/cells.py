@@ -67,11 +67,7 @@ class Workshop:
         Raises:
             StudioError: a training failed, or a cell was trained under other settings.
         """
-        groups: dict[tuple[int, int], list[Cell]] = {}
-        for cell in cells:
-            if self.read(cell, rates[cell.method]) is None:
-                groups.setdefault((cell.shots, cell.seed), []).append(cell)
-        work = evenly(list(groups.values()), self.jobs)
+        work = self.missing(cells, rates)
         with (
             ThreadPoolExecutor(self.jobs) as pool,
             tqdm(total=len(work), desc=self.folder.name, unit="process") as bar,
@@ -80,6 +76,21 @@ class Workshop:
                 bar.update()
         found = [self.read(cell, rates[cell.method]) for cell in cells]
         return [cell for cell in found if cell is not None]
+
+    def missing(self, cells: Sequence[Cell], rates: Mapping[str, float | None]) -> list[list[Cell]]:
+        """What each process has yet to train, the longest first.
+
+        All cells are shared out, the finished ones too: who shared a process that was stopped
+        shares it again, and it goes on.
+        """
+        groups: dict[tuple[int, int], list[Cell]] = {}
+        for cell in cells:
+            groups.setdefault((cell.shots, cell.seed), []).append(cell)
+        work = [
+            [cell for cell in group if self.read(cell, rates[cell.method]) is None]
+            for group in evenly(list(groups.values()), self.jobs)
+        ]
+        return [group for group in work if group]
 
     def _train(self, group: Sequence[Cell], rates: Mapping[str, float | None]) -> None:
         first = group[0]
