@@ -16,6 +16,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -25,7 +26,7 @@ from nora_studio.crew import Crew
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.runs import Run
 from nora_studio.scripts import COMMONSENSE, LLAMA, as_flags, script_command
-from nora_studio.tables import check_settings
+from nora_studio.tables import check_each_once, check_options, check_settings
 
 BASE = "base"
 OF_EACH_ROW = {"model", "data", "method", "name", "output_dir", "seed", "steps", "resume"}
@@ -82,17 +83,19 @@ def main() -> int:
     for label in options.labels:
         if label not in known:
             raise StudioError(f"--labels: expected some of {', '.join(known)}; got {label!r}.")
-    if not options.seeds or len(set(options.seeds)) < len(options.seeds):
-        raise StudioError(f"--seeds: expected at least one, each once; got {options.seeds}.")
-    named = {word.partition("=")[0].replace("-", "_") for word in options.options} & OF_EACH_ROW
-    if named:
-        raise StudioError(
-            f"--options: {', '.join(sorted(named))}: set by the table itself. Leave it out."
-        )
+    check_each_once("--seeds", options.seeds)
+    check_options(options.options, OF_EACH_ROW)
     keep_settings(options)
     trained = [Row(known[label], seed) for seed in options.seeds for label in options.labels]
     crew = Crew()
     return crew.lead(lambda: make_table(options, [Row(None), *trained], crew))
+
+
+def settings_of(options: TableOptions) -> dict[str, Any]:
+    """What decides the figures of a row, beside its method and seed."""
+    asked = dataclasses.asdict(options)
+    names = ("model", "data", "test_data", "steps", "limit")
+    return {**{name: asked[name] for name in names}, "options": list(options.options)}
 
 
 def keep_settings(options: TableOptions) -> None:
@@ -101,10 +104,7 @@ def keep_settings(options: TableOptions) -> None:
     Raises:
         StudioError: rows that are there already were made otherwise.
     """
-    asked = dataclasses.asdict(options)
-    settings = {name: asked[name] for name in ("model", "data", "test_data", "steps", "limit")}
-    settings["options"] = list(options.options)
-    file = options.out / "settings.json"
+    file, settings = options.out / "settings.json", settings_of(options)
     if file.is_file():
         check_settings(file, json.loads(file.read_text(encoding="utf-8")), settings)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -176,8 +176,7 @@ def write_table(options: TableOptions, rows: list[Row]) -> None:
     """Write all rows that are there as one table."""
     files = [cell_file(options, row) for row in rows]
     cells = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
-    settings = json.loads((options.out / "settings.json").read_text(encoding="utf-8"))
-    record = {"settings": settings, "cells": cells}
+    record = {"settings": settings_of(options), "cells": cells}
     write_text(options.out / "table1.json", json.dumps(record, indent=1) + "\n")
     write_text(options.out / "table1.md", markdown(cells) + "\n")
 

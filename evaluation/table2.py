@@ -26,7 +26,7 @@ import tyro
 
 from nora_studio.atomic import write_text
 from nora_studio.crew import Crew
-from nora_studio.errors import StudioError, run_entry
+from nora_studio.errors import run_entry
 from nora_studio.fewshot.cells import Workshop
 from nora_studio.fewshot.datasets import SPLITS, find_dataset
 from nora_studio.fewshot.methods import METHODS
@@ -35,6 +35,7 @@ from nora_studio.fewshot.settings import FewshotOptions
 from nora_studio.fewshot.table import Cell, as_markdown, check_alike
 from nora_studio.options_file import parse, to_toml
 from nora_studio.scripts import as_flags
+from nora_studio.tables import check_each_once, check_options
 
 METHODS_OF_TABLE_2 = tuple(name for name in METHODS if name != "clip-adapter")
 OF_EACH_CELL = {"method", "shots", "seed", "name", "output_dir", "resume", "override", "twins"}
@@ -118,18 +119,9 @@ def resolve(options: TableOptions) -> tuple[tuple[str, ...], FewshotOptions]:
     Raises:
         StudioError: the trainer would refuse them, or they are the table's own.
     """
-    named = {word.partition("=")[0].replace("-", "_") for word in options.options}
-    if named & OF_EACH_CELL:
-        raise StudioError(
-            f"--options: {', '.join(sorted(named & OF_EACH_CELL))}: set by the table itself. Leave "
-            "it out."
-        )
+    check_options(options.options, OF_EACH_CELL)
     for name in ("methods", "shots", "seeds", "rate_seeds"):
-        values = getattr(options, name)
-        if not values or len(set(values)) < len(values):
-            raise StudioError(
-                f"--{name.replace('_', '-')}: expected at least one, each once; got {values}."
-            )
+        check_each_once(f"--{name.replace('_', '-')}", getattr(options, name))
     known = {name: method.tuner for name, method in METHODS.items()}
     flags = as_flags(options.options)
     asked = [*flags, "--shots", "1", "--method", ",".join(options.methods)]

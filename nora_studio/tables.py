@@ -1,7 +1,7 @@
-"""What the paper's tables share: a mean with its interval, and cells that must be of one kind."""
+"""What the paper's tables share: checks of what they are asked for, and a mean's interval."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -11,6 +11,32 @@ from nora_studio.errors import StudioError
 # Student's t at 97.5%, by degrees of freedom.
 _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 _NORMAL = 1.96
+
+
+def check_each_once(flag: str, values: Sequence[object]) -> None:
+    """Refuse no values, and any that is there twice.
+
+    Raises:
+        StudioError: the values of `flag` are so.
+    """
+    if not values or len(set(values)) < len(values):
+        raise StudioError(f"{flag}: expected at least one, each once; got {values}.")
+
+
+def check_options(words: Sequence[str], taken: Collection[str]) -> None:
+    """Refuse options for every run, such as "dataset=dtd", that the table sets itself.
+
+    Args:
+        taken: Their names, with underscores.
+
+    Raises:
+        StudioError: one is among them.
+    """
+    named = {word.partition("=")[0].replace("-", "_") for word in words} & set(taken)
+    if named:
+        raise StudioError(
+            f"--options: {', '.join(sorted(named))}: set by the table itself. Leave it out."
+        )
 
 
 def check_settings(file: Path, began: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
