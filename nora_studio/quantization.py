@@ -5,6 +5,7 @@ identifies the base (its fingerprint) is taken before, so an adapter belongs to 
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -134,9 +135,10 @@ def _eight_bit_class() -> type:
         dense_dtype: torch.dtype
 
         def forward(self, x: Tensor) -> Tensor:
-            product = _EightBitProduct.apply(
-                x.to(self.dense_dtype), self.state.CB, self.state.SCB, self.bias
-            )
+            return _by_rows(self._product, x.to(self.dense_dtype))
+
+        def _product(self, rows: Tensor) -> Tensor:
+            product = _EightBitProduct.apply(rows, self.state.CB, self.state.SCB, self.bias)
             assert isinstance(product, Tensor)
             return product
 
@@ -154,9 +156,20 @@ def _four_bit_class() -> type:
         """
 
         def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x.to(self.compute_dtype))
+            return _by_rows(super().forward, x.to(self.compute_dtype))
 
     return Linear4bit
+
+
+def _by_rows(product: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply a layer's product to x (..., columns) as (rows, columns), and give back x's shape.
+
+    From torch 2.14 on a product of more than two dimensions answers with a view. A view that a
+    custom autograd function returns may not be added to in place, which AdaLoRA does; a view of
+    what it returns may.
+    """
+    product_of_rows = product(x.reshape(-1, x.shape[-1]))
+    return product_of_rows.view(*x.shape[:-1], product_of_rows.shape[-1])
 
 
 class _EightBitProduct(torch.autograd.Function):
@@ -164,6 +177,7 @@ class _EightBitProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+        # x: (rows, columns).
         ctx.save_for_backward(codes, scale)
         return F.linear(x, _widened(codes, scale, x.dtype), bias)
 
