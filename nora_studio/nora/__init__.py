@@ -1,7 +1,7 @@
 """Nested Low-Rank Adaptation (NoRA, arXiv:2408.10280) as a PEFT method.
 
 Importing this package makes the method known to PEFT. It is not Normalized LoRA (arXiv:2608.31036),
-which PEFT calls `use_nora`.
+proposed for PEFT as `use_nora` (PR 3637).
 """
 
 # Before all of ours: when PEFT arrives it brings in both packages of methods, neither half read.

@@ -20,8 +20,8 @@ OUTERS = ("svd", "randomized", "activation")
 class NoraConfig(PeftConfig):
     """Configuration of Nested Low-Rank Adaptation (NoRA), arXiv:2408.10280.
 
-    Not Normalized LoRA, which PEFT calls `use_nora`. A config that was saved stands for a file that
-    carries every factor, so it comes back with `init_weights=False` and loading needs no SVD.
+    Not Normalized LoRA, proposed for PEFT as `use_nora`. A config that was saved stands for a file
+    that carries every factor, so it comes back with `init_weights=False` and loading needs no SVD.
     """
 
     r: int = 8
