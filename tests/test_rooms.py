@@ -27,8 +27,8 @@ LEVELS = [
         "schedules",
         "peak_memory",
     },
-    {"atomic", "storage", "fidelity", "assets", "recipes", "tables"},
-    {"disk_cache", "fidelity_words", "fidelity_plot"},
+    {"atomic", "storage", "fidelity", "assets", "recipes", "tables", "run_files", "checksums"},
+    {"disk_cache", "run_options", "fidelity_words", "fidelity_plot"},
     {
         "nora",
         "world",
@@ -65,6 +65,7 @@ LEVELS = [
         "report",
     },
     {"runs", "launching", "shipped"},
+    {"run_places", "resuming"},
     {
         "trainee",
         "assembly",

@@ -10,7 +10,8 @@ import torch
 
 from nora_studio.checkpoints import TrainingState, read_state, write_state
 from nora_studio.errors import StudioError
-from nora_studio.runs import Run, common_checkpoint
+from nora_studio.resuming import common_checkpoint
+from nora_studio.runs import Run
 
 
 @pytest.fixture

@@ -113,7 +113,8 @@ class _Audit:
     def interrupt(self, name: str, trainer, at: int, kill: bool) -> int:
         """Train until a step, and no further; give back the step that is saved."""
         from nora_studio.interruption import has_reached, signal_when
-        from nora_studio.runs import Run, common_checkpoint
+        from nora_studio.resuming import common_checkpoint
+        from nora_studio.runs import Run
 
         print(f"Training {name} until step {at}", flush=True)
         runs = [Run(self.folder / name / f"{trainer.run_name}-{m}") for m in trainer.methods]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from nora_studio.errors import StudioError
 from nora_studio.fidelity import Fidelity, read_fidelity
-from nora_studio.history import find_runs, read_settings
+from nora_studio.history import changed_at, find_runs, read_settings
 from nora_studio.prompts import in_places
 from nora_studio.runs import Run
 from nora_studio.scripts import CLIP_SCORE, FIDELITY, script_command
@@ -44,7 +44,7 @@ class ScoreRequest:
 def measurable_runs(workspace: Workspace) -> list[Run]:
     """The visitor's runs that have an adapter to measure, the newest first."""
     found = [run for run in find_runs(workspace.runs) if run.has_adapter]
-    return sorted(found, key=lambda run: -(run.folder / "config.toml").stat().st_mtime)
+    return sorted(found, key=lambda run: -changed_at(run))
 
 
 def results_folder(workspace: Workspace, runs: Sequence[str], kind: Kind) -> Path:

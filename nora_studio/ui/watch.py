@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from nora_studio.errors import StudioError
+from nora_studio.run_files import is_finite
 from nora_studio.studio.studio import Studio
 from nora_studio.studio.training import PROGRAM, train_command
 from nora_studio.studio.trainings import Training, find_training, find_trainings, state_of
@@ -206,7 +207,7 @@ def _lines(logs: Logs, name: str) -> list[Series]:
     return [
         Series(
             METHOD_NAMES.get(method, method),
-            [(row["step"], row[name]) for row in rows if name in row],
+            [(row["step"], row[name]) for row in rows if is_finite(row.get(name))],
             OTHERS[others.index(method) % len(OTHERS)] if method in others else colour_of(method),
             "dashed" if method == "lora" else "solid",
         )
