@@ -10,6 +10,7 @@ from diffusers import StableDiffusionXLPipeline
 
 from nora_studio import __version__
 from nora_studio.assets import EMBEDDED
+from nora_studio.base_digests import base_digest
 from nora_studio.cards import CARD
 from nora_studio.errors import StudioError
 from nora_studio.fingerprints import fingerprint
@@ -154,10 +155,11 @@ def plan_pictures(
 
 
 def weights_digest(pipe: StableDiffusionXLPipeline, *adapters: Path) -> str:
-    """Short digest of the base's fingerprints, its precision and the adapters' files."""
+    """Short digest of the base's weights, its precision and the adapters' files."""
     digest = hashlib.sha256()
     for module in (*parts_of(pipe).values(), pipe.vae):
         digest.update(repr((fingerprint(module), str(pipe.unet.dtype))).encode())
+        digest.update(base_digest(module).encode())
     for adapter in adapters:
         for file in adapter_files(adapter):
             name = str(file.relative_to(adapter)) if adapter.is_dir() else ""

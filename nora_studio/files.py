@@ -11,6 +11,7 @@ from peft import PeftConfig
 from torch import Tensor, nn
 
 from nora_studio.atomic import replacing
+from nora_studio.base_digests import base_digest, digests_differ
 from nora_studio.cards import CARD, find_adapter, read_card
 from nora_studio.errors import StudioError
 from nora_studio.fingerprints import fingerprint, fingerprints_agree
@@ -158,7 +159,8 @@ def _read_parts(source: Path, parts: dict[str, nn.Module], card: AdapterCard) ->
             )
         if _is_skeleton(parts[part]):
             continue
-        if not fingerprints_agree(prints, fingerprint(parts[part])):
+        agree = fingerprints_agree(prints, fingerprint(parts[part]))
+        if not agree or digests_differ(card.digests.get(part, ""), base_digest(parts[part])):
             raise StudioError(
                 f"{source} was trained on another base ({card.model}): its {part} weights differ "
                 "from this model's. Load the model it was trained on."
@@ -204,14 +206,26 @@ def load_weights(path: Path, parts: dict[str, nn.Module], card: AdapterCard | No
         StudioError: a file is missing or damaged, holds other tensors than the adapters, or
             belongs to another base.
     """
-    began = read_card(path).fingerprints if card is not None else {}
-    for part, prints in began.items():
-        if card is not None and not fingerprints_agree(prints, card.fingerprints.get(part, prints)):
-            raise StudioError(
-                f"--resume: {path} was trained on another base: its {part} weights differ from "
-                f"those of {card.model} now. Put the model back as it was."
-            )
+    if card is not None:
+        _check_resumed(path, read_card(path), card)
     for part, module in parts.items():
         state = _read_tensors(path / part / WEIGHTS)
         _check_tensors(path, part, state, module)
         set_adapter_tensors(module, state, ADAPTER_NAME)
+
+
+def _check_resumed(path: Path, began: AdapterCard, now: AdapterCard) -> None:
+    """Refuse to go on, on another base than a checkpoint was trained on."""
+    for part, prints in began.fingerprints.items():
+        agree = fingerprints_agree(prints, now.fingerprints.get(part, prints))
+        if agree and not digests_differ(began.digests.get(part, ""), now.digests.get(part, "")):
+            continue
+        if began.model != now.model:
+            raise StudioError(
+                f"--model: {path} was trained on {began.model}; --model says {now.model}, whose "
+                f"{part} weights differ. Give the model that it was trained on."
+            )
+        raise StudioError(
+            f"--resume: {path} was trained on another base: the {part} weights of {now.model} have "
+            "changed since. Put the model back as it was, or begin another run with another --name."
+        )

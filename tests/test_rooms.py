@@ -31,6 +31,7 @@ LEVELS = [
     {"disk_cache", "run_options", "fidelity_words", "fidelity_plot"},
     {
         "nora",
+        "base_digests",
         "world",
         "everyday",
         "prompts",

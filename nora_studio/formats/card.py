@@ -32,6 +32,8 @@ class AdapterCard:
     """Of the adapter, as the Hub abbreviates it ("openrail++"); empty: not stated."""
     tokens: list[str] = field(default_factory=list)
     """New tokens that the trigger consists of, whose vectors go with it; none: a rare word."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """Of each adapted part's base weights, every number of them (`base_digests.base_digest`)."""
     task: str = ""
     """What it was trained for, where that is no subject of SDXL's: "clip few-shot"."""
 
@@ -53,8 +55,9 @@ def for_others(card: AdapterCard) -> AdapterCard:
 
 
 def card_values(card: AdapterCard) -> dict[str, Any]:
-    """A card as JSON has it; of SDXL's adapters as it was before there were other tasks."""
-    return {name: value for name, value in asdict(card).items() if name != "task" or value}
+    """A card as JSON has it; fields of later versions are left out where they are empty."""
+    later = ("task", "digests")
+    return {name: value for name, value in asdict(card).items() if name not in later or value}
 
 
 def card_text(card: AdapterCard) -> str:
@@ -91,6 +94,8 @@ def _check(card: AdapterCard) -> None:
             raise TypeError(f"{one.name} should be {wanted.__name__}; got {value!r}")
     if not all(isinstance(word, str) for word in card.tokens):
         raise TypeError(f"tokens should be words; got {card.tokens!r}")
+    if not all(isinstance(digest, str) for digest in card.digests.values()):
+        raise TypeError(f"digests should be text; got {card.digests!r}")
     for part, numbers in card.fingerprints.items():
         if not isinstance(numbers, list) or not all(isinstance(n, int | float) for n in numbers):
             raise TypeError(f"the fingerprint of {part} should be a list of numbers")

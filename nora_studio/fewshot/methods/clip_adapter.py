@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nora_studio.base_digests import base_digest, digests_differ
 from nora_studio.errors import StudioError
 from nora_studio.fewshot.classifier import ClipClassifier
 from nora_studio.fewshot.methods.contract import Learner
@@ -71,10 +72,12 @@ class ClipAdapter:
             parameter.requires_grad_(True)
         groups = [{"name": "vision", "params": trained, "lr": settings.learning_rate}]
         optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay)
-        prints = fingerprint(task.clip.model.visual)
+        visual = task.clip.model.visual
+        prints, digest = fingerprint(visual), base_digest(visual)
 
         def write(folder: Path, at: int) -> None:
             facts = {"steps": at, "fingerprint": prints, "ratio": settings.rank}
+            facts |= {"digest": digest} if digest else {}
             tensors = {key: value.detach().cpu() for key, value in step.trained().items()}
             write_tensors(folder / FILE, tensors, {"clip_adapter": json.dumps(facts)})
 
@@ -90,7 +93,9 @@ class ClipAdapter:
     def read(self, task: FewshotTask, folder: Path | None) -> Any:
         assert folder is not None
         facts = _facts(folder)
-        if not fingerprints_agree(facts["fingerprint"], fingerprint(task.clip.model.visual)):
+        visual = task.clip.model.visual
+        agree = fingerprints_agree(facts["fingerprint"], fingerprint(visual))
+        if not agree or digests_differ(facts.get("digest", ""), base_digest(visual)):
             raise StudioError(f"{folder} was trained on another base. Load that one.")
         step = BottleneckClassifier(task, facts["ratio"])
         _fill(step, folder)
