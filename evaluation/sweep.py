@@ -26,6 +26,7 @@ from nora_studio.data.images import open_photo
 from nora_studio.demo import PICTURE_SEED
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.models import load_sdxl, native_resolution
+from nora_studio.orphans import ending_with_us
 from nora_studio.runs import Run
 from nora_studio.scores import load_scorer
 from nora_studio.scripts import TRAIN, as_flags, script_command
@@ -113,7 +114,12 @@ def train(options: SweepOptions, trial: Trial) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.with_suffix(".log")
     with log.open("w", encoding="utf-8") as output:
-        status = subprocess.call(script_command(TRAIN, arguments), stdout=output, stderr=output)
+        status = subprocess.call(
+            script_command(TRAIN, arguments),
+            stdout=output,
+            stderr=output,
+            preexec_fn=ending_with_us(),
+        )
     if status:
         last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
         raise StudioError(f"{folder.name} ended with status {status}: {' '.join(last)}")

@@ -22,6 +22,7 @@ LEVELS = [
         "losses",
         "registration",
         "stop",
+        "orphans",
         "curves",
         "averages",
         "schedules",

@@ -115,10 +115,11 @@ class _Audit:
         from nora_studio.interruption import has_reached, signal_when
         from nora_studio.resuming import common_checkpoint
         from nora_studio.runs import Run
+        from nora_studio.stop import SIGKILL
 
         print(f"Training {name} until step {at}", flush=True)
         runs = [Run(self.folder / name / f"{trainer.run_name}-{m}") for m in trainer.methods]
-        number = signal.SIGKILL if kill else signal.SIGINT
+        number = SIGKILL if kill else signal.SIGINT
         started = self._start(name)
         sent = signal_when(started, number, lambda: has_reached(runs, at))
         status = started.wait()

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nora_studio.atomic import beside
+from nora_studio.atomic import beside, tidy
 from nora_studio.errors import StudioError
 
 _DTYPE_NAMES = {
@@ -77,6 +77,7 @@ def write_tensors(
     fresh = beside(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        tidy(file.parent, signed=True)
         with fresh.open("wb") as stream:
             stream.write(len(text).to_bytes(8, "little") + text)
             for name in names:

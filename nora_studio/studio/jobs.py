@@ -24,11 +24,12 @@ import psutil
 from nora_studio.atomic import replacing, write_text
 from nora_studio.errors import StudioError
 from nora_studio.liveness import ProcessMark, host_name
+from nora_studio.stop import SIGNALS
 from nora_studio.studio import child
 from nora_studio.studio.job import ENDED, QUIET_THREADS, Job, State, next_in_line
 from nora_studio.studio.workspace import Workspace
 
-STOPPED = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+STOPPED = {128 + number for number in SIGNALS}
 JOB, CANCELLED = "job.json", "cancelled.json"
 WAITING_LIMIT = 10
 """Jobs that one visitor may have in the queue."""
