@@ -1,10 +1,13 @@
-"""Pickles that give themselves away: reading one leaves a file behind."""
+"""Pickles that give themselves away, and where a test puts them: reading one leaves a file."""
 
 import pickle
 import zipfile
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file
+
+from nora_studio.errors import StudioError
 
 
 class Trap:
@@ -35,3 +38,22 @@ def plain_pickle(source: Path, file: Path) -> Path:
 
     torch.save({name: torch.zeros_like(t) for name, t in load_file(source).items()}, file)
     return file
+
+
+def hub_copy(copies: Path, repository: str = "owner/name") -> Path:
+    """The folder of a repository's local copy, as the Hub's client lays it out."""
+    top, commit = copies / f"models--{repository.replace('/', '--')}", "0" * 40
+    (top / "refs").mkdir(parents=True)
+    (top / "refs" / "main").write_text(commit)
+    (top / "snapshots" / commit).mkdir(parents=True)
+    return top / "snapshots" / commit
+
+
+def assert_refused(call, *words: str) -> str:
+    with pytest.raises(StudioError) as refused:
+        call()
+    said = str(refused.value)
+    assert "\n" not in said
+    for word in ("a pickle", *words):
+        assert word in said
+    return said
