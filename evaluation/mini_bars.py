@@ -49,7 +49,9 @@ def main() -> int:
     if settings.prompts < 1:
         raise StudioError(f"--prompts: expected at least 1; got {settings.prompts}.")
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    pipeline = StableDiffusionXLPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True
+    )
     pipeline.to(device).set_progress_bar_config(disable=True)
     results = bars.measure(
         pipeline,

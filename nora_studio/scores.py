@@ -3,23 +3,24 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
-from nora_studio.assets import EMBEDDED, embedded
+from nora_studio.assets import EMBEDDED
+from nora_studio.clip_files import find_clip_files, load_open_clip
 from nora_studio.dino import Dino, dino_score
 from nora_studio.errors import StudioError
 from nora_studio.prompts import replace_token
 
-CONFIG = "open_clip_config.json"
+_NOT_LOADED = (
+    OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, SafetensorError,
+)  # fmt: skip
 ENCODING_BATCH = 32
 RESAMPLES_AT_ONCE = 500
 CONFIDENCE = 0.95
@@ -60,57 +61,24 @@ class Scorer:
 def load_scorer(
     name: str = EMBEDDED, device: str | torch.device = "cpu", flag: str = "--clip"
 ) -> Scorer:
-    """Load a CLIP by open_clip.
+    """Load a CLIP by open_clip, from safetensors alone.
 
     Args:
-        name: "embedded"; a folder of open_clip's own format, with or without "local-dir:";
-            "hf-hub:owner/name"; or "ARCHITECTURE:WEIGHTS", such as "ViT-B-32:openai".
+        name: As `clip_files.find_clip_files` takes it: "embedded", a folder of open_clip's own
+            format, "hf-hub:owner/name", or "ARCHITECTURE:WEIGHTS", such as "ViT-B-32:openai".
         flag: What asked for it, for the message.
 
     Raises:
-        StudioError: nothing loadable is behind the name.
+        StudioError: nothing loadable is behind the name, or a pickle.
     """
-    source, pretrained = _locate(name, flag)
+    files = find_clip_files(name, flag)
     try:
-        # Some published weights were trained with QuickGELU; open_clip warns, but goes on without.
-        tag = open_clip.get_pretrained_cfg(source, pretrained) if pretrained else {}
-        model, _, preprocess = open_clip.create_model_and_transforms(
-            source,
-            pretrained=pretrained,
-            device=device,
-            force_quick_gelu=tag.get("quick_gelu", False),
-        )
-        tokenize = open_clip.get_tokenizer(source)
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        model, preprocess, tokenize = load_open_clip(files, device)
+    except _NOT_LOADED as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise StudioError(f"{flag}: {name!r} could not be loaded: {reason}") from error
     model.requires_grad_(False).eval()
-    return Scorer(name, model, preprocess, tokenize, torch.device(device))  # pyright: ignore
-
-
-def _locate(name: str, flag: str) -> tuple[str, str | None]:
-    """open_clip's (model name, pretrained tag) behind a scorer's name."""
-    if name.startswith("hf-hub:"):
-        return name, None
-    path = embedded("mini-clip") if name == EMBEDDED else Path(name.removeprefix("local-dir:"))
-    folder = path.expanduser()
-    if folder.is_dir():
-        if not (folder / CONFIG).is_file() or not any(folder.glob("*.safetensors")):
-            raise StudioError(
-                f"{flag}: expected {CONFIG} and a safetensors file in {folder}; they are not "
-                "there. Give a folder saved in open_clip's format."
-            )
-        return f"local-dir:{folder}", None
-    architecture, _, tag = name.partition(":")
-    if tag and architecture in open_clip.list_models():
-        if tag not in open_clip.list_pretrained_tags_by_model(architecture):
-            known = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
-            raise StudioError(f"{flag}: {architecture} has no weights {tag!r}; it has {known}.")
-        return architecture, tag
-    raise StudioError(
-        f"{flag}: expected 'embedded', a folder, 'hf-hub:owner/name' or ARCHITECTURE:WEIGHTS "
-        f"such as ViT-B-32:openai; got {name!r}, which is none of them here."
-    )
+    return Scorer(name, model, preprocess, tokenize, torch.device(device))
 
 
 def clip_t(scorer: Scorer, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:

@@ -26,9 +26,10 @@ LEVELS = [
         "averages",
         "schedules",
         "peak_memory",
+        "strict_json",
     },
-    {"atomic", "storage", "fidelity", "assets", "recipes", "tables"},
-    {"disk_cache", "fidelity_words", "fidelity_plot"},
+    {"weight_files", "atomic", "storage", "fidelity", "assets", "recipes", "tables"},
+    {"tensor_files", "disk_cache", "fidelity_words", "fidelity_plot"},
     {
         "nora",
         "world",
@@ -46,6 +47,7 @@ LEVELS = [
         "quantization",
         "attention",
         "dino",
+        "clip_files",
     },
     {"tuners"},
     {"", "methods", "recommended"},  # "": the package's own __init__, which registers the tuners
@@ -120,7 +122,7 @@ ALONE = {
     "losses": set(),
     "settings": {"errors"},
     "data": {"errors"},
-    "nora": {"errors", "registration", "disk_cache"},
+    "nora": {"errors", "registration", "disk_cache", "tensor_files", "weight_files"},
     "world": {"errors"},
     "everyday": {"errors"},
 }

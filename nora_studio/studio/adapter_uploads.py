@@ -8,9 +8,8 @@ from filelock import FileLock
 
 from nora_studio.cards import read_card
 from nora_studio.errors import StudioError
-from nora_studio.formats.container import read_header
 from nora_studio.formats.embeddings import embeddings_beside
-from nora_studio.formats.identify import identify
+from nora_studio.formats.identify import open_header
 from nora_studio.storage import writing
 from nora_studio.studio.quota import QUOTA_BYTES, check_room, check_size, shown_name
 from nora_studio.studio.uploads import Incoming
@@ -53,7 +52,7 @@ def _place_for(workspace: Workspace, file: Path, shown: str) -> Path:
     """
     stem = shown.lower().removesuffix(_TOKENS_SUFFIX).removesuffix(_SUFFIX)
     name = safe_name(stem, "adapter")
-    if identify(read_header(file)).kind == "embedding":
+    if open_header(file)[1].kind == "embedding":
         return _beside_its_adapter(workspace, name, shown)
     read_card(file)
     place, number = workspace.adapters / f"{name}{_SUFFIX}", 1

@@ -8,9 +8,8 @@ from typing import Any
 from nora_studio.cards import CARD, read_card
 from nora_studio.errors import StudioError
 from nora_studio.formats.card import AdapterCard
-from nora_studio.formats.container import read_header
 from nora_studio.formats.embeddings import embeddings_beside
-from nora_studio.formats.identify import identify
+from nora_studio.formats.identify import open_header
 from nora_studio.history import find_runs
 from nora_studio.runs import Run
 from nora_studio.studio.workspace import Workspace, check_name
@@ -147,7 +146,7 @@ def _of_file(file: Path, shown: dict[tuple, Path | None]) -> LibraryEntry:
 
 
 def _kind(file: Path) -> str:
-    return identify(read_header(file)).kind
+    return open_header(file)[1].kind
 
 
 def _card(path: Path) -> tuple[AdapterCard | None, str]:
