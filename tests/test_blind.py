@@ -12,12 +12,12 @@ from PIL import Image
 from nora_studio.errors import StudioError
 from nora_studio.generate import save_picture
 from nora_studio.recipes import Recipe
+from nora_studio.statistics import sign_test
 from nora_studio.studio.blind import (
     begin_test,
     find_tests,
     keep_test,
     pictures_of,
-    sign_test,
     verdict_of,
 )
 from nora_studio.studio.sheets import new_sheet, write_sheet

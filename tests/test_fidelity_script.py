@@ -20,7 +20,8 @@ from nora_studio.fidelity import read_fidelity
 from nora_studio.fidelity_judging import Panel, find_checkpoints, planned_points, score_of
 from nora_studio.recipes import read_recipe
 from nora_studio.runs import Run
-from nora_studio.scores import clip_i, clip_t, load_scorer, paired_difference
+from nora_studio.scores import clip_i, clip_t, load_scorer
+from nora_studio.statistics import paired_difference
 
 SCRIPT = Path(__file__).parent.parent / "evaluation" / "fidelity.py"
 PROMPTS = ["a photo of a [V] mug", "a [V] mug in the snow"]

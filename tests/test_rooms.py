@@ -27,8 +27,8 @@ LEVELS = [
         "schedules",
         "peak_memory",
     },
-    {"atomic", "storage", "fidelity", "assets", "recipes", "tables"},
-    {"disk_cache", "fidelity_words", "fidelity_plot"},
+    {"atomic", "storage", "fidelity", "assets", "recipes", "t_distribution"},
+    {"disk_cache", "fidelity_plot", "statistics"},
     {
         "nora",
         "world",
@@ -46,8 +46,10 @@ LEVELS = [
         "quantization",
         "attention",
         "dino",
+        "fidelity_words",
+        "tables",
     },
-    {"tuners"},
+    {"tuners", "sweep_table"},
     {"", "methods", "recommended"},  # "": the package's own __init__, which registers the tuners
     {"config"},
     {"defaults", "sharding"},
