@@ -121,6 +121,7 @@ def test_the_sides_are_revealed_at_the_end_and_not_before(workspace, sheet):
     over = judged(test, favour("NoRA"))
     page = blind_view(over, sheet, workspace)
     assert "NoRA" in page and "chosen" in page
+    assert "prompts and seeds of one subject" in page
     with pytest.raises(StudioError, match="over"):
         over.answer("left")
     with pytest.raises(StudioError, match="take back"):

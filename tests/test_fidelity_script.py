@@ -102,7 +102,8 @@ def test_scores_are_those_of_the_score_command_by_prompt(done, clip, photo_folde
 def test_the_page_the_plot_and_the_terminal_tell_the_same(done):
     out, outcome = done
     page = (out / "fidelity.md").read_text()
-    for words in ("mug-nora", "mug-lora", "base", "real photos"):
+    covered = "over 2 prompts. They cover prompts and seeds of one subject"
+    for words in ("mug-nora", "mug-lora", "base", "real photos", covered):
         assert words in page
         assert words in outcome.out
     assert (out / "fidelity.png").stat().st_size > 10_000
