@@ -5,8 +5,9 @@
         --references photos/my-mug --seeds 0 1 2 --out scores/my-mug
 
 Every adapter, and the bare base, draws the same prompts from the same starting noise, so scores are
-compared pair by pair, with 95% bootstrap intervals over prompts. Pictures that are there already
-with the same recipe are used again. Writes scores.json, scores.md, grid.png and pictures/.
+compared pair by pair, with 95% intervals over prompts (over seeds where there is one prompt). They
+cover prompts and seeds of one subject. Pictures that are there already with the same recipe are
+used again. Writes scores.json, scores.md, grid.png and pictures/.
 Exit status: 0 done, 2 bad input.
 """
 
@@ -40,6 +41,7 @@ from nora_studio.prompts import read_prompts
 from nora_studio.report import labelled_grid
 from nora_studio.results import as_markdown, as_text, describe_results, result_tables
 from nora_studio.scores import load_scorer
+from nora_studio.statistics import coverage
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ def main() -> int:
     tables = result_tables(drawing, scores, findings)
     write_text(options.out / "scores.md", as_markdown(tables, drawing, judges))
     print(as_text(tables))
+    print(coverage(len(drawing.prompts), len(drawing.seeds)))
     print(f"Written to {options.out}: scores.json, scores.md, grid.png, pictures/")
     return 0
 

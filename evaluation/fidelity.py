@@ -4,10 +4,10 @@
         --references photos/my-mug --strengths 0.6 0.8 1 --out fidelity/my-mug
 
 Draws the last checkpoints of every run at every strength, from the same starting noise; CLIP-I (or
-DINO) with the real photos against CLIP-T, with 95% bootstrap intervals over prompts; marks what no
-other point beats and recommends one (the rule: `nora_studio.fidelity.recommend`). Pictures that are
-there already with the same recipe are used again. Writes fidelity.json (anew after every point),
-fidelity.md, fidelity.png and pictures/. Exit status: 0 done, 2 bad input.
+DINO) with the real photos against CLIP-T, with 95% intervals over prompts of one subject; marks
+what no other point beats and recommends one (the rule: `nora_studio.fidelity.recommend`). Pictures
+that are there already with the same recipe are used again. Writes fidelity.json (anew after every
+point), fidelity.md, fidelity.png and pictures/. Exit status: 0 done, 2 bad input.
 """
 
 import sys
@@ -40,6 +40,7 @@ from nora_studio.models import choose_dtype, load_sdxl, native_resolution
 from nora_studio.prompts import in_places, read_prompts
 from nora_studio.results import as_text, markdown_table
 from nora_studio.scores import load_scorer
+from nora_studio.statistics import coverage
 
 PLACES_DRAWN = 4
 
@@ -160,10 +161,12 @@ def tell(result: Fidelity, folder: Path) -> None:
     words = {run: advice(result, run) for run in runs}
     title = "Subject against prompt"
     lines = [f"# {title}", *(f"**{run}** {text}" for run, text in words.items())]
-    lines += [markdown_table(table), "![Every point](fidelity.png)"]
+    covered = coverage(len(result.prompts), len(result.seeds))
+    lines += [markdown_table(table), covered, "![Every point](fidelity.png)"]
     write_text(folder / "fidelity.md", "\n\n".join(lines) + "\n")
     plot_fidelity(result, folder / "fidelity.png")
     print(as_text({title: table}))
+    print(covered)
     for run, text in words.items():
         print(f"{run}: {text}")
     print(f"Written to {folder}: {RESULT}, fidelity.md, fidelity.png, pictures/")

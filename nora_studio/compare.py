@@ -24,7 +24,8 @@ from nora_studio.entrants import (
 from nora_studio.errors import StudioError
 from nora_studio.generate import default_batch, draw, save_picture
 from nora_studio.methods.table import METHOD_NAMES
-from nora_studio.scores import Scorer, paired_difference, score_pictures, verdict
+from nora_studio.scores import Scorer, score_pictures
+from nora_studio.statistics import paired_difference, signed, verdict
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,10 @@ class Finding:
         return (
             self.score,
             f"{self.first} − {self.second}",
-            _signed(self.mean),
-            f"{_signed(self.low)} to {_signed(self.high)}",
+            signed(self.mean),
+            f"{signed(self.low)} to {signed(self.high)}",
             self.verdict,
         )
-
-
-def _signed(value: float) -> str:
-    """Three decimals with a true minus sign, and no sign on what rounds to zero."""
-    text = f"{value:+.3f}".replace("-", "−")
-    return "0.000" if text[1:] == "0.000" else text
 
 
 Pictures = dict[str, dict[Pair, Path]]
@@ -220,7 +215,8 @@ def find_differences(scores: Scores, drawing: Drawing) -> Iterator[Finding]:
     """Compare each later column with each earlier one, adapters before comparisons with the base.
 
     Seeds of one prompt are alike, so prompts are the independent units; with a single prompt its
-    seeds are. A single picture has no interval and gives no finding.
+    seeds are. A single picture has no interval and gives no finding. What the intervals cover:
+    `statistics.coverage`.
     """
     groups = [prompt for prompt, _ in drawing.pairs]
     unit, units = "prompts", len(drawing.prompts)

@@ -29,6 +29,7 @@ from nora_studio.runs import Run
 from nora_studio.scores import clip_i, clip_t, load_scorer
 from nora_studio.scripts import TRAIN, run_script
 from nora_studio.shipped import ShippedSubject
+from nora_studio.statistics import coverage
 
 METHODS = ("lora", "nora")
 PICTURE_SEED = 1000
@@ -170,11 +171,12 @@ def _write_report(
         (prompt, [open_picture(pictures[label][prompt, seed]) for label in pictures])
         for prompt, seed in drawing.pairs
     ]
+    covered = coverage(len(drawing.prompts), len(drawing.seeds))
     notes = {
         "Scores": "CLIP-T: does the picture show what its prompt says? CLIP-I: is it this very "
         "subject, judged against unseen photos of it? Real photos of the subject set the mark.",
         "Paired differences": "Same prompts, same starting noise. An interval that holds 0 shows "
-        "no difference.",
+        f"no difference. {covered}",
     }
     command = shlex.join(["nora-studio", "train", *arguments])
     html_report(
@@ -196,7 +198,7 @@ def _write_report(
         ],
         lead=f"{subject.description} Learned twice from five photos, drawn in six new places.",
     )
-    return as_text({title: tables[title] for title in tables if title != "By prompt"})
+    return as_text({t: tables[t] for t in tables if t != "By prompt"}) + f"\n{covered}\n"
 
 
 def _training_facts(run: Run, runs: list[Run]) -> tuple[str, str]:

@@ -184,6 +184,8 @@ def test_the_script_scores_everything_and_says_what_it_shows(
         assert finding["low"] <= finding["mean"] <= finding["high"]
         assert finding["verdict"] in told
         assert finding["verdict"] in page
+    for text in (told, page):
+        assert "over 6 prompts. They cover prompts and seeds of one subject" in text
     assert Image.open(out / "grid.png").size[1] > 6 * 256
     times = {file: file.stat().st_mtime_ns for file in (out / "pictures").rglob("*.png")}
     assert len(times) == 36

@@ -28,8 +28,8 @@ LEVELS = [
         "peak_memory",
         "strict_json",
     },
-    {"weight_files", "atomic", "storage", "fidelity", "assets", "recipes", "tables"},
-    {"tensor_files", "disk_cache", "fidelity_words", "fidelity_plot"},
+    {"weight_files", "atomic", "storage", "fidelity", "assets", "recipes", "t_distribution"},
+    {"tensor_files", "disk_cache", "fidelity_plot", "statistics"},
     {
         "nora",
         "world",
@@ -48,8 +48,10 @@ LEVELS = [
         "attention",
         "dino",
         "clip_files",
+        "fidelity_words",
+        "tables",
     },
-    {"tuners"},
+    {"tuners", "sweep_table"},
     {"", "methods", "recommended"},  # "": the package's own __init__, which registers the tuners
     {"config"},
     {"defaults", "sharding"},

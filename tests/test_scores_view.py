@@ -60,6 +60,12 @@ def test_a_verdict_is_told_in_one_sentence_with_its_interval(result, told):
     assert sentences(scores_view(result)) == [told]
 
 
+def test_the_page_says_what_its_intervals_cover():
+    result = kept("no difference shown", 0.0, -0.0001, 1.0)
+    assert "over 2 prompts. They cover prompts and seeds of one subject" in scores_view(result)
+    assert "−0.000" not in scores_view(result)
+
+
 def test_names_are_text_never_markup():
     page = scores_view(kept("no difference shown", 0.0, -1.0, 1.0, ("<img src=x>", "LoRA")))
     assert "<img" not in page

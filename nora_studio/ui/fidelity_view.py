@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from nora_studio.fidelity import PROMPT_SCORE, Fidelity, Point
 from nora_studio.fidelity_words import advice, fidelity_table, point_name
+from nora_studio.statistics import coverage
 from nora_studio.ui.axes import Axis, number
 from nora_studio.ui.escaping import escaped
 from nora_studio.ui.pieces import METHOD_NAMES, colour_of, dot, table
@@ -171,7 +172,7 @@ def advice_view(result: Fidelity, runs: Sequence[str]) -> str:
     return (
         f'<div class="advices">{"".join(cards)}</div><details class="card"><summary>All points in '
         f'numbers</summary>{table(heads, rows)}<p class="note">{_judges(result)}, {count}. In '
-        "brackets: where the mean lies in 95 of 100 cases, by bootstrap over the prompts.</p>"
+        f"brackets the mean's interval. {coverage(len(result.prompts), len(result.seeds))}</p>"
         "</details>"
     )
 
