@@ -69,6 +69,12 @@ def adamw_step(
     return decayed - rate * mean / (deviation + 1e-8), (first, second)
 
 
+def share_moved(before: Tensor, after: Tensor, weight: Tensor) -> float:
+    """The spectral norm of a change of a weight, over the weight's own."""
+    moved = torch.linalg.matrix_norm(after.double() - before.double(), 2)
+    return float(moved / torch.linalg.matrix_norm(weight.double(), 2))
+
+
 def nora_parameters(layers: int, outer_rank: int, rank: int) -> int:
     """2 r_out r_in a matrix, whatever its shape."""
     return layers * 2 * outer_rank * rank
