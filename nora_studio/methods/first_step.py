@@ -134,8 +134,9 @@ def first_step(layer: Any, rates: Mapping[nn.Parameter, float]) -> float:
     Adam's first step moves every number by its rate against the gradient's sign, and Lion's does;
     where the gradient is zero, as of LoRA's `down`, nothing moves. The gradient taken is that of
     one token, u v^T for the weight, with u and v drawn from a generator of its own. All signs of a
-    factor then agree on one direction, as in a batch whose tokens agree: the largest step that the
-    rate can make. Signs without any order would make a step smaller by about the root of the rank.
+    factor then agree on one direction, as in a batch whose tokens agree: about the largest step
+    that the rate can make. Real first batches of 16 questions move the embedded language model by
+    0.6 (LoRA, NoRA) to 1.0 (OFT) times as much.
 
     Args:
         layer: With its adapter active and as before the first step; unchanged afterwards.
