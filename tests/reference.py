@@ -53,6 +53,30 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, delta: Tensor) -> Ten
     return h if bias is None else h + bias.double()
 
 
+def adamw_step(
+    weight: Tensor,
+    gradient: Tensor,
+    moments: tuple[Tensor | float, Tensor | float],
+    number: int,
+    rate: float,
+    weight_decay: float,
+    start: Tensor | float = 0.0,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Step `number` of AdamW (arXiv:1711.05101, alg. 2, its usual constants), from 1; the decay
+    pulls towards `start`. Returns the weight and its moments."""
+    first = 0.9 * moments[0] + 0.1 * gradient
+    second = 0.999 * moments[1] + 0.001 * gradient.square()
+    mean, deviation = first / (1 - 0.9**number), (second / (1 - 0.999**number)).sqrt()
+    decayed = weight - rate * weight_decay * (weight - start)
+    return decayed - rate * mean / (deviation + 1e-8), (first, second)
+
+
+def share_moved(before: Tensor, after: Tensor, weight: Tensor) -> float:
+    """The spectral norm of a change of a weight, over the weight's own."""
+    moved = torch.linalg.matrix_norm(after.double() - before.double(), 2)
+    return float(moved / torch.linalg.matrix_norm(weight.double(), 2))
+
+
 def nora_parameters(layers: int, outer_rank: int, rank: int) -> int:
     """2 r_out r_in a matrix, whatever its shape."""
     return layers * 2 * outer_rank * rank
