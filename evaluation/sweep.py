@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from tqdm import tqdm
 
 from nora_studio.atomic import write_text
+from nora_studio.command_line import parse_command
 from nora_studio.compare import Drawing, draw_missing, enter_adapters, score_entrants
 from nora_studio.data.images import open_photo
 from nora_studio.demo import PICTURE_SEED
@@ -66,7 +66,7 @@ class Trial:
 
 
 def main() -> int:
-    options = tyro.cli(SweepOptions, description=__doc__)
+    options = parse_command(SweepOptions, description=__doc__)
     trials = [
         Trial(candidate, subject, seed)
         for candidate in range(len(options.candidates))

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from nora_studio.atomic import write_text
+from nora_studio.command_line import parse_command
 from nora_studio.commonsense.table import ENTRIES, Entry, cell_of, markdown
 from nora_studio.crew import Crew
 from nora_studio.errors import StudioError, run_entry
@@ -78,7 +77,7 @@ class Row:
 
 
 def main() -> int:
-    options = tyro.cli(TableOptions, description=__doc__)
+    options = parse_command(TableOptions, description=__doc__)
     known = {entry.label: entry for entry in ENTRIES}
     for label in options.labels:
         if label not in known:

@@ -27,8 +27,8 @@ LEVELS = [
         "schedules",
         "peak_memory",
     },
-    {"atomic", "storage", "fidelity", "assets", "recipes", "tables"},
-    {"disk_cache", "fidelity_words", "fidelity_plot"},
+    {"atomic", "storage", "fidelity", "assets", "recipes", "tables", "paths"},
+    {"disk_cache", "fidelity_words", "fidelity_plot", "command_line"},
     {
         "nora",
         "world",
