@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import tyro
 from tqdm import tqdm
 
 from nora_studio import __version__
 from nora_studio.atomic import write_text
+from nora_studio.command_line import parse_command
 from nora_studio.compare import (
     Drawing,
     Entrant,
@@ -83,7 +83,7 @@ class ScoreOptions:
 
 
 def main() -> int:
-    options = tyro.cli(ScoreOptions, description=__doc__)
+    options = parse_command(ScoreOptions, description=__doc__)
     # Every input that can be checked is checked before the first model loads.
     prompts = read_prompts(options.prompts)
     entrants = enter_adapters(options.adapters, with_base=options.base)

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import tyro
 from tqdm import tqdm
 
 from nora_studio.atomic import write_text
+from nora_studio.command_line import parse_command
 from nora_studio.compare import Drawing
 from nora_studio.data.images import list_photos, open_photo
 from nora_studio.dino import load_dino
@@ -80,7 +80,7 @@ class FidelityOptions:
 
 
 def main() -> int:
-    options = tyro.cli(FidelityOptions, description=__doc__)
+    options = parse_command(FidelityOptions, description=__doc__)
     # Every input that can be checked is checked before the first model loads.
     check_numbers(options)
     checkpoints = [

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from tqdm import tqdm
 
 from nora_studio.atomic import write_text
+from nora_studio.command_line import parse_command
 from nora_studio.compare import Drawing, draw_missing, enter_adapters, score_entrants
 from nora_studio.data.images import open_photo
 from nora_studio.defaults import with_recommended
@@ -82,7 +82,7 @@ class Trial:
 
 
 def main() -> int:
-    options = tyro.cli(SweepOptions, description=__doc__)
+    options = parse_command(SweepOptions, description=__doc__)
     if options.stored:
         check_stored(options)
         check_each_once("--stored", [file.stem for file in options.stored])

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from nora_studio.atomic import write_text
+from nora_studio.command_line import parse_command
 from nora_studio.commonsense.table import ENTRIES, RECORD, Entry, cell_of, page, rate_of
 from nora_studio.crew import Crew
 from nora_studio.errors import StudioError, run_entry
@@ -88,7 +87,7 @@ class Row:
 
 
 def main() -> int:
-    options = tyro.cli(TableOptions, description=__doc__)
+    options = parse_command(TableOptions, description=__doc__)
     if options.stored is not None:
         check_stored(options)
         return write_page(options.out / "table1.md", page(read_record(options.stored, RECORD)))

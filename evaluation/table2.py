@@ -23,9 +23,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import tyro
-
 from nora_studio.atomic import write_text
+from nora_studio.command_line import parse_command
 from nora_studio.crew import Crew
 from nora_studio.errors import run_entry
 from nora_studio.fewshot.cells import Workshop
@@ -77,7 +76,7 @@ class TableOptions:
 
 
 def main() -> int:
-    options = tyro.cli(TableOptions, description=__doc__)
+    options = parse_command(TableOptions, description=__doc__)
     if options.stored is not None:
         check_stored(options)
         return write_page(options.out / "table2.md", page(read_record(options.stored, RECORD)))

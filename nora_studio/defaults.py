@@ -10,6 +10,7 @@ from nora_studio.errors import StudioError
 from nora_studio.methods.quantised import check_on_quantised
 from nora_studio.methods.table import METHODS, method_named
 from nora_studio.new_tokens import token_words
+from nora_studio.paths import check_folder_name
 from nora_studio.prompts import PLACEHOLDER
 from nora_studio.settings.adapter import check_adapter_options
 from nora_studio.settings.checks import check_option
@@ -86,6 +87,7 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
         len(set(options.methods)) == len(options.methods), "method", "each once", options.method
     )
     check_methods(options)
+    check_run_name(options, options.run_name, "instance-dir")
     check_on_quantised(options.methods, options.base_bits)
     if not any(getattr(options, part).train for part in PART_FIELDS):
         raise StudioError("every part is switched off (--unet.no-train ...); train at least one.")
@@ -109,6 +111,21 @@ def _check_new_tokens(options: DreamboothOptions) -> None:
             "--new-tokens: no picture would be learned with its words (--caption-dropout 1), so "
             "the tokens would learn nothing. Lower it, or leave --new-tokens out."
         )
+
+
+def check_run_name(options: Any, name: str, otherwise: str) -> None:
+    """Refuse a name of runs that is not one folder's in the output folder.
+
+    Args:
+        options: With `methods`, each of which is appended to it, and `name`, where it is given.
+        name: The runs' own, whether given or made up.
+        otherwise: The option that it follows from where it is not given.
+
+    Raises:
+        StudioError: it could lead elsewhere, would be hidden or reserved, or is too long.
+    """
+    what = "--name" if options.name else f"--{otherwise} (give the runs a --name)"
+    check_folder_name(name, what, [f"-{method}" for method in options.methods])
 
 
 def check_methods(options: Any) -> None:

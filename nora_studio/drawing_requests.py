@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from nora_studio.errors import StudioError
+from nora_studio.paths import check_text
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 MAXIMUM_SEED = 2**32 - 1
@@ -139,6 +140,7 @@ def _distinct(name: str, found: list[Any]) -> tuple[Any, ...]:
 def _text(value: Any, name: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise StudioError(f"{name}: expected some words; got {value!r:.60}.")
+    check_text(value, name)
     return value.strip()
 
 

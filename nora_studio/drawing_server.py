@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 
 from nora_studio.adapted import AdaptedPipes
 from nora_studio.assets import EMBEDDED
 from nora_studio.cards import find_adapter, read_subject_card
+from nora_studio.command_line import parse_command
 from nora_studio.compare import (
     Drawing,
     Entrant,
@@ -255,7 +255,7 @@ def _in_one_line(error: Exception) -> str:
 
 def run(arguments: Sequence[str]) -> int:
     """The command: requests from the standard input, events to the standard output."""
-    options = tyro.cli(DrawServerOptions, prog="nora-studio draw-server", args=arguments)
+    options = parse_command(DrawServerOptions, prog="nora-studio draw-server", arguments=arguments)
     # Whatever a library prints would break the lines: events have the stream for themselves.
     events = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

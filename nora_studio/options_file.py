@@ -11,26 +11,32 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import tomli_w
 import tyro
 
+from nora_studio.command_line import checked
 from nora_studio.config import DreamboothOptions, suggestion
 from nora_studio.errors import StudioError
+from nora_studio.paths import check_confined, check_path
 
 Options = TypeVar("Options")
 
 
-def parse_options(argv: Sequence[str] | None = None) -> DreamboothOptions:
+def parse_options(argv: Sequence[str] | None = None, prog: str | None = None) -> DreamboothOptions:
     """The DreamBooth trainer's options, as `parse` reads them."""
-    return parse(DreamboothOptions, argv)
+    return parse(DreamboothOptions, argv, prog)
 
 
-def parse(kind: type[Options], argv: Sequence[str] | None = None) -> Options:
+def parse(
+    kind: type[Options], argv: Sequence[str] | None = None, prog: str | None = None
+) -> Options:
     """Options from the command line, over a TOML file if `--config FILE` is among them.
 
     Args:
         kind: A frozen dataclass of options.
         argv: None: this process's.
+        prog: What the parser calls the command. None: this process's path.
 
     Raises:
-        StudioError: the file is missing or holds an unknown key or a value of the wrong type.
+        StudioError: the file is missing or holds an unknown key or a value of the wrong type, or
+            an option names what no file can be called.
         SystemExit: an unknown flag or `--help`, as told by the parser.
     """
     arguments: list[str] = []
@@ -43,7 +49,7 @@ def parse(kind: type[Options], argv: Sequence[str] | None = None) -> Options:
             raise StudioError("--config: expected a TOML file after it.")
         base = _over(base, read_toml(Path(arguments[place + 1])), arguments[place + 1])
         del arguments[place : place + 2]
-    return tyro.cli(kind, args=_spelled_out(kind, arguments), default=base)
+    return checked(tyro.cli(kind, prog=prog, args=_spelled_out(kind, arguments), default=base))
 
 
 def _with_needed(kind: Any, value: Any) -> Any:
@@ -90,11 +96,13 @@ def read_toml(file: Path) -> dict[str, Any]:
     Raises:
         StudioError: it cannot be read, or is no TOML.
     """
+    check_path(file, "--config")
+    check_confined(file, "--config")
     try:
         values = tomllib.loads(file.expanduser().read_text(encoding="utf-8"))
     except OSError as error:
         raise StudioError(f"--config: {file} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # Numbers of thousands of digits, too.
         raise StudioError(f"--config: {file} is not valid TOML: {error}.") from error
     if "sample_prompt" in values:  # Of runs from when there was one.
         values.setdefault("sample_prompts", [values.pop("sample_prompt")])
@@ -202,4 +210,7 @@ def flag_words(name: str, value: Any) -> list[str]:
         return [f"--{head}{dot}{tail if value else f'no-{tail}'}"]
     if isinstance(value, tuple):
         return [f"--{name}", *map(str, value)]
-    return [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    if text.startswith("-") and not isinstance(value, int | float):
+        return [f"--{name}={text}"]  # A word of its own would be taken for an option.
+    return [f"--{name}", text]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import tyro
 
+from nora_studio.command_line import checked
 from nora_studio.errors import StudioError
 
 
@@ -43,6 +44,7 @@ def run(arguments: Sequence[str], start=None) -> int:
     options, rest = tyro.cli(
         AuditResumeOptions, prog="nora-studio audit-resume", args=words, return_unknown_args=True
     )
+    checked(options)
     # Imported here: `--help` should answer at once.
     import torch
 

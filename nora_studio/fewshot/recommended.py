@@ -11,7 +11,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from nora_studio.defaults import check_methods
+from nora_studio.defaults import check_methods, check_run_name
 from nora_studio.errors import StudioError
 from nora_studio.fewshot.settings import FewshotOptions
 from nora_studio.settings.adapter import check_adapter_options
@@ -120,6 +120,7 @@ def with_recommended(options: FewshotOptions, known: dict[str, str]) -> FewshotO
     check_option(len(set(methods)) == len(methods), "method", "each once", options.method)
     for method in methods:
         check_option(method in known, "method", f"one of {', '.join(known)}", method)
+    check_run_name(options, options.run_name, "dataset")
     tuners = [known[method] for method in methods if known[method]]
     if tuners:
         # The table's checks, in its own words for the methods; dropout is every tuner's here.

@@ -194,6 +194,7 @@ class AdapterDesk:
                 f"{entry.title} belongs to {base[:80]!r}, which cannot be loaded here. Name "
                 "another base."
             )
+        self.workspace.check_model(base)
         return entry
 
     def _adapters(self, chosen: Sequence[AdapterChoice], model: str) -> list[str]:
@@ -246,6 +247,8 @@ def _one_of(what: str, value: str, known: Sequence[str]) -> None:
 
 
 def _model(model: str) -> list[str]:
+    if model.startswith("-"):  # The command would take it for one of its options.
+        raise StudioError(f"expected a model's name or directory; got {model[:80]!r}.")
     return ["--model", model] if model else []
 
 

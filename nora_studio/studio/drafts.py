@@ -12,6 +12,7 @@ from nora_studio.config import DreamboothOptions
 from nora_studio.errors import StudioError
 from nora_studio.history import find_runs
 from nora_studio.options_file import parse_options, to_flags
+from nora_studio.paths import check_inside
 from nora_studio.shipped import ShippedSubject
 from nora_studio.studio.job import ENDED, Job
 from nora_studio.studio.jobs import Jobs
@@ -73,8 +74,9 @@ def check_draft(workspace: Workspace, resolution: int) -> None:
     """Refuse to begin without photos, or with one that the trainer would refuse.
 
     Raises:
-        StudioError: so it is.
+        StudioError: so it is; or a link among them leads elsewhere.
     """
+    check_inside(workspace.folder, f"photos/{DRAFT}", "the photos")
     if not photos_of(workspace, DRAFT):
         raise StudioError("there are no photos yet. Drop some in step 2, or take an example.")
     if not photo_report(workspace, DRAFT, resolution).is_usable:
@@ -120,6 +122,9 @@ def arguments_again(workspace: Workspace, jobs: Jobs, run: str) -> list[str]:
         StudioError: there is no such run, or its settings cannot be read.
     """
     config = workspace.run(run).folder / "config.toml"
-    options = parse_options(["--config", str(config)])
+    try:
+        options = parse_options(["--config", str(config)])
+    except StudioError as error:  # It names a path of the server's.
+        raise StudioError(f"the settings of {run} cannot be read.") from error
     name = free_name(workspace, jobs, options.run_name)
     return to_flags(replace(options, name=name, resume=False))

@@ -24,12 +24,15 @@ import psutil
 from nora_studio.atomic import replacing, write_text
 from nora_studio.errors import StudioError
 from nora_studio.liveness import ProcessMark, host_name
+from nora_studio.paths import check_text, confining
 from nora_studio.studio import child
 from nora_studio.studio.job import ENDED, QUIET_THREADS, Job, State, next_in_line
 from nora_studio.studio.workspace import Workspace
 
 STOPPED = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 JOB, CANCELLED = "job.json", "cancelled.json"
+MEASURES = "measures"
+"""The folder beside the jobs that preflights write their figures to."""
 WAITING_LIMIT = 10
 """Jobs that one visitor may have in the queue."""
 CLAIM_SECONDS = 10.0
@@ -80,8 +83,11 @@ class Jobs:
             secret: Environment variables for it alone, which are written nowhere.
 
         Raises:
-            StudioError: the visitor has too many waiting, or one that writes the same run.
+            StudioError: the visitor has too many waiting, or one that writes the same run; or no
+                process can be started with such a word.
         """
+        for word in command:
+            check_text(word, "the command")
         with self._lock:
             pending = [job for job in self.of(workspace) if self.state(job) not in ENDED]
             if len([job for job in pending if self.state(job) == "waiting"]) >= WAITING_LIMIT:
@@ -267,7 +273,8 @@ class Jobs:
             write_text(folder / child.OUTPUT, f"error: {SECRET_GONE}\n")
             write_text(folder / child.EXIT, '{"status": 2}\n')
             return
-        environment = QUIET_THREADS | os.environ | secret
+        own = confining([workspace.folder, self.home / MEASURES])
+        environment = QUIET_THREADS | os.environ | secret | own
         if self.devices > 1 and job.uses_device:
             environment["CUDA_VISIBLE_DEVICES"] = str(device)
         self._children[job.id] = subprocess.Popen(

@@ -62,10 +62,11 @@ def find_entry(workspace: Workspace, path: str) -> LibraryEntry:
     """One of them by its path.
 
     Raises:
-        StudioError: the visitor has none of that path.
+        StudioError: the visitor has none of that path, or a link in it leads elsewhere.
     """
     for entry in library(workspace):
         if entry.path == path:
+            workspace.adapter(path)
             return entry
     raise StudioError(f"there is no adapter {str(path)[:80]!r} here. It may have been removed.")
 

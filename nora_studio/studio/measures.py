@@ -9,7 +9,7 @@ from pathlib import Path
 from nora_studio.config import DreamboothOptions
 from nora_studio.options_file import to_toml
 from nora_studio.studio.job import ENDED, Job
-from nora_studio.studio.jobs import Jobs
+from nora_studio.studio.jobs import MEASURES, Jobs
 from nora_studio.studio.training import as_shown, train_command
 from nora_studio.studio.workspace import Workspace
 
@@ -30,7 +30,7 @@ class Measures:
     """A studio's measured preflights, in files of figures alone: everybody's serve everybody."""
 
     def __init__(self, home: Path) -> None:
-        self.folder = home / "measures"
+        self.folder = home / MEASURES
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def find(self, options: DreamboothOptions) -> Measure | None:

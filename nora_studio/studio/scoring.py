@@ -11,7 +11,8 @@ from typing import Any, Literal
 from nora_studio.errors import StudioError
 from nora_studio.fidelity import Fidelity, read_fidelity
 from nora_studio.history import find_runs, read_settings
-from nora_studio.prompts import in_places
+from nora_studio.paths import check_inside, check_text
+from nora_studio.prompts import in_places, names_prompt_file
 from nora_studio.runs import Run
 from nora_studio.scripts import CLIP_SCORE, FIDELITY, script_command
 from nora_studio.studio.job import ENDED, Job
@@ -94,6 +95,7 @@ def submit(
             f"--dino: {request.dino[:80]!r} is neither a Hub name (owner/name) nor a directory "
             "that this studio may read."
         )
+    workspace.check_model(request.dino)
     words = arguments(workspace, request, kind)
     under_way = find_job(jobs, workspace, request.runs, kind)
     if under_way is not None and jobs.state(under_way) not in ENDED:
@@ -154,7 +156,10 @@ def _photos(workspace: Workspace, settings: Sequence[dict[str, Any]]) -> str:
     if len(folders) > 1:
         raise StudioError("these runs learned from different photos. Choose runs of one subject.")
     (relative,) = folders
-    place = (workspace.folder / relative).resolve()
+    try:
+        place = check_inside(workspace.folder, relative, "the photos")
+    except StudioError:
+        place = workspace.folder
     if not place.is_relative_to(workspace.photos.resolve()) or not place.is_dir():
         raise StudioError(
             "the photos that these runs learned from are gone, and the subject cannot be judged "
@@ -170,8 +175,9 @@ def _check(request: ScoreRequest) -> None:
         if len(prompt) > PROMPT_LENGTH:
             raise StudioError(f"a prompt has {PROMPT_LENGTH} characters at most: {prompt[:60]!r}.")
         # The command would take it for one of its options, or for a file of prompts.
-        if prompt.startswith("-") or prompt.lower().endswith((".txt", ".json")):
+        if prompt.startswith("-") or names_prompt_file(prompt):
             raise StudioError(f"expected a prompt in words; got {prompt[:60]!r}.")
+        check_text(prompt, "a prompt")
     if len(set(request.prompts)) < len(request.prompts):
         raise StudioError("a prompt is there twice. Write each once.")
     if not 1 <= request.seeds <= MOST_SEEDS:

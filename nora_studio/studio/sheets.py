@@ -91,31 +91,20 @@ def new_sheet(
     _check_limits(request)
     chosen = [choice for column in request.columns for choice in column.adapters]
     try:
-        cards = [read_card(own_adapter(workspace, choice.path)) for choice in chosen]
+        cards = [read_card(workspace.adapter(choice.path)) for choice in chosen]
     except StudioError as error:
         raise StudioError(without_folder(workspace, str(error))) from error
     model = request.model or next((card.model for card in cards if card.model), None)
     if model is not None and not is_allowed(model):
         raise StudioError(f"the base {model[:80]!r} is not among those that may be used here.")
+    if model is not None:
+        workspace.check_model(model)
     request = replace(request, model=model)
     check_room(workspace, request.count * 3 * (request.size or SIDE_LIMIT) ** 2)
     for photo in request.references:
         workspace.own(photo)
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
     return Sheet(name, "waiting", request, dict(view or {}), {}, {}, round(time.time(), 2))
-
-
-def own_adapter(workspace: Workspace, relative: str) -> Path:
-    """A run, checkpoint or adapter file of the visitor's by its path in the workspace.
-
-    Raises:
-        StudioError: it would lie elsewhere, links followed, or is not there.
-    """
-    path = (workspace.folder / relative).resolve()
-    homes = [folder.resolve() for folder in (workspace.runs, workspace.adapters)]
-    if not any(path.is_relative_to(home) and path != home for home in homes) or not path.exists():
-        raise StudioError(f"there is no adapter {relative[:200]!r} here. It may have been deleted.")
-    return path
 
 
 def without_folder(workspace: Workspace, message: str) -> str:
@@ -133,7 +122,7 @@ def for_the_server(sheet: Sheet, workspace: Workspace) -> dict[str, Any]:
     """
     columns = []
     for column in sheet.request.columns:
-        paths = [str(own_adapter(workspace, choice.path)) for choice in column.adapters]
+        paths = [str(workspace.adapter(choice.path)) for choice in column.adapters]
         used = (replace(choice, path=path) for choice, path in zip(column.adapters, paths))
         columns.append(replace(column, adapters=tuple(used)))
     photos = tuple(str(workspace.own(photo)) for photo in sheet.request.references)

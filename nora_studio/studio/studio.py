@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nora_studio.assets import EMBEDDED
 from nora_studio.errors import StudioError
+from nora_studio.paths import check_path
 from nora_studio.studio.doorman import Doorman
 from nora_studio.studio.drawings import Drawings
 from nora_studio.studio.jobs import Jobs
@@ -39,11 +40,19 @@ class Studio:
         """Whether a model's name or directory is one that visitors may have loaded."""
         if name == EMBEDDED:
             return True
-        folder = Path(name).expanduser()
-        if not folder.is_dir():
-            # A judge's name too: hf-hub:owner/name, ViT-B-32:openai.
-            plain = name.removeprefix("hf-hub:")
-            return bool(HUB_NAME.fullmatch(plain) or re.fullmatch(r"[\w-]{1,60}:[\w-]{1,60}", name))
+        try:
+            check_path(Path(name), "--model")
+            folder = Path(name).expanduser()
+            is_folder = folder.is_dir()
+        except (StudioError, OSError, ValueError):
+            return False
+        # A judge's name too: hf-hub:owner/name, ViT-B-32:openai.
+        plain = name.removeprefix("hf-hub:")
+        is_name = bool(HUB_NAME.fullmatch(plain) or re.fullmatch(r"[\w-]{1,60}:[\w-]{1,60}", name))
+        # Trainings run in the visitor's folder, where a relative path leads elsewhere than here;
+        # one that reads like a name cannot leave that folder.
+        if not (is_folder and (folder.is_absolute() or is_name)):
+            return is_name and not name.startswith("-")
         place = folder.resolve()
         if place.is_relative_to(self.doorman.home):
             return False

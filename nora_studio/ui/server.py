@@ -10,11 +10,11 @@ from pathlib import Path
 
 import gradio as gr
 import torch
-import tyro
 import uvicorn
 from fastapi import FastAPI
 from filelock import FileLock, Timeout
 
+from nora_studio.command_line import parse_command
 from nora_studio.errors import StudioError
 from nora_studio.studio.accounts import Accounts, add_account
 from nora_studio.studio.doorman import Doorman
@@ -52,7 +52,7 @@ class UiOptions:
 
 def run(arguments: Sequence[str]) -> int:
     """`nora-studio ui`: serve until stopped; trainings under way go on without the page."""
-    options = tyro.cli(UiOptions, prog="nora-studio ui", args=arguments)
+    options = parse_command(UiOptions, prog="nora-studio ui", arguments=arguments)
     if options.add_account is not None:
         return _add_account(options)
     home = options.data.expanduser().resolve()

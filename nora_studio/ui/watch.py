@@ -162,10 +162,13 @@ class _Answers:
         try:
             if training.first is None:
                 raise StudioError(f"{training.name} had not begun; start it again under Train.")
+            workspace = self._studio.workspace(request.headers)
+            for run in training.runs.values():
+                workspace.run(run.folder.name)  # Refuses one that a link leads out of.
             config = f"runs/{training.first.folder.name}/config.toml"
             arguments = ["--config", config, *more, "--resume"]
             self._studio.jobs.submit(
-                self._studio.workspace(request.headers),
+                workspace,
                 "train",
                 training.name,
                 train_command(arguments),
