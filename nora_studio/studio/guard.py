@@ -18,7 +18,7 @@ from nora_studio.studio.doorman import Doorman, Visit
 from nora_studio.studio.login_page import AGAIN_PAGE, LOGIN
 from nora_studio.studio.origins import PAGE_HEADERS, READING, is_cross_site_link, refusal
 from nora_studio.studio.quota import used_bytes
-from nora_studio.studio.request_body import TOO_SLOW, Counter, RequestBody, TooLarge, TooSlow
+from nora_studio.studio.request_body import TOO_SLOW, Counter, RequestBody, TooLarge
 from nora_studio.studio.upload_cache import KEPT_SECONDS, Arrival
 
 GRADIO = "/gradio_api/"
@@ -144,10 +144,10 @@ class Guard:
         count: Counter | Arrival,
         stated: int,
     ) -> None:
-        answer = _Answer(self._doorman, visit, scope, send)
         body = RequestBody(receive, count.add)
+        answer = _Answer(self._doorman, visit, scope, send, body)
         try:
-            count.expect(stated)
+            body.check(stated, count.expect)
             if _is_event(scope) and visit.visitor is not None:
                 text = await body.whole()
                 problem = problem_with_body(
@@ -157,25 +157,34 @@ class Guard:
                     await reply(send, 403, json.dumps({"detail": problem}), "application/json")
                     return
             await self._app(_known(scope, visit), body.receive, answer.send)
-        except (TooLarge, TooSlow) as error:
-            if answer.has_begun:
+        except Exception:
+            if body.problem is None or answer.has_begun:
                 raise
-            status, text = (413, str(error)) if isinstance(error, TooLarge) else (408, TOO_SLOW)
-            # What is still on its way would be taken for the next request.
-            await reply(send, status, text, extra=[("connection", "close")])
+        if body.problem is None or answer.has_begun:
+            return
+        if isinstance(body.problem, TooLarge):
+            # What is still on its way is read and dropped: else the answer would be lost, too.
+            await reply(send, 413, str(body.problem))
+        else:
+            await reply(send, 408, TOO_SLOW, extra=[("connection", "close")])
 
 
 class _Answer:
     """What is added to an answer on its way out."""
 
-    def __init__(self, doorman: Doorman, visit: Visit, scope: Scope, send: Send) -> None:
+    def __init__(
+        self, doorman: Doorman, visit: Visit, scope: Scope, send: Send, asked: RequestBody
+    ) -> None:
         self._doorman, self._visit, self._scope, self._send = doorman, visit, scope, send
+        self._asked = asked
         self._is_upload = _is_upload(scope)
         self._body = b""
         self.has_begun = False
 
     async def send(self, message: Message) -> None:
         """Send one message of the app's on."""
+        if self._asked.problem is not None and not self.has_begun:
+            return  # The guard says what is wrong; the app knows only that something is.
         self.has_begun = True
         if message["type"] == "http.response.start":
             message = {**message, "headers": [*message.get("headers", []), *self._added(message)]}

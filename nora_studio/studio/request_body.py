@@ -66,6 +66,8 @@ class RequestBody:
         self._began, self._taken = time.monotonic(), 0
         self._is_whole = False
         self._looked_at: list[Message] = []
+        self.problem: TooLarge | TooSlow | None = None
+        """Why it was given up; the app may make an error of its own of that."""
 
     async def whole(self) -> bytes:
         """All of it.
@@ -96,8 +98,21 @@ class RequestBody:
             async with asyncio.timeout(max(0.0, min(self.idle_seconds, left))):
                 message = await self._receive()
         except TimeoutError:
-            raise TooSlow from None
+            self.problem = TooSlow()
+            raise self.problem from None
         self._is_whole = not message.get("more_body", False)
         self._taken += len(message.get("body", b""))
-        self._count(len(message.get("body", b"")))
+        self.check(len(message.get("body", b"")), self._count)
         return message
+
+    def check(self, count: int, limit: Callable[[int], None]) -> None:
+        """Hold bytes against a limit.
+
+        Raises:
+            TooLarge: they are above it.
+        """
+        try:
+            limit(count)
+        except TooLarge as error:
+            self.problem = error
+            raise
