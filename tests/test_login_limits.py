@@ -22,14 +22,17 @@ from nora_studio.studio.login_limits import (
 def test_one_addresss_failures_leave_anothers_login_fast():
     limiter = LoginRateLimiter(1.0)
 
+    def wrong() -> bool:
+        time.sleep(0.05)  # As scrypt takes its time.
+        return False
+
     async def crowd() -> float:
         for _ in range(FREE_FAILURES):
-            await limiter.attempt("ada", "10.0.0.1", lambda: False)
+            await limiter.attempt("ada", "10.0.0.1", wrong)
         # From there: every name, as often as it goes; each now waits for seconds.
-        names = [f"name{n}" for n in range(50)] + ["ada"] * 4
-        guesses = [
-            asyncio.create_task(limiter.attempt(n, "10.0.0.1", lambda: False)) for n in names
-        ]
+        names = [f"name{n}" for n in range(100)] + ["ada"] * 4
+        tries = [limiter.attempt(name, "10.0.0.1", wrong) for name in names]
+        guesses = [asyncio.create_task(one) for one in tries]
         await asyncio.sleep(0)
         began = time.monotonic()
         assert await limiter.attempt("ada", "10.0.0.2", lambda: True)
