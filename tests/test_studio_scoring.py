@@ -74,14 +74,15 @@ def test_results_of_the_same_runs_lie_together_in_whatever_order(workspace):
         ({"strengths": (float("nan"),)}, "strengths"),
         ({"strengths": (99.0,)}, "strengths"),
         ({"checkpoints": 99}, "checkpoints"),
-        ({"dino": "--clip"}, "neither a Hub name"),
-        ({"dino": "../../dino/x"}, "neither a Hub name"),
+        ({"dino": "--clip"}, "expected a Hub name"),
+        ({"dino": "../../dino/x"}, "expected a Hub name"),
+        ({"dino": "embedded"}, "expected a Hub name"),
     ],
 )
 def test_what_would_reach_outside_or_take_for_ever_is_refused(studio, workspace, changes, words):
     asked = replace(ScoreRequest(BOTH), **changes)
     with pytest.raises(StudioError, match=words) as refused:
-        submit(studio.jobs, workspace, asked, "fidelity", studio.is_model_allowed)
+        submit(studio.jobs, workspace, asked, "fidelity", studio.models)
     assert str(workspace.folder) not in str(refused.value)
     assert studio.jobs.of(workspace) == []
 

@@ -11,7 +11,7 @@ from nora_studio.errors import StudioError
 from nora_studio.formats.embeddings import embeddings_beside
 from nora_studio.formats.identify import open_header
 from nora_studio.storage import writing
-from nora_studio.studio.quota import QUOTA_BYTES, check_room, check_size, shown_name
+from nora_studio.studio.quota import adding, check_size, shown_name
 from nora_studio.studio.uploads import Incoming
 from nora_studio.studio.workspace import Workspace, safe_name
 
@@ -20,7 +20,7 @@ _SUFFIX = ".safetensors"
 _TOKENS_SUFFIX = ".embedding.safetensors"
 
 
-def add_adapter(workspace: Workspace, entry: Incoming, quota: int = QUOTA_BYTES) -> Path:
+def add_adapter(workspace: Workspace, entry: Incoming, quota: int | None = None) -> Path:
     """Store an uploaded adapter file; new tokens are put beside the adapter that they belong to.
 
     Raises:
@@ -29,9 +29,9 @@ def add_adapter(workspace: Workspace, entry: Incoming, quota: int = QUOTA_BYTES)
     shown = shown_name(entry.name, "adapter.safetensors")
     size = entry.file.stat().st_size
     check_size(shown, size, MOST_ADAPTER_BYTES)
-    check_room(workspace, size, quota)
     incoming = workspace.adapters / f".incoming-{secrets.token_hex(4)}{_SUFFIX}"
-    with writing("an adapter", Path(shown)):
+    # From here on the copy itself counts.
+    with adding(workspace, size, quota), writing("an adapter", Path(shown)):
         shutil.copyfile(entry.file, incoming)
     try:
         with FileLock(workspace.adapters / ".lock", timeout=60):

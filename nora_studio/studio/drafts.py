@@ -18,6 +18,7 @@ from nora_studio.studio.job import ENDED, Job
 from nora_studio.studio.jobs import Jobs
 from nora_studio.studio.past_runs import stem_and_method
 from nora_studio.studio.photo_report import photo_report
+from nora_studio.studio.quota import adding, folder_bytes
 from nora_studio.studio.training import as_shown, runs_of, train_command
 from nora_studio.studio.uploads import Incoming, add_photos, photos_of, remove_subject
 from nora_studio.studio.workspace import Workspace
@@ -94,25 +95,32 @@ def begin_training(
     arguments: Sequence[str],
     options: DreamboothOptions,
     resolution: int,
+    writes: int = 0,
 ) -> Job:
     """Put a checked training into the queue; the draft's photos are copied under its name.
 
     Args:
         resolution: Side in pixels that photos are trained at, where no option says.
+        writes: Bytes that the runs at least come to.
 
     Raises:
-        StudioError: photos are missing or unusable, or the queue refuses.
+        StudioError: photos are missing or unusable, the queue refuses, or there is no room.
     """
     if is_of_draft(options):
         check_draft(workspace, options.resolution or resolution)
         # A copy: what is changed in the draft later leaves this training alone.
-        with replacing(workspace.photos / options.run_name) as fresh:
+        size = folder_bytes(workspace.photos / DRAFT)
+        with (
+            adding(workspace, size + writes),
+            replacing(workspace.photos / options.run_name) as fresh,
+        ):
             ignored = shutil.ignore_patterns(".lock", ".incoming-*")
             shutil.copytree(workspace.photos / DRAFT, fresh, dirs_exist_ok=True, ignore=ignored)
     elif not (workspace.folder / options.instance_dir).is_dir():
         raise StudioError(f"--instance-dir: there is no folder {options.instance_dir} of yours.")
     command, shown = train_command(arguments), as_shown(arguments)
-    return jobs.submit(workspace, "train", options.run_name, command, shown, runs_of(options))
+    runs = runs_of(options)
+    return jobs.submit(workspace, "train", options.run_name, command, shown, runs, writes=writes)
 
 
 def arguments_again(workspace: Workspace, jobs: Jobs, run: str) -> list[str]:

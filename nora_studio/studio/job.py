@@ -33,6 +33,9 @@ class Job:
     """Whether it was given environment variables that are kept nowhere."""
     uses_device: bool = True
     """Whether it waits for its turn on the GPU (or the CPU, where there is none)."""
+    writes: int = 0
+    """Bytes that it at least writes into the visitor's folder; of a job with runs, what these will
+    have come to."""
     created: float = field(default_factory=lambda: round(time.time(), 2))
 
 

@@ -26,7 +26,9 @@ from nora_studio.errors import StudioError
 from nora_studio.liveness import ProcessMark, host_name
 from nora_studio.paths import check_text, confining
 from nora_studio.studio import child
-from nora_studio.studio.job import ENDED, QUIET_THREADS, Job, State, next_in_line
+from nora_studio.studio.job import ENDED, Job, State, next_in_line
+from nora_studio.studio.job_environment import job_environment
+from nora_studio.studio.quota import check_room, still_to_write
 from nora_studio.studio.workspace import Workspace
 
 STOPPED = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
@@ -50,16 +52,19 @@ class Jobs:
     One process at a time may hold a studio's jobs; `tick` is called about once a second.
     """
 
-    def __init__(self, home: Path, devices: int = 0, hands: int = 2) -> None:
+    def __init__(
+        self, home: Path, devices: int = 0, hands: int = 2, is_private: bool = False
+    ) -> None:
         """Open the queue in a studio's data folder.
 
         Args:
             devices: GPUs; each takes a job of its own. 0: the CPU, one job at a time.
             hands: Jobs at a time that use no device.
+            is_private: Whether only the owner reaches the studio (`job_environment`).
         """
         self.home, self.folder = home, home / "jobs"
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.devices, self.hands = devices, hands
+        self.devices, self.hands, self.is_private = devices, hands, is_private
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._secrets: dict[str, dict[str, str]] = {}
         self._known: dict[str, Job] = {}
@@ -76,15 +81,17 @@ class Jobs:
         runs: Sequence[str] = (),
         uses_device: bool = True,
         secret: Mapping[str, str] | None = None,
+        writes: int = 0,
     ) -> Job:
         """Put a command into the queue; it runs in the visitor's folder.
 
         Args:
             secret: Environment variables for it alone, which are written nowhere.
+            writes: As `Job.writes`.
 
         Raises:
-            StudioError: the visitor has too many waiting, or one that writes the same run; or no
-                process can be started with such a word.
+            StudioError: the visitor has too many waiting, one that writes the same run, or no room;
+                or no process can be started with such a word.
         """
         for word in command:
             check_text(word, "the command")
@@ -97,6 +104,8 @@ class Jobs:
                     raise StudioError(
                         f"{job.title} is {self.state(job)} already. Watch or stop it."
                     )
+            promised = sum(still_to_write(workspace, job.writes, job.runs) for job in pending)
+            check_room(workspace, still_to_write(workspace, writes, runs), promised=promised)
             job = Job(
                 id=f"{time.time_ns():020d}-{secrets.token_hex(8)}",
                 visitor=workspace.folder.name,
@@ -107,6 +116,7 @@ class Jobs:
                 runs=tuple(runs),
                 uses_device=uses_device,
                 needs_secret=bool(secret),
+                writes=writes,
             )
             if secret:
                 self._secrets[job.id] = dict(secret)
@@ -273,8 +283,8 @@ class Jobs:
             write_text(folder / child.OUTPUT, f"error: {SECRET_GONE}\n")
             write_text(folder / child.EXIT, '{"status": 2}\n')
             return
-        own = confining([workspace.folder, self.home / MEASURES])
-        environment = QUIET_THREADS | os.environ | secret | own
+        environment = job_environment(self.home, self.is_private, secret)
+        environment |= confining([workspace.folder, self.home / MEASURES])
         if self.devices > 1 and job.uses_device:
             environment["CUDA_VISIBLE_DEVICES"] = str(device)
         self._children[job.id] = subprocess.Popen(

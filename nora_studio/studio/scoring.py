@@ -3,11 +3,12 @@
 import hashlib
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from nora_studio.assets import EMBEDDED
 from nora_studio.errors import StudioError
 from nora_studio.fidelity import Fidelity, read_fidelity
 from nora_studio.history import find_runs, read_settings
@@ -17,12 +18,20 @@ from nora_studio.runs import Run
 from nora_studio.scripts import CLIP_SCORE, FIDELITY, script_command
 from nora_studio.studio.job import ENDED, Job
 from nora_studio.studio.jobs import Jobs
+from nora_studio.studio.limits import (
+    MOST_CHECKPOINTS,
+    MOST_PROMPTS,
+    MOST_RUNS,
+    MOST_SEEDS,
+    MOST_STRENGTHS,
+)
+from nora_studio.studio.model_access import ModelAccess
+from nora_studio.studio.training_needs import FULL_SIDE, PICTURE_BYTES, SIDES
 from nora_studio.studio.workspace import Workspace, safe_name
 
 Kind = Literal["fidelity", "score"]
 """The best strength; or all scores of the final adapters, compared pair by pair."""
 SCRIPTS = {"fidelity": FIDELITY, "score": CLIP_SCORE}
-MOST_RUNS, MOST_PROMPTS, MOST_SEEDS, MOST_STRENGTHS, MOST_CHECKPOINTS = 4, 24, 4, 8, 8
 PROMPT_LENGTH = 300
 SCORES = "scores.json"
 
@@ -83,20 +92,20 @@ def submit(
     workspace: Workspace,
     request: ScoreRequest,
     kind: Kind,
-    is_model_allowed: Callable[[str], bool],
+    models: ModelAccess,
 ) -> Job:
     """Put a measurement into the queue.
 
     Raises:
-        StudioError: as `arguments`; or the same is under way, or the judge is not allowed.
+        StudioError: as `arguments`; or the same is under way, the judge or the runs' base may not
+            be loaded, or there is no room for the pictures.
     """
-    if request.dino and (request.dino.startswith("-") or not is_model_allowed(request.dino)):
-        raise StudioError(
-            f"--dino: {request.dino[:80]!r} is neither a Hub name (owner/name) nor a directory "
-            "that this studio may read."
-        )
-    workspace.check_model(request.dino)
+    if request.dino:
+        models.check(request.dino, "--dino", takes_embedded=False)
+        workspace.check_model(request.dino)
     words = arguments(workspace, request, kind)
+    settings = _settings(workspace, request.runs)
+    models.check(str(settings[0].get("model", EMBEDDED)), "the base of these runs")
     under_way = find_job(jobs, workspace, request.runs, kind)
     if under_way is not None and jobs.state(under_way) not in ENDED:
         raise StudioError("these runs are being measured already. Wait for it, or stop it.")
@@ -106,7 +115,18 @@ def submit(
         _title(request.runs),
         script_command(SCRIPTS[kind], words),
         shlex.join(["nora-studio", kind, *words]),
+        writes=_picture_bytes(request, kind, settings[0]),
     )
+
+
+def _picture_bytes(request: ScoreRequest, kind: Kind, settings: dict[str, Any]) -> int:
+    """What the pictures at least take that are drawn: the base's and each adapter's."""
+    columns = len(request.runs) + 1
+    if kind == "fidelity":
+        columns = 1 + len(request.runs) * len(request.strengths) * (request.checkpoints + 1)
+    prompts = len(request.prompts) or len(in_places(str(settings.get("prompt", ""))))
+    side = settings.get("resolution") or SIDES.get(str(settings.get("model", EMBEDDED)), FULL_SIDE)
+    return int(columns * prompts * request.seeds * PICTURE_BYTES * int(side) ** 2)
 
 
 def find_job(jobs: Jobs, workspace: Workspace, runs: Sequence[str], kind: Kind) -> Job | None:

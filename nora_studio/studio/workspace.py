@@ -10,6 +10,7 @@ from nora_studio.errors import StudioError
 from nora_studio.formats.embeddings import embeddings_beside
 from nora_studio.paths import check_inside, is_reserved
 from nora_studio.runs import Run
+from nora_studio.studio.limits import QUOTA_BYTES
 
 FILES_ROUTE = "/files/"
 """Where a visitor's own files are served from, and nobody else's: the cookie says whose."""
@@ -47,18 +48,21 @@ class Workspace:
     """One visitor's folder. Commands run in it, so they name what is theirs by relative paths."""
 
     folder: Path
+    quota: int = QUOTA_BYTES
+    """Bytes that it may take."""
 
     @classmethod
-    def of(cls, home: Path, visitor: str) -> "Workspace":
+    def of(cls, home: Path, visitor: str, quota: int = QUOTA_BYTES) -> "Workspace":
         """The folder of a visitor, made on first use.
 
         Args:
             home: The studio's data folder.
             visitor: 32 hexadecimal digits, a digest of the browser's secret or the account's name.
+            quota: Bytes that it may take.
         """
         if not _VISITOR.fullmatch(visitor):
             raise StudioError("expected a visitor's 32 hexadecimal digits.")
-        workspace = cls(home / "visitors" / visitor)
+        workspace = cls(home / "visitors" / visitor, quota)
         for folder in ("photos", "runs", "pictures", "adapters"):
             (workspace.folder / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
         return workspace

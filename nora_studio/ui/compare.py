@@ -101,7 +101,7 @@ class _Drawings:
         workspace = self.studio.workspace(request.headers)
         try:
             asked, view = request_of(fields_of(workspace, values))
-            name = self.studio.drawings.submit(workspace, asked, view, self.studio.is_model_allowed)
+            name = self.studio.drawings.submit(workspace, asked, view)
         except StudioError as error:
             raise told(error, "This cannot be drawn") from error
         return self.arrive(name, request)

@@ -21,6 +21,7 @@ def needs_view(studio: Studio, measures: Measures, workspace: Workspace, shown: 
         return _note("Say in step 1 what it is." if has_photos else ADD_PHOTOS)
     try:
         options = check_arguments(workspace, arguments_of(shown), studio.is_model_allowed)
+        studio.check_training(options)
     except StudioError as error:
         return _note(escaped(str(error)), "problem")
     if is_of_draft(options) and not has_photos:

@@ -9,11 +9,9 @@ from nora_studio.errors import StudioError
 from nora_studio.fidelity import Fidelity
 from nora_studio.runs import Run
 from nora_studio.studio.job import ENDED, Job
+from nora_studio.studio.limits import MOST_CHECKPOINTS, MOST_RUNS, MOST_SEEDS
 from nora_studio.studio.past_runs import stem_and_method
 from nora_studio.studio.scoring import (
-    MOST_CHECKPOINTS,
-    MOST_RUNS,
-    MOST_SEEDS,
     Kind,
     ScoreRequest,
     fidelity_of,
@@ -145,7 +143,7 @@ class _Room:
     def _begin(self, kind: Kind, asked: ScoreRequest, request: gr.Request) -> None:
         try:
             workspace = self.studio.workspace(request.headers)
-            submit(self.studio.jobs, workspace, asked, kind, self.studio.is_model_allowed)
+            submit(self.studio.jobs, workspace, asked, kind, self.studio.models)
         except StudioError as error:
             raise told(error, "Not measured") from error
 
