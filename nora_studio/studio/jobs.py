@@ -17,7 +17,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -26,7 +25,7 @@ from nora_studio.errors import StudioError
 from nora_studio.liveness import ProcessMark, host_name
 from nora_studio.paths import check_text, confining
 from nora_studio.studio import child
-from nora_studio.studio.job import ENDED, Job, State, next_in_line
+from nora_studio.studio.job import ENDED, Job, State, next_in_line, read_facts
 from nora_studio.studio.job_environment import job_environment
 from nora_studio.studio.quota import check_room, still_to_write
 from nora_studio.studio.workspace import Workspace
@@ -148,7 +147,7 @@ class Jobs:
         with self._lock:
             names = sorted(folder.name for folder in self.folder.iterdir())
             for name in names:
-                facts = {} if name in self._known else _read(self.folder / name / JOB)
+                facts = {} if name in self._known else read_facts(self.folder / name / JOB)
                 if facts:
                     facts |= {word: tuple(facts[word]) for word in ("command", "runs")}
                     self._known[name] = Job(**facts)
@@ -168,7 +167,7 @@ class Jobs:
         if (folder / CANCELLED).exists():
             return "cancelled"
         alive = self._is_alive(job)  # Before the look for its last word: it may end in between.
-        ended = _read(folder / child.EXIT)
+        ended = read_facts(folder / child.EXIT)
         if ended:
             status = ended["status"]
             return "finished" if status == 0 else "stopped" if status in STOPPED else "failed"
@@ -184,12 +183,12 @@ class Jobs:
         return mark is not None and mark.is_alive()
 
     def _mark(self, job: Job) -> ProcessMark | None:
-        facts = _read(self.folder / job.id / child.PROCESS)
+        facts = read_facts(self.folder / job.id / child.PROCESS)
         return ProcessMark(facts["pid"], facts["started"], host_name()) if facts else None
 
     def status(self, job: Job) -> int | None:
         """The exit status of an ended job; None while it goes on, or where it was killed."""
-        return _read(self.folder / job.id / child.EXIT).get("status")
+        return read_facts(self.folder / job.id / child.EXIT).get("status")
 
     def place(self, job: Job) -> int:
         """How many jobs are before a waiting one."""
@@ -271,7 +270,7 @@ class Jobs:
                 work.append(job)
 
     def _free_device(self, work: Sequence[Job]) -> int:
-        taken = {_read(self.folder / job.id / child.PROCESS).get("device") for job in work}
+        taken = {read_facts(self.folder / job.id / child.PROCESS).get("device") for job in work}
         return next(number for number in range(len(work) + 1) if number not in taken)
 
     def _start(self, job: Job, device: int) -> None:
@@ -296,10 +295,3 @@ class Jobs:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
