@@ -112,8 +112,7 @@ def _check_strengths(strengths: Sequence[float]) -> None:
 
 def _at(entrant: Entrant, strength: float) -> Entrant:
     """A column of its own, at that strength."""
-    used = tuple(replace(use, strength=use.strength * strength) for use in entrant.adapters)
-    return replace(entrant, label=f"{entrant.label} × {strength:g}", adapters=used)
+    return replace(entrant.at(strength), label=f"{entrant.label} × {strength:g}")
 
 
 def draw_missing(
@@ -169,10 +168,9 @@ def _draw_missing_of_one(
     """Draw one entrant's missing pictures, in the drawing's order."""
     if not missing:
         return
-    entrant = next(iter(missing.values())).entrant
-    used = [replace(use, strength=use.strength * drawing.strength) for use in entrant.adapters]
+    entrant = next(iter(missing.values())).entrant.at(drawing.strength)
     drawn = draw(
-        pipes.wearing(tuple(used)),
+        pipes.wearing(entrant.adapters_on),
         drawing.prompts,
         drawing.seeds,
         steps=drawing.steps,

@@ -36,6 +36,7 @@ LEVELS = [
         "assets",
         "recipes",
         "t_distribution",
+        "number_ranges",
         "paths",
     },
     {"tensor_files", "disk_cache", "fidelity_plot", "statistics", "command_line"},

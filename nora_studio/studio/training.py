@@ -1,11 +1,7 @@
 """From what the Train page asks to the trainer's command, and from an edited command back."""
 
-import contextlib
 import functools
-import io
-import itertools
 import shlex
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -30,8 +26,6 @@ EMBEDDED_SAMPLE_STEPS = "15"
 COMMAND_LENGTH = MOST_CHARACTERS
 _SERVERS_OWN = {"tracker", "fit", "preflight", "preflight_out", "resume"}
 """Options that are not the page's to give: they would reach outside, or belong to other buttons."""
-
-_PRINTING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -123,22 +117,7 @@ def read_arguments(arguments: Sequence[str]) -> DreamboothOptions:
 
 @functools.lru_cache(maxsize=256)  # A page asks again every two seconds.
 def _parsed(arguments: tuple[str, ...]) -> DreamboothOptions:
-    told = io.StringIO()
-    try:
-        # The parser prints what is wrong, and where it prints is the whole process's matter.
-        with _PRINTING, contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
-            return with_recommended(parse_options(arguments, prog=" ".join(PROGRAM)))
-    except SystemExit as error:
-        raise StudioError(_first_words(told.getvalue())) from error
-
-
-def _first_words(told: str) -> str:
-    """The first paragraph below the heading of the parser's box, as one line."""
-    lines = [line.strip("│╭╰─╮╯ ") for line in told.splitlines()]
-    rules = [number for number, line in enumerate(lines) if line and not line.strip("-")]
-    below = lines[rules[0] + 1 :] if rules else lines
-    paragraph = itertools.takewhile(lambda line: line.strip("-"), below)
-    return (" ".join(paragraph) or "the command cannot be read.")[:300]
+    return with_recommended(parse_options(arguments, prog=" ".join(PROGRAM)))
 
 
 def check_arguments(
