@@ -38,7 +38,7 @@ LEVELS = [
         "t_distribution",
         "paths",
     },
-    {"tensor_files", "disk_cache", "fidelity_plot", "statistics", "command_line"},
+    {"tensor_files", "disk_cache", "fidelity_plot", "statistics", "command_line", "judges"},
     {
         "nora",
         "world",
