@@ -35,7 +35,8 @@ from nora_studio.fidelity_judging import (
     units_of,
 )
 from nora_studio.fidelity_plot import plot_fidelity
-from nora_studio.fidelity_words import advice, fidelity_table
+from nora_studio.fidelity_words import advice, fidelity_table, judges_of
+from nora_studio.judges import require_judge
 from nora_studio.models import choose_dtype, load_sdxl, native_resolution
 from nora_studio.prompts import in_places, read_prompts
 from nora_studio.results import as_text, markdown_table
@@ -63,8 +64,9 @@ class FidelityOptions:
     """One picture of every prompt for each seed."""
     model: str | None = None
     """Base: "embedded", a diffusers directory or a Hub name. None: the adapters' own."""
-    clip: str = "embedded"
-    """Judge: "embedded", an open_clip folder, hf-hub:owner/name, or such as ViT-B-32:openai."""
+    clip: str | None = None
+    """Judge: "embedded", an open_clip folder, hf-hub:owner/name, or such as ViT-B-32:openai. None:
+    the embedded one, on the embedded base; any other base needs one."""
     dino: str | None = None
     """Judge of the subject in CLIP-I's place: a folder or Hub name, facebook/dino-vits16."""
     out: Path = Path("fidelity")
@@ -87,10 +89,11 @@ def main() -> int:
         c for path in options.adapters for c in find_checkpoints(path, options.checkpoints)
     ]
     model = options.model or common_base(options, checkpoints)
+    judge = require_judge(model, options.clip)
     prompts = read_prompts(options.prompts or in_places(checkpoints[-1].card.prompt, PLACES_DRAWN))
     photos = [open_photo(file) for file in list_photos(options.references)]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    scorer = load_scorer(options.clip, device)
+    scorer = load_scorer(judge, device)
     dino = None if options.dino is None else load_dino(options.dino, device)
     panel = Panel.seat(scorer, dino, photos, prompts)
     pipe = load_sdxl(model, choose_dtype(options.precision, device), device)
@@ -162,13 +165,15 @@ def tell(result: Fidelity, folder: Path) -> None:
     title = "Subject against prompt"
     lines = [f"# {title}", *(f"**{run}** {text}" for run, text in words.items())]
     covered = coverage(len(result.prompts), len(result.seeds))
-    lines += [markdown_table(table), covered, "![Every point](fidelity.png)"]
+    judged = f"Judged by {judges_of(result)}."
+    lines += [markdown_table(table), judged, covered, "![Every point](fidelity.png)"]
     write_text(folder / "fidelity.md", "\n\n".join(lines) + "\n")
     plot_fidelity(result, folder / "fidelity.png")
     print(as_text({title: table}))
     print(covered)
     for run, text in words.items():
         print(f"{run}: {text}")
+    print(judged)
     print(f"Written to {folder}: {RESULT}, fidelity.md, fidelity.png, pictures/")
 
 

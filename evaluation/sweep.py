@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from nora_studio.assets import EMBEDDED
 from nora_studio.atomic import write_text
 from nora_studio.command_line import parse_command
 from nora_studio.compare import Drawing, draw_missing, enter_adapters, score_entrants
@@ -29,6 +30,7 @@ from nora_studio.data.images import open_photo
 from nora_studio.defaults import with_recommended
 from nora_studio.demo import PICTURE_SEED
 from nora_studio.errors import StudioError, run_entry
+from nora_studio.judges import require_judge
 from nora_studio.models import load_sdxl, native_resolution
 from nora_studio.options_file import parse_options, to_toml
 from nora_studio.part_settings import part_settings
@@ -100,9 +102,10 @@ def main() -> int:
     with ThreadPoolExecutor(options.jobs) as pool, tqdm(total=len(trials), desc="Training") as bar:
         for _ in pool.map(lambda trial: train(options, trial), trials):
             bar.update()
-    rows = score(options, trials)
+    judge = require_judge(EMBEDDED)
+    rows = score(options, trials, judge)
     results = results_of(rows, options.candidates, rates)
-    record = {"method": options.method, "results": results, "trials": rows}
+    record = {"method": options.method, "clip": judge, "results": results, "trials": rows}
     write_text(options.out / "sweep.json", json.dumps(record, indent=1) + "\n")
     return write_page(options.out / "sweep.md", page({options.method: record}))
 
@@ -152,14 +155,14 @@ def train(options: SweepOptions, trial: Trial) -> None:
         raise StudioError(f"{folder.name} ended with status {status}: {' '.join(last)}")
 
 
-def score(options: SweepOptions, trials: list[Trial]) -> list[dict[str, Any]]:
+def score(options: SweepOptions, trials: list[Trial], judge: str) -> list[dict[str, Any]]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    pipe, scorer = load_sdxl(device=device), load_scorer(device=device)
+    pipe, scorer = load_sdxl(device=device), load_scorer(judge, device)
     rows: list[dict[str, Any]] = []
     for trial in tqdm(trials, desc="Scoring"):
         subject = ShippedSubject.load(trial.subject)
         drawing = Drawing(
-            model="embedded",
+            model=EMBEDDED,
             prompts=subject.prompts,
             seeds=(PICTURE_SEED + trial.seed,),
             steps=options.inference_steps,

@@ -7,6 +7,7 @@ from typing import Any
 from nora_studio import processes
 from nora_studio.config import PART_FIELDS, DreamboothOptions
 from nora_studio.errors import StudioError
+from nora_studio.judges import judge_for, why_unscored
 from nora_studio.methods.quantised import check_on_quantised
 from nora_studio.methods.table import METHODS, method_named
 from nora_studio.new_tokens import token_words
@@ -63,6 +64,7 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
     if options.new_tokens:
         _check_new_tokens(options)
     steps = _STEPS[family] if options.steps is None else options.steps
+    judge = judge_for(options.model, options.clip)
     options = dataclasses.replace(
         options,
         class_pictures=pictures,
@@ -72,7 +74,9 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
         targets=options.targets or _TARGETS[family],
         schedule=options.schedule
         or ("constant" if options.optimizer == "schedule-free" else "cosine"),
-        **recommended_watching(options, steps, family == "mini"),
+        **recommended_watching(
+            options, steps, why_unscored(options.model) if judge is None else None
+        ),
     )
     check_resolved(options)
     check_encoder_steps(options, steps)

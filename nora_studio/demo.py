@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from nora_studio.assets import EMBEDDED
 from nora_studio.cards import read_card
 from nora_studio.compare import (
     Drawing,
@@ -21,6 +22,7 @@ from nora_studio.compare import (
 )
 from nora_studio.data.images import list_photos, open_photo
 from nora_studio.defaults import with_recommended
+from nora_studio.judges import require_judge
 from nora_studio.models import load_sdxl
 from nora_studio.options_file import defaults_as_toml, parse_options, to_toml
 from nora_studio.report import Commands, Comparison, Photos, Table, html_report, labelled_grid
@@ -58,6 +60,8 @@ class DemoOptions:
 class Results:
     """What the judge said."""
 
+    judge: str
+    """Name of the CLIP that scored."""
     scores: Scores
     findings: list[Finding]
     real: tuple[float, float]
@@ -76,7 +80,7 @@ def run_demo(options: DemoOptions) -> int:
     runs = [Run.open(_run_folder(options, subject, method)) for method in METHODS]
     entrants = enter_adapters([run.folder for run in runs])
     drawing = Drawing(
-        model="embedded",
+        model=EMBEDDED,
         prompts=subject.prompts,
         seeds=(PICTURE_SEED + options.seed,),
         steps=options.inference_steps,
@@ -89,14 +93,14 @@ def run_demo(options: DemoOptions) -> int:
             pipe, entrants, drawing, options.out / "pictures", lambda *_: bar.update()
         )
     scenes = [open_photo(file) for file in subject.scenes]
-    scorer = load_scorer()
+    scorer = load_scorer(require_judge(EMBEDDED))
     scores = score_entrants(scorer, pictures, drawing, scenes)
     photos = [open_photo(file) for file in list_photos(subject.folder / "photos")]
     real = (
         float(clip_t(scorer, scenes, subject.prompts).mean()),
         float(clip_i(scorer, photos, scenes).mean()),
     )
-    results = Results(scores, list(find_differences(scores, drawing)), real)
+    results = Results(scorer.name, scores, list(find_differences(scores, drawing)), real)
     _write_grid(options, subject, drawing, pictures)
     print(_write_report(options, subject, drawing, pictures, results, runs, arguments))
     print(f"Comparison: {options.out / 'comparison.png'}")
@@ -174,7 +178,8 @@ def _write_report(
     covered = coverage(len(drawing.prompts), len(drawing.seeds))
     notes = {
         "Scores": "CLIP-T: does the picture show what its prompt says? CLIP-I: is it this very "
-        "subject, judged against unseen photos of it? Real photos of the subject set the mark.",
+        "subject, judged against unseen photos of it? Real photos of the subject set the mark. "
+        f"Judged by CLIP {results.judge}.",
         "Paired differences": "Same prompts, same starting noise. An interval that holds 0 shows "
         f"no difference. {covered}",
     }

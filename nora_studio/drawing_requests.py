@@ -60,6 +60,9 @@ class DrawingRequest:
     """Whether the pictures are scored when all are there."""
     references: tuple[str, ...] = ()
     """Photos of the subject for CLIP-I."""
+    clip: str | None = None
+    """Judge of the pictures: "embedded", an open_clip folder, hf-hub:owner/name, or such as
+    ViT-B-32:openai. None: the server's own, or the embedded one on the embedded base."""
 
     @property
     def count(self) -> int:
@@ -96,6 +99,7 @@ def parse_request(values: Any) -> DrawingRequest:
         precision=_precision(values.get("precision", "auto")),
         score=values.get("score") is True,
         references=tuple(_text(one, "references") for one in _several(values, "references")),
+        clip=_optional_text(values, "clip"),
     )
 
 

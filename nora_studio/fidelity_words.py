@@ -9,6 +9,11 @@ def point_name(point: Point) -> str:
     return f"step {point.step:,} at strength {point.strength:g}"
 
 
+def judges_of(result: Fidelity) -> str:
+    """ "CLIP embedded and DINO facebook/dino-vits16"."""
+    return f"CLIP {result.clip}" + (f" and DINO {result.dino}" if result.dino else "")
+
+
 def percent(share: float) -> str:
     """A share in whole percent, within 0 and 100."""
     return f"{100 * min(1.0, max(0.0, share)):.0f}%"

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from nora_studio.assets import EMBEDDED
 from nora_studio.errors import StudioError
 from nora_studio.statistics import Mean, mean_of
 from nora_studio.tables import BY_CHANCE, difference_lines, rate_notes
@@ -50,8 +51,10 @@ def page(records: Mapping[str, Mapping[str, Any]]) -> str:
         records: Sweeps by name.
 
     Raises:
-        StudioError: a candidate was tried on other subjects or seeds than the first.
+        StudioError: a candidate was tried on other subjects or seeds than the first, or the sweeps
+            were scored by different judges.
     """
+    judge = _judge_of(records)
     lines = [
         "| | flags | CLIP-I | CLIP-T | parameters | learning rates |",
         "|---|---|---|---|---|---|",
@@ -77,6 +80,7 @@ def page(records: Mapping[str, Mapping[str, Any]]) -> str:
     trials = next(iter(next(iter(rows.values())).values()))
     differences = difference_lines(rows, SCORES, 3, _cluster_of)
     parts = [
+        *([f"Judged by CLIP {judge}."] if judge else []),
         coverage_of(trials),
         *rate_notes(chosen, tried),
         "### Differences",
@@ -84,6 +88,22 @@ def page(records: Mapping[str, Mapping[str, Any]]) -> str:
         BY_CHANCE,
     ]
     return "\n\n".join(["\n".join(lines), *parts]) + "\n"
+
+
+def _judge_of(records: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The one judge of some sweeps; None where no record names it, as earlier ones do not.
+
+    Raises:
+        StudioError: there are two.
+    """
+    judges = {name: record.get("clip", EMBEDDED) for name, record in records.items()}
+    if len(set(judges.values())) > 1:
+        told = ", ".join(f"{name} by {judge}" for name, judge in judges.items())
+        raise StudioError(
+            f"scores of different judges do not compare: {told}. Set sweeps of one judge side by "
+            "side."
+        )
+    return next((record["clip"] for record in records.values() if "clip" in record), None)
 
 
 def coverage_of(trials: Collection[_Trial]) -> str:

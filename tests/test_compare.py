@@ -198,6 +198,7 @@ def test_the_script_scores_everything_and_says_what_it_shows(
             assert list(column["per_prompt"]) == prompts
     assert len(result["differences"]) == 6
     page = (out / "scores.md").read_text()
+    assert result["clip"] == str(clip) and f"CLIP {clip}" in page and f"by CLIP {clip}." in told
     for finding in result["differences"]:
         assert finding["low"] <= finding["mean"] <= finding["high"]
         assert finding["verdict"] in told

@@ -106,6 +106,8 @@ def test_the_page_the_plot_and_the_terminal_tell_the_same(done):
     for words in ("mug-nora", "mug-lora", "base", "real photos", covered):
         assert words in page
         assert words in outcome.out
+    judged = f"Judged by CLIP {read_fidelity(out).clip}."
+    assert judged in page and judged in outcome.out
     assert (out / "fidelity.png").stat().st_size > 10_000
     kept = json.loads((out / "fidelity.json").read_text())
     first = kept["points"][0]["scores"]["CLIP-T"]

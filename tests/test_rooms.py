@@ -39,7 +39,7 @@ LEVELS = [
         "number_ranges",
         "paths",
     },
-    {"tensor_files", "disk_cache", "fidelity_plot", "statistics", "command_line"},
+    {"tensor_files", "disk_cache", "fidelity_plot", "statistics", "command_line", "judges"},
     {
         "nora",
         "world",

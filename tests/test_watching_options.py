@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from nora_studio.assets import embedded
 from nora_studio.config import DreamboothOptions
 from nora_studio.defaults import with_recommended
 from nora_studio.errors import StudioError
@@ -80,6 +81,7 @@ def test_the_best_is_kept_and_used_where_it_says_something(changes, expected):
         ({"score_samples": False}, False),
         ({"model": "some/sdxl"}, False),
         ({"model": "some/sdxl", "clip": "ViT-B-32:openai"}, True),
+        ({"model": str(embedded("mini-sdxl"))}, True),
     ],
 )
 def test_samples_are_scored_where_there_is_a_judge(changes, scored):

@@ -286,11 +286,11 @@ class Drawings:
             place = (event["column"], event["prompt"], event["seed"])
             words = {event["column"]: event["trigger"]} if event["trigger"] else {}
             files = {**sheet.files, place: event["file"]}
-            scoring = sheet.request.score and len(files) == sheet.request.count
+            scoring = sheet.awaits_scores and len(files) == sheet.request.count
             state = "scoring" if scoring else "drawing"
             live.change(state=state, files=files, words={**sheet.words, **words})
-        elif kind == "scores":
-            live.change(scores=event["scores"], differences=tuple(event["differences"]))
+        elif kind in ("scores", "unscored"):
+            live.take_scores(event)
         elif kind == "done":
             self._end(live, state="finished")
         elif kind == "cancelled":

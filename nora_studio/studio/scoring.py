@@ -12,6 +12,7 @@ from nora_studio.assets import EMBEDDED
 from nora_studio.errors import StudioError
 from nora_studio.fidelity import Fidelity, read_fidelity
 from nora_studio.history import find_runs, read_settings
+from nora_studio.judges import require_judge
 from nora_studio.paths import check_inside, check_text
 from nora_studio.prompts import in_places, names_prompt_file
 from nora_studio.runs import Run
@@ -49,6 +50,8 @@ class ScoreRequest:
     checkpoints: int = 2
     dino: str = ""
     """Name of a DINO; empty: CLIP-I alone judges the subject."""
+    clip: str = ""
+    """Name of the CLIP; empty: the embedded one, on the embedded base."""
 
 
 def measurable_runs(workspace: Workspace) -> list[Run]:
@@ -83,6 +86,7 @@ def arguments(workspace: Workspace, request: ScoreRequest, kind: Kind) -> list[s
     if kind == "fidelity":
         words += ["--strengths", *(f"{strength:g}" for strength in request.strengths)]
         words += ["--checkpoints", str(request.checkpoints)]
+    words += ["--clip", request.clip] if request.clip else []
     words += ["--dino", request.dino] if request.dino else []
     return [*words, "--out", out.as_posix()]
 
@@ -97,15 +101,18 @@ def submit(
     """Put a measurement into the queue.
 
     Raises:
-        StudioError: as `arguments`; or the same is under way, the judge or the runs' base may not
-            be loaded, or there is no room for the pictures.
+        StudioError: as `arguments`; or the same is under way, a judge or the runs' base may not be
+            loaded, the base needs a judge by name, or there is no room for the pictures.
     """
-    if request.dino:
-        models.check(request.dino, "--dino", takes_embedded=False)
-        workspace.check_model(request.dino)
+    for flag, named in (("--clip", request.clip), ("--dino", request.dino)):
+        if named:
+            models.check(named, flag, takes_embedded=flag == "--clip")
+            workspace.check_model(named)
     words = arguments(workspace, request, kind)
     settings = _settings(workspace, request.runs)
-    models.check(str(settings[0].get("model", EMBEDDED)), "the base of these runs")
+    base = str(settings[0].get("model", EMBEDDED))
+    models.check(base, "the base of these runs")
+    require_judge(base, request.clip or None)  # Now, not when its turn comes.
     under_way = find_job(jobs, workspace, request.runs, kind)
     if under_way is not None and jobs.state(under_way) not in ENDED:
         raise StudioError("these runs are being measured already. Wait for it, or stop it.")
@@ -165,7 +172,7 @@ def _settings(workspace: Workspace, runs: Sequence[str]) -> list[dict[str, Any]]
         settings = [read_settings(run) for run in found]
     except StudioError as error:  # It names a path of the server's.
         raise StudioError("the settings of one of the runs are damaged.") from error
-    if len({str(one.get("model", "embedded")) for one in settings}) > 1:
+    if len({str(one.get("model", EMBEDDED)) for one in settings}) > 1:
         raise StudioError("these runs were trained on different bases. Choose runs of one base.")
     return settings
 

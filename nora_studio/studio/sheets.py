@@ -55,6 +55,15 @@ class Sheet:
     """Score -> column's label -> one value a picture, prompts in the outer loop."""
     differences: tuple[dict[str, Any], ...] = ()
     """Findings (`compare.Finding`), paired, with intervals."""
+    judge: str | None = None
+    """Name of the CLIP that gave the scores."""
+    unscored: str | None = None
+    """One sentence on why scores that were asked for are not given."""
+
+    @property
+    def awaits_scores(self) -> bool:
+        """Whether scores follow when all pictures are there."""
+        return self.request.score and self.unscored is None
 
     @property
     def is_under_way(self) -> bool:
@@ -80,7 +89,7 @@ def new_sheet(
     """A drawing that nobody has begun, checked against the limits and the visitor's own folder.
 
     Args:
-        is_allowed: Whether visitors may have a base of that name loaded; an adapter names one too.
+        is_allowed: Whether visitors may have that base (an adapter names one too) or judge loaded.
         is_owner: Whose ceilings hold (`limits`).
 
     Raises:
@@ -102,7 +111,7 @@ def _base_of(
     """The base that a request is drawn on: the one it names, else the first adapter's own.
 
     Raises:
-        StudioError: it may not be loaded, nobody names one, or an adapter cannot be read.
+        StudioError: it or the judge may not be loaded, nobody names one, or an adapter is damaged.
     """
     chosen = [choice for column in request.columns for choice in column.adapters]
     try:
@@ -112,9 +121,10 @@ def _base_of(
     model = request.model or next((card.model for card in cards if card.model), "")
     if not model and cards:
         raise StudioError("these adapters do not say what base they belong to, and none is named.")
-    if model and not is_allowed(model):
-        raise StudioError(f"the base {model[:80]!r} is not among those that may be used here.")
-    workspace.check_model(model)
+    for kind, name in (("base", model), ("judge", request.clip or "")):
+        if name and not is_allowed(name):
+            raise StudioError(f"the {kind} {name[:80]!r} is not among those that may be used here.")
+        workspace.check_model(name)
     return model or EMBEDDED
 
 
@@ -168,7 +178,7 @@ def waiting_again(workspace: Workspace, name: str, is_allowed: Callable[[str], b
 def write_sheet(workspace: Workspace, sheet: Sheet) -> None:
     """Keep how a drawing stands."""
     values = {
-        **{name: getattr(sheet, name) for name in _PLAIN},
+        **{name: getattr(sheet, name) for name in (*_PLAIN, *_LATER)},
         "request": sheet.request.as_json(),
         "files": {"-".join(map(str, place)): file for place, file in sheet.files.items()},
         "words": sheet.words,
@@ -180,6 +190,8 @@ def write_sheet(workspace: Workspace, sheet: Sheet) -> None:
 
 
 _PLAIN = ("id", "state", "view", "created", "error", "waits_for", "scores")
+_LATER = ("judge", "unscored")
+"""What drawings of earlier versions do not tell; they were all judged by the embedded CLIP."""
 
 
 def read_sheet(workspace: Workspace, name: str) -> Sheet:
@@ -192,8 +204,11 @@ def read_sheet(workspace: Workspace, name: str) -> Sheet:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         files = {_place(key): file for key, file in values["files"].items()}
+        if values["scores"]:
+            values.setdefault("judge", EMBEDDED)
         return Sheet(
             **{key: values[key] for key in _PLAIN},
+            **{key: values.get(key) for key in _LATER},
             request=parse_request(values["request"]),
             files=files,
             words={int(column): word for column, word in values["words"].items()},
@@ -233,6 +248,12 @@ class LiveSheet:
         # A full disk is told by the pictures, which cannot be written either.
         with contextlib.suppress(OSError):
             write_sheet(self.workspace, self.sheet)
+
+    def take_scores(self, event: Mapping[str, Any]) -> None:
+        """Keep what the drawing server tells of the scores: "scores" or "unscored"."""
+        told = {"judge": event.get("judge"), "unscored": event.get("reason")}
+        differences = tuple(event.get("differences", ()))
+        self.change(**told, scores=event.get("scores"), differences=differences)
 
 
 def sheet_names(workspace: Workspace) -> list[str]:

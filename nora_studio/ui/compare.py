@@ -74,7 +74,9 @@ class _Drawings:
         workspace = self.studio.workspace(request.headers)
         sheet = _sheet_of(self.studio, workspace, name)
         tested = "" if sheet is None else results_view(find_tests(workspace, sheet))
-        facts = sheet and (sheet.state, sheet.error, sheet.waits_for, len(sheet.files))
+        facts = sheet and (
+            sheet.state, sheet.error, sheet.waits_for, len(sheet.files), sheet.unscored,
+        )  # fmt: skip
         after = repr((name, facts, tested))
         if after == before:
             return [gr.skip()] * 7

@@ -45,7 +45,16 @@ def sheet_view(sheet: Sheet | None, workspace: Workspace) -> str:
     if sheet is None:
         return EMPTY
     blocks = "".join(_block(block, sheet, workspace) for block in _blocks(sheet))
-    return f"{_head(sheet)}{_findings(sheet)}{blocks}"
+    return f"{_head(sheet)}{_findings(sheet)}{_judged(sheet)}{blocks}"
+
+
+def _judged(sheet: Sheet) -> str:
+    """Who gave the scores, or why there are none."""
+    if sheet.unscored is not None:
+        return f'<p class="note unscored">The pictures are {escaped(sheet.unscored)}</p>'
+    if not sheet.scores:
+        return ""
+    return f'<p class="note">Scores by CLIP {escaped(sheet.judge or "of an unknown name")}.</p>'
 
 
 def _head(sheet: Sheet) -> str:

@@ -7,6 +7,9 @@ from nora_studio.ui.escaping import escaped
 from nora_studio.ui.fidelity_view import TITLES
 from nora_studio.ui.pieces import METHOD_NAMES, table
 
+JUDGES = {"CLIP": "clip", "DINO": "dino"}
+"""What judges are called, and where the result names them."""
+
 
 def scores_view(kept: dict[str, Any] | None) -> str:
     """Verdicts in words, then the means and the paired differences.
@@ -45,11 +48,13 @@ def scores_view(kept: dict[str, Any] | None) -> str:
     )
     drawing = kept.get("drawing", {})
     count, seeds = len(drawing.get("prompts", ())), len(drawing.get("seeds", (0,)))
+    judges = [f"{kind} {kept[key]}" for kind, key in JUDGES.items() if kept.get(key)]
+    judged = f" Judged by {escaped(' and '.join(judges))}." if judges else ""
     return (
         '<section class="card verdicts"><h3>The final adapters at full strength</h3>'
         f'<ul class="plain">{words}</ul>{table([("", ""), *(TITLES[n] for n in names)], means)}'
         f'{pairs}<p class="note">{count} prompts; every pair of pictures began from the same noise.'
-        f" {coverage(count, seeds)}</p></section>"
+        f"{judged} {coverage(count, seeds)}</p></section>"
     )
 
 
