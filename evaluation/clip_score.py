@@ -5,8 +5,9 @@
         --references photos/my-mug --seeds 0 1 2 --out scores/my-mug
 
 Every adapter, and the bare base, draws the same prompts from the same starting noise, so scores are
-compared pair by pair, with 95% bootstrap intervals over prompts. Pictures that are there already
-with the same recipe are used again. Writes scores.json, scores.md, grid.png and pictures/.
+compared pair by pair, with 95% intervals over prompts (over seeds where there is one prompt). They
+cover prompts and seeds of one subject. Pictures that are there already with the same recipe are
+used again. Writes scores.json, scores.md, grid.png and pictures/.
 Exit status: 0 done, 2 bad input.
 """
 
@@ -18,11 +19,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import tyro
 from tqdm import tqdm
 
 from nora_studio import __version__
 from nora_studio.atomic import write_text
+from nora_studio.command_line import parse_command
 from nora_studio.compare import (
     Drawing,
     Entrant,
@@ -35,11 +36,13 @@ from nora_studio.compare import (
 from nora_studio.data.images import list_photos, open_photo
 from nora_studio.dino import load_dino
 from nora_studio.errors import StudioError, run_entry
+from nora_studio.judges import require_judge
 from nora_studio.models import choose_dtype, load_sdxl, native_resolution
 from nora_studio.prompts import read_prompts
 from nora_studio.report import labelled_grid
 from nora_studio.results import as_markdown, as_text, describe_results, result_tables
 from nora_studio.scores import load_scorer
+from nora_studio.statistics import coverage
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,9 @@ class ScoreOptions:
     """Folder of real photos of the subject for CLIP-I, best unseen in training. None: CLIP-T."""
     model: str | None = None
     """Base: "embedded", a diffusers directory or a Hub name. None: the adapters' own."""
-    clip: str = "embedded"
-    """Judge: "embedded", an open_clip folder, hf-hub:owner/name, or such as ViT-B-32:openai."""
+    clip: str | None = None
+    """Judge: "embedded", an open_clip folder, hf-hub:owner/name, or such as ViT-B-32:openai. None:
+    the embedded one, on the embedded base; any other base needs one."""
     dino: str | None = None
     """Second judge of the subject: a folder or Hub name, facebook/dino-vits16 in DreamBooth."""
     out: Path = Path("scores")
@@ -81,11 +85,12 @@ class ScoreOptions:
 
 
 def main() -> int:
-    options = tyro.cli(ScoreOptions, description=__doc__)
+    options = parse_command(ScoreOptions, description=__doc__)
     # Every input that can be checked is checked before the first model loads.
     prompts = read_prompts(options.prompts)
     entrants = enter_adapters(options.adapters, with_base=options.base)
     model = options.model or common_model(entrants)
+    judge = require_judge(model, options.clip)
     if not options.seeds or len(set(options.seeds)) < len(options.seeds):
         raise StudioError(f"--seeds: expected different whole numbers; got {options.seeds}.")
     references = None
@@ -94,7 +99,7 @@ def main() -> int:
     if options.dino is not None and not references:
         raise StudioError("--dino: it compares with real photos. Name them with --references.")
     device = choose_device(options.device)
-    scorer = load_scorer(options.clip, device)
+    scorer = load_scorer(judge, device)
     dino = None if options.dino is None else load_dino(options.dino, device)
 
     pipe = load_sdxl(model, choose_dtype(options.precision, device), device)
@@ -138,6 +143,8 @@ def main() -> int:
     tables = result_tables(drawing, scores, findings)
     write_text(options.out / "scores.md", as_markdown(tables, drawing, judges))
     print(as_text(tables))
+    print(coverage(len(drawing.prompts), len(drawing.seeds)))
+    print(f"Judged by {judges}.")
     print(f"Written to {options.out}: scores.json, scores.md, grid.png, pictures/")
     return 0
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 from tqdm import tqdm
 
 from nora_studio.atomic import write_text
 from nora_studio.cards import read_card
+from nora_studio.command_line import parse_command
 from nora_studio.commonsense.generation import SCORINGS, Model, Question, batches
 from nora_studio.commonsense.harness import evaluate_with_harness
 from nora_studio.commonsense.models import load_decoder, load_tokenizer
@@ -76,7 +76,7 @@ class AnswerOptions:
 
 
 def main() -> int:
-    options = tyro.cli(AnswerOptions, description=__doc__)
+    options = parse_command(AnswerOptions, description=__doc__)
     shard, shards = shard_of(options.shard)
     rows = evaluation_rows(options.data, options.sets, options.limit)
     check_asked(

@@ -4,10 +4,10 @@
         --references photos/my-mug --strengths 0.6 0.8 1 --out fidelity/my-mug
 
 Draws the last checkpoints of every run at every strength, from the same starting noise; CLIP-I (or
-DINO) with the real photos against CLIP-T, with 95% bootstrap intervals over prompts; marks what no
-other point beats and recommends one (the rule: `nora_studio.fidelity.recommend`). Pictures that are
-there already with the same recipe are used again. Writes fidelity.json (anew after every point),
-fidelity.md, fidelity.png and pictures/. Exit status: 0 done, 2 bad input.
+DINO) with the real photos against CLIP-T, with 95% intervals over prompts of one subject; marks
+what no other point beats and recommends one (the rule: `nora_studio.fidelity.recommend`). Pictures
+that are there already with the same recipe are used again. Writes fidelity.json (anew after every
+point), fidelity.md, fidelity.png and pictures/. Exit status: 0 done, 2 bad input.
 """
 
 import sys
@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import tyro
 from tqdm import tqdm
 
 from nora_studio.atomic import write_text
+from nora_studio.command_line import parse_command
 from nora_studio.compare import Drawing
 from nora_studio.data.images import list_photos, open_photo
 from nora_studio.dino import load_dino
@@ -35,11 +35,13 @@ from nora_studio.fidelity_judging import (
     units_of,
 )
 from nora_studio.fidelity_plot import plot_fidelity
-from nora_studio.fidelity_words import advice, fidelity_table
+from nora_studio.fidelity_words import advice, fidelity_table, judges_of
+from nora_studio.judges import require_judge
 from nora_studio.models import choose_dtype, load_sdxl, native_resolution
 from nora_studio.prompts import in_places, read_prompts
 from nora_studio.results import as_text, markdown_table
 from nora_studio.scores import load_scorer
+from nora_studio.statistics import coverage
 
 PLACES_DRAWN = 4
 
@@ -62,8 +64,9 @@ class FidelityOptions:
     """One picture of every prompt for each seed."""
     model: str | None = None
     """Base: "embedded", a diffusers directory or a Hub name. None: the adapters' own."""
-    clip: str = "embedded"
-    """Judge: "embedded", an open_clip folder, hf-hub:owner/name, or such as ViT-B-32:openai."""
+    clip: str | None = None
+    """Judge: "embedded", an open_clip folder, hf-hub:owner/name, or such as ViT-B-32:openai. None:
+    the embedded one, on the embedded base; any other base needs one."""
     dino: str | None = None
     """Judge of the subject in CLIP-I's place: a folder or Hub name, facebook/dino-vits16."""
     out: Path = Path("fidelity")
@@ -79,17 +82,18 @@ class FidelityOptions:
 
 
 def main() -> int:
-    options = tyro.cli(FidelityOptions, description=__doc__)
+    options = parse_command(FidelityOptions, description=__doc__)
     # Every input that can be checked is checked before the first model loads.
     check_numbers(options)
     checkpoints = [
         c for path in options.adapters for c in find_checkpoints(path, options.checkpoints)
     ]
     model = options.model or common_base(options, checkpoints)
+    judge = require_judge(model, options.clip)
     prompts = read_prompts(options.prompts or in_places(checkpoints[-1].card.prompt, PLACES_DRAWN))
     photos = [open_photo(file) for file in list_photos(options.references)]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    scorer = load_scorer(options.clip, device)
+    scorer = load_scorer(judge, device)
     dino = None if options.dino is None else load_dino(options.dino, device)
     panel = Panel.seat(scorer, dino, photos, prompts)
     pipe = load_sdxl(model, choose_dtype(options.precision, device), device)
@@ -160,12 +164,16 @@ def tell(result: Fidelity, folder: Path) -> None:
     words = {run: advice(result, run) for run in runs}
     title = "Subject against prompt"
     lines = [f"# {title}", *(f"**{run}** {text}" for run, text in words.items())]
-    lines += [markdown_table(table), "![Every point](fidelity.png)"]
+    covered = coverage(len(result.prompts), len(result.seeds))
+    judged = f"Judged by {judges_of(result)}."
+    lines += [markdown_table(table), judged, covered, "![Every point](fidelity.png)"]
     write_text(folder / "fidelity.md", "\n\n".join(lines) + "\n")
     plot_fidelity(result, folder / "fidelity.png")
     print(as_text({title: table}))
+    print(covered)
     for run, text in words.items():
         print(f"{run}: {text}")
+    print(judged)
     print(f"Written to {folder}: {RESULT}, fidelity.md, fidelity.png, pictures/")
 
 

@@ -18,7 +18,6 @@ from typing import Any
 
 import open_clip
 import torch
-import tyro
 from diffusers import (
     AutoencoderKL,
     EulerDiscreteScheduler,
@@ -31,6 +30,7 @@ from transformers import (
     CLIPTokenizer,
 )
 
+from nora_studio.command_line import parse_command
 from nora_studio.errors import run_entry
 from nora_studio.orphans import ending_with_us
 from nora_studio.runs import Run
@@ -75,7 +75,7 @@ class FullSizeOptions:
 
 
 def main() -> int:
-    options = tyro.cli(FullSizeOptions, description=__doc__)
+    options = parse_command(FullSizeOptions, description=__doc__)
     model = options.out / "sdxl-random"
     if not (model / "model_index.json").is_file():
         began = time.monotonic()

@@ -19,10 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import tyro
-
 from nora_studio.assets import embedded
 from nora_studio.atomic import write_text
+from nora_studio.command_line import parse_command
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.launching import ForkServer, Start, start_fresh
 from nora_studio.trials import ACTS, Training, Trial, differences, kill_once
@@ -63,7 +62,7 @@ class KillOptions:
 
 
 def main() -> int:
-    options = tyro.cli(KillOptions)
+    options = parse_command(KillOptions)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="nora-studio-kills-") as scratch:
         folder = Path(scratch)

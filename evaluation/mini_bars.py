@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 from diffusers import StableDiffusionXLPipeline
 
+from nora_studio.command_line import parse_command
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.pretrain import bars, card, export, progress
 
@@ -39,7 +39,7 @@ class Settings:
 
 
 def main() -> int:
-    settings = tyro.cli(Settings, description=__doc__)
+    settings = parse_command(Settings, description=__doc__)
     folder = settings.assets / export.PIPELINE
     if not (folder / "model_index.json").is_file():
         raise StudioError(
@@ -49,7 +49,9 @@ def main() -> int:
     if settings.prompts < 1:
         raise StudioError(f"--prompts: expected at least 1; got {settings.prompts}.")
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    pipeline = StableDiffusionXLPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True
+    )
     pipeline.to(device).set_progress_bar_config(disable=True)
     results = bars.measure(
         pipeline,

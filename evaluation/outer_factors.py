@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import tyro
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from nora_studio.command_line import parse_command
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.models import targets_for
 from nora_studio.nora.svd import outer_factors
@@ -117,7 +117,7 @@ def worst_error(options: Options, outer: str, spectrum: str) -> float:
 
 
 def main() -> int:
-    options = tyro.cli(Options, description=__doc__)
+    options = parse_command(Options, description=__doc__)
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         raise StudioError("--device: expected cpu, as torch finds no GPU; got cuda.")
     if options.threads:

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
 from PIL import Image
 
 from nora_studio.atomic import write_bytes
+from nora_studio.command_line import parse_command
 from nora_studio.errors import StudioError, run_entry
 
 TABS = ("Train", "Watch", "Compare", "Adapters", "Scores", "History")
@@ -48,7 +48,7 @@ class ScreenshotOptions:
 
 
 def main() -> int:
-    options = tyro.cli(ScreenshotOptions)
+    options = parse_command(ScreenshotOptions)
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:
         raise StudioError("needs Debian's chromium: `apt-get install chromium`.")

@@ -5,41 +5,57 @@
 
 A candidate is some of the trainer's own options. Every candidate learns every subject with every
 seed; CLIP-I is against unseen photos of the subject in the very places that the prompts name.
-Writes sweep.json and sweep.md. Runs that are finished already are used again.
+Writes sweep.json and sweep.md, with intervals over subjects and every paired difference. Runs that
+are finished already are used again. `--stored nora.json lora.json` sets earlier sweeps of the same
+subjects and seeds side by side in one sweep.md, without training.
 """
 
 import json
 import subprocess
 import sys
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from tqdm import tqdm
 
+from nora_studio.assets import EMBEDDED
 from nora_studio.atomic import write_text
+from nora_studio.command_line import parse_command
 from nora_studio.compare import Drawing, draw_missing, enter_adapters, score_entrants
 from nora_studio.data.images import open_photo
+from nora_studio.defaults import with_recommended
 from nora_studio.demo import PICTURE_SEED
 from nora_studio.errors import StudioError, run_entry
+from nora_studio.judges import require_judge
 from nora_studio.models import load_sdxl, native_resolution
+from nora_studio.options_file import parse_options, to_toml
 from nora_studio.orphans import ending_with_us
-from nora_studio.runs import Run
+from nora_studio.part_settings import part_settings
+from nora_studio.runs import CONFIG, Run
 from nora_studio.scores import load_scorer
 from nora_studio.scripts import TRAIN, as_flags, script_command
 from nora_studio.shipped import ShippedSubject
+from nora_studio.sweep_table import RECORD, page, results_of
+from nora_studio.tables import (
+    check_each_once,
+    check_settings,
+    check_stored,
+    read_record,
+    write_page,
+)
 
 
 @dataclass(frozen=True)
 class SweepOptions:
     """Train candidate settings on shipped subjects, score each, and rank them."""
 
-    method: str
+    method: str = "nora"
     """Adapter method."""
-    candidates: tuple[str, ...]
+    candidates: tuple[str, ...] = ()
     """Each some of the trainer's options, "steps=300 unet.no-train"; "" is its defaults."""
     subjects: tuple[str, ...] = ("sunrise-mug", "zigzag-robot", "tiger-cat", "star-backpack")
     """Folders of assets/subjects."""
@@ -51,6 +67,8 @@ class SweepOptions:
     """Trainings at once."""
     inference_steps: int = 20
     """Denoising steps of a picture."""
+    stored: tuple[Path, ...] = ()
+    """Records of earlier sweeps, to set side by side by their files' names; nothing is trained."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +85,15 @@ class Trial:
 
 
 def main() -> int:
-    options = tyro.cli(SweepOptions, description=__doc__)
+    options = parse_command(SweepOptions, description=__doc__)
+    if options.stored:
+        check_stored(options)
+        check_each_once("--stored", [file.stem for file in options.stored])
+        records = {file.stem: read_record(file, RECORD) for file in options.stored}
+        return write_page(options.out / "sweep.md", page(records))
+    for name in ("candidates", "subjects", "seeds"):
+        check_each_once(f"--{name}", getattr(options, name))
+    rates = [rates_of(options, number) for number in range(len(options.candidates))]
     trials = [
         Trial(candidate, subject, seed)
         for candidate in range(len(options.candidates))
@@ -77,31 +103,30 @@ def main() -> int:
     with ThreadPoolExecutor(options.jobs) as pool, tqdm(total=len(trials), desc="Training") as bar:
         for _ in pool.map(lambda trial: train(options, trial), trials):
             bar.update()
-    rows = score(options, trials)
-    results = []
-    for number, flags in enumerate(options.candidates):
-        own = [row for row in rows if row["candidate"] == number]
-        means = {name: sum(row[name] for row in own) / len(own) for name in ("CLIP-T", "CLIP-I")}
-        results.append({"flags": flags, **means, "parameters": own[0]["parameters"]})
-    results.sort(key=lambda row: -row["CLIP-I"])
-    lines = ["| flags | CLIP-I | CLIP-T | parameters |", "|---|---|---|---|"]
-    lines += [
-        f"| `{row['flags']}` | {row['CLIP-I']:.3f} | {row['CLIP-T']:.3f} | {row['parameters']:,} |"
-        for row in results
-    ]
-    record = {"method": options.method, "results": results, "trials": rows}
+    judge = require_judge(EMBEDDED)
+    rows = score(options, trials, judge)
+    results = results_of(rows, options.candidates, rates)
+    record = {"method": options.method, "clip": judge, "results": results, "trials": rows}
     write_text(options.out / "sweep.json", json.dumps(record, indent=1) + "\n")
-    write_text(options.out / "sweep.md", "\n".join(lines) + "\n")
-    print("\n".join(lines))
-    return 0
+    return write_page(options.out / "sweep.md", page({options.method: record}))
 
 
-def train(options: SweepOptions, trial: Trial) -> None:
-    folder = trial.folder(options)
-    if Run(folder).read_status().get("state") == "finished":
-        return
-    subject = ShippedSubject.load(trial.subject)
-    arguments = [
+def rates_of(options: SweepOptions, candidate: int) -> dict[str, float]:
+    """A candidate's learning rate of each part, as given or as recommended.
+
+    Raises:
+        StudioError: the trainer would refuse the candidate.
+    """
+    flags = arguments_of(options, Trial(candidate, options.subjects[0], options.seeds[0]))
+    asked = with_recommended(parse_options(flags))
+    settings = part_settings(asked, options.method)
+    return {part: values.learning_rate for part, values in settings.items()}
+
+
+def arguments_of(options: SweepOptions, trial: Trial) -> list[str]:
+    """The trainer's command line for one trial."""
+    subject, folder = ShippedSubject.load(trial.subject), trial.folder(options)
+    return [
         "--instance-dir", str(subject.folder / "photos"),
         "--prompt", f"a photo of a [V] {subject.class_word}",
         "--method", options.method,
@@ -111,6 +136,17 @@ def train(options: SweepOptions, trial: Trial) -> None:
         "--sample-every", "0",
         *as_flags(options.candidates[trial.candidate].split()),
     ]  # fmt: skip
+
+
+def train(options: SweepOptions, trial: Trial) -> None:
+    folder, arguments = trial.folder(options), arguments_of(options, trial)
+    run = Run(folder)
+    if run.read_status().get("state") == "finished":
+        # Else figures of other settings would stand under this candidate's flags.
+        began = to_toml(parse_options(["--config", str(folder / CONFIG)]))
+        asked = to_toml(with_recommended(parse_options(arguments)))
+        check_settings(folder, tomllib.loads(began), tomllib.loads(asked))
+        return
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.with_suffix(".log")
     with log.open("w", encoding="utf-8") as output:
@@ -125,14 +161,14 @@ def train(options: SweepOptions, trial: Trial) -> None:
         raise StudioError(f"{folder.name} ended with status {status}: {' '.join(last)}")
 
 
-def score(options: SweepOptions, trials: list[Trial]) -> list[dict[str, Any]]:
+def score(options: SweepOptions, trials: list[Trial], judge: str) -> list[dict[str, Any]]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    pipe, scorer = load_sdxl(device=device), load_scorer(device=device)
+    pipe, scorer = load_sdxl(device=device), load_scorer(judge, device)
     rows: list[dict[str, Any]] = []
     for trial in tqdm(trials, desc="Scoring"):
         subject = ShippedSubject.load(trial.subject)
         drawing = Drawing(
-            model="embedded",
+            model=EMBEDDED,
             prompts=subject.prompts,
             seeds=(PICTURE_SEED + trial.seed,),
             steps=options.inference_steps,

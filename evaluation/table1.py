@@ -4,7 +4,8 @@
 
 Trains by training/llama_commonsense.py, asks by evaluation/commonsense.py, and writes a JSON file
 for each training, and all of them in `table1.json` and `table1.md`; a second call goes on where the
-first ended. With `--at-once`, times of a step are those of so many at once.
+first ended. With `--at-once`, times of a step are those of so many at once. `--stored table1.json`
+draws the table of an earlier record, without training.
 Its cost columns on full-size models: evaluation/table1_costs.py.
 Exit status: 0 done, 2 bad input, that of a script that failed, 128 + n stopped by signal n.
 """
@@ -18,15 +19,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from nora_studio.atomic import write_text
-from nora_studio.commonsense.table import ENTRIES, Entry, cell_of, markdown
+from nora_studio.command_line import parse_command
+from nora_studio.commonsense.table import ENTRIES, RECORD, Entry, cell_of, page, rate_of
 from nora_studio.crew import Crew
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.runs import Run
 from nora_studio.scripts import COMMONSENSE, LLAMA, as_flags, script_command
-from nora_studio.tables import check_each_once, check_options, check_settings
+from nora_studio.tables import (
+    check_each_once,
+    check_options,
+    check_settings,
+    check_stored,
+    read_record,
+    write_page,
+)
 
 BASE = "base"
 OF_EACH_ROW = {"model", "data", "method", "name", "output_dir", "seed", "steps", "resume"}
@@ -59,6 +66,8 @@ class TableOptions:
     """Rows made at the same time, on one device."""
     options: tuple[str, ...] = ()
     """Options of training/llama_commonsense.py for all rows, "precision=fp32" or "epochs=3"."""
+    stored: Path | None = None
+    """A table1.json to draw the table of, into `out`; nothing is trained or asked."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,10 @@ class Row:
 
 
 def main() -> int:
-    options = tyro.cli(TableOptions, description=__doc__)
+    options = parse_command(TableOptions, description=__doc__)
+    if options.stored is not None:
+        check_stored(options)
+        return write_page(options.out / "table1.md", page(read_record(options.stored, RECORD)))
     known = {entry.label: entry for entry in ENTRIES}
     for label in options.labels:
         if label not in known:
@@ -116,7 +128,6 @@ def make_table(options: TableOptions, rows: list[Row], crew: Crew) -> int:
     with ThreadPoolExecutor(options.at_once) as pool:
         statuses = list(pool.map(lambda row: make(options, row, crew), rows))
     write_table(options, rows)
-    print((options.out / "table1.md").read_text(encoding="utf-8"))
     return next((status for status in statuses if status), 0)
 
 
@@ -176,9 +187,12 @@ def write_table(options: TableOptions, rows: list[Row]) -> None:
     """Write all rows that are there as one table."""
     files = [cell_file(options, row) for row in rows]
     cells = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
-    record = {"settings": settings_of(options), "cells": cells}
+    rates = {
+        row.label: rate_of(training_flags(options, row.entry, row)) for row in rows if row.entry
+    }
+    record = {"settings": settings_of(options), "rates": rates, "tried": {}, "cells": cells}
     write_text(options.out / "table1.json", json.dumps(record, indent=1) + "\n")
-    write_text(options.out / "table1.md", markdown(cells) + "\n")
+    write_page(options.out / "table1.md", page(record))
 
 
 if __name__ == "__main__":

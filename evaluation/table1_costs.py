@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 
 from nora_studio.atomic import write_text
+from nora_studio.command_line import parse_command
 from nora_studio.commonsense.cost_tables import counted_table, table
 from nora_studio.commonsense.costs import (
     VARIANTS,
@@ -61,7 +61,7 @@ class CostOptions:
 
 
 def main() -> int:
-    options = tyro.cli(CostOptions, description=__doc__)
+    options = parse_command(CostOptions, description=__doc__)
     unknown = [shape for shape in options.shapes if shape not in VARIANTS]
     if unknown:
         raise StudioError(f"--shapes: expected some of {', '.join(VARIANTS)}; got {unknown[0]!r}.")

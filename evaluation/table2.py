@@ -7,7 +7,8 @@
 First each method's learning rates are tried at `--rate-shots` shots with seeds of their own, on
 validation pictures alone; then every method learns at its best rate, at every number of shots, with
 every seed; last each method's pace is measured, alone on the device. Finished cells are kept as one
-JSON each, so the same command goes on where it was stopped. Writes table2.json and table2.md.
+JSON each, so the same command goes on where it was stopped. Writes table2.json and table2.md;
+`--stored table2.json` draws the table of an earlier record, without training.
 Exit status: 0 done, 2 bad input or a failed run, 128 + n stopped by signal n.
 """
 
@@ -22,9 +23,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import tyro
-
 from nora_studio.atomic import write_text
+from nora_studio.command_line import parse_command
 from nora_studio.crew import Crew
 from nora_studio.errors import run_entry
 from nora_studio.fewshot.cells import Workshop
@@ -32,10 +32,16 @@ from nora_studio.fewshot.datasets import SPLITS, find_dataset
 from nora_studio.fewshot.methods import METHODS
 from nora_studio.fewshot.recommended import recommended, with_recommended
 from nora_studio.fewshot.settings import FewshotOptions
-from nora_studio.fewshot.table import Cell, as_markdown, check_alike
+from nora_studio.fewshot.table import RECORD, Cell, check_alike, page
 from nora_studio.options_file import parse, to_toml
 from nora_studio.scripts import as_flags
-from nora_studio.tables import check_each_once, check_options
+from nora_studio.tables import (
+    check_each_once,
+    check_options,
+    check_stored,
+    read_record,
+    write_page,
+)
 
 METHODS_OF_TABLE_2 = tuple(name for name in METHODS if name != "clip-adapter")
 OF_EACH_CELL = {"method", "shots", "seed", "name", "output_dir", "resume", "override", "twins"}
@@ -65,10 +71,15 @@ class TableOptions:
     """Measure each method's seconds a step, alone."""
     jobs: int = 1
     """Trainings at once, each a process of its own."""
+    stored: Path | None = None
+    """A table2.json to draw the table of, into `out`; nothing is trained."""
 
 
 def main() -> int:
-    options = tyro.cli(TableOptions, description=__doc__)
+    options = parse_command(TableOptions, description=__doc__)
+    if options.stored is not None:
+        check_stored(options)
+        return write_page(options.out / "table2.md", page(read_record(options.stored, RECORD)))
     crew = Crew()
     return crew.lead(lambda: make_table(options, crew))
 
@@ -104,13 +115,10 @@ def make_table(options: TableOptions, crew: Crew) -> int:
     found = workshop("cells").finished(cells, rates)
     check_alike(found)
     paces = workshop("paces").paces(rates) if options.pace else {}
-    table = as_markdown(found, options.methods, options.shots, paces)
     record = {"settings": settings, "rates": rates, "tried": tried, "seconds_per_step": paces,
               "cells": found}  # fmt: skip
     write_text(options.out / "table2.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
-    write_text(options.out / "table2.md", table)
-    print(table, end="")
-    return 0
+    return write_page(options.out / "table2.md", page(record))
 
 
 def resolve(options: TableOptions) -> tuple[tuple[str, ...], FewshotOptions]:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from nora_studio.errors import StudioError
 from nora_studio.formats.card import AdapterCard, parse_card
-from nora_studio.formats.container import Header, count_numbers, read_header
-from nora_studio.formats.identify import CARD_KEY, Identity, check_loadable, identify
+from nora_studio.formats.container import Header, count_numbers
+from nora_studio.formats.identify import CARD_KEY, Identity, check_loadable, open_header
 
 CARD = "card.json"
 
@@ -73,8 +73,7 @@ def _read_file_card(file: Path) -> AdapterCard:
     Raises:
         StudioError: it is no adapter that can be loaded, or its card is damaged.
     """
-    header = read_header(file)
-    identity = identify(header)
+    header, identity = open_header(file)
     check_loadable(identity, file)
     text = header.metadata.get(CARD_KEY)
     return _foreign_card(header, identity) if text is None else parse_card(text, file)

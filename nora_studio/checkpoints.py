@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nora_studio.errors import StudioError
+from nora_studio.tensor_files import read_header
 
 STATE = "state.safetensors"
 
@@ -104,6 +105,7 @@ def read_state(folder: Path, rank: int = 0) -> TrainingState:
     """
     file = folder / STATE
     try:
+        read_header(file)  # Which refuses what two readers could read differently.
         with safe_open(file, framework="pt") as archive:
             facts = json.loads(archive.metadata()["training"])
             # Copies: what is read lies in the file itself, and an optimizer goes on writing to it.
@@ -111,9 +113,11 @@ def read_state(folder: Path, rank: int = 0) -> TrainingState:
                 name: archive.get_tensor(name).clone()
                 for name in archive.keys()  # noqa: SIM118
             }
-    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).removeprefix(f"{file} cannot be read: ")
         raise StudioError(
-            f"{file} cannot be read: {error}. Delete this checkpoint to resume from the one before."
+            f"{file} cannot be read: {reason}. Delete this checkpoint to resume from the one "
+            "before."
         ) from error
     optimizer: dict[int | str, dict[str, Any]] = {}
     draws: dict[str, Tensor] = {}

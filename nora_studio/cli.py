@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import tyro
 from tqdm import tqdm
 
 from nora_studio import __version__
+from nora_studio.command_line import parse_command
 from nora_studio.commands.options import FILE_COMMANDS, run_file_command
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.scripts import CLIP_SCORE, FIDELITY, TRAIN, run_script
@@ -124,11 +124,13 @@ def _draw(options: GenerateOptions, with_base: bool):
 
 
 def _command_generate(arguments: Sequence[str]) -> int:
-    return generate(tyro.cli(GenerateOptions, prog="nora-studio generate", args=arguments))
+    return generate(
+        parse_command(GenerateOptions, prog="nora-studio generate", arguments=arguments)
+    )
 
 
 def _command_compare(arguments: Sequence[str]) -> int:
-    return compare(tyro.cli(CompareOptions, prog="nora-studio compare", args=arguments))
+    return compare(parse_command(CompareOptions, prog="nora-studio compare", arguments=arguments))
 
 
 def _command_draw_server(arguments: Sequence[str]) -> int:
@@ -140,7 +142,7 @@ def _command_draw_server(arguments: Sequence[str]) -> int:
 def _command_demo(arguments: Sequence[str]) -> int:
     from nora_studio.demo import DemoOptions, run_demo
 
-    return run_demo(tyro.cli(DemoOptions, prog="nora-studio demo", args=arguments))
+    return run_demo(parse_command(DemoOptions, prog="nora-studio demo", arguments=arguments))
 
 
 def _command_train(arguments: Sequence[str]) -> int:

@@ -24,7 +24,8 @@ from nora_studio.entrants import (
 from nora_studio.errors import StudioError
 from nora_studio.generate import default_batch, draw, save_picture
 from nora_studio.methods.table import METHOD_NAMES
-from nora_studio.scores import Scorer, paired_difference, score_pictures, verdict
+from nora_studio.scores import Scorer, score_pictures
+from nora_studio.statistics import paired_difference, signed, verdict
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,10 @@ class Finding:
         return (
             self.score,
             f"{self.first} − {self.second}",
-            _signed(self.mean),
-            f"{_signed(self.low)} to {_signed(self.high)}",
+            signed(self.mean),
+            f"{signed(self.low)} to {signed(self.high)}",
             self.verdict,
         )
-
-
-def _signed(value: float) -> str:
-    """Three decimals with a true minus sign, and no sign on what rounds to zero."""
-    text = f"{value:+.3f}".replace("-", "−")
-    return "0.000" if text[1:] == "0.000" else text
 
 
 Pictures = dict[str, dict[Pair, Path]]
@@ -117,8 +112,7 @@ def _check_strengths(strengths: Sequence[float]) -> None:
 
 def _at(entrant: Entrant, strength: float) -> Entrant:
     """A column of its own, at that strength."""
-    used = tuple(replace(use, strength=use.strength * strength) for use in entrant.adapters)
-    return replace(entrant, label=f"{entrant.label} × {strength:g}", adapters=used)
+    return replace(entrant.at(strength), label=f"{entrant.label} × {strength:g}")
 
 
 def draw_missing(
@@ -174,10 +168,9 @@ def _draw_missing_of_one(
     """Draw one entrant's missing pictures, in the drawing's order."""
     if not missing:
         return
-    entrant = next(iter(missing.values())).entrant
-    used = [replace(use, strength=use.strength * drawing.strength) for use in entrant.adapters]
+    entrant = next(iter(missing.values())).entrant.at(drawing.strength)
     drawn = draw(
-        pipes.wearing(tuple(used)),
+        pipes.wearing(entrant.adapters_on),
         drawing.prompts,
         drawing.seeds,
         steps=drawing.steps,
@@ -220,7 +213,8 @@ def find_differences(scores: Scores, drawing: Drawing) -> Iterator[Finding]:
     """Compare each later column with each earlier one, adapters before comparisons with the base.
 
     Seeds of one prompt are alike, so prompts are the independent units; with a single prompt its
-    seeds are. A single picture has no interval and gives no finding.
+    seeds are. A single picture has no interval and gives no finding. What the intervals cover:
+    `statistics.coverage`.
     """
     groups = [prompt for prompt, _ in drawing.pairs]
     unit, units = "prompts", len(drawing.prompts)

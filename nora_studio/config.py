@@ -47,7 +47,7 @@ class DreamboothOptions(
     @property
     def run_name(self) -> str:
         """Stem of the run folders' names."""
-        return self.name or Path(self.instance_dir).resolve().name
+        return self.name or Path(self.instance_dir).expanduser().resolve().name
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:

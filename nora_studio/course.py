@@ -1,4 +1,4 @@
-"""What every trainer does around its loop: where a run goes on from, its trackers, its end."""
+"""What every trainer does around its loop: what it says first, where it goes on from, its end."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,12 +7,32 @@ from nora_studio import processes
 from nora_studio.attempt import Attempt
 from nora_studio.errors import StudioError
 from nora_studio.loop import Plan
+from nora_studio.methods.first_step import as_lines, first_steps
 from nora_studio.resuming import common_checkpoint
 from nora_studio.saving import restore
 from nora_studio.settings.watching import KeepingOptions
 from nora_studio.stop import StopRequest
 from nora_studio.trackers import open_tracker
 from nora_studio.trainee import Draws, Trainee
+
+
+def say_what_is_trained(trainee: Trainee, steps: int | None, say: Callable[[str], object]) -> None:
+    """Say how much a trainee trains, where to, and how far its first step moves the weights.
+
+    Before it goes on from a checkpoint. Called on every process.
+
+    Args:
+        steps: Of the whole run.
+        say: Takes a line; on processes that have nothing to say it keeps silent.
+    """
+    total = sum(parameter.numel() for parameter in trainee.parameters)
+    say(f"{trainee.label}: {total:,} trained parameters -> {trainee.run.folder}")
+    found = first_steps(trainee.adapted, trainee.optimizer)
+    if not found:
+        return
+    trainee.first_step = {part: float(f"{step.largest:.3g}") for part, step in found.items()}
+    for line in as_lines(trainee.label, found, steps or 0, trainee.optimizer):
+        say(line)
 
 
 def go_on_from(trainees: list[Trainee], draws: Draws, resume: bool, steps: int | None) -> int:

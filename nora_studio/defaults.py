@@ -7,9 +7,11 @@ from typing import Any
 from nora_studio import processes
 from nora_studio.config import PART_FIELDS, DreamboothOptions
 from nora_studio.errors import StudioError
+from nora_studio.judges import judge_for, why_unscored
 from nora_studio.methods.quantised import check_on_quantised
 from nora_studio.methods.table import METHODS, method_named
 from nora_studio.new_tokens import token_words
+from nora_studio.paths import check_folder_name
 from nora_studio.prompts import PLACEHOLDER
 from nora_studio.settings.adapter import check_adapter_options
 from nora_studio.settings.checks import check_option
@@ -62,6 +64,7 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
     if options.new_tokens:
         _check_new_tokens(options)
     steps = _STEPS[family] if options.steps is None else options.steps
+    judge = judge_for(options.model, options.clip)
     options = dataclasses.replace(
         options,
         class_pictures=pictures,
@@ -71,7 +74,9 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
         targets=options.targets or _TARGETS[family],
         schedule=options.schedule
         or ("constant" if options.optimizer == "schedule-free" else "cosine"),
-        **recommended_watching(options, steps, family == "mini"),
+        **recommended_watching(
+            options, steps, why_unscored(options.model) if judge is None else None
+        ),
     )
     check_resolved(options)
     check_encoder_steps(options, steps)
@@ -86,6 +91,7 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
         len(set(options.methods)) == len(options.methods), "method", "each once", options.method
     )
     check_methods(options)
+    check_run_name(options, options.run_name, "instance-dir")
     check_on_quantised(options.methods, options.base_bits)
     if not any(getattr(options, part).train for part in PART_FIELDS):
         raise StudioError("every part is switched off (--unet.no-train ...); train at least one.")
@@ -109,6 +115,21 @@ def _check_new_tokens(options: DreamboothOptions) -> None:
             "--new-tokens: no picture would be learned with its words (--caption-dropout 1), so "
             "the tokens would learn nothing. Lower it, or leave --new-tokens out."
         )
+
+
+def check_run_name(options: Any, name: str, otherwise: str) -> None:
+    """Refuse a name of runs that is not one folder's in the output folder.
+
+    Args:
+        options: With `methods`, each of which is appended to it, and `name`, where it is given.
+        name: The runs' own, whether given or made up.
+        otherwise: The option that it follows from where it is not given.
+
+    Raises:
+        StudioError: it could lead elsewhere, would be hidden or reserved, or is too long.
+    """
+    what = "--name" if options.name else f"--{otherwise} (give the runs a --name)"
+    check_folder_name(name, what, [f"-{method}" for method in options.methods])
 
 
 def check_methods(options: Any) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from nora_studio.assets import EMBEDDED
 from nora_studio.cards import read_card
 from nora_studio.compare import (
     Drawing,
@@ -21,6 +22,7 @@ from nora_studio.compare import (
 )
 from nora_studio.data.images import list_photos, open_photo
 from nora_studio.defaults import with_recommended
+from nora_studio.judges import require_judge
 from nora_studio.models import load_sdxl
 from nora_studio.options_file import defaults_as_toml, parse_options, to_toml
 from nora_studio.report import Commands, Comparison, Photos, Table, html_report, labelled_grid
@@ -29,6 +31,7 @@ from nora_studio.runs import Run
 from nora_studio.scores import clip_i, clip_t, load_scorer
 from nora_studio.scripts import TRAIN, run_script
 from nora_studio.shipped import ShippedSubject
+from nora_studio.statistics import coverage
 
 METHODS = ("lora", "nora")
 PICTURE_SEED = 1000
@@ -57,6 +60,8 @@ class DemoOptions:
 class Results:
     """What the judge said."""
 
+    judge: str
+    """Name of the CLIP that scored."""
     scores: Scores
     findings: list[Finding]
     real: tuple[float, float]
@@ -75,7 +80,7 @@ def run_demo(options: DemoOptions) -> int:
     runs = [Run.open(_run_folder(options, subject, method)) for method in METHODS]
     entrants = enter_adapters([run.folder for run in runs])
     drawing = Drawing(
-        model="embedded",
+        model=EMBEDDED,
         prompts=subject.prompts,
         seeds=(PICTURE_SEED + options.seed,),
         steps=options.inference_steps,
@@ -88,14 +93,14 @@ def run_demo(options: DemoOptions) -> int:
             pipe, entrants, drawing, options.out / "pictures", lambda *_: bar.update()
         )
     scenes = [open_photo(file) for file in subject.scenes]
-    scorer = load_scorer()
+    scorer = load_scorer(require_judge(EMBEDDED))
     scores = score_entrants(scorer, pictures, drawing, scenes)
     photos = [open_photo(file) for file in list_photos(subject.folder / "photos")]
     real = (
         float(clip_t(scorer, scenes, subject.prompts).mean()),
         float(clip_i(scorer, photos, scenes).mean()),
     )
-    results = Results(scores, list(find_differences(scores, drawing)), real)
+    results = Results(scorer.name, scores, list(find_differences(scores, drawing)), real)
     _write_grid(options, subject, drawing, pictures)
     print(_write_report(options, subject, drawing, pictures, results, runs, arguments))
     print(f"Comparison: {options.out / 'comparison.png'}")
@@ -170,11 +175,13 @@ def _write_report(
         (prompt, [open_picture(pictures[label][prompt, seed]) for label in pictures])
         for prompt, seed in drawing.pairs
     ]
+    covered = coverage(len(drawing.prompts), len(drawing.seeds))
     notes = {
         "Scores": "CLIP-T: does the picture show what its prompt says? CLIP-I: is it this very "
-        "subject, judged against unseen photos of it? Real photos of the subject set the mark.",
+        "subject, judged against unseen photos of it? Real photos of the subject set the mark. "
+        f"Judged by CLIP {results.judge}.",
         "Paired differences": "Same prompts, same starting noise. An interval that holds 0 shows "
-        "no difference.",
+        f"no difference. {covered}",
     }
     command = shlex.join(["nora-studio", "train", *arguments])
     html_report(
@@ -196,7 +203,7 @@ def _write_report(
         ],
         lead=f"{subject.description} Learned twice from five photos, drawn in six new places.",
     )
-    return as_text({title: tables[title] for title in tables if title != "By prompt"})
+    return as_text({t: tables[t] for t in tables if t != "By prompt"}) + f"\n{covered}\n"
 
 
 def _training_facts(run: Run, runs: list[Run]) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from nora_studio.errors import StudioError
+from nora_studio.weight_files import check_hub_weights, check_weights
 
 MODEL_TYPES = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
 """Vision transformers of transformers whose first output token is the class token."""
@@ -54,8 +55,9 @@ def load_dino(name: str, device: str | torch.device = "cpu") -> Dino:
         StudioError: nothing loadable is behind the name, or a model without a class token.
     """
     source = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    check_weights("--dino", name, Path(source))
     try:
-        kind = AutoConfig.from_pretrained(source).model_type
+        kind = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
         if kind not in MODEL_TYPES:
             raise StudioError(
                 f"--dino: expected a vision transformer ({', '.join(MODEL_TYPES)}); {name!r} holds "
@@ -64,12 +66,18 @@ def load_dino(name: str, device: str | torch.device = "cpu") -> Dino:
         # DINO has no pooler; left in, it would be drawn at random, with a page of warnings.
         bare = {"add_pooling_layer": False} if kind == "vit" else {}
         model, told = AutoModel.from_pretrained(
-            source, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **bare
+            source,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            dtype=torch.float32,
+            **bare,
         )
-        processor = AutoImageProcessor.from_pretrained(source)
+        processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if isinstance(error, StudioError):
             raise
+        check_hub_weights("--dino", name)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise StudioError(f"--dino: {name!r} could not be loaded: {reason}") from error
     if told["missing_keys"]:  # They would be drawn at random, too.

@@ -1,14 +1,17 @@
 """What the drawing server is asked for, as it travels in JSON: checked word by word."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from nora_studio.errors import StudioError
+from nora_studio.number_ranges import MAXIMUM_SEED, RANDOM_SEED, check_number
+from nora_studio.paths import check_text
+
+TEXT_LIMIT = 20_000
+"""Characters of a prompt, a path or a label: far more than is ever read of one."""
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-MAXIMUM_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,9 @@ class DrawingRequest:
     """Whether the pictures are scored when all are there."""
     references: tuple[str, ...] = ()
     """Photos of the subject for CLIP-I."""
+    clip: str | None = None
+    """Judge of the pictures: "embedded", an open_clip folder, hf-hub:owner/name, or such as
+    ViT-B-32:openai. None: the server's own, or the embedded one on the embedded base."""
 
     @property
     def count(self) -> int:
@@ -84,7 +90,7 @@ def parse_request(values: Any) -> DrawingRequest:
     return DrawingRequest(
         columns=tuple(columns),
         prompts=_distinct("prompts", [_text(one, "prompts") for one in _list(values, "prompts")]),
-        seeds=_distinct("seeds", [_whole(one, "seeds", 0, MAXIMUM_SEED) for one in seeds]),
+        seeds=_distinct("seeds", [_seed(one) for one in seeds]),
         model=_optional_text(values, "model"),
         steps=_whole(values.get("steps", 25), "steps", 1, 1000),
         guidance=_number(values.get("guidance", 5.0), "guidance", 0, 100),
@@ -93,6 +99,7 @@ def parse_request(values: Any) -> DrawingRequest:
         precision=_precision(values.get("precision", "auto")),
         score=values.get("score") is True,
         references=tuple(_text(one, "references") for one in _several(values, "references")),
+        clip=_optional_text(values, "clip"),
     )
 
 
@@ -139,6 +146,11 @@ def _distinct(name: str, found: list[Any]) -> tuple[Any, ...]:
 def _text(value: Any, name: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise StudioError(f"{name}: expected some words; got {value!r:.60}.")
+    if len(value) > TEXT_LIMIT:
+        raise StudioError(
+            f"{name}: expected at most {TEXT_LIMIT:,} characters; got {len(value):,}. Shorten it."
+        )
+    check_text(value, name)
     return value.strip()
 
 
@@ -156,9 +168,12 @@ def _whole(value: Any, name: str, low: int, high: int) -> int:
     return int(value)
 
 
+def _seed(value: Any) -> int:
+    return int(check_number(_whole(value, "seeds", RANDOM_SEED, MAXIMUM_SEED), "seeds", "seeds"))
+
+
 def _number(value: Any, name: str, low: float, high: float) -> float:
-    is_number = type(value) in (int, float) and math.isfinite(value)
-    if not is_number or not low <= value <= high:
+    if type(value) not in (int, float) or not low <= value <= high:  # NaN is in no range.
         raise StudioError(f"{name}: expected a number from {low:g} to {high:g}; got {value!r:.60}.")
     return float(value)
 

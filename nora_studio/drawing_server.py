@@ -8,8 +8,9 @@ JSON lines come in and go out. It is asked:
     {"do": "cancel", "id": "1"}
 
 and it tells, each with the "id": "ready" once, then "started", "picture" (one for each, with its
-place and file), "scores", and at the end of every request "done", "cancelled" or "error"; "reading"
-answers a prompt at once. No request ends it: it ends with its input, after the picture at work.
+place and file), "scores" with their judge, or "unscored" with the reason where no judge is named
+for the base, and at the end of every request "done", "cancelled" or "error"; "reading" answers a
+prompt at once. No request ends it: it ends with its input, after the picture at work.
 """
 
 import contextlib
@@ -26,11 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 
 from nora_studio.adapted import AdaptedPipes
-from nora_studio.assets import EMBEDDED
 from nora_studio.cards import find_adapter, read_subject_card
+from nora_studio.command_line import parse_command
 from nora_studio.compare import (
     Drawing,
     Entrant,
@@ -51,6 +51,7 @@ from nora_studio.entrants import (
     trained_size,
 )
 from nora_studio.errors import StudioError
+from nora_studio.judges import judge_for, why_unscored
 from nora_studio.models import choose_dtype, choose_trigger, load_sdxl
 from nora_studio.readings import read_as_tokens
 from nora_studio.scores import Scorer, load_scorer
@@ -67,9 +68,10 @@ class DrawServerOptions:
 
     finish: bool = False
     """At the end of the input, draw what was asked for before ending."""
-    clip: str = EMBEDDED
-    """Judge of pictures: "embedded", an open_clip folder, hf-hub:owner/name, or such as
-    ViT-B-32:openai."""
+    clip: str | None = None
+    """Judge of pictures where a request names none: "embedded", an open_clip folder,
+    hf-hub:owner/name, or such as ViT-B-32:openai. None: the embedded one, on the embedded base; any
+    other base's pictures have no scores."""
 
 
 class _Cancelled(Exception):
@@ -150,6 +152,9 @@ class DrawingServer:
         for picture in planned:
             _take_from_beside(picture, folder)
         self.tell({"event": "started", "id": known, "total": len(planned)})
+        judge = judge_for(model, request.clip or self.options.clip) if request.score else None
+        if request.score and judge is None:
+            self.tell({"event": "unscored", "id": known, "reason": why_unscored(model)})
         labels = [entrant.label for entrant in entrants]
         for number, picture in enumerate(draw_planned(pipes, planned, drawing), start=1):
             prompt, seed = picture.pair
@@ -163,25 +168,32 @@ class DrawingServer:
             self.tell(told | {"trigger": picture.recipe.trigger})
             if number < len(planned):
                 self._check(known)
-        if request.score:
-            self.tell({"event": "scores", "id": known, **self._score(request, drawing, planned)})
+        if judge is not None:
+            told = self._score(judge, request, drawing, planned)
+            self.tell({"event": "scores", "id": known, **told})
 
     def _check(self, known: str) -> None:
         if self._ends or known in self._cancelled:
             raise _Cancelled
 
     def _score(
-        self, request: DrawingRequest, drawing: Drawing, planned: Sequence[PlannedPicture]
+        self,
+        judge: str,
+        request: DrawingRequest,
+        drawing: Drawing,
+        planned: Sequence[PlannedPicture],
     ) -> dict[str, Any]:
-        if self._scorer is None:
-            self._scorer = load_scorer(self.options.clip, self.device)
+        if self._scorer is None or self._scorer.name != judge:
+            self._scorer = None  # Two at once would take the memory of both.
+            self._scorer = load_scorer(judge, self.device)
         pictures: dict[str, dict[tuple[str, int], Path]] = {}
         for picture in planned:
             pictures.setdefault(picture.entrant.label, {})[picture.pair] = picture.file
         references = [open_photo(Path(file)) for file in request.references]
         scores: Scores = score_entrants(self._scorer, pictures, drawing, references)
         findings: list[Finding] = list(find_differences(scores, drawing))
-        return {"scores": scores, "differences": [asdict(finding) for finding in findings]}
+        differences = [asdict(finding) for finding in findings]
+        return {"judge": self._scorer.name, "scores": scores, "differences": differences}
 
     def _pipes(self, model: str, precision: str) -> AdaptedPipes:
         key = (model, precision)
@@ -255,7 +267,7 @@ def _in_one_line(error: Exception) -> str:
 
 def run(arguments: Sequence[str]) -> int:
     """The command: requests from the standard input, events to the standard output."""
-    options = tyro.cli(DrawServerOptions, prog="nora-studio draw-server", args=arguments)
+    options = parse_command(DrawServerOptions, prog="nora-studio draw-server", arguments=arguments)
     # Whatever a library prints would break the lines: events have the stream for themselves.
     events = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

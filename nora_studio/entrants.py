@@ -55,12 +55,25 @@ class Entrant:
         """Of the only adapter, or the first of several; None for the base."""
         return self.adapters[0].card if self.adapters else None
 
+    def at(self, strength: float) -> "Entrant":
+        """The column with every adapter's strength times another one.
+
+        At 0 an adapter is off, and its rare word with it: such a column is the bare base.
+        """
+        used = (replace(use, strength=use.strength * strength) for use in self.adapters)
+        return replace(self, adapters=tuple(used))
+
+    @property
+    def adapters_on(self) -> tuple[UsedAdapter, ...]:
+        """The adapters that change anything: those whose strength is not 0."""
+        return tuple(use for use in self.adapters if use.strength != 0)
+
     @property
     def trigger(self) -> str | None:
-        """What "[V]" becomes: every adapter's rare word, each once."""
-        if not self.adapters:
+        """What "[V]" becomes: the rare word of every adapter that is on, each once."""
+        if not self.adapters_on:
             return self.rare_word
-        words = dict.fromkeys(use.card.trigger for use in self.adapters if use.card.trigger)
+        words = dict.fromkeys(use.card.trigger for use in self.adapters_on if use.card.trigger)
         return " ".join(words) or None
 
 
@@ -197,11 +210,11 @@ def _recipe(entrant: Entrant, drawing: Drawing, pair: Pair, weights: str) -> Rec
         guidance=drawing.guidance,
         size=drawing.size,
         version=__version__,
-        trigger=entrant.trigger,
+        trigger=entrant.at(drawing.strength).trigger,
         negative=drawing.negative,
         weights=weights,
     )
-    used = [(run_name(use.path), use.strength * drawing.strength) for use in entrant.adapters]
+    used = [(run_name(use.path), use.strength) for use in entrant.at(drawing.strength).adapters]
     if not used:
         return recipe
     if len(used) == 1:
@@ -230,4 +243,5 @@ def _mark(text: str) -> str:
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "picture"
+    signed = re.sub(r"(?<!\w)-(?=[\d.])", "minus ", text.lower())
+    return re.sub(r"[^a-z0-9]+", "-", signed).strip("-") or "picture"

@@ -1,6 +1,7 @@
 """The one error that users are meant to read, and how entry points tell it."""
 
 import contextlib
+import errno
 import sys
 from collections.abc import Callable
 
@@ -13,13 +14,51 @@ class StudioError(ValueError):
 
 
 def run_entry(main: Callable[[], int]) -> int:
-    """Run an entry point; a `StudioError` becomes one line on stderr and status 2, Ctrl-C 130."""
+    """Run an entry point; a `StudioError` becomes one line on stderr and status 2, Ctrl-C 130.
+
+    So does a name that no file can have, wherever it was opened: whoever gave it can change it.
+    """
     try:
         return main()
     except StudioError as error:
-        with contextlib.suppress(OSError):  # Its terminal or log may be gone, which may be why.
-            print(f"error: {error}", file=sys.stderr)
+        _print_error(str(error))
+        return 2
+    except (OSError, ValueError, RuntimeError) as error:
+        problem = _problem_with_path(error)
+        if problem is None:
+            raise
+        _print_error(problem)
         return 2
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
+
+
+def _print_error(line: str) -> None:
+    with contextlib.suppress(OSError):  # Its terminal or log may be gone, which may be why.
+        print(f"error: {line}", file=sys.stderr)
+
+
+def _problem_with_path(error: Exception) -> str | None:
+    """What is wrong with a name that the system refused to look up; None: something else is."""
+    if isinstance(error, OSError):
+        name = repr(error.filename)
+        if error.errno == errno.ENAMETOOLONG:
+            shown = name if len(name) <= 80 else f"{name[:76]}...{name[-1]}"
+            return (
+                f"expected the name of a file or folder; got {shown}, {len(name) - 2:,} characters "
+                "long. Shorten it."
+            )
+        return None
+    # Neither Python nor the libraries below have a class of their own for these.
+    words = str(error).lower()
+    if isinstance(error, ValueError) and any(f"{kind} null" in words for kind in _EMBEDDED):
+        return "expected the name of a file or folder; got one with a null byte. Remove it."
+    if "could not determine home directory" in words:
+        return "expected ~ or the home of a user of this machine; got another user's. Write it out."
+    if words.startswith("symlink loop"):
+        return f"expected a file or folder; got links that lead in a circle ({error})."
+    return None
+
+
+_EMBEDDED = ("embedded", "unexpected")

@@ -26,7 +26,8 @@ from nora_studio.fidelity import PROMPT_SCORE, Point, Score
 from nora_studio.formats.card import AdapterCard
 from nora_studio.prompts import replace_token
 from nora_studio.runs import Run
-from nora_studio.scores import Scorer, paired_difference
+from nora_studio.scores import Scorer
+from nora_studio.statistics import paired_difference
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,17 @@
 """What a fidelity result shows, as sentences and as a table."""
 
 from nora_studio.fidelity import PROMPT_SCORE, Fidelity, Point, Score
-
-FEW_UNITS = 6
-"""With fewer prompts the choice is told as a first guess."""
+from nora_studio.statistics import UNITS_FOR_A_VERDICT
 
 
 def point_name(point: Point) -> str:
     """ "step 400 at strength 0.8"."""
     return f"step {point.step:,} at strength {point.strength:g}"
+
+
+def judges_of(result: Fidelity) -> str:
+    """ "CLIP embedded and DINO facebook/dino-vits16"."""
+    return f"CLIP {result.clip}" + (f" and DINO {result.dino}" if result.dino else "")
 
 
 def percent(share: float) -> str:
@@ -46,7 +49,8 @@ def _certainty(result: Fidelity, run: str) -> str:
     others = [point_name(result.points[number]) for number in found.rivals]
     rivals = f"; otherwise {' or '.join(others)}" if others else ""
     sure = f"With other {unit} of this kind it would be chosen {percent(found.wins)} of the time"
-    few = f" {units} {unit} are few: take it as a first guess." if units < FEW_UNITS else ""
+    is_few = units < UNITS_FOR_A_VERDICT
+    few = f" {units} {unit} are few: take it as a first guess." if is_few else ""
     return f"{sure}{rivals}.{few}"
 
 

@@ -16,14 +16,15 @@ from nora_studio.cards import CARD, find_adapter, read_card
 from nora_studio.errors import StudioError
 from nora_studio.fingerprints import fingerprint, fingerprints_agree
 from nora_studio.formats.card import AdapterCard, card_text, card_values
-from nora_studio.formats.container import read_header, read_tensors, write_tensors
+from nora_studio.formats.container import read_tensors, write_tensors
 from nora_studio.formats.embeddings import (
     EMBEDDINGS,
     embeddings_beside,
     read_embeddings,
     write_embeddings,
 )
-from nora_studio.formats.identify import CARD_KEY, identify
+from nora_studio.formats.identify import CARD_KEY, open_header
+from nora_studio.formats.peft_settings import CONFIG, read_config
 from nora_studio.formats.reading import Loaded, read_file
 from nora_studio.formats.seed_reading import read_seed_tokens
 from nora_studio.methods.attachment import detach
@@ -36,8 +37,8 @@ from nora_studio.methods.injection import (
 )
 from nora_studio.new_tokens import NewTokens
 from nora_studio.registration import ADAPTER_NAME, PEFT_PREFIX
+from nora_studio.weight_files import check_weights
 
-CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -59,7 +60,7 @@ def read_new_tokens(path: Path) -> NewTokens | None:
         return None
     if source.is_dir():
         return read_embeddings(source / EMBEDDINGS, words)
-    if identify(read_header(source)).kind == "seed":
+    if open_header(source)[1].kind == "seed":
         return read_seed_tokens(source, words)
     return read_embeddings(embeddings_beside(source), words)
 
@@ -171,10 +172,8 @@ def _read_parts(source: Path, parts: dict[str, nn.Module], card: AdapterCard) ->
 
 
 def _read_part(folder: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
-    try:
-        config = PeftConfig.from_pretrained(str(folder))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise StudioError(f"{folder} cannot be read: {error}. Restore it.") from error
+    config = read_config(folder)
+    check_weights("--adapter", str(folder), folder, WEIGHTS, "Get the adapter as safetensors.")
     return config, _read_tensors(folder / WEIGHTS)
 
 

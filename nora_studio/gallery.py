@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from nora_studio import processes
-from nora_studio.assets import EMBEDDED
+from nora_studio.judges import judge_for, require_judge, why_unscored
 from nora_studio.photo_set import PhotoSet
 from nora_studio.runs import Run
 from nora_studio.sample_scores import SampleJudge
@@ -94,8 +94,8 @@ class Gallery:
         pictures: Sequence[Image.Image],
         scores: dict[str, float],
     ) -> None:
-        if scores:
-            trainee.log(step, **scores)
+        if scores and self.judge is not None:
+            trainee.log(step, **scores, sample_judge=self.judge.scorer.name)
         if trainee.tracker is not None:
             named = {f"samples/{number:02d}": p for number, p in enumerate(pictures, start=1)}
             trainee.tracker.log_images(step, named)
@@ -109,14 +109,18 @@ class Gallery:
 def load_judge(subject: Subject, photos: PhotoSet) -> SampleJudge | None:
     """What scores the samples, held against the photos that are not trained on, if there are.
 
+    Says which judge that is, or why there is none.
+
     Raises:
         StudioError: there is no such judge.
     """
     options = subject.options
     if not options.score_samples:
+        if judge_for(options.model, options.clip) is None:
+            print(f"Samples are {why_unscored(options.model)}")
         return None
     trained, held_out = photos.split(options.hold_out)
     shown, kind = (trained, "training") if held_out is None else (held_out, "held-out")
-    name, count = options.clip or EMBEDDED, len(shown.files)
+    name, count = require_judge(options.model, options.clip), len(shown.files)
     print(f"Samples are judged by {name} CLIP against {count} {kind} photo{'s' * (count > 1)}")
     return SampleJudge.load(name, shown.files, sample_prompts(subject), subject.pipe.device)

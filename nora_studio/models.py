@@ -19,6 +19,7 @@ from nora_studio.assets import EMBEDDED, embedded
 from nora_studio.base_digests import keep_base_folder
 from nora_studio.errors import StudioError
 from nora_studio.quantization import shared_state
+from nora_studio.weight_files import check_hub_weights, check_weights
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -57,6 +58,7 @@ def load_sdxl(
                 name, dtype=dtype, use_safetensors=True, add_watermarker=False
             )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
+        check_hub_weights("--model", model, "safetensors in every part")
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise StudioError(
             f"--model: {model!r} could not be loaded as an SDXL pipeline: {reason}. Expected "
@@ -134,6 +136,9 @@ def _check_directory(folder: Path) -> None:
             f"--model: expected a StableDiffusionXLPipeline; {index} says {kind}. "
             "This trainer adapts SDXL only."
         )
+    for part in (*PARTS, "vae"):
+        name = "diffusion_pytorch_model" if part in ("unet", "vae") else "model"
+        check_weights("--model", str(folder), folder / part, f"{part}/{name}.safetensors")
 
 
 def choose_dtype(precision: str, device: str | torch.device) -> torch.dtype:

@@ -1,6 +1,7 @@
 """Read the trainer's options from flags and TOML files, and write them down again."""
 
 import dataclasses
+import re
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -11,27 +12,36 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import tomli_w
 import tyro
 
+from nora_studio.command_line import check_number_words, checked, run_parser
 from nora_studio.config import DreamboothOptions, suggestion
 from nora_studio.errors import StudioError
+from nora_studio.number_ranges import shown
+from nora_studio.paths import check_confined, check_path
 
 Options = TypeVar("Options")
+_WINDOWS_PATH = re.compile(r"""(?m)^[^#'"\n]*("(?:[A-Za-z]:\\(?!\\)|\\\\(?!\\))[^"\n]*"?)""")
+"""A path such as C:\\temp in double quotes, where \\t is a tab. Doubled backslashes are fine."""
 
 
-def parse_options(argv: Sequence[str] | None = None) -> DreamboothOptions:
+def parse_options(argv: Sequence[str] | None = None, prog: str | None = None) -> DreamboothOptions:
     """The DreamBooth trainer's options, as `parse` reads them."""
-    return parse(DreamboothOptions, argv)
+    return parse(DreamboothOptions, argv, prog)
 
 
-def parse(kind: type[Options], argv: Sequence[str] | None = None) -> Options:
+def parse(
+    kind: type[Options], argv: Sequence[str] | None = None, prog: str | None = None
+) -> Options:
     """Options from the command line, over a TOML file if `--config FILE` is among them.
 
     Args:
         kind: A frozen dataclass of options.
         argv: None: this process's.
+        prog: What the parser calls the command. None: this process's path.
 
     Raises:
-        StudioError: the file is missing or holds an unknown key or a value of the wrong type.
-        SystemExit: an unknown flag or `--help`, as told by the parser.
+        StudioError: the file is missing or holds an unknown key or a value of the wrong type, or
+            an option is unknown, out of range, or names what no file can be called.
+        SystemExit: after `--help`.
     """
     arguments: list[str] = []
     for word in sys.argv[1:] if argv is None else argv:
@@ -43,7 +53,9 @@ def parse(kind: type[Options], argv: Sequence[str] | None = None) -> Options:
             raise StudioError("--config: expected a TOML file after it.")
         base = _over(base, read_toml(Path(arguments[place + 1])), arguments[place + 1])
         del arguments[place : place + 2]
-    return tyro.cli(kind, args=_spelled_out(kind, arguments), default=base)
+    check_number_words(kind, arguments)
+    words = _spelled_out(kind, arguments)
+    return checked(run_parser(lambda: tyro.cli(kind, prog=prog, args=words, default=base)))
 
 
 def _with_needed(kind: Any, value: Any) -> Any:
@@ -90,12 +102,27 @@ def read_toml(file: Path) -> dict[str, Any]:
     Raises:
         StudioError: it cannot be read, or is no TOML.
     """
+    check_path(file, "--config")
+    check_confined(file, "--config")
     try:
-        values = tomllib.loads(file.expanduser().read_text(encoding="utf-8"))
+        text = file.expanduser().read_text(encoding="utf-8-sig")
     except OSError as error:
         raise StudioError(f"--config: {file} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise StudioError(f"--config: {file} is not valid TOML: {error}.") from error
+    except UnicodeDecodeError as error:
+        raise StudioError(f"--config: {file} is not UTF-8 text. Save it as UTF-8.") from error
+    path = _WINDOWS_PATH.search(text)
+    if path is not None:
+        raise StudioError(
+            f"--config: {file}: write a Windows path in single quotes, as in 'C:\\temp\\new', or "
+            f"with doubled backslashes: in double quotes, {path[1][:40]} is not that path."
+        )
+    try:
+        values = tomllib.loads(text)
+    except RecursionError as error:
+        raise StudioError(f"--config: {file} is nested too deeply to be options.") from error
+    except ValueError as error:  # Numbers of thousands of digits, too.
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise StudioError(f"--config: {file} is not valid TOML: {reason}.") from error
     if "sample_prompt" in values:  # Of runs from when there was one.
         values.setdefault("sample_prompts", [values.pop("sample_prompt")])
     return values
@@ -112,7 +139,7 @@ def _over(base: Any, values: dict[str, Any], where: str, prefix: str = "") -> An
             )
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, dict):
-                raise StudioError(f"{where}: {prefix + key} must be a table; got {value!r}.")
+                raise StudioError(f"{where}: {prefix + key} must be a table; got {shown(value)}.")
             changes[key] = _over(getattr(base, key), value, where, f"{prefix}{key}.")
         else:
             changes[key] = _typed(value, hints[key], f"{where}: {prefix + key}")
@@ -141,7 +168,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         else:
             expected.append(_TOML_WORDS.get(kind, ""))
     allowed = " or ".join(word for word in expected if word)
-    raise StudioError(f"{where} must be {allowed}; got {value!r}.")
+    raise StudioError(f"{where} must be {allowed}; got {shown(value)}.")
 
 
 _TOML_WORDS = {
@@ -202,4 +229,7 @@ def flag_words(name: str, value: Any) -> list[str]:
         return [f"--{head}{dot}{tail if value else f'no-{tail}'}"]
     if isinstance(value, tuple):
         return [f"--{name}", *map(str, value)]
-    return [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    if text.startswith("-") and not isinstance(value, int | float):
+        return [f"--{name}={text}"]  # A word of its own would be taken for an option.
+    return [f"--{name}", text]

@@ -134,11 +134,13 @@ def _with_overrides(options: Any, method: str, part: str, parts: Sequence[str]) 
 def _parse_value(entry: str, text: str, hint: Any) -> bool | int | float:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError as error:
-        raise StudioError(f"--override {entry!r}: {text!r} is no number or true/false.") from error
-    wanted = bool if hint is bool else int if "int" in str(hint) else float
-    if wanted is float and type(value) is int:
-        value = float(value)
+        wanted = bool if hint is bool else int if "int" in str(hint) else float
+        if wanted is float and type(value) is int:
+            value = float(value)
+    except (ValueError, OverflowError, RecursionError) as error:
+        key = entry.partition("=")[0]
+        shown = text if len(text) <= 80 else f"{text[:77]}..."
+        raise StudioError(f"--override {key}: {shown!r} is no number or true/false.") from error
     if type(value) is not wanted:
         raise StudioError(f"--override {entry!r}: expected {wanted.__name__}; got {text!r}.")
     return value

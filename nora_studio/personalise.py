@@ -91,6 +91,7 @@ def build_trainee(
         rules=rules,
         keeps_best=bool(options.keep_best),
         average=average_of(options, trained, optimizer),
+        adapted=parts,
         before_step=partial(settle_text_encoders, until=options.text_encoder_steps),
     )
 

@@ -59,6 +59,7 @@ def report(
     for trainee, measured in zip(trainees, extra):
         total: Tensor = trainee.accelerator.reduce(trainee.loss_sum, "mean")  # pyright: ignore
         loss = (total / max(1, step - trainee.logged_step)).item()
+        first = {} if trainee.logged_step else {"first_step": trainee.first_step}
         trainee.logged_step = step
         trainee.loss_sum.zero_()
         memory = processes.largest(memory_gib(trainee.accelerator.device))
@@ -70,6 +71,7 @@ def report(
             gradient_norm=round(trainee.gradient_norm.item(), 6),
             weight_norm=round(get_total_norm(trainee.parameters).item(), 6),
             **learning_rates(trainee.optimizer),
+            **(first if trainee.first_step else {}),
             seconds_per_step=round(pace, 4),
             **{f"{trainee.rows}_per_second": round(batch_size / pace, 3)},
             memory_gib=round(memory, 3),

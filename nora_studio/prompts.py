@@ -48,7 +48,7 @@ def read_prompts(entries: Sequence[str]) -> list[str]:
         StudioError: there are none, one is given twice, or the file cannot be read.
     """
     prompts = [entry.strip() for entry in entries]
-    if len(prompts) == 1 and prompts[0].lower().endswith((".txt", ".json")):
+    if len(prompts) == 1 and names_prompt_file(prompts[0]):
         prompts = _read_file(Path(prompts[0]).expanduser())
     prompts = [prompt for prompt in prompts if prompt]
     if not prompts:
@@ -57,6 +57,11 @@ def read_prompts(entries: Sequence[str]) -> list[str]:
     if repeated is not None:
         raise StudioError(f"--prompts: {repeated!r} is given more than once. Give each once.")
     return prompts
+
+
+def names_prompt_file(entry: str) -> bool:
+    """Whether `read_prompts` would take an entry that stands alone for the name of a file."""
+    return entry.strip().lower().endswith((".txt", ".json"))
 
 
 def _read_file(file: Path) -> list[str]:

@@ -5,14 +5,15 @@ from dataclasses import asdict
 from typing import Any
 
 from nora_studio.compare import Drawing, Entrant, Finding, Scores, mean_by_prompt
+from nora_studio.statistics import UNITS_FOR_A_VERDICT, coverage
 
 Tables = dict[str, list[list[str]]]
 """Heading -> rows, the first of them the column labels."""
 
 NOTE = (
     "CLIP-T: cosine of a picture with its prompt, the rare word left out. CLIP-I and DINO: mean "
-    "cosine with the real photos. Pairs share prompt, seed and starting noise. Intervals hold 95%: "
-    "expanded percentile bootstrap over prompts (over seeds where there is one prompt)."
+    "cosine with the real photos. Pairs share prompt, seed and starting noise. Intervals are those "
+    f"of an expanded percentile bootstrap; of fewer than {UNITS_FOR_A_VERDICT} units, Student's t."
 )
 
 
@@ -86,7 +87,8 @@ def as_markdown(tables: Tables, drawing: Drawing, judges: str) -> str:
         f"{drawing.steps} steps, guidance {drawing.guidance:g}, {drawing.size} px, "
         f"strength {drawing.strength:g}."
     )
-    return "\n\n".join([*blocks, settings, NOTE]) + "\n"
+    covered = coverage(len(drawing.prompts), len(drawing.seeds))
+    return "\n\n".join([*blocks, settings, covered, NOTE]) + "\n"
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:

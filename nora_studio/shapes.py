@@ -130,7 +130,9 @@ def _from_config(folder: Path) -> nn.Module:
         values = json.loads(file.read_text(encoding="utf-8"))
         if values.get("_class_name") == "UNet2DConditionModel":
             return _unet(values)
-        config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+        config = AutoConfig.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
         kind: Any = getattr(transformers, (values.get("architectures") or [""])[0], None)
         return AutoModel.from_config(config) if kind is None else kind(config)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -1,16 +1,19 @@
-"""What the paper's tables share: checks of what they are asked for, and a mean's interval."""
+"""What the tables of results share: checks of what they are asked for, differences, caveats."""
 
-import math
-from collections.abc import Collection, Mapping, Sequence
+import dataclasses
+import json
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import Any
+from typing import Any, TypeVar
 
+from nora_studio.atomic import write_text
 from nora_studio.errors import StudioError
+from nora_studio.statistics import difference_in_words, mean_difference
 
-# Student's t at 97.5%, by degrees of freedom.
-_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-_NORMAL = 1.96
+AT_EDGE = "at the edge of its grid"
+NOT_SEARCHED = "not searched"
+_Key = TypeVar("_Key", bound=Hashable)
 
 
 def check_each_once(flag: str, values: Sequence[object]) -> None:
@@ -58,10 +61,125 @@ def check_settings(file: Path, began: Mapping[str, Any], settings: Mapping[str, 
             )
 
 
-def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean, and half of its 95% interval by Student's t; None from a single value."""
-    if len(values) < 2:
-        return fmean(values), None
-    freedom = len(values) - 1
-    t = _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else _NORMAL
-    return fmean(values), t * stdev(values) / math.sqrt(len(values))
+def check_stored(options: Any) -> None:
+    """Refuse options beside `stored` and `out`: a stored record has been made already.
+
+    Raises:
+        StudioError: another one is not at its default; it is named.
+    """
+    for field in dataclasses.fields(options):
+        default = getattr(type(options)(), field.name)
+        if field.name not in ("stored", "out") and getattr(options, field.name) != default:
+            flag = field.name.replace("_", "-")
+            raise StudioError(
+                f"--{flag}: --stored draws what was measured before, to which it adds nothing. "
+                "Leave one of them out."
+            )
+
+
+def read_record(file: Path, names: Collection[str]) -> dict[str, Any]:
+    """Read a table's record back.
+
+    Args:
+        names: What must be in it.
+
+    Raises:
+        StudioError: the file is missing, damaged, or is no such record.
+    """
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StudioError(f"--stored: {file} cannot be read: {reason}.") from error
+    if not isinstance(record, dict) or not set(names) <= record.keys():
+        raise StudioError(
+            f"--stored: expected a record with {', '.join(sorted(names))}; {file} has none. Name "
+            "the JSON file that the same script wrote."
+        )
+    return record
+
+
+def write_page(file: Path, text: str) -> int:
+    """Write a table's page and print it; the exit status of a script that ends with this."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, text)
+    print(text, end="")
+    return 0
+
+
+def rate_caveat(chosen: float, tried: Collection[float]) -> str | None:
+    """Say what the search for a learning rate leaves open; None where rates on both sides lost.
+
+    One rule for every method and table: a rate at either end of what was tried has no worse
+    neighbour on one side, so that a better one may lie there.
+    """
+    if len(set(tried)) < 2:
+        return NOT_SEARCHED
+    return None if min(tried) < chosen < max(tried) else AT_EDGE
+
+
+def rate_notes(chosen: Mapping[str, float], tried: Mapping[str, Collection[float]]) -> list[str]:
+    """The caveats of a table's rates, a sentence for each kind; who needs none is left out.
+
+    Args:
+        chosen: By method; those that train alone.
+        tried: By method; one that is missing tried none but its own.
+    """
+    found: dict[str, list[str]] = {AT_EDGE: [], NOT_SEARCHED: []}
+    for name, rate in chosen.items():
+        grid = sorted(set(tried.get(name, ())))
+        caveat = rate_caveat(rate, grid)
+        if caveat == AT_EDGE:
+            found[AT_EDGE].append(f"{name} ({rate:g} of {', '.join(f'{r:g}' for r in grid)})")
+        elif caveat == NOT_SEARCHED:
+            found[NOT_SEARCHED].append(f"{name} ({rate:g})")
+    notes = []
+    if found[AT_EDGE]:
+        words = "Learning rates at the edge of their grid, so that a better one may lie beyond: "
+        notes.append(words + ", ".join(found[AT_EDGE]) + ".")
+    if found[NOT_SEARCHED]:
+        words = "Learning rates that were not searched, so that a better one may lie on either side"
+        notes.append(f"{words}: {', '.join(found[NOT_SEARCHED])}.")
+    return notes
+
+
+def counted_units(counts: Iterable[int], unit: str) -> str:
+    """How many units each mean is over: "3 seeds", or "1 to 3 seeds" where rows differ."""
+    found = list(counts)
+    few, many = min(found), max(found)
+    return f"{many} {unit}" if few == many else f"{few} to {many} {unit}"
+
+
+def difference_lines(
+    rows: Mapping[str, Mapping[str, Mapping[_Key, float]]],
+    columns: Sequence[str],
+    digits: int,
+    cluster_of: Callable[[_Key], Hashable] | None = None,
+) -> list[str]:
+    """Every later row minus every earlier one, paired, as lines of Markdown.
+
+    Args:
+        rows: Row -> column -> values by what makes a pair, such as the seed.
+        columns: In this order; a row may lack some.
+        digits: After the point.
+        cluster_of: As `mean_difference` takes it.
+    """
+    lines = [f"| | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+    for second, first in combinations(rows, 2):
+        cells = [
+            difference_in_words(
+                mean_difference(
+                    rows[first].get(column, {}), rows[second].get(column, {}), cluster_of
+                ),
+                digits,
+            )
+            for column in columns
+        ]
+        lines.append(f"| {first} − {second} | {' | '.join(cells)} |")
+    return lines
+
+
+BY_CHANCE = (
+    "Every row minus every other, pair by pair, ± its 95% interval by Student's t. Of intervals "
+    "where nothing differs, one in twenty leaves zero out by chance."
+)

@@ -1,7 +1,7 @@
 """What the training loop works on: runs in training, and the batches that they share."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -67,6 +67,10 @@ class Trainee:
     """What its task does before each step, counted from 1."""
     rows: str = "images"
     """What a batch has rows of, as the log names their pace: "images_per_second"."""
+    adapted: Mapping[str, nn.Module] = field(default_factory=dict)
+    """The modules that carry its adapter, by part; none where it is no adapter of weights."""
+    first_step: dict[str, float] = field(default_factory=dict)
+    """How far the first step moves a weight at most, by part; stands in the first log line."""
     loss_sum: Tensor = field(init=False)
     """Of the losses since the last log line."""
     logged_step: int = 0

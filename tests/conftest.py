@@ -169,3 +169,18 @@ def command(monkeypatch, capfd):
         return status, told.out, told.err
 
     return type_in
+
+
+@pytest.fixture
+def sprung(tmp_path):
+    """What a trap would make; it must not be there in the end."""
+    file = tmp_path / "sprung"
+    yield file
+    assert not file.exists(), "a pickle was run"
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch) -> Path:
+    """An empty folder for the Hub client's copies."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"

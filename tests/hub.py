@@ -1,10 +1,11 @@
-"""A Hub of one machine: the four requests that publishing a folder makes, over real HTTP."""
+"""A Hub of one machine, over real HTTP: what publishing a folder asks of it, and loading one."""
 
 import base64
 import json
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 
 class Hub:
@@ -72,6 +73,55 @@ def running_hub(accepted_token: str):
     thread.start()
     try:
         yield hub
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
+def hub_of(folder: Path, monkeypatch):
+    """Serve a folder as the repository owner/name; gives the list of what is asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            path = self.path.partition("?")[0]
+            asked.append(f"{self.command} {path.rpartition('/')[2]}")
+            if "/api/models/" in path:
+                names = [{"rfilename": file.name} for file in folder.iterdir()]
+                answer = {"id": "owner/name", "sha": "0" * 40, "siblings": names}
+                return self.answer(200, json.dumps(answer).encode())
+            file = folder / path.rpartition("/")[2]
+            if "/resolve/" in path and file.is_file():
+                return self.answer(200, file.read_bytes(), {"ETag": f'"{file.name}"'})
+            return self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
+
+        do_HEAD = do_GET
+
+        def answer(self, status: int, content: bytes, headers: dict[str, str] | None = None):
+            self.send_response(status)
+            for name, value in ({"X-Repo-Commit": "0" * 40} | (headers or {})).items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        def log_message(self, *_):
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    address = f"http://127.0.0.1:{server.server_port}"
+    for name, value in (("HF_HUB_OFFLINE", False), ("ENDPOINT", address)):
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+    template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", address)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield asked
     finally:
         server.shutdown()
         thread.join()

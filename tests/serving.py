@@ -13,9 +13,11 @@ import httpx
 import uvicorn
 
 from nora_studio.studio.accounts import Accounts, hash_password
+from nora_studio.studio.connections import server_config
 from nora_studio.studio.doorman import Doorman
 from nora_studio.studio.entrance import guarded_app
-from nora_studio.studio.login import Patience
+from nora_studio.studio.limits import QUOTA_BYTES
+from nora_studio.studio.login_limits import LoginRateLimiter
 from nora_studio.studio.workspace import Workspace
 
 CHEAP = (2**4, 8, 1)
@@ -74,19 +76,27 @@ def cookie_line(client: httpx.Client) -> str:
 
 
 @contextlib.contextmanager
-def serving(home: Path, accounts: dict[str, str] | None = None, second: float = 0) -> Iterator:
+def serving(
+    home: Path,
+    accounts: dict[str, str] | None = None,
+    second: float = 0,
+    proxies: tuple[str, ...] = (),
+    quota: int = QUOTA_BYTES,
+) -> Iterator:
     """Serve the door over a Gradio page with one button, for as long as the block lasts.
 
     Args:
         accounts: Passwords by name; None: no accounts.
-        second: What the login's patience takes for a second.
+        second: What the login's waiting takes for a second.
+        proxies: Addresses that are believed what they say of a visitor's address.
+        quota: Bytes that each visitor's folder may take.
     """
     import gradio as gr
 
     known = None
     if accounts is not None:
         known = Accounts(write_accounts(home.with_name("accounts.txt"), accounts))
-    doorman = Doorman(home, accounts=known)
+    doorman = Doorman(home, accounts=known, quota=quota)
     doorman.uploads.serve_gradio()
     with gr.Blocks(analytics_enabled=False) as blocks:
         files, button, told = gr.File(file_count="multiple"), gr.Button(), gr.Textbox()
@@ -97,11 +107,11 @@ def serving(home: Path, accounts: dict[str, str] | None = None, second: float = 
             return f"{visitor} {','.join(claimed)}"
 
         button.click(who, files, told, api_name="who")
-    app = guarded_app(doorman, Patience(second))
+    app = guarded_app(doorman, LoginRateLimiter(second))
     gr.mount_gradio_app(app, blocks, path="/", run_history=False, footer_links=[], ssr_mode=False)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+    server = uvicorn.Server(server_config(app, proxies, log_level="critical"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not server.started:

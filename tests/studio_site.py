@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+from nora_studio.studio.connections import server_config
 from nora_studio.studio.studio import Studio
 from nora_studio.studio.workspace import Workspace
 from nora_studio.ui.server import UiOptions, make_app, open_studio
@@ -26,7 +27,7 @@ class Site:
     def __init__(self, home: Path, port: int | None = None) -> None:
         self.home, self.port = home, port or free_port()
         self.studio: Studio = open_studio(home, UiOptions(data=home))
-        config = uvicorn.Config(make_app(self.studio), port=self.port, log_level="error")
+        config = server_config(make_app(self.studio), port=self.port, log_level="error")
         self._server = uvicorn.Server(config)
         self._stop = threading.Event()
         self._threads = [

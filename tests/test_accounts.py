@@ -20,7 +20,7 @@ from nora_studio.studio.accounts import (
     read_accounts,
 )
 from nora_studio.studio.identity import SESSION_SECONDS, Seal
-from nora_studio.studio.login import FREE_FAILURES, MOST_IN_LINE, Patience
+from nora_studio.studio.login_limits import FREE_FAILURES, MOST_IN_LINE, LoginRateLimiter
 
 WHO = {"ada": PASSWORD, "bo": PASSWORD + "2"}
 
@@ -217,13 +217,13 @@ def test_a_changed_password_and_a_removed_account_end_their_sessions(tmp_path):
 
 
 def test_wrong_passwords_cost_more_and_more_time():
-    patience, slept = Patience(0.01), []
+    limiter, slept = LoginRateLimiter(0.01), []
 
     async def guess(count: int, name: str = "ada") -> list[bool | None]:
         answers = []
         for _ in range(count):
             began = time.perf_counter()
-            answers.append(await patience.attempt(name, "here", lambda: False))
+            answers.append(await limiter.attempt(name, "here", lambda: False))
             slept.append(time.perf_counter() - began)
         return answers
 
@@ -233,14 +233,14 @@ def test_wrong_passwords_cost_more_and_more_time():
 
 
 def test_guesses_wait_in_line_and_a_right_password_starts_afresh():
-    patience = Patience(0.01)
+    limiter = LoginRateLimiter(0.01)
 
     async def crowd() -> list[bool | None]:
-        tries = [patience.attempt("ada", "here", lambda: False) for _ in range(MOST_IN_LINE + 6)]
+        tries = [limiter.attempt("ada", "here", lambda: False) for _ in range(MOST_IN_LINE + 6)]
         answers = await asyncio.gather(*tries)
-        assert await patience.attempt("ada", "here", lambda: True)
+        assert await limiter.attempt("ada", "here", lambda: True)
         began = time.perf_counter()
-        assert await patience.attempt("ada", "here", lambda: False) is False
+        assert await limiter.attempt("ada", "here", lambda: False) is False
         assert time.perf_counter() - began < 0.01
         return answers
 

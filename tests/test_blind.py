@@ -12,12 +12,12 @@ from PIL import Image
 from nora_studio.errors import StudioError
 from nora_studio.generate import save_picture
 from nora_studio.recipes import Recipe
+from nora_studio.statistics import sign_test
 from nora_studio.studio.blind import (
     begin_test,
     find_tests,
     keep_test,
     pictures_of,
-    sign_test,
     verdict_of,
 )
 from nora_studio.studio.sheets import new_sheet, write_sheet
@@ -121,6 +121,7 @@ def test_the_sides_are_revealed_at_the_end_and_not_before(workspace, sheet):
     over = judged(test, favour("NoRA"))
     page = blind_view(over, sheet, workspace)
     assert "NoRA" in page and "chosen" in page
+    assert "prompts and seeds of one subject" in page
     with pytest.raises(StudioError, match="over"):
         over.answer("left")
     with pytest.raises(StudioError, match="take back"):

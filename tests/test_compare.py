@@ -120,6 +120,24 @@ def test_only_what_is_missing_or_changed_is_drawn_again(pipe, runs, tmp_path):
     assert len(drawn_again(pipe, entrants, replace(stronger, steps=2), tmp_path)) == 12
 
 
+def test_strength_zero_is_the_base_to_the_bit_and_signs_have_folders_of_their_own(
+    pipe, runs, tmp_path
+):
+    entrants = enter_adapters([runs["nora"]], strengths=[0.0, -1.0, 1.0])
+    pictures = draw_missing(pipe, entrants, DRAWING, tmp_path)
+    folders = {next(iter(files.values())).parent.name for files in pictures.values()}
+    assert folders == {"base", "nora-0", "nora-minus-1", "nora-1"}
+    off = draw_missing(
+        pipe, enter_adapters([runs["nora"]]), replace(DRAWING, strength=0.0), tmp_path / "off"
+    )
+    for pair, file in pictures["base"].items():
+        base = np.asarray(Image.open(file))
+        assert np.array_equal(base, np.asarray(Image.open(pictures["NoRA × 0"][pair])))
+        assert np.array_equal(base, np.asarray(Image.open(off["NoRA"][pair])))
+        assert not np.array_equal(base, np.asarray(Image.open(pictures["NoRA × 1"][pair])))
+    assert read_recipe(pictures["NoRA × 0"][DRAWING.pairs[0]]).trigger is None
+
+
 def test_an_adapter_retrained_under_its_old_name_is_drawn_again(pipe, runs, tmp_path):
     run = tmp_path / "mug"
     shutil.copytree(runs["nora"], run)
@@ -180,10 +198,13 @@ def test_the_script_scores_everything_and_says_what_it_shows(
             assert list(column["per_prompt"]) == prompts
     assert len(result["differences"]) == 6
     page = (out / "scores.md").read_text()
+    assert result["clip"] == str(clip) and f"CLIP {clip}" in page and f"by CLIP {clip}." in told
     for finding in result["differences"]:
         assert finding["low"] <= finding["mean"] <= finding["high"]
         assert finding["verdict"] in told
         assert finding["verdict"] in page
+    for text in (told, page):
+        assert "over 6 prompts. They cover prompts and seeds of one subject" in text
     assert Image.open(out / "grid.png").size[1] > 6 * 256
     times = {file: file.stat().st_mtime_ns for file in (out / "pictures").rglob("*.png")}
     assert len(times) == 36

@@ -148,3 +148,6 @@ def test_scores_stand_under_their_pictures_and_differences_in_words(workspace, f
         "0.25", "0.50", "0.75",
     ]  # fmt: skip
     assert "−0.020 to +0.200" in page and "no difference shown" in page
+    several = replace(done, request=replace(done.request, seeds=(0, 1)))
+    covered = "over 2 seeds of one prompt. They cover prompts and seeds of one subject"
+    assert covered in sheet_view(several, workspace)

@@ -141,7 +141,11 @@ def test_what_is_no_whole_dino_in_safetensors_is_refused_in_one_line(folder, tmp
     weights.pop(next(key for key in weights if key.endswith("cls_token")))
     save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
     ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1])).save_pretrained(other)
-    bad = {str(pickled): "could not be loaded", str(partial): "cls_token", str(other): "resnet"}
+    bad = {
+        str(pickled): "only as pickled/pytorch_model.bin, a pickle",
+        str(partial): "cls_token",
+        str(other): "resnet",
+    }
     bad |= {str(tmp_path): "could not be loaded", "nobody/nothing": "could not be loaded"}
     for name, words in bad.items():
         with pytest.raises(StudioError, match="--dino") as refused:

@@ -44,7 +44,7 @@ def request_of(base, runs):
     return make
 
 
-def told_by(server_lines: list[dict], clip: str = "embedded", on_event=None):
+def told_by(server_lines: list[dict], clip: str | None = None, on_event=None):
     """Everything that a server tells of some lines of input."""
     told: list[dict] = []
 
@@ -129,10 +129,11 @@ def test_no_request_ends_it_and_each_error_is_one_line(request_of, runs, tmp_pat
         {"do": "draw", "id": "3", "request": request_of(model=str(tmp_path))},
         {"do": "draw", "id": "4", "request": request_of(size=36)},
         {"do": "draw", "id": "5", "request": request_of(guidance=1, negative="blur")},
-        {"do": "draw", "id": "6", "request": request_of(score=True, references=["nowhere.jpg"])},
+        {"do": "draw", "id": "6", "request": request_of(
+            score=True, clip="embedded", references=["nowhere.jpg"])},
         {"do": "read", "id": "7", "prompt": 3},
         {"do": "read", "id": "8", "prompt": "a", "model": "nowhere"},
-    ]
+    ]  # fmt: skip
     for line in bad[5:9]:
         line["folder"] = str(tmp_path / "out")
     good = {"do": "draw", "id": "9", "folder": str(tmp_path / "out"), "request": request_of()}
@@ -159,6 +160,26 @@ def test_finished_drawings_are_scored_pair_by_pair(request_of, tmp_path):
     }  # fmt: skip
     assert len(scores["differences"]) == 6
     assert all(d["low"] <= d["mean"] <= d["high"] for d in scores["differences"])
+    assert scores["judge"] == clip
+
+
+def test_without_a_judge_for_the_base_pictures_are_drawn_and_the_reason_told(request_of, tmp_path):
+    asked = request_of(score=True, prompts=PROMPTS[:1], seeds=[0])
+    clips = [str(tiny_clip(tmp_path / f"clip-{seed}", seed)) for seed in (0, 1)]
+    lines = [
+        {"do": "draw", "id": str(number), "folder": str(tmp_path / "out"), "request": request}
+        for number, request in enumerate([asked, *({**asked, "clip": clip} for clip in clips)])
+    ]
+    told = told_by(lines)
+    (unscored,) = [event for event in told if event["event"] == "unscored"]
+    assert unscored["id"] == "0"
+    assert "another base" in unscored["reason"] and "--clip" in unscored["reason"]
+    assert [event["event"] for event in told if event.get("id") == "0"] == [
+        "started", "unscored", *["picture"] * 3, "done",
+    ]  # fmt: skip
+    scores = [event for event in told if event["event"] == "scores"]
+    assert [(event["id"], event["judge"]) for event in scores] == [("1", clips[0]), ("2", clips[1])]
+    assert scores[0]["scores"] != scores[1]["scores"]
 
 
 def test_the_base_draws_a_rare_word_and_both_tokenizers_tell_how_they_read_it(base, tmp_path):
@@ -222,7 +243,7 @@ def test_the_command_ends_with_its_input_in_the_middle_of_a_drawing(request_of, 
         ({"columns": [{"name": "a"}]}, "column"),
         ({"prompts": ["a", "a"]}, "more than once"),
         ({"prompts": [" "]}, "prompts"),
-        ({"seeds": [-1]}, "seeds"),
+        ({"seeds": [-2]}, "seeds"),
         ({"seeds": [0.5]}, "seeds"),
         ({"seeds": 3}, "seeds"),
         ({"steps": 0}, "steps"),

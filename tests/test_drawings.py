@@ -17,6 +17,7 @@ from nora_studio.studio.drawings import Drawings
 from nora_studio.studio.fair_line import FairLine
 from nora_studio.studio.sheets import new_sheet, write_sheet
 from nora_studio.studio.workspace import Workspace
+from nora_studio.ui.comparison_view import sheet_view
 
 PROMPT = "a photo of a [V] mug"
 SECONDS = 120.0
@@ -95,6 +96,15 @@ def test_a_drawing_comes_picture_by_picture_and_outlives_the_server(
     assert [one.id for one in drawings.list(visitor)][:1] == [name]
     with pytest.raises(StudioError, match="no such drawing"):
         drawings.read(other, name)
+
+
+def test_a_drawing_that_nothing_may_score_is_drawn_and_says_why(drawings, visitor, asked):
+    sheet = ended(drawings, visitor, drawings.submit(visitor, asked(score=True)))
+    assert (sheet.state, sheet.scores, sheet.judge, len(sheet.files)) == ("finished", None, None, 2)
+    page = sheet_view(sheet, visitor)
+    assert "not scored" in page and "another base" in page and "--clip" in page
+    with pytest.raises(StudioError, match="the judge 'x' is not among"):
+        new_sheet(visitor, asked(score=True, clip="x"), is_allowed=lambda name: name != "x")
 
 
 def test_the_token_doctor_answers_by_the_same_process(drawings, base):

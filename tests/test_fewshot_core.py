@@ -76,7 +76,7 @@ def test_the_protocol_stands_where_nothing_else_is_asked_for():
     for values in settings.values():
         assert (values.rank, values.alpha, values.learning_rate) == (2, 1.0, 2e-4)
     assert METHODS["clip-lora"].tuner == "rslora"  # alpha / sqrt(rank)
-    assert recommended("nora", "ViT-B-16:openai").rates == (1e-2, 5e-3, 1e-3)
+    assert recommended("nora", "ViT-B-16:openai").rates == (5e-5, 1e-4, 2e-5)
 
 
 def test_a_switch_that_is_off_trains_one_encoder():

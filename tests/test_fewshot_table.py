@@ -1,7 +1,6 @@
 """Table 2: its marks and intervals, cells kept and never mixed, and a small one trained in full."""
 
 import json
-import math
 import os
 import signal
 import statistics
@@ -23,7 +22,7 @@ from nora_studio.fewshot.table import (
     check_alike,
     read_cell,
 )
-from nora_studio.tables import check_settings, mean_and_interval
+from nora_studio.tables import check_settings
 
 
 def cell(method: str, shots: int, accuracy: float, parameters: int = 10) -> dict:
@@ -34,15 +33,6 @@ def cell(method: str, shots: int, accuracy: float, parameters: int = 10) -> dict
         "parameters": parameters,
         "learning_rate": {"vision": 0.01},
     }
-
-
-def test_an_interval_is_students():
-    values = [70.0, 72.0, 77.0]
-    mean, half = mean_and_interval(values)
-    assert mean == pytest.approx(73.0)
-    # Three seeds: t with two degrees of freedom.
-    assert half == pytest.approx(4.302653 * statistics.stdev(values) / math.sqrt(3), rel=1e-4)
-    assert mean_and_interval([70.0]) == (70.0, None)
 
 
 def test_the_best_is_bold_the_second_underlined_and_equals_alike():

@@ -20,7 +20,8 @@ from nora_studio.fidelity import read_fidelity
 from nora_studio.fidelity_judging import Panel, find_checkpoints, planned_points, score_of
 from nora_studio.recipes import read_recipe
 from nora_studio.runs import Run
-from nora_studio.scores import clip_i, clip_t, load_scorer, paired_difference
+from nora_studio.scores import clip_i, clip_t, load_scorer
+from nora_studio.statistics import paired_difference
 
 SCRIPT = Path(__file__).parent.parent / "evaluation" / "fidelity.py"
 PROMPTS = ["a photo of a [V] mug", "a [V] mug in the snow"]
@@ -101,9 +102,12 @@ def test_scores_are_those_of_the_score_command_by_prompt(done, clip, photo_folde
 def test_the_page_the_plot_and_the_terminal_tell_the_same(done):
     out, outcome = done
     page = (out / "fidelity.md").read_text()
-    for words in ("mug-nora", "mug-lora", "base", "real photos"):
+    covered = "over 2 prompts. They cover prompts and seeds of one subject"
+    for words in ("mug-nora", "mug-lora", "base", "real photos", covered):
         assert words in page
         assert words in outcome.out
+    judged = f"Judged by CLIP {read_fidelity(out).clip}."
+    assert judged in page and judged in outcome.out
     assert (out / "fidelity.png").stat().st_size > 10_000
     kept = json.loads((out / "fidelity.json").read_text())
     first = kept["points"][0]["scores"]["CLIP-T"]

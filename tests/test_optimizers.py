@@ -95,12 +95,15 @@ def test_8_bits_are_what_adapters_moments_are_kept_in():
 
 def test_lion_steps_by_the_sign_and_decays_apart():
     parts, optimizer = pair("nora", "lion", 0.5)
+    starts = weights(parts)
+    push(parts, optimizer)
     before = weights(parts)
+    optimizer.state.clear()  # No momentum: the sign is the gradient's.
     push(parts, optimizer)
     rates = [RATES[part] for part in parts for _ in adapter_parameters(parts[part])]
     grads = [p.grad for m in parts.values() for p in adapter_parameters(m).values()]
-    for old, new, grad, rate in zip(before, weights(parts), grads, rates):
-        expected = old * (1 - 0.5 * rate) - rate * grad.sign()
+    for start, old, new, grad, rate in zip(starts, before, weights(parts), grads, rates):
+        expected = old - 0.5 * rate * (old - start) - rate * grad.sign()
         torch.testing.assert_close(new, expected)
 
 

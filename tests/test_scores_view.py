@@ -5,11 +5,14 @@ import sys
 import time
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
 from nora_studio.studio.jobs import Jobs
 from nora_studio.studio.workspace import Workspace
+from nora_studio.ui.advanced import build_fields
 from nora_studio.ui.measuring_view import measuring_view
+from nora_studio.ui.page import build_page
 from nora_studio.ui.scores_view import scores_view
 
 TOO_FEW = "too few prompts to tell (4; at least 6 are needed)"
@@ -60,6 +63,20 @@ def test_a_verdict_is_told_in_one_sentence_with_its_interval(result, told):
     assert sentences(scores_view(result)) == [told]
 
 
+def test_the_page_says_what_its_intervals_cover():
+    result = kept("no difference shown", 0.0, -0.0001, 1.0)
+    assert "over 2 prompts. They cover prompts and seeds of one subject" in scores_view(result)
+    assert "−0.000" not in scores_view(result)
+
+
+def test_who_judged_stands_beside_the_numbers():
+    result = kept("no difference shown", 0.0, -1.0, 1.0)
+    page = scores_view(result | {"clip": "ViT-B-32:<b>", "dino": None})
+    assert "Judged by CLIP ViT-B-32:&lt;b&gt;." in page
+    page = scores_view(result | {"clip": "embedded", "dino": "facebook/dino-vits16"})
+    assert "Judged by CLIP embedded and DINO facebook/dino-vits16." in page
+
+
 def test_names_are_text_never_markup():
     page = scores_view(kept("no difference shown", 0.0, -1.0, 1.0, ("<img src=x>", "LoRA")))
     assert "<img" not in page
@@ -92,6 +109,18 @@ def test_a_measurement_says_how_far_it_is_and_why_it_failed(tmp_path):
     assert "nora-studio fidelity &lt;b&gt;" in pages["goes on"]
     assert "failed: the photos are gone." in pages["fails"]
     assert pages["ends"] == ""
+
+
+def test_no_number_on_the_page_begins_empty_which_gradio_would_send_as_0(studio):
+    page = build_page(studio)
+    numbers = [block for block in page.blocks.values() if isinstance(block, gr.Number)]
+    assert len(numbers) > 5
+    assert [block.label for block in numbers if block.value is None] == []
+    with gr.Blocks():
+        patience = next(field for field in build_fields() if field.flag == "patience")
+    assert [patience.flags(text) for text in ("", " ", "2", " 1e3 ")] == [
+        [], [], ["--patience", "2"], ["--patience", "1e3"],
+    ]  # fmt: skip
 
 
 def test_no_selector_has_a_comma_in_brackets_which_gradio_cuts_it_at():

@@ -22,6 +22,7 @@ from nora_studio.studio.workspace import Workspace
 
 PEOPLE = 20
 SECRET_LENGTH = 43
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 NAVIGATION = {"accept": "text/html", "sec-fetch-mode": "navigate", "sec-fetch-site": "none"}
 
 
@@ -102,12 +103,13 @@ NASTY = st.one_of(
     st.text(max_size=200),
     st.sampled_from(
         ["../../etc/passwd", "/etc/passwd", "a; rm -rf /", "$(id)", "\x00", "--help", "-", "..",
+         "--tyro-write-completion", "bash", "~/x",
          "photos/../../..", "<script>alert(1)</script>", "nora-studio train --config /etc/passwd"]
     ),
 )  # fmt: skip
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=SLOW)
 @given(words=st.lists(NASTY, max_size=6), is_train=st.booleans())
 def test_no_command_that_somebody_makes_up_is_started(site, program, words, is_train):
     client, folder = program
@@ -120,7 +122,7 @@ def test_no_command_that_somebody_makes_up_is_started(site, program, words, is_t
     assert site.studio.jobs.of(folder) == []
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=SLOW)
 @given(name=NASTY, steps=st.one_of(st.floats(allow_nan=False), st.none(), NASTY))
 def test_whatever_names_a_training_finds_only_ones_own(site, program, name, steps):
     client, folder = program
@@ -138,10 +140,10 @@ def test_whatever_names_a_training_finds_only_ones_own(site, program, name, step
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--instance-dir /etc", "a folder of your own"),
-        ("--instance-dir photos/../../../x", "a folder of your own"),
+        ("--instance-dir /etc", "folder of your own"),
+        ("--instance-dir photos/../../../x", "folder of your own"),
         ("--output-dir /elsewhere/x", "output-dir"),
-        ("--class-dir /etc --prior-weight 1", "a folder of your own"),
+        ("--class-dir /etc --prior-weight 1", "folder of your own"),
         ("--config /etc/passwd", "--config"),
         ("--tracker wandb", "--tracker"),
         ("--preflight", "--preflight"),
@@ -152,6 +154,10 @@ def test_whatever_names_a_training_finds_only_ones_own(site, program, name, step
         ("--help", "--help"),
         ("--steps -3", "--steps"),
         ("--nonsense 1", "nonsense"),
+        ("--tyro-write-completion bash ./x", "no option"),
+        ("--instance-dir '~/x'", "folder of your own"),
+        ("--class-dir '~root' --prior-weight 1", "folder of your own"),
+        ("--name con", "--name"),
     ],
 )
 def test_options_that_reach_outside_are_refused_in_one_sentence(site, program, flags, words):

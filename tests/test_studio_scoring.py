@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import gradio as gr
 import pytest
+from tiny import tiny_clip
 from visiting import pressed, request_of
 
 from nora_studio.errors import StudioError
@@ -74,14 +75,18 @@ def test_results_of_the_same_runs_lie_together_in_whatever_order(workspace):
         ({"strengths": (float("nan"),)}, "strengths"),
         ({"strengths": (99.0,)}, "strengths"),
         ({"checkpoints": 99}, "checkpoints"),
-        ({"dino": "--clip"}, "neither a Hub name"),
-        ({"dino": "../../dino/x"}, "neither a Hub name"),
+        ({"dino": "--clip"}, "expected a Hub name"),
+        ({"dino": "../../dino/x"}, "expected a Hub name"),
+        ({"dino": "embedded"}, "expected a Hub name"),
+        ({"clip": "--dino"}, "--clip: expected 'embedded', or a Hub name"),
+        ({"clip": "../../clip/x"}, "--clip: expected 'embedded', or a Hub name"),
+        ({}, "another base.*--clip"),
     ],
 )
 def test_what_would_reach_outside_or_take_for_ever_is_refused(studio, workspace, changes, words):
     asked = replace(ScoreRequest(BOTH), **changes)
     with pytest.raises(StudioError, match=words) as refused:
-        submit(studio.jobs, workspace, asked, "fidelity", studio.is_model_allowed)
+        submit(studio.jobs, workspace, asked, "fidelity", studio.models)
     assert str(workspace.folder) not in str(refused.value)
     assert studio.jobs.of(workspace) == []
 
@@ -113,11 +118,28 @@ def test_anothers_runs_cannot_be_measured_nor_their_results_read(studio, workspa
     other = request_of(studio, "y")
     room = _Room(studio)
     with pytest.raises(gr.Error, match="no run"):
-        room.find_best(list(BOTH), "", 1, ["1"], 0, "", other)
+        room.find_best(list(BOTH), "", 1, ["1"], 0, "", "", other)
     chosen, *_ = room.look(list(BOTH), None, {}, other)
     assert chosen["choices"] == []
     with pytest.raises(gr.Error, match="no longer there"):
         room.press(list(BOTH), pressed(act="point", point="0"), other)
+
+
+def test_a_base_that_the_embedded_judge_does_not_know_is_measured_by_a_named_one_alone(
+    studio, workspace, request_, tmp_path
+):
+    room, clip = _Room(studio), str(tiny_clip(tmp_path / "clip"))
+    for start in (
+        lambda clip: room.find_best(list(BOTH), "", 1, ["1"], 0, "", clip, request_),
+        lambda clip: room.compare_final(list(BOTH), "", 1, "", clip, request_),
+    ):
+        before = len(studio.jobs.of(workspace))
+        with pytest.raises(gr.Error, match=r"another base.*--clip"):
+            start(" ")
+        assert len(studio.jobs.of(workspace)) == before
+        start(clip)
+        job = studio.jobs.of(workspace)[-1]
+        assert f"--clip {clip} " in job.shown
 
 
 @pytest.mark.slow
@@ -127,9 +149,10 @@ def test_a_measurement_goes_from_the_button_to_the_plot_and_to_compare(
     room = _Room(studio)
     _, progress, *_ = room.look([], None, {}, request_)
     assert "How strong is best?" in progress
-    room.find_best(["mug-nora"], "a [V] mug\na [V] mug at sea", 1, ["0.5", "1"], 0, "", request_)
+    clip, prompts = str(tiny_clip(tmp_path / "clip")), "a [V] mug\na [V] mug at sea"
+    room.find_best(["mug-nora"], prompts, 1, ["0.5", "1"], 0, "", clip, request_)
     with pytest.raises(gr.Error, match="already"):
-        room.find_best(["mug-nora"], "", 1, ["1"], 0, "", request_)
+        room.find_best(["mug-nora"], "", 1, ["1"], 0, "", clip, request_)
     job = find_job(studio.jobs, workspace, ["mug-nora"], "fidelity")
     assert job is not None
     until = time.monotonic() + 200
@@ -142,7 +165,7 @@ def test_a_measurement_goes_from_the_button_to_the_plot_and_to_compare(
     assert result.is_whole
     _, _, advice, plot, panel, *_ = room.look(["mug-nora"], None, {}, request_)
     assert plot.count('data-act="point"') == 2
-    assert "mug-nora" in advice
+    assert "mug-nora" in advice and f"Judged by CLIP {clip}" in advice
     assert panel.count("<img") == 4
     assert all(name in panel for name in ("/files/scores/", "a [V] mug at sea"))
     shown = room.press(["mug-nora"], pressed(act="point", point="1"), request_)
@@ -159,7 +182,7 @@ def test_what_an_api_caller_sends_instead_of_numbers_is_refused(studio, workspac
     for wrong in ({"seeds": None}, {"strengths": ["x"]}, {"checkpoints": "many"}):
         asked = {"seeds": 1, "strengths": ["1"], "checkpoints": 0} | wrong
         with pytest.raises(gr.Error, match="numbers belong"):
-            room.find_best(list(BOTH), "", dino="", request=request_, **asked)
+            room.find_best(list(BOTH), "", dino="", clip="", request=request_, **asked)
 
 
 def test_what_has_not_changed_is_not_sent_again(studio, workspace, request_):

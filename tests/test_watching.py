@@ -90,6 +90,7 @@ def test_samples_are_scored_against_the_photo_held_out(watched, clip, photo_fold
             assert row["sample_clip_i"] == pytest.approx(expected, abs=1e-5)
             expected = clip_t(scorer, pictures, PROMPTS).mean().item()
             assert row["sample_clip_t"] == pytest.approx(expected, abs=1e-5)
+            assert row["sample_judge"] == str(clip)
         line = f"step 3, {method}: samples CLIP-I {rows[3]['sample_clip_i']:.3f}"
         assert line in outcome.out
     assert "against 1 held-out photo\n" in outcome.out

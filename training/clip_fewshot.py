@@ -23,7 +23,7 @@ import torch
 
 from nora_studio.assembly import MIXED, prepare_accelerator
 from nora_studio.attempt import Attempt
-from nora_studio.course import finish_each, go_on_from, open_trackers, stopped
+from nora_studio.course import finish_each, go_on_from, open_trackers, say_what_is_trained, stopped
 from nora_studio.fewshot.clip import load_clip
 from nora_studio.fewshot.datasets import find_dataset, record_of
 from nora_studio.fewshot.merging import check_mergeable
@@ -108,8 +108,7 @@ def learn(
         build_trainee(task, name, run, prepare_accelerator(precision)) for name, run in runs.items()
     ]
     for trainee in trainees:
-        total = sum(parameter.numel() for parameter in trainee.parameters)
-        print(f"{trainee.label}: {total:,} trained parameters -> {trainee.run.folder}", flush=True)
+        say_what_is_trained(trainee, options.steps, partial(print, flush=True))
     draws = ShotDraws(task.shots, options.batch_size or 1, options.seed, options.augment)
     start = go_on_from(trainees, draws, options.resume, options.steps)
     open_trackers(attempt, trainees, options, config, start)

@@ -28,7 +28,14 @@ from nora_studio.assembly import MIXED, prepare_accelerator
 from nora_studio.attempt import Attempt
 from nora_studio.base import load_base
 from nora_studio.config import DreamboothOptions
-from nora_studio.course import ending, finish_each, go_on_from, open_trackers, stopped
+from nora_studio.course import (
+    ending,
+    finish_each,
+    go_on_from,
+    open_trackers,
+    say_what_is_trained,
+    stopped,
+)
 from nora_studio.defaults import with_recommended
 from nora_studio.fitting import fitted
 from nora_studio.gallery import Gallery, load_judge
@@ -110,8 +117,7 @@ def personalise(
         own = prepare_accelerator(MIXED[dtype])
         trainee = build_trainee(subject, method, settings[method], runs[method], own)
         trainees.append(trainee)
-        total = sum(parameter.numel() for parameter in trainee.parameters)
-        say(f"{method}: {total:,} trained parameters -> {runs[method].folder}")
+        say_what_is_trained(trainee, options.steps, say)
 
     processes.part_ways(options.seed)
     processes.on_main(lambda: photos.check_record(record))

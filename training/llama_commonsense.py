@@ -37,7 +37,14 @@ from nora_studio.commonsense.task import (
     settings_of,
     validation_batches,
 )
-from nora_studio.course import ending, finish_each, go_on_from, open_trackers, stopped
+from nora_studio.course import (
+    ending,
+    finish_each,
+    go_on_from,
+    open_trackers,
+    say_what_is_trained,
+    stopped,
+)
 from nora_studio.loop import Plan, train
 from nora_studio.models import choose_dtype
 from nora_studio.options_file import defaults_as_toml, parse, to_toml
@@ -94,8 +101,7 @@ def main(attempt: Attempt) -> int:
         own = prepare_accelerator(MIXED[dtype])
         trainee = build_trainee(task, method, settings[method], runs[method], own)
         trainees.append(trainee)
-        total = sum(parameter.numel() for parameter in trainee.parameters)
-        say(f"{method}: {total:,} trained parameters -> {runs[method].folder}")
+        say_what_is_trained(trainee, options.steps, say)
 
     processes.part_ways(options.seed)
     processes.on_main(partial(attempt.begin, config, record))

@@ -16,9 +16,9 @@ from multiprocessing.process import BaseProcess
 import diffusers
 import torch
 import transformers
-import tyro
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 
+from nora_studio.command_line import parse_command
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.pretrain import architecture, bars, card, contrastive, denoiser, export, vae
 from nora_studio.pretrain.captions import CaptionIds, start_captions
@@ -31,7 +31,7 @@ from nora_studio.pretrain.tokenizer import build_tokenizer
 
 
 def main() -> int:
-    settings = tyro.cli(Settings, description=__doc__)
+    settings = parse_command(Settings, description=__doc__)
     if is_gpu(settings.device) and not torch.cuda.is_available():
         raise StudioError(f"--device: expected a GPU for {settings.device!r}; torch finds none.")
     transformers.utils.logging.disable_progress_bar()

@@ -15,8 +15,8 @@ import time
 from functools import partial
 
 import torch
-import tyro
 
+from nora_studio.command_line import parse_command
 from nora_studio.commonsense.prompts import training_prompt
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.everyday.corpus import QUIZ_SHARE
@@ -41,7 +41,7 @@ from nora_studio.stop import StopRequest
 
 
 def main() -> int:
-    settings = tyro.cli(LanguageSettings, description=__doc__)
+    settings = parse_command(LanguageSettings, description=__doc__)
     check(settings)
     clock = Progress(1e6, time.time())
     folder = settings.out / "mini-llama"

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 from PIL import Image
 
 from nora_studio.atomic import replacing
+from nora_studio.command_line import parse_command
 from nora_studio.errors import StudioError
 from nora_studio.world import PLACE_PHRASES, SUBJECTS, Subject, render, subject_scenes
 
@@ -105,7 +105,7 @@ def contact_sheet(rows: list[list[Image.Image]], gap: int = 2) -> Image.Image:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Options, description=Options.__doc__))
+        main(parse_command(Options, description=Options.__doc__))
     except StudioError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

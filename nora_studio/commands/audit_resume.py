@@ -9,6 +9,7 @@ from pathlib import Path
 
 import tyro
 
+from nora_studio.command_line import checked, run_parser
 from nora_studio.errors import StudioError
 
 
@@ -40,9 +41,15 @@ def run(arguments: Sequence[str], start=None) -> int:
         start: How the trainer is started. None: in a new Python.
     """
     words = list(arguments)
-    options, rest = tyro.cli(
-        AuditResumeOptions, prog="nora-studio audit-resume", args=words, return_unknown_args=True
+    options, rest = run_parser(
+        lambda: tyro.cli(
+            AuditResumeOptions,
+            prog="nora-studio audit-resume",
+            args=words,
+            return_unknown_args=True,
+        )
     )
+    options = checked(options)
     # Imported here: `--help` should answer at once.
     import torch
 

@@ -9,6 +9,8 @@ from typing import Literal
 
 import tyro
 
+from nora_studio.command_line import parse_command
+
 
 @dataclass(frozen=True)
 class CheckPhotosOptions:
@@ -32,7 +34,9 @@ class CheckPhotosOptions:
 
 def run(arguments: Sequence[str]) -> int:
     """Print the findings."""
-    options = tyro.cli(CheckPhotosOptions, prog="nora-studio check-photos", args=arguments)
+    options = parse_command(
+        CheckPhotosOptions, prog="nora-studio check-photos", arguments=arguments
+    )
     # Imported here: `--help` and a wrong flag should answer at once.
     from nora_studio.data.inspection import inspect_folder
 

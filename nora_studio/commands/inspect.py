@@ -1,6 +1,5 @@
 """`nora-studio inspect`: what an adapter is, and where in the model it changes most."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from nora_studio.formats.inspection import (
     inspect_file,
     told,
 )
+from nora_studio.formats.peft_settings import read_settings
 from nora_studio.formats.seed_reading import read_recipes
 
 _BAR = 24
@@ -112,10 +112,7 @@ def _card_facts(card: AdapterCard) -> dict[str, str]:
 
 def _settings_facts(folders: Sequence[Path]) -> dict[str, str]:
     """Ranks and scale as the method itself counts them, from PEFT's files of each part."""
-    try:
-        configs = [json.loads((f / "adapter_config.json").read_text("utf-8")) for f in folders]
-    except (OSError, ValueError) as error:
-        raise StudioError(f"{folders[0].parent} is damaged: {error}. Restore it.") from error
+    configs = [read_settings(folder) for folder in folders]
     facts: dict[str, str] = {}
     for name, key in (("rank", "r"), ("outer rank", "outer_rank")):
         values = [str(config[key]) for config in configs if config.get(key)]

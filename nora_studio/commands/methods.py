@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import tyro
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+
+from nora_studio.command_line import parse_command
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class MethodsOptions:
 
 def run(arguments: Sequence[str]) -> int:
     """Print the table."""
-    tyro.cli(MethodsOptions, prog="nora-studio methods", args=arguments)
+    parse_command(MethodsOptions, prog="nora-studio methods", arguments=arguments)
     from nora_studio.methods.table import METHODS
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)

@@ -13,7 +13,7 @@ from nora_studio.errors import StudioError
 from nora_studio.files import WEIGHTS, load_adapter
 from nora_studio.formats.card import AdapterCard, is_hub_name
 from nora_studio.formats.container import read_header
-from nora_studio.formats.identify import identify
+from nora_studio.formats.identify import open_header
 from nora_studio.formats.metadata import is_full_sdxl
 from nora_studio.formats.names import LayerNames
 from nora_studio.formats.updates import Updates, is_exact, read_updates
@@ -118,7 +118,7 @@ def open_adapter(
     """
     source = find_adapter(path)
     card = base_of(path, read_subject_card(source), model)
-    is_seed = source.is_file() and identify(read_header(source)).kind == "seed"
+    is_seed = source.is_file() and open_header(source)[1].kind == "seed"
     if not (weights or is_seed):
         parts = skeleton(card.model, local_only)
         load_adapter(source, parts)

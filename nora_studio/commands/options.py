@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import tyro
 
+from nora_studio.command_line import parse_command
+
 
 @dataclass(frozen=True)
 class ExportOptions:
@@ -161,5 +163,7 @@ FILE_COMMANDS: dict[str, tuple[type, str]] = {
 
 def run_file_command(word: str, arguments: Sequence[str]) -> int:
     """Parse one command's options, then import and run the module of that name."""
-    options: Any = tyro.cli(FILE_COMMANDS[word][0], prog=f"nora-studio {word}", args=arguments)
+    options: Any = parse_command(
+        FILE_COMMANDS[word][0], prog=f"nora-studio {word}", arguments=arguments
+    )
     return importlib.import_module(f"nora_studio.commands.{word}").run(options)

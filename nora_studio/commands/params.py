@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import tyro
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+
+from nora_studio.command_line import parse_command
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ParamsOptions:
 
 def run(arguments: Sequence[str]) -> int:
     """Print the counts."""
-    options = tyro.cli(ParamsOptions, prog="nora-studio params", args=arguments)
+    options = parse_command(ParamsOptions, prog="nora-studio params", arguments=arguments)
     console = Console(highlight=False)
     console.print(_table_1() if options.table1 else _counts(options))
     return 0

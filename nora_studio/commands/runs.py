@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from nora_studio.command_line import parse_command
 from nora_studio.commands.run_curves import plot_curves, sparkline
 from nora_studio.errors import StudioError
 from nora_studio.history import (
@@ -244,7 +245,7 @@ def run(arguments: Sequence[str]) -> int:
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise StudioError(f"runs: expected one of {', '.join(ACTIONS)}; got {word!r}.{hint}")
     kind, act = ACTIONS[word]
-    return act(tyro.cli(kind, prog=f"nora-studio runs {word}", args=rest))
+    return act(parse_command(kind, prog=f"nora-studio runs {word}", arguments=rest))
 
 
 def _console() -> Console:

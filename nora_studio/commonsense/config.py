@@ -93,7 +93,8 @@ class CommonsenseOptions(
     checkpoint_every: int = 1000
     """Steps between checkpoints."""
     weight_decay: float = 0.0
-    """Decoupled weight decay: of a weight, this times the rate is taken away each step."""
+    """Decoupled weight decay: of a weight, this times the rate is taken away each step; where an
+    adapter does not start at zero (NoRA, PiSSA, OLoRA), of its distance from the start."""
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from nora_studio.commonsense.examples import Example, fill
 from nora_studio.defaults import check_methods
 from nora_studio.errors import StudioError
 from nora_studio.methods.quantised import check_on_quantised
+from nora_studio.paths import check_folder_name
 from nora_studio.settings.adapter import check_adapter_options
 from nora_studio.settings.checks import check_above_zero, check_not_negative, check_option
 from nora_studio.settings.learning import check_learning_options, check_resolved
@@ -65,6 +66,7 @@ def with_recommended(options: CommonsenseOptions) -> CommonsenseOptions:
     check_option(bool(methods), "method", "at least one method", options.method)
     check_option(len(set(methods)) == len(methods), "method", "each once", options.method)
     check_methods(options)
+    check_folder_name(options.name, "--name", [f"-{method}" for method in methods])
     check_on_quantised(methods, options.base_bits)
     if not options.decoder.train:
         raise StudioError("--decoder.no-train: there is nothing else to train. Leave it out.")

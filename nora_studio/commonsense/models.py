@@ -13,6 +13,7 @@ from nora_studio.assets import EMBEDDED, embedded
 from nora_studio.base_digests import keep_base_folder
 from nora_studio.errors import StudioError
 from nora_studio.quantization import check_quantizer, quantize
+from nora_studio.weight_files import check_hub_weights, check_weights
 
 FOLDER = "mini-llama"
 _NOTHING = (OSError, ValueError, KeyError, ImportError, SafetensorError)
@@ -51,7 +52,7 @@ def load_tokenizer(model: str) -> Any:
         StudioError: nothing loadable is there.
     """
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(source_of(model))
+        tokenizer: Any = AutoTokenizer.from_pretrained(source_of(model), trust_remote_code=False)
     except _NOTHING as error:
         raise StudioError(
             f"--model: {model!r} has no tokenizer to load: {_reason(error)}"
@@ -73,13 +74,16 @@ def load_decoder(model: str, dtype: torch.dtype, device: torch.device, bits: int
         StudioError: nothing loadable is there.
     """
     check_quantizer(bits)
+    source = source_of(model)
+    check_weights("--model", model, Path(source))
     logging.disable_progress_bar()
     try:
         # safetensors alone: other weights would be unpickled.
         decoder: Any = AutoModelForCausalLM.from_pretrained(
-            source_of(model), dtype=dtype, use_safetensors=True
+            source, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
     except _NOTHING as error:
+        check_hub_weights("--model", model)
         raise StudioError(
             f"--model: {model!r} could not be loaded as a causal language model: {_reason(error)}"
         ) from error

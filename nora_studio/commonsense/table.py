@@ -2,15 +2,19 @@
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nora_studio.commonsense.config import CommonsenseOptions
 from nora_studio.commonsense.results import RESULTS
 from nora_studio.commonsense.rows import SETS
+from nora_studio.commonsense.task import settings_of
+from nora_studio.options_file import parse
 from nora_studio.runs import Run
-from nora_studio.tables import mean_and_interval
+from nora_studio.statistics import mean_of
+from nora_studio.tables import BY_CHANCE, counted_units, difference_lines, rate_notes
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,16 @@ SHORT = {
     "ARC-Challenge": "ARC-c",
     "openbookqa": "OBQA",
 }
+RECORD = ("cells", "rates", "tried")
+"""What the table's record consists of, beside its settings."""
 AVERAGE = "average"
 """The column of the mean over the sets, beside their names."""
+
+
+def rate_of(flags: Sequence[str]) -> float:
+    """The learning rate that the trainer takes from a row's command line."""
+    options = parse(CommonsenseOptions, flags)
+    return settings_of(options, options.method).learning_rate
 
 
 def cell_of(run: Run | None, answers: Path) -> dict[str, Any]:
@@ -70,6 +82,47 @@ def cell_of(run: Run | None, answers: Path) -> dict[str, Any]:
         "seconds_per_step": statistics.median(row["seconds_per_step"] for row in log),
         "memory_gib": max(row["memory_gib"] for row in log),
     }
+
+
+def page(record: Mapping[str, Any]) -> str:
+    """The whole page: the table, what its intervals cover, and every difference.
+
+    Args:
+        record: `cells` as `markdown` takes them, each with its `seed`; `rates` and `tried`, by
+            label, as `rate_notes` takes them.
+    """
+    cells = record["cells"]
+    rows = _averages(cells)
+    lines = [markdown(cells), ""]
+    trained = {cell["label"]: 0 for cell in cells if "parameters" in cell}
+    if trained:
+        seeds = counted_units((len(rows[label]) for label in trained), "seeds")
+        lines += [
+            f"Means over {seeds}. ± is the 95% interval of the average by Student's t over seeds "
+            "of batches and adapters: it covers other seeds on these questions and this model, not "
+            "other questions. What does not train, or has a single seed, has no interval.",
+            "",
+        ]
+    for note in rate_notes(record["rates"], record["tried"]):
+        lines += [note, ""]
+    pairs = {label: {"avg.": values} for label, values in rows.items()}
+    lines += [
+        "### Differences of the average, in points",
+        "",
+        *difference_lines(pairs, ["avg."], 1),
+    ]
+    return "\n".join([*lines, "", BY_CHANCE]) + "\n"
+
+
+def _averages(cells: Sequence[dict[str, Any]]) -> dict[str, dict[int, float]]:
+    """Row -> seed -> percent right on average; what does not train is the same for every seed."""
+    seeds = {cell["seed"] for cell in cells if "parameters" in cell}
+    rows: dict[str, dict[int, float]] = {}
+    for cell in cells:
+        own = [cell["seed"]] if "parameters" in cell else sorted(seeds) or [cell["seed"]]
+        for seed in own:
+            rows.setdefault(cell["label"], {})[seed] = 100 * cell["average"]
+    return rows
 
 
 def markdown(cells: Sequence[dict[str, Any]]) -> str:
@@ -102,7 +155,8 @@ def markdown(cells: Sequence[dict[str, Any]]) -> str:
             _percent(mean[name], is_trained and mean[name] == best[name]) if name in mean else ""
             for name in columns
         ]
-        _, half = mean_and_interval([100 * cell["average"] for cell in own])
+        # What does not train is the same whatever the seed: repeats of it are no units.
+        half = mean_of([100 * cell["average"] for cell in own]).half if is_trained else None
         values[-1] += "" if half is None else f" ± {half:.1f}"
         costs = ["", "", ""]
         if is_trained:

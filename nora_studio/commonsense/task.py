@@ -124,6 +124,7 @@ def build_trainee(
         rules=rules,
         keeps_best=bool(options.keep_best),
         average=average_of(options, trained, optimizer),
+        adapted=parts,
         rows="examples",
     )
 

@@ -60,6 +60,7 @@ def list_photos(folder: Path) -> list[Path]:
                 f"--instance-dir: {file} is of an unknown kind ({suffix or 'no suffix'}); expected "
                 f"{', '.join(PHOTO_SUFFIXES)}. Convert it or move it out of the folder."
             )
+        _check_is_file(file)
         photos.append(file)
     if not photos:
         raise StudioError(
@@ -67,6 +68,14 @@ def list_photos(folder: Path) -> list[Path]:
             f"{', '.join(PHOTO_SUFFIXES)}."
         )
     return photos
+
+
+def _check_is_file(file: Path) -> None:
+    """Refuse a pipe, a device or a socket: whoever opens one may wait for ever."""
+    if file.exists() and not file.is_file():
+        raise StudioError(
+            f"--instance-dir: {file} is neither a file nor a folder. Move it out of the folder."
+        )
 
 
 def open_photo(file: Path) -> Image.Image:

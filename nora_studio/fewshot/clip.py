@@ -13,8 +13,8 @@ from open_clip.transformer import TextTransformer, VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
 
-from nora_studio.assets import EMBEDDED, embedded
 from nora_studio.base_digests import keep_base_tensors
+from nora_studio.clip_files import local_folder
 from nora_studio.errors import StudioError
 from nora_studio.fewshot.attention import unpack
 from nora_studio.scores import load_scorer
@@ -41,10 +41,7 @@ class FrozenClip:
     @property
     def folder(self) -> Path | None:
         """Where it lies; None if open_clip knows it by name."""
-        path = embedded("mini-clip") if self.name == EMBEDDED else Path(
-            self.name.removeprefix("local-dir:")
-        ).expanduser()  # fmt: skip
-        return path if path.is_dir() else None
+        return local_folder(self.name)
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Values 0-255 (batch, 3, size, size) as the image encoder wants them."""

@@ -91,7 +91,8 @@ class FewshotOptions(
     warmup_steps: int = 0
     """Steps of linear warm-up; the protocol has none."""
     weight_decay: float = 0.01
-    """Decoupled weight decay: of a weight, this times the rate is taken away each step."""
+    """Decoupled weight decay: of a weight, this times the rate is taken away each step; where an
+    adapter does not start at zero (NoRA, PiSSA, OLoRA), of its distance from the start."""
     max_gradient_norm: float = float("inf")
     """Gradients are clipped to this norm, per run; inf, as in the protocol: never."""
     dropout: float = 0.25

@@ -50,6 +50,7 @@ def build_trainee(task: FewshotTask, method: str, run: Run, accelerator: Acceler
         load_adapter=learner.load,
         rules=learner.rules,
         average=average_of(options, learner.parameters, optimizer),
+        adapted=learner.adapted,
         # Dropout then depends on the step alone: not on which twins are trained beside it.
         before_step=lambda _, step: torch.manual_seed(options.seed * SEED_STRIDE + step),
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nora_studio.errors import StudioError
+from nora_studio.strict_json import parse_json
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def parse_card(text: str, where: object) -> AdapterCard:
     """
     known = {one.name for one in fields(AdapterCard)}
     try:
-        values = json.loads(text)
+        values = parse_json(text)
         card = AdapterCard(**{key: value for key, value in values.items() if key in known})
         _check(card)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -92,10 +93,13 @@ def _check(card: AdapterCard) -> None:
         )
         if not isinstance(value, wanted) or isinstance(value, bool):
             raise TypeError(f"{one.name} should be {wanted.__name__}; got {value!r}")
+    for name in ("resolution", "steps", "parameters"):
+        if getattr(card, name) < 0:
+            raise ValueError(f"{name} should be 0 or more; got {getattr(card, name)}")
     if not all(isinstance(word, str) for word in card.tokens):
         raise TypeError(f"tokens should be words; got {card.tokens!r}")
     if not all(isinstance(digest, str) for digest in card.digests.values()):
         raise TypeError(f"digests should be text; got {card.digests!r}")
     for part, numbers in card.fingerprints.items():
-        if not isinstance(numbers, list) or not all(isinstance(n, int | float) for n in numbers):
+        if not isinstance(numbers, list) or not all(type(n) in (int, float) for n in numbers):
             raise TypeError(f"the fingerprint of {part} should be a list of numbers")

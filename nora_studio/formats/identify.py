@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nora_studio.errors import StudioError
-from nora_studio.formats.container import Header
+from nora_studio.formats.container import Header, read_header
 from nora_studio.registration import PEFT_PREFIX
+from nora_studio.tensor_files import check_floats
 
 SEED_KEY = "nora_studio_seed"
 CARD_KEY = "nora_studio"
@@ -73,6 +74,19 @@ class Identity:
             "model": "model's own weights, not an adapter",
         }.get(self.kind, "safetensors file of no known kind of adapter")
         return f"{words}, for {self.base}" if self.base and self.kind != "other-lora" else words
+
+
+def open_header(file: Path) -> tuple[Header, Identity]:
+    """Read a file's header and tell what it is, without its tensors.
+
+    Raises:
+        StudioError: it is no whole safetensors file, or an adapter of other numbers than floats.
+    """
+    header = read_header(file)
+    identity = identify(header)
+    if identity.kind not in ("model", "unknown"):
+        check_floats(file, header)
+    return header, identity
 
 
 def identify(header: Header) -> Identity:

@@ -7,10 +7,10 @@ from pathlib import Path
 from torch import Tensor
 
 from nora_studio.errors import StudioError
-from nora_studio.formats.container import Header, count_numbers, read_header, read_tensors
-from nora_studio.formats.identify import Identity, identify
+from nora_studio.formats.container import Header, count_numbers, read_tensors
+from nora_studio.formats.identify import Identity, open_header
 from nora_studio.formats.outer import core_of
-from nora_studio.formats.portable import split_key
+from nora_studio.formats.portable import alpha_scale, split_key
 from nora_studio.formats.seed import inner_from, starts_from
 from nora_studio.formats.seed_reading import check_rows, read_recipes
 from nora_studio.formats.updates import Updates, norm_of
@@ -78,8 +78,7 @@ def inspect_file(file: Path) -> Inspection:
     Raises:
         StudioError: it is no whole safetensors file, or its tensors do not fit together.
     """
-    header = read_header(file)
-    identity = identify(header)
+    header, identity = open_header(file)
     numbers = count_numbers(header)
     layers: list[LayerFacts] = []
     if identity.kind == "seed":
@@ -156,9 +155,13 @@ def _lora_layers(file: Path) -> list[LayerFacts]:
 def _lora_facts(file: Path, stem: str, found: dict[str, Tensor]) -> LayerFacts:
     try:
         up, down = found["up"].flatten(1), found["down"].flatten(1)
-        scale = float(found["alpha"]) / down.shape[0] if "alpha" in found else 1.0
+        scale = 1.0
+        if "alpha" in found:
+            scale = alpha_scale(file, stem, float(found["alpha"]), down.shape[0])
         norm = abs(scale) * norm_of(up, down)
     except (KeyError, IndexError, RuntimeError, ValueError, ZeroDivisionError) as error:
+        if isinstance(error, StudioError):
+            raise
         reason = " ".join(str(error).split())
         raise StudioError(
             f"{file}: the factors of {stem} do not fit together: {reason}. Export it again."

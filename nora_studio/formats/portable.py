@@ -1,6 +1,6 @@
 """Portable LoRA files, in the two spellings that the field reads: diffusers' and Kohya's."""
 
-import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,10 +11,11 @@ from peft import LoraConfig, PeftConfig
 from torch import Tensor, nn
 
 from nora_studio.errors import StudioError
-from nora_studio.formats.container import read_header, read_tensors, write_tensors
-from nora_studio.formats.identify import check_loadable, identify
+from nora_studio.formats.container import read_tensors, write_tensors
+from nora_studio.formats.identify import check_loadable, open_header
 from nora_studio.formats.names import LayerNames
 from nora_studio.formats.updates import Update, Updates
+from nora_studio.strict_json import parse_json
 
 STYLES = ("diffusers", "kohya")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -117,8 +118,7 @@ def read_portable(
     Raises:
         StudioError: it is another kind of file, is damaged, or names layers that the base lacks.
     """
-    header = read_header(file)
-    identity = identify(header)
+    header, identity = open_header(file)
     check_loadable(identity, file)
     places = LayerNames(parts).layers_by_key()
     layers: dict[tuple[str, str], dict[str, Tensor]] = {}
@@ -180,8 +180,43 @@ def _factors(
             raise StudioError(
                 f"{file}: alpha of {part}.{name} should be one number; got {tuple(alpha.shape)}."
             )
-        scale = float(alpha) / rank
-    return (up if scale == 1 else up * scale), down
+        scale = alpha_scale(file, f"{part}.{name}", float(alpha), rank)
+    check_rank(file, f"{part}.{name}", up, down)
+    scaled = up if scale == 1 else up * scale
+    if not bool(torch.isfinite(scaled).all()):
+        raise StudioError(
+            f"{file}: alpha of {part}.{name} scales it by {scale:.3g}, beyond all numbers. Export "
+            "the file again."
+        )
+    return scaled, down
+
+
+def alpha_scale(file: Path, layer: str, alpha: float, rank: int) -> float:
+    """Alpha over rank.
+
+    Raises:
+        StudioError: alpha is not positive and finite.
+    """
+    if not 0 < alpha < math.inf:
+        raise StudioError(
+            f"{file}: alpha of {layer} should be positive and finite; got {alpha}. Export the file "
+            "again."
+        )
+    return alpha / rank
+
+
+def check_rank(file: Path, layer: str, up: Tensor, down: Tensor) -> None:
+    """Refuse a rank that no layer of such a shape has use for: every layer would be padded to it.
+
+    Raises:
+        StudioError: it is larger than the layer's inputs and outputs together.
+    """
+    rank, most = down.shape[0], up.shape[0] + down[0].numel()
+    if rank > most:
+        raise StudioError(
+            f"{file}: the rank of {layer} should be {most} at most, its inputs and outputs "
+            f"together; got {rank}. Export the file again."
+        )
 
 
 def _scale(settings: dict[str, Any], name: str, rank: int) -> float:
@@ -200,12 +235,14 @@ def _diffusers_settings(file: Path, metadata: dict[str, str]) -> dict[str, dict[
     """Part -> its LoRA configuration, from the metadata that diffusers writes."""
     found: dict[str, dict[str, Any]] = {}
     try:
-        for key, value in json.loads(metadata.get(_DIFFUSERS_METADATA, "{}")).items():
+        for key, value in parse_json(metadata.get(_DIFFUSERS_METADATA, "{}")).items():
             part, _, option = key.partition(".")
             found.setdefault(part, {})[option] = value
         for settings in found.values():
             patterns = dict(settings.get("alpha_pattern") or {})
-            [float(alpha) for alpha in (settings.get("lora_alpha", 1), *patterns.values())]
+            for alpha in (settings.get("lora_alpha", 1), *patterns.values()):
+                if not float(alpha) > 0:
+                    raise ValueError(f"it holds the alpha {alpha!r}, which should be positive")
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise StudioError(
             f"{file}: its {_DIFFUSERS_METADATA} cannot be read: {error}. Export the file again."

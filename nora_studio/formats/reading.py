@@ -5,8 +5,7 @@ from pathlib import Path
 from peft import PeftConfig
 from torch import Tensor, nn
 
-from nora_studio.formats.container import read_header
-from nora_studio.formats.identify import identify
+from nora_studio.formats.identify import open_header
 from nora_studio.formats.portable import read_portable
 from nora_studio.formats.seed_reading import read_seed
 
@@ -20,6 +19,6 @@ def read_file(file: Path, parts: dict[str, nn.Module]) -> Loaded:
     Raises:
         StudioError: it is another kind of file, damaged, or made for another base.
     """
-    if identify(read_header(file)).kind == "seed":
+    if open_header(file)[1].kind == "seed":
         return dict(read_seed(file, parts))
     return read_portable(file, parts)

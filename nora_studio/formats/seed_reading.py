@@ -1,6 +1,5 @@
 """Read seed files: find the outer factors in the base, and refuse where they are not the same."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,13 +8,16 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from nora_studio.errors import StudioError
-from nora_studio.formats.container import read_header, read_tensors
+from nora_studio.formats.container import read_tensors
 from nora_studio.formats.embeddings import SEED_PREFIX, as_tokens
-from nora_studio.formats.identify import SEED_KEY
+from nora_studio.formats.identify import SEED_KEY, open_header
 from nora_studio.formats.outer import PROBES, TOLERANCE, deviation, find_outer
+from nora_studio.formats.peft_settings import MOST_RANK
 from nora_studio.formats.seed import DTYPES, OUTER, VERSION, Recipe, inner_from, starts_from
 from nora_studio.new_tokens import NewTokens
 from nora_studio.nora import NoraConfig
+from nora_studio.nora.config import STARTS
+from nora_studio.strict_json import parse_json
 
 _LAYER_NAME = re.compile(r"\w+(\.\w+)*")
 
@@ -59,7 +61,7 @@ def read_recipes(file: Path) -> dict[str, Recipe]:
         StudioError: there is none, or it is damaged or of a later version.
     """
     try:
-        content = json.loads(read_header(file).metadata[SEED_KEY])
+        content = parse_json(open_header(file)[0].metadata[SEED_KEY])
         if content["version"] != VERSION:
             raise ValueError(f"version {content['version']!r}; this release reads {VERSION}")
         recipes = {part: Recipe(**values) for part, values in content["parts"].items()}
@@ -69,6 +71,10 @@ def read_recipes(file: Path) -> dict[str, Recipe]:
                 raise ValueError("names of layers")
             if len(set(names)) < len(names) or recipe.dtype not in DTYPES:
                 raise ValueError(f"layers or dtype {recipe.dtype!r}")
+            if type(recipe.outer_rank) is not int or not 1 <= recipe.outer_rank <= MOST_RANK:
+                raise ValueError(f"outer rank {recipe.outer_rank!r}")
+            if recipe.start not in STARTS or recipe.outer not in ("svd", "randomized"):
+                raise ValueError(f"start {recipe.start!r} or outer factors {recipe.outer!r}")
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, StudioError):
             raise
@@ -100,6 +106,12 @@ def check_rows(
                 f"{found}. Restore it."
             )
         for index, name in enumerate(names):
+            scale = float(stacks["check"][index, -1])  # pyright: ignore[reportOptionalSubscript]
+            if not scale > 0:
+                raise StudioError(
+                    f"{file} is damaged: the scale of {part}.{name} in {part}.{number}.check "
+                    f"should be positive; got {scale}. Restore it."
+                )
             rows[name] = {key: t[index] for key, t in stacks.items() if t is not None}
     return rows
 

@@ -4,6 +4,7 @@ table       every method by name, and the PEFT configuration that it builds
 spec        an adapter as a person asks for it
 attachment  attach and detach any method on any model; what is trained in between
 injection   PEFT's layers on a module: put there, read, filled, scaled
+decay       weight decay towards the start, where the start is not zero
 optimizers  each method's own parameter groups and rules
 steps       what a method does around each step
 quantised   which methods can stand beside a base in few bits

@@ -9,6 +9,8 @@ from torch import nn
 from transformers.optimization import Adafactor
 
 from nora_studio.errors import StudioError
+from nora_studio.methods.decay import decay_towards_start
+from nora_studio.methods.table import METHODS
 
 LORA_PLUS_RATIO = 16.0
 """LoRA+ (arXiv:2402.12354): how many times faster the output side learns; the paper's 2^4."""
@@ -36,7 +38,7 @@ def make_optimizer(
         method: A name in `METHODS`.
         parts: Adapted modules by part name.
         rates: Peak learning rate of each part.
-        weight_decay: Decoupled.
+        weight_decay: Decoupled; of what the method names in `decays_to_start`, towards the start.
         lora_plus_ratio: For lora+ alone.
         optimizer: As the trainer's option of that name.
         warmup_steps: For schedule-free, which warms up by itself; for others the schedule does.
@@ -72,7 +74,30 @@ def make_optimizer(
     beside = {id(parameter) for group in more for parameter in group["params"]}
     for group in groups:
         group["params"] = [p for p in group["params"] if id(p) not in beside]
-    return _over([*groups, *more], optimizer, weight_decay, warmup_steps, first_rate)
+    made = _over([*groups, *more], optimizer, weight_decay, warmup_steps, first_rate)
+    decay_towards_start(made, _starting_apart(method, parts, made))
+    return made
+
+
+def _starting_apart(
+    method: str, parts: dict[str, nn.Module], optimizer: torch.optim.Optimizer
+) -> list[nn.Parameter]:
+    """The weights of a method that are to stay at their start where there is no gradient."""
+    names = METHODS[method].decays_to_start
+    own = {
+        parameter
+        for module in parts.values()
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad and not names.isdisjoint(name.split("."))
+    }
+    return [
+        parameter
+        for group in optimizer.param_groups
+        # Prodigy's shares scale weights to and fro, which rounds them too.
+        if group["weight_decay"] > 0 or group.get("share", 1.0) != 1
+        for parameter in group["params"]
+        if parameter in own
+    ]
 
 
 def _over(

@@ -91,5 +91,8 @@ class Method:
     """Settings of an `AdapterSpec` that it has, beyond the rank."""
     several: bool = True
     """Whether a model may carry more than one adapter of it."""
+    decays_to_start: frozenset[str] = frozenset()
+    """Names of trained weights that do not start at an update of zero: weight decay pulls these
+    towards their start, and all others towards zero."""
     fits: Callable[[AdapterSpec, str, Shape], None] = rank_fits_the_smaller_side
     """Raises a StudioError where the rank does not fit a layer of that name and shape."""

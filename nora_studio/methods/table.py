@@ -173,6 +173,7 @@ def _nora(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftCon
 
 
 _RANK = "width of the two trained factors"
+_DECOMPOSED = frozenset({"decomposed_lora_up", "decomposed_lora_down"})
 
 METHODS: dict[str, Method] = {
     "nora": Method(
@@ -181,6 +182,7 @@ METHODS: dict[str, Method] = {
         settings=frozenset(
             {"alpha", "dropout", "outer_rank", "start", "outer", "mean_abs_inputs"}
         ),
+        decays_to_start=frozenset({"nora_inner_up", "nora_inner_down"}),
     ),
     "lora": Method("LoRA: two trained low-rank factors", "2106.09685", _RANK, "PEFT", _lora),
     "lora+": Method(
@@ -197,18 +199,22 @@ METHODS: dict[str, Method] = {
     "dora": Method(
         "DoRA: LoRA for directions, a vector for magnitudes",
         "2402.09353", _RANK, "PEFT", _lora,
+        decays_to_start=frozenset({"lora_magnitude_vector"}),
     ),
     "pissa": Method(
         "PiSSA: LoRA from the leading singular vectors",
         "2404.02948", _RANK, "ours", _decomposed,
+        decays_to_start=_DECOMPOSED,
     ),
     "olora": Method(
         "OLoRA: LoRA from a QR decomposition",
         "2406.01775", _RANK, "ours", _decomposed,
+        decays_to_start=_DECOMPOSED,
     ),
     "lora-xs": Method(
         "LoRA-XS: one small matrix between singular vectors",
         "2405.17604", "side of the trained matrix", "ours", _ours("LoraXsConfig"),
+        decays_to_start=frozenset({"lora_xs_inner"}),
     ),
     "dylora": Method(
         "DyLoRA: serves at every rank up to its own",
@@ -241,6 +247,9 @@ METHODS: dict[str, Method] = {
     "vblora": Method(
         "VB-LoRA: factors composed from one bank of vectors",
         "2405.15179", _RANK, "PEFT", _vblora, settings=frozenset({"dropout"}), several=False,
+        decays_to_start=frozenset(
+            {"vblora_logits_A", "vblora_logits_B", "vblora_vector_bank"}
+        ),
     ),
     "randlora": Method(
         "RandLoRA: full rank, by scalings of random pairs",

@@ -4,13 +4,16 @@ from pathlib import Path
 
 import torch
 from peft import PeftConfig
-from peft.utils import load_peft_weights
 from torch import Tensor, nn
 
 from nora_studio.errors import StudioError
 from nora_studio.nora.config import NoraConfig
 from nora_studio.nora.layer import NoraLinear
 from nora_studio.registration import PEFT_PREFIX
+from nora_studio.tensor_files import read_tensors
+from nora_studio.weight_files import check_weights
+
+WEIGHTS = "adapter_model.safetensors"
 
 
 @torch.no_grad()
@@ -25,14 +28,18 @@ def hotswap_adapter(model: nn.Module, folder: Path | str, adapter_name: str = "d
         adapter_name: Of the adapter to be replaced; it keeps its name.
 
     Raises:
-        StudioError: The saved adapter has other layers or shapes, or the loaded one is merged.
-            Nothing is changed then.
+        StudioError: The saved adapter has other layers or shapes or is a pickle, or the loaded one
+            is merged. Nothing is changed then.
     """
+    folder = Path(folder)
+    if not (folder / "adapter_config.json").is_file():  # PEFT would ask the Hub for it.
+        raise StudioError(f"expected an adapter folder; {folder} holds no adapter_config.json.")
     config = PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, NoraConfig):
         raise StudioError(f"expected a NoRA adapter in {folder}; got {config.peft_type}.")
-    saved = load_peft_weights(str(folder), device="cpu")
-    saved = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in saved.items()}
+    check_weights("hotswap_adapter", str(folder), folder, WEIGHTS)
+    found = read_tensors(folder / WEIGHTS)
+    saved = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in found.items()}
     layers = {
         name.removeprefix("_orig_mod.").removeprefix(PEFT_PREFIX): layer
         for name, layer in model.named_modules()

@@ -4,13 +4,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from diffusers import StableDiffusionXLPipeline
 from open_clip import CLIP
 from torch import Tensor
 
+from nora_studio.clip_files import find_clip_files, load_open_clip
 from nora_studio.pretrain.architecture import IMAGE_SIZE
 from nora_studio.pretrain.contrastive import resize_pictures
 from nora_studio.pretrain.pictures import save_grid
@@ -126,12 +126,11 @@ class Judge:
     """The scoring CLIP, zero-shot."""
 
     def __init__(self, folder: Path, device: str) -> None:
-        name = f"local-dir:{folder}"
         self.device = device
-        model = open_clip.create_model(name).to(device).eval()
+        files = find_clip_files(f"local-dir:{folder}", "--assets")
+        model, _, self.tokenize = load_open_clip(files, device)
         assert isinstance(model, CLIP)
-        self.model = model
-        self.tokenize = open_clip.get_tokenizer(name)
+        self.model = model.eval()
 
     @torch.no_grad()
     def look(self, pictures: Tensor) -> Tensor:  # (n, 3, size, size) in [0, 1] -> (n, embed_dim)

@@ -96,9 +96,11 @@ def load_encoders(
     check_encoders(out)
     folder = out / PIPELINE
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    first = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+    first = CLIPTextModel.from_pretrained(
+        folder / "text_encoder", dtype=torch.float32, use_safetensors=True
+    )
     second = CLIPTextModelWithProjection.from_pretrained(
-        folder / "text_encoder_2", dtype=torch.float32
+        folder / "text_encoder_2", dtype=torch.float32, use_safetensors=True
     )
     for part in (first, second):
         move(part, device).eval().requires_grad_(False)
@@ -106,7 +108,9 @@ def load_encoders(
 
 
 def load_vae(out: Path, device: str) -> AutoencoderKL:
-    vae = AutoencoderKL.from_pretrained(out / PIPELINE / "vae", dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(
+        out / PIPELINE / "vae", dtype=torch.float32, use_safetensors=True
+    )
     return move(vae, device).eval().requires_grad_(False)
 
 
@@ -117,7 +121,9 @@ def load_unet(source: Path) -> UNet2DConditionModel:
         unet = Path(folder) / PIPELINE / "unet"
         if not unet.is_dir():
             raise StudioError(f"Expected {source} to hold a UNet; run the unet stage first.")
-        loaded = UNet2DConditionModel.from_pretrained(unet, dtype=torch.float32)
+        loaded = UNet2DConditionModel.from_pretrained(
+            unet, dtype=torch.float32, use_safetensors=True
+        )
     # Built here: a loaded one would carry this folder's path into the config it is saved with.
     fresh = build_unet()
     fresh.load_state_dict(loaded.state_dict())

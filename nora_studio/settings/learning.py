@@ -45,7 +45,8 @@ class LearningOptions:
     warmup_steps: int = 10
     """Steps of linear warm-up."""
     weight_decay: float = 1e-4
-    """Decoupled weight decay: of a weight, this times the rate is taken away each step."""
+    """Decoupled weight decay: of a weight, this times the rate is taken away each step; where an
+    adapter does not start at zero (NoRA, PiSSA, OLoRA), of its distance from the start."""
     max_gradient_norm: float = 1.0
     """Gradients are clipped to this norm, per run."""
     ema: float | None = None

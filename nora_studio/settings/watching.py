@@ -139,22 +139,24 @@ def check_measured(options: MeasuringOptions, unmeasured: str | None) -> None:
             raise StudioError(f"{flag}: needs measurements; {unmeasured}.")
 
 
-def recommended_watching(options: WatchingOptions, steps: int, is_embedded: bool) -> dict[str, Any]:
+def recommended_watching(
+    options: WatchingOptions, steps: int, unscored: str | None
+) -> dict[str, Any]:
     """What stands for None in these options, by name, on a run of that many steps.
+
+    Args:
+        unscored: Why samples on this base have no judge; None: they have one.
 
     Raises:
         StudioError: the samples have no judge, or the early stop could never come.
     """
-    if options.score_samples and not is_embedded and options.clip is None:
-        raise StudioError(
-            "--score-samples: the embedded judge knows only the embedded model's pictures. Name "
-            "one with --clip, such as ViT-B-32:openai."
-        )
+    if options.score_samples and unscored is not None:
+        raise StudioError(f"--score-samples: {unscored}")
     by_overfit = options.early_stop == "overfit" and options.keep_best is not False
     final = options.final or ("best" if by_overfit else "last")
     scored, kept = options.score_samples, options.keep_best
     if scored is None:
-        scored = is_embedded or options.clip is not None
+        scored = unscored is None
     if kept is None:
         kept = final == "best" or (options.hold_out > 0 and options.evaluate_every > 0)
     patience = options.patience

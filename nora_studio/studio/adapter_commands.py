@@ -4,22 +4,25 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nora_studio.assets import EMBEDDED, embedded
 from nora_studio.drawing_requests import AdapterChoice
 from nora_studio.errors import StudioError
 from nora_studio.studio.job import Job
 from nora_studio.studio.library import LibraryEntry, find_entry
+from nora_studio.studio.limits import MOST_MIXED, MOST_RANK
 from nora_studio.studio.workspace import HUB_NAME, Workspace, check_name, safe_name
 
 KINDS = ("export", "mix", "merge", "push", "inspect")
 FORMATS = ("kohya", "diffusers", "seed")
 PRECISIONS = ("fp16", "bf16", "fp32")
-MOST_MIXED = 8
 MOST_STRENGTH = 4.0
 MERGED = "merged"
 """Folder of whole pipelines, in a workspace."""
+SDXL_BYTES = 6_900_000_000
+"""SDXL's 3.47 billion numbers in half precision."""
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,39}")
 
 
@@ -33,6 +36,8 @@ class Order:
     """For the list of what is under way."""
     arguments: tuple[str, ...]
     """After `nora-studio`."""
+    writes: int = 0
+    """Bytes that it at least writes, where that is much."""
 
     @property
     def command(self) -> list[str]:
@@ -47,7 +52,7 @@ class Order:
     def for_good(self) -> "Order":
         """The same, done and not only looked at."""
         words = tuple(word for word in self.arguments if word != "--dry-run")
-        return Order(self.kind, self.title, words)
+        return replace(self, arguments=words)
 
 
 def free_name(workspace: Workspace, folder: str, name: str, suffix: str = "") -> str:
@@ -93,7 +98,7 @@ class AdapterDesk:
         arguments = ["export", entry.path, "--to", to, "--out", f"adapters/{stem}.safetensors"]
         arguments += _precision(precision)
         arguments += _rank(rank) if to != "seed" else []
-        arguments += _model(model)
+        arguments += _model([entry], model)
         return Order("export", stem, tuple(arguments))
 
     def mix(
@@ -114,9 +119,10 @@ class AdapterDesk:
             raise StudioError("a mix takes two adapters or more. Choose another one.")
         _one_of("format", to, FORMATS[:2])
         stem = free_name(self.workspace, "adapters", check_name(name), ".safetensors")
-        arguments = ["mix", *self._adapters(chosen, model), "--to", to]
+        entries = self._entries(chosen, model)
+        arguments = ["mix", *_adapters(entries, chosen), "--to", to]
         arguments += ["--out", f"adapters/{stem}.safetensors", *_precision(precision), *_rank(rank)]
-        arguments += _model(model)
+        arguments += _model(entries, model)
         return Order("mix", stem, tuple(arguments))
 
     def merge(
@@ -134,9 +140,11 @@ class AdapterDesk:
         if not chosen:
             raise StudioError("choose an adapter first.")
         stem = free_name(self.workspace, MERGED, check_name(name))
-        arguments = ["merge", *self._adapters(chosen, model), "--out", f"{MERGED}/{stem}"]
-        arguments += [*_precision(precision), *_model(model)]
-        return Order("merge", stem, tuple(arguments))
+        entries = self._entries(chosen, model)
+        arguments = ["merge", *_adapters(entries, chosen), "--out", f"{MERGED}/{stem}"]
+        arguments += [*_precision(precision), *_model(entries, model)]
+        base = model or (entries[0].card.model if entries[0].card is not None else "")
+        return Order("merge", stem, tuple(arguments), pipeline_bytes(base))
 
     def push(
         self,
@@ -165,7 +173,7 @@ class AdapterDesk:
                     f"expected a licence such as openrail++ or mit; got {licence[:60]!r}."
                 )
             arguments += ["--licence", licence]
-        arguments += _model(model)
+        arguments += _model([entry], model)
         arguments += ["--private"] if private else []
         arguments += ["--dry-run"] if dry_run else []
         return Order("push", repository, tuple(arguments))
@@ -194,9 +202,10 @@ class AdapterDesk:
                 f"{entry.title} belongs to {base[:80]!r}, which cannot be loaded here. Name "
                 "another base."
             )
+        self.workspace.check_model(base)
         return entry
 
-    def _adapters(self, chosen: Sequence[AdapterChoice], model: str) -> list[str]:
+    def _entries(self, chosen: Sequence[AdapterChoice], model: str) -> list[LibraryEntry]:
         if len(chosen) > MOST_MIXED:
             raise StudioError(f"at most {MOST_MIXED} adapters go together; got {len(chosen)}.")
         if len({one.path for one in chosen}) < len(chosen):
@@ -206,8 +215,15 @@ class AdapterDesk:
                 raise StudioError(
                     f"expected a strength of 0 to {MOST_STRENGTH:g}; got {one.strength:g}."
                 )
-        paths = [self._usable(one.path, model).path for one in chosen]
-        return ["--adapters", *paths, "--weights", *(f"{one.strength:g}" for one in chosen)]
+        return [self._usable(one.path, model) for one in chosen]
+
+
+def pipeline_bytes(model: str) -> int:
+    """What a whole pipeline of a base at least takes: half of what the base does, if it is here."""
+    folder = embedded("mini-sdxl") if model == EMBEDDED else Path(model).expanduser()
+    if folder.is_dir():
+        return sum(file.stat().st_size for file in folder.rglob("*.safetensors")) // 2
+    return SDXL_BYTES
 
 
 def result_of(workspace: Workspace, job: Job) -> Path | None:
@@ -245,8 +261,28 @@ def _one_of(what: str, value: str, known: Sequence[str]) -> None:
         raise StudioError(f"expected a {what} ({', '.join(known)}); got {str(value)[:40]!r}.")
 
 
-def _model(model: str) -> list[str]:
-    return ["--model", model] if model else []
+def _adapters(entries: Sequence[LibraryEntry], chosen: Sequence[AdapterChoice]) -> list[str]:
+    paths = (entry.path for entry in entries)
+    return ["--adapters", *paths, "--weights", *(f"{one.strength:g}" for one in chosen)]
+
+
+def _model(entries: Sequence[LibraryEntry], model: str) -> list[str]:
+    """The flag for the base that was checked.
+
+    A file's header names a base, and until the command's turn comes another file may have its
+    place: so the base that was allowed is written down. A run's is what it was trained on here.
+    """
+    if model.startswith("-"):  # The command would take it for one of its options.
+        raise StudioError(f"expected a model's name or directory; got {model[:80]!r}.")
+    named = {entry.card.model for entry in entries if entry.card is not None}
+    has_file = any(entry.kind != "run" for entry in entries)
+    if not model and has_file and len(named) > 1:
+        raise StudioError(
+            f"these adapters belong to different bases: {', '.join(sorted(named))[:200]}. Choose "
+            "adapters of one base, or name it."
+        )
+    base = model or (named.pop() if has_file else "")
+    return ["--model", base] if base else []
 
 
 def _precision(precision: str | None) -> list[str]:
@@ -259,6 +295,6 @@ def _precision(precision: str | None) -> list[str]:
 def _rank(rank: int | None) -> list[str]:
     if not rank:
         return []
-    if not 1 <= rank <= 4096:
-        raise StudioError(f"expected a rank of 1 to 4096; got {rank}.")
+    if not 1 <= rank <= MOST_RANK:
+        raise StudioError(f"expected a rank of 1 to {MOST_RANK}; got {rank}.")
     return ["--rank", str(int(rank))]

@@ -8,11 +8,10 @@ from filelock import FileLock
 
 from nora_studio.cards import read_card
 from nora_studio.errors import StudioError
-from nora_studio.formats.container import read_header
 from nora_studio.formats.embeddings import embeddings_beside
-from nora_studio.formats.identify import identify
+from nora_studio.formats.identify import open_header
 from nora_studio.storage import writing
-from nora_studio.studio.quota import QUOTA_BYTES, check_room, check_size, shown_name
+from nora_studio.studio.quota import adding, check_size, shown_name
 from nora_studio.studio.uploads import Incoming
 from nora_studio.studio.workspace import Workspace, safe_name
 
@@ -21,7 +20,7 @@ _SUFFIX = ".safetensors"
 _TOKENS_SUFFIX = ".embedding.safetensors"
 
 
-def add_adapter(workspace: Workspace, entry: Incoming, quota: int = QUOTA_BYTES) -> Path:
+def add_adapter(workspace: Workspace, entry: Incoming, quota: int | None = None) -> Path:
     """Store an uploaded adapter file; new tokens are put beside the adapter that they belong to.
 
     Raises:
@@ -30,9 +29,9 @@ def add_adapter(workspace: Workspace, entry: Incoming, quota: int = QUOTA_BYTES)
     shown = shown_name(entry.name, "adapter.safetensors")
     size = entry.file.stat().st_size
     check_size(shown, size, MOST_ADAPTER_BYTES)
-    check_room(workspace, size, quota)
     incoming = workspace.adapters / f".incoming-{secrets.token_hex(4)}{_SUFFIX}"
-    with writing("an adapter", Path(shown)):
+    # From here on the copy itself counts.
+    with adding(workspace, size, quota), writing("an adapter", Path(shown)):
         shutil.copyfile(entry.file, incoming)
     try:
         with FileLock(workspace.adapters / ".lock", timeout=60):
@@ -53,7 +52,7 @@ def _place_for(workspace: Workspace, file: Path, shown: str) -> Path:
     """
     stem = shown.lower().removesuffix(_TOKENS_SUFFIX).removesuffix(_SUFFIX)
     name = safe_name(stem, "adapter")
-    if identify(read_header(file)).kind == "embedding":
+    if open_header(file)[1].kind == "embedding":
         return _beside_its_adapter(workspace, name, shown)
     read_card(file)
     place, number = workspace.adapters / f"{name}{_SUFFIX}", 1

@@ -5,7 +5,6 @@ names, without their recipes, all of one moment.
 """
 
 import json
-import math
 import os
 import random
 import secrets
@@ -19,6 +18,7 @@ from PIL import Image
 
 from nora_studio.atomic import write_text
 from nora_studio.errors import StudioError
+from nora_studio.statistics import UNITS_FOR_A_VERDICT, sign_test
 from nora_studio.storage import writing
 from nora_studio.studio.sheets import Sheet
 from nora_studio.studio.workspace import Workspace
@@ -28,8 +28,6 @@ ANSWERS = ("left", "right", "tie")
 TESTS = "blind"
 """Folder of a drawing's tests."""
 PAIRS_LIMIT = 40
-FEWEST_FOR_A_VERDICT = 6
-"""Below, even choices that all agree have p above 0.05: 2 * 0.5**5 = 0.0625."""
 
 
 @dataclass(frozen=True)
@@ -110,14 +108,26 @@ class Verdict:
     def sentence(self) -> str:
         """In plain words."""
         judged = self.first_wins + self.second_wins
-        if judged < FEWEST_FOR_A_VERDICT:
-            return (
-                f"Too few choices to tell ({judged}; at least {FEWEST_FOR_A_VERDICT} are needed)."
-            )
+        if judged < UNITS_FOR_A_VERDICT:
+            return f"Too few choices to tell ({judged}; at least {UNITS_FOR_A_VERDICT} are needed)."
         if self.p >= 0.05:
-            return f"No preference shown: chance alone often does this (p = {self.p:.2g})."
+            return (
+                f"No preference shown on these {judged} pairs: chance alone often does this "
+                f"(p = {self.p:.2g})."
+            )
         ahead = self.first if self.first_wins > self.second_wins else self.second
-        return f"You prefer {ahead}: chance alone would rarely do this (p = {self.p:.2g})."
+        return (
+            f"You prefer {ahead} on these {judged} pairs: chance alone would rarely do this "
+            f"(p = {self.p:.2g})."
+        )
+
+    @property
+    def coverage(self) -> str:
+        """How far the verdict reaches."""
+        return (
+            "It is about these pictures: prompts and seeds of one subject. Another subject, or "
+            "another training, may differ."
+        )
 
     @property
     def caution(self) -> str | None:
@@ -125,13 +135,6 @@ class Verdict:
         if not self.missed:
             return None
         return f"{self.missed} of {self.decoys} decoys mistaken for the adapter: judge with care."
-
-
-def sign_test(wins: int, losses: int) -> float:
-    """Exact two-sided p of so many wins and losses, were both equally likely."""
-    count = wins + losses
-    tail = sum(math.comb(count, k) for k in range(min(wins, losses) + 1))
-    return min(1.0, 2 * tail / 2**count)
 
 
 def verdict_of(test: BlindTest) -> Verdict:

@@ -21,6 +21,7 @@ from nora_studio.studio.identity import (
     new_browser_secret,
     read_cookies,
 )
+from nora_studio.studio.limits import QUOTA_BYTES
 from nora_studio.studio.origins import LOOPBACK_NAMES, check_host, is_browsers_own, is_loopback
 from nora_studio.studio.upload_cache import UploadCache
 from nora_studio.studio.workspace import Workspace
@@ -50,6 +51,7 @@ class Doorman:
         host: str = "127.0.0.1",
         accounts: Accounts | None = None,
         names: Collection[str] = (),
+        quota: int = QUOTA_BYTES,
     ) -> None:
         """Stand at the door of a data folder.
 
@@ -58,6 +60,7 @@ class Doorman:
             host: Address that the server listens on.
             accounts: None: whoever opens the page is let in, and has a folder of their own.
             names: Further host names that the server answers to, such as a proxy's.
+            quota: Bytes that each visitor's folder may take.
 
         Raises:
             StudioError: other machines could come in without accounts, or the server's secret
@@ -65,7 +68,7 @@ class Doorman:
         """
         check_host(host, accounts is not None)
         self.home = Path(home).expanduser().resolve()
-        self.accounts = accounts
+        self.accounts, self.quota = accounts, quota
         self.seal = Seal.of(self.home)
         self.uploads = UploadCache(self.home)
         self.hosts: frozenset[str] | None = None
@@ -92,7 +95,11 @@ class Doorman:
         Raises:
             StudioError: the request bears no cookie of this server's.
         """
-        return Workspace.of(self.home, self.visitor(headers))
+        return self.workspace_of(self.visitor(headers))
+
+    def workspace_of(self, visitor: str) -> Workspace:
+        """The folder of a visitor by their number, made if need be."""
+        return Workspace.of(self.home, visitor, self.quota)
 
     def account(self, headers: Mapping[str, str]) -> str | None:
         """The name a visitor has logged in by, to show it; None without accounts."""

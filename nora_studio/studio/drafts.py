@@ -12,11 +12,13 @@ from nora_studio.config import DreamboothOptions
 from nora_studio.errors import StudioError
 from nora_studio.history import find_runs
 from nora_studio.options_file import parse_options, to_flags
+from nora_studio.paths import check_inside
 from nora_studio.shipped import ShippedSubject
 from nora_studio.studio.job import ENDED, Job
 from nora_studio.studio.jobs import Jobs
 from nora_studio.studio.past_runs import stem_and_method
 from nora_studio.studio.photo_report import photo_report
+from nora_studio.studio.quota import adding, folder_bytes
 from nora_studio.studio.training import as_shown, runs_of, train_command
 from nora_studio.studio.uploads import Incoming, add_photos, photos_of, remove_subject
 from nora_studio.studio.workspace import Workspace
@@ -73,8 +75,9 @@ def check_draft(workspace: Workspace, resolution: int) -> None:
     """Refuse to begin without photos, or with one that the trainer would refuse.
 
     Raises:
-        StudioError: so it is.
+        StudioError: so it is; or a link among them leads elsewhere.
     """
+    check_inside(workspace.folder, f"photos/{DRAFT}", "the photos")
     if not photos_of(workspace, DRAFT):
         raise StudioError("there are no photos yet. Drop some in step 2, or take an example.")
     if not photo_report(workspace, DRAFT, resolution).is_usable:
@@ -92,25 +95,32 @@ def begin_training(
     arguments: Sequence[str],
     options: DreamboothOptions,
     resolution: int,
+    writes: int = 0,
 ) -> Job:
     """Put a checked training into the queue; the draft's photos are copied under its name.
 
     Args:
         resolution: Side in pixels that photos are trained at, where no option says.
+        writes: Bytes that the runs at least come to.
 
     Raises:
-        StudioError: photos are missing or unusable, or the queue refuses.
+        StudioError: photos are missing or unusable, the queue refuses, or there is no room.
     """
     if is_of_draft(options):
         check_draft(workspace, options.resolution or resolution)
         # A copy: what is changed in the draft later leaves this training alone.
-        with replacing(workspace.photos / options.run_name) as fresh:
+        size = folder_bytes(workspace.photos / DRAFT)
+        with (
+            adding(workspace, size + writes),
+            replacing(workspace.photos / options.run_name) as fresh,
+        ):
             ignored = shutil.ignore_patterns(".lock", ".incoming-*")
             shutil.copytree(workspace.photos / DRAFT, fresh, dirs_exist_ok=True, ignore=ignored)
     elif not (workspace.folder / options.instance_dir).is_dir():
         raise StudioError(f"--instance-dir: there is no folder {options.instance_dir} of yours.")
     command, shown = train_command(arguments), as_shown(arguments)
-    return jobs.submit(workspace, "train", options.run_name, command, shown, runs_of(options))
+    runs = runs_of(options)
+    return jobs.submit(workspace, "train", options.run_name, command, shown, runs, writes=writes)
 
 
 def arguments_again(workspace: Workspace, jobs: Jobs, run: str) -> list[str]:
@@ -120,6 +130,9 @@ def arguments_again(workspace: Workspace, jobs: Jobs, run: str) -> list[str]:
         StudioError: there is no such run, or its settings cannot be read.
     """
     config = workspace.run(run).folder / "config.toml"
-    options = parse_options(["--config", str(config)])
+    try:
+        options = parse_options(["--config", str(config)])
+    except StudioError as error:  # It names a path of the server's.
+        raise StudioError(f"the settings of {run} cannot be read.") from error
     name = free_name(workspace, jobs, options.run_name)
     return to_flags(replace(options, name=name, resume=False))

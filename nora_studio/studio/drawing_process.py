@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import secrets
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nora_studio.errors import StudioError
-from nora_studio.studio.job import QUIET_THREADS
+from nora_studio.studio.job_environment import job_environment
 
 COMMAND = (sys.executable, "-m", "nora_studio.cli", "draw-server")
 ANSWER_SECONDS = 90.0
@@ -34,6 +33,7 @@ class DrawingProcess:
         log: Path,
         hear: Callable[["DrawingProcess", Event | None], object],
         command: Sequence[str] = COMMAND,
+        is_private: bool = False,
     ) -> None:
         """Start it.
 
@@ -41,6 +41,7 @@ class DrawingProcess:
             log: File for what it says beside its events, written anew.
             hear: Called in a thread of ours with every event of drawings, and with None once it
                 has ended.
+            is_private: Whether only the owner reaches the studio (`job_environment`).
         """
         with log.open("wb") as stream:
             self._process = subprocess.Popen(
@@ -50,7 +51,7 @@ class DrawingProcess:
                 stderr=stream,
                 text=True,
                 encoding="utf-8",
-                env=QUIET_THREADS | os.environ,
+                env=job_environment(log.parent, is_private),
                 start_new_session=True,
             )
         self._hear = hear

@@ -20,6 +20,7 @@ from nora_studio.studio.sheets import (
     new_sheet,
     read_sheet,
     sheet_names,
+    waiting_again,
     without_folder,
 )
 from nora_studio.studio.workspace import Workspace
@@ -43,6 +44,8 @@ class Drawings:
         home: Path,
         busy: Callable[[], bool] = lambda: False,
         command: Sequence[str] = COMMAND,
+        is_private: bool = False,
+        is_allowed: Callable[[str], bool] = lambda _: True,
     ) -> None:
         """Be ready; nothing is started yet.
 
@@ -50,7 +53,10 @@ class Drawings:
             home: The studio's data folder.
             busy: Whether a training holds the GPU; drawings then wait. On a CPU they go on.
             command: Starts the drawing server.
+            is_private: Whether only the owner reaches the studio (`limits`, `job_environment`).
+            is_allowed: Whether a base of that name may be loaded.
         """
+        self._is_private, self._is_allowed = is_private, is_allowed
         self._home, self._busy, self._command = home, busy, command
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
@@ -65,23 +71,18 @@ class Drawings:
         self._closed = False
 
     def submit(
-        self,
-        workspace: Workspace,
-        asked: Any,
-        view: Mapping[str, Any] | None = None,
-        is_allowed: Callable[[str], bool] = lambda _: True,
+        self, workspace: Workspace, asked: Any, view: Mapping[str, Any] | None = None
     ) -> str:
         """Put a drawing into the queue; give back its id.
 
         Args:
             asked: A `DrawingRequest` as JSON; adapters and photos by their paths in the workspace.
             view: Kept beside it, for the page.
-            is_allowed: Whether visitors may have a base of that name loaded.
 
         Raises:
             StudioError: it is malformed or too large, or the visitor has too many.
         """
-        sheet = new_sheet(workspace, asked, view, is_allowed)
+        sheet = new_sheet(workspace, asked, view, self._is_allowed, self._is_private)
         if len(sheet_names(workspace)) >= SHEETS_LIMIT:
             raise StudioError(f"{SHEETS_LIMIT} drawings are kept; delete some to draw more.")
         self._put(LiveSheet(workspace, sheet))
@@ -91,12 +92,11 @@ class Drawings:
         """Draw what is missing of a drawing that was interrupted, cancelled or failed.
 
         Raises:
-            StudioError: there is none of that id.
+            StudioError: as `waiting_again`.
         """
         with self._lock:
             if (workspace.folder, name) not in self._live:
-                sheet = replace(read_sheet(workspace, name), state="waiting", error=None)
-                self._put(LiveSheet(workspace, sheet))
+                self._put(LiveSheet(workspace, waiting_again(workspace, name, self._is_allowed)))
 
     def read(self, workspace: Workspace, name: str) -> Sheet:
         """A drawing as it stands.
@@ -234,7 +234,7 @@ class Drawings:
             self._current, self._holds_base = live, True
             live.change(state="drawing", waits_for=None)
             try:
-                asked = for_the_server(live.sheet, live.workspace)
+                asked = for_the_server(live.sheet, live.workspace, self._is_allowed)
                 # One that died in its sleep takes no request: the next one does.
                 if not self._started().ask(asked):
                     self._process = None
@@ -255,7 +255,8 @@ class Drawings:
 
     def _started(self) -> DrawingProcess:
         if self._process is None or not self._process.is_alive:
-            self._process = DrawingProcess(self._home / LOG, self._hear, self._command)
+            log = self._home / LOG
+            self._process = DrawingProcess(log, self._hear, self._command, self._is_private)
         self._used = time.monotonic()
         return self._process
 
@@ -285,11 +286,11 @@ class Drawings:
             place = (event["column"], event["prompt"], event["seed"])
             words = {event["column"]: event["trigger"]} if event["trigger"] else {}
             files = {**sheet.files, place: event["file"]}
-            scoring = sheet.request.score and len(files) == sheet.request.count
+            scoring = sheet.awaits_scores and len(files) == sheet.request.count
             state = "scoring" if scoring else "drawing"
             live.change(state=state, files=files, words={**sheet.words, **words})
-        elif kind == "scores":
-            live.change(scores=event["scores"], differences=tuple(event["differences"]))
+        elif kind in ("scores", "unscored"):
+            live.take_scores(event)
         elif kind == "done":
             self._end(live, state="finished")
         elif kind == "cancelled":

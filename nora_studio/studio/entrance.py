@@ -5,10 +5,11 @@ from fastapi import FastAPI
 from nora_studio.studio.doorman import Doorman
 from nora_studio.studio.file_route import file_routes
 from nora_studio.studio.guard import Guard
-from nora_studio.studio.login import Patience, login_routes
+from nora_studio.studio.login import login_routes
+from nora_studio.studio.login_limits import LoginRateLimiter
 
 
-def guarded_app(doorman: Doorman, patience: Patience | None = None) -> FastAPI:
+def guarded_app(doorman: Doorman, limiter: LoginRateLimiter | None = None) -> FastAPI:
     """An app whose every request passes the guard; Gradio is mounted on "/" of it afterwards.
 
     Call `doorman.uploads.serve_gradio()` before the blocks are made.
@@ -17,7 +18,7 @@ def guarded_app(doorman: Doorman, patience: Patience | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        routes=[*login_routes(doorman, patience), *file_routes(doorman)],
+        routes=[*login_routes(doorman, limiter), *file_routes(doorman)],
     )
     app.add_middleware(Guard, doorman=doorman)
     return app

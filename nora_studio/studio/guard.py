@@ -1,5 +1,6 @@
 """The guard before the app: every request passes it, and every answer, Gradio's own included."""
 
+import asyncio
 import json
 from collections.abc import Mapping
 from urllib.parse import quote
@@ -16,12 +17,16 @@ from nora_studio.studio.bindings import (
 from nora_studio.studio.doorman import Doorman, Visit
 from nora_studio.studio.login_page import AGAIN_PAGE, LOGIN
 from nora_studio.studio.origins import PAGE_HEADERS, READING, is_cross_site_link, refusal
-from nora_studio.studio.upload_cache import KEPT_SECONDS, MOST_WAITING
+from nora_studio.studio.quota import used_bytes
+from nora_studio.studio.request_body import TOO_SLOW, Counter, RequestBody, TooLarge
+from nora_studio.studio.upload_cache import KEPT_SECONDS, Arrival
 
 GRADIO = "/gradio_api/"
 UPLOAD_ROUTE = "/gradio_api/upload"
 MOST_UPLOAD_BYTES = 2200 * 1024**2
-"""Of one request with files in it."""
+"""Of a visitor's requests with files in them, all that are under way together."""
+SMALL_UPLOAD_BYTES = 64 * 1024**2
+"""So much is let in even where the visitor's folder is full: the page then says what to delete."""
 MOST_BODY_BYTES = 4 * 1024**2
 """Of any other request."""
 MOST_LOGIN_BYTES = 16 * 1024
@@ -40,12 +45,7 @@ CLOSED = (
     "/monitoring",
 )
 LOST = "The studio does not know this browser any more. Reload the page."
-TOO_LARGE = "this is larger than what is taken here."
 _FILE_ROUTE = "gradio_api/file"
-
-
-class _TooLarge(Exception):
-    """A request's body passed its limit."""
 
 
 class Guard:
@@ -85,15 +85,15 @@ class Guard:
         if self._doorman.accounts is None and visit.visitor is None and method not in READING:
             await reply(send, 401, json.dumps({"detail": LOST}), "application/json")
             return
-        limit = self._limit(visit, scope)
         if path.startswith(CLOSED) or not self._may_fetch(visit, path):
             await reply(send, 404, "there is nothing here.")
-        elif _stated_length(headers) > limit:
-            await reply(send, 413, TOO_LARGE)
         elif not self._may_follow(visit, scope):
             await reply(send, 403, OTHERS_SESSION)
+        elif _is_upload(scope) and visit.visitor is not None:
+            await self._take_upload(scope, receive, send, visit, _stated_length(headers))
         else:
-            await self._pass_on(scope, receive, send, visit, limit)
+            count = Counter(MOST_LOGIN_BYTES if path == LOGIN else MOST_BODY_BYTES)
+            await self._pass_on(scope, receive, send, visit, count, _stated_length(headers))
 
     async def _send_away(self, scope: Scope, headers: Mapping[str, list[str]], send: Send) -> None:
         """Lead a person to the login, and tell a program that it needs one."""
@@ -105,13 +105,18 @@ class Guard:
         else:
             await reply(send, 401, json.dumps({"detail": "Log in first."}), "application/json")
 
-    def _limit(self, visit: Visit, scope: Scope) -> int:
-        """Bytes that a request's body may have."""
-        if not _is_upload(scope) or visit.visitor is None:
-            return MOST_LOGIN_BYTES if scope["path"] == LOGIN else MOST_BODY_BYTES
-        self._doorman.uploads.clear_old(KEPT_SECONDS)
-        waiting = self._doorman.uploads.waiting_bytes(visit.visitor)
-        return max(0, min(MOST_UPLOAD_BYTES, MOST_WAITING - waiting))
+    async def _take_upload(
+        self, scope: Scope, receive: Receive, send: Send, visit: Visit, stated: int
+    ) -> None:
+        """Let files in as far as the visitor has room, all of their uploads together."""
+        assert visit.visitor is not None
+        uploads = self._doorman.uploads
+        workspace = self._doorman.workspace_of(visit.visitor)
+        await asyncio.to_thread(uploads.clear_old, KEPT_SECONDS)
+        left = workspace.quota - await asyncio.to_thread(used_bytes, workspace)
+        room = min(max(left, SMALL_UPLOAD_BYTES), MOST_UPLOAD_BYTES)
+        with uploads.arriving(visit.visitor, room) as count:
+            await self._pass_on(scope, receive, send, visit, count, stated)
 
     def _may_fetch(self, visit: Visit, path: str) -> bool:
         """Whether a path is none of Gradio's files, or one that this visitor has uploaded."""
@@ -131,11 +136,18 @@ class Guard:
         return visit.visitor is not None and self._sessions.is_own(session, visit.visitor)
 
     async def _pass_on(
-        self, scope: Scope, receive: Receive, send: Send, visit: Visit, limit: int
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        visit: Visit,
+        count: Counter | Arrival,
+        stated: int,
     ) -> None:
-        answer = _Answer(self._doorman, visit, scope, send)
-        body = _Limited(receive, limit)
+        body = RequestBody(receive, count.add)
+        answer = _Answer(self._doorman, visit, scope, send, body)
         try:
+            body.check(stated, count.expect)
             if _is_event(scope) and visit.visitor is not None:
                 text = await body.whole()
                 problem = problem_with_body(
@@ -145,51 +157,34 @@ class Guard:
                     await reply(send, 403, json.dumps({"detail": problem}), "application/json")
                     return
             await self._app(_known(scope, visit), body.receive, answer.send)
-        except _TooLarge:
-            if answer.has_begun:
+        except Exception:
+            if body.problem is None or answer.has_begun:
                 raise
-            await reply(send, 413, TOO_LARGE)
-
-
-class _Limited:
-    """A request's body, up to a limit; what has been looked at is there for the app still."""
-
-    def __init__(self, receive: Receive, limit: int) -> None:
-        self._receive, self._limit = receive, limit
-        self._taken = 0
-        self._looked_at: list[Message] = []
-
-    async def whole(self) -> bytes:
-        """All of it."""
-        while True:
-            message = await self._count()
-            self._looked_at.append(message)
-            if message["type"] != "http.request" or not message.get("more_body", False):
-                return b"".join(one.get("body", b"") for one in self._looked_at)
-
-    async def receive(self) -> Message:
-        """As the app asks for it, piece by piece."""
-        return self._looked_at.pop(0) if self._looked_at else await self._count()
-
-    async def _count(self) -> Message:
-        message = await self._receive()
-        self._taken += len(message.get("body", b""))
-        if self._taken > self._limit:
-            raise _TooLarge
-        return message
+        if body.problem is None or answer.has_begun:
+            return
+        if isinstance(body.problem, TooLarge):
+            # What is still on its way is read and dropped: else the answer would be lost, too.
+            await reply(send, 413, str(body.problem))
+        else:
+            await reply(send, 408, TOO_SLOW, extra=[("connection", "close")])
 
 
 class _Answer:
     """What is added to an answer on its way out."""
 
-    def __init__(self, doorman: Doorman, visit: Visit, scope: Scope, send: Send) -> None:
+    def __init__(
+        self, doorman: Doorman, visit: Visit, scope: Scope, send: Send, asked: RequestBody
+    ) -> None:
         self._doorman, self._visit, self._scope, self._send = doorman, visit, scope, send
+        self._asked = asked
         self._is_upload = _is_upload(scope)
         self._body = b""
         self.has_begun = False
 
     async def send(self, message: Message) -> None:
         """Send one message of the app's on."""
+        if self._asked.problem is not None and not self.has_begun:
+            return  # The guard says what is wrong; the app knows only that something is.
         self.has_begun = True
         if message["type"] == "http.response.start":
             message = {**message, "headers": [*message.get("headers", []), *self._added(message)]}

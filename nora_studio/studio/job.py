@@ -1,9 +1,11 @@
 """One command of a visitor's: what was asked, and whose turn is next."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 State = Literal["waiting", "running", "finished", "stopped", "failed", "cancelled"]
 ENDED = ("finished", "stopped", "failed", "cancelled")
@@ -33,6 +35,9 @@ class Job:
     """Whether it was given environment variables that are kept nowhere."""
     uses_device: bool = True
     """Whether it waits for its turn on the GPU (or the CPU, where there is none)."""
+    writes: int = 0
+    """Bytes that it at least writes into the visitor's folder; of a job with runs, what these will
+    have come to."""
     created: float = field(default_factory=lambda: round(time.time(), 2))
 
 
@@ -45,3 +50,12 @@ def next_in_line(line: Sequence[Job], jobs: Sequence[Job], states: Mapping[str, 
             count, _ = latest.get(job.visitor, (0, ""))
             latest[job.visitor] = (count + working, job.id)
     return min(line, key=lambda job: (*latest.get(job.visitor, (0, "")), job.id))
+
+
+def read_facts(file: Path) -> dict[str, Any]:
+    """A job's facts from one of its JSON files; empty while there are none."""
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}

@@ -17,20 +17,24 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from nora_studio.atomic import replacing, write_text
 from nora_studio.errors import StudioError
 from nora_studio.liveness import ProcessMark, host_name
+from nora_studio.paths import check_text, confining
 from nora_studio.stop import SIGNALS
 from nora_studio.studio import child
-from nora_studio.studio.job import ENDED, QUIET_THREADS, Job, State, next_in_line
+from nora_studio.studio.job import ENDED, Job, State, next_in_line, read_facts
+from nora_studio.studio.job_environment import job_environment
+from nora_studio.studio.quota import check_room, still_to_write
 from nora_studio.studio.workspace import Workspace
 
 STOPPED = {128 + number for number in SIGNALS}
 JOB, CANCELLED = "job.json", "cancelled.json"
+MEASURES = "measures"
+"""The folder beside the jobs that preflights write their figures to."""
 WAITING_LIMIT = 10
 """Jobs that one visitor may have in the queue."""
 CLAIM_SECONDS = 10.0
@@ -48,16 +52,19 @@ class Jobs:
     One process at a time may hold a studio's jobs; `tick` is called about once a second.
     """
 
-    def __init__(self, home: Path, devices: int = 0, hands: int = 2) -> None:
+    def __init__(
+        self, home: Path, devices: int = 0, hands: int = 2, is_private: bool = False
+    ) -> None:
         """Open the queue in a studio's data folder.
 
         Args:
             devices: GPUs; each takes a job of its own. 0: the CPU, one job at a time.
             hands: Jobs at a time that use no device.
+            is_private: Whether only the owner reaches the studio (`job_environment`).
         """
         self.home, self.folder = home, home / "jobs"
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.devices, self.hands = devices, hands
+        self.devices, self.hands, self.is_private = devices, hands, is_private
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._secrets: dict[str, dict[str, str]] = {}
         self._known: dict[str, Job] = {}
@@ -74,15 +81,20 @@ class Jobs:
         runs: Sequence[str] = (),
         uses_device: bool = True,
         secret: Mapping[str, str] | None = None,
+        writes: int = 0,
     ) -> Job:
         """Put a command into the queue; it runs in the visitor's folder.
 
         Args:
             secret: Environment variables for it alone, which are written nowhere.
+            writes: As `Job.writes`.
 
         Raises:
-            StudioError: the visitor has too many waiting, or one that writes the same run.
+            StudioError: the visitor has too many waiting, one that writes the same run, or no room;
+                or no process can be started with such a word.
         """
+        for word in command:
+            check_text(word, "the command")
         with self._lock:
             pending = [job for job in self.of(workspace) if self.state(job) not in ENDED]
             if len([job for job in pending if self.state(job) == "waiting"]) >= WAITING_LIMIT:
@@ -92,6 +104,8 @@ class Jobs:
                     raise StudioError(
                         f"{job.title} is {self.state(job)} already. Watch or stop it."
                     )
+            promised = sum(still_to_write(workspace, job.writes, job.runs) for job in pending)
+            check_room(workspace, still_to_write(workspace, writes, runs), promised=promised)
             job = Job(
                 id=f"{time.time_ns():020d}-{secrets.token_hex(8)}",
                 visitor=workspace.folder.name,
@@ -102,6 +116,7 @@ class Jobs:
                 runs=tuple(runs),
                 uses_device=uses_device,
                 needs_secret=bool(secret),
+                writes=writes,
             )
             if secret:
                 self._secrets[job.id] = dict(secret)
@@ -133,7 +148,7 @@ class Jobs:
         with self._lock:
             names = sorted(folder.name for folder in self.folder.iterdir())
             for name in names:
-                facts = {} if name in self._known else _read(self.folder / name / JOB)
+                facts = {} if name in self._known else read_facts(self.folder / name / JOB)
                 if facts:
                     facts |= {word: tuple(facts[word]) for word in ("command", "runs")}
                     self._known[name] = Job(**facts)
@@ -153,7 +168,7 @@ class Jobs:
         if (folder / CANCELLED).exists():
             return "cancelled"
         alive = self._is_alive(job)  # Before the look for its last word: it may end in between.
-        ended = _read(folder / child.EXIT)
+        ended = read_facts(folder / child.EXIT)
         if ended:
             status = ended["status"]
             return "finished" if status == 0 else "stopped" if status in STOPPED else "failed"
@@ -169,12 +184,12 @@ class Jobs:
         return mark is not None and mark.is_alive()
 
     def _mark(self, job: Job) -> ProcessMark | None:
-        facts = _read(self.folder / job.id / child.PROCESS)
+        facts = read_facts(self.folder / job.id / child.PROCESS)
         return ProcessMark(facts["pid"], facts["started"], host_name()) if facts else None
 
     def status(self, job: Job) -> int | None:
         """The exit status of an ended job; None while it goes on, or where it was killed."""
-        return _read(self.folder / job.id / child.EXIT).get("status")
+        return read_facts(self.folder / job.id / child.EXIT).get("status")
 
     def place(self, job: Job) -> int:
         """How many jobs are before a waiting one."""
@@ -256,7 +271,7 @@ class Jobs:
                 work.append(job)
 
     def _free_device(self, work: Sequence[Job]) -> int:
-        taken = {_read(self.folder / job.id / child.PROCESS).get("device") for job in work}
+        taken = {read_facts(self.folder / job.id / child.PROCESS).get("device") for job in work}
         return next(number for number in range(len(work) + 1) if number not in taken)
 
     def _start(self, job: Job, device: int) -> None:
@@ -268,7 +283,8 @@ class Jobs:
             write_text(folder / child.OUTPUT, f"error: {SECRET_GONE}\n")
             write_text(folder / child.EXIT, '{"status": 2}\n')
             return
-        environment = QUIET_THREADS | os.environ | secret
+        environment = job_environment(self.home, self.is_private, secret)
+        environment |= confining([workspace.folder, self.home / MEASURES])
         if self.devices > 1 and job.uses_device:
             environment["CUDA_VISIBLE_DEVICES"] = str(device)
         self._children[job.id] = subprocess.Popen(
@@ -280,10 +296,3 @@ class Jobs:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}

@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from nora_studio.assets import EMBEDDED
 from nora_studio.cards import CARD, read_card
 from nora_studio.errors import StudioError
 from nora_studio.formats.card import AdapterCard
-from nora_studio.formats.container import read_header
 from nora_studio.formats.embeddings import embeddings_beside
-from nora_studio.formats.identify import identify
+from nora_studio.formats.identify import open_header
 from nora_studio.history import find_runs
 from nora_studio.runs import Run
+from nora_studio.studio.past_runs import settings_of
 from nora_studio.studio.workspace import Workspace, check_name
 from nora_studio.wall import latest_sample
 
@@ -41,6 +41,8 @@ class LibraryEntry:
     """What it draws; a file that came of a run here has that run's."""
     scores: dict[str, float] = field(default_factory=dict)
     """Latest of its samples', by name."""
+    judge: str = ""
+    """Name of the CLIP that gave them."""
 
 
 def library(workspace: Workspace) -> list[LibraryEntry]:
@@ -63,10 +65,11 @@ def find_entry(workspace: Workspace, path: str) -> LibraryEntry:
     """One of them by its path.
 
     Raises:
-        StudioError: the visitor has none of that path.
+        StudioError: the visitor has none of that path, or a link in it leads elsewhere.
     """
     for entry in library(workspace):
         if entry.path == path:
+            workspace.adapter(path)
             return entry
     raise StudioError(f"there is no adapter {str(path)[:80]!r} here. It may have been removed.")
 
@@ -111,6 +114,7 @@ def bring_back(workspace: Workspace, name: str) -> None:
 def _of_run(run: Run) -> LibraryEntry:
     size = sum(file.stat().st_size for file in run.adapter.rglob(f"*{SUFFIX}"))
     card, problem = _card(run.adapter)
+    scores, judge = _scores(run)
     return LibraryEntry(
         path=f"runs/{run.folder.name}",
         title=run.folder.name,
@@ -120,15 +124,23 @@ def _of_run(run: Run) -> LibraryEntry:
         card=card,
         problem=problem,
         thumbnail=latest_sample(run),
-        scores=_scores(run.read_log()),
+        scores=scores,
+        judge=judge,
     )
 
 
-def _scores(rows: list[dict[str, Any]]) -> dict[str, float]:
+def _scores(run: Run) -> tuple[dict[str, float], str]:
+    """A run's latest scores of its samples, and their judge's name; empty where it has none."""
     found: dict[str, float] = {}
-    for row in rows:
-        found |= {SCORES[key]: float(row[key]) for key in SCORES if key in row}
-    return found
+    judge: str | None = None
+    for row in run.read_log():
+        own = {SCORES[key]: float(row[key]) for key in SCORES if key in row}
+        if own:
+            judge = row.get("sample_judge")
+            found |= own
+    if found and judge is None:  # The log of an earlier version leaves it to the settings.
+        judge = settings_of(run).get("clip", EMBEDDED)
+    return found, str(judge or "")
 
 
 def _of_file(file: Path, shown: dict[tuple, Path | None]) -> LibraryEntry:
@@ -147,7 +159,7 @@ def _of_file(file: Path, shown: dict[tuple, Path | None]) -> LibraryEntry:
 
 
 def _kind(file: Path) -> str:
-    return identify(read_header(file)).kind
+    return open_header(file)[1].kind
 
 
 def _card(path: Path) -> tuple[AdapterCard | None, str]:

@@ -9,8 +9,10 @@ from pathlib import Path
 from nora_studio.config import DreamboothOptions
 from nora_studio.options_file import to_toml
 from nora_studio.studio.job import ENDED, Job
-from nora_studio.studio.jobs import Jobs
+from nora_studio.studio.jobs import MEASURES, Jobs
+from nora_studio.studio.limits import GIB
 from nora_studio.studio.training import as_shown, train_command
+from nora_studio.studio.training_needs import measuring_bytes, training_bytes
 from nora_studio.studio.workspace import Workspace
 
 KIND = "measure"
@@ -24,13 +26,15 @@ class Measure:
     memory_gib: float
     fits: bool
     """Whether that much memory was there."""
+    disk_bytes: float | None
+    """Its adapters and checkpoints; None: not known."""
 
 
 class Measures:
     """A studio's measured preflights, in files of figures alone: everybody's serve everybody."""
 
     def __init__(self, home: Path) -> None:
-        self.folder = home / "measures"
+        self.folder = home / MEASURES
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def find(self, options: DreamboothOptions) -> Measure | None:
@@ -39,12 +43,13 @@ class Measures:
             try:
                 facts = json.loads(file.read_text(encoding="utf-8"))
                 if facts["out_of_memory"]:
-                    return Measure(0.0, 0.0, fits=False)
+                    return Measure(0.0, 0.0, fits=False, disk_bytes=None)
                 apart = (options.steps or 0) - int(file.stem.rsplit("-", 1)[1])
                 minutes = facts["minutes"] + apart * facts["seconds_per_step"] / 60
                 peak = facts["peak"]
                 fits = peak["needed_gib"] <= peak["total_gib"]
-                return Measure(minutes, peak["needed_gib"], fits)
+                disk = facts["disk_needed_gib"] * GIB
+                return Measure(minutes, peak["needed_gib"], fits, disk)
             except (OSError, ValueError, KeyError, TypeError):
                 continue
         return None
@@ -55,12 +60,19 @@ class Measures:
         """Have it measured by the trainer's own preflight.
 
         Raises:
-            StudioError: too many of the visitor's jobs wait.
+            StudioError: too many of the visitor's jobs wait, or there is no room for a checkpoint.
         """
         file = self.folder / f"{_likeness(options)}-{options.steps}.json"
         measured = [*arguments, "--preflight", "--preflight-out", str(file)]
         shown = as_shown([*arguments, "--preflight"])
-        return jobs.submit(workspace, KIND, _likeness(options), train_command(measured), shown)
+        title, command = _likeness(options), train_command(measured)
+        writes = measuring_bytes(options)
+        return jobs.submit(workspace, KIND, title, command, shown, writes=writes)
+
+    def bytes_of(self, options: DreamboothOptions) -> int:
+        """What a training at least writes: as measured, or reckoned from its options."""
+        measure = self.find(options)
+        return training_bytes(options, measure.disk_bytes if measure is not None else None)
 
     def under_way(self, workspace: Workspace, jobs: Jobs) -> Job | None:
         """The visitor's measuring that has not ended."""

@@ -3,25 +3,36 @@
 import hashlib
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from nora_studio.assets import EMBEDDED
 from nora_studio.errors import StudioError
 from nora_studio.fidelity import Fidelity, read_fidelity
 from nora_studio.history import changed_at, find_runs, read_settings
-from nora_studio.prompts import in_places
+from nora_studio.judges import require_judge
+from nora_studio.paths import check_inside, check_text
+from nora_studio.prompts import in_places, names_prompt_file
 from nora_studio.runs import Run
 from nora_studio.scripts import CLIP_SCORE, FIDELITY, script_command
 from nora_studio.studio.job import ENDED, Job
 from nora_studio.studio.jobs import Jobs
+from nora_studio.studio.limits import (
+    MOST_CHECKPOINTS,
+    MOST_PROMPTS,
+    MOST_RUNS,
+    MOST_SEEDS,
+    MOST_STRENGTHS,
+)
+from nora_studio.studio.model_access import ModelAccess
+from nora_studio.studio.training_needs import FULL_SIDE, PICTURE_BYTES, SIDES
 from nora_studio.studio.workspace import Workspace, safe_name
 
 Kind = Literal["fidelity", "score"]
 """The best strength; or all scores of the final adapters, compared pair by pair."""
 SCRIPTS = {"fidelity": FIDELITY, "score": CLIP_SCORE}
-MOST_RUNS, MOST_PROMPTS, MOST_SEEDS, MOST_STRENGTHS, MOST_CHECKPOINTS = 4, 24, 4, 8, 8
 PROMPT_LENGTH = 300
 SCORES = "scores.json"
 
@@ -39,6 +50,8 @@ class ScoreRequest:
     checkpoints: int = 2
     dino: str = ""
     """Name of a DINO; empty: CLIP-I alone judges the subject."""
+    clip: str = ""
+    """Name of the CLIP; empty: the embedded one, on the embedded base."""
 
 
 def measurable_runs(workspace: Workspace) -> list[Run]:
@@ -73,6 +86,7 @@ def arguments(workspace: Workspace, request: ScoreRequest, kind: Kind) -> list[s
     if kind == "fidelity":
         words += ["--strengths", *(f"{strength:g}" for strength in request.strengths)]
         words += ["--checkpoints", str(request.checkpoints)]
+    words += ["--clip", request.clip] if request.clip else []
     words += ["--dino", request.dino] if request.dino else []
     return [*words, "--out", out.as_posix()]
 
@@ -82,19 +96,23 @@ def submit(
     workspace: Workspace,
     request: ScoreRequest,
     kind: Kind,
-    is_model_allowed: Callable[[str], bool],
+    models: ModelAccess,
 ) -> Job:
     """Put a measurement into the queue.
 
     Raises:
-        StudioError: as `arguments`; or the same is under way, or the judge is not allowed.
+        StudioError: as `arguments`; or the same is under way, a judge or the runs' base may not be
+            loaded, the base needs a judge by name, or there is no room for the pictures.
     """
-    if request.dino and (request.dino.startswith("-") or not is_model_allowed(request.dino)):
-        raise StudioError(
-            f"--dino: {request.dino[:80]!r} is neither a Hub name (owner/name) nor a directory "
-            "that this studio may read."
-        )
+    for flag, named in (("--clip", request.clip), ("--dino", request.dino)):
+        if named:
+            models.check(named, flag, takes_embedded=flag == "--clip")
+            workspace.check_model(named)
     words = arguments(workspace, request, kind)
+    settings = _settings(workspace, request.runs)
+    base = str(settings[0].get("model", EMBEDDED))
+    models.check(base, "the base of these runs")
+    require_judge(base, request.clip or None)  # Now, not when its turn comes.
     under_way = find_job(jobs, workspace, request.runs, kind)
     if under_way is not None and jobs.state(under_way) not in ENDED:
         raise StudioError("these runs are being measured already. Wait for it, or stop it.")
@@ -104,7 +122,18 @@ def submit(
         _title(request.runs),
         script_command(SCRIPTS[kind], words),
         shlex.join(["nora-studio", kind, *words]),
+        writes=_picture_bytes(request, kind, settings[0]),
     )
+
+
+def _picture_bytes(request: ScoreRequest, kind: Kind, settings: dict[str, Any]) -> int:
+    """What the pictures at least take that are drawn: the base's and each adapter's."""
+    columns = len(request.runs) + 1
+    if kind == "fidelity":
+        columns = 1 + len(request.runs) * len(request.strengths) * (request.checkpoints + 1)
+    prompts = len(request.prompts) or len(in_places(str(settings.get("prompt", ""))))
+    side = settings.get("resolution") or SIDES.get(str(settings.get("model", EMBEDDED)), FULL_SIDE)
+    return int(columns * prompts * request.seeds * PICTURE_BYTES * int(side) ** 2)
 
 
 def find_job(jobs: Jobs, workspace: Workspace, runs: Sequence[str], kind: Kind) -> Job | None:
@@ -143,7 +172,7 @@ def _settings(workspace: Workspace, runs: Sequence[str]) -> list[dict[str, Any]]
         settings = [read_settings(run) for run in found]
     except StudioError as error:  # It names a path of the server's.
         raise StudioError("the settings of one of the runs are damaged.") from error
-    if len({str(one.get("model", "embedded")) for one in settings}) > 1:
+    if len({str(one.get("model", EMBEDDED)) for one in settings}) > 1:
         raise StudioError("these runs were trained on different bases. Choose runs of one base.")
     return settings
 
@@ -154,7 +183,10 @@ def _photos(workspace: Workspace, settings: Sequence[dict[str, Any]]) -> str:
     if len(folders) > 1:
         raise StudioError("these runs learned from different photos. Choose runs of one subject.")
     (relative,) = folders
-    place = (workspace.folder / relative).resolve()
+    try:
+        place = check_inside(workspace.folder, relative, "the photos")
+    except StudioError:
+        place = workspace.folder
     if not place.is_relative_to(workspace.photos.resolve()) or not place.is_dir():
         raise StudioError(
             "the photos that these runs learned from are gone, and the subject cannot be judged "
@@ -170,8 +202,9 @@ def _check(request: ScoreRequest) -> None:
         if len(prompt) > PROMPT_LENGTH:
             raise StudioError(f"a prompt has {PROMPT_LENGTH} characters at most: {prompt[:60]!r}.")
         # The command would take it for one of its options, or for a file of prompts.
-        if prompt.startswith("-") or prompt.lower().endswith((".txt", ".json")):
+        if prompt.startswith("-") or names_prompt_file(prompt):
             raise StudioError(f"expected a prompt in words; got {prompt[:60]!r}.")
+        check_text(prompt, "a prompt")
     if len(set(request.prompts)) < len(request.prompts):
         raise StudioError("a prompt is there twice. Write each once.")
     if not 1 <= request.seeds <= MOST_SEEDS:

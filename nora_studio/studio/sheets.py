@@ -10,23 +10,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from nora_studio.assets import EMBEDDED
 from nora_studio.atomic import discard, write_text
 from nora_studio.cards import read_card
 from nora_studio.drawing_requests import DrawingRequest, parse_request
 from nora_studio.errors import StudioError
+from nora_studio.studio.limits import DRAWING, Limits
 from nora_studio.studio.quota import check_room
 from nora_studio.studio.workspace import Workspace, check_name
 
 SHEET = "drawing.json"
-PICTURES_LIMIT = 200
-SIDE_LIMIT = 1536
-STEPS_LIMIT = 150
 PROMPT_LIMIT = 500
 """Letters."""
-COLUMNS_LIMIT = 25
-TOGETHER_LIMIT = 6
-"""Adapters on at once."""
-REFERENCES_LIMIT = 50
+USUAL_SIDE = 1536
+"""For the room that is checked, where no size is given."""
 
 State = Literal["waiting", "drawing", "scoring", "finished", "cancelled", "failed", "interrupted"]
 UNDER_WAY = ("waiting", "drawing", "scoring")
@@ -58,6 +55,15 @@ class Sheet:
     """Score -> column's label -> one value a picture, prompts in the outer loop."""
     differences: tuple[dict[str, Any], ...] = ()
     """Findings (`compare.Finding`), paired, with intervals."""
+    judge: str | None = None
+    """Name of the CLIP that gave the scores."""
+    unscored: str | None = None
+    """One sentence on why scores that were asked for are not given."""
+
+    @property
+    def awaits_scores(self) -> bool:
+        """Whether scores follow when all pictures are there."""
+        return self.request.score and self.unscored is None
 
     @property
     def is_under_way(self) -> bool:
@@ -78,44 +84,53 @@ def new_sheet(
     asked: Any,
     view: Mapping[str, Any] | None = None,
     is_allowed: Callable[[str], bool] = lambda _: True,
+    is_owner: bool = False,
 ) -> Sheet:
     """A drawing that nobody has begun, checked against the limits and the visitor's own folder.
 
     Args:
-        is_allowed: Whether visitors may have a base of that name loaded; an adapter names one too.
+        is_allowed: Whether visitors may have that base (an adapter names one too) or judge loaded.
+        is_owner: Whose ceilings hold (`limits`).
 
     Raises:
         StudioError: the request is malformed, too large, or names what is not the visitor's.
     """
     request = parse_request(asked)
-    _check_limits(request)
-    chosen = [choice for column in request.columns for choice in column.adapters]
-    try:
-        cards = [read_card(own_adapter(workspace, choice.path)) for choice in chosen]
-    except StudioError as error:
-        raise StudioError(without_folder(workspace, str(error))) from error
-    model = request.model or next((card.model for card in cards if card.model), None)
-    if model is not None and not is_allowed(model):
-        raise StudioError(f"the base {model[:80]!r} is not among those that may be used here.")
-    request = replace(request, model=model)
-    check_room(workspace, request.count * 3 * (request.size or SIDE_LIMIT) ** 2)
+    _check_limits(request, Limits(is_owner))
+    request = replace(request, model=_base_of(workspace, request, is_allowed))
+    check_room(workspace, picture_bytes(request))
     for photo in request.references:
         workspace.own(photo)
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
     return Sheet(name, "waiting", request, dict(view or {}), {}, {}, round(time.time(), 2))
 
 
-def own_adapter(workspace: Workspace, relative: str) -> Path:
-    """A run, checkpoint or adapter file of the visitor's by its path in the workspace.
+def _base_of(
+    workspace: Workspace, request: DrawingRequest, is_allowed: Callable[[str], bool]
+) -> str:
+    """The base that a request is drawn on: the one it names, else the first adapter's own.
 
     Raises:
-        StudioError: it would lie elsewhere, links followed, or is not there.
+        StudioError: it or the judge may not be loaded, nobody names one, or an adapter is damaged.
     """
-    path = (workspace.folder / relative).resolve()
-    homes = [folder.resolve() for folder in (workspace.runs, workspace.adapters)]
-    if not any(path.is_relative_to(home) and path != home for home in homes) or not path.exists():
-        raise StudioError(f"there is no adapter {relative[:200]!r} here. It may have been deleted.")
-    return path
+    chosen = [choice for column in request.columns for choice in column.adapters]
+    try:
+        cards = [read_card(workspace.adapter(choice.path)) for choice in chosen]
+    except StudioError as error:
+        raise StudioError(without_folder(workspace, str(error))) from error
+    model = request.model or next((card.model for card in cards if card.model), "")
+    if not model and cards:
+        raise StudioError("these adapters do not say what base they belong to, and none is named.")
+    for kind, name in (("base", model), ("judge", request.clip or "")):
+        if name and not is_allowed(name):
+            raise StudioError(f"the {kind} {name[:80]!r} is not among those that may be used here.")
+        workspace.check_model(name)
+    return model or EMBEDDED
+
+
+def picture_bytes(request: DrawingRequest, drawn: int = 0) -> int:
+    """What a drawing's pictures take at most, but for those that are drawn already."""
+    return max(0, request.count - drawn) * 3 * (request.size or USUAL_SIDE) ** 2
 
 
 def without_folder(workspace: Workspace, message: str) -> str:
@@ -125,27 +140,45 @@ def without_folder(workspace: Workspace, message: str) -> str:
     return message
 
 
-def for_the_server(sheet: Sheet, workspace: Workspace) -> dict[str, Any]:
+def for_the_server(
+    sheet: Sheet, workspace: Workspace, is_allowed: Callable[[str], bool]
+) -> dict[str, Any]:
     """What the drawing server is asked for a drawing, with full paths.
 
+    The base is looked at once more and named: since the drawing was asked for, another file may
+    have taken an adapter's place, and the owner may have changed the list.
+
     Raises:
-        StudioError: an adapter or photo is there no longer.
+        StudioError: an adapter or photo is there no longer, or the base may not be loaded.
     """
+    model = _base_of(workspace, sheet.request, is_allowed)
     columns = []
     for column in sheet.request.columns:
-        paths = [str(own_adapter(workspace, choice.path)) for choice in column.adapters]
+        paths = [str(workspace.adapter(choice.path)) for choice in column.adapters]
         used = (replace(choice, path=path) for choice, path in zip(column.adapters, paths))
         columns.append(replace(column, adapters=tuple(used)))
     photos = tuple(str(workspace.own(photo)) for photo in sheet.request.references)
-    request = replace(sheet.request, columns=tuple(columns), references=photos)
+    request = replace(sheet.request, columns=tuple(columns), references=photos, model=model)
     folder = str(sheet.folder(workspace).absolute())
     return {"do": "draw", "id": sheet.id, "folder": folder, "request": request.as_json()}
+
+
+def waiting_again(workspace: Workspace, name: str, is_allowed: Callable[[str], bool]) -> Sheet:
+    """A drawing of which pictures are missing, as it waits to be gone on with.
+
+    Raises:
+        StudioError: there is none of that id, its base may not be loaded, or there is no room.
+    """
+    sheet = read_sheet(workspace, name)
+    for_the_server(sheet, workspace, is_allowed)
+    check_room(workspace, picture_bytes(sheet.request, len(sheet.files)))
+    return replace(sheet, state="waiting", error=None)
 
 
 def write_sheet(workspace: Workspace, sheet: Sheet) -> None:
     """Keep how a drawing stands."""
     values = {
-        **{name: getattr(sheet, name) for name in _PLAIN},
+        **{name: getattr(sheet, name) for name in (*_PLAIN, *_LATER)},
         "request": sheet.request.as_json(),
         "files": {"-".join(map(str, place)): file for place, file in sheet.files.items()},
         "words": sheet.words,
@@ -157,6 +190,8 @@ def write_sheet(workspace: Workspace, sheet: Sheet) -> None:
 
 
 _PLAIN = ("id", "state", "view", "created", "error", "waits_for", "scores")
+_LATER = ("judge", "unscored")
+"""What drawings of earlier versions do not tell; they were all judged by the embedded CLIP."""
 
 
 def read_sheet(workspace: Workspace, name: str) -> Sheet:
@@ -169,8 +204,11 @@ def read_sheet(workspace: Workspace, name: str) -> Sheet:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         files = {_place(key): file for key, file in values["files"].items()}
+        if values["scores"]:
+            values.setdefault("judge", EMBEDDED)
         return Sheet(
             **{key: values[key] for key in _PLAIN},
+            **{key: values.get(key) for key in _LATER},
             request=parse_request(values["request"]),
             files=files,
             words={int(column): word for column, word in values["words"].items()},
@@ -211,6 +249,12 @@ class LiveSheet:
         with contextlib.suppress(OSError):
             write_sheet(self.workspace, self.sheet)
 
+    def take_scores(self, event: Mapping[str, Any]) -> None:
+        """Keep what the drawing server tells of the scores: "scores" or "unscored"."""
+        told = {"judge": event.get("judge"), "unscored": event.get("reason")}
+        differences = tuple(event.get("differences", ()))
+        self.change(**told, scores=event.get("scores"), differences=differences)
+
 
 def sheet_names(workspace: Workspace) -> list[str]:
     """Every drawing, the newest first."""
@@ -230,23 +274,22 @@ def discard_sheet(workspace: Workspace, name: str) -> None:
     discard(folder)
 
 
-def _check_limits(request: DrawingRequest) -> None:
-    if request.count > PICTURES_LIMIT:
+def _check_limits(request: DrawingRequest, limits: Limits) -> None:
+    most = DRAWING["pictures"][limits.is_owner]
+    if request.count > most:
         raise StudioError(
-            f"at most {PICTURES_LIMIT} pictures are drawn at a time; this would be "
+            f"at most {most} pictures are drawn at a time; this would be "
             f"{request.count}: {len(request.columns)} columns x {len(request.prompts)} prompts x "
             f"{len(request.seeds)} seeds. Take fewer."
         )
-    sizes = {
-        "columns": (len(request.columns), COLUMNS_LIMIT),
-        "steps": (request.steps, STEPS_LIMIT),
-        "size": (request.size or 0, SIDE_LIMIT),
-        "photos to compare with": (len(request.references), REFERENCES_LIMIT),
-        "adapters at once": (max(len(c.adapters) for c in request.columns), TOGETHER_LIMIT),
+    asked = {
+        "columns": len(request.columns),
+        "steps": request.steps,
+        "size": request.size,
+        "photos to compare with": len(request.references),
+        "adapters at once": max(len(column.adapters) for column in request.columns),
     }
-    for name, (value, limit) in sizes.items():
-        if value > limit:
-            raise StudioError(f"{name}: at most {limit}; got {value}.")
+    limits.check(DRAWING, asked)
     texts = [*request.prompts, request.negative or ""]
     if max(map(len, texts)) > PROMPT_LIMIT:
         raise StudioError(

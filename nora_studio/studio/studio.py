@@ -1,17 +1,18 @@
 """One studio: the door, the queue, and what this machine has."""
 
-import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from nora_studio.assets import EMBEDDED
+from nora_studio.config import DreamboothOptions
 from nora_studio.errors import StudioError
 from nora_studio.studio.doorman import Doorman
 from nora_studio.studio.drawings import Drawings
 from nora_studio.studio.jobs import Jobs
-from nora_studio.studio.workspace import HUB_NAME, Workspace
+from nora_studio.studio.limits import Limits
+from nora_studio.studio.model_access import ModelAccess
+from nora_studio.studio.training_needs import check_training
+from nora_studio.studio.workspace import Workspace
 
 TICK_SECONDS = 1.0
 
@@ -23,9 +24,8 @@ class Studio:
     doorman: Doorman
     jobs: Jobs
     drawings: Drawings
-    model_folders: tuple[Path, ...] | None = None
-    """Where model directories may lie; None: anywhere but in the studio's own folder, for a studio
-    that only this machine reaches."""
+    models: ModelAccess
+    """Which of them may be loaded."""
 
     def workspace(self, headers: Mapping[str, str]) -> Workspace:
         """The folder of whoever sends a request.
@@ -37,19 +37,23 @@ class Studio:
 
     def is_model_allowed(self, name: str) -> bool:
         """Whether a model's name or directory is one that visitors may have loaded."""
-        if name == EMBEDDED:
-            return True
-        folder = Path(name).expanduser()
-        if not folder.is_dir():
-            # A judge's name too: hf-hub:owner/name, ViT-B-32:openai.
-            plain = name.removeprefix("hf-hub:")
-            return bool(HUB_NAME.fullmatch(plain) or re.fullmatch(r"[\w-]{1,60}:[\w-]{1,60}", name))
-        place = folder.resolve()
-        if place.is_relative_to(self.doorman.home):
-            return False
-        if self.model_folders is None:
-            return True
-        return any(place.is_relative_to(allowed.resolve()) for allowed in self.model_folders)
+        return self.models.is_allowed(name)
+
+    @property
+    def is_private(self) -> bool:
+        """Whether only the studio's owner reaches it."""
+        return self.jobs.is_private
+
+    def check_training(self, options: DreamboothOptions) -> None:
+        """Refuse a training that this studio does not take, whichever button it comes from.
+
+        Raises:
+            StudioError: its base or its judge may not be loaded, or it is above a ceiling.
+        """
+        self.models.check(options.model)
+        if options.clip is not None:
+            self.models.check(options.clip, "--clip")
+        check_training(options, Limits(self.is_private))
 
     def keep_going(self, stop: threading.Event) -> None:
         """Start what waits, until told to stop; for a thread of its own."""

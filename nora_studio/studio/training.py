@@ -1,11 +1,7 @@
 """From what the Train page asks to the trainer's command, and from an edited command back."""
 
-import contextlib
 import functools
-import io
-import itertools
 import shlex
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,7 +12,9 @@ from nora_studio.config import DreamboothOptions
 from nora_studio.defaults import with_recommended
 from nora_studio.errors import StudioError
 from nora_studio.options_file import parse_options
+from nora_studio.paths import check_inside, check_text
 from nora_studio.scripts import TRAIN, script_command
+from nora_studio.studio.allowed_arguments import MOST_CHARACTERS, check_arguments_allowed
 from nora_studio.studio.workspace import Workspace, check_name
 
 PROGRAM = ("nora-studio", "train")
@@ -25,11 +23,9 @@ PRESETS = {"quick": 0.5, "balanced": 1.0, "best": 2.0}
 SAMPLES = 4
 """Times that the subject is drawn in a training, to see it appear."""
 EMBEDDED_SAMPLE_STEPS = "15"
-COMMAND_LENGTH = 8_000
+COMMAND_LENGTH = MOST_CHARACTERS
 _SERVERS_OWN = {"tracker", "fit", "preflight", "preflight_out", "resume"}
 """Options that are not the page's to give: they would reach outside, or belong to other buttons."""
-
-_PRINTING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -96,6 +92,7 @@ def arguments_of(shown: str) -> list[str]:
     """
     if len(shown) > COMMAND_LENGTH:
         raise StudioError(f"the command is longer than {COMMAND_LENGTH} characters.")
+    check_text(shown, "the command")
     try:
         words = shlex.split(shown.replace("\\\n", " "), comments=False)
     except ValueError as error:
@@ -108,32 +105,19 @@ def arguments_of(shown: str) -> list[str]:
 def read_arguments(arguments: Sequence[str]) -> DreamboothOptions:
     """The options behind the trainer's arguments, recommended values filled in.
 
+    No word reaches a parser, here or in the job, that is not an option of the trainer's or its
+    value.
+
     Raises:
         StudioError: an unknown flag or a value out of range, in one line.
     """
+    check_arguments_allowed(DreamboothOptions, arguments)
     return _parsed(tuple(arguments))
 
 
 @functools.lru_cache(maxsize=256)  # A page asks again every two seconds.
 def _parsed(arguments: tuple[str, ...]) -> DreamboothOptions:
-    if {"-h", "--help"} & set(arguments):
-        raise StudioError("--help is for terminals; assets/options.md explains every option.")
-    told = io.StringIO()
-    try:
-        # The parser prints what is wrong, and where it prints is the whole process's matter.
-        with _PRINTING, contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
-            return with_recommended(parse_options(arguments))
-    except SystemExit as error:
-        raise StudioError(_first_words(told.getvalue())) from error
-
-
-def _first_words(told: str) -> str:
-    """The first paragraph below the heading of the parser's box, as one line."""
-    lines = [line.strip("│╭╰─╮╯ ") for line in told.splitlines()]
-    rules = [number for number, line in enumerate(lines) if line and not line.strip("-")]
-    below = lines[rules[0] + 1 :] if rules else lines
-    paragraph = itertools.takewhile(lambda line: line.strip("-"), below)
-    return (" ".join(paragraph) or "the command cannot be read.")[:300]
+    return with_recommended(parse_options(arguments, prog=" ".join(PROGRAM)))
 
 
 def check_arguments(
@@ -154,18 +138,9 @@ def check_arguments(
     for name in _SERVERS_OWN:
         if getattr(options, name) != getattr(plain, name):
             raise StudioError(f"--{name.replace('_', '-')}: not in the studio; leave it out.")
-    hints = get_type_hints(DreamboothOptions)
-    for option in fields(DreamboothOptions):
-        value = getattr(options, option.name)
-        if Path in (hints[option.name], *get_args(hints[option.name])) and value is not None:
-            place = (workspace.folder / value).resolve()
-            if not place.is_relative_to(workspace.folder.resolve()):
-                raise StudioError(
-                    f"--{option.name.replace('_', '-')}: expected a folder of your own, such as "
-                    f"photos/{options.run_name}; got {str(value)[:80]}."
-                )
     if options.output_dir != plain.output_dir:
         raise StudioError("--output-dir: the studio keeps runs in `runs`; leave it out.")
+    _check_own_paths(workspace, options)
     check_name(options.run_name)
     for name in (options.model, options.clip):
         if name is not None and not is_model_allowed(name):
@@ -173,10 +148,29 @@ def check_arguments(
                 f"--model: {name[:80]!r} is neither the embedded model, a Hub name (owner/name), "
                 "nor a directory that this studio may read (--models when it was started)."
             )
+        if name is not None:
+            workspace.check_model(name)
     for run in runs_of(options):
         if (workspace.runs / run / "config.toml").exists():
             raise StudioError(f"there is a run {run} already. Choose another name, or delete it.")
     return options
+
+
+def _check_own_paths(workspace: Workspace, options: DreamboothOptions) -> None:
+    """Refuse a path option that would open anything but the visitor's own files."""
+    hints = get_type_hints(DreamboothOptions)
+    for option in fields(DreamboothOptions):
+        value, flag = getattr(options, option.name), f"--{option.name.replace('_', '-')}"
+        # The folder of runs is not read; a run that is gone on with is checked by itself.
+        is_path = Path in (hints[option.name], *get_args(hints[option.name]))
+        if not is_path or value is None or option.name == "output_dir":
+            continue
+        if Path(value) == Path():
+            raise StudioError(
+                f"{flag}: expected a folder of your own, such as photos/my-mug; got the one that "
+                "holds everything."
+            )
+        check_inside(workspace.folder, value, flag)
 
 
 def runs_of(options: DreamboothOptions) -> list[str]:

@@ -28,7 +28,7 @@ from nora_studio.studio.photo_content import (
     thumbnail_of,
     write_thumbnail,
 )
-from nora_studio.studio.quota import QUOTA_BYTES, check_room, check_size, shown_name
+from nora_studio.studio.quota import adding, check_size, shown_name
 from nora_studio.studio.workspace import Workspace, check_name
 
 MOST_PHOTOS = 50
@@ -107,7 +107,7 @@ def photos_of(workspace: Workspace, subject: str) -> list[StoredPhoto]:
 
 
 def add_photos(
-    workspace: Workspace, subject: str, files: Sequence[Incoming], quota: int = QUOTA_BYTES
+    workspace: Workspace, subject: str, files: Sequence[Incoming], quota: int | None = None
 ) -> Received:
     """Store uploads as a subject's photos; a text file among them is the caption of its namesake.
 
@@ -130,9 +130,9 @@ def add_photos(
                     raise StudioError(
                         f"{shown} was left out: a subject has at most {MOST_PHOTOS} photos."
                     )
-                check_room(workspace, entry.file.stat().st_size, quota)
                 number = max((int(Path(name).stem) for name in _read_facts(folder)), default=0) + 1
-                stored = _store(folder, entry.file, shown, number)
+                with adding(workspace, entry.file.stat().st_size, quota):
+                    stored = _store(folder, entry.file, shown, number)
                 stems[Path(shown).stem.lower()] = stored
                 names.add(stored)
             except StudioError as error:
@@ -144,7 +144,7 @@ def add_photos(
 
 
 def replace_photo(
-    workspace: Workspace, subject: str, name: str, entry: Incoming, quota: int = QUOTA_BYTES
+    workspace: Workspace, subject: str, name: str, entry: Incoming, quota: int | None = None
 ) -> StoredPhoto:
     """Put another photo in the place of one; its caption stays.
 
@@ -153,8 +153,8 @@ def replace_photo(
     """
     with _changing(workspace, subject) as folder:
         old = _find(workspace, subject, name)
-        check_room(workspace, entry.file.stat().st_size, quota)
-        stored = _store(folder, entry.file, shown_name(entry.name, "photo"), int(old.file.stem))
+        with adding(workspace, entry.file.stat().st_size, quota):
+            stored = _store(folder, entry.file, shown_name(entry.name, "photo"), int(old.file.stem))
         if stored != old.name:
             old.file.unlink(missing_ok=True)
             facts = _read_facts(folder)

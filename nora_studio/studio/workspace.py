@@ -7,7 +7,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from nora_studio.errors import StudioError
+from nora_studio.formats.embeddings import embeddings_beside
+from nora_studio.paths import check_inside, is_reserved
 from nora_studio.runs import Run
+from nora_studio.studio.limits import QUOTA_BYTES
 
 FILES_ROUTE = "/files/"
 """Where a visitor's own files are served from, and nobody else's: the cookie says whose."""
@@ -22,7 +25,7 @@ def safe_name(text: str, fallback: str = "subject") -> str:
     """Any text as a name of a folder: small letters, digits and single hyphens."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     words = re.sub(r"[^a-z0-9]+", "-", plain)[:NAME_LENGTH].strip("-")
-    return words or fallback
+    return f"{words}-{fallback}" if is_reserved(words) else words or fallback
 
 
 def check_name(name: str) -> str:
@@ -35,6 +38,8 @@ def check_name(name: str) -> str:
         raise StudioError(
             f"expected a name of small letters, digits and hyphens; got {str(name)[:80]!r}."
         )
+    if is_reserved(name):
+        raise StudioError(f"Windows reserves the name {name!r} for a device; choose another one.")
     return name
 
 
@@ -43,18 +48,21 @@ class Workspace:
     """One visitor's folder. Commands run in it, so they name what is theirs by relative paths."""
 
     folder: Path
+    quota: int = QUOTA_BYTES
+    """Bytes that it may take."""
 
     @classmethod
-    def of(cls, home: Path, visitor: str) -> "Workspace":
+    def of(cls, home: Path, visitor: str, quota: int = QUOTA_BYTES) -> "Workspace":
         """The folder of a visitor, made on first use.
 
         Args:
             home: The studio's data folder.
             visitor: 32 hexadecimal digits, a digest of the browser's secret or the account's name.
+            quota: Bytes that it may take.
         """
         if not _VISITOR.fullmatch(visitor):
             raise StudioError("expected a visitor's 32 hexadecimal digits.")
-        workspace = cls(home / "visitors" / visitor)
+        workspace = cls(home / "visitors" / visitor, quota)
         for folder in ("photos", "runs", "pictures", "adapters"):
             (workspace.folder / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
         return workspace
@@ -83,11 +91,12 @@ class Workspace:
         """One of the visitor's runs.
 
         Raises:
-            StudioError: they have none of that name.
+            StudioError: they have none of that name, or a link in it leads elsewhere.
         """
         run = Run(self.runs / check_name(name))
         if not run.exists:
             raise StudioError(f"there is no run {name!r} here. It may have been deleted.")
+        check_inside(self.folder, f"runs/{name}", "this run")
         return run
 
     def own(self, relative: str) -> Path:
@@ -97,13 +106,46 @@ class Workspace:
             StudioError: it would lie elsewhere, links followed, or is not there.
         """
         try:
-            file = (self.folder / relative).resolve()
-            is_own = file.is_relative_to(self.folder.resolve()) and file.is_file()
-        except (OSError, ValueError):  # Too long for the disk, or with a NUL in it.
-            is_own, file = False, self.folder
-        if not is_own:
+            file = check_inside(self.folder, relative, "this file")
+        except StudioError:
+            file = self.folder
+        if not file.is_file():
             raise StudioError(f"there is no file {relative[:200]!r} here.")
         return file
+
+    def adapter(self, relative: str) -> Path:
+        """A run, checkpoint or adapter file of the visitor's by its path in the workspace.
+
+        Raises:
+            StudioError: it, or what is read along with it, would lie elsewhere, links followed; or
+                it is not there.
+        """
+        try:
+            place = check_inside(self.folder, relative, "this adapter")
+            if place.is_file():  # New tokens are loaded from beside it.
+                beside = embeddings_beside(place).relative_to(self.folder.resolve())
+                check_inside(self.folder, beside, "this adapter")
+        except StudioError:
+            place = self.folder
+        homes = [folder.resolve() for folder in (self.runs, self.adapters)]
+        is_own = any(place.is_relative_to(home) and place != home for home in homes)
+        if not is_own or not place.exists():
+            raise StudioError(
+                f"there is no adapter {str(relative)[:200]!r} here. It may have been deleted."
+            )
+        return place
+
+    def check_model(self, name: str) -> None:
+        """Refuse a model's name that a command would find in this folder, and leave it by a link.
+
+        A command looks for a folder of that name where it runs before it asks the Hub.
+
+        Raises:
+            StudioError: it would.
+        """
+        name = name.removeprefix("local-dir:")
+        if name and not Path(name).is_absolute() and (self.folder / name).exists():
+            check_inside(self.folder, name, "the model")
 
     def url(self, file: Path) -> str:
         """Where the visitor's browser gets a file of theirs; a new version has a new address."""

@@ -145,8 +145,8 @@ def _more_fields() -> tuple[gr.Dropdown, gr.Number, gr.Textbox]:
             info="Of the numbers in the file; as usual: fp16, and fp32 for a seed file.",
         )  # fmt: skip
         rank = gr.Number(
-            None, label="Cut to rank", precision=0, minimum=1, maximum=4096,
-            info="A smaller file that is not quite exact; the error is told. Empty: all of it.",
+            0, label="Cut to rank", precision=0, minimum=0, maximum=4096,
+            info="A smaller file that is not quite exact; the error is told. 0: all of it.",
         )  # fmt: skip
         model = gr.Textbox(
             "", label="Base", max_length=200, info="Empty: the one it was trained on."

@@ -144,7 +144,8 @@ def _scores(entry: LibraryEntry) -> str:
         f'<span class="chip" title="{SCORES[name]}">{name} {value:.3f}</span>'
         for name, value in entry.scores.items()
     )
-    return f'<p class="adapter-scores">{chips}</p>'
+    judge = f'<span class="note">by CLIP {escaped(entry.judge)}</span>'
+    return f'<p class="adapter-scores">{chips}{judge}</p>'
 
 
 def _links(entry: LibraryEntry, workspace: Workspace) -> str:

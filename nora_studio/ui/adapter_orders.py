@@ -17,7 +17,6 @@ from nora_studio.studio.adapter_commands import (
 )
 from nora_studio.studio.job import ENDED
 from nora_studio.studio.library import library
-from nora_studio.studio.quota import check_room
 from nora_studio.studio.studio import Studio
 from nora_studio.studio.workspace import Workspace
 from nora_studio.ui.acts import act_of, told
@@ -44,10 +43,9 @@ class Orders:
     def _submit(
         self, workspace: Workspace, order: Order, secret: dict[str, str] | None = None
     ) -> None:
-        check_room(workspace, 0)
         self.studio.jobs.submit(
             workspace, order.kind, order.title, order.command, order.shown, uses_device=False,
-            secret=secret,
+            secret=secret, writes=order.writes,
         )  # fmt: skip
 
     def preview(self, request: gr.Request, held: Picks, *values: Any):

@@ -8,9 +8,9 @@ from typing import Any
 import gradio as gr
 
 from nora_studio.errors import StudioError
-from nora_studio.studio.adapter_commands import MOST_MIXED
 from nora_studio.studio.adapter_uploads import add_adapter
 from nora_studio.studio.library import bring_back, find_entry, library, remove_file
+from nora_studio.studio.limits import MOST_MIXED
 from nora_studio.studio.studio import Studio
 from nora_studio.studio.uploads import Incoming
 from nora_studio.studio.workspace import Workspace

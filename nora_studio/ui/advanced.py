@@ -36,6 +36,8 @@ GROUPS = {
     "KeepingOptions": "Samples and checkpoints",
 }
 PARTS = {"unet": "UNet", "text_encoder": "Text encoder 1", "text_encoder_2": "Text encoder 2"}
+LABELS = {"clip": "Judge (CLIP)"}
+"""Of options whose names say too little without the others beside them."""
 AS_RECOMMENDED = "as recommended"
 
 Owned = tuple[type, dataclasses.Field]
@@ -63,6 +65,8 @@ class Field:
             value = tuple(line.strip() for line in str(value or "").splitlines() if line.strip())
         elif value in (None, "", AS_RECOMMENDED):
             return []
+        elif isinstance(value, str) and {int, float} & set(_kinds(self.kind)):
+            return [f"--{self.flag}", value.strip()] if value.strip() else []
         elif int in _kinds(self.kind) and float not in _kinds(self.kind):
             value = int(value)
         return [] if value == self.default or value is None else flag_words(self.flag, value)
@@ -129,13 +133,11 @@ def _field(owner: type, field: dataclasses.Field, prefix: str, words: str) -> Fi
         optional = [AS_RECOMMENDED] if type(None) in kinds else []
         choices = [*optional, *get_args(literal)]
         component = gr.Dropdown(choices, value=default or AS_RECOMMENDED, **common)
+    elif (int in kinds or float in kinds) and default is None:
+        # As text: Gradio's own field of a number makes 0 of an empty one. The command checks it.
+        component = gr.Textbox("", placeholder="recommended", **common)
     elif int in kinds or float in kinds:
-        component = gr.Number(
-            default,
-            precision=0 if float not in kinds else None,
-            placeholder="recommended",
-            **common,
-        )
+        component = gr.Number(default, precision=0 if float not in kinds else None, **common)
     elif get_origin(hint) is tuple:
         component = gr.Textbox("\n".join(default), lines=2, placeholder="One a line", **common)
     else:
@@ -145,7 +147,7 @@ def _field(owner: type, field: dataclasses.Field, prefix: str, words: str) -> Fi
 
 
 def _label(name: str) -> str:
-    return name.replace("_", " ").capitalize()
+    return LABELS.get(name) or name.replace("_", " ").capitalize()
 
 
 def flags_of(fields: Sequence[Field], values: Sequence[Any]) -> list[str]:

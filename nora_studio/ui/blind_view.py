@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from nora_studio.statistics import UNITS_FOR_A_VERDICT
 from nora_studio.studio.blind import (
-    FEWEST_FOR_A_VERDICT,
     BlindTest,
     Verdict,
     pictures_of,
@@ -33,10 +33,10 @@ def _trial(test: BlindTest, sheet: Sheet, workspace: Workspace) -> str:
     )
     pairs = sum(test.decoy not in trial.pair for trial in test.trials)
     few = ""
-    if pairs < FEWEST_FOR_A_VERDICT:
+    if pairs < UNITS_FOR_A_VERDICT:
         few = (
             f'<p class="note">{pairs} pairs are too few for a verdict. With '
-            f"{FEWEST_FOR_A_VERDICT} or more prompts or seeds there is one.</p>"
+            f"{UNITS_FOR_A_VERDICT} or more prompts or seeds there is one.</p>"
         )
     return (
         '<div class="sheet-head"><h3>Which is better?</h3>'
@@ -69,7 +69,7 @@ def _result(test: BlindTest, workspace: Workspace) -> str:
         checks = f'<p class="note">{told}</p>'
     return (
         f'<div class="sheet-head"><h3>{escaped(found.sentence)}</h3></div>'
-        f"{_bars(found)}{checks}{caution}"
+        f'{_bars(found)}{checks}{caution}<p class="note">{escaped(found.coverage)}</p>'
         f'<h3 class="blind-reveal">What was what</h3><div class="blind-list">{trials}</div>'
     )
 

@@ -74,7 +74,9 @@ class _Drawings:
         workspace = self.studio.workspace(request.headers)
         sheet = _sheet_of(self.studio, workspace, name)
         tested = "" if sheet is None else results_view(find_tests(workspace, sheet))
-        facts = sheet and (sheet.state, sheet.error, sheet.waits_for, len(sheet.files))
+        facts = sheet and (
+            sheet.state, sheet.error, sheet.waits_for, len(sheet.files), sheet.unscored,
+        )  # fmt: skip
         after = repr((name, facts, tested))
         if after == before:
             return [gr.skip()] * 7
@@ -101,7 +103,7 @@ class _Drawings:
         workspace = self.studio.workspace(request.headers)
         try:
             asked, view = request_of(fields_of(workspace, values))
-            name = self.studio.drawings.submit(workspace, asked, view, self.studio.is_model_allowed)
+            name = self.studio.drawings.submit(workspace, asked, view)
         except StudioError as error:
             raise told(error, "This cannot be drawn") from error
         return self.arrive(name, request)

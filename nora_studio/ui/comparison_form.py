@@ -13,7 +13,7 @@ from nora_studio.studio.workspace import Workspace, check_name
 from nora_studio.ui.acts import ON_LOAD, QUIET, act_of
 from nora_studio.ui.comparison_request import CHIPS, LAYOUTS, Fields
 from nora_studio.ui.escaping import escaped
-from nora_studio.ui.shared import Shared
+from nora_studio.ui.shared import JUDGE, Shared
 
 ADAPTERS_LIMIT = 6
 WITH_ADAPTERS = "Each is a column beside the base, which learned nothing."
@@ -27,8 +27,7 @@ class Form:
         """Lay the fields out, where they stand on the page."""
         self.adapters = gr.Dropdown(
             [], multiselect=True, max_choices=ADAPTERS_LIMIT, label="Adapters",
-            info=WITH_ADAPTERS,
-            elem_id="compare-adapters",
+            info=WITH_ADAPTERS, elem_id="compare-adapters",
         )  # fmt: skip
         self.prompts = gr.Textbox(
             "", lines=3, max_lines=8, label="Prompts", placeholder="a photo of a [V] mug",
@@ -78,9 +77,10 @@ class Form:
                 [("none", "")], value="", label="Photos to compare with",
                 info="Best are photos that were not trained on.", elem_id="compare-photos",
             )  # fmt: skip
+            self.clip = gr.Textbox("", elem_id="compare-clip", **JUDGE)
             self.size = gr.Number(
-                None, label="Side in pixels", precision=0, minimum=64, maximum=1536, step=8,
-                info="Empty: as trained.",
+                0, label="Side in pixels", precision=0, minimum=0, maximum=1536, step=8,
+                info="0: as trained.",
             )  # fmt: skip
             self.negative = gr.Textbox("", label="Negative prompt", info="What to keep away from.")
 
@@ -90,7 +90,7 @@ class Form:
         return [
             self.adapters, self.together, self.prompts, self.layout, self.sweep, self.seed,
             self.seeds, self.steps, self.guidance, self.score, self.photos, self.size,
-            self.negative, *self.strengths,
+            self.negative, self.clip, *self.strengths,
         ]  # fmt: skip
 
 
@@ -209,7 +209,7 @@ def fields_of(workspace: Workspace, values: Sequence[Any]) -> Fields:
         StudioError: something of it is there no longer.
     """
     (paths, together, prompts, layout, sweep, seed, seeds, steps, guidance, score, photos, size,
-     negative, *strengths) = values  # fmt: skip
+     negative, clip, *strengths) = values  # fmt: skip
     known = {one.path: one for one in drawables_with(workspace, paths or [])}
     missing = next((path for path in paths or [] if path not in known), None)
     if missing is not None:
@@ -234,4 +234,5 @@ def fields_of(workspace: Workspace, values: Sequence[Any]) -> Fields:
         sweep=str(sweep),
         score=bool(score),
         references=references,
+        clip=str(clip or ""),
     )

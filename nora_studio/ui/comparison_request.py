@@ -46,6 +46,8 @@ class Fields:
     """Strengths of a grid, with commas between."""
     score: bool
     references: Sequence[str]
+    clip: str = ""
+    """Name of the judge; empty: the embedded one, on the embedded base."""
 
 
 def request_of(fields: Fields) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -73,6 +75,7 @@ def request_of(fields: Fields) -> tuple[dict[str, Any], dict[str, Any]]:
         "negative": fields.negative.strip() or None,
         "score": fields.score,
         "references": list(fields.references) if fields.score else [],
+        "clip": (fields.clip.strip() or None) if fields.score else None,
     }
     return request, {"layout": fields.layout, **view}
 

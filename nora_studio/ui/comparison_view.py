@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nora_studio.statistics import coverage, signed
 from nora_studio.studio.sheets import Place, Sheet
 from nora_studio.studio.workspace import Workspace
 from nora_studio.ui.escaping import escaped
@@ -44,7 +45,16 @@ def sheet_view(sheet: Sheet | None, workspace: Workspace) -> str:
     if sheet is None:
         return EMPTY
     blocks = "".join(_block(block, sheet, workspace) for block in _blocks(sheet))
-    return f"{_head(sheet)}{_findings(sheet)}{blocks}"
+    return f"{_head(sheet)}{_findings(sheet)}{_judged(sheet)}{blocks}"
+
+
+def _judged(sheet: Sheet) -> str:
+    """Who gave the scores, or why there are none."""
+    if sheet.unscored is not None:
+        return f'<p class="note unscored">The pictures are {escaped(sheet.unscored)}</p>'
+    if not sheet.scores:
+        return ""
+    return f'<p class="note">Scores by CLIP {escaped(sheet.judge or "of an unknown name")}.</p>'
 
 
 def _head(sheet: Sheet) -> str:
@@ -81,26 +91,23 @@ def _findings(sheet: Sheet) -> str:
     few = ""
     for one in sheet.differences:
         name, meaning = SCORE_NAMES.get(one["score"], (one["score"], ""))
-        span = f"{_signed(one['low'])} to {_signed(one['high'])}"
-        told = f"{meaning}. The mean difference, and where it lies with 95% certainty"
+        span = f"{signed(one['low'])} to {signed(one['high'])}"
+        told = f"{meaning}. The mean difference and its 95% interval"
         is_few = str(one["verdict"]).startswith("too few")
         few = f"{one['verdict']}." if is_few else few
         word = "" if is_few else f" <em>{escaped(one['verdict'])}</em>"
         pairs.setdefault((one["first"], one["second"]), []).append(
             f'<span class="chip" title="{escaped(told)}">{escaped(name)} '
-            f"<b>{_signed(one['mean'])}</b> ({span}){word}</span>"
+            f"<b>{signed(one['mean'])}</b> ({span}){word}</span>"
         )
     lines = "".join(
         f"<li><span>{escaped(first)} − {escaped(second)}</span>{''.join(chips)}</li>"
         for (first, second), chips in pairs.items()
     )
-    note = f'<p class="note">{escaped(few[:1].upper() + few[1:])}</p>' if few else ""
+    covered = coverage(len(sheet.request.prompts), len(sheet.request.seeds))
+    words = f"{few[:1].upper()}{few[1:]} {covered}".strip()
+    note = f'<p class="note">{escaped(words)}</p>'
     return f'<ul class="findings">{lines}</ul>{note}' if lines else ""
-
-
-def _signed(value: float) -> str:
-    text = f"{value:+.3f}".replace("-", "−")
-    return "0.000" if text[1:] == "0.000" else text
 
 
 def _blocks(sheet: Sheet) -> Iterator[_Block]:

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from nora_studio.fidelity import PROMPT_SCORE, Fidelity, Point
-from nora_studio.fidelity_words import advice, fidelity_table, point_name
+from nora_studio.fidelity_words import advice, fidelity_table, judges_of, point_name
+from nora_studio.statistics import coverage
 from nora_studio.ui.axes import Axis, number
 from nora_studio.ui.escaping import escaped
 from nora_studio.ui.pieces import METHOD_NAMES, colour_of, dot, table
@@ -168,17 +169,14 @@ def advice_view(result: Fidelity, runs: Sequence[str]) -> str:
     head, *rows = fidelity_table(result)
     heads = [TITLES.get(name, (name, "")) for name in head]
     count = f"{result.photo_count} photos, {len(result.prompts)} prompts"
+    judged = escaped(f"Judged by {judges_of(result)}")
     return (
-        f'<div class="advices">{"".join(cards)}</div><details class="card"><summary>All points in '
-        f'numbers</summary>{table(heads, rows)}<p class="note">{_judges(result)}, {count}. In '
-        "brackets: where the mean lies in 95 of 100 cases, by bootstrap over the prompts.</p>"
+        f'<div class="advices">{"".join(cards)}</div><p class="note">{judged}.</p>'
+        '<details class="card"><summary>All points in '
+        f'numbers</summary>{table(heads, rows)}<p class="note">{count}. In '
+        f"brackets the mean's interval. {coverage(len(result.prompts), len(result.seeds))}</p>"
         "</details>"
     )
-
-
-def _judges(result: Fidelity) -> str:
-    names = [f"Judged by CLIP {result.clip}", *([f"DINO {result.dino}"] if result.dino else [])]
-    return escaped(" and ".join(names))
 
 
 def first_choice(result: Fidelity, runs: Sequence[str]) -> int | None:

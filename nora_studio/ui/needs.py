@@ -1,6 +1,7 @@
 """What a start would take, or what is missing for one: the line over the button."""
 
 from nora_studio.errors import StudioError
+from nora_studio.judges import judge_for, why_unscored
 from nora_studio.studio.drafts import DRAFT, is_of_draft
 from nora_studio.studio.measures import Measure, Measures
 from nora_studio.studio.studio import Studio
@@ -11,6 +12,7 @@ from nora_studio.ui.escaping import escaped
 
 ADD_PHOTOS = "Add photos first; five or more are best."
 BUSY = " Another training is at work here; this one would wait for it."
+JUDGE_FIELD = "It stands under Advanced, Samples and checkpoints."
 NO_ROOM = "It does not fit into the memory here: choose a smaller batch, or 8 or 4 base bits."
 
 
@@ -20,13 +22,17 @@ def needs_view(studio: Studio, measures: Measures, workspace: Workspace, shown: 
     if not shown.strip():
         return _note("Say in step 1 what it is." if has_photos else ADD_PHOTOS)
     try:
-        options = check_arguments(workspace, arguments_of(shown), studio.is_model_allowed)
+        arguments = arguments_of(shown)
+        options = check_arguments(workspace, arguments, studio.is_model_allowed)
+        studio.check_training(options)
     except StudioError as error:
         return _note(escaped(str(error)), "problem")
     if is_of_draft(options) and not has_photos:
         return _note(ADD_PHOTOS)
     measuring = measures.under_way(workspace, studio.jobs)
     busy = BUSY if studio.jobs.is_device_busy() and measuring is None else ""
+    if "--no-score-samples" not in arguments and judge_for(options.model, options.clip) is None:
+        busy += f" Its samples are {escaped(why_unscored(options.model))} {JUDGE_FIELD}"
     measure = measures.find(options)
     if measure is not None and not measure.fits:
         return _note(NO_ROOM, "problem")

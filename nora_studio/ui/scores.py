@@ -9,11 +9,9 @@ from nora_studio.errors import StudioError
 from nora_studio.fidelity import Fidelity
 from nora_studio.runs import Run
 from nora_studio.studio.job import ENDED, Job
+from nora_studio.studio.limits import MOST_CHECKPOINTS, MOST_RUNS, MOST_SEEDS
 from nora_studio.studio.past_runs import stem_and_method
 from nora_studio.studio.scoring import (
-    MOST_CHECKPOINTS,
-    MOST_RUNS,
-    MOST_SEEDS,
     Kind,
     ScoreRequest,
     fidelity_of,
@@ -29,7 +27,7 @@ from nora_studio.ui.acts import ON_LOAD, QUIET, act_of, told
 from nora_studio.ui.fidelity_view import advice_view, first_choice, panel_view, plot_view
 from nora_studio.ui.measuring_view import measuring_view
 from nora_studio.ui.scores_view import scores_view
-from nora_studio.ui.shared import Place, Shared
+from nora_studio.ui.shared import JUDGE, Place, Shared
 
 STRENGTHS = ("0.2", "0.4", "0.6", "0.8", "1", "1.2", "1.4")
 USUAL = ("0.6", "0.8", "1")
@@ -66,7 +64,7 @@ def build(studio: Studio, shared: Shared, place: Place) -> None:
         find = gr.Button("Find the best strength", variant="primary", scale=0, min_width=270)
         score = gr.Button("Compare final adapters", scale=0, min_width=270)
         stop = gr.Button("Stop", interactive=False, scale=0, min_width=90)
-    prompts, seeds, strengths, checkpoints, dino = _questions()
+    prompts, seeds, strengths, checkpoints, dino, clip = _questions()
     progress = gr.HTML(EMPTY, elem_id="scores-progress")
     advice = gr.HTML("", elem_id="scores-advice", js_on_load=ON_LOAD)
     with gr.Row(elem_id="scores-plot-row"):
@@ -80,11 +78,12 @@ def build(studio: Studio, shared: Shared, place: Place) -> None:
     to_compare = [shared.adapters, shared.strengths, shared.tabs]
     for part in (plot, panel, advice):
         part.select(room.press, chosen, [point, panel, *to_compare], **QUIET)
-    asked = [chosen, prompts, seeds, strengths, checkpoints, dino]
+    asked = [chosen, prompts, seeds, strengths, checkpoints, dino, clip]
     find.click(room.find_best, asked, None, api_name="find_best_strength").then(
         room.look, inputs, outputs, **QUIET
     )
-    score.click(room.compare_final, [chosen, prompts, seeds, dino], None, api_name="score").then(
+    final = [chosen, prompts, seeds, dino, clip]
+    score.click(room.compare_final, final, None, api_name="score").then(
         room.look, inputs, outputs, **QUIET
     )
     stop.click(room.halt, chosen, None, api_name="stop_scores")
@@ -132,20 +131,20 @@ class _Room:
         return number, view, gr.skip(), gr.skip(), gr.skip()
 
     def find_best(
-        self, names, prompts, seeds, strengths, checkpoints, dino, request: gr.Request
+        self, names, prompts, seeds, strengths, checkpoints, dino, clip, request: gr.Request
     ) -> None:
         """Draw the runs' checkpoints at several strengths and recommend one."""
-        asked = _read(names, prompts, seeds, strengths, checkpoints, dino)
+        asked = _read(names, prompts, seeds, strengths, checkpoints, dino, clip)
         self._begin("fidelity", asked, request)
 
-    def compare_final(self, names, prompts, seeds, dino, request: gr.Request) -> None:
+    def compare_final(self, names, prompts, seeds, dino, clip, request: gr.Request) -> None:
         """Score the runs' final adapters, pair by pair."""
-        self._begin("score", _read(names, prompts, seeds, ("1",), 0, dino), request)
+        self._begin("score", _read(names, prompts, seeds, ("1",), 0, dino, clip), request)
 
     def _begin(self, kind: Kind, asked: ScoreRequest, request: gr.Request) -> None:
         try:
             workspace = self.studio.workspace(request.headers)
-            submit(self.studio.jobs, workspace, asked, kind, self.studio.is_model_allowed)
+            submit(self.studio.jobs, workspace, asked, kind, self.studio.models)
         except StudioError as error:
             raise told(error, "Not measured") from error
 
@@ -155,7 +154,7 @@ class _Room:
             self.studio.jobs.stop(job)
 
 
-def _read(names, prompts, seeds, strengths, checkpoints, dino) -> ScoreRequest:
+def _read(names, prompts, seeds, strengths, checkpoints, dino, clip) -> ScoreRequest:
     """What the page sent, as a request; an API caller may send anything."""
     try:
         return ScoreRequest(
@@ -165,13 +164,16 @@ def _read(names, prompts, seeds, strengths, checkpoints, dino) -> ScoreRequest:
             strengths=tuple(sorted(float(strength) for strength in strengths)),
             checkpoints=int(checkpoints),
             dino=str(dino or "").strip(),
+            clip=str(clip or "").strip(),
         )
     except (TypeError, ValueError, OverflowError) as error:
         wrong = StudioError("expected runs, prompts, and numbers where numbers belong.")
         raise told(wrong, "Not measured") from error
 
 
-def _questions() -> tuple[gr.Textbox, gr.Number, gr.CheckboxGroup, gr.Slider, gr.Textbox]:
+def _questions() -> tuple[
+    gr.Textbox, gr.Number, gr.CheckboxGroup, gr.Slider, gr.Textbox, gr.Textbox
+]:
     """What may be asked otherwise, closed at first."""
     with gr.Accordion("What is drawn and judged", open=False, elem_id="scores-questions"):
         prompts = gr.Textbox(
@@ -192,11 +194,14 @@ def _questions() -> tuple[gr.Textbox, gr.Number, gr.CheckboxGroup, gr.Slider, gr
                 0, MOST_CHECKPOINTS, 2, step=1, label="Earlier checkpoints",
                 info="How many before the final adapter: fewer steps may be better.",
             )  # fmt: skip
-        dino = gr.Textbox(
-            "", label="Second judge of the subject (DINO)", placeholder="facebook/dino-vits16",
-            info="A Hub name or a directory. It sees details that CLIP overlooks. Empty: none.",
-        )  # fmt: skip
-    return prompts, seeds, strengths, checkpoints, dino
+        with gr.Row():
+            clip = gr.Textbox("", elem_id="scores-clip", **JUDGE)
+            dino = gr.Textbox(
+                "", label="Second judge of the subject (DINO)", placeholder="facebook/dino-vits16",
+                info="A Hub name or a directory. It sees details that CLIP overlooks. Empty: none.",
+                min_width=280,
+            )  # fmt: skip
+    return prompts, seeds, strengths, checkpoints, dino, clip
 
 
 def _twins(runs: list[Run]) -> list[str]:

@@ -2,9 +2,13 @@
 
 from typing import Any
 
+from nora_studio.statistics import NO_DIFFERENCE, coverage, signed
 from nora_studio.ui.escaping import escaped
 from nora_studio.ui.fidelity_view import TITLES
 from nora_studio.ui.pieces import METHOD_NAMES, table
+
+JUDGES = {"CLIP": "clip", "DINO": "dino"}
+"""What judges are called, and where the result names them."""
 
 
 def scores_view(kept: dict[str, Any] | None) -> str:
@@ -29,25 +33,28 @@ def scores_view(kept: dict[str, Any] | None) -> str:
         [
             f"{_called(one['first'])} − {_called(one['second'])}",
             TITLES[one["score"]][0],
-            _signed(one["mean"]),
-            f"{_signed(one['low'])} to {_signed(one['high'])}",
+            signed(one["mean"]),
+            f"{signed(one['low'])} to {signed(one['high'])}",
             str(one["verdict"]),
         ]
         for one in found
     ]
     heads = [("Pair", ""), ("Score", ""), ("Difference", "Mean over all pictures")]
-    heads += [("95% interval", "Where the mean lies in 95 of 100 cases"), ("Verdict", "")]
+    heads += [("95% interval", "Ends of the difference's interval"), ("Verdict", "")]
     pairs = (
         f"<details><summary>Every pair, with intervals</summary>{table(heads, rows)}</details>"
         if rows
         else ""
     )
-    count = len(kept.get("drawing", {}).get("prompts", ()))
+    drawing = kept.get("drawing", {})
+    count, seeds = len(drawing.get("prompts", ())), len(drawing.get("seeds", (0,)))
+    judges = [f"{kind} {kept[key]}" for kind, key in JUDGES.items() if kept.get(key)]
+    judged = f" Judged by {escaped(' and '.join(judges))}." if judges else ""
     return (
         '<section class="card verdicts"><h3>The final adapters at full strength</h3>'
         f'<ul class="plain">{words}</ul>{table([("", ""), *(TITLES[n] for n in names)], means)}'
         f'{pairs}<p class="note">{count} prompts; every pair of pictures began from the same noise.'
-        "</p></section>"
+        f"{judged} {coverage(count, seeds)}</p></section>"
     )
 
 
@@ -58,11 +65,11 @@ def _pair(one: dict[str, Any]) -> tuple[str, str]:
 def _sentence(one: dict[str, Any]) -> str:
     first, second = map(_called, _pair(one))
     title, meaning = TITLES[one["score"]]
-    between = f"{_signed(one['low'])} to {_signed(one['high'])}"
+    between = f"{signed(one['low'])} to {signed(one['high'])}"
     if one["verdict"].startswith("too few"):
         text = f"{first} and {second} cannot be told apart yet: {one['verdict']}."
     elif one["low"] <= 0 <= one["high"]:
-        text = f"no difference shown between {first} and {second} ({between})."
+        text = f"{NO_DIFFERENCE} between {first} and {second} ({between})."
     else:
         ahead, behind = (first, second) if one["mean"] > 0 else (second, first)
         text = f"{ahead} is ahead of {behind} by {abs(one['mean']):.3f} ({between})."
@@ -71,7 +78,3 @@ def _sentence(one: dict[str, Any]) -> str:
 
 def _called(label: str) -> str:
     return METHOD_NAMES.get(label, label)
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")

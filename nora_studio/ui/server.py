@@ -1,6 +1,7 @@
 """Starts the web app: `nora-studio ui` and `python app.py`."""
 
 import getpass
+import ipaddress
 import sys
 import threading
 import warnings
@@ -11,26 +12,37 @@ from pathlib import Path
 
 import gradio as gr
 import torch
-import tyro
 import uvicorn
 from fastapi import FastAPI
 from filelock import FileLock, Timeout
 
+from nora_studio.command_line import parse_command
 from nora_studio.errors import StudioError
 from nora_studio.studio.accounts import Accounts, add_account
+from nora_studio.studio.connections import server_config
 from nora_studio.studio.doorman import Doorman
 from nora_studio.studio.drawings import Drawings
 from nora_studio.studio.entrance import guarded_app
 from nora_studio.studio.jobs import Jobs
+from nora_studio.studio.limits import GIB, OWNERS_QUOTA_BYTES, QUOTA_BYTES
+from nora_studio.studio.model_access import ModelAccess
 from nora_studio.studio.origins import is_loopback
 from nora_studio.studio.studio import Studio
 from nora_studio.ui.page import HEAD, build_page
 from nora_studio.ui.theme import css, theme
 
+MOST_QUOTA = 1e9
+"""GiB."""
+
 
 @dataclass(frozen=True)
 class UiOptions:
-    """Open the studio in a browser: train from photos, watch, compare NoRA with LoRA."""
+    """Open the studio in a browser: train from photos, watch, compare NoRA with LoRA.
+
+    Alone on this machine (no --auth, --names or --proxy) you are its owner: jobs use your Hugging
+    Face login and your disk, and may load any model. Otherwise visitors' jobs get no login and no
+    token, download nothing, and load the embedded model and those of --models.
+    """
 
     host: str = "127.0.0.1"
     """Address to listen on. Any but this machine's own demands --auth."""
@@ -42,18 +54,24 @@ class UiOptions:
     """File of accounts, made by --add-account. None: each browser has a folder of its own."""
     add_account: str | None = None
     """Ask for a password, add this account to the file of --auth, and end."""
-    models: tuple[Path, ...] = ()
-    """Folders in which visitors may name model directories. None: any, while only this machine can
-    reach the studio; with accounts, none."""
+    models: tuple[str, ...] = ()
+    """Models that may be loaded: Hub names, judges such as ViT-B-32:openai, and folders in which
+    model directories lie. None: any for the owner alone; otherwise only the embedded one. Fetch Hub
+    names beforehand, with your own login: `hf download owner/name`."""
+    quota: float | None = None
+    """GiB of disk that each visitor may take. None: 5; 500 for the owner alone."""
     names: tuple[str, ...] = ()
     """Further host names that the studio answers to, such as a proxy's."""
+    proxy: tuple[str, ...] = ()
+    """Addresses of reverse proxies in front (assets/serving.md), such as 127.0.0.1: only these are
+    believed who a visitor is (X-Forwarded-For, X-Forwarded-Proto). Needs --auth."""
     open: bool = True
     """Open the page in a browser."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """`nora-studio ui`: serve until stopped; trainings under way go on without the page."""
-    options = tyro.cli(UiOptions, prog="nora-studio ui", args=arguments)
+    options = parse_command(UiOptions, prog="nora-studio ui", arguments=arguments)
     if options.add_account is not None:
         return _add_account(options)
     home = options.data.expanduser().resolve()
@@ -75,7 +93,8 @@ def run(arguments: Sequence[str]) -> int:
     if options.open and sys.stdout.isatty():
         threading.Timer(1.0, webbrowser.open, [address]).start()
     try:
-        uvicorn.run(app, host=options.host, port=options.port, log_level="warning")
+        config = server_config(app, options.proxy, host=options.host, port=options.port)
+        uvicorn.Server(config).run()
     finally:
         stop.set()
         studio.drawings.close()
@@ -88,14 +107,41 @@ def open_studio(home: Path, options: UiOptions) -> Studio:
     """The studio in a data folder.
 
     Raises:
-        StudioError: the options would let others in without accounts, or the folder cannot be had.
+        StudioError: the options would let others in without accounts, the folder cannot be had, or
+            a model of the list is not there.
     """
+    _check_proxies(options)
     accounts = None if options.auth is None else Accounts(options.auth)
-    doorman = Doorman(home, options.host, accounts, options.names)
-    is_private = accounts is None and is_loopback(options.host)
-    folders = options.models or (None if is_private else ())
-    jobs = Jobs(doorman.home, torch.cuda.device_count())
-    return Studio(doorman, jobs, Drawings(doorman.home, jobs.is_device_busy), folders)
+    is_local = is_loopback(options.host) and not (options.names or options.proxy)
+    is_private = accounts is None and is_local
+    quota = OWNERS_QUOTA_BYTES if is_private else QUOTA_BYTES
+    if options.quota is not None:
+        if not 0 < options.quota < MOST_QUOTA:
+            raise StudioError(f"--quota: expected GiB above 0; got {options.quota:g}.")
+        quota = int(options.quota * GIB)
+    doorman = Doorman(home, options.host, accounts, options.names, quota)
+    models = ModelAccess.of(doorman.home, options.models, is_private)
+    jobs = Jobs(doorman.home, torch.cuda.device_count(), is_private=is_private)
+    drawings = Drawings(
+        doorman.home, jobs.is_device_busy, is_private=is_private, is_allowed=models.is_allowed
+    )
+    return Studio(doorman, jobs, drawings, models)
+
+
+def _check_proxies(options: UiOptions) -> None:
+    """Refuse a proxy that is no address, or that would let others in without accounts."""
+    for address in options.proxy:
+        try:
+            ipaddress.ip_address(address)
+        except ValueError:
+            raise StudioError(
+                f"--proxy: expected an address such as 127.0.0.1; got {address!r}."
+            ) from None
+    if options.proxy and options.auth is None:
+        raise StudioError(
+            "--proxy lets other machines in, which needs accounts: add --auth FILE (made with "
+            "--add-account), or leave --proxy out."
+        )
 
 
 def make_app(studio: Studio) -> FastAPI:
@@ -122,9 +168,7 @@ def _add_account(options: UiOptions) -> int:
         raise StudioError("--add-account: name the file of accounts by --auth FILE.")
     try:
         with warnings.catch_warnings():  # A password that is seen as it is typed is refused.
-            warnings.simplefilter(
-                "error", getpass.GetPassWarning
-            )
+            warnings.simplefilter("error", getpass.GetPassWarning)
             password = getpass.getpass(f"Password of {options.add_account}: ")
             again = getpass.getpass("Once more: ")
     except (EOFError, OSError, getpass.GetPassWarning) as error:

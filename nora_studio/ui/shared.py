@@ -6,6 +6,14 @@ from typing import Any
 import gradio as gr
 
 POLL_SECONDS = 1.5
+JUDGE: dict[str, Any] = {
+    "label": "Judge (CLIP)",
+    "placeholder": "ViT-B-32:openai",
+    "min_width": 280,
+    "info": "Needed on any base but the miniature, whose own judge knows only toy pictures. "
+    "ARCHITECTURE:WEIGHTS, hf-hub:owner/name or a directory.",
+}
+"""The field that names who gives the scores."""
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,7 @@ def build_token_doctor(studio: Studio, form: Form) -> None:
         workspace, name = studio.workspace(request.headers), model_of(base, model)
         rare_word = own.strip() or "auto"
         try:
-            if not studio.is_model_allowed(name):
-                raise StudioError("this studio may not read that model.")
+            studio.models.check(name, "the model")
             found = studio.drawings.read_as_tokens(asked[:PROMPT_LIMIT], name, rare_word)
             wanted: dict[str, Any] = {
                 "columns": [

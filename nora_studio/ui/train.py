@@ -169,7 +169,8 @@ class _Answers:
         try:
             workspace, arguments, options = self._ready(shown, request)
             measuring = self._measures.under_way(workspace, jobs)
-            begin_training(workspace, jobs, arguments, options, resolution_of(options.model))
+            resolution, writes = resolution_of(options.model), self._measures.bytes_of(options)
+            begin_training(workspace, jobs, arguments, options, resolution, writes)
             if measuring is not None:
                 jobs.stop(measuring)
         except StudioError as error:
@@ -194,6 +195,7 @@ class _Answers:
         """The arguments behind the command and what they come to, checked for this visitor."""
         workspace, arguments = self._studio.workspace(request.headers), arguments_of(shown)
         options = check_arguments(workspace, arguments, self._studio.is_model_allowed)
+        self._studio.check_training(options)
         return workspace, arguments, options
 
 

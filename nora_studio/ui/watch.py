@@ -6,8 +6,12 @@ from typing import Any
 
 import gradio as gr
 
+from nora_studio.defaults import with_recommended
 from nora_studio.errors import StudioError
+from nora_studio.options_file import parse_options
 from nora_studio.run_files import is_finite
+from nora_studio.studio.limits import TRAINING
+from nora_studio.studio.measures import Measures
 from nora_studio.studio.studio import Studio
 from nora_studio.studio.training import PROGRAM, train_command
 from nora_studio.studio.trainings import Training, find_training, find_trainings, state_of
@@ -18,7 +22,7 @@ from nora_studio.ui.pieces import METHOD_NAMES, colour_of
 from nora_studio.ui.shared import Place, Shared
 from nora_studio.ui.training_view import Logs, log_view, progress_view, wall_view
 
-MOST_STEPS = 100_000
+MOST_STEPS = TRAINING["--steps"][True]
 BUTTON: dict[str, Any] = {"size": "md", "scale": 0, "min_width": 165}
 OTHERS: tuple[Colour, ...] = ("ink", "soft", "accent", "base")
 EMPTY = (
@@ -163,15 +167,24 @@ class _Answers:
         try:
             if training.first is None:
                 raise StudioError(f"{training.name} had not begun; start it again under Train.")
+            workspace = self._studio.workspace(request.headers)
+            for run in training.runs.values():
+                workspace.run(run.folder.name)  # Refuses one that a link leads out of.
             config = f"runs/{training.first.folder.name}/config.toml"
             arguments = ["--config", config, *more, "--resume"]
+            workspace = self._studio.workspace(request.headers)
+            # As it will be: longer than it was planned, on a list that may have changed.
+            planned = ["--config", str(workspace.folder / config), *more]
+            options = with_recommended(parse_options(planned))
+            self._studio.check_training(options)
             self._studio.jobs.submit(
-                self._studio.workspace(request.headers),
+                workspace,
                 "train",
                 training.name,
                 train_command(arguments),
                 shlex.join([*PROGRAM, *arguments]),
                 [run.folder.name for run in training.runs.values()],
+                writes=Measures(self._studio.doorman.home).bytes_of(options),
             )
         except StudioError as error:
             raise told(error) from error

@@ -1,7 +1,7 @@
 """What a few-shot method is asked for, and what it gives."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +26,8 @@ class Learner:
     """Writes what was learned, as of a step, into an existing folder."""
     load: Callable[[Path], None]
     """Sets it from such a folder, to the bit."""
+    adapted: dict[str, nn.Module] = field(default_factory=dict)
+    """The encoders that carry adapters, by part; none where nothing is in their weights."""
 
 
 class FewshotMethod(Protocol):

@@ -98,6 +98,7 @@ class WeightAdapter:
             rules=rules,
             write=lambda folder, at: write_adapter(folder, parts, card.at(at)),
             load=lambda folder: load_weights(folder, parts, card),
+            adapted=parts,
         )
 
     def read(self, task: FewshotTask, folder: Path | None) -> Any:

@@ -1,0 +1,68 @@
+"""Weight decay towards the start, for trained weights whose start is part of the base model.
+
+Decay towards zero is right where an update is a product with a factor that starts at zero: it then
+pulls towards the base model. NoRA, PiSSA and OLoRA start from singular vectors or a QR of the
+weight itself, DoRA's magnitudes from the weight's own norms: decaying those towards zero changes
+the layer although nothing was learned. For them the distance from the start is decayed.
+
+It is done by letting the optimizer see that distance: before each step the start is subtracted from
+the weight, after it added again. So every optimizer decays by its own rule, and a weight that is at
+its start stays there to the bit. All else that the optimizers here do is the same at either origin.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+START = "start"
+"""Key of a weight's start in an optimizer's state, which checkpoints carry: a run that goes on
+elsewhere decays towards the same numbers."""
+_POSITIONS = ("z",)
+"""Other points in weight space that an optimizer keeps: schedule-free's base sequence."""
+
+
+def decay_towards_start(
+    optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]
+) -> None:
+    """Make an optimizer's weight decay pull some weights to where they are now, not to zero.
+
+    A checkpoint that was written without starts goes on with the decay that it began with.
+
+    Args:
+        optimizer: Before its first step, or before its state is restored.
+        parameters: Freshly initialised, among the optimizer's own. Each takes a copy in memory.
+    """
+    starts = {parameter: parameter.detach().clone() for parameter in parameters}
+    moved: list[tuple[nn.Parameter, Tensor]] = []
+
+    @torch.no_grad()
+    def subtract(*_: Any) -> None:
+        moved.clear()
+        for parameter, first in starts.items():
+            state = optimizer.state.get(parameter, {})
+            # Without a gradient no optimizer touches a weight, and subtracting would round it.
+            if parameter.grad is None or (state and START not in state):
+                continue
+            start = state.get(START, first).to(parameter.device)
+            moved.append((parameter, start))
+            for point in _points(parameter, state):
+                point.sub_(start)
+
+    @torch.no_grad()
+    def add(*_: Any) -> None:
+        for parameter, start in moved:
+            # Only now: optimizers take an empty state for that of a first step.
+            state = optimizer.state[parameter]
+            starts[parameter] = state[START] = start
+            for point in _points(parameter, state):
+                point.add_(start)
+        moved.clear()
+
+    optimizer.register_step_pre_hook(subtract)
+    optimizer.register_step_post_hook(add)
+
+
+def _points(parameter: nn.Parameter, state: dict[str, Any]) -> list[Tensor]:
+    return [parameter, *(state[name] for name in _POSITIONS if name in state)]

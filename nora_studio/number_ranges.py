@@ -1,0 +1,82 @@
+"""The range of every number that a user gives: one for the command line, files, and pages."""
+
+import math
+import os
+import secrets
+
+from nora_studio.errors import StudioError
+
+MAXIMUM_SEED = 2**32 - 1
+"""The largest that every generator here takes, and that a page's number field keeps exactly."""
+RANDOM_SEED = -1
+"""Stands for a seed that is drawn, and recorded as what was drawn."""
+MAXIMUM_COUNT = 10**9
+"""No option counts further: steps, pixels, ranks."""
+_MAY_BE_INFINITE = {"max_gradient_norm"}
+_AT_LEAST_ONE = {"steps", "size", "rank", "outer_rank"}
+_SEEDS = {"seed", "sample_seed", "seeds"}
+SHOWN = 40
+"""Characters of a value in a message."""
+
+
+def check_number(value: int | float, name: str, what: str) -> int | float:
+    """Give back a number that is in its option's range, a random seed drawn.
+
+    Args:
+        name: The option's field, such as "sample_seed".
+        what: What the message calls it, such as "--sample-seed".
+
+    Raises:
+        StudioError: it is out of range, infinite, or not a number.
+    """
+    if name in _SEEDS:
+        return _seed(value, what)
+    if isinstance(value, int):
+        least = 1 if name in _AT_LEAST_ONE else -MAXIMUM_COUNT
+        if not least <= value <= MAXIMUM_COUNT:
+            start = "from 1 to" if least == 1 else "of at most"
+            raise StudioError(
+                f"{what}: expected a whole number {start} {MAXIMUM_COUNT:,}; got {shown(value)}."
+            )
+    elif math.isnan(value) or (math.isinf(value) and name not in _MAY_BE_INFINITE):
+        raise StudioError(f"{what}: expected a finite number; got {value}.")
+    return value
+
+
+def _seed(value: int | float, what: str) -> int:
+    if value == RANDOM_SEED:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise StudioError(
+                f"{what} -1: each of several processes would draw another seed. Give one, from 0 "
+                f"to {MAXIMUM_SEED}."
+            )
+        return secrets.randbelow(MAXIMUM_SEED + 1)
+    if not (isinstance(value, int) and 0 <= value <= MAXIMUM_SEED):
+        raise StudioError(
+            f"{what}: expected a whole number from 0 to {MAXIMUM_SEED}, or -1 for a random seed; "
+            f"got {shown(value)}."
+        )
+    return value
+
+
+def read_number(word: str, kind: type[int] | type[float], what: str) -> None:
+    """Refuse a word of a command line that is no number of a kind.
+
+    Raises:
+        StudioError: it is none.
+    """
+    try:
+        if len(word) > SHOWN:  # Python itself refuses whole numbers of thousands of digits.
+            raise ValueError
+        kind(word)
+    except ValueError:
+        expected = "a whole number" if kind is int else "a number"
+        raise StudioError(f"{what}: expected {expected}; got {shown(word)}.") from None
+
+
+def shown(value: object) -> str:
+    """A value for a message, cut where it is long."""
+    if isinstance(value, int) and abs(value) > 10**SHOWN:
+        return "a number of more than 40 digits"
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"

@@ -1,0 +1,231 @@
+"""Which names and paths may be opened: refused in one line before anything is."""
+
+import os
+import stat
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from nora_studio.errors import StudioError
+
+CONFINED = "NORA_STUDIO_CONFINED_TO"
+"""Environment variable of a command that runs for a visitor of the web app: the folders that its
+path options may lead into, the one that it runs in first."""
+NAME_BYTES = 255
+"""Bytes that a file system takes of one name."""
+PATH_BYTES = 4095
+"""Bytes that Linux takes of a path."""
+_RESERVED = {
+    *("con", "prn", "aux", "nul", "conin$", "conout$"),
+    *(f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³"),
+}
+"""Names that Windows keeps for devices, whatever suffix they have."""
+
+
+def check_text(text: str, what: str) -> None:
+    """Refuse text that no file, command line or tokenizer can take.
+
+    Args:
+        what: What the text is, such as "--prompt".
+
+    Raises:
+        StudioError: it holds a null byte, or what is not Unicode.
+    """
+    if "\0" in text:
+        raise StudioError(f"{what}: expected text without null bytes; got {_shown(text)}.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise StudioError(
+            f"{what}: expected Unicode text (UTF-8); got {_shown(text)}. Rename or rewrite it."
+        ) from error
+
+
+def check_path(path: Path, what: str) -> None:
+    """Refuse a path that the system cannot look up, whether there is anything or not.
+
+    Raises:
+        StudioError: it holds a null byte, is not UTF-8 or too long, or names an unknown user's
+            home.
+    """
+    check_text(str(path), what)
+    try:
+        path = path.expanduser()
+    except RuntimeError as error:
+        raise StudioError(
+            f"{what}: {_shown(str(path))} names the home of a user who is unknown here. Write the "
+            "path out."
+        ) from error
+    longest = max((len(part.encode()) for part in path.parts), default=0)
+    if longest > NAME_BYTES or len(str(path).encode()) > PATH_BYTES:
+        raise StudioError(
+            f"{what}: expected names of at most {NAME_BYTES} bytes and a path of at most "
+            f"{PATH_BYTES:,}; got {_shown(str(path))}, with a name of {longest:,} bytes."
+        )
+
+
+def check_folder_name(name: str, what: str, suffixes: Sequence[str] = ()) -> None:
+    """Refuse a name that is not the name of one folder on every system.
+
+    Args:
+        what: Where the name was given, such as "--name".
+        suffixes: What is appended to it.
+
+    Raises:
+        StudioError: it could lead elsewhere, would be hidden or reserved, or is too long.
+    """
+    check_text(name, what)
+    problem = _problem_with_name(name)
+    if problem is not None:
+        raise StudioError(
+            f"{what}: expected the name of one folder, such as my-mug; got {_shown(name)}, "
+            f"{problem}."
+        )
+    size = len(name.encode()) + max((len(suffix.encode()) for suffix in suffixes), default=0)
+    if size > NAME_BYTES:
+        raise StudioError(
+            f"{what}: expected a folder's name of at most {NAME_BYTES} bytes; got {size:,} bytes "
+            f"with what is appended: {_shown(name)}. Choose a shorter one."
+        )
+
+
+def _problem_with_name(name: str) -> str | None:
+    if not name.strip():
+        return "which is empty"
+    if "/" in name or "\\" in name:
+        return "which is a path"
+    if name.startswith("."):
+        return "which begins with a dot"
+    if any(unicodedata.category(letter) == "Cc" for letter in name):
+        return "which holds control characters"
+    if is_reserved(name):
+        return "which Windows reserves for a device"
+    return None
+
+
+def is_reserved(name: str) -> bool:
+    """Whether Windows keeps a name for a device: "con", "COM1", "nul.txt"."""
+    return name.partition(".")[0].strip().lower() in _RESERVED
+
+
+def check_relative(path: Path | str, what: str) -> Path:
+    """Refuse a path that, by its words alone, could lead out of the folder it is relative to.
+
+    Raises:
+        StudioError: it is absolute, begins with "~", which commands expand, or holds "..".
+    """
+    check_text(str(path), what)
+    path = Path(path)
+    odd = ".." in path.parts or any("\\" in part or ":" in part for part in path.parts)
+    if path.is_absolute() or odd or (path.parts[:1] and path.parts[0].startswith("~")):
+        raise _outside(path, what)
+    check_path(path, what)
+    return path
+
+
+def _outside(path: Path, what: str) -> StudioError:
+    return StudioError(
+        f"{what}: expected a file or folder of your own, such as photos/my-mug; got "
+        f"{_shown(str(path))}."
+    )
+
+
+def check_inside(root: Path, path: Path | str, what: str, whole: bool = True) -> Path:
+    """The place of a path within a folder, once nothing of it can lead out of there.
+
+    It is checked as it will be opened: whatever reads a folder follows the links in it.
+
+    Args:
+        root: The folder.
+        path: Relative to it. There need be nothing there yet.
+        what: Where the path was given, such as "--instance-dir".
+        whole: Look through everything in a folder too.
+
+    Returns:
+        The place, links resolved.
+
+    Raises:
+        StudioError: as `check_relative`; or it leads out of the folder by a link; or what is there,
+            or anything in it, is neither a file nor a folder.
+    """
+    path = check_relative(path, what)
+    shown, root = _shown(str(path)), Path(os.path.realpath(root))
+    place = Path(os.path.realpath(root / path))
+    if not place.is_relative_to(root):
+        raise _outside(path, what)
+    try:
+        place.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return place  # Nothing is there yet.
+    except OSError as error:
+        raise StudioError(f"{what}: {shown} cannot be looked at: {error.strerror}.") from error
+    waiting, seen = [place], {place}
+    try:
+        while waiting:
+            for found in _opened(waiting.pop(), whole):
+                if not found.is_relative_to(root):
+                    raise StudioError(f"{what}: {shown} holds a link that leads out of it.")
+                if found not in seen:
+                    seen.add(found)
+                    waiting.append(found)
+    except OSError as error:
+        raise StudioError(f"{what}: {shown} cannot be looked at: {error.strerror}.") from error
+    except _Unreadable as error:
+        raise StudioError(
+            f"{what}: {shown} is or holds {error}, which is neither a file nor a folder."
+        ) from None
+    return place
+
+
+class _Unreadable(Exception):
+    """A pipe, a device or a socket."""
+
+
+def _opened(place: Path, whole: bool) -> Iterator[Path]:
+    """What reading a place opens further: a folder's own folders, and where its links lead."""
+    try:
+        mode = place.stat().st_mode
+    except FileNotFoundError:  # A link that leads nowhere, or it has gone meanwhile.
+        return
+    if stat.S_ISREG(mode):
+        return
+    if not stat.S_ISDIR(mode):
+        raise _Unreadable(repr(place.name[:80]))
+    if not whole:
+        return
+    with os.scandir(place) as entries:
+        for entry in entries:
+            if entry.is_symlink():
+                yield Path(os.path.realpath(entry.path))
+            elif entry.is_dir(follow_symlinks=False):
+                yield place / entry.name
+            elif not entry.is_file(follow_symlinks=False):
+                raise _Unreadable(repr(entry.name[:80]))
+
+
+def check_confined(path: Path, what: str, whole: bool = True) -> None:
+    """In a command that runs for a visitor of the web app, refuse a path that leaves their folder.
+
+    The server has checked it when the command was put into the queue; this is when it is opened.
+
+    Raises:
+        StudioError: as `check_inside`.
+    """
+    roots = [Path(root) for root in filter(None, os.environ.get(CONFINED, "").split(os.pathsep))]
+    if not roots:
+        return
+    for root in roots:
+        if path.is_absolute() and path.is_relative_to(root):
+            check_inside(root, path.relative_to(root), what, whole)
+            return
+    check_inside(roots[0], path, what, whole)
+
+
+def confining(folders: Iterable[Path]) -> dict[str, str]:
+    """The environment that confines a command to some folders, the one that it runs in first."""
+    return {CONFINED: os.pathsep.join(str(folder) for folder in folders)}
+
+
+def _shown(text: str) -> str:
+    """Text from somebody else, short and in one line."""
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")

@@ -1,0 +1,81 @@
+"""Every ceiling of the web app in one place: what one request may ask of the owner's machine.
+
+Each is a pair: for visitors of a studio that others reach, and for the owner, who has it alone. The
+owner's are generous and finite all the same: a slip of the keyboard fills no disk.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nora_studio.errors import StudioError
+
+GIB = 1024**3
+QUOTA_BYTES = 5 * GIB
+"""Of a visitor's whole workspace, runs included, where the owner says nothing else."""
+OWNERS_QUOTA_BYTES = 500 * GIB
+
+TRAINING: Mapping[str, tuple[int, int]] = {
+    "--steps": (20_000, 1_000_000),
+    "--batch-size": (16, 1_024),
+    "--accumulate": (16, 1_024),
+    "--resolution": (1_024, 4_096),
+    "--crops": (32, 1_000),
+    "--sample-steps": (100, 1_000),
+    "--class-pictures": (400, 100_000),
+    "--keep-checkpoints": (10, 1_000),
+    "--unet.rank": (512, 8_192),
+    "--unet.outer-rank": (1_024, 8_192),
+    "--text-encoder.rank": (512, 8_192),
+    "--text-encoder.outer-rank": (1_024, 8_192),
+    "--text-encoder-2.rank": (512, 8_192),
+    "--text-encoder-2.outer-rank": (1_024, 8_192),
+    "methods at once": (4, 32),
+    "samples of a run": (1_000, 100_000),
+    "checkpoints written in a run": (500, 100_000),
+    "measurements in a run": (2_000, 1_000_000),
+    "lines of a run's log": (20_000, 1_000_000),
+}
+"""Of one training, by its flag or by what follows from several flags."""
+DRAWING: Mapping[str, tuple[int, int]] = {
+    "pictures": (200, 2_000),
+    "columns": (25, 200),
+    "steps": (150, 1_000),
+    "size": (1_536, 4_096),
+    "photos to compare with": (50, 500),
+    "adapters at once": (6, 32),
+}
+"""Of one drawing."""
+MOST_RUNS, MOST_PROMPTS, MOST_SEEDS, MOST_STRENGTHS, MOST_CHECKPOINTS = 4, 24, 4, 8, 8
+"""Of one measurement on the Scores page, for the owner too: the page shows no more."""
+MOST_MIXED = 8
+"""Adapters that go into one file, for the owner too."""
+MOST_RANK = 4_096
+"""Of an exported file, for the owner too."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The ceilings of whoever asks."""
+
+    is_owner: bool = False
+    """Whether the studio is the owner's alone."""
+
+    def check(self, table: Mapping[str, tuple[int, int]], asked: Mapping[str, int | None]) -> None:
+        """Refuse what is above its ceiling.
+
+        Args:
+            asked: Values by the table's names; None: left to the trainer.
+
+        Raises:
+            StudioError: one is above it; the ceiling is named.
+        """
+        for name, value in asked.items():
+            most = table[name][self.is_owner]
+            if value is not None and value > most:
+                raise StudioError(
+                    f"{name}: at most {_number(most)} here; got {_number(value)}. Ask for less."
+                )
+
+
+def _number(value: int) -> str:
+    return f"{value:,}" if value >= 10_000 else str(value)
