@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from nora_studio import processes
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.run_lock import RunLock
-from nora_studio.runs import Run
+from nora_studio.runs import CONFIG, Run
 from nora_studio.stop import Interrupted, ending_at_once
 from nora_studio.storage import GO_ON, REFUSALS, DiskError, disk_error
 
@@ -84,7 +84,10 @@ class Attempt:
                 began with other options or photos.
         """
         if resume and not any(run.exists for run in runs):
-            Run.open(runs[0].folder)  # Refuses.
+            raise StudioError(
+                f"--resume: {runs[0].folder} is no run (it holds no {CONFIG}). Leave --resume out "
+                f"to begin it; or if it was moved, name it by `--config ITS-FOLDER/{CONFIG}`."
+            )
         for run in runs:
             lock = RunLock(run.folder)
             if run.exists and not resume:

@@ -101,10 +101,7 @@ class Run:
             StudioError: there is none.
         """
         if not cls(folder).exists:
-            raise StudioError(
-                f"--resume: {folder} is no run (it holds no {CONFIG}). Leave --resume out to begin "
-                "it."
-            )
+            raise StudioError(f"{folder} is no run (it holds no {CONFIG}). Check the path.")
         return cls(folder)
 
     def check_config(self, config: str, defaults: str = "") -> None:

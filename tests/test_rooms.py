@@ -23,6 +23,7 @@ LEVELS = [
         "registration",
         "stop",
         "orphans",
+        "remedies",
         "curves",
         "averages",
         "schedules",

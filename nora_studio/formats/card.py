@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nora_studio.errors import StudioError
+from nora_studio.remedies import get_again
 from nora_studio.strict_json import parse_json
 
 
@@ -66,7 +67,7 @@ def card_text(card: AdapterCard) -> str:
     return json.dumps(card_values(card), ensure_ascii=False)
 
 
-def parse_card(text: str, where: object) -> AdapterCard:
+def parse_card(text: str, where: Path) -> AdapterCard:
     """Read a card back; fields of a later version are left out.
 
     Args:
@@ -81,7 +82,7 @@ def parse_card(text: str, where: object) -> AdapterCard:
         card = AdapterCard(**{key: value for key, value in values.items() if key in known})
         _check(card)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise StudioError(f"{where} is damaged: {error}. Train again or restore it.") from error
+        raise StudioError(f"{where} is damaged: {error}. {get_again(where)}") from error
     return card
 
 

@@ -19,6 +19,7 @@ from nora_studio.fingerprints import fingerprint, fingerprints_agree
 from nora_studio.formats.container import read_header, read_tensors, write_tensors
 from nora_studio.methods.steps import PlainSteps
 from nora_studio.part_settings import PartSettings, resolve
+from nora_studio.remedies import get_again
 
 FILE = "clip_adapter.safetensors"
 BLEND = 0.2
@@ -105,15 +106,20 @@ class ClipAdapter:
 def _facts(folder: Path) -> dict[str, Any]:
     try:
         return json.loads(read_header(folder / FILE).metadata["clip_adapter"])
+    except StudioError:
+        raise
     except (KeyError, ValueError) as error:
-        raise StudioError(f"{folder / FILE} is no CLIP-Adapter: {error}. Restore it.") from error
+        problem = f"{folder / FILE} is no CLIP-Adapter: {error}."
+        raise StudioError(f"{problem} {get_again(folder)}") from error
 
 
 def _fill(step: BottleneckClassifier, folder: Path) -> None:
     saved, wanted = read_tensors(folder / FILE), step.trained()
     shapes = {name: tensor.shape for name, tensor in saved.items()}
     if shapes != {name: parameter.shape for name, parameter in wanted.items()}:
-        raise StudioError(f"{folder / FILE} holds a bottleneck of another shape. Restore it.")
+        raise StudioError(
+            f"{folder / FILE} holds a bottleneck of another shape. {get_again(folder)}"
+        )
     with torch.no_grad():
         for name, parameter in wanted.items():
             parameter.copy_(saved[name])
