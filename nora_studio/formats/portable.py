@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nora_studio.errors import StudioError
 from nora_studio.formats.container import read_tensors, write_tensors
-from nora_studio.formats.identify import SDXL, Identity, check_loadable, open_header
+from nora_studio.formats.identify import OTHER_BASES, SDXL, Identity, check_loadable, open_header
 from nora_studio.formats.names import LayerNames
 from nora_studio.formats.updates import Update, Updates
 from nora_studio.remedies import get_again
@@ -145,7 +145,7 @@ def _unknown_key(file: Path, key: str, identity: Identity, is_role_known: bool) 
             f"{file} holds {shown(key)}, which is none of a LoRA's factors by its ending. {look}, "
             "and get it as a LoRA in diffusers' or Kohya's keys."
         )
-    if identity.base not in ("", SDXL):
+    if identity.base in OTHER_BASES:
         return StudioError(
             f"{file} holds {shown(key)}, which names no layer of this model: it was made for "
             f"{identity.base}. Use it with that, or get one that was made for {SDXL}."
