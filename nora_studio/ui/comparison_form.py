@@ -13,9 +13,11 @@ from nora_studio.studio.workspace import Workspace, check_name
 from nora_studio.ui.acts import ON_LOAD, QUIET, act_of
 from nora_studio.ui.comparison_request import CHIPS, LAYOUTS, Fields
 from nora_studio.ui.escaping import escaped
+from nora_studio.ui.number_field import NumberField
 from nora_studio.ui.shared import Shared
 
 ADAPTERS_LIMIT = 6
+SIDE = NumberField("Side in pixels", least=64, most=1536, step=8)
 WITH_ADAPTERS = "Each is a column beside the base, which learned nothing."
 WITHOUT_ADAPTERS = "None yet. Train one, or upload one under Adapters; the base draws without."
 
@@ -27,8 +29,8 @@ class Form:
         """Lay the fields out, where they stand on the page."""
         self.adapters = gr.Dropdown(
             [], multiselect=True, max_choices=ADAPTERS_LIMIT, label="Adapters",
-            info=WITH_ADAPTERS,
-            elem_id="compare-adapters",
+            info=WITH_ADAPTERS, elem_id="compare-adapters",
+            allow_custom_value=True,  # `fields_of` refuses what is not there.
         )  # fmt: skip
         self.prompts = gr.Textbox(
             "", lines=3, max_lines=8, label="Prompts", placeholder="a photo of a [V] mug",
@@ -77,10 +79,11 @@ class Form:
             self.photos = gr.Dropdown(
                 [("none", "")], value="", label="Photos to compare with",
                 info="Best are photos that were not trained on.", elem_id="compare-photos",
+                allow_custom_value=True,
             )  # fmt: skip
-            self.size = gr.Number(
-                None, label="Side in pixels", precision=0, minimum=64, maximum=1536, step=8,
-                info="Empty: as trained.",
+            self.size = SIDE.build(
+                placeholder="as trained", elem_id="compare-side",
+                info="A multiple of 8. Empty: as trained.",
             )  # fmt: skip
             self.negative = gr.Textbox("", label="Negative prompt", info="What to keep away from.")
 
@@ -229,7 +232,7 @@ def fields_of(workspace: Workspace, values: Sequence[Any]) -> Fields:
         seeds=seeds,
         steps=steps,
         guidance=guidance,
-        size=size,
+        size=SIDE.read(size),
         negative=str(negative),
         sweep=str(sweep),
         score=bool(score),
