@@ -13,7 +13,7 @@ from nora_studio.studio.blind import find_tests
 from nora_studio.studio.sheets import Sheet
 from nora_studio.studio.studio import Studio
 from nora_studio.studio.workspace import Workspace, check_name
-from nora_studio.ui.acts import QUIET, told
+from nora_studio.ui.acts import HIDDEN, QUIET, told
 from nora_studio.ui.blind_panel import BlindPanel, pairs_of, wire_blind
 from nora_studio.ui.blind_view import results_view
 from nora_studio.ui.comparison_form import Form, fields_of, wire_form
@@ -50,7 +50,7 @@ class _Result:
             with gr.Row(elem_classes="bar"):
                 self.older = gr.Dropdown(
                     [], label="Drawings", elem_id="compare-older", min_width=300, scale=3,
-                    visible=False,
+                    visible=False, allow_custom_value=True,  # One that is gone shows nothing.
                 )  # fmt: skip
                 self.blind = gr.Button(
                     "Blind test", visible=False, scale=0, min_width=120, elem_id="compare-blind"
@@ -147,10 +147,14 @@ def _wire_result(
     tab.select(acts.arrive, shown, arrived, **QUIET).then(**look)
     choose = result.older.input(lambda name: (name, ""), result.older, [shown, seen], **QUIET)
     choose.then(**look)
-    form.draw.click(acts.draw, form.fields, arrived, api_name="draw_comparison").then(**look)
+    form.draw.click(acts.draw, form.fields, arrived, api_name="draw_comparison", **HIDDEN).then(
+        **look
+    )
     form.stop.click(acts.stop, shown, None, api_name="stop_drawing")
-    result.go_on.click(acts.go_on, shown, None, api_name="go_on_drawing").then(**look)
-    result.delete.click(acts.delete, shown, arrived, api_name="delete_drawing").then(**look)
+    result.go_on.click(acts.go_on, shown, None, api_name="go_on_drawing", **HIDDEN).then(**look)
+    result.delete.click(acts.delete, shown, arrived, api_name="delete_drawing", **HIDDEN).then(
+        **look
+    )
     return look
 
 

@@ -13,9 +13,11 @@ from nora_studio.studio.workspace import Workspace, check_name
 from nora_studio.ui.acts import ON_LOAD, QUIET, act_of
 from nora_studio.ui.comparison_request import CHIPS, LAYOUTS, Fields
 from nora_studio.ui.escaping import escaped
+from nora_studio.ui.number_field import NumberField
 from nora_studio.ui.shared import JUDGE, Shared
 
 ADAPTERS_LIMIT = 6
+SIDE = NumberField("Side in pixels", least=64, most=1536, step=8)
 WITH_ADAPTERS = "Each is a column beside the base, which learned nothing."
 WITHOUT_ADAPTERS = "None yet. Train one, or upload one under Adapters; the base draws without."
 
@@ -28,6 +30,7 @@ class Form:
         self.adapters = gr.Dropdown(
             [], multiselect=True, max_choices=ADAPTERS_LIMIT, label="Adapters",
             info=WITH_ADAPTERS, elem_id="compare-adapters",
+            allow_custom_value=True,  # `fields_of` refuses what is not there.
         )  # fmt: skip
         self.prompts = gr.Textbox(
             "", lines=3, max_lines=8, label="Prompts", placeholder="a photo of a [V] mug",
@@ -76,11 +79,12 @@ class Form:
             self.photos = gr.Dropdown(
                 [("none", "")], value="", label="Photos to compare with",
                 info="Best are photos that were not trained on.", elem_id="compare-photos",
+                allow_custom_value=True,
             )  # fmt: skip
             self.clip = gr.Textbox("", elem_id="compare-clip", **JUDGE)
-            self.size = gr.Number(
-                0, label="Side in pixels", precision=0, minimum=0, maximum=1536, step=8,
-                info="0: as trained.",
+            self.size = SIDE.build(
+                placeholder="as trained", elem_id="compare-side",
+                info="A multiple of 8. Empty: as trained.",
             )  # fmt: skip
             self.negative = gr.Textbox("", label="Negative prompt", info="What to keep away from.")
 
@@ -229,7 +233,7 @@ def fields_of(workspace: Workspace, values: Sequence[Any]) -> Fields:
         seeds=seeds,
         steps=steps,
         guidance=guidance,
-        size=size,
+        size=SIDE.read(size),
         negative=str(negative),
         sweep=str(sweep),
         score=bool(score),

@@ -52,7 +52,7 @@ def build(studio: Studio, shared: Shared, place: Place) -> None:
         part.select(room.press, [picked, undone], [picked, undone], **QUIET).then(
             room.look, inputs, outputs, **QUIET
         )
-    delete.click(room.delete, picked, [picked, undone], api_visibility="private").then(
+    delete.click(room.delete, picked, [picked, undone], **QUIET).then(
         room.look, inputs, outputs, **QUIET
     )
     reuse.click(room.reuse, picked, [shared.settings, shared.tabs], **QUIET)

@@ -9,6 +9,7 @@ from nora_studio.studio.studio import Studio
 from nora_studio.ui import adapters, compare, history, scores, train, watch
 from nora_studio.ui.acts import QUIET
 from nora_studio.ui.escaping import escaped
+from nora_studio.ui.number_field import SCRIPT
 from nora_studio.ui.shared import POLL_SECONDS, Place, Shared
 
 TABS: tuple[tuple[str, str, Callable[[Studio, Shared, Place], None]], ...] = (
@@ -42,6 +43,7 @@ HEAD = """<script>
 })();
 </script>"""
 """Light or dark, as last chosen, before the first picture."""
+HEAD += SCRIPT
 
 
 def build_page(studio: Studio) -> gr.Blocks:

@@ -92,7 +92,7 @@ def _wire(answers: "_Answers", page: _Page, shared: Shared, place: Place) -> Non
         answers.go_on_longer, [page.chosen, page.more], None, api_name="continue_training"
     )
     handed = [shared.adapters, shared.tabs]
-    page.compare.click(answers.compare, page.chosen, handed, api_visibility="private")
+    page.compare.click(answers.compare, page.chosen, handed, **QUIET)
 
 
 class _Answers:
