@@ -90,7 +90,7 @@ def main() -> int:
         raise StudioError(f"--seeds: expected different whole numbers; got {options.seeds}.")
     references = None
     if options.references is not None:
-        references = [open_photo(file) for file in list_photos(options.references)]
+        references = [open_photo(file) for file in list_photos(options.references, "--references")]
     if options.dino is not None and not references:
         raise StudioError("--dino: it compares with real photos. Name them with --references.")
     device = choose_device(options.device)

@@ -87,7 +87,7 @@ def main() -> int:
     ]
     model = options.model or common_base(options, checkpoints)
     prompts = read_prompts(options.prompts or in_places(checkpoints[-1].card.prompt, PLACES_DRAWN))
-    photos = [open_photo(file) for file in list_photos(options.references)]
+    photos = [open_photo(file) for file in list_photos(options.references, "--references")]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     scorer = load_scorer(options.clip, device)
     dino = None if options.dino is None else load_dino(options.dino, device)

@@ -27,8 +27,8 @@ LEVELS = [
         "schedules",
         "peak_memory",
     },
-    {"atomic", "storage", "fidelity", "assets", "recipes", "tables"},
-    {"disk_cache", "fidelity_words", "fidelity_plot"},
+    {"atomic", "storage", "fidelity", "assets", "data", "tables"},
+    {"disk_cache", "fidelity_words", "fidelity_plot", "recipes"},
     {
         "nora",
         "world",
@@ -37,7 +37,6 @@ LEVELS = [
         "scripts",
         "crew",
         "drawing_requests",
-        "data",
         "grid",
         "settings",
         "processes",

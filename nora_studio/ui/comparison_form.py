@@ -217,7 +217,7 @@ def fields_of(workspace: Workspace, values: Sequence[Any]) -> Fields:
     used = [known[path] for path in paths or []]
     references = []
     if score and photos:
-        files = list_photos(workspace.photos / check_name(photos))
+        files = list_photos(workspace.photos / check_name(photos), "photos to compare with")
         references = [file.relative_to(workspace.folder).as_posix() for file in files]
     return Fields(
         layout=layout,
