@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from nora_studio.data.texts import read_text
 from nora_studio.errors import StudioError
 
 PLACEHOLDER = "[V]"
@@ -61,7 +62,7 @@ def read_prompts(entries: Sequence[str]) -> list[str]:
 
 def _read_file(file: Path) -> list[str]:
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_text(file)
         if file.suffix.lower() == ".txt":
             lines = [line.strip() for line in text.splitlines()]
             return [line for line in lines if not line.startswith("#")]
@@ -70,7 +71,8 @@ def _read_file(file: Path) -> list[str]:
             content = [scene["prompt"] for scene in content["scenes"]]
         if not isinstance(content, list) or not all(isinstance(item, str) for item in content):
             raise ValueError("expected a list of prompts, or scenes with a prompt each")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise StudioError(f"--prompts: {file} cannot be read: {reason}.") from error
+    except StudioError as error:
+        raise StudioError(f"--prompts: {error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StudioError(f"--prompts: {file} cannot be read: {error}.") from error
     return [prompt.strip() for prompt in content]
