@@ -36,6 +36,7 @@ from nora_studio.data.images import list_photos, open_photo
 from nora_studio.dino import load_dino
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.models import choose_dtype, load_sdxl, native_resolution
+from nora_studio.prompt_warnings import drawing_warnings, judge_warnings
 from nora_studio.prompts import read_prompts
 from nora_studio.report import labelled_grid
 from nora_studio.results import as_markdown, as_text, describe_results, result_tables
@@ -108,6 +109,8 @@ def main() -> int:
         negative=options.negative,
         strength=options.strength,
     )
+    for line in (*drawing_warnings(pipe, entrants, drawing), *judge_warnings(scorer, prompts)):
+        print(line, file=sys.stderr)
     with tqdm(total=len(entrants) * len(drawing.pairs), desc="drawing", unit="picture") as bar:
         pictures = draw_missing(
             pipe, entrants, drawing, options.out / "pictures", lambda *_: bar.update()

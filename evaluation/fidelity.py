@@ -21,7 +21,7 @@ import tyro
 from tqdm import tqdm
 
 from nora_studio.atomic import write_text
-from nora_studio.compare import Drawing
+from nora_studio.compare import Drawing, enter_adapters
 from nora_studio.data.images import list_photos, open_photo
 from nora_studio.dino import load_dino
 from nora_studio.errors import StudioError, run_entry
@@ -37,6 +37,7 @@ from nora_studio.fidelity_judging import (
 from nora_studio.fidelity_plot import plot_fidelity
 from nora_studio.fidelity_words import advice, fidelity_table
 from nora_studio.models import choose_dtype, load_sdxl, native_resolution
+from nora_studio.prompt_warnings import drawing_warnings, judge_warnings
 from nora_studio.prompts import in_places, read_prompts
 from nora_studio.results import as_text, markdown_table
 from nora_studio.scores import load_scorer
@@ -102,6 +103,9 @@ def main() -> int:
         guidance=options.guidance,
         size=size,
     )
+    entrants = [one for c in checkpoints for one in enter_adapters([c.path], with_base=False)]
+    for line in (*drawing_warnings(pipe, entrants, drawing), *judge_warnings(scorer, prompts)):
+        print(line, file=sys.stderr)
     plan = list(planned_points(checkpoints, options.strengths))
     options.out.mkdir(parents=True, exist_ok=True)
     with tqdm(total=(len(plan) + 1) * len(drawing.pairs), desc="drawing", unit="picture") as bar:

@@ -9,7 +9,8 @@ JSON lines come in and go out. It is asked:
 
 and it tells, each with the "id": "ready" once, then "started", "picture" (one for each, with its
 place and file), "scores", and at the end of every request "done", "cancelled" or "error"; "reading"
-answers a prompt at once. No request ends it: it ends with its input, after the picture at work.
+answers a prompt at once. "started" and "scores" carry "warnings" of words that are not read. No
+request ends it: it ends with its input, after the picture at work.
 """
 
 import contextlib
@@ -52,6 +53,7 @@ from nora_studio.entrants import (
 )
 from nora_studio.errors import StudioError
 from nora_studio.models import choose_dtype, choose_trigger, load_sdxl
+from nora_studio.prompt_warnings import drawing_warnings, judge_warnings
 from nora_studio.readings import read_as_tokens
 from nora_studio.scores import Scorer, load_scorer
 
@@ -149,7 +151,9 @@ class DrawingServer:
         planned = plan_pictures(pipes.base, entrants, drawing, folder)
         for picture in planned:
             _take_from_beside(picture, folder)
-        self.tell({"event": "started", "id": known, "total": len(planned)})
+        warnings = drawing_warnings(pipes.base, entrants, drawing)
+        told = {"event": "started", "id": known, "total": len(planned), "warnings": warnings}
+        self.tell(told)
         labels = [entrant.label for entrant in entrants]
         for number, picture in enumerate(draw_planned(pipes, planned, drawing), start=1):
             prompt, seed = picture.pair
@@ -181,7 +185,11 @@ class DrawingServer:
         references = [open_photo(Path(file)) for file in request.references]
         scores: Scores = score_entrants(self._scorer, pictures, drawing, references)
         findings: list[Finding] = list(find_differences(scores, drawing))
-        return {"scores": scores, "differences": [asdict(finding) for finding in findings]}
+        return {
+            "scores": scores,
+            "differences": [asdict(finding) for finding in findings],
+            "warnings": judge_warnings(self._scorer, drawing.prompts),
+        }
 
     def _pipes(self, model: str, precision: str) -> AdaptedPipes:
         key = (model, precision)

@@ -11,7 +11,7 @@ from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
 from nora_studio.assets import EMBEDDED, embedded
-from nora_studio.cache import LatentCache, Stores, encode_photos, words_unread
+from nora_studio.cache import LatentCache, Stores, encode_photos
 from nora_studio.config import DreamboothOptions
 from nora_studio.data.beside import masks_beside
 from nora_studio.data.buckets import Size, buckets_pay
@@ -21,7 +21,7 @@ from nora_studio.data.inspection import Finding, inspect_folder
 from nora_studio.data.views import Framing, photo_views
 from nora_studio.draws import Augmentation, BatchDraws
 from nora_studio.errors import StudioError
-from nora_studio.prompts import replace_token
+from nora_studio.prompt_warnings import prompt_warnings
 from nora_studio.settings.photos import DEFAULT_CROPS, DEFAULT_MASK_FLOOR
 
 MOST_WARNINGS = 5
@@ -80,17 +80,20 @@ class PhotoSet:
         empty = [""] if self.options.caption_dropout > 0 else []
         return [*dict.fromkeys(self.captions), *empty]
 
-    def long_captions(self, pipe: StableDiffusionXLPipeline, trigger: str) -> list[str]:
-        """A warning for each prompt whose end the tokenizer would cut off."""
-        lines = []
-        for prompt in dict.fromkeys(self.captions):
-            lost = words_unread(pipe, replace_token(prompt, trigger))
-            if lost:
-                photo = self.files[self.captions.index(prompt)]
-                own = prompt != self.options.prompt
-                whose = f"the caption of {photo}" if own else "--prompt"
-                lines.append(f"warning: {whose} is too long; never read: {lost!r}. Shorten it.")
-        return lines
+    def prompt_warnings(self, pipe: StableDiffusionXLPipeline, trigger: str) -> list[str]:
+        """Warnings of words that are never read, in captions and all prompts of the options."""
+        options = self.options
+        whose = {
+            prompt: f"the caption of {self.files[self.captions.index(prompt)]}"
+            for prompt in dict.fromkeys(self.captions)
+        }
+        if options.prompt in whose or not options.sample_prompts:
+            whose[options.prompt] = "--prompt"
+        for prompt in options.sample_prompts:
+            whose.setdefault(prompt, f"--sample-prompts, {prompt[:60]!r},")
+        if options.prior_weight > 0 and options.class_prompt:
+            whose.setdefault(options.class_prompt, "--class-prompt")
+        return prompt_warnings(pipe, [(name, p) for p, name in whose.items()], [trigger])
 
     def framing(self, resolution: int, latent_scale: int) -> Framing:
         """How these photos are cut on a model of that resolution."""

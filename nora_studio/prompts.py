@@ -19,6 +19,16 @@ PLACES = (
 )
 """Where a subject is drawn if nobody says: far from where it was photographed."""
 _PLACEHOLDER = re.compile(r"\[v\]", re.IGNORECASE)
+_OTHER_SYNTAX = re.compile(
+    r"<(?:lora|lyco|hypernet):[^<>]*>"  # an adapter
+    r"|\([^()]*:\s*[-+]?(?:\d+\.?\d*|\.\d+)\s*\)"  # (red:1.4)
+    r"|\({2,}[^()]*\){2,}"  # ((red))
+    r"|\[(?!v\])[^\[\]]*\]"  # [red], [cat:dog:0.5], and not [V]
+    r"|\{[^{}]*\}"  # {red}, {red|blue}
+    r"|\b(?-i:BREAK)\b",
+    re.IGNORECASE,
+)
+"""Of programs that weigh and schedule words; diffusers' SDXL reads all of it as text."""
 _LEFT_OUT = re.compile(r"\[v\](?:['’]s\b)?", re.IGNORECASE)
 
 
@@ -32,6 +42,14 @@ def replace_token(prompt: str, trigger: str | None) -> str:
         return _PLACEHOLDER.sub(lambda _: trigger, prompt)
     bare = re.sub(r"\s+", " ", _LEFT_OUT.sub(" ", prompt)).strip()
     return re.sub(r"\s+([.,;:!?])", r"\1", bare)
+
+
+def other_syntax(prompt: str) -> list[str]:
+    """What of a prompt is written in the syntax of other programs: "(red:1.4)", "[red]", "BREAK".
+
+    "[V]" is ours.
+    """
+    return list(dict.fromkeys(_OTHER_SYNTAX.findall(prompt)))
 
 
 def in_places(prompt: str, count: int = len(PLACES)) -> list[str]:

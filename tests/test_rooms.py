@@ -80,7 +80,7 @@ LEVELS = [
         "out_of_memory",
     },
     {"entrants", "readings"},
-    {"adapted"},
+    {"adapted", "prompt_warnings"},
     {
         "fewshot",
         "trials",

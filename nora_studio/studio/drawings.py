@@ -280,6 +280,7 @@ class Drawings:
                 self._follow(live, event)
 
     def _follow(self, live: LiveSheet, event: Event) -> None:
+        live.warn(event.get("warnings", ()))
         sheet, kind = live.sheet, event["event"]
         if kind == "picture":
             place = (event["column"], event["prompt"], event["seed"])

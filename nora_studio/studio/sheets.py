@@ -5,7 +5,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -58,6 +58,8 @@ class Sheet:
     """Score -> column's label -> one value a picture, prompts in the outer loop."""
     differences: tuple[dict[str, Any], ...] = ()
     """Findings (`compare.Finding`), paired, with intervals."""
+    warnings: tuple[str, ...] = ()
+    """A sentence for each prompt of which something is not read as it may be meant."""
 
     @property
     def is_under_way(self) -> bool:
@@ -150,6 +152,7 @@ def write_sheet(workspace: Workspace, sheet: Sheet) -> None:
         "files": {"-".join(map(str, place)): file for place, file in sheet.files.items()},
         "words": sheet.words,
         "differences": list(sheet.differences),
+        "warnings": list(sheet.warnings),
     }
     folder = sheet.folder(workspace)
     folder.mkdir(exist_ok=True, mode=0o700)
@@ -175,6 +178,7 @@ def read_sheet(workspace: Workspace, name: str) -> Sheet:
             files=files,
             words={int(column): word for column, word in values["words"].items()},
             differences=tuple(values["differences"]),
+            warnings=tuple(values.get("warnings", ())),  # Earlier versions kept none.
         )
     except FileNotFoundError as error:
         raise StudioError("there is no such drawing here. It may have been deleted.") from error
@@ -210,6 +214,14 @@ class LiveSheet:
         # A full disk is told by the pictures, which cannot be written either.
         with contextlib.suppress(OSError):
             write_sheet(self.workspace, self.sheet)
+
+    def warn(self, lines: Sequence[str]) -> None:
+        """Keep warnings of the drawing server, each once."""
+        told = [line.removeprefix("warning: ") for line in lines]
+        told = [line[:1].upper() + line[1:] for line in told]
+        kept = tuple(dict.fromkeys((*self.sheet.warnings, *told)))
+        if kept != self.sheet.warnings:
+            self.change(warnings=kept)
 
 
 def sheet_names(workspace: Workspace) -> list[str]:
