@@ -34,12 +34,13 @@ LEVELS = [
         "storage",
         "fidelity",
         "assets",
-        "recipes",
+        "data",
         "t_distribution",
         "number_ranges",
         "paths",
     },
-    {"tensor_files", "disk_cache", "fidelity_plot", "statistics", "command_line", "judges"},
+    {"tensor_files", "disk_cache", "fidelity_plot", "statistics", "command_line", "judges"}
+    | {"recipes"},
     {
         "nora",
         "world",
@@ -48,7 +49,6 @@ LEVELS = [
         "scripts",
         "crew",
         "drawing_requests",
-        "data",
         "grid",
         "settings",
         "processes",
@@ -95,7 +95,7 @@ LEVELS = [
         "out_of_memory",
     },
     {"entrants", "readings"},
-    {"adapted"},
+    {"adapted", "prompt_warnings"},
     {
         "fewshot",
         "trials",

@@ -63,14 +63,7 @@ class Form:
             self.guidance = gr.Slider(
                 1, 15, 5, step=0.5, label="Guidance", info="How strictly it follows the prompt."
             )
-        with gr.Accordion("Strength of each adapter", open=False):
-            self.strengths = [
-                gr.Slider(-1, 2, 1, step=0.05, visible=False) for _ in range(ADAPTERS_LIMIT)
-            ]
-            self.together = gr.Checkbox(
-                False, label="All at once, too", visible=False,
-                info="One more column with all of them on; their changes add up.",
-            )  # fmt: skip
+        self._lay_out_strengths()
         with gr.Accordion("Scores, size, negative prompt", open=False):
             self.score = gr.Checkbox(
                 True, label="Score the pictures",
@@ -87,6 +80,16 @@ class Form:
                 info="A multiple of 8. Empty: as trained.",
             )  # fmt: skip
             self.negative = gr.Textbox("", label="Negative prompt", info="What to keep away from.")
+
+    def _lay_out_strengths(self) -> None:
+        with gr.Accordion("Strength of each adapter", open=False):
+            self.strengths = [
+                gr.Slider(-1, 2, 1, step=0.05, visible=False) for _ in range(ADAPTERS_LIMIT)
+            ]
+            self.together = gr.Checkbox(
+                False, label="All at once, too", visible=False,
+                info="One more column with all of them on; their changes add up.",
+            )  # fmt: skip
 
     @property
     def fields(self) -> list[gr.components.Component]:
@@ -221,7 +224,7 @@ def fields_of(workspace: Workspace, values: Sequence[Any]) -> Fields:
     used = [known[path] for path in paths or []]
     references = []
     if score and photos:
-        files = list_photos(workspace.photos / check_name(photos))
+        files = list_photos(workspace.photos / check_name(photos), "photos to compare with")
         references = [file.relative_to(workspace.folder).as_posix() for file in files]
     return Fields(
         layout=layout,
