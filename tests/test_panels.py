@@ -3,6 +3,7 @@
 import ast
 import re
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,14 @@ from nora_studio.commands.options import ExportOptions
 from nora_studio.errors import StudioError
 from nora_studio.formats.container import read_header, read_tensors, write_tensors
 from nora_studio.models import load_sdxl
+from nora_studio.runs import Run
 from nora_studio.studio.draft_trash import bring_back, last_put_aside
 from nora_studio.studio.drafts import DRAFT, take_example
+from nora_studio.studio.jobs import Jobs
+from nora_studio.studio.past_runs import delete_runs
+from nora_studio.studio.sheets import discard_sheet, restore_sheet, sheet_names
 from nora_studio.studio.uploads import photos_of
+from nora_studio.studio.workspace import Workspace
 from nora_studio.ui.adapter_bench import base_named
 from nora_studio.ui.number_field import NumberField
 from nora_studio.ui.page import build_page
@@ -246,3 +252,46 @@ def test_every_action_of_the_bench_follows_a_seed_file(person, page, adapter):
     person.say("#adapters-rank", "0")
     soon(page, "#adapters-command", "expected a whole number from 1 to")
     assert person.toasts() == []
+
+
+def test_the_page_keeps_the_state_of_few_loads(site):
+    """Gradio copies the page's whole configuration for each load, about a megabyte."""
+    assert build_page(site.studio).state_session_capacity <= 64
+
+
+def test_a_deleted_drawing_comes_back_until_the_next_is_deleted(tmp_path):
+    workspace = Workspace.of(tmp_path, "a" * 32)
+    for name in ("one", "two"):
+        (workspace.pictures / name).mkdir()
+        (workspace.pictures / name / "drawing.json").write_text("{}")
+    discard_sheet(workspace, "one")
+    assert sheet_names(workspace) == ["two"]
+    restore_sheet(workspace, "one")
+    assert sheet_names(workspace) == ["two", "one"]
+    discard_sheet(workspace, "one")
+    discard_sheet(workspace, "two")
+    with pytest.raises(StudioError, match="cannot be brought back"):
+        restore_sheet(workspace, "one")
+
+
+def test_a_run_that_failed_at_once_promises_no_pictures_and_no_resume(person, page):
+    workspace, jobs = person.workspace(), person.site.studio.jobs
+    code = "import sys; sys.exit('error: --unet.rank: nothing has so many.')"
+    jobs.submit(workspace, "train", MUG, [sys.executable, "-c", code], "train", [f"{MUG}-nora"])
+    person.turn_to("Watch")
+    person.wait_for_state("Failed", "Interrupted")
+    soon(page, "#watch-progress", "Nothing was saved that could go on")
+    soon(page, "#watch-wall", "No pictures")
+    playwright.expect(page.get_by_role("button", name="Resume")).to_be_disabled()
+
+
+def test_a_run_that_is_being_measured_is_not_deleted(tmp_path):
+    workspace, jobs = Workspace.of(tmp_path, "a" * 32), Jobs(tmp_path)
+    Run.create(workspace.runs / "mug-nora", "steps = 1\n").set_status("finished", 1, 1)
+    wait = [sys.executable, "-c", "import time; time.sleep(60)", "--adapters", "runs/mug-nora"]
+    job = jobs.submit(workspace, "fidelity", "mug-nora", wait, "fidelity")
+    try:
+        with pytest.raises(StudioError, match="mug-nora is being measured"):
+            delete_runs(workspace, jobs, ["mug-nora"])
+    finally:
+        jobs.stop(job)

@@ -17,7 +17,7 @@ from nora_studio.studio.limits import DRAWING, Limits
 from nora_studio.studio.quota import check_room
 from nora_studio.studio.workspace import Workspace, check_name
 
-SHEET = "drawing.json"
+SHEET, TRASH = "drawing.json", ".trash"
 PROMPT_LIMIT = 500
 """Letters."""
 USUAL_SIDE = 1536
@@ -234,7 +234,7 @@ def sheet_names(workspace: Workspace) -> list[str]:
 
 
 def discard_sheet(workspace: Workspace, name: str) -> None:
-    """Delete a drawing with its pictures.
+    """Delete a drawing with its pictures; `restore_sheet` undoes the last of these.
 
     Raises:
         StudioError: there is none.
@@ -242,7 +242,23 @@ def discard_sheet(workspace: Workspace, name: str) -> None:
     folder = workspace.pictures / check_name(name)
     if not (folder / SHEET).is_file():
         raise StudioError("there is no such drawing here. It may have been deleted.")
-    discard(folder)
+    trash = workspace.pictures / TRASH
+    if trash.is_dir():  # An undo is for a slip; what was deleted before makes room.
+        discard(trash)
+    trash.mkdir(mode=0o700)
+    folder.rename(trash / name)
+
+
+def restore_sheet(workspace: Workspace, name: str) -> None:
+    """Bring back the drawing that was deleted last.
+
+    Raises:
+        StudioError: it is another one, or there is none.
+    """
+    kept = workspace.pictures / TRASH / check_name(name)
+    if not kept.is_dir() or (workspace.pictures / name).exists():
+        raise StudioError("this drawing cannot be brought back any more.")
+    kept.rename(workspace.pictures / name)
 
 
 def _check_limits(request: DrawingRequest, limits: Limits) -> None:
