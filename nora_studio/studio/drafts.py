@@ -13,11 +13,14 @@ from nora_studio.errors import StudioError
 from nora_studio.history import find_runs
 from nora_studio.options_file import parse_options, to_flags
 from nora_studio.shipped import ShippedSubject
+from nora_studio.studio.companions import WAITING
 from nora_studio.studio.job import ENDED, Job
 from nora_studio.studio.jobs import Jobs
 from nora_studio.studio.past_runs import stem_and_method
 from nora_studio.studio.photo_report import photo_report
+from nora_studio.studio.stored_photos import INCOMING, LOCK
 from nora_studio.studio.training import as_shown, runs_of, train_command
+from nora_studio.studio.upload_notes import NOTES
 from nora_studio.studio.uploads import Incoming, add_photos, photos_of, remove_subject
 from nora_studio.studio.workspace import Workspace
 
@@ -105,7 +108,7 @@ def begin_training(
         check_draft(workspace, options.resolution or resolution)
         # A copy: what is changed in the draft later leaves this training alone.
         with replacing(workspace.photos / options.run_name) as fresh:
-            ignored = shutil.ignore_patterns(".lock", ".incoming-*")
+            ignored = shutil.ignore_patterns(LOCK, f"{INCOMING}*", WAITING, NOTES)
             shutil.copytree(workspace.photos / DRAFT, fresh, dirs_exist_ok=True, ignore=ignored)
     elif not (workspace.folder / options.instance_dir).is_dir():
         raise StudioError(f"--instance-dir: there is no folder {options.instance_dir} of yours.")

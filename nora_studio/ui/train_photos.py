@@ -11,7 +11,9 @@ from nora_studio.errors import StudioError
 from nora_studio.studio.drafts import DRAFT, free_name, take_example
 from nora_studio.studio.photo_report import photo_report
 from nora_studio.studio.studio import Studio
+from nora_studio.studio.upload_notes import dismiss_notes, upload_notes
 from nora_studio.studio.uploads import (
+    TAKEN_SUFFIXES,
     Incoming,
     add_photos,
     photos_of,
@@ -21,10 +23,8 @@ from nora_studio.studio.uploads import (
 from nora_studio.studio.workspace import Workspace
 from nora_studio.ui.acts import ON_LOAD, QUIET, act_of, told
 from nora_studio.ui.examples import example_cards
-from nora_studio.ui.photo_rows import EMPTY, photo_rows, resolution_of
+from nora_studio.ui.photo_rows import EMPTY, notes_list, photo_rows, resolution_of
 from nora_studio.ui.train_form import Form, model_of
-
-MOST_TOLD = 5
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Photos:
 def build_photos() -> Photos:
     """Lay out the drop zone, the rows and the examples."""
     drop = gr.File(
-        file_count="multiple", file_types=["image", ".heic", ".heif", ".txt"], label="Photos",
+        file_count="multiple", file_types=["image", *TAKEN_SUFFIXES], label="Photos",
         height=130, elem_id="train-drop",
     )  # fmt: skip
     rows = gr.HTML(EMPTY, js_on_load=ON_LOAD, elem_id="train-photos")
@@ -52,7 +52,8 @@ def show_photos(workspace: Workspace, noun: str, base: str, model: str) -> str:
     """The draft's photos as rows."""
     photos, base_model = photos_of(workspace, DRAFT), model_of(base, model)
     report = photo_report(workspace, DRAFT, resolution_of(base_model))
-    return photo_rows(workspace, photos, report, base_model, noun)
+    notes = upload_notes(workspace, DRAFT)
+    return notes_list(notes) + photo_rows(workspace, photos, report, base_model, noun)
 
 
 def wire_photos(
@@ -62,7 +63,7 @@ def wire_photos(
     state = [form.noun, form.base, form.model]
 
     def receive(request: gr.Request, files: Sequence[str] | None, *state: str):
-        """Store photos, and captions named after them, beside those that are there."""
+        """Store photos, and captions and masks named after them, beside those that are there."""
         workspace, uploads = studio.workspace(request.headers), studio.doorman.uploads
         visitor, paths = workspace.folder.name, list(files or ())
         try:
@@ -72,8 +73,10 @@ def wire_photos(
                 uploads.release(visitor, path)
         except StudioError as error:
             raise told(error, "Not taken") from error
-        for problem in received.problems[:MOST_TOLD]:
-            gr.Warning(problem, title="Left out", duration=12)
+        if received.notes:
+            several = f"{len(received.notes)} files were not taken as they are; a list names them."
+            told_now = received.problems[0] if len(received.notes) == 1 else several
+            gr.Warning(told_now, title="Not all taken", duration=12)
         return None, show_photos(workspace, *state)
 
     def describe(event: gr.EventData, request: gr.Request) -> None:
@@ -86,7 +89,10 @@ def wire_photos(
     def remove(event: gr.EventData, request: gr.Request, *state: str) -> str:
         act, workspace = act_of(event), studio.workspace(request.headers)
         try:
-            remove_photo(workspace, DRAFT, act.get("photo", ""))
+            if act.get("act") == "dismiss-notes":
+                dismiss_notes(workspace, DRAFT)
+            else:
+                remove_photo(workspace, DRAFT, act.get("photo", ""))
         except StudioError as error:
             raise told(error) from error
         return show_photos(workspace, *state)
