@@ -63,8 +63,8 @@ def read_mask(photo: DecodedPhoto, kind: str, file: Path | None) -> Image.Image 
         )
     if subject_share(mask, (0, 0, 1, 1), of_picture=True) < SMALLEST_SHARE:
         raise StudioError(
-            f"{where} marks nothing: white is the subject, and it is all black. Draw it, or use "
-            "--masks none."
+            f"{where} marks nothing: white is the subject, and it is all black. Draw it, or "
+            "remove it."
         )
     return mask.resize(photo.image.size, Image.Resampling.BILINEAR)
 

@@ -15,8 +15,8 @@ from filelock import FileLock
 
 from nora_studio.errors import StudioError
 from nora_studio.studio.quota import check_room
+from nora_studio.studio.stored_photos import NAMES
 from nora_studio.studio.uploads import (
-    NAMES,
     Incoming,
     Received,
     add_photos,

@@ -14,6 +14,7 @@ from nora_studio.history import find_runs
 from nora_studio.options_file import parse_options, to_flags
 from nora_studio.paths import check_inside
 from nora_studio.shipped import ShippedSubject
+from nora_studio.studio.companions import WAITING
 from nora_studio.studio.draft_trash import (
     DRAFT,
     EXAMPLE,
@@ -26,7 +27,9 @@ from nora_studio.studio.jobs import Jobs
 from nora_studio.studio.past_runs import stem_and_method
 from nora_studio.studio.photo_report import photo_report
 from nora_studio.studio.quota import adding, folder_bytes
+from nora_studio.studio.stored_photos import INCOMING, LOCK
 from nora_studio.studio.training import as_shown, runs_of, train_command
+from nora_studio.studio.upload_notes import NOTES
 from nora_studio.studio.uploads import Incoming, add_photos, photos_of
 from nora_studio.studio.workspace import Workspace
 
@@ -120,7 +123,7 @@ def begin_training(
             adding(workspace, size + writes),
             replacing(workspace.photos / options.run_name) as fresh,
         ):
-            ignored = shutil.ignore_patterns(".lock", ".incoming-*", EXAMPLE)
+            ignored = shutil.ignore_patterns(LOCK, f"{INCOMING}*", WAITING, NOTES, EXAMPLE)
             shutil.copytree(workspace.photos / DRAFT, fresh, dirs_exist_ok=True, ignore=ignored)
     elif not (workspace.folder / options.instance_dir).is_dir():
         raise StudioError(f"--instance-dir: there is no folder {options.instance_dir} of yours.")

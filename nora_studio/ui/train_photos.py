@@ -20,12 +20,13 @@ from nora_studio.studio.draft_trash import (
 from nora_studio.studio.drafts import free_name, kept_form, take_example
 from nora_studio.studio.photo_report import photo_report
 from nora_studio.studio.studio import Studio
-from nora_studio.studio.uploads import Incoming, photos_of, set_caption
+from nora_studio.studio.upload_notes import dismiss_notes, upload_notes
+from nora_studio.studio.uploads import TAKEN_SUFFIXES, Incoming, photos_of, set_caption
 from nora_studio.studio.workspace import Workspace
 from nora_studio.ui.acts import ON_LOAD, QUIET, act_of, told
 from nora_studio.ui.examples import example_cards
 from nora_studio.ui.photo_notes import example_question, note_view
-from nora_studio.ui.photo_rows import EMPTY, photo_rows, resolution_of
+from nora_studio.ui.photo_rows import EMPTY, notes_list, photo_rows, resolution_of
 from nora_studio.ui.train_form import PLAIN, Form, model_of
 
 
@@ -47,7 +48,7 @@ class Photos:
 def build_photos() -> Photos:
     """Lay out the drop zone, the rows and the examples."""
     drop = gr.File(
-        file_count="multiple", file_types=["image", ".heic", ".heif", ".txt"], label="Photos",
+        file_count="multiple", file_types=["image", *TAKEN_SUFFIXES], label="Photos",
         height=130, elem_id="train-drop",
     )  # fmt: skip
     note = gr.HTML("", js_on_load=ON_LOAD, elem_id="train-note")
@@ -62,7 +63,8 @@ def show_photos(workspace: Workspace, noun: str, base: str, model: str) -> str:
     """The draft's photos as rows."""
     photos, base_model = photos_of(workspace, DRAFT), model_of(base, model)
     report = photo_report(workspace, DRAFT, resolution_of(base_model))
-    return photo_rows(workspace, photos, report, base_model, noun)
+    notes = upload_notes(workspace, DRAFT)
+    return notes_list(notes) + photo_rows(workspace, photos, report, base_model, noun)
 
 
 def wire_photos(
@@ -112,14 +114,14 @@ class _Answers:
         model: str,
         refused: list[str],
     ):
-        """Store photos, and captions named after them, beside those that are there."""
+        """Store photos, and captions and masks named after them, beside those that are there."""
         workspace, uploads = self._studio.workspace(request.headers), self._studio.doorman.uploads
         visitor, paths = workspace.folder.name, list(files or ())
         example, before = example_of(workspace), len(photos_of(workspace, DRAFT))
         problems: list[str] = []
         try:
             claimed = [Incoming(uploads.claim(visitor, path), Path(path).name) for path in paths]
-            problems = [str(problem) for problem in add_to_draft(workspace, claimed).problems]
+            add_to_draft(workspace, claimed)  # What it does not take stands in the list of notes.
             for path in paths:
                 uploads.release(visitor, path)
         except StudioError as error:
@@ -141,10 +143,13 @@ class _Answers:
             raise told(error, "Not kept") from error
 
     def remove(self, event: gr.EventData, request: gr.Request, refused: list[str], *state: str):
-        """Take a photo out; it can be brought back."""
+        """Take a photo out, which can be brought back; or the list of what was not taken."""
         act, workspace = act_of(event), self._studio.workspace(request.headers)
         try:
-            put_photo_aside(workspace, act.get("photo", ""))
+            if act.get("act") == "dismiss-notes":
+                dismiss_notes(workspace, DRAFT)
+            else:
+                put_photo_aside(workspace, act.get("photo", ""))
         except StudioError as error:
             raise told(error) from error
         return show_photos(workspace, *state), note_view(workspace, refused=refused)
