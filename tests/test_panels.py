@@ -196,11 +196,11 @@ def test_each_refused_file_stays_listed_by_its_own_name(person, page, tmp_path):
     for file in files:
         file.write_bytes(b"no photo")
     page.locator("#train-drop input[type=file]").set_input_files(files)
-    playwright.expect(page.locator("#train-note li")).to_have_count(7, timeout=30_000)
+    playwright.expect(page.locator(".upload-notes li")).to_have_count(7, timeout=30_000)
     for file in files:
-        soon(page, "#train-note", file.name)
+        soon(page, ".upload-notes", file.name)
     page.get_by_role("button", name="Dismiss").click()
-    playwright.expect(page.locator("#train-note li")).to_have_count(0)
+    playwright.expect(page.locator(".upload-notes li")).to_have_count(0)
 
 
 def test_one_example_in_two_tabs_is_taken_once_by_each(person, page):
