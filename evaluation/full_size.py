@@ -32,6 +32,7 @@ from transformers import (
 
 from nora_studio.command_line import parse_command
 from nora_studio.errors import run_entry
+from nora_studio.orphans import ending_with_us
 from nora_studio.runs import Run
 from nora_studio.scripts import TRAIN, as_flags, script_path
 from nora_studio.shapes import SDXL_UNET, text_config
@@ -95,7 +96,7 @@ def main() -> int:
         *as_flags(options.flags),
     ]  # fmt: skip
     began, start = time.monotonic(), time.time()
-    status = subprocess.call(command)
+    status = subprocess.call(command, preexec_fn=ending_with_us())
     print(f"Whole command: {time.monotonic() - began:.1f} s, status {status}")
     for method in options.method.split(","):
         run = Run(options.out / "runs" / f"full-size-{method}")

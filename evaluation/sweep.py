@@ -33,6 +33,7 @@ from nora_studio.errors import StudioError, run_entry
 from nora_studio.judges import require_judge
 from nora_studio.models import load_sdxl, native_resolution
 from nora_studio.options_file import parse_options, to_toml
+from nora_studio.orphans import ending_with_us
 from nora_studio.part_settings import part_settings
 from nora_studio.runs import CONFIG, Run
 from nora_studio.scores import load_scorer
@@ -149,7 +150,12 @@ def train(options: SweepOptions, trial: Trial) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.with_suffix(".log")
     with log.open("w", encoding="utf-8") as output:
-        status = subprocess.call(script_command(TRAIN, arguments), stdout=output, stderr=output)
+        status = subprocess.call(
+            script_command(TRAIN, arguments),
+            stdout=output,
+            stderr=output,
+            preexec_fn=ending_with_us(),
+        )
     if status:
         last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
         raise StudioError(f"{folder.name} ended with status {status}: {' '.join(last)}")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nora_studio import processes
 from nora_studio.averages import ExponentialAverage, ScheduleFreeAverage, WeightAverage
+from nora_studio.base_digests import digests_of
 from nora_studio.methods.attachment import adapter_parameters
 from nora_studio.methods.optimizers import LORA_PLUS_RATIO, make_optimizer
 from nora_studio.methods.spec import AdapterSpec
@@ -147,6 +148,12 @@ def with_penalty(step: nn.Module, rules: StepRules) -> None:
 def main_first_where_kept(cache: bool) -> contextlib.AbstractContextManager[None]:
     """A block in which the main process finds outer factors; kept on disk, the others read them."""
     return processes.main_first() if cache else contextlib.nullcontext()
+
+
+def shared_digests(modules: Mapping[str, nn.Module]) -> dict[str, str]:
+    """`digests_of` some parts; the main process reads the base's files, the others what it kept."""
+    with processes.main_first():
+        return digests_of(modules)
 
 
 def prepare_accelerator(mixed_precision: str) -> Accelerator:

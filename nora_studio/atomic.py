@@ -35,13 +35,17 @@ def beside(path: Path, kind: str = "new") -> Path:
 
 
 class replacing:
-    """Build a folder beside its destination and swap it in when the block ends well."""
+    """Build a folder beside its destination and swap it in when the block ends well.
+
+    What a killed process left under way there is cleared away first.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.fresh = beside(folder)
 
     def __enter__(self) -> Path:
+        tidy(self.folder.parent, signed=True)
         shutil.rmtree(self.fresh, ignore_errors=True)
         self.fresh.mkdir(parents=True)
         return self.fresh
@@ -98,13 +102,17 @@ def discard(folder: Path) -> None:
     shutil.rmtree(going, ignore_errors=True)
 
 
-def tidy(folder: Path, alone: bool = False) -> None:
+def tidy(folder: Path, alone: bool = False, signed: bool = False) -> None:
     """Finish swaps that killed processes began among a folder's entries; clear away the rest.
 
     Args:
         alone: Nobody else writes there now, so that all which is under way was left behind.
+        signed: Leave alone what names no machine, as earlier versions left it and others may: for
+            a folder that is not ours.
     """
     found = {file: _UNDER_WAY.fullmatch(file.name) for file in _entries(folder)}
+    if signed:
+        found = {file: match for file, match in found.items() if match and match["host"]}
     left = {file: match for file, match in found.items() if match and (alone or _is_left(file))}
     for file, match in left.items():
         place = folder / match["name"]
@@ -124,7 +132,7 @@ def tidy(folder: Path, alone: bool = False) -> None:
 def _entries(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:  # There is none, or it may not be looked into.
         return []
 
 

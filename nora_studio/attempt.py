@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable, Mapping
 
 from nora_studio import processes
-from nora_studio.errors import run_entry
+from nora_studio.errors import StudioError, run_entry
 from nora_studio.run_lock import RunLock
-from nora_studio.runs import Run
+from nora_studio.runs import CONFIG, Run
 from nora_studio.stop import Interrupted, ending_at_once
 from nora_studio.storage import GO_ON, REFUSALS, DiskError, disk_error
 
@@ -18,6 +18,7 @@ class Attempt:
 
     def __init__(self) -> None:
         self._held: list[tuple[Run, RunLock]] = []
+        self._begun: list[Run] = []
         self.at_the_end = contextlib.ExitStack()
         """What is closed however it ends, while the runs are still held."""
 
@@ -37,9 +38,12 @@ class Attempt:
                 if processes.is_main():
                     print(self._last_word(stop), file=sys.stderr)
                 return 128 + stop.signal
-            except OSError as error:
-                self._tell("failed", str(error))
-                if error.errno not in REFUSALS or not self._held:
+            except Exception as error:
+                self._tell("failed", str(error) or type(error).__name__)
+                for run in self._begun:
+                    if not isinstance(error, StudioError) or isinstance(error, DiskError):
+                        run.check_there()  # Whatever else was said, that is why.
+                if not isinstance(error, OSError) or error.errno not in REFUSALS or not self._held:
                     raise
                 # Of a write that nobody watched, such as of a line to a log that holds our output.
                 folder = self._held[0][0].folder
@@ -80,7 +84,10 @@ class Attempt:
                 began with other options or photos.
         """
         if resume and not any(run.exists for run in runs):
-            Run.open(runs[0].folder)  # Refuses.
+            raise StudioError(
+                f"--resume: {runs[0].folder} is no run (it holds no {CONFIG}). Leave --resume out "
+                f"to begin it; or if it was moved, name it by `--config ITS-FOLDER/{CONFIG}`."
+            )
         for run in runs:
             lock = RunLock(run.folder)
             if run.exists and not resume:
@@ -93,6 +100,8 @@ class Attempt:
             lock.acquire()
             self._held.append((run, lock))
             run.tidy()
+            if resume:
+                run.check_resumable()
 
     def begin(self, config: str, record: Mapping[str, str]) -> None:
         """Make the runs that do not exist yet, and say that all of them are at work.
@@ -105,18 +114,19 @@ class Attempt:
             if run.exists:
                 run.extend(config)
             else:
-                Run.create(run.folder, config, record)
+                Run.create(run.folder, config, record, run.method)
             status = run.read_status()
             run.set_status("running", status.get("step", 0), status.get("steps", 0))
+            self._begun.append(run)
 
     def _tell(self, state: str, error: str | None = None) -> None:
         """Leave a state in every run that says nothing of this attempt's end yet."""
         for run, _ in self._held:
             status = run.read_status()
-            if status.get("state") == "running" and status["pid"] == os.getpid():
+            if status.get("state") == "running" and status.get("pid") == os.getpid():
                 extra = {} if error is None else {"error": error}
                 with contextlib.suppress(DiskError):  # That may be the very error.
-                    run.set_status(state, status["step"], status["steps"], **extra)
+                    run.set_status(state, status.get("step", 0), status.get("steps", 0), **extra)
 
     def _last_word(self, stop: Interrupted) -> str:
         name = stop.signal.name

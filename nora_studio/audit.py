@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from nora_studio.checksums import CHECKSUMS
 from nora_studio.data.opening import open_image
 from nora_studio.errors import StudioError
 from nora_studio.runs import Run
@@ -71,7 +72,8 @@ def _compare_folders(what: str, one: Path, other: Path) -> Agreement:
 
 
 def _files(top: Path) -> Iterator[Path]:
-    return (file for file in top.rglob("*") if file.is_file())
+    # Checksums differ where the files do, which are compared themselves.
+    return (file for file in top.rglob("*") if file.is_file() and file.name != CHECKSUMS)
 
 
 def _agreement(what: str, gaps: dict[str, tuple[float, float] | None]) -> Agreement:

@@ -6,6 +6,7 @@ from nora_studio.errors import StudioError
 from nora_studio.formats.card import AdapterCard, parse_card
 from nora_studio.formats.container import Header, count_numbers
 from nora_studio.formats.identify import CARD_KEY, Identity, check_loadable, open_header
+from nora_studio.remedies import get_again
 
 CARD = "card.json"
 
@@ -22,17 +23,36 @@ def find_adapter(path: Path) -> Path:
     for folder in (path, path / "adapter"):
         if (folder / CARD).is_file():
             return folder
+    check_kept(path)
     if not path.exists():
         raise StudioError(
             f"expected a run folder, an adapter folder or a .safetensors file; {path} does not "
-            "exist."
+            "exist. Check the path."
         )
     if (path / "checkpoints").is_dir():
+        has_any = any((path / "checkpoints").glob("step-*"))
+        other = "name one of its checkpoints" if has_any else "wait for its first checkpoint"
         raise StudioError(
             f"{path} is a run without a final adapter: its training has not finished. Resume it, "
-            "or name one of its checkpoints."
+            f"or {other}."
         )
-    raise StudioError(f"expected a run folder or an adapter folder; {path} holds no {CARD}.")
+    raise StudioError(
+        f"expected a run folder or an adapter folder; {path} holds no {CARD}. Name the folder of a "
+        "run, its adapter/, or one of its checkpoints."
+    )
+
+
+def check_kept(path: Path) -> None:
+    """Refuse a checkpoint that is gone, as its run in training keeps only the newest.
+
+    Raises:
+        StudioError: it is such a one.
+    """
+    if not path.exists() and path.parent.name == "checkpoints" and path.parent.is_dir():
+        raise StudioError(
+            f"{path} is gone: a run in training keeps its newest checkpoints only. Name another "
+            "one, wait until the training has ended, or train with more --keep-checkpoints."
+        )
 
 
 def read_card(path: Path) -> AdapterCard:
@@ -48,7 +68,8 @@ def read_card(path: Path) -> AdapterCard:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise StudioError(f"{file} is damaged: {error}. Train again or restore it.") from error
+        check_kept(path)
+        raise StudioError(f"{file} is damaged: {error}. {get_again(file)}") from error
     return parse_card(text, file)
 
 

@@ -11,9 +11,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nora_studio.errors import StudioError
+from nora_studio.remedies import drop_checkpoint
 from nora_studio.tensor_files import read_header
 
 STATE = "state.safetensors"
+_UNREADABLE = (OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError)
 
 
 def generator_states() -> dict[str, Tensor]:
@@ -105,20 +107,23 @@ def read_state(folder: Path, rank: int = 0) -> TrainingState:
     """
     file = folder / STATE
     try:
-        read_header(file)  # Which refuses what two readers could read differently.
-        with safe_open(file, framework="pt") as archive:
-            facts = json.loads(archive.metadata()["training"])
-            # Copies: what is read lies in the file itself, and an optimizer goes on writing to it.
-            tensors = {
-                name: archive.get_tensor(name).clone()
-                for name in archive.keys()  # noqa: SIM118
-            }
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        reason = str(error).removeprefix(f"{file} cannot be read: ")
-        raise StudioError(
-            f"{file} cannot be read: {reason}. Delete this checkpoint to resume from the one "
-            "before."
-        ) from error
+        return _read(file, rank)
+    except StudioError:
+        raise
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise StudioError(f"{file} cannot be read: {reason}. {drop_checkpoint(folder)}") from error
+
+
+def _read(file: Path, rank: int) -> TrainingState:
+    read_header(file, drop_checkpoint(file.parent))  # It refuses what two could read differently.
+    with safe_open(file, framework="pt") as archive:
+        facts = json.loads(archive.metadata()["training"])
+        # Copies: what is read lies in the file itself, and an optimizer goes on writing to it.
+        tensors = {
+            name: archive.get_tensor(name).clone()
+            for name in archive.keys()  # noqa: SIM118
+        }
     optimizer: dict[int | str, dict[str, Any]] = {}
     draws: dict[str, Tensor] = {}
     rules: dict[str, Tensor] = {}

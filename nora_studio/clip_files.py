@@ -94,7 +94,7 @@ def load_open_clip(
         StudioError: its weights are no safetensors file, whatever their name.
         Exception: as open_clip has it.
     """
-    read_header(files.weights)
+    read_header(files.weights, "Download the model again, or choose another.")
     known: dict[str, Any] = {f"image_{name}": files.published.get(name) for name in _PREPROCESSING}
     model: Any
     preprocess: Any

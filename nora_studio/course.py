@@ -8,7 +8,7 @@ from nora_studio.attempt import Attempt
 from nora_studio.errors import StudioError
 from nora_studio.loop import Plan
 from nora_studio.methods.first_step import as_lines, first_steps
-from nora_studio.runs import common_checkpoint
+from nora_studio.resuming import common_checkpoint
 from nora_studio.saving import restore
 from nora_studio.settings.watching import KeepingOptions
 from nora_studio.stop import StopRequest
@@ -41,7 +41,8 @@ def go_on_from(trainees: list[Trainee], draws: Draws, resume: bool, steps: int |
     A start from 0 leaves nothing in the runs of what was measured and drawn before.
     """
     runs = [trainee.run for trainee in trainees]
-    start = common_checkpoint(runs) if resume else 0
+    found = processes.on_main(lambda: common_checkpoint(runs, _say)) if resume else 0
+    start = int(processes.largest(found or 0))  # The main process alone has looked.
     if start:
         restore(trainees, draws, start)
     else:
@@ -49,6 +50,10 @@ def go_on_from(trainees: list[Trainee], draws: Draws, resume: bool, steps: int |
     if resume and processes.is_main():
         print(f"Going on after step {start} of {steps}", flush=True)
     return start
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def open_trackers(

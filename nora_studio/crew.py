@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import IO
 
 from nora_studio.errors import StudioError
+from nora_studio.orphans import ending_with_us
 
 
 class Crew:
@@ -27,7 +28,12 @@ class Crew:
         """
         if self.stopped_by is None:
             child = subprocess.Popen(
-                command, stdout=output, stderr=output, env=environment, text=True
+                command,
+                stdout=output,
+                stderr=output,
+                env=environment,
+                text=True,
+                preexec_fn=ending_with_us(),
             )
             self.children.add(child)
             if self.stopped_by is not None:  # Between those two lines.

@@ -10,7 +10,8 @@ from diffusers import StableDiffusionXLPipeline
 
 from nora_studio import __version__
 from nora_studio.assets import EMBEDDED
-from nora_studio.cards import CARD
+from nora_studio.base_digests import base_digest
+from nora_studio.cards import CARD, check_kept
 from nora_studio.errors import StudioError
 from nora_studio.fingerprints import fingerprint
 from nora_studio.formats.card import AdapterCard
@@ -167,14 +168,19 @@ def plan_pictures(
 
 
 def weights_digest(pipe: StableDiffusionXLPipeline, *adapters: Path) -> str:
-    """Short digest of the base's fingerprints, its precision and the adapters' files."""
+    """Short digest of the base's weights, its precision and the adapters' files."""
     digest = hashlib.sha256()
     for module in (*parts_of(pipe).values(), pipe.vae):
         digest.update(repr((fingerprint(module), str(pipe.unet.dtype))).encode())
+        digest.update(base_digest(module).encode())
     for adapter in adapters:
-        for file in adapter_files(adapter):
-            name = str(file.relative_to(adapter)) if adapter.is_dir() else ""
-            digest.update(name.encode() + file.read_bytes())
+        try:
+            for file in adapter_files(adapter):
+                name = str(file.relative_to(adapter)) if adapter.is_dir() else ""
+                digest.update(name.encode() + file.read_bytes())
+        except OSError as error:
+            check_kept(adapter)
+            raise StudioError(f"{adapter} cannot be read: {error.strerror}.") from error
     return digest.hexdigest()[:16]
 
 

@@ -9,7 +9,7 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 from torch import Tensor
 
-from nora_studio.cards import find_adapter, read_subject_card
+from nora_studio.cards import check_kept, find_adapter, read_subject_card
 from nora_studio.compare import (
     BASE,
     Drawing,
@@ -164,7 +164,12 @@ def measure(
         entrant = replace(entrant, label=f"{run} step {step}")
         strength = drawing.strength
         place = folder / "pictures" / f"strength-{strength:g}"
-    drawn = draw_missing(pipe, [entrant], drawing, place, lambda *_: on_picture())
+    try:
+        drawn = draw_missing(pipe, [entrant], drawing, place, lambda *_: on_picture())
+    except StudioError:
+        if checkpoint is not None:
+            check_kept(checkpoint.path)
+        raise
     files = [drawn[entrant.label][pair] for pair in drawing.pairs]
     judged = panel.judge([open_picture(file) for file in files], [p for p, _ in drawing.pairs])
     nearest = judged.pop("nearest")

@@ -11,7 +11,8 @@ from peft import PeftConfig
 from torch import Tensor, nn
 
 from nora_studio.atomic import replacing
-from nora_studio.cards import CARD, find_adapter, read_card
+from nora_studio.base_digests import base_digest, digests_differ
+from nora_studio.cards import CARD, check_kept, find_adapter, read_card
 from nora_studio.errors import StudioError
 from nora_studio.fingerprints import fingerprint, fingerprints_agree
 from nora_studio.formats.card import AdapterCard, card_text, card_values
@@ -36,6 +37,7 @@ from nora_studio.methods.injection import (
 )
 from nora_studio.new_tokens import NewTokens
 from nora_studio.registration import ADAPTER_NAME, PEFT_PREFIX
+from nora_studio.remedies import get_again
 from nora_studio.weight_files import check_weights
 
 WEIGHTS = "adapter_model.safetensors"
@@ -125,7 +127,11 @@ def load_adapter(
     """
     source = find_adapter(path)
     card = read_card(source)
-    loaded = _read_parts(source, parts, card)
+    try:
+        loaded = _read_parts(source, parts, card)
+    except StudioError:
+        check_kept(source)
+        raise
     try:
         for part, (config, state) in loaded.items():
             inject(config, parts[part], ADAPTER_NAME, low_cpu_mem_usage=True)
@@ -135,7 +141,10 @@ def load_adapter(
             detach(parts[part])
         if isinstance(error, StudioError):
             raise
-        raise StudioError(f"{source} does not fit this model: {error}. Restore it.") from error
+        remedy = "Load the base it was trained on."  # Which is known to be another, unless told:
+        if any(card.fingerprints.values()):
+            remedy = get_again(source)
+        raise StudioError(f"{source} does not fit this model: {error}. {remedy}") from error
     for part, (_, state) in loaded.items():
         module = parts[part]
         set_adapter_tensors(module, state, ADAPTER_NAME, low_cpu_mem_usage=True)
@@ -155,11 +164,13 @@ def _read_parts(source: Path, parts: dict[str, nn.Module], card: AdapterCard) ->
     for part, prints in card.fingerprints.items():
         if part not in parts:
             raise StudioError(
-                f"{source} adapts {part!r}, which this model lacks (it has {', '.join(parts)})."
+                f"{source} adapts {part!r}, which this model lacks (it has {', '.join(parts)}). "
+                "Load the base it was trained on."
             )
         if _is_skeleton(parts[part]):
             continue
-        if not fingerprints_agree(prints, fingerprint(parts[part])):
+        agree = fingerprints_agree(prints, fingerprint(parts[part]))
+        if not agree or digests_differ(card.digests.get(part, ""), base_digest(parts[part])):
             raise StudioError(
                 f"{source} was trained on another base ({card.model}): its {part} weights differ "
                 "from this model's. Load the model it was trained on."
@@ -188,8 +199,8 @@ def _check_tensors(source: Path, part: str, state: dict[str, Tensor], module: nn
         if expected.get(name) != found.get(name):
             raise StudioError(
                 f"{source} holds an adapter of another shape: {part}.{name} should be "
-                f"{expected.get(name, 'absent')}; got {found.get(name, 'nothing')}. Use the file "
-                "that was saved with these settings."
+                f"{expected.get(name, 'absent')}; got {found.get(name, 'nothing')}. "
+                f"{get_again(source)}"
             )
 
 
@@ -203,14 +214,26 @@ def load_weights(path: Path, parts: dict[str, nn.Module], card: AdapterCard | No
         StudioError: a file is missing or damaged, holds other tensors than the adapters, or
             belongs to another base.
     """
-    began = read_card(path).fingerprints if card is not None else {}
-    for part, prints in began.items():
-        if card is not None and not fingerprints_agree(prints, card.fingerprints.get(part, prints)):
-            raise StudioError(
-                f"--resume: {path} was trained on another base: its {part} weights differ from "
-                f"those of {card.model} now. Put the model back as it was."
-            )
+    if card is not None:
+        _check_resumed(path, read_card(path), card)
     for part, module in parts.items():
         state = _read_tensors(path / part / WEIGHTS)
         _check_tensors(path, part, state, module)
         set_adapter_tensors(module, state, ADAPTER_NAME)
+
+
+def _check_resumed(path: Path, began: AdapterCard, now: AdapterCard) -> None:
+    """Refuse to go on, on another base than a checkpoint was trained on."""
+    for part, prints in began.fingerprints.items():
+        agree = fingerprints_agree(prints, now.fingerprints.get(part, prints))
+        if agree and not digests_differ(began.digests.get(part, ""), now.digests.get(part, "")):
+            continue
+        if began.model != now.model:
+            raise StudioError(
+                f"--model: {path} was trained on {began.model}; --model says {now.model}, whose "
+                f"{part} weights differ. Give the model that it was trained on."
+            )
+        raise StudioError(
+            f"--resume: {path} was trained on another base: the {part} weights of {now.model} have "
+            "changed since. Put the model back as it was, or begin another run with another --name."
+        )

@@ -17,6 +17,7 @@ from nora_studio.config import DreamboothOptions
 from nora_studio.errors import StudioError
 from nora_studio.methods.quantised import work_on
 from nora_studio.options_file import read_toml, to_toml
+from nora_studio.orphans import ending_with_us
 from nora_studio.peak_memory import Peak
 from nora_studio.preflight import check_one_process
 from nora_studio.runs import CONFIG, Run
@@ -118,7 +119,7 @@ def _try(
     child = replace(options, preflight=True, preflight_out=out)
     config.write_text(to_toml(child), encoding="utf-8")
     command = [sys.executable, str(script), "--config", str(config)]
-    ended = subprocess.run(command, capture_output=True, text=True)
+    ended = subprocess.run(command, capture_output=True, text=True, preexec_fn=ending_with_us())
     facts = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
     if facts.get("out_of_memory") or ended.returncode == -9:  # Killed: the machine's own way.
         return Tried(name, changes, None, None)

@@ -2,18 +2,19 @@
 
 import shutil
 import time
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nora_studio.errors import StudioError
-from nora_studio.runs import CONFIG, Run
+from nora_studio.run_files import CONFIG, damage, is_finite, read_config
+from nora_studio.runs import Run
 from nora_studio.scripts import TRAINERS
 
 TRASH = ".trash"
 """Beside the runs: deleted runs wait there until they are emptied out."""
+DAMAGED = "damaged"
 CURVES = ("loss", "fixed_loss", "held_out_loss")
 """Numbers of the log that two runs are compared by."""
 Settings = dict[str, Any]
@@ -29,13 +30,15 @@ class Standing:
     method: str
     state: str
     """running, finished, stopped, failed; interrupted: its process ended without a word; new: none
-    has written a status yet."""
+    has written a status yet; damaged: its settings cannot be read."""
     step: int
     steps: int
     curves: dict[str, Curve]
     time: float
     """When it last told anything, in seconds since 1970."""
     error: str | None = None
+    damage: str | None = None
+    """What is not as a trainer writes it, such as "status.json: it is empty"."""
 
     @property
     def last(self) -> dict[str, float]:
@@ -47,14 +50,17 @@ def find_runs(folder: Path) -> list[Run]:
     """Every run right inside a folder, by name.
 
     Raises:
-        StudioError: there is no such folder.
+        StudioError: there is no such folder, or it cannot be read.
     """
     if not folder.is_dir():
         raise StudioError(
             f"expected a folder of runs; {folder} is none. Name it with --output-dir."
         )
-    found = (path for path in folder.iterdir() if not path.name.startswith("."))
-    return [Run(path) for path in sorted(found) if (path / CONFIG).is_file()]
+    try:
+        found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise StudioError(f"--output-dir: {folder} cannot be read: {error.strerror}.") from error
+    return [Run(path) for path in found if Run(path).exists]
 
 
 def find_run(name: str, folder: Path) -> Run:
@@ -64,35 +70,46 @@ def find_run(name: str, folder: Path) -> Run:
         StudioError: there is none; the names that there are are told.
     """
     for path in (Path(name).expanduser(), folder / name):
-        if (path / CONFIG).is_file():
+        if Run(path).exists:
             return Run(path)
     names = ", ".join(run.folder.name for run in find_runs(folder)) if folder.is_dir() else ""
     raise StudioError(f"expected a run; got {name!r}. In {folder} there are: {names or 'none'}.")
 
 
 def standing(run: Run) -> Standing:
-    """How a run stands, from its files alone.
-
-    Raises:
-        StudioError: its settings cannot be read.
-    """
-    status, settings = run.read_status(), read_settings(run)
+    """How a run stands, from its files alone; one whose settings cannot be read is "damaged"."""
+    status, state = run.read_status(), run.state
+    try:
+        settings = read_settings(run)
+        method = method_of(run, settings)
+    except StudioError:
+        settings, state = {}, DAMAGED
+        method = status.get("method") or run.folder.name.rpartition("-")[2]
     return Standing(
         run=run,
-        method=method_of(run, settings),
-        state=run.state,
+        method=method,
+        state=state,
         step=status.get("step", 0),
         steps=status.get("steps", settings.get("steps", 0)),
         curves=read_curves(run),
-        time=status.get("time", (run.folder / CONFIG).stat().st_mtime),
+        time=status.get("time", changed_at(run)),
         error=status.get("error"),
+        damage=damage(run.folder),
     )
+
+
+def changed_at(run: Run) -> float:
+    """When a run's settings were written, in seconds since 1970; 0 where that cannot be told."""
+    try:
+        return (run.folder / CONFIG).stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def method_of(run: Run, settings: Settings) -> str:
     """Which of the methods in a run's settings is this run's: twins share their settings."""
     methods = [word.strip() for word in str(settings.get("method", "")).split(",")]
-    return next((m for m in methods if run.folder.name.endswith(f"-{m}")), methods[0])
+    return run.method_among(methods) or methods[0]
 
 
 def trainer_of(run: Run) -> str:
@@ -117,13 +134,8 @@ def read_settings(run: Run) -> Settings:
     Raises:
         StudioError: they cannot be read.
     """
-    file = run.folder / CONFIG
-    try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise StudioError(f"{file} is damaged: {error}. Restore it.") from error
     flat: Settings = {}
-    for name, value in values.items():
+    for name, value in read_config(run.folder / CONFIG).items():
         if isinstance(value, dict):
             flat |= {f"{name}.{inner}": deeper for inner, deeper in value.items()}
         else:
@@ -132,10 +144,11 @@ def read_settings(run: Run) -> Settings:
 
 
 def read_curves(run: Run) -> dict[str, Curve]:
-    """A run's losses by name, without those that it has not."""
+    """A run's losses by name, without those that it has not; a loss of NaN is no point."""
     rows = run.read_log()
     curves = {
-        name: [(row["step"], float(row[name])) for row in rows if name in row] for name in CURVES
+        name: [(row["step"], float(row[name])) for row in rows if is_finite(row.get(name))]
+        for name in CURVES
     }
     return {name: points for name, points in curves.items() if points}
 
@@ -165,17 +178,20 @@ def throw_away(run: Run) -> Path:
             f"{run.folder} is in training (process {pid}). Stop it first: `kill {pid}` lets it "
             "save and end."
         )
-    trash = run.folder.parent / TRASH
-    place = trash / f"{run.folder.name}~{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = run.folder
+    if folder.is_symlink() or folder.name in ("", ".."):
+        folder = folder.resolve()  # Of a link, what it leads to; of ".", with a name.
+    trash = folder.parent / TRASH
+    place = trash / f"{folder.name}~{time.strftime('%Y%m%d-%H%M%S')}"
     number = 1
     while place.exists():
         number += 1
         place = place.with_name(f"{place.name.split('.')[0]}.{number}")
     try:
         trash.mkdir(exist_ok=True)
-        run.folder.rename(place)
+        folder.rename(place)
     except OSError as error:
-        raise StudioError(f"{run.folder} cannot be moved to {trash}: {error.strerror}.") from error
+        raise StudioError(f"{folder} cannot be moved to {trash}: {error.strerror}.") from error
     return place
 
 
@@ -197,15 +213,30 @@ def take_back(name: str, folder: Path) -> Run:
             place = folder / name
             if place.exists():
                 raise StudioError(f"{place} is there already. Rename it, then restore again.")
-            path.rename(place)
+            try:
+                path.rename(place)
+            except OSError as error:
+                raise StudioError(
+                    f"{path} cannot be moved to {place}: {error.strerror}."
+                ) from error
             return Run(place)
     known = ", ".join(dict.fromkeys(path.name.rpartition("~")[0] for path in trashed(folder)))
     raise StudioError(f"no run {name!r} in {folder / TRASH}; there are: {known or 'none'}.")
 
 
 def empty_trash(folder: Path) -> Sequence[Path]:
-    """Delete for good what lies in the trash; give back what it was."""
+    """Delete for good what lies in the trash; give back what it was.
+
+    Raises:
+        StudioError: something cannot be deleted.
+    """
     gone = trashed(folder)
     for path in gone:
-        shutil.rmtree(path)
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        except OSError as error:
+            raise StudioError(f"{path} cannot be deleted: {error.strerror}.") from error
     return gone

@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
 
+from nora_studio.orphans import ending_with_us
 from nora_studio.scripts import script_command, script_path
 
 TRAINER_ROOMS = (
@@ -57,6 +58,7 @@ def start_fresh(
             stdout=stream,
             stderr=subprocess.STDOUT,
             env={**os.environ, **environment},
+            preexec_fn=ending_with_us(),
         )
 
 

@@ -16,6 +16,7 @@ from transformers import CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from nora_studio.assets import EMBEDDED, embedded
+from nora_studio.base_digests import keep_base_folder
 from nora_studio.errors import StudioError
 from nora_studio.quantization import shared_state
 from nora_studio.weight_files import check_hub_weights, check_weights
@@ -64,8 +65,9 @@ def load_sdxl(
             "diffusers' folders with safetensors weights (unet/, vae/, text_encoder/, ...)."
         ) from error
     pipe.set_progress_bar_config(disable=True)
-    for module in (*parts_of(pipe).values(), pipe.vae):
+    for part, module in {**parts_of(pipe), "vae": pipe.vae}.items():
         module.requires_grad_(False).eval()
+        keep_base_folder(module, name, part)
     return pipe.to(device)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from nora_studio.config import DreamboothOptions
 from nora_studio.errors import StudioError
-from nora_studio.runs import CONFIG, Run
+from nora_studio.run_places import placed
 
 _CPU_WORDS = ("can't allocate memory", "not enough memory", "bad_alloc", "bad allocation")
 
@@ -37,9 +37,9 @@ def told_in_one_line(options: DreamboothOptions) -> Iterator[None]:
             raise
         reason = (str(error).strip().splitlines() or ["no more to be had"])[0]
     problem = f"out of memory: {reason} {_remedy(options)}"
-    for run in [Run(options.output_dir / f"{options.run_name}-{m}") for m in options.methods]:
+    for run in placed(options)[1].values():
         status = run.read_status()
-        if (run.folder / CONFIG).is_file() and status.get("state") != "finished":
+        if run.exists and status.get("state") != "finished":
             run.set_status("failed", status.get("step", 0), options.steps or 0, error=problem)
     raise StudioError(problem)
 

@@ -15,6 +15,7 @@ from nora_studio.assembly import (
     main_first_where_kept,
     optimizer_and_schedule,
     prepared,
+    shared_digests,
     trained_parameters,
     with_penalty,
 )
@@ -51,6 +52,7 @@ def build_trainee(
     options, base = subject.options, parts_of(subject.pipe)
     torch.manual_seed(options.seed)  # Adapter initialisation.
     prints = {part: fingerprint(base[part]) for part in settings}
+    digests = shared_digests({part: base[part] for part in settings})
     parts = _adapted_parts(subject, method, settings, accelerator.device)
     rules = step_rules(method, parts, options.seed)
     encoders = _encoders(subject, parts)
@@ -67,7 +69,8 @@ def build_trainee(
     )
     model, optimizer = prepared(accelerator, step, optimizer, subject.sharding)
     trained = trained_parameters(parts) + tokens.parameters
-    card = _card(subject, method, prints, sum(parameter.numel() for parameter in trained))
+    count = sum(parameter.numel() for parameter in trained)
+    card = _card(subject, method, prints, digests, count)
 
     def load(folder: Path) -> None:
         load_weights(folder, parts, card)
@@ -115,7 +118,11 @@ def _adapted_parts(
 
 
 def _card(
-    subject: Subject, method: str, prints: dict[str, list[float]], parameters: int
+    subject: Subject,
+    method: str,
+    prints: dict[str, list[float]],
+    digests: dict[str, str],
+    parameters: int,
 ) -> AdapterCard:
     options = subject.options
     return AdapterCard(
@@ -129,6 +136,7 @@ def _card(
         seed=options.seed,
         parameters=parameters,
         version=__version__,
+        digests=digests,
         tokens=list(subject.tokens.words) if subject.tokens else [],
     )
 

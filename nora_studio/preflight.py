@@ -10,7 +10,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +19,7 @@ from typing import Any
 import psutil
 import torch
 
-from nora_studio.atomic import write_text
+from nora_studio.atomic import beside, tidy, write_text
 from nora_studio.config import DreamboothOptions
 from nora_studio.draws import BatchDraws
 from nora_studio.errors import StudioError
@@ -36,6 +35,7 @@ from nora_studio.proof import redraw
 from nora_studio.runs import Run
 from nora_studio.saving import save_checkpoints
 from nora_studio.stop import StopRequest
+from nora_studio.storage import writing
 from nora_studio.subject import Subject
 from nora_studio.trainee import Batch, Trainee
 
@@ -97,15 +97,20 @@ def rehearsal(options: DreamboothOptions) -> Iterator[DreamboothOptions]:
         Run(options.output_dir / f"{options.run_name}-{method}").check_new()
     if options.fit is not None:
         limit_memory(options.fit)
-    with tempfile.TemporaryDirectory(
-        prefix=".preflight-", dir=_nearest(options.output_dir), ignore_cleanup_errors=True
-    ) as folder:
+    # By a name of ours: what a killed one leaves is cleared away by whoever works there next.
+    folder = beside(_nearest(options.output_dir) / "preflight")
+    tidy(folder.parent, signed=True)
+    with writing("a rehearsal", folder):
+        folder.mkdir()
+    try:
         try:
-            yield replace(options, output_dir=Path(folder))
+            yield replace(options, output_dir=folder)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
                 _write(options, {"out_of_memory": True})
             raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_one_process(flag: str) -> None:

@@ -96,7 +96,8 @@ class RunLock:
     def holder(self) -> ProcessMark | None:
         """Who holds it, as far as that is known; a process that is no more does not."""
         try:
-            mark = ProcessMark(**json.loads((self.folder / HOLDER).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            values = json.loads((self.folder / HOLDER).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
             return None
-        return mark if mark.is_alive() else None
+        mark = ProcessMark.of(values) if isinstance(values, dict) else None
+        return mark if mark is not None and mark.is_alive() else None

@@ -5,20 +5,20 @@ import json
 import re
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nora_studio import run_files
 from nora_studio.atomic import discard, replacing, tidy, write_text
+from nora_studio.checksums import write_checksums
 from nora_studio.errors import StudioError
 from nora_studio.liveness import ProcessMark
+from nora_studio.run_files import CONFIG, LOG, PHOTOS, STATUS
+from nora_studio.run_options import check_same_data, check_same_options, words_of
 from nora_studio.storage import GO_ON, START_AGAIN, writing
 
-CONFIG = "config.toml"
-LOG = "log.jsonl"
-STATUS = "status.json"
-PHOTOS = "photos.json"
 _CHECKPOINT = re.compile(r"step-(\d{6,})$")
 
 
@@ -27,6 +27,22 @@ class Run:
     """One run's folder and what may be done with it."""
 
     folder: Path
+    method: str = field(default="", compare=False)
+    """Which method trains it, as far as whoever opens it knows."""
+
+    def method_among(self, methods: Sequence[str]) -> str | None:
+        """Which of some methods trains it: by its status, its folder's name, or its adapter's card.
+
+        Twins have the same settings, so those do not tell. None: nothing tells.
+        """
+        if len(methods) == 1:
+            return methods[0]
+        names = {self.folder.name.lower(), self.folder.resolve().name.lower()}
+        ends = [m for m in methods if any(name.endswith(f"-{m.lower()}") for name in names)]
+        said = [self.method, self.read_status().get("method"), max(ends, key=len, default=None)]
+        folders = (self.adapter, *reversed(self.checkpoints().values()))
+        said += [run_files.method_of_card(folder / "card.json") for folder in folders]
+        return next((word for word in said if word in methods), None)
 
     def check_new(self) -> None:
         """Refuse a folder that is a run already.
@@ -41,16 +57,23 @@ class Run:
             )
 
     @classmethod
-    def create(cls, folder: Path, config: str, photos: Mapping[str, str] | None = None) -> "Run":
+    def create(
+        cls,
+        folder: Path,
+        config: str,
+        photos: Mapping[str, str] | None = None,
+        method: str = "",
+    ) -> "Run":
         """Make a new run folder.
 
         Args:
             photos: Each photo's digest (`PhotoSet.record`), to go on with the same ones only.
+            method: Which method trains it.
 
         Raises:
             StudioError: it exists already, or cannot be made.
         """
-        run = cls(folder)
+        run = cls(folder, method)
         run.check_new()
         with writing("a new run", folder, START_AGAIN):
             for name in ("samples", "checkpoints"):
@@ -65,7 +88,10 @@ class Run:
     @property
     def exists(self) -> bool:
         """Whether the folder is a run."""
-        return (self.folder / CONFIG).is_file()
+        try:
+            return (self.folder / CONFIG).is_file()
+        except OSError:  # No name for a folder (too long), or one that we may not look into.
+            return False
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
@@ -75,14 +101,11 @@ class Run:
             StudioError: there is none.
         """
         if not cls(folder).exists:
-            raise StudioError(
-                f"--resume: {folder} is no run (it holds no {CONFIG}). Leave --resume out to begin "
-                "it."
-            )
+            raise StudioError(f"{folder} is no run (it holds no {CONFIG}). Check the path.")
         return cls(folder)
 
     def check_config(self, config: str, defaults: str = "") -> None:
-        """Refuse to go on under other options than the run began with; more steps are no others.
+        """Refuse to go on under other options than the run began with (`check_same_options`).
 
         Args:
             config: The options now, as TOML.
@@ -91,21 +114,9 @@ class Run:
         Raises:
             StudioError: an option differs; it is named with both values.
         """
-        texts = (self.folder / CONFIG).read_text("utf-8"), config
-        began, now = (_flat(tomllib.loads(defaults)) | _flat(tomllib.loads(text)) for text in texts)
-        longer = now.get("steps", 0) > began.get("steps", 0)
-        if longer and self.folder.name.endswith("-adalora"):
-            raise StudioError(
-                f"--steps: AdaLoRA allots its ranks over the {began.get('steps')} steps that "
-                f"{self.folder} was planned for; it cannot go on longer. Begin a new run."
-            )
-        free = {"resume"} | ({"steps"} if longer else set())
-        for name in sorted((began.keys() | now.keys()) - free):
-            if began.get(name) != now.get(name):
-                raise StudioError(
-                    f"--resume: {self.folder} began with {name} = {began.get(name)!r}; got "
-                    f"{now.get(name)!r}. Resume with `--config {self.folder / CONFIG} --resume`."
-                )
+        trained = words_of(run_files.read_config(self.folder / CONFIG).get("method"))
+        is_adalora = "adalora" in trained and self.method_among(trained) == "adalora"
+        check_same_options(self.folder, config, defaults, is_adalora)
 
     def check_photos(self, photos: Mapping[str, str], data: str = "photos") -> None:
         """Refuse to go on with other photos, or other `data`, than the run began with.
@@ -113,17 +124,31 @@ class Run:
         Raises:
             StudioError: one is gone, new or changed; it is named.
         """
-        file = self.folder / PHOTOS
-        began = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else photos
-        for name in sorted(began.keys() | photos.keys()):
-            if began.get(name) == photos.get(name):
-                continue
-            change = "changed" if name in began and name in photos else "is new"
-            beside = ", captions and masks too" if data == "photos" else ""
+        check_same_data(self.folder, photos, data)
+
+    def check_there(self) -> None:
+        """Refuse to write into a run whose folder is gone: half of it would come back.
+
+        Raises:
+            StudioError: it is.
+        """
+        if not self.exists:
             raise StudioError(
-                f"--resume: the {data} are not those that {self.folder} began with: {name} "
-                f"{change if name in photos else 'is gone'}. Put them back as they were{beside}, "
-                "or begin another run with another --name."
+                f"{self.folder} was moved or removed while it was in use. Put it back and go on "
+                "with the same command and --resume, or begin another run."
+            )
+
+    def check_resumable(self) -> None:
+        """Refuse to go on from nothing where that would be over a finished adapter.
+
+        Raises:
+            StudioError: it has an adapter, and no checkpoint.
+        """
+        if self.adapter.exists() and not self.checkpoints():
+            raise StudioError(
+                f"--resume: {self.folder} has its adapter, but no checkpoint is left to go on "
+                f"from; {self.adapter} would be trained over from the start. Put a checkpoint "
+                "back, or begin another run with another --name."
             )
 
     def tidy(self) -> None:
@@ -133,8 +158,8 @@ class Run:
 
     @property
     def planned_steps(self) -> int:
-        """Steps of the whole run, as last planned."""
-        return tomllib.loads((self.folder / CONFIG).read_text("utf-8"))["steps"]
+        """Steps of the whole run, as last planned; 0 where its settings are silent on them."""
+        return run_files.read_config(self.folder / CONFIG).get("steps", 0)
 
     def extend(self, config: str) -> None:
         """Go on under a longer plan from now on."""
@@ -163,15 +188,7 @@ class Run:
 
     def read_log(self) -> list[dict[str, Any]]:
         """Every whole line of the log; a line cut short by a crash is left out."""
-        file = self.folder / LOG
-        rows = []
-        text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
-        for line in text.splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-        return [row for row in rows if isinstance(row, dict) and "step" in row]
+        return run_files.read_log(self.folder / LOG)
 
     def forget_after(self, step: int) -> None:
         """Drop log lines and checkpoints past a step, so that a resumed run writes them once.
@@ -187,12 +204,14 @@ class Run:
 
     def set_status(self, state: str, step: int, steps: int, **values: Any) -> None:
         """Replace `status.json`: state is running, finished, stopped or failed."""
+        method = self.method or self.read_status().get("method", "")
         status = {
             "state": state,
             "step": step,
             "steps": steps,
             **asdict(ProcessMark.own()),
             "time": round(time.time(), 1),
+            **({"method": method} if method else {}),
             **values,
         }
         file = self.folder / STATUS
@@ -201,11 +220,7 @@ class Run:
 
     def read_status(self) -> dict[str, Any]:
         """The last status written; empty before the first, or if a power cut damaged it."""
-        try:
-            status = json.loads((self.folder / STATUS).read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError, ValueError):
-            return {}
-        return status if isinstance(status, dict) else {}
+        return run_files.read_status(self.folder / STATUS)
 
     @property
     def state(self) -> str:
@@ -222,9 +237,8 @@ class Run:
     def is_alive(self) -> bool:
         """Whether a process trains it now; a run "running" that is not alive was killed."""
         status = self.read_status()
-        if status.get("state") != "running" or "started" not in status:
-            return False
-        return ProcessMark(status["pid"], status["started"], status["host"]).is_alive()
+        mark = ProcessMark.of(status)
+        return status.get("state") == "running" and mark is not None and mark.is_alive()
 
     def checkpoints(self) -> dict[int, Path]:
         """Whole checkpoints by step, oldest first."""
@@ -236,15 +250,22 @@ class Run:
         return dict(sorted(found.items()))
 
     def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> Path:
-        """Save a checkpoint whole."""
+        """Save a checkpoint whole.
+
+        Raises:
+            StudioError: the run's folder is gone, or cannot be written to.
+        """
+        self.check_there()
         folder = self.folder / "checkpoints" / f"step-{step:06d}"
         with writing("a checkpoint", folder, GO_ON), replacing(folder) as fresh:
             write(fresh)
+            write_checksums(fresh)
         return folder
 
     @contextlib.contextmanager
     def saving_adapter(self) -> Iterator[Path]:
         """A folder for the final adapter, which takes its place whole when the block ends well."""
+        self.check_there()
         with writing("the final adapter", self.adapter, GO_ON), replacing(self.adapter) as fresh:
             yield fresh
 
@@ -253,34 +274,3 @@ class Run:
         for step, old in list(self.checkpoints().items())[:-keep]:
             if step != spared:
                 discard(old)
-
-
-def common_checkpoint(runs: list[Run]) -> int:
-    """The newest step that every one of some sibling runs has a checkpoint of, 0 before the first.
-
-    Siblings save one after the other, so a process that was killed at their first checkpoint leaves
-    some with that one and others with none.
-
-    Raises:
-        StudioError: they share none, but had more: some were removed.
-    """
-    found = [set(run.checkpoints()) for run in runs]
-    shared = set.intersection(*found)
-    if not shared and len(set.union(*found)) > 1:
-        names = " and ".join(str(run.folder) for run in runs)
-        raise StudioError(
-            f"--resume: {names} have no checkpoint in common to go on from. Put back what was "
-            "removed, or begin anew with another --name."
-        )
-    return max(shared, default=0)
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A TOML table's values by dotted name."""
-    values: dict[str, Any] = {}
-    for name, value in table.items():
-        if isinstance(value, dict):
-            values |= _flat(value, f"{prefix}{name}.")
-        else:
-            values[prefix + name] = value
-    return values

@@ -5,8 +5,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from nora_studio.errors import StudioError
+from nora_studio.orphans import ending_with_us
+from nora_studio.stop import SIGHUP
 
 TRAIN = "training/dreambooth_nora.py"
 CLIP_SCORE = "evaluation/clip_score.py"
@@ -52,12 +55,15 @@ def run_script(name: str, arguments: Sequence[str]) -> int:
     """Run a script in the foreground, its output on ours; give back its exit status.
 
     Ctrl-C reaches the script too, which then saves and stops; we wait for it. A SIGTERM reaches
-    us alone and is passed on; a closed terminal tells both, and twice would be "at once".
+    us alone and is passed on; a closed terminal tells both, and twice would be "at once". If we are
+    killed, the system stops the script (on Linux).
     """
-    process = subprocess.Popen(script_command(name, arguments))
-    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: process.terminate())}
-    if hasattr(signal, "SIGHUP"):
-        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: None)
+    process = subprocess.Popen(script_command(name, arguments), preexec_fn=ending_with_us())
+    before: dict[int, Any] = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    }
+    if SIGHUP is not None:
+        before[SIGHUP] = signal.signal(SIGHUP, lambda *_: None)
     try:
         while True:
             try:

@@ -46,7 +46,11 @@ def writing(what: str, where: Path, then: str = START_AGAIN) -> Iterator[None]:
 def disk_error(error: OSError, what: str, where: Path, then: str) -> DiskError:
     """The line for one refusal."""
     reason = error.strerror or str(error)
-    if error.errno in _NO_ROOM:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR) and not where.parent.is_dir():
+        reason, remedy = "its folder was moved or removed", "Put it back"
+    elif error.errno == errno.ENAMETOOLONG:
+        reason, remedy = "the name is too long for the disk", "Choose a shorter one"
+    elif error.errno in _NO_ROOM:
         reason, remedy = f"{reason} ({_free(where)})", "Free some space"
     elif error.errno == errno.EIO:
         remedy = "Check the disk"

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nora_studio.errors import StudioError
+from nora_studio.remedies import get_again
 from nora_studio.strict_json import parse_json
 from nora_studio.weight_files import PICKLE_SUFFIXES
 
@@ -36,8 +37,11 @@ class Header:
     """Safetensors' names: "F32", "BF16", ..."""
 
 
-def check_container(file: Path) -> None:
+def check_container(file: Path, remedy: str | None = None) -> None:
     """Refuse what is no safetensors file by name or by its first bytes, pickles first of all.
+
+    Args:
+        remedy: What to do about a damaged file, in whole sentences. None: as for an adapter.
 
     Raises:
         StudioError: it is not there, is a folder, or is another kind of file.
@@ -57,24 +61,27 @@ def check_container(file: Path) -> None:
     if is_pickle or file.suffix.lower() in PICKLE_SUFFIXES:
         raise StudioError(
             f"{file} is a pickle, which can run any program when it is read, and is never opened "
-            "here. Get the adapter as .safetensors."
+            "here. Get it as .safetensors."
         )
     if not is_safetensors:
         raise StudioError(
-            f"{file} is no safetensors file (its first bytes are not a header). Download or "
-            "export it again."
+            f"{file} is no safetensors file (its first bytes are not a header). "
+            f"{remedy or get_again(file)}"
         )
 
 
-def read_header(file: Path) -> Header:
+def read_header(file: Path, remedy: str | None = None) -> Header:
     """Read names, shapes and metadata, no tensor.
 
     Source: the format's description at github.com/huggingface/safetensors.
 
+    Args:
+        remedy: What to do about a damaged file, in whole sentences. None: as for an adapter.
+
     Raises:
         StudioError: it is no whole safetensors file, or two readers could read it differently.
     """
-    check_container(file)
+    check_container(file, remedy)
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
@@ -89,9 +96,9 @@ def read_header(file: Path) -> Header:
         with safe_open(file, framework="np"):
             pass
     except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _damaged(file, error) from error
+        raise _damaged(file, error, remedy) from error
     except (OverflowError, RecursionError) as error:
-        raise _damaged(file, error) from error
+        raise _damaged(file, error, remedy) from error
     shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
     return Header(metadata, shapes, {name: entry["dtype"] for name, entry in entries.items()})
 
@@ -146,7 +153,7 @@ def check_floats(file: Path, header: Header) -> None:
         if dtype not in _FLOATS and not (is_number and name.endswith(".alpha")):
             raise StudioError(
                 f"{file}: expected floating-point numbers ({', '.join(_FLOATS)}) in "
-                f"{shown(name)}; got {dtype}. Export the adapter again."
+                f"{shown(name)}; got {dtype}. Get the adapter in one of those."
             )
 
 
@@ -166,9 +173,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise _damaged(file, error) from error
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not _all_finite(tensor):
-            raise StudioError(
-                f"{file} holds NaN or infinity in {shown(name)}. Train or export again."
-            )
+            raise StudioError(f"{file} holds NaN or infinity in {shown(name)}. {get_again(file)}")
     return tensors
 
 
@@ -178,9 +183,9 @@ def _all_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
 
 
-def _damaged(file: Path, error: Exception) -> StudioError:
+def _damaged(file: Path, error: Exception, remedy: str | None = None) -> StudioError:
     reason = " ".join(str(error).split()) or type(error).__name__
-    return StudioError(f"{file} cannot be read: {reason}. Restore it, or export it again.")
+    return StudioError(f"{file} cannot be read: {reason}. {remedy or get_again(file)}")
 
 
 def count_numbers(header: Header) -> int:

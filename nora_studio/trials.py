@@ -5,7 +5,6 @@ of act is hit, however short it is.
 """
 
 import random
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from nora_studio.interruption import signal_when
 from nora_studio.launching import Start
 from nora_studio.runs import Run
 from nora_studio.scripts import TRAIN
+from nora_studio.stop import SIGKILL
 
 UNDER_WAY = (".new", ".old", ".gone")
 ACTS = (
@@ -185,11 +185,11 @@ def kill_once(
     began = time.monotonic()
     started = training.start(start)
     is_time = moment(act, training, seconds, random.Random(seed))
-    signal_when(started, signal.SIGKILL, is_time)
+    signal_when(started, SIGKILL, is_time)
     status = started.wait()
     trial.seconds = time.monotonic() - began
-    trial.hit = act_under_way(training, encoded) if status == -signal.SIGKILL else "nothing"
-    if status not in (0, -signal.SIGKILL):
+    trial.hit = act_under_way(training, encoded) if status == -SIGKILL else "nothing"
+    if status not in (0, -SIGKILL):
         trial.problems.append(f"ended with status {status} before the kill")
     alive = [str(run.folder) for run in training.runs if run.is_alive()]
     trial.problems += [f"{folder} counts as alive" for folder in alive]

@@ -18,7 +18,8 @@ from nora_studio.models import load_sdxl, parts_of
 from nora_studio.part_settings import part_settings
 from nora_studio.personalise import build_trainee
 from nora_studio.proof import finish
-from nora_studio.runs import Run, common_checkpoint
+from nora_studio.resuming import common_checkpoint
+from nora_studio.runs import Run
 from nora_studio.samples import draw_base
 from nora_studio.saving import restore
 from nora_studio.stop import StopRequest

@@ -11,6 +11,8 @@ import pytest
 from visiting import pressed, request_of
 
 from nora_studio.errors import StudioError
+from nora_studio.studio.drawables import find_drawables
+from nora_studio.studio.library import library
 from nora_studio.studio.past_runs import (
     delete_for_good,
     delete_runs,
@@ -18,7 +20,10 @@ from nora_studio.studio.past_runs import (
     past_runs,
     restore_run,
 )
+from nora_studio.studio.scoring import measurable_runs
+from nora_studio.studio.trainings import find_trainings, state_of
 from nora_studio.ui.history import _meanings, _Room
+from nora_studio.ui.watch import _views
 
 SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
 
@@ -141,9 +146,36 @@ def test_a_damaged_run_is_listed_and_can_be_deleted(room, studio, workspace, req
     (workspace.runs / "mug-nora" / "config.toml").write_text("[")
     _, rows, _, detail = views(room, ["mug-nora"], request_)
     assert ">Damaged<" in rows
-    assert "cannot be read" in detail
+    assert "Damaged: config.toml: " in detail
     assert str(workspace.folder) not in rows + detail
     assert delete_runs(workspace, studio.jobs, ["mug-nora"]) == ["mug-nora"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.toml", "steps = 'many'"),
+        ("config.toml", "sample_prompts = 3"),
+        ("status.json", '{"state": [], "step": "six", "steps": null, "time": "now", "error": 3}'),
+        ("status.json", '{"state": "running", "pid": -1, "started": "x", "seconds_left": "soon"}'),
+        ("photos.json", "[["),
+        ("log.jsonl", '{"step": 2, "loss": "low", "sample_clip_i": []}\n{"step": "x"}\n'),
+        ("log.jsonl", '{"step": 2, "loss": NaN, "fixed_loss": NaN}\n'),
+    ],
+)
+def test_no_file_of_a_run_breaks_history_or_watch(room, studio, workspace, request_, file, content):
+    (workspace.runs / "mug-nora" / file).write_text(content)
+    _, rows, _, detail = views(room, ["mug-nora"], request_)
+    assert 'data-run="mug-lora"' in rows
+    if "NaN" not in content:
+        assert f"Damaged: {file}: " in detail
+    views(room, ["mug-nora", "mug-lora"], request_)
+    for training in find_trainings(workspace, studio.jobs):
+        state = state_of(training, studio.jobs)
+        assert _views(studio, training, state, False, 0.0, workspace)
+    assert library(workspace)
+    assert find_drawables(workspace)
+    assert measurable_runs(workspace)
 
 
 def test_anothers_runs_are_neither_shown_nor_deleted_nor_brought_back(room, workspace, studio):

@@ -14,7 +14,8 @@ from trainer import run_trainer, tiny_arguments
 from nora_studio.audit import compare_runs
 from nora_studio.interruption import has_reached, signal_when
 from nora_studio.launching import Started
-from nora_studio.runs import Run, common_checkpoint
+from nora_studio.resuming import common_checkpoint
+from nora_studio.runs import Run
 from nora_studio.scripts import TRAIN
 
 ONE_PART = {

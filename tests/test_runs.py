@@ -10,7 +10,8 @@ import torch
 
 from nora_studio.checkpoints import TrainingState, read_state, write_state
 from nora_studio.errors import StudioError
-from nora_studio.runs import Run, common_checkpoint
+from nora_studio.resuming import common_checkpoint
+from nora_studio.runs import Run
 
 
 @pytest.fixture
@@ -197,13 +198,20 @@ def test_training_state_reads_back_to_the_bit_with_torchs_own_generator(tmp_path
 
 
 def test_a_damaged_training_state_says_what_to_do(tmp_path):
-    write_state(tmp_path, training_state())
-    file = tmp_path / "state.safetensors"
+    checkpoint = tmp_path / "step-000004"
+    checkpoint.mkdir()
+    write_state(checkpoint, training_state())
+    file = checkpoint / "state.safetensors"
     content = file.read_bytes()
     for damaged in (content[:-10], b"", json.dumps({}).encode()):
         file.write_bytes(damaged)
-        with pytest.raises(StudioError, match="Delete this checkpoint"):
-            read_state(tmp_path)
+        with pytest.raises(StudioError, match="It is its run's only checkpoint"):
+            read_state(checkpoint)
+    (tmp_path / "step-000002").mkdir()
+    with pytest.raises(
+        StudioError, match=r"Delete .*step-000004, and the run goes on from another"
+    ):
+        read_state(checkpoint)
     file.unlink()
-    with pytest.raises(StudioError, match="cannot be read"):
-        read_state(tmp_path)
+    with pytest.raises(StudioError, match=r"does not exist|cannot be read"):
+        read_state(checkpoint)

@@ -44,6 +44,7 @@ from nora_studio.fewshot.training import (
 from nora_studio.loop import Plan, train
 from nora_studio.models import choose_dtype
 from nora_studio.options_file import defaults_as_toml, parse, to_toml
+from nora_studio.run_places import placed
 from nora_studio.runs import Run
 from nora_studio.stop import StopRequest
 from nora_studio.trackers import check_tracker
@@ -63,9 +64,8 @@ def main(attempt: Attempt) -> int:
     splits = dataset.splits
     shots, validation = draw_shots(splits["train"], splits["val"], options.shots, options.seed)
     record = record_of(shots, "train") | record_of(validation, "val")
+    options, runs = placed(options)
     config = to_toml(replace(options, resume=False))
-    stem = options.output_dir / options.run_name
-    runs = {name: Run(stem.with_name(f"{stem.name}-{name}")) for name in options.methods}
     attempt.claim(
         list(runs.values()), config, record, options.resume, defaults_as_toml(FewshotOptions)
     )

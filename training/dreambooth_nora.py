@@ -51,7 +51,7 @@ from nora_studio.photo_set import PhotoSet
 from nora_studio.preflight import rehearsal, rehearse
 from nora_studio.preparation import prepare
 from nora_studio.proof import finish
-from nora_studio.runs import Run
+from nora_studio.run_places import placed
 from nora_studio.sharding import Sharding, check_sharded, through_base
 from nora_studio.stop import StopRequest
 from nora_studio.trackers import check_tracker
@@ -80,12 +80,11 @@ def personalise(
 ) -> int:
     """Train; in a preflight only measure, `asked` then naming the folder that was asked for."""
     with processes.main_first():
+        options, runs = placed(options)
         photos = PhotoSet.find(options)
         settings = {method: part_settings(options, method) for method in options.methods}
         dtype = choose_dtype(options.precision, "cuda" if torch.cuda.is_available() else "cpu")
     config, record = to_toml(replace(options, resume=False)), photos.record()
-    stem = options.output_dir / options.run_name
-    runs = {method: Run(stem.with_name(f"{stem.name}-{method}")) for method in options.methods}
     held, defaults = list(runs.values()), defaults_as_toml()
     processes.on_main(partial(attempt.claim, held, config, record, options.resume, defaults))
     accelerator = prepare_accelerator(MIXED[dtype])

@@ -48,7 +48,7 @@ from nora_studio.course import (
 from nora_studio.loop import Plan, train
 from nora_studio.models import choose_dtype
 from nora_studio.options_file import defaults_as_toml, parse, to_toml
-from nora_studio.runs import Run
+from nora_studio.run_places import placed
 from nora_studio.sharding import Sharding, check_sharded, through_base
 from nora_studio.stop import StopRequest
 from nora_studio.trackers import check_tracker
@@ -75,10 +75,8 @@ def main(attempt: Attempt) -> int:
             train_on_inputs=bool(options.train_on_inputs),
         )
         examples, validation = [cut(row) for row in rows], [cut(row) for row in kept_out]
-        options = with_steps(options, examples)
+        options, runs = placed(with_steps(options, examples))
     config = to_toml(replace(options, resume=False))
-    stem = options.output_dir / options.name
-    runs = {method: Run(stem.with_name(f"{stem.name}-{method}")) for method in options.methods}
     began, data = defaults_as_toml(CommonsenseOptions), "questions"
     held = list(runs.values())
     processes.on_main(partial(attempt.claim, held, config, record, options.resume, began, data))

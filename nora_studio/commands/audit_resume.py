@@ -120,11 +120,13 @@ class _Audit:
     def interrupt(self, name: str, trainer, at: int, kill: bool) -> int:
         """Train until a step, and no further; give back the step that is saved."""
         from nora_studio.interruption import has_reached, signal_when
-        from nora_studio.runs import Run, common_checkpoint
+        from nora_studio.resuming import common_checkpoint
+        from nora_studio.runs import Run
+        from nora_studio.stop import SIGKILL
 
         print(f"Training {name} until step {at}", flush=True)
         runs = [Run(self.folder / name / f"{trainer.run_name}-{m}") for m in trainer.methods]
-        number = signal.SIGKILL if kill else signal.SIGINT
+        number = SIGKILL if kill else signal.SIGINT
         started = self._start(name)
         sent = signal_when(started, number, lambda: has_reached(runs, at))
         status = started.wait()

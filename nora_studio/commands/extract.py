@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from nora_studio import __version__
+from nora_studio.base_digests import digests_of
 from nora_studio.commands.opening import check_out_folder
 from nora_studio.commands.options import ExtractOptions
 from nora_studio.errors import StudioError
@@ -64,4 +65,5 @@ def _card(options: ExtractOptions, adapted: dict[str, nn.Module], resolution: in
         seed=0,
         parameters=sum(count_parameters(module) for module in adapted.values()),
         version=__version__,
+        digests=digests_of(adapted),
     )

@@ -86,11 +86,14 @@ def _stated(path: Path) -> str | None:
 
 
 def _check_same_base(first: Opened, other: Opened) -> None:
+    from nora_studio.base_digests import digests_differ
     from nora_studio.fingerprints import fingerprints_agree
 
     for part, prints in other.card.fingerprints.items():
         wanted = first.card.fingerprints.get(part)
-        if wanted is not None and not fingerprints_agree(wanted, prints):
+        digests = (card.digests.get(part, "") for card in (first.card, other.card))
+        agree = wanted is None or fingerprints_agree(wanted, prints)
+        if not agree or digests_differ(*digests):
             raise StudioError(
                 f"{other.path} was trained on another base ({other.card.model}) than {first.path} "
                 f"({first.card.model}). Only adapters of one base can be added up."
@@ -104,11 +107,13 @@ def mixed_card(cards: Sequence[AdapterCard], weights: Sequence[float]) -> Adapte
         return first
     words = list(dict.fromkeys(card.trigger for card in cards if card.trigger))
     parts = {part: prints for card in cards for part, prints in card.fingerprints.items()}
+    digests = {part: digest for card in cards for part, digest in card.digests.items()}
     licences = {card.licence for card in cards}
     return replace(
         first,
         method="mix",
         fingerprints=parts,
+        digests=digests,
         trigger=" ".join(words),
         tokens=[word for card in cards for word in card.tokens],
         prompt=" / ".join(card.prompt for card in cards if card.prompt),

@@ -14,10 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from nora_studio.command_line import parse_command
+from nora_studio.commands.run_curves import plot_curves, sparkline
 from nora_studio.errors import StudioError
 from nora_studio.history import (
-    Curve,
-    Standing,
     common_steps,
     differing_settings,
     empty_trash,
@@ -30,9 +29,6 @@ from nora_studio.history import (
     trainer_of,
 )
 from nora_studio.scripts import run_script
-
-_BARS = "▁▂▃▄▅▆▇█"
-_WIDTH = 48
 
 
 @dataclass(frozen=True)
@@ -110,14 +106,15 @@ def list_runs(options: ListOptions) -> int:
     table = _table()
     for title in ("run", "method", "state", "steps", "loss", "measured", "last told"):
         table.add_column(title, justify="right" if title in ("loss", "measured") else "left")
-    runs = find_runs(options.output_dir)
-    for run in runs:
-        now = standing(run)
+    every = [standing(run) for run in find_runs(options.output_dir)]
+    damaged = [now for now in every if now.damage is not None]
+    whole = [now for now in every if now.damage is None]
+    for now in whole:
         last = now.last
         measured = last.get("held_out_loss", last.get("fixed_loss"))
         table.add_row(
-            escape(run.folder.name),
-            now.method,
+            escape(now.run.folder.name),
+            escape(now.method),
             now.state,
             f"{now.step} of {now.steps}",
             _number(last.get("loss")),
@@ -125,9 +122,11 @@ def list_runs(options: ListOptions) -> int:
             _moment(now.time),
         )
     console = _console()
-    if runs:
+    if whole:
         console.print(table)
-    else:
+    for now in damaged:
+        console.print(escape(f"{now.run.folder.name}  damaged: {now.damage}"), soft_wrap=True)
+    if not every:
         console.print(f"No runs in {options.output_dir}. `nora-studio train --help` makes one.")
     return 0
 
@@ -135,9 +134,11 @@ def list_runs(options: ListOptions) -> int:
 def show(options: ShowOptions) -> int:
     """Print one run."""
     run = find_run(options.run, options.output_dir)
+    settings = read_settings(run)
     now, console = standing(run), _console()
     facts = {
         "run": str(run.folder),
+        **({} if now.damage is None else {"damaged": now.damage}),
         "method": now.method,
         "state": now.state + (f": {now.error}" if now.error else ""),
         "steps": f"{now.step} of {now.steps}",
@@ -149,10 +150,10 @@ def show(options: ShowOptions) -> int:
     _print_facts(console, facts)
     for name, points in now.curves.items():
         values = [value for _, value in points]
-        line = _sparkline(points)
+        line = sparkline(points)
         console.print(f"[dim]{name:<14}[/dim]{line}  {values[0]:.4f} to {values[-1]:.4f}")
     console.print()
-    _print_facts(console, {name: str(value) for name, value in read_settings(run).items()})
+    _print_facts(console, {name: str(value) for name, value in settings.items()})
     return 0
 
 
@@ -161,12 +162,12 @@ def diff(options: DiffOptions) -> int:
     if options.plot is not None and options.plot.suffix.lower() != ".png":
         raise StudioError(f"--plot: expected a name that ends with .png; got {options.plot}.")
     runs = [find_run(name, options.output_dir) for name in (options.first, options.second)]
+    differing = differing_settings(*(read_settings(run) for run in runs))
     both, console = [standing(run) for run in runs], _console()
     names = [escape(run.folder.name) for run in runs]
     settings = _table()
     for title in ("setting", *names):
         settings.add_column(title)
-    differing = differing_settings(*(read_settings(run) for run in runs))
     if both[0].method != both[1].method:
         differing = {"method": (both[0].method, both[1].method), **differing}
     for name, values in differing.items():
@@ -183,7 +184,7 @@ def diff(options: DiffOptions) -> int:
             curves.add_row(name, *row)
     console.print(curves if curves.rows else "No step at which both have been measured.")
     if options.plot is not None:
-        _plot(both, options.plot)
+        plot_curves(both, options.plot)
         print(options.plot)
     return 0
 
@@ -194,7 +195,10 @@ def delete(options: DeleteOptions) -> int:
         raise StudioError("expected the runs to delete, or --empty-trash; got neither.")
     for run in [find_run(name, options.output_dir) for name in options.runs]:
         place = throw_away(run)
-        print(f"{run.folder} -> {place}; `nora-studio runs restore {run.folder.name}` undoes it.")
+        undo = f"nora-studio runs restore {place.name.rpartition('~')[0]}"
+        if place.parent.parent != ListOptions.output_dir:
+            undo += f" --output-dir {place.parent.parent}"
+        print(f"{run.folder} -> {place}; `{undo}` undoes it.")
     if options.empty_trash:
         for path in empty_trash(options.output_dir):
             print(f"deleted {path}")
@@ -210,7 +214,7 @@ def restore(options: RestoreOptions) -> int:
 def go_on(options: ContinueOptions) -> int:
     """Start the trainer again on a run."""
     run = find_run(options.run, options.output_dir)
-    if standing(run).state == "running":
+    if run.is_alive():
         raise StudioError(f"{run.folder} is in training already. Wait for it, or stop it first.")
     words = ["--config", str(run.folder / "config.toml"), "--resume"]
     if options.steps is not None:
@@ -244,28 +248,6 @@ def run(arguments: Sequence[str]) -> int:
     return act(parse_command(kind, prog=f"nora-studio runs {word}", arguments=rest))
 
 
-def _plot(both: list[Standing], file: Path) -> None:
-    """Both runs' curves over the steps, one colour a run, one line style a curve."""
-    # Imported here: nothing else needs it, and it takes a second.
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    for now, colour in zip(both, ("#3d6b99", "#c2553a")):
-        for name, points in now.curves.items():
-            steps, values = zip(*points)
-            style = {"loss": ":", "fixed_loss": "--", "held_out_loss": "-"}[name]
-            label = f"{now.run.folder.name}, {name.replace('_', ' ')}"
-            axes.plot(steps, values, style, color=colour, label=label)
-    axes.set(xlabel="step", ylabel="loss")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
-    figure.savefig(file)
-
-
 def _console() -> Console:
     return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 
@@ -278,15 +260,6 @@ def _print_facts(console: Console, facts: dict[str, str]) -> None:
     width = max(map(len, facts)) + 2
     for name, value in facts.items():
         console.print(f"[dim]{name:<{width}}[/dim]{escape(value)}")
-
-
-def _sparkline(points: Curve) -> str:
-    """A curve in one line of text, its lowest value the lowest bar."""
-    values = [value for _, value in points]
-    chosen = [values[i * len(values) // _WIDTH] for i in range(_WIDTH)]
-    chosen = values if len(values) <= _WIDTH else chosen
-    low, span = min(values), (max(values) - min(values)) or 1.0
-    return "".join(_BARS[int((v - low) / span * (len(_BARS) - 1))] for v in chosen)
 
 
 def _number(value: float | None) -> str:

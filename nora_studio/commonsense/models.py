@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from nora_studio.assets import EMBEDDED, embedded
+from nora_studio.base_digests import keep_base_folder
 from nora_studio.errors import StudioError
 from nora_studio.quantization import check_quantizer, quantize
 from nora_studio.weight_files import check_hub_weights, check_weights
@@ -89,6 +90,7 @@ def load_decoder(model: str, dtype: torch.dtype, device: torch.device, bits: int
     finally:
         logging.enable_progress_bar()
     decoder.requires_grad_(False).eval()
+    keep_base_folder(decoder, source_of(model))
     if bits != 16:
         quantize("decoder", decoder, bits, device)
     return decoder.to(device)

@@ -16,6 +16,7 @@ from nora_studio.assembly import (
     main_first_where_kept,
     optimizer_and_schedule,
     prepared,
+    shared_digests,
     trained_parameters,
     with_penalty,
 )
@@ -76,7 +77,7 @@ def build_trainee(
     """
     options = task.options
     torch.manual_seed(options.seed)  # Adapter initialisation.
-    prints = fingerprint(task.decoder)
+    prints, digests = fingerprint(task.decoder), shared_digests({PART: task.decoder})
     decoder: Any = task.decoder if task.sharding else share_weights(task.decoder)
     with main_first_where_kept(options.cache):
         spec = adapter_spec(options, method, settings, options.steps)
@@ -107,6 +108,7 @@ def build_trainee(
         seed=options.seed,
         parameters=sum(parameter.numel() for parameter in trained),
         version=__version__,
+        digests=digests,
         task=TASK,
     )
     return Trainee(

@@ -13,6 +13,7 @@ from open_clip.transformer import TextTransformer, VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
 
+from nora_studio.base_digests import keep_base_tensors
 from nora_studio.clip_files import local_folder
 from nora_studio.errors import StudioError
 from nora_studio.fewshot.attention import unpack
@@ -76,6 +77,12 @@ def load_clip(name: str, dtype: torch.dtype, device: torch.device) -> FrozenClip
             f"--model: expected open_clip's own ViT and text transformer; {name!r} has "
             f"{' and '.join(made)}. Take a plain one, such as ViT-B-16:openai."
         )
+    # As it was read, in float32: before its attention is unpacked and its weights are cast.
+    state: dict[str, Tensor] = model.state_dict()
+    vision = {name: tensor for name, tensor in state.items() if name.startswith("visual.")}
+    text = {name: tensor for name, tensor in state.items() if name not in vision}
+    keep_base_tensors(model.visual, vision)
+    keep_base_tensors(parts_of(model)["text"], text)
     unpack(model)
     model.to(device=device, dtype=dtype).requires_grad_(False).eval()
     return FrozenClip(name, model, scorer.preprocess, scorer.tokenize, device, dtype)

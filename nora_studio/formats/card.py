@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nora_studio.errors import StudioError
+from nora_studio.remedies import get_again
 from nora_studio.strict_json import parse_json
 
 
@@ -33,6 +34,8 @@ class AdapterCard:
     """Of the adapter, as the Hub abbreviates it ("openrail++"); empty: not stated."""
     tokens: list[str] = field(default_factory=list)
     """New tokens that the trigger consists of, whose vectors go with it; none: a rare word."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """Of each adapted part's base weights, every number of them (`base_digests.base_digest`)."""
     task: str = ""
     """What it was trained for, where that is no subject of SDXL's: "clip few-shot"."""
 
@@ -54,8 +57,9 @@ def for_others(card: AdapterCard) -> AdapterCard:
 
 
 def card_values(card: AdapterCard) -> dict[str, Any]:
-    """A card as JSON has it; of SDXL's adapters as it was before there were other tasks."""
-    return {name: value for name, value in asdict(card).items() if name != "task" or value}
+    """A card as JSON has it; fields of later versions are left out where they are empty."""
+    later = ("task", "digests")
+    return {name: value for name, value in asdict(card).items() if name not in later or value}
 
 
 def card_text(card: AdapterCard) -> str:
@@ -63,7 +67,7 @@ def card_text(card: AdapterCard) -> str:
     return json.dumps(card_values(card), ensure_ascii=False)
 
 
-def parse_card(text: str, where: object) -> AdapterCard:
+def parse_card(text: str, where: Path) -> AdapterCard:
     """Read a card back; fields of a later version are left out.
 
     Args:
@@ -78,7 +82,7 @@ def parse_card(text: str, where: object) -> AdapterCard:
         card = AdapterCard(**{key: value for key, value in values.items() if key in known})
         _check(card)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise StudioError(f"{where} is damaged: {error}. Train again or restore it.") from error
+        raise StudioError(f"{where} is damaged: {error}. {get_again(where)}") from error
     return card
 
 
@@ -95,6 +99,8 @@ def _check(card: AdapterCard) -> None:
             raise ValueError(f"{name} should be 0 or more; got {getattr(card, name)}")
     if not all(isinstance(word, str) for word in card.tokens):
         raise TypeError(f"tokens should be words; got {card.tokens!r}")
+    if not all(isinstance(digest, str) for digest in card.digests.values()):
+        raise TypeError(f"digests should be text; got {card.digests!r}")
     for part, numbers in card.fingerprints.items():
         if not isinstance(numbers, list) or not all(type(n) in (int, float) for n in numbers):
             raise TypeError(f"the fingerprint of {part} should be a list of numbers")

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nora_studio.atomic import beside
+from nora_studio.atomic import beside, tidy
 from nora_studio.errors import StudioError
 from nora_studio.tensor_files import Header, count_numbers, read_header, read_tensors
 
@@ -63,6 +63,7 @@ def write_tensors(
     fresh = beside(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        tidy(file.parent, signed=True)
         with fresh.open("wb") as stream:
             stream.write(len(text).to_bytes(8, "little") + text)
             for name in names:

@@ -14,6 +14,7 @@ from nora_studio.formats.card import AdapterCard, card_text
 from nora_studio.formats.container import read_tensors, write_tensors
 from nora_studio.formats.identify import CARD_KEY
 from nora_studio.new_tokens import NewTokens
+from nora_studio.remedies import get_again
 
 EMBEDDINGS = "embeddings.safetensors"
 """In an adapter folder."""
@@ -67,10 +68,16 @@ def read_embeddings(file: Path, words: Sequence[str]) -> NewTokens:
     """
     if not file.is_file():
         raise StudioError(
-            f"expected the vectors of {' '.join(words)} in {file}; it is not there. Put it back, "
-            "or export the adapter again."
+            f"expected the vectors of {' '.join(words)} in {file}; it is not there. {_remedy(file)}"
         )
     return as_tokens(file, words, read_tensors(file))
+
+
+def _remedy(file: Path) -> str:
+    """Where a missing file of vectors is had: an adapter's own, or beside an adapter file."""
+    if file.name == EMBEDDINGS:
+        return get_again(file.parent)
+    return "Put it back beside the adapter, with which it was exported or downloaded."
 
 
 def as_tokens(file: Path, words: Sequence[str], tensors: Mapping[str, Tensor]) -> NewTokens:
@@ -86,6 +93,6 @@ def as_tokens(file: Path, words: Sequence[str], tensors: Mapping[str, Tensor]) -
     if not good:
         raise StudioError(
             f"{file}: expected clip_l and clip_g with a row for each of {' '.join(words)}; got "
-            f"{shapes}. Restore it."
+            f"{shapes}. {get_again(file)}"
         )
     return NewTokens(tuple(words), {part: tensors[key].float() for part, key in KEYS.items()})

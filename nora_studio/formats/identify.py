@@ -33,7 +33,9 @@ _PEFT = {
     "vblora_": "VB-LoRA",
     "randlora_": "RandLoRA",
 }
-_WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL"}
+SDXL = "SDXL"
+_WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: SDXL}
+OTHER_BASES = frozenset(_WIDTHS.values()) - {SDXL}
 _OTHER_MODELS = ("transformer.", "diffusion_model.", "lora_transformer_", "lora_unet_double_blocks")
 _MODEL_STARTS = (
     "model.diffusion_model.",

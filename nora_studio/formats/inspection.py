@@ -14,6 +14,7 @@ from nora_studio.formats.portable import alpha_scale, split_key
 from nora_studio.formats.seed import inner_from, starts_from
 from nora_studio.formats.seed_reading import check_rows, read_recipes
 from nora_studio.formats.updates import Updates, norm_of
+from nora_studio.remedies import get_again
 
 _PARTS = {
     "lora_unet_": "unet",
@@ -164,7 +165,7 @@ def _lora_facts(file: Path, stem: str, found: dict[str, Tensor]) -> LayerFacts:
             raise
         reason = " ".join(str(error).split())
         raise StudioError(
-            f"{file}: the factors of {stem} do not fit together: {reason}. Export it again."
+            f"{file}: the factors of {stem} do not fit together: {reason}. {get_again(file)}"
         ) from error
     part = next((part for prefix, part in _PARTS.items() if stem.startswith(prefix)), "")
     prefix = next((prefix for prefix in _PARTS if stem.startswith(prefix)), "")

@@ -6,6 +6,7 @@ from typing import Any
 from peft import PeftConfig
 
 from nora_studio.errors import StudioError
+from nora_studio.remedies import get_again
 from nora_studio.strict_json import parse_json
 
 CONFIG = "adapter_config.json"
@@ -30,7 +31,7 @@ def read_config(folder: Path) -> PeftConfig:
     try:
         return PeftConfig.from_pretrained(str(folder))
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise StudioError(f"{folder} cannot be read: {error}. Restore it.") from error
+        raise StudioError(f"{folder} cannot be read: {error}. {get_again(folder)}") from error
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -46,14 +47,19 @@ def read_settings(folder: Path) -> dict[str, Any]:
         _check(values)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise StudioError(f"{file} cannot be read: {reason}. Restore it.") from error
+        remedy = "Get one of these kinds" if isinstance(error, _OtherKind) else get_again(file)
+        raise StudioError(f"{file} cannot be read: {reason}. {remedy.rstrip('.')}.") from error
     return values
+
+
+class _OtherKind(ValueError):
+    """An adapter of a method that is not read here."""
 
 
 def _check(values: dict[str, Any]) -> None:
     kind = values.get("peft_type")
     if kind not in _KINDS:
-        raise ValueError(f"expected one of {', '.join(sorted(_KINDS))} as peft_type; got {kind!r}")
+        raise _OtherKind(f"expected one of {', '.join(sorted(_KINDS))} as peft_type; got {kind!r}")
     if values.get("megatron_config") is not None:  # PEFT would import a module of any name for it.
         raise ValueError("expected no megatron_config")
     least = 0 if kind == "OFT" else 1  # Its blocks' size may stand in the place of a rank.

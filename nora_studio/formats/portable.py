@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from nora_studio.errors import StudioError
 from nora_studio.formats.container import read_tensors, write_tensors
-from nora_studio.formats.identify import check_loadable, open_header
+from nora_studio.formats.identify import OTHER_BASES, SDXL, Identity, check_loadable, open_header
 from nora_studio.formats.names import LayerNames
 from nora_studio.formats.updates import Update, Updates
+from nora_studio.remedies import get_again
 from nora_studio.strict_json import parse_json
+from nora_studio.tensor_files import shown
 
 STYLES = ("diffusers", "kohya")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -126,16 +128,32 @@ def read_portable(
         stem, role = split_key(key)
         place = places.get(stem)
         if place is None or role is None:
-            raise StudioError(
-                f"{file} holds {key}, which names no layer of this model. It was made for another "
-                f"kind of base{f' ({identity.base})' if identity.base else ''}."
-            )
+            raise _unknown_key(file, key, identity, role is not None)
         layers.setdefault(place, {})[role] = tensor
     settings = _diffusers_settings(file, header.metadata)
     states: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
     for (part, name), factors in layers.items():
         states.setdefault(part, {})[name] = _factors(file, part, name, factors, settings)
     return {part: _as_peft(factors) for part, factors in states.items()}
+
+
+def _unknown_key(file: Path, key: str, identity: Identity, is_role_known: bool) -> StudioError:
+    """Why a tensor has no place in a model: its ending, its base, or how its layer is spelled."""
+    look = f"See what it holds by `nora-studio inspect {file}`"
+    if not is_role_known:
+        return StudioError(
+            f"{file} holds {shown(key)}, which is none of a LoRA's factors by its ending. {look}, "
+            "and get it as a LoRA in diffusers' or Kohya's keys."
+        )
+    if identity.base in OTHER_BASES:
+        return StudioError(
+            f"{file} holds {shown(key)}, which names no layer of this model: it was made for "
+            f"{identity.base}. Use it with that, or get one that was made for {SDXL}."
+        )
+    return StudioError(
+        f"{file} holds {shown(key)}, which names no layer of this model: it was made for another "
+        f"one, or its layers are spelled in another way. {look}, or name its base by --model."
+    )
 
 
 def split_key(key: str) -> tuple[str, str | None]:
@@ -160,7 +178,9 @@ def _factors(
     """One layer's `up` and `down` in float32, the scale folded into `up`."""
     missing = {"up", "down"} - factors.keys()
     if missing:
-        raise StudioError(f"{file} lacks the {missing.pop()} factor of {part}.{name}. Restore it.")
+        raise StudioError(
+            f"{file} lacks the {missing.pop()} factor of {part}.{name}. {get_again(file)}"
+        )
     up, down = factors["up"].float(), factors["down"].float()
     if (
         up.ndim not in (2, 4)
@@ -170,7 +190,7 @@ def _factors(
     ):
         raise StudioError(
             f"{file}: the factors of {part}.{name} do not multiply: {tuple(up.shape)} by "
-            f"{tuple(down.shape)}. Export the file again."
+            f"{tuple(down.shape)}. {get_again(file)}"
         )
     rank = down.shape[0]
     scale = _scale(settings.get(part, {}), name, rank)
@@ -178,15 +198,16 @@ def _factors(
         alpha = factors["alpha"]
         if alpha.numel() != 1:
             raise StudioError(
-                f"{file}: alpha of {part}.{name} should be one number; got {tuple(alpha.shape)}."
+                f"{file}: alpha of {part}.{name} should be one number; got {tuple(alpha.shape)}. "
+                f"{get_again(file)}"
             )
         scale = alpha_scale(file, f"{part}.{name}", float(alpha), rank)
     check_rank(file, f"{part}.{name}", up, down)
     scaled = up if scale == 1 else up * scale
     if not bool(torch.isfinite(scaled).all()):
         raise StudioError(
-            f"{file}: alpha of {part}.{name} scales it by {scale:.3g}, beyond all numbers. Export "
-            "the file again."
+            f"{file}: alpha of {part}.{name} scales it by {scale:.3g}, beyond all numbers. "
+            f"{get_again(file)}"
         )
     return scaled, down
 
@@ -199,8 +220,8 @@ def alpha_scale(file: Path, layer: str, alpha: float, rank: int) -> float:
     """
     if not 0 < alpha < math.inf:
         raise StudioError(
-            f"{file}: alpha of {layer} should be positive and finite; got {alpha}. Export the file "
-            "again."
+            f"{file}: alpha of {layer} should be positive and finite; got {alpha}. "
+            f"{get_again(file)}"
         )
     return alpha / rank
 
@@ -215,7 +236,7 @@ def check_rank(file: Path, layer: str, up: Tensor, down: Tensor) -> None:
     if rank > most:
         raise StudioError(
             f"{file}: the rank of {layer} should be {most} at most, its inputs and outputs "
-            f"together; got {rank}. Export the file again."
+            f"together; got {rank}. {get_again(file)}"
         )
 
 
@@ -245,7 +266,7 @@ def _diffusers_settings(file: Path, metadata: dict[str, str]) -> dict[str, dict[
                     raise ValueError(f"it holds the alpha {alpha!r}, which should be positive")
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise StudioError(
-            f"{file}: its {_DIFFUSERS_METADATA} cannot be read: {error}. Export the file again."
+            f"{file}: its {_DIFFUSERS_METADATA} cannot be read: {error}. {get_again(file)}"
         ) from error
     return found
 

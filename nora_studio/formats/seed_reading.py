@@ -17,6 +17,7 @@ from nora_studio.formats.seed import DTYPES, OUTER, VERSION, Recipe, inner_from,
 from nora_studio.new_tokens import NewTokens
 from nora_studio.nora import NoraConfig
 from nora_studio.nora.config import STARTS
+from nora_studio.remedies import get_again
 from nora_studio.strict_json import parse_json
 
 _LAYER_NAME = re.compile(r"\w+(\.\w+)*")
@@ -36,7 +37,8 @@ def read_seed(
     for part, recipe in recipes.items():
         if part not in parts:
             raise StudioError(
-                f"{file} adapts {part!r}, which this model lacks (it has {', '.join(parts)})."
+                f"{file} adapts {part!r}, which this model lacks (it has {', '.join(parts)}). Load "
+                "the base it was trained on."
             )
         rows = check_rows(file, part, recipe, tensors)
         loaded[part] = _regenerate(file, part, parts[part], recipe, rows)
@@ -63,7 +65,7 @@ def read_recipes(file: Path) -> dict[str, Recipe]:
     try:
         content = parse_json(open_header(file)[0].metadata[SEED_KEY])
         if content["version"] != VERSION:
-            raise ValueError(f"version {content['version']!r}; this release reads {VERSION}")
+            raise _OtherVersion(f"version {content['version']!r}; this release reads {VERSION}")
         recipes = {part: Recipe(**values) for part, values in content["parts"].items()}
         for recipe in recipes.values():
             names = [name for group in recipe.layers for name in group]
@@ -78,10 +80,13 @@ def read_recipes(file: Path) -> dict[str, Recipe]:
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, StudioError):
             raise
-        raise StudioError(
-            f"{file}: its recipe cannot be read: {error}. Restore it, or update nora-studio."
-        ) from error
+        remedy = "Update nora-studio." if isinstance(error, _OtherVersion) else get_again(file)
+        raise StudioError(f"{file}: its recipe cannot be read: {error}. {remedy}") from error
     return recipes
+
+
+class _OtherVersion(ValueError):
+    """A seed file of a later release's making."""
 
 
 def check_rows(
@@ -103,14 +108,14 @@ def check_rows(
         if found != wanted or not 1 <= rank <= recipe.outer_rank:
             raise StudioError(
                 f"{file} is damaged: the tensors of {part} should have shapes {wanted}; got "
-                f"{found}. Restore it."
+                f"{found}. {get_again(file)}"
             )
         for index, name in enumerate(names):
             scale = float(stacks["check"][index, -1])  # pyright: ignore[reportOptionalSubscript]
             if not scale > 0:
                 raise StudioError(
                     f"{file} is damaged: the scale of {part}.{name} in {part}.{number}.check "
-                    f"should be positive; got {scale}. Restore it."
+                    f"should be positive; got {scale}. {get_again(file)}"
                 )
             rows[name] = {key: t[index] for key, t in stacks.items() if t is not None}
     return rows

@@ -29,8 +29,10 @@ def main(folder: Path, device: int, command: list[str]) -> int:
         while process is not None and asked:
             process.send_signal(asked.pop(0))
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, pass_on)
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None:  # Windows has no SIGHUP.
+            signal.signal(number, pass_on)
     try:  # Whoever claims the job runs it: a server that was killed may have started it already.
         with (folder / PROCESS).open("x", encoding="utf-8") as claim:
             json.dump({"pid": os.getpid(), "started": time.time(), "device": device}, claim)

@@ -53,12 +53,12 @@ def find_drawables(workspace: Workspace) -> list[Drawable]:
         path = _relative(workspace, run.folder if final == run.adapter else final)
         steps |= {card.steps: path} if final == run.adapter else {}
         own = Drawable(path, run.folder.name, card, dict(sorted(steps.items())))
-        found.append((final.stat().st_mtime, own))
+        found.append((_written_at(final), own))
     for file in sorted(workspace.adapters.glob("*.safetensors")):
         card = None if file.name.startswith(".") else _card_of(file)
         if card is not None:
             own = Drawable(_relative(workspace, file), file.stem, card, {})
-            found.append((file.stat().st_mtime, own))
+            found.append((_written_at(file), own))
     return [own for _, own in sorted(found, key=lambda one: -one[0])]
 
 
@@ -94,6 +94,14 @@ def _card_of(path: Path | None) -> AdapterCard | None:
         return None if path is None else read_card(path)
     except StudioError:
         return None
+
+
+def _written_at(path: Path) -> float:
+    """When an adapter was written, in seconds since 1970; 0 if it was pruned just now."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _relative(workspace: Workspace, path: Path) -> str:

@@ -24,13 +24,14 @@ from nora_studio.atomic import replacing, write_text
 from nora_studio.errors import StudioError
 from nora_studio.liveness import ProcessMark, host_name
 from nora_studio.paths import check_text, confining
+from nora_studio.stop import SIGNALS
 from nora_studio.studio import child
 from nora_studio.studio.job import ENDED, Job, State, next_in_line, read_facts
 from nora_studio.studio.job_environment import job_environment
 from nora_studio.studio.quota import check_room, still_to_write
 from nora_studio.studio.workspace import Workspace
 
-STOPPED = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+STOPPED = {128 + number for number in SIGNALS}
 JOB, CANCELLED = "job.json", "cancelled.json"
 MEASURES = "measures"
 """The folder beside the jobs that preflights write their figures to."""

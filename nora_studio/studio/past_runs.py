@@ -11,7 +11,6 @@ from nora_studio.history import (
     empty_trash,
     find_runs,
     method_of,
-    read_curves,
     read_settings,
     standing,
     take_back,
@@ -23,9 +22,6 @@ from nora_studio.studio.job import ENDED
 from nora_studio.studio.jobs import Jobs
 from nora_studio.studio.workspace import Workspace, check_name
 from nora_studio.wall import latest_sample
-
-DAMAGED = "damaged"
-"""The state of a run whose settings cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +39,7 @@ class PastRun:
 
 def past_runs(workspace: Workspace) -> list[PastRun]:
     """All runs, the one that told something last first; a damaged one is among them."""
-    found = [PastRun(_standing(run), latest_sample(run)) for run in find_runs(workspace.runs)]
+    found = [PastRun(standing(run), latest_sample(run)) for run in find_runs(workspace.runs)]
     return sorted(found, key=lambda past: -past.standing.time)
 
 
@@ -128,20 +124,3 @@ def restore_run(workspace: Workspace, name: str) -> Run:
 def delete_for_good(workspace: Workspace) -> int:
     """Empty the trash; give back how many runs that were."""
     return len(empty_trash(workspace.runs))
-
-
-def _standing(run: Run) -> Standing:
-    try:
-        return standing(run)
-    except StudioError:
-        status = run.read_status()
-        return Standing(
-            run=run,
-            method=stem_and_method(run)[1],
-            state=DAMAGED,
-            step=status.get("step", 0),
-            steps=status.get("steps", 0),
-            curves=read_curves(run),
-            time=status.get("time", run.folder.stat().st_mtime),
-            error="its settings cannot be read.",
-        )

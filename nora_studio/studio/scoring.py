@@ -11,7 +11,7 @@ from typing import Any, Literal
 from nora_studio.assets import EMBEDDED
 from nora_studio.errors import StudioError
 from nora_studio.fidelity import Fidelity, read_fidelity
-from nora_studio.history import find_runs, read_settings
+from nora_studio.history import changed_at, find_runs, read_settings
 from nora_studio.judges import require_judge
 from nora_studio.paths import check_inside, check_text
 from nora_studio.prompts import in_places, names_prompt_file
@@ -57,7 +57,7 @@ class ScoreRequest:
 def measurable_runs(workspace: Workspace) -> list[Run]:
     """The visitor's runs that have an adapter to measure, the newest first."""
     found = [run for run in find_runs(workspace.runs) if run.has_adapter]
-    return sorted(found, key=lambda run: -(run.folder / "config.toml").stat().st_mtime)
+    return sorted(found, key=lambda run: -changed_at(run))
 
 
 def results_folder(workspace: Workspace, runs: Sequence[str], kind: Kind) -> Path:

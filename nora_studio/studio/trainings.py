@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from nora_studio.errors import StudioError
-from nora_studio.history import find_runs
-from nora_studio.runs import CONFIG, Run
+from nora_studio.history import changed_at, find_runs
+from nora_studio.runs import Run
 from nora_studio.studio.job import ENDED, Job
 from nora_studio.studio.jobs import Jobs
 from nora_studio.studio.past_runs import settings_of, stem_and_method
@@ -41,7 +41,7 @@ def find_trainings(workspace: Workspace, jobs: Jobs) -> list[Training]:
     for run in find_runs(workspace.runs):
         name, method = stem_and_method(run)
         found.setdefault(name, {})[method] = run
-        ages[name] = max(ages.get(name, 0.0), (run.folder / CONFIG).stat().st_mtime)
+        ages[name] = max(ages.get(name, 0.0), changed_at(run))
     latest: dict[str, Job] = {}
     for job in jobs.of(workspace):
         if job.kind == "train":

@@ -109,9 +109,10 @@ def detail_view(runs: Sequence[Standing], workspace: Workspace, meanings: Mappin
 
 
 def _settings(now: Standing, settings: Settings, meanings: Mapping[str, str]) -> str:
-    problem = ""
-    if now.error:
-        problem = f'<p class="problem" role="status">{escaped(now.error)}</p>'
+    problems = [now.error, now.damage and f"Damaged: {now.damage}"]
+    problem = "".join(
+        f'<p class="problem" role="status">{escaped(text)}</p>' for text in problems if text
+    )
     rows = [
         f'<tr><th scope="row">{_setting(name, meanings)}</th><td>{_value(value)}</td></tr>'
         for name, value in settings.items()

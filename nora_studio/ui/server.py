@@ -4,6 +4,7 @@ import getpass
 import ipaddress
 import sys
 import threading
+import warnings
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -165,8 +166,17 @@ def make_app(studio: Studio) -> FastAPI:
 def _add_account(options: UiOptions) -> int:
     if options.auth is None or options.add_account is None:
         raise StudioError("--add-account: name the file of accounts by --auth FILE.")
-    password = getpass.getpass(f"Password of {options.add_account}: ")
-    if getpass.getpass("Once more: ") != password:
+    try:
+        with warnings.catch_warnings():  # A password that is seen as it is typed is refused.
+            warnings.simplefilter("error", getpass.GetPassWarning)
+            password = getpass.getpass(f"Password of {options.add_account}: ")
+            again = getpass.getpass("Once more: ")
+    except (EOFError, OSError, getpass.GetPassWarning) as error:
+        raise StudioError(
+            "--add-account: asks for the password at a terminal, and there is none. Run it in one; "
+            "in a container with an interactive terminal (-it)."
+        ) from error
+    if again != password:
         raise StudioError("the two passwords differ; nothing was added.")
     add_account(options.auth, options.add_account, password)
     print(f"{options.add_account} may log in by {options.auth}.")

@@ -9,6 +9,7 @@ import gradio as gr
 from nora_studio.defaults import with_recommended
 from nora_studio.errors import StudioError
 from nora_studio.options_file import parse_options
+from nora_studio.run_files import is_finite
 from nora_studio.studio.limits import TRAINING
 from nora_studio.studio.measures import Measures
 from nora_studio.studio.studio import Studio
@@ -231,7 +232,7 @@ def _lines(logs: Logs, name: str) -> list[Series]:
     return [
         Series(
             METHOD_NAMES.get(method, method),
-            [(row["step"], row[name]) for row in rows if name in row],
+            [(row["step"], row[name]) for row in rows if is_finite(row.get(name))],
             OTHERS[others.index(method) % len(OTHERS)] if method in others else colour_of(method),
             "dashed" if method == "lora" else "solid",
         )

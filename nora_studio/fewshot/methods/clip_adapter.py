@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nora_studio.base_digests import base_digest, digests_differ
 from nora_studio.errors import StudioError
 from nora_studio.fewshot.classifier import ClipClassifier
 from nora_studio.fewshot.methods.contract import Learner
@@ -18,6 +19,7 @@ from nora_studio.fingerprints import fingerprint, fingerprints_agree
 from nora_studio.formats.container import read_header, read_tensors, write_tensors
 from nora_studio.methods.steps import PlainSteps
 from nora_studio.part_settings import PartSettings, resolve
+from nora_studio.remedies import get_again
 
 FILE = "clip_adapter.safetensors"
 BLEND = 0.2
@@ -71,10 +73,12 @@ class ClipAdapter:
             parameter.requires_grad_(True)
         groups = [{"name": "vision", "params": trained, "lr": settings.learning_rate}]
         optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay)
-        prints = fingerprint(task.clip.model.visual)
+        visual = task.clip.model.visual
+        prints, digest = fingerprint(visual), base_digest(visual)
 
         def write(folder: Path, at: int) -> None:
             facts = {"steps": at, "fingerprint": prints, "ratio": settings.rank}
+            facts |= {"digest": digest} if digest else {}
             tensors = {key: value.detach().cpu() for key, value in step.trained().items()}
             write_tensors(folder / FILE, tensors, {"clip_adapter": json.dumps(facts)})
 
@@ -90,7 +94,9 @@ class ClipAdapter:
     def read(self, task: FewshotTask, folder: Path | None) -> Any:
         assert folder is not None
         facts = _facts(folder)
-        if not fingerprints_agree(facts["fingerprint"], fingerprint(task.clip.model.visual)):
+        visual = task.clip.model.visual
+        agree = fingerprints_agree(facts["fingerprint"], fingerprint(visual))
+        if not agree or digests_differ(facts.get("digest", ""), base_digest(visual)):
             raise StudioError(f"{folder} was trained on another base. Load that one.")
         step = BottleneckClassifier(task, facts["ratio"])
         _fill(step, folder)
@@ -100,15 +106,20 @@ class ClipAdapter:
 def _facts(folder: Path) -> dict[str, Any]:
     try:
         return json.loads(read_header(folder / FILE).metadata["clip_adapter"])
+    except StudioError:
+        raise
     except (KeyError, ValueError) as error:
-        raise StudioError(f"{folder / FILE} is no CLIP-Adapter: {error}. Restore it.") from error
+        problem = f"{folder / FILE} is no CLIP-Adapter: {error}."
+        raise StudioError(f"{problem} {get_again(folder)}") from error
 
 
 def _fill(step: BottleneckClassifier, folder: Path) -> None:
     saved, wanted = read_tensors(folder / FILE), step.trained()
     shapes = {name: tensor.shape for name, tensor in saved.items()}
     if shapes != {name: parameter.shape for name, parameter in wanted.items()}:
-        raise StudioError(f"{folder / FILE} holds a bottleneck of another shape. Restore it.")
+        raise StudioError(
+            f"{folder / FILE} holds a bottleneck of another shape. {get_again(folder)}"
+        )
     with torch.no_grad():
         for name, parameter in wanted.items():
             parameter.copy_(saved[name])

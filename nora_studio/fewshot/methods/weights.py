@@ -8,6 +8,7 @@ from torch import nn
 
 from nora_studio import __version__
 from nora_studio.assembly import adapter_spec, trained_parameters, with_penalty
+from nora_studio.base_digests import digests_of
 from nora_studio.cards import read_card
 from nora_studio.fewshot.attention import PROJECTIONS, TARGETS
 from nora_studio.fewshot.classifier import ClipClassifier
@@ -87,6 +88,7 @@ class WeightAdapter:
             seed=options.seed,
             parameters=sum(parameter.numel() for parameter in trained),
             version=__version__,
+            digests=digests_of({part: base[part] for part in settings}),
             task=TASK,
         )
         return Learner(

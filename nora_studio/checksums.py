@@ -1,0 +1,82 @@
+"""Checksums of a checkpoint's files: written last, and told apart from what a disk gives back."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+CHECKSUMS = "checksums.json"
+_STATE = "state.safetensors"
+
+
+def write_checksums(folder: Path) -> None:
+    """Write down size and digest of every file in a folder, into a file of its own.
+
+    Raises:
+        OSError: the system refuses to read or to write.
+    """
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    known = {
+        file.relative_to(folder).as_posix(): {
+            "bytes": file.stat().st_size,
+            "blake2b": _digest(file),
+        }
+        for file in files
+        if file.name != CHECKSUMS
+    }
+    (folder / CHECKSUMS).write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, in words; None where all its files are as written.
+
+    One of an earlier version has no checksums: there, a missing or truncated file is noticed.
+    """
+    try:
+        if (checkpoint / CHECKSUMS).exists():
+            return _changed(checkpoint)
+        return _unreadable(checkpoint)
+    except OSError as error:
+        return f"it cannot be read: {error.strerror or error}"
+
+
+def _changed(folder: Path) -> str | None:
+    try:
+        known: dict[str, dict[str, Any]] = json.loads(
+            (folder / CHECKSUMS).read_text(encoding="utf-8")
+        )
+        wanted = {name: (facts["bytes"], facts["blake2b"]) for name, facts in known.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return f"{CHECKSUMS} is not as it was written"
+    for name, (size, digest) in wanted.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes of {size}"
+        if _digest(file) != digest:
+            return f"{name} is not as it was written: its checksum differs"
+    return None
+
+
+def _unreadable(folder: Path) -> str | None:
+    if not (folder / _STATE).is_file():
+        return f"{_STATE} is missing"
+    for file in sorted(folder.rglob("*")):
+        try:
+            if file.suffix == ".safetensors":
+                with safe_open(file, framework="np"):  # It refuses a file that is cut short.
+                    pass
+            elif file.suffix == ".json":
+                json.loads(file.read_text(encoding="utf-8"))
+        except (SafetensorError, ValueError, RecursionError) as error:
+            reason = " ".join(str(error).split())
+            return f"{file.relative_to(folder).as_posix()} cannot be read: {reason}"
+    return None
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
