@@ -38,6 +38,7 @@ from nora_studio.dino import load_dino
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.judges import require_judge
 from nora_studio.models import choose_dtype, load_sdxl, native_resolution
+from nora_studio.prompt_warnings import drawing_warnings, judge_warnings
 from nora_studio.prompts import read_prompts
 from nora_studio.report import labelled_grid
 from nora_studio.results import as_markdown, as_text, describe_results, result_tables
@@ -95,7 +96,7 @@ def main() -> int:
         raise StudioError(f"--seeds: expected different whole numbers; got {options.seeds}.")
     references = None
     if options.references is not None:
-        references = [open_photo(file) for file in list_photos(options.references)]
+        references = [open_photo(file) for file in list_photos(options.references, "--references")]
     if options.dino is not None and not references:
         raise StudioError("--dino: it compares with real photos. Name them with --references.")
     device = choose_device(options.device)
@@ -113,6 +114,8 @@ def main() -> int:
         negative=options.negative,
         strength=options.strength,
     )
+    for line in (*drawing_warnings(pipe, entrants, drawing), *judge_warnings(scorer, prompts)):
+        print(line, file=sys.stderr)
     with tqdm(total=len(entrants) * len(drawing.pairs), desc="drawing", unit="picture") as bar:
         pictures = draw_missing(
             pipe, entrants, drawing, options.out / "pictures", lambda *_: bar.update()

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from nora_studio.atomic import write_text
 from nora_studio.command_line import parse_command
-from nora_studio.compare import Drawing
+from nora_studio.compare import Drawing, enter_adapters
 from nora_studio.data.images import list_photos, open_photo
 from nora_studio.dino import load_dino
 from nora_studio.errors import StudioError, run_entry
@@ -38,6 +38,7 @@ from nora_studio.fidelity_plot import plot_fidelity
 from nora_studio.fidelity_words import advice, fidelity_table, judges_of
 from nora_studio.judges import require_judge
 from nora_studio.models import choose_dtype, load_sdxl, native_resolution
+from nora_studio.prompt_warnings import drawing_warnings, judge_warnings
 from nora_studio.prompts import in_places, read_prompts
 from nora_studio.results import as_text, markdown_table
 from nora_studio.scores import load_scorer
@@ -91,7 +92,7 @@ def main() -> int:
     model = options.model or common_base(options, checkpoints)
     judge = require_judge(model, options.clip)
     prompts = read_prompts(options.prompts or in_places(checkpoints[-1].card.prompt, PLACES_DRAWN))
-    photos = [open_photo(file) for file in list_photos(options.references)]
+    photos = [open_photo(file) for file in list_photos(options.references, "--references")]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     scorer = load_scorer(judge, device)
     dino = None if options.dino is None else load_dino(options.dino, device)
@@ -106,6 +107,9 @@ def main() -> int:
         guidance=options.guidance,
         size=size,
     )
+    entrants = [one for c in checkpoints for one in enter_adapters([c.path], with_base=False)]
+    for line in (*drawing_warnings(pipe, entrants, drawing), *judge_warnings(scorer, prompts)):
+        print(line, file=sys.stderr)
     plan = list(planned_points(checkpoints, options.strengths))
     options.out.mkdir(parents=True, exist_ok=True)
     with tqdm(total=(len(plan) + 1) * len(drawing.pairs), desc="drawing", unit="picture") as bar:

@@ -1,12 +1,14 @@
 """Write beside, then replace: nothing is ever half written, and nothing good is lost.
 
-What is under way has a name of its own (`.NAME.PID@HOST.new`), so that the next process can finish
-a swap that a killed one began, and clear away the rest. Folders are on the disk, and not only in
-the system's memory, before they take their place: a power cut leaves the old one or the new one.
+What is under way has a name of its own (`.NAME.PID-CALL@HOST.new`), so that two threads never share
+one, and the next process can finish a swap that a killed one began, and clear away the rest.
+Folders are on the disk, and not only in the system's memory, before they take their place: a power
+cut leaves the old one or the new one.
 """
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import shutil
@@ -18,12 +20,18 @@ from nora_studio.liveness import CLOCK_TOLERANCE, born_at, host_name
 STALE_SECONDS = 24 * 3600
 """After so long, what another machine has under way belongs to a process that was killed."""
 
-_UNDER_WAY = re.compile(r"\.(?P<name>.+?)\.(?P<pid>\d+)(?:@(?P<host>[\w-]*))?\.(?:new|old|gone)")
+_UNDER_WAY = re.compile(
+    r"\.(?P<name>.+?)\.(?P<pid>\d+)(?:-\d+)?(?:@(?P<host>[\w-]*))?\.(?:new|old|gone)"
+)
+_CALLS = itertools.count()
+"""Numbers the names of this process; `next` of it is one step for the interpreter, so threads may
+share it."""
 
 
 def beside(path: Path, kind: str = "new") -> Path:
-    """This process's name for what will take a path's place ("new"), or left it ("old", "gone")."""
-    return path.with_name(f".{path.name}.{os.getpid()}@{host_name()}.{kind}")
+    """Name what will take a path's place ("new"), or left it ("old", "gone"): each call anew."""
+    mark = f"{os.getpid()}-{next(_CALLS)}@{host_name()}"
+    return path.with_name(f".{path.name}.{mark}.{kind}")
 
 
 class replacing:
@@ -51,7 +59,7 @@ class replacing:
         except OSError:  # Some file systems tell only here that the disk is full.
             shutil.rmtree(self.fresh, ignore_errors=True)
             raise
-        old = beside(self.folder, "old")
+        old = self.fresh.with_suffix(".old")
         if self.folder.exists():
             # `tidy` finishes what ends between these two lines.
             self.folder.rename(old)

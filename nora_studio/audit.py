@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
 from nora_studio.checksums import CHECKSUMS
+from nora_studio.data.opening import open_image
 from nora_studio.errors import StudioError
 from nora_studio.runs import Run
 
@@ -114,7 +114,7 @@ def _read(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def _pixels(file: Path) -> Tensor:
-    with Image.open(file) as image:
+    with open_image(file) as image:
         return torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32))
 
 

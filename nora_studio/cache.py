@@ -180,10 +180,13 @@ def tokenize(pipe: StableDiffusionXLPipeline, prompt: str) -> dict[str, Tensor]:
 
 def words_unread(pipe: StableDiffusionXLPipeline, prompt: str) -> str:
     """The end of a prompt that SDXL never reads, as it is too long; empty where all is read."""
-    tokenizer = pipe.tokenizer
-    ids = tokenizer(prompt, truncation=False, verbose=False).input_ids[1:-1]
-    room = tokenizer.model_max_length - 2  # without the marks of start and end
-    return tokenizer.decode(ids[room:]).strip()
+    ends = []
+    for tokenizer in (pipe.tokenizer, pipe.tokenizer_2):
+        ids = tokenizer(prompt, truncation=False, verbose=False).input_ids[1:-1]
+        room = tokenizer.model_max_length - 2  # without the marks of start and end
+        # Tokenizers with new words leave the marks of words' ends in what they decode.
+        ends.append(" ".join(tokenizer.decode(ids[room:]).replace("</w>", " ").split()))
+    return max(ends, key=len)
 
 
 def encode_tokens(

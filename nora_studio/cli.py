@@ -89,6 +89,7 @@ def _draw(options: GenerateOptions, with_base: bool):
     from nora_studio.compare import Drawing, draw_missing, enter_adapters
     from nora_studio.entrants import base_of, trained_size
     from nora_studio.models import choose_dtype, load_sdxl
+    from nora_studio.prompt_warnings import drawing_warnings
     from nora_studio.prompts import read_prompts
 
     prompts = read_prompts(options.prompts)
@@ -113,6 +114,8 @@ def _draw(options: GenerateOptions, with_base: bool):
         negative=options.negative,
         strength=options.strength,
     )
+    for line in drawing_warnings(pipe, entrants, drawing):
+        print(line, file=sys.stderr)
     with contextlib.closing(
         tqdm(total=len(entrants) * len(drawing.pairs), desc="Drawing", unit="picture")
     ) as bar:

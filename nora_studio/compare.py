@@ -10,6 +10,7 @@ from PIL import Image
 
 from nora_studio.adapted import AdaptedPipes
 from nora_studio.cards import find_adapter, read_subject_card
+from nora_studio.data.opening import open_image
 from nora_studio.dino import Dino
 from nora_studio.entrants import (
     BASE,
@@ -204,8 +205,12 @@ def score_entrants(
 
 
 def open_picture(file: Path) -> Image.Image:
-    """Read one drawn picture whole, in RGB."""
-    with Image.open(file) as image:
+    """Read one drawn picture whole, in RGB.
+
+    Raises:
+        StudioError: it has more pixels than are read.
+    """
+    with open_image(file) as image:
         return image.convert("RGB")
 
 

@@ -10,7 +10,8 @@ JSON lines come in and go out. It is asked:
 and it tells, each with the "id": "ready" once, then "started", "picture" (one for each, with its
 place and file), "scores" with their judge, or "unscored" with the reason where no judge is named
 for the base, and at the end of every request "done", "cancelled" or "error"; "reading" answers a
-prompt at once. No request ends it: it ends with its input, after the picture at work.
+prompt at once. "started" and "scores" carry "warnings" of words that are not read. No request ends
+it: it ends with its input, after the picture at work.
 """
 
 import contextlib
@@ -53,6 +54,7 @@ from nora_studio.entrants import (
 from nora_studio.errors import StudioError
 from nora_studio.judges import judge_for, why_unscored
 from nora_studio.models import choose_dtype, choose_trigger, load_sdxl
+from nora_studio.prompt_warnings import drawing_warnings, judge_warnings
 from nora_studio.readings import read_as_tokens
 from nora_studio.scores import Scorer, load_scorer
 
@@ -151,7 +153,9 @@ class DrawingServer:
         planned = plan_pictures(pipes.base, entrants, drawing, folder)
         for picture in planned:
             _take_from_beside(picture, folder)
-        self.tell({"event": "started", "id": known, "total": len(planned)})
+        warnings = drawing_warnings(pipes.base, entrants, drawing)
+        told = {"event": "started", "id": known, "total": len(planned), "warnings": warnings}
+        self.tell(told)
         judge = judge_for(model, request.clip or self.options.clip) if request.score else None
         if request.score and judge is None:
             self.tell({"event": "unscored", "id": known, "reason": why_unscored(model)})
@@ -192,8 +196,12 @@ class DrawingServer:
         references = [open_photo(Path(file)) for file in request.references]
         scores: Scores = score_entrants(self._scorer, pictures, drawing, references)
         findings: list[Finding] = list(find_differences(scores, drawing))
-        differences = [asdict(finding) for finding in findings]
-        return {"judge": self._scorer.name, "scores": scores, "differences": differences}
+        return {
+            "judge": self._scorer.name,
+            "scores": scores,
+            "differences": [asdict(finding) for finding in findings],
+            "warnings": judge_warnings(self._scorer, drawing.prompts),
+        }
 
     def _pipes(self, model: str, precision: str) -> AdaptedPipes:
         key = (model, precision)

@@ -8,6 +8,7 @@ from PIL import Image
 from nora_studio import processes
 from nora_studio.judges import judge_for, require_judge, why_unscored
 from nora_studio.photo_set import PhotoSet
+from nora_studio.prompt_warnings import judge_warnings
 from nora_studio.runs import Run
 from nora_studio.sample_scores import SampleJudge
 from nora_studio.samples import draw_base, draw_samples, sample_files, sample_prompts
@@ -123,4 +124,8 @@ def load_judge(subject: Subject, photos: PhotoSet) -> SampleJudge | None:
     shown, kind = (trained, "training") if held_out is None else (held_out, "held-out")
     name, count = require_judge(options.model, options.clip), len(shown.files)
     print(f"Samples are judged by {name} CLIP against {count} {kind} photo{'s' * (count > 1)}")
-    return SampleJudge.load(name, shown.files, sample_prompts(subject), subject.pipe.device)
+    prompts = sample_prompts(subject)
+    judge = SampleJudge.load(name, shown.files, prompts, subject.pipe.device)
+    for line in judge_warnings(judge.scorer, prompts):
+        print(line)
+    return judge

@@ -11,17 +11,17 @@ from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
 from nora_studio.assets import EMBEDDED, embedded
-from nora_studio.cache import LatentCache, Stores, encode_photos, words_unread
+from nora_studio.cache import LatentCache, Stores, encode_photos
 from nora_studio.config import DreamboothOptions
+from nora_studio.data.beside import masks_beside
 from nora_studio.data.buckets import Size, buckets_pay
 from nora_studio.data.captions import read_captions
 from nora_studio.data.images import list_photos
 from nora_studio.data.inspection import Finding, inspect_folder
-from nora_studio.data.masks import mask_file
 from nora_studio.data.views import Framing, photo_views
 from nora_studio.draws import Augmentation, BatchDraws
 from nora_studio.errors import StudioError
-from nora_studio.prompts import replace_token
+from nora_studio.prompt_warnings import prompt_warnings
 from nora_studio.settings.photos import DEFAULT_CROPS, DEFAULT_MASK_FLOOR
 
 MOST_WARNINGS = 5
@@ -48,7 +48,7 @@ class PhotoSet:
         resolution = options.resolution or _native_resolution(options.model)
         found = inspect_folder(options.instance_dir, resolution, options.captions, options.masks)
         if found.unusable:
-            raise StudioError(found.unusable[0].message)
+            raise StudioError(_refusal(options.instance_dir, found.unusable))
         files = list_photos(options.instance_dir)
         own = read_captions(files) if options.captions else [None] * len(files)
         _check_masks(options, files, any_alpha=found.has_alpha)
@@ -65,7 +65,9 @@ class PhotoSet:
     @property
     def warnings(self) -> list[str]:
         """What is to be said of the photos, in a few lines."""
-        lines = [f"warning: {finding.message}" for finding in self.findings]
+        # First what somebody has written and nobody reads: it is easily taken for learned.
+        findings = sorted(self.findings, key=lambda finding: finding.kind != "unread")
+        lines = [f"warning: {finding.message}" for finding in findings]
         if len(lines) > MOST_WARNINGS:
             rest = len(lines) - MOST_WARNINGS
             command = f"nora-studio check-photos {self.options.instance_dir}"
@@ -78,17 +80,20 @@ class PhotoSet:
         empty = [""] if self.options.caption_dropout > 0 else []
         return [*dict.fromkeys(self.captions), *empty]
 
-    def long_captions(self, pipe: StableDiffusionXLPipeline, trigger: str) -> list[str]:
-        """A warning for each prompt whose end the tokenizer would cut off."""
-        lines = []
-        for prompt in dict.fromkeys(self.captions):
-            lost = words_unread(pipe, replace_token(prompt, trigger))
-            if lost:
-                photo = self.files[self.captions.index(prompt)]
-                own = prompt != self.options.prompt
-                whose = f"the caption of {photo}" if own else "--prompt"
-                lines.append(f"warning: {whose} is too long; never read: {lost!r}. Shorten it.")
-        return lines
+    def prompt_warnings(self, pipe: StableDiffusionXLPipeline, trigger: str) -> list[str]:
+        """Warnings of words that are never read, in captions and all prompts of the options."""
+        options = self.options
+        whose = {
+            prompt: f"the caption of {self.files[self.captions.index(prompt)]}"
+            for prompt in dict.fromkeys(self.captions)
+        }
+        if options.prompt in whose or not options.sample_prompts:
+            whose[options.prompt] = "--prompt"
+        for prompt in options.sample_prompts:
+            whose.setdefault(prompt, f"--sample-prompts, {prompt[:60]!r},")
+        if options.prior_weight > 0 and options.class_prompt:
+            whose.setdefault(options.class_prompt, "--class-prompt")
+        return prompt_warnings(pipe, [(name, p) for p, name in whose.items()], [trigger])
 
     def framing(self, resolution: int, latent_scale: int) -> Framing:
         """How these photos are cut on a model of that resolution."""
@@ -152,12 +157,11 @@ class PhotoSet:
             StudioError: a photo is gone, or cannot be read any more.
         """
         digests = {}
+        masks = masks_beside(self.files).of if self.options.masks == "files" else {}
         for file, words in zip(self.files, self.captions):
             digest = hashlib.sha256(f"{words}\n".encode())
-            mask = mask_file(file)
-            has_mask = self.options.masks == "files" and mask.is_file()
             try:
-                for part in (file, mask) if has_mask else (file,):
+                for part in (file, masks[file]) if file in masks else (file,):
                     digest.update(part.read_bytes())
             except OSError as error:
                 raise StudioError(
@@ -200,6 +204,18 @@ class PhotoSet:
         )
 
 
+def _refusal(folder: Path, unusable: list[Finding]) -> str:
+    """The first finding in full, and the names of the others: all are to be mended at once."""
+    first, *rest = unusable
+    names = ", ".join(dict.fromkeys(one.file.name for one in rest))
+    more = (
+        f" So it is with {names}: `nora-studio check-photos {folder}` tells of each."
+        if rest
+        else ""
+    )
+    return first.message + more
+
+
 def _check_masks(options: DreamboothOptions, files: list[Path], any_alpha: bool) -> None:
     """Refuse a wish for masks where there are none."""
     if options.masks == "alpha" and not any_alpha:
@@ -207,8 +223,8 @@ def _check_masks(options: DreamboothOptions, files: list[Path], any_alpha: bool)
             f"--masks alpha: no photo in {options.instance_dir} has a transparent part. Cut the "
             "subject out and save it as PNG, or leave --masks out."
         )
-    any_file = any(mask_file(file).is_file() for file in files)
-    if options.masks == "files" and options.mask_floor is not None and not any_file:
+    needs_files = options.masks == "files" and options.mask_floor is not None
+    if needs_files and not masks_beside(files).of:
         raise StudioError(
             f"--mask-floor: a setting of masks; there are none in {options.instance_dir} "
             "(3.mask.png beside 3.jpg). Add them, or leave it out."

@@ -71,7 +71,7 @@ def prepare(
         process=Denoising.of(pipe, options.weighting, options.snr_gamma or 5.0),
         tokens=tokens,
     )
-    for line in photos.long_captions(pipe, trigger):
+    for line in photos.prompt_warnings(pipe, trigger):
         say(line)
     say(f"[V] is {trigger!r}{start}; encoding photos at {size}x{size}")
     trained, held_out = photos.split(options.hold_out)

@@ -137,4 +137,4 @@ def draw_class_pictures(
 def _pictures_in(folder: Path) -> list[Path]:
     # What another run has under way there, and its lock, are hidden.
     shown = any(not file.name.startswith(".") for file in folder.iterdir())
-    return list_photos(folder) if shown else []
+    return list_photos(folder, "--class-dir") if shown else []

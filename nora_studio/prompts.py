@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from nora_studio.data.texts import read_text
 from nora_studio.errors import StudioError
 
 PLACEHOLDER = "[V]"
@@ -18,6 +19,16 @@ PLACES = (
 )
 """Where a subject is drawn if nobody says: far from where it was photographed."""
 _PLACEHOLDER = re.compile(r"\[v\]", re.IGNORECASE)
+_OTHER_SYNTAX = re.compile(
+    r"<(?:lora|lyco|hypernet):[^<>]*>"  # an adapter
+    r"|\([^()]*:\s*[-+]?(?:\d+\.?\d*|\.\d+)\s*\)"  # (red:1.4)
+    r"|\({2,}[^()]*\){2,}"  # ((red))
+    r"|\[(?!v\])[^\[\]]*\]"  # [red], [cat:dog:0.5], and not [V]
+    r"|\{[^{}]*\}"  # {red}, {red|blue}
+    r"|\b(?-i:BREAK)\b",
+    re.IGNORECASE,
+)
+"""Of programs that weigh and schedule words; diffusers' SDXL reads all of it as text."""
 _LEFT_OUT = re.compile(r"\[v\](?:['’]s\b)?", re.IGNORECASE)
 
 
@@ -31,6 +42,14 @@ def replace_token(prompt: str, trigger: str | None) -> str:
         return _PLACEHOLDER.sub(lambda _: trigger, prompt)
     bare = re.sub(r"\s+", " ", _LEFT_OUT.sub(" ", prompt)).strip()
     return re.sub(r"\s+([.,;:!?])", r"\1", bare)
+
+
+def other_syntax(prompt: str) -> list[str]:
+    """What of a prompt is written in the syntax of other programs: "(red:1.4)", "[red]", "BREAK".
+
+    "[V]" is ours.
+    """
+    return list(dict.fromkeys(_OTHER_SYNTAX.findall(prompt)))
 
 
 def in_places(prompt: str, count: int = len(PLACES)) -> list[str]:
@@ -66,7 +85,7 @@ def names_prompt_file(entry: str) -> bool:
 
 def _read_file(file: Path) -> list[str]:
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_text(file)
         if file.suffix.lower() == ".txt":
             lines = [line.strip() for line in text.splitlines()]
             return [line for line in lines if not line.startswith("#")]
@@ -75,7 +94,8 @@ def _read_file(file: Path) -> list[str]:
             content = [scene["prompt"] for scene in content["scenes"]]
         if not isinstance(content, list) or not all(isinstance(item, str) for item in content):
             raise ValueError("expected a list of prompts, or scenes with a prompt each")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise StudioError(f"--prompts: {file} cannot be read: {reason}.") from error
+    except StudioError as error:
+        raise StudioError(f"--prompts: {error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StudioError(f"--prompts: {file} cannot be read: {error}.") from error
     return [prompt.strip() for prompt in content]

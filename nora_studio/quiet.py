@@ -1,4 +1,4 @@
-"""Leave out what libraries say on import of matters that no user of ours can change."""
+"""Leave out what libraries say that no user of ours can change, or that we say ourselves."""
 
 import logging
 
@@ -6,6 +6,11 @@ _SAID = {
     "torch.utils._pytree": "is an Enum subclass and is now natively supported",
     "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
     "diffusers.quantizers.torchao.torchao_quantizer": "Unable to import `torchao` Tensor objects",
+    # Of a long prompt, twice for each column: `prompt_warnings` says it once, with the words.
+    "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl": (
+        "The following part of your input was truncated"
+    ),
+    "transformers.tokenization_utils_base": "Token indices sequence length is longer than",
 }
 """By logger: torchao and bitsandbytes, where installed, said these lines before every command."""
 

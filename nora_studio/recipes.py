@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from nora_studio.data.opening import open_image
 from nora_studio.errors import StudioError
 
 RECIPE_KEY = "nora_studio"
@@ -44,12 +43,14 @@ def read_recipe(path: Path) -> Recipe:
     """Read what a picture was drawn from.
 
     Raises:
-        StudioError: it is no picture of this project, or is damaged.
+        StudioError: it is no picture of this project, is damaged, or far too large.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             image.load()  # also finds a file that was cut short
             return Recipe(**json.loads(image.info[RECIPE_KEY]))
+    except StudioError:
+        raise
     except KeyError as error:
         raise StudioError(f"{path} carries no recipe: it was not drawn here.") from error
     except (OSError, SyntaxError, ValueError, TypeError) as error:

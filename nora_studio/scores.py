@@ -51,6 +51,17 @@ class Scorer:
             rows.append(self.model.encode_text(ids.to(self.device)))
         return F.normalize(torch.cat(rows).float(), dim=-1).cpu()
 
+    def words_unread(self, prompt: str) -> str:
+        """The end of a prompt that the tokenizer cuts off; empty where all is read."""
+        words = prompt.split()
+        beginnings = [" ".join(words[: count + 1]) for count in range(len(words))]
+        if not beginnings:
+            return ""
+        # Whatever the tokenizer, cut off is what changes nothing.
+        ids = self.tokenize(beginnings)
+        read = int((ids == ids[-1]).all(dim=1).int().argmax())
+        return " ".join(words[read + 1 :])
+
 
 def load_scorer(
     name: str = EMBEDDED, device: str | torch.device = "cpu", flag: str = "--clip"

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from nora_studio.atomic import write_bytes
+from nora_studio.data.opening import open_image
 from nora_studio.grid import labelled_grid
 from nora_studio.recipes import read_recipe
 from nora_studio.runs import Run
@@ -105,6 +106,6 @@ def _prompt(every: list[dict[int, dict[int, Path]]], number: int) -> str:
 
 def _picture(file: Path) -> Image.Image:
     """A sample no larger than any wall shows it, so that many fit in memory."""
-    with Image.open(file) as picture:
+    with open_image(file) as picture:
         side = (LARGEST, LARGEST)
         return ImageOps.fit(picture.convert("RGB"), side, Image.Resampling.LANCZOS)

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def dead() -> int:
     return process.pid
 
 
-def under_way(place: Path, pid: int, kind: str, content: str, host: str | None = None) -> Path:
+def under_way(place: Path, pid: object, kind: str, content: str, host: str | None = None) -> Path:
     """A folder as a process leaves it when it is killed."""
     folder = place.with_name(f".{place.name}.{pid}@{host or host_name()}.{kind}")
     folder.mkdir()
@@ -123,6 +124,28 @@ def test_a_text_that_cannot_be_written_leaves_nothing(tmp_path):
 def test_names_under_way_tell_their_process(tmp_path):
     name = beside(tmp_path / "a.png").name
     assert str(os.getpid()) in name and host_name() in name and name.endswith(".new")
+
+
+def test_threads_that_write_one_file_at_a_time_share_no_temporary_name(tmp_path):
+    file, texts = tmp_path / "draft.json", [str(number) * 2000 for number in range(8)]
+
+    def write(text: str) -> None:
+        for _ in range(40):
+            write_text(file, text)
+            assert file.read_text() in texts
+
+    with ThreadPoolExecutor(len(texts)) as pool:
+        list(pool.map(write, texts))
+    assert names(tmp_path) == ["draft.json"]
+
+
+def test_a_swap_that_was_killed_between_its_two_renames_is_finished(tmp_path, dead):
+    place = tmp_path / "adapter"
+    under_way(place, f"{dead}-7", "old", "before")
+    under_way(place, f"{dead}-7", "new", "after")
+    tidy(tmp_path)
+    assert names(tmp_path) == ["adapter"]
+    assert read(place) == "after"
 
 
 def test_a_refused_write_is_one_line_with_its_remedy(tmp_path):

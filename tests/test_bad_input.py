@@ -58,8 +58,8 @@ def test_a_photo_that_is_too_small(refused, photos):
 
 
 def test_a_file_that_is_no_photo(refused, photos):
-    (photos / "clip.mov").write_bytes(b"?")
-    refused({"instance-dir": photos}, "clip.mov is of an unknown kind")
+    (photos / "clip.psd").write_bytes(b"?")
+    refused({"instance-dir": photos}, "clip.psd is of an unknown kind")
 
 
 def test_a_model_that_is_not_there(refused, tmp_path):

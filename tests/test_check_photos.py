@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance, ImageFilter
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from nora_studio.assets import embedded
 from nora_studio.commands import check_photos
@@ -99,6 +99,56 @@ def test_a_spoiled_photo_is_named_with_its_fault(photos, kind, how):
     only(photos, kind, "2.jpg")
 
 
+@pytest.mark.parametrize("how", [lambda image: image, lambda image: image.resize((200, 200))])
+def test_a_mirrored_copy_is_found(photos, how):
+    for suffix in (".jpg", ".txt"):
+        shutil.copy(photos / f"1{suffix}", photos / f"9{suffix}")
+    change(photos, "9.jpg", lambda image: how(ImageOps.mirror(image)))
+    told = only(photos, "mirrored", "9.jpg").message
+    assert "mirror image of 1.jpg" in told and "--flip" in told
+
+
+def framed(box: tuple[int, int, int, int]):
+    """The picture on black, scaled into a box of 256 pixels square."""
+
+    def frame(image: Image.Image) -> Image.Image:
+        ground = Image.new("RGB", (256, 256))
+        ground.paste(image.resize((box[2] - box[0], box[3] - box[1])), box[:2])
+        return ground
+
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("box", "words"),
+    [
+        ((0, 32, 256, 224), ["above and below (25%)"]),
+        ((20, 0, 236, 256), ["left and right (15%)"]),
+        ((32, 16, 224, 240), ["above and below", "left and right"]),
+    ],
+)
+def test_black_bars_are_named_with_the_sides_that_they_are_on(photos, box, words):
+    change(photos, "2.jpg", framed(box))
+    told = only(photos, "bars", "2.jpg").message
+    assert all(word in told for word in words) and "Crop them off" in told
+
+
+def test_a_dark_sky_and_a_subject_on_black_are_no_bars(photos):
+    def night(image: Image.Image) -> Image.Image:
+        light = np.clip(np.linspace(-0.6, 1.6, 256), 0, 1)
+        light = np.minimum(light, light[::-1] + 0.2)[:, None, None]
+        return Image.fromarray((np.asarray(image) * light).astype(np.uint8))
+
+    def on_black(image: Image.Image) -> Image.Image:
+        down, right = np.mgrid[-1:1:256j, -1:1:256j]
+        inside = (down**2 + right**2 < 0.7)[..., None]
+        return Image.fromarray((np.asarray(image) * inside).astype(np.uint8))
+
+    change(photos, "2.jpg", night)
+    change(photos, "3.jpg", on_black)
+    assert "bars" not in found(photos)
+
+
 def test_noise_and_a_soft_ground_are_not_blur(photos):
     # Sharp in a fifth of the picture, as with an open lens.
     def portrait(image: Image.Image) -> Image.Image:
@@ -128,6 +178,7 @@ def test_an_animation_is_told_once(photos):
 def test_few_and_many_photos_are_told(photos):
     for name in ("2", "3", "4"):
         (photos / f"{name}.jpg").unlink()
+        (photos / f"{name}.txt").unlink()
     only(photos, "few", photos.name)
     random = np.random.default_rng(0)
     for number in range(60):

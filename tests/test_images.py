@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nora_studio.compare import open_picture
 from nora_studio.data.images import list_photos, open_photo
-from nora_studio.data.views import prepare_photo
+from nora_studio.data.views import Framing, photo_views, prepare_photo
 from nora_studio.errors import StudioError
+from nora_studio.recipes import read_recipe
+from nora_studio.wall import _picture
 
 WIDTH, HEIGHT = 48, 36
 JPEG_LEVELS = 12
@@ -174,7 +177,23 @@ def bomb(width: int, height: int) -> bytes:
 def test_a_decompression_bomb_is_refused_before_it_is_unpacked(tmp_path, side):
     file = tmp_path / "bomb.png"
     file.write_bytes(bomb(side, side))
-    assert_refused(file)
+    assert_refused(file, "at most 120 megapixels are read. Scale it down.")
+
+
+def masked_by(file: Path) -> list:
+    """Read a photo with a file as its mask."""
+    photo = save(scene(), file.with_name("photo.jpg"))
+    file.rename(file.with_name("photo.mask.png"))
+    return list(photo_views([photo], Framing(32, masks="files")))
+
+
+@pytest.mark.parametrize("door", [open_photo, read_recipe, open_picture, masked_by, _picture])
+@pytest.mark.parametrize("side", [11_000, 60_000])
+def test_every_door_says_in_the_same_words_that_a_picture_is_too_large(tmp_path, side, door):
+    file = tmp_path / "bomb.png"
+    file.write_bytes(bomb(side, side))
+    with pytest.raises(StudioError, match=r"\.png has .*at most 120 megapixels are read\. Scale"):
+        door(file)
 
 
 def test_the_limit_on_pixels_is_the_one_that_is_told(tmp_path):
@@ -188,16 +207,47 @@ def test_the_limit_on_pixels_is_the_one_that_is_told(tmp_path):
 def test_the_photos_of_a_folder_come_by_name_without_what_lies_beside_them(tmp_path):
     for name in ("b.png", "a.jpg", "c.JPEG"):
         save(scene(), tmp_path / name)
-    for name in ("a.txt", "notes.md", ".DS_Store", "Thumbs.db", "a.xmp"):
+    scene().save(tmp_path / "d.JFIF", format="JPEG")
+    for name in (
+        "a.txt", "b.caption", "notes.md", ".DS_Store", "Thumbs.db", "desktop.ini", "a.xmp",
+        "a.npz", "a_te_outputs.npz", "IMG_1.AAE", "a.MOV", "a.mp4", "a.jpg.json",
+        "a.jpg.supplemental-metadata.json", "metadata.jsonl",
+    ):  # fmt: skip
         (tmp_path / name).write_text("not a photo")
     (tmp_path / "older").mkdir()
-    assert [file.name for file in list_photos(tmp_path)] == ["a.jpg", "b.png", "c.JPEG"]
+    assert [file.name for file in list_photos(tmp_path)] == ["a.jpg", "b.png", "c.JPEG", "d.JFIF"]
+    assert open_photo(tmp_path / "d.JFIF").size == (WIDTH, HEIGHT)
 
 
 def test_a_file_of_an_unknown_kind_is_refused_by_name(tmp_path):
     save(scene(), tmp_path / "a.jpg")
-    (tmp_path / "b.mov").write_bytes(b"?")
-    with pytest.raises(StudioError, match=r"b\.mov is of an unknown kind \(\.mov\)"):
+    (tmp_path / "b.psd").write_bytes(b"?")
+    with pytest.raises(StudioError, match=r"b\.psd is of an unknown kind \(\.psd\)"):
+        list_photos(tmp_path)
+
+
+def test_files_of_unknown_kinds_are_listed_at_once(tmp_path):
+    save(scene(), tmp_path / "a.jpg")
+    for name in ("b.psd", "c.CR2", "d", *(f"x{number:02d}.raw" for number in range(30))):
+        (tmp_path / name).write_bytes(b"?")
+    with pytest.raises(StudioError) as refusal:
+        list_photos(tmp_path, "--references")
+    told = str(refusal.value)
+    assert told.startswith("--references: 33 files in ") and "\n" not in told
+    assert "(b.psd, c.CR2, d, x00.raw, " in told and "x16.raw and 13 more)" in told
+
+
+def test_photos_one_level_down_are_pointed_at(tmp_path):
+    for name in ("10_mug", "1_cup"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text("a mug")
+    save(scene(), tmp_path / "10_mug" / "a.jpg")
+    save(scene(), tmp_path / "10_mug" / "a.mask.png")
+    with pytest.raises(StudioError) as refusal:
+        list_photos(tmp_path)
+    assert f"one level down in {tmp_path / '10_mug'} (1). Name that folder." in str(refusal.value)
+    save(scene(), tmp_path / "1_cup" / "a.jpg")
+    with pytest.raises(StudioError, match=r"10_mug \(1\), .*1_cup \(1\)\. Name one of these"):
         list_photos(tmp_path)
 
 

@@ -36,7 +36,7 @@ LEVELS = [
         "storage",
         "fidelity",
         "assets",
-        "recipes",
+        "data",
         "t_distribution",
         "number_ranges",
         "paths",
@@ -51,6 +51,7 @@ LEVELS = [
         "command_line",
         "judges",
         "run_options",
+        "recipes",
     },
     {
         "nora",
@@ -61,7 +62,6 @@ LEVELS = [
         "scripts",
         "crew",
         "drawing_requests",
-        "data",
         "grid",
         "settings",
         "processes",
@@ -109,7 +109,7 @@ LEVELS = [
         "out_of_memory",
     },
     {"entrants", "readings"},
-    {"adapted"},
+    {"adapted", "prompt_warnings"},
     {
         "fewshot",
         "trials",

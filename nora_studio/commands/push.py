@@ -11,6 +11,7 @@ from nora_studio.cards import find_adapter
 from nora_studio.commands.export import write_lora
 from nora_studio.commands.opening import check_rank, open_updates, size_text, title_of
 from nora_studio.commands.options import PushOptions
+from nora_studio.data.opening import open_image
 from nora_studio.errors import StudioError
 from nora_studio.files import read_new_tokens
 from nora_studio.formats.card import AdapterCard
@@ -101,9 +102,7 @@ def _copy_samples(adapter: Path, card: AdapterCard, folder: Path) -> list[Sample
 
 
 def _copy_bare(picture: Path, target: Path) -> None:
-    from PIL import Image
-
-    with Image.open(picture) as image:
+    with open_image(picture) as image:
         image.convert("RGB").save(target)
 
 

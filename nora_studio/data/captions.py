@@ -1,20 +1,44 @@
 """What stands beside the photos about each: a prompt of its own."""
 
 import json
+import unicodedata
+from dataclasses import dataclass
 from pathlib import Path
 
+from nora_studio.data.beside import Notice, captions_beside
+from nora_studio.data.texts import read_text
 from nora_studio.errors import StudioError
 
 METADATA = "metadata.jsonl"
 PLACEHOLDER = "[v]"
 
 
-def read_captions(photos: list[Path]) -> list[str | None]:
-    """Each photo's own prompt, None where it has none.
+@dataclass(frozen=True)
+class Captions:
+    """The prompts of a folder's photos."""
 
-    A prompt stands in a text file of the photo's name ("3.jpg", "3.txt"), or in one
-    `metadata.jsonl` for the folder, the layout of image data sets: a line a photo, such as
-    {"file_name": "3.jpg", "text": "a photo of a [V] mug on a table"}. The text file wins.
+    prompts: list[str | None]
+    """Each photo's own, None where it has none."""
+    notices: list[Notice]
+    """Captions that are there and not read, or read for several photos."""
+
+
+def read_captions(photos: list[Path]) -> list[str | None]:
+    """Each photo's own prompt, None where it has none: `find_captions` without its notices.
+
+    Raises:
+        StudioError: as there.
+    """
+    return find_captions(photos).prompts
+
+
+def find_captions(photos: list[Path]) -> Captions:
+    """Read each photo's own prompt, and find those that belong to none.
+
+    A prompt stands in a text file of the photo's name ("3.txt", "3.jpg.txt" or "3.caption" for
+    "3.jpg"), or in one `metadata.jsonl` for the folder, the layout of image data sets: a line a
+    photo, such as {"file_name": "3.jpg", "text": "a photo of a [V] mug on a table"}. The text file
+    wins.
 
     Args:
         photos: Files of one folder.
@@ -23,30 +47,32 @@ def read_captions(photos: list[Path]) -> list[str | None]:
         StudioError: a caption is empty, cannot be read, or does not say [V]; or a line of
             metadata.jsonl is no such line, or names a photo that is not there.
     """
-    shared = _read_metadata(photos[0].parent / METADATA, {photo.name for photo in photos})
-    return [_read_beside(photo) or shared.get(photo.name) for photo in photos]
-
-
-def _read_beside(photo: Path) -> str | None:
-    file = photo.with_suffix(".txt")
-    if not file.is_file():
-        return None
-    try:
-        caption = " ".join(file.read_text(encoding="utf-8-sig").split())
-    except (OSError, UnicodeDecodeError) as error:
-        raise StudioError(f"{file} cannot be read: {error}. Save it as UTF-8.") from None
-    return _checked(caption, str(file))
+    folder = photos[0].parent
+    beside, notices = captions_beside(photos), []
+    shared: dict[str, str] = {}
+    for file in sorted(folder.glob("*.[jJ][sS][oO][nN][lL]")):
+        if file.name.lower() == METADATA:
+            shared |= _read_metadata(file, {photo.name for photo in photos})
+        elif file.name[0] != ".":
+            what = f"{file} is not read: captions of a whole folder stand in {METADATA}"
+            notices.append(Notice(file, f"{what}. Rename it, or move it out of the folder."))
+    prompts = []
+    for photo in photos:
+        own = beside.of.get(photo)
+        words = None if own is None else _checked(" ".join(read_text(own).split()), str(own))
+        other = shared.get(photo.name)
+        if own is not None and other is not None and other != words:
+            file = folder / METADATA
+            what = f"{file}: its line for {photo.name} is not read, as {own.name} captions it"
+            notices.append(Notice(file, f"{what}. Keep one of them."))
+        prompts.append(words or other)
+    return Captions(prompts, [*beside.notices, *notices])
 
 
 def _read_metadata(file: Path, photos: set[str]) -> dict[str, str]:
-    if not file.is_file():
-        return {}
     captions: dict[str, str] = {}
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StudioError(f"{file} cannot be read: {error}. Save it as UTF-8.") from None
-    for number, line in enumerate(lines, start=1):
+    composed = {unicodedata.normalize("NFC", name): name for name in photos}
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
         if not line.strip():
             continue
         where = f"{file}, line {number}"
@@ -59,6 +85,8 @@ def _read_metadata(file: Path, photos: set[str]) -> dict[str, str]:
             raise StudioError(
                 f'{where}: expected {{"file_name": "...", "text": "..."}}; got {line.strip()[:80]}.'
             ) from None
+        if name not in photos:
+            name = composed.get(unicodedata.normalize("NFC", name), name)
         if name not in photos:
             raise StudioError(f"{where}: there is no photo {name!r} here. Correct or remove it.")
         captions[name] = _checked(" ".join(text.split()), where)

@@ -6,19 +6,26 @@ are found, and beside the original 100% at half size, 98% a fifth brighter or cr
 75% cropped by 4%.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from nora_studio.data.beside import masks_beside
+from nora_studio.data.borders import black_bars
 from nora_studio.data.buckets import Size, covering_scale
-from nora_studio.data.captions import read_captions
-from nora_studio.data.images import DecodedPhoto, decode_photo, list_photos
-from nora_studio.data.masks import check_mask_files, read_mask
+from nora_studio.data.captions import find_captions
+from nora_studio.data.duplicates import Look, find_repeats, look_of
+from nora_studio.data.images import (
+    MOST_NAMED,
+    VIDEO_SUFFIXES,
+    DecodedPhoto,
+    decode_photo,
+    list_photos,
+)
+from nora_studio.data.masks import find_masks, read_mask
 from nora_studio.data.views import UPSCALE_LIMIT
 from nora_studio.errors import StudioError
 
@@ -33,10 +40,6 @@ DARKEST_LIGHTS = 50
 """Grey level of 255 that a twentieth of a photo must pass. The darkest good photo's is 107."""
 BRIGHTEST_DARKS = 200
 """Grey level of 255 below which a hundredth must be. The brightest good photo's is 117."""
-NEAR_BITS = 10
-"""Of 63 bits of two perceptual hashes: at most so many differ between near-duplicates."""
-NEAR_CORRELATION = 0.8
-"""And so alike must their thumbnails be. Of the good photos, none comes near both."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,11 @@ class Finding:
     """One thing that is not as it should be."""
 
     kind: str
-    """One word for it: corrupt, tiny, blurred, dark, bright, aspect, duplicate, near-duplicate,
-    animated, few, many, caption or mask."""
+    """One word for it: corrupt, tiny, blurred, dark, bright, aspect, bars, duplicate,
+    near-duplicate, mirrored, animated, few, many, caption, mask, or unread: a file that is there
+    and not used as it may be meant."""
     file: Path
-    """The photo, or the folder."""
+    """The photo, the caption or mask that no photo has, or the folder."""
     message: str
     """What it is, and the remedy; one line that begins with the name."""
     is_unusable: bool = False
@@ -69,21 +73,12 @@ class Inspection:
         return [finding for finding in self.findings if finding.is_unusable]
 
 
-@dataclass(frozen=True)
-class _Look:
-    """What is kept of a photo to compare it with others."""
-
-    file: Path
-    content: str
-    bits: np.ndarray  # (63,), bool
-    thumbnail: np.ndarray  # (1024,), mean 0, length 1
-
-
 def inspect_folder(
     folder: Path,
     resolution: int | None = None,
     captions: bool = True,
     masks: str = "files",
+    asked_by: str = "--instance-dir",
 ) -> Inspection:
     """Look through a folder of photos, reading each once.
 
@@ -91,13 +86,15 @@ def inspect_folder(
         resolution: Side of the training pictures in pixels; None: sizes are not judged.
         captions: Whether captions are looked at.
         masks: Which masks are looked at: "files", "alpha" or "none".
+        asked_by: The option or argument that names the folder, for the message.
 
     Raises:
         StudioError: there is no such folder, or no photo in it.
     """
-    files = list_photos(folder)
+    files = list_photos(folder, asked_by)
+    beside = masks_beside(files).of
     findings: list[Finding] = []
-    looks: list[_Look] = []
+    looks: list[Look] = []
     sizes: list[Size] = []
     has_alpha = False
     for file in files:
@@ -107,13 +104,13 @@ def inspect_folder(
             findings.append(Finding("corrupt", file, str(error), is_unusable=True))
             continue
         try:
-            read_mask(photo, masks)
+            read_mask(photo, masks, beside.get(file))
         except StudioError as error:
             findings.append(Finding("mask", file, str(error), is_unusable=True))
         sizes.append(photo.size)
         has_alpha = has_alpha or photo.alpha is not None
         findings += _judge(photo, resolution)
-        looks.append(_look(photo))
+        looks.append(look_of(photo))
     findings += _find_duplicates(looks)
     if len(files) < FEWEST:
         few = f"{folder}: {len(files)} photo(s); from {FEWEST} on, a subject is told from its place"
@@ -145,6 +142,14 @@ def _judge(photo: DecodedPhoto, resolution: int | None) -> list[Finding]:
     if aspect > EXTREME_ASPECT:
         say("aspect", f"{width}x{height} is {aspect:.1f}:1. Crop it around the subject.")
     grey = _grey(photo.image)
+    down, across = black_bars(grey)
+    if down or across:
+        where = " and ".join(
+            f"{words} ({share:.0%})"
+            for words, share in (("above and below", down), ("left and right", across))
+            if share
+        )
+        say("bars", f"black bars {where}, and bars are what is learned. Crop them off.")
     low, high = np.percentile(grey, (1, 95))
     if high < DARKEST_LIGHTS:
         say("dark", "too dark to show the subject. Brighten it, or leave it out.")
@@ -176,41 +181,24 @@ def sharpness(grey: np.ndarray) -> float:
     return float(np.percentile(tiles, 90))
 
 
-def _look(photo: DecodedPhoto) -> _Look:
-    small = photo.image.convert("L").resize((32, 32), Image.Resampling.BOX)
-    levels = np.asarray(small, dtype=np.float64)
-    waves = (_cosines() @ levels @ _cosines().T).ravel()[1:]  # without the mean
-    flat = levels.ravel() - levels.mean()
-    content = hashlib.sha256(f"{photo.size} ".encode() + photo.image.tobytes()).hexdigest()
-    return _Look(
-        photo.path, content, waves > np.median(waves), flat / max(float(np.linalg.norm(flat)), 1e-9)
-    )
-
-
-@cache
-def _cosines() -> np.ndarray:
-    """(8, 32): the lowest waves of the cosine transform, whose signs are the perceptual hash."""
-    places = (np.arange(32) + 0.5) * np.pi / 32
-    return np.cos(np.arange(8)[:, None] * places)
-
-
-def _find_duplicates(looks: Sequence[_Look]) -> list[Finding]:
-    """Each photo at most once, beside the first that it repeats."""
-    found = []
-    for number, look in enumerate(looks):
-        for earlier in looks[:number]:
-            bits = int((look.bits != earlier.bits).sum())
-            alike = float(look.thumbnail @ earlier.thumbnail)
-            if look.content == earlier.content:
-                kind, what = "duplicate", f"the same picture as {earlier.file.name}"
-            elif bits <= NEAR_BITS and alike >= NEAR_CORRELATION:
-                kind, what = "near-duplicate", f"nearly the same picture as {earlier.file.name}"
-            else:
-                continue
-            remedy = "It would count twice: keep the better one."
-            found.append(Finding(kind, look.file, f"{look.file}: {what}. {remedy}"))
-            break
-    return found
+def _find_duplicates(looks: Sequence[Look]) -> list[Finding]:
+    """Each photo at most once, with the first that it repeats."""
+    words = {
+        "duplicate": ("the same picture as", "It would count twice: keep the better one."),
+        "near-duplicate": (
+            "nearly the same picture as",
+            "It would count twice: keep the better one.",
+        ),
+        "mirrored": ("nearly the mirror image of", "--flip makes it anyway: keep the better one."),
+    }
+    return [
+        Finding(
+            repeat.kind,
+            repeat.file,
+            f"{repeat.file}: {words[repeat.kind][0]} {repeat.of.name}. {words[repeat.kind][1]}",
+        )
+        for repeat in find_repeats(looks)
+    ]
 
 
 def _find_beside(files: list[Path], captions: bool, masks: str) -> list[Finding]:
@@ -219,17 +207,39 @@ def _find_beside(files: list[Path], captions: bool, masks: str) -> list[Finding]
     folder = files[0].parent
     if captions:
         try:
-            found += _missing("caption", "3.txt beside 3.jpg", files, read_captions(files))
+            own = find_captions(files)
+            found += _missing("caption", "3.txt beside 3.jpg", files, own.prompts)
+            found += [Finding("unread", notice.file, notice.message) for notice in own.notices]
         except StudioError as error:
             found.append(Finding("caption", folder, str(error), is_unusable=True))
     if masks == "files":
         try:
-            there = {file.name for file in check_mask_files(files)}
-            marks = [f"{file.stem}.mask.png" in there or None for file in files]
+            masks_found = find_masks(files)
+            marks = [masks_found.of.get(file) for file in files]
             found += _missing("mask", "3.mask.png beside 3.jpg", files, marks)
+            found += [
+                Finding("unread", notice.file, notice.message) for notice in masks_found.notices
+            ]
         except StudioError as error:
             found.append(Finding("mask", folder, str(error), is_unusable=True))
-    return found
+    return found + _find_videos(files)
+
+
+def _find_videos(files: list[Path]) -> list[Finding]:
+    """Videos that are no telephone's moving part of a photo ("3.mov" beside "3.heic")."""
+    folder, stems = files[0].parent, {file.stem.lower() for file in files}
+    alone = [
+        file.name
+        for file in sorted(folder.iterdir())
+        if file.suffix.lower() in VIDEO_SUFFIXES
+        and file.name[0] != "."
+        and file.stem.lower() not in stems
+    ]
+    if not alone:
+        return []
+    named = ", ".join(alone[:MOST_NAMED]) + (", ..." if len(alone) > MOST_NAMED else "")
+    message = f"{folder}: videos are not read ({named}). Save single frames of them as photos."
+    return [Finding("unread", folder, message)]
 
 
 def _missing(kind: str, how: str, files: list[Path], each: Sequence[object]) -> list[Finding]:

@@ -1,5 +1,6 @@
 """Masks: where in a photo the subject is, and what that makes of the loss."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from nora_studio.data.images import MASK_SUFFIX, DecodedPhoto, decode_photo
+from nora_studio.data.beside import Belongings, mask_base, masks_beside
+from nora_studio.data.images import DecodedPhoto, decode_photo
 from nora_studio.errors import StudioError
 
 ASPECT_TOLERANCE = 0.02
@@ -16,45 +18,41 @@ SMALLEST_SHARE = 1e-3
 """A mask that marks less of a picture than this marks nothing."""
 
 
-def mask_file(photo: Path) -> Path:
-    """Where the mask of a photo lies: "3.mask.png" beside "3.jpg"."""
-    return photo.with_name(photo.stem + MASK_SUFFIX)
-
-
-def check_mask_files(photos: list[Path]) -> list[Path]:
-    """The masks that lie beside photos, in their order.
+def find_masks(photos: Sequence[Path]) -> Belongings:
+    """The masks that lie beside photos: "3.mask.png" or "3.jpg.mask.png" for "3.jpg".
 
     Raises:
         StudioError: a mask belongs to no photo.
     """
-    owners = {mask_file(photo).name for photo in photos}
-    for file in sorted(photos[0].parent.glob(f"*{MASK_SUFFIX}")):
-        if file.name not in owners and not file.name.startswith("."):
-            raise StudioError(
-                f"{file}: there is no photo {file.name.removesuffix(MASK_SUFFIX)!r} of any kind "
-                "here. Rename the mask after its photo, or remove it."
-            )
-    return [mask_file(photo) for photo in photos if mask_file(photo).is_file()]
+    found = masks_beside(photos)
+    orphan = next((notice for notice in found.notices if notice.is_orphan), None)
+    if orphan is not None:
+        base = mask_base(orphan.file.name)
+        raise StudioError(
+            f"{orphan.file}: there is no photo {base!r} of any kind here. Rename the mask after "
+            "its photo, or remove it."
+        )
+    return found
 
 
-def read_mask(photo: DecodedPhoto, kind: str) -> Image.Image | None:
+def read_mask(photo: DecodedPhoto, kind: str, file: Path | None) -> Image.Image | None:
     """A photo's mask at the photo's size, None where it has none.
 
     Args:
         kind: "files", "alpha" or "none".
+        file: Where the mask is, if it is a file (`find_masks`); None: there is none.
 
     Raises:
         StudioError: the mask is of another shape than its photo, or all black.
     """
     if kind == "none":
         return None
-    where = mask_file(photo.path)
     if kind == "alpha":
         mask, where = photo.alpha, photo.path
-    elif where.is_file():
-        mask = decode_photo(where).image.convert("L")
+    elif file is not None:
+        mask, where = decode_photo(file).image.convert("L"), file
     else:
-        mask = None
+        return None
     if mask is None:
         return None
     ratio = mask.width / mask.height / (photo.image.width / photo.image.height)
@@ -65,8 +63,8 @@ def read_mask(photo: DecodedPhoto, kind: str) -> Image.Image | None:
         )
     if subject_share(mask, (0, 0, 1, 1), of_picture=True) < SMALLEST_SHARE:
         raise StudioError(
-            f"{where} marks nothing: white is the subject, and it is all black. Draw it, or use "
-            "--masks none."
+            f"{where} marks nothing: white is the subject, and it is all black. Draw it, or "
+            "remove it."
         )
     return mask.resize(photo.image.size, Image.Resampling.BILINEAR)
 

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from PIL import __version__ as pillow_version
 from torch import Tensor
 
+from nora_studio.data.beside import masks_beside
 from nora_studio.data.buckets import (
     Size,
     bucket_sizes,
@@ -154,10 +155,12 @@ def photo_views(files: Iterable[Path], framing: Framing) -> Iterator[Photo]:
     Raises:
         StudioError: a photo or mask cannot be used.
     """
+    files = list(files)
     sizes = framing.sizes
+    masks = masks_beside(files).of if files and framing.masks == "files" else {}
     for index, file in enumerate(files):
         source = decode_photo(file)
-        mask = read_mask(source, framing.masks)
+        mask = read_mask(source, framing.masks, masks.get(file))
         frames = frames_of(source.size, nearest_size(source.size, sizes), framing.crops, mask)
         if framing.mirrored:
             frames += [replace(frame, mirrored=True) for frame in frames]

@@ -196,11 +196,11 @@ class AdapterDesk:
             raise StudioError(f"{entry.title} cannot be used: {entry.problem}")
         base = model or entry.card.model
         if not base:
-            raise StudioError(f"{entry.title} does not say what base it belongs to. Name its base.")
+            raise StudioError(f"{entry.title} does not name its base. Choose one under Base.")
         if not self.is_model_allowed(base):
             raise StudioError(
-                f"{entry.title} belongs to {base[:80]!r}, which cannot be loaded here. Name "
-                "another base."
+                f"{entry.title} belongs to {base[:80]!r}, which cannot be loaded here. Choose "
+                "another one under Base."
             )
         self.workspace.check_model(base)
         return entry

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from nora_studio.atomic import write_text
+from nora_studio.data.opening import open_image
 from nora_studio.errors import StudioError
 from nora_studio.statistics import UNITS_FOR_A_VERDICT, sign_test
 from nora_studio.storage import writing
@@ -251,7 +252,7 @@ def _pairs(
 
 def _copy_bare(source: Path, target: Path) -> None:
     """The pixels alone: a recipe would tell whose they are, and so would the file's time."""
-    with Image.open(source) as image:
+    with open_image(source) as image:
         Image.frombytes(image.mode, image.size, image.tobytes()).save(target, format="PNG")
     os.utime(target, (0, 0))
 

@@ -14,17 +14,25 @@ from nora_studio.history import find_runs
 from nora_studio.options_file import parse_options, to_flags
 from nora_studio.paths import check_inside
 from nora_studio.shipped import ShippedSubject
+from nora_studio.studio.companions import WAITING
+from nora_studio.studio.draft_trash import (
+    DRAFT,
+    EXAMPLE,
+    changing_draft,
+    forget_put_aside,
+    put_draft_aside,
+)
 from nora_studio.studio.job import ENDED, Job
 from nora_studio.studio.jobs import Jobs
 from nora_studio.studio.past_runs import stem_and_method
 from nora_studio.studio.photo_report import photo_report
 from nora_studio.studio.quota import adding, folder_bytes
+from nora_studio.studio.stored_photos import INCOMING, LOCK
 from nora_studio.studio.training import as_shown, runs_of, train_command
-from nora_studio.studio.uploads import Incoming, add_photos, photos_of, remove_subject
+from nora_studio.studio.upload_notes import NOTES
+from nora_studio.studio.uploads import Incoming, add_photos, photos_of
 from nora_studio.studio.workspace import Workspace
 
-DRAFT = "new"
-"""The folder of its photos; a start copies them under the training's own name."""
 FORM = "draft.json"
 _FORM_LIMIT = 20_000
 
@@ -46,16 +54,17 @@ def kept_form(workspace: Workspace) -> dict[str, Any]:
 
 
 def take_example(workspace: Workspace, name: str) -> ShippedSubject:
-    """A shipped subject's photos instead of whatever was there.
+    """A shipped subject's photos instead of whatever was there, which can be brought back.
 
     Raises:
         StudioError: there is none of that name.
     """
     subject = ShippedSubject.load(name)
-    if (workspace.photos / DRAFT).is_dir():
-        remove_subject(workspace, DRAFT)
     files = sorted((subject.folder / "photos").iterdir())
-    add_photos(workspace, DRAFT, [Incoming(file, file.name) for file in files])
+    with changing_draft(workspace) as folder:
+        put_draft_aside(workspace)
+        add_photos(workspace, DRAFT, [Incoming(file, file.name) for file in files])
+        write_text(folder / EXAMPLE, f"{name}\n")
     return subject
 
 
@@ -114,13 +123,15 @@ def begin_training(
             adding(workspace, size + writes),
             replacing(workspace.photos / options.run_name) as fresh,
         ):
-            ignored = shutil.ignore_patterns(".lock", ".incoming-*")
+            ignored = shutil.ignore_patterns(LOCK, f"{INCOMING}*", WAITING, NOTES, EXAMPLE)
             shutil.copytree(workspace.photos / DRAFT, fresh, dirs_exist_ok=True, ignore=ignored)
     elif not (workspace.folder / options.instance_dir).is_dir():
         raise StudioError(f"--instance-dir: there is no folder {options.instance_dir} of yours.")
     command, shown = train_command(arguments), as_shown(arguments)
     runs = runs_of(options)
-    return jobs.submit(workspace, "train", options.run_name, command, shown, runs, writes=writes)
+    job = jobs.submit(workspace, "train", options.run_name, command, shown, runs, writes=writes)
+    forget_put_aside(workspace)
+    return job
 
 
 def arguments_again(workspace: Workspace, jobs: Jobs, run: str) -> list[str]:

@@ -11,8 +11,8 @@ from typing import Any
 from nora_studio.errors import StudioError
 from nora_studio.studio.drawing_process import COMMAND, DrawingProcess, Event
 from nora_studio.studio.fair_line import FairLine
+from nora_studio.studio.live_sheet import LiveSheet
 from nora_studio.studio.sheets import (
-    LiveSheet,
     Sheet,
     State,
     discard_sheet,
@@ -281,6 +281,7 @@ class Drawings:
                 self._follow(live, event)
 
     def _follow(self, live: LiveSheet, event: Event) -> None:
+        live.warn(event.get("warnings", ()))
         sheet, kind = live.sheet, event["event"]
         if kind == "picture":
             place = (event["column"], event["prompt"], event["seed"])

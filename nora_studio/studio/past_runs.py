@@ -62,7 +62,8 @@ def delete_runs(workspace: Workspace, jobs: Jobs, names: Sequence[str]) -> list[
     """Throw runs away, each to be brought back by its name.
 
     Raises:
-        StudioError: one is not there, in training, or waits to be; none is thrown away then.
+        StudioError: one is not there, in training, waits to be, or is read by another job; none is
+            thrown away then.
     """
     runs = [workspace.run(name) for name in dict.fromkeys(names)]
     for run in runs:
@@ -70,6 +71,7 @@ def delete_runs(workspace: Workspace, jobs: Jobs, names: Sequence[str]) -> list[
         job = jobs.of_run(workspace, name)
         if run.is_alive() or (job is not None and jobs.state(job) not in ENDED):
             raise StudioError(f"{name} is in training. Stop it first, under Watch.")
+        _check_unused(workspace, jobs, name)
     for run in runs:
         try:
             throw_away(run)
@@ -78,6 +80,26 @@ def delete_runs(workspace: Workspace, jobs: Jobs, names: Sequence[str]) -> list[
     for run in runs:
         jobs.forget(workspace, run.folder.name)
     return [run.folder.name for run in runs]
+
+
+_READERS = {
+    "fidelity": "is being measured. Stop it first, under Scores.",
+    "score": "is being measured. Stop it first, under Scores.",
+}
+
+
+def _check_unused(workspace: Workspace, jobs: Jobs, name: str) -> None:
+    """Refuse to take a run from under a job that reads it.
+
+    Raises:
+        StudioError: there is such a job.
+    """
+    place = f"runs/{name}"
+    for job in jobs.of(workspace):
+        reads = any(word == place or word.startswith(f"{place}/") for word in job.command)
+        if reads and jobs.state(job) not in ENDED:
+            why = _READERS.get(job.kind, f"is in use ({job.kind} {job.title}). Stop that first.")
+            raise StudioError(f"{name} {why}")
 
 
 def deleted_runs(workspace: Workspace) -> list[str]:

@@ -1,13 +1,13 @@
 """What an uploaded photo may be, told by its content, and the small copy that pages show."""
 
 import io
-import warnings
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
 from nora_studio.atomic import write_bytes
 from nora_studio.data.images import DecodedPhoto
+from nora_studio.data.opening import open_image
 from nora_studio.errors import StudioError
 from nora_studio.studio.file_route import THUMBNAILS
 
@@ -36,12 +36,9 @@ def check_header(file: Path, shown: str) -> str:
 
     register_heif_opener()
     try:
-        with warnings.catch_warnings():
-            # Pillow warns from 89 megapixels on; ours is the limit.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(file, formats=OPENED) as image:
-                kind, pixels = image.format or "", image.width * image.height
-    except Image.DecompressionBombError:
+        with open_image(file, OPENED) as image:
+            kind, pixels = image.format or "", image.width * image.height
+    except StudioError:  # It has more than are read of any picture, which is a higher limit.
         kind, pixels = "", MOST_PIXELS + 1
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, RuntimeError):
         raise StudioError(

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,13 @@ from filelock import FileLock
 from nora_studio import __version__
 from nora_studio.atomic import write_text
 from nora_studio.data.inspection import inspect_folder
-from nora_studio.studio.uploads import LOCK, photos_of
+from nora_studio.studio.stored_photos import LOCK, photos_of
 from nora_studio.studio.workspace import Workspace
 
+_FORM = 2
+"""Raised where other words are kept of the same photos."""
+_STORED = re.compile(r"(?<![\w.-])(\d{2,3})(\.mask\.png|\.[a-z]{3,4})(?!\w)")
+"""Names that the studio gives to photos and to what lies beside them."""
 REPORT = ".report.json"
 """Beside the photos; looked at again only when one of them, or a caption, has changed."""
 
@@ -25,7 +30,7 @@ class Remark:
     kind: str
     """One word for it (`data.inspection.Finding.kind`)."""
     text: str
-    """What it is, and the remedy."""
+    """What it is, and the remedy; other photos by the visitor's own names for them."""
     is_unusable: bool
     """Whether the trainer would refuse it."""
 
@@ -35,7 +40,7 @@ class PhotoReport:
     """What is to be said of a subject's photos."""
 
     photos: dict[str, list[Remark]]
-    """By the photo's name; those that nothing is said against are not there."""
+    """By the photo's stored name; those that nothing is said against are not there."""
     overall: list[Remark]
     """Of all of them together."""
 
@@ -63,13 +68,14 @@ def photo_report(workspace: Workspace, subject: str, resolution: int) -> PhotoRe
     kept = _read(folder / REPORT)
     if kept.get("state") != state:
         findings = inspect_folder(folder, resolution).findings
+        originals = {photo.name: photo.original for photo in photos}
         kept = {
             "state": state,
             "remarks": [
                 {
-                    "photo": finding.file.name if finding.file.parent == folder else "",
+                    "photo": finding.file.name if finding.file.name in originals else "",
                     "kind": finding.kind,
-                    "text": _without_path(finding.message, folder),
+                    "text": _as_the_visitor_knows(finding.message, folder, originals),
                     "is_unusable": finding.is_unusable,
                 }
                 for finding in findings
@@ -85,20 +91,32 @@ def photo_report(workspace: Workspace, subject: str, resolution: int) -> PhotoRe
     return report
 
 
-def _without_path(message: str, folder: Path) -> str:
+def _as_the_visitor_knows(message: str, folder: Path, originals: dict[str, str]) -> str:
     """A finding in words for a page, which names the photo beside them and no folder of ours."""
     text = message.replace(f"{folder}/", "").replace(f"{folder}: ", "")
     text = text.replace(str(folder), folder.name)
     name, colon, rest = text.partition(": ")
-    said = rest if colon and (folder / name).is_file() else text
-    return said[:1].upper() + said[1:]
+    said = rest if colon and name in originals else text
+    stems = {Path(stored).stem: original for stored, original in originals.items()}
+
+    def renamed(found: re.Match[str]) -> str:
+        stem, suffix = found.groups()
+        original = originals.get(found[0]) or stems.get(stem)
+        if original is None:
+            return found[0]
+        beside = {".mask.png": "the mask of ", ".txt": "the caption of "}
+        return beside.get(suffix, "") + original
+
+    said = _STORED.sub(renamed, said)
+    starts_with_name = any(said.startswith(original) for original in originals.values())
+    return said if starts_with_name else said[:1].upper() + said[1:]
 
 
 def _state(folder: Path, resolution: int) -> str:
     """A digest of all that a report follows from."""
     files = sorted(file for file in folder.iterdir() if file.name[0] != "." and file.is_file())
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(repr((__version__, resolution, stats)).encode()).hexdigest()
+    return hashlib.sha256(repr((__version__, _FORM, resolution, stats)).encode()).hexdigest()
 
 
 def _read(file: Path) -> dict:

@@ -1,12 +1,10 @@
 """A drawing in a visitor's folder, `pictures/<id>/`: what was asked, and how far it is."""
 
-import contextlib
 import json
 import secrets
-import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +17,7 @@ from nora_studio.studio.limits import DRAWING, Limits
 from nora_studio.studio.quota import check_room
 from nora_studio.studio.workspace import Workspace, check_name
 
-SHEET = "drawing.json"
+SHEET, TRASH = "drawing.json", ".trash"
 PROMPT_LIMIT = 500
 """Letters."""
 USUAL_SIDE = 1536
@@ -59,6 +57,8 @@ class Sheet:
     """Name of the CLIP that gave the scores."""
     unscored: str | None = None
     """One sentence on why scores that were asked for are not given."""
+    warnings: tuple[str, ...] = ()
+    """A sentence for each prompt of which something is not read as it may be meant."""
 
     @property
     def awaits_scores(self) -> bool:
@@ -183,6 +183,7 @@ def write_sheet(workspace: Workspace, sheet: Sheet) -> None:
         "files": {"-".join(map(str, place)): file for place, file in sheet.files.items()},
         "words": sheet.words,
         "differences": list(sheet.differences),
+        "warnings": list(sheet.warnings),
     }
     folder = sheet.folder(workspace)
     folder.mkdir(exist_ok=True, mode=0o700)
@@ -213,6 +214,7 @@ def read_sheet(workspace: Workspace, name: str) -> Sheet:
             files=files,
             words={int(column): word for column, word in values["words"].items()},
             differences=tuple(values["differences"]),
+            warnings=tuple(values.get("warnings", ())),  # Earlier versions kept none.
         )
     except FileNotFoundError as error:
         raise StudioError("there is no such drawing here. It may have been deleted.") from error
@@ -225,37 +227,6 @@ def _place(key: str) -> Place:
     return column, prompt, seed
 
 
-@dataclass(eq=False)
-class LiveSheet:
-    """A drawing that is waiting or at work."""
-
-    workspace: Workspace
-    sheet: Sheet
-    ended: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def visitor(self) -> Path:
-        """Whose it is."""
-        return self.workspace.folder
-
-    def begin(self) -> None:
-        """Keep it for the first time."""
-        write_sheet(self.workspace, self.sheet)
-
-    def change(self, **values: Any) -> None:
-        """Say how it stands now, and keep that."""
-        self.sheet = replace(self.sheet, **values)
-        # A full disk is told by the pictures, which cannot be written either.
-        with contextlib.suppress(OSError):
-            write_sheet(self.workspace, self.sheet)
-
-    def take_scores(self, event: Mapping[str, Any]) -> None:
-        """Keep what the drawing server tells of the scores: "scores" or "unscored"."""
-        told = {"judge": event.get("judge"), "unscored": event.get("reason")}
-        differences = tuple(event.get("differences", ()))
-        self.change(**told, scores=event.get("scores"), differences=differences)
-
-
 def sheet_names(workspace: Workspace) -> list[str]:
     """Every drawing, the newest first."""
     found = workspace.pictures.glob(f"*/{SHEET}")
@@ -263,7 +234,7 @@ def sheet_names(workspace: Workspace) -> list[str]:
 
 
 def discard_sheet(workspace: Workspace, name: str) -> None:
-    """Delete a drawing with its pictures.
+    """Delete a drawing with its pictures; `restore_sheet` undoes the last of these.
 
     Raises:
         StudioError: there is none.
@@ -271,7 +242,23 @@ def discard_sheet(workspace: Workspace, name: str) -> None:
     folder = workspace.pictures / check_name(name)
     if not (folder / SHEET).is_file():
         raise StudioError("there is no such drawing here. It may have been deleted.")
-    discard(folder)
+    trash = workspace.pictures / TRASH
+    if trash.is_dir():  # An undo is for a slip; what was deleted before makes room.
+        discard(trash)
+    trash.mkdir(mode=0o700)
+    folder.rename(trash / name)
+
+
+def restore_sheet(workspace: Workspace, name: str) -> None:
+    """Bring back the drawing that was deleted last.
+
+    Raises:
+        StudioError: it is another one, or there is none.
+    """
+    kept = workspace.pictures / TRASH / check_name(name)
+    if not kept.is_dir() or (workspace.pictures / name).exists():
+        raise StudioError("this drawing cannot be brought back any more.")
+    kept.rename(workspace.pictures / name)
 
 
 def _check_limits(request: DrawingRequest, limits: Limits) -> None:

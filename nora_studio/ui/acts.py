@@ -9,6 +9,10 @@ from nora_studio.errors import StudioError
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
 """Of listeners that only keep the page as it is: no queue, no spinner, not for programs."""
 
+HIDDEN: dict[str, Any] = {"show_progress": "hidden"}
+"""Of listeners for programs too, and of those that may refuse: Gradio would lay the word "Error"
+over every component that the listener fills, fields included; the refusal itself is a toast."""
+
 ON_LOAD = """
 const told = (target, extra) => ({...target.dataset, ...extra});
 element.addEventListener('click', (event) => {

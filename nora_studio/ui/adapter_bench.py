@@ -7,11 +7,14 @@ from typing import Any
 
 import gradio as gr
 
+from nora_studio.assets import EMBEDDED
 from nora_studio.drawing_requests import AdapterChoice
 from nora_studio.errors import StudioError
 from nora_studio.studio.adapter_commands import AdapterDesk, Order
+from nora_studio.studio.limits import MOST_RANK
 from nora_studio.studio.workspace import safe_name
 from nora_studio.ui.escaping import escaped
+from nora_studio.ui.number_field import NumberField
 
 ACTIONS = (
     ("Export", "export"),
@@ -40,6 +43,14 @@ FORMATS = [
     ("diffusers", "diffusers"),
     ("Seed file", "seed"),
 ]
+SEED_HINT = "A seed file is the smallest; only this studio reads it, on the same base."
+MINIATURE = "Miniature, built in"
+BASES = [
+    ("The one it was trained on", ""),
+    (MINIATURE, EMBEDDED),
+    ("Stable Diffusion XL", "stabilityai/stable-diffusion-xl-base-1.0"),
+]
+RANK = NumberField("Cut to rank", least=1, most=MOST_RANK)
 PRECISIONS = [("As usual", ""), ("fp16", "fp16"), ("bf16", "bf16"), ("fp32", "fp32")]
 
 
@@ -67,9 +78,10 @@ class Bench:
         Raises:
             StudioError: something is missing, or is none of what is taken.
         """
-        action, to, name, precision, rank, model, repository, licence, private = values
-        cut = int(rank) if rank else None
-        base = (model or "").strip()
+        action, to, mix_to, name, precision, rank, model, repository, licence, private = values
+        number = RANK.read(rank)
+        cut = None if number is None else int(number)
+        base = base_named(model)
         if not chosen:
             raise StudioError("choose an adapter on the shelf first.")
         if action in ("export", "push", "inspect") and len(chosen) > 1:
@@ -80,7 +92,7 @@ class Bench:
             return desk.export(path, to, precision, cut, stem, base)
         if action == "mix":
             stem = stem or safe_name(f"{Path(path).stem}-mix")
-            return desk.mix(chosen, stem, "kohya" if to == "seed" else to, precision, cut, base)
+            return desk.mix(chosen, stem, mix_to, precision, cut, base)
         if action == "merge":
             stem = stem or safe_name(f"{Path(path).stem}-merged")
             return desk.merge(chosen, stem, precision, base)
@@ -98,14 +110,22 @@ def build_bench() -> Bench:
         list(ACTIONS), value="export", label="What to make", elem_id="adapters-action"
     )
     words = gr.HTML(_words("export"))
-    to = gr.Radio(
-        FORMATS, value="kohya", label="For", info=_hint("export"), elem_id="adapters-format"
-    )
+    # A field of its own for each action: choices that change under a value leave the value behind,
+    # and Gradio refuses every request that still carries it.
+    to = gr.Radio(FORMATS, value="kohya", label="For", info=SEED_HINT, elem_id="adapters-format")
+    mix_to = gr.Radio(
+        FORMATS[:2], value="kohya", label="For", info="The file is a LoRA, exactly.",
+        visible=False, elem_id="adapters-mix-format",
+    )  # fmt: skip
     name = gr.Textbox(
         "", label="Name", placeholder="after the adapter", max_length=48, elem_id="adapters-name"
     )
+    model = gr.Dropdown(
+        BASES, value="", label="Base", allow_custom_value=True, elem_id="adapters-base",
+        info="The model that it works with: choose one, or write a Hub name or a directory.",
+    )  # fmt: skip
     repository, licence, private = _hub_fields()
-    precision, rank, model = _more_fields()
+    precision, rank = _more_fields()
     command = gr.HTML("", elem_id="adapters-command")
     start = gr.Button("Export", variant="primary", interactive=False, elem_id="adapters-start")
     token = gr.Textbox(
@@ -117,12 +137,12 @@ def build_bench() -> Bench:
     action.change(
         _turn,
         action,
-        [words, to, name, start, repository, licence, private, token, publish],
+        [words, to, mix_to, name, model, start, repository, licence, private, token, publish],
         show_progress="hidden",
         api_visibility="private",
         queue=False,
     )
-    fields = (action, to, name, precision, rank, model, repository, licence, private)
+    fields = (action, to, mix_to, name, precision, rank, model, repository, licence, private)
     return Bench(fields, command, start, token, publish)
 
 
@@ -138,40 +158,38 @@ def _hub_fields() -> tuple[gr.Textbox, gr.Textbox, gr.Checkbox]:
     return repository, licence, gr.Checkbox(True, label="Private: only you see it", visible=False)
 
 
-def _more_fields() -> tuple[gr.Dropdown, gr.Number, gr.Textbox]:
+def _more_fields() -> tuple[gr.Dropdown, gr.Textbox]:
     with gr.Accordion("More", open=False):
         precision = gr.Dropdown(
             PRECISIONS, value="", label="Precision",
             info="Of the numbers in the file; as usual: fp16, and fp32 for a seed file.",
         )  # fmt: skip
-        rank = gr.Number(
-            0, label="Cut to rank", precision=0, minimum=0, maximum=4096,
-            info="A smaller file that is not quite exact; the error is told. 0: all of it.",
+        rank = RANK.build(
+            placeholder="not cut", elem_id="adapters-rank",
+            info="A smaller file that is not quite exact; the error is told. Empty: all of it.",
         )  # fmt: skip
-        model = gr.Textbox(
-            "", label="Base", max_length=200, info="Empty: the one it was trained on."
-        )
-    return precision, rank, model
+    return precision, rank
 
 
 def _turn(action: str) -> list[Any]:
     """What of the bench an action needs."""
     return [
         _words(action),
-        gr.Radio(visible=action in ("export", "mix"), choices=_formats(action), info=_hint(action)),
+        gr.Radio(visible=action == "export"),
+        gr.Radio(visible=action == "mix"),
         gr.Textbox(visible=action in ("export", "mix", "merge")),
+        gr.Dropdown(visible=action != "inspect"),
         gr.Button(STARTS.get(action, "Start")),
         *(gr.update(visible=action == "push") for _ in range(5)),
     ]
 
 
-def _formats(action: str) -> list[tuple[str, str]]:
-    return FORMATS if action == "export" else FORMATS[:2]
-
-
-def _hint(action: str) -> str:
-    seed = "A seed file is the smallest; only this studio reads it, on the same base."
-    return seed if action == "export" else "The file is a LoRA, exactly."
+def base_named(text: str | None) -> str:
+    """The base model that a person names, by the page's words for it or by its own name."""
+    written = (text or "").strip()
+    known = {label.casefold(): name for label, name in BASES}
+    known |= dict.fromkeys(("miniature", "the embedded model", "the miniature"), EMBEDDED)
+    return known.get(written.casefold().rstrip("."), written)
 
 
 def _words(action: str) -> str:

@@ -72,7 +72,7 @@ class Orders:
     ) -> str:
         """Export, mix, merge or look into adapters by their paths; gives back the command."""
         held = dict(zip(adapters, strengths or [1.0] * len(adapters)))
-        values = (action, to, name, "", None, "", "", "", True)
+        values = (action, to, to, name, "", None, "", "", "", True)
         try:
             if action == "push":
                 raise StudioError("publish on the page, where you see what is sent.")

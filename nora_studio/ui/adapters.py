@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from nora_studio.studio.studio import Studio
-from nora_studio.ui.acts import ON_LOAD, QUIET
+from nora_studio.ui.acts import HIDDEN, ON_LOAD, QUIET
 from nora_studio.ui.adapter_bench import Bench, build_bench
 from nora_studio.ui.adapter_cards import PICK
 from nora_studio.ui.adapter_orders import Orders
@@ -43,11 +43,11 @@ def build(studio: Studio, shared: Shared, place: Place) -> None:
     held = [picks, parts.bench.action]
     shown = [parts.shelf, parts.chosen, picks, parts.compare]
 
-    parts.upload.upload(shelf.receive, [parts.upload, *held], shown, api_name="add_adapters")
-    parts.undo.click(shelf.undo, [removed, *held], [*shown, parts.undo], **QUIET)
-    parts.compare.click(
-        shelf.to_compare, picks, [shared.adapters, shared.tabs], api_visibility="private"
+    parts.upload.upload(
+        shelf.receive, [parts.upload, *held], shown, api_name="add_adapters", **HIDDEN
     )
+    parts.undo.click(shelf.undo, [removed, *held], [*shown, parts.undo], **QUIET)
+    parts.compare.click(shelf.to_compare, picks, [shared.adapters, shared.tabs], **QUIET)
     parts.bench.action.change(shelf.arrive, held, shown, **QUIET)
     changes: list[Any] = [
         place.tab.select(shelf.arrive, held, shown, **QUIET),
@@ -63,7 +63,11 @@ def build(studio: Studio, shared: Shared, place: Place) -> None:
         change.then(orders.preview, asked, command, **latest)
     parts.bench.start.click(orders.start, asked, None, api_visibility="private")
     parts.bench.publish.click(
-        orders.publish, [parts.bench.token, *asked], parts.bench.token, api_visibility="private"
+        orders.publish,
+        [parts.bench.token, *asked],
+        parts.bench.token,
+        api_visibility="private",
+        **HIDDEN,
     )
     gr.api(orders.make, api_name="make_from_adapters")
 

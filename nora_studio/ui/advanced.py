@@ -13,6 +13,7 @@ from nora_studio.options_file import flag_words
 from nora_studio.options_page import helps, own_fields
 from nora_studio.settings.adapter import PartOptions
 from nora_studio.ui.escaping import escaped
+from nora_studio.ui.number_field import NumberField
 
 ELSEWHERE = {
     "instance_dir", "prompt", "model", "output_dir", "name", "steps", "method", "resume",
@@ -54,21 +55,25 @@ class Field:
     """Its type."""
     default: Any
     component: gr.components.Component
+    number: NumberField | None = None
+    """How its text is read, where it is a number."""
 
     def flags(self, value: Any) -> list[str]:
-        """The command line's words for what stands in the component; none for the default."""
+        """The command line's words for what stands in the component; none for the default.
+
+        Raises:
+            StudioError: a number was expected, and there is something else.
+        """
         if self.kind == bool | None:
             value = {"yes": True, "no": False}.get(value)
         elif self.kind is bool:
             value = bool(value)
         elif get_origin(self.kind) is tuple:
             value = tuple(line.strip() for line in str(value or "").splitlines() if line.strip())
+        elif self.number is not None:
+            value = self.number.read(value)
         elif value in (None, "", AS_RECOMMENDED):
             return []
-        elif isinstance(value, str) and {int, float} & set(_kinds(self.kind)):
-            return [f"--{self.flag}", value.strip()] if value.strip() else []
-        elif int in _kinds(self.kind) and float not in _kinds(self.kind):
-            value = int(value)
         return [] if value == self.default or value is None else flag_words(self.flag, value)
 
 
@@ -123,6 +128,7 @@ def _field(owner: type, field: dataclasses.Field, prefix: str, words: str) -> Fi
         "min_width": 240,
     }
     component: Any
+    number = None
     kinds = _kinds(hint)
     literal = next((kind for kind in kinds if get_origin(kind) is Literal), None)
     if hint is bool:
@@ -133,17 +139,15 @@ def _field(owner: type, field: dataclasses.Field, prefix: str, words: str) -> Fi
         optional = [AS_RECOMMENDED] if type(None) in kinds else []
         choices = [*optional, *get_args(literal)]
         component = gr.Dropdown(choices, value=default or AS_RECOMMENDED, **common)
-    elif (int in kinds or float in kinds) and default is None:
-        # As text: Gradio's own field of a number makes 0 of an empty one. The command checks it.
-        component = gr.Textbox("", placeholder="recommended", **common)
     elif int in kinds or float in kinds:
-        component = gr.Number(default, precision=0 if float not in kinds else None, **common)
+        number = NumberField(common.pop("label"), is_whole=float not in kinds)
+        component = number.build(default, placeholder=AS_RECOMMENDED, **common)
     elif get_origin(hint) is tuple:
         component = gr.Textbox("\n".join(default), lines=2, placeholder="One a line", **common)
     else:
         assert str in kinds or Path in kinds, escaped(flag)
-        component = gr.Textbox(default or "", placeholder="recommended", **common)
-    return Field(flag, hint, default, component)
+        component = gr.Textbox(default or "", placeholder=AS_RECOMMENDED, **common)
+    return Field(flag, hint, default, component, number)
 
 
 def _label(name: str) -> str:

@@ -10,10 +10,10 @@ import gradio as gr
 
 from nora_studio.errors import StudioError
 from nora_studio.studio.blind import find_tests
-from nora_studio.studio.sheets import Sheet
+from nora_studio.studio.sheets import Sheet, restore_sheet
 from nora_studio.studio.studio import Studio
 from nora_studio.studio.workspace import Workspace, check_name
-from nora_studio.ui.acts import QUIET, told
+from nora_studio.ui.acts import HIDDEN, QUIET, told
 from nora_studio.ui.blind_panel import BlindPanel, pairs_of, wire_blind
 from nora_studio.ui.blind_view import results_view
 from nora_studio.ui.comparison_form import Form, fields_of, wire_form
@@ -50,13 +50,16 @@ class _Result:
             with gr.Row(elem_classes="bar"):
                 self.older = gr.Dropdown(
                     [], label="Drawings", elem_id="compare-older", min_width=300, scale=3,
-                    visible=False,
+                    visible=False, allow_custom_value=True,  # One that is gone shows nothing.
                 )  # fmt: skip
                 self.blind = gr.Button(
                     "Blind test", visible=False, scale=0, min_width=120, elem_id="compare-blind"
                 )
                 self.go_on = gr.Button("Go on", visible=False, scale=0, min_width=100)
                 self.delete = gr.Button("Delete", visible=False, scale=0, min_width=100)
+                self.undo = gr.Button(
+                    "Undo delete", visible=False, scale=0, min_width=130, elem_id="compare-undo"
+                )
             self.sheet = gr.HTML(
                 sheet_view(None, Workspace(Path())), js_on_load=DETAIL.read_text("utf-8"),
                 elem_id="compare-sheet",
@@ -117,9 +120,14 @@ class _Drawings:
         self._change(self.studio.drawings.go_on, name, request)
 
     def delete(self, name: str, request: gr.Request) -> list[Any]:
-        """Delete a drawing with its pictures."""
+        """Delete a drawing with its pictures; the last one can be brought back."""
         self._change(self.studio.drawings.throw_away, name, request)
-        return self.arrive("", request)
+        return [*self.arrive("", request), gr.Button(visible=True), name]
+
+    def undo(self, name: str, request: gr.Request) -> list[Any]:
+        """Bring back the drawing that was deleted last; the button goes."""
+        self._change(restore_sheet, name, request)
+        return [*self.arrive(name, request), gr.Button(visible=False)]
 
     def _change(
         self, change: Callable[[Workspace, str], None], name: str, request: gr.Request
@@ -147,10 +155,16 @@ def _wire_result(
     tab.select(acts.arrive, shown, arrived, **QUIET).then(**look)
     choose = result.older.input(lambda name: (name, ""), result.older, [shown, seen], **QUIET)
     choose.then(**look)
-    form.draw.click(acts.draw, form.fields, arrived, api_name="draw_comparison").then(**look)
+    form.draw.click(acts.draw, form.fields, arrived, api_name="draw_comparison", **HIDDEN).then(
+        **look
+    )
     form.stop.click(acts.stop, shown, None, api_name="stop_drawing")
-    result.go_on.click(acts.go_on, shown, None, api_name="go_on_drawing").then(**look)
-    result.delete.click(acts.delete, shown, arrived, api_name="delete_drawing").then(**look)
+    result.go_on.click(acts.go_on, shown, None, api_name="go_on_drawing", **HIDDEN).then(**look)
+    deleted = gr.State("")
+    result.delete.click(
+        acts.delete, shown, [*arrived, result.undo, deleted], api_name="delete_drawing", **HIDDEN
+    ).then(**look)
+    result.undo.click(acts.undo, deleted, [*arrived, result.undo], **QUIET).then(**look)
     return look
 
 

@@ -13,9 +13,11 @@ from nora_studio.studio.workspace import Workspace, check_name
 from nora_studio.ui.acts import ON_LOAD, QUIET, act_of
 from nora_studio.ui.comparison_request import CHIPS, LAYOUTS, Fields
 from nora_studio.ui.escaping import escaped
+from nora_studio.ui.number_field import NumberField
 from nora_studio.ui.shared import JUDGE, Shared
 
 ADAPTERS_LIMIT = 6
+SIDE = NumberField("Side in pixels", least=64, most=1536, step=8)
 WITH_ADAPTERS = "Each is a column beside the base, which learned nothing."
 WITHOUT_ADAPTERS = "None yet. Train one, or upload one under Adapters; the base draws without."
 
@@ -28,6 +30,7 @@ class Form:
         self.adapters = gr.Dropdown(
             [], multiselect=True, max_choices=ADAPTERS_LIMIT, label="Adapters",
             info=WITH_ADAPTERS, elem_id="compare-adapters",
+            allow_custom_value=True,  # `fields_of` refuses what is not there.
         )  # fmt: skip
         self.prompts = gr.Textbox(
             "", lines=3, max_lines=8, label="Prompts", placeholder="a photo of a [V] mug",
@@ -60,14 +63,7 @@ class Form:
             self.guidance = gr.Slider(
                 1, 15, 5, step=0.5, label="Guidance", info="How strictly it follows the prompt."
             )
-        with gr.Accordion("Strength of each adapter", open=False):
-            self.strengths = [
-                gr.Slider(-1, 2, 1, step=0.05, visible=False) for _ in range(ADAPTERS_LIMIT)
-            ]
-            self.together = gr.Checkbox(
-                False, label="All at once, too", visible=False,
-                info="One more column with all of them on; their changes add up.",
-            )  # fmt: skip
+        self._lay_out_strengths()
         with gr.Accordion("Scores, size, negative prompt", open=False):
             self.score = gr.Checkbox(
                 True, label="Score the pictures",
@@ -76,13 +72,24 @@ class Form:
             self.photos = gr.Dropdown(
                 [("none", "")], value="", label="Photos to compare with",
                 info="Best are photos that were not trained on.", elem_id="compare-photos",
+                allow_custom_value=True,
             )  # fmt: skip
             self.clip = gr.Textbox("", elem_id="compare-clip", **JUDGE)
-            self.size = gr.Number(
-                0, label="Side in pixels", precision=0, minimum=0, maximum=1536, step=8,
-                info="0: as trained.",
+            self.size = SIDE.build(
+                placeholder="as trained", elem_id="compare-side",
+                info="A multiple of 8. Empty: as trained.",
             )  # fmt: skip
             self.negative = gr.Textbox("", label="Negative prompt", info="What to keep away from.")
+
+    def _lay_out_strengths(self) -> None:
+        with gr.Accordion("Strength of each adapter", open=False):
+            self.strengths = [
+                gr.Slider(-1, 2, 1, step=0.05, visible=False) for _ in range(ADAPTERS_LIMIT)
+            ]
+            self.together = gr.Checkbox(
+                False, label="All at once, too", visible=False,
+                info="One more column with all of them on; their changes add up.",
+            )  # fmt: skip
 
     @property
     def fields(self) -> list[gr.components.Component]:
@@ -217,7 +224,7 @@ def fields_of(workspace: Workspace, values: Sequence[Any]) -> Fields:
     used = [known[path] for path in paths or []]
     references = []
     if score and photos:
-        files = list_photos(workspace.photos / check_name(photos))
+        files = list_photos(workspace.photos / check_name(photos), "photos to compare with")
         references = [file.relative_to(workspace.folder).as_posix() for file in files]
     return Fields(
         layout=layout,
@@ -229,7 +236,7 @@ def fields_of(workspace: Workspace, values: Sequence[Any]) -> Fields:
         seeds=seeds,
         steps=steps,
         guidance=guidance,
-        size=size,
+        size=SIDE.read(size),
         negative=str(negative),
         sweep=str(sweep),
         score=bool(score),

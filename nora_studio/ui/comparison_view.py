@@ -72,6 +72,7 @@ def _head(sheet: Sheet) -> str:
         why = f'<p class="note">{escaped(sheet.waits_for)}</p>'
     elif sheet.state == "interrupted":
         why = '<p class="note">The studio was stopped meanwhile. Go on draws what is missing.</p>'
+    unread = "".join(f'<p class="note unread">{escaped(line)}</p>' for line in sheet.warnings)
     meter = (
         f'<div class="meter" role="progressbar" aria-valuemin="0" aria-valuemax="{total}" '
         f'aria-valuenow="{done}"><div class="{sheet.state}" '
@@ -81,7 +82,7 @@ def _head(sheet: Sheet) -> str:
         f'<div class="sheet-head"><h3>{STATES[sheet.state]}</h3>'
         f"<span>{done} of {total} pictures</span>"
         f'<span class="sheet-facts">{escaped(", ".join(filter(None, facts)))}</span></div>'
-        f"{meter}{why}"
+        f"{meter}{why}{unread}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import gradio as gr
 
@@ -52,7 +53,7 @@ def build(studio: Studio, shared: Shared, place: Place) -> None:
         part.select(room.press, [picked, undone], [picked, undone], **QUIET).then(
             room.look, inputs, outputs, **QUIET
         )
-    delete.click(room.delete, picked, [picked, undone], api_visibility="private").then(
+    delete.click(room.delete, picked, [picked, undone], **QUIET).then(
         room.look, inputs, outputs, **QUIET
     )
     reuse.click(room.reuse, picked, [shared.settings, shared.tabs], **QUIET)
@@ -117,7 +118,18 @@ class _Room:
 
     def _delete(self, names: list[str], request: gr.Request) -> list[str]:
         try:
-            return delete_runs(self.studio.workspace(request.headers), self.studio.jobs, names)
+            workspace = self.studio.workspace(request.headers)
+            drawn = {
+                Path(choice.path).parts[1:2]
+                for sheet in self.studio.drawings.list(workspace)
+                if sheet.is_under_way
+                for column in sheet.request.columns
+                for choice in column.adapters
+            }
+            for name in names:
+                if (name,) in drawn:
+                    raise StudioError(f"{name} is being drawn. Stop that first, under Compare.")
+            return delete_runs(workspace, self.studio.jobs, names)
         except StudioError as error:
             raise told(error, "Not deleted") from error
 

@@ -16,11 +16,26 @@ JUDGE_FIELD = "It stands under Advanced, Samples and checkpoints."
 NO_ROOM = "It does not fit into the memory here: choose a smaller batch, or 8 or 4 base bits."
 
 
-def needs_view(studio: Studio, measures: Measures, workspace: Workspace, shown: str) -> str:
+def missing(workspace: Workspace, lack: str) -> str:
+    """Say what is missing where there is no command.
+
+    Args:
+        lack: Why the form comes to none.
+    """
+    words = [] if photos_of(workspace, DRAFT) else [ADD_PHOTOS]
+    lack = lack or "fill in step 1."
+    return " ".join([lack[:1].upper() + lack[1:], *words])
+
+
+def needs_view(
+    studio: Studio, measures: Measures, workspace: Workspace, shown: str, lack: str = ""
+) -> str:
     """One line of HTML on the command as it stands."""
     has_photos = bool(photos_of(workspace, DRAFT))
     if not shown.strip():
-        return _note("Say in step 1 what it is." if has_photos else ADD_PHOTOS)
+        return _note(
+            escaped(missing(workspace, lack)), "problem" if ": expected" in lack else "note"
+        )
     try:
         arguments = arguments_of(shown)
         options = check_arguments(workspace, arguments, studio.is_model_allowed)

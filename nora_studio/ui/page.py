@@ -9,6 +9,7 @@ from nora_studio.studio.studio import Studio
 from nora_studio.ui import adapters, compare, history, scores, train, watch
 from nora_studio.ui.acts import QUIET
 from nora_studio.ui.escaping import escaped
+from nora_studio.ui.number_field import SCRIPT
 from nora_studio.ui.shared import POLL_SECONDS, Place, Shared
 
 TABS: tuple[tuple[str, str, Callable[[Studio, Shared, Place], None]], ...] = (
@@ -20,6 +21,10 @@ TABS: tuple[tuple[str, str, Callable[[Studio, Shared, Place], None]], ...] = (
     ("history", "History", history.build),
 )
 FIRST = "train"
+MOST_SESSIONS = 64
+"""Pages whose state is kept, those used last: Gradio copies the whole page's configuration (about a
+megabyte) for each load, and by itself keeps ten thousand. An open page looks every 1.5 s, so it is
+among them; of one that was pushed out, what it had picked is forgotten."""
 MARK = """<svg viewBox="0 0 32 32" aria-hidden="true" fill="none" stroke-width="2.4">
 <rect x="2" y="2" width="28" height="28" rx="7" stroke="var(--line-strong)"/>
 <rect x="7.5" y="7.5" width="17" height="17" rx="4.5" stroke="var(--lora)"/>
@@ -42,11 +47,13 @@ HEAD = """<script>
 })();
 </script>"""
 """Light or dark, as last chosen, before the first picture."""
+HEAD += SCRIPT
 
 
 def build_page(studio: Studio) -> gr.Blocks:
     """The Blocks of a studio."""
     with gr.Blocks(title="NoRA Studio", analytics_enabled=False) as page:
+        page.state_session_capacity = MOST_SESSIONS
         head = gr.HTML(_head(None), js_on_load=TURN, elem_id="head")
         # Outside the tabs, among which they would count as tabs.
         states = gr.State(""), gr.State([]), gr.State([]), gr.State("")

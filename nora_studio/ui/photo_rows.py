@@ -1,8 +1,11 @@
 """A subject's photos as rows: what is trained of each, its words, and what is wrong with it."""
 
+from collections.abc import Sequence
+
 from nora_studio.assets import EMBEDDED
 from nora_studio.data.buckets import bucket_sizes, buckets_pay, nearest_size
 from nora_studio.studio.photo_report import PhotoReport
+from nora_studio.studio.upload_notes import UploadNote
 from nora_studio.studio.uploads import MOST_CAPTION, StoredPhoto
 from nora_studio.studio.workspace import Workspace
 from nora_studio.ui.escaping import escaped
@@ -33,13 +36,13 @@ def photo_rows(
     for photo, (width, height) in zip(photos, shapes):
         remarks = report.photos.get(photo.name, [])
         said = "".join(_remark(remark.text, remark.is_unusable) for remark in remarks)
-        name = escaped(photo.original)
+        name, masked = escaped(photo.original), " · mask" if photo.has_mask else ""
         rows.append(
             f'<li class="photo-row"><div class="photo-frame"><img style="aspect-ratio:'
             f'{width}/{height}" src="{escaped(workspace.url(photo.thumbnail))}" '
             f'alt="{name}" title="The part of {name} that is trained on"></div>'
             f'<div class="photo-words"><div class="photo-name"><span>{name}</span>'
-            f'<span class="note">{photo.width} × {photo.height}</span>'
+            f'<span class="note">{photo.width} × {photo.height}{masked}</span>'
             f'<button class="plain-button" data-act="remove" data-photo="{photo.name}" '
             f'aria-label="Remove {name}">Remove</button></div>'
             f'<textarea rows="2" maxlength="{MOST_CAPTION}" data-act="caption" '
@@ -47,6 +50,26 @@ def photo_rows(
             f"{escaped(photo.caption)}</textarea>{said}</div></li>"
         )
     return f'{overall}<ul class="photo-rows">{"".join(rows)}</ul>'
+
+
+def notes_list(notes: Sequence[UploadNote]) -> str:
+    """What was not taken of the visitor's files, each by its name, until it is dismissed."""
+    if not notes:
+        return ""
+    lines = "".join(
+        f'<li class="remark {"bad" if note.kind == "refused" else "mild"}">'
+        f"{escaped(note.text)}</li>"
+        for note in notes
+    )
+    button = (
+        '<button type="button" class="plain-button" data-act="dismiss-notes">Dismiss</button>'
+        if any(note.kind != "waiting" for note in notes)
+        else ""
+    )
+    return (
+        '<div class="upload-notes" role="status" aria-label="Files not taken as they are">'
+        f"<ul>{lines}</ul>{button}</div>"
+    )
 
 
 def _shapes(photos: list[StoredPhoto], model: str) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ from nora_studio.errors import StudioError
 from nora_studio.studio.sheets import Sheet
 from nora_studio.studio.studio import Studio
 from nora_studio.studio.workspace import Workspace
-from nora_studio.ui.acts import QUIET, told
+from nora_studio.ui.acts import HIDDEN, QUIET, told
 from nora_studio.ui.escaping import escaped
 from nora_studio.ui.train_form import Form, model_of
 
@@ -76,7 +76,7 @@ def build_token_doctor(studio: Studio, form: Form) -> None:
 
     inputs = [prompt, word, form.base, form.model]
     outputs = [reading, pictures, drawing, timer]
-    look.click(examine, inputs, outputs, api_name="examine_tokens")
+    look.click(examine, inputs, outputs, api_name="examine_tokens", **HIDDEN)
     timer.tick(follow, drawing, [pictures, timer], **QUIET)
     form.noun.change(
         lambda noun: f"a photo of a [V] {' '.join(str(noun).split()) or 'mug'}",

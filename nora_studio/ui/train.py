@@ -1,6 +1,5 @@
 """The Train tab: name it, show it, start."""
 
-import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,10 +27,12 @@ from nora_studio.studio.training import (
     recommended_steps,
     train_arguments,
 )
+from nora_studio.studio.uploads import photos_of
 from nora_studio.studio.workspace import Workspace
-from nora_studio.ui.acts import QUIET, told
+from nora_studio.ui.acts import HIDDEN, QUIET, told
 from nora_studio.ui.advanced import Field, build_fields
-from nora_studio.ui.needs import needs_view
+from nora_studio.ui.needs import ADD_PHOTOS, missing, needs_view
+from nora_studio.ui.photo_notes import note_view
 from nora_studio.ui.photo_rows import resolution_of
 from nora_studio.ui.shared import Place, Shared
 from nora_studio.ui.token_doctor import build_token_doctor
@@ -58,6 +59,8 @@ class _Page:
     fields: list[Field]
     proposed: gr.Textbox
     """The command that the form comes to."""
+    lack: gr.State
+    """Why the form comes to no command; empty: it does."""
     generated: gr.Textbox
     """The last of them that was taken over. Another command than that was written by somebody, and
     the form leaves it alone."""
@@ -87,7 +90,10 @@ def build(studio: Studio, shared: Shared, place: Place) -> None:
         fields = build_fields()
     build_token_doctor(studio, form)
     proposed, generated = gr.Textbox(visible=False), gr.Textbox(visible=False)
-    page = _Page(form, photos, need, start, measure, command, back, fields, proposed, generated)
+    lack = gr.State("")
+    page = _Page(
+        form, photos, need, start, measure, command, back, fields, proposed, lack, generated
+    )
     prompts = next(field.component for field in fields if field.flag == "sample-prompts")
     wire_photos(studio, form, photos, prompts)
     _wire(_Answers(studio, fields), page, shared, place)
@@ -96,8 +102,8 @@ def build(studio: Studio, shared: Shared, place: Place) -> None:
 def _wire(answers: "_Answers", page: _Page, shared: Shared, place: Place) -> None:
     """Have the tab's components answer."""
     components = [*page.form.fields, *(field.component for field in page.fields)]
-    filled = [page.proposed, page.form.effort, page.form.model]
-    restored = [*page.form.fields, page.photos.rows]
+    filled = [page.proposed, page.form.effort, page.form.model, page.lack]
+    restored = [*page.form.fields, page.photos.rows, page.photos.note]
     loaded = shared.page.load(answers.restore, None, restored, **QUIET)
     refills = [loaded.then(answers.fill, components, filled, **QUIET)]
     changes = [component.change for component in components]
@@ -113,10 +119,13 @@ def _wire(answers: "_Answers", page: _Page, shared: Shared, place: Place) -> Non
     for refill in refills:
         refill.then(None, [page.proposed, *reversed(texts)], texts, js=TAKE_UNLESS_WRITTEN, **QUIET)
     seen = gr.State("")
-    gr.on(place.looks, answers.look, [page.command, seen], [page.need, seen], **QUIET)
-    page.measure.click(answers.measure, page.command, None, api_name="measure")
+    gr.on(place.looks, answers.look, [page.command, seen, page.lack], [page.need, seen], **QUIET)
+    asked, marks = [page.command, page.lack], [page.form.noun, page.photos.note]
+    page.measure.click(answers.measure, asked, None, api_name="measure", **HIDDEN)
+    for button in (page.start, page.measure):
+        button.click(answers.mark, [page.command, page.form.noun], marks, **QUIET)
     started = [shared.training, shared.tabs, page.form.name, page.command]
-    page.start.click(answers.start, page.command, started, api_name="start_training")
+    page.start.click(answers.start, asked, started, api_name="start_training", **HIDDEN)
     taken = [page.command, page.generated, shared.settings]
     handed = [shared.settings.change, place.tab.select]
     gr.on(handed, answers.take_over, shared.settings, taken, **QUIET)
@@ -132,30 +141,43 @@ class _Answers:
     def fill(self, request: gr.Request, *values: Any):
         """The command that the form comes to."""
         keep_form(self._studio.workspace(request.headers), dict(zip(KEPT, values)))
-        effort, text = "", ""
-        with contextlib.suppress(StudioError):  # What a form lacks stands beside the start.
+        effort, text, lack = "", "", ""
+        try:
             asked = request_of(values, self._fields)
             effort = f"{recommended_steps(asked.model, asked.preset):,} steps."
             text = as_shown(train_arguments(asked))
-        return text, effort, gr.Textbox(visible=values[2] != EMBEDDED)
+        except StudioError as error:  # It stands beside the start.
+            lack = str(error)
+        return text, effort, gr.Textbox(visible=values[2] != EMBEDDED), lack
 
     def restore(self, request: gr.Request):
         """What stood in the form before a reload, and its photos."""
         workspace = self._studio.workspace(request.headers)
         values = {**PLAIN, **kept_form(workspace)}
         shown = [values[name] for name in KEPT]
-        return *shown, show_photos(workspace, *(str(values[n]) for n in ("noun", "base", "model")))
+        rows = show_photos(workspace, *(str(values[n]) for n in ("noun", "base", "model")))
+        return *shown, rows, note_view(workspace)
 
-    def look(self, shown: str, before: str, request: gr.Request):
+    def look(self, shown: str, before: str, lack: str, request: gr.Request):
         """What a start would take."""
         workspace = self._studio.workspace(request.headers)
-        text = needs_view(self._studio, self._measures, workspace, shown)
+        text = needs_view(self._studio, self._measures, workspace, shown, lack)
         return (gr.skip() if text == before else text), text
 
-    def measure(self, shown: str, request: gr.Request) -> None:
+    def mark(self, shown: str, noun: str, request: gr.Request):
+        """Mark the fields that a start lacks; what is filled in takes its mark away itself."""
+        workspace = self._studio.workspace(request.headers)
+        lacks_noun = not shown.strip() and not noun.strip()
+        has_photos = bool(photos_of(workspace, DRAFT))
+        return (
+            gr.Textbox(elem_classes=["lacking"] if lacks_noun else []),
+            gr.skip() if has_photos else note_view(workspace, problem=ADD_PHOTOS),
+        )
+
+    def measure(self, shown: str, request: gr.Request, lack: str = "") -> None:
         """Try a few real steps, and tell how long the whole would take."""
         try:
-            workspace, arguments, options = self._ready(shown, request)
+            workspace, arguments, options = self._ready(shown, request, lack)
             if is_of_draft(options):
                 check_draft(workspace, options.resolution or resolution_of(options.model))
                 arguments = [*arguments, "--instance-dir", f"photos/{DRAFT}"]
@@ -163,11 +185,11 @@ class _Answers:
         except StudioError as error:
             raise told(error, "Not measured") from error
 
-    def start(self, shown: str, request: gr.Request):
+    def start(self, shown: str, request: gr.Request, lack: str = ""):
         """Start the training, or put it into the queue."""
         jobs = self._studio.jobs
         try:
-            workspace, arguments, options = self._ready(shown, request)
+            workspace, arguments, options = self._ready(shown, request, lack)
             measuring = self._measures.under_way(workspace, jobs)
             resolution, writes = resolution_of(options.model), self._measures.bytes_of(options)
             begin_training(workspace, jobs, arguments, options, resolution, writes)
@@ -190,10 +212,13 @@ class _Answers:
         return text, "", ""
 
     def _ready(
-        self, shown: str, request: gr.Request
+        self, shown: str, request: gr.Request, lack: str
     ) -> tuple[Workspace, list[str], DreamboothOptions]:
         """The arguments behind the command and what they come to, checked for this visitor."""
-        workspace, arguments = self._studio.workspace(request.headers), arguments_of(shown)
+        workspace = self._studio.workspace(request.headers)
+        if not shown.strip():
+            raise StudioError(missing(workspace, lack))
+        arguments = arguments_of(shown)
         options = check_arguments(workspace, arguments, self._studio.is_model_allowed)
         self._studio.check_training(options)
         return workspace, arguments, options

@@ -33,6 +33,13 @@ STATES = {
 """What a state is called, its colour, and what it means."""
 
 
+def can_resume(training: Training, state: str) -> bool:
+    """Whether there is something to go on with: settings that fail at once will fail again."""
+    if state == "failed":
+        return any(run.checkpoints() for run in training.runs.values())
+    return state in ("stopped", "interrupted") and training.first is not None
+
+
 def progress_view(training: Training, state: str, jobs: Jobs, logs: Logs) -> str:
     """The bar, the figures, and a failure in one sentence."""
     word, colour, meaning = STATES[state]
@@ -46,6 +53,8 @@ def progress_view(training: Training, state: str, jobs: Jobs, logs: Logs) -> str
         meaning = f"{before} before it in the queue. {meaning}" if before else meaning
     if state == "running" and not step:
         meaning = "Loading the model and looking at the photos."
+    if state == "failed" and not can_resume(training, state):
+        meaning = "Nothing was saved that could go on. Change its settings and start it again."
     facts = _facts(logs, statuses) if step else []
     problem = ""
     if state in ("failed", "interrupted"):
@@ -99,10 +108,12 @@ def _called(method: str) -> str:
     return escaped(METHOD_NAMES.get(method, method))
 
 
-def wall_view(training: Training, workspace: Workspace) -> str:
+def wall_view(training: Training, workspace: Workspace, state: str = "running") -> str:
     """The samples: a row a step, a column a prompt; in it the base on the left, NoRA over LoRA."""
     samples = {method: samples_of(run) for method, run in training.runs.items()}
     samples = {method: own for method, own in samples.items() if own}
+    if not samples and state not in ("waiting", "running"):
+        return '<div class="empty"><b>No pictures</b>It ended before it drew any.</div>'
     if not samples:
         return (
             '<div class="empty"><b>The first pictures come soon</b>The base model draws your '

@@ -20,7 +20,13 @@ from nora_studio.ui.acts import QUIET, told
 from nora_studio.ui.line_chart import Colour, Series, line_chart
 from nora_studio.ui.pieces import METHOD_NAMES, colour_of
 from nora_studio.ui.shared import Place, Shared
-from nora_studio.ui.training_view import Logs, log_view, progress_view, wall_view
+from nora_studio.ui.training_view import (
+    Logs,
+    can_resume,
+    log_view,
+    progress_view,
+    wall_view,
+)
 
 MOST_STEPS = TRAINING["--steps"][True]
 BUTTON: dict[str, Any] = {"size": "md", "scale": 0, "min_width": 165}
@@ -93,7 +99,7 @@ def _wire(answers: "_Answers", page: _Page, shared: Shared, place: Place) -> Non
         answers.go_on_longer, [page.chosen, page.more], None, api_name="continue_training"
     )
     handed = [shared.adapters, shared.tabs]
-    page.compare.click(answers.compare, page.chosen, handed, api_visibility="private")
+    page.compare.click(answers.compare, page.chosen, handed, **QUIET)
 
 
 class _Answers:
@@ -122,7 +128,7 @@ class _Answers:
         runs = [] if training is None else training.runs.values()
         switches = [
             gr.Button(interactive=state in ("waiting", "running")),
-            gr.Button(interactive=state in ("stopped", "interrupted", "failed")),
+            gr.Button(interactive=training is not None and can_resume(training, state)),
             gr.Button(interactive=state == "finished"),
             gr.Button(interactive=any(run.has_adapter for run in runs)),
         ]
@@ -167,6 +173,12 @@ class _Answers:
         try:
             if training.first is None:
                 raise StudioError(f"{training.name} had not begun; start it again under Train.")
+            state = state_of(training, self._studio.jobs)
+            if state == "failed" and not can_resume(training, state):
+                raise StudioError(
+                    f"{training.name} failed before anything was saved, and would again. Change "
+                    "its settings (History, Reuse settings) and start it under Train."
+                )
             workspace = self._studio.workspace(request.headers)
             for run in training.runs.values():
                 workspace.run(run.folder.name)  # Refuses one that a link leads out of.
@@ -207,7 +219,7 @@ def _views(
     title = "Loss on a photo held out" if held_out else "Loss at fixed noise"
     return [
         progress_view(training, state, studio.jobs, logs),
-        wall_view(training, workspace),
+        wall_view(training, workspace, state),
         line_chart(_lines(logs, "loss"), title="Training loss", log=log, smoothing=smoothing),
         line_chart(_lines(logs, judged), title=title, log=log),
         log_view(training, studio.jobs),

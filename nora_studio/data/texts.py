@@ -1,0 +1,43 @@
+"""Text files that people wrote: UTF-8, or UTF-16 as Windows saves it."""
+
+import codecs
+from pathlib import Path
+
+from nora_studio.errors import StudioError
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def read_text(file: Path) -> str:
+    """Read a text file: UTF-8, with a byte-order mark or without, or UTF-16 with one.
+
+    Raises:
+        StudioError: it cannot be read, or is of another encoding.
+    """
+    try:
+        return decode_text(file.read_bytes())
+    except UnicodeDecodeError:
+        raise StudioError(
+            f"{file} cannot be read: expected text in UTF-8, or in UTF-16 with a byte-order mark. "
+            "Save it as UTF-8."
+        ) from None
+    except OSError as error:
+        raise StudioError(f"{file} cannot be read: {error.strerror}.") from None
+
+
+def decode_text(content: bytes) -> str:
+    """As `read_text`, of bytes.
+
+    Raises:
+        UnicodeDecodeError: they are of another encoding.
+    """
+    encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
+    text = content.decode(encoding)
+    if "\0" in text:  # UTF-16 without a mark, UTF-32, or no text at all.
+        place = text.index("\0")
+        raise UnicodeDecodeError(encoding, content, place, place + 1, "a zero in the text")
+    return text
