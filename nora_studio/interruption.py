@@ -10,7 +10,7 @@ from nora_studio.runs import Run
 GLANCE_SECONDS = 0.002
 
 
-def signal_when(started: Started, number: int, is_time: Callable[[], bool]) -> bool:
+def signal_when(started: Started, number: signal.Signals, is_time: Callable[[], bool]) -> bool:
     """Send a signal to a process as soon as it is time.
 
     Returns:

@@ -31,7 +31,7 @@ class ProcessMark:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "ProcessMark | None":
         """The mark among the values of a file; None where it is not there whole."""
-        named = {name: values.get(name) for name in ("pid", "started", "host")}
+        named: dict[str, Any] = {name: values.get(name) for name in ("pid", "started", "host")}
         return cls(**named) if all(cls.fits(*pair) for pair in named.items()) else None
 
     @staticmethod

@@ -180,7 +180,7 @@ def _object(file: Path) -> dict[str, Any]:
     return values
 
 
-def _status_fits(name: str, value: object) -> bool:
+def _status_fits(name: str, value: Any) -> bool:
     """Whether a value is of the kind that a trainer writes under a name."""
     if name in ("step", "steps", "best_step", "adapter_step"):
         return _is_count(value)

@@ -10,7 +10,7 @@ from typing import Any
 SIGHUP: int | None = getattr(signal, "SIGHUP", None)
 """A closed terminal. Windows has none."""
 
-SIGKILL: int = getattr(signal, "SIGKILL", signal.SIGTERM)
+SIGKILL: signal.Signals = getattr(signal, "SIGKILL", signal.SIGTERM)
 """Ends a process at once. Windows has none, but there SIGTERM does the same."""
 
 SIGNALS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, *(() if SIGHUP is None else (SIGHUP,)))

@@ -41,7 +41,8 @@ def base(tmp_path) -> Path:
 
 
 def aged(file: Path) -> None:
-    os.utime(file, (time.time() - 60,) * 2)
+    minute_ago = time.time() - 60
+    os.utime(file, (minute_ago, minute_ago))
 
 
 def changed(file: Path, name: str, by: float = 1e-3) -> None:

@@ -91,10 +91,12 @@ def test_a_moved_run_goes_on_a_damaged_checkpoint_gives_way_and_an_adapter_stays
 def run(tmp_path) -> Run:
     """A run with three whole checkpoints."""
     made = Run.create(tmp_path / "mug-nora", 'steps = 9\nmethod = "nora"\n')
+
+    def write(folder: Path) -> None:
+        shutil.copytree(STOPPED / "checkpoints" / "step-000004", folder, dirs_exist_ok=True)
+
     for step in (2, 4, 6):
-        made.save_checkpoint(step, lambda folder: shutil.copytree(
-            STOPPED / "checkpoints" / "step-000004", folder, dirs_exist_ok=True
-        ))  # fmt: skip
+        made.save_checkpoint(step, write)
     return made
 
 
