@@ -198,8 +198,10 @@ def _status_fits(name: str, value: Any) -> bool:
 
 def _log_fits(name: str, value: object) -> bool:
     """Whether a value is a number that a float holds, NaN among them; of rates, a table of such."""
-    if isinstance(value, dict) and name == "learning_rate":
+    if isinstance(value, dict) and name in ("learning_rate", "first_step"):
         return all(_is_number(inner) for inner in value.values())
+    if name == "sample_judge":
+        return isinstance(value, str)
     return _is_number(value)
 
 
