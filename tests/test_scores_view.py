@@ -5,14 +5,11 @@ import sys
 import time
 from pathlib import Path
 
-import gradio as gr
 import pytest
 
 from nora_studio.studio.jobs import Jobs
 from nora_studio.studio.workspace import Workspace
-from nora_studio.ui.advanced import build_fields
 from nora_studio.ui.measuring_view import measuring_view
-from nora_studio.ui.page import build_page
 from nora_studio.ui.scores_view import scores_view
 
 TOO_FEW = "too few prompts to tell (4; at least 6 are needed)"
@@ -109,18 +106,6 @@ def test_a_measurement_says_how_far_it_is_and_why_it_failed(tmp_path):
     assert "nora-studio fidelity &lt;b&gt;" in pages["goes on"]
     assert "failed: the photos are gone." in pages["fails"]
     assert pages["ends"] == ""
-
-
-def test_no_number_on_the_page_begins_empty_which_gradio_would_send_as_0(studio):
-    page = build_page(studio)
-    numbers = [block for block in page.blocks.values() if isinstance(block, gr.Number)]
-    assert len(numbers) > 5
-    assert [block.label for block in numbers if block.value is None] == []
-    with gr.Blocks():
-        patience = next(field for field in build_fields() if field.flag == "patience")
-    assert [patience.flags(text) for text in ("", " ", "2", " 1e3 ")] == [
-        [], [], ["--patience", "2"], ["--patience", "1e3"],
-    ]  # fmt: skip
 
 
 def test_no_selector_has_a_comma_in_brackets_which_gradio_cuts_it_at():

@@ -119,8 +119,9 @@ def open_studio(home: Path, options: UiOptions) -> Studio:
         if not 0 < options.quota < MOST_QUOTA:
             raise StudioError(f"--quota: expected GiB above 0; got {options.quota:g}.")
         quota = int(options.quota * GIB)
+    # Before the folder is made: what is refused leaves nothing behind.
+    models = ModelAccess.of(home, options.models, is_private)
     doorman = Doorman(home, options.host, accounts, options.names, quota)
-    models = ModelAccess.of(doorman.home, options.models, is_private)
     jobs = Jobs(doorman.home, torch.cuda.device_count(), is_private=is_private)
     drawings = Drawings(
         doorman.home, jobs.is_device_busy, is_private=is_private, is_allowed=models.is_allowed
