@@ -138,11 +138,16 @@ def test_the_trainer_says_what_it_thinks_of_the_photos(tiny_base, tmp_path):
         shutil.copytree(embedded("subjects") / "sunrise-mug" / "photos", tmp_path / "photos")
     )
     outcome = trained(tiny_base, photos, tmp_path / "quiet")
-    assert "warning" not in outcome.out
+    warned = [line for line in outcome.out.splitlines() if line.startswith("warning: ")]
+    assert all("learning rate" in line for line in warned)  # A test trains fast on purpose.
     shutil.copy(photos / "1.jpg", photos / "9.jpg")
     (photos / "2.txt").write_text("a [V] mug " + "on the beach " * 60 + "at night")
     outcome = trained(tiny_base, photos, tmp_path / "runs")
-    said = [line for line in outcome.out.splitlines() if line.startswith("warning: ")]
+    said = [
+        line
+        for line in outcome.out.splitlines()
+        if line.startswith("warning: ") and "learning rate" not in line
+    ]
     assert len(said) == 3
     assert "9.jpg: the same picture as 1.jpg" in said[0]
     assert "9.jpg: has no caption, though others here do" in said[1]
@@ -151,7 +156,11 @@ def test_the_trainer_says_what_it_thinks_of_the_photos(tiny_base, tmp_path):
     for number in range(3, 9):
         shutil.copy(photos / "0.jpg", photos / f"0-{number}.jpg")
     outcome = trained(tiny_base, photos, tmp_path / "many")
-    said = [line for line in outcome.out.splitlines() if line.startswith("warning: ")]
+    said = [
+        line
+        for line in outcome.out.splitlines()
+        if line.startswith("warning: ") and "learning rate" not in line
+    ]
     assert len(said) == 7 and f"9 more; `nora-studio check-photos {photos}`" in said[5]
 
 

@@ -60,7 +60,7 @@ def test_the_loss_falls_and_nothing_but_the_adapters_changes(tiny_base, photo_fo
     before = {t.label: examine(t, exam) for t in trainees}
     run_loop(trainees, draws, 30)
     for trainee in trainees:
-        assert examine(trainee, exam) < 0.97 * before[trainee.label], trainee.label
+        assert examine(trainee, exam) < 0.98 * before[trainee.label], trainee.label
         moved = [not torch.equal(a, b) for a, b in zip(start[trainee.label], trainee.parameters)]
         assert all(moved), "an adapter tensor was never trained"
         trained = {id(parameter) for parameter in trainee.parameters}
