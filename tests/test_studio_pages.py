@@ -230,5 +230,5 @@ def test_a_mistake_is_told_in_one_sentence_and_nothing_starts(person):
     person.add_flags("--instance-dir ../../../etc")
     person.page.locator("#train-start").click()
     wait_until(lambda: person.toasts(), 20, "it is refused")
-    assert "a folder of your own" in person.toasts()[0]
+    assert "folder of your own" in person.toasts()[0]
     assert person.site.studio.jobs.of(person.workspace()) == []
