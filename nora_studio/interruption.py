@@ -1,6 +1,7 @@
 """Stop a training at a moment of its own, by a real signal to its process."""
 
 import os
+import signal
 import time
 from collections.abc import Callable
 
