@@ -20,6 +20,11 @@ LOG = "log.jsonl"
 STATUS = "status.json"
 PHOTOS = "photos.json"
 STATES = ("running", "finished", "stopped", "failed")
+_SINGLE = frozenset({
+    "step", "loss", "fixed_loss", "held_out_loss", "gradient_norm", "weight_norm",
+    "seconds_per_step", "images_per_second", "examples_per_second", "memory_gib", "time",
+})  # fmt: skip
+"""Numbers of a log line; what else it tells may be a table, with a number for each part."""
 _MOST_STEPS = 10**15
 _LATEST = 2.5e11
 """Seconds since 1970, in the year 9892: later times have no date."""
@@ -197,8 +202,8 @@ def _status_fits(name: str, value: Any) -> bool:
 
 
 def _log_fits(name: str, value: object) -> bool:
-    """Whether a value is a number that a float holds, NaN among them; of rates, a table of such."""
-    if isinstance(value, dict) and name == "learning_rate":
+    """Whether a value is a number that a float holds, NaN among them, or a table of such."""
+    if isinstance(value, dict) and name not in _SINGLE and not name.startswith("sample_"):
         return all(_is_number(inner) for inner in value.values())
     return _is_number(value)
 
