@@ -10,7 +10,7 @@ MAXIMUM_SEED = 2**32 - 1
 """The largest that every generator here takes, and that a page's number field keeps exactly."""
 RANDOM_SEED = -1
 """Stands for a seed that is drawn, and recorded as what was drawn."""
-MAXIMUM_COUNT = 10**9
+MAXIMUM_COUNT = 10**12
 """No option counts further: steps, pixels, ranks."""
 _MAY_BE_INFINITE = {"max_gradient_norm"}
 _AT_LEAST_ONE = {"steps", "size", "rank", "outer_rank"}

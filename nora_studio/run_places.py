@@ -48,6 +48,11 @@ def placed(options: Options, argv: Sequence[str] | None = None) -> tuple[Options
     return dataclasses.replace(known, **changes), runs
 
 
+def _is_run(folder: Path) -> bool:
+    """Whether a trainer has written into a folder; any options file may be called config.toml."""
+    return any((folder / name).exists() for name in (".lock", "log.jsonl", "checkpoints"))
+
+
 def _given_folder(argv: Sequence[str]) -> Path | None:
     """The run whose own settings a command line names, if it names no other place."""
     words = [word.partition("=") for word in argv]
@@ -56,7 +61,7 @@ def _given_folder(argv: Sequence[str]) -> Path | None:
         return None
     for (flag, equals, value), following in reversed(list(zip(words, [*argv[1:], ""]))):
         file = Path(value if equals else following).expanduser()
-        if flag == "--config" and file.name.lower() == CONFIG:
+        if flag == "--config" and file.name.lower() == CONFIG and _is_run(file.parent):
             folder = file.parent
             if folder.name in ("", "..") or folder.is_symlink():
                 folder = folder.resolve()  # Its own name tells the method, and where its twins are.

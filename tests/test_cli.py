@@ -138,7 +138,7 @@ def test_compare_draws_strengths_as_columns_and_several_adapters_at_once(command
     ("words", "told"),
     [
         (["--adapters", "nowhere"], "nowhere does not exist"),
-        (["--steps", "0"], "steps must be"),
+        (["--steps", "0"], "--steps: expected a whole number from 1"),
         (["--size", "33"], "multiple of 8"),
         (["--precision", "int8"], "int8"),
         (["--guidance", "1", "--negative", "blurry"], "negative"),
