@@ -20,6 +20,11 @@ LOG = "log.jsonl"
 STATUS = "status.json"
 PHOTOS = "photos.json"
 STATES = ("running", "finished", "stopped", "failed")
+_SINGLE = frozenset({
+    "step", "loss", "fixed_loss", "held_out_loss", "gradient_norm", "weight_norm",
+    "seconds_per_step", "images_per_second", "examples_per_second", "memory_gib", "time",
+})  # fmt: skip
+"""What of a log line is a single number, as whoever shows runs reads it."""
 _MOST_STEPS = 10**15
 _LATEST = 2.5e11
 """Seconds since 1970, in the year 9892: later times have no date."""
@@ -197,12 +202,17 @@ def _status_fits(name: str, value: Any) -> bool:
 
 
 def _log_fits(name: str, value: object) -> bool:
-    """Whether a value is a number that a float holds, NaN among them; of rates, a table of such."""
-    if isinstance(value, dict) and name in ("learning_rate", "first_step"):
+    """Whether a value is of the kind that a trainer logs under a name.
+
+    That is a number that a float holds, NaN among them; but for losses, times and scores it may be
+    a table of numbers, one for each part, or a word.
+    """
+    is_score = name.startswith("sample_") and name != "sample_judge"
+    if name in _SINGLE or is_score:
+        return _is_number(value)
+    if isinstance(value, dict):
         return all(_is_number(inner) for inner in value.values())
-    if name == "sample_judge":
-        return isinstance(value, str)
-    return _is_number(value)
+    return isinstance(value, str) or _is_number(value)
 
 
 def _is_number(value: object) -> bool:

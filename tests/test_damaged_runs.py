@@ -115,9 +115,10 @@ def test_a_line_that_a_crash_cut_short_and_a_missing_status_are_no_damage(runs):
 
 
 def test_numbers_that_are_none_are_left_out_of_curves(runs):
-    run = damage(runs, "log.jsonl", '{"step": 2, "loss": NaN}\n{"step": 4, "loss": 0.5}\n')
+    rows = '{"step": 2, "loss": NaN, "first_step": {"unet": 0.3}}\n{"step": 4, "loss": 0.5}\n'
+    run = damage(runs, "log.jsonl", rows)
     now = standing(run)
-    assert now.damage is None, "a diverged loss is logged so"
+    assert now.damage is None, "a diverged loss is logged so, and so is a number for each part"
     assert now.curves == {"loss": [(4, 0.5)]}
 
 

@@ -209,7 +209,7 @@ def test_the_final_adapter_is_the_best_and_proven_as_such(overfit, made):
     run, trainee = overfit
     draw_base(subject, [trainee])
     line = finish(subject, trainee, last=5, reasons={trainee.label: "overfit at step 5"})
-    assert "as of step 3" in line and "proven" in line
+    assert line is not None and "as of step 3" in line and "proven" in line
     best = run.checkpoints()[3]
     assert weights(run.adapter) == {
         name: content for name, content in weights(best).items() if "state" not in name

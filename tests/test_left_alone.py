@@ -129,7 +129,14 @@ def test_a_swap_that_was_killed_in_the_middle_is_finished_by_the_next_command(tm
     assert (tmp_path / "merged" / "half").read_text() == "half", "what was there is back"
 
 
-@pytest.mark.parametrize("when", ["checkpoint", "log", "sample", "end"])
+@pytest.mark.parametrize(
+    "when",
+    [
+        "checkpoint",
+        "sample",
+        *(pytest.param(when, marks=pytest.mark.slow) for when in ("log", "end")),
+    ],
+)
 def test_a_folder_removed_while_it_is_trained_ends_in_one_line(tmp_path, monkeypatch, when):
     folder = shutil.copytree(GOLDEN, tmp_path / "golden")
     monkeypatch.chdir(folder)

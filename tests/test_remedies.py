@@ -12,7 +12,10 @@ from trainer import run_trainer
 
 from nora_studio.cards import read_card
 from nora_studio.checkpoints import read_state
+from nora_studio.compare import enter_adapters
+from nora_studio.entrants import weights_digest
 from nora_studio.errors import StudioError
+from nora_studio.fidelity_judging import find_checkpoints
 from nora_studio.files import load_adapter
 from nora_studio.formats.identify import SEED_KEY
 from nora_studio.models import load_sdxl, parts_of
@@ -134,6 +137,23 @@ def test_a_checkpoint_that_was_pruned_meanwhile_is_told_as_such(golden, command)
     assert status == 2
     assert "keeps its newest checkpoints only" in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_checkpoint_that_goes_while_it_is_measured_is_told_in_one_line(golden):
+    """As `fidelity` reads it, beside a run in training."""
+    (found,) = find_checkpoints(Path("runs") / "stopped-nora", last=2)
+    pipe = load_sdxl("bases/sdxl")
+    (entrant,) = enter_adapters([found.path], with_base=False)
+    shutil.rmtree(found.path)
+    reads = {
+        "its recipe": lambda: weights_digest(pipe, entrant.adapters[0].path),
+        "its weights": lambda: load_adapter(found.path, parts_of(pipe)),
+        "its card": lambda: enter_adapters([found.path], with_base=False),
+    }
+    for name, read in reads.items():
+        with pytest.raises(StudioError, match="keeps its newest checkpoints only") as told:
+            read()
+        assert "\n" not in str(told.value), name
 
 
 def test_no_remedy_is_for_a_file_that_is_not_there():
