@@ -8,6 +8,7 @@ from diffusers import StableDiffusionXLPipeline
 from torch import nn
 
 from nora_studio.attention import set_attention
+from nora_studio.base_digests import forbid_disk
 from nora_studio.config import DreamboothOptions
 from nora_studio.models import load_sdxl, parts_of
 from nora_studio.part_settings import part_settings
@@ -30,6 +31,9 @@ def load_base(
     """
     check_quantizer(options.base_bits)
     pipe = load_sdxl(options.model, dtype)
+    if not options.cache:
+        for module in parts_of(pipe).values():
+            forbid_disk(module)
     if options.base_bits != 16:
         trained = {part for method in options.methods for part in part_settings(options, method)}
         for part, module in parts_of(pipe).items():

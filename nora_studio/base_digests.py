@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +46,8 @@ class _Files:
     """Where a module's weights were read from."""
 
     files: tuple[Path, ...]
+    is_kept: bool = True
+    """Whether their digest may be written into the user's cache folder."""
 
 
 class _Stored(NamedTuple):
@@ -78,6 +80,13 @@ def keep_base_folder(module: nn.Module, model: str | Path, part: str = "") -> No
     setattr(module, _KEPT, _Files(_weight_files(folder / part)))
 
 
+def forbid_disk(module: nn.Module) -> None:
+    """Have a module's digest computed without reading or writing the user's cache folder."""
+    known = vars(module).get(_KEPT)
+    if isinstance(known, _Files):
+        setattr(module, _KEPT, replace(known, is_kept=False))
+
+
 def keep_base_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Have a module remember the digest of tensors, for what is read from no file that we know.
 
@@ -102,7 +111,7 @@ def base_digest(module: nn.Module) -> str:
     """
     kept = vars(module).get(_KEPT)
     if isinstance(kept, _Files):
-        kept = _of_files(kept.files) if kept.files else ""
+        kept = _of_files(kept) if kept.files else ""
         setattr(module, _KEPT, kept)
     return kept or ""
 
@@ -144,8 +153,11 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     return ()
 
 
-def _of_files(files: tuple[Path, ...]) -> str:
+def _of_files(base: _Files) -> str:
+    files = base.files
     try:
+        if not base.is_kept:
+            return _hashed(list(_tensors(files)))
         stats = [(str(file.resolve()), *_stat(file)) for file in files]
         key = hashlib.sha256(json.dumps([VERSION, stats]).encode()).hexdigest()
         kept = default_cache_folder("bases") / f"{key}.txt"

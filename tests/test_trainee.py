@@ -48,7 +48,7 @@ def run_loop(trainees: list[Trainee], draws, steps: int) -> None:
 
 
 def test_the_loss_falls_and_nothing_but_the_adapters_changes(tiny_base, photo_folder, tmp_path):
-    options = {"steps": 30, "schedule": "constant"}
+    options = {"steps": 60, "schedule": "constant"}
     subject, draws, trainees = built(tiny_base, photo_folder, tmp_path, **options)
     base = {
         name: (tensor, tensor.clone())
@@ -58,9 +58,9 @@ def test_the_loss_falls_and_nothing_but_the_adapters_changes(tiny_base, photo_fo
     start = {t.label: [p.detach().clone() for p in t.parameters] for t in trainees}
     exam = [draws.next() for _ in range(8)]
     before = {t.label: examine(t, exam) for t in trainees}
-    run_loop(trainees, draws, 30)
+    run_loop(trainees, draws, 60)
     for trainee in trainees:
-        assert examine(trainee, exam) < 0.98 * before[trainee.label], trainee.label
+        assert examine(trainee, exam) < 0.97 * before[trainee.label], trainee.label
         moved = [not torch.equal(a, b) for a, b in zip(start[trainee.label], trainee.parameters)]
         assert all(moved), "an adapter tensor was never trained"
         trained = {id(parameter) for parameter in trainee.parameters}
@@ -137,4 +137,4 @@ def test_outer_factors_are_kept_on_disk_unless_forbidden(
     monkeypatch.setattr(outer_cache, "SMALLEST", 16)  # the tiny base has no large weights
     built(tiny_base, photo_folder, tmp_path, cache=cache)
     kept = {folder.name for folder in (tmp_path / "cache").glob("*") if any(folder.iterdir())}
-    assert kept == ({"outer", "latents", "text"} if cache else set())
+    assert kept == ({"outer", "latents", "text", "bases"} if cache else set())

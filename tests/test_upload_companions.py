@@ -209,7 +209,7 @@ def test_a_removed_photos_caption_and_mask_go_and_a_start_takes_nothing_that_wai
     remove_photo(workspace, DRAFT, "02.jpg")
     names = {file.name for file in (workspace.photos / DRAFT).iterdir()}
     assert names >= {"01.jpg", ".waiting"} and not any(name.startswith("02") for name in names)
-    jobs = SimpleNamespace(submit=lambda *arguments: arguments)
+    jobs = SimpleNamespace(submit=lambda *arguments, **named: arguments)
     options = SimpleNamespace(
         instance_dir=Path("photos/mug"), run_name="mug", resolution=64, methods=("nora",)
     )

@@ -9,13 +9,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from accelerate.state import AcceleratorState
 from tiny import RARE_TOKEN
 
+from nora_studio.base import load_base
 from nora_studio.config import DreamboothOptions, PartOptions
 from nora_studio.defaults import with_recommended
 from nora_studio.draws import BatchDraws
-from nora_studio.models import load_sdxl
 from nora_studio.photo_set import PhotoSet
 from nora_studio.preparation import prepare
 from nora_studio.prior import PairedDraws
@@ -129,6 +130,6 @@ def tiny_options(base: Path, photos: Path, runs: Path, **changes) -> DreamboothO
 def tiny_subject(options: DreamboothOptions) -> tuple[Subject, BatchDraws | PairedDraws]:
     """What the script prepares before it builds its trainees."""
     AcceleratorState._reset_state(True)
-    pipe = load_sdxl(options.model)
+    pipe = load_base(options, torch.float32, torch.device("cpu"))
     prepared = prepare(options, pipe, PhotoSet.find(options), lambda line: None)
     return prepared.subject, prepared.draws

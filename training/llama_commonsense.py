@@ -23,6 +23,7 @@ import torch
 from nora_studio import processes
 from nora_studio.assembly import MIXED, prepare_accelerator
 from nora_studio.attempt import Attempt
+from nora_studio.base_digests import forbid_disk
 from nora_studio.commonsense.config import CommonsenseOptions
 from nora_studio.commonsense.defaults import with_recommended, with_steps
 from nora_studio.commonsense.draws import QuestionDraws
@@ -84,6 +85,8 @@ def main(attempt: Attempt) -> int:
     say = accelerator.print
     say(f"Loading {options.model} ({dtype}, {accelerator.device})")
     decoder = load_decoder(options.model, dtype, accelerator.device, options.base_bits)
+    if not options.cache:
+        forbid_disk(decoder)
     pad = tokenizer.pad_token_id
     task = Task(options, decoder, validation_batches(validation, pad), sharding)
     draws = QuestionDraws(
