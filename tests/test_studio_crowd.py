@@ -67,7 +67,7 @@ def test_twenty_people_at_once_are_not_mixed_up_and_pages_stay_quick(site, tiny_
     def visit(number: int) -> tuple[str, float]:
         client, own = somebody(site, number)
         file = photo_of(tmp_path, number)
-        _, rows = client.predict(
+        _, rows, *_ = client.predict(
             [handle_file(file)], f"thing{number}", "embedded", "", api_name="/add_photos"
         )
         began = time.monotonic()
