@@ -62,6 +62,8 @@ def request(text: str) -> Outcome:
 def faults(case: Case, outcome: Outcome) -> list[str]:
     """What is wrong with an answer; empty if nothing is."""
     told = outcome.out + outcome.err
+    if case.command == "check-photos":
+        return faults_of_report(case, outcome)
     found = []
     if "Traceback" in told:
         found.append("a traceback")
@@ -80,6 +82,24 @@ def faults(case: Case, outcome: Outcome) -> list[str]:
         found += [f"it speaks of {word!r}" for word in case.never if word in line]
     elif case.ends == "well" and case.says and not any(word in told for word in case.says):
         found.append("it names none of " + ", ".join(case.says))
+    return found
+
+
+def faults_of_report(case: Case, outcome: Outcome) -> list[str]:
+    """What is wrong with a report of findings: a line each, 1 for warnings, 2 for what is unusable.
+
+    The golden photos have warnings of their own.
+    """
+    lines = (outcome.out + outcome.err).splitlines()
+    found = ["a traceback"] if any("Traceback" in line for line in lines) else []
+    wanted = {"refused": (2,), "well": (0, 1), "either": (0, 1, 2)}[case.ends]
+    if outcome.status not in wanted:
+        found.append(f"ends with {outcome.status}")
+    bad = [line for line in lines if line.startswith(("unusable: ", "error: "))]
+    if outcome.status == 2 and not any(word in line for line in bad for word in case.says):
+        found.append("no line names " + ", ".join(case.says))
+    if case.ends == "well" and any("b.png: has no caption" in line for line in lines):
+        found.append("the caption was not used")
     return found
 
 

@@ -257,7 +257,7 @@ def _table() -> Table:
 
 
 def _print_facts(console: Console, facts: dict[str, str]) -> None:
-    width = max(map(len, facts)) + 2
+    width = max(map(len, facts), default=0) + 2
     for name, value in facts.items():
         console.print(f"[dim]{name:<{width}}[/dim]{escape(value)}")
 

@@ -81,7 +81,7 @@ def _read_metadata(file: Path, photos: set[str]) -> dict[str, str]:
             name, text = entry["file_name"], entry["text"]
             if not isinstance(name, str) or not isinstance(text, str):
                 raise TypeError
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, RecursionError, KeyError, TypeError):
             raise StudioError(
                 f'{where}: expected {{"file_name": "...", "text": "..."}}; got {line.strip()[:80]}.'
             ) from None
@@ -89,6 +89,10 @@ def _read_metadata(file: Path, photos: set[str]) -> dict[str, str]:
             name = composed.get(unicodedata.normalize("NFC", name), name)
         if name not in photos:
             raise StudioError(f"{where}: there is no photo {name!r} here. Correct or remove it.")
+        if name in captions:
+            raise StudioError(
+                f"{where}: {name!r} is captioned by a line before. Keep one of the two lines."
+            )
         captions[name] = _checked(" ".join(text.split()), where)
     return captions
 
