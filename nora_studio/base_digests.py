@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from nora_studio.atomic import write_text
 from nora_studio.disk_cache import default_cache_folder
+from nora_studio.weight_files import weights_of_folder
 
 VERSION = 1
 THREADS = 8
@@ -75,9 +76,9 @@ def keep_base_folder(module: nn.Module, model: str | Path, part: str = "") -> No
         found = try_to_load_from_cache(str(model), config)
         if not isinstance(found, str):
             return
-        setattr(module, _KEPT, _Files(_weight_files(Path(found).parent)))
+        setattr(module, _KEPT, _Files(weights_of_folder(Path(found).parent)))
         return
-    setattr(module, _KEPT, _Files(_weight_files(folder / part)))
+    setattr(module, _KEPT, _Files(weights_of_folder(folder / part)))
 
 
 def forbid_disk(module: nn.Module) -> None:
@@ -133,24 +134,6 @@ def digests_differ(one: str, other: str) -> bool:
 
 def _stored_as(digest: str) -> str:
     return digest.partition(":")[0]
-
-
-def _weight_files(folder: Path) -> tuple[Path, ...]:
-    """The files that diffusers or transformers read a folder's weights from; none: no such."""
-    unet, other = "diffusion_pytorch_model.safetensors", "model.safetensors"
-    # Where both are there, diffusers prefers the index of several files, transformers the one.
-    for name in (f"{unet}.index.json", unet, other, f"{other}.index.json"):
-        file = folder / name
-        if not file.is_file():
-            continue
-        if file.suffix == ".safetensors":
-            return (file,)
-        try:
-            names = set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values())
-            return tuple(sorted(folder / name for name in names))
-        except _UNREADABLE:
-            return ()
-    return ()
 
 
 def _of_files(base: _Files) -> str:

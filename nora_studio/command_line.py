@@ -109,18 +109,29 @@ def check_number_words(kind: type, arguments: Sequence[str]) -> None:
                 read_number(one, number, name)
 
 
-def _numbers(kind: type, prefix: str = "") -> Iterator[tuple[str, tuple[Any, bool, bool]]]:
+def _numbers(kind: type) -> Iterator[tuple[str, tuple[Any, bool, bool]]]:
     """Flag -> which kind of number, whether several, and whether None may stand for it."""
-    for name, hint in get_type_hints(kind).items():
-        flag = f"{prefix}{name.replace('_', '-')}"
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            yield from _numbers(hint, f"{flag}.")
-            continue
+    for prefix, name, hint in option_hints(kind):
         kinds = get_args(hint) or (hint,)
         for number in (int, float):
             if number in kinds:
-                yield f"--{flag}", (number, get_origin(hint) is tuple, type(None) in kinds)
+                several, optional = get_origin(hint) is tuple, type(None) in kinds
+                yield f"--{prefix}{name}", (number, several, optional)
                 break
+
+
+def option_hints(kind: type, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Every option that a parser makes of a dataclass: its part, its name, its type.
+
+    `unet.train` comes as "unet.", "train"; an option of no part has an empty one.
+    """
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        name, hint = field.name.replace("_", "-"), hints[field.name]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            yield from option_hints(hint, f"{prefix}{name}.")
+        else:
+            yield prefix, name, hint
 
 
 def checked(options: Options) -> Options:

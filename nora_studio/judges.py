@@ -5,7 +5,6 @@ Nothing is loaded here; `scores.load_scorer` does that by the name that is decid
 """
 
 import functools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +13,9 @@ from safetensors import SafetensorError, safe_open
 
 from nora_studio.assets import EMBEDDED, embedded
 from nora_studio.errors import StudioError
+from nora_studio.weight_files import weights_of_folder
 
 PARTS = ("unet", "text_encoder", "text_encoder_2", "vae")
-_STEMS = ("diffusion_pytorch_model", "model")
-"""Of weight files as diffusers and transformers name them."""
 TOLERANCE = 6e-3
 """Of a tensor's norm: bfloat16 moves it by 2e-3, training by far more."""
 
@@ -85,22 +83,12 @@ def _files(folder: Path) -> Files:
     """A part's safetensors files, as its loader would find them.
 
     Raises:
-        OSError: one is missing.
-        ValueError: the index of several files cannot be read.
+        OSError: there are none, or one is missing.
     """
-    for stem in _STEMS:
-        index = folder / f"{stem}.safetensors.index.json"
-        names = [f"{stem}.safetensors"]
-        if index.is_file():
-            try:
-                places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-                names = sorted({str(name) for name in places.values()})
-            except (KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"{index} is no index of weights") from error
-        elif not (folder / names[0]).is_file():
-            continue
-        return tuple(_stamped(folder / name) for name in names)
-    raise FileNotFoundError(f"{folder} holds no weights")
+    files = weights_of_folder(folder)
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no weights")
+    return tuple(_stamped(file) for file in files)
 
 
 def _stamped(file: Path) -> tuple[Path, int, int]:

@@ -4,6 +4,7 @@ A pickle can run any program when it is read. What is looked at here are names a
 on the Hub, so that a refusal comes before anything is read or downloaded.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -26,6 +27,28 @@ RESAVE = (
     "safetensors; or choose another model."
 )
 """The remedy for models of transformers and diffusers."""
+
+
+def weights_of_folder(folder: Path) -> tuple[Path, ...]:
+    """The safetensors files that diffusers or transformers read a folder's weights from.
+
+    Returns:
+        The one file, or those of an index; none where there are none or the index is damaged.
+    """
+    unet, other = "diffusion_pytorch_model.safetensors", "model.safetensors"
+    # Where both are there, diffusers prefers the index of several files, transformers the one.
+    for name in (f"{unet}.index.json", unet, other, f"{other}.index.json"):
+        file = folder / name
+        if not file.is_file():
+            continue
+        if file.suffix == ".safetensors":
+            return (file,)
+        try:
+            names = set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values())
+            return tuple(sorted(folder / name for name in names))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return ()
+    return ()
 
 
 def first_pickle(names: Iterable[str]) -> str | None:

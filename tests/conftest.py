@@ -115,6 +115,12 @@ def browser():
         yield found
 
 
+@pytest.fixture
+def page(person):
+    """The page of a module's own `person`."""
+    return person.page
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The studio, served; its jobs end with the module."""

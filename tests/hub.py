@@ -20,6 +20,19 @@ class Hub:
 
 
 @contextmanager
+def _serving(server: ThreadingHTTPServer):
+    """Answer in a thread for the length of a block."""
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
 def running_hub(accepted_token: str):
     """Serve on a free port of this machine for the length of a block."""
     hub = Hub(accepted_token)
@@ -69,14 +82,8 @@ def running_hub(accepted_token: str):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     hub.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with _serving(server):
         yield hub
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @contextmanager
@@ -118,11 +125,5 @@ def hub_of(folder: Path, monkeypatch):
     template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", address)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with _serving(server):
         yield asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

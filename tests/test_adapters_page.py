@@ -31,11 +31,6 @@ def person(site, browser, twins):
     assert somebody.problems == []
 
 
-@pytest.fixture
-def page(person):
-    return person.page
-
-
 @pytest.fixture(scope="module")
 def hostile(tiny_base, tmp_path_factory):
     """A LoRA file whose header is full of markup, and a pickle of the same suffix."""

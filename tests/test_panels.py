@@ -47,11 +47,6 @@ def person(browser, site):
 
 
 @pytest.fixture
-def page(person):
-    return person.page
-
-
-@pytest.fixture
 def photos(tmp_path) -> list[Path]:
     """Three photos under names of a phone's."""
     found = sorted((embedded("subjects") / MUG / "photos").glob("*.jpg"))[:3]

@@ -12,8 +12,9 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Union, get_args, get_origin, get_type_hints
+from typing import Union, get_args, get_origin
 
+from nora_studio.command_line import option_hints
 from nora_studio.config import suggestion
 from nora_studio.errors import StudioError
 from nora_studio.paths import check_relative, check_text
@@ -116,21 +117,17 @@ def _check_values(flag: str, takes: _Takes, values: Sequence[str]) -> None:
 def _allowed(kind: type) -> dict[str, _Takes]:
     """Every option that a parser makes of a dataclass, without its dashes: "unet.no-train"."""
     allowed: dict[str, _Takes] = {}
-    hints = get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        name, hint = field.name.replace("_", "-"), hints[field.name]
+    for prefix, name, hint in option_hints(kind):
         kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            allowed |= {f"{name}.{inner}": takes for inner, takes in _allowed(hint).items()}
-        elif bool in kinds:
+        if bool in kinds:
             said = ("True", "False", "None") if type(None) in kinds else ()
-            allowed[name] = _Takes(0, 1 if said else 0, words=said)
-            allowed[f"no-{name}"] = _Takes(0, 0)
+            allowed[prefix + name] = _Takes(0, 1 if said else 0, words=said)
+            allowed[f"{prefix}no-{name}"] = _Takes(0, 0)
         elif get_origin(hint) is tuple:
-            allowed[name] = _Takes(0, _MOST_VALUES, is_path=Path in get_args(hint))
+            allowed[prefix + name] = _Takes(0, _MOST_VALUES, is_path=Path in get_args(hint))
         else:
             longest = {int: MOST_DIGITS, float: MOST_NUMBER_CHARACTERS}.get(kinds[0])
-            allowed[name] = _Takes(1, 1, longest or MOST_CHARACTERS, is_path=Path in kinds)
+            allowed[prefix + name] = _Takes(1, 1, longest or MOST_CHARACTERS, is_path=Path in kinds)
     return allowed
 
 
