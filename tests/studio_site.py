@@ -169,5 +169,17 @@ class Person:
     def toasts(self) -> list[str]:
         return [one.inner_text() for one in self.page.locator(".toast-body").all()]
 
+    def press_until_answered(self, button: str, selector: str, words: str) -> None:
+        """Press a button; once more where the page was not listening yet."""
+
+        def answered() -> bool:
+            self.page.locator(button).click()
+            place = self.page.locator(selector)
+            with contextlib.suppress(AssertionError):
+                wait_until(lambda: words in place.inner_text(), 8, words)
+            return words in place.inner_text()
+
+        wait_until(answered, 60, f"{button} answers")
+
     def leave(self) -> None:
         self.context.close()
