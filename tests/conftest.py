@@ -22,12 +22,16 @@ from nora_studio.launching import ForkServer
 from nora_studio.models import load_sdxl
 
 LOOPBACK = ("127.", "localhost", "::1")
-LONGEST = ("test_studio_pages", "test_interruptions", "test_processes", "test_training")
+LONGEST = ("test_interruptions", "test_processes", "test_training", "test_studio_pages")
 """Files that take minutes; they begin first."""
 
 
+@pytest.hookimpl(tryfirst=True)  # Before pytest's own, which chooses by markers.
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem not in LONGEST)
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
 
 
 @pytest.fixture(scope="session", autouse=True)

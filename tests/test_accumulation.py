@@ -70,6 +70,7 @@ def test_pieces_gradients_add_up_to_the_whole_batchs(
         torch.testing.assert_close(summed, whole, rtol=1e-3, atol=1e-5 * scale.item())
 
 
+@pytest.mark.slow
 def test_an_accumulating_run_goes_on_exactly_with_dropout_and_classes(
     tiny_base, photo_folder, tmp_path
 ):

@@ -60,6 +60,7 @@ def test_each_adapter_draws_as_it_does_alone_whatever_was_on_before(pipe, used):
     assert all(not hasattr(module, "peft_config") for module in parts_of(pipe).values())
 
 
+@pytest.mark.slow
 def test_only_so_many_stay_loaded_and_a_retrained_one_is_read_again(pipe, used, tmp_path):
     pipes = AdaptedPipes(pipe, keep=2)
     lora, nora, dora = ((used[m],) for m in ("lora", "nora", "dora"))
@@ -88,12 +89,14 @@ def test_several_at_once_draw_what_the_merged_model_draws(base, pipe, used, tmp_
     assert np.abs(drawn - pixels(AdaptedPipes(pipe).wearing(together[:2]))).max() > ROUNDING
 
 
+@pytest.mark.slow
 def test_one_adapter_twice_at_half_strength_is_the_whole(pipe, used):
     halves = pixels(AdaptedPipes(pipe).wearing((at(used["nora"], 0.25), at(used["nora"], 0.75))))
     whole = pixels(AdaptedPipes(pipe).wearing((used["nora"],)))
     assert np.abs(halves - whole).max() <= ROUNDING
 
 
+@pytest.mark.slow
 def test_columns_of_strengths_and_of_several_tell_it_in_their_recipes(pipe, used, tmp_path):
     paths = [used["nora"].path, used["lora"].path]
     columns = enter_adapters(paths, weights=(0.5, 1.0), strengths=(1.0, 2.0))

@@ -125,11 +125,13 @@ def test_tokenizers_know_every_name_as_one_token(assets: Path, folder: str) -> N
         assert words(word).input_ids[1:-1] == [vocabulary[f"{word}</w>"]], word
 
 
+@pytest.mark.slow
 def test_the_vae_gives_pictures_back(assets: Path) -> None:
     stored = AutoencoderKL.from_pretrained(assets / export.PIPELINE / "vae", dtype=torch.float32)
     assert vae.measure_psnr(stored, "cpu", 8) >= 30
 
 
+@pytest.mark.slow
 def test_latents_are_standardised(pipeline: StableDiffusionXLPipeline) -> None:
     pixels = (world.render(world.sample_scenes(16, seed=8), 256) * 255).byte()
     latents = vae.encode_latents(pipeline.vae, pixels).float()
@@ -137,6 +139,7 @@ def test_latents_are_standardised(pipeline: StableDiffusionXLPipeline) -> None:
     assert latents.mean().abs() < 0.1 and 0.9 < latents.std() < 1.1
 
 
+@pytest.mark.slow
 def test_the_scoring_clip_names_what_it_sees(
     judge: bars.Judge, trial: bars.Trial, seen: Tensor
 ) -> None:

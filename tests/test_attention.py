@@ -48,6 +48,7 @@ def test_eager_goes_for_the_text_encoders_too(tiny_base, photo_folder, tmp_path)
         assert used == {"eager" if attention == "eager" else "sdpa"}
 
 
+@pytest.mark.slow
 def test_a_run_with_a_kernel_of_ones_choice_is_proven(tiny_base, photo_folder, tmp_path):
     changes = only_unet({"attention": "math", "steps": 2, "sample-every": 0})
     changes |= {"gradient-checkpointing": True}

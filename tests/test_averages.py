@@ -63,6 +63,7 @@ def test_an_averaged_run_draws_and_saves_the_average_and_trains_on(
     assert all(torch.equal(a, b) for a, b in zip(weights[None], weights[0.9]))
 
 
+@pytest.mark.slow
 def test_an_averaged_run_that_goes_on_ends_as_if_never_stopped_and_is_proven(
     tiny_base, photo_folder, tmp_path
 ):

@@ -211,6 +211,7 @@ def test_an_adapter_of_another_quantised_base_is_refused(twins_in_bits, tmp_path
             load_adapter(runs / "mug-nora", parts_of(other))
 
 
+@pytest.mark.slow
 def test_a_quantised_run_that_goes_on_ends_as_if_never_stopped(twins_in_bits):
     _, runs, _, arguments = twins_in_bits
     folders = [runs / "mug-nora", runs / "mug-lora"]
@@ -226,6 +227,7 @@ def test_a_quantised_run_that_goes_on_ends_as_if_never_stopped(twins_in_bits):
     assert after == before
 
 
+@pytest.mark.slow
 def test_checkpointed_activations_change_no_bit_of_it(
     twins_in_bits, tiny_base, photo_folder, tmp_path
 ):
@@ -238,6 +240,7 @@ def test_checkpointed_activations_change_no_bit_of_it(
     )
 
 
+@pytest.mark.slow
 def test_in_bfloat16_outer_factors_follow_activations_of_a_quantised_base(
     tiny_base, photo_folder, tmp_path
 ):

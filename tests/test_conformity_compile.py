@@ -50,7 +50,9 @@ def fresh_compiler():
 
 # "aot_eager" traces forward and backward as the default does, without a C++ compiler.
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)]
+)
 def test_a_block_compiles_in_one_piece(family, dtype):
     block, inputs, named = block_of(family, dtype)
     layers = [m for m in block.modules() if isinstance(m, NoraLinear)]

@@ -122,7 +122,9 @@ def test_numbers_that_are_none_are_left_out_of_curves(runs):
     assert now.curves == {"loss": [(4, 0.5)]}
 
 
-@pytest.mark.parametrize("file", ["status.json", "photos.json", "log.jsonl"])
+@pytest.mark.parametrize(
+    "file", ["status.json", "photos.json", pytest.param("log.jsonl", marks=pytest.mark.slow)]
+)
 def test_a_run_goes_on_over_what_it_does_not_need_and_names_what_it_does(
     tmp_path, monkeypatch, file
 ):

@@ -73,6 +73,7 @@ def test_diffusers_own_loader_draws_the_same_picture(tiny_base, adapter, tmp_pat
     assert np.abs(wanted - bare).mean() > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", STYLES)
 def test_the_embedded_pipeline_draws_the_same_through_diffusers(tmp_path, style):
     ours, theirs = load_sdxl(), load_sdxl()

@@ -36,6 +36,7 @@ def mounted(folder: Path, *options: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_in_one_line_and_resumes_once_there_is_room(
     forks, tiny_base, photo_folder, tmp_path
 ):

@@ -223,7 +223,7 @@ def test_twins_of_any_method_resume_to_the_same_bytes_and_are_proven(
         assert bytes_of(halves / "adapter") == bytes_of(whole / "adapter")
 
 
-@pytest.mark.parametrize("method", ["tied-lora", "oft"])
+@pytest.mark.parametrize("method", ["tied-lora", pytest.param("oft", marks=pytest.mark.slow)])
 def test_a_run_is_proven_by_a_fresh_pipeline(method, tiny_base, photo_folder, tmp_path):
     arguments = tiny_arguments(
         tiny_base, photo_folder, tmp_path, method, quick(method) | {"steps": 3}

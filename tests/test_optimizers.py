@@ -71,7 +71,13 @@ def push(parts: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        pytest.param(name, marks=() if name in ("adamw", "prodigy") else pytest.mark.slow)
+        for name in OPTIMIZERS
+    ],
+)
 def test_an_interrupted_training_ends_as_if_never_interrupted(
     optimizer, tiny_base, photo_folder, tmp_path
 ):

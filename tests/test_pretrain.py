@@ -171,6 +171,7 @@ def test_denoising_loss_is_min_snr_weighted() -> None:
     assert abs(loss.item() / expected.item() - 1) < 0.006
 
 
+@pytest.mark.slow
 def test_training_the_unet_lowers_the_loss_and_saves_on_the_way() -> None:
     torch.manual_seed(0)
     saved: list[int] = []

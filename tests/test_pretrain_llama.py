@@ -149,6 +149,7 @@ def run_script(*arguments: str) -> int:
     raise AssertionError("no exit status")
 
 
+@pytest.mark.slow
 def test_the_script_writes_what_transformers_loads_and_goes_on_after_a_stop(tmp_path, capsys):
     plain = ["--out", str(tmp_path), "--report", str(tmp_path / "state"), "--device", "cpu"]
     plain += ["--documents", "100", "--batch", "2", "--width", "64", "--layers", "1"]

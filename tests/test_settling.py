@@ -27,7 +27,9 @@ def plain(**changes) -> dict:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"method": "nora,lora", "dropout": 0.2, "caption_dropout": 0.5},
+        pytest.param(
+            {"method": "nora,lora", "dropout": 0.2, "caption_dropout": 0.5}, marks=pytest.mark.slow
+        ),
         {"method": "nora", "ema": 0.8, "weight_decay": 0.1},
         pytest.param(plain(optimizer="schedule-free"), marks=pytest.mark.slow),
         pytest.param(plain(optimizer="prodigy", weight_decay=0.1), marks=pytest.mark.slow),

@@ -83,6 +83,7 @@ def sharded(tiny_base, photo_folder, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_sharded_base_teaches_what_a_whole_one_does(sharded):
     assert_close(sharded / "shards" / "mug-nora", sharded / "whole" / "mug-nora")
     names = [
@@ -93,6 +94,7 @@ def test_a_sharded_base_teaches_what_a_whole_one_does(sharded):
     assert names[0] == names[1] == drawn
 
 
+@pytest.mark.slow
 def test_each_process_holds_its_share_of_the_base(sharded):
     weights = [json.loads((sharded / f"weight-{rank}.json").read_text()) for rank in range(2)]
     whole = weights[0][1]

@@ -29,7 +29,13 @@ NAVIGATION = {"accept": "text/html", "sec-fetch-mode": "navigate", "sec-fetch-si
 def somebody(site: Site, number: int) -> tuple[Client, Workspace]:
     """A program with a browser's secret of its own, and its folder."""
     cookie = f"{site.studio.doorman.seal.browser_cookie}={chr(97 + number) * SECRET_LENGTH}"
-    client = Client(site.url, headers={"Cookie": cookie}, verbose=False, analytics_enabled=False)
+    client = Client(
+        site.url,
+        headers={"Cookie": cookie},
+        verbose=False,
+        analytics_enabled=False,
+        httpx_kwargs={"timeout": 60},
+    )
     return client, site.studio.workspace({"cookie": cookie})
 
 
@@ -54,6 +60,7 @@ def command(workspace: Workspace, tiny_base: Path, name: str, steps: int) -> str
     return as_shown([*words, "--unet.rank", "2", "--unet.outer-rank", "4", "--no-score-samples"])
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_twenty_people_at_once_are_not_mixed_up_and_pages_stay_quick(site, tiny_base, tmp_path):
     trainer, folder = somebody(site, 0)

@@ -40,7 +40,10 @@ def test_the_rows_name_methods_and_shapes_that_there_are():
         assert sum(variant.is_reference for variant in variants) == 1
 
 
-@pytest.mark.parametrize("method", ["lora", "nora", "lokr", "adalora", None])
+@pytest.mark.parametrize(
+    "method",
+    ["nora", None, *(pytest.param(m, marks=pytest.mark.slow) for m in ("lora", "lokr", "adalora"))],
+)
 def test_a_step_is_measured_and_the_base_left_as_it_was(base, method):
     before = [weight.clone() for weight in base.parameters()]
     outer = 32 if method == "nora" else None

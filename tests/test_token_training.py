@@ -61,6 +61,7 @@ def test_tokens_are_learned_beside_frozen_encoders_and_go_with_the_adapter(froze
     assert not torch.equal(rows["nora"], rows["lora"])  # each twin has its own
 
 
+@pytest.mark.slow
 def test_a_twin_with_tokens_is_what_it_would_be_alone(frozen, tiny_base, photo_folder, tmp_path):
     arguments = tiny_arguments(tiny_base, photo_folder, tmp_path, "lora", FROZEN)
     assert run_trainer(*arguments).status == 0
@@ -79,6 +80,7 @@ def test_checkpointed_activations_change_no_bit_of_the_tokens(
     assert tensors_of(again) == tensors_of(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["nora", pytest.param("lora-fa", marks=pytest.mark.slow)])
 def test_a_stopped_run_with_new_tokens_ends_as_if_never_stopped(
     tiny_base, photo_folder, tmp_path, method
@@ -139,6 +141,7 @@ def test_no_prompt_with_new_tokens_is_kept_on_disk(tiny_base, photo_folder, tmp_
     assert kept == {"latents", "bases"}, "of the words, nothing"
 
 
+@pytest.mark.slow
 def test_a_bfloat16_base_keeps_float32_tokens(tiny_base, photo_folder, tmp_path):
     changes = only_unet(TOKENS | {"precision": "bf16", "steps": 3, "sample-every": 0})
     arguments = tiny_arguments(tiny_base, photo_folder, tmp_path, "lora", changes)

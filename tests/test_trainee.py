@@ -96,7 +96,7 @@ def test_every_schedule_warms_up_to_its_peak(tiny_base, photo_folder, tmp_path, 
         assert rates[-1] < 0.01
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["nora", pytest.param("lora", marks=pytest.mark.slow)])
 def test_the_proof_fails_if_the_file_is_not_what_was_trained(
     tiny_base, photo_folder, tmp_path, method
 ):

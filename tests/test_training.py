@@ -106,7 +106,7 @@ def test_samples_say_what_they_are_and_move(twins):
     assert len(set(pictures.values())) == 3
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["nora", pytest.param("lora", marks=pytest.mark.slow)])
 def test_a_twin_is_what_it_would_be_alone(twins, tiny_base, photo_folder, tmp_path, method):
     outcome = run_trainer(*tiny_arguments(tiny_base, photo_folder, tmp_path, method))
     assert outcome.status == 0, outcome.err
@@ -165,6 +165,7 @@ def test_stopped_twins_that_go_on_end_as_if_never_stopped(tiny_base, photo_folde
         assert [r["loss"] for r in halves.read_log()] == [r["loss"] for r in whole.read_log()]
 
 
+@pytest.mark.slow
 def test_a_terminated_process_saves_and_ends_with_143(tiny_base, photo_folder, tmp_path):
     changes = only_unet({"steps": 3000, "log-every": 1, "checkpoint-every": 5000})
     process = start_trainer(*tiny_arguments(tiny_base, photo_folder, tmp_path, changes=changes))
@@ -178,6 +179,7 @@ def test_a_terminated_process_saves_and_ends_with_143(tiny_base, photo_folder, t
     assert list(run.checkpoints()) == [run.read_status()["step"]]
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_is_resumed_is_proven_again(twins, tiny_base, photo_folder, tmp_path):
     arguments = tiny_arguments(
         tiny_base, photo_folder, tmp_path, changes=only_unet({"steps": 2, "sample-every": 0})
@@ -210,6 +212,7 @@ def test_checkpointed_activations_change_no_bit(twins, tiny_base, photo_folder, 
     assert tensors_of(tmp_path / "mug-nora" / "adapter") == expected
 
 
+@pytest.mark.slow
 def test_a_bfloat16_base_trains_float32_adapters(tiny_base, photo_folder, tmp_path):
     changes = only_unet({"precision": "bf16", "steps": 3, "sample-every": 0})
     arguments = tiny_arguments(tiny_base, photo_folder, tmp_path, "nora,lora", changes)

@@ -4,6 +4,7 @@ import codecs
 import io
 import json
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -226,3 +227,14 @@ def test_a_damaged_list_of_what_waits_hinders_nobody(workspace, add):
         (folder / ".upload-notes.json").write_text(text, "utf-8")
         assert upload_notes(workspace, DRAFT) == []
         assert add({"7.jpg": photo()}).notes == []
+
+
+@pytest.mark.parametrize("text", ["no json", "[1]", '{"01.jpg": {"original": 3}}'])
+def test_a_damaged_list_of_photos_is_made_again_from_the_photos(workspace, add, text):
+    add({"mug.jpg": photo(), "mug.txt": WORDS})
+    (whole,) = photos_of(workspace, DRAFT)
+    (workspace.photos / DRAFT / "names.json").write_text(text, "utf-8")
+    (found,) = photos_of(workspace, DRAFT)
+    assert found == replace(whole, original="01.jpg")
+    add({"again.jpg": photo(2)})
+    assert [one.original for one in photos_of(workspace, DRAFT)] == ["01.jpg", "again.jpg"]

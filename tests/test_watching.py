@@ -133,6 +133,7 @@ def test_the_lowest_held_out_loss_is_named_in_the_status(watched):
         assert (status["step"], status["adapter_step"], status["state"]) == (6, 6, "finished")
 
 
+@pytest.mark.slow
 def test_going_on_after_a_crash_tells_nothing_twice(
     watched, tiny_base, photo_folder, clip, tmp_path
 ):

@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from filelock import FileLock
+from PIL import ImageOps
 
 from nora_studio.atomic import write_text
 from nora_studio.data.captions import PLACEHOLDER
-from nora_studio.data.images import MASK_SUFFIX
+from nora_studio.data.images import MASK_SUFFIX, is_photo_name
+from nora_studio.data.opening import open_image
 from nora_studio.data.texts import decode_text
 from nora_studio.errors import StudioError
 from nora_studio.storage import START_AGAIN, writing
@@ -155,16 +157,25 @@ def checked_caption(text: str) -> str:
 def read_facts(folder: Path) -> dict[str, Facts]:
     """What is kept of each photo, by its stored name; empty of a folder that has none.
 
-    Raises:
-        StudioError: the list is damaged.
+    A list that cannot be read, such as one edited by hand, is made again from the photos
+    themselves, whose stored names then stand for the visitor's.
     """
     try:
         values = json.loads((folder / NAMES).read_text(encoding="utf-8"))
         return {name: Facts(**facts) for name, facts in values.items()}
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise StudioError(f"the list of {folder.name}'s photos is damaged. Restore it.") from error
+    except (ValueError, TypeError, AttributeError):
+        return {file.name: _facts_of(file) for file in sorted(folder.iterdir()) if _is_photo(file)}
+
+
+def _is_photo(file: Path) -> bool:
+    return file.stem.isdigit() and is_photo_name(file.name) and file.is_file()
+
+
+def _facts_of(photo: Path) -> Facts:
+    with open_image(photo) as image:
+        return Facts(photo.name, *ImageOps.exif_transpose(image).size)
 
 
 def write_facts(folder: Path, facts: dict[str, Facts]) -> None:
