@@ -22,9 +22,13 @@ import torch
 from tqdm import tqdm
 
 from nora_studio import __version__
-from nora_studio.atomic import write_text
-from nora_studio.command_line import parse_command
-from nora_studio.compare import (
+from nora_studio.errors import StudioError, run_entry
+from nora_studio.options.command_line import parse_command
+from nora_studio.options.judges import require_judge
+from nora_studio.photos.images import list_photos, open_photo
+from nora_studio.photos.prompts import read_prompts
+from nora_studio.runs.atomic import write_text
+from nora_studio.scoring.compare import (
     Drawing,
     Entrant,
     draw_missing,
@@ -33,17 +37,13 @@ from nora_studio.compare import (
     open_picture,
     score_entrants,
 )
-from nora_studio.data.images import list_photos, open_photo
-from nora_studio.dino import load_dino
-from nora_studio.errors import StudioError, run_entry
-from nora_studio.judges import require_judge
-from nora_studio.models import choose_dtype, load_sdxl, native_resolution
-from nora_studio.prompt_warnings import drawing_warnings, judge_warnings
-from nora_studio.prompts import read_prompts
-from nora_studio.report import labelled_grid
-from nora_studio.results import as_markdown, as_text, describe_results, result_tables
-from nora_studio.scores import load_scorer
-from nora_studio.statistics import coverage
+from nora_studio.scoring.dino import load_dino
+from nora_studio.scoring.prompt_warnings import drawing_warnings, judge_warnings
+from nora_studio.scoring.report import labelled_grid
+from nora_studio.scoring.results import as_markdown, as_text, describe_results, result_tables
+from nora_studio.scoring.scores import load_scorer
+from nora_studio.scoring.statistics import coverage
+from nora_studio.sdxl.models import choose_dtype, load_sdxl, native_resolution
 
 
 @dataclass(frozen=True)

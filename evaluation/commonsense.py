@@ -18,13 +18,16 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
-from nora_studio.atomic import write_text
-from nora_studio.cards import read_card
-from nora_studio.command_line import parse_command
-from nora_studio.commonsense.generation import SCORINGS, Model, Question, batches
-from nora_studio.commonsense.harness import evaluate_with_harness
-from nora_studio.commonsense.models import load_decoder, load_tokenizer
-from nora_studio.commonsense.results import (
+from nora_studio.adapters.files.adapter_folders import load_adapter
+from nora_studio.adapters.files.cards import read_card
+from nora_studio.errors import StudioError, run_entry
+from nora_studio.options.command_line import parse_command
+from nora_studio.runs.atomic import write_text
+from nora_studio.sdxl.models import choose_dtype
+from nora_studio.tasks.commonsense.generation import SCORINGS, Model, Question, batches
+from nora_studio.tasks.commonsense.harness import evaluate_with_harness
+from nora_studio.tasks.commonsense.models import load_decoder, load_tokenizer
+from nora_studio.tasks.commonsense.results import (
     RESULTS,
     append_answers,
     check_asked,
@@ -34,11 +37,8 @@ from nora_studio.commonsense.results import (
     summary,
     told,
 )
-from nora_studio.commonsense.rows import digest, evaluation_rows
-from nora_studio.commonsense.task import PART
-from nora_studio.errors import StudioError, run_entry
-from nora_studio.files import load_adapter
-from nora_studio.models import choose_dtype
+from nora_studio.tasks.commonsense.rows import digest, evaluation_rows
+from nora_studio.tasks.commonsense.task import PART
 
 
 @dataclass(frozen=True)

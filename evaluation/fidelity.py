@@ -5,7 +5,7 @@
 
 Draws the last checkpoints of every run at every strength, from the same starting noise; CLIP-I (or
 DINO) with the real photos against CLIP-T, with 95% intervals over prompts of one subject; marks
-what no other point beats and recommends one (the rule: `nora_studio.fidelity.recommend`). Pictures
+what no other point beats and recommends one (the rule: `nora_studio.scoring.fidelity.recommend`). Pictures
 that are there already with the same recipe are used again. Writes fidelity.json (anew after every
 point), fidelity.md, fidelity.png and pictures/. Exit status: 0 done, 2 bad input.
 """
@@ -19,14 +19,16 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-from nora_studio.atomic import write_text
-from nora_studio.command_line import parse_command
-from nora_studio.compare import Drawing, enter_adapters
-from nora_studio.data.images import list_photos, open_photo
-from nora_studio.dino import load_dino
 from nora_studio.errors import StudioError, run_entry
-from nora_studio.fidelity import RESULT, Fidelity, as_json, concluded
-from nora_studio.fidelity_judging import (
+from nora_studio.options.command_line import parse_command
+from nora_studio.options.judges import require_judge
+from nora_studio.photos.images import list_photos, open_photo
+from nora_studio.photos.prompts import in_places, read_prompts
+from nora_studio.runs.atomic import write_text
+from nora_studio.scoring.compare import Drawing, enter_adapters
+from nora_studio.scoring.dino import load_dino
+from nora_studio.scoring.fidelity import RESULT, Fidelity, as_json, concluded
+from nora_studio.scoring.fidelity_judging import (
     Checkpoint,
     Panel,
     find_checkpoints,
@@ -34,15 +36,13 @@ from nora_studio.fidelity_judging import (
     planned_points,
     units_of,
 )
-from nora_studio.fidelity_plot import plot_fidelity
-from nora_studio.fidelity_words import advice, fidelity_table, judges_of
-from nora_studio.judges import require_judge
-from nora_studio.models import choose_dtype, load_sdxl, native_resolution
-from nora_studio.prompt_warnings import drawing_warnings, judge_warnings
-from nora_studio.prompts import in_places, read_prompts
-from nora_studio.results import as_text, markdown_table
-from nora_studio.scores import load_scorer
-from nora_studio.statistics import coverage
+from nora_studio.scoring.fidelity_plot import plot_fidelity
+from nora_studio.scoring.fidelity_words import advice, fidelity_table, judges_of
+from nora_studio.scoring.prompt_warnings import drawing_warnings, judge_warnings
+from nora_studio.scoring.results import as_text, markdown_table
+from nora_studio.scoring.scores import load_scorer
+from nora_studio.scoring.statistics import coverage
+from nora_studio.sdxl.models import choose_dtype, load_sdxl, native_resolution
 
 PLACES_DRAWN = 4
 

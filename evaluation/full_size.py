@@ -30,12 +30,12 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from nora_studio.command_line import parse_command
 from nora_studio.errors import run_entry
-from nora_studio.orphans import ending_with_us
-from nora_studio.runs import Run
-from nora_studio.scripts import TRAIN, as_flags, script_path
-from nora_studio.shapes import SDXL_UNET, text_config
+from nora_studio.options.command_line import parse_command
+from nora_studio.runs.orphans import ending_with_us
+from nora_studio.runs.runs import Run
+from nora_studio.runs.scripts import TRAIN, as_flags, script_path
+from nora_studio.sdxl.shapes import SDXL_UNET, text_config
 
 VAE: dict[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,

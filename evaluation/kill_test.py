@@ -19,12 +19,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from nora_studio.assets import embedded
-from nora_studio.atomic import write_text
-from nora_studio.command_line import parse_command
 from nora_studio.errors import StudioError, run_entry
-from nora_studio.launching import ForkServer, Start, start_fresh
-from nora_studio.trials import ACTS, Training, Trial, differences, kill_once
+from nora_studio.mini.assets import embedded
+from nora_studio.options.command_line import parse_command
+from nora_studio.runs.atomic import write_text
+from nora_studio.runs.launching import ForkServer, Start, start_fresh
+from nora_studio.trainer.trials import ACTS, Training, Trial, differences, kill_once
 
 FLAGS = (
     "--unet.rank 2 --text-encoder.no-train --text-encoder-2.no-train --dropout 0.1 "

@@ -22,31 +22,31 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from nora_studio.assets import EMBEDDED
-from nora_studio.atomic import write_text
-from nora_studio.command_line import parse_command
-from nora_studio.compare import Drawing, draw_missing, enter_adapters, score_entrants
-from nora_studio.data.images import open_photo
-from nora_studio.defaults import with_recommended
-from nora_studio.demo import PICTURE_SEED
+from nora_studio.cli.demo import PICTURE_SEED
 from nora_studio.errors import StudioError, run_entry
-from nora_studio.judges import require_judge
-from nora_studio.models import load_sdxl, native_resolution
-from nora_studio.options_file import parse_options, to_toml
-from nora_studio.orphans import ending_with_us
-from nora_studio.part_settings import part_settings
-from nora_studio.runs import CONFIG, Run
-from nora_studio.scores import load_scorer
-from nora_studio.scripts import TRAIN, as_flags, script_command
-from nora_studio.shipped import ShippedSubject
-from nora_studio.sweep_table import RECORD, page, results_of
-from nora_studio.tables import (
+from nora_studio.mini.assets import EMBEDDED
+from nora_studio.mini.shipped import ShippedSubject
+from nora_studio.options.command_line import parse_command
+from nora_studio.options.defaults import with_recommended
+from nora_studio.options.judges import require_judge
+from nora_studio.options.options_file import parse_options, to_toml
+from nora_studio.options.part_settings import part_settings
+from nora_studio.photos.images import open_photo
+from nora_studio.runs.atomic import write_text
+from nora_studio.runs.orphans import ending_with_us
+from nora_studio.runs.runs import CONFIG, Run
+from nora_studio.runs.scripts import TRAIN, as_flags, script_command
+from nora_studio.scoring.compare import Drawing, draw_missing, enter_adapters, score_entrants
+from nora_studio.scoring.scores import load_scorer
+from nora_studio.scoring.sweep_table import RECORD, page, results_of
+from nora_studio.scoring.tables import (
     check_each_once,
     check_settings,
     check_stored,
     read_record,
     write_page,
 )
+from nora_studio.sdxl.models import load_sdxl, native_resolution
 
 
 @dataclass(frozen=True)

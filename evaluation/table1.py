@@ -19,14 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nora_studio.atomic import write_text
-from nora_studio.command_line import parse_command
-from nora_studio.commonsense.table import ENTRIES, RECORD, Entry, cell_of, page, rate_of
-from nora_studio.crew import Crew
 from nora_studio.errors import StudioError, run_entry
-from nora_studio.runs import Run
-from nora_studio.scripts import COMMONSENSE, LLAMA, as_flags, script_command
-from nora_studio.tables import (
+from nora_studio.options.command_line import parse_command
+from nora_studio.runs.atomic import write_text
+from nora_studio.runs.crew import Crew
+from nora_studio.runs.runs import Run
+from nora_studio.runs.scripts import COMMONSENSE, LLAMA, as_flags, script_command
+from nora_studio.scoring.tables import (
     check_each_once,
     check_options,
     check_settings,
@@ -34,6 +33,7 @@ from nora_studio.tables import (
     read_record,
     write_page,
 )
+from nora_studio.tasks.commonsense.table import ENTRIES, RECORD, Entry, cell_of, page, rate_of
 
 BASE = "base"
 OF_EACH_ROW = {"model", "data", "method", "name", "output_dir", "seed", "steps", "resume"}

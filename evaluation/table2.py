@@ -23,25 +23,25 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from nora_studio.atomic import write_text
-from nora_studio.command_line import parse_command
-from nora_studio.crew import Crew
 from nora_studio.errors import run_entry
-from nora_studio.fewshot.cells import Workshop
-from nora_studio.fewshot.datasets import SPLITS, find_dataset
-from nora_studio.fewshot.methods import METHODS
-from nora_studio.fewshot.recommended import recommended, with_recommended
-from nora_studio.fewshot.settings import FewshotOptions
-from nora_studio.fewshot.table import RECORD, Cell, check_alike, page
-from nora_studio.options_file import parse, to_toml
-from nora_studio.scripts import as_flags
-from nora_studio.tables import (
+from nora_studio.options.command_line import parse_command
+from nora_studio.options.options_file import parse, to_toml
+from nora_studio.runs.atomic import write_text
+from nora_studio.runs.crew import Crew
+from nora_studio.runs.scripts import as_flags
+from nora_studio.scoring.tables import (
     check_each_once,
     check_options,
     check_stored,
     read_record,
     write_page,
 )
+from nora_studio.tasks.fewshot.cells import Workshop
+from nora_studio.tasks.fewshot.datasets import SPLITS, find_dataset
+from nora_studio.tasks.fewshot.methods import METHODS
+from nora_studio.tasks.fewshot.recommended import recommended, with_recommended
+from nora_studio.tasks.fewshot.settings import FewshotOptions
+from nora_studio.tasks.fewshot.table import RECORD, Cell, check_alike, page
 
 METHODS_OF_TABLE_2 = tuple(name for name in METHODS if name != "clip-adapter")
 OF_EACH_CELL = {"method", "shots", "seed", "name", "output_dir", "resume", "override", "twins"}

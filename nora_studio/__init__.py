@@ -8,8 +8,8 @@ seconds to import, is imported by whoever first needs it.
 import importlib
 from typing import TYPE_CHECKING
 
-from nora_studio.quiet import hush_imports
-from nora_studio.registration import when_imported
+from nora_studio.nora.registration import when_imported
+from nora_studio.runs.quiet import hush_imports
 
 if TYPE_CHECKING:
     from nora_studio.nora import NoraConfig, NoraLinear, NoraModel
@@ -26,7 +26,7 @@ def __getattr__(name: str) -> object:
 
 
 def _register() -> None:
-    for methods in ("nora_studio.nora", "nora_studio.tuners"):
+    for methods in ("nora_studio.nora", "nora_studio.adapters.tuners"):
         importlib.import_module(methods)
 
 

@@ -17,9 +17,9 @@ from PIL import Image
 from tiny import tiny_sdxl
 from trainer import Outcome, run_trainer, tiny_arguments
 
-from nora_studio import cli
-from nora_studio.launching import ForkServer
-from nora_studio.models import load_sdxl
+from nora_studio.cli import main as cli
+from nora_studio.runs.launching import ForkServer
+from nora_studio.sdxl.models import load_sdxl
 
 LOOPBACK = ("127.", "localhost", "::1")
 LONGEST = ("test_interruptions", "test_processes", "test_training", "test_studio_pages")

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from trainer import tiny_options, tiny_subject
 
-from nora_studio.assembly import prepare_accelerator
-from nora_studio.loop import Plan, train
-from nora_studio.part_settings import part_settings
-from nora_studio.personalise import build_trainee
-from nora_studio.runs import Run
-from nora_studio.saving import restore
-from nora_studio.stop import StopRequest
-from nora_studio.trainee import Draws, Trainee
+from nora_studio.options.part_settings import part_settings
+from nora_studio.runs.runs import Run
+from nora_studio.runs.stop import StopRequest
+from nora_studio.tasks.dreambooth.personalise import build_trainee
+from nora_studio.trainer.assembly import prepare_accelerator
+from nora_studio.trainer.loop import Plan, train
+from nora_studio.trainer.saving import restore
+from nora_studio.trainer.trainee import Draws, Trainee
 
 STEPS = 4
 

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from nora_studio.commonsense.prompts import training_prompt
-from nora_studio.everyday.questions import SETS, Row, questions
-from nora_studio.pretrain.language_card import export_model
-from nora_studio.pretrain.language_model import build_model
-from nora_studio.pretrain.language_settings import LanguageSettings
-from nora_studio.pretrain.language_text import build_tokenizer
+from nora_studio.mini.everyday.questions import SETS, Row, questions
+from nora_studio.mini.pretrain.language_card import export_model
+from nora_studio.mini.pretrain.language_model import build_model
+from nora_studio.mini.pretrain.language_settings import LanguageSettings
+from nora_studio.mini.pretrain.language_text import build_tokenizer
+from nora_studio.tasks.commonsense.prompts import training_prompt
 
 HIGH = 6.0
 """Factor on the drawn weights, so that an untrained model is sure of what it says."""

@@ -12,13 +12,13 @@ from pathlib import Path
 import httpx
 import uvicorn
 
-from nora_studio.studio.accounts import Accounts, hash_password
-from nora_studio.studio.connections import server_config
-from nora_studio.studio.doorman import Doorman
-from nora_studio.studio.entrance import guarded_app
-from nora_studio.studio.limits import QUOTA_BYTES
-from nora_studio.studio.login_limits import LoginRateLimiter
-from nora_studio.studio.workspace import Workspace
+from nora_studio.app.server.accounts import Accounts, hash_password
+from nora_studio.app.server.connections import server_config
+from nora_studio.app.server.doorman import Doorman
+from nora_studio.app.server.entrance import guarded_app
+from nora_studio.app.server.limits import QUOTA_BYTES
+from nora_studio.app.server.login_limits import LoginRateLimiter
+from nora_studio.app.server.workspace import Workspace
 
 CHEAP = (2**4, 8, 1)
 """scrypt's cost where no secret is at stake."""

@@ -1,7 +1,7 @@
 """A small adapter of every method in the table."""
 
-from nora_studio.methods.spec import AdapterSpec
-from nora_studio.methods.table import METHODS
+from nora_studio.adapters.methods.spec import AdapterSpec
+from nora_studio.adapters.methods.table import METHODS
 
 SHARING = ("vera", "vblora", "randlora", "tied-lora")
 """Methods whose layers share tensors: the ones that a careless copy or file would part."""

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file
 from tiny import tiny_adapter
 
-from nora_studio.commands import export
-from nora_studio.commands.options import ExportOptions
+from nora_studio.adapters.files.container import read_header, write_tensors
+from nora_studio.cli import export
+from nora_studio.cli.options import ExportOptions
 from nora_studio.errors import StudioError
-from nora_studio.formats.container import read_header, write_tensors
 
 
 def good_files(folder: Path, pipe, base: Path) -> dict[str, Path]:

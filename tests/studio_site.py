@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from nora_studio.studio.connections import server_config
-from nora_studio.studio.studio import Studio
-from nora_studio.studio.workspace import Workspace
-from nora_studio.ui.server import UiOptions, make_app, open_studio
+from nora_studio.app.serve import UiOptions, make_app, open_studio
+from nora_studio.app.server.connections import server_config
+from nora_studio.app.server.studio import Studio
+from nora_studio.app.server.workspace import Workspace
 
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
 LONG = 240.0

@@ -10,8 +10,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AuthenticationError
 from serving import CHEAP, FETCH, PAGE, PASSWORD, cookie_line, serving, write_accounts
 
-from nora_studio.errors import StudioError
-from nora_studio.studio.accounts import (
+from nora_studio.app.server.accounts import (
     COST,
     Accounts,
     add_account,
@@ -19,8 +18,9 @@ from nora_studio.studio.accounts import (
     password_matches,
     read_accounts,
 )
-from nora_studio.studio.identity import SESSION_SECONDS, Seal
-from nora_studio.studio.login_limits import FREE_FAILURES, MOST_IN_LINE, LoginRateLimiter
+from nora_studio.app.server.identity import SESSION_SECONDS, Seal
+from nora_studio.app.server.login_limits import FREE_FAILURES, MOST_IN_LINE, LoginRateLimiter
+from nora_studio.errors import StudioError
 
 WHO = {"ada": PASSWORD, "bo": PASSWORD + "2"}
 

@@ -9,10 +9,10 @@ from torch import nn
 from trainer import run_trainer, tiny_arguments, tiny_options
 
 from nora_studio.errors import StudioError
-from nora_studio.loop import Plan, train
-from nora_studio.schedules import learning_rate_schedule
-from nora_studio.stop import StopRequest
-from nora_studio.trainee import Batch
+from nora_studio.runs.stop import StopRequest
+from nora_studio.trainer.loop import Plan, train
+from nora_studio.trainer.schedules import learning_rate_schedule
+from nora_studio.trainer.trainee import Batch
 
 
 class OneBatch:

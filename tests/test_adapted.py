@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from tiny import SIZE, tiny_adapter, tiny_sdxl
 
-from nora_studio.adapted import AdaptedPipes
-from nora_studio.cards import read_card
-from nora_studio.commands.merge import run as merge
-from nora_studio.commands.options import MergeOptions
-from nora_studio.compare import draw_missing, enter_adapters
-from nora_studio.entrants import Drawing, Entrant, UsedAdapter
+from nora_studio.adapters.files.cards import read_card
+from nora_studio.cli.merge import run as merge
+from nora_studio.cli.options import MergeOptions
 from nora_studio.errors import StudioError
-from nora_studio.generate import adapter_on, draw
-from nora_studio.models import load_sdxl, parts_of
-from nora_studio.recipes import read_recipe
+from nora_studio.scoring.compare import draw_missing, enter_adapters
+from nora_studio.sdxl.adapted import AdaptedPipes
+from nora_studio.sdxl.entrants import Drawing, Entrant, UsedAdapter
+from nora_studio.sdxl.generate import adapter_on, draw
+from nora_studio.sdxl.models import load_sdxl, parts_of
+from nora_studio.sdxl.recipes import read_recipe
 
 PROMPTS = ["a photo of a [V] mug", "a [V] mug on the beach"]
 ROUNDING = 2

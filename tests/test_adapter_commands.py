@@ -9,22 +9,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nora_studio.cards import read_card
-from nora_studio.commands.options import run_file_command
-from nora_studio.drawing_requests import AdapterChoice
-from nora_studio.errors import StudioError
-from nora_studio.models import load_sdxl
-from nora_studio.studio.adapter_commands import (
+from nora_studio.adapters.files.cards import read_card
+from nora_studio.app.server.adapter_commands import (
     FORMATS,
     MERGED,
     AdapterDesk,
     Order,
     model_card_in,
 )
-from nora_studio.studio.adapter_uploads import add_adapter
-from nora_studio.studio.library import bring_back, find_entry, library, remove_file
-from nora_studio.studio.uploads import Incoming
-from nora_studio.studio.workspace import Workspace
+from nora_studio.app.server.adapter_uploads import add_adapter
+from nora_studio.app.server.drawing_requests import AdapterChoice
+from nora_studio.app.server.library import bring_back, find_entry, library, remove_file
+from nora_studio.app.server.uploads import Incoming
+from nora_studio.app.server.workspace import Workspace
+from nora_studio.cli.options import run_file_command
+from nora_studio.errors import StudioError
+from nora_studio.sdxl.models import load_sdxl
 
 NORA, LORA = "runs/mug-nora", "runs/mug-lora"
 
@@ -109,7 +109,7 @@ def test_looking_inside_tells_method_and_layers(desk, carry_out):
 
 def test_an_order_is_run_by_this_python(desk):
     order = desk.inspect(LORA)
-    assert order.command == [sys.executable, "-m", "nora_studio.cli", "inspect", LORA]
+    assert order.command == [sys.executable, "-m", "nora_studio.cli.main", "inspect", LORA]
     assert order.shown == f"nora-studio inspect {LORA}"
 
 

@@ -11,21 +11,21 @@ from safetensors.torch import load_file
 from spoiled import assert_refused, good_files, with_tensors
 from tiny import assert_same_tensors, states
 
-from nora_studio.cards import read_card
-from nora_studio.commands import inspect, mix
-from nora_studio.commands.opening import open_updates
-from nora_studio.commands.options import InspectOptions, MixOptions, PushOptions
-from nora_studio.commands.push import build_repository
-from nora_studio.files import load_adapter, load_weights
-from nora_studio.formats.container import read_tensors, write_tensors
-from nora_studio.formats.identify import CARD_KEY
-from nora_studio.formats.inspection import inspect_file
-from nora_studio.generate import adapter_on
-from nora_studio.methods.attachment import detach
-from nora_studio.models import load_sdxl, parts_of
-from nora_studio.studio.adapter_uploads import add_adapter
-from nora_studio.studio.uploads import Incoming
-from nora_studio.studio.workspace import Workspace
+from nora_studio.adapters.files.adapter_folders import load_adapter, load_weights
+from nora_studio.adapters.files.cards import read_card
+from nora_studio.adapters.files.container import read_tensors, write_tensors
+from nora_studio.adapters.files.identify import CARD_KEY
+from nora_studio.adapters.files.inspection import inspect_file
+from nora_studio.adapters.methods.attachment import detach
+from nora_studio.app.server.adapter_uploads import add_adapter
+from nora_studio.app.server.uploads import Incoming
+from nora_studio.app.server.workspace import Workspace
+from nora_studio.cli import inspect, mix
+from nora_studio.cli.opening import open_updates
+from nora_studio.cli.options import InspectOptions, MixOptions, PushOptions
+from nora_studio.cli.push import build_repository
+from nora_studio.sdxl.generate import adapter_on
+from nora_studio.sdxl.models import load_sdxl, parts_of
 
 STEM = "lora_unet_middle_block_1_transformer_blocks_0_attn1_to_q"
 DOWN, UP, ALPHA = (f"{STEM}.{end}" for end in ("lora_down.weight", "lora_up.weight", "alpha"))

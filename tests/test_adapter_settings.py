@@ -8,14 +8,14 @@ import pytest
 from safetensors.torch import load_file
 from spoiled import assert_refused, good_files, with_tensors
 
-from nora_studio.cards import read_card
-from nora_studio.commands import inspect
-from nora_studio.commands.options import InspectOptions
-from nora_studio.files import load_adapter
-from nora_studio.formats.container import read_header, write_tensors
-from nora_studio.formats.identify import CARD_KEY, SEED_KEY
-from nora_studio.formats.inspection import inspect_file
-from nora_studio.models import load_sdxl, parts_of
+from nora_studio.adapters.files.adapter_folders import load_adapter
+from nora_studio.adapters.files.cards import read_card
+from nora_studio.adapters.files.container import read_header, write_tensors
+from nora_studio.adapters.files.identify import CARD_KEY, SEED_KEY
+from nora_studio.adapters.files.inspection import inspect_file
+from nora_studio.cli import inspect
+from nora_studio.cli.options import InspectOptions
+from nora_studio.sdxl.models import load_sdxl, parts_of
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from tiny import tiny_adapter
 
-from nora_studio.cards import read_card
-from nora_studio.commands import export
-from nora_studio.commands.options import ExportOptions
+from nora_studio.adapters.files.cards import read_card
+from nora_studio.app.server import adapter_uploads
+from nora_studio.app.server.adapter_uploads import add_adapter
+from nora_studio.app.server.uploads import Incoming
+from nora_studio.app.server.workspace import Workspace
+from nora_studio.cli import export
+from nora_studio.cli.options import ExportOptions
 from nora_studio.errors import StudioError
-from nora_studio.studio import adapter_uploads
-from nora_studio.studio.adapter_uploads import add_adapter
-from nora_studio.studio.uploads import Incoming
-from nora_studio.studio.workspace import Workspace
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def workspace(tmp_path) -> Workspace:
 @pytest.fixture(scope="module")
 def lora(tiny_base, tmp_path_factory) -> Path:
     """A LoRA file as other tools take it."""
-    from nora_studio.models import load_sdxl
+    from nora_studio.sdxl.models import load_sdxl
 
     folder = tmp_path_factory.mktemp("adapters")
     adapter = tiny_adapter(folder / "mug", load_sdxl(str(tiny_base)), "lora")

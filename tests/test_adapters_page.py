@@ -8,11 +8,11 @@ from gradio_client.exceptions import AppError
 from studio_site import Person
 from tiny import tiny_adapter
 
-from nora_studio.commands import export
-from nora_studio.commands.options import ExportOptions
-from nora_studio.formats.container import read_header, read_tensors, write_tensors
-from nora_studio.models import load_sdxl
-from nora_studio.studio.library import library
+from nora_studio.adapters.files.container import read_header, read_tensors, write_tensors
+from nora_studio.app.server.library import library
+from nora_studio.cli import export
+from nora_studio.cli.options import ExportOptions
+from nora_studio.sdxl.models import load_sdxl
 
 playwright = pytest.importorskip("playwright.sync_api")
 NORA, LORA = "runs/mug-nora", "runs/mug-lora"

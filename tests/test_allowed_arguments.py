@@ -11,19 +11,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nora_studio.config import DreamboothOptions
-from nora_studio.errors import StudioError
-from nora_studio.options_file import parse_options, to_flags
-from nora_studio.part_settings import part_settings
-from nora_studio.studio.adapter_commands import AdapterDesk
-from nora_studio.studio.allowed_arguments import (
+from nora_studio.app.server.adapter_commands import AdapterDesk
+from nora_studio.app.server.allowed_arguments import (
     MOST_CHARACTERS,
     MOST_WORDS,
     check_arguments_allowed,
 )
-from nora_studio.studio.scoring import ScoreRequest, _check
-from nora_studio.studio.training import PROGRAM, arguments_of, check_arguments, read_arguments
-from nora_studio.studio.workspace import Workspace
+from nora_studio.app.server.scoring import ScoreRequest, _check
+from nora_studio.app.server.training import PROGRAM, arguments_of, check_arguments, read_arguments
+from nora_studio.app.server.workspace import Workspace
+from nora_studio.errors import StudioError
+from nora_studio.options.config import DreamboothOptions
+from nora_studio.options.options_file import parse_options, to_flags
+from nora_studio.options.part_settings import part_settings
 
 NEEDED = ["--instance-dir", "photos/mug", "--prompt", "a photo of a [V] mug", "--name", "mug"]
 WRITES = [

@@ -15,12 +15,13 @@ from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 from transformers import CLIPTokenizer
 
-from nora_studio import world
-from nora_studio.assets import assets_dir
-from nora_studio.data.captions import read_captions
-from nora_studio.models import load_sdxl
-from nora_studio.pretrain import bars, card, export, vae
-from nora_studio.pretrain.tokenizer import world_words
+from nora_studio.mini import world
+from nora_studio.mini.assets import assets_dir
+from nora_studio.mini.pretrain import card, export, vae
+from nora_studio.mini.pretrain.tokenizer import world_words
+from nora_studio.photos.captions import read_captions
+from nora_studio.scoring import mini_bars as bars
+from nora_studio.sdxl.models import load_sdxl
 
 MEBIBYTE = 2**20
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from nora_studio.atomic import beside, discard, replacing, tidy, write_text
 from nora_studio.errors import StudioError
-from nora_studio.liveness import ProcessMark, host_name
-from nora_studio.run_lock import RunLock
-from nora_studio.runs import Run
-from nora_studio.storage import DiskError, writing
+from nora_studio.runs.atomic import beside, discard, replacing, tidy, write_text
+from nora_studio.runs.liveness import ProcessMark, host_name
+from nora_studio.runs.run_lock import RunLock
+from nora_studio.runs.runs import Run
+from nora_studio.runs.storage import DiskError, writing
 
 
 @pytest.fixture(scope="module")

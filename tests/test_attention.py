@@ -5,7 +5,7 @@ import torch
 from test_training import only_unet
 from trainer import run_trainer, tiny_arguments, tiny_options
 
-from nora_studio.base import load_base
+from nora_studio.sdxl.base import load_base
 
 from test_base_bits import inputs  # isort: skip
 

@@ -9,10 +9,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 from trainer import run_trainer, tiny_arguments
 
-from nora_studio.audit import Agreement, compare_runs
-from nora_studio.commands import audit_resume
+from nora_studio.adapters.files.container import read_header
+from nora_studio.cli import audit_resume
 from nora_studio.errors import StudioError
-from nora_studio.formats.container import read_header
+from nora_studio.trainer.audit import Agreement, compare_runs
 
 CHANGES = {
     "output-dir": None,

@@ -10,8 +10,8 @@ from test_trainee import built, run_loop
 from test_training import only_unet
 from trainer import run_trainer, tiny_arguments
 
-from nora_studio.averages import ExponentialAverage, copies, set_weights
-from nora_studio.samples import draw_samples
+from nora_studio.tasks.dreambooth.samples import draw_samples
+from nora_studio.trainer.averages import ExponentialAverage, copies, set_weights
 
 
 def test_the_average_is_the_formulas_with_its_decay_warmed_up():

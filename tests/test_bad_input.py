@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_sdxl
 from trainer import Outcome, run_trainer, tiny_arguments
 
-from nora_studio.runs import Run
+from nora_studio.runs.runs import Run
 
 
 def assert_refused(outcome: Outcome, *words: str) -> str:

@@ -13,18 +13,18 @@ from tiny import tiny_sdxl
 from torch import nn
 from trainer import PROMPT, run_trainer, tiny_arguments
 
-from nora_studio.disk_cache import weights_digest
+from nora_studio.adapters.files.adapter_folders import load_adapter
+from nora_studio.adapters.fingerprints import fingerprint
+from nora_studio.adapters.methods.attachment import adapter_parameters, attach
+from nora_studio.adapters.methods.quantised import ON_QUANTISED, check_on_quantised
+from nora_studio.adapters.methods.table import METHODS
 from nora_studio.errors import StudioError
-from nora_studio.files import load_adapter
-from nora_studio.fingerprints import fingerprint
-from nora_studio.generate import adapter_on, draw
-from nora_studio.methods.attachment import adapter_parameters, attach
-from nora_studio.methods.quantised import ON_QUANTISED, check_on_quantised
-from nora_studio.methods.table import METHODS
-from nora_studio.models import load_sdxl, parts_of, share_weights, used_targets
 from nora_studio.nora import NoraLinear
-from nora_studio.quantization import quantize, shared_state, stored_bytes
-from nora_studio.runs import Run
+from nora_studio.runs.disk_cache import weights_digest
+from nora_studio.runs.runs import Run
+from nora_studio.sdxl.generate import adapter_on, draw
+from nora_studio.sdxl.models import load_sdxl, parts_of, share_weights, used_targets
+from nora_studio.sdxl.quantization import quantize, shared_state, stored_bytes
 
 CPU = torch.device("cpu")
 BITS = (8, 4)

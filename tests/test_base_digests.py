@@ -13,18 +13,18 @@ from test_golden import GOLDEN
 from tiny import tiny_adapter, tiny_clip, tiny_sdxl
 from trainer import SCRIPT, run_trainer
 
-from nora_studio import base_digests
-from nora_studio.base_digests import base_digest, digests_differ, digests_of
-from nora_studio.cards import read_card
-from nora_studio.commonsense.models import load_decoder
+from nora_studio.adapters import base_digests
+from nora_studio.adapters.base_digests import base_digest, digests_differ, digests_of
+from nora_studio.adapters.files.adapter_folders import load_adapter
+from nora_studio.adapters.files.card import card_text
+from nora_studio.adapters.files.cards import read_card
+from nora_studio.adapters.fingerprints import fingerprint, fingerprints_agree
 from nora_studio.errors import StudioError
-from nora_studio.fewshot.clip import load_clip
-from nora_studio.fewshot.clip import parts_of as clip_parts
-from nora_studio.files import load_adapter
-from nora_studio.fingerprints import fingerprint, fingerprints_agree
-from nora_studio.formats.card import card_text
-from nora_studio.models import load_sdxl, parts_of, share_weights
-from nora_studio.quantization import quantize
+from nora_studio.sdxl.models import load_sdxl, parts_of, share_weights
+from nora_studio.sdxl.quantization import quantize
+from nora_studio.tasks.commonsense.models import load_decoder
+from nora_studio.tasks.fewshot.clip import load_clip
+from nora_studio.tasks.fewshot.clip import parts_of as clip_parts
 
 CPU = torch.device("cpu")
 LLAMA = GOLDEN / "bases" / "llama"

@@ -10,13 +10,13 @@ from PIL import Image
 from test_images import save
 from trainer import tiny_options
 
-from nora_studio.commands import check_photos
-from nora_studio.data.beside import Owners
-from nora_studio.data.images import list_photos
-from nora_studio.data.views import Framing, photo_views
+from nora_studio.cli import check_photos
 from nora_studio.errors import StudioError
-from nora_studio.photo_set import PhotoSet
-from nora_studio.prompts import read_prompts
+from nora_studio.photos.beside import Owners
+from nora_studio.photos.images import list_photos
+from nora_studio.photos.prompts import read_prompts
+from nora_studio.photos.views import Framing, photo_views
+from nora_studio.tasks.dreambooth.photo_set import PhotoSet
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 OWN = "a [V] mug on grass"

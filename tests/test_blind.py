@@ -9,21 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nora_studio.app.pages.blind_panel import pairs_of
+from nora_studio.app.pages.blind_view import blind_view
+from nora_studio.app.server.blind import begin_test, find_tests, keep_test, pictures_of, verdict_of
+from nora_studio.app.server.sheets import new_sheet, write_sheet
+from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
-from nora_studio.generate import save_picture
-from nora_studio.recipes import Recipe
-from nora_studio.statistics import sign_test
-from nora_studio.studio.blind import (
-    begin_test,
-    find_tests,
-    keep_test,
-    pictures_of,
-    verdict_of,
-)
-from nora_studio.studio.sheets import new_sheet, write_sheet
-from nora_studio.studio.workspace import Workspace
-from nora_studio.ui.blind_panel import pairs_of
-from nora_studio.ui.blind_view import blind_view
+from nora_studio.scoring.statistics import sign_test
+from nora_studio.sdxl.generate import save_picture
+from nora_studio.sdxl.recipes import Recipe
 
 LABELS = ("base", "LoRA", "NoRA")
 PROMPTS = tuple(f"a photo of a [V] mug in place {n}" for n in range(8))

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_images import levels, save, scene
 
-from nora_studio.cache import LatentCache
-from nora_studio.data.buckets import (
+from nora_studio.photos.buckets import (
     bucket_sizes,
     bucket_step,
     buckets_pay,
     covering_scale,
     nearest_size,
 )
-from nora_studio.data.views import UPSCALE_LIMIT, ZOOM, Framing, frames_of, photo_views
-from nora_studio.draws import Augmentation, BatchDraws
+from nora_studio.photos.views import UPSCALE_LIMIT, ZOOM, Framing, frames_of, photo_views
+from nora_studio.sdxl.cache import LatentCache
+from nora_studio.tasks.dreambooth.draws import Augmentation, BatchDraws
 
 
 def test_steps_are_sdxls_and_finer_on_small_models():

@@ -13,12 +13,12 @@ from test_images import save, scene
 from tiny import RARE_TOKEN, SIZE, tiny_sdxl
 from torch import nn
 
-from nora_studio.cache import LatentCache, encode_photos
-from nora_studio.data.images import list_photos
-from nora_studio.data.views import Framing, photo_views
-from nora_studio.disk_cache import TensorCache, default_cache_folder, weights_digest
-from nora_studio.dreambooth import encode_prompts
-from nora_studio.models import all_awake, load_sdxl, wake
+from nora_studio.photos.images import list_photos
+from nora_studio.photos.views import Framing, photo_views
+from nora_studio.runs.disk_cache import TensorCache, default_cache_folder, weights_digest
+from nora_studio.sdxl.cache import LatentCache, encode_photos
+from nora_studio.sdxl.models import all_awake, load_sdxl, wake
+from nora_studio.tasks.dreambooth.dreambooth import encode_prompts
 
 PROMPTS = ["a photo of a [V] mug", "my [V] on the beach", ""]
 
@@ -169,7 +169,7 @@ def test_processes_may_write_the_same_key_at_once(tmp_path):
         # The package's own __init__ takes seconds, and has no part in this.
         "package = sys.modules['nora_studio'] = types.ModuleType('nora_studio')\n"
         "package.__path__ = [sys.argv[1]]\n"
-        "from nora_studio.disk_cache import TensorCache\n"
+        "from nora_studio.runs.disk_cache import TensorCache\n"
         "store = TensorCache(pathlib.Path(sys.argv[2]))\n"
         "for _ in range(60):\n"
         "    store.write('a', {'x': torch.arange(20000)})\n"
@@ -177,7 +177,7 @@ def test_processes_may_write_the_same_key_at_once(tmp_path):
         "    assert found is not None and torch.equal(found['x'], torch.arange(20000))\n"
         "    store.prune()\n"
     )
-    import nora_studio.disk_cache as module
+    import nora_studio.runs.disk_cache as module
 
     command = [
         sys.executable,

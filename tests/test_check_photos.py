@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from nora_studio.assets import embedded
-from nora_studio.commands import check_photos
-from nora_studio.data.inspection import Finding, inspect_folder
+from nora_studio.cli import check_photos
 from nora_studio.errors import StudioError
+from nora_studio.mini.assets import embedded
+from nora_studio.photos.inspection import Finding, inspect_folder
 
 REAL = os.environ.get("NORA_STUDIO_DREAMBOOTH")
 """Folder of the public DreamBooth data set, where a developer has it."""

@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 from tiny import RARE_TOKEN, SIZE, tiny_sdxl
 
-from nora_studio import __version__, cli
-from nora_studio.recipes import read_recipe
-from nora_studio.scripts import CLIP_SCORE, TRAIN, run_script, script_command, script_path
+from nora_studio import __version__
+from nora_studio.cli import main as cli
+from nora_studio.runs.scripts import CLIP_SCORE, TRAIN, run_script, script_command, script_path
+from nora_studio.sdxl.recipes import read_recipe
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])

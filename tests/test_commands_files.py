@@ -11,12 +11,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny import RARE_TOKEN, SIZE, tiny_adapter, tiny_sdxl
 
-from nora_studio.cards import read_card
-from nora_studio.commands.options import FILE_COMMANDS
-from nora_studio.files import load_adapter
-from nora_studio.formats.updates import error_of, read_updates
-from nora_studio.generate import adapter_on, draw
-from nora_studio.models import load_sdxl, parts_of
+from nora_studio.adapters.files.adapter_folders import load_adapter
+from nora_studio.adapters.files.cards import read_card
+from nora_studio.adapters.files.updates import error_of, read_updates
+from nora_studio.cli.options import FILE_COMMANDS
+from nora_studio.sdxl.generate import adapter_on, draw
+from nora_studio.sdxl.models import load_sdxl, parts_of
 
 
 @pytest.fixture(scope="module")

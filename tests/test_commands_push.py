@@ -9,7 +9,7 @@ import pytest
 from hub import running_hub
 from tiny import RARE_TOKEN
 
-from nora_studio import cli
+from nora_studio.cli import main as cli
 
 TOKEN, WRONG = "hf_" + "Secret" * 5, "hf_" + "Wrong" * 6
 # The Hub's client reads its environment on import, so both pushes share a process of their own.

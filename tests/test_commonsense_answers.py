@@ -9,7 +9,9 @@ import pytest
 import torch
 from language import load, some_rows, tiny_llama
 
-from nora_studio.commonsense.generation import (
+from nora_studio.errors import StudioError
+from nora_studio.mini.everyday.questions import SETS
+from nora_studio.tasks.commonsense.generation import (
     SCORINGS,
     Answer,
     Model,
@@ -18,11 +20,9 @@ from nora_studio.commonsense.generation import (
     choose_likeliest,
     generate,
 )
-from nora_studio.commonsense.harness import evaluate_with_harness
-from nora_studio.commonsense.prompts import evaluation_prompt
-from nora_studio.commonsense.results import append_answers, mend, read_answers, summary, told
-from nora_studio.errors import StudioError
-from nora_studio.everyday.questions import SETS
+from nora_studio.tasks.commonsense.harness import evaluate_with_harness
+from nora_studio.tasks.commonsense.prompts import evaluation_prompt
+from nora_studio.tasks.commonsense.results import append_answers, mend, read_answers, summary, told
 
 SCRIPT = Path(__file__).parent.parent / "evaluation" / "commonsense.py"
 

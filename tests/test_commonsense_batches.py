@@ -7,11 +7,11 @@ import pytest
 import torch
 from language import load, some_rows, tiny_llama
 
-from nora_studio.commonsense.draws import QuestionDraws
-from nora_studio.commonsense.examples import IGNORED, Example, collate, encode, fill, pack
-from nora_studio.commonsense.prompts import training_prompt
-from nora_studio.commonsense.step import AnswerStep
-from nora_studio.losses import next_token_loss
+from nora_studio.sdxl.losses import next_token_loss
+from nora_studio.tasks.commonsense.draws import QuestionDraws
+from nora_studio.tasks.commonsense.examples import IGNORED, Example, collate, encode, fill, pack
+from nora_studio.tasks.commonsense.prompts import training_prompt
+from nora_studio.tasks.commonsense.step import AnswerStep
 
 
 @pytest.fixture(scope="module")

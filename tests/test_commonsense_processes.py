@@ -8,7 +8,7 @@ from language import some_rows, tiny_llama
 from several import together
 from trainer import run_trainer
 
-from nora_studio.runs import Run
+from nora_studio.runs.runs import Run
 
 pytestmark = pytest.mark.slow
 

@@ -5,11 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from nora_studio.commonsense.answers import LABELS, chance, extract_answer, offered
-from nora_studio.commonsense.prompts import evaluation_prompt, response_in, training_prompt
-from nora_studio.commonsense.rows import digest, evaluation_rows, read_rows, split, training_rows
 from nora_studio.errors import StudioError
-from nora_studio.everyday.questions import SETS
+from nora_studio.mini.everyday.questions import SETS
+from nora_studio.tasks.commonsense.answers import LABELS, chance, extract_answer, offered
+from nora_studio.tasks.commonsense.prompts import evaluation_prompt, response_in, training_prompt
+from nora_studio.tasks.commonsense.rows import (
+    digest,
+    evaluation_rows,
+    read_rows,
+    split,
+    training_rows,
+)
 
 PLAIN = {
     "instruction": "Is it?\n\nAnswer format: true/false",

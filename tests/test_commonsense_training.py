@@ -15,16 +15,16 @@ from safetensors.torch import load_file
 from trainer import run_trainer
 from transformers import AutoModelForCausalLM
 
-from nora_studio.cards import read_card
-from nora_studio.commonsense.config import CommonsenseOptions
-from nora_studio.commonsense.defaults import with_recommended
-from nora_studio.commonsense.models import load_decoder
-from nora_studio.commonsense.recommended import recommended
+from nora_studio.adapters.files.adapter_folders import load_adapter
+from nora_studio.adapters.files.cards import read_card
+from nora_studio.adapters.methods.table import METHODS
 from nora_studio.errors import StudioError
-from nora_studio.files import load_adapter
-from nora_studio.methods.table import METHODS
-from nora_studio.options_file import parse, to_toml
-from nora_studio.runs import Run
+from nora_studio.options.options_file import parse, to_toml
+from nora_studio.runs.runs import Run
+from nora_studio.tasks.commonsense.config import CommonsenseOptions
+from nora_studio.tasks.commonsense.defaults import with_recommended
+from nora_studio.tasks.commonsense.models import load_decoder
+from nora_studio.tasks.commonsense.recommended import recommended
 
 SCRIPT = Path(__file__).parent.parent / "training" / "llama_commonsense.py"
 STEPS = 6

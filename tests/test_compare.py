@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 from tiny import SIZE, tiny_adapter, tiny_clip, tiny_sdxl
 
-from nora_studio.compare import (
+from nora_studio.errors import StudioError
+from nora_studio.scoring.compare import (
     Drawing,
     draw_missing,
     enter_adapters,
@@ -20,9 +21,8 @@ from nora_studio.compare import (
     mean_by_prompt,
     run_name,
 )
-from nora_studio.errors import StudioError
-from nora_studio.models import load_sdxl
-from nora_studio.recipes import read_recipe
+from nora_studio.sdxl.models import load_sdxl
+from nora_studio.sdxl.recipes import read_recipe
 
 SCRIPT = Path(__file__).parent.parent / "evaluation" / "clip_score.py"
 DRAWING = Drawing(

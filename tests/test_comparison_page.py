@@ -7,14 +7,14 @@ import pytest
 from PIL import Image
 from tiny import tiny_adapter
 
+from nora_studio.app.pages.comparison_request import Fields, request_of
+from nora_studio.app.pages.comparison_view import sheet_view
+from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.server.drawables import find_drawables, labels_of, some_checkpoints
+from nora_studio.app.server.sheets import new_sheet
+from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
-from nora_studio.runs import Run
-from nora_studio.studio.drawables import find_drawables, labels_of, some_checkpoints
-from nora_studio.studio.sheets import new_sheet
-from nora_studio.studio.workspace import Workspace
-from nora_studio.ui.comparison_request import Fields, request_of
-from nora_studio.ui.comparison_view import sheet_view
-from nora_studio.ui.escaping import escaped
+from nora_studio.runs.runs import Run
 
 NASTY = "<img src=x onerror=alert(1)> \"'{{lookup}} ${props.value} a [V] mug"
 

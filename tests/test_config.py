@@ -5,15 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from nora_studio.config import (
-    DreamboothOptions,
-    PartOptions,
-)
-from nora_studio.defaults import with_recommended
 from nora_studio.errors import StudioError
-from nora_studio.options_file import parse_options
-from nora_studio.options_page import options_page
-from nora_studio.part_settings import part_settings
+from nora_studio.options.config import DreamboothOptions, PartOptions
+from nora_studio.options.defaults import with_recommended
+from nora_studio.options.options_file import parse_options
+from nora_studio.options.options_page import options_page
+from nora_studio.options.part_settings import part_settings
 
 TOP = Path(__file__).parent.parent
 NEEDED = ["--instance-dir", "photos/mug", "--prompt", "a photo of a [V] mug"]
@@ -175,7 +172,7 @@ def test_a_mistaken_override_is_one_line(entry, words):
 def test_the_page_of_options_is_up_to_date_and_explains_each():
     page = options_page()
     assert (TOP / "assets" / "options.md").read_text("utf-8") == page, (
-        "python -m nora_studio.options_page > assets/options.md"
+        "python -m nora_studio.options.options_page > assets/options.md"
     )
     for field in dataclasses.fields(DreamboothOptions):
         if not isinstance(field.default, PartOptions):

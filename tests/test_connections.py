@@ -10,11 +10,11 @@ import httpx
 import pytest
 from serving import PASSWORD, cookie_line, serving
 
-from nora_studio.studio import guard
-from nora_studio.studio.connections import Connection, server_config
-from nora_studio.studio.guard import UPLOAD_ROUTE
-from nora_studio.studio.login_limits import LoginRateLimiter
-from nora_studio.studio.request_body import RequestBody
+from nora_studio.app.server import guard
+from nora_studio.app.server.connections import Connection, server_config
+from nora_studio.app.server.guard import UPLOAD_ROUTE
+from nora_studio.app.server.login_limits import LoginRateLimiter
+from nora_studio.app.server.request_body import RequestBody
 
 WHO = {"ada": PASSWORD}
 SOON = 0.4

@@ -8,11 +8,11 @@ from accelerate.state import AcceleratorState
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from nora_studio.commonsense import counting
-from nora_studio.commonsense.cost_tables import counted_table
-from nora_studio.commonsense.costs import VARIANTS, Variant, extra_flops
-from nora_studio.methods.spec import AdapterSpec
-from nora_studio.shapes import shapes_of
+from nora_studio.adapters.methods.spec import AdapterSpec
+from nora_studio.sdxl.shapes import shapes_of
+from nora_studio.tasks.commonsense import counting
+from nora_studio.tasks.commonsense.cost_tables import counted_table
+from nora_studio.tasks.commonsense.costs import VARIANTS, Variant, extra_flops
 
 SHAPE, TOKENS = "llama-3-8b", 64
 

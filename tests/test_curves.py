@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from nora_studio.curves import Curve, noise
+from nora_studio.runs.curves import Curve, noise
 
 
 def curve_of(*losses: float) -> Curve:

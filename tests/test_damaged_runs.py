@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from trainer import run_trainer
 
-from nora_studio.history import find_runs, standing
-from nora_studio.runs import Run
+from nora_studio.runs.history import find_runs, standing
+from nora_studio.runs.runs import Run
 
 GOLDEN = Path(__file__).parent / "golden"
 DEEP = "[" * 200_000 + "]" * 200_000

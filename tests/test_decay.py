@@ -10,11 +10,11 @@ from specs import spec_of
 from test_optimizers import OPTIMIZERS, weights
 from torch import nn
 
-from nora_studio.averages import ScheduleFreeAverage
-from nora_studio.checkpoints import TrainingState, read_state, write_state
-from nora_studio.methods.attachment import adapter_parameters, attach
-from nora_studio.methods.optimizers import make_optimizer
-from nora_studio.methods.table import METHODS
+from nora_studio.adapters.methods.attachment import adapter_parameters, attach
+from nora_studio.adapters.methods.optimizers import make_optimizer
+from nora_studio.adapters.methods.table import METHODS
+from nora_studio.trainer.averages import ScheduleFreeAverage
+from nora_studio.trainer.checkpoints import TrainingState, read_state, write_state
 
 VARIANTS = [*((method, {}) for method in METHODS), ("nora", {"start": "paper"})]
 PAIRS = [

@@ -6,8 +6,8 @@ import pytest
 import torch
 from diffusers import EDMEulerScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
-from nora_studio.denoising import Denoising, with_offset
 from nora_studio.errors import StudioError
+from nora_studio.sdxl.denoising import Denoising, with_offset
 
 
 @pytest.fixture

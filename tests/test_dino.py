@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_clip
 from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTImageProcessor, ViTModel
 
-from nora_studio.dino import dino_score, load_dino
 from nora_studio.errors import StudioError
-from nora_studio.scores import load_scorer, score_pictures
+from nora_studio.scoring.dino import dino_score, load_dino
+from nora_studio.scoring.scores import load_scorer, score_pictures
 
 SIDE, PATCH, WIDTH, HEADS = 32, 8, 16, 2
 

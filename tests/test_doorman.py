@@ -12,12 +12,12 @@ import pytest
 from gradio_client import Client, handle_file
 from serving import FETCH, PAGE, cookie_line, serving
 
+from nora_studio.app.server.bindings import MOST_SESSIONS, Sessions
+from nora_studio.app.server.doorman import Doorman
+from nora_studio.app.server.guard import MOST_BODY_BYTES
+from nora_studio.app.server.identity import SECRET, Seal, read_cookies, write_once
+from nora_studio.app.server.origins import check_host
 from nora_studio.errors import StudioError
-from nora_studio.studio.bindings import MOST_SESSIONS, Sessions
-from nora_studio.studio.doorman import Doorman
-from nora_studio.studio.guard import MOST_BODY_BYTES
-from nora_studio.studio.identity import SECRET, Seal, read_cookies, write_once
-from nora_studio.studio.origins import check_host
 
 VISITOR = re.compile(r"[0-9a-f]{32}")
 
@@ -243,7 +243,7 @@ def test_routes_that_nothing_here_uses_are_closed(server, path):
 
 
 def test_a_web_socket_is_closed(tmp_path):
-    from nora_studio.studio.guard import Guard
+    from nora_studio.app.server.guard import Guard
 
     async def never(*_) -> None:
         raise AssertionError("the app was reached")

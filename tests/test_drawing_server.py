@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 from tiny import RARE_TOKEN, tiny_adapter, tiny_clip, tiny_sdxl
 
-from nora_studio.drawing_requests import parse_request
-from nora_studio.drawing_server import DrawingServer, DrawServerOptions
+from nora_studio.app.server.drawing_requests import parse_request
+from nora_studio.app.server.drawing_server import DrawingServer, DrawServerOptions
 from nora_studio.errors import StudioError
-from nora_studio.models import load_sdxl
-from nora_studio.recipes import read_recipe
+from nora_studio.sdxl.models import load_sdxl
+from nora_studio.sdxl.recipes import read_recipe
 
 PROMPTS = ["a photo of a [V] mug", "a [V] mug on the beach"]
 
@@ -211,7 +211,7 @@ def test_the_command_ends_with_its_input_in_the_middle_of_a_drawing(request_of, 
     many = request_of(seeds=list(range(40)))
     line = {"do": "draw", "id": "1", "folder": str(tmp_path / "out"), "request": many}
     process = subprocess.Popen(
-        [sys.executable, "-m", "nora_studio.cli", "draw-server"],
+        [sys.executable, "-m", "nora_studio.cli.main", "draw-server"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

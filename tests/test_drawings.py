@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from tiny import RARE_TOKEN, tiny_adapter, tiny_sdxl
 
+from nora_studio.app.pages.comparison_view import sheet_view
+from nora_studio.app.server.drawings import Drawings
+from nora_studio.app.server.fair_line import FairLine
+from nora_studio.app.server.sheets import new_sheet, write_sheet
+from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
-from nora_studio.liveness import born_at
-from nora_studio.models import load_sdxl
-from nora_studio.recipes import read_recipe
-from nora_studio.studio.drawings import Drawings
-from nora_studio.studio.fair_line import FairLine
-from nora_studio.studio.sheets import new_sheet, write_sheet
-from nora_studio.studio.workspace import Workspace
-from nora_studio.ui.comparison_view import sheet_view
+from nora_studio.runs.liveness import born_at
+from nora_studio.sdxl.models import load_sdxl
+from nora_studio.sdxl.recipes import read_recipe
 
 PROMPT = "a photo of a [V] mug"
 SECONDS = 120.0
@@ -183,7 +183,7 @@ def test_a_line_serves_in_turns_whoever_came_first():
 def test_on_a_gpu_a_drawing_waits_for_the_training_and_lets_its_memory_go(home, visitor, asked):
     training = [True]
     # The real server, only that it says to be on a GPU.
-    server = f"{sys.executable} -m nora_studio.cli draw-server"
+    server = f"{sys.executable} -m nora_studio.cli.main draw-server"
     on_gpu = ["bash", "-c", f"""{server} | sed -u 's/"device": "cpu"/"device": "cuda"/'"""]
     drawings = Drawings(home, busy=lambda: training[0], command=on_gpu)
     try:

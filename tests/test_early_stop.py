@@ -8,21 +8,21 @@ from pathlib import Path
 import pytest
 from trainer import tiny_options, tiny_subject
 
-from nora_studio.assembly import prepare_accelerator
-from nora_studio.cards import read_card
-from nora_studio.early_stop import Watch
+from nora_studio.adapters.files.adapter_folders import load_adapter
+from nora_studio.adapters.files.cards import read_card
 from nora_studio.errors import StudioError
-from nora_studio.files import load_adapter
-from nora_studio.loop import Plan, train
-from nora_studio.models import load_sdxl, parts_of
-from nora_studio.part_settings import part_settings
-from nora_studio.personalise import build_trainee
-from nora_studio.proof import finish
-from nora_studio.resuming import common_checkpoint
-from nora_studio.runs import Run
-from nora_studio.samples import draw_base
-from nora_studio.saving import restore
-from nora_studio.stop import StopRequest
+from nora_studio.options.part_settings import part_settings
+from nora_studio.runs.resuming import common_checkpoint
+from nora_studio.runs.runs import Run
+from nora_studio.runs.stop import StopRequest
+from nora_studio.sdxl.models import load_sdxl, parts_of
+from nora_studio.tasks.dreambooth.personalise import build_trainee
+from nora_studio.tasks.dreambooth.proof import finish
+from nora_studio.tasks.dreambooth.samples import draw_base
+from nora_studio.trainer.assembly import prepare_accelerator
+from nora_studio.trainer.early_stop import Watch
+from nora_studio.trainer.loop import Plan, train
+from nora_studio.trainer.saving import restore
 
 STEPS = 10
 # Lowest after step 3; after step 5 twice above that by more than the noise.

@@ -6,12 +6,12 @@ from collections import Counter
 
 import pytest
 
-from nora_studio.commonsense.answers import extract_answer, offered
-from nora_studio.everyday.corpus import documents, quiz
-from nora_studio.everyday.facts import PARTS, all_facts, facts_of
-from nora_studio.everyday.phrases import forward, statement
-from nora_studio.everyday.questions import SETS, questions
-from nora_studio.everyday.wording import WORDINGS
+from nora_studio.mini.everyday.corpus import documents, quiz
+from nora_studio.mini.everyday.facts import PARTS, all_facts, facts_of
+from nora_studio.mini.everyday.phrases import forward, statement
+from nora_studio.mini.everyday.questions import SETS, questions
+from nora_studio.mini.everyday.wording import WORDINGS
+from nora_studio.tasks.commonsense.answers import extract_answer, offered
 
 FRAMES = {
     "boolq": r"Please answer the following question with true or false, question: .+\?\n\n"

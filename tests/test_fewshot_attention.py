@@ -10,15 +10,21 @@ import pytest
 import torch
 from tiny import tiny_clip
 
-from nora_studio.assets import embedded
+from nora_studio.adapters.methods.attachment import adapter_parameters, attach
+from nora_studio.adapters.methods.injection import tuner_layers
+from nora_studio.adapters.methods.spec import AdapterSpec
 from nora_studio.errors import StudioError
-from nora_studio.fewshot.attention import PROJECTIONS, TARGETS, UnpackedAttention, pack, unpack
-from nora_studio.fewshot.clip import load_clip, parts_of
-from nora_studio.fewshot.merging import merged
-from nora_studio.methods.attachment import adapter_parameters, attach
-from nora_studio.methods.injection import tuner_layers
-from nora_studio.methods.spec import AdapterSpec
-from nora_studio.scores import load_scorer
+from nora_studio.mini.assets import embedded
+from nora_studio.scoring.scores import load_scorer
+from nora_studio.tasks.fewshot.attention import (
+    PROJECTIONS,
+    TARGETS,
+    UnpackedAttention,
+    pack,
+    unpack,
+)
+from nora_studio.tasks.fewshot.clip import load_clip, parts_of
+from nora_studio.tasks.fewshot.merging import merged
 
 ARCHITECTURES = {
     "plain": (open_clip.CLIP, {}, {}, {}),

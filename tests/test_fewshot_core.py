@@ -6,16 +6,16 @@ import json
 import pytest
 import torch
 
+from nora_studio.adapters.files.card import AdapterCard, card_text, parse_card
 from nora_studio.errors import StudioError
-from nora_studio.fewshot.methods import METHODS
-from nora_studio.fewshot.recommended import final_rate_of, recommended, with_recommended
-from nora_studio.fewshot.settings import FewshotOptions
-from nora_studio.formats.card import AdapterCard, card_text, parse_card
-from nora_studio.options_file import defaults_as_toml, parse, to_toml
-from nora_studio.options_page import helps, own_fields
-from nora_studio.runs import Run
-from nora_studio.schedules import learning_rate_schedule
-from nora_studio.trainee import rows_of
+from nora_studio.options.options_file import defaults_as_toml, parse, to_toml
+from nora_studio.options.options_page import helps, own_fields
+from nora_studio.runs.runs import Run
+from nora_studio.tasks.fewshot.methods import METHODS
+from nora_studio.tasks.fewshot.recommended import final_rate_of, recommended, with_recommended
+from nora_studio.tasks.fewshot.settings import FewshotOptions
+from nora_studio.trainer.schedules import learning_rate_schedule
+from nora_studio.trainer.trainee import rows_of
 
 KNOWN = {name: method.tuner for name, method in METHODS.items()}
 

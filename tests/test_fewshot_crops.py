@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.functional import resized_crop
 
-from nora_studio.fewshot.crops import draw_boxes, middle_box, resample
+from nora_studio.tasks.fewshot.crops import draw_boxes, middle_box, resample
 
 SIZES = [(40, 61), (64, 48), (33, 33)]
 

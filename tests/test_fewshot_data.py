@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from nora_studio.errors import StudioError
-from nora_studio.fewshot.datasets import COOP, find_dataset, record_of
-from nora_studio.fewshot.pictures import ShotDraws, ShotPictures
-from nora_studio.fewshot.shots import divide, draw_shots
-from nora_studio.world import CLASSES, sample_scenes, write_captions
-from nora_studio.world.newcomers import NEWCOMERS
+from nora_studio.mini.world import CLASSES, sample_scenes, write_captions
+from nora_studio.mini.world.newcomers import NEWCOMERS
+from nora_studio.tasks.fewshot.datasets import COOP, find_dataset, record_of
+from nora_studio.tasks.fewshot.pictures import ShotDraws, ShotPictures
+from nora_studio.tasks.fewshot.shots import divide, draw_shots
 
 FEW = {"train": 2, "val": 1, "test": 1}
 

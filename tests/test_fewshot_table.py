@@ -13,16 +13,11 @@ import pytest
 from fewshot import coloured_folder, run_script
 from tiny import tiny_clip
 
-from nora_studio.crew import Crew
 from nora_studio.errors import StudioError
-from nora_studio.fewshot.cells import Workshop, evenly
-from nora_studio.fewshot.table import (
-    Cell,
-    as_markdown,
-    check_alike,
-    read_cell,
-)
-from nora_studio.tables import check_settings
+from nora_studio.runs.crew import Crew
+from nora_studio.scoring.tables import check_settings
+from nora_studio.tasks.fewshot.cells import Workshop, evenly
+from nora_studio.tasks.fewshot.table import Cell, as_markdown, check_alike, read_cell
 
 
 def cell(method: str, shots: int, accuracy: float, parameters: int = 10) -> dict:

@@ -11,10 +11,10 @@ from fewshot import coloured_folder, flags_for, train
 from PIL import Image
 from tiny import tiny_clip
 
-from nora_studio.cards import read_card
-from nora_studio.fewshot.datasets import find_dataset
-from nora_studio.fewshot.methods import METHODS
-from nora_studio.runs import Run
+from nora_studio.adapters.files.cards import read_card
+from nora_studio.runs.runs import Run
+from nora_studio.tasks.fewshot.datasets import find_dataset
+from nora_studio.tasks.fewshot.methods import METHODS
 
 EVERY = tuple(name for name in METHODS if name != "zero-shot")
 CLOCKS = ("seconds_per_step", "images_per_second", "memory_gib")
@@ -108,7 +108,7 @@ def test_methods_trained_one_after_the_other_are_the_twins_to_the_bit(base, pict
 def test_a_stopped_run_goes_on_to_the_same_bytes(base, pictures, tmp_path, monkeypatch):
     methods = "nora,adalora,dylora"
     assert train(*flags_for(base, pictures, tmp_path / "whole", method=methods)).status == 0
-    import nora_studio.loop as loop
+    import nora_studio.trainer.loop as loop
 
     usual, seen = loop.save_checkpoints, []
 
@@ -169,7 +169,7 @@ def test_bfloat16_learns_from_the_same_loss(base, pictures, tmp_path):
 
 
 def test_a_frozen_encoder_is_asked_once(base, pictures, tmp_path, monkeypatch):
-    import nora_studio.fewshot.classifier as classifier
+    import nora_studio.tasks.fewshot.classifier as classifier
 
     asked: list[str] = []
     for name in ("image_features", "text_features"):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from nora_studio.errors import StudioError
-from nora_studio.fidelity import (
+from nora_studio.scoring.fidelity import (
     Fidelity,
     Point,
     Score,
@@ -16,7 +16,7 @@ from nora_studio.fidelity import (
     read_fidelity,
     recommend,
 )
-from nora_studio.fidelity_words import advice, fidelity_table
+from nora_studio.scoring.fidelity_words import advice, fidelity_table
 
 UNITS = 6
 EVEN = (0.0,) * UNITS

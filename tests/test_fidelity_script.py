@@ -13,15 +13,15 @@ import torch
 from tiny import tiny_clip
 from trainer import Outcome
 
-from nora_studio.compare import Drawing, open_picture
-from nora_studio.data.images import list_photos, open_photo
 from nora_studio.errors import StudioError
-from nora_studio.fidelity import read_fidelity
-from nora_studio.fidelity_judging import Panel, find_checkpoints, planned_points, score_of
-from nora_studio.recipes import read_recipe
-from nora_studio.runs import Run
-from nora_studio.scores import clip_i, clip_t, load_scorer
-from nora_studio.statistics import paired_difference
+from nora_studio.photos.images import list_photos, open_photo
+from nora_studio.runs.runs import Run
+from nora_studio.scoring.compare import Drawing, open_picture
+from nora_studio.scoring.fidelity import read_fidelity
+from nora_studio.scoring.fidelity_judging import Panel, find_checkpoints, planned_points, score_of
+from nora_studio.scoring.scores import clip_i, clip_t, load_scorer
+from nora_studio.scoring.statistics import paired_difference
+from nora_studio.sdxl.recipes import read_recipe
 
 SCRIPT = Path(__file__).parent.parent / "evaluation" / "fidelity.py"
 PROMPTS = ["a photo of a [V] mug", "a [V] mug in the snow"]
@@ -131,7 +131,7 @@ def test_a_result_is_there_after_every_point(done, arguments, tmp_path, monkeypa
     out = Path(shutil.copytree(done[0], tmp_path / "out"))
     (out / "fidelity.json").unlink()
     seen: list[int] = []
-    from nora_studio import fidelity
+    from nora_studio.scoring import fidelity
 
     whole = fidelity.as_json
 

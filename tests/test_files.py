@@ -13,15 +13,20 @@ from safetensors import safe_open
 from specs import FILE_METHODS, spec_of
 from tiny import RARE_TOKEN, SIZE, assert_same_tensors, states, tiny_adapter, tiny_sdxl
 
-from nora_studio.atomic import write_text
-from nora_studio.cards import find_adapter, read_card
+from nora_studio.adapters.files.adapter_folders import (
+    adapter_state,
+    load_adapter,
+    load_weights,
+    save_adapter,
+)
+from nora_studio.adapters.files.card import AdapterCard
+from nora_studio.adapters.files.cards import find_adapter, read_card
+from nora_studio.adapters.fingerprints import fingerprint, fingerprints_agree
+from nora_studio.adapters.methods.attachment import adapter_parameters, attach, detach
 from nora_studio.errors import StudioError
-from nora_studio.files import adapter_state, load_adapter, load_weights, save_adapter
-from nora_studio.fingerprints import fingerprint, fingerprints_agree
-from nora_studio.formats.card import AdapterCard
-from nora_studio.generate import draw
-from nora_studio.methods.attachment import adapter_parameters, attach, detach
-from nora_studio.models import load_sdxl, parts_of, targets_for
+from nora_studio.runs.atomic import write_text
+from nora_studio.sdxl.generate import draw
+from nora_studio.sdxl.models import load_sdxl, parts_of, targets_for
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 ADAPTED = ("unet", "text_encoder")

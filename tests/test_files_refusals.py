@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from specs import FILE_METHODS
 from tiny import assert_same_tensors, states, tiny_adapter
 
+from nora_studio.adapters.files.adapter_folders import load_adapter
 from nora_studio.errors import StudioError
-from nora_studio.files import load_adapter
-from nora_studio.models import load_sdxl, parts_of
+from nora_studio.sdxl.models import load_sdxl, parts_of
 
 
 @pytest.fixture(scope="module", params=FILE_METHODS)

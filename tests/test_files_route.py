@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from serving import cookie_line, serving
 
+from nora_studio.app.server.file_route import KINDS, find_file
+from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
-from nora_studio.studio.file_route import KINDS, find_file
-from nora_studio.studio.workspace import Workspace
 
 SECRET = b"nobody else's"
 

@@ -16,16 +16,16 @@ from tiny import tiny_clip
 from torch import Tensor, nn
 from trainer import run_trainer, tiny_arguments
 
-from nora_studio.commonsense.recommended import recommended as for_language
-from nora_studio.fewshot.methods import METHODS as FEWSHOT
-from nora_studio.fewshot.recommended import recommended as for_clip
-from nora_studio.methods.attachment import attach
-from nora_studio.methods.first_step import as_lines, first_steps, limit_of
-from nora_studio.methods.optimizers import make_optimizer
-from nora_studio.methods.spec import AdapterSpec
-from nora_studio.methods.table import METHODS
-from nora_studio.recommended import recommended as for_sdxl
-from nora_studio.runs import Run
+from nora_studio.adapters.methods.attachment import attach
+from nora_studio.adapters.methods.first_step import as_lines, first_steps, limit_of
+from nora_studio.adapters.methods.optimizers import make_optimizer
+from nora_studio.adapters.methods.spec import AdapterSpec
+from nora_studio.adapters.methods.table import METHODS
+from nora_studio.options.recommended import recommended as for_sdxl
+from nora_studio.runs.runs import Run
+from nora_studio.tasks.commonsense.recommended import recommended as for_language
+from nora_studio.tasks.fewshot.methods import METHODS as FEWSHOT
+from nora_studio.tasks.fewshot.recommended import recommended as for_clip
 
 TOLERANCE = 0.03
 """Of the norms, which a few power iterations find."""

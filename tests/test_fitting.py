@@ -11,10 +11,10 @@ from PIL import Image
 from test_training import only_unet
 from trainer import SCRIPT, run_trainer, tiny_arguments, tiny_options
 
-from nora_studio.defaults import with_recommended
-from nora_studio.fitting import fitted, ladder, measure
-from nora_studio.options_file import options_given, parse_options
-from nora_studio.runs import Run
+from nora_studio.options.defaults import with_recommended
+from nora_studio.options.options_file import options_given, parse_options
+from nora_studio.runs.runs import Run
+from nora_studio.tasks.dreambooth.fitting import fitted, ladder, measure
 
 NONE: frozenset[str] = frozenset()
 

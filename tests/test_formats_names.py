@@ -7,8 +7,8 @@ from tiny import tiny_text_config, tiny_tokenizer, tiny_unet
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from nora_studio.adapters.files.names import LayerNames, sgm_name
 from nora_studio.errors import StudioError
-from nora_studio.formats.names import LayerNames, sgm_name
 
 # Stable Diffusion XL's UNet: blocks of the original code that hold transformers -> their depth.
 DEPTHS = {
@@ -135,8 +135,8 @@ def test_every_spelling_leads_back_to_its_layer(unet):
 
 
 def test_an_adapted_model_has_the_names_of_the_bare_one():
-    from nora_studio.methods.attachment import attach
-    from nora_studio.methods.spec import AdapterSpec
+    from nora_studio.adapters.methods.attachment import attach
+    from nora_studio.adapters.methods.spec import AdapterSpec
 
     bare, adapted = tiny_unet(), tiny_unet()
     attach(adapted, ["to_q", "to_out.0"], AdapterSpec("nora", 2, outer_rank=4))

@@ -13,14 +13,13 @@ from safetensors.torch import load_file
 from specs import spec_of
 from tiny import RARE_TOKEN, SIZE, tiny_adapter
 
-from nora_studio.cards import read_card
-from nora_studio.errors import StudioError
-from nora_studio.files import load_adapter
-from nora_studio.formats.container import write_tensors
-from nora_studio.formats.metadata import describe
-from nora_studio.formats.names import LayerNames
-from nora_studio.formats.portable import DTYPES, STYLES, write_portable
-from nora_studio.formats.updates import (
+from nora_studio.adapters.files.adapter_folders import load_adapter
+from nora_studio.adapters.files.cards import read_card
+from nora_studio.adapters.files.container import write_tensors
+from nora_studio.adapters.files.metadata import describe
+from nora_studio.adapters.files.names import LayerNames
+from nora_studio.adapters.files.portable import DTYPES, STYLES, write_portable
+from nora_studio.adapters.files.updates import (
     Update,
     dense_change,
     error_of,
@@ -29,10 +28,11 @@ from nora_studio.formats.updates import (
     settle,
     with_rank,
 )
-from nora_studio.generate import draw
-from nora_studio.methods.attachment import adapter_parameters, attach, detach
-from nora_studio.methods.injection import tuner_layers
-from nora_studio.models import load_sdxl, parts_of, targets_for
+from nora_studio.adapters.methods.attachment import adapter_parameters, attach, detach
+from nora_studio.adapters.methods.injection import tuner_layers
+from nora_studio.errors import StudioError
+from nora_studio.sdxl.generate import draw
+from nora_studio.sdxl.models import load_sdxl, parts_of, targets_for
 
 PROMPT = "a photo of a [V] mug"
 

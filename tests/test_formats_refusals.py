@@ -10,19 +10,19 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tiny import assert_same_tensors, states, tiny_adapter
 
-from nora_studio.cards import find_adapter, read_card
+from nora_studio.adapters.files.adapter_folders import load_adapter
+from nora_studio.adapters.files.cards import find_adapter, read_card
+from nora_studio.adapters.files.container import read_header, write_tensors
+from nora_studio.adapters.files.identify import CARD_KEY, SEED_KEY, identify
+from nora_studio.adapters.files.inspection import by_block, inspect_file
+from nora_studio.adapters.files.metadata import describe
+from nora_studio.adapters.files.names import LayerNames
+from nora_studio.adapters.files.portable import write_portable
+from nora_studio.adapters.files.seed import write_seed
+from nora_studio.adapters.files.updates import read_updates, with_rank
+from nora_studio.adapters.methods.attachment import detach
 from nora_studio.errors import StudioError
-from nora_studio.files import load_adapter
-from nora_studio.formats.container import read_header, write_tensors
-from nora_studio.formats.identify import CARD_KEY, SEED_KEY, identify
-from nora_studio.formats.inspection import by_block, inspect_file
-from nora_studio.formats.metadata import describe
-from nora_studio.formats.names import LayerNames
-from nora_studio.formats.portable import write_portable
-from nora_studio.formats.seed import write_seed
-from nora_studio.formats.updates import read_updates, with_rank
-from nora_studio.methods.attachment import detach
-from nora_studio.models import load_sdxl, parts_of
+from nora_studio.sdxl.models import load_sdxl, parts_of
 
 FORMATS = ("kohya", "diffusers", "seed")
 STEM = "lora_unet_middle_block_1_transformer_blocks_0_attn1_to_q"

@@ -11,20 +11,20 @@ from reference import nora_delta
 from safetensors.torch import load_file
 from tiny import RARE_TOKEN, assert_same_tensors, states, tiny_sdxl
 
+from nora_studio.adapters.files.adapter_folders import adapter_state, load_adapter, save_adapter
+from nora_studio.adapters.files.card import AdapterCard
+from nora_studio.adapters.files.container import read_header, write_tensors
+from nora_studio.adapters.files.identify import CARD_KEY, SEED_KEY
+from nora_studio.adapters.files.outer import TOLERANCE, deviation, probe
+from nora_studio.adapters.files.seed import write_seed
+from nora_studio.adapters.files.updates import error_of, read_updates
+from nora_studio.adapters.fingerprints import fingerprint
+from nora_studio.adapters.methods.attachment import adapter_parameters, attach
+from nora_studio.adapters.methods.injection import tuner_layers
+from nora_studio.adapters.methods.spec import AdapterSpec
 from nora_studio.errors import StudioError
-from nora_studio.files import adapter_state, load_adapter, save_adapter
-from nora_studio.fingerprints import fingerprint
-from nora_studio.formats.card import AdapterCard
-from nora_studio.formats.container import read_header, write_tensors
-from nora_studio.formats.identify import CARD_KEY, SEED_KEY
-from nora_studio.formats.outer import TOLERANCE, deviation, probe
-from nora_studio.formats.seed import write_seed
-from nora_studio.formats.updates import error_of, read_updates
-from nora_studio.methods.attachment import adapter_parameters, attach
-from nora_studio.methods.injection import tuner_layers
-from nora_studio.methods.spec import AdapterSpec
-from nora_studio.models import load_sdxl, parts_of, targets_for
 from nora_studio.nora import NoraConfig
+from nora_studio.sdxl.models import load_sdxl, parts_of, targets_for
 
 ADAPTED = ("unet", "text_encoder")
 

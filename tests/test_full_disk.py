@@ -13,8 +13,8 @@ import pytest
 from test_interruptions import LONG, SHORT, errors, hidden, trainer, wait_until  # noqa: F401
 from trainer import run_trainer, tiny_arguments
 
-from nora_studio.audit import compare_runs
-from nora_studio.runs import Run
+from nora_studio.runs.runs import Run
+from nora_studio.trainer.audit import compare_runs
 
 STEPS = {"steps": 60, "checkpoint-every": 5, "log-every": 1}
 
@@ -40,7 +40,7 @@ def mounted(folder: Path, *options: str) -> Iterator[Path]:
 def test_a_full_disk_ends_in_one_line_and_resumes_once_there_is_room(
     forks, tiny_base, photo_folder, tmp_path
 ):
-    from nora_studio.scripts import TRAIN
+    from nora_studio.runs.scripts import TRAIN
 
     changes = LONG | STEPS
     with mounted(tmp_path / "small", "size=8m") as small:

@@ -13,10 +13,10 @@ from PIL import Image
 from tiny import RARE_TOKEN, SIZE, tiny_adapter, tiny_sdxl
 
 from nora_studio.errors import StudioError
-from nora_studio.generate import adapter_on, draw, save_picture
-from nora_studio.models import load_sdxl, parts_of
-from nora_studio.prompts import read_prompts, replace_token
-from nora_studio.recipes import Recipe, read_recipe
+from nora_studio.photos.prompts import read_prompts, replace_token
+from nora_studio.sdxl.generate import adapter_on, draw, save_picture
+from nora_studio.sdxl.models import load_sdxl, parts_of
+from nora_studio.sdxl.recipes import Recipe, read_recipe
 
 PROMPTS = ["a photo of a [V] mug", "a [V] dog on the beach", "a pencil sketch"]
 STEPS = 3

@@ -9,14 +9,14 @@ from PIL import Image
 from tiny import tiny_clip
 from trainer import SCRIPT, Outcome, run_trainer
 
-from nora_studio.history import find_runs
-from nora_studio.options_file import parse_options, to_toml
-from nora_studio.runs import Run
-from nora_studio.studio.drafts import DRAFT, kept_form
-from nora_studio.studio.jobs import Jobs
-from nora_studio.studio.sheets import read_sheet, sheet_names
-from nora_studio.studio.uploads import photos_of
-from nora_studio.studio.workspace import Workspace
+from nora_studio.app.server.drafts import DRAFT, kept_form
+from nora_studio.app.server.jobs import Jobs
+from nora_studio.app.server.sheets import read_sheet, sheet_names
+from nora_studio.app.server.uploads import photos_of
+from nora_studio.app.server.workspace import Workspace
+from nora_studio.options.options_file import parse_options, to_toml
+from nora_studio.runs.history import find_runs
+from nora_studio.runs.runs import Run
 
 GOLDEN = Path(__file__).parent / "golden"
 PROMPT = "a photo of a [V] mug"

@@ -5,14 +5,14 @@ import torch
 from accelerate import Accelerator
 from trainer import run_trainer, tiny_arguments, tiny_options, tiny_subject
 
-from nora_studio.defaults import with_recommended
-from nora_studio.dreambooth import DreamboothStep
 from nora_studio.errors import StudioError
-from nora_studio.held_out import LEVELS, FixedBatches, measure
-from nora_studio.models import load_sdxl
-from nora_studio.photo_set import PhotoSet
-from nora_studio.preparation import prepare
-from nora_studio.runs import Run
+from nora_studio.options.defaults import with_recommended
+from nora_studio.runs.runs import Run
+from nora_studio.sdxl.models import load_sdxl
+from nora_studio.tasks.dreambooth.dreambooth import DreamboothStep
+from nora_studio.tasks.dreambooth.held_out import LEVELS, FixedBatches, measure
+from nora_studio.tasks.dreambooth.photo_set import PhotoSet
+from nora_studio.tasks.dreambooth.preparation import prepare
 
 
 @pytest.fixture

@@ -10,20 +10,20 @@ import gradio as gr
 import pytest
 from visiting import pressed, request_of
 
-from nora_studio.errors import StudioError
-from nora_studio.studio.drawables import find_drawables
-from nora_studio.studio.library import library
-from nora_studio.studio.past_runs import (
+from nora_studio.app.pages.history import _meanings, _Room
+from nora_studio.app.pages.watch import _views
+from nora_studio.app.server.drawables import find_drawables
+from nora_studio.app.server.library import library
+from nora_studio.app.server.past_runs import (
     delete_for_good,
     delete_runs,
     deleted_runs,
     past_runs,
     restore_run,
 )
-from nora_studio.studio.scoring import measurable_runs
-from nora_studio.studio.trainings import find_trainings, state_of
-from nora_studio.ui.history import _meanings, _Room
-from nora_studio.ui.watch import _views
+from nora_studio.app.server.scoring import measurable_runs
+from nora_studio.app.server.trainings import find_trainings, state_of
+from nora_studio.errors import StudioError
 
 SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
 

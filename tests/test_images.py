@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nora_studio.compare import open_picture
-from nora_studio.data.images import list_photos, open_photo
-from nora_studio.data.views import Framing, photo_views, prepare_photo
 from nora_studio.errors import StudioError
-from nora_studio.recipes import read_recipe
-from nora_studio.wall import _picture
+from nora_studio.photos.images import list_photos, open_photo
+from nora_studio.photos.views import Framing, photo_views, prepare_photo
+from nora_studio.scoring.compare import open_picture
+from nora_studio.sdxl.recipes import read_recipe
+from nora_studio.tasks.dreambooth.wall import _picture
 
 WIDTH, HEIGHT = 48, 36
 JPEG_LEVELS = 12

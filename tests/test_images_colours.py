@@ -13,8 +13,8 @@ from profiles import (
 )
 from test_images import HEIGHT, JPEG_LEVELS, WIDTH, levels, save, scene
 
-from nora_studio.data.images import decode_photo, list_photos, open_photo
 from nora_studio.errors import StudioError
+from nora_studio.photos.images import decode_photo, list_photos, open_photo
 
 
 def srgb_of_linear_p3(pixels: np.ndarray) -> np.ndarray:

@@ -8,11 +8,11 @@ from test_images import save, scene
 from tiny import SIZE
 from trainer import tiny_options, tiny_subject
 
-from nora_studio.cache import encode_photos
-from nora_studio.data.images import list_photos
-from nora_studio.data.views import Framing, photo_views
 from nora_studio.errors import StudioError
-from nora_studio.losses import denoising_loss
+from nora_studio.photos.images import list_photos
+from nora_studio.photos.views import Framing, photo_views
+from nora_studio.sdxl.cache import encode_photos
+from nora_studio.sdxl.losses import denoising_loss
 
 
 def box_mask(width: int, height: int, box: tuple[int, int, int, int]) -> Image.Image:
@@ -125,7 +125,7 @@ def test_masked_batches_reach_the_loss(tiny_base, photo_folder, tmp_path):
         save(box_mask(48, 36, (6, 0, 42, 12)), photos / name.replace(".png", ".mask.png"))
     options = tiny_options(tiny_base, photos, tmp_path / "runs", mask_floor=0.0)
     subject, draws = tiny_subject(options)
-    from nora_studio.dreambooth import DreamboothStep
+    from nora_studio.tasks.dreambooth.dreambooth import DreamboothStep
 
     step = DreamboothStep(subject.pipe.unet, {}, subject.text, subject.process)
     said: list[torch.Tensor] = []

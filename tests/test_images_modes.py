@@ -22,7 +22,7 @@ from PIL import Image
 from profiles import display_p3_linear
 from test_images import levels
 
-from nora_studio.data.images import decode_photo
+from nora_studio.photos.images import decode_photo
 
 HEIGHT, WIDTH = 36, 40
 DOWN, RIGHT = np.mgrid[0:HEIGHT, 0:WIDTH]

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from trainer import run_trainer, tiny_arguments
 
-from nora_studio.audit import compare_runs
-from nora_studio.interruption import has_reached, signal_when
-from nora_studio.launching import Started
-from nora_studio.resuming import common_checkpoint
-from nora_studio.runs import Run
-from nora_studio.scripts import TRAIN
+from nora_studio.runs.interruption import has_reached, signal_when
+from nora_studio.runs.launching import Started
+from nora_studio.runs.resuming import common_checkpoint
+from nora_studio.runs.runs import Run
+from nora_studio.runs.scripts import TRAIN
+from nora_studio.trainer.audit import compare_runs
 
 ONE_PART = {
     f"{part}.{name}": None

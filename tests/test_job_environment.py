@@ -6,9 +6,9 @@ import sys
 import pytest
 from test_jobs import begin, visitor, wait_for
 
-from nora_studio.studio.drawing_process import DrawingProcess
-from nora_studio.studio.job_environment import job_environment
-from nora_studio.studio.jobs import Jobs
+from nora_studio.app.server.drawing_process import DrawingProcess
+from nora_studio.app.server.job_environment import job_environment
+from nora_studio.app.server.jobs import Jobs
 
 SECRETS = {
     "HF_TOKEN": "hf_the_owners",

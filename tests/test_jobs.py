@@ -11,11 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from nora_studio.app.server import child
+from nora_studio.app.server.job import Job
+from nora_studio.app.server.jobs import PROJECT, WAITING_LIMIT, Jobs
+from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
-from nora_studio.studio import child
-from nora_studio.studio.job import Job
-from nora_studio.studio.jobs import PROJECT, WAITING_LIMIT, Jobs
-from nora_studio.studio.workspace import Workspace
 
 SLEEP = [sys.executable, "-S", "-c", "import time; print('at work', flush=True); time.sleep(60)"]
 QUICK = [sys.executable, "-S", "-c", "import os; print('in', os.path.basename(os.getcwd()))"]

@@ -14,19 +14,19 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_sdxl
 from trainer import tiny_arguments
 
-from nora_studio.assets import embedded
+from nora_studio.app.pages.adapter_cards import shelf_view
+from nora_studio.app.pages.comparison_view import sheet_view
+from nora_studio.app.pages.needs import needs_view
+from nora_studio.app.server.library import library
+from nora_studio.app.server.measures import Measures
+from nora_studio.app.server.sheets import SHEET, new_sheet, read_sheet, write_sheet
+from nora_studio.app.server.training import as_shown
 from nora_studio.errors import StudioError
-from nora_studio.judges import is_embedded_base, judge_for, require_judge, why_unscored
-from nora_studio.models import load_sdxl
-from nora_studio.runs import Run
-from nora_studio.studio.library import library
-from nora_studio.studio.measures import Measures
-from nora_studio.studio.sheets import SHEET, new_sheet, read_sheet, write_sheet
-from nora_studio.studio.training import as_shown
-from nora_studio.sweep_table import page as sweep_page
-from nora_studio.ui.adapter_cards import shelf_view
-from nora_studio.ui.comparison_view import sheet_view
-from nora_studio.ui.needs import needs_view
+from nora_studio.mini.assets import embedded
+from nora_studio.options.judges import is_embedded_base, judge_for, require_judge, why_unscored
+from nora_studio.runs.runs import Run
+from nora_studio.scoring.sweep_table import page as sweep_page
+from nora_studio.sdxl.models import load_sdxl
 
 EVALUATION = Path(__file__).parent.parent / "evaluation"
 CLIP = "ViT-B-32:openai"

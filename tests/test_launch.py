@@ -11,7 +11,7 @@ import pytest
 from test_training import only_unet
 from trainer import SCRIPT, tiny_arguments
 
-from nora_studio.runs import Run
+from nora_studio.runs.runs import Run
 
 SHARDS = ["--use_fsdp", "--fsdp_version", "2"]
 

@@ -16,10 +16,10 @@ from test_golden import GOLDEN
 from test_rooms import modules, scripts
 from trainer import run_trainer
 
-from nora_studio.atomic import replacing
-from nora_studio.formats.container import write_tensors
-from nora_studio.liveness import born_at, host_name
-from nora_studio.runs import Run
+from nora_studio.adapters.files.container import write_tensors
+from nora_studio.runs.atomic import replacing
+from nora_studio.runs.liveness import born_at, host_name
+from nora_studio.runs.runs import Run
 
 TOP = Path(__file__).parent.parent
 GONE = 2**31 - 2
@@ -79,7 +79,7 @@ def test_killing_the_command_ends_its_trainer_which_saves(tmp_path, number):
     words += ["--trigger", "sks", "--steps", "5000", "--method", "lora", "--log-every", "1"]
     words += ["--sample-every", "0", "--sample-steps", "1", "--name", "long"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "nora_studio.cli", "train", *words],
+        [sys.executable, "-m", "nora_studio.cli.main", "train", *words],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(TOP)},
         stdout=subprocess.DEVNULL,

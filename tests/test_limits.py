@@ -11,27 +11,27 @@ import pytest
 from test_jobs import SLEEP
 from visiting import bring_runs, request_of
 
-from nora_studio.config import DreamboothOptions, PartOptions
-from nora_studio.defaults import with_recommended
-from nora_studio.errors import StudioError
-from nora_studio.methods.spec import AdapterSpec
-from nora_studio.parameters import count
-from nora_studio.studio.limits import TRAINING, Limits
-from nora_studio.studio.quota import adding, used_bytes
-from nora_studio.studio.request_body import TooLarge
-from nora_studio.studio.training import PROGRAM
-from nora_studio.studio.training_needs import (
+from nora_studio.adapters.methods.spec import AdapterSpec
+from nora_studio.app.pages.train import _Answers as Train
+from nora_studio.app.pages.watch import _Answers as Watch
+from nora_studio.app.serve import UiOptions, open_studio
+from nora_studio.app.server.limits import TRAINING, Limits
+from nora_studio.app.server.quota import adding, used_bytes
+from nora_studio.app.server.request_body import TooLarge
+from nora_studio.app.server.training import PROGRAM
+from nora_studio.app.server.training_needs import (
     WIDTHS,
     adapter_bytes,
     check_training,
     training_bytes,
     training_figures,
 )
-from nora_studio.studio.upload_cache import ABANDONED_SECONDS, MOST_WAITING, UploadCache
-from nora_studio.studio.workspace import Workspace
-from nora_studio.ui.server import UiOptions, open_studio
-from nora_studio.ui.train import _Answers as Train
-from nora_studio.ui.watch import _Answers as Watch
+from nora_studio.app.server.upload_cache import ABANDONED_SECONDS, MOST_WAITING, UploadCache
+from nora_studio.app.server.workspace import Workspace
+from nora_studio.errors import StudioError
+from nora_studio.options.config import DreamboothOptions, PartOptions
+from nora_studio.options.defaults import with_recommended
+from nora_studio.sdxl.parameters import count
 
 PLAIN = DreamboothOptions(instance_dir=Path("photos/mug"), prompt="a [V] mug", name="mug")
 

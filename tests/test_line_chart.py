@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from nora_studio.ui.axes import Axis, number
-from nora_studio.ui.line_chart import Series, line_chart, smoothed
+from nora_studio.app.pages.axes import Axis, number
+from nora_studio.app.pages.line_chart import Series, line_chart, smoothed
 
 FALLING = [(10 * n, 0.5 * 0.9**n) for n in range(41)]
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from nora_studio.studio import login_limits
-from nora_studio.studio.login_limits import (
+from nora_studio.app.server import login_limits
+from nora_studio.app.server.login_limits import (
     CHECKS_WAITING,
     FREE_FAILURES,
     FREE_FAILURES_OF_AN_ADDRESS,

@@ -7,9 +7,8 @@ import pytest
 import torch
 from diffusers import EDMEulerScheduler
 
-from nora_studio.cache import LatentCache
-from nora_studio.draws import BatchDraws
-from nora_studio.losses import (
+from nora_studio.sdxl.cache import LatentCache
+from nora_studio.sdxl.losses import (
     debiased_weights,
     denoising_loss,
     denoising_target,
@@ -17,6 +16,7 @@ from nora_studio.losses import (
     min_snr_weights,
     noisy_latents,
 )
+from nora_studio.tasks.dreambooth.draws import BatchDraws
 
 LENGTH = 1000
 CLOSE = 2e-6

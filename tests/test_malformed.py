@@ -12,8 +12,8 @@ from malformed_photos import captions, photos
 from malformed_runs import requests, run_folders
 from trainer import SCRIPT, Outcome, run_trainer
 
-from nora_studio import cli
-from nora_studio.drawing_requests import parse_request
+from nora_studio.app.server.drawing_requests import parse_request
+from nora_studio.cli import main as cli
 from nora_studio.errors import StudioError
 
 CASES: list[Case] = [

@@ -10,10 +10,15 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from specs import NEAR_ZERO, SPECS, spec_of
 from torch import nn
 
+from nora_studio.adapters.methods.attachment import (
+    adapter_parameters,
+    attach,
+    count_parameters,
+    detach,
+)
+from nora_studio.adapters.methods.spec import AdapterSpec
+from nora_studio.adapters.methods.table import METHODS
 from nora_studio.errors import StudioError
-from nora_studio.methods.attachment import adapter_parameters, attach, count_parameters, detach
-from nora_studio.methods.spec import AdapterSpec
-from nora_studio.methods.table import METHODS
 from nora_studio.nora import NoraLinear
 
 PLACES = [

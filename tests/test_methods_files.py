@@ -11,12 +11,17 @@ from safetensors.torch import load_file
 from specs import SHARING, SPECS
 from torch import nn
 
+from nora_studio.adapters.files.adapter_folders import load_adapter, load_weights, save_adapter
+from nora_studio.adapters.files.card import AdapterCard
+from nora_studio.adapters.fingerprints import fingerprint
+from nora_studio.adapters.methods.attachment import (
+    adapter_parameters,
+    attach,
+    count_parameters,
+    detach,
+)
+from nora_studio.adapters.methods.table import METHODS
 from nora_studio.errors import StudioError
-from nora_studio.files import load_adapter, load_weights, save_adapter
-from nora_studio.fingerprints import fingerprint
-from nora_studio.formats.card import AdapterCard
-from nora_studio.methods.attachment import adapter_parameters, attach, count_parameters, detach
-from nora_studio.methods.table import METHODS
 
 PLACES = [("unet", torch.float32), ("clip", torch.bfloat16), ("llama", torch.float32)]
 UNSCALABLE = ("vera", "vblora", "oft")

@@ -14,15 +14,15 @@ from test_trainee import built
 from torch import nn
 from trainer import run_trainer, tiny_arguments, tiny_options
 
-from nora_studio.assets import embedded
-from nora_studio.checkpoints import TrainingState, read_state, write_state
-from nora_studio.config import PartOptions
-from nora_studio.methods.attachment import adapter_parameters, attach
-from nora_studio.methods.optimizers import make_optimizer
-from nora_studio.methods.steps import step_rules
-from nora_studio.methods.table import METHODS
-from nora_studio.part_settings import part_settings
-from nora_studio.recommended import recommended
+from nora_studio.adapters.methods.attachment import adapter_parameters, attach
+from nora_studio.adapters.methods.optimizers import make_optimizer
+from nora_studio.adapters.methods.steps import step_rules
+from nora_studio.adapters.methods.table import METHODS
+from nora_studio.mini.assets import embedded
+from nora_studio.options.config import PartOptions
+from nora_studio.options.part_settings import part_settings
+from nora_studio.options.recommended import recommended
+from nora_studio.trainer.checkpoints import TrainingState, read_state, write_state
 
 FAMILY = FAMILIES["llama"]
 PARTS = ("unet", "text-encoder", "text-encoder-2")

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from nora_studio import world
-from nora_studio.assets import embedded
 from nora_studio.errors import StudioError
-from nora_studio.pretrain import bars, card, export
-from nora_studio.pretrain.progress import write_json
+from nora_studio.mini import world
+from nora_studio.mini.assets import embedded
+from nora_studio.mini.pretrain import card, export
+from nora_studio.mini.pretrain.progress import write_json
+from nora_studio.scoring import mini_bars as bars
 
 
 def test_prompts_say_what_their_scenes_show() -> None:

@@ -8,10 +8,10 @@ import pytest
 from language import load
 from safetensors import safe_open
 
-from nora_studio.commonsense.models import load_tokenizer
-from nora_studio.commonsense.prompts import training_prompt
-from nora_studio.everyday.questions import SETS, questions
-from nora_studio.pretrain.language_model import Quizzes
+from nora_studio.mini.everyday.questions import SETS, questions
+from nora_studio.mini.pretrain.language_model import Quizzes
+from nora_studio.tasks.commonsense.models import load_tokenizer
+from nora_studio.tasks.commonsense.prompts import training_prompt
 
 FOLDER = Path(__file__).parent.parent / "assets" / "mini-llama"
 

@@ -11,25 +11,25 @@ from safetensors.torch import save_file
 from serving import PASSWORD, write_accounts
 from tiny import tiny_adapter
 
-from nora_studio.commands import export
-from nora_studio.commands.options import ExportOptions
-from nora_studio.drawing_requests import AdapterChoice
+from nora_studio.adapters.files.identify import CARD_KEY
+from nora_studio.app.pages.needs import needs_view
+from nora_studio.app.pages.train import _Answers as Train
+from nora_studio.app.pages.watch import _Answers as Watch
+from nora_studio.app.serve import UiOptions, open_studio
+from nora_studio.app.server import model_access
+from nora_studio.app.server.adapter_commands import AdapterDesk
+from nora_studio.app.server.adapter_uploads import add_adapter
+from nora_studio.app.server.drawing_requests import AdapterChoice
+from nora_studio.app.server.model_access import ModelAccess
+from nora_studio.app.server.scoring import ScoreRequest, submit
+from nora_studio.app.server.sheets import for_the_server
+from nora_studio.app.server.training import PROGRAM
+from nora_studio.app.server.uploads import Incoming
+from nora_studio.app.server.workspace import Workspace
+from nora_studio.cli import export
+from nora_studio.cli.options import ExportOptions
 from nora_studio.errors import StudioError
-from nora_studio.formats.identify import CARD_KEY
-from nora_studio.models import load_sdxl
-from nora_studio.studio import model_access
-from nora_studio.studio.adapter_commands import AdapterDesk
-from nora_studio.studio.adapter_uploads import add_adapter
-from nora_studio.studio.model_access import ModelAccess
-from nora_studio.studio.scoring import ScoreRequest, submit
-from nora_studio.studio.sheets import for_the_server
-from nora_studio.studio.training import PROGRAM
-from nora_studio.studio.uploads import Incoming
-from nora_studio.studio.workspace import Workspace
-from nora_studio.ui.needs import needs_view
-from nora_studio.ui.server import UiOptions, open_studio
-from nora_studio.ui.train import _Answers as Train
-from nora_studio.ui.watch import _Answers as Watch
+from nora_studio.sdxl.models import load_sdxl
 
 EVIL = "evil/model"
 

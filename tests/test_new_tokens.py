@@ -8,11 +8,8 @@ from tiny import RARE_TOKEN, states, tiny_sdxl
 from torch import nn
 from trainer import tiny_options
 
-from nora_studio.dreambooth import encode_prompts
-from nora_studio.errors import StudioError
-from nora_studio.fingerprints import fingerprint
-from nora_studio.models import load_sdxl, parts_of, share_weights
-from nora_studio.new_tokens import (
+from nora_studio.adapters.fingerprints import fingerprint
+from nora_studio.adapters.new_tokens import (
     TOKENIZERS,
     NewTokens,
     extend,
@@ -21,7 +18,10 @@ from nora_studio.new_tokens import (
     token_words,
     tokens_on,
 )
-from nora_studio.token_training import TokenRows, name_tokens
+from nora_studio.errors import StudioError
+from nora_studio.sdxl.models import load_sdxl, parts_of, share_weights
+from nora_studio.tasks.dreambooth.dreambooth import encode_prompts
+from nora_studio.tasks.dreambooth.token_training import TokenRows, name_tokens
 
 PROMPTS = ["a photo of a [V] mug in the snow", "a photo of a mug", ""]
 WIDTH = 32

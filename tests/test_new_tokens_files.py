@@ -12,14 +12,14 @@ from safetensors.torch import load_file
 from test_new_tokens import drawn_tokens
 from tiny import SIZE, tiny_adapter
 
-from nora_studio.cards import read_card
-from nora_studio.entrants import weights_digest
+from nora_studio.adapters.files.adapter_folders import read_new_tokens
+from nora_studio.adapters.files.cards import read_card
+from nora_studio.adapters.files.embeddings import EMBEDDINGS, write_embeddings
+from nora_studio.adapters.new_tokens import TOKENIZERS, NewTokens
 from nora_studio.errors import StudioError
-from nora_studio.files import read_new_tokens
-from nora_studio.formats.embeddings import EMBEDDINGS, write_embeddings
-from nora_studio.generate import adapter_on, draw
-from nora_studio.models import load_sdxl
-from nora_studio.new_tokens import TOKENIZERS, NewTokens
+from nora_studio.sdxl.entrants import weights_digest
+from nora_studio.sdxl.generate import adapter_on, draw
+from nora_studio.sdxl.models import load_sdxl
 
 WORDS = ("<mug-1>", "<mug-2>")
 

@@ -36,7 +36,7 @@ METHODS = {
 }
 """Whatever they are called on."""
 IN_ONE_PLACE = {
-    "nora_studio/clip_files.py": {
+    "nora_studio/scoring/clip_files.py": {
         "create_model_and_transforms", "load_checkpoint", "get_tokenizer",
     },
 }  # fmt: skip

@@ -12,15 +12,15 @@ from reference import TOLERANCE
 from torch import nn
 from trainer import run_trainer, tiny_arguments, tiny_options, tiny_subject
 
-from nora_studio.activations import first_batch, record_activations
-from nora_studio.assembly import prepare_accelerator
-from nora_studio.cards import read_card
+from nora_studio.adapters.files.cards import read_card
 from nora_studio.errors import StudioError
 from nora_studio.nora import NoraConfig, NoraLinear
 from nora_studio.nora.calibration import record_mean_abs_inputs
-from nora_studio.part_settings import part_settings
-from nora_studio.personalise import build_trainee
-from nora_studio.runs import Run
+from nora_studio.options.part_settings import part_settings
+from nora_studio.runs.runs import Run
+from nora_studio.tasks.dreambooth.activations import first_batch, record_activations
+from nora_studio.tasks.dreambooth.personalise import build_trainee
+from nora_studio.trainer.assembly import prepare_accelerator
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 

@@ -9,10 +9,10 @@ from peft import PeftConfig, get_peft_model
 from torch import nn
 
 import nora_studio.nora.outer_cache as outer_cache
-from nora_studio.disk_cache import default_cache_folder
 from nora_studio.nora import NoraConfig, NoraLinear
 from nora_studio.nora.outer_cache import OuterCache, cached_outer_factors
 from nora_studio.nora.svd import outer_factors
+from nora_studio.runs.disk_cache import default_cache_folder
 
 SIDE, RANK = outer_cache.SMALLEST, 8
 

@@ -25,7 +25,7 @@ from torch import nn
 
 from nora_studio.errors import StudioError
 from nora_studio.nora import NoraConfig, NoraLinear, NoraModel
-from nora_studio.registration import register_method
+from nora_studio.nora.registration import register_method
 
 FP32 = {"rtol": 1e-4, "atol": 1e-4}
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from nora_studio.cli import GenerateOptions
-from nora_studio.command_line import parse_command
-from nora_studio.drawing_requests import parse_request
+from nora_studio.app.server.drawing_requests import parse_request
+from nora_studio.cli.main import GenerateOptions
 from nora_studio.errors import StudioError
-from nora_studio.number_ranges import MAXIMUM_SEED
-from nora_studio.options_file import parse_options, to_toml
+from nora_studio.options.command_line import parse_command
+from nora_studio.options.number_ranges import MAXIMUM_SEED
+from nora_studio.options.options_file import parse_options, to_toml
 
 NEEDED = ["--instance-dir", "photos/mug", "--prompt", "a photo of a [V] mug"]
 REQUEST = {"columns": [{"label": "base"}], "prompts": ["a mug"]}

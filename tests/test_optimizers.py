@@ -12,14 +12,14 @@ from test_methods_training import FAMILY, adapted
 from torch import nn
 from trainer import run_trainer, tiny_arguments, tiny_options
 
-from nora_studio.averages import ScheduleFreeAverage
-from nora_studio.checkpoints import TrainingState, read_state, write_state
+from nora_studio.adapters.methods.attachment import adapter_parameters
+from nora_studio.adapters.methods.optimizers import learning_rates, make_optimizer
+from nora_studio.adapters.methods.prodigy import SharedProdigy
 from nora_studio.errors import StudioError
-from nora_studio.methods.attachment import adapter_parameters
-from nora_studio.methods.optimizers import learning_rates, make_optimizer
-from nora_studio.methods.prodigy import SharedProdigy
-from nora_studio.part_settings import part_settings
-from nora_studio.recommended import recommended
+from nora_studio.options.part_settings import part_settings
+from nora_studio.options.recommended import recommended
+from nora_studio.trainer.averages import ScheduleFreeAverage
+from nora_studio.trainer.checkpoints import TrainingState, read_state, write_state
 
 OPTIMIZERS = ("adamw", "adamw8bit", "prodigy", "schedule-free", "adafactor", "lion")
 RATES = {"one": 1e-2, "two": 1e-3}

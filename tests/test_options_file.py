@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from nora_studio.config import DreamboothOptions
-from nora_studio.defaults import with_recommended
 from nora_studio.errors import StudioError
-from nora_studio.options_file import parse_options, to_toml
+from nora_studio.options.config import DreamboothOptions
+from nora_studio.options.defaults import with_recommended
+from nora_studio.options.options_file import parse_options, to_toml
 
 NEEDED = ["--instance-dir", "photos/mug", "--prompt", "a photo of a [V] mug"]
 

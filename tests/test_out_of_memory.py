@@ -5,8 +5,8 @@ import torch
 from trainer import run_trainer, tiny_arguments, tiny_options
 
 from nora_studio.errors import StudioError
-from nora_studio.out_of_memory import is_out_of_memory, told_in_one_line
-from nora_studio.runs import Run
+from nora_studio.runs.runs import Run
+from nora_studio.trainer.out_of_memory import is_out_of_memory, told_in_one_line
 
 
 def test_a_run_that_is_out_of_memory_has_failed_in_one_line(tiny_base, photo_folder, tmp_path):

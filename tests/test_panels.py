@@ -12,28 +12,28 @@ import pytest
 from studio_site import Person, wait_until
 from tiny import tiny_adapter
 
-import nora_studio.ui
-from nora_studio.assets import embedded
-from nora_studio.commands import export
-from nora_studio.commands.options import ExportOptions
+import nora_studio.app.pages
+from nora_studio.adapters.files.container import read_header, read_tensors, write_tensors
+from nora_studio.app.pages.adapter_bench import base_named
+from nora_studio.app.pages.number_field import NumberField
+from nora_studio.app.pages.page import build_page
+from nora_studio.app.server.draft_trash import bring_back, last_put_aside
+from nora_studio.app.server.drafts import DRAFT, take_example
+from nora_studio.app.server.jobs import Jobs
+from nora_studio.app.server.past_runs import delete_runs
+from nora_studio.app.server.sheets import discard_sheet, restore_sheet, sheet_names
+from nora_studio.app.server.uploads import photos_of
+from nora_studio.app.server.workspace import Workspace
+from nora_studio.cli import export
+from nora_studio.cli.options import ExportOptions
 from nora_studio.errors import StudioError
-from nora_studio.formats.container import read_header, read_tensors, write_tensors
-from nora_studio.models import load_sdxl
-from nora_studio.runs import Run
-from nora_studio.studio.draft_trash import bring_back, last_put_aside
-from nora_studio.studio.drafts import DRAFT, take_example
-from nora_studio.studio.jobs import Jobs
-from nora_studio.studio.past_runs import delete_runs
-from nora_studio.studio.sheets import discard_sheet, restore_sheet, sheet_names
-from nora_studio.studio.uploads import photos_of
-from nora_studio.studio.workspace import Workspace
-from nora_studio.ui.adapter_bench import base_named
-from nora_studio.ui.number_field import NumberField
-from nora_studio.ui.page import build_page
+from nora_studio.mini.assets import embedded
+from nora_studio.runs.runs import Run
+from nora_studio.sdxl.models import load_sdxl
 
 playwright = pytest.importorskip("playwright.sync_api")
 MUG, DOG = "sunrise-mug", "party-dog"
-UI = Path(nora_studio.ui.__file__).parent
+UI = Path(nora_studio.app.pages.__file__).parent
 
 
 @pytest.fixture

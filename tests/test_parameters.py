@@ -11,12 +11,12 @@ from specs import SPECS
 from tiny import tiny_sdxl
 from torch import nn
 
-from nora_studio import cli
+from nora_studio.adapters.methods.attachment import attach, count_parameters, detach
+from nora_studio.adapters.methods.spec import AdapterSpec
+from nora_studio.cli import main as cli
 from nora_studio.errors import StudioError
-from nora_studio.methods.attachment import attach, count_parameters, detach
-from nora_studio.methods.spec import AdapterSpec
-from nora_studio.parameters import CLIP, LANGUAGE, TABLE_1, count, count_row
-from nora_studio.shapes import BUILT_IN, shapes_of
+from nora_studio.sdxl.parameters import CLIP, LANGUAGE, TABLE_1, count, count_row
+from nora_studio.sdxl.shapes import BUILT_IN, shapes_of
 
 QV = ("q_proj", "v_proj")
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from trainer import run_trainer
 
-from nora_studio import cli
-from nora_studio.commands.options import FILE_COMMANDS
+from nora_studio.app.server.workspace import check_name, safe_name
+from nora_studio.cli import main as cli
+from nora_studio.cli.options import FILE_COMMANDS
 from nora_studio.errors import StudioError, run_entry
-from nora_studio.paths import check_folder_name
-from nora_studio.studio.workspace import check_name, safe_name
+from nora_studio.options.paths import check_folder_name
 
 TOP = Path(__file__).parent.parent
 TRAINERS = {

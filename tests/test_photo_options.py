@@ -12,13 +12,13 @@ from test_images import save, scene
 from test_training import ask_to_stop, only_unet, tensors_of
 from trainer import Outcome, run_trainer, tiny_arguments, tiny_options
 
-from nora_studio.assets import embedded
-from nora_studio.defaults import with_recommended
-from nora_studio.disk_cache import default_cache_folder
 from nora_studio.errors import StudioError
-from nora_studio.options_file import parse_options
-from nora_studio.photo_set import PhotoSet
-from nora_studio.runs import Run
+from nora_studio.mini.assets import embedded
+from nora_studio.options.defaults import with_recommended
+from nora_studio.options.options_file import parse_options
+from nora_studio.runs.disk_cache import default_cache_folder
+from nora_studio.runs.runs import Run
+from nora_studio.tasks.dreambooth.photo_set import PhotoSet
 
 EVERYTHING = {
     "buckets": True,

@@ -12,12 +12,12 @@ from pickles import assert_refused, hub_copy, plain_pickle, trap_file
 from PIL import Image
 from tiny import assert_same_tensors, tiny_clip
 
-from nora_studio.clip_files import CONFIG, WEIGHTS, find_clip_files
 from nora_studio.errors import StudioError
-from nora_studio.fewshot.clip import load_clip
-from nora_studio.pretrain.bars import Judge
-from nora_studio.sample_scores import SampleJudge
-from nora_studio.scores import load_scorer
+from nora_studio.scoring.clip_files import CONFIG, WEIGHTS, find_clip_files
+from nora_studio.scoring.mini_bars import Judge
+from nora_studio.scoring.scores import load_scorer
+from nora_studio.tasks.dreambooth.sample_scores import SampleJudge
+from nora_studio.tasks.fewshot.clip import load_clip
 
 PICKLE = "open_clip_pytorch_model.bin"
 ARCHITECTURE = "tiny-of-the-tests"

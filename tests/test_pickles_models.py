@@ -10,11 +10,11 @@ from pickles import assert_refused, hub_copy, plain_pickle, trap_file
 from tiny import tiny_adapter
 from transformers import ViTConfig
 
-from nora_studio.commonsense.models import load_decoder
-from nora_studio.dino import load_dino
-from nora_studio.files import load_adapter
-from nora_studio.models import load_sdxl, parts_of
+from nora_studio.adapters.files.adapter_folders import load_adapter
 from nora_studio.nora.hotswap import hotswap_adapter
+from nora_studio.scoring.dino import load_dino
+from nora_studio.sdxl.models import load_sdxl, parts_of
+from nora_studio.tasks.commonsense.models import load_decoder
 
 
 def test_models_of_other_libraries_are_refused_by_the_name_of_their_pickle(

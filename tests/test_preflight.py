@@ -13,9 +13,9 @@ from PIL import Image
 from test_training import only_unet
 from trainer import run_trainer, tiny_arguments, tiny_options, tiny_subject
 
-from nora_studio.peak_memory import Peak, peak_memory
-from nora_studio.preflight import LargestDraws, Preflight, told
-from nora_studio.runs import Run
+from nora_studio.runs.runs import Run
+from nora_studio.tasks.dreambooth.preflight import LargestDraws, Preflight, told
+from nora_studio.trainer.peak_memory import Peak, peak_memory
 
 CPU = torch.device("cpu")
 STEPS = 16
@@ -125,7 +125,7 @@ def test_it_warns_where_memory_or_the_disk_will_be_full(tiny_base, photo_folder,
 @pytest.mark.slow
 def test_a_process_does_not_count_what_the_one_before_it_held():
     mine = torch.ones(2**27)  # Half a GiB.
-    code = "import torch; from nora_studio.peak_memory import peak_memory; "
+    code = "import torch; from nora_studio.trainer.peak_memory import peak_memory; "
     code += "print(peak_memory(torch.device('cpu')).held_gib)"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     here = peak_memory(CPU).held_gib

@@ -15,11 +15,10 @@ from safetensors.torch import load_file
 from torchvision.transforms.functional import to_pil_image
 from transformers import CLIPTokenizer
 
-from nora_studio import world
 from nora_studio.errors import StudioError
-from nora_studio.pretrain import (
+from nora_studio.mini import world
+from nora_studio.mini.pretrain import (
     architecture,
-    bars,
     captions,
     contrastive,
     denoiser,
@@ -29,7 +28,8 @@ from nora_studio.pretrain import (
     tokenizer,
     vae,
 )
-from nora_studio.pretrain.progress import Progress
+from nora_studio.mini.pretrain.progress import Progress
+from nora_studio.scoring import mini_bars as bars
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ import torch
 from language import load, some_rows
 from safetensors.torch import load_file
 
-from nora_studio.commonsense.prompts import evaluation_prompt, training_prompt
-from nora_studio.pretrain.language_card import LOG, export_model, write_language_card
-from nora_studio.pretrain.language_model import ROW, Corpus, Quizzes, Training, build_model
-from nora_studio.pretrain.language_settings import LanguageSettings
-from nora_studio.pretrain.language_text import build_tokenizer, encode_chunk, encode_corpus
+from nora_studio.mini.pretrain.language_card import LOG, export_model, write_language_card
+from nora_studio.mini.pretrain.language_model import ROW, Corpus, Quizzes, Training, build_model
+from nora_studio.mini.pretrain.language_settings import LanguageSettings
+from nora_studio.mini.pretrain.language_text import build_tokenizer, encode_chunk, encode_corpus
+from nora_studio.tasks.commonsense.prompts import evaluation_prompt, training_prompt
 
 SCRIPT = Path(__file__).parent.parent / "training" / "pretrain_mini_llama.py"
 

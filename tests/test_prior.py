@@ -9,7 +9,7 @@ from tiny import SIZE
 from trainer import tiny_options, tiny_subject
 
 from nora_studio.errors import StudioError
-from nora_studio.prior import PairedDraws, class_prompt, draw_class_pictures
+from nora_studio.tasks.dreambooth.prior import PairedDraws, class_prompt, draw_class_pictures
 
 MUG = "a photo of a mug"
 

@@ -14,9 +14,9 @@ from several import start_pair, together
 from test_training import only_unet, tensors_of
 from trainer import run_trainer, tiny_arguments
 
-from nora_studio import processes
 from nora_studio.errors import StudioError
-from nora_studio.runs import Run
+from nora_studio.runs import processes
+from nora_studio.runs.runs import Run
 
 METHODS = ("nora", "lora")
 EVERYTHING = {
@@ -166,7 +166,7 @@ def wait_for_line(run: Run, step: int) -> None:
 
 def slow_to_end(rank: int) -> None:
     """The main process takes a while to write its last status."""
-    from nora_studio.runs import Run
+    from nora_studio.runs.runs import Run
 
     write = Run.set_status
 
@@ -222,7 +222,7 @@ def test_both_stop_after_the_same_step_if_one_is_asked_and_go_on_to_the_bit(
 def test_a_loss_gone_bad_in_one_process_ends_both(tiny_base, photo_folder, tmp_path):
     def spoil(rank: int) -> None:
         """Photos that turn to NaN in the second process alone."""
-        from nora_studio.cache import LatentCache
+        from nora_studio.sdxl.cache import LatentCache
 
         init = LatentCache.__init__
 

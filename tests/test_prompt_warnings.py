@@ -11,16 +11,16 @@ from test_new_tokens_files import adapter_with
 from tiny import SIZE, tiny_adapter, tiny_clip
 from trainer import tiny_options
 
-from nora_studio.compare import Drawing, enter_adapters
-from nora_studio.models import load_sdxl
-from nora_studio.new_tokens import TOKENIZERS, NewTokens
-from nora_studio.photo_set import PhotoSet
-from nora_studio.prompt_warnings import drawing_warnings
-from nora_studio.prompts import other_syntax
-from nora_studio.scores import load_scorer
-from nora_studio.studio.live_sheet import LiveSheet
-from nora_studio.studio.sheets import new_sheet, read_sheet
-from nora_studio.ui.comparison_view import sheet_view
+from nora_studio.adapters.new_tokens import TOKENIZERS, NewTokens
+from nora_studio.app.pages.comparison_view import sheet_view
+from nora_studio.app.server.live_sheet import LiveSheet
+from nora_studio.app.server.sheets import new_sheet, read_sheet
+from nora_studio.photos.prompts import other_syntax
+from nora_studio.scoring.compare import Drawing, enter_adapters
+from nora_studio.scoring.prompt_warnings import drawing_warnings
+from nora_studio.scoring.scores import load_scorer
+from nora_studio.sdxl.models import load_sdxl
+from nora_studio.tasks.dreambooth.photo_set import PhotoSet
 
 SCRIPTS = Path(__file__).parent.parent / "evaluation"
 LONG = "a photo of a [V] mug " + "on the beach " * 30 + "in the snow"

@@ -2,7 +2,7 @@
 
 import logging
 
-from nora_studio.quiet import hush_imports
+from nora_studio.runs.quiet import hush_imports
 
 
 def test_a_library_is_silenced_in_nothing_else(caplog):

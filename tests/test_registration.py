@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from nora_studio.registration import when_imported
+from nora_studio.nora.registration import when_imported
 
 LATE_PEFT = """
 import sys
 import nora_studio
-import nora_studio.cli, nora_studio.config, nora_studio.commands.runs, nora_studio.methods.table
+import nora_studio.cli.main, nora_studio.options.config, nora_studio.cli.runs, nora_studio.adapters.methods.table
 heavy = {"torch", "peft", "transformers", "diffusers"} & set(sys.modules)
 assert not heavy, f"imported without need: {heavy}"
 from peft import PeftType, get_peft_model

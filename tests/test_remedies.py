@@ -10,16 +10,16 @@ from safetensors.torch import load_file, save_file
 from test_golden import GOLDEN
 from trainer import run_trainer
 
-from nora_studio.cards import read_card
-from nora_studio.checkpoints import read_state
-from nora_studio.compare import enter_adapters
-from nora_studio.entrants import weights_digest
+from nora_studio.adapters.files.adapter_folders import load_adapter
+from nora_studio.adapters.files.cards import read_card
+from nora_studio.adapters.files.identify import SEED_KEY
 from nora_studio.errors import StudioError
-from nora_studio.fidelity_judging import find_checkpoints
-from nora_studio.files import load_adapter
-from nora_studio.formats.identify import SEED_KEY
-from nora_studio.models import load_sdxl, parts_of
-from nora_studio.remedies import get_again
+from nora_studio.runs.remedies import get_again
+from nora_studio.scoring.compare import enter_adapters
+from nora_studio.scoring.fidelity_judging import find_checkpoints
+from nora_studio.sdxl.entrants import weights_digest
+from nora_studio.sdxl.models import load_sdxl, parts_of
+from nora_studio.trainer.checkpoints import read_state
 
 DOWNLOAD = "Download it again, or export it again from the run that it came from."
 UNET = Path("unet") / "adapter_model.safetensors"

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from nora_studio.errors import StudioError
-from nora_studio.report import (
+from nora_studio.scoring.report import (
     Commands,
     Comparison,
     Photos,

@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 from reference import student_half_width
 
-from nora_studio.commonsense import table as table1
-from nora_studio.commonsense.rows import SETS
-from nora_studio.defaults import with_recommended
 from nora_studio.errors import StudioError
-from nora_studio.fewshot import table as table2
-from nora_studio.fewshot.methods import METHODS
-from nora_studio.options_file import parse_options, to_toml
-from nora_studio.runs import Run
-from nora_studio.sweep_table import page as sweep_page
-from nora_studio.sweep_table import results_of
-from nora_studio.tables import AT_EDGE, NOT_SEARCHED, rate_caveat
+from nora_studio.options.defaults import with_recommended
+from nora_studio.options.options_file import parse_options, to_toml
+from nora_studio.runs.runs import Run
+from nora_studio.scoring.sweep_table import page as sweep_page
+from nora_studio.scoring.sweep_table import results_of
+from nora_studio.scoring.tables import AT_EDGE, NOT_SEARCHED, rate_caveat
+from nora_studio.tasks.commonsense import table as table1
+from nora_studio.tasks.commonsense.rows import SETS
+from nora_studio.tasks.fewshot import table as table2
+from nora_studio.tasks.fewshot.methods import METHODS
 
 TOP = Path(__file__).parent.parent
 ASSETS = TOP / "assets"

@@ -8,13 +8,13 @@ from test_golden import GOLDEN, TASKS
 from tiny import tiny_clip
 from trainer import Outcome, run_trainer
 
-from nora_studio.checksums import CHECKSUMS, damage
 from nora_studio.errors import StudioError
-from nora_studio.history import find_run, standing, throw_away
-from nora_studio.options_file import parse_options
-from nora_studio.resuming import common_checkpoint
-from nora_studio.run_places import placed
-from nora_studio.runs import Run
+from nora_studio.options.options_file import parse_options
+from nora_studio.runs.checksums import CHECKSUMS, damage
+from nora_studio.runs.history import find_run, standing, throw_away
+from nora_studio.runs.resuming import common_checkpoint
+from nora_studio.runs.run_places import placed
+from nora_studio.runs.runs import Run
 
 STOPPED = GOLDEN / "runs" / "stopped-nora"
 

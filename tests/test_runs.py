@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from nora_studio.checkpoints import TrainingState, read_state, write_state
 from nora_studio.errors import StudioError
-from nora_studio.resuming import common_checkpoint
-from nora_studio.runs import Run
+from nora_studio.runs.resuming import common_checkpoint
+from nora_studio.runs.runs import Run
+from nora_studio.trainer.checkpoints import TrainingState, read_state, write_state
 
 
 @pytest.fixture

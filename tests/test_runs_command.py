@@ -11,14 +11,14 @@ from PIL import Image
 from test_training import METHODS, WEIGHTS, only_unet, tensors_of
 from trainer import run_trainer, tiny_arguments
 
-from nora_studio.commands import runs as command
-from nora_studio.commonsense.config import CommonsenseOptions
-from nora_studio.config import DreamboothOptions
+from nora_studio.cli import runs as command
 from nora_studio.errors import StudioError
-from nora_studio.fewshot.settings import FewshotOptions
-from nora_studio.history import TRASH, differing_settings, find_runs, standing, trainer_of
-from nora_studio.options_file import to_toml
-from nora_studio.runs import Run
+from nora_studio.options.config import DreamboothOptions
+from nora_studio.options.options_file import to_toml
+from nora_studio.runs.history import TRASH, differing_settings, find_runs, standing, trainer_of
+from nora_studio.runs.runs import Run
+from nora_studio.tasks.commonsense.config import CommonsenseOptions
+from nora_studio.tasks.fewshot.settings import FewshotOptions
 
 SHORT = only_unet({"sample-every": 0, "log-every": 1, "schedule": "constant"})
 

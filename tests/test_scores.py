@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_clip
 
 from nora_studio.errors import StudioError
-from nora_studio.scores import clip_i, clip_t, load_scorer, score_pictures
+from nora_studio.scoring.scores import clip_i, clip_t, load_scorer, score_pictures
 
 PROMPTS = ["a [V] mug", "a dog on the beach", "a mug"]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from nora_studio.studio.jobs import Jobs
-from nora_studio.studio.workspace import Workspace
-from nora_studio.ui.measuring_view import measuring_view
-from nora_studio.ui.scores_view import scores_view
+from nora_studio.app.pages.measuring_view import measuring_view
+from nora_studio.app.pages.scores_view import scores_view
+from nora_studio.app.server.jobs import Jobs
+from nora_studio.app.server.workspace import Workspace
 
 TOO_FEW = "too few prompts to tell (4; at least 6 are needed)"
 

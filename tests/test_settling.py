@@ -8,11 +8,11 @@ from halves import assert_interruptions_change_nothing, begun, go_on
 from safetensors.torch import load_file
 from trainer import run_trainer, tiny_arguments, tiny_options
 
-from nora_studio.averages import copies
-from nora_studio.config import PartOptions
 from nora_studio.errors import StudioError
-from nora_studio.loop import Plan
-from nora_studio.settling import settle_text_encoders
+from nora_studio.options.config import PartOptions
+from nora_studio.tasks.dreambooth.settling import settle_text_encoders
+from nora_studio.trainer.averages import copies
+from nora_studio.trainer.loop import Plan
 
 ENCODERS = ("text_encoder", "text_encoder_2")
 WEIGHTS = "adapter_model.safetensors"

@@ -13,10 +13,10 @@ from several import start_pair, together
 from test_training import only_unet
 from trainer import run_trainer, tiny_arguments, tiny_options
 
+from nora_studio.adapters.methods.table import METHODS
 from nora_studio.errors import StudioError
-from nora_studio.methods.table import METHODS
-from nora_studio.runs import Run
-from nora_studio.sharding import Sharding, check_sharded
+from nora_studio.runs.runs import Run
+from nora_studio.trainer.sharding import Sharding, check_sharded
 
 ASKED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 CHANGES = {"steps": 4, "evaluate-every": 2, "sample-every": 3, "gradient-checkpointing": True}

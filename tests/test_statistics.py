@@ -9,7 +9,7 @@ import pytest
 from reference import student_centre, student_half_width
 
 from nora_studio.errors import StudioError
-from nora_studio.statistics import (
+from nora_studio.scoring.statistics import (
     Difference,
     Mean,
     coverage,
@@ -20,7 +20,7 @@ from nora_studio.statistics import (
     signed,
     verdict,
 )
-from nora_studio.t_distribution import t_quantile
+from nora_studio.scoring.t_distribution import t_quantile
 
 # Published tables, extended: NIST/SEMATECH e-Handbook, 1.3.6.7.2, and R's qt.
 PUBLISHED = {

@@ -10,13 +10,13 @@ from diffusers import EulerDiscreteScheduler
 from tiny import RARE_TOKEN
 from trainer import PROMPT, tiny_options, tiny_subject
 
-from nora_studio.cache import encode_photos
-from nora_studio.data.images import list_photos
-from nora_studio.data.views import Photo, prepare_photo
-from nora_studio.denoising import Denoising
-from nora_studio.dreambooth import DreamboothStep, encode_prompts
-from nora_studio.models import load_sdxl, native_resolution
-from nora_studio.prompts import replace_token
+from nora_studio.photos.images import list_photos
+from nora_studio.photos.prompts import replace_token
+from nora_studio.photos.views import Photo, prepare_photo
+from nora_studio.sdxl.cache import encode_photos
+from nora_studio.sdxl.denoising import Denoising
+from nora_studio.sdxl.models import load_sdxl, native_resolution
+from nora_studio.tasks.dreambooth.dreambooth import DreamboothStep, encode_prompts
 
 ENCODERS = ("text_encoder", "text_encoder_2")
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from studio_site import Site, wait_until
 
-from nora_studio.studio.drafts import DRAFT
-from nora_studio.studio.training import as_shown
-from nora_studio.studio.uploads import photos_of
-from nora_studio.studio.workspace import Workspace
+from nora_studio.app.server.drafts import DRAFT
+from nora_studio.app.server.training import as_shown
+from nora_studio.app.server.uploads import photos_of
+from nora_studio.app.server.workspace import Workspace
 
 PEOPLE = 20
 SECRET_LENGTH = 43

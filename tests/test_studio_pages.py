@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from studio_site import Person, Site, wait_until
 
-from nora_studio.assets import embedded
-from nora_studio.models import load_sdxl
-from nora_studio.recipes import read_recipe
+from nora_studio.mini.assets import embedded
+from nora_studio.sdxl.models import load_sdxl
+from nora_studio.sdxl.recipes import read_recipe
 
 SUBJECT = "sunrise-mug"
 SHORT = "--steps 4 --sample-every 2 --checkpoint-every 2 --sample-steps 2 --log-every 1"

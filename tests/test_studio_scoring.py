@@ -8,10 +8,10 @@ import pytest
 from tiny import tiny_clip
 from visiting import pressed, request_of
 
-from nora_studio.errors import StudioError
-from nora_studio.studio.drawables import drawables_with
-from nora_studio.studio.job import ENDED
-from nora_studio.studio.scoring import (
+from nora_studio.app.pages.scores import _Room
+from nora_studio.app.server.drawables import drawables_with
+from nora_studio.app.server.job import ENDED
+from nora_studio.app.server.scoring import (
     ScoreRequest,
     arguments,
     fidelity_of,
@@ -20,7 +20,7 @@ from nora_studio.studio.scoring import (
     results_folder,
     submit,
 )
-from nora_studio.ui.scores import _Room
+from nora_studio.errors import StudioError
 
 BOTH = ("mug-nora", "mug-lora")
 

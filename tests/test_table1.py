@@ -12,15 +12,15 @@ import pytest
 import torch
 from language import load, tiny_llama
 
-from nora_studio.commonsense import costs
-from nora_studio.commonsense.cost_tables import PAPER_RATIOS, table
-from nora_studio.commonsense.costs import Variant, extra_flops, measure
-from nora_studio.commonsense.rows import SETS
-from nora_studio.commonsense.table import ENTRIES, SHORT, cell_of, markdown
-from nora_studio.methods.spec import AdapterSpec
-from nora_studio.methods.table import METHODS
-from nora_studio.runs import Run
-from nora_studio.shapes import BUILT_IN
+from nora_studio.adapters.methods.spec import AdapterSpec
+from nora_studio.adapters.methods.table import METHODS
+from nora_studio.runs.runs import Run
+from nora_studio.sdxl.shapes import BUILT_IN
+from nora_studio.tasks.commonsense import costs
+from nora_studio.tasks.commonsense.cost_tables import PAPER_RATIOS, table
+from nora_studio.tasks.commonsense.costs import Variant, extra_flops, measure
+from nora_studio.tasks.commonsense.rows import SETS
+from nora_studio.tasks.commonsense.table import ENTRIES, SHORT, cell_of, markdown
 
 SCRIPT = Path(__file__).parent.parent / "evaluation" / "table1.py"
 

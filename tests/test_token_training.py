@@ -11,14 +11,14 @@ from test_training import only_unet, tensors_of
 from tiny import RARE_TOKEN, SIZE
 from trainer import STEPS, Outcome, run_trainer, tiny_arguments
 
-from nora_studio.cards import read_card
-from nora_studio.config import PartOptions
+from nora_studio.adapters.files.adapter_folders import read_new_tokens
+from nora_studio.adapters.files.cards import read_card
+from nora_studio.adapters.new_tokens import TOKENIZERS
 from nora_studio.errors import StudioError
-from nora_studio.files import read_new_tokens
-from nora_studio.generate import adapter_on, draw
-from nora_studio.models import load_sdxl
-from nora_studio.new_tokens import TOKENIZERS
-from nora_studio.runs import Run
+from nora_studio.options.config import PartOptions
+from nora_studio.runs.runs import Run
+from nora_studio.sdxl.generate import adapter_on, draw
+from nora_studio.sdxl.models import load_sdxl
 
 WORDS = (f"<{RARE_TOKEN}-1>", f"<{RARE_TOKEN}-2>")
 TOKENS = {"new-tokens": 2, "token-rate": 0.02}

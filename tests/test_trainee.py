@@ -9,16 +9,16 @@ from safetensors.torch import load_file, save_file
 from trainer import tiny_options, tiny_subject
 
 import nora_studio.nora.outer_cache as outer_cache
-from nora_studio.assembly import prepare_accelerator
 from nora_studio.errors import StudioError
-from nora_studio.loop import Plan, train
-from nora_studio.part_settings import part_settings
-from nora_studio.personalise import build_trainee
-from nora_studio.proof import finish
-from nora_studio.runs import Run
-from nora_studio.samples import draw_base
-from nora_studio.stop import StopRequest
-from nora_studio.trainee import Trainee
+from nora_studio.options.part_settings import part_settings
+from nora_studio.runs.runs import Run
+from nora_studio.runs.stop import StopRequest
+from nora_studio.tasks.dreambooth.personalise import build_trainee
+from nora_studio.tasks.dreambooth.proof import finish
+from nora_studio.tasks.dreambooth.samples import draw_base
+from nora_studio.trainer.assembly import prepare_accelerator
+from nora_studio.trainer.loop import Plan, train
+from nora_studio.trainer.trainee import Trainee
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 METHODS = ("nora", "lora")

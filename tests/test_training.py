@@ -19,10 +19,10 @@ from trainer import (
     tiny_arguments,
 )
 
-from nora_studio.cards import read_card
-from nora_studio.formats.card import AdapterCard
-from nora_studio.recipes import read_recipe
-from nora_studio.runs import Run
+from nora_studio.adapters.files.card import AdapterCard
+from nora_studio.adapters.files.cards import read_card
+from nora_studio.runs.runs import Run
+from nora_studio.sdxl.recipes import read_recipe
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 UNET_ONLY = {"text-encoder.no-train": True, "text-encoder-2.no-train": True}

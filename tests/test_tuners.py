@@ -8,9 +8,9 @@ from peft import LoraConfig, get_peft_model
 from specs import spec_of
 from torch import Tensor, nn
 
+from nora_studio.adapters.methods.attachment import adapter_parameters, attach, count_parameters
+from nora_studio.adapters.tuners import TiedLoraLinear, draw_rank, serve_rank
 from nora_studio.errors import StudioError
-from nora_studio.methods.attachment import adapter_parameters, attach, count_parameters
-from nora_studio.tuners import TiedLoraLinear, draw_rank, serve_rank
 
 OURS = ("lora-xs", "dylora", "tied-lora", "pissa", "olora")
 WIDTHS = (40, 24)

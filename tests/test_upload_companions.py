@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nora_studio.data.views import Framing, photo_views
-from nora_studio.studio.drafts import DRAFT, begin_training
-from nora_studio.studio.photo_report import photo_report
-from nora_studio.studio.upload_notes import dismiss_notes, upload_notes
-from nora_studio.studio.uploads import (
+from nora_studio.app.pages.train_photos import show_photos
+from nora_studio.app.server.drafts import DRAFT, begin_training
+from nora_studio.app.server.photo_report import photo_report
+from nora_studio.app.server.upload_notes import dismiss_notes, upload_notes
+from nora_studio.app.server.uploads import (
     Incoming,
     add_photos,
     photos_of,
     remove_photo,
     replace_photo,
 )
-from nora_studio.studio.workspace import Workspace
-from nora_studio.ui.train_photos import show_photos
+from nora_studio.app.server.workspace import Workspace
+from nora_studio.photos.views import Framing, photo_views
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 WORDS = "a [V] mug, größer"

@@ -14,12 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 from pillow_heif import register_heif_opener
 
-from nora_studio.assets import embedded
-from nora_studio.data.images import list_photos
-from nora_studio.errors import StudioError
-from nora_studio.studio.photo_report import REPORT, photo_report
-from nora_studio.studio.quota import used_bytes
-from nora_studio.studio.uploads import (
+from nora_studio.app.server.photo_report import REPORT, photo_report
+from nora_studio.app.server.quota import used_bytes
+from nora_studio.app.server.uploads import (
     MOST_PHOTOS,
     Incoming,
     add_photos,
@@ -30,7 +27,10 @@ from nora_studio.studio.uploads import (
     set_caption,
     subjects_of,
 )
-from nora_studio.studio.workspace import Workspace
+from nora_studio.app.server.workspace import Workspace
+from nora_studio.errors import StudioError
+from nora_studio.mini.assets import embedded
+from nora_studio.photos.images import list_photos
 
 PHOTOS = embedded("subjects") / "sunrise-mug" / "photos"
 
@@ -150,7 +150,7 @@ def test_what_is_no_photo_is_named_and_the_others_are_stored(workspace, make, tm
 
 
 def test_limits_of_size_count_and_disk_are_the_servers_own(workspace, make, monkeypatch):
-    from nora_studio.studio import uploads
+    from nora_studio.app.server import uploads
 
     small = make(picture())
     received = add_photos(workspace, "mug", [small] * (MOST_PHOTOS + 2))
@@ -284,7 +284,7 @@ def test_the_report_names_photos_and_no_folder(workspace, make, tmp_path):
 
 
 def test_a_report_is_kept_until_something_changes(workspace, make, monkeypatch):
-    from nora_studio.studio import photo_report as module
+    from nora_studio.app.server import photo_report as module
 
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     add_photos(workspace, "mug", [make(Image.fromarray(noise), "a.png", "PNG")])

@@ -10,16 +10,16 @@ from PIL import Image
 from trainer import run_trainer
 from visiting import request_of, studio_in
 
-from nora_studio.data.images import list_photos
+from nora_studio.app.server.drafts import DRAFT, check_draft
+from nora_studio.app.server.jobs import Jobs
+from nora_studio.app.server.library import find_entry
+from nora_studio.app.server.sheets import new_sheet
+from nora_studio.app.server.training import check_arguments
+from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
-from nora_studio.options_file import parse_options
-from nora_studio.paths import CONFINED, check_inside
-from nora_studio.studio.drafts import DRAFT, check_draft
-from nora_studio.studio.jobs import Jobs
-from nora_studio.studio.library import find_entry
-from nora_studio.studio.sheets import new_sheet
-from nora_studio.studio.training import check_arguments
-from nora_studio.studio.workspace import Workspace
+from nora_studio.options.options_file import parse_options
+from nora_studio.options.paths import CONFINED, check_inside
+from nora_studio.photos.images import list_photos
 
 NEEDED = ["--instance-dir", "photos/mug", "--prompt", "a [V] mug", "--name", "mug"]
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nora_studio.generate import save_picture
-from nora_studio.grid import GROUND
-from nora_studio.recipes import Recipe
-from nora_studio.runs import Run
-from nora_studio.samples import sample_files
-from nora_studio.wall import LARGEST, MOST_ROWS, hang_walls, samples_of
+from nora_studio.runs.runs import Run
+from nora_studio.scoring.grid import GROUND
+from nora_studio.sdxl.generate import save_picture
+from nora_studio.sdxl.recipes import Recipe
+from nora_studio.tasks.dreambooth.samples import sample_files
+from nora_studio.tasks.dreambooth.wall import LARGEST, MOST_ROWS, hang_walls, samples_of
 
 PROMPTS = ("a [V] mug", "a [V] mug in the snow")
 METHODS = ("nora", "lora")

@@ -12,11 +12,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny import tiny_clip
 from trainer import Outcome, run_trainer, tiny_arguments
 
-from nora_studio.data.images import open_photo
-from nora_studio.recipes import read_recipe
-from nora_studio.runs import Run
-from nora_studio.scores import clip_i, clip_t, load_scorer
-from nora_studio.trackers import check_tracker
+from nora_studio.photos.images import open_photo
+from nora_studio.runs.runs import Run
+from nora_studio.runs.trackers import check_tracker
+from nora_studio.scoring.scores import clip_i, clip_t, load_scorer
+from nora_studio.sdxl.recipes import read_recipe
 
 PROMPTS = ("a photo of a [V] mug", "a [V] mug in the snow")
 METHODS = ("lora", "nora")

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from nora_studio.assets import embedded
-from nora_studio.config import DreamboothOptions
-from nora_studio.defaults import with_recommended
 from nora_studio.errors import StudioError
-from nora_studio.options_file import parse_options, to_toml
+from nora_studio.mini.assets import embedded
+from nora_studio.options.config import DreamboothOptions
+from nora_studio.options.defaults import with_recommended
+from nora_studio.options.options_file import parse_options, to_toml
 
 NEEDED = {"instance_dir": Path("photos/mug"), "prompt": "a photo of a [V] mug"}
 FLAGS = ["--instance-dir", "photos/mug", "--prompt", "a photo of a [V] mug"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nora_studio.errors import StudioError
-from nora_studio.world import (
+from nora_studio.mini.world import (
     ACCESSORIES,
     CLASSES,
     COLORS,

@@ -27,11 +27,11 @@ from transformers import (
 )
 
 from nora_studio import __version__
-from nora_studio.files import save_adapter
-from nora_studio.fingerprints import fingerprint
-from nora_studio.formats.card import AdapterCard
-from nora_studio.methods.attachment import adapter_parameters, attach, detach
-from nora_studio.models import targets_for
+from nora_studio.adapters.files.adapter_folders import save_adapter
+from nora_studio.adapters.files.card import AdapterCard
+from nora_studio.adapters.fingerprints import fingerprint
+from nora_studio.adapters.methods.attachment import adapter_parameters, attach, detach
+from nora_studio.sdxl.models import targets_for
 
 SIZE = 32
 """Height and width of the tiny pipeline's pictures, pixels."""

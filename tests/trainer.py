@@ -13,14 +13,14 @@ import torch
 from accelerate.state import AcceleratorState
 from tiny import RARE_TOKEN
 
-from nora_studio.base import load_base
-from nora_studio.config import DreamboothOptions, PartOptions
-from nora_studio.defaults import with_recommended
-from nora_studio.draws import BatchDraws
-from nora_studio.photo_set import PhotoSet
-from nora_studio.preparation import prepare
-from nora_studio.prior import PairedDraws
-from nora_studio.subject import Subject
+from nora_studio.options.config import DreamboothOptions, PartOptions
+from nora_studio.options.defaults import with_recommended
+from nora_studio.sdxl.base import load_base
+from nora_studio.tasks.dreambooth.draws import BatchDraws
+from nora_studio.tasks.dreambooth.photo_set import PhotoSet
+from nora_studio.tasks.dreambooth.preparation import prepare
+from nora_studio.tasks.dreambooth.prior import PairedDraws
+from nora_studio.tasks.dreambooth.subject import Subject
 
 SCRIPT = Path(__file__).parent.parent / "training" / "dreambooth_nora.py"
 STEPS = 6

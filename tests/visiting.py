@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
-from nora_studio.studio.studio import Studio
-from nora_studio.studio.workspace import Workspace
-from nora_studio.ui.server import UiOptions, open_studio
+from nora_studio.app.serve import UiOptions, open_studio
+from nora_studio.app.server.studio import Studio
+from nora_studio.app.server.workspace import Workspace
 
 SECRET_LENGTH = 43
 

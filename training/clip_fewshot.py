@@ -21,19 +21,22 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 
 import torch
 
-from nora_studio.assembly import MIXED, prepare_accelerator
-from nora_studio.attempt import Attempt
-from nora_studio.course import finish_each, go_on_from, open_trackers, say_what_is_trained, stopped
-from nora_studio.fewshot.clip import load_clip
-from nora_studio.fewshot.datasets import find_dataset, record_of
-from nora_studio.fewshot.merging import check_mergeable
-from nora_studio.fewshot.methods import METHODS
-from nora_studio.fewshot.pictures import ShotDraws
-from nora_studio.fewshot.recommended import with_recommended
-from nora_studio.fewshot.settings import FewshotOptions
-from nora_studio.fewshot.shots import draw_shots
-from nora_studio.fewshot.task import FewshotTask
-from nora_studio.fewshot.training import (
+from nora_studio.options.options_file import defaults_as_toml, parse, to_toml
+from nora_studio.runs.run_places import placed
+from nora_studio.runs.runs import Run
+from nora_studio.runs.stop import StopRequest
+from nora_studio.runs.trackers import check_tracker
+from nora_studio.sdxl.models import choose_dtype
+from nora_studio.tasks.fewshot.clip import load_clip
+from nora_studio.tasks.fewshot.datasets import find_dataset, record_of
+from nora_studio.tasks.fewshot.merging import check_mergeable
+from nora_studio.tasks.fewshot.methods import METHODS
+from nora_studio.tasks.fewshot.pictures import ShotDraws
+from nora_studio.tasks.fewshot.recommended import with_recommended
+from nora_studio.tasks.fewshot.settings import FewshotOptions
+from nora_studio.tasks.fewshot.shots import draw_shots
+from nora_studio.tasks.fewshot.task import FewshotTask
+from nora_studio.tasks.fewshot.training import (
     ZeroShotScores,
     build_trainee,
     finish,
@@ -41,13 +44,16 @@ from nora_studio.fewshot.training import (
     write_shots,
     zero_shot,
 )
-from nora_studio.loop import Plan, train
-from nora_studio.models import choose_dtype
-from nora_studio.options_file import defaults_as_toml, parse, to_toml
-from nora_studio.run_places import placed
-from nora_studio.runs import Run
-from nora_studio.stop import StopRequest
-from nora_studio.trackers import check_tracker
+from nora_studio.trainer.assembly import MIXED, prepare_accelerator
+from nora_studio.trainer.attempt import Attempt
+from nora_studio.trainer.course import (
+    finish_each,
+    go_on_from,
+    open_trackers,
+    say_what_is_trained,
+    stopped,
+)
+from nora_studio.trainer.loop import Plan, train
 
 
 def main(attempt: Attempt) -> int:

@@ -22,13 +22,29 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 import torch
 from tqdm import tqdm
 
-from nora_studio import processes
-from nora_studio.activations import first_batch, record_activations
-from nora_studio.assembly import MIXED, prepare_accelerator
-from nora_studio.attempt import Attempt
-from nora_studio.base import load_base
-from nora_studio.config import DreamboothOptions
-from nora_studio.course import (
+from nora_studio.adapters.new_tokens import TOKENIZERS
+from nora_studio.options.config import DreamboothOptions
+from nora_studio.options.defaults import with_recommended
+from nora_studio.options.options_file import defaults_as_toml, options_given, parse_options, to_toml
+from nora_studio.options.part_settings import part_settings
+from nora_studio.runs import processes
+from nora_studio.runs.run_places import placed
+from nora_studio.runs.stop import StopRequest
+from nora_studio.runs.trackers import check_tracker
+from nora_studio.sdxl.base import load_base
+from nora_studio.sdxl.models import choose_dtype, wake
+from nora_studio.tasks.dreambooth.activations import first_batch, record_activations
+from nora_studio.tasks.dreambooth.fitting import fitted
+from nora_studio.tasks.dreambooth.gallery import Gallery, load_judge
+from nora_studio.tasks.dreambooth.held_out import measure
+from nora_studio.tasks.dreambooth.personalise import build_trainee
+from nora_studio.tasks.dreambooth.photo_set import PhotoSet
+from nora_studio.tasks.dreambooth.preflight import rehearsal, rehearse
+from nora_studio.tasks.dreambooth.preparation import prepare
+from nora_studio.tasks.dreambooth.proof import finish
+from nora_studio.trainer.assembly import MIXED, prepare_accelerator
+from nora_studio.trainer.attempt import Attempt
+from nora_studio.trainer.course import (
     ending,
     finish_each,
     go_on_from,
@@ -36,26 +52,10 @@ from nora_studio.course import (
     say_what_is_trained,
     stopped,
 )
-from nora_studio.defaults import with_recommended
-from nora_studio.fitting import fitted
-from nora_studio.gallery import Gallery, load_judge
-from nora_studio.held_out import measure
-from nora_studio.loop import Plan, train
-from nora_studio.models import choose_dtype, wake
-from nora_studio.new_tokens import TOKENIZERS
-from nora_studio.options_file import defaults_as_toml, options_given, parse_options, to_toml
-from nora_studio.out_of_memory import told_in_one_line
-from nora_studio.part_settings import part_settings
-from nora_studio.personalise import build_trainee
-from nora_studio.photo_set import PhotoSet
-from nora_studio.preflight import rehearsal, rehearse
-from nora_studio.preparation import prepare
-from nora_studio.proof import finish
-from nora_studio.run_places import placed
-from nora_studio.sharding import Sharding, check_sharded, through_base
-from nora_studio.stop import StopRequest
-from nora_studio.trackers import check_tracker
-from nora_studio.trainee import Trainee
+from nora_studio.trainer.loop import Plan, train
+from nora_studio.trainer.out_of_memory import told_in_one_line
+from nora_studio.trainer.sharding import Sharding, check_sharded, through_base
+from nora_studio.trainer.trainee import Trainee
 
 
 def main(attempt: Attempt) -> int:

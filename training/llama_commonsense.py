@@ -20,17 +20,20 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 
 import torch
 
-from nora_studio import processes
-from nora_studio.assembly import MIXED, prepare_accelerator
-from nora_studio.attempt import Attempt
-from nora_studio.base_digests import forbid_disk
-from nora_studio.commonsense.config import CommonsenseOptions
-from nora_studio.commonsense.defaults import with_recommended, with_steps
-from nora_studio.commonsense.draws import QuestionDraws
-from nora_studio.commonsense.examples import encode
-from nora_studio.commonsense.models import load_decoder, load_tokenizer
-from nora_studio.commonsense.rows import digest, split, training_rows
-from nora_studio.commonsense.task import (
+from nora_studio.adapters.base_digests import forbid_disk
+from nora_studio.options.options_file import defaults_as_toml, parse, to_toml
+from nora_studio.runs import processes
+from nora_studio.runs.run_places import placed
+from nora_studio.runs.stop import StopRequest
+from nora_studio.runs.trackers import check_tracker
+from nora_studio.sdxl.models import choose_dtype
+from nora_studio.tasks.commonsense.config import CommonsenseOptions
+from nora_studio.tasks.commonsense.defaults import with_recommended, with_steps
+from nora_studio.tasks.commonsense.draws import QuestionDraws
+from nora_studio.tasks.commonsense.examples import encode
+from nora_studio.tasks.commonsense.models import load_decoder, load_tokenizer
+from nora_studio.tasks.commonsense.rows import digest, split, training_rows
+from nora_studio.tasks.commonsense.task import (
     Task,
     build_trainee,
     finish,
@@ -38,7 +41,9 @@ from nora_studio.commonsense.task import (
     settings_of,
     validation_batches,
 )
-from nora_studio.course import (
+from nora_studio.trainer.assembly import MIXED, prepare_accelerator
+from nora_studio.trainer.attempt import Attempt
+from nora_studio.trainer.course import (
     ending,
     finish_each,
     go_on_from,
@@ -46,14 +51,9 @@ from nora_studio.course import (
     say_what_is_trained,
     stopped,
 )
-from nora_studio.loop import Plan, train
-from nora_studio.models import choose_dtype
-from nora_studio.options_file import defaults_as_toml, parse, to_toml
-from nora_studio.run_places import placed
-from nora_studio.sharding import Sharding, check_sharded, through_base
-from nora_studio.stop import StopRequest
-from nora_studio.trackers import check_tracker
-from nora_studio.trainee import Trainee
+from nora_studio.trainer.loop import Plan, train
+from nora_studio.trainer.sharding import Sharding, check_sharded, through_base
+from nora_studio.trainer.trainee import Trainee
 
 
 def main(attempt: Attempt) -> int:

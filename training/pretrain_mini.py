@@ -18,16 +18,17 @@ import torch
 import transformers
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 
-from nora_studio.command_line import parse_command
 from nora_studio.errors import StudioError, run_entry
-from nora_studio.pretrain import architecture, bars, card, contrastive, denoiser, export, vae
-from nora_studio.pretrain.captions import CaptionIds, start_captions
-from nora_studio.pretrain.compilation import set_precision, start_warm_up
-from nora_studio.pretrain.devices import device_name, is_gpu, release_memory
-from nora_studio.pretrain.pictures import Pictures, draw_pictures
-from nora_studio.pretrain.progress import Progress, write_json
-from nora_studio.pretrain.settings import Settings
-from nora_studio.pretrain.tokenizer import build_tokenizer
+from nora_studio.mini.pretrain import architecture, card, contrastive, denoiser, export, vae
+from nora_studio.mini.pretrain.captions import CaptionIds, start_captions
+from nora_studio.mini.pretrain.compilation import set_precision, start_warm_up
+from nora_studio.mini.pretrain.devices import device_name, is_gpu, release_memory
+from nora_studio.mini.pretrain.pictures import Pictures, draw_pictures
+from nora_studio.mini.pretrain.progress import Progress, write_json
+from nora_studio.mini.pretrain.settings import Settings
+from nora_studio.mini.pretrain.tokenizer import build_tokenizer
+from nora_studio.options.command_line import parse_command
+from nora_studio.scoring import mini_bars as bars
 
 
 def main() -> int:

@@ -16,16 +16,13 @@ from functools import partial
 
 import torch
 
-from nora_studio.command_line import parse_command
-from nora_studio.commonsense.prompts import training_prompt
 from nora_studio.errors import StudioError, run_entry
-from nora_studio.everyday.corpus import QUIZ_SHARE
-from nora_studio.everyday.questions import SETS, questions
-from nora_studio.options_file import to_flags
-from nora_studio.pretrain.compilation import set_precision
-from nora_studio.pretrain.devices import device_name, is_gpu, peak_gibibytes
-from nora_studio.pretrain.language_card import export_model, write_language_card
-from nora_studio.pretrain.language_model import (
+from nora_studio.mini.everyday.corpus import QUIZ_SHARE
+from nora_studio.mini.everyday.questions import SETS, questions
+from nora_studio.mini.pretrain.compilation import set_precision
+from nora_studio.mini.pretrain.devices import device_name, is_gpu, peak_gibibytes
+from nora_studio.mini.pretrain.language_card import export_model, write_language_card
+from nora_studio.mini.pretrain.language_model import (
     ROW,
     STATE,
     Corpus,
@@ -34,10 +31,13 @@ from nora_studio.pretrain.language_model import (
     build_model,
     train,
 )
-from nora_studio.pretrain.language_settings import LanguageSettings
-from nora_studio.pretrain.language_text import build_tokenizer, encode_corpus
-from nora_studio.pretrain.progress import Progress
-from nora_studio.stop import StopRequest
+from nora_studio.mini.pretrain.language_settings import LanguageSettings
+from nora_studio.mini.pretrain.language_text import build_tokenizer, encode_corpus
+from nora_studio.mini.pretrain.progress import Progress
+from nora_studio.options.command_line import parse_command
+from nora_studio.options.options_file import to_flags
+from nora_studio.runs.stop import StopRequest
+from nora_studio.tasks.commonsense.prompts import training_prompt
 
 
 def main() -> int:

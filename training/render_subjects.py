@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from nora_studio.atomic import replacing
-from nora_studio.command_line import parse_command
 from nora_studio.errors import StudioError
-from nora_studio.world import PLACE_PHRASES, SUBJECTS, Subject, render, subject_scenes
+from nora_studio.mini.world import PLACE_PHRASES, SUBJECTS, Subject, render, subject_scenes
+from nora_studio.options.command_line import parse_command
+from nora_studio.runs.atomic import replacing
 
 PHOTO_PLACES = ("table", "grass", "brick", "kitchen", "plain")
 SCENE_PLACES = ("snow", "beach", "moon", "forest", "city", "underwater")

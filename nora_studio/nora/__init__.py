@@ -13,6 +13,7 @@ from nora_studio.nora.hotswap import hotswap_adapter
 from nora_studio.nora.layer import NoraLinear
 from nora_studio.nora.model import NoraModel
 from nora_studio.nora.outer_cache import cached_outer_factors
+from nora_studio.nora.registration import register_method
 from nora_studio.nora.svd import (
     activation_aware_svd,
     canonical_signs,
@@ -20,7 +21,6 @@ from nora_studio.nora.svd import (
     randomized_svd,
     truncated_svd,
 )
-from nora_studio.registration import register_method
 
 __all__ = [
     "NoraConfig",

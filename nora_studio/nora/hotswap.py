@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from nora_studio.errors import StudioError
 from nora_studio.nora.config import NoraConfig
 from nora_studio.nora.layer import NoraLinear
-from nora_studio.registration import PEFT_PREFIX
-from nora_studio.tensor_files import read_tensors
-from nora_studio.weight_files import check_weights
+from nora_studio.nora.registration import PEFT_PREFIX
+from nora_studio.runs.tensor_files import read_tensors
+from nora_studio.runs.weight_files import check_weights
 
 WEIGHTS = "adapter_model.safetensors"
 

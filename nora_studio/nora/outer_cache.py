@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from nora_studio.disk_cache import LIMIT_BYTES, TensorCache, default_cache_folder
 from nora_studio.errors import StudioError
 from nora_studio.nora.config import NoraConfig
 from nora_studio.nora.svd import outer_factors
+from nora_studio.runs.disk_cache import LIMIT_BYTES, TensorCache, default_cache_folder
 
 KIND = "outer"
 """Folder within the user's cache. SDXL's three parts take half a gigabyte at outer rank 64."""

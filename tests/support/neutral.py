@@ -57,7 +57,7 @@ COMMANDS = {
     "tiny": f"{FEWSHOT} --config runs/tiny-nora/config.toml --resume",
     "q": f"{COMMONSENSE} --config runs/q-nora/config.toml --resume",
     "pictures": (
-        "-m nora_studio.cli compare --adapters runs/twins-nora runs/twins-adalora --prompts "
+        "-m nora_studio.cli.main compare --adapters runs/twins-nora runs/twins-adalora --prompts "
         "[V]_in_the_snow --steps 2 --strengths 0.5 1 --model bases/sdxl --out runs/pictures"
     ),
 }
@@ -88,7 +88,9 @@ def digest_of(file: Path) -> str:
         return digest(str(pixels.shape).encode() + pixels.tobytes())
     if file.suffix in (".json", ".jsonl"):
         text = file.read_text(encoding="utf-8")
-        values = [json.loads(text)] if file.suffix == ".json" else map(json.loads, text.splitlines())
+        values = (
+            [json.loads(text)] if file.suffix == ".json" else map(json.loads, text.splitlines())
+        )
         return digest(json.dumps([without_changing(value) for value in values]).encode())
     return digest(file.read_bytes())
 
@@ -107,7 +109,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as place:
         golden = Path(shutil.copytree(CHECKOUT / "tests" / "golden", Path(place) / "golden"))
         environment["NORA_STUDIO_CACHE"] = str(Path(place) / "cache")
-        environment["PYTHONPATH"] = f"{checkout}:{CHECKOUT / 'tests' / 'support'}:{CHECKOUT / 'tests'}"
+        environment["PYTHONPATH"] = (
+            f"{checkout}:{CHECKOUT / 'tests' / 'support'}:{CHECKOUT / 'tests'}"
+        )
         make = "from pathlib import Path; from tiny import tiny_clip; tiny_clip(Path('bases/clip'))"
         subprocess.run([sys.executable, "-c", make], cwd=golden, env=environment, check=True)
         environment["PYTHONPATH"] = str(checkout)
@@ -119,7 +123,11 @@ def main() -> int:
                     words += ["--output-dir", "runs", "--name", name]
             words = [word.replace("_", " ") if word.startswith("[V]") else word for word in words]
             done = subprocess.run(
-                [sys.executable, *words], cwd=golden, env=environment, capture_output=True, text=True
+                [sys.executable, *words],
+                cwd=golden,
+                env=environment,
+                capture_output=True,
+                text=True,
             )
             print(f"{name}: exit status {done.returncode}", flush=True)
             if done.returncode:

@@ -1,0 +1,1 @@
+"""Adapters: every method, tuners of our own, and every adapter file."""

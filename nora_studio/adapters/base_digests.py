@@ -1,0 +1,239 @@
+"""A digest of a base's weights as its files hold them: any number that was changed is noticed.
+
+`fingerprints` looks at 16 matrices, in whatever precision they were loaded. This looks at every
+number, as it is stored: so it is the same whether a model was loaded in float32, in bfloat16 or in
+8 bits, from one file or from several, of whatever name. It costs a pass over the files, once: the
+user's cache folder keeps it for files of this path, size, time and inode.
+"""
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from torch import Tensor, nn
+
+from nora_studio.runs.atomic import write_text
+from nora_studio.runs.disk_cache import default_cache_folder
+from nora_studio.runs.weight_files import weights_of_folder
+
+VERSION = 1
+THREADS = 8
+CHUNK_BYTES = 1 << 22
+FRESH_SECONDS = 2.0
+"""A file that was written this shortly ago may be written once more within the same tick of the
+disk's clock, so its digest is not kept."""
+_KEPT = "kept_base"
+_FLOATS = {
+    torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
+}  # fmt: skip
+# What some releases of a library put before every name of a file, and others do not.
+_PREFIXES = ("text_model.", "model.")
+_DIGEST = re.compile(r"[A-Z0-9_+]+:[0-9a-f]{64}")
+_MOST_HEADER_BYTES = 100_000_000
+_UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Where a module's weights were read from."""
+
+    files: tuple[Path, ...]
+    is_kept: bool = True
+    """Whether their digest may be written into the user's cache folder."""
+
+
+class _Stored(NamedTuple):
+    """One tensor of a file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    start: int
+    size: int
+
+
+def keep_base_folder(module: nn.Module, model: str | Path, part: str = "") -> None:
+    """Have a module remember which files it was loaded from; nothing is read before it is asked.
+
+    Args:
+        module: As it was just loaded by diffusers or transformers.
+        model: A folder in their format, or the name of one on the Hub.
+        part: Of a pipeline: the folder within.
+    """
+    folder = Path(model).expanduser()
+    if not folder.is_dir() and str(model).count("/") == 1:
+        config = f"{part}/config.json" if part else "config.json"
+        found = try_to_load_from_cache(str(model), config)
+        if not isinstance(found, str):
+            return
+        setattr(module, _KEPT, _Files(weights_of_folder(Path(found).parent)))
+        return
+    setattr(module, _KEPT, _Files(weights_of_folder(folder / part)))
+
+
+def forbid_disk(module: nn.Module) -> None:
+    """Have a module's digest computed without reading or writing the user's cache folder."""
+    known = vars(module).get(_KEPT)
+    if isinstance(known, _Files):
+        setattr(module, _KEPT, replace(known, is_kept=False))
+
+
+def keep_base_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Have a module remember the digest of tensors, for what is read from no file that we know.
+
+    Args:
+        module: Whose base they are.
+        tensors: As they were read, before they are changed or cast.
+    """
+    lines = [
+        _line(name, _FLOATS[tensor.dtype], tuple(tensor.shape), _digest_of(tensor))
+        for name, tensor in tensors.items()
+        if tensor.dtype in _FLOATS
+    ]
+    setattr(module, _KEPT, _summed(lines))
+
+
+def base_digest(module: nn.Module) -> str:
+    """The digest of the base that a module was loaded from, adapters and quantisation left out.
+
+    Returns:
+        How its numbers are stored and 64 hexadecimal digits, "F32:..."; empty where the files are
+        not known or cannot be read.
+    """
+    kept = vars(module).get(_KEPT)
+    if isinstance(kept, _Files):
+        kept = _of_files(kept) if kept.files else ""
+        setattr(module, _KEPT, kept)
+    return kept or ""
+
+
+def digests_of(modules: Mapping[str, nn.Module]) -> dict[str, str]:
+    """The digests of some parts of a base, without those that have none."""
+    found = {part: base_digest(module) for part, module in modules.items()}
+    return {part: digest for part, digest in found.items() if digest}
+
+
+def digests_differ(one: str, other: str) -> bool:
+    """Whether two digests are of different weights.
+
+    Those of bases in another precision cannot be compared, nor can one that is not known: then the
+    probes of `fingerprints` alone decide.
+    """
+    return bool(one and other) and one != other and _stored_as(one) == _stored_as(other)
+
+
+def _stored_as(digest: str) -> str:
+    return digest.partition(":")[0]
+
+
+def _of_files(base: _Files) -> str:
+    files = base.files
+    try:
+        if not base.is_kept:
+            return _hashed(list(_tensors(files)))
+        stats = [(str(file.resolve()), *_stat(file)) for file in files]
+        key = hashlib.sha256(json.dumps([VERSION, stats]).encode()).hexdigest()
+        kept = default_cache_folder("bases") / f"{key}.txt"
+        known = _read(kept)
+        if known:
+            return known
+        digest = _hashed(list(_tensors(files)))
+        newest = max(file.stat().st_mtime for file in files)
+        unchanged = stats == [(str(file.resolve()), *_stat(file)) for file in files]
+    except _UNREADABLE:
+        return ""
+    if unchanged and time.time() - newest > FRESH_SECONDS:
+        _write(kept, digest)
+    return digest
+
+
+def _stat(file: Path) -> tuple[int, int, int]:
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _read(kept: Path) -> str:
+    try:
+        text = kept.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
+    return text if _DIGEST.fullmatch(text) else ""
+
+
+def _write(kept: Path, digest: str) -> None:
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_text(kept, digest + "\n")
+    except OSError:
+        return  # It is hashed again the next time.
+
+
+def _tensors(files: tuple[Path, ...]) -> Iterator[_Stored]:
+    """Every tensor of floats in some safetensors files."""
+    for file in files:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > _MOST_HEADER_BYTES:
+                raise ValueError(f"{file} has no header")
+            header: dict[str, Any] = json.loads(stream.read(length))
+        for name, entry in header.items():
+            if name != "__metadata__" and "F" in entry["dtype"]:
+                begin, end = entry["data_offsets"]
+                place = (file, 8 + length + begin, end - begin)
+                yield _Stored(name, entry["dtype"], tuple(entry["shape"]), *place)
+
+
+def _hashed(tensors: list[_Stored]) -> str:
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        # The largest first, so that none is left for the end; hashing lets go of Python's lock.
+        ordered = sorted(tensors, key=lambda tensor: -tensor.size)
+        digests = list(pool.map(_digest_in_file, ordered))
+    return _summed(
+        [_line(one.name, one.dtype, one.shape, digest) for one, digest in zip(ordered, digests)]
+    )
+
+
+def _digest_in_file(tensor: _Stored) -> str:
+    digest, left = hashlib.sha256(), tensor.size
+    buffer = memoryview(bytearray(min(CHUNK_BYTES, max(1, left))))
+    with tensor.file.open("rb", buffering=0) as stream:
+        stream.seek(tensor.start)
+        while left:
+            count = stream.readinto(buffer[: min(left, len(buffer))])
+            if not count:
+                raise ValueError(f"{tensor.file} is cut short")
+            digest.update(buffer[:count])
+            left -= count
+    return digest.hexdigest()
+
+
+def _digest_of(tensor: Tensor) -> str:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
+
+
+def _line(name: str, dtype: str, shape: tuple[int, ...], digest: str) -> tuple[str, str]:
+    """A tensor's canonical name, and what it holds."""
+    prefix = next((one for one in _PREFIXES if name.startswith(one)), "")
+    return name.removeprefix(prefix), f"{dtype} {list(shape)} {digest}"
+
+
+def _summed(lines: list[tuple[str, str]]) -> str:
+    # A tensor that stands in for another is in some files once and in others twice: the first of
+    # equal content counts. One that is changed has a content of its own.
+    first: dict[str, str] = {}
+    for name, content in sorted(lines):
+        first.setdefault(content, name)
+    text = "\n".join(sorted(f"{name} {content}" for content, name in first.items()))
+    kinds = sorted({content.partition(" ")[0] for content in first})
+    return f"{'+'.join(kinds)}:{hashlib.sha256(text.encode()).hexdigest()}" if kinds else ""

@@ -1,0 +1,239 @@
+"""Adapters on disk: a folder with a card and one PEFT directory for each adapted part, or one file.
+
+The folder is what training writes and resumes from; single files (`formats/`) are for passing on.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from peft import PeftConfig
+from torch import Tensor, nn
+
+from nora_studio.adapters.base_digests import base_digest, digests_differ
+from nora_studio.adapters.files.card import AdapterCard, card_text, card_values
+from nora_studio.adapters.files.cards import CARD, check_kept, find_adapter, read_card
+from nora_studio.adapters.files.container import read_tensors, write_tensors
+from nora_studio.adapters.files.embeddings import (
+    EMBEDDINGS,
+    embeddings_beside,
+    read_embeddings,
+    write_embeddings,
+)
+from nora_studio.adapters.files.identify import CARD_KEY, open_header
+from nora_studio.adapters.files.peft_settings import CONFIG, read_config
+from nora_studio.adapters.files.reading import Loaded, read_file
+from nora_studio.adapters.files.seed_reading import read_seed_tokens
+from nora_studio.adapters.fingerprints import fingerprint, fingerprints_agree
+from nora_studio.adapters.methods.attachment import detach
+from nora_studio.adapters.methods.injection import (
+    adapter_tensors,
+    inject,
+    peft_key,
+    set_adapter_tensors,
+    set_strength,
+)
+from nora_studio.adapters.new_tokens import NewTokens
+from nora_studio.errors import StudioError
+from nora_studio.nora.registration import ADAPTER_NAME, PEFT_PREFIX
+from nora_studio.runs.atomic import replacing
+from nora_studio.runs.remedies import get_again
+from nora_studio.runs.weight_files import check_weights
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+def adapter_state(module: nn.Module) -> dict[str, Tensor]:
+    """An adapted module's own tensors on the CPU, frozen factors included, by PEFT's keys."""
+    state = adapter_tensors(module, ADAPTER_NAME)
+    return {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}
+
+
+def read_new_tokens(path: Path) -> NewTokens | None:
+    """The new tokens of an adapter; None where its trigger is a word that the base has.
+
+    Raises:
+        StudioError: the card names some, and their vectors are missing or damaged.
+    """
+    source = find_adapter(path)
+    words = read_card(source).tokens
+    if not words:
+        return None
+    if source.is_dir():
+        return read_embeddings(source / EMBEDDINGS, words)
+    if open_header(source)[1].kind == "seed":
+        return read_seed_tokens(source, words)
+    return read_embeddings(embeddings_beside(source), words)
+
+
+def write_adapter(
+    folder: Path,
+    parts: dict[str, nn.Module],
+    card: AdapterCard,
+    tokens: NewTokens | None = None,
+) -> None:
+    """Write an adapter into an existing folder: part by part, new tokens, and the card last.
+
+    Not atomic by itself: `save_adapter` and checkpoints write beside and then replace.
+    """
+    for part, module in parts.items():
+        target = folder / part
+        target.mkdir()
+        config: PeftConfig = module.peft_config[ADAPTER_NAME]  # pyright: ignore
+        config = replace(config, base_model_name_or_path=card.model, inference_mode=True)
+        config.save_pretrained(str(target))
+        _sort_sets(target / CONFIG, config)
+        state = {peft_key(name): tensor for name, tensor in adapter_state(module).items()}
+        write_tensors(target / WEIGHTS, state, {CARD_KEY: card_text(card)})
+    if tokens is not None:
+        write_embeddings(folder / EMBEDDINGS, tokens, card)
+    text = json.dumps(card_values(card), indent=2, ensure_ascii=False)
+    (folder / CARD).write_text(text + "\n", encoding="utf-8")
+
+
+def _sort_sets(file: Path, config: PeftConfig) -> None:
+    """Put a saved configuration's sets in order: Python's own changes with every process."""
+    values = json.loads(file.read_text(encoding="utf-8"))
+    for name in values:
+        if isinstance(getattr(config, name, None), set):
+            values[name] = sorted(values[name])
+    file.write_text(json.dumps(values, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def save_adapter(folder: Path, parts: dict[str, nn.Module], card: AdapterCard) -> None:
+    """Save an adapter whole: written beside, then put in the place of what was there."""
+    with replacing(folder) as fresh:
+        write_adapter(fresh, parts, card)
+
+
+def load_adapter(
+    path: Path,
+    parts: dict[str, nn.Module],
+    strength: float = 1.0,
+) -> AdapterCard:
+    """Put a saved adapter on a pipeline's parts, in place.
+
+    New tokens need the pipeline's tokenizers too: `generate.adapter_on` brings them along.
+
+    Args:
+        path: Run folder, adapter folder, checkpoint, or file of any format that is read here.
+        parts: The base's modules (`models.parts_of`), free of adapters. On the meta device they
+            are a skeleton, to read the adapter's factors by: no weights are checked then.
+        strength: Factor on the adapter's change; 1 is as trained, 0 is the base.
+
+    Raises:
+        StudioError: the adapter belongs to another base, or a file is missing or damaged. No part
+            is changed then.
+    """
+    source = find_adapter(path)
+    card = read_card(source)
+    try:
+        loaded = _read_parts(source, parts, card)
+    except StudioError:
+        check_kept(source)
+        raise
+    try:
+        for part, (config, state) in loaded.items():
+            inject(config, parts[part], ADAPTER_NAME, low_cpu_mem_usage=True)
+            _check_tensors(source, part, state, parts[part])
+    except ValueError as error:
+        for part in loaded:
+            detach(parts[part])
+        if isinstance(error, StudioError):
+            raise
+        remedy = "Load the base it was trained on."  # Which is known to be another, unless told:
+        if any(card.fingerprints.values()):
+            remedy = get_again(source)
+        raise StudioError(f"{source} does not fit this model: {error}. {remedy}") from error
+    for part, (_, state) in loaded.items():
+        module = parts[part]
+        set_adapter_tensors(module, state, ADAPTER_NAME, low_cpu_mem_usage=True)
+        module.requires_grad_(False).eval()
+        if strength != 1.0:
+            set_strength(module, strength, ADAPTER_NAME)
+    return card
+
+
+def _is_skeleton(module: nn.Module) -> bool:
+    """Whether a base has shapes only, no weights."""
+    return all(tensor.is_meta for tensor in module.state_dict().values())
+
+
+def _read_parts(source: Path, parts: dict[str, nn.Module], card: AdapterCard) -> Loaded:
+    """Configuration and tensors of every part, of a folder or a file, for this very base."""
+    for part, prints in card.fingerprints.items():
+        if part not in parts:
+            raise StudioError(
+                f"{source} adapts {part!r}, which this model lacks (it has {', '.join(parts)}). "
+                "Load the base it was trained on."
+            )
+        if _is_skeleton(parts[part]):
+            continue
+        agree = fingerprints_agree(prints, fingerprint(parts[part]))
+        if not agree or digests_differ(card.digests.get(part, ""), base_digest(parts[part])):
+            raise StudioError(
+                f"{source} was trained on another base ({card.model}): its {part} weights differ "
+                "from this model's. Load the model it was trained on."
+            )
+    if source.is_file():
+        return read_file(source, parts)
+    return {part: _read_part(source / part) for part in card.fingerprints}
+
+
+def _read_part(folder: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
+    config = read_config(folder)
+    check_weights("--adapter", str(folder), folder, WEIGHTS, "Get the adapter as safetensors.")
+    return config, _read_tensors(folder / WEIGHTS)
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    return {name.removeprefix(PEFT_PREFIX): value for name, value in read_tensors(file).items()}
+
+
+def _check_tensors(source: Path, part: str, state: dict[str, Tensor], module: nn.Module) -> None:
+    """Refuse tensors that are not exactly the attached adapter's, by name and shape."""
+    adapter = adapter_tensors(module, ADAPTER_NAME)
+    expected = {name: tuple(tensor.shape) for name, tensor in adapter.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise StudioError(
+                f"{source} holds an adapter of another shape: {part}.{name} should be "
+                f"{expected.get(name, 'absent')}; got {found.get(name, 'nothing')}. "
+                f"{get_again(source)}"
+            )
+
+
+def load_weights(path: Path, parts: dict[str, nn.Module], card: AdapterCard | None = None) -> None:
+    """Set the weights of adapters that are attached already, bit for bit, to resume training.
+
+    Args:
+        card: Of the adapters; what was saved must be of the same base.
+
+    Raises:
+        StudioError: a file is missing or damaged, holds other tensors than the adapters, or
+            belongs to another base.
+    """
+    if card is not None:
+        _check_resumed(path, read_card(path), card)
+    for part, module in parts.items():
+        state = _read_tensors(path / part / WEIGHTS)
+        _check_tensors(path, part, state, module)
+        set_adapter_tensors(module, state, ADAPTER_NAME)
+
+
+def _check_resumed(path: Path, began: AdapterCard, now: AdapterCard) -> None:
+    """Refuse to go on, on another base than a checkpoint was trained on."""
+    for part, prints in began.fingerprints.items():
+        agree = fingerprints_agree(prints, now.fingerprints.get(part, prints))
+        if agree and not digests_differ(began.digests.get(part, ""), now.digests.get(part, "")):
+            continue
+        if began.model != now.model:
+            raise StudioError(
+                f"--model: {path} was trained on {began.model}; --model says {now.model}, whose "
+                f"{part} weights differ. Give the model that it was trained on."
+            )
+        raise StudioError(
+            f"--resume: {path} was trained on another base: the {part} weights of {now.model} have "
+            "changed since. Put the model back as it was, or begin another run with another --name."
+        )

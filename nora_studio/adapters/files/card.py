@@ -1,0 +1,106 @@
+"""The card of an adapter: what a reader must know before loading it."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from nora_studio.errors import StudioError
+from nora_studio.runs.remedies import get_again
+from nora_studio.runs.strict_json import parse_json
+
+
+@dataclass(frozen=True)
+class AdapterCard:
+    """What a reader must know of an adapter before loading it."""
+
+    method: str
+    model: str
+    fingerprints: dict[str, list[float]]
+    """Of each adapted part's base weights (`fingerprints.fingerprint`)."""
+    trigger: str
+    """The rare word that stands for "[V]"."""
+    prompt: str
+    """The prompt it was trained with, "[V]" included."""
+    resolution: int
+    """Side in pixels of the training pictures."""
+    steps: int
+    seed: int
+    parameters: int
+    """Trained parameters, all parts together."""
+    version: str
+    """Of nora-studio."""
+    licence: str = ""
+    """Of the adapter, as the Hub abbreviates it ("openrail++"); empty: not stated."""
+    tokens: list[str] = field(default_factory=list)
+    """New tokens that the trigger consists of, whose vectors go with it; none: a rare word."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """Of each adapted part's base weights, every number of them (`base_digests.base_digest`)."""
+    task: str = ""
+    """What it was trained for, where that is no subject of SDXL's: "clip few-shot"."""
+
+    def at(self, steps: int) -> "AdapterCard":
+        """The same card after some number of steps."""
+        return replace(self, steps=steps)
+
+
+def is_hub_name(model: str) -> bool:
+    """Whether a base is named as on the Hub (owner/name), and is no folder of this disk."""
+    return model.count("/") == 1 and model[0] not in "./~" and not Path(model).exists()
+
+
+def for_others(card: AdapterCard) -> AdapterCard:
+    """The card as it goes into a file for passing on: without the path of somebody's disk."""
+    if not card.model or is_hub_name(card.model):
+        return card
+    return replace(card, model=Path(card.model).name)
+
+
+def card_values(card: AdapterCard) -> dict[str, Any]:
+    """A card as JSON has it; fields of later versions are left out where they are empty."""
+    later = ("task", "digests")
+    return {name: value for name, value in asdict(card).items() if name not in later or value}
+
+
+def card_text(card: AdapterCard) -> str:
+    """A card in one line of JSON, as it travels in a file's header."""
+    return json.dumps(card_values(card), ensure_ascii=False)
+
+
+def parse_card(text: str, where: Path) -> AdapterCard:
+    """Read a card back; fields of a later version are left out.
+
+    Args:
+        where: The file, for the message.
+
+    Raises:
+        StudioError: it is no card, or a value is of another kind than its field.
+    """
+    known = {one.name for one in fields(AdapterCard)}
+    try:
+        values = parse_json(text)
+        card = AdapterCard(**{key: value for key, value in values.items() if key in known})
+        _check(card)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise StudioError(f"{where} is damaged: {error}. {get_again(where)}") from error
+    return card
+
+
+def _check(card: AdapterCard) -> None:
+    for one in fields(card):
+        value = getattr(card, one.name)
+        wanted = {"str": str, "int": int, "list": list}.get(
+            getattr(one.type, "__name__", str(one.type)), dict
+        )
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise TypeError(f"{one.name} should be {wanted.__name__}; got {value!r}")
+    for name in ("resolution", "steps", "parameters"):
+        if getattr(card, name) < 0:
+            raise ValueError(f"{name} should be 0 or more; got {getattr(card, name)}")
+    if not all(isinstance(word, str) for word in card.tokens):
+        raise TypeError(f"tokens should be words; got {card.tokens!r}")
+    if not all(isinstance(digest, str) for digest in card.digests.values()):
+        raise TypeError(f"digests should be text; got {card.digests!r}")
+    for part, numbers in card.fingerprints.items():
+        if not isinstance(numbers, list) or not all(type(n) in (int, float) for n in numbers):
+            raise TypeError(f"the fingerprint of {part} should be a list of numbers")

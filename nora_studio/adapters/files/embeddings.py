@@ -1,0 +1,98 @@
+"""New tokens on disk: the textual inversion file that A1111, ComfyUI and diffusers know for SDXL.
+
+Two tensors, `clip_l` and `clip_g`, a row a token. A1111 and ComfyUI call the tokens by the file's
+name; diffusers by the words that it is told.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from nora_studio.adapters.files.card import AdapterCard, card_text
+from nora_studio.adapters.files.container import read_tensors, write_tensors
+from nora_studio.adapters.files.identify import CARD_KEY
+from nora_studio.adapters.new_tokens import NewTokens
+from nora_studio.errors import StudioError
+from nora_studio.runs.remedies import get_again
+
+EMBEDDINGS = "embeddings.safetensors"
+"""In an adapter folder."""
+KEYS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+SEED_PREFIX = "tokens."
+"""Of the same tensors in a seed file."""
+
+
+def embedding_tensors(tokens: NewTokens) -> dict[str, Tensor]:
+    """The file's tensors, by its keys."""
+    return {KEYS[part]: rows.detach() for part, rows in tokens.rows.items()}
+
+
+def write_embeddings(file: Path, tokens: NewTokens, card: AdapterCard) -> None:
+    """Write new tokens in float32, the adapter's card in the header.
+
+    Raises:
+        StudioError: the file cannot be written.
+    """
+    write_tensors(file, embedding_tensors(tokens), {CARD_KEY: card_text(card)})
+
+
+def embeddings_beside(file: Path) -> Path:
+    """Where the new tokens of a portable LoRA file are: "mug.embedding.safetensors"."""
+    return file.with_suffix(".embedding.safetensors")
+
+
+def diffusers_lines(file: str, words: Sequence[str]) -> list[str]:
+    """Python that gives a diffusers pipeline `pipe` the new tokens.
+
+    Its last line corrects the place where transformers reads SDXL's pooled text: with the config
+    that SDXL is published with, that is the largest id of a prompt, and so a new token.
+
+    Args:
+        file: An expression for the file's path.
+    """
+    lines = ["from safetensors.torch import load_file", f"rows = load_file({file})"]
+    for key, number in (("clip_l", ""), ("clip_g", "_2")):
+        lines.append(
+            f"pipe.load_textual_inversion(rows[{key!r}], token={list(words)!r}, "
+            f"text_encoder=pipe.text_encoder{number}, tokenizer=pipe.tokenizer{number})"
+        )
+    return [*lines, "pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id"]
+
+
+def read_embeddings(file: Path, words: Sequence[str]) -> NewTokens:
+    """Read the rows of these words.
+
+    Raises:
+        StudioError: the file is missing or damaged, or holds other tensors.
+    """
+    if not file.is_file():
+        raise StudioError(
+            f"expected the vectors of {' '.join(words)} in {file}; it is not there. {_remedy(file)}"
+        )
+    return as_tokens(file, words, read_tensors(file))
+
+
+def _remedy(file: Path) -> str:
+    """Where a missing file of vectors is had: an adapter's own, or beside an adapter file."""
+    if file.name == EMBEDDINGS:
+        return get_again(file.parent)
+    return "Put it back beside the adapter, with which it was exported or downloaded."
+
+
+def as_tokens(file: Path, words: Sequence[str], tensors: Mapping[str, Tensor]) -> NewTokens:
+    """Check a file's tensors and name them by part.
+
+    Raises:
+        StudioError: they are not a row of each encoder for every word.
+    """
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    good = shapes.keys() == set(KEYS.values()) and all(
+        len(shape) == 2 and shape[0] == len(words) for shape in shapes.values()
+    )
+    if not good:
+        raise StudioError(
+            f"{file}: expected clip_l and clip_g with a row for each of {' '.join(words)}; got "
+            f"{shapes}. {get_again(file)}"
+        )
+    return NewTokens(tuple(words), {part: tensors[key].float() for part, key in KEYS.items()})

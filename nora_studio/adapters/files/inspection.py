@@ -1,0 +1,181 @@
+"""Look into an adapter file without a model: what it changes, and where it changes most."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from nora_studio.adapters.files.container import Header, count_numbers, read_tensors
+from nora_studio.adapters.files.identify import Identity, open_header
+from nora_studio.adapters.files.outer import core_of
+from nora_studio.adapters.files.portable import alpha_scale, split_key
+from nora_studio.adapters.files.seed import inner_from, starts_from
+from nora_studio.adapters.files.seed_reading import check_rows, read_recipes
+from nora_studio.adapters.files.updates import Updates, norm_of
+from nora_studio.errors import StudioError
+from nora_studio.runs.remedies import get_again
+
+_PARTS = {
+    "lora_unet_": "unet",
+    "lora_te1_": "text_encoder",
+    "lora_te2_": "text_encoder_2",
+    "lora_te_": "text_encoder",
+    "unet.": "unet",
+    "text_encoder_2.": "text_encoder_2",
+    "text_encoder.": "text_encoder",
+}
+_BLOCKS = (
+    (re.compile(r"(down|up)_blocks[._](\d+)[._]attentions[._](\d+)"), "{0} {1}.{2}"),
+    (re.compile(r"(down|up)_blocks[._](\d+)[._]"), "{0} {1}"),
+    (re.compile(r"(mid)(?:dle)?_block"), "{0}"),
+    (re.compile(r"(in|out)put_blocks[._](\d+)[._]"), "{0} {1}"),
+    (re.compile(r"layers[._](\d+)[._]"), "layer {0}"),
+)
+_SENTENCE_LIMIT = 2000
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """One adapted layer."""
+
+    part: str
+    """Part of the model, or empty where the file does not tell."""
+    name: str
+    """As the file spells it."""
+    rank: int
+    norm: float
+    """Frobenius norm of the change of its weight."""
+    scale: float = 1.0
+    """What the product of its factors is multiplied by: alpha / rank."""
+
+
+@dataclass(frozen=True)
+class BlockFacts:
+    """The layers of one block."""
+
+    part: str
+    block: str
+    layers: int
+    ranks: tuple[int, ...]
+    energy: float
+    """Sum of the squared norms of its changes."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a file holds."""
+
+    identity: Identity
+    header: Header
+    numbers: int
+    layers: list[LayerFacts] = field(default_factory=list)
+    """Empty where the change cannot be told from the file alone."""
+
+
+def inspect_file(file: Path) -> Inspection:
+    """Tell what a file is, and measure its changes where they are low-rank products.
+
+    Raises:
+        StudioError: it is no whole safetensors file, or its tensors do not fit together.
+    """
+    header, identity = open_header(file)
+    numbers = count_numbers(header)
+    layers: list[LayerFacts] = []
+    if identity.kind == "seed":
+        layers = _seed_layers(file)
+    elif identity.method == "LoRA":
+        layers = _lora_layers(file)
+    return Inspection(identity, header, numbers, layers)
+
+
+def facts_of(updates: Updates) -> list[LayerFacts]:
+    """The same facts of updates that were read off a model."""
+    return [
+        LayerFacts(part, name, update.rank, norm_of(update.up, update.down))
+        for part, layers in updates.items()
+        for name, update in layers.items()
+    ]
+
+
+def by_block(layers: list[LayerFacts]) -> list[BlockFacts]:
+    """Gather layers by block, in the file's order of parts and in natural order of blocks."""
+    groups: dict[tuple[str, str], list[LayerFacts]] = {}
+    for layer in layers:
+        groups.setdefault((layer.part, block_of(layer.name)), []).append(layer)
+    parts = list(dict.fromkeys(layer.part for layer in layers))
+    order = sorted(groups, key=lambda key: (parts.index(key[0]), _natural(key[1])))
+    return [
+        BlockFacts(
+            part,
+            block,
+            len(groups[part, block]),
+            tuple(sorted({layer.rank for layer in groups[part, block]})),
+            sum(layer.norm**2 for layer in groups[part, block]),
+        )
+        for part, block in order
+    ]
+
+
+def block_of(name: str) -> str:
+    """The block that a layer belongs to, from its name in any spelling."""
+    for pattern, text in _BLOCKS:
+        match = pattern.search(name)
+        if match:
+            return text.format(*match.groups())
+    return "other"
+
+
+def _natural(block: str) -> tuple[int, list[int]]:
+    """Down before mid before up; numbers by value."""
+    rank = {"down": 0, "in": 0, "mid": 1, "up": 2, "out": 2}.get(block.split(" ")[0], 3)
+    return rank, [int(number) for number in re.findall(r"\d+", block)]
+
+
+def _seed_layers(file: Path) -> list[LayerFacts]:
+    tensors = read_tensors(file)
+    facts = []
+    for part, recipe in read_recipes(file).items():
+        for name, row in check_rows(file, part, recipe, tensors).items():
+            factors = starts_from(row["start"], recipe.outer_rank) | inner_from(row, row["start"])
+            scale = float(row["check"][-1])
+            norm = abs(scale) * float(core_of(factors).norm())
+            facts.append(LayerFacts(part, name, row["start"].shape[0], norm, scale))
+    return facts
+
+
+def _lora_layers(file: Path) -> list[LayerFacts]:
+    layers: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in read_tensors(file).items():
+        stem, role = split_key(key)
+        if role is not None:
+            layers.setdefault(stem, {})[role] = tensor.double()
+    return [_lora_facts(file, stem, found) for stem, found in layers.items() if len(found) > 1]
+
+
+def _lora_facts(file: Path, stem: str, found: dict[str, Tensor]) -> LayerFacts:
+    try:
+        up, down = found["up"].flatten(1), found["down"].flatten(1)
+        scale = 1.0
+        if "alpha" in found:
+            scale = alpha_scale(file, stem, float(found["alpha"]), down.shape[0])
+        norm = abs(scale) * norm_of(up, down)
+    except (KeyError, IndexError, RuntimeError, ValueError, ZeroDivisionError) as error:
+        if isinstance(error, StudioError):
+            raise
+        reason = " ".join(str(error).split())
+        raise StudioError(
+            f"{file}: the factors of {stem} do not fit together: {reason}. {get_again(file)}"
+        ) from error
+    part = next((part for prefix, part in _PARTS.items() if stem.startswith(prefix)), "")
+    prefix = next((prefix for prefix in _PARTS if stem.startswith(prefix)), "")
+    return LayerFacts(part, stem.removeprefix(prefix), down.shape[0], norm, scale)
+
+
+def told(header: Header) -> dict[str, str]:
+    """The metadata that people can read, long values left out."""
+    return {
+        key: " ".join(value.split())
+        for key, value in sorted(header.metadata.items())
+        if key.startswith(("modelspec.", "ss_")) and 0 < len(value) <= _SENTENCE_LIMIT
+    }

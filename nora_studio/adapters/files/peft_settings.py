@@ -1,0 +1,75 @@
+"""PEFT's `adapter_config.json`, checked before PEFT obeys it."""
+
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig
+
+from nora_studio.errors import StudioError
+from nora_studio.runs.remedies import get_again
+from nora_studio.runs.strict_json import parse_json
+
+CONFIG = "adapter_config.json"
+MOST_RANK = 1 << 16
+"""Beyond the width of any layer; whether a rank fits its layer is told by the tensors' shapes."""
+_RANKS = ("r", "init_r", "target_r", "outer_rank")
+_ALPHAS = ("lora_alpha", "alpha", "randlora_alpha")
+# What the project writes. Others (X-LoRA) would load adapters of any path, pickles among them.
+_KINDS = frozenset({
+    "LORA", "ADALORA", "LOHA", "LOKR", "OFT", "VERA", "VBLORA", "RANDLORA",
+    "NORA", "LORA_XS", "DYLORA", "TIED_LORA", "DECOMPOSED_LORA",
+})  # fmt: skip
+
+
+def read_config(folder: Path) -> PeftConfig:
+    """Read the configuration of one part's adapter.
+
+    Raises:
+        StudioError: as `read_settings`, or PEFT does not take it.
+    """
+    read_settings(folder)
+    try:
+        return PeftConfig.from_pretrained(str(folder))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise StudioError(f"{folder} cannot be read: {error}. {get_again(folder)}") from error
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The configuration's values, as they are written.
+
+    Raises:
+        StudioError: the file is missing or damaged, is of a kind that is not read here, or states a
+            rank or an alpha that no adapter has.
+    """
+    file = folder / CONFIG
+    try:
+        values = parse_json(file.read_text(encoding="utf-8"))
+        _check(values)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
+        remedy = "Get one of these kinds" if isinstance(error, _OtherKind) else get_again(file)
+        raise StudioError(f"{file} cannot be read: {reason}. {remedy.rstrip('.')}.") from error
+    return values
+
+
+class _OtherKind(ValueError):
+    """An adapter of a method that is not read here."""
+
+
+def _check(values: dict[str, Any]) -> None:
+    kind = values.get("peft_type")
+    if kind not in _KINDS:
+        raise _OtherKind(f"expected one of {', '.join(sorted(_KINDS))} as peft_type; got {kind!r}")
+    if values.get("megatron_config") is not None:  # PEFT would import a module of any name for it.
+        raise ValueError("expected no megatron_config")
+    least = 0 if kind == "OFT" else 1  # Its blocks' size may stand in the place of a rank.
+    ranks = {name: values[name] for name in _RANKS if values.get(name) is not None}
+    if kind != "ADALORA":  # Which keeps what it has pruned under that name.
+        ranks |= values.get("rank_pattern") or {}
+    for name, rank in ranks.items():
+        if type(rank) is not int or not least <= rank <= MOST_RANK:
+            raise ValueError(f"{name} should be a rank of {least} to {MOST_RANK}; got {rank!r}")
+    alphas = {name: values[name] for name in _ALPHAS if values.get(name) is not None}
+    for name, alpha in (alphas | (values.get("alpha_pattern") or {})).items():
+        if type(alpha) not in (int, float) or not alpha > 0:
+            raise ValueError(f"{name} should be a positive alpha; got {alpha!r}")

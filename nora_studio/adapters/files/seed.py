@@ -1,0 +1,210 @@
+"""Seed files: a NoRA without its outer factors, which are found again in the base.
+
+The outer pair of a layer follows from the base's weight, so it need not travel: what is left is the
+trained inner pair, a few hundredths of the adapter. Singular vectors are not unique, though. Signs
+are made canonical; near-equal singular values may still turn into each other, and the base may be
+another, or stored in another dtype. So the file carries probes of every layer's change, computed
+from the factors it was trained with, and is refused where the factors found again disagree.
+
+The inner pair's start is kept as sqrt(S) in float32, not found again: the change subtracts it, and
+would be rounding noise instead of zero before training if it differed in the last bit.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nora_studio.adapters.files.card import AdapterCard, card_text, for_others
+from nora_studio.adapters.files.container import write_tensors
+from nora_studio.adapters.files.embeddings import SEED_PREFIX, embedding_tensors
+from nora_studio.adapters.files.identify import CARD_KEY, SEED_KEY
+from nora_studio.adapters.files.outer import (
+    TOLERANCE,
+    Factors,
+    core_of,
+    deviation,
+    find_outer,
+    probe,
+)
+from nora_studio.adapters.methods.injection import tuner_layers
+from nora_studio.adapters.new_tokens import NewTokens
+from nora_studio.errors import StudioError
+from nora_studio.nora import NoraConfig, NoraLinear
+from nora_studio.nora.registration import ADAPTER_NAME
+
+VERSION = 1
+PRECISIONS = ("fp32", "fp16")
+INNER = ("nora_inner_up", "nora_inner_down")
+OUTER = ("nora_up", "nora_down")
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one part's outer factors are found again."""
+
+    outer: str
+    """As in `NoraConfig`."""
+    outer_rank: int
+    start: str
+    """As in `NoraConfig`."""
+    dtype: str
+    """Of the base in training, as safetensors calls it."""
+    layers: list[list[str]]
+    """Names of the layers of each inner rank, in the order of the stacked tensors."""
+
+
+@dataclass(frozen=True)
+class SeedReport:
+    """How exactly a seed file comes back, as the worst layers' relative errors."""
+
+    regeneration: float
+    """Of the change by the outer factors found again."""
+    rounding: float
+    """Of the change by storing the inner factors' moves in half precision."""
+
+
+def write_seed(
+    file: Path,
+    parts: Mapping[str, nn.Module],
+    card: AdapterCard,
+    precision: str = "fp32",
+    tokens: NewTokens | None = None,
+) -> SeedReport:
+    """Write the seed file of a NoRA that is on its base, once it is known to come back.
+
+    Args:
+        parts: The base's modules; those with a NoRA on them are written.
+        precision: "fp32" keeps the inner factors bit for bit. "fp16" halves the file: what is
+            rounded are the factors' moves away from the start, so that the start stays exact.
+        tokens: New tokens, which go along in float32.
+
+    Raises:
+        StudioError: a part carries another method, its outer factors cannot be found again in this
+            base, or the file cannot be written.
+    """
+    if precision not in PRECISIONS:
+        expected = " or ".join(PRECISIONS)
+        raise StudioError(f"--precision: a seed file is {expected}; got {precision!r}.")
+    tensors: dict[str, Tensor] = {}
+    recipes: dict[str, dict[str, object]] = {}
+    regeneration, rounding = 0.0, 0.0
+    for part, module in parts.items():
+        layers = {name: _nora(part, name, layer) for name, layer in tuner_layers(module).items()}
+        if not layers:
+            continue
+        config: NoraConfig = module.peft_config[ADAPTER_NAME]  # pyright: ignore
+        recipe = _recipe_for(part, config, layers)
+        bases = {name: layer.get_base_layer() for name, layer in layers.items()}
+        outer = find_outer(part, bases, recipe.outer_rank, recipe.outer, DTYPES[recipe.dtype])
+        for number, names in enumerate(recipe.layers):
+            rows = []
+            for name in names:
+                row, off, rounded = _pack(f"{part}.{name}", layers[name], outer[name], precision)
+                rows.append(row)
+                regeneration, rounding = max(regeneration, off), max(rounding, rounded)
+            for kind in rows[0]:
+                tensors[f"{part}.{number}.{kind}"] = torch.stack([row[kind] for row in rows])
+        recipes[part] = asdict(recipe)
+    if tokens is not None:
+        tensors |= {f"{SEED_PREFIX}{k}": rows for k, rows in embedding_tensors(tokens).items()}
+    text = json.dumps({"version": VERSION, "parts": recipes}, sort_keys=True)
+    write_tensors(file, tensors, {CARD_KEY: card_text(for_others(card)), SEED_KEY: text})
+    return SeedReport(regeneration, rounding)
+
+
+def _nora(part: str, name: str, layer: object) -> NoraLinear:
+    if not isinstance(layer, NoraLinear):
+        raise StudioError(
+            f"only a NoRA has a seed file; {part}.{name} carries a "
+            f"{type(layer).__module__.split('.')[-2]} adapter. Export to diffusers or kohya."
+        )
+    return layer
+
+
+def _recipe_for(part: str, config: NoraConfig, layers: dict[str, NoraLinear]) -> Recipe:
+    if config.outer == "activation":
+        raise StudioError(
+            f"{part}: outer factors along activations cannot be found again without the photos "
+            "they were recorded on. Export to diffusers or kohya, or use the adapter folder."
+        )
+    order: dict[int, list[str]] = {}
+    for name, layer in layers.items():
+        order.setdefault(layer.r[ADAPTER_NAME], []).append(name)
+    dtype = next(iter(layers.values())).nora_up[ADAPTER_NAME].dtype  # pyright: ignore
+    name = next(name for name, value in DTYPES.items() if value == dtype)
+    return Recipe(config.outer, config.outer_rank, config.start, name, [*order.values()])
+
+
+def _pack(
+    name: str, layer: NoraLinear, outer: tuple[Tensor, Tensor], precision: str
+) -> tuple[dict[str, Tensor], float, float]:
+    """One layer's tensors for the file, and its errors of regeneration and of rounding."""
+    trained = _factors_of(layer)
+    start = _start_of(name, trained)
+    scale = layer.nora_alpha[ADAPTER_NAME] / layer.r[ADAPTER_NAME]
+    row = {key.removeprefix("nora_"): trained[key] for key in INNER}
+    kept, rounding = trained, 0.0
+    if precision == "fp16":
+        row = {key.removeprefix("nora_"): _moves(name, trained, key) for key in INNER}
+        kept = trained | inner_from(row, start)
+        core = core_of(trained)
+        size = float(torch.linalg.matrix_norm(core))
+        rounding = float(torch.linalg.matrix_norm(core_of(kept) - core)) / size if size else 0.0
+    probes = probe(kept, scale)
+    off = deviation(kept | dict(zip(OUTER, outer)), scale, probes)
+    if off > TOLERANCE:
+        raise StudioError(
+            f"{name}: the outer factors found in this base change the update by {off:.2%}: the "
+            "adapter was trained on other weights or another kind of outer factors. Export to "
+            "diffusers or kohya instead."
+        )
+    check = torch.cat([probes, probes.new_tensor([scale])])
+    return {**row, "start": start, "check": check}, off, rounding
+
+
+def _factors_of(layer: NoraLinear) -> Factors:
+    names = (*INNER, *OUTER, *(f"{name}_start" for name in INNER))
+    return {name: getattr(layer, name)[ADAPTER_NAME].detach().cpu() for name in names}
+
+
+def _start_of(name: str, factors: Factors) -> Tensor:  # (rank,)
+    """The diagonal that both starts share; zeros where nothing is subtracted."""
+    up, down = (factors[f"{key}_start"] for key in INNER)
+    start = up.diagonal().clone()
+    again = starts_from(start, up.shape[0])
+    if not (torch.equal(again["nora_inner_up_start"], up) and torch.equal(up.T, down)):
+        raise StudioError(
+            f"{name} starts from other factors than its singular values, which a seed file does "
+            "not keep. Export to diffusers or kohya instead."
+        )
+    return start
+
+
+def starts_from(start: Tensor, outer_rank: int) -> Factors:
+    """Both starts written out, from their common diagonal."""
+    up = start.new_zeros(outer_rank, start.shape[0])
+    up.diagonal().copy_(start)
+    return {"nora_inner_up_start": up, "nora_inner_down_start": up.T.contiguous()}
+
+
+def _moves(name: str, factors: Factors, key: str) -> Tensor:
+    moves = (factors[key] - factors[f"{key}_start"]).half()
+    if not bool(torch.isfinite(moves).all()):
+        raise StudioError(f"{name} has moved too far for fp16. Use --precision fp32.")
+    return moves
+
+
+def inner_from(row: Mapping[str, Tensor], start: Tensor) -> Factors:
+    """The inner factors of a row of the file: as they stand, or start plus moves."""
+    starts = starts_from(start, row["inner_up"].shape[0])
+    inner: Factors = {}
+    for key in INNER:
+        stored = row[key.removeprefix("nora_")]
+        is_moves = stored.dtype == torch.float16
+        inner[key] = starts[f"{key}_start"] + stored.to(start.dtype) if is_moves else stored
+    return inner

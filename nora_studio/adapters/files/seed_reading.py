@@ -1,0 +1,184 @@
+"""Read seed files: find the outer factors in the base, and refuse where they are not the same."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from nora_studio.adapters.files.container import read_tensors
+from nora_studio.adapters.files.embeddings import SEED_PREFIX, as_tokens
+from nora_studio.adapters.files.identify import SEED_KEY, open_header
+from nora_studio.adapters.files.outer import PROBES, TOLERANCE, deviation, find_outer
+from nora_studio.adapters.files.peft_settings import MOST_RANK
+from nora_studio.adapters.files.seed import DTYPES, OUTER, VERSION, Recipe, inner_from, starts_from
+from nora_studio.adapters.new_tokens import NewTokens
+from nora_studio.errors import StudioError
+from nora_studio.nora import NoraConfig
+from nora_studio.nora.config import STARTS
+from nora_studio.runs.remedies import get_again
+from nora_studio.runs.strict_json import parse_json
+
+_LAYER_NAME = re.compile(r"\w+(\.\w+)*")
+
+
+def read_seed(
+    file: Path, parts: Mapping[str, nn.Module]
+) -> dict[str, tuple[NoraConfig, dict[str, Tensor]]]:
+    """Read a seed file onto its base: PEFT's configuration and every tensor of each part.
+
+    Raises:
+        StudioError: the file is damaged, or this base does not give back the same update.
+    """
+    recipes = read_recipes(file)
+    tensors = read_tensors(file)
+    loaded: dict[str, tuple[NoraConfig, dict[str, Tensor]]] = {}
+    for part, recipe in recipes.items():
+        if part not in parts:
+            raise StudioError(
+                f"{file} adapts {part!r}, which this model lacks (it has {', '.join(parts)}). Load "
+                "the base it was trained on."
+            )
+        rows = check_rows(file, part, recipe, tensors)
+        loaded[part] = _regenerate(file, part, parts[part], recipe, rows)
+    return loaded
+
+
+def read_seed_tokens(file: Path, words: Sequence[str]) -> NewTokens:
+    """The new tokens that a seed file carries.
+
+    Raises:
+        StudioError: it lacks them, or is damaged.
+    """
+    tensors = read_tensors(file)
+    own = {key: tensor for key, tensor in tensors.items() if key.startswith(SEED_PREFIX)}
+    return as_tokens(file, words, {k.removeprefix(SEED_PREFIX): t for k, t in own.items()})
+
+
+def read_recipes(file: Path) -> dict[str, Recipe]:
+    """Read the recipe of each part.
+
+    Raises:
+        StudioError: there is none, or it is damaged or of a later version.
+    """
+    try:
+        content = parse_json(open_header(file)[0].metadata[SEED_KEY])
+        if content["version"] != VERSION:
+            raise _OtherVersion(f"version {content['version']!r}; this release reads {VERSION}")
+        recipes = {part: Recipe(**values) for part, values in content["parts"].items()}
+        for recipe in recipes.values():
+            names = [name for group in recipe.layers for name in group]
+            if not names or not all(_LAYER_NAME.fullmatch(name) for name in names):
+                raise ValueError("names of layers")
+            if len(set(names)) < len(names) or recipe.dtype not in DTYPES:
+                raise ValueError(f"layers or dtype {recipe.dtype!r}")
+            if type(recipe.outer_rank) is not int or not 1 <= recipe.outer_rank <= MOST_RANK:
+                raise ValueError(f"outer rank {recipe.outer_rank!r}")
+            if recipe.start not in STARTS or recipe.outer not in ("svd", "randomized"):
+                raise ValueError(f"start {recipe.start!r} or outer factors {recipe.outer!r}")
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, StudioError):
+            raise
+        remedy = "Update nora-studio." if isinstance(error, _OtherVersion) else get_again(file)
+        raise StudioError(f"{file}: its recipe cannot be read: {error}. {remedy}") from error
+    return recipes
+
+
+class _OtherVersion(ValueError):
+    """A seed file of a later release's making."""
+
+
+def check_rows(
+    file: Path, part: str, recipe: Recipe, tensors: dict[str, Tensor]
+) -> dict[str, dict[str, Tensor]]:
+    """Every layer's tensors, taken from the stacks and checked by shape."""
+    rows: dict[str, dict[str, Tensor]] = {}
+    for number, names in enumerate(recipe.layers):
+        kinds = ("inner_up", "inner_down", "start", "check")
+        stacks = {kind: tensors.get(f"{part}.{number}.{kind}") for kind in kinds}
+        found = {key: None if t is None else tuple(t.shape) for key, t in stacks.items()}
+        rank = (found["start"] or (0, 0))[-1]
+        wanted = {
+            "inner_up": (len(names), recipe.outer_rank, rank),
+            "inner_down": (len(names), rank, recipe.outer_rank),
+            "start": (len(names), rank),
+            "check": (len(names), PROBES + 1),
+        }
+        if found != wanted or not 1 <= rank <= recipe.outer_rank:
+            raise StudioError(
+                f"{file} is damaged: the tensors of {part} should have shapes {wanted}; got "
+                f"{found}. {get_again(file)}"
+            )
+        for index, name in enumerate(names):
+            scale = float(stacks["check"][index, -1])  # pyright: ignore[reportOptionalSubscript]
+            if not scale > 0:
+                raise StudioError(
+                    f"{file} is damaged: the scale of {part}.{name} in {part}.{number}.check "
+                    f"should be positive; got {scale}. {get_again(file)}"
+                )
+            rows[name] = {key: t[index] for key, t in stacks.items() if t is not None}
+    return rows
+
+
+def _regenerate(
+    file: Path,
+    part: str,
+    module: nn.Module,
+    recipe: Recipe,
+    rows: dict[str, dict[str, Tensor]],
+) -> tuple[NoraConfig, dict[str, Tensor]]:
+    """One part's configuration and whole state, every layer's change checked by its probes."""
+    layers = {name: _layer(file, part, module, name) for name in rows}
+    dtype = DTYPES[recipe.dtype]
+    outer = find_outer(part, layers, recipe.outer_rank, recipe.outer, dtype)
+    state: dict[str, Tensor] = {}
+    for name, row in rows.items():
+        factors = starts_from(row["start"], recipe.outer_rank) | inner_from(row, row["start"])
+        factors |= dict(zip(OUTER, outer[name]))
+        off = deviation(factors, float(row["check"][-1]), row["check"][:-1])
+        if not off <= TOLERANCE:  # a NaN is refused too
+            held = str(layers[name].weight.dtype).removeprefix("torch.")
+            raise StudioError(
+                f"{file} does not belong to this base: {part}.{name} would change {off:.1%} away "
+                f"from what was trained, on weights in {dtype}; they are here in {held}. Load the "
+                "base it was trained on in that precision or in fp32, or use a portable LoRA."
+            )
+        state |= {f"{name}.{key}": tensor for key, tensor in factors.items()}
+    return _config_for(recipe, rows), state
+
+
+def _layer(file: Path, part: str, module: nn.Module, name: str) -> nn.Linear:
+    try:
+        layer = module.get_submodule(name)
+    except AttributeError as error:
+        raise StudioError(
+            f"{file} adapts {part}.{name}, which this model lacks. Load the base it was trained on."
+        ) from error
+    if isinstance(layer, nn.Linear) and layer.weight.is_meta:
+        raise StudioError(f"{file} is a seed file: it needs its base's weights. Load the base.")
+    if not isinstance(layer, nn.Linear):
+        raise StudioError(
+            f"{file} adapts {part}.{name}, here a {type(layer).__name__} and no linear layer. Load "
+            "the base it was trained on, without adapters."
+        )
+    return layer
+
+
+def _config_for(recipe: Recipe, rows: Mapping[str, Mapping[str, Tensor]]) -> NoraConfig:
+    """The configuration that gives these layers their ranks and scales, each by its own name."""
+    ranks = {name: row["start"].shape[0] for name, row in rows.items()}
+    alphas = {name: float(row["check"][-1]) * ranks[name] for name, row in rows.items()}
+    rank, alpha = (Counter(v.values()).most_common(1)[0][0] for v in (ranks, alphas))
+    return NoraConfig(
+        r=int(rank),
+        alpha=float(alpha),
+        outer_rank=recipe.outer_rank,
+        outer=recipe.outer,
+        start=recipe.start,
+        target_modules=list(rows),
+        rank_pattern={name: own for name, own in ranks.items() if own != rank},
+        alpha_pattern={name: own for name, own in alphas.items() if own != alpha},
+        init_weights=False,
+        inference_mode=True,
+    )

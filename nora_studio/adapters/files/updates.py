@@ -1,0 +1,211 @@
+"""An adapter's change of each weight as low-rank factors: exact where the method is low-rank."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from peft.tuners.lora.layer import Linear as LoraLinear
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from nora_studio.adapters.methods.injection import tuner_layers
+from nora_studio.adapters.tuners import LowRankLinear
+from nora_studio.errors import StudioError
+from nora_studio.nora import NoraLinear, canonical_signs
+from nora_studio.nora.registration import ADAPTER_NAME
+
+
+@dataclass(frozen=True)
+class Update:
+    """The change of one weight, `up @ down`, in float64."""
+
+    up: Tensor
+    """(out_features, rank)"""
+    down: Tensor
+    """(rank, in_features)"""
+    lost: float = 0.0
+    """Squared norm of what of the change is not in the factors, where it was no low-rank one."""
+
+    @property
+    def rank(self) -> int:
+        return self.up.shape[1]
+
+    def dense(self) -> Tensor:  # (out_features, in_features)
+        """The change written out."""
+        return self.up @ self.down
+
+
+Updates = dict[str, dict[str, Update]]
+"""Part -> layer's name -> its change."""
+
+
+@dataclass(frozen=True)
+class Error:
+    """How far approximations are from what they stand for, as relative Frobenius norms."""
+
+    overall: float
+    """Of all layers together."""
+    worst: float
+    layer: str
+    """The worst layer, with its part."""
+
+    def __str__(self) -> str:
+        if self.worst == 0:
+            return "none"
+        return f"{self.overall:.2g} of its size overall, {self.worst:.2g} at worst ({self.layer})"
+
+
+def norm_of(up: Tensor, down: Tensor) -> float:
+    """Frobenius norm of `up @ down`, without writing it out."""
+    left, right = torch.linalg.qr(up)[1], torch.linalg.qr(down.T)[1]
+    return float(torch.linalg.matrix_norm(left @ right.T))
+
+
+def settle(update: Update, rank: int | None = None) -> Update:
+    """Write an update by its singular vectors: components by falling size, split evenly.
+
+    So the leading ones alone are the closest update of a lower rank (Eckart & Young, 1936), and
+    both factors have numbers of one size, which half precision rounds best.
+
+    Args:
+        rank: Components to keep; those beyond the update's own rank are zeros. None: all.
+    """
+    left, left_rest = torch.linalg.qr(update.up)
+    right, right_rest = torch.linalg.qr(update.down.T)
+    inner, singular, inner_down = torch.linalg.svd(left_rest @ right_rest.T, full_matrices=False)
+    root = singular.sqrt()
+    up, down = canonical_signs(left @ inner * root, root[:, None] * (inner_down @ right.T))
+    if rank is None:
+        return Update(up, down)
+    up, down = up[:, :rank], down[:rank]
+    short = rank - up.shape[1]
+    if short > 0:
+        up = torch.cat([up, up.new_zeros(up.shape[0], short)], dim=1)
+        down = torch.cat([down, down.new_zeros(short, down.shape[1])])
+    return Update(up.contiguous(), down.contiguous())
+
+
+def error_of(found: Updates, wanted: Updates) -> Error:
+    """How far updates are from those they stand for, layer by layer and in all."""
+    missed, total, worst, layer = 0.0, 0.0, 0.0, ""
+    for part, layers in wanted.items():
+        for name, update in layers.items():
+            other = found[part][name]
+            size = norm_of(update.up, update.down) ** 2 + update.lost
+            up = torch.cat([update.up, -other.up.double()], dim=1)
+            off = norm_of(up, torch.cat([update.down, other.down.double()])) ** 2 + update.lost
+            missed, total = missed + off, total + size
+            if size > 0 and (off / size) ** 0.5 > worst:
+                worst, layer = (off / size) ** 0.5, f"{part}.{name}"
+    return Error((missed / total) ** 0.5 if total > 0 else 0.0, worst, layer)
+
+
+def with_rank(updates: Updates, rank: int | None = None) -> Updates:
+    """Settle every update at one rank for each part: the given one, or the part's largest.
+
+    One rank a part, because several loaders take the scale of every layer from one of them.
+    """
+    settled: Updates = {}
+    for part, layers in updates.items():
+        largest = max(update.rank for update in layers.values())
+        width = largest if rank is None else min(rank, largest)
+        settled[part] = {name: settle(update, width) for name, update in layers.items()}
+    return settled
+
+
+def mix(several: Sequence[Updates], weights: Sequence[float]) -> Updates:
+    """Add adapters up with weights, exactly: the ranks add up too, and bounds of losses."""
+    mixed: Updates = {}
+    for updates, weight in zip(several, weights):
+        for part, layers in updates.items():
+            target = mixed.setdefault(part, {})
+            for name, update in layers.items():
+                up, down, lost = update.up * weight, update.down, weight**2 * update.lost
+                if name in target:
+                    up = torch.cat([target[name].up, up], dim=1)
+                    down = torch.cat([target[name].down, down])
+                    lost = (target[name].lost ** 0.5 + lost**0.5) ** 2
+                target[name] = Update(up, down, lost)
+    return mixed
+
+
+def is_exact(layer: BaseTunerLayer) -> bool:
+    """Whether the layer's change is a product of low-rank factors as it stands."""
+    if isinstance(layer, NoraLinear | LowRankLinear):
+        return True
+    if type(layer) is not LoraLinear or not isinstance(layer.get_base_layer(), nn.Linear):
+        return False
+    plain = ADAPTER_NAME in layer.lora_A and ADAPTER_NAME not in layer.lora_magnitude_vector
+    return plain and not layer.lora_bias.get(ADAPTER_NAME, False)
+
+
+def read_updates(parts: Mapping[str, nn.Module], rank: int | None = None) -> Updates:
+    """Read the change of every adapted layer off a model with an adapter on it.
+
+    Args:
+        rank: For methods whose change is no product of low-rank factors (LoKr, OFT, DoRA, ...):
+            the rank of the closest one. The base's weights are needed then.
+
+    Raises:
+        StudioError: the method needs a rank, or has a change that no weight can carry.
+    """
+    updates: Updates = {}
+    for part, module in parts.items():
+        layers = tuner_layers(module)
+        if layers:
+            updates[part] = {n: _read_update(f"{part}.{n}", v, rank) for n, v in layers.items()}
+    return updates
+
+
+def _read_update(name: str, layer: BaseTunerLayer, rank: int | None) -> Update:
+    if isinstance(layer, NoraLinear | LowRankLinear):
+        up, down = layer.lora_factors(ADAPTER_NAME)
+        return Update(up.double().cpu(), down.double().cpu())
+    if is_exact(layer) and isinstance(layer, LoraLinear):
+        up = layer.lora_B[ADAPTER_NAME].weight.detach().double().cpu()  # pyright: ignore
+        down = layer.lora_A[ADAPTER_NAME].weight.detach().double().cpu()  # pyright: ignore
+        return Update(up * layer.scaling[ADAPTER_NAME], down)
+    if rank is None:
+        raise StudioError(
+            f"{name}: a {type(layer).__module__.split('.')[-2]} adapter is no LoRA, so it can only "
+            "be exported by its closest one. Say of which rank: --rank 32."
+        )
+    up, singular, down = torch.linalg.svd(dense_change(name, layer), full_matrices=False)
+    root = singular[:rank].sqrt()
+    lost = float(singular[rank:].square().sum())
+    return Update(up[:, :rank] * root, root[:, None] * down[:rank], lost)
+
+
+@torch.no_grad()
+def dense_change(name: str, layer: BaseTunerLayer) -> Tensor:  # (out_features, in_features)
+    """The change of one layer's weight by its adapter, whatever the method, in float64.
+
+    Raises:
+        StudioError: the adapter also changes the bias, or cannot be merged into a weight.
+    """
+    if is_exact(layer):
+        return _read_update(name, layer, None).dense()
+    base = layer.get_base_layer()
+    weight: Tensor = base.weight  # pyright: ignore
+    if weight.is_meta:
+        raise StudioError(f"{name}: its change follows from the base's weights. Load the base.")
+    bias = getattr(base, "bias", None)
+    kept = weight.detach().clone(), None if bias is None else bias.detach().clone()
+    try:
+        # In float64, so that the difference of two weights is not their rounding.
+        weight.data = weight.data.double()
+        layer.merge(adapter_names=[ADAPTER_NAME])
+        changed = weight.detach().double().cpu() - kept[0].double().cpu()
+        moved_bias = kept[1] is not None and not torch.equal(base.bias.data.to(kept[1]), kept[1])  # pyright: ignore
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        raise StudioError(
+            f"{name}: its adapter cannot be merged into a weight: {error}."
+        ) from error
+    finally:
+        layer.merged_adapters.clear()
+        weight.data = kept[0]
+        if kept[1] is not None:
+            base.bias.data = kept[1]  # pyright: ignore
+    if moved_bias:
+        raise StudioError(f"{name}: its adapter changes the bias too, which a LoRA cannot carry.")
+    return changed

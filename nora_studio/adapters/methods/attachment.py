@@ -1,0 +1,220 @@
+"""Any method on any model: attach, detach, and what is trained in between."""
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import PeftType
+from peft.utils.integrations import dequantize_module_weight
+from torch import nn
+
+from nora_studio.adapters.methods.injection import inject, tuner_layers, widen
+from nora_studio.adapters.methods.spec import AdapterSpec, Shape
+from nora_studio.adapters.methods.table import METHODS, method_named
+from nora_studio.errors import StudioError
+
+
+def check_settings(spec: AdapterSpec) -> None:
+    """Refuse settings that the method does not have.
+
+    Raises:
+        StudioError: the method is unknown or lacks a setting that was made.
+    """
+    method = method_named(spec.method)
+    foreign = [name for name in spec.settings() if name not in method.settings]
+    if foreign:
+        owners = [name for name, other in METHODS.items() if set(foreign) <= other.settings]
+        raise StudioError(
+            f"{', '.join(foreign)}: not among the settings of {spec.method}, but of "
+            f"{', '.join(owners)}. Leave it out, or choose another method."
+        )
+
+
+def attach(
+    model: nn.Module, targets: Sequence[str], spec: AdapterSpec, adapter_name: str = "default"
+) -> list[str]:
+    """Put an adapter on a model, in place, and freeze everything else.
+
+    The trained weights are float32 (or wider) beside a half-precision base too. A second adapter
+    of the same method may be added under another name; it becomes the active and trained one. On
+    failure the model is left as it was.
+
+    Args:
+        model: Any module; it may be on the meta device, where adapters have shapes only.
+        targets: Names of linear layers, whole or as endings after a dot ("to_out.0").
+        spec: The adapter.
+        adapter_name: Not yet on the model.
+
+    Returns:
+        Names of the adapted modules, in the model's order.
+
+    Raises:
+        StudioError: The method is unknown or lacks a setting, a target matches nothing or no linear
+            layer, a rank does not fit, or the model carries another method or an adapter of that
+            name.
+    """
+    check_settings(spec)
+    method = METHODS[spec.method]
+    names = _match(model, targets)
+    shapes = [_shape(model.get_submodule(name), name) for name in names]
+    for name, shape in zip(names, shapes):
+        method.fits(spec, name, shape)
+    config = method.build(spec, list(targets), shapes)
+    _check_present(model, PeftType(config.peft_type), spec.method, adapter_name)
+    active = {name: layer.active_adapters for name, layer in tuner_layers(model).items()}
+    try:
+        with warnings.catch_warnings():
+            # Several adapters on one model are what was asked for.
+            warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+            inject(config, model, adapter_name)
+    except ValueError as error:
+        _withdraw(model, adapter_name, active)
+        if isinstance(error, StudioError):
+            raise
+        raise StudioError(f"{spec.method} cannot go on this model: {error}") from error
+    model.requires_grad_(False)
+    for layer in tuner_layers(model).values():
+        if spec.method == "lora-fa":
+            # PEFT's own way to keep a factor frozen whenever the adapter is switched on again.
+            frozen = {**layer.frozen_peft_weight_names, adapter_name: ("lora_A",)}
+            layer.frozen_peft_weight_names = frozen
+        layer.set_adapter([adapter_name])
+        # PEFT makes dropout in training mode even on a model in evaluation mode.
+        layer.train(layer.get_base_layer().training)  # pyright: ignore
+    widen(model)
+    if spec.method == "dora":
+        _measure_magnitudes(model, adapter_name)
+    if hasattr(model, "_hf_peft_config_loaded"):
+        # How diffusers and transformers models know that their own adapter methods apply.
+        model._hf_peft_config_loaded = True  # pyright: ignore
+    return names
+
+
+def detach(model: nn.Module) -> None:
+    """Take every adapter out, in place; the base weights were never touched, so they are the same.
+
+    Raises:
+        StudioError: An adapter is merged into the weights, which subtraction cannot undo exactly.
+    """
+    layers = tuner_layers(model)
+    merged = sorted({name for layer in layers.values() for name in layer.merged_adapters})
+    if merged:
+        raise StudioError(
+            f"adapter {', '.join(merged)} is merged into the weights and cannot be taken out to "
+            "the bit. Unmerge it first, or load the base model again."
+        )
+    for name, layer in layers.items():
+        _put(model, name, layer.get_base_layer())
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+    if "_hf_peft_config_loaded" in vars(model):
+        del model._hf_peft_config_loaded
+
+
+def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the trained weights of the adapters by their names in the model.
+
+    What several layers share stands there once, under its first layer's name.
+    """
+    found: dict[str, nn.Parameter] = {}
+    seen: set[int] = set()
+    for layer_name, layer in tuner_layers(model).items():
+        for name, parameter in layer.named_parameters():  # pyright: ignore
+            own = parameter.requires_grad and not name.startswith("base_layer.")
+            if own and id(parameter) not in seen:
+                seen.add(id(parameter))
+                found[f"{layer_name}.{name}"] = parameter
+    return found
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Count the trained numbers of the adapters."""
+    return sum(parameter.numel() for parameter in adapter_parameters(model).values())
+
+
+def _measure_magnitudes(model: nn.Module, adapter_name: str) -> None:
+    """Measure DoRA's magnitudes once more: PEFT rounds them to a half-precision base's dtype.
+
+    In the precision of the forward pass the new adapter is then exactly the base.
+    """
+    for layer in tuner_layers(model).values():
+        magnitude = layer.lora_magnitude_vector[adapter_name].weight  # pyright: ignore
+        weight = dequantize_module_weight(layer.get_base_layer()).to(magnitude.dtype)
+        magnitude.data = torch.linalg.norm(weight, dim=1).to(magnitude.dtype)
+
+
+def _match(model: nn.Module, targets: Sequence[str]) -> list[str]:
+    inside = tuple(f"{name}." for name in tuner_layers(model))
+    modules = {
+        name: module
+        for name, module in model.named_modules()
+        if name and not (inside and name.startswith(inside))
+    }
+    unmatched = [t for t in targets if not any(_names(t, name) for name in modules)]
+    if unmatched or not targets:
+        linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+        examples = ", ".join(linear[:: max(1, len(linear) // 4)][:4]) or "none"
+        raise StudioError(
+            f"targets must name modules of the {type(model).__name__}; nothing there ends with "
+            f"{', '.join(unmatched) or '(no targets given)'}. Linear layers are, for example: "
+            f"{examples}."
+        )
+    return [name for name in modules if any(_names(t, name) for t in targets)]
+
+
+def _names(target: str, name: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+def _shape(module: nn.Module, name: str) -> Shape:
+    base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+    if not isinstance(base, nn.Linear):
+        raise StudioError(
+            f"targets must be linear layers; {name} is a {type(base).__name__}. Narrow the targets."
+        )
+    return base.out_features, base.in_features
+
+
+def _check_present(model: nn.Module, kind: PeftType, method: str, adapter_name: str) -> None:
+    layers = tuner_layers(model)
+    for config in getattr(model, "peft_config", {}).values() if layers else ():
+        if PeftType(config.peft_type) != kind:
+            raise StudioError(
+                f"the model already carries a {PeftType(config.peft_type).value.lower()} adapter; "
+                f"{method} cannot go beside it. Detach the model first."
+            )
+    for name, layer in layers.items():
+        if layer.merged:
+            raise StudioError(
+                f"{name} has {', '.join(layer.merged_adapters)} merged into its weight; a new "
+                "adapter would start from the wrong one. Unmerge it first."
+            )
+        if adapter_name in layer._all_available_adapter_names():
+            raise StudioError(
+                f"{name} already carries an adapter named {adapter_name!r}. "
+                "Choose another name, or detach the model first."
+            )
+    if layers and not METHODS[method].several:
+        raise StudioError(
+            f"a model carries one {method} adapter at most, and this one has one. Detach it first."
+        )
+
+
+def _withdraw(model: nn.Module, adapter_name: str, active: dict[str, list[str]]) -> None:
+    """Undo a half-finished attach; `active` tells which layers and adapters were there before."""
+    for name, layer in tuner_layers(model).items():
+        if name in active:
+            layer.set_adapter(active[name])
+            layer.delete_adapter(adapter_name)
+        else:
+            _put(model, name, layer.get_base_layer())
+    configs = getattr(model, "peft_config", {})
+    configs.pop(adapter_name, None)
+    if not configs and hasattr(model, "peft_config"):
+        del model.peft_config
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)

@@ -1,0 +1,203 @@
+"""PEFT's tuners on a plain module, in place: put on, read out, filled again.
+
+VeRA, VB-LoRA and RandLoRA keep state that all their layers share on the tuner object, which
+`inject_adapter_in_model` throws away. Every layer holds a reference to it, so it is never lost: a
+tuner can be built around an adapted module again, and PEFT's own code then reads and writes files
+of these methods as `PeftModel` does.
+"""
+
+from typing import Any
+
+import torch
+from peft import get_peft_model_state_dict
+from peft.config import PeftConfig
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners._buffer_dict import BufferDict
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import PeftType, set_peft_model_state_dict
+from torch import Tensor, nn
+
+from nora_studio.adapters.tuners import LowRankLinear
+from nora_studio.errors import StudioError
+from nora_studio.nora import NoraLinear
+from nora_studio.nora.registration import PEFT_PREFIX
+
+SHARED = {
+    PeftType.VERA: ("vera_A", "vera_B"),
+    PeftType.VBLORA: ("vblora_vector_bank",),
+    PeftType.RANDLORA: ("randlora_A", "randlora_B"),
+}
+"""Names of what a tuner shares among its layers, on the tuner and on each layer."""
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def tuner_layers(model: nn.Module) -> dict[str, BaseTunerLayer]:
+    """The adapted layers of a model by name."""
+    return {
+        name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)
+    }
+
+
+def inject(
+    config: PeftConfig,
+    model: nn.Module,
+    adapter_name: str = "default",
+    low_cpu_mem_usage: bool = False,
+) -> None:
+    """Put a PEFT method on a model, in place; PEFT's `inject_adapter_in_model` for every method.
+
+    Args:
+        config: With its `target_modules`.
+        model: Any module, without shared-state adapters if the method is one of those.
+        adapter_name: Not yet on the model.
+        low_cpu_mem_usage: Leave trained factors on the meta device, for a file to fill.
+
+    Raises:
+        ValueError: PEFT refuses.
+    """
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)]
+    tuner(model, config, adapter_name=adapter_name, low_cpu_mem_usage=low_cpu_mem_usage)
+
+
+def tuner_of(model: nn.Module, adapter_name: str = "default") -> BaseTuner:
+    """Build PEFT's tuner around an adapted model again, shared state included.
+
+    It is PEFT's own class, made without its `__init__`: nothing is injected or drawn anew.
+    """
+    config: Any = model.peft_config[adapter_name]  # pyright: ignore
+    tuner_class = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)]
+    tuner = tuner_class.__new__(tuner_class)
+    nn.Module.__init__(tuner)
+    tuner.model = model
+    tuner.peft_config = model.peft_config  # pyright: ignore
+    tuner.active_adapter = adapter_name
+    layer = next(iter(tuner_layers(model).values()))
+    for name in SHARED.get(PeftType(config.peft_type), ()):
+        setattr(tuner, name, getattr(layer, name))
+    return tuner
+
+
+def _as_peft_model(model: nn.Module, adapter_name: str) -> nn.Module:
+    """What PEFT's file functions have to be given: the model, or one that holds it as PEFT does."""
+    config: Any = model.peft_config[adapter_name]  # pyright: ignore
+    if PeftType(config.peft_type) not in SHARED:
+        return model
+    whole = nn.Module()
+    whole.base_model = tuner_of(model, adapter_name)
+    whole.peft_config = model.peft_config  # pyright: ignore
+    return whole
+
+
+def adapter_tensors(model: nn.Module, adapter_name: str = "default") -> dict[str, Tensor]:
+    """Every tensor of an adapter, frozen and shared ones included, by PEFT's keys less its prefix.
+
+    Shared state keeps PEFT's whole key ("base_model.vera_A"): it belongs to no layer.
+    """
+    # "auto", PEFT's default, would ask the Hub whether the base has new embeddings.
+    whole = _as_peft_model(model, adapter_name)
+    found = get_peft_model_state_dict(whole, adapter_name=adapter_name, save_embedding_layers=False)
+    config: Any = model.peft_config[adapter_name]  # pyright: ignore
+    shared = SHARED.get(PeftType(config.peft_type), ())
+    return {
+        name.removeprefix(PEFT_PREFIX): tensor
+        for name, tensor in found.items()
+        # PEFT leaves RandLoRA's frozen pair with every layer: gigabytes of copies on SDXL.
+        if not (name.startswith(PEFT_PREFIX) and name.rpartition(".")[2] in shared)
+    }
+
+
+def peft_key(name: str) -> str:
+    """The key in a PEFT file of a tensor of `adapter_tensors`."""
+    return name if name.startswith("base_model.") else PEFT_PREFIX + name
+
+
+def set_adapter_tensors(
+    model: nn.Module,
+    tensors: dict[str, Tensor],
+    adapter_name: str = "default",
+    low_cpu_mem_usage: bool = False,
+) -> None:
+    """Set what `adapter_tensors` gave, bit for bit, the adapter being on the model.
+
+    Args:
+        model: Adapted by the same configuration. Where its base is on the meta device, the
+            adapter's tensors stay where they come from.
+        tensors: By the keys of `adapter_tensors`.
+        adapter_name: As attached.
+        low_cpu_mem_usage: As `inject` was told.
+    """
+    whole = _as_peft_model(model, adapter_name)
+    if whole is not model:
+        tensors = {peft_key(name): tensor for name, tensor in tensors.items()}
+    if any(layer.get_base_layer().weight.is_meta for layer in tuner_layers(model).values()):
+        # A skeleton of shapes: PEFT would move the tensors to its base's device and lose them.
+        config: Any = model.peft_config[adapter_name]  # pyright: ignore
+        tuner_class = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)]
+        renamed = tuner_class._remap_adapter_state_dict_for_load(
+            model=whole, config=config, adapter_name=adapter_name, state_dict=dict(tensors)
+        )
+        whole.load_state_dict(renamed, strict=False, assign=True)
+        return
+    for _ in range(2):
+        set_peft_model_state_dict(whole, tensors, adapter_name, low_cpu_mem_usage=low_cpu_mem_usage)
+        # PEFT rounds float32 factors to a half-precision base's dtype on the way in; they are
+        # widened and set once more, so that a reloaded adapter is the trained one to the bit.
+        low_cpu_mem_usage = False
+        widen(model)
+
+
+def widen(model: nn.Module) -> None:
+    """Make every trained or shared adapter tensor float32 at least, values as they are.
+
+    The frozen factors of this project's own methods are in the base's dtype on purpose.
+    """
+    for layer in tuner_layers(model).values():
+        names = layer.adapter_layer_names
+        if not isinstance(layer, NoraLinear | LowRankLinear):
+            names += tuple(n for n in layer.other_param_names if hasattr(layer, n))
+        for name in names:
+            container = getattr(layer, name)
+            if isinstance(container, BufferDict):
+                for key in list(container.keys()):
+                    if container[key].dtype in HALF:  # pyright: ignore
+                        container[key] = container[key].float()  # pyright: ignore
+            elif isinstance(container, nn.Module):
+                for parameter in container.parameters():
+                    if parameter.dtype in HALF:
+                        parameter.data = parameter.data.float()
+
+
+def set_strength(model: nn.Module, strength: float, adapter_name: str = "default") -> None:
+    """Set the factor on every adapted layer's change, relative to how it was trained.
+
+    Raises:
+        StudioError: The method's change cannot be scaled.
+    """
+    for layer in tuner_layers(model).values():
+        config: Any = model.peft_config[adapter_name]  # pyright: ignore
+        kind = PeftType(config.peft_type)
+        if kind == PeftType.ADALORA:
+            # PEFT's own setter forgets that AdaLoRA divides by the rank in its forward.
+            layer.scaling[adapter_name] = strength * config.lora_alpha  # pyright: ignore
+        elif kind == PeftType.RANDLORA:
+            alpha: float = config.randlora_alpha
+            layer.scaling[adapter_name] = strength * alpha / config.r  # pyright: ignore
+        elif kind == PeftType.OFT or not hasattr(layer, "set_scale"):
+            raise StudioError(
+                f"strength must be 1 for {kind.value.lower()}: its change is no sum that could be "
+                f"scaled; got {strength}. Leave it out."
+            )
+        else:
+            layer.set_scale(adapter_name, strength)  # pyright: ignore
+            if adapter_name in getattr(layer, "lora_magnitude_vector", ()):
+                _scale_magnitude(layer, adapter_name, strength)
+
+
+def _scale_magnitude(layer: BaseTunerLayer, adapter_name: str, strength: float) -> None:
+    """Move DoRA's magnitudes from the weight's own (strength 0) to the trained ones (1)."""
+    magnitude = layer.lora_magnitude_vector[adapter_name].weight  # pyright: ignore
+    kept: dict[str, Tensor] = vars(layer).setdefault("trained_magnitudes", {})
+    trained = kept.setdefault(adapter_name, magnitude.detach().clone())
+    own = torch.linalg.norm(layer.get_base_weight().to(trained.dtype), dim=1)
+    magnitude.data = own + strength * (trained - own)

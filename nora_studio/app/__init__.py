@@ -1,0 +1,1 @@
+"""The web app: what serves it (`server`) and its pages (`pages`)."""

@@ -1,0 +1,210 @@
+"""The bench of the Adapters tab: what to make of the chosen adapters, and the command for it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.pages.number_field import NumberField
+from nora_studio.app.server.adapter_commands import AdapterDesk, Order
+from nora_studio.app.server.drawing_requests import AdapterChoice
+from nora_studio.app.server.limits import MOST_RANK
+from nora_studio.app.server.workspace import safe_name
+from nora_studio.errors import StudioError
+from nora_studio.mini.assets import EMBEDDED
+
+ACTIONS = (
+    ("Export", "export"),
+    ("Mix", "mix"),
+    ("Merge", "merge"),
+    ("Publish", "push"),
+    ("Look inside", "inspect"),
+)
+HAVE_STRENGTHS = ("mix", "merge")
+WORDS = {
+    "export": "One adapter as a single file for another program.",
+    "mix": "Two adapters or more added up into one file, each by its strength.",
+    "merge": "A whole pipeline with the adapters in its weights; it needs nothing else.",
+    "push": "One adapter with its page and pictures on the Hugging Face Hub.",
+    "inspect": "What a file is, and which layers it changes most.",
+}
+STARTS = {
+    "export": "Export",
+    "mix": "Mix",
+    "merge": "Merge",
+    "push": "Look first",
+    "inspect": "Look inside",
+}
+FORMATS = [
+    ("ComfyUI, A1111, Forge", "kohya"),
+    ("diffusers", "diffusers"),
+    ("Seed file", "seed"),
+]
+SEED_HINT = "A seed file is the smallest; only this studio reads it, on the same base."
+MINIATURE = "Miniature, built in"
+BASES = [
+    ("The one it was trained on", ""),
+    (MINIATURE, EMBEDDED),
+    ("Stable Diffusion XL", "stabilityai/stable-diffusion-xl-base-1.0"),
+]
+RANK = NumberField("Cut to rank", least=1, most=MOST_RANK)
+PRECISIONS = [("As usual", ""), ("fp16", "fp16"), ("bf16", "bf16"), ("fp32", "fp32")]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Its components."""
+
+    fields: tuple[Any, ...]
+    """In the order that `order` takes their values."""
+    command: gr.HTML
+    start: gr.Button
+    token: gr.Textbox
+    publish: gr.Button
+
+    @property
+    def action(self) -> gr.Radio:
+        """What to make."""
+        return self.fields[0]
+
+    def order(
+        self, desk: AdapterDesk, chosen: Sequence[AdapterChoice], values: Sequence[Any]
+    ) -> Order:
+        """The command that the fields come to.
+
+        Raises:
+            StudioError: something is missing, or is none of what is taken.
+        """
+        action, to, mix_to, name, precision, rank, model, repository, licence, private = values
+        number = RANK.read(rank)
+        cut = None if number is None else int(number)
+        base = base_named(model)
+        if not chosen:
+            raise StudioError("choose an adapter on the shelf first.")
+        if action in ("export", "push", "inspect") and len(chosen) > 1:
+            raise StudioError("this takes one adapter. Take the others out, or mix them first.")
+        path = chosen[0].path
+        stem = safe_name(name) if (name or "").strip() else ""
+        if action == "export":
+            return desk.export(path, to, precision, cut, stem, base)
+        if action == "mix":
+            stem = stem or safe_name(f"{Path(path).stem}-mix")
+            return desk.mix(chosen, stem, mix_to, precision, cut, base)
+        if action == "merge":
+            stem = stem or safe_name(f"{Path(path).stem}-merged")
+            return desk.merge(chosen, stem, precision, base)
+        if action == "push":
+            place = (repository or "").strip()
+            return desk.push(path, place, (licence or "").strip(), bool(private), True, base)
+        if action == "inspect":
+            return desk.inspect(path)
+        raise StudioError(f"expected something to do; got {str(action)[:40]!r}.")
+
+
+def build_bench() -> Bench:
+    """Lay the bench out, and show of it what the chosen action needs."""
+    action = gr.Radio(
+        list(ACTIONS), value="export", label="What to make", elem_id="adapters-action"
+    )
+    words = gr.HTML(_words("export"))
+    # A field of its own for each action: choices that change under a value leave the value behind,
+    # and Gradio refuses every request that still carries it.
+    to = gr.Radio(FORMATS, value="kohya", label="For", info=SEED_HINT, elem_id="adapters-format")
+    mix_to = gr.Radio(
+        FORMATS[:2], value="kohya", label="For", info="The file is a LoRA, exactly.",
+        visible=False, elem_id="adapters-mix-format",
+    )  # fmt: skip
+    name = gr.Textbox(
+        "", label="Name", placeholder="after the adapter", max_length=48, elem_id="adapters-name"
+    )
+    model = gr.Dropdown(
+        BASES, value="", label="Base", allow_custom_value=True, elem_id="adapters-base",
+        info="The model that it works with: choose one, or write a Hub name or a directory.",
+    )  # fmt: skip
+    repository, licence, private = _hub_fields()
+    precision, rank = _more_fields()
+    command = gr.HTML("", elem_id="adapters-command")
+    start = gr.Button("Export", variant="primary", interactive=False, elem_id="adapters-start")
+    token = gr.Textbox(
+        "", label="Hub token", type="password", max_length=200, visible=False,
+        info="One that may write; it goes to this upload and is kept nowhere.",
+        elem_id="adapters-token",
+    )  # fmt: skip
+    publish = gr.Button("Publish", visible=False, elem_id="adapters-publish")
+    action.change(
+        _turn,
+        action,
+        [words, to, mix_to, name, model, start, repository, licence, private, token, publish],
+        show_progress="hidden",
+        api_visibility="private",
+        queue=False,
+    )
+    fields = (action, to, mix_to, name, precision, rank, model, repository, licence, private)
+    return Bench(fields, command, start, token, publish)
+
+
+def _hub_fields() -> tuple[gr.Textbox, gr.Textbox, gr.Checkbox]:
+    repository = gr.Textbox(
+        "", label="Where", placeholder="your-name/my-mug", max_length=190, visible=False,
+        elem_id="adapters-repository", info="Owner and name on huggingface.co.",
+    )  # fmt: skip
+    licence = gr.Textbox(
+        "", label="Licence", placeholder="openrail++", max_length=40, visible=False,
+        info="As the Hub abbreviates it; empty: as its card says.",
+    )  # fmt: skip
+    return repository, licence, gr.Checkbox(True, label="Private: only you see it", visible=False)
+
+
+def _more_fields() -> tuple[gr.Dropdown, gr.Textbox]:
+    with gr.Accordion("More", open=False):
+        precision = gr.Dropdown(
+            PRECISIONS, value="", label="Precision",
+            info="Of the numbers in the file; as usual: fp16, and fp32 for a seed file.",
+        )  # fmt: skip
+        rank = RANK.build(
+            placeholder="not cut", elem_id="adapters-rank",
+            info="A smaller file that is not quite exact; the error is told. Empty: all of it.",
+        )  # fmt: skip
+    return precision, rank
+
+
+def _turn(action: str) -> list[Any]:
+    """What of the bench an action needs."""
+    return [
+        _words(action),
+        gr.Radio(visible=action == "export"),
+        gr.Radio(visible=action == "mix"),
+        gr.Textbox(visible=action in ("export", "mix", "merge")),
+        gr.Dropdown(visible=action != "inspect"),
+        gr.Button(STARTS.get(action, "Start")),
+        *(gr.update(visible=action == "push") for _ in range(5)),
+    ]
+
+
+def base_named(text: str | None) -> str:
+    """The base model that a person names, by the page's words for it or by its own name."""
+    written = (text or "").strip()
+    known = {label.casefold(): name for label, name in BASES}
+    known |= dict.fromkeys(("miniature", "the embedded model", "the miniature"), EMBEDDED)
+    return known.get(written.casefold().rstrip("."), written)
+
+
+def _words(action: str) -> str:
+    return f'<p class="note">{WORDS.get(action, "")}</p>'
+
+
+def shown_command(make: Callable[[], Order]) -> tuple[str, Any]:
+    """The command as a person would type it, and the button; or what is missing."""
+    try:
+        order = make()
+    except StudioError as error:
+        text = str(error)
+        words = escaped(text[:1].upper() + text[1:])
+        return f'<p class="note">{words}</p>', gr.Button(interactive=False)
+    return (
+        f'<pre class="command">{escaped(order.shown)}</pre>',
+        gr.Button(interactive=True),
+    )

@@ -1,0 +1,253 @@
+"""The Adapters tab as HTML: cards, what is chosen, and what came of each command."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nora_studio.adapters.files.card import AdapterCard
+from nora_studio.adapters.methods.table import METHOD_NAMES
+from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.server.adapter_commands import files_of, is_preview, result_of
+from nora_studio.app.server.job import Job, State
+from nora_studio.app.server.jobs import Jobs
+from nora_studio.app.server.library import LibraryEntry
+from nora_studio.app.server.workspace import Workspace
+
+EMPTY = (
+    '<div class="empty"><b>No adapters yet</b>Train one under Train, and it stands here when it is '
+    "finished. Or add a .safetensors file from elsewhere.</div>"
+)
+NONE_CHOSEN = '<p class="note">Choose one adapter or several on the shelf.</p>'
+KINDS = {
+    "run": "trained here",
+    "seed": "seed file",
+    "kohya": "file for ComfyUI",
+    "diffusers": "file for diffusers",
+}
+SCORES = {
+    "CLIP-I": "How much its samples look like the photos; 1 is the same.",
+    "CLIP-T": "How well its samples show what their prompts say.",
+    "DINO": "How much its samples look like the photos, judged by DINO.",
+}
+DOING = {
+    "export": "Export",
+    "mix": "Mix",
+    "merge": "Merge",
+    "push": "Publish",
+    "inspect": "Look inside",
+}
+STATES: dict[State, tuple[str, str]] = {
+    "waiting": ("Waiting", ""),
+    "running": ("At work", ""),
+    "finished": ("Done", "good"),
+    "stopped": ("Stopped", ""),
+    "failed": ("Failed", "bad"),
+    "cancelled": ("Cancelled", ""),
+}
+MOST_STRENGTH = 2.0
+PICK = """
+element.addEventListener('click', (event) => {
+  const pick = event.target.closest('.adapter-pick');
+  if (!pick) return;
+  const on = pick.getAttribute('aria-pressed') !== 'true';
+  pick.setAttribute('aria-pressed', on);
+  trigger('select', {act: 'choose', adapter: pick.dataset.adapter, on: on ? 'yes' : 'no'});
+});
+"""
+"""A card answers at once, and keeps the keyboard's place; the server learns of it beside.
+
+Its adapter is not told as "path": Gradio takes whatever has one for an upload."""
+
+
+def method_name(method: str) -> str:
+    """A method as the field writes it."""
+    return METHOD_NAMES.get(method) or {"mix": "Mix"}.get(method, method)
+
+
+def size_words(count: int) -> str:
+    """Bytes for people."""
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{max(1, round(count / 1e3))} kB"
+
+
+def shelf_view(
+    entries: Sequence[LibraryEntry], chosen: Mapping[str, float], workspace: Workspace
+) -> str:
+    """All adapters as cards; a card is a button that chooses it."""
+    if not entries:
+        return EMPTY
+    cards = (_card(entry, entry.path in chosen, workspace) for entry in entries)
+    return f'<div class="shelf">{"".join(cards)}</div>'
+
+
+def _card(entry: LibraryEntry, is_chosen: bool, workspace: Workspace) -> str:
+    title, path = escaped(entry.title), escaped(entry.path)
+    method = entry.card.method if entry.card is not None else ""
+    colour = method if method in ("nora", "lora") else "base"
+    picture = (
+        f'<img class="picture" src="{escaped(workspace.url(entry.thumbnail))}" alt="" '
+        'loading="lazy" width="256" height="256">'
+        if entry.thumbnail is not None
+        else f'<div class="picture blank {colour}" aria-hidden="true"><i></i></div>'
+    )
+    kind = KINDS.get(entry.kind, "file")
+    called = escaped(method_name(method)) if method else "Unknown"
+    usable = "" if entry.card is not None else " disabled"
+    body = (
+        _facts(entry.card)
+        if entry.card is not None
+        else f'<p class="problem">{escaped(entry.problem)}</p>'
+    )
+    return (
+        f'<article class="adapter"><button class="adapter-pick" data-adapter="{path}" '
+        f'aria-pressed="{"true" if is_chosen else "false"}" aria-label="Choose {title}"{usable}>'
+        f'{picture}<span class="adapter-tick" aria-hidden="true">✓</span></button>'
+        f'<div class="adapter-words"><h3>{title}</h3>'
+        f'<p class="note"><span class="dot {colour}"></span> {called}, {kind}, '
+        f"{_size(entry)}</p>{body}{_scores(entry)}{_links(entry, workspace)}</div>"
+        "</article>"
+    )
+
+
+def _size(entry: LibraryEntry) -> str:
+    words = size_words(entry.bytes)
+    if entry.kind != "run" or entry.card is None or entry.card.method != "nora":
+        return words
+    why = "With the frozen factors that it trains between; an exported file leaves them out."
+    return f'<span title="{why}">{words}</span>'
+
+
+def _facts(card: AdapterCard) -> str:
+    base = "miniature, built in" if card.model == "embedded" else Path(card.model).name
+    if card.model.count("/") == 1 and card.model[0] not in "./~":
+        base = card.model
+    rows = [
+        ("Base", "The model it was trained on, and works with", base or "not told"),
+        ("Word", "What stands for your subject; prompts may go on saying [V]", card.trigger),
+        ("Trained", "", f"{card.steps:,} steps, {card.resolution} px" if card.steps else ""),
+        ("Parameters", "How many numbers were trained", f"{card.parameters:,}"),
+    ]
+    lines = "".join(
+        f"<dt{f' title={chr(34)}{tip}{chr(34)}' if tip else ''}>{name}</dt>"
+        f"<dd>{escaped(value)}</dd>"
+        for name, tip, value in rows
+        if value
+    )
+    return f'<dl class="adapter-facts">{lines}</dl>'
+
+
+def _scores(entry: LibraryEntry) -> str:
+    if not entry.scores:
+        return ""
+    chips = "".join(
+        f'<span class="chip" title="{SCORES[name]}">{name} {value:.3f}</span>'
+        for name, value in entry.scores.items()
+    )
+    judge = f'<span class="note">by CLIP {escaped(entry.judge)}</span>'
+    return f'<p class="adapter-scores">{chips}{judge}</p>'
+
+
+def _links(entry: LibraryEntry, workspace: Workspace) -> str:
+    if entry.kind == "run":
+        return ""
+    name = escaped(Path(entry.path).name)
+    link = _download(workspace.folder / entry.path, workspace, "Download")
+    return (
+        f'<p class="adapter-links">{link}<button class="plain-button" data-act="remove" '
+        f'data-adapter="{escaped(entry.path)}" aria-label="Remove {name}">Remove</button></p>'
+    )
+
+
+def _download(file: Path, workspace: Workspace, words: str) -> str:
+    address = escaped(f"{workspace.url(file)}&download")
+    return f'<a class="plain-button" href="{address}" download>{escaped(words)}</a>'
+
+
+def chosen_view(
+    entries: Mapping[str, LibraryEntry], chosen: Mapping[str, float], with_strengths: bool
+) -> str:
+    """The chosen adapters, each with its strength where that counts."""
+    rows = [
+        _chosen(entries[path], strength if with_strengths else None)
+        for path, strength in chosen.items()
+    ]
+    if not rows:
+        return NONE_CHOSEN
+    return f'<ul class="chosen">{"".join(rows)}</ul>'
+
+
+def _chosen(entry: LibraryEntry, strength: float | None) -> str:
+    title, path = escaped(entry.title), escaped(entry.path)
+    method = entry.card.method if entry.card is not None else ""
+    colour = method if method in ("nora", "lora") else "base"
+    slider = (
+        ""
+        if strength is None
+        else '<label class="chosen-strength">Strength <input type="range" min="0" '
+        f'max="{MOST_STRENGTH:g}" step="0.05" value="{strength:g}" '
+        f'data-act="strength" data-adapter="{path}" '
+        'oninput="this.nextElementSibling.value = Number(this.value).toFixed(2)">'
+        f"<output>{strength:.2f}</output></label>"
+    )
+    return (
+        f'<li><span class="chosen-name"><span class="dot {colour}"></span> {title}</span>'
+        f'<button class="plain-button" data-act="drop" data-adapter="{path}" '
+        f'aria-label="Take {title} out">×</button>{slider}</li>'
+    )
+
+
+def jobs_view(shown: Sequence[Job], jobs: Jobs, workspace: Workspace) -> str:
+    """What was asked for, the newest first, with what came of it."""
+    if not shown:
+        return '<p class="note">What you make shows up here, to download.</p>'
+    rows = "".join(_job(job, jobs, workspace) for job in shown)
+    return f'<ul class="made">{rows}</ul>'
+
+
+def _job(job: Job, jobs: Jobs, workspace: Workspace) -> str:
+    state = jobs.state(job)
+    word, colour = STATES[state]
+    doing = "Page of" if is_preview(job) else DOING[job.kind]
+    text = jobs.output(job) if state != "waiting" else ""
+    when = time.strftime("%H:%M", time.localtime(job.created))
+    made = _made(job, workspace) if state == "finished" else ""
+    problem = ""
+    if state == "failed":
+        lines = [line for line in text.splitlines() if line.strip()]
+        why = next((line for line in reversed(lines) if line.startswith("error: ")), "")
+        why = why.removeprefix("error: ") or (lines[-1] if lines else "its process is gone.")
+        problem = f'<p class="problem" role="alert">{escaped(why)}</p>'
+    is_open = " open" if job.kind == "inspect" and state == "finished" else ""
+    stop = (
+        f'<button class="plain-button" data-act="stop" data-job="{job.id}">Stop</button>'
+        if state in ("waiting", "running")
+        else ""
+    )
+    return (
+        f'<li><div class="made-head"><b>{doing} {escaped(job.title)}</b>'
+        f'<span class="chip {colour}">{word}</span><span class="note">{when}</span>{stop}{made}'
+        f"</div>{problem}<details{is_open}><summary>The command and what it said</summary>"
+        f'<pre class="command">{escaped(job.shown)}</pre>'
+        f'<pre class="said">{escaped(text.strip() or "Nothing yet.")}</pre></details></li>'
+    )
+
+
+def _made(job: Job, workspace: Workspace) -> str:
+    place = result_of(workspace, job)
+    if place is None:
+        return ""
+    if place.is_file():
+        words = f"Download, {size_words(place.stat().st_size)}"
+        beside = place.with_suffix(".embedding.safetensors")
+        more = _download(beside, workspace, "Its new tokens") if beside.is_file() else ""
+        return _download(place, workspace, words) + more
+    files = files_of(place)
+    size = sum(file.stat().st_size for file in files)
+    links = "".join(
+        f"<li>{_download(file, workspace, str(file.relative_to(place)))}</li>" for file in files
+    )
+    return (
+        f'<details class="made-files"><summary>{len(files)} files, {size_words(size)}</summary>'
+        f"<ul>{links}</ul></details>"
+    )

@@ -1,0 +1,159 @@
+"""The Advanced section: a field for each of the trainer's options, made from their dataclasses."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import gradio as gr
+
+from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.pages.number_field import NumberField
+from nora_studio.options.config import PART_FIELDS, DreamboothOptions
+from nora_studio.options.options_file import flag_words
+from nora_studio.options.options_page import helps, own_fields
+from nora_studio.options.settings.adapter import PartOptions
+
+ELSEWHERE = {
+    "instance_dir", "prompt", "model", "output_dir", "name", "steps", "method", "resume",
+    "tracker", "fit", "preflight", "preflight_out", "class_dir",
+}  # fmt: skip
+"""Options that the page asks for in its own words, and those that the studio keeps to itself."""
+GROUPS = {
+    "AdapterOptions": "Adapter",
+    "TuningOptions": "Adapter",
+    "SubjectOptions": "Subject",
+    "PhotoOptions": "Photos",
+    "TokenOptions": "New tokens",
+    "LearningOptions": "Optimizer",
+    "EncoderOptions": "Optimizer",
+    "LossOptions": "Loss",
+    "PrecisionOptions": "Memory",
+    "BaseOptions": "Memory",
+    "MemoryOptions": "Memory",
+    "SampleOptions": "Samples and checkpoints",
+    "MeasuringOptions": "Samples and checkpoints",
+    "KeepingOptions": "Samples and checkpoints",
+}
+PARTS = {"unet": "UNet", "text_encoder": "Text encoder 1", "text_encoder_2": "Text encoder 2"}
+LABELS = {"clip": "Judge (CLIP)"}
+"""Of options whose names say too little without the others beside them."""
+AS_RECOMMENDED = "as recommended"
+
+Owned = tuple[type, dataclasses.Field]
+"""A field and the dataclass that declares it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One option and the component that asks for it."""
+
+    flag: str
+    """Without the leading "--": "unet.rank"."""
+    kind: Any
+    """Its type."""
+    default: Any
+    component: gr.components.Component
+    number: NumberField | None = None
+    """How its text is read, where it is a number."""
+
+    def flags(self, value: Any) -> list[str]:
+        """The command line's words for what stands in the component; none for the default.
+
+        Raises:
+            StudioError: a number was expected, and there is something else.
+        """
+        if self.kind == bool | None:
+            value = {"yes": True, "no": False}.get(value)
+        elif self.kind is bool:
+            value = bool(value)
+        elif get_origin(self.kind) is tuple:
+            value = tuple(line.strip() for line in str(value or "").splitlines() if line.strip())
+        elif self.number is not None:
+            value = self.number.read(value)
+        elif value in (None, "", AS_RECOMMENDED):
+            return []
+        return [] if value == self.default or value is None else flag_words(self.flag, value)
+
+
+def build_fields() -> list[Field]:
+    """Lay out all options, a group each; call it within the section."""
+    fields: list[Field] = []
+    groups: dict[str, list[Owned]] = {}
+    for kind in reversed(DreamboothOptions.__mro__):
+        if kind.__name__ in GROUPS:
+            asked = [(kind, field) for field in own_fields(kind) if _is_asked(kind, field)]
+            groups.setdefault(GROUPS[kind.__name__], []).extend(asked)
+    with gr.Tabs():
+        for title, owned in groups.items():
+            if not owned:
+                continue
+            with gr.Tab(title):
+                for row in _rows(owned):
+                    with gr.Row(elem_classes="options"):
+                        fields += [
+                            _field(kind, one, "", helps(kind)[one.name]) for kind, one in row
+                        ]
+        for part in PART_FIELDS:
+            with gr.Tab(PARTS[part]):
+                words = helps(PartOptions)
+                for row in _rows([(PartOptions, one) for one in dataclasses.fields(PartOptions)]):
+                    with gr.Row(elem_classes="options"):
+                        prefix = f"{part.replace('_', '-')}."
+                        fields += [_field(kind, one, prefix, words[one.name]) for kind, one in row]
+    return fields
+
+
+def _is_asked(kind: type, field: dataclasses.Field) -> bool:
+    hint = get_type_hints(kind)[field.name]
+    return field.name not in ELSEWHERE and hint is not PartOptions
+
+
+def _rows(fields: list[Owned]) -> list[list[Owned]]:
+    return [fields[start : start + 3] for start in range(0, len(fields), 3)]
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _field(owner: type, field: dataclasses.Field, prefix: str, words: str) -> Field:
+    hint = get_type_hints(owner)[field.name]
+    flag = f"{prefix}{field.name.replace('_', '-')}"
+    default: Any = field.default
+    common: dict[str, Any] = {
+        "label": _label(field.name),
+        "info": words.replace("`", ""),
+        "min_width": 240,
+    }
+    component: Any
+    number = None
+    kinds = _kinds(hint)
+    literal = next((kind for kind in kinds if get_origin(kind) is Literal), None)
+    if hint is bool:
+        component = gr.Checkbox(default, **common)
+    elif hint == bool | None:
+        component = gr.Dropdown([AS_RECOMMENDED, "yes", "no"], value=AS_RECOMMENDED, **common)
+    elif literal is not None:
+        optional = [AS_RECOMMENDED] if type(None) in kinds else []
+        choices = [*optional, *get_args(literal)]
+        component = gr.Dropdown(choices, value=default or AS_RECOMMENDED, **common)
+    elif int in kinds or float in kinds:
+        number = NumberField(common.pop("label"), is_whole=float not in kinds)
+        component = number.build(default, placeholder=AS_RECOMMENDED, **common)
+    elif get_origin(hint) is tuple:
+        component = gr.Textbox("\n".join(default), lines=2, placeholder="One a line", **common)
+    else:
+        assert str in kinds or Path in kinds, escaped(flag)
+        component = gr.Textbox(default or "", placeholder=AS_RECOMMENDED, **common)
+    return Field(flag, hint, default, component, number)
+
+
+def _label(name: str) -> str:
+    return LABELS.get(name) or name.replace("_", " ").capitalize()
+
+
+def flags_of(fields: Sequence[Field], values: Sequence[Any]) -> list[str]:
+    """The command line's words for all that is not as it was."""
+    return [word for field, value in zip(fields, values) for word in field.flags(value)]

@@ -1,0 +1,173 @@
+"""The blind test on the Compare tab: its buttons, its keys, and what they do."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import gradio as gr
+
+from nora_studio.app.pages.acts import told
+from nora_studio.app.pages.blind_view import blind_view
+from nora_studio.app.pages.comparison_form import QUIET
+from nora_studio.app.server.blind import BlindTest, begin_test, find_tests, keep_test
+from nora_studio.app.server.sheets import Sheet
+from nora_studio.app.server.studio import Studio
+from nora_studio.app.server.workspace import Workspace
+from nora_studio.errors import StudioError
+
+KEYS = """
+const press = {ArrowLeft: 'blind-left', ArrowRight: 'blind-right', ArrowDown: 'blind-tie',
+  Backspace: 'blind-undo'};
+document.addEventListener('keydown', (event) => {
+  const busy = event.target.closest && event.target.closest('input, textarea, select, dialog');
+  if (busy || event.ctrlKey || event.metaKey || event.altKey || !element.offsetParent) return;
+  const button = press[event.key] && document.getElementById(press[event.key]);
+  if (button && button.offsetParent && !button.disabled) { button.click(); event.preventDefault(); }
+});
+"""
+
+
+class BlindPanel:
+    """Where a test takes the place of the drawing."""
+
+    def __init__(self) -> None:
+        """Lay it out, hidden."""
+        with gr.Column(visible=False, elem_id="blind") as self.whole:
+            self.view = gr.HTML("", js_on_load=KEYS, elem_id="blind-view")
+            with gr.Row(elem_classes="blind-buttons") as self.choices:
+                self.left = gr.Button("Left is better", elem_id="blind-left", min_width=110)
+                self.tie = gr.Button("No difference", elem_id="blind-tie", min_width=110)
+                self.right = gr.Button("Right is better", elem_id="blind-right", min_width=110)
+            with gr.Row():
+                self.undo = gr.Button("Undo", elem_id="blind-undo", scale=0, min_width=100)
+                self.again = gr.Button("Test again", visible=False, scale=0, min_width=140)
+                self.leave = gr.Button(
+                    "Back to the pictures", elem_id="blind-leave", scale=0, min_width=220
+                )
+            self.hint = gr.HTML(
+                '<p class="note">Keys: left, right, down for no difference, backspace to take the '
+                "last answer back. Some pairs hold the base, to see how far the judge is to be "
+                "trusted.</p>"
+            )
+
+
+def pairs_of(sheet: Sheet) -> list[tuple[str, str]]:
+    """The columns that can be judged against each other: NoRA and LoRA before all others."""
+    if sheet.view.get("layout") != "columns" or not sheet.files:
+        return []
+    labels = [column.label for column in sheet.request.columns if column.adapters]
+    pairs = list(combinations(labels, 2))
+    return sorted(pairs, key=lambda pair: not _are_twins(pair))
+
+
+def _are_twins(pair: tuple[str, str]) -> bool:
+    return {label.split(" ")[0] for label in pair} == {"NoRA", "LoRA"}
+
+
+@dataclass(frozen=True)
+class _Judging:
+    """What the buttons do."""
+
+    studio: Studio
+
+    def begin(self, name: str, request: gr.Request) -> list[Any]:
+        """Begin a blind test of a drawing, or go on with the one that was begun."""
+        return self._begin(name, request, anew=False)
+
+    def begin_anew(self, name: str, request: gr.Request) -> list[Any]:
+        """Begin one more."""
+        return self._begin(name, request, anew=True)
+
+    def left(self, name: str, test: str, request: gr.Request) -> list[Any]:
+        """Judge the left picture better."""
+        return self._change(name, test, request, lambda one: one.answer("left"))
+
+    def right(self, name: str, test: str, request: gr.Request) -> list[Any]:
+        """Judge the right picture better."""
+        return self._change(name, test, request, lambda one: one.answer("right"))
+
+    def tie(self, name: str, test: str, request: gr.Request) -> list[Any]:
+        """See no difference."""
+        return self._change(name, test, request, lambda one: one.answer("tie"))
+
+    def undo(self, name: str, test: str, request: gr.Request) -> list[Any]:
+        """Take the last answer back."""
+        return self._change(name, test, request, BlindTest.undo)
+
+    def leave(self) -> list[Any]:
+        """Back to the pictures; what is judged stays."""
+        return [gr.Column(visible=False), gr.Column(visible=True), ""]
+
+    def _begin(self, name: str, request: gr.Request, anew: bool) -> list[Any]:
+        workspace = self.studio.workspace(request.headers)
+        try:
+            sheet = self.studio.drawings.read(workspace, name)
+            begun = [test for test in find_tests(workspace, sheet) if not test.is_over]
+            pairs = pairs_of(sheet)
+            if not pairs:
+                raise StudioError("a blind test needs two adapters that were drawn side by side.")
+            test = begin_test(workspace, sheet, *pairs[0]) if anew or not begun else begun[0]
+        except StudioError as error:
+            raise told(error) from error
+        return self._views(test, sheet, workspace)
+
+    def _change(
+        self,
+        name: str,
+        test_id: str,
+        request: gr.Request,
+        change: Callable[[BlindTest], BlindTest],
+    ) -> list[Any]:
+        workspace = self.studio.workspace(request.headers)
+        try:
+            sheet = self.studio.drawings.read(workspace, name)
+            tests = {test.id: test for test in find_tests(workspace, sheet)}
+            if test_id not in tests:
+                raise StudioError("there is no such test here. It may have been deleted.")
+            test = change(tests[test_id])
+            keep_test(workspace, test)
+        except StudioError as error:
+            raise told(error) from error
+        return self._views(test, sheet, workspace)
+
+    def _views(self, test: BlindTest, sheet: Sheet, workspace: Workspace) -> list[Any]:
+        over = test.is_over
+        return [
+            blind_view(test, sheet, workspace),
+            gr.Row(visible=not over),
+            gr.Button(visible=not over, interactive=bool(test.answers)),
+            gr.Button(visible=over),
+            gr.HTML(visible=not over),
+            gr.Column(visible=True),
+            gr.Column(visible=False),
+            test.id,
+        ]
+
+
+def wire_blind(
+    studio: Studio, panel: BlindPanel, drawing: gr.Column, start: gr.Button, shown: gr.State
+) -> Any:
+    """Let a drawing's pictures be judged blind.
+
+    Args:
+        drawing: What the test stands in for while it goes on.
+        start: Begins a test of the drawing whose id is in `shown`.
+
+    Returns:
+        The event of leaving it.
+    """
+    acts, test = _Judging(studio), gr.State("")
+    outputs = [
+        panel.view, panel.choices, panel.undo, panel.again, panel.hint, panel.whole, drawing, test,
+    ]  # fmt: skip
+    start.click(acts.begin, shown, outputs, **QUIET)
+    panel.again.click(acts.begin_anew, shown, outputs, **QUIET)
+    for button, act in (
+        (panel.left, acts.left),
+        (panel.right, acts.right),
+        (panel.tie, acts.tie),
+        (panel.undo, acts.undo),
+    ):
+        button.click(act, [shown, test], outputs, **QUIET)
+    return panel.leave.click(acts.leave, None, [panel.whole, drawing, test], **QUIET)

@@ -1,0 +1,114 @@
+"""A blind test as HTML: one pair after the other, and the sides when all are judged."""
+
+from collections.abc import Sequence
+
+from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.server.blind import BlindTest, Verdict, pictures_of, verdict_of
+from nora_studio.app.server.sheets import Sheet
+from nora_studio.app.server.workspace import Workspace
+from nora_studio.scoring.statistics import UNITS_FOR_A_VERDICT
+
+PHOTOS_SHOWN = 5
+CHOSEN = {"left": 0, "right": 1}
+
+
+def blind_view(test: BlindTest, sheet: Sheet, workspace: Workspace) -> str:
+    """What is to be judged next, or what came of it."""
+    return _result(test, workspace) if test.is_over else _trial(test, sheet, workspace)
+
+
+def _trial(test: BlindTest, sheet: Sheet, workspace: Workspace) -> str:
+    number, total = len(test.answers), len(test.trials)
+    pictures = pictures_of(workspace, test, number)
+    prompt = escaped(test.trials[number].prompt.replace("[V]", "(the subject)"))
+    frames = "".join(
+        f'<figure class="blind-side"><img src="{escaped(workspace.url(file))}" '
+        f'alt="{side} picture" decoding="async"><figcaption>{side}</figcaption></figure>'
+        for side, file in zip(("Left", "Right"), pictures)
+    )
+    pairs = sum(test.decoy not in trial.pair for trial in test.trials)
+    few = ""
+    if pairs < UNITS_FOR_A_VERDICT:
+        few = (
+            f'<p class="note">{pairs} pairs are too few for a verdict. With '
+            f"{UNITS_FOR_A_VERDICT} or more prompts or seeds there is one.</p>"
+        )
+    return (
+        '<div class="sheet-head"><h3>Which is better?</h3>'
+        f"<span>Pair {number + 1} of {total}</span></div>"
+        f'<div class="meter" role="progressbar" aria-label="Pairs judged" aria-valuemin="0" '
+        f'aria-valuemax="{total}" aria-valuenow="{number}"><div style="width:'
+        f'{100 * number / total:.1f}%"></div></div>'
+        f'{few}<p class="blind-prompt">{prompt}</p>{_photos(sheet.request.references, workspace)}'
+        f'<div class="blind-pair">{frames}</div>'
+    )
+
+
+def _photos(references: Sequence[str], workspace: Workspace) -> str:
+    files = [workspace.folder / name for name in references[:PHOTOS_SHOWN]]
+    pictures = "".join(
+        f'<img src="{escaped(workspace.url(file))}" alt="A photo of the subject">'
+        for file in files
+        if file.is_file()
+    )
+    return f'<div class="blind-photos"><span>The subject</span>{pictures}</div>' if pictures else ""
+
+
+def _result(test: BlindTest, workspace: Workspace) -> str:
+    found = verdict_of(test)
+    caution = f'<p class="problem">{escaped(found.caution)}</p>' if found.caution else ""
+    trials = "".join(_revealed(test, number, workspace) for number in range(len(test.trials)))
+    checks = ""
+    if found.decoys and not found.missed:
+        told = f"All {found.decoys} decoys found: the base never passed for an adapter."
+        checks = f'<p class="note">{told}</p>'
+    return (
+        f'<div class="sheet-head"><h3>{escaped(found.sentence)}</h3></div>'
+        f'{_bars(found)}{checks}{caution}<p class="note">{escaped(found.coverage)}</p>'
+        f'<h3 class="blind-reveal">What was what</h3><div class="blind-list">{trials}</div>'
+    )
+
+
+def _bars(found: Verdict) -> str:
+    counts = {found.first: found.first_wins, found.second: found.second_wins}
+    counts["No difference"] = found.ties
+    total = max(1, sum(counts.values()))
+    rows = "".join(
+        f'<dt>{_dot(label)}{escaped(label)}</dt><dd><i style="width:{100 * count / total:.1f}%">'
+        f"</i><b>{count}</b></dd>"
+        for label, count in counts.items()
+    )
+    return f'<dl class="blind-bars">{rows}</dl>'
+
+
+def _dot(label: str) -> str:
+    word = label.lower()
+    kind = next((kind for kind in ("nora", "lora", "base") if word.startswith(kind)), None)
+    return f'<i class="dot {kind}"></i> ' if kind else ""
+
+
+def _revealed(test: BlindTest, number: int, workspace: Workspace) -> str:
+    trial, answer = test.trials[number], test.answers[number]
+    chosen = CHOSEN.get(answer)
+    frames = "".join(
+        f'<figure class="{"chosen" if side == chosen else ""}"><img src="'
+        f'{escaped(workspace.url(file))}" alt="{escaped(label)}" loading="lazy"><figcaption>'
+        f"{_dot(label)}{escaped(label)}{' · chosen' if side == chosen else ''}</figcaption>"
+        "</figure>"
+        for side, (label, file) in enumerate(
+            zip((trial.left, trial.right), pictures_of(workspace, test, number))
+        )
+    )
+    tie = " · no difference seen" if chosen is None else ""
+    return f"<section><p>{escaped(trial.prompt)}{tie}</p><div>{frames}</div></section>"
+
+
+def results_view(tests: Sequence[BlindTest]) -> str:
+    """The verdicts of a drawing's earlier tests, a line each."""
+    lines = []
+    for test in tests:
+        if test.is_over:
+            found = verdict_of(test)
+            score = f"{found.first} {found.first_wins}, {found.second} {found.second_wins}"
+            lines.append(f"<li>{escaped(score)}. {escaped(found.sentence)}</li>")
+    return f'<h4>Blind tests</h4><ul class="blind-past">{"".join(lines)}</ul>' if lines else ""

@@ -1,0 +1,245 @@
+"""The Compare tab's fields: which adapters draw what, and how."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from nora_studio.app.pages.acts import ON_LOAD, QUIET, act_of
+from nora_studio.app.pages.comparison_request import CHIPS, LAYOUTS, Fields
+from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.pages.number_field import NumberField
+from nora_studio.app.pages.shared import JUDGE, Shared
+from nora_studio.app.server.drawables import Drawable, drawables_with
+from nora_studio.app.server.studio import Studio
+from nora_studio.app.server.workspace import Workspace, check_name
+from nora_studio.errors import StudioError
+from nora_studio.photos.images import list_photos
+
+ADAPTERS_LIMIT = 6
+SIDE = NumberField("Side in pixels", least=64, most=1536, step=8)
+WITH_ADAPTERS = "Each is a column beside the base, which learned nothing."
+WITHOUT_ADAPTERS = "None yet. Train one, or upload one under Adapters; the base draws without."
+
+
+class Form:
+    """What is drawn, and how."""
+
+    def __init__(self) -> None:
+        """Lay the fields out, where they stand on the page."""
+        self.adapters = gr.Dropdown(
+            [], multiselect=True, max_choices=ADAPTERS_LIMIT, label="Adapters",
+            info=WITH_ADAPTERS, elem_id="compare-adapters",
+            allow_custom_value=True,  # `fields_of` refuses what is not there.
+        )  # fmt: skip
+        self.prompts = gr.Textbox(
+            "", lines=3, max_lines=8, label="Prompts", placeholder="a photo of a [V] mug",
+            info="One a line. [V] stands for the subject.", elem_id="compare-prompts",
+        )  # fmt: skip
+        self.chips = gr.HTML("", js_on_load=ON_LOAD, elem_id="compare-chips")
+        with gr.Row():
+            # Until the adapters are there it would draw the base alone.
+            self.draw = gr.Button(
+                "Draw", variant="primary", interactive=False, elem_id="compare-draw"
+            )
+            self.stop = gr.Button("Stop", interactive=False, min_width=90, elem_id="compare-stop")
+        self.layout = gr.Radio(list(LAYOUTS), value="columns", label="Show", elem_id="compare-show")
+        self.sweep = gr.Textbox(
+            "0.5, 0.75, 1, 1.25", label="Strengths", visible=False, elem_id="compare-sweep",
+            info="Of every checkpoint: 1 is as trained, 0 is the base. The first prompt is drawn.",
+        )  # fmt: skip
+        with gr.Group():
+            with gr.Row():
+                self.seed = gr.Number(
+                    0, label="Seed", precision=0, minimum=0, min_width=100, elem_id="compare-seed"
+                )
+                self.seeds = gr.Number(
+                    1, label="How many seeds", precision=0, minimum=1, maximum=16, min_width=100
+                )
+            self.steps = gr.Slider(
+                1, 60, 20, step=1, label="Steps", info="More are finer, and take longer.",
+                elem_id="compare-steps",
+            )  # fmt: skip
+            self.guidance = gr.Slider(
+                1, 15, 5, step=0.5, label="Guidance", info="How strictly it follows the prompt."
+            )
+        self._lay_out_strengths()
+        with gr.Accordion("Scores, size, negative prompt", open=False):
+            self.score = gr.Checkbox(
+                True, label="Score the pictures",
+                info="How well each shows its prompt, and the subject.",
+            )  # fmt: skip
+            self.photos = gr.Dropdown(
+                [("none", "")], value="", label="Photos to compare with",
+                info="Best are photos that were not trained on.", elem_id="compare-photos",
+                allow_custom_value=True,
+            )  # fmt: skip
+            self.clip = gr.Textbox("", elem_id="compare-clip", **JUDGE)
+            self.size = SIDE.build(
+                placeholder="as trained", elem_id="compare-side",
+                info="A multiple of 8. Empty: as trained.",
+            )  # fmt: skip
+            self.negative = gr.Textbox("", label="Negative prompt", info="What to keep away from.")
+
+    def _lay_out_strengths(self) -> None:
+        with gr.Accordion("Strength of each adapter", open=False):
+            self.strengths = [
+                gr.Slider(-1, 2, 1, step=0.05, visible=False) for _ in range(ADAPTERS_LIMIT)
+            ]
+            self.together = gr.Checkbox(
+                False, label="All at once, too", visible=False,
+                info="One more column with all of them on; their changes add up.",
+            )  # fmt: skip
+
+    @property
+    def fields(self) -> list[gr.components.Component]:
+        """In the order of `fields_of`'s values."""
+        return [
+            self.adapters, self.together, self.prompts, self.layout, self.sweep, self.seed,
+            self.seeds, self.steps, self.guidance, self.score, self.photos, self.size,
+            self.negative, self.clip, *self.strengths,
+        ]  # fmt: skip
+
+
+def wire_form(studio: Studio, shared: Shared, tab: gr.Tab, form: Form) -> None:
+    """Keep the fields at what the visitor has, and at each other."""
+    answers = _Answers(studio)
+    proposed = gr.Textbox(visible=False)
+    gr.on(
+        [tab.select, shared.adapters.change], answers.refresh,
+        [form.adapters, shared.adapters, shared.strengths, form.photos],
+        [form.adapters, form.photos, shared.adapters, shared.strengths, *form.strengths, form.draw],
+        **QUIET,
+    )  # fmt: skip
+    form.adapters.change(
+        answers.follow, form.adapters,
+        [*form.strengths, form.together, form.chips, proposed], **QUIET,
+    ).then(
+        # In the browser, where it is known what has been typed by now.
+        None, [proposed, form.prompts], form.prompts,
+        js="(proposed, written) => written.trim() ? written : proposed", **QUIET,
+    )  # fmt: skip
+    form.chips.select(_add, form.prompts, form.prompts, **QUIET)
+    form.layout.change(
+        lambda layout: gr.Textbox(visible=layout == "strengths"), form.layout, form.sweep, **QUIET
+    )
+
+
+class _Answers:
+    """What the fields come to."""
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+
+    def refresh(
+        self, chosen: list[str], wanted: list[str], strengths: list[float], photos: str,
+        request: gr.Request,
+    ):  # fmt: skip
+        """The visitor's adapters and photos as they are now."""
+        workspace = self._studio.workspace(request.headers)
+        drawables = drawables_with(workspace, wanted or chosen or [])
+        paths = [one.path for one in drawables]
+        chosen = [path for path in wanted or chosen or [] if path in paths] or _twins(drawables)
+        choices = [(f"{one.name} ({one.method})", one.path) for one in drawables]
+        folders = sorted(folder.name for folder in workspace.photos.iterdir() if folder.is_dir())
+        folders = [name for name in folders if not name.startswith(".")]
+        if photos not in folders:
+            names = [one.name for one in drawables if one.path in chosen]
+            own = (f for f in folders if any(name.startswith(f) for name in names))
+            photos = next(own, "")
+        return (
+            gr.Dropdown(choices, value=chosen, info=WITH_ADAPTERS if choices else WITHOUT_ADAPTERS),
+            gr.Dropdown([("none", ""), *((name, name) for name in folders)], value=photos),
+            [],
+            [],
+            *_sliders_at(wanted, strengths),
+            gr.Button(interactive=True),
+        )
+
+    def follow(self, chosen: list[str], request: gr.Request):
+        """A slider for each adapter, and prompts for what they learned."""
+        known = {
+            one.path: one
+            for one in drawables_with(self._studio.workspace(request.headers), chosen or [])
+        }
+        used = [known[path] for path in chosen or [] if path in known]
+        sliders = [
+            gr.Slider(label=f"Strength of {used[n].name}", visible=True)
+            if n < len(used)
+            else gr.Slider(visible=False)
+            for n in range(ADAPTERS_LIMIT)
+        ]
+        subject = used[0].subject if used else "[V]"
+        first = CHIPS[0].format(subject) if used else ""
+        return [*sliders, gr.Checkbox(visible=len(used) > 1), _chips(subject), first]
+
+
+def _sliders_at(wanted: list[str], strengths: list[float]) -> list[Any]:
+    """Strengths that came along with what another tab hands over; else none is touched."""
+    if not wanted:
+        return [gr.skip()] * ADAPTERS_LIMIT
+    return [gr.Slider(value=s) for s in [*strengths, *[1.0] * ADAPTERS_LIMIT][:ADAPTERS_LIMIT]]
+
+
+def _add(prompts: str, event: gr.EventData) -> str:
+    lines = [line for line in prompts.splitlines() if line.strip()]
+    prompt = act_of(event).get("prompt", "")
+    return "\n".join(lines if prompt in lines else [*lines, prompt])
+
+
+def _twins(drawables: Sequence[Drawable]) -> list[str]:
+    """The newest adapter and its twins."""
+    if not drawables:
+        return []
+    stem = drawables[0].name.removesuffix(f"-{drawables[0].card.method}")
+    twins = [one for one in drawables if one.name == f"{stem}-{one.card.method}"]
+    return [one.path for one in sorted(twins, key=lambda one: one.method)] or [drawables[0].path]
+
+
+def _chips(subject: str) -> str:
+    chips = "".join(
+        f'<button type="button" class="prompt-chip" data-act="add" '
+        f'data-prompt="{escaped(chip.format(subject))}">'
+        f"{escaped(chip.removeprefix('a photo of a {} '))}</button>"
+        for chip in CHIPS
+    )
+    return f'<div class="prompt-chips" aria-label="Ready-made prompts">{chips}</div>'
+
+
+def fields_of(workspace: Workspace, values: Sequence[Any]) -> Fields:
+    """The fields with what they name looked up.
+
+    Args:
+        values: In the order of `Form.fields`.
+
+    Raises:
+        StudioError: something of it is there no longer.
+    """
+    (paths, together, prompts, layout, sweep, seed, seeds, steps, guidance, score, photos, size,
+     negative, clip, *strengths) = values  # fmt: skip
+    known = {one.path: one for one in drawables_with(workspace, paths or [])}
+    missing = next((path for path in paths or [] if path not in known), None)
+    if missing is not None:
+        raise StudioError(f"there is no adapter {str(missing)[:80]!r} here any longer.")
+    used = [known[path] for path in paths or []]
+    references = []
+    if score and photos:
+        files = list_photos(workspace.photos / check_name(photos), "photos to compare with")
+        references = [file.relative_to(workspace.folder).as_posix() for file in files]
+    return Fields(
+        layout=layout,
+        adapters=used,
+        strengths=strengths[: len(used)],
+        together=bool(together),
+        prompts=str(prompts),
+        seed=seed,
+        seeds=seeds,
+        steps=steps,
+        guidance=guidance,
+        size=SIDE.read(size),
+        negative=str(negative),
+        sweep=str(sweep),
+        score=bool(score),
+        references=references,
+        clip=str(clip or ""),
+    )

@@ -1,0 +1,198 @@
+"""Drawn pictures on the page: rows and columns, scores under them, what is still to come."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.server.sheets import Place, Sheet
+from nora_studio.app.server.workspace import Workspace
+from nora_studio.scoring.statistics import coverage, signed
+
+SCORE_NAMES = {
+    "CLIP-T": ("prompt", "CLIP-T: how well a picture shows what its prompt says, 0 to 1"),
+    "CLIP-I": ("subject", "CLIP-I: how close a picture is to the photos of the subject, 0 to 1"),
+    "DINO": ("detail", "DINO: how close it is to the photos in shape and detail, 0 to 1"),
+}
+STATES = {
+    "waiting": "Waiting",
+    "drawing": "Drawing",
+    "scoring": "Scoring",
+    "finished": "Finished",
+    "cancelled": "Stopped",
+    "failed": "Failed",
+    "interrupted": "Interrupted",
+}
+EMPTY = (
+    '<div class="empty"><b>Nothing drawn yet</b>Choose adapters, write a prompt with [V] where the '
+    "subject goes, and press Draw. Every column of a row starts from the same noise, so what "
+    "differs is the adapter.</div>"
+)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One table of pictures."""
+
+    title: str
+    heads: Sequence[tuple[str, str]]
+    """(label, kind) of each column."""
+    rows: Sequence[tuple[str, Sequence[Place]]]
+
+
+def sheet_view(sheet: Sheet | None, workspace: Workspace) -> str:
+    """A whole drawing as HTML; the same height with or without its pictures."""
+    if sheet is None:
+        return EMPTY
+    blocks = "".join(_block(block, sheet, workspace) for block in _blocks(sheet))
+    return f"{_head(sheet)}{_findings(sheet)}{_judged(sheet)}{blocks}"
+
+
+def _judged(sheet: Sheet) -> str:
+    """Who gave the scores, or why there are none."""
+    if sheet.unscored is not None:
+        return f'<p class="note unscored">The pictures are {escaped(sheet.unscored)}</p>'
+    if not sheet.scores:
+        return ""
+    return f'<p class="note">Scores by CLIP {escaped(sheet.judge or "of an unknown name")}.</p>'
+
+
+def _head(sheet: Sheet) -> str:
+    total, done = sheet.request.count, len(sheet.files)
+    request = sheet.request
+    facts = [
+        f"{request.steps} steps",
+        f"guidance {request.guidance:g}",
+        request.model or "embedded",
+    ]
+    why = ""
+    if sheet.error:
+        why = f'<p class="problem">{escaped(sheet.error)}</p>'
+    elif sheet.waits_for:
+        why = f'<p class="note">{escaped(sheet.waits_for)}</p>'
+    elif sheet.state == "interrupted":
+        why = '<p class="note">The studio was stopped meanwhile. Go on draws what is missing.</p>'
+    unread = "".join(f'<p class="note unread">{escaped(line)}</p>' for line in sheet.warnings)
+    meter = (
+        f'<div class="meter" role="progressbar" aria-valuemin="0" aria-valuemax="{total}" '
+        f'aria-valuenow="{done}"><div class="{sheet.state}" '
+        f'style="width:{100 * done / max(1, total):.1f}%"></div></div>'
+    )
+    return (
+        f'<div class="sheet-head"><h3>{STATES[sheet.state]}</h3>'
+        f"<span>{done} of {total} pictures</span>"
+        f'<span class="sheet-facts">{escaped(", ".join(filter(None, facts)))}</span></div>'
+        f"{meter}{why}{unread}"
+    )
+
+
+def _findings(sheet: Sheet) -> str:
+    """What the scores show, a line for each pair of columns."""
+    pairs: dict[tuple[str, str], list[str]] = {}
+    few = ""
+    for one in sheet.differences:
+        name, meaning = SCORE_NAMES.get(one["score"], (one["score"], ""))
+        span = f"{signed(one['low'])} to {signed(one['high'])}"
+        told = f"{meaning}. The mean difference and its 95% interval"
+        is_few = str(one["verdict"]).startswith("too few")
+        few = f"{one['verdict']}." if is_few else few
+        word = "" if is_few else f" <em>{escaped(one['verdict'])}</em>"
+        pairs.setdefault((one["first"], one["second"]), []).append(
+            f'<span class="chip" title="{escaped(told)}">{escaped(name)} '
+            f"<b>{signed(one['mean'])}</b> ({span}){word}</span>"
+        )
+    lines = "".join(
+        f"<li><span>{escaped(first)} − {escaped(second)}</span>{''.join(chips)}</li>"
+        for (first, second), chips in pairs.items()
+    )
+    covered = coverage(len(sheet.request.prompts), len(sheet.request.seeds))
+    words = f"{few[:1].upper()}{few[1:]} {covered}".strip()
+    note = f'<p class="note">{escaped(words)}</p>'
+    return f'<ul class="findings">{lines}</ul>{note}' if lines else ""
+
+
+def _blocks(sheet: Sheet) -> Iterator[_Block]:
+    request, layout = sheet.request, sheet.view.get("layout")
+    kinds = [*sheet.view.get("kinds", ()), *["mix"] * len(request.columns)]
+    heads = [(column.label, kinds[n]) for n, column in enumerate(request.columns)]
+    if layout == "strengths":
+        across, rows = sheet.view["across"], sheet.view["rows"]
+        width = len(across)
+        yield _Block("", heads[:1], [("", [(0, 0, 0)])])
+        places = [[(1 + r * width + c, 0, 0) for c in range(width)] for r in range(len(rows))]
+        columns = [(name, "plain") for name in across]
+        yield _Block(request.prompts[0], columns, list(zip(rows, places)))
+    elif layout == "seeds":
+        seeds = [(f"seed {seed}", "plain") for seed in request.seeds]
+        for number, (label, _) in enumerate(heads):
+            rows = [
+                (prompt, [(number, p, s) for s in range(len(seeds))])
+                for p, prompt in enumerate(request.prompts)
+            ]
+            yield _Block(label, seeds, rows)
+    else:
+        many = len(request.seeds) > 1
+        rows = [
+            (
+                f"{prompt} · seed {seed}" if many else prompt,
+                [(c, p, s) for c in range(len(heads))],
+            )
+            for p, prompt in enumerate(request.prompts)
+            for s, seed in enumerate(request.seeds)
+        ]
+        yield _Block("", heads, rows)
+
+
+def _block(block: _Block, sheet: Sheet, workspace: Workspace) -> str:
+    heads = "".join(
+        f'<div class="shot-head"><i class="dot {escaped(kind)}"></i>{escaped(label)}</div>'
+        for label, kind in block.heads
+    )
+    rows = "".join(
+        (f'<h4 class="shot-row">{escaped(label)}</h4>' if label else "")
+        + "".join(_shot(place, sheet, workspace) for place in places)
+        for label, places in block.rows
+    )
+    title = f"<h3>{escaped(block.title)}</h3>" if block.title else ""
+    lonely = " lonely" if len(block.heads) == 1 else ""
+    return (
+        f'{title}<div class="shots{lonely}" style="--across:{len(block.heads)}">{heads}{rows}</div>'
+    )
+
+
+def _shot(place: Place, sheet: Sheet, workspace: Workspace) -> str:
+    request = sheet.request
+    column, prompt, seed = place
+    label, words, number = (
+        request.columns[column].label,
+        request.prompts[prompt],
+        request.seeds[seed],
+    )
+    file = sheet.file(workspace, place)
+    if file is None:
+        state = "to-come" if sheet.is_under_way else "missing"
+        box = '<div class="shot-box"></div><figcaption></figcaption>'
+        return f'<figure class="shot {state}">{box}</figure>'
+    url = escaped(workspace.url(file))
+    save = f"{label} {words} seed {number}.png"
+    group = f"{prompt}-{seed}"
+    return (
+        f'<figure class="shot" data-src="{url}" data-label="{escaped(label)}" data-group="{group}" '
+        f'data-prompt="{escaped(words)}" data-seed="{number}" data-save="{escaped(save)}">'
+        f'<button type="button" class="shot-box" aria-label="Look closer at {escaped(label)}: '
+        f'{escaped(words)}, seed {number}"><img src="{url}" alt="{escaped(label)}: '
+        f'{escaped(words)}" loading="lazy" decoding="async"></button>'
+        f"<figcaption>{_chips(sheet, label, prompt * len(request.seeds) + seed)}"
+        f'<a href="{url}" download="{escaped(save)}" title="Download the picture with its recipe">'
+        "Save</a></figcaption></figure>"
+    )
+
+
+def _chips(sheet: Sheet, label: str, number: int) -> str:
+    chips = []
+    for score, columns in (sheet.scores or {}).items():
+        values: list[Any] = columns.get(label, [])
+        if number < len(values):
+            name, meaning = SCORE_NAMES.get(score, (score, ""))
+            chips.append(f'<span title="{escaped(meaning)}">{name} {values[number]:.2f}</span>')
+    return f'<span class="marks">{"".join(chips)}</span>'

@@ -1,0 +1,187 @@
+"""A fidelity result as HTML: the plot whose points can be pressed, what one drew, what to use."""
+
+from collections.abc import Callable, Sequence
+
+from nora_studio.app.pages.axes import Axis, number
+from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.pages.pieces import METHOD_NAMES, colour_of, dot, table
+from nora_studio.scoring.fidelity import PROMPT_SCORE, Fidelity, Point
+from nora_studio.scoring.fidelity_words import advice, fidelity_table, judges_of, point_name
+from nora_studio.scoring.statistics import coverage
+
+TITLES = {
+    "CLIP-T": ("Prompt", "CLIP-T: does the picture show what its prompt says?"),
+    "CLIP-I": ("Subject", "CLIP-I: how alike the picture and the real photos are, to CLIP."),
+    "DINO": ("Subject, by DINO", "DINO: likeness to the real photos, to a judge of details."),
+    "Nearest photo": ("Nearest photo", "Likeness to the one photo it is nearest to: 1 is a copy."),
+}
+"""What a score is called on the page, and what it means."""
+
+
+def plot_view(result: Fidelity, chosen: int | None) -> str:
+    """Every point as a button, subject upwards, prompt to the right."""
+    name = result.subject_score
+    every = [*result.points, result.base]
+    real = sum(result.real[name]) / len(result.real[name])
+    along = Axis.around([point.scores[PROMPT_SCORE].mean for point in every])
+    upward = Axis.around([real, *(point.scores[name].mean for point in every)])
+
+    def place(point: Point) -> tuple[float, float]:
+        marks = point.scores[PROMPT_SCORE].mean, point.scores[name].mean
+        return along.percent(marks[0]), upward.percent(marks[1])
+
+    best = {found.point for found in result.recommended.values()}
+    spots = [
+        _spot(result, number_, place(point), number_ in best, number_ == chosen)
+        for number_, point in enumerate(result.points)
+    ]
+    left, bottom = place(result.base)
+    base = f'<i class="end" style="left:{left:.2f}%;bottom:{bottom:.2f}%"></i>'
+    base += f'<b class="end" style="left:{left:.2f}%;bottom:{bottom:.2f}%">base</b>'
+    line = f'style="bottom:{upward.percent(real):.2f}%"'
+    photos = f'<hr class="real" {line}><b class="real" {line}>real photos among themselves</b>'
+    grid = "".join(
+        f'<span class="y" style="bottom:{upward.percent(tick):.2f}%">{number(tick)}</span>'
+        f'<hr style="bottom:{upward.percent(tick):.2f}%">'
+        for tick in upward.ticks
+    ) + "".join(
+        f'<span class="x" style="left:{along.percent(tick):.2f}%">{number(tick)}</span>'
+        for tick in along.ticks
+    )
+    return (
+        '<figure class="chart fidelity card"><figcaption>Closer to the subject '
+        '<span aria-hidden="true">↑</span></figcaption>'
+        f'<div class="plot" role="group" aria-label="Every point measured">{grid}{photos}'
+        '<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" aria-hidden="true">'
+        f"{_paths(result, place)}</svg>{base}{''.join(spots)}</div>"
+        '<div class="along">Truer to the prompt <span aria-hidden="true">→</span></div>'
+        f"{_key(result)}</figure>"
+    )
+
+
+def _spot(
+    result: Fidelity, number_: int, place: tuple[float, float], is_best: bool, is_chosen: bool
+) -> str:
+    point = result.points[number_]
+    subject, prompt = (point.scores[n].mean for n in (result.subject_score, PROMPT_SCORE))
+    kinds = [k for k, on in (("final", point.is_final), ("best", is_best)) if on]
+    told = f"{point.run}, {point_name(point)}: subject {subject:.3f}, prompt {prompt:.3f}"
+    side = "after" if place[0] < 50 else "before"
+    mark = "<em>recommended</em>" if is_best else ""
+    return (
+        f'<button type="button" class="spot {" ".join(kinds)}" data-act="point" '
+        f'data-point="{number_}" aria-pressed="{str(is_chosen).lower()}" '
+        f'aria-label="{escaped(told)}{", recommended" if is_best else ""}" '
+        f'style="left:{place[0]:.2f}%;bottom:{place[1]:.2f}%;'
+        f'--c:var(--{colour_of(point.method)});--r:{_size(point.strength):.2f}rem"><i></i>'
+        f'<span class="read {side}">{escaped(point.run)}<br>step {point.step:,} × '
+        f"{point.strength:g}{mark}</span></button>"
+    )
+
+
+def _size(strength: float) -> float:
+    return 0.45 + 0.4 * min(strength, 1.5)
+
+
+def _paths(result: Fidelity, place: Callable[[Point], tuple[float, float]]) -> str:
+    """From the base through a checkpoint's strengths: where turning it up leads."""
+    paths = []
+    for run, step in dict.fromkeys((point.run, point.step) for point in result.points):
+        own = [point for point in result.points if (point.run, point.step) == (run, step)]
+        own.sort(key=lambda point: point.strength)
+        way = [place(point) for point in [result.base, *own]]
+        drawn = "L".join(f"{10 * x:.1f} {1000 - 10 * y:.1f}" for x, y in way)
+        kind = "final" if own[0].is_final else "earlier"
+        paths.append(
+            f'<path class="{kind}" d="M{drawn}" style="stroke:var(--{colour_of(own[0].method)})"/>'
+        )
+    return "".join(paths)
+
+
+def _key(result: Fidelity) -> str:
+    runs = {point.run: point.method for point in result.points}
+    rows = [
+        f"<li>{dot(method)} {escaped(run)} ({escaped(METHOD_NAMES.get(method, method))})</li>"
+        for run, method in runs.items()
+    ]
+    rows.append("<li>larger: stronger</li><li>filled: the final adapter</li>")
+    rows.append('<li><i class="ring"></i>recommended</li>')
+    return f'<ul class="key">{"".join(rows)}</ul>'
+
+
+def panel_view(result: Fidelity, chosen: int | None, address: Callable[[str], str | None]) -> str:
+    """What a point drew, its scores, and the way to Compare with it.
+
+    Args:
+        address: A picture's, by its name in the result; None where it is gone.
+    """
+    if chosen is None:
+        return (
+            '<div class="empty"><b>The first point comes soon</b>Press a point to see what it '
+            "draws.</div>"
+        )
+    point = result.points[chosen]
+    chips = [_chip(name, score.mean, score.low, score.high) for name, score in point.scores.items()]
+    chips.append(_chip("Nearest photo", point.nearest))
+    prompts = [prompt for prompt in result.prompts for _ in result.seeds]
+    pictures = []
+    for prompt, own, base in zip(prompts, point.pictures, result.base.pictures):
+        cells = "".join(
+            f'<img class="picture" src="{escaped(address(name) or "")}" width="256" '
+            f'height="256" loading="lazy" alt="{who}: {escaped(prompt)}">'
+            for name, who in ((base, "Base"), (own, escaped(point.run)))
+        )
+        pictures.append(f"<figure>{cells}<figcaption>{escaped(prompt)}</figcaption></figure>")
+    last = " · final adapter" if point.is_final else ""
+    return (
+        f'<section class="card chosen-point"><h3>{dot(point.method)} {escaped(point.run)}</h3>'
+        f'<p class="note">Step {point.step:,}{last} · strength {point.strength:g}</p>'
+        f'<p class="chips">{"".join(chips)}</p><button type="button" class="plain-button" '
+        f'data-act="use" data-point="{chosen}">Use this strength in Compare</button>'
+        f'<div class="pairs"><p class="note">On the left the base, on the right strength '
+        f"{point.strength:g}.</p>{''.join(pictures)}</div></section>"
+    )
+
+
+def _chip(name: str, mean: float, low: float | None = None, high: float | None = None) -> str:
+    called, meaning = TITLES[name]
+    ends = f"; 95% interval {low:.3f} to {high:.3f}" if None not in (low, high) else ""
+    return f'<span class="chip" title="{escaped(meaning + ends)}">{called} {mean:.3f}</span>'
+
+
+def advice_view(result: Fidelity, runs: Sequence[str]) -> str:
+    """For each run what to use, in words, and the table behind it."""
+    cards = []
+    methods = {point.run: point.method for point in result.points}
+    for run, method in ((run, methods[run]) for run in runs if run in methods):
+        found = result.recommended.get(run)
+        button = ""
+        if found is not None:
+            strength = result.points[found.point].strength
+            button = (
+                '<button type="button" class="plain-button" data-act="use" '
+                f'data-point="{found.point}">Use strength {strength:g} in Compare</button>'
+            )
+        cards.append(
+            f'<section class="card advice"><h3>{dot(method)} {escaped(run)}</h3>'
+            f"<p>{escaped(advice(result, run))}</p>{button}</section>"
+        )
+    head, *rows = fidelity_table(result)
+    heads = [TITLES.get(name, (name, "")) for name in head]
+    count = f"{result.photo_count} photos, {len(result.prompts)} prompts"
+    judged = escaped(f"Judged by {judges_of(result)}")
+    return (
+        f'<div class="advices">{"".join(cards)}</div><p class="note">{judged}.</p>'
+        '<details class="card"><summary>All points in '
+        f'numbers</summary>{table(heads, rows)}<p class="note">{count}. In '
+        f"brackets the mean's interval. {coverage(len(result.prompts), len(result.seeds))}</p>"
+        "</details>"
+    )
+
+
+def first_choice(result: Fidelity, runs: Sequence[str]) -> int | None:
+    """The point to show before one is pressed: the first run's recommended one, or the latest."""
+    for run in runs:
+        if run in result.recommended:
+            return result.recommended[run].point
+    return len(result.points) - 1 if result.points else None

@@ -1,0 +1,234 @@
+"""Runs of the past as HTML: the list, one run in full, and what two differ in."""
+
+import datetime
+from collections.abc import Mapping, Sequence
+
+from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.pages.line_chart import Series, line_chart
+from nora_studio.app.pages.pieces import METHOD_NAMES, colour_of, dot, table
+from nora_studio.app.server.past_runs import PastRun, settings_of
+from nora_studio.app.server.workspace import Workspace
+from nora_studio.runs.history import Settings, Standing, common_steps, differing_settings
+from nora_studio.tasks.dreambooth.wall import samples_of
+
+STATES = {
+    "running": ("Training", "good"),
+    "finished": ("Finished", "good"),
+    "stopped": ("Stopped", ""),
+    "failed": ("Failed", "bad"),
+    "interrupted": ("Interrupted", "bad"),
+    "damaged": ("Damaged", "bad"),
+    "new": ("Beginning", ""),
+}
+CURVE_NAMES = {
+    "loss": "Training loss",
+    "fixed_loss": "Loss at fixed noise",
+    "held_out_loss": "Loss on a photo held out",
+}
+SHORT_NAMES = {"loss": "loss", "held_out_loss": "held out", "fixed_loss": "fixed noise"}
+"""The first two that a run has stand in its row."""
+EMPTY = (
+    '<div class="empty"><b>No runs yet</b>Whatever you train is kept here, with its settings, '
+    "curves and pictures, until you delete it.</div>"
+)
+
+
+def list_view(runs: Sequence[PastRun], picked: Sequence[str], workspace: Workspace) -> str:
+    """A row for each run; pressing picks it."""
+    if not runs:
+        return EMPTY
+    rows = "".join(_row(past, past.name in picked, workspace) for past in runs)
+    return f'<div class="runs" role="group" aria-label="Runs">{rows}</div>'
+
+
+def _row(past: PastRun, is_picked: bool, workspace: Workspace) -> str:
+    now, name = past.standing, escaped(past.name)
+    picture = '<span class="picture"></span>'
+    if past.thumbnail is not None:
+        address = escaped(workspace.url(past.thumbnail))
+        picture = (
+            f'<img class="picture" src="{address}" alt="" loading="lazy" width="64" height="64">'
+        )
+    losses = [
+        f'<span title="{CURVE_NAMES[curve]}">{words} <b>{now.last[curve]:.4f}</b></span>'
+        for curve, words in SHORT_NAMES.items()
+        if curve in now.last
+    ][:2]
+    word, colour = STATES.get(now.state, (now.state, ""))
+    when = datetime.datetime.fromtimestamp(now.time).strftime("%-d %B %Y, %H:%M")
+    return (
+        f'<button type="button" class="run-row" data-act="pick" data-run="{name}" '
+        f'aria-pressed="{str(is_picked).lower()}">{picture}'
+        f'<span class="run-name"><b>{dot(now.method)} {name}</b><small>{escaped(when)}</small>'
+        f'</span><span class="chip {colour}">{escaped(word)}</span>'
+        f'<span class="run-steps">{now.step:,} of {now.steps:,} steps</span>'
+        f'<span class="run-losses">{"".join(losses)}</span></button>'
+    )
+
+
+def curves_view(runs: Sequence[Standing], log: bool, smoothing: float) -> str:
+    """The training loss of one or two runs in one chart, and their measured loss in another."""
+    if not runs:
+        return ""
+    held_out = all("held_out_loss" in now.curves for now in runs)
+    measured = "held_out_loss" if held_out else "fixed_loss"
+    trained = _chart(runs, "loss", log, smoothing)
+    return f'<div class="charts">{trained}{_chart(runs, measured, log, 0.0)}</div>'
+
+
+def _chart(runs: Sequence[Standing], name: str, log: bool, smoothing: float) -> str:
+    alike = len({colour_of(now.method) for now in runs}) < len(runs)
+    series = []
+    for order, now in enumerate(runs):
+        colour = "soft" if alike and order else colour_of(now.method)
+        line = "dashed" if order else "solid"
+        series.append(Series(now.run.folder.name, now.curves.get(name, []), colour, line))
+    empty = "Nothing was measured. A training with --hold-out or --evaluate-every measures it."
+    title = CURVE_NAMES[name]
+    chart = line_chart(series, title=title, log=log, smoothing=smoothing, empty=empty)
+    return f'<section class="card">{chart}</section>'
+
+
+def detail_view(runs: Sequence[Standing], workspace: Workspace, meanings: Mapping[str, str]) -> str:
+    """One run's settings and samples; of two, what differs, and both one's samples.
+
+    Args:
+        meanings: What each setting means, by its name.
+    """
+    if not runs:
+        return (
+            '<div class="empty"><b>Pick a run, or two</b>One shows its settings, curves and '
+            "pictures; two show what differs.</div>"
+        )
+    settings = [settings_of(now.run) for now in runs]
+    told = _difference(runs, settings, meanings) if len(runs) == 2 else ""
+    if len(runs) == 1:
+        told = _settings(runs[0], settings[0], meanings)
+    samples = "".join(_samples(now, workspace) for now in runs)
+    return f'<div class="past">{told}<div class="past-samples">{samples}</div></div>'
+
+
+def _settings(now: Standing, settings: Settings, meanings: Mapping[str, str]) -> str:
+    problems = [now.error, now.damage and f"Damaged: {now.damage}"]
+    problem = "".join(
+        f'<p class="problem" role="status">{escaped(text)}</p>' for text in problems if text
+    )
+    rows = [
+        f'<tr><th scope="row">{_setting(name, meanings)}</th><td>{_value(value)}</td></tr>'
+        for name, value in settings.items()
+    ]
+    return (
+        f'<section class="card"><h3>Settings of {escaped(now.run.folder.name)}</h3>{problem}'
+        f'<div class="wide tall" tabindex="0"><table class="plain settings"><tbody>{"".join(rows)}'
+        "</tbody></table></div></section>"
+    )
+
+
+def _difference(
+    runs: Sequence[Standing], settings: Sequence[Settings], meanings: Mapping[str, str]
+) -> str:
+    first, second = (escaped(now.run.folder.name) for now in runs)
+    differing = dict(differing_settings(settings[0], settings[1]))
+    if runs[0].method != runs[1].method:
+        differing = {"method": tuple(now.method for now in runs)} | differing
+    rows = [
+        f'<tr><th scope="row">{_setting(name, meanings)}</th>'
+        f"{''.join(f'<td>{_value(value)}</td>' for value in pair)}</tr>"
+        for name, pair in differing.items()
+    ]
+    body = "".join(rows) or '<tr><td colspan="3">The same settings.</td></tr>'
+    head = f'<th></th><th scope="col">{first}</th><th scope="col">{second}</th>'
+    return (
+        '<section class="card"><h3>What differs</h3><div class="wide" tabindex="0">'
+        f'<table class="plain settings pairwise"><thead><tr>{head}</tr></thead><tbody>{body}'
+        f"</tbody></table></div>{_ends(runs)}</section>"
+    )
+
+
+def _ends(runs: Sequence[Standing]) -> str:
+    """Both runs' losses at the last step that both have."""
+    rows = []
+    for name, words in CURVE_NAMES.items():
+        curves = [now.curves.get(name, []) for now in runs]
+        points = common_steps(curves[0], curves[1])
+        if points:
+            step, first, second = points[-1]
+            change = f"{second - first:+.4f}".replace("-", "−")
+            rows.append([words, f"{first:.4f}", f"{second:.4f}", change, f"{step:,}"])
+    heads = [("", ""), *((now.run.folder.name, "") for now in runs)]
+    heads += [("Difference", "The second less the first"), ("At step", "")]
+    return (
+        table(heads, rows) if rows else '<p class="note">No step at which both were measured.</p>'
+    )
+
+
+def _setting(name: str, meanings: Mapping[str, str]) -> str:
+    meaning = meanings.get(name) or meanings.get(name.rpartition(".")[2], "")
+    words = escaped(name.replace("_", " ").replace(".", ": "))
+    return f'<span title="{escaped(meaning)}">{words}</span>' if meaning else words
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return '<span class="note">as recommended</span>'
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return "<br>".join(escaped(str(item)) for item in value) or "none"
+    return escaped(str(value))
+
+
+def _samples(now: Standing, workspace: Workspace) -> str:
+    """The base's and the latest samples of a run, prompt by prompt."""
+    samples = samples_of(now.run)
+    name, last = escaped(now.run.folder.name), max(samples, default=0)
+    head = f"<h3>{dot(now.method)} {name}</h3>"
+    if not last:
+        return f'<section class="card">{head}<p class="note">It drew no samples.</p></section>'
+    base = samples.get(0, {})
+    called = escaped(METHOD_NAMES.get(now.method, now.method))
+    prompts = settings_of(now.run).get("sample_prompts") or []
+    figures = []
+    for number, file in samples[last].items():
+        prompt = prompts[number - 1] if number <= len(prompts) else ""
+        cells = "".join(
+            f'<img class="picture" src="{escaped(workspace.url(one))}" alt="{who}: '
+            f'{escaped(prompt)}" loading="lazy" width="256" height="256">'
+            if one is not None
+            else '<span class="picture"></span>'
+            for one, who in ((base.get(number), "Base"), (file, called))
+        )
+        figures.append(f"<figure>{cells}<figcaption>{escaped(prompt)}</figcaption></figure>")
+    return (
+        f'<section class="card">{head}<div class="pairs"><p class="note">On the left the base, on '
+        f"the right step {last:,}.</p>{''.join(figures)}</div></section>"
+    )
+
+
+def trash_view(names: Sequence[str], undone: Sequence[str]) -> str:
+    """What was just deleted, to be undone, and all that is in the trash.
+
+    Args:
+        undone: Deleted last, by this page.
+    """
+    last = "".join(
+        f'<p class="undo" role="status">{escaped(name)} was deleted.'
+        f'<button type="button" class="plain-button" data-act="restore" '
+        f'data-run="{escaped(name)}">Undo</button></p>'
+        for name in undone
+        if name in names
+    )
+    if not names:
+        return ""
+    rows = "".join(
+        f'<li><span>{escaped(name)}</span><button type="button" class="plain-button" '
+        f'data-act="restore" data-run="{escaped(name)}">Bring back</button></li>'
+        for name in names
+    )
+    count = f"{len(names)} deleted run{'s' * (len(names) > 1)}"
+    return (
+        f'{last}<details class="card trash"><summary>{count}</summary><ul>{rows}</ul>'
+        "<details><summary>Delete for good</summary><p>Their settings, pictures and adapters are "
+        'gone then. <button type="button" class="plain-button bad" data-act="empty">Yes, delete '
+        f"{count} for good</button></p></details></details>"
+    )

@@ -1,0 +1,194 @@
+"""A line chart as HTML of our own: sharp at every width, in the page's colours, no script."""
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from nora_studio.app.pages.axes import Axis, number
+from nora_studio.app.pages.escaping import escaped
+
+_MOST_POINTS = 400
+"""A line draws; more than there are pixels only make the page heavy."""
+_MOST_COLUMNS = 120
+"""Places that answer to the pointer."""
+_DASHES = {"solid": "", "dashed": "7 5", "dotted": "1.5 5"}
+
+Colour = Literal["nora", "lora", "base", "accent", "ink", "soft"]
+Point = tuple[float, float]
+"""(step, value)."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line."""
+
+    label: str
+    points: Sequence[Point]
+    """By step."""
+    colour: Colour = "ink"
+    """A variable of the page's theme."""
+    line: Literal["solid", "dashed", "dotted"] = "solid"
+    """Lines of two colours should differ in this too, for who cannot tell the colours apart."""
+
+
+def line_chart(
+    series: Sequence[Series],
+    *,
+    title: str = "Loss over steps",
+    log: bool = False,
+    smoothing: float = 0.0,
+    empty: str = "No numbers yet. The first ones come after a few steps.",
+) -> str:
+    """Draw lines over steps, with axes, a key, and the values under the pointer.
+
+    With smoothing the raw values stay behind, faint; the axis is the smooth lines', so that one
+    wild value does not flatten all others.
+
+    Args:
+        title: What is shown, for the heading and for who hears the page.
+        log: A logarithmic value axis; values of zero and below are left out.
+        smoothing: Share of the past in an exponential moving average, 0 (none) to below 1.
+        empty: What stands in the chart's place before the first value.
+
+    Returns:
+        One element, as high without a value as with a thousand. `line_chart.css` belongs to it.
+    """
+    raw = [_clean(one.points, log) for one in series]
+    shown = [smoothed(points, smoothing) for points in raw]
+    every = [point for points in shown for point in points]
+    if not every:
+        return (
+            f'<figure class="chart"><figcaption>{escaped(title)}</figcaption>'
+            f'<div class="plot empty"><p>{escaped(empty)}</p></div><ul class="key"></ul>'
+            "</figure>"
+        )
+    steps = Axis.around([step for step, _ in every], tight=True)
+    values = Axis.around([value for _, value in every], log)
+    lines = []
+    if smoothing:
+        lines = [_path(p, steps, values, one, "raw") for one, p in zip(series, raw) if p]
+    lines += [_path(p, steps, values, one, "line") for one, p in zip(series, shown) if p]
+    return (
+        f'<figure class="chart"><figcaption>{escaped(title)}</figcaption>'
+        f'<div class="plot" role="img" aria-label="{escaped(_told(title, series, shown))}">'
+        f"{_labels(steps, values)}"
+        '<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" aria-hidden="true">'
+        f"{''.join(lines)}</svg>{_columns(series, shown, steps, values)}</div>"
+        f"{_key(series, shown)}</figure>"
+    )
+
+
+def smoothed(points: Sequence[Point], smoothing: float) -> list[Point]:
+    """An exponential moving average over a line's points, without the pull of its start.
+
+    Source: Kingma & Ba, arXiv 1412.6980, 3: the average divided by the weight it has gathered.
+    """
+    average, weight, smooth = 0.0, 0.0, []
+    for step, value in points:
+        average = smoothing * average + (1 - smoothing) * value
+        weight = smoothing * weight + (1 - smoothing)
+        smooth.append((step, average / weight))
+    return smooth
+
+
+def _clean(points: Sequence[Point], log: bool) -> list[Point]:
+    return [(x, y) for x, y in points if math.isfinite(y) and (y > 0 or not log)]
+
+
+def _thinned(points: Sequence[Point], most: int) -> list[Point]:
+    """At most so many points, evenly, the first and the last among them."""
+    if len(points) <= most:
+        return list(points)
+    apart = (len(points) - 1) / (most - 1)
+    return [points[round(place * apart)] for place in range(most)]
+
+
+def _path(points: list[Point], steps: Axis, values: Axis, one: Series, kind: str) -> str:
+    places = [
+        f"{10 * steps.percent(x):.1f} {1000 - 10 * values.percent(y):.1f}"
+        for x, y in _thinned(points, _MOST_POINTS)
+    ]
+    # A line to its own start shows a single point as a dot.
+    drawn = "M" + "L".join(places if len(places) > 1 else places * 2)
+    dashes = f' stroke-dasharray="{_DASHES[one.line]}"' if _DASHES[one.line] else ""
+    return f'<path class="{kind}" d="{drawn}" style="stroke:var(--{one.colour})"{dashes}/>'
+
+
+def _labels(steps: Axis, values: Axis) -> str:
+    """Both axes' numbers, and a faint line across at each value's."""
+    across = "".join(
+        f'<span class="y" style="bottom:{values.percent(tick):.2f}%">{number(tick)}</span>'
+        f'<hr style="bottom:{values.percent(tick):.2f}%">'
+        for tick in values.ticks
+    )
+    along = "".join(
+        f'<span class="x" style="left:{steps.percent(tick):.2f}%">{number(tick)}</span>'
+        for tick in steps.whole_ticks
+    )
+    return f"{across}{along}"
+
+
+def _columns(
+    series: Sequence[Series], shown: Sequence[list[Point]], steps: Axis, values: Axis
+) -> str:
+    """Upright strips that show, under the pointer, every line's value nearest to their step."""
+    measured = sorted({step for points in shown for step, _ in points})
+    places = _thinned([(step, 0.0) for step in measured], _MOST_COLUMNS)
+    centres = [steps.percent(step) for step, _ in places]
+    edges = [0.0, *((a + b) / 2 for a, b in pairwise(centres)), 100.0]
+    strips = []
+    for (step, _), centre, left, right in zip(places, centres, edges, edges[1:]):
+        dots, rows = [], []
+        for one, points in zip(series, shown):
+            point = _nearest(points, step)
+            if point is None or not left <= steps.percent(point[0]) <= right:
+                continue
+            place = f"bottom:{values.percent(point[1]):.2f}%;background:var(--{one.colour})"
+            dots.append(f'<i style="{place}"></i>')
+            name = f"<span>{_swatch(one)}{escaped(one.label)}</span>"
+            rows.append(f"<div>{name}{point[1]:.4g}</div>")
+        side = "after" if centre < 50 else "before"
+        strips.append(
+            f'<div class="at" style="--at:{centre:.2f}%;width:{right - left:.3f}%"><b></b>'
+            f'{"".join(dots)}<div class="read {side}"><em>step {number(step)}</em>'
+            f"{''.join(rows)}</div></div>"
+        )
+    return f'<div class="strips" aria-hidden="true">{"".join(strips)}</div>'
+
+
+def _nearest(points: list[Point], step: float) -> Point | None:
+    place = bisect_left(points, step, key=lambda point: point[0])
+    beside = points[max(0, place - 1) : place + 1]
+    return min(beside, key=lambda point: abs(point[0] - step), default=None)
+
+
+def _swatch(one: Series) -> str:
+    dashes = f' stroke-dasharray="{_DASHES[one.line]}"' if _DASHES[one.line] else ""
+    return (
+        '<svg class="swatch" width="24" height="8" aria-hidden="true"><path d="M1 4H23" '
+        f'style="stroke:var(--{one.colour})"{dashes}/></svg>'
+    )
+
+
+def _key(series: Sequence[Series], shown: Sequence[list[Point]]) -> str:
+    """Whose line is which, with its last value."""
+    rows = [
+        f"<li>{_swatch(one)}{escaped(one.label)}"
+        f"{f' <b>{points[-1][1]:.4g}</b>' if points else ''}</li>"
+        for one, points in zip(series, shown)
+    ]
+    return f'<ul class="key">{"".join(rows)}</ul>'
+
+
+def _told(title: str, series: Sequence[Series], shown: Sequence[list[Point]]) -> str:
+    """The chart in words."""
+    lines = [
+        f"{one.label} from {points[0][1]:.4g} at step {number(points[0][0])} to "
+        f"{points[-1][1]:.4g} at step {number(points[-1][0])}"
+        for one, points in zip(series, shown)
+        if points
+    ]
+    return f"{title}: {'; '.join(lines)}."

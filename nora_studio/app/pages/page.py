@@ -1,0 +1,93 @@
+"""The whole page: the head, and a tab for each thing that one does here."""
+
+from collections.abc import Callable
+from functools import partial
+
+import gradio as gr
+
+from nora_studio.app.pages import adapters, compare, history, scores, train, watch
+from nora_studio.app.pages.acts import QUIET
+from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.pages.number_field import SCRIPT
+from nora_studio.app.pages.shared import POLL_SECONDS, Place, Shared
+from nora_studio.app.server.studio import Studio
+
+TABS: tuple[tuple[str, str, Callable[[Studio, Shared, Place], None]], ...] = (
+    ("train", "Train", train.build),
+    ("watch", "Watch", watch.build),
+    ("compare", "Compare", compare.build),
+    ("adapters", "Adapters", adapters.build),
+    ("scores", "Scores", scores.build),
+    ("history", "History", history.build),
+)
+FIRST = "train"
+MOST_SESSIONS = 64
+"""Pages whose state is kept, those used last: Gradio copies the whole page's configuration (about a
+megabyte) for each load, and by itself keeps ten thousand. An open page looks every 1.5 s, so it is
+among them; of one that was pushed out, what it had picked is forgotten."""
+MARK = """<svg viewBox="0 0 32 32" aria-hidden="true" fill="none" stroke-width="2.4">
+<rect x="2" y="2" width="28" height="28" rx="7" stroke="var(--line-strong)"/>
+<rect x="7.5" y="7.5" width="17" height="17" rx="4.5" stroke="var(--lora)"/>
+<rect x="12.6" y="12.6" width="6.8" height="6.8" rx="2" fill="var(--nora)" stroke="var(--nora)"/>
+</svg>"""
+TURN = """
+element.addEventListener('click', (event) => {
+  if (!event.target.closest('[data-turn]')) return;
+  const dark = document.body.classList.toggle('dark');
+  try { localStorage.setItem('nora-studio-mode', dark ? 'dark' : 'light'); } catch (_) {}
+});
+"""
+HEAD = """<script>
+(() => {
+  let mode = null;
+  try { mode = localStorage.getItem('nora-studio-mode'); } catch (_) {}
+  const wanted = mode || (matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light');
+  const set = () => document.body && document.body.classList.toggle('dark', wanted === 'dark');
+  addEventListener('DOMContentLoaded', () => { set(); setTimeout(set, 300); });
+})();
+</script>"""
+"""Light or dark, as last chosen, before the first picture."""
+HEAD += SCRIPT
+
+
+def build_page(studio: Studio) -> gr.Blocks:
+    """The Blocks of a studio."""
+    with gr.Blocks(title="NoRA Studio", analytics_enabled=False) as page:
+        page.state_session_capacity = MOST_SESSIONS
+        head = gr.HTML(_head(None), js_on_load=TURN, elem_id="head")
+        # Outside the tabs, among which they would count as tabs.
+        states = gr.State(""), gr.State([]), gr.State([]), gr.State("")
+        timers = {name: gr.Timer(POLL_SECONDS, active=name == FIRST) for name, _, _ in TABS}
+        with gr.Tabs(selected=FIRST, elem_id="tabs", overflow_behavior="wrap") as tabs:
+            shared = Shared(page, tabs, *states)
+            for name, label, build in TABS:
+                with gr.Tab(label, id=name, elem_id=f"tab-{name}") as tab:
+                    build(studio, shared, Place(tab, timers[name]))
+                wound = partial(_wound, name)
+                tab.select(wound, None, list(timers.values()), **QUIET)
+
+        def greet(request: gr.Request) -> str:
+            return _head(studio.doorman.account(request.headers))
+
+        page.load(greet, None, head, api_visibility="private", show_progress="hidden")
+    return page
+
+
+def _wound(opened: str) -> list[gr.Timer]:
+    """Have the open tab's timer alone go on."""
+    return [gr.Timer(active=name == opened) for name, _, _ in TABS]
+
+
+def _head(account: str | None) -> str:
+    who = ""
+    if account is not None:
+        who = (
+            f'<span>{escaped(account)}</span><form method="post" action="/logout">'
+            "<button>Log out</button></form>"
+        )
+    return (
+        f'<header class="masthead">{MARK}<b>NoRA Studio</b>'
+        '<span class="what">Teach a picture model one subject from a few photos</span>'
+        f'<span class="who">{who}<button data-turn title="Light or dark">◐</button></span>'
+        "</header>"
+    )

@@ -1,0 +1,60 @@
+"""What the Train tab says between the drop zone and the photos: refusals, questions, an undo."""
+
+from collections.abc import Sequence
+
+from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.server.draft_trash import last_put_aside
+from nora_studio.app.server.workspace import Workspace
+
+
+def note_view(
+    workspace: Workspace,
+    problem: str = "",
+    refused: Sequence[str] = (),
+    said: str = "",
+) -> str:
+    """What there is to say, as HTML; its buttons answer through `acts`.
+
+    Args:
+        problem: What is missing here.
+        refused: A sentence for each file that was left out, by the visitor's own name for it.
+        said: What has just been done.
+    """
+    mark = f'<p class="problem" role="alert">{escaped(problem)}</p>' if problem else ""
+    return f"{mark}{_refusals(refused)}{_undo(workspace, said)}"
+
+
+def example_question(subject: str, count: int) -> str:
+    """Ask before an example takes the place of a visitor's own photos."""
+    photos = "your photo" if count == 1 else f"your {count} photos"
+    return (
+        f'<div class="problem" role="alertdialog" aria-label="Take the example?"><p>The example '
+        f"takes the place of {photos}; Undo brings them back.</p>"
+        f'<button type="button" class="plain-button" data-act="take" '
+        f'data-subject="{escaped(subject)}">Take the example</button> '
+        '<button type="button" class="plain-button" data-act="keep">Keep my photos</button></div>'
+    )
+
+
+def _refusals(refused: Sequence[str]) -> str:
+    if not refused:
+        return ""
+    count = "1 file was left out" if len(refused) == 1 else f"{len(refused)} files were left out"
+    rows = "".join(f"<li>{escaped(str(one))}</li>" for one in refused)
+    return (
+        f'<div class="problem refused" role="alert"><b>{count}</b>'
+        '<button type="button" class="plain-button" data-act="dismiss">Dismiss</button>'
+        f"<ul>{rows}</ul></div>"
+    )
+
+
+def _undo(workspace: Workspace, said: str) -> str:
+    last = last_put_aside(workspace)
+    if not last:
+        return f'<p class="undo" role="status">{escaped(said)}</p>' if said else ""
+    words = said or f"Taken out: {last}."
+    return (
+        f'<p class="undo" role="status">{escaped(words)}<button type="button" '
+        f'class="plain-button" data-act="undo" aria-label="Bring back {escaped(last)}">Undo'
+        "</button></p>"
+    )

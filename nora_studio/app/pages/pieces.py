@@ -1,0 +1,44 @@
+"""Small pieces of HTML that several tabs show."""
+
+from collections.abc import Sequence
+
+from nora_studio.adapters.methods import table as methods
+from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.pages.line_chart import Colour
+
+METHOD_NAMES = methods.METHOD_NAMES | {"base": "Base"}
+
+
+def colour_of(method: str) -> Colour:
+    """The theme's variable for a method."""
+    own: dict[str, Colour] = {"nora": "nora", "lora": "lora", "base": "base"}
+    return own.get(method, "ink")
+
+
+def dot(method: str) -> str:
+    """A method's colour as a dot."""
+    colour = f"background:var(--{colour_of(method)})"
+    return f'<span class="dot" style="{colour}" aria-hidden="true"></span>'
+
+
+def table(heads: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> str:
+    """A table; the first column names the row. It scrolls sideways within itself.
+
+    Args:
+        heads: Each column's name, and what it means for who points at it.
+    """
+    head = "".join(
+        f'<th scope="col">{_tip(escaped(name), meaning)}</th>' for name, meaning in heads
+    )
+    lines = []
+    for first, *values in rows:
+        cells = "".join(f"<td>{escaped(value)}</td>" for value in values)
+        lines.append(f'<tr><th scope="row">{escaped(first)}</th>{cells}</tr>')
+    return (
+        f'<div class="wide" tabindex="0"><table class="plain"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _tip(text: str, meaning: str) -> str:
+    return f'<span title="{escaped(meaning)}">{text}</span>' if meaning else text

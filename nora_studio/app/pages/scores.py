@@ -1,0 +1,262 @@
+"""The Scores tab: which checkpoint at which strength, and who is ahead, in words with intervals."""
+
+from dataclasses import dataclass
+from typing import get_args
+
+import gradio as gr
+
+from nora_studio.app.pages.acts import ON_LOAD, QUIET, act_of, told
+from nora_studio.app.pages.fidelity_view import advice_view, first_choice, panel_view, plot_view
+from nora_studio.app.pages.measuring_view import measuring_view
+from nora_studio.app.pages.scores_view import scores_view
+from nora_studio.app.pages.shared import JUDGE, Place, Shared
+from nora_studio.app.server.job import ENDED, Job
+from nora_studio.app.server.limits import MOST_CHECKPOINTS, MOST_RUNS, MOST_SEEDS
+from nora_studio.app.server.past_runs import stem_and_method
+from nora_studio.app.server.scoring import (
+    Kind,
+    ScoreRequest,
+    fidelity_of,
+    find_job,
+    measurable_runs,
+    results_folder,
+    scores_of,
+    submit,
+)
+from nora_studio.app.server.studio import Studio
+from nora_studio.app.server.workspace import Workspace
+from nora_studio.errors import StudioError
+from nora_studio.runs.runs import Run
+from nora_studio.scoring.fidelity import Fidelity
+
+STRENGTHS = ("0.2", "0.4", "0.6", "0.8", "1", "1.2", "1.4")
+USUAL = ("0.6", "0.8", "1")
+EMPTY = (
+    '<div class="empty"><b>Nothing to measure yet</b>Train a subject first. Then this page tells '
+    "which checkpoint to use, and how strong.</div>"
+)
+UNMEASURED = (
+    '<div class="empty"><b>How strong is best?</b>Find the best strength draws every checkpoint at '
+    "several strengths and judges each picture: is it the subject, and does it heed its prompt?"
+    "</div>"
+)
+CHOOSE = """
+element.addEventListener('click', (event) => {
+  const spot = event.target.closest('[data-act="point"]');
+  if (!spot) return;
+  element.querySelectorAll('[data-act="point"]').forEach((other) => {
+    other.setAttribute('aria-pressed', other === spot);
+  });
+});
+"""
+"""Marks the pressed point at once, so that it keeps the keyboard's focus."""
+
+
+def build(studio: Studio, shared: Shared, place: Place) -> None:
+    """Lay out the tab and wire it."""
+    room = _Room(studio)
+    with gr.Row(equal_height=True, elem_classes="bar"):
+        chosen = gr.Dropdown(
+            [], multiselect=True, max_choices=MOST_RUNS, label="Runs", elem_id="scores-runs",
+            allow_custom_value=True,  # For programs; `look` takes out what is no run.
+            info="Of one subject: NoRA and LoRA twins, for example.", scale=3, min_width=260,
+        )  # fmt: skip
+        find = gr.Button("Find the best strength", variant="primary", scale=0, min_width=270)
+        score = gr.Button("Compare final adapters", scale=0, min_width=270)
+        stop = gr.Button("Stop", interactive=False, scale=0, min_width=90)
+    prompts, seeds, strengths, checkpoints, dino, clip = _questions()
+    progress = gr.HTML(EMPTY, elem_id="scores-progress")
+    advice = gr.HTML("", elem_id="scores-advice", js_on_load=ON_LOAD)
+    with gr.Row(elem_id="scores-plot-row"):
+        plot = gr.HTML("", elem_id="scores-plot", js_on_load=ON_LOAD + CHOOSE, min_width=320)
+        panel = gr.HTML("", elem_id="scores-panel", js_on_load=ON_LOAD, min_width=320)
+    verdicts = gr.HTML("", elem_id="scores-verdicts")
+    point, seen = gr.State(None), gr.State({})
+    inputs = [chosen, point, seen]
+    outputs = [chosen, progress, advice, plot, panel, verdicts, stop, seen]
+    gr.on([*place.looks, chosen.input], room.look, inputs, outputs, **QUIET)
+    to_compare = [shared.adapters, shared.strengths, shared.tabs]
+    for part in (plot, panel, advice):
+        part.select(room.press, chosen, [point, panel, *to_compare], **QUIET)
+    asked = [chosen, prompts, seeds, strengths, checkpoints, dino, clip]
+    find.click(room.find_best, asked, None, api_name="find_best_strength").then(
+        room.look, inputs, outputs, **QUIET
+    )
+    final = [chosen, prompts, seeds, dino, clip]
+    score.click(room.compare_final, final, None, api_name="score").then(
+        room.look, inputs, outputs, **QUIET
+    )
+    stop.click(room.halt, chosen, None, api_name="stop_scores")
+
+
+@dataclass(frozen=True)
+class _Room:
+    """What the page's events do."""
+
+    studio: Studio
+
+    def look(self, names: list[str], pressed: int | None, before: dict, request: gr.Request):
+        workspace = self.studio.workspace(request.headers)
+        runs = measurable_runs(workspace)
+        known = [run.folder.name for run in runs]
+        asked = list(names or [])
+        names = [name for name in asked if name in known]
+        if not asked and not before.get("known"):  # The first runs to be there.
+            names = _twins(runs)
+        shown = _views(self.studio, workspace, names, pressed, bool(known))
+        busy = bool(_at_work(self.studio, workspace, names))
+        after = {"views": shown, "known": known, "busy": busy}
+        # What has not changed is not sent again: nothing moves, and no button loses the focus.
+        old = before.get("views") or [None] * len(shown)
+        parts = [gr.skip() if a == b else b for a, b in zip(old, shown)]
+        same = before.get("known") == known and asked == names
+        choice = gr.skip() if same else gr.update(choices=known, value=names)
+        switch = gr.skip() if before.get("busy") == busy else gr.Button(interactive=busy)
+        return [choice, *parts, switch, after]
+
+    def press(self, names: list[str], event: gr.EventData, request: gr.Request):
+        """A point shows what it drew, or goes to Compare."""
+        workspace = self.studio.workspace(request.headers)
+        result, number = _pressed(workspace, names, event)
+        if act_of(event).get("act") == "use":
+            used = result.points[number]
+            return (
+                gr.skip(),
+                gr.skip(),
+                [used.adapter],
+                [used.strength],
+                gr.Tabs(selected="compare"),
+            )
+        view = panel_view(result, number, _addresses(workspace, names))
+        return number, view, gr.skip(), gr.skip(), gr.skip()
+
+    def find_best(
+        self, names, prompts, seeds, strengths, checkpoints, dino, clip, request: gr.Request
+    ) -> None:
+        """Draw the runs' checkpoints at several strengths and recommend one."""
+        asked = _read(names, prompts, seeds, strengths, checkpoints, dino, clip)
+        self._begin("fidelity", asked, request)
+
+    def compare_final(self, names, prompts, seeds, dino, clip, request: gr.Request) -> None:
+        """Score the runs' final adapters, pair by pair."""
+        self._begin("score", _read(names, prompts, seeds, ("1",), 0, dino, clip), request)
+
+    def _begin(self, kind: Kind, asked: ScoreRequest, request: gr.Request) -> None:
+        try:
+            workspace = self.studio.workspace(request.headers)
+            submit(self.studio.jobs, workspace, asked, kind, self.studio.models)
+        except StudioError as error:
+            raise told(error, "Not measured") from error
+
+    def halt(self, names: list[str], request: gr.Request) -> None:
+        """Stop measuring these runs; what is drawn is used again next time."""
+        for job in _at_work(self.studio, self.studio.workspace(request.headers), names or []):
+            self.studio.jobs.stop(job)
+
+
+def _read(names, prompts, seeds, strengths, checkpoints, dino, clip) -> ScoreRequest:
+    """What the page sent, as a request; an API caller may send anything."""
+    try:
+        return ScoreRequest(
+            runs=tuple(map(str, names or ())),
+            prompts=tuple(line.strip() for line in str(prompts).splitlines() if line.strip()),
+            seeds=int(seeds),
+            strengths=tuple(sorted(float(strength) for strength in strengths)),
+            checkpoints=int(checkpoints),
+            dino=str(dino or "").strip(),
+            clip=str(clip or "").strip(),
+        )
+    except (TypeError, ValueError, OverflowError) as error:
+        wrong = StudioError("expected runs, prompts, and numbers where numbers belong.")
+        raise told(wrong, "Not measured") from error
+
+
+def _questions() -> tuple[
+    gr.Textbox, gr.Number, gr.CheckboxGroup, gr.Slider, gr.Textbox, gr.Textbox
+]:
+    """What may be asked otherwise, closed at first."""
+    with gr.Accordion("What is drawn and judged", open=False, elem_id="scores-questions"):
+        prompts = gr.Textbox(
+            "", lines=4, label="Prompts, one a line",
+            placeholder="a photo of a [V] mug in the snow\na photo of a [V] mug on the beach",
+            info="[V] stands for the subject. Empty: the training's own prompt in other places.",
+        )  # fmt: skip
+        with gr.Row():
+            strengths = gr.CheckboxGroup(
+                list(STRENGTHS), value=list(USUAL), label="Strengths",
+                info="1 is as trained; less keeps more of the base.",
+            )  # fmt: skip
+            seeds = gr.Number(
+                1, label="Pictures of each prompt", precision=0, minimum=1, maximum=MOST_SEEDS,
+                info="More take longer and tell more surely.",
+            )  # fmt: skip
+            checkpoints = gr.Slider(
+                0, MOST_CHECKPOINTS, 2, step=1, label="Earlier checkpoints",
+                info="How many before the final adapter: fewer steps may be better.",
+            )  # fmt: skip
+        with gr.Row():
+            clip = gr.Textbox("", elem_id="scores-clip", **JUDGE)
+            dino = gr.Textbox(
+                "", label="Second judge of the subject (DINO)", placeholder="facebook/dino-vits16",
+                info="A Hub name or a directory. It sees details that CLIP overlooks. Empty: none.",
+                min_width=280,
+            )  # fmt: skip
+    return prompts, seeds, strengths, checkpoints, dino, clip
+
+
+def _twins(runs: list[Run]) -> list[str]:
+    """The newest run, with its twins."""
+    stems = [stem_and_method(run)[0] for run in runs]
+    own = [run.folder.name for run, stem in zip(runs, stems) if stem == stems[0]]
+    return sorted(own, key=lambda name: (not name.endswith("-nora"), name))[:MOST_RUNS]
+
+
+def _at_work(studio: Studio, workspace: Workspace, names: list[str]) -> list[Job]:
+    jobs = [find_job(studio.jobs, workspace, names, kind) for kind in get_args(Kind)]
+    return [job for job in jobs if job is not None and studio.jobs.state(job) not in ENDED]
+
+
+def _views(studio: Studio, workspace: Workspace, names: list[str], pressed: int | None, any_: bool):
+    """Every part of the page, for some runs."""
+    if not any_:
+        return [EMPTY, "", "", "", ""]
+    latest = [find_job(studio.jobs, workspace, names, kind) for kind in get_args(Kind)]
+    progress = "".join(measuring_view(job, studio.jobs) for job in latest if job is not None)
+    result, kept = fidelity_of(workspace, names), scores_of(workspace, names)
+    if result is None:
+        return [progress or UNMEASURED, "", "", "", scores_view(kept)]
+    number = pressed if _is_point(result, pressed) else first_choice(result, names)
+    return [
+        progress,
+        advice_view(result, names),
+        plot_view(result, number),
+        panel_view(result, number, _addresses(workspace, names)),
+        scores_view(kept),
+    ]
+
+
+def _is_point(result: Fidelity, number: int | None) -> bool:
+    return number is not None and 0 <= number < len(result.points)
+
+
+def _pressed(workspace: Workspace, names: list[str], event: gr.EventData) -> tuple[Fidelity, int]:
+    """The point that a page names, if there is one."""
+    result, word = fidelity_of(workspace, names or []), act_of(event).get("point", "")
+    number = int(word) if word.isascii() and word.isdigit() and len(word) < 6 else None
+    if result is None or number is None or not _is_point(result, number):
+        raise told(StudioError("this point is no longer there. Measure again."))
+    return result, number
+
+
+def _addresses(workspace: Workspace, names: list[str]):
+    """How a picture's name in the result becomes an address; None where it is gone."""
+    folder = results_folder(workspace, names, "fidelity").relative_to(workspace.folder)
+
+    def address(name: str) -> str | None:
+        try:
+            workspace.own(f"{folder}/{name}")
+        except StudioError:
+            return None
+        return workspace.url(workspace.folder / folder / name)
+
+    return address

@@ -1,0 +1,126 @@
+"""The token doctor: what both encoders read for "[V]", and what the base draws for it."""
+
+from typing import Any
+
+import gradio as gr
+
+from nora_studio.app.pages.acts import HIDDEN, QUIET, told
+from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.pages.train_form import Form, model_of
+from nora_studio.app.server.sheets import Sheet
+from nora_studio.app.server.studio import Studio
+from nora_studio.app.server.workspace import Workspace
+from nora_studio.errors import StudioError
+
+POLL_SECONDS = 1.5
+PROMPT_LIMIT = 300
+SEEDS = (0, 1)
+ENCODERS = {"tokenizer": "Encoder 1 (CLIP ViT-L)", "tokenizer_2": "Encoder 2 (OpenCLIP bigG)"}
+INTRO = (
+    "The model needs a word for your subject that means nothing to it yet. This shows the word it "
+    "would take for [V], how both text encoders cut the prompt into pieces, and what the untrained "
+    "model draws with the word and without: the two should look alike."
+)
+
+
+def build_token_doctor(studio: Studio, form: Form) -> None:
+    """Lay out the section and wire it."""
+    with gr.Accordion("Token doctor: what does the model read?", open=False, elem_id="doctor"):
+        gr.HTML(f'<p class="note">{INTRO}</p>')
+        with gr.Row(elem_classes="bar"):
+            prompt = gr.Textbox(
+                "a photo of a [V] mug", label="Prompt", max_length=PROMPT_LIMIT, scale=3
+            )
+            word = gr.Textbox(
+                "", label="Word for [V]", placeholder="chosen for you", max_length=60, scale=1
+            )
+            look = gr.Button("Read and draw", size="md", scale=0, min_width=150)
+        reading = gr.HTML("", elem_id="doctor-reading")
+        pictures = gr.HTML("", elem_id="doctor-pictures")
+    drawing, timer = gr.State(""), gr.Timer(POLL_SECONDS, active=False)
+
+    def examine(asked: str, own: str, base: str, model: str, request: gr.Request):
+        """Read a prompt by both tokenizers, and have the base draw it with the word and without."""
+        workspace, name = studio.workspace(request.headers), model_of(base, model)
+        rare_word = own.strip() or "auto"
+        try:
+            studio.models.check(name, "the model")
+            found = studio.drawings.read_as_tokens(asked[:PROMPT_LIMIT], name, rare_word)
+            wanted: dict[str, Any] = {
+                "columns": [
+                    {"label": "without"},
+                    {"label": "with", "rare_word": rare_word},
+                ],
+                "prompts": [asked[:PROMPT_LIMIT]],
+                "seeds": list(SEEDS),
+                "model": name,
+                "steps": 15,
+            }
+            drawn = studio.drawings.submit(workspace, wanted, {"kind": "doctor"})
+        except StudioError as error:
+            raise told(error, "Not read") from error
+        sheet = studio.drawings.read(workspace, drawn)
+        shown = drawing_view(workspace, sheet, found.get("rare_word") or "")
+        return reading_view(found), shown, drawn, gr.Timer(active=True)
+
+    def follow(name: str, request: gr.Request):
+        if not name:
+            return gr.skip(), gr.Timer(active=False)
+        workspace = studio.workspace(request.headers)
+        try:
+            sheet = studio.drawings.read(workspace, name)
+        except StudioError:
+            return gr.skip(), gr.Timer(active=False)
+        read = sheet.words.get(1) or ""
+        return drawing_view(workspace, sheet, read), gr.Timer(active=sheet.is_under_way)
+
+    inputs = [prompt, word, form.base, form.model]
+    outputs = [reading, pictures, drawing, timer]
+    look.click(examine, inputs, outputs, api_name="examine_tokens", **HIDDEN)
+    timer.tick(follow, drawing, [pictures, timer], **QUIET)
+    form.noun.change(
+        lambda noun: f"a photo of a [V] {' '.join(str(noun).split()) or 'mug'}",
+        form.noun, prompt, **QUIET,
+    )  # fmt: skip
+
+
+def reading_view(found: dict[str, Any]) -> str:
+    """The pieces of a prompt in both encoders."""
+    rows = []
+    for encoder in found["encoders"]:
+        pieces = "".join(_piece(token, found["rare_word"]) for token in encoder["tokens"])
+        used = f"{len(encoder['tokens'])} of {encoder['limit']} pieces"
+        label = str(ENCODERS.get(encoder["name"], encoder["name"]))
+        rows.append(
+            f'<div class="reading"><h3>{escaped(label)}</h3><div class="pieces">{pieces}</div>'
+            f'<span class="note">{used}</span></div>'
+        )
+    return "".join(rows)
+
+
+def _piece(token: dict[str, Any], rare_word: str | None) -> str:
+    kind = " rare" if rare_word and token["text"] == rare_word.lower() else ""
+    part = "" if token["ends_word"] else " part"
+    return (
+        f'<span class="piece{kind}{part}" title="Number {int(token["id"])}">'
+        f"{escaped(str(token['text']))}</span>"
+    )
+
+
+def drawing_view(workspace: Workspace, sheet: Sheet, word: str) -> str:
+    """What the base draws, without the word above and with it below."""
+    if sheet.error:
+        return f'<p class="problem">{escaped(sheet.error)}</p>'
+    rows = []
+    for column, words in enumerate(("Without a word", f"With “{word or '…'}”")):
+        cells = []
+        for seed in range(len(sheet.request.seeds)):
+            file = sheet.file(workspace, (column, 0, seed))
+            inside = '<div class="picture"></div>'
+            if file is not None:
+                address = escaped(workspace.url(file))
+                inside = f'<img class="picture" src="{address}" alt="{escaped(words)}">'
+            cells.append(inside)
+        rows.append(f'<div class="doctor-row"><h3>{escaped(words)}</h3>{"".join(cells)}</div>')
+    waits = f'<p class="note">{escaped(sheet.waits_for)}</p>' if sheet.waits_for else ""
+    return f'{waits}<div class="doctor-rows">{"".join(rows)}</div>'

@@ -1,0 +1,184 @@
+"""Starts the web app: `nora-studio ui` and `python app.py`."""
+
+import getpass
+import ipaddress
+import sys
+import threading
+import warnings
+import webbrowser
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradio as gr
+import torch
+import uvicorn
+from fastapi import FastAPI
+from filelock import FileLock, Timeout
+
+from nora_studio.app.pages.page import HEAD, build_page
+from nora_studio.app.pages.theme import css, theme
+from nora_studio.app.server.accounts import Accounts, add_account
+from nora_studio.app.server.connections import server_config
+from nora_studio.app.server.doorman import Doorman
+from nora_studio.app.server.drawings import Drawings
+from nora_studio.app.server.entrance import guarded_app
+from nora_studio.app.server.jobs import Jobs
+from nora_studio.app.server.limits import GIB, OWNERS_QUOTA_BYTES, QUOTA_BYTES
+from nora_studio.app.server.model_access import ModelAccess
+from nora_studio.app.server.origins import is_loopback
+from nora_studio.app.server.studio import Studio
+from nora_studio.errors import StudioError
+from nora_studio.options.command_line import parse_command
+
+MOST_QUOTA = 1e9
+"""GiB."""
+
+
+@dataclass(frozen=True)
+class UiOptions:
+    """Open the studio in a browser: train from photos, watch, compare NoRA with LoRA.
+
+    Alone on this machine (no --auth, --names or --proxy) you are its owner: jobs use your Hugging
+    Face login and your disk, and may load any model. Otherwise visitors' jobs get no login and no
+    token, download nothing, and load the embedded model and those of --models.
+    """
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Any but this machine's own demands --auth."""
+    port: int = 7860
+    """Port to listen on."""
+    data: Path = Path("studio")
+    """Folder for everybody's photos, runs and pictures."""
+    auth: Path | None = None
+    """File of accounts, made by --add-account. None: each browser has a folder of its own."""
+    add_account: str | None = None
+    """Ask for a password, add this account to the file of --auth, and end."""
+    models: tuple[str, ...] = ()
+    """Models that may be loaded: Hub names, judges such as ViT-B-32:openai, and folders in which
+    model directories lie. None: any for the owner alone; otherwise only the embedded one. Fetch Hub
+    names beforehand, with your own login: `hf download owner/name`."""
+    quota: float | None = None
+    """GiB of disk that each visitor may take. None: 5; 500 for the owner alone."""
+    names: tuple[str, ...] = ()
+    """Further host names that the studio answers to, such as a proxy's."""
+    proxy: tuple[str, ...] = ()
+    """Addresses of reverse proxies in front (assets/serving.md), such as 127.0.0.1: only these are
+    believed who a visitor is (X-Forwarded-For, X-Forwarded-Proto). Needs --auth."""
+    open: bool = True
+    """Open the page in a browser."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """`nora-studio ui`: serve until stopped; trainings under way go on without the page."""
+    options = parse_command(UiOptions, prog="nora-studio ui", arguments=arguments)
+    if options.add_account is not None:
+        return _add_account(options)
+    home = options.data.expanduser().resolve()
+    studio = open_studio(home, options)
+    lock = FileLock(home / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StudioError(
+            f"--data {options.data}: another studio is at work there. Stop it, or name another "
+            "folder."
+        ) from None
+    app = make_app(studio)
+    stop = threading.Event()
+    worker = threading.Thread(target=studio.keep_going, args=(stop,), daemon=True)
+    worker.start()
+    address = f"http://{options.host}:{options.port}"
+    print(f"NoRA Studio is open at {address} (Ctrl-C ends the page; trainings go on)", flush=True)
+    if options.open and sys.stdout.isatty():
+        threading.Timer(1.0, webbrowser.open, [address]).start()
+    try:
+        config = server_config(app, options.proxy, host=options.host, port=options.port)
+        uvicorn.Server(config).run()
+    finally:
+        stop.set()
+        studio.drawings.close()
+        worker.join(timeout=5)
+        lock.release()
+    return 0
+
+
+def open_studio(home: Path, options: UiOptions) -> Studio:
+    """The studio in a data folder.
+
+    Raises:
+        StudioError: the options would let others in without accounts, the folder cannot be had, or
+            a model of the list is not there.
+    """
+    _check_proxies(options)
+    accounts = None if options.auth is None else Accounts(options.auth)
+    is_local = is_loopback(options.host) and not (options.names or options.proxy)
+    is_private = accounts is None and is_local
+    quota = OWNERS_QUOTA_BYTES if is_private else QUOTA_BYTES
+    if options.quota is not None:
+        if not 0 < options.quota < MOST_QUOTA:
+            raise StudioError(f"--quota: expected GiB above 0; got {options.quota:g}.")
+        quota = int(options.quota * GIB)
+    # Before the folder is made: what is refused leaves nothing behind.
+    models = ModelAccess.of(home, options.models, is_private)
+    doorman = Doorman(home, options.host, accounts, options.names, quota)
+    jobs = Jobs(doorman.home, torch.cuda.device_count(), is_private=is_private)
+    drawings = Drawings(
+        doorman.home, jobs.is_device_busy, is_private=is_private, is_allowed=models.is_allowed
+    )
+    return Studio(doorman, jobs, drawings, models)
+
+
+def _check_proxies(options: UiOptions) -> None:
+    """Refuse a proxy that is no address, or that would let others in without accounts."""
+    for address in options.proxy:
+        try:
+            ipaddress.ip_address(address)
+        except ValueError:
+            raise StudioError(
+                f"--proxy: expected an address such as 127.0.0.1; got {address!r}."
+            ) from None
+    if options.proxy and options.auth is None:
+        raise StudioError(
+            "--proxy lets other machines in, which needs accounts: add --auth FILE (made with "
+            "--add-account), or leave --proxy out."
+        )
+
+
+def make_app(studio: Studio) -> FastAPI:
+    """The guarded app with the studio's page on it."""
+    studio.doorman.uploads.serve_gradio()
+    return gr.mount_gradio_app(
+        guarded_app(studio.doorman),
+        build_page(studio).queue(default_concurrency_limit=8, max_size=200),
+        path="/",
+        footer_links=[],
+        run_history=False,
+        show_error=True,
+        ssr_mode=False,
+        enable_monitoring=False,
+        max_file_size="2gb",
+        theme=theme(),
+        css=css(),
+        head=HEAD,
+    )
+
+
+def _add_account(options: UiOptions) -> int:
+    if options.auth is None or options.add_account is None:
+        raise StudioError("--add-account: name the file of accounts by --auth FILE.")
+    try:
+        with warnings.catch_warnings():  # A password that is seen as it is typed is refused.
+            warnings.simplefilter("error", getpass.GetPassWarning)
+            password = getpass.getpass(f"Password of {options.add_account}: ")
+            again = getpass.getpass("Once more: ")
+    except (EOFError, OSError, getpass.GetPassWarning) as error:
+        raise StudioError(
+            "--add-account: asks for the password at a terminal, and there is none. Run it in one; "
+            "in a container with an interactive terminal (-it)."
+        ) from error
+    if again != password:
+        raise StudioError("the two passwords differ; nothing was added.")
+    add_account(options.auth, options.add_account, password)
+    print(f"{options.add_account} may log in by {options.auth}.")
+    return 0

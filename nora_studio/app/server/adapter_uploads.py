@@ -1,0 +1,83 @@
+"""Adapter files that a visitor uploads: looked at by their headers, stored under names of ours."""
+
+import secrets
+import shutil
+from pathlib import Path
+
+from filelock import FileLock
+
+from nora_studio.adapters.files.cards import read_card
+from nora_studio.adapters.files.embeddings import embeddings_beside
+from nora_studio.adapters.files.identify import open_header
+from nora_studio.app.server.quota import adding, check_size, shown_name
+from nora_studio.app.server.uploads import Incoming
+from nora_studio.app.server.workspace import Workspace, safe_name
+from nora_studio.errors import StudioError
+from nora_studio.runs.storage import writing
+
+MOST_ADAPTER_BYTES = 2 * 1024**3
+_SUFFIX = ".safetensors"
+_TOKENS_SUFFIX = ".embedding.safetensors"
+
+
+def add_adapter(workspace: Workspace, entry: Incoming, quota: int | None = None) -> Path:
+    """Store an uploaded adapter file; new tokens are put beside the adapter that they belong to.
+
+    Raises:
+        StudioError: it is no adapter that can be loaded here, is too large, or the disk refuses.
+    """
+    shown = shown_name(entry.name, "adapter.safetensors")
+    size = entry.file.stat().st_size
+    check_size(shown, size, MOST_ADAPTER_BYTES)
+    incoming = workspace.adapters / f".incoming-{secrets.token_hex(4)}{_SUFFIX}"
+    # From here on the copy itself counts.
+    with adding(workspace, size, quota), writing("an adapter", Path(shown)):
+        shutil.copyfile(entry.file, incoming)
+    try:
+        with FileLock(workspace.adapters / ".lock", timeout=60):
+            place = _place_for(workspace, incoming, shown)
+            incoming.replace(place)
+    except StudioError as error:
+        raise StudioError(str(error).replace(str(incoming), shown)) from error
+    finally:
+        incoming.unlink(missing_ok=True)
+    return place
+
+
+def _place_for(workspace: Workspace, file: Path, shown: str) -> Path:
+    """Where a file goes, by what it is.
+
+    Raises:
+        StudioError: it is no adapter that can be loaded here, or is damaged.
+    """
+    stem = shown.lower().removesuffix(_TOKENS_SUFFIX).removesuffix(_SUFFIX)
+    name = safe_name(stem, "adapter")
+    if open_header(file)[1].kind == "embedding":
+        return _beside_its_adapter(workspace, name, shown)
+    read_card(file)
+    place, number = workspace.adapters / f"{name}{_SUFFIX}", 1
+    while place.exists():
+        number += 1
+        place = place.with_name(f"{name[:44]}-{number}{_SUFFIX}")
+    return place
+
+
+def _beside_its_adapter(workspace: Workspace, name: str, shown: str) -> Path:
+    """The place of new tokens: by the latest adapter of their name that lacks them."""
+    files = [
+        workspace.adapters / f"{name}{_SUFFIX}",
+        *workspace.adapters.glob(f"{name}-*{_SUFFIX}"),
+    ]
+    lacking = [
+        file
+        for file in files
+        if file.is_file()
+        and not file.name.endswith(_TOKENS_SUFFIX)
+        and not embeddings_beside(file).exists()
+    ]
+    if not lacking:
+        raise StudioError(
+            f"{shown} holds new tokens and no adapter. Add {name}{_SUFFIX}, which they belong to, "
+            "first."
+        )
+    return embeddings_beside(max(lacking, key=lambda file: file.stat().st_mtime_ns))

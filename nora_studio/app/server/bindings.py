@@ -1,0 +1,79 @@
+"""What a request to Gradio may name: files that the visitor uploaded, and sessions of their own.
+
+Gradio takes any path in its folder of uploads, and tells the events of a session to whoever knows
+its name, which browsers draw from a weak generator.
+"""
+
+import json
+from collections.abc import Iterator
+from urllib.parse import parse_qs
+
+from nora_studio.app.server.upload_cache import UploadCache
+
+MOST_SESSIONS = 20_000
+NOT_YOURS = "This upload is not there any more. Choose the file again."
+OTHERS_SESSION = "This page belongs to another visitor. Reload it."
+_SESSION_ROUTES = ("/gradio_api/heartbeat/",)
+
+
+class Sessions:
+    """Whose Gradio session is whose: the first to use it has it."""
+
+    def __init__(self) -> None:
+        self._owners: dict[str, str] = {}
+
+    def is_own(self, session: str, visitor: str) -> bool:
+        """Whether a session is this visitor's; one that nobody has used becomes theirs."""
+        owner = self._owners.pop(session, visitor)
+        self._owners[session] = owner  # The latest used stands last.
+        if len(self._owners) > MOST_SESSIONS:
+            self._owners.pop(next(iter(self._owners)))
+        return owner == visitor
+
+
+def session_in_url(path: str, query: bytes) -> str | None:
+    """The session that a request names in its address."""
+    for route in _SESSION_ROUTES:
+        if path.startswith(route):
+            return path.removeprefix(route).strip("/")
+    values = parse_qs(query.decode("latin-1")).get("session_hash")
+    return values[-1] if values else None
+
+
+def problem_with_body(
+    body: bytes, visitor: str, uploads: UploadCache, sessions: Sessions
+) -> str | None:
+    """Why a request's JSON is not passed on; None where it is.
+
+    What is no JSON is left to Gradio to refuse.
+    """
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict):
+        return None
+    session = value.get("session_hash")
+    if isinstance(session, str) and not sessions.is_own(session, visitor):
+        return OTHERS_SESSION
+    for path in _paths_in(value):
+        # A relative path is no upload; "http://..." would be fetched.
+        if ("://" in path or path.startswith(("/", "\\")) or ":\\" in path) and not uploads.belongs(
+            visitor, path
+        ):
+            return NOT_YOURS
+    return None
+
+
+def _paths_in(value: object) -> Iterator[str]:
+    """Every "path" of an object, at any depth."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            path = one.get("path")
+            if isinstance(path, str):
+                yield path
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one

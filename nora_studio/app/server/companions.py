@@ -1,0 +1,196 @@
+"""Captions and masks that a visitor uploads: each finds its photo by the visitor's own names.
+
+Photos are stored under numbers. A caption or mask that comes before its photo is kept hidden beside
+the photos, and put in its place when that photo comes.
+"""
+
+import json
+import shutil
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from nora_studio.app.server.photo_content import MOST_PHOTO_BYTES, check_header
+from nora_studio.app.server.quota import check_size
+from nora_studio.app.server.stored_photos import (
+    INCOMING,
+    checked_caption,
+    mask_of,
+    read_facts,
+    write_caption,
+)
+from nora_studio.app.server.upload_notes import UploadNote
+from nora_studio.errors import StudioError
+from nora_studio.photos.beside import Owners, caption_base, mask_base
+from nora_studio.photos.images import decode_photo
+from nora_studio.photos.masks import read_mask
+from nora_studio.photos.texts import decode_text
+from nora_studio.runs.atomic import write_text
+
+WAITING = ".waiting"
+MOST_WAITING = 100
+MOST_CAPTION_BYTES = 8 * 1024
+_INDEX = "names.json"
+
+
+@dataclass(frozen=True)
+class Companion:
+    """An uploaded caption or mask."""
+
+    file: Path
+    name: str
+    """What the visitor calls it."""
+
+    @property
+    def base(self) -> str:
+        """The name of its photo, with that one's suffix or without."""
+        return (mask_base(self.name) if self.is_mask else caption_base(self.name)) or ""
+
+    @property
+    def is_mask(self) -> bool:
+        return mask_base(self.name) is not None
+
+
+def is_companion(name: str) -> bool:
+    """Whether a file of that name is a caption or a mask."""
+    return mask_base(name) is not None or caption_base(name) is not None
+
+
+def place(folder: Path, companion: Companion, fresh: Collection[str]) -> UploadNote | None:
+    """Put a caption or mask beside its photo, or keep it until that comes.
+
+    Args:
+        folder: Of the subject, held for this request.
+        fresh: Stored names of the photos of this upload, which are looked at first.
+
+    Returns:
+        What the visitor is to know; None where it has found its one photo.
+
+    Raises:
+        StudioError: it is no caption or mask, or does not fit its photo.
+    """
+    content = _checked(companion)
+    owners = _owners(folder, companion, fresh)
+    if not owners:
+        return _keep(folder, companion)
+    facts = read_facts(folder)
+    names = " and ".join(facts[owner].original for owner in owners)
+    if len(owners) > 1 and not set(owners) <= set(fresh):
+        raise StudioError(
+            f"{companion.name} could belong to several photos ({names}). Rename one of them, or "
+            "write the caption into its field."
+        )
+    for owner in owners:
+        if companion.is_mask:
+            _put_mask(folder / owner, companion)
+        else:
+            write_caption(folder / owner, content)
+    if len(owners) == 1:
+        return None
+    kind = "mask" if companion.is_mask else "caption"
+    text = f"{companion.name} is taken as the {kind} of {names} alike. Where they differ, name it "
+    return UploadNote(companion.name, f"{text}after one, suffix included.", "shared")
+
+
+def place_waiting(folder: Path, fresh: Collection[str]) -> Iterator[tuple[str, UploadNote | None]]:
+    """Put what has waited for the photos of this upload beside them.
+
+    Yields:
+        The name of each that waits no longer, and what the visitor is to know of it.
+    """
+    for companion in _waiting(folder):
+        if not _owners(folder, companion, fresh):
+            continue
+        try:
+            yield companion.name, place(folder, companion, fresh)
+        except StudioError as error:
+            yield companion.name, UploadNote(companion.name, str(error))
+        _forget(folder, companion)
+
+
+def _checked(companion: Companion) -> str:
+    """A caption's text; empty of a mask. Both are looked at before anything is kept."""
+    size = companion.file.stat().st_size
+    if companion.is_mask:
+        check_size(companion.name, size, MOST_PHOTO_BYTES)
+        check_header(companion.file, companion.name)
+        return ""
+    check_size(companion.name, size, MOST_CAPTION_BYTES)
+    try:
+        caption = checked_caption(decode_text(companion.file.read_bytes()))
+    except UnicodeDecodeError:
+        raise StudioError(f"{companion.name} is no text that is read. Save it as UTF-8.") from None
+    except StudioError as error:
+        raise StudioError(f"{companion.name}: {error}") from error
+    if not caption:
+        raise StudioError(f"{companion.name} is empty. Write a caption with [V] into it.")
+    return caption
+
+
+def _owners(folder: Path, companion: Companion, fresh: Collection[str]) -> list[str]:
+    """Stored names of the photos that it is named after; those of this upload come first."""
+    facts = read_facts(folder)
+    for names in (fresh, facts):
+        originals: dict[str, list[str]] = {}
+        for name in sorted(names):
+            originals.setdefault(facts[name].original, []).append(name)
+        found = [
+            n for original in Owners(originals).of(companion.base) for n in originals[original]
+        ]
+        if found:
+            return found
+    return []
+
+
+def _put_mask(photo: Path, companion: Companion) -> None:
+    incoming = photo.with_name(f"{INCOMING}{mask_of(photo).name}")
+    shutil.copyfile(companion.file, incoming)
+    try:
+        read_mask(decode_photo(photo), "files", incoming)
+    except StudioError as error:
+        incoming.unlink(missing_ok=True)
+        raise StudioError(str(error).replace(str(incoming), companion.name)) from error
+    incoming.replace(mask_of(photo))
+
+
+def _keep(folder: Path, companion: Companion) -> UploadNote:
+    """Keep it until its photo comes."""
+    place, index = folder / WAITING, _index(folder)
+    known = next((key for key, name in index.items() if name == companion.name), None)
+    if known is None and len(index) >= MOST_WAITING:
+        raise StudioError(
+            f"{companion.name} was left out: {MOST_WAITING} captions and masks wait for their "
+            "photos already. Add those first."
+        )
+    key = known or str(max((int(key) for key in index), default=0) + 1)
+    place.mkdir(exist_ok=True, mode=0o700)
+    shutil.copyfile(companion.file, place / key)
+    _write_index(folder, {**index, key: companion.name})
+    stem = companion.base if PurePath(companion.base).suffix else f"{companion.base}.jpg"
+    text = f"{companion.name} waits for its photo: none here is named so. Add it ({stem}, say)."
+    return UploadNote(companion.name, text, "waiting")
+
+
+def _waiting(folder: Path) -> list[Companion]:
+    found = (Companion(folder / WAITING / key, name) for key, name in _index(folder).items())
+    return [companion for companion in found if companion.file.is_file()]
+
+
+def _forget(folder: Path, companion: Companion) -> None:
+    index = _index(folder)
+    _write_index(folder, {key: name for key, name in index.items() if name != companion.name})
+    companion.file.unlink(missing_ok=True)
+
+
+def _index(folder: Path) -> dict[str, str]:
+    """Stored name -> the visitor's, of what waits; damaged, nothing does."""
+    try:
+        values = json.loads((folder / WAITING / _INDEX).read_text(encoding="utf-8"))
+        return {str(int(key)): str(name) for key, name in values.items() if is_companion(str(name))}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def _write_index(folder: Path, index: dict[str, str]) -> None:
+    text = json.dumps(index, ensure_ascii=False, indent=1)
+    write_text(folder / WAITING / _INDEX, text + "\n")

@@ -1,0 +1,117 @@
+"""How connections are served: by uvicorn, with bounds on how many there are and how long they idle.
+
+uvicorn waits for ever for the first request of a connection, and for the rest of one whose head has
+begun; its time limit on idling begins after an answer. So a limit on the time until a request's
+head is there, and one on the connections of one address, are added here. How slowly a body may come
+is `request_body`'s matter. What no server of this kind sees, assets/serving.md leaves to a proxy.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from nora_studio.app.server.login_limits import network_of
+
+HEAD_SECONDS = 15.0
+"""From a connection's beginning, or an answer's end, until the next request's head is there."""
+KEEP_ALIVE_SECONDS = 10
+"""Without a byte after an answer."""
+MOST_CONNECTIONS = 1_000
+MOST_OF_AN_ADDRESS = 200
+"""A browser holds six to one server; a class behind one address has about thirty of them."""
+MOST_HEAD_BYTES = 32 * 1024
+"""Cookies of other programs on this machine's other ports come along."""
+
+
+class Connection(H11Protocol):
+    """An HTTP/1.1 connection that is closed where no request comes, or too many are open."""
+
+    head_seconds = HEAD_SECONDS
+    most_of_an_address = MOST_OF_AN_ADDRESS
+    proxies: Collection[str] = ()
+    """Addresses that many people come from."""
+    open_by_address: Counter[str]
+
+    _address: str | None = None
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a connection, or close it at once where its address has too many."""
+        super().connection_made(transport)
+        host = self.client[0] if self.client else ""
+        if host not in self.proxies:
+            self._address = network_of(host)
+            self.open_by_address[self._address] += 1
+            if self.open_by_address[self._address] > self.most_of_an_address:
+                transport.abort()
+                return
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Count it no longer."""
+        self._cancel_timer()
+        if self._address is not None:
+            self.open_by_address[self._address] -= 1
+            if self.open_by_address[self._address] <= 0:
+                del self.open_by_address[self._address]
+            self._address = None
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; once a request's head is whole, its body is the app's to wait for."""
+        super().data_received(data)
+        if self._is_at_work():
+            self._cancel_timer()
+        elif self._head_timer is None:
+            self._await_head()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        super().on_response_complete()
+        if not self._is_at_work():
+            self._await_head()
+
+    def _is_at_work(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _await_head(self) -> None:
+        self._cancel_timer()
+        if not self.transport.is_closing():
+            self._head_timer = self.loop.call_later(self.head_seconds, self._give_up)
+
+    def _cancel_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _give_up(self) -> None:
+        self._head_timer = None
+        if not self._is_at_work():
+            self.transport.abort()
+
+
+def server_config(app: Any, proxies: Collection[str] = (), **more: Any) -> uvicorn.Config:
+    """The configuration of the web app's server.
+
+    Args:
+        proxies: Addresses of reverse proxies, which alone are believed what they say of the
+            visitor's address and scheme (X-Forwarded-For, X-Forwarded-Proto). None: nobody is,
+            whatever the environment's FORWARDED_ALLOW_IPS says.
+        more: Further settings of uvicorn's: host, port, log_level.
+    """
+    bounds = {"proxies": tuple(proxies), "open_by_address": Counter()}
+    settings: dict[str, Any] = {
+        "http": type("Connection", (Connection,), bounds),
+        "ws": "none",  # The guard closes every web socket; nothing here speaks it.
+        "proxy_headers": bool(proxies),
+        "forwarded_allow_ips": list(proxies),
+        "limit_concurrency": MOST_CONNECTIONS,
+        "timeout_keep_alive": KEEP_ALIVE_SECONDS,
+        "h11_max_incomplete_event_size": MOST_HEAD_BYTES,
+        "log_level": "warning",
+    }
+    return uvicorn.Config(app, **(settings | more))

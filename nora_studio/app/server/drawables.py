@@ -1,0 +1,108 @@
+"""What a visitor has to draw with: their runs, the checkpoints of these, and adapter files."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nora_studio.adapters.files.card import AdapterCard
+from nora_studio.adapters.files.cards import read_card
+from nora_studio.adapters.methods.table import METHOD_NAMES
+from nora_studio.app.server.workspace import Workspace
+from nora_studio.errors import StudioError
+from nora_studio.runs.history import find_runs
+
+CHECKPOINTS_SHOWN = 5
+_SUBJECT = re.compile(r"\[v\]\s+([\w-]+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Drawable:
+    """An adapter that can be drawn with."""
+
+    path: str
+    """In the workspace."""
+    name: str
+    """The run's, or the file's."""
+    card: AdapterCard
+    checkpoints: dict[int, str]
+    """Step -> path in the workspace; the final one last."""
+
+    @property
+    def method(self) -> str:
+        """As people write it."""
+        return METHOD_NAMES.get(self.card.method, self.card.method)
+
+    @property
+    def subject(self) -> str:
+        """How prompts name what it learned: "[V] mug"."""
+        match = _SUBJECT.search(self.card.prompt)
+        return f"[V] {match[1]}" if match else "[V]"
+
+
+def find_drawables(workspace: Workspace) -> list[Drawable]:
+    """Everything of a visitor's that can be drawn with, the newest first; no damaged ones."""
+    found: list[tuple[float, Drawable]] = []
+    for run in find_runs(workspace.runs):
+        places = run.checkpoints()
+        final = run.adapter if run.adapter.is_dir() else next(reversed(places.values()), None)
+        card = _card_of(final)
+        if final is None or card is None:
+            continue
+        steps = {step: _relative(workspace, folder) for step, folder in places.items()}
+        path = _relative(workspace, run.folder if final == run.adapter else final)
+        steps |= {card.steps: path} if final == run.adapter else {}
+        own = Drawable(path, run.folder.name, card, dict(sorted(steps.items())))
+        found.append((_written_at(final), own))
+    for file in sorted(workspace.adapters.glob("*.safetensors")):
+        card = None if file.name.startswith(".") else _card_of(file)
+        if card is not None:
+            own = Drawable(_relative(workspace, file), file.stem, card, {})
+            found.append((_written_at(file), own))
+    return [own for _, own in sorted(found, key=lambda one: -one[0])]
+
+
+def drawables_with(workspace: Workspace, paths: Iterable[str]) -> list[Drawable]:
+    """`find_drawables`, and besides those checkpoints of runs that are among some paths."""
+    found = find_drawables(workspace)
+    asked = set(paths) - {one.path for one in found}
+    earlier = [
+        Drawable(path, f"{one.name} step {step}", one.card.at(step), {step: path})
+        for one in found
+        for step, path in one.checkpoints.items()
+        if path in asked
+    ]
+    return found + earlier
+
+
+def labels_of(chosen: list[Drawable]) -> list[str]:
+    """What to call columns: the method, or the run where two share one."""
+    methods = [one.method for one in chosen]
+    return methods if len(set(methods)) == len(methods) else [one.name for one in chosen]
+
+
+def some_checkpoints(drawable: Drawable, most: int = CHECKPOINTS_SHOWN) -> dict[int, str]:
+    """At most so many of its checkpoints, spread evenly, the last one among them."""
+    steps = list(drawable.checkpoints)
+    if len(steps) > most:
+        steps = [steps[round(n * (len(steps) - 1) / (most - 1))] for n in range(most)]
+    return {step: drawable.checkpoints[step] for step in steps}
+
+
+def _card_of(path: Path | None) -> AdapterCard | None:
+    try:
+        return None if path is None else read_card(path)
+    except StudioError:
+        return None
+
+
+def _written_at(path: Path) -> float:
+    """When an adapter was written, in seconds since 1970; 0 if it was pruned just now."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _relative(workspace: Workspace, path: Path) -> str:
+    return path.relative_to(workspace.folder).as_posix()

@@ -1,0 +1,174 @@
+"""The adapters that a visitor has: what their runs trained, and the files beside."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nora_studio.adapters.files.card import AdapterCard
+from nora_studio.adapters.files.cards import CARD, read_card
+from nora_studio.adapters.files.embeddings import embeddings_beside
+from nora_studio.adapters.files.identify import open_header
+from nora_studio.app.server.past_runs import settings_of
+from nora_studio.app.server.workspace import Workspace, check_name
+from nora_studio.errors import StudioError
+from nora_studio.mini.assets import EMBEDDED
+from nora_studio.runs.history import find_runs
+from nora_studio.runs.runs import Run
+from nora_studio.tasks.dreambooth.wall import latest_sample
+
+SUFFIX = ".safetensors"
+TRASH = ".trash"
+SCORES = {"sample_clip_i": "CLIP-I", "sample_clip_t": "CLIP-T", "sample_dino": "DINO"}
+"""What a run's log calls the scores of its samples, and people."""
+
+
+@dataclass(frozen=True)
+class LibraryEntry:
+    """One adapter."""
+
+    path: str
+    """In the workspace, as commands are given it: "runs/mug-nora", "adapters/mug.safetensors"."""
+    title: str
+    kind: str
+    """run; or of a file: seed, kohya, diffusers (`formats.identify.Identity.kind`)."""
+    bytes: int
+    time: float
+    """When it was written, in seconds since 1970."""
+    card: AdapterCard | None
+    problem: str = ""
+    """Why it cannot be read; then there is no card."""
+    thumbnail: Path | None = None
+    """What it draws; a file that came of a run here has that run's."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """Latest of its samples', by name."""
+    judge: str = ""
+    """Name of the CLIP that gave them."""
+
+
+def library(workspace: Workspace) -> list[LibraryEntry]:
+    """All adapters of a visitor, the newest first."""
+    runs = [_of_run(run) for run in find_runs(workspace.runs) if (run.adapter / CARD).is_file()]
+    shown = {_origin(entry.card): entry.thumbnail for entry in runs if entry.card is not None}
+    files = [_of_file(file, shown) for file in adapter_files(workspace)]
+    return sorted([*runs, *files], key=lambda entry: (-entry.time, entry.path))
+
+
+def adapter_files(workspace: Workspace) -> Iterator[Path]:
+    """The adapter files of a workspace, without the new tokens beside them."""
+    tokens = embeddings_beside(Path(SUFFIX)).name
+    for file in sorted(workspace.adapters.glob(f"*{SUFFIX}")):
+        if file.name[0] != "." and not file.name.endswith(tokens) and file.is_file():
+            yield file
+
+
+def find_entry(workspace: Workspace, path: str) -> LibraryEntry:
+    """One of them by its path.
+
+    Raises:
+        StudioError: the visitor has none of that path, or a link in it leads elsewhere.
+    """
+    for entry in library(workspace):
+        if entry.path == path:
+            workspace.adapter(path)
+            return entry
+    raise StudioError(f"there is no adapter {str(path)[:80]!r} here. It may have been removed.")
+
+
+def remove_file(workspace: Workspace, path: str) -> None:
+    """Move an adapter file into the trash, its new tokens along; `bring_back` undoes it.
+
+    Raises:
+        StudioError: there is none, or it is a run's, which History deletes.
+    """
+    entry = find_entry(workspace, path)
+    if entry.kind == "run":
+        raise StudioError(f"{entry.title} belongs to a run. Delete the run under History.")
+    file = workspace.folder / entry.path
+    trash = workspace.adapters / TRASH
+    trash.mkdir(exist_ok=True, mode=0o700)
+    for one in (file, embeddings_beside(file)):
+        if one.is_file():
+            one.replace(trash / one.name)
+
+
+def bring_back(workspace: Workspace, name: str) -> None:
+    """Bring an adapter file that was removed back to where it was.
+
+    Args:
+        name: The file's, without its suffix.
+
+    Raises:
+        StudioError: it is not in the trash, or its place is taken.
+    """
+    file = workspace.adapters / TRASH / f"{check_name(name)}{SUFFIX}"
+    place = workspace.adapters / file.name
+    if not file.is_file():
+        raise StudioError(f"{name} is not in the trash any more.")
+    if place.exists():
+        raise StudioError(f"there is another {name} by now. Remove it first.")
+    for one in (file, embeddings_beside(file)):
+        if one.is_file():
+            one.replace(workspace.adapters / one.name)
+
+
+def _of_run(run: Run) -> LibraryEntry:
+    size = sum(file.stat().st_size for file in run.adapter.rglob(f"*{SUFFIX}"))
+    card, problem = _card(run.adapter)
+    scores, judge = _scores(run)
+    return LibraryEntry(
+        path=f"runs/{run.folder.name}",
+        title=run.folder.name,
+        kind="run",
+        bytes=size,
+        time=(run.adapter / CARD).stat().st_mtime,
+        card=card,
+        problem=problem,
+        thumbnail=latest_sample(run),
+        scores=scores,
+        judge=judge,
+    )
+
+
+def _scores(run: Run) -> tuple[dict[str, float], str]:
+    """A run's latest scores of its samples, and their judge's name; empty where it has none."""
+    found: dict[str, float] = {}
+    judge: str | None = None
+    for row in run.read_log():
+        own = {SCORES[key]: float(row[key]) for key in SCORES if key in row}
+        if own:
+            judge = row.get("sample_judge")
+            found |= own
+    if found and judge is None:  # The log of an earlier version leaves it to the settings.
+        judge = settings_of(run).get("clip", EMBEDDED)
+    return found, str(judge or "")
+
+
+def _of_file(file: Path, shown: dict[tuple, Path | None]) -> LibraryEntry:
+    card, problem = _card(file)
+    beside = embeddings_beside(file)
+    return LibraryEntry(
+        path=f"adapters/{file.name}",
+        title=file.stem,
+        kind=_kind(file) if card is not None else "",
+        bytes=file.stat().st_size + (beside.stat().st_size if beside.is_file() else 0),
+        time=file.stat().st_mtime,
+        card=card,
+        problem=problem,
+        thumbnail=shown.get(_origin(card)) if card is not None else None,
+    )
+
+
+def _kind(file: Path) -> str:
+    return open_header(file)[1].kind
+
+
+def _card(path: Path) -> tuple[AdapterCard | None, str]:
+    try:
+        return read_card(path), ""
+    except StudioError as error:
+        return None, str(error).replace(f"{path.parent}/", "")
+
+
+def _origin(card: AdapterCard) -> tuple:
+    """What a run's adapter and the files that were made of it have in common."""
+    return (card.method, card.trigger, card.prompt, card.steps, card.seed, card.parameters)

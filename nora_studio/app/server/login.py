@@ -1,0 +1,83 @@
+"""Logging in and out: the routes."""
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from nora_studio.app.server.doorman import Doorman
+from nora_studio.app.server.login_limits import LoginRateLimiter
+from nora_studio.app.server.login_page import LOGIN, LOGOUT, login_page
+from nora_studio.errors import StudioError
+
+WRONG = "This name and password do not belong together."
+BUSY = "Too many attempts. Wait a minute, then try again."
+RETRY = {"retry-after": "60"}
+
+
+def login_routes(doorman: Doorman, limiter: LoginRateLimiter | None = None) -> list[Route]:
+    """The routes /login and /logout.
+
+    The login answers a browser's form with the page it was on the way to, and a program
+    (gradio_client's `auth=`) with a line of JSON, both with the session's cookie.
+    """
+    limits = limiter or LoginRateLimiter()
+
+    async def show(request: Request) -> Response:
+        if doorman.accounts is None or doorman.account(request.headers) is not None:
+            return RedirectResponse("/", status_code=303)
+        return HTMLResponse(login_page(next_path=_local(request.query_params.get("next", ""))))
+
+    async def enter(request: Request) -> Response:
+        form = await request.form()
+        name, password, after = (_text(form.get(key)) for key in ("username", "password", "next"))
+        is_https = request.url.scheme == "https"
+        cookie: list[str] = []
+
+        def check() -> bool:
+            try:
+                line = doorman.log_in(name.strip(), password, is_https)
+            except StudioError:  # The file of accounts is damaged: nobody is let in.
+                return False
+            cookie.extend([line] if line is not None else [])
+            return line is not None
+
+        address = request.client.host if request.client else ""
+        is_right = await limits.attempt(name.strip(), address, check)
+        is_person = "text/html" in request.headers.get("accept", "")
+        if not is_right:
+            status, problem = (429, BUSY) if is_right is None else (401, WRONG)
+            extra = RETRY if is_right is None else None
+            if is_person:
+                page = login_page(problem, _local(after), name[:64])
+                return HTMLResponse(page, status, extra)
+            return JSONResponse({"detail": problem}, status, extra)
+        answer = (
+            RedirectResponse(_local(after) or "/", status_code=303)
+            if is_person
+            else JSONResponse({"success": True})
+        )
+        answer.headers["set-cookie"] = cookie[0]
+        return answer
+
+    async def leave(request: Request) -> Response:
+        cookies = request.headers.getlist("cookie")
+        answer = RedirectResponse(LOGIN, status_code=303)
+        answer.headers["set-cookie"] = doorman.log_out(cookies, request.url.scheme == "https")
+        answer.headers["clear-site-data"] = '"cache"'
+        return answer
+
+    return [
+        Route(LOGIN, show, methods=["GET"]),
+        Route(LOGIN, enter, methods=["POST"]),
+        Route(LOGOUT, leave, methods=["POST"]),
+    ]
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _local(path: str) -> str:
+    """A path of this server's; what would lead elsewhere becomes empty."""
+    is_local = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
+    return path if is_local else ""

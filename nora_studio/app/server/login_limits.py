@@ -1,0 +1,189 @@
+"""How fast passwords may be guessed, and how long anybody waits for theirs to be checked.
+
+Wrong passwords slow down who gave them: the name and the address together, so that nobody locks an
+owner out of an account from elsewhere. A check takes a core for a third of a second; addresses take
+turns at it, and whoever would wait too long is told so at once.
+"""
+
+import asyncio
+import ipaddress
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from nora_studio.app.server.fair_line import FairLine
+
+FREE_FAILURES = 3
+"""Wrong passwords that cost no waiting."""
+FREE_FAILURES_OF_AN_ADDRESS = 30
+"""The same for one address, whatever the names: several people may share it."""
+LONGEST_WAIT = 16.0
+"""Seconds."""
+FORGOTTEN_AFTER = 15 * 60.0
+"""Seconds until wrong passwords are forgotten."""
+MOST_IN_LINE = 4
+"""Attempts on one account from one address at a time."""
+MOST_OF_AN_ADDRESS = 16
+"""Attempts from one address at a time, whatever the names."""
+MOST_KNOWN = 10_000
+"""Names from addresses, and addresses, that are remembered."""
+CHECKS_AT_ONCE = 2
+"""Each takes 32 MiB and a core."""
+CHECKS_WAITING = 64
+"""Over all addresses."""
+LONGEST_ATTEMPT = 30.0
+"""Seconds that an attempt may wait in all, the check itself left out."""
+
+
+class TooBusy(Exception):
+    """The check's turn would not come in time."""
+
+
+class PasswordChecks:
+    """Runs checks in threads, a few at once; addresses take turns, and the line is bounded."""
+
+    def __init__(self, at_once: int = CHECKS_AT_ONCE, waiting: int = CHECKS_WAITING) -> None:
+        self._free, self._most_waiting = at_once, waiting
+        self._line: FairLine[tuple[str, asyncio.Future[None]]] = FairLine()
+        self._waiting = 0
+
+    async def run(self, address: str, check: Callable[[], bool], seconds: float) -> bool:
+        """What the check says.
+
+        Args:
+            seconds: How long its turn may be waited for.
+
+        Raises:
+            TooBusy: the line is full, or its turn did not come in that time.
+        """
+        await self._wait(address, seconds)
+        try:
+            return await asyncio.to_thread(check)
+        finally:
+            self._free += 1
+            self._call_next()
+
+    async def _wait(self, address: str, seconds: float) -> None:
+        if self._waiting >= self._most_waiting:
+            raise TooBusy
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._line.put(address, (address, turn))
+        self._waiting += 1
+        self._call_next()
+        try:
+            async with asyncio.timeout(max(0.0, seconds)):
+                await turn
+        except (TimeoutError, asyncio.CancelledError) as error:
+            if turn.cancelled():  # It was never called.
+                self._line.leave(address, (address, turn))
+                self._waiting -= 1
+            else:  # It was called as it gave up.
+                self._free += 1
+            self._call_next()
+            if isinstance(error, TimeoutError):
+                raise TooBusy from None
+            raise
+
+    def _call_next(self) -> None:
+        while self._free:
+            called = next((one for one in self._line.order() if not one[1].done()), None)
+            if called is None:
+                break
+            self._line.serve(called[0], called)
+            self._waiting -= 1
+            self._free -= 1
+            called[1].set_result(None)
+        if not self._waiting:
+            self._line = FairLine()  # It remembers whom it served; nobody needs that now.
+
+
+@dataclass
+class _Attempts:
+    """Attempts of one source: a name from an address, or an address."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiting: int = 0
+    failures: int = 0
+    last: float = 0.0
+
+    def seconds(self, free: int) -> float:
+        """How long the next one has to wait, where so many failures cost nothing."""
+        if time.monotonic() - self.last > FORGOTTEN_AFTER:
+            self.failures = 0
+        late = self.failures - free
+        return min(2.0 ** min(late, 10), LONGEST_WAIT) if late >= 0 else 0.0
+
+    def note(self, is_right: bool) -> None:
+        """Remember how one ended."""
+        self.failures = 0 if is_right else self.failures + 1
+        self.last = time.monotonic()
+
+
+class LoginRateLimiter:
+    """Lets attempts through one after the other, each wrong one later than the one before."""
+
+    def __init__(self, second: float = 1.0, checks: PasswordChecks | None = None) -> None:
+        """Begin with nobody known.
+
+        Args:
+            second: Length of what wrong passwords cost; shorter in tests.
+            checks: The line in which passwords are checked; one of its own in tests.
+        """
+        self._second = second
+        self._known: OrderedDict[tuple[str, ...], _Attempts] = OrderedDict()
+        self._checks = checks or PasswordChecks()
+
+    async def attempt(self, name: str, address: str, check: Callable[[], bool]) -> bool | None:
+        """What the check says, in its time; None: too many wait already, or it waited too long."""
+        source = network_of(address)
+        by_name, by_address = self._attempts(source, name[:64]), self._attempts(source)
+        if by_name.waiting >= MOST_IN_LINE or by_address.waiting >= MOST_OF_AN_ADDRESS:
+            return None
+        ends = time.monotonic() + LONGEST_ATTEMPT
+        for one in (by_name, by_address):
+            one.waiting += 1
+        try:
+            async with asyncio.timeout(LONGEST_ATTEMPT):
+                await by_name.lock.acquire()
+            try:
+                wait = max(
+                    by_name.seconds(FREE_FAILURES),
+                    by_address.seconds(FREE_FAILURES_OF_AN_ADDRESS),
+                )
+                await asyncio.sleep(wait * self._second)
+                is_right = await self._checks.run(source, check, ends - time.monotonic())
+            finally:
+                by_name.lock.release()
+            by_name.note(is_right)
+            if not is_right:  # A right one of their own must not set an address free.
+                by_address.note(is_right)
+            return is_right
+        except (TimeoutError, TooBusy):
+            return None
+        finally:
+            for one in (by_name, by_address):
+                one.waiting -= 1
+
+    def _attempts(self, *key: str) -> _Attempts:
+        found = self._known.setdefault(key, _Attempts())
+        self._known.move_to_end(key)
+        if len(self._known) > MOST_KNOWN:
+            # Whoever was here longest ago, and is not here now.
+            oldest = next((k for k, one in self._known.items() if not one.waiting), None)
+            if oldest is not None and oldest != key:
+                del self._known[oldest]
+        return found
+
+
+def network_of(address: str) -> str:
+    """What stands for whoever is behind an address: of IPv6, the network that they were given."""
+    try:
+        known = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(known, ipaddress.IPv6Address):
+        if known.ipv4_mapped is not None:
+            return str(known.ipv4_mapped)
+        return str(ipaddress.ip_network((known, 64), strict=False))
+    return address

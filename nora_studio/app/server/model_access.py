@@ -1,0 +1,116 @@
+"""Which models may be loaded for whoever asks: one check for every field that names one."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import constants
+from huggingface_hub.file_download import repo_folder_name
+
+from nora_studio.app.server.workspace import HUB_NAME
+from nora_studio.errors import StudioError
+from nora_studio.mini.assets import EMBEDDED
+
+JUDGE_NAME = re.compile(r"[\w-]{1,60}:[\w-]{1,60}")
+"""A judge's as open_clip knows it: ViT-B-32:openai."""
+
+
+@dataclass(frozen=True)
+class ModelAccess:
+    """The owner's list, or everything where the owner is alone and gave none."""
+
+    home: Path
+    """The studio's data folder; no model in it may be named: visitors' own files are there."""
+    folders: tuple[Path, ...] = ()
+    """Model directories may lie in these."""
+    names: frozenset[str] = frozenset()
+    """Hub names and judges' names."""
+    takes_any: bool = False
+
+    @classmethod
+    def of(cls, home: Path, listed: Sequence[str], is_private: bool) -> "ModelAccess":
+        """The access that an owner's list comes to.
+
+        Args:
+            listed: Folders, Hub names (owner/name, hf-hub:owner/name) and ARCHITECTURE:WEIGHTS.
+            is_private: Whether only the owner reaches the studio. Without a list they may load
+                anything; on any other studio a Hub name must lie in the Hub's cache.
+
+        Raises:
+            StudioError: an entry is none of these, or is not in the cache where it must be.
+        """
+        folders, names = [], set()
+        for entry in listed:
+            folder = Path(entry).expanduser()
+            if folder.is_dir():
+                folders.append(folder.resolve())
+            elif _is_name(entry):
+                if not is_private and not is_cached(entry):
+                    raise StudioError(
+                        f"--models {entry}: not on this machine, and visitors' jobs download "
+                        f"nothing. Fetch it once with your own login: hf download "
+                        f"{entry.removeprefix('hf-hub:')}"
+                    )
+                names.add(entry)
+            else:
+                raise StudioError(
+                    f"--models: expected a folder, a Hub name (owner/name) or a judge such as "
+                    f"ViT-B-32:openai; got {entry!r}, which is none of them here."
+                )
+        return cls(home, tuple(folders), frozenset(names), is_private and not listed)
+
+    def is_allowed(self, name: str) -> bool:
+        """Whether a model's name or directory may be loaded."""
+        if name == EMBEDDED:
+            return True
+        try:
+            folder = Path(name).expanduser()
+            # A relative path is another directory to a job, which runs in its visitor's folder.
+            if not folder.is_absolute():
+                return name in self.names or (self.takes_any and _is_name(name))
+            place = folder.resolve()
+            is_own = place.is_relative_to(self.home.resolve())
+            if is_own or not place.is_dir():
+                return False
+        except (OSError, ValueError, RuntimeError):  # Too long, with a NUL in it, of no user.
+            return False
+        return self.takes_any or any(place.is_relative_to(allowed) for allowed in self.folders)
+
+    def check(self, name: str, what: str = "--model", takes_embedded: bool = True) -> None:
+        """Refuse a model that may not be loaded.
+
+        Args:
+            what: What names it, for the message.
+            takes_embedded: Whether the embedded model is one of its kind.
+
+        Raises:
+            StudioError: it may not; what may is said.
+        """
+        if self.is_allowed(name) and (takes_embedded or name != EMBEDDED):
+            return
+        own = [f"{EMBEDDED!r}"] if takes_embedded else []
+        if self.takes_any:
+            known = [*own, "a Hub name (owner/name)", "a directory by its whole path"]
+        else:
+            listed = ["a directory in the owner's folders"] if self.folders else []
+            known = [*own, *sorted(self.names), *listed]
+        raise StudioError(
+            f"{what}: expected {', or '.join(known) or 'none: the owner has listed no model'}; got "
+            f"{name[:80]!r}."
+        )
+
+
+def is_cached(name: str) -> bool:
+    """Whether a Hub name has been fetched; a judge by ARCHITECTURE:WEIGHTS is not looked for."""
+    if not HUB_NAME.fullmatch(name.removeprefix("hf-hub:")):
+        return True
+    folder = repo_folder_name(repo_id=name.removeprefix("hf-hub:"), repo_type="model")
+    snapshots = Path(constants.HF_HUB_CACHE) / folder / "snapshots"
+    return snapshots.is_dir() and any(snapshots.iterdir())
+
+
+def _is_name(name: str) -> bool:
+    if name.startswith("-"):  # A command would take it for one of its options.
+        return False
+    return bool(HUB_NAME.fullmatch(name.removeprefix("hf-hub:")) or JUDGE_NAME.fullmatch(name))

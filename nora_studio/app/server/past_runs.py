@@ -1,0 +1,126 @@
+"""A visitor's runs as History shows them: how each stands, throwing away, and bringing back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nora_studio.app.server.job import ENDED
+from nora_studio.app.server.jobs import Jobs
+from nora_studio.app.server.workspace import Workspace, check_name
+from nora_studio.errors import StudioError
+from nora_studio.runs.history import (
+    Settings,
+    Standing,
+    empty_trash,
+    find_runs,
+    method_of,
+    read_settings,
+    standing,
+    take_back,
+    throw_away,
+    trashed,
+)
+from nora_studio.runs.runs import Run
+from nora_studio.tasks.dreambooth.wall import latest_sample
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """A run with what its row shows."""
+
+    standing: Standing
+    thumbnail: Path | None
+    """Its latest sample."""
+
+    @property
+    def name(self) -> str:
+        return self.standing.run.folder.name
+
+
+def past_runs(workspace: Workspace) -> list[PastRun]:
+    """All runs, the one that told something last first; a damaged one is among them."""
+    found = [PastRun(standing(run), latest_sample(run)) for run in find_runs(workspace.runs)]
+    return sorted(found, key=lambda past: -past.standing.time)
+
+
+def settings_of(run: Run) -> Settings:
+    """A run's settings; none where they are damaged."""
+    try:
+        return read_settings(run)
+    except StudioError:
+        return {}
+
+
+def stem_and_method(run: Run) -> tuple[str, str]:
+    """A run's name without its method, which twins have in common, and the method."""
+    # Methods may have a hyphen of their own, so the settings know best.
+    method = method_of(run, settings_of(run)) or run.folder.name.rpartition("-")[2]
+    return run.folder.name.removesuffix(f"-{method}"), method
+
+
+def delete_runs(workspace: Workspace, jobs: Jobs, names: Sequence[str]) -> list[str]:
+    """Throw runs away, each to be brought back by its name.
+
+    Raises:
+        StudioError: one is not there, in training, waits to be, or is read by another job; none is
+            thrown away then.
+    """
+    runs = [workspace.run(name) for name in dict.fromkeys(names)]
+    for run in runs:
+        name = run.folder.name
+        job = jobs.of_run(workspace, name)
+        if run.is_alive() or (job is not None and jobs.state(job) not in ENDED):
+            raise StudioError(f"{name} is in training. Stop it first, under Watch.")
+        _check_unused(workspace, jobs, name)
+    for run in runs:
+        try:
+            throw_away(run)
+        except StudioError as error:  # It names paths of the server's.
+            raise StudioError(f"{run.folder.name} could not be moved to the trash.") from error
+    for run in runs:
+        jobs.forget(workspace, run.folder.name)
+    return [run.folder.name for run in runs]
+
+
+_READERS = {
+    "fidelity": "is being measured. Stop it first, under Scores.",
+    "score": "is being measured. Stop it first, under Scores.",
+}
+
+
+def _check_unused(workspace: Workspace, jobs: Jobs, name: str) -> None:
+    """Refuse to take a run from under a job that reads it.
+
+    Raises:
+        StudioError: there is such a job.
+    """
+    place = f"runs/{name}"
+    for job in jobs.of(workspace):
+        reads = any(word == place or word.startswith(f"{place}/") for word in job.command)
+        if reads and jobs.state(job) not in ENDED:
+            why = _READERS.get(job.kind, f"is in use ({job.kind} {job.title}). Stop that first.")
+            raise StudioError(f"{name} {why}")
+
+
+def deleted_runs(workspace: Workspace) -> list[str]:
+    """Names of what is in the trash, latest first, each once."""
+    return list(dict.fromkeys(path.name.rpartition("~")[0] for path in trashed(workspace.runs)))
+
+
+def restore_run(workspace: Workspace, name: str) -> Run:
+    """Bring back the run of that name that was thrown away last.
+
+    Raises:
+        StudioError: there is none, or another one has its name by now.
+    """
+    check_name(name)
+    if (workspace.runs / name).exists():
+        raise StudioError(f"there is another run {name} by now. Delete that one first.")
+    if name not in deleted_runs(workspace):
+        raise StudioError(f"there is no deleted run {name} here.")
+    return take_back(name, workspace.runs)
+
+
+def delete_for_good(workspace: Workspace) -> int:
+    """Empty the trash; give back how many runs that were."""
+    return len(empty_trash(workspace.runs))

@@ -1,0 +1,64 @@
+"""What an uploaded photo may be, told by its content, and the small copy that pages show."""
+
+import io
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from nora_studio.app.server.file_route import THUMBNAILS
+from nora_studio.errors import StudioError
+from nora_studio.photos.images import DecodedPhoto
+from nora_studio.photos.opening import open_image
+from nora_studio.runs.atomic import write_bytes
+
+MOST_PHOTO_BYTES = 40 * 1000**2
+MOST_PIXELS = 60_000_000
+THUMBNAIL_SIDE = 320
+"""Longer side in pixels."""
+SUFFIXES = {
+    "JPEG": ".jpg",
+    "MPO": ".jpg",
+    "PNG": ".png",
+    "WEBP": ".webp",
+    "HEIF": ".heic",
+    "AVIF": ".avif",
+    "TIFF": ".tif",
+    "BMP": ".bmp",
+    "GIF": ".gif",
+}
+"""By what Pillow finds in the file, whatever its name says; no other decoder is ever run."""
+OPENED = tuple(kind for kind in SUFFIXES if kind != "MPO")  # Pillow's JPEG decoder finds it.
+
+
+def check_header(file: Path, shown: str) -> str:
+    """The suffix for what a file holds, told before any pixel is unpacked."""
+    from pillow_heif import register_heif_opener  # Large, and needed by uploads only.
+
+    register_heif_opener()
+    try:
+        with open_image(file, OPENED) as image:
+            kind, pixels = image.format or "", image.width * image.height
+    except StudioError:  # It has more than are read of any picture, which is a higher limit.
+        kind, pixels = "", MOST_PIXELS + 1
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, RuntimeError):
+        raise StudioError(
+            f"{shown} is no photo that can be read. Save it as JPEG or PNG, then add it again."
+        ) from None  # The cause names the server's own path.
+    if pixels > MOST_PIXELS:
+        raise StudioError(
+            f"{shown} has more than {MOST_PIXELS // 1_000_000} megapixels. Scale it down."
+        )
+    return SUFFIXES[kind]
+
+
+def thumbnail_of(file: Path) -> Path:
+    return file.parent / THUMBNAILS / f"{file.stem}.webp"
+
+
+def write_thumbnail(photo: DecodedPhoto, file: Path) -> None:
+    small = photo.image.copy()
+    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    small.info.clear()
+    content = io.BytesIO()
+    small.save(content, "WEBP", quality=84)
+    write_bytes(file, content.getvalue())

@@ -1,0 +1,129 @@
+"""The photo report as data: what `nora-studio check-photos` says of each of a subject's photos."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from nora_studio import __version__
+from nora_studio.app.server.stored_photos import LOCK, photos_of
+from nora_studio.app.server.workspace import Workspace
+from nora_studio.photos.inspection import inspect_folder
+from nora_studio.runs.atomic import write_text
+
+_FORM = 2
+"""Raised where other words are kept of the same photos."""
+_STORED = re.compile(r"(?<![\w.-])(\d{2,3})(\.mask\.png|\.[a-z]{3,4})(?!\w)")
+"""Names that the studio gives to photos and to what lies beside them."""
+REPORT = ".report.json"
+"""Beside the photos; looked at again only when one of them, or a caption, has changed."""
+
+
+@dataclass(frozen=True)
+class Remark:
+    """One thing that is not as it should be."""
+
+    kind: str
+    """One word for it (`data.inspection.Finding.kind`)."""
+    text: str
+    """What it is, and the remedy; other photos by the visitor's own names for them."""
+    is_unusable: bool
+    """Whether the trainer would refuse it."""
+
+
+@dataclass(frozen=True)
+class PhotoReport:
+    """What is to be said of a subject's photos."""
+
+    photos: dict[str, list[Remark]]
+    """By the photo's stored name; those that nothing is said against are not there."""
+    overall: list[Remark]
+    """Of all of them together."""
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the trainer takes them as they are."""
+        remarks = [remark for told in self.photos.values() for remark in told]
+        return not any(remark.is_unusable for remark in [*remarks, *self.overall])
+
+
+def photo_report(workspace: Workspace, subject: str, resolution: int) -> PhotoReport:
+    """Look through a subject's photos; a third of a second for each that is new.
+
+    Args:
+        resolution: Side in pixels that they are to be trained at.
+
+    Raises:
+        StudioError: the subject's name is none.
+    """
+    photos = photos_of(workspace, subject)
+    if not photos:
+        return PhotoReport({}, [])
+    folder = photos[0].file.parent
+    state = _state(folder, resolution)
+    kept = _read(folder / REPORT)
+    if kept.get("state") != state:
+        findings = inspect_folder(folder, resolution).findings
+        originals = {photo.name: photo.original for photo in photos}
+        kept = {
+            "state": state,
+            "remarks": [
+                {
+                    "photo": finding.file.name if finding.file.name in originals else "",
+                    "kind": finding.kind,
+                    "text": _as_the_visitor_knows(finding.message, folder, originals),
+                    "is_unusable": finding.is_unusable,
+                }
+                for finding in findings
+            ],
+        }
+        with FileLock(folder / LOCK, timeout=60):
+            write_text(folder / REPORT, json.dumps(kept) + "\n")
+    report = PhotoReport({}, [])
+    for told in kept["remarks"]:
+        remark = Remark(told["kind"], told["text"], told["is_unusable"])
+        place = report.photos.setdefault(told["photo"], []) if told["photo"] else report.overall
+        place.append(remark)
+    return report
+
+
+def _as_the_visitor_knows(message: str, folder: Path, originals: dict[str, str]) -> str:
+    """A finding in words for a page, which names the photo beside them and no folder of ours."""
+    text = message.replace(f"{folder}/", "").replace(f"{folder}: ", "")
+    text = text.replace(str(folder), folder.name)
+    name, colon, rest = text.partition(": ")
+    said = rest if colon and name in originals else text
+    stems = {Path(stored).stem: original for stored, original in originals.items()}
+
+    def renamed(found: re.Match[str]) -> str:
+        stem, suffix = found.groups()
+        original = originals.get(found[0]) or stems.get(stem)
+        if original is None:
+            return found[0]
+        beside = {".mask.png": "the mask of ", ".txt": "the caption of "}
+        return beside.get(suffix, "") + original
+
+    said = _STORED.sub(renamed, said)
+    starts_with_name = any(said.startswith(original) for original in originals.values())
+    return said if starts_with_name else said[:1].upper() + said[1:]
+
+
+def _state(folder: Path, resolution: int) -> str:
+    """A digest of all that a report follows from."""
+    files = sorted(file for file in folder.iterdir() if file.name[0] != "." and file.is_file())
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr((__version__, _FORM, resolution, stats)).encode()).hexdigest()
+
+
+def _read(file: Path) -> dict:
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        fields = {field.name for field in dataclasses.fields(Remark)} | {"photo"}
+        is_ours = all(set(told) == fields for told in kept["remarks"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    return kept if is_ours else {}

@@ -1,0 +1,108 @@
+"""How much disk a visitor may take, and what an upload may be."""
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from nora_studio.app.server.workspace import Workspace
+from nora_studio.errors import StudioError
+
+_SHOWN_LENGTH = 100
+_LOCKS: dict[Path, threading.RLock] = {}
+_LOCKS_LOCK = threading.Lock()
+
+
+def used_bytes(workspace: Workspace) -> int:
+    """What lies in a workspace, links not followed."""
+    return folder_bytes(workspace.folder)
+
+
+def folder_bytes(folder: Path) -> int:
+    """What lies in a folder, links not followed; 0 where there is none."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += (Path(parent) / name).lstat().st_size
+    return total
+
+
+def check_room(
+    workspace: Workspace, adding: int, quota: int | None = None, promised: int = 0
+) -> None:
+    """Refuse what would not fit into a visitor's share of the disk any more.
+
+    Args:
+        adding: Bytes.
+        quota: Bytes that the workspace may take in all. None: its own quota.
+        promised: Bytes that the visitor's jobs under way have yet to write.
+
+    Raises:
+        StudioError: it would not.
+    """
+    quota = workspace.quota if quota is None else quota
+    used = used_bytes(workspace)
+    if used + promised + adding > quota:
+        under_way = f"your jobs under way will add {_gigabytes(promised)}, " if promised else ""
+        raise StudioError(
+            f"your folder may take {_gigabytes(quota)}; it takes {_gigabytes(used)}, {under_way}"
+            f"and this needs {_gigabytes(adding)}. Delete runs or pictures that you no longer need."
+        )
+
+
+def still_to_write(workspace: Workspace, writes: int, runs: Sequence[str]) -> int:
+    """Of the bytes that a job's runs will come to, those that are not there yet."""
+    return max(0, writes - sum(folder_bytes(workspace.runs / run) for run in runs))
+
+
+@contextlib.contextmanager
+def adding(workspace: Workspace, size: int, quota: int | None = None) -> Iterator[None]:
+    """Check the room for a file and hold it while the file is put there.
+
+    What is added to one workspace is added one after the other: of two uploads that fit one by one
+    and not together, the second to come is refused. One server works in a data folder, so a lock
+    of this process is enough.
+
+    Raises:
+        StudioError: there is no room.
+    """
+    with _lock_of(workspace):
+        check_room(workspace, size, quota)
+        yield
+
+
+def _lock_of(workspace: Workspace) -> threading.RLock:
+    with _LOCKS_LOCK:
+        return _LOCKS.setdefault(workspace.folder.absolute(), threading.RLock())
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.1f} MB"
+
+
+def check_size(shown: str, size: int, most: int) -> None:
+    """Refuse a file that is empty or too large.
+
+    Args:
+        shown: What to call it.
+        size: In bytes; and the most that it may have.
+
+    Raises:
+        StudioError: it is.
+    """
+    if size == 0:
+        raise StudioError(f"{shown} is empty. Choose the file again.")
+    if size > most:
+        raise StudioError(
+            f"{shown} has {_gigabytes(size)}; at most {_gigabytes(most)} are taken. Make it "
+            "smaller."
+        )
+
+
+def shown_name(name: str, fallback: str) -> str:
+    """What a visitor called a file, to show it again: text, and never part of a path."""
+    last = name.replace("\\", "/").rpartition("/")[2]
+    plain = "".join(letter for letter in last if letter.isprintable()).strip()
+    return plain[:_SHOWN_LENGTH] or fallback

@@ -1,0 +1,218 @@
+"""From what the Scores page asks to the commands that measure, and their results back."""
+
+import hashlib
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from nora_studio.app.server.job import ENDED, Job
+from nora_studio.app.server.jobs import Jobs
+from nora_studio.app.server.limits import (
+    MOST_CHECKPOINTS,
+    MOST_PROMPTS,
+    MOST_RUNS,
+    MOST_SEEDS,
+    MOST_STRENGTHS,
+)
+from nora_studio.app.server.model_access import ModelAccess
+from nora_studio.app.server.training_needs import FULL_SIDE, PICTURE_BYTES, SIDES
+from nora_studio.app.server.workspace import Workspace, safe_name
+from nora_studio.errors import StudioError
+from nora_studio.mini.assets import EMBEDDED
+from nora_studio.options.judges import require_judge
+from nora_studio.options.paths import check_inside, check_text
+from nora_studio.photos.prompts import in_places, names_prompt_file
+from nora_studio.runs.history import changed_at, find_runs, read_settings
+from nora_studio.runs.runs import Run
+from nora_studio.runs.scripts import CLIP_SCORE, FIDELITY, script_command
+from nora_studio.scoring.fidelity import Fidelity, read_fidelity
+
+Kind = Literal["fidelity", "score"]
+"""The best strength; or all scores of the final adapters, compared pair by pair."""
+SCRIPTS = {"fidelity": FIDELITY, "score": CLIP_SCORE}
+PROMPT_LENGTH = 300
+SCORES = "scores.json"
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """What the page asks to be measured, as plain values."""
+
+    runs: tuple[str, ...]
+    prompts: tuple[str, ...] = ()
+    """None: the training's own prompt in places far from the photos."""
+    seeds: int = 1
+    """Pictures of each prompt."""
+    strengths: tuple[float, ...] = (0.6, 0.8, 1.0)
+    checkpoints: int = 2
+    dino: str = ""
+    """Name of a DINO; empty: CLIP-I alone judges the subject."""
+    clip: str = ""
+    """Name of the CLIP; empty: the embedded one, on the embedded base."""
+
+
+def measurable_runs(workspace: Workspace) -> list[Run]:
+    """The visitor's runs that have an adapter to measure, the newest first."""
+    found = [run for run in find_runs(workspace.runs) if run.has_adapter]
+    return sorted(found, key=lambda run: -changed_at(run))
+
+
+def results_folder(workspace: Workspace, runs: Sequence[str], kind: Kind) -> Path:
+    """Where the results of some runs lie, in whatever order they were chosen."""
+    named = " ".join(sorted(runs))
+    mark = hashlib.sha256(named.encode()).hexdigest()[:6]
+    return workspace.folder / "scores" / f"{safe_name(named)[:40].strip('-')}-{mark}" / kind
+
+
+def arguments(workspace: Workspace, request: ScoreRequest, kind: Kind) -> list[str]:
+    """The command's arguments, paths relative to the visitor's folder.
+
+    Raises:
+        StudioError: a run or its photos are not there, or a value is out of range.
+    """
+    settings = _settings(workspace, request.runs)
+    _check(request)
+    out = results_folder(workspace, request.runs, kind).relative_to(workspace.folder)
+    words = ["--adapters", *(f"runs/{name}" for name in request.runs)]
+    words += ["--references", _photos(workspace, settings)]
+    prompts = list(request.prompts)
+    if kind == "score" and not prompts:
+        prompts = in_places(str(settings[0].get("prompt", "")))
+    words += ["--prompts", *prompts] if prompts else []
+    words += ["--seeds", *map(str, range(request.seeds))]
+    if kind == "fidelity":
+        words += ["--strengths", *(f"{strength:g}" for strength in request.strengths)]
+        words += ["--checkpoints", str(request.checkpoints)]
+    words += ["--clip", request.clip] if request.clip else []
+    words += ["--dino", request.dino] if request.dino else []
+    return [*words, "--out", out.as_posix()]
+
+
+def submit(
+    jobs: Jobs,
+    workspace: Workspace,
+    request: ScoreRequest,
+    kind: Kind,
+    models: ModelAccess,
+) -> Job:
+    """Put a measurement into the queue.
+
+    Raises:
+        StudioError: as `arguments`; or the same is under way, a judge or the runs' base may not be
+            loaded, the base needs a judge by name, or there is no room for the pictures.
+    """
+    for flag, named in (("--clip", request.clip), ("--dino", request.dino)):
+        if named:
+            models.check(named, flag, takes_embedded=flag == "--clip")
+            workspace.check_model(named)
+    words = arguments(workspace, request, kind)
+    settings = _settings(workspace, request.runs)
+    base = str(settings[0].get("model", EMBEDDED))
+    models.check(base, "the base of these runs")
+    require_judge(base, request.clip or None)  # Now, not when its turn comes.
+    under_way = find_job(jobs, workspace, request.runs, kind)
+    if under_way is not None and jobs.state(under_way) not in ENDED:
+        raise StudioError("these runs are being measured already. Wait for it, or stop it.")
+    return jobs.submit(
+        workspace,
+        kind,
+        _title(request.runs),
+        script_command(SCRIPTS[kind], words),
+        shlex.join(["nora-studio", kind, *words]),
+        writes=_picture_bytes(request, kind, settings[0]),
+    )
+
+
+def _picture_bytes(request: ScoreRequest, kind: Kind, settings: dict[str, Any]) -> int:
+    """What the pictures at least take that are drawn: the base's and each adapter's."""
+    columns = len(request.runs) + 1
+    if kind == "fidelity":
+        columns = 1 + len(request.runs) * len(request.strengths) * (request.checkpoints + 1)
+    prompts = len(request.prompts) or len(in_places(str(settings.get("prompt", ""))))
+    side = settings.get("resolution") or SIDES.get(str(settings.get("model", EMBEDDED)), FULL_SIDE)
+    return int(columns * prompts * request.seeds * PICTURE_BYTES * int(side) ** 2)
+
+
+def find_job(jobs: Jobs, workspace: Workspace, runs: Sequence[str], kind: Kind) -> Job | None:
+    """The newest measurement of some runs."""
+    found = [job for job in jobs.of(workspace) if (job.kind, job.title) == (kind, _title(runs))]
+    return found[-1] if found else None
+
+
+def fidelity_of(workspace: Workspace, runs: Sequence[str]) -> Fidelity | None:
+    """What is measured of some runs' checkpoints and strengths; None before the base is."""
+    try:
+        return read_fidelity(results_folder(workspace, runs, "fidelity")) if runs else None
+    except StudioError:
+        return None
+
+
+def scores_of(workspace: Workspace, runs: Sequence[str]) -> dict[str, Any] | None:
+    """The scores of some runs' final adapters, as the command wrote them; None before."""
+    try:
+        text = (results_folder(workspace, runs, "score") / SCORES).read_text(encoding="utf-8")
+        kept = json.loads(text)
+    except (OSError, ValueError):
+        return None
+    return kept if isinstance(kept, dict) and {"scores", "differences"} <= kept.keys() else None
+
+
+def _title(runs: Sequence[str]) -> str:
+    return ", ".join(sorted(runs))
+
+
+def _settings(workspace: Workspace, runs: Sequence[str]) -> list[dict[str, Any]]:
+    if not 1 <= len(runs) <= MOST_RUNS or len(set(runs)) < len(runs):
+        raise StudioError(f"choose 1 to {MOST_RUNS} different runs; got {len(runs)}.")
+    found = [workspace.run(name) for name in runs]
+    try:
+        settings = [read_settings(run) for run in found]
+    except StudioError as error:  # It names a path of the server's.
+        raise StudioError("the settings of one of the runs are damaged.") from error
+    if len({str(one.get("model", EMBEDDED)) for one in settings}) > 1:
+        raise StudioError("these runs were trained on different bases. Choose runs of one base.")
+    return settings
+
+
+def _photos(workspace: Workspace, settings: Sequence[dict[str, Any]]) -> str:
+    """The folder of the real photos, from the visitor's folder."""
+    folders = {str(one.get("instance_dir", "")) for one in settings}
+    if len(folders) > 1:
+        raise StudioError("these runs learned from different photos. Choose runs of one subject.")
+    (relative,) = folders
+    try:
+        place = check_inside(workspace.folder, relative, "the photos")
+    except StudioError:
+        place = workspace.folder
+    if not place.is_relative_to(workspace.photos.resolve()) or not place.is_dir():
+        raise StudioError(
+            "the photos that these runs learned from are gone, and the subject cannot be judged "
+            "without them. Upload them again under the same name."
+        )
+    return place.relative_to(workspace.folder.resolve()).as_posix()
+
+
+def _check(request: ScoreRequest) -> None:
+    if len(request.prompts) > MOST_PROMPTS:
+        raise StudioError(f"{MOST_PROMPTS} prompts at most; got {len(request.prompts)}.")
+    for prompt in request.prompts:
+        if len(prompt) > PROMPT_LENGTH:
+            raise StudioError(f"a prompt has {PROMPT_LENGTH} characters at most: {prompt[:60]!r}.")
+        # The command would take it for one of its options, or for a file of prompts.
+        if prompt.startswith("-") or names_prompt_file(prompt):
+            raise StudioError(f"expected a prompt in words; got {prompt[:60]!r}.")
+        check_text(prompt, "a prompt")
+    if len(set(request.prompts)) < len(request.prompts):
+        raise StudioError("a prompt is there twice. Write each once.")
+    if not 1 <= request.seeds <= MOST_SEEDS:
+        raise StudioError(f"expected 1 to {MOST_SEEDS} pictures of each prompt.")
+    if not 0 <= request.checkpoints <= MOST_CHECKPOINTS:
+        raise StudioError(f"expected 0 to {MOST_CHECKPOINTS} earlier checkpoints.")
+    strengths = request.strengths
+    if not 1 <= len(strengths) <= MOST_STRENGTHS or len(set(strengths)) < len(strengths):
+        raise StudioError(f"expected 1 to {MOST_STRENGTHS} different strengths.")
+    if not all(0 < strength <= 4 for strength in strengths):
+        raise StudioError("strengths lie above 0 (the base) and up to 4; 1 is as trained.")

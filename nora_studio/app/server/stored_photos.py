@@ -1,0 +1,191 @@
+"""A subject's photos in a visitor's folder, with captions, masks and their old names."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock
+from PIL import ImageOps
+
+from nora_studio.app.server.file_route import THUMBNAILS
+from nora_studio.app.server.photo_content import thumbnail_of
+from nora_studio.app.server.workspace import Workspace, check_name
+from nora_studio.errors import StudioError
+from nora_studio.photos.captions import PLACEHOLDER
+from nora_studio.photos.images import MASK_SUFFIX, is_photo_name
+from nora_studio.photos.opening import open_image
+from nora_studio.photos.texts import decode_text
+from nora_studio.runs.atomic import write_text
+from nora_studio.runs.storage import START_AGAIN, writing
+
+MOST_CAPTION = 500
+"""Characters."""
+NAMES = "names.json"
+LOCK = ".lock"
+INCOMING = ".incoming-"
+"""How a file is called while it is being stored."""
+
+
+@dataclass(frozen=True)
+class StoredPhoto:
+    """One of a subject's photos."""
+
+    file: Path
+    original: str
+    """What the visitor called it."""
+    caption: str
+    """Empty: none."""
+    width: int
+    """In pixels, upright."""
+    height: int
+    thumbnail: Path
+
+    @property
+    def name(self) -> str:
+        """By which it is removed, replaced and captioned: "03.jpg"."""
+        return self.file.name
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether a mask lies beside it."""
+        return mask_of(self.file).is_file()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is kept of a photo beside it."""
+
+    original: str
+    width: int
+    height: int
+
+
+def subjects_of(workspace: Workspace) -> list[str]:
+    """Names of the subjects that a visitor has photos of."""
+    found = (path for path in workspace.photos.iterdir() if path.name[0] != ".")
+    return sorted(path.name for path in found if read_facts(path))
+
+
+def photos_of(workspace: Workspace, subject: str) -> list[StoredPhoto]:
+    """A subject's photos in the order they came; none where it is not known."""
+    folder = workspace.photos / check_name(subject)
+    facts = read_facts(folder)
+    found = []
+    for name in sorted(facts, key=lambda name: int(Path(name).stem)):
+        file, fact = folder / name, facts[name]
+        if file.is_file():
+            thumbnail = thumbnail_of(file)
+            caption = _read_caption(file)
+            found.append(
+                StoredPhoto(file, fact.original, caption, fact.width, fact.height, thumbnail)
+            )
+    return found
+
+
+def find_photo(workspace: Workspace, subject: str, name: str) -> StoredPhoto:
+    """A subject's photo by its stored name.
+
+    Raises:
+        StudioError: there is none.
+    """
+    for photo in photos_of(workspace, subject):
+        if photo.name == name:
+            return photo
+    raise StudioError(f"there is no photo {str(name)[:80]!r} of {subject} here.")
+
+
+def mask_of(photo: Path) -> Path:
+    """Where the mask of a stored photo lies."""
+    return photo.with_name(photo.stem + MASK_SUFFIX)
+
+
+@contextlib.contextmanager
+def changing(workspace: Workspace, subject: str) -> Iterator[Path]:
+    """The subject's folder, for one request at a time; what an earlier one left half done goes."""
+    folder = workspace.photos / check_name(subject)
+    with writing("photos", Path(subject), START_AGAIN):
+        (folder / THUMBNAILS).mkdir(parents=True, exist_ok=True, mode=0o700)
+        with FileLock(folder / LOCK, timeout=60):
+            for left in folder.glob(f"{INCOMING}*"):
+                left.unlink(missing_ok=True)
+            yield folder
+
+
+def set_caption(workspace: Workspace, subject: str, name: str, text: str) -> str:
+    """Write what else is in a photo; an empty text takes the caption away. Gives back what stands.
+
+    Raises:
+        StudioError: there is no such photo, or the text lacks [V] or is too long.
+    """
+    with changing(workspace, subject):
+        photo = find_photo(workspace, subject, name)
+        caption = checked_caption(text)
+        write_caption(photo.file, caption)
+    return caption
+
+
+def write_caption(photo: Path, caption: str) -> None:
+    """Put a checked caption beside a stored photo; an empty one takes it away."""
+    file = photo.with_suffix(".txt")
+    if caption:
+        write_text(file, caption + "\n")
+    else:
+        file.unlink(missing_ok=True)
+
+
+def checked_caption(text: str) -> str:
+    """A caption in one line.
+
+    Raises:
+        StudioError: it is too long, or does not say [V].
+    """
+    caption = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    if len(caption) > MOST_CAPTION:
+        raise StudioError(
+            f"a caption has at most {MOST_CAPTION} letters; got {len(caption)}. Shorten it."
+        )
+    if caption and PLACEHOLDER not in caption.lower():
+        raise StudioError(
+            "a caption says [V] where the subject's name goes, as in 'a photo of a [V] mug on a "
+            "table'."
+        )
+    return caption
+
+
+def read_facts(folder: Path) -> dict[str, Facts]:
+    """What is kept of each photo, by its stored name; empty of a folder that has none.
+
+    A list that cannot be read, such as one edited by hand, is made again from the photos
+    themselves, whose stored names then stand for the visitor's.
+    """
+    try:
+        values = json.loads((folder / NAMES).read_text(encoding="utf-8"))
+        return {name: Facts(**facts) for name, facts in values.items()}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (ValueError, TypeError, AttributeError):
+        return {file.name: _facts_of(file) for file in sorted(folder.iterdir()) if _is_photo(file)}
+
+
+def _is_photo(file: Path) -> bool:
+    return file.stem.isdigit() and is_photo_name(file.name) and file.is_file()
+
+
+def _facts_of(photo: Path) -> Facts:
+    with open_image(photo) as image:
+        return Facts(photo.name, *ImageOps.exif_transpose(image).size)
+
+
+def write_facts(folder: Path, facts: dict[str, Facts]) -> None:
+    """Keep what `read_facts` reads."""
+    values = {name: asdict(one) for name, one in facts.items()}
+    write_text(folder / NAMES, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+
+
+def _read_caption(photo: Path) -> str:
+    try:
+        return " ".join(decode_text(photo.with_suffix(".txt").read_bytes()).split())
+    except (OSError, UnicodeDecodeError):
+        return ""

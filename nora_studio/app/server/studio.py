@@ -1,0 +1,64 @@
+"""One studio: the door, the queue, and what this machine has."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nora_studio.app.server.doorman import Doorman
+from nora_studio.app.server.drawings import Drawings
+from nora_studio.app.server.jobs import Jobs
+from nora_studio.app.server.limits import Limits
+from nora_studio.app.server.model_access import ModelAccess
+from nora_studio.app.server.training_needs import check_training
+from nora_studio.app.server.workspace import Workspace
+from nora_studio.errors import StudioError
+from nora_studio.options.config import DreamboothOptions
+
+TICK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Studio:
+    """What every page of the app works with."""
+
+    doorman: Doorman
+    jobs: Jobs
+    drawings: Drawings
+    models: ModelAccess
+    """Which of them may be loaded."""
+
+    def workspace(self, headers: Mapping[str, str]) -> Workspace:
+        """The folder of whoever sends a request.
+
+        Raises:
+            StudioError: nobody does whom the door has let in.
+        """
+        return self.doorman.workspace(headers)
+
+    def is_model_allowed(self, name: str) -> bool:
+        """Whether a model's name or directory is one that visitors may have loaded."""
+        return self.models.is_allowed(name)
+
+    @property
+    def is_private(self) -> bool:
+        """Whether only the studio's owner reaches it."""
+        return self.jobs.is_private
+
+    def check_training(self, options: DreamboothOptions) -> None:
+        """Refuse a training that this studio does not take, whichever button it comes from.
+
+        Raises:
+            StudioError: its base or its judge may not be loaded, or it is above a ceiling.
+        """
+        self.models.check(options.model)
+        if options.clip is not None:
+            self.models.check(options.clip, "--clip")
+        check_training(options, Limits(self.is_private))
+
+    def keep_going(self, stop: threading.Event) -> None:
+        """Start what waits, until told to stop; for a thread of its own."""
+        while not stop.wait(TICK_SECONDS):
+            try:
+                self.jobs.tick()
+            except (OSError, StudioError) as error:  # A full disk: it may have room again soon.
+                print(f"The queue stands still: {error}")

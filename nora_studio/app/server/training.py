@@ -1,0 +1,183 @@
+"""From what the Train page asks to the trainer's command, and from an edited command back."""
+
+import functools
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from nora_studio.app.server.allowed_arguments import MOST_CHARACTERS, check_arguments_allowed
+from nora_studio.app.server.workspace import Workspace, check_name
+from nora_studio.errors import StudioError
+from nora_studio.mini.assets import EMBEDDED
+from nora_studio.options.config import DreamboothOptions
+from nora_studio.options.defaults import with_recommended
+from nora_studio.options.options_file import parse_options
+from nora_studio.options.paths import check_inside, check_text
+from nora_studio.runs.scripts import TRAIN, script_command
+
+PROGRAM = ("nora-studio", "train")
+PRESETS = {"quick": 0.5, "balanced": 1.0, "best": 2.0}
+"""How many of the recommended steps."""
+SAMPLES = 4
+"""Times that the subject is drawn in a training, to see it appear."""
+EMBEDDED_SAMPLE_STEPS = "15"
+COMMAND_LENGTH = MOST_CHARACTERS
+_SERVERS_OWN = {"tracker", "fit", "preflight", "preflight_out", "resume"}
+"""Options that are not the page's to give: they would reach outside, or belong to other buttons."""
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """The Train page's first step, as plain values."""
+
+    name: str
+    """Of the run, and of its folder of photos."""
+    class_word: str
+    """What it is: "mug", "dog"."""
+    model: str = EMBEDDED
+    preset: str = "balanced"
+    methods: tuple[str, ...] = ("nora", "lora")
+    more: tuple[str, ...] = ()
+    """Further flags, as the Advanced section makes them."""
+
+
+def recommended_steps(model: str, preset: str) -> int:
+    """Steps of a preset on a model."""
+    if preset not in PRESETS:
+        raise StudioError(f"expected a preset ({', '.join(PRESETS)}); got {preset[:40]!r}.")
+    plain = DreamboothOptions(instance_dir=Path("photos"), prompt="[V]", model=model)
+    return round((with_recommended(plain).steps or 0) * PRESETS[preset])
+
+
+def train_arguments(request: TrainRequest) -> list[str]:
+    """The trainer's arguments for a request, paths relative to the visitor's folder."""
+    noun = " ".join(request.class_word.split())
+    if not noun or len(noun) > 60:
+        raise StudioError("say in a word or two what the subject is: mug, dog, toy car.")
+    arguments = ["--instance-dir", f"photos/{check_name(request.name)}"]
+    arguments += ["--prompt", f"a photo of a [V] {noun}", "--name", request.name]
+    if request.model != EMBEDDED:
+        arguments += ["--model", request.model]
+    arguments += ["--method", ",".join(request.methods)]
+    steps = recommended_steps(request.model, request.preset)
+    arguments += ["--steps", str(steps)]
+    often = str(max(1, round(steps / SAMPLES)))
+    usual = {"--sample-every": often, "--checkpoint-every": often}
+    if request.model == EMBEDDED:
+        usual["--sample-steps"] = EMBEDDED_SAMPLE_STEPS
+    for flag, value in usual.items():
+        arguments += [] if flag in request.more else [flag, value]
+    return [*arguments, *request.more]
+
+
+def as_shown(arguments: Sequence[str]) -> str:
+    """The command as a person would type it, a flag a line."""
+    lines, line = [], " ".join(PROGRAM)
+    for word in arguments:
+        if word.startswith("--") and line:
+            lines.append(line)
+            line = f"    {word}"
+        else:
+            line += f" {shlex.quote(word)}"
+    return " \\\n".join([*lines, line])
+
+
+def arguments_of(shown: str) -> list[str]:
+    """The trainer's arguments in a command that somebody may have edited.
+
+    Raises:
+        StudioError: it is another command, or no whole one.
+    """
+    if len(shown) > COMMAND_LENGTH:
+        raise StudioError(f"the command is longer than {COMMAND_LENGTH} characters.")
+    check_text(shown, "the command")
+    try:
+        words = shlex.split(shown.replace("\\\n", " "), comments=False)
+    except ValueError as error:
+        raise StudioError(f"the command cannot be read: {error}.") from error
+    if tuple(words[:2]) != PROGRAM:
+        raise StudioError(f"the command must begin with `{' '.join(PROGRAM)}`.")
+    return words[2:]
+
+
+def read_arguments(arguments: Sequence[str]) -> DreamboothOptions:
+    """The options behind the trainer's arguments, recommended values filled in.
+
+    No word reaches a parser, here or in the job, that is not an option of the trainer's or its
+    value.
+
+    Raises:
+        StudioError: an unknown flag or a value out of range, in one line.
+    """
+    check_arguments_allowed(DreamboothOptions, arguments)
+    return _parsed(tuple(arguments))
+
+
+@functools.lru_cache(maxsize=256)  # A page asks again every two seconds.
+def _parsed(arguments: tuple[str, ...]) -> DreamboothOptions:
+    return with_recommended(parse_options(arguments, prog=" ".join(PROGRAM)))
+
+
+def check_arguments(
+    workspace: Workspace, arguments: Sequence[str], is_model_allowed: Any
+) -> DreamboothOptions:
+    """What a visitor's training would do, if it keeps to their own folder.
+
+    Args:
+        is_model_allowed: Tells of a model's name or directory whether this studio may load it.
+
+    Raises:
+        StudioError: an option is wrong, would reach outside, or the run is there already.
+    """
+    if any(word.split("=")[0] == "--config" for word in arguments):
+        raise StudioError("--config: write the options into the command instead.")
+    options = read_arguments(arguments)
+    plain = DreamboothOptions(instance_dir=Path(), prompt="")
+    for name in _SERVERS_OWN:
+        if getattr(options, name) != getattr(plain, name):
+            raise StudioError(f"--{name.replace('_', '-')}: not in the studio; leave it out.")
+    if options.output_dir != plain.output_dir:
+        raise StudioError("--output-dir: the studio keeps runs in `runs`; leave it out.")
+    _check_own_paths(workspace, options)
+    check_name(options.run_name)
+    for name in (options.model, options.clip):
+        if name is not None and not is_model_allowed(name):
+            raise StudioError(
+                f"--model: {name[:80]!r} is neither the embedded model, a Hub name (owner/name), "
+                "nor a directory that this studio may read (--models when it was started)."
+            )
+        if name is not None:
+            workspace.check_model(name)
+    for run in runs_of(options):
+        if (workspace.runs / run / "config.toml").exists():
+            raise StudioError(f"there is a run {run} already. Choose another name, or delete it.")
+    return options
+
+
+def _check_own_paths(workspace: Workspace, options: DreamboothOptions) -> None:
+    """Refuse a path option that would open anything but the visitor's own files."""
+    hints = get_type_hints(DreamboothOptions)
+    for option in fields(DreamboothOptions):
+        value, flag = getattr(options, option.name), f"--{option.name.replace('_', '-')}"
+        # The folder of runs is not read; a run that is gone on with is checked by itself.
+        is_path = Path in (hints[option.name], *get_args(hints[option.name]))
+        if not is_path or value is None or option.name == "output_dir":
+            continue
+        if Path(value) == Path():
+            raise StudioError(
+                f"{flag}: expected a folder of your own, such as photos/my-mug; got the one that "
+                "holds everything."
+            )
+        check_inside(workspace.folder, value, flag)
+
+
+def runs_of(options: DreamboothOptions) -> list[str]:
+    """Names of the runs that a training writes, a method each."""
+    return [f"{options.run_name}-{method}" for method in options.methods]
+
+
+def train_command(arguments: Sequence[str]) -> list[str]:
+    """The command that really runs: the same trainer in this very Python."""
+    return script_command(TRAIN, arguments)

@@ -1,0 +1,130 @@
+"""What a training asks of the machine: the figures that have ceilings, and the disk it fills."""
+
+import math
+
+from nora_studio.app.server.limits import TRAINING, Limits
+from nora_studio.mini.assets import EMBEDDED
+from nora_studio.options.config import DreamboothOptions
+from nora_studio.options.part_settings import part_settings
+
+WIDTHS = {
+    "embedded": {
+        "attention": {"unet": 28_032, "text_encoder": 3_072, "text_encoder_2": 4_096},
+        "attention+feedforward": {"unet": 56_832, "text_encoder": 6_912, "text_encoder_2": 9_216},
+    },
+    "sdxl": {
+        "attention": {"unet": 1_451_520, "text_encoder": 67_584, "text_encoder_2": 327_680},
+        "attention+feedforward": {
+            "unet": 2_659_840,
+            "text_encoder": 152_064,
+            "text_encoder_2": 737_280,
+        },
+    },
+}
+"""Inputs and outputs of all adapted layers: a LoRA of rank 1 has as many parameters."""
+LORA_LIKE = frozenset({"lora", "lora+", "rslora", "dora", "pissa", "olora", "dylora", "adalora"})
+"""Methods that train both factors of every layer, rank x width numbers."""
+OPTIMIZER_STATE = 2
+"""Adam's moments, for each trained number; what keeps less is a little overrated."""
+PICTURE_BYTES = 0.5
+"""For each pixel of a PNG; photos have about 1.5, the toy pictures of the embedded model more."""
+FULL_SIDE = 1024
+SIDES = {EMBEDDED: 128}
+"""Of the pictures that a model draws where nothing else is asked for, or else `FULL_SIDE`."""
+
+
+def check_training(options: DreamboothOptions, limits: Limits) -> None:
+    """Refuse a training that asks for too much of the machine.
+
+    Raises:
+        StudioError: one of its options, or what follows from several, is above its ceiling.
+    """
+    limits.check(TRAINING, training_figures(options))
+
+
+def training_figures(options: DreamboothOptions) -> dict[str, int | None]:
+    """What `TRAINING` bounds, of a training whose recommended values are filled in."""
+    steps, methods = options.steps or 0, len(options.methods)
+    figures: dict[str, int | None] = {
+        "--steps": steps,
+        "--batch-size": options.batch_size,
+        "--accumulate": options.accumulate,
+        "--resolution": options.resolution,
+        "--crops": options.crops,
+        "--sample-steps": options.sample_steps,
+        "--class-pictures": options.class_pictures,
+        "--keep-checkpoints": options.keep_checkpoints,
+    }
+    for method in options.methods:
+        # As it will be trained: recommended, given, or overridden for this method alone.
+        for part, own in part_settings(options, method).items():
+            flag = f"--{part.replace('_', '-')}"
+            for option, value in (("rank", own.rank), ("outer-rank", own.outer_rank)):
+                figures[f"{flag}.{option}"] = max(figures.get(f"{flag}.{option}") or 0, value or 0)
+    return figures | {
+        "methods at once": methods,
+        "samples of a run": samples_of(options),
+        "checkpoints written in a run": math.ceil(steps / options.checkpoint_every),
+        "measurements in a run": (
+            math.ceil(steps / options.evaluate_every) if options.evaluate_every else 0
+        ),
+        "lines of a run's log": math.ceil(steps / options.log_every),
+    }
+
+
+def samples_of(options: DreamboothOptions) -> int:
+    """Pictures that each run of a training draws: the base's, those on the way, the final ones."""
+    every = options.sample_every
+    times = 1 + (math.ceil((options.steps or 0) / every) if every else 1)
+    return times * max(1, len(options.sample_prompts))
+
+
+def training_bytes(options: DreamboothOptions, measured: float | None = None) -> int:
+    """What a training at least writes into its visitor's folder, all methods together.
+
+    Args:
+        options: With the recommended values filled in.
+        measured: What a preflight of the same options says that adapters and checkpoints take.
+    """
+    steps = options.steps or 0
+    kept = min(options.keep_checkpoints, math.ceil(steps / options.checkpoint_every))
+    # A new checkpoint is written before an old one goes; the best may be kept beside them.
+    kept += 1 + bool(options.keep_best)
+    saved = 0
+    for method in options.methods:
+        adapter, checkpoint = adapter_bytes(options, method)
+        saved += adapter + kept * checkpoint
+    side = options.resolution or SIDES.get(options.model, FULL_SIDE)
+    pictures = samples_of(options) * len(options.methods)
+    if options.prior_weight > 0 and options.class_dir is None:
+        pictures += options.class_pictures or 0
+    drawn = int(pictures * PICTURE_BYTES * side**2)
+    return (saved if measured is None else int(measured)) + drawn
+
+
+def measuring_bytes(options: DreamboothOptions) -> int:
+    """What a preflight at least writes there, and takes away again: two checkpoints a method."""
+    return sum(2 * adapter_bytes(options, method)[1] for method in options.methods)
+
+
+def adapter_bytes(options: DreamboothOptions, method: str) -> tuple[int, int]:
+    """A lower bound on an adapter folder's size and on a checkpoint's, for one method.
+
+    A NoRA's folder holds its frozen outer factors, in half precision at least. Of a method that is
+    not LoRA's like, no more than a LoRA of rank 1 is assumed.
+    """
+    widths = WIDTHS[_family(options)][options.targets or "attention"]
+    adapter = checkpoint = 0
+    for part, own in part_settings(options, method).items():
+        if method == "nora":
+            frozen, trained = 2 * (own.outer_rank or 1) * widths[part], 0
+        else:
+            frozen = 0
+            trained = 4 * widths[part] * (own.rank if method in LORA_LIKE else 1)
+        adapter += frozen + trained
+        checkpoint += frozen + trained * (1 + OPTIMIZER_STATE)
+    return adapter, checkpoint
+
+
+def _family(options: DreamboothOptions) -> str:
+    return "embedded" if options.model == EMBEDDED else "sdxl"

@@ -1,0 +1,61 @@
+"""What a visitor is to know of uploaded files: a list that stays until it is dismissed."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from nora_studio.app.server.stored_photos import changing
+from nora_studio.app.server.workspace import Workspace, check_name
+from nora_studio.runs.atomic import write_text
+
+NOTES = ".upload-notes.json"
+"""Beside the photos, and never served."""
+MOST_NOTES = 200
+Kind = Literal["refused", "waiting", "shared"]
+
+
+@dataclass(frozen=True)
+class UploadNote:
+    """One file that was not taken as it is."""
+
+    name: str
+    """What the visitor calls it."""
+    text: str
+    """A sentence that names the file, with the remedy."""
+    kind: Kind = "refused"
+    """Left out; kept until its photo comes; or taken for several photos."""
+
+
+def kept_notes(folder: Path) -> list[UploadNote]:
+    """The notes of a subject's folder, the oldest first; damaged ones are forgotten."""
+    try:
+        values = json.loads((folder / NOTES).read_text(encoding="utf-8"))
+        return [UploadNote(**one) for one in values]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def keep_notes(folder: Path, notes: Iterable[UploadNote], settled: Iterable[str]) -> None:
+    """Add the notes of an upload; earlier ones of the same files, or of settled ones, go."""
+    notes, gone = list(notes), set(settled)
+    gone |= {note.name for note in notes}
+    kept = [note for note in kept_notes(folder) if note.name not in gone]
+    values = [asdict(note) for note in [*kept, *notes][-MOST_NOTES:]]
+    if values:
+        write_text(folder / NOTES, json.dumps(values, ensure_ascii=False, indent=1) + "\n")
+    else:
+        (folder / NOTES).unlink(missing_ok=True)
+
+
+def upload_notes(workspace: Workspace, subject: str) -> list[UploadNote]:
+    """All that a visitor is to know of a subject's uploads, by the visitor's own names of files."""
+    return kept_notes(workspace.photos / check_name(subject))
+
+
+def dismiss_notes(workspace: Workspace, subject: str) -> None:
+    """Forget the notes of files that were left out; those that wait for their photo stay."""
+    with changing(workspace, subject) as folder:
+        notes = kept_notes(folder)
+        keep_notes(folder, [], [note.name for note in notes if note.kind != "waiting"])

@@ -1,0 +1,153 @@
+"""A visitor's own folder: whatever somebody uploads, trains or draws stays within it."""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from nora_studio.adapters.files.embeddings import embeddings_beside
+from nora_studio.app.server.limits import QUOTA_BYTES
+from nora_studio.errors import StudioError
+from nora_studio.options.paths import check_inside, is_reserved
+from nora_studio.runs.runs import Run
+
+FILES_ROUTE = "/files/"
+"""Where a visitor's own files are served from, and nobody else's: the cookie says whose."""
+NAME_LENGTH = 48
+_NAME = re.compile(r"[a-z0-9][a-z0-9_+-]*")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+"""owner/name."""
+_VISITOR = re.compile(r"[0-9a-f]{32}")
+
+
+def safe_name(text: str, fallback: str = "subject") -> str:
+    """Any text as a name of a folder: small letters, digits and single hyphens."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    words = re.sub(r"[^a-z0-9]+", "-", plain)[:NAME_LENGTH].strip("-")
+    return f"{words}-{fallback}" if is_reserved(words) else words or fallback
+
+
+def check_name(name: str) -> str:
+    """Refuse what is neither of `safe_name`'s make nor a run of the trainer's on such a name.
+
+    Raises:
+        StudioError: the name could be a path, a flag, or anything but a name.
+    """
+    if not isinstance(name, str) or len(name) > NAME_LENGTH or not _NAME.fullmatch(name):
+        raise StudioError(
+            f"expected a name of small letters, digits and hyphens; got {str(name)[:80]!r}."
+        )
+    if is_reserved(name):
+        raise StudioError(f"Windows reserves the name {name!r} for a device; choose another one.")
+    return name
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One visitor's folder. Commands run in it, so they name what is theirs by relative paths."""
+
+    folder: Path
+    quota: int = QUOTA_BYTES
+    """Bytes that it may take."""
+
+    @classmethod
+    def of(cls, home: Path, visitor: str, quota: int = QUOTA_BYTES) -> "Workspace":
+        """The folder of a visitor, made on first use.
+
+        Args:
+            home: The studio's data folder.
+            visitor: 32 hexadecimal digits, a digest of the browser's secret or the account's name.
+            quota: Bytes that it may take.
+        """
+        if not _VISITOR.fullmatch(visitor):
+            raise StudioError("expected a visitor's 32 hexadecimal digits.")
+        workspace = cls(home / "visitors" / visitor, quota)
+        for folder in ("photos", "runs", "pictures", "adapters"):
+            (workspace.folder / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+        return workspace
+
+    @property
+    def photos(self) -> Path:
+        """One folder of photos for each subject."""
+        return self.folder / "photos"
+
+    @property
+    def runs(self) -> Path:
+        """Run folders."""
+        return self.folder / "runs"
+
+    @property
+    def pictures(self) -> Path:
+        """One folder for each drawing."""
+        return self.folder / "pictures"
+
+    @property
+    def adapters(self) -> Path:
+        """Adapter files that were uploaded, exported or mixed."""
+        return self.folder / "adapters"
+
+    def run(self, name: str) -> Run:
+        """One of the visitor's runs.
+
+        Raises:
+            StudioError: they have none of that name, or a link in it leads elsewhere.
+        """
+        run = Run(self.runs / check_name(name))
+        if not run.exists:
+            raise StudioError(f"there is no run {name!r} here. It may have been deleted.")
+        check_inside(self.folder, f"runs/{name}", "this run")
+        return run
+
+    def own(self, relative: str) -> Path:
+        """A file of the visitor's by its path in the workspace.
+
+        Raises:
+            StudioError: it would lie elsewhere, links followed, or is not there.
+        """
+        try:
+            file = check_inside(self.folder, relative, "this file")
+        except StudioError:
+            file = self.folder
+        if not file.is_file():
+            raise StudioError(f"there is no file {relative[:200]!r} here.")
+        return file
+
+    def adapter(self, relative: str) -> Path:
+        """A run, checkpoint or adapter file of the visitor's by its path in the workspace.
+
+        Raises:
+            StudioError: it, or what is read along with it, would lie elsewhere, links followed; or
+                it is not there.
+        """
+        try:
+            place = check_inside(self.folder, relative, "this adapter")
+            if place.is_file():  # New tokens are loaded from beside it.
+                beside = embeddings_beside(place).relative_to(self.folder.resolve())
+                check_inside(self.folder, beside, "this adapter")
+        except StudioError:
+            place = self.folder
+        homes = [folder.resolve() for folder in (self.runs, self.adapters)]
+        is_own = any(place.is_relative_to(home) and place != home for home in homes)
+        if not is_own or not place.exists():
+            raise StudioError(
+                f"there is no adapter {str(relative)[:200]!r} here. It may have been deleted."
+            )
+        return place
+
+    def check_model(self, name: str) -> None:
+        """Refuse a model's name that a command would find in this folder, and leave it by a link.
+
+        A command looks for a folder of that name where it runs before it asks the Hub.
+
+        Raises:
+            StudioError: it would.
+        """
+        name = name.removeprefix("local-dir:")
+        if name and not Path(name).is_absolute() and (self.folder / name).exists():
+            check_inside(self.folder, name, "the model")
+
+    def url(self, file: Path) -> str:
+        """Where the visitor's browser gets a file of theirs; a new version has a new address."""
+        relative = file.relative_to(self.folder).as_posix()
+        return f"{FILES_ROUTE}{quote(relative)}?v={file.stat().st_mtime_ns:x}"

@@ -1,0 +1,1 @@
+"""The `nora-studio` command and its subcommands."""

@@ -1,0 +1,8 @@
+"""`python -m nora_studio.cli` is `nora-studio`."""
+
+import sys
+
+from nora_studio.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,222 @@
+"""The whole story in minutes on a CPU: train twins on a shipped subject, draw, score, report."""
+
+import shlex
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from nora_studio.adapters.files.cards import read_card
+from nora_studio.mini.assets import EMBEDDED
+from nora_studio.mini.shipped import ShippedSubject
+from nora_studio.options.defaults import with_recommended
+from nora_studio.options.judges import require_judge
+from nora_studio.options.options_file import defaults_as_toml, parse_options, to_toml
+from nora_studio.photos.images import list_photos, open_photo
+from nora_studio.runs.runs import Run
+from nora_studio.runs.scripts import TRAIN, run_script
+from nora_studio.scoring.compare import (
+    Drawing,
+    Finding,
+    Pictures,
+    Scores,
+    draw_missing,
+    enter_adapters,
+    find_differences,
+    open_picture,
+    score_entrants,
+)
+from nora_studio.scoring.report import (
+    Commands,
+    Comparison,
+    Photos,
+    Table,
+    html_report,
+    labelled_grid,
+)
+from nora_studio.scoring.results import as_text, result_tables
+from nora_studio.scoring.scores import clip_i, clip_t, load_scorer
+from nora_studio.scoring.statistics import coverage
+from nora_studio.sdxl.models import load_sdxl
+
+METHODS = ("lora", "nora")
+PICTURE_SEED = 1000
+"""Added to a training's seed for its pictures, here and in evaluation/sweep.py."""
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """Train a NoRA and a LoRA on a shipped subject, draw six places, score and report."""
+
+    out: Path = Path("demo")
+    """Folder for runs, pictures, comparison.png and report.html."""
+    subject: str = "sunrise-mug"
+    """A folder of assets/subjects."""
+    steps: int | None = None
+    """Training steps. None: recommended."""
+    seed: int = 0
+    """Of training and of the drawn pictures."""
+    inference_steps: int = 15
+    """Denoising steps of a picture."""
+    guidance: float = 5.0
+    """Classifier-free guidance."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the judge said."""
+
+    judge: str
+    """Name of the CLIP that scored."""
+    scores: Scores
+    findings: list[Finding]
+    real: tuple[float, float]
+    """CLIP-T and CLIP-I of real photos of the subject: the mark to reach."""
+
+
+def run_demo(options: DemoOptions) -> int:
+    """Run the demo; go on with what an interrupted one left behind."""
+    began = time.monotonic()
+    subject = ShippedSubject.load(options.subject)
+    print(f"{subject.name}: {subject.description}")
+    arguments = train_arguments(options, subject)
+    status = _train(options, subject, arguments)
+    if status:
+        return status
+    runs = [Run.open(_run_folder(options, subject, method)) for method in METHODS]
+    entrants = enter_adapters([run.folder for run in runs])
+    drawing = Drawing(
+        model=EMBEDDED,
+        prompts=subject.prompts,
+        seeds=(PICTURE_SEED + options.seed,),
+        steps=options.inference_steps,
+        guidance=options.guidance,
+        size=read_card(runs[0].folder).resolution,
+    )
+    pipe = load_sdxl()
+    with tqdm(total=len(entrants) * len(drawing.pairs), desc="Drawing", unit="picture") as bar:
+        pictures = draw_missing(
+            pipe, entrants, drawing, options.out / "pictures", lambda *_: bar.update()
+        )
+    scenes = [open_photo(file) for file in subject.scenes]
+    scorer = load_scorer(require_judge(EMBEDDED))
+    scores = score_entrants(scorer, pictures, drawing, scenes)
+    photos = [open_photo(file) for file in list_photos(subject.folder / "photos")]
+    real = (
+        float(clip_t(scorer, scenes, subject.prompts).mean()),
+        float(clip_i(scorer, photos, scenes).mean()),
+    )
+    results = Results(scorer.name, scores, list(find_differences(scores, drawing)), real)
+    _write_grid(options, subject, drawing, pictures)
+    print(_write_report(options, subject, drawing, pictures, results, runs, arguments))
+    print(f"Comparison: {options.out / 'comparison.png'}")
+    print(f"Report:     {options.out / 'report.html'}")
+    print(f"Took {time.monotonic() - began:.0f} s.")
+    return 0
+
+
+def train_arguments(options: DemoOptions, subject: ShippedSubject) -> list[str]:
+    """What a person would type after the trainer's name."""
+    arguments = [
+        "--instance-dir", str(subject.folder / "photos"),
+        "--prompt", f"a photo of a [V] {subject.class_word}",
+        "--method", ",".join(METHODS),
+        "--name", subject.name,
+        "--output-dir", str(options.out / "runs"),
+        "--seed", str(options.seed),
+        "--sample-prompts", subject.prompts[0],
+        "--sample-every", "0",
+        "--sample-steps", str(options.inference_steps),
+    ]  # fmt: skip
+    return arguments + (["--steps", str(options.steps)] if options.steps else [])
+
+
+def _run_folder(options: DemoOptions, subject: ShippedSubject, method: str) -> Path:
+    return options.out / "runs" / f"{subject.name}-{method}"
+
+
+def _train(options: DemoOptions, subject: ShippedSubject, arguments: list[str]) -> int:
+    folders = [_run_folder(options, subject, method) for method in METHODS]
+    runs = [Run(folder) for folder in folders]
+    if all(run.read_status().get("state") == "finished" for run in runs):
+        settings = to_toml(with_recommended(parse_options(arguments)))
+        for run in runs:
+            run.check_config(settings, defaults_as_toml())
+        print(f"Both runs in {options.out / 'runs'} are trained already; drawing from them.")
+        return 0
+    begun = any(run.exists for run in runs)
+    return run_script(TRAIN, [*arguments, "--resume"] if begun else arguments)
+
+
+def _write_grid(
+    options: DemoOptions, subject: ShippedSubject, drawing: Drawing, pictures: Pictures
+) -> None:
+    labelled_grid(
+        [[open_picture(pictures[label][pair]) for label in pictures] for pair in drawing.pairs],
+        drawing.prompts,
+        list(pictures),
+        options.out / "comparison.png",
+        photos=[open_photo(file) for file in list_photos(subject.folder / "photos")],
+    )
+
+
+def _write_report(
+    options: DemoOptions,
+    subject: ShippedSubject,
+    drawing: Drawing,
+    pictures: Pictures,
+    results: "Results",
+    runs: list[Run],
+    arguments: list[str],
+) -> str:
+    """Write the page; give back its tables as text for the terminal."""
+    tables = result_tables(drawing, results.scores, results.findings)
+    head, *rows = tables["Scores"]
+    facts = {label: _training_facts(run, runs) for label, run in zip(list(pictures)[1:], runs)}
+    real = ["real photos", *(f"{value:.3f}" for value in results.real), "", ""]
+    rows = [[*row, *facts.get(row[0], ("0", ""))] for row in rows] + [real]
+    tables["Scores"] = [[*head, "Trained parameters", "Training"], *rows]
+    photos = [open_photo(file) for file in list_photos(subject.folder / "photos")]
+    drawn = [
+        (prompt, [open_picture(pictures[label][prompt, seed]) for label in pictures])
+        for prompt, seed in drawing.pairs
+    ]
+    covered = coverage(len(drawing.prompts), len(drawing.seeds))
+    notes = {
+        "Scores": "CLIP-T: does the picture show what its prompt says? CLIP-I: is it this very "
+        "subject, judged against unseen photos of it? Real photos of the subject set the mark. "
+        f"Judged by CLIP {results.judge}.",
+        "Paired differences": "Same prompts, same starting noise. An interval that holds 0 shows "
+        f"no difference. {covered}",
+    }
+    command = shlex.join(["nora-studio", "train", *arguments])
+    html_report(
+        options.out / "report.html",
+        f"{subject.name}: NoRA beside LoRA",
+        [
+            Photos("What both were shown", photos, f"Five photos. {subject.description}"),
+            Comparison(
+                "What each draws",
+                list(pictures),
+                drawn,
+                "Every row starts from the same noise. The base never saw the subject.",
+            ),
+            *(
+                Table(title, table[0], table[1:], notes.get(title, ""))
+                for title, table in tables.items()
+            ),
+            Commands("Make it again", ["nora-studio demo", command]),
+        ],
+        lead=f"{subject.description} Learned twice from five photos, drawn in six new places.",
+    )
+    return as_text({t: tables[t] for t in tables if t != "By prompt"}) + f"\n{covered}\n"
+
+
+def _training_facts(run: Run, runs: list[Run]) -> tuple[str, str]:
+    """Trained parameters, and steps with this twin's share of the seconds."""
+    card = read_card(run.folder)
+    log = [row for row in run.read_log() if "seconds_per_step" in row]  # not the start's
+    steps = [0, *(row["step"] for row in log)]
+    seconds = sum(row["seconds_per_step"] * (row["step"] - n) for row, n in zip(log, steps))
+    return f"{card.parameters:,}", f"{card.steps} steps, {seconds / len(runs):.0f} s"

@@ -1,0 +1,197 @@
+"""`nora-studio inspect`: what an adapter is, and where in the model it changes most."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from nora_studio.adapters.files.card import AdapterCard, parse_card
+from nora_studio.adapters.files.cards import find_adapter, read_card
+from nora_studio.adapters.files.identify import CARD_KEY
+from nora_studio.adapters.files.inspection import (
+    BlockFacts,
+    LayerFacts,
+    by_block,
+    facts_of,
+    inspect_file,
+    told,
+)
+from nora_studio.adapters.files.peft_settings import read_settings
+from nora_studio.adapters.files.seed_reading import read_recipes
+from nora_studio.cli.opening import open_updates, size_text, title_of
+from nora_studio.cli.options import InspectOptions
+from nora_studio.errors import StudioError
+
+_BAR = 24
+_GROUND, _INK, _SOFT, _FILL = "#f6f4ef", "#23211e", "#6d675f", "#3d6b99"
+
+
+def run(options: InspectOptions) -> int:
+    """Print the facts and the table of blocks."""
+    if options.plot is not None and options.plot.suffix.lower() != ".png":
+        raise StudioError(f"--plot: expected a name that ends with .png; got {options.plot}.")
+    console = Console(highlight=False, soft_wrap=True)
+    source = find_adapter(options.adapter)
+    facts, layers, note = _look_into_file(source) if source.is_file() else _look_into_folder(source)
+    if options.metadata and source.is_file():
+        facts |= told(inspect_file(source).header)
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        console.print(f"[dim]{name:<{width}}[/dim]  {escape(value)}")
+    if note:
+        console.print(note, markup=False)
+    blocks = by_block(layers)
+    if blocks:
+        console.print(_table(blocks))
+    if options.plot is not None:
+        if not blocks:
+            raise StudioError(f"--plot: {source} holds no change that can be measured by itself.")
+        draw_energies(blocks, title_of(source), options.plot)
+        print(options.plot)
+    return 0
+
+
+def _look_into_file(file: Path) -> tuple[dict[str, str], list[LayerFacts], str]:
+    found = inspect_file(file)
+    facts = {"file": f"{file} ({size_text(file)}, {found.numbers:,} numbers)"}
+    facts["kind"] = str(found.identity)
+    text = found.header.metadata.get(CARD_KEY)
+    if text is not None:
+        facts |= _card_facts(parse_card(text, file))
+    elif "ss_base_model_version" in found.header.metadata:
+        facts["base"] = found.header.metadata["ss_base_model_version"]
+    facts["numbers in"] = ", ".join(sorted(set(found.header.dtypes.values())))
+    if found.identity.kind == "embedding":
+        shapes = found.header.shapes
+        facts["vectors"] = ", ".join(f"{k} {' x '.join(map(str, v))}" for k, v in shapes.items())
+    facts |= _rank_facts(found.layers)
+    scales = sorted({layer.scale for layer in found.layers})
+    if scales:
+        facts["scale"] = _span([f"{scale:.4g}" for scale in scales])
+    if found.identity.kind == "seed":
+        outer = sorted({recipe.outer_rank for recipe in read_recipes(file).values()})
+        facts["outer rank"] = _span([str(rank) for rank in outer])
+    note = "" if found.layers else "Its change cannot be told without its base."
+    return facts, found.layers, note
+
+
+def _look_into_folder(folder: Path) -> tuple[dict[str, str], list[LayerFacts], str]:
+    card = read_card(folder)
+    size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+    facts = {"folder": f"{folder} ({size / 1e6:.1f} MB)"} | _card_facts(card)
+    facts |= _settings_facts([folder / part for part in card.fingerprints])
+    if card.task:
+        return facts, [], "Where it changes most is told of SDXL's adapters alone."
+    try:
+        layers = facts_of(open_updates(folder, None, None, local_only=True)[1])
+    except StudioError as error:
+        return facts, [], f"Energies are left out: {error}"
+    return facts | _rank_facts(layers), layers, ""
+
+
+def _card_facts(card: AdapterCard) -> dict[str, str]:
+    facts = {
+        "method": card.method,
+        "task": card.task,
+        "base": card.model,
+        "parts": ", ".join(card.fingerprints),
+        "trained": f"{card.steps:,} steps, seed {card.seed}"
+        + (f", {card.resolution} px" if card.resolution else ""),
+        "parameters": f"{card.parameters:,}",
+        "trigger": card.trigger,
+        "new tokens": f"{len(card.tokens)}, with vectors of their own" if card.tokens else "",
+        "prompt": card.prompt,
+        "licence": card.licence,
+        "made by": f"nora-studio {card.version}" if card.version else "",
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _settings_facts(folders: Sequence[Path]) -> dict[str, str]:
+    """Ranks and scale as the method itself counts them, from PEFT's files of each part."""
+    configs = [read_settings(folder) for folder in folders]
+    facts: dict[str, str] = {}
+    for name, key in (("rank", "r"), ("outer rank", "outer_rank")):
+        values = [str(config[key]) for config in configs if config.get(key)]
+        if values:
+            facts[name] = _span(list(dict.fromkeys(values)))
+    scales = []
+    for config in configs:
+        alpha, rank = config.get("lora_alpha", config.get("alpha")), config.get("r")
+        if rank and ("lora_alpha" in config or "alpha" in config):
+            root = rank**0.5 if config.get("use_rslora") else rank
+            scales.append(f"{1.0 if alpha is None else alpha / root:.4g}")
+    return facts | ({"scale": _span(list(dict.fromkeys(scales)))} if scales else {})
+
+
+def _span(values: Sequence[str]) -> str:
+    return ", ".join(values) if len(values) < 4 else f"{values[0]} to {values[-1]}"
+
+
+def _rank_facts(layers: Sequence[LayerFacts]) -> dict[str, str]:
+    if not layers:
+        return {}
+    ranks = sorted({layer.rank for layer in layers})
+    total = sum(layer.norm**2 for layer in layers) ** 0.5
+    return {
+        "layers": f"{len(layers)}, changed by rank {_span([str(rank) for rank in ranks])}",
+        "size of the change": f"{total:.4g} (Frobenius norm, all layers)",
+    }
+
+
+def _table(blocks: Sequence[BlockFacts]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("part")
+    table.add_column("block")
+    for heading in ("layers", "rank", "energy"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    total = sum(block.energy for block in blocks) or 1.0
+    largest = max(block.energy for block in blocks) or 1.0
+    before = None
+    for block in blocks:
+        ranks = ", ".join(map(str, block.ranks)) if len(block.ranks) < 4 else "various"
+        table.add_row(
+            escape(block.part) if block.part != before else "",
+            escape(block.block),
+            str(block.layers),
+            ranks,
+            f"{block.energy / total:.1%}",
+            "█" * round(_BAR * block.energy / largest),
+        )
+        before = block.part
+    return table
+
+
+def draw_energies(blocks: Sequence[BlockFacts], title: str, file: Path) -> None:
+    """Write a chart of the blocks' shares of the energy as a PNG.
+
+    Raises:
+        StudioError: it cannot be written.
+    """
+    row, left, width, top = 26, 230, 760, 64
+    image = Image.new("RGB", (width, top + row * len(blocks) + 20), _GROUND)
+    pen = ImageDraw.Draw(image)
+    font, small = ImageFont.load_default(18), ImageFont.load_default(14)
+    pen.text((20, 16), title, fill=_INK, font=font)
+    pen.text((20, 40), "share of the squared change of the weights", fill=_SOFT, font=small)
+    total = sum(block.energy for block in blocks) or 1.0
+    largest = max(block.energy for block in blocks) or 1.0
+    for index, block in enumerate(blocks):
+        y = top + index * row
+        label = f"{block.part} {block.block}".strip()
+        pen.text((left - 12, y + 5), label, fill=_INK, font=small, anchor="ra")
+        length = round((width - left - 90) * block.energy / largest)
+        pen.rectangle((left, y + 4, left + max(length, 1), y + row - 4), fill=_FILL)
+        share = f"{block.energy / total:.1%}"
+        pen.text((left + length + 8, y + 5), share, fill=_SOFT, font=small)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image.save(file)
+    except OSError as error:
+        raise StudioError(
+            f"--plot: {file} cannot be written: {error.strerror or error}."
+        ) from error

@@ -1,0 +1,85 @@
+"""`nora-studio merge`: a whole pipeline with adapters in its weights."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nora_studio.adapters.files.adapter_folders import load_adapter, read_new_tokens
+from nora_studio.adapters.files.cards import find_adapter, read_subject_card
+from nora_studio.adapters.files.updates import dense_change
+from nora_studio.adapters.methods.attachment import detach
+from nora_studio.adapters.methods.injection import tuner_layers
+from nora_studio.adapters.new_tokens import joined, write_into
+from nora_studio.cli.mix import match_weights
+from nora_studio.cli.opening import base_of, check_out_folder
+from nora_studio.cli.options import MergeOptions
+from nora_studio.errors import StudioError
+from nora_studio.runs.atomic import replacing
+from nora_studio.sdxl.models import DTYPES, load_sdxl, parts_of
+
+Changes = dict[tuple[str, str], Tensor]
+"""(part, layer) -> change of its weight, (out_features, in_features), float32."""
+
+
+def run(options: MergeOptions) -> int:
+    """Write the pipeline and say where."""
+    out = check_out_folder(options.out)
+    weights = match_weights(options.adapters, options.weights)
+    sources = [find_adapter(path) for path in options.adapters]
+    cards = [read_subject_card(source) for source in sources]
+    model = next((card.model for card in cards if card.model), None)
+    card = base_of(sources[0], cards[0], options.model or model)
+    tokens = joined([read_new_tokens(source) for source in sources])
+    pipe = load_sdxl(card.model, torch.float32)
+    parts = parts_of(pipe)
+    changes: Changes = {}
+    for source, weight in zip(sources, weights):
+        add_changes(changes, source, parts, weight)
+    for (part, name), change in changes.items():
+        layer = parts[part].get_submodule(name)
+        _add(f"{part}.{name}", layer, change, DTYPES[options.precision])
+    if tokens is not None:
+        write_into(pipe, tokens)
+    for module in (*parts.values(), pipe.vae):
+        nn.Module.to(module, DTYPES[options.precision])  # diffusers' own `to` warns needlessly
+    try:
+        with replacing(out) as fresh:
+            pipe.save_pretrained(fresh, safe_serialization=True)
+    except OSError as error:
+        raise StudioError(f"--out: {out} cannot be written: {error.strerror or error}.") from error
+    print(f"{out}: {card.model} with {len(changes)} changed layers, {options.precision}")
+    if tokens is not None:
+        print(f"  with the new tokens {tokens.trigger}: write them where the subject goes")
+    return 0
+
+
+def add_changes(changes: Changes, source: Path, parts: dict[str, nn.Module], weight: float) -> None:
+    """Add an adapter's weighted change of every layer; the base stays, or becomes, bare.
+
+    Every adapter is read on the bare base: what it was trained on, and what its file is checked by.
+
+    Raises:
+        StudioError: it cannot be read, does not belong to the base, or cannot be merged.
+    """
+    load_adapter(source, parts)
+    try:
+        for part, module in parts.items():
+            for name, layer in tuner_layers(module).items():
+                change = weight * dense_change(f"{part}.{name}", layer).float()
+                known = changes.get((part, name))
+                changes[part, name] = change if known is None else known + change
+    finally:
+        for module in parts.values():
+            detach(module)
+
+
+@torch.no_grad()
+def _add(name: str, layer: nn.Module, change: Tensor, dtype: torch.dtype) -> None:
+    weight: Tensor = layer.weight  # pyright: ignore
+    weight.add_(change.reshape(weight.shape).to(weight.device))
+    if not bool(torch.isfinite(weight.to(dtype)).all()):
+        raise StudioError(
+            f"{name} would hold numbers that {dtype} cannot. Merge with --precision bf16 or fp32, "
+            "or with smaller --weights."
+        )

@@ -1,0 +1,30 @@
+"""`nora-studio methods`: the table of methods, for reading."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from nora_studio.options.command_line import parse_command
+
+
+@dataclass(frozen=True)
+class MethodsOptions:
+    """List every adapter method: what it is, its paper, what its rank counts, whose code runs."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Print the table."""
+    parse_command(MethodsOptions, prog="nora-studio methods", arguments=arguments)
+    from nora_studio.adapters.methods.table import METHODS
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for title in ("method", "what it is, and what its rank counts", "arXiv", "code"):
+        table.add_column(title)
+    for name, method in METHODS.items():
+        meaning = f"{method.summary}\n[dim]rank: {method.rank}[/]"
+        table.add_row(f"[bold]{name}[/]", meaning, method.paper, method.origin)
+    Console(highlight=False).print(table)
+    return 0

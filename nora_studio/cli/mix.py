@@ -1,0 +1,117 @@
+"""`nora-studio mix`: several adapters in one LoRA file, exactly."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from nora_studio.adapters.files.adapter_folders import read_new_tokens
+from nora_studio.adapters.files.card import AdapterCard
+from nora_studio.adapters.files.updates import Updates, mix
+from nora_studio.adapters.new_tokens import joined
+from nora_studio.cli.export import write_lora
+from nora_studio.cli.opening import Opened, check_out_file, check_rank, open_updates, title_of
+from nora_studio.cli.options import MixOptions
+from nora_studio.errors import StudioError
+
+
+def run(options: MixOptions) -> int:
+    """Write the file and say what is in it."""
+    check_rank(options.rank)
+    out = check_out_file(options.out)
+    weights = match_weights(options.adapters, options.weights)
+    opened, updates = open_several(options.adapters, options.model, options.rank)
+    tokens = joined([read_new_tokens(entry.path) for entry in opened])
+    card = mixed_card([entry.card for entry in opened], weights)
+    mixed = mix(updates, weights)
+    first = replace(opened[0], card=card)
+    write_lora(
+        out, first, mixed, options.to, options.precision, options.rank, out.stem, tokens=tokens
+    )
+    for entry, weight in zip(opened, weights):
+        print(f"  {weight:g} x {title_of(entry.path)} ({entry.card.method})")
+    return 0
+
+
+def match_weights(adapters: Sequence[Path], weights: Sequence[float]) -> list[float]:
+    """One finite weight for each adapter; 1 where none are given.
+
+    Raises:
+        StudioError: there is no adapter, or another number of weights.
+    """
+    if not adapters:
+        raise StudioError(
+            "--adapters: expected at least one run, adapter folder or file; got none."
+        )
+    weights = list(weights) or [1.0] * len(adapters)
+    if len(weights) != len(adapters):
+        raise StudioError(
+            f"--weights: expected one for each of {len(adapters)} adapters; got {len(weights)}."
+        )
+    if not all(abs(weight) < 1e6 for weight in weights):
+        raise StudioError(f"--weights: expected finite factors; got {weights}.")
+    return weights
+
+
+def open_several(
+    paths: Sequence[Path], model: str | None, rank: int | None
+) -> tuple[list[Opened], list[Updates]]:
+    """Open adapters of one base and read their updates.
+
+    Raises:
+        StudioError: one cannot be read, or they belong to different bases.
+    """
+    opened: list[Opened] = []
+    updates: list[Updates] = []
+    for path in paths:
+        # A file that names no base takes that of the adapters before it.
+        known = model or next((entry.card.model for entry in opened), None)
+        entry, own = open_updates(path, model or _stated(path) or known, rank)
+        opened.append(entry)
+        updates.append(own)
+    for entry in opened[1:]:
+        _check_same_base(opened[0], entry)
+    return opened, updates
+
+
+def _stated(path: Path) -> str | None:
+    from nora_studio.adapters.files.cards import read_subject_card
+
+    return read_subject_card(path).model or None
+
+
+def _check_same_base(first: Opened, other: Opened) -> None:
+    from nora_studio.adapters.base_digests import digests_differ
+    from nora_studio.adapters.fingerprints import fingerprints_agree
+
+    for part, prints in other.card.fingerprints.items():
+        wanted = first.card.fingerprints.get(part)
+        digests = (card.digests.get(part, "") for card in (first.card, other.card))
+        agree = wanted is None or fingerprints_agree(wanted, prints)
+        if not agree or digests_differ(*digests):
+            raise StudioError(
+                f"{other.path} was trained on another base ({other.card.model}) than {first.path} "
+                f"({first.card.model}). Only adapters of one base can be added up."
+            )
+
+
+def mixed_card(cards: Sequence[AdapterCard], weights: Sequence[float]) -> AdapterCard:
+    """A card that speaks for all: words joined, numbers added up."""
+    first = cards[0]
+    if len(cards) == 1:
+        return first
+    words = list(dict.fromkeys(card.trigger for card in cards if card.trigger))
+    parts = {part: prints for card in cards for part, prints in card.fingerprints.items()}
+    digests = {part: digest for card in cards for part, digest in card.digests.items()}
+    licences = {card.licence for card in cards}
+    return replace(
+        first,
+        method="mix",
+        fingerprints=parts,
+        digests=digests,
+        trigger=" ".join(words),
+        tokens=[word for card in cards for word in card.tokens],
+        prompt=" / ".join(card.prompt for card in cards if card.prompt),
+        steps=max(card.steps for card in cards),
+        parameters=sum(card.parameters for card in cards),
+        licence=licences.pop() if len(licences) == 1 else "",
+    )

@@ -1,0 +1,198 @@
+"""Open an adapter on its base, or on the base's mere shapes where its weights are not needed."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from torch import nn
+
+from nora_studio.adapters.files.adapter_folders import WEIGHTS, load_adapter
+from nora_studio.adapters.files.card import AdapterCard, is_hub_name
+from nora_studio.adapters.files.cards import find_adapter, read_subject_card
+from nora_studio.adapters.files.container import read_header
+from nora_studio.adapters.files.identify import open_header
+from nora_studio.adapters.files.metadata import is_full_sdxl
+from nora_studio.adapters.files.names import LayerNames
+from nora_studio.adapters.files.updates import Updates, is_exact, read_updates
+from nora_studio.adapters.methods.attachment import detach
+from nora_studio.adapters.methods.injection import tuner_layers
+from nora_studio.errors import StudioError
+from nora_studio.mini.assets import EMBEDDED
+from nora_studio.sdxl.models import PARTS, load_sdxl, parts_of
+from nora_studio.sdxl.shapes import shapes_of
+
+SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
+_TRAINED_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An adapter on its base's modules."""
+
+    path: Path
+    """Adapter folder or file."""
+    card: AdapterCard
+    """With the base's name filled in."""
+    parts: dict[str, nn.Module]
+
+    @property
+    def names(self) -> LayerNames:
+        return LayerNames(self.parts)
+
+    @property
+    def full_sdxl(self) -> bool:
+        return is_full_sdxl(self.parts["unet"])
+
+
+def skeleton(model: str, local_only: bool = False) -> dict[str, nn.Module]:
+    """A base's modules on the meta device: every layer and shape, no weight read.
+
+    Args:
+        model: "embedded", a diffusers directory, or a Hub name, of which the configurations are
+            fetched.
+        local_only: Do not ask the Hub.
+
+    Raises:
+        StudioError: it is none of them, or no SDXL.
+    """
+    if model == EMBEDDED or Path(model).expanduser().is_dir():
+        source = model
+    elif model == SDXL_BASE:
+        source = "sdxl"  # Its shapes are known here.
+    elif is_hub_name(model):
+        source = _fetch_configs(model, local_only)
+    else:
+        raise StudioError(
+            f"--model: expected 'embedded', a directory or a Hub name (owner/name); got "
+            f"{model!r}, which is no directory here. Check the path."
+        )
+    parts = shapes_of(source)
+    if set(parts) != set(PARTS):
+        raise StudioError(
+            f"--model: expected an SDXL pipeline with {', '.join(PARTS)}; {model} has "
+            f"{', '.join(parts)}."
+        )
+    for module in parts.values():
+        module.requires_grad_(False).eval()
+    return parts
+
+
+def _fetch_configs(model: str, local_only: bool) -> str:
+    try:
+        return snapshot_download(
+            model,
+            allow_patterns=[f"{part}/config.json" for part in PARTS],
+            local_files_only=local_only,
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise StudioError(f"--model: {model} could not be had from the Hub: {reason}") from error
+
+
+def base_of(path: Path, card: AdapterCard, model: str | None) -> AdapterCard:
+    """The card with the base to use: the one asked for, or the one trained on.
+
+    Raises:
+        StudioError: neither is known.
+    """
+    name = model or card.model
+    if not name:
+        raise StudioError(f"--model: {path} does not say what base it belongs to. Name it.")
+    return replace(card, model=name)
+
+
+def open_adapter(
+    path: Path, model: str | None = None, weights: bool = False, local_only: bool = False
+) -> Opened:
+    """Put an adapter on a skeleton of its base, or on the base itself where that is needed.
+
+    Args:
+        model: None: the base it was trained on.
+        weights: Whether the caller needs the base's weights; formats and methods that need them
+            get them anyhow.
+        local_only: Neither ask the Hub for a base's shapes nor load its weights.
+
+    Raises:
+        StudioError: the adapter or its base cannot be read, or they do not belong together.
+    """
+    source = find_adapter(path)
+    card = base_of(path, read_subject_card(source), model)
+    is_seed = source.is_file() and open_header(source)[1].kind == "seed"
+    if not (weights or is_seed):
+        parts = skeleton(card.model, local_only)
+        load_adapter(source, parts)
+        layers = [layer for module in parts.values() for layer in tuner_layers(module).values()]
+        if all(is_exact(layer) for layer in layers):
+            return Opened(source, card, parts)
+        if local_only:
+            raise StudioError(f"the change of a {card.method} follows from the base's weights.")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parts = parts_of(load_sdxl(card.model, _trained_dtype(source), device))
+    load_adapter(source, parts)
+    return Opened(source, card, parts)
+
+
+def _trained_dtype(source: Path) -> torch.dtype:
+    """Of the base in training, where the frozen factors tell; float32 loses nothing elsewhere."""
+    for file in source.glob(f"*/{WEIGHTS}") if source.is_dir() else ():
+        for name, dtype in read_header(file).dtypes.items():
+            if name.endswith(".nora_up"):
+                return _TRAINED_DTYPES.get(dtype, torch.float32)
+    return torch.float32
+
+
+def open_updates(
+    path: Path, model: str | None, rank: int | None, local_only: bool = False
+) -> tuple[Opened, Updates]:
+    """Open an adapter and read its change of every layer; it is off the base again afterwards.
+
+    Raises:
+        StudioError: as `open_adapter`, or the method needs a rank (`updates.read_updates`).
+    """
+    opened = open_adapter(path, model, local_only=local_only)
+    updates = read_updates(opened.parts, rank)
+    for module in opened.parts.values():
+        detach(module)
+    return opened, updates
+
+
+def check_rank(rank: int | None) -> None:
+    """Refuse a rank below 1."""
+    if rank is not None and rank < 1:
+        raise StudioError(f"--rank: expected 1 or more; got {rank}.")
+
+
+def check_out_file(out: Path) -> Path:
+    """Refuse a name for an adapter file that no tool would take for one."""
+    out = Path(out).expanduser()
+    if out.suffix.lower() != ".safetensors" or out.is_dir():
+        raise StudioError(f"--out: expected a file name that ends with .safetensors; got {out}.")
+    return out
+
+
+def check_out_folder(out: Path) -> Path:
+    """Refuse a folder that holds something: it would be replaced whole."""
+    out = Path(out).expanduser()
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise StudioError(f"--out: {out} exists already and is kept. Choose another name.")
+    return out
+
+
+def size_text(file: Path) -> str:
+    """A file's size for people."""
+    size = file.stat().st_size
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+
+
+def title_of(path: Path) -> str:
+    """What to call an adapter: its run's name, or its file's."""
+    resolved = Path(path).resolve()
+    if resolved.is_file():
+        return resolved.stem
+    names = [folder.name for folder in (resolved, *resolved.parents)]
+    if names[0] == "adapter":
+        return names[1]
+    if names[0].startswith("step-") and names[1] == "checkpoints":
+        return f"{names[2]}-{names[0]}"
+    return names[0]

@@ -1,0 +1,39 @@
+"""Curves of runs, for the terminal and as a chart."""
+
+from pathlib import Path
+
+from nora_studio.runs.history import Curve, Standing
+
+_BARS = "▁▂▃▄▅▆▇█"
+_WIDTH = 48
+
+
+def plot_curves(both: list[Standing], file: Path) -> None:
+    """Both runs' curves over the steps, one colour a run, one line style a curve."""
+    # Imported here: nothing else needs it, and it takes a second.
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for now, colour in zip(both, ("#3d6b99", "#c2553a")):
+        for name, points in now.curves.items():
+            steps, values = zip(*points)
+            style = {"loss": ":", "fixed_loss": "--", "held_out_loss": "-"}[name]
+            label = f"{now.run.folder.name}, {name.replace('_', ' ')}"
+            axes.plot(steps, values, style, color=colour, label=label)
+    axes.set(xlabel="step", ylabel="loss")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    figure.savefig(file)
+
+
+def sparkline(points: Curve) -> str:
+    """A curve in one line of text, its lowest value the lowest bar."""
+    values = [value for _, value in points]
+    chosen = [values[i * len(values) // _WIDTH] for i in range(_WIDTH)]
+    chosen = values if len(values) <= _WIDTH else chosen
+    low, span = min(values), (max(values) - min(values)) or 1.0
+    return "".join(_BARS[int((v - low) / span * (len(_BARS) - 1))] for v in chosen)

@@ -1,0 +1,25 @@
+"""The models and subjects that travel with the project."""
+
+from pathlib import Path
+
+from nora_studio.errors import StudioError
+
+EMBEDDED = "embedded"
+"""The name of the shipped models."""
+
+
+def assets_dir() -> Path:
+    """The shipped models and subjects: the checkout's `assets/`, or the copy inside the wheel."""
+    package = Path(__file__).parents[1]
+    for folder in (package.parent / "assets", package / "_bundle" / "assets"):
+        if (folder / "mini-sdxl" / "model_index.json").is_file():
+            return folder
+    raise StudioError(
+        f"expected the embedded models in {package.parent / 'assets'}; they are not there. "
+        "Reinstall nora-studio, or rebuild them with `python training/pretrain_mini.py`."
+    )
+
+
+def embedded(name: str) -> Path:
+    """Folder of one shipped asset: "mini-sdxl", "mini-clip" or "subjects"."""
+    return assets_dir() / name

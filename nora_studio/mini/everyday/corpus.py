@@ -1,0 +1,138 @@
+"""The text that the embedded language model learns from: statements, lists, and a few quizzes.
+
+Quizzes ask about facts of the part "quiz" alone, and never in the form of the questions that the
+model is fine-tuned on: they teach what a choice is, and leave it to the fine-tuning how to answer.
+Most of them come in rows, several short ones of one form in a text: of the tokens of a long quiz
+one alone teaches how to choose, and with long ones only, four million tokens taught a model of five
+million weights the facts but no choosing.
+"""
+
+import random
+from collections.abc import Iterator
+
+from nora_studio.mini.everyday.facts import Fact, all_facts, facts_of, subjects, values_of
+from nora_studio.mini.everyday.phrases import (
+    Choice,
+    backward,
+    can_go_backward,
+    can_go_forward,
+    comparison,
+    doubt,
+    forward,
+    named,
+    procedure,
+    statement,
+)
+from nora_studio.mini.everyday.wording import WORDINGS, with_article
+
+SHARES = {
+    "single quizzes": 0.12,
+    "quizzes in a row": 0.28,
+    "doubts in a row": 0.12,
+    "lists": 0.05,
+    "statements": 0.15,
+    "subjects": 0.28,
+}
+"""Of the documents, by what they are."""
+QUIZ_SHARE = sum(share for name, share in SHARES.items() if "quizzes" in name or "doubts" in name)
+_LABELS = ("abcdef", "ABCDEF", "123456", ("one", "two", "three", "four", "five", "six"))
+_FRAMES = ("({}) {}", "{}) {}", "{}. {}", "{}: {}")
+_WORDS = ("choice", "answer", "solution", "ending", "option")
+"""What a label may be called, small or large."""
+
+
+def documents(seed: int, count: int) -> Iterator[str]:
+    """Texts of a few sentences each; the same for the same seed."""
+    draw = random.Random(seed)
+    asked = [fact for fact in all_facts() if fact.part == "quiz"]
+    lists = [relation for relation, wording in WORDINGS.items() if wording.listing]
+    for kind in draw.choices(list(SHARES), list(SHARES.values()), k=count):
+        if kind == "single quizzes":
+            chosen = (draw.choice(asked) for _ in range(draw.randint(1, 3)))
+            make = riddle if draw.random() < 0.2 else quiz
+            pairs = (make(draw, fact) for fact in chosen)
+            yield "\n".join(f"{question}{reply}." for question, reply in pairs)
+        elif kind == "quizzes in a row":
+            yield _quizzes_in_a_row(draw, draw.sample(asked, draw.randint(3, 6)))
+        elif kind == "doubts in a row":
+            yield _doubts_in_a_row(draw, draw.sample(asked, draw.randint(4, 7)))
+        elif kind == "lists":
+            yield _list(draw, draw.choice(lists))
+        elif kind == "statements":
+            yield " ".join(statement(draw, draw.choice(all_facts())) for _ in range(5))
+        else:
+            known = list(draw.choice(subjects()))
+            draw.shuffle(known)
+            yield " ".join(statement(draw, fact) for fact in known)
+
+
+def _quizzes_in_a_row(draw: random.Random, facts: list[Fact]) -> str:
+    """Short quizzes, labelled alike, of as many choices each where the facts give so many."""
+    labels, frame = draw.choice(_LABELS), draw.choice(_FRAMES)
+    options, lines = draw.randint(2, 4), []
+    for fact in facts:
+        choice = _asked(draw, fact, options)
+        shown = " ".join(frame.format(label, text) for label, text in zip(labels, choice.options))
+        lines.append(f"{choice.question} {shown} Reply: {labels[choice.correct]}")
+    return "\n".join(lines)
+
+
+def _doubts_in_a_row(draw: random.Random, facts: list[Fact]) -> str:
+    words = draw.choice((("yes", "no"), ("true", "false")))
+    doubts = (doubt(draw, fact) for fact in facts)
+    said = (f"{question}? {words[not is_so]}" for question, is_so in doubts)
+    return "\n".join([f"Say {words[0]} or {words[1]}:", *said])
+
+
+def _list(draw: random.Random, relation: str) -> str:
+    """All subjects of one value, or some of them."""
+    value = draw.choice(values_of(relation))
+    known = [fact for fact in facts_of(relation) if fact.value == value]
+    some = draw.sample(known, min(len(known), draw.randint(1, 8)))
+    its = with_article(value)
+    start = WORDINGS[relation].listing.format(v=value, w=its, W=its[0].upper() + its[1:])
+    return f"{start} {', '.join(named(fact.subject, fact) for fact in some)}."
+
+
+def riddle(draw: random.Random, fact: Fact) -> tuple[str, str]:
+    """A question without choices up to its reply, and the reply."""
+    if not WORDINGS[fact.relation].ask:
+        return quiz(draw, fact)
+    choice = forward(draw, fact, 1)
+    return f"Question: {choice.question} Reply:", f" {choice.options[0]}"
+
+
+def quiz(draw: random.Random, fact: Fact) -> tuple[str, str]:
+    """A quiz up to its reply, and the reply: the right choice's label, or yes or no."""
+    if draw.random() < 0.25 or fact.relation == "in water":
+        question, is_so = doubt(draw, fact)
+        if draw.random() < 0.5:
+            return f"{question}? Say true or false:", " true" if is_so else " false"
+        return f"{question}? Say yes or no:", " yes" if is_so else " no"
+    choice, labels, frame = (
+        _asked(draw, fact, draw.randint(2, 5)),
+        draw.choice(_LABELS),
+        draw.choice(_FRAMES),
+    )
+    word = f"{draw.choice(_WORDS)} " if draw.random() < 0.5 else ""
+    shown_word = word.title() if draw.random() < 0.5 else word
+    between = draw.choice((" ", "\n", "; "))
+    shown = between.join(
+        shown_word + frame.format(label, option) for label, option in zip(labels, choice.options)
+    )
+    lead = draw.choice(("Quiz. ", "Riddle. ", "Which is correct? ", ""))
+    question = f"{lead}{choice.question}{between}{shown}{between}Reply: {word}".rstrip()
+    return question, f" {labels[choice.correct]}"
+
+
+def _asked(draw: random.Random, fact: Fact, options: int) -> Choice:
+    """A question with so many choices, or as many as there are."""
+    if fact.relation in ("heavier", "longer"):
+        return comparison(draw, fact)
+    if fact.relation == "means" and draw.random() < 0.6:
+        return procedure(draw, fact)
+    if can_go_backward(fact, options) and draw.random() < 0.5:
+        return backward(draw, fact, options)
+    while not can_go_forward(fact, options):
+        options -= 1
+    return forward(draw, fact, options)

@@ -1,0 +1,47 @@
+"""The subjects that travel with the project: individuals of the embedded world, with photos."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from nora_studio.errors import StudioError
+from nora_studio.mini.assets import embedded
+
+
+def shipped_subjects() -> list[str]:
+    """Their names."""
+    return sorted(folder.name for folder in embedded("subjects").iterdir() if folder.is_dir())
+
+
+@dataclass(frozen=True)
+class ShippedSubject:
+    """A subject of the embedded world, with photos to learn from and scenes to judge by."""
+
+    name: str
+    folder: Path
+    class_word: str
+    description: str
+    prompts: tuple[str, ...]
+    scenes: tuple[Path, ...]
+    """Unseen photos of the same subject, one in each prompt's place."""
+
+    @classmethod
+    def load(cls, name: str) -> "ShippedSubject":
+        """Find a shipped subject by name.
+
+        Raises:
+            StudioError: there is none of that name.
+        """
+        top, names = embedded("subjects"), shipped_subjects()
+        if name not in names:
+            raise StudioError(f"--subject: expected one of {', '.join(names)}; got {name!r}.")
+        facts = json.loads((top / name / "subject.json").read_text(encoding="utf-8"))
+        places = [scene["place"] for scene in facts["scenes"]]
+        return cls(
+            name=name,
+            folder=top / name,
+            class_word=facts["class_word"],
+            description=facts["description"],
+            prompts=tuple(scene["prompt"] for scene in facts["scenes"]),
+            scenes=tuple(top / name / "scenes" / f"{place}.jpg" for place in places),
+        )

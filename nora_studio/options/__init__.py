@@ -1,0 +1,1 @@
+"""The options: their groups, defaults, ranges, files, command line and page."""

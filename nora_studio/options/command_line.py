@@ -1,0 +1,174 @@
+"""Parse a command's options, and check what they name before anything is opened."""
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+import tyro
+
+from nora_studio.errors import StudioError
+from nora_studio.options.number_ranges import check_number, read_number
+from nora_studio.options.paths import check_confined, check_path, check_text
+
+Options = TypeVar("Options")
+_WRITTEN = {"out", "output_dir"}
+"""Folders that a command writes new things into; what lies in them is not read."""
+_BOX = "│╭╰─╮╯ "
+_MESSAGE_LENGTH = 300
+_PRINTING = threading.Lock()
+
+
+def parse_command(
+    kind: type[Options],
+    arguments: Sequence[str] | None = None,
+    prog: str | None = None,
+    description: str | None = None,
+) -> Options:
+    """Options from the command line.
+
+    Args:
+        kind: A frozen dataclass of options.
+        arguments: None: this process's.
+
+    Raises:
+        StudioError: an unknown flag, a value of another kind or out of range, a path that cannot
+            be one, or a null byte.
+        SystemExit: after `--help`.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    check_number_words(kind, words)
+    return checked(
+        run_parser(lambda: tyro.cli(kind, prog=prog, description=description, args=words))
+    )
+
+
+def run_parser(parse: Callable[[], Options]) -> Options:
+    """Run tyro's parser; what it prints about a mistake becomes an error of one line.
+
+    Raises:
+        StudioError: the parser refuses the arguments.
+        SystemExit: after `--help`.
+    """
+    printed = io.StringIO()
+    try:
+        # Where it prints is the whole process's matter, and pages parse in several threads.
+        with _PRINTING, contextlib.redirect_stderr(printed):
+            return parse()
+    except SystemExit as end:
+        if end.code in (0, None):
+            raise
+        raise StudioError(_one_line(printed.getvalue())) from None
+
+
+def _one_line(printed: str) -> str:
+    """The first paragraph of the parser's box, and the options that it suggests."""
+    lines = [line.strip(_BOX) for line in printed.splitlines()]
+    first = next((number for number, line in enumerate(lines[1:], 1) if line), 0)
+    paragraph = " ".join(itertools.takewhile(bool, lines[first:]))[:_MESSAGE_LENGTH]
+    if not paragraph:
+        return "the command cannot be read."
+    below = lines[first:]
+    if "Perhaps you meant:" in below:
+        after = below[below.index("Perhaps you meant:") :]
+        close = [line.split()[0] for line in after if line.startswith("--")]
+        if close:
+            return f"{paragraph.rstrip('.')}. Did you mean {' or '.join(close[:2])}?"
+    return paragraph if paragraph.endswith((".", "?")) else f"{paragraph}."
+
+
+def check_number_words(kind: type, arguments: Sequence[str]) -> None:
+    """Refuse words that stand for a number and are none, in words that a person would use.
+
+    Args:
+        kind: The dataclass of options that the words will be parsed into.
+
+    Raises:
+        StudioError: one is such.
+    """
+    known = dict(_numbers(kind))
+    words = list(arguments)
+    while words:
+        flag, equals, value = words.pop(0).partition("=")
+        name = flag.replace("_", "-")
+        if name not in known:
+            continue
+        number, takes_several, may_be_none = known[name]
+        values = [value] if equals else []
+        while not equals and words and not words[0].startswith("--"):
+            values.append(words.pop(0))
+            if not takes_several:
+                break
+        for one in values:
+            if not (may_be_none and one == "None"):
+                read_number(one, number, name)
+
+
+def _numbers(kind: type) -> Iterator[tuple[str, tuple[Any, bool, bool]]]:
+    """Flag -> which kind of number, whether several, and whether None may stand for it."""
+    for prefix, name, hint in option_hints(kind):
+        kinds = get_args(hint) or (hint,)
+        for number in (int, float):
+            if number in kinds:
+                several, optional = get_origin(hint) is tuple, type(None) in kinds
+                yield f"--{prefix}{name}", (number, several, optional)
+                break
+
+
+def option_hints(kind: type, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Every option that a parser makes of a dataclass: its part, its name, its type.
+
+    `unet.train` comes as "unet.", "train"; an option of no part has an empty one.
+    """
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        name, hint = field.name.replace("_", "-"), hints[field.name]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            yield from option_hints(hint, f"{prefix}{name}.")
+        else:
+            yield prefix, name, hint
+
+
+def checked(options: Options) -> Options:
+    """The same options, once every number, path and text in them is one that can be taken.
+
+    Returns:
+        The options, with a seed drawn for each that is to be random.
+
+    Raises:
+        StudioError: one is not; or it leaves the folder of the visitor that the command runs for.
+    """
+    return _checked(options, "")
+
+
+def _checked(options: Any, prefix: str) -> Any:
+    hints = get_type_hints(type(options), include_extras=True)
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(options):
+        value, name = getattr(options, field.name), f"{prefix}{field.name.replace('_', '-')}"
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = _checked(value, f"{name}.")
+            continue
+        is_positional = get_origin(hints[field.name]) is Annotated
+        what = name if is_positional else f"--{name}"
+        several = value if isinstance(value, tuple) else (value,)
+        good = tuple(_check_value(one, field.name, what) for one in several)
+        changes[field.name] = good if isinstance(value, tuple) else good[0]
+    changed = {name: new for name, new in changes.items() if new != getattr(options, name)}
+    return dataclasses.replace(options, **changed) if changed else options
+
+
+def _check_value(value: Any, name: str, what: str) -> Any:
+    if isinstance(value, Path):
+        check_path(value, what)
+        check_confined(value, what, whole=name not in _WRITTEN)
+    elif isinstance(value, str):
+        check_text(value, what)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        return check_number(value, name, what)
+    return value

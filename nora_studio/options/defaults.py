@@ -1,0 +1,168 @@
+"""Fill in what suits the model, and refuse early what cannot be."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from nora_studio.adapters.methods.quantised import check_on_quantised
+from nora_studio.adapters.methods.table import METHODS, method_named
+from nora_studio.adapters.new_tokens import token_words
+from nora_studio.errors import StudioError
+from nora_studio.options.config import PART_FIELDS, DreamboothOptions
+from nora_studio.options.judges import judge_for, why_unscored
+from nora_studio.options.paths import check_folder_name
+from nora_studio.options.settings.adapter import check_adapter_options
+from nora_studio.options.settings.checks import check_option
+from nora_studio.options.settings.learning import (
+    check_encoder_options,
+    check_encoder_steps,
+    check_learning_options,
+    check_resolved,
+)
+from nora_studio.options.settings.loss import check_loss_options
+from nora_studio.options.settings.memory import check_memory_options
+from nora_studio.options.settings.photos import check_photo_options
+from nora_studio.options.settings.tokens import check_token_options
+from nora_studio.options.settings.watching import check_watching_options, recommended_watching
+from nora_studio.photos.prompts import PLACEHOLDER
+from nora_studio.runs import processes
+
+_STEPS = {"sdxl": 500, "mini": 120}
+_TARGETS: dict[str, Any] = {"sdxl": "attention", "mini": "attention+feedforward"}
+_BATCH = {"sdxl": 4, "mini": 3}
+_CLASS_PICTURES = {"sdxl": 100, "mini": 20}
+# SDXL's: cloneofsimo/lora's for its inversion steps. The embedded model's: tried.
+_TOKEN_RATES = {"sdxl": 5e-4, "mini": 3e-3}
+CHECKS: tuple[Callable[[Any], None], ...] = (
+    check_adapter_options,
+    check_learning_options,
+    check_encoder_options,
+    check_loss_options,
+    check_memory_options,
+    check_photo_options,
+    check_token_options,
+    check_watching_options,
+)
+"""Of each group of options, on its own."""
+
+
+def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
+    """Fill in the steps and the batch that suit the model, and check what can be checked early.
+
+    Raises:
+        StudioError: a value is out of its range, or the prompt lacks [V].
+    """
+    family = "mini" if options.model == "embedded" else "sdxl"
+    for check in CHECKS:
+        check(options)
+    pictures = options.class_pictures
+    if options.prior_weight > 0 and pictures is None:
+        pictures = _CLASS_PICTURES[family]
+    token_rate = options.token_rate
+    if options.new_tokens and token_rate is None:
+        token_rate = _TOKEN_RATES[family]
+    if options.new_tokens:
+        _check_new_tokens(options)
+    steps = _STEPS[family] if options.steps is None else options.steps
+    judge = judge_for(options.model, options.clip)
+    options = dataclasses.replace(
+        options,
+        class_pictures=pictures,
+        token_rate=token_rate,
+        steps=steps,
+        batch_size=_BATCH[family] if options.batch_size is None else options.batch_size,
+        targets=options.targets or _TARGETS[family],
+        schedule=options.schedule
+        or ("constant" if options.optimizer == "schedule-free" else "cosine"),
+        **recommended_watching(
+            options, steps, why_unscored(options.model) if judge is None else None
+        ),
+    )
+    check_resolved(options)
+    check_encoder_steps(options, steps)
+    processes.check_shares(options.batch_size or 1, options.accumulate)
+    if PLACEHOLDER.lower() not in options.prompt.lower():
+        raise StudioError(
+            f"--prompt: expected {PLACEHOLDER} where the subject's name goes, as in \"a photo of a "
+            f'{PLACEHOLDER} mug"; got {options.prompt!r}.'
+        )
+    check_option(bool(options.methods), "method", "at least one method", options.method)
+    check_option(
+        len(set(options.methods)) == len(options.methods), "method", "each once", options.method
+    )
+    check_methods(options)
+    check_run_name(options, options.run_name, "instance-dir")
+    check_on_quantised(options.methods, options.base_bits)
+    if not any(getattr(options, part).train for part in PART_FIELDS):
+        raise StudioError("every part is switched off (--unet.no-train ...); train at least one.")
+    if options.text_encoder_steps is not None:
+        encoders = options.text_encoder.train or options.text_encoder_2.train
+        check_option(
+            options.unet.train and encoders,
+            "text_encoder_steps",
+            "the UNet and a text encoder in training",
+            options.text_encoder_steps,
+        )
+    return options
+
+
+def _check_new_tokens(options: DreamboothOptions) -> None:
+    """Refuse a name that no word can have, and tokens that no prompt would hold."""
+    if options.trigger is not None:
+        token_words(options.trigger, options.new_tokens)
+    if options.caption_dropout == 1:
+        raise StudioError(
+            "--new-tokens: no picture would be learned with its words (--caption-dropout 1), so "
+            "the tokens would learn nothing. Lower it, or leave --new-tokens out."
+        )
+
+
+def check_run_name(options: Any, name: str, otherwise: str) -> None:
+    """Refuse a name of runs that is not one folder's in the output folder.
+
+    Args:
+        options: With `methods`, each of which is appended to it, and `name`, where it is given.
+        name: The runs' own, whether given or made up.
+        otherwise: The option that it follows from where it is not given.
+
+    Raises:
+        StudioError: it could lead elsewhere, would be hidden or reserved, or is too long.
+    """
+    what = "--name" if options.name else f"--{otherwise} (give the runs a --name)"
+    check_folder_name(name, what, [f"-{method}" for method in options.methods])
+
+
+def check_methods(options: Any) -> None:
+    """Refuse unknown methods, and options that no method of the run has.
+
+    Args:
+        options: LearningOptions and TuningOptions with `method` and `methods`.
+    """
+    settings: set[str] = set()
+    for method in options.methods:
+        settings |= method_named(method).settings
+    if "lora+" in options.methods:
+        settings.add("lora_plus_ratio")
+    usual = {"outer": "svd", "start": "difference", "dropout": 0.0, "lora_plus_ratio": None}
+    for name, value in usual.items():
+        if getattr(options, name) != value and name not in settings:
+            raise foreign_option(name.replace("_", "-"), name, options.method)
+    if "lora-fa" in options.methods and options.optimizer != "adamw":
+        raise StudioError(
+            f"--optimizer {options.optimizer}: lora-fa has an optimizer of its own. Leave "
+            "--optimizer or lora-fa out."
+        )
+    if "adalora" in options.methods and (options.ema or options.optimizer == "schedule-free"):
+        flag = "ema" if options.ema else "optimizer"
+        raise StudioError(
+            f"--{flag} {getattr(options, flag)}: an average of the weights would bring back the "
+            f"ranks that adalora takes away. Leave --{flag} or adalora out."
+        )
+
+
+def foreign_option(flag: str, setting: str, methods: str) -> StudioError:
+    """The error of an option that the given methods do not have."""
+    owners = [name for name, method in METHODS.items() if setting in method.settings] or ["lora+"]
+    return StudioError(
+        f"--{flag}: no option of --method {methods}, but of {', '.join(owners)}. Leave it out."
+    )

@@ -1,0 +1,1 @@
+"""Photo files to pixels, captions, masks and buckets, and what is wrong with them."""

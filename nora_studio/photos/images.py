@@ -1,0 +1,173 @@
+"""A folder of photos, and every kind of them decoded upright into sRGB."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from nora_studio.errors import StudioError
+from nora_studio.photos.colours import to_srgb
+from nora_studio.photos.opening import open_image
+from nora_studio.photos.sample_meaning import meaning_of
+
+HEIF_SUFFIXES = (".heic", ".heif")
+PHOTO_SUFFIXES = (
+    ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".gif",
+    *HEIF_SUFFIXES,
+)  # fmt: skip
+CAPTION_SUFFIXES = (".txt", ".caption")
+"""In the order in which they are looked for."""
+VIDEO_SUFFIXES = (".mov", ".mp4", ".m4v")
+# Files that cameras, telephones, shells, photo programs and other trainers leave beside photos: no
+# photos, and no mistake either.
+SIDECAR_SUFFIXES = (
+    ".aae", ".thm", ".xmp", ".pp3", ".dop", ".json", ".jsonl", ".toml", ".yaml", ".md", ".db",
+    ".ini", ".npz", ".npy", *VIDEO_SUFFIXES, *CAPTION_SUFFIXES,
+)  # fmt: skip
+MASK_SUFFIX = ".mask.png"
+MINIMUM_SIDE = 32
+MOST_NAMED = 20
+"""Files that one message lists."""
+
+
+@dataclass(frozen=True)
+class DecodedPhoto:
+    """A photo as it is meant to be seen."""
+
+    path: Path
+    image: Image.Image
+    """Upright, sRGB, transparency laid on white."""
+    alpha: Image.Image | None
+    """Its transparency as one channel of the same size, where it has any."""
+    is_animated: bool
+    """Whether the file holds more frames than the one that is used, the first."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.image.height, self.image.width
+
+
+def list_photos(folder: Path, asked_by: str = "--instance-dir") -> list[Path]:
+    """The photos of a folder by name; masks ("3.mask.png") are none.
+
+    Args:
+        asked_by: The option or argument that names the folder, for the message.
+
+    Raises:
+        StudioError: no such folder, no photos in it, or files of unknown kinds among them.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        state = "is a file" if folder.exists() else "does not exist"
+        raise StudioError(f"{asked_by}: expected a folder of photos; {folder} {state}.")
+    photos, unknown = [], []
+    for file in sorted(folder.iterdir()):
+        suffix = file.suffix.lower()
+        if file.is_dir() or file.name.startswith(".") or suffix in SIDECAR_SUFFIXES:
+            continue
+        if file.name.lower().endswith(MASK_SUFFIX):
+            continue
+        _check_is_file(file, asked_by)
+        (photos if suffix in PHOTO_SUFFIXES else unknown).append(file)
+    if unknown:
+        raise StudioError(f"{asked_by}: {_unknown(folder, unknown)}")
+    if not photos:
+        raise StudioError(f"{asked_by}: {_none_here(folder)}")
+    return photos
+
+
+def _check_is_file(file: Path, asked_by: str) -> None:
+    """Refuse a pipe, a device or a socket: whoever opens one may wait for ever."""
+    if file.exists() and not file.is_file():
+        raise StudioError(
+            f"{asked_by}: {file} is neither a file nor a folder. Move it out of the folder."
+        )
+
+
+def is_photo_name(name: str) -> bool:
+    """Whether a file of that name is read as a photo, by its suffix."""
+    lower = name.lower()
+    return lower.endswith(PHOTO_SUFFIXES) and not lower.endswith(MASK_SUFFIX) and lower[0] != "."
+
+
+def _unknown(folder: Path, files: Sequence[Path]) -> str:
+    """Say of all files of unknown kinds at once that they are."""
+    kinds = f"expected {', '.join(PHOTO_SUFFIXES)}"
+    if len(files) == 1:
+        suffix = files[0].suffix.lower() or "no suffix"
+        what = f"{files[0]} is of an unknown kind ({suffix})"
+        return f"{what}; {kinds}. Convert it or move it out of the folder."
+    names = ", ".join(file.name for file in files[:MOST_NAMED])
+    rest = f" and {len(files) - MOST_NAMED} more" if len(files) > MOST_NAMED else ""
+    what = f"{len(files)} files in {folder} are of unknown kinds ({names}{rest})"
+    return f"{what}; {kinds}. Convert them or move them out of the folder."
+
+
+def _none_here(folder: Path) -> str:
+    """Say that a folder has no photos, and where below it there are some."""
+    inner = {}
+    for place in sorted(folder.iterdir()):
+        if place.is_dir() and not place.name.startswith("."):
+            count = sum(is_photo_name(file.name) for file in place.iterdir())
+            inner |= {place: count} if count else {}
+    if not inner:
+        return f"no photos in {folder}; expected at least one of {', '.join(PHOTO_SUFFIXES)}."
+    found = ", ".join(f"{place} ({n})" for place, n in list(inner.items())[:MOST_NAMED])
+    if len(inner) == 1:
+        return f"no photos in {folder} itself, but one level down in {found}. Name that folder."
+    return f"no photos in {folder} itself, but one level down: {found}. Name one of these folders."
+
+
+def open_photo(file: Path) -> Image.Image:
+    """Decode a photo upright and in sRGB, transparency laid on white.
+
+    Raises:
+        StudioError: it is no picture, is cut short, or is far too large or too small.
+    """
+    return decode_photo(file).image
+
+
+def decode_photo(file: Path) -> DecodedPhoto:
+    """As `open_photo`, with what else the file says.
+
+    Raises:
+        StudioError: it is no picture, is cut short, or is far too large or too small.
+    """
+    if file.suffix.lower() in HEIF_SUFFIXES:
+        _register_heif()
+    try:
+        with open_image(file) as image:
+            # Telephones write several pictures of one moment as MPO: no animation.
+            is_animated = getattr(image, "is_animated", False) and image.format != "MPO"
+            meaning = meaning_of(image)
+            upright = ImageOps.exif_transpose(image)
+            upright.load()
+        colours, alpha = to_srgb(upright, meaning)
+    except StudioError:
+        raise
+    except (
+        UnidentifiedImageError,
+        OSError,
+        EOFError,
+        SyntaxError,  # Pillow's word for a broken PNG
+        RuntimeError,  # and for a broken AVIF
+        ValueError,
+    ) as error:
+        raise StudioError(
+            f"{file} cannot be read as a picture: {error}. Replace or remove it."
+        ) from error
+    if min(colours.size) < MINIMUM_SIDE:
+        raise StudioError(
+            f"{file} is {colours.width}x{colours.height}; the shorter side must be at least "
+            f"{MINIMUM_SIDE} pixels. Remove it."
+        )
+    return DecodedPhoto(file, colours, alpha, is_animated)
+
+
+def _register_heif() -> None:
+    # Here and not at the top: the decoder is large, and only telephones' photos need it.
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()

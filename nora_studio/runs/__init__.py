@@ -1,0 +1,1 @@
+"""The run folder: files written safely, lock, status, log, history, processes, and how they end."""

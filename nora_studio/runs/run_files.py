@@ -1,0 +1,243 @@
+"""A run's own files, read with every value checked: a torn or edited one is named, never a crash.
+
+What shows runs reads leniently (`read_status`, `read_log`): a value of the wrong kind counts as
+absent. What depends on a file reads it strictly and refuses it in one line. `damage` tells whether
+anything in a run's folder is not as the trainer writes it.
+"""
+
+import json
+import math
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from nora_studio.errors import StudioError
+from nora_studio.runs.liveness import ProcessMark
+
+CONFIG = "config.toml"
+LOG = "log.jsonl"
+STATUS = "status.json"
+PHOTOS = "photos.json"
+STATES = ("running", "finished", "stopped", "failed")
+_SINGLE = frozenset({
+    "step", "loss", "fixed_loss", "held_out_loss", "gradient_norm", "weight_norm",
+    "seconds_per_step", "images_per_second", "examples_per_second", "memory_gib", "time",
+})  # fmt: skip
+"""What of a log line is a single number, as whoever shows runs reads it."""
+_MOST_STEPS = 10**15
+_LATEST = 2.5e11
+"""Seconds since 1970, in the year 9892: later times have no date."""
+# What reading and parsing raise. UnicodeDecodeError, TOMLDecodeError, JSONDecodeError and whole
+# numbers of too many digits are ValueErrors.
+_UNREADABLE = (OSError, ValueError, RecursionError, MemoryError)
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """The settings of a run, those of parts as tables.
+
+    Raises:
+        StudioError: the file cannot be read, or a setting that runs are shown by is of another
+            kind.
+    """
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+        _check_settings(values)
+    except _UNREADABLE as error:
+        raise StudioError(
+            f"{file} is damaged: {_reason(error)}. Put back a copy, such as that of a twin; or "
+            "delete the run and begin another."
+        ) from error
+    return values
+
+
+def _check_settings(values: dict[str, Any]) -> None:
+    if not _is_count(values.get("steps", 0)):
+        raise ValueError(f"steps should be a whole number; got {_shown(values['steps'])}")
+    for name in ("method", "name", "output_dir", "model", "prompt", "instance_dir"):
+        if not isinstance(values.get(name, ""), str):
+            raise ValueError(f"{name} should be a string; got {_shown(values[name])}")
+    prompts = values.get("sample_prompts", [])
+    if not isinstance(prompts, list) or not all(isinstance(text, str) for text in prompts):
+        raise ValueError(f"sample_prompts should be a list of strings; got {_shown(prompts)}")
+
+
+def read_digests(file: Path) -> dict[str, str]:
+    """What a run was begun with: each photo's (or picture's, or row file's) digest by name.
+
+    Raises:
+        StudioError: the file cannot be read, or holds anything else.
+    """
+    try:
+        return _digests(file)
+    except _UNREADABLE as error:
+        raise StudioError(
+            f"{file} is damaged: {_reason(error)}. Put back a copy, such as that of a twin; or "
+            "delete this file to go on without the check that the run is trained on the same."
+        ) from error
+
+
+def _digests(file: Path) -> dict[str, str]:
+    values = _object(file)
+    for name, digest in values.items():
+        if not isinstance(digest, str):
+            raise ValueError(f"the digest of {name[:80]!r} should be text; got {_shown(digest)}")
+    return values
+
+
+def read_status(file: Path) -> dict[str, Any]:
+    """The last status, without values of the wrong kind; empty where there is none to read."""
+    try:
+        values = _object(file)
+    except _UNREADABLE:
+        return {}
+    return {name: value for name, value in values.items() if _status_fits(name, value)}
+
+
+def read_log(file: Path) -> list[dict[str, Any]]:
+    """The lines of a log that tell of a step, their numbers alone; others are left out."""
+    rows: list[dict[str, Any]] = []
+    for line in _lines(file):
+        try:
+            row = json.loads(line)
+        except _UNREADABLE:
+            continue
+        if isinstance(row, dict) and _is_count(row.get("step")):
+            rows.append({name: value for name, value in row.items() if _log_fits(name, value)})
+    return rows
+
+
+def method_of_card(file: Path) -> str | None:
+    """The method that an adapter's card names; None where it cannot be read."""
+    try:
+        method = _object(file).get("method")
+    except _UNREADABLE:
+        return None
+    return method if isinstance(method, str) else None
+
+
+def damage(folder: Path) -> str | None:
+    """What is not as a trainer writes it: "config.toml: ..."; None where all is well.
+
+    The last line of a log may be cut short, as by a power cut, and a status may be missing.
+    """
+    checks: dict[str, Callable[[Path], object]] = {
+        CONFIG: _check_config,
+        STATUS: _check_status,
+        PHOTOS: _digests,
+        LOG: _check_log,
+    }
+    for name, check in checks.items():
+        if name != CONFIG and not (folder / name).exists():
+            continue
+        try:
+            check(folder / name)
+        except _UNREADABLE as error:
+            return f"{name}: {_reason(error)}"
+    return None
+
+
+def _check_config(file: Path) -> None:
+    try:
+        read_config(file)
+    except StudioError as error:
+        raise error.__cause__ or error from error
+
+
+def _check_status(file: Path) -> None:
+    for name, value in _object(file).items():
+        if not _status_fits(name, value):
+            raise ValueError(f"{name[:80]} should not be {_shown(value)}")
+
+
+def _check_log(file: Path) -> None:
+    if not file.is_file():
+        raise ValueError("it is no file")
+    lines = list(_lines(file))
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict) or not _is_count(row.get("step")):
+                raise ValueError("expected a line of JSON with a step")
+            for name, value in row.items():
+                if not _log_fits(name, value):
+                    raise ValueError(f"{name[:80]} should be a number; got {_shown(value)}")
+        except _UNREADABLE as error:
+            if number < len(lines) or line.endswith("\n"):
+                raise ValueError(f"line {number}: {_reason(error)}") from error
+
+
+def _lines(file: Path) -> Iterator[str]:
+    try:
+        with file.open(encoding="utf-8", errors="replace") as stream:
+            yield from (line for line in stream if line.strip())
+    except OSError:
+        return
+
+
+def _object(file: Path) -> dict[str, Any]:
+    text = file.read_text(encoding="utf-8")
+    if not text.strip():
+        raise ValueError("it is empty")
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError(f"expected a JSON object; got {_shown(values)}")
+    return values
+
+
+def _status_fits(name: str, value: Any) -> bool:
+    """Whether a value is of the kind that a trainer writes under a name."""
+    if name in ("step", "steps", "best_step", "adapter_step"):
+        return _is_count(value)
+    if name in ("pid", "started", "host"):
+        return ProcessMark.fits(name, value)
+    if name == "time":
+        return is_finite(value) and 0 <= value < _LATEST
+    if name == "state":
+        return value in STATES
+    if name in ("seconds_left", "change", "accuracy"):
+        return is_finite(value)
+    # Of a later version, or a best loss, which may be infinite.
+    return isinstance(value, str) if name == "error" else isinstance(value, str | int | float)
+
+
+def _log_fits(name: str, value: object) -> bool:
+    """Whether a value is of the kind that a trainer logs under a name.
+
+    That is a number that a float holds, NaN among them; but for losses, times and scores it may be
+    a table of numbers, one for each part, or a word.
+    """
+    is_score = name.startswith("sample_") and name != "sample_judge"
+    if name in _SINGLE or is_score:
+        return _is_number(value)
+    if isinstance(value, dict):
+        return all(_is_number(inner) for inner in value.values())
+    return isinstance(value, str) or _is_number(value)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) < 2**1023)
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value is a number, not NaN, and no larger than a float."""
+    return _is_number(value) and math.isfinite(value)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value <= _MOST_STEPS
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _reason(error: BaseException) -> str:
+    """Why a file cannot be read, in one line."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is no text (byte {error.start})"
+    text = getattr(error, "strerror", None) or str(error)
+    return " ".join(text.split()) or type(error).__name__

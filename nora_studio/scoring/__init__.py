@@ -1,0 +1,1 @@
+"""Judge and compare pictures: CLIP, DINO, statistics, grids, tables and reports."""

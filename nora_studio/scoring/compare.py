@@ -1,0 +1,244 @@
+"""Adapters side by side: the same prompts, seeds and starting noise, scored and told in words."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+
+from diffusers import StableDiffusionXLPipeline
+from PIL import Image
+
+from nora_studio.adapters.files.cards import find_adapter, read_subject_card
+from nora_studio.adapters.methods.table import METHOD_NAMES
+from nora_studio.errors import StudioError
+from nora_studio.photos.opening import open_image
+from nora_studio.scoring.dino import Dino
+from nora_studio.scoring.scores import Scorer, score_pictures
+from nora_studio.scoring.statistics import paired_difference, signed, verdict
+from nora_studio.sdxl.adapted import AdaptedPipes
+from nora_studio.sdxl.entrants import (
+    BASE,
+    Drawing,
+    Entrant,
+    Pair,
+    PlannedPicture,
+    UsedAdapter,
+    plan_pictures,
+    run_name,
+)
+from nora_studio.sdxl.generate import default_batch, draw, save_picture
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One paired comparison of two entrants by one score."""
+
+    score: str
+    first: str
+    second: str
+    mean: float
+    """Of first minus second."""
+    low: float
+    high: float
+    """Ends of the 95% interval."""
+    units: int
+    """Independent units behind the interval."""
+    verdict: str
+
+    @property
+    def row(self) -> tuple[str, str, str, str, str]:
+        """For a table: score, who against whom, difference, interval, verdict."""
+        return (
+            self.score,
+            f"{self.first} − {self.second}",
+            signed(self.mean),
+            f"{signed(self.low)} to {signed(self.high)}",
+            self.verdict,
+        )
+
+
+Pictures = dict[str, dict[Pair, Path]]
+"""Label -> (prompt, seed) -> file."""
+Scores = dict[str, dict[str, list[float]]]
+"""Score's name -> label -> one value a picture, in the order of `Drawing.pairs`."""
+
+
+def enter_adapters(
+    paths: Sequence[Path],
+    with_base: bool = True,
+    *,
+    weights: Sequence[float] = (),
+    strengths: Sequence[float] = (),
+    together: bool = False,
+) -> list[Entrant]:
+    """Name the columns: by method, or by run where two share a method; the base comes first.
+
+    Args:
+        weights: Each adapter's own strength, in the same order; none: 1 for each.
+        strengths: A column of every adapter for each of these, which multiply its own.
+        together: All adapters on at once, as one column.
+
+    Raises:
+        StudioError: an adapter cannot be read, is given twice, or would bear another one's name; or
+            there is not one weight for each.
+    """
+    folders = [find_adapter(path) for path in paths]
+    cards = [read_subject_card(folder) for folder in folders]
+    methods = [METHOD_NAMES.get(card.method, card.method) for card in cards]
+    labels = methods if len(set(methods)) == len(methods) else [run_name(f) for f in folders]
+    repeated = next((label for label in labels if labels.count(label) > 1), None)
+    if repeated is not None or BASE in labels:
+        raise StudioError(
+            f"--adapters: two would be called {repeated or BASE!r}. Give each adapter once, from "
+            "runs of different names."
+        )
+    if weights and len(weights) != len(folders):
+        raise StudioError(
+            f"--weights: expected one for each of {len(folders)} adapters; got {len(weights)}."
+        )
+    _check_strengths([*weights, *strengths])
+    used = [UsedAdapter(*one) for one in zip(folders, cards, weights or [1.0] * len(folders))]
+    entrants = [Entrant(label, (use,)) for label, use in zip(labels, used)]
+    if together and used:
+        entrants = [Entrant(" + ".join(labels), tuple(used))]
+    if strengths:
+        entrants = [_at(entrant, s) for entrant in entrants for s in strengths]
+    return ([Entrant(BASE)] if with_base else []) + entrants
+
+
+def _check_strengths(strengths: Sequence[float]) -> None:
+    if not all(abs(strength) < 1e6 for strength in strengths):
+        raise StudioError(f"expected finite strengths; got {list(strengths)}.")
+
+
+def _at(entrant: Entrant, strength: float) -> Entrant:
+    """A column of its own, at that strength."""
+    return replace(entrant.at(strength), label=f"{entrant.label} × {strength:g}")
+
+
+def draw_missing(
+    pipe: StableDiffusionXLPipeline,
+    entrants: Sequence[Entrant],
+    drawing: Drawing,
+    folder: Path,
+    on_picture: Callable[[str, int, int], object] | None = None,
+) -> Pictures:
+    """Draw what is not yet in `folder` with the very same recipe; give back every picture's file.
+
+    Args:
+        folder: Holds one folder of PNG files for each entrant.
+        on_picture: Called once a picture, drawn or found, with (label, number, how many in all).
+    """
+    planned = plan_pictures(pipe, entrants, drawing, folder)
+    pictures: Pictures = {entrant.label: {} for entrant in entrants}
+    for picture in planned:
+        pictures[picture.entrant.label][picture.pair] = picture.file
+    numbers = dict.fromkeys(pictures, 0)
+    # One adapter after the other: none but the current one takes memory.
+    for picture in draw_planned(AdaptedPipes(pipe, keep=1), planned, drawing):
+        label = picture.entrant.label
+        numbers[label] += 1
+        if on_picture is not None:
+            on_picture(label, numbers[label], len(drawing.pairs))
+    return pictures
+
+
+def draw_planned(
+    pipes: AdaptedPipes, planned: Sequence[PlannedPicture], drawing: Drawing
+) -> Iterator[PlannedPicture]:
+    """Draw what is missing of planned pictures; yield each, found or drawn, when it is there.
+
+    Where the adapters all stay ready, as many rows as are drawn at once are finished before the
+    next; else one entrant after the other.
+    """
+    batch = default_batch(pipes.base, drawing.size)
+    adapters = {use.path for picture in planned for use in picture.entrant.adapters}
+    rows = batch if len(adapters) <= pipes.keep else len(drawing.pairs)
+    for start in range(0, len(drawing.pairs), rows):
+        chunk = set(drawing.pairs[start : start + rows])
+        for label in dict.fromkeys(picture.entrant.label for picture in planned):
+            own = [p for p in planned if p.entrant.label == label and p.pair in chunk]
+            missing = {picture.pair: picture for picture in own if not picture.is_drawn}
+            yield from (picture for picture in own if picture.pair not in missing)
+            yield from _draw_missing_of_one(pipes, missing, drawing)
+
+
+def _draw_missing_of_one(
+    pipes: AdaptedPipes, missing: Mapping[Pair, PlannedPicture], drawing: Drawing
+) -> Iterator[PlannedPicture]:
+    """Draw one entrant's missing pictures, in the drawing's order."""
+    if not missing:
+        return
+    entrant = next(iter(missing.values())).entrant.at(drawing.strength)
+    drawn = draw(
+        pipes.wearing(entrant.adapters_on),
+        drawing.prompts,
+        drawing.seeds,
+        steps=drawing.steps,
+        guidance=drawing.guidance,
+        size=drawing.size,
+        negative=drawing.negative,
+        trigger=entrant.trigger,
+        done={pair for pair in drawing.pairs if pair not in missing},
+    )
+    for prompt, seed, image in drawn:
+        picture = missing[prompt, seed]
+        save_picture(image, picture.file, picture.recipe)
+        yield picture
+
+
+def score_entrants(
+    scorer: Scorer,
+    pictures: Pictures,
+    drawing: Drawing,
+    references: Sequence[Image.Image] | None = None,
+    dino: Dino | None = None,
+) -> Scores:
+    """Score every picture of every entrant; CLIP-I and DINO only where there are real photos."""
+    scores: Scores = {}
+    prompts = [prompt for prompt, _ in drawing.pairs]
+    for label, files in pictures.items():
+        images = [open_picture(files[pair]) for pair in drawing.pairs]
+        for name, values in score_pictures(scorer, images, prompts, references, dino):
+            scores.setdefault(name, {})[label] = values.tolist()
+    return scores
+
+
+def open_picture(file: Path) -> Image.Image:
+    """Read one drawn picture whole, in RGB.
+
+    Raises:
+        StudioError: it has more pixels than are read.
+    """
+    with open_image(file) as image:
+        return image.convert("RGB")
+
+
+def find_differences(scores: Scores, drawing: Drawing) -> Iterator[Finding]:
+    """Compare each later column with each earlier one, adapters before comparisons with the base.
+
+    Seeds of one prompt are alike, so prompts are the independent units; with a single prompt its
+    seeds are. A single picture has no interval and gives no finding. What the intervals cover:
+    `statistics.coverage`.
+    """
+    groups = [prompt for prompt, _ in drawing.pairs]
+    unit, units = "prompts", len(drawing.prompts)
+    if units == 1:
+        groups, unit, units = list(range(len(drawing.seeds))), "seeds", len(drawing.seeds)
+    if units < 2:
+        return
+    for name, columns in scores.items():
+        pairs = sorted(combinations(columns, 2), key=lambda pair: BASE in pair)
+        for second, first in pairs:
+            difference = paired_difference(columns[first], columns[second], groups)
+            words = verdict(difference, units, first, second, unit)
+            yield Finding(name, first, second, *difference, units, words)
+
+
+def mean_by_prompt(values: Sequence[float], drawing: Drawing) -> dict[str, float]:
+    """One entrant's score of each prompt, over its seeds."""
+    count = len(drawing.seeds)
+    return {
+        prompt: sum(values[i * count : (i + 1) * count]) / count
+        for i, prompt in enumerate(drawing.prompts)
+    }

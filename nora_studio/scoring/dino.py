@@ -1,0 +1,108 @@
+"""Judge pictures with DINO, which sees whether it is this very subject and not only its class."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
+
+from nora_studio.errors import StudioError
+from nora_studio.runs.weight_files import check_hub_weights, check_weights
+
+MODEL_TYPES = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
+"""Vision transformers of transformers whose first output token is the class token."""
+ENCODING_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Dino:
+    """A DINO in evaluation mode, float32, with its own preprocessing."""
+
+    name: str
+    model: Any
+    processor: Any
+    device: torch.device
+
+    @torch.no_grad()
+    def features(self, images: Sequence[Image.Image]) -> Tensor:
+        """Class tokens of the pictures' middle squares, unit vectors (images, width).
+
+        Some processors resize without regard to proportions; a square suffers nothing from either.
+        float32 on the CPU.
+        """
+        rows = []
+        for start in range(0, len(images), ENCODING_BATCH):
+            chunk = [_square(image) for image in images[start : start + ENCODING_BATCH]]
+            pixels = self.processor(images=chunk, return_tensors="pt")["pixel_values"]
+            tokens = self.model(pixel_values=pixels.to(self.device)).last_hidden_state
+            rows.append(tokens[:, 0])  # (batch, tokens, width): the class token is the first.
+        return F.normalize(torch.cat(rows).float(), dim=-1).cpu()
+
+
+def load_dino(name: str, device: str | torch.device = "cpu") -> Dino:
+    """Load a DINO (v1, v2, v3) by transformers, safetensors only.
+
+    Args:
+        name: A folder, or a Hub name such as facebook/dino-vits16 or facebook/dinov2-small.
+
+    Raises:
+        StudioError: nothing loadable is behind the name, or a model without a class token.
+    """
+    source = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    check_weights("--dino", name, Path(source))
+    try:
+        kind = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
+        if kind not in MODEL_TYPES:
+            raise StudioError(
+                f"--dino: expected a vision transformer ({', '.join(MODEL_TYPES)}); {name!r} holds "
+                f"a {kind}. facebook/dino-vits16 is the one of the DreamBooth paper."
+            )
+        # DINO has no pooler; left in, it would be drawn at random, with a page of warnings.
+        bare = {"add_pooling_layer": False} if kind == "vit" else {}
+        model, told = AutoModel.from_pretrained(
+            source,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            dtype=torch.float32,
+            **bare,
+        )
+        processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, StudioError):
+            raise
+        check_hub_weights("--dino", name)
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise StudioError(f"--dino: {name!r} could not be loaded: {reason}") from error
+    if told["missing_keys"]:  # They would be drawn at random, too.
+        raise StudioError(
+            f"--dino: {name!r} lacks {len(told['missing_keys'])} of the model's weights, "
+            f"{min(told['missing_keys'])} among them. Use a whole one, such as "
+            "facebook/dino-vits16."
+        )
+    model = model.requires_grad_(False).eval().to(device)
+    return Dino(name, model, processor, torch.device(device))
+
+
+def dino_score(
+    dino: Dino, images: Sequence[Image.Image], references: Sequence[Image.Image]
+) -> Tensor:
+    """DINO: mean cosine of each picture with all real photos of the subject, (images,).
+
+    Source: DreamBooth (arXiv 2208.12242), 4.2. Unlike CLIP-I it is not trained to forget what
+    tells two subjects of one class apart.
+    """
+    if not references:
+        raise StudioError("DINO needs at least one real photo of the subject; got none.")
+    return (dino.features(images) @ dino.features(references).T).mean(dim=-1)
+
+
+def _square(image: Image.Image) -> Image.Image:
+    side = min(image.size)
+    return ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC)

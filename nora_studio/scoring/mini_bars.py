@@ -1,0 +1,231 @@
+"""Measure the miniature model: are its pictures what the prompts say?"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import StableDiffusionXLPipeline
+from open_clip import CLIP
+from torch import Tensor
+
+from nora_studio.mini.pretrain.architecture import IMAGE_SIZE
+from nora_studio.mini.pretrain.contrastive import resize_pictures
+from nora_studio.mini.pretrain.pictures import save_grid
+from nora_studio.mini.pretrain.progress import Progress
+from nora_studio.mini.pretrain.vae import measure_psnr
+from nora_studio.mini.world import (
+    ACCESSORIES,
+    CLASSES,
+    COLORS,
+    EMBLEMS,
+    PATTERNS,
+    PLACE_PHRASES,
+    PLACES,
+    STYLES,
+    Scenes,
+    render,
+    sample_scenes,
+)
+from nora_studio.scoring.clip_files import find_clip_files, load_open_clip
+
+BARS = {"kind": 0.90, "place": 0.85, "main_color": 0.80, "psnr": 30.0}
+"""What the embedded model must reach; other figures are for information."""
+
+PLAIN, NONE = PATTERNS.index("plain"), ACCESSORIES.index("none")
+OPTIONS: dict[str, list[str]] = {
+    "kind": CLASSES,
+    "place": PLACES,
+    "main_color": list(COLORS),
+    "pattern": PATTERNS,
+    "accessory": ACCESSORIES,
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    scenes: Scenes
+    prompts: list[str]
+
+
+def article(words: str) -> str:
+    return ("an " if words[0] in "aeiou" else "a ") + words
+
+
+def place_phrase(place: str, background: str | None = None) -> str:
+    """How the prompts name a place; a plain background is named with its colour where given."""
+    phrase = PLACE_PHRASES[place][0]
+    if "{" not in phrase:
+        return phrase
+    return f"on {article(background or 'plain')} background"
+
+
+def draw_trial(count: int, seed: int) -> Trial:
+    """Photos of nameless things, mostly plain, some patterned or dressed, with their prompts."""
+    scenes = sample_scenes(4 * count + 64, seed)
+    is_photo = (scenes.name < 0) & (scenes.style == STYLES.index("photo"))
+    scenes = scenes.select(is_photo.nonzero()[:count, 0])
+    number = torch.arange(len(scenes))
+    scenes = replace(
+        scenes,
+        kind=number % len(CLASSES),
+        place=number // len(CLASSES) % len(PLACES),
+        pattern=torch.where(number % 10 < 7, PLAIN, scenes.pattern),
+        accessory=torch.where(number % 10 < 6, NONE, scenes.accessory),
+        emblem=torch.full_like(scenes.emblem, EMBLEMS.index("none")),
+    )
+    return Trial(scenes, [write_prompt(scenes, i) for i in range(len(scenes))])
+
+
+def write_prompt(scenes: Scenes, i: int) -> str:
+    colors = list(COLORS)
+    look = colors[int(scenes.main_color[i])]
+    if scenes.pattern[i] != PLAIN:
+        pattern = PATTERNS[int(scenes.pattern[i])]
+        look = f"{look} and {colors[int(scenes.second_color[i])]} {pattern}"
+    dress = ""
+    if scenes.accessory[i] != NONE:
+        accessory = ACCESSORIES[int(scenes.accessory[i])]
+        dress = f" wearing {accessory if accessory == 'glasses' else article(accessory)}"
+    place = place_phrase(PLACES[int(scenes.place[i])], colors[int(scenes.background[i])])
+    return f"a photo of {article(look)} {CLASSES[int(scenes.kind[i])]}{dress} {place}"
+
+
+def generate(
+    pipeline: StableDiffusionXLPipeline,
+    prompts: list[str],
+    seed: int,
+    batch: int,
+    steps: int = 25,
+    guidance: float = 5.0,
+    progress: Progress | None = None,
+) -> Tensor:  # (prompts, 3, 256, 256) in [0, 1], on the CPU
+    """Draw one picture a prompt; each has a seed of its own, whatever the batch."""
+    pictures = []
+    for start in range(0, len(prompts), batch):
+        few = prompts[start : start + batch]
+        seeds = range(seed + start, seed + start + len(few))
+        output = pipeline(
+            few,
+            height=IMAGE_SIZE,
+            width=IMAGE_SIZE,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=[torch.Generator("cpu").manual_seed(s) for s in seeds],
+            output_type="pt",
+            return_dict=False,
+        )
+        pictures.append(output[0].float().cpu())
+        if progress is not None and progress.is_due():
+            progress.say(f"drew {start + len(few)} of {len(prompts)} prompts")
+    return torch.cat(pictures)
+
+
+class Judge:
+    """The scoring CLIP, zero-shot."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self.device = device
+        files = find_clip_files(f"local-dir:{folder}", "--assets")
+        model, _, self.tokenize = load_open_clip(files, device)
+        assert isinstance(model, CLIP)
+        self.model = model.eval()
+
+    @torch.no_grad()
+    def look(self, pictures: Tensor) -> Tensor:  # (n, 3, size, size) in [0, 1] -> (n, embed_dim)
+        parts = [resize_pictures(part.to(self.device)) * 2 - 1 for part in pictures.split(128)]
+        features = [self.model.encode_image(part) for part in parts]
+        return F.normalize(torch.cat(features), dim=-1)
+
+    @torch.no_grad()
+    def read(self, texts: list[str]) -> Tensor:  # (texts, embed_dim)
+        ids = self.tokenize(texts).to(self.device)
+        return F.normalize(self.model.encode_text(ids), dim=-1)
+
+    def accuracies(
+        self,
+        scenes: Scenes,
+        seen: Tensor,  # (scenes, embed_dim): what `look` makes of their pictures
+    ) -> dict[str, float | None]:
+        """Share of the pictures whose class, place, ... is named rightly; None: none is asked.
+
+        The class is chosen among all; everything else among sentences that name the true class.
+        Colours are asked of plain things, patterns and accessories of those that have one.
+        """
+        asked = {
+            "kind": torch.ones(len(scenes), dtype=torch.bool),
+            "place": torch.ones(len(scenes), dtype=torch.bool),
+            "main_color": scenes.pattern == PLAIN,
+            "pattern": scenes.pattern != PLAIN,
+            "accessory": scenes.accessory != NONE,
+        }
+        results: dict[str, float | None] = {}
+        for attribute, is_asked in asked.items():
+            chosen = self.choose(attribute, scenes, seen)
+            right = (chosen == getattr(scenes, attribute))[is_asked]
+            results[attribute] = round(right.float().mean().item(), 4) if len(right) else None
+        return results
+
+    def choose(
+        self,
+        attribute: str,  # a key of OPTIONS
+        scenes: Scenes,
+        seen: Tensor,  # (scenes, embed_dim)
+    ) -> Tensor:  # (scenes,): the index of the option whose sentence is nearest
+        options = OPTIONS[attribute]
+        texts = [describe(attribute, option, kind) for kind in CLASSES for option in options]
+        read = self.read(texts).view(len(CLASSES), len(options), -1)
+        if attribute == "kind":  # its sentences name no class beforehand
+            read = read[:1].expand_as(read)
+        own = read[scenes.kind.to(self.device)]
+        return torch.einsum("nd,nod->no", seen, own).argmax(1).cpu()
+
+
+def describe(attribute: str, option: str, kind: str) -> str:
+    """The sentence that stands for one option."""
+    if attribute == "kind":
+        return f"a photo of {article(option)}"
+    if attribute == "place":
+        return f"a photo of {article(kind)} {place_phrase(option)}"
+    if attribute == "accessory":
+        if option == "none":
+            return f"a photo of {article(kind)}"
+        return f"a photo of {article(kind)} wearing {article(option)}"
+    return f"a photo of {article(option)} {kind}"
+
+
+def measure(
+    pipeline: StableDiffusionXLPipeline,
+    scorer: Path,
+    device: str,
+    count: int,
+    batch: int,
+    grid: Path,
+    steps: int = 25,
+    seed: int = 1,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Draw `count` prompts, judge them and real renders of the same scenes; write a grid."""
+    trial = draw_trial(count, seed)
+    pictures = generate(pipeline, trial.prompts, seed, batch, steps, progress=progress)
+    shown = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:100]
+    save_grid(F.interpolate(pictures[shown], scale_factor=0.5, mode="area"), 10, grid)
+    rendered = [
+        render(trial.scenes.select(slice(i, i + 64)), IMAGE_SIZE, device).cpu()
+        for i in range(0, count, 64)
+    ]
+    judge = Judge(scorer, device)
+    drawn = judge.accuracies(trial.scenes, judge.look(pictures))
+    drawn["psnr"] = round(measure_psnr(pipeline.vae, device, min(256, count)), 2)
+    return {
+        "prompts": count,
+        "seed": seed,
+        "steps": steps,
+        "guidance": 5.0,
+        "drawn": drawn,
+        "ceiling": judge.accuracies(trial.scenes, judge.look(torch.cat(rendered))),
+        "bars": BARS,
+        "passed": {name: (drawn[name] or 0) >= bar for name, bar in BARS.items()},
+        "examples": [trial.prompts[i] for i in shown[:10].tolist()],
+    }

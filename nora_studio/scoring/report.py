@@ -1,0 +1,139 @@
+"""Show results on a self-contained HTML page, beside the comparison grid as a PNG."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+
+from nora_studio.runs.atomic import write_text
+from nora_studio.scoring.grid import labelled_grid
+
+__all__ = ["Commands", "Comparison", "Photos", "Section", "Table", "html_report", "labelled_grid"]
+
+STRIP_COLUMNS = 6
+
+
+class Section(Protocol):
+    """A part of a page: a heading and what stands below it."""
+
+    @property
+    def heading(self) -> str: ...
+
+    def body(self) -> str:
+        """HTML below the heading."""
+        ...
+
+
+@dataclass(frozen=True)
+class Photos:
+    """A strip of pictures, all of one kind."""
+
+    heading: str
+    pictures: Sequence[Image.Image]
+    caption: str = ""
+
+    def body(self) -> str:
+        tags = "".join(_picture(p, f"photo {i + 1}") for i, p in enumerate(self.pictures))
+        columns = min(len(self.pictures), STRIP_COLUMNS)
+        strip = f'<div class="strip" style="--columns:{columns}">{tags}</div>'
+        return strip + _paragraph(self.caption)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Pictures by prompt and contender."""
+
+    heading: str
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Image.Image]]]
+    """Prompt, and one picture a column."""
+    caption: str = ""
+
+    def body(self) -> str:
+        heads = "".join(f"<b>{html.escape(label)}</b>" for label in self.columns)
+        rows = [f'<div class="row heads"><span></span>{heads}</div>']
+        for prompt, pictures in self.rows:
+            tags = "".join(
+                _picture(p, f"{label}: {prompt}") for p, label in zip(pictures, self.columns)
+            )
+            rows.append(f'<div class="row"><span>{html.escape(prompt)}</span>{tags}</div>')
+        grid = f'<div class="grid" style="--columns:{len(self.columns)}">{"".join(rows)}</div>'
+        return _paragraph(self.caption) + grid
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; the first column names the row, the others hold values."""
+
+    heading: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+
+    def body(self) -> str:
+        head = "".join(f'<th scope="col">{html.escape(label)}</th>' for label in self.columns)
+        lines = []
+        for first, *values in self.rows:
+            cells = "".join(f"<td>{html.escape(value)}</td>" for value in values)
+            lines.append(f'<tr><th scope="row">{html.escape(first)}</th>{cells}</tr>')
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+        return f'<div class="wide" tabindex="0">{table}</div>{_paragraph(self.caption)}'
+
+
+@dataclass(frozen=True)
+class Commands:
+    """The commands that make the page's results again."""
+
+    heading: str
+    commands: Sequence[str]
+    caption: str = ""
+
+    def body(self) -> str:
+        blocks = "".join(f"<pre>{html.escape(command)}</pre>" for command in self.commands)
+        return _paragraph(self.caption) + blocks
+
+
+def html_report(path: Path, title: str, sections: Sequence[Section], lead: str = "") -> None:
+    """Write a page that needs nothing but itself: pictures inside, no outside request.
+
+    Args:
+        title: Heading of the page and name of its tab.
+        sections: From top to bottom.
+        lead: The result in a sentence or two, below the title.
+    """
+    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+    parts = [
+        f"<section><h2>{html.escape(part.heading)}</h2>{part.body()}</section>" for part in sections
+    ]
+    lead_tag = f'<p class="lead">{html.escape(lead)}</p>' if lead else ""
+    page = (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        f"<header><h1>{html.escape(title)}</h1>{lead_tag}</header>\n"
+        + "\n".join(parts)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, page)
+
+
+def _paragraph(text: str) -> str:
+    return f'<p class="note">{html.escape(text)}</p>' if text else ""
+
+
+def _picture(picture: Image.Image, description: str) -> str:
+    buffer = io.BytesIO()
+    # Subsampled colour blurs the small saturated patterns by which a subject is known.
+    picture.convert("RGB").save(buffer, format="JPEG", quality=90, subsampling=0)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    size = f'width="{picture.width}" height="{picture.height}"'
+    return (
+        f'<img {size} alt="{html.escape(description, quote=True)}" '
+        f'src="data:image/jpeg;base64,{data}">'
+    )

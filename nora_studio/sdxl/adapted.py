@@ -1,0 +1,130 @@
+"""One loaded base under several adapters: those used last stay ready, and any may be combined."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffusers import StableDiffusionXLPipeline
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from nora_studio.adapters.files.adapter_folders import load_adapter, read_new_tokens
+from nora_studio.adapters.methods.injection import set_strength, tuner_layers
+from nora_studio.adapters.new_tokens import NewTokens, extend, joined
+from nora_studio.sdxl.entrants import UsedAdapter, adapter_files
+from nora_studio.sdxl.models import parts_of, share_weights, with_parts
+
+KEPT_ADAPTERS = 6
+"""Of SDXL, one has some hundred megabytes on the device."""
+
+_Key = tuple[tuple[str, int, int], ...]
+
+
+class SummedLinear(nn.Module):
+    """A linear layer with the changes of several adapters added up, whatever their methods are.
+
+    `base(x) + sum(adapted(x) - base(x))`: the sum of their changes exactly, to the rounding of the
+    outputs; weights are neither merged nor factored.
+    """
+
+    def __init__(self, base_layer: nn.Module, adapted: list[BaseTunerLayer]) -> None:
+        """Stand in for `base_layer`; each of `adapted` wraps that same layer."""
+        super().__init__()
+        self.base_layer = base_layer
+        self.adapted = nn.ModuleList(adapted)  # pyright: ignore[reportArgumentType]
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., in_features) -> (..., out_features)
+        base = self.base_layer(x)
+        result = base
+        for layer in self.adapted:
+            result = result + (layer(x) - base)
+        return result
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """One adapter on a tree of modules of its own, over the base's weights."""
+
+    pipe: StableDiffusionXLPipeline
+    tokens: NewTokens | None
+
+    def set_strength(self, strength: float) -> None:
+        for module in parts_of(self.pipe).values():
+            if tuner_layers(module) and strength != self._strength_of(module):
+                set_strength(module, strength)
+                vars(module)["drawn_strength"] = strength
+
+    def _strength_of(self, module: nn.Module) -> float:
+        return vars(module).get("drawn_strength", 1.0)
+
+
+class AdaptedPipes:
+    """Gives a base's pipeline any adapters; switching between the last few loads nothing."""
+
+    def __init__(self, pipe: StableDiffusionXLPipeline, keep: int = KEPT_ADAPTERS) -> None:
+        """Begin with a bare base, which stays bare."""
+        self.base = pipe
+        self.keep = keep
+        self._loaded: OrderedDict[_Key, _Loaded] = OrderedDict()
+
+    def wearing(self, adapters: tuple[UsedAdapter, ...]) -> StableDiffusionXLPipeline:
+        """The pipeline with those adapters on, each at its strength; their changes add up.
+
+        Strengths hold until the next call. New tokens have none: they mean what they learned.
+
+        Raises:
+            StudioError: one cannot be read, was trained on another base, or cannot be scaled.
+        """
+        if not adapters:
+            return self.base
+        if len(adapters) == 1:
+            loaded = self._load(adapters[0].path)
+            loaded.set_strength(adapters[0].strength)
+            return loaded.pipe
+        return self._combined(adapters)
+
+    def _load(self, path: Path, another: int = 0) -> _Loaded:
+        stats = [(file, file.stat()) for file in adapter_files(path)]
+        key = (
+            *((str(file.resolve()), stat.st_mtime_ns, stat.st_size) for file, stat in stats),
+            ("", another, 0),
+        )
+        if key in self._loaded:
+            self._loaded.move_to_end(key)
+            return self._loaded[key]
+        while len(self._loaded) >= self.keep:
+            self._loaded.popitem(last=False)
+        pipe = self._tree()
+        tokens = read_new_tokens(path)
+        if tokens is not None:
+            extend(pipe, tokens)
+        load_adapter(path, parts_of(pipe))
+        self._loaded[key] = _Loaded(pipe, tokens)
+        return self._loaded[key]
+
+    def _combined(self, adapters: tuple[UsedAdapter, ...]) -> StableDiffusionXLPipeline:
+        several = []
+        for number, use in enumerate(adapters):
+            # The same adapter twice has two strengths, so each has a tree.
+            before = sum(other.path == use.path for other in adapters[:number])
+            loaded = self._load(use.path, before)
+            loaded.set_strength(use.strength)
+            several.append(loaded)
+        pipe = self._tree()
+        distinct = {use.path: loaded.tokens for use, loaded in zip(adapters, several)}
+        tokens = joined(list(distinct.values()))
+        if tokens is not None:
+            extend(pipe, tokens)
+        for part, module in parts_of(pipe).items():
+            found: dict[str, list[BaseTunerLayer]] = {}
+            for loaded in several:
+                for name, layer in tuner_layers(parts_of(loaded.pipe)[part]).items():
+                    found.setdefault(name, []).append(layer)
+            for name, layers in found.items():
+                summed = SummedLinear(module.get_submodule(name), layers)
+                module.set_submodule(name, summed)
+        return pipe
+
+    def _tree(self) -> StableDiffusionXLPipeline:
+        parts = {part: share_weights(module) for part, module in parts_of(self.base).items()}
+        return with_parts(self.base, parts)

@@ -1,0 +1,144 @@
+"""The diffusion process that a base was trained for: what to ask its UNet, how to judge it."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from diffusers import DDPMScheduler, StableDiffusionXLPipeline
+from torch import Tensor
+
+from nora_studio.errors import StudioError
+from nora_studio.sdxl.losses import (
+    debiased_weights,
+    denoising_loss,
+    denoising_target,
+    edm_coefficients,
+    min_snr_weights,
+    noisy_latents,
+)
+
+Weighting = Literal["none", "min-snr", "debiased"]
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """Noise levels by timestep, cleanest first, and the loss that goes with them.
+
+    Nothing here waits for the device, and shapes depend on the batch alone.
+    """
+
+    levels: Tensor  # (length,)
+    """alphas_cumprod of a DDPM base; sigma of an EDM base."""
+    prediction_type: str
+    weighting: Weighting = "none"
+    snr_gamma: float = 5.0
+    sigma_data: float | None = None
+    """EDM's spread of the data; None on a DDPM base."""
+
+    @classmethod
+    def of(
+        cls,
+        pipe: StableDiffusionXLPipeline,
+        weighting: Weighting = "none",
+        snr_gamma: float = 5.0,
+    ) -> "Denoising":
+        """Read it off a pipeline's scheduler.
+
+        Raises:
+            StudioError: the base predicts neither noise nor v, or its own weighting excludes ours.
+        """
+        config: Any = pipe.scheduler.config
+        name, kind = type(pipe.scheduler).__name__, config.get("prediction_type")
+        is_edm = name.startswith("EDM")
+        if kind not in ("epsilon", "v_prediction") or not (is_edm or "beta_schedule" in config):
+            raise StudioError(
+                f"--model: expected a base that predicts epsilon or v_prediction; this one's "
+                f"scheduler, {name}, says {kind!r}. Use another base."
+            )
+        if is_edm:
+            if weighting != "none":
+                raise StudioError(
+                    f"--weighting {weighting}: this base's scheduler is of the EDM family, which "
+                    "weights noise levels itself. Leave --weighting out."
+                )
+            # Its table ends with a level for the last step of sampling alone.
+            sigmas = type(pipe.scheduler).from_config(config).sigmas[:-1]
+            return cls(sigmas.flip(0).to(pipe.device), kind, sigma_data=config["sigma_data"])
+        scheduler: Any = DDPMScheduler.from_config(config)
+        return cls(scheduler.alphas_cumprod.to(pipe.device), kind, weighting, snr_gamma)
+
+    @property
+    def length(self) -> int:
+        """Number of training timesteps."""
+        return len(self.levels)
+
+    def timesteps_below(self, limit: int | None) -> int:
+        """How many timesteps, from the first, a run trains on; None means all.
+
+        Raises:
+            StudioError: the limit is beyond the schedule.
+        """
+        if limit is not None and not 1 <= limit <= self.length:
+            raise StudioError(f"--max-timestep: expected 1 to {self.length}; got {limit}.")
+        return self.length if limit is None else limit
+
+    def question(
+        self,
+        latents: Tensor,  # (batch, channels, height, width)
+        noise: Tensor,  # like latents
+        timesteps: Tensor,  # (batch,), integers
+    ) -> tuple[Tensor, Tensor]:  # like latents, (batch,)
+        """What the UNet is given: noised latents, and the noise level in its own terms."""
+        if self.sigma_data is None:
+            return noisy_latents(latents, noise, self.levels, timesteps), timesteps
+        sigmas = self.levels[timesteps]
+        noisy = latents + sigmas.view(-1, 1, 1, 1) * noise
+        scale = edm_coefficients(sigmas, self.sigma_data, self.prediction_type).scale_in
+        return scale * noisy, 0.25 * sigmas.log()
+
+    def loss(
+        self,
+        answer: Tensor,  # what the UNet said, like latents
+        latents: Tensor,
+        noise: Tensor,
+        timesteps: Tensor,
+        importance: Tensor | None = None,  # (batch,)
+        areas: Tensor | None = None,  # (batch, 1, height, width), 1 on average
+    ) -> Tensor:  # scalar, float32
+        """How far the answer is from the truth, on average over the batch."""
+        weights = importance
+        if self.sigma_data is not None:
+            sigmas = self.levels[timesteps]
+            edm = edm_coefficients(sigmas, self.sigma_data, self.prediction_type)
+            noisy = latents + sigmas.view(-1, 1, 1, 1) * noise
+            answer, target = edm.skip * noisy + edm.scale_out * answer.float(), latents
+            weights = _product(edm.weights, importance)
+        else:
+            kind = self.prediction_type
+            target = denoising_target(latents, noise, self.levels, timesteps, kind)
+            if self.weighting == "min-snr":
+                own = min_snr_weights(self.levels, timesteps, self.snr_gamma, kind)
+                weights = _product(own, importance)
+            elif self.weighting == "debiased":
+                weights = _product(debiased_weights(self.levels, timesteps, kind), importance)
+        return denoising_loss(answer, target, weights, areas)
+
+
+def _product(weights: Tensor, importance: Tensor | None) -> Tensor:
+    return weights if importance is None else weights * importance
+
+
+def with_offset(
+    noise: Tensor,  # (batch, channels, height, width)
+    amount: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Shift each channel of each picture's noise by a constant, so that brightness is learned too.
+
+    Source: Guttenberg, Diffusion with Offset Noise (2023): a picture's mean survives all of the
+    ordinary noise, so a base never learns to draw very dark or bright pictures.
+    """
+    if amount == 0:
+        return noise
+    shape = (*noise.shape[:2], 1, 1)
+    return noise + amount * torch.randn(shape, generator=generator)

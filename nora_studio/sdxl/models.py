@@ -1,0 +1,280 @@
+"""Base models: find them, load them frozen, name what can be adapted."""
+
+import contextlib
+import copy
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
+from torch import nn
+from transformers import CLIPTokenizer
+from transformers.utils import logging as transformers_logging
+
+from nora_studio.adapters.base_digests import keep_base_folder
+from nora_studio.errors import StudioError
+from nora_studio.mini.assets import EMBEDDED, embedded
+from nora_studio.runs.weight_files import check_hub_weights, check_weights
+from nora_studio.sdxl.quantization import shared_state
+
+PARTS = ("unet", "text_encoder", "text_encoder_2")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_ATTENTION = {
+    "unet": ["to_q", "to_k", "to_v", "to_out.0"],
+    "text_encoder": ["q_proj", "k_proj", "v_proj", "out_proj"],
+    "text_encoder_2": ["q_proj", "k_proj", "v_proj", "out_proj"],
+}
+_FEEDFORWARD = {
+    "unet": ["ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"],
+    "text_encoder": ["fc1", "fc2"],
+    "text_encoder_2": ["fc1", "fc2"],
+}
+TARGET_CHOICES = ("attention", "attention+feedforward")
+
+
+def load_sdxl(
+    model: str = EMBEDDED,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> StableDiffusionXLPipeline:
+    """Load an SDXL pipeline frozen and in evaluation mode.
+
+    Args:
+        model: "embedded", a diffusers directory, or a Hub name.
+        dtype: Of every weight.
+
+    Raises:
+        StudioError: nothing loadable is there, or it is another kind of pipeline.
+    """
+    name = _source(model)
+    try:
+        with _quiet() if model == EMBEDDED else contextlib.nullcontext():
+            pipe = StableDiffusionXLPipeline.from_pretrained(
+                name, dtype=dtype, use_safetensors=True, add_watermarker=False
+            )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        check_hub_weights("--model", model, "safetensors in every part")
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise StudioError(
+            f"--model: {model!r} could not be loaded as an SDXL pipeline: {reason}. Expected "
+            "diffusers' folders with safetensors weights (unet/, vae/, text_encoder/, ...)."
+        ) from error
+    pipe.set_progress_bar_config(disable=True)
+    for part, module in {**parts_of(pipe), "vae": pipe.vae}.items():
+        module.requires_grad_(False).eval()
+        keep_base_folder(module, name, part)
+    return pipe.to(device)
+
+
+def _source(model: str) -> str:
+    """The directory or Hub name behind a model's name."""
+    source = embedded("mini-sdxl") if model == EMBEDDED else Path(model).expanduser()
+    if source.exists():
+        _check_directory(source)
+        return str(source)
+    if model.count("/") == 1 and not model.startswith((".", "/", "~")):
+        return model
+    raise StudioError(
+        f"--model: expected 'embedded', a directory or a Hub name (owner/name); got {model!r}, "
+        "which is no directory here. Check the path."
+    )
+
+
+class Tokenizers(NamedTuple):
+    """Both tokenizers of an SDXL pipeline, by their names in it."""
+
+    tokenizer: Any
+    tokenizer_2: Any
+
+
+def load_tokenizers(model: str = EMBEDDED) -> Tokenizers:
+    """Load a model's tokenizers alone.
+
+    Raises:
+        StudioError: as `load_sdxl`.
+    """
+    name = _source(model)
+    try:
+        return Tokenizers(
+            *(CLIPTokenizer.from_pretrained(name, subfolder=own) for own in Tokenizers._fields)
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [repr(error)])[0]
+        raise StudioError(f"--model: {model!r} has no tokenizers to load: {reason}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No loading bars for a model that is there in a second."""
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in (diffusers_logging, transformers_logging):
+            library.enable_progress_bar()
+
+
+def _check_directory(folder: Path) -> None:
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise StudioError(
+            f"--model: {folder} holds no model_index.json. Give the top folder of a diffusers SDXL "
+            "pipeline (the one with unet/, vae/, text_encoder/ and text_encoder_2/ in it)."
+        )
+    try:
+        kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise StudioError(f"--model: {index} is not valid JSON: {error}") from error
+    if kind != "StableDiffusionXLPipeline":
+        raise StudioError(
+            f"--model: expected a StableDiffusionXLPipeline; {index} says {kind}. "
+            "This trainer adapts SDXL only."
+        )
+    for part in (*PARTS, "vae"):
+        name = "diffusion_pytorch_model" if part in ("unet", "vae") else "model"
+        check_weights("--model", str(folder), folder / part, f"{part}/{name}.safetensors")
+
+
+def choose_dtype(precision: str, device: str | torch.device) -> torch.dtype:
+    """The dtype that a precision names; "auto" is bfloat16 on a GPU and float32 on a CPU.
+
+    Raises:
+        StudioError: the precision is unknown.
+    """
+    if precision == "auto":
+        precision = "bf16" if torch.device(device).type == "cuda" else "fp32"
+    if precision not in DTYPES:
+        raise StudioError(f"--precision: expected auto, {', '.join(DTYPES)}; got {precision!r}.")
+    return DTYPES[precision]
+
+
+def parts_of(pipe: StableDiffusionXLPipeline) -> dict[str, nn.Module]:
+    """The three modules of SDXL that adapters go on, by part name."""
+    return {part: getattr(pipe, part) for part in PARTS}
+
+
+def targets_for(part: str, which: str = "attention") -> list[str]:
+    """Module-name suffixes of a part's linear layers: attention's, or feed-forward's as well."""
+    if which not in TARGET_CHOICES:
+        raise StudioError(f"targets: expected one of {', '.join(TARGET_CHOICES)}; got {which!r}.")
+    return _ATTENTION[part] + (_FEEDFORWARD[part] if which == "attention+feedforward" else [])
+
+
+def used_targets(part: str, module: nn.Module, which: str = "attention") -> list[str]:
+    """`targets_for`, without layers whose output SDXL never reads.
+
+    The first text encoder is read at its penultimate layer, so an adapter on its last layer would
+    never get a gradient: its targets are named one by one, the last layer's left out.
+    """
+    suffixes = targets_for(part, which)
+    if part != "text_encoder":
+        return suffixes
+    layers: int = module.config.num_hidden_layers  # pyright: ignore
+    last = f"layers.{layers - 1}."
+    return [
+        name
+        for name, _ in module.named_modules()
+        if name.endswith(tuple(f".{suffix}" for suffix in suffixes)) and last not in name
+    ]
+
+
+def share_weights(module: nn.Module) -> nn.Module:
+    """A second tree of modules over the same tensors, to carry another adapter on one base."""
+    tensors = (*module.parameters(), *module.buffers(), *shared_state(module))
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+
+
+def with_parts(
+    pipe: StableDiffusionXLPipeline, parts: dict[str, nn.Module]
+) -> StableDiffusionXLPipeline:
+    """A pipeline of the same components, some of its adapted parts exchanged."""
+    other = StableDiffusionXLPipeline(
+        **{**pipe.components, **parts},
+        force_zeros_for_empty_prompt=pipe.config["force_zeros_for_empty_prompt"],
+        add_watermarker=False,
+    )
+    other.set_progress_bar_config(disable=True)
+    return other
+
+
+def wake(pipe: StableDiffusionXLPipeline, parts: Collection[str], device: torch.device) -> None:
+    """Bring the parts that every step needs to the device; what is idle stays where it is."""
+    for part, module in parts_of(pipe).items():
+        if part in parts:
+            module.to(device)
+
+
+@contextlib.contextmanager
+def all_awake(pipe: StableDiffusionXLPipeline) -> Iterator[None]:
+    """All of a pipeline on its device for a block, as drawing needs; idle parts then rest again."""
+    modules = [module for module in pipe.components.values() if isinstance(module, nn.Module)]
+    device = pipe.device
+    homes = [(module, next(module.parameters()).device) for module in modules]
+    try:
+        for module, home in homes:
+            if home != device:
+                module.to(device)
+        yield
+    finally:
+        for module, home in homes:
+            if home != device:
+                module.to(home)
+
+
+def native_resolution(pipe: StableDiffusionXLPipeline) -> int:
+    """Side in pixels that the UNet was trained for."""
+    return int(pipe.unet.config["sample_size"]) * pipe.vae_scale_factor
+
+
+VOWELS = frozenset("aeiouy")
+# A weapon's name in the wild (see diffusers' own discussion of it): never chosen, only accepted.
+AVOIDED_TRIGGERS = frozenset({"sks"})
+
+
+def choose_trigger(
+    pipe: StableDiffusionXLPipeline | Tokenizers, requested: str | None = None
+) -> str:
+    """The rare word that stands for "[V]": one token in both tokenizers.
+
+    Without a request: the vocabulary's rarest word (byte-pair merges are learned from frequent to
+    rare, so the largest id) of three or four consonants, as in DreamBooth (arXiv 2208.12242), 3.1.
+
+    Raises:
+        StudioError: the requested word is more than one token in one of the tokenizers.
+    """
+    tokenizers = {"tokenizer": pipe.tokenizer, "tokenizer_2": pipe.tokenizer_2}
+    if requested is not None:
+        for name, tokenizer in tokenizers.items():
+            pieces = tokenizer.tokenize(requested)
+            if len(pieces) != 1:
+                raise StudioError(
+                    f"--trigger: expected a word that is one token; {name} reads {requested!r} as "
+                    f"{len(pieces)} ({' '.join(pieces)}). Leave --trigger out to have one chosen."
+                )
+        return requested
+    vocabularies = [tokenizer.get_vocab() for tokenizer in tokenizers.values()]
+    words = [
+        (identifier, token.removesuffix("</w>"))
+        for token, identifier in vocabularies[0].items()
+        if token.endswith("</w>") and token in vocabularies[1]
+    ]
+    rare = [
+        (identifier, word)
+        for identifier, word in words
+        if 3 <= len(word) <= 4
+        and word.isascii()
+        and word.isalpha()
+        and not VOWELS & set(word)
+        and word not in AVOIDED_TRIGGERS
+    ]
+    if not rare:
+        raise StudioError(
+            "no rare word is one token in both tokenizers of this model. Name one with --trigger."
+        )
+    return max(rare)[1]

@@ -1,0 +1,40 @@
+"""What a generated text answers, by LLM-Adapters' rule, and what that comes to."""
+
+import re
+from collections.abc import Mapping
+
+from nora_studio.mini.everyday.questions import SETS
+
+LABELS = {
+    "boolq": ("true", "false"),
+    "piqa": ("solution1", "solution2"),
+    "social_i_qa": ("answer1", "answer2", "answer3", "answer4", "answer5"),
+    "hellaswag": ("ending1", "ending2", "ending3", "ending4"),
+    "winogrande": ("option1", "option2"),
+    "ARC-Easy": ("answer1", "answer2", "answer3", "answer4", "answer5"),
+    "ARC-Challenge": ("answer1", "answer2", "answer3", "answer4", "answer5"),
+    "openbookqa": ("answer1", "answer2", "answer3", "answer4", "answer5"),
+}
+"""What may be an answer in each set, as `commonsense_evaluate.py` looks for it."""
+
+
+def extract_answer(name: str, text: str) -> str:
+    """The first label of the set that stands in a text; empty where none does."""
+    match = re.search("|".join(LABELS[name]), text)
+    return match[0] if match else ""
+
+
+def offered(row: Mapping[str, str]) -> list[str]:
+    """The labels that a row offers, from the end of its instruction ("answer1/answer2/...")."""
+    return row["instruction"].rpartition("format:")[2].strip().split("/")
+
+
+def macro_average(accuracy: Mapping[str, float]) -> float:
+    """The mean over sets, each counting the same."""
+    return sum(accuracy.values()) / len(accuracy)
+
+
+def chance(name: str, rows: list[dict[str, str]]) -> float:
+    """What guessing among the labels offered would come to on these rows."""
+    assert name in SETS
+    return sum(1 / len(offered(row)) for row in rows) / len(rows)

@@ -1,0 +1,130 @@
+"""What a step would take on a machine that is not there: its products and its memory, counted.
+
+The trainer's own step runs on tensors without contents (PyTorch's fake tensors), so that a model
+of full size needs no GPU and hardly any memory. Seconds cannot be counted so.
+"""
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from nora_studio.tasks.commonsense.costs import Course, Variant, build_base
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all storages that are alive, each once, and the most there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._alive: dict[int, weakref.ref] = {}
+
+    def note(self, tensor: Tensor) -> None:
+        """Count a tensor's storage until it is gone."""
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._alive:
+            return
+
+        def gone(_: object) -> None:
+            self.now -= size
+            del self._alive[key]
+
+        self._alive[key] = weakref.ref(storage, gone)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self.note(leaf)
+        return result
+
+
+@contextlib.contextmanager
+def weights_replaced() -> Iterator[None]:
+    """A block in which modules that move or change dtype get new weights; those that do not, none.
+
+    PyTorch changes the weights of a module in place, and with fake tensors fails now and then.
+    """
+
+    def apply(self: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        for child in self.children() if recurse else ():
+            apply(child, fn)
+        for name, weight in self._parameters.items():
+            if weight is None:
+                continue
+            changed = fn(weight.detach())
+            if changed.dtype != weight.dtype:
+                self._parameters[name] = nn.Parameter(changed, weight.requires_grad)
+        for name, buffer in self._buffers.items():
+            self._buffers[name] = None if buffer is None else fn(buffer)
+        return self
+
+    before = nn.Module._apply
+    nn.Module._apply = apply
+    try:
+        yield
+    finally:
+        nn.Module._apply = before
+
+
+def count(
+    shape: str, variant: Variant, rows: int, tokens: int, layers: int | None = None
+) -> dict[str, Any]:
+    """Products and memory of a training step in bfloat16 over a base of random weights.
+
+    Two numbers of AdamW for each trained weight are held throughout; its own step is not run. What
+    an allocator and a GPU's libraries take beside the tensors is not in it.
+
+    Args:
+        shape: A name in `VARIANTS`.
+        layers: Fewer blocks than it has.
+
+    Returns:
+        parameters; tflop, multiplications and additions of a step; peak_gib and its part
+        base_gib, the frozen weights. Or "failed": why it cannot be counted.
+    """
+    try:
+        with weights_replaced(), FakeTensorMode(), LiveBytes() as live:
+            return _count(live, shape, variant, rows, tokens, layers)
+    except DataDependentOutputException:
+        return {"failed": "not counted: what is computed depends on values"}
+
+
+def _count(
+    live: LiveBytes, shape: str, variant: Variant, rows: int, tokens: int, layers: int | None
+) -> dict[str, Any]:
+    base = build_base(shape, torch.device("cpu"), layers)
+    frozen = live.now
+    course = Course.on(base, variant, "bf16")
+    moments = [torch.zeros_like(weight) for weight in course.parameters * 2]
+    ids = torch.zeros(rows, tokens, dtype=torch.int64)
+    batch = {
+        "input_ids": ids,
+        "labels": ids,
+        "position_ids": torch.arange(tokens).expand(rows, tokens),
+        "share": torch.ones(rows) / (rows * tokens),
+    }
+    live.peak = live.now
+    with FlopCounterMode(display=False) as flops:
+        course.forward_and_backward(1, batch)
+    del moments
+    course.accelerator.free_memory()
+    return {
+        "parameters": sum(weight.numel() for weight in course.parameters),
+        "tflop": round(flops.get_total_flops() / 1e12, 3),
+        "base_gib": round(frozen / 2**30, 3),
+        "peak_gib": round(live.peak / 2**30, 3),
+    }

@@ -1,0 +1,94 @@
+"""Fill in what suits the model and the questions, and refuse early what cannot be."""
+
+import dataclasses
+import math
+
+from nora_studio.adapters.methods.quantised import check_on_quantised
+from nora_studio.errors import StudioError
+from nora_studio.options.defaults import check_methods
+from nora_studio.options.paths import check_folder_name
+from nora_studio.options.settings.adapter import check_adapter_options
+from nora_studio.options.settings.checks import check_above_zero, check_not_negative, check_option
+from nora_studio.options.settings.learning import check_learning_options, check_resolved
+from nora_studio.options.settings.watching import (
+    DEFAULT_PATIENCE,
+    check_keeping_options,
+    check_measured,
+    check_patience,
+)
+from nora_studio.runs import processes
+from nora_studio.tasks.commonsense.config import CommonsenseOptions
+from nora_studio.tasks.commonsense.examples import Example, fill
+
+BATCH = 16
+VALIDATION = 120
+
+
+def with_recommended(options: CommonsenseOptions) -> CommonsenseOptions:
+    """Fill in all but the steps, which depend on the questions, and check what can be early.
+
+    Raises:
+        StudioError: a value is out of its range, or options do not go together.
+    """
+    check_adapter_options(options)
+    check_learning_options(options)
+    check_keeping_options(options)
+    check_above_zero(options, ("epochs", "patience", "cutoff"))
+    check_not_negative(options, ("evaluate_every",))
+    is_embedded = options.model == "embedded"
+    validation = VALIDATION if options.validation is None else options.validation
+    check_option(validation >= 0, "validation", "0 or more", validation)
+    if options.steps is not None and options.epochs is not None:
+        raise StudioError("--epochs: --steps says how long already. Leave one of them out.")
+    if options.packing and options.group_by_length:
+        raise StudioError("--group-by-length: packed rows are all of one length. Leave one out.")
+    measures = validation > 0 and options.evaluate_every > 0
+    check_patience(options)
+    none = "--evaluate-every 0 or --validation 0 make none"
+    check_measured(options, None if measures else none)
+    options = dataclasses.replace(
+        options,
+        batch_size=BATCH if options.batch_size is None else options.batch_size,
+        validation=validation,
+        epochs=options.epochs or (None if options.steps else 1.0 if is_embedded else 3.0),
+        train_on_inputs=(
+            not is_embedded if options.train_on_inputs is None else options.train_on_inputs
+        ),
+        schedule=options.schedule
+        or ("constant" if options.optimizer == "schedule-free" else "linear"),
+        evaluate_every=options.evaluate_every if measures else 0,
+        keep_best=measures if options.keep_best is None else options.keep_best,
+        final=options.final or ("best" if measures and options.keep_best is not False else "last"),
+        patience=options.patience or (None if options.early_stop == "none" else DEFAULT_PATIENCE),
+    )
+    processes.check_shares(options.batch_size or 1, options.accumulate)
+    methods = options.methods
+    check_option(bool(methods), "method", "at least one method", options.method)
+    check_option(len(set(methods)) == len(methods), "method", "each once", options.method)
+    check_methods(options)
+    check_folder_name(options.name, "--name", [f"-{method}" for method in methods])
+    check_on_quantised(methods, options.base_bits)
+    if not options.decoder.train:
+        raise StudioError("--decoder.no-train: there is nothing else to train. Leave it out.")
+    check_option(bool(options.targets), "targets", "at least one ending", options.targets)
+    if options.outer == "activation":
+        raise StudioError(
+            "--outer activation: only the DreamBooth trainer records activations. Take svd."
+        )
+    return options
+
+
+def with_steps(options: CommonsenseOptions, examples: list[Example]) -> CommonsenseOptions:
+    """Fill in the steps that the epochs come to, and refuse what does not fit the run's length.
+
+    Raises:
+        StudioError: an option reaches past the end of the run.
+    """
+    if options.steps is None:
+        rows = len(examples)
+        if options.packing:
+            rows = len(fill([len(example.ids) for example in examples], options.cutoff))
+        steps = math.ceil((options.epochs or 0) * rows / (options.batch_size or 1))
+        options = dataclasses.replace(options, steps=max(1, steps))
+    check_resolved(options)
+    return options

@@ -1,0 +1,80 @@
+"""Training batches of questions, the same for every twin and resumable to the bit."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nora_studio.tasks.commonsense.examples import Batch, Example, collate, fill, pack
+
+MEGABATCH = 50
+"""With batches by length: so many batches are drawn at a time and sorted by length among them, as
+transformers' `group_by_length` does."""
+
+
+class QuestionDraws:
+    """Draws examples in shuffled rounds, each once a round, a batch at a time.
+
+    Everything drawn comes from a generator of its own on the CPU, so that it is the same on every
+    device and can be saved and restored.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        batch_size: int,  # rows
+        pad: int,
+        seed: int,
+        group_by_length: bool = False,
+        packed: int | None = None,  # tokens of a packed row; None: an example is a row
+    ) -> None:
+        self.examples = list(examples)
+        self.batch_size, self.pad, self.packed = batch_size, pad, packed
+        self.group_by_length = group_by_length
+        self.generator = torch.Generator().manual_seed(seed)
+        self.queue = torch.empty(0, dtype=torch.int64)
+
+    def next(self) -> Batch:
+        if self.packed is not None:
+            return self._packed(self.packed)
+        while len(self.queue) < self.batch_size:
+            self.queue = torch.cat([self.queue, self._round()])
+        chosen, self.queue = self.queue[: self.batch_size], self.queue[self.batch_size :]
+        return collate([self.examples[number] for number in chosen.tolist()], self.pad)
+
+    def _packed(self, cutoff: int) -> Batch:
+        """As many examples as fill the rows of a batch."""
+        lengths: list[int] = []
+        while True:
+            if len(lengths) == len(self.queue):
+                self.queue = torch.cat([self.queue, self._round()])
+            number = int(self.queue[len(lengths)])
+            longer = [*lengths, len(self.examples[number].ids)]
+            if len(fill(longer, cutoff)) > self.batch_size:
+                break
+            lengths = longer
+        chosen, self.queue = self.queue[: len(lengths)], self.queue[len(lengths) :]
+        examples = [self.examples[number] for number in chosen.tolist()]
+        return pack(examples, self.batch_size, cutoff, self.pad)
+
+    def _round(self) -> Tensor:
+        order = torch.randperm(len(self.examples), generator=self.generator)
+        if not self.group_by_length:
+            return order
+        pieces = []
+        for megabatch in order.split(MEGABATCH * self.batch_size):
+            lengths = torch.tensor([len(self.examples[n].ids) for n in megabatch.tolist()])
+            megabatch = megabatch[lengths.argsort(descending=True, stable=True)]
+            batches = megabatch.split(self.batch_size)
+            shuffled = torch.randperm(len(batches), generator=self.generator).tolist()
+            # The last batch of all may be smaller, and the next round fills it up.
+            shuffled.sort(key=lambda n, sizes=batches: len(sizes[n]) < self.batch_size)
+            pieces += [batches[n] for n in shuffled]
+        return torch.cat(pieces)
+
+    def state(self) -> dict[str, Tensor]:
+        return {"generator": self.generator.get_state(), "queue": self.queue.clone()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self.generator.set_state(state["generator"])
+        self.queue = state["queue"].clone()

@@ -1,0 +1,58 @@
+"""EleutherAI's lm-evaluation-harness through its own API, for those who have its data."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nora_studio.errors import StudioError
+from nora_studio.tasks.commonsense.generation import Model
+
+
+def evaluate_with_harness(
+    model: Model,
+    tasks: Sequence[str],
+    batch_size: int,
+    limit: int | None = None,
+    include: Path | None = None,
+) -> dict[str, dict[str, float]]:
+    """The harness's metrics by task, such as {"piqa": {"acc,none": 0.79}}.
+
+    Args:
+        tasks: By the harness's names ("arc_easy", "piqa", ...).
+        limit: At most so many questions of each.
+        include: Folder of task files (YAML) beside the harness's own.
+
+    Raises:
+        StudioError: lm-eval is not installed, or does not know a task.
+    """
+    try:
+        import lm_eval  # pyright: ignore[reportMissingImports]
+        from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
+        from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise StudioError(
+            f"--lm-eval: needs lm-eval, which is not installed ({error}). Run `pip install "
+            "'nora-studio[eval]'`, or leave the option out."
+        ) from error
+    manager = TaskManager(include_path=None if include is None else str(include))
+    unknown = [task for task in tasks if task not in manager.all_tasks]
+    if unknown:
+        raise StudioError(f"--lm-eval: the harness knows no task {unknown[0]!r}.")
+    begins = model.tokenizer("a").input_ids[0] == model.tokenizer.bos_token_id
+    wrapped = HFLM(
+        pretrained=model.decoder,
+        tokenizer=model.tokenizer,
+        batch_size=batch_size,
+        add_bos_token=begins,
+    )
+    found: Any = lm_eval.simple_evaluate(
+        model=wrapped, tasks=list(tasks), limit=limit, task_manager=manager
+    )
+    return {
+        task: {name: float(value) for name, value in values.items() if _is_number(value)}
+        for task, values in found["results"].items()
+    }
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

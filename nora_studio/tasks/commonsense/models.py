@@ -1,0 +1,100 @@
+"""Causal language models: found, loaded frozen, with a tokenizer that pads on the left."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from nora_studio.adapters.base_digests import keep_base_folder
+from nora_studio.errors import StudioError
+from nora_studio.mini.assets import EMBEDDED, embedded
+from nora_studio.runs.weight_files import check_hub_weights, check_weights
+from nora_studio.sdxl.quantization import check_quantizer, quantize
+
+FOLDER = "mini-llama"
+_NOTHING = (OSError, ValueError, KeyError, ImportError, SafetensorError)
+
+
+def source_of(model: str) -> str:
+    """The directory or Hub name behind a model's name.
+
+    Raises:
+        StudioError: it is neither.
+    """
+    place = embedded(FOLDER) if model == EMBEDDED else Path(model).expanduser()
+    if model == EMBEDDED and not place.is_dir():
+        raise StudioError(
+            f"--model embedded: {place} is not there. Make it with `python "
+            "training/pretrain_mini_llama.py`, or name another model."
+        )
+    if place.is_dir():
+        if not (place / "config.json").is_file():
+            raise StudioError(f"--model: {place} holds no config.json of a transformers model.")
+        return str(place)
+    if model.count("/") == 1 and not model.startswith((".", "/", "~")):
+        return model
+    raise StudioError(
+        f"--model: expected 'embedded', a directory or a Hub name (owner/name); got {model!r}, "
+        "which is no directory here. Check the path."
+    )
+
+
+def load_tokenizer(model: str) -> Any:
+    """A model's tokenizer, padding on the left, with a padding token.
+
+    Where there is none, id 0 stands for it, as in LLM-Adapters; attention never sees it.
+
+    Raises:
+        StudioError: nothing loadable is there.
+    """
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(source_of(model), trust_remote_code=False)
+    except _NOTHING as error:
+        raise StudioError(
+            f"--model: {model!r} has no tokenizer to load: {_reason(error)}"
+        ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def load_decoder(model: str, dtype: torch.dtype, device: torch.device, bits: int = 16) -> nn.Module:
+    """A causal language model, frozen and in evaluation mode.
+
+    Args:
+        dtype: Of every weight that is not quantised.
+        bits: 8 or 4 quantise the blocks' linear layers, one at a time.
+
+    Raises:
+        StudioError: nothing loadable is there.
+    """
+    check_quantizer(bits)
+    source = source_of(model)
+    check_weights("--model", model, Path(source))
+    logging.disable_progress_bar()
+    try:
+        # safetensors alone: other weights would be unpickled.
+        decoder: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
+    except _NOTHING as error:
+        check_hub_weights("--model", model)
+        raise StudioError(
+            f"--model: {model!r} could not be loaded as a causal language model: {_reason(error)}"
+        ) from error
+    finally:
+        logging.enable_progress_bar()
+    decoder.requires_grad_(False).eval()
+    keep_base_folder(decoder, source_of(model))
+    if bits != 16:
+        quantize("decoder", decoder, bits, device)
+    return decoder.to(device)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [repr(error)])[0]

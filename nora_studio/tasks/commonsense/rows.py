@@ -1,0 +1,128 @@
+"""Commonsense questions as rows: from LLM-Adapters' JSON files, or about the embedded world."""
+
+import hashlib
+import json
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nora_studio.errors import StudioError
+from nora_studio.mini.everyday.questions import SETS, Row, questions
+
+__all__ = [
+    "EMBEDDED",
+    "SETS",
+    "Row",
+    "digest",
+    "evaluation_rows",
+    "read_rows",
+    "split",
+    "training_rows",
+]
+
+EMBEDDED = "embedded"
+KEYS = ("instruction", "input", "output", "answer")
+TRAINING_ROWS = 1500
+"""Of each set about the embedded world, at most; the facts of some give fewer."""
+TEST_ROWS = 200
+
+
+def read_rows(file: Path) -> list[Row]:
+    """The rows of one JSON file.
+
+    Raises:
+        StudioError: it cannot be read, or a row lacks one of `KEYS`.
+    """
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StudioError(f"--data: {file} cannot be read: {error.strerror}.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StudioError(f"--data: {file} is not valid JSON: {error}.") from error
+    for number, row in enumerate(rows if isinstance(rows, list) else [None]):
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in KEYS):
+            raise StudioError(
+                f"--data: {file} must be a list of rows with the texts {', '.join(KEYS)}; row "
+                f"{number} is {str(row)[:60]!r}."
+            )
+    return rows
+
+
+def training_rows(data: str) -> dict[str, list[Row]]:
+    """The rows to train on, by where they come from.
+
+    Args:
+        data: "embedded"; a JSON file such as commonsense_170k.json; or a folder of sets, each with
+            its train.json.
+
+    Raises:
+        StudioError: there are none.
+    """
+    if data == EMBEDDED:
+        return {name: questions(name, "train", TRAINING_ROWS) for name in SETS}
+    place = Path(data).expanduser()
+    if place.is_file():
+        return {place.name: read_rows(place)}
+    return {file.parent.name: read_rows(file) for file in _files(place, "train.json")}
+
+
+def evaluation_rows(
+    data: str, sets: Sequence[str] = (), limit: int | None = None
+) -> dict[str, list[Row]]:
+    """The test rows of each set that is there, in the order of `SETS`.
+
+    Args:
+        data: "embedded", or a folder of sets, each with its test.json.
+        sets: Which of them; empty: all that are there.
+        limit: At most so many of each, the first ones.
+
+    Raises:
+        StudioError: a set that is asked for, or all of them, are missing.
+    """
+    if data == EMBEDDED:
+        found = {name: questions(name, "test", TEST_ROWS) for name in sets or SETS}
+    else:
+        place = Path(data).expanduser()
+        files = {file.parent.name: file for file in _files(place, "test.json")}
+        missing = [name for name in sets if name not in files]
+        if missing:
+            raise StudioError(f"--sets: {place} holds no {missing[0]}/test.json.")
+        chosen = [name for name in SETS if name in (sets or files)]
+        found = {name: read_rows(files[name]) for name in chosen}
+    return {name: rows[:limit] for name, rows in found.items()}
+
+
+def digest(rows: Sequence[Row]) -> str:
+    """Tells one list of rows from another."""
+    return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
+
+
+def _files(place: Path, name: str) -> list[Path]:
+    files = sorted(file for file in place.glob(f"*/{name}") if file.parent.name in SETS)
+    if not files:
+        raise StudioError(
+            f"--data: expected 'embedded' or a folder of sets such as boolq/{name}; got {place}, "
+            "which has none. Check the path."
+        )
+    return files
+
+
+def split(
+    found: Mapping[str, Sequence[Row]], validation: int, seed: int
+) -> tuple[list[Row], list[Row]]:
+    """All rows in one list, less some kept out, drawn by seed.
+
+    Raises:
+        StudioError: there would be none left to train on.
+    """
+    rows = [row for group in found.values() for row in group]
+    if validation >= len(rows):
+        raise StudioError(
+            f"--validation: expected fewer than the {len(rows)} questions; got {validation}."
+        )
+    kept_out = set(random.Random(seed).sample(range(len(rows)), validation))
+    numbered = list(enumerate(rows))
+    return (
+        [row for number, row in numbered if number not in kept_out],
+        [row for number, row in numbered if number in kept_out],
+    )

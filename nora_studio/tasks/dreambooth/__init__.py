@@ -1,0 +1,1 @@
+"""DreamBooth on SDXL: one subject learned from a handful of photos."""

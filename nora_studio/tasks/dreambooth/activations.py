@@ -1,0 +1,57 @@
+"""How strongly a training batch drives each input channel of SDXL's adapted parts."""
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+from torch import Tensor, nn
+
+from nora_studio.nora.calibration import record_mean_abs_inputs
+from nora_studio.sdxl.denoising import Denoising
+from nora_studio.sdxl.models import parts_of
+from nora_studio.tasks.dreambooth.dreambooth import DreamboothStep, PromptEncoding
+from nora_studio.trainer.trainee import Batch, Draws
+
+
+def first_batch(draws: Draws) -> Batch:
+    """The batch that comes next, without drawing it: training gets it all the same."""
+    before = draws.state()
+    batch = draws.next()
+    draws.restore(before)
+    return batch
+
+
+@torch.no_grad()
+def record_activations(
+    pipe: StableDiffusionXLPipeline,
+    text: PromptEncoding,
+    process: Denoising,
+    parts: Sequence[str],
+    batch: Batch,
+) -> dict[str, dict[str, Tensor]]:
+    """Run one training step's forward pass on the bare base and watch its linear layers.
+
+    The text encoders among `parts` read the batch's own prompts; the UNet sees its noisy latents.
+
+    Returns:
+        Part -> layer -> mean |x| per input channel, as `NoraConfig.mean_abs_inputs` takes it.
+    """
+    base = parts_of(pipe)
+    encoders = {part: base[part] for part in parts if part != "unet"}
+    modes = {part: module.training for part, module in base.items()}
+    step = DreamboothStep(base["unet"], encoders, text, process).eval()
+    layers = {
+        f"{part} {name}": layer
+        for part in parts
+        for name, layer in base[part].named_modules()
+        if isinstance(layer, nn.Linear)
+    }
+    with record_mean_abs_inputs(layers) as means:
+        step(**{name: tensor.to(pipe.device) for name, tensor in batch.items()})
+    for part, module in base.items():
+        module.train(modes[part])
+    found: dict[str, dict[str, Tensor]] = {part: {} for part in parts}
+    for label, mean in means.items():
+        part, _, name = label.partition(" ")
+        found[part][name] = mean
+    return found

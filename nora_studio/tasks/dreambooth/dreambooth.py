@@ -1,0 +1,147 @@
+"""DreamBooth on SDXL: what one step sees, and what it computes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+from torch import Tensor, nn
+
+from nora_studio.photos.prompts import replace_token
+from nora_studio.runs.disk_cache import TensorCache
+from nora_studio.sdxl.cache import encode_tokens, encode_tokens_kept, tokenize
+from nora_studio.sdxl.denoising import Denoising
+
+
+@dataclass(frozen=True)
+class PromptEncoding:
+    """The training prompts, as token ids and as the frozen base reads them."""
+
+    ids: dict[str, Tensor]  # (prompts, tokens) for each text encoder
+    hidden: dict[str, Tensor]  # (prompts, tokens, width) for each text encoder
+    pooled: Tensor  # (prompts, projection)
+    silent: Tensor | None = None  # (prompts,), bool: conditioned on zeros instead; None: none is
+
+
+@torch.no_grad()
+def encode_prompts(
+    pipe: StableDiffusionXLPipeline,
+    prompts: Sequence[str],
+    trigger: str,
+    store: TensorCache | None = None,
+) -> PromptEncoding:
+    """Tokenise prompts, the trigger in the place of "[V]", and encode them once with the base.
+
+    An empty prompt is what the base takes for one: for SDXL, zeros. Encoders that rest on the CPU
+    are back there afterwards, and never leave it if `store` holds all prompts.
+    """
+    each = [tokenize(pipe, replace_token(prompt, trigger)) for prompt in prompts]
+    ids = {part: torch.cat([one[part] for one in each]) for part in each[0]}
+    encoders = {"text_encoder": pipe.text_encoder, "text_encoder_2": pipe.text_encoder_2}
+    device = pipe.device
+    encoded = {
+        part: encode_tokens_kept(part, encoders[part], ids[part], store, device) for part in ids
+    }
+    pooled = encoded["text_encoder_2"][1]
+    assert pooled is not None
+    silent = None
+    if "" in prompts and pipe.config["force_zeros_for_empty_prompt"]:
+        silent = torch.tensor([prompt == "" for prompt in prompts], device=device)
+    return PromptEncoding(
+        ids={part: rows.to(device) for part, rows in ids.items()},
+        hidden={part: hidden for part, (hidden, _) in encoded.items()},
+        pooled=pooled,
+        silent=silent,
+    )
+
+
+class DreamboothStep(nn.Module):
+    """SDXL's adapted parts as one module whose forward is the training loss.
+
+    Fixed shapes and no host synchronisation inside, so that a step can be captured whole. A text
+    encoder that is not trained is not here either: its output is a constant.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        encoders: dict[str, nn.Module],  # the trained text encoders, by part name
+        text: PromptEncoding,
+        process: Denoising,
+    ) -> None:
+        super().__init__()
+        self.unet = unet
+        self.encoders = nn.ModuleDict(encoders)
+        self.process = process
+        self.settled = False
+        for part, ids in text.ids.items():
+            self.register_buffer(f"ids_{part}", ids, persistent=False)
+            self.register_buffer(f"hidden_{part}", text.hidden[part], persistent=False)
+        self.register_buffer("pooled", text.pooled, persistent=False)
+        self.register_buffer("silent", text.silent, persistent=False)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Keep what the text encoders say now, without dropout, and ask them no more."""
+        for part, encoder in self.encoders.items():
+            encoder.eval()
+            rows = self.get_buffer(f"ids_{part}").split(1)
+            said = [encode_tokens(part, encoder, row) for row in rows]
+            self.register_buffer(
+                f"hidden_{part}", torch.cat([hidden for hidden, _ in said]), persistent=False
+            )
+            pooled = [pooled for _, pooled in said if pooled is not None]
+            if pooled:
+                self.register_buffer("pooled", torch.cat(pooled), persistent=False)
+        self.settled = True
+
+    def _condition(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """Text conditioning of a batch: (batch, tokens, width) and (batch, projection)."""
+        size = len(prompts)
+
+        def rows(name: str) -> Tensor:
+            table = self.get_buffer(name)
+            return table if len(table) == 1 else table[prompts]
+
+        hiddens, pooled = [], rows("pooled")
+        for part in ("text_encoder", "text_encoder_2"):
+            if part in self.encoders and not self.settled:
+                # One prompt for all is encoded once, whatever the batch.
+                ids = rows(f"ids_{part}")
+                hidden, live_pooled = encode_tokens(part, self.encoders[part], ids)
+                pooled = pooled if live_pooled is None else live_pooled
+            else:
+                hidden = rows(f"hidden_{part}")
+            hiddens.append(hidden)
+        hidden = torch.cat(hiddens, dim=-1).expand(size, -1, -1)
+        pooled = pooled.expand(size, -1)
+        if self.silent is not None:
+            spoken = ~self.get_buffer("silent")[prompts]
+            hidden, pooled = hidden * spoken[:, None, None], pooled * spoken[:, None]
+        return hidden, pooled
+
+    def forward(
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        timesteps: Tensor,
+        time_ids: Tensor,
+        prompts: Tensor,  # (batch,): which of the training prompts is whose
+        importance: Tensor | None = None,  # (batch,): each picture's share of the loss
+        weights: Tensor | None = None,  # (batch, 1, height, width): masks, 1 on average
+    ) -> Tensor:
+        """The mean denoising loss of a batch (scalar, float32)."""
+        given, level = self.process.question(latents, noise, timesteps)
+        hidden, pooled = self._condition(prompts)
+        dtype = next(self.unet.parameters()).dtype
+        answer = self.unet(
+            given.to(dtype),
+            level,
+            hidden.to(dtype),
+            added_cond_kwargs={
+                "text_embeds": pooled.to(dtype),
+                "time_ids": time_ids.to(dtype),
+            },
+            return_dict=False,
+        )[0]
+        return self.process.loss(answer, latents, noise, timesteps, importance, weights)

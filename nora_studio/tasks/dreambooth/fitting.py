@@ -1,0 +1,158 @@
+"""Settings that fit a training into so much memory, found by measuring each in a process.
+
+Each try is a preflight of the same script in a child process: memory that runs out ends the child
+alone, and nothing that one try leaves behind counts in the next.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from nora_studio.adapters.methods.quantised import work_on
+from nora_studio.errors import StudioError
+from nora_studio.options.config import DreamboothOptions
+from nora_studio.options.options_file import read_toml, to_toml
+from nora_studio.runs.orphans import ending_with_us
+from nora_studio.runs.runs import CONFIG, Run
+from nora_studio.tasks.dreambooth.preflight import check_one_process
+from nora_studio.trainer.peak_memory import Peak
+
+CHANGED = ("gradient_checkpointing", "accumulate", "base_bits")
+"""The options that fitting may set."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One rung of the ladder, measured."""
+
+    name: str
+    changes: dict[str, Any]
+    needed_gib: float | None
+    """None: memory ran out."""
+    seconds_per_step: float | None
+
+    def fits(self, limit_gib: float) -> bool:
+        return self.needed_gib is not None and self.needed_gib <= limit_gib
+
+
+def ladder(options: DreamboothOptions, given: frozenset[str]) -> list[tuple[str, dict[str, Any]]]:
+    """What is tried, in turn: each rung adds one saving to those before it, dearer than they.
+
+    Args:
+        given: Options that the person set; none of these is changed.
+    """
+    free = {field.name for field in fields(options)} - given
+    rungs: list[tuple[str, dict[str, Any]]] = [("as asked", {})]
+
+    def add(name: str, **changes: Any) -> None:
+        rungs.append((name, rungs[-1][1] | changes))
+
+    if "gradient_checkpointing" in free and not options.gradient_checkpointing:
+        add("gradient checkpointing", gradient_checkpointing=True)
+    batch = options.batch_size or 1
+    if "accumulate" in free:  # Batches in several passes, where the trainer can do that.
+        for passes in sorted({2, batch}):
+            if 1 < passes <= batch and batch % passes == 0:
+                add(f"{passes} micro-batches", accumulate=passes)
+    for bits in (8, 4) if "base_bits" in free and options.base_bits == 16 else ():
+        if work_on(options.methods, bits):
+            add(f"{bits}-bit base", base_bits=bits)
+    return rungs
+
+
+def fitted(
+    options: DreamboothOptions,
+    given: frozenset[str],
+    script: Path,
+    say: Callable[[str], object],
+) -> DreamboothOptions:
+    """The options with the first settings that fit into `fit` GiB.
+
+    A run that is resumed keeps what was found when it began; nothing is measured again.
+
+    Args:
+        given: Options that the person set.
+        script: The trainer's.
+        say: Told each try as it is measured.
+
+    Raises:
+        StudioError: nothing fits, or a try failed for another reason.
+    """
+    check_one_process("fit")
+    limit = options.fit or 0.0
+    if options.resume:
+        return replace(options, **_found_before(options, given))
+    for method in options.methods:
+        Run(options.output_dir / f"{options.run_name}-{method}").check_new()
+    tries: list[Tried] = []
+    say(f"{'tried':24} {'GiB':>7} {'s/step':>8}  fits {limit:g} GiB")
+    for rung in measure(options, ladder(options, given), script):
+        tries.append(rung)
+        say(_row(rung, limit))
+        if rung.fits(limit):
+            return replace(options, **rung.changes)
+    raise StudioError(_nothing_fits(options, tries, script))
+
+
+def measure(
+    options: DreamboothOptions, rungs: list[tuple[str, dict[str, Any]]], script: Path
+) -> Iterator[Tried]:
+    """Measure rungs one after the other, each when it is asked for.
+
+    Raises:
+        StudioError: a try ended for another reason than memory.
+    """
+    for name, changes in rungs:
+        with tempfile.TemporaryDirectory() as folder:
+            yield _try(replace(options, **changes), name, changes, script, Path(folder))
+
+
+def _try(
+    options: DreamboothOptions, name: str, changes: dict[str, Any], script: Path, folder: Path
+) -> Tried:
+    out, config = folder / "preflight.json", folder / "options.toml"
+    child = replace(options, preflight=True, preflight_out=out)
+    config.write_text(to_toml(child), encoding="utf-8")
+    command = [sys.executable, str(script), "--config", str(config)]
+    ended = subprocess.run(command, capture_output=True, text=True, preexec_fn=ending_with_us())
+    facts = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+    if facts.get("out_of_memory") or ended.returncode == -9:  # Killed: the machine's own way.
+        return Tried(name, changes, None, None)
+    if ended.returncode != 0 or not facts:
+        lines = [line for line in ended.stderr.splitlines() if line.strip()] or ["no reason told"]
+        raise StudioError(f"--fit: measuring {name!r} failed: {lines[-1].removeprefix('error: ')}")
+    return Tried(name, changes, Peak(**facts["peak"]).needed_gib, facts["seconds_per_step"])
+
+
+def _row(tried: Tried, limit: float) -> str:
+    verdict = "yes" if tried.fits(limit) else "no"
+    if tried.needed_gib is None or tried.seconds_per_step is None:
+        return f"{tried.name:24} {'more':>7} {'':>8}  {verdict}"
+    return f"{tried.name:24} {tried.needed_gib:7.2f} {tried.seconds_per_step:8.2f}  {verdict}"
+
+
+def _nothing_fits(options: DreamboothOptions, tries: list[Tried], script: Path) -> str:
+    """What is told where no rung fits, with what the most sparing one needs."""
+    needs = [tried.needed_gib for tried in tries if tried.needed_gib is not None]
+    if not needs:  # All ran out under the limit: once more without it.
+        rung = (tries[-1].name, tries[-1].changes)
+        needs = [t.needed_gib for t in measure(replace(options, fit=None), [rung], script)]
+    least = min((need for need in needs if need is not None), default=None)
+    need = "all that there is" if least is None else f"{least:.2f} GiB"
+    return (
+        f"--fit: nothing fits into {options.fit:g} GiB; the least that was measured is {need}. "
+        "Lower --resolution or --batch-size, train fewer twins at once, or allow more."
+    )
+
+
+def _found_before(options: DreamboothOptions, given: frozenset[str]) -> dict[str, Any]:
+    """The settings that fitting had found for the run that is resumed."""
+    run = Run.open(options.output_dir / f"{options.run_name}-{options.methods[0]}")
+    config = read_toml(run.folder / CONFIG)
+    names = {field.name for field in fields(options)} & set(CHANGED) & config.keys()
+    return {name: config[name] for name in names - given}

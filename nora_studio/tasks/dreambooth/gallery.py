@@ -1,0 +1,136 @@
+"""Samples as a training shows them: drawn, judged, told to the trackers, hung on the walls."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from nora_studio.options.judges import judge_for, require_judge, why_unscored
+from nora_studio.runs import processes
+from nora_studio.runs.runs import Run
+from nora_studio.scoring.prompt_warnings import judge_warnings
+from nora_studio.tasks.dreambooth.photo_set import PhotoSet
+from nora_studio.tasks.dreambooth.sample_scores import SampleJudge
+from nora_studio.tasks.dreambooth.samples import (
+    draw_base,
+    draw_samples,
+    sample_files,
+    sample_prompts,
+)
+from nora_studio.tasks.dreambooth.subject import Subject
+from nora_studio.tasks.dreambooth.wall import hang_walls
+from nora_studio.trainer.sharding import through_base
+from nora_studio.trainer.trainee import Trainee
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What draws and shows the samples of some twins."""
+
+    subject: Subject
+    runs: dict[str, Run]
+    """All twins' runs by method, in the order in which they are shown."""
+    judge: SampleJudge | None
+    """None: the samples are not scored, or this is not the main process."""
+    say: Callable[[str], object]
+
+    def show_base(self, trainees: list[Trainee]) -> None:
+        """Where every run's samples begin: at the base, which is no one's yet."""
+
+        def show() -> None:
+            pictures = draw_base(self.subject, trainees)
+            processes.on_main(lambda: self._tell_of_base(trainees, pictures))
+
+        through_base(self.subject.sharding, show)
+
+    def show(self, trainee: Trainee, step: int) -> None:
+        """`draw` from the training loop, on every process."""
+        through_base(self.subject.sharding, lambda: self.draw(trainee, step))
+
+    def draw(self, trainee: Trainee, step: int) -> list[Image.Image]:
+        """Draw a trainee's samples as of a step; told only once, however often they are drawn.
+
+        The walls are hung anew with the last twin's.
+        """
+        is_new = not self.has_shown(trainee, step)
+        pictures = draw_samples(self.subject, trainee, step)
+
+        def tell() -> None:
+            if is_new:
+                scores = self.judge.judge(pictures) if self.judge else {}
+                self._tell(trainee, step, pictures, scores)
+                self._say(trainee.label, step, scores)
+            if trainee.label == list(self.runs)[-1]:
+                hang_walls(self.runs)
+
+        processes.on_main(tell)
+        return pictures
+
+    def catch_up(self, trainees: list[Trainee], step: int, every: int) -> None:
+        """Draw what was due after a step that the training was stopped at, where it is missing."""
+        bare = sample_files(trainees[0].run, 0, len(sample_prompts(self.subject)))
+        if not all(file.is_file() for file in bare):
+            self.show_base(trainees)
+        if every and step % every == 0:
+            for trainee in trainees:
+                if not self.has_shown(trainee, step):
+                    self.show(trainee, step)
+            processes.on_main(lambda: hang_walls(self.runs))
+
+    def has_shown(self, trainee: Trainee, step: int) -> bool:
+        """Whether a step's samples are all there, and in the log where they are scored."""
+        files = sample_files(trainee.run, step, len(sample_prompts(self.subject)))
+        if not all(file.is_file() for file in files):
+            return False
+        rows = trainee.run.read_log() if self.judge else []
+        told = any(row["step"] == step and "sample_clip_t" in row for row in rows)
+        return told or self.judge is None
+
+    def _tell_of_base(self, trainees: list[Trainee], pictures: list[Image.Image]) -> None:
+        scores = self.judge.judge(pictures) if self.judge else {}
+        for trainee in trainees:
+            self._tell(trainee, 0, pictures, scores)
+        self._say("base", 0, scores)
+        hang_walls(self.runs)
+
+    def _tell(
+        self,
+        trainee: Trainee,
+        step: int,
+        pictures: Sequence[Image.Image],
+        scores: dict[str, float],
+    ) -> None:
+        if scores and self.judge is not None:
+            trainee.log(step, **scores, sample_judge=self.judge.scorer.name)
+        if trainee.tracker is not None:
+            named = {f"samples/{number:02d}": p for number, p in enumerate(pictures, start=1)}
+            trainee.tracker.log_images(step, named)
+
+    def _say(self, label: str, step: int, scores: dict[str, float]) -> None:
+        if scores:
+            i, t = scores["sample_clip_i"], scores["sample_clip_t"]
+            self.say(f"step {step}, {label}: samples CLIP-I {i:.3f}, CLIP-T {t:.3f}")
+
+
+def load_judge(subject: Subject, photos: PhotoSet) -> SampleJudge | None:
+    """What scores the samples, held against the photos that are not trained on, if there are.
+
+    Says which judge that is, or why there is none.
+
+    Raises:
+        StudioError: there is no such judge.
+    """
+    options = subject.options
+    if not options.score_samples:
+        if judge_for(options.model, options.clip) is None:
+            print(f"Samples are {why_unscored(options.model)}")
+        return None
+    trained, held_out = photos.split(options.hold_out)
+    shown, kind = (trained, "training") if held_out is None else (held_out, "held-out")
+    name, count = require_judge(options.model, options.clip), len(shown.files)
+    print(f"Samples are judged by {name} CLIP against {count} {kind} photo{'s' * (count > 1)}")
+    prompts = sample_prompts(subject)
+    judge = SampleJudge.load(name, shown.files, prompts, subject.pipe.device)
+    for line in judge_warnings(judge.scorer, prompts):
+        print(line)
+    return judge

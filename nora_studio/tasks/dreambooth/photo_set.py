@@ -1,0 +1,242 @@
+"""The photos of one training: found and looked through, framed, encoded, and drawn in batches."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+from torch import Tensor
+
+from nora_studio.errors import StudioError
+from nora_studio.mini.assets import EMBEDDED, embedded
+from nora_studio.options.config import DreamboothOptions
+from nora_studio.options.settings.photos import DEFAULT_CROPS, DEFAULT_MASK_FLOOR
+from nora_studio.photos.beside import masks_beside
+from nora_studio.photos.buckets import Size, buckets_pay
+from nora_studio.photos.captions import read_captions
+from nora_studio.photos.images import list_photos
+from nora_studio.photos.inspection import Finding, inspect_folder
+from nora_studio.photos.views import Framing, photo_views
+from nora_studio.scoring.prompt_warnings import prompt_warnings
+from nora_studio.sdxl.cache import LatentCache, Stores, encode_photos
+from nora_studio.tasks.dreambooth.draws import Augmentation, BatchDraws
+
+MOST_WARNINGS = 5
+
+
+@dataclass(frozen=True)
+class PhotoSet:
+    """Photos that the trainer can use, and what each is to be told as."""
+
+    options: DreamboothOptions
+    files: list[Path]
+    sizes: list[Size]
+    captions: list[str]
+    """Each photo's prompt, its own or the one for all."""
+    findings: list[Finding]
+
+    @classmethod
+    def find(cls, options: DreamboothOptions) -> "PhotoSet":
+        """Read every photo once, before any model loads: most mistakes are here.
+
+        Raises:
+            StudioError: something among the photos cannot be used.
+        """
+        resolution = options.resolution or _native_resolution(options.model)
+        found = inspect_folder(options.instance_dir, resolution, options.captions, options.masks)
+        if found.unusable:
+            raise StudioError(_refusal(options.instance_dir, found.unusable))
+        files = list_photos(options.instance_dir)
+        own = read_captions(files) if options.captions else [None] * len(files)
+        _check_masks(options, files, any_alpha=found.has_alpha)
+        photos = cls(
+            options=options,
+            files=files,
+            sizes=found.sizes,
+            captions=[words or options.prompt for words in own],
+            findings=found.findings,
+        )
+        photos.split(options.hold_out)  # Refuses here what would leave none.
+        return photos
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is to be said of the photos, in a few lines."""
+        # First what somebody has written and nobody reads: it is easily taken for learned.
+        findings = sorted(self.findings, key=lambda finding: finding.kind != "unread")
+        lines = [f"warning: {finding.message}" for finding in findings]
+        if len(lines) > MOST_WARNINGS:
+            rest = len(lines) - MOST_WARNINGS
+            command = f"nora-studio check-photos {self.options.instance_dir}"
+            lines = [*lines[:MOST_WARNINGS], f"warning: {rest} more; `{command}` tells them."]
+        return lines
+
+    @property
+    def prompts(self) -> list[str]:
+        """The different prompts; with caption dropout, the empty one is the last."""
+        empty = [""] if self.options.caption_dropout > 0 else []
+        return [*dict.fromkeys(self.captions), *empty]
+
+    def prompt_warnings(self, pipe: StableDiffusionXLPipeline, trigger: str) -> list[str]:
+        """Warnings of words that are never read, in captions and all prompts of the options."""
+        options = self.options
+        whose = {
+            prompt: f"the caption of {self.files[self.captions.index(prompt)]}"
+            for prompt in dict.fromkeys(self.captions)
+        }
+        if options.prompt in whose or not options.sample_prompts:
+            whose[options.prompt] = "--prompt"
+        for prompt in options.sample_prompts:
+            whose.setdefault(prompt, f"--sample-prompts, {prompt[:60]!r},")
+        if options.prior_weight > 0 and options.class_prompt:
+            whose.setdefault(options.class_prompt, "--class-prompt")
+        return prompt_warnings(pipe, [(name, p) for p, name in whose.items()], [trigger])
+
+    def framing(self, resolution: int, latent_scale: int) -> Framing:
+        """How these photos are cut on a model of that resolution."""
+        options = self.options
+        buckets = options.buckets
+        return Framing(
+            resolution=resolution,
+            latent_scale=latent_scale,
+            buckets=buckets_pay(self.sizes, resolution) if buckets is None else buckets,
+            crops=(options.crops or DEFAULT_CROPS) if options.crop == "random" else 1,
+            mirrored=options.flip > 0,
+            masks=options.masks,
+            mask_floor=DEFAULT_MASK_FLOOR if options.mask_floor is None else options.mask_floor,
+        )
+
+    def encode(
+        self,
+        pipe: StableDiffusionXLPipeline,
+        resolution: int,
+        stores: Stores | None,
+        say: Callable[[str], object],
+    ) -> list[LatentCache]:
+        """Encode every view of every photo, or read it back, and tell what they come to."""
+        framing = self.framing(resolution, pipe.vae_scale_factor)
+        store = stores.latents if stores else None
+        caches = encode_photos(pipe, photo_views(self.files, framing), store, pipe.device)
+        scale = pipe.vae_scale_factor
+        shapes = [f"{c.mean.shape[3] * scale}x{c.mean.shape[2] * scale}" for c in caches]
+        views = sum(len(cache.mean) for cache in caches)
+        masked = " with masks" if caches[0].weights is not None else ""
+        say(f"{len(self.files)} photos, {views} pictures{masked} of {', '.join(shapes)}")
+        return caches
+
+    def split(self, last: int) -> "tuple[PhotoSet, PhotoSet | None]":
+        """All but the last photos to train on, and the last to measure on.
+
+        Raises:
+            StudioError: none is left to train on.
+        """
+        if last >= len(self.files):
+            raise StudioError(
+                f"--hold-out: expected fewer than the {len(self.files)} photos in "
+                f"{self.options.instance_dir}; got {last}."
+            )
+        if last == 0:
+            return self, None
+        return self._part(slice(None, -last)), self._part(slice(-last, None))
+
+    def _part(self, which: slice) -> "PhotoSet":
+        return replace(
+            self,
+            files=self.files[which],
+            sizes=self.sizes[which],
+            captions=self.captions[which],
+        )
+
+    def record(self) -> dict[str, str]:
+        """Each photo's digest, with its words and its mask: another one is other data.
+
+        Raises:
+            StudioError: a photo is gone, or cannot be read any more.
+        """
+        digests = {}
+        masks = masks_beside(self.files).of if self.options.masks == "files" else {}
+        for file, words in zip(self.files, self.captions):
+            digest = hashlib.sha256(f"{words}\n".encode())
+            try:
+                for part in (file, masks[file]) if file in masks else (file,):
+                    digest.update(part.read_bytes())
+            except OSError as error:
+                raise StudioError(
+                    f"{file} cannot be read any more: {error.strerror}. Put it back, and leave the "
+                    "photos alone until the training has begun."
+                ) from error
+            digests[file.name] = digest.hexdigest()
+        return digests
+
+    def check_record(self, began: dict[str, str]) -> None:
+        """Refuse photos that changed while they were read: nobody could say which were learned.
+
+        Raises:
+            StudioError: one did.
+        """
+        now = self.record()
+        changed = [file for file in self.files if now[file.name] != began[file.name]]
+        if changed:
+            raise StudioError(
+                f"{changed[0]} changed while it was read. Leave the photos alone until the "
+                "training has begun, and start again."
+            )
+
+    def prompt_numbers(self, prompts: list[str]) -> Tensor:  # (photos,)
+        """Which of some prompts is whose."""
+        return torch.tensor([prompts.index(caption) for caption in self.captions])
+
+    def draws(self, caches: list[LatentCache], timesteps: int, prompts: list[str]) -> BatchDraws:
+        """The batches of the training; `prompts` as they were encoded."""
+        options = self.options
+        empty = prompts.index("") if options.caption_dropout > 0 else 0
+        return BatchDraws(
+            caches,
+            options.batch_size or 1,
+            timesteps,
+            options.seed,
+            self.prompt_numbers(prompts),
+            Augmentation(options.flip, options.caption_dropout, empty),
+            options.noise_offset,
+        )
+
+
+def _refusal(folder: Path, unusable: list[Finding]) -> str:
+    """The first finding in full, and the names of the others: all are to be mended at once."""
+    first, *rest = unusable
+    names = ", ".join(dict.fromkeys(one.file.name for one in rest))
+    more = (
+        f" So it is with {names}: `nora-studio check-photos {folder}` tells of each."
+        if rest
+        else ""
+    )
+    return first.message + more
+
+
+def _check_masks(options: DreamboothOptions, files: list[Path], any_alpha: bool) -> None:
+    """Refuse a wish for masks where there are none."""
+    if options.masks == "alpha" and not any_alpha:
+        raise StudioError(
+            f"--masks alpha: no photo in {options.instance_dir} has a transparent part. Cut the "
+            "subject out and save it as PNG, or leave --masks out."
+        )
+    needs_files = options.masks == "files" and options.mask_floor is not None
+    if needs_files and not masks_beside(files).of:
+        raise StudioError(
+            f"--mask-floor: a setting of masks; there are none in {options.instance_dir} "
+            "(3.mask.png beside 3.jpg). Add them, or leave it out."
+        )
+
+
+def _native_resolution(model: str) -> int | None:
+    """A model's side in pixels without loading it; None where only loading it tells."""
+    folder = embedded("mini-sdxl") if model == EMBEDDED else Path(model).expanduser()
+    try:
+        unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+        vae = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
+        return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+    except (OSError, ValueError, KeyError, TypeError):
+        return 1024 if "/" in model and not folder.exists() else None

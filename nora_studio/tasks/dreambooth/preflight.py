@@ -1,0 +1,291 @@
+"""A whole run, measured before it begins: real steps, a sample, a checkpoint and a proof.
+
+It goes the trainer's own way up to the first step, with the photos encoded (and kept for the run),
+in a temporary folder. Only the class's pictures are not drawn: photos stand for them in batches,
+and their drawing is tried with two steps for its memory and reckoned from the sample for its time.
+"""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from nora_studio.errors import StudioError
+from nora_studio.options.config import DreamboothOptions
+from nora_studio.runs.atomic import beside, tidy, write_text
+from nora_studio.runs.runs import Run
+from nora_studio.runs.stop import StopRequest
+from nora_studio.runs.storage import writing
+from nora_studio.sdxl.generate import draw
+from nora_studio.sdxl.models import all_awake
+from nora_studio.tasks.dreambooth.draws import BatchDraws
+from nora_studio.tasks.dreambooth.prior import GUIDANCE as CLASS_GUIDANCE
+from nora_studio.tasks.dreambooth.prior import STEPS as CLASS_STEPS
+from nora_studio.tasks.dreambooth.prior import PairedDraws, class_folder, class_prompt
+from nora_studio.tasks.dreambooth.proof import redraw
+from nora_studio.tasks.dreambooth.subject import Subject
+from nora_studio.trainer.loop import Plan, train
+from nora_studio.trainer.out_of_memory import is_out_of_memory
+from nora_studio.trainer.peak_memory import GIB, Peak, limit_memory, peak_memory
+from nora_studio.trainer.saving import save_checkpoints
+from nora_studio.trainer.trainee import Batch, Trainee
+
+WARM_UP_STEPS = 1
+TIMED_STEPS = 3
+MEMORY_STEPS = 2
+"""Of drawing class pictures, for the memory that it takes."""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What a run needs. Twins are counted together."""
+
+    peak: Peak
+    pixels: tuple[int, int]
+    """Height and width of the measured step's pictures."""
+    seconds_before: float
+    """From the process's start to the first step: loading, encoding, the base's sample."""
+    seconds_per_step: float
+    seconds_per_sample: float
+    seconds_per_checkpoint: float
+    seconds_per_measurement: float
+    seconds_per_proof: float
+    class_pictures: int
+    """Still to be drawn."""
+    disk_needed_gib: float
+    disk_free_gib: float
+    fits: bool | None
+    """In `fit`; None where no limit was given."""
+
+    def minutes(self, asked: DreamboothOptions) -> float:
+        """From the command to the last proof."""
+        steps, twins = asked.steps or 0, len(asked.methods)
+        samples = (steps - 1) // asked.sample_every if asked.sample_every else 0
+        measurements = math.ceil(steps / asked.evaluate_every) if asked.evaluate_every else 0
+        seconds = [
+            self.seconds_before,
+            self.class_pictures * self.seconds_per_sample * CLASS_STEPS / asked.sample_steps,
+            steps * self.seconds_per_step,
+            samples * twins * self.seconds_per_sample,
+            measurements * self.seconds_per_measurement,
+            math.ceil(steps / asked.checkpoint_every) * self.seconds_per_checkpoint,
+            twins * (self.seconds_per_sample + self.seconds_per_proof),
+        ]
+        return sum(seconds) / 60
+
+
+@contextlib.contextmanager
+def rehearsal(options: DreamboothOptions) -> Iterator[DreamboothOptions]:
+    """The same options on a temporary folder, on the disk where the runs would go.
+
+    Raises:
+        StudioError: the run is one that cannot be rehearsed, or its name is taken.
+    """
+    if options.resume:
+        raise StudioError("--preflight: measures a run before it begins; leave --resume out.")
+    check_one_process("preflight")
+    for method in options.methods:
+        Run(options.output_dir / f"{options.run_name}-{method}").check_new()
+    if options.fit is not None:
+        limit_memory(options.fit)
+    # By a name of ours: what a killed one leaves is cleared away by whoever works there next.
+    folder = beside(_nearest(options.output_dir) / "preflight")
+    tidy(folder.parent, signed=True)
+    with writing("a rehearsal", folder):
+        folder.mkdir()
+    try:
+        try:
+            yield replace(options, output_dir=folder)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                _write(options, {"out_of_memory": True})
+            raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_one_process(flag: str) -> None:
+    """Refuse to measure where several processes train together."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise StudioError(
+            f"--{flag}: measures one process; start it without `accelerate launch`, with the "
+            "batch that one GPU would have."
+        )
+
+
+class LargestDraws:
+    """Of a run's batches those of its largest pictures alone, and when each was asked for."""
+
+    def __init__(self, draws: BatchDraws | PairedDraws, device: torch.device) -> None:
+        own = draws.subject if isinstance(draws, PairedDraws) else draws
+        self.draws, self.device = draws, device
+        shapes = [cache.mean.shape[-2:] for cache in own.caches]
+        self.shape = max(shapes, key=lambda shape: shape[0] * shape[1])
+        self.asked: list[float] = []
+
+    def next(self) -> Batch:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.asked.append(time.monotonic())
+        while True:  # Every size fills a batch after some rounds.
+            batch = self.draws.next()
+            if batch["latents"].shape[-2:] == self.shape:
+                return batch
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return self.draws.state()
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        self.draws.restore(state)
+
+
+def rehearse(
+    asked: DreamboothOptions,
+    subject: Subject,
+    draws: BatchDraws | PairedDraws,
+    trainees: list[Trainee],
+    plan: Plan,
+    sample: Callable[[Trainee, int], None],
+    evaluate: Callable[[Trainee], dict[str, float]],
+) -> int:
+    """Measure a run that is set up in a rehearsal's folder; tell it, and write it if asked to.
+
+    Args:
+        asked: The options before the rehearsal changed their folder.
+
+    Returns:
+        Exit status: 0, or 128 + n where signal n came.
+    """
+    device = trainees[0].accelerator.device
+    before = time.time() - psutil.Process().create_time()
+    largest = LargestDraws(draws, device)
+    # The last step only closes the one before; a checkpoint is written at it.
+    steps = WARM_UP_STEPS + TIMED_STEPS + 1
+    never = {"sample_every": 0, "evaluate_every": 0}
+    short = replace(plan, steps=steps, log_every=steps, checkpoint_every=steps, **never)
+    with StopRequest() as stop:
+        if not train(trainees, largest, short, stop, sample, evaluate) and stop.signal is not None:
+            return 128 + stop.signal
+    step = (largest.asked[-1] - largest.asked[WARM_UP_STEPS]) / TIMED_STEPS
+    checkpoint = _seconds(device, lambda: save_checkpoints(trainees, largest, steps, 1))
+    folders = [trainee.run.checkpoints()[steps] for trainee in trainees]
+    measurement = 0.0
+    if asked.evaluate_every:
+        measurement = _seconds(device, lambda: [evaluate(trainee) for trainee in trainees])
+    missing = _class_pictures_missing(asked, subject)
+    if missing:
+        _try_class_pictures(subject, missing)
+    drawing = _seconds(device, lambda: sample(trainees[0], steps))
+    proof = _seconds(device, lambda: redraw(subject, folders[0], device))
+    size = sum(file.stat().st_size for folder in folders for file in folder.rglob("*.*"))
+    peak = peak_memory(device)
+    height, width = (side * subject.pipe.vae_scale_factor for side in largest.shape)
+    found = Preflight(
+        peak=peak,
+        pixels=(height, width),
+        seconds_before=before,
+        seconds_per_step=step,
+        seconds_per_sample=drawing,
+        seconds_per_checkpoint=checkpoint,
+        seconds_per_measurement=measurement,
+        seconds_per_proof=proof,
+        class_pictures=missing,
+        # A new checkpoint is written before an old one goes; the adapter itself is one at most.
+        disk_needed_gib=size * (asked.keep_checkpoints + 2) / GIB,
+        disk_free_gib=shutil.disk_usage(folders[0]).free / GIB,
+        fits=None if asked.fit is None else peak.needed_gib <= asked.fit,
+    )
+    _write(asked, asdict(found) | {"minutes": found.minutes(asked), "out_of_memory": False})
+    for line in told(found, asked):
+        print(line)
+    return 0
+
+
+def _seconds(device: torch.device, work: Callable[[], object]) -> float:
+    """How long something takes, the device's part included."""
+    began = time.monotonic()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.monotonic() - began
+
+
+def _class_pictures_missing(asked: DreamboothOptions, subject: Subject) -> int:
+    if asked.prior_weight == 0:
+        return 0
+    prompt = asked.class_prompt or class_prompt(asked.prompt)
+    folder = class_folder(asked.output_dir, asked.model, prompt, subject.size)
+    folder = asked.class_dir or folder
+    there = len(list(folder.iterdir())) if folder.is_dir() else 0
+    return max(0, (asked.class_pictures or 0) - there)
+
+
+def _try_class_pictures(subject: Subject, count: int) -> None:
+    """As many at once as there would be, of too few steps to be worth keeping."""
+    seeds = range(min(count, 32))
+    with all_awake(subject.pipe):
+        pictures = draw(
+            subject.pipe,
+            [subject.options.prompt],
+            seeds,
+            steps=MEMORY_STEPS,
+            guidance=CLASS_GUIDANCE,
+            size=subject.size,
+        )
+        next(iter(pictures))  # The first comes with its whole batch.
+
+
+def told(found: Preflight, asked: DreamboothOptions) -> list[str]:
+    """What was measured, as a person reads it."""
+    peak, minutes = found.peak, found.minutes(asked)
+    ends = time.strftime("%H:%M", time.localtime(time.time() + 60 * minutes))
+    height, width = found.pixels
+    lines = [
+        f"Preflight on {peak.device}, pictures of {width}x{height}, batches of {asked.batch_size}",
+        f"  memory      {peak.held_gib:.2f} GiB at the peak, {peak.needed_gib:.2f} GiB needed, "
+        f"of {peak.total_gib:.1f} GiB",
+        f"  a step      {found.seconds_per_step:.2f} s",
+        f"  a sample    {found.seconds_per_sample:.2f} s",
+        f"  checkpoint  {found.seconds_per_checkpoint:.2f} s",
+        f"  disk        {found.disk_needed_gib:.2f} GiB needed, {found.disk_free_gib:.1f} GiB free",
+        f"  in all      {minutes:.1f} minutes; begun now, it ends at {ends}",
+    ]
+    if found.class_pictures:
+        lines.append(f"  of these    {found.class_pictures} class pictures are to be drawn first")
+    if peak.spills:
+        lines.append(
+            "warning: next to no memory is left; where a driver spills over into the machine's "
+            "memory, steps become many times slower. `--fit GB` finds settings that save some."
+        )
+    if found.disk_needed_gib > found.disk_free_gib:
+        lines.append("warning: the disk will be full. Lower --keep-checkpoints or make room.")
+    if found.fits is not None:
+        verdict = "fits" if found.fits else "does not fit"
+        lines.append(f"It {verdict} into {asked.fit:g} GiB.")
+    return lines
+
+
+def _write(asked: DreamboothOptions, facts: dict[str, Any]) -> None:
+    if asked.preflight_out is None:
+        return
+    try:
+        write_text(asked.preflight_out, json.dumps(facts, indent=1) + "\n")
+    except OSError as error:
+        raise StudioError(
+            f"--preflight-out: {asked.preflight_out} cannot be written: {error.strerror}."
+        ) from error
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or the nearest above it that exists."""
+    folder = folder.expanduser().resolve()
+    return next(place for place in (folder, *folder.parents) if place.is_dir())

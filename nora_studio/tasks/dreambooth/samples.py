@@ -1,0 +1,124 @@
+"""The pictures of a run: its prompts at a fixed seed, by the base and as the adapter learns."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+from PIL import Image
+from torch import nn
+
+from nora_studio import __version__
+from nora_studio.runs import processes
+from nora_studio.runs.runs import Run
+from nora_studio.runs.storage import GO_ON
+from nora_studio.sdxl.base import load_base
+from nora_studio.sdxl.generate import draw, save_picture
+from nora_studio.sdxl.models import all_awake, with_parts
+from nora_studio.sdxl.recipes import Recipe
+from nora_studio.tasks.dreambooth.dreambooth import DreamboothStep
+from nora_studio.tasks.dreambooth.subject import Subject
+from nora_studio.trainer.trainee import Trainee
+
+
+def sample_prompts(subject: Subject) -> tuple[str, ...]:
+    """The samples' prompts, "[V]" as written."""
+    return subject.options.sample_prompts or (subject.options.prompt,)
+
+
+def sample_files(run: Run, step: int, count: int) -> list[Path]:
+    """Where the pictures of the first `count` prompts after a step go; step 0 is the base."""
+    name = f"step-{step:06d}" if step else "base"
+    return [run.sample_file(f"{name}-{number:02d}") for number in range(1, count + 1)]
+
+
+def draw_base(subject: Subject, trainees: list[Trainee]) -> list[Image.Image]:
+    """Draw the fixed-seed pictures of the bare base into every run, one for each prompt."""
+    pipe = subject.pipe
+    if subject.sharding is not None:  # Its own base carries the adapter.
+        pipe = fresh_pipe(subject, trainees[0].accelerator.device)
+        spread(subject, pipe, trainees[0].accelerator.device)
+    pictures = draw_samples_of(subject, pipe)
+    for trainee in trainees:
+        _save(subject, pictures, trainee.run, 0, None)
+    return pictures
+
+
+def draw_samples(subject: Subject, trainee: Trainee, step: int) -> list[Image.Image]:
+    """Draw the fixed-seed pictures of a trainee as of a step into its run, one for each prompt."""
+    module: DreamboothStep = trainee.accelerator.unwrap_model(trainee.model)
+    parts = {"unet": module.unet, **dict(module.encoders)}
+    with trainee.served(), _as_loaded(module, trainee.parameters):
+        pictures = draw_samples_of(subject, with_parts(subject.pipe, parts))
+    _save(subject, pictures, trainee.run, step, trainee)
+    return pictures
+
+
+def fresh_pipe(subject: Subject, device: torch.device) -> StableDiffusionXLPipeline:
+    """The base loaded once more; on the CPU where it is to be sharded (`spread`)."""
+    pipe = load_base(subject.options, subject.pipe.dtype, device)
+    return pipe.to(device) if subject.sharding is None else pipe
+
+
+def spread(subject: Subject, pipe: StableDiffusionXLPipeline, device: torch.device) -> None:
+    """Put a fresh pipeline's UNet into shards, if the subject's base is."""
+    if subject.sharding is not None:
+        subject.sharding.shard(pipe.unet, device)
+
+
+@contextlib.contextmanager
+def _as_loaded(module: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]:
+    """In the state of a loaded adapter: evaluation mode, nothing trained.
+
+    `torch.matmul` folds its operands differently where one asks for a gradient, even under
+    `no_grad`, and then rounds differently; the proof compares pictures to the bit.
+    """
+    module.eval()
+    learning = [parameter for parameter in trained if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+        module.train()
+
+
+def draw_samples_of(subject: Subject, pipe: StableDiffusionXLPipeline) -> list[Image.Image]:
+    """One picture for each prompt, all from the same starting noise."""
+    options = subject.options
+    pictures = draw(
+        pipe,
+        sample_prompts(subject),
+        [options.sample_seed],
+        steps=options.sample_steps,
+        guidance=options.guidance,
+        size=subject.size,
+        trigger=subject.trigger,
+    )
+    with all_awake(pipe):
+        return [picture for _, _, picture in pictures]
+
+
+def _save(
+    subject: Subject, pictures: list[Image.Image], run: Run, step: int, trainee: Trainee | None
+) -> None:
+    if not processes.is_main():
+        return
+    options, files = subject.options, sample_files(run, step, len(pictures))
+    for picture, prompt, file in zip(pictures, sample_prompts(subject), files):
+        recipe = Recipe(
+            model=options.model,
+            prompt=prompt,
+            seed=options.sample_seed,
+            steps=options.sample_steps,
+            guidance=options.guidance,
+            size=subject.size,
+            version=__version__,
+            adapter=None if trainee is None else run.folder.name,
+            method=None if trainee is None else trainee.label,
+            trigger=subject.trigger,
+        )
+        save_picture(picture, file, recipe, GO_ON)

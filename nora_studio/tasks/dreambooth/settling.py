@@ -1,0 +1,37 @@
+"""Text encoders that are trained for the first steps of a run only."""
+
+import torch
+
+from nora_studio.adapters.methods.optimizers import release
+from nora_studio.tasks.dreambooth.dreambooth import DreamboothStep
+from nora_studio.trainer.averages import copies, set_weights
+from nora_studio.trainer.trainee import Trainee
+
+
+@torch.no_grad()
+def settle_text_encoders(trainee: Trainee, step: int, until: int | None) -> None:
+    """Before the first step that no longer trains the text encoders, make them constants.
+
+    Their adapters stay as they are served, so that the UNet goes on with the very words that the
+    run's pictures will be drawn by. Their output is computed once, without dropout, and kept.
+
+    Args:
+        until: The last step that trains them; None: all do.
+    """
+    module: DreamboothStep = trainee.accelerator.unwrap_model(trainee.model)
+    if until is None or step <= until or module.settled or not len(module.encoders):
+        return
+    adapters = [parameter for parameter in module.encoders.parameters() if parameter.requires_grad]
+    with trainee.served():
+        served = copies(adapters)
+    set_weights(adapters, served)
+    for parameter in adapters:
+        parameter.requires_grad_(False)
+        parameter.grad = None
+    release(trainee.optimizer, adapters)
+    # A twin's may have taken the weights that they share from there.
+    module.encoders.to(trainee.accelerator.device)
+    with trainee.accelerator.autocast():
+        module.settle()
+    if trainee.accelerator.num_processes == 1:  # Data parallelism wants its modules in one place.
+        module.encoders.to("cpu")

@@ -1,0 +1,121 @@
+"""New tokens in training: what they start from, and each twin's own rows."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+from torch import Tensor, nn
+
+from nora_studio.adapters.files.embeddings import EMBEDDINGS, read_embeddings
+from nora_studio.adapters.new_tokens import TOKENIZERS, NewTokens, extended, token_words
+from nora_studio.errors import StudioError
+from nora_studio.options.config import DreamboothOptions
+from nora_studio.sdxl.models import choose_trigger
+
+GROUP = "tokens"
+"""Name of the rows' group in an optimizer."""
+NOISE = 0.1
+"""Of a repeated start, as a share of its vector's own size."""
+_CLASS_WORD = re.compile(r"\[v\](?:['’]s)?\s+([^\W_]+)", re.IGNORECASE)
+
+
+def name_tokens(pipe: StableDiffusionXLPipeline, options: DreamboothOptions) -> NewTokens:
+    """A run's new tokens as they start: named after --trigger or the run.
+
+    Raises:
+        StudioError: the name is none for a word.
+    """
+    name = options.trigger or slug(options.run_name)
+    words = token_words(name, options.new_tokens)
+    start = start_words(pipe, options)
+    rows = {part: _start_rows(pipe, part, start, len(words), options.seed) for part in TOKENIZERS}
+    return NewTokens(words, rows)
+
+
+def slug(name: str) -> str:
+    """A run's name as that of a word."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "subject"
+
+
+def start_words(pipe: StableDiffusionXLPipeline, options: DreamboothOptions) -> str:
+    """What the vectors start from: --token-init, the prompt's class word, or a rare word."""
+    if options.token_init is not None:
+        return options.token_init.strip()
+    after = _CLASS_WORD.search(options.prompt)
+    return after[1] if after else choose_trigger(pipe)
+
+
+def _start_rows(
+    pipe: StableDiffusionXLPipeline, part: str, words: str, count: int, seed: int
+) -> Tensor:  # (count, width)
+    """Vectors of the words' tokens in turn; those that come again with noise, so that they part."""
+    ids = getattr(pipe, TOKENIZERS[part])(words).input_ids[1:-1]
+    table = getattr(pipe, part).get_input_embeddings().weight.detach()
+    rows = torch.stack([table[ids[n % len(ids)]] for n in range(count)]).float().cpu()
+    # Drawn for all, so that a token starts the same however many follow it.
+    noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed))
+    size = rows.square().mean(dim=1, keepdim=True).sqrt()
+    again = torch.arange(count)[:, None] >= len(ids)
+    return rows + noise * size * NOISE * again
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """One twin's own rows in training; empty where its run has no new tokens."""
+
+    words: tuple[str, ...]
+    rows: dict[str, nn.Parameter]
+    """Part -> (words, width), float32."""
+
+    @classmethod
+    def of(cls, tokens: NewTokens | None, encoders: Mapping[str, nn.Module]) -> "TokenRows":
+        """Give a twin's trees of the extended encoders trained rows, equal to the base's."""
+        if tokens is None:
+            return cls((), {})
+        rows: dict[str, nn.Parameter] = {}
+        for part in TOKENIZERS:
+            table = extended(encoders[part])
+            assert table is not None
+            table.rows = rows[part] = nn.Parameter(table.rows.detach().clone())
+        return cls(tokens.words, rows)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.rows.values())
+
+    def groups(self, rate: float) -> list[dict[str, Any]]:
+        """The rows as a group of an optimizer; none where there are no rows.
+
+        It has no weight decay: a word's vector has no reason to go to zero.
+        """
+        if not self.rows:
+            return []
+        return [{"name": GROUP, "params": self.parameters, "lr": rate, "weight_decay": 0.0}]
+
+    def now(self) -> NewTokens | None:
+        """The tokens as trained so far; None where there are none."""
+        if not self.rows:
+            return None
+        rows = {part: row.detach().to("cpu", copy=True) for part, row in self.rows.items()}
+        return NewTokens(self.words, rows)
+
+    def load(self, folder: Path) -> None:
+        """Set the rows from a checkpoint folder, bit for bit.
+
+        Raises:
+            StudioError: the file is missing or damaged, or holds rows of another shape.
+        """
+        if not self.rows:
+            return
+        kept = read_embeddings(folder / EMBEDDINGS, self.words)
+        for part, row in self.rows.items():
+            if row.shape != kept.rows[part].shape:
+                raise StudioError(
+                    f"{folder / EMBEDDINGS} holds new tokens of another width than this model's. "
+                    "Resume with the model that the run began with."
+                )
+            row.data.copy_(kept.rows[part])

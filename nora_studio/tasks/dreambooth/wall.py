@@ -1,0 +1,111 @@
+"""The sample wall: a row for each step, a column for each prompt, the base above them all."""
+
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from nora_studio.photos.opening import open_image
+from nora_studio.runs.atomic import write_bytes
+from nora_studio.runs.runs import Run
+from nora_studio.scoring.grid import labelled_grid
+from nora_studio.sdxl.recipes import read_recipe
+
+WALL, TWINS_WALL = "wall.png", "twins.png"
+"""In `samples/` of a run: its own wall; and one of all twins, side by side for each prompt."""
+MOST_ROWS = 12
+"""Of more steps, so many are shown, evenly spread, the last among them."""
+WIDTH = 1600
+"""Of all pictures of a row together, pixels; each has between `SMALLEST` and `LARGEST`."""
+SMALLEST, LARGEST = 96, 256
+_SAMPLE = re.compile(r"(?:base|step-(\d{6,}))-(\d{2,})\.png")
+
+
+def samples_of(run: Run) -> dict[int, dict[int, Path]]:
+    """A run's samples by step and prompt number, both in order; step 0 is the base."""
+    found: dict[int, dict[int, Path]] = {}
+    for file in run.samples.glob("*.png"):
+        match = _SAMPLE.fullmatch(file.name)
+        if match and file.is_file():
+            found.setdefault(int(match[1] or 0), {})[int(match[2])] = file
+    return {step: dict(sorted(found[step].items())) for step in sorted(found)}
+
+
+def latest_sample(run: Run) -> Path | None:
+    """A run's latest picture of its first prompt; None before it has drawn."""
+    samples = samples_of(run)
+    return next(iter(samples[max(samples)].values()), None) if samples else None
+
+
+def hang_walls(runs: Mapping[str, Run]) -> None:
+    """Write each run's wall anew from its samples; for several runs, also the twins' into each.
+
+    Args:
+        runs: By their methods' names.
+    """
+    samples = {label: samples_of(run) for label, run in runs.items()}
+    show = cache(_picture)  # A twin's pictures hang on two walls.
+    for label, run in runs.items():
+        if samples[label]:
+            _write_wall({label: samples[label]}, show, [run.samples / WALL])
+    if len(runs) > 1 and all(samples.values()):
+        _write_wall(samples, show, [run.samples / TWINS_WALL for run in runs.values()])
+
+
+def _write_wall(
+    samples: Mapping[str, dict[int, dict[int, Path]]],
+    show: Callable[[Path], Image.Image],
+    files: list[Path],
+) -> None:
+    """One wall of some runs' samples, the same into each file."""
+    every = list(samples.values())
+    numbers = sorted({number for steps in every for row in steps.values() for number in row})
+    prompts = [_prompt(every, number) for number in numbers]
+    shown = _thinned(sorted({step for steps in every for step in steps if step}))
+    steps = [0, *shown] if any(0 in own for own in every) else shown
+    tile = max(SMALLEST, min(LARGEST, WIDTH // (len(numbers) * len(every))))
+    rows = [
+        [
+            show(own[step][number]) if number in own.get(step, {}) else None
+            for number in numbers
+            for own in every
+        ]
+        for step in steps
+    ]
+    labels = [f"step {step:,}" if step else "base" for step in steps]
+    together = len(every) > 1
+    labelled_grid(
+        rows,
+        labels,
+        list(samples) * len(numbers) if together else prompts,
+        files[0],
+        tile,
+        groups=prompts if together else (),
+        lines=2 if together else 3,
+        label_share=0.5,
+    )
+    for file in files[1:]:
+        write_bytes(file, files[0].read_bytes())
+
+
+def _thinned(steps: list[int]) -> list[int]:
+    """At most `MOST_ROWS` of some steps, evenly, the last among them."""
+    if len(steps) <= MOST_ROWS:
+        return steps
+    apart = (len(steps) - 1) / (MOST_ROWS - 1)
+    return [steps[round(row * apart)] for row in range(MOST_ROWS)]
+
+
+def _prompt(every: list[dict[int, dict[int, Path]]], number: int) -> str:
+    """What a column's first picture says of its prompt."""
+    files = (row[number] for steps in every for row in steps.values() if number in row)
+    return read_recipe(next(files)).prompt
+
+
+def _picture(file: Path) -> Image.Image:
+    """A sample no larger than any wall shows it, so that many fit in memory."""
+    with open_image(file) as picture:
+        side = (LARGEST, LARGEST)
+        return ImageOps.fit(picture.convert("RGB"), side, Image.Resampling.LANCZOS)

@@ -1,0 +1,181 @@
+"""A table's cells as processes of the few-shot trainer: several at once, each kept when done."""
+
+import json
+import math
+import os
+import shutil
+import tomllib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from nora_studio.errors import StudioError
+from nora_studio.runs.atomic import write_text
+from nora_studio.runs.crew import Crew
+from nora_studio.runs.runs import CONFIG, Run
+from nora_studio.runs.scripts import FEWSHOT, script_command
+from nora_studio.scoring.tables import check_settings
+from nora_studio.tasks.fewshot.settings import PARTS
+from nora_studio.tasks.fewshot.table import Cell, read_cell
+from nora_studio.tasks.fewshot.training import SCORES
+
+PACE_STEPS = 30
+PACE_SHOTS = 4
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where cells are kept, and how they are trained."""
+
+    folder: Path
+    flags: tuple[str, ...]
+    """Of the trainer, for every run."""
+    settings: Mapping[str, Any]
+    """What these come to: kept with every cell, and the same in all."""
+    jobs: int = 1
+    """Processes at once."""
+    crew: Crew = field(default_factory=Crew)
+
+    def read(self, cell: Cell, rate: float | None) -> dict[str, Any] | None:
+        """A cell that is finished.
+
+        Raises:
+            StudioError: it was trained under other settings.
+        """
+        file = self.folder / f"{cell.name}.json"
+        found = read_cell(file)
+        if found is not None:
+            check_settings(file, found.get("settings", {}), self._settings(rate))
+        return found
+
+    def _settings(self, rate: float | None) -> dict[str, Any]:
+        return {**self.settings, "rate": rate}
+
+    def finished(
+        self, cells: Sequence[Cell], rates: Mapping[str, float | None]
+    ) -> list[dict[str, Any]]:
+        """Train every cell that is not there yet; give them all back, in order.
+
+        Cells of the same shots and seed share a process, as twins, or several where one would
+        outlast an even share of the work; what they learn does not depend on it. The longest go
+        first.
+
+        Raises:
+            StudioError: a training failed, or a cell was trained under other settings.
+        """
+        work = self.missing(cells, rates)
+        with (
+            ThreadPoolExecutor(self.jobs) as pool,
+            tqdm(total=len(work), desc=self.folder.name, unit="process") as bar,
+        ):
+            for _ in pool.map(lambda group: self._train(group, rates), work):
+                bar.update()
+        found = [self.read(cell, rates[cell.method]) for cell in cells]
+        return [cell for cell in found if cell is not None]
+
+    def missing(self, cells: Sequence[Cell], rates: Mapping[str, float | None]) -> list[list[Cell]]:
+        """What each process has yet to train, the longest first.
+
+        All cells are shared out, the finished ones too: who shared a process that was stopped
+        shares it again, and it goes on.
+        """
+        groups: dict[tuple[int, int], list[Cell]] = {}
+        for cell in cells:
+            groups.setdefault((cell.shots, cell.seed), []).append(cell)
+        work = [
+            [cell for cell in group if self.read(cell, rates[cell.method]) is None]
+            for group in evenly(list(groups.values()), self.jobs)
+        ]
+        return [group for group in work if group]
+
+    def _train(self, group: Sequence[Cell], rates: Mapping[str, float | None]) -> None:
+        first = group[0]
+        stem = f"{first.shots}shots-seed{first.seed}"
+        more = ("--shots", str(first.shots), "--seed", str(first.seed))
+        runs = self._run(stem, [cell.method for cell in group], rates, more)
+        for cell in group:
+            scores = json.loads((runs[cell.method].folder / SCORES).read_text(encoding="utf-8"))
+            scores["settings"] = self._settings(rates[cell.method])
+            text = json.dumps(scores, indent=1) + "\n"
+            write_text(self.folder / f"{cell.name}.json", text, durable=True)
+
+    def paces(self, rates: Mapping[str, float | None]) -> dict[str, float]:
+        """Seconds a step of each method that trains, one after the other, alone on the device."""
+        methods = [method for method, rate in rates.items() if rate is not None]
+        file = self.folder / "paces.json"
+        known: dict[str, float] = {}
+        if file.is_file():
+            known = json.loads(file.read_text(encoding="utf-8"))
+        if set(methods) - known.keys():
+            more = ("--shots", str(PACE_SHOTS), "--steps", str(PACE_STEPS), "--no-twins",
+                    "--test-limit", "64", "--log-every", "5")  # fmt: skip
+            runs = self._run("paces", methods, rates, more)
+            for method, run in runs.items():
+                scores = json.loads((run.folder / SCORES).read_text(encoding="utf-8"))
+                known[method] = scores["seconds_per_step"]
+            write_text(file, json.dumps(known, indent=1) + "\n")
+        return {method: known[method] for method in methods}
+
+    def _run(
+        self,
+        stem: str,
+        methods: Sequence[str],
+        rates: Mapping[str, float | None],
+        more: Sequence[str],
+    ) -> dict[str, Run]:
+        """Run one process of the trainer to its end, going on where an earlier one was stopped."""
+        folder = self.folder / "runs"
+        folder.mkdir(parents=True, exist_ok=True)
+        runs = {method: Run(folder / f"{stem}-{method}") for method in methods}
+        overrides = [
+            f"{method}.{part}.learning_rate={rates[method]!r}"
+            for method in methods
+            if rates[method] is not None
+            for part in PARTS
+        ]
+        flags = [*self.flags, *more, "--method", ",".join(methods), "--name", stem,
+                 "--output-dir", str(folder)]  # fmt: skip
+        flags += ["--override", *overrides] if overrides else []
+        begun = [run for run in runs.values() if run.exists]
+        for run in begun:
+            if not _goes_on(run, methods, overrides):
+                shutil.rmtree(run.folder)
+        flags += ["--resume"] if any(run.exists for run in begun) else []
+        log = folder / f"{stem}-{methods[0]}.log"
+        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        with log.open("a", encoding="utf-8") as output:
+            command = script_command(FEWSHOT, flags)
+            status = self.crew.call(command, output, environment)
+        if status:
+            last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
+            raise StudioError(f"{log} ended with status {status}: {' '.join(last)}")
+        return runs
+
+
+def evenly(groups: Sequence[Sequence[Cell]], jobs: int) -> list[Sequence[Cell]]:
+    """Groups, each of one number of shots, cut so that none outlasts a job's share by much.
+
+    Args:
+        groups: Cells that may share a process.
+        jobs: Processes at once.
+
+    Returns:
+        What each process trains, the longest first; a cell takes as long as it has shots.
+    """
+    share = sum(cell.shots for group in groups for cell in group) / jobs
+    work = []
+    for group in groups:
+        pieces = min(len(group), math.ceil(group[0].shots * len(group) / share))
+        work += [group[n::pieces] for n in range(pieces)]
+    return sorted(work, key=lambda group: -group[0].shots * len(group))
+
+
+def _goes_on(run: Run, methods: Sequence[str], overrides: Sequence[str]) -> bool:
+    """Whether a run that was begun is of this very process: the same twins at the same rates."""
+    began = tomllib.loads((run.folder / CONFIG).read_text(encoding="utf-8"))
+    return (began["method"], began["override"]) == (",".join(methods), list(overrides))

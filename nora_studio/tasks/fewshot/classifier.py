@@ -1,0 +1,76 @@
+"""A CLIP as a classifier: pictures against the sentences of their classes."""
+
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nora_studio.tasks.fewshot.clip import image_features, text_features
+from nora_studio.tasks.fewshot.task import FewshotTask
+
+
+class Classifier(Protocol):
+    """What a method's module can do besides giving its loss."""
+
+    def class_features(self) -> Tensor:
+        """What pictures are compared with; asked once for a whole test."""
+        ...
+
+    def logits(self, pixels: Tensor, classes: Tensor) -> Tensor:
+        """(batch, classes), float32.
+
+        Args:
+            pixels: As `FrozenClip.normalize` leaves them.
+            classes: What `class_features` gave.
+        """
+        ...
+
+
+class ClipClassifier(nn.Module):
+    """Cosines of picture and class features, times the scale; its forward is the loss.
+
+    The features of a frozen text encoder are constants. So are those of a frozen image encoder if
+    the pictures are not augmented; random crops it has to see one by one.
+    """
+
+    def __init__(
+        self, task: FewshotTask, model: Any, trains_vision: bool, trains_text: bool
+    ) -> None:
+        super().__init__()
+        self.model = model
+        # Not modules: what all twins share stays theirs.
+        self.pixels, self.scale = task.pixels, task.logit_scale
+        self.register_buffer("ids", task.ids, persistent=False)
+        texts = None if trains_text else task.frozen_texts()
+        kept = not trains_vision and not task.options.augment
+        self.register_buffer("texts", texts, persistent=False)
+        self.register_buffer("shots", task.frozen_shots() if kept else None, persistent=False)
+
+    def class_features(self) -> Tensor:
+        """(classes, width), unit vectors."""
+        if self.texts is not None:
+            return self.get_buffer("texts")
+        return text_features(self.model, self.get_buffer("ids"))
+
+    def logits(self, pixels: Tensor, classes: Tensor) -> Tensor:
+        return self._compare(image_features(self.model, pixels), classes)
+
+    def _compare(self, features: Tensor, classes: Tensor) -> Tensor:
+        # Autocast would round cosines to half precision, and the scale makes that a whole logit.
+        with torch.autocast(features.device.type, enabled=False):
+            return self.scale * features.float() @ classes.float().T
+
+    def forward(
+        self,
+        labels: Tensor,  # (batch,)
+        places: Tensor,  # (batch,): which shots
+        boxes: Tensor,  # (batch, 4)
+        flips: Tensor,  # (batch,)
+    ) -> Tensor:
+        """Mean cross-entropy of a batch (scalar, float32)."""
+        if self.shots is not None:
+            features = self.get_buffer("shots")[places]
+        else:
+            features = image_features(self.model, self.pixels(places, boxes, flips))
+        return F.cross_entropy(self._compare(features, self.class_features()), labels)

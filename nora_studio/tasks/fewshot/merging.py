@@ -1,0 +1,80 @@
+"""An adapted model in open_clip's own format: adapters in the weights, attention packed again."""
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.push_to_hf_hub import save_config_for_hf
+from torch import nn
+
+from nora_studio.adapters.files.container import write_tensors
+from nora_studio.adapters.methods.injection import tuner_layers
+from nora_studio.errors import StudioError
+from nora_studio.runs.atomic import replacing
+from nora_studio.tasks.fewshot.attention import pack
+from nora_studio.tasks.fewshot.task import FewshotTask
+
+WEIGHTS = "open_clip_model.safetensors"
+
+
+@torch.no_grad()
+def merged(model: nn.Module) -> nn.Module:
+    """A copy of an adapted model with the adapters in its weights, its attention packed.
+
+    Raises:
+        StudioError: a part of it is not attention's, so that it cannot go into the weights.
+    """
+    whole = copy.deepcopy(model)
+    for name, layer in tuner_layers(whole).items():
+        layer.merge(safe_merge=True)  # pyright: ignore
+        parent, _, child = name.rpartition(".")
+        setattr(whole.get_submodule(parent), child, layer.get_base_layer())
+    for module in whole.modules():
+        if hasattr(module, "peft_config"):
+            del module.peft_config
+    pack(whole)
+    return whole.eval()
+
+
+def check_mergeable(model: str) -> None:
+    """Refuse a model whose configuration is not at hand, before any training.
+
+    Raises:
+        StudioError: it is one of the Hub's.
+    """
+    if model.startswith("hf-hub:"):
+        raise StudioError(
+            f"--merged: {model} keeps its configuration on the Hub. Download it into a folder and "
+            "give --model that."
+        )
+
+
+def save_merged(task: FewshotTask, classifier: Any, folder: Path) -> None:
+    """Write a model that `open_clip.create_model_and_transforms("local-dir:FOLDER")` loads.
+
+    Raises:
+        StudioError: nothing was trained in the weights.
+    """
+    if not tuner_layers(classifier.model):
+        raise StudioError("--merged: this method trains nothing that could go into the weights.")
+    whole = merged(classifier.model)
+    with replacing(folder) as fresh:
+        state = {name: tensor.contiguous().cpu() for name, tensor in whole.state_dict().items()}
+        write_tensors(fresh / WEIGHTS, state)
+        _write_config(task, fresh)
+
+
+def _write_config(task: FewshotTask, folder: Path) -> None:
+    """The base's own configuration and tokenizer, from its folder or open_clip's registry."""
+    source = task.clip.folder
+    if source is not None:
+        for file in sorted(source.iterdir()):
+            if file.is_file() and file.suffix in (".json", ".txt"):
+                shutil.copyfile(file, folder / file.name)
+        return
+    config = open_clip.get_model_config(task.clip.name.partition(":")[0])
+    file: Any = folder / "open_clip_config.json"  # A path, whatever its annotation says.
+    save_config_for_hf(task.clip.model, file, config)

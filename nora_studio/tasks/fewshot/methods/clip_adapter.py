@@ -1,0 +1,125 @@
+"""CLIP-Adapter: a small bottleneck behind the frozen image encoder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nora_studio.adapters.base_digests import base_digest, digests_differ
+from nora_studio.adapters.files.container import read_header, read_tensors, write_tensors
+from nora_studio.adapters.fingerprints import fingerprint, fingerprints_agree
+from nora_studio.adapters.methods.steps import PlainSteps
+from nora_studio.errors import StudioError
+from nora_studio.options.part_settings import PartSettings, resolve
+from nora_studio.runs.remedies import get_again
+from nora_studio.tasks.fewshot.classifier import ClipClassifier
+from nora_studio.tasks.fewshot.methods.contract import Learner
+from nora_studio.tasks.fewshot.recommended import recommended
+from nora_studio.tasks.fewshot.settings import PARTS, FewshotOptions
+from nora_studio.tasks.fewshot.task import FewshotTask
+
+FILE = "clip_adapter.safetensors"
+BLEND = 0.2
+"""The paper's alpha: share of the bottleneck's answer in an image's features."""
+
+
+class BottleneckClassifier(ClipClassifier):
+    """Image features f become (1 - a) f + a relu(W2 relu(W1 f)), a = `BLEND`; eq. 3 and 5."""
+
+    def __init__(self, task: FewshotTask, ratio: int) -> None:
+        super().__init__(task, task.clip.model, False, False)
+        width = task.frozen_texts().shape[1]
+        self.squeeze = nn.Linear(width, width // ratio, bias=False, device=task.clip.device)
+        self.widen = nn.Linear(width // ratio, width, bias=False, device=task.clip.device)
+
+    def _compare(self, features: Tensor, classes: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            added = self.widen(self.squeeze(features.float()).relu()).relu()
+            mixed = F.normalize((1 - BLEND) * features.float() + BLEND * added, dim=-1)
+        return super()._compare(mixed, classes)
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The bottleneck's weights by name."""
+        layers = {"squeeze": self.squeeze, "widen": self.widen}
+        return {f"{name}.weight": layer.get_parameter("weight") for name, layer in layers.items()}
+
+
+class ClipAdapter:
+    """Gao et al., arXiv 2110.04544: the visual adapter, with the text features frozen."""
+
+    summary = "CLIP-Adapter: a bottleneck behind the frozen image encoder"
+    paper, tuner, trains = "2110.04544", "", True
+
+    def check(self, options: FewshotOptions, name: str) -> None:
+        if options.optimizer != "adamw":
+            raise StudioError(f"--optimizer {options.optimizer}: {name} knows adamw alone.")
+        self.settings(options, name)
+
+    def settings(self, options: FewshotOptions, name: str) -> PartSettings:
+        """Ratio (its rank) and rate of the bottleneck: the image encoder's."""
+        usual = recommended(name, options.model)
+        return resolve(options, name, PARTS, usual)["vision"]
+
+    def learn(self, task: FewshotTask, name: str) -> Learner:
+        options, settings = task.options, self.settings(task.options, name)
+        torch.manual_seed(options.seed)
+        step = BottleneckClassifier(task, settings.rank).train()
+        step.requires_grad_(False)
+        trained = list(step.trained().values())
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        groups = [{"name": "vision", "params": trained, "lr": settings.learning_rate}]
+        optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay)
+        visual = task.clip.model.visual
+        prints, digest = fingerprint(visual), base_digest(visual)
+
+        def write(folder: Path, at: int) -> None:
+            facts = {"steps": at, "fingerprint": prints, "ratio": settings.rank}
+            facts |= {"digest": digest} if digest else {}
+            tensors = {key: value.detach().cpu() for key, value in step.trained().items()}
+            write_tensors(folder / FILE, tensors, {"clip_adapter": json.dumps(facts)})
+
+        return Learner(
+            step=step,
+            optimizer=optimizer,
+            parameters=trained,
+            rules=PlainSteps(),
+            write=write,
+            load=lambda folder: _fill(step, folder),
+        )
+
+    def read(self, task: FewshotTask, folder: Path | None) -> Any:
+        assert folder is not None
+        facts = _facts(folder)
+        visual = task.clip.model.visual
+        agree = fingerprints_agree(facts["fingerprint"], fingerprint(visual))
+        if not agree or digests_differ(facts.get("digest", ""), base_digest(visual)):
+            raise StudioError(f"{folder} was trained on another base. Load that one.")
+        step = BottleneckClassifier(task, facts["ratio"])
+        _fill(step, folder)
+        return step.eval()
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads(read_header(folder / FILE).metadata["clip_adapter"])
+    except StudioError:
+        raise
+    except (KeyError, ValueError) as error:
+        problem = f"{folder / FILE} is no CLIP-Adapter: {error}."
+        raise StudioError(f"{problem} {get_again(folder)}") from error
+
+
+def _fill(step: BottleneckClassifier, folder: Path) -> None:
+    saved, wanted = read_tensors(folder / FILE), step.trained()
+    shapes = {name: tensor.shape for name, tensor in saved.items()}
+    if shapes != {name: parameter.shape for name, parameter in wanted.items()}:
+        raise StudioError(
+            f"{folder / FILE} holds a bottleneck of another shape. {get_again(folder)}"
+        )
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(saved[name])

@@ -1,0 +1,24 @@
+"""Zero-shot: the frozen model and the classes' sentences, nothing trained."""
+
+from pathlib import Path
+from typing import Any
+
+from nora_studio.errors import StudioError
+from nora_studio.tasks.fewshot.classifier import ClipClassifier
+from nora_studio.tasks.fewshot.methods.contract import Learner
+from nora_studio.tasks.fewshot.settings import FewshotOptions
+from nora_studio.tasks.fewshot.task import FewshotTask
+
+
+class ZeroShot:
+    """CLIP as it is (arXiv 2103.00020, section 3.1)."""
+
+    summary, paper, tuner, trains = "Zero-shot: the model as it is", "2103.00020", "", False
+
+    def check(self, options: FewshotOptions, name: str) -> None: ...
+
+    def learn(self, task: FewshotTask, name: str) -> Learner:
+        raise StudioError(f"{name} learns nothing; it is only tested.")
+
+    def read(self, task: FewshotTask, folder: Path | None) -> Any:
+        return ClipClassifier(task, task.clip.model, False, False).eval()

@@ -1,0 +1,1 @@
+"""The training loop, its state, optimization, checkpoints and sharding, for any task."""

@@ -1,0 +1,176 @@
+"""Training state as safetensors: optimizer, schedule, batch draws and torch's own generators."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from nora_studio.errors import StudioError
+from nora_studio.runs.remedies import drop_checkpoint
+from nora_studio.runs.tensor_files import read_header
+
+STATE = "state.safetensors"
+_UNREADABLE = (OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError)
+
+
+def generator_states() -> dict[str, Tensor]:
+    """The states of this process's generators, which dropout draws from."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """All that a step depends on besides the adapter and the frozen base."""
+
+    step: int
+    optimizer: dict[str, Any]
+    """An optimizer's `state_dict`."""
+    schedule: dict[str, Any]
+    """A learning-rate schedule's `state_dict`, plain values only."""
+    draws: dict[str, Tensor]
+    scaler: dict[str, Any]
+    """The gradient scaler's `state_dict`; empty without float16."""
+    rules: dict[str, Tensor] = field(default_factory=dict)
+    """What the method's own rules depend on."""
+    generators: dict[str, Tensor] = field(default_factory=dict)
+    """Torch's own: "cpu", and "cpu.1" of the process of rank 1. Empty: this process's, as saved."""
+    weights: list[Tensor] = field(default_factory=list)
+    """The trained weights, where the adapter's files hold an average of them."""
+    loss_sums: Tensor | None = None  # (processes,)
+    """Of each process's losses since the last log line."""
+    logged_step: int = 0
+    """The step of that line."""
+
+
+def write_state(folder: Path, state: TrainingState) -> None:
+    """Write a training state into a checkpoint folder, flattened: no pickle.
+
+    Raises:
+        OSError: the system refuses to; the library's own writer would hide which way.
+    """
+    tensors = {f"draws.{name}": tensor for name, tensor in state.draws.items()}
+    tensors |= {f"rules.{name}": tensor.contiguous() for name, tensor in state.rules.items()}
+    generators = state.generators or generator_states()
+    tensors |= {f"generator.{name}": tensor for name, tensor in generators.items()}
+    tensors |= {f"weights.{n}": t.cpu().contiguous() for n, t in enumerate(state.weights)}
+    if state.loss_sums is not None:
+        tensors["progress.loss_sums"] = state.loss_sums
+    plain: dict[str, dict[str, Any]] = {}
+    for index, values in state.optimizer["state"].items():
+        for name, value in _unwrapped(values).items():
+            if isinstance(value, Tensor):
+                # A copy: some optimizers share a tensor among weights, which the format refuses.
+                tensors[f"optimizer.{index}.{name}"] = value.detach().cpu().contiguous().clone()
+            else:
+                plain.setdefault(str(index), {})[name] = value
+    facts = {
+        "step": state.step,
+        "groups": state.optimizer["param_groups"],
+        # Sorted: a restored optimizer may hold its state in another order, and files differ by it.
+        "plain": dict(sorted(plain.items())),
+        "schedule": state.schedule,
+        "scaler": state.scaler,
+        "logged_step": state.logged_step,
+    }
+    # Sorted too: tensors lie in the file in the order in which they come.
+    ordered = dict(sorted(tensors.items()))
+    (folder / STATE).write_bytes(save(ordered, metadata={"training": json.dumps(facts)}))
+
+
+def _unwrapped(values: dict[str, Any]) -> dict[str, Any]:
+    """One weight's state; bitsandbytes keeps a part of it in a dictionary of its own."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= value if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def read_state(folder: Path, rank: int = 0) -> TrainingState:
+    """Read a training state back and set torch's own generators to it.
+
+    A process that the run did not have before begins draws of its own.
+
+    Args:
+        folder: Of the checkpoint.
+        rank: Of this process.
+
+    Raises:
+        StudioError: the file is missing or damaged.
+    """
+    file = folder / STATE
+    try:
+        return _read(file, rank)
+    except StudioError:
+        raise
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise StudioError(f"{file} cannot be read: {reason}. {drop_checkpoint(folder)}") from error
+
+
+def _read(file: Path, rank: int) -> TrainingState:
+    read_header(file, drop_checkpoint(file.parent))  # It refuses what two could read differently.
+    with safe_open(file, framework="pt") as archive:
+        facts = json.loads(archive.metadata()["training"])
+        # Copies: what is read lies in the file itself, and an optimizer goes on writing to it.
+        tensors = {
+            name: archive.get_tensor(name).clone()
+            for name in archive.keys()  # noqa: SIM118
+        }
+    optimizer: dict[int | str, dict[str, Any]] = {}
+    draws: dict[str, Tensor] = {}
+    rules: dict[str, Tensor] = {}
+    weights: dict[int, Tensor] = {}
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind == "draws":
+            draws[rest] = tensor
+        elif kind == "optimizer":
+            index, _, key = rest.rpartition(".")
+            optimizer.setdefault(_index(index), {})[key] = tensor
+        elif kind == "rules":
+            rules[rest] = tensor
+        elif kind == "weights":
+            weights[int(rest)] = tensor
+    for index, values in facts["plain"].items():
+        optimizer.setdefault(_index(index), {}).update(values)
+    generators = _under(tensors, "generator.")
+    _set_generators(generators, rank, facts["step"])
+    return TrainingState(
+        step=facts["step"],
+        optimizer={"state": optimizer, "param_groups": facts["groups"]},
+        schedule=facts["schedule"],
+        draws=draws,
+        scaler=facts["scaler"],
+        rules=rules,
+        generators=generators,
+        weights=[weights[number] for number in sorted(weights)],
+        loss_sums=tensors.get("progress.loss_sums"),
+        logged_step=facts.get("logged_step", facts["step"]),
+    )
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _set_generators(states: dict[str, Tensor], rank: int, step: int) -> None:
+    suffix = f".{rank}" if rank else ""
+    if f"cpu{suffix}" not in states:
+        torch.manual_seed(torch.initial_seed() + step)
+        return
+    torch.set_rng_state(states[f"cpu{suffix}"])
+    if f"cuda{suffix}" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states[f"cuda{suffix}"])
+
+
+def _index(text: str) -> int | str:
+    """Optimizers keep their state by a parameter's number; LoRA-FA's by its name."""
+    return int(text) if text.isdigit() else text

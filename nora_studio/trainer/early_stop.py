@@ -1,0 +1,78 @@
+"""What a measurement leads to: a checkpoint worth keeping, or an early end."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from nora_studio.runs import processes
+from nora_studio.runs.curves import PLATEAU_SHARE
+from nora_studio.trainer.trainee import Trainee
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What follows from the measurements so far, for all twins and on every process."""
+
+    is_best: bool = False
+    """Some twin is better than at any step it has a checkpoint of, so one is due."""
+    ends: bool = False
+    """Every twin's curve has by now said that going on is of no use."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How measurements are judged."""
+
+    rule: str = "none"
+    """"plateau", "overfit" (`Curve.ends_at`) or "none"."""
+    patience: int = 1
+    """Measurements that the rule waits for."""
+
+    def judge(
+        self,
+        trainees: Sequence[Trainee],
+        step: int,
+        measured: Sequence[Mapping[str, float]] | None = None,
+    ) -> Verdict:
+        """Note what was measured of each trainee after a step, and say what follows.
+
+        The main process alone measures and decides; the others hear it here.
+
+        Args:
+            measured: In the trainees' order; None: nothing new, as after resuming.
+        """
+        better = ends = False
+        if processes.is_main():
+            before = [trainee.best for trainee in trainees]
+            for trainee, values in zip(trainees, measured or []):
+                trainee.curve.note(step, values)
+            better = any(
+                _improved(trainee, step, None if best is None else best.loss)
+                for trainee, best in zip(trainees, before)
+            )
+            ends = self.ended_at(trainees) is not None
+        return Verdict(is_best=bool(processes.largest(better)), ends=bool(processes.largest(ends)))
+
+    def ended_at(self, trainees: Sequence[Trainee]) -> int | None:
+        """The step at which the last twin's curve said so; None while one has not."""
+        steps = [trainee.curve.ends_at(self.rule, self.patience) for trainee in trainees]
+        return None if None in steps else max(step for step in steps if step is not None)
+
+    def reasons(self, trainees: Sequence[Trainee]) -> dict[str, str]:
+        """Why each one's curve ended the run, in words for its status, by label."""
+        said = {
+            "plateau": f"no measured loss more than {PLATEAU_SHARE:.1%} below the best before",
+            "overfit": "the held-out loss above its best by more than its noise",
+        }
+        ends = {t.label: t.curve.ends_at(self.rule, self.patience) for t in trainees}
+        return {
+            label: f"{self.rule} at step {step}: {said[self.rule]}, {self.patience} times"
+            for label, step in ends.items()
+        }
+
+
+def _improved(trainee: Trainee, step: int, best: float | None) -> bool:
+    """Whether the measurement after this step is one to keep, and lower than the best kept."""
+    if not trainee.keeps_best:
+        return False
+    now = trainee.curve.best({step})
+    return now is not None and (best is None or now.loss < best)

@@ -1,0 +1,175 @@
+"""The training loop: step, clip, log, checkpoint, stop. It knows no task, of a method its rules."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from nora_studio.errors import StudioError
+from nora_studio.options.settings.learning import LearningOptions
+from nora_studio.options.settings.watching import KeepingOptions, MeasuringOptions
+from nora_studio.runs import processes
+from nora_studio.runs.stop import StopRequest
+from nora_studio.trainer.early_stop import Verdict, Watch
+from nora_studio.trainer.progress import Clock, check_finite, report
+from nora_studio.trainer.saving import save_checkpoints
+from nora_studio.trainer.trainee import Batch, Draws, Trainee, rows_of
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When the loop does what; all in steps."""
+
+    steps: int
+    log_every: int
+    checkpoint_every: int
+    keep_checkpoints: int
+    sample_every: int
+    """0: never within the loop."""
+    evaluate_every: int
+    """0: never."""
+    max_gradient_norm: float
+    watch: Watch = field(default_factory=Watch)
+    """What measurements lead to."""
+    accumulate: int = 1
+    """Pieces of each process's share of a batch."""
+
+    @classmethod
+    def of(
+        cls,
+        learning: LearningOptions,
+        keeping: KeepingOptions,
+        measuring: MeasuringOptions | None = None,
+        sample_every: int = 0,
+    ) -> "Plan":
+        """What a run's options say, filled in. Without measuring options nothing is measured."""
+        rule, patience = "none", 1
+        if measuring is not None:
+            rule, patience = measuring.early_stop, measuring.patience or 1
+        return cls(
+            steps=learning.steps or 0,
+            log_every=keeping.log_every,
+            checkpoint_every=keeping.checkpoint_every,
+            keep_checkpoints=keeping.keep_checkpoints,
+            sample_every=sample_every,
+            evaluate_every=0 if measuring is None else measuring.evaluate_every,
+            max_gradient_norm=learning.max_gradient_norm,
+            watch=Watch(rule, patience),
+            accumulate=learning.accumulate,
+        )
+
+
+def train(
+    trainees: list[Trainee],
+    draws: Draws,
+    plan: Plan,
+    stop: StopRequest,
+    sample: Callable[[Trainee, int], object],
+    evaluate: Callable[[Trainee], dict[str, float]],
+    start: int = 0,
+) -> bool:
+    """Train every trainee on the same batches, step by step.
+
+    Args:
+        start: Steps done already.
+        sample: Draws a trainee's fixed-seed pictures after a step. Called on every process.
+        evaluate: Measures a trainee; what it gives goes into the log by name. On every process.
+
+    Returns:
+        Whether the plan was finished, early or not; False after a stop, with checkpoints written.
+
+    Raises:
+        StudioError: a loss was not finite; nothing is saved of that state.
+    """
+    main = trainees[0].accelerator.is_main_process
+    if plan.watch.judge(trainees, start).ends:
+        return True
+    clock = Clock(start, plan.steps)
+    with tqdm(
+        total=plan.steps, initial=start, disable=not main, unit="step", dynamic_ncols=True
+    ) as bar:
+        for step in range(start + 1, plan.steps + 1):
+            batch = draws.next()
+            for trainee in trainees:
+                _advance(trainee, batch, step, plan)
+            bar.update()
+            last = step == plan.steps
+            measured = bool(plan.evaluate_every) and (step % plan.evaluate_every == 0 or last)
+            verdict = Verdict()
+            if step % plan.log_every == 0 or measured or last:
+                check_finite(trainees, step, plan.steps)
+                with clock.aside():
+                    extra = [evaluate(trainee) if measured else {} for trainee in trainees]
+                report(trainees, step, plan.steps, clock, bar, rows_of(batch), extra)
+                verdict = plan.watch.judge(trainees, step, extra) if measured else verdict
+            last = last or verdict.ends
+            stopping = processes.agree_to_stop(stop) and not last
+            if step % plan.checkpoint_every == 0 or last or stopping or verdict.is_best:
+                check_finite(trainees, step, plan.steps)
+                save_checkpoints(trainees, draws, step, plan.keep_checkpoints)
+            if stopping or verdict.is_best:
+                for trainee in trainees if main else ():
+                    state = "stopped" if stopping else "running"
+                    trainee.set_status(state, step, plan.steps, **clock.estimate)
+            if stopping or last:
+                return not stopping
+            if plan.sample_every and step % plan.sample_every == 0:
+                check_finite(trainees, step, plan.steps)
+                with clock.aside():
+                    for trainee in trainees:
+                        sample(trainee, step)
+    return True
+
+
+def _advance(trainee: Trainee, batch: Batch, step: int, plan: Plan) -> None:
+    """One optimizer step. Nothing here waits for the device."""
+    accelerator = trainee.accelerator
+    if trainee.before_step is not None:
+        trainee.before_step(trainee, step)
+    trainee.rules.before(step)
+    loss = torch.zeros((), device=accelerator.device)
+    for left, piece in _pieces(_share(batch, accelerator), plan.accumulate):
+        # Processes add up their gradients only once, with the last piece.
+        with accelerator.no_sync(trainee.model) if left else contextlib.nullcontext():
+            share = trainee.model(**piece) / plan.accumulate
+            accelerator.backward(share)
+        loss += share.detach()
+    norm = accelerator.clip_grad_norm_(trainee.parameters, plan.max_gradient_norm)
+    trainee.optimizer.step()
+    trainee.rules.after(step)
+    if trainee.average is not None:
+        trainee.average.update()
+    trainee.schedule.step()
+    trainee.optimizer.zero_grad()
+    trainee.loss_sum += loss
+    if norm is not None:
+        trainee.gradient_norm = norm.detach()
+    bad = (trainee.first_bad_step < 0) & ~torch.isfinite(loss)
+    trainee.first_bad_step = torch.where(bad, step, trainee.first_bad_step)
+
+
+def _pieces(share: Batch, count: int) -> Iterator[tuple[int, Batch]]:
+    """Equal pieces of a batch, each with the number of those that are left.
+
+    The loss is a mean over examples, so the mean of the pieces' losses is the whole batch's.
+    """
+    rows = rows_of(share)
+    assert rows % count == 0, f"a batch of {rows} does not fall into {count} equal pieces"
+    cut = {name: tensor.chunk(count) for name, tensor in share.items()}
+    for number in range(count):
+        yield count - 1 - number, {name: pieces[number] for name, pieces in cut.items()}
+
+
+def _share(batch: Batch, accelerator: Accelerator) -> Batch:
+    """This process's equal share of the global batch, on its device."""
+    count, index = accelerator.num_processes, accelerator.process_index
+    rows = rows_of(batch)
+    if rows % count:
+        raise StudioError(f"a batch of {rows} is no equal share for each of {count} processes.")
+    return {
+        name: tensor.chunk(count)[index].to(accelerator.device, non_blocking=True)
+        for name, tensor in batch.items()
+    }

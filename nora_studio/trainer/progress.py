@@ -1,0 +1,104 @@
+"""How a training tells where it is: log lines, status, the terminal, and a loss gone bad."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+from nora_studio.adapters.methods.optimizers import learning_rates
+from nora_studio.errors import StudioError
+from nora_studio.runs import processes
+from nora_studio.trainer.peak_memory import memory_gib
+from nora_studio.trainer.trainee import Trainee
+
+
+class Clock:
+    """Seconds gone and left, counted from where this process started."""
+
+    def __init__(self, start: int, steps: int) -> None:
+        self.start, self.steps = start, steps
+        self.began = self.last = time.monotonic()
+        self.last_step = start
+        self.elsewhere = 0.0
+        self.estimate: dict[str, float] = {}
+        """The last lap's, as a status names it."""
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """A block that is no training: it counts for the seconds left, not for the pace."""
+        began = time.monotonic()
+        yield
+        self.elsewhere += time.monotonic() - began
+
+    def lap(self, step: int) -> float:
+        """Seconds a step since the last lap; estimate the seconds left from the average pace."""
+        now = time.monotonic()
+        pace = (now - self.last - self.elsewhere) / max(1, step - self.last_step)
+        left = (now - self.began) / max(1, step - self.start) * (self.steps - step)
+        self.last, self.last_step, self.elsewhere = now, step, 0.0
+        self.estimate = {"seconds_left": round(left, 1)}
+        return pace
+
+
+def report(
+    trainees: list[Trainee],
+    step: int,
+    steps: int,
+    clock: Clock,
+    bar: Any,
+    batch_size: int,
+    extra: list[dict[str, float]],
+) -> None:
+    """Read the losses back, write a log line for each run and tell the terminal."""
+    pace = clock.lap(step)
+    words = []
+    for trainee, measured in zip(trainees, extra):
+        total: Tensor = trainee.accelerator.reduce(trainee.loss_sum, "mean")  # pyright: ignore
+        loss = (total / max(1, step - trainee.logged_step)).item()
+        first = {} if trainee.logged_step else {"first_step": trainee.first_step}
+        trainee.logged_step = step
+        trainee.loss_sum.zero_()
+        memory = processes.largest(memory_gib(trainee.accelerator.device))
+        if not trainee.accelerator.is_main_process:
+            continue
+        trainee.log(
+            step,
+            loss=round(loss, 6),
+            gradient_norm=round(trainee.gradient_norm.item(), 6),
+            weight_norm=round(get_total_norm(trainee.parameters).item(), 6),
+            **learning_rates(trainee.optimizer),
+            **(first if trainee.first_step else {}),
+            seconds_per_step=round(pace, 4),
+            **{f"{trainee.rows}_per_second": round(batch_size / pace, 3)},
+            memory_gib=round(memory, 3),
+            **{name: round(value, 6) for name, value in measured.items()},
+        )
+        trainee.set_status("running", step, steps, **clock.estimate)
+        words.append(f"{trainee.label} {loss:.4f}")
+        bar.set_postfix_str(f"loss {', '.join(words)}; {memory:.1f} GiB", refresh=False)
+
+
+def check_finite(trainees: list[Trainee], now: int, steps: int) -> None:
+    for trainee in trainees:
+        found = int(trainee.first_bad_step.item())
+        # The loss of one process's share may be bad alone; all have to end.
+        first = -processes.largest(-found if found >= 0 else -math.inf)
+        if math.isinf(first):
+            continue
+        step = int(first)
+        if trainee.accelerator.mixed_precision == "fp16":
+            cause = "float16 overflowed; use --precision bf16 or fp32"
+        elif step == 1:
+            cause = "the base model or its data hold NaN, before any training"
+        else:
+            cause = "the learning rate is too high for this method; try a third of it"
+        problem = f"{trainee.label}: the loss is not finite at step {step}. Likely cause: {cause}."
+        if trainee.accelerator.is_main_process:
+            for stopped in trainees:
+                stopped.run.set_status("failed", now, steps, error=problem)
+            raise StudioError(f"{problem} Earlier checkpoints in {trainee.run.folder} are kept.")
+        raise SystemExit(2)  # The main process says why.

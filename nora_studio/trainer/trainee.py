@@ -1,0 +1,110 @@
+"""What the training loop works on: runs in training, and the batches that they share."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from nora_studio.adapters.methods.steps import StepRules
+from nora_studio.runs.curves import Curve, Point
+from nora_studio.runs.runs import Run
+from nora_studio.runs.trackers import RunTracker
+from nora_studio.trainer.averages import WeightAverage
+
+Batch = dict[str, Tensor]
+
+
+def rows_of(batch: Batch) -> int:
+    """Number of examples in a batch."""
+    return len(next(iter(batch.values())))
+
+
+class Draws(Protocol):
+    """A source of training batches that can be saved and restored."""
+
+    def next(self) -> Batch:
+        """One global batch on the CPU, batch first in every tensor."""
+        ...
+
+    def state(self) -> dict[str, Tensor]: ...
+
+    def restore(self, state: dict[str, Tensor]) -> None: ...
+
+
+@dataclass
+class Trainee:
+    """One run in training. Twins are trainees of one loop: same batches, own everything else."""
+
+    label: str
+    run: Run
+    accelerator: Accelerator
+    """Its own, so that one twin's gradient scaler never touches the other's."""
+    model: nn.Module
+    """Prepared; its forward takes a batch and returns the loss."""
+    optimizer: Any
+    schedule: Any
+    parameters: list[nn.Parameter]
+    write_adapter: Callable[[Path, int], None]
+    """Writes the adapter as of a step into an existing folder."""
+    load_adapter: Callable[[Path], None]
+    """Sets the trained weights from a checkpoint folder."""
+    rules: StepRules
+    """What the method does around each step."""
+    keeps_best: bool = False
+    """Whether the checkpoint of its lowest measured loss outlives the newer ones."""
+    tracker: RunTracker | None = None
+    """Hears what the log is told."""
+    curve: Curve = field(default_factory=Curve)
+    """Its measured losses so far; the main process's alone."""
+    average: WeightAverage | None = None
+    """What is served in the place of the trained weights; None: they are."""
+    before_step: Callable[["Trainee", int], object] | None = None
+    """What its task does before each step, counted from 1."""
+    rows: str = "images"
+    """What a batch has rows of, as the log names their pace: "images_per_second"."""
+    adapted: Mapping[str, nn.Module] = field(default_factory=dict)
+    """The modules that carry its adapter, by part; none where it is no adapter of weights."""
+    first_step: dict[str, float] = field(default_factory=dict)
+    """How far the first step moves a weight at most, by part; stands in the first log line."""
+    loss_sum: Tensor = field(init=False)
+    """Of the losses since the last log line."""
+    logged_step: int = 0
+    """The step of that line."""
+    gradient_norm: Tensor = field(init=False)
+    first_bad_step: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        device = self.accelerator.device
+        self.loss_sum = torch.zeros((), device=device)
+        self.gradient_norm = torch.zeros((), device=device)
+        self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+
+    def served(self) -> contextlib.AbstractContextManager[None]:
+        """A block in which the module carries the weights that the run saves and is judged by."""
+        return self.average.served() if self.average is not None else contextlib.nullcontext()
+
+    @property
+    def best(self) -> Point | None:
+        """The lowest measured loss among steps that have a checkpoint, where that is kept."""
+        return self.curve.best(self.run.checkpoints()) if self.keeps_best else None
+
+    def log(self, step: int, **values: Any) -> None:
+        """Append one line to the run's log, and tell the tracker."""
+        self.run.log(step, **values)
+        if self.tracker is not None:
+            self.tracker.log(step, values)
+
+    @property
+    def best_facts(self) -> dict[str, float]:
+        """The best step kept, as a status names it; empty where there is none."""
+        best = self.best
+        return {} if best is None else {"best_step": best.step, "best_loss": best.loss}
+
+    def set_status(self, state: str, step: int, steps: int, **values: Any) -> None:
+        """Replace the run's status (`Run.set_status`); it names the best step kept."""
+        self.run.set_status(state, step, steps, **self.best_facts, **values)
