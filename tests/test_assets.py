@@ -149,6 +149,7 @@ def test_the_scoring_clip_names_what_it_sees(
         assert (named[attribute] or 0) >= 0.95, attribute
 
 
+@pytest.mark.slow
 def test_the_scoring_clip_is_as_weak_at_patterns_as_the_card_says(
     assets: Path, judge: bars.Judge, trial: bars.Trial, seen: Tensor
 ) -> None:

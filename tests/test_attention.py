@@ -29,6 +29,7 @@ def profiled(base, photos, folder, attention: str) -> tuple[set[str], torch.Tens
     return {event.key for event in profile.key_averages()}, given["sample"].grad
 
 
+@pytest.mark.slow
 def test_each_choice_runs_its_own_kernel(tiny_base, photo_folder, tmp_path):
     gradients = {}
     for attention, wanted in RUNS.items():

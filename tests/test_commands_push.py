@@ -24,6 +24,7 @@ print("status", cli.main())
 """
 
 
+@pytest.mark.slow
 def test_a_push_sends_everything_and_never_tells_the_token(twins, tmp_path):
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
     words = [str(twins[0] / "mug-nora"), "me/mug", "--licence", "openrail++", "--private"]

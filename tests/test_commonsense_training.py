@@ -123,7 +123,10 @@ def test_peft_reads_the_adapter_as_it_lies_there(twins, model, method):
         ("mix", "--adapters", "RUN", "RUN", "--out", "out.safetensors"),
         ("push", "RUN", "me/mine", "--dry-run"),
         ("compare", "--adapters", "RUN", "--prompts", "a mug"),
-        ("score", "--adapters", "RUN", "--references", "RUN", "--prompts", "a mug"),
+        pytest.param(
+            ("score", "--adapters", "RUN", "--references", "RUN", "--prompts", "a mug"),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda words: words[0],
 )

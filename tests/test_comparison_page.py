@@ -1,6 +1,7 @@
 """The Compare tab's request and its HTML: what is asked for, and that nothing in it is believed."""
 
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -30,7 +31,7 @@ def drawables(workspace, tiny_pipe):
         run = Run.create(workspace.runs / f"mug-{method}", "steps = 40\n")
         tiny_adapter(run.adapter, tiny_pipe, method)
         for step in range(1, 8):
-            tiny_adapter(run.folder / "checkpoints" / f"step-{step:06d}", tiny_pipe, method)
+            shutil.copytree(run.adapter, run.folder / "checkpoints" / f"step-{step:06d}")
     return find_drawables(workspace)
 
 

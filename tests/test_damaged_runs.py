@@ -123,7 +123,11 @@ def test_numbers_that_are_none_are_left_out_of_curves(runs):
 
 
 @pytest.mark.parametrize(
-    "file", ["status.json", "photos.json", pytest.param("log.jsonl", marks=pytest.mark.slow)]
+    "file",
+    [
+        "photos.json",
+        *(pytest.param(f, marks=pytest.mark.slow) for f in ("status.json", "log.jsonl")),
+    ],
 )
 def test_a_run_goes_on_over_what_it_does_not_need_and_names_what_it_does(
     tmp_path, monkeypatch, file

@@ -81,6 +81,7 @@ def ended(drawings, workspace, name):
     return until(lambda: (s := drawings.read(workspace, name)).is_under_way is False and s)
 
 
+@pytest.mark.slow
 def test_a_drawing_comes_picture_by_picture_and_outlives_the_server(
     drawings, home, visitor, other, asked
 ):

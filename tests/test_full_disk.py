@@ -93,7 +93,7 @@ class Told:
         return line
 
 
-@pytest.mark.parametrize("what", ["checkpoint", "line"])
+@pytest.mark.parametrize("what", ["line", pytest.param("checkpoint", marks=pytest.mark.slow)])
 def test_a_file_too_large_for_the_disk_fails_the_run_and_keeps_what_was_saved(
     trainer,  # noqa: F811
     tmp_path,

@@ -68,6 +68,7 @@ def test_holding_out_every_photo_is_refused(tiny_base, photo_folder, tmp_path):
         PhotoSet.find(with_recommended(options))
 
 
+@pytest.mark.slow
 def test_the_log_has_the_curve_from_the_base_on(tiny_base, photo_folder, tmp_path):
     changes = {"hold-out": 1, "evaluate-every": 2}
     done = run_trainer(*tiny_arguments(tiny_base, photo_folder, tmp_path, "nora,lora", changes))

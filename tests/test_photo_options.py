@@ -134,6 +134,7 @@ def test_the_cache_changes_no_bit_and_can_be_left_out(tiny_base, photos, tmp_pat
         assert tensors_of(tmp_path / name / "mug-nora" / "adapter") == expected
 
 
+@pytest.mark.slow
 def test_the_trainer_says_what_it_thinks_of_the_photos(tiny_base, tmp_path):
     photos = Path(
         shutil.copytree(embedded("subjects") / "sunrise-mug" / "photos", tmp_path / "photos")

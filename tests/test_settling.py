@@ -108,6 +108,7 @@ def test_an_averaged_encoder_settles_on_the_average_that_is_served(
     assert first in averaged
 
 
+@pytest.mark.slow
 def test_a_run_whose_encoders_settle_is_proven(tiny_base, photo_folder, tmp_path):
     changes = {"text-encoder-steps": 2, "steps": 4, "evaluate-every": 2, "ema": 0.8}
     arguments = tiny_arguments(tiny_base, photo_folder, tmp_path, changes=changes)

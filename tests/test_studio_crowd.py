@@ -116,6 +116,7 @@ NASTY = st.one_of(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=SLOW)
 @given(words=st.lists(NASTY, max_size=6), is_train=st.booleans())
 def test_no_command_that_somebody_makes_up_is_started(site, program, words, is_train):
@@ -129,6 +130,7 @@ def test_no_command_that_somebody_makes_up_is_started(site, program, words, is_t
     assert site.studio.jobs.of(folder) == []
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, suppress_health_check=SLOW)
 @given(name=NASTY, steps=st.one_of(st.floats(allow_nan=False), st.none(), NASTY))
 def test_whatever_names_a_training_finds_only_ones_own(site, program, name, steps):
