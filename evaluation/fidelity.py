@@ -5,7 +5,7 @@
 
 Draws the last checkpoints of every run at every strength, from the same starting noise; CLIP-I (or
 DINO) with the real photos against CLIP-T, with 95% intervals over prompts of one subject; marks
-what no other point beats and recommends one (the rule: `nora_studio.scoring.fidelity.recommend`). Pictures
+what no other point beats and recommends one (`nora_studio.scoring.fidelity.recommend`). Pictures
 that are there already with the same recipe are used again. Writes fidelity.json (anew after every
 point), fidelity.md, fidelity.png and pictures/. Exit status: 0 done, 2 bad input.
 """

@@ -8,7 +8,7 @@ seconds to import, is imported by whoever first needs it.
 import importlib
 from typing import TYPE_CHECKING
 
-from nora_studio.nora.registration import when_imported
+from nora_studio.runs.import_hooks import when_imported
 from nora_studio.runs.quiet import hush_imports
 
 if TYPE_CHECKING:

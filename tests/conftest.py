@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import tiny_sdxl
-from trainer import Outcome, run_trainer, tiny_arguments
+from support.tiny import tiny_sdxl
+from support.trainer import Outcome, run_trainer, tiny_arguments
 
 from nora_studio.cli import main as cli
 from nora_studio.runs.launching import ForkServer
@@ -113,7 +113,9 @@ def twins(tiny_base, photo_folder, tmp_path_factory) -> tuple[Path, Outcome]:
 @pytest.fixture(scope="module")
 def browser():
     """A real browser; skips where there is none."""
-    from studio_site import chromium  # Gradio takes seconds to import; most tests need none of it.
+    from support.studio_site import (
+        chromium,  # Gradio takes seconds to import; most tests need none of it.
+    )
 
     with chromium() as found:
         yield found
@@ -128,7 +130,7 @@ def page(person):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The studio, served; its jobs end with the module."""
-    from studio_site import Site
+    from support.studio_site import Site
 
     opened = Site(tmp_path_factory.mktemp("studio"))
     yield opened
@@ -139,7 +141,7 @@ def site(tmp_path_factory):
 @pytest.fixture
 def studio(tmp_path):
     """A studio that nobody serves; its jobs end with the test."""
-    from visiting import studio_in
+    from support.visiting import studio_in
 
     unserved = studio_in(tmp_path / "home")
     yield unserved
@@ -150,7 +152,7 @@ def studio(tmp_path):
 @pytest.fixture
 def request_(studio):
     """What its handlers get of a browser."""
-    from visiting import request_of
+    from support.visiting import request_of
 
     return request_of(studio)
 
@@ -158,7 +160,7 @@ def request_(studio):
 @pytest.fixture
 def workspace(studio, request_, twins, photo_folder):
     """That browser's folder, with the finished twins in it."""
-    from visiting import bring_runs
+    from support.visiting import bring_runs
 
     place = studio.workspace(request_.headers)
     bring_runs(place, twins[0], photo_folder)

@@ -9,7 +9,6 @@ import peft  # noqa: F401
 
 from nora_studio.nora.calibration import record_mean_abs_inputs
 from nora_studio.nora.config import NoraConfig
-from nora_studio.nora.hotswap import hotswap_adapter
 from nora_studio.nora.layer import NoraLinear
 from nora_studio.nora.model import NoraModel
 from nora_studio.nora.outer_cache import cached_outer_factors
@@ -29,7 +28,6 @@ __all__ = [
     "activation_aware_svd",
     "cached_outer_factors",
     "canonical_signs",
-    "hotswap_adapter",
     "outer_factors",
     "randomized_svd",
     "record_mean_abs_inputs",

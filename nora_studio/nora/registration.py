@@ -8,12 +8,6 @@ if TYPE_CHECKING:
     from peft.config import PeftConfig
     from peft.tuners.tuners_utils import BaseTuner
 
-PEFT_PREFIX = "base_model.model."
-"""Of every key in a PEFT file but those of shared state ("base_model.vera_A");
-`PeftModel.from_pretrained` silently skips keys without it."""
-ADAPTER_NAME = "default"
-"""PEFT's own name for the first adapter on a model, and ours for the only one."""
-
 
 def register_method(config: type[PeftConfig], tuner: type[BaseTuner]) -> None:
     """Register a method under its tuner's prefix ("nora_": `PeftType.NORA`); twice is once.

@@ -34,8 +34,8 @@ from nora_studio.adapters.methods.injection import (
     set_strength,
 )
 from nora_studio.adapters.new_tokens import NewTokens
+from nora_studio.adapters.peft_names import ADAPTER_NAME, PEFT_PREFIX
 from nora_studio.errors import StudioError
-from nora_studio.nora.registration import ADAPTER_NAME, PEFT_PREFIX
 from nora_studio.runs.atomic import replacing
 from nora_studio.runs.remedies import get_again
 from nora_studio.runs.weight_files import check_weights

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nora_studio.adapters.files.container import Header, read_header
+from nora_studio.adapters.peft_names import PEFT_PREFIX
 from nora_studio.errors import StudioError
-from nora_studio.nora.registration import PEFT_PREFIX
 from nora_studio.runs.tensor_files import check_floats
 
 SEED_KEY = "nora_studio_seed"

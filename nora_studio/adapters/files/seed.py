@@ -32,9 +32,9 @@ from nora_studio.adapters.files.outer import (
 )
 from nora_studio.adapters.methods.injection import tuner_layers
 from nora_studio.adapters.new_tokens import NewTokens
+from nora_studio.adapters.peft_names import ADAPTER_NAME
 from nora_studio.errors import StudioError
 from nora_studio.nora import NoraConfig, NoraLinear
-from nora_studio.nora.registration import ADAPTER_NAME
 
 VERSION = 1
 PRECISIONS = ("fp32", "fp16")

@@ -9,10 +9,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from nora_studio.adapters.methods.injection import tuner_layers
+from nora_studio.adapters.peft_names import ADAPTER_NAME
 from nora_studio.adapters.tuners import LowRankLinear
 from nora_studio.errors import StudioError
 from nora_studio.nora import NoraLinear, canonical_signs
-from nora_studio.nora.registration import ADAPTER_NAME
 
 
 @dataclass(frozen=True)

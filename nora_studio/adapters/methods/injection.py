@@ -17,10 +17,10 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import PeftType, set_peft_model_state_dict
 from torch import Tensor, nn
 
+from nora_studio.adapters.peft_names import PEFT_PREFIX
 from nora_studio.adapters.tuners import LowRankLinear
 from nora_studio.errors import StudioError
 from nora_studio.nora import NoraLinear
-from nora_studio.nora.registration import PEFT_PREFIX
 
 SHARED = {
     PeftType.VERA: ("vera_A", "vera_B"),

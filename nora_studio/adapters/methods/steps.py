@@ -8,8 +8,8 @@ from peft.tuners.adalora import RankAllocator
 from torch import Tensor, nn
 
 from nora_studio.adapters.methods.injection import tuner_of
+from nora_studio.adapters.peft_names import ADAPTER_NAME
 from nora_studio.adapters.tuners import draw_rank
-from nora_studio.nora.registration import ADAPTER_NAME
 
 
 class StepRules(Protocol):

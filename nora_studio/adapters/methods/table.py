@@ -146,7 +146,7 @@ def _decomposed(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> P
 
 
 def _ours(name: str) -> Callable[[AdapterSpec, list[str], list[Shape]], PeftConfig]:
-    """A method of `nora_studio.adapters.tuners` that has no settings of its own, by its config's name."""
+    """A method of our own tuners that has no settings of its own, by its config's name."""
 
     def build(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
         from nora_studio.adapters import tuners

@@ -9,7 +9,7 @@ from nora_studio.app.pages.pieces import METHOD_NAMES, colour_of, dot, table
 from nora_studio.app.server.past_runs import PastRun, settings_of
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.runs.history import Settings, Standing, common_steps, differing_settings
-from nora_studio.tasks.dreambooth.wall import samples_of
+from nora_studio.runs.sample_files import samples_of
 
 STATES = {
     "running": ("Training", "good"),

@@ -9,7 +9,7 @@ from nora_studio.app.pages.pieces import METHOD_NAMES, dot
 from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.trainings import Training, why_failed
 from nora_studio.app.server.workspace import Workspace
-from nora_studio.tasks.dreambooth.wall import samples_of
+from nora_studio.runs.sample_files import samples_of
 
 Logs = Mapping[str, list[dict[str, Any]]]
 """Method -> its run's log, read once."""

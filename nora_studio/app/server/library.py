@@ -14,7 +14,7 @@ from nora_studio.errors import StudioError
 from nora_studio.mini.assets import EMBEDDED
 from nora_studio.runs.history import find_runs
 from nora_studio.runs.runs import Run
-from nora_studio.tasks.dreambooth.wall import latest_sample
+from nora_studio.runs.sample_files import latest_sample
 
 SUFFIX = ".safetensors"
 TRASH = ".trash"

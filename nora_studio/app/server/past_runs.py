@@ -21,7 +21,7 @@ from nora_studio.runs.history import (
     trashed,
 )
 from nora_studio.runs.runs import Run
-from nora_studio.tasks.dreambooth.wall import latest_sample
+from nora_studio.runs.sample_files import latest_sample
 
 
 @dataclass(frozen=True)

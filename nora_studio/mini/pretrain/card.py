@@ -69,9 +69,9 @@ def compose_card(log: dict[str, Any], results: dict[str, Any], assets: Path) -> 
             "of the same world. `subjects/` holds photos of things that neither has seen. "
             "`mini-llama/` is a LLaMA of the same kind, with [a card of its own]"
             "(mini-llama/README.md); `table1/`, `table2/` and `sweep/` hold what was measured. "
-            "All of it was trained from scratch, on drawings by `nora_studio.mini.world` and texts by "
-            "`nora_studio.mini.everyday`; nothing was downloaded and no photograph or other person's "
-            "work went in.",
+            "All of it was trained from scratch, on drawings by `nora_studio.mini.world` and texts "
+            "by `nora_studio.mini.everyday`; nothing was downloaded and no photograph or other "
+            "person's work went in.",
             "",
             "```python",
             f'pipe = StableDiffusionXLPipeline.from_pretrained("assets/{PIPELINE}")',

@@ -40,8 +40,8 @@ def write_language_card(folder: Path) -> Path:
 _CARD = """# Embedded language model
 
 A LLaMA in miniature: {parameters:,} parameters ({size:.1f} MiB, float16), {vocabulary:,} tokens of
-its own. It was trained from scratch on {documents:,} short texts that `nora_studio.mini.everyday` writes
-about a small everyday world; no other person's work went in.
+its own. It was trained from scratch on {documents:,} short texts that `nora_studio.mini.everyday`
+writes about a small everyday world; no other person's work went in.
 
 ```python
 model = AutoModelForCausalLM.from_pretrained("assets/mini-llama")

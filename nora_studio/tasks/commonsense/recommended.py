@@ -2,7 +2,7 @@
 
 For language models NoRA's and LoRA's sizes are those of the paper's Table 1 and the rate is the
 protocol's 3e-4, as LLM-Adapters trains; other methods keep the ranks and the ratios of rates that
-`nora_studio.options.recommended` has. By the first step on a 4096x4096 weight (`methods.first_step`,
+`options.recommended` has. By the first step on a 4096x4096 weight (`adapters.methods.first_step`,
 singular values falling as i^-0.5) LoRA's 3e-4 moves it by 0.2% of the largest and NoRA's by 0.7%;
 at that rate PiSSA would move it by 1.1% and OLoRA by 4.6%. The embedded model is 256 wide, so that
 ranks are smaller and rates higher; those were tried for a falling loss, no more.

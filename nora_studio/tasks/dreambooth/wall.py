@@ -1,6 +1,5 @@
 """The sample wall: a row for each step, a column for each prompt, the base above them all."""
 
-import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -10,6 +9,7 @@ from PIL import Image, ImageOps
 from nora_studio.photos.opening import open_image
 from nora_studio.runs.atomic import write_bytes
 from nora_studio.runs.runs import Run
+from nora_studio.runs.sample_files import samples_of
 from nora_studio.scoring.grid import labelled_grid
 from nora_studio.sdxl.recipes import read_recipe
 
@@ -20,23 +20,6 @@ MOST_ROWS = 12
 WIDTH = 1600
 """Of all pictures of a row together, pixels; each has between `SMALLEST` and `LARGEST`."""
 SMALLEST, LARGEST = 96, 256
-_SAMPLE = re.compile(r"(?:base|step-(\d{6,}))-(\d{2,})\.png")
-
-
-def samples_of(run: Run) -> dict[int, dict[int, Path]]:
-    """A run's samples by step and prompt number, both in order; step 0 is the base."""
-    found: dict[int, dict[int, Path]] = {}
-    for file in run.samples.glob("*.png"):
-        match = _SAMPLE.fullmatch(file.name)
-        if match and file.is_file():
-            found.setdefault(int(match[1] or 0), {})[int(match[2])] = file
-    return {step: dict(sorted(found[step].items())) for step in sorted(found)}
-
-
-def latest_sample(run: Run) -> Path | None:
-    """A run's latest picture of its first prompt; None before it has drawn."""
-    samples = samples_of(run)
-    return next(iter(samples[max(samples)].values()), None) if samples else None
 
 
 def hang_walls(runs: Mapping[str, Run]) -> None:

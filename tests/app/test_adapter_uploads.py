@@ -1,0 +1,131 @@
+"""Adapter files are looked at before they are stored, and go by names of the studio's own."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from support.tiny import tiny_adapter
+
+from nora_studio.adapters.files.cards import read_card
+from nora_studio.app.server import adapter_uploads
+from nora_studio.app.server.adapter_uploads import add_adapter
+from nora_studio.app.server.uploads import Incoming
+from nora_studio.app.server.workspace import Workspace
+from nora_studio.cli import export
+from nora_studio.cli.options import ExportOptions
+from nora_studio.errors import StudioError
+
+
+@pytest.fixture
+def workspace(tmp_path) -> Workspace:
+    return Workspace.of(tmp_path / "home", "0" * 32)
+
+
+@pytest.fixture(scope="module")
+def lora(tiny_base, tmp_path_factory) -> Path:
+    """A LoRA file as other tools take it."""
+    from nora_studio.sdxl.models import load_sdxl
+
+    folder = tmp_path_factory.mktemp("adapters")
+    adapter = tiny_adapter(folder / "mug", load_sdxl(str(tiny_base)), "lora")
+    out = folder / "mug.safetensors"
+    export.run(ExportOptions(adapter, "kohya", out, model=str(tiny_base)))
+    return out
+
+
+def listed(workspace: Workspace) -> set[str]:
+    return {file.name for file in workspace.adapters.iterdir()} - {".lock"}
+
+
+def test_an_adapter_is_stored_under_a_name_of_ours_and_never_over_another(workspace, lora):
+    for name, stored in (
+        ("My Mug (v2).safetensors", "my-mug-v2"),
+        ("my mug v2.SAFETENSORS", "my-mug-v2-2"),
+        ("../../evil.safetensors", "evil"),
+        ("é.bin", "e-bin"),
+        ("", "adapter"),
+    ):
+        file = add_adapter(workspace, Incoming(lora, name))
+        assert file == workspace.adapters / f"{stored}.safetensors"
+        assert file.read_bytes() == lora.read_bytes()
+        assert read_card(file).method == "lora"
+
+
+def header(text: str, rest: bytes = b"") -> bytes:
+    return len(text).to_bytes(8, "little") + text.encode() + rest
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x80\x04K\x01.",
+        b"PK\x03\x04" + b"\0" * 99,
+        b"GIF89a" + b"\0" * 99,
+        header("{}"),
+        header('{"x": 1}'),
+        header('{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}', b"\0" * 4),
+        header("{" * 4000),
+        (2**62).to_bytes(8, "little") + b"{",
+    ],
+)
+def test_what_is_no_adapter_is_refused_and_leaves_nothing(workspace, tmp_path, content):
+    file = tmp_path / "upload"
+    file.write_bytes(content)
+    with pytest.raises(StudioError) as caught:
+        add_adapter(workspace, Incoming(file, "mug.safetensors"))
+    assert "mug.safetensors" in str(caught.value) and str(tmp_path) not in str(caught.value)
+    assert listed(workspace) == set()
+
+
+@pytest.mark.parametrize(
+    ("tensors", "told"),
+    [
+        ({"model.diffusion_model.x": (2, 2)}, "not an adapter"),
+        ({"lora_transformer_x.lora_down.weight": (2, 2)}, "another kind"),
+        ({"lora_unet_x.hada_w1_a": (2, 2)}, "LyCORIS"),
+        ({"clip_l": (2, 768)}, "new tokens and no adapter"),
+        ({"nothing": (1,)}, "no known kind"),
+    ],
+)
+def test_other_files_are_told_what_they_are(workspace, tmp_path, tensors, told):
+    file = tmp_path / "upload"
+    save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, file)
+    with pytest.raises(StudioError, match=told):
+        add_adapter(workspace, Incoming(file, "mug.safetensors"))
+    assert listed(workspace) == set()
+
+
+def test_new_tokens_go_beside_the_latest_adapter_of_their_name(workspace, lora, tmp_path):
+    tokens = tmp_path / "tokens"
+    save_file({"clip_l": torch.zeros(2, 8), "clip_g": torch.zeros(2, 8)}, tokens)
+    for _ in range(2):
+        add_adapter(workspace, Incoming(lora, "mug.safetensors"))
+        stored = add_adapter(workspace, Incoming(tokens, "mug.embedding.safetensors"))
+    assert stored.name == "mug-2.embedding.safetensors"
+    assert listed(workspace) == {
+        f"mug{n}.{kind}safetensors" for n in ("", "-2") for kind in ("", "embedding.")
+    }
+
+
+def test_size_and_share_of_the_disk_are_limited(workspace, lora, monkeypatch):
+    with pytest.raises(StudioError, match="your folder may take"):
+        add_adapter(workspace, Incoming(lora, "mug.safetensors"), quota=100)
+    monkeypatch.setattr(adapter_uploads, "MOST_ADAPTER_BYTES", 100)
+    with pytest.raises(StudioError, match="at most"):
+        add_adapter(workspace, Incoming(lora, "mug.safetensors"))
+    assert listed(workspace) == set()
+
+
+@given(content=st.binary(max_size=200) | st.text(max_size=100).map(lambda text: header(text)))
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+def test_no_content_is_taken_for_an_adapter_by_chance(workspace, tmp_path, content):
+    file = tmp_path / "upload"
+    file.write_bytes(content)
+    with pytest.raises(StudioError):
+        add_adapter(workspace, Incoming(file, json.dumps("x.safetensors")))
+    assert listed(workspace) == set()

@@ -1,0 +1,238 @@
+"""Drawings of the studio: kept in the visitor's folder, fair, bounded, and found again."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.tiny import RARE_TOKEN, tiny_adapter, tiny_sdxl
+
+from nora_studio.app.pages.comparison_view import sheet_view
+from nora_studio.app.server.drawings import Drawings
+from nora_studio.app.server.fair_line import FairLine
+from nora_studio.app.server.sheets import new_sheet, write_sheet
+from nora_studio.app.server.workspace import Workspace
+from nora_studio.errors import StudioError
+from nora_studio.runs.liveness import born_at
+from nora_studio.sdxl.models import load_sdxl
+from nora_studio.sdxl.recipes import read_recipe
+
+PROMPT = "a photo of a [V] mug"
+SECONDS = 120.0
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    return tiny_sdxl(tmp_path_factory.mktemp("tiny") / "sdxl")
+
+
+@pytest.fixture(scope="module")
+def home(base, tmp_path_factory) -> Path:
+    folder, pipe = tmp_path_factory.mktemp("studio"), load_sdxl(str(base))
+    for visitor in "ab":
+        runs = Workspace.of(folder, visitor * 32).runs
+        tiny_adapter(runs / "mug-nora" / "adapter", pipe, "nora")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def drawings(home):
+    """One server for all tests here: it takes seconds to start."""
+    drawings = Drawings(home)
+    yield drawings
+    drawings.close()
+
+
+@pytest.fixture
+def visitor(home) -> Workspace:
+    return Workspace.of(home, "a" * 32)
+
+
+@pytest.fixture
+def other(home) -> Workspace:
+    return Workspace.of(home, "b" * 32)
+
+
+@pytest.fixture
+def asked(base):
+    def make(**changes) -> dict:
+        columns = [
+            {"label": "base"},
+            {"label": "NoRA", "adapters": [{"path": "runs/mug-nora", "strength": 0.8}]},
+        ]
+        small = {"model": str(base), "columns": columns, "prompts": [PROMPT], "steps": 1}
+        return {**small, "guidance": 2.0, **changes}
+
+    return make
+
+
+def until(is_so, seconds=SECONDS):
+    """Wait for something, and give it back."""
+    deadline = time.monotonic() + seconds
+    while not (found := is_so()):
+        assert time.monotonic() < deadline, "it never came to be"
+        time.sleep(0.02)
+    return found
+
+
+def ended(drawings, workspace, name):
+    return until(lambda: (s := drawings.read(workspace, name)).is_under_way is False and s)
+
+
+@pytest.mark.slow
+def test_a_drawing_comes_picture_by_picture_and_outlives_the_server(
+    drawings, home, visitor, other, asked
+):
+    name = drawings.submit(visitor, asked(seeds=[0, 1]), {"layout": "columns"})
+    assert drawings.read(visitor, name).is_under_way
+    sheet = ended(drawings, visitor, name)
+    assert (sheet.state, sheet.error, sheet.view) == ("finished", None, {"layout": "columns"})
+    assert sorted(sheet.files) == [(c, 0, s) for c in (0, 1) for s in (0, 1)]
+    assert sheet.words == {1: RARE_TOKEN}
+    recipe = read_recipe(sheet.file(visitor, (1, 0, 1)))
+    assert (recipe.adapter, recipe.strength, recipe.seed) == ("mug-nora", 0.8, 1)
+    assert Drawings(home).read(visitor, name) == sheet
+    assert [one.id for one in drawings.list(visitor)][:1] == [name]
+    with pytest.raises(StudioError, match="no such drawing"):
+        drawings.read(other, name)
+
+
+def test_a_drawing_that_nothing_may_score_is_drawn_and_says_why(drawings, visitor, asked):
+    sheet = ended(drawings, visitor, drawings.submit(visitor, asked(score=True)))
+    assert (sheet.state, sheet.scores, sheet.judge, len(sheet.files)) == ("finished", None, None, 2)
+    page = sheet_view(sheet, visitor)
+    assert "not scored" in page and "another base" in page and "--clip" in page
+    with pytest.raises(StudioError, match="the judge 'x' is not among"):
+        new_sheet(visitor, asked(score=True, clip="x"), is_allowed=lambda name: name != "x")
+
+
+def test_the_token_doctor_answers_by_the_same_process(drawings, base):
+    reading = drawings.read_as_tokens(PROMPT, str(base), RARE_TOKEN)
+    assert reading["text"] == f"a photo of a {RARE_TOKEN} mug"
+    with pytest.raises(StudioError, match="no directory here"):
+        drawings.read_as_tokens(PROMPT, "nowhere")
+
+
+@pytest.mark.slow
+def test_a_cancelled_drawing_keeps_its_pictures_and_goes_on(drawings, visitor, asked):
+    name = drawings.submit(visitor, asked(seeds=list(range(100))))
+    until(lambda: drawings.read(visitor, name).files)
+    with pytest.raises(StudioError, match="under way"):
+        drawings.throw_away(visitor, name)
+    drawings.cancel(visitor, name)
+    sheet = ended(drawings, visitor, name)
+    assert sheet.state == "cancelled"
+    assert 0 < len(sheet.files) < 200
+    first = sheet.file(visitor, (0, 0, 0))
+    changed = first.stat().st_mtime_ns
+    drawings.go_on(visitor, name)
+    sheet = ended(drawings, visitor, name)
+    assert (sheet.state, len(sheet.files)) == ("finished", 200)
+    assert first.stat().st_mtime_ns == changed
+    drawings.throw_away(visitor, name)
+    assert not sheet.folder(visitor).exists()
+
+
+@pytest.mark.slow
+def test_a_killed_process_fails_its_drawing_and_the_next_one_starts_anew(drawings, visitor, asked):
+    name = drawings.submit(visitor, asked(seeds=list(range(100, 190))))
+    until(lambda: drawings.read(visitor, name).files)
+    os.kill(drawings.process_id, signal.SIGKILL)
+    sheet = ended(drawings, visitor, name)
+    assert sheet.state == "failed"
+    assert "killed by SIGKILL" in sheet.error
+    assert ended(drawings, visitor, drawings.submit(visitor, asked())).state == "finished"
+    os.kill(drawings.process_id, signal.SIGKILL)  # in its sleep
+    until(lambda: drawings.process_id is None)
+    assert ended(drawings, visitor, drawings.submit(visitor, asked())).state == "finished"
+
+
+def test_an_error_of_one_drawing_is_told_and_others_go_on(drawings, visitor, asked):
+    columns = [{"label": "NoRA", "adapters": [{"path": "runs/mug-nora"}]}]
+    bad = drawings.submit(visitor, asked(model=None, columns=columns))
+    good = drawings.submit(visitor, asked())
+    assert "--model" in ended(drawings, visitor, bad).error
+    assert ended(drawings, visitor, good).state == "finished"
+
+
+def test_visitors_take_turns_and_are_told_whom_they_wait_for(drawings, visitor, other, asked):
+    many = [drawings.submit(visitor, asked(seeds=list(range(n, n + 9)))) for n in (200, 210, 220)]
+    late = drawings.submit(other, asked(seeds=[230]))
+    assert drawings.read(visitor, many[2]).waits_for == "Waits for 3 other drawings."
+    drawings.cancel(visitor, many[2])
+    assert drawings.read(visitor, many[2]).state == "cancelled"
+    ended(drawings, other, late)
+    assert drawings.read(visitor, many[1]).is_under_way
+    ended(drawings, visitor, many[1])
+
+
+def test_a_line_serves_in_turns_whoever_came_first():
+    line: FairLine[str] = FairLine()
+    for item in ("a1", "a2", "a3", "b1", "c1", "b2"):
+        line.put(item[0], item)
+    assert line.order() == ["a1", "b1", "c1", "a2", "b2", "a3"]
+    line.serve("a", "a1")
+    line.put("d", "d1")
+    assert line.order() == ["b1", "c1", "d1", "a2", "b2", "a3"]
+    line.leave("b", "b1")
+    assert line.order() == ["b2", "c1", "d1", "a2", "a3"]
+
+
+@pytest.mark.slow
+def test_on_a_gpu_a_drawing_waits_for_the_training_and_lets_its_memory_go(home, visitor, asked):
+    training = [True]
+    # The real server, only that it says to be on a GPU.
+    server = f"{sys.executable} -m nora_studio.cli.main draw-server"
+    on_gpu = ["bash", "-c", f"""{server} | sed -u 's/"device": "cpu"/"device": "cuda"/'"""]
+    drawings = Drawings(home, busy=lambda: training[0], command=on_gpu)
+    try:
+        name = drawings.submit(visitor, asked(seeds=[300]))
+        until(lambda: "a training has it" in (drawings.read(visitor, name).waits_for or ""))
+        training[0] = False
+        assert ended(drawings, visitor, name).state == "finished"
+        pid = drawings.process_id
+        training[0] = True
+        until(lambda: drawings.process_id is None and born_at(pid) is None)
+    finally:
+        drawings.close()
+
+
+def test_what_a_dead_server_left_is_found_interrupted(home, visitor, asked):
+    sheet = new_sheet(visitor, asked())
+    write_sheet(visitor, sheet)
+    assert Drawings(home).read(visitor, sheet.id).state == "interrupted"
+    (sheet.folder(visitor) / "drawing.json").write_text('{"id": 3')
+    with pytest.raises(StudioError, match="damaged"):
+        Drawings(home).read(visitor, sheet.id)
+    assert sheet.id not in [one.id for one in Drawings(home).list(visitor)]
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"seeds": list(range(101))}, "at most 200 pictures"),
+        ({"size": 2048}, "size: at most 1536"),
+        ({"steps": 151}, "steps: at most 150"),
+        ({"prompts": ["a" * 501]}, "500 letters"),
+        ({"columns": [{"label": "x" * 81}]}, "label"),
+        ({"columns": [{"label": "x", "adapters": [{"path": "runs/mug-nora"}] * 7}]}, "at once"),
+        ({"columns": [{"label": "x", "adapters": [{"path": "runs/none"}]}]}, "no adapter"),
+        ({"columns": [{"label": "x", "adapters": [{"path": "runs"}]}]}, "no adapter"),
+        ({"columns": [{"label": "x", "adapters": [{"path": "/etc/passwd"}]}]}, "no adapter"),
+        ({"columns": [{"label": "x", "adapters": [{"path": "runs/../../b"}]}]}, "no adapter"),
+        ({"references": ["../../secret.png"]}, "no file"),
+        ({"references": ["/etc/hostname"]}, "no file"),
+    ],
+)
+def test_what_is_too_much_or_not_the_visitors_is_refused(home, visitor, asked, change, word):
+    with pytest.raises(StudioError, match=word):
+        Drawings(home).submit(visitor, asked(**change))
+
+
+def test_an_adapter_behind_a_link_to_another_visitor_is_refused(home, visitor, other, asked):
+    (visitor.runs / "theirs").symlink_to(other.runs / "mug-nora")
+    with pytest.raises(StudioError, match="no adapter"):
+        columns = [{"label": "x", "adapters": [{"path": "runs/theirs"}]}]
+        Drawings(home).submit(visitor, asked(columns=columns))

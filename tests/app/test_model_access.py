@@ -1,0 +1,192 @@
+"""Every field that names a model goes through the owner's list, an adapter's header included."""
+
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+from safetensors import safe_open
+from safetensors.torch import save_file
+from support.serving import PASSWORD, write_accounts
+from support.tiny import tiny_adapter
+
+from nora_studio.adapters.files.identify import CARD_KEY
+from nora_studio.app.pages.needs import needs_view
+from nora_studio.app.pages.train import _Answers as Train
+from nora_studio.app.pages.watch import _Answers as Watch
+from nora_studio.app.serve import UiOptions, open_studio
+from nora_studio.app.server import model_access
+from nora_studio.app.server.adapter_commands import AdapterDesk
+from nora_studio.app.server.adapter_uploads import add_adapter
+from nora_studio.app.server.drawing_requests import AdapterChoice
+from nora_studio.app.server.model_access import ModelAccess
+from nora_studio.app.server.scoring import ScoreRequest, submit
+from nora_studio.app.server.sheets import for_the_server
+from nora_studio.app.server.training import PROGRAM
+from nora_studio.app.server.uploads import Incoming
+from nora_studio.app.server.workspace import Workspace
+from nora_studio.cli import export
+from nora_studio.cli.options import ExportOptions
+from nora_studio.errors import StudioError
+from nora_studio.sdxl.models import load_sdxl
+
+EVIL = "evil/model"
+
+
+@pytest.fixture
+def shared(tmp_path):
+    """A studio with accounts, on whose list is nothing."""
+    accounts = write_accounts(tmp_path / "accounts.txt", {"ada": PASSWORD})
+    return open_studio(tmp_path / "home", UiOptions(auth=accounts))
+
+
+@pytest.fixture
+def ada(shared):
+    """A request of somebody who has logged in, and their folder."""
+    line = shared.doorman.log_in("ada", PASSWORD, False).partition(";")[0]
+    request = SimpleNamespace(headers={"cookie": line})
+    return request, shared.workspace(request.headers)
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory, tiny_base):
+    """An adapter file whose header says that it belongs to a base that nobody has listed."""
+    folder = tmp_path_factory.mktemp("foreign")
+    adapter = tiny_adapter(folder / "mug", load_sdxl(str(tiny_base)), "lora")
+    export.run(ExportOptions(adapter, "kohya", folder / "own.safetensors", model=str(tiny_base)))
+
+    def naming(model: str):
+        with safe_open(folder / "own.safetensors", "pt") as file:
+            header = dict(file.metadata())
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        card = header[CARD_KEY].replace(f'"model": "{tiny_base.name}"', f'"model": "{model}"')
+        assert f'"{model}"' in card
+        save_file(tensors, folder / "new.safetensors", header | {CARD_KEY: card})
+        return folder / "new.safetensors"
+
+    return naming
+
+
+def columns(path: str) -> dict:
+    adapters = [{"path": path}]
+    return {"columns": [{"label": "x", "adapters": adapters}], "prompts": ["a [V] mug"], "steps": 1}
+
+
+def test_an_uploaded_adapter_that_names_a_foreign_base_is_used_nowhere(shared, ada, foreign):
+    _, workspace = ada
+    file = add_adapter(workspace, Incoming(foreign(EVIL), "mug.safetensors"))
+    path = f"adapters/{file.name}"
+    desk = AdapterDesk(workspace, shared.is_model_allowed)
+    other = AdapterChoice("adapters/mug-2.safetensors")
+    add_adapter(workspace, Incoming(foreign("embedded"), "mug.safetensors"))
+    for use in (
+        lambda: desk.export(path, "kohya"),
+        lambda: desk.mix([AdapterChoice(path), other], "x"),
+        lambda: desk.merge([other, AdapterChoice(path)], "x"),
+        lambda: desk.push(path, "ada/mug"),
+        lambda: shared.drawings.submit(workspace, columns(path)),
+    ):
+        with pytest.raises(StudioError, match=EVIL):
+            use()
+    assert shared.drawings.process_id is None and not shared.jobs.of(workspace)
+    assert "--model embedded" in desk.export(other.path, "kohya").shown
+
+
+def test_a_file_that_takes_an_adapters_place_later_brings_no_base_of_its_own(
+    shared, ada, foreign, monkeypatch
+):
+    _, workspace = ada
+    file = add_adapter(workspace, Incoming(foreign("embedded"), "mug.safetensors"))
+    monkeypatch.setattr(shared.drawings, "_put", lambda live: kept.append(live.sheet))
+    kept = []
+    shared.drawings.submit(workspace, columns(f"adapters/{file.name}"))
+    order = AdapterDesk(workspace, shared.is_model_allowed).export(f"adapters/{file.name}", "kohya")
+    shutil.copy(foreign(EVIL), file)
+    # The command and the drawing name the base that was looked at; the header is not asked again.
+    assert order.arguments[-2:] == ("--model", "embedded")
+    asked = for_the_server(kept[0], workspace, shared.is_model_allowed)
+    assert asked["request"]["model"] == "embedded"
+    later = replace(kept[0], request=replace(kept[0].request, model=None))
+    with pytest.raises(StudioError, match=EVIL):
+        for_the_server(later, workspace, shared.is_model_allowed)
+
+
+@pytest.mark.parametrize("name", [EVIL, "hf-hub:evil/judge", "ViT-B-32:openai", "/etc"])
+def test_no_field_of_a_shared_studio_takes_a_model_that_is_not_listed(
+    shared, ada, name, twins, photo_folder
+):
+    from support.visiting import bring_runs
+
+    request, workspace = ada
+    bring_runs(workspace, twins[0], photo_folder)
+    train = Train(shared, [])
+    text = " ".join([*PROGRAM, "--instance-dir photos/mug --prompt 'a [V] mug' --name new"])
+    for more in (f"--model {name}", f"--score-samples --clip {name}"):
+        assert 'class="problem"' in needs_view(shared, train._measures, workspace, f"{text} {more}")
+        for press in (train.start, train.measure):
+            with pytest.raises(gr.Error, match=r"--(model|clip): "):
+                press(f"{text} {more}", request)
+    with pytest.raises(StudioError, match="--dino"):
+        submit(
+            shared.jobs, workspace, ScoreRequest(("mug-nora",), dino=name), "score", shared.models
+        )
+    # The twins were trained on a base that this owner has not listed, or has no longer.
+    with pytest.raises(StudioError, match="the base of these runs"):
+        submit(shared.jobs, workspace, ScoreRequest(("mug-nora",)), "score", shared.models)
+    watch = Watch(shared)
+    for press in (watch.resume, lambda run, who: watch.go_on_longer(run, 5, who)):
+        with pytest.raises(gr.Error, match="--model: expected 'embedded'"):
+            press("mug", request)
+    with pytest.raises(StudioError, match="the model: expected 'embedded'"):
+        shared.models.check(name, "the model")
+    assert not shared.jobs.of(workspace)
+
+
+def test_the_owners_list_holds_folders_hub_names_and_judges(tmp_path, monkeypatch):
+    (tmp_path / "models" / "own").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    hub = tmp_path / "hub"
+    (hub / "models--ada--sdxl" / "snapshots" / "1").mkdir(parents=True)
+    monkeypatch.setattr(model_access.constants, "HF_HUB_CACHE", str(hub))
+    listed = [str(tmp_path / "models"), "ada/sdxl", "ViT-B-32:openai"]
+    models = ModelAccess.of(tmp_path / "home", listed, is_private=False)
+    for name in ("embedded", "ada/sdxl", "ViT-B-32:openai", str(tmp_path / "models" / "own")):
+        assert models.is_allowed(name)
+    outside = (str(tmp_path / "elsewhere"), f"{tmp_path}/models/../elsewhere", "models/own")
+    for name in (EVIL, "ada/sdxl2", *outside, "~nobody-here/x", "/a\0b", "/" + "x" * 5000, ""):
+        assert not models.is_allowed(name)
+    with pytest.raises(StudioError, match="hf download ada/other"):
+        ModelAccess.of(tmp_path / "home", ["ada/other"], is_private=False)
+    with pytest.raises(StudioError, match="none of them here"):
+        ModelAccess.of(tmp_path / "home", ["no/such/folder"], is_private=False)
+
+
+def test_an_owner_alone_may_load_anything_but_what_lies_in_the_studio(tmp_path):
+    (tmp_path / "sdxl").mkdir()
+    home = tmp_path / "home"
+    theirs = Workspace.of(home, "0" * 32)
+    models = open_studio(home, UiOptions(data=home)).models
+    for name in ("embedded", EVIL, "hf-hub:a/b", "ViT-B-32:openai", str(tmp_path / "sdxl")):
+        assert models.is_allowed(name)
+    for name in (str(theirs.folder), str(home), "../sdxl", "sdxl"):
+        assert not models.is_allowed(name)
+
+
+@pytest.mark.parametrize("more", [{"auth": True}, {"names": ("studio.example",)}])
+def test_only_an_owner_alone_has_the_owners_rights(tmp_path, more):
+    if "auth" in more:
+        more = {"auth": write_accounts(tmp_path / "accounts.txt", {"ada": PASSWORD})}
+    for options, is_owner in ((UiOptions(**more), False), (UiOptions(), True)):
+        studio = open_studio(tmp_path / "home", options)
+        assert studio.is_private is is_owner is studio.is_model_allowed(EVIL)
+        assert studio.doorman.quota == (500 if is_owner else 5) * 1024**3
+    assert open_studio(tmp_path / "home", UiOptions(quota=2)).doorman.quota == 2 * 1024**3
+    for wrong, words in (
+        ({"quota": 0}, "--quota"),
+        ({"quota": float("nan")}, "--quota"),
+        ({"proxy": ("127.0.0.1",)}, "needs accounts"),
+        ({"proxy": ("nginx",)}, "expected an address"),
+    ):
+        with pytest.raises(StudioError, match=words):
+            open_studio(tmp_path / "home", UiOptions(**wrong))

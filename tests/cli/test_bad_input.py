@@ -1,0 +1,243 @@
+"""Every mistake ends the trainer with status 2 and one line that says what to do."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from support.tiny import tiny_sdxl
+from support.trainer import Outcome, run_trainer, tiny_arguments
+
+from nora_studio.runs.runs import Run
+
+
+def assert_refused(outcome: Outcome, *words: str) -> str:
+    assert outcome.status == 2, outcome.out + outcome.err
+    assert len(outcome.errors) == 1, outcome.err
+    assert outcome.err.splitlines()[-1] == outcome.errors[0]  # nothing after it, no traceback
+    for word in words:
+        assert word in outcome.errors[0]
+    return outcome.errors[0]
+
+
+@pytest.fixture
+def refused(tiny_base, photo_folder, tmp_path):
+    """Run the trainer with changed flags, and check that it refuses before it makes a run."""
+
+    def run(changes: dict, *words: str, method: str = "nora") -> None:
+        flags = tiny_arguments(tiny_base, photo_folder, tmp_path / "runs", method, changes)
+        assert_refused(run_trainer(*flags), *words)
+        assert not list((tmp_path / "runs").glob("*")), "the name is taken now, by nothing"
+
+    return run
+
+
+@pytest.fixture
+def photos(photo_folder, tmp_path) -> Path:
+    """A copy of the photos, to be spoiled."""
+    return Path(shutil.copytree(photo_folder, tmp_path / "photos"))
+
+
+def test_no_photos(refused, tmp_path):
+    refused({"instance-dir": tmp_path / "nowhere"}, "nowhere does not exist")
+    (tmp_path / "empty").mkdir()
+    refused({"instance-dir": tmp_path / "empty"}, "no photos in", ".jpg")
+
+
+def test_a_corrupt_photo(refused, photos):
+    (photos / "b.png").write_bytes((photos / "b.png").read_bytes()[:200])
+    refused({"instance-dir": photos}, "b.png cannot be read as a picture")
+
+
+def test_a_photo_that_is_too_small(refused, photos):
+    Image.new("RGB", (20, 300)).save(photos / "d.png")
+    refused({"instance-dir": photos}, "d.png is 20x300", "32")
+
+
+def test_a_file_that_is_no_photo(refused, photos):
+    (photos / "clip.psd").write_bytes(b"?")
+    refused({"instance-dir": photos}, "clip.psd is of an unknown kind")
+
+
+def test_a_model_that_is_not_there(refused, tmp_path):
+    refused({"model": tmp_path / "nowhere"}, "--model", "nowhere")
+    refused({"model": "nobody/such-model"}, "--model", "nobody/such-model")
+    refused({"model": "not a name"}, "--model", "not a name")
+
+
+def test_a_folder_that_is_no_pipeline(refused, photo_folder, tiny_base):
+    refused({"model": photo_folder}, "model_index.json", "top folder")
+    refused({"model": tiny_base / "unet"}, "model_index.json", "top folder")
+
+
+def test_a_pipeline_of_another_kind(refused, tiny_base, tmp_path):
+    model = Path(shutil.copytree(tiny_base, tmp_path / "model"))
+    index = json.loads((model / "model_index.json").read_text())
+    (model / "model_index.json").write_text(
+        json.dumps(index | {"_class_name": "StableDiffusionPipeline"})
+    )
+    refused({"model": model}, "StableDiffusionXLPipeline", "says StableDiffusionPipeline")
+    (model / "model_index.json").write_text("{")
+    refused({"model": model}, "not valid JSON")
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder_2", "vae"])
+def test_a_pipeline_with_a_damaged_or_missing_file(refused, tiny_base, tmp_path, part):
+    model = Path(shutil.copytree(tiny_base, tmp_path / "model"))
+    weights = next((model / part).glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    refused({"model": model}, "--model", "could not be loaded")
+    weights.unlink()
+    refused({"model": model}, "--model", "could not be loaded")
+
+
+def test_a_prompt_without_the_subject(refused):
+    refused({"prompt": "a photo of a mug"}, "--prompt", "[V]")
+
+
+def test_a_rank_that_does_not_fit(refused):
+    refused({"unet.rank": 100, "unet.outer-rank": 100}, "rank must be 1-64", "to_q", "64x64")
+    refused({"unet.rank": 16}, "outer")  # above NoRA's outer rank, 8 here
+    refused({"unet.rank": 100}, "rank must be 1-64", method="lora")
+
+
+@pytest.mark.parametrize("limit", [0, 1001])
+def test_a_timestep_beyond_the_schedule(refused, limit):
+    refused({"max-timestep": limit}, "--max-timestep", "1 to 1000", f"got {limit}")
+
+
+def test_an_unknown_method(refused):
+    refused({"method": "nora,lroa"}, "'lroa'", "lora")
+
+
+def test_a_trigger_of_several_tokens(refused):
+    refused({"trigger": "mugwump"}, "--trigger", "'mugwump'", "Leave --trigger out")
+
+
+def test_a_model_without_any_rare_word(refused):
+    refused({"trigger": None}, "no rare word", "--trigger")  # the tiny tokenizer knows few words
+
+
+def test_a_run_of_that_name(twins, tiny_base, photo_folder):
+    runs, _ = twins
+    before = (runs / "mug-lora" / "config.toml").read_bytes()
+    for method in ("lora", "nora,lora"):
+        flags = tiny_arguments(tiny_base, photo_folder, runs, method)
+        assert_refused(run_trainer(*flags), "is a run already", "--resume", "--name")
+    assert (runs / "mug-lora" / "config.toml").read_bytes() == before
+
+
+def test_resuming_what_is_not_there(tiny_base, photo_folder, tmp_path):
+    flags = tiny_arguments(tiny_base, photo_folder, tmp_path)
+    assert_refused(run_trainer(*flags, "--resume"), "--resume", "is no run")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [
+        ("steps", 5, ("steps = 6", "got 5")),
+        ("seed", 1, ("seed = 0", "got 1")),
+        ("unet.rank", 3, ("unet.rank = 2", "got 3")),
+        ("noise-offset", 0.5, ("noise_offset = 0.0", "got 0.5")),
+    ],
+)
+def test_resuming_with_a_changed_option(twins, tiny_base, photo_folder, flag, value, words):
+    flags = tiny_arguments(tiny_base, photo_folder, twins[0], "nora,lora", {flag: value})
+    line = assert_refused(run_trainer(*flags, "--resume"), "--resume", *words)
+    assert "config.toml" in line
+
+
+@pytest.fixture
+def one_run(tiny_base, photo_folder, twins, tmp_path):
+    """A copy of the finished twins, to be spoiled, and the flags to resume them."""
+    for method in ("nora", "lora"):
+        shutil.copytree(twins[0] / f"mug-{method}", tmp_path / f"mug-{method}")
+    config = tmp_path / "config.toml"
+    text = (tmp_path / "mug-nora" / "config.toml").read_text()
+    config.write_text(text.replace(str(twins[0]), str(tmp_path)))
+    for method in ("nora", "lora"):
+        shutil.copy(config, tmp_path / f"mug-{method}" / "config.toml")
+    return tmp_path, ["--config", str(config), "--resume"]
+
+
+def test_resuming_without_a_checkpoint_in_common(one_run):
+    folder, flags = one_run
+    shutil.rmtree(folder / "mug-lora" / "checkpoints")
+    assert_refused(run_trainer(*flags), "no checkpoint", "mug-lora", "Put a checkpoint back")
+
+
+@pytest.mark.slow
+def test_resuming_from_a_damaged_checkpoint(one_run):
+    folder, flags = one_run
+    newest = folder / "mug-lora" / "checkpoints" / "step-000006"
+    file = newest / "state.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-5])
+    assert_refused(run_trainer(*flags), str(file), "Delete this checkpoint")
+    file.write_bytes(whole)
+    (newest / "unet" / "adapter_model.safetensors").write_bytes(b"")
+    assert_refused(run_trainer(*flags), "adapter_model.safetensors is no safetensors file")
+    shutil.rmtree(newest)  # as the line says
+    outcome = run_trainer(*flags)
+    assert outcome.status == 0, outcome.err
+    assert "Going on after step 4 of 6" in outcome.out
+    for method in ("nora", "lora"):  # the lines past step 4 were written anew, not twice
+        assert [row["step"] for row in Run(folder / f"mug-{method}").read_log()] == [2, 4, 6]
+
+
+def test_resuming_on_a_base_that_is_another_by_now(one_run, tiny_base, tmp_path):
+    folder, flags = one_run
+    other = tiny_sdxl(tmp_path / "other", seed=1)
+    for file in folder.rglob("config.toml"):
+        file.write_text(file.read_text().replace(str(tiny_base), str(other)))
+    assert_refused(run_trainer(*flags), "--model", "step-000006", "unet weights differ")
+
+
+def test_a_folder_that_cannot_be_written(tiny_base, photo_folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    flags = tiny_arguments(tiny_base, photo_folder, tmp_path / "file")
+    assert_refused(run_trainer(*flags), "cannot be written")
+
+
+def test_a_learning_rate_that_destroys_the_model(tiny_base, photo_folder, tmp_path):
+    changes = {"unet.learning-rate": 1e30, "steps": 20, "checkpoint-every": 1, "log-every": 50}
+    flags = tiny_arguments(tiny_base, photo_folder, tmp_path, "lora,nora", changes)
+    line = assert_refused(run_trainer(*flags), "not finite at step 3", "the learning rate")
+    assert "mug-lora are kept" in line
+    for method in ("nora", "lora"):
+        run = Run.open(tmp_path / f"mug-{method}")
+        assert list(run.checkpoints()) == [1, 2]
+        assert not run.adapter.exists()
+        status = run.read_status()
+        assert status["state"] == "failed"
+        assert "not finite at step 3" in status["error"]
+
+
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_a_base_that_holds_nan(tiny_base, photo_folder, tmp_path, part):
+    model = Path(shutil.copytree(tiny_base, tmp_path / "model"))
+    file = next((model / part).glob("*.safetensors"))
+    state = load_file(file)
+    state["conv_in.weight" if part == "unet" else "encoder.conv_in.weight"][0] = torch.nan
+    save_file(state, file, metadata={"format": "pt"})
+    flags = tiny_arguments(model, photo_folder, tmp_path)
+    assert_refused(run_trainer(*flags), "NaN")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--stepz", "3"], ("--stepz", "--steps")),
+        (["--steps", "many"], ("--steps",)),
+        (["--precision", "int8"], ("int8", "bf16")),
+        (["--unet.rnak", "3"], ("rnak", "--unet.rank")),
+    ],
+)
+def test_a_mistaken_flag(tiny_base, photo_folder, tmp_path, flags, words):
+    outcome = run_trainer(*tiny_arguments(tiny_base, photo_folder, tmp_path), *flags)
+    assert outcome.status == 2
+    assert "Traceback" not in outcome.err
+    assert all(word in outcome.err + outcome.out for word in words)

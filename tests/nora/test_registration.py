@@ -1,0 +1,72 @@
+"""PEFT knows our methods as soon as it is there, and not before somebody needs it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from nora_studio.runs.import_hooks import when_imported
+
+LATE_PEFT = """
+import sys
+import nora_studio
+import nora_studio.cli.main, nora_studio.options.config
+import nora_studio.cli.runs, nora_studio.adapters.methods.table
+heavy = {"torch", "peft", "transformers", "diffusers"} & set(sys.modules)
+assert not heavy, f"imported without need: {heavy}"
+from peft import PeftType, get_peft_model
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+assert PEFT_TYPE_TO_CONFIG_MAPPING[PeftType.NORA] is nora_studio.NoraConfig
+assert {"NORA", "DYLORA"} <= set(PeftType.__members__)
+from diffusers import StableDiffusionXLPipeline
+"""
+
+
+@pytest.fixture
+def late(tmp_path, monkeypatch):
+    """A module that nobody has imported yet; it goes again after the test."""
+    monkeypatch.syspath_prepend(tmp_path)
+    finders = list(sys.meta_path)
+
+    def write(body: str) -> str:
+        (tmp_path / "some_late_module.py").write_text(body)
+        return "some_late_module"
+
+    yield write
+    sys.meta_path[:] = finders
+    sys.modules.pop("some_late_module", None)
+
+
+def test_peft_learns_of_our_methods_when_it_comes_and_is_not_imported_for_them():
+    done = subprocess.run([sys.executable, "-c", LATE_PEFT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # What torchao and bitsandbytes say on import stands before no command.
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_who_waits_for_a_module_is_called_once_it_is_whole(late):
+    name, seen = late("ready = True"), []
+    when_imported(name, lambda: seen.append(sys.modules[name].ready))
+    assert not seen
+    __import__(name)
+    __import__(name)
+    assert seen == [True]
+
+
+def test_a_module_that_is_there_already_is_not_waited_for(late):
+    name, seen = late(""), []
+    __import__(name)
+    when_imported(name, lambda: seen.append(name))
+    assert seen == [name]
+
+
+def test_a_module_that_fails_to_import_is_waited_for_on(late):
+    name, seen = late("raise ImportError('not now')"), []
+    when_imported(name, lambda: seen.append(name))
+    with pytest.raises(ImportError, match="not now"):
+        __import__(name)
+    assert not seen
+    late("longer_than_before = True")
+    __import__("importlib").invalidate_caches()
+    __import__(name)
+    assert seen == [name]

@@ -1,0 +1,69 @@
+"""Trainings that are interrupted and gone on with, without the script around them."""
+
+from pathlib import Path
+
+from nora_studio.options.part_settings import part_settings
+from nora_studio.runs.runs import Run
+from nora_studio.runs.stop import StopRequest
+from nora_studio.tasks.dreambooth.personalise import build_trainee
+from nora_studio.trainer.assembly import prepare_accelerator
+from nora_studio.trainer.loop import Plan, train
+from nora_studio.trainer.saving import restore
+from nora_studio.trainer.trainee import Draws, Trainee
+from support.trainer import tiny_options, tiny_subject
+
+STEPS = 4
+
+
+def begun(base: Path, photos: Path, folder: Path, **changes) -> tuple[list[Trainee], Draws, Plan]:
+    """Trainees of runs in a folder, new or to be gone on with, and a plan that saves each step."""
+    options = tiny_options(base, photos, folder, **({"steps": STEPS} | changes))
+    subject, draws = tiny_subject(options)
+    trainees = []
+    for method in options.methods:
+        run = Run(folder / f"mug-{method}")
+        if not (run.folder / "config.toml").exists():
+            run = Run.create(run.folder, "")
+        trainees.append(
+            build_trainee(
+                subject, method, part_settings(options, method), run, prepare_accelerator("no")
+            )
+        )
+    steps = options.steps or 0
+    plan = Plan(steps, 2, 1, steps, 0, 0, max_gradient_norm=1.0, accumulate=options.accumulate)
+    return trainees, draws, plan
+
+
+def go_on(trainees: list[Trainee], draws: Draws, plan: Plan, start: int = 0) -> None:
+    """Train to the end of the plan, from the beginning or from a checkpoint."""
+    if start:
+        restore(trainees, draws, start)
+    with StopRequest() as stop:
+        assert train(trainees, draws, plan, stop, lambda *_: None, lambda _: {}, start)
+
+
+def assert_interruptions_change_nothing(
+    base: Path, photos: Path, folder: Path, at: tuple[int, ...], **changes
+) -> list[Path]:
+    """Train once whole, then from each of its checkpoints `at` on: the same bytes each time.
+
+    Returns:
+        The runs' folders.
+    """
+    trainees, draws, plan = begun(base, photos, folder, **changes)
+    go_on(trainees, draws, plan)
+    folders = [trainee.run.folder for trainee in trainees]
+    last = f"checkpoints/step-{plan.steps:06d}"
+    whole = [bytes_of(run / last) for run in folders]
+    assert all(len(files) > 1 for files in whole)
+    for step in at:
+        trainees, draws, plan = begun(base, photos, folder, **changes)
+        go_on(trainees, draws, plan, step)
+        assert [bytes_of(run / last) for run in folders] == whole, f"gone on after step {step}"
+    return folders
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    """Every safetensors file below a folder."""
+    files = sorted(folder.rglob("*.safetensors"))
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
