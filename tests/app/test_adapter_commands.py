@@ -109,7 +109,7 @@ def test_looking_inside_tells_method_and_layers(desk, carry_out):
 
 def test_an_order_is_run_by_this_python(desk):
     order = desk.inspect(LORA)
-    assert order.command == [sys.executable, "-m", "nora_studio.cli.main", "inspect", LORA]
+    assert order.command == [sys.executable, "-m", "nora_studio.cli", "inspect", LORA]
     assert order.shown == f"nora-studio inspect {LORA}"
 
 

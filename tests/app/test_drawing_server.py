@@ -197,7 +197,7 @@ def test_the_command_ends_with_its_input_in_the_middle_of_a_drawing(request_of, 
     many = request_of(seeds=list(range(40)))
     line = {"do": "draw", "id": "1", "folder": str(tmp_path / "out"), "request": many}
     process = subprocess.Popen(
-        [sys.executable, "-m", "nora_studio.cli.main", "draw-server"],
+        [sys.executable, "-m", "nora_studio.cli", "draw-server"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -184,7 +184,7 @@ def test_a_line_serves_in_turns_whoever_came_first():
 def test_on_a_gpu_a_drawing_waits_for_the_training_and_lets_its_memory_go(home, visitor, asked):
     training = [True]
     # The real server, only that it says to be on a GPU.
-    server = f"{sys.executable} -m nora_studio.cli.main draw-server"
+    server = f"{sys.executable} -m nora_studio.cli draw-server"
     on_gpu = ["bash", "-c", f"""{server} | sed -u 's/"device": "cpu"/"device": "cuda"/'"""]
     drawings = Drawings(home, busy=lambda: training[0], command=on_gpu)
     try:

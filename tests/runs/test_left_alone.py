@@ -78,7 +78,7 @@ def test_killing_the_command_ends_its_trainer_which_saves(tmp_path, number):
     words += ["--trigger", "sks", "--steps", "5000", "--method", "lora", "--log-every", "1"]
     words += ["--sample-every", "0", "--sample-steps", "1", "--name", "long"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "nora_studio.cli.main", "train", *words],
+        [sys.executable, "-m", "nora_studio.cli", "train", *words],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(TOP)},
         stdout=subprocess.DEVNULL,

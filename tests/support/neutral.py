@@ -26,6 +26,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 DREAMBOOTH, FEWSHOT, COMMONSENSE = (
     f"training/{name}.py" for name in ("dreambooth_nora", "clip_fewshot", "llama_commonsense")
 )
+PROMPT = "--prompt a_photo_of_a_[V]_mug "
 SMALL = "--steps 8 --log-every 2 --checkpoint-every 4 --no-cache"
 PARTS = " ".join(
     f"--{part}.rank 2 --{part}.outer-rank 8 --{part}.learning-rate 0.03"
@@ -33,13 +34,14 @@ PARTS = " ".join(
 )
 COMMANDS = {
     "twins": (
-        f"{DREAMBOOTH} --model bases/sdxl --instance-dir photos/mug --method nora,adalora "
+        f"{DREAMBOOTH} --model bases/sdxl --instance-dir photos/mug --method nora,adalora {PROMPT}"
         f"--trigger sks --batch-size 2 --dropout 0.1 --warmup-steps 1 --sample-every 4 "
         f"--sample-steps 2 --evaluate-every 4 --prior-weight 0.5 --class-pictures 2 {SMALL} {PARTS}"
     ),
     "options": (
-        f"{DREAMBOOTH} --model bases/sdxl --instance-dir photos/mug --method nora,lora --new-tokens"
-        " 2 --batch-size 2 --accumulate 2 --weighting min-snr --noise-offset 0.05 --ema 0.9 "
+        f"{DREAMBOOTH} --model bases/sdxl --instance-dir photos/mug --method nora,lora "
+        f"{PROMPT}--new-tokens 2 --batch-size 2 --accumulate 2 --weighting min-snr "
+        "--noise-offset 0.05 --ema 0.9 "
         "--text-encoder-steps 5 --outer activation --buckets --flip 0.5 --caption-dropout 0.3 "
         f"--sample-steps 2 --gradient-checkpointing {SMALL} {PARTS}"
     ),
@@ -57,10 +59,13 @@ COMMANDS = {
     "tiny": f"{FEWSHOT} --config runs/tiny-nora/config.toml --resume",
     "q": f"{COMMONSENSE} --config runs/q-nora/config.toml --resume",
     "pictures": (
-        "-m nora_studio.cli.main compare --adapters runs/twins-nora runs/twins-adalora --prompts "
+        "-m nora_studio.cli compare --adapters runs/twins-nora runs/twins-adalora --prompts "
         "[V]_in_the_snow --steps 2 --strengths 0.5 1 --model bases/sdxl --out runs/pictures"
     ),
 }
+MAKE_CLIP = (
+    "from pathlib import Path; from support.tiny import tiny_clip; tiny_clip(Path('bases/clip'))"
+)
 CHANGING = {"seconds_per_step", "memory_gib", "seconds", "seconds_left", "time", "started", "pid"}
 """Values of a log or a status that the machine decides, beside those that end in "_per_second"."""
 
@@ -109,19 +114,17 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as place:
         golden = Path(shutil.copytree(CHECKOUT / "tests" / "golden", Path(place) / "golden"))
         environment["NORA_STUDIO_CACHE"] = str(Path(place) / "cache")
-        environment["PYTHONPATH"] = (
-            f"{checkout}:{CHECKOUT / 'tests' / 'support'}:{CHECKOUT / 'tests'}"
-        )
-        make = "from pathlib import Path; from tiny import tiny_clip; tiny_clip(Path('bases/clip'))"
-        subprocess.run([sys.executable, "-c", make], cwd=golden, env=environment, check=True)
-        environment["PYTHONPATH"] = str(checkout)
+        own = environment | {
+            "PYTHONPATH": os.pathsep.join(map(str, (CHECKOUT, CHECKOUT / "tests")))
+        }
+        subprocess.run([sys.executable, "-c", MAKE_CLIP], cwd=golden, env=own, check=True)
         for name in given.only:
             words = COMMANDS[name].split()
             if words[0] != "-m":
                 words[0] = str(checkout / words[0])
                 if "--config" not in words:
                     words += ["--output-dir", "runs", "--name", name]
-            words = [word.replace("_", " ") if word.startswith("[V]") else word for word in words]
+            words = [word.replace("_", " ") if "[V]" in word else word for word in words]
             done = subprocess.run(
                 [sys.executable, *words],
                 cwd=golden,
@@ -132,7 +135,9 @@ def main() -> int:
             print(f"{name}: exit status {done.returncode}", flush=True)
             if done.returncode:
                 print(done.stdout[-2000:], done.stderr[-3000:], file=sys.stderr)
-            for file in sorted((golden / "runs").glob(f"{name}*/**/*")):
+            for file in sorted(
+                (golden / "runs").glob(f"{name}*/**/*" if name == "pictures" else f"{name}-*/**/*")
+            ):
                 if file.is_file() and not file.name.startswith("."):
                     print(f"  {file.relative_to(golden / 'runs')} {digest_of(file)}", flush=True)
     return 0

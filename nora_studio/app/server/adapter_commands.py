@@ -42,7 +42,7 @@ class Order:
     @property
     def command(self) -> list[str]:
         """As it is run, by this Python."""
-        return [sys.executable, "-m", "nora_studio.cli.main", *self.arguments]
+        return [sys.executable, "-m", "nora_studio.cli", *self.arguments]
 
     @property
     def shown(self) -> str:

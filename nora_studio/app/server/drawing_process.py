@@ -16,7 +16,7 @@ from typing import Any
 from nora_studio.app.server.job_environment import job_environment
 from nora_studio.errors import StudioError
 
-COMMAND = (sys.executable, "-m", "nora_studio.cli.main", "draw-server")
+COMMAND = (sys.executable, "-m", "nora_studio.cli", "draw-server")
 ANSWER_SECONDS = 90.0
 """Python, PyTorch and the libraries are imported within, on a slow machine."""
 PATIENCE_SECONDS = 3.0
