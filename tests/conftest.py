@@ -1,6 +1,7 @@
 """What every test shares: no network, one thread, a tiny pipeline, photos, one finished run."""
 
 import os
+import signal
 import socket
 import sys
 
@@ -18,7 +19,8 @@ from support.tiny import tiny_sdxl
 from support.trainer import Outcome, run_trainer, tiny_arguments
 
 from nora_studio.cli import main as cli
-from nora_studio.runs.launching import ForkServer
+from nora_studio.runs.launching import ForkServer, Started
+from nora_studio.runs.scripts import TRAIN
 from nora_studio.sdxl.models import load_sdxl
 
 LOOPBACK = ("127.", "localhost", "::1")
@@ -196,3 +198,21 @@ def hub_cache(tmp_path, monkeypatch) -> Path:
     """An empty folder for the Hub client's copies."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
+
+
+@pytest.fixture
+def trainer(forks, tiny_base, photo_folder, tmp_path):
+    """Start the trainer in a process of its own; what it says is in told.txt."""
+    started: list[Started] = []
+
+    def start(changes: dict, *more: str, method: str = "nora", told: Path | None = None) -> Started:
+        words = tiny_arguments(tiny_base, photo_folder, tmp_path / "runs", method, changes)
+        process = forks(TRAIN, [*words, *more], told or tmp_path / "told.txt", {})
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.interruptions import LONG, SHORT, errors, hidden, trainer, wait_until  # noqa: F401
+from support.interruptions import LONG, SHORT, errors, hidden, wait_until
 from support.trainer import run_trainer, tiny_arguments
 
 from nora_studio.runs.runs import Run
@@ -95,7 +95,7 @@ class Told:
 
 @pytest.mark.parametrize("what", ["line", pytest.param("checkpoint", marks=pytest.mark.slow)])
 def test_a_file_too_large_for_the_disk_fails_the_run_and_keeps_what_was_saved(
-    trainer,  # noqa: F811
+    trainer,
     tmp_path,
     what,
 ):
@@ -128,7 +128,7 @@ def limited(start: Callable, folder: Path, limit: int, changes: dict) -> str:
     return told.line
 
 
-def test_output_that_cannot_be_written_is_a_failure_too(trainer, tmp_path):  # noqa: F811
+def test_output_that_cannot_be_written_is_a_failure_too(trainer, tmp_path):
     run = Run(tmp_path / "runs" / "mug-nora")
     process = trainer(LONG | {"checkpoint-every": 2000, "log-every": 2000})
     wait_until(lambda: "step/s" in (tmp_path / "told.txt").read_text() if run.exists else False)
@@ -137,7 +137,7 @@ def test_output_that_cannot_be_written_is_a_failure_too(trainer, tmp_path):  # n
     assert "File too large" in run.read_status()["error"]
 
 
-def test_class_pictures_that_cannot_be_kept_are_told(trainer, tmp_path):  # noqa: F811
+def test_class_pictures_that_cannot_be_kept_are_told(trainer, tmp_path):
     line = limited(trainer, tmp_path, 1_000, SHORT | {"prior-weight": 1, "class-pictures": 2})
     assert "class-pictures" in line and "a picture" in line and "start the same command" in line
     assert not (tmp_path / "runs" / "mug-nora").exists()  # the name is free for the next try

@@ -1,16 +1,8 @@
 """A trainer in a process of its own, to be stopped and killed."""
 
-import os
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-import pytest
-
-from nora_studio.runs.launching import Started
-from nora_studio.runs.scripts import TRAIN
-from support.trainer import tiny_arguments
 
 ONE_PART = {
     f"{part}.{name}": None
@@ -23,24 +15,6 @@ LONG = ONE_PART | {"steps": 3000, "log-every": 1, "checkpoint-every": 3, "sample
 
 
 SHORT = ONE_PART | {"steps": 4, "log-every": 1, "sample-every": 2}
-
-
-@pytest.fixture
-def trainer(forks, tiny_base, photo_folder, tmp_path):
-    """Start the trainer in a process of its own; what it says is in told.txt."""
-    started: list[Started] = []
-
-    def start(changes: dict, *more: str, method: str = "nora", told: Path | None = None) -> Started:
-        words = tiny_arguments(tiny_base, photo_folder, tmp_path / "runs", method, changes)
-        process = forks(TRAIN, [*words, *more], told or tmp_path / "told.txt", {})
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def told(folder: Path) -> str:
