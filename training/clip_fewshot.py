@@ -44,9 +44,8 @@ from nora_studio.tasks.fewshot.training import (
     write_shots,
     zero_shot,
 )
-from nora_studio.trainer.assembly import MIXED, prepare_accelerator
-from nora_studio.trainer.attempt import Attempt
-from nora_studio.trainer.course import (
+from nora_studio.trainer.build import MIXED, prepare_accelerator
+from nora_studio.trainer.lifecycle import (
     finish_each,
     go_on_from,
     open_trackers,
@@ -54,6 +53,7 @@ from nora_studio.trainer.course import (
     stopped,
 )
 from nora_studio.trainer.loop import Plan, train
+from nora_studio.trainer.run_session import Attempt
 
 
 def main(attempt: Attempt) -> int:

@@ -36,15 +36,14 @@ from nora_studio.sdxl.models import choose_dtype, wake
 from nora_studio.tasks.dreambooth.activations import first_batch, record_activations
 from nora_studio.tasks.dreambooth.fitting import fitted
 from nora_studio.tasks.dreambooth.gallery import Gallery, load_judge
-from nora_studio.tasks.dreambooth.held_out import measure
-from nora_studio.tasks.dreambooth.personalise import build_trainee
 from nora_studio.tasks.dreambooth.photo_set import PhotoSet
 from nora_studio.tasks.dreambooth.preflight import rehearsal, rehearse
-from nora_studio.tasks.dreambooth.preparation import prepare
-from nora_studio.tasks.dreambooth.proof import finish
-from nora_studio.trainer.assembly import MIXED, prepare_accelerator
-from nora_studio.trainer.attempt import Attempt
-from nora_studio.trainer.course import (
+from nora_studio.tasks.dreambooth.setup import prepare
+from nora_studio.tasks.dreambooth.task import build_trainee
+from nora_studio.tasks.dreambooth.validation import measure
+from nora_studio.tasks.dreambooth.verification import finish
+from nora_studio.trainer.build import MIXED, prepare_accelerator
+from nora_studio.trainer.lifecycle import (
     ending,
     finish_each,
     go_on_from,
@@ -54,6 +53,7 @@ from nora_studio.trainer.course import (
 )
 from nora_studio.trainer.loop import Plan, train
 from nora_studio.trainer.out_of_memory import told_in_one_line
+from nora_studio.trainer.run_session import Attempt
 from nora_studio.trainer.sharding import Sharding, check_sharded, through_base
 from nora_studio.trainer.trainee import Trainee
 

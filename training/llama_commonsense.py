@@ -27,9 +27,9 @@ from nora_studio.runs.run_places import placed
 from nora_studio.runs.stop import StopRequest
 from nora_studio.runs.trackers import check_tracker
 from nora_studio.sdxl.models import choose_dtype
+from nora_studio.tasks.commonsense.batches import QuestionDraws
 from nora_studio.tasks.commonsense.config import CommonsenseOptions
 from nora_studio.tasks.commonsense.defaults import with_recommended, with_steps
-from nora_studio.tasks.commonsense.draws import QuestionDraws
 from nora_studio.tasks.commonsense.examples import encode
 from nora_studio.tasks.commonsense.models import load_decoder, load_tokenizer
 from nora_studio.tasks.commonsense.rows import digest, split, training_rows
@@ -41,9 +41,8 @@ from nora_studio.tasks.commonsense.task import (
     settings_of,
     validation_batches,
 )
-from nora_studio.trainer.assembly import MIXED, prepare_accelerator
-from nora_studio.trainer.attempt import Attempt
-from nora_studio.trainer.course import (
+from nora_studio.trainer.build import MIXED, prepare_accelerator
+from nora_studio.trainer.lifecycle import (
     ending,
     finish_each,
     go_on_from,
@@ -52,6 +51,7 @@ from nora_studio.trainer.course import (
     stopped,
 )
 from nora_studio.trainer.loop import Plan, train
+from nora_studio.trainer.run_session import Attempt
 from nora_studio.trainer.sharding import Sharding, check_sharded, through_base
 from nora_studio.trainer.trainee import Trainee
 

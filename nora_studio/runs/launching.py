@@ -20,11 +20,11 @@ from nora_studio.runs.orphans import ending_with_us
 from nora_studio.runs.scripts import script_command, script_path
 
 TRAINER_ROOMS = (
-    "nora_studio.trainer.attempt",
+    "nora_studio.trainer.run_session",
     "nora_studio.trainer.loop",
-    "nora_studio.tasks.dreambooth.personalise",
-    "nora_studio.tasks.dreambooth.preparation",
-    "nora_studio.tasks.dreambooth.proof",
+    "nora_studio.tasks.dreambooth.task",
+    "nora_studio.tasks.dreambooth.setup",
+    "nora_studio.tasks.dreambooth.verification",
     "nora_studio.trainer.saving",
 )
 

@@ -21,7 +21,7 @@ from nora_studio.adapters.new_tokens import (
 )
 from nora_studio.errors import StudioError
 from nora_studio.sdxl.models import load_sdxl, parts_of, share_weights
-from nora_studio.tasks.dreambooth.dreambooth import encode_prompts
+from nora_studio.tasks.dreambooth.step import encode_prompts
 from nora_studio.tasks.dreambooth.token_training import TokenRows, name_tokens
 
 PROMPTS = ["a photo of a [V] mug in the snow", "a photo of a mug", ""]

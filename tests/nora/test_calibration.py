@@ -19,8 +19,8 @@ from nora_studio.nora.calibration import record_mean_abs_inputs
 from nora_studio.options.part_settings import part_settings
 from nora_studio.runs.runs import Run
 from nora_studio.tasks.dreambooth.activations import first_batch, record_activations
-from nora_studio.tasks.dreambooth.personalise import build_trainee
-from nora_studio.trainer.assembly import prepare_accelerator
+from nora_studio.tasks.dreambooth.task import build_trainee
+from nora_studio.trainer.build import prepare_accelerator
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 

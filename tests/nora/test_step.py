@@ -14,9 +14,9 @@ from nora_studio.photos.images import list_photos
 from nora_studio.photos.prompts import replace_token
 from nora_studio.photos.views import Photo, prepare_photo
 from nora_studio.sdxl.cache import encode_photos
-from nora_studio.sdxl.denoising import Denoising
+from nora_studio.sdxl.diffusion import Denoising
 from nora_studio.sdxl.models import load_sdxl, native_resolution
-from nora_studio.tasks.dreambooth.dreambooth import DreamboothStep, encode_prompts
+from nora_studio.tasks.dreambooth.step import DreamboothStep, encode_prompts
 
 ENCODERS = ("text_encoder", "text_encoder_2")
 

@@ -19,7 +19,7 @@ from nora_studio.photos.buckets import (
 )
 from nora_studio.photos.views import UPSCALE_LIMIT, ZOOM, Framing, frames_of, photo_views
 from nora_studio.sdxl.cache import LatentCache
-from nora_studio.tasks.dreambooth.draws import Augmentation, BatchDraws
+from nora_studio.tasks.dreambooth.batches import Augmentation, BatchDraws
 
 
 def test_steps_are_sdxls_and_finer_on_small_models():

@@ -11,8 +11,8 @@ from support.trainer import PROMPT, tiny_options, tiny_subject
 from nora_studio.errors import StudioError
 from nora_studio.photos.captions import read_captions
 from nora_studio.photos.prompts import replace_token
-from nora_studio.tasks.dreambooth.draws import BatchDraws
-from nora_studio.tasks.dreambooth.dreambooth import DreamboothStep, encode_prompts
+from nora_studio.tasks.dreambooth.batches import BatchDraws
+from nora_studio.tasks.dreambooth.step import DreamboothStep, encode_prompts
 
 OTHER = "a picture of my [V] cup in the snow"
 

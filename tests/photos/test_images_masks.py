@@ -125,7 +125,7 @@ def test_masked_batches_reach_the_loss(tiny_base, photo_folder, tmp_path):
         save(box_mask(48, 36, (6, 0, 42, 12)), photos / name.replace(".png", ".mask.png"))
     options = tiny_options(tiny_base, photos, tmp_path / "runs", mask_floor=0.0)
     subject, draws = tiny_subject(options)
-    from nora_studio.tasks.dreambooth.dreambooth import DreamboothStep
+    from nora_studio.tasks.dreambooth.step import DreamboothStep
 
     step = DreamboothStep(subject.pipe.unet, {}, subject.text, subject.process)
     said: list[torch.Tensor] = []

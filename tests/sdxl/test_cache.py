@@ -18,7 +18,7 @@ from nora_studio.photos.views import Framing, photo_views
 from nora_studio.runs.disk_cache import TensorCache, default_cache_folder, weights_digest
 from nora_studio.sdxl.cache import LatentCache, encode_photos
 from nora_studio.sdxl.models import all_awake, load_sdxl, wake
-from nora_studio.tasks.dreambooth.dreambooth import encode_prompts
+from nora_studio.tasks.dreambooth.step import encode_prompts
 
 PROMPTS = ["a photo of a [V] mug", "my [V] on the beach", ""]
 

@@ -16,7 +16,7 @@ from nora_studio.sdxl.losses import (
     min_snr_weights,
     noisy_latents,
 )
-from nora_studio.tasks.dreambooth.draws import BatchDraws
+from nora_studio.tasks.dreambooth.batches import BatchDraws
 
 LENGTH = 1000
 CLOSE = 2e-6

@@ -5,8 +5,8 @@ from pathlib import Path
 from nora_studio.options.part_settings import part_settings
 from nora_studio.runs.runs import Run
 from nora_studio.runs.stop import StopRequest
-from nora_studio.tasks.dreambooth.personalise import build_trainee
-from nora_studio.trainer.assembly import prepare_accelerator
+from nora_studio.tasks.dreambooth.task import build_trainee
+from nora_studio.trainer.build import prepare_accelerator
 from nora_studio.trainer.loop import Plan, train
 from nora_studio.trainer.saving import restore
 from nora_studio.trainer.trainee import Draws, Trainee

@@ -19,10 +19,10 @@ from nora_studio.options.config import DreamboothOptions, PartOptions
 from nora_studio.options.defaults import with_recommended
 from nora_studio.runs.runs import Run
 from nora_studio.sdxl.base import load_base
-from nora_studio.tasks.dreambooth.draws import BatchDraws
+from nora_studio.tasks.dreambooth.batches import BatchDraws
 from nora_studio.tasks.dreambooth.photo_set import PhotoSet
-from nora_studio.tasks.dreambooth.preparation import prepare
 from nora_studio.tasks.dreambooth.prior import PairedDraws
+from nora_studio.tasks.dreambooth.setup import prepare
 from nora_studio.tasks.dreambooth.subject import Subject
 from support.places import TOP
 from support.tiny import RARE_TOKEN

@@ -16,10 +16,10 @@ from nora_studio.runs.resuming import common_checkpoint
 from nora_studio.runs.runs import Run
 from nora_studio.runs.stop import StopRequest
 from nora_studio.sdxl.models import load_sdxl, parts_of
-from nora_studio.tasks.dreambooth.personalise import build_trainee
-from nora_studio.tasks.dreambooth.proof import finish
 from nora_studio.tasks.dreambooth.samples import draw_base
-from nora_studio.trainer.assembly import prepare_accelerator
+from nora_studio.tasks.dreambooth.task import build_trainee
+from nora_studio.tasks.dreambooth.verification import finish
+from nora_studio.trainer.build import prepare_accelerator
 from nora_studio.trainer.early_stop import Watch
 from nora_studio.trainer.loop import Plan, train
 from nora_studio.trainer.saving import restore

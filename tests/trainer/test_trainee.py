@@ -10,8 +10,8 @@ from support.loop import built, run_loop
 
 import nora_studio.nora.outer_cache as outer_cache
 from nora_studio.errors import StudioError
-from nora_studio.tasks.dreambooth.proof import finish
 from nora_studio.tasks.dreambooth.samples import draw_base
+from nora_studio.tasks.dreambooth.verification import finish
 from nora_studio.trainer.trainee import Trainee
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")

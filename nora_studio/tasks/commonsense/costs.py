@@ -22,7 +22,7 @@ from nora_studio.sdxl.models import share_weights
 from nora_studio.sdxl.shapes import shapes_of
 from nora_studio.tasks.commonsense.examples import Example, collate
 from nora_studio.tasks.commonsense.step import AnswerStep
-from nora_studio.trainer.assembly import (
+from nora_studio.trainer.build import (
     prepare_accelerator,
     prepared,
     trained_parameters,

@@ -25,7 +25,7 @@ from nora_studio.tasks.commonsense.config import PARTS, CommonsenseOptions
 from nora_studio.tasks.commonsense.examples import Batch, Example, collate
 from nora_studio.tasks.commonsense.recommended import recommended
 from nora_studio.tasks.commonsense.step import AnswerStep
-from nora_studio.trainer.assembly import (
+from nora_studio.trainer.build import (
     adapter_spec,
     average_of,
     main_first_where_kept,

@@ -7,9 +7,9 @@ from diffusers import StableDiffusionXLPipeline
 from torch import Tensor, nn
 
 from nora_studio.nora.calibration import record_mean_abs_inputs
-from nora_studio.sdxl.denoising import Denoising
+from nora_studio.sdxl.diffusion import Denoising
 from nora_studio.sdxl.models import parts_of
-from nora_studio.tasks.dreambooth.dreambooth import DreamboothStep, PromptEncoding
+from nora_studio.tasks.dreambooth.step import DreamboothStep, PromptEncoding
 from nora_studio.trainer.trainee import Batch, Draws
 
 

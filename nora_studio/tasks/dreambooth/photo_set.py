@@ -22,7 +22,7 @@ from nora_studio.photos.inspection import Finding, inspect_folder
 from nora_studio.photos.views import Framing, photo_views
 from nora_studio.scoring.prompt_warnings import prompt_warnings
 from nora_studio.sdxl.cache import LatentCache, Stores, encode_photos
-from nora_studio.tasks.dreambooth.draws import Augmentation, BatchDraws
+from nora_studio.tasks.dreambooth.batches import Augmentation, BatchDraws
 
 MOST_WARNINGS = 5
 

@@ -27,12 +27,12 @@ from nora_studio.runs.stop import StopRequest
 from nora_studio.runs.storage import writing
 from nora_studio.sdxl.generate import draw
 from nora_studio.sdxl.models import all_awake
-from nora_studio.tasks.dreambooth.draws import BatchDraws
+from nora_studio.tasks.dreambooth.batches import BatchDraws
 from nora_studio.tasks.dreambooth.prior import GUIDANCE as CLASS_GUIDANCE
 from nora_studio.tasks.dreambooth.prior import STEPS as CLASS_STEPS
 from nora_studio.tasks.dreambooth.prior import PairedDraws, class_folder, class_prompt
-from nora_studio.tasks.dreambooth.proof import redraw
 from nora_studio.tasks.dreambooth.subject import Subject
+from nora_studio.tasks.dreambooth.verification import redraw
 from nora_studio.trainer.loop import Plan, train
 from nora_studio.trainer.out_of_memory import is_out_of_memory
 from nora_studio.trainer.peak_memory import GIB, Peak, limit_memory, peak_memory

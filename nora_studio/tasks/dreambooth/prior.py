@@ -16,7 +16,7 @@ from nora_studio.runs.run_lock import held
 from nora_studio.runs.storage import writing
 from nora_studio.sdxl.generate import draw, save_picture
 from nora_studio.sdxl.recipes import Recipe, read_recipe
-from nora_studio.tasks.dreambooth.draws import Batch, BatchDraws
+from nora_studio.tasks.dreambooth.batches import Batch, BatchDraws
 
 STEPS = 25
 GUIDANCE = 5.0

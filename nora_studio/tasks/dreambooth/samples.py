@@ -17,7 +17,7 @@ from nora_studio.sdxl.base import load_base
 from nora_studio.sdxl.generate import draw, save_picture
 from nora_studio.sdxl.models import all_awake, with_parts
 from nora_studio.sdxl.recipes import Recipe
-from nora_studio.tasks.dreambooth.dreambooth import DreamboothStep
+from nora_studio.tasks.dreambooth.step import DreamboothStep
 from nora_studio.tasks.dreambooth.subject import Subject
 from nora_studio.trainer.trainee import Trainee
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from nora_studio.adapters.new_tokens import NewTokens
 from nora_studio.options.config import DreamboothOptions
-from nora_studio.sdxl.denoising import Denoising
-from nora_studio.tasks.dreambooth.dreambooth import PromptEncoding
+from nora_studio.sdxl.diffusion import Denoising
+from nora_studio.tasks.dreambooth.step import PromptEncoding
 from nora_studio.trainer.sharding import Sharding
 
 

@@ -19,7 +19,7 @@ from nora_studio.tasks.fewshot.methods import METHODS
 from nora_studio.tasks.fewshot.pictures import Exam
 from nora_studio.tasks.fewshot.recommended import final_rate_of
 from nora_studio.tasks.fewshot.task import FewshotTask
-from nora_studio.trainer.assembly import average_of, prepared, schedule_of
+from nora_studio.trainer.build import average_of, prepared, schedule_of
 from nora_studio.trainer.trainee import Trainee
 
 SCORES = "scores.json"

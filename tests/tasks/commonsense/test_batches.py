@@ -8,7 +8,7 @@ import torch
 from support.language import load, some_rows, tiny_llama
 
 from nora_studio.sdxl.losses import next_token_loss
-from nora_studio.tasks.commonsense.draws import QuestionDraws
+from nora_studio.tasks.commonsense.batches import QuestionDraws
 from nora_studio.tasks.commonsense.examples import IGNORED, Example, collate, encode, fill, pack
 from nora_studio.tasks.commonsense.prompts import training_prompt
 from nora_studio.tasks.commonsense.step import AnswerStep

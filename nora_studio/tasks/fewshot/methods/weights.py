@@ -25,7 +25,7 @@ from nora_studio.tasks.fewshot.methods.contract import Learner
 from nora_studio.tasks.fewshot.recommended import recommended
 from nora_studio.tasks.fewshot.settings import PARTS, FewshotOptions
 from nora_studio.tasks.fewshot.task import FewshotTask
-from nora_studio.trainer.assembly import adapter_spec, trained_parameters, with_penalty
+from nora_studio.trainer.build import adapter_spec, trained_parameters, with_penalty
 
 TASK = "clip few-shot"
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nora_studio.sdxl.cache import LatentCache
-from nora_studio.sdxl.denoising import with_offset
+from nora_studio.sdxl.diffusion import with_offset
 
 Batch = dict[str, Tensor]
 

@@ -3,7 +3,7 @@
 import torch
 
 from nora_studio.adapters.methods.optimizers import release
-from nora_studio.tasks.dreambooth.dreambooth import DreamboothStep
+from nora_studio.tasks.dreambooth.step import DreamboothStep
 from nora_studio.trainer.averages import copies, set_weights
 from nora_studio.trainer.trainee import Trainee
 

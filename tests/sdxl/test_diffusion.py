@@ -7,7 +7,7 @@ import torch
 from diffusers import EDMEulerScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
 from nora_studio.errors import StudioError
-from nora_studio.sdxl.denoising import Denoising, with_offset
+from nora_studio.sdxl.diffusion import Denoising, with_offset
 
 
 @pytest.fixture

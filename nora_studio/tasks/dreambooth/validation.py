@@ -8,8 +8,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from nora_studio.sdxl.cache import LatentCache
-from nora_studio.tasks.dreambooth.draws import Batch
-from nora_studio.tasks.dreambooth.dreambooth import DreamboothStep
+from nora_studio.tasks.dreambooth.batches import Batch
+from nora_studio.tasks.dreambooth.step import DreamboothStep
 
 MAXIMUM_PHOTOS = 8
 LEVELS = 4

@@ -13,11 +13,9 @@ from nora_studio.options.config import DreamboothOptions
 from nora_studio.photos.views import photos_of_size
 from nora_studio.runs import processes
 from nora_studio.sdxl.cache import LatentCache, Stores, encode_photos
-from nora_studio.sdxl.denoising import Denoising
+from nora_studio.sdxl.diffusion import Denoising
 from nora_studio.sdxl.models import all_awake, choose_trigger, native_resolution
-from nora_studio.tasks.dreambooth.draws import BatchDraws
-from nora_studio.tasks.dreambooth.dreambooth import encode_prompts
-from nora_studio.tasks.dreambooth.held_out import FixedBatches
+from nora_studio.tasks.dreambooth.batches import BatchDraws
 from nora_studio.tasks.dreambooth.photo_set import PhotoSet
 from nora_studio.tasks.dreambooth.prior import (
     PairedDraws,
@@ -25,8 +23,10 @@ from nora_studio.tasks.dreambooth.prior import (
     class_prompt,
     draw_class_pictures,
 )
+from nora_studio.tasks.dreambooth.step import encode_prompts
 from nora_studio.tasks.dreambooth.subject import Subject
 from nora_studio.tasks.dreambooth.token_training import name_tokens, start_words
+from nora_studio.tasks.dreambooth.validation import FixedBatches
 
 PRIOR_SEED = 1_000_003
 """Added to a run's seed for the draws of class pictures."""

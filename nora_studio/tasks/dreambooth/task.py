@@ -20,11 +20,11 @@ from nora_studio.options.part_settings import PartSettings
 from nora_studio.options.recommended import first_rate
 from nora_studio.runs.runs import Run
 from nora_studio.sdxl.models import parts_of, share_weights, used_targets
-from nora_studio.tasks.dreambooth.dreambooth import DreamboothStep
-from nora_studio.tasks.dreambooth.settling import settle_text_encoders
+from nora_studio.tasks.dreambooth.freeze_text_encoders import settle_text_encoders
+from nora_studio.tasks.dreambooth.step import DreamboothStep
 from nora_studio.tasks.dreambooth.subject import Subject
 from nora_studio.tasks.dreambooth.token_training import TokenRows
-from nora_studio.trainer.assembly import (
+from nora_studio.trainer.build import (
     adapter_spec,
     average_of,
     main_first_where_kept,

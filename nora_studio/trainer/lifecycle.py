@@ -10,8 +10,8 @@ from nora_studio.runs import processes
 from nora_studio.runs.resuming import common_checkpoint
 from nora_studio.runs.stop import StopRequest
 from nora_studio.runs.trackers import open_tracker
-from nora_studio.trainer.attempt import Attempt
 from nora_studio.trainer.loop import Plan
+from nora_studio.trainer.run_session import Attempt
 from nora_studio.trainer.saving import restore
 from nora_studio.trainer.trainee import Draws, Trainee
 

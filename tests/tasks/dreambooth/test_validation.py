@@ -9,10 +9,10 @@ from nora_studio.errors import StudioError
 from nora_studio.options.defaults import with_recommended
 from nora_studio.runs.runs import Run
 from nora_studio.sdxl.models import load_sdxl
-from nora_studio.tasks.dreambooth.dreambooth import DreamboothStep
-from nora_studio.tasks.dreambooth.held_out import LEVELS, FixedBatches, measure
 from nora_studio.tasks.dreambooth.photo_set import PhotoSet
-from nora_studio.tasks.dreambooth.preparation import prepare
+from nora_studio.tasks.dreambooth.setup import prepare
+from nora_studio.tasks.dreambooth.step import DreamboothStep
+from nora_studio.tasks.dreambooth.validation import LEVELS, FixedBatches, measure
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from support.trainer import run_trainer, tiny_arguments, tiny_options
 
 from nora_studio.errors import StudioError
 from nora_studio.options.config import PartOptions
-from nora_studio.tasks.dreambooth.settling import settle_text_encoders
+from nora_studio.tasks.dreambooth.freeze_text_encoders import settle_text_encoders
 from nora_studio.trainer.averages import copies
 from nora_studio.trainer.loop import Plan
 
