@@ -25,6 +25,7 @@ from nora_studio import __version__
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.options.command_line import parse_command
 from nora_studio.options.judges import require_judge
+from nora_studio.options.precision import choose_dtype
 from nora_studio.photos.images import list_photos, open_photo
 from nora_studio.photos.prompts import read_prompts
 from nora_studio.runs.atomic import write_text
@@ -43,7 +44,7 @@ from nora_studio.scoring.report import labelled_grid
 from nora_studio.scoring.results import as_markdown, as_text, describe_results, result_tables
 from nora_studio.scoring.scores import load_scorer
 from nora_studio.scoring.statistics import coverage
-from nora_studio.sdxl.models import choose_dtype, load_sdxl, native_resolution
+from nora_studio.sdxl.models import load_sdxl, native_resolution
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.options.command_line import parse_command
 from nora_studio.options.judges import require_judge
+from nora_studio.options.precision import choose_dtype
 from nora_studio.photos.images import list_photos, open_photo
 from nora_studio.photos.prompts import in_places, read_prompts
 from nora_studio.runs.atomic import write_text
@@ -42,7 +43,7 @@ from nora_studio.scoring.prompt_warnings import drawing_warnings, judge_warnings
 from nora_studio.scoring.results import as_text, markdown_table
 from nora_studio.scoring.scores import load_scorer
 from nora_studio.scoring.statistics import coverage
-from nora_studio.sdxl.models import choose_dtype, load_sdxl, native_resolution
+from nora_studio.sdxl.models import load_sdxl, native_resolution
 
 PLACES_DRAWN = 4
 

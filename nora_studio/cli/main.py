@@ -86,11 +86,12 @@ def _draw(options: GenerateOptions, with_base: bool):
     # Imported here: `--help` and a wrong flag should answer at once.
     import torch
 
+    from nora_studio.options.precision import choose_dtype
     from nora_studio.photos.prompts import read_prompts
     from nora_studio.scoring.compare import Drawing, draw_missing, enter_adapters
     from nora_studio.scoring.prompt_warnings import drawing_warnings
     from nora_studio.sdxl.entrants import base_of, trained_size
-    from nora_studio.sdxl.models import choose_dtype, load_sdxl
+    from nora_studio.sdxl.models import load_sdxl
 
     prompts = read_prompts(options.prompts)
     entrants = enter_adapters(

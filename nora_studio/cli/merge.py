@@ -15,8 +15,9 @@ from nora_studio.cli.mix import match_weights
 from nora_studio.cli.opening import base_of, check_out_folder
 from nora_studio.cli.options import MergeOptions
 from nora_studio.errors import StudioError
+from nora_studio.options.precision import DTYPES
 from nora_studio.runs.atomic import replacing
-from nora_studio.sdxl.models import DTYPES, load_sdxl, parts_of
+from nora_studio.sdxl.models import load_sdxl, parts_of
 
 Changes = dict[tuple[str, str], Tensor]
 """(part, layer) -> change of its weight, (out_features, in_features), float32."""

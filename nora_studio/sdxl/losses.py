@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -113,19 +112,3 @@ def denoising_loss(
     errors = (prediction.float() - target.float()).square()
     per_picture = (errors if area_weights is None else errors * area_weights).mean(dim=(1, 2, 3))
     return (per_picture if weights is None else per_picture * weights).mean()
-
-
-def next_token_loss(
-    logits: Tensor,  # (batch, tokens, vocabulary)
-    labels: Tensor,  # (batch, tokens), -100 where nothing is learned
-    share: Tensor,  # (batch,): rows over learned tokens, of the whole batch
-) -> Tensor:  # scalar, float32
-    """Mean over rows of each row's summed cross-entropy times its share.
-
-    With the shares of the whole batch, the mean over its pieces, wherever they are computed, is the
-    mean over its learned tokens, as transformers' loss is.
-    """
-    errors = F.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), reduction="none"
-    )
-    return (errors.view(len(labels), -1).sum(dim=1) * share).mean()

@@ -22,7 +22,6 @@ from nora_studio.runs.weight_files import check_hub_weights, check_weights
 from nora_studio.sdxl.quantization import shared_state
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _ATTENTION = {
     "unet": ["to_q", "to_k", "to_v", "to_out.0"],
@@ -139,19 +138,6 @@ def _check_directory(folder: Path) -> None:
     for part in (*PARTS, "vae"):
         name = "diffusion_pytorch_model" if part in ("unet", "vae") else "model"
         check_weights("--model", str(folder), folder / part, f"{part}/{name}.safetensors")
-
-
-def choose_dtype(precision: str, device: str | torch.device) -> torch.dtype:
-    """The dtype that a precision names; "auto" is bfloat16 on a GPU and float32 on a CPU.
-
-    Raises:
-        StudioError: the precision is unknown.
-    """
-    if precision == "auto":
-        precision = "bf16" if torch.device(device).type == "cuda" else "fp32"
-    if precision not in DTYPES:
-        raise StudioError(f"--precision: expected auto, {', '.join(DTYPES)}; got {precision!r}.")
-    return DTYPES[precision]
 
 
 def parts_of(pipe: StableDiffusionXLPipeline) -> dict[str, nn.Module]:

@@ -12,8 +12,12 @@ from torch import Tensor, nn
 class WeightAverage(Protocol):
     """Follows the trained weights step by step, and stands in for them where a run is judged."""
 
-    def update(self) -> None:
-        """After each optimizer step."""
+    def before(self, step: int) -> None:
+        """Before each step."""
+        ...
+
+    def after(self, step: int) -> None:
+        """After each optimizer step: follow it."""
         ...
 
     def served(self) -> contextlib.AbstractContextManager[None]:
@@ -37,7 +41,9 @@ class ExponentialAverage:
         self.parameters = parameters
         self.model = EMAModel(parameters, decay=decay, foreach=True)
 
-    def update(self) -> None:
+    def before(self, step: int) -> None: ...
+
+    def after(self, step: int) -> None:
         self.model.step(self.parameters)
 
     @contextlib.contextmanager
@@ -63,7 +69,9 @@ class ScheduleFreeAverage:
     def __init__(self, parameters: list[nn.Parameter], optimizer: Any) -> None:
         self.parameters, self.optimizer = parameters, optimizer
 
-    def update(self) -> None: ...
+    def before(self, step: int) -> None: ...
+
+    def after(self, step: int) -> None: ...
 
     @contextlib.contextmanager
     def served(self) -> Iterator[None]:

@@ -1,28 +1,40 @@
-"""What a trainee is put together from, whatever its task: adapter, optimizer, average, penalty."""
+"""Build a run in training, whatever its task: adapter, optimizer, schedule, average."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
+from nora_studio import __version__
 from nora_studio.adapters.base_digests import digests_of
-from nora_studio.adapters.methods.attachment import adapter_parameters
+from nora_studio.adapters.files.adapter_folders import load_weights, write_adapter
+from nora_studio.adapters.files.card import AdapterCard
+from nora_studio.adapters.fingerprints import fingerprint
+from nora_studio.adapters.methods.attachment import adapter_parameters, attach
 from nora_studio.adapters.methods.optimizers import LORA_PLUS_RATIO, make_optimizer
 from nora_studio.adapters.methods.spec import AdapterSpec
-from nora_studio.adapters.methods.steps import StepRules
+from nora_studio.adapters.methods.steps import StepRules, step_rules
 from nora_studio.adapters.methods.table import METHODS
+from nora_studio.adapters.new_tokens import NewTokens
+from nora_studio.nora.outer_cache import cached_outer_factors
 from nora_studio.options.part_settings import PartSettings
 from nora_studio.options.settings.adapter import TuningOptions
 from nora_studio.options.settings.learning import LearningOptions
+from nora_studio.options.settings.watching import MeasuringOptions
 from nora_studio.runs import processes
+from nora_studio.runs.runs import Run
 from nora_studio.trainer.averages import ExponentialAverage, ScheduleFreeAverage, WeightAverage
+from nora_studio.trainer.loop import has
 from nora_studio.trainer.schedules import learning_rate_schedule
 from nora_studio.trainer.sharding import Sharding
+from nora_studio.trainer.task import Learner, Task
+from nora_studio.trainer.trainee import Trainee
 
 MIXED = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 """A base's dtype in Accelerate's words."""
@@ -55,36 +67,168 @@ def adapter_spec(
     return replace(plain, outer=tuning.outer, start=tuning.start, mean_abs_inputs=activations)
 
 
-def optimizer_and_schedule(
-    learning: LearningOptions,
-    tuning: TuningOptions,
+@dataclass(frozen=True)
+class Adapted:
+    """A method on trees of its own over parts of a frozen base."""
+
+    method: str
+    settings: Mapping[str, PartSettings]
+    parts: dict[str, nn.Module]
+    rules: StepRules
+    fingerprints: dict[str, list[float]]
+    digests: dict[str, str]
+
+
+class ExtraWeights(Protocol):
+    """Weights that are trained beside an adapter, and lie in a file beside its own."""
+
+    @property
+    def parameters(self) -> list[nn.Parameter]: ...
+
+    def groups(self) -> list[dict[str, Any]]:
+        """As an optimizer takes them; each with a "name"."""
+        ...
+
+    def now(self) -> NewTokens | None:
+        """As trained so far, on the CPU."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Set them from a checkpoint folder, bit for bit."""
+        ...
+
+
+def adapt(
+    options: Any,
     method: str,
-    parts: dict[str, nn.Module],
-    rates: dict[str, float],
-    first_rate: float,
-    more: Sequence[dict[str, Any]] = (),
-    final_rate: float = 0.0,
-) -> tuple[torch.optim.Optimizer, Any]:
-    """The method's optimizer over the adapted parts, and its schedule over the run.
+    settings: Mapping[str, PartSettings],
+    base: Mapping[str, nn.Module],
+    trees: Mapping[str, nn.Module],
+    targets: Callable[[str, nn.Module], Sequence[str]],
+    *,
+    activations: Mapping[str, Mapping[str, Tensor]] | None = None,
+    cache: bool = False,
+) -> Adapted:
+    """Put a method on trees that share the base's weights, seeded by the options.
 
     Args:
-        rates: Peak learning rate of each part.
-        first_rate: Where prodigy begins to look for the rate.
-        more: Groups of what is trained beside the adapter.
-        final_rate: Where a cosine ends.
+        options: A trainer's, with LearningOptions and TuningOptions among them.
+        settings: Rank, scale and rate of each adapted part.
+        base: The frozen parts, for what tells this base from others.
+        trees: Modules of their own over the same weights; with a base in shards, the base's.
+        targets: Names of the layers to adapt, of a part and its module.
+        activations: Part -> layer -> mean |x| per input channel, for outer factors along them.
+        cache: Whether outer factors are kept on disk.
+
+    Raises:
+        StudioError: a rank does not fit, or a target matches nothing.
     """
+    torch.manual_seed(options.seed)  # Adapter initialisation.
+    prints = {part: fingerprint(base[part]) for part in settings}
+    digests = shared_digests({part: base[part] for part in settings})
+    parts: dict[str, nn.Module] = {}
+    with main_first_where_kept(cache):
+        for part, values in settings.items():
+            module = parts[part] = trees[part]
+            own = None if activations is None else activations.get(part)
+            spec = adapter_spec(options, method, values, options.steps, own)
+            with cached_outer_factors() if cache else contextlib.nullcontext():
+                attach(module, list(targets(part, module)), spec)
+    rules = step_rules(method, parts, options.seed)
+    return Adapted(method, settings, parts, rules, prints, digests)
+
+
+def learner(
+    options: Any,
+    adapted: Adapted,
+    step: nn.Module,
+    card: Mapping[str, Any],
+    first_rate: float,
+    *,
+    extra: ExtraWeights | None = None,
+    **more: Any,
+) -> Learner:
+    """What trains an adapted tree: its optimizer, and the files of its adapter.
+
+    Args:
+        options: A trainer's, with LearningOptions and TuningOptions among them.
+        step: The module whose forward is the loss.
+        card: What its files say beyond what `adapted` knows, by the fields of an `AdapterCard`.
+        first_rate: Where prodigy begins to look for the rate.
+        extra: Weights that are trained beside the adapter.
+        more: Other fields of the `Learner`.
+    """
+    parts = adapted.parts
     optimizer = make_optimizer(
-        method,
+        adapted.method,
         parts,
-        rates,
-        learning.weight_decay,
-        tuning.lora_plus_ratio or LORA_PLUS_RATIO,
-        learning.optimizer,
-        learning.warmup_steps,
+        {part: values.learning_rate for part, values in adapted.settings.items()},
+        options.weight_decay,
+        options.lora_plus_ratio or LORA_PLUS_RATIO,
+        options.optimizer,
+        options.warmup_steps,
         first_rate,
-        more,
+        extra.groups() if extra else (),
     )
-    return optimizer, schedule_of(learning, optimizer, final_rate)
+    trained = trained_parameters(parts) + (extra.parameters if extra else [])
+    facts = AdapterCard(
+        method=adapted.method,
+        fingerprints=adapted.fingerprints,
+        digests=adapted.digests,
+        steps=0,
+        seed=options.seed,
+        parameters=sum(parameter.numel() for parameter in trained),
+        version=__version__,
+        **card,
+    )
+
+    def write(folder: Path, at: int) -> None:
+        write_adapter(folder, parts, facts.at(at), extra.now() if extra else None)
+
+    def load(folder: Path) -> None:
+        load_weights(folder, parts, facts)
+        if extra:
+            extra.load(folder)
+
+    return Learner(
+        step=step,
+        optimizer=optimizer,
+        parameters=trained,
+        rules=adapted.rules,
+        write=write,
+        load=load,
+        adapted=parts,
+        **more,
+    )
+
+
+def build_trainee(task: Task, method: str, run: Run, accelerator: Accelerator) -> Trainee:
+    """A method at work on a task, prepared for the loop.
+
+    Raises:
+        StudioError: it does not fit the model.
+    """
+    options, own = task.options, task.build(method, run, accelerator)
+    schedule = schedule_of(options, own.optimizer, own.final_rate)
+    model, optimizer = prepared(accelerator, own.step, own.optimizer, task.sharding)
+    trainee = Trainee(
+        label=method,
+        run=run,
+        accelerator=accelerator,
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        parameters=own.parameters,
+        write_adapter=own.write,
+        load_adapter=own.load,
+        rules=own.rules,
+        keeps_best=has(options, MeasuringOptions) and bool(options.keep_best),
+        average=average_of(options, own.parameters, optimizer),
+        adapted=own.adapted,
+        rows=task.rows,
+    )
+    trainee.task_callbacks = [make(trainee) for make in own.callbacks]
+    return trainee
 
 
 def schedule_of(
@@ -132,17 +276,6 @@ def average_of(
 def trained_parameters(parts: dict[str, nn.Module]) -> list[nn.Parameter]:
     """The adapters' trained weights, part by part."""
     return [p for module in parts.values() for p in adapter_parameters(module).values()]
-
-
-def with_penalty(step: nn.Module, rules: StepRules) -> None:
-    """Have a step's loss carry the gradient of the method's penalty, but not its value."""
-
-    def add(module: nn.Module, inputs: object, loss: Tensor) -> Tensor:
-        penalty = rules.penalty()
-        return loss if penalty is None else loss + (penalty - penalty.detach())
-
-    # A hook, so that the penalty is part of the forward pass that data parallelism watches.
-    step.register_forward_hook(add)
 
 
 def main_first_where_kept(cache: bool) -> contextlib.AbstractContextManager[None]:

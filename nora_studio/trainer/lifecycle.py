@@ -1,19 +1,135 @@
-"""What every trainer does around its loop: what it says first, where it goes on from, its end."""
+"""A training from its command line to proven adapters, whatever its task (`Task`)."""
 
-from collections.abc import Callable
+import gc
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
+from typing import Any
+
+import torch
 
 from nora_studio.adapters.methods.first_step import as_lines, first_steps
 from nora_studio.errors import StudioError
-from nora_studio.options.settings.watching import KeepingOptions
+from nora_studio.options.options_file import defaults_as_toml, to_toml
+from nora_studio.options.precision import choose_dtype
+from nora_studio.options.settings.watching import KeepingOptions, MeasuringOptions
 from nora_studio.runs import processes
 from nora_studio.runs.resuming import common_checkpoint
+from nora_studio.runs.run_places import placed
+from nora_studio.runs.runs import Run
 from nora_studio.runs.stop import StopRequest
-from nora_studio.runs.trackers import open_tracker
-from nora_studio.trainer.loop import Plan
-from nora_studio.trainer.run_session import Attempt
-from nora_studio.trainer.saving import restore
+from nora_studio.runs.trackers import check_tracker, open_tracker
+from nora_studio.trainer.build import MIXED, build_trainee, prepare_accelerator
+from nora_studio.trainer.loop import Plan, has, train
+from nora_studio.trainer.run_session import RunSession
+from nora_studio.trainer.saving import restore, set_back
+from nora_studio.trainer.sharding import Sharding, check_sharded, through_base
+from nora_studio.trainer.task import Task
 from nora_studio.trainer.trainee import Draws, Trainee
+
+
+def run(task: Task, session: RunSession) -> int:
+    """Train what the command line asks for; the exit status.
+
+    Raises:
+        StudioError: anything that a person can mend.
+    """
+    sharding = Sharding.asked()
+    processes.join()
+    with processes.main_first():  # Before any model loads: mistakes are here, and told once.
+        _check_processes(task, sharding)
+        options = task.read_options()
+        check_tracker(options.tracker)
+        if sharding is not None:
+            check_sharded(sharding, options)
+    with task.around(options) as options:
+        with processes.main_first():
+            options, runs = placed(task.complete(options))
+            task.options, task.sharding = options, sharding
+            record = task.find_data(options, runs)
+            dtype = choose_dtype(options.precision, "cuda" if torch.cuda.is_available() else "cpu")
+        config = to_toml(replace(options, resume=False))
+        defaults, held = defaults_as_toml(type(options)), list(runs.values())
+        processes.on_main(
+            partial(session.claim, held, config, record, options.resume, defaults, task.data)
+        )
+        draws = task.prepare(dtype, prepare_accelerator(MIXED[dtype]))
+        begun = False
+
+        def begin() -> None:
+            nonlocal begun
+            if not begun:
+                processes.on_main(partial(_begin, session, task, config, record, runs))
+            begun = True
+
+        for group in task.groups(runs):
+            twins = {method: runs[method] for method in group}
+            status = _train_twins(task, session, twins, draws, config, MIXED[dtype], begin)
+            if status is not None:
+                processes.leave()
+                return status
+        begin()
+    processes.leave()
+    return 0
+
+
+def _check_processes(task: Task, sharding: Sharding | None) -> None:
+    if not task.distributed and (sharding or int(os.environ.get("WORLD_SIZE", "1")) > 1):
+        raise StudioError(
+            "this training is done by one process; start it without `accelerate launch`."
+        )
+
+
+def _begin(
+    session: RunSession, task: Task, config: str, record: Mapping[str, str], runs: dict[str, Run]
+) -> None:
+    task.check_data()
+    session.begin(config, record)
+    task.begin(runs)
+
+
+def _train_twins(
+    task: Task,
+    session: RunSession,
+    runs: dict[str, Run],
+    draws: Draws,
+    config: str,
+    precision: str,
+    begin: Callable[[], object],
+) -> int | None:
+    """Train some methods on the same batches; an exit status where it ends before the last step."""
+    options, sharding = task.options, task.sharding
+    trainees: list[Trainee] = []
+    for method, run in runs.items():
+        own = prepare_accelerator(precision)
+        trainees.append(build_trainee(task, method, run, own))
+        say_what_is_trained(trainees[-1], options.steps, own.print)
+    processes.part_ways(options.seed)
+    begin()
+    start = go_on_from(trainees, draws, options.resume, options.steps)
+    open_trackers(session, trainees, options, config, start)
+
+    def evaluate(trainee: Trainee) -> dict[str, float]:
+        with trainee.served():
+            return through_base(sharding, lambda: task.evaluate(trainee)) or {}
+
+    measures = has(options, MeasuringOptions) and options.evaluate_every
+    task.start(trainees, start)
+    for trainee in trainees if measures and not start else ():
+        measured = evaluate(trainee)  # Where the curve begins: every method starts at the base.
+        processes.on_main(partial(trainee.log, 0, **measured))
+    plan = Plan.of(options)
+    status = task.rehearse(trainees, plan, evaluate)
+    if status is not None:
+        return status
+    with StopRequest() as stop:
+        done = train(trainees, draws, plan, stop, task.sample, evaluate, start)
+    if not done and stop.signal is not None:
+        return stopped(stop)
+    last, reasons = ending(plan, trainees)
+    through_base(sharding, lambda: finish_each(task, trainees, last, reasons))
+    return None
 
 
 def say_what_is_trained(trainee: Trainee, steps: int | None, say: Callable[[str], object]) -> None:
@@ -57,16 +173,16 @@ def _say(line: str) -> None:
 
 
 def open_trackers(
-    attempt: Attempt, trainees: list[Trainee], options: KeepingOptions, config: str, start: int
+    session: RunSession, trainees: list[Trainee], options: KeepingOptions, config: str, start: int
 ) -> None:
-    """Give each trainee the tracker that was asked for; it closes with the attempt."""
+    """Give each trainee the tracker that was asked for; it closes with the session."""
     for trainee in trainees:
         folder = trainee.run.folder
         trainee.tracker = processes.on_main(
             partial(open_tracker, options.tracker, folder, config, start)
         )
         if trainee.tracker is not None:
-            attempt.at_the_end.callback(trainee.tracker.finish)
+            session.at_the_end.callback(trainee.tracker.finish)
 
 
 def stopped(stop: StopRequest) -> int:
@@ -87,12 +203,12 @@ def ending(plan: Plan, trainees: list[Trainee]) -> tuple[int, dict[str, str]]:
     return last, reasons
 
 
-def finish_each(trainees: list[Trainee], finish: Callable[[Trainee], str | None]) -> None:
+def finish_each(task: Task, trainees: list[Trainee], last: int, reasons: dict[str, str]) -> None:
     """Have each saved and proven, one at a time; it is gone before the next, to make room.
 
     Args:
-        finish: Must keep no trainee once it returns. Gives a line to print, or None on processes
-            that have nothing to say.
+        last: The last step that was trained.
+        reasons: Why that is before the plan's, by the trainees' labels.
 
     Raises:
         StudioError: one failed; every twin has had its chance.
@@ -100,7 +216,7 @@ def finish_each(trainees: list[Trainee], finish: Callable[[Trainee], str | None]
     failures = []
     while trainees:
         try:
-            line = finish(trainees.pop(0))
+            line = finish(task, trainees.pop(0), last, reasons)
         except StudioError as error:
             failures.append(str(error))
             continue
@@ -108,3 +224,58 @@ def finish_each(trainees: list[Trainee], finish: Callable[[Trainee], str | None]
             print(line, flush=True)
     if failures:
         raise StudioError(" ".join(failures))
+
+
+def finish(
+    task: Task, trainee: Trainee, last: int, reasons: Mapping[str, str] | None = None
+) -> str | None:
+    """Save the final adapter and prove it: read into a fresh base, it must answer the same.
+
+    Called by the main process alone, or by all where the base is in shards.
+
+    Args:
+        last: The last step that was trained.
+        reasons: Why that is before the plan's, if it is, by the trainees' labels.
+
+    Returns:
+        One line that says where the adapter is and how it was proven, on the main process.
+
+    Raises:
+        StudioError: the proof failed; the adapter is kept for inspection, the run marked failed.
+    """
+    options, run, method = task.options, trainee.run, trainee.label
+    best = trainee.best if getattr(options, "final", "last") == "best" else None
+    # The main process alone knows it.
+    step = int(processes.largest(0 if best is None else best.step)) or last
+    if step != last:
+        task.show_last(trainee, last)
+        set_back(trainee, step)
+    answers = task.answers(trainee, step)
+    processes.on_main(partial(_save_final, trainee, step))
+    facts: dict[str, Any] = {**trainee.best_facts}
+    if trainee.keeps_best or has(options, MeasuringOptions):
+        facts["adapter_step"] = step
+    if reasons and method in reasons:
+        facts["ended"] = reasons[method]
+    device = trainee.accelerator.device
+    trainee.accelerator.free_memory()
+    del trainee  # With its weights and its optimizer: the proof loads the base once more.
+    gc.collect()
+    proof = task.finish(run, method, answers, device)
+
+    def tell() -> str:
+        assert proof is not None, "the main process has compared"
+        steps = options.steps or 0
+        if proof.problem is not None:
+            run.set_status("failed", last, steps, error=proof.problem, **facts)
+            raise StudioError(proof.line)
+        run.set_status("finished", last, steps, **proof.facts, **facts)
+        which = "" if step == last else f" as of step {step}, the best"
+        return proof.line.replace("{adapter}", f"{run.adapter}{which}")
+
+    return processes.on_main(tell)
+
+
+def _save_final(trainee: Trainee, step: int) -> None:
+    with trainee.run.saving_adapter() as fresh, trainee.served():
+        trainee.write_adapter(fresh, step)

@@ -3,14 +3,14 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
 from nora_studio.errors import StudioError
-from nora_studio.options.settings.learning import LearningOptions
-from nora_studio.options.settings.watching import KeepingOptions, MeasuringOptions
+from nora_studio.options.settings.watching import MeasuringOptions, SampleOptions
 from nora_studio.runs import processes
 from nora_studio.runs.stop import StopRequest
 from nora_studio.trainer.early_stop import Verdict, Watch
@@ -38,28 +38,29 @@ class Plan:
     """Pieces of each process's share of a batch."""
 
     @classmethod
-    def of(
-        cls,
-        learning: LearningOptions,
-        keeping: KeepingOptions,
-        measuring: MeasuringOptions | None = None,
-        sample_every: int = 0,
-    ) -> "Plan":
-        """What a run's options say, filled in. Without measuring options nothing is measured."""
-        rule, patience = "none", 1
-        if measuring is not None:
-            rule, patience = measuring.early_stop, measuring.patience or 1
+    def of(cls, options: Any) -> "Plan":
+        """What a run's options say, filled in; without measuring options nothing is measured.
+
+        Args:
+            options: A trainer's, with LearningOptions and KeepingOptions among them.
+        """
+        measures, samples = (has(options, kind) for kind in (MeasuringOptions, SampleOptions))
         return cls(
-            steps=learning.steps or 0,
-            log_every=keeping.log_every,
-            checkpoint_every=keeping.checkpoint_every,
-            keep_checkpoints=keeping.keep_checkpoints,
-            sample_every=sample_every,
-            evaluate_every=0 if measuring is None else measuring.evaluate_every,
-            max_gradient_norm=learning.max_gradient_norm,
-            watch=Watch(rule, patience),
-            accumulate=learning.accumulate,
+            steps=options.steps or 0,
+            log_every=options.log_every,
+            checkpoint_every=options.checkpoint_every,
+            keep_checkpoints=options.keep_checkpoints,
+            sample_every=options.sample_every if samples else 0,
+            evaluate_every=options.evaluate_every if measures else 0,
+            max_gradient_norm=options.max_gradient_norm,
+            watch=Watch(options.early_stop, options.patience or 1) if measures else Watch(),
+            accumulate=options.accumulate,
         )
+
+
+def has(options: object, group: type) -> bool:
+    """Whether a group of options is among a trainer's."""
+    return isinstance(options, group)
 
 
 def train(
@@ -127,9 +128,8 @@ def train(
 def _advance(trainee: Trainee, batch: Batch, step: int, plan: Plan) -> None:
     """One optimizer step. Nothing here waits for the device."""
     accelerator = trainee.accelerator
-    if trainee.before_step is not None:
-        trainee.before_step(trainee, step)
-    trainee.rules.before(step)
+    for callback in trainee.callbacks:
+        callback.before(step)
     loss = torch.zeros((), device=accelerator.device)
     for left, piece in _pieces(_share(batch, accelerator), plan.accumulate):
         # Processes add up their gradients only once, with the last piece.
@@ -139,9 +139,8 @@ def _advance(trainee: Trainee, batch: Batch, step: int, plan: Plan) -> None:
         loss += share.detach()
     norm = accelerator.clip_grad_norm_(trainee.parameters, plan.max_gradient_norm)
     trainee.optimizer.step()
-    trainee.rules.after(step)
-    if trainee.average is not None:
-        trainee.average.update()
+    for callback in trainee.callbacks:
+        callback.after(step)
     trainee.schedule.step()
     trainee.optimizer.zero_grad()
     trainee.loss_sum += loss

@@ -13,7 +13,7 @@ from nora_studio.runs.stop import Interrupted, ending_at_once
 from nora_studio.runs.storage import GO_ON, REFUSALS, DiskError, disk_error
 
 
-class Attempt:
+class RunSession:
     """One call of the trainer, from its first file to its last word."""
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Attempt:
         self.at_the_end = contextlib.ExitStack()
         """What is closed however it ends, while the runs are still held."""
 
-    def run(self, main: Callable[["Attempt"], int]) -> int:
+    def run(self, main: Callable[["RunSession"], int]) -> int:
         """Run the trainer; whatever ends it, the runs that it held say so.
 
         Returns:

@@ -36,6 +36,18 @@ class Draws(Protocol):
     def restore(self, state: dict[str, Tensor]) -> None: ...
 
 
+class StepCallback(Protocol):
+    """What happens around each optimizer step, beside the step itself."""
+
+    def before(self, step: int) -> None:
+        """Before the forward pass of a step, counted from 1."""
+        ...
+
+    def after(self, step: int) -> None:
+        """After the optimizer's step, the gradients still there."""
+        ...
+
+
 @dataclass
 class Trainee:
     """One run in training. Twins are trainees of one loop: same batches, own everything else."""
@@ -55,6 +67,8 @@ class Trainee:
     """Sets the trained weights from a checkpoint folder."""
     rules: StepRules
     """What the method does around each step."""
+    task_callbacks: list["StepCallback"] = field(default_factory=list)
+    """What its task does around each step."""
     keeps_best: bool = False
     """Whether the checkpoint of its lowest measured loss outlives the newer ones."""
     tracker: RunTracker | None = None
@@ -63,8 +77,6 @@ class Trainee:
     """Its measured losses so far; the main process's alone."""
     average: WeightAverage | None = None
     """What is served in the place of the trained weights; None: they are."""
-    before_step: Callable[["Trainee", int], object] | None = None
-    """What its task does before each step, counted from 1."""
     rows: str = "images"
     """What a batch has rows of, as the log names their pace: "images_per_second"."""
     adapted: Mapping[str, nn.Module] = field(default_factory=dict)
@@ -83,6 +95,15 @@ class Trainee:
         self.loss_sum = torch.zeros((), device=device)
         self.gradient_norm = torch.zeros((), device=device)
         self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+
+    @property
+    def callbacks(self) -> list["StepCallback"]:
+        """All that happens around a step, in order: its task's, its method's, its average's."""
+        return [
+            *self.task_callbacks,
+            self.rules,
+            *([self.average] if self.average is not None else []),
+        ]
 
     def served(self) -> contextlib.AbstractContextManager[None]:
         """A block in which the module carries the weights that the run saves and is judged by."""

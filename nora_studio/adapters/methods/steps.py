@@ -151,6 +151,15 @@ def _under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
 
 
+def with_penalty(loss: Tensor, rules: StepRules) -> Tensor:
+    """A loss that carries the gradient of the method's penalty, but not its value.
+
+    The last line of every task's step: what the log shows stays comparable between methods.
+    """
+    penalty = rules.penalty()
+    return loss if penalty is None else loss + (penalty - penalty.detach())
+
+
 def step_rules(method: str, parts: dict[str, nn.Module], seed: int) -> StepRules:
     """The rules of a method for its adapted parts.
 

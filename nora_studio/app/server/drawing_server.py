@@ -34,6 +34,7 @@ from nora_studio.app.server.drawing_requests import Column, DrawingRequest, pars
 from nora_studio.errors import StudioError
 from nora_studio.options.command_line import parse_command
 from nora_studio.options.judges import judge_for, why_unscored
+from nora_studio.options.precision import choose_dtype
 from nora_studio.photos.images import open_photo
 from nora_studio.scoring.compare import (
     Drawing,
@@ -55,7 +56,7 @@ from nora_studio.sdxl.entrants import (
     plan_pictures,
     trained_size,
 )
-from nora_studio.sdxl.models import choose_dtype, choose_trigger, load_sdxl
+from nora_studio.sdxl.models import choose_trigger, load_sdxl
 from nora_studio.sdxl.readings import read_as_tokens
 
 Tell = Callable[[dict[str, Any]], object]

@@ -26,7 +26,6 @@ from nora_studio.trainer.build import (
     prepare_accelerator,
     prepared,
     trained_parameters,
-    with_penalty,
 )
 
 PART = "decoder"
@@ -182,8 +181,7 @@ class Course:
             with outer_factors_from(RandomOuterFactors()):
                 attach(decoder, list(variant.targets), variant.spec)
         rules = step_rules(method, parts, 0)
-        step = AnswerStep(decoder)
-        with_penalty(step, rules)
+        step = AnswerStep(decoder, rules)
         parameters = trained_parameters(parts) if variant.spec else []
         accelerator = prepare_accelerator(mixed_precision)
         optimizer: Any = make_optimizer(method, parts, {PART: 3e-4}, 0.0) if parameters else None

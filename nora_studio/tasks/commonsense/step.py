@@ -2,17 +2,20 @@
 
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nora_studio.sdxl.losses import next_token_loss
+from nora_studio.adapters.methods.steps import PlainSteps, StepRules, with_penalty
 
 
 class AnswerStep(nn.Module):
     """An adapted causal language model as a module whose forward is the training loss."""
 
-    def __init__(self, decoder: nn.Module) -> None:
+    def __init__(self, decoder: nn.Module, rules: StepRules | None = None) -> None:
+        """Take the adapted model, and its method's rules, whose penalty the loss carries."""
         super().__init__()
         self.decoder = decoder
+        self.rules = rules or PlainSteps()
 
     def forward(
         self,
@@ -25,4 +28,20 @@ class AnswerStep(nn.Module):
         """The mean loss over the learned tokens (scalar, float32)."""
         given: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids}
         logits = self.decoder(input_ids=input_ids, use_cache=False, **given).logits
-        return next_token_loss(logits, labels, share)
+        return with_penalty(next_token_loss(logits, labels, share), self.rules)
+
+
+def next_token_loss(
+    logits: Tensor,  # (batch, tokens, vocabulary)
+    labels: Tensor,  # (batch, tokens), -100 where nothing is learned
+    share: Tensor,  # (batch,): rows over learned tokens, of the whole batch
+) -> Tensor:  # scalar, float32
+    """Mean over rows of each row's summed cross-entropy times its share.
+
+    With the shares of the whole batch, the mean over its pieces, wherever they are computed, is the
+    mean over its learned tokens, as transformers' loss is.
+    """
+    errors = F.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), reduction="none"
+    )
+    return (errors.view(len(labels), -1).sum(dim=1) * share).mean()

@@ -8,8 +8,20 @@ from nora_studio.trainer.averages import copies, set_weights
 from nora_studio.trainer.trainee import Trainee
 
 
+class FreezeTextEncoders:
+    """A run's callback that freezes its text encoders before a step (`freeze_text_encoders`)."""
+
+    def __init__(self, trainee: Trainee, until: int | None) -> None:
+        self.trainee, self.until = trainee, until
+
+    def before(self, step: int) -> None:
+        freeze_text_encoders(self.trainee, step, self.until)
+
+    def after(self, step: int) -> None: ...
+
+
 @torch.no_grad()
-def settle_text_encoders(trainee: Trainee, step: int, until: int | None) -> None:
+def freeze_text_encoders(trainee: Trainee, step: int, until: int | None) -> None:
     """Before the first step that no longer trains the text encoders, make them constants.
 
     Their adapters stay as they are served, so that the UNet goes on with the very words that the

@@ -7,6 +7,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor, nn
 
+from nora_studio.adapters.methods.steps import PlainSteps, StepRules, with_penalty
 from nora_studio.photos.prompts import replace_token
 from nora_studio.runs.disk_cache import TensorCache
 from nora_studio.sdxl.cache import encode_tokens, encode_tokens_kept, tokenize
@@ -68,8 +69,10 @@ class DreamboothStep(nn.Module):
         encoders: dict[str, nn.Module],  # the trained text encoders, by part name
         text: PromptEncoding,
         process: Denoising,
+        rules: StepRules | None = None,  # the method's, whose penalty the loss carries
     ) -> None:
         super().__init__()
+        self.rules = rules or PlainSteps()
         self.unet = unet
         self.encoders = nn.ModuleDict(encoders)
         self.process = process
@@ -144,4 +147,5 @@ class DreamboothStep(nn.Module):
             },
             return_dict=False,
         )[0]
-        return self.process.loss(answer, latents, noise, timesteps, importance, weights)
+        loss = self.process.loss(answer, latents, noise, timesteps, importance, weights)
+        return with_penalty(loss, self.rules)

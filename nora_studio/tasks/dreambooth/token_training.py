@@ -70,9 +70,13 @@ class TokenRows:
     words: tuple[str, ...]
     rows: dict[str, nn.Parameter]
     """Part -> (words, width), float32."""
+    rate: float = 0.0
+    """Their peak learning rate."""
 
     @classmethod
-    def of(cls, tokens: NewTokens | None, encoders: Mapping[str, nn.Module]) -> "TokenRows":
+    def of(
+        cls, tokens: NewTokens | None, encoders: Mapping[str, nn.Module], rate: float
+    ) -> "TokenRows":
         """Give a twin's trees of the extended encoders trained rows, equal to the base's."""
         if tokens is None:
             return cls((), {})
@@ -81,20 +85,20 @@ class TokenRows:
             table = extended(encoders[part])
             assert table is not None
             table.rows = rows[part] = nn.Parameter(table.rows.detach().clone())
-        return cls(tokens.words, rows)
+        return cls(tokens.words, rows, rate)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         return list(self.rows.values())
 
-    def groups(self, rate: float) -> list[dict[str, Any]]:
+    def groups(self) -> list[dict[str, Any]]:
         """The rows as a group of an optimizer; none where there are no rows.
 
         It has no weight decay: a word's vector has no reason to go to zero.
         """
         if not self.rows:
             return []
-        return [{"name": GROUP, "params": self.parameters, "lr": rate, "weight_decay": 0.0}]
+        return [{"name": GROUP, "params": self.parameters, "lr": self.rate, "weight_decay": 0.0}]
 
     def now(self) -> NewTokens | None:
         """The tokens as trained so far; None where there are none."""

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nora_studio.adapters.methods.steps import PlainSteps, StepRules, with_penalty
 from nora_studio.tasks.fewshot.clip import image_features, text_features
-from nora_studio.tasks.fewshot.task import FewshotTask
+from nora_studio.tasks.fewshot.data import FewshotData
 
 
 class Classifier(Protocol):
@@ -35,10 +36,15 @@ class ClipClassifier(nn.Module):
     """
 
     def __init__(
-        self, task: FewshotTask, model: Any, trains_vision: bool, trains_text: bool
+        self,
+        task: FewshotData,
+        model: Any,
+        trains_vision: bool,
+        trains_text: bool,
+        rules: StepRules | None = None,  # the method's, whose penalty the loss carries
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.rules = model, rules or PlainSteps()
         # Not modules: what all twins share stays theirs.
         self.pixels, self.scale = task.pixels, task.logit_scale
         self.register_buffer("ids", task.ids, persistent=False)
@@ -73,4 +79,5 @@ class ClipClassifier(nn.Module):
             features = self.get_buffer("shots")[places]
         else:
             features = image_features(self.model, self.pixels(places, boxes, flips))
-        return F.cross_entropy(self._compare(features, self.class_features()), labels)
+        loss = F.cross_entropy(self._compare(features, self.class_features()), labels)
+        return with_penalty(loss, self.rules)

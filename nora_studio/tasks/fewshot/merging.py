@@ -15,7 +15,7 @@ from nora_studio.adapters.methods.injection import tuner_layers
 from nora_studio.errors import StudioError
 from nora_studio.runs.atomic import replacing
 from nora_studio.tasks.fewshot.attention import pack
-from nora_studio.tasks.fewshot.task import FewshotTask
+from nora_studio.tasks.fewshot.data import FewshotData
 
 WEIGHTS = "open_clip_model.safetensors"
 
@@ -52,7 +52,7 @@ def check_mergeable(model: str) -> None:
         )
 
 
-def save_merged(task: FewshotTask, classifier: Any, folder: Path) -> None:
+def save_merged(task: FewshotData, classifier: Any, folder: Path) -> None:
     """Write a model that `open_clip.create_model_and_transforms("local-dir:FOLDER")` loads.
 
     Raises:
@@ -67,7 +67,7 @@ def save_merged(task: FewshotTask, classifier: Any, folder: Path) -> None:
         _write_config(task, fresh)
 
 
-def _write_config(task: FewshotTask, folder: Path) -> None:
+def _write_config(task: FewshotData, folder: Path) -> None:
     """The base's own configuration and tokenizer, from its folder or open_clip's registry."""
     source = task.clip.folder
     if source is not None:

@@ -1,88 +1,170 @@
-"""What every few-shot method is given: the frozen model, the classes' texts, the shots."""
+"""CLIP few-shot as a task: a few pictures of each class, an adapted CLIP, top-1 as the score."""
 
-from dataclasses import dataclass, field
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
-from nora_studio.tasks.fewshot.clip import FrozenClip, image_features, text_features
-from nora_studio.tasks.fewshot.datasets import Dataset, Picture
-from nora_studio.tasks.fewshot.pictures import Exam, ShotPictures, thinned
+from nora_studio.options.options_file import parse
+from nora_studio.runs.runs import Run
+from nora_studio.tasks.fewshot.clip import load_clip
+from nora_studio.tasks.fewshot.data import FewshotData
+from nora_studio.tasks.fewshot.datasets import find_dataset, record_of
+from nora_studio.tasks.fewshot.merging import check_mergeable, save_merged
+from nora_studio.tasks.fewshot.methods import METHODS
+from nora_studio.tasks.fewshot.pictures import Exam, ShotDraws
+from nora_studio.tasks.fewshot.recommended import final_rate_of, with_recommended
+from nora_studio.tasks.fewshot.scores import (
+    ZeroShotScores,
+    tested,
+    write_scores,
+    write_shots,
+    zero_shot,
+)
 from nora_studio.tasks.fewshot.settings import FewshotOptions
-from nora_studio.tasks.fewshot.shots import Labelled
+from nora_studio.tasks.fewshot.shots import draw_shots
+from nora_studio.trainer.build import MIXED, prepare_accelerator
+from nora_studio.trainer.task import Learner, Proof, Task
+from nora_studio.trainer.trainee import Draws, Trainee
 
-PROTOCOL_SCALE = 100.0
+ZERO_SHOT = "zero-shot"
+SEED_STRIDE = 1_000_003
+TOLERANCE = 0.5
+"""Logits may differ by so much on a GPU, where they are cosines times a hundred."""
 
 
 @dataclass(frozen=True)
-class FewshotTask:
-    """One dataset, some shots of each class, and the model to adapt to them."""
+class Answers:
+    """What the trained weights come to."""
 
+    accuracy: float
+    validation: float
+    logits: Tensor
+    """Of the first batch of the test."""
+    facts: dict[str, Any]
+    """Of the training, for `scores.json`."""
+    accelerator: Accelerator
+
+
+class SeedDropout:
+    """Seeds torch before each step: dropout depends on the step, not on the twins beside it."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def before(self, step: int) -> None:
+        torch.manual_seed(self.seed * SEED_STRIDE + step)
+
+    def after(self, step: int) -> None: ...
+
+
+class FewshotTask(Task):
+    """Adapt a CLIP to a few pictures of each class."""
+
+    distributed = False
     options: FewshotOptions
-    clip: FrozenClip
-    classes: tuple[str, ...]
-    template: str
-    ids: Tensor
-    """(classes, tokens): every class in its sentence."""
-    shots: ShotPictures
-    validation: Exam
-    test: Exam
-    known: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    """What the frozen encoders said, once asked."""
+    known: FewshotData
+    """The shots, the classes and the frozen model."""
+    before: ZeroShotScores
 
-    @classmethod
-    def of(
-        cls,
-        options: FewshotOptions,
-        clip: FrozenClip,
-        dataset: Dataset,
-        train: Labelled[Picture],
-        validation: Labelled[Picture],
-    ) -> "FewshotTask":
-        """Read the shots and tokenise the classes."""
-        template = options.template or dataset.template
-        sentences = [template.replace("{}", name) for name in dataset.classes]
-        test = thinned(dataset.splits["test"], options.test_limit)
-        return cls(
-            options=options,
-            clip=clip,
-            classes=dataset.classes,
-            template=template,
-            ids=clip.tokenize(sentences).to(clip.device),
-            shots=ShotPictures(train, clip.device),
-            validation=Exam(validation, clip.preprocess),
-            test=Exam(test, clip.preprocess),
+    def read_options(self) -> FewshotOptions:
+        known = {name: method.tuner for name, method in METHODS.items()}
+        options = with_recommended(parse(FewshotOptions), known)
+        for name in options.methods:
+            METHODS[name].check(options, name)
+        if options.merged:
+            check_mergeable(options.model)
+        return options
+
+    def find_data(self, options: FewshotOptions, runs: dict[str, Run]) -> Mapping[str, str]:
+        self.dataset = find_dataset(options.dataset, options.data_dir)
+        splits = self.dataset.splits
+        self.drawn = draw_shots(splits["train"], splits["val"], options.shots, options.seed)
+        shots, validation = self.drawn
+        return record_of(shots, "train") | record_of(validation, "val")
+
+    def prepare(self, dtype: torch.dtype, accelerator: Accelerator) -> Draws:
+        options, dataset, device = self.options, self.dataset, accelerator.device
+        note = dataset.note or "splits of its own"
+        print(f"{dataset.name}: {len(dataset.classes)} classes, {note}")
+        print(f"Loading {options.model} ({dtype}, {device})", flush=True)
+        clip = load_clip(options.model, dtype, device)
+        self.known = FewshotData.of(options, clip, dataset, *self.drawn)
+        self.before = zero_shot(self.known, prepare_accelerator(MIXED[dtype]))
+        pictures = len(self.known.test.pictures)
+        print(f"zero-shot: {self.before.accuracy:.1%} of {pictures:,} test pictures")
+        batch = options.batch_size or 1
+        return ShotDraws(self.known.shots, batch, options.seed, options.augment)
+
+    def groups(self, runs: dict[str, Run]) -> list[list[str]]:
+        trained = [name for name in runs if METHODS[name].trains]
+        groups = [trained] if self.options.twins else [[name] for name in trained]
+
+        def is_done(group: list[str]) -> bool:
+            ended = [runs[name].read_status().get("accuracy") is not None for name in group]
+            return self.options.resume and all(ended)
+
+        return [group for group in groups if group and not is_done(group)]
+
+    def build(self, method: str, run: Run, accelerator: Accelerator) -> Learner:
+        options = self.options
+        own = METHODS[method].learn(self.known, method)
+        return replace(
+            own,
+            final_rate=final_rate_of(options),
+            callbacks=[lambda trainee: SeedDropout(options.seed)],
         )
 
-    @property
-    def logit_scale(self) -> float:
-        """What cosines are multiplied by."""
-        if self.options.logit_scale == "model":
-            return float(self.clip.model.logit_scale.detach().float().exp())
-        return PROTOCOL_SCALE
+    def begin(self, runs: dict[str, Run]) -> None:
+        for run in runs.values():
+            write_shots(run.folder, self.known, *self.drawn)
+        if ZERO_SHOT in runs:
+            run, before = runs[ZERO_SHOT], self.before
+            values = {"accuracy": before.accuracy, "validation": before.validation, "parameters": 0}
+            write_scores(run, self.known, ZERO_SHOT, before, **values)
+            run.set_status("finished", 0, 0, accuracy=round(before.accuracy, 5))
 
-    def pixels(self, places: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
-        """Views of the shots as the image encoder wants them, (batch, 3, size, size)."""
-        return self.clip.normalize(self.shots.views(places, boxes, flips, self.clip.size))
+    def answers(self, trainee: Trainee, step: int) -> Answers:
+        accelerator = trainee.accelerator
+        classifier = accelerator.unwrap_model(trainee.model)
+        with trainee.served():
+            accuracy, logits = tested(classifier, self.known.test, accelerator)
+            validation, _ = tested(classifier, self.known.validation, accelerator)
+        log = trainee.run.read_log()
+        pace = [row["seconds_per_step"] for row in log if "seconds_per_step" in row]
+        groups = trainee.optimizer.param_groups
+        facts = {
+            "parameters": sum(parameter.numel() for parameter in trainee.parameters),
+            "steps": self.options.steps or 0,
+            "batch_size": self.options.batch_size,
+            "seconds_per_step": round(statistics.median(pace), 5) if pace else None,
+            "learning_rate": {group["name"]: group["initial_lr"] for group in groups},
+        }
+        return Answers(accuracy, validation, logits, facts, accelerator)
 
-    @torch.no_grad()
-    def frozen_texts(self) -> Tensor:
-        """(classes, width): what the frozen text encoder says of each class, asked once."""
-        if "texts" not in self.known:
-            self.known["texts"] = text_features(self.clip.model, self.ids)
-        return self.known["texts"]
-
-    @torch.no_grad()
-    def frozen_shots(self) -> Tensor:
-        """(pictures, width): the frozen image encoder's features of the plain shots, asked once."""
-        if "shots" not in self.known:
-            boxes, each = self.shots.middles(), torch.arange(len(self.shots.labels))
-            parts = [
-                image_features(
-                    self.clip.model,
-                    self.pixels(some, boxes[some], torch.zeros(len(some), dtype=torch.bool)),
-                )
-                for some in each.split(self.options.batch_size or len(each))
-            ]
-            self.known["shots"] = torch.cat(parts)
-        return self.known["shots"]
+    def finish(self, run: Run, method: str, answers: Answers, device: torch.device) -> Proof:
+        """Read back, the file must answer the same; then its scores are written."""
+        known, found = self.known, answers
+        again = METHODS[method].read(known, run.adapter)
+        test = known.test
+        first = Exam(test.pictures[: len(found.logits)], test.preprocess, len(found.logits))
+        apart = (tested(again, first, found.accelerator)[1] - found.logits).abs().max().item()
+        # On a CPU the same arithmetic gives the same bytes; GPU kernels may differ by rounding.
+        if apart > (0.0 if device.type == "cpu" else TOLERANCE):
+            problem = (
+                f"the saved adapter answers otherwise than the trained one (off by {apart:.3g})"
+            )
+            return Proof(problem, f"{run.adapter}: not done: {problem}. Train again.")
+        scores = {"accuracy": found.accuracy, "validation": found.validation, **found.facts}
+        write_scores(run, known, method, self.before, **scores)
+        if self.options.merged:
+            save_merged(known, again, run.folder / "merged")
+        line = (
+            f"{run.folder}: {found.accuracy:.1%} of {len(test.pictures):,} test pictures "
+            f"(zero-shot {self.before.accuracy:.1%}); proven by its file."
+        )
+        return Proof(None, line, {"accuracy": round(found.accuracy, 5)})

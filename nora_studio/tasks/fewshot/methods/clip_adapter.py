@@ -16,10 +16,10 @@ from nora_studio.errors import StudioError
 from nora_studio.options.part_settings import PartSettings, resolve
 from nora_studio.runs.remedies import get_again
 from nora_studio.tasks.fewshot.classifier import ClipClassifier
-from nora_studio.tasks.fewshot.methods.contract import Learner
+from nora_studio.tasks.fewshot.data import FewshotData
 from nora_studio.tasks.fewshot.recommended import recommended
 from nora_studio.tasks.fewshot.settings import PARTS, FewshotOptions
-from nora_studio.tasks.fewshot.task import FewshotTask
+from nora_studio.trainer.task import Learner
 
 FILE = "clip_adapter.safetensors"
 BLEND = 0.2
@@ -29,7 +29,7 @@ BLEND = 0.2
 class BottleneckClassifier(ClipClassifier):
     """Image features f become (1 - a) f + a relu(W2 relu(W1 f)), a = `BLEND`; eq. 3 and 5."""
 
-    def __init__(self, task: FewshotTask, ratio: int) -> None:
+    def __init__(self, task: FewshotData, ratio: int) -> None:
         super().__init__(task, task.clip.model, False, False)
         width = task.frozen_texts().shape[1]
         self.squeeze = nn.Linear(width, width // ratio, bias=False, device=task.clip.device)
@@ -63,7 +63,7 @@ class ClipAdapter:
         usual = recommended(name, options.model)
         return resolve(options, name, PARTS, usual)["vision"]
 
-    def learn(self, task: FewshotTask, name: str) -> Learner:
+    def learn(self, task: FewshotData, name: str) -> Learner:
         options, settings = task.options, self.settings(task.options, name)
         torch.manual_seed(options.seed)
         step = BottleneckClassifier(task, settings.rank).train()
@@ -91,7 +91,7 @@ class ClipAdapter:
             load=lambda folder: _fill(step, folder),
         )
 
-    def read(self, task: FewshotTask, folder: Path | None) -> Any:
+    def read(self, task: FewshotData, folder: Path | None) -> Any:
         assert folder is not None
         facts = _facts(folder)
         visual = task.clip.model.visual

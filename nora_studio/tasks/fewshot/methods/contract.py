@@ -1,33 +1,11 @@
-"""What a few-shot method is asked for, and what it gives."""
+"""What a few-shot method is asked for."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import nn
-
-from nora_studio.adapters.methods.steps import StepRules
+from nora_studio.tasks.fewshot.data import FewshotData
 from nora_studio.tasks.fewshot.settings import FewshotOptions
-from nora_studio.tasks.fewshot.task import FewshotTask
-
-
-@dataclass(frozen=True)
-class Learner:
-    """A method at work on a task: what is trained, what a step computes, how it is kept."""
-
-    step: Any
-    """A module whose forward takes a batch of `ShotDraws` and returns the loss; a `Classifier`."""
-    optimizer: Any
-    """Its groups carry a "name"."""
-    parameters: list[nn.Parameter]
-    rules: StepRules
-    write: Callable[[Path, int], None]
-    """Writes what was learned, as of a step, into an existing folder."""
-    load: Callable[[Path], None]
-    """Sets it from such a folder, to the bit."""
-    adapted: dict[str, nn.Module] = field(default_factory=dict)
-    """The encoders that carry adapters, by part; none where nothing is in their weights."""
+from nora_studio.trainer.task import Learner
 
 
 class FewshotMethod(Protocol):
@@ -61,7 +39,7 @@ class FewshotMethod(Protocol):
         """
         ...
 
-    def learn(self, task: FewshotTask, name: str) -> Learner:
+    def learn(self, task: FewshotData, name: str) -> Learner:
         """Begin: everything is as before the first step.
 
         Args:
@@ -72,7 +50,7 @@ class FewshotMethod(Protocol):
         """
         ...
 
-    def read(self, task: FewshotTask, folder: Path | None) -> Any:
+    def read(self, task: FewshotData, folder: Path | None) -> Any:
         """A `Classifier` of its own, in evaluation mode, as `Learner.write` left it in a folder.
 
         Raises:

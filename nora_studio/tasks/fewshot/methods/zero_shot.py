@@ -5,9 +5,9 @@ from typing import Any
 
 from nora_studio.errors import StudioError
 from nora_studio.tasks.fewshot.classifier import ClipClassifier
-from nora_studio.tasks.fewshot.methods.contract import Learner
+from nora_studio.tasks.fewshot.data import FewshotData
 from nora_studio.tasks.fewshot.settings import FewshotOptions
-from nora_studio.tasks.fewshot.task import FewshotTask
+from nora_studio.trainer.task import Learner
 
 
 class ZeroShot:
@@ -17,8 +17,8 @@ class ZeroShot:
 
     def check(self, options: FewshotOptions, name: str) -> None: ...
 
-    def learn(self, task: FewshotTask, name: str) -> Learner:
+    def learn(self, task: FewshotData, name: str) -> Learner:
         raise StudioError(f"{name} learns nothing; it is only tested.")
 
-    def read(self, task: FewshotTask, folder: Path | None) -> Any:
+    def read(self, task: FewshotData, folder: Path | None) -> Any:
         return ClipClassifier(task, task.clip.model, False, False).eval()

@@ -1,0 +1,162 @@
+"""What a task offers to the trainer: its data, its modules, what it measures and how it ends.
+
+`lifecycle.run` takes any task from its command line to proven adapters; DreamBooth, CLIP few-shot
+and commonsense questions differ in nothing but what stands in their `Task`.
+"""
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from nora_studio.adapters.methods.steps import StepRules
+from nora_studio.runs.runs import Run
+from nora_studio.trainer.loop import Plan
+from nora_studio.trainer.sharding import Sharding
+from nora_studio.trainer.trainee import Draws, StepCallback, Trainee
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A method at work on a task: what is trained, what a step computes, how it is kept."""
+
+    step: Any
+    """A module whose forward takes a batch and returns the loss, the method's penalty included."""
+    optimizer: Any
+    """Its groups carry a "name"."""
+    parameters: list[nn.Parameter]
+    rules: StepRules
+    """What the method does around each step."""
+    write: Callable[[Path, int], None]
+    """Writes what was learned, as of a step, into an existing folder."""
+    load: Callable[[Path], None]
+    """Sets it from such a folder, to the bit."""
+    adapted: dict[str, nn.Module] = field(default_factory=dict)
+    """The modules that carry adapters, by part; none where nothing is in a model's weights."""
+    final_rate: float = 0.0
+    """Where a cosine schedule ends."""
+    callbacks: Sequence[Callable[[Trainee], StepCallback]] = ()
+    """What the task does around each step, made for the run that they serve."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a saved adapter shows when it is read back."""
+
+    problem: str | None
+    """Why it is not done; None: it is."""
+    line: str
+    """What to tell of it, "{adapter}" for the adapter; after a problem, the whole error."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What its status says of it."""
+
+
+class Task(ABC):
+    """One kind of training; `lifecycle.run` calls its methods in the order in which they stand."""
+
+    data = "photos"
+    """What is trained on, in words."""
+    rows = "images"
+    """What a batch has rows of, as the log names their pace: "images_per_second"."""
+    distributed = True
+    """Whether several processes may share it."""
+    options: Any
+    """As they are trained with; set by `lifecycle.run`."""
+    sharding: Sharding | None = None
+    """How the base is spread over the processes; set by `lifecycle.run`."""
+
+    @abstractmethod
+    def read_options(self) -> Any:
+        """The command line's options, with all that depends on no file filled in.
+
+        Raises:
+            StudioError: an option is out of its range, or does not go with another.
+        """
+
+    def around(self, options: Any) -> contextlib.AbstractContextManager[Any]:
+        """A block around the whole training; gives the options that it is done with."""
+        return contextlib.nullcontext(options)
+
+    def complete(self, options: Any) -> Any:
+        """Options with what depends on the data filled in. On the main process first."""
+        return options
+
+    @abstractmethod
+    def find_data(self, options: Any, runs: dict[str, Run]) -> Mapping[str, str]:
+        """Read what is trained on, before any model loads; most mistakes are here.
+
+        Returns:
+            A digest of everything that is trained on, by name.
+        """
+
+    @abstractmethod
+    def prepare(self, dtype: torch.dtype, accelerator: Accelerator) -> Draws:
+        """Load the frozen base and make the batches.
+
+        Args:
+            dtype: Of the base.
+            accelerator: Whose device it goes to, and whose `print` tells of it.
+        """
+
+    def groups(self, runs: dict[str, Run]) -> list[list[str]]:
+        """The methods that are trained as twins; one group after another."""
+        return [list(runs)]
+
+    @abstractmethod
+    def build(self, method: str, run: Run, accelerator: Accelerator) -> Learner:
+        """Put a method to work: everything is as before the first step.
+
+        Raises:
+            StudioError: it does not fit the model.
+        """
+
+    def check_data(self) -> None:
+        """Look once more, just before the runs begin. On the main process.
+
+        Raises:
+            StudioError: what is trained on has changed since `find_data`.
+        """
+        return None
+
+    def begin(self, runs: dict[str, Run]) -> None:
+        """What is written once the runs exist. On the main process."""
+        return None
+
+    def start(self, trainees: list[Trainee], step: int) -> None:
+        """What is generated before the first step, or after the one that the runs go on from."""
+        return None
+
+    def rehearse(
+        self,
+        trainees: list[Trainee],
+        plan: Plan,
+        evaluate: Callable[[Trainee], dict[str, float]],
+    ) -> int | None:
+        """Measure instead of training; the exit status, or None to train."""
+        return None
+
+    def sample(self, trainee: Trainee, step: int) -> None:
+        """Generate a run's pictures after a step. Called on every process."""
+        return None
+
+    def evaluate(self, trainee: Trainee) -> dict[str, float]:
+        """Measure the served weights; what the log is told by name. Called on every process."""
+        return {}
+
+    def show_last(self, trainee: Trainee, step: int) -> None:
+        """Show what the last step came to, where an earlier one becomes the adapter."""
+        return None
+
+    @abstractmethod
+    def answers(self, trainee: Trainee, step: int) -> Any:
+        """What the trained weights generate or say, for `finish` to compare. On every process."""
+
+    @abstractmethod
+    def finish(self, run: Run, method: str, answers: Any, device: torch.device) -> Proof | None:
+        """Read the saved adapter into a fresh base, and compare. None on other processes."""
