@@ -15,7 +15,7 @@ TOKEN, WRONG = "hf_" + "Secret" * 5, "hf_" + "Wrong" * 6
 # The Hub's client reads its environment on import, so both pushes share a process of their own.
 PUSH_TWICE = """
 import os, sys
-from nora_studio import cli
+from nora_studio.cli import main as cli
 sys.argv = ["nora-studio", "push", *sys.argv[1:]]
 os.environ["HF_TOKEN"] = os.environ.pop("WRONG")
 print("status", cli.main())

@@ -34,7 +34,7 @@ def wait_until(is_time, seconds: float = 120) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system has no such thing")
 def test_a_child_ends_when_its_parent_is_killed(tmp_path):
-    orphans = str(TOP / "nora_studio" / "orphans.py")  # Alone: the package takes seconds.
+    orphans = str(TOP / "nora_studio" / "runs" / "orphans.py")  # Alone: the package takes seconds.
     parent = textwrap.dedent(
         f"""
         import importlib.util, subprocess
@@ -59,7 +59,7 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path):
 
 def test_every_command_that_starts_another_has_it_end_along():
     for file in [*modules(), *scripts()]:
-        if file.parts[-2] in ("studio", "ui") or file.name == "screenshots.py":
+        if "app" in file.parts or file.name == "screenshots.py":
             continue  # The studio's jobs are to live on.
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
@@ -186,7 +186,7 @@ def test_no_module_needs_what_windows_lacks():
 
 @pytest.mark.slow  # A process that imports the web app.
 def test_an_account_is_not_asked_for_without_a_terminal(tmp_path):
-    code = "import sys; from nora_studio import cli; sys.exit(cli.main())"
+    code = "import sys; from nora_studio.cli.main import main; sys.exit(main())"
     words = ["ui", "--auth", str(tmp_path / "accounts.txt"), "--add-account", "ada"]
     ended = subprocess.run(
         [sys.executable, "-c", code, *words],

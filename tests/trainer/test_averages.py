@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.llama_adapters import bytes_of
+from support.halves import bytes_of
 from support.loop import built, run_loop
 from support.trainer import only_unet, run_trainer, tiny_arguments
 
