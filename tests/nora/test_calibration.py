@@ -9,6 +9,7 @@ import torch
 from peft import get_peft_model
 from reference import TOLERANCE
 from support.families import FAMILIES, make
+from support.loop import task_of, trainee_of
 from support.trainer import run_trainer, tiny_arguments, tiny_options, tiny_subject
 from torch import nn
 
@@ -16,11 +17,8 @@ from nora_studio.adapters.files.cards import read_card
 from nora_studio.errors import StudioError
 from nora_studio.nora import NoraConfig, NoraLinear
 from nora_studio.nora.calibration import record_mean_abs_inputs
-from nora_studio.options.part_settings import part_settings
 from nora_studio.runs.runs import Run
 from nora_studio.tasks.dreambooth.activations import first_batch, record_activations
-from nora_studio.tasks.dreambooth.task import build_trainee
-from nora_studio.trainer.build import prepare_accelerator
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 
@@ -110,10 +108,9 @@ def subject_with(base, photos, folder, **changes):
     return options, *tiny_subject(options)
 
 
-def trainee_parts(options, subject, folder) -> dict[str, nn.Module]:
+def trainee_parts(options, subject, draws, folder) -> dict[str, nn.Module]:
     run = Run.create(folder / "mug-nora", "")
-    settings = part_settings(options, "nora")
-    trainee = build_trainee(subject, "nora", settings, run, prepare_accelerator("no"))
+    trainee = trainee_of(task_of(subject, draws), "nora", run)
     step = trainee.accelerator.unwrap_model(trainee.model)
     return {"unet": step.unet, **dict(step.encoders)}
 
@@ -136,7 +133,7 @@ def test_all_three_parts_follow_the_first_training_batch(tiny_base, photo_folder
     batch = first_batch(draws)
     activations = record_activations(subject.pipe, subject.text, subject.process, PARTS, batch)
     subject = dataclasses.replace(subject, activations=activations)
-    parts = trainee_parts(options, subject, tmp_path)
+    parts = trainee_parts(options, subject, draws, tmp_path)
     for part in PARTS:
         for key, tensor in getattr(subject.pipe, part).state_dict().items():
             assert torch.equal(tensor.cpu(), before[part][key])
@@ -170,7 +167,7 @@ def test_the_paper_s_start_doubles_the_top_directions_of_every_part(
     tiny_base, photo_folder, tmp_path
 ):
     options, subject, _ = subject_with(tiny_base, photo_folder, tmp_path, start="paper")
-    for module in trainee_parts(options, subject, tmp_path).values():
+    for module in trainee_parts(options, subject, draws, tmp_path).values():
         layers = [m for m in module.modules() if isinstance(m, NoraLinear)]
         assert layers
         for layer in layers:

@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-from nora_studio.options.part_settings import part_settings
 from nora_studio.runs.runs import Run
 from nora_studio.runs.stop import StopRequest
-from nora_studio.tasks.dreambooth.task import build_trainee
-from nora_studio.trainer.build import prepare_accelerator
 from nora_studio.trainer.loop import Plan, train
 from nora_studio.trainer.saving import restore
 from nora_studio.trainer.trainee import Draws, Trainee
+from support.loop import task_of, trainee_of
 from support.trainer import tiny_options, tiny_subject
 
 STEPS = 4
@@ -19,16 +17,12 @@ def begun(base: Path, photos: Path, folder: Path, **changes) -> tuple[list[Train
     """Trainees of runs in a folder, new or to be gone on with, and a plan that saves each step."""
     options = tiny_options(base, photos, folder, **({"steps": STEPS} | changes))
     subject, draws = tiny_subject(options)
-    trainees = []
+    task, trainees = task_of(subject, draws), []
     for method in options.methods:
         run = Run(folder / f"mug-{method}")
         if not (run.folder / "config.toml").exists():
             run = Run.create(run.folder, "")
-        trainees.append(
-            build_trainee(
-                subject, method, part_settings(options, method), run, prepare_accelerator("no")
-            )
-        )
+        trainees.append(trainee_of(task, method, run))
     steps = options.steps or 0
     plan = Plan(steps, 2, 1, steps, 0, 0, max_gradient_norm=1.0, accumulate=options.accumulate)
     return trainees, draws, plan

@@ -5,28 +5,46 @@ from pathlib import Path
 from nora_studio.options.part_settings import part_settings
 from nora_studio.runs.runs import Run
 from nora_studio.runs.stop import StopRequest
-from nora_studio.tasks.dreambooth.task import build_trainee
-from nora_studio.trainer.build import prepare_accelerator
+from nora_studio.tasks.dreambooth.gallery import Gallery
+from nora_studio.tasks.dreambooth.setup import Prepared
+from nora_studio.tasks.dreambooth.subject import Subject
+from nora_studio.tasks.dreambooth.task import DreamboothTask
+from nora_studio.trainer.build import build_trainee, prepare_accelerator
 from nora_studio.trainer.loop import Plan, train
-from nora_studio.trainer.trainee import Trainee
+from nora_studio.trainer.trainee import Draws, Trainee
 from support.trainer import tiny_options, tiny_subject
 
 
+def task_of(subject: Subject, draws: Draws, folder: Path | None = None) -> DreamboothTask:
+    """DreamBooth's task as it is once a subject is prepared.
+
+    Args:
+        folder: Of the runs, where they are drawn into.
+    """
+    task, options = DreamboothTask(), subject.options
+    task.options, task.prepared = options, Prepared(subject, draws, None)  # type: ignore[arg-type]
+    task.settings = {method: part_settings(options, method) for method in options.methods}
+    place = folder or Path()
+    runs = {method: Run(place / f"mug-{method}") for method in options.methods}
+    task.gallery = Gallery(subject, runs, None, print)
+    return task
+
+
+def trainee_of(task: DreamboothTask, method: str, run: Run) -> Trainee:
+    """One method of a task, ready for the loop."""
+    return build_trainee(task, method, run, prepare_accelerator("no"))
+
+
 def built(base: Path, photos: Path, folder: Path, **changes):
-    """A subject and its trainees, ready for the loop."""
+    """A task and its trainees, ready for the loop."""
     options = tiny_options(base, photos, folder, **changes)
     subject, draws = tiny_subject(options)
+    task = task_of(subject, draws, folder)
     trainees = [
-        build_trainee(
-            subject,
-            method,
-            part_settings(options, method),
-            Run.create(folder / f"mug-{method}", ""),
-            prepare_accelerator("no"),
-        )
+        trainee_of(task, method, Run.create(folder / f"mug-{method}", ""))
         for method in options.methods
     ]
-    return subject, draws, trainees
+    return task, draws, trainees
 
 
 def run_loop(trainees: list[Trainee], draws, steps: int) -> None:

@@ -20,7 +20,7 @@ def test_the_average_is_the_formulas_with_its_decay_warmed_up():
     expected = parameter.detach().double()
     for step in range(1, 30):
         parameter.data += torch.randn(3, 4)
-        average.update()
+        average.after(1)
         decay = 0.0 if step == 1 else min(0.6, step / (9 + step))
         expected = decay * expected + (1 - decay) * parameter.detach().double()
         trained = parameter.detach().clone()
@@ -37,7 +37,8 @@ def test_an_averaged_run_draws_and_saves_the_average_and_trains_on(
     weights, pictures = {}, {}
     for ema in (None, 0.9):
         folder = tmp_path / str(ema)
-        subject, draws, (trainee,) = built(tiny_base, photo_folder, folder, ema=ema, **options)
+        task, draws, (trainee,) = built(tiny_base, photo_folder, folder, ema=ema, **options)
+        subject = task.prepared.subject
         for last in (2, 4):
             run_loop([trainee], draws, last)
             (pictures[ema],) = draw_samples(subject, trainee, last)

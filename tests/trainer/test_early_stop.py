@@ -6,21 +6,19 @@ import signal
 from pathlib import Path
 
 import pytest
+from support.loop import task_of, trainee_of
 from support.trainer import tiny_options, tiny_subject
 
 from nora_studio.adapters.files.adapter_folders import load_adapter
 from nora_studio.adapters.files.cards import read_card
 from nora_studio.errors import StudioError
-from nora_studio.options.part_settings import part_settings
 from nora_studio.runs.resuming import common_checkpoint
 from nora_studio.runs.runs import Run
 from nora_studio.runs.stop import StopRequest
 from nora_studio.sdxl.models import load_sdxl, parts_of
 from nora_studio.tasks.dreambooth.samples import draw_base
-from nora_studio.tasks.dreambooth.task import build_trainee
-from nora_studio.tasks.dreambooth.verification import finish
-from nora_studio.trainer.build import prepare_accelerator
 from nora_studio.trainer.early_stop import Watch
+from nora_studio.trainer.lifecycle import finish
 from nora_studio.trainer.loop import Plan, train
 from nora_studio.trainer.saving import restore
 
@@ -50,13 +48,7 @@ def made(tiny_base, photo_folder, tmp_path_factory):
     def trainees(folder: Path, methods=("lora",)):
         draws.restore(begun)
         return [
-            build_trainee(
-                subject,
-                method,
-                part_settings(options, method),
-                Run(folder / f"mug-{method}"),
-                prepare_accelerator("no"),
-            )
+            trainee_of(task_of(subject, draws, folder), method, Run(folder / f"mug-{method}"))
             for method in methods
         ]
 
@@ -205,10 +197,11 @@ def test_a_best_whose_checkpoint_is_gone_gives_way_to_the_best_that_is_there(mad
 
 
 def test_the_final_adapter_is_the_best_and_proven_as_such(overfit, made):
-    subject, _, _ = made
+    subject, draws, _ = made
     run, trainee = overfit
     draw_base(subject, [trainee])
-    line = finish(subject, trainee, last=5, reasons={trainee.label: "overfit at step 5"})
+    task = task_of(subject, draws, run.folder.parent)
+    line = finish(task, trainee, last=5, reasons={trainee.label: "overfit at step 5"})
     assert line is not None and "as of step 3" in line and "proven" in line
     best = run.checkpoints()[3]
     assert weights(run.adapter) == {

@@ -11,7 +11,7 @@ from support.loop import built, run_loop
 import nora_studio.nora.outer_cache as outer_cache
 from nora_studio.errors import StudioError
 from nora_studio.tasks.dreambooth.samples import draw_base
-from nora_studio.tasks.dreambooth.verification import finish
+from nora_studio.trainer.lifecycle import finish
 from nora_studio.trainer.trainee import Trainee
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
@@ -20,7 +20,8 @@ METHODS = ("nora", "lora")
 
 def test_the_loss_falls_and_nothing_but_the_adapters_changes(tiny_base, photo_folder, tmp_path):
     options = {"steps": 60, "schedule": "constant"}
-    subject, draws, trainees = built(tiny_base, photo_folder, tmp_path, **options)
+    task, draws, trainees = built(tiny_base, photo_folder, tmp_path, **options)
+    subject = task.prepared.subject
     base = {
         name: (tensor, tensor.clone())
         for part in PARTS
@@ -72,8 +73,8 @@ def test_the_proof_fails_if_the_file_is_not_what_was_trained(
     tiny_base, photo_folder, tmp_path, method
 ):
     options = {"method": method, "steps": 3}
-    subject, draws, trainees = built(tiny_base, photo_folder, tmp_path, **options)
-    draw_base(subject, trainees)
+    task, draws, trainees = built(tiny_base, photo_folder, tmp_path, **options)
+    draw_base(task.prepared.subject, trainees)
     run_loop(trainees, draws, 3)
     write = trainees[0].write_adapter
 
@@ -88,16 +89,16 @@ def test_the_proof_fails_if_the_file_is_not_what_was_trained(
 
     trainees[0].write_adapter = write_and_spoil
     with pytest.raises(StudioError, match="draws another picture"):
-        finish(subject, trainees.pop())
+        finish(task, trainees.pop(), 3)
     status = json.loads((tmp_path / f"mug-{method}" / "status.json").read_text())
     assert status["state"] == "failed"
 
 
 def test_the_proof_fails_if_nothing_was_learned(tiny_base, photo_folder, tmp_path):
-    subject, _, trainees = built(tiny_base, photo_folder, tmp_path, method="nora", steps=1)
-    draw_base(subject, trainees)
+    task, _, trainees = built(tiny_base, photo_folder, tmp_path, method="nora", steps=1)
+    draw_base(task.prepared.subject, trainees)
     with pytest.raises(StudioError, match="changes nothing to be seen"):
-        finish(subject, trainees.pop())
+        finish(task, trainees.pop(), 1)
 
 
 @pytest.mark.parametrize("cache", [True, False])

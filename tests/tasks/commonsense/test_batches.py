@@ -7,11 +7,10 @@ import pytest
 import torch
 from support.language import load, some_rows, tiny_llama
 
-from nora_studio.sdxl.losses import next_token_loss
 from nora_studio.tasks.commonsense.batches import QuestionDraws
 from nora_studio.tasks.commonsense.examples import IGNORED, Example, collate, encode, fill, pack
 from nora_studio.tasks.commonsense.prompts import training_prompt
-from nora_studio.tasks.commonsense.step import AnswerStep
+from nora_studio.tasks.commonsense.step import AnswerStep, next_token_loss
 
 
 @pytest.fixture(scope="module")

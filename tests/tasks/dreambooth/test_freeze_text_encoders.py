@@ -10,7 +10,7 @@ from support.trainer import run_trainer, tiny_arguments, tiny_options
 
 from nora_studio.errors import StudioError
 from nora_studio.options.config import PartOptions
-from nora_studio.tasks.dreambooth.freeze_text_encoders import settle_text_encoders
+from nora_studio.tasks.dreambooth.freeze_text_encoders import freeze_text_encoders
 from nora_studio.trainer.averages import copies
 from nora_studio.trainer.loop import Plan
 
@@ -83,9 +83,9 @@ def test_what_settled_encoders_say_is_what_they_said_last_without_dropout(
         module.eval()
         live = module(**batch)
         module.train()
-        settle_text_encoders(trainee, 3, until=3)
+        freeze_text_encoders(trainee, 3, until=3)
         assert not module.settled
-        settle_text_encoders(trainee, 4, until=3)
+        freeze_text_encoders(trainee, 4, until=3)
         assert module.settled
         module.eval()
         assert torch.equal(module(**batch), live)
