@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nora_studio.errors import StudioError
 from nora_studio.photos.views import Photo
 from nora_studio.runs.disk_cache import TensorCache, default_cache_folder, weights_digest
+from nora_studio.sdxl.diffusion import encode_tokens
 
 RECIPE = f"1 torch {torch.__version__}"
 """Part of every key: another number where the same input would be encoded otherwise."""
@@ -187,20 +188,6 @@ def words_unread(pipe: StableDiffusionXLPipeline, prompt: str) -> str:
         # Tokenizers with new words leave the marks of words' ends in what they decode.
         ends.append(" ".join(tokenizer.decode(ids[room:]).replace("</w>", " ").split()))
     return max(ends, key=len)
-
-
-def encode_tokens(
-    part: str,
-    encoder: nn.Module,
-    ids: Tensor,  # (prompts, tokens)
-) -> tuple[Tensor, Tensor | None]:  # (prompts, tokens, width), (prompts, projection) or None
-    """One encoder's share of SDXL's conditioning: the penultimate layer, and the second's pooled.
-
-    Source: SDXL, arXiv 2307.01952, section 2.1; as `StableDiffusionXLPipeline.encode_prompt`.
-    """
-    output = encoder(ids, output_hidden_states=True)
-    pooled = output.text_embeds if part == "text_encoder_2" else None
-    return output.hidden_states[-2], pooled
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import torch
 from diffusers import DDPMScheduler, StableDiffusionXLPipeline
-from torch import Tensor
+from torch import Tensor, nn
 
 from nora_studio.errors import StudioError
 from nora_studio.sdxl.losses import (
@@ -142,3 +142,17 @@ def with_offset(
         return noise
     shape = (*noise.shape[:2], 1, 1)
     return noise + amount * torch.randn(shape, generator=generator)
+
+
+def encode_tokens(
+    part: str,
+    encoder: nn.Module,
+    ids: Tensor,  # (prompts, tokens)
+) -> tuple[Tensor, Tensor | None]:  # (prompts, tokens, width), (prompts, projection) or None
+    """One encoder's share of SDXL's conditioning: the penultimate layer, and the second's pooled.
+
+    Source: SDXL, arXiv 2307.01952, section 2.1; as `StableDiffusionXLPipeline.encode_prompt`.
+    """
+    output = encoder(ids, output_hidden_states=True)
+    pooled = output.text_embeds if part == "text_encoder_2" else None
+    return output.hidden_states[-2], pooled

@@ -16,7 +16,7 @@ from nora_studio.runs.stop import StopRequest
 from nora_studio.trainer.early_stop import Verdict, Watch
 from nora_studio.trainer.progress import Clock, check_finite, report
 from nora_studio.trainer.saving import save_checkpoints
-from nora_studio.trainer.trainee import Batch, Draws, Trainee, rows_of
+from nora_studio.trainer.trainee import Batch, Draws, StepCallback, Trainee
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def train(
         for step in range(start + 1, plan.steps + 1):
             batch = draws.next()
             for trainee in trainees:
-                _advance(trainee, batch, step, plan)
+                advance(trainee, batch, step, plan)
             bar.update()
             last = step == plan.steps
             measured = bool(plan.evaluate_every) and (step % plan.evaluate_every == 0 or last)
@@ -125,10 +125,11 @@ def train(
     return True
 
 
-def _advance(trainee: Trainee, batch: Batch, step: int, plan: Plan) -> None:
+def advance(trainee: Trainee, batch: Batch, step: int, plan: Plan) -> None:
     """One optimizer step. Nothing here waits for the device."""
     accelerator = trainee.accelerator
-    for callback in trainee.callbacks:
+    callbacks = _callbacks(trainee)
+    for callback in callbacks:
         callback.before(step)
     loss = torch.zeros((), device=accelerator.device)
     for left, piece in _pieces(_share(batch, accelerator), plan.accumulate):
@@ -139,7 +140,7 @@ def _advance(trainee: Trainee, batch: Batch, step: int, plan: Plan) -> None:
         loss += share.detach()
     norm = accelerator.clip_grad_norm_(trainee.parameters, plan.max_gradient_norm)
     trainee.optimizer.step()
-    for callback in trainee.callbacks:
+    for callback in callbacks:
         callback.after(step)
     trainee.schedule.step()
     trainee.optimizer.zero_grad()
@@ -148,6 +149,17 @@ def _advance(trainee: Trainee, batch: Batch, step: int, plan: Plan) -> None:
         trainee.gradient_norm = norm.detach()
     bad = (trainee.first_bad_step < 0) & ~torch.isfinite(loss)
     trainee.first_bad_step = torch.where(bad, step, trainee.first_bad_step)
+
+
+def rows_of(batch: Batch) -> int:
+    """Number of examples in a batch."""
+    return len(next(iter(batch.values())))
+
+
+def _callbacks(trainee: Trainee) -> list[StepCallback]:
+    """All that happens around a step, in order: the task's, the method's, the average's."""
+    averages = [] if trainee.average is None else [trainee.average]
+    return [*trainee.task_callbacks, trainee.rules, *averages]
 
 
 def _pieces(share: Batch, count: int) -> Iterator[tuple[int, Batch]]:

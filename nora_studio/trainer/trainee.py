@@ -19,11 +19,6 @@ from nora_studio.trainer.averages import WeightAverage
 Batch = dict[str, Tensor]
 
 
-def rows_of(batch: Batch) -> int:
-    """Number of examples in a batch."""
-    return len(next(iter(batch.values())))
-
-
 class Draws(Protocol):
     """A source of training batches that can be saved and restored."""
 
@@ -68,7 +63,7 @@ class Trainee:
     rules: StepRules
     """What the method does around each step."""
     task_callbacks: list["StepCallback"] = field(default_factory=list)
-    """What its task does around each step."""
+    """What its task does around each step, before the method's rules."""
     keeps_best: bool = False
     """Whether the checkpoint of its lowest measured loss outlives the newer ones."""
     tracker: RunTracker | None = None
@@ -95,15 +90,6 @@ class Trainee:
         self.loss_sum = torch.zeros((), device=device)
         self.gradient_norm = torch.zeros((), device=device)
         self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
-
-    @property
-    def callbacks(self) -> list["StepCallback"]:
-        """All that happens around a step, in order: its task's, its method's, its average's."""
-        return [
-            *self.task_callbacks,
-            self.rules,
-            *([self.average] if self.average is not None else []),
-        ]
 
     def served(self) -> contextlib.AbstractContextManager[None]:
         """A block in which the module carries the weights that the run saves and is judged by."""

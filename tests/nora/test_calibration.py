@@ -166,7 +166,7 @@ def test_all_three_parts_follow_the_first_training_batch(tiny_base, photo_folder
 def test_the_paper_s_start_doubles_the_top_directions_of_every_part(
     tiny_base, photo_folder, tmp_path
 ):
-    options, subject, _ = subject_with(tiny_base, photo_folder, tmp_path, start="paper")
+    options, subject, draws = subject_with(tiny_base, photo_folder, tmp_path, start="paper")
     for module in trainee_parts(options, subject, draws, tmp_path).values():
         layers = [m for m in module.modules() if isinstance(m, NoraLinear)]
         assert layers

@@ -11,7 +11,7 @@ from nora_studio.trainer.trainee import Trainee
 class FreezeTextEncoders:
     """A run's callback that freezes its text encoders before a step (`freeze_text_encoders`)."""
 
-    def __init__(self, trainee: Trainee, until: int | None) -> None:
+    def __init__(self, trainee: Trainee, until: int) -> None:
         self.trainee, self.until = trainee, until
 
     def before(self, step: int) -> None:
@@ -21,17 +21,17 @@ class FreezeTextEncoders:
 
 
 @torch.no_grad()
-def freeze_text_encoders(trainee: Trainee, step: int, until: int | None) -> None:
+def freeze_text_encoders(trainee: Trainee, step: int, until: int) -> None:
     """Before the first step that no longer trains the text encoders, make them constants.
 
     Their adapters stay as they are served, so that the UNet goes on with the very words that the
     run's pictures will be drawn by. Their output is computed once, without dropout, and kept.
 
     Args:
-        until: The last step that trains them; None: all do.
+        until: The last step that trains them.
     """
     module: DreamboothStep = trainee.accelerator.unwrap_model(trainee.model)
-    if until is None or step <= until or module.settled or not len(module.encoders):
+    if step <= until or module.settled or not len(module.encoders):
         return
     adapters = [parameter for parameter in module.encoders.parameters() if parameter.requires_grad]
     with trainee.served():

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from nora_studio.adapters.methods.steps import PlainSteps, StepRules, with_penalty
 from nora_studio.photos.prompts import replace_token
 from nora_studio.runs.disk_cache import TensorCache
-from nora_studio.sdxl.cache import encode_tokens, encode_tokens_kept, tokenize
-from nora_studio.sdxl.diffusion import Denoising
+from nora_studio.sdxl.cache import encode_tokens_kept, tokenize
+from nora_studio.sdxl.diffusion import Denoising, encode_tokens
 
 
 @dataclass(frozen=True)

@@ -169,6 +169,7 @@ def build(
             sharding.shard(module, device)
     encoders = _encoders(subject, adapted.parts)
     step = _step_module(subject, adapted.parts, encoders, adapted.rules)
+    until = options.text_encoder_steps
     return learner(
         options,
         adapted,
@@ -182,7 +183,7 @@ def build(
         },
         first_rate(method, options.model),
         extra=TokenRows.of(subject.tokens, encoders, options.token_rate or 0.0),
-        callbacks=[lambda trainee: FreezeTextEncoders(trainee, options.text_encoder_steps)],
+        callbacks=[] if until is None else [lambda trainee: FreezeTextEncoders(trainee, until)],
     )
 
 
