@@ -26,7 +26,7 @@ from nora_studio.adapters.new_tokens import TOKENIZERS
 from nora_studio.options.config import DreamboothOptions
 from nora_studio.options.defaults import with_recommended
 from nora_studio.options.options_file import defaults_as_toml, options_given, parse_options, to_toml
-from nora_studio.options.part_settings import part_settings
+from nora_studio.options.part_settings import part_settings, parts_along_inputs
 from nora_studio.runs import processes
 from nora_studio.runs.run_places import placed
 from nora_studio.runs.stop import StopRequest
@@ -108,7 +108,7 @@ def personalise(
         say("Recording activations on the first batch")
         batch = first_batch(draws)
         activations = record_activations(
-            pipe, subject.text, subject.process, list(settings["nora"]), batch
+            pipe, subject.text, subject.process, parts_along_inputs(settings), batch
         )
         subject = replace(subject, activations=activations)
 
