@@ -1,7 +1,9 @@
 """A new method is one record: with it alone, every door of the project takes the method."""
 
+import contextlib
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -29,7 +31,9 @@ from nora_studio.adapters.methods.steps import PlainSteps
 from nora_studio.adapters.methods.table import METHODS
 from nora_studio.app.server.training_needs import adapter_bytes
 from nora_studio.errors import StudioError
+from nora_studio.runs.runs import Run
 from nora_studio.sdxl.models import parts_of
+from nora_studio.trainer.attempt import Attempt
 
 NAME = "counted-lora"
 RANK, ALPHA = 3, 6.0
@@ -224,6 +228,21 @@ def test_a_record_takes_a_tuner_of_pefts_that_the_table_has_none_of(monkeypatch,
     assert torch.equal(fresh(x), trained)
     with pytest.raises(StudioError, match="strength must be 1 for hra"):
         load_adapter(tmp_path / "saved", {"model": copy.deepcopy(base)}, strength=0.5)
+
+
+def test_a_run_of_a_method_that_plans_over_its_steps_is_not_prolonged(made, monkeypatch, tmp_path):
+    settings = frozenset({"alpha", "total_steps"})
+    monkeypatch.setitem(METHODS, NAME, replace(METHODS[NAME], settings=settings))
+    plan = f'method = "lora,{NAME}"\nsteps = '
+    for method, words in ((NAME, f"{NAME} plans over all steps .* began with 5"), ("lora", None)):
+        run, attempt = (
+            Run.create(tmp_path / f"mug-{method}", f"{plan}5\n", method=method),
+            Attempt(),
+        )
+        run.save_checkpoint(5, lambda folder: None)
+        with pytest.raises(StudioError, match=words) if words else contextlib.nullcontext():
+            attempt.claim([run], f"{plan}6\n", {}, resume=True)
+        attempt._release()
 
 
 def test_the_studio_reckons_with_a_new_methods_size(made, tiny_base, photo_folder, tmp_path):
