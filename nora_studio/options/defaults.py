@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nora_studio.adapters.methods.quantised import check_on_quantised
-from nora_studio.adapters.methods.table import METHODS, method_named
+from nora_studio.adapters.methods.table import METHODS, check_optimizer, method_named
 from nora_studio.adapters.new_tokens import token_words
 from nora_studio.errors import StudioError
 from nora_studio.options.config import PART_FIELDS, DreamboothOptions
@@ -141,28 +141,23 @@ def check_methods(options: Any) -> None:
     settings: set[str] = set()
     for method in options.methods:
         settings |= method_named(method).settings
-    if "lora+" in options.methods:
-        settings.add("lora_plus_ratio")
     usual = {"outer": "svd", "start": "difference", "dropout": 0.0, "lora_plus_ratio": None}
     for name, value in usual.items():
         if getattr(options, name) != value and name not in settings:
             raise foreign_option(name.replace("_", "-"), name, options.method)
-    if "lora-fa" in options.methods and options.optimizer != "adamw":
-        raise StudioError(
-            f"--optimizer {options.optimizer}: lora-fa has an optimizer of its own. Leave "
-            "--optimizer or lora-fa out."
-        )
-    if "adalora" in options.methods and (options.ema or options.optimizer == "schedule-free"):
-        flag = "ema" if options.ema else "optimizer"
-        raise StudioError(
-            f"--{flag} {getattr(options, flag)}: an average of the weights would bring back the "
-            f"ranks that adalora takes away. Leave --{flag} or adalora out."
-        )
+    check_optimizer(options.methods, options.optimizer)
+    for method in options.methods if options.ema or options.optimizer == "schedule-free" else ():
+        harm, flag = METHODS[method].no_average, "ema" if options.ema else "optimizer"
+        if harm is not None:
+            raise StudioError(
+                f"--{flag} {getattr(options, flag)}: an average of the weights {harm}. Leave "
+                f"--{flag} or {method} out."
+            )
 
 
 def foreign_option(flag: str, setting: str, methods: str) -> StudioError:
     """The error of an option that the given methods do not have."""
-    owners = [name for name, method in METHODS.items() if setting in method.settings] or ["lora+"]
+    owners = [name for name, method in METHODS.items() if setting in method.settings]
     return StudioError(
         f"--{flag}: no option of --method {methods}, but of {', '.join(owners)}. Leave it out."
     )

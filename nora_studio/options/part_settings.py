@@ -2,7 +2,7 @@
 
 import dataclasses
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, get_type_hints
 
@@ -99,6 +99,16 @@ def _check_part(options: Any, method: str, part: str, own: frozenset[str]) -> No
             mine = f"{method}.{part}.{name}".replace("-", "_")
             if key == mine and name not in own:
                 raise foreign_option(f"override {entry}", name, method)
+
+
+def parts_along_inputs(settings: Mapping[str, Mapping[str, PartSettings]]) -> list[str]:
+    """Name the parts whose outer factors `--outer activation` wants the inputs' means for.
+
+    Args:
+        settings: Of each trained part, by method.
+    """
+    own = [parts for method, parts in settings.items() if "outer" in settings_of(method)]
+    return list(dict.fromkeys(part for parts in own for part in parts))
 
 
 def settings_of(method: str) -> frozenset[str]:

@@ -13,7 +13,7 @@ FREE = frozenset({"resume", "name", "output_dir"})
 
 
 def check_same_options(
-    folder: Path, config: str, defaults: str = "", allots_steps: bool = False
+    folder: Path, config: str, defaults: str = "", planned: str | None = None
 ) -> None:
     """Refuse to go on under other options than a run began with; more steps are no others.
 
@@ -23,7 +23,7 @@ def check_same_options(
         folder: The run's.
         config: The options now, as TOML.
         defaults: What an option comes to that the run is silent on: one of later versions.
-        allots_steps: Its method plans over its steps, so that it cannot go on longer.
+        planned: Its method, where that plans over the steps, so that it cannot go on longer.
 
     Raises:
         StudioError: an option differs; it is named with both values.
@@ -32,10 +32,10 @@ def check_same_options(
     values = read_config(file), tomllib.loads(config)
     began, now = (_flat(tomllib.loads(defaults)) | _flat(table) for table in values)
     longer = now.get("steps", 0) > began.get("steps", 0)
-    if longer and allots_steps:
+    if longer and planned is not None:
         raise StudioError(
-            f"--steps: AdaLoRA allots its ranks over the {began.get('steps')} steps that {folder} "
-            "was planned for; it cannot go on longer. Begin a new run."
+            f"--steps: {planned} plans over all steps of a run, and {folder} began with "
+            f"{began.get('steps')}; it cannot go on longer. Begin a new run."
         )
     free = FREE | ({"steps"} if longer else set())
     if set(words_of(now.get("method"))) < set(words_of(began.get("method"))):

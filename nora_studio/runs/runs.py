@@ -5,7 +5,7 @@ import json
 import re
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,19 +104,20 @@ class Run:
             raise StudioError(f"{folder} is no run (it holds no {CONFIG}). Check the path.")
         return cls(folder)
 
-    def check_config(self, config: str, defaults: str = "") -> None:
+    def check_config(self, config: str, defaults: str = "", planned: Collection[str] = ()) -> None:
         """Refuse to go on under other options than the run began with (`check_same_options`).
 
         Args:
             config: The options now, as TOML.
             defaults: What an option comes to that the run is silent on: one of later versions.
+            planned: Methods that plan over the run's steps.
 
         Raises:
             StudioError: an option differs; it is named with both values.
         """
         trained = words_of(run_files.read_config(self.folder / CONFIG).get("method"))
-        is_adalora = "adalora" in trained and self.method_among(trained) == "adalora"
-        check_same_options(self.folder, config, defaults, is_adalora)
+        method = None if set(planned).isdisjoint(trained) else self.method_among(trained)
+        check_same_options(self.folder, config, defaults, method if method in planned else None)
 
     def check_photos(self, photos: Mapping[str, str], data: str = "photos") -> None:
         """Refuse to go on with other photos, or other `data`, than the run began with.

@@ -54,7 +54,7 @@ def run(task: Task, session: RunSession) -> int:
         processes.on_main(
             partial(session.claim, held, config, record, options.resume, defaults, task.data)
         )
-        draws = task.prepare(dtype, prepare_accelerator(MIXED[dtype]))
+        task.prepare(dtype, prepare_accelerator(MIXED[dtype]))
         begun = False
 
         def begin() -> None:
@@ -65,7 +65,7 @@ def run(task: Task, session: RunSession) -> int:
 
         for group in task.groups(runs):
             twins = {method: runs[method] for method in group}
-            status = _train_twins(task, session, twins, draws, config, MIXED[dtype], begin)
+            status = _train_twins(task, session, twins, config, MIXED[dtype], begin)
             if status is not None:
                 processes.leave()
                 return status
@@ -93,13 +93,12 @@ def _train_twins(
     task: Task,
     session: RunSession,
     runs: dict[str, Run],
-    draws: Draws,
     config: str,
     precision: str,
     begin: Callable[[], object],
 ) -> int | None:
     """Train some methods on the same batches; an exit status where it ends before the last step."""
-    options, sharding = task.options, task.sharding
+    options, sharding, draws = task.options, task.sharding, task.batches()
     trainees: list[Trainee] = []
     for method, run in runs.items():
         own = prepare_accelerator(precision)

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 
+from nora_studio.adapters.methods.table import planned_methods
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.runs import processes
 from nora_studio.runs.run_lock import RunLock
@@ -95,7 +96,7 @@ class RunSession:
                     raise lock.refusal()
                 run.check_new()
             elif run.exists:
-                run.check_config(config, defaults)
+                run.check_config(config, defaults, planned_methods())
                 run.check_photos(record, data)
             lock.acquire()
             self._held.append((run, lock))

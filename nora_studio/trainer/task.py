@@ -96,13 +96,17 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def prepare(self, dtype: torch.dtype, accelerator: Accelerator) -> Draws:
-        """Load the frozen base and make the batches.
+    def prepare(self, dtype: torch.dtype, accelerator: Accelerator) -> None:
+        """Load the frozen base, and whatever its batches are made of.
 
         Args:
             dtype: Of the base.
             accelerator: Whose device it goes to, and whose `print` tells of it.
         """
+
+    @abstractmethod
+    def batches(self) -> Draws:
+        """The batches from the first on; asked for once for each group of `groups`."""
 
     def groups(self, runs: dict[str, Run]) -> list[list[str]]:
         """The methods that are trained as twins; one group after another."""

@@ -49,6 +49,7 @@ def test_attach_starts_at_the_base_and_detach_returns_it_bitwise(method, family,
     expected = run(family, model)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     names = attach(model, FAMILIES[family].targets, SPECS[method])
+    assert PeftType(model.peft_config["default"].peft_type).value == METHODS[method].tuner.kind
     assert names and all(name.endswith(FAMILIES[family].targets) for name in names)
     assert all(isinstance(model.get_submodule(name), BaseTunerLayer) for name in names)
     start = run(family, model)

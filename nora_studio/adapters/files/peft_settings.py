@@ -5,6 +5,7 @@ from typing import Any
 
 from peft import PeftConfig
 
+from nora_studio.adapters.methods.table import METHODS
 from nora_studio.errors import StudioError
 from nora_studio.runs.remedies import get_again
 from nora_studio.runs.strict_json import parse_json
@@ -14,11 +15,6 @@ MOST_RANK = 1 << 16
 """Beyond the width of any layer; whether a rank fits its layer is told by the tensors' shapes."""
 _RANKS = ("r", "init_r", "target_r", "outer_rank")
 _ALPHAS = ("lora_alpha", "alpha", "randlora_alpha")
-# What the project writes. Others (X-LoRA) would load adapters of any path, pickles among them.
-_KINDS = frozenset({
-    "LORA", "ADALORA", "LOHA", "LOKR", "OFT", "VERA", "VBLORA", "RANDLORA",
-    "NORA", "LORA_XS", "DYLORA", "TIED_LORA", "DECOMPOSED_LORA",
-})  # fmt: skip
 
 
 def read_config(folder: Path) -> PeftConfig:
@@ -58,8 +54,10 @@ class _OtherKind(ValueError):
 
 def _check(values: dict[str, Any]) -> None:
     kind = values.get("peft_type")
-    if kind not in _KINDS:
-        raise _OtherKind(f"expected one of {', '.join(sorted(_KINDS))} as peft_type; got {kind!r}")
+    # What the project writes. Others (X-LoRA) would load adapters of any path, pickles among them.
+    kinds = {method.tuner.kind for method in METHODS.values()}
+    if kind not in kinds:
+        raise _OtherKind(f"expected one of {', '.join(sorted(kinds))} as peft_type; got {kind!r}")
     if values.get("megatron_config") is not None:  # PEFT would import a module of any name for it.
         raise ValueError("expected no megatron_config")
     least = 0 if kind == "OFT" else 1  # Its blocks' size may stand in the place of a rank.

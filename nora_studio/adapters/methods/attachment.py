@@ -3,10 +3,8 @@
 import warnings
 from collections.abc import Sequence
 
-import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import PeftType
-from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 
 from nora_studio.adapters.methods.injection import inject, tuner_layers, widen
@@ -75,16 +73,16 @@ def attach(
         raise StudioError(f"{spec.method} cannot go on this model: {error}") from error
     model.requires_grad_(False)
     for layer in tuner_layers(model).values():
-        if spec.method == "lora-fa":
+        if method.frozen:
             # PEFT's own way to keep a factor frozen whenever the adapter is switched on again.
-            frozen = {**layer.frozen_peft_weight_names, adapter_name: ("lora_A",)}
+            frozen = {**layer.frozen_peft_weight_names, adapter_name: method.frozen}
             layer.frozen_peft_weight_names = frozen
         layer.set_adapter([adapter_name])
         # PEFT makes dropout in training mode even on a model in evaluation mode.
         layer.train(layer.get_base_layer().training)  # pyright: ignore
     widen(model)
-    if spec.method == "dora":
-        _measure_magnitudes(model, adapter_name)
+    if method.after_attach is not None:
+        method.after_attach(model, adapter_name)
     if hasattr(model, "_hf_peft_config_loaded"):
         # How diffusers and transformers models know that their own adapter methods apply.
         model._hf_peft_config_loaded = True  # pyright: ignore
@@ -131,17 +129,6 @@ def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 def count_parameters(model: nn.Module) -> int:
     """Count the trained numbers of the adapters."""
     return sum(parameter.numel() for parameter in adapter_parameters(model).values())
-
-
-def _measure_magnitudes(model: nn.Module, adapter_name: str) -> None:
-    """Measure DoRA's magnitudes once more: PEFT rounds them to a half-precision base's dtype.
-
-    In the precision of the forward pass the new adapter is then exactly the base.
-    """
-    for layer in tuner_layers(model).values():
-        magnitude = layer.lora_magnitude_vector[adapter_name].weight  # pyright: ignore
-        weight = dequantize_module_weight(layer.get_base_layer()).to(magnitude.dtype)
-        magnitude.data = torch.linalg.norm(weight, dim=1).to(magnitude.dtype)
 
 
 def _match(model: nn.Module, targets: Sequence[str]) -> list[str]:

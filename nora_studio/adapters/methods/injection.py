@@ -15,19 +15,15 @@ from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import PeftType, set_peft_model_state_dict
+from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
+from nora_studio.adapters.methods.spec import Tuner
+from nora_studio.adapters.methods.table import tuner_of_kind
 from nora_studio.adapters.peft_names import PEFT_PREFIX
 from nora_studio.adapters.tuners import LowRankLinear
 from nora_studio.errors import StudioError
 from nora_studio.nora import NoraLinear
-
-SHARED = {
-    PeftType.VERA: ("vera_A", "vera_B"),
-    PeftType.VBLORA: ("vblora_vector_bank",),
-    PeftType.RANDLORA: ("randlora_A", "randlora_B"),
-}
-"""Names of what a tuner shares among its layers, on the tuner and on each layer."""
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -73,7 +69,7 @@ def tuner_of(model: nn.Module, adapter_name: str = "default") -> BaseTuner:
     tuner.peft_config = model.peft_config  # pyright: ignore
     tuner.active_adapter = adapter_name
     layer = next(iter(tuner_layers(model).values()))
-    for name in SHARED.get(PeftType(config.peft_type), ()):
+    for name in _facts(config).shared:
         setattr(tuner, name, getattr(layer, name))
     return tuner
 
@@ -81,7 +77,7 @@ def tuner_of(model: nn.Module, adapter_name: str = "default") -> BaseTuner:
 def _as_peft_model(model: nn.Module, adapter_name: str) -> nn.Module:
     """What PEFT's file functions have to be given: the model, or one that holds it as PEFT does."""
     config: Any = model.peft_config[adapter_name]  # pyright: ignore
-    if PeftType(config.peft_type) not in SHARED:
+    if not _facts(config).shared:
         return model
     whole = nn.Module()
     whole.base_model = tuner_of(model, adapter_name)
@@ -98,7 +94,7 @@ def adapter_tensors(model: nn.Module, adapter_name: str = "default") -> dict[str
     whole = _as_peft_model(model, adapter_name)
     found = get_peft_model_state_dict(whole, adapter_name=adapter_name, save_embedding_layers=False)
     config: Any = model.peft_config[adapter_name]  # pyright: ignore
-    shared = SHARED.get(PeftType(config.peft_type), ())
+    shared = _facts(config).shared
     return {
         name.removeprefix(PEFT_PREFIX): tensor
         for name, tensor in found.items()
@@ -176,22 +172,34 @@ def set_strength(model: nn.Module, strength: float, adapter_name: str = "default
     """
     for layer in tuner_layers(model).values():
         config: Any = model.peft_config[adapter_name]  # pyright: ignore
-        kind = PeftType(config.peft_type)
-        if kind == PeftType.ADALORA:
-            # PEFT's own setter forgets that AdaLoRA divides by the rank in its forward.
-            layer.scaling[adapter_name] = strength * config.lora_alpha  # pyright: ignore
-        elif kind == PeftType.RANDLORA:
-            alpha: float = config.randlora_alpha
-            layer.scaling[adapter_name] = strength * alpha / config.r  # pyright: ignore
-        elif kind == PeftType.OFT or not hasattr(layer, "set_scale"):
+        tuner = _facts(config)
+        if tuner.scaling is not None:
+            layer.scaling[adapter_name] = tuner.scaling(config, strength)  # pyright: ignore
+        elif not tuner.is_sum or not hasattr(layer, "set_scale"):
             raise StudioError(
-                f"strength must be 1 for {kind.value.lower()}: its change is no sum that could be "
+                f"strength must be 1 for {tuner.kind.lower()}: its change is no sum that could be "
                 f"scaled; got {strength}. Leave it out."
             )
         else:
             layer.set_scale(adapter_name, strength)  # pyright: ignore
             if adapter_name in getattr(layer, "lora_magnitude_vector", ()):
                 _scale_magnitude(layer, adapter_name, strength)
+
+
+def _facts(config: PeftConfig) -> Tuner:
+    """Return what the table of methods says of a configuration's tuner."""
+    return tuner_of_kind(PeftType(config.peft_type).value)
+
+
+def measure_magnitudes(model: nn.Module, adapter_name: str) -> None:
+    """Measure DoRA's magnitudes once more: PEFT rounds them to a half-precision base's dtype.
+
+    In the precision of the forward pass the new adapter is then exactly the base.
+    """
+    for layer in tuner_layers(model).values():
+        magnitude = layer.lora_magnitude_vector[adapter_name].weight  # pyright: ignore
+        weight = dequantize_module_weight(layer.get_base_layer()).to(magnitude.dtype)
+        magnitude.data = torch.linalg.norm(weight, dim=1).to(magnitude.dtype)
 
 
 def _scale_magnitude(layer: BaseTunerLayer, adapter_name: str, strength: float) -> None:

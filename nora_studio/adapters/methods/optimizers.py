@@ -9,8 +9,7 @@ from torch import nn
 from transformers.optimization import Adafactor
 
 from nora_studio.adapters.methods.decay import decay_towards_start
-from nora_studio.adapters.methods.table import METHODS
-from nora_studio.errors import StudioError
+from nora_studio.adapters.methods.table import METHODS, check_optimizer
 
 LORA_PLUS_RATIO = 16.0
 """LoRA+ (arXiv:2402.12354): how many times faster the output side learns; the paper's 2^4."""
@@ -39,7 +38,7 @@ def make_optimizer(
         parts: Adapted modules by part name.
         rates: Peak learning rate of each part.
         weight_decay: Decoupled; of what the method names in `decays_to_start`, towards the start.
-        lora_plus_ratio: For lora+ alone.
+        lora_plus_ratio: How many times faster an output side learns, where the method has that.
         optimizer: As the trainer's option of that name.
         warmup_steps: For schedule-free, which warms up by itself; for others the schedule does.
         first_rate: Where prodigy begins to look for the rate; it only ever raises it.
@@ -51,25 +50,15 @@ def make_optimizer(
     Raises:
         StudioError: the method has an optimizer of its own, and another is asked for.
     """
-    if method == "lora-fa":
-        if optimizer != "adamw":
-            raise StudioError(
-                f"--optimizer {optimizer}: lora-fa has an optimizer of its own. Leave --optimizer "
-                "or lora-fa out."
-            )
-        return _lora_fa(parts, rates, weight_decay, more)
+    check_optimizer([method], optimizer)
+    own, groups_of = METHODS[method].optimizer, METHODS[method].groups or one_group
+    if own is not None:
+        made = own(parts, rates, weight_decay, more)
+        decay_towards_start(made, _starting_apart(method, parts, made))
+        return made
     groups: list[dict[str, Any]] = []
     for part, module in parts.items():
-        rate = rates[part]
-        if method == "lora+":
-            groups += _lora_plus_groups(part, module, rate, weight_decay, lora_plus_ratio)
-            continue
-        named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-        bank = [p for name, p in named if "vblora_vector_bank" in name.split(".")]
-        rest = [p for name, p in named if "vblora_vector_bank" not in name.split(".")]
-        groups.append({"name": part, "params": rest, "lr": rate})
-        if bank:
-            groups.append({"name": f"{part} bank", "params": bank, "lr": rate * VB_BANK_SHARE})
+        groups += groups_of(part, module, rates[part], weight_decay, lora_plus_ratio)
     # What is trained beside an adapter may stand in an adapted part too.
     beside = {id(parameter) for group in more for parameter in group["params"]}
     for group in groups:
@@ -162,10 +151,31 @@ def release(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) ->
             group[key] = []
 
 
-def _lora_plus_groups(
+def one_group(
     part: str, module: nn.Module, rate: float, weight_decay: float, ratio: float
-) -> list[dict[str, object]]:
-    """PEFT's groups for one part: `down` at the part's rate, `up` at `ratio` times it."""
+) -> list[dict[str, Any]]:
+    """Give one group with all that is trained in a part."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return [{"name": part, "params": trained, "lr": rate}]
+
+
+def vblora_groups(
+    part: str, module: nn.Module, rate: float, weight_decay: float, ratio: float
+) -> list[dict[str, Any]]:
+    """Give VB-LoRA's groups of one part: the bank learns at a share of the part's rate."""
+    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    bank = [p for name, p in named if "vblora_vector_bank" in name.split(".")]
+    rest = [p for name, p in named if "vblora_vector_bank" not in name.split(".")]
+    groups: list[dict[str, Any]] = [{"name": part, "params": rest, "lr": rate}]
+    if bank:
+        groups.append({"name": f"{part} bank", "params": bank, "lr": rate * VB_BANK_SHARE})
+    return groups
+
+
+def lora_plus_groups(
+    part: str, module: nn.Module, rate: float, weight_decay: float, ratio: float
+) -> list[dict[str, Any]]:
+    """Give PEFT's groups of one part: `down` at the part's rate, `up` at `ratio` times it."""
     optimizer = create_loraplus_optimizer(
         module,  # pyright: ignore[reportArgumentType]: any module does
         torch.optim.AdamW,
@@ -186,13 +196,16 @@ def _lora_plus_groups(
     ]
 
 
-def _lora_fa(
+def lora_fa(
     parts: dict[str, nn.Module],
     rates: dict[str, float],
     weight_decay: float,
     more: Sequence[dict[str, Any]],
 ) -> torch.optim.Optimizer:
-    """PEFT's LoRA-FA optimizer over all parts; its state goes by names, so names carry the part."""
+    """Make PEFT's LoRA-FA optimizer over all parts.
+
+    Its state goes by names, so names carry the part.
+    """
     groups, optimizer = [], None
     for part, module in parts.items():
         config: Any = module.peft_config["default"]  # pyright: ignore

@@ -2,20 +2,13 @@
 
 from collections.abc import Collection
 
+from nora_studio.adapters.methods.table import METHODS
 from nora_studio.errors import StudioError
-
-_LORA_LIKE = ("nora", "lora", "lora+", "lora-fa", "rslora", "adalora")
-ON_QUANTISED = {
-    # PEFT cannot load its other methods' files beside 8-bit layers without a copy in memory.
-    8: frozenset(_LORA_LIKE),
-    4: frozenset((*_LORA_LIKE, "dora", "vera", "vblora", "randlora", "oft")),
-}
-"""By bits. Other methods read a layer's weight as it lies in memory, or replace it."""
 
 
 def work_on(methods: Collection[str], bits: int) -> bool:
-    """Whether all of some methods can stand beside a base of so many bits."""
-    return bits == 16 or ON_QUANTISED[bits].issuperset(methods)
+    """Return whether all of some methods can stand beside a base of so many bits."""
+    return bits == 16 or all(bits in METHODS[method].bits for method in methods)
 
 
 def check_on_quantised(methods: Collection[str], bits: int) -> None:
@@ -25,8 +18,9 @@ def check_on_quantised(methods: Collection[str], bits: int) -> None:
         StudioError: one is among them.
     """
     if not work_on(methods, bits):
-        foreign = next(method for method in methods if method not in ON_QUANTISED[bits])
+        foreign = next(method for method in methods if bits not in METHODS[method].bits)
+        others = sorted(name for name, method in METHODS.items() if bits in method.bits)
         raise StudioError(
             f"--base-bits {bits}: {foreign} needs the base's weights unquantised. Leave the option "
-            f"out, or use one of {', '.join(sorted(ON_QUANTISED[bits]))}."
+            f"out, or use one of {', '.join(others)}."
         )

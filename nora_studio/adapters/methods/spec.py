@@ -1,17 +1,20 @@
-"""An adapter as a person asks for it, and what the table says of a method."""
+"""The form of a method's record, and of an adapter as a person asks for it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from nora_studio.errors import StudioError
 
 if TYPE_CHECKING:
     from peft.config import PeftConfig
-    from torch import Tensor
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
 
-from nora_studio.errors import StudioError
+    from nora_studio.adapters.methods.steps import StepRules
 
 Shape = tuple[int, int]
 """(out_features, in_features) of a linear layer."""
@@ -73,9 +76,52 @@ def rank_fits_the_smaller_side(spec: AdapterSpec, name: str, shape: Shape) -> No
         )
 
 
+def plain_steps(parts: Mapping[str, nn.Module], seed: int) -> StepRules:
+    """Give the rules of a method that does nothing around a step."""
+    from nora_studio.adapters.methods.steps import PlainSteps
+
+    return PlainSteps()
+
+
+@dataclass(frozen=True)
+class TrainingDefaults:
+    """What a method trains with on one family of models where nothing else is asked for."""
+
+    rank: int
+    """As the method counts it."""
+    unet: float
+    """Learning rate of the UNet's adapter."""
+    text: float
+    """Learning rate of each text encoder's."""
+    source: str = "starting point"
+    """Where the numbers come from."""
+    outer_rank: int | None = None
+    """For methods that have one; NoRA alone so far."""
+    alpha: float | None = None
+    """The scale is alpha / rank; None: the method's usual one."""
+
+    def learning_rate(self, part: str) -> float:
+        """Return the rate of "unet", "text_encoder" or "text_encoder_2"."""
+        return self.unet if part == "unet" else self.text
+
+
+@dataclass(frozen=True)
+class Tuner:
+    """Facts about a PEFT tuner that its interface does not give."""
+
+    kind: str = "LORA"
+    """The `PeftType` of its configurations."""
+    shared: tuple[str, ...] = ()
+    """Names of what it shares among its layers, on the tuner and on each layer."""
+    scaling: Callable[[Any, float], float] | None = None
+    """(its configuration, strength) -> a layer's scaling, where PEFT's own setter gets it wrong."""
+    is_sum: bool = True
+    """Whether it adds its change to the layer's output, so that the change can be scaled."""
+
+
 @dataclass(frozen=True)
 class Method:
-    """One way to adapt a model."""
+    """One way to adapt a model: all that the rest of the project asks about it."""
 
     summary: str
     """One line for menus and help."""
@@ -86,13 +132,42 @@ class Method:
     origin: str
     """Whose implementation: "PEFT" or "ours"."""
     build: Callable[[AdapterSpec, list[str], list[Shape]], PeftConfig]
-    """(spec, targets, shapes of the targeted layers) -> the method's PEFT configuration."""
+    """(spec, targets, shapes of the targeted layers) -> the method's PEFT configuration, with its
+    usual scale where the spec has none."""
+    sdxl: TrainingDefaults
+    """For every base but the embedded one."""
+    embedded: TrainingDefaults
+    """For the model that comes with the project."""
+    title: str | None = None
+    """How it is written out; None: as `--method` takes it."""
     settings: frozenset[str] = frozenset({"alpha", "dropout"})
-    """Settings of an `AdapterSpec` that it has, beyond the rank."""
+    """Settings that it has beyond the rank, of an `AdapterSpec` or of its optimizer
+    ("lora_plus_ratio"). With "total_steps" it plans over the run, which cannot be prolonged."""
     several: bool = True
     """Whether a model may carry more than one adapter of it."""
+    bits: frozenset[int] = frozenset()
+    """Quantised bases that it can stand beside. Without, it reads a layer's weight as it lies in
+    memory or replaces it, or PEFT cannot load its files there without a copy in memory."""
+    both_factors: bool = False
+    """Whether it trains rank * (inputs + outputs) numbers in every layer."""
     decays_to_start: frozenset[str] = frozenset()
     """Names of trained weights that do not start at an update of zero: weight decay pulls these
     towards their start, and all others towards zero."""
+    no_average: str | None = None
+    """What an average of its weights over the steps would spoil; None: they may be averaged."""
+    frozen: tuple[str, ...] = ()
+    """Names of the tuner's factors that stay as they were drawn."""
     fits: Callable[[AdapterSpec, str, Shape], None] = rank_fits_the_smaller_side
     """Raises a StudioError where the rank does not fit a layer of that name and shape."""
+    after_attach: Callable[[nn.Module, str], None] | None = None
+    """(model, adapter name): what is left to do once the adapter is on the model."""
+    steps: Callable[[dict[str, nn.Module], int], StepRules] = plain_steps
+    """(adapted modules by part, seed of what is drawn) -> what it does around each step."""
+    groups: Callable[[str, nn.Module, float, float, float], list[dict[str, Any]]] | None = None
+    """(part, module, rate, weight decay, lora_plus_ratio) -> an optimizer's parameter groups; the
+    first is called as the part. None: one group with all trained weights."""
+    optimizer: Callable[..., Optimizer] | None = None
+    """(parts, rates, weight decay, more groups) -> an optimizer of its own, which `--optimizer`
+    cannot replace."""
+    tuner: Tuner = Tuner()
+    """The PEFT tuner that `build` configures."""

@@ -8,6 +8,7 @@ from peft.tuners.adalora import RankAllocator
 from torch import Tensor, nn
 
 from nora_studio.adapters.methods.injection import tuner_of
+from nora_studio.adapters.methods.table import METHODS
 from nora_studio.adapters.peft_names import ADAPTER_NAME
 from nora_studio.adapters.tuners import draw_rank
 
@@ -161,15 +162,11 @@ def with_penalty(loss: Tensor, rules: StepRules) -> Tensor:
 
 
 def step_rules(method: str, parts: dict[str, nn.Module], seed: int) -> StepRules:
-    """The rules of a method for its adapted parts.
+    """Give the rules of a method for its adapted parts.
 
     Args:
         method: A name in `METHODS`.
         parts: Adapted modules by part name.
         seed: Of what the rules draw.
     """
-    if method == "dylora":
-        return DyloraSteps(parts, seed)
-    if method == "adalora":
-        return AdaloraSteps(parts)
-    return PlainSteps()
+    return METHODS[method].steps(parts, seed)

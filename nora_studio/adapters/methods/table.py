@@ -1,270 +1,188 @@
 """The table of adapter methods. A new method is one entry: whatever PEFT knows can stand there.
 
-It can be read without PEFT, which takes about ten seconds to import: each entry imports what it
-builds when it builds it.
+It can be read without PEFT, which takes about ten seconds to import (`builders`).
+
+The rates for SDXL: NoRA's from its paper (section 4.3), LoRA's from the usual recipes; the others'
+from their papers or PEFT's guides where the source says so, carried over from the tasks tried
+there, and otherwise starting points. They are compared by how far the first step moves a weight, as
+a share of its largest singular value (`methods.first_step`, on SDXL's attention shapes with entries
+of variance 1 / in_features and singular values falling as i^-0.3 to i^-0.5): LoRA's by 0.06% to
+0.14%, NoRA's by 0.07% to 0.11%, a starting point by three times LoRA's at most. Where a factor
+starts at zero and learns by products (AdaLoRA, LoHa, VeRA) the first step is small and says little.
+
+For the embedded model: `evaluation/sweep.py` measured NoRA and LoRA; the others' rates are scaled
+like LoRA's and were tried for a falling loss, no more. Its short runs take far larger steps: LoRA's
+and NoRA's first ones are 4% and 6% in the UNet. So small a UNet binds a subject far better with its
+feed-forward layers adapted too.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
-from nora_studio.adapters.methods.spec import AdapterSpec, Method, Shape
+from nora_studio.adapters.methods import builders
+from nora_studio.adapters.methods.spec import Method, TrainingDefaults, Tuner
 from nora_studio.errors import StudioError
-
-if TYPE_CHECKING:
-    from peft.config import PeftConfig
-
-    from nora_studio.adapters.tuners import DyloraConfig, LoraXsConfig, TiedLoraConfig
-
-VB_BANK = 256
-"""VB-LoRA: vectors in the bank, PEFT's default; two of them make each piece of a factor."""
-VB_LONGEST = 256
-"""VB-LoRA: the longest vectors, as the paper uses for language models."""
-
-
-def _alpha(spec: AdapterSpec, usual: float) -> int:
-    # PEFT reads a scale from any number; its annotations alone say int.
-    return usual if spec.alpha is None else spec.alpha  # pyright: ignore[reportReturnType]
-
-
-def _lora(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=spec.rank,
-        lora_alpha=_alpha(spec, spec.rank),
-        lora_dropout=spec.dropout,
-        target_modules=targets,
-        use_rslora=spec.method == "rslora",
-        use_dora=spec.method == "dora",
-    )
-
-
-def _adalora(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
-    from peft import AdaLoraConfig
-
-    if spec.total_steps is None or spec.total_steps < 1:
-        raise StudioError(
-            "adalora allots ranks over the whole run: total_steps must be 1 or more; got "
-            f"{spec.total_steps}. Give the number of training steps."
-        )
-    steps = spec.total_steps
-    # Begins half as large again as it ends, as in the paper's runs; a tenth of the run warms up,
-    # the last three tenths train at the final ranks.
-    start = math.ceil(1.5 * spec.rank)
-    return AdaLoraConfig(
-        target_r=spec.rank,
-        init_r=start,
-        tinit=steps // 10,
-        tfinal=steps * 3 // 10,
-        deltaT=max(1, steps // 100),
-        total_step=steps,
-        orth_reg_weight=0.1,
-        # PEFT divides by the starting rank, so this makes the scale alpha / rank.
-        lora_alpha=_alpha(spec, spec.rank) * start / spec.rank,  # pyright: ignore
-        lora_dropout=spec.dropout,
-        target_modules=targets,
-    )
-
-
-def _loha(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
-    from peft import LoHaConfig
-
-    return LoHaConfig(r=spec.rank, alpha=_alpha(spec, spec.rank), target_modules=targets)
-
-
-def _lokr(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
-    from peft import LoKrConfig
-
-    return LoKrConfig(r=spec.rank, alpha=_alpha(spec, spec.rank), target_modules=targets)
-
-
-def _vera(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
-    from peft import VeraConfig
-
-    return VeraConfig(r=spec.rank, vera_dropout=spec.dropout, target_modules=targets)
-
-
-def _vblora(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
-    from peft import VBLoRAConfig
-
-    common = math.gcd(*(side for shape in shapes for side in shape))
-    length = max(n for n in range(1, min(common, VB_LONGEST) + 1) if common % n == 0)
-    return VBLoRAConfig(
-        r=spec.rank,
-        num_vectors=VB_BANK,
-        vector_length=length,
-        vblora_dropout=spec.dropout,
-        target_modules=targets,
-    )
-
-
-def _oft(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
-    from peft import OFTConfig
-
-    return OFTConfig(r=0, oft_block_size=spec.rank, target_modules=targets)
-
-
-def _oft_fits(spec: AdapterSpec, name: str, shape: Shape) -> None:
-    inputs = shape[1]
-    if spec.rank < 2 or inputs % spec.rank:
-        good = ", ".join(str(n) for n in range(2, min(inputs, 128) + 1) if inputs % n == 0)
-        raise StudioError(
-            f"oft rotates the inputs in blocks, whose size (rank) must divide the {inputs} inputs "
-            f"of {name}; got {spec.rank}. Sizes that do: {good or inputs}."
-        )
-
-
-def _randlora(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
-    from peft import RandLoraConfig
-
-    return RandLoraConfig(
-        r=spec.rank,
-        randlora_alpha=_alpha(spec, 20 * spec.rank),  # PEFT's own ratio
-        randlora_dropout=spec.dropout,
-        target_modules=targets,
-    )
-
-
-def _any_rank(spec: AdapterSpec, name: str, shape: Shape) -> None:
-    """VeRA's frozen random factors may be wider than a weight."""
-
-
-def _decomposed(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
-    from nora_studio.adapters.tuners import DecomposedConfig
-
-    return DecomposedConfig(
-        r=spec.rank,
-        alpha=spec.alpha,
-        dropout=spec.dropout,
-        target_modules=targets,
-        start=spec.method,
-    )
-
-
-def _ours(name: str) -> Callable[[AdapterSpec, list[str], list[Shape]], PeftConfig]:
-    """A method of our own tuners that has no settings of its own, by its config's name."""
-
-    def build(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
-        from nora_studio.adapters import tuners
-
-        config: type[LoraXsConfig | DyloraConfig | TiedLoraConfig] = getattr(tuners, name)
-        return config(r=spec.rank, alpha=spec.alpha, dropout=spec.dropout, target_modules=targets)
-
-    return build
-
-
-def _nora(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
-    from nora_studio.nora import NoraConfig
-
-    return NoraConfig(
-        r=spec.rank,
-        outer_rank=64 if spec.outer_rank is None else spec.outer_rank,
-        alpha=spec.alpha,
-        dropout=spec.dropout,
-        start=spec.start,
-        outer=spec.outer,
-        mean_abs_inputs=spec.mean_abs_inputs,
-        target_modules=targets,
-    )
-
 
 _RANK = "width of the two trained factors"
 _DECOMPOSED = frozenset({"decomposed_lora_up", "decomposed_lora_down"})
+_AS_LORA = "as LoRA's, which its paper keeps"
+_FIRST_STEP = "moves a weight about as far as LoRA's"
+_ANY_BITS, _FOUR_BITS = frozenset({8, 4}), frozenset({4})
 
 METHODS: dict[str, Method] = {
     "nora": Method(
         "NoRA: trained factors nested in singular vectors",
-        "2408.10280", "inner rank, within outer_rank", "ours", _nora,
+        "2408.10280", "inner rank, within outer_rank", "ours", builders.nora,
+        TrainingDefaults(8, 1e-4, 5e-5, "paper, section 4.3", outer_rank=64),
+        TrainingDefaults(8, 3e-3, 1e-3, "sweep", outer_rank=48),
+        title="NoRA", bits=_ANY_BITS, tuner=Tuner("NORA"),
         settings=frozenset(
             {"alpha", "dropout", "outer_rank", "start", "outer", "mean_abs_inputs"}
         ),
         decays_to_start=frozenset({"nora_inner_up", "nora_inner_down"}),
     ),
-    "lora": Method("LoRA: two trained low-rank factors", "2106.09685", _RANK, "PEFT", _lora),
+    "lora": Method(
+        "LoRA: two trained low-rank factors", "2106.09685", _RANK, "PEFT", builders.lora(),
+        TrainingDefaults(16, 1e-4, 5e-5, "the usual recipe"),
+        TrainingDefaults(8, 3e-3, 5e-4, "sweep"),
+        title="LoRA", bits=_ANY_BITS, both_factors=True,
+    ),
     "lora+": Method(
         "LoRA+: the output-side factor learns 16 times faster",
-        "2402.12354", _RANK, "PEFT", _lora,
+        "2402.12354", _RANK, "PEFT", builders.lora(),
+        TrainingDefaults(16, 5e-5, 2.5e-5, "paper's ratio 16, at half LoRA's rate"),
+        TrainingDefaults(8, 5e-4, 1e-4),
+        settings=frozenset({"alpha", "dropout", "lora_plus_ratio"}),
+        bits=_ANY_BITS, both_factors=True, groups=builders.lora_plus_groups,
     ),
     "lora-fa": Method(
         "LoRA-FA: the input-side factor stays as drawn",
-        "2308.03303", _RANK, "PEFT", _lora,
+        "2308.03303", _RANK, "PEFT", builders.lora(),
+        TrainingDefaults(16, 1e-4, 5e-5, _AS_LORA),
+        TrainingDefaults(8, 3e-3, 5e-4),
+        bits=_ANY_BITS, frozen=("lora_A",), optimizer=builders.lora_fa_optimizer,
     ),
     "rslora": Method(
-        "rsLoRA: scaled by 1 / sqrt(rank), for high ranks", "2312.03732", _RANK, "PEFT", _lora
+        "rsLoRA: scaled by 1 / sqrt(rank), for high ranks",
+        "2312.03732", _RANK, "PEFT", builders.lora(use_rslora=True),
+        TrainingDefaults(16, 5e-5, 2.5e-5),
+        TrainingDefaults(8, 1e-3, 2e-4),
+        bits=_ANY_BITS, both_factors=True,
     ),
     "dora": Method(
         "DoRA: LoRA for directions, a vector for magnitudes",
-        "2402.09353", _RANK, "PEFT", _lora,
+        "2402.09353", _RANK, "PEFT", builders.lora(use_dora=True),
+        TrainingDefaults(16, 1e-4, 5e-5, _AS_LORA),
+        TrainingDefaults(8, 3e-3, 5e-4),
+        bits=_FOUR_BITS, both_factors=True, after_attach=builders.measure_magnitudes,
         decays_to_start=frozenset({"lora_magnitude_vector"}),
     ),
     "pissa": Method(
         "PiSSA: LoRA from the leading singular vectors",
-        "2404.02948", _RANK, "ours", _decomposed,
-        decays_to_start=_DECOMPOSED,
+        "2404.02948", _RANK, "ours", builders.ours("DecomposedConfig", start="pissa"),
+        TrainingDefaults(16, 2e-5, 1e-5, "paper, language models"),
+        TrainingDefaults(8, 1e-3, 2e-4),
+        both_factors=True, decays_to_start=_DECOMPOSED, tuner=Tuner("DECOMPOSED_LORA"),
     ),
     "olora": Method(
         "OLoRA: LoRA from a QR decomposition",
-        "2406.01775", _RANK, "ours", _decomposed,
-        decays_to_start=_DECOMPOSED,
+        "2406.01775", _RANK, "ours", builders.ours("DecomposedConfig", start="olora"),
+        TrainingDefaults(16, 1e-5, 5e-6, _FIRST_STEP),
+        TrainingDefaults(8, 1e-3, 2e-4),
+        both_factors=True, decays_to_start=_DECOMPOSED, tuner=Tuner("DECOMPOSED_LORA"),
     ),
     "lora-xs": Method(
         "LoRA-XS: one small matrix between singular vectors",
-        "2405.17604", "side of the trained matrix", "ours", _ours("LoraXsConfig"),
-        decays_to_start=frozenset({"lora_xs_inner"}),
+        "2405.17604", "side of the trained matrix", "ours", builders.ours("LoraXsConfig"),
+        TrainingDefaults(64, 1e-4, 5e-5, _FIRST_STEP),
+        TrainingDefaults(32, 5e-3, 2e-3),
+        decays_to_start=frozenset({"lora_xs_inner"}), tuner=Tuner("LORA_XS"),
     ),
     "dylora": Method(
         "DyLoRA: serves at every rank up to its own",
-        "2210.07558", "highest rank", "ours", _ours("DyloraConfig"),
+        "2210.07558", "highest rank", "ours", builders.ours("DyloraConfig"),
+        TrainingDefaults(16, 1e-4, 5e-5, _AS_LORA),
+        TrainingDefaults(8, 3e-3, 5e-4),
+        both_factors=True, steps=builders.dylora_steps, tuner=Tuner("DYLORA"),
     ),
     "tied-lora": Method(
         "Tied-LoRA: one pair for all layers of a kind",
-        "2311.09578", "width of the shared factors", "ours", _ours("TiedLoraConfig"),
+        "2311.09578", "width of the shared factors", "ours", builders.ours("TiedLoraConfig"),
+        TrainingDefaults(16, 1e-4, 5e-5, _FIRST_STEP),
+        TrainingDefaults(8, 5e-3, 1e-3),
+        tuner=Tuner("TIED_LORA"),
     ),
     "adalora": Method(
         "AdaLoRA: ranks move to where they matter",
-        "2303.10512", "mean rank at the end; half as much again at first", "PEFT", _adalora,
-        settings=frozenset({"alpha", "dropout", "total_steps"}), several=False,
+        "2303.10512", "mean rank at the end; half as much again at first", "PEFT",
+        builders.adalora,
+        TrainingDefaults(8, 1e-3, 5e-4, "paper, language models"),
+        TrainingDefaults(8, 1e-2, 2e-3),
+        settings=frozenset({"alpha", "dropout", "total_steps"}), several=False, bits=_ANY_BITS,
+        both_factors=True, no_average="would bring back the ranks that adalora takes away",
+        steps=builders.adalora_steps,
+        # PEFT's own setter forgets that AdaLoRA divides by the rank in its forward.
+        tuner=Tuner("ADALORA", scaling=lambda config, strength: strength * config.lora_alpha),
     ),
     "lokr": Method(
         "LoKr: a Kronecker product, one side low-rank",
-        "2309.14859", "width of the low-rank side", "PEFT", _lokr,
-        settings=frozenset({"alpha"}),
+        "2309.14859", "width of the low-rank side", "PEFT", builders.lokr,
+        TrainingDefaults(16, 5e-4, 2.5e-4),
+        TrainingDefaults(8, 5e-3, 1e-3),
+        settings=frozenset({"alpha"}), tuner=Tuner("LOKR"),
     ),
     "loha": Method(
         "LoHa: two low-rank products, multiplied elementwise",
-        "2108.06098", "width of each of the two pairs", "PEFT", _loha,
-        settings=frozenset({"alpha"}),
+        "2108.06098", "width of each of the two pairs", "PEFT", builders.loha,
+        TrainingDefaults(8, 2e-4, 1e-4),
+        TrainingDefaults(8, 3e-3, 5e-4),
+        settings=frozenset({"alpha"}), tuner=Tuner("LOHA"),
     ),
     "vera": Method(
         "VeRA: scalings around one random pair for all layers",
-        "2310.11454", "width of the frozen pair", "PEFT", _vera,
-        settings=frozenset({"dropout"}), several=False, fits=_any_rank,
+        "2310.11454", "width of the frozen pair", "PEFT", builders.vera,
+        TrainingDefaults(256, 4e-3, 2e-3, "paper, language models"),
+        TrainingDefaults(64, 2e-2, 5e-3),
+        settings=frozenset({"dropout"}), several=False, bits=_FOUR_BITS, fits=builders.any_rank,
+        tuner=Tuner("VERA", shared=("vera_A", "vera_B")),
     ),
     "vblora": Method(
         "VB-LoRA: factors composed from one bank of vectors",
-        "2405.15179", _RANK, "PEFT", _vblora, settings=frozenset({"dropout"}), several=False,
+        "2405.15179", _RANK, "PEFT", builders.vblora,
+        TrainingDefaults(4, 1e-2, 1e-2, "PEFT's guide: logits 1e-2, bank a tenth"),
+        TrainingDefaults(4, 1e-2, 5e-3),
+        settings=frozenset({"dropout"}), several=False, bits=_FOUR_BITS,
         decays_to_start=frozenset(
             {"vblora_logits_A", "vblora_logits_B", "vblora_vector_bank"}
         ),
+        groups=builders.vblora_groups, tuner=Tuner("VBLORA", shared=("vblora_vector_bank",)),
     ),
     "randlora": Method(
         "RandLoRA: full rank, by scalings of random pairs",
-        "2502.00987", "width of each frozen pair", "PEFT", _randlora, several=False,
+        "2502.00987", "width of each frozen pair", "PEFT", builders.randlora,
+        TrainingDefaults(32, 1e-4, 5e-5, "PEFT's defaults"),
+        TrainingDefaults(16, 1e-3, 2e-4),
+        several=False, bits=_FOUR_BITS,
+        tuner=Tuner(
+            "RANDLORA", shared=("randlora_A", "randlora_B"),
+            scaling=lambda config, strength: strength * config.randlora_alpha / config.r,
+        ),
     ),
     "oft": Method(
         "OFT: inputs turned by a rotation, block by block",
-        "2306.07280", "size of a block, which must divide the inputs", "PEFT", _oft,
-        settings=frozenset(), fits=_oft_fits,
+        "2306.07280", "size of a block, which must divide the inputs", "PEFT", builders.oft,
+        TrainingDefaults(32, 1e-4, 5e-5, "PEFT's block size"),
+        TrainingDefaults(16, 5e-3, 1e-3),
+        settings=frozenset(), bits=_FOUR_BITS, fits=builders.oft_fits,
+        tuner=Tuner("OFT", is_sum=False),
     ),
 }  # fmt: skip
 """Every method by the name that `--method` takes, NoRA and LoRA's kin first."""
 
-METHOD_NAMES = {"lora": "LoRA", "nora": "NoRA"}
-"""How the two are written out; others are called by the name that `--method` takes."""
+METHOD_NAMES = {name: method.title for name, method in METHODS.items() if method.title}
+"""How methods are written out; others are called by the name that `--method` takes."""
 
 
 def method_named(name: str) -> Method:
@@ -278,3 +196,32 @@ def method_named(name: str) -> Method:
         hint = f" Did you mean {nearest[0]}?" if nearest else ""
         raise StudioError(f"method must be one of {', '.join(METHODS)}; got {name!r}.{hint}")
     return METHODS[name]
+
+
+def check_optimizer(methods: Iterable[str], optimizer: str) -> None:
+    """Refuse another optimizer than a method's own.
+
+    Args:
+        methods: Names in `METHODS`.
+        optimizer: As `--optimizer` takes it.
+
+    Raises:
+        StudioError: one has an optimizer of its own, and another than the default is asked for.
+    """
+    for name in methods:
+        if METHODS[name].optimizer is not None and optimizer != "adamw":
+            raise StudioError(
+                f"--optimizer {optimizer}: {name} has an optimizer of its own. Leave --optimizer "
+                f"or {name} out."
+            )
+
+
+def planned_methods() -> list[str]:
+    """Name the methods that plan over the steps of a run."""
+    return [name for name, method in METHODS.items() if "total_steps" in method.settings]
+
+
+def tuner_of_kind(kind: str) -> Tuner:
+    """Look a tuner up by the `PeftType` of its configurations; one without peculiarities if new."""
+    tuners = (method.tuner for method in METHODS.values())
+    return next((tuner for tuner in tuners if tuner.kind == kind), Tuner(kind))

@@ -7,11 +7,13 @@ from pathlib import Path
 from nora_studio.adapters.files.card import AdapterCard
 from nora_studio.adapters.methods.table import METHOD_NAMES
 from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.pages.pieces import COLOURS
 from nora_studio.app.server.adapter_commands import files_of, is_preview, result_of
 from nora_studio.app.server.job import Job, State
 from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.library import LibraryEntry
 from nora_studio.app.server.workspace import Workspace
+from nora_studio.options.part_settings import settings_of
 
 EMPTY = (
     '<div class="empty"><b>No adapters yet</b>Train one under Train, and it stands here when it is '
@@ -84,7 +86,7 @@ def shelf_view(
 def _card(entry: LibraryEntry, is_chosen: bool, workspace: Workspace) -> str:
     title, path = escaped(entry.title), escaped(entry.path)
     method = entry.card.method if entry.card is not None else ""
-    colour = method if method in ("nora", "lora") else "base"
+    colour = COLOURS.get(method, "base")
     picture = (
         f'<img class="picture" src="{escaped(workspace.url(entry.thumbnail))}" alt="" '
         'loading="lazy" width="256" height="256">'
@@ -112,7 +114,11 @@ def _card(entry: LibraryEntry, is_chosen: bool, workspace: Workspace) -> str:
 
 def _size(entry: LibraryEntry) -> str:
     words = size_words(entry.bytes)
-    if entry.kind != "run" or entry.card is None or entry.card.method != "nora":
+    if (
+        entry.kind != "run"
+        or entry.card is None
+        or "outer_rank" not in settings_of(entry.card.method)
+    ):
         return words
     why = "With the frozen factors that it trains between; an exported file leaves them out."
     return f'<span title="{why}">{words}</span>'
@@ -180,7 +186,7 @@ def chosen_view(
 def _chosen(entry: LibraryEntry, strength: float | None) -> str:
     title, path = escaped(entry.title), escaped(entry.path)
     method = entry.card.method if entry.card is not None else ""
-    colour = method if method in ("nora", "lora") else "base"
+    colour = COLOURS.get(method, "base")
     slider = (
         ""
         if strength is None

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.pages.pieces import COLOURS
 from nora_studio.app.server.blind import BlindTest, Verdict, pictures_of, verdict_of
 from nora_studio.app.server.sheets import Sheet
 from nora_studio.app.server.workspace import Workspace
@@ -83,7 +84,7 @@ def _bars(found: Verdict) -> str:
 
 def _dot(label: str) -> str:
     word = label.lower()
-    kind = next((kind for kind in ("nora", "lora", "base") if word.startswith(kind)), None)
+    kind = next((kind for kind in COLOURS if word.startswith(kind)), None)
     return f'<i class="dot {kind}"></i> ' if kind else ""
 
 

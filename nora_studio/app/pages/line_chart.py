@@ -17,6 +17,7 @@ _MOST_COLUMNS = 120
 _DASHES = {"solid": "", "dashed": "7 5", "dotted": "1.5 5"}
 
 Colour = Literal["nora", "lora", "base", "accent", "ink", "soft"]
+Stroke = Literal["solid", "dashed", "dotted"]
 Point = tuple[float, float]
 """(step, value)."""
 
@@ -30,7 +31,7 @@ class Series:
     """By step."""
     colour: Colour = "ink"
     """A variable of the page's theme."""
-    line: Literal["solid", "dashed", "dotted"] = "solid"
+    line: Stroke = "solid"
     """Lines of two colours should differ in this too, for who cannot tell the colours apart."""
 
 

@@ -4,15 +4,20 @@ from collections.abc import Sequence
 
 from nora_studio.adapters.methods import table as methods
 from nora_studio.app.pages.escaping import escaped
-from nora_studio.app.pages.line_chart import Colour
+from nora_studio.app.pages.line_chart import Colour, Stroke
 
 METHOD_NAMES = methods.METHOD_NAMES | {"base": "Base"}
 
 
+COLOURS: dict[str, Colour] = {"nora": "nora", "lora": "lora", "base": "base"}
+"""The theme's colours for what is compared, in the order that it is shown in."""
+STROKES: dict[str, Stroke] = {"lora": "dashed"}
+"""Lines that are not solid, so that colours do not have to tell twins apart."""
+
+
 def colour_of(method: str) -> Colour:
     """The theme's variable for a method."""
-    own: dict[str, Colour] = {"nora": "nora", "lora": "lora", "base": "base"}
-    return own.get(method, "ink")
+    return COLOURS.get(method, "ink")
 
 
 def dot(method: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nora_studio.app.pages.escaping import escaped
-from nora_studio.app.pages.pieces import METHOD_NAMES, dot
+from nora_studio.app.pages.pieces import COLOURS, METHOD_NAMES, dot
 from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.trainings import Training, why_failed
 from nora_studio.app.server.workspace import Workspace
@@ -119,7 +119,7 @@ def wall_view(training: Training, workspace: Workspace, state: str = "running") 
             '<div class="empty"><b>The first pictures come soon</b>The base model draws your '
             "prompts before the training begins.</div>"
         )
-    order = sorted(samples, key=lambda method: (method != "nora", method != "lora", method))
+    order = sorted(samples, key=lambda method: (*(method != known for known in COLOURS), method))
     steps = sorted({step for own in samples.values() for step in own if step}, reverse=True)
     numbers = sorted({number for own in samples.values() for row in own.values() for number in row})
     prompts = _prompts(training)

@@ -8,7 +8,7 @@ import gradio as gr
 
 from nora_studio.app.pages.acts import QUIET, told
 from nora_studio.app.pages.line_chart import Colour, Series, line_chart
-from nora_studio.app.pages.pieces import METHOD_NAMES, colour_of
+from nora_studio.app.pages.pieces import METHOD_NAMES, STROKES, colour_of
 from nora_studio.app.pages.shared import Place, Shared
 from nora_studio.app.pages.training_view import Logs, can_resume, log_view, progress_view, wall_view
 from nora_studio.app.server.limits import TRAINING
@@ -228,7 +228,7 @@ def _lines(logs: Logs, name: str) -> list[Series]:
             METHOD_NAMES.get(method, method),
             [(row["step"], row[name]) for row in rows if is_finite(row.get(name))],
             OTHERS[others.index(method) % len(OTHERS)] if method in others else colour_of(method),
-            "dashed" if method == "lora" else "solid",
+            STROKES.get(method, "solid"),
         )
         for method, rows in logs.items()
         if name != "held_out_loss" or any(name in row for row in rows)

@@ -2,6 +2,7 @@
 
 import math
 
+from nora_studio.adapters.methods.table import METHODS
 from nora_studio.app.server.limits import TRAINING, Limits
 from nora_studio.mini.assets import EMBEDDED
 from nora_studio.options.config import DreamboothOptions
@@ -22,8 +23,6 @@ WIDTHS = {
     },
 }
 """Inputs and outputs of all adapted layers: a LoRA of rank 1 has as many parameters."""
-LORA_LIKE = frozenset({"lora", "lora+", "rslora", "dora", "pissa", "olora", "dylora", "adalora"})
-"""Methods that train both factors of every layer, rank x width numbers."""
 OPTIMIZER_STATE = 2
 """Adam's moments, for each trained number; what keeps less is a little overrated."""
 PICTURE_BYTES = 0.5
@@ -110,17 +109,17 @@ def measuring_bytes(options: DreamboothOptions) -> int:
 def adapter_bytes(options: DreamboothOptions, method: str) -> tuple[int, int]:
     """A lower bound on an adapter folder's size and on a checkpoint's, for one method.
 
-    A NoRA's folder holds its frozen outer factors, in half precision at least. Of a method that is
-    not LoRA's like, no more than a LoRA of rank 1 is assumed.
+    A NoRA's folder holds its frozen outer factors, in half precision at least. Of a method that
+    does not train both factors of a layer, no more than a LoRA of rank 1 is assumed.
     """
     widths = WIDTHS[_family(options)][options.targets or "attention"]
     adapter = checkpoint = 0
     for part, own in part_settings(options, method).items():
-        if method == "nora":
-            frozen, trained = 2 * (own.outer_rank or 1) * widths[part], 0
+        if own.outer_rank is not None:
+            frozen, trained = 2 * own.outer_rank * widths[part], 0
         else:
             frozen = 0
-            trained = 4 * widths[part] * (own.rank if method in LORA_LIKE else 1)
+            trained = 4 * widths[part] * (own.rank if METHODS[method].both_factors else 1)
         adapter += frozen + trained
         checkpoint += frozen + trained * (1 + OPTIMIZER_STATE)
     return adapter, checkpoint

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from nora_studio.adapters.methods.table import METHODS
 from nora_studio.app.server.job import ENDED, Job
 from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.past_runs import settings_of, stem_and_method
@@ -30,8 +31,8 @@ class Training:
 
     @property
     def first(self) -> Run | None:
-        """The run that leads: NoRA's, if it is among them."""
-        return self.runs.get("nora") or next(iter(self.runs.values()), None)
+        """The run that leads: of the table's first method, NoRA, if it is among them."""
+        return self.runs.get(next(iter(METHODS))) or next(iter(self.runs.values()), None)
 
 
 def find_trainings(workspace: Workspace, jobs: Jobs) -> list[Training]:

@@ -64,24 +64,26 @@ class CommonsenseTask(Task):
     def find_data(self, options: CommonsenseOptions, runs: dict[str, Run]) -> Mapping[str, str]:
         return self.record
 
-    def prepare(self, dtype: torch.dtype, accelerator: Accelerator) -> Draws:
-        options, say, pad = self.options, accelerator.print, self.tokenizer.pad_token_id
+    def prepare(self, dtype: torch.dtype, accelerator: Accelerator) -> None:
+        options, say = self.options, accelerator.print
         say(f"Loading {options.model} ({dtype}, {accelerator.device})")
         self.decoder = load_decoder(options.model, dtype, accelerator.device, options.base_bits)
         if not options.cache:
             forbid_disk(self.decoder)
-        self.validation = validation_batches(self.kept_out, pad)
-        draws = QuestionDraws(
+        self.validation = validation_batches(self.kept_out, self.tokenizer.pad_token_id)
+        counts = f"{len(self.examples):,} questions, {len(self.kept_out)} kept out"
+        say(f"{counts}; {options.steps:,} steps")
+
+    def batches(self) -> Draws:
+        options = self.options
+        return QuestionDraws(
             self.examples,
             options.batch_size or 1,
-            pad,
+            self.tokenizer.pad_token_id,
             options.seed,
             options.group_by_length,
             options.cutoff if options.packing else None,
         )
-        counts = f"{len(self.examples):,} questions, {len(self.kept_out)} kept out"
-        say(f"{counts}; {options.steps:,} steps")
-        return draws
 
     def build(self, method: str, run: Run, accelerator: Accelerator) -> Learner:
         options = self.options

@@ -17,7 +17,7 @@ from nora_studio.adapters.new_tokens import TOKENIZERS
 from nora_studio.options.config import DreamboothOptions
 from nora_studio.options.defaults import with_recommended
 from nora_studio.options.options_file import options_given, parse_options
-from nora_studio.options.part_settings import PartSettings, part_settings
+from nora_studio.options.part_settings import PartSettings, part_settings, parts_along_inputs
 from nora_studio.options.recommended import first_rate
 from nora_studio.runs import processes
 from nora_studio.runs.runs import Run
@@ -72,7 +72,7 @@ class DreamboothTask(Task):
         self.record = self.photos.record()
         return self.record
 
-    def prepare(self, dtype: torch.dtype, accelerator: Accelerator) -> Draws:
+    def prepare(self, dtype: torch.dtype, accelerator: Accelerator) -> None:
         options, say, device = self.options, accelerator.print, accelerator.device
         for line in self.photos.warnings:
             say(line)
@@ -91,12 +91,14 @@ class DreamboothTask(Task):
         if options.outer == "activation":
             say("Recording activations on the first batch")
             batch = first_batch(prepared.draws)
-            parts = list(self.settings["nora"])
+            parts = parts_along_inputs(self.settings)
             activations = record_activations(pipe, subject.text, subject.process, parts, batch)
             subject = replace(subject, activations=activations)
         self.prepared = replace(prepared, subject=subject)
         self.gallery = Gallery(subject, self.runs, judge, tqdm.write)
-        return prepared.draws
+
+    def batches(self) -> Draws:
+        return self.prepared.draws
 
     def build(self, method: str, run: Run, accelerator: Accelerator) -> Learner:
         return build(self.prepared.subject, method, self.settings[method], accelerator.device)

@@ -87,7 +87,7 @@ class FewshotTask(Task):
         shots, validation = self.drawn
         return record_of(shots, "train") | record_of(validation, "val")
 
-    def prepare(self, dtype: torch.dtype, accelerator: Accelerator) -> Draws:
+    def prepare(self, dtype: torch.dtype, accelerator: Accelerator) -> None:
         options, dataset, device = self.options, self.dataset, accelerator.device
         note = dataset.note or "splits of its own"
         print(f"{dataset.name}: {len(dataset.classes)} classes, {note}")
@@ -97,6 +97,9 @@ class FewshotTask(Task):
         self.before = zero_shot(self.known, prepare_accelerator(MIXED[dtype]))
         pictures = len(self.known.test.pictures)
         print(f"zero-shot: {self.before.accuracy:.1%} of {pictures:,} test pictures")
+
+    def batches(self) -> Draws:
+        options = self.options
         batch = options.batch_size or 1
         return ShotDraws(self.known.shots, batch, options.seed, options.augment)
 

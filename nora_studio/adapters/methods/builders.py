@@ -1,0 +1,234 @@
+"""What the records of the table build: configurations, step rules, parameter groups, optimizers.
+
+PEFT takes about ten seconds to import, so each function imports what it builds when it builds it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from nora_studio.adapters.methods.spec import AdapterSpec, Shape
+from nora_studio.errors import StudioError
+
+if TYPE_CHECKING:
+    from peft.config import PeftConfig
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from nora_studio.adapters.methods.steps import StepRules
+
+Build = Callable[[AdapterSpec, list[str], list[Shape]], "PeftConfig"]
+"""As `Method.build`."""
+
+VB_BANK = 256
+"""VB-LoRA: vectors in the bank, PEFT's default; two of them make each piece of a factor."""
+VB_LONGEST = 256
+"""VB-LoRA: the longest vectors, as the paper uses for language models."""
+
+
+def alpha_of(spec: AdapterSpec, usual: float) -> int:
+    """Return the spec's alpha, or the usual one."""
+    # PEFT reads a scale from any number; its annotations alone say int.
+    return usual if spec.alpha is None else spec.alpha  # pyright: ignore[reportReturnType]
+
+
+def lora(use_rslora: bool = False, use_dora: bool = False) -> Build:
+    """Return the builder of PEFT's LoRA, plain or with one of its switches."""
+
+    def build(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
+        from peft import LoraConfig
+
+        return LoraConfig(
+            r=spec.rank,
+            lora_alpha=alpha_of(spec, spec.rank),
+            lora_dropout=spec.dropout,
+            target_modules=targets,
+            use_rslora=use_rslora,
+            use_dora=use_dora,
+        )
+
+    return build
+
+
+def adalora(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
+    """Configure PEFT's AdaLoRA over the steps of the run.
+
+    Raises:
+        StudioError: the spec has no steps.
+    """
+    from peft import AdaLoraConfig
+
+    if spec.total_steps is None or spec.total_steps < 1:
+        raise StudioError(
+            "adalora allots ranks over the whole run: total_steps must be 1 or more; got "
+            f"{spec.total_steps}. Give the number of training steps."
+        )
+    steps = spec.total_steps
+    # Begins half as large again as it ends, as in the paper's runs; a tenth of the run warms up,
+    # the last three tenths train at the final ranks.
+    start = math.ceil(1.5 * spec.rank)
+    return AdaLoraConfig(
+        target_r=spec.rank,
+        init_r=start,
+        tinit=steps // 10,
+        tfinal=steps * 3 // 10,
+        deltaT=max(1, steps // 100),
+        total_step=steps,
+        orth_reg_weight=0.1,
+        # PEFT divides by the starting rank, so this makes the scale alpha / rank.
+        lora_alpha=alpha_of(spec, spec.rank) * start / spec.rank,  # pyright: ignore
+        lora_dropout=spec.dropout,
+        target_modules=targets,
+    )
+
+
+def loha(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
+    """Configure PEFT's LoHa."""
+    from peft import LoHaConfig
+
+    return LoHaConfig(r=spec.rank, alpha=alpha_of(spec, spec.rank), target_modules=targets)
+
+
+def lokr(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
+    """Configure PEFT's LoKr."""
+    from peft import LoKrConfig
+
+    return LoKrConfig(r=spec.rank, alpha=alpha_of(spec, spec.rank), target_modules=targets)
+
+
+def vera(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
+    """Configure PEFT's VeRA."""
+    from peft import VeraConfig
+
+    return VeraConfig(r=spec.rank, vera_dropout=spec.dropout, target_modules=targets)
+
+
+def vblora(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
+    """Configure PEFT's VB-LoRA with the longest vectors that divide every side."""
+    from peft import VBLoRAConfig
+
+    common = math.gcd(*(side for shape in shapes for side in shape))
+    length = max(n for n in range(1, min(common, VB_LONGEST) + 1) if common % n == 0)
+    return VBLoRAConfig(
+        r=spec.rank,
+        num_vectors=VB_BANK,
+        vector_length=length,
+        vblora_dropout=spec.dropout,
+        target_modules=targets,
+    )
+
+
+def oft(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
+    """Configure PEFT's OFT; the rank is the size of a block."""
+    from peft import OFTConfig
+
+    return OFTConfig(r=0, oft_block_size=spec.rank, target_modules=targets)
+
+
+def oft_fits(spec: AdapterSpec, name: str, shape: Shape) -> None:
+    """Refuse a block that does not divide the inputs of a layer.
+
+    Raises:
+        StudioError: it does not, or it is a single number.
+    """
+    inputs = shape[1]
+    if spec.rank < 2 or inputs % spec.rank:
+        good = ", ".join(str(n) for n in range(2, min(inputs, 128) + 1) if inputs % n == 0)
+        raise StudioError(
+            f"oft rotates the inputs in blocks, whose size (rank) must divide the {inputs} inputs "
+            f"of {name}; got {spec.rank}. Sizes that do: {good or inputs}."
+        )
+
+
+def randlora(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
+    """Configure PEFT's RandLoRA."""
+    from peft import RandLoraConfig
+
+    return RandLoraConfig(
+        r=spec.rank,
+        randlora_alpha=alpha_of(spec, 20 * spec.rank),  # PEFT's own ratio
+        randlora_dropout=spec.dropout,
+        target_modules=targets,
+    )
+
+
+def any_rank(spec: AdapterSpec, name: str, shape: Shape) -> None:
+    """Accept every rank: VeRA's frozen random factors may be wider than a weight."""
+
+
+def ours(name: str, **more: Any) -> Build:
+    """Return the builder of one of our tuners by the name of its configuration.
+
+    Args:
+        name: In `adapters.tuners`.
+        more: Settings of that configuration alone.
+    """
+
+    def build(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
+        from nora_studio.adapters import tuners
+
+        config: type[PeftConfig] = getattr(tuners, name)
+        common: dict[str, Any] = {"r": spec.rank, "alpha": spec.alpha, "dropout": spec.dropout}
+        return config(**common, target_modules=targets, **more)  # pyright: ignore
+
+    return build
+
+
+def nora(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
+    """Configure NoRA."""
+    from nora_studio.nora import NoraConfig
+
+    return NoraConfig(
+        r=spec.rank,
+        outer_rank=64 if spec.outer_rank is None else spec.outer_rank,
+        alpha=spec.alpha,
+        dropout=spec.dropout,
+        start=spec.start,
+        outer=spec.outer,
+        mean_abs_inputs=spec.mean_abs_inputs,
+        target_modules=targets,
+    )
+
+
+def adalora_steps(parts: dict[str, nn.Module], seed: int) -> StepRules:
+    """Start AdaLoRA's allocation of ranks; nothing is drawn."""
+    from nora_studio.adapters.methods.steps import AdaloraSteps
+
+    return AdaloraSteps(parts)
+
+
+def dylora_steps(parts: dict[str, nn.Module], seed: int) -> StepRules:
+    """Start DyLoRA's draws of ranks."""
+    from nora_studio.adapters.methods.steps import DyloraSteps
+
+    return DyloraSteps(parts, seed)
+
+
+def lora_plus_groups(*settings: Any) -> list[dict[str, Any]]:
+    """Give LoRA+'s two groups of one part, as `Method.groups` is called."""
+    from nora_studio.adapters.methods import optimizers
+
+    return optimizers.lora_plus_groups(*settings)
+
+
+def vblora_groups(*settings: Any) -> list[dict[str, Any]]:
+    """Give VB-LoRA's two groups of one part, as `Method.groups` is called."""
+    from nora_studio.adapters.methods import optimizers
+
+    return optimizers.vblora_groups(*settings)
+
+
+def lora_fa_optimizer(*settings: Any) -> Optimizer:
+    """Make LoRA-FA's own optimizer, as `Method.optimizer` is called."""
+    from nora_studio.adapters.methods import optimizers
+
+    return optimizers.lora_fa(*settings)
+
+
+def measure_magnitudes(model: nn.Module, adapter_name: str) -> None:
+    """Measure DoRA's magnitudes again, as `Method.after_attach` is called."""
+    from nora_studio.adapters.methods import injection
+
+    injection.measure_magnitudes(model, adapter_name)
