@@ -13,6 +13,20 @@ class StudioError(ValueError):
     """
 
 
+def shown(value: object, most: int = 80) -> str:
+    """Write a value that somebody gave for a message: its `repr`, cut where it is long.
+
+    Args:
+        most: Characters of the value.
+    """
+    if isinstance(value, int) and abs(value) >= 10**most:  # Python writes out 4,300 digits at most.
+        return f"a number of more than {most} digits"
+    if isinstance(value, str):
+        return repr(value if len(value) <= most else f"{value[: most - 3]}...")
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def run_entry(main: Callable[[], int]) -> int:
     """Run an entry point; a `StudioError` becomes one line on stderr and status 2, Ctrl-C 130.
 
