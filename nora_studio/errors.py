@@ -27,6 +27,11 @@ def shown(value: object, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def first_line(error: Exception) -> str:
+    """Give the first line of what a library says; its error's name where it says nothing."""
+    return (str(error).strip().splitlines() or [repr(error)])[0]
+
+
 def run_entry(main: Callable[[], int]) -> int:
     """Run an entry point; a `StudioError` becomes one line on stderr and status 2, Ctrl-C 130.
 

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from nora_studio.adapters.base_digests import keep_base_folder
-from nora_studio.errors import StudioError
+from nora_studio.errors import StudioError, first_line
 from nora_studio.mini.assets import EMBEDDED, embedded
 from nora_studio.runs.weight_files import check_hub_weights, check_weights
 from nora_studio.sdxl.quantization import check_quantizer, quantize
@@ -55,7 +55,7 @@ def load_tokenizer(model: str) -> Any:
         tokenizer: Any = AutoTokenizer.from_pretrained(source_of(model), trust_remote_code=False)
     except _NOTHING as error:
         raise StudioError(
-            f"--model: {model!r} has no tokenizer to load: {_reason(error)}"
+            f"--model: {model!r} has no tokenizer to load: {first_line(error)}"
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
@@ -85,7 +85,8 @@ def load_decoder(model: str, dtype: torch.dtype, device: torch.device, bits: int
     except _NOTHING as error:
         check_hub_weights("--model", model)
         raise StudioError(
-            f"--model: {model!r} could not be loaded as a causal language model: {_reason(error)}"
+            f"--model: {model!r} could not be loaded as a causal language model: "
+            f"{first_line(error)}"
         ) from error
     finally:
         logging.enable_progress_bar()
@@ -94,7 +95,3 @@ def load_decoder(model: str, dtype: torch.dtype, device: torch.device, bits: int
     if bits != 16:
         quantize("decoder", decoder, bits, device)
     return decoder.to(device)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [repr(error)])[0]
