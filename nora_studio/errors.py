@@ -1,9 +1,10 @@
 """The one error that users are meant to read, and how entry points tell it."""
 
 import contextlib
+import difflib
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class StudioError(ValueError):
@@ -30,6 +31,12 @@ def shown(value: object, most: int = 80) -> str:
 def first_line(error: Exception) -> str:
     """Give the first line of what a library says; its error's name where it says nothing."""
     return (str(error).strip().splitlines() or [repr(error)])[0]
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Write " Did you mean ...?" when something known is close to a word, else nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def run_entry(main: Callable[[], int]) -> int:

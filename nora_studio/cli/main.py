@@ -4,14 +4,13 @@ A plain table and not the subcommands of tyro: those need every command's option
 imports, before the first `--help`, and have no place for a script that parses its own words.
 """
 
-import difflib
 import importlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nora_studio import __version__
-from nora_studio.errors import StudioError, run_entry
+from nora_studio.errors import StudioError, run_entry, suggestion
 from nora_studio.options.command_line import parse_command
 from nora_studio.runs.scripts import CLIP_SCORE, FIDELITY, TRAIN, run_script
 
@@ -65,7 +64,7 @@ class Group:
             return 0
         if word not in self.commands:
             expected = f"{prog.split()[-1]}: expected one of {', '.join(self.commands)}"
-            raise StudioError(f"{expected}; got {word!r}.{_suggestion(word, self.commands)}")
+            raise StudioError(f"{expected}; got {word!r}.{suggestion(word, self.commands)}")
         return self.commands[word].start(f"{prog} {word}", rest)
 
 
@@ -153,10 +152,5 @@ def dispatch(arguments: Sequence[str]) -> int:
         return 0
     if word not in COMMANDS:
         expected = f"expected a command ({', '.join(COMMANDS)})"
-        raise StudioError(f"{expected}; got {word!r}.{_suggestion(word, COMMANDS)}")
+        raise StudioError(f"{expected}; got {word!r}.{suggestion(word, COMMANDS)}")
     return COMMANDS[word].start(f"nora-studio {word}", rest)
-
-
-def _suggestion(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""

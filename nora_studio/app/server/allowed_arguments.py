@@ -14,9 +14,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Union, get_args, get_origin
 
-from nora_studio.errors import StudioError, shown
+from nora_studio.errors import StudioError, shown, suggestion
 from nora_studio.options.command_line import option_hints
-from nora_studio.options.config import suggestion
 from nora_studio.options.paths import check_relative, check_text
 
 MOST_WORDS = 500
