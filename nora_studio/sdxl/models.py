@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from nora_studio.adapters.base_digests import keep_base_folder
 from nora_studio.errors import StudioError, first_line
-from nora_studio.mini.assets import EMBEDDED, embedded
+from nora_studio.mini.assets import EMBEDDED, find_model
 from nora_studio.runs.weight_files import check_hub_weights, check_weights
 from nora_studio.sdxl.quantization import shared_state
 
@@ -73,16 +73,11 @@ def load_sdxl(
 
 def _source(model: str) -> str:
     """The directory or Hub name behind a model's name."""
-    source = embedded("mini-sdxl") if model == EMBEDDED else Path(model).expanduser()
-    if source.exists():
-        _check_directory(source)
-        return str(source)
-    if model.count("/") == 1 and not model.startswith((".", "/", "~")):
+    folder = find_model(model, "mini-sdxl")
+    if folder is None:
         return model
-    raise StudioError(
-        f"--model: expected 'embedded', a directory or a Hub name (owner/name); got {model!r}, "
-        "which is no directory here. Check the path."
-    )
+    _check_directory(folder)
+    return str(folder)
 
 
 class Tokenizers(NamedTuple):

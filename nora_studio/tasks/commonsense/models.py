@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from nora_studio.adapters.base_digests import keep_base_folder
 from nora_studio.errors import StudioError, first_line
-from nora_studio.mini.assets import EMBEDDED, embedded
+from nora_studio.mini.assets import EMBEDDED, embedded, find_model
 from nora_studio.runs.weight_files import check_hub_weights, check_weights
 from nora_studio.sdxl.quantization import check_quantizer, quantize
 
@@ -25,22 +25,17 @@ def source_of(model: str) -> str:
     Raises:
         StudioError: it is neither.
     """
-    place = embedded(FOLDER) if model == EMBEDDED else Path(model).expanduser()
-    if model == EMBEDDED and not place.is_dir():
+    if model == EMBEDDED and not embedded(FOLDER).is_dir():
         raise StudioError(
-            f"--model embedded: {place} is not there. Make it with `python "
+            f"--model embedded: {embedded(FOLDER)} is not there. Make it with `python "
             "training/pretrain_mini_llama.py`, or name another model."
         )
-    if place.is_dir():
-        if not (place / "config.json").is_file():
-            raise StudioError(f"--model: {place} holds no config.json of a transformers model.")
-        return str(place)
-    if model.count("/") == 1 and not model.startswith((".", "/", "~")):
+    folder = find_model(model, FOLDER)
+    if folder is None:
         return model
-    raise StudioError(
-        f"--model: expected 'embedded', a directory or a Hub name (owner/name); got {model!r}, "
-        "which is no directory here. Check the path."
-    )
+    if not (folder / "config.json").is_file():
+        raise StudioError(f"--model: {folder} holds no config.json of a transformers model.")
+    return str(folder)
 
 
 def load_tokenizer(model: str) -> Any:
