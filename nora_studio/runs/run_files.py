@@ -8,7 +8,7 @@ anything in a run's folder is not as the trainer writes it.
 import json
 import math
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,17 @@ def read_config(file: Path) -> dict[str, Any]:
             f"{file} is damaged: {_reason(error)}. Put back a copy, such as that of a twin; or "
             "delete the run and begin another."
         ) from error
+    return values
+
+
+def flat_settings(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Take the values of a TOML table and of those in it, by their names with dots."""
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        if isinstance(value, dict):
+            values |= flat_settings(value, f"{prefix}{name}.")
+        else:
+            values[prefix + name] = value
     return values
 
 
