@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from nora_studio.cli.commands.runs.curves import plot_curves
 from nora_studio.cli.commands.runs.printing import new_console, new_table
-from nora_studio.errors import StudioError
+from nora_studio.cli.plot_file import check_plot_file
 from nora_studio.runs.history import (
     common_steps,
     differing_settings,
@@ -34,8 +34,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Print what two runs differ in."""
-    if options.plot is not None and options.plot.suffix.lower() != ".png":
-        raise StudioError(f"--plot: expected a name that ends with .png; got {options.plot}.")
+    check_plot_file(options.plot)
     runs = [find_run(name, options.output_dir) for name in (options.first, options.second)]
     differing = differing_settings(*(read_settings(run) for run in runs))
     both, console = [standing(run) for run in runs], new_console()
