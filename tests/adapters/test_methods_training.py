@@ -2,13 +2,13 @@
 
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.optimizers import create_lorafa_optimizer
 from support.families import make
+from support.halves import bytes_of
 from support.llama_adapters import FAMILY, adapted
 from support.loop import built
 from support.specs import SPECS
@@ -180,11 +180,6 @@ def quick(method: str) -> dict:
         if "nora" in method:
             flags[f"{part}.outer-rank"] = 8
     return flags
-
-
-def bytes_of(folder: Path) -> dict[str, bytes]:
-    files = sorted(folder.rglob("*.safetensors"))
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 @pytest.mark.parametrize(
