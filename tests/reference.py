@@ -5,14 +5,6 @@ import math
 import torch
 from torch import Tensor
 
-TOLERANCE: dict[torch.dtype, dict[str, float]] = {
-    torch.float64: {"rtol": 1e-10, "atol": 1e-12},
-    torch.float32: {"rtol": 1e-5, "atol": 2e-6},
-    torch.bfloat16: {"rtol": 2e-2, "atol": 2e-2},
-    torch.float16: {"rtol": 3e-3, "atol": 3e-3},
-}
-"""For results that were computed in a dtype, on numbers of size about one."""
-
 
 def nora_factors(weight: Tensor, outer_rank: int, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return U_r, the first `rank` entries of sqrt(S_r), and V_r^T (arXiv:2408.10280, 3.2)."""

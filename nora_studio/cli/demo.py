@@ -8,6 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nora_studio.adapters.files.cards import read_card
+from nora_studio.cli.commands.demo import Options
 from nora_studio.mini.assets import EMBEDDED
 from nora_studio.mini.shipped import ShippedSubject
 from nora_studio.options.defaults import with_recommended
@@ -46,24 +47,6 @@ PICTURE_SEED = 1000
 
 
 @dataclass(frozen=True)
-class DemoOptions:
-    """Train a NoRA and a LoRA on a shipped subject, draw six places, score and report."""
-
-    out: Path = Path("demo")
-    """Folder for runs, pictures, comparison.png and report.html."""
-    subject: str = "sunrise-mug"
-    """A folder of assets/subjects."""
-    steps: int | None = None
-    """Training steps. None: recommended."""
-    seed: int = 0
-    """Of training and of the drawn pictures."""
-    inference_steps: int = 15
-    """Denoising steps of a picture."""
-    guidance: float = 5.0
-    """Classifier-free guidance."""
-
-
-@dataclass(frozen=True)
 class Results:
     """What the judge said."""
 
@@ -75,7 +58,7 @@ class Results:
     """CLIP-T and CLIP-I of real photos of the subject: the mark to reach."""
 
 
-def run_demo(options: DemoOptions) -> int:
+def run(options: Options) -> int:
     """Run the demo; go on with what an interrupted one left behind."""
     began = time.monotonic()
     subject = ShippedSubject.load(options.subject)
@@ -116,7 +99,7 @@ def run_demo(options: DemoOptions) -> int:
     return 0
 
 
-def train_arguments(options: DemoOptions, subject: ShippedSubject) -> list[str]:
+def train_arguments(options: Options, subject: ShippedSubject) -> list[str]:
     """What a person would type after the trainer's name."""
     arguments = [
         "--instance-dir", str(subject.folder / "photos"),
@@ -132,11 +115,11 @@ def train_arguments(options: DemoOptions, subject: ShippedSubject) -> list[str]:
     return arguments + (["--steps", str(options.steps)] if options.steps else [])
 
 
-def _run_folder(options: DemoOptions, subject: ShippedSubject, method: str) -> Path:
+def _run_folder(options: Options, subject: ShippedSubject, method: str) -> Path:
     return options.out / "runs" / f"{subject.name}-{method}"
 
 
-def _train(options: DemoOptions, subject: ShippedSubject, arguments: list[str]) -> int:
+def _train(options: Options, subject: ShippedSubject, arguments: list[str]) -> int:
     folders = [_run_folder(options, subject, method) for method in METHODS]
     runs = [Run(folder) for folder in folders]
     if all(run.read_status().get("state") == "finished" for run in runs):
@@ -150,7 +133,7 @@ def _train(options: DemoOptions, subject: ShippedSubject, arguments: list[str]) 
 
 
 def _write_grid(
-    options: DemoOptions, subject: ShippedSubject, drawing: Drawing, pictures: Pictures
+    options: Options, subject: ShippedSubject, drawing: Drawing, pictures: Pictures
 ) -> None:
     labelled_grid(
         [[open_picture(pictures[label][pair]) for label in pictures] for pair in drawing.pairs],
@@ -162,7 +145,7 @@ def _write_grid(
 
 
 def _write_report(
-    options: DemoOptions,
+    options: Options,
     subject: ShippedSubject,
     drawing: Drawing,
     pictures: Pictures,

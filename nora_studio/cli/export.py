@@ -15,6 +15,7 @@ from nora_studio.adapters.files.portable import DTYPES, write_portable
 from nora_studio.adapters.files.seed import write_seed
 from nora_studio.adapters.files.updates import Updates, error_of, with_rank
 from nora_studio.adapters.new_tokens import NewTokens
+from nora_studio.cli.commands.export import Options
 from nora_studio.cli.opening import (
     Opened,
     check_out_file,
@@ -24,11 +25,10 @@ from nora_studio.cli.opening import (
     size_text,
     title_of,
 )
-from nora_studio.cli.options import ExportOptions
 from nora_studio.errors import StudioError
 
 
-def run(options: ExportOptions) -> int:
+def run(options: Options) -> int:
     """Write the file and say what is in it."""
     check_rank(options.rank)
     title = options.title or title_of(options.adapter)
@@ -97,7 +97,7 @@ def _write_tokens(file: Path, opened: Opened, tokens: NewTokens, style: str) -> 
         print(f"    {line}")
 
 
-def _export_seed(options: ExportOptions, out: Path) -> int:
+def _export_seed(options: Options, out: Path) -> int:
     if options.rank is not None:
         raise StudioError("--rank: a seed file keeps the trained ranks. Leave it out.")
     if options.title is not None:

@@ -10,13 +10,13 @@ from nora_studio.adapters.files.card import AdapterCard
 from nora_studio.adapters.files.extraction import Fit, extract_part
 from nora_studio.adapters.fingerprints import fingerprint
 from nora_studio.adapters.methods.attachment import count_parameters, detach
+from nora_studio.cli.commands.extract import Options
 from nora_studio.cli.opening import check_out_folder
-from nora_studio.cli.options import ExtractOptions
 from nora_studio.errors import StudioError
 from nora_studio.sdxl.models import load_sdxl, native_resolution, parts_of, used_targets
 
 
-def run(options: ExtractOptions) -> int:
+def run(options: Options) -> int:
     """Write the adapter and say how well it fits."""
     out = check_out_folder(options.out)
     if not 1 <= options.rank <= options.outer_rank:
@@ -53,7 +53,7 @@ def run(options: ExtractOptions) -> int:
     return 0
 
 
-def _card(options: ExtractOptions, adapted: dict[str, nn.Module], resolution: int) -> AdapterCard:
+def _card(options: Options, adapted: dict[str, nn.Module], resolution: int) -> AdapterCard:
     return AdapterCard(
         method="nora",
         model=options.base,

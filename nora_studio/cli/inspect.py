@@ -21,18 +21,18 @@ from nora_studio.adapters.files.inspection import (
 )
 from nora_studio.adapters.files.peft_settings import read_settings
 from nora_studio.adapters.files.seed_reading import read_recipes
+from nora_studio.cli.commands.inspect import Options
 from nora_studio.cli.opening import open_updates, size_text, title_of
-from nora_studio.cli.options import InspectOptions
+from nora_studio.cli.plot_file import check_plot_file
 from nora_studio.errors import StudioError
 
 _BAR = 24
 _GROUND, _INK, _SOFT, _FILL = "#f6f4ef", "#23211e", "#6d675f", "#3d6b99"
 
 
-def run(options: InspectOptions) -> int:
+def run(options: Options) -> int:
     """Print the facts and the table of blocks."""
-    if options.plot is not None and options.plot.suffix.lower() != ".png":
-        raise StudioError(f"--plot: expected a name that ends with .png; got {options.plot}.")
+    check_plot_file(options.plot)
     console = Console(highlight=False, soft_wrap=True)
     source = find_adapter(options.adapter)
     facts, layers, note = _look_into_file(source) if source.is_file() else _look_into_folder(source)

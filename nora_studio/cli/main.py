@@ -1,241 +1,156 @@
-"""The `nora-studio` command: one word, then that command's own options."""
+"""The `nora-studio` command: one word, then that command's own options.
 
-import contextlib
-import difflib
+A plain table and not the subcommands of tyro: those need every command's options, and so its
+imports, before the first `--help`, and have no place for a script that parses its own words.
+"""
+
+import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-
-from tqdm import tqdm
 
 from nora_studio import __version__
-from nora_studio.cli.options import FILE_COMMANDS, run_file_command
-from nora_studio.errors import StudioError, run_entry
+from nora_studio.errors import StudioError, run_entry, suggestion
 from nora_studio.options.command_line import parse_command
 from nora_studio.runs.scripts import CLIP_SCORE, FIDELITY, TRAIN, run_script
 
 
 @dataclass(frozen=True)
-class GenerateOptions:
-    """Draw pictures with a base and adapters: one PNG for each prompt, seed and adapter."""
+class Command:
+    """What a word starts."""
 
-    prompts: tuple[str, ...]
-    """Prompts, or one text file with a prompt a line; [V] stands for the subject."""
-    adapters: tuple[Path, ...] = ()
-    """Run folders, adapter folders or checkpoints. None: the base alone."""
-    model: str | None = None
-    """Base model. None: the one the adapters were trained on."""
-    out: Path = Path("outputs")
-    """Folder for the pictures; each carries its recipe."""
-    seeds: tuple[int, ...] = (0,)
-    """One picture of every prompt for each seed."""
-    steps: int = 25
-    """Denoising steps."""
-    guidance: float = 5.0
-    """Classifier-free guidance; at 1 or below there is none."""
-    strength: float = 1.0
-    """Factor on the adapters' change: 1 is as trained, 0 is the base."""
-    weights: tuple[float, ...] = ()
-    """Each adapter's own strength beside that, in the same order. None given: 1 for each."""
-    strengths: tuple[float, ...] = ()
-    """Draw every adapter at each of these strengths, as columns of their own."""
-    together: bool = False
-    """Put all adapters on at once, as one column; their changes add up."""
-    size: int | None = None
-    """Side in pixels, a multiple of 8. None: as trained."""
-    negative: str | None = None
-    """What guidance leads away from."""
-    precision: str = "auto"
-    """fp32, bf16 or fp16; auto: bf16 on a GPU, fp32 on a CPU."""
+    line: str
+    """What it does, for the list of commands."""
+    module: str
+    """Imported once it is asked for. It has `Options`, a dataclass, and `run(options)`, which
+    gives back the exit status; without `Options`, `run(arguments)` reads the words itself."""
+
+    def start(self, prog: str, arguments: Sequence[str]) -> int:
+        """Run the command; give back its exit status."""
+        module = importlib.import_module(self.module)
+        if not hasattr(module, "Options"):
+            return module.run(arguments)
+        return module.run(parse_command(module.Options, arguments, prog))
 
 
 @dataclass(frozen=True)
-class CompareOptions(GenerateOptions):
-    """Draw base and adapters from the same starting noise, as a labelled grid (grid.png)."""
+class Script:
+    """A word that starts an entry script with all of its arguments."""
 
-    out: Path = Path("comparison")
-    """Folder for grid.png and the single pictures."""
+    line: str
+    script: str
 
-
-def generate(options: GenerateOptions) -> int:
-    _draw(options, with_base=not options.adapters)
-    return 0
-
-
-def compare(options: CompareOptions) -> int:
-    from nora_studio.scoring.compare import open_picture
-    from nora_studio.scoring.grid import labelled_grid
-
-    if not options.adapters:
-        raise StudioError("--adapters: expected at least one run or adapter to compare; got none.")
-    drawing, pictures = _draw(options, with_base=True)
-    many = len(drawing.seeds) > 1
-    labelled_grid(
-        [[open_picture(files[pair]) for files in pictures.values()] for pair in drawing.pairs],
-        [f"{prompt} (seed {seed})" if many else prompt for prompt, seed in drawing.pairs],
-        list(pictures),
-        options.out / "grid.png",
-    )
-    print(options.out / "grid.png")
-    return 0
+    def start(self, prog: str, arguments: Sequence[str]) -> int:
+        """Run the script in a process of its own; give back its exit status."""
+        return run_script(self.script, arguments)
 
 
-def _draw(options: GenerateOptions, with_base: bool):
-    # Imported here: `--help` and a wrong flag should answer at once.
-    import torch
+@dataclass(frozen=True)
+class Group:
+    """A word with a table of its own."""
 
-    from nora_studio.options.precision import choose_dtype
-    from nora_studio.photos.prompts import read_prompts
-    from nora_studio.scoring.compare import Drawing, draw_missing, enter_adapters
-    from nora_studio.scoring.prompt_warnings import drawing_warnings
-    from nora_studio.sdxl.entrants import base_of, trained_size
-    from nora_studio.sdxl.models import load_sdxl
+    line: str
+    default: str
+    """The inner word that stands where none is given."""
+    commands: dict[str, Command]
 
-    prompts = read_prompts(options.prompts)
-    entrants = enter_adapters(
-        options.adapters,
-        with_base,
-        weights=options.weights,
-        strengths=options.strengths,
-        together=options.together,
-    )
-    model = base_of(entrants, options.model)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    pipe = load_sdxl(model, choose_dtype(options.precision, device), device)
-    size = options.size or trained_size(pipe, entrants)
-    drawing = Drawing(
-        model=model,
-        prompts=tuple(prompts),
-        seeds=options.seeds,
-        steps=options.steps,
-        guidance=options.guidance,
-        size=size,
-        negative=options.negative,
-        strength=options.strength,
-    )
-    for line in drawing_warnings(pipe, entrants, drawing):
-        print(line, file=sys.stderr)
-    with contextlib.closing(
-        tqdm(total=len(entrants) * len(drawing.pairs), desc="Drawing", unit="picture")
-    ) as bar:
-        pictures = draw_missing(pipe, entrants, drawing, options.out, lambda *_: bar.update())
-    for files in pictures.values():
-        for file in files.values():
-            print(file)
-    return drawing, pictures
+    def start(self, prog: str, arguments: Sequence[str]) -> int:
+        """Run the inner command; give back its exit status."""
+        word, *rest = arguments or [self.default]
+        if word in ("-h", "--help"):
+            print(f"usage: {prog} ACTION [options]\n")
+            for name, command in self.commands.items():
+                print(f"  {name:<10}{command.line}")
+            return 0
+        if word not in self.commands:
+            expected = f"{prog.split()[-1]}: expected one of {', '.join(self.commands)}"
+            raise StudioError(f"{expected}; got {word!r}.{suggestion(word, self.commands)}")
+        return self.commands[word].start(f"{prog} {word}", rest)
 
 
-def _command_generate(arguments: Sequence[str]) -> int:
-    return generate(
-        parse_command(GenerateOptions, prog="nora-studio generate", arguments=arguments)
-    )
-
-
-def _command_compare(arguments: Sequence[str]) -> int:
-    return compare(parse_command(CompareOptions, prog="nora-studio compare", arguments=arguments))
-
-
-def _command_draw_server(arguments: Sequence[str]) -> int:
-    from nora_studio.app.server import drawing_server
-
-    return drawing_server.run(arguments)
-
-
-def _command_demo(arguments: Sequence[str]) -> int:
-    from nora_studio.cli.demo import DemoOptions, run_demo
-
-    return run_demo(parse_command(DemoOptions, prog="nora-studio demo", arguments=arguments))
-
-
-def _command_train(arguments: Sequence[str]) -> int:
-    return run_script(TRAIN, arguments)
-
-
-def _command_check_photos(arguments: Sequence[str]) -> int:
-    from nora_studio.cli import check_photos
-
-    return check_photos.run(arguments)
-
-
-def _command_audit_resume(arguments: Sequence[str]) -> int:
-    from nora_studio.cli import audit_resume
-
-    return audit_resume.run(arguments)
-
-
-def _command_score(arguments: Sequence[str]) -> int:
-    return run_script(CLIP_SCORE, arguments)
-
-
-def _command_fidelity(arguments: Sequence[str]) -> int:
-    return run_script(FIDELITY, arguments)
-
-
-def _command_methods(arguments: Sequence[str]) -> int:
-    from nora_studio.cli import methods
-
-    return methods.run(arguments)
-
-
-def _command_params(arguments: Sequence[str]) -> int:
-    from nora_studio.cli import params
-
-    return params.run(arguments)
-
-
-def _command_runs(arguments: Sequence[str]) -> int:
-    from nora_studio.cli import runs
-
-    return runs.run(arguments)
-
-
-def _command_ui(arguments: Sequence[str]) -> int:
-    from nora_studio.app import serve as server
-
-    return server.run(arguments)
-
-
-COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
-    "demo": (_command_demo, "train NoRA and LoRA on a shipped subject and show what each draws"),
-    "ui": (_command_ui, "open the studio in a browser: train, watch, compare"),
-    "train": (_command_train, "personalise SDXL from a folder of photos (the DreamBooth trainer)"),
-    "runs": (_command_runs, "list, show, compare, delete and continue runs"),
-    "check-photos": (_command_check_photos, "tell what is wrong with a folder of photos"),
-    "generate": (_command_generate, "draw prompts with a base and adapters"),
-    "compare": (_command_compare, "draw base and adapters side by side from the same noise"),
-    "draw-server": (
-        _command_draw_server,
-        "draw requests that come as JSON lines, on a warm base",
+_OURS = "nora_studio.cli.commands"
+RUNS = {
+    "list": Command(
+        "Every run in a folder: how it stands, its losses, when it last told anything.",
+        f"{_OURS}.runs.list",
     ),
-    "audit-resume": (_command_audit_resume, "prove that a stopped training resumes exactly"),
-    "methods": (_command_methods, "list every adapter method"),
-    "params": (_command_params, "count what an adapter trains on a model, from shapes alone"),
-    "score": (_command_score, "CLIP-T, CLIP-I and DINO of adapters, with paired differences"),
-    "fidelity": (_command_fidelity, "which checkpoint at which strength: subject against prompt"),
-    **{word: (partial(run_file_command, word), line) for word, (_, line) in FILE_COMMANDS.items()},
+    "show": Command(
+        "One run: how it stands, its settings, its curves, its checkpoints and pictures.",
+        f"{_OURS}.runs.show",
+    ),
+    "diff": Command(
+        "Two runs: which settings differ, and how far apart their curves are.",
+        f"{_OURS}.runs.diff",
+    ),
+    "delete": Command(
+        "Throw runs away: into .trash beside them, from where `restore` brings them back.",
+        f"{_OURS}.runs.delete",
+    ),
+    "restore": Command("Bring a run back that was thrown away.", f"{_OURS}.runs.restore"),
+    "continue": Command(
+        "Go on with a run (and its twins): from where it stopped, or longer than was planned.",
+        f"{_OURS}.runs.resume",
+    ),
+}
+COMMANDS: dict[str, Command | Script | Group] = {
+    "demo": Command(
+        "train NoRA and LoRA on a shipped subject and show what each draws", f"{_OURS}.demo"
+    ),
+    "ui": Command("open the studio in a browser: train, watch, compare", "nora_studio.app.serve"),
+    "train": Script("personalise SDXL from a folder of photos (the DreamBooth trainer)", TRAIN),
+    "runs": Group("list, show, compare, delete and continue runs", "list", RUNS),
+    "check-photos": Command("tell what is wrong with a folder of photos", f"{_OURS}.check_photos"),
+    "generate": Command("draw prompts with a base and adapters", f"{_OURS}.generate"),
+    "compare": Command(
+        "draw base and adapters side by side from the same noise", f"{_OURS}.compare"
+    ),
+    "draw-server": Command(
+        "draw requests that come as JSON lines, on a warm base",
+        "nora_studio.app.server.drawing_server",
+    ),
+    "audit-resume": Command(
+        "prove that a stopped training resumes exactly", f"{_OURS}.audit_resume"
+    ),
+    "methods": Command("list every adapter method", f"{_OURS}.methods"),
+    "params": Command(
+        "count what an adapter trains on a model, from shapes alone", f"{_OURS}.params"
+    ),
+    "score": Script("CLIP-T, CLIP-I and DINO of adapters, with paired differences", CLIP_SCORE),
+    "fidelity": Script("which checkpoint at which strength: subject against prompt", FIDELITY),
+    "export": Command(
+        "write an adapter as one file, for other tools or a seed file", f"{_OURS}.export"
+    ),
+    "merge": Command("write a base with adapters in its weights", f"{_OURS}.merge"),
+    "mix": Command("add several adapters up into one LoRA file", f"{_OURS}.mix"),
+    "inspect": Command("tell what an adapter is, and where it changes most", f"{_OURS}.inspect"),
+    "extract": Command("fit a NoRA to what a fine-tuned model changed", f"{_OURS}.extract"),
+    "push": Command("publish an adapter on the Hugging Face Hub", f"{_OURS}.push"),
 }
 
 
 def main() -> int:
     """Entry point of the console command."""
-    return run_entry(_dispatch)
+    return run_entry(lambda: dispatch(sys.argv[1:]))
 
 
-def _dispatch() -> int:
-    word, *arguments = sys.argv[1:] or ["--help"]
+def dispatch(arguments: Sequence[str]) -> int:
+    """Start the command of the first word; give back its exit status.
+
+    Raises:
+        StudioError: there is no such command, or it refuses what it is given.
+        SystemExit: after a command's `--help`.
+    """
+    word, *rest = arguments or ["--help"]
     if word in ("-h", "--help"):
         print("usage: nora-studio COMMAND [options]\n")
-        for name, (_, line) in COMMANDS.items():
-            print(f"  {name:<12} {line}")
+        for name, command in COMMANDS.items():
+            print(f"  {name:<12} {command.line}")
         print("\n`nora-studio COMMAND --help` lists a command's options.")
         return 0
     if word == "--version":
         print(f"nora-studio {__version__}")
         return 0
     if word not in COMMANDS:
-        close = difflib.get_close_matches(word, COMMANDS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise StudioError(f"expected a command ({', '.join(COMMANDS)}); got {word!r}.{hint}")
-    return COMMANDS[word][0](arguments)
+        expected = f"expected a command ({', '.join(COMMANDS)})"
+        raise StudioError(f"{expected}; got {word!r}.{suggestion(word, COMMANDS)}")
+    return COMMANDS[word].start(f"nora-studio {word}", rest)

@@ -11,9 +11,9 @@ from nora_studio.adapters.files.updates import dense_change
 from nora_studio.adapters.methods.attachment import detach
 from nora_studio.adapters.methods.injection import tuner_layers
 from nora_studio.adapters.new_tokens import joined, write_into
+from nora_studio.cli.commands.merge import Options
 from nora_studio.cli.mix import match_weights
 from nora_studio.cli.opening import base_of, check_out_folder
-from nora_studio.cli.options import MergeOptions
 from nora_studio.errors import StudioError
 from nora_studio.options.precision import DTYPES
 from nora_studio.runs.atomic import replacing
@@ -23,7 +23,7 @@ Changes = dict[tuple[str, str], Tensor]
 """(part, layer) -> change of its weight, (out_features, in_features), float32."""
 
 
-def run(options: MergeOptions) -> int:
+def run(options: Options) -> int:
     """Write the pipeline and say where."""
     out = check_out_folder(options.out)
     weights = match_weights(options.adapters, options.weights)

@@ -8,13 +8,13 @@ from nora_studio.adapters.files.adapter_folders import read_new_tokens
 from nora_studio.adapters.files.card import AdapterCard
 from nora_studio.adapters.files.updates import Updates, mix
 from nora_studio.adapters.new_tokens import joined
+from nora_studio.cli.commands.mix import Options
 from nora_studio.cli.export import write_lora
 from nora_studio.cli.opening import Opened, check_out_file, check_rank, open_updates, title_of
-from nora_studio.cli.options import MixOptions
 from nora_studio.errors import StudioError
 
 
-def run(options: MixOptions) -> int:
+def run(options: Options) -> int:
     """Write the file and say what is in it."""
     check_rank(options.rank)
     out = check_out_file(options.out)

@@ -12,9 +12,9 @@ from nora_studio.adapters.files.card import AdapterCard
 from nora_studio.adapters.files.cards import find_adapter
 from nora_studio.adapters.files.embeddings import embeddings_beside
 from nora_studio.adapters.files.model_card import DIFFUSERS_FILE, Sample, model_page
+from nora_studio.cli.commands.push import Options
 from nora_studio.cli.export import write_lora
 from nora_studio.cli.opening import check_rank, open_updates, size_text, title_of
-from nora_studio.cli.options import PushOptions
 from nora_studio.errors import StudioError
 from nora_studio.photos.opening import open_image
 from nora_studio.photos.prompts import replace_token
@@ -25,7 +25,7 @@ SAMPLES = 4
 """Pictures shown, the latest of the run."""
 
 
-def run(options: PushOptions) -> int:
+def run(options: Options) -> int:
     """Build the repository's folder, show it, and send it unless this is a dry run."""
     check_rank(options.rank)
     owner, slash, name = options.repository.partition("/")
@@ -50,7 +50,7 @@ def run(options: PushOptions) -> int:
     return 0
 
 
-def build_repository(options: PushOptions, folder: Path) -> None:
+def build_repository(options: Options, folder: Path) -> None:
     """Write everything that goes to the Hub into an empty folder.
 
     Raises:
@@ -106,7 +106,7 @@ def _copy_bare(picture: Path, target: Path) -> None:
         image.convert("RGB").save(target)
 
 
-def _send(folder: Path, options: PushOptions, token: str) -> str:
+def _send(folder: Path, options: Options, token: str) -> str:
     try:
         api = HfApi(token=token)
         api.create_repo(options.repository, private=options.private, exist_ok=True)

@@ -23,3 +23,27 @@ def assets_dir() -> Path:
 def embedded(name: str) -> Path:
     """Folder of one shipped asset: "mini-sdxl", "mini-clip" or "subjects"."""
     return assets_dir() / name
+
+
+def find_model(model: str, shipped: str) -> Path | None:
+    """Find what a `--model` names on this disk.
+
+    Args:
+        model: `EMBEDDED`, a directory, or a Hub name (owner/name).
+        shipped: The asset that `EMBEDDED` stands for.
+
+    Returns:
+        Its directory, or a file of that name; None: a Hub name.
+
+    Raises:
+        StudioError: it is none of them.
+    """
+    place = embedded(shipped) if model == EMBEDDED else Path(model).expanduser()
+    if place.exists():
+        return place
+    if model.count("/") == 1 and not model.startswith((".", "/", "~")):
+        return None
+    raise StudioError(
+        f"--model: expected 'embedded', a directory or a Hub name (owner/name); got {model!r}, "
+        "which is no directory here. Check the path."
+    )

@@ -1,7 +1,5 @@
 """Options of the DreamBooth trainer: one frozen dataclass for flags, TOML files and forms."""
 
-import difflib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from nora_studio.options.settings.subject import SubjectOptions
 from nora_studio.options.settings.tokens import TokenOptions
 from nora_studio.options.settings.watching import WatchingOptions
 
-__all__ = ["PART_FIELDS", "DreamboothOptions", "PartOptions", "suggestion"]
+__all__ = ["PART_FIELDS", "DreamboothOptions", "PartOptions"]
 
 PART_FIELDS = ("unet", "text_encoder", "text_encoder_2")
 
@@ -48,9 +46,3 @@ class DreamboothOptions(
     def run_name(self) -> str:
         """Stem of the run folders' names."""
         return self.name or Path(self.instance_dir).expanduser().resolve().name
-
-
-def suggestion(word: str, known: Sequence[str]) -> str:
-    """ " Did you mean ...?" when something known is close, else nothing."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""

@@ -4,7 +4,7 @@ import math
 import os
 import secrets
 
-from nora_studio.errors import StudioError
+from nora_studio.errors import StudioError, shown
 
 MAXIMUM_SEED = 2**32 - 1
 """The largest that every generator here takes, and that a page's number field keeps exactly."""
@@ -14,9 +14,8 @@ MAXIMUM_COUNT = 10**12
 """No option counts further: steps, pixels, ranks."""
 _MAY_BE_INFINITE = {"max_gradient_norm"}
 _AT_LEAST_ONE = {"steps", "size", "rank", "outer_rank"}
+_MOST_CHARACTERS = 40
 _SEEDS = {"seed", "sample_seed", "seeds"}
-SHOWN = 40
-"""Characters of a value in a message."""
 
 
 def check_number(value: int | float, name: str, what: str) -> int | float:
@@ -66,17 +65,11 @@ def read_number(word: str, kind: type[int] | type[float], what: str) -> None:
         StudioError: it is none.
     """
     try:
-        if len(word) > SHOWN:  # Python itself refuses whole numbers of thousands of digits.
+        if (
+            len(word) > _MOST_CHARACTERS
+        ):  # Python itself refuses whole numbers of thousands of digits.
             raise ValueError
         kind(word)
     except ValueError:
         expected = "a whole number" if kind is int else "a number"
         raise StudioError(f"{what}: expected {expected}; got {shown(word)}.") from None
-
-
-def shown(value: object) -> str:
-    """A value for a message, cut where it is long."""
-    if isinstance(value, int) and abs(value) > 10**SHOWN:
-        return "a number of more than 40 digits"
-    text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"

@@ -12,10 +12,9 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import tomli_w
 import tyro
 
-from nora_studio.errors import StudioError
+from nora_studio.errors import StudioError, shown, suggestion
 from nora_studio.options.command_line import check_number_words, checked, run_parser
-from nora_studio.options.config import DreamboothOptions, suggestion
-from nora_studio.options.number_ranges import shown
+from nora_studio.options.config import DreamboothOptions
 from nora_studio.options.paths import check_confined, check_path
 
 Options = TypeVar("Options")

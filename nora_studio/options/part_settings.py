@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, get_type_hints
 
 from nora_studio.adapters.methods.table import METHODS
-from nora_studio.errors import StudioError
-from nora_studio.options.config import PART_FIELDS, DreamboothOptions, PartOptions, suggestion
+from nora_studio.errors import StudioError, shown, suggestion
+from nora_studio.options.config import PART_FIELDS, DreamboothOptions, PartOptions
 from nora_studio.options.defaults import foreign_option
 from nora_studio.options.recommended import rate_of, recommended
 from nora_studio.options.settings.checks import check_option
@@ -149,8 +149,7 @@ def _parse_value(entry: str, text: str, hint: Any) -> bool | int | float:
             value = float(value)
     except (ValueError, OverflowError, RecursionError) as error:
         key = entry.partition("=")[0]
-        shown = text if len(text) <= 80 else f"{text[:77]}..."
-        raise StudioError(f"--override {key}: {shown!r} is no number or true/false.") from error
+        raise StudioError(f"--override {key}: {shown(text)} is no number or true/false.") from error
     if type(value) is not wanted:
         raise StudioError(f"--override {entry!r}: expected {wanted.__name__}; got {text!r}.")
     return value

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from nora_studio.errors import StudioError
+from nora_studio.errors import StudioError, shown
 
 CONFINED = "NORA_STUDIO_CONFINED_TO"
 """Environment variable of a command that runs for a visitor of the web app: the folders that its
@@ -32,12 +32,12 @@ def check_text(text: str, what: str) -> None:
         StudioError: it holds a null byte, or what is not Unicode.
     """
     if "\0" in text:
-        raise StudioError(f"{what}: expected text without null bytes; got {_shown(text)}.")
+        raise StudioError(f"{what}: expected text without null bytes; got {shown(text)}.")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise StudioError(
-            f"{what}: expected Unicode text (UTF-8); got {_shown(text)}. Rename or rewrite it."
+            f"{what}: expected Unicode text (UTF-8); got {shown(text)}. Rename or rewrite it."
         ) from error
 
 
@@ -53,14 +53,14 @@ def check_path(path: Path, what: str) -> None:
         path = path.expanduser()
     except RuntimeError as error:
         raise StudioError(
-            f"{what}: {_shown(str(path))} names the home of a user who is unknown here. Write the "
+            f"{what}: {shown(str(path))} names the home of a user who is unknown here. Write the "
             "path out."
         ) from error
     longest = max((len(part.encode()) for part in path.parts), default=0)
     if longest > NAME_BYTES or len(str(path).encode()) > PATH_BYTES:
         raise StudioError(
             f"{what}: expected names of at most {NAME_BYTES} bytes and a path of at most "
-            f"{PATH_BYTES:,}; got {_shown(str(path))}, with a name of {longest:,} bytes."
+            f"{PATH_BYTES:,}; got {shown(str(path))}, with a name of {longest:,} bytes."
         )
 
 
@@ -78,14 +78,14 @@ def check_folder_name(name: str, what: str, suffixes: Sequence[str] = ()) -> Non
     problem = _problem_with_name(name)
     if problem is not None:
         raise StudioError(
-            f"{what}: expected the name of one folder, such as my-mug; got {_shown(name)}, "
+            f"{what}: expected the name of one folder, such as my-mug; got {shown(name)}, "
             f"{problem}."
         )
     size = len(name.encode()) + max((len(suffix.encode()) for suffix in suffixes), default=0)
     if size > NAME_BYTES:
         raise StudioError(
             f"{what}: expected a folder's name of at most {NAME_BYTES} bytes; got {size:,} bytes "
-            f"with what is appended: {_shown(name)}. Choose a shorter one."
+            f"with what is appended: {shown(name)}. Choose a shorter one."
         )
 
 
@@ -126,7 +126,7 @@ def check_relative(path: Path | str, what: str) -> Path:
 def _outside(path: Path, what: str) -> StudioError:
     return StudioError(
         f"{what}: expected a file or folder of your own, such as photos/my-mug; got "
-        f"{_shown(str(path))}."
+        f"{shown(str(path))}."
     )
 
 
@@ -149,7 +149,7 @@ def check_inside(root: Path, path: Path | str, what: str, whole: bool = True) ->
             or anything in it, is neither a file nor a folder.
     """
     path = check_relative(path, what)
-    shown, root = _shown(str(path)), Path(os.path.realpath(root))
+    name, root = shown(str(path)), Path(os.path.realpath(root))
     place = Path(os.path.realpath(root / path))
     if not place.is_relative_to(root):
         raise _outside(path, what)
@@ -158,21 +158,21 @@ def check_inside(root: Path, path: Path | str, what: str, whole: bool = True) ->
     except (FileNotFoundError, NotADirectoryError):
         return place  # Nothing is there yet.
     except OSError as error:
-        raise StudioError(f"{what}: {shown} cannot be looked at: {error.strerror}.") from error
+        raise StudioError(f"{what}: {name} cannot be looked at: {error.strerror}.") from error
     waiting, seen = [place], {place}
     try:
         while waiting:
             for found in _opened(waiting.pop(), whole):
                 if not found.is_relative_to(root):
-                    raise StudioError(f"{what}: {shown} holds a link that leads out of it.")
+                    raise StudioError(f"{what}: {name} holds a link that leads out of it.")
                 if found not in seen:
                     seen.add(found)
                     waiting.append(found)
     except OSError as error:
-        raise StudioError(f"{what}: {shown} cannot be looked at: {error.strerror}.") from error
+        raise StudioError(f"{what}: {name} cannot be looked at: {error.strerror}.") from error
     except _Unreadable as error:
         raise StudioError(
-            f"{what}: {shown} is or holds {error}, which is neither a file nor a folder."
+            f"{what}: {name} is or holds {error}, which is neither a file nor a folder."
         ) from None
     return place
 
@@ -224,8 +224,3 @@ def check_confined(path: Path, what: str, whole: bool = True) -> None:
 def confining(folders: Iterable[Path]) -> dict[str, str]:
     """The environment that confines a command to some folders, the one that it runs in first."""
     return {CONFINED: os.pathsep.join(str(folder) for folder in folders)}
-
-
-def _shown(text: str) -> str:
-    """Text from somebody else, short and in one line."""
-    return repr(text if len(text) <= 80 else f"{text[:77]}...")

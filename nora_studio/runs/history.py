@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nora_studio.errors import StudioError
-from nora_studio.runs.run_files import CONFIG, damage, is_finite, read_config
+from nora_studio.runs.run_files import CONFIG, damage, flat_settings, is_finite, read_config
 from nora_studio.runs.runs import Run
 from nora_studio.runs.scripts import TRAINERS
 
@@ -134,13 +134,7 @@ def read_settings(run: Run) -> Settings:
     Raises:
         StudioError: they cannot be read.
     """
-    flat: Settings = {}
-    for name, value in read_config(run.folder / CONFIG).items():
-        if isinstance(value, dict):
-            flat |= {f"{name}.{inner}": deeper for inner, deeper in value.items()}
-        else:
-            flat[name] = value
-    return flat
+    return flat_settings(read_config(run.folder / CONFIG))
 
 
 def read_curves(run: Run) -> dict[str, Curve]:

@@ -8,11 +8,11 @@ anything in a run's folder is not as the trainer writes it.
 import json
 import math
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nora_studio.errors import StudioError
+from nora_studio.errors import StudioError, shown
 from nora_studio.runs.liveness import ProcessMark
 
 CONFIG = "config.toml"
@@ -51,15 +51,26 @@ def read_config(file: Path) -> dict[str, Any]:
     return values
 
 
+def flat_settings(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Take the values of a TOML table and of those in it, by their names with dots."""
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        if isinstance(value, dict):
+            values |= flat_settings(value, f"{prefix}{name}.")
+        else:
+            values[prefix + name] = value
+    return values
+
+
 def _check_settings(values: dict[str, Any]) -> None:
     if not _is_count(values.get("steps", 0)):
-        raise ValueError(f"steps should be a whole number; got {_shown(values['steps'])}")
+        raise ValueError(f"steps should be a whole number; got {shown(values['steps'])}")
     for name in ("method", "name", "output_dir", "model", "prompt", "instance_dir"):
         if not isinstance(values.get(name, ""), str):
-            raise ValueError(f"{name} should be a string; got {_shown(values[name])}")
+            raise ValueError(f"{name} should be a string; got {shown(values[name])}")
     prompts = values.get("sample_prompts", [])
     if not isinstance(prompts, list) or not all(isinstance(text, str) for text in prompts):
-        raise ValueError(f"sample_prompts should be a list of strings; got {_shown(prompts)}")
+        raise ValueError(f"sample_prompts should be a list of strings; got {shown(prompts)}")
 
 
 def read_digests(file: Path) -> dict[str, str]:
@@ -81,7 +92,7 @@ def _digests(file: Path) -> dict[str, str]:
     values = _object(file)
     for name, digest in values.items():
         if not isinstance(digest, str):
-            raise ValueError(f"the digest of {name[:80]!r} should be text; got {_shown(digest)}")
+            raise ValueError(f"the digest of {name[:80]!r} should be text; got {shown(digest)}")
     return values
 
 
@@ -147,7 +158,7 @@ def _check_config(file: Path) -> None:
 def _check_status(file: Path) -> None:
     for name, value in _object(file).items():
         if not _status_fits(name, value):
-            raise ValueError(f"{name[:80]} should not be {_shown(value)}")
+            raise ValueError(f"{name[:80]} should not be {shown(value)}")
 
 
 def _check_log(file: Path) -> None:
@@ -161,7 +172,7 @@ def _check_log(file: Path) -> None:
                 raise ValueError("expected a line of JSON with a step")
             for name, value in row.items():
                 if not _log_fits(name, value):
-                    raise ValueError(f"{name[:80]} should be a number; got {_shown(value)}")
+                    raise ValueError(f"{name[:80]} should be a number; got {shown(value)}")
         except _UNREADABLE as error:
             if number < len(lines) or line.endswith("\n"):
                 raise ValueError(f"line {number}: {_reason(error)}") from error
@@ -181,7 +192,7 @@ def _object(file: Path) -> dict[str, Any]:
         raise ValueError("it is empty")
     values = json.loads(text)
     if not isinstance(values, dict):
-        raise ValueError(f"expected a JSON object; got {_shown(values)}")
+        raise ValueError(f"expected a JSON object; got {shown(values)}")
     return values
 
 
@@ -226,11 +237,6 @@ def is_finite(value: Any) -> bool:
 
 def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value <= _MOST_STEPS
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _reason(error: BaseException) -> str:

@@ -3,10 +3,9 @@
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from nora_studio.errors import StudioError
-from nora_studio.runs.run_files import CONFIG, PHOTOS, read_config, read_digests
+from nora_studio.runs.run_files import CONFIG, PHOTOS, flat_settings, read_config, read_digests
 
 FREE = frozenset({"resume", "name", "output_dir"})
 """A run may have been moved or renamed since, and is asked to be resumed only then."""
@@ -30,7 +29,7 @@ def check_same_options(
     """
     file = folder / CONFIG
     values = read_config(file), tomllib.loads(config)
-    began, now = (_flat(tomllib.loads(defaults)) | _flat(table) for table in values)
+    began, now = (flat_settings(tomllib.loads(defaults)) | flat_settings(table) for table in values)
     longer = now.get("steps", 0) > began.get("steps", 0)
     if longer and planned is not None:
         raise StudioError(
@@ -108,14 +107,3 @@ def _is_gone(model: object) -> bool:
         return is_path and not Path(text).expanduser().exists()
     except (OSError, RuntimeError):
         return False
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A TOML table's values by dotted name."""
-    values: dict[str, Any] = {}
-    for name, value in table.items():
-        if isinstance(value, dict):
-            values |= _flat(value, f"{prefix}{name}.")
-        else:
-            values[prefix + name] = value
-    return values

@@ -12,7 +12,7 @@ import numpy as np
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, TrackioTracker, WandBTracker
 from PIL import Image
 
-from nora_studio.errors import StudioError
+from nora_studio.errors import StudioError, first_line
 from nora_studio.runs.atomic import write_text
 
 PROJECT = "nora-studio"
@@ -96,8 +96,7 @@ def open_tracker(name: str, folder: Path, settings: str, done: int) -> RunTracke
         # Trackio ends the run that its context knows of: each twin begins in an empty one.
         contextvars.Context().run(tracker.start)
     except Exception as error:  # Each library has its own: no network, no login, a full disk.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise StudioError(f"--tracker {name}: could not start: {reason}") from error
+        raise StudioError(f"--tracker {name}: could not start: {first_line(error)}") from error
     if isinstance(tracker, TensorBoardTracker) and not done:
         tracker.log({"options": f"```\n{settings}\n```"}, step=0)
     return RunTracker(tracker)

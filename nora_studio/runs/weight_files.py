@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from nora_studio.errors import StudioError
+from nora_studio.errors import StudioError, first_line
 
 # Its bases: OSError, and what the Hub's client of this release raises without a network.
 _OUT_OF_REACH: tuple[type[Exception], ...] = HfHubHTTPError.__bases__  # pyright: ignore
@@ -166,5 +166,4 @@ def pick_weights(
 
 
 def _not_had(flag: str, what: str, error: Exception) -> StudioError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return StudioError(f"{flag}: {what} could not be had from the Hub: {reason}")
+    return StudioError(f"{flag}: {what} could not be had from the Hub: {first_line(error)}")

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
-from nora_studio.errors import StudioError
+from nora_studio.errors import StudioError, first_line
 from nora_studio.runs.weight_files import check_hub_weights, check_weights
 
 MODEL_TYPES = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
@@ -78,8 +78,7 @@ def load_dino(name: str, device: str | torch.device = "cpu") -> Dino:
         if isinstance(error, StudioError):
             raise
         check_hub_weights("--dino", name)
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise StudioError(f"--dino: {name!r} could not be loaded: {reason}") from error
+        raise StudioError(f"--dino: {name!r} could not be loaded: {first_line(error)}") from error
     if told["missing_keys"]:  # They would be drawn at random, too.
         raise StudioError(
             f"--dino: {name!r} lacks {len(told['missing_keys'])} of the model's weights, "

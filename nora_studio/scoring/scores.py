@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
-from nora_studio.errors import StudioError
+from nora_studio.errors import StudioError, first_line
 from nora_studio.mini.assets import EMBEDDED
 from nora_studio.photos.prompts import replace_token
 from nora_studio.scoring.clip_files import find_clip_files, load_open_clip
@@ -80,8 +80,7 @@ def load_scorer(
     try:
         model, preprocess, tokenize = load_open_clip(files, device)
     except _NOT_LOADED as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise StudioError(f"{flag}: {name!r} could not be loaded: {reason}") from error
+        raise StudioError(f"{flag}: {name!r} could not be loaded: {first_line(error)}") from error
     model.requires_grad_(False).eval()
     return Scorer(name, model, preprocess, tokenize, torch.device(device))
 

@@ -14,7 +14,7 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nora_studio.errors import StudioError
+from nora_studio.errors import StudioError, first_line
 
 KERNELS = {
     "math": SDPBackend.MATH,
@@ -60,7 +60,7 @@ def set_attention(
             pipe.unet.enable_xformers_memory_efficient_attention()
         except (ModuleNotFoundError, ValueError, NotImplementedError) as error:
             raise StudioError(
-                f"--attention xformers: {str(error).splitlines()[0]} `pip install xformers` on a "
+                f"--attention xformers: {first_line(error)} `pip install xformers` on a "
                 "machine with a GPU, or leave the option out: torch's own kernels are as good."
             ) from error
     else:

@@ -16,8 +16,8 @@ from transformers import CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from nora_studio.adapters.base_digests import keep_base_folder
-from nora_studio.errors import StudioError
-from nora_studio.mini.assets import EMBEDDED, embedded
+from nora_studio.errors import StudioError, first_line
+from nora_studio.mini.assets import EMBEDDED, find_model
 from nora_studio.runs.weight_files import check_hub_weights, check_weights
 from nora_studio.sdxl.quantization import shared_state
 
@@ -58,10 +58,10 @@ def load_sdxl(
             )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         check_hub_weights("--model", model, "safetensors in every part")
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise StudioError(
-            f"--model: {model!r} could not be loaded as an SDXL pipeline: {reason}. Expected "
-            "diffusers' folders with safetensors weights (unet/, vae/, text_encoder/, ...)."
+            f"--model: {model!r} could not be loaded as an SDXL pipeline: {first_line(error)}. "
+            "Expected diffusers' folders with safetensors weights (unet/, vae/, text_encoder/, "
+            "...)."
         ) from error
     pipe.set_progress_bar_config(disable=True)
     for part, module in {**parts_of(pipe), "vae": pipe.vae}.items():
@@ -72,16 +72,11 @@ def load_sdxl(
 
 def _source(model: str) -> str:
     """The directory or Hub name behind a model's name."""
-    source = embedded("mini-sdxl") if model == EMBEDDED else Path(model).expanduser()
-    if source.exists():
-        _check_directory(source)
-        return str(source)
-    if model.count("/") == 1 and not model.startswith((".", "/", "~")):
+    folder = find_model(model, "mini-sdxl")
+    if folder is None:
         return model
-    raise StudioError(
-        f"--model: expected 'embedded', a directory or a Hub name (owner/name); got {model!r}, "
-        "which is no directory here. Check the path."
-    )
+    _check_directory(folder)
+    return str(folder)
 
 
 class Tokenizers(NamedTuple):
@@ -103,8 +98,9 @@ def load_tokenizers(model: str = EMBEDDED) -> Tokenizers:
             *(CLIPTokenizer.from_pretrained(name, subfolder=own) for own in Tokenizers._fields)
         )
     except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [repr(error)])[0]
-        raise StudioError(f"--model: {model!r} has no tokenizers to load: {reason}") from error
+        raise StudioError(
+            f"--model: {model!r} has no tokenizers to load: {first_line(error)}"
+        ) from error
 
 
 @contextlib.contextmanager

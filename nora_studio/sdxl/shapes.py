@@ -21,7 +21,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from nora_studio.errors import StudioError
+from nora_studio.errors import StudioError, first_line
 from nora_studio.mini.assets import EMBEDDED, embedded
 from nora_studio.sdxl.models import PARTS
 
@@ -136,5 +136,6 @@ def _from_config(folder: Path) -> nn.Module:
         kind: Any = getattr(transformers, (values.get("architectures") or [""])[0], None)
         return AutoModel.from_config(config) if kind is None else kind(config)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise StudioError(f"--model: {file} describes no model that is known: {reason}") from error
+        raise StudioError(
+            f"--model: {file} describes no model that is known: {first_line(error)}"
+        ) from error

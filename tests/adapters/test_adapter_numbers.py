@@ -20,9 +20,8 @@ from nora_studio.adapters.methods.attachment import detach
 from nora_studio.app.server.adapter_uploads import add_adapter
 from nora_studio.app.server.uploads import Incoming
 from nora_studio.app.server.workspace import Workspace
-from nora_studio.cli import inspect, mix
+from nora_studio.cli.commands import inspect, mix, push
 from nora_studio.cli.opening import open_updates
-from nora_studio.cli.options import InspectOptions, MixOptions, PushOptions
 from nora_studio.cli.push import build_repository
 from nora_studio.sdxl.generate import adapter_on
 from nora_studio.sdxl.models import load_sdxl, parts_of
@@ -56,9 +55,9 @@ def doors(pipe, base: Path, scratch: Path) -> dict[str, object]:
         "generate": generate,
         "load": lambda file: load_adapter(file, parts_of(pipe)),
         "export": lambda file: open_updates(file, model, None),
-        "mix": lambda file: mix.run(MixOptions((file,), out=mixed, model=model)),
-        "push": lambda file: build_repository(PushOptions(file, "me/mug", model=model), scratch),
-        "inspect": lambda file: inspect.run(InspectOptions(file)),
+        "mix": lambda file: mix.run(mix.Options((file,), out=mixed, model=model)),
+        "push": lambda file: build_repository(push.Options(file, "me/mug", model=model), scratch),
+        "inspect": lambda file: inspect.run(inspect.Options(file)),
         "card": read_card,
         "upload": lambda file: add_adapter(workspace, Incoming(file, file.name)),
     }
@@ -212,6 +211,6 @@ def test_a_huge_file_is_looked_into_without_its_weights(tmp_path, capfd):
         stream.write(len(text).to_bytes(8, "little") + text)
         stream.truncate(8 + len(text) + size + 8)
     began = time.process_time()
-    inspect.run(InspectOptions(file))
+    inspect.run(inspect.Options(file))
     assert time.process_time() - began < 5
     assert "model's own weights" in capfd.readouterr().out

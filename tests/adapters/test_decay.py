@@ -8,6 +8,7 @@ import torch
 from support.adapted import OPTIMIZERS, weights
 from support.halves import assert_interruptions_change_nothing
 from support.specs import spec_of
+from support.tolerances import TOLERANCE
 from torch import nn
 
 from nora_studio.adapters.methods.attachment import adapter_parameters, attach
@@ -91,7 +92,7 @@ def test_adamw_decays_the_distance_from_the_start_as_the_formula_says(start):
         optimizer.step()
     for weight, first, wanted in zip(weights(parts), starts, expected):
         assert not torch.equal(weight, first)
-        torch.testing.assert_close(weight.double(), wanted, **reference.TOLERANCE[torch.float32])
+        torch.testing.assert_close(weight.double(), wanted, **TOLERANCE[torch.float32])
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

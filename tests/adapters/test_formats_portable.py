@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from support.specs import spec_of
 from support.tiny import RARE_TOKEN, SIZE, tiny_adapter
+from support.tolerances import FLOAT32, FLOAT32_SMALL, FLOAT64_SUMS
 
 from nora_studio.adapters.files.adapter_folders import load_adapter
 from nora_studio.adapters.files.cards import read_card
@@ -132,7 +133,7 @@ def test_a_noras_file_holds_the_formulas_change(tiny_base, tmp_path):
     up, down = found[f"{key}.lora_up.weight"], found[f"{key}.lora_down.weight"]
     assert up.shape[1] == 2 * 2  # twice the inner rank
     scale = float(found[f"{key}.alpha"]) / down.shape[0]
-    assert torch.allclose(lora_delta(up, down, scale), wanted, rtol=1e-5, atol=1e-7)
+    assert torch.allclose(lora_delta(up, down, scale), wanted, **FLOAT32_SMALL)
 
 
 def test_cutting_the_rank_is_the_closest_and_its_error_the_true_one():
@@ -175,7 +176,7 @@ def test_mixing_adds_the_changes_up_exactly(tiny_base, tmp_path):
         one, other = (updates["unet"][name] for updates in several)
         assert update.rank == one.rank + other.rank
         wanted = 0.7 * one.dense() - 0.3 * other.dense()
-        assert torch.allclose(update.dense(), wanted, rtol=1e-12, atol=1e-14)
+        assert torch.allclose(update.dense(), wanted, **FLOAT64_SUMS)
 
 
 @pytest.mark.parametrize("method", ["dora", "lokr", "oft"])
@@ -269,7 +270,7 @@ def test_another_tools_lora_is_read_with_its_scale(tiny_pipe, tmp_path, spelling
     assert (card.method, card.model) == ("lora", "")
     found = read_updates(parts_of(tiny_pipe))["unet"]
     assert list(found) == ["mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0"]
-    assert torch.allclose(next(iter(found.values())).dense(), wanted, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(next(iter(found.values())).dense(), wanted, **FLOAT32)
 
 
 def test_alpha_in_diffusers_own_metadata_is_obeyed(tiny_pipe, tmp_path):

@@ -8,6 +8,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from support.families import FAMILIES, make, train
 from support.specs import NEAR_ZERO, SPECS, spec_of
+from support.tolerances import TOLERANCE
 from torch import nn
 
 from nora_studio.adapters.methods.attachment import (
@@ -116,7 +117,7 @@ def test_lora_equals_its_formula_and_none_means_a_scale_of_one(alpha):
     up, down = layer.lora_B["default"].weight, layer.lora_A["default"].weight
     delta = reference.lora_delta(up, down, 1.0 if alpha is None else alpha / 4)
     expected = reference.linear(x, layer.base_layer.weight, layer.base_layer.bias, delta)
-    torch.testing.assert_close(model(x).double(), expected, **reference.TOLERANCE[torch.float32])
+    torch.testing.assert_close(model(x).double(), expected, **TOLERANCE[torch.float32])
 
 
 def test_nora_settings_reach_the_layer():

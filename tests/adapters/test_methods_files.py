@@ -9,6 +9,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from support.families import FAMILIES, make, train
 from support.specs import SHARING, SPECS
+from support.tolerances import FLOAT32_OUTPUT
 from torch import nn
 
 from nora_studio.adapters.files.adapter_folders import load_adapter, load_weights, save_adapter
@@ -96,7 +97,7 @@ def test_pefts_own_loader_reads_the_folder(method, tmp_path):
         if method != "randlora":  # of which PEFT expects a copy of the frozen pair for each layer
             warnings.filterwarnings("error", message="Found missing adapter keys")
         loaded = PeftModel.from_pretrained(fresh, str(tmp_path / "adapter" / "model"))
-    torch.testing.assert_close(run("llama", loaded), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(run("llama", loaded), expected, **FLOAT32_OUTPUT)
 
 
 @pytest.mark.parametrize("method", SHARING)
@@ -123,8 +124,8 @@ def test_strength_scales_the_change_from_nothing_to_all(method, tmp_path):
         load_adapter(tmp_path / "adapter", {"model": fresh}, strength)
         outputs[strength] = run("llama", fresh)
         detach(fresh)
-    torch.testing.assert_close(outputs[1.0], expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(outputs[0.0], base, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(outputs[1.0], expected, **FLOAT32_OUTPUT)
+    torch.testing.assert_close(outputs[0.0], base, **FLOAT32_OUTPUT)
     assert not torch.equal(outputs[0.5], outputs[1.0])
 
 

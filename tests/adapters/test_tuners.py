@@ -6,6 +6,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from support.families import FAMILIES, make, train
 from support.specs import spec_of
+from support.tolerances import FLOAT32_FACTORS, FLOAT32_PRODUCTS, TOLERANCE
 from torch import Tensor, nn
 
 from nora_studio.adapters.methods.attachment import adapter_parameters, attach, count_parameters
@@ -94,7 +95,7 @@ def test_merging_keeps_the_output_and_unmerging_the_weight(method, dtype):
     layer, x = model.eval()[0], inputs().to(dtype)
     expected, weight = model(x), layer.base_layer.weight.clone()
     layer.merge(safe_merge=True)
-    tolerance = reference.TOLERANCE[dtype]
+    tolerance = TOLERANCE[dtype]
     assert not torch.equal(layer.base_layer.weight, weight)
     rounded = 0.1 if dtype == torch.bfloat16 else 1e-5  # sums of 40 products of size one
     torch.testing.assert_close(model(x), expected, rtol=tolerance["rtol"], atol=rounded)
@@ -108,7 +109,7 @@ def test_scale_and_switch_work_as_diffusers_uses_them(method):
     layer, x = model[0], inputs()
     base, whole = layer.base_layer(x), model(x)
     layer.set_scale("default", 0.5)
-    torch.testing.assert_close(model(x) - base, (whole - base) / 2, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(x) - base, (whole - base) / 2, **FLOAT32_FACTORS)
     layer.unscale_layer()
     assert torch.equal(model(x), whole)
     layer.enable_adapters(False)
@@ -135,7 +136,7 @@ def test_pissa_and_olora_train_as_pefts_do(start, alpha):
             optimizer.zero_grad()
         outputs.append(model(inputs(4)))
     assert (outputs[0] - block()(inputs(4))).abs().max() > 0.05
-    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(outputs[0], outputs[1], **FLOAT32_PRODUCTS)
 
 
 def test_lora_xs_starts_next_to_zero_with_the_papers_spread():
@@ -155,9 +156,7 @@ def test_dylora_serves_every_rank_as_a_lora_of_that_rank():
         # alpha / b, with alpha = 4.
         delta = reference.lora_delta(up[:, :rank], down[:rank], 4 / rank)
         expected = reference.linear(x, layer.base_layer.weight, layer.base_layer.bias, delta)
-        torch.testing.assert_close(
-            model(x).double(), expected, **reference.TOLERANCE[torch.float32]
-        )
+        torch.testing.assert_close(model(x).double(), expected, **TOLERANCE[torch.float32])
     with pytest.raises(StudioError, match="ranks from 1 to its own, 4; got 5"):
         serve_rank(model, 5)
     with pytest.raises(StudioError, match="carries no DyLoRA"):

@@ -22,7 +22,7 @@ from nora_studio.app.server.drawing_requests import AdapterChoice
 from nora_studio.app.server.library import bring_back, find_entry, library, remove_file
 from nora_studio.app.server.uploads import Incoming
 from nora_studio.app.server.workspace import Workspace
-from nora_studio.cli.options import run_file_command
+from nora_studio.cli.main import dispatch
 from nora_studio.errors import StudioError
 from nora_studio.sdxl.models import load_sdxl
 
@@ -50,7 +50,7 @@ def carry_out(workspace, monkeypatch, capsys):
     def run(order: Order) -> str:
         monkeypatch.chdir(workspace.folder)
         assert order.shown == shlex.join(["nora-studio", *order.arguments])
-        assert run_file_command(order.arguments[0], order.arguments[1:]) == 0
+        assert dispatch(order.arguments) == 0
         return capsys.readouterr().out
 
     return run

@@ -15,8 +15,7 @@ from nora_studio.app.server import adapter_uploads
 from nora_studio.app.server.adapter_uploads import add_adapter
 from nora_studio.app.server.uploads import Incoming
 from nora_studio.app.server.workspace import Workspace
-from nora_studio.cli import export
-from nora_studio.cli.options import ExportOptions
+from nora_studio.cli.commands import export
 from nora_studio.errors import StudioError
 
 
@@ -33,7 +32,7 @@ def lora(tiny_base, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("adapters")
     adapter = tiny_adapter(folder / "mug", load_sdxl(str(tiny_base)), "lora")
     out = folder / "mug.safetensors"
-    export.run(ExportOptions(adapter, "kohya", out, model=str(tiny_base)))
+    export.run(export.Options(adapter, "kohya", out, model=str(tiny_base)))
     return out
 
 

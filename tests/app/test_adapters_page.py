@@ -10,8 +10,7 @@ from support.tiny import tiny_adapter
 
 from nora_studio.adapters.files.container import read_header, read_tensors, write_tensors
 from nora_studio.app.server.library import library
-from nora_studio.cli import export
-from nora_studio.cli.options import ExportOptions
+from nora_studio.cli.commands import export
 from nora_studio.sdxl.models import load_sdxl
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -37,7 +36,7 @@ def hostile(tiny_base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
     adapter = tiny_adapter(folder / "mug", load_sdxl(str(tiny_base)), "lora")
     plain, file = folder / "plain.safetensors", folder / "evil.safetensors"
-    export.run(ExportOptions(adapter, "kohya", plain, model=str(tiny_base)))
+    export.run(export.Options(adapter, "kohya", plain, model=str(tiny_base)))
     markup = "<img src=x onerror=document.title='run'>"
     text = read_header(plain).metadata["nora_studio"].replace("sks", markup)
     write_tensors(file, read_tensors(plain), {"nora_studio": text})

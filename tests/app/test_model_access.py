@@ -26,8 +26,7 @@ from nora_studio.app.server.sheets import for_the_server
 from nora_studio.app.server.training import PROGRAM
 from nora_studio.app.server.uploads import Incoming
 from nora_studio.app.server.workspace import Workspace
-from nora_studio.cli import export
-from nora_studio.cli.options import ExportOptions
+from nora_studio.cli.commands import export
 from nora_studio.errors import StudioError
 from nora_studio.sdxl.models import load_sdxl
 
@@ -54,7 +53,7 @@ def foreign(tmp_path_factory, tiny_base):
     """An adapter file whose header says that it belongs to a base that nobody has listed."""
     folder = tmp_path_factory.mktemp("foreign")
     adapter = tiny_adapter(folder / "mug", load_sdxl(str(tiny_base)), "lora")
-    export.run(ExportOptions(adapter, "kohya", folder / "own.safetensors", model=str(tiny_base)))
+    export.run(export.Options(adapter, "kohya", folder / "own.safetensors", model=str(tiny_base)))
 
     def naming(model: str):
         with safe_open(folder / "own.safetensors", "pt") as file:

@@ -24,8 +24,7 @@ from nora_studio.app.server.past_runs import delete_runs
 from nora_studio.app.server.sheets import discard_sheet, restore_sheet, sheet_names
 from nora_studio.app.server.uploads import photos_of
 from nora_studio.app.server.workspace import Workspace
-from nora_studio.cli import export
-from nora_studio.cli.options import ExportOptions
+from nora_studio.cli.commands import export
 from nora_studio.errors import StudioError
 from nora_studio.mini.assets import embedded
 from nora_studio.runs.runs import Run
@@ -215,7 +214,7 @@ def adapter(person, tiny_base, tmp_path) -> str:
     """Add a LoRA file that does not name its base to the shelf."""
     made = tiny_adapter(tmp_path / "mug", load_sdxl(str(tiny_base)), "lora")
     plain = tmp_path / "plain.safetensors"
-    export.run(ExportOptions(made, "kohya", plain, model=str(tiny_base)))
+    export.run(export.Options(made, "kohya", plain, model=str(tiny_base)))
     place = person.workspace().adapters / "foreign.safetensors"
     words = {k: v for k, v in read_header(plain).metadata.items() if k != "nora_studio"}
     write_tensors(place, read_tensors(plain), words)

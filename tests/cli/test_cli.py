@@ -1,5 +1,6 @@
 """The `nora-studio` command: one word for each thing to do, the same options as the scripts."""
 
+import importlib
 import sys
 
 import numpy as np
@@ -20,6 +21,14 @@ def test_help_lists_every_command(command, words):
     lines = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ")}
     assert set(lines) == set(cli.COMMANDS)
     assert all(len(line.split()) > 3 for line in lines.values())  # each says what it does
+
+
+def test_the_list_of_runs_actions_says_what_each_ones_help_says(command):
+    listed = dict(line.split(maxsplit=1) for line in command("runs", "--help")[1].splitlines()[2:])
+    assert listed.keys() == cli.RUNS.keys()
+    for word, line in listed.items():
+        options = importlib.import_module(cli.RUNS[word].module).Options
+        assert line == options.__doc__.splitlines()[0]
 
 
 def test_the_version_is_the_packages(command):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from support.trainer import METHODS, WEIGHTS, only_unet, run_trainer, tensors_of, tiny_arguments
 
-from nora_studio.cli import runs as command
+from nora_studio.cli.main import dispatch
 from nora_studio.errors import StudioError
 from nora_studio.options.config import DreamboothOptions
 from nora_studio.options.options_file import to_toml
@@ -29,7 +29,7 @@ def runs(twins, tmp_path) -> Path:
 
 
 def told(capsys, *arguments: str) -> str:
-    assert command.run(list(arguments)) == 0
+    assert dispatch(["runs", *arguments]) == 0
     return capsys.readouterr().out
 
 
@@ -102,14 +102,14 @@ def test_two_deleted_runs_of_one_name_come_back_latest_first(runs, capsys):
     told(capsys, "restore", "mug-nora", "--output-dir", str(runs))
     assert (runs / "mug-nora" / "mark").read_text() == "second"
     with pytest.raises(StudioError, match="is there already"):
-        command.run(["restore", "mug-nora", "--output-dir", str(runs)])
+        dispatch(["runs", "restore", "mug-nora", "--output-dir", str(runs)])
 
 
 def test_a_run_in_training_is_not_deleted(runs):
     run = Run(runs / "mug-nora")
     pretend(run, state="running", pid=os.getpid())
     with pytest.raises(StudioError, match=rf"process {os.getpid()}.*Stop it first"):
-        command.run(["delete", "mug-nora", "--output-dir", str(runs)])
+        dispatch(["runs", "delete", "mug-nora", "--output-dir", str(runs)])
     assert run.folder.is_dir()
 
 
@@ -126,7 +126,7 @@ def test_a_run_in_training_is_not_deleted(runs):
 def test_a_mistake_is_told_in_one_line(twins, arguments, words):
     flags = ["--output-dir", str(twins[0])] if len(arguments) > 1 or arguments != ["lost"] else []
     with pytest.raises(StudioError, match=words):
-        command.run([*arguments, *flags])
+        dispatch(["runs", *arguments, *flags])
 
 
 @pytest.mark.slow
@@ -169,7 +169,10 @@ def test_continue_starts_the_trainer_on_the_runs_own_settings(
     flags = tiny_arguments(tiny_base, photo_folder, tmp_path, changes=SHORT | {"steps": 2})
     assert run_trainer(*flags).status == 0
     monkeypatch.setattr(sys, "argv", ["nora-studio"])
-    assert command.run(["continue", "mug-nora", "--steps", "3", "--output-dir", str(tmp_path)]) == 0
+    assert (
+        dispatch(["runs", "continue", "mug-nora", "--steps", "3", "--output-dir", str(tmp_path)])
+        == 0
+    )
     assert Run(tmp_path / "mug-nora").read_status()["steps"] == 3
 
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 from transformers import CLIPTokenizer
 
+from nora_studio.errors import StudioError
 from nora_studio.mini import world
-from nora_studio.mini.assets import assets_dir
+from nora_studio.mini.assets import EMBEDDED, assets_dir, find_model
 from nora_studio.mini.pretrain import card, export, vae
 from nora_studio.mini.pretrain.tokenizer import world_words
 from nora_studio.photos.captions import read_captions
@@ -235,3 +236,14 @@ def test_the_subjects_folder_is_whole(assets: Path) -> None:
             with Image.open(path) as picture:
                 picture.verify()
                 assert picture.size == (256, 256), path
+
+
+def test_a_models_name_is_a_directory_or_a_hub_name_and_else_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    assert find_model(EMBEDDED, "mini-sdxl") == assets_dir() / "mini-sdxl"
+    assert find_model("owner/name", "mini-sdxl") == Path("owner/name")  # what is here goes first
+    assert find_model("owner/other", "mini-sdxl") is None
+    for name in ("name", "./other", "/no-owner", "~/owner", "a/b/c"):
+        with pytest.raises(StudioError, match=r"a Hub name \(owner/name\); got"):
+            find_model(name, "mini-sdxl")

@@ -7,9 +7,9 @@ import pytest
 import reference
 import torch
 from peft import get_peft_model
-from reference import TOLERANCE
 from support.families import FAMILIES, make
 from support.loop import task_of, trainee_of
+from support.tolerances import FLOAT32_FACTORS, FLOAT64_SUMS, TOLERANCE
 from support.trainer import run_trainer, tiny_arguments, tiny_options, tiny_subject
 from torch import nn
 
@@ -57,7 +57,7 @@ def assert_follows(layer: NoraLinear, activity: torch.Tensor) -> None:
     left, singular, right = torch.linalg.svd(weight * activity, full_matrices=False)
     best = left[:, :rank] * singular[:rank] @ right[:rank]
     core = torch.diag(singular[:rank])
-    torch.testing.assert_close(up @ core @ (down * activity), best, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(up @ core @ (down * activity), best, **FLOAT32_FACTORS)
     inner = layer.nora_inner_up["default"]
     expected = singular[: inner.shape[1]].sqrt()
     torch.testing.assert_close(inner.diagonal().double(), expected, **TOLERANCE[torch.float32])
@@ -80,7 +80,7 @@ def test_statistics_equal_the_inputs_own_means_and_steer_the_factors(family, dty
     assert list(means) == names
     for name, spy in spies.items():
         assert means[name].dtype == torch.float64
-        torch.testing.assert_close(means[name], spy.mean_abs_input(), rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(means[name], spy.mean_abs_input(), **FLOAT64_SUMS)
     config = NoraConfig(
         r=4, outer_rank=16, target_modules=names, outer="activation", mean_abs_inputs=means
     )

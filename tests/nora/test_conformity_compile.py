@@ -4,6 +4,7 @@ import pytest
 import torch
 from peft import get_peft_model
 from support.families import FAMILIES, make
+from support.tolerances import FLOAT32, FLOAT32_FACTORS
 from torch import nn
 
 from nora_studio.adapters.files.hotswap import hotswap_adapter
@@ -97,7 +98,7 @@ def test_training_steps_and_a_hotswap_compile_nothing_anew(tmp_path):
         swapped = compiled(torch.tensor([[1, 5, 9]])).logits
         expected = other(torch.tensor([[1, 5, 9]])).logits
     assert seen == len(graphs) == 1
-    torch.testing.assert_close(swapped, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(swapped, expected, **FLOAT32)
 
 
 @pytest.mark.slow
@@ -106,4 +107,4 @@ def test_a_block_compiles_to_machine_code_and_agrees():
     with torch.no_grad():
         expected = block(*inputs, **named)
         output = torch.compile(block, fullgraph=True)(*inputs, **named)
-    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output, expected, **FLOAT32_FACTORS)

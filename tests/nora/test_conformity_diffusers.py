@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from reference import TOLERANCE
 from support.families import FAMILIES, make
+from support.tolerances import FLOAT32_FACTORS, TOLERANCE
 from torch import nn
 
 from nora_studio.nora import NoraConfig, NoraLinear
@@ -101,7 +101,7 @@ def test_the_scale_argument_scales_the_update_of_one_call(tiny_pipe, scale):
     torch.testing.assert_close(scaled, call(), **TOLERANCE[torch.float32])
     unet.set_adapters("mug", weights=1.0)
     assert torch.equal(call(), full), "the scale must not outlive the call"
-    assert (scale == 1.0) == torch.allclose(scaled, full, rtol=1e-4, atol=1e-5)
+    assert (scale == 1.0) == torch.allclose(scaled, full, **FLOAT32_FACTORS)
 
 
 @pytest.mark.parametrize("safe", [False, True])

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 from support.families import FAMILIES, make
+from support.tolerances import FLOAT32_SMALL
 from torch import Tensor, nn
 
 from nora_studio.nora import NoraConfig
@@ -128,4 +129,4 @@ def test_a_wrapped_step_equals_the_plain_one_on_every_process(kind, outcome):
         assert got.keys() == expected.keys()
         for name, tensor in expected.items():
             assert not torch.equal(tensor, start[name])
-            torch.testing.assert_close(got[name], tensor, rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(got[name], tensor, **FLOAT32_SMALL)

@@ -6,6 +6,7 @@ from peft import PeftModel, get_peft_model
 from peft.utils.hotswap import hotswap_adapter as peft_hotswap
 from support.adapted import adapted, config_for, layers_of, move, run
 from support.families import FAMILIES, make
+from support.tolerances import FLOAT32_OUTPUT
 
 from nora_studio.adapters.files.hotswap import hotswap_adapter
 from nora_studio.errors import StudioError
@@ -34,7 +35,7 @@ def test_weighted_sum_of_adapters_is_exact_and_saves_and_loads(family, ranks, ou
     assert [name for name, p in model.named_parameters() if p.requires_grad] == trained
     for name, layer in layers_of(model).items():
         got = layer.get_delta_weight("both").double()
-        torch.testing.assert_close(got, wanted[name], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(got, wanted[name], **FLOAT32_OUTPUT)
     model.set_adapter("both")
     model.save_pretrained(tmp_path, selected_adapters=["both"])
     again = PeftModel.from_pretrained(make(FAMILIES[family]), tmp_path / "both")
@@ -52,7 +53,7 @@ def test_adapters_on_different_layers_add_up_where_each_is():
         wanted = 2.0 * layer.get_delta_weight("second")
         if "q_proj" in name:
             wanted = wanted + layer.get_delta_weight("default")
-        torch.testing.assert_close(layer.get_delta_weight("both"), wanted, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(layer.get_delta_weight("both"), wanted, **FLOAT32_OUTPUT)
 
 
 def test_a_sum_of_adapters_with_other_outer_factors_is_refused_and_undone():

@@ -11,9 +11,9 @@ from peft import (
     get_peft_model,
     get_peft_model_state_dict,
 )
-from reference import TOLERANCE
 from support.adapted import adapted, config_for, layers_of, move, run
 from support.families import FAMILIES, make, train
+from support.tolerances import FLOAT32_SMALL, TOLERANCE
 
 from nora_studio.nora import NoraConfig
 
@@ -161,7 +161,7 @@ def test_gradient_checkpointing_of_transformers_gives_the_same_gradients(family,
     plain, saved = gradients
     assert plain and plain.keys() == saved.keys()
     for name, gradient in plain.items():
-        torch.testing.assert_close(saved[name], gradient, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(saved[name], gradient, **FLOAT32_SMALL)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

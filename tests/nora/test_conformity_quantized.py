@@ -9,8 +9,8 @@ import reference
 import torch
 from peft import PeftModel, get_peft_model
 from peft.utils.integrations import dequantize_module_weight
-from reference import TOLERANCE
 from support.families import FAMILIES, make, train
+from support.tolerances import TOLERANCE
 from torch import nn
 
 from nora_studio.errors import StudioError

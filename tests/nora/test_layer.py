@@ -3,7 +3,7 @@
 import pytest
 import reference
 import torch
-from reference import TOLERANCE
+from support.tolerances import TOLERANCE
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 

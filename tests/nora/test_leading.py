@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.tolerances import FLOAT64, FLOAT64_SINGULAR
 
 from nora_studio.nora import leading
 from nora_studio.nora.leading import leading_singular_triplets
@@ -59,7 +60,7 @@ def test_triplets_equal_the_full_svd_by_the_fast_ways(taken, rank, exponent, way
     up, singular, down = leading_singular_triplets(weight, rank)
     assert taken == way
     full_up, full_singular, full_down = torch.linalg.svd(weight, full_matrices=False)
-    torch.testing.assert_close(singular, full_singular[:rank], rtol=1e-12, atol=0)
+    torch.testing.assert_close(singular, full_singular[:rank], **FLOAT64_SINGULAR)
     assert distance(up, full_up[:, :rank]) < 1e-8
     assert distance(down.T, full_down[:rank].T) < 1e-8
 
@@ -68,7 +69,7 @@ def test_a_gaussian_weight_is_decomposed_to_float32_and_better():
     weight = torch.randn(SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     up, singular, _ = leading_singular_triplets(weight, 32)
     full_up, full_singular, _ = torch.linalg.svd(weight.double(), full_matrices=False)
-    torch.testing.assert_close(singular, full_singular[:32], rtol=1e-12, atol=0)
+    torch.testing.assert_close(singular, full_singular[:32], **FLOAT64_SINGULAR)
     assert distance(up, full_up[:, :32]) < 1e-7
 
 
@@ -81,7 +82,7 @@ def test_rank_deficient_weights_fall_back_to_the_full_svd(taken, rank, present):
     taken.clear()
     up, singular, down = leading_singular_triplets(weight, rank)
     assert ("svd" in taken) == (present < rank)
-    torch.testing.assert_close(singular, spectrum[:rank], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(singular, spectrum[:rank], **FLOAT64)
     for basis in (up, down.T):
         torch.testing.assert_close(
             basis.T @ basis, torch.eye(rank, dtype=torch.float64), rtol=0, atol=1e-9
@@ -104,7 +105,7 @@ def test_near_equal_singular_values_span_the_same_space(rank):
     weight = weight_with(spectrum)
     up, singular, down = leading_singular_triplets(weight, rank)
     best, values, right = torch.linalg.svd(weight, full_matrices=False)
-    torch.testing.assert_close(singular, values[:rank], rtol=1e-12, atol=0)
+    torch.testing.assert_close(singular, values[:rank], **FLOAT64_SINGULAR)
     torch.testing.assert_close(up[:, 4:9] @ up[:, 4:9].T, best[:, 4:9] @ best[:, 4:9].T)
     torch.testing.assert_close(up * singular @ down, best[:, :rank] * values[:rank] @ right[:rank])
 

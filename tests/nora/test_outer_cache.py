@@ -21,8 +21,16 @@ def big_weight(seed: int = 0) -> torch.Tensor:
     return torch.randn(SIDE, SIDE + 8, generator=torch.Generator().manual_seed(seed))
 
 
-def no_decomposition(*arguments):
-    raise AssertionError("the factors were found again instead of read")
+def aged(folder: Path) -> tuple[Path, int]:
+    """The only file of a cache, its time long ago, and which it is on the disk."""
+    (file,) = folder.iterdir()
+    os.utime(file, (1, 1))
+    return file, file.stat().st_ino
+
+
+def assert_was_read(file: Path, number: int) -> None:
+    """Reading tells when a file was last used; found again, factors come in another file."""
+    assert file.stat().st_ino == number and file.stat().st_mtime > 1
 
 
 def assert_equal(one, other) -> None:
@@ -32,13 +40,14 @@ def assert_equal(one, other) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("outer", ["svd", "randomized", "activation"])
-def test_second_time_is_read_and_equal_to_the_bit(tmp_path, monkeypatch, dtype, outer):
+def test_second_time_is_read_and_equal_to_the_bit(tmp_path, dtype, outer):
     weight, activity = big_weight().to(dtype), torch.linspace(0.1, 1.0, SIDE + 8)
     activity = activity if outer == "activation" else None
     expected = outer_factors(weight, RANK, outer, activity)
     assert_equal(OuterCache(tmp_path).outer_factors(weight, RANK, outer, activity), expected)
-    monkeypatch.setattr(outer_cache, "outer_factors", no_decomposition)
+    kept = aged(tmp_path)
     assert_equal(OuterCache(tmp_path).outer_factors(weight, RANK, outer, activity), expected)
+    assert_was_read(*kept)
     assert [file.suffix for file in tmp_path.iterdir()] == [".safetensors"]
 
 
@@ -152,8 +161,9 @@ def test_library_users_get_no_files_unless_they_ask(tmp_path, monkeypatch):
     get_peft_model(model_of(SIDE), asked).save_pretrained(tmp_path / "adapter")
     assert len(list(folder.iterdir())) == 1
     assert PeftConfig.from_pretrained(str(tmp_path / "adapter")).outer_cache is None
-    monkeypatch.setattr(outer_cache, "outer_factors", no_decomposition)
+    kept = aged(folder)
     again = get_peft_model(model_of(SIDE), asked)
+    assert_was_read(*kept)
     for one, other in zip(plain.modules(), again.modules(), strict=True):
         if isinstance(one, NoraLinear):
             assert torch.equal(one.nora_up["default"], other.nora_up["default"])

@@ -18,9 +18,9 @@ from peft import (
     set_peft_model_state_dict,
 )
 from peft.tuners.tuners_utils import BaseTunerLayer
-from reference import TOLERANCE
 from support.families import FAMILIES, make, train
 from support.places import TOP
+from support.tolerances import TOLERANCE
 from torch import nn
 
 from nora_studio.errors import StudioError

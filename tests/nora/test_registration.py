@@ -10,8 +10,12 @@ from nora_studio.runs.import_hooks import when_imported
 LATE_PEFT = """
 import sys
 import nora_studio
-import nora_studio.cli.main, nora_studio.options.config
-import nora_studio.cli.runs, nora_studio.adapters.methods.table
+import importlib
+import nora_studio.options.config, nora_studio.adapters.methods.table
+from nora_studio.cli.main import COMMANDS, RUNS, Command
+for command in [*COMMANDS.values(), *RUNS.values()]:
+    if isinstance(command, Command) and command.module.startswith("nora_studio.cli."):
+        importlib.import_module(command.module)
 heavy = {"torch", "peft", "transformers", "diffusers"} & set(sys.modules)
 assert not heavy, f"imported without need: {heavy}"
 from peft import PeftType, get_peft_model

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
 from support.tiny import RARE_TOKEN
+from support.tolerances import FLOAT32, FLOAT32_FACTORS
 from support.trainer import PROMPT, tiny_options, tiny_subject
 
 from nora_studio.photos.images import list_photos
@@ -88,9 +89,7 @@ def test_latents_are_the_vaes_as_the_pipeline_scales_them(subject_and_draws, pho
             (draws.caches[0].mean, posterior.mean),
             (draws.caches[0].std, posterior.std),
         ):
-            torch.testing.assert_close(
-                ours[index].double(), theirs[0] * scale, rtol=1e-4, atol=1e-5
-            )
+            torch.testing.assert_close(ours[index].double(), theirs[0] * scale, **FLOAT32_FACTORS)
 
 
 def test_photos_are_encoded_in_float32_by_a_half_precision_model(tiny_base, photo_folder):
@@ -176,7 +175,5 @@ def test_a_vae_with_statistics_of_its_channels_is_undone_by_the_pipeline(tiny_pi
     scale = tiny_pipe.vae.config["scaling_factor"]
     back = own.mean * torch.tensor(std).view(1, -1, 1, 1) / scale
     back = back + torch.tensor(mean).view(1, -1, 1, 1)
-    torch.testing.assert_close(back, plain.mean / scale, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(
-        own.std * torch.tensor(std).view(1, -1, 1, 1), plain.std, rtol=1e-5, atol=1e-6
-    )
+    torch.testing.assert_close(back, plain.mean / scale, **FLOAT32)
+    torch.testing.assert_close(own.std * torch.tensor(std).view(1, -1, 1, 1), plain.std, **FLOAT32)

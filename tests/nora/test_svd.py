@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from reference import TOLERANCE
+from support.tolerances import FLOAT32_FACTORS, FLOAT32_PRODUCTS, TOLERANCE
 
 from nora_studio.errors import StudioError
 from nora_studio.nora.svd import (
@@ -31,8 +31,8 @@ def test_product_is_the_closest_of_its_rank(factor, shape):
     up, singular, down = factor(weight, 6)
     left, all_singular, right = torch.linalg.svd(weight.double(), full_matrices=False)
     best = left[:, :6] * all_singular[:6] @ right[:6]
-    torch.testing.assert_close(up * singular @ down, best.float(), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(singular, all_singular[:6].float(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(up * singular @ down, best.float(), **FLOAT32_PRODUCTS)
+    torch.testing.assert_close(singular, all_singular[:6].float(), **FLOAT32_FACTORS)
 
 
 @pytest.mark.parametrize("factor", [truncated_svd, randomized_svd])
@@ -106,9 +106,9 @@ def test_activation_aware_product_is_the_best_weighted_one():
     up, singular, down = activation_aware_svd(weight, activity, 6, power=0.5)
     left, all_singular, right = torch.linalg.svd(weight * activity**0.5, full_matrices=False)
     best = left[:, :6] * all_singular[:6] @ right[:6] / activity**0.5
-    torch.testing.assert_close(up * singular @ down, best, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(up * singular @ down, best, **FLOAT32_PRODUCTS)
     plain = activation_aware_svd(weight, activity, 6, power=0.0)
-    torch.testing.assert_close(plain[2], truncated_svd(weight, 6)[2], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(plain[2], truncated_svd(weight, 6)[2], **FLOAT32_FACTORS)
 
 
 def test_activation_aware_factors_stay_bounded_on_a_silent_channel():

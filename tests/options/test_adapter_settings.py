@@ -13,8 +13,7 @@ from nora_studio.adapters.files.cards import read_card
 from nora_studio.adapters.files.container import read_header, write_tensors
 from nora_studio.adapters.files.identify import CARD_KEY, SEED_KEY
 from nora_studio.adapters.files.inspection import inspect_file
-from nora_studio.cli import inspect
-from nora_studio.cli.options import InspectOptions
+from nora_studio.cli.commands import inspect
 from nora_studio.sdxl.models import load_sdxl, parts_of
 
 
@@ -129,6 +128,6 @@ def test_a_folders_settings_of_absurd_numbers_are_refused(pipe, files, tmp_path,
     config.write_text(edited_text(config.read_text(), name, value))
     for door in (
         lambda _: load_adapter(folder, parts_of(pipe)),
-        lambda _: inspect.run(InspectOptions(folder)),
+        lambda _: inspect.run(inspect.Options(folder)),
     ):
         assert_refused(door, config, str(folder))

@@ -10,7 +10,7 @@ from PIL import Image
 from support.scenes import save
 from support.trainer import tiny_options
 
-from nora_studio.cli import check_photos
+from nora_studio.cli.main import dispatch
 from nora_studio.errors import StudioError
 from nora_studio.photos.beside import Owners
 from nora_studio.photos.images import list_photos
@@ -42,7 +42,7 @@ def trained(folder: Path, base: Path, **changes) -> PhotoSet:
 
 def report(folder: Path, capsys) -> list[str]:
     capsys.readouterr()
-    assert check_photos.run([str(folder), "--resolution", "64"]) == 0
+    assert dispatch(["check-photos", str(folder), "--resolution", "64"]) == 0
     return capsys.readouterr().out.splitlines()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from nora_studio.cli import check_photos
+from nora_studio.cli.main import dispatch
 from nora_studio.errors import StudioError
 from nora_studio.mini.assets import embedded
 from nora_studio.photos.inspection import Finding, inspect_folder
@@ -203,7 +203,7 @@ def test_missing_captions_and_masks_are_told_if_others_have_them(photos):
 
 
 def run(capsys, *arguments: object) -> tuple[int, str]:
-    status = check_photos.run([str(word) for word in arguments])
+    status = dispatch(["check-photos", *map(str, arguments)])
     return status, capsys.readouterr().out
 
 

@@ -132,17 +132,16 @@ def test_a_result_is_there_after_every_point(done, arguments, tmp_path, monkeypa
     out = Path(shutil.copytree(done[0], tmp_path / "out"))
     (out / "fidelity.json").unlink()
     seen: list[int] = []
-    from nora_studio.scoring import fidelity
+    replace = Path.replace
 
-    whole = fidelity.as_json
+    def watched(self, target):
+        replace(self, target)
+        if target == out / "fidelity.json":
+            seen.append(len(read_fidelity(out).points))
 
-    def watched(result):
-        seen.append(len(read_fidelity(out).points) if (out / "fidelity.json").exists() else -1)
-        return whole(result)
-
-    monkeypatch.setattr(fidelity, "as_json", watched)
+    monkeypatch.setattr(Path, "replace", watched)
     assert measured(*arguments, "--out", out).status == 0
-    assert seen == list(range(-1, 8))
+    assert seen == [*range(8), 8]
 
 
 def test_checkpoints_of_the_final_step_are_not_measured_twice(twins, tmp_path):

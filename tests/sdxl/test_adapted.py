@@ -8,8 +8,7 @@ import pytest
 from support.tiny import SIZE, tiny_adapter, tiny_sdxl
 
 from nora_studio.adapters.files.cards import read_card
-from nora_studio.cli.merge import run as merge
-from nora_studio.cli.options import MergeOptions
+from nora_studio.cli.commands import merge
 from nora_studio.errors import StudioError
 from nora_studio.scoring.compare import draw_missing, enter_adapters
 from nora_studio.sdxl.adapted import AdaptedPipes
@@ -82,7 +81,7 @@ def test_several_at_once_draw_what_the_merged_model_draws(base, pipe, used, tmp_
     together = tuple(at(use, weight) for use, weight in zip(used.values(), weights))
     drawn = pixels(AdaptedPipes(pipe).wearing(together))
     paths = tuple(use.path for use in used.values())
-    merge(MergeOptions(paths, tmp_path / "merged", weights, str(base), "fp32"))
+    merge.run(merge.Options(paths, tmp_path / "merged", weights, str(base), "fp32"))
     merged = pixels(load_sdxl(str(tmp_path / "merged")))
     assert np.abs(drawn - merged).max() <= ROUNDING
     assert np.abs(drawn - pixels(pipe)).max() > 10

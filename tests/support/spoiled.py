@@ -7,8 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from nora_studio.adapters.files.container import read_header, write_tensors
-from nora_studio.cli import export
-from nora_studio.cli.options import ExportOptions
+from nora_studio.cli.commands import export
 from nora_studio.errors import StudioError
 from support.tiny import tiny_adapter
 
@@ -18,7 +17,7 @@ def good_files(folder: Path, pipe, base: Path) -> dict[str, Path]:
     found = {"folder": tiny_adapter(folder / "adapter", pipe, "nora")}
     for style in ("kohya", "diffusers", "seed"):
         found[style] = folder / f"{style}.safetensors"
-        export.run(ExportOptions(found["folder"], style, found[style], model=str(base)))
+        export.run(export.Options(found["folder"], style, found[style], model=str(base)))
     return found
 
 

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from support.halves import bytes_of
 from support.loop import built, run_loop
+from support.tolerances import FLOAT32
 from support.trainer import only_unet, run_trainer, tiny_arguments
 
 from nora_studio.tasks.dreambooth.samples import draw_samples
@@ -25,7 +26,7 @@ def test_the_average_is_the_formulas_with_its_decay_warmed_up():
         expected = decay * expected + (1 - decay) * parameter.detach().double()
         trained = parameter.detach().clone()
         with average.served():
-            torch.testing.assert_close(parameter.detach().double(), expected, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(parameter.detach().double(), expected, **FLOAT32)
         assert torch.equal(parameter, trained)
 
 

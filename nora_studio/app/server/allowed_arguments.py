@@ -14,9 +14,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Union, get_args, get_origin
 
-from nora_studio.errors import StudioError
+from nora_studio.errors import StudioError, shown, suggestion
 from nora_studio.options.command_line import option_hints
-from nora_studio.options.config import suggestion
 from nora_studio.options.paths import check_relative, check_text
 
 MOST_WORDS = 500
@@ -65,12 +64,12 @@ def check_arguments_allowed(kind: type, arguments: Sequence[str]) -> None:
         if word in HELP:
             raise StudioError(f"{word} is for terminals; assets/options.md explains every option.")
         if not _is_option(word):
-            raise StudioError(f"{_short(word)}: expected an option before it, such as --steps.")
+            raise StudioError(f"{shown(word)}: expected an option before it, such as --steps.")
         name = flag[2:].replace("_", "-") if flag.startswith("--") else ""
         if name not in allowed:
             known = tuple(f"--{one}" for one in allowed)
             raise StudioError(
-                f"{_short(flag)} is no option of the trainer.{suggestion(flag[:80], known)}"
+                f"{shown(flag)} is no option of the trainer.{suggestion(flag[:80], known)}"
             )
         takes = allowed[name]
         values = [value] if equals else []
@@ -94,7 +93,7 @@ def _check_size(arguments: Sequence[str]) -> None:
     for word in arguments:
         check_text(word, "the command")
         if any(unicodedata.category(letter) == "Cc" and letter not in "\t\r\n" for letter in word):
-            raise StudioError(f"the command: {_short(word)} holds control characters.")
+            raise StudioError(f"the command: {shown(word)} holds control characters.")
 
 
 def _check_values(flag: str, takes: _Takes, values: Sequence[str]) -> None:
@@ -103,7 +102,7 @@ def _check_values(flag: str, takes: _Takes, values: Sequence[str]) -> None:
             f"{flag}: expected a value after it. One that begins with - is written {flag}=VALUE."
         )
     if len(values) > takes.most:
-        raise StudioError(f"{flag}: expected {takes.most or 'no'} value; got {_short(values[0])}.")
+        raise StudioError(f"{flag}: expected {takes.most or 'no'} value; got {shown(values[0])}.")
     for value in values:
         if len(value) > takes.longest:
             raise StudioError(
@@ -129,7 +128,3 @@ def _allowed(kind: type) -> dict[str, _Takes]:
             longest = {int: MOST_DIGITS, float: MOST_NUMBER_CHARACTERS}.get(kinds[0])
             allowed[prefix + name] = _Takes(1, 1, longest or MOST_CHARACTERS, is_path=Path in kinds)
     return allowed
-
-
-def _short(word: str) -> str:
-    return repr(word if len(word) <= 80 else f"{word[:77]}...")

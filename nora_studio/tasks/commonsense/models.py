@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from nora_studio.adapters.base_digests import keep_base_folder
-from nora_studio.errors import StudioError
-from nora_studio.mini.assets import EMBEDDED, embedded
+from nora_studio.errors import StudioError, first_line
+from nora_studio.mini.assets import EMBEDDED, embedded, find_model
 from nora_studio.runs.weight_files import check_hub_weights, check_weights
 from nora_studio.sdxl.quantization import check_quantizer, quantize
 
@@ -25,22 +25,17 @@ def source_of(model: str) -> str:
     Raises:
         StudioError: it is neither.
     """
-    place = embedded(FOLDER) if model == EMBEDDED else Path(model).expanduser()
-    if model == EMBEDDED and not place.is_dir():
+    if model == EMBEDDED and not embedded(FOLDER).is_dir():
         raise StudioError(
-            f"--model embedded: {place} is not there. Make it with `python "
+            f"--model embedded: {embedded(FOLDER)} is not there. Make it with `python "
             "training/pretrain_mini_llama.py`, or name another model."
         )
-    if place.is_dir():
-        if not (place / "config.json").is_file():
-            raise StudioError(f"--model: {place} holds no config.json of a transformers model.")
-        return str(place)
-    if model.count("/") == 1 and not model.startswith((".", "/", "~")):
+    folder = find_model(model, FOLDER)
+    if folder is None:
         return model
-    raise StudioError(
-        f"--model: expected 'embedded', a directory or a Hub name (owner/name); got {model!r}, "
-        "which is no directory here. Check the path."
-    )
+    if not (folder / "config.json").is_file():
+        raise StudioError(f"--model: {folder} holds no config.json of a transformers model.")
+    return str(folder)
 
 
 def load_tokenizer(model: str) -> Any:
@@ -55,7 +50,7 @@ def load_tokenizer(model: str) -> Any:
         tokenizer: Any = AutoTokenizer.from_pretrained(source_of(model), trust_remote_code=False)
     except _NOTHING as error:
         raise StudioError(
-            f"--model: {model!r} has no tokenizer to load: {_reason(error)}"
+            f"--model: {model!r} has no tokenizer to load: {first_line(error)}"
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
@@ -85,7 +80,8 @@ def load_decoder(model: str, dtype: torch.dtype, device: torch.device, bits: int
     except _NOTHING as error:
         check_hub_weights("--model", model)
         raise StudioError(
-            f"--model: {model!r} could not be loaded as a causal language model: {_reason(error)}"
+            f"--model: {model!r} could not be loaded as a causal language model: "
+            f"{first_line(error)}"
         ) from error
     finally:
         logging.enable_progress_bar()
@@ -94,7 +90,3 @@ def load_decoder(model: str, dtype: torch.dtype, device: torch.device, bits: int
     if bits != 16:
         quantize("decoder", decoder, bits, device)
     return decoder.to(device)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [repr(error)])[0]

@@ -41,6 +41,10 @@ class UnpackedAttention(nn.Module):
     which differs from its own training path by rounding; this one never does.)
     """
 
+    tokens_first: bool | None = None
+    """Whether in torch's order. None: on a CPU; elsewhere bits are not compared, and its copies
+    cost time."""
+
     def __init__(self, packed: nn.MultiheadAttention) -> None:
         super().__init__()
         self.num_heads, self.embed_dim = packed.num_heads, packed.embed_dim
@@ -61,8 +65,9 @@ class UnpackedAttention(nn.Module):
         attn_mask: Tensor | None = None,  # added to the logits, (tokens, tokens) or one a head
     ) -> tuple[Tensor, None]:
         """As `nn.MultiheadAttention` with `batch_first` answers, without the weights."""
-        # Torch's own order; elsewhere than on a CPU bits are not compared, and copies cost time.
-        tokens_first = query.device.type == "cpu"
+        tokens_first = self.tokens_first
+        if tokens_first is None:
+            tokens_first = query.device.type == "cpu"
         x = query.transpose(0, 1) if tokens_first else query
         order = (1, 2, 0, 3) if tokens_first else (0, 2, 1, 3)
         heads = (*x.shape[:2], self.num_heads, x.shape[2] // self.num_heads)

@@ -1,14 +1,14 @@
 """open_clip's attention unpacked: the same bits, and every adapter finds q, k, v, o."""
 
 import copy
-import inspect
-import textwrap
 import warnings
 
 import open_clip
 import pytest
 import torch
+from open_clip.transformer import ResidualAttentionBlock
 from support.tiny import tiny_clip
+from support.tolerances import FLOAT32_FACTORS
 
 from nora_studio.adapters.methods.attachment import adapter_parameters, attach
 from nora_studio.adapters.methods.injection import tuner_layers
@@ -84,16 +84,15 @@ def test_unpacking_changes_no_bit_forward_or_backward(name, mode):
     assert same(before, answers(model))
 
 
-def test_the_order_for_a_gpu_gives_the_same_answers(monkeypatch):
+def test_the_order_for_a_gpu_gives_the_same_answers():
     model = built("plain").train().requires_grad_(False)
     unpack(model)
     before = answers(model)
-    source = inspect.getsource(UnpackedAttention.forward)
-    space = dict(vars(inspect.getmodule(UnpackedAttention)))
-    exec(textwrap.dedent(source).replace('query.device.type == "cpu"', "False"), space)
-    monkeypatch.setattr(UnpackedAttention, "forward", space["forward"])
+    for module in model.modules():
+        if isinstance(module, UnpackedAttention):
+            module.tokens_first = False
     for one, other in zip(before, answers(model), strict=True):
-        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(one, other, **FLOAT32_FACTORS)
 
 
 def test_the_embedded_model_answers_the_same_bits():
@@ -117,16 +116,12 @@ def test_packing_brings_every_tensor_back():
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
-def test_a_projection_that_differs_is_noticed(monkeypatch):
-    wrong = UnpackedAttention.forward
-
-    def off(self, query, key=None, value=None, need_weights=False, attn_mask=None):
-        out, none = wrong(self, query, key, value, need_weights, attn_mask)
-        return out * (1 + 1e-6), none
-
-    monkeypatch.setattr(UnpackedAttention, "forward", off)
+def test_a_projection_that_differs_is_noticed():
+    model = built("plain")
+    block = next(m for m in model.modules() if isinstance(m, ResidualAttentionBlock))
+    block.attn.register_forward_hook(lambda _, given, out: (out[0] * (1 + 1e-6), out[1]))
     with pytest.raises(StudioError, match="answers otherwise when it is unpacked"):
-        unpack(built("plain"))
+        unpack(model)
 
 
 @pytest.mark.parametrize("targets", [PROJECTIONS, TARGETS], ids=len)
@@ -159,7 +154,7 @@ def test_an_adapter_is_in_the_way_of_packing_until_it_is_merged():
     with torch.no_grad():
         adapted, plain = model.encode_image(pixels), whole.encode_image(pixels)
     assert whole.state_dict().keys() == built("plain").state_dict().keys()
-    assert torch.allclose(adapted, plain, rtol=1e-4, atol=1e-5)
+    assert torch.allclose(adapted, plain, **FLOAT32_FACTORS)
     assert tuner_layers(model), "the adapted model stays as it was"
 
 

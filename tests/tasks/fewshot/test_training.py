@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from pathlib import Path
 
 import open_clip
 import pytest
@@ -108,22 +109,21 @@ def test_methods_trained_one_after_the_other_are_the_twins_to_the_bit(base, pict
 def test_a_stopped_run_goes_on_to_the_same_bytes(base, pictures, tmp_path, monkeypatch):
     methods = "nora,adalora,dylora"
     assert train(*flags_for(base, pictures, tmp_path / "whole", method=methods)).status == 0
-    import nora_studio.trainer.loop as loop
+    rename, saved = Path.rename, []
 
-    usual, seen = loop.save_checkpoints, []
+    def stop_at_the_second(self, target):
+        rename(self, target)
+        if Path(target).name == "step-000002":
+            saved.append(target)
+            if len(saved) == methods.count(",") + 1:
+                os.kill(os.getpid(), signal.SIGTERM)
 
-    def stop_at_the_second(trainees, draws, step, keep):
-        usual(trainees, draws, step, keep)
-        seen.append(step)
-        if step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(loop, "save_checkpoints", stop_at_the_second)
+    monkeypatch.setattr(Path, "rename", stop_at_the_second)
     flags = flags_for(base, pictures, tmp_path / "stopped", method=methods)
     outcome = train(*flags)
     assert outcome.status == 128 + signal.SIGTERM and "--resume" in outcome.out
     assert Run(tmp_path / "stopped" / "tiny-nora").state == "stopped"
-    monkeypatch.setattr(loop, "save_checkpoints", usual)
+    monkeypatch.undo()
     assert train(*flags, "--resume").status == 0
     for method in methods.split(","):
         one, other = (tmp_path / name / f"tiny-{method}" for name in ("whole", "stopped"))
@@ -169,17 +169,15 @@ def test_bfloat16_learns_from_the_same_loss(base, pictures, tmp_path):
 
 
 def test_a_frozen_encoder_is_asked_once(base, pictures, tmp_path, monkeypatch):
-    import nora_studio.tasks.fewshot.classifier as classifier
-
     asked: list[str] = []
-    for name in ("image_features", "text_features"):
-        usual = getattr(classifier, name)
+    for name in ("encode_image", "encode_text"):
+        usual = getattr(open_clip.CLIP, name)
 
         def counted(*arguments, usual=usual, name=name):
             asked.append(name)
             return usual(*arguments)
 
-        monkeypatch.setattr(classifier, name, counted)
+        monkeypatch.setattr(open_clip.CLIP, name, counted)
 
     def times(name: str, **changes: object) -> int:
         asked.clear()
@@ -187,13 +185,14 @@ def test_a_frozen_encoder_is_asked_once(base, pictures, tmp_path, monkeypatch):
         assert train(*flags_for(base, pictures, folder, method="nora", **changes)).status == 0
         return asked.count(name)
 
+    shots = 2  # Batches of them.
     tests = 4 + 1  # Before and after, validation and test; and the file's proof.
     switched = {"text.train": False, "text.rank": None, "text.outer_rank": None}
-    assert times("text_features") == 6 + tests - 2
-    assert times("text_features", **switched) == 0
+    assert times("encode_text") == 1 + 6 + tests - 2  # Frozen, it is asked once.
+    assert times("encode_text", **switched) == 1
     switched = {"vision.train": False, "vision.rank": None, "vision.outer_rank": None}
-    assert times("image_features", augment=False, **switched) == tests
-    assert times("image_features", augment=True, **switched) == 6 + tests
+    assert times("encode_image", augment=False, **switched) == shots + tests
+    assert times("encode_image", augment=True, **switched) == 6 + tests
 
 
 def test_a_merged_model_is_open_clips_own_and_as_good(base, pictures, tmp_path):

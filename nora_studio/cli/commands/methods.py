@@ -1,23 +1,19 @@
 """`nora-studio methods`: the table of methods, for reading."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from nora_studio.options.command_line import parse_command
-
 
 @dataclass(frozen=True)
-class MethodsOptions:
+class Options:
     """List every adapter method: what it is, its paper, what its rank counts, whose code runs."""
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(options: Options) -> int:
     """Print the table."""
-    parse_command(MethodsOptions, prog="nora-studio methods", arguments=arguments)
     from nora_studio.adapters.methods.table import METHODS
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)

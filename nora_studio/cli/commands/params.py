@@ -1,17 +1,14 @@
 """`nora-studio params`: what an adapter would train on a model, without loading one."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from nora_studio.options.command_line import parse_command
-
 
 @dataclass(frozen=True)
-class ParamsOptions:
+class Options:
     """Count what an adapter trains on a model, from shapes alone: no weights are loaded."""
 
     model: str = "sdxl"
@@ -29,15 +26,14 @@ class ParamsOptions:
     """Print the rows of the paper's Table 1 beside its Param column instead."""
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(options: Options) -> int:
     """Print the counts."""
-    options = parse_command(ParamsOptions, prog="nora-studio params", arguments=arguments)
     console = Console(highlight=False)
     console.print(_table_1() if options.table1 else _counts(options))
     return 0
 
 
-def _counts(options: ParamsOptions) -> Table:
+def _counts(options: Options) -> Table:
     # Imported here: `--help` and a wrong flag should answer at once.
     from nora_studio.adapters.methods.spec import AdapterSpec
     from nora_studio.adapters.methods.table import method_named

@@ -2,18 +2,15 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
-from nora_studio.options.command_line import parse_command
-
 
 @dataclass(frozen=True)
-class CheckPhotosOptions:
+class Options:
     """Look through a folder of photos and tell what to remove, replace or add.
 
     One line for each finding, with the file and the remedy. Exit status: 0 if the trainer can use
@@ -32,11 +29,8 @@ class CheckPhotosOptions:
     """Write the findings as JSON."""
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(options: Options) -> int:
     """Print the findings."""
-    options = parse_command(
-        CheckPhotosOptions, prog="nora-studio check-photos", arguments=arguments
-    )
     # Imported here: `--help` and a wrong flag should answer at once.
     from nora_studio.photos.inspection import inspect_folder
 

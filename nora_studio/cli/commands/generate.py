@@ -1,0 +1,100 @@
+"""`nora-studio generate`: pictures of a base and adapters."""
+
+import contextlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Options:
+    """Draw pictures with a base and adapters: one PNG for each prompt, seed and adapter."""
+
+    prompts: tuple[str, ...]
+    """Prompts, or one text file with a prompt a line; [V] stands for the subject."""
+    adapters: tuple[Path, ...] = ()
+    """Run folders, adapter folders or checkpoints. None: the base alone."""
+    model: str | None = None
+    """Base model. None: the one the adapters were trained on."""
+    out: Path = Path("outputs")
+    """Folder for the pictures; each carries its recipe."""
+    seeds: tuple[int, ...] = (0,)
+    """One picture of every prompt for each seed."""
+    steps: int = 25
+    """Denoising steps."""
+    guidance: float = 5.0
+    """Classifier-free guidance; at 1 or below there is none."""
+    strength: float = 1.0
+    """Factor on the adapters' change: 1 is as trained, 0 is the base."""
+    weights: tuple[float, ...] = ()
+    """Each adapter's own strength beside that, in the same order. None given: 1 for each."""
+    strengths: tuple[float, ...] = ()
+    """Draw every adapter at each of these strengths, as columns of their own."""
+    together: bool = False
+    """Put all adapters on at once, as one column; their changes add up."""
+    size: int | None = None
+    """Side in pixels, a multiple of 8. None: as trained."""
+    negative: str | None = None
+    """What guidance leads away from."""
+    precision: str = "auto"
+    """fp32, bf16 or fp16; auto: bf16 on a GPU, fp32 on a CPU."""
+
+
+def run(options: Options) -> int:
+    """Generate the pictures; the base's own where no adapter is given."""
+    generate(options, with_base=not options.adapters)
+    return 0
+
+
+def generate(options: Options, with_base: bool):
+    """Generate every picture that is not there yet, and print the files.
+
+    Returns:
+        The `compare.Drawing`, and its files by adapter and (prompt, seed).
+
+    Raises:
+        StudioError: a prompt, an adapter or the base cannot be used.
+    """
+    # Imported here: `--help` and a wrong flag should answer at once.
+    import torch
+    from tqdm import tqdm
+
+    from nora_studio.options.precision import choose_dtype
+    from nora_studio.photos.prompts import read_prompts
+    from nora_studio.scoring.compare import Drawing, draw_missing, enter_adapters
+    from nora_studio.scoring.prompt_warnings import drawing_warnings
+    from nora_studio.sdxl.entrants import base_of, trained_size
+    from nora_studio.sdxl.models import load_sdxl
+
+    prompts = read_prompts(options.prompts)
+    entrants = enter_adapters(
+        options.adapters,
+        with_base,
+        weights=options.weights,
+        strengths=options.strengths,
+        together=options.together,
+    )
+    model = base_of(entrants, options.model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipe = load_sdxl(model, choose_dtype(options.precision, device), device)
+    size = options.size or trained_size(pipe, entrants)
+    drawing = Drawing(
+        model=model,
+        prompts=tuple(prompts),
+        seeds=options.seeds,
+        steps=options.steps,
+        guidance=options.guidance,
+        size=size,
+        negative=options.negative,
+        strength=options.strength,
+    )
+    for line in drawing_warnings(pipe, entrants, drawing):
+        print(line, file=sys.stderr)
+    with contextlib.closing(
+        tqdm(total=len(entrants) * len(drawing.pairs), desc="Drawing", unit="picture")
+    ) as bar:
+        pictures = draw_missing(pipe, entrants, drawing, options.out, lambda *_: bar.update())
+    for files in pictures.values():
+        for file in files.values():
+            print(file)
+    return drawing, pictures

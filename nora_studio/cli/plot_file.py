@@ -1,0 +1,15 @@
+"""The file that a command's `--plot` names."""
+
+from pathlib import Path
+
+from nora_studio.errors import StudioError
+
+
+def check_plot_file(file: Path | None) -> None:
+    """Refuse a name that does not say PNG.
+
+    Raises:
+        StudioError: it ends with something else.
+    """
+    if file is not None and file.suffix.lower() != ".png":
+        raise StudioError(f"--plot: expected a name that ends with .png; got {file}.")
