@@ -110,7 +110,7 @@ class _Room:
         old = before.get("views") or [None] * len(shown)
         parts = [gr.skip() if a == b else b for a, b in zip(old, shown)]
         same = before.get("known") == known and asked == names
-        choice = gr.skip() if same else gr.Dropdown(choices=known, value=names)
+        choice = gr.skip() if same else gr.update(choices=known, value=names)
         switch = gr.skip() if before.get("busy") == busy else gr.Button(interactive=busy)
         return [choice, *parts, switch, after]
 
