@@ -19,14 +19,14 @@ from filelock import FileLock, Timeout
 from nora_studio.app.pages.page import HEAD, build_page
 from nora_studio.app.pages.theme import css, theme
 from nora_studio.app.server.accounts import Accounts, add_account
+from nora_studio.app.server.asgi import guarded_app
+from nora_studio.app.server.auth import Authenticator
 from nora_studio.app.server.connections import server_config
-from nora_studio.app.server.doorman import Doorman
+from nora_studio.app.server.csrf import is_loopback
 from nora_studio.app.server.drawings import Drawings
-from nora_studio.app.server.entrance import guarded_app
 from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.limits import GIB, OWNERS_QUOTA_BYTES, QUOTA_BYTES
 from nora_studio.app.server.model_access import ModelAccess
-from nora_studio.app.server.origins import is_loopback
 from nora_studio.app.server.studio import Studio
 from nora_studio.errors import StudioError
 from nora_studio.options.command_line import parse_command
@@ -121,12 +121,12 @@ def open_studio(home: Path, options: UiOptions) -> Studio:
         quota = int(options.quota * GIB)
     # Before the folder is made: what is refused leaves nothing behind.
     models = ModelAccess.of(home, options.models, is_private)
-    doorman = Doorman(home, options.host, accounts, options.names, quota)
-    jobs = Jobs(doorman.home, torch.cuda.device_count(), is_private=is_private)
+    auth = Authenticator(home, options.host, accounts, options.names, quota)
+    jobs = Jobs(auth.home, torch.cuda.device_count(), is_private=is_private)
     drawings = Drawings(
-        doorman.home, jobs.is_device_busy, is_private=is_private, is_allowed=models.is_allowed
+        auth.home, jobs.is_device_busy, is_private=is_private, is_allowed=models.is_allowed
     )
-    return Studio(doorman, jobs, drawings, models)
+    return Studio(auth, jobs, drawings, models)
 
 
 def _check_proxies(options: UiOptions) -> None:
@@ -147,9 +147,9 @@ def _check_proxies(options: UiOptions) -> None:
 
 def make_app(studio: Studio) -> FastAPI:
     """The guarded app with the studio's page on it."""
-    studio.doorman.uploads.serve_gradio()
+    studio.auth.uploads.serve_gradio()
     return gr.mount_gradio_app(
-        guarded_app(studio.doorman),
+        guarded_app(studio.auth),
         build_page(studio).queue(default_concurrency_limit=8, max_size=200),
         path="/",
         footer_links=[],

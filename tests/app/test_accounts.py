@@ -18,7 +18,7 @@ from nora_studio.app.server.accounts import (
     password_matches,
     read_accounts,
 )
-from nora_studio.app.server.identity import SESSION_SECONDS, Seal
+from nora_studio.app.server.identity import SESSION_SECONDS, CookieSigner
 from nora_studio.app.server.login_limits import FREE_FAILURES, MOST_IN_LINE, LoginRateLimiter
 from nora_studio.errors import StudioError
 
@@ -125,7 +125,7 @@ def test_a_login_opens_the_accounts_own_folder_from_any_browser(server):
     two, _ = log_in(server)
     other, _ = log_in(server, "bo", WHO["bo"])
     assert server.workspace(one) == server.workspace(two) != server.workspace(other)
-    assert server.doorman.account({"cookie": cookie_line(one)}) == "ada"
+    assert server.auth.account({"cookie": cookie_line(one)}) == "ada"
     # gradio_client's own way of logging in.
     client = Client(server.url, auth=("ada", PASSWORD), verbose=False, analytics_enabled=False)
     assert client.predict([], api_name="/who").split()[0] == server.workspace(one).folder.name
@@ -189,18 +189,18 @@ def test_no_cookie_can_be_made_up_lengthened_or_kept_for_ever(server):
     ):
         encoded = forged.encode().decode("latin-1")
         assert server.raw("/config", f"{name}={encoded}")[0] == 401
-    seal, proof = server.doorman.seal, "proof"
-    session = seal.open_session("ada", proof, now=1000.0)
-    assert seal.is_signed(session, proof, now=1000.0 + SESSION_SECONDS - 1)
+    signer, proof = server.auth.signer, "proof"
+    session = signer.open_session("ada", proof, now=1000.0)
+    assert signer.is_signed(session, proof, now=1000.0 + SESSION_SECONDS - 1)
     for late in (0, 1, 1e6):
-        assert not seal.is_signed(session, proof, now=1000.0 + SESSION_SECONDS + late)
-    assert not seal.is_signed(session, "another proof", now=1000.0)
-    assert not Seal(b"x" * 32).is_signed(session, proof, now=1000.0)
+        assert not signer.is_signed(session, proof, now=1000.0 + SESSION_SECONDS + late)
+    assert not signer.is_signed(session, "another proof", now=1000.0)
+    assert not CookieSigner(b"x" * 32).is_signed(session, proof, now=1000.0)
 
 
 def test_a_changed_password_and_a_removed_account_end_their_sessions(tmp_path):
     with serving(tmp_path / "home", WHO) as server:
-        file = server.doorman.accounts.file
+        file = server.auth.accounts.file
         ada, bo = log_in(server)[0], log_in(server, "bo", WHO["bo"])[0]
         write_accounts(file, {"ada": "another password", "bo": WHO["bo"]})
         assert ada.get("/config").status_code == 401

@@ -102,7 +102,7 @@ def test_nothing_is_published_before_a_look_and_the_token_stays_nowhere(person, 
     page.locator("#adapters-publish").click()
     playwright.expect(page.locator("body")).to_contain_text("press Look first", timeout=30_000)
     assert site.studio.jobs.of(person.workspace()) == []
-    home = site.studio.doorman.home
+    home = site.studio.auth.home
     for file in [file for file in home.rglob("*") if file.is_file()]:
         assert b"hf_verysecrettoken" not in file.read_bytes()
 

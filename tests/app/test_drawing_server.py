@@ -236,11 +236,31 @@ def test_the_command_ends_with_its_input_in_the_middle_of_a_drawing(request_of, 
         ({"steps": True}, "steps"),
         ({"guidance": float("nan")}, "guidance"),
         ({"precision": "int8"}, "precision"),
-        ({"prompt": "a"}, "prompt"),
+        ({"prompt": "a"}, "a drawing: there is no 'prompt'; expected columns, prompts, seeds"),
+        ({"a\nb": 1}, r"there is no 'a\\nb'"),
+        ({"score": 1}, "score: expected true or false; got 1"),
+        ({"steps": 10**400}, r"steps: expected at most 1000; got 1000+\.\.\.0+\."),
+        ({"steps": 1.5}, "steps: expected a whole number; got 1.5"),
+        ({"size": True}, "size: expected a whole number; got True"),
+        ({"negative": "x" * 20_001}, "negative: expected at most 20,000 characters; got 'xxx"),
+        ({"precision": [[[[[[[[]]]]]]]]}, r"precision: expected 'auto', .*; got \[\[.*\.\.\."),
+        ({"columns": [{"label": "a"}, "b"]}, "columns.1: expected a table; got 'b'"),
+        (
+            {"columns": [{"label": "a", "adapters": [{"path": "x", "strength": True}]}]},
+            "columns.0.adapters.0.strength: expected a number; got True",
+        ),
     ],
 )
 def test_a_malformed_request_is_refused_by_name(change, word):
     good = {"columns": [{"label": "base"}], "prompts": ["a"]}
     assert parse_request(parse_request(good).as_json()) == parse_request(good)
-    with pytest.raises(StudioError, match=word):
+    with pytest.raises(StudioError, match=word) as refused:
         parse_request({**good, **change})
+    assert "\n" not in str(refused.value)
+
+
+def test_a_whole_number_may_come_as_a_page_sends_it():
+    good = {"columns": [{"label": " base ", "adapters": None}], "prompts": ["a"]}
+    request = parse_request({**good, "steps": 25.0, "guidance": 3, "model": "", "size": None})
+    assert (request.steps, type(request.steps), request.guidance) == (25, int, 3.0)
+    assert (request.model, request.size, request.columns[0].label) == (None, None, "base")

@@ -11,7 +11,6 @@ from support.tiny import RARE_TOKEN, tiny_adapter, tiny_sdxl
 
 from nora_studio.app.pages.comparison_view import sheet_view
 from nora_studio.app.server.drawings import Drawings
-from nora_studio.app.server.fair_line import FairLine
 from nora_studio.app.server.sheets import new_sheet, write_sheet
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
@@ -166,18 +165,6 @@ def test_visitors_take_turns_and_are_told_whom_they_wait_for(drawings, visitor, 
     ended(drawings, other, late)
     assert drawings.read(visitor, many[1]).is_under_way
     ended(drawings, visitor, many[1])
-
-
-def test_a_line_serves_in_turns_whoever_came_first():
-    line: FairLine[str] = FairLine()
-    for item in ("a1", "a2", "a3", "b1", "c1", "b2"):
-        line.put(item[0], item)
-    assert line.order() == ["a1", "b1", "c1", "a2", "b2", "a3"]
-    line.serve("a", "a1")
-    line.put("d", "d1")
-    assert line.order() == ["b1", "c1", "d1", "a2", "b2", "a3"]
-    line.leave("b", "b1")
-    assert line.order() == ["b2", "c1", "d1", "a2", "a3"]
 
 
 @pytest.mark.slow

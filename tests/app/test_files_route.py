@@ -35,9 +35,9 @@ def owner(server):
         (run / name).write_bytes(b"<script>1</script>")
     for hidden in (run / ".env.txt", run / ".trash" / "b.txt", run / ".thumbs" / "c.webp"):
         hidden.write_bytes(SECRET)
-    (server.doorman.home / "outside.txt").write_bytes(SECRET)
-    (run / "link.txt").symlink_to(server.doorman.home / "outside.txt")
-    (run / "folder").symlink_to(server.doorman.home)
+    (server.auth.home / "outside.txt").write_bytes(SECRET)
+    (run / "link.txt").symlink_to(server.auth.home / "outside.txt")
+    (run / "folder").symlink_to(server.auth.home)
     (run / "seen.txt").symlink_to(run / ".env.txt")
     return client, workspace
 
@@ -111,7 +111,7 @@ def test_hidden_linked_and_foreign_files_are_not_there(server, owner, path):
     status, headers, body = server.raw(f"/files/{path}", cookie_line(owner[0]))
     assert status in (404, 400) and SECRET not in body
     assert "set-cookie" not in headers
-    assert str(server.doorman.home).encode() not in body
+    assert str(server.auth.home).encode() not in body
 
 
 def test_a_thumbnail_is_served_though_its_folder_is_hidden(server, owner):
@@ -133,9 +133,9 @@ def test_nobody_else_is_given_a_file(server, owner):
 
 
 def test_a_stranger_leaves_no_folder_behind(server, owner):
-    before = sorted((server.doorman.home / "visitors").iterdir())
+    before = sorted((server.auth.home / "visitors").iterdir())
     assert server.raw("/files/runs/x/a.txt")[0] == 404
-    assert sorted((server.doorman.home / "visitors").iterdir()) == before
+    assert sorted((server.auth.home / "visitors").iterdir()) == before
 
 
 def test_files_are_read_and_nothing_else(server, owner):

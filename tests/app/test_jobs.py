@@ -1,5 +1,6 @@
 """The queue: jobs run in turn, outlive the server, stop when asked, and are nobody else's."""
 
+import itertools
 import json
 import os
 import signal
@@ -100,6 +101,39 @@ def test_the_queue_is_fair_to_who_had_nothing_yet(home):
     wait_for(jobs, greedy[0], "stopped")
     wait_for(jobs, modest, "running")
     assert jobs.state(greedy[1]) == "waiting"
+
+
+def test_visitors_take_turns_by_when_they_were_served_and_are_told_the_true_place(home):
+    jobs = Jobs(home)
+    mine = [begin(jobs, visitor(home, 1), SLEEP) for _ in range(3)]
+    theirs = [begin(jobs, visitor(home, 2), SLEEP) for _ in range(2)]
+    assert [jobs.place(job) for job in (theirs[0], mine[1], theirs[1], mine[2])] == [0, 1, 2, 3]
+    jobs.stop(theirs[0])  # It never ran, so it was no turn.
+    assert [jobs.place(job) for job in (theirs[1], mine[1], mine[2])] == [0, 1, 2]
+    served = [mine[0], theirs[1], mine[1]]
+    for job, following in itertools.pairwise(served):
+        wait_for(jobs, job, "running")
+        jobs.stop(job)
+        wait_for(jobs, job, "stopped")
+        wait_for(jobs, following, "running")
+    # Asked for last, and their last turn is longer ago than mine, whose job is the older one.
+    late = begin(jobs, visitor(home, 2), SLEEP)
+    wait_for_words(jobs, mine[1], "at work")
+    after = Jobs(home)  # Knows nothing but the folder.
+    assert [after.place(job) for job in (late, mine[2])] == [0, 1]
+    jobs.stop(mine[1])
+    wait_for(jobs, late, "running")
+
+
+def test_who_has_a_job_at_work_waits_for_who_has_none(home):
+    jobs = Jobs(home, devices=2)
+    long, short = (begin(jobs, visitor(home, number), SLEEP) for number in (1, 2))
+    for job in (long, short):
+        wait_for(jobs, job, "running")
+    mine, theirs = (begin(jobs, visitor(home, number), SLEEP) for number in (1, 2))
+    jobs.stop(short)
+    wait_for(jobs, theirs, "running")
+    assert jobs.state(mine) == "waiting"
 
 
 def test_a_stop_reaches_the_command_once_so_that_it_can_save(home):

@@ -12,7 +12,7 @@ from support.serving import PASSWORD, write_accounts
 from support.tiny import tiny_adapter
 
 from nora_studio.adapters.files.identify import CARD_KEY
-from nora_studio.app.pages.needs import needs_view
+from nora_studio.app.pages.start_requirements import needs_view
 from nora_studio.app.pages.train import _Answers as Train
 from nora_studio.app.pages.watch import _Answers as Watch
 from nora_studio.app.serve import UiOptions, open_studio
@@ -43,7 +43,7 @@ def shared(tmp_path):
 @pytest.fixture
 def ada(shared):
     """A request of somebody who has logged in, and their folder."""
-    line = shared.doorman.log_in("ada", PASSWORD, False).partition(";")[0]
+    line = shared.auth.log_in("ada", PASSWORD, False).partition(";")[0]
     request = SimpleNamespace(headers={"cookie": line})
     return request, shared.workspace(request.headers)
 
@@ -179,8 +179,8 @@ def test_only_an_owner_alone_has_the_owners_rights(tmp_path, more):
     for options, is_owner in ((UiOptions(**more), False), (UiOptions(), True)):
         studio = open_studio(tmp_path / "home", options)
         assert studio.is_private is is_owner is studio.is_model_allowed(EVIL)
-        assert studio.doorman.quota == (500 if is_owner else 5) * 1024**3
-    assert open_studio(tmp_path / "home", UiOptions(quota=2)).doorman.quota == 2 * 1024**3
+        assert studio.auth.quota == (500 if is_owner else 5) * 1024**3
+    assert open_studio(tmp_path / "home", UiOptions(quota=2)).auth.quota == 2 * 1024**3
     for wrong, words in (
         ({"quota": 0}, "--quota"),
         ({"quota": float("nan")}, "--quota"),

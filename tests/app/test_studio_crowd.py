@@ -28,7 +28,7 @@ NAVIGATION = {"accept": "text/html", "sec-fetch-mode": "navigate", "sec-fetch-si
 
 def somebody(site: Site, number: int) -> tuple[Client, Workspace]:
     """A program with a browser's secret of its own, and its folder."""
-    cookie = f"{site.studio.doorman.seal.browser_cookie}={chr(97 + number) * SECRET_LENGTH}"
+    cookie = f"{site.studio.auth.signer.browser_cookie}={chr(97 + number) * SECRET_LENGTH}"
     client = Client(
         site.url,
         headers={"Cookie": cookie},

@@ -13,8 +13,10 @@ import pytest
 from PIL import Image
 
 from nora_studio.app.pages.train_photos import show_photos
+from nora_studio.app.server.draft_trash import bring_back, put_photo_aside
 from nora_studio.app.server.drafts import DRAFT, begin_training
 from nora_studio.app.server.photo_report import photo_report
+from nora_studio.app.server.stored_photos import find_photo, mask_of
 from nora_studio.app.server.upload_notes import dismiss_notes, upload_notes
 from nora_studio.app.server.uploads import (
     Incoming,
@@ -238,3 +240,13 @@ def test_a_damaged_list_of_photos_is_made_again_from_the_photos(workspace, add, 
     assert found == replace(whole, original="01.jpg")
     add({"again.jpg": photo(2)})
     assert [one.original for one in photos_of(workspace, DRAFT)] == ["01.jpg", "again.jpg"]
+
+
+def test_a_photo_that_was_taken_out_comes_back_with_its_caption_and_mask(workspace, add):
+    add({"1.jpg": photo(1), "2.jpg": photo(2), "2.txt": WORDS, "2.mask.png": mask()})
+    before = mask_of(find_photo(workspace, DRAFT, "02.jpg").file).read_bytes()
+    put_photo_aside(workspace, "02.jpg")
+    bring_back(workspace)
+    found = {one.original: one for one in photos_of(workspace, DRAFT)}
+    assert (found["2.jpg"].caption, found["1.jpg"].has_mask) == (WORDS, False)
+    assert mask_of(found["2.jpg"].file).read_bytes() == before

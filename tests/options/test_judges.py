@@ -17,7 +17,7 @@ from support.trainer import tiny_arguments
 
 from nora_studio.app.pages.adapter_cards import shelf_view
 from nora_studio.app.pages.comparison_view import sheet_view
-from nora_studio.app.pages.needs import needs_view
+from nora_studio.app.pages.start_requirements import needs_view
 from nora_studio.app.server.library import library
 from nora_studio.app.server.measures import Measures
 from nora_studio.app.server.sheets import SHEET, new_sheet, read_sheet, write_sheet
@@ -103,7 +103,7 @@ def test_before_a_start_the_page_says_that_samples_will_not_be_scored(studio, wo
     plain = tiny_arguments(tiny_base, photos, runs, changes={"output-dir": None, "name": "other"})
 
     def needs(*more: str) -> str:
-        measures = Measures(studio.doorman.home)
+        measures = Measures(studio.auth.home)
         return needs_view(studio, measures, workspace, as_shown([*plain, *more]))
 
     assert "Its samples are not scored" in needs() and "--clip" in needs()

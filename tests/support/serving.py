@@ -13,9 +13,9 @@ import httpx
 import uvicorn
 
 from nora_studio.app.server.accounts import Accounts, hash_password
+from nora_studio.app.server.asgi import guarded_app
+from nora_studio.app.server.auth import Authenticator
 from nora_studio.app.server.connections import server_config
-from nora_studio.app.server.doorman import Doorman
-from nora_studio.app.server.entrance import guarded_app
 from nora_studio.app.server.limits import QUOTA_BYTES
 from nora_studio.app.server.login_limits import LoginRateLimiter
 from nora_studio.app.server.workspace import Workspace
@@ -34,7 +34,7 @@ class Serving:
     """A running server."""
 
     port: int
-    doorman: Doorman
+    auth: Authenticator
 
     @property
     def url(self) -> str:
@@ -53,7 +53,7 @@ class Serving:
     def workspace(self, client: httpx.Client) -> Workspace:
         """The folder of whoever uses a browser."""
         line = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
-        return self.doorman.workspace({"cookie": line})
+        return self.auth.workspace({"cookie": line})
 
     def raw(self, path: str, cookies: str = "", method: str = "GET", **headers: str):
         """Send a request's line as it is, which no client would; status, headers and body."""
@@ -83,7 +83,7 @@ def serving(
     proxies: tuple[str, ...] = (),
     quota: int = QUOTA_BYTES,
 ) -> Iterator:
-    """Serve the door over a Gradio page with one button, for as long as the block lasts.
+    """Serve the guarded app over a Gradio page with one button, for as long as the block lasts.
 
     Args:
         accounts: Passwords by name; None: no accounts.
@@ -96,18 +96,18 @@ def serving(
     known = None
     if accounts is not None:
         known = Accounts(write_accounts(home.with_name("accounts.txt"), accounts))
-    doorman = Doorman(home, accounts=known, quota=quota)
-    doorman.uploads.serve_gradio()
+    auth = Authenticator(home, accounts=known, quota=quota)
+    auth.uploads.serve_gradio()
     with gr.Blocks(analytics_enabled=False) as blocks:
         files, button, told = gr.File(file_count="multiple"), gr.Button(), gr.Textbox()
 
         def who(given: list[str] | None, request: gr.Request) -> str:
-            visitor = doorman.visitor(request.headers)
-            claimed = [doorman.uploads.claim(visitor, path).name for path in given or []]
+            visitor = auth.visitor(request.headers)
+            claimed = [auth.uploads.claim(visitor, path).name for path in given or []]
             return f"{visitor} {','.join(claimed)}"
 
         button.click(who, files, told, api_name="who")
-    app = guarded_app(doorman, LoginRateLimiter(second))
+    app = guarded_app(auth, LoginRateLimiter(second))
     gr.mount_gradio_app(app, blocks, path="/", run_history=False, footer_links=[], ssr_mode=False)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
@@ -117,7 +117,7 @@ def serving(
     while not server.started:
         time.sleep(0.01)
     try:
-        yield Serving(listener.getsockname()[1], doorman)
+        yield Serving(listener.getsockname()[1], auth)
     finally:
         server.should_exit = server.force_exit = True
         thread.join(20)

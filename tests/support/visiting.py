@@ -18,7 +18,7 @@ def studio_in(home: Path) -> Studio:
 
 def request_of(studio: Studio, letter: str = "x"):
     """What a handler gets of a browser; another letter is another browser."""
-    name = studio.doorman.seal.browser_cookie
+    name = studio.auth.signer.browser_cookie
     return SimpleNamespace(headers={"cookie": f"{name}={letter * SECRET_LENGTH}"})
 
 

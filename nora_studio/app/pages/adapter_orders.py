@@ -6,10 +6,10 @@ from typing import Any
 
 import gradio as gr
 
-from nora_studio.app.pages.acts import act_of, told
 from nora_studio.app.pages.adapter_bench import Bench, shown_command
 from nora_studio.app.pages.adapter_cards import jobs_view, shelf_view
 from nora_studio.app.pages.adapter_shelf import Picks
+from nora_studio.app.pages.html_events import act_of, told
 from nora_studio.app.server.adapter_commands import (
     KINDS,
     AdapterDesk,

@@ -7,9 +7,9 @@ from typing import Any
 
 import gradio as gr
 
-from nora_studio.app.pages.acts import act_of, told
 from nora_studio.app.pages.adapter_bench import HAVE_STRENGTHS
 from nora_studio.app.pages.adapter_cards import MOST_STRENGTH, chosen_view, shelf_view
+from nora_studio.app.pages.html_events import act_of, told
 from nora_studio.app.server.adapter_uploads import add_adapter
 from nora_studio.app.server.library import bring_back, find_entry, library, remove_file
 from nora_studio.app.server.limits import MOST_MIXED
@@ -88,7 +88,7 @@ class Shelf:
     ):  # fmt: skip
         """Take adapter files (.safetensors)."""
         workspace = self.studio.workspace(request.headers)
-        visitor, uploads = workspace.folder.name, self.studio.doorman.uploads
+        visitor, uploads = workspace.folder.name, self.studio.auth.uploads
         # New tokens go beside an adapter, which must be there before them.
         given = sorted(files or (), key=lambda file: ".embedding." in Path(file).name.lower())
         for file in given:

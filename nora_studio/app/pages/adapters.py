@@ -5,11 +5,11 @@ from typing import Any
 
 import gradio as gr
 
-from nora_studio.app.pages.acts import HIDDEN, ON_LOAD, QUIET
 from nora_studio.app.pages.adapter_bench import Bench, build_bench
 from nora_studio.app.pages.adapter_cards import PICK
 from nora_studio.app.pages.adapter_orders import Orders
 from nora_studio.app.pages.adapter_shelf import Shelf
+from nora_studio.app.pages.html_events import HIDDEN, ON_LOAD, QUIET
 from nora_studio.app.pages.shared import Place, Shared
 from nora_studio.app.server.studio import Studio
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import gradio as gr
 
-from nora_studio.app.pages.acts import told
 from nora_studio.app.pages.blind_view import blind_view
 from nora_studio.app.pages.comparison_form import QUIET
+from nora_studio.app.pages.html_events import told
 from nora_studio.app.server.blind import BlindTest, begin_test, find_tests, keep_test
 from nora_studio.app.server.sheets import Sheet
 from nora_studio.app.server.studio import Studio

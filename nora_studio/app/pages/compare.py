@@ -8,12 +8,12 @@ from typing import Any
 
 import gradio as gr
 
-from nora_studio.app.pages.acts import HIDDEN, QUIET, told
 from nora_studio.app.pages.blind_panel import BlindPanel, pairs_of, wire_blind
 from nora_studio.app.pages.blind_view import results_view
 from nora_studio.app.pages.comparison_form import Form, fields_of, wire_form
 from nora_studio.app.pages.comparison_request import request_of
 from nora_studio.app.pages.comparison_view import sheet_view
+from nora_studio.app.pages.html_events import HIDDEN, QUIET, told
 from nora_studio.app.pages.shared import Place, Shared
 from nora_studio.app.server.blind import find_tests
 from nora_studio.app.server.sheets import Sheet, restore_sheet

@@ -5,9 +5,9 @@ from typing import Any
 
 import gradio as gr
 
-from nora_studio.app.pages.acts import ON_LOAD, QUIET, act_of
 from nora_studio.app.pages.comparison_request import CHIPS, LAYOUTS, Fields
 from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.pages.html_events import ON_LOAD, QUIET, act_of
 from nora_studio.app.pages.number_field import NumberField
 from nora_studio.app.pages.shared import JUDGE, Shared
 from nora_studio.app.server.drawables import Drawable, drawables_with

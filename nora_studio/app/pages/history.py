@@ -6,8 +6,8 @@ from pathlib import Path
 
 import gradio as gr
 
-from nora_studio.app.pages.acts import ON_LOAD, QUIET, act_of, told
 from nora_studio.app.pages.history_view import curves_view, detail_view, list_view, trash_view
+from nora_studio.app.pages.html_events import ON_LOAD, QUIET, act_of, told
 from nora_studio.app.pages.shared import Place, Shared
 from nora_studio.app.server.past_runs import (
     delete_for_good,

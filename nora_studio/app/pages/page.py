@@ -6,8 +6,8 @@ from functools import partial
 import gradio as gr
 
 from nora_studio.app.pages import adapters, compare, history, scores, train, watch
-from nora_studio.app.pages.acts import QUIET
 from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.pages.html_events import QUIET
 from nora_studio.app.pages.number_field import SCRIPT
 from nora_studio.app.pages.shared import POLL_SECONDS, Place, Shared
 from nora_studio.app.server.studio import Studio
@@ -67,7 +67,7 @@ def build_page(studio: Studio) -> gr.Blocks:
                 tab.select(wound, None, list(timers.values()), **QUIET)
 
         def greet(request: gr.Request) -> str:
-            return _head(studio.doorman.account(request.headers))
+            return _head(studio.auth.account(request.headers))
 
         page.load(greet, None, head, api_visibility="private", show_progress="hidden")
     return page

@@ -13,7 +13,7 @@ def note_view(
     refused: Sequence[str] = (),
     said: str = "",
 ) -> str:
-    """What there is to say, as HTML; its buttons answer through `acts`.
+    """What there is to say, as HTML; its buttons answer through `html_events`.
 
     Args:
         problem: What is missing here.

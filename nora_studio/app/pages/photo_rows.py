@@ -26,7 +26,7 @@ def resolution_of(model: str) -> int:
 def photo_rows(
     workspace: Workspace, photos: list[StoredPhoto], report: PhotoReport, model: str, noun: str
 ) -> str:
-    """The rows as HTML; fields and buttons of it answer through `acts`."""
+    """The rows as HTML; fields and buttons of it answer through `html_events`."""
     if not photos:
         return EMPTY
     overall = "".join(_remark(remark.text, remark.is_unusable) for remark in report.overall)

@@ -5,8 +5,8 @@ from typing import get_args
 
 import gradio as gr
 
-from nora_studio.app.pages.acts import ON_LOAD, QUIET, act_of, told
 from nora_studio.app.pages.fidelity_view import advice_view, first_choice, panel_view, plot_view
+from nora_studio.app.pages.html_events import ON_LOAD, QUIET, act_of, told
 from nora_studio.app.pages.measuring_view import measuring_view
 from nora_studio.app.pages.scores_view import scores_view
 from nora_studio.app.pages.shared import JUDGE, Place, Shared

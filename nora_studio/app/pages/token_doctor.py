@@ -4,8 +4,8 @@ from typing import Any
 
 import gradio as gr
 
-from nora_studio.app.pages.acts import HIDDEN, QUIET, told
 from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.pages.html_events import HIDDEN, QUIET, told
 from nora_studio.app.pages.train_form import Form, model_of
 from nora_studio.app.server.sheets import Sheet
 from nora_studio.app.server.studio import Studio

@@ -5,12 +5,12 @@ from typing import Any
 
 import gradio as gr
 
-from nora_studio.app.pages.acts import HIDDEN, QUIET, told
 from nora_studio.app.pages.advanced import Field, build_fields
-from nora_studio.app.pages.needs import ADD_PHOTOS, missing, needs_view
+from nora_studio.app.pages.html_events import HIDDEN, QUIET, told
 from nora_studio.app.pages.photo_notes import note_view
 from nora_studio.app.pages.photo_rows import resolution_of
 from nora_studio.app.pages.shared import Place, Shared
+from nora_studio.app.pages.start_requirements import ADD_PHOTOS, missing, needs_view
 from nora_studio.app.pages.token_doctor import build_token_doctor
 from nora_studio.app.pages.train_form import KEPT, PLAIN, Form, build_form, request_of
 from nora_studio.app.pages.train_photos import Photos, build_photos, show_photos, wire_photos
@@ -136,7 +136,7 @@ class _Answers:
 
     def __init__(self, studio: Studio, fields: list[Field]) -> None:
         self._studio, self._fields = studio, fields
-        self._measures = Measures(studio.doorman.home)
+        self._measures = Measures(studio.auth.home)
 
     def fill(self, request: gr.Request, *values: Any):
         """The command that the form comes to."""

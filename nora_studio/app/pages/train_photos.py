@@ -7,8 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from nora_studio.app.pages.acts import ON_LOAD, QUIET, act_of, told
 from nora_studio.app.pages.examples import example_cards
+from nora_studio.app.pages.html_events import ON_LOAD, QUIET, act_of, told
 from nora_studio.app.pages.photo_notes import example_question, note_view
 from nora_studio.app.pages.photo_rows import EMPTY, notes_list, photo_rows, resolution_of
 from nora_studio.app.pages.train_form import PLAIN, Form, model_of
@@ -115,7 +115,7 @@ class _Answers:
         refused: list[str],
     ):
         """Store photos, and captions and masks named after them, beside those that are there."""
-        workspace, uploads = self._studio.workspace(request.headers), self._studio.doorman.uploads
+        workspace, uploads = self._studio.workspace(request.headers), self._studio.auth.uploads
         visitor, paths = workspace.folder.name, list(files or ())
         example, before = example_of(workspace), len(photos_of(workspace, DRAFT))
         problems: list[str] = []

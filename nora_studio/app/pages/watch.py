@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from nora_studio.app.pages.acts import QUIET, told
+from nora_studio.app.pages.html_events import QUIET, told
 from nora_studio.app.pages.line_chart import Colour, Series, line_chart
 from nora_studio.app.pages.pieces import METHOD_NAMES, STROKES, colour_of
 from nora_studio.app.pages.shared import Place, Shared
@@ -190,7 +190,7 @@ class _Answers:
                 train_command(arguments),
                 shlex.join([*PROGRAM, *arguments]),
                 [run.folder.name for run in training.runs.values()],
-                writes=Measures(self._studio.doorman.home).bytes_of(options),
+                writes=Measures(self._studio.auth.home).bytes_of(options),
             )
         except StudioError as error:
             raise told(error) from error

@@ -10,10 +10,26 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
 PROCESS, EXIT, OUTPUT = "process.json", "exit.json", "output.log"
+
+
+def start(
+    folder: Path, device: int, place: Path, command: Sequence[str], environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Run `main` in a process and session of its own, in a folder of the visitor's."""
+    return subprocess.Popen(
+        [sys.executable, __file__, str(folder), str(device), *command],
+        cwd=place,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def main(folder: Path, device: int, command: list[str]) -> int:

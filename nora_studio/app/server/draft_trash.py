@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from nora_studio.app.server.quota import check_room
-from nora_studio.app.server.stored_photos import NAMES
+from nora_studio.app.server.stored_photos import NAMES, mask_of
 from nora_studio.app.server.uploads import Incoming, Received, add_photos, photos_of, remove_photo
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
@@ -52,7 +52,7 @@ def put_draft_aside(workspace: Workspace) -> None:
 
 
 def put_photo_aside(workspace: Workspace, name: str) -> None:
-    """Move one of the draft's photos, with its caption, into the trash.
+    """Move one of the draft's photos, with its caption and mask, into the trash.
 
     Raises:
         StudioError: there is no such photo.
@@ -62,6 +62,8 @@ def put_photo_aside(workspace: Workspace, name: str) -> None:
         if photo is not None:
             entry = _new_entry(workspace)
             shutil.copyfile(photo.file, entry / f"photo{photo.file.suffix}")
+            if photo.has_mask:
+                shutil.copyfile(mask_of(photo.file), mask_of(entry / "photo"))
             (entry / "name").write_text(photo.original, encoding="utf-8")
             (entry / "caption").write_text(photo.caption, encoding="utf-8")
         remove_photo(workspace, DRAFT, name)
@@ -105,6 +107,8 @@ def _bring_photo_back(workspace: Workspace, entry: Path) -> None:
     files = [Incoming(photo, name)]
     if caption:
         files.append(Incoming(entry / "caption", f"{Path(name).stem}.txt"))
+    if mask_of(photo).is_file():
+        files.append(Incoming(mask_of(photo), mask_of(Path(name)).name))
     received = add_photos(workspace, DRAFT, files)
     if not received.photos:
         raise StudioError(" ".join(map(str, received.problems)))

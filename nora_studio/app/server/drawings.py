@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nora_studio.app.server.drawing_process import COMMAND, DrawingProcess, Event
-from nora_studio.app.server.fair_line import FairLine
 from nora_studio.app.server.live_sheet import LiveSheet
+from nora_studio.app.server.round_robin_queue import RoundRobinQueue
 from nora_studio.app.server.sheets import (
     Sheet,
     State,
@@ -60,7 +60,7 @@ class Drawings:
         self._home, self._busy, self._command = home, busy, command
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._line: FairLine[LiveSheet] = FairLine()
+        self._line: RoundRobinQueue[LiveSheet] = RoundRobinQueue()
         self._live: dict[tuple[Path, str], LiveSheet] = {}
         self._current: LiveSheet | None = None
         self._process: DrawingProcess | None = None
@@ -134,7 +134,7 @@ class Drawings:
                 if self._process is not None:
                     self._process.ask({"do": "cancel", "id": name})
                 return
-            self._line.leave(live.visitor, live)
+            self._line.remove(live.visitor, live)
             self._end(live, state="cancelled")
 
     def throw_away(self, workspace: Workspace, name: str) -> None:

@@ -6,8 +6,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from nora_studio.app.server.doorman import Doorman
-from nora_studio.app.server.origins import FILE_POLICY
+from nora_studio.app.server.auth import Authenticator
+from nora_studio.app.server.csrf import FILE_POLICY
 from nora_studio.app.server.workspace import FILES_ROUTE, Workspace
 from nora_studio.errors import StudioError
 
@@ -29,14 +29,14 @@ THUMBNAILS = ".thumbs"
 """The one hidden folder whose files are served."""
 
 
-def file_routes(doorman: Doorman) -> list[Route]:
+def file_routes(auth: Authenticator) -> list[Route]:
     """The route, by which only files of the one who asks are found."""
 
     async def serve(request: Request) -> Response:
-        visit = doorman.identify(request.headers.getlist("cookie"))
+        visit = auth.identify(request.headers.getlist("cookie"))
         file = None
         if visit.visitor is not None:
-            workspace = Workspace(doorman.home / "visitors" / visit.visitor)
+            workspace = Workspace(auth.home / "visitors" / visit.visitor)
             file = find_file(workspace, request.path_params["path"])
         if file is None:
             return PlainTextResponse("there is no such file here.", 404)

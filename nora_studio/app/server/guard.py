@@ -7,17 +7,17 @@ from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nora_studio.app.server.bindings import (
+from nora_studio.app.server.auth import Authenticator, Visit
+from nora_studio.app.server.csrf import PAGE_HEADERS, READING, is_cross_site_link, refusal
+from nora_studio.app.server.login_page import AGAIN_PAGE, LOGIN
+from nora_studio.app.server.quota import used_bytes
+from nora_studio.app.server.request_body import TOO_SLOW, Counter, RequestBody, TooLarge
+from nora_studio.app.server.session_ownership import (
     OTHERS_SESSION,
     Sessions,
     problem_with_body,
     session_in_url,
 )
-from nora_studio.app.server.doorman import Doorman, Visit
-from nora_studio.app.server.login_page import AGAIN_PAGE, LOGIN
-from nora_studio.app.server.origins import PAGE_HEADERS, READING, is_cross_site_link, refusal
-from nora_studio.app.server.quota import used_bytes
-from nora_studio.app.server.request_body import TOO_SLOW, Counter, RequestBody, TooLarge
 from nora_studio.app.server.upload_cache import KEPT_SECONDS, Arrival
 from nora_studio.errors import StudioError
 
@@ -51,9 +51,9 @@ _FILE_ROUTE = "gradio_api/file"
 class Guard:
     """ASGI middleware; the outermost, so that nothing is reached but through it."""
 
-    def __init__(self, app: ASGIApp, doorman: Doorman) -> None:
+    def __init__(self, app: ASGIApp, auth: Authenticator) -> None:
         self._app = app
-        self._doorman = doorman
+        self._auth = auth
         self._sessions = Sessions()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,22 +67,22 @@ class Guard:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = headers_of(scope)
         path, method = scope["path"], scope["method"]
-        problem = refusal(method, headers, self._doorman.hosts)
+        problem = refusal(method, headers, self._auth.hosts)
         if problem is not None:
             await reply(send, 403, problem)
             return
         try:
-            visit = self._doorman.receive(headers)
+            visit = self._auth.receive(headers)
         except StudioError:  # The file of accounts is damaged: nobody is let in.
             visit = Visit(None)
         if (visit.visitor is None or visit.is_new) and is_cross_site_link(headers):
             # The browser has sent no cookie, whether it has one or not. Its own page asks again.
             await reply(send, 200, AGAIN_PAGE, "text/html; charset=utf-8")
             return
-        if self._doorman.accounts is not None and visit.visitor is None and path != LOGIN:
+        if self._auth.accounts is not None and visit.visitor is None and path != LOGIN:
             await self._send_away(scope, headers, send)
             return
-        if self._doorman.accounts is None and visit.visitor is None and method not in READING:
+        if self._auth.accounts is None and visit.visitor is None and method not in READING:
             await reply(send, 401, json.dumps({"detail": LOST}), "application/json")
             return
         if path.startswith(CLOSED) or not self._may_fetch(visit, path):
@@ -110,8 +110,8 @@ class Guard:
     ) -> None:
         """Let files in as far as the visitor has room, all of their uploads together."""
         assert visit.visitor is not None
-        uploads = self._doorman.uploads
-        workspace = self._doorman.workspace_of(visit.visitor)
+        uploads = self._auth.uploads
+        workspace = self._auth.workspace_of(visit.visitor)
         await asyncio.to_thread(uploads.clear_old, KEPT_SECONDS)
         left = workspace.quota - await asyncio.to_thread(used_bytes, workspace)
         room = min(max(left, SMALL_UPLOAD_BYTES), MOST_UPLOAD_BYTES)
@@ -124,7 +124,7 @@ class Guard:
         if not found:
             return True
         file = after[1:]  # "=/path", or the older "//path"
-        return visit.visitor is not None and self._doorman.uploads.belongs(visit.visitor, file)
+        return visit.visitor is not None and self._auth.uploads.belongs(visit.visitor, file)
 
     def _may_follow(self, visit: Visit, scope: Scope) -> bool:
         """Whether an address names no session, or one of this visitor's."""
@@ -145,14 +145,12 @@ class Guard:
         stated: int,
     ) -> None:
         body = RequestBody(receive, count.add)
-        answer = _Answer(self._doorman, visit, scope, send, body)
+        answer = _Answer(self._auth, visit, scope, send, body)
         try:
             body.check(stated, count.expect)
             if _is_event(scope) and visit.visitor is not None:
                 text = await body.whole()
-                problem = problem_with_body(
-                    text, visit.visitor, self._doorman.uploads, self._sessions
-                )
+                problem = problem_with_body(text, visit.visitor, self._auth.uploads, self._sessions)
                 if problem is not None:
                     await reply(send, 403, json.dumps({"detail": problem}), "application/json")
                     return
@@ -173,9 +171,9 @@ class _Answer:
     """What is added to an answer on its way out."""
 
     def __init__(
-        self, doorman: Doorman, visit: Visit, scope: Scope, send: Send, asked: RequestBody
+        self, auth: Authenticator, visit: Visit, scope: Scope, send: Send, asked: RequestBody
     ) -> None:
-        self._doorman, self._visit, self._scope, self._send = doorman, visit, scope, send
+        self._auth, self._visit, self._scope, self._send = auth, visit, scope, send
         self._asked = asked
         self._is_upload = _is_upload(scope)
         self._body = b""
@@ -202,9 +200,9 @@ class _Answer:
         if is_page:
             added["cache-control"] = "no-store"
         is_browsers = self._visit.is_new or is_page
-        if self._doorman.accounts is None and self._visit.cookie is not None and is_browsers:
+        if self._auth.accounts is None and self._visit.cookie is not None and is_browsers:
             is_https = self._scope.get("scheme") == "https"
-            added["set-cookie"] = self._doorman.renewed(self._visit, is_https)
+            added["set-cookie"] = self._auth.renewed(self._visit, is_https)
         return [(name.encode(), value.encode()) for name, value in added.items()]
 
     def _record(self) -> None:
@@ -214,7 +212,7 @@ class _Answer:
             return  # An error in words.
         for path in paths if isinstance(paths, list) else []:
             if isinstance(path, str) and self._visit.visitor is not None:
-                self._doorman.uploads.record(self._visit.visitor, path)
+                self._auth.uploads.record(self._visit.visitor, path)
 
 
 def _is_upload(scope: Scope) -> bool:

@@ -38,8 +38,8 @@ class Session:
     """Different for each login."""
 
 
-class Seal:
-    """What the server's secret is good for."""
+class CookieSigner:
+    """Signs session cookies and derives visitors' numbers, by the server's secret."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
@@ -49,7 +49,7 @@ class Seal:
         self.session_cookie = f"nora_studio_session_{suffix}"
 
     @classmethod
-    def of(cls, home: Path) -> "Seal":
+    def of(cls, home: Path) -> "CookieSigner":
         """That of a data folder, made once, whichever process comes first.
 
         Raises:

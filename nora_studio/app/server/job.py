@@ -1,8 +1,8 @@
-"""One command of a visitor's: what was asked, and whose turn is next."""
+"""One command of a visitor's: what was asked, and how it stands."""
 
 import json
+import os
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -41,17 +41,6 @@ class Job:
     created: float = field(default_factory=lambda: round(time.time(), 2))
 
 
-def next_in_line(line: Sequence[Job], jobs: Sequence[Job], states: Mapping[str, State]) -> Job:
-    """Of the jobs in line the oldest of whoever had the fewest at work, or last the longest ago."""
-    latest: dict[str, tuple[int, str]] = {}
-    for job in jobs:
-        if states[job.id] != "waiting":
-            working = states[job.id] == "running"
-            count, _ = latest.get(job.visitor, (0, ""))
-            latest[job.visitor] = (count + working, job.id)
-    return min(line, key=lambda job: (*latest.get(job.visitor, (0, "")), job.id))
-
-
 def read_facts(file: Path) -> dict[str, Any]:
     """A job's facts from one of its JSON files; empty while there are none."""
     try:
@@ -59,3 +48,19 @@ def read_facts(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}
+
+
+def read_output(file: Path, most_bytes: int) -> str:
+    """Read what a job printed, or the end of it; empty where there is no such file."""
+    try:
+        with file.open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - most_bytes))
+            return stream.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def shown_lines(text: str) -> list[str]:
+    """Split output into lines as a terminal shows them: progress bars once."""
+    shown = [line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
+    return [line for line in shown if line]

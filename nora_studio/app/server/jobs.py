@@ -11,7 +11,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -21,9 +20,10 @@ from pathlib import Path
 import psutil
 
 from nora_studio.app.server import child
-from nora_studio.app.server.job import ENDED, Job, State, next_in_line, read_facts
+from nora_studio.app.server.job import ENDED, Job, State, read_facts, read_output, shown_lines
 from nora_studio.app.server.job_environment import job_environment
 from nora_studio.app.server.quota import check_room, still_to_write
+from nora_studio.app.server.round_robin_queue import RoundRobinQueue
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 from nora_studio.options.paths import check_text, confining
@@ -69,6 +69,7 @@ class Jobs:
         self._secrets: dict[str, dict[str, str]] = {}
         self._known: dict[str, Job] = {}
         self._ended: dict[str, State] = {}
+        self._starts: dict[str, float] = {}
         self._lock = threading.RLock()
 
     def submit(
@@ -192,10 +193,33 @@ class Jobs:
         return read_facts(self.folder / job.id / child.EXIT).get("status")
 
     def place(self, job: Job) -> int:
-        """How many jobs are before a waiting one."""
-        waiting = [other for other in self._all() if self.state(other) == "waiting"]
-        line = [other.id for other in waiting if other.uses_device == job.uses_device]
-        return line.index(job.id) if job.id in line else 0
+        """How many jobs have their turn before a waiting one."""
+        _, waiting = self._pool(job.uses_device)
+        return waiting.index(job) if job in waiting else 0
+
+    def _pool(self, uses_device: bool) -> tuple[list[Job], list[Job]]:
+        """List the jobs at work on (or off) the devices, and those that wait, in order of turns."""
+        queue: RoundRobinQueue[Job] = RoundRobinQueue()
+        turns: list[tuple[bool, float, Job]] = []
+        for job in self._all():
+            if job.uses_device != uses_device:
+                continue
+            state = self.state(job)
+            if state == "waiting":
+                queue.put(job.visitor, job)
+            elif self._began(job):
+                turns.append((state == "running", self._began(job), job))
+        # A turn lasts as long as its job: visitors with none at work are served first.
+        for _, _, job in sorted(turns, key=lambda turn: turn[:2]):
+            queue.count_turn(job.visitor)
+        return [job for is_running, _, job in turns if is_running], queue.order()
+
+    def _began(self, job: Job) -> float:
+        """When a job was started, in seconds since 1970; 0: it never was."""
+        if job.id not in self._starts:
+            mark = self._mark(job)
+            self._starts[job.id] = 0.0 if mark is None else mark.started
+        return self._starts[job.id]
 
     def is_device_busy(self) -> bool:
         """Whether a job is at work that uses the device."""
@@ -203,21 +227,14 @@ class Jobs:
 
     def output(self, job: Job, most_bytes: int = OUTPUT_BYTES) -> str:
         """What a job printed, or the end of it, the server's own folders left out."""
-        try:
-            with (self.folder / job.id / child.OUTPUT).open("rb") as stream:
-                stream.seek(max(0, stream.seek(0, os.SEEK_END) - most_bytes))
-                text = stream.read().decode("utf-8", "replace")
-        except OSError:  # It has printed nothing yet, or was forgotten.
-            return ""
+        text = read_output(self.folder / job.id / child.OUTPUT, most_bytes)
         for folder in (self.home / "visitors" / job.visitor, self.home, PROJECT):
             text = text.replace(f"{folder}/", "").replace(str(folder), "")
         return text
 
     def tail(self, job: Job, lines: int = 40) -> list[str]:
         """The last lines that a job printed, as a terminal shows them: progress bars once."""
-        text = self.output(job, TAIL_BYTES)
-        shown = [line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
-        return [line for line in shown if line][-lines:]
+        return shown_lines(self.output(job, TAIL_BYTES))[-lines:]
 
     def stop(self, job: Job) -> None:
         """Take a waiting job out of the queue; ask a running one to save and end."""
@@ -249,26 +266,16 @@ class Jobs:
     def tick(self) -> None:
         """Start what may start now."""
         with self._lock:
-            self._tick()
-
-    def _tick(self) -> None:
-        for job_id, process in list(self._children.items()):
-            if process.poll() is not None:
-                del self._children[job_id]
-                if not (self.folder / job_id / child.PROCESS).exists():
-                    self._ended[job_id] = "failed"  # It could not even claim it: a full disk.
-        jobs = self._all()
-        states: dict[str, State] = {job.id: self.state(job) for job in jobs}
-        waiting = [job for job in jobs if states[job.id] == "waiting"]
-        running = [job for job in jobs if states[job.id] == "running"]
-        for uses_device, room in ((True, max(1, self.devices)), (False, self.hands)):
-            line = [job for job in waiting if job.uses_device == uses_device]
-            work = [job for job in running if job.uses_device == uses_device]
-            while line and len(work) < room:
-                job = next_in_line(line, jobs, states)
-                line.remove(job)
-                self._start(job, self._free_device(work))
-                work.append(job)
+            for job_id, process in list(self._children.items()):
+                if process.poll() is not None:
+                    del self._children[job_id]
+                    if not (self.folder / job_id / child.PROCESS).exists():
+                        self._ended[job_id] = "failed"  # It could not even claim it: a full disk.
+            for uses_device, room in ((True, max(1, self.devices)), (False, self.hands)):
+                work, waiting = self._pool(uses_device)
+                for job in waiting[: max(0, room - len(work))]:
+                    self._start(job, self._free_device(work))
+                    work.append(job)
 
     def _free_device(self, work: Sequence[Job]) -> int:
         taken = {read_facts(self.folder / job.id / child.PROCESS).get("device") for job in work}
@@ -287,12 +294,6 @@ class Jobs:
         environment |= confining([workspace.folder, self.home / MEASURES])
         if self.devices > 1 and job.uses_device:
             environment["CUDA_VISIBLE_DEVICES"] = str(device)
-        self._children[job.id] = subprocess.Popen(
-            [sys.executable, str(child.__file__), str(folder), str(device), *job.command],
-            cwd=workspace.folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        self._starts[job.id] = time.time()
+        place = workspace.folder
+        self._children[job.id] = child.start(folder, device, place, job.command, environment)

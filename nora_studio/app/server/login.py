@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from nora_studio.app.server.doorman import Doorman
+from nora_studio.app.server.auth import Authenticator
 from nora_studio.app.server.login_limits import LoginRateLimiter
 from nora_studio.app.server.login_page import LOGIN, LOGOUT, login_page
 from nora_studio.errors import StudioError
@@ -14,7 +14,7 @@ BUSY = "Too many attempts. Wait a minute, then try again."
 RETRY = {"retry-after": "60"}
 
 
-def login_routes(doorman: Doorman, limiter: LoginRateLimiter | None = None) -> list[Route]:
+def login_routes(auth: Authenticator, limiter: LoginRateLimiter | None = None) -> list[Route]:
     """The routes /login and /logout.
 
     The login answers a browser's form with the page it was on the way to, and a program
@@ -23,7 +23,7 @@ def login_routes(doorman: Doorman, limiter: LoginRateLimiter | None = None) -> l
     limits = limiter or LoginRateLimiter()
 
     async def show(request: Request) -> Response:
-        if doorman.accounts is None or doorman.account(request.headers) is not None:
+        if auth.accounts is None or auth.account(request.headers) is not None:
             return RedirectResponse("/", status_code=303)
         return HTMLResponse(login_page(next_path=_local(request.query_params.get("next", ""))))
 
@@ -35,7 +35,7 @@ def login_routes(doorman: Doorman, limiter: LoginRateLimiter | None = None) -> l
 
         def check() -> bool:
             try:
-                line = doorman.log_in(name.strip(), password, is_https)
+                line = auth.log_in(name.strip(), password, is_https)
             except StudioError:  # The file of accounts is damaged: nobody is let in.
                 return False
             cookie.extend([line] if line is not None else [])
@@ -62,7 +62,7 @@ def login_routes(doorman: Doorman, limiter: LoginRateLimiter | None = None) -> l
     async def leave(request: Request) -> Response:
         cookies = request.headers.getlist("cookie")
         answer = RedirectResponse(LOGIN, status_code=303)
-        answer.headers["set-cookie"] = doorman.log_out(cookies, request.url.scheme == "https")
+        answer.headers["set-cookie"] = auth.log_out(cookies, request.url.scheme == "https")
         answer.headers["clear-site-data"] = '"cache"'
         return answer
 

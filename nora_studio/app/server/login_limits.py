@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from nora_studio.app.server.fair_line import FairLine
+from nora_studio.app.server.round_robin_queue import RoundRobinQueue
 
 FREE_FAILURES = 3
 """Wrong passwords that cost no waiting."""
@@ -45,7 +45,7 @@ class PasswordChecks:
 
     def __init__(self, at_once: int = CHECKS_AT_ONCE, waiting: int = CHECKS_WAITING) -> None:
         self._free, self._most_waiting = at_once, waiting
-        self._line: FairLine[tuple[str, asyncio.Future[None]]] = FairLine()
+        self._line: RoundRobinQueue[tuple[str, asyncio.Future[None]]] = RoundRobinQueue()
         self._waiting = 0
 
     async def run(self, address: str, check: Callable[[], bool], seconds: float) -> bool:
@@ -76,7 +76,7 @@ class PasswordChecks:
                 await turn
         except (TimeoutError, asyncio.CancelledError) as error:
             if turn.cancelled():  # It was never called.
-                self._line.leave(address, (address, turn))
+                self._line.remove(address, (address, turn))
                 self._waiting -= 1
             else:  # It was called as it gave up.
                 self._free += 1
@@ -95,7 +95,7 @@ class PasswordChecks:
             self._free -= 1
             called[1].set_result(None)
         if not self._waiting:
-            self._line = FairLine()  # It remembers whom it served; nobody needs that now.
+            self._line = RoundRobinQueue()  # It remembers whom it served; nobody needs that now.
 
 
 @dataclass

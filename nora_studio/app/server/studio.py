@@ -1,10 +1,10 @@
-"""One studio: the door, the queue, and what this machine has."""
+"""One studio: its visitors, its queues, and what this machine has."""
 
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nora_studio.app.server.doorman import Doorman
+from nora_studio.app.server.auth import Authenticator
 from nora_studio.app.server.drawings import Drawings
 from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.limits import Limits
@@ -21,7 +21,7 @@ TICK_SECONDS = 1.0
 class Studio:
     """What every page of the app works with."""
 
-    doorman: Doorman
+    auth: Authenticator
     jobs: Jobs
     drawings: Drawings
     models: ModelAccess
@@ -31,9 +31,9 @@ class Studio:
         """The folder of whoever sends a request.
 
         Raises:
-            StudioError: nobody does whom the door has let in.
+            StudioError: the request carries no cookie of this studio.
         """
-        return self.doorman.workspace(headers)
+        return self.auth.workspace(headers)
 
     def is_model_allowed(self, name: str) -> bool:
         """Whether a model's name or directory is one that visitors may have loaded."""

@@ -12,11 +12,11 @@ import pytest
 from gradio_client import Client, handle_file
 from support.serving import FETCH, PAGE, cookie_line, serving
 
-from nora_studio.app.server.bindings import MOST_SESSIONS, Sessions
-from nora_studio.app.server.doorman import Doorman
+from nora_studio.app.server.auth import Authenticator
+from nora_studio.app.server.csrf import check_host
 from nora_studio.app.server.guard import MOST_BODY_BYTES
-from nora_studio.app.server.identity import SECRET, Seal, read_cookies, write_once
-from nora_studio.app.server.origins import check_host
+from nora_studio.app.server.identity import SECRET, CookieSigner, read_cookies, write_once
+from nora_studio.app.server.session_ownership import MOST_SESSIONS, Sessions
 from nora_studio.errors import StudioError
 
 VISITOR = re.compile(r"[0-9a-f]{32}")
@@ -35,8 +35,8 @@ def gradio(server, **options) -> Client:
 def test_a_secret_is_made_once_and_is_nobody_elses(tmp_path):
     home = tmp_path / "home"
     with ThreadPoolExecutor(8) as pool:
-        seals = list(pool.map(lambda _: Seal.of(home), range(16)))
-    assert len({seal.visitor_of_browser("a") for seal in seals}) == 1
+        signers = list(pool.map(lambda _: CookieSigner.of(home), range(16)))
+    assert len({signer.visitor_of_browser("a") for signer in signers}) == 1
     assert stat.S_IMODE((home / SECRET).stat().st_mode) == 0o600
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     assert [file.name for file in home.iterdir()] == [SECRET]
@@ -44,20 +44,20 @@ def test_a_secret_is_made_once_and_is_nobody_elses(tmp_path):
     write_once(home / SECRET, b"of a process that comes second!!")
     assert (home / SECRET).read_bytes() == kept and len(list(home.iterdir())) == 1
     (home / SECRET).chmod(0o644)
-    Seal.of(home)
+    CookieSigner.of(home)
     assert stat.S_IMODE((home / SECRET).stat().st_mode) == 0o600
     (home / SECRET).write_bytes(b"short")
     with pytest.raises(StudioError, match="should hold 32 bytes"):
-        Seal.of(home)
+        CookieSigner.of(home)
 
 
 def test_a_visitor_is_known_again_after_a_restart_and_by_no_other_secret(tmp_path):
-    first, again, other = (Doorman(tmp_path / name) for name in ("a", "a", "b"))
+    first, again, other = (Authenticator(tmp_path / name) for name in ("a", "a", "b"))
     value = "x" * 43
-    line = {"cookie": f"{first.seal.browser_cookie}={value}"}
+    line = {"cookie": f"{first.signer.browser_cookie}={value}"}
     assert VISITOR.fullmatch(first.visitor(line))
     assert first.visitor(line) == again.visitor(line)
-    assert first.seal.browser_cookie != other.seal.browser_cookie
+    assert first.signer.browser_cookie != other.signer.browser_cookie
     with pytest.raises(StudioError, match="Reload"):
         other.visitor(line)
     assert value not in first.visitor(line)
@@ -108,9 +108,9 @@ def test_every_program_is_somebody_of_its_own_and_stays_so(server):
     ["a=b; {0}=x", "{0}=" + "x" * 42, "{0}=" + "x" * 44, "{0}=" + "x" * 42 + "/", "{0}", ""],
 )
 def test_a_cookie_of_another_shape_is_nobody(tmp_path, line):
-    doorman = Doorman(tmp_path)
+    auth = Authenticator(tmp_path)
     with pytest.raises(StudioError, match="Reload"):
-        doorman.visitor({"cookie": line.format(doorman.seal.browser_cookie)})
+        auth.visitor({"cookie": line.format(auth.signer.browser_cookie)})
 
 
 def test_other_programs_cookies_hide_nobody():
@@ -164,7 +164,7 @@ def test_an_upload_is_its_owners_alone(server, tmp_path):
     mine, other = gradio(server), gradio(server)
     name, claimed = mine.predict([handle_file(tmp_path / "mine.txt")], api_name="/who").split()
     assert claimed == "mine.txt"
-    path = next(server.doorman.uploads.folder.rglob("mine.txt"))
+    path = next(server.auth.uploads.folder.rglob("mine.txt"))
     fetch = f"{server.url}/gradio_api/file={path}"
     assert httpx.get(fetch, cookies=mine.cookies).text == "my very own"
     assert httpx.get(fetch, cookies=other.cookies).status_code == 404
@@ -178,34 +178,34 @@ def test_an_upload_is_its_owners_alone(server, tmp_path):
         assert answer.status_code == 403 and "not there any more" in answer.text
     # The same content, uploaded by both, is both's; what one gives back, the other still has.
     assert other.predict([handle_file(tmp_path / "mine.txt")], api_name="/who").split()[1]
-    server.doorman.uploads.release(name, str(path))
+    server.auth.uploads.release(name, str(path))
     assert httpx.get(fetch, cookies=other.cookies).status_code == 200
     assert httpx.get(fetch, cookies=mine.cookies).status_code == 404
 
 
 @pytest.mark.parametrize("path", ["/etc/hostname", "http://evil.example/x", "SECRET", "C:\\x"])
 def test_a_handler_is_given_no_path_that_was_not_uploaded(server, path):
-    path = str(server.doorman.home / "secret") if path == "SECRET" else path
+    path = str(server.auth.home / "secret") if path == "SECRET" else path
     client, _ = server.visitor()
     body = {"data": [[{"path": path, "meta": {"_type": "gradio.FileData"}}]]}
     assert client.post("/gradio_api/run/who", json=body).status_code == 403
     assert client.get(f"/gradio_api/file={path}").status_code == 404
     with pytest.raises(StudioError, match="not there any more"):
-        server.doorman.uploads.claim("0" * 32, path)
+        server.auth.uploads.claim("0" * 32, path)
 
 
 def test_uploads_go_after_a_while_and_are_then_nobodys(server, tmp_path):
     (tmp_path / "old.txt").write_text("old")
     client = gradio(server)
     client.predict([handle_file(tmp_path / "old.txt")], api_name="/who")
-    path = next(server.doorman.uploads.folder.rglob("old.txt"))
-    server.doorman.uploads.clear_old(3600)
+    path = next(server.auth.uploads.folder.rglob("old.txt"))
+    server.auth.uploads.clear_old(3600)
     assert path.is_file()
-    server.doorman.uploads.clear_old(-1)
+    server.auth.uploads.clear_old(-1)
     assert not path.exists() and not path.parent.exists() and path.parent.parent.is_dir()
     url = f"{server.url}/gradio_api/file={path}"
     assert httpx.get(url, cookies=client.cookies).status_code == 404
-    assert stat.S_IMODE(server.doorman.uploads.folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(server.auth.uploads.folder.stat().st_mode) == 0o700
 
 
 def test_too_large_a_body_is_refused_whether_or_not_its_length_is_told(server):
@@ -253,7 +253,7 @@ def test_a_web_socket_is_closed(tmp_path):
     async def send(message) -> None:
         sent.append(message)
 
-    guard = Guard(never, Doorman(tmp_path))
+    guard = Guard(never, Authenticator(tmp_path))
     asyncio.run(guard({"type": "websocket", "path": "/", "headers": []}, never, send))
     assert sent == [{"type": "websocket.close", "code": 1008}]
 
@@ -261,10 +261,10 @@ def test_a_web_socket_is_closed(tmp_path):
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "studio.example", ""])
 def test_other_machines_come_in_by_accounts_only(tmp_path, host):
     with pytest.raises(StudioError, match="--auth"):
-        Doorman(tmp_path, host=host)
+        Authenticator(tmp_path, host=host)
     check_host(host, has_accounts=True)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]", "127.1.2.3"])
 def test_this_machine_comes_in_without(tmp_path, host):
-    assert Path(Doorman(tmp_path, host=host).home).is_dir()
+    assert Path(Authenticator(tmp_path, host=host).home).is_dir()

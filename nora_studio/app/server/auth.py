@@ -1,4 +1,4 @@
-"""The door of the web app: who a visitor is, which requests are answered, and what goes with it.
+"""Authentication: who a visitor is, and the cookies that say so.
 
 Without accounts a browser is known by a random secret in a cookie that no script can read. Its
 first page brings it, and nothing else that the browser fetches does: of several requests at once
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nora_studio.app.server.accounts import Accounts
+from nora_studio.app.server.csrf import LOOPBACK_NAMES, check_host, is_browsers_own, is_loopback
 from nora_studio.app.server.identity import (
     BROWSER_SECONDS,
     SESSION_SECONDS,
-    Seal,
+    CookieSigner,
     cookie_line,
     is_browser_secret,
     new_browser_secret,
     read_cookies,
 )
 from nora_studio.app.server.limits import QUOTA_BYTES
-from nora_studio.app.server.origins import LOOPBACK_NAMES, check_host, is_browsers_own, is_loopback
 from nora_studio.app.server.upload_cache import UploadCache
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
@@ -42,8 +42,8 @@ class Visit:
     """Whether the cookie has yet to be given to the browser or program."""
 
 
-class Doorman:
-    """Knows visitors by their requests' headers."""
+class Authenticator:
+    """Identifies visitors by the cookies of their requests."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Doorman:
         names: Collection[str] = (),
         quota: int = QUOTA_BYTES,
     ) -> None:
-        """Stand at the door of a data folder.
+        """Authenticate the visitors of a data folder.
 
         Args:
             home: The studio's data folder.
@@ -69,7 +69,7 @@ class Doorman:
         check_host(host, accounts is not None)
         self.home = Path(home).expanduser().resolve()
         self.accounts, self.quota = accounts, quota
-        self.seal = Seal.of(self.home)
+        self.signer = CookieSigner.of(self.home)
         self.uploads = UploadCache(self.home)
         self.hosts: frozenset[str] | None = None
         if is_loopback(host):
@@ -79,7 +79,7 @@ class Doorman:
         self._ended: dict[str, int] = {}
 
     def visitor(self, headers: Mapping[str, str]) -> str:
-        """The visitor behind a request that the door has let in, as Gradio's handlers get it.
+        """Identify the visitor behind a request that the guard let through, by Gradio's headers.
 
         Raises:
             StudioError: the request bears no cookie of this server's.
@@ -103,23 +103,23 @@ class Doorman:
 
     def account(self, headers: Mapping[str, str]) -> str | None:
         """The name a visitor has logged in by, to show it; None without accounts."""
-        value = read_cookies([headers.get("cookie", "")]).get(self.seal.session_cookie, "")
+        value = read_cookies([headers.get("cookie", "")]).get(self.signer.session_cookie, "")
         return self._account(value)
 
     def identify(self, cookies: Collection[str]) -> Visit:
         """Who sends a request with these Cookie lines."""
         found = read_cookies(cookies)
         if self.accounts is not None:
-            name = self.seal.session_cookie
+            name = self.signer.session_cookie
             account = self._account(found.get(name, ""))
             if account is None:
                 return Visit(None)
-            return Visit(self.seal.visitor_of_account(account), f"{name}={found[name]}")
-        name = self.seal.browser_cookie
+            return Visit(self.signer.visitor_of_account(account), f"{name}={found[name]}")
+        name = self.signer.browser_cookie
         value = found.get(name, "")
         if not is_browser_secret(value):
             return Visit(None)
-        return Visit(self.seal.visitor_of_browser(value), f"{name}={value}")
+        return Visit(self.signer.visitor_of_browser(value), f"{name}={value}")
 
     def receive(self, headers: Mapping[str, list[str]]) -> Visit:
         """Who sends a request; without accounts, whoever is not known yet gets a secret."""
@@ -127,8 +127,8 @@ class Doorman:
         if visit.visitor is not None or self.accounts is not None or is_browsers_own(headers):
             return visit
         value = new_browser_secret()
-        name = self.seal.browser_cookie
-        return Visit(self.seal.visitor_of_browser(value), f"{name}={value}", is_new=True)
+        name = self.signer.browser_cookie
+        return Visit(self.signer.visitor_of_browser(value), f"{name}={value}", is_new=True)
 
     def renewed(self, visit: Visit, is_https: bool) -> str:
         """The Set-Cookie line that makes a browser keep its secret, or keep it longer."""
@@ -139,8 +139,8 @@ class Doorman:
         """The Set-Cookie line of a new session; None: no such account, or not its password."""
         if self.accounts is None or not self.accounts.admits(name, password):
             return None
-        value = self.seal.open_session(name, self.accounts.proof_of(name) or "")
-        return cookie_line(self.seal.session_cookie, value, SESSION_SECONDS, is_https)
+        value = self.signer.open_session(name, self.accounts.proof_of(name) or "")
+        return cookie_line(self.signer.session_cookie, value, SESSION_SECONDS, is_https)
 
     def log_out(self, cookies: Collection[str], is_https: bool) -> str:
         """End the session for good, and give back the line that takes its cookie away.
@@ -148,21 +148,21 @@ class Doorman:
         It is remembered by this process; after a restart, a stolen cookie is good until it expires
         or the account's password is changed.
         """
-        value = read_cookies(cookies).get(self.seal.session_cookie, "")
+        value = read_cookies(cookies).get(self.signer.session_cookie, "")
         if self._account(value) is not None:
-            found = self.seal.read_session(value)
+            found = self.signer.read_session(value)
             assert found is not None
             self._ended[found[0].mark] = found[0].expires
             while len(self._ended) > MOST_ENDED:
                 self._ended.pop(next(iter(self._ended)))
-        return cookie_line(self.seal.session_cookie, "", 0, is_https)
+        return cookie_line(self.signer.session_cookie, "", 0, is_https)
 
     def _account(self, value: str) -> str | None:
-        found = self.seal.read_session(value) if self.accounts is not None else None
+        found = self.signer.read_session(value) if self.accounts is not None else None
         if found is None or self.accounts is None:
             return None
         session = found[0]
         proof = self.accounts.proof_of(session.account)
-        if proof is None or session.mark in self._ended or not self.seal.is_signed(value, proof):
+        if proof is None or session.mark in self._ended or not self.signer.is_signed(value, proof):
             return None
         return session.account

@@ -2,23 +2,23 @@
 
 from fastapi import FastAPI
 
-from nora_studio.app.server.doorman import Doorman
+from nora_studio.app.server.auth import Authenticator
 from nora_studio.app.server.file_route import file_routes
 from nora_studio.app.server.guard import Guard
 from nora_studio.app.server.login import login_routes
 from nora_studio.app.server.login_limits import LoginRateLimiter
 
 
-def guarded_app(doorman: Doorman, limiter: LoginRateLimiter | None = None) -> FastAPI:
+def guarded_app(auth: Authenticator, limiter: LoginRateLimiter | None = None) -> FastAPI:
     """An app whose every request passes the guard; Gradio is mounted on "/" of it afterwards.
 
-    Call `doorman.uploads.serve_gradio()` before the blocks are made.
+    Call `auth.uploads.serve_gradio()` before the blocks are made.
     """
     app = FastAPI(
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        routes=[*login_routes(doorman, limiter), *file_routes(doorman)],
+        routes=[*login_routes(auth, limiter), *file_routes(auth)],
     )
-    app.add_middleware(Guard, doorman=doorman)
+    app.add_middleware(Guard, auth=auth)
     return app
