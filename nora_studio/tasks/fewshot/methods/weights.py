@@ -10,7 +10,6 @@ from nora_studio import __version__
 from nora_studio.adapters.base_digests import digests_of
 from nora_studio.adapters.files.adapter_folders import load_adapter, load_weights, write_adapter
 from nora_studio.adapters.files.card import AdapterCard
-from nora_studio.adapters.files.cards import read_card
 from nora_studio.adapters.fingerprints import fingerprint
 from nora_studio.adapters.methods.attachment import attach
 from nora_studio.adapters.methods.optimizers import LORA_PLUS_RATIO, make_optimizer
@@ -105,7 +104,7 @@ class WeightAdapter:
         assert folder is not None
         model: Any = share_weights(task.clip.model)
         parts: dict[str, nn.Module] = parts_of(model)
-        load_adapter(folder, parts)
+        card = load_adapter(folder, parts)
         model.to(task.clip.device)
-        adapted = read_card(folder).fingerprints
+        adapted = card.fingerprints
         return ClipClassifier(task, model, "vision" in adapted, "text" in adapted).eval()
