@@ -136,7 +136,7 @@ def open_on_base(
 def _trained_dtype(adapter: AdapterFile) -> torch.dtype:
     """Of the base in training, where the frozen factors tell; float32 loses nothing elsewhere."""
     for file in adapter.path.glob(f"*/{WEIGHTS}") if adapter.is_folder else ():
-        for name, dtype in adapter.part_header(file.parent.name).dtypes.items():
+        for name, dtype in adapter.header_of(file).dtypes.items():
             if name.endswith(".nora_up"):
                 return _TRAINED_DTYPES.get(dtype, torch.float32)
     return torch.float32

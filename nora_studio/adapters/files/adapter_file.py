@@ -50,10 +50,10 @@ class AdapterFile:
     path: Path
     """The folder with the card, or the file as it was named."""
     identity: Identity
-    stamp: Stamp = field(repr=False)
+    stamp: Stamp | None = field(repr=False)
     """Of the file, or of the folder's card, when it was opened."""
     header: Header | None = field(repr=False, compare=False)
-    """Of a file; None for a folder, in which each part has its own (`part_header`)."""
+    """Of a file; None for a folder, in which each part has its own (`header_of`)."""
     _headers: dict[Path, Header] = field(default_factory=dict, repr=False, compare=False)
     _settings: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -122,6 +122,7 @@ class AdapterFile:
             OSError: the folder cannot be read.
         """
         if self.is_folder:
+            self.path.stat()  # `rglob` says nothing of a folder that is gone.
             found = [file for file in self.path.rglob("*") if file.is_file()]
             return sorted(file for file in found if file.name != CARD)
         beside = embeddings_beside(self.path)
@@ -143,39 +144,28 @@ class AdapterFile:
         file = self.path / EMBEDDINGS if self.is_folder else embeddings_beside(self.path)
         return read_embeddings(file, words, self._tensors_in)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Read a file's weights, by its own keys.
+    def tensors(self, part: str = "") -> dict[str, Tensor]:
+        """Read the weights: a file's by its own keys, a folder's part by PEFT's without a prefix.
 
         Raises:
             StudioError: as `tensor_files.read_tensors`.
         """
-        return self._tensors_in(self.path)
-
-    def part_tensors(self, part: str) -> dict[str, Tensor]:
-        """Read the weights of one part in a folder, by PEFT's keys without its prefix.
-
-        Raises:
-            StudioError: as `tensor_files.read_tensors`.
-        """
+        if not part:
+            return self._tensors_in(self.path)
         found = self._tensors_in(self.path / part / WEIGHTS)
         return {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in found.items()}
 
     def _tensors_in(self, file: Path) -> dict[str, Tensor]:
         from nora_studio.runs.tensor_files import read_tensors
 
-        return read_tensors(file, self._header_of(file))
+        return read_tensors(file, self.header_of(file))
 
-    def part_header(self, part: str) -> Header:
-        """The header of one part's weights in a folder.
+    def header_of(self, file: Path) -> Header:
+        """The header of one of its files, read once.
 
         Raises:
             StudioError: as `read_header`.
         """
-        return self._header_of(self.path / part / WEIGHTS)
-
-    def _header_of(self, file: Path) -> Header:
-        if file == self.path and self.header is not None:
-            return self.header
         if file not in self._headers:
             self._headers[file] = read_header(file)
         return self._headers[file]
@@ -190,14 +180,6 @@ class AdapterFile:
             self._settings[part] = read_settings(self.path / part)
         return self._settings[part]
 
-    def is_current(self) -> bool:
-        """Whether the file, or the folder's card, is the one that was opened."""
-        try:
-            file = self.path / CARD if self.is_folder else self.path
-            return stamp_of(file.stat()) == self.stamp
-        except OSError:
-            return False
-
 
 def open_adapter(path: Path | AdapterFile) -> AdapterFile:
     """Open an adapter of any kind; no weights are read before they are asked for.
@@ -211,15 +193,15 @@ def open_adapter(path: Path | AdapterFile) -> AdapterFile:
             other numbers than floats.
     """
     if isinstance(path, AdapterFile):
-        return path if path.is_current() else open_adapter(path.path)
+        return path if path.stamp == _stamp_now(path.path) else open_adapter(path.path)
     path = find_adapter(path)
     if path.is_dir():
-        return AdapterFile(path, _FOLDER, _stamp_of_card(path), None)
+        return AdapterFile(path, _FOLDER, _stamp_now(path), None)
     header = read_header(path)
     identity = identify(header)
     if identity.kind not in ("model", "unknown"):
         check_floats(path, header)
-    return AdapterFile(path, identity, header.stamp, header)
+    return AdapterFile(path, identity, header.stamp, header, {path: header})
 
 
 def open_subject_adapter(path: Path | AdapterFile) -> AdapterFile:
@@ -237,11 +219,12 @@ def open_subject_adapter(path: Path | AdapterFile) -> AdapterFile:
     return adapter
 
 
-def _stamp_of_card(folder: Path) -> Stamp:
+def _stamp_now(path: Path) -> Stamp | None:
+    """Of a file, or of a folder's card; None where it is gone."""
     try:
-        return stamp_of((folder / CARD).stat())
+        return stamp_of((path / CARD if path.is_dir() else path).stat())
     except OSError:
-        return 0, 0, 0  # It went just now, which reading it will tell.
+        return None
 
 
 def find_adapter(path: Path) -> Path:

@@ -172,7 +172,7 @@ def _read_part(adapter: AdapterFile, part: str) -> tuple[PeftConfig, dict[str, T
     folder = adapter.path / part
     config = config_of(adapter.part_settings(part), folder)
     check_weights("--adapter", str(folder), folder, WEIGHTS, "Get the adapter as safetensors.")
-    return config, adapter.part_tensors(part)
+    return config, adapter.tensors(part)
 
 
 def _check_tensors(source: Path, part: str, state: dict[str, Tensor], module: nn.Module) -> None:
@@ -203,7 +203,7 @@ def load_weights(path: Path, parts: dict[str, nn.Module], card: AdapterCard | No
     if card is not None:
         _check_resumed(path, adapter.card, card)
     for part, module in parts.items():
-        state = adapter.part_tensors(part)
+        state = adapter.tensors(part)
         _check_tensors(path, part, state, module)
         set_adapter_tensors(module, state, ADAPTER_NAME)
 
