@@ -18,8 +18,8 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
+from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.adapters.files.adapter_folders import load_adapter
-from nora_studio.adapters.files.cards import read_card
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.options.command_line import parse_command
 from nora_studio.options.precision import choose_dtype
@@ -122,11 +122,12 @@ def load(options: AnswerOptions) -> Model:
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if on_gpu else None
     device = device or torch.device("cpu")
-    name = options.model or (read_card(options.adapter).model if options.adapter else "embedded")
+    adapter = None if options.adapter is None else open_adapter(options.adapter)
+    name = options.model or ("embedded" if adapter is None else adapter.card.model)
     dtype = choose_dtype(options.precision, device)
     decoder: Any = load_decoder(name, dtype, device, options.base_bits)
-    if options.adapter is not None:
-        load_adapter(options.adapter, {PART: decoder})
+    if adapter is not None:
+        load_adapter(adapter, {PART: decoder})
     return Model(
         decoder.eval(),
         load_tokenizer(name),

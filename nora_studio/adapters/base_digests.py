@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from nora_studio.runs.atomic import write_text
 from nora_studio.runs.disk_cache import default_cache_folder
+from nora_studio.runs.tensor_headers import read_header
 from nora_studio.runs.weight_files import weights_of_folder
 
 VERSION = 1
@@ -38,7 +39,6 @@ _FLOATS = {
 # What some releases of a library put before every name of a file, and others do not.
 _PREFIXES = ("text_model.", "model.")
 _DIGEST = re.compile(r"[A-Z0-9_+]+:[0-9a-f]{64}")
-_MOST_HEADER_BYTES = 100_000_000
 _UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 
@@ -181,16 +181,11 @@ def _write(kept: Path, digest: str) -> None:
 def _tensors(files: tuple[Path, ...]) -> Iterator[_Stored]:
     """Every tensor of floats in some safetensors files."""
     for file in files:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if length > _MOST_HEADER_BYTES:
-                raise ValueError(f"{file} has no header")
-            header: dict[str, Any] = json.loads(stream.read(length))
-        for name, entry in header.items():
-            if name != "__metadata__" and "F" in entry["dtype"]:
-                begin, end = entry["data_offsets"]
-                place = (file, 8 + length + begin, end - begin)
-                yield _Stored(name, entry["dtype"], tuple(entry["shape"]), *place)
+        header = read_header(file)
+        for name, dtype in header.dtypes.items():
+            if "F" in dtype:
+                begin, end = header.places[name]
+                yield _Stored(name, dtype, header.shapes[name], file, begin, end - begin)
 
 
 def _hashed(tensors: list[_Stored]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from nora_studio.adapters.files.cards import read_card
+from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.cli.commands.demo import Options
 from nora_studio.mini.assets import EMBEDDED
 from nora_studio.mini.shipped import ShippedSubject
@@ -75,7 +75,7 @@ def run(options: Options) -> int:
         seeds=(PICTURE_SEED + options.seed,),
         steps=options.inference_steps,
         guidance=options.guidance,
-        size=read_card(runs[0].folder).resolution,
+        size=open_adapter(runs[0].folder).card.resolution,
     )
     pipe = load_sdxl()
     with tqdm(total=len(entrants) * len(drawing.pairs), desc="Drawing", unit="picture") as bar:
@@ -198,7 +198,7 @@ def _write_report(
 
 def _training_facts(run: Run, runs: list[Run]) -> tuple[str, str]:
     """Trained parameters, and steps with this twin's share of the seconds."""
-    card = read_card(run.folder)
+    card = open_adapter(run.folder).card
     log = [row for row in run.read_log() if "seconds_per_step" in row]  # not the start's
     steps = [0, *(row["step"] for row in log)]
     seconds = sum(row["seconds_per_step"] * (row["step"] - n) for row, n in zip(log, steps))

@@ -3,13 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from nora_studio.adapters.files.adapter_folders import read_new_tokens
-from nora_studio.adapters.files.card import for_others
-from nora_studio.adapters.files.embeddings import (
-    diffusers_lines,
-    embeddings_beside,
-    write_embeddings,
-)
+from nora_studio.adapters.files.adapter_file import embeddings_beside
+from nora_studio.adapters.files.card import AdapterCard, for_others
+from nora_studio.adapters.files.embeddings import diffusers_lines, write_embeddings
 from nora_studio.adapters.files.metadata import describe
 from nora_studio.adapters.files.portable import DTYPES, write_portable
 from nora_studio.adapters.files.seed import write_seed
@@ -17,10 +13,10 @@ from nora_studio.adapters.files.updates import Updates, error_of, with_rank
 from nora_studio.adapters.new_tokens import NewTokens
 from nora_studio.cli.commands.export import Options
 from nora_studio.cli.opening import (
-    Opened,
+    AdapterOnBase,
     check_out_file,
     check_rank,
-    open_adapter,
+    open_on_base,
     open_updates,
     size_text,
     title_of,
@@ -37,7 +33,7 @@ def run(options: Options) -> int:
         return _export_seed(options, out)
     opened, updates = open_updates(options.adapter, options.model, options.rank)
     opened = replace(opened, card=_licensed(opened, options.licence))
-    tokens = read_new_tokens(opened.path)
+    tokens = opened.adapter.new_tokens()
     precision = options.precision or "fp16"
     write_lora(out, opened, updates, options.to, precision, options.rank, title, tokens=tokens)
     return 0
@@ -45,7 +41,7 @@ def run(options: Options) -> int:
 
 def write_lora(
     out: Path,
-    opened: Opened,
+    opened: AdapterOnBase,
     updates: Updates,
     style: str,
     precision: str,
@@ -80,7 +76,7 @@ def write_lora(
         _write_tokens(embeddings_beside(out), opened, tokens, style)
 
 
-def _write_tokens(file: Path, opened: Opened, tokens: NewTokens, style: str) -> None:
+def _write_tokens(file: Path, opened: AdapterOnBase, tokens: NewTokens, style: str) -> None:
     """Write new tokens beside a portable LoRA, and tell how its tools take them.
 
     Not into Kohya's file too (A1111's `bundle_emb`): diffusers refuses one that holds them.
@@ -102,9 +98,9 @@ def _export_seed(options: Options, out: Path) -> int:
         raise StudioError("--rank: a seed file keeps the trained ranks. Leave it out.")
     if options.title is not None:
         raise StudioError("--title: a seed file has none. Leave it out.")
-    opened = open_adapter(options.adapter, options.model, weights=True)
+    opened = open_on_base(options.adapter, options.model, weights=True)
     card = _licensed(opened, options.licence)
-    tokens = read_new_tokens(opened.path)
+    tokens = opened.adapter.new_tokens()
     report = write_seed(out, opened.parts, card, options.precision or "fp32", tokens)
     print(f"{out}: {size_text(out)}, regenerates from {card.model}")
     if tokens is not None:
@@ -115,5 +111,5 @@ def _export_seed(options: Options, out: Path) -> int:
     return 0
 
 
-def _licensed(opened: Opened, licence: str | None):
+def _licensed(opened: AdapterOnBase, licence: str | None) -> AdapterCard:
     return opened.card if licence is None else replace(opened.card, licence=licence)

@@ -1,30 +1,31 @@
 """`nora-studio inspect`: what an adapter is, and where in the model it changes most."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from nora_studio.adapters.files.adapter_file import AdapterFile, open_adapter
 from nora_studio.adapters.files.card import AdapterCard, parse_card
-from nora_studio.adapters.files.cards import find_adapter, read_card
 from nora_studio.adapters.files.identify import CARD_KEY
 from nora_studio.adapters.files.inspection import (
     BlockFacts,
     LayerFacts,
     by_block,
     facts_of,
-    inspect_file,
+    layers_of,
     told,
 )
-from nora_studio.adapters.files.peft_settings import read_settings
 from nora_studio.adapters.files.seed_reading import read_recipes
 from nora_studio.cli.commands.inspect import Options
 from nora_studio.cli.opening import open_updates, size_text, title_of
 from nora_studio.cli.plot_file import check_plot_file
 from nora_studio.errors import StudioError
+from nora_studio.runs.tensor_headers import count_numbers
 
 _BAR = 24
 _GROUND, _INK, _SOFT, _FILL = "#f6f4ef", "#23211e", "#6d675f", "#3d6b99"
@@ -34,10 +35,11 @@ def run(options: Options) -> int:
     """Print the facts and the table of blocks."""
     check_plot_file(options.plot)
     console = Console(highlight=False, soft_wrap=True)
-    source = find_adapter(options.adapter)
-    facts, layers, note = _look_into_file(source) if source.is_file() else _look_into_folder(source)
-    if options.metadata and source.is_file():
-        facts |= told(inspect_file(source).header)
+    adapter = open_adapter(options.adapter)
+    look = _look_into_folder if adapter.is_folder else _look_into_file
+    facts, layers, note = look(adapter)
+    if options.metadata:
+        facts |= told(adapter)
     width = max(map(len, facts))
     for name, value in facts.items():
         console.print(f"[dim]{name:<{width}}[/dim]  {escape(value)}")
@@ -48,45 +50,49 @@ def run(options: Options) -> int:
         console.print(_table(blocks))
     if options.plot is not None:
         if not blocks:
-            raise StudioError(f"--plot: {source} holds no change that can be measured by itself.")
-        draw_energies(blocks, title_of(source), options.plot)
+            raise StudioError(
+                f"--plot: {adapter.path} holds no change that can be measured by itself."
+            )
+        draw_energies(blocks, title_of(adapter.path), options.plot)
         print(options.plot)
     return 0
 
 
-def _look_into_file(file: Path) -> tuple[dict[str, str], list[LayerFacts], str]:
-    found = inspect_file(file)
-    facts = {"file": f"{file} ({size_text(file)}, {found.numbers:,} numbers)"}
-    facts["kind"] = str(found.identity)
-    text = found.header.metadata.get(CARD_KEY)
+def _look_into_file(adapter: AdapterFile) -> tuple[dict[str, str], list[LayerFacts], str]:
+    file, header = adapter.path, adapter.header
+    assert header is not None
+    layers = layers_of(adapter)
+    facts = {"file": f"{file} ({size_text(file)}, {count_numbers(header):,} numbers)"}
+    facts["kind"] = str(adapter.identity)
+    text = adapter.metadata.get(CARD_KEY)
     if text is not None:
         facts |= _card_facts(parse_card(text, file))
-    elif "ss_base_model_version" in found.header.metadata:
-        facts["base"] = found.header.metadata["ss_base_model_version"]
-    facts["numbers in"] = ", ".join(sorted(set(found.header.dtypes.values())))
-    if found.identity.kind == "embedding":
-        shapes = found.header.shapes
+    elif "ss_base_model_version" in adapter.metadata:
+        facts["base"] = adapter.metadata["ss_base_model_version"]
+    facts["numbers in"] = ", ".join(sorted(set(header.dtypes.values())))
+    if adapter.identity.kind == "embedding":
+        shapes = header.shapes
         facts["vectors"] = ", ".join(f"{k} {' x '.join(map(str, v))}" for k, v in shapes.items())
-    facts |= _rank_facts(found.layers)
-    scales = sorted({layer.scale for layer in found.layers})
+    facts |= _rank_facts(layers)
+    scales = sorted({layer.scale for layer in layers})
     if scales:
         facts["scale"] = _span([f"{scale:.4g}" for scale in scales])
-    if found.identity.kind == "seed":
-        outer = sorted({recipe.outer_rank for recipe in read_recipes(file).values()})
+    if adapter.identity.kind == "seed":
+        outer = sorted({recipe.outer_rank for recipe in read_recipes(adapter).values()})
         facts["outer rank"] = _span([str(rank) for rank in outer])
-    note = "" if found.layers else "Its change cannot be told without its base."
-    return facts, found.layers, note
+    note = "" if layers else "Its change cannot be told without its base."
+    return facts, layers, note
 
 
-def _look_into_folder(folder: Path) -> tuple[dict[str, str], list[LayerFacts], str]:
-    card = read_card(folder)
+def _look_into_folder(adapter: AdapterFile) -> tuple[dict[str, str], list[LayerFacts], str]:
+    folder, card = adapter.path, adapter.card
     size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
     facts = {"folder": f"{folder} ({size / 1e6:.1f} MB)"} | _card_facts(card)
-    facts |= _settings_facts([folder / part for part in card.fingerprints])
+    facts |= _settings_facts([adapter.part_settings(part) for part in card.fingerprints])
     if card.task:
         return facts, [], "Where it changes most is told of SDXL's adapters alone."
     try:
-        layers = facts_of(open_updates(folder, None, None, local_only=True)[1])
+        layers = facts_of(open_updates(adapter, None, None, local_only=True)[1])
     except StudioError as error:
         return facts, [], f"Energies are left out: {error}"
     return facts | _rank_facts(layers), layers, ""
@@ -110,9 +116,8 @@ def _card_facts(card: AdapterCard) -> dict[str, str]:
     return {name: value for name, value in facts.items() if value}
 
 
-def _settings_facts(folders: Sequence[Path]) -> dict[str, str]:
+def _settings_facts(configs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Ranks and scale as the method itself counts them, from PEFT's files of each part."""
-    configs = [read_settings(folder) for folder in folders]
     facts: dict[str, str] = {}
     for name, key in (("rank", "r"), ("outer rank", "outer_rank")):
         values = [str(config[key]) for config in configs if config.get(key)]

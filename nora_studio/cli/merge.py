@@ -1,12 +1,10 @@
 """`nora-studio merge`: a whole pipeline with adapters in its weights."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
-from nora_studio.adapters.files.adapter_folders import load_adapter, read_new_tokens
-from nora_studio.adapters.files.cards import find_adapter, read_subject_card
+from nora_studio.adapters.files.adapter_file import AdapterFile, open_subject_adapter
+from nora_studio.adapters.files.adapter_folders import load_adapter
 from nora_studio.adapters.files.updates import dense_change
 from nora_studio.adapters.methods.attachment import detach
 from nora_studio.adapters.methods.injection import tuner_layers
@@ -27,16 +25,15 @@ def run(options: Options) -> int:
     """Write the pipeline and say where."""
     out = check_out_folder(options.out)
     weights = match_weights(options.adapters, options.weights)
-    sources = [find_adapter(path) for path in options.adapters]
-    cards = [read_subject_card(source) for source in sources]
-    model = next((card.model for card in cards if card.model), None)
-    card = base_of(sources[0], cards[0], options.model or model)
-    tokens = joined([read_new_tokens(source) for source in sources])
+    adapters = [open_subject_adapter(path) for path in options.adapters]
+    model = next((adapter.card.model for adapter in adapters if adapter.card.model), None)
+    card = base_of(adapters[0], options.model or model)
+    tokens = joined([adapter.new_tokens() for adapter in adapters])
     pipe = load_sdxl(card.model, torch.float32)
     parts = parts_of(pipe)
     changes: Changes = {}
-    for source, weight in zip(sources, weights):
-        add_changes(changes, source, parts, weight)
+    for adapter, weight in zip(adapters, weights):
+        add_changes(changes, adapter, parts, weight)
     for (part, name), change in changes.items():
         layer = parts[part].get_submodule(name)
         _add(f"{part}.{name}", layer, change, DTYPES[options.precision])
@@ -55,7 +52,9 @@ def run(options: Options) -> int:
     return 0
 
 
-def add_changes(changes: Changes, source: Path, parts: dict[str, nn.Module], weight: float) -> None:
+def add_changes(
+    changes: Changes, adapter: AdapterFile, parts: dict[str, nn.Module], weight: float
+) -> None:
     """Add an adapter's weighted change of every layer; the base stays, or becomes, bare.
 
     Every adapter is read on the bare base: what it was trained on, and what its file is checked by.
@@ -63,7 +62,7 @@ def add_changes(changes: Changes, source: Path, parts: dict[str, nn.Module], wei
     Raises:
         StudioError: it cannot be read, does not belong to the base, or cannot be merged.
     """
-    load_adapter(source, parts)
+    load_adapter(adapter, parts)
     try:
         for part, module in parts.items():
             for name, layer in tuner_layers(module).items():

@@ -4,13 +4,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nora_studio.adapters.files.adapter_folders import read_new_tokens
+from nora_studio.adapters.base_digests import digests_differ
+from nora_studio.adapters.files.adapter_file import open_subject_adapter
 from nora_studio.adapters.files.card import AdapterCard
 from nora_studio.adapters.files.updates import Updates, mix
+from nora_studio.adapters.fingerprints import fingerprints_agree
 from nora_studio.adapters.new_tokens import joined
 from nora_studio.cli.commands.mix import Options
 from nora_studio.cli.export import write_lora
-from nora_studio.cli.opening import Opened, check_out_file, check_rank, open_updates, title_of
+from nora_studio.cli.opening import (
+    AdapterOnBase,
+    check_out_file,
+    check_rank,
+    open_updates,
+    title_of,
+)
 from nora_studio.errors import StudioError
 
 
@@ -20,7 +28,7 @@ def run(options: Options) -> int:
     out = check_out_file(options.out)
     weights = match_weights(options.adapters, options.weights)
     opened, updates = open_several(options.adapters, options.model, options.rank)
-    tokens = joined([read_new_tokens(entry.path) for entry in opened])
+    tokens = joined([entry.adapter.new_tokens() for entry in opened])
     card = mixed_card([entry.card for entry in opened], weights)
     mixed = mix(updates, weights)
     first = replace(opened[0], card=card)
@@ -28,7 +36,7 @@ def run(options: Options) -> int:
         out, first, mixed, options.to, options.precision, options.rank, out.stem, tokens=tokens
     )
     for entry, weight in zip(opened, weights):
-        print(f"  {weight:g} x {title_of(entry.path)} ({entry.card.method})")
+        print(f"  {weight:g} x {title_of(entry.adapter.path)} ({entry.card.method})")
     return 0
 
 
@@ -54,18 +62,19 @@ def match_weights(adapters: Sequence[Path], weights: Sequence[float]) -> list[fl
 
 def open_several(
     paths: Sequence[Path], model: str | None, rank: int | None
-) -> tuple[list[Opened], list[Updates]]:
+) -> tuple[list[AdapterOnBase], list[Updates]]:
     """Open adapters of one base and read their updates.
 
     Raises:
         StudioError: one cannot be read, or they belong to different bases.
     """
-    opened: list[Opened] = []
+    opened: list[AdapterOnBase] = []
     updates: list[Updates] = []
     for path in paths:
         # A file that names no base takes that of the adapters before it.
         known = model or next((entry.card.model for entry in opened), None)
-        entry, own = open_updates(path, model or _stated(path) or known, rank)
+        adapter = open_subject_adapter(path)
+        entry, own = open_updates(adapter, model or adapter.card.model or known, rank)
         opened.append(entry)
         updates.append(own)
     for entry in opened[1:]:
@@ -73,24 +82,16 @@ def open_several(
     return opened, updates
 
 
-def _stated(path: Path) -> str | None:
-    from nora_studio.adapters.files.cards import read_subject_card
-
-    return read_subject_card(path).model or None
-
-
-def _check_same_base(first: Opened, other: Opened) -> None:
-    from nora_studio.adapters.base_digests import digests_differ
-    from nora_studio.adapters.fingerprints import fingerprints_agree
-
+def _check_same_base(first: AdapterOnBase, other: AdapterOnBase) -> None:
     for part, prints in other.card.fingerprints.items():
         wanted = first.card.fingerprints.get(part)
         digests = (card.digests.get(part, "") for card in (first.card, other.card))
         agree = wanted is None or fingerprints_agree(wanted, prints)
         if not agree or digests_differ(*digests):
             raise StudioError(
-                f"{other.path} was trained on another base ({other.card.model}) than {first.path} "
-                f"({first.card.model}). Only adapters of one base can be added up."
+                f"{other.adapter.path} was trained on another base ({other.card.model}) than "
+                f"{first.adapter.path} ({first.card.model}). Only adapters of one base can be "
+                "added up."
             )
 
 

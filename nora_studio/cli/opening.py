@@ -7,13 +7,12 @@ import torch
 from huggingface_hub import snapshot_download
 from torch import nn
 
-from nora_studio.adapters.files.adapter_folders import WEIGHTS, load_adapter
+from nora_studio.adapters.files.adapter_file import AdapterFile, open_subject_adapter
+from nora_studio.adapters.files.adapter_folders import load_adapter
 from nora_studio.adapters.files.card import AdapterCard, is_hub_name
-from nora_studio.adapters.files.cards import find_adapter, read_subject_card
-from nora_studio.adapters.files.container import read_header
-from nora_studio.adapters.files.identify import open_header
 from nora_studio.adapters.files.metadata import is_full_sdxl
 from nora_studio.adapters.files.names import LayerNames
+from nora_studio.adapters.files.peft_settings import WEIGHTS
 from nora_studio.adapters.files.updates import Updates, is_exact, read_updates
 from nora_studio.adapters.methods.attachment import detach
 from nora_studio.adapters.methods.injection import tuner_layers
@@ -27,11 +26,10 @@ _TRAINED_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16}
 
 
 @dataclass(frozen=True)
-class Opened:
+class AdapterOnBase:
     """An adapter on its base's modules."""
 
-    path: Path
-    """Adapter folder or file."""
+    adapter: AdapterFile
     card: AdapterCard
     """With the base's name filled in."""
     parts: dict[str, nn.Module]
@@ -90,21 +88,24 @@ def _fetch_configs(model: str, local_only: bool) -> str:
         raise StudioError(f"--model: {model} could not be had from the Hub: {reason}") from error
 
 
-def base_of(path: Path, card: AdapterCard, model: str | None) -> AdapterCard:
+def base_of(adapter: AdapterFile, model: str | None) -> AdapterCard:
     """The card with the base to use: the one asked for, or the one trained on.
 
     Raises:
         StudioError: neither is known.
     """
-    name = model or card.model
+    name = model or adapter.card.model
     if not name:
-        raise StudioError(f"--model: {path} does not say what base it belongs to. Name it.")
-    return replace(card, model=name)
+        raise StudioError(f"--model: {adapter.path} does not say what base it belongs to. Name it.")
+    return replace(adapter.card, model=name)
 
 
-def open_adapter(
-    path: Path, model: str | None = None, weights: bool = False, local_only: bool = False
-) -> Opened:
+def open_on_base(
+    path: Path | AdapterFile,
+    model: str | None = None,
+    weights: bool = False,
+    local_only: bool = False,
+) -> AdapterOnBase:
     """Put an adapter on a skeleton of its base, or on the base itself where that is needed.
 
     Args:
@@ -116,41 +117,40 @@ def open_adapter(
     Raises:
         StudioError: the adapter or its base cannot be read, or they do not belong together.
     """
-    source = find_adapter(path)
-    card = base_of(path, read_subject_card(source), model)
-    is_seed = source.is_file() and open_header(source)[1].kind == "seed"
-    if not (weights or is_seed):
+    adapter = open_subject_adapter(path)
+    card = base_of(adapter, model)
+    if not (weights or adapter.identity.kind == "seed"):
         parts = skeleton(card.model, local_only)
-        load_adapter(source, parts)
+        load_adapter(adapter, parts)
         layers = [layer for module in parts.values() for layer in tuner_layers(module).values()]
         if all(is_exact(layer) for layer in layers):
-            return Opened(source, card, parts)
+            return AdapterOnBase(adapter, card, parts)
         if local_only:
             raise StudioError(f"the change of a {card.method} follows from the base's weights.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    parts = parts_of(load_sdxl(card.model, _trained_dtype(source), device))
-    load_adapter(source, parts)
-    return Opened(source, card, parts)
+    parts = parts_of(load_sdxl(card.model, _trained_dtype(adapter), device))
+    load_adapter(adapter, parts)
+    return AdapterOnBase(adapter, card, parts)
 
 
-def _trained_dtype(source: Path) -> torch.dtype:
+def _trained_dtype(adapter: AdapterFile) -> torch.dtype:
     """Of the base in training, where the frozen factors tell; float32 loses nothing elsewhere."""
-    for file in source.glob(f"*/{WEIGHTS}") if source.is_dir() else ():
-        for name, dtype in read_header(file).dtypes.items():
+    for file in adapter.path.glob(f"*/{WEIGHTS}") if adapter.is_folder else ():
+        for name, dtype in adapter.header_of(file).dtypes.items():
             if name.endswith(".nora_up"):
                 return _TRAINED_DTYPES.get(dtype, torch.float32)
     return torch.float32
 
 
 def open_updates(
-    path: Path, model: str | None, rank: int | None, local_only: bool = False
-) -> tuple[Opened, Updates]:
+    path: Path | AdapterFile, model: str | None, rank: int | None, local_only: bool = False
+) -> tuple[AdapterOnBase, Updates]:
     """Open an adapter and read its change of every layer; it is off the base again afterwards.
 
     Raises:
-        StudioError: as `open_adapter`, or the method needs a rank (`updates.read_updates`).
+        StudioError: as `open_on_base`, or the method needs a rank (`updates.read_updates`).
     """
-    opened = open_adapter(path, model, local_only=local_only)
+    opened = open_on_base(path, model, local_only=local_only)
     updates = read_updates(opened.parts, rank)
     for module in opened.parts.values():
         detach(module)

@@ -7,10 +7,8 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from nora_studio.adapters.files.adapter_folders import read_new_tokens
+from nora_studio.adapters.files.adapter_file import embeddings_beside
 from nora_studio.adapters.files.card import AdapterCard
-from nora_studio.adapters.files.cards import find_adapter
-from nora_studio.adapters.files.embeddings import embeddings_beside
 from nora_studio.adapters.files.model_card import DIFFUSERS_FILE, Sample, model_page
 from nora_studio.cli.commands.push import Options
 from nora_studio.cli.export import write_lora
@@ -63,7 +61,7 @@ def build_repository(options: Options, folder: Path) -> None:
         card = replace(card, licence=options.licence)
     opened = replace(opened, card=card)
     files = {"diffusers": DIFFUSERS_FILE, "kohya": f"{title}.safetensors"}
-    tokens = read_new_tokens(opened.path)
+    tokens = opened.adapter.new_tokens()
     chosen = {style: files[style] for style in options.formats}
     for style, name in chosen.items():
         write_lora(
@@ -77,7 +75,7 @@ def build_repository(options: Options, folder: Path) -> None:
             label=name,
             tokens=tokens,
         )
-    samples = _copy_samples(find_adapter(options.adapter), card, folder)
+    samples = _copy_samples(opened.adapter.path, card, folder)
     written = list(chosen.values())
     if tokens is not None:
         written += [embeddings_beside(Path(name)).name for name in chosen.values()]

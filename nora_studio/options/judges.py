@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from nora_studio.errors import StudioError
 from nora_studio.mini.assets import EMBEDDED, embedded
+from nora_studio.runs.tensor_headers import read_header
 from nora_studio.runs.weight_files import weights_of_folder
 
 PARTS = ("unet", "text_encoder", "text_encoder_2", "vae")
@@ -104,16 +105,14 @@ def _same_weights(files: Files, own: Files) -> bool:
             return False
         expected = dict(_tensors(own))
         return all(_is_close(tensor, expected[name]) for name, tensor in _tensors(files))
-    except SafetensorError:
+    except (SafetensorError, StudioError):
         return False
 
 
 def _shapes(files: Files) -> dict[str, tuple[int, ...]]:
     shapes = {}
     for file, *_ in files:
-        with safe_open(file, framework="pt") as archive:
-            for name in archive.keys():  # noqa: SIM118
-                shapes[name] = tuple(archive.get_slice(name).get_shape())
+        shapes |= read_header(file).shapes
     return shapes
 
 

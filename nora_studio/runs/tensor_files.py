@@ -1,180 +1,77 @@
-"""Safetensors files, read whole or not at all: the one reader of every file of tensors.
+"""Safetensors files, read whole or not at all, and written to the same bytes each time.
 
-Headers are checked when a file is opened, without its tensors; numbers when they are loaded.
+Their headers are checked without their tensors (`tensor_headers`); numbers when they are loaded.
+The library's own writer puts metadata in random order, so that two saves of one adapter would
+differ.
 """
 
-import math
-from dataclasses import dataclass
+import contextlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from nora_studio.errors import StudioError
+from nora_studio.runs.atomic import beside, tidy
 from nora_studio.runs.remedies import get_again
-from nora_studio.runs.strict_json import parse_json
-from nora_studio.runs.weight_files import PICKLE_SUFFIXES
+from nora_studio.runs.tensor_headers import (
+    Header,
+    check_floats,
+    damaged,
+    read_header,
+    shown,
+    stamp_of,
+)
 
-# A zip archive (torch.save), then pickle's protocols 2 to 5.
-_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-_FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
-_WHOLE = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1}
-_BYTES = _FLOATS | _WHOLE | {"BOOL": 1}
-_MOST_HEADER_BYTES = 100_000_000
-"""The library's own limit."""
-
-
-@dataclass(frozen=True)
-class Header:
-    """What stands in a file before its tensors."""
-
-    metadata: dict[str, str]
-    shapes: dict[str, tuple[int, ...]]
-    dtypes: dict[str, str]
-    """Safetensors' names: "F32", "BF16", ..."""
-
-
-def check_container(file: Path, remedy: str | None = None) -> None:
-    """Refuse what is no safetensors file by name or by its first bytes, pickles first of all.
-
-    Args:
-        remedy: What to do about a damaged file, in whole sentences. None: as for an adapter.
-
-    Raises:
-        StudioError: it is not there, is a folder, or is another kind of file.
-    """
-    if not file.is_file():
-        problem = "is a folder" if file.is_dir() else "does not exist"
-        raise StudioError(f"expected a .safetensors file; {file} {problem}. Check the path.")
-    try:
-        with file.open("rb") as stream:
-            start = stream.read(9)
-    except OSError as error:
-        raise StudioError(f"{file} cannot be read: {error.strerror}.") from error
-    # A safetensors file begins with the header's length and "{": its zip look-alike would need a
-    # header of 67 million bytes, so the brace decides.
-    is_safetensors = len(start) == 9 and start[8:] == b"{"
-    is_pickle = start.startswith(_PICKLE_STARTS) and not is_safetensors
-    if is_pickle or file.suffix.lower() in PICKLE_SUFFIXES:
-        raise StudioError(
-            f"{file} is a pickle, which can run any program when it is read, and is never opened "
-            "here. Get it as .safetensors."
-        )
-    if not is_safetensors:
-        raise StudioError(
-            f"{file} is no safetensors file (its first bytes are not a header). "
-            f"{remedy or get_again(file)}"
-        )
+_DTYPE_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
-def read_header(file: Path, remedy: str | None = None) -> Header:
-    """Read names, shapes and metadata, no tensor.
-
-    Source: the format's description at github.com/huggingface/safetensors.
-
-    Args:
-        remedy: What to do about a damaged file, in whole sentences. None: as for an adapter.
-
-    Raises:
-        StudioError: it is no whole safetensors file, or two readers could read it differently.
-    """
-    check_container(file, remedy)
-    try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            size = file.stat().st_size - 8 - length
-            if size < 0 or length > _MOST_HEADER_BYTES:
-                raise ValueError(f"its header should have {length} bytes, and is cut short")
-            entries = parse_json(stream.read(length).decode())
-        metadata = entries.pop("__metadata__", None) or {}
-        _check_places(entries, size)
-        # The library has the last word: whatever passes here can be loaded by it. By "np", since
-        # "pt" asks the system for as much memory as the file is long.
-        with safe_open(file, framework="np"):
-            pass
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _damaged(file, error, remedy) from error
-    except (OverflowError, RecursionError) as error:
-        raise _damaged(file, error, remedy) from error
-    shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
-    return Header(metadata, shapes, {name: entry["dtype"] for name, entry in entries.items()})
-
-
-def _check_places(entries: dict[str, Any], size: int) -> None:
-    """Refuse tensors that overlap, leave bytes between them, or lie beyond the file's end.
-
-    Args:
-        entries: Of the header, by name.
-        size: Of what follows the header, in bytes.
-
-    Raises:
-        ValueError: they do; the tensor is named.
-    """
-    places: list[tuple[int, int, str]] = []
-    for name, entry in entries.items():
-        begin, end = entry["data_offsets"]
-        numbers = [begin, end, *entry["shape"]]
-        if not all(type(number) is int and number >= 0 for number in numbers):
-            raise ValueError(f"tensor {shown(name)} has a shape or place of no whole numbers")
-        wide = _BYTES.get(entry["dtype"])
-        if begin > end or (wide and math.prod(entry["shape"]) * wide != end - begin):
-            raise ValueError(f"tensor {shown(name)} is of another size than its place")
-        if end > size:
-            raise ValueError(
-                f"tensor {shown(name)} ends at byte {end:,} of {size:,}: the file is cut short"
-            )
-        places.append((begin, end, name))
-    places.sort()
-    for (_, before, other), (begin, _, name) in zip([(0, 0, "the header"), *places], places):
-        if begin < before:
-            raise ValueError(f"tensors {shown(other)} and {shown(name)} overlap")
-        if begin > before:
-            raise ValueError(f"{begin - before} bytes before tensor {shown(name)} belong to none")
-    if places and places[-1][1] < size:
-        raise ValueError(f"{size - places[-1][1]} bytes after the last tensor belong to none")
-
-
-def shown(name: str) -> str:
-    """A tensor's name for a message of one line."""
-    return name if name.isprintable() and 0 < len(name) <= 200 else repr(name[:200])
-
-
-def check_floats(file: Path, header: Header) -> None:
-    """Refuse an adapter's tensors of other numbers than floats; an alpha may be a whole number.
-
-    Raises:
-        StudioError: one is such; it is named.
-    """
-    for name, dtype in header.dtypes.items():
-        is_number = dtype in _WHOLE and math.prod(header.shapes[name]) == 1
-        if dtype not in _FLOATS and not (is_number and name.endswith(".alpha")):
-            raise StudioError(
-                f"{file}: expected floating-point numbers ({', '.join(_FLOATS)}) in "
-                f"{shown(name)}; got {dtype}. Get the adapter in one of those."
-            )
-
-
-def read_tensors(file: Path) -> dict[str, Tensor]:
+def read_tensors(file: Path, header: Header | None = None) -> dict[str, Tensor]:
     """Read every tensor of an adapter into memory of its own.
+
+    Args:
+        header: As it was read before; it is read here if there is none, or the file has changed.
 
     Raises:
         StudioError: it is no whole safetensors file, a tensor is of no floats, or a number in it
             is NaN or infinite.
     """
-    check_floats(file, read_header(file))
+    if header is None or not _is_of(header, file):
+        header = read_header(file)
+    check_floats(file, header)
     try:
         # Cloned out of the file's mapping into aligned memory: CPU kernels round differently on
         # unaligned operands, and a reloaded adapter must draw what the trained one drew.
         tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise _damaged(file, error) from error
+        raise damaged(file, error) from error
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not _all_finite(tensor):
             raise StudioError(f"{file} holds NaN or infinity in {shown(name)}. {get_again(file)}")
     return tensors
+
+
+def _is_of(header: Header, file: Path) -> bool:
+    """Whether a header is the file's own, as the file is now."""
+    try:
+        return header.stamp == stamp_of(file.stat())
+    except OSError:
+        return False
 
 
 def _all_finite(tensor: Tensor) -> bool:
@@ -183,11 +80,52 @@ def _all_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
 
 
-def _damaged(file: Path, error: Exception, remedy: str | None = None) -> StudioError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return StudioError(f"{file} cannot be read: {reason}. {remedy or get_again(file)}")
+def write_tensors(
+    file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file beside and put it in place; the same input gives the same bytes.
+
+    Source: the format's description at github.com/huggingface/safetensors. Tensors stand by
+    falling size of their numbers, then by name, so that each is aligned to its own.
+
+    Raises:
+        StudioError: the file cannot be written.
+    """
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, object] = {}
+    if metadata:
+        header["__metadata__"] = dict(sorted(metadata.items()))
+    offset = 0
+    for name in names:
+        tensor = tensors[name]
+        size = tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": _DTYPE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    file = Path(file)
+    fresh = beside(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tidy(file.parent, signed=True)
+        with fresh.open("wb") as stream:
+            stream.write(len(text).to_bytes(8, "little") + text)
+            for name in names:
+                stream.write(_bytes_of(tensors[name]))
+        fresh.replace(file)
+    except OSError as error:
+        raise StudioError(f"{file} cannot be written: {error.strerror or error}.") from error
+    finally:
+        with contextlib.suppress(OSError):  # its folder may not even be one
+            fresh.unlink(missing_ok=True)
 
 
-def count_numbers(header: Header) -> int:
-    """How many numbers a file holds."""
-    return sum(math.prod(shape) for shape in header.shapes.values())
+def _bytes_of(tensor: Tensor) -> memoryview | bytes:
+    plain = tensor.detach().to("cpu").contiguous().reshape(-1)
+    if plain.numel() == 0:
+        return b""
+    return plain.view(torch.uint8).numpy().data

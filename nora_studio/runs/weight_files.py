@@ -17,10 +17,10 @@ from huggingface_hub.errors import (
 )
 
 from nora_studio.errors import StudioError, first_line
+from nora_studio.runs.tensor_headers import PICKLE_SUFFIXES
 
 # Its bases: OSError, and what the Hub's client of this release raises without a network.
 _OUT_OF_REACH: tuple[type[Exception], ...] = HfHubHTTPError.__bases__  # pyright: ignore
-PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"})
 _PATIENCE = 30.0  # seconds
 RESAVE = (
     "If you trust it, load it once elsewhere and save it with save_pretrained, which writes "

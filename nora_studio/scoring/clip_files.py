@@ -17,9 +17,8 @@ from huggingface_hub import try_to_load_from_cache
 
 from nora_studio.errors import StudioError
 from nora_studio.mini.assets import EMBEDDED, embedded
-from nora_studio.runs.tensor_files import read_header
+from nora_studio.runs.tensor_headers import PICKLE_SUFFIXES, read_header
 from nora_studio.runs.weight_files import (
-    PICKLE_SUFFIXES,
     hub_file,
     hub_files,
     pick_weights,

@@ -8,7 +8,7 @@ from pathlib import Path
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
-from nora_studio.adapters.files.cards import find_adapter, read_subject_card
+from nora_studio.adapters.files.adapter_file import AdapterFile, open_subject_adapter
 from nora_studio.adapters.methods.table import METHOD_NAMES
 from nora_studio.errors import StudioError
 from nora_studio.photos.opening import open_image
@@ -64,7 +64,7 @@ Scores = dict[str, dict[str, list[float]]]
 
 
 def enter_adapters(
-    paths: Sequence[Path],
+    paths: Sequence[Path | AdapterFile],
     with_base: bool = True,
     *,
     weights: Sequence[float] = (),
@@ -82,22 +82,22 @@ def enter_adapters(
         StudioError: an adapter cannot be read, is given twice, or would bear another one's name; or
             there is not one weight for each.
     """
-    folders = [find_adapter(path) for path in paths]
-    cards = [read_subject_card(folder) for folder in folders]
-    methods = [METHOD_NAMES.get(card.method, card.method) for card in cards]
-    labels = methods if len(set(methods)) == len(methods) else [run_name(f) for f in folders]
+    adapters = [open_subject_adapter(path) for path in paths]
+    own = [adapter.card.method for adapter in adapters]
+    methods = [METHOD_NAMES.get(method, method) for method in own]
+    labels = methods if len(set(methods)) == len(methods) else [run_name(a.path) for a in adapters]
     repeated = next((label for label in labels if labels.count(label) > 1), None)
     if repeated is not None or BASE in labels:
         raise StudioError(
             f"--adapters: two would be called {repeated or BASE!r}. Give each adapter once, from "
             "runs of different names."
         )
-    if weights and len(weights) != len(folders):
+    if weights and len(weights) != len(adapters):
         raise StudioError(
-            f"--weights: expected one for each of {len(folders)} adapters; got {len(weights)}."
+            f"--weights: expected one for each of {len(adapters)} adapters; got {len(weights)}."
         )
     _check_strengths([*weights, *strengths])
-    used = [UsedAdapter(*one) for one in zip(folders, cards, weights or [1.0] * len(folders))]
+    used = [UsedAdapter(*one) for one in zip(adapters, weights or [1.0] * len(adapters))]
     entrants = [Entrant(label, (use,)) for label, use in zip(labels, used)]
     if together and used:
         entrants = [Entrant(" + ".join(labels), tuple(used))]

@@ -9,8 +9,8 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 from torch import Tensor
 
+from nora_studio.adapters.files.adapter_file import check_kept, open_subject_adapter
 from nora_studio.adapters.files.card import AdapterCard
-from nora_studio.adapters.files.cards import check_kept, find_adapter, read_subject_card
 from nora_studio.errors import StudioError
 from nora_studio.photos.prompts import replace_token
 from nora_studio.runs.runs import Run
@@ -50,16 +50,16 @@ def find_checkpoints(path: Path, last: int) -> list[Checkpoint]:
         StudioError: nothing there is an adapter.
     """
     run = Run(path)
-    final = None if run.exists and not run.adapter.is_dir() else find_adapter(path)
-    name = run.folder.resolve().name if run.exists else run_name(path if final is None else final)
-    ends = (
-        [] if final is None else [Checkpoint(name, path, read_subject_card(final), is_final=True)]
-    )
+    final = None if run.exists and not run.adapter.is_dir() else open_subject_adapter(path)
+    shown = path if final is None else final.path
+    name = run.folder.resolve().name if run.exists else run_name(shown)
+    ends = [] if final is None else [Checkpoint(name, path, final.card, is_final=True)]
     steps = {one.card.steps for one in ends}
     before = [(step, folder) for step, folder in run.checkpoints().items() if step not in steps]
     chosen = before[-last:] if last else []
     found = [
-        Checkpoint(name, folder, read_subject_card(folder), is_final=False) for _, folder in chosen
+        Checkpoint(name, folder, open_subject_adapter(folder).card, is_final=False)
+        for _, folder in chosen
     ]
     if not found + ends:
         raise StudioError(f"{path} is a run without a checkpoint yet. Wait for its first one.")

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 
 from diffusers import StableDiffusionXLPipeline
 
-from nora_studio.adapters.files.adapter_folders import read_new_tokens
 from nora_studio.adapters.new_tokens import joined, tokens_on
 from nora_studio.photos.prompts import other_syntax, replace_token
 from nora_studio.scoring.scores import Scorer
@@ -56,7 +55,7 @@ def drawing_warnings(
     lost = dict.fromkeys((prompt for _, prompt in prompts), "")
     for entrant in entrants:
         words = [use for use in entrant.adapters if use.card.tokens]
-        distinct = {use.path: read_new_tokens(use.path) for use in words}
+        distinct = {use.path: use.adapter.new_tokens() for use in words}
         with tokens_on(pipe, joined(list(distinct.values()))):
             for prompt in lost:
                 lost[prompt] = max(lost[prompt], _lost(pipe, prompt, [entrant.trigger]), key=len)

@@ -2,16 +2,16 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from pathlib import Path
 
 from diffusers import StableDiffusionXLPipeline
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from nora_studio.adapters.files.adapter_folders import load_adapter, read_new_tokens
+from nora_studio.adapters.files.adapter_file import AdapterFile, open_adapter
+from nora_studio.adapters.files.adapter_folders import load_adapter
 from nora_studio.adapters.methods.injection import set_strength, tuner_layers
 from nora_studio.adapters.new_tokens import NewTokens, extend, joined
-from nora_studio.sdxl.entrants import UsedAdapter, adapter_files
+from nora_studio.sdxl.entrants import UsedAdapter
 from nora_studio.sdxl.models import parts_of, share_weights, with_parts
 
 KEPT_ADAPTERS = 6
@@ -78,13 +78,14 @@ class AdaptedPipes:
         if not adapters:
             return self.base
         if len(adapters) == 1:
-            loaded = self._load(adapters[0].path)
+            loaded = self._load(adapters[0].adapter)
             loaded.set_strength(adapters[0].strength)
             return loaded.pipe
         return self._combined(adapters)
 
-    def _load(self, path: Path, another: int = 0) -> _Loaded:
-        stats = [(file, file.stat()) for file in adapter_files(path)]
+    def _load(self, adapter: AdapterFile, another: int = 0) -> _Loaded:
+        adapter = open_adapter(adapter)
+        stats = [(file, file.stat()) for file in adapter.files()]
         key = (
             *((str(file.resolve()), stat.st_mtime_ns, stat.st_size) for file, stat in stats),
             ("", another, 0),
@@ -95,10 +96,10 @@ class AdaptedPipes:
         while len(self._loaded) >= self.keep:
             self._loaded.popitem(last=False)
         pipe = self._tree()
-        tokens = read_new_tokens(path)
+        tokens = adapter.new_tokens()
         if tokens is not None:
             extend(pipe, tokens)
-        load_adapter(path, parts_of(pipe))
+        load_adapter(adapter, parts_of(pipe))
         self._loaded[key] = _Loaded(pipe, tokens)
         return self._loaded[key]
 
@@ -107,7 +108,7 @@ class AdaptedPipes:
         for number, use in enumerate(adapters):
             # The same adapter twice has two strengths, so each has a tree.
             before = sum(other.path == use.path for other in adapters[:number])
-            loaded = self._load(use.path, before)
+            loaded = self._load(use.adapter, before)
             loaded.set_strength(use.strength)
             several.append(loaded)
         pipe = self._tree()

@@ -10,9 +10,8 @@ from diffusers import StableDiffusionXLPipeline
 
 from nora_studio import __version__
 from nora_studio.adapters.base_digests import base_digest
+from nora_studio.adapters.files.adapter_file import AdapterFile, check_kept
 from nora_studio.adapters.files.card import AdapterCard
-from nora_studio.adapters.files.cards import CARD, check_kept
-from nora_studio.adapters.files.embeddings import embeddings_beside
 from nora_studio.adapters.fingerprints import fingerprint
 from nora_studio.errors import StudioError
 from nora_studio.mini.assets import EMBEDDED
@@ -28,11 +27,19 @@ Pair = tuple[str, int]
 class UsedAdapter:
     """An adapter, and how much of it."""
 
-    path: Path
-    """Adapter folder or file."""
-    card: AdapterCard
+    adapter: AdapterFile
     strength: float = 1.0
     """Factor on its change: 1 is as trained, 0 is the base."""
+
+    @property
+    def path(self) -> Path:
+        """Adapter folder or file."""
+        return self.adapter.path
+
+    @property
+    def card(self) -> AdapterCard:
+        """The adapter's."""
+        return self.adapter.card
 
 
 @dataclass(frozen=True)
@@ -160,14 +167,14 @@ def plan_pictures(
         raise StudioError(f"two columns are called {repeated!r}. Give each a name of its own.")
     planned = []
     for entrant, name in zip(entrants, _folder_names(labels)):
-        weights = weights_digest(pipe, *(use.path for use in entrant.adapters))
+        weights = weights_digest(pipe, *(use.adapter for use in entrant.adapters))
         for pair in drawing.pairs:
             recipe = _recipe(entrant, drawing, pair, weights)
             planned.append(PlannedPicture(entrant, pair, folder / name / _file_name(*pair), recipe))
     return planned
 
 
-def weights_digest(pipe: StableDiffusionXLPipeline, *adapters: Path) -> str:
+def weights_digest(pipe: StableDiffusionXLPipeline, *adapters: AdapterFile) -> str:
     """Short digest of the base's weights, its precision and the adapters' files."""
     digest = hashlib.sha256()
     for module in (*parts_of(pipe).values(), pipe.vae):
@@ -175,22 +182,13 @@ def weights_digest(pipe: StableDiffusionXLPipeline, *adapters: Path) -> str:
         digest.update(base_digest(module).encode())
     for adapter in adapters:
         try:
-            for file in adapter_files(adapter):
-                name = str(file.relative_to(adapter)) if adapter.is_dir() else ""
+            for file in adapter.files():
+                name = str(file.relative_to(adapter.path)) if adapter.is_folder else ""
                 digest.update(name.encode() + file.read_bytes())
         except OSError as error:
-            check_kept(adapter)
-            raise StudioError(f"{adapter} cannot be read: {error.strerror}.") from error
+            check_kept(adapter.path)
+            raise StudioError(f"{adapter.path} cannot be read: {error.strerror}.") from error
     return digest.hexdigest()[:16]
-
-
-def adapter_files(adapter: Path) -> list[Path]:
-    """What makes an adapter what it is: its folder's files but for the card, or its one file."""
-    if adapter.is_dir():
-        files = [file for file in adapter.rglob("*") if file.is_file() and file.name != CARD]
-        return sorted(files)
-    beside = embeddings_beside(adapter)
-    return [adapter, *([beside] if beside.is_file() else [])]
 
 
 def run_name(folder: Path) -> str:

@@ -13,7 +13,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from nora_studio.adapters.files.adapter_folders import load_adapter, read_new_tokens
+from nora_studio.adapters.files.adapter_file import AdapterFile, open_adapter
+from nora_studio.adapters.files.adapter_folders import load_adapter
 from nora_studio.adapters.files.card import AdapterCard
 from nora_studio.adapters.methods.attachment import detach
 from nora_studio.adapters.new_tokens import tokens_on
@@ -34,7 +35,7 @@ Conditioning = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
 
 @contextmanager
 def adapter_on(
-    pipe: StableDiffusionXLPipeline, path: Path | None, strength: float = 1.0
+    pipe: StableDiffusionXLPipeline, path: Path | AdapterFile | None, strength: float = 1.0
 ) -> Iterator[AdapterCard | None]:
     """Put an adapter on a loaded pipeline for the length of a block; None leaves the base as it is.
 
@@ -42,7 +43,7 @@ def adapter_on(
     picture: `draw` is lazy. Afterwards, errors included, the pipeline is the bare base again.
 
     Args:
-        path: Run folder, adapter folder or checkpoint.
+        path: An open adapter, or what `open_adapter` opens.
         strength: Factor on its change; 1 is as trained, 0 is the base. New tokens have none.
 
     Raises:
@@ -52,9 +53,10 @@ def adapter_on(
         yield None
         return
     parts = parts_of(pipe)
+    adapter = open_adapter(path)
     try:
-        with tokens_on(pipe, read_new_tokens(path)):
-            yield load_adapter(path, parts, strength)
+        with tokens_on(pipe, adapter.new_tokens()):
+            yield load_adapter(adapter, parts, strength)
     finally:
         for module in parts.values():
             detach(module)

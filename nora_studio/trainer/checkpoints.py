@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nora_studio.errors import StudioError
 from nora_studio.runs.remedies import drop_checkpoint
-from nora_studio.runs.tensor_files import read_header
+from nora_studio.runs.tensor_headers import read_header
 
 STATE = "state.safetensors"
 _UNREADABLE = (OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import time
 from pathlib import Path
 
@@ -11,11 +12,10 @@ from safetensors.torch import load_file
 from support.spoiled import assert_refused, good_files, with_tensors
 from support.tiny import assert_same_tensors, states
 
+from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.adapters.files.adapter_folders import load_adapter, load_weights
-from nora_studio.adapters.files.cards import read_card
-from nora_studio.adapters.files.container import read_tensors, write_tensors
 from nora_studio.adapters.files.identify import CARD_KEY
-from nora_studio.adapters.files.inspection import inspect_file
+from nora_studio.adapters.files.inspection import layers_of
 from nora_studio.adapters.methods.attachment import detach
 from nora_studio.app.server.adapter_uploads import add_adapter
 from nora_studio.app.server.uploads import Incoming
@@ -23,6 +23,7 @@ from nora_studio.app.server.workspace import Workspace
 from nora_studio.cli.commands import inspect, mix, push
 from nora_studio.cli.opening import open_updates
 from nora_studio.cli.push import build_repository
+from nora_studio.runs.tensor_files import read_tensors, write_tensors
 from nora_studio.sdxl.generate import adapter_on
 from nora_studio.sdxl.models import load_sdxl, parts_of
 
@@ -58,7 +59,7 @@ def doors(pipe, base: Path, scratch: Path) -> dict[str, object]:
         "mix": lambda file: mix.run(mix.Options((file,), out=mixed, model=model)),
         "push": lambda file: build_repository(push.Options(file, "me/mug", model=model), scratch),
         "inspect": lambda file: inspect.run(inspect.Options(file)),
-        "card": read_card,
+        "card": lambda file: open_adapter(file).card,
         "upload": lambda file: add_adapter(workspace, Incoming(file, file.name)),
     }
 
@@ -132,7 +133,7 @@ def test_tensors_of_no_floats_are_refused_at_every_door(pipe, tiny_base, files, 
         for door in doors(pipe, tiny_base, tmp_path).values():
             assert_refused(door, file, DOWN, kind)
     words = with_tensors(files["kohya"], tmp_path / "w.safetensors", {DOWN: down.to(torch.int8)})
-    assert_refused(inspect_file, words, "I8")
+    assert_refused(lambda file: layers_of(open_adapter(file)), words, "I8")
 
 
 def test_an_alpha_may_be_a_whole_number_as_some_trainers_write_it(pipe, files, tmp_path):
@@ -184,6 +185,7 @@ def test_an_alpha_beyond_all_numbers_and_a_rank_beyond_its_layer_are_refused(pip
 
 
 def test_a_run_is_not_resumed_from_weights_of_no_floats(pipe, files, tmp_path):
+    shutil.copy(files["folder"] / "card.json", tmp_path)
     file = tmp_path / "unet" / "adapter_model.safetensors"
     tensors = load_file(files["folder"] / "unet" / file.name)
     name = next(iter(tensors))

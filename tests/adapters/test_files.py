@@ -13,6 +13,7 @@ from safetensors import safe_open
 from support.specs import FILE_METHODS, spec_of
 from support.tiny import RARE_TOKEN, SIZE, assert_same_tensors, states, tiny_adapter, tiny_sdxl
 
+from nora_studio.adapters.files.adapter_file import find_adapter, open_adapter
 from nora_studio.adapters.files.adapter_folders import (
     adapter_state,
     load_adapter,
@@ -20,7 +21,6 @@ from nora_studio.adapters.files.adapter_folders import (
     save_adapter,
 )
 from nora_studio.adapters.files.card import AdapterCard
-from nora_studio.adapters.files.cards import find_adapter, read_card
 from nora_studio.adapters.fingerprints import fingerprint, fingerprints_agree
 from nora_studio.adapters.methods.attachment import adapter_parameters, attach, detach
 from nora_studio.errors import StudioError
@@ -125,7 +125,7 @@ def test_strength_zero_is_the_base_and_strengths_between_lie_between(tiny_pipe, 
 
 
 def test_the_card_reads_back_and_travels_in_the_weights(adapter, method):
-    card = read_card(adapter)
+    card = open_adapter(adapter).card
     assert (card.method, card.trigger, card.resolution) == (method, RARE_TOKEN, SIZE)
     with safe_open(adapter / "unet" / "adapter_model.safetensors", framework="pt") as archive:
         inside = json.loads(archive.metadata()["nora_studio"])
@@ -134,7 +134,7 @@ def test_the_card_reads_back_and_travels_in_the_weights(adapter, method):
     (adapter.parent / "later").mkdir(exist_ok=True)
     later = json.loads(text) | {"a_field_of_a_later_version": 1}
     (adapter.parent / "later" / "card.json").write_text(json.dumps(later))
-    assert read_card(adapter.parent / "later") == card
+    assert open_adapter(adapter.parent / "later").card == card
 
 
 def test_peft_and_transformers_read_the_same_adapter(tiny_base, adapter, method):

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from nora_studio.adapters.files.container import read_header, read_tensors, write_tensors
 from nora_studio.errors import StudioError
+from nora_studio.runs.tensor_files import read_tensors, write_tensors
+from nora_studio.runs.tensor_headers import read_header
 
 TENSORS = {
     "b.half": torch.arange(3, dtype=torch.float16),

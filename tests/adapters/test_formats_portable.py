@@ -14,9 +14,8 @@ from support.specs import spec_of
 from support.tiny import RARE_TOKEN, SIZE, tiny_adapter
 from support.tolerances import FLOAT32, FLOAT32_SMALL, FLOAT64_SUMS
 
+from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.adapters.files.adapter_folders import load_adapter
-from nora_studio.adapters.files.cards import read_card
-from nora_studio.adapters.files.container import write_tensors
 from nora_studio.adapters.files.metadata import describe
 from nora_studio.adapters.files.names import LayerNames
 from nora_studio.adapters.files.portable import DTYPES, STYLES, write_portable
@@ -32,6 +31,7 @@ from nora_studio.adapters.files.updates import (
 from nora_studio.adapters.methods.attachment import adapter_parameters, attach, detach
 from nora_studio.adapters.methods.injection import tuner_layers
 from nora_studio.errors import StudioError
+from nora_studio.runs.tensor_files import write_tensors
 from nora_studio.sdxl.generate import draw
 from nora_studio.sdxl.models import load_sdxl, parts_of, targets_for
 
@@ -58,7 +58,7 @@ def updates_and_names(base: Path, adapter: Path):
 
 def write(base: Path, adapter: Path, file: Path, style: str, precision: str = "fp32") -> None:
     updates, names = updates_and_names(base, adapter)
-    metadata = describe(read_card(adapter), "a title", {"unet": 4}, style == "kohya", False)
+    metadata = describe(open_adapter(adapter).card, "a title", {"unet": 4}, style == "kohya", False)
     write_portable(file, with_rank(updates), names, style, DTYPES[precision], metadata)
 
 
@@ -222,7 +222,7 @@ def test_the_metadata_says_what_tools_look_for(tiny_base, adapter, tmp_path, sty
 def test_files_for_others_do_not_tell_a_path_of_this_disk(tiny_base, adapter, tmp_path):
     from dataclasses import replace
 
-    card = replace(read_card(adapter), model=str(tiny_base))
+    card = replace(open_adapter(adapter).card, model=str(tiny_base))
     told = describe(card, "t", {"unet": 4}, True, False)
     assert str(tiny_base.parent) not in json.dumps(told)
     assert json.loads(told["nora_studio"])["model"] == tiny_base.name

@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from support.tiny import assert_same_tensors, states, tiny_adapter
 
+from nora_studio.adapters.files.adapter_file import find_adapter, open_adapter
 from nora_studio.adapters.files.adapter_folders import load_adapter
-from nora_studio.adapters.files.cards import find_adapter, read_card
-from nora_studio.adapters.files.container import read_header, write_tensors
 from nora_studio.adapters.files.identify import CARD_KEY, SEED_KEY, identify
-from nora_studio.adapters.files.inspection import by_block, inspect_file
+from nora_studio.adapters.files.inspection import by_block, layers_of
 from nora_studio.adapters.files.metadata import describe
 from nora_studio.adapters.files.names import LayerNames
 from nora_studio.adapters.files.portable import write_portable
@@ -22,6 +21,8 @@ from nora_studio.adapters.files.seed import write_seed
 from nora_studio.adapters.files.updates import read_updates, with_rank
 from nora_studio.adapters.methods.attachment import detach
 from nora_studio.errors import StudioError
+from nora_studio.runs.tensor_files import write_tensors
+from nora_studio.runs.tensor_headers import read_header
 from nora_studio.sdxl.models import load_sdxl, parts_of
 
 FORMATS = ("kohya", "diffusers", "seed")
@@ -75,7 +76,7 @@ def load_or_refuse(pipe, bare, file: Path) -> bool:
 @pytest.mark.parametrize("style", FORMATS)
 def test_a_good_file_is_found_told_and_loaded(pipe, bare, files, style):
     assert find_adapter(files[style]) == files[style]
-    assert read_card(files[style]).method == "nora"
+    assert open_adapter(files[style]).card.method == "nora"
     assert load_or_refuse(pipe, bare, files[style])
 
 
@@ -177,7 +178,7 @@ def test_a_foreign_file_is_named_and_refused(pipe, bare, tmp_path, kind):
     write_tensors(file, KINDS[kind])
     identity = identify(read_header(file))
     assert identity.kind == kind
-    assert inspect_file(file).identity == identity
+    assert open_adapter(file).identity == identity
     with pytest.raises(StudioError, match="cannot be loaded here") as refusal:
         load_adapter(file, parts_of(pipe))
     assert str(identity) in str(refusal.value)
@@ -212,7 +213,7 @@ def test_blocks_add_up_to_the_whole_change_in_every_format(pipe, files, tmp_path
     for module in parts.values():
         detach(module)
     for style, limit in (("seed", 1e-5), ("kohya", 1e-3), ("diffusers", 1e-3)):
-        blocks = by_block(inspect_file(files[style]).layers)
+        blocks = by_block(layers_of(open_adapter(files[style])))
         assert sum(block.energy for block in blocks) == pytest.approx(total, rel=limit)
         assert sum(block.layers for block in blocks) == 72
         assert len(blocks) == 6  # two encoder layers, down 1, mid, up 0: two transformers each

@@ -13,7 +13,6 @@ from support.tiny import RARE_TOKEN, assert_same_tensors, states, tiny_sdxl
 
 from nora_studio.adapters.files.adapter_folders import adapter_state, load_adapter, save_adapter
 from nora_studio.adapters.files.card import AdapterCard
-from nora_studio.adapters.files.container import read_header, write_tensors
 from nora_studio.adapters.files.identify import CARD_KEY, SEED_KEY
 from nora_studio.adapters.files.outer import TOLERANCE, deviation, probe
 from nora_studio.adapters.files.seed import write_seed
@@ -24,6 +23,8 @@ from nora_studio.adapters.methods.injection import tuner_layers
 from nora_studio.adapters.methods.spec import AdapterSpec
 from nora_studio.errors import StudioError
 from nora_studio.nora import NoraConfig
+from nora_studio.runs.tensor_files import write_tensors
+from nora_studio.runs.tensor_headers import read_header
 from nora_studio.sdxl.models import load_sdxl, parts_of, targets_for
 
 ADAPTED = ("unet", "text_encoder")

@@ -10,8 +10,7 @@ from safetensors.torch import load_file
 from support.tiny import SIZE
 from support.tokens import adapter_with, drawn_tokens
 
-from nora_studio.adapters.files.adapter_folders import read_new_tokens
-from nora_studio.adapters.files.cards import read_card
+from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.adapters.files.embeddings import EMBEDDINGS, write_embeddings
 from nora_studio.adapters.new_tokens import TOKENIZERS, NewTokens
 from nora_studio.errors import StudioError
@@ -64,7 +63,7 @@ def test_an_exported_file_draws_the_same_with_its_tokens(
     assert " ".join(WORDS) in told
     beside = tmp_path / "mug.embedding.safetensors"
     assert beside.exists() == (to != "seed")
-    tokens, wanted = read_new_tokens(out), read_new_tokens(adapters["nora"])
+    tokens, wanted = open_adapter(out).new_tokens(), open_adapter(adapters["nora"]).new_tokens()
     assert tokens is not None and wanted is not None and tokens.words == WORDS
     for part in TOKENIZERS:
         assert torch.equal(tokens.rows[part], wanted.rows[part])
@@ -79,9 +78,9 @@ def test_an_exported_file_draws_the_same_with_its_tokens(
     _, told, _ = command("inspect", out, "--metadata")
     assert f"modelspec.trigger_phrase  {phrase}" in " ".join(told.split("\n")).replace("   ", "  ")
     assert phrase in told and "2, with vectors of their own" in told
-    digest = weights_digest(load_sdxl(str(tiny_base)), out)
+    digest = weights_digest(load_sdxl(str(tiny_base)), open_adapter(out))
     beside.write_bytes(beside.read_bytes()[:-4] + b"\0\0\0\0")
-    assert weights_digest(load_sdxl(str(tiny_base)), out) != digest
+    assert weights_digest(load_sdxl(str(tiny_base)), open_adapter(out)) != digest
     beside.unlink()
     pipe = load_sdxl(str(tiny_base))
     kept = pipe.tokenizer
@@ -138,9 +137,9 @@ def test_a_mix_carries_the_tokens_of_all(command, adapters, tiny_base, tmp_path)
     both = ("--adapters", adapters["nora"], adapters["dog"], "--model", tiny_base)
     status, _, err = command("mix", *both, "--out", out)
     assert status == 0, err
-    tokens = read_new_tokens(out)
+    tokens = open_adapter(out).new_tokens()
     assert tokens is not None and tokens.words == (*WORDS, "<dog>")
-    assert read_card(out).trigger == tokens.trigger
+    assert open_adapter(out).card.trigger == tokens.trigger
     assert torch.equal(tokens.rows["text_encoder"][2:], drawn_tokens("<dog>", seed=6).rows[
         "text_encoder"
     ])  # fmt: skip
@@ -169,7 +168,7 @@ def test_twins_with_tokens_stand_side_by_side_with_the_base(command, adapters, t
 @pytest.mark.parametrize("spoil", ["missing", "rows", "keys", "width"])
 def test_damaged_tokens_are_refused_in_one_line(tiny_base, tmp_path, spoil):
     adapter = adapter_with(tmp_path / "adapter", tiny_base, drawn_tokens(*WORDS))
-    file, card, tokens = adapter / EMBEDDINGS, read_card(adapter), drawn_tokens(*WORDS)
+    file, card, tokens = adapter / EMBEDDINGS, open_adapter(adapter).card, drawn_tokens(*WORDS)
     if spoil == "missing":
         file.unlink()
     elif spoil == "rows":

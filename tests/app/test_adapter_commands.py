@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nora_studio.adapters.files.cards import read_card
+from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.app.server.adapter_commands import (
     FORMATS,
     MERGED,
@@ -74,7 +74,7 @@ def test_an_export_is_a_file_that_is_an_adapter_again(workspace, desk, carry_out
     said = carry_out(desk.export(NORA, to))
     file = workspace.adapters / f"mug-nora-{to}.safetensors"
     assert file.is_file() and str(workspace.folder) not in said
-    assert read_card(file).trigger == read_card(workspace.runs / "mug-nora").trigger
+    assert open_adapter(file).card.trigger == open_adapter(workspace.runs / "mug-nora").card.trigger
     again = desk.export(NORA, to)
     assert f"adapters/mug-nora-{to}-2.safetensors" in again.arguments
     # Of an export a further one, by the base that its header names or that is told.
@@ -164,7 +164,7 @@ def test_a_base_that_visitors_may_not_load_is_not_loaded(workspace, twins):
     ):
         with pytest.raises(StudioError, match="cannot be loaded here"):
             order()
-    assert asked[1] == "/etc" and asked[0] == read_card(workspace.runs / "mug-nora").model
+    assert asked[1] == "/etc" and asked[0] == open_adapter(workspace.runs / "mug-nora").card.model
 
 
 words = st.text(max_size=30) | st.sampled_from(["--out=/x", "$(id)", ";rm", "a b", "--weights"])

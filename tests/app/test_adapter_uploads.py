@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from support.tiny import tiny_adapter
 
-from nora_studio.adapters.files.cards import read_card
+from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.app.server import adapter_uploads
 from nora_studio.app.server.adapter_uploads import add_adapter
 from nora_studio.app.server.uploads import Incoming
@@ -51,7 +51,7 @@ def test_an_adapter_is_stored_under_a_name_of_ours_and_never_over_another(worksp
         file = add_adapter(workspace, Incoming(lora, name))
         assert file == workspace.adapters / f"{stored}.safetensors"
         assert file.read_bytes() == lora.read_bytes()
-        assert read_card(file).method == "lora"
+        assert open_adapter(file).card.method == "lora"
 
 
 def header(text: str, rest: bytes = b"") -> bytes:

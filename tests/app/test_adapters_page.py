@@ -8,9 +8,10 @@ from gradio_client.exceptions import AppError
 from support.studio_site import Person
 from support.tiny import tiny_adapter
 
-from nora_studio.adapters.files.container import read_header, read_tensors, write_tensors
 from nora_studio.app.server.library import library
 from nora_studio.cli.commands import export
+from nora_studio.runs.tensor_files import read_tensors, write_tensors
+from nora_studio.runs.tensor_headers import read_header
 from nora_studio.sdxl.models import load_sdxl
 
 playwright = pytest.importorskip("playwright.sync_api")

@@ -13,7 +13,6 @@ from support.studio_site import Person, wait_until
 from support.tiny import tiny_adapter
 
 import nora_studio.app.pages
-from nora_studio.adapters.files.container import read_header, read_tensors, write_tensors
 from nora_studio.app.pages.adapter_bench import base_named
 from nora_studio.app.pages.number_field import NumberField
 from nora_studio.app.pages.page import build_page
@@ -28,6 +27,8 @@ from nora_studio.cli.commands import export
 from nora_studio.errors import StudioError
 from nora_studio.mini.assets import embedded
 from nora_studio.runs.runs import Run
+from nora_studio.runs.tensor_files import read_tensors, write_tensors
+from nora_studio.runs.tensor_headers import read_header
 from nora_studio.sdxl.models import load_sdxl
 
 playwright = pytest.importorskip("playwright.sync_api")

@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from support.tiny import RARE_TOKEN, SIZE, tiny_adapter, tiny_sdxl
 
+from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.adapters.files.adapter_folders import load_adapter
-from nora_studio.adapters.files.cards import read_card
 from nora_studio.adapters.files.updates import error_of, read_updates
 from nora_studio.sdxl.generate import adapter_on, draw
 from nora_studio.sdxl.models import load_sdxl, parts_of
@@ -79,7 +79,7 @@ def test_export_works_from_a_run_of_the_trainer(command, twins, tiny_base, tmp_p
     out = tmp_path / "a.safetensors"
     status, _, err = command("export", twins[0] / "mug-nora", "--out", out)
     assert status == 0, err
-    assert read_card(out).steps == read_card(twins[0] / "mug-nora").steps
+    assert open_adapter(out).card.steps == open_adapter(twins[0] / "mug-nora").card.steps
     wanted = picture(load_sdxl(str(tiny_base)), twins[0] / "mug-nora")
     assert np.abs(picture(load_sdxl(str(tiny_base)), out) - wanted).max() <= 1
 

@@ -13,7 +13,7 @@ from support.tolerances import FLOAT32_FACTORS, FLOAT64_SUMS, TOLERANCE
 from support.trainer import run_trainer, tiny_arguments, tiny_options, tiny_subject
 from torch import nn
 
-from nora_studio.adapters.files.cards import read_card
+from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.errors import StudioError
 from nora_studio.nora import NoraConfig, NoraLinear
 from nora_studio.nora.calibration import record_mean_abs_inputs
@@ -197,7 +197,7 @@ def test_flags_work_to_the_end_and_the_lora_twin_never_notices(
     adapter = tmp_path / "mug-nora" / "adapter"
     saved = json.loads((adapter / "unet" / "adapter_config.json").read_text())
     assert saved["outer"] == "activation" and saved["start"] == "paper"
-    assert read_card(adapter).method == "nora"
+    assert open_adapter(adapter).card.method == "nora"
 
 
 @pytest.mark.parametrize("change", [{"outer": "activation"}, {"start": "paper"}])

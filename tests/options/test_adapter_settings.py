@@ -8,12 +8,13 @@ import pytest
 from safetensors.torch import load_file
 from support.spoiled import assert_refused, good_files, with_tensors
 
+from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.adapters.files.adapter_folders import load_adapter
-from nora_studio.adapters.files.cards import read_card
-from nora_studio.adapters.files.container import read_header, write_tensors
 from nora_studio.adapters.files.identify import CARD_KEY, SEED_KEY
-from nora_studio.adapters.files.inspection import inspect_file
+from nora_studio.adapters.files.inspection import layers_of
 from nora_studio.cli.commands import inspect
+from nora_studio.runs.tensor_files import write_tensors
+from nora_studio.runs.tensor_headers import read_header
 from nora_studio.sdxl.models import load_sdxl, parts_of
 
 
@@ -27,6 +28,14 @@ def pipe(tiny_base):
 def files(pipe, tiny_base, tmp_path_factory) -> dict[str, Path]:
     """A good NoRA as a folder, and as a file of each format. Read only."""
     return good_files(tmp_path_factory.mktemp("good"), pipe, tiny_base)
+
+
+def look_into(file: Path) -> object:
+    return layers_of(open_adapter(file))
+
+
+def card_of(file: Path) -> object:
+    return open_adapter(file).card
 
 
 @pytest.mark.parametrize("alpha", ["NaN", "Infinity", "1e999", "-1", "0", "1" + "0" * 400, '"NaN"'])
@@ -67,7 +76,7 @@ def test_a_card_with_numbers_that_are_none_is_refused(pipe, files, tmp_path, nam
     file = tmp_path / "bad.safetensors"
     text = edited_text(header.metadata[CARD_KEY], name, value)
     write_tensors(file, load_file(files["seed"]), header.metadata | {CARD_KEY: text})
-    for door in (read_card, lambda file: load_adapter(file, parts_of(pipe))):
+    for door in (card_of, lambda file: load_adapter(file, parts_of(pipe))):
         assert_refused(door, file, "is damaged")
 
 
@@ -91,7 +100,7 @@ def test_a_seed_files_recipe_of_absurd_ranks_is_refused(pipe, files, tmp_path, n
     whole["parts"]["unet"] = "@@"
     text = json.dumps(whole).replace('"@@"', unet)
     write_tensors(file, load_file(files["seed"]), header.metadata | {SEED_KEY: text})
-    for door in (inspect_file, lambda file: load_adapter(file, parts_of(pipe))):
+    for door in (look_into, lambda file: load_adapter(file, parts_of(pipe))):
         assert_refused(door, file, "its recipe cannot be read")
 
 
@@ -103,7 +112,7 @@ def test_a_seed_files_probes_and_scales_are_numbers(pipe, files, tmp_path, value
         check = tensors[name].clone()
         check[0, place] = value
         file = with_tensors(files["seed"], tmp_path / "bad.safetensors", {name: check})
-        found = inspect_file if place == -1 or not math.isfinite(value) else None
+        found = look_into if place == -1 or not math.isfinite(value) else None
         for door in filter(None, (found, lambda file: load_adapter(file, parts_of(pipe)))):
             assert_refused(door, file, name if place == -1 else "")
 

@@ -16,10 +16,10 @@ from support.modules import modules, scripts
 from support.places import GOLDEN, TOP
 from support.trainer import run_trainer
 
-from nora_studio.adapters.files.container import write_tensors
 from nora_studio.runs.atomic import replacing
 from nora_studio.runs.liveness import born_at, host_name
 from nora_studio.runs.runs import Run
+from nora_studio.runs.tensor_files import write_tensors
 
 GONE = 2**31 - 2
 """No process has that number."""

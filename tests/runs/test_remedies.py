@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from support.places import GOLDEN
 from support.trainer import run_trainer
 
+from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.adapters.files.adapter_folders import load_adapter
-from nora_studio.adapters.files.cards import read_card
 from nora_studio.adapters.files.identify import SEED_KEY
 from nora_studio.errors import StudioError
 from nora_studio.runs.remedies import get_again
@@ -125,10 +125,10 @@ def test_a_later_seed_file_asks_for_an_update_and_another_method_for_another_fil
 
 def test_a_run_without_an_adapter_is_told_what_it_has(golden):
     with pytest.raises(StudioError, match="name one of its checkpoints"):
-        read_card(Path("runs") / "stopped-nora")
+        open_adapter(Path("runs") / "stopped-nora").card
     shutil.rmtree("runs/stopped-nora/checkpoints/step-000004")
     with pytest.raises(StudioError, match="wait for its first checkpoint"):
-        read_card(Path("runs") / "stopped-nora")
+        open_adapter(Path("runs") / "stopped-nora").card
 
 
 def test_a_checkpoint_that_was_pruned_meanwhile_is_told_as_such(golden, command):
@@ -146,7 +146,7 @@ def test_a_checkpoint_that_goes_while_it_is_measured_is_told_in_one_line(golden)
     (entrant,) = enter_adapters([found.path], with_base=False)
     shutil.rmtree(found.path)
     reads = {
-        "its recipe": lambda: weights_digest(pipe, entrant.adapters[0].path),
+        "its recipe": lambda: weights_digest(pipe, entrant.adapters[0].adapter),
         "its weights": lambda: load_adapter(found.path, parts_of(pipe)),
         "its card": lambda: enter_adapters([found.path], with_base=False),
     }

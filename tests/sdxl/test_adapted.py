@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support.tiny import SIZE, tiny_adapter, tiny_sdxl
 
-from nora_studio.adapters.files.cards import read_card
+from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.cli.commands import merge
 from nora_studio.errors import StudioError
 from nora_studio.scoring.compare import draw_missing, enter_adapters
@@ -36,7 +36,7 @@ def pipe(base):
 def used(pipe, tmp_path_factory) -> dict[str, UsedAdapter]:
     top = tmp_path_factory.mktemp("runs")
     folders = {m: tiny_adapter(top / m / "adapter", pipe, m) for m in ("lora", "nora", "dora")}
-    return {method: UsedAdapter(folder, read_card(folder)) for method, folder in folders.items()}
+    return {method: UsedAdapter(open_adapter(folder)) for method, folder in folders.items()}
 
 
 def pixels(pipe) -> np.ndarray:
@@ -45,7 +45,7 @@ def pixels(pipe) -> np.ndarray:
 
 
 def at(use: UsedAdapter, strength: float) -> UsedAdapter:
-    return UsedAdapter(use.path, use.card, strength)
+    return UsedAdapter(use.adapter, strength)
 
 
 def test_each_adapter_draws_as_it_does_alone_whatever_was_on_before(pipe, used):
@@ -70,7 +70,7 @@ def test_only_so_many_stay_loaded_and_a_retrained_one_is_read_again(pipe, used, 
     assert pipes.wearing(nora) is not first
     assert pipes.wearing(lora) is not first
     folder = tiny_adapter(tmp_path / "adapter", pipe, "nora")
-    use = UsedAdapter(folder, read_card(folder))
+    use = UsedAdapter(open_adapter(folder))
     drawn = pixels(pipes.wearing((use,)))
     tiny_adapter(tmp_path / "adapter", pipe, "nora", strength=0.6)
     assert (pixels(pipes.wearing((use,))) != drawn).any()

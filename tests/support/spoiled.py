@@ -6,9 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nora_studio.adapters.files.container import read_header, write_tensors
 from nora_studio.cli.commands import export
 from nora_studio.errors import StudioError
+from nora_studio.runs.tensor_files import write_tensors
+from nora_studio.runs.tensor_headers import read_header
 from support.tiny import tiny_adapter
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from nora_studio.adapters.files.cards import read_card
+from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.adapters.files.embeddings import EMBEDDINGS, write_embeddings
 from nora_studio.adapters.new_tokens import (
     TOKENIZERS,
@@ -19,7 +19,7 @@ from support.tiny import tiny_adapter
 def adapter_with(folder: Path, base: Path, tokens: NewTokens, method: str = "nora") -> Path:
     """A tiny adapter that has new tokens."""
     folder = tiny_adapter(folder, load_sdxl(str(base)), method)
-    card = replace(read_card(folder), tokens=list(tokens.words), trigger=tokens.trigger)
+    card = replace(open_adapter(folder).card, tokens=list(tokens.words), trigger=tokens.trigger)
     write_embeddings(folder / EMBEDDINGS, tokens, card)
     (folder / "card.json").write_text(json.dumps(asdict(card)))
     return folder

@@ -9,9 +9,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 from support.trainer import run_trainer, tiny_arguments
 
-from nora_studio.adapters.files.container import read_header
 from nora_studio.cli.commands import audit_resume
 from nora_studio.errors import StudioError
+from nora_studio.runs.tensor_headers import read_header
 from nora_studio.trainer.audit import Agreement, compare_runs
 
 CHANGES = {

@@ -9,8 +9,8 @@ import pytest
 from support.loop import task_of, trainee_of
 from support.trainer import tiny_options, tiny_subject
 
+from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.adapters.files.adapter_folders import load_adapter
-from nora_studio.adapters.files.cards import read_card
 from nora_studio.errors import StudioError
 from nora_studio.runs.resuming import common_checkpoint
 from nora_studio.runs.runs import Run
@@ -207,7 +207,7 @@ def test_the_final_adapter_is_the_best_and_proven_as_such(overfit, made):
     assert weights(run.adapter) == {
         name: content for name, content in weights(best).items() if "state" not in name
     }
-    assert read_card(run.folder).steps == 3
+    assert open_adapter(run.folder).card.steps == 3
     status = json.loads((run.folder / "status.json").read_text())
     expected = {"state": "finished", "step": 5, "steps": STEPS, "adapter_step": 3, "best_step": 3}
     assert status | expected | {"ended": "overfit at step 5"} == status

@@ -11,19 +11,19 @@ from peft import PeftConfig
 from torch import Tensor, nn
 
 from nora_studio.adapters.base_digests import base_digest, digests_differ
-from nora_studio.adapters.files.card import AdapterCard, card_text, card_values
-from nora_studio.adapters.files.cards import CARD, check_kept, find_adapter, read_card
-from nora_studio.adapters.files.container import read_tensors, write_tensors
-from nora_studio.adapters.files.embeddings import (
+from nora_studio.adapters.files.adapter_file import (
+    CARD,
     EMBEDDINGS,
-    embeddings_beside,
-    read_embeddings,
-    write_embeddings,
+    AdapterFile,
+    check_kept,
+    open_adapter,
 )
-from nora_studio.adapters.files.identify import CARD_KEY, open_header
-from nora_studio.adapters.files.peft_settings import CONFIG, read_config
-from nora_studio.adapters.files.reading import Loaded, read_file
-from nora_studio.adapters.files.seed_reading import read_seed_tokens
+from nora_studio.adapters.files.card import AdapterCard, card_text, card_values
+from nora_studio.adapters.files.embeddings import write_embeddings
+from nora_studio.adapters.files.identify import CARD_KEY
+from nora_studio.adapters.files.peft_settings import CONFIG, WEIGHTS, config_of
+from nora_studio.adapters.files.portable import read_portable
+from nora_studio.adapters.files.seed_reading import read_seed
 from nora_studio.adapters.fingerprints import fingerprint, fingerprints_agree
 from nora_studio.adapters.methods.attachment import detach
 from nora_studio.adapters.methods.injection import (
@@ -34,36 +34,21 @@ from nora_studio.adapters.methods.injection import (
     set_strength,
 )
 from nora_studio.adapters.new_tokens import NewTokens
-from nora_studio.adapters.peft_names import ADAPTER_NAME, PEFT_PREFIX
+from nora_studio.adapters.peft_names import ADAPTER_NAME
 from nora_studio.errors import StudioError
 from nora_studio.runs.atomic import replacing
 from nora_studio.runs.remedies import get_again
+from nora_studio.runs.tensor_files import write_tensors
 from nora_studio.runs.weight_files import check_weights
 
-WEIGHTS = "adapter_model.safetensors"
+Loaded = dict[str, tuple[PeftConfig, dict[str, Tensor]]]
+"""Part -> PEFT's configuration and its tensors, keys without PEFT's prefix."""
 
 
 def adapter_state(module: nn.Module) -> dict[str, Tensor]:
     """An adapted module's own tensors on the CPU, frozen factors included, by PEFT's keys."""
     state = adapter_tensors(module, ADAPTER_NAME)
     return {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}
-
-
-def read_new_tokens(path: Path) -> NewTokens | None:
-    """The new tokens of an adapter; None where its trigger is a word that the base has.
-
-    Raises:
-        StudioError: the card names some, and their vectors are missing or damaged.
-    """
-    source = find_adapter(path)
-    words = read_card(source).tokens
-    if not words:
-        return None
-    if source.is_dir():
-        return read_embeddings(source / EMBEDDINGS, words)
-    if open_header(source)[1].kind == "seed":
-        return read_seed_tokens(source, words)
-    return read_embeddings(embeddings_beside(source), words)
 
 
 def write_adapter(
@@ -107,7 +92,7 @@ def save_adapter(folder: Path, parts: dict[str, nn.Module], card: AdapterCard) -
 
 
 def load_adapter(
-    path: Path,
+    path: Path | AdapterFile,
     parts: dict[str, nn.Module],
     strength: float = 1.0,
 ) -> AdapterCard:
@@ -116,7 +101,7 @@ def load_adapter(
     New tokens need the pipeline's tokenizers too: `generate.adapter_on` brings them along.
 
     Args:
-        path: Run folder, adapter folder, checkpoint, or file of any format that is read here.
+        path: An open adapter, or what `open_adapter` opens.
         parts: The base's modules (`models.parts_of`), free of adapters. On the meta device they
             are a skeleton, to read the adapter's factors by: no weights are checked then.
         strength: Factor on the adapter's change; 1 is as trained, 0 is the base.
@@ -125,10 +110,10 @@ def load_adapter(
         StudioError: the adapter belongs to another base, or a file is missing or damaged. No part
             is changed then.
     """
-    source = find_adapter(path)
-    card = read_card(source)
+    adapter = open_adapter(path)
+    source, card = adapter.path, adapter.card
     try:
-        loaded = _read_parts(source, parts, card)
+        loaded = _read_parts(adapter, parts)
     except StudioError:
         check_kept(source)
         raise
@@ -159,35 +144,35 @@ def _is_skeleton(module: nn.Module) -> bool:
     return all(tensor.is_meta for tensor in module.state_dict().values())
 
 
-def _read_parts(source: Path, parts: dict[str, nn.Module], card: AdapterCard) -> Loaded:
-    """Configuration and tensors of every part, of a folder or a file, for this very base."""
+def _read_parts(adapter: AdapterFile, parts: dict[str, nn.Module]) -> Loaded:
+    """Configuration and tensors of every part, of a folder or a file, for this very base.
+
+    Raises:
+        StudioError: it is of another kind, damaged, or made for another base.
+    """
+    card = adapter.card
     for part, prints in card.fingerprints.items():
-        if part not in parts:
-            raise StudioError(
-                f"{source} adapts {part!r}, which this model lacks (it has {', '.join(parts)}). "
-                "Load the base it was trained on."
-            )
+        adapter.check_parts(part, parts)
         if _is_skeleton(parts[part]):
             continue
         agree = fingerprints_agree(prints, fingerprint(parts[part]))
         if not agree or digests_differ(card.digests.get(part, ""), base_digest(parts[part])):
             raise StudioError(
-                f"{source} was trained on another base ({card.model}): its {part} weights differ "
-                "from this model's. Load the model it was trained on."
+                f"{adapter.path} was trained on another base ({card.model}): its {part} weights "
+                "differ from this model's. Load the model it was trained on."
             )
-    if source.is_file():
-        return read_file(source, parts)
-    return {part: _read_part(source / part) for part in card.fingerprints}
+    if adapter.is_folder:
+        return {part: _read_part(adapter, part) for part in card.fingerprints}
+    if adapter.identity.kind == "seed":
+        return dict(read_seed(adapter, parts))
+    return read_portable(adapter, parts)
 
 
-def _read_part(folder: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
-    config = read_config(folder)
+def _read_part(adapter: AdapterFile, part: str) -> tuple[PeftConfig, dict[str, Tensor]]:
+    folder = adapter.path / part
+    config = config_of(adapter.part_settings(part), folder)
     check_weights("--adapter", str(folder), folder, WEIGHTS, "Get the adapter as safetensors.")
-    return config, _read_tensors(folder / WEIGHTS)
-
-
-def _read_tensors(file: Path) -> dict[str, Tensor]:
-    return {name.removeprefix(PEFT_PREFIX): value for name, value in read_tensors(file).items()}
+    return config, adapter.tensors(part)
 
 
 def _check_tensors(source: Path, part: str, state: dict[str, Tensor], module: nn.Module) -> None:
@@ -214,10 +199,11 @@ def load_weights(path: Path, parts: dict[str, nn.Module], card: AdapterCard | No
         StudioError: a file is missing or damaged, holds other tensors than the adapters, or
             belongs to another base.
     """
+    adapter = open_adapter(path)
     if card is not None:
-        _check_resumed(path, read_card(path), card)
+        _check_resumed(path, adapter.card, card)
     for part, module in parts.items():
-        state = _read_tensors(path / part / WEIGHTS)
+        state = adapter.tensors(part)
         _check_tensors(path, part, state, module)
         set_adapter_tensors(module, state, ADAPTER_NAME)
 

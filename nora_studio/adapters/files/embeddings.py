@@ -4,20 +4,19 @@ Two tensors, `clip_l` and `clip_g`, a row a token. A1111 and ComfyUI call the to
 name; diffusers by the words that it is told.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
+from nora_studio.adapters.files.adapter_file import EMBEDDINGS
 from nora_studio.adapters.files.card import AdapterCard, card_text
-from nora_studio.adapters.files.container import read_tensors, write_tensors
 from nora_studio.adapters.files.identify import CARD_KEY
 from nora_studio.adapters.new_tokens import NewTokens
 from nora_studio.errors import StudioError
 from nora_studio.runs.remedies import get_again
+from nora_studio.runs.tensor_files import read_tensors, write_tensors
 
-EMBEDDINGS = "embeddings.safetensors"
-"""In an adapter folder."""
 KEYS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 SEED_PREFIX = "tokens."
 """Of the same tensors in a seed file."""
@@ -35,11 +34,6 @@ def write_embeddings(file: Path, tokens: NewTokens, card: AdapterCard) -> None:
         StudioError: the file cannot be written.
     """
     write_tensors(file, embedding_tensors(tokens), {CARD_KEY: card_text(card)})
-
-
-def embeddings_beside(file: Path) -> Path:
-    """Where the new tokens of a portable LoRA file are: "mug.embedding.safetensors"."""
-    return file.with_suffix(".embedding.safetensors")
 
 
 def diffusers_lines(file: str, words: Sequence[str]) -> list[str]:
@@ -60,8 +54,15 @@ def diffusers_lines(file: str, words: Sequence[str]) -> list[str]:
     return [*lines, "pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id"]
 
 
-def read_embeddings(file: Path, words: Sequence[str]) -> NewTokens:
+def read_embeddings(
+    file: Path,
+    words: Sequence[str],
+    read: Callable[[Path], dict[str, Tensor]] = read_tensors,
+) -> NewTokens:
     """Read the rows of these words.
+
+    Args:
+        read: Reads a file's tensors.
 
     Raises:
         StudioError: the file is missing or damaged, or holds other tensors.
@@ -70,7 +71,7 @@ def read_embeddings(file: Path, words: Sequence[str]) -> NewTokens:
         raise StudioError(
             f"expected the vectors of {' '.join(words)} in {file}; it is not there. {_remedy(file)}"
         )
-    return as_tokens(file, words, read_tensors(file))
+    return as_tokens(file, words, read(file))
 
 
 def _remedy(file: Path) -> str:
@@ -78,6 +79,12 @@ def _remedy(file: Path) -> str:
     if file.name == EMBEDDINGS:
         return get_again(file.parent)
     return "Put it back beside the adapter, with which it was exported or downloaded."
+
+
+def seed_rows(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The rows of the new tokens among a seed file's tensors, by an embeddings file's keys."""
+    own = {key: tensor for key, tensor in tensors.items() if key.startswith(SEED_PREFIX)}
+    return {key.removeprefix(SEED_PREFIX): tensor for key, tensor in own.items()}
 
 
 def as_tokens(file: Path, words: Sequence[str], tensors: Mapping[str, Tensor]) -> NewTokens:

@@ -6,14 +6,13 @@ import torch
 from peft import PeftConfig
 from torch import Tensor, nn
 
+from nora_studio.adapters.files.peft_settings import CONFIG, WEIGHTS
 from nora_studio.adapters.peft_names import PEFT_PREFIX
 from nora_studio.errors import StudioError
 from nora_studio.nora.config import NoraConfig
 from nora_studio.nora.layer import NoraLinear
 from nora_studio.runs.tensor_files import read_tensors
 from nora_studio.runs.weight_files import check_weights
-
-WEIGHTS = "adapter_model.safetensors"
 
 
 @torch.no_grad()
@@ -32,8 +31,8 @@ def hotswap_adapter(model: nn.Module, folder: Path | str, adapter_name: str = "d
             is merged. Nothing is changed then.
     """
     folder = Path(folder)
-    if not (folder / "adapter_config.json").is_file():  # PEFT would ask the Hub for it.
-        raise StudioError(f"expected an adapter folder; {folder} holds no adapter_config.json.")
+    if not (folder / CONFIG).is_file():  # PEFT would ask the Hub for it.
+        raise StudioError(f"expected an adapter folder; {folder} holds no {CONFIG}.")
     config = PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, NoraConfig):
         raise StudioError(f"expected a NoRA adapter in {folder}; got {config.peft_type}.")

@@ -2,12 +2,9 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
-from nora_studio.adapters.files.container import Header, read_header
 from nora_studio.adapters.peft_names import PEFT_PREFIX
-from nora_studio.errors import StudioError
-from nora_studio.runs.tensor_files import check_floats
+from nora_studio.runs.tensor_headers import Header
 
 SEED_KEY = "nora_studio_seed"
 CARD_KEY = "nora_studio"
@@ -51,7 +48,8 @@ class Identity:
     """What a file is."""
 
     kind: str
-    """One of: seed, kohya, diffusers, peft, lycoris, other-lora, embedding, model, unknown."""
+    """One of: folder, seed, kohya, diffusers, peft, lycoris, other-lora, embedding, model,
+    unknown."""
     method: str
     """As people call it: "NoRA", "LoRA", "DoRA", "LoHa"; empty where there is none."""
     base: str = ""
@@ -66,6 +64,7 @@ class Identity:
 
     def __str__(self) -> str:
         words = {
+            "folder": "adapter folder",
             "seed": "NoRA seed file",
             "kohya": f"{self.method} in Kohya's keys (ComfyUI, A1111)",
             "diffusers": f"{self.method} in diffusers' keys",
@@ -76,19 +75,6 @@ class Identity:
             "model": "model's own weights, not an adapter",
         }.get(self.kind, "safetensors file of no known kind of adapter")
         return f"{words}, for {self.base}" if self.base and self.kind != "other-lora" else words
-
-
-def open_header(file: Path) -> tuple[Header, Identity]:
-    """Read a file's header and tell what it is, without its tensors.
-
-    Raises:
-        StudioError: it is no whole safetensors file, or an adapter of other numbers than floats.
-    """
-    header = read_header(file)
-    identity = identify(header)
-    if identity.kind not in ("model", "unknown"):
-        check_floats(file, header)
-    return header, identity
 
 
 def identify(header: Header) -> Identity:
@@ -129,16 +115,3 @@ def _base_of(header: Header) -> str:
             width = shape[-1]
             return _WIDTHS.get(width, f"a base with text of width {width}")
     return ""
-
-
-def check_loadable(identity: Identity, file: Path) -> None:
-    """Refuse what cannot be put on a base here.
-
-    Raises:
-        StudioError: it is such.
-    """
-    if not identity.is_portable:
-        raise StudioError(
-            f"{file} is a {identity}, which cannot be loaded here. Expected a NoRA seed file or a "
-            "LoRA for SDXL in diffusers' or Kohya's keys."
-        )

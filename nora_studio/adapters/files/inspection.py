@@ -1,13 +1,12 @@
 """Look into an adapter file without a model: what it changes, and where it changes most."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from nora_studio.adapters.files.container import Header, count_numbers, read_tensors
-from nora_studio.adapters.files.identify import Identity, open_header
+from nora_studio.adapters.files.adapter_file import AdapterFile
 from nora_studio.adapters.files.outer import core_of
 from nora_studio.adapters.files.portable import alpha_scale, split_key
 from nora_studio.adapters.files.seed import inner_from, starts_from
@@ -62,31 +61,18 @@ class BlockFacts:
     """Sum of the squared norms of its changes."""
 
 
-@dataclass(frozen=True)
-class Inspection:
-    """What a file holds."""
+def layers_of(adapter: AdapterFile) -> list[LayerFacts]:
+    """Measure a file's changes where they are low-rank products.
 
-    identity: Identity
-    header: Header
-    numbers: int
-    layers: list[LayerFacts] = field(default_factory=list)
-    """Empty where the change cannot be told from the file alone."""
-
-
-def inspect_file(file: Path) -> Inspection:
-    """Tell what a file is, and measure its changes where they are low-rank products.
+    Returns:
+        One for each layer; none where the change cannot be told from the file alone.
 
     Raises:
-        StudioError: it is no whole safetensors file, or its tensors do not fit together.
+        StudioError: its tensors do not fit together.
     """
-    header, identity = open_header(file)
-    numbers = count_numbers(header)
-    layers: list[LayerFacts] = []
-    if identity.kind == "seed":
-        layers = _seed_layers(file)
-    elif identity.method == "LoRA":
-        layers = _lora_layers(file)
-    return Inspection(identity, header, numbers, layers)
+    if adapter.identity.kind == "seed":
+        return _seed_layers(adapter)
+    return _lora_layers(adapter) if adapter.identity.method == "LoRA" else []
 
 
 def facts_of(updates: Updates) -> list[LayerFacts]:
@@ -132,11 +118,11 @@ def _natural(block: str) -> tuple[int, list[int]]:
     return rank, [int(number) for number in re.findall(r"\d+", block)]
 
 
-def _seed_layers(file: Path) -> list[LayerFacts]:
-    tensors = read_tensors(file)
+def _seed_layers(adapter: AdapterFile) -> list[LayerFacts]:
+    tensors = adapter.tensors()
     facts = []
-    for part, recipe in read_recipes(file).items():
-        for name, row in check_rows(file, part, recipe, tensors).items():
+    for part, recipe in read_recipes(adapter).items():
+        for name, row in check_rows(adapter.path, part, recipe, tensors).items():
             factors = starts_from(row["start"], recipe.outer_rank) | inner_from(row, row["start"])
             scale = float(row["check"][-1])
             norm = abs(scale) * float(core_of(factors).norm())
@@ -144,13 +130,15 @@ def _seed_layers(file: Path) -> list[LayerFacts]:
     return facts
 
 
-def _lora_layers(file: Path) -> list[LayerFacts]:
+def _lora_layers(adapter: AdapterFile) -> list[LayerFacts]:
     layers: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in read_tensors(file).items():
+    for key, tensor in adapter.tensors().items():
         stem, role = split_key(key)
         if role is not None:
             layers.setdefault(stem, {})[role] = tensor.double()
-    return [_lora_facts(file, stem, found) for stem, found in layers.items() if len(found) > 1]
+    return [
+        _lora_facts(adapter.path, stem, found) for stem, found in layers.items() if len(found) > 1
+    ]
 
 
 def _lora_facts(file: Path, stem: str, found: dict[str, Tensor]) -> LayerFacts:
@@ -172,10 +160,10 @@ def _lora_facts(file: Path, stem: str, found: dict[str, Tensor]) -> LayerFacts:
     return LayerFacts(part, stem.removeprefix(prefix), down.shape[0], norm, scale)
 
 
-def told(header: Header) -> dict[str, str]:
+def told(adapter: AdapterFile) -> dict[str, str]:
     """The metadata that people can read, long values left out."""
     return {
         key: " ".join(value.split())
-        for key, value in sorted(header.metadata.items())
+        for key, value in sorted(adapter.metadata.items())
         if key.startswith(("modelspec.", "ss_")) and 0 < len(value) <= _SENTENCE_LIMIT
     }

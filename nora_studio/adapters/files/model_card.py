@@ -6,8 +6,9 @@ from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
+from nora_studio.adapters.files.adapter_file import embeddings_beside
 from nora_studio.adapters.files.card import AdapterCard, for_others, is_hub_name
-from nora_studio.adapters.files.embeddings import diffusers_lines, embeddings_beside
+from nora_studio.adapters.files.embeddings import diffusers_lines
 from nora_studio.photos.prompts import replace_token
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"

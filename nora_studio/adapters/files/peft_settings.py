@@ -1,32 +1,44 @@
 """PEFT's `adapter_config.json`, checked before PEFT obeys it."""
 
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
-from peft import PeftConfig
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from nora_studio.adapters.methods.table import METHODS
 from nora_studio.errors import StudioError
 from nora_studio.runs.remedies import get_again
 from nora_studio.runs.strict_json import parse_json
 
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
 CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
 MOST_RANK = 1 << 16
 """Beyond the width of any layer; whether a rank fits its layer is told by the tensors' shapes."""
 _RANKS = ("r", "init_r", "target_r", "outer_rank")
 _ALPHAS = ("lora_alpha", "alpha", "randlora_alpha")
 
 
-def read_config(folder: Path) -> PeftConfig:
-    """Read the configuration of one part's adapter.
+def config_of(settings: Mapping[str, Any], folder: Path) -> PeftConfig:
+    """Make PEFT's configuration of one part's settings.
+
+    Args:
+        settings: As `read_settings` gave them.
+        folder: They were read from, for the message.
 
     Raises:
-        StudioError: as `read_settings`, or PEFT does not take it.
+        StudioError: PEFT does not take them.
     """
-    read_settings(folder)
+    from peft import PeftConfig
+
     try:
-        return PeftConfig.from_pretrained(str(folder))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        # A copy: PEFT keeps what it is given, and changes some of it when layers are attached.
+        return PeftConfig.from_peft_type(**copy.deepcopy(dict(settings)))
+    except (ValueError, TypeError, KeyError) as error:
         raise StudioError(f"{folder} cannot be read: {error}. {get_again(folder)}") from error
 
 
@@ -45,6 +57,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or error
         remedy = "Get one of these kinds" if isinstance(error, _OtherKind) else get_again(file)
         raise StudioError(f"{file} cannot be read: {reason}. {remedy.rstrip('.')}.") from error
+    values.pop("runtime_config", None)  # It is no part of an adapter; PEFT leaves it out, too.
     return values
 
 

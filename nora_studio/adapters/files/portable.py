@@ -10,20 +10,15 @@ import torch
 from peft import LoraConfig, PeftConfig
 from torch import Tensor, nn
 
-from nora_studio.adapters.files.container import read_tensors, write_tensors
-from nora_studio.adapters.files.identify import (
-    OTHER_BASES,
-    SDXL,
-    Identity,
-    check_loadable,
-    open_header,
-)
+from nora_studio.adapters.files.adapter_file import AdapterFile
+from nora_studio.adapters.files.identify import OTHER_BASES, SDXL, Identity
 from nora_studio.adapters.files.names import LayerNames
 from nora_studio.adapters.files.updates import Update, Updates
 from nora_studio.errors import StudioError
 from nora_studio.runs.remedies import get_again
 from nora_studio.runs.strict_json import parse_json
-from nora_studio.runs.tensor_files import shown
+from nora_studio.runs.tensor_files import write_tensors
+from nora_studio.runs.tensor_headers import shown
 
 STYLES = ("diffusers", "kohya")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -115,28 +110,28 @@ def write_portable(
 
 
 def read_portable(
-    file: Path, parts: dict[str, nn.Module]
+    adapter: AdapterFile, parts: dict[str, nn.Module]
 ) -> dict[str, tuple[PeftConfig, dict[str, Tensor]]]:
     """Read a LoRA file of any tool for a base: PEFT's configuration and tensors of each part.
 
     Args:
-        file: In diffusers' or Kohya's keys.
+        adapter: A file in diffusers' or Kohya's keys.
         parts: The base's modules, which layers are named after.
 
     Raises:
         StudioError: it is another kind of file, is damaged, or names layers that the base lacks.
     """
-    header, identity = open_header(file)
-    check_loadable(identity, file)
+    adapter.check_loadable()
+    file = adapter.path
     places = LayerNames(parts).layers_by_key()
     layers: dict[tuple[str, str], dict[str, Tensor]] = {}
-    for key, tensor in read_tensors(file).items():
+    for key, tensor in adapter.tensors().items():
         stem, role = split_key(key)
         place = places.get(stem)
         if place is None or role is None:
-            raise _unknown_key(file, key, identity, role is not None)
+            raise _unknown_key(file, key, adapter.identity, role is not None)
         layers.setdefault(place, {})[role] = tensor
-    settings = _diffusers_settings(file, header.metadata)
+    settings = _diffusers_settings(file, adapter.metadata)
     states: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
     for (part, name), factors in layers.items():
         states.setdefault(part, {})[name] = _factors(file, part, name, factors, settings)

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from nora_studio.adapters.files.card import AdapterCard, card_text, for_others
-from nora_studio.adapters.files.container import write_tensors
 from nora_studio.adapters.files.embeddings import SEED_PREFIX, embedding_tensors
 from nora_studio.adapters.files.identify import CARD_KEY, SEED_KEY
 from nora_studio.adapters.files.outer import (
@@ -35,6 +34,7 @@ from nora_studio.adapters.new_tokens import NewTokens
 from nora_studio.adapters.peft_names import ADAPTER_NAME
 from nora_studio.errors import StudioError
 from nora_studio.nora import NoraConfig, NoraLinear
+from nora_studio.runs.tensor_files import write_tensors
 
 VERSION = 1
 PRECISIONS = ("fp32", "fp16")

@@ -2,18 +2,16 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from nora_studio.adapters.files.container import read_tensors
-from nora_studio.adapters.files.embeddings import SEED_PREFIX, as_tokens
-from nora_studio.adapters.files.identify import SEED_KEY, open_header
+from nora_studio.adapters.files.adapter_file import AdapterFile
+from nora_studio.adapters.files.identify import SEED_KEY
 from nora_studio.adapters.files.outer import PROBES, TOLERANCE, deviation, find_outer
 from nora_studio.adapters.files.peft_settings import MOST_RANK
 from nora_studio.adapters.files.seed import DTYPES, OUTER, VERSION, Recipe, inner_from, starts_from
-from nora_studio.adapters.new_tokens import NewTokens
 from nora_studio.errors import StudioError
 from nora_studio.nora import NoraConfig
 from nora_studio.nora.config import STARTS
@@ -24,46 +22,31 @@ _LAYER_NAME = re.compile(r"\w+(\.\w+)*")
 
 
 def read_seed(
-    file: Path, parts: Mapping[str, nn.Module]
+    adapter: AdapterFile, parts: Mapping[str, nn.Module]
 ) -> dict[str, tuple[NoraConfig, dict[str, Tensor]]]:
     """Read a seed file onto its base: PEFT's configuration and every tensor of each part.
 
     Raises:
         StudioError: the file is damaged, or this base does not give back the same update.
     """
-    recipes = read_recipes(file)
-    tensors = read_tensors(file)
+    recipes = read_recipes(adapter)
+    tensors = adapter.tensors()
     loaded: dict[str, tuple[NoraConfig, dict[str, Tensor]]] = {}
     for part, recipe in recipes.items():
-        if part not in parts:
-            raise StudioError(
-                f"{file} adapts {part!r}, which this model lacks (it has {', '.join(parts)}). Load "
-                "the base it was trained on."
-            )
-        rows = check_rows(file, part, recipe, tensors)
-        loaded[part] = _regenerate(file, part, parts[part], recipe, rows)
+        adapter.check_parts(part, parts)
+        rows = check_rows(adapter.path, part, recipe, tensors)
+        loaded[part] = _regenerate(adapter.path, part, parts[part], recipe, rows)
     return loaded
 
 
-def read_seed_tokens(file: Path, words: Sequence[str]) -> NewTokens:
-    """The new tokens that a seed file carries.
-
-    Raises:
-        StudioError: it lacks them, or is damaged.
-    """
-    tensors = read_tensors(file)
-    own = {key: tensor for key, tensor in tensors.items() if key.startswith(SEED_PREFIX)}
-    return as_tokens(file, words, {k.removeprefix(SEED_PREFIX): t for k, t in own.items()})
-
-
-def read_recipes(file: Path) -> dict[str, Recipe]:
+def read_recipes(adapter: AdapterFile) -> dict[str, Recipe]:
     """Read the recipe of each part.
 
     Raises:
         StudioError: there is none, or it is damaged or of a later version.
     """
     try:
-        content = parse_json(open_header(file)[0].metadata[SEED_KEY])
+        content = parse_json(adapter.metadata[SEED_KEY])
         if content["version"] != VERSION:
             raise _OtherVersion(f"version {content['version']!r}; this release reads {VERSION}")
         recipes = {part: Recipe(**values) for part, values in content["parts"].items()}
@@ -80,6 +63,7 @@ def read_recipes(file: Path) -> dict[str, Recipe]:
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, StudioError):
             raise
+        file = adapter.path
         remedy = "Update nora-studio." if isinstance(error, _OtherVersion) else get_again(file)
         raise StudioError(f"{file}: its recipe cannot be read: {error}. {remedy}") from error
     return recipes

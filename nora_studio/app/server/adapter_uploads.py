@@ -6,9 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from nora_studio.adapters.files.cards import read_card
-from nora_studio.adapters.files.embeddings import embeddings_beside
-from nora_studio.adapters.files.identify import open_header
+from nora_studio.adapters.files.adapter_file import embeddings_beside, open_adapter
 from nora_studio.app.server.quota import adding, check_size, shown_name
 from nora_studio.app.server.uploads import Incoming
 from nora_studio.app.server.workspace import Workspace, safe_name
@@ -52,9 +50,10 @@ def _place_for(workspace: Workspace, file: Path, shown: str) -> Path:
     """
     stem = shown.lower().removesuffix(_TOKENS_SUFFIX).removesuffix(_SUFFIX)
     name = safe_name(stem, "adapter")
-    if open_header(file)[1].kind == "embedding":
+    adapter = open_adapter(file)
+    if adapter.identity.kind == "embedding":
         return _beside_its_adapter(workspace, name, shown)
-    read_card(file)
+    _ = adapter.card  # What cannot be loaded here is refused, and so is a damaged card.
     place, number = workspace.adapters / f"{name}{_SUFFIX}", 1
     while place.exists():
         number += 1

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.adapters.files.card import AdapterCard
-from nora_studio.adapters.files.cards import read_card
 from nora_studio.adapters.methods.table import METHOD_NAMES
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
@@ -91,7 +91,7 @@ def some_checkpoints(drawable: Drawable, most: int = CHECKPOINTS_SHOWN) -> dict[
 
 def _card_of(path: Path | None) -> AdapterCard | None:
     try:
-        return None if path is None else read_card(path)
+        return None if path is None else open_adapter(path).card
     except StudioError:
         return None
 

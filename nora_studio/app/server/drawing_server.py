@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 
-from nora_studio.adapters.files.cards import find_adapter, read_subject_card
+from nora_studio.adapters.files.adapter_file import open_subject_adapter
 from nora_studio.app.server.drawing_requests import Column, DrawingRequest, parse_request
 from nora_studio.errors import StudioError
 from nora_studio.options.command_line import parse_command
@@ -223,8 +223,7 @@ class DrawingServer:
 def _enter(column: Column) -> Entrant:
     used = []
     for choice in column.adapters:
-        source = find_adapter(Path(choice.path))
-        used.append(UsedAdapter(source, read_subject_card(source), choice.strength))
+        used.append(UsedAdapter(open_subject_adapter(Path(choice.path)), choice.strength))
     return Entrant(column.label, tuple(used), None if used else column.rare_word)
 
 

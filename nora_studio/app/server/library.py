@@ -4,10 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nora_studio.adapters.files.adapter_file import CARD, embeddings_beside, open_adapter
 from nora_studio.adapters.files.card import AdapterCard
-from nora_studio.adapters.files.cards import CARD, read_card
-from nora_studio.adapters.files.embeddings import embeddings_beside
-from nora_studio.adapters.files.identify import open_header
 from nora_studio.app.server.past_runs import settings_of
 from nora_studio.app.server.workspace import Workspace, check_name
 from nora_studio.errors import StudioError
@@ -30,7 +28,7 @@ class LibraryEntry:
     """In the workspace, as commands are given it: "runs/mug-nora", "adapters/mug.safetensors"."""
     title: str
     kind: str
-    """run; or of a file: seed, kohya, diffusers (`formats.identify.Identity.kind`)."""
+    """run; or of a file: seed, kohya, diffusers (`identify.Identity.kind`)."""
     bytes: int
     time: float
     """When it was written, in seconds since 1970."""
@@ -113,7 +111,7 @@ def bring_back(workspace: Workspace, name: str) -> None:
 
 def _of_run(run: Run) -> LibraryEntry:
     size = sum(file.stat().st_size for file in run.adapter.rglob(f"*{SUFFIX}"))
-    card, problem = _card(run.adapter)
+    card, _, problem = _look_at(run.adapter)
     scores, judge = _scores(run)
     return LibraryEntry(
         path=f"runs/{run.folder.name}",
@@ -144,12 +142,12 @@ def _scores(run: Run) -> tuple[dict[str, float], str]:
 
 
 def _of_file(file: Path, shown: dict[tuple, Path | None]) -> LibraryEntry:
-    card, problem = _card(file)
+    card, kind, problem = _look_at(file)
     beside = embeddings_beside(file)
     return LibraryEntry(
         path=f"adapters/{file.name}",
         title=file.stem,
-        kind=_kind(file) if card is not None else "",
+        kind=kind,
         bytes=file.stat().st_size + (beside.stat().st_size if beside.is_file() else 0),
         time=file.stat().st_mtime,
         card=card,
@@ -158,15 +156,13 @@ def _of_file(file: Path, shown: dict[tuple, Path | None]) -> LibraryEntry:
     )
 
 
-def _kind(file: Path) -> str:
-    return open_header(file)[1].kind
-
-
-def _card(path: Path) -> tuple[AdapterCard | None, str]:
+def _look_at(path: Path) -> tuple[AdapterCard | None, str, str]:
+    """An adapter's card and kind; where it cannot be read, why."""
     try:
-        return read_card(path), ""
+        adapter = open_adapter(path)
+        return adapter.card, adapter.identity.kind, ""
     except StudioError as error:
-        return None, str(error).replace(f"{path.parent}/", "")
+        return None, "", str(error).replace(f"{path.parent}/", "")
 
 
 def _origin(card: AdapterCard) -> tuple:

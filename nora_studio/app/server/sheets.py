@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from nora_studio.adapters.files.cards import read_card
+from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.app.server.drawing_requests import DrawingRequest, parse_request
 from nora_studio.app.server.limits import DRAWING, Limits
 from nora_studio.app.server.quota import check_room
@@ -115,7 +115,7 @@ def _base_of(
     """
     chosen = [choice for column in request.columns for choice in column.adapters]
     try:
-        cards = [read_card(workspace.adapter(choice.path)) for choice in chosen]
+        cards = [open_adapter(workspace.adapter(choice.path)).card for choice in chosen]
     except StudioError as error:
         raise StudioError(without_folder(workspace, str(error))) from error
     model = request.model or next((card.model for card in cards if card.model), "")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from nora_studio.adapters.files.embeddings import embeddings_beside
+from nora_studio.adapters.files.adapter_file import embeddings_beside
 from nora_studio.app.server.limits import QUOTA_BYTES
 from nora_studio.errors import StudioError
 from nora_studio.options.paths import check_inside, is_reserved

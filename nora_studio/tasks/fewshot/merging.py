@@ -10,10 +10,10 @@ import torch
 from open_clip.push_to_hf_hub import save_config_for_hf
 from torch import nn
 
-from nora_studio.adapters.files.container import write_tensors
 from nora_studio.adapters.methods.injection import tuner_layers
 from nora_studio.errors import StudioError
 from nora_studio.runs.atomic import replacing
+from nora_studio.runs.tensor_files import write_tensors
 from nora_studio.tasks.fewshot.attention import pack
 from nora_studio.tasks.fewshot.data import FewshotData
 

@@ -15,8 +15,8 @@ from support.language import some_rows, tiny_llama
 from support.questions import STEPS, run_script, words
 from transformers import AutoModelForCausalLM
 
+from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.adapters.files.adapter_folders import load_adapter
-from nora_studio.adapters.files.cards import read_card
 from nora_studio.adapters.methods.table import METHODS
 from nora_studio.errors import StudioError
 from nora_studio.options.options_file import parse, to_toml
@@ -70,7 +70,7 @@ def test_twins_end_with_proven_adapters_that_belong_to_their_base(twins, model):
         run = Run(twins / f"q-{method}")
         status = run.read_status()
         assert status["state"] == "finished" and status["change"] > 0
-        card = read_card(run.folder)
+        card = open_adapter(run.folder).card
         assert (card.method, card.task, card.model) == (method, "commonsense", str(model))
         decoder = load_decoder(str(model), torch.float32, torch.device("cpu"))
         load_adapter(run.folder, {"decoder": decoder})

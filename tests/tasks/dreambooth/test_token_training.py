@@ -10,8 +10,7 @@ from support.loop import built, run_loop
 from support.tiny import RARE_TOKEN, SIZE
 from support.trainer import STEPS, Outcome, only_unet, run_trainer, tensors_of, tiny_arguments
 
-from nora_studio.adapters.files.adapter_folders import read_new_tokens
-from nora_studio.adapters.files.cards import read_card
+from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.adapters.new_tokens import TOKENIZERS
 from nora_studio.errors import StudioError
 from nora_studio.options.config import PartOptions
@@ -47,7 +46,7 @@ def test_tokens_are_learned_beside_frozen_encoders_and_go_with_the_adapter(froze
         assert sorted(p.name for p in folder.iterdir()) == [
             "card.json", "embeddings.safetensors", "unet",
         ]  # fmt: skip
-        card, state = read_card(folder), load_file(folder / "embeddings.safetensors")
+        card, state = open_adapter(folder).card, load_file(folder / "embeddings.safetensors")
         assert (tuple(card.tokens), card.trigger) == (WORDS, " ".join(WORDS))
         assert {key: tuple(t.shape) for key, t in state.items()} == {
             "clip_l": (2, 32), "clip_g": (2, 32),
@@ -155,7 +154,7 @@ def test_a_bfloat16_base_keeps_float32_tokens(tiny_base, photo_folder, tmp_path)
 def test_what_was_learned_is_in_the_tokens_too(frozen, tiny_base):
     """The same adapter draws something else if its words have other vectors."""
     adapter = frozen[0] / "mug-nora" / "adapter"
-    tokens = read_new_tokens(adapter)
+    tokens = open_adapter(adapter).new_tokens()
     assert tokens is not None
     pipe = load_sdxl(str(tiny_base))
     pictures = []

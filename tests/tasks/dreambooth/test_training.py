@@ -22,8 +22,8 @@ from support.trainer import (
     tiny_arguments,
 )
 
+from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.adapters.files.card import AdapterCard
-from nora_studio.adapters.files.cards import read_card
 from nora_studio.runs.runs import Run
 from nora_studio.sdxl.recipes import read_recipe
 
@@ -41,7 +41,7 @@ def test_twins_finish_with_everything_a_run_holds(twins):
     for method in METHODS:
         folder = runs / f"mug-{method}"
         run = Run.open(folder)
-        card = read_card(folder)
+        card = open_adapter(folder).card
         assert isinstance(card, AdapterCard)
         assert (card.method, card.trigger, card.prompt) == (method, RARE_TOKEN, PROMPT)
         assert (card.steps, card.resolution) == (STEPS, SIZE)
@@ -167,7 +167,7 @@ def test_parts_that_are_switched_off_get_no_adapter(tiny_base, photo_folder, tmp
     assert run_trainer(*arguments).status == 0
     folder = tmp_path / "mug-nora"
     assert names(folder / "adapter") == ["card.json", "unet"]
-    assert set(read_card(folder).fingerprints) == {"unet"}
+    assert set(open_adapter(folder).card.fingerprints) == {"unet"}
     assert set(Run.open(folder).read_log()[-1]["learning_rate"]) == {"unet"}
 
 

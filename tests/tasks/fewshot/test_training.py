@@ -12,7 +12,7 @@ from PIL import Image
 from support.fewshot import coloured_folder, flags_for, train
 from support.tiny import tiny_clip
 
-from nora_studio.adapters.files.cards import read_card
+from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.runs.runs import Run
 from nora_studio.tasks.fewshot.datasets import find_dataset
 from nora_studio.tasks.fewshot.methods import METHODS
@@ -91,7 +91,7 @@ def test_the_run_keeps_its_shots_and_a_card_that_names_the_task(whole, pictures)
     assert [label for _, label in drawn["train"]] == [0] * 4 + [1] * 4 + [2] * 4
     assert len(drawn["val"]) == 3 * 2 or len(drawn["val"]) == 3 * 4
     assert all((pictures / name).is_file() for name, _ in drawn["train"] + drawn["val"])
-    card = read_card(whole / "tiny-nora" / "adapter")
+    card = open_adapter(whole / "tiny-nora" / "adapter").card
     assert (card.task, card.method, card.steps) == ("clip few-shot", "nora", 30)
     assert set(card.fingerprints) == {"vision", "text"} and card.resolution == 32
     assert (whole / "tiny-nora" / "adapter" / "text" / "adapter_model.safetensors").is_file()

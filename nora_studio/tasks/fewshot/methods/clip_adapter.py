@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nora_studio.adapters.base_digests import base_digest, digests_differ
-from nora_studio.adapters.files.container import read_header, read_tensors, write_tensors
 from nora_studio.adapters.fingerprints import fingerprint, fingerprints_agree
 from nora_studio.adapters.methods.steps import PlainSteps
 from nora_studio.errors import StudioError
 from nora_studio.options.part_settings import PartSettings, resolve
 from nora_studio.runs.remedies import get_again
+from nora_studio.runs.tensor_files import read_tensors, write_tensors
+from nora_studio.runs.tensor_headers import read_header
 from nora_studio.tasks.fewshot.classifier import ClipClassifier
 from nora_studio.tasks.fewshot.data import FewshotData
 from nora_studio.tasks.fewshot.recommended import recommended

@@ -6,7 +6,6 @@ from typing import Any
 from torch import nn
 
 from nora_studio.adapters.files.adapter_folders import load_adapter
-from nora_studio.adapters.files.cards import read_card
 from nora_studio.adapters.methods.table import METHODS
 from nora_studio.options.part_settings import PartSettings, resolve
 from nora_studio.sdxl.models import share_weights
@@ -70,7 +69,7 @@ class WeightAdapter:
         assert folder is not None
         model: Any = share_weights(task.clip.model)
         parts: dict[str, nn.Module] = parts_of(model)
-        load_adapter(folder, parts)
+        card = load_adapter(folder, parts)
         model.to(task.clip.device)
-        adapted = read_card(folder).fingerprints
+        adapted = card.fingerprints
         return ClipClassifier(task, model, "vision" in adapted, "text" in adapted).eval()

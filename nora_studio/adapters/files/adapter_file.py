@@ -1,0 +1,294 @@
+"""An adapter on disk, opened: what it is, its card, its words, and its weights when asked.
+
+`open_adapter` is the one door. It reads headers and cards alone, for which neither torch nor PEFT
+is imported; each is read once, however much is asked of the adapter afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nora_studio.adapters.files.card import AdapterCard, parse_card
+from nora_studio.adapters.files.identify import CARD_KEY, Identity, identify
+from nora_studio.adapters.files.peft_settings import WEIGHTS, read_settings
+from nora_studio.adapters.peft_names import PEFT_PREFIX
+from nora_studio.errors import StudioError
+from nora_studio.runs.remedies import get_again
+from nora_studio.runs.tensor_headers import (
+    Header,
+    Stamp,
+    check_floats,
+    count_numbers,
+    read_header,
+    stamp_of,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nora_studio.adapters.new_tokens import NewTokens
+
+CARD = "card.json"
+EMBEDDINGS = "embeddings.safetensors"
+"""New tokens, in an adapter folder."""
+_FOLDER = Identity("folder", "")
+
+
+def embeddings_beside(file: Path) -> Path:
+    """Where the new tokens of a portable LoRA file are: "mug.embedding.safetensors"."""
+    return file.with_suffix(".embedding.safetensors")
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """An adapter folder, or a file of any format; `open_adapter` makes it."""
+
+    path: Path
+    """The folder with the card, or the file as it was named."""
+    identity: Identity
+    stamp: Stamp | None = field(repr=False)
+    """Of the file, or of the folder's card, when it was opened."""
+    header: Header | None = field(repr=False, compare=False)
+    """Of a file; None for a folder, in which each part has its own (`header_of`)."""
+    _headers: dict[Path, Header] = field(default_factory=dict, repr=False, compare=False)
+    _settings: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder, with a card and a PEFT directory for each adapted part."""
+        return self.header is None
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What a file's header says in words; a folder says it by its card."""
+        return {} if self.header is None else self.header.metadata
+
+    @cached_property
+    def card(self) -> AdapterCard:
+        """The card; of a file that another tool wrote, what its metadata says.
+
+        Raises:
+            StudioError: it is no adapter that can be loaded, or its card is missing or damaged.
+        """
+        if self.header is None:
+            return self._card_of_folder()
+        self.check_loadable()
+        text = self.metadata.get(CARD_KEY)
+        if text is None:
+            return _foreign_card(self.header, self.identity)
+        return parse_card(text, self.path)
+
+    def _card_of_folder(self) -> AdapterCard:
+        file = self.path / CARD
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            check_kept(self.path)
+            raise StudioError(f"{file} is damaged: {error}. {get_again(file)}") from error
+        return parse_card(text, file)
+
+    def check_loadable(self) -> None:
+        """Refuse a file that cannot be put on a base here.
+
+        Raises:
+            StudioError: it is such.
+        """
+        if not (self.is_folder or self.identity.is_portable):
+            raise StudioError(
+                f"{self.path} is a {self.identity}, which cannot be loaded here. Expected a NoRA "
+                "seed file or a LoRA for SDXL in diffusers' or Kohya's keys."
+            )
+
+    def check_parts(self, adapted: str, parts: Mapping[str, object]) -> None:
+        """Refuse a model that lacks a part which the adapter changes.
+
+        Raises:
+            StudioError: it lacks it.
+        """
+        if adapted not in parts:
+            raise StudioError(
+                f"{self.path} adapts {adapted!r}, which this model lacks (it has "
+                f"{', '.join(parts)}). Load the base it was trained on."
+            )
+
+    def files(self) -> list[Path]:
+        """What makes the adapter what it is: a folder's files but for the card, or the one file.
+
+        Raises:
+            OSError: the folder cannot be read.
+        """
+        if self.is_folder:
+            self.path.stat()  # `rglob` says nothing of a folder that is gone.
+            found = [file for file in self.path.rglob("*") if file.is_file()]
+            return sorted(file for file in found if file.name != CARD)
+        beside = embeddings_beside(self.path)
+        return [self.path, *([beside] if beside.is_file() else [])]
+
+    def new_tokens(self) -> NewTokens | None:
+        """Read the vectors of the new tokens; None where the trigger is a word of the base.
+
+        Raises:
+            StudioError: the card names some, and their vectors are missing or damaged.
+        """
+        from nora_studio.adapters.files.embeddings import as_tokens, read_embeddings, seed_rows
+
+        words = self.card.tokens
+        if not words:
+            return None
+        if self.identity.kind == "seed":
+            return as_tokens(self.path, words, seed_rows(self.tensors()))
+        file = self.path / EMBEDDINGS if self.is_folder else embeddings_beside(self.path)
+        return read_embeddings(file, words, self._tensors_in)
+
+    def tensors(self, part: str = "") -> dict[str, Tensor]:
+        """Read the weights: a file's by its own keys, a folder's part by PEFT's without a prefix.
+
+        Raises:
+            StudioError: as `tensor_files.read_tensors`.
+        """
+        if not part:
+            return self._tensors_in(self.path)
+        found = self._tensors_in(self.path / part / WEIGHTS)
+        return {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in found.items()}
+
+    def _tensors_in(self, file: Path) -> dict[str, Tensor]:
+        from nora_studio.runs.tensor_files import read_tensors
+
+        return read_tensors(file, self.header_of(file))
+
+    def header_of(self, file: Path) -> Header:
+        """The header of one of its files, read once.
+
+        Raises:
+            StudioError: as `read_header`.
+        """
+        if file not in self._headers:
+            self._headers[file] = read_header(file)
+        return self._headers[file]
+
+    def part_settings(self, part: str) -> dict[str, Any]:
+        """PEFT's configuration of one part in a folder, as it is written.
+
+        Raises:
+            StudioError: as `peft_settings.read_settings`.
+        """
+        if part not in self._settings:
+            self._settings[part] = read_settings(self.path / part)
+        return self._settings[part]
+
+
+def open_adapter(path: Path | AdapterFile) -> AdapterFile:
+    """Open an adapter of any kind; no weights are read before they are asked for.
+
+    Args:
+        path: Run folder, adapter folder, checkpoint, or file of any format, also of those that can
+            only be looked at. What is open already is given back, unless it has changed on disk.
+
+    Raises:
+        StudioError: nothing is there, or a file is no whole safetensors file or an adapter of
+            other numbers than floats.
+    """
+    if isinstance(path, AdapterFile):
+        return path if path.stamp == _stamp_now(path.path) else open_adapter(path.path)
+    path = find_adapter(path)
+    if path.is_dir():
+        return AdapterFile(path, _FOLDER, _stamp_now(path), None)
+    header = read_header(path)
+    identity = identify(header)
+    if identity.kind not in ("model", "unknown"):
+        check_floats(path, header)
+    return AdapterFile(path, identity, header.stamp, header, {path: header})
+
+
+def open_subject_adapter(path: Path | AdapterFile) -> AdapterFile:
+    """Open an adapter of SDXL, its card included, to draw with it or to pass it on.
+
+    Raises:
+        StudioError: as `open_adapter` and `AdapterFile.card`, or it was trained for another task.
+    """
+    adapter = open_adapter(path)
+    if adapter.card.task:
+        raise StudioError(
+            f"expected an adapter of SDXL; {adapter.path} was trained for {adapter.card.task}. Ask "
+            "it with that task's own scripts."
+        )
+    return adapter
+
+
+def _stamp_now(path: Path) -> Stamp | None:
+    """Of a file, or of a folder's card; None where it is gone."""
+    try:
+        return stamp_of((path / CARD if path.is_dir() else path).stat())
+    except OSError:
+        return None
+
+
+def find_adapter(path: Path) -> Path:
+    """The adapter behind a run folder, its `adapter/`, one of its checkpoints, or a single file.
+
+    Returns:
+        A folder with a card, or a file as it was named.
+    """
+    path = Path(path).expanduser()
+    if path.is_file():
+        return path
+    for folder in (path, path / "adapter"):
+        if (folder / CARD).is_file():
+            return folder
+    check_kept(path)
+    if not path.exists():
+        raise StudioError(
+            f"expected a run folder, an adapter folder or a .safetensors file; {path} does not "
+            "exist. Check the path."
+        )
+    if (path / "checkpoints").is_dir():
+        has_any = any((path / "checkpoints").glob("step-*"))
+        other = "name one of its checkpoints" if has_any else "wait for its first checkpoint"
+        raise StudioError(
+            f"{path} is a run without a final adapter: its training has not finished. Resume it, "
+            f"or {other}."
+        )
+    raise StudioError(
+        f"expected a run folder or an adapter folder; {path} holds no {CARD}. Name the folder of a "
+        "run, its adapter/, or one of its checkpoints."
+    )
+
+
+def check_kept(path: Path) -> None:
+    """Refuse a checkpoint that is gone, as its run in training keeps only the newest.
+
+    Raises:
+        StudioError: it is such a one.
+    """
+    if not path.exists() and path.parent.name == "checkpoints" and path.parent.is_dir():
+        raise StudioError(
+            f"{path} is gone: a run in training keeps its newest checkpoints only. Name another "
+            "one, wait until the training has ended, or train with more --keep-checkpoints."
+        )
+
+
+def _foreign_card(header: Header, identity: Identity) -> AdapterCard:
+    """A card for a file without one; it names no base and has no fingerprint to check."""
+    told = header.metadata
+    size = told.get("modelspec.resolution", "1024x1024").partition("x")[0]
+    return AdapterCard(
+        method=identity.method.lower(),
+        model="",
+        fingerprints={},
+        trigger=told.get("modelspec.trigger_phrase", ""),
+        prompt="",
+        resolution=int(size) if size.isascii() and size.isdigit() and len(size) < 6 else 1024,
+        steps=_number(told.get("ss_steps", "")),
+        seed=_number(told.get("ss_seed", "")),
+        parameters=count_numbers(header),
+        version="",
+        licence=told.get("modelspec.license", ""),
+    )
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
