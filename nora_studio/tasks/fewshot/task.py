@@ -106,12 +106,7 @@ class FewshotTask(Task):
     def groups(self, runs: dict[str, Run]) -> list[list[str]]:
         trained = [name for name in runs if METHODS[name].trains]
         groups = [trained] if self.options.twins else [[name] for name in trained]
-
-        def is_done(group: list[str]) -> bool:
-            ended = [runs[name].read_status().get("accuracy") is not None for name in group]
-            return self.options.resume and all(ended)
-
-        return [group for group in groups if group and not is_done(group)]
+        return [group for group in groups if group]
 
     def build(self, method: str, run: Run, accelerator: Accelerator) -> Learner:
         options = self.options
