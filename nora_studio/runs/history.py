@@ -23,7 +23,7 @@ Curve = list[tuple[int, float]]
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunSummary:
     """A run at a glance."""
 
     run: Run
@@ -76,7 +76,7 @@ def find_run(name: str, folder: Path) -> Run:
     raise StudioError(f"expected a run; got {name!r}. In {folder} there are: {names or 'none'}.")
 
 
-def standing(run: Run) -> Standing:
+def standing(run: Run) -> RunSummary:
     """How a run stands, from its files alone; one whose settings cannot be read is "damaged"."""
     status, state = run.read_status(), run.state
     try:
@@ -85,7 +85,7 @@ def standing(run: Run) -> Standing:
     except StudioError:
         settings, state = {}, DAMAGED
         method = status.get("method") or run.folder.name.rpartition("-")[2]
-    return Standing(
+    return RunSummary(
         run=run,
         method=method,
         state=state,

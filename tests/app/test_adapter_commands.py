@@ -13,7 +13,7 @@ from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.app.server.adapter_commands import (
     FORMATS,
     MERGED,
-    AdapterDesk,
+    AdapterCommands,
     Order,
     model_card_in,
 )
@@ -39,8 +39,8 @@ def workspace(tmp_path, twins) -> Workspace:
 
 
 @pytest.fixture
-def desk(workspace) -> AdapterDesk:
-    return AdapterDesk(workspace, lambda model: True)
+def desk(workspace) -> AdapterCommands:
+    return AdapterCommands(workspace, lambda model: True)
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_values_that_are_none_of_those_taken_are_refused(desk):
 
 def test_a_base_that_visitors_may_not_load_is_not_loaded(workspace, twins):
     asked: list[str] = []
-    desk = AdapterDesk(workspace, lambda model: bool(asked.append(model)))
+    desk = AdapterCommands(workspace, lambda model: bool(asked.append(model)))
     for order in (
         lambda: desk.export(NORA, "kohya"),
         lambda: desk.merge([AdapterChoice(NORA)], "x", model="/etc"),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nora_studio.app.server.adapter_commands import AdapterDesk
+from nora_studio.app.server.adapter_commands import AdapterCommands
 from nora_studio.app.server.allowed_arguments import (
     MOST_CHARACTERS,
     MOST_WORDS,
@@ -186,7 +186,7 @@ def test_whatever_words_come_they_are_options_or_one_line(tmp_path_factory, word
 
 def test_values_of_other_forms_are_never_options(workspace):
     (workspace.runs / "mug-nora" / "adapter").mkdir(parents=True)
-    desk = AdapterDesk(workspace, lambda model: True)
+    desk = AdapterCommands(workspace, lambda model: True)
     for model in ("--tyro-write-completion", "-h"):
         with pytest.raises(StudioError):
             desk.export("runs/mug-nora", "kohya", model=model)

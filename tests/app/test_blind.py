@@ -12,7 +12,7 @@ from PIL import Image
 from nora_studio.app.pages.blind_panel import pairs_of
 from nora_studio.app.pages.blind_view import blind_view
 from nora_studio.app.server.blind import begin_test, find_tests, keep_test, pictures_of, verdict_of
-from nora_studio.app.server.sheets import new_sheet, write_sheet
+from nora_studio.app.server.image_jobs import new_sheet, write_sheet
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 from nora_studio.scoring.statistics import sign_test

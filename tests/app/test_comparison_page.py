@@ -12,7 +12,7 @@ from nora_studio.app.pages.comparison_request import Fields, request_of
 from nora_studio.app.pages.comparison_view import sheet_view
 from nora_studio.app.pages.escaping import escaped
 from nora_studio.app.server.drawables import find_drawables, labels_of, some_checkpoints
-from nora_studio.app.server.sheets import new_sheet
+from nora_studio.app.server.image_jobs import new_sheet
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 from nora_studio.runs.runs import Run

@@ -11,7 +11,7 @@ from support.tiny import RARE_TOKEN, tiny_adapter, tiny_sdxl
 
 from nora_studio.app.pages.comparison_view import sheet_view
 from nora_studio.app.server.drawings import Drawings
-from nora_studio.app.server.sheets import new_sheet, write_sheet
+from nora_studio.app.server.image_jobs import new_sheet, write_sheet
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 from nora_studio.runs.liveness import born_at

@@ -17,12 +17,12 @@ from nora_studio.app.pages.train import _Answers as Train
 from nora_studio.app.pages.watch import _Answers as Watch
 from nora_studio.app.serve import UiOptions, open_studio
 from nora_studio.app.server import model_access
-from nora_studio.app.server.adapter_commands import AdapterDesk
+from nora_studio.app.server.adapter_commands import AdapterCommands
 from nora_studio.app.server.adapter_uploads import add_adapter
 from nora_studio.app.server.drawing_requests import AdapterChoice
+from nora_studio.app.server.image_jobs import for_the_server
 from nora_studio.app.server.model_access import ModelAccess
 from nora_studio.app.server.scoring import ScoreRequest, submit
-from nora_studio.app.server.sheets import for_the_server
 from nora_studio.app.server.training import PROGRAM
 from nora_studio.app.server.uploads import Incoming
 from nora_studio.app.server.workspace import Workspace
@@ -76,7 +76,7 @@ def test_an_uploaded_adapter_that_names_a_foreign_base_is_used_nowhere(shared, a
     _, workspace = ada
     file = add_adapter(workspace, Incoming(foreign(EVIL), "mug.safetensors"))
     path = f"adapters/{file.name}"
-    desk = AdapterDesk(workspace, shared.is_model_allowed)
+    desk = AdapterCommands(workspace, shared.is_model_allowed)
     other = AdapterChoice("adapters/mug-2.safetensors")
     add_adapter(workspace, Incoming(foreign("embedded"), "mug.safetensors"))
     for use in (
@@ -100,7 +100,9 @@ def test_a_file_that_takes_an_adapters_place_later_brings_no_base_of_its_own(
     monkeypatch.setattr(shared.drawings, "_put", lambda live: kept.append(live.sheet))
     kept = []
     shared.drawings.submit(workspace, columns(f"adapters/{file.name}"))
-    order = AdapterDesk(workspace, shared.is_model_allowed).export(f"adapters/{file.name}", "kohya")
+    order = AdapterCommands(workspace, shared.is_model_allowed).export(
+        f"adapters/{file.name}", "kohya"
+    )
     shutil.copy(foreign(EVIL), file)
     # The command and the drawing name the base that was looked at; the header is not asked again.
     assert order.arguments[-2:] == ("--model", "embedded")

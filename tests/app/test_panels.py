@@ -18,9 +18,9 @@ from nora_studio.app.pages.number_field import NumberField
 from nora_studio.app.pages.page import build_page
 from nora_studio.app.server.draft_trash import bring_back, last_put_aside
 from nora_studio.app.server.drafts import DRAFT, take_example
+from nora_studio.app.server.image_jobs import discard_sheet, restore_sheet, sheet_names
 from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.past_runs import delete_runs
-from nora_studio.app.server.sheets import discard_sheet, restore_sheet, sheet_names
 from nora_studio.app.server.uploads import photos_of
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.cli.commands import export

@@ -11,9 +11,9 @@ from support.trainer import run_trainer
 from support.visiting import request_of, studio_in
 
 from nora_studio.app.server.drafts import DRAFT, check_draft
+from nora_studio.app.server.image_jobs import new_sheet
 from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.library import find_entry
-from nora_studio.app.server.sheets import new_sheet
 from nora_studio.app.server.training import check_arguments
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError

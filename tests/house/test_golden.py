@@ -12,8 +12,8 @@ from support.tiny import tiny_clip
 from support.trainer import Outcome, run_trainer
 
 from nora_studio.app.server.drafts import DRAFT, kept_form
+from nora_studio.app.server.image_jobs import read_sheet, sheet_names
 from nora_studio.app.server.jobs import Jobs
-from nora_studio.app.server.sheets import read_sheet, sheet_names
 from nora_studio.app.server.uploads import photos_of
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.options.options_file import parse_options, to_toml

@@ -18,9 +18,9 @@ from support.trainer import tiny_arguments
 from nora_studio.app.pages.adapter_cards import shelf_view
 from nora_studio.app.pages.comparison_view import sheet_view
 from nora_studio.app.pages.start_requirements import needs_view
+from nora_studio.app.server.image_jobs import SHEET, new_sheet, read_sheet, write_sheet
 from nora_studio.app.server.library import library
 from nora_studio.app.server.measures import Measures
-from nora_studio.app.server.sheets import SHEET, new_sheet, read_sheet, write_sheet
 from nora_studio.app.server.training import as_shown
 from nora_studio.errors import StudioError
 from nora_studio.mini.assets import embedded

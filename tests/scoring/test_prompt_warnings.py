@@ -14,8 +14,8 @@ from support.trainer import tiny_options
 
 from nora_studio.adapters.new_tokens import TOKENIZERS, NewTokens
 from nora_studio.app.pages.comparison_view import sheet_view
+from nora_studio.app.server.image_jobs import new_sheet, read_sheet
 from nora_studio.app.server.live_sheet import LiveSheet
-from nora_studio.app.server.sheets import new_sheet, read_sheet
 from nora_studio.photos.prompts import other_syntax
 from nora_studio.scoring.compare import Drawing, enter_adapters
 from nora_studio.scoring.prompt_warnings import drawing_warnings

@@ -9,7 +9,7 @@ import gradio as gr
 
 from nora_studio.app.pages.escaping import escaped
 from nora_studio.app.pages.number_field import NumberField
-from nora_studio.app.server.adapter_commands import AdapterDesk, Order
+from nora_studio.app.server.adapter_commands import AdapterCommands, Order
 from nora_studio.app.server.drawing_requests import AdapterChoice
 from nora_studio.app.server.limits import MOST_RANK
 from nora_studio.app.server.workspace import safe_name
@@ -71,7 +71,7 @@ class Bench:
         return self.fields[0]
 
     def order(
-        self, desk: AdapterDesk, chosen: Sequence[AdapterChoice], values: Sequence[Any]
+        self, desk: AdapterCommands, chosen: Sequence[AdapterChoice], values: Sequence[Any]
     ) -> Order:
         """The command that the fields come to.
 

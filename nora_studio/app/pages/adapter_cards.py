@@ -7,7 +7,7 @@ from pathlib import Path
 from nora_studio.adapters.files.card import AdapterCard
 from nora_studio.adapters.methods.table import METHOD_NAMES
 from nora_studio.app.pages.escaping import escaped
-from nora_studio.app.pages.pieces import COLOURS
+from nora_studio.app.pages.html import COLOURS
 from nora_studio.app.server.adapter_commands import files_of, is_preview, result_of
 from nora_studio.app.server.job import Job, State
 from nora_studio.app.server.jobs import Jobs

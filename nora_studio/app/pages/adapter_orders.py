@@ -12,7 +12,7 @@ from nora_studio.app.pages.adapter_shelf import Picks
 from nora_studio.app.pages.html_events import act_of, told
 from nora_studio.app.server.adapter_commands import (
     KINDS,
-    AdapterDesk,
+    AdapterCommands,
     Order,
     is_preview,
     model_card_in,
@@ -36,7 +36,7 @@ class Orders:
     bench: Bench
 
     def _order(self, workspace: Workspace, held: Picks, values: Sequence[Any]) -> Order:
-        desk = AdapterDesk(workspace, self.studio.is_model_allowed)
+        desk = AdapterCommands(workspace, self.studio.is_model_allowed)
         chosen = [AdapterChoice(path, strength) for path, strength in held.items()]
         return self.bench.order(desk, chosen, values)
 

@@ -11,7 +11,7 @@ from nora_studio.app.pages.blind_view import blind_view
 from nora_studio.app.pages.comparison_form import QUIET
 from nora_studio.app.pages.html_events import told
 from nora_studio.app.server.blind import BlindTest, begin_test, find_tests, keep_test
-from nora_studio.app.server.sheets import Sheet
+from nora_studio.app.server.image_jobs import Sheet
 from nora_studio.app.server.studio import Studio
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError

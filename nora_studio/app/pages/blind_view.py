@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from nora_studio.app.pages.escaping import escaped
-from nora_studio.app.pages.pieces import COLOURS
+from nora_studio.app.pages.html import COLOURS
 from nora_studio.app.server.blind import BlindTest, Verdict, pictures_of, verdict_of
-from nora_studio.app.server.sheets import Sheet
+from nora_studio.app.server.image_jobs import Sheet
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.scoring.statistics import UNITS_FOR_A_VERDICT
 

@@ -16,7 +16,7 @@ from nora_studio.app.pages.comparison_view import sheet_view
 from nora_studio.app.pages.html_events import HIDDEN, QUIET, told
 from nora_studio.app.pages.shared import Place, Shared
 from nora_studio.app.server.blind import find_tests
-from nora_studio.app.server.sheets import Sheet, restore_sheet
+from nora_studio.app.server.image_jobs import Sheet, restore_sheet
 from nora_studio.app.server.studio import Studio
 from nora_studio.app.server.workspace import Workspace, check_name
 from nora_studio.errors import StudioError

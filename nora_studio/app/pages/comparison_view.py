@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nora_studio.app.pages.escaping import escaped
-from nora_studio.app.server.sheets import Place, Sheet
+from nora_studio.app.server.image_jobs import Place, Sheet
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.scoring.statistics import coverage, signed
 

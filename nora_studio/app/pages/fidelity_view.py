@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from nora_studio.app.pages.axes import Axis, number
 from nora_studio.app.pages.escaping import escaped
-from nora_studio.app.pages.pieces import METHOD_NAMES, colour_of, dot, table
+from nora_studio.app.pages.html import METHOD_NAMES, colour_of, dot, table
 from nora_studio.scoring.fidelity import PROMPT_SCORE, Fidelity, Point
 from nora_studio.scoring.fidelity_words import advice, fidelity_table, judges_of, point_name
 from nora_studio.scoring.statistics import coverage

@@ -4,11 +4,11 @@ import datetime
 from collections.abc import Mapping, Sequence
 
 from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.pages.html import METHOD_NAMES, colour_of, dot, table
 from nora_studio.app.pages.line_chart import Series, line_chart
-from nora_studio.app.pages.pieces import METHOD_NAMES, colour_of, dot, table
 from nora_studio.app.server.past_runs import PastRun, settings_of
 from nora_studio.app.server.workspace import Workspace
-from nora_studio.runs.history import Settings, Standing, common_steps, differing_settings
+from nora_studio.runs.history import RunSummary, Settings, common_steps, differing_settings
 from nora_studio.runs.sample_files import samples_of
 
 STATES = {
@@ -66,7 +66,7 @@ def _row(past: PastRun, is_picked: bool, workspace: Workspace) -> str:
     )
 
 
-def curves_view(runs: Sequence[Standing], log: bool, smoothing: float) -> str:
+def curves_view(runs: Sequence[RunSummary], log: bool, smoothing: float) -> str:
     """The training loss of one or two runs in one chart, and their measured loss in another."""
     if not runs:
         return ""
@@ -76,7 +76,7 @@ def curves_view(runs: Sequence[Standing], log: bool, smoothing: float) -> str:
     return f'<div class="charts">{trained}{_chart(runs, measured, log, 0.0)}</div>'
 
 
-def _chart(runs: Sequence[Standing], name: str, log: bool, smoothing: float) -> str:
+def _chart(runs: Sequence[RunSummary], name: str, log: bool, smoothing: float) -> str:
     alike = len({colour_of(now.method) for now in runs}) < len(runs)
     series = []
     for order, now in enumerate(runs):
@@ -89,7 +89,9 @@ def _chart(runs: Sequence[Standing], name: str, log: bool, smoothing: float) -> 
     return f'<section class="card">{chart}</section>'
 
 
-def detail_view(runs: Sequence[Standing], workspace: Workspace, meanings: Mapping[str, str]) -> str:
+def detail_view(
+    runs: Sequence[RunSummary], workspace: Workspace, meanings: Mapping[str, str]
+) -> str:
     """One run's settings and samples; of two, what differs, and both one's samples.
 
     Args:
@@ -108,7 +110,7 @@ def detail_view(runs: Sequence[Standing], workspace: Workspace, meanings: Mappin
     return f'<div class="past">{told}<div class="past-samples">{samples}</div></div>'
 
 
-def _settings(now: Standing, settings: Settings, meanings: Mapping[str, str]) -> str:
+def _settings(now: RunSummary, settings: Settings, meanings: Mapping[str, str]) -> str:
     problems = [now.error, now.damage and f"Damaged: {now.damage}"]
     problem = "".join(
         f'<p class="problem" role="status">{escaped(text)}</p>' for text in problems if text
@@ -125,7 +127,7 @@ def _settings(now: Standing, settings: Settings, meanings: Mapping[str, str]) ->
 
 
 def _difference(
-    runs: Sequence[Standing], settings: Sequence[Settings], meanings: Mapping[str, str]
+    runs: Sequence[RunSummary], settings: Sequence[Settings], meanings: Mapping[str, str]
 ) -> str:
     first, second = (escaped(now.run.folder.name) for now in runs)
     differing = dict(differing_settings(settings[0], settings[1]))
@@ -145,7 +147,7 @@ def _difference(
     )
 
 
-def _ends(runs: Sequence[Standing]) -> str:
+def _ends(runs: Sequence[RunSummary]) -> str:
     """Both runs' losses at the last step that both have."""
     rows = []
     for name, words in CURVE_NAMES.items():
@@ -178,7 +180,7 @@ def _value(value: object) -> str:
     return escaped(str(value))
 
 
-def _samples(now: Standing, workspace: Workspace) -> str:
+def _samples(now: RunSummary, workspace: Workspace) -> str:
     """The base's and the latest samples of a run, prompt by prompt."""
     samples = samples_of(now.run)
     name, last = escaped(now.run.folder.name), max(samples, default=0)

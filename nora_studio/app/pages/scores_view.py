@@ -4,7 +4,7 @@ from typing import Any
 
 from nora_studio.app.pages.escaping import escaped
 from nora_studio.app.pages.fidelity_view import TITLES
-from nora_studio.app.pages.pieces import METHOD_NAMES, table
+from nora_studio.app.pages.html import METHOD_NAMES, table
 from nora_studio.scoring.statistics import NO_DIFFERENCE, coverage, signed
 
 JUDGES = {"CLIP": "clip", "DINO": "dino"}

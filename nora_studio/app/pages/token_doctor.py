@@ -7,7 +7,7 @@ import gradio as gr
 from nora_studio.app.pages.escaping import escaped
 from nora_studio.app.pages.html_events import HIDDEN, QUIET, told
 from nora_studio.app.pages.train_form import Form, model_of
-from nora_studio.app.server.sheets import Sheet
+from nora_studio.app.server.image_jobs import Sheet
 from nora_studio.app.server.studio import Studio
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError

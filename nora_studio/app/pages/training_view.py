@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nora_studio.app.pages.escaping import escaped
-from nora_studio.app.pages.pieces import COLOURS, METHOD_NAMES, dot
+from nora_studio.app.pages.html import COLOURS, METHOD_NAMES, dot
 from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.trainings import Training, why_failed
 from nora_studio.app.server.workspace import Workspace

@@ -6,9 +6,9 @@ from typing import Any
 
 import gradio as gr
 
+from nora_studio.app.pages.html import METHOD_NAMES, STROKES, colour_of
 from nora_studio.app.pages.html_events import QUIET, told
 from nora_studio.app.pages.line_chart import Colour, Series, line_chart
-from nora_studio.app.pages.pieces import METHOD_NAMES, STROKES, colour_of
 from nora_studio.app.pages.shared import Place, Shared
 from nora_studio.app.pages.training_view import Logs, can_resume, log_view, progress_view, wall_view
 from nora_studio.app.server.limits import TRAINING

@@ -65,7 +65,7 @@ def free_name(workspace: Workspace, folder: str, name: str, suffix: str = "") ->
 
 
 @dataclass(frozen=True)
-class AdapterDesk:
+class AdapterCommands:
     """Takes a visitor's orders and checks them; names and numbers from a page are not trusted."""
 
     workspace: Workspace

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from nora_studio.app.server.sheets import Sheet
+from nora_studio.app.server.image_jobs import Sheet
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 from nora_studio.photos.opening import open_image

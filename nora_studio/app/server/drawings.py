@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nora_studio.app.server.drawing_process import COMMAND, DrawingProcess, Event
-from nora_studio.app.server.live_sheet import LiveSheet
-from nora_studio.app.server.round_robin_queue import RoundRobinQueue
-from nora_studio.app.server.sheets import (
+from nora_studio.app.server.image_jobs import (
     Sheet,
     State,
     discard_sheet,
@@ -22,6 +20,8 @@ from nora_studio.app.server.sheets import (
     waiting_again,
     without_folder,
 )
+from nora_studio.app.server.live_sheet import LiveSheet
+from nora_studio.app.server.round_robin_queue import RoundRobinQueue
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nora_studio.app.server.sheets import Sheet, write_sheet
+from nora_studio.app.server.image_jobs import Sheet, write_sheet
 from nora_studio.app.server.workspace import Workspace
 
 

@@ -9,8 +9,8 @@ from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.workspace import Workspace, check_name
 from nora_studio.errors import StudioError
 from nora_studio.runs.history import (
+    RunSummary,
     Settings,
-    Standing,
     empty_trash,
     find_runs,
     method_of,
@@ -28,7 +28,7 @@ from nora_studio.runs.sample_files import latest_sample
 class PastRun:
     """A run with what its row shows."""
 
-    standing: Standing
+    standing: RunSummary
     thumbnail: Path | None
     """Its latest sample."""
 

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from nora_studio.runs.history import Curve, Standing
+from nora_studio.runs.history import Curve, RunSummary
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 48
 
 
-def plot_curves(both: list[Standing], file: Path) -> None:
+def plot_curves(both: list[RunSummary], file: Path) -> None:
     """Both runs' curves over the steps, one colour a run, one line style a curve."""
     # Imported here: nothing else needs it, and it takes a second.
     from matplotlib.figure import Figure
