@@ -10,12 +10,12 @@ Protocol: CLIP-LoRA (arXiv 2405.18541), which Table 2 of arXiv 2408.10280 follow
 Exit status: 0 done, 2 bad input or a failed run, 128 + n stopped by signal n.
 """
 
-import signal
 import sys
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # Imports take seconds and have begun nothing: Ctrl-C just ends them.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+from nora_studio.runs.stop import end_on_early_interrupt
+
+if __name__ == "__main__":
+    end_on_early_interrupt()
 
 from nora_studio.tasks.fewshot.task import FewshotTask
 from nora_studio.trainer.lifecycle import run

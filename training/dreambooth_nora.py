@@ -8,12 +8,12 @@ In several processes (`accelerate launch --num_processes 4`) each takes its shar
 Exit status: 0 done, 2 bad input or a failed run, 128 + n stopped by signal n.
 """
 
-import signal
 import sys
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # Imports take seconds and have begun nothing: Ctrl-C just ends them.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+from nora_studio.runs.stop import end_on_early_interrupt
+
+if __name__ == "__main__":
+    end_on_early_interrupt()
 
 from nora_studio.tasks.dreambooth.task import DreamboothTask
 from nora_studio.trainer.lifecycle import run

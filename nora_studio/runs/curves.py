@@ -1,15 +1,17 @@
 """A measured loss over the steps: which was its best, and when going on is of no more use."""
 
 import math
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 LOSSES = ("held_out_loss", "fixed_loss")
 """Names in the log of the losses that compare from step to step; the first there is counts."""
 PLATEAU_SHARE = 0.005
 """A measurement improves on another only if it is lower by more than this share of it."""
+
+Item = TypeVar("Item")
 
 
 class Point(NamedTuple):
@@ -72,3 +74,11 @@ def noise(losses: list[float]) -> float:
     """
     bends = [abs(a - 2 * b + c) for a, b, c in zip(losses, losses[1:], losses[2:])]
     return median(bends) / (0.6745 * math.sqrt(6)) if bends else 0.0
+
+
+def thinned(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many of some items, evenly, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    apart = (len(items) - 1) / (most - 1)
+    return [items[round(place * apart)] for place in range(most)]

@@ -17,6 +17,15 @@ SIGNALS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, *(() if SIGHUP is Non
 """Ctrl-C, what a scheduler or a shutdown sends, and a closed terminal."""
 
 
+def end_on_early_interrupt() -> None:
+    """Have Ctrl-C simply end a script while it imports: that takes seconds and has begun nothing.
+
+    The first line of an entry script, before its heavier imports.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal that ends at once what is under way."""
 

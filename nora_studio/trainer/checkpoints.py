@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from nora_studio.adapters.methods.steps import under
 from nora_studio.errors import StudioError
 from nora_studio.runs.remedies import drop_checkpoint
 from nora_studio.runs.tensor_headers import read_header
@@ -141,7 +142,7 @@ def _read(file: Path, rank: int) -> TrainingState:
             weights[int(rest)] = tensor
     for index, values in facts["plain"].items():
         optimizer.setdefault(_index(index), {}).update(values)
-    generators = _under(tensors, "generator.")
+    generators = under(tensors, "generator.")
     _set_generators(generators, rank, facts["step"])
     return TrainingState(
         step=facts["step"],
@@ -155,10 +156,6 @@ def _read(file: Path, rank: int) -> TrainingState:
         loss_sums=tensors.get("progress.loss_sums"),
         logged_step=facts.get("logged_step", facts["step"]),
     )
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def _set_generators(states: dict[str, Tensor], rank: int, step: int) -> None:

@@ -136,10 +136,10 @@ class AdaloraSteps(PlainSteps):
         for part, module in self.parts.items():
             tuner, parameters = self.tuners[part], dict(module.named_parameters())
             for kind in _SCORES:
-                scores = _under(state, f"{part}.{kind}.")
+                scores = under(state, f"{part}.{kind}.")
                 moved = {name: value.to(parameters[name].device) for name, value in scores.items()}
                 setattr(tuner.rankallocator, kind, moved)
-            pattern = _under(state, f"{part}.{_PATTERN}.")
+            pattern = under(state, f"{part}.{_PATTERN}.")
             kept = {name: value.tolist() for name, value in pattern.items()}
             tuner.peft_config[ADAPTER_NAME].rank_pattern = kept or None
 
@@ -148,7 +148,8 @@ _SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 _PATTERN = "rank_pattern"
 
 
-def _under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, by the rest of their names."""
     return {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
 
 

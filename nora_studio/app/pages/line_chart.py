@@ -9,6 +9,7 @@ from typing import Literal
 
 from nora_studio.app.pages.axes import Axis, number
 from nora_studio.app.pages.escaping import escaped
+from nora_studio.runs.curves import thinned
 
 _MOST_POINTS = 400
 """A line draws; more than there are pixels only make the page heavy."""
@@ -99,18 +100,10 @@ def _clean(points: Sequence[Point], log: bool) -> list[Point]:
     return [(x, y) for x, y in points if math.isfinite(y) and (y > 0 or not log)]
 
 
-def _thinned(points: Sequence[Point], most: int) -> list[Point]:
-    """At most so many points, evenly, the first and the last among them."""
-    if len(points) <= most:
-        return list(points)
-    apart = (len(points) - 1) / (most - 1)
-    return [points[round(place * apart)] for place in range(most)]
-
-
 def _path(points: list[Point], steps: Axis, values: Axis, one: Series, kind: str) -> str:
     places = [
         f"{10 * steps.percent(x):.1f} {1000 - 10 * values.percent(y):.1f}"
-        for x, y in _thinned(points, _MOST_POINTS)
+        for x, y in thinned(points, _MOST_POINTS)
     ]
     # A line to its own start shows a single point as a dot.
     drawn = "M" + "L".join(places if len(places) > 1 else places * 2)
@@ -137,7 +130,7 @@ def _columns(
 ) -> str:
     """Upright strips that show, under the pointer, every line's value nearest to their step."""
     measured = sorted({step for points in shown for step, _ in points})
-    places = _thinned([(step, 0.0) for step in measured], _MOST_COLUMNS)
+    places = thinned([(step, 0.0) for step in measured], _MOST_COLUMNS)
     centres = [steps.percent(step) for step, _ in places]
     edges = [0.0, *((a + b) / 2 for a, b in pairwise(centres)), 100.0]
     strips = []

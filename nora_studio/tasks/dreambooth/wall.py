@@ -8,6 +8,7 @@ from PIL import Image, ImageOps
 
 from nora_studio.photos.opening import open_image
 from nora_studio.runs.atomic import write_bytes
+from nora_studio.runs.curves import thinned
 from nora_studio.runs.runs import Run
 from nora_studio.runs.sample_files import samples_of
 from nora_studio.scoring.grid import labelled_grid
@@ -46,7 +47,7 @@ def _write_wall(
     every = list(samples.values())
     numbers = sorted({number for steps in every for row in steps.values() for number in row})
     prompts = [_prompt(every, number) for number in numbers]
-    shown = _thinned(sorted({step for steps in every for step in steps if step}))
+    shown = thinned(sorted({step for steps in every for step in steps if step}), MOST_ROWS)
     steps = [0, *shown] if any(0 in own for own in every) else shown
     tile = max(SMALLEST, min(LARGEST, WIDTH // (len(numbers) * len(every))))
     rows = [
@@ -71,14 +72,6 @@ def _write_wall(
     )
     for file in files[1:]:
         write_bytes(file, files[0].read_bytes())
-
-
-def _thinned(steps: list[int]) -> list[int]:
-    """At most `MOST_ROWS` of some steps, evenly, the last among them."""
-    if len(steps) <= MOST_ROWS:
-        return steps
-    apart = (len(steps) - 1) / (MOST_ROWS - 1)
-    return [steps[round(row * apart)] for row in range(MOST_ROWS)]
 
 
 def _prompt(every: list[dict[int, dict[int, Path]]], number: int) -> str:
