@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from support.golden_set import TASKS
 from support.places import GOLDEN
 from support.tiny import tiny_clip
@@ -45,7 +46,7 @@ def test_every_run_is_listed_with_its_state(golden, command, monkeypatch):
     assert status == 0, err
     states = {run.folder.name: run.state for run in find_runs(golden / "runs")}
     assert states == {
-        **dict.fromkeys(("mug-nora", "mug-lora", "words-nora"), "finished"),
+        **dict.fromkeys(("mug-nora", "mug-lora", "words-nora", "checked-nora"), "finished"),
         **{f"{name}-{one}": "stopped" for name, (_, methods) in TASKS.items() for one in methods},
     }
     assert all(name in out for name in states)
@@ -67,6 +68,20 @@ def test_a_stopped_run_of_each_task_resumes_to_its_end(golden, name):
         log = run.read_log()
         assert log[: len(before[one]) - 1] == before[one][:-1], "its first steps were kept"
         assert log[-1]["step"] == 14
+
+
+def test_a_run_with_checksums_and_digests_is_prolonged_and_refuses_a_changed_base(golden):
+    words = ("--config", "runs/checked-nora/config.toml", "--resume", "--steps")
+    outcome: Outcome = run_trainer(*words, "6")
+    assert outcome.status == 0, outcome.err
+    assert "Going on after step 4 of 6" in outcome.out
+    weights = golden / "bases" / "sdxl" / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    name = max(tensors, key=lambda name: tensors[name].numel())
+    tensors[name].view(-1)[-1] += 1
+    save_file(tensors, weights)
+    outcome = run_trainer(*words, "8")
+    assert outcome.status == 2 and len(outcome.errors) == 1, outcome.err
 
 
 def test_adapters_and_files_draw_what_they_drew(golden, command):
