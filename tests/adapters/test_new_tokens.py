@@ -65,7 +65,7 @@ def test_only_the_rows_of_a_frozen_encoder_get_gradients(tiny_base, dtype):
     tokens = drawn_tokens("<mug-1>", "<mug-2>")
     extend(pipe, tokens)
     twins = [{part: share_weights(getattr(pipe, part)) for part in TOKENIZERS} for _ in range(2)]
-    first, second = (TokenRows.of(tokens, encoders) for encoders in twins)
+    first, second = (TokenRows.of(tokens, encoders, rate=0.1) for encoders in twins)
     ids = pipe.tokenizer("a <mug-2> mug", return_tensors="pt").input_ids
     for part, encoder in twins[0].items():
         encoder(ids, output_hidden_states=True).hidden_states[-2].float().square().sum().backward()
