@@ -182,9 +182,6 @@ def learner(
         **card,
     )
 
-    def write(folder: Path, at: int) -> None:
-        write_adapter(folder, parts, facts.at(at), extra.now() if extra else None)
-
     def load(folder: Path) -> None:
         load_weights(folder, parts, facts)
         if extra:
@@ -195,7 +192,9 @@ def learner(
         optimizer=optimizer,
         parameters=trained,
         rules=adapted.rules,
-        write=write,
+        write=lambda folder, at: write_adapter(
+            folder, parts, facts.at(at), extra.now() if extra else None
+        ),
         load=load,
         adapted=parts,
         **more,

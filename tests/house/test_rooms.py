@@ -68,19 +68,22 @@ def rooms_used(file: Path) -> set[str]:
     return found - {room_of(dotted(file)), "errors", ""}
 
 
+def folders_of_code(folder: Path) -> set[str]:
+    """Names of the folders in it with Python files; not those that a removed one left behind."""
+    return {path.name for path in folder.iterdir() if any(path.glob("**/*.py"))}
+
+
 def test_every_room_stands_in_the_table_once_and_few_files_outside_of_rooms():
     table = [room for level in LEVELS for room in level]
     assert len(table) == len(set(table))
-    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()} - {"__pycache__"}
+    folders = folders_of_code(PACKAGE)
     assert folders == {room.partition(".")[0] for room in table}
     assert {path.name for path in PACKAGE.iterdir() if path.is_file()} == LOOSE
-    tasks = {path.name for path in (PACKAGE / "tasks").iterdir() if path.is_dir()} - {"__pycache__"}
-    assert {f"tasks.{name}" for name in tasks} <= set(table)
+    assert {f"tasks.{name}" for name in folders_of_code(PACKAGE / "tasks")} <= set(table)
 
 
 def test_the_tests_mirror_the_rooms():
-    own = {"support", "golden", "house", "__pycache__"}
-    folders = {path.name for path in (TOP / "tests").iterdir() if path.is_dir()} - own
+    folders = folders_of_code(TOP / "tests") - {"support", "house"}
     assert folders == {room.partition(".")[0] for level in LEVELS for room in level}
     for file in (TOP / "tests").rglob("test_*.py"):
         others = {name.rpartition(".")[2] for name in imported(file)}
