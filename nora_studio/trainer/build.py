@@ -159,17 +159,7 @@ def learner(
         more: Other fields of the `Learner`.
     """
     parts = adapted.parts
-    optimizer = make_optimizer(
-        adapted.method,
-        parts,
-        {part: values.learning_rate for part, values in adapted.settings.items()},
-        options.weight_decay,
-        options.lora_plus_ratio or LORA_PLUS_RATIO,
-        options.optimizer,
-        options.warmup_steps,
-        first_rate,
-        extra.groups() if extra else (),
-    )
+    optimizer = _optimizer(options, adapted, first_rate, extra)
     trained = trained_parameters(parts) + (extra.parameters if extra else [])
     facts = AdapterCard(
         method=adapted.method,
@@ -198,6 +188,22 @@ def learner(
         load=load,
         adapted=parts,
         **more,
+    )
+
+
+def _optimizer(
+    options: Any, adapted: Adapted, first_rate: float, extra: ExtraWeights | None
+) -> torch.optim.Optimizer:
+    return make_optimizer(
+        adapted.method,
+        adapted.parts,
+        {part: values.learning_rate for part, values in adapted.settings.items()},
+        options.weight_decay,
+        options.lora_plus_ratio or LORA_PLUS_RATIO,
+        options.optimizer,
+        options.warmup_steps,
+        first_rate,
+        extra.groups() if extra else (),
     )
 
 
