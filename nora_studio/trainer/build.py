@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from nora_studio import __version__
@@ -29,15 +28,12 @@ from nora_studio.options.settings.learning import LearningOptions
 from nora_studio.options.settings.watching import MeasuringOptions
 from nora_studio.runs import processes
 from nora_studio.runs.runs import Run
+from nora_studio.trainer.acceleration import prepared
 from nora_studio.trainer.averages import ExponentialAverage, ScheduleFreeAverage, WeightAverage
 from nora_studio.trainer.loop import has
 from nora_studio.trainer.schedules import learning_rate_schedule
-from nora_studio.trainer.sharding import Sharding
 from nora_studio.trainer.task import Learner, Task
 from nora_studio.trainer.trainee import Trainee
-
-MIXED = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
-"""A base's dtype in Accelerate's words."""
 
 
 def adapter_spec(
@@ -251,24 +247,6 @@ def schedule_of(
     )
 
 
-def prepared(
-    accelerator: Accelerator,
-    step: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    sharding: Sharding | None = None,
-) -> tuple[nn.Module, Any]:
-    """Step and optimizer as the processes and the precision want them."""
-    if sharding is None:
-        model, own = accelerator.prepare(step, optimizer)
-    else:
-        model = sharding.prepare(accelerator, step, _data_parallel())
-        own = accelerator.prepare_optimizer(optimizer)
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        # Frozen factors and constants were sent once and need not be before every step.
-        model.broadcast_buffers = False
-    return model, own
-
-
 def average_of(
     learning: LearningOptions, trained: list[nn.Parameter], optimizer: Any
 ) -> WeightAverage | None:
@@ -292,13 +270,3 @@ def shared_digests(modules: Mapping[str, nn.Module]) -> dict[str, str]:
     """`digests_of` some parts; the main process reads the base's files, the others what it kept."""
     with processes.main_first():
         return digests_of(modules)
-
-
-def prepare_accelerator(mixed_precision: str) -> Accelerator:
-    """An accelerator for one trainee."""
-    return Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[_data_parallel()])
-
-
-def _data_parallel() -> DistributedDataParallelKwargs:
-    # The text encoders' pooled and penultimate outputs leave single layers without a gradient.
-    return DistributedDataParallelKwargs(find_unused_parameters=True)

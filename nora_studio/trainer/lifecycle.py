@@ -20,7 +20,8 @@ from nora_studio.runs.run_places import placed
 from nora_studio.runs.runs import Run
 from nora_studio.runs.stop import StopRequest
 from nora_studio.runs.trackers import check_tracker, open_tracker
-from nora_studio.trainer.build import MIXED, build_trainee, prepare_accelerator
+from nora_studio.trainer.acceleration import MIXED, prepare_accelerator
+from nora_studio.trainer.build import build_trainee
 from nora_studio.trainer.loop import Plan, has, train
 from nora_studio.trainer.run_session import RunSession
 from nora_studio.trainer.saving import restore, set_back

@@ -9,7 +9,8 @@ from nora_studio.tasks.dreambooth.gallery import Gallery
 from nora_studio.tasks.dreambooth.setup import Prepared
 from nora_studio.tasks.dreambooth.subject import Subject
 from nora_studio.tasks.dreambooth.task import DreamboothTask
-from nora_studio.trainer.build import build_trainee, prepare_accelerator
+from nora_studio.trainer.acceleration import prepare_accelerator
+from nora_studio.trainer.build import build_trainee
 from nora_studio.trainer.loop import Plan, train
 from nora_studio.trainer.trainee import Draws, Trainee
 from support.trainer import tiny_options, tiny_subject

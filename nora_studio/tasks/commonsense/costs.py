@@ -22,11 +22,8 @@ from nora_studio.sdxl.models import share_weights
 from nora_studio.sdxl.shapes import shapes_of
 from nora_studio.tasks.commonsense.examples import Example, collate
 from nora_studio.tasks.commonsense.step import AnswerStep
-from nora_studio.trainer.build import (
-    prepare_accelerator,
-    prepared,
-    trained_parameters,
-)
+from nora_studio.trainer.acceleration import prepare_accelerator, prepared
+from nora_studio.trainer.build import trained_parameters
 
 PART = "decoder"
 LANGUAGE = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")

@@ -27,7 +27,7 @@ from nora_studio.tasks.fewshot.scores import (
 )
 from nora_studio.tasks.fewshot.settings import FewshotOptions
 from nora_studio.tasks.fewshot.shots import draw_shots
-from nora_studio.trainer.build import MIXED, prepare_accelerator
+from nora_studio.trainer.acceleration import MIXED, prepare_accelerator
 from nora_studio.trainer.task import Learner, Proof, Task
 from nora_studio.trainer.trainee import Draws, Trainee
 
