@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from nora_studio.trainer.attempt import Attempt
 from peft import HRAConfig
 from support.trainer import (
     PROMPT,
@@ -34,6 +33,7 @@ from nora_studio.app.server.training_needs import adapter_bytes
 from nora_studio.errors import StudioError
 from nora_studio.runs.runs import Run
 from nora_studio.sdxl.models import parts_of
+from nora_studio.trainer.run_session import RunSession
 
 NAME = "counted-lora"
 RANK, ALPHA = 3, 6.0
@@ -237,7 +237,7 @@ def test_a_run_of_a_method_that_plans_over_its_steps_is_not_prolonged(made, monk
     for method, words in ((NAME, f"{NAME} plans over all steps .* began with 5"), ("lora", None)):
         run, attempt = (
             Run.create(tmp_path / f"mug-{method}", f"{plan}5\n", method=method),
-            Attempt(),
+            RunSession(),
         )
         run.save_checkpoint(5, lambda folder: None)
         with pytest.raises(StudioError, match=words) if words else contextlib.nullcontext():
