@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.modules import PACKAGE
 from support.scenes import save, scene
 from support.tiny import RARE_TOKEN, SIZE, tiny_sdxl
 from torch import nn
@@ -177,13 +178,11 @@ def test_processes_may_write_the_same_key_at_once(tmp_path):
         "    assert found is not None and torch.equal(found['x'], torch.arange(20000))\n"
         "    store.prune()\n"
     )
-    import nora_studio.runs.disk_cache as module
-
     command = [
         sys.executable,
         "-c",
         code,
-        str(Path(module.__file__ or "").parent),
+        str(PACKAGE),
         str(tmp_path / "store"),
     ]
     processes = [subprocess.Popen(command) for _ in range(2)]
