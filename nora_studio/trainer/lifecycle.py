@@ -116,9 +116,8 @@ def _train_twins(
 
     measures = has(options, MeasuringOptions) and options.evaluate_every
     task.start(trainees, start)
-    for trainee in trainees if measures and not start else ():
-        measured = evaluate(trainee)  # Where the curve begins: every method starts at the base.
-        processes.on_main(partial(trainee.log, 0, **measured))
+    if measures and not start:
+        _log_start(trainees, evaluate)
     plan = Plan.of(options)
     status = task.rehearse(trainees, plan, evaluate)
     if status is not None:
@@ -130,6 +129,16 @@ def _train_twins(
     last, reasons = ending(plan, trainees)
     through_base(sharding, lambda: finish_each(task, trainees, last, reasons))
     return None
+
+
+def _log_start(trainees: list[Trainee], evaluate: Callable[[Trainee], dict[str, float]]) -> None:
+    """Measure where each curve begins: every method starts at the base.
+
+    A function of its own, so that its caller keeps no trainee that `finish_each` has let go.
+    """
+    for trainee in trainees:
+        measured = evaluate(trainee)
+        processes.on_main(partial(trainee.log, 0, **measured))
 
 
 def say_what_is_trained(trainee: Trainee, steps: int | None, say: Callable[[str], object]) -> None:
