@@ -37,6 +37,7 @@ def python(*words: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_each_header_is_read_once_by_every_command_and_by_the_library(tmp_path):
     golden = shutil.copytree(GOLDEN, tmp_path / "golden")
     script = str(TOP / "tests" / "support" / "adapter_opens.py")

@@ -231,6 +231,7 @@ def test_it_is_read_once_and_again_only_when_a_file_is_another(base, monkeypatch
     assert read, "what is damaged in the cache is not believed"
 
 
+@pytest.mark.slow
 def test_a_changed_base_stops_a_resumed_run_of_each_task(tmp_path, monkeypatch):
     folder = shutil.copytree(GOLDEN, tmp_path / "golden")
     monkeypatch.chdir(folder)

@@ -147,6 +147,7 @@ def test_one_record_is_enough_to_train_go_on_save_load_and_draw(
     assert base.read_bytes() != adapted.read_bytes()
 
 
+@pytest.mark.slow
 def test_one_record_says_which_quantised_bases_it_takes(made, tiny_base, photo_folder, tmp_path):
     short = only_unet(RECOMMENDED | {"steps": 2, "sample-every": 0, "checkpoint-every": 2})
 
@@ -230,6 +231,7 @@ def test_a_record_takes_a_tuner_of_pefts_that_the_table_has_none_of(monkeypatch,
         load_adapter(tmp_path / "saved", {"model": copy.deepcopy(base)}, strength=0.5)
 
 
+@pytest.mark.slow
 def test_a_run_of_a_method_that_plans_over_its_steps_is_not_prolonged(made, monkeypatch, tmp_path):
     settings = frozenset({"alpha", "total_steps"})
     monkeypatch.setitem(METHODS, NAME, replace(METHODS[NAME], settings=settings))

@@ -14,7 +14,7 @@ EXCEPTIONS = {
     "adapters/tuners/decomposed.py": "the starts that a tuner's saved configuration names",
     "adapters/files/model_card.py": "a file format: the Hub's tags and words",
     "app/pages/line_chart.py": "the theme's colours",
-    "app/pages/pieces.py": "the theme's colours",
+    "app/pages/html.py": "the theme's colours",
     "app/pages/train_form.py": "an option's default: the two that the form offers",
     "app/server/training.py": "an option's default: the two that the form offers",
     "cli/demo.py": "the pair that the demo trains",

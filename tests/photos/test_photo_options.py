@@ -77,6 +77,7 @@ def trained(base: Path, photos: Path, runs: Path, changes: dict | None = None) -
     return outcome
 
 
+@pytest.mark.slow
 def test_everything_at_once_goes_on_to_the_bit(tiny_base, photos, tmp_path):
     changes = EVERYTHING | {
         "name": "mug", "steps": 12, "log-every": 1, "checkpoint-every": 5, "sample-every": 0,

@@ -66,6 +66,7 @@ def test_it_draws_no_class_picture_but_counts_them(measured):
     assert not list(folder.rglob("*.png"))
 
 
+@pytest.mark.slow
 def test_its_figures_are_those_of_the_run(tiny_base, photo_folder, tmp_path):
     changes = only_unet({"steps": STEPS, "checkpoint-every": 4, "sample-every": 0})
     need = {"preflight": True, "preflight-out": tmp_path / "need.json"}
