@@ -108,7 +108,7 @@ def main() -> int:
         guidance=options.guidance,
         size=size,
     )
-    entrants = [one for c in checkpoints for one in enter_adapters([c.path], with_base=False)]
+    entrants = [one for c in checkpoints for one in enter_adapters([c.adapter], with_base=False)]
     for line in (*drawing_warnings(pipe, entrants, drawing), *judge_warnings(scorer, prompts)):
         print(line, file=sys.stderr)
     plan = list(planned_points(checkpoints, options.strengths))

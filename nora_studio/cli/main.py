@@ -24,13 +24,17 @@ class Command:
     module: str
     """Imported once it is asked for. It has `Options`, a dataclass, and `run(options)`, which
     gives back the exit status; without `Options`, `run(arguments)` reads the words itself."""
+    work: str = ""
+    """Module whose `run` does it, where importing that takes seconds: it comes once the options
+    are read, so that `--help` and a wrong flag answer at once. Empty: the same module."""
 
     def start(self, prog: str, arguments: Sequence[str]) -> int:
         """Run the command; give back its exit status."""
         module = importlib.import_module(self.module)
         if not hasattr(module, "Options"):
             return module.run(arguments)
-        return module.run(parse_command(module.Options, arguments, prog))
+        options = parse_command(module.Options, arguments, prog)
+        return (importlib.import_module(self.work) if self.work else module).run(options)
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,9 @@ RUNS = {
 }
 COMMANDS: dict[str, Command | Script | Group] = {
     "demo": Command(
-        "train NoRA and LoRA on a shipped subject and show what each draws", f"{_OURS}.demo"
+        "train NoRA and LoRA on a shipped subject and show what each draws",
+        f"{_OURS}.demo",
+        "nora_studio.cli.demo",
     ),
     "ui": Command("open the studio in a browser: train, watch, compare", "nora_studio.app.serve"),
     "train": Script("personalise SDXL from a folder of photos (the DreamBooth trainer)", TRAIN),
@@ -118,13 +124,29 @@ COMMANDS: dict[str, Command | Script | Group] = {
     "score": Script("CLIP-T, CLIP-I and DINO of adapters, with paired differences", CLIP_SCORE),
     "fidelity": Script("which checkpoint at which strength: subject against prompt", FIDELITY),
     "export": Command(
-        "write an adapter as one file, for other tools or a seed file", f"{_OURS}.export"
+        "write an adapter as one file, for other tools or a seed file",
+        f"{_OURS}.export",
+        "nora_studio.cli.export",
     ),
-    "merge": Command("write a base with adapters in its weights", f"{_OURS}.merge"),
-    "mix": Command("add several adapters up into one LoRA file", f"{_OURS}.mix"),
-    "inspect": Command("tell what an adapter is, and where it changes most", f"{_OURS}.inspect"),
-    "extract": Command("fit a NoRA to what a fine-tuned model changed", f"{_OURS}.extract"),
-    "push": Command("publish an adapter on the Hugging Face Hub", f"{_OURS}.push"),
+    "merge": Command(
+        "write a base with adapters in its weights", f"{_OURS}.merge", "nora_studio.cli.merge"
+    ),
+    "mix": Command(
+        "add several adapters up into one LoRA file", f"{_OURS}.mix", "nora_studio.cli.mix"
+    ),
+    "inspect": Command(
+        "tell what an adapter is, and where it changes most",
+        f"{_OURS}.inspect",
+        "nora_studio.cli.inspect",
+    ),
+    "extract": Command(
+        "fit a NoRA to what a fine-tuned model changed",
+        f"{_OURS}.extract",
+        "nora_studio.cli.extract",
+    ),
+    "push": Command(
+        "publish an adapter on the Hugging Face Hub", f"{_OURS}.push", "nora_studio.cli.push"
+    ),
 }
 
 

@@ -65,9 +65,7 @@ def read_number(word: str, kind: type[int] | type[float], what: str) -> None:
         StudioError: it is none.
     """
     try:
-        if (
-            len(word) > _MOST_CHARACTERS
-        ):  # Python itself refuses whole numbers of thousands of digits.
+        if len(word) > _MOST_CHARACTERS:  # Python refuses thousands of digits by itself.
             raise ValueError
         kind(word)
     except ValueError:

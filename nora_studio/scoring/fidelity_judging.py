@@ -9,7 +9,7 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 from torch import Tensor
 
-from nora_studio.adapters.files.adapter_file import check_kept, open_subject_adapter
+from nora_studio.adapters.files.adapter_file import AdapterFile, check_kept, open_subject_adapter
 from nora_studio.adapters.files.card import AdapterCard
 from nora_studio.errors import StudioError
 from nora_studio.photos.prompts import replace_token
@@ -36,8 +36,14 @@ class Checkpoint:
 
     run: str
     path: Path
-    card: AdapterCard
+    """As it was named."""
+    adapter: AdapterFile
     is_final: bool
+
+    @property
+    def card(self) -> AdapterCard:
+        """The adapter's."""
+        return self.adapter.card
 
 
 def find_checkpoints(path: Path, last: int) -> list[Checkpoint]:
@@ -53,12 +59,12 @@ def find_checkpoints(path: Path, last: int) -> list[Checkpoint]:
     final = None if run.exists and not run.adapter.is_dir() else open_subject_adapter(path)
     shown = path if final is None else final.path
     name = run.folder.resolve().name if run.exists else run_name(shown)
-    ends = [] if final is None else [Checkpoint(name, path, final.card, is_final=True)]
+    ends = [] if final is None else [Checkpoint(name, path, final, is_final=True)]
     steps = {one.card.steps for one in ends}
     before = [(step, folder) for step, folder in run.checkpoints().items() if step not in steps]
     chosen = before[-last:] if last else []
     found = [
-        Checkpoint(name, folder, open_subject_adapter(folder).card, is_final=False)
+        Checkpoint(name, folder, open_subject_adapter(folder), is_final=False)
         for _, folder in chosen
     ]
     if not found + ends:
@@ -159,7 +165,7 @@ def measure(
         entrant, place = Entrant(BASE), folder / "pictures"
         run, method, step, strength = BASE, BASE, 0, 0.0
     else:
-        (entrant,) = enter_adapters([checkpoint.path], with_base=False)
+        (entrant,) = enter_adapters([checkpoint.adapter], with_base=False)
         run, method, step = checkpoint.run, checkpoint.card.method, checkpoint.card.steps
         entrant = replace(entrant, label=f"{run} step {step}")
         strength = drawing.strength

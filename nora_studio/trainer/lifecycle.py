@@ -4,7 +4,7 @@ import gc
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -56,14 +56,8 @@ def run(task: Task, session: RunSession) -> int:
             partial(session.claim, held, config, record, options.resume, defaults, task.data)
         )
         task.prepare(dtype, prepare_accelerator(MIXED[dtype]))
-        begun = False
-
-        def begin() -> None:
-            nonlocal begun
-            if not begun:
-                processes.on_main(partial(_begin, session, task, config, record, runs))
-            begun = True
-
+        work = partial(_begin, session, task, config, record, runs)
+        begin = cache(partial(processes.on_main, work))  # Once, however many groups there are.
         for group in task.groups(runs):
             twins = {method: runs[method] for method in group}
             status = _train_twins(task, session, twins, config, MIXED[dtype], begin)
@@ -266,11 +260,11 @@ def finish(
         facts["adapter_step"] = step
     if reasons and method in reasons:
         facts["ended"] = reasons[method]
-    device = trainee.accelerator.device
-    trainee.accelerator.free_memory()
+    accelerator = trainee.accelerator
+    accelerator.free_memory()
     del trainee  # With its weights and its optimizer: the proof loads the base once more.
     gc.collect()
-    proof = task.finish(run, method, answers, device)
+    proof = task.finish(run, method, answers, accelerator)
 
     def tell() -> str:
         assert proof is not None, "the main process has compared"

@@ -162,5 +162,9 @@ class Task(ABC):
         """What the trained weights generate or say, for `finish` to compare. On every process."""
 
     @abstractmethod
-    def finish(self, run: Run, method: str, answers: Any, device: torch.device) -> Proof | None:
-        """Read the saved adapter into a fresh base, and compare. None on other processes."""
+    def finish(self, run: Run, method: str, answers: Any, accelerator: Accelerator) -> Proof | None:
+        """Read the saved adapter into a fresh base, and compare. None on other processes.
+
+        Args:
+            accelerator: The one that the run was trained with, of which nothing else is left.
+        """

@@ -20,7 +20,7 @@ from nora_studio.adapters.methods.attachment import detach
 from nora_studio.app.server.adapter_uploads import add_adapter
 from nora_studio.app.server.uploads import Incoming
 from nora_studio.app.server.workspace import Workspace
-from nora_studio.cli.commands import inspect, mix, push
+from nora_studio.cli import inspect, mix, push
 from nora_studio.cli.opening import open_updates
 from nora_studio.cli.push import build_repository
 from nora_studio.runs.tensor_files import read_tensors, write_tensors

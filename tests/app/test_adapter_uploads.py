@@ -15,7 +15,7 @@ from nora_studio.app.server import adapter_uploads
 from nora_studio.app.server.adapter_uploads import add_adapter
 from nora_studio.app.server.uploads import Incoming
 from nora_studio.app.server.workspace import Workspace
-from nora_studio.cli.commands import export
+from nora_studio.cli import export
 from nora_studio.errors import StudioError
 
 

@@ -9,7 +9,7 @@ from support.studio_site import Person
 from support.tiny import tiny_adapter
 
 from nora_studio.app.server.library import library
-from nora_studio.cli.commands import export
+from nora_studio.cli import export
 from nora_studio.runs.tensor_files import read_tensors, write_tensors
 from nora_studio.runs.tensor_headers import read_header
 from nora_studio.sdxl.models import load_sdxl

@@ -26,7 +26,7 @@ from nora_studio.app.server.scoring import ScoreRequest, submit
 from nora_studio.app.server.training import PROGRAM
 from nora_studio.app.server.uploads import Incoming
 from nora_studio.app.server.workspace import Workspace
-from nora_studio.cli.commands import export
+from nora_studio.cli import export
 from nora_studio.errors import StudioError
 from nora_studio.sdxl.models import load_sdxl
 

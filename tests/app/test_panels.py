@@ -23,7 +23,7 @@ from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.past_runs import delete_runs
 from nora_studio.app.server.uploads import photos_of
 from nora_studio.app.server.workspace import Workspace
-from nora_studio.cli.commands import export
+from nora_studio.cli import export
 from nora_studio.errors import StudioError
 from nora_studio.mini.assets import embedded
 from nora_studio.runs.runs import Run

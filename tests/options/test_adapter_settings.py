@@ -12,7 +12,7 @@ from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.adapters.files.adapter_folders import load_adapter
 from nora_studio.adapters.files.identify import CARD_KEY, SEED_KEY
 from nora_studio.adapters.files.inspection import layers_of
-from nora_studio.cli.commands import inspect
+from nora_studio.cli import inspect
 from nora_studio.runs.tensor_files import write_tensors
 from nora_studio.runs.tensor_headers import read_header
 from nora_studio.sdxl.models import load_sdxl, parts_of

@@ -8,7 +8,7 @@ import pytest
 from support.tiny import SIZE, tiny_adapter, tiny_sdxl
 
 from nora_studio.adapters.files.adapter_file import open_adapter
-from nora_studio.cli.commands import merge
+from nora_studio.cli import merge
 from nora_studio.errors import StudioError
 from nora_studio.scoring.compare import draw_missing, enter_adapters
 from nora_studio.sdxl.adapted import AdaptedPipes

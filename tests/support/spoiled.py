@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nora_studio.cli.commands import export
+from nora_studio.cli import export
 from nora_studio.errors import StudioError
 from nora_studio.runs.tensor_files import write_tensors
 from nora_studio.runs.tensor_headers import read_header

@@ -20,11 +20,3 @@ class Options:
     """Denoising steps of a picture."""
     guidance: float = 5.0
     """Classifier-free guidance."""
-
-
-def run(options: Options) -> int:
-    """Run the demo; go on with what an interrupted one left behind."""
-    # Imported here: `--help` and a wrong flag should answer at once.
-    from nora_studio.cli import demo
-
-    return demo.run(options)

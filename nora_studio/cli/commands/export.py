@@ -32,11 +32,3 @@ class Options:
     """Name that tools show. None: the adapter's own."""
     licence: str | None = None
     """The adapter's licence, as the Hub abbreviates it. None: as its card says."""
-
-
-def run(options: Options) -> int:
-    """Write the file and say what is in it."""
-    # Imported here: `--help` and a wrong flag should answer at once.
-    from nora_studio.cli import export
-
-    return export.run(options)

@@ -29,11 +29,3 @@ class Options:
     """The word that the fine-tuned model learned, if it did."""
     prompt: str = ""
     """What it was tuned on, with [V] for the word."""
-
-
-def run(options: Options) -> int:
-    """Write the adapter and say how well it fits."""
-    # Imported here: `--help` and a wrong flag should answer at once.
-    from nora_studio.cli import extract
-
-    return extract.run(options)

@@ -16,11 +16,3 @@ class Options:
     """PNG file for a chart of the energy per block. None: no chart."""
     metadata: bool = False
     """Show the file's readable metadata too."""
-
-
-def run(options: Options) -> int:
-    """Print the facts and the table of blocks."""
-    # Imported here: `--help` and a wrong flag should answer at once.
-    from nora_studio.cli import inspect
-
-    return inspect.run(options)

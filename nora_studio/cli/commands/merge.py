@@ -22,11 +22,3 @@ class Options:
     """Base model. None: the one they were trained on."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp16"
     """Of the written weights; the sum is made in fp32 and rounded once."""
-
-
-def run(options: Options) -> int:
-    """Write the pipeline and say where."""
-    # Imported here: `--help` and a wrong flag should answer at once.
-    from nora_studio.cli import merge
-
-    return merge.run(options)

@@ -23,11 +23,3 @@ class Options:
     """Cut the LoRA to this rank, by the closest one; the error is told. None: all of it."""
     model: str | None = None
     """Base model. None: the one they were trained on."""
-
-
-def run(options: Options) -> int:
-    """Write the file and say what is in it."""
-    # Imported here: `--help` and a wrong flag should answer at once.
-    from nora_studio.cli import mix
-
-    return mix.run(options)

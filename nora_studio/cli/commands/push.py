@@ -34,11 +34,3 @@ class Options:
     """Make a new repository private."""
     dry_run: bool = False
     """Show everything that would be sent, and send nothing."""
-
-
-def run(options: Options) -> int:
-    """Build the repository's folder, show it, and send it unless this is a dry run."""
-    # Imported here: `--help` and a wrong flag should answer at once.
-    from nora_studio.cli import push
-
-    return push.run(options)

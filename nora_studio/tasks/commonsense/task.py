@@ -127,33 +127,27 @@ class CommonsenseTask(Task):
             module.train(was_training)
         return {"held_out_loss": (total / tokens).item()}
 
-    def answers(self, trainee: Trainee, step: int) -> tuple[Tensor, Accelerator] | None:
+    def answers(self, trainee: Trainee, step: int) -> Tensor | None:
         """The logits of the trained weights; None where a proof is not made."""
         if not self.validation or self.sharding is not None:
             return None
         module: AnswerStep = trainee.accelerator.unwrap_model(trainee.model)
 
-        def ask() -> tuple[Tensor, Accelerator]:
+        def ask() -> Tensor:
             with trainee.served():
-                logits = last_logits(self.validation[0], module.decoder, trainee.accelerator)
-            return logits, trainee.accelerator
+                return last_logits(self.validation[0], module.decoder, trainee.accelerator)
 
         return processes.on_main(ask)
 
     def finish(
-        self,
-        run: Run,
-        method: str,
-        answers: tuple[Tensor, Accelerator] | None,
-        device: torch.device,
+        self, run: Run, method: str, answers: Tensor | None, accelerator: Accelerator
     ) -> Proof | None:
         """Load the adapter anew on the base: it must say the same, and not what the base says."""
-        return processes.on_main(lambda: self._prove(run, method, answers))
+        return processes.on_main(lambda: self._prove(run, method, answers, accelerator))
 
-    def _prove(self, run: Run, method: str, answers: tuple[Tensor, Accelerator] | None) -> Proof:
-        if answers is None:
+    def _prove(self, run: Run, method: str, said: Tensor | None, accelerator: Accelerator) -> Proof:
+        if said is None:
             return Proof(None, "{adapter}: saved.")
-        said, accelerator = answers
         fresh = share_weights(self.decoder)
         load_adapter(run.adapter, {PART: fresh})
         batch = self.validation[0]

@@ -139,9 +139,9 @@ class DreamboothTask(Task):
         return self.gallery.draw(trainee, step)
 
     def finish(
-        self, run: Run, method: str, answers: list[Image.Image], device: torch.device
+        self, run: Run, method: str, answers: list[Image.Image], accelerator: Accelerator
     ) -> Proof | None:
-        return verify(self.prepared.subject, run, answers, device)
+        return verify(self.prepared.subject, run, answers, accelerator.device)
 
 
 def build(

@@ -47,7 +47,6 @@ class Answers:
     """Of the first batch of the test."""
     facts: dict[str, Any]
     """Of the training, for `scores.json`."""
-    accelerator: Accelerator
 
 
 class SeedDropout:
@@ -142,17 +141,17 @@ class FewshotTask(Task):
             "seconds_per_step": round(statistics.median(pace), 5) if pace else None,
             "learning_rate": {group["name"]: group["initial_lr"] for group in groups},
         }
-        return Answers(accuracy, validation, logits, facts, accelerator)
+        return Answers(accuracy, validation, logits, facts)
 
-    def finish(self, run: Run, method: str, answers: Answers, device: torch.device) -> Proof:
+    def finish(self, run: Run, method: str, answers: Answers, accelerator: Accelerator) -> Proof:
         """Read back, the file must answer the same; then its scores are written."""
         known, found = self.known, answers
         again = METHODS[method].read(known, run.adapter)
         test = known.test
         first = Exam(test.pictures[: len(found.logits)], test.preprocess, len(found.logits))
-        apart = (tested(again, first, found.accelerator)[1] - found.logits).abs().max().item()
+        apart = (tested(again, first, accelerator)[1] - found.logits).abs().max().item()
         # On a CPU the same arithmetic gives the same bytes; GPU kernels may differ by rounding.
-        if apart > (0.0 if device.type == "cpu" else TOLERANCE):
+        if apart > (0.0 if accelerator.device.type == "cpu" else TOLERANCE):
             problem = (
                 f"the saved adapter answers otherwise than the trained one (off by {apart:.3g})"
             )
