@@ -84,9 +84,9 @@ def test_no_choices_change_under_a_value_that_they_refuse(config):
                 place = f"{file.name}:{node.lineno}"
                 # Of whatever kind it is, the value that it has now may be none of the new ones.
                 assert called != "gr.update" or "choices" not in named or "value" in named, place
-                changes = bool(node.args) or "choices" in named
-                # Only whoever lays one out gives it a label.
-                assert called not in RADIOS or not changes or "label" in named, place
+                # Only whoever lays one out gives it a label, and there they stand first.
+                assert called not in RADIOS or "choices" not in named, place
+                assert called not in RADIOS or not node.args or "label" in named, place
 
 
 RADIOS = ("gr.Radio", "gr.CheckboxGroup")

@@ -13,7 +13,7 @@ FLOAT64_SUMS = {"rtol": 1e-12, "atol": 1e-14}
 """float64: the same few sums in another order."""
 FLOAT64_SINGULAR = {"rtol": 1e-12, "atol": 0}
 """float64: singular values, the smallest to as many digits as the largest."""
-FLOAT32 = {"rtol": 1e-5, "atol": 2e-6}
+FLOAT32 = {"rtol": 1e-5, "atol": 1e-6}
 """float32: another way to the same numbers, or to those of float64."""
 FLOAT32_SMALL = {"rtol": 1e-5, "atol": 1e-7}
 """float32: the same for numbers well below 1, as gradients and changes of weights are."""
@@ -26,7 +26,7 @@ FLOAT32_PRODUCTS = {"rtol": 1e-4, "atol": 1e-4}
 
 TOLERANCE: dict[torch.dtype, dict[str, float]] = {
     torch.float64: FLOAT64,
-    torch.float32: FLOAT32,
+    torch.float32: {"rtol": 1e-5, "atol": 2e-6},
     torch.bfloat16: {"rtol": 2e-2, "atol": 2e-2},
     torch.float16: {"rtol": 3e-3, "atol": 3e-3},
 }
