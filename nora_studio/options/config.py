@@ -3,33 +3,48 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from nora_studio.options.settings.adapter import AdapterOptions, PartOptions, TuningOptions
-from nora_studio.options.settings.learning import EncoderOptions, LearningOptions
-from nora_studio.options.settings.loss import LossOptions
-from nora_studio.options.settings.memory import BaseOptions, MemoryOptions, PrecisionOptions
-from nora_studio.options.settings.photos import PhotoOptions
-from nora_studio.options.settings.subject import SubjectOptions
-from nora_studio.options.settings.tokens import TokenOptions
-from nora_studio.options.settings.watching import WatchingOptions
+from nora_studio.options.groups.adapter import AdapterOptions, PartOptions, TuningOptions
+from nora_studio.options.groups.learning import EncoderOptions, LearningOptions
+from nora_studio.options.groups.loss import LossOptions
+from nora_studio.options.groups.memory import BaseOptions, MemoryOptions, PrecisionOptions
+from nora_studio.options.groups.photos import PhotoOptions
+from nora_studio.options.groups.subject import SubjectOptions
+from nora_studio.options.groups.tokens import TokenOptions
+from nora_studio.options.groups.watching import WatchingOptions
 
 __all__ = ["PART_FIELDS", "DreamboothOptions", "PartOptions"]
 
 PART_FIELDS = ("unet", "text_encoder", "text_encoder_2")
 
 
+# The last base's fields come first: flags and files list the options in the order of their pages.
+@dataclass(frozen=True, kw_only=True)
+class MethodOptions(TuningOptions, AdapterOptions):
+    """What is adapted, and how."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(TokenOptions, PhotoOptions):
+    """What is shown, and the words for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveOptions(LossOptions, EncoderOptions, LearningOptions):
+    """What is minimised, and how."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineOptions(MemoryOptions, BaseOptions, PrecisionOptions):
+    """What decides memory and speed."""
+
+
 @dataclass(frozen=True)
 class DreamboothOptions(
     WatchingOptions,
-    MemoryOptions,
-    BaseOptions,
-    PrecisionOptions,
-    LossOptions,
-    EncoderOptions,
-    LearningOptions,
-    TokenOptions,
-    PhotoOptions,
-    TuningOptions,
-    AdapterOptions,
+    MachineOptions,
+    ObjectiveOptions,
+    DataOptions,
+    MethodOptions,
     SubjectOptions,
 ):
     """Personalise SDXL from a folder of photos with NoRA, LoRA, or both as twins.

@@ -9,21 +9,21 @@ from nora_studio.adapters.methods.table import METHODS, check_optimizer, method_
 from nora_studio.adapters.new_tokens import token_words
 from nora_studio.errors import StudioError
 from nora_studio.options.config import PART_FIELDS, DreamboothOptions
-from nora_studio.options.judges import judge_for, why_unscored
-from nora_studio.options.paths import check_folder_name
-from nora_studio.options.settings.adapter import check_adapter_options
-from nora_studio.options.settings.checks import check_option
-from nora_studio.options.settings.learning import (
+from nora_studio.options.groups.adapter import check_adapter_options
+from nora_studio.options.groups.checks import check_option, filled
+from nora_studio.options.groups.learning import (
     check_encoder_options,
     check_encoder_steps,
     check_learning_options,
     check_resolved,
 )
-from nora_studio.options.settings.loss import check_loss_options
-from nora_studio.options.settings.memory import check_memory_options
-from nora_studio.options.settings.photos import check_photo_options
-from nora_studio.options.settings.tokens import check_token_options
-from nora_studio.options.settings.watching import check_watching_options, recommended_watching
+from nora_studio.options.groups.loss import check_loss_options
+from nora_studio.options.groups.memory import check_memory_options
+from nora_studio.options.groups.photos import check_photo_options
+from nora_studio.options.groups.tokens import check_token_options
+from nora_studio.options.groups.watching import check_watching_options, recommended_watching
+from nora_studio.options.judges import judge_for, why_unscored
+from nora_studio.options.paths import check_folder_name
 from nora_studio.photos.prompts import PLACEHOLDER
 from nora_studio.runs import processes
 
@@ -80,12 +80,14 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
     )
     check_resolved(options)
     check_encoder_steps(options, steps)
-    processes.check_shares(options.batch_size or 1, options.accumulate)
+    processes.check_shares(filled(options.batch_size), options.accumulate)
     if PLACEHOLDER.lower() not in options.prompt.lower():
         raise StudioError(
             f"--prompt: expected {PLACEHOLDER} where the subject's name goes, as in \"a photo of a "
             f'{PLACEHOLDER} mug"; got {options.prompt!r}.'
         )
+    trigger = options.trigger
+    check_option(trigger is None or bool(trigger.strip()), "trigger", "a word", trigger)
     check_option(bool(options.methods), "method", "at least one method", options.method)
     check_option(
         len(set(options.methods)) == len(options.methods), "method", "each once", options.method

@@ -10,8 +10,8 @@ from nora_studio.adapters.methods.table import METHODS
 from nora_studio.errors import StudioError, shown, suggestion
 from nora_studio.options.config import PART_FIELDS, DreamboothOptions, PartOptions
 from nora_studio.options.defaults import foreign_option
+from nora_studio.options.groups.checks import check_option
 from nora_studio.options.recommended import rate_of, recommended
-from nora_studio.options.settings.checks import check_option
 
 
 @dataclass(frozen=True)

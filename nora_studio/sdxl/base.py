@@ -1,27 +1,39 @@
-"""The frozen base of a training, as its options want it: loaded, quantised, its attention set."""
+"""The frozen base of a training: loaded, quantised, its attention set."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import Literal
 
 import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import nn
 
 from nora_studio.adapters.base_digests import forbid_disk
-from nora_studio.options.config import DreamboothOptions
-from nora_studio.options.part_settings import part_settings
 from nora_studio.sdxl.attention import set_attention
 from nora_studio.sdxl.models import load_sdxl, parts_of
 from nora_studio.sdxl.quantization import check_quantizer, quantize, shared_state
 
 
 def load_base(
-    options: DreamboothOptions, dtype: torch.dtype, device: torch.device
+    model: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    bits: Literal[16, 8, 4] = 16,
+    quantized: Collection[str] = (),
+    attention: str = "auto",
+    cache: bool = True,
 ) -> StableDiffusionXLPipeline:
     """Load the base of a training: the same for the trainer and for the proof.
 
-    Quantised are the UNet and the text encoders that are trained. The others rest on the CPU
-    through all steps, where their bits cost nothing.
+    Args:
+        model: "embedded", a diffusers directory, or a Hub name.
+        dtype: Of the weights that are not quantised, and of the arithmetic.
+        device: Where quantised layers go.
+        bits: Of the weights of the parts that are quantised; 16: none is.
+        quantized: The names of these parts.
+        attention: What computes the UNet's attention, as `set_attention` takes it.
+        cache: Whether what is found out about the weights may be kept on disk.
 
     Returns:
         The pipeline on the CPU, but for quantised layers, which are on the device.
@@ -29,17 +41,16 @@ def load_base(
     Raises:
         StudioError: it cannot be loaded, or an option cannot be had on this device.
     """
-    check_quantizer(options.base_bits)
-    pipe = load_sdxl(options.model, dtype)
-    if not options.cache:
+    check_quantizer(bits)
+    pipe = load_sdxl(model, dtype)
+    if not cache:
         for module in parts_of(pipe).values():
             forbid_disk(module)
-    if options.base_bits != 16:
-        trained = {part for method in options.methods for part in part_settings(options, method)}
+    if bits != 16:
         for part, module in parts_of(pipe).items():
-            if part == "unet" or part in trained:
-                quantize(part, module, options.base_bits, device)
-    set_attention(pipe, options.attention, dtype, device)
+            if part in quantized:
+                quantize(part, module, bits, device)
+    set_attention(pipe, attention, dtype, device)
     return pipe
 
 

@@ -72,15 +72,15 @@ class Denoising:
         """Number of training timesteps."""
         return len(self.levels)
 
-    def timesteps_below(self, limit: int | None) -> int:
-        """How many timesteps, from the first, a run trains on; None means all.
+    def timesteps_below(self, limit: int) -> int:
+        """Return how many timesteps, from the first, a run trains on; 0 means all.
 
         Raises:
             StudioError: the limit is beyond the schedule.
         """
-        if limit is not None and not 1 <= limit <= self.length:
+        if not 0 <= limit <= self.length:
             raise StudioError(f"--max-timestep: expected 1 to {self.length}; got {limit}.")
-        return self.length if limit is None else limit
+        return limit if limit else self.length
 
     def question(
         self,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from diffusers import StableDiffusionXLPipeline
 from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTokenizer
@@ -58,16 +59,44 @@ def load_sdxl(
             )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         check_hub_weights("--model", model, "safetensors in every part")
-        raise StudioError(
-            f"--model: {model!r} could not be loaded as an SDXL pipeline: {first_line(error)}. "
-            "Expected diffusers' folders with safetensors weights (unet/, vae/, text_encoder/, "
-            "...)."
-        ) from error
+        raise _not_loaded(model, error) from error
     pipe.set_progress_bar_config(disable=True)
     for part, module in {**parts_of(pipe), "vae": pipe.vae}.items():
         module.requires_grad_(False).eval()
         keep_base_folder(module, name, part)
     return pipe.to(device)
+
+
+def _not_loaded(model: str, error: Exception) -> StudioError:
+    return StudioError(
+        f"--model: {model!r} could not be loaded as an SDXL pipeline: {first_line(error)}. "
+        "Expected diffusers' folders with safetensors weights (unet/, vae/, text_encoder/, ...)."
+    )
+
+
+def configured_resolution(model: str) -> int:
+    """Return the side in pixels that a base's UNet was trained for, without loading the base.
+
+    Args:
+        model: "embedded", a diffusers directory, or a Hub name, of which two small files are read.
+
+    Raises:
+        StudioError: nothing loadable is there, or it is another kind of pipeline.
+    """
+    name = _source(model)
+    try:
+        unet, vae = (_configuration(name, part) for part in ("unet", "vae"))
+        return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _not_loaded(model, error) from error
+
+
+def _configuration(name: str, part: str) -> dict[str, Any]:
+    """A part's config.json, from a directory or the Hub."""
+    file = Path(name) / part / "config.json"
+    if not Path(name).is_dir():
+        file = Path(hf_hub_download(name, f"{part}/config.json"))
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def _source(model: str) -> str:
@@ -219,28 +248,32 @@ VOWELS = frozenset("aeiouy")
 AVOIDED_TRIGGERS = frozenset({"sks"})
 
 
-def choose_trigger(
-    pipe: StableDiffusionXLPipeline | Tokenizers, requested: str | None = None
-) -> str:
-    """The rare word that stands for "[V]": one token in both tokenizers.
-
-    Without a request: the vocabulary's rarest word (byte-pair merges are learned from frequent to
-    rare, so the largest id) of three or four consonants, as in DreamBooth (arXiv 2208.12242), 3.1.
+def check_trigger(pipe: StableDiffusionXLPipeline | Tokenizers, word: str) -> str:
+    """Return a word that is to stand for "[V]", if it is one token in both tokenizers.
 
     Raises:
-        StudioError: the requested word is more than one token in one of the tokenizers.
+        StudioError: it is not.
     """
-    tokenizers = {"tokenizer": pipe.tokenizer, "tokenizer_2": pipe.tokenizer_2}
-    if requested is not None:
-        for name, tokenizer in tokenizers.items():
-            pieces = tokenizer.tokenize(requested)
-            if len(pieces) != 1:
-                raise StudioError(
-                    f"--trigger: expected a word that is one token; {name} reads {requested!r} as "
-                    f"{len(pieces)} ({' '.join(pieces)}). Leave --trigger out to have one chosen."
-                )
-        return requested
-    vocabularies = [tokenizer.get_vocab() for tokenizer in tokenizers.values()]
+    for name in Tokenizers._fields:
+        pieces = getattr(pipe, name).tokenize(word)
+        if len(pieces) != 1:
+            raise StudioError(
+                f"--trigger: expected a word that is one token; {name} reads {word!r} as "
+                f"{len(pieces)} ({' '.join(pieces)}). Leave --trigger out to have one chosen."
+            )
+    return word
+
+
+def choose_trigger(pipe: StableDiffusionXLPipeline | Tokenizers) -> str:
+    """Choose the rare word that stands for "[V]": one token in both tokenizers.
+
+    It is the vocabulary's rarest word (byte-pair merges are learned from frequent to rare, so the
+    largest id) of three or four consonants, as in DreamBooth (arXiv 2208.12242), 3.1.
+
+    Raises:
+        StudioError: there is none.
+    """
+    vocabularies = [getattr(pipe, name).get_vocab() for name in Tokenizers._fields]
     words = [
         (identifier, token.removesuffix("</w>"))
         for token, identifier in vocabularies[0].items()

@@ -5,7 +5,7 @@ from typing import Any
 from nora_studio.errors import StudioError
 from nora_studio.mini.assets import EMBEDDED
 from nora_studio.photos.prompts import replace_token
-from nora_studio.sdxl.models import choose_trigger, load_tokenizers
+from nora_studio.sdxl.models import check_trigger, choose_trigger, load_tokenizers
 
 
 def read_as_tokens(prompt: Any, model: Any = None, rare_word: Any = None) -> dict[str, Any]:
@@ -27,7 +27,10 @@ def read_as_tokens(prompt: Any, model: Any = None, rare_word: Any = None) -> dic
         raise StudioError(f"prompt: expected some words; got {prompt!r}.")
     tokenizers = load_tokenizers(str(model or EMBEDDED))
     if rare_word is not None:
-        rare_word = choose_trigger(tokenizers, None if rare_word == "auto" else str(rare_word))
+        is_open = rare_word == "auto"
+        rare_word = (
+            choose_trigger(tokenizers) if is_open else check_trigger(tokenizers, str(rare_word))
+        )
     text = replace_token(prompt, rare_word)
     encoders = [_reading(name, own, text) for name, own in tokenizers._asdict().items()]
     return {"rare_word": rare_word, "text": text, "encoders": encoders}

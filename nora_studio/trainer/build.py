@@ -16,31 +16,28 @@ from nora_studio.adapters.files.adapter_folders import load_weights, write_adapt
 from nora_studio.adapters.files.card import AdapterCard
 from nora_studio.adapters.fingerprints import fingerprint
 from nora_studio.adapters.methods.attachment import adapter_parameters, attach
-from nora_studio.adapters.methods.optimizers import LORA_PLUS_RATIO, make_optimizer
+from nora_studio.adapters.methods.optimizers import make_optimizer
 from nora_studio.adapters.methods.spec import AdapterSpec
 from nora_studio.adapters.methods.steps import StepRules, step_rules
 from nora_studio.adapters.methods.table import METHODS
 from nora_studio.adapters.new_tokens import NewTokens
 from nora_studio.nora.outer_cache import cached_outer_factors
 from nora_studio.options.part_settings import PartSettings
-from nora_studio.options.settings.adapter import TuningOptions
-from nora_studio.options.settings.learning import LearningOptions
-from nora_studio.options.settings.watching import MeasuringOptions
 from nora_studio.runs import processes
 from nora_studio.runs.runs import Run
 from nora_studio.trainer.acceleration import prepared
 from nora_studio.trainer.averages import ExponentialAverage, ScheduleFreeAverage, WeightAverage
-from nora_studio.trainer.loop import has
 from nora_studio.trainer.schedules import learning_rate_schedule
+from nora_studio.trainer.settings import LearningSettings, TrainerSettings, TuningSettings
 from nora_studio.trainer.task import Learner, Task
 from nora_studio.trainer.trainee import Trainee
 
 
 def adapter_spec(
-    tuning: TuningOptions,
+    tuning: TuningSettings,
     method: str,
     values: PartSettings,
-    total_steps: int | None,
+    total_steps: int,
     activations: Mapping[str, Tensor] | None = None,
 ) -> AdapterSpec:
     """What `attach` is asked for on one part.
@@ -68,7 +65,7 @@ class Adapted:
     """A method on trees of its own over parts of a frozen base."""
 
     method: str
-    settings: Mapping[str, PartSettings]
+    sizes: Mapping[str, PartSettings]
     parts: dict[str, nn.Module]
     rules: StepRules
     fingerprints: dict[str, list[float]]
@@ -95,47 +92,46 @@ class ExtraWeights(Protocol):
 
 
 def adapt(
-    options: Any,
+    settings: TrainerSettings,
     method: str,
-    settings: Mapping[str, PartSettings],
+    sizes: Mapping[str, PartSettings],
     base: Mapping[str, nn.Module],
     trees: Mapping[str, nn.Module],
     targets: Callable[[str, nn.Module], Sequence[str]],
     *,
     activations: Mapping[str, Mapping[str, Tensor]] | None = None,
-    cache: bool = False,
 ) -> Adapted:
-    """Put a method on trees that share the base's weights, seeded by the options.
+    """Put a method on trees that share the base's weights, seeded by the settings.
 
     Args:
-        options: A trainer's, with LearningOptions and TuningOptions among them.
-        settings: Rank, scale and rate of each adapted part.
+        method: Its name in the table of methods.
+        sizes: Rank, scale and rate of each adapted part.
         base: The frozen parts, for what tells this base from others.
         trees: Modules of their own over the same weights; with a base in shards, the base's.
         targets: Names of the layers to adapt, of a part and its module.
         activations: Part -> layer -> mean |x| per input channel, for outer factors along them.
-        cache: Whether outer factors are kept on disk.
 
     Raises:
         StudioError: a rank does not fit, or a target matches nothing.
     """
-    torch.manual_seed(options.seed)  # Adapter initialisation.
-    prints = {part: fingerprint(base[part]) for part in settings}
-    digests = shared_digests({part: base[part] for part in settings})
+    learning, tuning, cache = settings.learning, settings.tuning, settings.tuning.cache
+    torch.manual_seed(learning.seed)  # Adapter initialisation.
+    prints = {part: fingerprint(base[part]) for part in sizes}
+    digests = shared_digests({part: base[part] for part in sizes})
     parts: dict[str, nn.Module] = {}
     with main_first_where_kept(cache):
-        for part, values in settings.items():
+        for part, values in sizes.items():
             module = parts[part] = trees[part]
             own = None if activations is None else activations.get(part)
-            spec = adapter_spec(options, method, values, options.steps, own)
+            spec = adapter_spec(tuning, method, values, learning.steps, own)
             with cached_outer_factors() if cache else contextlib.nullcontext():
                 attach(module, list(targets(part, module)), spec)
-    rules = step_rules(method, parts, options.seed)
-    return Adapted(method, settings, parts, rules, prints, digests)
+    rules = step_rules(method, parts, learning.seed)
+    return Adapted(method, sizes, parts, rules, prints, digests)
 
 
 def learner(
-    options: Any,
+    settings: TrainerSettings,
     adapted: Adapted,
     step: nn.Module,
     card: Mapping[str, Any],
@@ -147,7 +143,6 @@ def learner(
     """What trains an adapted tree: its optimizer, and the files of its adapter.
 
     Args:
-        options: A trainer's, with LearningOptions and TuningOptions among them.
         step: The module whose forward is the loss.
         card: What its files say beyond what `adapted` knows, by the fields of an `AdapterCard`.
         first_rate: Where prodigy begins to look for the rate.
@@ -155,14 +150,14 @@ def learner(
         more: Other fields of the `Learner`.
     """
     parts = adapted.parts
-    optimizer = _optimizer(options, adapted, first_rate, extra)
+    optimizer = _optimizer(settings, adapted, first_rate, extra)
     trained = trained_parameters(parts) + (extra.parameters if extra else [])
     facts = AdapterCard(
         method=adapted.method,
         fingerprints=adapted.fingerprints,
         digests=adapted.digests,
         steps=0,
-        seed=options.seed,
+        seed=settings.learning.seed,
         parameters=sum(parameter.numel() for parameter in trained),
         version=__version__,
         **card,
@@ -188,16 +183,17 @@ def learner(
 
 
 def _optimizer(
-    options: Any, adapted: Adapted, first_rate: float, extra: ExtraWeights | None
+    settings: TrainerSettings, adapted: Adapted, first_rate: float, extra: ExtraWeights | None
 ) -> torch.optim.Optimizer:
+    learning = settings.learning
     return make_optimizer(
         adapted.method,
         adapted.parts,
-        {part: values.learning_rate for part, values in adapted.settings.items()},
-        options.weight_decay,
-        options.lora_plus_ratio or LORA_PLUS_RATIO,
-        options.optimizer,
-        options.warmup_steps,
+        {part: values.learning_rate for part, values in adapted.sizes.items()},
+        learning.weight_decay,
+        settings.tuning.lora_plus_ratio,
+        learning.optimizer,
+        learning.warmup_steps,
         first_rate,
         extra.groups() if extra else (),
     )
@@ -209,8 +205,8 @@ def build_trainee(task: Task, method: str, run: Run, accelerator: Accelerator) -
     Raises:
         StudioError: it does not fit the model.
     """
-    options, own = task.options, task.build(method, run, accelerator)
-    schedule = schedule_of(options, own.optimizer, own.final_rate)
+    learning, own = task.trainer.learning, task.build(method, run, accelerator)
+    schedule = schedule_of(learning, own.optimizer)
     model, optimizer = prepared(accelerator, own.step, own.optimizer, task.sharding)
     trainee = Trainee(
         label=method,
@@ -223,8 +219,8 @@ def build_trainee(task: Task, method: str, run: Run, accelerator: Accelerator) -
         write_adapter=own.write,
         load_adapter=own.load,
         rules=own.rules,
-        keeps_best=has(options, MeasuringOptions) and bool(options.keep_best),
-        average=average_of(options, own.parameters, optimizer),
+        keeps_best=task.trainer.keeping.keep_best,
+        average=average_of(learning, own.parameters, optimizer),
         adapted=own.adapted,
         rows=task.rows,
     )
@@ -232,28 +228,27 @@ def build_trainee(task: Task, method: str, run: Run, accelerator: Accelerator) -
     return trainee
 
 
-def schedule_of(
-    learning: LearningOptions, optimizer: torch.optim.Optimizer, final_rate: float = 0.0
-) -> Any:
-    """The learning-rate schedule of a run."""
+def schedule_of(learning: LearningSettings, optimizer: torch.optim.Optimizer) -> Any:
+    """Return the learning-rate schedule of a run."""
     return learning_rate_schedule(
-        learning.schedule or "cosine",
+        learning.schedule,
         optimizer,
-        learning.steps or 0,
+        learning.steps,
+        # Schedule-free warms up inside the optimizer.
         0 if learning.optimizer == "schedule-free" else learning.warmup_steps,
         learning.schedule_cycles,
         learning.schedule_power,
-        final_rate,
+        learning.final_rate,
     )
 
 
 def average_of(
-    learning: LearningOptions, trained: list[nn.Parameter], optimizer: Any
+    learning: LearningSettings, trained: list[nn.Parameter], optimizer: Any
 ) -> WeightAverage | None:
     """What is served in the place of the trained weights; None: they are."""
     if learning.optimizer == "schedule-free":
         return ScheduleFreeAverage(trained, optimizer)
-    return None if learning.ema is None else ExponentialAverage(trained, learning.ema)
+    return ExponentialAverage(trained, learning.ema) if learning.ema else None
 
 
 def trained_parameters(parts: dict[str, nn.Module]) -> list[nn.Parameter]:

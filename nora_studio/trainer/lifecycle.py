@@ -13,7 +13,6 @@ from nora_studio.adapters.methods.first_step import as_lines, first_steps
 from nora_studio.errors import StudioError
 from nora_studio.options.options_file import defaults_as_toml, to_toml
 from nora_studio.options.precision import choose_dtype
-from nora_studio.options.settings.watching import KeepingOptions, MeasuringOptions
 from nora_studio.runs import processes
 from nora_studio.runs.resuming import common_checkpoint
 from nora_studio.runs.run_places import placed
@@ -22,9 +21,11 @@ from nora_studio.runs.stop import StopRequest
 from nora_studio.runs.trackers import check_tracker, open_tracker
 from nora_studio.trainer.acceleration import MIXED, prepare_accelerator
 from nora_studio.trainer.build import build_trainee
-from nora_studio.trainer.loop import Plan, has, train
+from nora_studio.trainer.loop import Plan, train
+from nora_studio.trainer.out_of_memory import out_of_memory_in_one_line
 from nora_studio.trainer.run_session import RunSession
 from nora_studio.trainer.saving import restore, set_back
+from nora_studio.trainer.settings import KeepingSettings
 from nora_studio.trainer.sharding import Sharding, check_sharded, through_base
 from nora_studio.trainer.task import Task
 from nora_studio.trainer.trainee import Draws, Trainee
@@ -47,24 +48,25 @@ def run(task: Task, session: RunSession) -> int:
     with task.around(options) as options:
         with processes.main_first():
             options, runs = placed(task.complete(options))
-            task.options, task.sharding = options, sharding
-            record = task.find_data(options, runs)
+            task.settings, task.sharding = task.resolve(options), sharding
+            record = task.find_data(runs)
             dtype = choose_dtype(options.precision, "cuda" if torch.cuda.is_available() else "cpu")
         config = to_toml(replace(options, resume=False))
         defaults, held = defaults_as_toml(type(options)), list(runs.values())
         processes.on_main(
             partial(session.claim, held, config, record, options.resume, defaults, task.data)
         )
-        task.prepare(dtype, prepare_accelerator(MIXED[dtype]))
-        work = partial(_begin, session, task, config, record, runs)
-        begin = cache(partial(processes.on_main, work))  # Once, however many groups there are.
-        for group in task.groups(runs):
-            twins = {method: runs[method] for method in group}
-            status = _train_twins(task, session, twins, config, MIXED[dtype], begin)
-            if status is not None:
-                processes.leave()
-                return status
-        begin()
+        with out_of_memory_in_one_line(runs, task.trainer.learning.steps, task.savings()):
+            task.prepare(dtype, prepare_accelerator(MIXED[dtype]))
+            work = partial(_begin, session, task, config, record, runs)
+            begin = cache(partial(processes.on_main, work))  # Once, however many groups there are.
+            for group in task.groups(runs):
+                twins = {method: runs[method] for method in group}
+                status = _train_twins(task, session, twins, config, MIXED[dtype], begin)
+                if status is not None:
+                    processes.leave()
+                    return status
+            begin()
     processes.leave()
     return 0
 
@@ -93,26 +95,26 @@ def _train_twins(
     begin: Callable[[], object],
 ) -> int | None:
     """Train some methods on the same batches; an exit status where it ends before the last step."""
-    options, sharding, draws = task.options, task.sharding, task.batches()
+    learning, keeping, sharding = task.trainer.learning, task.trainer.keeping, task.sharding
+    draws = task.batches()
     trainees: list[Trainee] = []
     for method, run in runs.items():
         own = prepare_accelerator(precision)
         trainees.append(build_trainee(task, method, run, own))
-        say_what_is_trained(trainees[-1], options.steps, own.print)
-    processes.part_ways(options.seed)
+        say_what_is_trained(trainees[-1], learning.steps, own.print)
+    processes.part_ways(learning.seed)
     begin()
-    start = go_on_from(trainees, draws, options.resume, options.steps)
-    open_trackers(session, trainees, options, config, start)
+    start = go_on_from(trainees, draws, keeping.resume, learning.steps)
+    open_trackers(session, trainees, keeping, config, start)
 
     def evaluate(trainee: Trainee) -> dict[str, float]:
         with trainee.served():
             return through_base(sharding, lambda: task.evaluate(trainee)) or {}
 
-    measures = has(options, MeasuringOptions) and options.evaluate_every
     task.start(trainees, start)
-    if measures and not start:
+    if keeping.evaluate_every and not start:
         _log_start(trainees, evaluate)
-    plan = Plan.of(options)
+    plan = Plan.of(task.trainer)
     status = task.rehearse(trainees, plan, evaluate)
     if status is not None:
         return status
@@ -135,7 +137,7 @@ def _log_start(trainees: list[Trainee], evaluate: Callable[[Trainee], dict[str, 
         processes.on_main(partial(trainee.log, 0, **measured))
 
 
-def say_what_is_trained(trainee: Trainee, steps: int | None, say: Callable[[str], object]) -> None:
+def say_what_is_trained(trainee: Trainee, steps: int, say: Callable[[str], object]) -> None:
     """Say how much a trainee trains, where to, and how far its first step moves the weights.
 
     Before it goes on from a checkpoint. Called on every process.
@@ -150,11 +152,11 @@ def say_what_is_trained(trainee: Trainee, steps: int | None, say: Callable[[str]
     if not found:
         return
     trainee.first_step = {part: float(f"{step.largest:.3g}") for part, step in found.items()}
-    for line in as_lines(trainee.label, found, steps or 0, trainee.optimizer):
+    for line in as_lines(trainee.label, found, steps, trainee.optimizer):
         say(line)
 
 
-def go_on_from(trainees: list[Trainee], draws: Draws, resume: bool, steps: int | None) -> int:
+def go_on_from(trainees: list[Trainee], draws: Draws, resume: bool, steps: int) -> int:
     """Set every trainee back to the last checkpoint that all have; the step it is of, or 0.
 
     A start from 0 leaves nothing in the runs of what was measured and drawn before.
@@ -176,13 +178,13 @@ def _say(line: str) -> None:
 
 
 def open_trackers(
-    session: RunSession, trainees: list[Trainee], options: KeepingOptions, config: str, start: int
+    session: RunSession, trainees: list[Trainee], keeping: KeepingSettings, config: str, start: int
 ) -> None:
     """Give each trainee the tracker that was asked for; it closes with the session."""
     for trainee in trainees:
         folder = trainee.run.folder
         trainee.tracker = processes.on_main(
-            partial(open_tracker, options.tracker, folder, config, start)
+            partial(open_tracker, keeping.tracker, folder, config, start)
         )
         if trainee.tracker is not None:
             session.at_the_end.callback(trainee.tracker.finish)
@@ -246,8 +248,8 @@ def finish(
     Raises:
         StudioError: the proof failed; the adapter is kept for inspection, the run marked failed.
     """
-    options, run, method = task.options, trainee.run, trainee.label
-    best = trainee.best if getattr(options, "final", "last") == "best" else None
+    keeping, run, method = task.trainer.keeping, trainee.run, trainee.label
+    best = trainee.best if keeping.final == "best" else None
     # The main process alone knows it.
     step = int(processes.largest(0 if best is None else best.step)) or last
     if step != last:
@@ -256,7 +258,7 @@ def finish(
     answers = task.answers(trainee, step)
     processes.on_main(partial(_save_final, trainee, step))
     facts: dict[str, Any] = {**trainee.best_facts}
-    if trainee.keeps_best or has(options, MeasuringOptions):
+    if keeping.names_step:
         facts["adapter_step"] = step
     if reasons and method in reasons:
         facts["ended"] = reasons[method]
@@ -268,7 +270,7 @@ def finish(
 
     def tell() -> str:
         assert proof is not None, "the main process has compared"
-        steps = options.steps or 0
+        steps = task.trainer.learning.steps
         if proof.problem is not None:
             run.set_status("failed", last, steps, error=proof.problem, **facts)
             raise StudioError(proof.line)

@@ -3,19 +3,18 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
 from nora_studio.errors import StudioError
-from nora_studio.options.settings.watching import MeasuringOptions, SampleOptions
 from nora_studio.runs import processes
 from nora_studio.runs.stop import StopRequest
 from nora_studio.trainer.early_stop import Verdict, Watch
 from nora_studio.trainer.progress import Clock, check_finite, report
 from nora_studio.trainer.saving import save_checkpoints
+from nora_studio.trainer.settings import TrainerSettings
 from nora_studio.trainer.trainee import Batch, Draws, StepCallback, Trainee
 
 
@@ -38,29 +37,20 @@ class Plan:
     """Pieces of each process's share of a batch."""
 
     @classmethod
-    def of(cls, options: Any) -> "Plan":
-        """What a run's options say, filled in; without measuring options nothing is measured.
-
-        Args:
-            options: A trainer's, with LearningOptions and KeepingOptions among them.
-        """
-        measures, samples = (has(options, kind) for kind in (MeasuringOptions, SampleOptions))
+    def of(cls, settings: TrainerSettings) -> "Plan":
+        """Read the plan off a run's settings."""
+        learning, keeping = settings.learning, settings.keeping
         return cls(
-            steps=options.steps or 0,
-            log_every=options.log_every,
-            checkpoint_every=options.checkpoint_every,
-            keep_checkpoints=options.keep_checkpoints,
-            sample_every=options.sample_every if samples else 0,
-            evaluate_every=options.evaluate_every if measures else 0,
-            max_gradient_norm=options.max_gradient_norm,
-            watch=Watch(options.early_stop, options.patience or 1) if measures else Watch(),
-            accumulate=options.accumulate,
+            steps=learning.steps,
+            log_every=keeping.log_every,
+            checkpoint_every=keeping.checkpoint_every,
+            keep_checkpoints=keeping.keep_checkpoints,
+            sample_every=keeping.sample_every,
+            evaluate_every=keeping.evaluate_every,
+            max_gradient_norm=learning.max_gradient_norm,
+            watch=Watch(keeping.early_stop, keeping.patience),
+            accumulate=learning.accumulate,
         )
-
-
-def has(options: object, group: type) -> bool:
-    """Whether a group of options is among a trainer's."""
-    return isinstance(options, group)
 
 
 def train(

@@ -1,19 +1,22 @@
-"""Memory that has run out, told in one line; the runs it ended are marked as failed."""
+"""Memory that has run out, as an error of one line; the runs it ended are marked as failed."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
 from nora_studio.errors import StudioError
-from nora_studio.options.config import DreamboothOptions
-from nora_studio.runs.run_places import placed
+from nora_studio.runs.runs import Run
 
 _CPU_WORDS = ("can't allocate memory", "not enough memory", "bad_alloc", "bad allocation")
 
 
+class OutOfMemory(StudioError):
+    """The memory of a GPU, or of the machine, ran out."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that a GPU's or the machine's memory ran out."""
+    """Return whether an exception says that a GPU's or the machine's memory ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error)
@@ -21,13 +24,19 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def told_in_one_line(options: DreamboothOptions) -> Iterator[None]:
+def out_of_memory_in_one_line(
+    runs: Mapping[str, Run], steps: int, savings: Sequence[str]
+) -> Iterator[None]:
     """Turn memory that runs out in a block into an error with its remedies.
 
     Runs that are not finished are marked as failed; their checkpoints stay as they are.
 
+    Args:
+        steps: Of the whole run.
+        savings: The options that would save memory, in words; one at least.
+
     Raises:
-        StudioError: memory ran out.
+        OutOfMemory: memory ran out.
     """
     try:
         yield
@@ -36,20 +45,10 @@ def told_in_one_line(options: DreamboothOptions) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         reason = (str(error).strip().splitlines() or ["no more to be had"])[0]
-    problem = f"out of memory: {reason} {_remedy(options)}"
-    for run in placed(options)[1].values():
+    ways = ", ".join([*savings[:-1], f"or {savings[-1]}"]) if savings[1:] else savings[0]
+    problem = f"out of memory: {reason} Use {ways}. Checkpoints are kept."
+    for run in runs.values():
         status = run.read_status()
         if run.exists and status.get("state") != "finished":
-            run.set_status("failed", status.get("step", 0), options.steps or 0, error=problem)
-    raise StudioError(problem)
-
-
-def _remedy(options: DreamboothOptions) -> str:
-    ways = ["--fit GB, which finds settings that fit into so much"]
-    if not options.gradient_checkpointing:
-        ways.append("--gradient-checkpointing")
-    if (options.batch_size or 1) > 1:
-        ways.append("a smaller --batch-size")
-    if options.base_bits == 16:
-        ways.append("--base-bits 8 or 4")
-    return f"Use {', '.join(ways)}, or a smaller --resolution. Checkpoints are kept."
+            run.set_status("failed", status.get("step", 0), steps, error=problem)
+    raise OutOfMemory(problem)

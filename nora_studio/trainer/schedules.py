@@ -16,8 +16,8 @@ def learning_rate_schedule(
     optimizer: torch.optim.Optimizer,
     steps: int,
     warmup_steps: int,
-    cycles: int | None = None,
-    power: float | None = None,
+    cycles: int = CYCLES,
+    power: float = POWER,
     final_rate: float = 0.0,
 ) -> Any:
     """One of diffusers' schedules, over every group's own peak.
@@ -26,16 +26,15 @@ def learning_rate_schedule(
         kind: As the trainer's option `schedule`.
         steps: Of the whole run.
         warmup_steps: Of linear warm-up.
-        cycles: Of cosine-restarts, each from the peak to zero. None: `CYCLES`.
-        power: Of polynomial: the rate is the peak times (what is left of the run) ** power. None:
-            `POWER`.
+        cycles: Of cosine-restarts, each from the peak to zero.
+        power: Of polynomial: the rate is the peak times (what is left of the run) ** power.
         final_rate: Where a cosine ends, the same in every group.
     """
     if kind == "cosine" and final_rate > 0:
         return _cosine_to(optimizer, steps, warmup_steps, final_rate)
     if kind == "polynomial":
         return get_polynomial_decay_schedule_with_warmup(
-            optimizer, warmup_steps, steps, lr_end=0.0, power=POWER if power is None else power
+            optimizer, warmup_steps, steps, lr_end=0.0, power=power
         )
     names = {
         # Its plain "constant" leaves the warm-up out.
@@ -47,7 +46,7 @@ def learning_rate_schedule(
         optimizer,
         num_warmup_steps=warmup_steps,
         num_training_steps=steps,
-        num_cycles=cycles or CYCLES,
+        num_cycles=cycles,
     )
 
 

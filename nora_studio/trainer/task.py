@@ -18,6 +18,7 @@ from torch import nn
 from nora_studio.adapters.methods.steps import StepRules
 from nora_studio.runs.runs import Run
 from nora_studio.trainer.loop import Plan
+from nora_studio.trainer.settings import TrainerSettings
 from nora_studio.trainer.sharding import Sharding
 from nora_studio.trainer.trainee import Draws, StepCallback, Trainee
 
@@ -39,8 +40,6 @@ class Learner:
     """Sets it from such a folder, to the bit."""
     adapted: dict[str, nn.Module] = field(default_factory=dict)
     """The modules that carry adapters, by part; none where nothing is in a model's weights."""
-    final_rate: float = 0.0
-    """Where a cosine schedule ends."""
     callbacks: Sequence[Callable[[Trainee], StepCallback]] = ()
     """What the task does around each step, made for the run that they serve."""
 
@@ -66,8 +65,8 @@ class Task(ABC):
     """What a batch has rows of, as the log names their pace: "images_per_second"."""
     distributed = True
     """Whether several processes may share it."""
-    options: Any
-    """As they are trained with; set by `lifecycle.run`."""
+    settings: Any
+    """What `resolve` gave; set by `lifecycle.run`."""
     sharding: Sharding | None = None
     """How the base is spread over the processes; set by `lifecycle.run`."""
 
@@ -88,7 +87,29 @@ class Task(ABC):
         return options
 
     @abstractmethod
-    def find_data(self, options: Any, runs: dict[str, Run]) -> Mapping[str, str]:
+    def resolve(self, options: Any) -> Any:
+        """Return the settings that the options come to: a frozen type in which nothing is open.
+
+        Its field `trainer` holds the `TrainerSettings`. Loads no model.
+
+        Args:
+            options: As `read_options`, `around` and `complete` have left them.
+
+        Raises:
+            StudioError: an option does not fit the model or the data.
+        """
+
+    @property
+    def trainer(self) -> TrainerSettings:
+        """The trainer's share of the settings."""
+        return self.settings.trainer
+
+    @abstractmethod
+    def savings(self) -> Sequence[str]:
+        """Return the options that would save memory in this run, in words; one at least."""
+
+    @abstractmethod
+    def find_data(self, runs: dict[str, Run]) -> Mapping[str, str]:
         """Read what is trained on, before any model loads; most mistakes are here.
 
         Returns:

@@ -21,8 +21,9 @@ from nora_studio.adapters.new_tokens import (
 )
 from nora_studio.errors import StudioError
 from nora_studio.sdxl.models import load_sdxl, parts_of, share_weights
+from nora_studio.tasks.dreambooth.settings import resolve
 from nora_studio.tasks.dreambooth.step import encode_prompts
-from nora_studio.tasks.dreambooth.token_training import TokenRows, name_tokens
+from nora_studio.tasks.dreambooth.token_training import TokenRows, name_tokens, start_words
 
 PROMPTS = ["a photo of a [V] mug in the snow", "a photo of a mug", ""]
 
@@ -158,8 +159,10 @@ def test_tokens_of_several_adapters_stand_together_unless_they_share_a_name():
 
 
 def starts(pipe, photos, tmp_path, **changes) -> torch.Tensor:
-    options = tiny_options(tmp_path, photos, tmp_path, **changes)
-    return name_tokens(pipe, options).rows["text_encoder"]
+    options = tiny_options(tmp_path, photos, tmp_path, resolution=64, **changes)
+    tokens = resolve(options).tokens
+    start = start_words(pipe, tokens)
+    return name_tokens(pipe, tokens, start, options.seed).rows["text_encoder"]
 
 
 def test_tokens_start_from_the_class_and_never_identical(tiny_pipe, photo_folder, tmp_path):

@@ -16,8 +16,8 @@ from nora_studio.options.config import DreamboothOptions
 from nora_studio.options.options_file import to_toml
 from nora_studio.runs.history import TRASH, differing_settings, find_runs, standing, trainer_of
 from nora_studio.runs.runs import Run
-from nora_studio.tasks.commonsense.config import CommonsenseOptions
-from nora_studio.tasks.fewshot.settings import FewshotOptions
+from nora_studio.tasks.commonsense.options import CommonsenseOptions
+from nora_studio.tasks.fewshot.options import FewshotOptions
 
 SHORT = only_unet({"sample-every": 0, "log-every": 1, "schedule": "constant"})
 

@@ -25,7 +25,7 @@ LEVELS = [
 """Imports go only to lower levels; within a room they are free."""
 ALONE = {
     "sdxl.losses": set(),
-    "options.settings": set(),
+    "options.groups": set(),
     "photos": {"runs"},
     "nora": {"runs"},
     "mini.world": set(),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.scenes import save
-from support.trainer import tiny_options
+from support.trainer import photo_set, tiny_options
 
 from nora_studio.cli.main import dispatch
 from nora_studio.errors import StudioError
@@ -37,7 +37,7 @@ def photo(folder: Path, name: str, number: int = 0) -> Path:
 
 
 def trained(folder: Path, base: Path, **changes) -> PhotoSet:
-    return PhotoSet.find(tiny_options(base, folder, folder.parent / "runs", **changes))
+    return photo_set(tiny_options(base, folder, folder.parent / "runs", **changes))
 
 
 def report(folder: Path, capsys) -> list[str]:

@@ -13,6 +13,7 @@ from support.trainer import (
     Outcome,
     ask_to_stop,
     only_unet,
+    photo_set,
     run_trainer,
     tensors_of,
     tiny_arguments,
@@ -25,7 +26,6 @@ from nora_studio.options.defaults import with_recommended
 from nora_studio.options.options_file import parse_options
 from nora_studio.runs.disk_cache import default_cache_folder
 from nora_studio.runs.runs import Run
-from nora_studio.tasks.dreambooth.photo_set import PhotoSet
 
 EVERYTHING = {
     "buckets": True,
@@ -206,10 +206,10 @@ def test_masks_that_are_not_there_are_refused(tiny_base, photo_folder, tmp_path)
     for changes, words in (({"masks": "alpha"}, "transparent"), ({"mask_floor": 0.3}, "none in")):
         options = tiny_options(tiny_base, photo_folder, tmp_path, **changes)
         with pytest.raises(StudioError, match=words):
-            PhotoSet.find(options)
+            photo_set(options)
 
 
 def test_a_mask_without_its_photo_is_refused(tiny_base, photos, tmp_path):
     save(scene(), photos / "zebra.mask.png")
     with pytest.raises(StudioError, match=r"zebra\.mask\.png: there is no photo 'zebra'"):
-        PhotoSet.find(tiny_options(tiny_base, photos, tmp_path))
+        photo_set(tiny_options(tiny_base, photos, tmp_path))

@@ -10,7 +10,7 @@ from support.drawing import told_by
 from support.places import TOP
 from support.tiny import SIZE, tiny_adapter, tiny_clip
 from support.tokens import adapter_with
-from support.trainer import tiny_options
+from support.trainer import photo_set, tiny_options
 
 from nora_studio.adapters.new_tokens import TOKENIZERS, NewTokens
 from nora_studio.app.pages.comparison_view import sheet_view
@@ -21,7 +21,7 @@ from nora_studio.scoring.compare import Drawing, enter_adapters
 from nora_studio.scoring.prompt_warnings import drawing_warnings
 from nora_studio.scoring.scores import load_scorer
 from nora_studio.sdxl.models import load_sdxl
-from nora_studio.tasks.dreambooth.photo_set import PhotoSet
+from nora_studio.tasks.dreambooth.settings import resolve
 
 SCRIPTS = TOP / "evaluation"
 LONG = "a photo of a [V] mug " + "on the beach " * 30 + "in the snow"
@@ -123,7 +123,9 @@ def test_training_says_so_of_captions_and_of_all_prompts(
 ):
     samples = (LONG + " at night", "a [V] mug BREAK")
     options = tiny_options(tiny_base, photo_folder, tmp_path, prompt=LONG, sample_prompts=samples)
-    long, long_sample, syntax = PhotoSet.find(options).prompt_warnings(tiny_pipe, "sks")
+    long, long_sample, syntax = photo_set(options).prompt_warnings(
+        tiny_pipe, "sks", resolve(options)
+    )
     assert long.startswith("warning: --prompt is too long; never read: 'on the")
     assert long_sample.startswith("warning: --sample-prompts") and "at night'" in long_sample
     assert syntax.startswith("warning: --sample-prompts") and ": BREAK is other" in syntax

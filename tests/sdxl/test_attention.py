@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.trainer import only_unet, run_trainer, tiny_arguments, tiny_options
+from support.trainer import only_unet, run_trainer, tiny_arguments
 
 from nora_studio.sdxl.base import load_base
 
@@ -17,10 +17,9 @@ RUNS = {
 }
 
 
-def profiled(base, photos, folder, attention: str) -> tuple[set[str], torch.Tensor]:
+def profiled(base, attention: str) -> tuple[set[str], torch.Tensor]:
     """Names of all that ran, forward and back, and the gradient at the UNet's input."""
-    options = tiny_options(base, photos, folder, attention=attention, method="lora")
-    unet = load_base(options, torch.float32, CPU).unet
+    unet = load_base(str(base), torch.float32, CPU, attention=attention).unet
     given = inputs()
     given["sample"].requires_grad_()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
@@ -29,20 +28,19 @@ def profiled(base, photos, folder, attention: str) -> tuple[set[str], torch.Tens
 
 
 @pytest.mark.slow
-def test_each_choice_runs_its_own_kernel(tiny_base, photo_folder, tmp_path):
+def test_each_choice_runs_its_own_kernel(tiny_base):
     gradients = {}
     for attention, wanted in RUNS.items():
-        ran, gradients[attention] = profiled(tiny_base, photo_folder, tmp_path, attention)
+        ran, gradients[attention] = profiled(tiny_base, attention)
         assert wanted in ran, attention
         assert (set(RUNS.values()) - {wanted}).isdisjoint(ran), attention
     for gradient in gradients.values():
         torch.testing.assert_close(gradient, gradients["auto"], rtol=1e-3, atol=1e-4)
 
 
-def test_eager_goes_for_the_text_encoders_too(tiny_base, photo_folder, tmp_path):
+def test_eager_goes_for_the_text_encoders_too(tiny_base):
     for attention in ("auto", "eager"):
-        options = tiny_options(tiny_base, photo_folder, tmp_path, attention=attention)
-        pipe = load_base(options, torch.float32, CPU)
+        pipe = load_base(str(tiny_base), torch.float32, CPU, attention=attention)
         used = {pipe.text_encoder.config._attn_implementation}
         used.add(pipe.text_encoder_2.config._attn_implementation)
         assert used == {"eager" if attention == "eager" else "sdpa"}

@@ -23,7 +23,7 @@ def begun(base: Path, photos: Path, folder: Path, **changes) -> tuple[list[Train
         if not (run.folder / "config.toml").exists():
             run = Run.create(run.folder, "")
         trainees.append(trainee_of(task, method, run))
-    steps = options.steps or 0
+    steps = task.trainer.learning.steps
     plan = Plan(steps, 2, 1, steps, 0, 0, max_gradient_norm=1.0, accumulate=options.accumulate)
     return trainees, draws, plan
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from nora_studio.options.part_settings import part_settings
 from nora_studio.runs.runs import Run
 from nora_studio.runs.stop import StopRequest
 from nora_studio.tasks.dreambooth.gallery import Gallery
@@ -22,11 +21,11 @@ def task_of(subject: Subject, draws: Draws, folder: Path | None = None) -> Dream
     Args:
         folder: Of the runs, where they are drawn into.
     """
-    task, options = DreamboothTask(), subject.options
-    task.options, task.prepared = options, Prepared(subject, draws, None)  # type: ignore[arg-type]
-    task.settings = {method: part_settings(options, method) for method in options.methods}
+    task = DreamboothTask()
+    task.settings = subject.settings
+    task.prepared = Prepared(subject, draws, None)  # type: ignore[arg-type]
     place = folder or Path()
-    runs = {method: Run(place / f"mug-{method}") for method in options.methods}
+    runs = {method: Run(place / f"mug-{method}") for method in task.trainer.methods}
     task.gallery = Gallery(subject, runs, None, print)
     return task
 

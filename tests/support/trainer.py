@@ -18,10 +18,11 @@ from accelerate.state import AcceleratorState
 from nora_studio.options.config import DreamboothOptions, PartOptions
 from nora_studio.options.defaults import with_recommended
 from nora_studio.runs.runs import Run
-from nora_studio.sdxl.base import load_base
+from nora_studio.tasks.dreambooth.base import load_base_of
 from nora_studio.tasks.dreambooth.batches import BatchDraws
 from nora_studio.tasks.dreambooth.photo_set import PhotoSet
 from nora_studio.tasks.dreambooth.prior import PairedDraws
+from nora_studio.tasks.dreambooth.settings import DreamboothSettings, resolve
 from nora_studio.tasks.dreambooth.setup import prepare
 from nora_studio.tasks.dreambooth.subject import Subject
 from support.places import TOP
@@ -132,11 +133,23 @@ def tiny_options(base: Path, photos: Path, runs: Path, **changes) -> DreamboothO
     return with_recommended(DreamboothOptions(**(options | changes)))
 
 
+def tiny_settings(base: Path, photos: Path, runs: Path, **changes) -> DreamboothSettings:
+    """The same options, resolved."""
+    return resolve(tiny_options(base, photos, runs, **changes))
+
+
+def photo_set(options: DreamboothOptions) -> PhotoSet:
+    """The photos of a run, found and looked through as the script does it."""
+    settings = resolve(options)
+    return PhotoSet.find(settings.photos, settings.subject.prompt, settings.base.resolution)
+
+
 def tiny_subject(options: DreamboothOptions) -> tuple[Subject, BatchDraws | PairedDraws]:
     """What the script prepares before it builds its trainees."""
     AcceleratorState._reset_state(True)
-    pipe = load_base(options, torch.float32, torch.device("cpu"))
-    prepared = prepare(options, pipe, PhotoSet.find(options), lambda line: None)
+    settings = resolve(options)
+    pipe = load_base_of(settings.base, torch.float32, torch.device("cpu"))
+    prepared = prepare(settings, pipe, photo_set(options), lambda line: None)
     return prepared.subject, prepared.draws
 
 

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from support.trainer import run_trainer, tiny_arguments, tiny_options
+from support.trainer import run_trainer, tiny_arguments, tiny_settings
 
 from nora_studio.errors import StudioError
 from nora_studio.runs.runs import Run
-from nora_studio.trainer.out_of_memory import is_out_of_memory, told_in_one_line
+from nora_studio.tasks.dreambooth.task import DreamboothTask
+from nora_studio.trainer.out_of_memory import is_out_of_memory, out_of_memory_in_one_line
 
 
 def test_a_run_that_is_out_of_memory_has_failed_in_one_line(tiny_base, photo_folder, tmp_path):
@@ -25,12 +26,17 @@ def test_a_run_that_is_out_of_memory_has_failed_in_one_line(tiny_base, photo_fol
 def test_what_was_reached_is_kept_and_a_finished_twin_stays_finished(
     tiny_base, photo_folder, tmp_path
 ):
-    options = tiny_options(tiny_base, photo_folder, tmp_path, base_bits=4, batch_size=1)
+    task = DreamboothTask()
+    task.settings = tiny_settings(tiny_base, photo_folder, tmp_path, base_bits=4, batch_size=1)
     nora, lora = (Run.create(tmp_path / f"mug-{method}", "") for method in ("nora", "lora"))
     nora.set_status("finished", 6, 6)
     lora.set_status("running", 4, 6)
     lora.save_checkpoint(4, lambda folder: (folder / "state").write_text("kept"))
-    with pytest.raises(StudioError, match="out of memory") as refusal, told_in_one_line(options):
+    runs, savings = {"nora": nora, "lora": lora}, task.savings()
+    with (
+        pytest.raises(StudioError, match="out of memory") as refusal,
+        out_of_memory_in_one_line(runs, 6, savings),
+    ):
         torch.empty(2**50)
     assert "\n" not in str(refusal.value)
     assert "--base-bits" not in str(refusal.value)  # in use already, as is the smallest batch
@@ -40,8 +46,10 @@ def test_what_was_reached_is_kept_and_a_finished_twin_stays_finished(
     assert list(lora.checkpoints()) == [4]
 
 
-def test_a_gpus_memory_is_told_alike_and_other_errors_pass(tiny_base, photo_folder, tmp_path):
-    options = tiny_options(tiny_base, photo_folder, tmp_path)
+def test_a_gpus_memory_is_told_alike_and_other_errors_pass():
     assert is_out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate"))
-    with pytest.raises(RuntimeError, match="shapes"), told_in_one_line(options):
+    with (
+        pytest.raises(RuntimeError, match="shapes"),
+        out_of_memory_in_one_line({}, 1, ["a smaller batch"]),
+    ):
         raise RuntimeError("shapes cannot be multiplied")

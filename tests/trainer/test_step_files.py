@@ -1,13 +1,18 @@
 """A training step is read in six files, and the README names them and where to read."""
 
 import ast
+import contextlib
 import re
 import sys
 from collections import defaultdict
+from collections.abc import Callable
+from types import FrameType
 
+import pytest
 from support.loop import built
 from support.modules import PACKAGE
 from support.places import TOP
+from support.trainer import run_trainer, tiny_arguments
 
 from nora_studio.trainer.loop import Plan, advance
 
@@ -23,22 +28,53 @@ ON_TOP = {"nora/nested.py", "adapters/methods/steps.py", "adapters/methods/decay
 """The method's own: NoRA's cheaper products, its rules and its weight decay."""
 
 
-def test_a_step_of_nora_crosses_six_files_and_its_methods_own(tiny_base, photo_folder, tmp_path):
-    _, draws, (trainee,) = built(tiny_base, photo_folder, tmp_path, method="nora")
-    plan = Plan(1, 1, 1, 1, 0, 0, max_gradient_norm=1.0)
-    crossed = defaultdict(set)
+@contextlib.contextmanager
+def calls(wanted: Callable[[FrameType], bool] = lambda frame: True):
+    """File of the package -> functions of it that are called in the block."""
+    crossed: dict[str, set[str]] = defaultdict(set)
 
-    def note(frame, event, argument):
+    def note(frame: FrameType, event: str, argument: object) -> None:
         place = frame.f_code.co_filename
-        if event == "call" and place.startswith(str(PACKAGE)):
+        if event == "call" and place.startswith(str(PACKAGE)) and wanted(frame):
             crossed[place.removeprefix(f"{PACKAGE}/")].add(frame.f_code.co_name)
 
     before = sys.getprofile()
     sys.setprofile(note)
     try:
-        advance(trainee, draws.next(), 1, plan)
+        yield crossed
     finally:
         sys.setprofile(before)
+
+
+def takes_options(frame: FrameType) -> bool:
+    """Whether a function is called with an object of options."""
+    code = frame.f_code
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    return any(type(frame.f_locals.get(name)).__name__.endswith("Options") for name in names)
+
+
+@pytest.mark.slow
+def test_options_pass_through_few_files_on_their_way_into_a_step(tiny_base, photo_folder, tmp_path):
+    with calls(takes_options) as crossed:
+        done = run_trainer(*tiny_arguments(tiny_base, photo_folder, tmp_path, "nora"))
+    assert done.status == 0, done.err
+    # A group's own file refuses what it cannot have, and hands nothing on.
+    passed = {file for file in crossed if not file.startswith("options/groups/")}
+    assert len(passed) <= 12, sorted(passed)
+    assert {file for file in passed if not file.startswith("options/")} == {
+        "runs/run_places.py",
+        "tasks/dreambooth/settings.py",
+        "tasks/dreambooth/task.py",
+        "trainer/settings.py",
+        "trainer/task.py",
+    }
+
+
+def test_a_step_of_nora_crosses_six_files_and_its_methods_own(tiny_base, photo_folder, tmp_path):
+    _, draws, (trainee,) = built(tiny_base, photo_folder, tmp_path, method="nora")
+    plan = Plan(1, 1, 1, 1, 0, 0, max_gradient_norm=1.0)
+    with calls() as crossed:
+        advance(trainee, draws.next(), 1, plan)
     assert set(crossed) - ON_TOP == STEP
     assert {"forward"} < crossed["tasks/dreambooth/step.py"] | crossed["nora/layer.py"]
 

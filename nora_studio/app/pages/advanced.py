@@ -11,9 +11,9 @@ import gradio as gr
 from nora_studio.app.pages.escaping import escaped
 from nora_studio.app.pages.number_field import NumberField
 from nora_studio.options.config import PART_FIELDS, DreamboothOptions
+from nora_studio.options.groups.adapter import PartOptions
 from nora_studio.options.options_file import flag_words
 from nora_studio.options.options_page import helps, own_fields
-from nora_studio.options.settings.adapter import PartOptions
 
 ELSEWHERE = {
     "instance_dir", "prompt", "model", "output_dir", "name", "steps", "method", "resume",

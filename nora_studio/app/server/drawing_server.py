@@ -56,7 +56,7 @@ from nora_studio.sdxl.entrants import (
     plan_pictures,
     trained_size,
 )
-from nora_studio.sdxl.models import choose_trigger, load_sdxl
+from nora_studio.sdxl.models import check_trigger, choose_trigger, load_sdxl
 from nora_studio.sdxl.readings import read_as_tokens
 
 Tell = Callable[[dict[str, Any]], object]
@@ -231,8 +231,9 @@ def _with_word(pipes: AdaptedPipes, entrant: Entrant) -> Entrant:
     """A base column's rare word chosen where it is left to us, checked where it is given."""
     if entrant.rare_word is None:
         return entrant
-    asked = None if entrant.rare_word == "auto" else entrant.rare_word
-    return replace(entrant, rare_word=choose_trigger(pipes.base, asked))
+    if entrant.rare_word == "auto":
+        return replace(entrant, rare_word=choose_trigger(pipes.base))
+    return replace(entrant, rare_word=check_trigger(pipes.base, entrant.rare_word))
 
 
 def _drawing(

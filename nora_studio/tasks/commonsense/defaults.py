@@ -6,19 +6,24 @@ import math
 from nora_studio.adapters.methods.quantised import check_on_quantised
 from nora_studio.errors import StudioError
 from nora_studio.options.defaults import check_methods
-from nora_studio.options.paths import check_folder_name
-from nora_studio.options.settings.adapter import check_adapter_options
-from nora_studio.options.settings.checks import check_above_zero, check_not_negative, check_option
-from nora_studio.options.settings.learning import check_learning_options, check_resolved
-from nora_studio.options.settings.watching import (
+from nora_studio.options.groups.adapter import check_adapter_options
+from nora_studio.options.groups.checks import (
+    check_above_zero,
+    check_not_negative,
+    check_option,
+    filled,
+)
+from nora_studio.options.groups.learning import check_learning_options, check_resolved
+from nora_studio.options.groups.watching import (
     DEFAULT_PATIENCE,
     check_keeping_options,
     check_measured,
     check_patience,
 )
+from nora_studio.options.paths import check_folder_name
 from nora_studio.runs import processes
-from nora_studio.tasks.commonsense.config import CommonsenseOptions
 from nora_studio.tasks.commonsense.examples import Example, fill
+from nora_studio.tasks.commonsense.options import CommonsenseOptions
 
 BATCH = 16
 VALIDATION = 120
@@ -61,7 +66,7 @@ def with_recommended(options: CommonsenseOptions) -> CommonsenseOptions:
         final=options.final or ("best" if measures and options.keep_best is not False else "last"),
         patience=options.patience or (None if options.early_stop == "none" else DEFAULT_PATIENCE),
     )
-    processes.check_shares(options.batch_size or 1, options.accumulate)
+    processes.check_shares(filled(options.batch_size), options.accumulate)
     methods = options.methods
     check_option(bool(methods), "method", "at least one method", options.method)
     check_option(len(set(methods)) == len(methods), "method", "each once", options.method)
@@ -88,7 +93,7 @@ def with_steps(options: CommonsenseOptions, examples: list[Example]) -> Commonse
         rows = len(examples)
         if options.packing:
             rows = len(fill([len(example.ids) for example in examples], options.cutoff))
-        steps = math.ceil((options.epochs or 0) * rows / (options.batch_size or 1))
+        steps = math.ceil(filled(options.epochs) * rows / filled(options.batch_size))
         options = dataclasses.replace(options, steps=max(1, steps))
     check_resolved(options)
     return options

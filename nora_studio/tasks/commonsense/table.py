@@ -11,10 +11,10 @@ from nora_studio.options.options_file import parse
 from nora_studio.runs.runs import Run
 from nora_studio.scoring.statistics import mean_of
 from nora_studio.scoring.tables import BY_CHANCE, counted_units, difference_lines, rate_notes
-from nora_studio.tasks.commonsense.config import CommonsenseOptions
+from nora_studio.tasks.commonsense.options import PARTS, CommonsenseOptions
 from nora_studio.tasks.commonsense.results import RESULTS
 from nora_studio.tasks.commonsense.rows import SETS
-from nora_studio.tasks.commonsense.task import settings_of
+from nora_studio.tasks.commonsense.settings import part_settings
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Entry:
         return "".join(letter if letter.isalnum() else "-" for letter in self.label.lower())
 
 
+(PART,) = PARTS
 ENTRIES = (
     Entry("NoRA 128 x 16", "nora", ("--decoder.rank", "16", "--decoder.outer-rank", "128")),
     Entry("LoRA 4", "lora", ("--decoder.rank", "4")),
@@ -59,7 +60,7 @@ AVERAGE = "average"
 def rate_of(flags: Sequence[str]) -> float:
     """The learning rate that the trainer takes from a row's command line."""
     options = parse(CommonsenseOptions, flags)
-    return settings_of(options, options.method).learning_rate
+    return part_settings(options, options.method)[PART].learning_rate
 
 
 def cell_of(run: Run | None, answers: Path) -> dict[str, Any]:

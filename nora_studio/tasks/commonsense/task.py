@@ -10,18 +10,19 @@ from torch import Tensor, nn
 
 from nora_studio.adapters.base_digests import forbid_disk
 from nora_studio.adapters.files.adapter_folders import load_adapter
+from nora_studio.options.groups.checks import filled
 from nora_studio.options.options_file import parse
-from nora_studio.options.part_settings import PartSettings, resolve
 from nora_studio.runs import processes
 from nora_studio.runs.runs import Run
 from nora_studio.sdxl.models import share_weights
 from nora_studio.tasks.commonsense.batches import QuestionDraws
-from nora_studio.tasks.commonsense.config import PARTS, CommonsenseOptions
 from nora_studio.tasks.commonsense.defaults import with_recommended, with_steps
 from nora_studio.tasks.commonsense.examples import Batch, Example, collate, encode
 from nora_studio.tasks.commonsense.models import load_decoder, load_tokenizer
+from nora_studio.tasks.commonsense.options import PARTS, CommonsenseOptions
 from nora_studio.tasks.commonsense.recommended import recommended
 from nora_studio.tasks.commonsense.rows import digest, split, training_rows
+from nora_studio.tasks.commonsense.settings import CommonsenseSettings, resolve
 from nora_studio.tasks.commonsense.step import AnswerStep
 from nora_studio.trainer.build import adapt, learner
 from nora_studio.trainer.task import Learner, Proof, Task
@@ -37,7 +38,7 @@ class CommonsenseTask(Task):
     """Adapt a causal language model to commonsense questions."""
 
     data, rows = "questions", "examples"
-    options: CommonsenseOptions
+    settings: CommonsenseSettings
     decoder: nn.Module
     """The frozen base."""
     validation: Sequence[Batch]
@@ -49,64 +50,73 @@ class CommonsenseTask(Task):
     def complete(self, options: CommonsenseOptions) -> CommonsenseOptions:
         found = training_rows(options.data)
         self.record = {name: digest(rows) for name, rows in found.items()}
-        self.settings = {method: settings_of(options, method) for method in options.methods}
         self.tokenizer = load_tokenizer(options.model)
-        rows, kept_out = split(found, options.validation or 0, options.seed)
+        rows, kept_out = split(found, filled(options.validation), options.seed)
         cut = partial(
             encode,
             tokenizer=self.tokenizer,
             cutoff=options.cutoff,
-            train_on_inputs=bool(options.train_on_inputs),
+            train_on_inputs=filled(options.train_on_inputs),
         )
         self.examples, self.kept_out = [cut(row) for row in rows], [cut(row) for row in kept_out]
         return with_steps(options, self.examples)
 
-    def find_data(self, options: CommonsenseOptions, runs: dict[str, Run]) -> Mapping[str, str]:
+    def resolve(self, options: CommonsenseOptions) -> CommonsenseSettings:
+        return resolve(options)
+
+    def savings(self) -> Sequence[str]:
+        settings = self.settings
+        return [
+            *([] if settings.gradient_checkpointing else ["--gradient-checkpointing"]),
+            *([] if settings.bits != 16 else ["--base-bits 8 or 4"]),
+            "a smaller --batch-size, --cutoff or more --accumulate",
+        ]
+
+    def find_data(self, runs: dict[str, Run]) -> Mapping[str, str]:
         return self.record
 
     def prepare(self, dtype: torch.dtype, accelerator: Accelerator) -> None:
-        options, say = self.options, accelerator.print
-        say(f"Loading {options.model} ({dtype}, {accelerator.device})")
-        self.decoder = load_decoder(options.model, dtype, accelerator.device, options.base_bits)
-        if not options.cache:
+        settings, say = self.settings, accelerator.print
+        say(f"Loading {settings.model} ({dtype}, {accelerator.device})")
+        self.decoder = load_decoder(settings.model, dtype, accelerator.device, settings.bits)
+        if not self.trainer.tuning.cache:
             forbid_disk(self.decoder)
         self.validation = validation_batches(self.kept_out, self.tokenizer.pad_token_id)
         counts = f"{len(self.examples):,} questions, {len(self.kept_out)} kept out"
-        say(f"{counts}; {options.steps:,} steps")
+        say(f"{counts}; {self.trainer.learning.steps:,} steps")
 
     def batches(self) -> Draws:
-        options = self.options
+        settings, learning = self.settings, self.trainer.learning
         return QuestionDraws(
             self.examples,
-            options.batch_size or 1,
+            learning.batch_size,
             self.tokenizer.pad_token_id,
-            options.seed,
-            options.group_by_length,
-            options.cutoff if options.packing else None,
+            learning.seed,
+            settings.group_by_length,
+            settings.cutoff if settings.packing else None,
         )
 
     def build(self, method: str, run: Run, accelerator: Accelerator) -> Learner:
-        options = self.options
+        settings = self.settings
         tree: Any = self.decoder if self.sharding else share_weights(self.decoder)
         adapted = adapt(
-            options,
+            settings.trainer,
             method,
-            {PART: self.settings[method]},
+            settings.trainer.parts[method],
             {PART: self.decoder},
             {PART: tree},
-            lambda part, module: list(options.targets),
-            cache=options.cache,
+            lambda part, module: list(settings.targets),
         )
         if self.sharding is not None:
             self.sharding.shard(tree, accelerator.device)
-        if options.gradient_checkpointing:
+        if settings.gradient_checkpointing:
             tree.gradient_checkpointing_enable({"use_reentrant": False})
         return learner(
-            options,
+            settings.trainer,
             adapted,
             AnswerStep(tree, adapted.rules).train(),
-            {"model": options.model, "trigger": "", "prompt": "", "resolution": 0, "task": TASK},
-            recommended(method, options.model).rate / 10,
+            {"model": settings.model, "trigger": "", "prompt": "", "resolution": 0, "task": TASK},
+            recommended(method, settings.model).rate / 10,
         )
 
     @torch.no_grad()
@@ -169,11 +179,6 @@ def validation_batches(examples: Sequence[Example], pad: int) -> list[Batch]:
     ordered = sorted(examples, key=lambda example: len(example.ids))
     starts = range(0, len(ordered), MEASURED_ROWS)
     return [collate(ordered[start : start + MEASURED_ROWS], pad) for start in starts]
-
-
-def settings_of(options: CommonsenseOptions, method: str) -> PartSettings:
-    """A method's rank, scale and rate, as asked for or recommended."""
-    return resolve(options, method, PARTS, recommended(method, options.model))[PART]
 
 
 @torch.no_grad()

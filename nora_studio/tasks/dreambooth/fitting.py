@@ -16,6 +16,7 @@ from typing import Any
 from nora_studio.adapters.methods.quantised import work_on
 from nora_studio.errors import StudioError
 from nora_studio.options.config import DreamboothOptions
+from nora_studio.options.groups.checks import filled
 from nora_studio.options.options_file import read_toml, to_toml
 from nora_studio.runs.orphans import ending_with_us
 from nora_studio.runs.runs import CONFIG, Run
@@ -54,7 +55,7 @@ def ladder(options: DreamboothOptions, given: frozenset[str]) -> list[tuple[str,
 
     if "gradient_checkpointing" in free and not options.gradient_checkpointing:
         add("gradient checkpointing", gradient_checkpointing=True)
-    batch = options.batch_size or 1
+    batch = filled(options.batch_size)
     if "accumulate" in free:  # Batches in several passes, where the trainer can do that.
         for passes in sorted({2, batch}):
             if 1 < passes <= batch and batch % passes == 0:
@@ -84,7 +85,7 @@ def fitted(
         StudioError: nothing fits, or a try failed for another reason.
     """
     check_one_process("fit")
-    limit = options.fit or 0.0
+    limit = filled(options.fit)
     if options.resume:
         return replace(options, **_found_before(options, given))
     for method in options.methods:

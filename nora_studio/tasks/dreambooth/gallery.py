@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from nora_studio.options.judges import judge_for, require_judge, why_unscored
 from nora_studio.runs import processes
 from nora_studio.runs.runs import Run
 from nora_studio.scoring.prompt_warnings import judge_warnings
@@ -15,7 +14,6 @@ from nora_studio.tasks.dreambooth.samples import (
     draw_base,
     draw_samples,
     sample_files,
-    sample_prompts,
 )
 from nora_studio.tasks.dreambooth.subject import Subject
 from nora_studio.tasks.dreambooth.wall import hang_walls
@@ -68,7 +66,7 @@ class Gallery:
 
     def catch_up(self, trainees: list[Trainee], step: int, every: int) -> None:
         """Draw what was due after a step that the training was stopped at, where it is missing."""
-        bare = sample_files(trainees[0].run, 0, len(sample_prompts(self.subject)))
+        bare = sample_files(trainees[0].run, 0, len(self.subject.settings.previews.prompts))
         if not all(file.is_file() for file in bare):
             self.show_base(trainees)
         if every and step % every == 0:
@@ -79,7 +77,7 @@ class Gallery:
 
     def has_shown(self, trainee: Trainee, step: int) -> bool:
         """Whether a step's samples are all there, and in the log where they are scored."""
-        files = sample_files(trainee.run, step, len(sample_prompts(self.subject)))
+        files = sample_files(trainee.run, step, len(self.subject.settings.previews.prompts))
         if not all(file.is_file() for file in files):
             return False
         rows = trainee.run.read_log() if self.judge else []
@@ -120,17 +118,16 @@ def load_judge(subject: Subject, photos: PhotoSet) -> SampleJudge | None:
     Raises:
         StudioError: there is no such judge.
     """
-    options = subject.options
-    if not options.score_samples:
-        if judge_for(options.model, options.clip) is None:
-            print(f"Samples are {why_unscored(options.model)}")
+    previews = subject.settings.previews
+    if not previews.judge:
+        if previews.unscored:
+            print(f"Samples are {previews.unscored}")
         return None
-    trained, held_out = photos.split(options.hold_out)
+    trained, held_out = photos.split()
     shown, kind = (trained, "training") if held_out is None else (held_out, "held-out")
-    name, count = require_judge(options.model, options.clip), len(shown.files)
+    name, count = previews.judge, len(shown.files)
     print(f"Samples are judged by {name} CLIP against {count} {kind} photo{'s' * (count > 1)}")
-    prompts = sample_prompts(subject)
-    judge = SampleJudge.load(name, shown.files, prompts, subject.pipe.device)
-    for line in judge_warnings(judge.scorer, prompts):
+    judge = SampleJudge.load(name, shown.files, previews.prompts, subject.pipe.device)
+    for line in judge_warnings(judge.scorer, previews.prompts):
         print(line)
     return judge

@@ -1,7 +1,6 @@
 """The photos of one training: found and looked through, framed, encoded, and drawn in batches."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,9 +10,6 @@ from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
 from nora_studio.errors import StudioError
-from nora_studio.mini.assets import EMBEDDED, embedded
-from nora_studio.options.config import DreamboothOptions
-from nora_studio.options.settings.photos import DEFAULT_CROPS, DEFAULT_MASK_FLOOR
 from nora_studio.photos.beside import masks_beside
 from nora_studio.photos.buckets import Size, buckets_pay
 from nora_studio.photos.captions import read_captions
@@ -23,6 +19,8 @@ from nora_studio.photos.views import Framing, photo_views
 from nora_studio.scoring.prompt_warnings import prompt_warnings
 from nora_studio.sdxl.cache import LatentCache, Stores, encode_photos
 from nora_studio.tasks.dreambooth.batches import Augmentation, BatchDraws
+from nora_studio.tasks.dreambooth.settings import DreamboothSettings, PhotoSettings
+from nora_studio.trainer.settings import LearningSettings
 
 MOST_WARNINGS = 5
 
@@ -31,7 +29,7 @@ MOST_WARNINGS = 5
 class PhotoSet:
     """Photos that the trainer can use, and what each is to be told as."""
 
-    options: DreamboothOptions
+    settings: PhotoSettings
     files: list[Path]
     sizes: list[Size]
     captions: list[str]
@@ -39,27 +37,31 @@ class PhotoSet:
     findings: list[Finding]
 
     @classmethod
-    def find(cls, options: DreamboothOptions) -> "PhotoSet":
+    def find(cls, settings: PhotoSettings, prompt: str, resolution: int) -> "PhotoSet":
         """Read every photo once, before any model loads: most mistakes are here.
+
+        Args:
+            prompt: Of the photos without a caption.
+            resolution: Side of the training pictures in pixels.
 
         Raises:
             StudioError: something among the photos cannot be used.
         """
-        resolution = options.resolution or _native_resolution(options.model)
-        found = inspect_folder(options.instance_dir, resolution, options.captions, options.masks)
+        folder = settings.folder
+        found = inspect_folder(folder, resolution, settings.captions, settings.masks)
         if found.unusable:
-            raise StudioError(_refusal(options.instance_dir, found.unusable))
-        files = list_photos(options.instance_dir)
-        own = read_captions(files) if options.captions else [None] * len(files)
-        _check_masks(options, files, any_alpha=found.has_alpha)
+            raise StudioError(_refusal(folder, found.unusable))
+        files = list_photos(folder)
+        own = read_captions(files) if settings.captions else [None] * len(files)
+        _check_masks(settings, files, any_alpha=found.has_alpha)
         photos = cls(
-            options=options,
+            settings=settings,
             files=files,
             sizes=found.sizes,
-            captions=[words or options.prompt for words in own],
+            captions=[prompt if words is None else words for words in own],
             findings=found.findings,
         )
-        photos.split(options.hold_out)  # Refuses here what would leave none.
+        photos.split()  # Refuses here what would leave none.
         return photos
 
     @property
@@ -70,43 +72,47 @@ class PhotoSet:
         lines = [f"warning: {finding.message}" for finding in findings]
         if len(lines) > MOST_WARNINGS:
             rest = len(lines) - MOST_WARNINGS
-            command = f"nora-studio check-photos {self.options.instance_dir}"
+            command = f"nora-studio check-photos {self.settings.folder}"
             lines = [*lines[:MOST_WARNINGS], f"warning: {rest} more; `{command}` tells them."]
         return lines
 
     @property
     def prompts(self) -> list[str]:
         """The different prompts; with caption dropout, the empty one is the last."""
-        empty = [""] if self.options.caption_dropout > 0 else []
+        empty = [""] if self.settings.caption_dropout > 0 else []
         return [*dict.fromkeys(self.captions), *empty]
 
-    def prompt_warnings(self, pipe: StableDiffusionXLPipeline, trigger: str) -> list[str]:
-        """Warnings of words that are never read, in captions and all prompts of the options."""
-        options = self.options
+    def prompt_warnings(
+        self, pipe: StableDiffusionXLPipeline, trigger: str, run: DreamboothSettings
+    ) -> list[str]:
+        """Return warnings of words that are never read, in captions and all prompts of the run."""
+        prompt, previews, prior = run.subject.prompt, run.previews.prompts, run.prior
         whose = {
             prompt: f"the caption of {self.files[self.captions.index(prompt)]}"
             for prompt in dict.fromkeys(self.captions)
         }
-        if options.prompt in whose or not options.sample_prompts:
-            whose[options.prompt] = "--prompt"
-        for prompt in options.sample_prompts:
-            whose.setdefault(prompt, f"--sample-prompts, {prompt[:60]!r},")
-        if options.prior_weight > 0 and options.class_prompt:
-            whose.setdefault(options.class_prompt, "--class-prompt")
+        if prompt in whose or previews == (prompt,):
+            whose[prompt] = "--prompt"
+        for words in previews:
+            whose.setdefault(words, f"--sample-prompts, {words[:60]!r},")
+        if prior.weight > 0 and prior.is_own_prompt:
+            whose.setdefault(prior.prompt, "--class-prompt")
         return prompt_warnings(pipe, [(name, p) for p, name in whose.items()], [trigger])
 
     def framing(self, resolution: int, latent_scale: int) -> Framing:
         """How these photos are cut on a model of that resolution."""
-        options = self.options
-        buckets = options.buckets
+        settings = self.settings
+        by_size = settings.buckets == "where they pay"
         return Framing(
             resolution=resolution,
             latent_scale=latent_scale,
-            buckets=buckets_pay(self.sizes, resolution) if buckets is None else buckets,
-            crops=(options.crops or DEFAULT_CROPS) if options.crop == "random" else 1,
-            mirrored=options.flip > 0,
-            masks=options.masks,
-            mask_floor=DEFAULT_MASK_FLOOR if options.mask_floor is None else options.mask_floor,
+            buckets=buckets_pay(self.sizes, resolution)
+            if by_size
+            else settings.buckets == "always",
+            crops=settings.crops,
+            mirrored=settings.flip > 0,
+            masks=settings.masks,
+            mask_floor=settings.mask_floor,
         )
 
     def encode(
@@ -127,16 +133,17 @@ class PhotoSet:
         say(f"{len(self.files)} photos, {views} pictures{masked} of {', '.join(shapes)}")
         return caches
 
-    def split(self, last: int) -> "tuple[PhotoSet, PhotoSet | None]":
-        """All but the last photos to train on, and the last to measure on.
+    def split(self) -> "tuple[PhotoSet, PhotoSet | None]":
+        """Return all but the last photos, to train on, and the last ones, to measure on.
 
         Raises:
             StudioError: none is left to train on.
         """
+        last = self.settings.hold_out
         if last >= len(self.files):
             raise StudioError(
                 f"--hold-out: expected fewer than the {len(self.files)} photos in "
-                f"{self.options.instance_dir}; got {last}."
+                f"{self.settings.folder}; got {last}."
             )
         if last == 0:
             return self, None
@@ -157,7 +164,7 @@ class PhotoSet:
             StudioError: a photo is gone, or cannot be read any more.
         """
         digests = {}
-        masks = masks_beside(self.files).of if self.options.masks == "files" else {}
+        masks = masks_beside(self.files).of if self.settings.masks == "files" else {}
         for file, words in zip(self.files, self.captions):
             digest = hashlib.sha256(f"{words}\n".encode())
             try:
@@ -189,18 +196,30 @@ class PhotoSet:
         """Which of some prompts is whose."""
         return torch.tensor([prompts.index(caption) for caption in self.captions])
 
-    def draws(self, caches: list[LatentCache], timesteps: int, prompts: list[str]) -> BatchDraws:
-        """The batches of the training; `prompts` as they were encoded."""
-        options = self.options
-        empty = prompts.index("") if options.caption_dropout > 0 else 0
+    def draws(
+        self,
+        caches: list[LatentCache],
+        timesteps: int,
+        prompts: list[str],
+        learning: LearningSettings,
+        noise_offset: float,
+    ) -> BatchDraws:
+        """Return the batches of the training.
+
+        Args:
+            timesteps: How many are trained on, from the first.
+            prompts: As they were encoded.
+        """
+        settings = self.settings
+        empty = prompts.index("") if settings.caption_dropout > 0 else 0
         return BatchDraws(
             caches,
-            options.batch_size or 1,
+            learning.batch_size,
             timesteps,
-            options.seed,
+            learning.seed,
             self.prompt_numbers(prompts),
-            Augmentation(options.flip, options.caption_dropout, empty),
-            options.noise_offset,
+            Augmentation(settings.flip, settings.caption_dropout, empty),
+            noise_offset,
         )
 
 
@@ -216,27 +235,16 @@ def _refusal(folder: Path, unusable: list[Finding]) -> str:
     return first.message + more
 
 
-def _check_masks(options: DreamboothOptions, files: list[Path], any_alpha: bool) -> None:
+def _check_masks(settings: PhotoSettings, files: list[Path], any_alpha: bool) -> None:
     """Refuse a wish for masks where there are none."""
-    if options.masks == "alpha" and not any_alpha:
+    if settings.masks == "alpha" and not any_alpha:
         raise StudioError(
-            f"--masks alpha: no photo in {options.instance_dir} has a transparent part. Cut the "
+            f"--masks alpha: no photo in {settings.folder} has a transparent part. Cut the "
             "subject out and save it as PNG, or leave --masks out."
         )
-    needs_files = options.masks == "files" and options.mask_floor is not None
+    needs_files = settings.masks == "files" and settings.expects_masks
     if needs_files and not masks_beside(files).of:
         raise StudioError(
-            f"--mask-floor: a setting of masks; there are none in {options.instance_dir} "
+            f"--mask-floor: a setting of masks; there are none in {settings.folder} "
             "(3.mask.png beside 3.jpg). Add them, or leave it out."
         )
-
-
-def _native_resolution(model: str) -> int | None:
-    """A model's side in pixels without loading it; None where only loading it tells."""
-    folder = embedded("mini-sdxl") if model == EMBEDDED else Path(model).expanduser()
-    try:
-        unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
-        vae = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
-        return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
-    except (OSError, ValueError, KeyError, TypeError):
-        return 1024 if "/" in model and not folder.exists() else None

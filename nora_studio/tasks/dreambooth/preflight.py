@@ -30,11 +30,12 @@ from nora_studio.sdxl.models import all_awake
 from nora_studio.tasks.dreambooth.batches import BatchDraws
 from nora_studio.tasks.dreambooth.prior import GUIDANCE as CLASS_GUIDANCE
 from nora_studio.tasks.dreambooth.prior import STEPS as CLASS_STEPS
-from nora_studio.tasks.dreambooth.prior import PairedDraws, class_folder, class_prompt
+from nora_studio.tasks.dreambooth.prior import PairedDraws
+from nora_studio.tasks.dreambooth.settings import DreamboothSettings
 from nora_studio.tasks.dreambooth.subject import Subject
 from nora_studio.tasks.dreambooth.verification import redraw
 from nora_studio.trainer.loop import Plan, train
-from nora_studio.trainer.out_of_memory import is_out_of_memory
+from nora_studio.trainer.out_of_memory import OutOfMemory
 from nora_studio.trainer.peak_memory import GIB, Peak, limit_memory, peak_memory
 from nora_studio.trainer.saving import save_checkpoints
 from nora_studio.trainer.trainee import Batch, Trainee
@@ -43,6 +44,18 @@ WARM_UP_STEPS = 1
 TIMED_STEPS = 3
 MEMORY_STEPS = 2
 """Of drawing class pictures, for the memory that it takes."""
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """The run that is measured, as it was asked for."""
+
+    settings: DreamboothSettings
+    """Before the rehearsal changed its folder."""
+    limit_gib: float | None
+    """What it has to fit in; None: no limit was given."""
+    out: Path | None
+    """JSON file for what was measured; None: it is only told."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +79,19 @@ class Preflight:
     fits: bool | None
     """In `fit`; None where no limit was given."""
 
-    def minutes(self, asked: DreamboothOptions) -> float:
-        """From the command to the last proof."""
-        steps, twins = asked.steps or 0, len(asked.methods)
-        samples = (steps - 1) // asked.sample_every if asked.sample_every else 0
-        measurements = math.ceil(steps / asked.evaluate_every) if asked.evaluate_every else 0
+    def minutes(self, settings: DreamboothSettings) -> float:
+        """Return how long the run takes from the command to the last proof."""
+        trainer = settings.trainer
+        steps, keeping, twins = trainer.learning.steps, trainer.keeping, len(trainer.methods)
+        samples = (steps - 1) // keeping.sample_every if keeping.sample_every else 0
+        measurements = math.ceil(steps / keeping.evaluate_every) if keeping.evaluate_every else 0
         seconds = [
             self.seconds_before,
-            self.class_pictures * self.seconds_per_sample * CLASS_STEPS / asked.sample_steps,
+            self.class_pictures * self.seconds_per_sample * CLASS_STEPS / settings.previews.steps,
             steps * self.seconds_per_step,
             samples * twins * self.seconds_per_sample,
             measurements * self.seconds_per_measurement,
-            math.ceil(steps / asked.checkpoint_every) * self.seconds_per_checkpoint,
+            math.ceil(steps / keeping.checkpoint_every) * self.seconds_per_checkpoint,
             twins * (self.seconds_per_sample + self.seconds_per_proof),
         ]
         return sum(seconds) / 60
@@ -105,9 +119,8 @@ def rehearsal(options: DreamboothOptions) -> Iterator[DreamboothOptions]:
     try:
         try:
             yield replace(options, output_dir=folder)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if is_out_of_memory(error):
-                _write(options, {"out_of_memory": True})
+        except OutOfMemory:
+            _write(options.preflight_out, {"out_of_memory": True})
             raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -149,7 +162,7 @@ class LargestDraws:
 
 
 def rehearse(
-    asked: DreamboothOptions,
+    asked: Rehearsed,
     subject: Subject,
     draws: BatchDraws | PairedDraws,
     trainees: list[Trainee],
@@ -159,13 +172,10 @@ def rehearse(
 ) -> int:
     """Measure a run that is set up in a rehearsal's folder; tell it, and write it if asked to.
 
-    Args:
-        asked: The options before the rehearsal changed their folder.
-
     Returns:
         Exit status: 0, or 128 + n where signal n came.
     """
-    device = trainees[0].accelerator.device
+    device, keeping = trainees[0].accelerator.device, asked.settings.trainer.keeping
     before = time.time() - psutil.Process().create_time()
     largest = LargestDraws(draws, device)
     # The last step only closes the one before; a checkpoint is written at it.
@@ -179,9 +189,9 @@ def rehearse(
     checkpoint = _seconds(device, lambda: save_checkpoints(trainees, largest, steps, 1))
     folders = [trainee.run.checkpoints()[steps] for trainee in trainees]
     measurement = 0.0
-    if asked.evaluate_every:
+    if keeping.evaluate_every:
         measurement = _seconds(device, lambda: [evaluate(trainee) for trainee in trainees])
-    missing = _class_pictures_missing(asked, subject)
+    missing = _class_pictures_missing(asked.settings)
     if missing:
         _try_class_pictures(subject, missing)
     drawing = _seconds(device, lambda: sample(trainees[0], steps))
@@ -200,11 +210,12 @@ def rehearse(
         seconds_per_proof=proof,
         class_pictures=missing,
         # A new checkpoint is written before an old one goes; the adapter itself is one at most.
-        disk_needed_gib=size * (asked.keep_checkpoints + 2) / GIB,
+        disk_needed_gib=size * (keeping.keep_checkpoints + 2) / GIB,
         disk_free_gib=shutil.disk_usage(folders[0]).free / GIB,
-        fits=None if asked.fit is None else peak.needed_gib <= asked.fit,
+        fits=None if asked.limit_gib is None else peak.needed_gib <= asked.limit_gib,
     )
-    _write(asked, asdict(found) | {"minutes": found.minutes(asked), "out_of_memory": False})
+    minutes = found.minutes(asked.settings)
+    _write(asked.out, asdict(found) | {"minutes": minutes, "out_of_memory": False})
     for line in told(found, asked):
         print(line)
     return 0
@@ -219,14 +230,12 @@ def _seconds(device: torch.device, work: Callable[[], object]) -> float:
     return time.monotonic() - began
 
 
-def _class_pictures_missing(asked: DreamboothOptions, subject: Subject) -> int:
-    if asked.prior_weight == 0:
+def _class_pictures_missing(settings: DreamboothSettings) -> int:
+    prior = settings.prior
+    if prior.weight == 0:
         return 0
-    prompt = asked.class_prompt or class_prompt(asked.prompt)
-    folder = class_folder(asked.output_dir, asked.model, prompt, subject.size)
-    folder = asked.class_dir or folder
-    there = len(list(folder.iterdir())) if folder.is_dir() else 0
-    return max(0, (asked.class_pictures or 0) - there)
+    there = len(list(prior.folder.iterdir())) if prior.folder.is_dir() else 0
+    return max(0, prior.pictures - there)
 
 
 def _try_class_pictures(subject: Subject, count: int) -> None:
@@ -235,7 +244,7 @@ def _try_class_pictures(subject: Subject, count: int) -> None:
     with all_awake(subject.pipe):
         pictures = draw(
             subject.pipe,
-            [subject.options.prompt],
+            [subject.settings.subject.prompt],
             seeds,
             steps=MEMORY_STEPS,
             guidance=CLASS_GUIDANCE,
@@ -244,13 +253,14 @@ def _try_class_pictures(subject: Subject, count: int) -> None:
         next(iter(pictures))  # The first comes with its whole batch.
 
 
-def told(found: Preflight, asked: DreamboothOptions) -> list[str]:
-    """What was measured, as a person reads it."""
-    peak, minutes = found.peak, found.minutes(asked)
+def told(found: Preflight, asked: Rehearsed) -> list[str]:
+    """Return what was measured, as a person reads it."""
+    peak, minutes = found.peak, found.minutes(asked.settings)
+    batch = asked.settings.trainer.learning.batch_size
     ends = time.strftime("%H:%M", time.localtime(time.time() + 60 * minutes))
     height, width = found.pixels
     lines = [
-        f"Preflight on {peak.device}, pictures of {width}x{height}, batches of {asked.batch_size}",
+        f"Preflight on {peak.device}, pictures of {width}x{height}, batches of {batch}",
         f"  memory      {peak.held_gib:.2f} GiB at the peak, {peak.needed_gib:.2f} GiB needed, "
         f"of {peak.total_gib:.1f} GiB",
         f"  a step      {found.seconds_per_step:.2f} s",
@@ -270,19 +280,17 @@ def told(found: Preflight, asked: DreamboothOptions) -> list[str]:
         lines.append("warning: the disk will be full. Lower --keep-checkpoints or make room.")
     if found.fits is not None:
         verdict = "fits" if found.fits else "does not fit"
-        lines.append(f"It {verdict} into {asked.fit:g} GiB.")
+        lines.append(f"It {verdict} into {asked.limit_gib:g} GiB.")
     return lines
 
 
-def _write(asked: DreamboothOptions, facts: dict[str, Any]) -> None:
-    if asked.preflight_out is None:
+def _write(out: Path | None, facts: dict[str, Any]) -> None:
+    if out is None:
         return
     try:
-        write_text(asked.preflight_out, json.dumps(facts, indent=1) + "\n")
+        write_text(out, json.dumps(facts, indent=1) + "\n")
     except OSError as error:
-        raise StudioError(
-            f"--preflight-out: {asked.preflight_out} cannot be written: {error.strerror}."
-        ) from error
+        raise StudioError(f"--preflight-out: {out} cannot be written: {error.strerror}.") from error
 
 
 def _nearest(folder: Path) -> Path:

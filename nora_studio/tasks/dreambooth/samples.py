@@ -13,18 +13,13 @@ from nora_studio import __version__
 from nora_studio.runs import processes
 from nora_studio.runs.runs import Run
 from nora_studio.runs.storage import GO_ON
-from nora_studio.sdxl.base import load_base
 from nora_studio.sdxl.generate import draw, save_picture
 from nora_studio.sdxl.models import all_awake, with_parts
 from nora_studio.sdxl.recipes import Recipe
+from nora_studio.tasks.dreambooth.base import load_base_of
 from nora_studio.tasks.dreambooth.step import DreamboothStep
 from nora_studio.tasks.dreambooth.subject import Subject
 from nora_studio.trainer.trainee import Trainee
-
-
-def sample_prompts(subject: Subject) -> tuple[str, ...]:
-    """The samples' prompts, "[V]" as written."""
-    return subject.options.sample_prompts or (subject.options.prompt,)
 
 
 def sample_files(run: Run, step: int, count: int) -> list[Path]:
@@ -57,7 +52,7 @@ def draw_samples(subject: Subject, trainee: Trainee, step: int) -> list[Image.Im
 
 def fresh_pipe(subject: Subject, device: torch.device) -> StableDiffusionXLPipeline:
     """The base loaded once more; on the CPU where it is to be sharded (`spread`)."""
-    pipe = load_base(subject.options, subject.pipe.dtype, device)
+    pipe = load_base_of(subject.settings.base, subject.pipe.dtype, device)
     return pipe.to(device) if subject.sharding is None else pipe
 
 
@@ -88,13 +83,13 @@ def _as_loaded(module: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]
 
 def draw_samples_of(subject: Subject, pipe: StableDiffusionXLPipeline) -> list[Image.Image]:
     """One picture for each prompt, all from the same starting noise."""
-    options = subject.options
+    previews = subject.settings.previews
     pictures = draw(
         pipe,
-        sample_prompts(subject),
-        [options.sample_seed],
-        steps=options.sample_steps,
-        guidance=options.guidance,
+        previews.prompts,
+        [previews.seed],
+        steps=previews.steps,
+        guidance=previews.guidance,
         size=subject.size,
         trigger=subject.trigger,
     )
@@ -107,14 +102,14 @@ def _save(
 ) -> None:
     if not processes.is_main():
         return
-    options, files = subject.options, sample_files(run, step, len(pictures))
-    for picture, prompt, file in zip(pictures, sample_prompts(subject), files):
+    previews, files = subject.settings.previews, sample_files(run, step, len(pictures))
+    for picture, prompt, file in zip(pictures, previews.prompts, files):
         recipe = Recipe(
-            model=options.model,
+            model=subject.settings.base.model,
             prompt=prompt,
-            seed=options.sample_seed,
-            steps=options.sample_steps,
-            guidance=options.guidance,
+            seed=previews.seed,
+            steps=previews.steps,
+            guidance=previews.guidance,
             size=subject.size,
             version=__version__,
             adapter=None if trainee is None else run.folder.name,

@@ -1,4 +1,4 @@
-"""From options and a base to what training needs: the subject, its batches, its fixed batches."""
+"""From settings and a base to what training needs: the subject, its batches, its fixed batches."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,20 +9,18 @@ from diffusers import StableDiffusionXLPipeline
 from tqdm import tqdm
 
 from nora_studio.adapters.new_tokens import extend
-from nora_studio.options.config import DreamboothOptions
 from nora_studio.photos.views import photos_of_size
 from nora_studio.runs import processes
 from nora_studio.sdxl.cache import LatentCache, Stores, encode_photos
 from nora_studio.sdxl.diffusion import Denoising
-from nora_studio.sdxl.models import all_awake, choose_trigger, native_resolution
+from nora_studio.sdxl.models import all_awake, check_trigger, choose_trigger
 from nora_studio.tasks.dreambooth.batches import BatchDraws
 from nora_studio.tasks.dreambooth.photo_set import PhotoSet
 from nora_studio.tasks.dreambooth.prior import (
     PairedDraws,
-    class_folder,
-    class_prompt,
     draw_class_pictures,
 )
+from nora_studio.tasks.dreambooth.settings import DreamboothSettings, SubjectSettings
 from nora_studio.tasks.dreambooth.step import encode_prompts
 from nora_studio.tasks.dreambooth.subject import Subject
 from nora_studio.tasks.dreambooth.token_training import name_tokens, start_words
@@ -43,65 +41,73 @@ class Prepared:
 
 
 def prepare(
-    options: DreamboothOptions,
+    settings: DreamboothSettings,
     pipe: StableDiffusionXLPipeline,
     photos: PhotoSet,
     say: Callable[[str], object],
+    *,
+    photos_as_class: bool = False,
 ) -> Prepared:
     """Encode the subject's photos and words; draw class pictures where the prior is preserved.
+
+    Args:
+        photos_as_class: Take the photos for the class's pictures, as a preflight does: batches are
+            as large with them.
 
     Raises:
         StudioError: a photo cannot be used, or the base does not fit the options.
     """
-    size = options.resolution or native_resolution(pipe)
-    tokens = name_tokens(pipe, options) if options.new_tokens else None
-    start = f", starting from {start_words(pipe, options)!r}" if tokens else ""
-    if tokens is not None:
+    learning, loss, prior = settings.trainer.learning, settings.loss, settings.prior
+    size, tokens, start = settings.base.resolution, None, ""
+    if settings.tokens.count:
+        words = start_words(pipe, settings.tokens)
+        start = f", starting from {words!r}"
+        tokens = name_tokens(pipe, settings.tokens, words, learning.seed)
         extend(pipe, tokens)  # For good: base and twins read the same ids.
-    trigger = tokens.trigger if tokens else choose_trigger(pipe, options.trigger)
-    stores = Stores.default() if options.cache else None
-    prior = options.class_prompt or class_prompt(options.prompt)
+    trigger = tokens.trigger if tokens else _rare_word(pipe, settings.subject)
+    stores = Stores.default() if settings.base.cache else None
     prompts = photos.prompts
-    if options.prior_weight > 0 and prior not in prompts:
-        prompts = [*prompts, prior]
+    if prior.weight > 0 and prior.prompt not in prompts:
+        prompts = [*prompts, prior.prompt]
     subject = Subject(
-        options=options,
+        settings=settings,
         pipe=pipe,
-        size=size,
         trigger=trigger,
         # What stands for new tokens is not in the weights that kept prompts go by.
         text=encode_prompts(
             pipe, prompts, trigger, stores.text if stores and tokens is None else None
         ),
-        process=Denoising.of(pipe, options.weighting, options.snr_gamma or 5.0),
+        process=Denoising.of(pipe, loss.weighting, loss.snr_gamma),
         tokens=tokens,
     )
-    for line in photos.prompt_warnings(pipe, trigger):
+    for line in photos.prompt_warnings(pipe, trigger, settings):
         say(line)
     say(f"[V] is {trigger!r}{start}; encoding photos at {size}x{size}")
-    trained, held_out = photos.split(options.hold_out)
+    trained, held_out = photos.split()
     caches = trained.encode(pipe, size, stores, say)
-    draws = trained.draws(caches, subject.process.timesteps_below(options.max_timestep), prompts)
+    timesteps = subject.process.timesteps_below(loss.max_timestep)
+    draws = trained.draws(caches, timesteps, prompts, learning, loss.noise_offset)
     fixed = None
-    if options.evaluate_every:
+    if settings.trainer.keeping.evaluate_every:
         measured, of = (caches, trained) if held_out is None else (
             held_out.encode(pipe, size, stores, say), held_out
         )  # fmt: skip
         fixed = FixedBatches.of(
             measured, of.prompt_numbers(prompts), subject.process.length, held_out is not None
         )
-    if options.prior_weight > 0:
-        # A preflight takes the photos for the class's pictures: batches are as large with them.
-        files = photos.files if options.preflight else _class_pictures(subject, prior)
-        priors = _prior_draws(subject, caches, files, prompts.index(prior), stores)
-        return Prepared(subject, PairedDraws(draws, priors, options.prior_weight), fixed)
+    if prior.weight > 0:
+        files = photos.files if photos_as_class else _class_pictures(subject)
+        priors = _prior_draws(subject, caches, files, prompts.index(prior.prompt), stores)
+        return Prepared(subject, PairedDraws(draws, priors, prior.weight), fixed)
     return Prepared(subject, draws, fixed)
 
 
-def _class_pictures(subject: Subject, prompt: str) -> list[Path]:
-    options, size = subject.options, subject.size
-    folder = options.class_dir or class_folder(options.output_dir, options.model, prompt, size)
-    count = options.class_pictures or 0
+def _rare_word(pipe: StableDiffusionXLPipeline, subject: SubjectSettings) -> str:
+    return check_trigger(pipe, subject.trigger) if subject.trigger else choose_trigger(pipe)
+
+
+def _class_pictures(subject: Subject) -> list[Path]:
+    model, prior = subject.settings.base.model, subject.settings.prior
     hidden = not processes.is_main()
     with (
         tqdm(desc="Class pictures", unit="picture", disable=hidden) as bar,
@@ -113,7 +119,7 @@ def _class_pictures(subject: Subject, prompt: str) -> list[Path]:
             bar.update()
 
         return draw_class_pictures(
-            subject.pipe, folder, count, options.model, prompt, size, advance
+            subject.pipe, prior.folder, prior.pictures, model, prior.prompt, subject.size, advance
         )
 
 
@@ -125,7 +131,8 @@ def _prior_draws(
     stores: Stores | None,
 ) -> list[BatchDraws]:
     """Batches of the class in each size that the subject's pictures have."""
-    options, pipe, scale = subject.options, subject.pipe, subject.pipe.vae_scale_factor
+    learning, loss = subject.settings.trainer.learning, subject.settings.loss
+    pipe, scale = subject.pipe, subject.pipe.vae_scale_factor
     priors = []
     for offset, own in enumerate(caches):
         height, width = (side * scale for side in own.mean.shape[-2:])
@@ -134,11 +141,11 @@ def _prior_draws(
         priors.append(
             BatchDraws(
                 encoded,
-                options.batch_size or 1,
-                subject.process.timesteps_below(options.max_timestep),
-                options.seed + PRIOR_SEED + offset,
+                learning.batch_size,
+                subject.process.timesteps_below(loss.max_timestep),
+                learning.seed + PRIOR_SEED + offset,
                 torch.full((len(files),), number),
-                noise_offset=options.noise_offset,
+                noise_offset=loss.noise_offset,
             )
         )
     return priors

@@ -1,7 +1,7 @@
 """DreamBooth as a task: one subject's photos, SDXL's adapted parts, pictures as the proof."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,19 +17,20 @@ from nora_studio.adapters.new_tokens import TOKENIZERS
 from nora_studio.options.config import DreamboothOptions
 from nora_studio.options.defaults import with_recommended
 from nora_studio.options.options_file import options_given, parse_options
-from nora_studio.options.part_settings import PartSettings, part_settings, parts_along_inputs
+from nora_studio.options.part_settings import parts_along_inputs
 from nora_studio.options.recommended import first_rate
 from nora_studio.runs import processes
 from nora_studio.runs.runs import Run
 from nora_studio.runs.scripts import TRAIN, script_path
-from nora_studio.sdxl.base import load_base
 from nora_studio.sdxl.models import parts_of, share_weights, used_targets, wake
 from nora_studio.tasks.dreambooth.activations import first_batch, record_activations
+from nora_studio.tasks.dreambooth.base import load_base_of
 from nora_studio.tasks.dreambooth.fitting import fitted
 from nora_studio.tasks.dreambooth.freeze_text_encoders import FreezeTextEncoders
 from nora_studio.tasks.dreambooth.gallery import Gallery, load_judge
 from nora_studio.tasks.dreambooth.photo_set import PhotoSet
-from nora_studio.tasks.dreambooth.preflight import rehearsal, rehearse
+from nora_studio.tasks.dreambooth.preflight import Rehearsed, rehearsal, rehearse
+from nora_studio.tasks.dreambooth.settings import DreamboothSettings, resolve
 from nora_studio.tasks.dreambooth.setup import Prepared, prepare
 from nora_studio.tasks.dreambooth.step import DreamboothStep
 from nora_studio.tasks.dreambooth.subject import Subject
@@ -38,7 +39,6 @@ from nora_studio.tasks.dreambooth.validation import measure
 from nora_studio.tasks.dreambooth.verification import verify
 from nora_studio.trainer.build import adapt, learner
 from nora_studio.trainer.loop import Plan
-from nora_studio.trainer.out_of_memory import told_in_one_line
 from nora_studio.trainer.task import Learner, Proof, Task
 from nora_studio.trainer.trainee import Draws, Trainee
 
@@ -46,7 +46,7 @@ from nora_studio.trainer.trainee import Draws, Trainee
 class DreamboothTask(Task):
     """Personalise SDXL from a folder of photos."""
 
-    options: DreamboothOptions
+    settings: DreamboothSettings
     asked: DreamboothOptions
     """As they were given; a rehearsal trains in another folder."""
     photos: PhotoSet
@@ -61,37 +61,51 @@ class DreamboothTask(Task):
         if options.fit is not None and not options.preflight:
             options = fitted(options, options_given(), script_path(TRAIN), print)
         self.asked = options
-        place = rehearsal(options) if options.preflight else contextlib.nullcontext(options)
-        with told_in_one_line(options), place as own:
+        with rehearsal(options) if options.preflight else contextlib.nullcontext(options) as own:
             yield own
 
-    def find_data(self, options: DreamboothOptions, runs: dict[str, Run]) -> Mapping[str, str]:
-        self.runs = runs
-        self.photos = PhotoSet.find(options)
-        self.settings = {method: part_settings(options, method) for method in options.methods}
+    def resolve(self, options: DreamboothOptions) -> DreamboothSettings:
+        return resolve(options)
+
+    def savings(self) -> Sequence[str]:
+        base = self.settings.base
+        return [
+            "--fit GB, which finds settings that fit into so much",
+            *([] if base.gradient_checkpointing else ["--gradient-checkpointing"]),
+            *(["a smaller --batch-size"] if self.trainer.learning.batch_size > 1 else []),
+            *(["--base-bits 8 or 4"] if base.bits == 16 else []),
+            "a smaller --resolution",
+        ]
+
+    def find_data(self, runs: dict[str, Run]) -> Mapping[str, str]:
+        self.runs, settings = runs, self.settings
+        prompt, resolution = settings.subject.prompt, settings.base.resolution
+        self.photos = PhotoSet.find(settings.photos, prompt, resolution)
         self.record = self.photos.record()
         return self.record
 
     def prepare(self, dtype: torch.dtype, accelerator: Accelerator) -> None:
-        options, say, device = self.options, accelerator.print, accelerator.device
+        settings, say, device = self.settings, accelerator.print, accelerator.device
         for line in self.photos.warnings:
             say(line)
-        say(f"Loading {options.model} ({dtype}, {device})")
-        pipe = load_base(options, dtype, device)
+        say(f"Loading {settings.base.model} ({dtype}, {device})")
+        pipe = load_base_of(settings.base, dtype, device)
         # Only what every step needs; the VAE and frozen text encoders come to the device when
         # called.
-        trained = {part for parts in self.settings.values() for part in parts}
-        if options.new_tokens:
+        trained = {part for parts in self.trainer.parts.values() for part in parts}
+        if settings.tokens.count:
             trained |= set(TOKENIZERS)
         wake(pipe, {"unet", *trained}, device)
         with processes.main_first():  # It draws and encodes; the others read what it kept.
-            prepared = prepare(options, pipe, self.photos, say)
+            prepared = prepare(
+                settings, pipe, self.photos, say, photos_as_class=self.asked.preflight
+            )
         subject = replace(prepared.subject, sharding=self.sharding)
         judge = processes.on_main(partial(load_judge, subject, self.photos))
-        if options.outer == "activation":
+        if settings.trainer.tuning.outer == "activation":
             say("Recording activations on the first batch")
             batch = first_batch(prepared.draws)
-            parts = parts_along_inputs(self.settings)
+            parts = parts_along_inputs(self.trainer.parts)
             activations = record_activations(pipe, subject.text, subject.process, parts, batch)
             subject = replace(subject, activations=activations)
         self.prepared = replace(prepared, subject=subject)
@@ -101,14 +115,14 @@ class DreamboothTask(Task):
         return self.prepared.draws
 
     def build(self, method: str, run: Run, accelerator: Accelerator) -> Learner:
-        return build(self.prepared.subject, method, self.settings[method], accelerator.device)
+        return build(self.prepared.subject, method, accelerator.device)
 
     def check_data(self) -> None:
         self.photos.check_record(self.record)
 
     def start(self, trainees: list[Trainee], step: int) -> None:
         if step:
-            self.gallery.catch_up(trainees, step, self.options.sample_every)
+            self.gallery.catch_up(trainees, step, self.trainer.keeping.sample_every)
         else:
             self.gallery.show_base(trainees)
 
@@ -118,10 +132,11 @@ class DreamboothTask(Task):
         plan: Plan,
         evaluate: Callable[[Trainee], dict[str, float]],
     ) -> int | None:
-        if not self.options.preflight:
+        if not self.asked.preflight:
             return None
+        asked = Rehearsed(resolve(self.asked), self.asked.fit, self.asked.preflight_out)
         subject, draws = self.prepared.subject, self.prepared.draws
-        return rehearse(self.asked, subject, draws, trainees, plan, self.gallery.show, evaluate)
+        return rehearse(asked, subject, draws, trainees, plan, self.gallery.show, evaluate)
 
     def sample(self, trainee: Trainee, step: int) -> None:
         self.gallery.show(trainee, step)
@@ -144,48 +159,45 @@ class DreamboothTask(Task):
         return verify(self.prepared.subject, run, answers, accelerator.device)
 
 
-def build(
-    subject: Subject, method: str, settings: dict[str, PartSettings], device: torch.device
-) -> Learner:
+def build(subject: Subject, method: str, device: torch.device) -> Learner:
     """Put one method on SDXL's parts, with the step that trains them.
 
     Args:
-        settings: Rank, scale and rate of each adapted part.
         device: Where a base in shards goes.
     """
-    options, sharding, base = subject.options, subject.sharding, parts_of(subject.pipe)
+    settings, sharding, base = subject.settings, subject.sharding, parts_of(subject.pipe)
+    trainer, sizes = settings.trainer, settings.trainer.parts[method]
     # Whoever else held the base's own tensors would keep all of what is to be sharded.
-    trees = {part: base[part] if sharding else share_weights(base[part]) for part in settings}
+    trees = {part: base[part] if sharding else share_weights(base[part]) for part in sizes}
     adapted = adapt(
-        options,
+        trainer,
         method,
-        settings,
+        sizes,
         base,
         trees,
-        lambda part, module: used_targets(part, module, options.targets or "attention"),
+        lambda part, module: used_targets(part, module, settings.base.targets),
         activations=subject.activations,
-        cache=options.cache,
     )
     if sharding is not None:
         for module in {"unet": base["unet"], **adapted.parts}.values():
             sharding.shard(module, device)
     encoders = _encoders(subject, adapted.parts)
     step = _step_module(subject, adapted.parts, encoders, adapted.rules)
-    until = options.text_encoder_steps
+    until = settings.subject.text_encoder_steps
     return learner(
-        options,
+        trainer,
         adapted,
         step,
         {
-            "model": options.model,
+            "model": settings.base.model,
             "trigger": subject.trigger,
-            "prompt": options.prompt,
+            "prompt": settings.subject.prompt,
             "resolution": subject.size,
             "tokens": list(subject.tokens.words) if subject.tokens else [],
         },
-        first_rate(method, options.model),
-        extra=TokenRows.of(subject.tokens, encoders, options.token_rate or 0.0),
-        callbacks=[] if until is None else [lambda trainee: FreezeTextEncoders(trainee, until)],
+        first_rate(method, settings.base.model),
+        extra=TokenRows.of(subject.tokens, encoders, settings.tokens.rate),
+        callbacks=[lambda trainee: FreezeTextEncoders(trainee, until)] if until else [],
     )
 
 
@@ -203,7 +215,7 @@ def _step_module(
     """The trained parts as one module that returns the loss."""
     unet: Any = parts["unet"] if "unet" in parts else parts_of(subject.pipe)["unet"]
     step = DreamboothStep(unet, encoders, subject.text, subject.process, rules)
-    if subject.options.gradient_checkpointing:
+    if subject.settings.base.gradient_checkpointing:
         for part, module in (parts | encoders).items():
             if part == "unet":
                 module.enable_gradient_checkpointing()  # type: ignore[operator]

@@ -1,6 +1,5 @@
 """New tokens in training: what they start from, and each twin's own rows."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,40 +12,35 @@ from torch import Tensor, nn
 from nora_studio.adapters.files.embeddings import EMBEDDINGS, read_embeddings
 from nora_studio.adapters.new_tokens import TOKENIZERS, NewTokens, extended, token_words
 from nora_studio.errors import StudioError
-from nora_studio.options.config import DreamboothOptions
 from nora_studio.sdxl.models import choose_trigger
+from nora_studio.tasks.dreambooth.settings import TokenSettings
 
 GROUP = "tokens"
 """Name of the rows' group in an optimizer."""
 NOISE = 0.1
 """Of a repeated start, as a share of its vector's own size."""
-_CLASS_WORD = re.compile(r"\[v\](?:['’]s)?\s+([^\W_]+)", re.IGNORECASE)
 
 
-def name_tokens(pipe: StableDiffusionXLPipeline, options: DreamboothOptions) -> NewTokens:
-    """A run's new tokens as they start: named after --trigger or the run.
+def name_tokens(
+    pipe: StableDiffusionXLPipeline, tokens: TokenSettings, start: str, seed: int
+) -> NewTokens:
+    """Return a run's new tokens as they start.
+
+    Args:
+        start: The words that their vectors start from.
+        seed: Of the noise on a vector that is used again.
 
     Raises:
-        StudioError: the name is none for a word.
+        StudioError: the name cannot be that of a word.
     """
-    name = options.trigger or slug(options.run_name)
-    words = token_words(name, options.new_tokens)
-    start = start_words(pipe, options)
-    rows = {part: _start_rows(pipe, part, start, len(words), options.seed) for part in TOKENIZERS}
+    words = token_words(tokens.name, tokens.count)
+    rows = {part: _start_rows(pipe, part, start, len(words), seed) for part in TOKENIZERS}
     return NewTokens(words, rows)
 
 
-def slug(name: str) -> str:
-    """A run's name as that of a word."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "subject"
-
-
-def start_words(pipe: StableDiffusionXLPipeline, options: DreamboothOptions) -> str:
-    """What the vectors start from: --token-init, the prompt's class word, or a rare word."""
-    if options.token_init is not None:
-        return options.token_init.strip()
-    after = _CLASS_WORD.search(options.prompt)
-    return after[1] if after else choose_trigger(pipe)
+def start_words(pipe: StableDiffusionXLPipeline, tokens: TokenSettings) -> str:
+    """Return the words that new vectors start from; a rare one where the settings name none."""
+    return tokens.start if tokens.start else choose_trigger(pipe)
 
 
 def _start_rows(

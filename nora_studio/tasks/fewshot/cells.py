@@ -19,8 +19,8 @@ from nora_studio.runs.crew import Crew
 from nora_studio.runs.runs import CONFIG, Run
 from nora_studio.runs.scripts import FEWSHOT, script_command
 from nora_studio.scoring.tables import check_settings
+from nora_studio.tasks.fewshot.options import PARTS
 from nora_studio.tasks.fewshot.scores import SCORES
-from nora_studio.tasks.fewshot.settings import PARTS
 from nora_studio.tasks.fewshot.table import Cell, read_cell
 
 PACE_STEPS = 30

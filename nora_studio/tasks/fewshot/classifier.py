@@ -49,7 +49,7 @@ class ClipClassifier(nn.Module):
         self.pixels, self.scale = task.pixels, task.logit_scale
         self.register_buffer("ids", task.ids, persistent=False)
         texts = None if trains_text else task.frozen_texts()
-        kept = not trains_vision and not task.options.augment
+        kept = not trains_vision and not task.settings.augment
         self.register_buffer("texts", texts, persistent=False)
         self.register_buffer("shots", task.frozen_shots() if kept else None, persistent=False)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from nora_studio.tasks.fewshot.clip import FrozenClip, image_features, text_features
 from nora_studio.tasks.fewshot.datasets import Dataset, Picture
 from nora_studio.tasks.fewshot.pictures import Exam, ShotPictures, thinned
-from nora_studio.tasks.fewshot.settings import FewshotOptions
+from nora_studio.tasks.fewshot.settings import FewshotSettings
 from nora_studio.tasks.fewshot.shots import Labelled
 
 PROTOCOL_SCALE = 100.0
@@ -18,10 +18,9 @@ PROTOCOL_SCALE = 100.0
 class FewshotData:
     """One dataset, some shots of each class, and the model to adapt to them."""
 
-    options: FewshotOptions
+    settings: FewshotSettings
     clip: FrozenClip
     classes: tuple[str, ...]
-    template: str
     ids: Tensor
     """(classes, tokens): every class in its sentence."""
     shots: ShotPictures
@@ -33,21 +32,19 @@ class FewshotData:
     @classmethod
     def of(
         cls,
-        options: FewshotOptions,
+        settings: FewshotSettings,
         clip: FrozenClip,
         dataset: Dataset,
         train: Labelled[Picture],
         validation: Labelled[Picture],
     ) -> "FewshotData":
         """Read the shots and tokenise the classes."""
-        template = options.template or dataset.template
-        sentences = [template.replace("{}", name) for name in dataset.classes]
-        test = thinned(dataset.splits["test"], options.test_limit)
+        sentences = [settings.template.replace("{}", name) for name in dataset.classes]
+        test = thinned(dataset.splits["test"], settings.test_pictures)
         return cls(
-            options=options,
+            settings=settings,
             clip=clip,
             classes=dataset.classes,
-            template=template,
             ids=clip.tokenize(sentences).to(clip.device),
             shots=ShotPictures(train, clip.device),
             validation=Exam(validation, clip.preprocess),
@@ -55,9 +52,14 @@ class FewshotData:
         )
 
     @property
+    def template(self) -> str:
+        """A class in a sentence, {} for its name."""
+        return self.settings.template
+
+    @property
     def logit_scale(self) -> float:
         """What cosines are multiplied by."""
-        if self.options.logit_scale == "model":
+        if self.settings.logit_scale == "model":
             return float(self.clip.model.logit_scale.detach().float().exp())
         return PROTOCOL_SCALE
 
@@ -82,7 +84,7 @@ class FewshotData:
                     self.clip.model,
                     self.pixels(some, boxes[some], torch.zeros(len(some), dtype=torch.bool)),
                 )
-                for some in each.split(self.options.batch_size or len(each))
+                for some in each.split(self.settings.trainer.learning.batch_size)
             ]
             self.known["shots"] = torch.cat(parts)
         return self.known["shots"]

@@ -132,10 +132,8 @@ class Exam:
             self.kept = seen
 
 
-def thinned(
-    pictures: Sequence[tuple[Picture, int]], limit: int | None
-) -> Sequence[tuple[Picture, int]]:
-    """Some of the pictures, spread evenly; all where there is no limit."""
-    if limit is None or limit >= len(pictures):
+def thinned(pictures: Sequence[tuple[Picture, int]], limit: int) -> Sequence[tuple[Picture, int]]:
+    """Return as many of the pictures, spread evenly; all where there are no more."""
+    if limit >= len(pictures):
         return pictures
     return [pictures[i * len(pictures) // limit] for i in range(limit)]

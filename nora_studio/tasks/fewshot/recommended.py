@@ -13,11 +13,16 @@ from dataclasses import dataclass
 
 from nora_studio.errors import StudioError
 from nora_studio.options.defaults import check_methods, check_run_name
-from nora_studio.options.settings.adapter import check_adapter_options
-from nora_studio.options.settings.checks import check_above_zero, check_not_negative, check_option
-from nora_studio.options.settings.learning import check_learning_options, check_resolved
-from nora_studio.options.settings.watching import check_keeping_options
-from nora_studio.tasks.fewshot.settings import FewshotOptions
+from nora_studio.options.groups.adapter import check_adapter_options
+from nora_studio.options.groups.checks import (
+    check_above_zero,
+    check_not_negative,
+    check_option,
+    filled,
+)
+from nora_studio.options.groups.learning import check_learning_options, check_resolved
+from nora_studio.options.groups.watching import check_keeping_options
+from nora_studio.tasks.fewshot.options import FewshotOptions
 
 _STEPS_PER_SHOT = {"clip": 500, "mini": 40}
 _BATCH = 32
@@ -135,6 +140,6 @@ def with_recommended(options: FewshotOptions, known: dict[str, str]) -> FewshotO
         or ("constant" if options.optimizer == "schedule-free" else "cosine"),
     )
     check_resolved(options)
-    batch, pieces = options.batch_size or 1, options.accumulate
+    batch, pieces = filled(options.batch_size), options.accumulate
     check_option(batch % pieces == 0, "accumulate", f"a divisor of the batch of {batch}", pieces)
     return options

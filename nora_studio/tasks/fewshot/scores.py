@@ -65,15 +65,15 @@ def write_scores(
     run: Run, task: FewshotData, method: str, before: ZeroShotScores, **values: Any
 ) -> None:
     """Write `scores.json`: accuracies are shares of the pictures, 0 to 1."""
-    options = task.options
+    settings = task.settings
     scores = {
         "task": "clip few-shot",
         "version": __version__,
-        "model": options.model,
-        "dataset": options.dataset,
+        "model": settings.model,
+        "dataset": settings.dataset,
         "method": method,
-        "shots": options.shots,
-        "seed": options.seed,
+        "shots": settings.shots,
+        "seed": settings.trainer.learning.seed,
         **values,
         "zero_shot": before.accuracy,
         "zero_shot_validation": before.validation,

@@ -1,7 +1,7 @@
 """CLIP few-shot as a task: a few pictures of each class, an adapted CLIP, top-1 as the score."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,8 +16,9 @@ from nora_studio.tasks.fewshot.data import FewshotData
 from nora_studio.tasks.fewshot.datasets import find_dataset, record_of
 from nora_studio.tasks.fewshot.merging import check_mergeable, save_merged
 from nora_studio.tasks.fewshot.methods import METHODS
+from nora_studio.tasks.fewshot.options import FewshotOptions
 from nora_studio.tasks.fewshot.pictures import Exam, ShotDraws
-from nora_studio.tasks.fewshot.recommended import final_rate_of, with_recommended
+from nora_studio.tasks.fewshot.recommended import with_recommended
 from nora_studio.tasks.fewshot.scores import (
     ZeroShotScores,
     tested,
@@ -25,7 +26,7 @@ from nora_studio.tasks.fewshot.scores import (
     write_shots,
     zero_shot,
 )
-from nora_studio.tasks.fewshot.settings import FewshotOptions
+from nora_studio.tasks.fewshot.settings import FewshotSettings, resolve
 from nora_studio.tasks.fewshot.shots import draw_shots
 from nora_studio.trainer.acceleration import MIXED, prepare_accelerator
 from nora_studio.trainer.task import Learner, Proof, Task
@@ -65,7 +66,7 @@ class FewshotTask(Task):
     """Adapt a CLIP to a few pictures of each class."""
 
     distributed = False
-    options: FewshotOptions
+    settings: FewshotSettings
     known: FewshotData
     """The shots, the classes and the frozen model."""
     before: ZeroShotScores
@@ -79,42 +80,50 @@ class FewshotTask(Task):
             check_mergeable(options.model)
         return options
 
-    def find_data(self, options: FewshotOptions, runs: dict[str, Run]) -> Mapping[str, str]:
+    def resolve(self, options: FewshotOptions) -> FewshotSettings:
         self.dataset = find_dataset(options.dataset, options.data_dir)
-        splits = self.dataset.splits
-        self.drawn = draw_shots(splits["train"], splits["val"], options.shots, options.seed)
+        parts = {name: METHODS[name].part_settings(options, name) for name in options.methods}
+        return resolve(options, parts, self.dataset)
+
+    def savings(self) -> Sequence[str]:
+        is_shared = self.settings.twins and len(self.trainer.methods) > 1
+        return [
+            *(["--no-twins, which trains one method after the other"] if is_shared else []),
+            "a smaller --batch-size or a larger --accumulate",
+        ]
+
+    def find_data(self, runs: dict[str, Run]) -> Mapping[str, str]:
+        settings, splits = self.settings, self.dataset.splits
+        seed = self.trainer.learning.seed
+        self.drawn = draw_shots(splits["train"], splits["val"], settings.shots, seed)
         shots, validation = self.drawn
         return record_of(shots, "train") | record_of(validation, "val")
 
     def prepare(self, dtype: torch.dtype, accelerator: Accelerator) -> None:
-        options, dataset, device = self.options, self.dataset, accelerator.device
+        settings, dataset, device = self.settings, self.dataset, accelerator.device
         note = dataset.note or "splits of its own"
         print(f"{dataset.name}: {len(dataset.classes)} classes, {note}")
-        print(f"Loading {options.model} ({dtype}, {device})", flush=True)
-        clip = load_clip(options.model, dtype, device)
-        self.known = FewshotData.of(options, clip, dataset, *self.drawn)
+        print(f"Loading {settings.model} ({dtype}, {device})", flush=True)
+        clip = load_clip(settings.model, dtype, device)
+        self.known = FewshotData.of(settings, clip, dataset, *self.drawn)
         self.before = zero_shot(self.known, prepare_accelerator(MIXED[dtype]))
         pictures = len(self.known.test.pictures)
         print(f"zero-shot: {self.before.accuracy:.1%} of {pictures:,} test pictures")
 
     def batches(self) -> Draws:
-        options = self.options
-        batch = options.batch_size or 1
-        return ShotDraws(self.known.shots, batch, options.seed, options.augment)
+        learning = self.trainer.learning
+        shots, augment = self.known.shots, self.settings.augment
+        return ShotDraws(shots, learning.batch_size, learning.seed, augment)
 
     def groups(self, runs: dict[str, Run]) -> list[list[str]]:
         trained = [name for name in runs if METHODS[name].trains]
-        groups = [trained] if self.options.twins else [[name] for name in trained]
+        groups = [trained] if self.settings.twins else [[name] for name in trained]
         return [group for group in groups if group]
 
     def build(self, method: str, run: Run, accelerator: Accelerator) -> Learner:
-        options = self.options
+        seed = self.trainer.learning.seed
         own = METHODS[method].learn(self.known, method)
-        return replace(
-            own,
-            final_rate=final_rate_of(options),
-            callbacks=[lambda trainee: SeedDropout(options.seed)],
-        )
+        return replace(own, callbacks=[lambda trainee: SeedDropout(seed)])
 
     def begin(self, runs: dict[str, Run]) -> None:
         for run in runs.values():
@@ -136,8 +145,8 @@ class FewshotTask(Task):
         groups = trainee.optimizer.param_groups
         facts = {
             "parameters": sum(parameter.numel() for parameter in trainee.parameters),
-            "steps": self.options.steps or 0,
-            "batch_size": self.options.batch_size,
+            "steps": self.trainer.learning.steps,
+            "batch_size": self.trainer.learning.batch_size,
             "seconds_per_step": round(statistics.median(pace), 5) if pace else None,
             "learning_rate": {group["name"]: group["initial_lr"] for group in groups},
         }
@@ -158,7 +167,7 @@ class FewshotTask(Task):
             return Proof(problem, f"{run.adapter}: not done: {problem}. Train again.")
         scores = {"accuracy": found.accuracy, "validation": found.validation, **found.facts}
         write_scores(run, known, method, self.before, **scores)
-        if self.options.merged:
+        if self.settings.merged:
             save_merged(known, again, run.folder / "merged")
         line = (
             f"{run.folder}: {found.accuracy:.1%} of {len(test.pictures):,} test pictures "

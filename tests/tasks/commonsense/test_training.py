@@ -21,9 +21,9 @@ from nora_studio.adapters.methods.table import METHODS
 from nora_studio.errors import StudioError
 from nora_studio.options.options_file import parse, to_toml
 from nora_studio.runs.runs import Run
-from nora_studio.tasks.commonsense.config import CommonsenseOptions
 from nora_studio.tasks.commonsense.defaults import with_recommended
 from nora_studio.tasks.commonsense.models import load_decoder
+from nora_studio.tasks.commonsense.options import CommonsenseOptions
 from nora_studio.tasks.commonsense.recommended import recommended
 
 

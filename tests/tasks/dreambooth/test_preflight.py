@@ -10,10 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from support.trainer import only_unet, run_trainer, tiny_arguments, tiny_options, tiny_subject
+from support.trainer import (
+    only_unet,
+    run_trainer,
+    tiny_arguments,
+    tiny_options,
+    tiny_settings,
+    tiny_subject,
+)
 
 from nora_studio.runs.runs import Run
-from nora_studio.tasks.dreambooth.preflight import LargestDraws, Preflight, told
+from nora_studio.tasks.dreambooth.preflight import LargestDraws, Preflight, Rehearsed, told
 from nora_studio.trainer.peak_memory import Peak, peak_memory
 
 CPU = torch.device("cpu")
@@ -100,26 +107,24 @@ def test_only_batches_of_the_largest_pictures_are_timed(tiny_base, photo_folder,
 
 
 def test_minutes_count_all_that_a_run_does(tiny_base, photo_folder, tmp_path):
-    options = replace(
-        tiny_options(tiny_base, photo_folder, tmp_path, method="nora,lora", steps=100),
-        sample_every=30,
-        evaluate_every=50,
-        checkpoint_every=40,
+    changes = {"sample_every": 30, "evaluate_every": 50, "checkpoint_every": 40}
+    settings = tiny_settings(
+        tiny_base, photo_folder, tmp_path, method="nora,lora", steps=100, **changes
     )
     # Three samples of each twin on the way and one at the end, two measurements, three checkpoints.
     seconds = 60 + 100 * 2 + 3 * 2 * 10 + 2 * 5 + 3 * 3 + 2 * (10 + 20)
-    assert FOUND.minutes(options) == pytest.approx(seconds / 60)
+    assert FOUND.minutes(settings) == pytest.approx(seconds / 60)
     drawn = replace(FOUND, class_pictures=4)
-    more = 4 * 10 * 25 / options.sample_steps
-    assert drawn.minutes(options) == pytest.approx((seconds + more) / 60)
+    more = 4 * 10 * 25 / settings.previews.steps
+    assert drawn.minutes(settings) == pytest.approx((seconds + more) / 60)
 
 
 def test_it_warns_where_memory_or_the_disk_will_be_full(tiny_base, photo_folder, tmp_path):
-    options = tiny_options(tiny_base, photo_folder, tmp_path)
-    assert "warning" not in " ".join(told(FOUND, options))
+    asked = Rehearsed(tiny_settings(tiny_base, photo_folder, tmp_path), None, None)
+    assert "warning" not in " ".join(told(FOUND, asked))
     full = replace(FOUND, peak=Peak("some card", 22.5, 23.5, 24.0))
-    assert "spills over" in " ".join(told(full, options))
-    assert "disk will be full" in " ".join(told(replace(FOUND, disk_free_gib=0.5), options))
+    assert "spills over" in " ".join(told(full, asked))
+    assert "disk will be full" in " ".join(told(replace(FOUND, disk_free_gib=0.5), asked))
 
 
 @pytest.mark.slow

@@ -3,13 +3,13 @@
 import pytest
 import torch
 from accelerate import Accelerator
-from support.trainer import run_trainer, tiny_arguments, tiny_options, tiny_subject
+from support.trainer import photo_set, run_trainer, tiny_arguments, tiny_options, tiny_subject
 
 from nora_studio.errors import StudioError
 from nora_studio.options.defaults import with_recommended
 from nora_studio.runs.runs import Run
 from nora_studio.sdxl.models import load_sdxl
-from nora_studio.tasks.dreambooth.photo_set import PhotoSet
+from nora_studio.tasks.dreambooth.settings import resolve
 from nora_studio.tasks.dreambooth.setup import prepare
 from nora_studio.tasks.dreambooth.step import DreamboothStep
 from nora_studio.tasks.dreambooth.validation import LEVELS, FixedBatches, measure
@@ -19,7 +19,8 @@ from nora_studio.tasks.dreambooth.validation import LEVELS, FixedBatches, measur
 def prepared(tiny_base, photo_folder, tmp_path):
     options = tiny_options(tiny_base, photo_folder, tmp_path, hold_out=1)
     tiny_subject(options)  # resets the accelerator's state
-    return prepare(options, load_sdxl(options.model), PhotoSet.find(options), lambda _: None)
+    pipe = load_sdxl(options.model)
+    return prepare(resolve(options), pipe, photo_set(options), lambda _: None)
 
 
 def test_a_photo_held_out_is_measured_and_never_drawn(prepared):
@@ -34,7 +35,7 @@ def test_without_one_the_training_photos_are_measured(tiny_base, photo_folder, t
     options = tiny_options(tiny_base, photo_folder, tmp_path)
     tiny_subject(options)
     pipe = load_sdxl(options.model)
-    fixed = prepare(options, pipe, PhotoSet.find(options), lambda _: None).fixed
+    fixed = prepare(resolve(options), pipe, photo_set(options), lambda _: None).fixed
     assert fixed is not None and fixed.name == "fixed_loss"
     assert len(fixed.batches) == LEVELS and len(fixed.batches[0]["latents"]) == 3
 
@@ -65,7 +66,7 @@ def test_the_noise_levels_span_the_schedule(prepared):
 def test_holding_out_every_photo_is_refused(tiny_base, photo_folder, tmp_path):
     options = tiny_options(tiny_base, photo_folder, tmp_path, hold_out=3)
     with pytest.raises(StudioError, match="--hold-out: expected fewer than the 3 photos"):
-        PhotoSet.find(with_recommended(options))
+        photo_set(with_recommended(options))
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ from nora_studio.options.options_file import defaults_as_toml, parse, to_toml
 from nora_studio.options.options_page import helps, own_fields
 from nora_studio.runs.runs import Run
 from nora_studio.tasks.fewshot.methods import METHODS
+from nora_studio.tasks.fewshot.options import FewshotOptions
 from nora_studio.tasks.fewshot.recommended import final_rate_of, recommended, with_recommended
-from nora_studio.tasks.fewshot.settings import FewshotOptions
 from nora_studio.trainer.loop import rows_of
 from nora_studio.trainer.schedules import learning_rate_schedule
 
@@ -71,7 +71,7 @@ def test_the_protocol_stands_where_nothing_else_is_asked_for():
     assert (options.steps, options.batch_size, options.weight_decay) == (8000, 32, 0.01)
     assert (options.dropout, options.warmup_steps, options.targets) == (0.25, 0, "qkv")
     assert options.max_gradient_norm == float("inf")
-    settings = METHODS["clip-lora"].settings(options, "clip-lora")
+    settings = METHODS["clip-lora"].part_settings(options, "clip-lora")
     assert set(settings) == {"vision", "text"}
     for values in settings.values():
         assert (values.rank, values.alpha, values.learning_rate) == (2, 1.0, 2e-4)
@@ -81,7 +81,7 @@ def test_the_protocol_stands_where_nothing_else_is_asked_for():
 
 def test_a_switch_that_is_off_trains_one_encoder():
     options = with_recommended(parse(FewshotOptions, ["--text.no-train"]), KNOWN)
-    assert set(METHODS["nora"].settings(options, "nora")) == {"vision"}
+    assert set(METHODS["nora"].part_settings(options, "nora")) == {"vision"}
     options = with_recommended(
         parse(FewshotOptions, ["--text.no-train", "--vision.no-train"]), KNOWN
     )

@@ -18,8 +18,8 @@ from nora_studio.runs.tensor_files import read_tensors, write_tensors
 from nora_studio.runs.tensor_headers import read_header
 from nora_studio.tasks.fewshot.classifier import ClipClassifier
 from nora_studio.tasks.fewshot.data import FewshotData
+from nora_studio.tasks.fewshot.options import PARTS, FewshotOptions
 from nora_studio.tasks.fewshot.recommended import recommended
-from nora_studio.tasks.fewshot.settings import PARTS, FewshotOptions
 from nora_studio.trainer.task import Learner
 
 FILE = "clip_adapter.safetensors"
@@ -57,28 +57,29 @@ class ClipAdapter:
     def check(self, options: FewshotOptions, name: str) -> None:
         if options.optimizer != "adamw":
             raise StudioError(f"--optimizer {options.optimizer}: {name} knows adamw alone.")
-        self.settings(options, name)
+        self.part_settings(options, name)
 
-    def settings(self, options: FewshotOptions, name: str) -> PartSettings:
-        """Ratio (its rank) and rate of the bottleneck: the image encoder's."""
+    def part_settings(self, options: FewshotOptions, name: str) -> dict[str, PartSettings]:
+        """Resolve ratio (its rank) and rate of the bottleneck: the image encoder's."""
         usual = recommended(name, options.model)
-        return resolve(options, name, PARTS, usual)["vision"]
+        return {"vision": resolve(options, name, PARTS, usual)["vision"]}
 
     def learn(self, task: FewshotData, name: str) -> Learner:
-        options, settings = task.options, self.settings(task.options, name)
-        torch.manual_seed(options.seed)
-        step = BottleneckClassifier(task, settings.rank).train()
+        trainer = task.settings.trainer
+        learning, size = trainer.learning, trainer.parts[name]["vision"]
+        torch.manual_seed(learning.seed)
+        step = BottleneckClassifier(task, size.rank).train()
         step.requires_grad_(False)
         trained = list(step.trained().values())
         for parameter in trained:
             parameter.requires_grad_(True)
-        groups = [{"name": "vision", "params": trained, "lr": settings.learning_rate}]
-        optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay)
+        groups = [{"name": "vision", "params": trained, "lr": size.learning_rate}]
+        optimizer = torch.optim.AdamW(groups, weight_decay=learning.weight_decay)
         visual = task.clip.model.visual
         prints, digest = fingerprint(visual), base_digest(visual)
 
         def write(folder: Path, at: int) -> None:
-            facts = {"steps": at, "fingerprint": prints, "ratio": settings.rank}
+            facts = {"steps": at, "fingerprint": prints, "ratio": size.rank}
             facts |= {"digest": digest} if digest else {}
             tensors = {key: value.detach().cpu() for key, value in step.trained().items()}
             write_tensors(folder / FILE, tensors, {"clip_adapter": json.dumps(facts)})

@@ -1,10 +1,12 @@
 """What a few-shot method is asked for."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from nora_studio.options.part_settings import PartSettings
 from nora_studio.tasks.fewshot.data import FewshotData
-from nora_studio.tasks.fewshot.settings import FewshotOptions
+from nora_studio.tasks.fewshot.options import FewshotOptions
 from nora_studio.trainer.task import Learner
 
 
@@ -36,6 +38,17 @@ class FewshotMethod(Protocol):
 
         Raises:
             StudioError: one is such.
+        """
+        ...
+
+    def part_settings(self, options: FewshotOptions, name: str) -> Mapping[str, PartSettings]:
+        """Resolve rank, scale and rate of each trained part; none where nothing trains.
+
+        Args:
+            name: The method's in the run.
+
+        Raises:
+            StudioError: an option does not fit the method.
         """
         ...
 

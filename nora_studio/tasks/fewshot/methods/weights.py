@@ -13,8 +13,8 @@ from nora_studio.tasks.fewshot.attention import PROJECTIONS, TARGETS
 from nora_studio.tasks.fewshot.classifier import ClipClassifier
 from nora_studio.tasks.fewshot.clip import parts_of
 from nora_studio.tasks.fewshot.data import FewshotData
+from nora_studio.tasks.fewshot.options import PARTS, FewshotOptions
 from nora_studio.tasks.fewshot.recommended import recommended
-from nora_studio.tasks.fewshot.settings import PARTS, FewshotOptions
 from nora_studio.trainer.build import adapt, learner
 from nora_studio.trainer.task import Learner
 
@@ -35,25 +35,25 @@ class WeightAdapter:
         self.paper = paper or METHODS[tuner].paper
 
     def check(self, options: FewshotOptions, name: str) -> None:
-        self.settings(options, name)
+        self.part_settings(options, name)
 
-    def settings(self, options: FewshotOptions, name: str) -> dict[str, PartSettings]:
+    def part_settings(self, options: FewshotOptions, name: str) -> dict[str, PartSettings]:
         """Rank, scale and rate in each trained encoder."""
         return resolve(options, name, PARTS, recommended(name, options.model), self.tuner)
 
     def learn(self, task: FewshotData, name: str) -> Learner:
-        options, settings = task.options, self.settings(task.options, name)
+        settings, sizes = task.settings, task.settings.trainer.parts[name]
         model: Any = share_weights(task.clip.model)
-        targets = TARGETS if options.targets == "qkvo" else PROJECTIONS
+        targets = TARGETS if settings.targets == "qkvo" else PROJECTIONS
         adapted = adapt(
-            options,
+            settings.trainer,
             self.tuner,
-            settings,
+            sizes,
             parts_of(task.clip.model),
             parts_of(model),
             lambda part, module: targets,
         )
-        trains = ("vision" in settings, "text" in settings)
+        trains = ("vision" in sizes, "text" in sizes)
         card = {
             "model": task.clip.name,
             "trigger": "",
@@ -61,9 +61,9 @@ class WeightAdapter:
             "resolution": task.clip.size,
             "task": TASK,
         }
-        first_rate = max(values.learning_rate for values in settings.values()) / 10
+        first_rate = max(values.learning_rate for values in sizes.values()) / 10
         step = ClipClassifier(task, model, *trains, rules=adapted.rules).train()
-        return learner(options, adapted, step, card, first_rate)
+        return learner(settings.trainer, adapted, step, card, first_rate)
 
     def read(self, task: FewshotData, folder: Path | None) -> Any:
         assert folder is not None

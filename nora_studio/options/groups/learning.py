@@ -5,7 +5,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nora_studio.errors import StudioError
-from nora_studio.options.settings.checks import check_above_zero, check_not_negative, check_option
+from nora_studio.options.groups.checks import (
+    check_above_zero,
+    check_not_negative,
+    check_option,
+    filled,
+)
 
 LIBRARIES = {
     "adamw8bit": "bitsandbytes",
@@ -131,6 +136,6 @@ def check_resolved(options: LearningOptions) -> None:
     Raises:
         StudioError: an option reaches past the end of the run.
     """
-    steps, warmup = options.steps or 0, options.warmup_steps
+    steps, warmup = filled(options.steps), options.warmup_steps
     if options.schedule == "polynomial":
         check_option(warmup < steps, "warmup_steps", f"fewer than the {steps} steps", warmup)

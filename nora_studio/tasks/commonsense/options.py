@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from nora_studio.options.settings.adapter import PartOptions, TuningOptions
-from nora_studio.options.settings.learning import LearningOptions
-from nora_studio.options.settings.memory import BaseOptions, PrecisionOptions
-from nora_studio.options.settings.watching import KeepingOptions, MeasuringOptions
+from nora_studio.options.groups.adapter import PartOptions, TuningOptions
+from nora_studio.options.groups.learning import LearningOptions
+from nora_studio.options.groups.memory import BaseOptions, PrecisionOptions
+from nora_studio.options.groups.watching import KeepingOptions, MeasuringOptions
 
 PARTS = ("decoder",)
 """What a language model consists of, as far as adapters go."""

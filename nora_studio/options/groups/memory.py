@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from nora_studio.errors import StudioError
-from nora_studio.options.settings.checks import check_above_zero
+from nora_studio.options.groups.checks import check_above_zero
 
 
 @dataclass(frozen=True, kw_only=True)

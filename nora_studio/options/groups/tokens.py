@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from nora_studio.errors import StudioError
-from nora_studio.options.settings.checks import check_above_zero, check_option
+from nora_studio.options.groups.checks import check_above_zero, check_option
 
 MOST_TOKENS = 8
 """A prompt has room for 75 tokens in all."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from nora_studio.errors import StudioError
-from nora_studio.options.settings.checks import check_above_zero, check_not_negative, check_option
+from nora_studio.options.groups.checks import check_above_zero, check_not_negative, check_option
 
 DEFAULT_PATIENCE = 3
 

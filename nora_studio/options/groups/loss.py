@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from nora_studio.errors import StudioError
-from nora_studio.options.settings.checks import check_above_zero, check_not_negative
+from nora_studio.options.groups.checks import check_above_zero, check_not_negative
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,8 @@ def check_loss_options(options: LossOptions) -> None:
     """
     check_above_zero(options, ("snr_gamma", "class_pictures"))
     check_not_negative(options, ("noise_offset", "prior_weight"))
+    if options.class_prompt is not None and not options.class_prompt.strip():
+        raise StudioError("--class-prompt: expected what the class's pictures show; got no word.")
     if options.snr_gamma is not None and options.weighting != "min-snr":
         raise StudioError(
             f"--snr-gamma: a setting of --weighting min-snr; got it with {options.weighting!r}."

@@ -1,9 +1,17 @@
-"""How an option out of its range is refused."""
+"""Refuse an option that is out of its range, and read one that is filled in."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from nora_studio.errors import StudioError
+
+Value = TypeVar("Value")
+
+
+def filled(value: Value | None) -> Value:
+    """Return an option that a user may leave out, once `with_recommended` has filled it in."""
+    assert value is not None, "with_recommended fills it in"
+    return value
 
 
 def check_option(good: bool, name: str, expected: str, value: object) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from nora_studio.options.settings.checks import check_option
+from nora_studio.options.groups.checks import check_option
 
 
 @dataclass(frozen=True)

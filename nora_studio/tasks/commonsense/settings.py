@@ -1,0 +1,62 @@
+"""A commonsense run's settings: what its options come to on its questions, nothing left open."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nora_studio.options.part_settings import PartSettings
+from nora_studio.options.part_settings import resolve as resolve_parts
+from nora_studio.tasks.commonsense.options import PARTS, CommonsenseOptions
+from nora_studio.tasks.commonsense.recommended import recommended
+from nora_studio.trainer.settings import (
+    TrainerSettings,
+    keeping_settings,
+    learning_settings,
+    tuning_settings,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonsenseSettings:
+    """A whole run's."""
+
+    trainer: TrainerSettings
+    model: str
+    bits: Literal[16, 8, 4]
+    """Of the frozen base's weights."""
+    gradient_checkpointing: bool
+    targets: tuple[str, ...]
+    """Endings of the names of the adapted layers."""
+    cutoff: int
+    """Tokens of a question and its answer."""
+    packing: bool
+    """Whether several questions share a row of `cutoff` tokens."""
+    group_by_length: bool
+
+
+def resolve(options: CommonsenseOptions) -> CommonsenseSettings:
+    """Resolve a run's options, as `with_recommended` and `with_steps` have filled them in.
+
+    Raises:
+        StudioError: an option does not fit the run's methods.
+    """
+    return CommonsenseSettings(
+        trainer=TrainerSettings(
+            methods=options.methods,
+            parts={method: part_settings(options, method) for method in options.methods},
+            learning=learning_settings(options),
+            tuning=tuning_settings(options, options.cache),
+            keeping=keeping_settings(options, options),
+        ),
+        model=options.model,
+        bits=options.base_bits,
+        gradient_checkpointing=options.gradient_checkpointing,
+        targets=options.targets,
+        cutoff=options.cutoff,
+        packing=options.packing,
+        group_by_length=options.group_by_length,
+    )
+
+
+def part_settings(options: CommonsenseOptions, method: str) -> dict[str, PartSettings]:
+    """Return a method's rank, scale and rate, as asked for or recommended."""
+    return resolve_parts(options, method, PARTS, recommended(method, options.model))

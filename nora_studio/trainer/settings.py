@@ -1,0 +1,161 @@
+"""A run's settings: its options, resolved. What the trainer of any task works with.
+
+What a user may leave out is optional in the options; `resolve` of each task decides all of it once,
+and behind that nothing is given a default again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nora_studio.adapters.methods.optimizers import LORA_PLUS_RATIO
+from nora_studio.options.groups.adapter import TuningOptions
+from nora_studio.options.groups.checks import filled
+from nora_studio.options.groups.learning import LearningOptions
+from nora_studio.options.groups.watching import KeepingOptions, MeasuringOptions
+from nora_studio.options.part_settings import PartSettings
+from nora_studio.trainer.schedules import CYCLES, POWER
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningSettings:
+    """How the adapter's weights move."""
+
+    seed: int
+    """Of data order, noise, timesteps and adapter initialisation."""
+    steps: int
+    """Optimizer steps of the whole run."""
+    batch_size: int
+    """Examples a step, over all processes."""
+    accumulate: int
+    """Pieces of each process's share of a batch."""
+    optimizer: str
+    schedule: str
+    schedule_cycles: int
+    """Times that cosine-restarts falls from the peak."""
+    schedule_power: float
+    """Power of a polynomial schedule."""
+    warmup_steps: int
+    final_rate: float
+    """Learning rate that a cosine ends at."""
+    weight_decay: float
+    max_gradient_norm: float
+    ema: float
+    """Decay of the moving average of the trained weights; 0: there is no average."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningSettings:
+    """What is the same in every part of a model."""
+
+    outer: str
+    """How NoRA finds its outer factors."""
+    start: str
+    """NoRA's start: "difference" or "paper"."""
+    dropout: float
+    lora_plus_ratio: float
+    cache: bool
+    """Whether outer factors are kept on disk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepingSettings:
+    """What is logged, measured and kept, and when; all in steps."""
+
+    log_every: int
+    checkpoint_every: int
+    keep_checkpoints: int
+    tracker: str
+    resume: bool
+    sample_every: int
+    """0: never within the loop."""
+    evaluate_every: int
+    """0: never."""
+    early_stop: str
+    """The rule: "none", "plateau" or "overfit"."""
+    patience: int
+    """Measurements that the rule waits for."""
+    keep_best: bool
+    """Whether the checkpoint of the lowest measured loss is kept, whatever its age."""
+    final: str
+    """Which step becomes the adapter: "last" or "best"."""
+    names_step: bool
+    """Whether the status says which step the adapter is of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerSettings:
+    """What the trainer works with, whatever the task."""
+
+    methods: tuple[str, ...]
+    """In the order given."""
+    parts: Mapping[str, Mapping[str, PartSettings]]
+    """Method -> part of the model -> rank, scale and rate of each trained part."""
+    learning: LearningSettings
+    tuning: TuningSettings
+    keeping: KeepingSettings
+
+
+def learning_settings(options: LearningOptions, final_rate: float = 0.0) -> LearningSettings:
+    """Resolve the options of the optimizer, steps and batch filled in.
+
+    Args:
+        final_rate: Where a cosine ends.
+    """
+    cycles, power = options.schedule_cycles, options.schedule_power
+    return LearningSettings(
+        seed=options.seed,
+        steps=filled(options.steps),
+        batch_size=filled(options.batch_size),
+        accumulate=options.accumulate,
+        optimizer=options.optimizer,
+        schedule=filled(options.schedule),
+        schedule_cycles=CYCLES if cycles is None else cycles,
+        schedule_power=POWER if power is None else power,
+        warmup_steps=options.warmup_steps,
+        final_rate=final_rate,
+        weight_decay=options.weight_decay,
+        max_gradient_norm=options.max_gradient_norm,
+        ema=0.0 if options.ema is None else options.ema,
+    )
+
+
+def tuning_settings(options: TuningOptions, cache: bool = False) -> TuningSettings:
+    """Resolve the options of the adapters.
+
+    Args:
+        cache: Whether outer factors are kept on disk.
+    """
+    ratio = options.lora_plus_ratio
+    return TuningSettings(
+        outer=options.outer,
+        start=options.start,
+        dropout=options.dropout,
+        lora_plus_ratio=LORA_PLUS_RATIO if ratio is None else ratio,
+        cache=cache,
+    )
+
+
+def keeping_settings(
+    options: KeepingOptions, measuring: MeasuringOptions | None = None, sample_every: int = 0
+) -> KeepingSettings:
+    """Resolve the options of logs, checkpoints and measurements.
+
+    Args:
+        measuring: With what `with_recommended` fills in; None: the task measures nothing.
+        sample_every: Steps between previews; 0: none within the loop.
+    """
+    watched = measuring is not None and measuring.early_stop != "none"
+    return KeepingSettings(
+        log_every=options.log_every,
+        checkpoint_every=options.checkpoint_every,
+        keep_checkpoints=options.keep_checkpoints,
+        tracker=options.tracker,
+        resume=options.resume,
+        sample_every=sample_every,
+        evaluate_every=measuring.evaluate_every if measuring else 0,
+        early_stop=measuring.early_stop if measuring else "none",
+        patience=filled(measuring.patience) if measuring and watched else 1,
+        keep_best=filled(measuring.keep_best) if measuring else False,
+        final=filled(measuring.final) if measuring else "last",
+        names_step=measuring is not None,
+    )
