@@ -67,7 +67,7 @@ def run_parser(parse: Callable[[], Options]) -> Options:
 
 
 def _one_line(printed: str) -> str:
-    """The first paragraph of the parser's box, and the options that it suggests."""
+    """Return the first paragraph of the parser's box, and the options that it suggests."""
     lines = [line.strip(_BOX) for line in printed.splitlines()]
     first = next((number for number, line in enumerate(lines[1:], 1) if line), 0)
     paragraph = " ".join(itertools.takewhile(bool, lines[first:]))[:_MESSAGE_LENGTH]
@@ -135,7 +135,7 @@ def option_hints(kind: type, prefix: str = "") -> Iterator[tuple[str, str, Any]]
 
 
 def checked(options: Options) -> Options:
-    """The same options, once every number, path and text in them is one that can be taken.
+    """Return the options, once every number, path and text in them has been checked.
 
     Returns:
         The options, with a seed drawn for each that is to be random.

@@ -158,7 +158,7 @@ def check_methods(options: Any) -> None:
 
 
 def foreign_option(flag: str, setting: str, methods: str) -> StudioError:
-    """The error of an option that the given methods do not have."""
+    """Return the error of an option that the given methods do not have."""
     owners = [name for name, method in METHODS.items() if setting in method.settings]
     return StudioError(
         f"--{flag}: no option of --method {methods}, but of {', '.join(owners)}. Leave it out."

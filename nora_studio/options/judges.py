@@ -81,7 +81,7 @@ def is_embedded_base(base: str) -> bool:
 
 
 def _files(folder: Path) -> Files:
-    """A part's safetensors files, as its loader would find them.
+    """Find a part's safetensors files, as its loader would.
 
     Raises:
         OSError: there are none, or one is missing.

@@ -23,7 +23,7 @@ _WINDOWS_PATH = re.compile(r"""(?m)^[^#'"\n]*("(?:[A-Za-z]:\\(?!\\)|\\\\(?!\\))[
 
 
 def parse_options(argv: Sequence[str] | None = None, prog: str | None = None) -> DreamboothOptions:
-    """The DreamBooth trainer's options, as `parse` reads them."""
+    """Read the DreamBooth trainer's options, as `parse` does."""
     return parse(DreamboothOptions, argv, prog)
 
 
@@ -96,7 +96,7 @@ def _spelled_out(kind: type, arguments: list[str]) -> list[str]:
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """A TOML file's table.
+    """Read a TOML file's table.
 
     Raises:
         StudioError: it cannot be read, or is no TOML.
@@ -146,7 +146,7 @@ def _over(base: Any, values: dict[str, Any], where: str, prefix: str = "") -> An
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
-    """A TOML value as one of the kinds that a field's type allows."""
+    """Convert a TOML value to one of the kinds that a field's type allows."""
     expected = []
     for kind in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):
         words = get_args(kind)
@@ -180,7 +180,7 @@ _TOML_WORDS = {
 
 
 def to_toml(options: Any) -> str:
-    """The options as TOML that `--config` reads back. None is left out, as it is the default."""
+    """Write the options as TOML that `--config` reads back; a None, as the default, is left out."""
 
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -192,12 +192,12 @@ def to_toml(options: Any) -> str:
 
 
 def defaults_as_toml(kind: Any = DreamboothOptions) -> str:
-    """What every option comes to that nobody gives; those that must be given are left out."""
+    """Write every option's default as TOML; the options that must be given are left out."""
     return to_toml(_with_needed(kind, None))
 
 
 def to_flags(options: Any) -> list[str]:
-    """The command line that reads back as these options; what is as it was is left out.
+    """Return the command line that reads back as these options; defaults are left out.
 
     Args:
         options: A dataclass that `parse` can read.

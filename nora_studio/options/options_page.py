@@ -19,7 +19,7 @@ nora_studio.options.options_page`.
 
 
 def options_page() -> str:
-    """The page as Markdown: a table for each group of options, and one for those of a part."""
+    """Write the page as Markdown: a table for each group of options, and one for a part's."""
     groups = [kind for kind in reversed(DreamboothOptions.__mro__) if kind is not object]
     tables = [_table(kind, "") for kind in groups if own_fields(kind)]
     tables.append(_table(PartOptions, "unet."))
@@ -33,7 +33,7 @@ def own_fields(kind: type) -> list[dataclasses.Field]:
 
 
 def helps(kind: type) -> dict[str, str]:
-    """The line under each field of a dataclass, by its name."""
+    """Read the docstring under each field of a dataclass, by the field's name."""
     (definition,) = ast.parse(inspect.getsource(kind)).body
     assert isinstance(definition, ast.ClassDef)
     return {

@@ -28,26 +28,34 @@ class Usual(Protocol):
     """What a method trains with where nothing else is asked for."""
 
     @property
-    def rank(self) -> int: ...
+    def rank(self) -> int:
+        """As the table of methods counts it."""
+        ...
 
     @property
-    def outer_rank(self) -> int | None: ...
+    def outer_rank(self) -> int | None:
+        """NoRA's; None for the others."""
+        ...
 
     @property
-    def alpha(self) -> float | None: ...
+    def alpha(self) -> float | None:
+        """The scale is alpha / rank; None: the method's usual scale."""
+        ...
 
-    def learning_rate(self, part: str) -> float: ...
+    def learning_rate(self, part: str) -> float:
+        """Return a part's peak learning rate."""
+        ...
 
 
 def part_settings(options: DreamboothOptions, method: str) -> dict[str, PartSettings]:
-    """The settings of each trained part of SDXL for one method, as `resolve` makes them."""
+    """Resolve the settings of each trained part of SDXL for one method."""
     return resolve(options, method, PART_FIELDS, recommended(method, options.model))
 
 
 def resolve(
     options: Any, method: str, parts: Sequence[str], usual: Usual, tuner: str | None = None
 ) -> dict[str, PartSettings]:
-    """The settings of each trained part for one method, overrides applied.
+    """Resolve the settings of each trained part for one method, overrides applied.
 
     Args:
         options: With a `PartOptions` under each part's name, and LearningOptions, TuningOptions.
@@ -112,7 +120,7 @@ def parts_along_inputs(settings: Mapping[str, Mapping[str, PartSettings]]) -> li
 
 
 def settings_of(method: str) -> frozenset[str]:
-    """Settings of a method of the table; none of one that is not in it."""
+    """Return the settings that a method of the table has; none for a method that is not in it."""
     return METHODS[method].settings if method in METHODS else frozenset()
 
 

@@ -131,7 +131,7 @@ def _outside(path: Path, what: str) -> StudioError:
 
 
 def check_inside(root: Path, path: Path | str, what: str, whole: bool = True) -> Path:
-    """The place of a path within a folder, once nothing of it can lead out of there.
+    """Return the place of a path within a folder, once nothing of it can lead out of there.
 
     It is checked as it will be opened: whatever reads a folder follows the links in it.
 
@@ -182,7 +182,7 @@ class _Unreadable(Exception):
 
 
 def _opened(place: Path, whole: bool) -> Iterator[Path]:
-    """What reading a place opens further: a folder's own folders, and where its links lead."""
+    """Find what reading a place opens further: a folder's own folders, and where its links lead."""
     try:
         mode = place.stat().st_mode
     except FileNotFoundError:  # A link that leads nowhere, or it has gone meanwhile.
@@ -222,5 +222,5 @@ def check_confined(path: Path, what: str, whole: bool = True) -> None:
 
 
 def confining(folders: Iterable[Path]) -> dict[str, str]:
-    """The environment that confines a command to some folders, the one that it runs in first."""
+    """Return the environment that confines a command to some folders, its working folder first."""
     return {CONFINED: os.pathsep.join(str(folder) for folder in folders)}

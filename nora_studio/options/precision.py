@@ -8,7 +8,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_dtype(precision: str, device: str | torch.device) -> torch.dtype:
-    """The dtype that a precision names; "auto" is bfloat16 on a GPU and float32 on a CPU.
+    """Return the dtype that a precision names; "auto" is bfloat16 on a GPU, float32 on a CPU.
 
     Raises:
         StudioError: the precision is unknown.

@@ -15,7 +15,9 @@ def recommended(method: str, model: str) -> TrainingDefaults:
 
 
 def rate_of(optimizer: str) -> float:
-    """What an optimizer makes of the recommended rates, which are AdamW's: Lion's steps are larger.
+    """Return an optimizer's share of the recommended rates, which are AdamW's.
+
+    Lion's steps are larger.
 
     Source: Chen et al., arXiv 2302.06675, section 5: a third to a tenth of AdamW's rate.
     """

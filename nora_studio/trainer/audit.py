@@ -155,7 +155,7 @@ def _compare_logs(one: Run, other: Run) -> Agreement:
 
 
 def _learned(row: dict[str, object]) -> dict[str, float]:
-    """A line's numbers about the training, nested ones by their path."""
+    """Read a line's numbers about the training, nested ones by their path."""
     flat: dict[str, float] = {}
     for name, value in row.items():
         if name in MEASURED:

@@ -7,29 +7,30 @@ from typing import Any, Protocol
 import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
+from typing_extensions import override
 
 
 class WeightAverage(Protocol):
     """Follows the trained weights step by step, and stands in for them where a run is judged."""
 
     def before(self, step: int) -> None:
-        """Before each step."""
+        """Run before each step."""
         ...
 
     def after(self, step: int) -> None:
-        """After each optimizer step: follow it."""
+        """Follow an optimizer step."""
         ...
 
     def served(self) -> contextlib.AbstractContextManager[None]:
-        """A block in which the module carries the average; the trained weights then return."""
+        """Put the average into the module for a block; the trained weights then return."""
         ...
 
     def restore(self, step: int) -> None:
-        """Go on after a step; the module carries the average as it was then."""
+        """Continue after a step; the module carries the average as it was then."""
         ...
 
 
-class ExponentialAverage:
+class ExponentialAverage(WeightAverage):
     """The exponential moving average of the trained weights, as diffusers' `EMAModel` takes it.
 
     After step t it is decay * average + (1 - decay) * weights, with decay = min(`decay`,
@@ -41,11 +42,14 @@ class ExponentialAverage:
         self.parameters = parameters
         self.model = EMAModel(parameters, decay=decay, foreach=True)
 
+    @override
     def before(self, step: int) -> None: ...
 
+    @override
     def after(self, step: int) -> None:
         self.model.step(self.parameters)
 
+    @override
     @contextlib.contextmanager
     def served(self) -> Iterator[None]:
         trained = copies(self.parameters)
@@ -55,12 +59,13 @@ class ExponentialAverage:
         finally:
             set_weights(self.parameters, trained)
 
+    @override
     def restore(self, step: int) -> None:
         self.model.shadow_params = copies(self.parameters)
         self.model.optimization_step = step
 
 
-class ScheduleFreeAverage:
+class ScheduleFreeAverage(WeightAverage):
     """The average that a schedule-free optimizer keeps by itself (arXiv 2405.15682).
 
     Going to it and back rounds, so the trained weights are kept and set back to the bit.
@@ -69,10 +74,13 @@ class ScheduleFreeAverage:
     def __init__(self, parameters: list[nn.Parameter], optimizer: Any) -> None:
         self.parameters, self.optimizer = parameters, optimizer
 
+    @override
     def before(self, step: int) -> None: ...
 
+    @override
     def after(self, step: int) -> None: ...
 
+    @override
     @contextlib.contextmanager
     def served(self) -> Iterator[None]:
         trained = copies(self.parameters)
@@ -85,11 +93,12 @@ class ScheduleFreeAverage:
                 self.optimizer.train()
             set_weights(self.parameters, trained)
 
+    @override
     def restore(self, step: int) -> None: ...
 
 
 def copies(parameters: list[nn.Parameter]) -> list[Tensor]:
-    """The weights as they are now."""
+    """Copy the weights as they are now."""
     return [parameter.detach().clone() for parameter in parameters]
 
 

@@ -40,7 +40,7 @@ def adapter_spec(
     total_steps: int,
     activations: Mapping[str, Tensor] | None = None,
 ) -> AdapterSpec:
-    """What `attach` is asked for on one part.
+    """Return what `attach` is asked for on one part.
 
     Args:
         total_steps: Of the run.
@@ -76,7 +76,9 @@ class ExtraWeights(Protocol):
     """Weights that are trained beside an adapter, and lie in a file beside its own."""
 
     @property
-    def parameters(self) -> list[nn.Parameter]: ...
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained."""
+        ...
 
     def groups(self) -> list[dict[str, Any]]:
         """As an optimizer takes them; each with a "name"."""
@@ -140,7 +142,7 @@ def learner(
     extra: ExtraWeights | None = None,
     **more: Any,
 ) -> Learner:
-    """What trains an adapted tree: its optimizer, and the files of its adapter.
+    """Return what trains an adapted tree: its optimizer, and the files of its adapter.
 
     Args:
         step: The module whose forward is the loss.
@@ -200,7 +202,7 @@ def _optimizer(
 
 
 def build_trainee(task: Task, method: str, run: Run, accelerator: Accelerator) -> Trainee:
-    """A method at work on a task, prepared for the loop.
+    """Put a method to work on a task, prepared for the loop.
 
     Raises:
         StudioError: it does not fit the model.
@@ -245,19 +247,19 @@ def schedule_of(learning: LearningSettings, optimizer: torch.optim.Optimizer) ->
 def average_of(
     learning: LearningSettings, trained: list[nn.Parameter], optimizer: Any
 ) -> WeightAverage | None:
-    """What is served in the place of the trained weights; None: they are."""
+    """Return the average that is served in place of the trained weights; None: they are served."""
     if learning.optimizer == "schedule-free":
         return ScheduleFreeAverage(trained, optimizer)
     return ExponentialAverage(trained, learning.ema) if learning.ema else None
 
 
 def trained_parameters(parts: dict[str, nn.Module]) -> list[nn.Parameter]:
-    """The adapters' trained weights, part by part."""
+    """Return the adapters' trained weights, part by part."""
     return [p for module in parts.values() for p in adapter_parameters(module).values()]
 
 
 def main_first_where_kept(cache: bool) -> contextlib.AbstractContextManager[None]:
-    """A block in which the main process finds outer factors; kept on disk, the others read them."""
+    """Let the main process find outer factors first; kept on disk, the others read them."""
     return processes.main_first() if cache else contextlib.nullcontext()
 
 

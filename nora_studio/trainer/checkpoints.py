@@ -20,7 +20,7 @@ _UNREADABLE = (OSError, SafetensorError, LookupError, TypeError, ValueError, Run
 
 
 def generator_states() -> dict[str, Tensor]:
-    """The states of this process's generators, which dropout draws from."""
+    """Return the states of this process's generators, which dropout samples from."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()

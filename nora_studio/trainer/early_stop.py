@@ -53,7 +53,7 @@ class Watch:
         return Verdict(is_best=bool(processes.largest(better)), ends=bool(processes.largest(ends)))
 
     def ended_at(self, trainees: Sequence[Trainee]) -> int | None:
-        """The step at which the last twin's curve said so; None while one has not."""
+        """Return the step at which the last twin's curve said so; None while one has not."""
         steps = [trainee.curve.ends_at(self.rule, self.patience) for trainee in trainees]
         return None if None in steps else max(step for step in steps if step is not None)
 

@@ -199,7 +199,7 @@ def stopped(stop: StopRequest) -> int:
 
 
 def ending(plan: Plan, trainees: list[Trainee]) -> tuple[int, dict[str, str]]:
-    """The last step that was trained, and by label why it came before the plan's, if it did."""
+    """Return the last step that was trained, and by label why it came early, if it did."""
     last = int(processes.largest(plan.watch.ended_at(trainees) or 0)) or plan.steps
     reasons = plan.watch.reasons(trainees) if last < plan.steps else {}
     if processes.is_main():

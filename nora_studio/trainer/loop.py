@@ -142,7 +142,7 @@ def advance(trainee: Trainee, batch: Batch, step: int, plan: Plan) -> None:
 
 
 def rows_of(batch: Batch) -> int:
-    """Number of examples in a batch."""
+    """Return the number of examples in a batch."""
     return len(next(iter(batch.values())))
 
 
@@ -165,7 +165,7 @@ def _pieces(share: Batch, count: int) -> Iterator[tuple[int, Batch]]:
 
 
 def _share(batch: Batch, accelerator: Accelerator) -> Batch:
-    """This process's equal share of the global batch, on its device."""
+    """Return this process's equal share of the global batch, on its device."""
     count, index = accelerator.num_processes, accelerator.process_index
     rows = rows_of(batch)
     if rows % count:

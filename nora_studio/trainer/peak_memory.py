@@ -32,7 +32,7 @@ class Peak:
 
 
 def peak_memory(device: torch.device) -> Peak:
-    """The peak of this process so far."""
+    """Return the peak of this process so far."""
     if device.type == "cuda":
         return Peak(
             device=torch.cuda.get_device_name(device),
@@ -45,7 +45,7 @@ def peak_memory(device: torch.device) -> Peak:
 
 
 def _peak_resident() -> int:
-    """The process's largest resident memory in bytes.
+    """Return the process's largest resident memory in bytes.
 
     Not from `getrusage`, whose figure a child process inherits from the one that started it.
     """

@@ -29,7 +29,7 @@ class Clock:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """A block that is no training: it counts for the seconds left, not for the pace."""
+        """Count a block's time towards the seconds left, and not towards the pace of training."""
         began = time.monotonic()
         yield
         self.elsewhere += time.monotonic() - began
@@ -83,6 +83,11 @@ def report(
 
 
 def check_finite(trainees: list[Trainee], now: int, steps: int) -> None:
+    """Refuse to go on after a loss that was not finite, and mark the runs as failed.
+
+    Raises:
+        StudioError: one was; the message names the step and the likely cause.
+    """
     for trainee in trainees:
         found = int(trainee.first_bad_step.item())
         # The loss of one process's share may be bad alone; all have to end.

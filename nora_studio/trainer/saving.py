@@ -32,7 +32,7 @@ def save_checkpoints(trainees: list[Trainee], draws: Draws, step: int, keep: int
 
 
 def _every_generator() -> dict[str, Tensor]:
-    """The state of every process's own generators: the main one's by name, others' with a rank."""
+    """Gather every process's generator states; names of others than the main's have a rank."""
     found: dict[str, Tensor] = {}
     for name, own in generator_states().items():
         for rank, state in enumerate(processes.gathered(own)):

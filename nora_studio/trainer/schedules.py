@@ -53,7 +53,7 @@ def learning_rate_schedule(
 def _cosine_to(
     optimizer: torch.optim.Optimizer, steps: int, warmup_steps: int, final_rate: float
 ) -> Any:
-    """The closed form of torch's `CosineAnnealingLR`: a run can be set to any of its steps."""
+    """Return torch's `CosineAnnealingLR` in closed form: a run can be set to any of its steps."""
 
     def share(peak: float, step: int) -> float:
         if step < warmup_steps:

@@ -39,7 +39,7 @@ class Sharding:
 
     @classmethod
     def asked(cls) -> "Sharding | None":
-        """What `accelerate launch` was told, taken out of the environment; None: no shards.
+        """Take what `accelerate launch` was asked for out of the environment; None: no shards.
 
         Out of it, because Accelerate would shard the adapters, and transformers would load the
         text encoders empty on all processes but one. Before `processes.join`.
@@ -97,7 +97,7 @@ class Sharding:
     def prepare(
         self, accelerator: Accelerator, step: nn.Module, settings: DistributedDataParallelKwargs
     ) -> nn.Module:
-        """A step over sharded parts as `Accelerator.prepare` would give it, the gradients averaged.
+        """Prepare a step over sharded parts as `Accelerator.prepare` would, the gradients averaged.
 
         Args:
             accelerator: Gives the mixed precision.
@@ -136,7 +136,7 @@ def _tied_parameters(module: nn.Module) -> set[nn.Parameter]:
 
 
 def _roots(module: nn.Module) -> Iterator[nn.Module]:
-    """A module, or the outermost ones in it that are neither a model of transformers nor a list.
+    """Yield a module, or the outermost ones in it that are neither a transformers model nor a list.
 
     Sharding changes a module's class, and by its class transformers knows what such a model can
     give besides its output; SDXL wants the hidden states. A list is never called.

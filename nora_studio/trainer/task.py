@@ -72,14 +72,14 @@ class Task(ABC):
 
     @abstractmethod
     def read_options(self) -> Any:
-        """The command line's options, with all that depends on no file filled in.
+        """Read the command line's options, with everything filled in that depends on no file.
 
         Raises:
             StudioError: an option is out of its range, or does not go with another.
         """
 
     def around(self, options: Any) -> contextlib.AbstractContextManager[Any]:
-        """A block around the whole training; gives the options that it is done with."""
+        """Wrap the whole training in a block; it gives the options to train with."""
         return contextlib.nullcontext(options)
 
     def complete(self, options: Any) -> Any:
@@ -127,10 +127,10 @@ class Task(ABC):
 
     @abstractmethod
     def batches(self) -> Draws:
-        """The batches from the first on; asked for once for each group of `groups`."""
+        """Return the batches from the first on; called once for each group of `groups`."""
 
     def groups(self, runs: dict[str, Run]) -> list[list[str]]:
-        """The methods that are trained as twins; one group after another."""
+        """Return the methods that are trained as twins; one group after another."""
         return [list(runs)]
 
     @abstractmethod
@@ -150,11 +150,11 @@ class Task(ABC):
         return None
 
     def begin(self, runs: dict[str, Run]) -> None:
-        """What is written once the runs exist. On the main process."""
+        """Write what a run's folder holds from the beginning. Called on the main process."""
         return None
 
     def start(self, trainees: list[Trainee], step: int) -> None:
-        """What is generated before the first step, or after the one that the runs go on from."""
+        """Generate what is shown before the first step, or after the step of a resumed run."""
         return None
 
     def rehearse(
@@ -180,7 +180,7 @@ class Task(ABC):
 
     @abstractmethod
     def answers(self, trainee: Trainee, step: int) -> Any:
-        """What the trained weights generate or say, for `finish` to compare. On every process."""
+        """Return what the trained weights generate or say, for `finish` to compare."""
 
     @abstractmethod
     def finish(self, run: Run, method: str, answers: Any, accelerator: Accelerator) -> Proof | None:

@@ -23,23 +23,27 @@ class Draws(Protocol):
     """A source of training batches that can be saved and restored."""
 
     def next(self) -> Batch:
-        """One global batch on the CPU, batch first in every tensor."""
+        """Return one global batch on the CPU, batch first in every tensor."""
         ...
 
-    def state(self) -> dict[str, Tensor]: ...
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that the next batches depend on."""
+        ...
 
-    def restore(self, state: dict[str, Tensor]) -> None: ...
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Continue exactly where `state` was taken."""
+        ...
 
 
 class StepCallback(Protocol):
     """What happens around each optimizer step, beside the step itself."""
 
     def before(self, step: int) -> None:
-        """Before the forward pass of a step, counted from 1."""
+        """Run before the forward pass of a step, counted from 1."""
         ...
 
     def after(self, step: int) -> None:
-        """After the optimizer's step, the gradients still there."""
+        """Run after the optimizer's step, the gradients still there."""
         ...
 
 
@@ -71,7 +75,7 @@ class Trainee:
     curve: Curve = field(default_factory=Curve)
     """Its measured losses so far; the main process's alone."""
     average: WeightAverage | None = None
-    """What is served in the place of the trained weights; None: they are."""
+    """Return the average that is served in place of the trained weights; None: they are served."""
     rows: str = "images"
     """What a batch has rows of, as the log names their pace: "images_per_second"."""
     adapted: Mapping[str, nn.Module] = field(default_factory=dict)
@@ -92,7 +96,7 @@ class Trainee:
         self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
 
     def served(self) -> contextlib.AbstractContextManager[None]:
-        """A block in which the module carries the weights that the run saves and is judged by."""
+        """Put the weights that the run saves and is judged by into the module for a block."""
         return self.average.served() if self.average is not None else contextlib.nullcontext()
 
     @property

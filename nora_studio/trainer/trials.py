@@ -44,10 +44,12 @@ class Training:
 
     @property
     def runs(self) -> list[Run]:
+        """The run of each method."""
         return [Run(self.folder / "runs" / f"{self.name}-{method}") for method in self.methods]
 
     @property
     def cache(self) -> Path:
+        """The folder that its caches are kept in."""
         return self.folder / "cache"
 
     def start(self, start: Start, *more: str):
@@ -64,6 +66,7 @@ class Training:
         return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
 
     def class_pictures(self) -> list[Path]:
+        """List the class pictures that are there."""
         return list((self.folder / "runs").glob("class-pictures/*/drawn-*.png"))
 
     def strays(self) -> list[str]:
@@ -128,7 +131,7 @@ def moment(act: str, training: Training, seconds: float, chance: random.Random) 
 
 
 def act_under_way(training: Training, encoded: int) -> str:
-    """What a killed training was at, by what it left.
+    """Tell what a killed training was doing, by what it left.
 
     Args:
         encoded: Files in the cache once everything is encoded.
@@ -206,7 +209,7 @@ def kill_once(
 
 
 def differences(whole: Training, other: Training) -> list[str]:
-    """What is not equal to the bit in two trainings' runs."""
+    """List what is not equal to the bit in two trainings' runs."""
     found = []
     for run, twin in zip(whole.runs, other.runs):
         for one in compare_runs(run.folder, twin.folder):

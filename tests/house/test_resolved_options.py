@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 from support.modules import PACKAGE
 
+from nora_studio.errors import StudioError
+from nora_studio.options.config import DreamboothOptions
+from nora_studio.options.defaults import with_recommended
 from nora_studio.options.part_settings import PartSettings
 from nora_studio.tasks.commonsense.settings import CommonsenseSettings
-from nora_studio.tasks.dreambooth.settings import DreamboothSettings
+from nora_studio.tasks.dreambooth.settings import DreamboothSettings, resolve
 from nora_studio.tasks.fewshot.settings import FewshotSettings
 
 RESOLVED = (DreamboothSettings, FewshotSettings, CommonsenseSettings)
@@ -69,6 +72,32 @@ def test_settings_are_frozen_and_leave_nothing_open(kind):
         assert is_optional == ((kind, field.name) in ABSENT), field.name
         assert field.default is dataclasses.MISSING, f"{field.name} has a default of its own"
         assert field.default_factory is dataclasses.MISSING, field.name
+
+
+def test_what_is_left_out_is_decided_as_the_help_texts_say(tmp_path):
+    settings = resolve(with_recommended(DreamboothOptions(tmp_path, "a photo of a [V] mug")))
+    learning, photos, subject = settings.trainer.learning, settings.photos, settings.subject
+    assert (learning.schedule, learning.schedule_cycles, learning.schedule_power) == (
+        "cosine",
+        2,
+        2.0,
+    )
+    assert (learning.steps, learning.batch_size, learning.ema) == (120, 3, 0.0)
+    assert settings.trainer.tuning.lora_plus_ratio == 16.0
+    assert (photos.buckets, photos.crops, photos.mask_floor) == ("where they pay", 1, 0.1)
+    assert (settings.loss.snr_gamma, settings.loss.max_timestep) == (5.0, 0)
+    assert (subject.trigger, subject.text_encoder_steps) == ("", 0)
+    assert (settings.prior.prompt, settings.prior.pictures) == ("a photo of a mug", 0)
+    assert settings.previews.prompts == ("a photo of a [V] mug",)
+    assert (settings.base.resolution, settings.base.targets) == (256, "attention+feedforward")
+
+
+@pytest.mark.parametrize("option", ["trigger", "class_prompt"])
+def test_an_empty_word_is_refused_and_not_taken_for_none(tmp_path, option):
+    given = {option: "", "prior_weight": 1.0}
+    options = DreamboothOptions(tmp_path, "a photo of a [V] mug", **given)
+    with pytest.raises(StudioError, match=f"--{option.replace('_', '-')}"):
+        with_recommended(options)
 
 
 def rooms() -> list[Path]:

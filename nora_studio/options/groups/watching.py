@@ -142,7 +142,7 @@ def check_measured(options: MeasuringOptions, unmeasured: str | None) -> None:
 def recommended_watching(
     options: WatchingOptions, steps: int, unscored: str | None
 ) -> dict[str, Any]:
-    """What stands for None in these options, by name, on a run of that many steps.
+    """Decide what None stands for in these options, by name, on a run of that many steps.
 
     Args:
         unscored: Why samples on this base have no judge; None: they have one.

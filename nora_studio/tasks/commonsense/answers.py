@@ -19,22 +19,22 @@ LABELS = {
 
 
 def extract_answer(name: str, text: str) -> str:
-    """The first label of the set that stands in a text; empty where none does."""
+    """Find the first of the set's labels in a text; empty where there is none."""
     match = re.search("|".join(LABELS[name]), text)
     return match[0] if match else ""
 
 
 def offered(row: Mapping[str, str]) -> list[str]:
-    """The labels that a row offers, from the end of its instruction ("answer1/answer2/...")."""
+    """Read a row's labels from the end of its instruction ("answer1/answer2/...")."""
     return row["instruction"].rpartition("format:")[2].strip().split("/")
 
 
 def macro_average(accuracy: Mapping[str, float]) -> float:
-    """The mean over sets, each counting the same."""
+    """Return the mean over sets, each counting the same."""
     return sum(accuracy.values()) / len(accuracy)
 
 
 def chance(name: str, rows: list[dict[str, str]]) -> float:
-    """What guessing among the labels offered would come to on these rows."""
+    """Return the accuracy of guessing among the labels that these rows offer."""
     assert name in SETS
     return sum(1 / len(offered(row)) for row in rows) / len(rows)

@@ -4,15 +4,17 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from nora_studio.tasks.commonsense.examples import Batch, Example, collate, fill, pack
+from nora_studio.trainer.trainee import Draws
 
 MEGABATCH = 50
 """With batches by length: so many batches are drawn at a time and sorted by length among them, as
 transformers' `group_by_length` does."""
 
 
-class QuestionDraws:
+class QuestionDraws(Draws):
     """Draws examples in shuffled rounds, each once a round, a batch at a time.
 
     Everything drawn comes from a generator of its own on the CPU, so that it is the same on every
@@ -34,6 +36,7 @@ class QuestionDraws:
         self.generator = torch.Generator().manual_seed(seed)
         self.queue = torch.empty(0, dtype=torch.int64)
 
+    @override
     def next(self) -> Batch:
         if self.packed is not None:
             return self._packed(self.packed)
@@ -72,9 +75,11 @@ class QuestionDraws:
             pieces += [batches[n] for n in shuffled]
         return torch.cat(pieces)
 
+    @override
     def state(self) -> dict[str, Tensor]:
         return {"generator": self.generator.get_state(), "queue": self.queue.clone()}
 
+    @override
     def restore(self, state: dict[str, Tensor]) -> None:
         self.generator.set_state(state["generator"])
         self.queue = state["queue"].clone()

@@ -76,6 +76,7 @@ class RandomOuterFactors:
     def outer_factors(
         self, weight: Tensor, rank: int, outer: str, mean_abs_input: Tensor | None = None
     ) -> Factors:
+        """Return random orthonormal factors of the shapes that the weight asks for."""
         rows, columns = weight.shape
         up, down = (
             torch.linalg.qr(torch.randn(side, rank, device=weight.device))[0]
@@ -85,7 +86,7 @@ class RandomOuterFactors:
 
 
 def build_base(shape: str, device: torch.device, layers: int | None = None) -> nn.Module:
-    """A model of that shape with random weights, made on the device in bfloat16, frozen.
+    """Make a model of that shape with random weights on the device, in bfloat16, frozen.
 
     Args:
         layers: Fewer blocks than it has, for a trial.
@@ -107,7 +108,7 @@ def build_base(shape: str, device: torch.device, layers: int | None = None) -> n
 def measure(
     base: nn.Module, variant: Variant, rows: int, tokens: int, steps: int, profiled: bool
 ) -> dict[str, Any]:
-    """Steps of the trainer's own kind on random questions, with an adapter put on and taken off.
+    """Measure the trainer's own steps on random questions, with an adapter put on and taken off.
 
     Returns:
         seconds of each measured step, peak_gib, parameters, and a profile if one was wanted; or
@@ -198,7 +199,7 @@ class Course:
             self.accelerator.clip_grad_norm_(self.parameters, 1.0)
 
     def advance(self, number: int, batch: Mapping[str, Tensor]) -> None:
-        """The whole of step `number`."""
+        """Run the whole of step `number`."""
         self.forward_and_backward(number, batch)
         if self.optimizer is not None:
             self.optimizer.step()

@@ -54,7 +54,7 @@ class LiveBytes(TorchDispatchMode):
 
 @contextlib.contextmanager
 def weights_replaced() -> Iterator[None]:
-    """A block in which modules that move or change dtype get new weights; those that do not, none.
+    """Give modules that move or change dtype new weights for a block; leave the others theirs.
 
     PyTorch changes the weights of a module in place, and with fake tensors fails now and then.
     """

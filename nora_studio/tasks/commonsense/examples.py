@@ -27,7 +27,7 @@ class Example:
 
 
 def encode(row: Row, tokenizer: Any, cutoff: int, train_on_inputs: bool) -> Example:
-    """A row's prompt and answer in at most `cutoff` tokens, the end token if there is room for it.
+    """Encode a row's prompt and answer in at most `cutoff` tokens, the end token if there is room.
 
     Source: LLM-Adapters' finetune.py; without `train_on_inputs`, as many tokens are not learned as
     the prompt without its answer has.
@@ -43,7 +43,7 @@ def encode(row: Row, tokenizer: Any, cutoff: int, train_on_inputs: bool) -> Exam
 
 
 def collate(examples: Sequence[Example], pad: int) -> Batch:
-    """A batch of examples, padded on the left.
+    """Collate examples into a batch, padded on the left.
 
     Returns:
         input_ids, labels, attention_mask, position_ids (batch, tokens), and share (batch,): what a

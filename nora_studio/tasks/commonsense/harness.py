@@ -15,7 +15,7 @@ def evaluate_with_harness(
     limit: int | None = None,
     include: Path | None = None,
 ) -> dict[str, dict[str, float]]:
-    """The harness's metrics by task, such as {"piqa": {"acc,none": 0.79}}.
+    """Run the harness; return its metrics by task, such as {"piqa": {"acc,none": 0.79}}.
 
     Args:
         tasks: By the harness's names ("arc_easy", "piqa", ...).

@@ -20,7 +20,7 @@ _NOTHING = (OSError, ValueError, KeyError, ImportError, SafetensorError)
 
 
 def source_of(model: str) -> str:
-    """The directory or Hub name behind a model's name.
+    """Return the directory or Hub name behind a model's name.
 
     Raises:
         StudioError: it is neither.
@@ -39,7 +39,7 @@ def source_of(model: str) -> str:
 
 
 def load_tokenizer(model: str) -> Any:
-    """A model's tokenizer, padding on the left, with a padding token.
+    """Load a model's tokenizer, padding on the left, with a padding token.
 
     Where there is none, id 0 stands for it, as in LLM-Adapters; attention never sees it.
 
@@ -59,7 +59,7 @@ def load_tokenizer(model: str) -> Any:
 
 
 def load_decoder(model: str, dtype: torch.dtype, device: torch.device, bits: int = 16) -> nn.Module:
-    """A causal language model, frozen and in evaluation mode.
+    """Load a causal language model, frozen and in evaluation mode.
 
     Args:
         dtype: Of every weight that is not quantised.

@@ -18,7 +18,7 @@ _REQUEST = ". Write a response that appropriately completes the request."
 
 
 def training_prompt(row: Mapping[str, str], with_answer: bool = True) -> str:
-    """A row as the model is fine-tuned on it; without its answer, what stands before that.
+    """Return a row as the model is fine-tuned on it; without its answer, the text before that.
 
     Args:
         row: instruction, input (empty: none) and output.
@@ -30,7 +30,7 @@ def training_prompt(row: Mapping[str, str], with_answer: bool = True) -> str:
 
 
 def evaluation_prompt(row: Mapping[str, str]) -> str:
-    """A row as the model is asked it.
+    """Return a row as the model is asked it.
 
     Args:
         row: instruction and input (empty: none).
@@ -41,7 +41,7 @@ def evaluation_prompt(row: Mapping[str, str]) -> str:
 
 
 def response_in(text: str) -> str:
-    """What a decoded text says as its response: all after the first "### Response:", stripped.
+    """Return a decoded text's response: all after the first "### Response:", stripped.
 
     As `commonsense_evaluate.py` does, up to where the model writes that heading itself.
     """

@@ -30,12 +30,12 @@ class LanguageRecommendation:
     alpha: float | None = None
 
     def learning_rate(self, part: str) -> float:
-        """The same wherever the adapter is."""
+        """Return the rate, which is the same in every part."""
         return self.rate
 
 
 def recommended(method: str, model: str) -> LanguageRecommendation:
-    """The recommendation for a method of the table on a base model.
+    """Return the recommendation for a method of the table on a base model.
 
     Args:
         method: A name in `METHODS`.

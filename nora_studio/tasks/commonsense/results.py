@@ -103,7 +103,7 @@ def summary(rows: Mapping[str, list[Row]], answers: Mapping[tuple[str, int], Ans
 
 
 def told(found: Mapping[str, Any]) -> str:
-    """A summary as a table for the terminal."""
+    """Format a summary as a table for the terminal."""
     lines = [f"{'set':15} {'right':>6} {'chance':>6} {'asked':>6}"]
     for name, value in found["accuracy"].items():
         lines.append(

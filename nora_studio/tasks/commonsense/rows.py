@@ -28,7 +28,7 @@ TEST_ROWS = 200
 
 
 def read_rows(file: Path) -> list[Row]:
-    """The rows of one JSON file.
+    """Read the rows of one JSON file.
 
     Raises:
         StudioError: it cannot be read, or a row lacks one of `KEYS`.
@@ -49,7 +49,7 @@ def read_rows(file: Path) -> list[Row]:
 
 
 def training_rows(data: str) -> dict[str, list[Row]]:
-    """The rows to train on, by where they come from.
+    """Read the rows to train on, by where they come from.
 
     Args:
         data: "embedded"; a JSON file such as commonsense_170k.json; or a folder of sets, each with
@@ -69,7 +69,7 @@ def training_rows(data: str) -> dict[str, list[Row]]:
 def evaluation_rows(
     data: str, sets: Sequence[str] = (), limit: int | None = None
 ) -> dict[str, list[Row]]:
-    """The test rows of each set that is there, in the order of `SETS`.
+    """Read the test rows of each set that is there, in the order of `SETS`.
 
     Args:
         data: "embedded", or a folder of sets, each with its test.json.

@@ -25,7 +25,7 @@ class AnswerStep(nn.Module):
         share: Tensor,  # (batch,)
         attention_mask: Tensor | None = None,  # None: rows are packed, and positions tell
     ) -> Tensor:
-        """The mean loss over the learned tokens (scalar, float32)."""
+        """Return the mean loss over the learned tokens (scalar, float32)."""
         given: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids}
         logits = self.decoder(input_ids=input_ids, use_cache=False, **given).logits
         return with_penalty(next_token_loss(logits, labels, share), self.rules)

@@ -58,13 +58,13 @@ AVERAGE = "average"
 
 
 def rate_of(flags: Sequence[str]) -> float:
-    """The learning rate that the trainer takes from a row's command line."""
+    """Return the learning rate that the trainer takes from a row's command line."""
     options = parse(CommonsenseOptions, flags)
     return part_settings(options, options.method)[PART].learning_rate
 
 
 def cell_of(run: Run | None, answers: Path) -> dict[str, Any]:
-    """What one row comes to, from a finished run and its answers.
+    """Read one row's figures from a finished run and its answers.
 
     Args:
         run: None: the base alone.
@@ -86,7 +86,7 @@ def cell_of(run: Run | None, answers: Path) -> dict[str, Any]:
 
 
 def page(record: Mapping[str, Any]) -> str:
-    """The whole page: the table, what its intervals cover, and every difference.
+    """Write the whole page: the table, what its intervals cover, and every difference.
 
     Args:
         record: `cells` as `markdown` takes them, each with its `seed`; `rates` and `tried`, by
@@ -127,7 +127,7 @@ def _averages(cells: Sequence[dict[str, Any]]) -> dict[str, dict[int, float]]:
 
 
 def markdown(cells: Sequence[dict[str, Any]]) -> str:
-    """The rows there are as a table, the best of each set bold.
+    """Write the rows there are as a table, the best of each set bold.
 
     Args:
         cells: As `cell_of` gives them, with their `label`, in the order of the rows. Those of one

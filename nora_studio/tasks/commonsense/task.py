@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from typing_extensions import override
 
 from nora_studio.adapters.base_digests import forbid_disk
 from nora_studio.adapters.files.adapter_folders import load_adapter
@@ -44,9 +45,11 @@ class CommonsenseTask(Task):
     validation: Sequence[Batch]
     """Batches of the validation questions, always the same."""
 
+    @override
     def read_options(self) -> CommonsenseOptions:
         return with_recommended(parse(CommonsenseOptions))
 
+    @override
     def complete(self, options: CommonsenseOptions) -> CommonsenseOptions:
         found = training_rows(options.data)
         self.record = {name: digest(rows) for name, rows in found.items()}
@@ -61,9 +64,11 @@ class CommonsenseTask(Task):
         self.examples, self.kept_out = [cut(row) for row in rows], [cut(row) for row in kept_out]
         return with_steps(options, self.examples)
 
+    @override
     def resolve(self, options: CommonsenseOptions) -> CommonsenseSettings:
         return resolve(options)
 
+    @override
     def savings(self) -> Sequence[str]:
         settings = self.settings
         return [
@@ -72,9 +77,11 @@ class CommonsenseTask(Task):
             "a smaller --batch-size, --cutoff or more --accumulate",
         ]
 
+    @override
     def find_data(self, runs: dict[str, Run]) -> Mapping[str, str]:
         return self.record
 
+    @override
     def prepare(self, dtype: torch.dtype, accelerator: Accelerator) -> None:
         settings, say = self.settings, accelerator.print
         say(f"Loading {settings.model} ({dtype}, {accelerator.device})")
@@ -85,6 +92,7 @@ class CommonsenseTask(Task):
         counts = f"{len(self.examples):,} questions, {len(self.kept_out)} kept out"
         say(f"{counts}; {self.trainer.learning.steps:,} steps")
 
+    @override
     def batches(self) -> Draws:
         settings, learning = self.settings, self.trainer.learning
         return QuestionDraws(
@@ -96,6 +104,7 @@ class CommonsenseTask(Task):
             settings.cutoff if settings.packing else None,
         )
 
+    @override
     def build(self, method: str, run: Run, accelerator: Accelerator) -> Learner:
         settings = self.settings
         tree: Any = self.decoder if self.sharding else share_weights(self.decoder)
@@ -121,7 +130,7 @@ class CommonsenseTask(Task):
 
     @torch.no_grad()
     def evaluate(self, trainee: Trainee) -> dict[str, float]:
-        """The mean loss over the validation questions' learned tokens, dropout off."""
+        """Measure the mean loss over the validation questions' learned tokens, dropout off."""
         module: AnswerStep = trainee.accelerator.unwrap_model(trainee.model)
         was_training = module.training
         module.eval()
@@ -138,7 +147,7 @@ class CommonsenseTask(Task):
         return {"held_out_loss": (total / tokens).item()}
 
     def answers(self, trainee: Trainee, step: int) -> Tensor | None:
-        """The logits of the trained weights; None where a proof is not made."""
+        """Return the logits of the trained weights; None where there is no proof."""
         if not self.validation or self.sharding is not None:
             return None
         module: AnswerStep = trainee.accelerator.unwrap_model(trainee.model)
@@ -183,7 +192,7 @@ def validation_batches(examples: Sequence[Example], pad: int) -> list[Batch]:
 
 @torch.no_grad()
 def last_logits(batch: Batch, decoder: nn.Module, accelerator: Accelerator) -> Tensor:
-    """What a decoder says after the questions of a batch, float32 on the CPU."""
+    """Return a decoder's logits after the questions of a batch, float32 on the CPU."""
     on_device = {name: t.to(accelerator.device) for name, t in batch.items()}
     names = ("input_ids", "attention_mask", "position_ids")
     was_training = decoder.training

@@ -14,7 +14,7 @@ from nora_studio.trainer.trainee import Batch, Draws
 
 
 def first_batch(draws: Draws) -> Batch:
-    """The batch that comes next, without drawing it: training gets it all the same."""
+    """Peek at the next batch: training gets it all the same."""
     before = draws.state()
     batch = draws.next()
     draws.restore(before)

@@ -75,7 +75,7 @@ class BatchDraws:
             self.rows_of.setdefault(photo, ([], []))[mirrored].append(row)
 
     def _photos(self) -> tuple[LatentCache, list[int]]:
-        """The next photos of one size."""
+        """Return the next photos of one size."""
         while True:
             if not len(self.queue):
                 count = len(self.bucket_of)
@@ -89,7 +89,7 @@ class BatchDraws:
                 return self.caches[bucket], chosen
 
     def _rows(self, photos: list[int]) -> Tensor:
-        """A view of each photo: one of its crops, mirrored or not."""
+        """Sample a view of each photo: one of its crops, mirrored or not."""
         crops = torch.rand(self.batch_size, generator=self.generators["crops"]).tolist()
         flips = torch.rand(self.batch_size, generator=self.generators["flips"])
         rows = []

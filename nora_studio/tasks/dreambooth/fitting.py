@@ -38,11 +38,12 @@ class Tried:
     seconds_per_step: float | None
 
     def fits(self, limit_gib: float) -> bool:
+        """Return whether this try stays within a limit."""
         return self.needed_gib is not None and self.needed_gib <= limit_gib
 
 
 def ladder(options: DreamboothOptions, given: frozenset[str]) -> list[tuple[str, dict[str, Any]]]:
-    """What is tried, in turn: each rung adds one saving to those before it, dearer than they.
+    """List what is tried, in turn: each try adds one saving to those before it, a dearer one.
 
     Args:
         given: Options that the person set; none of these is changed.
@@ -72,7 +73,7 @@ def fitted(
     script: Path,
     say: Callable[[str], object],
 ) -> DreamboothOptions:
-    """The options with the first settings that fit into `fit` GiB.
+    """Return the options with the first settings that fit into `fit` GiB.
 
     A run that is resumed keeps what was found when it began; nothing is measured again.
 
@@ -138,7 +139,7 @@ def _row(tried: Tried, limit: float) -> str:
 
 
 def _nothing_fits(options: DreamboothOptions, tries: list[Tried], script: Path) -> str:
-    """What is told where no rung fits, with what the most sparing one needs."""
+    """Return the message where nothing fits, with what the most sparing try needs."""
     needs = [tried.needed_gib for tried in tries if tried.needed_gib is not None]
     if not needs:  # All ran out under the limit: once more without it.
         rung = (tries[-1].name, tries[-1].changes)
@@ -152,7 +153,7 @@ def _nothing_fits(options: DreamboothOptions, tries: list[Tried], script: Path) 
 
 
 def _found_before(options: DreamboothOptions, given: frozenset[str]) -> dict[str, Any]:
-    """The settings that fitting had found for the run that is resumed."""
+    """Read the settings that fitting had found for the run that is resumed."""
     run = Run.open(options.output_dir / f"{options.run_name}-{options.methods[0]}")
     config = read_toml(run.folder / CONFIG)
     names = {field.name for field in fields(options)} & set(CHANGED) & config.keys()

@@ -1,22 +1,25 @@
 """Text encoders that are trained for the first steps of a run only."""
 
 import torch
+from typing_extensions import override
 
 from nora_studio.adapters.methods.optimizers import release
 from nora_studio.tasks.dreambooth.step import DreamboothStep
 from nora_studio.trainer.averages import copies, set_weights
-from nora_studio.trainer.trainee import Trainee
+from nora_studio.trainer.trainee import StepCallback, Trainee
 
 
-class FreezeTextEncoders:
+class FreezeTextEncoders(StepCallback):
     """A run's callback that freezes its text encoders before a step (`freeze_text_encoders`)."""
 
     def __init__(self, trainee: Trainee, until: int) -> None:
         self.trainee, self.until = trainee, until
 
+    @override
     def before(self, step: int) -> None:
         freeze_text_encoders(self.trainee, step, self.until)
 
+    @override
     def after(self, step: int) -> None: ...
 
 

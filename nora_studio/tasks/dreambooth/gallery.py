@@ -111,7 +111,7 @@ class Gallery:
 
 
 def load_judge(subject: Subject, photos: PhotoSet) -> SampleJudge | None:
-    """What scores the samples, held against the photos that are not trained on, if there are.
+    """Load the judge of the previews, which compares them with held-out photos, if there are any.
 
     Says which judge that is, or why there is none.
 

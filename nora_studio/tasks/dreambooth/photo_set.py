@@ -224,7 +224,7 @@ class PhotoSet:
 
 
 def _refusal(folder: Path, unusable: list[Finding]) -> str:
-    """The first finding in full, and the names of the others: all are to be mended at once."""
+    """Write the first finding in full, and the names of the other photos, to be mended at once."""
     first, *rest = unusable
     names = ", ".join(dict.fromkeys(one.file.name for one in rest))
     more = (

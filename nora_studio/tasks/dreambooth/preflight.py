@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 import torch
+from typing_extensions import override
 
 from nora_studio.errors import StudioError
 from nora_studio.options.config import DreamboothOptions
@@ -38,7 +39,7 @@ from nora_studio.trainer.loop import Plan, train
 from nora_studio.trainer.out_of_memory import OutOfMemory
 from nora_studio.trainer.peak_memory import GIB, Peak, limit_memory, peak_memory
 from nora_studio.trainer.saving import save_checkpoints
-from nora_studio.trainer.trainee import Batch, Trainee
+from nora_studio.trainer.trainee import Batch, Draws, Trainee
 
 WARM_UP_STEPS = 1
 TIMED_STEPS = 3
@@ -99,7 +100,7 @@ class Preflight:
 
 @contextlib.contextmanager
 def rehearsal(options: DreamboothOptions) -> Iterator[DreamboothOptions]:
-    """The same options on a temporary folder, on the disk where the runs would go.
+    """Give the same options with a temporary folder, on the disk where the runs would go.
 
     Raises:
         StudioError: the run is one that cannot be rehearsed, or its name is taken.
@@ -135,7 +136,7 @@ def check_one_process(flag: str) -> None:
         )
 
 
-class LargestDraws:
+class LargestDraws(Draws):
     """Of a run's batches those of its largest pictures alone, and when each was asked for."""
 
     def __init__(self, draws: BatchDraws | PairedDraws, device: torch.device) -> None:
@@ -145,6 +146,7 @@ class LargestDraws:
         self.shape = max(shapes, key=lambda shape: shape[0] * shape[1])
         self.asked: list[float] = []
 
+    @override
     def next(self) -> Batch:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -154,9 +156,11 @@ class LargestDraws:
             if batch["latents"].shape[-2:] == self.shape:
                 return batch
 
+    @override
     def state(self) -> dict[str, torch.Tensor]:
         return self.draws.state()
 
+    @override
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         self.draws.restore(state)
 
@@ -294,6 +298,6 @@ def _write(out: Path | None, facts: dict[str, Any]) -> None:
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder, or the nearest above it that exists."""
+    """Return the folder, or the nearest above it that exists."""
     folder = folder.expanduser().resolve()
     return next(place for place in (folder, *folder.parents) if place.is_dir())

@@ -57,7 +57,7 @@ class SampleJudge:
 
 @contextmanager
 def _awake(scorer: Scorer, device: torch.device) -> Iterator[Scorer]:
-    """The scorer on a device for a block."""
+    """Move the scorer to a device for a block."""
     home = scorer.device
     try:
         scorer.model.to(device)

@@ -51,7 +51,7 @@ def draw_samples(subject: Subject, trainee: Trainee, step: int) -> list[Image.Im
 
 
 def fresh_pipe(subject: Subject, device: torch.device) -> StableDiffusionXLPipeline:
-    """The base loaded once more; on the CPU where it is to be sharded (`spread`)."""
+    """Load the base once more; it stays on the CPU where it is to be sharded (`spread`)."""
     pipe = load_base_of(subject.settings.base, subject.pipe.dtype, device)
     return pipe.to(device) if subject.sharding is None else pipe
 

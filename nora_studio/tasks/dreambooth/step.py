@@ -133,7 +133,7 @@ class DreamboothStep(nn.Module):
         importance: Tensor | None = None,  # (batch,): each picture's share of the loss
         weights: Tensor | None = None,  # (batch, 1, height, width): masks, 1 on average
     ) -> Tensor:
-        """The mean denoising loss of a batch (scalar, float32)."""
+        """Return the mean denoising loss of a batch (scalar, float32)."""
         given, level = self.process.question(latents, noise, timesteps)
         hidden, pooled = self._condition(prompts)
         dtype = next(self.unet.parameters()).dtype

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 from tqdm import tqdm
+from typing_extensions import override
 
 from nora_studio.adapters.methods.steps import StepRules
 from nora_studio.adapters.new_tokens import TOKENIZERS
@@ -53,9 +54,11 @@ class DreamboothTask(Task):
     prepared: Prepared
     gallery: Gallery
 
+    @override
     def read_options(self) -> DreamboothOptions:
         return with_recommended(parse_options())
 
+    @override
     @contextlib.contextmanager
     def around(self, options: DreamboothOptions) -> Iterator[DreamboothOptions]:
         if options.fit is not None and not options.preflight:
@@ -64,9 +67,11 @@ class DreamboothTask(Task):
         with rehearsal(options) if options.preflight else contextlib.nullcontext(options) as own:
             yield own
 
+    @override
     def resolve(self, options: DreamboothOptions) -> DreamboothSettings:
         return resolve(options)
 
+    @override
     def savings(self) -> Sequence[str]:
         base = self.settings.base
         return [
@@ -77,6 +82,7 @@ class DreamboothTask(Task):
             "a smaller --resolution",
         ]
 
+    @override
     def find_data(self, runs: dict[str, Run]) -> Mapping[str, str]:
         self.runs, settings = runs, self.settings
         prompt, resolution = settings.subject.prompt, settings.base.resolution
@@ -84,6 +90,7 @@ class DreamboothTask(Task):
         self.record = self.photos.record()
         return self.record
 
+    @override
     def prepare(self, dtype: torch.dtype, accelerator: Accelerator) -> None:
         settings, say, device = self.settings, accelerator.print, accelerator.device
         for line in self.photos.warnings:
@@ -111,21 +118,26 @@ class DreamboothTask(Task):
         self.prepared = replace(prepared, subject=subject)
         self.gallery = Gallery(subject, self.runs, judge, tqdm.write)
 
+    @override
     def batches(self) -> Draws:
         return self.prepared.draws
 
+    @override
     def build(self, method: str, run: Run, accelerator: Accelerator) -> Learner:
         return build(self.prepared.subject, method, accelerator.device)
 
+    @override
     def check_data(self) -> None:
         self.photos.check_record(self.record)
 
+    @override
     def start(self, trainees: list[Trainee], step: int) -> None:
         if step:
             self.gallery.catch_up(trainees, step, self.trainer.keeping.sample_every)
         else:
             self.gallery.show_base(trainees)
 
+    @override
     def rehearse(
         self,
         trainees: list[Trainee],
@@ -138,21 +150,26 @@ class DreamboothTask(Task):
         subject, draws = self.prepared.subject, self.prepared.draws
         return rehearse(asked, subject, draws, trainees, plan, self.gallery.show, evaluate)
 
+    @override
     def sample(self, trainee: Trainee, step: int) -> None:
         self.gallery.show(trainee, step)
 
+    @override
     def evaluate(self, trainee: Trainee) -> dict[str, float]:
         fixed = self.prepared.fixed
         if fixed is None:
             return {}
         return {fixed.name: measure(fixed, trainee.model, trainee.accelerator)}
 
+    @override
     def show_last(self, trainee: Trainee, step: int) -> None:
         self.gallery.draw(trainee, step)
 
+    @override
     def answers(self, trainee: Trainee, step: int) -> list[Image.Image]:
         return self.gallery.draw(trainee, step)
 
+    @override
     def finish(
         self, run: Run, method: str, answers: list[Image.Image], accelerator: Accelerator
     ) -> Proof | None:
@@ -202,7 +219,7 @@ def build(subject: Subject, method: str, device: torch.device) -> Learner:
 
 
 def _encoders(subject: Subject, parts: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    """The text encoders that every step runs: the adapted ones; with new tokens the others too."""
+    """Return the text encoders that every step runs: the adapted ones; with new tokens all."""
     base = parts_of(subject.pipe)
     frozen = [part for part in TOKENIZERS if part not in parts] if subject.tokens else []
     adapted = {part: module for part, module in parts.items() if part != "unet"}
@@ -212,7 +229,7 @@ def _encoders(subject: Subject, parts: dict[str, nn.Module]) -> dict[str, nn.Mod
 def _step_module(
     subject: Subject, parts: dict[str, nn.Module], encoders: dict[str, nn.Module], rules: StepRules
 ) -> DreamboothStep:
-    """The trained parts as one module that returns the loss."""
+    """Make the trained parts one module that returns the loss."""
     unet: Any = parts["unet"] if "unet" in parts else parts_of(subject.pipe)["unet"]
     step = DreamboothStep(unet, encoders, subject.text, subject.process, rules)
     if subject.settings.base.gradient_checkpointing:

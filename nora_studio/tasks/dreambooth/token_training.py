@@ -83,10 +83,11 @@ class TokenRows:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
+        """What is trained: the rows of both encoders."""
         return list(self.rows.values())
 
     def groups(self) -> list[dict[str, Any]]:
-        """The rows as a group of an optimizer; none where there are no rows.
+        """Return the rows as a group of an optimizer; none where there are no rows.
 
         It has no weight decay: a word's vector has no reason to go to zero.
         """
@@ -95,7 +96,7 @@ class TokenRows:
         return [{"name": GROUP, "params": self.parameters, "lr": self.rate, "weight_decay": 0.0}]
 
     def now(self) -> NewTokens | None:
-        """The tokens as trained so far; None where there are none."""
+        """Return the tokens as trained so far; None where there are none."""
         if not self.rows:
             return None
         rows = {part: row.detach().to("cpu", copy=True) for part, row in self.rows.items()}

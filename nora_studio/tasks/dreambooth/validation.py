@@ -33,7 +33,7 @@ class FixedBatches:
         is_held_out: bool,
         seed: int = 0,
     ) -> "FixedBatches":
-        """The first photos' plain views at each noise level; noise from a generator of its own."""
+        """Take the first photos' plain views at each noise level, with noise of its own seed."""
         generator = torch.Generator().manual_seed(seed)
         batches: list[Batch] = []
         left = MAXIMUM_PHOTOS
@@ -67,7 +67,7 @@ def _plain_rows(cache: LatentCache) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def measure(fixed: FixedBatches, model: nn.Module, accelerator: Accelerator) -> float:
-    """A trainee's mean loss on the fixed batches, dropout off; its state is left as it was."""
+    """Measure a trainee's mean loss on the fixed batches, dropout off, and change nothing."""
     module: DreamboothStep = accelerator.unwrap_model(model)
     was_training = module.training
     module.eval()

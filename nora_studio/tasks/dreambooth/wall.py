@@ -75,13 +75,13 @@ def _write_wall(
 
 
 def _prompt(every: list[dict[int, dict[int, Path]]], number: int) -> str:
-    """What a column's first picture says of its prompt."""
+    """Read a column's prompt from its first picture."""
     files = (row[number] for steps in every for row in steps.values() if number in row)
     return read_recipe(next(files)).prompt
 
 
 def _picture(file: Path) -> Image.Image:
-    """A sample no larger than any wall shows it, so that many fit in memory."""
+    """Shrink a preview to what a wall shows of it, so that many fit in memory."""
     with open_image(file) as picture:
         side = (LARGEST, LARGEST)
         return ImageOps.fit(picture.convert("RGB"), side, Image.Resampling.LANCZOS)

@@ -28,6 +28,7 @@ class Projection(nn.Linear):
     """An input, and what the layer says to it; while its attention is at work."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return the known output for the known input, else the product."""
         if self.known is not None and self.known[0] is input:
             return self.known[1]
         return super().forward(input)
@@ -100,7 +101,7 @@ class UnpackedAttention(nn.Module):
         return made
 
     def packed(self) -> nn.MultiheadAttention:
-        """The same weights as open_clip keeps them.
+        """Pack the same weights as open_clip keeps them.
 
         Raises:
             StudioError: an adapter is still on a projection.
@@ -130,7 +131,7 @@ class UnpackedAttention(nn.Module):
 
 
 def _as(mask: Tensor | None, queries: Tensor) -> Tensor | None:
-    """A mask of the queries' dtype: with autocast they may be narrower than the weights."""
+    """Convert a mask to the queries' dtype: autocast may make them narrower than the weights."""
     return mask if mask is None or mask.dtype == torch.bool else mask.to(queries.dtype)
 
 

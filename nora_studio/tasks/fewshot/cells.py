@@ -41,7 +41,7 @@ class Workshop:
     crew: Crew = field(default_factory=Crew)
 
     def read(self, cell: Cell, rate: float | None) -> dict[str, Any] | None:
-        """A cell that is finished.
+        """Read a finished cell.
 
         Raises:
             StudioError: it was trained under other settings.
@@ -78,7 +78,7 @@ class Workshop:
         return [cell for cell in found if cell is not None]
 
     def missing(self, cells: Sequence[Cell], rates: Mapping[str, float | None]) -> list[list[Cell]]:
-        """What each process has yet to train, the longest first.
+        """List what each process has yet to train, the longest first.
 
         All cells are shared out, the finished ones too: who shared a process that was stopped
         shares it again, and it goes on.
@@ -158,7 +158,7 @@ class Workshop:
 
 
 def evenly(groups: Sequence[Sequence[Cell]], jobs: int) -> list[Sequence[Cell]]:
-    """Groups, each of one number of shots, cut so that none outlasts a job's share by much.
+    """Group cells by their number of shots, cut so that no group outlasts a job's share by much.
 
     Args:
         groups: Cells that may share a process.

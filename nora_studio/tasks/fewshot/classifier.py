@@ -15,7 +15,7 @@ class Classifier(Protocol):
     """What a method's module can do besides giving its loss."""
 
     def class_features(self) -> Tensor:
-        """What pictures are compared with; asked once for a whole test."""
+        """Return what pictures are compared with; called once for a whole test."""
         ...
 
     def logits(self, pixels: Tensor, classes: Tensor) -> Tensor:
@@ -60,6 +60,7 @@ class ClipClassifier(nn.Module):
         return text_features(self.model, self.get_buffer("ids"))
 
     def logits(self, pixels: Tensor, classes: Tensor) -> Tensor:
+        """Return the cosines of pictures and classes, scaled: (batch, classes), float32."""
         return self._compare(image_features(self.model, pixels), classes)
 
     def _compare(self, features: Tensor, classes: Tensor) -> Tensor:

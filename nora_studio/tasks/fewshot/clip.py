@@ -89,17 +89,17 @@ def load_clip(name: str, dtype: torch.dtype, device: torch.device) -> FrozenClip
 
 
 def parts_of(model: Any) -> dict[str, nn.Module]:
-    """The two encoders that adapters go on, by part name."""
+    """Return the two encoders that adapters go on, by part name."""
     text = model.transformer if isinstance(model, CLIP) else model.text
     return {"vision": model.visual, "text": text}
 
 
 def image_features(model: Any, pixels: Tensor) -> Tensor:
-    """Unit vectors (batch, width), float32, of pictures as `FrozenClip.normalize` leaves them."""
+    """Encode normalized pixels to unit vectors (batch, width), float32."""
     dtype = next(model.visual.parameters()).dtype
     return F.normalize(model.encode_image(pixels.to(dtype)).float(), dim=-1)
 
 
 def text_features(model: Any, ids: Tensor) -> Tensor:
-    """Unit vectors (texts, width), float32."""
+    """Encode texts to unit vectors (texts, width), float32."""
     return F.normalize(model.encode_text(ids).float(), dim=-1)

@@ -42,7 +42,7 @@ def _box(height: int, width: int, tries: Sequence[Sequence[float]]) -> tuple[int
 
 
 def middle_box(height: int, width: int) -> tuple[int, int, int, int]:
-    """The square in a picture's middle: what is left of it once resized and center-cropped."""
+    """Return a picture's middle square: what resizing and center-cropping leaves of it."""
     side = min(height, width)
     return (height - side) // 2, (width - side) // 2, side, side
 

@@ -64,7 +64,7 @@ class FewshotData:
         return PROTOCOL_SCALE
 
     def pixels(self, places: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
-        """Views of the shots as the image encoder wants them, (batch, 3, size, size)."""
+        """Return views of the shots as the image encoder wants them, (batch, 3, size, size)."""
         return self.clip.normalize(self.shots.views(places, boxes, flips, self.clip.size))
 
     @torch.no_grad()

@@ -81,7 +81,7 @@ class Dataset:
 def find_dataset(
     name: str, data_dir: Path | None, per_class: dict[str, int] | None = None
 ) -> Dataset:
-    """A set by its name.
+    """Find a set by its name.
 
     Args:
         name: "embedded", a key of `COOP`, or a folder with one folder of pictures for each class.
@@ -189,7 +189,7 @@ def _of_file(file: Path, name: str) -> Picture:
 
 
 def drawn_dataset(per_class: dict[str, int]) -> Dataset:
-    """The embedded set: things and attributes that the embedded CLIP has not been trained on.
+    """Return the embedded set: things and attributes that the embedded CLIP was not trained on.
 
     Drawn when first looked at and kept in the user's cache folder; no picture is shipped.
     """

@@ -22,7 +22,7 @@ WEIGHTS = "open_clip_model.safetensors"
 
 @torch.no_grad()
 def merged(model: nn.Module) -> nn.Module:
-    """A copy of an adapted model with the adapters in its weights, its attention packed.
+    """Copy an adapted model with the adapters in its weights, its attention packed.
 
     Raises:
         StudioError: a part of it is not attention's, so that it cannot go into the weights.
@@ -68,7 +68,7 @@ def save_merged(task: FewshotData, classifier: Any, folder: Path) -> None:
 
 
 def _write_config(task: FewshotData, folder: Path) -> None:
-    """The base's own configuration and tokenizer, from its folder or open_clip's registry."""
+    """Read the base's own configuration and tokenizer, from its folder or open_clip's registry."""
     source = task.clip.folder
     if source is not None:
         for file in sorted(source.iterdir()):

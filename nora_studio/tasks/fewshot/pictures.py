@@ -43,7 +43,7 @@ class ShotPictures:
         return torch.cat(made)
 
     def middles(self) -> Tensor:
-        """The box of each that a test would see, (pictures, 4)."""
+        """Return the box of each picture that a test would see, (pictures, 4)."""
         return torch.tensor([middle_box(h, w) for h, w in self.sizes.tolist()])
 
 

@@ -45,7 +45,7 @@ class Recommendation:
     """Where the numbers come from."""
 
     def learning_rate(self, part: str) -> float:
-        """The same in both encoders."""
+        """Return the rate, which is the same in both encoders."""
         return self.rates[0]
 
 
@@ -83,7 +83,7 @@ _EMBEDDED = {
 
 
 def recommended(method: str, model: str) -> Recommendation:
-    """The recommendation for a method that trains.
+    """Return the recommendation for a method that trains.
 
     Args:
         method: A name in the few-shot table.

@@ -59,7 +59,7 @@ def _of_each(
 def divide(
     pictures: Sequence[tuple[Picture, int]], seed: int = 0
 ) -> tuple[Labelled[Picture], Labelled[Picture], Labelled[Picture]]:
-    """A set without splits of its own, in three: half to train, a fifth to validate, the rest.
+    """Split a set without splits: half to train, a fifth to validate, the rest to test.
 
     Each class by itself, by a generator of this seed, so that the same pictures always part alike.
 

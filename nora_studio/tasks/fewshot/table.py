@@ -31,11 +31,12 @@ class Cell:
 
     @property
     def name(self) -> str:
+        """The stem of its files' names."""
         return f"{self.method}-{self.shots}shots-seed{self.seed}"
 
 
 def read_cell(file: Path) -> dict[str, Any] | None:
-    """A finished cell; None where there is none, or a crash left half of one."""
+    """Read a finished cell; None where there is none, or a crash left half of one."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -59,7 +60,7 @@ def check_alike(cells: Sequence[dict[str, Any]]) -> None:
 
 
 def page(record: Mapping[str, Any]) -> str:
-    """The whole page: the table, what its intervals cover, and every difference.
+    """Write the whole page: the table, what its intervals cover, and every difference.
 
     Args:
         record: `cells` as `read_cell` gives them; `rates`, the one that each method learned at,
@@ -99,7 +100,7 @@ def as_markdown(
     paces: Mapping[str, float],
     edges: Collection[str] = (),
 ) -> str:
-    """The table: accuracy in percent, the best of each column bold, the second underlined.
+    """Write the table: accuracy in percent, the best of each column bold, the second underlined.
 
     Args:
         cells: As `read_cell` gives them.

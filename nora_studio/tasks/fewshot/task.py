@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from typing_extensions import override
 
 from nora_studio.options.options_file import parse
 from nora_studio.runs.runs import Run
@@ -30,7 +31,7 @@ from nora_studio.tasks.fewshot.settings import FewshotSettings, resolve
 from nora_studio.tasks.fewshot.shots import draw_shots
 from nora_studio.trainer.acceleration import MIXED, prepare_accelerator
 from nora_studio.trainer.task import Learner, Proof, Task
-from nora_studio.trainer.trainee import Draws, Trainee
+from nora_studio.trainer.trainee import Draws, StepCallback, Trainee
 
 ZERO_SHOT = "zero-shot"
 SEED_STRIDE = 1_000_003
@@ -50,15 +51,17 @@ class Answers:
     """Of the training, for `scores.json`."""
 
 
-class SeedDropout:
+class SeedDropout(StepCallback):
     """Seeds torch before each step: dropout depends on the step, not on the twins beside it."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
+    @override
     def before(self, step: int) -> None:
         torch.manual_seed(self.seed * SEED_STRIDE + step)
 
+    @override
     def after(self, step: int) -> None: ...
 
 
@@ -71,6 +74,7 @@ class FewshotTask(Task):
     """The shots, the classes and the frozen model."""
     before: ZeroShotScores
 
+    @override
     def read_options(self) -> FewshotOptions:
         known = {name: method.tuner for name, method in METHODS.items()}
         options = with_recommended(parse(FewshotOptions), known)
@@ -80,11 +84,13 @@ class FewshotTask(Task):
             check_mergeable(options.model)
         return options
 
+    @override
     def resolve(self, options: FewshotOptions) -> FewshotSettings:
         self.dataset = find_dataset(options.dataset, options.data_dir)
         parts = {name: METHODS[name].part_settings(options, name) for name in options.methods}
         return resolve(options, parts, self.dataset)
 
+    @override
     def savings(self) -> Sequence[str]:
         is_shared = self.settings.twins and len(self.trainer.methods) > 1
         return [
@@ -92,6 +98,7 @@ class FewshotTask(Task):
             "a smaller --batch-size or a larger --accumulate",
         ]
 
+    @override
     def find_data(self, runs: dict[str, Run]) -> Mapping[str, str]:
         settings, splits = self.settings, self.dataset.splits
         seed = self.trainer.learning.seed
@@ -99,6 +106,7 @@ class FewshotTask(Task):
         shots, validation = self.drawn
         return record_of(shots, "train") | record_of(validation, "val")
 
+    @override
     def prepare(self, dtype: torch.dtype, accelerator: Accelerator) -> None:
         settings, dataset, device = self.settings, self.dataset, accelerator.device
         note = dataset.note or "splits of its own"
@@ -110,21 +118,25 @@ class FewshotTask(Task):
         pictures = len(self.known.test.pictures)
         print(f"zero-shot: {self.before.accuracy:.1%} of {pictures:,} test pictures")
 
+    @override
     def batches(self) -> Draws:
         learning = self.trainer.learning
         shots, augment = self.known.shots, self.settings.augment
         return ShotDraws(shots, learning.batch_size, learning.seed, augment)
 
+    @override
     def groups(self, runs: dict[str, Run]) -> list[list[str]]:
         trained = [name for name in runs if METHODS[name].trains]
         groups = [trained] if self.settings.twins else [[name] for name in trained]
         return [group for group in groups if group]
 
+    @override
     def build(self, method: str, run: Run, accelerator: Accelerator) -> Learner:
         seed = self.trainer.learning.seed
         own = METHODS[method].learn(self.known, method)
         return replace(own, callbacks=[lambda trainee: SeedDropout(seed)])
 
+    @override
     def begin(self, runs: dict[str, Run]) -> None:
         for run in runs.values():
             write_shots(run.folder, self.known, *self.drawn)
@@ -134,6 +146,7 @@ class FewshotTask(Task):
             write_scores(run, self.known, ZERO_SHOT, before, **values)
             run.set_status("finished", 0, 0, accuracy=round(before.accuracy, 5))
 
+    @override
     def answers(self, trainee: Trainee, step: int) -> Answers:
         accelerator = trainee.accelerator
         classifier = accelerator.unwrap_model(trainee.model)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from nora_studio.adapters.base_digests import base_digest, digests_differ
 from nora_studio.adapters.fingerprints import fingerprint, fingerprints_agree
@@ -18,6 +19,7 @@ from nora_studio.runs.tensor_files import read_tensors, write_tensors
 from nora_studio.runs.tensor_headers import read_header
 from nora_studio.tasks.fewshot.classifier import ClipClassifier
 from nora_studio.tasks.fewshot.data import FewshotData
+from nora_studio.tasks.fewshot.methods.contract import FewshotMethod
 from nora_studio.tasks.fewshot.options import PARTS, FewshotOptions
 from nora_studio.tasks.fewshot.recommended import recommended
 from nora_studio.trainer.task import Learner
@@ -43,17 +45,18 @@ class BottleneckClassifier(ClipClassifier):
         return super()._compare(mixed, classes)
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The bottleneck's weights by name."""
+        """Return the bottleneck's weights by name."""
         layers = {"squeeze": self.squeeze, "widen": self.widen}
         return {f"{name}.weight": layer.get_parameter("weight") for name, layer in layers.items()}
 
 
-class ClipAdapter:
+class ClipAdapter(FewshotMethod):
     """Gao et al., arXiv 2110.04544: the visual adapter, with the text features frozen."""
 
     summary = "CLIP-Adapter: a bottleneck behind the frozen image encoder"
     paper, tuner, trains = "2110.04544", "", True
 
+    @override
     def check(self, options: FewshotOptions, name: str) -> None:
         if options.optimizer != "adamw":
             raise StudioError(f"--optimizer {options.optimizer}: {name} knows adamw alone.")
@@ -64,6 +67,7 @@ class ClipAdapter:
         usual = recommended(name, options.model)
         return {"vision": resolve(options, name, PARTS, usual)["vision"]}
 
+    @override
     def learn(self, task: FewshotData, name: str) -> Learner:
         trainer = task.settings.trainer
         learning, size = trainer.learning, trainer.parts[name]["vision"]
@@ -93,6 +97,7 @@ class ClipAdapter:
             load=lambda folder: _fill(step, folder),
         )
 
+    @override
     def read(self, task: FewshotData, folder: Path | None) -> Any:
         assert folder is not None
         facts = _facts(folder)

@@ -13,25 +13,14 @@ from nora_studio.trainer.task import Learner
 class FewshotMethod(Protocol):
     """One way to adapt a CLIP to a few pictures of each class."""
 
-    @property
-    def summary(self) -> str:
-        """One line for menus and help."""
-        ...
-
-    @property
-    def paper(self) -> str:
-        """arXiv identifier."""
-        ...
-
-    @property
-    def tuner(self) -> str:
-        """The method of adapters that it puts on the weights; "" if it does not."""
-        ...
-
-    @property
-    def trains(self) -> bool:
-        """Whether anything is trained at all."""
-        ...
+    summary: str
+    """One line for menus and help."""
+    paper: str
+    """arXiv identifier."""
+    tuner: str
+    """The method of adapters that it puts on the weights; "" if it does not."""
+    trains: bool
+    """Whether anything is trained at all."""
 
     def check(self, options: FewshotOptions, name: str) -> None:
         """Refuse options that do not fit, before a model loads.
@@ -64,7 +53,7 @@ class FewshotMethod(Protocol):
         ...
 
     def read(self, task: FewshotData, folder: Path | None) -> Any:
-        """A `Classifier` of its own, in evaluation mode, as `Learner.write` left it in a folder.
+        """Read a `Classifier`, in evaluation mode, as `Learner.write` left it in a folder.
 
         Raises:
             StudioError: the files are missing, damaged, or of another base.

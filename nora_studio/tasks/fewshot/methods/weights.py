@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from typing_extensions import override
 
 from nora_studio.adapters.files.adapter_folders import load_adapter
 from nora_studio.adapters.methods.table import METHODS
@@ -13,6 +14,7 @@ from nora_studio.tasks.fewshot.attention import PROJECTIONS, TARGETS
 from nora_studio.tasks.fewshot.classifier import ClipClassifier
 from nora_studio.tasks.fewshot.clip import parts_of
 from nora_studio.tasks.fewshot.data import FewshotData
+from nora_studio.tasks.fewshot.methods.contract import FewshotMethod
 from nora_studio.tasks.fewshot.options import PARTS, FewshotOptions
 from nora_studio.tasks.fewshot.recommended import recommended
 from nora_studio.trainer.build import adapt, learner
@@ -21,7 +23,7 @@ from nora_studio.trainer.task import Learner
 TASK = "clip few-shot"
 
 
-class WeightAdapter:
+class WeightAdapter(FewshotMethod):
     """One method of adapters on q, k, v of every block of both encoders, as CLIP-LoRA has it."""
 
     trains = True
@@ -34,6 +36,7 @@ class WeightAdapter:
         self.summary = summary or METHODS[tuner].summary
         self.paper = paper or METHODS[tuner].paper
 
+    @override
     def check(self, options: FewshotOptions, name: str) -> None:
         self.part_settings(options, name)
 
@@ -41,6 +44,7 @@ class WeightAdapter:
         """Rank, scale and rate in each trained encoder."""
         return resolve(options, name, PARTS, recommended(name, options.model), self.tuner)
 
+    @override
     def learn(self, task: FewshotData, name: str) -> Learner:
         settings, sizes = task.settings, task.settings.trainer.parts[name]
         model: Any = share_weights(task.clip.model)
@@ -65,6 +69,7 @@ class WeightAdapter:
         step = ClipClassifier(task, model, *trains, rules=adapted.rules).train()
         return learner(settings.trainer, adapted, step, card, first_rate)
 
+    @override
     def read(self, task: FewshotData, folder: Path | None) -> Any:
         assert folder is not None
         model: Any = share_weights(task.clip.model)
