@@ -39,8 +39,8 @@ from nora_studio.scoring.tables import (
 from nora_studio.tasks.fewshot.cells import Workshop
 from nora_studio.tasks.fewshot.datasets import SPLITS, find_dataset
 from nora_studio.tasks.fewshot.methods import METHODS
-from nora_studio.tasks.fewshot.recommended import recommended, with_recommended
 from nora_studio.tasks.fewshot.options import FewshotOptions
+from nora_studio.tasks.fewshot.recommended import recommended, with_recommended
 from nora_studio.tasks.fewshot.table import RECORD, Cell, check_alike, page
 
 METHODS_OF_TABLE_2 = tuple(name for name in METHODS if name != "clip-adapter")

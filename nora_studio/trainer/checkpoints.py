@@ -36,7 +36,7 @@ class TrainingState:
     """An optimizer's `state_dict`."""
     schedule: dict[str, Any]
     """A learning-rate schedule's `state_dict`, plain values only."""
-    draws: dict[str, Tensor]
+    batches: dict[str, Tensor]
     scaler: dict[str, Any]
     """The gradient scaler's `state_dict`; empty without float16."""
     rules: dict[str, Tensor] = field(default_factory=dict)
@@ -57,7 +57,7 @@ def write_state(folder: Path, state: TrainingState) -> None:
     Raises:
         OSError: the system refuses to; the library's own writer would hide which way.
     """
-    tensors = {f"draws.{name}": tensor for name, tensor in state.draws.items()}
+    tensors = {f"draws.{name}": tensor for name, tensor in state.batches.items()}
     tensors |= {f"rules.{name}": tensor.contiguous() for name, tensor in state.rules.items()}
     generators = state.generators or generator_states()
     tensors |= {f"generator.{name}": tensor for name, tensor in generators.items()}
@@ -126,13 +126,13 @@ def _read(file: Path, rank: int) -> TrainingState:
             for name in archive.keys()  # noqa: SIM118
         }
     optimizer: dict[int | str, dict[str, Any]] = {}
-    draws: dict[str, Tensor] = {}
+    batches: dict[str, Tensor] = {}
     rules: dict[str, Tensor] = {}
     weights: dict[int, Tensor] = {}
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
         if kind == "draws":
-            draws[rest] = tensor
+            batches[rest] = tensor
         elif kind == "optimizer":
             index, _, key = rest.rpartition(".")
             optimizer.setdefault(_index(index), {})[key] = tensor
@@ -148,7 +148,7 @@ def _read(file: Path, rank: int) -> TrainingState:
         step=facts["step"],
         optimizer={"state": optimizer, "param_groups": facts["groups"]},
         schedule=facts["schedule"],
-        draws=draws,
+        batches=batches,
         scaler=facts["scaler"],
         rules=rules,
         generators=generators,

@@ -19,7 +19,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Watch:
+class EarlyStopping:
     """How measurements are judged."""
 
     rule: str = "none"

@@ -28,7 +28,7 @@ from nora_studio.trainer.saving import restore, set_back
 from nora_studio.trainer.settings import KeepingSettings
 from nora_studio.trainer.sharding import Sharding, check_sharded, through_base
 from nora_studio.trainer.task import Task
-from nora_studio.trainer.trainee import Draws, Trainee
+from nora_studio.trainer.trainee import BatchSource, Trainee
 
 
 def run(task: Task, session: RunSession) -> int:
@@ -96,7 +96,7 @@ def _train_twins(
 ) -> int | None:
     """Train some methods on the same batches; an exit status where it ends before the last step."""
     learning, keeping, sharding = task.trainer.learning, task.trainer.keeping, task.sharding
-    draws = task.batches()
+    batches = task.batches()
     trainees: list[Trainee] = []
     for method, run in runs.items():
         own = prepare_accelerator(precision)
@@ -104,7 +104,7 @@ def _train_twins(
         say_what_is_trained(trainees[-1], learning.steps, own.print)
     processes.part_ways(learning.seed)
     begin()
-    start = go_on_from(trainees, draws, keeping.resume, learning.steps)
+    start = go_on_from(trainees, batches, keeping.resume, learning.steps)
     open_trackers(session, trainees, keeping, config, start)
 
     def evaluate(trainee: Trainee) -> dict[str, float]:
@@ -119,7 +119,7 @@ def _train_twins(
     if status is not None:
         return status
     with StopRequest() as stop:
-        done = train(trainees, draws, plan, stop, task.sample, evaluate, start)
+        done = train(trainees, batches, plan, stop, task.sample, evaluate, start)
     if not done and stop.signal is not None:
         return stopped(stop)
     last, reasons = ending(plan, trainees)
@@ -156,7 +156,7 @@ def say_what_is_trained(trainee: Trainee, steps: int, say: Callable[[str], objec
         say(line)
 
 
-def go_on_from(trainees: list[Trainee], draws: Draws, resume: bool, steps: int) -> int:
+def go_on_from(trainees: list[Trainee], batches: BatchSource, resume: bool, steps: int) -> int:
     """Set every trainee back to the last checkpoint that all have; the step it is of, or 0.
 
     A start from 0 leaves nothing in the runs of what was measured and drawn before.
@@ -165,7 +165,7 @@ def go_on_from(trainees: list[Trainee], draws: Draws, resume: bool, steps: int) 
     found = processes.on_main(lambda: common_checkpoint(runs, _say)) if resume else 0
     start = int(processes.largest(found or 0))  # The main process alone has looked.
     if start:
-        restore(trainees, draws, start)
+        restore(trainees, batches, start)
     else:
         processes.on_main(lambda: [run.forget_after(-1) for run in runs])
     if resume and processes.is_main():

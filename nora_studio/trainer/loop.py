@@ -11,11 +11,11 @@ from tqdm import tqdm
 from nora_studio.errors import StudioError
 from nora_studio.runs import processes
 from nora_studio.runs.stop import StopRequest
-from nora_studio.trainer.early_stop import Verdict, Watch
+from nora_studio.trainer.early_stop import EarlyStopping, Verdict
 from nora_studio.trainer.progress import Clock, check_finite, report
 from nora_studio.trainer.saving import save_checkpoints
 from nora_studio.trainer.settings import TrainerSettings
-from nora_studio.trainer.trainee import Batch, Draws, StepCallback, Trainee
+from nora_studio.trainer.trainee import Batch, BatchSource, StepCallback, Trainee
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Plan:
     evaluate_every: int
     """0: never."""
     max_gradient_norm: float
-    watch: Watch = field(default_factory=Watch)
+    watch: EarlyStopping = field(default_factory=EarlyStopping)
     """What measurements lead to."""
     accumulate: int = 1
     """Pieces of each process's share of a batch."""
@@ -48,14 +48,14 @@ class Plan:
             sample_every=keeping.sample_every,
             evaluate_every=keeping.evaluate_every,
             max_gradient_norm=learning.max_gradient_norm,
-            watch=Watch(keeping.early_stop, keeping.patience),
+            watch=EarlyStopping(keeping.early_stop, keeping.patience),
             accumulate=learning.accumulate,
         )
 
 
 def train(
     trainees: list[Trainee],
-    draws: Draws,
+    batches: BatchSource,
     plan: Plan,
     stop: StopRequest,
     sample: Callable[[Trainee, int], object],
@@ -66,7 +66,7 @@ def train(
 
     Args:
         start: Steps done already.
-        sample: Draws a trainee's fixed-seed pictures after a step. Called on every process.
+        sample: Generates a trainee's fixed-seed pictures after a step. Called on every process.
         evaluate: Measures a trainee; what it gives goes into the log by name. On every process.
 
     Returns:
@@ -83,7 +83,7 @@ def train(
         total=plan.steps, initial=start, disable=not main, unit="step", dynamic_ncols=True
     ) as bar:
         for step in range(start + 1, plan.steps + 1):
-            batch = draws.next()
+            batch = batches.next()
             for trainee in trainees:
                 advance(trainee, batch, step, plan)
             bar.update()
@@ -100,7 +100,7 @@ def train(
             stopping = processes.agree_to_stop(stop) and not last
             if step % plan.checkpoint_every == 0 or last or stopping or verdict.is_best:
                 check_finite(trainees, step, plan.steps)
-                save_checkpoints(trainees, draws, step, plan.keep_checkpoints)
+                save_checkpoints(trainees, batches, step, plan.keep_checkpoints)
             if stopping or verdict.is_best:
                 for trainee in trainees if main else ():
                     state = "stopped" if stopping else "running"

@@ -10,10 +10,10 @@ from nora_studio.runs import processes
 from nora_studio.runs.curves import Curve
 from nora_studio.trainer.averages import copies, set_weights
 from nora_studio.trainer.checkpoints import TrainingState, generator_states, read_state, write_state
-from nora_studio.trainer.trainee import Draws, Trainee
+from nora_studio.trainer.trainee import BatchSource, Trainee
 
 
-def save_checkpoints(trainees: list[Trainee], draws: Draws, step: int, keep: int) -> None:
+def save_checkpoints(trainees: list[Trainee], batches: BatchSource, step: int, keep: int) -> None:
     """Save every trainee as of a step, and only then let old checkpoints go.
 
     A crash between two twins so leaves them a checkpoint in common, even if one alone is kept.
@@ -23,7 +23,7 @@ def save_checkpoints(trainees: list[Trainee], draws: Draws, step: int, keep: int
 
     def save() -> None:
         for trainee, loss_sums in zip(trainees, sums):
-            _save_checkpoint(trainee, draws, step, generators, loss_sums)
+            _save_checkpoint(trainee, batches, step, generators, loss_sums)
         for trainee in trainees:
             best = trainee.best
             trainee.run.keep_newest(keep, None if best is None else best.step)
@@ -41,7 +41,11 @@ def _every_generator() -> dict[str, Tensor]:
 
 
 def _save_checkpoint(
-    trainee: Trainee, draws: Draws, step: int, generators: dict[str, Tensor], loss_sums: Tensor
+    trainee: Trainee,
+    batches: BatchSource,
+    step: int,
+    generators: dict[str, Tensor],
+    loss_sums: Tensor,
 ) -> None:
     """Save the adapter and the training state as of a step."""
     scaler = trainee.accelerator.scaler
@@ -49,7 +53,7 @@ def _save_checkpoint(
         step=step,
         optimizer=trainee.optimizer.state_dict(),
         schedule=trainee.schedule.state_dict(),
-        draws=draws.state(),
+        batches=batches.state(),
         scaler=scaler.state_dict() if scaler is not None else {},
         rules=trainee.rules.state(),
         generators=generators,
@@ -67,10 +71,10 @@ def _save_checkpoint(
     trainee.run.save_checkpoint(step, write)
 
 
-def restore(trainees: list[Trainee], draws: Draws, step: int) -> None:
+def restore(trainees: list[Trainee], batches: BatchSource, step: int) -> None:
     """Set every trainee and the draws to their common checkpoint."""
     for trainee in trainees:
-        draws.restore(set_back(trainee, step).draws)
+        batches.restore(set_back(trainee, step).batches)
     processes.on_main(lambda: [trainee.run.forget_after(step) for trainee in trainees])
     for trainee in trainees:
         trainee.curve = Curve.of_log(trainee.run.read_log())

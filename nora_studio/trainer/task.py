@@ -20,7 +20,7 @@ from nora_studio.runs.runs import Run
 from nora_studio.trainer.loop import Plan
 from nora_studio.trainer.settings import TrainerSettings
 from nora_studio.trainer.sharding import Sharding
-from nora_studio.trainer.trainee import Draws, StepCallback, Trainee
+from nora_studio.trainer.trainee import BatchSource, StepCallback, Trainee
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def batches(self) -> Draws:
+    def batches(self) -> BatchSource:
         """Return the batches from the first on; called once for each group of `groups`."""
 
     def groups(self, runs: dict[str, Run]) -> list[list[str]]:

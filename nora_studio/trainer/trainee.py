@@ -19,7 +19,7 @@ from nora_studio.trainer.averages import WeightAverage
 Batch = dict[str, Tensor]
 
 
-class Draws(Protocol):
+class BatchSource(Protocol):
     """A source of training batches that can be saved and restored."""
 
     def next(self) -> Batch:

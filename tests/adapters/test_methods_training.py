@@ -99,7 +99,7 @@ def test_dylora_draws_one_rank_a_step_for_all_parts_and_goes_on_with_its_draws()
     parts = {"one": adapted("dylora"), "two": adapted("dylora")}
     rules = step_rules("dylora", parts, seed=3)
 
-    def draws(rules, number: int) -> list[int]:
+    def batches(rules, number: int) -> list[int]:
         drawn = []
         for _ in range(number):
             rules.before(1)
@@ -109,14 +109,14 @@ def test_dylora_draws_one_rank_a_step_for_all_parts_and_goes_on_with_its_draws()
             drawn += ranks
         return drawn
 
-    first = draws(rules, 5)
+    first = batches(rules, 5)
     state = {name: tensor.clone() for name, tensor in rules.state().items()}
-    following = draws(rules, 20)
+    following = batches(rules, 20)
     assert set(following) == {1, 2, 3, 4}
     other = step_rules("dylora", parts, seed=99)
     other.restore(state)
-    assert draws(other, 20) == following
-    assert draws(step_rules("dylora", parts, seed=3), 5) == first
+    assert batches(other, 20) == following
+    assert batches(step_rules("dylora", parts, seed=3), 5) == first
 
 
 def ranks_of(model: nn.Module) -> list[int]:
@@ -155,10 +155,10 @@ def test_adaloras_penalty_pulls_the_factors_towards_orthogonality():
 
 
 def test_the_logged_loss_leaves_adaloras_penalty_out(tiny_base, photo_folder, tmp_path):
-    _, draws, (plain, allotting) = built(
+    _, batches, (plain, allotting) = built(
         tiny_base, photo_folder, tmp_path, method="lora,adalora", **unnested()
     )
-    batch = draws.next()
+    batch = batches.next()
     losses = [trainee.model(**batch) for trainee in (plain, allotting)]
     assert losses[0].item() == losses[1].item()  # both start at the base
     losses[1].backward()

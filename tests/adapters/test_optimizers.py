@@ -191,8 +191,8 @@ def test_schedule_free_serves_the_librarys_average_and_trains_on_as_if_never_ask
 
 def test_the_log_tells_the_rate_that_counts(tiny_base, photo_folder, tmp_path):
     options = {"optimizer": "schedule-free", "warmup_steps": 4, "method": "nora", "steps": 2}
-    trainees, draws, plan = begun(tiny_base, photo_folder, tmp_path, **options)
-    go_on(trainees, draws, plan)
+    trainees, batches, plan = begun(tiny_base, photo_folder, tmp_path, **options)
+    go_on(trainees, batches, plan)
     (row,) = trainees[0].run.read_log()
     assert row["learning_rate"]["unet"] == pytest.approx(0.05 * 2 / 4)  # in its warm-up
     assert "effective_learning_rate" not in row

@@ -16,7 +16,7 @@ from nora_studio.errors import StudioError
 from nora_studio.scoring.clip_files import CONFIG, WEIGHTS, find_clip_files
 from nora_studio.scoring.mini_bars import Judge
 from nora_studio.scoring.scores import load_scorer
-from nora_studio.tasks.dreambooth.sample_scores import SampleJudge
+from nora_studio.tasks.dreambooth.preview_scores import PreviewJudge
 from nora_studio.tasks.fewshot.clip import load_clip
 
 PICKLE = "open_clip_pytorch_model.bin"
@@ -57,7 +57,7 @@ def architecture(clip, tmp_path, monkeypatch) -> str:
 CLIP_DOORS = {
     "scores": lambda name: load_scorer(name),
     "few-shot": lambda name: load_clip(name, torch.float32, torch.device("cpu")),
-    "samples": lambda name: SampleJudge.load(name, [], [], torch.device("cpu")),
+    "samples": lambda name: PreviewJudge.load(name, [], [], torch.device("cpu")),
     "bars": lambda name: Judge(Path(name.removeprefix("local-dir:")), "cpu"),
 }
 

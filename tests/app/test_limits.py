@@ -13,7 +13,7 @@ from support.visiting import bring_runs, request_of
 
 from nora_studio.adapters.methods.spec import AdapterSpec
 from nora_studio.app.pages.train import _Answers as Train
-from nora_studio.app.pages.watch import _Answers as Watch
+from nora_studio.app.pages.watch import _Answers as EarlyStopping
 from nora_studio.app.serve import UiOptions, open_studio
 from nora_studio.app.server.limits import TRAINING, Limits
 from nora_studio.app.server.quota import adding, used_bytes
@@ -110,7 +110,7 @@ def test_no_button_begins_what_there_is_no_room_for(shared, twins, photo_folder)
     request = request_of(shared)
     workspace = shared.workspace(request.headers)
     bring_runs(workspace, twins[0], photo_folder)
-    train, watch = Train(shared, []), Watch(shared)
+    train, watch = Train(shared, []), EarlyStopping(shared)
     text = " ".join([*PROGRAM, "--instance-dir photos/mug --prompt 'a [V] mug' --name new"])
     full = f"{text} --method nora,lora"
     shared.jobs.submit(workspace, "tool", "x", SLEEP, "x")  # The line is taken: nothing starts.

@@ -14,7 +14,7 @@ from support.tiny import tiny_adapter
 from nora_studio.adapters.files.identify import CARD_KEY
 from nora_studio.app.pages.start_requirements import needs_view
 from nora_studio.app.pages.train import _Answers as Train
-from nora_studio.app.pages.watch import _Answers as Watch
+from nora_studio.app.pages.watch import _Answers as EarlyStopping
 from nora_studio.app.serve import UiOptions, open_studio
 from nora_studio.app.server import model_access
 from nora_studio.app.server.adapter_commands import AdapterCommands
@@ -135,7 +135,7 @@ def test_no_field_of_a_shared_studio_takes_a_model_that_is_not_listed(
     # The twins were trained on a base that this owner has not listed, or has no longer.
     with pytest.raises(StudioError, match="the base of these runs"):
         submit(shared.jobs, workspace, ScoreRequest(("mug-nora",)), "score", shared.models)
-    watch = Watch(shared)
+    watch = EarlyStopping(shared)
     for press in (watch.resume, lambda run, who: watch.go_on_longer(run, 5, who)):
         with pytest.raises(gr.Error, match="--model: expected 'embedded'"):
             press("mug", request)

@@ -108,32 +108,32 @@ def subject_with(base, photos, folder, **changes):
     return options, *tiny_subject(options)
 
 
-def trainee_parts(options, subject, draws, folder) -> dict[str, nn.Module]:
+def trainee_parts(options, subject, batches, folder) -> dict[str, nn.Module]:
     run = Run.create(folder / "mug-nora", "")
-    trainee = trainee_of(task_of(subject, draws), "nora", run)
+    trainee = trainee_of(task_of(subject, batches), "nora", run)
     step = trainee.accelerator.unwrap_model(trainee.model)
     return {"unet": step.unet, **dict(step.encoders)}
 
 
 def test_looking_at_the_first_batch_leaves_the_draws_alone(tiny_base, photo_folder, tmp_path):
-    _, _, draws = subject_with(tiny_base, photo_folder, tmp_path)
+    _, _, batches = subject_with(tiny_base, photo_folder, tmp_path)
     _, _, undisturbed = subject_with(tiny_base, photo_folder, tmp_path)
-    seen = first_batch(draws)
+    seen = first_batch(batches)
     for number in range(5):
-        one, other = draws.next(), undisturbed.next()
+        one, other = batches.next(), undisturbed.next()
         assert all(torch.equal(one[name], other[name]) for name in other)
         if not number:
             assert all(torch.equal(one[name], seen[name]) for name in other)
 
 
 def test_all_three_parts_follow_the_first_training_batch(tiny_base, photo_folder, tmp_path):
-    options, subject, draws = subject_with(tiny_base, photo_folder, tmp_path, outer="activation")
+    options, subject, batches = subject_with(tiny_base, photo_folder, tmp_path, outer="activation")
     state = {part: getattr(subject.pipe, part).state_dict() for part in PARTS}
     before = {part: {k: v.clone() for k, v in tensors.items()} for part, tensors in state.items()}
-    batch = first_batch(draws)
+    batch = first_batch(batches)
     activations = record_activations(subject.pipe, subject.text, subject.process, PARTS, batch)
     subject = dataclasses.replace(subject, activations=activations)
-    parts = trainee_parts(options, subject, draws, tmp_path)
+    parts = trainee_parts(options, subject, batches, tmp_path)
     for part in PARTS:
         for key, tensor in getattr(subject.pipe, part).state_dict().items():
             assert torch.equal(tensor.cpu(), before[part][key])
@@ -166,8 +166,8 @@ def test_all_three_parts_follow_the_first_training_batch(tiny_base, photo_folder
 def test_the_paper_s_start_doubles_the_top_directions_of_every_part(
     tiny_base, photo_folder, tmp_path
 ):
-    options, subject, draws = subject_with(tiny_base, photo_folder, tmp_path, start="paper")
-    for module in trainee_parts(options, subject, draws, tmp_path).values():
+    options, subject, batches = subject_with(tiny_base, photo_folder, tmp_path, start="paper")
+    for module in trainee_parts(options, subject, batches, tmp_path).values():
         layers = [m for m in module.modules() if isinstance(m, NoraLinear)]
         assert layers
         for layer in layers:

@@ -45,13 +45,13 @@ def heard_by(unet: torch.nn.Module) -> list[dict]:
 
 @pytest.mark.parametrize("live", [(), ENCODERS, ENCODERS[:1], ENCODERS[1:]], ids="+".join)
 def test_the_text_is_the_pipelines_own_to_the_bit(subject_and_draws, live):
-    subject, draws = subject_and_draws
+    subject, batches = subject_and_draws
     pipe = subject.pipe
     heard = heard_by(pipe.unet)
     encoders = {part: getattr(pipe, part) for part in live}
     step = DreamboothStep(pipe.unet, encoders, subject.text, subject.process)
     with torch.no_grad():
-        step(**draws.next())
+        step(**batches.next())
         text, _, pooled, _ = pipe.encode_prompt(
             replace_token(PROMPT, RARE_TOKEN), do_classifier_free_guidance=False
         )
@@ -60,7 +60,7 @@ def test_the_text_is_the_pipelines_own_to_the_bit(subject_and_draws, live):
 
 
 def test_the_time_ids_are_the_pipelines_own_for_such_a_picture(subject_and_draws, photo_folder):
-    subject, draws = subject_and_draws
+    subject, batches = subject_and_draws
     pipe = subject.pipe
     heard = heard_by(pipe.unet)
     photo = load_photos(photo_folder, subject.size)[1]
@@ -75,19 +75,19 @@ def test_the_time_ids_are_the_pipelines_own_for_such_a_picture(subject_and_draws
         target_size=(subject.size, subject.size),
     )
     expected = heard[0]["added_cond_kwargs"]["time_ids"][0]
-    assert torch.equal(draws.caches[0].time_ids[1], expected)
+    assert torch.equal(batches.caches[0].time_ids[1], expected)
 
 
 def test_latents_are_the_vaes_as_the_pipeline_scales_them(subject_and_draws, photo_folder):
-    subject, draws = subject_and_draws
+    subject, batches = subject_and_draws
     vae = copy.deepcopy(subject.pipe.vae).double()
     for index, photo in enumerate(load_photos(photo_folder, subject.size)):
         with torch.no_grad():
             posterior = vae.encode(photo.pixels[None].double()).latent_dist
         scale = vae.config.scaling_factor
         for ours, theirs in (
-            (draws.caches[0].mean, posterior.mean),
-            (draws.caches[0].std, posterior.std),
+            (batches.caches[0].mean, posterior.mean),
+            (batches.caches[0].std, posterior.std),
         ):
             torch.testing.assert_close(ours[index].double(), theirs[0] * scale, **FLOAT32_FACTORS)
 
@@ -106,13 +106,13 @@ def test_photos_are_encoded_in_float32_by_a_half_precision_model(tiny_base, phot
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("gamma", [None, 5.0])
 def test_the_loss_is_the_formulas_on_the_same_batch(subject_and_draws, kind, gamma):
-    subject, draws = subject_and_draws
+    subject, batches = subject_and_draws
     pipe = subject.pipe
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config, prediction_type=kind)
     weighting = "none" if gamma is None else "min-snr"
     process = Denoising.of(pipe, weighting, gamma or 5.0)
     step = DreamboothStep(pipe.unet, {}, subject.text, process)
-    batch = draws.next()
+    batch = batches.next()
     with torch.no_grad():
         loss = step(**batch)
         expected = dense_loss(pipe, batch, kind, gamma)

@@ -19,7 +19,7 @@ from nora_studio.photos.buckets import (
 )
 from nora_studio.photos.views import UPSCALE_LIMIT, ZOOM, Framing, frames_of, photo_views
 from nora_studio.sdxl.cache import LatentCache
-from nora_studio.tasks.dreambooth.batches import Augmentation, BatchDraws
+from nora_studio.tasks.dreambooth.batches import Augmentation, PhotoBatches
 
 
 def test_steps_are_sdxls_and_finer_on_small_models():
@@ -159,11 +159,11 @@ def marks(batch: dict[str, torch.Tensor]) -> list[int]:
 
 @pytest.mark.parametrize(("sizes", "batch_size"), [([5, 3, 1], 2), ([4, 4], 4), ([1, 1, 6], 3)])
 def test_batches_never_mix_sizes_and_photos_stay_even(sizes, batch_size):
-    draws = BatchDraws(bucket_caches(sizes), batch_size, 10, seed=0)
+    batches = PhotoBatches(bucket_caches(sizes), batch_size, 10, seed=0)
     seen = torch.zeros(sum(sizes), dtype=torch.int64)
     bucket_of = [bucket for bucket, count in enumerate(sizes) for _ in range(count)]
     for _ in range(200):
-        batch = draws.next()
+        batch = batches.next()
         photos = [mark // 100 for mark in marks(batch)]
         assert len(photos) == batch_size
         buckets = {bucket_of[photo] for photo in photos}
@@ -179,8 +179,8 @@ def test_batches_never_mix_sizes_and_photos_stay_even(sizes, batch_size):
 def test_crops_and_flips_are_drawn_afresh_and_evenly():
     augmentation = Augmentation(flip=0.25)
     caches = bucket_caches([3, 2], crops=4, mirrored=True)
-    draws = BatchDraws(caches, 2, 10, seed=0, augmentation=augmentation)
-    seen = [mark for _ in range(2000) for mark in marks(draws.next())]
+    batches = PhotoBatches(caches, 2, 10, seed=0, augmentation=augmentation)
+    seen = [mark for _ in range(2000) for mark in marks(batches.next())]
     flips = sum(mark % 10 for mark in seen) / len(seen)
     assert flips == pytest.approx(0.25, abs=0.03)
     for crop in range(4):
@@ -193,18 +193,18 @@ def test_crops_and_flips_are_drawn_afresh_and_evenly():
 def test_caption_dropout_takes_its_share_and_no_more():
     prompts = torch.tensor([0, 1, 2])
     augmentation = Augmentation(caption_dropout=0.3, empty_prompt=3)
-    draws = BatchDraws(bucket_caches([3]), 2, 10, 0, prompts, augmentation)
+    batches = PhotoBatches(bucket_caches([3]), 2, 10, 0, prompts, augmentation)
     pairs = []
     for _ in range(1500):
-        batch = draws.next()
+        batch = batches.next()
         pairs += zip(marks(batch), batch["prompts"].tolist())
     assert all(prompt in (3, mark // 100) for mark, prompt in pairs)
     assert sum(prompt == 3 for _, prompt in pairs) / len(pairs) == pytest.approx(0.3, abs=0.03)
 
 
 def test_an_option_moves_nothing_else_that_is_drawn():
-    plain = BatchDraws(bucket_caches([5]), 2, 1000, seed=1)
-    augmented = BatchDraws(
+    plain = PhotoBatches(bucket_caches([5]), 2, 1000, seed=1)
+    augmented = PhotoBatches(
         bucket_caches([5], crops=3, mirrored=True), 2, 1000, seed=1,
         augmentation=Augmentation(flip=0.5, caption_dropout=0.5, empty_prompt=1),
     )  # fmt: skip
@@ -216,10 +216,10 @@ def test_an_option_moves_nothing_else_that_is_drawn():
 
 
 def test_restored_draws_of_buckets_have_the_same_future():
-    def fresh(seed: int) -> BatchDraws:
+    def fresh(seed: int) -> PhotoBatches:
         augmentation = Augmentation(flip=0.5, caption_dropout=0.5, empty_prompt=1)
         caches = bucket_caches([3, 2, 1], crops=3, mirrored=True)
-        return BatchDraws(caches, 2, 1000, seed, augmentation=augmentation)
+        return PhotoBatches(caches, 2, 1000, seed, augmentation=augmentation)
 
     first = fresh(0)
     for _ in range(25):

@@ -11,7 +11,7 @@ from support.trainer import PROMPT, tiny_options, tiny_subject
 from nora_studio.errors import StudioError
 from nora_studio.photos.captions import read_captions
 from nora_studio.photos.prompts import replace_token
-from nora_studio.tasks.dreambooth.batches import BatchDraws
+from nora_studio.tasks.dreambooth.batches import PhotoBatches
 from nora_studio.tasks.dreambooth.step import DreamboothStep, encode_prompts
 
 OTHER = "a picture of my [V] cup in the snow"
@@ -72,7 +72,7 @@ def test_a_caption_that_is_no_text_is_refused(photos):
 
 @pytest.mark.parametrize("live", [(), ("text_encoder", "text_encoder_2")], ids=["frozen", "live"])
 def test_each_picture_of_a_batch_gets_its_own_words(tiny_base, photo_folder, tmp_path, live):
-    subject, draws = tiny_subject(tiny_options(tiny_base, photo_folder, tmp_path))
+    subject, batches = tiny_subject(tiny_options(tiny_base, photo_folder, tmp_path))
     pipe, prompts = subject.pipe, [PROMPT, OTHER]
     heard: list[dict] = []
     pipe.unet.register_forward_pre_hook(
@@ -82,7 +82,7 @@ def test_each_picture_of_a_batch_gets_its_own_words(tiny_base, photo_folder, tmp
     text = encode_prompts(pipe, prompts, RARE_TOKEN)
     encoders = {part: getattr(pipe, part) for part in live}
     step = DreamboothStep(pipe.unet, encoders, text, subject.process)
-    batch = draws.next() | {"prompts": torch.tensor([1, 0])}
+    batch = batches.next() | {"prompts": torch.tensor([1, 0])}
     with torch.no_grad():
         step(**batch)
         for row, prompt in enumerate((OTHER, PROMPT)):
@@ -98,7 +98,7 @@ def test_a_picture_without_words_hears_what_guidance_leads_away_from(
     tiny_base, photo_folder, tmp_path, live
 ):
     options = tiny_options(tiny_base, photo_folder, tmp_path, caption_dropout=0.5)
-    subject, draws = tiny_subject(options)
+    subject, batches = tiny_subject(options)
     pipe = subject.pipe
     heard: list[dict] = []
     pipe.unet.register_forward_pre_hook(
@@ -107,8 +107,8 @@ def test_a_picture_without_words_hears_what_guidance_leads_away_from(
     )
     encoders = {part: getattr(pipe, part) for part in live}
     step = DreamboothStep(pipe.unet, encoders, subject.text, subject.process)
-    batches = [draws.next() for _ in range(20)]
-    batch = next(one for one in batches if sorted(one["prompts"].tolist()) == [0, 1])
+    drawn = [batches.next() for _ in range(20)]
+    batch = next(one for one in drawn if sorted(one["prompts"].tolist()) == [0, 1])
     with torch.no_grad():
         step(**batch)
         spoken, silent, pooled, silent_pooled = pipe.encode_prompt(
@@ -123,12 +123,12 @@ def test_a_picture_without_words_hears_what_guidance_leads_away_from(
 
 
 def test_the_draws_bring_each_photos_number(tiny_base, photo_folder, tmp_path):
-    _, draws = tiny_subject(tiny_options(tiny_base, photo_folder, tmp_path))
-    (cache,) = draws.caches
+    _, batches = tiny_subject(tiny_options(tiny_base, photo_folder, tmp_path))
+    (cache,) = batches.caches
     exact = replace(cache, std=torch.zeros_like(cache.std))
     numbers = torch.arange(len(exact.mean)).flip(0)
-    draws = BatchDraws(exact, 2, 1000, seed=0, prompts=numbers)
+    batches = PhotoBatches(exact, 2, 1000, seed=0, prompts=numbers)
     for _ in range(4):
-        batch = draws.next()
+        batch = batches.next()
         for latents, number in zip(batch["latents"], batch["prompts"]):
             assert torch.equal(latents, exact.mean[numbers == number][0])

@@ -124,13 +124,13 @@ def test_masked_batches_reach_the_loss(tiny_base, photo_folder, tmp_path):
         save(scene(), photos / name)
         save(box_mask(48, 36, (6, 0, 42, 12)), photos / name.replace(".png", ".mask.png"))
     options = tiny_options(tiny_base, photos, tmp_path / "runs", mask_floor=0.0)
-    subject, draws = tiny_subject(options)
+    subject, batches = tiny_subject(options)
     from nora_studio.tasks.dreambooth.step import DreamboothStep
 
     step = DreamboothStep(subject.pipe.unet, {}, subject.text, subject.process)
     said: list[torch.Tensor] = []
     subject.pipe.unet.register_forward_hook(lambda module, given, out: said.append(out[0]))
-    batch = draws.next()
+    batch = batches.next()
     assert batch["weights"].shape == (2, 1, SIZE // 8, SIZE // 8)
     with torch.no_grad():
         loss = step(**batch).item()

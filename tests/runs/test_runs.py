@@ -170,9 +170,9 @@ def training_state() -> TrainingState:
         parameter.grad = torch.full_like(parameter, 0.3)
         optimizer.step()
         schedule.step()
-    draws = {"queue": torch.tensor([3, 1]), "order": torch.Generator().get_state()}
+    batches = {"queue": torch.tensor([3, 1]), "order": torch.Generator().get_state()}
     scaler = {"scale": 2.0, "_growth_tracker": 4}
-    return TrainingState(3, optimizer.state_dict(), schedule.state_dict(), draws, scaler)
+    return TrainingState(3, optimizer.state_dict(), schedule.state_dict(), batches, scaler)
 
 
 def test_training_state_reads_back_to_the_bit_with_torchs_own_generator(tmp_path):
@@ -184,8 +184,8 @@ def test_training_state_reads_back_to_the_bit_with_torchs_own_generator(tmp_path
     again = read_state(tmp_path)
     assert torch.equal(torch.rand(3), expected)
     assert (again.step, again.scaler) == (state.step, state.scaler)
-    assert again.draws.keys() == state.draws.keys()
-    assert all(torch.equal(again.draws[name], state.draws[name]) for name in state.draws)
+    assert again.batches.keys() == state.batches.keys()
+    assert all(torch.equal(again.batches[name], state.batches[name]) for name in state.batches)
     for name, value in state.optimizer["state"][0].items():
         assert torch.equal(again.optimizer["state"][0][name], value)
     parameter = torch.nn.Parameter(torch.zeros(3, 2))

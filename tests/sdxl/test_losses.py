@@ -16,7 +16,7 @@ from nora_studio.sdxl.losses import (
     min_snr_weights,
     noisy_latents,
 )
-from nora_studio.tasks.dreambooth.batches import BatchDraws
+from nora_studio.tasks.dreambooth.batches import PhotoBatches
 
 LENGTH = 1000
 CLOSE = 2e-6
@@ -131,11 +131,11 @@ def photos_in(batch: dict[str, torch.Tensor]) -> list[int]:
 
 @pytest.mark.parametrize(("photos", "batch_size"), [(5, 2), (3, 4), (4, 4), (1, 3)])
 def test_photos_come_in_shuffled_rounds_each_once_a_round(photos, batch_size):
-    draws = BatchDraws(latent_cache(photos), batch_size, LENGTH, seed=3)
+    batches = PhotoBatches(latent_cache(photos), batch_size, LENGTH, seed=3)
     rounds = 8
     order: list[int] = []
     while len(order) < rounds * photos:
-        order += photos_in(draws.next())
+        order += photos_in(batches.next())
     cut = [tuple(order[i * photos : (i + 1) * photos]) for i in range(rounds)]
     assert all(sorted(once) == list(range(photos)) for once in cut)
     if photos > 2:
@@ -143,8 +143,8 @@ def test_photos_come_in_shuffled_rounds_each_once_a_round(photos, batch_size):
 
 
 def test_each_timestep_of_a_batch_falls_in_its_own_share(photos=5, batch_size=4):
-    draws = BatchDraws(latent_cache(photos), batch_size, LENGTH, seed=0)
-    seen = torch.stack([draws.next()["timesteps"] for _ in range(500)])
+    batches = PhotoBatches(latent_cache(photos), batch_size, LENGTH, seed=0)
+    seen = torch.stack([batches.next()["timesteps"] for _ in range(500)])
     shares = seen // (LENGTH // batch_size)
     assert torch.equal(shares, torch.arange(batch_size).expand(500, -1))
     # Within the shares, even: all of 0..999 together have the mean and spread of a uniform draw.
@@ -155,34 +155,34 @@ def test_each_timestep_of_a_batch_falls_in_its_own_share(photos=5, batch_size=4)
 
 
 def test_shares_of_a_batch_that_does_not_divide_the_schedule_stay_in_range():
-    draws = BatchDraws(latent_cache(2), 7, 10, seed=0)
-    seen = Counter(t for _ in range(300) for t in draws.next()["timesteps"].tolist())
+    batches = PhotoBatches(latent_cache(2), 7, 10, seed=0)
+    seen = Counter(t for _ in range(300) for t in batches.next()["timesteps"].tolist())
     assert set(seen) == set(range(10))
 
 
 def test_time_ids_belong_to_their_photos():
     cache = latent_cache(5)
-    draws = BatchDraws(cache, 3, LENGTH, seed=1)
+    batches = PhotoBatches(cache, 3, LENGTH, seed=1)
     for _ in range(6):
-        batch = draws.next()
+        batch = batches.next()
         assert torch.equal(batch["time_ids"], cache.time_ids[photos_in(batch)])
 
 
 def test_latents_are_drawn_from_the_posterior():
     cache = latent_cache(1)
-    draws = BatchDraws(cache, 64, LENGTH, seed=1)
-    deviation = torch.cat([draws.next()["latents"] - cache.mean for _ in range(20)])
+    batches = PhotoBatches(cache, 64, LENGTH, seed=1)
+    deviation = torch.cat([batches.next()["latents"] - cache.mean for _ in range(20)])
     assert deviation.std().item() == pytest.approx(0.01, rel=0.05)
-    assert draws.next()["noise"].std().item() == pytest.approx(1.0, rel=0.1)
+    assert batches.next()["noise"].std().item() == pytest.approx(1.0, rel=0.1)
 
 
 def test_restored_draws_have_the_same_future():
-    first = BatchDraws(latent_cache(5), 2, LENGTH, seed=0)
+    first = PhotoBatches(latent_cache(5), 2, LENGTH, seed=0)
     for _ in range(4):
         first.next()
     state = {name: tensor.clone() for name, tensor in first.state().items()}
     expected = [first.next() for _ in range(7)]
-    second = BatchDraws(latent_cache(5), 2, LENGTH, seed=99)
+    second = PhotoBatches(latent_cache(5), 2, LENGTH, seed=99)
     second.restore(state)
     for batch in expected:
         again = second.next()
@@ -190,7 +190,7 @@ def test_restored_draws_have_the_same_future():
 
 
 def test_another_seed_draws_other_batches():
-    one, other = (BatchDraws(latent_cache(5), 2, LENGTH, seed).next() for seed in (0, 1))
+    one, other = (PhotoBatches(latent_cache(5), 2, LENGTH, seed).next() for seed in (0, 1))
     assert not torch.equal(one["noise"], other["noise"])
     assert not torch.equal(one["timesteps"], other["timesteps"])
 

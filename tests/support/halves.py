@@ -6,18 +6,20 @@ from nora_studio.runs.runs import Run
 from nora_studio.runs.stop import StopRequest
 from nora_studio.trainer.loop import Plan, train
 from nora_studio.trainer.saving import restore
-from nora_studio.trainer.trainee import Draws, Trainee
+from nora_studio.trainer.trainee import BatchSource, Trainee
 from support.loop import task_of, trainee_of
 from support.trainer import tiny_options, tiny_subject
 
 STEPS = 4
 
 
-def begun(base: Path, photos: Path, folder: Path, **changes) -> tuple[list[Trainee], Draws, Plan]:
+def begun(
+    base: Path, photos: Path, folder: Path, **changes
+) -> tuple[list[Trainee], BatchSource, Plan]:
     """Trainees of runs in a folder, new or to be gone on with, and a plan that saves each step."""
     options = tiny_options(base, photos, folder, **({"steps": STEPS} | changes))
-    subject, draws = tiny_subject(options)
-    task, trainees = task_of(subject, draws), []
+    subject, batches = tiny_subject(options)
+    task, trainees = task_of(subject, batches), []
     for method in options.methods:
         run = Run(folder / f"mug-{method}")
         if not (run.folder / "config.toml").exists():
@@ -25,15 +27,15 @@ def begun(base: Path, photos: Path, folder: Path, **changes) -> tuple[list[Train
         trainees.append(trainee_of(task, method, run))
     steps = task.trainer.learning.steps
     plan = Plan(steps, 2, 1, steps, 0, 0, max_gradient_norm=1.0, accumulate=options.accumulate)
-    return trainees, draws, plan
+    return trainees, batches, plan
 
 
-def go_on(trainees: list[Trainee], draws: Draws, plan: Plan, start: int = 0) -> None:
+def go_on(trainees: list[Trainee], batches: BatchSource, plan: Plan, start: int = 0) -> None:
     """Train to the end of the plan, from the beginning or from a checkpoint."""
     if start:
-        restore(trainees, draws, start)
+        restore(trainees, batches, start)
     with StopRequest() as stop:
-        assert train(trainees, draws, plan, stop, lambda *_: None, lambda _: {}, start)
+        assert train(trainees, batches, plan, stop, lambda *_: None, lambda _: {}, start)
 
 
 def assert_interruptions_change_nothing(
@@ -44,15 +46,15 @@ def assert_interruptions_change_nothing(
     Returns:
         The runs' folders.
     """
-    trainees, draws, plan = begun(base, photos, folder, **changes)
-    go_on(trainees, draws, plan)
+    trainees, batches, plan = begun(base, photos, folder, **changes)
+    go_on(trainees, batches, plan)
     folders = [trainee.run.folder for trainee in trainees]
     last = f"checkpoints/step-{plan.steps:06d}"
     whole = [bytes_of(run / last) for run in folders]
     assert all(len(files) > 1 for files in whole)
     for step in at:
-        trainees, draws, plan = begun(base, photos, folder, **changes)
-        go_on(trainees, draws, plan, step)
+        trainees, batches, plan = begun(base, photos, folder, **changes)
+        go_on(trainees, batches, plan, step)
         assert [bytes_of(run / last) for run in folders] == whole, f"gone on after step {step}"
     return folders
 

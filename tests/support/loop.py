@@ -4,18 +4,18 @@ from pathlib import Path
 
 from nora_studio.runs.runs import Run
 from nora_studio.runs.stop import StopRequest
-from nora_studio.tasks.dreambooth.gallery import Gallery
+from nora_studio.tasks.dreambooth.previews import PreviewLog
 from nora_studio.tasks.dreambooth.setup import Prepared
 from nora_studio.tasks.dreambooth.subject import Subject
 from nora_studio.tasks.dreambooth.task import DreamboothTask
 from nora_studio.trainer.acceleration import prepare_accelerator
 from nora_studio.trainer.build import build_trainee
 from nora_studio.trainer.loop import Plan, train
-from nora_studio.trainer.trainee import Draws, Trainee
+from nora_studio.trainer.trainee import BatchSource, Trainee
 from support.trainer import tiny_options, tiny_subject
 
 
-def task_of(subject: Subject, draws: Draws, folder: Path | None = None) -> DreamboothTask:
+def task_of(subject: Subject, batches: BatchSource, folder: Path | None = None) -> DreamboothTask:
     """DreamBooth's task as it is once a subject is prepared.
 
     Args:
@@ -23,10 +23,10 @@ def task_of(subject: Subject, draws: Draws, folder: Path | None = None) -> Dream
     """
     task = DreamboothTask()
     task.settings = subject.settings
-    task.prepared = Prepared(subject, draws, None)  # type: ignore[arg-type]
+    task.prepared = Prepared(subject, batches, None)  # type: ignore[arg-type]
     place = folder or Path()
     runs = {method: Run(place / f"mug-{method}") for method in task.trainer.methods}
-    task.gallery = Gallery(subject, runs, None, print)
+    task.previews = PreviewLog(subject, runs, None, print)
     return task
 
 
@@ -38,16 +38,16 @@ def trainee_of(task: DreamboothTask, method: str, run: Run) -> Trainee:
 def built(base: Path, photos: Path, folder: Path, **changes):
     """A task and its trainees, ready for the loop."""
     options = tiny_options(base, photos, folder, **changes)
-    subject, draws = tiny_subject(options)
-    task = task_of(subject, draws, folder)
+    subject, batches = tiny_subject(options)
+    task = task_of(subject, batches, folder)
     trainees = [
         trainee_of(task, method, Run.create(folder / f"mug-{method}", ""))
         for method in options.methods
     ]
-    return task, draws, trainees
+    return task, batches, trainees
 
 
-def run_loop(trainees: list[Trainee], draws, steps: int) -> None:
+def run_loop(trainees: list[Trainee], batches, steps: int) -> None:
     plan = Plan(steps, 10, steps, 1, 0, 0, max_gradient_norm=1.0)
     with StopRequest() as stop:
-        assert train(trainees, draws, plan, stop, lambda trainee, step: None, lambda trainee: {})
+        assert train(trainees, batches, plan, stop, lambda trainee, step: None, lambda trainee: {})

@@ -19,9 +19,9 @@ from nora_studio.options.config import DreamboothOptions, PartOptions
 from nora_studio.options.defaults import with_recommended
 from nora_studio.runs.runs import Run
 from nora_studio.tasks.dreambooth.base import load_base_of
-from nora_studio.tasks.dreambooth.batches import BatchDraws
+from nora_studio.tasks.dreambooth.batches import PhotoBatches
 from nora_studio.tasks.dreambooth.photo_set import PhotoSet
-from nora_studio.tasks.dreambooth.prior import PairedDraws
+from nora_studio.tasks.dreambooth.prior import PriorBatches
 from nora_studio.tasks.dreambooth.settings import DreamboothSettings, resolve
 from nora_studio.tasks.dreambooth.setup import prepare
 from nora_studio.tasks.dreambooth.subject import Subject
@@ -144,13 +144,13 @@ def photo_set(options: DreamboothOptions) -> PhotoSet:
     return PhotoSet.find(settings.photos, settings.subject.prompt, settings.base.resolution)
 
 
-def tiny_subject(options: DreamboothOptions) -> tuple[Subject, BatchDraws | PairedDraws]:
+def tiny_subject(options: DreamboothOptions) -> tuple[Subject, PhotoBatches | PriorBatches]:
     """What the script prepares before it builds its trainees."""
     AcceleratorState._reset_state(True)
     settings = resolve(options)
     pipe = load_base_of(settings.base, torch.float32, torch.device("cpu"))
     prepared = prepare(settings, pipe, photo_set(options), lambda line: None)
-    return prepared.subject, prepared.draws
+    return prepared.subject, prepared.batches
 
 
 UNET_ONLY = {"text-encoder.no-train": True, "text-encoder-2.no-train": True}

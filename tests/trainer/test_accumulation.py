@@ -41,10 +41,10 @@ def test_pieces_gradients_add_up_to_the_whole_batchs(
     for accumulate in (1, pieces):
         options: dict = {"method": method, "weighting": "min-snr", "accumulate": accumulate}
         options |= {"steps": 12, "batch_size": 4}
-        (trainee,), draws, plan = begun(
+        (trainee,), batches, plan = begun(
             tiny_base, photo_folder, tmp_path / str(accumulate), **options
         )
-        batch = draws.next()
+        batch = batches.next()
         generator = torch.Generator().manual_seed(1)
         batch["importance"] = torch.rand(4, generator=generator) + 0.5
         batch["weights"] = torch.rand((4, 1, *batch["latents"].shape[-2:]), generator=generator)

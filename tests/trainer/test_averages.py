@@ -10,7 +10,7 @@ from support.loop import built, run_loop
 from support.tolerances import FLOAT32
 from support.trainer import only_unet, run_trainer, tiny_arguments
 
-from nora_studio.tasks.dreambooth.samples import draw_samples
+from nora_studio.tasks.dreambooth.previews import generate_previews
 from nora_studio.trainer.averages import ExponentialAverage, copies, set_weights
 
 
@@ -38,11 +38,11 @@ def test_an_averaged_run_draws_and_saves_the_average_and_trains_on(
     weights, pictures = {}, {}
     for ema in (None, 0.9):
         folder = tmp_path / str(ema)
-        task, draws, (trainee,) = built(tiny_base, photo_folder, folder, ema=ema, **options)
+        task, batches, (trainee,) = built(tiny_base, photo_folder, folder, ema=ema, **options)
         subject = task.prepared.subject
         for last in (2, 4):
-            run_loop([trainee], draws, last)
-            (pictures[ema],) = draw_samples(subject, trainee, last)
+            run_loop([trainee], batches, last)
+            (pictures[ema],) = generate_previews(subject, trainee, last)
         weights[ema] = copies(trainee.parameters)
         with trainee.served():
             served = copies(trainee.parameters)
@@ -54,7 +54,7 @@ def test_an_averaged_run_draws_and_saves_the_average_and_trains_on(
         assert not any(torch.equal(a, b) for a, b in zip(served, weights[ema]))
         set_weights(trainee.parameters, served)
         trainee.average = None
-        (again,) = draw_samples(subject, trainee, 5)
+        (again,) = generate_previews(subject, trainee, 5)
         assert again.tobytes() == pictures[ema].tobytes()
         assert pictures[ema].tobytes() != pictures[None].tobytes()
         state = load_file(saved / "unet" / "adapter_model.safetensors")

@@ -16,8 +16,8 @@ from nora_studio.runs.resuming import common_checkpoint
 from nora_studio.runs.runs import Run
 from nora_studio.runs.stop import StopRequest
 from nora_studio.sdxl.models import load_sdxl, parts_of
-from nora_studio.tasks.dreambooth.samples import draw_base
-from nora_studio.trainer.early_stop import Watch
+from nora_studio.tasks.dreambooth.previews import generate_base_previews
+from nora_studio.trainer.early_stop import EarlyStopping
 from nora_studio.trainer.lifecycle import finish
 from nora_studio.trainer.loop import Plan, train
 from nora_studio.trainer.saving import restore
@@ -42,17 +42,17 @@ def made(tiny_base, photo_folder, tmp_path_factory):
         early_stop="overfit",
         evaluate_every=1,
     )
-    subject, draws = tiny_subject(options)
-    begun = draws.state()
+    subject, batches = tiny_subject(options)
+    begun = batches.state()
 
     def trainees(folder: Path, methods=("lora",)):
-        draws.restore(begun)
+        batches.restore(begun)
         return [
-            trainee_of(task_of(subject, draws, folder), method, Run(folder / f"mug-{method}"))
+            trainee_of(task_of(subject, batches, folder), method, Run(folder / f"mug-{method}"))
             for method in methods
         ]
 
-    return subject, draws, trainees
+    return subject, batches, trainees
 
 
 def new_runs(folder: Path, methods=("lora",)) -> Path:
@@ -61,9 +61,9 @@ def new_runs(folder: Path, methods=("lora",)) -> Path:
     return folder
 
 
-def go(draws, trainees, curves: dict, rule="overfit", start=0, stop_at=None, keep=1, every=100):
+def go(batches, trainees, curves: dict, rule="overfit", start=0, stop_at=None, keep=1, every=100):
     """Train with measurements that are given, by label; a signal comes at a step."""
-    plan = Plan(STEPS, 5, every, keep, 0, 1, max_gradient_norm=1.0, watch=Watch(rule, 2))
+    plan = Plan(STEPS, 5, every, keep, 0, 1, max_gradient_norm=1.0, watch=EarlyStopping(rule, 2))
     steps = {trainee.label: start for trainee in trainees}
     with StopRequest() as stop:
 
@@ -73,7 +73,7 @@ def go(draws, trainees, curves: dict, rule="overfit", start=0, stop_at=None, kee
                 stop.signal = signal.SIGINT
             return {"held_out_loss": curves[trainee.label][steps[trainee.label] - 1]}
 
-        return train(trainees, draws, plan, stop, lambda trainee, step: None, evaluate, start)
+        return train(trainees, batches, plan, stop, lambda trainee, step: None, evaluate, start)
 
 
 def weights(folder: Path) -> dict[str, bytes]:
@@ -83,10 +83,10 @@ def weights(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def overfit(made, tmp_path_factory):
     """A run that overfits after step 3, and its trainee as it ended."""
-    _, draws, trainees = made
+    _, batches, trainees = made
     folder = new_runs(tmp_path_factory.mktemp("overfit"))
     [trainee] = trainees(folder)
-    assert go(draws, [trainee], {"lora": TURNING})
+    assert go(batches, [trainee], {"lora": TURNING})
     return trainee.run, trainee
 
 
@@ -101,10 +101,10 @@ def test_a_run_that_overfits_ends_with_its_best_step_kept(overfit):
 
 def test_the_best_checkpoint_is_that_step_and_an_adapter(overfit, made, tmp_path, tiny_base):
     run, _ = overfit
-    _, draws, trainees = made
+    _, batches, trainees = made
     plain = trainees(new_runs(tmp_path))
     plain[0].keeps_best = False
-    assert go(draws, plain, {"lora": FALLING}, rule="none", keep=9, every=3)
+    assert go(batches, plain, {"lora": FALLING}, rule="none", keep=9, every=3)
     best = run.checkpoints()[3]
     assert weights(best) == weights(plain[0].run.checkpoints()[3])
     assert load_adapter(best, parts_of(load_sdxl(str(tiny_base)))).steps == 3
@@ -112,50 +112,50 @@ def test_the_best_checkpoint_is_that_step_and_an_adapter(overfit, made, tmp_path
 
 
 def test_a_run_that_was_stopped_ends_at_the_same_step_with_the_same_bytes(overfit, made, tmp_path):
-    _, draws, trainees = made
+    _, batches, trainees = made
     new_runs(tmp_path)
     first = trainees(tmp_path)
-    assert not go(draws, first, {"lora": TURNING}, stop_at=4)
+    assert not go(batches, first, {"lora": TURNING}, stop_at=4)
     assert list(first[0].run.checkpoints()) == [3, 4]
     again = trainees(tmp_path)
     start = common_checkpoint([again[0].run])
-    restore(again, draws, start)
-    assert go(draws, again, {"lora": TURNING}, start=start)
+    restore(again, batches, start)
+    assert go(batches, again, {"lora": TURNING}, start=start)
     run = again[0].run
     assert weights(run.folder) == weights(overfit[0].folder)
     assert again[0].curve == overfit[1].curve
     assert run.read_status()["best_step"] == 3
 
     resumed = trainees(tmp_path)  # an end is an end, also for who resumes it
-    restore(resumed, draws, common_checkpoint([run]))
+    restore(resumed, batches, common_checkpoint([run]))
     before = weights(run.folder)
-    assert go(draws, resumed, {"lora": TURNING}, start=5)
+    assert go(batches, resumed, {"lora": TURNING}, start=5)
     assert weights(run.folder) == before
     assert len(run.read_log()) == 5
 
 
 def test_twins_end_once_each_has_said_so(made, tmp_path):
-    _, draws, trainees = made
+    _, batches, trainees = made
     methods = ("lora", "nora")
     twins = trainees(new_runs(tmp_path, methods), methods)
-    assert go(draws, twins, {"lora": TURNING, "nora": LATER})
+    assert go(batches, twins, {"lora": TURNING, "nora": LATER})
     assert [trainee.best.step for trainee in twins] == [3, 5]
     # Each keeps its own best, and both the newest, to go on from.
     assert [list(trainee.run.checkpoints()) for trainee in twins] == [[3, 7], [5, 7]]
-    reasons = Watch("overfit", 2).reasons(twins)
+    reasons = EarlyStopping("overfit", 2).reasons(twins)
     assert "step 5" in reasons["lora"] and "step 7" in reasons["nora"]
 
 
 def test_a_twin_that_still_gets_better_keeps_both_going(made, tmp_path):
-    _, draws, trainees = made
+    _, batches, trainees = made
     methods = ("lora", "nora")
     twins = trainees(new_runs(tmp_path, methods), methods)
-    assert go(draws, twins, {"lora": TURNING, "nora": FALLING})
+    assert go(batches, twins, {"lora": TURNING, "nora": FALLING})
     assert [list(trainee.run.checkpoints()) for trainee in twins] == [[3, 10], [10]]
 
 
 def test_a_crash_between_two_twins_loses_no_step_in_common(made, tmp_path):
-    _, draws, trainees = made
+    _, batches, trainees = made
     methods = ("lora", "nora")
     twins = trainees(new_runs(tmp_path, methods), methods)
     write = twins[1].write_adapter
@@ -168,39 +168,39 @@ def test_a_crash_between_two_twins_loses_no_step_in_common(made, tmp_path):
     twins[1].write_adapter = fail_at_three
     curves = {"lora": TURNING, "nora": TURNING}
     with pytest.raises(StudioError, match="disk full"):
-        go(draws, twins, curves)
+        go(batches, twins, curves)
     assert [list(trainee.run.checkpoints()) for trainee in twins] == [[2, 3], [2]]
     again = trainees(tmp_path, methods)
     start = common_checkpoint([trainee.run for trainee in again])
-    restore(again, draws, start)
+    restore(again, batches, start)
     assert start == 2 and list(again[0].run.checkpoints()) == [2]  # 3 is made anew
     assert [row["step"] for row in again[0].run.read_log()] == [1, 2]
-    assert go(draws, again, curves, start=start)
+    assert go(batches, again, curves, start=start)
     assert [list(trainee.run.checkpoints()) for trainee in again] == [[3, 5], [3, 5]]
 
 
 def test_a_best_whose_checkpoint_is_gone_gives_way_to_the_best_that_is_there(made, tmp_path):
-    _, draws, trainees = made
+    _, batches, trainees = made
     new_runs(tmp_path)
     first = trainees(tmp_path)
-    assert not go(draws, first, {"lora": TURNING}, stop_at=4)
+    assert not go(batches, first, {"lora": TURNING}, stop_at=4)
     again = trainees(tmp_path)
-    restore(again, draws, 4)
+    restore(again, batches, 4)
     for file in (again[0].run.checkpoints()[3]).rglob("*"):
         if file.is_file():
             file.unlink()
     (again[0].run.folder / "checkpoints" / "step-000003").rename(tmp_path / "lost")
     assert again[0].best == (4, 0.8)
-    assert go(draws, again, {"lora": TURNING}, start=4)
+    assert go(batches, again, {"lora": TURNING}, start=4)
     assert again[0].best == (4, 0.8)
     assert list(again[0].run.checkpoints()) == [4, 5]
 
 
 def test_the_final_adapter_is_the_best_and_proven_as_such(overfit, made):
-    subject, draws, _ = made
+    subject, batches, _ = made
     run, trainee = overfit
-    draw_base(subject, [trainee])
-    task = task_of(subject, draws, run.folder.parent)
+    generate_base_previews(subject, [trainee])
+    task = task_of(subject, batches, run.folder.parent)
     line = finish(task, trainee, last=5, reasons={trainee.label: "overfit at step 5"})
     assert line is not None and "as of step 3" in line and "proven" in line
     best = run.checkpoints()[3]

@@ -10,7 +10,7 @@ from support.loop import built, run_loop
 
 import nora_studio.nora.outer_cache as outer_cache
 from nora_studio.errors import StudioError
-from nora_studio.tasks.dreambooth.samples import draw_base
+from nora_studio.tasks.dreambooth.previews import generate_base_previews
 from nora_studio.trainer.lifecycle import finish
 from nora_studio.trainer.trainee import Trainee
 
@@ -20,7 +20,7 @@ METHODS = ("nora", "lora")
 
 def test_the_loss_falls_and_nothing_but_the_adapters_changes(tiny_base, photo_folder, tmp_path):
     options = {"steps": 60, "schedule": "constant"}
-    task, draws, trainees = built(tiny_base, photo_folder, tmp_path, **options)
+    task, batches, trainees = built(tiny_base, photo_folder, tmp_path, **options)
     subject = task.prepared.subject
     base = {
         name: (tensor, tensor.clone())
@@ -28,9 +28,9 @@ def test_the_loss_falls_and_nothing_but_the_adapters_changes(tiny_base, photo_fo
         for name, tensor in getattr(subject.pipe, part).state_dict().items()
     }
     start = {t.label: [p.detach().clone() for p in t.parameters] for t in trainees}
-    exam = [draws.next() for _ in range(8)]
+    exam = [batches.next() for _ in range(8)]
     before = {t.label: examine(t, exam) for t in trainees}
-    run_loop(trainees, draws, 60)
+    run_loop(trainees, batches, 60)
     for trainee in trainees:
         assert examine(trainee, exam) < 0.97 * before[trainee.label], trainee.label
         moved = [not torch.equal(a, b) for a, b in zip(start[trainee.label], trainee.parameters)]
@@ -73,9 +73,9 @@ def test_the_proof_fails_if_the_file_is_not_what_was_trained(
     tiny_base, photo_folder, tmp_path, method
 ):
     options = {"method": method, "steps": 3}
-    task, draws, trainees = built(tiny_base, photo_folder, tmp_path, **options)
-    draw_base(task.prepared.subject, trainees)
-    run_loop(trainees, draws, 3)
+    task, batches, trainees = built(tiny_base, photo_folder, tmp_path, **options)
+    generate_base_previews(task.prepared.subject, trainees)
+    run_loop(trainees, batches, 3)
     write = trainees[0].write_adapter
 
     def write_and_spoil(folder: Path, step: int) -> None:
@@ -96,7 +96,7 @@ def test_the_proof_fails_if_the_file_is_not_what_was_trained(
 
 def test_the_proof_fails_if_nothing_was_learned(tiny_base, photo_folder, tmp_path):
     task, _, trainees = built(tiny_base, photo_folder, tmp_path, method="nora", steps=1)
-    draw_base(task.prepared.subject, trainees)
+    generate_base_previews(task.prepared.subject, trainees)
     with pytest.raises(StudioError, match="changes nothing to be seen"):
         finish(task, trainees.pop(), 1)
 

@@ -7,14 +7,14 @@ from torch import Tensor
 from typing_extensions import override
 
 from nora_studio.tasks.commonsense.examples import Batch, Example, collate, fill, pack
-from nora_studio.trainer.trainee import Draws
+from nora_studio.trainer.trainee import BatchSource
 
 MEGABATCH = 50
 """With batches by length: so many batches are drawn at a time and sorted by length among them, as
 transformers' `group_by_length` does."""
 
 
-class QuestionDraws(Draws):
+class QuestionBatches(BatchSource):
     """Draws examples in shuffled rounds, each once a round, a batch at a time.
 
     Everything drawn comes from a generator of its own on the CPU, so that it is the same on every

@@ -16,7 +16,7 @@ from nora_studio.options.options_file import parse
 from nora_studio.runs import processes
 from nora_studio.runs.runs import Run
 from nora_studio.sdxl.models import share_weights
-from nora_studio.tasks.commonsense.batches import QuestionDraws
+from nora_studio.tasks.commonsense.batches import QuestionBatches
 from nora_studio.tasks.commonsense.defaults import with_recommended, with_steps
 from nora_studio.tasks.commonsense.examples import Batch, Example, collate, encode
 from nora_studio.tasks.commonsense.models import load_decoder, load_tokenizer
@@ -27,7 +27,7 @@ from nora_studio.tasks.commonsense.settings import CommonsenseSettings, resolve
 from nora_studio.tasks.commonsense.step import AnswerStep
 from nora_studio.trainer.build import adapt, learner
 from nora_studio.trainer.task import Learner, Proof, Task
-from nora_studio.trainer.trainee import Draws, Trainee
+from nora_studio.trainer.trainee import BatchSource, Trainee
 
 (PART,) = PARTS
 TASK = "commonsense"
@@ -93,9 +93,9 @@ class CommonsenseTask(Task):
         say(f"{counts}; {self.trainer.learning.steps:,} steps")
 
     @override
-    def batches(self) -> Draws:
+    def batches(self) -> BatchSource:
         settings, learning = self.settings, self.trainer.learning
-        return QuestionDraws(
+        return QuestionBatches(
             self.examples,
             learning.batch_size,
             self.tokenizer.pad_token_id,

@@ -10,14 +10,14 @@ from nora_studio.nora.calibration import record_mean_abs_inputs
 from nora_studio.sdxl.diffusion import Denoising
 from nora_studio.sdxl.models import parts_of
 from nora_studio.tasks.dreambooth.step import DreamboothStep, PromptEncoding
-from nora_studio.trainer.trainee import Batch, Draws
+from nora_studio.trainer.trainee import Batch, BatchSource
 
 
-def first_batch(draws: Draws) -> Batch:
+def first_batch(batches: BatchSource) -> Batch:
     """Peek at the next batch: training gets it all the same."""
-    before = draws.state()
-    batch = draws.next()
-    draws.restore(before)
+    before = batches.state()
+    batch = batches.next()
+    batches.restore(before)
     return batch
 
 

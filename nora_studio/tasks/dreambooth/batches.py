@@ -24,7 +24,7 @@ class Augmentation:
     """Number of the prompt that then stands for them."""
 
 
-class BatchDraws:
+class PhotoBatches:
     """Draws training batches from cached latents, the same for every twin.
 
     Photos come in shuffled rounds, each once a round; each waits for as many of its own size as

@@ -18,7 +18,7 @@ from nora_studio.photos.inspection import Finding, inspect_folder
 from nora_studio.photos.views import Framing, photo_views
 from nora_studio.scoring.prompt_warnings import prompt_warnings
 from nora_studio.sdxl.cache import LatentCache, Stores, encode_photos
-from nora_studio.tasks.dreambooth.batches import Augmentation, BatchDraws
+from nora_studio.tasks.dreambooth.batches import Augmentation, PhotoBatches
 from nora_studio.tasks.dreambooth.settings import DreamboothSettings, PhotoSettings
 from nora_studio.trainer.settings import LearningSettings
 
@@ -196,14 +196,14 @@ class PhotoSet:
         """Which of some prompts is whose."""
         return torch.tensor([prompts.index(caption) for caption in self.captions])
 
-    def draws(
+    def batches(
         self,
         caches: list[LatentCache],
         timesteps: int,
         prompts: list[str],
         learning: LearningSettings,
         noise_offset: float,
-    ) -> BatchDraws:
+    ) -> PhotoBatches:
         """Return the batches of the training.
 
         Args:
@@ -212,7 +212,7 @@ class PhotoSet:
         """
         settings = self.settings
         empty = prompts.index("") if settings.caption_dropout > 0 else 0
-        return BatchDraws(
+        return PhotoBatches(
             caches,
             learning.batch_size,
             timesteps,

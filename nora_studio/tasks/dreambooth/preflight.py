@@ -28,10 +28,10 @@ from nora_studio.runs.stop import StopRequest
 from nora_studio.runs.storage import writing
 from nora_studio.sdxl.generate import draw
 from nora_studio.sdxl.models import all_awake
-from nora_studio.tasks.dreambooth.batches import BatchDraws
+from nora_studio.tasks.dreambooth.batches import PhotoBatches
 from nora_studio.tasks.dreambooth.prior import GUIDANCE as CLASS_GUIDANCE
 from nora_studio.tasks.dreambooth.prior import STEPS as CLASS_STEPS
-from nora_studio.tasks.dreambooth.prior import PairedDraws
+from nora_studio.tasks.dreambooth.prior import PriorBatches
 from nora_studio.tasks.dreambooth.settings import DreamboothSettings
 from nora_studio.tasks.dreambooth.subject import Subject
 from nora_studio.tasks.dreambooth.verification import redraw
@@ -39,7 +39,7 @@ from nora_studio.trainer.loop import Plan, train
 from nora_studio.trainer.out_of_memory import OutOfMemory
 from nora_studio.trainer.peak_memory import GIB, Peak, limit_memory, peak_memory
 from nora_studio.trainer.saving import save_checkpoints
-from nora_studio.trainer.trainee import Batch, Draws, Trainee
+from nora_studio.trainer.trainee import Batch, BatchSource, Trainee
 
 WARM_UP_STEPS = 1
 TIMED_STEPS = 3
@@ -136,12 +136,12 @@ def check_one_process(flag: str) -> None:
         )
 
 
-class LargestDraws(Draws):
+class LargestBatches(BatchSource):
     """Of a run's batches those of its largest pictures alone, and when each was asked for."""
 
-    def __init__(self, draws: BatchDraws | PairedDraws, device: torch.device) -> None:
-        own = draws.subject if isinstance(draws, PairedDraws) else draws
-        self.draws, self.device = draws, device
+    def __init__(self, batches: PhotoBatches | PriorBatches, device: torch.device) -> None:
+        own = batches.subject if isinstance(batches, PriorBatches) else batches
+        self.batches, self.device = batches, device
         shapes = [cache.mean.shape[-2:] for cache in own.caches]
         self.shape = max(shapes, key=lambda shape: shape[0] * shape[1])
         self.asked: list[float] = []
@@ -152,23 +152,23 @@ class LargestDraws(Draws):
             torch.cuda.synchronize(self.device)
         self.asked.append(time.monotonic())
         while True:  # Every size fills a batch after some rounds.
-            batch = self.draws.next()
+            batch = self.batches.next()
             if batch["latents"].shape[-2:] == self.shape:
                 return batch
 
     @override
     def state(self) -> dict[str, torch.Tensor]:
-        return self.draws.state()
+        return self.batches.state()
 
     @override
     def restore(self, state: dict[str, torch.Tensor]) -> None:
-        self.draws.restore(state)
+        self.batches.restore(state)
 
 
 def rehearse(
     asked: Rehearsed,
     subject: Subject,
-    draws: BatchDraws | PairedDraws,
+    batches: PhotoBatches | PriorBatches,
     trainees: list[Trainee],
     plan: Plan,
     sample: Callable[[Trainee, int], None],
@@ -181,7 +181,7 @@ def rehearse(
     """
     device, keeping = trainees[0].accelerator.device, asked.settings.trainer.keeping
     before = time.time() - psutil.Process().create_time()
-    largest = LargestDraws(draws, device)
+    largest = LargestBatches(batches, device)
     # The last step only closes the one before; a checkpoint is written at it.
     steps = WARM_UP_STEPS + TIMED_STEPS + 1
     never = {"sample_every": 0, "evaluate_every": 0}

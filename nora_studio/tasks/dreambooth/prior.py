@@ -16,13 +16,13 @@ from nora_studio.runs.run_lock import held
 from nora_studio.runs.storage import writing
 from nora_studio.sdxl.generate import draw, save_picture
 from nora_studio.sdxl.recipes import Recipe, read_recipe
-from nora_studio.tasks.dreambooth.batches import Batch, BatchDraws
+from nora_studio.tasks.dreambooth.batches import Batch, PhotoBatches
 
 STEPS = 25
 GUIDANCE = 5.0
 
 
-class PairedDraws:
+class PriorBatches:
     """Batches of the subject, each with as many pictures of its class.
 
     Class pictures have the size of the subject's. The loss over such a batch is the subject's mean
@@ -30,7 +30,9 @@ class PairedDraws:
     processes take it.
     """
 
-    def __init__(self, subject: BatchDraws, priors: Sequence[BatchDraws], weight: float) -> None:
+    def __init__(
+        self, subject: PhotoBatches, priors: Sequence[PhotoBatches], weight: float
+    ) -> None:
         """`priors` draw the class, one for each size of the subject's pictures."""
         self.subject, self.weight = subject, weight
         self.priors = {tuple(one.caches[0].mean.shape[-2:]): one for one in priors}

@@ -14,10 +14,10 @@ from nora_studio.runs import processes
 from nora_studio.sdxl.cache import LatentCache, Stores, encode_photos
 from nora_studio.sdxl.diffusion import Denoising
 from nora_studio.sdxl.models import all_awake, check_trigger, choose_trigger
-from nora_studio.tasks.dreambooth.batches import BatchDraws
+from nora_studio.tasks.dreambooth.batches import PhotoBatches
 from nora_studio.tasks.dreambooth.photo_set import PhotoSet
 from nora_studio.tasks.dreambooth.prior import (
-    PairedDraws,
+    PriorBatches,
     draw_class_pictures,
 )
 from nora_studio.tasks.dreambooth.settings import DreamboothSettings, SubjectSettings
@@ -35,7 +35,7 @@ class Prepared:
     """What every twin shares."""
 
     subject: Subject
-    draws: BatchDraws | PairedDraws
+    batches: PhotoBatches | PriorBatches
     fixed: FixedBatches | None
     """None where no measurements are wanted."""
 
@@ -86,7 +86,7 @@ def prepare(
     trained, held_out = photos.split()
     caches = trained.encode(pipe, size, stores, say)
     timesteps = subject.process.timesteps_below(loss.max_timestep)
-    draws = trained.draws(caches, timesteps, prompts, learning, loss.noise_offset)
+    batches = trained.batches(caches, timesteps, prompts, learning, loss.noise_offset)
     fixed = None
     if settings.trainer.keeping.evaluate_every:
         measured, of = (caches, trained) if held_out is None else (
@@ -98,8 +98,8 @@ def prepare(
     if prior.weight > 0:
         files = photos.files if photos_as_class else _class_pictures(subject)
         priors = _prior_draws(subject, caches, files, prompts.index(prior.prompt), stores)
-        return Prepared(subject, PairedDraws(draws, priors, prior.weight), fixed)
-    return Prepared(subject, draws, fixed)
+        return Prepared(subject, PriorBatches(batches, priors, prior.weight), fixed)
+    return Prepared(subject, batches, fixed)
 
 
 def _rare_word(pipe: StableDiffusionXLPipeline, subject: SubjectSettings) -> str:
@@ -129,7 +129,7 @@ def _prior_draws(
     files: list[Path],
     number: int,
     stores: Stores | None,
-) -> list[BatchDraws]:
+) -> list[PhotoBatches]:
     """Batches of the class in each size that the subject's pictures have."""
     learning, loss = subject.settings.trainer.learning, subject.settings.loss
     pipe, scale = subject.pipe, subject.pipe.vae_scale_factor
@@ -139,7 +139,7 @@ def _prior_draws(
         pictures = photos_of_size(files, (height, width), scale)
         encoded = encode_photos(pipe, pictures, stores.latents if stores else None, pipe.device)
         priors.append(
-            BatchDraws(
+            PhotoBatches(
                 encoded,
                 learning.batch_size,
                 subject.process.timesteps_below(loss.max_timestep),

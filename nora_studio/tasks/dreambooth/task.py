@@ -28,9 +28,9 @@ from nora_studio.tasks.dreambooth.activations import first_batch, record_activat
 from nora_studio.tasks.dreambooth.base import load_base_of
 from nora_studio.tasks.dreambooth.fitting import fitted
 from nora_studio.tasks.dreambooth.freeze_text_encoders import FreezeTextEncoders
-from nora_studio.tasks.dreambooth.gallery import Gallery, load_judge
 from nora_studio.tasks.dreambooth.photo_set import PhotoSet
 from nora_studio.tasks.dreambooth.preflight import Rehearsed, rehearsal, rehearse
+from nora_studio.tasks.dreambooth.previews import PreviewLog, load_judge
 from nora_studio.tasks.dreambooth.settings import DreamboothSettings, resolve
 from nora_studio.tasks.dreambooth.setup import Prepared, prepare
 from nora_studio.tasks.dreambooth.step import DreamboothStep
@@ -41,7 +41,7 @@ from nora_studio.tasks.dreambooth.verification import verify
 from nora_studio.trainer.build import adapt, learner
 from nora_studio.trainer.loop import Plan
 from nora_studio.trainer.task import Learner, Proof, Task
-from nora_studio.trainer.trainee import Draws, Trainee
+from nora_studio.trainer.trainee import BatchSource, Trainee
 
 
 class DreamboothTask(Task):
@@ -52,7 +52,7 @@ class DreamboothTask(Task):
     """As they were given; a rehearsal trains in another folder."""
     photos: PhotoSet
     prepared: Prepared
-    gallery: Gallery
+    previews: PreviewLog
 
     @override
     def read_options(self) -> DreamboothOptions:
@@ -111,16 +111,16 @@ class DreamboothTask(Task):
         judge = processes.on_main(partial(load_judge, subject, self.photos))
         if settings.trainer.tuning.outer == "activation":
             say("Recording activations on the first batch")
-            batch = first_batch(prepared.draws)
+            batch = first_batch(prepared.batches)
             parts = parts_along_inputs(self.trainer.parts)
             activations = record_activations(pipe, subject.text, subject.process, parts, batch)
             subject = replace(subject, activations=activations)
         self.prepared = replace(prepared, subject=subject)
-        self.gallery = Gallery(subject, self.runs, judge, tqdm.write)
+        self.previews = PreviewLog(subject, self.runs, judge, tqdm.write)
 
     @override
-    def batches(self) -> Draws:
-        return self.prepared.draws
+    def batches(self) -> BatchSource:
+        return self.prepared.batches
 
     @override
     def build(self, method: str, run: Run, accelerator: Accelerator) -> Learner:
@@ -133,9 +133,9 @@ class DreamboothTask(Task):
     @override
     def start(self, trainees: list[Trainee], step: int) -> None:
         if step:
-            self.gallery.catch_up(trainees, step, self.trainer.keeping.sample_every)
+            self.previews.catch_up(trainees, step, self.trainer.keeping.sample_every)
         else:
-            self.gallery.show_base(trainees)
+            self.previews.show_base(trainees)
 
     @override
     def rehearse(
@@ -147,12 +147,12 @@ class DreamboothTask(Task):
         if not self.asked.preflight:
             return None
         asked = Rehearsed(resolve(self.asked), self.asked.fit, self.asked.preflight_out)
-        subject, draws = self.prepared.subject, self.prepared.draws
-        return rehearse(asked, subject, draws, trainees, plan, self.gallery.show, evaluate)
+        subject, batches = self.prepared.subject, self.prepared.batches
+        return rehearse(asked, subject, batches, trainees, plan, self.previews.show, evaluate)
 
     @override
     def sample(self, trainee: Trainee, step: int) -> None:
-        self.gallery.show(trainee, step)
+        self.previews.show(trainee, step)
 
     @override
     def evaluate(self, trainee: Trainee) -> dict[str, float]:
@@ -163,11 +163,11 @@ class DreamboothTask(Task):
 
     @override
     def show_last(self, trainee: Trainee, step: int) -> None:
-        self.gallery.draw(trainee, step)
+        self.previews.draw(trainee, step)
 
     @override
     def answers(self, trainee: Trainee, step: int) -> list[Image.Image]:
-        return self.gallery.draw(trainee, step)
+        return self.previews.draw(trainee, step)
 
     @override
     def finish(

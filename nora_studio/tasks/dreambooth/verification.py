@@ -11,10 +11,10 @@ from nora_studio.runs import processes
 from nora_studio.runs.runs import Run
 from nora_studio.sdxl.base import at_rest
 from nora_studio.sdxl.generate import adapter_on
-from nora_studio.tasks.dreambooth.samples import (
-    draw_samples_of,
+from nora_studio.tasks.dreambooth.previews import (
     fresh_pipe,
-    sample_files,
+    preview_files,
+    previews_of,
     spread,
 )
 from nora_studio.tasks.dreambooth.subject import Subject
@@ -44,7 +44,7 @@ def _judge(
 ) -> Proof:
     # On a CPU the same arithmetic gives the same bytes; GPU kernels may differ by rounding.
     tolerance = 0.0 if device.type == "cpu" else 1.0
-    bare = sample_files(run, 0, len(trained))
+    bare = preview_files(run, 0, len(trained))
     moved = [_distance_to_file(picture, file) for picture, file in zip(trained, bare)]
     apart = max(_distance(*pair) for pair in zip(trained, reloaded))
     if apart > tolerance:
@@ -66,7 +66,7 @@ def redraw(subject: Subject, adapter: Path, device: torch.device) -> list[Image.
         pipe = fresh_pipe(subject, device)
         with adapter_on(pipe, adapter):
             spread(subject, pipe, device)
-            return draw_samples_of(subject, pipe)
+            return previews_of(subject, pipe)
 
 
 def _distance(a: Image.Image, b: Image.Image) -> float:

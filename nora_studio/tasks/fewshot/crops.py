@@ -23,8 +23,8 @@ def draw_boxes(
     Ten tries for a box that lies within the picture, as there; then its middle at the nearest
     ratio. All tries are drawn at once, so the number of draws never depends on their outcome.
     """
-    draws = torch.rand(len(sizes), TRIES, 4, generator=generator, dtype=torch.float64).tolist()
-    boxes = [_box(h, w, tries) for (h, w), tries in zip(sizes.tolist(), draws, strict=True)]
+    batches = torch.rand(len(sizes), TRIES, 4, generator=generator, dtype=torch.float64).tolist()
+    boxes = [_box(h, w, tries) for (h, w), tries in zip(sizes.tolist(), batches, strict=True)]
     return torch.tensor(boxes, dtype=torch.int64)
 
 

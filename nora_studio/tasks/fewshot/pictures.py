@@ -56,7 +56,7 @@ def _as_bytes(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-class ShotDraws:
+class ShotBatches:
     """Batches of training pictures in shuffled rounds, each picture once a round.
 
     A batch goes on into the next round where a round ends, so that all are of one size. Order,

@@ -18,7 +18,7 @@ from nora_studio.tasks.fewshot.datasets import find_dataset, record_of
 from nora_studio.tasks.fewshot.merging import check_mergeable, save_merged
 from nora_studio.tasks.fewshot.methods import METHODS
 from nora_studio.tasks.fewshot.options import FewshotOptions
-from nora_studio.tasks.fewshot.pictures import Exam, ShotDraws
+from nora_studio.tasks.fewshot.pictures import Exam, ShotBatches
 from nora_studio.tasks.fewshot.recommended import with_recommended
 from nora_studio.tasks.fewshot.scores import (
     ZeroShotScores,
@@ -31,7 +31,7 @@ from nora_studio.tasks.fewshot.settings import FewshotSettings, resolve
 from nora_studio.tasks.fewshot.shots import draw_shots
 from nora_studio.trainer.acceleration import MIXED, prepare_accelerator
 from nora_studio.trainer.task import Learner, Proof, Task
-from nora_studio.trainer.trainee import Draws, StepCallback, Trainee
+from nora_studio.trainer.trainee import BatchSource, StepCallback, Trainee
 
 ZERO_SHOT = "zero-shot"
 SEED_STRIDE = 1_000_003
@@ -119,10 +119,10 @@ class FewshotTask(Task):
         print(f"zero-shot: {self.before.accuracy:.1%} of {pictures:,} test pictures")
 
     @override
-    def batches(self) -> Draws:
+    def batches(self) -> BatchSource:
         learning = self.trainer.learning
         shots, augment = self.known.shots, self.settings.augment
-        return ShotDraws(shots, learning.batch_size, learning.seed, augment)
+        return ShotBatches(shots, learning.batch_size, learning.seed, augment)
 
     @override
     def groups(self, runs: dict[str, Run]) -> list[list[str]]:

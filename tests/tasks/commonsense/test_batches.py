@@ -7,7 +7,7 @@ import pytest
 import torch
 from support.language import load, some_rows, tiny_llama
 
-from nora_studio.tasks.commonsense.batches import QuestionDraws
+from nora_studio.tasks.commonsense.batches import QuestionBatches
 from nora_studio.tasks.commonsense.examples import IGNORED, Example, collate, encode, fill, pack
 from nora_studio.tasks.commonsense.prompts import training_prompt
 from nora_studio.tasks.commonsense.step import AnswerStep, next_token_loss
@@ -136,10 +136,10 @@ def test_packed_questions_see_themselves_alone(language):
 def test_a_packed_batch_holds_whole_questions_once_each(language):
     _, tokenizer = language
     examples = examples_of(tokenizer, 12)
-    draws = QuestionDraws(examples, 2, tokenizer.pad_token_id, seed=0, packed=256)
+    batches = QuestionBatches(examples, 2, tokenizer.pad_token_id, seed=0, packed=256)
     seen = []
     while len(seen) < 12:
-        batch = draws.next()
+        batch = batches.next()
         assert batch["input_ids"].shape == (2, 256)
         for ids, positions in zip(batch["input_ids"], batch["position_ids"]):
             starts = [*positions.eq(0).nonzero().flatten().tolist(), 256]
@@ -153,8 +153,8 @@ def test_draws_go_on_exactly_where_they_stopped(language, options):
     _, tokenizer = language
     examples = examples_of(tokenizer, 20)
 
-    def fresh(seed: int = 1) -> QuestionDraws:
-        return QuestionDraws(examples, 4, tokenizer.pad_token_id, seed, **options)
+    def fresh(seed: int = 1) -> QuestionBatches:
+        return QuestionBatches(examples, 4, tokenizer.pad_token_id, seed, **options)
 
     one, other = fresh(), fresh(seed=9)
     for _ in range(3):
@@ -170,10 +170,10 @@ def test_batches_by_length_are_of_like_length_and_lose_no_question(language):
     ids = examples_of(tokenizer, 1)[0].ids * 3
     lengths = torch.randperm(100, generator=torch.Generator().manual_seed(0)).tolist()
     examples = [Example(tuple(ids[: n + 3]), 0) for n in lengths]
-    draws = QuestionDraws(examples, 4, tokenizer.pad_token_id, seed=0, group_by_length=True)
+    batches = QuestionBatches(examples, 4, tokenizer.pad_token_id, seed=0, group_by_length=True)
     spread, seen = [], []
     for _ in range(25):
-        found = draws.next()["attention_mask"].sum(dim=1)
+        found = batches.next()["attention_mask"].sum(dim=1)
         spread.append(int(found.max() - found.min()))
         seen += found.tolist()
     assert max(spread) <= 3 and sorted(seen) == sorted(len(e.ids) for e in examples)

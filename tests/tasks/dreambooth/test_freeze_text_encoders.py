@@ -56,11 +56,11 @@ def test_it_goes_on_exactly_from_either_side_of_the_end(changes, tiny_base, phot
 
 def test_settled_encoders_are_asked_no_more_and_hold_no_state(tiny_base, photo_folder, tmp_path):
     options = {"method": "nora", "text_encoder_steps": 2, "steps": 4, "dropout": 0.3}
-    (trainee,), draws, plan = begun(tiny_base, photo_folder, tmp_path, **options)
+    (trainee,), batches, plan = begun(tiny_base, photo_folder, tmp_path, **options)
     module, asked = trainee.model, []
     for encoder in module.encoders.values():
         encoder.register_forward_hook(lambda *_: asked.append(module.unet.training))
-    go_on([trainee], draws, plan)
+    go_on([trainee], batches, plan)
     prompts = len(module.ids_text_encoder)
     assert len(asked) == 2 * 2 + 2 * prompts  # two steps, then each prompt once
     settled = {id(p) for p in module.encoders.parameters()}
@@ -74,10 +74,10 @@ def test_what_settled_encoders_say_is_what_they_said_last_without_dropout(
     tiny_base, photo_folder, tmp_path
 ):
     options = {"method": "nora", "text_encoder_steps": 3, "steps": 3 + 1, "dropout": 0.3}
-    (trainee,), draws, plan = begun(tiny_base, photo_folder, tmp_path, **options)
+    (trainee,), batches, plan = begun(tiny_base, photo_folder, tmp_path, **options)
     until = Plan(**{**vars(plan), "steps": 3})
-    go_on([trainee], draws, until)
-    batch = draws.next()
+    go_on([trainee], batches, until)
+    batch = batches.next()
     module = trainee.model
     with torch.no_grad():
         module.eval()
@@ -95,8 +95,8 @@ def test_an_averaged_encoder_settles_on_the_average_that_is_served(
     tiny_base, photo_folder, tmp_path
 ):
     options = {"method": "nora", "text_encoder_steps": 2, "steps": 4, "ema": 0.8}
-    (trainee,), draws, plan = begun(tiny_base, photo_folder, tmp_path, **options)
-    go_on([trainee], draws, plan)
+    (trainee,), batches, plan = begun(tiny_base, photo_folder, tmp_path, **options)
+    go_on([trainee], batches, plan)
     raw = copies(list(trainee.model.encoders.parameters()))
     with trainee.served():
         served = copies(list(trainee.model.encoders.parameters()))

@@ -20,7 +20,7 @@ from support.trainer import (
 )
 
 from nora_studio.runs.runs import Run
-from nora_studio.tasks.dreambooth.preflight import LargestDraws, Preflight, Rehearsed, told
+from nora_studio.tasks.dreambooth.preflight import LargestBatches, Preflight, Rehearsed, told
 from nora_studio.trainer.peak_memory import Peak, peak_memory
 
 CPU = torch.device("cpu")
@@ -95,10 +95,10 @@ def test_only_batches_of_the_largest_pictures_are_timed(tiny_base, photo_folder,
     for number in range(4):
         Image.new("RGB", (200 + number, 60)).save(photos / f"wide-{number}.png")
     options = tiny_options(tiny_base, photos, tmp_path, resolution=64, buckets=True)
-    _, draws = tiny_subject(options)
-    areas = {cache.mean.shape[-2] * cache.mean.shape[-1] for cache in draws.caches}
+    _, batches = tiny_subject(options)
+    areas = {cache.mean.shape[-2] * cache.mean.shape[-1] for cache in batches.caches}
     assert len(areas) > 1
-    largest = LargestDraws(draws, CPU)
+    largest = LargestBatches(batches, CPU)
     for _ in range(5):
         shape = largest.next()["latents"].shape
         assert shape[0] == 2

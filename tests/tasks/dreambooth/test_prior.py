@@ -9,7 +9,7 @@ from support.tiny import SIZE
 from support.trainer import tiny_options, tiny_subject
 
 from nora_studio.errors import StudioError
-from nora_studio.tasks.dreambooth.prior import PairedDraws, class_prompt, draw_class_pictures
+from nora_studio.tasks.dreambooth.prior import PriorBatches, class_prompt, draw_class_pictures
 
 MUG = "a photo of a mug"
 
@@ -21,9 +21,9 @@ def draw(pipe, folder, count=3, prompt=MUG, on_picture=None):
 @pytest.fixture
 def paired(tiny_base, photo_folder, tmp_path):
     options = tiny_options(tiny_base, photo_folder, tmp_path, prior_weight=0.5, class_pictures=2)
-    subject, draws = tiny_subject(options)
-    assert isinstance(draws, PairedDraws)
-    return subject, draws
+    subject, batches = tiny_subject(options)
+    assert isinstance(batches, PriorBatches)
+    return subject, batches
 
 
 def test_the_class_is_the_prompt_without_its_subject():
@@ -55,8 +55,8 @@ def test_pictures_of_another_class_are_refused(tiny_pipe, tmp_path):
 
 
 def test_the_loss_is_the_subjects_mean_plus_the_weighted_class_mean(paired):
-    subject, draws = paired
-    batch = draws.next()
+    subject, batches = paired
+    batch = batches.next()
     answer = torch.zeros_like(batch["noise"])
 
     def loss(rows: slice, importance=None):
@@ -72,32 +72,32 @@ def test_the_loss_is_the_subjects_mean_plus_the_weighted_class_mean(paired):
 
 
 def test_class_rows_carry_the_class_prompt(paired):
-    subject, draws = paired
-    numbers = draws.next()["prompts"]
+    subject, batches = paired
+    numbers = batches.next()["prompts"]
     assert numbers[:2].tolist() == [0, 0] and numbers[2:].tolist() == [1, 1]
     ids = subject.text.ids["text_encoder"]
     assert not torch.equal(ids[0], ids[1])
 
 
 def test_paired_draws_go_on_where_their_state_was_taken(paired):
-    _, draws = paired
+    _, batches = paired
     for _ in range(3):
-        draws.next()
-    state = {name: tensor.clone() for name, tensor in draws.state().items()}
-    expected = [draws.next() for _ in range(4)]
-    draws.restore(state)
+        batches.next()
+    state = {name: tensor.clone() for name, tensor in batches.state().items()}
+    expected = [batches.next() for _ in range(4)]
+    batches.restore(state)
     for batch in expected:
-        again = draws.next()
+        again = batches.next()
         assert all(torch.equal(batch[name], again[name]) for name in batch)
 
 
 def test_subject_and_class_do_not_share_their_noise(paired):
-    _, draws = paired
-    noise = draws.next()["noise"]
+    _, batches = paired
+    noise = batches.next()["noise"]
     assert not torch.equal(noise[:2], noise[2:])
 
 
 def test_the_class_is_learned_only_with_a_weight(tiny_base, photo_folder, tmp_path):
     options = tiny_options(tiny_base, photo_folder, tmp_path)
-    _, draws = tiny_subject(replace(options, prior_weight=0.0))
-    assert "importance" not in draws.next() and not (tmp_path / "class-pictures").exists()
+    _, batches = tiny_subject(replace(options, prior_weight=0.0))
+    assert "importance" not in batches.next() and not (tmp_path / "class-pictures").exists()

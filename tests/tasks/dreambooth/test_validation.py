@@ -26,7 +26,7 @@ def prepared(tiny_base, photo_folder, tmp_path):
 def test_a_photo_held_out_is_measured_and_never_drawn(prepared):
     assert prepared.fixed.name == "held_out_loss"
     [kept_out] = prepared.fixed.batches[0]["latents"]
-    [trained] = prepared.draws.caches
+    [trained] = prepared.batches.caches
     assert len(trained.mean) == 2
     assert all(not torch.equal(kept_out, latents) for latents in trained.mean)
 
@@ -43,12 +43,12 @@ def test_without_one_the_training_photos_are_measured(tiny_base, photo_folder, t
 def test_a_state_has_one_loss_and_measuring_disturbs_nothing(prepared):
     subject, accelerator = prepared.subject, Accelerator(cpu=True)
     step = DreamboothStep(subject.pipe.unet, {}, subject.text, subject.process).train()
-    before, draws = torch.get_rng_state(), prepared.draws.state()
+    before, batches = torch.get_rng_state(), prepared.batches.state()
     first = measure(prepared.fixed, step, accelerator)
     assert measure(prepared.fixed, step, accelerator) == first
     assert step.training and torch.equal(before, torch.get_rng_state())
-    after = prepared.draws.state()
-    assert all(torch.equal(draws[name], after[name]) for name in draws)
+    after = prepared.batches.state()
+    assert all(torch.equal(batches[name], after[name]) for name in batches)
     with torch.no_grad():
         expected = sum(step.eval()(**batch).item() for batch in prepared.fixed.batches) / LEVELS
     assert first == pytest.approx(expected, rel=1e-6)
@@ -58,7 +58,7 @@ def test_the_noise_levels_span_the_schedule(prepared):
     steps = [int(batch["timesteps"][0]) for batch in prepared.fixed.batches]
     assert steps == [125, 375, 625, 875]
     again = FixedBatches.of(
-        prepared.draws.caches, torch.zeros(2, dtype=torch.int64), 1000, is_held_out=False
+        prepared.batches.caches, torch.zeros(2, dtype=torch.int64), 1000, is_held_out=False
     )
     assert not torch.equal(again.batches[0]["noise"], again.batches[1]["noise"])
 

@@ -8,7 +8,7 @@ from nora_studio.runs.runs import Run
 from nora_studio.scoring.grid import GROUND
 from nora_studio.sdxl.generate import save_picture
 from nora_studio.sdxl.recipes import Recipe
-from nora_studio.tasks.dreambooth.samples import sample_files
+from nora_studio.tasks.dreambooth.previews import preview_files
 from nora_studio.tasks.dreambooth.wall import LARGEST, MOST_ROWS, hang_walls, samples_of
 
 PROMPTS = ("a [V] mug", "a [V] mug in the snow")
@@ -23,7 +23,7 @@ def drawn_run(folder, method: int, steps) -> Run:
     """A run's folder with a picture of one colour for each step and prompt."""
     run = Run(folder / f"mug-{METHODS[method]}")
     for step in steps:
-        for number, file in enumerate(sample_files(run, step, len(PROMPTS))):
+        for number, file in enumerate(preview_files(run, step, len(PROMPTS))):
             whose = METHODS[method] if step else None
             recipe = Recipe("tiny", PROMPTS[number], 0, 1, 5.0, 64, "0", method=whose)
             shade = colour(step, number, method if step else 0)
@@ -110,7 +110,7 @@ def test_a_walls_labels_are_the_prompts_and_steps_of_its_pictures(tmp_path):
     ):
         run = Run(tmp_path / name)
         for row, step in enumerate(steps):
-            for number, file in enumerate(sample_files(run, step, 2)):
+            for number, file in enumerate(preview_files(run, step, 2)):
                 recipe = Recipe("tiny", prompts[number], 0, 1, 5.0, 64, "0")
                 save_picture(Image.new("RGB", (64, 64), colour(row, number, 0)), file, recipe)
         hang_walls({"nora": run})

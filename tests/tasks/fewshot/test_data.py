@@ -13,7 +13,7 @@ from nora_studio.errors import StudioError
 from nora_studio.mini.world import CLASSES, sample_scenes, write_captions
 from nora_studio.mini.world.newcomers import NEWCOMERS
 from nora_studio.tasks.fewshot.datasets import COOP, find_dataset, record_of
-from nora_studio.tasks.fewshot.pictures import ShotDraws, ShotPictures
+from nora_studio.tasks.fewshot.pictures import ShotBatches, ShotPictures
 from nora_studio.tasks.fewshot.shots import divide, draw_shots
 
 FEW = {"train": 2, "val": 1, "test": 1}
@@ -124,17 +124,17 @@ def test_draws_go_through_every_picture_and_on_from_where_they_were_saved(tmp_pa
     dataset = find_dataset(str(tmp_path), None)
     chosen = [pair for own in dataset.splits.values() for pair in own]
     pictures = ShotPictures(chosen, torch.device("cpu"))
-    draws = ShotDraws(pictures, 4, 0, augment=True)
-    seen = [draws.next() for _ in range(5)]
+    batches = ShotBatches(pictures, 4, 0, augment=True)
+    seen = [batches.next() for _ in range(5)]
     places = torch.cat([batch["places"] for batch in seen])
     assert sorted(places[:10].tolist()) == sorted(places[10:].tolist()) == list(range(10))
-    state = draws.state()
-    following = draws.next()
-    again = ShotDraws(pictures, 4, 99, augment=True)
+    state = batches.state()
+    following = batches.next()
+    again = ShotBatches(pictures, 4, 99, augment=True)
     again.restore(state)
     repeated = again.next()
     assert all(torch.equal(following[name], repeated[name]) for name in following)
-    plain = ShotDraws(pictures, 4, 0, augment=False).next()
+    plain = ShotBatches(pictures, 4, 0, augment=False).next()
     assert torch.equal(plain["places"], seen[0]["places"]) and not plain["flips"].any()
     views = pictures.views(plain["places"], plain["boxes"], plain["flips"], 16)
     assert views.shape == (4, 3, 16, 16)

@@ -9,11 +9,11 @@ from nora_studio.runs import processes
 from nora_studio.runs.runs import Run
 from nora_studio.scoring.prompt_warnings import judge_warnings
 from nora_studio.tasks.dreambooth.photo_set import PhotoSet
-from nora_studio.tasks.dreambooth.sample_scores import SampleJudge
-from nora_studio.tasks.dreambooth.samples import (
-    draw_base,
-    draw_samples,
-    sample_files,
+from nora_studio.tasks.dreambooth.preview_scores import PreviewJudge
+from nora_studio.tasks.dreambooth.previews import (
+    generate_base_previews,
+    generate_previews,
+    preview_files,
 )
 from nora_studio.tasks.dreambooth.subject import Subject
 from nora_studio.tasks.dreambooth.wall import hang_walls
@@ -22,13 +22,13 @@ from nora_studio.trainer.trainee import Trainee
 
 
 @dataclass(frozen=True)
-class Gallery:
+class PreviewLog:
     """What draws and shows the samples of some twins."""
 
     subject: Subject
     runs: dict[str, Run]
     """All twins' runs by method, in the order in which they are shown."""
-    judge: SampleJudge | None
+    judge: PreviewJudge | None
     """None: the samples are not scored, or this is not the main process."""
     say: Callable[[str], object]
 
@@ -36,7 +36,7 @@ class Gallery:
         """Where every run's samples begin: at the base, which is no one's yet."""
 
         def show() -> None:
-            pictures = draw_base(self.subject, trainees)
+            pictures = generate_base_previews(self.subject, trainees)
             processes.on_main(lambda: self._tell_of_base(trainees, pictures))
 
         through_base(self.subject.sharding, show)
@@ -51,7 +51,7 @@ class Gallery:
         The walls are hung anew with the last twin's.
         """
         is_new = not self.has_shown(trainee, step)
-        pictures = draw_samples(self.subject, trainee, step)
+        pictures = generate_previews(self.subject, trainee, step)
 
         def tell() -> None:
             if is_new:
@@ -66,7 +66,7 @@ class Gallery:
 
     def catch_up(self, trainees: list[Trainee], step: int, every: int) -> None:
         """Draw what was due after a step that the training was stopped at, where it is missing."""
-        bare = sample_files(trainees[0].run, 0, len(self.subject.settings.previews.prompts))
+        bare = preview_files(trainees[0].run, 0, len(self.subject.settings.previews.prompts))
         if not all(file.is_file() for file in bare):
             self.show_base(trainees)
         if every and step % every == 0:
@@ -77,7 +77,7 @@ class Gallery:
 
     def has_shown(self, trainee: Trainee, step: int) -> bool:
         """Whether a step's samples are all there, and in the log where they are scored."""
-        files = sample_files(trainee.run, step, len(self.subject.settings.previews.prompts))
+        files = preview_files(trainee.run, step, len(self.subject.settings.previews.prompts))
         if not all(file.is_file() for file in files):
             return False
         rows = trainee.run.read_log() if self.judge else []
@@ -110,7 +110,7 @@ class Gallery:
             self.say(f"step {step}, {label}: samples CLIP-I {i:.3f}, CLIP-T {t:.3f}")
 
 
-def load_judge(subject: Subject, photos: PhotoSet) -> SampleJudge | None:
+def load_judge(subject: Subject, photos: PhotoSet) -> PreviewJudge | None:
     """Load the judge of the previews, which compares them with held-out photos, if there are any.
 
     Says which judge that is, or why there is none.
@@ -127,7 +127,7 @@ def load_judge(subject: Subject, photos: PhotoSet) -> SampleJudge | None:
     shown, kind = (trained, "training") if held_out is None else (held_out, "held-out")
     name, count = previews.judge, len(shown.files)
     print(f"Samples are judged by {name} CLIP against {count} {kind} photo{'s' * (count > 1)}")
-    judge = SampleJudge.load(name, shown.files, previews.prompts, subject.pipe.device)
+    judge = PreviewJudge.load(name, shown.files, previews.prompts, subject.pipe.device)
     for line in judge_warnings(judge.scorer, previews.prompts):
         print(line)
     return judge

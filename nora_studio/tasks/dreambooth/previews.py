@@ -22,30 +22,30 @@ from nora_studio.tasks.dreambooth.subject import Subject
 from nora_studio.trainer.trainee import Trainee
 
 
-def sample_files(run: Run, step: int, count: int) -> list[Path]:
+def preview_files(run: Run, step: int, count: int) -> list[Path]:
     """Where the pictures of the first `count` prompts after a step go; step 0 is the base."""
     name = f"step-{step:06d}" if step else "base"
     return [run.sample_file(f"{name}-{number:02d}") for number in range(1, count + 1)]
 
 
-def draw_base(subject: Subject, trainees: list[Trainee]) -> list[Image.Image]:
+def generate_base_previews(subject: Subject, trainees: list[Trainee]) -> list[Image.Image]:
     """Draw the fixed-seed pictures of the bare base into every run, one for each prompt."""
     pipe = subject.pipe
     if subject.sharding is not None:  # Its own base carries the adapter.
         pipe = fresh_pipe(subject, trainees[0].accelerator.device)
         spread(subject, pipe, trainees[0].accelerator.device)
-    pictures = draw_samples_of(subject, pipe)
+    pictures = previews_of(subject, pipe)
     for trainee in trainees:
         _save(subject, pictures, trainee.run, 0, None)
     return pictures
 
 
-def draw_samples(subject: Subject, trainee: Trainee, step: int) -> list[Image.Image]:
+def generate_previews(subject: Subject, trainee: Trainee, step: int) -> list[Image.Image]:
     """Draw the fixed-seed pictures of a trainee as of a step into its run, one for each prompt."""
     module: DreamboothStep = trainee.accelerator.unwrap_model(trainee.model)
     parts = {"unet": module.unet, **dict(module.encoders)}
     with trainee.served(), _as_loaded(module, trainee.parameters):
-        pictures = draw_samples_of(subject, with_parts(subject.pipe, parts))
+        pictures = previews_of(subject, with_parts(subject.pipe, parts))
     _save(subject, pictures, trainee.run, step, trainee)
     return pictures
 
@@ -81,7 +81,7 @@ def _as_loaded(module: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]
         module.train()
 
 
-def draw_samples_of(subject: Subject, pipe: StableDiffusionXLPipeline) -> list[Image.Image]:
+def previews_of(subject: Subject, pipe: StableDiffusionXLPipeline) -> list[Image.Image]:
     """One picture for each prompt, all from the same starting noise."""
     previews = subject.settings.previews
     pictures = draw(
@@ -102,7 +102,7 @@ def _save(
 ) -> None:
     if not processes.is_main():
         return
-    previews, files = subject.settings.previews, sample_files(run, step, len(pictures))
+    previews, files = subject.settings.previews, preview_files(run, step, len(pictures))
     for picture, prompt, file in zip(pictures, previews.prompts, files):
         recipe = Recipe(
             model=subject.settings.base.model,

@@ -15,7 +15,7 @@ from nora_studio.scoring.scores import Scorer, load_scorer
 
 
 @dataclass(frozen=True)
-class SampleJudge:
+class PreviewJudge:
     """A CLIP with what the samples are held against, encoded once."""
 
     scorer: Scorer
@@ -28,7 +28,7 @@ class SampleJudge:
     @classmethod
     def load(
         cls, name: str, files: Sequence[Path], prompts: Sequence[str], device: torch.device
-    ) -> "SampleJudge":
+    ) -> "PreviewJudge":
         """Load a CLIP by name (`load_scorer`) and encode photos of the subject and the prompts.
 
         Raises:
