@@ -4,7 +4,7 @@ from pathlib import Path
 
 from nora_studio.runs.runs import Run
 from nora_studio.runs.stop import StopRequest
-from nora_studio.tasks.dreambooth.previews import PreviewLog
+from nora_studio.tasks.dreambooth.preview_log import PreviewLog
 from nora_studio.tasks.dreambooth.setup import Prepared
 from nora_studio.tasks.dreambooth.subject import Subject
 from nora_studio.tasks.dreambooth.task import DreamboothTask

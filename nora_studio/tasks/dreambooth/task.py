@@ -30,7 +30,7 @@ from nora_studio.tasks.dreambooth.fitting import fitted
 from nora_studio.tasks.dreambooth.freeze_text_encoders import FreezeTextEncoders
 from nora_studio.tasks.dreambooth.photo_set import PhotoSet
 from nora_studio.tasks.dreambooth.preflight import Rehearsed, rehearsal, rehearse
-from nora_studio.tasks.dreambooth.previews import PreviewLog, load_judge
+from nora_studio.tasks.dreambooth.preview_log import PreviewLog, load_judge
 from nora_studio.tasks.dreambooth.settings import DreamboothSettings, resolve
 from nora_studio.tasks.dreambooth.setup import Prepared, prepare
 from nora_studio.tasks.dreambooth.step import DreamboothStep

@@ -9,8 +9,8 @@ from PIL import Image, ImageOps
 from nora_studio.photos.opening import open_image
 from nora_studio.runs.atomic import write_bytes
 from nora_studio.runs.curves import thinned
-from nora_studio.runs.preview_files import samples_of
 from nora_studio.runs.runs import Run
+from nora_studio.runs.sample_files import samples_of
 from nora_studio.scoring.grid import labelled_grid
 from nora_studio.sdxl.recipes import read_recipe
 
