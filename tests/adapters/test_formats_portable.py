@@ -185,7 +185,7 @@ def foreign(file: Path, alpha: float | None, spelling: str) -> dict[str, torch.T
             f"{place}.processor.to_out_lora.down.weight",
         ),
     }
-    tensors = dict(zip(stems[spelling], (up, down)))
+    tensors = dict(zip(stems[spelling], (up, down), strict=True))
     if alpha is not None:
         tensors[f"{stems[spelling][0].partition('.')[0]}.alpha"] = torch.tensor(alpha)
     write_tensors(file, tensors)
@@ -222,7 +222,7 @@ def test_alpha_in_diffusers_own_metadata_is_obeyed(tiny_pipe, tmp_path, use_rslo
     layers = {
         f"{place}.{layer}.lora_{side}.weight": tensor.clone()
         for layer in ("to_q", "to_v")
-        for side, tensor in zip("BA", factors)
+        for side, tensor in zip("BA", factors, strict=True)
     }
     settings = {"r": 2, "lora_alpha": 6, "alpha_pattern": {f"{place}.to_v": 1}}
     settings |= {"use_rslora": True} if use_rslora else {}

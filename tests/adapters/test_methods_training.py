@@ -74,7 +74,7 @@ def test_lora_fa_moves_as_pefts_own_optimizer_does_and_keeps_the_input_side():
         create_lorafa_optimizer(theirs, r=4, lora_alpha=4, lr=1e-2),
     )
     for _ in range(3):
-        for model, optimizer in zip((ours, theirs), optimizers):
+        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
             step(model, optimizer)
             optimizer.zero_grad()
     for name, parameter in adapter_parameters(ours).items():
@@ -149,7 +149,7 @@ def test_twins_of_any_method_resume_to_the_same_bytes_and_are_proven(
     outcome = run_trainer(*arguments, "--resume")
     assert outcome.status == 0, outcome.err
     assert "Going on after step 3 of 6" in outcome.out
-    for whole, halves in zip(runs["whole"], runs["halves"]):
+    for whole, halves in zip(runs["whole"], runs["halves"], strict=True):
         assert bytes_of(halves / "checkpoints" / "step-000006") == bytes_of(
             whole / "checkpoints" / "step-000006"
         )

@@ -108,7 +108,7 @@ def test_seeds_of_a_subject_are_one_unit():
     assert mean_of(values * 4, subjects * 4) == pytest.approx(found)
     # Of a single subject its seeds are the units; `coverage` says what that covers.
     assert mean_of(values[:2], subjects[:2]) == mean_of(values[:2])
-    pairs = {(s, n): v for n, (v, s) in enumerate(zip(values, subjects))}
+    pairs = {(s, n): v for n, (v, s) in enumerate(zip(values, subjects, strict=True))}
     zeros = dict.fromkeys(pairs, 0.0)
     assert mean_difference(pairs, zeros, lambda key: key[0]) == pytest.approx(found)
 
@@ -146,7 +146,7 @@ def test_the_mean_difference_is_exact_and_lies_in_its_interval():
     found = paired_difference(a, b)
     assert found.mean == 0.375
     # Four units: Student's t with three degrees of freedom, beyond the smallest and the largest.
-    half = 3.182446305284 * statistics.stdev(x - y for x, y in zip(a, b)) / 2
+    half = 3.182446305284 * statistics.stdev(x - y for x, y in zip(a, b, strict=True)) / 2
     assert found == pytest.approx((0.375, 0.375 - half, 0.375 + half), rel=1e-10)
 
 

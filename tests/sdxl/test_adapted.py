@@ -72,7 +72,7 @@ def test_only_so_many_stay_loaded_and_a_retrained_one_is_read_again(pipe, used, 
 
 def test_several_at_once_draw_what_the_merged_model_draws(tiny_base, pipe, used, tmp_path):
     weights = (0.7, 0.4, 1.0)
-    together = tuple(at(use, weight) for use, weight in zip(used.values(), weights))
+    together = tuple(at(use, weight) for use, weight in zip(used.values(), weights, strict=True))
     drawn = pixels(AdaptedPipes(pipe).wearing(together))
     paths = tuple(use.path for use in used.values())
     merge.run(merge.Options(paths, tmp_path / "merged", weights, str(tiny_base), "fp32"))
