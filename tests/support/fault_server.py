@@ -19,11 +19,17 @@ from typing import Any
 import pytest
 
 LIBRARIES = (
-    "torch", "numpy", "PIL.Image", "transformers", "diffusers", "peft", "accelerate", "open_clip",
-    "peft.tuners.adalora", "diffusers.training_utils",
+    "numpy", "PIL.Image", "torch", "accelerate", "open_clip", "peft", "peft.tuners.adalora",
+    "transformers.models.clip.modeling_clip", "transformers.models.clip.tokenization_clip",
+    "transformers.models.clip.image_processing_clip",
+    "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl",
+    "diffusers.schedulers.scheduling_ddpm", "diffusers.training_utils", "hypothesis", "tyro",
 )  # fmt: skip
 LONGEST_SECONDS = 120
-OPTIONS = ("-q", "-n", "0", "-p", "no:cacheprovider", "-m", "", "--tb=short", "--maxfail=1")
+OPTIONS = (
+    "-q", "-n", "0", "-m", "", "--tb=short", "--maxfail=1",
+    "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:anyio",
+)  # fmt: skip
 
 
 class FaultServer:
