@@ -17,6 +17,7 @@ from nora_studio.scoring.statistics import (
     mean_difference,
     mean_of,
     paired_difference,
+    sign_test,
     signed,
     verdict,
 )
@@ -218,3 +219,11 @@ def test_a_verdict_names_the_higher_side_only_when_the_interval_leaves_zero_out(
 def test_few_prompts_give_no_verdict_however_clear_they_look():
     assert "too few prompts" in verdict(Difference(0.9, 0.8, 1.0), 5, "NoRA", "LoRA")
     assert "too few seeds" in verdict(Difference(0.9, 0.8, 1.0), 5, "NoRA", "LoRA", "seeds")
+
+
+@pytest.mark.parametrize("wins", range(9))
+def test_the_sign_test_is_the_exact_binomial(wins):
+    losses = 8 - wins
+    tail = sum(math.comb(8, k) for k in range(9) if math.comb(8, k) <= math.comb(8, wins)) / 2**8
+    assert sign_test(wins, losses) == pytest.approx(tail)
+    assert sign_test(0, 0) == 1.0

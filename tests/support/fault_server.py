@@ -25,7 +25,7 @@ LIBRARIES = (
     "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl",
     "diffusers.schedulers.scheduling_ddpm", "diffusers.training_utils", "hypothesis", "tyro",
 )  # fmt: skip
-LONGEST_SECONDS = 120
+LONGEST_SECONDS = 240
 OPTIONS = (
     "-q", "-n", "0", "-m", "", "--tb=short", "--maxfail=1",
     "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:anyio",
