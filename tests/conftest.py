@@ -24,7 +24,10 @@ from nora_studio.runs.scripts import TRAIN
 from nora_studio.sdxl.models import load_sdxl
 
 LOOPBACK = ("127.", "localhost", "::1")
-LONGEST = ("test_interruptions", "test_processes", "test_training", "test_studio_pages")
+LONGEST = (
+    "test_interruptions", "test_processes", "test_training", "test_studio_pages",
+    "test_planted_faults",
+)  # fmt: skip
 """Files that take minutes; they begin first."""
 
 

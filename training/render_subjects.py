@@ -75,11 +75,11 @@ def write_subject(
 ) -> None:
     (folder / "photos").mkdir()
     (folder / "scenes").mkdir()
-    for number, (photo, place) in enumerate(zip(photos, PHOTO_PLACES)):
+    for number, (photo, place) in enumerate(zip(photos, PHOTO_PLACES, strict=True)):
         photo.save(folder / "photos" / f"{number}.jpg", quality=quality, optimize=True)
         caption = folder / "photos" / f"{number}.txt"
         caption.write_text(prompt(subject, place) + "\n", encoding="utf-8")
-    for place, scene in zip(SCENE_PLACES, scenes):
+    for place, scene in zip(SCENE_PLACES, scenes, strict=True):
         scene.save(folder / "scenes" / f"{place}.jpg", quality=quality, optimize=True)
     card = {
         "name": subject.name,

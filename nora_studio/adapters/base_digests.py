@@ -194,7 +194,10 @@ def _hashed(tensors: list[_Stored]) -> str:
         ordered = sorted(tensors, key=lambda tensor: -tensor.size)
         digests = list(pool.map(_digest_in_file, ordered))
     return _summed(
-        [_line(one.name, one.dtype, one.shape, digest) for one, digest in zip(ordered, digests)]
+        [
+            _line(one.name, one.dtype, one.shape, digest)
+            for one, digest in zip(ordered, digests, strict=True)
+        ]
     )
 
 

@@ -61,5 +61,6 @@ def _probe(weight: Tensor) -> float:
 def fingerprints_agree(expected: list[float], found: list[float], tolerance: float = 6e-3) -> bool:
     """Whether two fingerprints come from the same weights, up to storage in half precision."""
     return len(expected) == len(found) and all(
-        math.isclose(a, b, rel_tol=0.0, abs_tol=tolerance) for a, b in zip(expected, found)
+        math.isclose(a, b, rel_tol=0.0, abs_tol=tolerance)
+        for a, b in zip(expected, found, strict=True)
     )

@@ -183,7 +183,7 @@ def tokens_on(pipe: StableDiffusionXLPipeline, tokens: NewTokens | None) -> Iter
     finally:
         for name, tokenizer in tokenizers.items():
             setattr(pipe, name, tokenizer)
-        for encoder, table in zip(encoders, tables):
+        for encoder, table in zip(encoders, tables, strict=True):
             encoder.set_input_embeddings(table)
         for module in ends:
             module.eos_token_id = LEGACY_EOS

@@ -156,7 +156,10 @@ def _write_report(
     """Write the page; give back its tables as text for the terminal."""
     tables = result_tables(drawing, results.scores, results.findings)
     head, *rows = tables["Scores"]
-    facts = {label: _training_facts(run, runs) for label, run in zip(list(pictures)[1:], runs)}
+    facts = {
+        label: _training_facts(run, runs)
+        for label, run in zip(list(pictures)[1:], runs, strict=True)
+    }
     real = ["real photos", *(f"{value:.3f}" for value in results.real), "", ""]
     rows = [[*row, *facts.get(row[0], ("0", ""))] for row in rows] + [real]
     tables["Scores"] = [[*head, "Trained parameters", "Training"], *rows]
@@ -201,5 +204,7 @@ def _training_facts(run: Run, runs: list[Run]) -> tuple[str, str]:
     card = open_adapter(run.folder).card
     log = [row for row in run.read_log() if "seconds_per_step" in row]  # not the start's
     steps = [0, *(row["step"] for row in log)]
-    seconds = sum(row["seconds_per_step"] * (row["step"] - n) for row, n in zip(log, steps))
+    seconds = sum(
+        row["seconds_per_step"] * (row["step"] - n) for row, n in zip(log, steps, strict=False)
+    )
     return f"{card.parameters:,}", f"{card.steps} steps, {seconds / len(runs):.0f} s"

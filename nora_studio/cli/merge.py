@@ -32,7 +32,7 @@ def run(options: Options) -> int:
     pipe = load_sdxl(card.model, torch.float32)
     parts = parts_of(pipe)
     changes: Changes = {}
-    for adapter, weight in zip(adapters, weights):
+    for adapter, weight in zip(adapters, weights, strict=True):
         add_changes(changes, adapter, parts, weight)
     for (part, name), change in changes.items():
         layer = parts[part].get_submodule(name)

@@ -35,7 +35,7 @@ def run(options: Options) -> int:
     write_lora(
         out, first, mixed, options.to, options.precision, options.rank, out.stem, tokens=tokens
     )
-    for entry, weight in zip(opened, weights):
+    for entry, weight in zip(opened, weights, strict=True):
         print(f"  {weight:g} x {title_of(entry.adapter.path)} ({entry.card.method})")
     return 0
 

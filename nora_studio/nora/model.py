@@ -97,7 +97,7 @@ class NoraModel(BaseTuner):
         }
         configs: Any = {name: self.peft_config[name] for name in adapters}
         config = combined_config(configs, weights, list(layers))
-        factors = dict(zip(adapters, weights))
+        factors = dict(zip(adapters, weights, strict=True))
         self.peft_config[adapter_name] = config
         try:
             for name, layer in layers.items():

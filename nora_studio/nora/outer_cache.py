@@ -49,7 +49,7 @@ class OuterCache:
         key = _key(weight, rank, outer, mean_abs_input)
         kept = self.store.read(key)
         if kept is None or not _fits(kept, weight, rank):
-            kept = dict(zip(NAMES, outer_factors(weight, rank, outer, mean_abs_input)))
+            kept = dict(zip(NAMES, outer_factors(weight, rank, outer, mean_abs_input), strict=True))
             self.store.write(key, kept)
         up, singular, down = (kept[name].to(weight.device) for name in NAMES)
         return up, singular, down
@@ -62,7 +62,7 @@ class OuterCache:
 def _fits(kept: dict[str, Tensor], weight: Tensor, rank: int) -> bool:
     """Whether tensors have the shapes and dtype that this weight's factors have."""
     (rows, columns), dtype = weight.shape, torch.promote_types(weight.dtype, torch.float32)
-    shapes = dict(zip(NAMES, ((rows, rank), (rank,), (rank, columns))))
+    shapes = dict(zip(NAMES, ((rows, rank), (rank,), (rank, columns)), strict=True))
     return {name: tuple(tensor.shape) for name, tensor in kept.items()} == shapes and all(
         tensor.dtype == dtype for tensor in kept.values()
     )

@@ -247,4 +247,8 @@ def _missing(kind: str, how: str, files: list[Path], each: Sequence[object]) -> 
     if all(one is None for one in each):
         return []
     remedy = f"has no {kind}, though others here do. Add one ({how})."
-    return [Finding(kind, f, f"{f}: {remedy}") for f, one in zip(files, each) if one is None]
+    return [
+        Finding(kind, f, f"{f}: {remedy}")
+        for f, one in zip(files, each, strict=True)
+        if one is None
+    ]

@@ -28,6 +28,8 @@ def open_image(file: Path, formats: tuple[str, ...] | None = None) -> Iterator[I
         with warnings.catch_warnings():
             # Pillow warns from 89 megapixels on; ours is the limit, checked before unpacking.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # A photo whose EXIF is damaged is read as if it had none.
+            warnings.filterwarnings("ignore", ".*orrupt EXIF data", module="PIL.TiffImagePlugin")
             with Image.open(file, formats=formats) as image:
                 if image.width * image.height > MAXIMUM_PIXELS:
                     raise _too_large(file, f"{image.width}x{image.height} pixels")

@@ -215,7 +215,9 @@ def frames_of(
 
 def _frame(original: Size, size: Size, zoom: float, down: float, right: float) -> Frame:
     scale = covering_scale(original, size) * zoom
-    height, width = (max(least, round(side * scale)) for side, least in zip(original, size))
+    height, width = (
+        max(least, round(side * scale)) for side, least in zip(original, size, strict=True)
+    )
     # Down to the pixel that the halves of odd rests have always been cut at.
     top, left = int((height - size[0]) * down), int((width - size[1]) * right)
     return Frame((height, width), top, left, size)

@@ -72,7 +72,7 @@ def noise(losses: list[float]) -> float:
     From the median of its absolute second differences, which are 0 on a straight line, sqrt(6)
     sigma wide on white noise, and large at a single turn, where the median does not look.
     """
-    bends = [abs(a - 2 * b + c) for a, b, c in zip(losses, losses[1:], losses[2:])]
+    bends = [abs(a - 2 * b + c) for a, b, c in zip(losses, losses[1:], losses[2:], strict=False)]
     return median(bends) / (0.6745 * math.sqrt(6)) if bends else 0.0
 
 

@@ -59,7 +59,9 @@ def _given_folder(argv: Sequence[str]) -> Path | None:
     flags = {flag.replace("_", "-") for flag, _, _ in words}
     if flags & {"--name", "--output-dir"}:
         return None
-    for (flag, equals, value), following in reversed(list(zip(words, [*argv[1:], ""]))):
+    for (flag, equals, value), following in reversed(
+        list(zip(words, [*argv[1:], ""], strict=True))
+    ):
         file = Path(value if equals else following).expanduser()
         if flag == "--config" and file.name.lower() == CONFIG and _is_run(file.parent):
             folder = file.parent

@@ -141,7 +141,9 @@ def _check_places(entries: dict[str, Any], size: int) -> None:
             )
         places.append((begin, end, name))
     places.sort()
-    for (_, before, other), (begin, _, name) in zip([(0, 0, "the header"), *places], places):
+    for (_, before, other), (begin, _, name) in zip(
+        [(0, 0, "the header"), *places], places, strict=False
+    ):
         if begin < before:
             raise ValueError(f"tensors {shown(other)} and {shown(name)} overlap")
         if begin > before:

@@ -97,8 +97,10 @@ def enter_adapters(
             f"--weights: expected one for each of {len(adapters)} adapters; got {len(weights)}."
         )
     _check_strengths([*weights, *strengths])
-    used = [UsedAdapter(*one) for one in zip(adapters, weights or [1.0] * len(adapters))]
-    entrants = [Entrant(label, (use,)) for label, use in zip(labels, used)]
+    used = [
+        UsedAdapter(*one) for one in zip(adapters, weights or [1.0] * len(adapters), strict=True)
+    ]
+    entrants = [Entrant(label, (use,)) for label, use in zip(labels, used, strict=True)]
     if together and used:
         entrants = [Entrant(" + ".join(labels), tuple(used))]
     if strengths:

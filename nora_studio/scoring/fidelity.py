@@ -223,7 +223,7 @@ def balances(subject: np.ndarray, prompt: np.ndarray) -> np.ndarray:
 def as_json(result: Fidelity) -> str:
     """A result as it is kept."""
     kept = asdict(result)
-    for values, point in zip(kept["points"], result.points):
+    for values, point in zip(kept["points"], result.points, strict=True):
         for name, score in point.scores.items():  # Not read back: for whoever reads the file.
             values["scores"][name]["mean"] = score.mean
     return json.dumps(kept, indent=1, ensure_ascii=False) + "\n"

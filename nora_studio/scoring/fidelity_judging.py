@@ -105,7 +105,7 @@ class Panel:
             dino,
             scorer.image_features(photos),
             None if dino is None else dino.features(photos),
-            dict(zip(prompts, texts)),
+            dict(zip(prompts, texts, strict=True)),
         )
 
     def judge(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> dict[str, Tensor]:

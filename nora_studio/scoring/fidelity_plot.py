@@ -22,8 +22,12 @@ def plot_fidelity(result: Fidelity, file: Path) -> None:
     for order, run in enumerate(runs):
         colour = COLOURS[order % len(COLOURS)]
         own = [n for n, point in enumerate(result.points) if point.run == run]
-        axes.plot(*zip(*(place(n) for n in own)), "o", color=colour, label=run)
-        axes.plot(*zip(*(place(n) for n in result.front if n in own)), color=colour, alpha=0.4)
+        axes.plot(*zip(*(place(n) for n in own), strict=True), "o", color=colour, label=run)
+        axes.plot(
+            *zip(*(place(n) for n in result.front if n in own), strict=True),
+            color=colour,
+            alpha=0.4,
+        )
         for number in own:
             point = result.points[number]
             text = f"{point.step} × {point.strength:g}"

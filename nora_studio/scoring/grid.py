@@ -115,7 +115,7 @@ def labelled_grid(
         _draw_strip(canvas, layout, columns, photos)
         top += strip
     _draw_headings(canvas, layout, column_labels, groups, top)
-    for index, (label, row) in enumerate(zip(row_labels, rows)):
+    for index, (label, row) in enumerate(zip(row_labels, rows, strict=True)):
         place = top + layout.headings + index * (tile + layout.gap)
         _draw_label(canvas, layout, label, place, tile)
         for column, picture in enumerate(row):

@@ -59,7 +59,8 @@ class Comparison:
         rows = [f'<div class="row heads"><span></span>{heads}</div>']
         for prompt, pictures in self.rows:
             tags = "".join(
-                _picture(p, f"{label}: {prompt}") for p, label in zip(pictures, self.columns)
+                _picture(p, f"{label}: {prompt}")
+                for p, label in zip(pictures, self.columns, strict=True)
             )
             rows.append(f'<div class="row"><span>{html.escape(prompt)}</span>{tags}</div>')
         grid = f'<div class="grid" style="--columns:{len(self.columns)}">{"".join(rows)}</div>'

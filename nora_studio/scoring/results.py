@@ -106,10 +106,13 @@ def as_text(tables: Tables) -> str:
     """The tables in columns of spaces; the first column to the left, the others to the right."""
     blocks = []
     for heading, rows in tables.items():
-        widths = [max(len(cell) for cell in column) for column in zip(*rows)]
+        widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join(
-                [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]
+                [
+                    row[0].ljust(widths[0]),
+                    *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
+                ]
             ).rstrip()
             for row in rows
         ]

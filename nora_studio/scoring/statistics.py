@@ -49,7 +49,7 @@ def mean_of(values: Sequence[float], clusters: Sequence[Hashable] | None = None)
     if len(labels) != len(values):
         raise StudioError(f"expected a cluster for each of {len(values)}; got {len(labels)}.")
     groups: dict[Hashable, list[float]] = {}
-    for value, label in zip(values, labels):
+    for value, label in zip(values, labels, strict=True):
         groups.setdefault(label, []).append(value)
     units = list(values) if len(groups) == 1 else [fmean(group) for group in groups.values()]
     if len(units) < 2:

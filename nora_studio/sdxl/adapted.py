@@ -112,7 +112,7 @@ class AdaptedPipes:
             loaded.set_strength(use.strength)
             several.append(loaded)
         pipe = self._tree()
-        distinct = {use.path: loaded.tokens for use, loaded in zip(adapters, several)}
+        distinct = {use.path: loaded.tokens for use, loaded in zip(adapters, several, strict=True)}
         tokens = joined(list(distinct.values()))
         if tokens is not None:
             extend(pipe, tokens)

@@ -166,7 +166,7 @@ def plan_pictures(
     if repeated is not None:
         raise StudioError(f"two columns are called {repeated!r}. Give each a name of its own.")
     planned = []
-    for entrant, name in zip(entrants, _folder_names(labels)):
+    for entrant, name in zip(entrants, _folder_names(labels), strict=True):
         weights = weights_digest(pipe, *(use.adapter for use in entrant.adapters))
         for pair in drawing.pairs:
             recipe = _recipe(entrant, drawing, pair, weights)
@@ -231,7 +231,7 @@ def _folder_names(labels: Sequence[str]) -> list[str]:
     names = [_slug(label) for label in labels]
     return [
         name if names.count(name) == 1 else f"{name}-{_mark(label)}"
-        for name, label in zip(names, labels)
+        for name, label in zip(names, labels, strict=True)
     ]
 
 

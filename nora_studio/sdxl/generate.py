@@ -130,7 +130,9 @@ def _draw_batches(
                 texts[prompt] = _encode_text(pipe, prompt, settings)
         conditioning = [texts[prompt] for prompt, _ in chunk]
         pictures = _denoise(pipe, conditioning, [seed for _, seed in chunk], settings)
-        for index, ((prompt, seed), picture) in enumerate(zip(chunk, pictures), start=start + 1):
+        for index, ((prompt, seed), picture) in enumerate(
+            zip(chunk, pictures, strict=True), start=start + 1
+        ):
             if on_picture is not None:
                 on_picture(index, len(pairs))
             yield prompt, seed, picture
@@ -155,7 +157,7 @@ def _denoise(
 ) -> list[Image.Image]:
     text, negative_text, pooled, negative_pooled = (
         None if column[0] is None else torch.cat(column)  # pyright: ignore
-        for column in zip(*conditioning)
+        for column in zip(*conditioning, strict=True)
     )
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     side = settings.size // pipe.vae_scale_factor
@@ -179,7 +181,7 @@ def _denoise(
         output_type="pt",
         return_dict=False,
     )[0]
-    for seed, picture in zip(seeds, pixels):
+    for seed, picture in zip(seeds, pixels, strict=True):
         if not torch.isfinite(picture).all():
             raise StudioError(
                 f"the picture of seed {seed} came out as NaN in {pipe.unet.dtype}. Draw in "

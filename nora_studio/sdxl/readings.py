@@ -40,7 +40,7 @@ def _reading(name: str, tokenizer: Any, text: str) -> dict[str, Any]:
     pieces = tokenizer.tokenize(text)
     tokens = [
         {"text": piece.removesuffix("</w>"), "ends_word": piece.endswith("</w>"), "id": number}
-        for piece, number in zip(pieces, tokenizer.convert_tokens_to_ids(pieces))
+        for piece, number in zip(pieces, tokenizer.convert_tokens_to_ids(pieces), strict=True)
     ]
     # Its limit counts the marks of a prompt's start and end.
     return {"name": name, "tokens": tokens, "limit": tokenizer.model_max_length - 2}

@@ -105,6 +105,9 @@ def set_back(trainee: Trainee, step: int) -> TrainingState:
 
 def _set_rates(schedule: Any) -> None:
     """Set the rates that a schedule has at its step: those restored are of the plan as it was."""
-    schedule.last_epoch -= 1
-    schedule._step_count -= 1
-    schedule.step()
+    # Without a step, which torch expects an optimizer's before. Every schedule here is a LambdaLR.
+    shares = (share(schedule.last_epoch) for share in schedule.lr_lambdas)
+    rates = [peak * share for peak, share in zip(schedule.base_lrs, shares, strict=True)]
+    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    schedule._last_lr = rates

@@ -85,12 +85,12 @@ def test_adamw_decays_the_distance_from_the_start_as_the_formula_says(start):
             (module(torch.ones(3, 16)) - 1).square().mean().backward()
         gradients = [p.grad.double() for p in trained(parts)]
         moments = moments or [(0.0, 0.0)] * len(starts)
-        for i, (gradient, first, rate) in enumerate(zip(gradients, starts, rates)):
+        for i, (gradient, first, rate) in enumerate(zip(gradients, starts, rates, strict=True)):
             expected[i], moments[i] = reference.adamw_step(
                 expected[i], gradient, moments[i], number, rate, 0.5, first.double()
             )
         optimizer.step()
-    for weight, first, wanted in zip(weights(parts), starts, expected):
+    for weight, first, wanted in zip(weights(parts), starts, expected, strict=True):
         assert not torch.equal(weight, first)
         torch.testing.assert_close(weight.double(), wanted, **TOLERANCE[torch.float32])
 
@@ -104,7 +104,7 @@ def test_decay_brings_what_was_learned_back_to_the_base_and_not_past_it(optimize
         starts = weights(parts)
         for _ in range(6):
             learn(parts, made)
-        ends[decay] = sum((a - b).norm() for a, b in zip(weights(parts), starts))
+        ends[decay] = sum((a - b).norm() for a, b in zip(weights(parts), starts, strict=True))
     assert 0 < ends[30.0] < ends[0.0]
 
 
@@ -123,7 +123,7 @@ def test_a_checkpoint_carries_the_start(optimizer, tmp_path):
     for _ in range(2):
         learn(parts, first)
         learn(again, third)
-    assert all(torch.equal(a, b) for a, b in zip(weights(parts), weights(again)))
+    assert all(torch.equal(a, b) for a, b in zip(weights(parts), weights(again), strict=True))
 
 
 def learn(parts: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
@@ -144,12 +144,12 @@ def test_a_checkpoint_of_before_goes_on_with_the_decay_that_it_began_with():
     ends, begun = [], weights(parts)
     for optimizer in (plain, resumed):
         optimizer.state.update({p: copy.deepcopy(made.state[p]) for p in trained(parts)})
-        for parameter, value in zip(trained(parts), begun):
+        for parameter, value in zip(trained(parts), begun, strict=True):
             parameter.grad = torch.ones_like(parameter)
             parameter.data.copy_(value)
         optimizer.step()
         ends.append(weights(parts))
-    assert all(torch.equal(a, b) for a, b in zip(*ends))
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
 def trained(parts: dict[str, nn.Module]) -> list[nn.Parameter]:

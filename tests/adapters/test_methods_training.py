@@ -1,4 +1,4 @@
-"""What methods bring to training: optimizers of their own, ranks drawn, ranks allotted."""
+"""What methods bring to training: optimizers of their own, rates, what may be asked of them."""
 
 import re
 import shutil
@@ -11,13 +11,11 @@ from support.families import make
 from support.halves import bytes_of
 from support.llama_adapters import FAMILY, adapted
 from support.loop import built
-from support.specs import SPECS
 from support.trainer import run_trainer, tiny_arguments, tiny_options
 from torch import nn
 
 from nora_studio.adapters.methods.attachment import adapter_parameters
 from nora_studio.adapters.methods.optimizers import make_optimizer
-from nora_studio.adapters.methods.steps import step_rules
 from nora_studio.adapters.methods.table import METHODS
 from nora_studio.mini.assets import embedded
 from nora_studio.options.config import PartOptions
@@ -46,6 +44,12 @@ def test_an_optimizer_holds_every_trained_number_once_at_its_parts_rate(method):
     assert all(group["weight_decay"] == 0.1 for group in optimizer.param_groups)
 
 
+def test_vbloras_bank_learns_at_a_tenth_of_its_parts_rate():
+    optimizer = make_optimizer("vblora", {"unet": adapted("vblora")}, {"unet": 1e-2}, 0.0)
+    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    assert rates == {"unet": 1e-2, "unet bank": pytest.approx(1e-3)}
+
+
 @pytest.mark.parametrize("ratio", [16.0, 4.0])
 def test_lora_plus_learns_the_output_side_faster(ratio):
     model = adapted("lora+")
@@ -70,7 +74,7 @@ def test_lora_fa_moves_as_pefts_own_optimizer_does_and_keeps_the_input_side():
         create_lorafa_optimizer(theirs, r=4, lora_alpha=4, lr=1e-2),
     )
     for _ in range(3):
-        for model, optimizer in zip((ours, theirs), optimizers):
+        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
             step(model, optimizer)
             optimizer.zero_grad()
     for name, parameter in adapter_parameters(ours).items():
@@ -93,65 +97,6 @@ def test_lora_fa_resumes_from_a_checkpoint_by_name(tmp_path):
     step(halves, third)
     mine, other = adapter_parameters(whole), adapter_parameters(halves)
     assert all(torch.equal(mine[name], other[name]) for name in mine)
-
-
-def test_dylora_draws_one_rank_a_step_for_all_parts_and_goes_on_with_its_draws():
-    parts = {"one": adapted("dylora"), "two": adapted("dylora")}
-    rules = step_rules("dylora", parts, seed=3)
-
-    def batches(rules, number: int) -> list[int]:
-        drawn = []
-        for _ in range(number):
-            rules.before(1)
-            layers = [m for p in parts.values() for m in p.modules() if hasattr(m, "drawn_rank")]
-            ranks = {layer.drawn_rank["default"] for layer in layers}
-            assert len(ranks) == 1
-            drawn += ranks
-        return drawn
-
-    first = batches(rules, 5)
-    state = {name: tensor.clone() for name, tensor in rules.state().items()}
-    following = batches(rules, 20)
-    assert set(following) == {1, 2, 3, 4}
-    other = step_rules("dylora", parts, seed=99)
-    other.restore(state)
-    assert batches(other, 20) == following
-    assert batches(step_rules("dylora", parts, seed=3), 5) == first
-
-
-def ranks_of(model: nn.Module) -> list[int]:
-    return [int(p.count_nonzero()) for n, p in adapter_parameters(model).items() if ".lora_E." in n]
-
-
-def test_adalora_ends_at_its_mean_rank_by_moving_ranks_between_layers():
-    steps = 40
-    model = adapted("adalora", total_steps=steps)
-    rules = step_rules("adalora", {"unet": model}, 0)
-    optimizer = torch.optim.Adam(adapter_parameters(model).values(), lr=1e-2)
-    layers = len(ranks_of(model))
-    for number in range(1, steps + 1):
-        rules.before(number)
-        step(model, optimizer)
-        rules.after(number)
-        optimizer.zero_grad()
-        if number == 4:
-            assert ranks_of(model) == [6] * layers  # half as many again, until the warm-up is over
-    ranks = ranks_of(model)
-    assert sum(ranks) == 4 * layers and len(set(ranks)) > 1
-    assert model.peft_config["default"].rank_pattern is None  # the file keeps the shapes
-
-
-def test_adaloras_penalty_pulls_the_factors_towards_orthogonality():
-    model = adapted("adalora")
-    rules = step_rules("adalora", {"unet": model}, 0)
-    optimizer = torch.optim.Adam(adapter_parameters(model).values(), lr=1e-2)
-    before = rules.penalty().detach()
-    for _ in range(30):
-        optimizer.zero_grad()
-        rules.penalty().backward()
-        optimizer.step()
-    assert rules.penalty() < 0.6 * before
-    assert all(step_rules(m, {"unet": model}, 0).penalty() is None for m in SPECS if m != "adalora")
 
 
 def test_the_logged_loss_leaves_adaloras_penalty_out(tiny_base, photo_folder, tmp_path):
@@ -204,7 +149,7 @@ def test_twins_of_any_method_resume_to_the_same_bytes_and_are_proven(
     outcome = run_trainer(*arguments, "--resume")
     assert outcome.status == 0, outcome.err
     assert "Going on after step 3 of 6" in outcome.out
-    for whole, halves in zip(runs["whole"], runs["halves"]):
+    for whole, halves in zip(runs["whole"], runs["halves"], strict=True):
         assert bytes_of(halves / "checkpoints" / "step-000006") == bytes_of(
             whole / "checkpoints" / "step-000006"
         )

@@ -41,9 +41,11 @@ def test_a_row_beside_the_table_is_read_as_one_in_it(tiny_base):
         part: getattr(bare, part).get_input_embeddings().weight[[number]] for part in TOKENIZERS
     }
     extend(pipe, NewTokens(("<mug>",), rows))
-    for one, other in zip(read(pipe, PROMPTS[0], "<mug>"), read(bare, PROMPTS[0], "snow")):
+    for one, other in zip(
+        read(pipe, PROMPTS[0], "<mug>"), read(bare, PROMPTS[0], "snow"), strict=True
+    ):
         assert torch.equal(one, other)
-    for one, other in zip(read(pipe, PROMPTS[1], ""), read(bare, PROMPTS[1], "")):
+    for one, other in zip(read(pipe, PROMPTS[1], ""), read(bare, PROMPTS[1], ""), strict=True):
         assert torch.equal(one, other)
 
 
@@ -56,7 +58,7 @@ def test_extending_changes_no_weight_and_no_fingerprint(tiny_pipe):
     after = states(parts)
     assert after.keys() == before.keys()
     assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
-    for part, table in zip(TOKENIZERS, tables):
+    for part, table in zip(TOKENIZERS, tables, strict=True):
         assert getattr(tiny_pipe, part).get_input_embeddings().weight is table
 
 
@@ -97,9 +99,9 @@ def test_a_pipeline_is_bare_again_after_its_tokens_errors_included(tiny_pipe, fa
         assert fails
     assert tiny_pipe.tokenizer is kept[0] and tiny_pipe.tokenizer_2 is kept[1]
     assert len(tiny_pipe.tokenizer) == vocabulary
-    for part, table in zip(TOKENIZERS, tables):
+    for part, table in zip(TOKENIZERS, tables, strict=True):
         assert getattr(tiny_pipe, part).get_input_embeddings() is table
-    for one, other in zip(before, read(tiny_pipe, PROMPTS[0], RARE_TOKEN)):
+    for one, other in zip(before, read(tiny_pipe, PROMPTS[0], RARE_TOKEN), strict=True):
         assert torch.equal(one, other)
 
 

@@ -42,14 +42,14 @@ def test_every_optimizer_moves_every_weight_and_goes_on_from_a_file_to_the_bit(
     for _ in range(3):
         push(whole, first)
         push(halves, second)
-    assert not any(torch.equal(a, b) for a, b in zip(start, weights(whole)))
+    assert not any(torch.equal(a, b) for a, b in zip(start, weights(whole), strict=True))
     write_state(tmp_path, TrainingState(3, second.state_dict(), {}, {}, {}))
     third = make_optimizer(method, halves, RATES, 0.1, 4.0, optimizer)
     third.load_state_dict(read_state(tmp_path).optimizer)
     for _ in range(3):
         push(whole, first)
         push(halves, third)
-    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(halves)))
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(halves), strict=True))
     again = tmp_path / "again"
     again.mkdir()
     write_state(tmp_path, TrainingState(6, first.state_dict(), {}, {}, {}))
@@ -103,7 +103,9 @@ def test_lion_steps_by_the_sign_and_decays_apart():
     push(parts, optimizer)
     rates = [RATES[part] for part in parts for _ in adapter_parameters(parts[part])]
     grads = [p.grad for m in parts.values() for p in adapter_parameters(m).values()]
-    for start, old, new, grad, rate in zip(starts, before, weights(parts), grads, rates):
+    for start, old, new, grad, rate in zip(
+        starts, before, weights(parts), grads, rates, strict=True
+    ):
         expected = old - 0.5 * rate * (old - start) - rate * grad.sign()
         torch.testing.assert_close(new, expected)
 
@@ -113,7 +115,7 @@ def test_adafactors_rate_is_absolute_where_weights_begin_at_zero():
     names = [n for m in parts.values() for n in adapter_parameters(m)]
     rates = [RATES[part] for part in parts for _ in adapter_parameters(parts[part])]
     push(parts, optimizer)
-    for name, weight, rate in zip(names, weights(parts), rates):
+    for name, weight, rate in zip(names, weights(parts), rates, strict=True):
         if "lora_B" in name:
             assert weight.square().mean().sqrt() == pytest.approx(rate, rel=0.05)
 
@@ -126,7 +128,8 @@ def test_prodigy_trains_each_group_as_if_its_weights_were_measured_in_its_share(
     ours = [nn.Parameter(torch.zeros(5, 4, dtype=torch.float64)) for _ in shares]
     theirs = [nn.Parameter(torch.zeros(5, 4, dtype=torch.float64)) for _ in shares]
     groups = [
-        {"params": [p], "share": s, "weight_decay": 0.1, "lr": 1.0} for p, s in zip(ours, shares)
+        {"params": [p], "share": s, "weight_decay": 0.1, "lr": 1.0}
+        for p, s in zip(ours, shares, strict=True)
     ]
     words = {"use_bias_correction": True, "safeguard_warmup": True}
     first = SharedProdigy(groups, **words)
@@ -134,11 +137,13 @@ def test_prodigy_trains_each_group_as_if_its_weights_were_measured_in_its_share(
     for _ in range(200):
         first.zero_grad()
         second.zero_grad()
-        sum((p - g).square().sum() for p, g in zip(ours, goal)).backward()
-        sum((s * q - g).square().sum() for q, s, g in zip(theirs, shares, goal)).backward()
+        sum((p - g).square().sum() for p, g in zip(ours, goal, strict=True)).backward()
+        sum(
+            (s * q - g).square().sum() for q, s, g in zip(theirs, shares, goal, strict=True)
+        ).backward()
         first.step()
         second.step()
-    for p, q, share in zip(ours, theirs, shares):
+    for p, q, share in zip(ours, theirs, shares, strict=True):
         assert p.abs().max() > 1e-3
         torch.testing.assert_close(p, q * share)
 

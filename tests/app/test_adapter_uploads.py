@@ -1,6 +1,7 @@
 """Adapter files are looked at before they are stored, and go by names of the studio's own."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,7 @@ from safetensors.torch import save_file
 from support.tiny import tiny_adapter
 
 from nora_studio.adapters.files.adapter_file import open_adapter
-from nora_studio.app.server import adapter_uploads
-from nora_studio.app.server.adapter_uploads import add_adapter
+from nora_studio.app.server.adapter_uploads import MOST_ADAPTER_BYTES, add_adapter
 from nora_studio.app.server.uploads import Incoming
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.cli import export
@@ -111,12 +111,14 @@ def test_new_tokens_go_beside_the_latest_adapter_of_their_name(workspace, lora, 
     }
 
 
-def test_size_and_share_of_the_disk_are_limited(workspace, lora, monkeypatch):
+def test_size_and_share_of_the_disk_are_limited(workspace, lora, tmp_path):
     with pytest.raises(StudioError, match="your folder may take"):
         add_adapter(workspace, Incoming(lora, "mug.safetensors"), quota=100)
-    monkeypatch.setattr(adapter_uploads, "MOST_ADAPTER_BYTES", 100)
+    large = tmp_path / "large"
+    large.touch()
+    os.truncate(large, MOST_ADAPTER_BYTES + 1)  # Holes take no room on the disk.
     with pytest.raises(StudioError, match="at most"):
-        add_adapter(workspace, Incoming(lora, "mug.safetensors"))
+        add_adapter(workspace, Incoming(large, "mug.safetensors"))
     assert listed(workspace) == set()
 
 

@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import replace
-from math import comb
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from nora_studio.app.server.blind import begin_test, find_tests, keep_test, pict
 from nora_studio.app.server.image_jobs import new_sheet, write_sheet
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
-from nora_studio.scoring.statistics import sign_test
 from nora_studio.sdxl.generate import save_picture
 from nora_studio.sdxl.recipes import Recipe
 
@@ -137,14 +135,6 @@ def test_the_verdict_counts_wins_ties_and_missed_decoys(workspace, sheet):
     real = judged(test, lambda trial: "left" if trial.right == "base" else "right")
     assert verdict_of(real).caution is None
     assert "No preference" in verdict_of(real).sentence or verdict_of(real).p < 0.05
-
-
-@pytest.mark.parametrize("wins", range(9))
-def test_the_sign_test_is_the_exact_binomial(wins):
-    losses = 8 - wins
-    tail = sum(comb(8, k) for k in range(9) if comb(8, k) <= comb(8, wins)) / 2**8
-    assert sign_test(wins, losses) == pytest.approx(tail)
-    assert sign_test(0, 0) == 1.0
 
 
 def test_a_test_is_kept_goes_on_after_a_restart_and_answers_can_be_taken_back(workspace, sheet):

@@ -10,11 +10,10 @@ import httpx
 import pytest
 from support.serving import PASSWORD, cookie_line, serving
 
-from nora_studio.app.server import guard
 from nora_studio.app.server.connections import Connection, server_config
 from nora_studio.app.server.guard import UPLOAD_ROUTE
 from nora_studio.app.server.login_limits import LoginRateLimiter
-from nora_studio.app.server.request_body import RequestBody
+from nora_studio.app.server.request_body import BodyPace
 
 WHO = {"ada": PASSWORD}
 SOON = 0.4
@@ -22,16 +21,10 @@ SOON = 0.4
 
 
 @pytest.fixture
-def impatient(monkeypatch):
+def server(tmp_path):
     """The real limits on time, shorter."""
-    monkeypatch.setattr(Connection, "head_seconds", SOON)
-    monkeypatch.setattr(RequestBody, "idle_seconds", SOON)
-    monkeypatch.setattr(RequestBody, "start_seconds", SOON)
-
-
-@pytest.fixture
-def server(tmp_path, impatient):
-    with serving(tmp_path / "home") as running:
+    pace = BodyPace(idle_seconds=SOON, start_seconds=SOON)
+    with serving(tmp_path / "home", connections={"head_seconds": SOON}, pace=pace) as running:
         yield running
 
 
@@ -121,21 +114,20 @@ def test_a_long_answer_and_a_quick_body_are_not_cut_off(server):
     assert client.post(UPLOAD_ROUTE, files=files).status_code == 200
 
 
-def test_one_address_takes_no_more_than_its_share_of_the_connections(server, monkeypatch):
-    monkeypatch.setattr(Connection, "most_of_an_address", 3)
-    monkeypatch.setattr(Connection, "head_seconds", 20.0)
-    held = [connect(server) for _ in range(3)]
-    with connect(server) as refused:
-        assert answer_of(refused) == b""
-    for one in held:
-        one.close()
-    time.sleep(0.1)
-    assert httpx.get(f"{server.url}/theme.css").status_code == 200
+def test_one_address_takes_no_more_than_its_share_of_the_connections(tmp_path):
+    few = {"most_of_an_address": 3, "head_seconds": 20.0}
+    with serving(tmp_path / "home", connections=few) as server:
+        held = [connect(server) for _ in range(3)]
+        with connect(server) as refused:
+            assert answer_of(refused) == b""
+        for one in held:
+            one.close()
+        time.sleep(0.1)
+        assert httpx.get(f"{server.url}/theme.css").status_code == 200
 
 
-def test_two_uploads_at_once_that_go_beyond_the_quota_are_not_both_let_in(tmp_path, monkeypatch):
-    monkeypatch.setattr(guard, "SMALL_UPLOAD_BYTES", 0)
-    with serving(tmp_path / "home", quota=1_000_000) as server:
+def test_two_uploads_at_once_that_go_beyond_the_quota_are_not_both_let_in(tmp_path):
+    with serving(tmp_path / "home", quota=1_000_000, small_upload_bytes=0) as server:
         client, _ = server.visitor()
         with connect(server) as first:
             # The first holds what it says that it will send, though little of it has come.
@@ -159,24 +151,29 @@ def test_two_uploads_at_once_that_go_beyond_the_quota_are_not_both_let_in(tmp_pa
         assert client.post(UPLOAD_ROUTE, files=files).status_code == 200
 
 
-def addresses_seen(tmp_path, monkeypatch, proxies: tuple[str, ...], *forwarded: str) -> list[str]:
-    """The addresses that logins are counted under, where requests say they come from elsewhere."""
-    seen: list[str] = []
-    usual = LoginRateLimiter.attempt
+class WatchedLimiter(LoginRateLimiter):
+    """Notes the addresses that logins are counted under."""
+
+    def __init__(self) -> None:
+        super().__init__(second=0)
+        self.seen: list[str] = []
 
     async def attempt(self, name, address, check):
-        seen.append(address)
-        return await usual(self, name, address, check)
+        self.seen.append(address)
+        return await super().attempt(name, address, check)
 
-    monkeypatch.setattr(LoginRateLimiter, "attempt", attempt)
+
+def addresses_seen(tmp_path, monkeypatch, proxies: tuple[str, ...], *forwarded: str) -> list[str]:
+    """The addresses that logins are counted under, where requests say they come from elsewhere."""
+    limiter = WatchedLimiter()
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
-    with serving(tmp_path / "home", WHO, proxies=proxies) as server:
+    with serving(tmp_path / "home", WHO, proxies=proxies, limiter=limiter) as server:
         for text in forwarded:
             headers = {"origin": server.url, "x-forwarded-for": text, "x-forwarded-proto": "https"}
             data = {"username": "ada", "password": PASSWORD}
             answer = httpx.post(f"{server.url}/login", data=data, headers=headers)
             assert ("Secure" in answer.headers.get("set-cookie", "")) == bool(proxies)
-    return seen
+    return limiter.seen
 
 
 def test_nobody_is_believed_where_they_come_from(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.drawing import told_by
-from support.tiny import RARE_TOKEN, tiny_adapter, tiny_clip, tiny_sdxl
+from support.tiny import RARE_TOKEN, tiny_adapter, tiny_clip
 
 from nora_studio.app.server.drawing_requests import parse_request
 from nora_studio.app.server.drawing_server import DrawingServer, DrawServerOptions
@@ -22,24 +22,19 @@ PROMPTS = ["a photo of a [V] mug", "a [V] mug on the beach"]
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    return tiny_sdxl(tmp_path_factory.mktemp("tiny") / "sdxl")
-
-
-@pytest.fixture(scope="module")
-def runs(base, tmp_path_factory) -> dict[str, Path]:
-    top, pipe = tmp_path_factory.mktemp("runs"), load_sdxl(str(base))
+def runs(tiny_base, tmp_path_factory) -> dict[str, Path]:
+    top, pipe = tmp_path_factory.mktemp("runs"), load_sdxl(str(tiny_base))
     return {m: tiny_adapter(top / m / "adapter", pipe, m).parent for m in ("lora", "nora")}
 
 
 @pytest.fixture
-def request_of(base, runs):
+def request_of(tiny_base, runs):
     """A small request with the base and both adapters; changes over it."""
 
     def make(**changes) -> dict:
         columns = [{"label": "base"}]
         columns += [{"label": m, "adapters": [{"path": str(path)}]} for m, path in runs.items()]
-        small = {"model": str(base), "columns": columns, "prompts": PROMPTS, "seeds": [0, 1]}
+        small = {"model": str(tiny_base), "columns": columns, "prompts": PROMPTS, "seeds": [0, 1]}
         return {**small, "steps": 1, "guidance": 2.0, **changes}
 
     return make
@@ -168,14 +163,15 @@ def test_without_a_judge_for_the_base_pictures_are_drawn_and_the_reason_told(req
     assert scores[0]["scores"] != scores[1]["scores"]
 
 
-def test_the_base_draws_a_rare_word_and_both_tokenizers_tell_how_they_read_it(base, tmp_path):
+def test_the_base_draws_a_rare_word_and_both_tokenizers_tell_how_they_read_it(tiny_base, tmp_path):
     columns = [{"label": "base"}, {"label": "word", "rare_word": RARE_TOKEN}]
-    asked = {"model": str(base), "columns": columns, "prompts": PROMPTS[:1], "steps": 1}
+    asked = {"model": str(tiny_base), "columns": columns, "prompts": PROMPTS[:1], "steps": 1}
     lines = [
         {"do": "draw", "id": "1", "folder": str(tmp_path / "out"), "request": asked},
-        {"do": "read", "id": "2", "prompt": PROMPTS[0], "model": str(base),
+        {"do": "read", "id": "2", "prompt": PROMPTS[0], "model": str(tiny_base),
          "rare_word": RARE_TOKEN},
-        {"do": "read", "id": "3", "prompt": PROMPTS[0], "model": str(base), "rare_word": "xyzzy"},
+        {"do": "read", "id": "3", "prompt": PROMPTS[0], "model": str(tiny_base),
+         "rare_word": "xyzzy"},
     ]  # fmt: skip
     told = told_by(lines)
     reading = next(event for event in told if event["event"] == "reading")

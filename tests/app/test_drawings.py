@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.tiny import RARE_TOKEN, tiny_adapter, tiny_sdxl
+from support.tiny import RARE_TOKEN, tiny_adapter
 
 from nora_studio.app.pages.comparison_view import sheet_view
 from nora_studio.app.server.drawings import Drawings
@@ -23,13 +23,8 @@ SECONDS = 120.0
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    return tiny_sdxl(tmp_path_factory.mktemp("tiny") / "sdxl")
-
-
-@pytest.fixture(scope="module")
-def home(base, tmp_path_factory) -> Path:
-    folder, pipe = tmp_path_factory.mktemp("studio"), load_sdxl(str(base))
+def home(tiny_base, tmp_path_factory) -> Path:
+    folder, pipe = tmp_path_factory.mktemp("studio"), load_sdxl(str(tiny_base))
     for visitor in "ab":
         runs = Workspace.of(folder, visitor * 32).runs
         tiny_adapter(runs / "mug-nora" / "adapter", pipe, "nora")
@@ -55,13 +50,13 @@ def other(home) -> Workspace:
 
 
 @pytest.fixture
-def asked(base):
+def asked(tiny_base):
     def make(**changes) -> dict:
         columns = [
             {"label": "base"},
             {"label": "NoRA", "adapters": [{"path": "runs/mug-nora", "strength": 0.8}]},
         ]
-        small = {"model": str(base), "columns": columns, "prompts": [PROMPT], "steps": 1}
+        small = {"model": str(tiny_base), "columns": columns, "prompts": [PROMPT], "steps": 1}
         return {**small, "guidance": 2.0, **changes}
 
     return make
@@ -107,8 +102,8 @@ def test_a_drawing_that_nothing_may_score_is_drawn_and_says_why(drawings, visito
         new_sheet(visitor, asked(score=True, clip="x"), is_allowed=lambda name: name != "x")
 
 
-def test_the_token_doctor_answers_by_the_same_process(drawings, base):
-    reading = drawings.read_as_tokens(PROMPT, str(base), RARE_TOKEN)
+def test_the_token_doctor_answers_by_the_same_process(drawings, tiny_base):
+    reading = drawings.read_as_tokens(PROMPT, str(tiny_base), RARE_TOKEN)
     assert reading["text"] == f"a photo of a {RARE_TOKEN} mug"
     with pytest.raises(StudioError, match="no directory here"):
         drawings.read_as_tokens(PROMPT, "nowhere")

@@ -22,10 +22,10 @@ def test_values_lie_where_the_axis_says_straight_and_logarithmic():
     for log in (False, True):
         axis = Axis.around([value for _, value in FALLING], log)
         (line,) = places(line_chart([Series("NoRA", FALLING)], log=log))
-        for (x, y), (step, value) in zip(line, FALLING):
+        for (x, y), (step, value) in zip(line, FALLING, strict=True):
             assert x == pytest.approx(step / 4, abs=0.02)
             assert y == pytest.approx(axis.percent(value), abs=0.02)
-    bends = [a[1] - 2 * b[1] + c[1] for a, b, c in zip(line, line[1:], line[2:])]
+    bends = [a[1] - 2 * b[1] + c[1] for a, b, c in zip(line, line[1:], line[2:], strict=False)]
     assert max(map(abs, bends)) < 0.05  # An exponential is straight on a logarithmic axis.
 
 
@@ -44,7 +44,9 @@ def test_smoothing_is_the_moving_average_freed_of_its_start():
     found = smoothed(list(enumerate(values)), 0.6)
     for n in range(len(values)):
         weights = [0.6 ** (n - i) for i in range(n + 1)]
-        expected = math.fsum(w * v for w, v in zip(weights, values)) / math.fsum(weights)
+        expected = math.fsum(w * v for w, v in zip(weights, values, strict=False)) / math.fsum(
+            weights
+        )
         assert found[n] == pytest.approx((n, expected))
     assert smoothed(FALLING, 0.0) == FALLING
 

@@ -6,7 +6,6 @@ import time
 
 import pytest
 
-from nora_studio.app.server import login_limits
 from nora_studio.app.server.login_limits import (
     CHECKS_WAITING,
     FREE_FAILURES,
@@ -95,12 +94,11 @@ def test_a_full_line_of_checks_is_answered_at_once_and_empties_again():
     assert (checks._free, checks._waiting) == (1, 0)
 
 
-def test_an_attempt_is_given_up_in_bounded_time(monkeypatch):
-    monkeypatch.setattr(login_limits, "LONGEST_ATTEMPT", 0.2)
+def test_an_attempt_is_given_up_in_bounded_time():
     going = threading.Event()
 
     async def crowd() -> None:
-        limiter = LoginRateLimiter(0, PasswordChecks(at_once=1))
+        limiter = LoginRateLimiter(0, PasswordChecks(at_once=1), longest_attempt=0.2)
         first = asyncio.create_task(limiter.attempt("x", "10.0.0.1", going.wait))
         await asyncio.sleep(0.01)
         began = time.monotonic()

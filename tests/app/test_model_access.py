@@ -16,11 +16,10 @@ from nora_studio.app.pages.start_requirements import needs_view
 from nora_studio.app.pages.train import _Answers as Train
 from nora_studio.app.pages.watch import _Answers as EarlyStopping
 from nora_studio.app.serve import UiOptions, open_studio
-from nora_studio.app.server import model_access
 from nora_studio.app.server.adapter_commands import AdapterCommands
 from nora_studio.app.server.adapter_uploads import add_adapter
 from nora_studio.app.server.drawing_requests import AdapterChoice
-from nora_studio.app.server.image_jobs import for_the_server
+from nora_studio.app.server.image_jobs import for_the_server, new_sheet
 from nora_studio.app.server.model_access import ModelAccess
 from nora_studio.app.server.scoring import ScoreRequest, submit
 from nora_studio.app.server.training import PROGRAM
@@ -92,23 +91,20 @@ def test_an_uploaded_adapter_that_names_a_foreign_base_is_used_nowhere(shared, a
     assert "--model embedded" in desk.export(other.path, "kohya").shown
 
 
-def test_a_file_that_takes_an_adapters_place_later_brings_no_base_of_its_own(
-    shared, ada, foreign, monkeypatch
-):
+def test_a_file_that_takes_an_adapters_place_later_brings_no_base_of_its_own(shared, ada, foreign):
     _, workspace = ada
     file = add_adapter(workspace, Incoming(foreign("embedded"), "mug.safetensors"))
-    monkeypatch.setattr(shared.drawings, "_put", lambda live: kept.append(live.sheet))
-    kept = []
-    shared.drawings.submit(workspace, columns(f"adapters/{file.name}"))
+    asked = columns(f"adapters/{file.name}")
+    sheet = new_sheet(workspace, asked, is_allowed=shared.is_model_allowed)
     order = AdapterCommands(workspace, shared.is_model_allowed).export(
         f"adapters/{file.name}", "kohya"
     )
     shutil.copy(foreign(EVIL), file)
     # The command and the drawing name the base that was looked at; the header is not asked again.
     assert order.arguments[-2:] == ("--model", "embedded")
-    asked = for_the_server(kept[0], workspace, shared.is_model_allowed)
+    asked = for_the_server(sheet, workspace, shared.is_model_allowed)
     assert asked["request"]["model"] == "embedded"
-    later = replace(kept[0], request=replace(kept[0].request, model=None))
+    later = replace(sheet, request=replace(sheet.request, model=None))
     with pytest.raises(StudioError, match=EVIL):
         for_the_server(later, workspace, shared.is_model_allowed)
 
@@ -144,12 +140,10 @@ def test_no_field_of_a_shared_studio_takes_a_model_that_is_not_listed(
     assert not shared.jobs.of(workspace)
 
 
-def test_the_owners_list_holds_folders_hub_names_and_judges(tmp_path, monkeypatch):
+def test_the_owners_list_holds_folders_hub_names_and_judges(tmp_path, hub_cache):
     (tmp_path / "models" / "own").mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
-    hub = tmp_path / "hub"
-    (hub / "models--ada--sdxl" / "snapshots" / "1").mkdir(parents=True)
-    monkeypatch.setattr(model_access.constants, "HF_HUB_CACHE", str(hub))
+    (hub_cache / "models--ada--sdxl" / "snapshots" / "1").mkdir(parents=True)
     listed = [str(tmp_path / "models"), "ada/sdxl", "ViT-B-32:openai"]
     models = ModelAccess.of(tmp_path / "home", listed, is_private=False)
     for name in ("embedded", "ada/sdxl", "ViT-B-32:openai", str(tmp_path / "models" / "own")):

@@ -87,7 +87,7 @@ def test_twenty_people_at_once_are_not_mixed_up_and_pages_stay_quick(site, tiny_
 
     numbers = list(range(1, PEOPLE + 1))
     with ThreadPoolExecutor(PEOPLE) as crowd:
-        found = dict(zip(numbers, crowd.map(visit, numbers)))
+        found = dict(zip(numbers, crowd.map(visit, numbers), strict=True))
     for number, (rows, _) in found.items():
         assert f"photo-{number}.png" in rows
         assert not any(f"photo-{other}.png" in rows for other in numbers if other != number)

@@ -132,7 +132,7 @@ def test_a_state_brings_everything_back(tmp_path, tokenizer):
     other.restore(tmp_path)
     other.optimizer.param_groups[0]["lr"] = 1e-3
     assert other.step == 3
-    assert all(torch.equal(a, b) for a, b in zip(trained(2, other), wanted))
+    assert all(torch.equal(a, b) for a, b in zip(trained(2, other), wanted, strict=True))
 
 
 def run_script(*arguments: str) -> int:

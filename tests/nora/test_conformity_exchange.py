@@ -19,7 +19,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-4}
     ("ranks", "outers"), [((2, 3), (16, 16)), ((2, 3), (16, 8)), ((4, 6), (16, 16))]
 )
 def test_weighted_sum_of_adapters_is_exact_and_saves_and_loads(family, ranks, outers, tmp_path):
-    settings = [config_for(family, r, o, alpha=2.0 * r) for r, o in zip(ranks, outers)]
+    settings = [config_for(family, r, o, alpha=2.0 * r) for r, o in zip(ranks, outers, strict=True)]
     model = get_peft_model(make(FAMILIES[family]), settings[0])
     model.add_adapter("second", settings[1])
     move(model, "default", 1)

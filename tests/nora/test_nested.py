@@ -78,7 +78,7 @@ def test_output_and_gradients_are_those_of_the_formula(dtype, start):
     output = layer(x)
     assert output.dtype == dtype
     torch.testing.assert_close(output.double(), expected, **TOLERANCE[dtype])
-    for found, wanted in zip(gradients(layer, x), dense_gradients(layer, x)):
+    for found, wanted in zip(gradients(layer, x), dense_gradients(layer, x), strict=True):
         apart = (found - wanted).norm() / wanted.norm()
         assert apart < 40 * torch.finfo(dtype).eps, f"off by {apart:.2g} of its size"
 

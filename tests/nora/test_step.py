@@ -37,7 +37,7 @@ def heard_by(unet: torch.nn.Module) -> list[dict]:
 
     def hear(module, arguments, named) -> None:
         names = ("sample", "timestep", "encoder_hidden_states")
-        heard.append(dict(zip(names, arguments)) | named)
+        heard.append(dict(zip(names, arguments, strict=False)) | named)
 
     unet.register_forward_pre_hook(hear, with_kwargs=True)
     return heard

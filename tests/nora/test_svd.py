@@ -116,6 +116,8 @@ def test_activation_aware_factors_stay_bounded_on_a_silent_channel():
     activity[7] = 0.0
     _, _, down = activation_aware_svd(random_weight(24, 40), activity, 8)
     assert bool(torch.isfinite(down).all()) and float(down.abs().max()) < 10
+    lifted = activation_aware_svd(random_weight(24, 40), activity.clamp(min=1e-3), 8)
+    torch.testing.assert_close(down, lifted[2], **FLOAT32_FACTORS)
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_a_caption_is_used_however_it_is_spelt(folder, tiny_base, capsys, case):
     photo(folder, "other.png", 1)
     (folder / caption).write_text(OWN, "utf-8")
     found = trained(folder, tiny_base)
-    assert dict(zip([file.name for file in found.files], found.captions)) == {
+    assert dict(zip([file.name for file in found.files], found.captions, strict=True)) == {
         name: OWN,
         "other.png": PROMPT,
     }

@@ -66,7 +66,9 @@ def test_every_photo_covers_its_pictures(height, width, resolution, crops):
         assert frame.size == size
         assert 0 <= frame.top <= frame.scaled[0] - size[0]
         assert 0 <= frame.left <= frame.scaled[1] - size[1]
-        factors = [scaled / side for scaled, side in zip(frame.scaled, (height, width))]
+        factors = [
+            scaled / side for scaled, side in zip(frame.scaled, (height, width), strict=True)
+        ]
         # One factor for both sides, up to a pixel of rounding: nothing is distorted.
         assert abs(factors[0] - factors[1]) <= 1 / min(height, width)
         assert min(factors) <= cover * ZOOM + 1 / min(height, width)
@@ -95,7 +97,7 @@ def test_a_mirrored_crop_has_a_left_of_its_own(tmp_path):
     views = list(photo_views([tmp_path / "a.png"], framing))
     plain, mirrored = views[:4], views[4:]
     assert [view.crop for view in views] == [0, 1, 2, 3] * 2
-    for one, other in zip(plain, mirrored):
+    for one, other in zip(plain, mirrored, strict=True):
         assert torch.equal(one.pixels.flip(-1), other.pixels)
         width = one.frame.scaled[1]
         assert one.time_ids[:2] == other.time_ids[:2] == [40, 96]
@@ -103,7 +105,9 @@ def test_a_mirrored_crop_has_a_left_of_its_own(tmp_path):
         # As if the photo had been mirrored before it was cut.
         assert one.time_ids[3] + 32 + other.time_ids[3] == width
         assert one.time_ids[4:] == [32, 32]
-    assert any(one.time_ids[3] != other.time_ids[3] for one, other in zip(plain, mirrored))
+    assert any(
+        one.time_ids[3] != other.time_ids[3] for one, other in zip(plain, mirrored, strict=True)
+    )
 
 
 def test_time_ids_say_where_the_pixels_are(tmp_path):
@@ -197,7 +201,7 @@ def test_caption_dropout_takes_its_share_and_no_more():
     pairs = []
     for _ in range(1500):
         batch = batches.next()
-        pairs += zip(marks(batch), batch["prompts"].tolist())
+        pairs += zip(marks(batch), batch["prompts"].tolist(), strict=True)
     assert all(prompt in (3, mark // 100) for mark, prompt in pairs)
     assert sum(prompt == 3 for _, prompt in pairs) / len(pairs) == pytest.approx(0.3, abs=0.03)
 

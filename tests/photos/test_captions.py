@@ -130,5 +130,5 @@ def test_the_draws_bring_each_photos_number(tiny_base, photo_folder, tmp_path):
     batches = PhotoBatches(exact, 2, 1000, seed=0, prompts=numbers)
     for _ in range(4):
         batch = batches.next()
-        for latents, number in zip(batch["latents"], batch["prompts"]):
+        for latents, number in zip(batch["latents"], batch["prompts"], strict=True):
             assert torch.equal(latents, exact.mean[numbers == number][0])

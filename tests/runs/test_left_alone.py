@@ -8,14 +8,17 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from support.file_events import at_file_event
 from support.modules import modules, scripts
 from support.places import GOLDEN, TOP
 from support.trainer import run_trainer
 
+from nora_studio.errors import StudioError
 from nora_studio.runs.atomic import replacing
 from nora_studio.runs.liveness import born_at, host_name
 from nora_studio.runs.runs import Run
@@ -128,6 +131,31 @@ def test_a_swap_that_was_killed_in_the_middle_is_finished_by_the_next_command(tm
     assert (tmp_path / "merged" / "half").read_text() == "half", "what was there is back"
 
 
+IN_USE = " was moved or removed while it was in use"
+NOT_WRITTEN = "cannot be written ({}): its folder was moved or removed. Put it back"
+REMOVALS = {
+    "log": ("runs/stopped-nora/log.jsonl", IN_USE),
+    # Its twin's line comes between its own and its checkpoint.
+    "checkpoint": ("runs/stopped-lora/log.jsonl", IN_USE),
+    "sample": (
+        "runs/stopped-nora/samples/.*png.*",
+        f"/samples/step-000014-01.png {NOT_WRITTEN.format('a picture')}",
+    ),
+    "end": ("runs/stopped-nora/.*status.*", f"/status.json {NOT_WRITTEN.format('where it is')}"),
+}
+"""The folder is removed just before a file is opened for writing; what is then said of it."""
+
+
+def test_a_run_that_was_removed_takes_neither_a_checkpoint_nor_an_adapter(tmp_path):
+    run = Run(shutil.copytree(GOLDEN / "runs" / "stopped-nora", tmp_path / "stopped-nora"))
+    shutil.rmtree(run.folder)
+    with pytest.raises(StudioError, match="was moved or removed while it was in use"):
+        run.save_checkpoint(3, lambda folder: None)
+    with pytest.raises(StudioError, match="moved or removed while"), run.saving_adapter():
+        pass
+    assert not run.folder.exists()
+
+
 @pytest.mark.parametrize(
     "when",
     [
@@ -140,22 +168,19 @@ def test_a_folder_removed_while_it_is_trained_ends_in_one_line(tmp_path, monkeyp
     folder = shutil.copytree(GOLDEN, tmp_path / "golden")
     monkeypatch.chdir(folder)
     run = Run(folder / "runs" / "stopped-nora")
-    act = {"checkpoint": "save_checkpoint", "log": "log", "sample": "sample_file"}.get(
-        when, "saving_adapter"
-    )
-    plain = getattr(Run, act)
 
-    def removing(self, *arguments, **values):
-        if self.folder.name == "stopped-nora" and self.exists:
-            shutil.rmtree(self.folder)
-        return plain(self, *arguments, **values)
+    def is_time() -> bool:
+        return when != "end" or run.adapter.is_dir()
 
-    monkeypatch.setattr(Run, act, removing)
-    outcome = run_trainer("--config", "runs/stopped-nora/config.toml", "--resume")
+    file, words = REMOVALS[when]
+    remove = partial(shutil.rmtree, run.folder)
+    with at_file_event("open", file, remove, is_time) as happened:
+        outcome = run_trainer("--config", "runs/stopped-nora/config.toml", "--resume")
+    assert happened
     assert outcome.status == 2
     assert len(outcome.errors) == 1, outcome.err
     assert "Traceback" not in outcome.err
-    assert "stopped-nora was moved or removed while it was in use" in outcome.errors[0]
+    assert f"stopped-nora{words}" in outcome.errors[0]
     assert not (run.folder / "checkpoints").exists(), "nothing of it comes back"
 
 

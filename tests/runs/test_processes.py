@@ -79,7 +79,7 @@ def test_two_processes_learn_what_one_does(alone_and_together, method):
     assert moved > 0.05
     rows = [Run.open(run).read_log() for run in (pair, alone)]
     assert [row["step"] for row in rows[0]] == [0, 2, 4]
-    for row, reference in zip(*rows):
+    for row, reference in zip(*rows, strict=True):
         assert row.keys() == reference.keys()
         for name in {"loss", "held_out_loss", "gradient_norm"} & row.keys():
             assert row[name] == pytest.approx(reference[name], rel=1e-4), (name, row["step"])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.places import TOP
-from support.tiny import SIZE, tiny_adapter, tiny_clip, tiny_sdxl
+from support.tiny import SIZE, tiny_adapter, tiny_clip
 
 from nora_studio.errors import StudioError
 from nora_studio.scoring.compare import (
@@ -37,13 +37,8 @@ DRAWING = Drawing(
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    return tiny_sdxl(tmp_path_factory.mktemp("tiny") / "sdxl")
-
-
-@pytest.fixture(scope="module")
-def pipe(base):
-    return load_sdxl(str(base))
+def pipe(tiny_base):
+    return load_sdxl(str(tiny_base))
 
 
 @pytest.fixture(scope="module")
@@ -179,13 +174,13 @@ def run_script(monkeypatch, *arguments: object) -> int:
 
 
 def test_the_script_scores_everything_and_says_what_it_shows(
-    base, runs, photos, tmp_path, monkeypatch, capsys
+    tiny_base, runs, photos, tmp_path, monkeypatch, capsys
 ):
     clip = tiny_clip(tmp_path / "clip")
     out = tmp_path / "scores"
     prompts = [f"a photo of a [V] mug number {n}" for n in range(6)]
     arguments = ["--adapters", *runs.values(), "--prompts", *prompts, "--seeds", 0, 1]
-    arguments += ["--references", photos, "--model", base, "--clip", clip, "--out", out]
+    arguments += ["--references", photos, "--model", tiny_base, "--clip", clip, "--out", out]
     arguments += ["--steps", 1, "--guidance", 1]
     assert run_script(monkeypatch, *arguments) == 0
     told = capsys.readouterr().out
@@ -215,12 +210,12 @@ def test_the_script_scores_everything_and_says_what_it_shows(
 
 
 def test_the_script_refuses_bad_input_in_one_line(
-    base, runs, photos, tmp_path, monkeypatch, capsys
+    tiny_base, runs, photos, tmp_path, monkeypatch, capsys
 ):
     good = {
         "--adapters": [runs["nora"]],
         "--prompts": ["a [V] mug"],
-        "--model": [base],
+        "--model": [tiny_base],
         "--clip": [tiny_clip(tmp_path / "clip")],
         "--out": [tmp_path / "scores"],
         "--steps": [1],

@@ -75,7 +75,9 @@ def test_every_checkpoint_is_measured_at_every_strength(done):
     }
     for point in result.points:
         assert len(point.pictures) == 4
-        for name, (prompt, seed) in zip(point.pictures, [(p, s) for p in PROMPTS for s in (0, 1)]):
+        for name, (prompt, seed) in zip(
+            point.pictures, [(p, s) for p in PROMPTS for s in (0, 1)], strict=True
+        ):
             recipe = read_recipe(out / name)
             assert (recipe.prompt, recipe.seed, recipe.strength) == (prompt, seed, point.strength)
             assert recipe.method == point.method
@@ -179,7 +181,7 @@ def test_the_photos_stand_for_the_subject_and_for_no_prompt(clip, photo_folder):
     pairs = [float(features[a] @ features[b]) for a, b in ((0, 1), (0, 2), (1, 2))]
     real = panel.real(2)
     assert real["CLIP-I"] == pytest.approx((sum(pairs) / 3,) * 2, abs=1e-6)
-    for told, prompt in zip(real["CLIP-T"], PROMPTS):
+    for told, prompt in zip(real["CLIP-T"], PROMPTS, strict=True):
         each = clip_t(scorer, photos, [prompt] * len(photos))
         assert told == pytest.approx(float(each.mean()), abs=1e-6)
     assert panel.nearest_photos == pytest.approx(max(pairs), abs=1e-6)

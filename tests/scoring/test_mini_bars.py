@@ -38,7 +38,10 @@ def test_the_judge_counts_right_answers(attribute: str) -> None:
     def seen(shift: int) -> torch.Tensor:
         truths = ((getattr(scenes, attribute) + shift) % len(options)).tolist()
         kinds = [world.CLASSES[kind] for kind in scenes.kind.tolist()]
-        told = [bars.describe(attribute, options[i], kind) for i, kind in zip(truths, kinds)]
+        told = [
+            bars.describe(attribute, options[i], kind)
+            for i, kind in zip(truths, kinds, strict=True)
+        ]
         return judge.read(told)
 
     assert judge.accuracies(scenes, seen(0))[attribute] == 1.0

@@ -143,7 +143,7 @@ def test_a_page_shows_all_it_was_given_as_text(page_text):
 def test_pictures_on_a_page_are_the_ones_given_and_are_described(page_text):
     pictures = [attributes for tag, attributes in Page(page_text).tags if tag == "img"]
     assert [p["alt"] for p in pictures][2:] == ['base: a "[V]" <mug>', 'NoRA: a "[V]" <mug>']
-    for picture, color in zip(pictures, (RED, RED, RED, BLUE)):
+    for picture, color in zip(pictures, (RED, RED, RED, BLUE), strict=True):
         data = base64.b64decode((picture["src"] or "").partition(",")[2])
         shown = Image.open(io.BytesIO(data))
         assert shown.size == (64, 64)

@@ -85,7 +85,7 @@ def test_table_2_as_shipped_is_its_records_and_every_pair_is_the_reference():
             told([values[first, n][s] - values[second, n][s] for s in (1, 2, 3)], 1) for n in shots
         ]
     for method, own in rows_of(page).items():
-        for n, cell in zip(shots, own[1:6]):
+        for n, cell in zip(shots, own[1:6], strict=True):
             seeds = list(values[method, n].values())
             half = f" ± {student_half_width(seeds):.1f}" if method != "zero-shot" else ""
             plain = re.sub(r"\*\*|</?u>", "", cell)
@@ -112,7 +112,7 @@ def test_the_sweep_as_shipped_is_its_records_over_subjects_and_every_pair_is_the
     assert len(labels) == 9 and len(found) == 36
     for second, first in combinations(labels, 2):
         assert found[f"{first} − {second}"] == [
-            told([a - b for a, b in zip(means[first, score], means[second, score])], 3)
+            told([a - b for a, b in zip(means[first, score], means[second, score], strict=True)], 3)
             for score in ("CLIP-I", "CLIP-T")
         ]
     rows = rows_of(page)

@@ -46,7 +46,7 @@ def reference_features(scorer, images, prompts):
 def test_clip_t_is_the_cosine_with_the_prompt_without_its_rare_word(scorer):
     images = noise_pictures(3, seed=0)
     seen, read = reference_features(scorer, images, ["a mug", "a dog on the beach", "a mug"])
-    expected = [float(a @ b) for a, b in zip(seen, read)]
+    expected = [float(a @ b) for a, b in zip(seen, read, strict=True)]
     assert clip_t(scorer, images, PROMPTS).tolist() == pytest.approx(expected, abs=1e-5)
     assert len({round(value, 3) for value in expected}) == 3
 

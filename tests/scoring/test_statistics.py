@@ -17,6 +17,7 @@ from nora_studio.scoring.statistics import (
     mean_difference,
     mean_of,
     paired_difference,
+    sign_test,
     signed,
     verdict,
 )
@@ -108,7 +109,7 @@ def test_seeds_of_a_subject_are_one_unit():
     assert mean_of(values * 4, subjects * 4) == pytest.approx(found)
     # Of a single subject its seeds are the units; `coverage` says what that covers.
     assert mean_of(values[:2], subjects[:2]) == mean_of(values[:2])
-    pairs = {(s, n): v for n, (v, s) in enumerate(zip(values, subjects))}
+    pairs = {(s, n): v for n, (v, s) in enumerate(zip(values, subjects, strict=True))}
     zeros = dict.fromkeys(pairs, 0.0)
     assert mean_difference(pairs, zeros, lambda key: key[0]) == pytest.approx(found)
 
@@ -146,7 +147,7 @@ def test_the_mean_difference_is_exact_and_lies_in_its_interval():
     found = paired_difference(a, b)
     assert found.mean == 0.375
     # Four units: Student's t with three degrees of freedom, beyond the smallest and the largest.
-    half = 3.182446305284 * statistics.stdev(x - y for x, y in zip(a, b)) / 2
+    half = 3.182446305284 * statistics.stdev(x - y for x, y in zip(a, b, strict=True)) / 2
     assert found == pytest.approx((0.375, 0.375 - half, 0.375 + half), rel=1e-10)
 
 
@@ -218,3 +219,11 @@ def test_a_verdict_names_the_higher_side_only_when_the_interval_leaves_zero_out(
 def test_few_prompts_give_no_verdict_however_clear_they_look():
     assert "too few prompts" in verdict(Difference(0.9, 0.8, 1.0), 5, "NoRA", "LoRA")
     assert "too few seeds" in verdict(Difference(0.9, 0.8, 1.0), 5, "NoRA", "LoRA", "seeds")
+
+
+@pytest.mark.parametrize("wins", range(9))
+def test_the_sign_test_is_the_exact_binomial(wins):
+    losses = 8 - wins
+    tail = sum(math.comb(8, k) for k in range(9) if math.comb(8, k) <= math.comb(8, wins)) / 2**8
+    assert sign_test(wins, losses) == pytest.approx(tail)
+    assert sign_test(0, 0) == 1.0

@@ -1,11 +1,10 @@
 """Several adapters on one base: each as it is alone, all at once as the sum of their changes."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-from support.tiny import SIZE, tiny_adapter, tiny_sdxl
+from support.tiny import SIZE, tiny_adapter
 
 from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.cli import merge
@@ -23,13 +22,8 @@ ROUNDING = 2
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    return tiny_sdxl(tmp_path_factory.mktemp("tiny") / "sdxl")
-
-
-@pytest.fixture(scope="module")
-def pipe(base):
-    return load_sdxl(str(base))
+def pipe(tiny_base):
+    return load_sdxl(str(tiny_base))
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +70,12 @@ def test_only_so_many_stay_loaded_and_a_retrained_one_is_read_again(pipe, used, 
     assert (pixels(pipes.wearing((use,))) != drawn).any()
 
 
-def test_several_at_once_draw_what_the_merged_model_draws(base, pipe, used, tmp_path):
+def test_several_at_once_draw_what_the_merged_model_draws(tiny_base, pipe, used, tmp_path):
     weights = (0.7, 0.4, 1.0)
-    together = tuple(at(use, weight) for use, weight in zip(used.values(), weights))
+    together = tuple(at(use, weight) for use, weight in zip(used.values(), weights, strict=True))
     drawn = pixels(AdaptedPipes(pipe).wearing(together))
     paths = tuple(use.path for use in used.values())
-    merge.run(merge.Options(paths, tmp_path / "merged", weights, str(base), "fp32"))
+    merge.run(merge.Options(paths, tmp_path / "merged", weights, str(tiny_base), "fp32"))
     merged = pixels(load_sdxl(str(tmp_path / "merged")))
     assert np.abs(drawn - merged).max() <= ROUNDING
     assert np.abs(drawn - pixels(pipe)).max() > 10

@@ -45,7 +45,7 @@ def encoded(pipe, folder: Path, store: TensorCache | None, **framing) -> list[La
 
 def assert_same_caches(one: list[LatentCache], other: list[LatentCache]) -> None:
     assert len(one) == len(other)
-    for a, b in zip(one, other):
+    for a, b in zip(one, other, strict=True):
         for name in ("mean", "std", "time_ids", "views"):
             assert torch.equal(getattr(a, name), getattr(b, name)), name
 

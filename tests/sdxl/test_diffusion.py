@@ -63,7 +63,7 @@ def test_importance_and_weighting_multiply(tiny_pipe, latents, noise, weighting)
         process.loss(answer[i : i + 1], latents[i : i + 1], noise[i : i + 1], timesteps[i : i + 1])
         for i in range(3)
     ]
-    expected = sum(share * loss for share, loss in zip(importance, alone)) / 3
+    expected = sum(share * loss for share, loss in zip(importance, alone, strict=True)) / 3
     assert_together = process.loss(answer, latents, noise, timesteps, importance)
     torch.testing.assert_close(assert_together, expected)
 

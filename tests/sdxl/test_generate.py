@@ -41,8 +41,8 @@ RECIPE = Recipe(
 
 
 @pytest.fixture(scope="module")
-def pipe(tmp_path_factory) -> StableDiffusionXLPipeline:
-    return load_sdxl(str(tiny_sdxl(tmp_path_factory.mktemp("tiny") / "sdxl")))
+def pipe(tiny_base) -> StableDiffusionXLPipeline:
+    return load_sdxl(str(tiny_base))
 
 
 @pytest.fixture(scope="module", params=["lora", "nora"])

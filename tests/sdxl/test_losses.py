@@ -52,7 +52,7 @@ def test_noisy_latents_follow_the_forward_process(schedule, batch):
     expected = torch.stack(
         [
             math.sqrt(schedule[t]) * x + math.sqrt(1 - schedule[t]) * e
-            for x, e, t in zip(latents.double(), noise.double(), timesteps.tolist())
+            for x, e, t in zip(latents.double(), noise.double(), timesteps.tolist(), strict=True)
         ]
     )
     assert_close(noisy_latents(latents, noise, torch.tensor(schedule), timesteps), expected)
@@ -69,7 +69,7 @@ def test_v_targets_follow_their_definition(schedule, batch):
     expected = torch.stack(
         [
             math.sqrt(schedule[t]) * e - math.sqrt(1 - schedule[t]) * x
-            for x, e, t in zip(latents.double(), noise.double(), timesteps.tolist())
+            for x, e, t in zip(latents.double(), noise.double(), timesteps.tolist(), strict=True)
         ]
     )
     alphas = torch.tensor(schedule)
@@ -107,9 +107,11 @@ def test_min_snr_of_both_predictions_is_one_loss_of_the_clean_picture(schedule):
 def test_the_loss_is_the_mean_over_pictures_of_weighted_squares(batch):
     prediction, target, _ = batch
     weights = torch.tensor([0.5, 2.0, 0.0, 1.0])
-    per_picture = [(p - t).pow(2).mean() for p, t in zip(prediction.double(), target.double())]
+    per_picture = [
+        (p - t).pow(2).mean() for p, t in zip(prediction.double(), target.double(), strict=True)
+    ]
     plain = sum(per_picture) / 4
-    weighted = sum(w * value for w, value in zip(weights.tolist(), per_picture)) / 4
+    weighted = sum(w * value for w, value in zip(weights.tolist(), per_picture, strict=True)) / 4
     assert_close(denoising_loss(prediction, target), plain)
     assert_close(denoising_loss(prediction, target, weights), weighted)
 

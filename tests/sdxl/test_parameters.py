@@ -121,7 +121,7 @@ def test_a_pipeline_is_counted_as_the_trainer_adapts_it(tmp_path):
     # SDXL reads the first encoder before its last layer, which so gets no adapter.
     assert (parts[1].layers, parts[2].layers) == (4, 8)
     more = count(str(folder), AdapterSpec("lora", 2), ("attention+feedforward",))
-    assert all(a.trained < b.trained for a, b in zip(parts, more))
+    assert all(a.trained < b.trained for a, b in zip(parts, more, strict=True))
     (alone,) = count(str(folder / "unet"), AdapterSpec("lora", 2))
     assert alone.trained == parts[0].trained
 

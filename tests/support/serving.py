@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import uvicorn
@@ -82,6 +83,9 @@ def serving(
     second: float = 0,
     proxies: tuple[str, ...] = (),
     quota: int = QUOTA_BYTES,
+    limiter: LoginRateLimiter | None = None,
+    connections: dict[str, Any] | None = None,
+    **limits: Any,
 ) -> Iterator:
     """Serve the guarded app over a Gradio page with one button, for as long as the block lasts.
 
@@ -90,6 +94,9 @@ def serving(
         second: What the login's waiting takes for a second.
         proxies: Addresses that are believed what they say of a visitor's address.
         quota: Bytes that each visitor's folder may take.
+        limiter: Of logins; None: one of its own.
+        connections: Further settings of `server_config`.
+        limits: Settings of the guard.
     """
     import gradio as gr
 
@@ -107,11 +114,13 @@ def serving(
             return f"{visitor} {','.join(claimed)}"
 
         button.click(who, files, told, api_name="who")
-    app = guarded_app(auth, LoginRateLimiter(second))
+    app = guarded_app(auth, limiter or LoginRateLimiter(second), **limits)
     gr.mount_gradio_app(app, blocks, path="/", run_history=False, footer_links=[], ssr_mode=False)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(server_config(app, proxies, log_level="critical"))
+    server = uvicorn.Server(
+        server_config(app, proxies, log_level="critical", **(connections or {}))
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not server.started:

@@ -156,7 +156,7 @@ def _pack(
         size = float(torch.linalg.matrix_norm(core))
         rounding = float(torch.linalg.matrix_norm(core_of(kept) - core)) / size if size else 0.0
     probes = probe(kept, scale)
-    off = deviation(kept | dict(zip(OUTER, outer)), scale, probes)
+    off = deviation(kept | dict(zip(OUTER, outer, strict=True)), scale, probes)
     if off > TOLERANCE:
         raise StudioError(
             f"{name}: the outer factors found in this base change the update by {off:.2%}: the "

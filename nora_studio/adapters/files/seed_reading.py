@@ -119,7 +119,7 @@ def _regenerate(
     state: dict[str, Tensor] = {}
     for name, row in rows.items():
         factors = starts_from(row["start"], recipe.outer_rank) | inner_from(row, row["start"])
-        factors |= dict(zip(OUTER, outer[name]))
+        factors |= dict(zip(OUTER, outer[name], strict=True))
         off = deviation(factors, float(row["check"][-1]), row["check"][:-1])
         if not off <= TOLERANCE:  # a NaN is refused too
             held = str(layers[name].weight.dtype).removeprefix("torch.")

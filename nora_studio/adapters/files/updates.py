@@ -116,7 +116,7 @@ def with_rank(updates: Updates, rank: int | None = None) -> Updates:
 def mix(several: Sequence[Updates], weights: Sequence[float]) -> Updates:
     """Add adapters up with weights, exactly: the ranks add up too, and bounds of losses."""
     mixed: Updates = {}
-    for updates, weight in zip(several, weights):
+    for updates, weight in zip(several, weights, strict=True):
         for part, layers in updates.items():
             target = mixed.setdefault(part, {})
             for name, update in layers.items():

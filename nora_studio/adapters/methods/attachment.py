@@ -56,7 +56,7 @@ def attach(
     method = METHODS[spec.method]
     names = _match(model, targets)
     shapes = [_shape(model.get_submodule(name), name) for name in names]
-    for name, shape in zip(names, shapes):
+    for name, shape in zip(names, shapes, strict=True):
         method.fits(spec, name, shape)
     config = method.build(spec, list(targets), shapes)
     _check_present(model, PeftType(config.peft_type), spec.method, adapter_name)

@@ -237,7 +237,9 @@ def lora_fa(
     def follow(loaded: torch.optim.Optimizer) -> None:
         """Torch moves restored state only where it goes by parameter."""
         devices = {
-            n: p.device for g in loaded.param_groups for n, p in zip(g["names"], g["params"])
+            n: p.device
+            for g in loaded.param_groups
+            for n, p in zip(g["names"], g["params"], strict=True)
         }
         for name, state in loaded.state.items():
             device = next(d for n, d in devices.items() if n == name or n.startswith(f"{name}_"))

@@ -71,7 +71,7 @@ class Orders:
         request: gr.Request,
     ) -> str:
         """Export, mix, merge or look into adapters by their paths; gives back the command."""
-        held = dict(zip(adapters, strengths or [1.0] * len(adapters)))
+        held = dict(zip(adapters, strengths or [1.0] * len(adapters), strict=False))
         values = (action, to, to, name, "", None, "", "", "", True)
         try:
             if action == "push":

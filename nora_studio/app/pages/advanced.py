@@ -156,4 +156,6 @@ def _label(name: str) -> str:
 
 def flags_of(fields: Sequence[Field], values: Sequence[Any]) -> list[str]:
     """The command line's words for all that is not as it was."""
-    return [word for field, value in zip(fields, values) for word in field.flags(value)]
+    return [
+        word for field, value in zip(fields, values, strict=True) for word in field.flags(value)
+    ]

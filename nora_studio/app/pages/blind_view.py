@@ -25,7 +25,7 @@ def _trial(test: BlindTest, sheet: Sheet, workspace: Workspace) -> str:
     frames = "".join(
         f'<figure class="blind-side"><img src="{escaped(workspace.url(file))}" '
         f'alt="{side} picture" decoding="async"><figcaption>{side}</figcaption></figure>'
-        for side, file in zip(("Left", "Right"), pictures)
+        for side, file in zip(("Left", "Right"), pictures, strict=True)
     )
     pairs = sum(test.decoy not in trial.pair for trial in test.trials)
     few = ""
@@ -97,7 +97,7 @@ def _revealed(test: BlindTest, number: int, workspace: Workspace) -> str:
         f"{_dot(label)}{escaped(label)}{' · chosen' if side == chosen else ''}</figcaption>"
         "</figure>"
         for side, (label, file) in enumerate(
-            zip((trial.left, trial.right), pictures_of(workspace, test, number))
+            zip((trial.left, trial.right), pictures_of(workspace, test, number), strict=True)
         )
     )
     tie = " · no difference seen" if chosen is None else ""

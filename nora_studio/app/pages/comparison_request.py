@@ -84,11 +84,11 @@ def _columns(fields: Fields) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     labels = labels_of(list(fields.adapters))
     used = [
         {"path": one.path, "strength": strength}
-        for one, strength in zip(fields.adapters, fields.strengths)
+        for one, strength in zip(fields.adapters, fields.strengths, strict=False)
     ]
     single = [
         {"label": _at(label, use["strength"]), "adapters": [use]}
-        for label, use in zip(labels, used)
+        for label, use in zip(labels, used, strict=False)
     ]
     view: dict[str, Any] = {"kinds": ["base", *(one.card.method for one in fields.adapters)]}
     if fields.layout == "strengths":
@@ -110,7 +110,7 @@ def _grid(fields: Fields, labels: Sequence[str]) -> tuple[list[dict[str, Any]], 
     across = _numbers(fields.sweep)
     columns: list[dict[str, Any]] = [{"label": "base"}]
     rows, kinds = [], ["base"]
-    for label, one in zip(labels, fields.adapters):
+    for label, one in zip(labels, fields.adapters, strict=True):
         for step, path in (some_checkpoints(one) or {one.card.steps: one.path}).items():
             rows.append(f"{label}, step {step}" if step else label)
             for strength in across:

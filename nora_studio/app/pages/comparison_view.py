@@ -121,7 +121,7 @@ def _blocks(sheet: Sheet) -> Iterator[_Block]:
         yield _Block("", heads[:1], [("", [(0, 0, 0)])])
         places = [[(1 + r * width + c, 0, 0) for c in range(width)] for r in range(len(rows))]
         columns = [(name, "plain") for name in across]
-        yield _Block(request.prompts[0], columns, list(zip(rows, places)))
+        yield _Block(request.prompts[0], columns, list(zip(rows, places, strict=True)))
     elif layout == "seeds":
         seeds = [(f"seed {seed}", "plain") for seed in request.seeds]
         for number, (label, _) in enumerate(heads):

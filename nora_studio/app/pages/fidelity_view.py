@@ -125,7 +125,7 @@ def panel_view(result: Fidelity, chosen: int | None, address: Callable[[str], st
     chips.append(_chip("Nearest photo", point.nearest))
     prompts = [prompt for prompt in result.prompts for _ in result.seeds]
     pictures = []
-    for prompt, own, base in zip(prompts, point.pictures, result.base.pictures):
+    for prompt, own, base in zip(prompts, point.pictures, result.base.pictures, strict=False):
         cells = "".join(
             f'<img class="picture" src="{escaped(address(name) or "")}" width="256" '
             f'height="256" loading="lazy" alt="{who}: {escaped(prompt)}">'

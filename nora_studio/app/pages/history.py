@@ -82,7 +82,7 @@ class _Room:
         ]
         # What has not changed is not sent again: nothing moves, and no button loses the focus.
         old = before.get("views") or [None] * len(shown)
-        parts = [gr.skip() if a == b else b for a, b in zip(old, shown)]
+        parts = [gr.skip() if a == b else b for a, b in zip(old, shown, strict=True)]
         drawn = bool(chosen) and all(now.run.has_adapter for now in chosen)
         switches = [len(chosen) == 1, drawn, bool(chosen)]
         same = before.get("switches") == switches

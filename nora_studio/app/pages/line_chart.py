@@ -71,8 +71,12 @@ def line_chart(
     values = Axis.around([value for _, value in every], log)
     lines = []
     if smoothing:
-        lines = [_path(p, steps, values, one, "raw") for one, p in zip(series, raw) if p]
-    lines += [_path(p, steps, values, one, "line") for one, p in zip(series, shown) if p]
+        lines = [
+            _path(p, steps, values, one, "raw") for one, p in zip(series, raw, strict=True) if p
+        ]
+    lines += [
+        _path(p, steps, values, one, "line") for one, p in zip(series, shown, strict=True) if p
+    ]
     return (
         f'<figure class="chart"><figcaption>{escaped(title)}</figcaption>'
         f'<div class="plot" role="img" aria-label="{escaped(_told(title, series, shown))}">'
@@ -134,9 +138,9 @@ def _columns(
     centres = [steps.percent(step) for step, _ in places]
     edges = [0.0, *((a + b) / 2 for a, b in pairwise(centres)), 100.0]
     strips = []
-    for (step, _), centre, left, right in zip(places, centres, edges, edges[1:]):
+    for (step, _), centre, left, right in zip(places, centres, edges, edges[1:], strict=False):
         dots, rows = [], []
-        for one, points in zip(series, shown):
+        for one, points in zip(series, shown, strict=True):
             point = _nearest(points, step)
             if point is None or not left <= steps.percent(point[0]) <= right:
                 continue
@@ -172,7 +176,7 @@ def _key(series: Sequence[Series], shown: Sequence[list[Point]]) -> str:
     rows = [
         f"<li>{_swatch(one)}{escaped(one.label)}"
         f"{f' <b>{points[-1][1]:.4g}</b>' if points else ''}</li>"
-        for one, points in zip(series, shown)
+        for one, points in zip(series, shown, strict=True)
     ]
     return f'<ul class="key">{"".join(rows)}</ul>'
 
@@ -182,7 +186,7 @@ def _told(title: str, series: Sequence[Series], shown: Sequence[list[Point]]) ->
     lines = [
         f"{one.label} from {points[0][1]:.4g} at step {number(points[0][0])} to "
         f"{points[-1][1]:.4g} at step {number(points[-1][0])}"
-        for one, points in zip(series, shown)
+        for one, points in zip(series, shown, strict=True)
         if points
     ]
     return f"{title}: {'; '.join(lines)}."

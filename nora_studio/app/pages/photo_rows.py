@@ -33,7 +33,7 @@ def photo_rows(
     shapes = _shapes(photos, model)
     hint = escaped(f"a photo of a [V] {noun or 'mug'} on a wooden table")
     rows = []
-    for photo, (width, height) in zip(photos, shapes):
+    for photo, (width, height) in zip(photos, shapes, strict=True):
         remarks = report.photos.get(photo.name, [])
         said = "".join(_remark(remark.text, remark.is_unusable) for remark in remarks)
         name, masked = escaped(photo.original), " · mask" if photo.has_mask else ""

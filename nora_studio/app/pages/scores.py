@@ -108,7 +108,7 @@ class _Room:
         after = {"views": shown, "known": known, "busy": busy}
         # What has not changed is not sent again: nothing moves, and no button loses the focus.
         old = before.get("views") or [None] * len(shown)
-        parts = [gr.skip() if a == b else b for a, b in zip(old, shown)]
+        parts = [gr.skip() if a == b else b for a, b in zip(old, shown, strict=True)]
         same = before.get("known") == known and asked == names
         choice = gr.skip() if same else gr.update(choices=known, value=names)
         switch = gr.skip() if before.get("busy") == busy else gr.Button(interactive=busy)
@@ -207,7 +207,7 @@ def _questions() -> tuple[
 def _twins(runs: list[Run]) -> list[str]:
     """The newest run, with its twins."""
     stems = [stem_and_method(run)[0] for run in runs]
-    own = [run.folder.name for run, stem in zip(runs, stems) if stem == stems[0]]
+    own = [run.folder.name for run, stem in zip(runs, stems, strict=True) if stem == stems[0]]
     return sorted(own, key=lambda name: (not name.endswith("-nora"), name))[:MOST_RUNS]
 
 

@@ -140,7 +140,7 @@ class _Answers:
 
     def fill(self, request: gr.Request, *values: Any):
         """The command that the form comes to."""
-        keep_form(self._studio.workspace(request.headers), dict(zip(KEPT, values)))
+        keep_form(self._studio.workspace(request.headers), dict(zip(KEPT, values, strict=False)))
         effort, text, lack = "", "", ""
         try:
             asked = request_of(values, self._fields)

@@ -114,7 +114,7 @@ class _Answers:
         shown = _views(self._studio, training, state, log, smoothing, workspace)
         after = {"names": list(trainings), "name": name, "state": state, "shown": shown}
         old = before.get("shown") or [None] * len(shown)
-        parts = [gr.skip() if was == now else now for was, now in zip(old, shown)]
+        parts = [gr.skip() if was == now else now for was, now in zip(old, shown, strict=True)]
         same = all(before.get(key) == after[key] for key in ("names", "name"))
         choice = gr.skip() if same else gr.Dropdown(list(trainings), value=name or None)
         if same and before.get("state") == state:

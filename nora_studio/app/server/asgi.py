@@ -1,5 +1,7 @@
 """The app that Gradio's pages are mounted on: the guard, the login, and visitors' files."""
 
+from typing import Any
+
 from fastapi import FastAPI
 
 from nora_studio.app.server.auth import Authenticator
@@ -9,10 +11,15 @@ from nora_studio.app.server.login import login_routes
 from nora_studio.app.server.login_limits import LoginRateLimiter
 
 
-def guarded_app(auth: Authenticator, limiter: LoginRateLimiter | None = None) -> FastAPI:
+def guarded_app(
+    auth: Authenticator, limiter: LoginRateLimiter | None = None, **limits: Any
+) -> FastAPI:
     """An app whose every request passes the guard; Gradio is mounted on "/" of it afterwards.
 
     Call `auth.uploads.serve_gradio()` before the blocks are made.
+
+    Args:
+        limits: Settings of `Guard`; tests use tighter ones.
     """
     app = FastAPI(
         docs_url=None,
@@ -20,5 +27,5 @@ def guarded_app(auth: Authenticator, limiter: LoginRateLimiter | None = None) ->
         openapi_url=None,
         routes=[*login_routes(auth, limiter), *file_routes(auth)],
     )
-    app.add_middleware(Guard, auth=auth)
+    app.add_middleware(Guard, auth=auth, **limits)
     return app

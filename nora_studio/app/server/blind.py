@@ -148,7 +148,7 @@ def verdict_of(test: BlindTest) -> Verdict:
         raise StudioError("the result is shown when every pair is judged.")
     chosen = Counter()
     decoys = missed = 0
-    for trial, answer in zip(test.trials, test.answers):
+    for trial, answer in zip(test.trials, test.answers, strict=True):
         winner = {"left": trial.left, "right": trial.right}.get(answer)
         if test.decoy in trial.pair:
             decoys += 1
@@ -194,7 +194,7 @@ def begin_test(
         for prompt, *two in pairs:
             chance.shuffle(two)
             names = [f"{secrets.token_hex(8)}.png" for _ in two]
-            for (_, file), name in zip(two, names):
+            for (_, file), name in zip(two, names, strict=True):
                 _copy_bare(file, folder / name)
             (left, _), (right, _) = two
             trials.append(Trial(prompt, left, right, (names[0], names[1])))

@@ -30,8 +30,8 @@ MOST_HEAD_BYTES = 32 * 1024
 class Connection(H11Protocol):
     """An HTTP/1.1 connection that is closed where no request comes, or too many are open."""
 
-    head_seconds = HEAD_SECONDS
-    most_of_an_address = MOST_OF_AN_ADDRESS
+    head_seconds: float = HEAD_SECONDS
+    most_of_an_address: int = MOST_OF_AN_ADDRESS
     proxies: Collection[str] = ()
     """Addresses that many people come from."""
     open_by_address: Counter[str]
@@ -94,16 +94,29 @@ class Connection(H11Protocol):
             self.transport.abort()
 
 
-def server_config(app: Any, proxies: Collection[str] = (), **more: Any) -> uvicorn.Config:
+def server_config(
+    app: Any,
+    proxies: Collection[str] = (),
+    head_seconds: float = HEAD_SECONDS,
+    most_of_an_address: int = MOST_OF_AN_ADDRESS,
+    **more: Any,
+) -> uvicorn.Config:
     """The configuration of the web app's server.
 
     Args:
         proxies: Addresses of reverse proxies, which alone are believed what they say of the
             visitor's address and scheme (X-Forwarded-For, X-Forwarded-Proto). None: nobody is,
             whatever the environment's FORWARDED_ALLOW_IPS says.
+        head_seconds: How long a request's head may take; shorter in tests.
+        most_of_an_address: Connections of one address at a time; fewer in tests.
         more: Further settings of uvicorn's: host, port, log_level.
     """
-    bounds = {"proxies": tuple(proxies), "open_by_address": Counter()}
+    bounds = {
+        "proxies": tuple(proxies),
+        "open_by_address": Counter(),
+        "head_seconds": head_seconds,
+        "most_of_an_address": most_of_an_address,
+    }
     settings: dict[str, Any] = {
         "http": type("Connection", (Connection,), bounds),
         "ws": "none",  # The guard closes every web socket; nothing here speaks it.

@@ -11,7 +11,14 @@ from nora_studio.app.server.auth import Authenticator, Visit
 from nora_studio.app.server.csrf import PAGE_HEADERS, READING, is_cross_site_link, refusal
 from nora_studio.app.server.login_page import AGAIN_PAGE, LOGIN
 from nora_studio.app.server.quota import used_bytes
-from nora_studio.app.server.request_body import TOO_SLOW, Counter, RequestBody, TooLarge
+from nora_studio.app.server.request_body import (
+    TOO_SLOW,
+    USUAL_PACE,
+    BodyPace,
+    Counter,
+    RequestBody,
+    TooLarge,
+)
 from nora_studio.app.server.session_ownership import (
     OTHERS_SESSION,
     Sessions,
@@ -51,9 +58,16 @@ _FILE_ROUTE = "gradio_api/file"
 class Guard:
     """ASGI middleware; the outermost, so that nothing is reached but through it."""
 
-    def __init__(self, app: ASGIApp, auth: Authenticator) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        auth: Authenticator,
+        pace: BodyPace = USUAL_PACE,
+        small_upload_bytes: int = SMALL_UPLOAD_BYTES,
+    ) -> None:
         self._app = app
         self._auth = auth
+        self._pace, self._small_upload_bytes = pace, small_upload_bytes
         self._sessions = Sessions()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -114,7 +128,7 @@ class Guard:
         workspace = self._auth.workspace_of(visit.visitor)
         await asyncio.to_thread(uploads.clear_old, KEPT_SECONDS)
         left = workspace.quota - await asyncio.to_thread(used_bytes, workspace)
-        room = min(max(left, SMALL_UPLOAD_BYTES), MOST_UPLOAD_BYTES)
+        room = min(max(left, self._small_upload_bytes), MOST_UPLOAD_BYTES)
         with uploads.arriving(visit.visitor, room) as count:
             await self._pass_on(scope, receive, send, visit, count, stated)
 
@@ -144,7 +158,7 @@ class Guard:
         count: Counter | Arrival,
         stated: int,
     ) -> None:
-        body = RequestBody(receive, count.add)
+        body = RequestBody(receive, count.add, self._pace)
         answer = _Answer(self._auth, visit, scope, send, body)
         try:
             body.check(stated, count.expect)

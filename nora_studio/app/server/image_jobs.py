@@ -155,7 +155,9 @@ def for_the_server(
     columns = []
     for column in sheet.request.columns:
         paths = [str(workspace.adapter(choice.path)) for choice in column.adapters]
-        used = (replace(choice, path=path) for choice, path in zip(column.adapters, paths))
+        used = (
+            replace(choice, path=path) for choice, path in zip(column.adapters, paths, strict=True)
+        )
         columns.append(replace(column, adapters=tuple(used)))
     photos = tuple(str(workspace.own(photo)) for photo in sheet.request.references)
     request = replace(sheet.request, columns=tuple(columns), references=photos, model=model)

@@ -123,14 +123,20 @@ class _Attempts:
 class LoginRateLimiter:
     """Lets attempts through one after the other, each wrong one later than the one before."""
 
-    def __init__(self, second: float = 1.0, checks: PasswordChecks | None = None) -> None:
+    def __init__(
+        self,
+        second: float = 1.0,
+        checks: PasswordChecks | None = None,
+        longest_attempt: float = LONGEST_ATTEMPT,
+    ) -> None:
         """Begin with nobody known.
 
         Args:
             second: Length of what wrong passwords cost; shorter in tests.
             checks: The line in which passwords are checked; one of its own in tests.
+            longest_attempt: Seconds that an attempt may wait in all; fewer in tests.
         """
-        self._second = second
+        self._second, self._longest_attempt = second, longest_attempt
         self._known: OrderedDict[tuple[str, ...], _Attempts] = OrderedDict()
         self._checks = checks or PasswordChecks()
 
@@ -140,11 +146,11 @@ class LoginRateLimiter:
         by_name, by_address = self._attempts(source, name[:64]), self._attempts(source)
         if by_name.waiting >= MOST_IN_LINE or by_address.waiting >= MOST_OF_AN_ADDRESS:
             return None
-        ends = time.monotonic() + LONGEST_ATTEMPT
+        ends = time.monotonic() + self._longest_attempt
         for one in (by_name, by_address):
             one.waiting += 1
         try:
-            async with asyncio.timeout(LONGEST_ATTEMPT):
+            async with asyncio.timeout(self._longest_attempt):
                 await by_name.lock.acquire()
             try:
                 wait = max(

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from starlette.types import Message, Receive
 
@@ -49,20 +50,31 @@ class Counter:
             raise TooLarge(f"The request is larger than the limit of {self._limit:,} bytes.")
 
 
+@dataclass(frozen=True)
+class BodyPace:
+    """How slowly a request's body may come. Tests use shorter times."""
+
+    idle_seconds: float = IDLE_SECONDS
+    start_seconds: float = START_SECONDS
+    least_rate: int = LEAST_RATE
+
+
+USUAL_PACE = BodyPace()
+
+
 class RequestBody:
     """A request's body, within limits; what has been looked at is there for the app still."""
 
-    idle_seconds = IDLE_SECONDS
-    start_seconds = START_SECONDS
-    least_rate = LEAST_RATE
-
-    def __init__(self, receive: Receive, count: Callable[[int], None]) -> None:
+    def __init__(
+        self, receive: Receive, count: Callable[[int], None], pace: BodyPace = USUAL_PACE
+    ) -> None:
         """Wrap a connection.
 
         Args:
             count: Takes the bytes of every piece; raises `TooLarge` where they are too many.
+            pace: How slowly it may come.
         """
-        self._receive, self._count = receive, count
+        self._receive, self._count, self._pace = receive, count, pace
         self._began, self._taken = time.monotonic(), 0
         self._is_whole = False
         self._looked_at: list[Message] = []
@@ -92,10 +104,11 @@ class RequestBody:
     async def _next(self) -> Message:
         if self._is_whole:  # What comes now is the end of the connection, whenever that is.
             return await self._receive()
-        allowed = self.start_seconds + self._taken / self.least_rate
+        pace = self._pace
+        allowed = pace.start_seconds + self._taken / pace.least_rate
         left = self._began + allowed - time.monotonic()
         try:
-            async with asyncio.timeout(max(0.0, min(self.idle_seconds, left))):
+            async with asyncio.timeout(max(0.0, min(pace.idle_seconds, left))):
                 message = await self._receive()
         except TimeoutError:
             self.problem = TooSlow()

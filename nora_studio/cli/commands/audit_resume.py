@@ -167,7 +167,9 @@ def _tell(agreements: dict, tolerance: float) -> int:
             )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
-        print("  ".join(word.ljust(width) for word, width in zip(row, widths)).rstrip())
+        print(
+            "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
+        )
     if exact:
         print("\nEqual to the bit: stopped and resumed is as never stopped.")
     elif good:

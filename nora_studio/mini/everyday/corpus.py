@@ -72,7 +72,9 @@ def _quizzes_in_a_row(draw: random.Random, facts: list[Fact]) -> str:
     options, lines = draw.randint(2, 4), []
     for fact in facts:
         choice = _asked(draw, fact, options)
-        shown = " ".join(frame.format(label, text) for label, text in zip(labels, choice.options))
+        shown = " ".join(
+            frame.format(label, text) for label, text in zip(labels, choice.options, strict=False)
+        )
         lines.append(f"{choice.question} {shown} Reply: {labels[choice.correct]}")
     return "\n".join(lines)
 
@@ -118,7 +120,8 @@ def quiz(draw: random.Random, fact: Fact) -> tuple[str, str]:
     shown_word = word.title() if draw.random() < 0.5 else word
     between = draw.choice((" ", "\n", "; "))
     shown = between.join(
-        shown_word + frame.format(label, option) for label, option in zip(labels, choice.options)
+        shown_word + frame.format(label, option)
+        for label, option in zip(labels, choice.options, strict=False)
     )
     lead = draw.choice(("Quiz. ", "Riddle. ", "Which is correct? ", ""))
     question = f"{lead}{choice.question}{between}{shown}{between}Reply: {word}".rstrip()

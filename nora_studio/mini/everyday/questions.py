@@ -145,7 +145,9 @@ def _listed(what: str, label: str, question: str, choice: Choice) -> Row:
         "ending": "Please choose the correct ending to",
     }[label]
     numbers = range(1, len(choice.options) + 1)
-    shown = " ".join(f"{label.title()}{n}: {text}" for n, text in zip(numbers, choice.options))
+    shown = " ".join(
+        f"{label.title()}{n}: {text}" for n, text in zip(numbers, choice.options, strict=True)
+    )
     names = "/".join(f"{label}{n}" for n in numbers)
     return _row(
         f"{head} {what}: {question}\n\n{shown}\n\nAnswer format: {names}",

@@ -202,4 +202,4 @@ class Quizzes:
         return right / len(self.replies)
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        return zip(self.rows.split(256), self.ends.split(256), self.replies.split(256))
+        return zip(self.rows.split(256), self.ends.split(256), self.replies.split(256), strict=True)

@@ -76,7 +76,7 @@ def encode_corpus(count: int, seed: int, tokenizer_folder: Path) -> np.ndarray: 
     file = str(tokenizer_folder / "tokenizer.json")
     workers = min(len(sizes), max(1, (os.cpu_count() or 2) - 1))
     if workers == 1:
-        return np.concatenate([encode_chunk(s, n, file) for s, n in zip(seeds, sizes)])
+        return np.concatenate([encode_chunk(s, n, file) for s, n in zip(seeds, sizes, strict=True)])
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
         return np.concatenate(list(pool.map(encode_chunk, seeds, sizes, [file] * len(sizes))))
 

@@ -79,6 +79,13 @@ def test_the_protocol_stands_where_nothing_else_is_asked_for():
     assert recommended("nora", "ViT-B-16:openai").rates == (5e-5, 1e-4, 2e-5)
 
 
+@pytest.mark.parametrize("model", ["ViT-B-16:openai", "embedded"])
+@pytest.mark.parametrize("kin", ["lora+", "adalora", "dylora", "lora-fa"])
+def test_methods_that_divide_by_the_rank_have_clip_loras_scale(kin, model):
+    its, own = recommended("clip-lora", model), recommended(kin, model)
+    assert own.alpha / own.rank == pytest.approx(its.alpha / its.rank**0.5)
+
+
 def test_a_switch_that_is_off_trains_one_encoder():
     options = with_recommended(parse(FewshotOptions, ["--text.no-train"]), KNOWN)
     assert set(METHODS["nora"].part_settings(options, "nora")) == {"vision"}

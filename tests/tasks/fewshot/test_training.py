@@ -131,8 +131,28 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(base, pictures, tmp_path, monke
         assert scores(one)["accuracy"] == scores(other)["accuracy"]
 
 
+def own_features(base: Path, pictures: Path, run: Path) -> tuple[torch.Tensor, ...]:
+    """Of a run's shots and classes, by open_clip's own model and preprocessing, in float64.
+
+    Returns:
+        (shots, width) and (classes, width), unit vectors, (shots,) labels, and the model's scale.
+    """
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{base}")
+    model.double()
+    drawn = json.loads((run / "shots.json").read_text())
+    images = [preprocess(Image.open(pictures / file)) for file, _ in drawn["train"]]
+    ids = open_clip.get_tokenizer(f"local-dir:{base}")(
+        [f"a photo of a {one}." for one in drawn["classes"]]
+    )
+    with torch.no_grad():
+        seen = torch.nn.functional.normalize(model.encode_image(torch.stack(images).double()))
+        said = torch.nn.functional.normalize(model.encode_text(ids))
+    labels = torch.tensor([label for _, label in drawn["train"]])
+    return seen, said, labels, model.logit_scale.exp()
+
+
 def test_the_loss_of_the_first_step_is_cross_entropy_at_a_hundred(base, tmp_path):
-    """Against open_clip's own model and preprocessing, in float64, without augmentation."""
+    """In float64, without augmentation."""
     # As large as the model's own: no resizing, which rounds to bytes in PIL.
     pictures = coloured_folder(tmp_path / "small", size=(32, 32))
     for name, scale in (("protocol", 100.0), ("model", None)):
@@ -142,20 +162,33 @@ def test_the_loss_of_the_first_step_is_cross_entropy_at_a_hundred(base, tmp_path
         )  # fmt: skip
         assert train(*flags).status == 0
         run = tmp_path / name / "tiny-nora"
-        model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{base}")
-        model.double()
-        drawn = json.loads((run / "shots.json").read_text())
-        images = [preprocess(Image.open(pictures / file)) for file, _ in drawn["train"]]
-        ids = open_clip.get_tokenizer(f"local-dir:{base}")(
-            [f"a photo of a {one}." for one in drawn["classes"]]
-        )
-        with torch.no_grad():
-            seen = torch.nn.functional.normalize(model.encode_image(torch.stack(images).double()))
-            said = torch.nn.functional.normalize(model.encode_text(ids))
-        scale = scale or model.logit_scale.exp().item()
-        labels = torch.tensor([label for _, label in drawn["train"]])
+        seen, said, labels, models_own = own_features(base, pictures, run)
+        scale = scale or models_own.item()
         expected = torch.nn.functional.cross_entropy(scale * seen @ said.T, labels).item()
         assert losses(run)[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_clip_adapters_first_loss_is_of_features_blended_by_a_fifth(base, tmp_path):
+    """f becomes 0.8 f + 0.2 relu(W2 relu(W1 f)), a unit vector again."""
+    pictures = coloured_folder(tmp_path / "small", size=(32, 32))
+    flags = flags_for(
+        base, pictures, tmp_path, augment=False, steps=1, method="clip-adapter", batch_size=12,
+        **{"text.rank": None, "text.learning_rate": None},
+    )  # fmt: skip
+    assert train(*flags, "--seed", "5").status == 0
+    run = tmp_path / "tiny-clip-adapter"
+    seen, said, labels, _ = own_features(base, pictures, run)
+    width = seen.shape[1]
+    torch.manual_seed(5)
+    squeeze = torch.nn.Linear(width, width // 2, bias=False).double()
+    widen = torch.nn.Linear(width // 2, width, bias=False).double()
+    with torch.no_grad():
+        blended = 0.8 * seen + 0.2 * widen(squeeze(seen).relu()).relu()
+        logits = 100 * torch.nn.functional.normalize(blended) @ said.T
+    expected = torch.nn.functional.cross_entropy(logits, labels).item()
+    assert losses(run)[0] == pytest.approx(expected, rel=1e-5)
+    plain = torch.nn.functional.cross_entropy(100 * seen @ said.T, labels).item()
+    assert losses(run)[0] != pytest.approx(plain, rel=1e-3)
 
 
 def test_bfloat16_learns_from_the_same_loss(base, pictures, tmp_path):

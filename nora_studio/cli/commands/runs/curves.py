@@ -16,9 +16,9 @@ def plot_curves(both: list[RunSummary], file: Path) -> None:
 
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
-    for now, colour in zip(both, ("#3d6b99", "#c2553a")):
+    for now, colour in zip(both, ("#3d6b99", "#c2553a"), strict=False):
         for name, points in now.curves.items():
-            steps, values = zip(*points)
+            steps, values = zip(*points, strict=True)
             style = {"loss": ":", "fixed_loss": "--", "held_out_loss": "-"}[name]
             label = f"{now.run.folder.name}, {name.replace('_', ' ')}"
             axes.plot(steps, values, style, color=colour, label=label)
