@@ -64,6 +64,13 @@ def test_every_link_of_a_page_leads_to_a_file_and_an_anchor(page):
         assert not anchor or anchor in anchors(target), f"{link}: no such heading"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_script_and_test_that_a_page_names_exists(page):
+    text = page.read_text(encoding="utf-8")
+    for file in re.findall(r"(?<![\w/-])((?:tests|training|evaluation)/[\w/-]+\.py)", text):
+        assert (TOP / file).is_file(), file
+
+
 def test_every_page_can_be_reached_from_the_readme():
     reached, waiting = set(), [README]
     while waiting:
@@ -119,7 +126,8 @@ def test_a_figure_that_was_changed_by_hand_is_written_again():
 def test_the_changelog_begins_with_this_version():
     text = (TOP / "assets" / "CHANGELOG.md").read_text(encoding="utf-8")
     versions = re.findall(r"^## (\d+\.\d+\.\d+) \(\d{4}-\d\d-\d\d\)$", text, re.MULTILINE)
-    assert versions == sorted(versions, reverse=True)
+    numbers = [tuple(map(int, version.split("."))) for version in versions]
+    assert numbers == sorted(numbers, reverse=True)
     assert versions[0] == nora_studio.__version__
 
 
