@@ -14,7 +14,7 @@ from nora_studio.runs.quiet import hush_imports
 if TYPE_CHECKING:
     from nora_studio.nora import NoraConfig, NoraLinear, NoraModel
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["NoraConfig", "NoraLinear", "NoraModel", "__version__"]
 
