@@ -209,7 +209,7 @@ def run(capsys, *arguments: object) -> tuple[int, str]:
 
 def test_the_command_says_a_line_each_and_ends_with_0_or_2(photos, capsys):
     status, out = run(capsys, photos, "--resolution", 256)
-    assert status == 0 and out == f"{photos}: 5 photos, nothing to say against them.\n"
+    assert status == 0 and out == f"{photos}: 5 photos, no problems found.\n"
     change(photos, "2.jpg", lambda image: image.filter(ImageFilter.GaussianBlur(3)))
     status, out = run(capsys, photos, "--resolution", 256)
     assert status == 0 and out.startswith("warning: ") and "2.jpg" in out and out.count("\n") == 1

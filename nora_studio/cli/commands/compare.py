@@ -1,4 +1,4 @@
-"""`nora-studio compare`: base and adapters in one grid, from the same starting noise."""
+"""`nora-studio compare`: one grid of a base and adapters, from the same starting noise."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +9,10 @@ from nora_studio.errors import StudioError
 
 @dataclass(frozen=True)
 class Options(generate.Options):
-    """Draw base and adapters from the same starting noise, as a labelled grid (grid.png)."""
+    """Generate with base and adapters from the same noise, and write a labelled grid (grid.png)."""
 
     out: Path = Path("comparison")
-    """Folder for grid.png and the single pictures."""
+    """Folder for grid.png and the single images."""
 
 
 def run(options: Options) -> int:
@@ -22,7 +22,9 @@ def run(options: Options) -> int:
     from nora_studio.scoring.grid import labelled_grid
 
     if not options.adapters:
-        raise StudioError("--adapters: expected at least one run or adapter to compare; got none.")
+        raise StudioError(
+            "--adapters: expected at least one run, adapter folder or checkpoint; got none."
+        )
     drawing, pictures = generate.generate(options, with_base=True)
     many = len(drawing.seeds) > 1
     labelled_grid(

@@ -1,4 +1,4 @@
-"""`nora-studio generate`: pictures of a base and adapters."""
+"""`nora-studio generate`: images of a base and adapters."""
 
 import contextlib
 import sys
@@ -8,46 +8,46 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Options:
-    """Draw pictures with a base and adapters: one PNG for each prompt, seed and adapter."""
+    """Generate images with a base and adapters: one PNG for each prompt, seed and adapter."""
 
     prompts: tuple[str, ...]
-    """Prompts, or one text file with a prompt a line; [V] stands for the subject."""
+    """Prompts, or one text file with one prompt per line; [V] stands for the subject."""
     adapters: tuple[Path, ...] = ()
-    """Run folders, adapter folders or checkpoints. None: the base alone."""
+    """Run folders, adapter folders, checkpoints or adapter files. None given: the base alone."""
     model: str | None = None
     """Base model. None: the one the adapters were trained on."""
     out: Path = Path("outputs")
-    """Folder for the pictures; each carries its recipe."""
+    """Folder for the images; each file holds the settings it was made with."""
     seeds: tuple[int, ...] = (0,)
-    """One picture of every prompt for each seed."""
+    """Seeds of the starting noise: one image of every prompt for each."""
     steps: int = 25
-    """Denoising steps."""
+    """Denoising steps per image."""
     guidance: float = 5.0
-    """Classifier-free guidance; at 1 or below there is none."""
+    """Classifier-free guidance scale; at 1 or below there is no guidance."""
     strength: float = 1.0
     """Factor on the adapters' change: 1 is as trained, 0 is the base."""
     weights: tuple[float, ...] = ()
-    """Each adapter's own strength beside that, in the same order. None given: 1 for each."""
+    """One more factor for each adapter, in the same order. None given: 1 for each."""
     strengths: tuple[float, ...] = ()
-    """Draw every adapter at each of these strengths, as columns of their own."""
+    """Generate with every adapter at each of these strengths, each in its own column."""
     together: bool = False
-    """Put all adapters on at once, as one column; their changes add up."""
+    """Apply all adapters at once, in one column; their changes add up."""
     size: int | None = None
     """Side in pixels, a multiple of 8. None: as trained."""
     negative: str | None = None
-    """What guidance leads away from."""
+    """Negative prompt: what guidance leads away from."""
     precision: str = "auto"
-    """fp32, bf16 or fp16; auto: bf16 on a GPU, fp32 on a CPU."""
+    """Number format of the base: fp32, bf16 or fp16; auto: bf16 on a GPU, fp32 on a CPU."""
 
 
 def run(options: Options) -> int:
-    """Generate the pictures; the base's own where no adapter is given."""
+    """Generate the images; with the base alone if no adapter is given."""
     generate(options, with_base=not options.adapters)
     return 0
 
 
 def generate(options: Options, with_base: bool):
-    """Generate every picture that is not there yet, and print the files.
+    """Generate every image that does not exist yet, and print the files.
 
     Returns:
         The `compare.Drawing`, and its files by adapter and (prompt, seed).

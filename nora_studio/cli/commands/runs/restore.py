@@ -1,4 +1,4 @@
-"""`nora-studio runs restore`: a run out of the trash."""
+"""`nora-studio runs restore`: bring a run back from the trash."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +10,15 @@ from nora_studio.runs.history import take_back
 
 @dataclass(frozen=True)
 class Options:
-    """Bring a run back that was thrown away."""
+    """Bring a deleted run back from .trash."""
 
     run: tyro.conf.Positional[str]
-    """Its name."""
+    """Name of the run."""
     output_dir: Path = Path("runs")
     """Folder of runs."""
 
 
 def run(options: Options) -> int:
-    """Bring a run back."""
+    """Bring the run back and print its folder."""
     print(take_back(options.run, options.output_dir).folder)
     return 0
