@@ -30,13 +30,13 @@ from nora_studio.photos.images import list_photos, open_photo
 from nora_studio.photos.prompts import read_prompts
 from nora_studio.runs.atomic import write_text
 from nora_studio.scoring.compare import (
-    Drawing,
-    Entrant,
-    draw_missing,
-    enter_adapters,
+    ComparisonColumn,
+    GenerationSettings,
+    adapter_columns,
     find_differences,
+    generate_missing,
     open_picture,
-    score_entrants,
+    score_columns,
 )
 from nora_studio.scoring.dino import load_dino
 from nora_studio.scoring.prompt_warnings import drawing_warnings, judge_warnings
@@ -91,8 +91,8 @@ def main() -> int:
     options = parse_command(ScoreOptions, description=__doc__)
     # Every input that can be checked is checked before the first model loads.
     prompts = read_prompts(options.prompts)
-    entrants = enter_adapters(options.adapters, with_base=options.base)
-    model = options.model or common_model(entrants)
+    columns = adapter_columns(options.adapters, with_base=options.base)
+    model = options.model or common_model(columns)
     judge = require_judge(model, options.clip)
     if not options.seeds or len(set(options.seeds)) < len(options.seeds):
         raise StudioError(f"--seeds: expected different whole numbers; got {options.seeds}.")
@@ -108,7 +108,7 @@ def main() -> int:
     dino = None if options.dino is None else load_dino(options.dino, device)
 
     pipe = load_sdxl(model, choose_dtype(options.precision, device), device)
-    drawing = Drawing(
+    settings = GenerationSettings(
         model=model,
         prompts=tuple(prompts),
         seeds=options.seeds,
@@ -118,21 +118,21 @@ def main() -> int:
         negative=options.negative,
         strength=options.strength,
     )
-    for line in (*drawing_warnings(pipe, entrants, drawing), *judge_warnings(scorer, prompts)):
+    for line in (*drawing_warnings(pipe, columns, settings), *judge_warnings(scorer, prompts)):
         print(line, file=sys.stderr)
-    with tqdm(total=len(entrants) * len(drawing.pairs), desc="Generating", unit="image") as bar:
-        pictures = draw_missing(
-            pipe, entrants, drawing, options.out / "pictures", lambda *_: bar.update()
+    with tqdm(total=len(columns) * len(settings.pairs), desc="Generating", unit="image") as bar:
+        pictures = generate_missing(
+            pipe, columns, settings, options.out / "pictures", lambda *_: bar.update()
         )
-    scores = score_entrants(scorer, pictures, drawing, references, dino)
-    findings = list(find_differences(scores, drawing))
+    scores = score_columns(scorer, pictures, settings, references, dino)
+    findings = list(find_differences(scores, settings))
 
     labelled_grid(
         [
-            [open_picture(files[prompt, drawing.seeds[0]]) for files in pictures.values()]
-            for prompt in drawing.prompts
+            [open_picture(files[prompt, settings.seeds[0]]) for files in pictures.values()]
+            for prompt in settings.prompts
         ],
-        drawing.prompts,
+        settings.prompts,
         list(pictures),
         options.out / "grid.png",
         photos=references[:5] if references else (),
@@ -144,13 +144,13 @@ def main() -> int:
         "precision": str(pipe.unet.dtype).removeprefix("torch."),
         "references": str(options.references) if references else None,
     }
-    result = facts | describe_results(entrants, drawing, scores, findings)
+    result = facts | describe_results(columns, settings, scores, findings)
     write_text(options.out / "scores.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     judges = f"CLIP {scorer.name}" + (f", DINO {dino.name}" if dino else "")
-    tables = result_tables(drawing, scores, findings)
-    write_text(options.out / "scores.md", as_markdown(tables, drawing, judges))
+    tables = result_tables(settings, scores, findings)
+    write_text(options.out / "scores.md", as_markdown(tables, settings, judges))
     print(as_text(tables))
-    print(coverage(len(drawing.prompts), len(drawing.seeds)))
+    print(coverage(len(settings.prompts), len(settings.seeds)))
     print(f"Judged by {judges}.")
     print(f"Written to {options.out}: scores.json, scores.md, grid.png, pictures/")
     return 0
@@ -164,13 +164,13 @@ def choose_device(asked: str) -> str:
     return available if asked == "auto" else asked
 
 
-def common_model(entrants: Sequence[Entrant]) -> str:
+def common_model(columns: Sequence[ComparisonColumn]) -> str:
     """Return the base that all adapters were trained on.
 
     Raises:
         StudioError: there is no adapter, or they were trained on different bases.
     """
-    models = sorted({entrant.card.model for entrant in entrants if entrant.card is not None})
+    models = sorted({column.card.model for column in columns if column.card is not None})
     if not models:
         raise StudioError("--adapters: expected at least one run or adapter folder; got none.")
     if len(models) > 1:

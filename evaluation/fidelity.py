@@ -27,7 +27,7 @@ from nora_studio.options.precision import choose_dtype
 from nora_studio.photos.images import list_photos, open_photo
 from nora_studio.photos.prompts import in_places, read_prompts
 from nora_studio.runs.atomic import write_text
-from nora_studio.scoring.compare import Drawing, enter_adapters
+from nora_studio.scoring.compare import GenerationSettings, adapter_columns
 from nora_studio.scoring.dino import load_dino
 from nora_studio.scoring.fidelity import RESULT, Fidelity, as_json, concluded
 from nora_studio.scoring.fidelity_judging import (
@@ -103,7 +103,7 @@ def main() -> int:
     panel = Panel.seat(scorer, dino, photos, prompts)
     pipe = load_sdxl(model, choose_dtype(options.precision, device), device)
     size = options.size or native_resolution(pipe)
-    drawing = Drawing(
+    drawing = GenerationSettings(
         model=model,
         prompts=tuple(prompts),
         seeds=options.seeds,
@@ -111,8 +111,8 @@ def main() -> int:
         guidance=options.guidance,
         size=size,
     )
-    entrants = [one for c in checkpoints for one in enter_adapters([c.adapter], with_base=False)]
-    for line in (*drawing_warnings(pipe, entrants, drawing), *judge_warnings(scorer, prompts)):
+    columns = [one for c in checkpoints for one in adapter_columns([c.adapter], with_base=False)]
+    for line in (*drawing_warnings(pipe, columns, drawing), *judge_warnings(scorer, prompts)):
         print(line, file=sys.stderr)
     plan = list(planned_points(checkpoints, options.strengths))
     options.out.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ from transformers import (
 
 from nora_studio.errors import run_entry
 from nora_studio.options.command_line import parse_command
-from nora_studio.runs.orphans import ending_with_us
+from nora_studio.runs.child_processes import stop_with_parent
 from nora_studio.runs.runs import Run
 from nora_studio.runs.scripts import TRAIN, as_flags, script_path
 from nora_studio.sdxl.shapes import SDXL_UNET, text_config
@@ -97,7 +97,7 @@ def main() -> int:
         *as_flags(options.flags),
     ]  # fmt: skip
     began, start = time.monotonic(), time.time()
-    status = subprocess.call(command, preexec_fn=ending_with_us())
+    status = subprocess.call(command, preexec_fn=stop_with_parent())
     print(f"Whole command: {time.monotonic() - began:.1f} s, status {status}")
     for method in options.method.split(","):
         run = Run(options.out / "runs" / f"full-size-{method}")

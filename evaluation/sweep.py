@@ -33,10 +33,15 @@ from nora_studio.options.options_file import parse_options, to_toml
 from nora_studio.options.part_settings import part_settings
 from nora_studio.photos.images import open_photo
 from nora_studio.runs.atomic import write_text
-from nora_studio.runs.orphans import ending_with_us
+from nora_studio.runs.child_processes import stop_with_parent
 from nora_studio.runs.runs import CONFIG, Run
 from nora_studio.runs.scripts import TRAIN, as_flags, script_command
-from nora_studio.scoring.compare import Drawing, draw_missing, enter_adapters, score_entrants
+from nora_studio.scoring.compare import (
+    GenerationSettings,
+    adapter_columns,
+    generate_missing,
+    score_columns,
+)
 from nora_studio.scoring.scores import load_scorer
 from nora_studio.scoring.sweep_table import RECORD, page, results_of
 from nora_studio.scoring.tables import (
@@ -161,7 +166,7 @@ def train(options: SweepOptions, sweep_run: SweepRun) -> None:
             script_command(TRAIN, arguments),
             stdout=output,
             stderr=output,
-            preexec_fn=ending_with_us(),
+            preexec_fn=stop_with_parent(),
         )
     if status:
         last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
@@ -177,7 +182,7 @@ def score(options: SweepOptions, runs: list[SweepRun], judge: str) -> list[dict[
     rows: list[dict[str, Any]] = []
     for run in tqdm(runs, desc="Scoring"):
         subject = ShippedSubject.load(run.subject)
-        drawing = Drawing(
+        settings = GenerationSettings(
             model=EMBEDDED,
             prompts=subject.prompts,
             seeds=(IMAGE_SEED_OFFSET + run.seed,),
@@ -185,14 +190,14 @@ def score(options: SweepOptions, runs: list[SweepRun], judge: str) -> list[dict[
             guidance=5.0,
             size=native_resolution(pipe),
         )
-        entrants = enter_adapters([run.folder(options)], with_base=False)
-        pictures = draw_missing(pipe, entrants, drawing, run.folder(options) / "pictures")
+        columns = adapter_columns([run.folder(options)], with_base=False)
+        pictures = generate_missing(pipe, columns, settings, run.folder(options) / "pictures")
         scenes = [open_photo(file) for file in subject.scenes]
-        scores = score_entrants(scorer, pictures, drawing, scenes)
+        scores = score_columns(scorer, pictures, settings, scenes)
         means = {
             name: sum(v) / len(v) for name, (v,) in ((n, c.values()) for n, c in scores.items())
         }
-        card = entrants[0].card
+        card = columns[0].card
         rows.append({**vars(run), **means, "parameters": card.parameters if card else 0})
     return rows
 

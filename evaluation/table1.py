@@ -22,8 +22,8 @@ from typing import Any
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.options.command_line import parse_command
 from nora_studio.runs.atomic import write_text
-from nora_studio.runs.crew import Crew
 from nora_studio.runs.runs import Run
+from nora_studio.runs.script_pool import ScriptPool
 from nora_studio.runs.scripts import COMMONSENSE, LLAMA, as_flags, script_command
 from nora_studio.scoring.tables import (
     check_each_once,
@@ -103,8 +103,8 @@ def main() -> int:
     check_options(options.options, OF_EACH_ROW)
     keep_settings(options)
     trained = [Row(known[label], seed) for seed in options.seeds for label in options.labels]
-    crew = Crew()
-    return crew.lead(lambda: make_table(options, [Row(None), *trained], crew))
+    scripts = ScriptPool()
+    return scripts.run(lambda: make_table(options, [Row(None), *trained], scripts))
 
 
 def settings_of(options: TableOptions) -> dict[str, Any]:
@@ -127,15 +127,15 @@ def keep_settings(options: TableOptions) -> None:
     write_text(file, json.dumps(settings, indent=1) + "\n")
 
 
-def make_table(options: TableOptions, rows: list[Row], crew: Crew) -> int:
+def make_table(options: TableOptions, rows: list[Row], scripts: ScriptPool) -> int:
     """Make the missing rows, then the table; return the first nonzero exit status, or 0."""
     with ThreadPoolExecutor(options.at_once) as pool:
-        statuses = list(pool.map(lambda row: make_row(options, row, crew), rows))
+        statuses = list(pool.map(lambda row: make_row(options, row, scripts), rows))
     write_table(options, rows)
     return next((status for status in statuses if status), 0)
 
 
-def make_row(options: TableOptions, row: Row, crew: Crew) -> int:
+def make_row(options: TableOptions, row: Row, scripts: ScriptPool) -> int:
     """Train and test one row unless it is done; return the first nonzero exit status, or 0."""
     file = cell_file(options, row)
     if file.is_file():
@@ -146,7 +146,7 @@ def make_row(options: TableOptions, row: Row, crew: Crew) -> int:
         if run.read_status().get("state") != "finished":
             flags = training_flags(options, row.entry, row)
             flags += ["--resume"] if run.exists else []
-            status = call(options, crew, row.name, LLAMA, flags)
+            status = call(options, scripts, row.name, LLAMA, flags)
             if status:
                 return status
     answers = options.out / "answers" / row.name
@@ -154,7 +154,7 @@ def make_row(options: TableOptions, row: Row, crew: Crew) -> int:
     asked += ["--batch-size", str(options.batch_size)]
     asked += ["--model", options.model] if run is None else ["--adapter", str(run.folder)]
     asked += [] if options.limit is None else ["--limit", str(options.limit)]
-    status = call(options, crew, row.name, COMMONSENSE, asked)
+    status = call(options, scripts, row.name, COMMONSENSE, asked)
     if status == 0:
         cell = {"label": row.label, "seed": row.seed, **cell_of(run, answers)}
         write_text(file, json.dumps(cell, indent=1) + "\n")
@@ -170,12 +170,14 @@ def training_flags(options: TableOptions, entry: Entry, row: Row) -> list[str]:
     return flags if options.steps is None else [*flags, "--steps", str(options.steps)]
 
 
-def call(options: TableOptions, crew: Crew, name: str, script: str, flags: list[str]) -> int:
+def call(
+    options: TableOptions, scripts: ScriptPool, name: str, script: str, flags: list[str]
+) -> int:
     """Run a script with its output in a log file; return its exit status."""
     log = options.out / "logs" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as stream:
-        status = crew.call(script_command(script, flags), stream, dict(os.environ))
+        status = scripts.call(script_command(script, flags), stream, dict(os.environ))
     if status:
         tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         print(

@@ -27,7 +27,7 @@ from nora_studio.errors import run_entry
 from nora_studio.options.command_line import parse_command
 from nora_studio.options.options_file import parse, to_toml
 from nora_studio.runs.atomic import write_text
-from nora_studio.runs.crew import Crew
+from nora_studio.runs.script_pool import ScriptPool
 from nora_studio.runs.scripts import as_flags
 from nora_studio.scoring.tables import (
     check_each_once,
@@ -81,11 +81,11 @@ def main() -> int:
     if options.stored is not None:
         check_stored(options)
         return write_page(options.out / "table2.md", page(read_record(options.stored, RECORD)))
-    crew = Crew()
-    return crew.lead(lambda: make_table(options, crew))
+    scripts = ScriptPool()
+    return scripts.run(lambda: make_table(options, scripts))
 
 
-def make_table(options: TableOptions, crew: Crew) -> int:
+def make_table(options: TableOptions, scripts: ScriptPool) -> int:
     """Try the rates, train the cells, measure speeds, write the table; return the exit status."""
     flags, resolved = resolve(options)
     plain = tomllib.loads(to_toml(resolved))
@@ -97,7 +97,7 @@ def make_table(options: TableOptions, crew: Crew) -> int:
         dataset.splits[split][0][0].digest()
 
     def workshop(name: str, jobs: int = options.jobs) -> Workshop:
-        return Workshop(options.out / name, flags, settings, jobs, crew)
+        return Workshop(options.out / name, flags, settings, jobs, scripts)
 
     rates: dict[str, float | None] = {
         name: recommended(name, resolved.model).rates[0] if METHODS[name].trains else None

@@ -18,15 +18,15 @@ from nora_studio.photos.images import list_photos, open_photo
 from nora_studio.runs.runs import Run
 from nora_studio.runs.scripts import TRAIN, run_script
 from nora_studio.scoring.compare import (
-    Drawing,
     Finding,
+    GenerationSettings,
     Pictures,
     Scores,
-    draw_missing,
-    enter_adapters,
+    adapter_columns,
     find_differences,
+    generate_missing,
     open_picture,
-    score_entrants,
+    score_columns,
 )
 from nora_studio.scoring.report import (
     Commands,
@@ -68,8 +68,8 @@ def run(options: Options) -> int:
     if status:
         return status
     runs = [Run.open(_run_folder(options, subject, method)) for method in METHODS]
-    entrants = enter_adapters([run.folder for run in runs])
-    drawing = Drawing(
+    columns = adapter_columns([run.folder for run in runs])
+    settings = GenerationSettings(
         model=EMBEDDED,
         prompts=subject.prompts,
         seeds=(IMAGE_SEED_OFFSET + options.seed,),
@@ -78,21 +78,21 @@ def run(options: Options) -> int:
         size=open_adapter(runs[0].folder).card.resolution,
     )
     pipe = load_sdxl()
-    with tqdm(total=len(entrants) * len(drawing.pairs), desc="Generating", unit="image") as bar:
-        pictures = draw_missing(
-            pipe, entrants, drawing, options.out / "pictures", lambda *_: bar.update()
+    with tqdm(total=len(columns) * len(settings.pairs), desc="Generating", unit="image") as bar:
+        pictures = generate_missing(
+            pipe, columns, settings, options.out / "pictures", lambda *_: bar.update()
         )
     scenes = [open_photo(file) for file in subject.scenes]
     scorer = load_scorer(require_judge(EMBEDDED))
-    scores = score_entrants(scorer, pictures, drawing, scenes)
+    scores = score_columns(scorer, pictures, settings, scenes)
     photos = [open_photo(file) for file in list_photos(subject.folder / "photos")]
     real = (
         float(clip_t(scorer, scenes, subject.prompts).mean()),
         float(clip_i(scorer, photos, scenes).mean()),
     )
-    results = Results(scorer.name, scores, list(find_differences(scores, drawing)), real)
-    _write_grid(options, subject, drawing, pictures)
-    print(_write_report(options, subject, drawing, pictures, results, runs, arguments))
+    results = Results(scorer.name, scores, list(find_differences(scores, settings)), real)
+    _write_grid(options, subject, settings, pictures)
+    print(_write_report(options, subject, settings, pictures, results, runs, arguments))
     print(f"Comparison: {options.out / 'comparison.png'}")
     print(f"Report:     {options.out / 'report.html'}")
     print(f"Took {time.monotonic() - began:.0f} s.")
@@ -133,11 +133,11 @@ def _train(options: Options, subject: ShippedSubject, arguments: list[str]) -> i
 
 
 def _write_grid(
-    options: Options, subject: ShippedSubject, drawing: Drawing, pictures: Pictures
+    options: Options, subject: ShippedSubject, settings: GenerationSettings, pictures: Pictures
 ) -> None:
     labelled_grid(
-        [[open_picture(pictures[label][pair]) for label in pictures] for pair in drawing.pairs],
-        drawing.prompts,
+        [[open_picture(pictures[label][pair]) for label in pictures] for pair in settings.pairs],
+        settings.prompts,
         list(pictures),
         options.out / "comparison.png",
         photos=[open_photo(file) for file in list_photos(subject.folder / "photos")],
@@ -147,14 +147,14 @@ def _write_grid(
 def _write_report(
     options: Options,
     subject: ShippedSubject,
-    drawing: Drawing,
+    settings: GenerationSettings,
     pictures: Pictures,
     results: "Results",
     runs: list[Run],
     arguments: list[str],
 ) -> str:
     """Write the page and return its tables as text for the terminal."""
-    tables = result_tables(drawing, results.scores, results.findings)
+    tables = result_tables(settings, results.scores, results.findings)
     head, *rows = tables["Scores"]
     facts = {label: _training_facts(run, runs) for label, run in zip(list(pictures)[1:], runs)}
     real = ["real photos", *(f"{value:.3f}" for value in results.real), "", ""]
@@ -163,9 +163,9 @@ def _write_report(
     photos = [open_photo(file) for file in list_photos(subject.folder / "photos")]
     generated = [
         (prompt, [open_picture(pictures[label][prompt, seed]) for label in pictures])
-        for prompt, seed in drawing.pairs
+        for prompt, seed in settings.pairs
     ]
-    covered = coverage(len(drawing.prompts), len(drawing.seeds))
+    covered = coverage(len(settings.prompts), len(settings.seeds))
     notes = {
         "Scores": "CLIP-T: does the image show what its prompt says? CLIP-I: does it show this "
         "subject, compared with photos of it that were not used in training? The scores of real "

@@ -87,7 +87,9 @@ def _fetch_configs(model: str, local_only: bool) -> str:
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise StudioError(f"--model: cannot download {model} from the Hub: {reason}") from error
+        raise StudioError(
+            f"--model: {model} cannot be downloaded from the Hub: {reason}"
+        ) from error
 
 
 def base_of(adapter: AdapterFile, model: str | None) -> AdapterCard:

@@ -15,18 +15,18 @@ from nora_studio.photos.opening import open_image
 from nora_studio.scoring.dino import Dino
 from nora_studio.scoring.scores import Scorer, score_pictures
 from nora_studio.scoring.statistics import paired_difference, signed, verdict
-from nora_studio.sdxl.adapted import AdaptedPipes
-from nora_studio.sdxl.entrants import (
+from nora_studio.sdxl.columns import (
     BASE,
-    Drawing,
-    Entrant,
+    ComparisonColumn,
+    GenerationSettings,
     Pair,
-    PlannedPicture,
+    PlannedImage,
     UsedAdapter,
-    plan_pictures,
+    plan_images,
     run_name,
 )
-from nora_studio.sdxl.generate import default_batch, draw, save_picture
+from nora_studio.sdxl.generate import default_batch, generate_images, save_image
+from nora_studio.sdxl.pipeline_cache import PipelineCache
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ Scores = dict[str, dict[str, list[float]]]
 """Score's name -> label -> one value a picture, in the order of `Drawing.pairs`."""
 
 
-def enter_adapters(
+def adapter_columns(
     paths: Sequence[Path | AdapterFile],
     with_base: bool = True,
     *,
     weights: Sequence[float] = (),
     strengths: Sequence[float] = (),
     together: bool = False,
-) -> list[Entrant]:
+) -> list[ComparisonColumn]:
     """Name the columns: by method, or by run where two share a method; the base comes first.
 
     Args:
@@ -98,12 +98,12 @@ def enter_adapters(
         )
     _check_strengths([*weights, *strengths])
     used = [UsedAdapter(*one) for one in zip(adapters, weights or [1.0] * len(adapters))]
-    entrants = [Entrant(label, (use,)) for label, use in zip(labels, used)]
+    columns = [ComparisonColumn(label, (use,)) for label, use in zip(labels, used)]
     if together and used:
-        entrants = [Entrant(" + ".join(labels), tuple(used))]
+        columns = [ComparisonColumn(" + ".join(labels), tuple(used))]
     if strengths:
-        entrants = [_at(entrant, s) for entrant in entrants for s in strengths]
-    return ([Entrant(BASE)] if with_base else []) + entrants
+        columns = [_at(column, s) for column in columns for s in strengths]
+    return ([ComparisonColumn(BASE)] if with_base else []) + columns
 
 
 def _check_strengths(strengths: Sequence[float]) -> None:
@@ -111,17 +111,17 @@ def _check_strengths(strengths: Sequence[float]) -> None:
         raise StudioError(f"expected finite strengths; got {list(strengths)}.")
 
 
-def _at(entrant: Entrant, strength: float) -> Entrant:
+def _at(column: ComparisonColumn, strength: float) -> ComparisonColumn:
     """A column of its own, at that strength."""
-    return replace(entrant.at(strength), label=f"{entrant.label} × {strength:g}")
+    return replace(column.at(strength), label=f"{column.label} × {strength:g}")
 
 
-def draw_missing(
+def generate_missing(
     pipe: StableDiffusionXLPipeline,
-    entrants: Sequence[Entrant],
-    drawing: Drawing,
+    columns: Sequence[ComparisonColumn],
+    settings: GenerationSettings,
     folder: Path,
-    on_picture: Callable[[str, int, int], object] | None = None,
+    on_image: Callable[[str, int, int], object] | None = None,
 ) -> Pictures:
     """Draw what is not yet in `folder` with the very same recipe; give back every picture's file.
 
@@ -129,76 +129,76 @@ def draw_missing(
         folder: Holds one folder of PNG files for each entrant.
         on_picture: Called once a picture, drawn or found, with (label, number, how many in all).
     """
-    planned = plan_pictures(pipe, entrants, drawing, folder)
-    pictures: Pictures = {entrant.label: {} for entrant in entrants}
+    planned = plan_images(pipe, columns, settings, folder)
+    pictures: Pictures = {column.label: {} for column in columns}
     for picture in planned:
-        pictures[picture.entrant.label][picture.pair] = picture.file
+        pictures[picture.column.label][picture.pair] = picture.file
     numbers = dict.fromkeys(pictures, 0)
     # One adapter after the other: none but the current one takes memory.
-    for picture in draw_planned(AdaptedPipes(pipe, keep=1), planned, drawing):
-        label = picture.entrant.label
+    for picture in generate_planned(PipelineCache(pipe, keep=1), planned, settings):
+        label = picture.column.label
         numbers[label] += 1
-        if on_picture is not None:
-            on_picture(label, numbers[label], len(drawing.pairs))
+        if on_image is not None:
+            on_image(label, numbers[label], len(settings.pairs))
     return pictures
 
 
-def draw_planned(
-    pipes: AdaptedPipes, planned: Sequence[PlannedPicture], drawing: Drawing
-) -> Iterator[PlannedPicture]:
+def generate_planned(
+    pipes: PipelineCache, planned: Sequence[PlannedImage], settings: GenerationSettings
+) -> Iterator[PlannedImage]:
     """Draw what is missing of planned pictures; yield each, found or drawn, when it is there.
 
     Where the adapters all stay ready, as many rows as are drawn at once are finished before the
     next; else one entrant after the other.
     """
-    batch = default_batch(pipes.base, drawing.size)
-    adapters = {use.path for picture in planned for use in picture.entrant.adapters}
-    rows = batch if len(adapters) <= pipes.keep else len(drawing.pairs)
-    for start in range(0, len(drawing.pairs), rows):
-        chunk = set(drawing.pairs[start : start + rows])
-        for label in dict.fromkeys(picture.entrant.label for picture in planned):
-            own = [p for p in planned if p.entrant.label == label and p.pair in chunk]
-            missing = {picture.pair: picture for picture in own if not picture.is_drawn}
+    batch = default_batch(pipes.base, settings.size)
+    adapters = {use.path for picture in planned for use in picture.column.adapters}
+    rows = batch if len(adapters) <= pipes.keep else len(settings.pairs)
+    for start in range(0, len(settings.pairs), rows):
+        chunk = set(settings.pairs[start : start + rows])
+        for label in dict.fromkeys(picture.column.label for picture in planned):
+            own = [p for p in planned if p.column.label == label and p.pair in chunk]
+            missing = {picture.pair: picture for picture in own if not picture.is_generated}
             yield from (picture for picture in own if picture.pair not in missing)
-            yield from _draw_missing_of_one(pipes, missing, drawing)
+            yield from _generate_missing_of_column(pipes, missing, settings)
 
 
-def _draw_missing_of_one(
-    pipes: AdaptedPipes, missing: Mapping[Pair, PlannedPicture], drawing: Drawing
-) -> Iterator[PlannedPicture]:
+def _generate_missing_of_column(
+    pipes: PipelineCache, missing: Mapping[Pair, PlannedImage], settings: GenerationSettings
+) -> Iterator[PlannedImage]:
     """Draw one entrant's missing pictures, in the drawing's order."""
     if not missing:
         return
-    entrant = next(iter(missing.values())).entrant.at(drawing.strength)
-    drawn = draw(
-        pipes.wearing(entrant.adapters_on),
-        drawing.prompts,
-        drawing.seeds,
-        steps=drawing.steps,
-        guidance=drawing.guidance,
-        size=drawing.size,
-        negative=drawing.negative,
-        trigger=entrant.trigger,
-        done={pair for pair in drawing.pairs if pair not in missing},
+    column = next(iter(missing.values())).column.at(settings.strength)
+    drawn = generate_images(
+        pipes.with_adapters(column.adapters_on),
+        settings.prompts,
+        settings.seeds,
+        steps=settings.steps,
+        guidance=settings.guidance,
+        size=settings.size,
+        negative=settings.negative,
+        trigger=column.trigger,
+        done={pair for pair in settings.pairs if pair not in missing},
     )
     for prompt, seed, image in drawn:
         picture = missing[prompt, seed]
-        save_picture(image, picture.file, picture.recipe)
+        save_image(image, picture.file, picture.recipe)
         yield picture
 
 
-def score_entrants(
+def score_columns(
     scorer: Scorer,
     pictures: Pictures,
-    drawing: Drawing,
+    settings: GenerationSettings,
     references: Sequence[Image.Image] | None = None,
     dino: Dino | None = None,
 ) -> Scores:
     """Score every picture of every entrant; CLIP-I and DINO only where there are real photos."""
     scores: Scores = {}
-    prompts = [prompt for prompt, _ in drawing.pairs]
+    prompts = [prompt for prompt, _ in settings.pairs]
     for label, files in pictures.items():
-        images = [open_picture(files[pair]) for pair in drawing.pairs]
+        images = [open_picture(files[pair]) for pair in settings.pairs]
         for name, values in score_pictures(scorer, images, prompts, references, dino):
             scores.setdefault(name, {})[label] = values.tolist()
     return scores
@@ -214,17 +214,17 @@ def open_picture(file: Path) -> Image.Image:
         return image.convert("RGB")
 
 
-def find_differences(scores: Scores, drawing: Drawing) -> Iterator[Finding]:
+def find_differences(scores: Scores, settings: GenerationSettings) -> Iterator[Finding]:
     """Compare each later column with each earlier one, adapters before comparisons with the base.
 
     Seeds of one prompt are alike, so prompts are the independent units; with a single prompt its
     seeds are. A single picture has no interval and gives no finding. What the intervals cover:
     `statistics.coverage`.
     """
-    groups = [prompt for prompt, _ in drawing.pairs]
-    unit, units = "prompts", len(drawing.prompts)
+    groups = [prompt for prompt, _ in settings.pairs]
+    unit, units = "prompts", len(settings.prompts)
     if units == 1:
-        groups, unit, units = list(range(len(drawing.seeds))), "seeds", len(drawing.seeds)
+        groups, unit, units = list(range(len(settings.seeds))), "seeds", len(settings.seeds)
     if units < 2:
         return
     for name, columns in scores.items():
@@ -235,10 +235,10 @@ def find_differences(scores: Scores, drawing: Drawing) -> Iterator[Finding]:
             yield Finding(name, first, second, *difference, units, words)
 
 
-def mean_by_prompt(values: Sequence[float], drawing: Drawing) -> dict[str, float]:
+def mean_by_prompt(values: Sequence[float], settings: GenerationSettings) -> dict[str, float]:
     """One entrant's score of each prompt, over its seeds."""
-    count = len(drawing.seeds)
+    count = len(settings.seeds)
     return {
         prompt: sum(values[i * count : (i + 1) * count]) / count
-        for i, prompt in enumerate(drawing.prompts)
+        for i, prompt in enumerate(settings.prompts)
     }

@@ -16,10 +16,10 @@ from nora_studio.photos.prompts import replace_token
 from nora_studio.runs.runs import Run
 from nora_studio.scoring.compare import (
     BASE,
-    Drawing,
-    Entrant,
-    draw_missing,
-    enter_adapters,
+    ComparisonColumn,
+    GenerationSettings,
+    adapter_columns,
+    generate_missing,
     mean_by_prompt,
     open_picture,
     run_name,
@@ -150,9 +150,9 @@ def measure(
     pipe: StableDiffusionXLPipeline,
     panel: Panel,
     checkpoint: Checkpoint | None,
-    drawing: Drawing,
+    drawing: GenerationSettings,
     folder: Path,
-    on_picture: Callable[[], object] = lambda: None,
+    on_image: Callable[[], object] = lambda: None,
 ) -> Point:
     """Draw and judge one point; pictures that are there with the same recipe are used again.
 
@@ -162,21 +162,21 @@ def measure(
         folder: Of the results; pictures go below it.
     """
     if checkpoint is None:
-        entrant, place = Entrant(BASE), folder / "pictures"
+        column, place = ComparisonColumn(BASE), folder / "pictures"
         run, method, step, strength = BASE, BASE, 0, 0.0
     else:
-        (entrant,) = enter_adapters([checkpoint.adapter], with_base=False)
+        (column,) = adapter_columns([checkpoint.adapter], with_base=False)
         run, method, step = checkpoint.run, checkpoint.card.method, checkpoint.card.steps
-        entrant = replace(entrant, label=f"{run} step {step}")
+        column = replace(column, label=f"{run} step {step}")
         strength = drawing.strength
         place = folder / "pictures" / f"strength-{strength:g}"
     try:
-        drawn = draw_missing(pipe, [entrant], drawing, place, lambda *_: on_picture())
+        drawn = generate_missing(pipe, [column], drawing, place, lambda *_: on_image())
     except StudioError:
         if checkpoint is not None:
             check_kept(checkpoint.path)
         raise
-    files = [drawn[entrant.label][pair] for pair in drawing.pairs]
+    files = [drawn[column.label][pair] for pair in drawing.pairs]
     judged = panel.judge([open_picture(file) for file in files], [p for p, _ in drawing.pairs])
     nearest = judged.pop("nearest")
     return Point(
@@ -193,7 +193,7 @@ def measure(
     )
 
 
-def score_of(values: Sequence[float], drawing: Drawing) -> Score:
+def score_of(values: Sequence[float], drawing: GenerationSettings) -> Score:
     """One score with its interval, by prompts; by seeds where there is one prompt."""
     units = list(mean_by_prompt(values, drawing).values()) if len(drawing.prompts) > 1 else values
     if len(units) < 2:
@@ -202,7 +202,7 @@ def score_of(values: Sequence[float], drawing: Drawing) -> Score:
     return Score(tuple(units), low, high)
 
 
-def units_of(drawing: Drawing) -> int:
+def units_of(drawing: GenerationSettings) -> int:
     """Independent units: prompts, or seeds where there is one prompt."""
     return len(drawing.prompts) if len(drawing.prompts) > 1 else len(drawing.seeds)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from nora_studio.errors import StudioError
-from nora_studio.runs.atomic import beside
+from nora_studio.runs.atomic import temporary_path
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 GROUND, INK, SOFT_INK, EMPTY = "#f6f4ef", "#23211e", "#6d675f", "#e7e3da"
@@ -268,7 +268,7 @@ def _rounded_mask(side: int) -> Image.Image:
 
 def _save_png(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = beside(path)
+    fresh = temporary_path(path)
     try:
         image.save(fresh, format="PNG")
         fresh.replace(path)

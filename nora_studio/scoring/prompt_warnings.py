@@ -7,8 +7,8 @@ from diffusers import StableDiffusionXLPipeline
 from nora_studio.adapters.new_tokens import joined, tokens_on
 from nora_studio.photos.prompts import other_syntax, replace_token
 from nora_studio.scoring.scores import Scorer
-from nora_studio.sdxl.cache import words_unread
-from nora_studio.sdxl.entrants import Drawing, Entrant
+from nora_studio.sdxl.cache import unread_words
+from nora_studio.sdxl.columns import ComparisonColumn, GenerationSettings
 
 SHOWN_LETTERS = 60
 
@@ -39,7 +39,9 @@ def prompt_warnings(
 
 
 def drawing_warnings(
-    pipe: StableDiffusionXLPipeline, entrants: Sequence[Entrant], drawing: Drawing
+    pipe: StableDiffusionXLPipeline,
+    columns: Sequence[ComparisonColumn],
+    settings: GenerationSettings,
 ) -> list[str]:
     """As `prompt_warnings`, of all that a drawing's columns read.
 
@@ -49,16 +51,16 @@ def drawing_warnings(
     Raises:
         StudioError: the new tokens of an adapter cannot be read.
     """
-    prompts = named(drawing.prompts)
-    if drawing.negative:
-        prompts.append(("the negative prompt", drawing.negative))
+    prompts = named(settings.prompts)
+    if settings.negative:
+        prompts.append(("the negative prompt", settings.negative))
     lost = dict.fromkeys((prompt for _, prompt in prompts), "")
-    for entrant in entrants:
-        words = [use for use in entrant.adapters if use.card.tokens]
+    for column in columns:
+        words = [use for use in column.adapters if use.card.tokens]
         distinct = {use.path: use.adapter.new_tokens() for use in words}
         with tokens_on(pipe, joined(list(distinct.values()))):
             for prompt in lost:
-                lost[prompt] = max(lost[prompt], _lost(pipe, prompt, [entrant.trigger]), key=len)
+                lost[prompt] = max(lost[prompt], _lost(pipe, prompt, [column.trigger]), key=len)
     return _told(prompts, lost)
 
 
@@ -66,7 +68,7 @@ def judge_warnings(scorer: Scorer, prompts: Iterable[str]) -> list[str]:
     """Warn of the end of a prompt that the judge does not read; its score is of the rest."""
     lines = []
     for name, prompt in named(prompts):
-        lost = scorer.words_unread(replace_token(prompt, None))
+        lost = scorer.unread_words(replace_token(prompt, None))
         if lost:
             lines.append(
                 f"warning: {name} is too long for the judge, CLIP {scorer.name}; its score leaves "
@@ -76,7 +78,7 @@ def judge_warnings(scorer: Scorer, prompts: Iterable[str]) -> list[str]:
 
 
 def _lost(pipe: StableDiffusionXLPipeline, prompt: str, triggers: Sequence[str | None]) -> str:
-    return max((words_unread(pipe, replace_token(prompt, one)) for one in triggers), key=len)
+    return max((unread_words(pipe, replace_token(prompt, one)) for one in triggers), key=len)
 
 
 def _told(prompts: Named, lost: dict[str, str]) -> list[str]:

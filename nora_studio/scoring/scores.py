@@ -51,7 +51,7 @@ class Scorer:
             rows.append(self.model.encode_text(ids.to(self.device)))
         return F.normalize(torch.cat(rows).float(), dim=-1).cpu()
 
-    def words_unread(self, prompt: str) -> str:
+    def unread_words(self, prompt: str) -> str:
         """The end of a prompt that the tokenizer cuts off; empty where all is read."""
         words = prompt.split()
         beginnings = [" ".join(words[: count + 1]) for count in range(len(words))]

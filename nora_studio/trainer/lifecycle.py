@@ -16,7 +16,7 @@ from nora_studio.options.precision import choose_dtype
 from nora_studio.options.settings.watching import KeepingOptions, MeasuringOptions
 from nora_studio.runs import processes
 from nora_studio.runs.resuming import common_checkpoint
-from nora_studio.runs.run_places import placed
+from nora_studio.runs.run_folders import locate_runs
 from nora_studio.runs.runs import Run
 from nora_studio.runs.stop import StopRequest
 from nora_studio.runs.trackers import check_tracker, open_tracker
@@ -46,7 +46,7 @@ def run(task: Task, session: RunSession) -> int:
             check_sharded(sharding, options)
     with task.around(options) as options:
         with processes.main_first():
-            options, runs = placed(task.complete(options))
+            options, runs = locate_runs(task.complete(options))
             task.options, task.sharding = options, sharding
             record = task.find_data(options, runs)
             dtype = choose_dtype(options.precision, "cuda" if torch.cuda.is_available() else "cpu")
@@ -99,7 +99,7 @@ def _train_twins(
         own = prepare_accelerator(precision)
         trainees.append(build_trainee(task, method, run, own))
         say_what_is_trained(trainees[-1], options.steps, own.print)
-    processes.part_ways(options.seed)
+    processes.seed_ranks(options.seed)
     begin()
     start = go_on_from(trainees, draws, options.resume, options.steps)
     open_trackers(session, trainees, options, config, start)
@@ -161,7 +161,7 @@ def go_on_from(trainees: list[Trainee], draws: Draws, resume: bool, steps: int |
     """
     runs = [trainee.run for trainee in trainees]
     found = processes.on_main(lambda: common_checkpoint(runs, _say)) if resume else 0
-    start = int(processes.largest(found or 0))  # The main process alone has looked.
+    start = int(processes.all_reduce_max(found or 0))  # The main process alone has looked.
     if start:
         restore(trainees, draws, start)
     else:
@@ -198,7 +198,7 @@ def stopped(stop: StopRequest) -> int:
 
 def ending(plan: Plan, trainees: list[Trainee]) -> tuple[int, dict[str, str]]:
     """The last step that was trained, and by label why it came before the plan's, if it did."""
-    last = int(processes.largest(plan.watch.ended_at(trainees) or 0)) or plan.steps
+    last = int(processes.all_reduce_max(plan.watch.ended_at(trainees) or 0)) or plan.steps
     reasons = plan.watch.reasons(trainees) if last < plan.steps else {}
     if processes.is_main():
         for label, reason in reasons.items():
@@ -249,7 +249,7 @@ def finish(
     options, run, method = task.options, trainee.run, trainee.label
     best = trainee.best if getattr(options, "final", "last") == "best" else None
     # The main process alone knows it.
-    step = int(processes.largest(0 if best is None else best.step)) or last
+    step = int(processes.all_reduce_max(0 if best is None else best.step)) or last
     if step != last:
         task.show_last(trainee, last)
         set_back(trainee, step)

@@ -7,7 +7,7 @@ import torch
 
 from nora_studio.errors import StudioError
 from nora_studio.options.config import DreamboothOptions
-from nora_studio.runs.run_places import placed
+from nora_studio.runs.run_folders import locate_runs
 
 _CPU_WORDS = ("can't allocate memory", "not enough memory", "bad_alloc", "bad allocation")
 
@@ -37,7 +37,7 @@ def told_in_one_line(options: DreamboothOptions) -> Iterator[None]:
             raise
         reason = (str(error).strip().splitlines() or ["no more to be had"])[0]
     problem = f"out of memory: {reason} {_remedy(options)}"
-    for run in placed(options)[1].values():
+    for run in locate_runs(options)[1].values():
         status = run.read_status()
         if run.exists and status.get("state") != "finished":
             run.set_status("failed", status.get("step", 0), options.steps or 0, error=problem)

@@ -197,7 +197,7 @@ def test_the_report_calls_photos_captions_and_masks_what_the_visitor_calls_them(
     report = photo_report(workspace, DRAFT, 64)
     told = [remark.text for some in report.photos.values() for remark in some]
     told += [remark.text for remark in report.overall]
-    assert any(text.startswith("The same picture as beach.jpg.") for text in told)
+    assert any(text.startswith("The same photo as beach.jpg.") for text in told)
     assert any(text.startswith("The mask of beach.jpg is 64x32, another shape") for text in told)
     assert any(text.startswith("The caption of snow.jpg: expected [V]") for text in told)
     assert not any(name in text for text in told for name in ("01.", "02.", "03."))

@@ -144,7 +144,9 @@ def test_resuming_a_run_that_does_not_exist_is_refused(tiny_base, photo_folder, 
         ("noise-offset", 0.5, ("noise_offset = 0.0", "got 0.5")),
     ],
 )
-def test_resuming_with_a_changed_option_is_refused(twins, tiny_base, photo_folder, flag, value, words):
+def test_resuming_with_a_changed_option_is_refused(
+    twins, tiny_base, photo_folder, flag, value, words
+):
     flags = tiny_arguments(tiny_base, photo_folder, twins[0], "nora,lora", {flag: value})
     line = assert_refused(run_trainer(*flags, "--resume"), "--resume", *words)
     assert "config.toml" in line
@@ -166,7 +168,7 @@ def one_run(tiny_base, photo_folder, twins, tmp_path):
 def test_resuming_twins_without_a_common_checkpoint_is_refused(one_run):
     folder, flags = one_run
     shutil.rmtree(folder / "mug-lora" / "checkpoints")
-    assert_refused(run_trainer(*flags), "no checkpoint", "mug-lora", "Put a checkpoint back")
+    assert_refused(run_trainer(*flags), "no checkpoint", "mug-lora", "Restore a checkpoint")
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from support.tiny import RARE_TOKEN, SIZE, tiny_adapter, tiny_sdxl
 from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.adapters.files.adapter_folders import load_adapter
 from nora_studio.adapters.files.updates import error_of, read_updates
-from nora_studio.sdxl.generate import adapter_on, draw
+from nora_studio.sdxl.generate import adapter_on, generate_images
 from nora_studio.sdxl.models import load_sdxl, parts_of
 
 
@@ -32,7 +32,9 @@ def adapters(tiny_base, tmp_path_factory) -> dict[str, Path]:
 
 def picture(pipe, adapter: Path | None = None) -> np.ndarray:
     with adapter_on(pipe, adapter):
-        drawn = draw(pipe, ["a [V] mug"], [0], steps=2, guidance=5, size=SIZE, trigger=RARE_TOKEN)
+        drawn = generate_images(
+            pipe, ["a [V] mug"], [0], steps=2, guidance=5, size=SIZE, trigger=RARE_TOKEN
+        )
         return np.asarray(next(iter(drawn))[2], dtype=np.int64)
 
 
@@ -44,7 +46,9 @@ def test_each_command_has_its_own_help(command, name):
 
 
 @pytest.mark.parametrize("to", ["kohya", "diffusers", "seed"])
-def test_export_writes_a_file_that_generates_the_same_image(command, adapters, tiny_base, tmp_path, to):
+def test_export_writes_a_file_that_generates_the_same_image(
+    command, adapters, tiny_base, tmp_path, to
+):
     out = tmp_path / "new" / "a.safetensors"
     words = ("export", adapters["nora"], "--to", to, "--out", out, "--model", tiny_base)
     status, told, err = command(*words, "--precision", "fp32")

@@ -14,7 +14,7 @@ from nora_studio.cli.main import dispatch
 from nora_studio.errors import StudioError
 from nora_studio.options.config import DreamboothOptions
 from nora_studio.options.options_file import to_toml
-from nora_studio.runs.history import TRASH, differing_settings, find_runs, standing, trainer_of
+from nora_studio.runs.history import TRASH, differing_settings, find_runs, summarize, trainer_of
 from nora_studio.runs.runs import Run
 from nora_studio.tasks.commonsense.config import CommonsenseOptions
 from nora_studio.tasks.fewshot.settings import FewshotOptions
@@ -50,9 +50,9 @@ def test_the_list_shows_the_state_of_each_run(runs, capsys):
 def test_a_run_whose_process_is_gone_is_interrupted(runs):
     run = Run(runs / "mug-nora")
     pretend(run, state="running", pid=os.getpid())
-    assert standing(run).state == "running"
+    assert summarize(run).state == "running"
     pretend(run, state="running", pid=2**22 + 1)  # beyond Linux's largest
-    assert standing(run).state == "interrupted"
+    assert summarize(run).state == "interrupted"
 
 
 def test_show_prints_settings_curves_and_files(runs, capsys):
@@ -118,7 +118,7 @@ def test_a_run_in_training_is_not_deleted(runs):
     [
         (["lost"], "expected one of .*Did you mean 'list'"),
         (["show", "cup"], "expected a run; got 'cup'.*mug-lora, mug-nora"),
-        (["restore", "cup"], "no run 'cup'.*there are: none"),
+        (["restore", "cup"], "expected a deleted run; got 'cup'.*: none"),
         (["delete"], "expected the names of runs to delete"),
         (["diff", "mug-nora", "mug-lora", "--plot", "x.jpg"], "ends with .png"),
     ],
@@ -130,7 +130,9 @@ def test_a_mistake_is_refused_in_one_line(twins, arguments, words):
 
 
 @pytest.mark.slow
-def test_a_run_continued_for_more_steps_equals_one_planned_with_them(tiny_base, photo_folder, tmp_path):
+def test_a_run_continued_for_more_steps_equals_one_planned_with_them(
+    tiny_base, photo_folder, tmp_path
+):
     def train(folder: str, steps: int, *more: str) -> Path:
         flags = tiny_arguments(
             tiny_base, photo_folder, tmp_path / folder, changes=SHORT | {"steps": steps}
@@ -151,7 +153,9 @@ def test_a_run_continued_for_more_steps_equals_one_planned_with_them(tiny_base, 
     assert "steps = 5; got 4" in outcome.errors[0]
 
 
-def test_continuing_for_more_steps_raises_a_rate_that_had_decayed(tiny_base, photo_folder, tmp_path):
+def test_continuing_for_more_steps_raises_a_rate_that_had_decayed(
+    tiny_base, photo_folder, tmp_path
+):
     changes = SHORT | {"schedule": "linear", "warmup-steps": 0, "steps": 2}
     flags = tiny_arguments(tiny_base, photo_folder, tmp_path, changes=changes)
     assert run_trainer(*flags).status == 0
@@ -191,5 +195,7 @@ def test_a_run_is_continued_by_the_script_that_started_it(tmp_path, options, scr
 
 def test_a_run_of_an_unknown_task_is_not_continued(tmp_path):
     run = Run.create(tmp_path / "run", "lr = 0.1\n")
-    with pytest.raises(StudioError, match="no trainer here began this run"):
+    with pytest.raises(
+        StudioError, match="expected one of the settings instance_dir, shots, cutoff"
+    ):
         trainer_of(run)

@@ -17,7 +17,7 @@ from support.trainer import Outcome
 from nora_studio.errors import StudioError
 from nora_studio.photos.images import list_photos, open_photo
 from nora_studio.runs.runs import Run
-from nora_studio.scoring.compare import Drawing, open_picture
+from nora_studio.scoring.compare import GenerationSettings, open_picture
 from nora_studio.scoring.fidelity import read_fidelity
 from nora_studio.scoring.fidelity_judging import Panel, find_checkpoints, planned_points, score_of
 from nora_studio.scoring.scores import clip_i, clip_t, load_scorer
@@ -190,9 +190,9 @@ def test_the_photos_stand_for_the_subject_and_for_no_prompt(clip, photo_folder):
 
 
 def test_with_one_prompt_its_seeds_are_the_units():
-    drawing = Drawing("tiny", ("a [V] mug",), (0, 1, 2), 1, 1.0, 32)
+    drawing = GenerationSettings("tiny", ("a [V] mug",), (0, 1, 2), 1, 1.0, 32)
     assert score_of([0.1, 0.2, 0.6], drawing).units == (0.1, 0.2, 0.6)
-    alone = score_of([0.1], Drawing("tiny", ("a [V] mug",), (0,), 1, 1.0, 32))
+    alone = score_of([0.1], GenerationSettings("tiny", ("a [V] mug",), (0,), 1, 1.0, 32))
     assert (alone.units, alone.low) == ((0.1,), None)
 
 

@@ -17,7 +17,7 @@ from nora_studio.app.pages.comparison_view import sheet_view
 from nora_studio.app.server.image_jobs import new_sheet, read_sheet
 from nora_studio.app.server.live_sheet import LiveSheet
 from nora_studio.photos.prompts import other_syntax
-from nora_studio.scoring.compare import Drawing, enter_adapters
+from nora_studio.scoring.compare import GenerationSettings, adapter_columns
 from nora_studio.scoring.prompt_warnings import drawing_warnings
 from nora_studio.scoring.scores import load_scorer
 from nora_studio.sdxl.models import load_sdxl
@@ -138,15 +138,15 @@ def test_new_tokens_count_as_one_word_each(tiny_base, tiny_pipe, tmp_path):
     adapter = adapter_with(tmp_path / "a" / "adapter", tiny_base, NewTokens(words, rows))
     fits = "a [V] " + "mug " * 66
     for prompt, count in ((fits, 0), (f"{fits}beach", 1)):
-        drawing = Drawing("tiny", (prompt,), (0,), 1, 1.0, SIZE)
-        lines = drawing_warnings(tiny_pipe, enter_adapters([adapter]), drawing)
+        drawing = GenerationSettings("tiny", (prompt,), (0,), 1, 1.0, SIZE)
+        lines = drawing_warnings(tiny_pipe, adapter_columns([adapter]), drawing)
         assert len(lines) == count and all("never read: 'beach'" in line for line in lines)
     assert "<mug-1>" not in tiny_pipe.tokenizer.get_vocab()
 
 
 def test_the_embedded_judge_says_what_it_leaves_out():
     scorer = load_scorer()
-    assert scorer.words_unread("a photo of a mug on the beach") == ""
-    assert scorer.words_unread("") == ""
+    assert scorer.unread_words("a photo of a mug on the beach") == ""
+    assert scorer.unread_words("") == ""
     words = [*["mug"] * 46, "beach", "snow"]  # Its context is 48 pieces, two of them marks.
-    assert scorer.words_unread(" ".join(words)) == "beach snow"
+    assert scorer.unread_words(" ".join(words)) == "beach snow"

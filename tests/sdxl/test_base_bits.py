@@ -23,7 +23,7 @@ from nora_studio.errors import StudioError
 from nora_studio.nora import NoraLinear
 from nora_studio.runs.disk_cache import weights_digest
 from nora_studio.runs.runs import Run
-from nora_studio.sdxl.generate import adapter_on, draw
+from nora_studio.sdxl.generate import adapter_on, generate_images
 from nora_studio.sdxl.models import load_sdxl, parts_of, share_weights, used_targets
 from nora_studio.sdxl.quantization import quantize, shared_state, stored_bytes
 
@@ -174,7 +174,9 @@ def test_an_adapter_of_a_quantised_base_draws_on_the_ordinary_one(twins_in_bits,
                     for layer in pipe.unet.modules()
                     if isinstance(layer, NoraLinear)
                 ]
-                picture = next(iter(draw(pipe, [PROMPT], [0], steps=2, guidance=2.0, size=32)))[2]
+                picture = next(
+                    iter(generate_images(pipe, [PROMPT], [0], steps=2, guidance=2.0, size=32))
+                )[2]
             pictures[where, adapter is not None] = torch.tensor(list(picture.tobytes())).float()
     apart = (pictures["ordinary", True] - pictures["quantised", True]).abs().mean().item()
     moved = (pictures["ordinary", True] - pictures["ordinary", False]).abs().mean().item()

@@ -18,7 +18,7 @@ from nora_studio.photos.images import list_photos
 from nora_studio.photos.views import Framing, photo_views
 from nora_studio.runs.disk_cache import TensorCache, default_cache_folder, weights_digest
 from nora_studio.sdxl.cache import LatentCache, encode_photos
-from nora_studio.sdxl.models import all_awake, load_sdxl, wake
+from nora_studio.sdxl.models import all_on_device, load_sdxl, to_device
 from nora_studio.tasks.dreambooth.step import encode_prompts
 
 PROMPTS = ["a photo of a [V] mug", "my [V] on the beach", ""]
@@ -156,7 +156,7 @@ def test_the_folder_stays_within_its_limit_and_the_oldest_go_first(tmp_path):
 def test_a_folder_that_cannot_be_written_is_no_reason_to_stop(tmp_path):
     (tmp_path / "file").write_text("")
     store = TensorCache(tmp_path / "file" / "store")
-    with pytest.warns(UserWarning, match="nothing is kept"):
+    with pytest.warns(UserWarning, match="the cache .* cannot be written"):
         store.write("a", {"x": torch.ones(2)})
     store.write("a", {"x": torch.ones(2)})  # told once
     assert store.read("a") is None
@@ -219,7 +219,7 @@ def test_idle_parts_rest_until_a_picture_is_drawn(tiny_base, photo_folder, store
     device = torch.device("cuda")
     for warm in (False, True):
         pipe = load_sdxl(str(tiny_base))
-        wake(pipe, {"unet", "text_encoder"}, device)
+        to_device(pipe, {"unet", "text_encoder"}, device)
         vae_calls, text_calls = calls_of(pipe.vae.encoder), calls_of(pipe.text_encoder_2)
         encode_prompts(pipe, PROMPTS, RARE_TOKEN, store)
         views = photo_views(list_photos(photo_folder), Framing(SIZE))
@@ -227,6 +227,6 @@ def test_idle_parts_rest_until_a_picture_is_drawn(tiny_base, photo_folder, store
         assert (not vae_calls and not text_calls) == warm
         modules = (pipe.unet, pipe.text_encoder, pipe.text_encoder_2, pipe.vae)
         assert [module.device.type for module in modules] == ["cuda", "cuda", "cpu", "cpu"]
-        with all_awake(pipe):
+        with all_on_device(pipe):
             assert {module.device.type for module in modules} == {"cuda"}
         assert [module.device.type for module in modules] == ["cuda", "cuda", "cpu", "cpu"]

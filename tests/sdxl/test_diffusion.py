@@ -25,7 +25,7 @@ def test_an_edm_base_is_asked_as_its_sampler_asks(tiny_pipe, latents, noise):
     process = Denoising.of(tiny_pipe)
     sampler = EDMEulerScheduler()  # with every level it was trained on
     timesteps = torch.tensor([0, 500, process.length - 1])
-    given, level = process.question(latents, noise, timesteps)
+    given, level = process.model_input(latents, noise, timesteps)
     for row, t in enumerate(timesteps.tolist()):
         index = process.length - 1 - t  # samplers go from noise to picture
         sampler._step_index = index

@@ -14,7 +14,7 @@ from support.tiny import RARE_TOKEN, SIZE, tiny_adapter, tiny_sdxl
 
 from nora_studio.errors import StudioError
 from nora_studio.photos.prompts import read_prompts, replace_token
-from nora_studio.sdxl.generate import adapter_on, draw, save_picture
+from nora_studio.sdxl.generate import adapter_on, generate_images, save_image
 from nora_studio.sdxl.models import load_sdxl, parts_of
 from nora_studio.sdxl.recipes import Recipe, read_recipe
 
@@ -52,12 +52,14 @@ def adapter(request, pipe, tmp_path_factory) -> Path:
 
 def pixels(pipe, prompts=PROMPTS, seeds=(0, 1), steps=STEPS, guidance=5.0, **options):
     """Every picture's 8-bit levels as one array (pictures, height, width, 3)."""
-    drawn = draw(pipe, prompts, seeds, steps=steps, guidance=guidance, size=SIZE, **options)
+    drawn = generate_images(
+        pipe, prompts, seeds, steps=steps, guidance=guidance, size=SIZE, **options
+    )
     return np.stack([np.asarray(picture, dtype=np.int64) for _, _, picture in drawn])
 
 
 def test_one_picture_for_each_prompt_and_seed_in_order(pipe):
-    drawn = draw(pipe, PROMPTS, [0, 7], steps=1, guidance=1.0, size=SIZE, batch=4)
+    drawn = generate_images(pipe, PROMPTS, [0, 7], steps=1, guidance=1.0, size=SIZE, batch=4)
     assert [(prompt, seed) for prompt, seed, _ in drawn] == [
         (prompt, seed) for prompt in PROMPTS for seed in (0, 7)
     ]
@@ -103,7 +105,7 @@ def test_done_pairs_are_left_out_and_the_others_do_not_change(pipe):
 
 def test_progress_counts_every_picture(pipe):
     seen = []
-    pixels(pipe, on_picture=lambda *now: seen.append(now), batch=4)
+    pixels(pipe, on_image=lambda *now: seen.append(now), batch=4)
     assert seen == [(number, 6) for number in range(1, 7)]
 
 
@@ -167,7 +169,7 @@ def test_a_negative_prompt_is_used_or_refused(pipe):
 def test_values_out_of_range_are_refused_before_anything_is_drawn(pipe, options, word):
     values = {"steps": 1, "guidance": 1.0, "size": SIZE, **options}
     with pytest.raises(StudioError, match=word):
-        draw(pipe, PROMPTS, [0], **values)
+        generate_images(pipe, PROMPTS, [0], **values)
 
 
 def test_a_picture_of_nan_is_an_error_not_a_black_picture(tmp_path):
@@ -180,7 +182,7 @@ def test_a_picture_of_nan_is_an_error_not_a_black_picture(tmp_path):
 def test_a_saved_picture_gives_back_its_recipe_and_pixels(tmp_path):
     image = Image.fromarray(np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3))
     file = tmp_path / "deep" / "picture.png"
-    save_picture(image, file, RECIPE)
+    save_image(image, file, RECIPE)
     assert read_recipe(file) == RECIPE
     with Image.open(file) as reopened:
         assert (np.asarray(reopened) == np.asarray(image)).all()
@@ -194,7 +196,7 @@ def test_a_saved_picture_gives_back_its_recipe_and_pixels(tmp_path):
 def test_saving_replaces_whole_and_leaves_nothing_beside(tmp_path):
     file = tmp_path / "picture.png"
     for seed in (0, 1):
-        save_picture(Image.new("RGB", (8, 8)), file, replace(RECIPE, seed=seed))
+        save_image(Image.new("RGB", (8, 8)), file, replace(RECIPE, seed=seed))
     assert [entry.name for entry in tmp_path.iterdir()] == ["picture.png"]
     assert read_recipe(file).seed == 1
 
@@ -203,14 +205,14 @@ def test_pictures_without_a_whole_recipe_are_refused(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "foreign.png")
     with pytest.raises(StudioError, match="no recipe"):
         read_recipe(tmp_path / "foreign.png")
-    save_picture(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)),
+    save_image(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)),
                  tmp_path / "cut.png", RECIPE)  # fmt: skip
     whole = (tmp_path / "cut.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(StudioError, match=r"cut\.png cannot be read"):
         read_recipe(tmp_path / "cut.png")
     with pytest.raises(StudioError, match="PNG"):
-        save_picture(Image.new("RGB", (8, 8)), tmp_path / "picture.jpg", RECIPE)
+        save_image(Image.new("RGB", (8, 8)), tmp_path / "picture.jpg", RECIPE)
 
 
 @pytest.mark.parametrize(

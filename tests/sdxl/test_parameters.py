@@ -137,7 +137,7 @@ def test_nothing_is_allocated_for_a_model_of_eight_billion():
     [
         ("llama-2", (), "expected one of sdxl, llama-1-7b.*got 'llama-2'"),
         ("llama-1-7b", ("q_projj",), "ends with q_projj. Did you mean q_proj"),
-        ("llama-1-7b", ("attention",), "only an SDXL directory's parts"),
+        ("llama-1-7b", ("attention",), "which is only for SDXL"),
         ("sdxl", ("nothing",), "ends with nothing. Linear layers end with, for example"),
     ],
 )
@@ -148,7 +148,7 @@ def test_what_cannot_be_counted_is_refused_in_one_line(model, targets, words):
 
 def test_a_foreign_config_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "abacus"}))
-    with pytest.raises(StudioError, match="describes no model that is known"):
+    with pytest.raises(StudioError, match="does not describe a known model"):
         count(str(tmp_path), AdapterSpec("lora", 4))
 
 

@@ -25,11 +25,11 @@ def run(options: Options) -> int:
         raise StudioError(
             "--adapters: expected at least one run, adapter folder or checkpoint; got none."
         )
-    drawing, pictures = generate.generate(options, with_base=True)
-    many = len(drawing.seeds) > 1
+    settings, pictures = generate.generate(options, with_base=True)
+    many = len(settings.seeds) > 1
     labelled_grid(
-        [[open_picture(files[pair]) for files in pictures.values()] for pair in drawing.pairs],
-        [f"{prompt} (seed {seed})" if many else prompt for prompt, seed in drawing.pairs],
+        [[open_picture(files[pair]) for files in pictures.values()] for pair in settings.pairs],
+        [f"{prompt} (seed {seed})" if many else prompt for prompt, seed in settings.pairs],
         list(pictures),
         options.out / "grid.png",
     )

@@ -61,24 +61,24 @@ def generate(options: Options, with_base: bool):
 
     from nora_studio.options.precision import choose_dtype
     from nora_studio.photos.prompts import read_prompts
-    from nora_studio.scoring.compare import Drawing, draw_missing, enter_adapters
+    from nora_studio.scoring.compare import GenerationSettings, adapter_columns, generate_missing
     from nora_studio.scoring.prompt_warnings import drawing_warnings
-    from nora_studio.sdxl.entrants import base_of, trained_size
+    from nora_studio.sdxl.columns import base_of, trained_size
     from nora_studio.sdxl.models import load_sdxl
 
     prompts = read_prompts(options.prompts)
-    entrants = enter_adapters(
+    columns = adapter_columns(
         options.adapters,
         with_base,
         weights=options.weights,
         strengths=options.strengths,
         together=options.together,
     )
-    model = base_of(entrants, options.model)
+    model = base_of(columns, options.model)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipe = load_sdxl(model, choose_dtype(options.precision, device), device)
-    size = options.size or trained_size(pipe, entrants)
-    drawing = Drawing(
+    size = options.size or trained_size(pipe, columns)
+    settings = GenerationSettings(
         model=model,
         prompts=tuple(prompts),
         seeds=options.seeds,
@@ -88,13 +88,13 @@ def generate(options: Options, with_base: bool):
         negative=options.negative,
         strength=options.strength,
     )
-    for line in drawing_warnings(pipe, entrants, drawing):
+    for line in drawing_warnings(pipe, columns, settings):
         print(line, file=sys.stderr)
     with contextlib.closing(
-        tqdm(total=len(entrants) * len(drawing.pairs), desc="Drawing", unit="picture")
+        tqdm(total=len(columns) * len(settings.pairs), desc="Drawing", unit="picture")
     ) as bar:
-        pictures = draw_missing(pipe, entrants, drawing, options.out, lambda *_: bar.update())
+        pictures = generate_missing(pipe, columns, settings, options.out, lambda *_: bar.update())
     for files in pictures.values():
         for file in files.values():
             print(file)
-    return drawing, pictures
+    return settings, pictures

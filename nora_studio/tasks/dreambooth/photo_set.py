@@ -14,9 +14,9 @@ from nora_studio.errors import StudioError
 from nora_studio.mini.assets import EMBEDDED, embedded
 from nora_studio.options.config import DreamboothOptions
 from nora_studio.options.settings.photos import DEFAULT_CROPS, DEFAULT_MASK_FLOOR
-from nora_studio.photos.beside import masks_beside
 from nora_studio.photos.buckets import Size, buckets_pay
 from nora_studio.photos.captions import read_captions
+from nora_studio.photos.companions import find_mask_files
 from nora_studio.photos.images import list_photos
 from nora_studio.photos.inspection import Finding, inspect_folder
 from nora_studio.photos.views import Framing, photo_views
@@ -123,7 +123,7 @@ class PhotoSet:
         scale = pipe.vae_scale_factor
         shapes = [f"{c.mean.shape[3] * scale}x{c.mean.shape[2] * scale}" for c in caches]
         views = sum(len(cache.mean) for cache in caches)
-        masked = " with masks" if caches[0].weights is not None else ""
+        masked = " with masks" if caches[0].mask is not None else ""
         say(f"{len(self.files)} photos, {views} pictures{masked} of {', '.join(shapes)}")
         return caches
 
@@ -157,7 +157,7 @@ class PhotoSet:
             StudioError: a photo is gone, or cannot be read any more.
         """
         digests = {}
-        masks = masks_beside(self.files).of if self.options.masks == "files" else {}
+        masks = find_mask_files(self.files).of if self.options.masks == "files" else {}
         for file, words in zip(self.files, self.captions):
             digest = hashlib.sha256(f"{words}\n".encode())
             try:
@@ -224,7 +224,7 @@ def _check_masks(options: DreamboothOptions, files: list[Path], any_alpha: bool)
             "subject out and save it as PNG, or leave --masks out."
         )
     needs_files = options.masks == "files" and options.mask_floor is not None
-    if needs_files and not masks_beside(files).of:
+    if needs_files and not find_mask_files(files).of:
         raise StudioError(
             f"--mask-floor: a setting of masks; there are none in {options.instance_dir} "
             "(3.mask.png beside 3.jpg). Add them, or leave it out."

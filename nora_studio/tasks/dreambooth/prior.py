@@ -12,9 +12,9 @@ from nora_studio.errors import StudioError
 from nora_studio.photos.images import list_photos
 from nora_studio.photos.prompts import replace_token
 from nora_studio.runs.atomic import tidy
+from nora_studio.runs.disk_errors import writing
 from nora_studio.runs.run_lock import held
-from nora_studio.runs.storage import writing
-from nora_studio.sdxl.generate import draw, save_picture
+from nora_studio.sdxl.generate import generate_images, save_image
 from nora_studio.sdxl.recipes import Recipe, read_recipe
 from nora_studio.tasks.dreambooth.batches import Batch, BatchDraws
 
@@ -39,8 +39,8 @@ class PairedDraws:
         """One batch on the CPU: the subject's rows, then the class's."""
         own = self.subject.next()
         prior = self.priors[tuple(own["latents"].shape[-2:])].next()
-        if "weights" in own:
-            prior["weights"] = torch.ones_like(own["weights"])
+        if "mask" in own:
+            prior["mask"] = torch.ones_like(own["mask"])
         pair = [own, prior]
         batch = {name: torch.cat([one[name] for one in pair]) for name in pair[0]}
         rows = [len(one["timesteps"]) for one in pair]
@@ -85,7 +85,7 @@ def draw_class_pictures(
     model: str,
     prompt: str,
     size: int,
-    on_picture: Callable[[int, int], object] | None = None,
+    on_image: Callable[[int, int], object] | None = None,
 ) -> list[Path]:
     """The class's pictures, drawn by the bare base where they are not there yet.
 
@@ -119,18 +119,18 @@ def draw_class_pictures(
             tidy(folder)
             missing = [seed for file, seed in wanted.items() if not file.exists()]
             missing = missing[: max(0, count - len(own) - len(wanted) + len(missing))]
-            pictures = draw(
+            pictures = generate_images(
                 pipe,
                 [prompt],
                 missing,
                 steps=STEPS,
                 guidance=GUIDANCE,
                 size=size,
-                on_picture=on_picture,
+                on_image=on_image,
             )
             for _, seed, picture in pictures if missing else ():
                 recipe = Recipe(model, prompt, seed, STEPS, GUIDANCE, size, __version__)
-                save_picture(picture, folder / f"drawn-{seed:05d}.png", recipe)
+                save_image(picture, folder / f"drawn-{seed:05d}.png", recipe)
     return _pictures_in(folder)[:count]
 
 

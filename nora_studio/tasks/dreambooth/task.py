@@ -23,7 +23,7 @@ from nora_studio.runs import processes
 from nora_studio.runs.runs import Run
 from nora_studio.runs.scripts import TRAIN, script_path
 from nora_studio.sdxl.base import load_base
-from nora_studio.sdxl.models import parts_of, share_weights, used_targets, wake
+from nora_studio.sdxl.models import parts_of, share_weights, to_device, used_targets
 from nora_studio.tasks.dreambooth.activations import first_batch, record_activations
 from nora_studio.tasks.dreambooth.fitting import fitted
 from nora_studio.tasks.dreambooth.freeze_text_encoders import FreezeTextEncoders
@@ -83,7 +83,7 @@ class DreamboothTask(Task):
         trained = {part for parts in self.settings.values() for part in parts}
         if options.new_tokens:
             trained |= set(TOKENIZERS)
-        wake(pipe, {"unet", *trained}, device)
+        to_device(pipe, {"unet", *trained}, device)
         with processes.main_first():  # It draws and encodes; the others read what it kept.
             prepared = prepare(options, pipe, self.photos, say)
         subject = replace(prepared.subject, sharding=self.sharding)

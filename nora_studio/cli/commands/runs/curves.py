@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nora_studio.runs.history import Curve, RunSummary
+from nora_studio.runs.history import CurvePoints, RunSummary
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 48
@@ -30,7 +30,7 @@ def plot_curves(summaries: list[RunSummary], file: Path) -> None:
     figure.savefig(file)
 
 
-def sparkline(points: Curve) -> str:
+def sparkline(points: CurvePoints) -> str:
     """Return a curve as one line of bars; the lowest bar is its lowest value."""
     values = [value for _, value in points]
     chosen = [values[i * len(values) // _WIDTH] for i in range(_WIDTH)]

@@ -7,7 +7,7 @@ import tyro
 
 from nora_studio.cli.commands.runs import list as listing
 from nora_studio.errors import StudioError
-from nora_studio.runs.history import empty_trash, find_run, throw_away
+from nora_studio.runs.history import empty_trash, find_run, move_to_trash
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ def run(options: Options) -> int:
     if not options.runs and not options.empty_trash:
         raise StudioError("expected the names of runs to delete, or --empty-trash; got neither.")
     for run in [find_run(name, options.output_dir) for name in options.runs]:
-        place = throw_away(run)
+        place = move_to_trash(run)
         undo = f"nora-studio runs restore {place.name.rpartition('~')[0]}"
         if place.parent.parent != listing.Options.output_dir:
             undo += f" --output-dir {place.parent.parent}"

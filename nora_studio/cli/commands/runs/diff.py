@@ -14,7 +14,7 @@ from nora_studio.runs.history import (
     differing_settings,
     find_run,
     read_settings,
-    standing,
+    summarize,
 )
 
 
@@ -37,7 +37,7 @@ def run(options: Options) -> int:
     check_plot_file(options.plot)
     runs = [find_run(name, options.output_dir) for name in (options.first, options.second)]
     differing = differing_settings(*(read_settings(run) for run in runs))
-    summaries, console = [standing(run) for run in runs], new_console()
+    summaries, console = [summarize(run) for run in runs], new_console()
     names = [escape(run.folder.name) for run in runs]
     settings = new_table()
     for title in ("setting", *names):

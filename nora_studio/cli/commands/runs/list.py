@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from nora_studio.cli.commands.runs.printing import format_loss, format_time, new_console, new_table
-from nora_studio.runs.history import find_runs, standing
+from nora_studio.runs.history import find_runs, summarize
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ def run(options: Options) -> int:
     table = new_table()
     for title in ("run", "method", "state", "steps", "loss", "measured", "last report"):
         table.add_column(title, justify="right" if title in ("loss", "measured") else "left")
-    summaries = [standing(run) for run in find_runs(options.output_dir)]
+    summaries = [summarize(run) for run in find_runs(options.output_dir)]
     damaged = [summary for summary in summaries if summary.damage is not None]
     readable = [summary for summary in summaries if summary.damage is None]
     for summary in readable:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tyro
 
-from nora_studio.runs.history import take_back
+from nora_studio.runs.history import restore_from_trash
 
 
 @dataclass(frozen=True)
@@ -20,5 +20,5 @@ class Options:
 
 def run(options: Options) -> int:
     """Bring the run back and print its folder."""
-    print(take_back(options.run, options.output_dir).folder)
+    print(restore_from_trash(options.run, options.output_dir).folder)
     return 0

@@ -7,7 +7,7 @@ import tyro
 
 from nora_studio.cli.commands.runs.curves import sparkline
 from nora_studio.cli.commands.runs.printing import format_time, new_console, print_facts
-from nora_studio.runs.history import find_run, read_settings, standing
+from nora_studio.runs.history import find_run, read_settings, summarize
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ def run(options: Options) -> int:
     """Print the run."""
     run = find_run(options.run, options.output_dir)
     settings = read_settings(run)
-    summary, console = standing(run), new_console()
+    summary, console = summarize(run), new_console()
     facts = {
         "run": str(run.folder),
         **({} if summary.damage is None else {"damaged": summary.damage}),

@@ -12,7 +12,7 @@ from support.trainer import tiny_options
 
 from nora_studio.cli.main import dispatch
 from nora_studio.errors import StudioError
-from nora_studio.photos.beside import Owners
+from nora_studio.photos.companions import PhotoNames
 from nora_studio.photos.images import list_photos
 from nora_studio.photos.prompts import read_prompts
 from nora_studio.photos.views import Framing, photo_views
@@ -74,7 +74,7 @@ def test_a_caption_is_used_however_it_is_spelt(folder, tiny_base, capsys, case):
 
 
 NAMED = {
-    "no photo": (["1.jpg"], ["2.txt"], "2.txt", "there is no photo '2' of any kind here"),
+    "no photo": (["1.jpg"], ["2.txt"], "2.txt", "the folder has no photo named '2'"),
     "second one": (["1.jpg"], ["1.txt", "1.caption"], "1.caption", "1.txt is the caption of 1.jpg"),
     "whole name wins": (["1.jpg"], ["1.txt", "1.jpg.txt"], "1.txt", "1.jpg.txt is the caption of"),
     "shared": (["1.jpg", "1.png"], ["1.txt"], "1.txt", "the caption of 1.jpg and 1.png alike"),
@@ -99,7 +99,7 @@ def test_a_caption_that_is_not_used_for_one_photo_is_named_in_one_line(
     )
 
 
-def test_a_line_of_metadata_that_a_text_file_beats_is_named(folder, tiny_base):
+def test_a_metadata_line_that_a_text_file_overrides_is_named(folder, tiny_base):
     photo(folder, f"{COMPOSED}.jpg")
     line = f'{{"file_name": "{DECOMPOSED}.jpg", "text": "a [V] cup"}}'
     (folder / "metadata.jsonl").write_text(line, "utf-8")
@@ -154,7 +154,7 @@ def test_a_mask_is_used_however_it_is_spelt(folder, tiny_base, mask):
     half.paste(255, (0, 0, 32, 64))
     half.save(folder / mask, format="PNG")
     (view,) = photo_views([file], Framing(64, masks="files", mask_floor=0.0))
-    assert view.weights[0, :, 4:].max() == 0 and view.weights[0, :, :4].min() > 0
+    assert view.loss_mask[0, :, 4:].max() == 0 and view.loss_mask[0, :, :4].min() > 0
     assert trained(folder, tiny_base).record() != before
     assert trained(folder, tiny_base, mask_floor=0.1).files == [file]
 
@@ -168,7 +168,7 @@ def test_a_mask_of_two_photos_is_named(folder, tiny_base, capsys):
     assert line in trained(folder, tiny_base).warnings
 
 
-def test_videos_alone_are_named_and_moving_parts_of_photos_are_not(folder, tiny_base, capsys):
+def test_videos_are_named_except_live_photos(folder, tiny_base, capsys):
     photo(folder, "1.jpg")
     (folder / "1.MOV").write_bytes(b"?")
     assert not any("videos are" in line for line in report(folder, capsys))
@@ -177,7 +177,7 @@ def test_videos_alone_are_named_and_moving_parts_of_photos_are_not(folder, tiny_
     assert "(clip.mp4)" in line and line in trained(folder, tiny_base).warnings
 
 
-def test_all_photos_that_cannot_be_used_are_named_at_once(folder, tiny_base):
+def test_all_unusable_photos_are_named_at_once(folder, tiny_base):
     for number in range(4):
         photo(folder, f"{number}.jpg", number)
     for number in (1, 3):
@@ -186,8 +186,8 @@ def test_all_photos_that_cannot_be_used_are_named_at_once(folder, tiny_base):
         trained(folder, tiny_base)
 
 
-def test_the_closest_spelling_and_the_whole_name_win():
-    owners = Owners(["A.jpg", "a.jpg", "a.jpg.png", "B.jpg", "b.png"])
+def test_the_closest_spelling_and_the_whole_name_take_precedence():
+    owners = PhotoNames(["A.jpg", "a.jpg", "a.jpg.png", "B.jpg", "b.png"])
     assert owners.of("a") == ["a.jpg"] and owners.of("A") == ["A.jpg"]
     assert owners.of("a.jpg") == ["a.jpg"]
     assert owners.of("b") == ["b.png"] and owners.of("B.JPG") == ["B.jpg"]
