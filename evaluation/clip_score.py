@@ -35,7 +35,7 @@ from nora_studio.scoring.compare import (
     adapter_columns,
     find_differences,
     generate_missing,
-    open_picture,
+    read_image,
     score_columns,
 )
 from nora_studio.scoring.dino import load_dino
@@ -129,7 +129,7 @@ def main() -> int:
 
     labelled_grid(
         [
-            [open_picture(files[prompt, settings.seeds[0]]) for files in pictures.values()]
+            [read_image(files[prompt, settings.seeds[0]]) for files in pictures.values()]
             for prompt in settings.prompts
         ],
         settings.prompts,

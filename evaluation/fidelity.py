@@ -29,17 +29,17 @@ from nora_studio.photos.prompts import in_places, read_prompts
 from nora_studio.runs.atomic import write_text
 from nora_studio.scoring.compare import GenerationSettings, adapter_columns
 from nora_studio.scoring.dino import load_dino
-from nora_studio.scoring.fidelity import RESULT, Fidelity, as_json, concluded
+from nora_studio.scoring.fidelity import RESULT, Fidelity, as_json, with_recommendations
 from nora_studio.scoring.fidelity_judging import (
     Checkpoint,
-    Panel,
+    Judges,
     find_checkpoints,
     measure,
-    planned_points,
+    plan_points,
     units_of,
 )
 from nora_studio.scoring.fidelity_plot import plot_fidelity
-from nora_studio.scoring.fidelity_words import advice, fidelity_table, judges_of
+from nora_studio.scoring.fidelity_text import advice, fidelity_table, judges_of
 from nora_studio.scoring.prompt_warnings import drawing_warnings, judge_warnings
 from nora_studio.scoring.results import as_text, markdown_table
 from nora_studio.scoring.scores import load_scorer
@@ -100,7 +100,7 @@ def main() -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     scorer = load_scorer(judge, device)
     dino = None if options.dino is None else load_dino(options.dino, device)
-    panel = Panel.seat(scorer, dino, photos, prompts)
+    judges = Judges.prepare(scorer, dino, photos, prompts)
     pipe = load_sdxl(model, choose_dtype(options.precision, device), device)
     size = options.size or native_resolution(pipe)
     drawing = GenerationSettings(
@@ -114,7 +114,7 @@ def main() -> int:
     columns = [one for c in checkpoints for one in adapter_columns([c.adapter], with_base=False)]
     for line in (*drawing_warnings(pipe, columns, drawing), *judge_warnings(scorer, prompts)):
         print(line, file=sys.stderr)
-    plan = list(planned_points(checkpoints, options.strengths))
+    plan = list(plan_points(checkpoints, options.strengths))
     options.out.mkdir(parents=True, exist_ok=True)
     with tqdm(total=(len(plan) + 1) * len(drawing.pairs), desc="Generating", unit="image") as bar:
         result = Fidelity(
@@ -125,15 +125,15 @@ def main() -> int:
             photo_count=len(photos),
             clip=scorer.name,
             dino=options.dino,
-            base=measure(pipe, panel, None, drawing, options.out, bar.update),
-            real=panel.real(units_of(drawing)),
+            base=measure(pipe, judges, None, drawing, options.out, bar.update),
+            real=judges.real(units_of(drawing)),
             drawing={n: getattr(drawing, n) for n in ("model", "steps", "guidance", "size")},
         )
         write_text(options.out / RESULT, as_json(result))
         for checkpoint, strength in plan:
             now = replace(drawing, strength=strength)
-            point = measure(pipe, panel, checkpoint, now, options.out, bar.update)
-            result = concluded(replace(result, points=(*result.points, point)))
+            point = measure(pipe, judges, checkpoint, now, options.out, bar.update)
+            result = with_recommendations(replace(result, points=(*result.points, point)))
             write_text(options.out / RESULT, as_json(result))
     report(result, options.out)
     return 0

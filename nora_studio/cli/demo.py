@@ -18,14 +18,14 @@ from nora_studio.photos.images import list_photos, open_photo
 from nora_studio.runs.runs import Run
 from nora_studio.runs.scripts import TRAIN, run_script
 from nora_studio.scoring.compare import (
-    Finding,
     GenerationSettings,
     Pictures,
+    ScoreDifference,
     Scores,
     adapter_columns,
     find_differences,
     generate_missing,
-    open_picture,
+    read_image,
     score_columns,
 )
 from nora_studio.scoring.report import (
@@ -53,7 +53,7 @@ class Results:
     judge: str
     """Name of the CLIP that scored."""
     scores: Scores
-    findings: list[Finding]
+    findings: list[ScoreDifference]
     real: tuple[float, float]
     """CLIP-T and CLIP-I of real photos of the subject: the mark to reach."""
 
@@ -136,7 +136,7 @@ def _write_grid(
     options: Options, subject: ShippedSubject, settings: GenerationSettings, pictures: Pictures
 ) -> None:
     labelled_grid(
-        [[open_picture(pictures[label][pair]) for label in pictures] for pair in settings.pairs],
+        [[read_image(pictures[label][pair]) for label in pictures] for pair in settings.pairs],
         settings.prompts,
         list(pictures),
         options.out / "comparison.png",
@@ -162,7 +162,7 @@ def _write_report(
     tables["Scores"] = [[*head, "Trained parameters", "Training"], *rows]
     photos = [open_photo(file) for file in list_photos(subject.folder / "photos")]
     generated = [
-        (prompt, [open_picture(pictures[label][prompt, seed]) for label in pictures])
+        (prompt, [read_image(pictures[label][prompt, seed]) for label in pictures])
         for prompt, seed in settings.pairs
     ]
     covered = coverage(len(settings.prompts), len(settings.seeds))

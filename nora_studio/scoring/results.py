@@ -6,8 +6,8 @@ from typing import Any
 
 from nora_studio.scoring.compare import (
     ComparisonColumn,
-    Finding,
     GenerationSettings,
+    ScoreDifference,
     Scores,
     mean_by_prompt,
 )
@@ -27,7 +27,7 @@ def describe_results(
     columns: Sequence[ComparisonColumn],
     settings: GenerationSettings,
     scores: Scores,
-    findings: Sequence[Finding],
+    findings: Sequence[ScoreDifference],
 ) -> dict[str, Any]:
     """Return all results as data for JSON."""
     return {
@@ -63,7 +63,7 @@ def _describe_column(column: ComparisonColumn) -> dict[str, Any]:
 
 
 def result_tables(
-    settings: GenerationSettings, scores: Scores, findings: Sequence[Finding]
+    settings: GenerationSettings, scores: Scores, findings: Sequence[ScoreDifference]
 ) -> Tables:
     """Return tables of overall means, of means by prompt, and of paired differences if any."""
     labels = list(next(iter(scores.values())))

@@ -48,7 +48,7 @@ def load_sdxl(
         dtype: Dtype of every weight.
 
     Raises:
-        StudioError: the model cannot be loaded, or is another kind of pipeline.
+        StudioError: the model could not be loaded, or is another kind of pipeline.
     """
     name = _source(model)
     try:
@@ -59,7 +59,7 @@ def load_sdxl(
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         check_hub_weights("--model", model, "safetensors in every part")
         raise StudioError(
-            f"--model: {model!r} cannot be loaded as an SDXL pipeline: {first_line(error)}. "
+            f"--model: {model!r} could not be loaded as an SDXL pipeline: {first_line(error)}. "
             "Expected a diffusers directory with safetensors weights (unet/, vae/, text_encoder/, "
             "...)."
         ) from error
@@ -99,7 +99,7 @@ def load_tokenizers(model: str = EMBEDDED) -> Tokenizers:
         )
     except (OSError, ValueError, KeyError) as error:
         raise StudioError(
-            f"--model: the tokenizers of {model!r} cannot be loaded: {first_line(error)}"
+            f"--model: the tokenizers of {model!r} could not be loaded: {first_line(error)}"
         ) from error
 
 

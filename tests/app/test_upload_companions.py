@@ -123,7 +123,11 @@ def test_a_mask_finds_its_photo_and_is_no_photo(workspace, add, order, name):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(mask(64, 32), "another shape"), (mask(level=0), "marks nothing"), (b"?", "no photo")],
+    [
+        (mask(64, 32), "expected a mask of the shape"),
+        (mask(level=0), "it is all black"),
+        (b"?", "no photo"),
+    ],
     ids=["shape", "black", "content"],
 )
 @pytest.mark.parametrize("before", [True, False])

@@ -49,7 +49,7 @@ def test_a_folder_without_photos_is_refused(refused, tmp_path):
 
 def test_a_corrupt_photo_is_refused(refused, photos):
     (photos / "b.png").write_bytes((photos / "b.png").read_bytes()[:200])
-    refused({"instance-dir": photos}, "b.png cannot be read as a picture")
+    refused({"instance-dir": photos}, "b.png cannot be read as an image")
 
 
 def test_a_photo_that_is_too_small_is_refused(refused, photos):

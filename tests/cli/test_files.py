@@ -244,7 +244,7 @@ def test_extract_refuses_equal_models_and_models_of_other_shapes(command, tiny_b
         (("mix", "--adapters", "ADAPTER", "--weights", "1", "2"), "--weights"),
         (("mix", "--adapters", "ADAPTER", "--weights", "nan"), "--weights"),
         (("merge", "--adapters", "ADAPTER", "--out", "ADAPTER"), "expected a new or empty folder"),
-        (("inspect", "ADAPTER/card.json"), "no safetensors file"),
+        (("inspect", "ADAPTER/card.json"), "not a safetensors file"),
         (("inspect", "ADAPTER", "--plot", "a.jpg"), "--plot"),
         (("extract", "--base", "x", "--tuned", "y", "--out", "z", "--rank", "0"), "--rank"),
     ],

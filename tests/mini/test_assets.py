@@ -43,16 +43,16 @@ def judge(assets: Path) -> bars.Judge:
 
 
 @pytest.fixture(scope="module")
-def trial() -> bars.Trial:
+def prompt_set() -> bars.PromptSet:
     """A third of a trial in which every class meets every place."""
-    whole = bars.draw_trial(len(world.CLASSES) * len(world.PLACES), seed=20)
-    return bars.Trial(whole.scenes.select(slice(None, None, 3)), whole.prompts[::3])
+    whole = bars.sample_prompt_set(len(world.CLASSES) * len(world.PLACES), seed=20)
+    return bars.PromptSet(whole.scenes.select(slice(None, None, 3)), whole.prompts[::3])
 
 
 @pytest.fixture(scope="module")
-def seen(judge: bars.Judge, trial: bars.Trial) -> Tensor:
+def seen(judge: bars.Judge, prompt_set: bars.PromptSet) -> Tensor:
     """What the scoring CLIP sees of real renders, (scenes, embed_dim)."""
-    return judge.look(world.render(trial.scenes, 256))
+    return judge.image_features(world.render(prompt_set.scenes, 256))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -143,29 +143,29 @@ def test_latents_are_standardised(pipeline: StableDiffusionXLPipeline) -> None:
 
 @pytest.mark.slow
 def test_the_scoring_clip_names_what_it_sees(
-    judge: bars.Judge, trial: bars.Trial, seen: Tensor
+    judge: bars.Judge, prompt_set: bars.PromptSet, seen: Tensor
 ) -> None:
-    named = judge.accuracies(trial.scenes, seen)
+    named = judge.accuracies(prompt_set.scenes, seen)
     for attribute in ("kind", "place", "main_color"):
         assert (named[attribute] or 0) >= 0.95, attribute
 
 
 @pytest.mark.slow
 def test_the_scoring_clip_is_as_weak_at_patterns_as_the_card_says(
-    assets: Path, judge: bars.Judge, trial: bars.Trial, seen: Tensor
+    assets: Path, judge: bars.Judge, prompt_set: bars.PromptSet, seen: Tensor
 ) -> None:
     assert "weak at patterns" in (assets / "README.md").read_text(encoding="utf-8")
-    chosen = judge.choose("pattern", trial.scenes, seen)
-    is_plain = trial.scenes.pattern == bars.PLAIN
+    chosen = judge.choose("pattern", prompt_set.scenes, seen)
+    is_plain = prompt_set.scenes.pattern == bars.PLAIN
     assert ((chosen == bars.PLAIN) == is_plain).float().mean() >= 0.9  # sees that there is one
-    right = (chosen == trial.scenes.pattern)[~is_plain]
+    right = (chosen == prompt_set.scenes.pattern)[~is_plain]
     assert right.float().mean() < card.TRUSTED_CEILING  # but not which
 
 
 def test_the_scoring_clip_tells_a_picture_by_its_caption(
-    judge: bars.Judge, trial: bars.Trial, seen: Tensor
+    judge: bars.Judge, prompt_set: bars.PromptSet, seen: Tensor
 ) -> None:
-    found = (seen @ judge.read(trial.prompts).t()).argmax(1)
+    found = (seen @ judge.text_features(prompt_set.prompts).t()).argmax(1)
     assert (found == torch.arange(len(found))).float().mean() >= 0.9
 
 
@@ -179,16 +179,16 @@ def test_open_clip_loads_the_scoring_clip_as_any_other(assets: Path, judge: bars
         image = model.encode_image(picture, normalize=True)
         sentences = model.encode_text(open_clip.get_tokenizer(name)(texts), normalize=True)
     assert world.CLASSES[int((image @ sentences.t()).argmax())] == "mug"
-    torch.testing.assert_close(sentences, judge.read(texts))
+    torch.testing.assert_close(sentences, judge.text_features(texts))
     assert (picture - bars.resize_pictures(to_tensor(photo)[None]) * 2 + 1).abs().mean() < 0.01
 
 
 def test_the_pipeline_draws_what_the_prompt_says(
     pipeline: StableDiffusionXLPipeline, judge: bars.Judge
 ) -> None:
-    trial = bars.draw_trial(2, seed=4)
-    drawn = bars.generate(pipeline, trial.prompts, seed=0, batch=2, steps=10)
-    named = judge.accuracies(trial.scenes, judge.look(drawn))
+    prompt_set = bars.sample_prompt_set(2, seed=4)
+    drawn = bars.generate(pipeline, prompt_set.prompts, seed=0, batch=2, steps=10)
+    named = judge.accuracies(prompt_set.scenes, judge.image_features(drawn))
     assert named["kind"] == named["place"] == 1.0
 
 

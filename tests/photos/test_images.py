@@ -12,7 +12,7 @@ from support.scenes import HEIGHT, JPEG_LEVELS, WIDTH, levels, save, scene
 from nora_studio.errors import StudioError
 from nora_studio.photos.images import list_photos, open_photo
 from nora_studio.photos.views import Framing, photo_views, prepare_photo
-from nora_studio.scoring.compare import open_picture
+from nora_studio.scoring.compare import read_image
 from nora_studio.sdxl.recipes import read_recipe
 from nora_studio.tasks.dreambooth.wall import _picture
 
@@ -168,7 +168,7 @@ def masked_by(file: Path) -> list:
     return list(photo_views([photo], Framing(32, masks="files")))
 
 
-@pytest.mark.parametrize("door", [open_photo, read_recipe, open_picture, masked_by, _picture])
+@pytest.mark.parametrize("door", [open_photo, read_recipe, read_image, masked_by, _picture])
 @pytest.mark.parametrize("side", [11_000, 60_000])
 def test_every_reader_refuses_a_too_large_image_with_the_same_message(tmp_path, side, door):
     file = tmp_path / "bomb.png"

@@ -12,7 +12,7 @@ from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTImageProcessor
 
 from nora_studio.errors import StudioError
 from nora_studio.scoring.dino import dino_score, load_dino
-from nora_studio.scoring.scores import load_scorer, score_pictures
+from nora_studio.scoring.scores import load_scorer, score_images
 
 SIDE, PATCH, WIDTH, HEADS = 32, 8, 16, 2
 
@@ -121,11 +121,11 @@ def test_a_wide_photo_is_seen_by_its_middle_square_undistorted(folder):
 def test_dino_stands_among_the_scores_only_where_it_is_asked(folder, tmp_path):
     scorer, dino = load_scorer(str(tiny_clip(tmp_path / "clip"))), load_dino(str(folder))
     images, photos, prompts = noise_pictures(2, 5), noise_pictures(2, 6), ["a mug", "a [V] mug"]
-    assert list(dict(score_pictures(scorer, images, prompts, photos))) == ["CLIP-T", "CLIP-I"]
-    scores = dict(score_pictures(scorer, images, prompts, photos, dino))
+    assert list(dict(score_images(scorer, images, prompts, photos))) == ["CLIP-T", "CLIP-I"]
+    scores = dict(score_images(scorer, images, prompts, photos, dino))
     assert list(scores) == ["CLIP-T", "CLIP-I", "DINO"]
     assert torch.equal(scores["DINO"], dino_score(dino, images, photos))
-    assert "DINO" not in dict(score_pictures(scorer, images, prompts, None, dino))
+    assert "DINO" not in dict(score_images(scorer, images, prompts, None, dino))
     with pytest.raises(StudioError, match="real photo"):
         dino_score(dino, images, [])
 

@@ -17,9 +17,9 @@ from support.trainer import Outcome
 from nora_studio.errors import StudioError
 from nora_studio.photos.images import list_photos, open_photo
 from nora_studio.runs.runs import Run
-from nora_studio.scoring.compare import GenerationSettings, open_picture
+from nora_studio.scoring.compare import GenerationSettings, read_image
 from nora_studio.scoring.fidelity import read_fidelity
-from nora_studio.scoring.fidelity_judging import Panel, find_checkpoints, planned_points, score_of
+from nora_studio.scoring.fidelity_judging import Judges, find_checkpoints, plan_points, score_of
 from nora_studio.scoring.scores import clip_i, clip_t, load_scorer
 from nora_studio.scoring.statistics import paired_difference
 from nora_studio.sdxl.recipes import read_recipe
@@ -87,7 +87,7 @@ def test_scores_are_those_of_the_score_command_by_prompt(done, clip, photo_folde
     result, scorer = read_fidelity(out), load_scorer(str(clip))
     photos = [open_photo(file) for file in list_photos(photo_folder)]
     for point in (result.base, result.points[0], result.points[-1]):
-        images = [open_picture(out / name) for name in point.pictures]
+        images = [read_image(out / name) for name in point.pictures]
         written = [prompt for prompt in PROMPTS for _ in (0, 1)]
         for name, values in (
             ("CLIP-T", clip_t(scorer, images, written)),
@@ -166,7 +166,7 @@ def test_checkpoints_of_the_final_step_are_not_measured_twice(twins, tmp_path):
 def test_what_is_as_trained_comes_first(twins):
     runs = [twins[0] / name for name in ("mug-nora", "mug-lora")]
     every = [checkpoint for run in runs for checkpoint in find_checkpoints(run, 2)]
-    plan = [(c.run, c.card.steps, s) for c, s in planned_points(every, (0.6, 1.0))]
+    plan = [(c.run, c.card.steps, s) for c, s in plan_points(every, (0.6, 1.0))]
     assert plan[:3] == [("mug-nora", 6, 1.0), ("mug-lora", 6, 1.0), ("mug-nora", 4, 1.0)]
     assert len(plan) == len(set(plan)) == 8
 
@@ -174,19 +174,19 @@ def test_what_is_as_trained_comes_first(twins):
 def test_the_photos_stand_for_the_subject_and_for_no_prompt(clip, photo_folder):
     scorer = load_scorer(str(clip))
     photos = [open_photo(file) for file in list_photos(photo_folder)]
-    panel = Panel.seat(scorer, None, photos, PROMPTS)
+    judges = Judges.prepare(scorer, None, photos, PROMPTS)
     features = scorer.image_features(photos)
     pairs = [float(features[a] @ features[b]) for a, b in ((0, 1), (0, 2), (1, 2))]
-    real = panel.real(2)
+    real = judges.real(2)
     assert real["CLIP-I"] == pytest.approx((sum(pairs) / 3,) * 2, abs=1e-6)
     for told, prompt in zip(real["CLIP-T"], PROMPTS):
         each = clip_t(scorer, photos, [prompt] * len(photos))
         assert told == pytest.approx(float(each.mean()), abs=1e-6)
-    assert panel.nearest_photos == pytest.approx(max(pairs), abs=1e-6)
-    nearest = panel.judge(photos, [PROMPTS[0]] * 3)["nearest"]
+    assert judges.nearest_photos == pytest.approx(max(pairs), abs=1e-6)
+    nearest = judges.judge(photos, [PROMPTS[0]] * 3)["nearest"]
     assert torch.allclose(nearest, torch.ones(3), atol=1e-5)  # Each photo is its own copy.
     with pytest.raises(StudioError, match="at least two"):
-        Panel.seat(scorer, None, photos[:1], PROMPTS)
+        Judges.prepare(scorer, None, photos[:1], PROMPTS)
 
 
 def test_with_one_prompt_its_seeds_are_the_units():

@@ -160,7 +160,7 @@ def test_a_grids_groups_stand_apart_and_share_a_heading(tmp_path):
     assert green[0] - red[2] == apart[1][0] - apart[0][2]
     assert blue[0] - green[2] > 2 * (green[0] - red[2])
     assert red[1] > apart[0][1]  # room for the second heading
-    with pytest.raises(StudioError, match="4 columns do not make 3 groups"):
+    with pytest.raises(StudioError, match="got 3 groups for 4 columns"):
         labelled_grid(rows, ["step 1"], heads, tmp_path / "no.png", groups=("a", "b", "c"))
 
 

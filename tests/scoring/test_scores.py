@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from support.tiny import tiny_clip
 
 from nora_studio.errors import StudioError
-from nora_studio.scoring.scores import clip_i, clip_t, load_scorer, score_pictures
+from nora_studio.scoring.scores import clip_i, clip_t, load_scorer, score_images
 
 PROMPTS = ["a [V] mug", "a dog on the beach", "a mug"]
 
@@ -70,8 +70,8 @@ def test_many_pictures_score_as_each_alone(scorer):
 
 def test_scores_come_by_name_and_clip_i_only_with_photos(scorer):
     images = noise_pictures(2, seed=4)
-    alone = dict(score_pictures(scorer, images, PROMPTS[:2]))
-    both = dict(score_pictures(scorer, images, PROMPTS[:2], noise_pictures(1, seed=5)))
+    alone = dict(score_images(scorer, images, PROMPTS[:2]))
+    both = dict(score_images(scorer, images, PROMPTS[:2], noise_pictures(1, seed=5)))
     assert list(alone) == ["CLIP-T"]
     assert list(both) == ["CLIP-T", "CLIP-I"]
     assert both["CLIP-I"].shape == (2,)

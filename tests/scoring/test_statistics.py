@@ -138,7 +138,7 @@ def test_a_difference_says_so_where_its_interval_has_zero_inside():
 def test_what_intervals_of_one_subject_cover_is_said():
     for over, found in (("6 prompts", coverage(6, 2)), ("8 seeds of one prompt", coverage(1, 8))):
         assert over in found and "prompts and seeds of one subject" in found
-    assert coverage(1, 1) == "A single picture has no interval."
+    assert coverage(1, 1) == "A single image has no interval."
 
 
 def test_the_mean_difference_is_exact_and_lies_in_its_interval():

@@ -38,8 +38,8 @@ from nora_studio.options.precision import choose_dtype
 from nora_studio.photos.images import open_photo
 from nora_studio.scoring.compare import (
     ComparisonColumn,
-    Finding,
     GenerationSettings,
+    ScoreDifference,
     Scores,
     find_differences,
     generate_planned,
@@ -196,7 +196,7 @@ class DrawingServer:
             pictures.setdefault(picture.column.label, {})[picture.pair] = picture.file
         references = [open_photo(Path(file)) for file in request.references]
         scores: Scores = score_columns(self._scorer, pictures, drawing, references)
-        findings: list[Finding] = list(find_differences(scores, drawing))
+        findings: list[ScoreDifference] = list(find_differences(scores, drawing))
         return {
             "judge": self._scorer.name,
             "scores": scores,

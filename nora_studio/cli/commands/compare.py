@@ -18,7 +18,7 @@ class Options(generate.Options):
 def run(options: Options) -> int:
     """Generate what is missing and write the grid."""
     # Imported here: `--help` and a wrong flag should answer at once.
-    from nora_studio.scoring.compare import open_picture
+    from nora_studio.scoring.compare import read_image
     from nora_studio.scoring.grid import labelled_grid
 
     if not options.adapters:
@@ -28,7 +28,7 @@ def run(options: Options) -> int:
     settings, pictures = generate.generate(options, with_base=True)
     many = len(settings.seeds) > 1
     labelled_grid(
-        [[open_picture(files[pair]) for files in pictures.values()] for pair in settings.pairs],
+        [[read_image(files[pair]) for files in pictures.values()] for pair in settings.pairs],
         [f"{prompt} (seed {seed})" if many else prompt for prompt, seed in settings.pairs],
         list(pictures),
         options.out / "grid.png",
