@@ -140,11 +140,7 @@ def main() -> int:
 
 
 def check_numbers(options: FidelityOptions) -> None:
-    """Refuse options that cannot be measured.
-
-    Raises:
-        StudioError: a seed, strength or name is given twice, or a number is out of range.
-    """
+    """Refuse seeds, strengths and names that repeat, and numbers that are out of range."""
     for name, values in (("seeds", options.seeds), ("strengths", options.strengths)):
         if not values or len(set(values)) < len(values):
             raise StudioError(f"--{name}: expected different numbers; got {values}.")

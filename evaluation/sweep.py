@@ -119,11 +119,7 @@ def main() -> int:
 
 
 def rates_of(options: SweepOptions, candidate: int) -> dict[str, float]:
-    """Return a candidate's learning rate of each part, as given or as recommended.
-
-    Raises:
-        StudioError: the trainer would refuse the candidate.
-    """
+    """Return a candidate's learning rate of each part, as given or as recommended."""
     flags = arguments_of(options, SweepRun(candidate, options.subjects[0], options.seeds[0]))
     asked = with_recommended(parse_options(flags))
     settings = part_settings(asked, options.method)
@@ -146,11 +142,7 @@ def arguments_of(options: SweepOptions, sweep_run: SweepRun) -> list[str]:
 
 
 def train(options: SweepOptions, sweep_run: SweepRun) -> None:
-    """Train one run, unless it is finished already.
-
-    Raises:
-        StudioError: the training failed, or a finished run has other settings.
-    """
+    """Train one run, unless it is finished already; refuse a finished one of other settings."""
     folder, arguments = sweep_run.folder(options), arguments_of(options, sweep_run)
     run = Run(folder)
     if run.read_status().get("state") == "finished":

@@ -75,7 +75,6 @@ class Row:
     """One training, or the base alone."""
 
     entry: Entry | None
-    """The method and its flags; None for the base."""
     seed: int = 0
 
     @property
@@ -115,11 +114,7 @@ def settings_of(options: TableOptions) -> dict[str, Any]:
 
 
 def keep_settings(options: TableOptions) -> None:
-    """Write the settings of the folder's rows to settings.json.
-
-    Raises:
-        StudioError: existing rows were made with other settings.
-    """
+    """Write the rows' settings to settings.json; refuse rows that were made with others."""
     file, settings = options.out / "settings.json", settings_of(options)
     if file.is_file():
         check_settings(file, json.loads(file.read_text(encoding="utf-8")), settings)
@@ -180,9 +175,7 @@ def call(
         status = scripts.call(script_command(script, flags), stream, dict(os.environ))
     if status:
         tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-        print(
-            f"{name}: {script} ended with exit status {status}: {' '.join(tail)}", file=sys.stderr
-        )
+        print(f"{name}: {script} ended with status {status}: {' '.join(tail)}", file=sys.stderr)
     return status
 
 

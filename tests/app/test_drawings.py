@@ -110,7 +110,7 @@ def test_a_drawing_that_nothing_may_score_is_drawn_and_says_why(drawings, visito
 def test_the_token_doctor_answers_by_the_same_process(drawings, base):
     reading = drawings.tokenize_prompt(PROMPT, str(base), RARE_TOKEN)
     assert reading["text"] == f"a photo of a {RARE_TOKEN} mug"
-    with pytest.raises(StudioError, match="no directory here"):
+    with pytest.raises(StudioError, match="no such directory exists"):
         drawings.tokenize_prompt(PROMPT, "nowhere")
 
 

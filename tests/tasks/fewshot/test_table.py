@@ -48,7 +48,7 @@ def test_the_best_is_bold_the_second_underlined_and_equals_alike():
 def test_cells_of_other_settings_are_refused_by_name(tmp_path):
     file = tmp_path / "cell.json"
     check_settings(file, {"steps": 3}, {"steps": 3})
-    with pytest.raises(StudioError, match="steps: expected 3, with which .*; got 4"):
+    with pytest.raises(StudioError, match=r"steps: expected 3, with which .*; got 4"):
         check_settings(file, {"steps": 3}, {"steps": 4})
     with pytest.raises(StudioError, match="differ in device: CPU, H200"):
         check_alike([{"device": "CPU"}, {"device": "H200"}])
