@@ -72,7 +72,7 @@ def drawn_again(pipe, columns, drawing, folder) -> set[str]:
     return {f"{f.parent.name}/{f.name}" for f, time in after.items() if before.get(f) != time}
 
 
-def test_columns_are_named_by_method_and_by_run_where_methods_meet(runs, tmp_path):
+def test_columns_are_named_by_method_or_by_run_if_methods_repeat(runs, tmp_path):
     named = adapter_columns([runs["nora"], runs["lora"]])
     assert [column.label for column in named] == ["base", "NoRA", "LoRA"]
     shutil.copytree(runs["nora"], tmp_path / "other-nora")
@@ -90,7 +90,7 @@ def test_checkpoints_are_named_by_run_and_step():
     )
 
 
-def test_each_entrant_draws_its_own_pictures_with_their_recipes(pipe, runs, tmp_path):
+def test_each_column_gets_its_own_images_with_their_recipes(pipe, runs, tmp_path):
     columns = adapter_columns(list(runs.values()))
     seen = []
     pictures = generate_missing(pipe, columns, DRAWING, tmp_path, lambda *now: seen.append(now))
@@ -104,7 +104,7 @@ def test_each_entrant_draws_its_own_pictures_with_their_recipes(pipe, runs, tmp_
     assert len({files[pair].read_bytes() for files in pictures.values()}) == 3
 
 
-def test_only_what_is_missing_or_changed_is_drawn_again(pipe, runs, tmp_path):
+def test_only_missing_or_changed_images_are_generated_again(pipe, runs, tmp_path):
     columns = adapter_columns(list(runs.values()))
     pictures = generate_missing(pipe, columns, DRAWING, tmp_path)
     assert drawn_again(pipe, columns, DRAWING, tmp_path) == set()
@@ -121,9 +121,7 @@ def test_only_what_is_missing_or_changed_is_drawn_again(pipe, runs, tmp_path):
     assert len(drawn_again(pipe, columns, replace(stronger, steps=2), tmp_path)) == 12
 
 
-def test_strength_zero_is_the_base_to_the_bit_and_signs_have_folders_of_their_own(
-    pipe, runs, tmp_path
-):
+def test_strength_zero_is_the_base_to_the_bit_and_signs_get_different_folders(pipe, runs, tmp_path):
     columns = adapter_columns([runs["nora"]], strengths=[0.0, -1.0, 1.0])
     pictures = generate_missing(pipe, columns, DRAWING, tmp_path)
     folders = {next(iter(files.values())).parent.name for files in pictures.values()}
@@ -139,7 +137,7 @@ def test_strength_zero_is_the_base_to_the_bit_and_signs_have_folders_of_their_ow
     assert read_recipe(pictures["NoRA × 0"][DRAWING.pairs[0]]).trigger is None
 
 
-def test_an_adapter_retrained_under_its_old_name_is_drawn_again(pipe, runs, tmp_path):
+def test_images_of_a_retrained_adapter_are_generated_again(pipe, runs, tmp_path):
     run = tmp_path / "mug"
     shutil.copytree(runs["nora"], run)
     generate_missing(pipe, adapter_columns([run]), DRAWING, tmp_path / "out")
@@ -163,7 +161,7 @@ def test_prompts_are_the_units_and_every_pair_is_compared():
     assert mean_by_prompt(better, drawing)["prompt 1"] == pytest.approx(0.525)
 
 
-def test_one_prompt_is_compared_over_seeds_and_one_picture_not_at_all():
+def test_one_prompt_is_compared_over_seeds_and_one_image_not_at_all():
     scores = {"CLIP-T": {"base": [0.1] * 8, "NoRA": [0.3] * 8}}
     one = replace(DRAWING, prompts=("a [V] mug",), seeds=tuple(range(8)))
     assert [f.verdict for f in find_differences(scores, one)] == ["NoRA higher than base"]
@@ -178,7 +176,7 @@ def run_script(monkeypatch, *arguments: object) -> int:
     return int(ended.value.code or 0)
 
 
-def test_the_script_scores_everything_and_says_what_it_shows(
+def test_the_script_scores_everything_and_prints_the_verdicts(
     base, runs, photos, tmp_path, monkeypatch, capsys
 ):
     clip = tiny_clip(tmp_path / "clip")

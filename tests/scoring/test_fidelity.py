@@ -57,14 +57,14 @@ def test_shares_run_from_the_base_to_the_photos_and_the_balance_is_their_harmoni
     assert found.balance == pytest.approx(2 * 0.5 * 1.0 / 1.5)
 
 
-def test_the_best_balance_wins_over_the_best_of_either():
+def test_the_best_balance_wins_over_the_best_single_score():
     loud, middle, quiet = point(0.79, 0.3), point(0.7, 0.5), point(0.5, 0.59)
     for order in ([loud, middle, quiet], [quiet, middle, loud]):
         assert recommend(result_of(*order), [0, 1, 2]).point == 1
     assert recommend(result_of(loud, middle, quiet), [0, 2]).point in (0, 2)
 
 
-def test_nothing_is_gained_beyond_the_photos_own_likeness():
+def test_similarity_beyond_the_photos_own_counts_no_more():
     copying, true = point(0.95, 0.45), point(0.8, 0.46)
     found = recommend(result_of(copying, true), [0, 1])
     assert found.point == 1
@@ -85,7 +85,7 @@ def test_equal_points_do_not_beat_each_other():
     assert pareto_front([(1.0, 2.0), (1.0, 2.0), (0.5, 2.0), (2.0, 1.0)]) == [3, 0, 1]
 
 
-def test_a_clear_choice_is_sure_and_a_close_one_names_its_rival():
+def test_a_clear_choice_is_certain_and_a_close_one_names_its_rival():
     clear = recommend(result_of(point(0.7, 0.5), point(0.5, 0.3)), [0, 1])
     assert clear.wins == 1.0
     assert clear.rivals == ()
@@ -101,7 +101,7 @@ def test_a_clear_choice_is_sure_and_a_close_one_names_its_rival():
     assert recommend(close, [0, 1, 2]) == found  # The same every time.
 
 
-def test_each_run_is_concluded_by_itself():
+def test_each_run_gets_its_own_recommendation():
     result = with_recommendations(result_of(point(0.7, 0.5), point(0.6, 0.4, run="mug-lora")))
     assert {run: one.point for run, one in result.recommended.items()} == {
         "mug-nora": 0,
@@ -118,7 +118,7 @@ def test_each_run_is_concluded_by_itself():
         ({"points": (point(0.39, 0.61), point(0.9, 0.1))}, "Train longer"),
     ],
 )
-def test_without_two_ends_to_measure_between_there_is_a_reason_and_no_recommendation(changes, word):
+def test_without_distinct_ends_there_is_a_reason_and_no_recommendation(changes, word):
     result = result_of(point(0.7, 0.5), **changes)
     with pytest.raises(StudioError, match=word):
         recommend(result, range(len(result.points)))
@@ -127,7 +127,7 @@ def test_without_two_ends_to_measure_between_there_is_a_reason_and_no_recommenda
     assert word in advice(told, "mug-nora")
 
 
-def test_dino_is_the_subjects_judge_where_it_sat():
+def test_dino_judges_the_subject_if_it_was_used():
     seen = point(0.5, 0.5)
     seen = replace(seen, scores=seen.scores | {"DINO": Score((0.3,) * UNITS)})
     base = point(0.4, 0.6, run="base")
@@ -147,7 +147,7 @@ def test_a_result_reads_back_as_it_was_written(tmp_path):
             read_fidelity(tmp_path)
 
 
-def test_the_advice_names_what_to_use_and_how_sure_it_is():
+def test_the_advice_names_the_point_and_its_certainty():
     last = point(0.7, 0.5, step=400, strength=0.8, is_final=True)
     other = point(0.45, 0.3, step=200, strength=1.0)
     told = advice(with_recommendations(result_of(other, last)), "mug-nora")
@@ -159,7 +159,7 @@ def test_the_advice_names_what_to_use_and_how_sure_it_is():
     assert "50% of its images are nearer to one photo" in advice(copied, "mug-nora")
 
 
-def test_few_prompts_are_called_a_first_guess():
+def test_few_prompts_are_called_a_first_estimate():
     four = {"CLIP-T": Score((0.5,) * 4), "CLIP-I": Score((0.7,) * 4)}
     base = {"CLIP-T": Score((0.6,) * 4), "CLIP-I": Score((0.4,) * 4)}
     result = result_of(

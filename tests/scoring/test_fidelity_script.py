@@ -100,7 +100,7 @@ def test_scores_are_those_of_the_score_command_by_prompt(done, clip, photo_folde
             assert (score.low, score.high) == pytest.approx((low, high), abs=1e-6)
 
 
-def test_the_page_the_plot_and_the_terminal_tell_the_same(done):
+def test_the_page_and_the_terminal_show_the_same(done):
     out, outcome = done
     page = (out / "fidelity.md").read_text()
     covered = "over 2 prompts. They cover prompts and seeds of one subject"
@@ -115,7 +115,7 @@ def test_the_page_the_plot_and_the_terminal_tell_the_same(done):
     assert f"{first['mean']:.3f} ({first['low']:.3f} to {first['high']:.3f})" in page
 
 
-def test_nothing_is_drawn_twice_and_a_lost_picture_alone_anew(done, arguments, tmp_path):
+def test_only_a_lost_image_is_generated_again(done, arguments, tmp_path):
     out = Path(shutil.copytree(done[0], tmp_path / "out"))
     before = {file: file.stat().st_mtime_ns for file in out.rglob("pictures/**/*.png")}
     kept = (out / "fidelity.json").read_text()
@@ -128,7 +128,7 @@ def test_nothing_is_drawn_twice_and_a_lost_picture_alone_anew(done, arguments, t
     assert (out / "fidelity.json").read_text() == kept
 
 
-def test_a_result_is_there_after_every_point(done, arguments, tmp_path, monkeypatch):
+def test_the_result_is_written_after_every_point(done, arguments, tmp_path, monkeypatch):
     out = Path(shutil.copytree(done[0], tmp_path / "out"))
     (out / "fidelity.json").unlink()
     seen: list[int] = []
@@ -163,7 +163,7 @@ def test_checkpoints_of_the_final_step_are_not_measured_twice(twins, tmp_path):
         find_checkpoints(run, 2)
 
 
-def test_what_is_as_trained_comes_first(twins):
+def test_points_as_trained_come_first(twins):
     runs = [twins[0] / name for name in ("mug-nora", "mug-lora")]
     every = [checkpoint for run in runs for checkpoint in find_checkpoints(run, 2)]
     plan = [(c.run, c.card.steps, s) for c, s in plan_points(every, (0.6, 1.0))]
@@ -171,7 +171,7 @@ def test_what_is_as_trained_comes_first(twins):
     assert len(plan) == len(set(plan)) == 8
 
 
-def test_the_photos_stand_for_the_subject_and_for_no_prompt(clip, photo_folder):
+def test_the_photos_are_scored_with_every_prompt_and_with_each_other(clip, photo_folder):
     scorer = load_scorer(str(clip))
     photos = [open_photo(file) for file in list_photos(photo_folder)]
     judges = Judges.prepare(scorer, None, photos, PROMPTS)

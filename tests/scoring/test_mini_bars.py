@@ -14,7 +14,7 @@ from nora_studio.mini.pretrain.progress import write_json
 from nora_studio.scoring import mini_bars as bars
 
 
-def test_prompts_say_what_their_scenes_show() -> None:
+def test_prompts_describe_their_scenes() -> None:
     prompt_set = bars.sample_prompt_set(200, 1)
     assert len(prompt_set.prompts) == len(prompt_set.scenes) == 200
     plain = 0
@@ -45,7 +45,7 @@ def test_the_judge_counts_right_answers(attribute: str) -> None:
     assert judge.accuracies(scenes, seen(1))[attribute] == 0.0
 
 
-def test_a_question_that_no_picture_answers_has_no_figure() -> None:
+def test_an_attribute_without_images_has_no_figure() -> None:
     judge = bars.Judge(embedded("mini-clip"), "cpu")
     scenes = bars.sample_prompt_set(4, 1).scenes
     named = judge.accuracies(scenes, judge.text_features(["a red mug"] * 4))

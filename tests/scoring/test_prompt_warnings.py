@@ -43,7 +43,7 @@ WEIGHED = "a photo of a (mug:1.4) on the [beach]"
         ("a <mug-1> <mug-2> on grass", []),
     ],
 )
-def test_other_programs_syntax_is_found_and_our_own_is_not(prompt, found):
+def test_other_programs_syntax_is_found_but_not_the_placeholder(prompt, found):
     assert other_syntax(prompt) == found
 
 
@@ -65,7 +65,7 @@ def adapter(tiny_base, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("word", ["generate", "compare"])
-def test_generate_and_compare_say_so_once_for_all_columns(
+def test_generate_and_compare_warn_once_for_all_columns(
     command, tiny_base, adapter, tmp_path, word
 ):
     words = ["--adapters", adapter, "--prompts", LONG, WEIGHED, "--model", tiny_base]
@@ -76,7 +76,7 @@ def test_generate_and_compare_say_so_once_for_all_columns(
 
 
 @pytest.mark.parametrize("script", ["clip_score.py", "fidelity.py"])
-def test_scripts_that_score_say_so_of_the_base_and_of_the_judge(
+def test_scoring_scripts_warn_for_the_base_and_for_the_judge(
     script, tiny_base, adapter, photo_folder, tmp_path, monkeypatch, capfd
 ):
     words = ["--adapters", adapter, "--prompts", LONG, WEIGHED, "--model", tiny_base]
@@ -90,7 +90,7 @@ def test_scripts_that_score_say_so_of_the_base_and_of_the_judge(
     check(capfd.readouterr().err.splitlines(), judge=True)
 
 
-def test_the_drawing_server_tells_and_the_page_keeps_and_shows(
+def test_the_drawing_server_sends_warnings_and_the_page_shows_them(
     tiny_base, photo_folder, workspace, tmp_path
 ):
     request = {
@@ -118,7 +118,7 @@ def test_the_drawing_server_tells_and_the_page_keeps_and_shows(
     assert read_sheet(workspace, sheet.id).warnings == ()
 
 
-def test_training_says_so_of_captions_and_of_all_prompts(
+def test_training_warns_about_captions_and_all_prompts(
     tiny_base, tiny_pipe, photo_folder, tmp_path
 ):
     samples = (LONG + " at night", "a [V] mug BREAK")
@@ -147,7 +147,7 @@ def test_new_tokens_count_as_one_word_each(tiny_base, tiny_pipe, tmp_path):
     assert "<mug-1>" not in tiny_pipe.tokenizer.get_vocab()
 
 
-def test_the_embedded_judge_says_what_it_leaves_out():
+def test_the_embedded_judge_reports_the_words_it_does_not_read():
     scorer = load_scorer()
     assert scorer.unread_words("a photo of a mug on the beach") == ""
     assert scorer.unread_words("") == ""

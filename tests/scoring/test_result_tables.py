@@ -50,7 +50,7 @@ def told(values: list[float], digits: int) -> str:
     return f"{text} ± {half:.{digits}f}{words}"
 
 
-def test_table_1_as_shipped_is_its_records_and_every_pair_is_the_reference():
+def test_the_shipped_table_1_matches_its_record_and_the_reference():
     record = record_of("table1/table1.json")
     page = (ASSETS / "table1" / "table1.md").read_text(encoding="utf-8")
     assert page == table1.page(record)
@@ -70,7 +70,7 @@ def test_table_1_as_shipped_is_its_records_and_every_pair_is_the_reference():
         assert own[9].replace("**", "") == f"{mean:.1f}{half}"
 
 
-def test_table_2_as_shipped_is_its_records_and_every_pair_is_the_reference():
+def test_the_shipped_table_2_matches_its_record_and_the_reference():
     record = record_of("table2/table2.json")
     page = (ASSETS / "table2" / "table2.md").read_text(encoding="utf-8")
     assert page == table2.page(record)
@@ -92,7 +92,7 @@ def test_table_2_as_shipped_is_its_records_and_every_pair_is_the_reference():
             assert plain == f"{statistics.fmean(seeds):.1f}{half}"
 
 
-def test_the_sweep_as_shipped_is_its_records_over_subjects_and_every_pair_is_the_reference():
+def test_the_shipped_sweep_matches_its_record_and_the_reference():
     records = {name: record_of(f"sweep/{name}.json") for name in SWEEPS}
     page = (ASSETS / "sweep" / "sweep.md").read_text(encoding="utf-8")
     assert page == sweep_page(records)
@@ -258,7 +258,7 @@ def run_script(name: str, monkeypatch, *words: object) -> int:
         ("sweep", [f"sweep/{name}.json" for name in SWEEPS], ["--jobs", "4"]),
     ],
 )
-def test_each_script_draws_what_is_stored_and_ignores_nothing(
+def test_each_script_shows_a_stored_record_and_refuses_other_options(
     name, files, other, tmp_path, monkeypatch, capsys
 ):
     words = ["--out", tmp_path / "out", "--stored", *(ASSETS / file for file in files)]
@@ -275,7 +275,7 @@ def test_each_script_draws_what_is_stored_and_ignores_nothing(
         assert "--stored: " in capsys.readouterr().err
 
 
-def test_a_sweep_takes_no_run_of_other_settings_for_its_own(tmp_path):
+def test_a_sweep_refuses_a_run_of_other_settings(tmp_path):
     """A folder that candidate 0 once filled is not the figures of another candidate 0."""
     sweep = runpy.run_path(str(TOP / "evaluation" / "sweep.py"), run_name="sweep")
     trial = sweep["Trial"](0, "sunrise-mug", 0)

@@ -48,7 +48,7 @@ def at(use: UsedAdapter, strength: float) -> UsedAdapter:
     return UsedAdapter(use.adapter, strength)
 
 
-def test_each_adapter_draws_as_it_does_alone_whatever_was_on_before(pipe, used):
+def test_each_adapter_generates_as_alone_whatever_was_on_before(pipe, used):
     before, pipes = pixels(pipe), PipelineCache(pipe)
     for strength in (1.0, 0.5, 1.0):
         for use in used.values():
@@ -60,7 +60,7 @@ def test_each_adapter_draws_as_it_does_alone_whatever_was_on_before(pipe, used):
 
 
 @pytest.mark.slow
-def test_only_so_many_stay_loaded_and_a_retrained_one_is_read_again(pipe, used, tmp_path):
+def test_only_recent_adapters_stay_loaded_and_a_retrained_one_is_read_again(pipe, used, tmp_path):
     pipes = PipelineCache(pipe, keep=2)
     lora, nora, dora = ((used[m],) for m in ("lora", "nora", "dora"))
     first = pipes.with_adapters(lora)
@@ -76,7 +76,7 @@ def test_only_so_many_stay_loaded_and_a_retrained_one_is_read_again(pipe, used, 
     assert (pixels(pipes.with_adapters((use,))) != drawn).any()
 
 
-def test_several_at_once_draw_what_the_merged_model_draws(base, pipe, used, tmp_path):
+def test_several_adapters_generate_what_the_merged_model_does(base, pipe, used, tmp_path):
     weights = (0.7, 0.4, 1.0)
     together = tuple(at(use, weight) for use, weight in zip(used.values(), weights))
     drawn = pixels(PipelineCache(pipe).with_adapters(together))
@@ -89,7 +89,7 @@ def test_several_at_once_draw_what_the_merged_model_draws(base, pipe, used, tmp_
 
 
 @pytest.mark.slow
-def test_one_adapter_twice_at_half_strength_is_the_whole(pipe, used):
+def test_one_adapter_twice_at_parts_of_its_strength_is_the_whole(pipe, used):
     halves = pixels(
         PipelineCache(pipe).with_adapters((at(used["nora"], 0.25), at(used["nora"], 0.75)))
     )
@@ -98,7 +98,7 @@ def test_one_adapter_twice_at_half_strength_is_the_whole(pipe, used):
 
 
 @pytest.mark.slow
-def test_columns_of_strengths_and_of_several_tell_it_in_their_recipes(pipe, used, tmp_path):
+def test_columns_of_strengths_and_several_adapters_have_them_in_their_recipes(pipe, used, tmp_path):
     paths = [used["nora"].path, used["lora"].path]
     columns = adapter_columns(paths, weights=(0.5, 1.0), strengths=(1.0, 2.0))
     assert [column.label for column in columns] == [
@@ -118,7 +118,7 @@ def test_columns_of_strengths_and_of_several_tell_it_in_their_recipes(pipe, used
         adapter_columns(paths, weights=(0.5,))
 
 
-def test_labels_that_come_to_one_name_have_folders_of_their_own(pipe, used, tmp_path):
+def test_labels_with_the_same_slug_get_different_folders(pipe, used, tmp_path):
     use = used["nora"]
     columns = [ComparisonColumn("x -1", (at(use, -1.0),)), ComparisonColumn("x 1", (use,))]
     drawing = GenerationSettings("tiny", (PROMPTS[0],), (0,), 1, 2.0, SIZE)
@@ -130,7 +130,7 @@ def test_labels_that_come_to_one_name_have_folders_of_their_own(pipe, used, tmp_
         generate_missing(pipe, [columns[0], columns[0]], drawing, tmp_path)
 
 
-def test_a_recipe_is_kept_as_json_can_carry_it(pipe, used, tmp_path):
+def test_a_recipe_survives_json(pipe, used, tmp_path):
     columns = adapter_columns([used["nora"].path, used["lora"].path], together=True)
     drawing = GenerationSettings("tiny", (PROMPTS[0],), (0,), 1, 2.0, SIZE)
     pictures = generate_missing(pipe, columns, drawing, tmp_path)

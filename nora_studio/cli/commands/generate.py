@@ -50,7 +50,7 @@ def generate(options: Options, with_base: bool):
     """Generate every image that does not exist yet, and print the files.
 
     Returns:
-        The `compare.Drawing`, and its files by adapter and (prompt, seed).
+        The `GenerationSettings`, and the files by column label and (prompt, seed).
 
     Raises:
         StudioError: a prompt, an adapter or the base cannot be used.
@@ -91,7 +91,7 @@ def generate(options: Options, with_base: bool):
     for line in drawing_warnings(pipe, columns, settings):
         print(line, file=sys.stderr)
     with contextlib.closing(
-        tqdm(total=len(columns) * len(settings.pairs), desc="Drawing", unit="picture")
+        tqdm(total=len(columns) * len(settings.pairs), desc="Generating", unit="image")
     ) as bar:
         pictures = generate_missing(pipe, columns, settings, options.out, lambda *_: bar.update())
     for files in pictures.values():
