@@ -1,4 +1,4 @@
-"""Every mistake ends the trainer with status 2 and one line that says what to do."""
+"""The trainer ends with status 2 and one line with the remedy for every mistake."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The `nora-studio` command: one word for each thing to do, the same options as the scripts."""
+"""The `nora-studio` command: its list, its commands, and their errors."""
 
 import importlib
 import sys

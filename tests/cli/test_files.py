@@ -1,4 +1,4 @@
-"""The commands on adapter files, typed as a person types them."""
+"""The commands on adapter files, with real adapters and runs."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Publishing on a Hub of this machine: what is sent, and what is never told."""
+"""Publishing to a local Hub: what is sent, and that the token is never printed."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""`nora-studio runs`: what it tells of runs, what it throws away, and how it goes on with them."""
+"""`nora-studio runs`: list, show, diff, delete, restore and continue."""
 
 import json
 import os

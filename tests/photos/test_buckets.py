@@ -1,4 +1,4 @@
-"""Buckets and crops: nothing is distorted, nothing is lost, and SDXL is told what was cut."""
+"""Buckets and crops: no distortion, no lost parts, and the right micro-conditioning."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Captions: every photo learns its own words, and a slip in a file of them is named."""
+"""Captions: every photo is trained with its own, and mistakes in caption files are named."""
 
 from dataclasses import replace
 from pathlib import Path

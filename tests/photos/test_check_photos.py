@@ -1,4 +1,4 @@
-"""The photo report: it finds what is spoiled, names file and remedy, and accuses no good photo."""
+"""The photo check: it finds spoiled photos with file and remedy, and no good ones."""
 
 import json
 import os

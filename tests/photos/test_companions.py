@@ -1,4 +1,4 @@
-"""Captions and masks find their photos, or are named: by the trainer and the report alike."""
+"""Captions and masks are matched with their photos or named, by the trainer and the check."""
 
 import codecs
 import unicodedata

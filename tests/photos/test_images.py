@@ -1,4 +1,4 @@
-"""Photos: every kind a camera or an editor writes, upright and in RGB; everything else refused."""
+"""Photos of every format are decoded upright and in RGB; other files are refused."""
 
 import struct
 import zlib

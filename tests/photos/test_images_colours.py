@@ -1,4 +1,4 @@
-"""Colours: what a file's numbers mean is what the trainer sees, whatever wrote them."""
+"""Colours are decoded by each file's profile, mode and depth."""
 
 import io
 

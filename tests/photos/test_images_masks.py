@@ -1,4 +1,4 @@
-"""Masks: the loss looks where they are white, at the very places that the crop left."""
+"""Masks weight the loss at the places that each crop shows."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Every mode, depth and kind of transparency shows what the file says, number by number."""
+"""Images of every mode, depth and kind of transparency are decoded exactly."""
 
 import io
 import struct

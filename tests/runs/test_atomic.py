@@ -1,4 +1,4 @@
-"""What a killed process left half done is finished or cleared away, and nothing else is."""
+"""Atomic writes: what a killed process left half done is finished or removed, and nothing else."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""What is killed, removed or missing under a command: its children, its leftovers, its folder."""
+"""Child processes, leftovers and run folders after a command is killed or its folder removed."""
 
 import ast
 import os

@@ -1,4 +1,4 @@
-"""When a measured loss says that going on is of no use, and when it says no such thing."""
+"""The rules by which a measured loss ends a training, and its best point."""
 
 import random
 

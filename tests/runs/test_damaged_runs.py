@@ -1,4 +1,4 @@
-"""A torn or edited file of a run is one line wherever runs are shown, and stops no other run."""
+"""A damaged file of a run is reported in one line, and other runs are not affected."""
 
 import json
 import shutil

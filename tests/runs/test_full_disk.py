@@ -1,4 +1,4 @@
-"""A disk that is full or cannot be written: one line, nothing half there, and a way on."""
+"""A full or read-only disk: one line, no half-written files, and resuming afterwards."""
 
 import contextlib
 import os

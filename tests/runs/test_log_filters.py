@@ -1,4 +1,4 @@
-"""What libraries say on import is left out, and nothing else."""
+"""Filters for log lines of libraries drop these lines and no others."""
 
 import logging
 

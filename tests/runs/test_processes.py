@@ -1,4 +1,4 @@
-"""The trainer in several processes: it learns what one would, stops as one and fails as one."""
+"""The trainer in several processes: the same results as one, common stops and common failures."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What is to be done about a file fits where it lies, and does help."""
+"""The remedy for a damaged file depends on where the file is, and works."""
 
 import json
 import shutil

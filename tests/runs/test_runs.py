@@ -1,4 +1,4 @@
-"""A run's folder: what is written is whole, what is old goes, and resuming starts at one step."""
+"""A run's folder: creating, logging, checkpoints, and the step from which twins resume."""
 
 import errno
 import json

@@ -96,7 +96,7 @@ def draw_class_pictures(
         folder: Made where there is none.
         count: Pictures wanted.
         size: Side in pixels.
-        on_picture: Called with (pictures drawn, pictures to draw).
+        on_image: Called with (images generated, images to generate).
 
     Raises:
         StudioError: a picture there was drawn from another model or prompt.
