@@ -141,7 +141,7 @@ def test_compare_shows_strengths_as_columns_and_several_adapters_at_once(command
     (both,) = (out / "nora-lora").glob("*.png")
     assert read_recipe(both).strengths == [["mug-nora", 0.5], ["mug-lora", 0.25]]
     status, _, err = command(*words, "--weights", 0.5)
-    assert (status, "one for each of 2" in err) == (2, True)
+    assert (status, "one number for each of 2" in err) == (2, True)
 
 
 @pytest.mark.parametrize(

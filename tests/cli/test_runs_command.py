@@ -101,7 +101,7 @@ def test_two_deleted_runs_of_one_name_come_back_latest_first(runs, capsys):
     shutil.rmtree(runs / "mug-nora")
     told(capsys, "restore", "mug-nora", "--output-dir", str(runs))
     assert (runs / "mug-nora" / "mark").read_text() == "second"
-    with pytest.raises(StudioError, match="is there already"):
+    with pytest.raises(StudioError, match="exists already"):
         dispatch(["runs", "restore", "mug-nora", "--output-dir", str(runs)])
 
 

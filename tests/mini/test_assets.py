@@ -1,4 +1,4 @@
-"""The shipped models and subjects: whole, small, SDXL in every convention, and as good as told."""
+"""The shipped models and subjects: complete, small, with SDXL's conventions, above their bars."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The shipped language model: its size, its files, and that its card tells the truth."""
+"""The shipped language model: its size, its files, and the figures of its card."""
 
 import json
 from functools import partial

@@ -1,4 +1,4 @@
-"""Pretraining: what must hold whatever the training time."""
+"""Pretraining of the miniature SDXL: what must hold for any training time."""
 
 import json
 import runpy

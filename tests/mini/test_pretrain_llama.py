@@ -1,4 +1,4 @@
-"""Pretraining of the embedded language model: what must hold whatever the training time."""
+"""Pretraining of the miniature LLaMA: what must hold for any training time."""
 
 import runpy
 import signal

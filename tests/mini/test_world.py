@@ -1,4 +1,4 @@
-"""The toy world keeps its promises: who is drawn, what is said, and what is held out."""
+"""The toy world: what is drawn, what captions say, and what is held out."""
 
 import json
 import runpy

@@ -1,4 +1,4 @@
-"""The trainer's photo options from end to end: each is obeyed, refused if idle, and resumable."""
+"""The trainer's photo options from end to end: applied, refused if idle, resumable."""
 
 import os
 import shutil

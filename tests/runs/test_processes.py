@@ -144,7 +144,7 @@ def test_a_batch_that_cannot_be_shared_is_refused_once(tiny_base, photo_folder, 
     assert (said.status, silent.status) == (2, 2)
     assert said.errors == [
         "error: --batch-size: expected a multiple of 2, an equal share for each of 2 processes; "
-        "got 3. The nearest: 2 or 4."
+        "got 3. Set it to 2 or 4."
     ]
     assert "Loading" not in said.out
     assert silent.err == ""
@@ -253,7 +253,7 @@ def test_a_sample_that_cannot_be_written_ends_both(tiny_base, photo_folder, tmp_
         tmp_path / "told", tiny_arguments(tiny_base, photo_folder, tmp_path / "r", changes=changes)
     )
     assert pair.wait() == [2, 2], pair.said
-    assert "cannot be written (a picture)" in pair.said[0].err
+    assert "cannot be written (an image)" in pair.said[0].err
     assert "Traceback" not in pair.said[1].err
 
 

@@ -1,4 +1,4 @@
-"""A comparison draws once, knows what changed, and the scoring script tells it all."""
+"""A comparison generates each image once, notices changes, and the script scores all of it."""
 
 import json
 import runpy

@@ -1,4 +1,4 @@
-"""DINO's score is the mean cosine of class tokens with the real photos, and only DINO's."""
+"""The DINO score is the mean cosine of class tokens with the real photos."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The recommended point is the one with the best balance, and says how sure that is."""
+"""The recommended point has the best balance, and the advice states its certainty."""
 
 import random
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The script measures what it says it measures, once, and goes on where it was cut short."""
+"""The fidelity script measures every point once and continues after a stop."""
 
 import contextlib
 import io

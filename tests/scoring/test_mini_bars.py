@@ -1,4 +1,4 @@
-"""The bars of the miniature model, and its card: figures that follow from what was measured."""
+"""The bars of the miniature model, and its card, which follows from what was measured."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whoever draws or scores says which words are not read, and what is read as plain text."""
+"""Warnings about words that are not read and about other programs' syntax."""
 
 import json
 import runpy
@@ -110,7 +110,7 @@ def test_the_drawing_server_sends_warnings_and_the_page_shows_them(
         live.warn(event["warnings"])
     kept = read_sheet(workspace, sheet.id)
     assert len(kept.warnings) == 4 and kept.warnings[0].startswith("The prompt 'a photo")
-    assert "(mug:1.4), [beach] is other programs" in sheet_view(kept, workspace)
+    assert "(mug:1.4), [beach] is the syntax of other programs" in sheet_view(kept, workspace)
     file = kept.folder(workspace) / "drawing.json"
     values = json.loads(file.read_text("utf-8"))
     del values["warnings"]  # As earlier versions wrote it.

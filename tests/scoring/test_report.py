@@ -1,4 +1,4 @@
-"""Grids place every picture where its labels say; pages stand alone."""
+"""Grids place every image by its labels; pages are self-contained."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""Tables of results: every pair, the right intervals, one rule for rates, and what is shipped."""
+"""Tables of results: every pair, the right intervals, one rule for rates, shipped records."""
 
 import json
 import re
@@ -238,7 +238,7 @@ def test_a_sweep_of_one_subject_says_what_its_intervals_cover():
     page = sweep_page({"nora": trials([1e-3, 2e-3], ("mug",), (0,))})
     assert "there is no interval" in page and not re.search(r"± \d", page)
     apart = {"a": trials([1e-3], ("mug",), (0,)), "b": trials([1e-3], ("cat",), (0,))}
-    with pytest.raises(StudioError, match="other subjects or seeds"):
+    with pytest.raises(StudioError, match="the same subjects and seeds"):
         sweep_page(apart)
 
 
@@ -267,7 +267,7 @@ def test_each_script_shows_a_stored_record_and_refuses_other_options(
     assert (tmp_path / "out" / f"{name}.md").read_text(encoding="utf-8") == page
     assert capsys.readouterr().out == page
     assert run_script(name, monkeypatch, *words, *other) == 2
-    assert f"{other[0]}: --stored draws" in capsys.readouterr().err
+    assert f"{other[0]}: it has no effect with --stored" in capsys.readouterr().err
     damaged = tmp_path / "damaged.json"
     for text in ("{", "{}", "[]"):
         damaged.write_text(text)

@@ -1,4 +1,4 @@
-"""Scores are the cosines they claim to be."""
+"""CLIP-T and CLIP-I are the cosines that their names say."""
 
 import statistics
 

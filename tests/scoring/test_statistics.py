@@ -1,4 +1,4 @@
-"""Intervals hold what they claim, of any number of units; words claim no more than they show."""
+"""Intervals cover the truth as often as they claim, for any number of units."""
 
 import math
 import random

@@ -1,4 +1,4 @@
-"""`--attention` changes what runs, the same to rounding, or is refused in one line."""
+"""`--attention` chooses the kernel, with the same results up to rounding, or is refused."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A base in 8 or 4 bits: less memory, the ordinary base's identity, and steps as exact as ever."""
+"""A base in 8 or 4 bits: less memory, the ordinary base's identity, and exact gradients."""
 
 import shutil
 import sys

@@ -1,4 +1,4 @@
-"""Caches on disk: warm equals cold to the bit, and nothing stale or damaged is ever believed."""
+"""Caches on disk: the same results to the bit, and no stale or damaged entry is used."""
 
 import os
 import subprocess

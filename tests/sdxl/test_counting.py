@@ -1,4 +1,4 @@
-"""A step's products and memory, counted without running it."""
+"""Multiplications and memory of a step, counted without running it."""
 
 import gc
 

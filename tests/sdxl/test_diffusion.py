@@ -1,4 +1,4 @@
-"""What a base is asked at each noise level, and how its answer is judged."""
+"""The UNet's input and the loss at each noise level, for DDPM and EDM bases."""
 
 import math
 

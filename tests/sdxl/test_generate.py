@@ -1,4 +1,4 @@
-"""Pictures: same seed, same noise, whatever the adapter, the batch or the moment."""
+"""Images: the same seed gives the same noise, whatever the adapter or the batch."""
 
 import json
 import math
@@ -152,7 +152,7 @@ def test_an_adapter_of_another_base_is_refused_and_nothing_stays(adapter, tmp_pa
 
 def test_a_negative_prompt_is_used_or_refused(pipe):
     assert np.abs(pixels(pipe, negative="a dog") - pixels(pipe)).max() > 0
-    with pytest.raises(StudioError, match="guidance above 1"):
+    with pytest.raises(StudioError, match="expected a number above 1"):
         pixels(pipe, negative="a dog", guidance=1.0)
 
 

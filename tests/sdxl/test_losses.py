@@ -1,4 +1,4 @@
-"""Losses against their formulas in float64, and batches that can be taken up again."""
+"""Losses against their formulas in float64, and batches that can be resumed."""
 
 import math
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Counts of trained parameters, from shapes alone: the paper's and this project's own."""
+"""Counts of trained parameters from shapes: the paper's and this project's own."""
 
 import json
 import sys

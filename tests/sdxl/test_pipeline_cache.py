@@ -1,4 +1,4 @@
-"""Several adapters on one base: each as it is alone, all at once as the sum of their changes."""
+"""Several adapters on one base: each as alone, and all at once as the sum of their changes."""
 
 import json
 from pathlib import Path
@@ -114,7 +114,7 @@ def test_columns_of_strengths_and_several_adapters_have_them_in_their_recipes(pi
     assert both.strengths == [["nora", 0.5], ["lora", 0.25]]
     assert both.trigger == "sks"  # one word of both
     assert len({file.read_bytes() for files in pictures.values() for file in files.values()}) == 6
-    with pytest.raises(StudioError, match="one for each of 2"):
+    with pytest.raises(StudioError, match="one number for each of 2"):
         adapter_columns(paths, weights=(0.5,))
 
 
