@@ -121,19 +121,19 @@ def main() -> int:
     for line in (*drawing_warnings(pipe, columns, settings), *judge_warnings(scorer, prompts)):
         print(line, file=sys.stderr)
     with tqdm(total=len(columns) * len(settings.pairs), desc="Generating", unit="image") as bar:
-        pictures = generate_missing(
+        image_files = generate_missing(
             pipe, columns, settings, options.out / "pictures", lambda *_: bar.update()
         )
-    scores = score_columns(scorer, pictures, settings, references, dino)
+    scores = score_columns(scorer, image_files, settings, references, dino)
     findings = list(find_differences(scores, settings))
 
     labelled_grid(
         [
-            [read_image(files[prompt, settings.seeds[0]]) for files in pictures.values()]
+            [read_image(files[prompt, settings.seeds[0]]) for files in image_files.values()]
             for prompt in settings.prompts
         ],
         settings.prompts,
-        list(pictures),
+        list(image_files),
         options.out / "grid.png",
         photos=references[:5] if references else (),
     )

@@ -183,9 +183,9 @@ def score(options: SweepOptions, runs: list[SweepRun], judge: str) -> list[dict[
             size=native_resolution(pipe),
         )
         columns = adapter_columns([run.folder(options)], with_base=False)
-        pictures = generate_missing(pipe, columns, settings, run.folder(options) / "pictures")
+        image_files = generate_missing(pipe, columns, settings, run.folder(options) / "pictures")
         scenes = [open_photo(file) for file in subject.scenes]
-        scores = score_columns(scorer, pictures, settings, scenes)
+        scores = score_columns(scorer, image_files, settings, scenes)
         means = {
             name: sum(v) / len(v) for name, (v,) in ((n, c.values()) for n, c in scores.items())
         }

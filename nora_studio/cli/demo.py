@@ -19,7 +19,7 @@ from nora_studio.runs.runs import Run
 from nora_studio.runs.scripts import TRAIN, run_script
 from nora_studio.scoring.compare import (
     GenerationSettings,
-    Pictures,
+    ImageFiles,
     ScoreDifference,
     Scores,
     adapter_columns,
@@ -79,20 +79,20 @@ def run(options: Options) -> int:
     )
     pipe = load_sdxl()
     with tqdm(total=len(columns) * len(settings.pairs), desc="Generating", unit="image") as bar:
-        pictures = generate_missing(
+        image_files = generate_missing(
             pipe, columns, settings, options.out / "pictures", lambda *_: bar.update()
         )
     scenes = [open_photo(file) for file in subject.scenes]
     scorer = load_scorer(require_judge(EMBEDDED))
-    scores = score_columns(scorer, pictures, settings, scenes)
+    scores = score_columns(scorer, image_files, settings, scenes)
     photos = [open_photo(file) for file in list_photos(subject.folder / "photos")]
     real = (
         float(clip_t(scorer, scenes, subject.prompts).mean()),
         float(clip_i(scorer, photos, scenes).mean()),
     )
     results = Results(scorer.name, scores, list(find_differences(scores, settings)), real)
-    _write_grid(options, subject, settings, pictures)
-    print(_write_report(options, subject, settings, pictures, results, runs, arguments))
+    _write_grid(options, subject, settings, image_files)
+    print(_write_report(options, subject, settings, image_files, results, runs, arguments))
     print(f"Comparison: {options.out / 'comparison.png'}")
     print(f"Report:     {options.out / 'report.html'}")
     print(f"Took {time.monotonic() - began:.0f} s.")
@@ -133,12 +133,15 @@ def _train(options: Options, subject: ShippedSubject, arguments: list[str]) -> i
 
 
 def _write_grid(
-    options: Options, subject: ShippedSubject, settings: GenerationSettings, pictures: Pictures
+    options: Options, subject: ShippedSubject, settings: GenerationSettings, image_files: ImageFiles
 ) -> None:
     labelled_grid(
-        [[read_image(pictures[label][pair]) for label in pictures] for pair in settings.pairs],
+        [
+            [read_image(image_files[label][pair]) for label in image_files]
+            for pair in settings.pairs
+        ],
         settings.prompts,
-        list(pictures),
+        list(image_files),
         options.out / "comparison.png",
         photos=[open_photo(file) for file in list_photos(subject.folder / "photos")],
     )
@@ -148,7 +151,7 @@ def _write_report(
     options: Options,
     subject: ShippedSubject,
     settings: GenerationSettings,
-    pictures: Pictures,
+    image_files: ImageFiles,
     results: "Results",
     runs: list[Run],
     arguments: list[str],
@@ -156,13 +159,13 @@ def _write_report(
     """Write the page and return its tables as text for the terminal."""
     tables = result_tables(settings, results.scores, results.findings)
     head, *rows = tables["Scores"]
-    facts = {label: _training_facts(run, runs) for label, run in zip(list(pictures)[1:], runs)}
+    facts = {label: _training_facts(run, runs) for label, run in zip(list(image_files)[1:], runs)}
     real = ["real photos", *(f"{value:.3f}" for value in results.real), "", ""]
     rows = [[*row, *facts.get(row[0], ("0", ""))] for row in rows] + [real]
     tables["Scores"] = [[*head, "Trained parameters", "Training"], *rows]
     photos = [open_photo(file) for file in list_photos(subject.folder / "photos")]
     generated = [
-        (prompt, [read_image(pictures[label][prompt, seed]) for label in pictures])
+        (prompt, [read_image(image_files[label][prompt, seed]) for label in image_files])
         for prompt, seed in settings.pairs
     ]
     covered = coverage(len(settings.prompts), len(settings.seeds))
@@ -181,7 +184,7 @@ def _write_report(
             Photos("Training photos", photos, f"Five photos. {subject.description}"),
             Comparison(
                 "Generated images",
-                list(pictures),
+                list(image_files),
                 generated,
                 "Every row starts from the same noise. The base was not trained on the subject.",
             ),

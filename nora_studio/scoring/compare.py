@@ -58,7 +58,7 @@ class ScoreDifference:
         )
 
 
-Pictures = dict[str, dict[Pair, Path]]
+ImageFiles = dict[str, dict[Pair, Path]]
 """Files by column label and (prompt, seed)."""
 Scores = dict[str, dict[str, list[float]]]
 """Values by score and column label, one per image, in the order of `GenerationSettings.pairs`."""
@@ -124,7 +124,7 @@ def generate_missing(
     settings: GenerationSettings,
     folder: Path,
     on_image: Callable[[str, int, int], object] | None = None,
-) -> Pictures:
+) -> ImageFiles:
     """Generate the images that `folder` lacks, and return every image's file.
 
     Args:
@@ -132,17 +132,17 @@ def generate_missing(
         on_image: Called for each image, generated or found, with (label, number, total).
     """
     planned = plan_images(pipe, columns, settings, folder)
-    pictures: Pictures = {column.label: {} for column in columns}
-    for picture in planned:
-        pictures[picture.column.label][picture.pair] = picture.file
-    numbers = dict.fromkeys(pictures, 0)
+    image_files: ImageFiles = {column.label: {} for column in columns}
+    for planned_image in planned:
+        image_files[planned_image.column.label][planned_image.pair] = planned_image.file
+    numbers = dict.fromkeys(image_files, 0)
     # One adapter after the other, so that only the current one takes memory.
-    for picture in generate_planned(PipelineCache(pipe, keep=1), planned, settings):
-        label = picture.column.label
+    for planned_image in generate_planned(PipelineCache(pipe, keep=1), planned, settings):
+        label = planned_image.column.label
         numbers[label] += 1
         if on_image is not None:
             on_image(label, numbers[label], len(settings.pairs))
-    return pictures
+    return image_files
 
 
 def generate_planned(
@@ -154,14 +154,16 @@ def generate_planned(
     ones; otherwise one column is finished after the other.
     """
     batch = default_batch(pipes.base, settings.size)
-    adapters = {use.path for picture in planned for use in picture.column.adapters}
+    adapters = {use.path for image in planned for use in image.column.adapters}
     rows = batch if len(adapters) <= pipes.keep else len(settings.pairs)
     for start in range(0, len(settings.pairs), rows):
         chunk = set(settings.pairs[start : start + rows])
-        for label in dict.fromkeys(picture.column.label for picture in planned):
-            own = [p for p in planned if p.column.label == label and p.pair in chunk]
-            missing = {picture.pair: picture for picture in own if not picture.is_generated}
-            yield from (picture for picture in own if picture.pair not in missing)
+        for label in dict.fromkeys(image.column.label for image in planned):
+            own = [
+                image for image in planned if image.column.label == label and image.pair in chunk
+            ]
+            missing = {image.pair: image for image in own if not image.is_generated}
+            yield from (image for image in own if image.pair not in missing)
             yield from _generate_missing_of_column(pipes, missing, settings)
 
 
@@ -184,14 +186,14 @@ def _generate_missing_of_column(
         done={pair for pair in settings.pairs if pair not in missing},
     )
     for prompt, seed, image in generated:
-        picture = missing[prompt, seed]
-        save_image(image, picture.file, picture.recipe)
-        yield picture
+        planned_image = missing[prompt, seed]
+        save_image(image, planned_image.file, planned_image.recipe)
+        yield planned_image
 
 
 def score_columns(
     scorer: Scorer,
-    pictures: Pictures,
+    image_files: ImageFiles,
     settings: GenerationSettings,
     references: Sequence[Image.Image] | None = None,
     dino: Dino | None = None,
@@ -199,7 +201,7 @@ def score_columns(
     """Score every image of every column; CLIP-I and DINO only if there are real photos."""
     scores: Scores = {}
     prompts = [prompt for prompt, _ in settings.pairs]
-    for label, files in pictures.items():
+    for label, files in image_files.items():
         images = [read_image(files[pair]) for pair in settings.pairs]
         for name, values in score_images(scorer, images, prompts, references, dino):
             scores.setdefault(name, {})[label] = values.tolist()

@@ -129,11 +129,11 @@ def _generate_batches(
             if prompt not in texts:
                 texts[prompt] = _encode_text(pipe, prompt, settings)
         conditioning = [texts[prompt] for prompt, _ in chunk]
-        pictures = _denoise(pipe, conditioning, [seed for _, seed in chunk], settings)
-        for index, ((prompt, seed), picture) in enumerate(zip(chunk, pictures), start=start + 1):
+        images = _denoise(pipe, conditioning, [seed for _, seed in chunk], settings)
+        for index, ((prompt, seed), image) in enumerate(zip(chunk, images), start=start + 1):
             if on_image is not None:
                 on_image(index, len(pairs))
-            yield prompt, seed, picture
+            yield prompt, seed, image
 
 
 @torch.no_grad()
@@ -179,14 +179,14 @@ def _denoise(
         output_type="pt",
         return_dict=False,
     )[0]
-    for seed, picture in zip(seeds, pixels):
-        if not torch.isfinite(picture).all():
+    for seed, image in zip(seeds, pixels):
+        if not torch.isfinite(image).all():
             raise StudioError(
                 f"the image of seed {seed} has NaN in {pipe.unet.dtype}. Generate in bfloat16 or "
                 "float32, or use a VAE that is safe in float16."
             )
     array = (pixels.float() * 255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1).numpy()
-    return [Image.fromarray(picture) for picture in array]
+    return [Image.fromarray(image) for image in array]
 
 
 def default_batch(pipe: StableDiffusionXLPipeline, size: int) -> int:
@@ -221,7 +221,9 @@ def save_image(image: Image.Image, path: Path, recipe: Recipe, then: str = START
         StudioError: the name does not end with ".png", or the file cannot be written.
     """
     if path.suffix.lower() != ".png":
-        raise StudioError(f"expected a file name that ends with .png; got {path}.")
+        raise StudioError(
+            f"expected a PNG file (.png), which can hold the image's recipe; got {path}."
+        )
     info = PngInfo()
     info.add_text(RECIPE_KEY, json.dumps(asdict(recipe)))
     info.add_text("parameters", _parameters_text(recipe))

@@ -69,8 +69,8 @@ def test_a_model_that_does_not_exist_is_refused(refused, tmp_path):
 
 
 def test_a_folder_that_is_no_pipeline_is_refused(refused, photo_folder, tiny_base):
-    refused({"model": photo_folder}, "model_index.json", "Name the folder that contains unet/")
-    refused({"model": tiny_base / "unet"}, "model_index.json", "Name the folder that contains unet/")
+    refused({"model": photo_folder}, "model_index.json", "that contains unet/")
+    refused({"model": tiny_base / "unet"}, "model_index.json", "that contains unet/")
 
 
 def test_a_pipeline_of_another_kind_is_refused(refused, tiny_base, tmp_path):

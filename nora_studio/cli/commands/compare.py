@@ -25,12 +25,12 @@ def run(options: Options) -> int:
         raise StudioError(
             "--adapters: expected at least one run, adapter folder or checkpoint; got none."
         )
-    settings, pictures = generate.generate(options, with_base=True)
+    settings, image_files = generate.generate(options, with_base=True)
     many = len(settings.seeds) > 1
     labelled_grid(
-        [[read_image(files[pair]) for files in pictures.values()] for pair in settings.pairs],
+        [[read_image(files[pair]) for files in image_files.values()] for pair in settings.pairs],
         [f"{prompt} (seed {seed})" if many else prompt for prompt, seed in settings.pairs],
-        list(pictures),
+        list(image_files),
         options.out / "grid.png",
     )
     print(options.out / "grid.png")

@@ -93,8 +93,10 @@ def generate(options: Options, with_base: bool):
     with contextlib.closing(
         tqdm(total=len(columns) * len(settings.pairs), desc="Generating", unit="image")
     ) as bar:
-        pictures = generate_missing(pipe, columns, settings, options.out, lambda *_: bar.update())
-    for files in pictures.values():
+        image_files = generate_missing(
+            pipe, columns, settings, options.out, lambda *_: bar.update()
+        )
+    for files in image_files.values():
         for file in files.values():
             print(file)
-    return settings, pictures
+    return settings, image_files
