@@ -179,6 +179,6 @@ def difference_lines(
 
 
 BY_CHANCE = (
-    "Every row minus every other, pair by pair, ± its 95% interval by Student's t. Where nothing "
-    "differs, one interval in twenty excludes zero by chance."
+    "Every row minus every other, pair by pair, ± its 95% interval by Student's t. Of intervals "
+    "where nothing differs, one in twenty leaves zero out by chance."
 )

@@ -77,8 +77,13 @@ NAMED = {
     "no photo": (["1.jpg"], ["2.txt"], "2.txt", "the folder has no photo named '2'"),
     "second one": (["1.jpg"], ["1.txt", "1.caption"], "1.caption", "1.txt is the caption of 1.jpg"),
     "whole name wins": (["1.jpg"], ["1.txt", "1.jpg.txt"], "1.txt", "1.jpg.txt is the caption of"),
-    "shared": (["1.jpg", "1.png"], ["1.txt"], "1.txt", "the caption of 1.jpg and 1.png alike"),
-    "own list": (["1.jpg"], ["captions.jsonl"], "captions.jsonl", "stand in metadata.jsonl"),
+    "shared": (["1.jpg", "1.png"], ["1.txt"], "1.txt", "the caption of both 1.jpg and 1.png"),
+    "own list": (
+        ["1.jpg"],
+        ["captions.jsonl"],
+        "captions.jsonl",
+        "expected captions of a whole folder in metadata.jsonl",
+    ),
 }
 
 
@@ -164,7 +169,7 @@ def test_a_mask_of_two_photos_is_named(folder, tiny_base, capsys):
     photo(folder, "1.png", 1)
     Image.new("L", (64, 64), 255).save(folder / "1.mask.png")
     (line,) = [line for line in report(folder, capsys) if "1.mask.png is" in line]
-    assert "read as the mask of 1.jpg and 1.png alike" in line and "1.jpg.mask.png" in line
+    assert "read as the mask of both 1.jpg and 1.png" in line and "1.jpg.mask.png" in line
     assert line in trained(folder, tiny_base).warnings
 
 

@@ -211,5 +211,7 @@ def test_missing_masks_are_refused(tiny_base, photo_folder, tmp_path):
 
 def test_a_mask_without_its_photo_is_refused(tiny_base, photos, tmp_path):
     save(scene(), photos / "zebra.mask.png")
-    with pytest.raises(StudioError, match=r"zebra\.mask\.png: there is no photo 'zebra'"):
+    with pytest.raises(
+        StudioError, match=r"zebra\.mask\.png: the folder has no photo named 'zebra'"
+    ):
         PhotoSet.find(tiny_options(tiny_base, photos, tmp_path))

@@ -278,16 +278,16 @@ def test_each_script_shows_a_stored_record_and_refuses_other_options(
 def test_a_sweep_refuses_a_run_of_other_settings(tmp_path):
     """A folder that candidate 0 once filled is not the figures of another candidate 0."""
     sweep = runpy.run_path(str(TOP / "evaluation" / "sweep.py"), run_name="sweep")
-    trial = sweep["Trial"](0, "sunrise-mug", 0)
+    sweep_run = sweep["SweepRun"](0, "sunrise-mug", 0)
     first, second = (
         sweep["SweepOptions"](candidates=(flags,), out=tmp_path)
         for flags in ("steps=2", "steps=2 unet.learning-rate=1e-2")
     )
-    flags = sweep["arguments_of"](first, trial)
-    run = Run.create(trial.folder(first), to_toml(with_recommended(parse_options(flags))))
+    flags = sweep["arguments_of"](first, sweep_run)
+    run = Run.create(sweep_run.folder(first), to_toml(with_recommended(parse_options(flags))))
     run.set_status("finished", 2, 2)
-    sweep["train"](first, trial)
+    sweep["train"](first, sweep_run)
     for other in (second, sweep["SweepOptions"](candidates=("steps=3",), out=tmp_path)):
-        with pytest.raises(StudioError, match="take another --out"):
-            sweep["train"](other, trial)
+        with pytest.raises(StudioError, match="or another --out"):
+            sweep["train"](other, sweep_run)
     assert sweep["rates_of"](second, 0)["unet"] == 1e-2

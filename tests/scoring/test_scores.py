@@ -79,7 +79,7 @@ def test_scores_have_names_and_clip_i_needs_photos(scorer):
 
 def test_unequal_or_missing_inputs_are_refused(scorer):
     images = noise_pictures(2, seed=4)
-    with pytest.raises(StudioError, match="a prompt for each"):
+    with pytest.raises(StudioError, match="one prompt for each"):
         clip_t(scorer, images, PROMPTS)
     with pytest.raises(StudioError, match="real photo"):
         clip_i(scorer, images, [])
