@@ -126,7 +126,7 @@ def test_labels_with_the_same_slug_get_different_folders(pipe, used, tmp_path):
     files = [file for own in pictures.values() for file in own.values()]
     assert len({file.parent for file in files}) == 2
     assert files[0].read_bytes() != files[1].read_bytes()
-    with pytest.raises(StudioError, match="two columns"):
+    with pytest.raises(StudioError, match="columns with different names"):
         generate_missing(pipe, [columns[0], columns[0]], drawing, tmp_path)
 
 

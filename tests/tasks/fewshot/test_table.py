@@ -108,7 +108,7 @@ def test_a_stop_reaches_every_process_and_begins_none(tmp_path):
     with ThreadPoolExecutor(2) as pool:
         futures = [pool.submit(work, n) for n in range(4)]
     for future in futures:
-        with pytest.raises(StudioError, match="Go on with the same command"):
+        with pytest.raises(StudioError, match="Continue with the same command"):
             future.result()
     assert time.monotonic() - began < 20 and not scripts.children
     assert ScriptPool().call([sys.executable, "-S", "-c", "raise SystemExit(3)"], None, {}) == 3
