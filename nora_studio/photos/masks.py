@@ -58,14 +58,13 @@ def read_mask(photo: DecodedPhoto, kind: str, file: Path | None) -> Image.Image 
     ratio = mask.width / mask.height / (photo.image.width / photo.image.height)
     if abs(ratio - 1) > ASPECT_TOLERANCE:
         raise StudioError(
-            f"{where}: expected a mask of the shape of its photo "
-            f"({photo.image.width}x{photo.image.height}); got {mask.width}x{mask.height}. Draw it "
-            "on the photo as it is shown."
+            f"{where} is {mask.width}x{mask.height}, another shape than its photo "
+            f"({photo.image.width}x{photo.image.height}). Draw it on the photo as it is shown."
         )
     if subject_share(mask, (0, 0, 1, 1), of_picture=True) < SMALLEST_SHARE:
         raise StudioError(
-            f"{where}: expected a mask with the subject in white; it is all black. Draw it again, "
-            "or remove it."
+            f"{where} marks nothing: white is the subject, and it is all black. Draw it, or "
+            "remove it."
         )
     return mask.resize(photo.image.size, Image.Resampling.BILINEAR)
 

@@ -224,7 +224,7 @@ def test_another_model_is_named_as_such_and_another_spelling_is_none(golden):
         run.check_config(config.replace('"bases/sdxl"', f'"{same}"'))
     with pytest.raises(StudioError) as refusal:
         run.check_config(config.replace('"bases/sdxl"', '"embedded"'))
-    assert "was trained on bases/sdxl; --model says embedded" in str(refusal.value)
+    assert "was trained; got embedded. Leave --model" in str(refusal.value)
     moved = config.replace('"bases/sdxl"', '"./bases/sdxl"')
     (run.folder / "config.toml").write_text(moved)
     (golden / "bases" / "sdxl").rename(golden / "moved")
