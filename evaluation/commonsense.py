@@ -1,10 +1,11 @@
-"""Ask a language model commonsense questions, with an adapter or without, and count right answers.
+"""Ask a language model commonsense questions, with or without an adapter; count correct answers.
 
     python evaluation/commonsense.py --adapter runs/commonsense-nora --out runs/answers-nora
     python evaluation/commonsense.py --data folder/of/sets --limit 100 --out runs/answers-base
 
-Answers are written as they come; the same command goes on after a stop. `--shard 0/4` to `3/4` (or
-`accelerate launch --num_processes 4`) share the work, and whichever ends last has the whole result.
+Answers are written one by one; the same command continues after a stop. `--shard 0/4` to `3/4` (or
+`accelerate launch --num_processes 4`) share the work; the process that ends last writes the whole
+result.
 Exit status: 0 done, 2 bad input, 130 stopped.
 """
 
@@ -43,39 +44,38 @@ from nora_studio.tasks.commonsense.task import PART
 
 @dataclass(frozen=True)
 class AnswerOptions:
-    """Who is asked what."""
+    """Ask a language model commonsense questions and count the correct answers."""
 
     out: Path
-    """Folder for the answers and their count."""
+    """Folder for the answers and their counts."""
     adapter: Path | None = None
     """Run, adapter folder or checkpoint. None: the base alone."""
     model: str | None = None
-    """Base model. None: the adapter's own; without one, the embedded."""
+    """Base model. None: the adapter's own; without an adapter, the embedded one."""
     data: str = "embedded"
-    """Questions: "embedded" (held-out facts of the small world), or a folder of sets with a
-    test.json each."""
+    """Questions: "embedded" (held-out facts of the small world), or a folder of sets."""
     sets: tuple[str, ...] = ()
-    """Which of the eight sets. None named: all that are there."""
+    """Names of sets, among the eight. None given: all that exist."""
     limit: int | None = None
-    """At most so many questions of each set, the first ones. None: all."""
+    """Number of questions to ask of each set, from its start. None: all."""
     scoring: Literal["generation", "likelihood"] = "generation"
-    """The first label in what beam search writes, or the likeliest of the labels offered."""
+    """The first label in what beam search generates, or the likeliest of the labels offered."""
     batch_size: int = 32
-    """Questions at a time; the answers do not depend on it."""
+    """Questions per batch; the answers do not depend on it."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the base. auto: bf16 on a GPU, fp32 on a CPU."""
+    """Number format of the base. auto: bf16 on a GPU, fp32 on a CPU."""
     base_bits: Literal[16, 8, 4] = 16
     """Bits of the base's blocks, as in training."""
     shard: str = "0/1"
-    """Which part of the questions, from 0, of how many. Told by `accelerate launch`, if by it."""
+    """Part of the questions to ask: its number, from 0, and how many parts there are."""
     lm_eval: tuple[str, ...] = ()
-    """Tasks of lm-evaluation-harness to run too, by its own names, such as piqa arc_easy; it
-    fetches their data."""
+    """Tasks of lm-evaluation-harness to run as well (piqa arc_easy); it downloads their data."""
     lm_eval_include: Path | None = None
-    """Folder of task files for it, beside its own."""
+    """Folder of further task files for lm-evaluation-harness."""
 
 
 def main() -> int:
+    """Ask the questions, write the counts, and return the exit status."""
     options = parse_command(AnswerOptions, description=__doc__)
     shard, shards = shard_of(options.shard)
     rows = evaluation_rows(options.data, options.sets, options.limit)
@@ -93,12 +93,16 @@ def main() -> int:
     file = shard_file(options.out, shard, shards)
     mend(file)
     done = read_answers(options.out)
-    every = [Question(name, n, row) for name, group in rows.items() for n, row in enumerate(group)]
-    own = every[shard::shards]
-    left = [question for question in own if (question.name, question.number) not in done]
-    if left or options.lm_eval:
-        model = load(options)
-        ask(model, options, left, file)
+    questions = [
+        Question(name, number, row)
+        for name, group in rows.items()
+        for number, row in enumerate(group)
+    ]
+    own = questions[shard::shards]
+    remaining = [question for question in own if (question.name, question.number) not in done]
+    if remaining or options.lm_eval:
+        model = load_model(options)
+        ask(model, options, remaining, file)
         if options.lm_eval and shard == 0:
             tasks = evaluate_with_harness(model, options.lm_eval, options.batch_size, options.limit)
             write_text(options.out / "lm-eval.json", json.dumps(tasks, indent=1) + "\n")
@@ -109,16 +113,16 @@ def main() -> int:
     return 0
 
 
-def ask(model: Model, options: AnswerOptions, left: list[Question], file: Path) -> None:
-    """Answer what is left, batch by batch, each written at once."""
-    with tqdm(total=len(left), unit="question", dynamic_ncols=True) as bar:
-        for batch in batches(left, options.batch_size, model.tokenizer):
+def ask(model: Model, options: AnswerOptions, questions: list[Question], file: Path) -> None:
+    """Answer questions batch by batch, appending each batch's answers to the file at once."""
+    with tqdm(total=len(questions), unit="question", dynamic_ncols=True) as bar:
+        for batch in batches(questions, options.batch_size, model.tokenizer):
             append_answers(file, SCORINGS[options.scoring](model, batch))
             bar.update(len(batch))
 
 
-def load(options: AnswerOptions) -> Model:
-    """The base with its adapter, on this process's device."""
+def load_model(options: AnswerOptions) -> Model:
+    """Load the base with the adapter on this process's device."""
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if on_gpu else None
     device = device or torch.device("cpu")
@@ -136,17 +140,19 @@ def load(options: AnswerOptions) -> Model:
     )
 
 
-def shard_of(words: str) -> tuple[int, int]:
-    """Which part of how many, from "0/4" or from the launcher.
+def shard_of(text: str) -> tuple[int, int]:
+    """Return the number of this process's part and of all parts, from "0/4" or the launcher.
 
     Raises:
-        StudioError: it is no such pair.
+        StudioError: `text` is not of this form.
     """
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    part, _, parts = words.partition("/")
+    part, _, parts = text.partition("/")
     if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
-        raise StudioError(f"--shard: expected a pair such as 0/4, the first below; got {words!r}.")
+        raise StudioError(
+            f"--shard: expected PART/PARTS, such as 0/4 to 3/4 for four parts; got {text!r}."
+        )
     return int(part), int(parts)
 
 

@@ -2,9 +2,9 @@
 
     python evaluation/full_size.py --out runs/full-size --photos photos/my-mug
 
-The configs, the layout and CLIP's own vocabulary are the real ones; only the weights are random, so
-pictures mean nothing while step time, memory, start-up and file sizes are the real thing.
-Needs about 40 GiB of GPU memory at batch 4 with 1024-pixel pictures, and 7 GiB of disk.
+The configurations, the file layout and CLIP's vocabulary are the real ones; only the weights are
+random. So the images mean nothing, but step time, memory, start-up time and file sizes are real.
+Needs about 40 GiB of GPU memory at batch size 4 with 1024-pixel images, and 7 GiB of disk.
 """
 
 import gzip
@@ -32,7 +32,7 @@ from transformers import (
 
 from nora_studio.errors import run_entry
 from nora_studio.options.command_line import parse_command
-from nora_studio.runs.orphans import ending_with_us
+from nora_studio.runs.child_processes import stop_with_parent
 from nora_studio.runs.runs import Run
 from nora_studio.runs.scripts import TRAIN, as_flags, script_path
 from nora_studio.sdxl.shapes import SDXL_UNET, text_config
@@ -67,14 +67,15 @@ class FullSizeOptions:
     steps: int = 30
     """Training steps."""
     batch_size: int = 4
-    """Photos a step."""
+    """Photos per step."""
     method: str = "nora,lora"
-    """As the trainer's."""
+    """Methods to train, as the trainer's --method."""
     flags: tuple[str, ...] = ()
-    """More of the trainer's flags, such as "outer=randomized"."""
+    """Further options of the trainer, such as "outer=randomized"."""
 
 
 def main() -> int:
+    """Build the model, train on it, print the figures, and return the trainer's exit status."""
     options = parse_command(FullSizeOptions, description=__doc__)
     model = options.out / "sdxl-random"
     if not (model / "model_index.json").is_file():
@@ -96,7 +97,7 @@ def main() -> int:
         *as_flags(options.flags),
     ]  # fmt: skip
     began, start = time.monotonic(), time.time()
-    status = subprocess.call(command, preexec_fn=ending_with_us())
+    status = subprocess.call(command, preexec_fn=stop_with_parent())
     print(f"Whole command: {time.monotonic() - began:.1f} s, status {status}")
     for method in options.method.split(","):
         run = Run(options.out / "runs" / f"full-size-{method}")
@@ -106,7 +107,7 @@ def main() -> int:
 
 
 def report(run: Run, start: float) -> None:
-    """Print one run's figures; times are of a step of all twins together."""
+    """Print one run's figures; a step's time is that of all twins together."""
     log = [row for row in run.read_log() if "loss" in row]
     warm = log[1:] or log
     size = sum(file.stat().st_size for file in run.adapter.rglob("*.safetensors"))
@@ -124,7 +125,7 @@ def report(run: Run, start: float) -> None:
 
 
 def build(folder: Path) -> None:
-    """Save the pipeline in bfloat16."""
+    """Build the pipeline with random weights and save it in bfloat16."""
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_default_dtype(torch.bfloat16)
@@ -150,7 +151,7 @@ def build(folder: Path) -> None:
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    """CLIP's tokenizer from the merges that open_clip carries."""
+    """Build CLIP's tokenizer from the merges that come with open_clip."""
     file = Path(open_clip.__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
     lines = gzip.decompress(file.read_bytes()).decode("utf-8").split("\n")
     merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
@@ -160,7 +161,7 @@ def clip_tokenizer() -> CLIPTokenizer:
     vocabulary = {word: index for index, word in enumerate(words)}
     return CLIPTokenizer(
         vocab=vocabulary,
-        merges=merges,  # pyright: ignore[reportArgumentType] - pairs, as the class itself keeps them
+        merges=merges,  # pyright: ignore[reportArgumentType] - pairs, as the class stores them
         model_max_length=77,
     )
 

@@ -1,12 +1,12 @@
-"""Kill the trainer (SIGKILL) at many moments and see whether anything is ever lost or half written.
+"""Kill the trainer (SIGKILL) at many moments and check that nothing is lost or half written.
 
     python evaluation/kill_test.py --kills 50
 
-Each time, one command goes on: `--resume`, or the same command where no run had been made. It must
-end with status 0 and with the very adapters, checkpoints, losses and samples of a training that was
-never killed, and nothing half written may be left. Most trainings are forks of a process that has
-imported everything; every real process in full counts too (--fresh). About 15 minutes on two cores.
-Exit status: 0 if all went well, 1 if not.
+After each kill, the training is continued with `--resume`, or with the same command if no run
+existed yet. It must end with status 0 and with the same adapters, checkpoints, losses and samples
+as a training that was never killed, and no half-written file may remain. Most trainings are forks
+of a process that has imported everything; `--fresh` of them are new processes. Takes about 15
+minutes on two cores. Exit status: 0 if all trials succeed, 1 if not.
 """
 
 import json
@@ -35,33 +35,34 @@ FLAGS = (
 
 @dataclass(frozen=True)
 class KillOptions:
-    """Kill the trainer at many moments, go on, and compare with a training that was never killed.
+    """Kill the trainer at many moments, continue, and compare with a training never killed.
 
-    A small training of NoRA and LoRA as twins, with samples, measurements, dropout and prior
-    preservation, so that all kinds of files and of random numbers are there.
+    Trains NoRA and LoRA as twins on a small scale, with samples, validation, dropout and prior
+    preservation, so that files and random numbers of every kind take part.
     """
 
     kills: int = 50
-    """How many times."""
+    """Number of trials."""
     fresh: int = 3
-    """How many of them as real new processes."""
+    """How many of the trials start new processes instead of forks."""
     workers: int = 2
     """Trainings at the same time."""
     steps: int = 6
-    """Of each training."""
+    """Steps of each training."""
     seed: int = 0
-    """Of the moments."""
+    """Seed of the moments at which to kill."""
     model: str = "embedded"
     """Base model."""
     photos: Path | None = None
     """Folder of photos. None: a shipped subject."""
     flags: str = ""
-    """More of the trainer's flags: --flags="--resolution 64"."""
+    """Further flags of the trainer: --flags="--resolution 64"."""
     out: Path | None = None
-    """JSON file for every trial. None: none."""
+    """JSON file for the results. None: no file."""
 
 
 def main() -> int:
+    """Run all trials, print the table, and return the exit status."""
     options = parse_command(KillOptions)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="nora-studio-kills-") as scratch:
@@ -74,7 +75,7 @@ def main() -> int:
         def trial(number: int) -> Trial:
             start: Start = start_fresh if number < options.fresh else forks
             one = training(options, folder / str(number))
-            # Fresh processes import first: their moments are watched for, not timed.
+            # New processes import first, so their moments are watched for, not timed.
             act = ACTS[(number + 3) % len(ACTS)]
             seed = options.seed * 1000 + number
             found = kill_once(act, one, whole, seconds, start, seed)
@@ -85,10 +86,11 @@ def main() -> int:
 
         with ThreadPoolExecutor(options.workers) as pool:
             trials = list(pool.map(trial, range(options.kills)))
-    return tell(options, trials, time.monotonic() - began)
+    return report(options, trials, time.monotonic() - began)
 
 
 def training(options: KillOptions, folder: Path) -> Training:
+    """Return the training of one trial, in a folder of its own."""
     photos = options.photos or embedded("subjects") / "scarf-dog" / "photos"
     flags = ["--instance-dir", str(photos), "--prompt", "a photo of a [V] dog"]
     flags += ["--model", options.model, *FLAGS.split(), *options.flags.split()]
@@ -99,7 +101,7 @@ def train_whole(options: KillOptions, folder: Path, start: Start) -> Training:
     """Train without a kill.
 
     Raises:
-        StudioError: not even that went well.
+        StudioError: the training failed.
     """
     whole = training(options, folder)
     status = whole.start(start).wait()
@@ -111,17 +113,22 @@ def train_whole(options: KillOptions, folder: Path, start: Start) -> Training:
 def train_whole_again(
     options: KillOptions, folder: Path, start: Start, whole: Training
 ) -> float:  # seconds
-    """Train without a kill once more: what two such trainings differ in, no kill explains."""
+    """Train without a kill once more, and return the seconds it takes.
+
+    Raises:
+        StudioError: the result differs from the first training's, so that a kill would not be the
+            reason for a difference.
+    """
     began = time.monotonic()
     again = train_whole(options, folder / "again", start)
-    apart = differences(whole, again)
-    if apart:
-        raise StudioError(f"two trainings without a kill differ: {'; '.join(apart)}")
+    found = differences(whole, again)
+    if found:
+        raise StudioError(f"two trainings without a kill differ: {'; '.join(found)}")
     return time.monotonic() - began
 
 
-def tell(options: KillOptions, trials: list[Trial], seconds: float) -> int:
-    """Print the table; give back the exit status."""
+def report(options: KillOptions, trials: list[Trial], seconds: float) -> int:
+    """Print the table, write the JSON file if asked for, and return the exit status."""
     hits, good = Counter(), Counter()
     for one in trials:
         hits[one.hit] += 1

@@ -3,8 +3,8 @@
     python evaluation/mini_bars.py --assets assets
 
 500 prompts take about half a minute on a GPU and 20 minutes on two CPU cores; `--prompts 40`
-gives a first impression. Prints one line a bar, writes bars.json and a grid of pictures.
-Exit status: 0 every bar met, 1 one missed, 2 bad input.
+gives a first impression. Prints one line per bar; writes bars.json and a grid of images.
+Exit status: 0 all bars met, 1 one missed, 2 bad input.
 """
 
 import sys
@@ -23,29 +23,32 @@ from nora_studio.scoring import mini_bars as bars
 
 @dataclass(frozen=True)
 class Settings:
+    """Measure the embedded miniature SDXL against its bars."""
+
     assets: Path = Path("assets")
-    """Folder of mini-sdxl/ and mini-clip/."""
+    """Folder with mini-sdxl/ and mini-clip/."""
     report: Path = Path("runs/mini-bars")
     """Folder for the grid."""
     prompts: int = 500
-    """How many prompts to draw."""
+    """Number of prompts to generate."""
     steps: int = 25
-    """Sampling steps a picture."""
+    """Denoising steps per image."""
     seed: int = 1
-    """Chooses prompts and starting noise."""
+    """Seed of the prompts and the starting noise."""
     batch: int = 10
-    """Pictures drawn together."""
+    """Images per batch."""
     device: str | None = None
-    """Where to draw. None: the GPU if there is one."""
+    """Device to generate on. None: the GPU if there is one."""
 
 
 def main() -> int:
+    """Measure, print one line per bar, and return the exit status."""
     settings = parse_command(Settings, description=__doc__)
     folder = settings.assets / export.PIPELINE
     if not (folder / "model_index.json").is_file():
         raise StudioError(
-            f"--assets: expected a pipeline in {folder}; none is there. "
-            "Train one with training/pretrain_mini.py."
+            f"--assets: expected a diffusers pipeline in {folder}; there is none. Name another "
+            "folder, or train one with training/pretrain_mini.py."
         )
     if settings.prompts < 1:
         raise StudioError(f"--prompts: expected at least 1; got {settings.prompts}.")
@@ -67,9 +70,9 @@ def main() -> int:
     )
     progress.write_json(folder / export.RESULTS, results)
     for name, bar in bars.BARS.items():
-        verdict = "pass" if results["passed"][name] else "FAIL"
+        outcome = "pass" if results["passed"][name] else "FAIL"
         ceiling = results["ceiling"].get(name)
-        print(f"{verdict}  {name} {results['drawn'][name]} (bar {bar}, ceiling {ceiling})")
+        print(f"{outcome}  {name} {results['drawn'][name]} (bar {bar}, ceiling {ceiling})")
     if (folder / export.LOG).is_file():
         print(f"wrote {card.write_card(settings.assets)}")
     return 0 if all(results["passed"].values()) else 1

@@ -1,12 +1,12 @@
-"""How long NoRA's outer factors take at SDXL's full size: all 560 attention layers of the UNet.
+"""Time the computation of NoRA's outer factors for all 560 attention layers of SDXL's UNet.
 
     python evaluation/outer_factors.py --device cuda
     python evaluation/outer_factors.py --device cpu --sample 2 --threads 2
 
-The layers' shapes come from SDXL's own architecture on the meta device; each is filled with random
-weights, one after the other, and decomposed. Prints a table of seconds for each way and spectrum:
+The layers' shapes are those of SDXL on the meta device; one after the other, each layer is filled
+with random weights and decomposed. Prints a table of seconds for each algorithm and spectrum:
 "trained" decays as attention weights of trained models do, "gaussian" is the worst case. With
-`--sample` only that many layers of each shape are timed, and the sum is extrapolated. `--check`
+`--sample`, only that many layers of each shape are timed and the sum is extrapolated. `--check`
 compares the first layer of each shape with the full float64 SVD.
 """
 
@@ -35,23 +35,23 @@ class Options:
     """Time the decomposition of every attention weight of SDXL's UNet."""
 
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Where the weights lie and are decomposed."""
+    """Device on which the weights are decomposed."""
     rank: int = 64
     """Outer rank."""
     outer: tuple[Literal["svd", "randomized"], ...] = ("svd", "randomized")
-    """Ways to time."""
+    """Algorithms to time."""
     spectrum: tuple[Literal["trained", "gaussian"], ...] = ("trained", "gaussian")
     """Kinds of random weights."""
     sample: int | None = None
-    """Layers of each shape that are timed; None: all of them."""
+    """Number of layers of each shape to time. None: all."""
     threads: int | None = None
-    """CPU threads; None: as many as torch takes."""
+    """CPU threads. None: torch's default."""
     check: bool = False
     """Also compare with the full float64 SVD."""
 
 
 def attention_shapes() -> Counter[Shape]:
-    """(out_features, in_features) of SDXL's attention layers, and how many there are of each."""
+    """Count SDXL's attention layers by shape, (out_features, in_features)."""
     with torch.device("meta"):
         unet: Any = UNet2DConditionModel.from_config(SDXL_UNET)
     endings = tuple(f".{target}" for target in targets_for("unet"))
@@ -64,12 +64,12 @@ def attention_shapes() -> Counter[Shape]:
 
 
 def random_weight(shape: Shape, spectrum: str, seed: int, device: str) -> Tensor:
-    """A float32 weight; "trained": singular values fall as index ** -0.4."""
+    """Return a random float32 weight; for "trained", singular values fall as index ** -0.4."""
     generator = torch.Generator(device).manual_seed(seed)
     weight = torch.randn(shape, generator=generator, device=device)
     if spectrum == "gaussian":
         return weight
-    # Orthonormal vectors by QR: an SVD here would take longer than what is timed.
+    # Orthonormal vectors by QR: an SVD would take longer than what is timed.
     side, columns = min(shape), shape[1]
     left, _ = torch.linalg.qr(weight[:, :side])
     other = torch.randn((columns, side), generator=generator, device=device)
@@ -78,7 +78,7 @@ def random_weight(shape: Shape, spectrum: str, seed: int, device: str) -> Tensor
 
 
 def timed(work: Callable[[], object], device: str) -> float:
-    """Seconds of one call, the device's queue included."""
+    """Return the seconds that one call takes, including work queued on the device."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
     began = time.perf_counter()
@@ -89,7 +89,7 @@ def timed(work: Callable[[], object], device: str) -> float:
 
 
 def total_seconds(options: Options, outer: str, spectrum: str) -> tuple[float, float, int]:
-    """Seconds for all layers, those that were measured, and of how many layers."""
+    """Return the seconds for all layers, the seconds measured, and the number of layers timed."""
     whole = measured = 0.0
     layers = 0
     for shape, count in attention_shapes().items():
@@ -105,7 +105,7 @@ def total_seconds(options: Options, outer: str, spectrum: str) -> tuple[float, f
 
 
 def worst_error(options: Options, outer: str, spectrum: str) -> float:
-    """Largest distance of a left singular vector from the full float64 SVD's, over all shapes."""
+    """Return the largest distance of a left singular vector from the full float64 SVD's."""
     worst = 0.0
     for shape in attention_shapes():
         weight = random_weight(shape, spectrum, 0, options.device)
@@ -117,9 +117,10 @@ def worst_error(options: Options, outer: str, spectrum: str) -> float:
 
 
 def main() -> int:
+    """Print the table of seconds and return the exit status."""
     options = parse_command(Options, description=__doc__)
     if options.device.startswith("cuda") and not torch.cuda.is_available():
-        raise StudioError("--device: expected cpu, as torch finds no GPU; got cuda.")
+        raise StudioError("--device: expected cpu, since torch finds no GPU; got cuda.")
     if options.threads:
         torch.set_num_threads(options.threads)
     shapes = attention_shapes()

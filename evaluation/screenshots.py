@@ -1,10 +1,10 @@
-"""Use the web app in a real browser, and keep what it looks like: the README's pictures of it.
+"""Use the web app in a real browser and take screenshots of it, such as those of the README.
 
     python evaluation/screenshots.py --out assets/readme
 
-Trains a shipped subject through the page, draws it beside LoRA, and takes every tab at 1440 and at
-390 pixels, light and dark. Needs Debian's chromium and `pip install playwright`. About 5 minutes on
-two cores. Exit status: 0 done, 2 bad input.
+Trains a shipped subject through the page and compares it with LoRA. With `--everything`, takes
+every tab at 1440 and at 390 pixels, light and dark. Needs Debian's chromium and `pip install
+playwright`. Takes about 5 minutes on two cores. Exit status: 0 done, 2 bad input.
 """
 
 import contextlib
@@ -29,29 +29,32 @@ from nora_studio.runs.atomic import write_bytes
 TABS = ("Train", "Watch", "Compare", "Adapters", "Scores", "History")
 SIZES = ((1440, 1000), (390, 844))
 PROMPTS = "a photo of a [V] mug in the forest\na photo of a [V] mug under water"
-PATIENCE = 600.0
-"""Seconds that a training or a drawing may take."""
+TIMEOUT = 600.0
+"""Seconds that a training or the generation of images may take."""
 
 
 @dataclass(frozen=True)
 class ScreenshotOptions:
-    """Train and compare in the web app, and take pictures of every tab."""
+    """Train and compare in the web app, and take screenshots."""
 
     out: Path = Path("screenshots")
-    """Folder for the pictures."""
+    """Folder for the screenshots."""
     data: Path | None = None
-    """A studio's data folder to use and keep. None: a new one, thrown away."""
+    """Data folder of the app to use and keep. None: a temporary one."""
     subject: str = "sunrise-mug"
-    """A shipped subject."""
+    """Name of a shipped subject."""
     everything: bool = False
-    """All tabs at both sizes in both modes, not the README's three alone."""
+    """Take all tabs at both sizes in both modes, in addition to the README's three."""
 
 
 def main() -> int:
+    """Take the screenshots and return the exit status."""
     options = parse_command(ScreenshotOptions)
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:
-        raise StudioError("needs Debian's chromium: `apt-get install chromium`.")
+        raise StudioError(
+            "expected Debian's chromium; it is not installed. Run `apt-get install chromium`."
+        )
     from playwright.sync_api import sync_playwright
 
     options.out.mkdir(parents=True, exist_ok=True)
@@ -63,7 +66,7 @@ def main() -> int:
             context = browser.new_context(viewport={"width": 1440, "height": 1000})
             page = context.new_page()
             page.set_default_timeout(60_000)
-            use(page, address, options)
+            train_and_compare(page, address, options)
             state = context.storage_state()
             if options.everything:
                 for width, height in SIZES:
@@ -73,24 +76,24 @@ def main() -> int:
                             color_scheme=mode,
                             storage_state=state,
                         )
-                        look_around(other.new_page(), address, options.out, f"{width}-{mode}")
+                        take_all_tabs(other.new_page(), address, options.out, f"{width}-{mode}")
             browser.close()
     return 0
 
 
 @contextlib.contextmanager
 def served(home: Path) -> Iterator[str]:
-    """The web app in a process of its own."""
+    """Run the web app in its own process and yield its address."""
     with contextlib.closing(socket.socket()) as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     app = Path(__file__).parent.parent / "app.py"
-    words = [sys.executable, str(app), "--data", str(home), "--port", str(port), "--no-open"]
-    process = subprocess.Popen(words)
+    command = [sys.executable, str(app), "--data", str(home), "--port", str(port), "--no-open"]
+    process = subprocess.Popen(command)
     try:
         wait_until(lambda: answers(port) or process.poll() is not None, "the app answers")
         if process.poll() is not None:
-            raise StudioError("the app did not start; what it said stands above.")
+            raise StudioError("the app did not start. See its output above.")
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
@@ -98,20 +101,26 @@ def served(home: Path) -> Iterator[str]:
 
 
 def answers(port: int) -> bool:
+    """Return whether something listens on the port."""
     with contextlib.closing(socket.socket()) as caller:
         return caller.connect_ex(("127.0.0.1", port)) == 0
 
 
 def wait_until(is_so: Any, what: str) -> None:
-    until = time.monotonic() + PATIENCE
+    """Wait until a condition holds.
+
+    Raises:
+        StudioError: it does not hold within `TIMEOUT`.
+    """
+    until = time.monotonic() + TIMEOUT
     while not is_so():
         if time.monotonic() > until:
-            raise StudioError(f"waited {PATIENCE:.0f} s in vain until {what}.")
+            raise StudioError(f"waited {TIMEOUT:.0f} s until {what}, without success.")
         time.sleep(0.3)
 
 
-def use(page: Any, address: str, options: ScreenshotOptions) -> None:
-    """Do what a newcomer does, and take a picture of each stage."""
+def train_and_compare(page: Any, address: str, options: ScreenshotOptions) -> None:
+    """Train a subject and compare it through the page, taking a screenshot of each stage."""
     page.goto(address)
     page.locator(f"[data-subject='{options.subject}']").click()
     page.locator(".photo-row").nth(4).wait_for()
@@ -141,8 +150,8 @@ def use(page: Any, address: str, options: ScreenshotOptions) -> None:
     take(page, options.out / "studio-compare.png")
 
 
-def look_around(page: Any, address: str, folder: Path, name: str) -> None:
-    """Take every tab."""
+def take_all_tabs(page: Any, address: str, folder: Path, name: str) -> None:
+    """Take a screenshot of every tab."""
     page.goto(address)
     for tab in TABS:
         page.get_by_role("tab", name=tab).click()
@@ -151,13 +160,11 @@ def look_around(page: Any, address: str, folder: Path, name: str) -> None:
 
 
 def take(page: Any, file: Path) -> None:
-    """A picture of the whole page, in as few colours as it has."""
+    """Take a screenshot of the whole page and save it with a palette of 256 colours."""
     time.sleep(1)
-    picture = Image.open(io.BytesIO(page.screenshot(full_page=True, type="png")))
+    image = Image.open(io.BytesIO(page.screenshot(full_page=True, type="png")))
     stream = io.BytesIO()
-    picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
-        stream, "PNG", optimize=True
-    )
+    image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
     write_bytes(file, stream.getvalue())
     print(file)
 

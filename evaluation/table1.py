@@ -1,13 +1,13 @@
-"""Table 1 on the embedded model: train each method on commonsense questions, and count answers.
+"""Make Table 1 on the embedded model: train each method on commonsense questions, count answers.
 
     python evaluation/table1.py --out runs/table1 --seeds 0 1 2 --at-once 5
 
-Trains by training/llama_commonsense.py, asks by evaluation/commonsense.py, and writes a JSON file
-for each training, and all of them in `table1.json` and `table1.md`; a second call goes on where the
-first ended. With `--at-once`, times of a step are those of so many at once. `--stored table1.json`
-draws the table of an earlier record, without training.
-Its cost columns on full-size models: evaluation/table1_costs.py.
-Exit status: 0 done, 2 bad input, that of a script that failed, 128 + n stopped by signal n.
+Trains with training/llama_commonsense.py and asks with evaluation/commonsense.py. Writes a JSON
+file for each training, and all of them in `table1.json` and `table1.md`; the same command continues
+after a stop. With `--at-once`, times per step are those of that many trainings at once.
+`--stored table1.json` writes the table of an earlier record, without training. The cost columns on
+full-size models come from evaluation/table1_costs.py. Exit status: 0 done, 2 bad input, that of a
+script that failed, 128 + n stopped by signal n.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ from typing import Any
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.options.command_line import parse_command
 from nora_studio.runs.atomic import write_text
-from nora_studio.runs.crew import Crew
 from nora_studio.runs.runs import Run
+from nora_studio.runs.script_pool import ScriptPool
 from nora_studio.runs.scripts import COMMONSENSE, LLAMA, as_flags, script_command
 from nora_studio.scoring.tables import (
     check_each_once,
@@ -37,37 +37,37 @@ from nora_studio.tasks.commonsense.table import ENTRIES, RECORD, Entry, cell_of,
 
 BASE = "base"
 OF_EACH_ROW = {"model", "data", "method", "name", "output_dir", "seed", "steps", "resume"}
-"""What the table says itself of every training."""
+"""Options of the trainer that the table sets itself for each training."""
 
 
 @dataclass(frozen=True)
 class TableOptions:
-    """Which rows are made, and how."""
+    """Train and test the methods of Table 1 on commonsense questions."""
 
     out: Path = Path("runs/table1")
     """Folder for runs, answers and the table."""
     model: str = "embedded"
-    """As the trainer's."""
+    """Base model, as the trainer's --model."""
     data: str = "embedded"
-    """Questions to train on, as the trainer's."""
+    """Questions to train on, as the trainer's --data."""
     test_data: str | None = None
-    """Questions to ask. None: as `data`."""
+    """Questions to test with. None: as --data."""
     labels: tuple[str, ...] = tuple(entry.label for entry in ENTRIES)
     """Rows of the table."""
     seeds: tuple[int, ...] = (0,)
-    """Of batches and adapters; each is a training of every row."""
+    """Seeds of batches and adapters: one training of every row for each."""
     steps: int | None = None
-    """Training steps. None: the trainer's."""
+    """Training steps. None: the trainer's default."""
     limit: int | None = None
-    """At most so many questions of each set are asked. None: all."""
+    """Number of questions to ask of each set. None: all."""
     batch_size: int = 200
-    """Questions asked at a time."""
+    """Questions per batch when testing."""
     at_once: int = 1
     """Rows made at the same time, on one device."""
     options: tuple[str, ...] = ()
-    """Options of training/llama_commonsense.py for all rows, "precision=fp32" or "epochs=3"."""
+    """Options of training/llama_commonsense.py for all rows: "precision=fp32", "epochs=3"."""
     stored: Path | None = None
-    """A table1.json to draw the table of, into `out`; nothing is trained or asked."""
+    """A table1.json whose table is written to --out; nothing is trained or tested."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,17 @@ class Row:
 
     @property
     def name(self) -> str:
+        """The name of the row's run and files."""
         return BASE if self.entry is None else f"{self.entry.name}-seed{self.seed}"
 
     @property
     def label(self) -> str:
+        """The label in the table."""
         return BASE if self.entry is None else self.entry.label
 
 
 def main() -> int:
+    """Make the table and return the exit status."""
     options = parse_command(TableOptions, description=__doc__)
     if options.stored is not None:
         check_stored(options)
@@ -99,23 +102,19 @@ def main() -> int:
     check_options(options.options, OF_EACH_ROW)
     keep_settings(options)
     trained = [Row(known[label], seed) for seed in options.seeds for label in options.labels]
-    crew = Crew()
-    return crew.lead(lambda: make_table(options, [Row(None), *trained], crew))
+    scripts = ScriptPool()
+    return scripts.run(lambda: make_table(options, [Row(None), *trained], scripts))
 
 
 def settings_of(options: TableOptions) -> dict[str, Any]:
-    """What decides the figures of a row, beside its method and seed."""
+    """Return the settings, besides method and seed, that decide the figures of a row."""
     asked = dataclasses.asdict(options)
     names = ("model", "data", "test_data", "steps", "limit")
     return {**{name: asked[name] for name in names}, "options": list(options.options)}
 
 
 def keep_settings(options: TableOptions) -> None:
-    """Write down what the folder's rows are made with.
-
-    Raises:
-        StudioError: rows that are there already were made otherwise.
-    """
+    """Write the rows' settings to settings.json; refuse rows that were made with others."""
     file, settings = options.out / "settings.json", settings_of(options)
     if file.is_file():
         check_settings(file, json.loads(file.read_text(encoding="utf-8")), settings)
@@ -123,16 +122,16 @@ def keep_settings(options: TableOptions) -> None:
     write_text(file, json.dumps(settings, indent=1) + "\n")
 
 
-def make_table(options: TableOptions, rows: list[Row], crew: Crew) -> int:
-    """Make every row that is missing, then the table; the first bad exit status, or 0."""
+def make_table(options: TableOptions, rows: list[Row], scripts: ScriptPool) -> int:
+    """Make the missing rows, then the table; return the first nonzero exit status, or 0."""
     with ThreadPoolExecutor(options.at_once) as pool:
-        statuses = list(pool.map(lambda row: make(options, row, crew), rows))
+        statuses = list(pool.map(lambda row: make_row(options, row, scripts), rows))
     write_table(options, rows)
     return next((status for status in statuses if status), 0)
 
 
-def make(options: TableOptions, row: Row, crew: Crew) -> int:
-    """Train and ask one row, as far as it is not there yet; the first bad exit status, or 0."""
+def make_row(options: TableOptions, row: Row, scripts: ScriptPool) -> int:
+    """Train and test one row unless it is done; return the first nonzero exit status, or 0."""
     file = cell_file(options, row)
     if file.is_file():
         return 0
@@ -142,7 +141,7 @@ def make(options: TableOptions, row: Row, crew: Crew) -> int:
         if run.read_status().get("state") != "finished":
             flags = training_flags(options, row.entry, row)
             flags += ["--resume"] if run.exists else []
-            status = call(options, crew, row.name, LLAMA, flags)
+            status = call(options, scripts, row.name, LLAMA, flags)
             if status:
                 return status
     answers = options.out / "answers" / row.name
@@ -150,7 +149,7 @@ def make(options: TableOptions, row: Row, crew: Crew) -> int:
     asked += ["--batch-size", str(options.batch_size)]
     asked += ["--model", options.model] if run is None else ["--adapter", str(run.folder)]
     asked += [] if options.limit is None else ["--limit", str(options.limit)]
-    status = call(options, crew, row.name, COMMONSENSE, asked)
+    status = call(options, scripts, row.name, COMMONSENSE, asked)
     if status == 0:
         cell = {"label": row.label, "seed": row.seed, **cell_of(run, answers)}
         write_text(file, json.dumps(cell, indent=1) + "\n")
@@ -159,32 +158,34 @@ def make(options: TableOptions, row: Row, crew: Crew) -> int:
 
 
 def training_flags(options: TableOptions, entry: Entry, row: Row) -> list[str]:
-    """The trainer's command line for one row."""
+    """Return the trainer's command line arguments for one row."""
     flags = ["--model", options.model, "--data", options.data, "--method", entry.method]
     flags += ["--name", row.name, "--output-dir", str(options.out / "runs"), *entry.flags]
     flags += ["--seed", str(row.seed), *as_flags(options.options)]
     return flags if options.steps is None else [*flags, "--steps", str(options.steps)]
 
 
-def call(options: TableOptions, crew: Crew, name: str, script: str, flags: list[str]) -> int:
-    """Run a script, its words in a log beside the results."""
+def call(
+    options: TableOptions, scripts: ScriptPool, name: str, script: str, flags: list[str]
+) -> int:
+    """Run a script with its output in a log file; return its exit status."""
     log = options.out / "logs" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as stream:
-        status = crew.call(script_command(script, flags), stream, dict(os.environ))
+        status = scripts.call(script_command(script, flags), stream, dict(os.environ))
     if status:
         tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-        print(f"{name}: {script} ended with {status}: {' '.join(tail)}", file=sys.stderr)
+        print(f"{name}: {script} ended with status {status}: {' '.join(tail)}", file=sys.stderr)
     return status
 
 
 def cell_file(options: TableOptions, row: Row) -> Path:
-    """Where one row's figures are kept."""
+    """Return the file for one row's figures."""
     return options.out / f"{row.name}.json"
 
 
 def write_table(options: TableOptions, rows: list[Row]) -> None:
-    """Write all rows that are there as one table."""
+    """Write the table of all rows that exist."""
     files = [cell_file(options, row) for row in rows]
     cells = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
     rates = {

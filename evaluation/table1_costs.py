@@ -1,13 +1,12 @@
-"""Table 1's cost columns: a training step on full-size LLaMA shapes with random weights.
+"""Measure Table 1's cost columns: a training step on full-size LLaMA shapes with random weights.
 
     python evaluation/table1_costs.py --out runs/table1-costs
 
-Writes a JSON file for each method and shape, so that a second call goes on where the first ended,
-and all of them in `costs.json` and `costs.md`. NoRA's outer factors are random orthonormal pairs,
-since the weights are random anyway: no step's cost depends on their values. Without a GPU,
-`--counted` counts a step's products and memory at full size, on tensors without contents, and
-writes `counted.json` and `counted.md`.
-Exit status: 0 done, 2 bad input.
+Writes a JSON file for each method and shape, so that the same command continues after a stop, and
+all of them in `costs.json` and `costs.md`. NoRA's outer factors are random orthonormal pairs: the
+weights are random too, and a step's cost does not depend on their values. Without a GPU,
+`--counted` counts the multiplications and the memory of a step at full size, on tensors without
+contents, and writes `counted.json` and `counted.md`. Exit status: 0 done, 2 bad input.
 """
 
 import gc
@@ -30,31 +29,32 @@ from nora_studio.tasks.commonsense.counting import count
 
 @dataclass(frozen=True)
 class CostOptions:
-    """What is measured, and how."""
+    """Measure the cost of a training step for each method of Table 1."""
 
     out: Path = Path("runs/table1-costs")
     """Folder for the results."""
     shapes: tuple[str, ...] = ("llama-1-7b", "llama-3-8b")
-    """Models, by the names that `nora-studio params --model` knows."""
+    """Models, by the names of `nora-studio params --model`."""
     rows: int = 16
-    """Questions in a batch; the paper's."""
+    """Questions per batch, as in the paper."""
     tokens: int = 256
-    """Tokens of a question; the protocol's cutoff."""
+    """Tokens per question, the protocol's cutoff."""
     steps: int = 10
-    """Measured steps, after three that warm up; the median counts."""
+    """Steps to measure, after three to warm up; their median is reported."""
     layers: int | None = None
-    """Fewer blocks than the shape has, for a trial. None: all."""
+    """Number of blocks, fewer than the model has, for a quick test. None: all."""
     profile: bool = True
-    """Profile one more step of each."""
+    """Profile one more step of each method."""
     svd: bool = False
-    """Time one exact decomposition of each size of layer too, at NoRA's largest outer rank."""
+    """Also time one exact decomposition per size of layer, at NoRA's largest outer rank."""
     device: str = "cuda"
-    """Where to measure."""
+    """Device to measure on."""
     counted: bool = False
-    """Count products and memory instead, on no device at all."""
+    """Count multiplications and memory instead of measuring; needs no device."""
 
 
 def main() -> int:
+    """Measure or count what is missing, print the tables, and return the exit status."""
     options = parse_command(CostOptions, description=__doc__)
     unknown = [shape for shape in options.shapes if shape not in VARIANTS]
     if unknown:
@@ -62,7 +62,7 @@ def main() -> int:
     device = torch.device(options.device)
     if not options.counted and device.type == "cuda" and not torch.cuda.is_available():
         raise StudioError(
-            "--device: expected a GPU; torch finds none. Set --device cpu, or --counted."
+            "--device: expected a GPU, but torch finds none. Use --device cpu, or --counted."
         )
     options.out.mkdir(parents=True, exist_ok=True)
     for shape in options.shapes:
@@ -77,28 +77,28 @@ def main() -> int:
 
 
 def page_file(options: CostOptions) -> Path:
-    """Where the tables are."""
+    """Return the file for the tables."""
     return options.out / ("counted.md" if options.counted else "costs.md")
 
 
 def cell_file(options: CostOptions, shape: str, variant: Variant) -> Path:
-    """Where one row's figures are kept."""
+    """Return the file for one row's figures."""
     name = "".join(letter if letter.isalnum() else "-" for letter in variant.label.lower())
     return options.out / f"{shape}-{name}{'-counted' if options.counted else ''}.json"
 
 
 def count_all(options: CostOptions, shape: str, missing: list[Variant]) -> None:
-    """Count all that is missing, each written at once."""
+    """Count the missing rows, writing each at once."""
     for variant in missing:
         began = time.monotonic()
         cell = count(shape, variant, options.rows, options.tokens, options.layers)
-        keep(options, shape, variant, cell, time.monotonic() - began)
+        write_cell(options, shape, variant, cell, time.monotonic() - began)
 
 
 def measure_all(
     options: CostOptions, shape: str, missing: list[Variant], device: torch.device
 ) -> None:
-    """Build one base and measure all that is missing on it, each written at once."""
+    """Build one base and measure the missing rows on it, writing each at once."""
     began = time.monotonic()
     base = build_base(shape, device, options.layers)
     weights = sum(parameter.numel() for parameter in base.parameters())
@@ -107,7 +107,7 @@ def measure_all(
     for variant in missing:
         began = time.monotonic()
         cell = measure(base, variant, options.rows, options.tokens, options.steps, options.profile)
-        keep(options, shape, variant, {**cell, "device": name}, time.monotonic() - began)
+        write_cell(options, shape, variant, {**cell, "device": name}, time.monotonic() - began)
     del base
     gc.collect()
     if options.svd:
@@ -117,10 +117,10 @@ def measure_all(
         print(f"{shape} exact outer factors of rank {rank}: {found}", flush=True)
 
 
-def keep(
+def write_cell(
     options: CostOptions, shape: str, variant: Variant, cell: dict[str, Any], seconds: float
 ) -> None:
-    """Write one row's figures, with what they are of, and say them."""
+    """Write one row's figures with their settings, and print them."""
     cell |= {
         "shape": shape,
         "label": variant.label,
@@ -130,16 +130,16 @@ def keep(
     }
     write_text(cell_file(options, shape, variant), json.dumps(cell, indent=1) + "\n")
     if "failed" in cell:
-        told = cell["failed"]
+        figures = cell["failed"]
     elif options.counted:
-        told = f"{cell['tflop']} TFLOP, {cell['peak_gib']} GiB"
+        figures = f"{cell['tflop']} TFLOP, {cell['peak_gib']} GiB"
     else:
-        told = f"{cell['seconds_per_step']:.3f} s, {cell['peak_gib']} GiB"
-    print(f"{shape} {variant.label}: {told} ({seconds:.0f} s)", flush=True)
+        figures = f"{cell['seconds_per_step']:.3f} s, {cell['peak_gib']} GiB"
+    print(f"{shape} {variant.label}: {figures} ({seconds:.0f} s)", flush=True)
 
 
 def write_tables(options: CostOptions) -> None:
-    """Write all that is known so far as one page of markdown, and as one JSON beside it."""
+    """Write all rows that exist as one Markdown page and one JSON file."""
     pages, record = [], {}
     for shape in options.shapes:
         cells = []

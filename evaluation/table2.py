@@ -1,14 +1,14 @@
-"""Table 2 of arXiv 2408.10280: few-shot methods by shots, over seeds, on one dataset.
+"""Make Table 2 of arXiv 2408.10280: few-shot methods by shots, over seeds, on one dataset.
 
     python evaluation/table2.py --out runs/table2 --jobs 12
     python evaluation/table2.py --out runs/dtd --shots 1 4 16 \\
         --options dataset=dtd data-dir=data model=ViT-B-16:openai
 
-First each method's learning rates are tried at `--rate-shots` shots with seeds of their own, on
-validation pictures alone; then every method learns at its best rate, at every number of shots, with
-every seed; last each method's pace is measured, alone on the device. Finished cells are kept as one
-JSON each, so the same command goes on where it was stopped. Writes table2.json and table2.md;
-`--stored table2.json` draws the table of an earlier record, without training.
+First, each method's learning rates are tried at `--rate-shots` shots with separate seeds, on
+validation images only. Then every method is trained at its best rate, at every number of shots,
+with every seed. Last, each method's speed is measured, alone on the device. Each finished cell is
+kept as a JSON file, so that the same command continues after a stop. Writes table2.json and
+table2.md; `--stored table2.json` writes the table of an earlier record, without training.
 Exit status: 0 done, 2 bad input or a failed run, 128 + n stopped by signal n.
 """
 
@@ -27,7 +27,7 @@ from nora_studio.errors import run_entry
 from nora_studio.options.command_line import parse_command
 from nora_studio.options.options_file import parse, to_toml
 from nora_studio.runs.atomic import write_text
-from nora_studio.runs.crew import Crew
+from nora_studio.runs.script_pool import ScriptPool
 from nora_studio.runs.scripts import as_flags
 from nora_studio.scoring.tables import (
     check_each_once,
@@ -49,7 +49,7 @@ OF_EACH_CELL = {"method", "shots", "seed", "name", "output_dir", "resume", "over
 
 @dataclass(frozen=True)
 class TableOptions:
-    """Few-shot methods by shots, over seeds."""
+    """Train and test few-shot methods by shots, over seeds."""
 
     out: Path = Path("runs/table2")
     """Folder for cells, runs and the table."""
@@ -58,44 +58,46 @@ class TableOptions:
     shots: tuple[int, ...] = (1, 2, 4, 8, 16)
     """Columns of the table."""
     seeds: tuple[int, ...] = (1, 2, 3)
-    """Of shots, batches and adapters; each is a run."""
+    """Seeds of shots, batches and adapters: one training of every cell for each."""
     options: tuple[str, ...] = ()
-    """Options of training/clip_fewshot.py for every run, "dataset=dtd" or "no-augment"."""
+    """Options of training/clip_fewshot.py for every run: "dataset=dtd", "no-augment"."""
     try_rates: bool = True
-    """Try each method's recommended rates on validation pictures. Off: each learns at the first."""
+    """Try each method's recommended rates on validation images; if off, the first is used."""
     rate_shots: int = 4
-    """Shots at which they are tried."""
+    """Number of shots at which rates are tried."""
     rate_seeds: tuple[int, ...] = (101, 102, 103)
-    """Seeds with which they are tried; best none of `seeds`."""
+    """Seeds with which rates are tried; they should not be among --seeds."""
     pace: bool = True
-    """Measure each method's seconds a step, alone."""
+    """Measure each method's seconds per step, alone on the device."""
     jobs: int = 1
-    """Trainings at once, each a process of its own."""
+    """Trainings at the same time, each in its own process."""
     stored: Path | None = None
-    """A table2.json to draw the table of, into `out`; nothing is trained."""
+    """A table2.json whose table is written to --out; nothing is trained."""
 
 
 def main() -> int:
+    """Make the table and return the exit status."""
     options = parse_command(TableOptions, description=__doc__)
     if options.stored is not None:
         check_stored(options)
         return write_page(options.out / "table2.md", page(read_record(options.stored, RECORD)))
-    crew = Crew()
-    return crew.lead(lambda: make_table(options, crew))
+    scripts = ScriptPool()
+    return scripts.run(lambda: make_table(options, scripts))
 
 
-def make_table(options: TableOptions, crew: Crew) -> int:
+def make_table(options: TableOptions, scripts: ScriptPool) -> int:
+    """Try the rates, train the cells, measure speeds, write the table; return the exit status."""
     flags, resolved = resolve(options)
     plain = tomllib.loads(to_toml(resolved))
     # JSON has no infinity.
     settings = {name: "inf" if value == math.inf else value
                 for name, value in plain.items() if name not in OF_EACH_CELL}  # fmt: skip
     dataset = find_dataset(resolved.dataset, resolved.data_dir)
-    for split in SPLITS:  # What is drawn on demand is drawn here, once for all processes.
+    for split in SPLITS:  # Images that are rendered on demand are rendered here, once for all.
         dataset.splits[split][0][0].digest()
 
     def workshop(name: str, jobs: int = options.jobs) -> Workshop:
-        return Workshop(options.out / name, flags, settings, jobs, crew)
+        return Workshop(options.out / name, flags, settings, jobs, scripts)
 
     rates: dict[str, float | None] = {
         name: recommended(name, resolved.model).rates[0] if METHODS[name].trains else None
@@ -104,7 +106,7 @@ def make_table(options: TableOptions, crew: Crew) -> int:
     tried: dict[str, dict[float, float]] = {}
     if options.try_rates:
         tried = try_rates(options, resolved.model, workshop)
-        # The first of equals: the one that is recommended.
+        # `max` takes the first of equals, which is the recommended one.
         rates |= {name: max(found, key=lambda rate: found[rate]) for name, found in tried.items()}
     cells = [
         Cell(method, shots, seed)
@@ -122,10 +124,10 @@ def make_table(options: TableOptions, crew: Crew) -> int:
 
 
 def resolve(options: TableOptions) -> tuple[tuple[str, ...], FewshotOptions]:
-    """The trainer's flags for every run, and what they come to with one shot.
+    """Return the trainer's flags for every run, and its complete options for one shot.
 
     Raises:
-        StudioError: the trainer would refuse them, or they are the table's own.
+        StudioError: the trainer would refuse an option, or the table sets it itself.
     """
     check_options(options.options, OF_EACH_CELL)
     for name in ("methods", "shots", "seeds", "rate_seeds"):
@@ -140,22 +142,23 @@ def resolve(options: TableOptions) -> tuple[tuple[str, ...], FewshotOptions]:
 
 
 def try_rates(options: TableOptions, model: str, workshop: Any) -> dict[str, dict[float, float]]:
-    """Validation accuracy at each rate, the mean of the seeds, by method of those with several."""
+    """Return mean validation accuracy over seeds, by rate, by method, if it has several rates."""
     found: dict[str, dict[float, list[float]]] = {}
     several: Mapping[str, tuple[float, ...]] = {
         name: recommended(name, model).rates for name in options.methods if METHODS[name].trains
     }
 
-    trials = max(map(len, several.values()), default=1)
+    most_rates = max(map(len, several.values()), default=1)
 
     def tried(number: int) -> list[dict[str, Any]]:
         chosen = {name: own[number] for name, own in several.items() if 1 < len(own) > number}
         cells = [Cell(name, options.rate_shots, seed) for seed in options.rate_seeds
                  for name in chosen]  # fmt: skip
-        return workshop(f"rates-{number}", max(1, options.jobs // trials)).finished(cells, chosen)
+        jobs = max(1, options.jobs // most_rates)
+        return workshop(f"rates-{number}", jobs).finished(cells, chosen)
 
-    with ThreadPoolExecutor(min(trials, options.jobs)) as pool:
-        for number, scores in enumerate(pool.map(tried, range(trials))):
+    with ThreadPoolExecutor(min(most_rates, options.jobs)) as pool:
+        for number, scores in enumerate(pool.map(tried, range(most_rates))):
             for one in scores:
                 rate = several[one["method"]][number]
                 found.setdefault(one["method"], {}).setdefault(rate, []).append(one["validation"])

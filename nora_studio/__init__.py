@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from nora_studio.runs.import_hooks import when_imported
-from nora_studio.runs.quiet import hush_imports
+from nora_studio.runs.log_filters import filter_library_logs
 
 if TYPE_CHECKING:
     from nora_studio.nora import NoraConfig, NoraLinear, NoraModel
@@ -30,5 +30,5 @@ def _register() -> None:
         importlib.import_module(methods)
 
 
-hush_imports()
+filter_library_logs()
 when_imported("peft", _register)

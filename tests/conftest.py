@@ -19,7 +19,7 @@ from support.tiny import tiny_sdxl
 from support.trainer import Outcome, run_trainer, tiny_arguments
 
 from nora_studio.cli import main as cli
-from nora_studio.runs.launching import ForkServer, Started
+from nora_studio.runs.launching import ForkServer, Process
 from nora_studio.runs.scripts import TRAIN
 from nora_studio.sdxl.models import load_sdxl
 
@@ -206,9 +206,9 @@ def hub_cache(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def trainer(forks, tiny_base, photo_folder, tmp_path):
     """Start the trainer in a process of its own; what it says is in told.txt."""
-    started: list[Started] = []
+    started: list[Process] = []
 
-    def start(changes: dict, *more: str, method: str = "nora", told: Path | None = None) -> Started:
+    def start(changes: dict, *more: str, method: str = "nora", told: Path | None = None) -> Process:
         words = tiny_arguments(tiny_base, photo_folder, tmp_path / "runs", method, changes)
         process = forks(TRAIN, [*words, *more], told or tmp_path / "told.txt", {})
         started.append(process)

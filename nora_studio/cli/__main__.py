@@ -1,4 +1,4 @@
-"""`python -m nora_studio.cli` is `nora-studio`."""
+"""Makes `python -m nora_studio.cli` the same as `nora-studio`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The whole story in minutes on a CPU: train twins on a shipped subject, draw, score, report."""
+"""`nora-studio demo`: train twins on a shipped subject, generate, score and report."""
 
 import shlex
 import time
@@ -18,15 +18,15 @@ from nora_studio.photos.images import list_photos, open_photo
 from nora_studio.runs.runs import Run
 from nora_studio.runs.scripts import TRAIN, run_script
 from nora_studio.scoring.compare import (
-    Drawing,
-    Finding,
-    Pictures,
+    GenerationSettings,
+    ImageFiles,
+    ScoreDifference,
     Scores,
-    draw_missing,
-    enter_adapters,
+    adapter_columns,
     find_differences,
-    open_picture,
-    score_entrants,
+    generate_missing,
+    read_image,
+    score_columns,
 )
 from nora_studio.scoring.report import (
     Commands,
@@ -42,24 +42,24 @@ from nora_studio.scoring.statistics import coverage
 from nora_studio.sdxl.models import load_sdxl
 
 METHODS = ("lora", "nora")
-PICTURE_SEED = 1000
-"""Added to a training's seed for its pictures, here and in evaluation/sweep.py."""
+IMAGE_SEED_OFFSET = 1000
+"""Added to a training's seed for its images, here and in evaluation/sweep.py."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """What the judge said."""
+    """Scores of the images, and what they are compared with."""
 
     judge: str
     """Name of the CLIP that scored."""
     scores: Scores
-    findings: list[Finding]
+    findings: list[ScoreDifference]
     real: tuple[float, float]
     """CLIP-T and CLIP-I of real photos of the subject: the mark to reach."""
 
 
 def run(options: Options) -> int:
-    """Run the demo; go on with what an interrupted one left behind."""
+    """Run the demo, or continue an interrupted one; return the exit status."""
     began = time.monotonic()
     subject = ShippedSubject.load(options.subject)
     print(f"{subject.name}: {subject.description}")
@@ -68,31 +68,31 @@ def run(options: Options) -> int:
     if status:
         return status
     runs = [Run.open(_run_folder(options, subject, method)) for method in METHODS]
-    entrants = enter_adapters([run.folder for run in runs])
-    drawing = Drawing(
+    columns = adapter_columns([run.folder for run in runs])
+    settings = GenerationSettings(
         model=EMBEDDED,
         prompts=subject.prompts,
-        seeds=(PICTURE_SEED + options.seed,),
+        seeds=(IMAGE_SEED_OFFSET + options.seed,),
         steps=options.inference_steps,
         guidance=options.guidance,
         size=open_adapter(runs[0].folder).card.resolution,
     )
     pipe = load_sdxl()
-    with tqdm(total=len(entrants) * len(drawing.pairs), desc="Drawing", unit="picture") as bar:
-        pictures = draw_missing(
-            pipe, entrants, drawing, options.out / "pictures", lambda *_: bar.update()
+    with tqdm(total=len(columns) * len(settings.pairs), desc="Generating", unit="image") as bar:
+        image_files = generate_missing(
+            pipe, columns, settings, options.out / "pictures", lambda *_: bar.update()
         )
     scenes = [open_photo(file) for file in subject.scenes]
     scorer = load_scorer(require_judge(EMBEDDED))
-    scores = score_entrants(scorer, pictures, drawing, scenes)
+    scores = score_columns(scorer, image_files, settings, scenes)
     photos = [open_photo(file) for file in list_photos(subject.folder / "photos")]
     real = (
         float(clip_t(scorer, scenes, subject.prompts).mean()),
         float(clip_i(scorer, photos, scenes).mean()),
     )
-    results = Results(scorer.name, scores, list(find_differences(scores, drawing)), real)
-    _write_grid(options, subject, drawing, pictures)
-    print(_write_report(options, subject, drawing, pictures, results, runs, arguments))
+    results = Results(scorer.name, scores, list(find_differences(scores, settings)), real)
+    _write_grid(options, subject, settings, image_files)
+    print(_write_report(options, subject, settings, image_files, results, runs, arguments))
     print(f"Comparison: {options.out / 'comparison.png'}")
     print(f"Report:     {options.out / 'report.html'}")
     print(f"Took {time.monotonic() - began:.0f} s.")
@@ -100,7 +100,7 @@ def run(options: Options) -> int:
 
 
 def train_arguments(options: Options, subject: ShippedSubject) -> list[str]:
-    """What a person would type after the trainer's name."""
+    """Return the trainer's command line arguments for the demo."""
     arguments = [
         "--instance-dir", str(subject.folder / "photos"),
         "--prompt", f"a photo of a [V] {subject.class_word}",
@@ -126,19 +126,22 @@ def _train(options: Options, subject: ShippedSubject, arguments: list[str]) -> i
         settings = to_toml(with_recommended(parse_options(arguments)))
         for run in runs:
             run.check_config(settings, defaults_as_toml())
-        print(f"Both runs in {options.out / 'runs'} are trained already; drawing from them.")
+        print(f"Both runs in {options.out / 'runs'} are finished; they are not trained again.")
         return 0
-    begun = any(run.exists for run in runs)
-    return run_script(TRAIN, [*arguments, "--resume"] if begun else arguments)
+    is_started = any(run.exists for run in runs)
+    return run_script(TRAIN, [*arguments, "--resume"] if is_started else arguments)
 
 
 def _write_grid(
-    options: Options, subject: ShippedSubject, drawing: Drawing, pictures: Pictures
+    options: Options, subject: ShippedSubject, settings: GenerationSettings, image_files: ImageFiles
 ) -> None:
     labelled_grid(
-        [[open_picture(pictures[label][pair]) for label in pictures] for pair in drawing.pairs],
-        drawing.prompts,
-        list(pictures),
+        [
+            [read_image(image_files[label][pair]) for label in image_files]
+            for pair in settings.pairs
+        ],
+        settings.prompts,
+        list(image_files),
         options.out / "comparison.png",
         photos=[open_photo(file) for file in list_photos(subject.folder / "photos")],
     )
@@ -147,62 +150,62 @@ def _write_grid(
 def _write_report(
     options: Options,
     subject: ShippedSubject,
-    drawing: Drawing,
-    pictures: Pictures,
+    settings: GenerationSettings,
+    image_files: ImageFiles,
     results: "Results",
     runs: list[Run],
     arguments: list[str],
 ) -> str:
-    """Write the page; give back its tables as text for the terminal."""
-    tables = result_tables(drawing, results.scores, results.findings)
+    """Write the page and return its tables as text for the terminal."""
+    tables = result_tables(settings, results.scores, results.findings)
     head, *rows = tables["Scores"]
     facts = {
         label: _training_facts(run, runs)
-        for label, run in zip(list(pictures)[1:], runs, strict=True)
+        for label, run in zip(list(image_files)[1:], runs, strict=True)
     }
     real = ["real photos", *(f"{value:.3f}" for value in results.real), "", ""]
     rows = [[*row, *facts.get(row[0], ("0", ""))] for row in rows] + [real]
     tables["Scores"] = [[*head, "Trained parameters", "Training"], *rows]
     photos = [open_photo(file) for file in list_photos(subject.folder / "photos")]
-    drawn = [
-        (prompt, [open_picture(pictures[label][prompt, seed]) for label in pictures])
-        for prompt, seed in drawing.pairs
+    generated = [
+        (prompt, [read_image(image_files[label][prompt, seed]) for label in image_files])
+        for prompt, seed in settings.pairs
     ]
-    covered = coverage(len(drawing.prompts), len(drawing.seeds))
+    covered = coverage(len(settings.prompts), len(settings.seeds))
     notes = {
-        "Scores": "CLIP-T: does the picture show what its prompt says? CLIP-I: is it this very "
-        "subject, judged against unseen photos of it? Real photos of the subject set the mark. "
-        f"Judged by CLIP {results.judge}.",
-        "Paired differences": "Same prompts, same starting noise. An interval that holds 0 shows "
-        f"no difference. {covered}",
+        "Scores": "CLIP-T: does the image show what its prompt says? CLIP-I: does it show this "
+        "subject, compared with photos of it that were not used in training? The scores of real "
+        f"photos are the mark to reach. Judge: CLIP {results.judge}.",
+        "Paired differences": "Same prompts, same starting noise. An interval that contains 0 "
+        f"shows no difference. {covered}",
     }
     command = shlex.join(["nora-studio", "train", *arguments])
     html_report(
         options.out / "report.html",
-        f"{subject.name}: NoRA beside LoRA",
+        f"{subject.name}: NoRA and LoRA",
         [
-            Photos("What both were shown", photos, f"Five photos. {subject.description}"),
+            Photos("Training photos", photos, f"Five photos. {subject.description}"),
             Comparison(
-                "What each draws",
-                list(pictures),
-                drawn,
-                "Every row starts from the same noise. The base never saw the subject.",
+                "Generated images",
+                list(image_files),
+                generated,
+                "Every row starts from the same noise. The base was not trained on the subject.",
             ),
             *(
                 Table(title, table[0], table[1:], notes.get(title, ""))
                 for title, table in tables.items()
             ),
-            Commands("Make it again", ["nora-studio demo", command]),
+            Commands("Commands to reproduce this", ["nora-studio demo", command]),
         ],
-        lead=f"{subject.description} Learned twice from five photos, drawn in six new places.",
+        lead=f"{subject.description} Trained twice on five photos, generated in six new places.",
     )
     return as_text({t: tables[t] for t in tables if t != "By prompt"}) + f"\n{covered}\n"
 
 
 def _training_facts(run: Run, runs: list[Run]) -> tuple[str, str]:
-    """Trained parameters, and steps with this twin's share of the seconds."""
+    """Return the trained parameters, and the steps with this twin's share of the seconds."""
     card = open_adapter(run.folder).card
-    log = [row for row in run.read_log() if "seconds_per_step" in row]  # not the start's
+    log = [row for row in run.read_log() if "seconds_per_step" in row]  # Not the row of the start.
     steps = [0, *(row["step"] for row in log)]
     seconds = sum(
         row["seconds_per_step"] * (row["step"] - n) for row, n in zip(log, steps, strict=False)

@@ -1,4 +1,4 @@
-"""`nora-studio export`: one adapter as a single file, for this project or for other tools."""
+"""`nora-studio export`: write one adapter as a single file, for other tools or this project."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from nora_studio.errors import StudioError
 
 
 def run(options: Options) -> int:
-    """Write the file and say what is in it."""
+    """Write the file, print what is in it, and return the exit status."""
     check_rank(options.rank)
     title = options.title or title_of(options.adapter)
     out = check_out_file(options.out or Path(f"{title}-{options.to}.safetensors"))
@@ -53,61 +53,66 @@ def write_lora(
     """Write updates as a portable LoRA and print its size, ranks and errors.
 
     Args:
-        label: What to call the file in print; empty: its path.
-        tokens: New tokens; they are written beside, and how they are used is told.
+        label: What the printed lines call the file; empty: its path.
+        tokens: New tokens, written to a file next to it; how to use them is printed.
     """
-    settled = with_rank(updates, rank)
-    ranks = {part: next(iter(layers.values())).rank for part, layers in settled.items()}
-    cut = error_of(settled, updates)
-    is_cut = cut.overall > 1e-6
+    reduced = with_rank(updates, rank)
+    ranks = {part: next(iter(layers.values())).rank for part, layers in reduced.items()}
+    rank_error = error_of(reduced, updates)
+    is_reduced = rank_error.overall > 1e-6
     note = f"LoRA of rank {max(ranks.values())}"
-    note += f", cut to it with an error of {cut}" if is_cut else ", exact but for rounding"
+    note += (
+        f", cut to it with an error of {rank_error}" if is_reduced else ", exact but for rounding"
+    )
     # Kohya's tools call new tokens by their file's name.
-    called = embeddings_beside(out).stem if tokens is not None and style == "kohya" else None
-    metadata = describe(opened.card, title, ranks, style == "kohya", opened.full_sdxl, note, called)
-    written = write_portable(out, settled, opened.names, style, DTYPES[precision], metadata)
-    layers = sum(len(names) for names in settled.values())
-    told = ", ".join(f"{part} rank {rank}" for part, rank in ranks.items())
-    print(f"{label or out}: {size_text(out)}, {layers} layers, {told}")
-    if is_cut:
-        print(f"  error of the lower rank: {cut}")
-    print(f"  error of rounding to {precision}: {error_of(written, settled)}")
+    word = embeddings_beside(out).stem if tokens is not None and style == "kohya" else None
+    metadata = describe(opened.card, title, ranks, style == "kohya", opened.full_sdxl, note, word)
+    written = write_portable(out, reduced, opened.names, style, DTYPES[precision], metadata)
+    layers = sum(len(names) for names in reduced.values())
+    part_ranks = ", ".join(f"{part} rank {rank}" for part, rank in ranks.items())
+    print(f"{label or out}: {size_text(out)}, {layers} layers, {part_ranks}")
+    if is_reduced:
+        print(f"  error of the lower rank: {rank_error}")
+    print(f"  error of rounding to {precision}: {error_of(written, reduced)}")
     if tokens is not None:
         _write_tokens(embeddings_beside(out), opened, tokens, style)
 
 
 def _write_tokens(file: Path, opened: AdapterOnBase, tokens: NewTokens, style: str) -> None:
-    """Write new tokens beside a portable LoRA, and tell how its tools take them.
+    """Write new tokens to a file next to a portable LoRA, and print how to use them.
 
-    Not into Kohya's file too (A1111's `bundle_emb`): diffusers refuses one that holds them.
+    They are not put into Kohya's file as well (A1111's `bundle_emb`): diffusers refuses a LoRA file
+    that holds embeddings.
     """
     write_embeddings(file, tokens, for_others(opened.card))
-    print(f"{file}: {size_text(file)}, the new tokens {tokens.trigger} that it needs")
+    print(f"{file}: {size_text(file)}, the new tokens {tokens.trigger}, which the LoRA needs")
     if style == "kohya":
         name = file.stem
-        print("  put it into embeddings/ (A1111, Forge) or models/embeddings/ (ComfyUI) and write")
-        print(f"  {name} (ComfyUI: embedding:{name}) where the subject goes")
+        print("  Put it into embeddings/ (A1111, Forge) or models/embeddings/ (ComfyUI), and write")
+        print(f"  {name} (ComfyUI: embedding:{name}) in prompts where the subject is meant.")
         return
-    print("  after `load_lora_weights`:")
+    print("  After `load_lora_weights`:")
     for line in diffusers_lines(repr(str(file)), tokens.words):
         print(f"    {line}")
 
 
 def _export_seed(options: Options, out: Path) -> int:
     if options.rank is not None:
-        raise StudioError("--rank: a seed file keeps the trained ranks. Leave it out.")
+        raise StudioError("--rank: a seed file keeps the trained ranks. Leave --rank out.")
     if options.title is not None:
-        raise StudioError("--title: a seed file has none. Leave it out.")
+        raise StudioError("--title: a seed file has no title. Leave --title out.")
     opened = open_on_base(options.adapter, options.model, weights=True)
     card = _licensed(opened, options.licence)
     tokens = opened.adapter.new_tokens()
     report = write_seed(out, opened.parts, card, options.precision or "fp32", tokens)
-    print(f"{out}: {size_text(out)}, regenerates from {card.model}")
+    print(f"{out}: {size_text(out)}, its frozen factors are regenerated from {card.model}")
     if tokens is not None:
         print(f"  with the new tokens {tokens.trigger}")
     print(f"  largest error of a layer when regenerated: {report.regeneration:.1g}")
     if report.rounding:
-        print(f"  largest error of a layer by {options.precision}: {report.rounding:.1g}")
+        print(
+            f"  largest error of a layer by rounding to {options.precision}: {report.rounding:.1g}"
+        )
     return 0
 
 

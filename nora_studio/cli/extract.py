@@ -1,4 +1,4 @@
-"""`nora-studio extract`: a NoRA fitted to the difference of two models."""
+"""`nora-studio extract`: fit a NoRA to the difference of two models."""
 
 import torch
 from torch import nn
@@ -17,11 +17,11 @@ from nora_studio.sdxl.models import load_sdxl, native_resolution, parts_of, used
 
 
 def run(options: Options) -> int:
-    """Write the adapter and say how well it fits."""
+    """Write the adapter, print how well it fits, and return the exit status."""
     out = check_out_folder(options.out)
     if not 1 <= options.rank <= options.outer_rank:
         raise StudioError(
-            f"--rank: expected 1 to --outer-rank ({options.outer_rank}); got {options.rank}."
+            f"--rank: expected 1 to {options.outer_rank} (--outer-rank); got {options.rank}."
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipe = load_sdxl(options.base, torch.float32, device)
@@ -39,15 +39,15 @@ def run(options: Options) -> int:
         fits[part], adapted[part] = fit, module
     if not fits:
         raise StudioError(
-            f"{options.base} and {options.tuned} do not differ in any {options.targets} layer: "
-            "there is nothing to extract."
+            f"--tuned: {options.tuned} does not differ from {options.base} in any "
+            f"{options.targets} layer, so there is nothing to extract. Name another model."
         )
     save_adapter(out, adapted, _card(options, adapted, native_resolution(pipe)))
     for part, fit in fits.items():
         print(
             f"{part}: {fit.layers} layers, error {fit.error:.3g} (worst {fit.worst:.3g}, "
             f"{fit.worst_layer}); captures {fit.captured:.1%} of their change, {fit.reachable:.1%} "
-            f"reachable at this outer rank; {fit.adapted:.1%} of the part's change is in them"
+            f"reachable at this outer rank; they hold {fit.adapted:.1%} of the part's change"
         )
     print(out)
     return 0

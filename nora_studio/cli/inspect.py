@@ -1,4 +1,4 @@
-"""`nora-studio inspect`: what an adapter is, and where in the model it changes most."""
+"""`nora-studio inspect`: show what an adapter is, and where it changes the model most."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,17 +27,16 @@ from nora_studio.cli.plot_file import check_plot_file
 from nora_studio.errors import StudioError
 from nora_studio.runs.tensor_headers import count_numbers
 
-_BAR = 24
-_GROUND, _INK, _SOFT, _FILL = "#f6f4ef", "#23211e", "#6d675f", "#3d6b99"
+_BAR_LENGTH = 24
+_BACKGROUND, _TEXT, _MUTED, _FILL = "#f6f4ef", "#23211e", "#6d675f", "#3d6b99"
 
 
 def run(options: Options) -> int:
-    """Print the facts and the table of blocks."""
+    """Print the facts and the table of blocks; return the exit status."""
     check_plot_file(options.plot)
     console = Console(highlight=False, soft_wrap=True)
     adapter = open_adapter(options.adapter)
-    look = _look_into_folder if adapter.is_folder else _look_into_file
-    facts, layers, note = look(adapter)
+    facts, layers, note = (_folder_facts if adapter.is_folder else _file_facts)(adapter)
     if options.metadata:
         facts |= told(adapter)
     width = max(map(len, facts))
@@ -51,14 +50,15 @@ def run(options: Options) -> int:
     if options.plot is not None:
         if not blocks:
             raise StudioError(
-                f"--plot: {adapter.path} holds no change that can be measured by itself."
+                f"--plot: the change of {adapter.path} cannot be measured without its base. "
+                "Leave --plot out."
             )
         draw_energies(blocks, title_of(adapter.path), options.plot)
         print(options.plot)
     return 0
 
 
-def _look_into_file(adapter: AdapterFile) -> tuple[dict[str, str], list[LayerFacts], str]:
+def _file_facts(adapter: AdapterFile) -> tuple[dict[str, str], list[LayerFacts], str]:
     file, header = adapter.path, adapter.header
     assert header is not None
     layers = layers_of(adapter)
@@ -80,21 +80,21 @@ def _look_into_file(adapter: AdapterFile) -> tuple[dict[str, str], list[LayerFac
     if adapter.identity.kind == "seed":
         outer = sorted({recipe.outer_rank for recipe in read_recipes(adapter).values()})
         facts["outer rank"] = _span([str(rank) for rank in outer])
-    note = "" if layers else "Its change cannot be told without its base."
+    note = "" if layers else "Its change cannot be measured without its base."
     return facts, layers, note
 
 
-def _look_into_folder(adapter: AdapterFile) -> tuple[dict[str, str], list[LayerFacts], str]:
+def _folder_facts(adapter: AdapterFile) -> tuple[dict[str, str], list[LayerFacts], str]:
     folder, card = adapter.path, adapter.card
     size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
     facts = {"folder": f"{folder} ({size / 1e6:.1f} MB)"} | _card_facts(card)
     facts |= _settings_facts([adapter.part_settings(part) for part in card.fingerprints])
     if card.task:
-        return facts, [], "Where it changes most is told of SDXL's adapters alone."
+        return facts, [], "The table of blocks is only for adapters of SDXL."
     try:
         layers = facts_of(open_updates(adapter, None, None, local_only=True)[1])
     except StudioError as error:
-        return facts, [], f"Energies are left out: {error}"
+        return facts, [], f"No table of blocks: {error}"
     return facts | _rank_facts(layers), layers, ""
 
 
@@ -108,7 +108,7 @@ def _card_facts(card: AdapterCard) -> dict[str, str]:
         + (f", {card.resolution} px" if card.resolution else ""),
         "parameters": f"{card.parameters:,}",
         "trigger": card.trigger,
-        "new tokens": f"{len(card.tokens)}, with vectors of their own" if card.tokens else "",
+        "new tokens": f"{len(card.tokens)}, with trained embeddings" if card.tokens else "",
         "prompt": card.prompt,
         "licence": card.licence,
         "made by": f"nora-studio {card.version}" if card.version else "",
@@ -117,7 +117,7 @@ def _card_facts(card: AdapterCard) -> dict[str, str]:
 
 
 def _settings_facts(configs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Ranks and scale as the method itself counts them, from PEFT's files of each part."""
+    """Return ranks and scale as the method counts them, from each part's PEFT configuration."""
     facts: dict[str, str] = {}
     for name, key in (("rank", "r"), ("outer rank", "outer_rank")):
         values = [str(config[key]) for config in configs if config.get(key)]
@@ -156,18 +156,18 @@ def _table(blocks: Sequence[BlockFacts]) -> Table:
     table.add_column("")
     total = sum(block.energy for block in blocks) or 1.0
     largest = max(block.energy for block in blocks) or 1.0
-    before = None
+    previous_part = None
     for block in blocks:
         ranks = ", ".join(map(str, block.ranks)) if len(block.ranks) < 4 else "various"
         table.add_row(
-            escape(block.part) if block.part != before else "",
+            escape(block.part) if block.part != previous_part else "",
             escape(block.block),
             str(block.layers),
             ranks,
             f"{block.energy / total:.1%}",
-            "█" * round(_BAR * block.energy / largest),
+            "█" * round(_BAR_LENGTH * block.energy / largest),
         )
-        before = block.part
+        previous_part = block.part
     return table
 
 
@@ -175,24 +175,24 @@ def draw_energies(blocks: Sequence[BlockFacts], title: str, file: Path) -> None:
     """Write a chart of the blocks' shares of the energy as a PNG.
 
     Raises:
-        StudioError: it cannot be written.
+        StudioError: the file cannot be written.
     """
     row, left, width, top = 26, 230, 760, 64
-    image = Image.new("RGB", (width, top + row * len(blocks) + 20), _GROUND)
+    image = Image.new("RGB", (width, top + row * len(blocks) + 20), _BACKGROUND)
     pen = ImageDraw.Draw(image)
     font, small = ImageFont.load_default(18), ImageFont.load_default(14)
-    pen.text((20, 16), title, fill=_INK, font=font)
-    pen.text((20, 40), "share of the squared change of the weights", fill=_SOFT, font=small)
+    pen.text((20, 16), title, fill=_TEXT, font=font)
+    pen.text((20, 40), "share of the squared change of the weights", fill=_MUTED, font=small)
     total = sum(block.energy for block in blocks) or 1.0
     largest = max(block.energy for block in blocks) or 1.0
     for index, block in enumerate(blocks):
         y = top + index * row
         label = f"{block.part} {block.block}".strip()
-        pen.text((left - 12, y + 5), label, fill=_INK, font=small, anchor="ra")
+        pen.text((left - 12, y + 5), label, fill=_TEXT, font=small, anchor="ra")
         length = round((width - left - 90) * block.energy / largest)
         pen.rectangle((left, y + 4, left + max(length, 1), y + row - 4), fill=_FILL)
         share = f"{block.energy / total:.1%}"
-        pen.text((left + length + 8, y + 5), share, fill=_SOFT, font=small)
+        pen.text((left + length + 8, y + 5), share, fill=_MUTED, font=small)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         image.save(file)

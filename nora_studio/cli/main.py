@@ -1,7 +1,7 @@
-"""The `nora-studio` command: one word, then that command's own options.
+"""The `nora-studio` command: a command's name, then that command's own options.
 
-A plain table and not the subcommands of tyro: those need every command's options, and so its
-imports, before the first `--help`, and have no place for a script that parses its own words.
+A plain table instead of tyro's subcommands: those need every command's options, and so its imports,
+before the first `--help`, and cannot start a script that parses its own arguments.
 """
 
 import importlib
@@ -17,19 +17,20 @@ from nora_studio.runs.scripts import CLIP_SCORE, FIDELITY, TRAIN, run_script
 
 @dataclass(frozen=True)
 class Command:
-    """What a word starts."""
+    """A command that runs in this process."""
 
     line: str
     """What it does, for the list of commands."""
     module: str
-    """Imported once it is asked for. It has `Options`, a dataclass, and `run(options)`, which
-    gives back the exit status; without `Options`, `run(arguments)` reads the words itself."""
+    """Imported when the command is started. It has `Options`, a dataclass, and `run(options)`,
+    which returns the exit status; without `Options`, `run(arguments)` parses the arguments
+    itself."""
     work: str = ""
-    """Module whose `run` does it, where importing that takes seconds: it comes once the options
-    are read, so that `--help` and a wrong flag answer at once. Empty: the same module."""
+    """Module with the `run` to call, where its import takes seconds: it is imported after the
+    options are parsed, so that `--help` and a wrong flag answer at once. Empty: `module`."""
 
     def start(self, prog: str, arguments: Sequence[str]) -> int:
-        """Run the command; give back its exit status."""
+        """Run the command and return its exit status."""
         module = importlib.import_module(self.module)
         if not hasattr(module, "Options"):
             return module.run(arguments)
@@ -39,27 +40,27 @@ class Command:
 
 @dataclass(frozen=True)
 class Script:
-    """A word that starts an entry script with all of its arguments."""
+    """A command that starts an entry script with all of its arguments."""
 
     line: str
     script: str
 
     def start(self, prog: str, arguments: Sequence[str]) -> int:
-        """Run the script in a process of its own; give back its exit status."""
+        """Run the script in its own process and return its exit status."""
         return run_script(self.script, arguments)
 
 
 @dataclass(frozen=True)
 class Group:
-    """A word with a table of its own."""
+    """A command with subcommands."""
 
     line: str
     default: str
-    """The inner word that stands where none is given."""
+    """The subcommand that runs if none is given."""
     commands: dict[str, Command]
 
     def start(self, prog: str, arguments: Sequence[str]) -> int:
-        """Run the inner command; give back its exit status."""
+        """Run the subcommand and return its exit status."""
         word, *rest = arguments or [self.default]
         if word in ("-h", "--help"):
             print(f"usage: {prog} ACTION [options]\n")
@@ -75,67 +76,67 @@ class Group:
 _OURS = "nora_studio.cli.commands"
 RUNS = {
     "list": Command(
-        "Every run in a folder: how it stands, its losses, when it last told anything.",
+        "List the runs in a folder: state, steps, losses, and time of the last report.",
         f"{_OURS}.runs.list",
     ),
     "show": Command(
-        "One run: how it stands, its settings, its curves, its checkpoints and pictures.",
+        "Show one run: state, curves, checkpoints, samples and settings.",
         f"{_OURS}.runs.show",
     ),
     "diff": Command(
-        "Two runs: which settings differ, and how far apart their curves are.",
+        "Compare two runs: settings that differ, and the difference between their curves.",
         f"{_OURS}.runs.diff",
     ),
     "delete": Command(
-        "Throw runs away: into .trash beside them, from where `restore` brings them back.",
+        "Move runs to .trash in their folder, from which `restore` brings them back.",
         f"{_OURS}.runs.delete",
     ),
-    "restore": Command("Bring a run back that was thrown away.", f"{_OURS}.runs.restore"),
+    "restore": Command("Bring a deleted run back from .trash.", f"{_OURS}.runs.restore"),
     "continue": Command(
-        "Go on with a run (and its twins): from where it stopped, or longer than was planned.",
+        "Continue a run and its twins: from where they stopped, or for more steps.",
         f"{_OURS}.runs.resume",
     ),
 }
 COMMANDS: dict[str, Command | Script | Group] = {
     "demo": Command(
-        "train NoRA and LoRA on a shipped subject and show what each draws",
+        "train NoRA and LoRA on a shipped subject and compare their images",
         f"{_OURS}.demo",
         "nora_studio.cli.demo",
     ),
-    "ui": Command("open the studio in a browser: train, watch, compare", "nora_studio.app.serve"),
+    "ui": Command("start the web app: train, watch, compare", "nora_studio.app.serve"),
     "train": Script("personalise SDXL from a folder of photos (the DreamBooth trainer)", TRAIN),
     "runs": Group("list, show, compare, delete and continue runs", "list", RUNS),
-    "check-photos": Command("tell what is wrong with a folder of photos", f"{_OURS}.check_photos"),
-    "generate": Command("draw prompts with a base and adapters", f"{_OURS}.generate"),
+    "check-photos": Command("report problems in a folder of photos", f"{_OURS}.check_photos"),
+    "generate": Command("generate images with a base and adapters", f"{_OURS}.generate"),
     "compare": Command(
-        "draw base and adapters side by side from the same noise", f"{_OURS}.compare"
+        "generate with base and adapters from the same noise, side by side", f"{_OURS}.compare"
     ),
     "draw-server": Command(
-        "draw requests that come as JSON lines, on a warm base",
+        "answer requests for images as JSON lines, with the base kept loaded",
         "nora_studio.app.server.drawing_server",
     ),
     "audit-resume": Command(
-        "prove that a stopped training resumes exactly", f"{_OURS}.audit_resume"
+        "check that a stopped and resumed training equals one in one go", f"{_OURS}.audit_resume"
     ),
-    "methods": Command("list every adapter method", f"{_OURS}.methods"),
+    "methods": Command("list the adapter methods", f"{_OURS}.methods"),
     "params": Command(
-        "count what an adapter trains on a model, from shapes alone", f"{_OURS}.params"
+        "count the parameters an adapter trains, without loading the model", f"{_OURS}.params"
     ),
-    "score": Script("CLIP-T, CLIP-I and DINO of adapters, with paired differences", CLIP_SCORE),
-    "fidelity": Script("which checkpoint at which strength: subject against prompt", FIDELITY),
+    "score": Script("score adapters with CLIP-T, CLIP-I and DINO, compared in pairs", CLIP_SCORE),
+    "fidelity": Script("find the checkpoint and strength to use: subject against prompt", FIDELITY),
     "export": Command(
-        "write an adapter as one file, for other tools or a seed file",
+        "write an adapter as a single LoRA or seed file",
         f"{_OURS}.export",
         "nora_studio.cli.export",
     ),
     "merge": Command(
-        "write a base with adapters in its weights", f"{_OURS}.merge", "nora_studio.cli.merge"
+        "write a base with adapters merged into it", f"{_OURS}.merge", "nora_studio.cli.merge"
     ),
     "mix": Command(
-        "add several adapters up into one LoRA file", f"{_OURS}.mix", "nora_studio.cli.mix"
+        "add several adapters up in one LoRA file", f"{_OURS}.mix", "nora_studio.cli.mix"
     ),
     "inspect": Command(
-        "tell what an adapter is, and where it changes most",
+        "show what an adapter is, and where it changes the model most",
         f"{_OURS}.inspect",
         "nora_studio.cli.inspect",
     ),
@@ -151,15 +152,15 @@ COMMANDS: dict[str, Command | Script | Group] = {
 
 
 def main() -> int:
-    """Entry point of the console command."""
+    """Run the console command and return its exit status."""
     return run_entry(lambda: dispatch(sys.argv[1:]))
 
 
 def dispatch(arguments: Sequence[str]) -> int:
-    """Start the command of the first word; give back its exit status.
+    """Start the command that the first argument names and return its exit status.
 
     Raises:
-        StudioError: there is no such command, or it refuses what it is given.
+        StudioError: the command is unknown, or it refuses its arguments.
         SystemExit: after a command's `--help`.
     """
     word, *rest = arguments or ["--help"]

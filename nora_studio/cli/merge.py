@@ -1,4 +1,4 @@
-"""`nora-studio merge`: a whole pipeline with adapters in its weights."""
+"""`nora-studio merge`: write a pipeline with adapters merged into its weights."""
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ Changes = dict[tuple[str, str], Tensor]
 
 
 def run(options: Options) -> int:
-    """Write the pipeline and say where."""
+    """Write the pipeline, print where, and return the exit status."""
     out = check_out_folder(options.out)
     weights = match_weights(options.adapters, options.weights)
     adapters = [open_subject_adapter(path) for path in options.adapters]
@@ -40,27 +40,28 @@ def run(options: Options) -> int:
     if tokens is not None:
         write_into(pipe, tokens)
     for module in (*parts.values(), pipe.vae):
-        nn.Module.to(module, DTYPES[options.precision])  # diffusers' own `to` warns needlessly
+        nn.Module.to(module, DTYPES[options.precision])  # diffusers' own `to` warns needlessly.
     try:
-        with replacing(out) as fresh:
-            pipe.save_pretrained(fresh, safe_serialization=True)
+        with replacing(out) as folder:
+            pipe.save_pretrained(folder, safe_serialization=True)
     except OSError as error:
         raise StudioError(f"--out: {out} cannot be written: {error.strerror or error}.") from error
     print(f"{out}: {card.model} with {len(changes)} changed layers, {options.precision}")
     if tokens is not None:
-        print(f"  with the new tokens {tokens.trigger}: write them where the subject goes")
+        print(f"  with the new tokens {tokens.trigger}: write them in prompts for the subject")
     return 0
 
 
 def add_changes(
     changes: Changes, adapter: AdapterFile, parts: dict[str, nn.Module], weight: float
 ) -> None:
-    """Add an adapter's weighted change of every layer; the base stays, or becomes, bare.
+    """Add an adapter's change of every layer, times its weight, to `changes`.
 
-    Every adapter is read on the bare base: what it was trained on, and what its file is checked by.
+    The adapter is put on the base, without any other, and taken off again: it was trained on that
+    base, and its file is checked against it.
 
     Raises:
-        StudioError: it cannot be read, does not belong to the base, or cannot be merged.
+        StudioError: the adapter cannot be read, belongs to another base, or cannot be merged.
     """
     load_adapter(adapter, parts)
     try:
@@ -80,6 +81,6 @@ def _add(name: str, layer: nn.Module, change: Tensor, dtype: torch.dtype) -> Non
     weight.add_(change.reshape(weight.shape).to(weight.device))
     if not bool(torch.isfinite(weight.to(dtype)).all()):
         raise StudioError(
-            f"{name} would hold numbers that {dtype} cannot. Merge with --precision bf16 or fp32, "
-            "or with smaller --weights."
+            f"{name}: the merged weights are out of range for {dtype}. Merge with --precision bf16 "
+            "or fp32, or with smaller --weights."
         )

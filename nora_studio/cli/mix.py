@@ -1,4 +1,4 @@
-"""`nora-studio mix`: several adapters in one LoRA file, exactly."""
+"""`nora-studio mix`: add several adapters up, exactly, in one LoRA file."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,7 +23,7 @@ from nora_studio.errors import StudioError
 
 
 def run(options: Options) -> int:
-    """Write the file and say what is in it."""
+    """Write the file, print what is in it, and return the exit status."""
     check_rank(options.rank)
     out = check_out_file(options.out)
     weights = match_weights(options.adapters, options.weights)
@@ -41,10 +41,11 @@ def run(options: Options) -> int:
 
 
 def match_weights(adapters: Sequence[Path], weights: Sequence[float]) -> list[float]:
-    """One finite weight for each adapter; 1 where none are given.
+    """Return one finite weight for each adapter; 1 for each if no weights are given.
 
     Raises:
-        StudioError: there is no adapter, or another number of weights.
+        StudioError: there is no adapter, the numbers of weights and adapters differ, or a weight is
+            not finite.
     """
     if not adapters:
         raise StudioError(
@@ -53,10 +54,11 @@ def match_weights(adapters: Sequence[Path], weights: Sequence[float]) -> list[fl
     weights = list(weights) or [1.0] * len(adapters)
     if len(weights) != len(adapters):
         raise StudioError(
-            f"--weights: expected one for each of {len(adapters)} adapters; got {len(weights)}."
+            f"--weights: expected one number for each of {len(adapters)} adapters; got "
+            f"{len(weights)}."
         )
     if not all(abs(weight) < 1e6 for weight in weights):
-        raise StudioError(f"--weights: expected finite factors; got {weights}.")
+        raise StudioError(f"--weights: expected numbers between -1e6 and 1e6; got {weights}.")
     return weights
 
 
@@ -66,12 +68,12 @@ def open_several(
     """Open adapters of one base and read their updates.
 
     Raises:
-        StudioError: one cannot be read, or they belong to different bases.
+        StudioError: an adapter cannot be read, or two belong to different bases.
     """
     opened: list[AdapterOnBase] = []
     updates: list[Updates] = []
     for path in paths:
-        # A file that names no base takes that of the adapters before it.
+        # A file that names no base gets the one of the adapters before it.
         known = model or next((entry.card.model for entry in opened), None)
         adapter = open_subject_adapter(path)
         entry, own = open_updates(adapter, model or adapter.card.model or known, rank)
@@ -89,14 +91,14 @@ def _check_same_base(first: AdapterOnBase, other: AdapterOnBase) -> None:
         agree = wanted is None or fingerprints_agree(wanted, prints)
         if not agree or digests_differ(*digests):
             raise StudioError(
-                f"{other.adapter.path} was trained on another base ({other.card.model}) than "
-                f"{first.adapter.path} ({first.card.model}). Only adapters of one base can be "
-                "added up."
+                f"--adapters: expected adapters of one base; {other.adapter.path} was trained on "
+                f"another base ({other.card.model}) than {first.adapter.path} "
+                f"({first.card.model}). Leave one of them out."
             )
 
 
 def mixed_card(cards: Sequence[AdapterCard], weights: Sequence[float]) -> AdapterCard:
-    """A card that speaks for all: words joined, numbers added up."""
+    """Return one card for the sum of adapters: words joined, parameters added up."""
     first = cards[0]
     if len(cards) == 1:
         return first

@@ -1,4 +1,4 @@
-"""Open an adapter on its base, or on the base's mere shapes where its weights are not needed."""
+"""Open an adapter on its base, or on the base's shapes alone if no weights are needed."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,39 +31,41 @@ class AdapterOnBase:
 
     adapter: AdapterFile
     card: AdapterCard
-    """With the base's name filled in."""
+    """The adapter's card, with the base's name filled in."""
     parts: dict[str, nn.Module]
 
     @property
     def names(self) -> LayerNames:
+        """The layers' names in the formats of other tools."""
         return LayerNames(self.parts)
 
     @property
     def full_sdxl(self) -> bool:
+        """Whether the base has the shapes of SDXL itself, not of a miniature."""
         return is_full_sdxl(self.parts["unet"])
 
 
 def skeleton(model: str, local_only: bool = False) -> dict[str, nn.Module]:
-    """A base's modules on the meta device: every layer and shape, no weight read.
+    """Return a base's modules on the meta device: layers and shapes without weights.
 
     Args:
-        model: "embedded", a diffusers directory, or a Hub name, of which the configurations are
-            fetched.
-        local_only: Do not ask the Hub.
+        model: "embedded", a diffusers directory, or a Hub name, of which only the configurations
+            are downloaded.
+        local_only: Do not access the Hub.
 
     Raises:
-        StudioError: it is none of them, or no SDXL.
+        StudioError: `model` is none of these, or is not an SDXL pipeline.
     """
     if model == EMBEDDED or Path(model).expanduser().is_dir():
         source = model
     elif model == SDXL_BASE:
-        source = "sdxl"  # Its shapes are known here.
+        source = "sdxl"  # Its shapes come with this package.
     elif is_hub_name(model):
         source = _fetch_configs(model, local_only)
     else:
         raise StudioError(
-            f"--model: expected 'embedded', a directory or a Hub name (owner/name); got "
-            f"{model!r}, which is no directory here. Check the path."
+            f"--model: expected 'embedded', a diffusers directory or a Hub name (owner/name); got "
+            f"{model!r}, and no such directory exists. Check the path."
         )
     parts = shapes_of(source)
     if set(parts) != set(PARTS):
@@ -85,18 +87,23 @@ def _fetch_configs(model: str, local_only: bool) -> str:
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise StudioError(f"--model: {model} could not be had from the Hub: {reason}") from error
+        raise StudioError(
+            f"--model: {model} cannot be downloaded from the Hub: {reason}"
+        ) from error
 
 
 def base_of(adapter: AdapterFile, model: str | None) -> AdapterCard:
-    """The card with the base to use: the one asked for, or the one trained on.
+    """Return the adapter's card with the base to use: `model`, or the one it was trained on.
 
     Raises:
-        StudioError: neither is known.
+        StudioError: `model` is None and the card names no base.
     """
     name = model or adapter.card.model
     if not name:
-        raise StudioError(f"--model: {adapter.path} does not say what base it belongs to. Name it.")
+        raise StudioError(
+            f"--model: {adapter.path} does not name the base it was trained on. Name it with "
+            "--model."
+        )
     return replace(adapter.card, model=name)
 
 
@@ -106,13 +113,13 @@ def open_on_base(
     weights: bool = False,
     local_only: bool = False,
 ) -> AdapterOnBase:
-    """Put an adapter on a skeleton of its base, or on the base itself where that is needed.
+    """Load an adapter onto a skeleton of its base, or onto the base itself if that is needed.
 
     Args:
-        model: None: the base it was trained on.
-        weights: Whether the caller needs the base's weights; formats and methods that need them
-            get them anyhow.
-        local_only: Neither ask the Hub for a base's shapes nor load its weights.
+        model: Base model. None: the one the adapter was trained on.
+        weights: Whether the caller needs the base's weights; they are loaded in any case for
+            formats and methods that need them.
+        local_only: Neither download a base's shapes nor load its weights.
 
     Raises:
         StudioError: the adapter or its base cannot be read, or they do not belong together.
@@ -126,7 +133,7 @@ def open_on_base(
         if all(is_exact(layer) for layer in layers):
             return AdapterOnBase(adapter, card, parts)
         if local_only:
-            raise StudioError(f"the change of a {card.method} follows from the base's weights.")
+            raise StudioError(f"the change of a {card.method} depends on the base's weights.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parts = parts_of(load_sdxl(card.model, _trained_dtype(adapter), device))
     load_adapter(adapter, parts)
@@ -134,7 +141,7 @@ def open_on_base(
 
 
 def _trained_dtype(adapter: AdapterFile) -> torch.dtype:
-    """Of the base in training, where the frozen factors tell; float32 loses nothing elsewhere."""
+    """Return the dtype of the base in training, which the frozen factors have; else float32."""
     for file in adapter.path.glob(f"*/{WEIGHTS}") if adapter.is_folder else ():
         for name, dtype in adapter.header_of(file).dtypes.items():
             if name.endswith(".nora_up"):
@@ -145,7 +152,7 @@ def _trained_dtype(adapter: AdapterFile) -> torch.dtype:
 def open_updates(
     path: Path | AdapterFile, model: str | None, rank: int | None, local_only: bool = False
 ) -> tuple[AdapterOnBase, Updates]:
-    """Open an adapter and read its change of every layer; it is off the base again afterwards.
+    """Open an adapter, read its change of every layer, and take it off the base again.
 
     Raises:
         StudioError: as `open_on_base`, or the method needs a rank (`updates.read_updates`).
@@ -164,7 +171,7 @@ def check_rank(rank: int | None) -> None:
 
 
 def check_out_file(out: Path) -> Path:
-    """Refuse a name for an adapter file that no tool would take for one."""
+    """Refuse a name for an adapter file that does not end with .safetensors."""
     out = Path(out).expanduser()
     if out.suffix.lower() != ".safetensors" or out.is_dir():
         raise StudioError(f"--out: expected a file name that ends with .safetensors; got {out}.")
@@ -172,21 +179,23 @@ def check_out_file(out: Path) -> Path:
 
 
 def check_out_folder(out: Path) -> Path:
-    """Refuse a folder that holds something: it would be replaced whole."""
+    """Refuse a folder that is not empty, since it would be replaced."""
     out = Path(out).expanduser()
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise StudioError(f"--out: {out} exists already and is kept. Choose another name.")
+        raise StudioError(
+            f"--out: expected a new or empty folder; {out} exists. Choose another name."
+        )
     return out
 
 
 def size_text(file: Path) -> str:
-    """A file's size for people."""
+    """Format a file's size as kB or MB."""
     size = file.stat().st_size
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
 def title_of(path: Path) -> str:
-    """What to call an adapter: its run's name, or its file's."""
+    """Return a title for an adapter: the name of its run, or of its file."""
     resolved = Path(path).resolve()
     if resolved.is_file():
         return resolved.stem

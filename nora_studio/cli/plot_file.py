@@ -1,4 +1,4 @@
-"""The file that a command's `--plot` names."""
+"""Check of the file that a command's `--plot` names."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ from nora_studio.errors import StudioError
 
 
 def check_plot_file(file: Path | None) -> None:
-    """Refuse a name that does not say PNG.
+    """Refuse a file name that does not end with .png.
 
     Raises:
-        StudioError: it ends with something else.
+        StudioError: the name ends with something else.
     """
     if file is not None and file.suffix.lower() != ".png":
-        raise StudioError(f"--plot: expected a name that ends with .png; got {file}.")
+        raise StudioError(f"--plot: expected a file name that ends with .png; got {file}.")

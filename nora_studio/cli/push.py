@@ -1,4 +1,4 @@
-"""`nora-studio push`: an adapter, its page and its pictures to the Hugging Face Hub."""
+"""`nora-studio push`: publish an adapter, its page and its samples on the Hugging Face Hub."""
 
 import os
 import tempfile
@@ -20,20 +20,22 @@ from nora_studio.sdxl.recipes import read_recipe
 
 TOKEN_VARIABLE = "HF_TOKEN"
 SAMPLES = 4
-"""Pictures shown, the latest of the run."""
+"""How many of the run's latest samples are published."""
 
 
 def run(options: Options) -> int:
-    """Build the repository's folder, show it, and send it unless this is a dry run."""
+    """Build the repository's folder, list it, and upload it unless this is a dry run."""
     check_rank(options.rank)
     owner, slash, name = options.repository.partition("/")
     if not (owner and slash and name) or "/" in name:
-        raise StudioError(f"expected a repository owner/name; got {options.repository!r}.")
+        raise StudioError(
+            f"expected a repository as owner/name, such as ada/my-mug; got {options.repository!r}."
+        )
     token = os.environ.get(TOKEN_VARIABLE, "")
     if not token and not options.dry_run:
         raise StudioError(
-            f"expected a Hub token in the environment ({TOKEN_VARIABLE}); it is not set. Make one "
-            "at huggingface.co/settings/tokens, or look first with --dry-run."
+            f"expected a Hub access token in the environment variable {TOKEN_VARIABLE}; it is not "
+            "set. Create one at huggingface.co/settings/tokens, or try --dry-run first."
         )
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -42,6 +44,7 @@ def run(options: Options) -> int:
             print(f"  {file.relative_to(folder)}  {size_text(file)}")
         if options.dry_run:
             print((folder / "README.md").read_text(encoding="utf-8"))
+            # The web app takes what stands above this line as the page.
             print(f"Nothing was sent: this was a dry run for {options.repository}.")
             return 0
         print(_send(folder, options, token))
@@ -49,7 +52,7 @@ def run(options: Options) -> int:
 
 
 def build_repository(options: Options, folder: Path) -> None:
-    """Write everything that goes to the Hub into an empty folder.
+    """Write everything that is published into an empty folder.
 
     Raises:
         StudioError: the adapter or its base cannot be read.
@@ -84,22 +87,22 @@ def build_repository(options: Options, folder: Path) -> None:
 
 
 def _copy_samples(adapter: Path, card: AdapterCard, folder: Path) -> list[Sample]:
-    """The latest pictures of the adapter's run, if it has any, without their recipes' paths."""
+    """Copy the latest samples of the adapter's run, without their recipes, which hold paths."""
     pictures = sorted((adapter.parent / "samples").glob("step-*.png"))[-SAMPLES:]
     samples = []
     for number, picture in enumerate(pictures, start=1):
         try:
             recipe = read_recipe(picture)
         except StudioError:
-            continue  # another program's picture
+            continue  # An image of another program.
         name = f"images/sample-{number}.png"
         (folder / "images").mkdir(exist_ok=True)
-        _copy_bare(picture, folder / name)
+        _copy_pixels(picture, folder / name)
         samples.append(Sample(replace_token(recipe.prompt, card.trigger), name))
     return samples
 
 
-def _copy_bare(picture: Path, target: Path) -> None:
+def _copy_pixels(picture: Path, target: Path) -> None:
     with open_image(picture) as image:
         image.convert("RGB").save(target)
 
@@ -112,10 +115,10 @@ def _send(folder: Path, options: Options, token: str) -> str:
             repo_id=options.repository, folder_path=folder, commit_message="Upload adapter"
         )
     except Exception as error:
-        # Whatever the client raises may hold a request and with it the token: only its kind and
-        # first line go on, the token cut out, and the chain is broken.
+        # What the client raises may hold a request, and with it the token: only the error's type
+        # and first line are shown, with the token removed, and the exception chain is cut.
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         reason = reason.replace(token, "***")
     else:
         return f"https://huggingface.co/{options.repository} ({commit.oid[:8]})"
-    raise StudioError(f"{options.repository} was not pushed: {reason}")
+    raise StudioError(f"cannot push to {options.repository}: {reason}")

@@ -1,1 +1,1 @@
-"""The embedded models and example subjects, the toy world they know, and how they are trained."""
+"""The embedded models and example subjects, their toy world, and the models' training."""

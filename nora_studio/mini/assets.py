@@ -1,4 +1,4 @@
-"""The models and subjects that travel with the project."""
+"""The models and subjects that are shipped with the project."""
 
 from pathlib import Path
 
@@ -9,34 +9,34 @@ EMBEDDED = "embedded"
 
 
 def assets_dir() -> Path:
-    """The shipped models and subjects: the checkout's `assets/`, or the copy inside the wheel."""
+    """Return the folder of shipped models and subjects: in the checkout, or inside the wheel."""
     package = Path(__file__).parents[1]
     for folder in (package.parent / "assets", package / "_bundle" / "assets"):
         if (folder / "mini-sdxl" / "model_index.json").is_file():
             return folder
     raise StudioError(
-        f"expected the embedded models in {package.parent / 'assets'}; they are not there. "
+        f"expected the embedded models in {package.parent / 'assets'}; they are missing. "
         "Reinstall nora-studio, or rebuild them with `python training/pretrain_mini.py`."
     )
 
 
 def embedded(name: str) -> Path:
-    """Folder of one shipped asset: "mini-sdxl", "mini-clip" or "subjects"."""
+    """Return the folder of a shipped asset: "mini-sdxl", "mini-clip" or "subjects"."""
     return assets_dir() / name
 
 
 def find_model(model: str, shipped: str) -> Path | None:
-    """Find what a `--model` names on this disk.
+    """Find the local model that `--model` names.
 
     Args:
         model: `EMBEDDED`, a directory, or a Hub name (owner/name).
         shipped: The asset that `EMBEDDED` stands for.
 
     Returns:
-        Its directory, or a file of that name; None: a Hub name.
+        The model's directory, or a file of that name; None for a Hub name.
 
     Raises:
-        StudioError: it is none of them.
+        StudioError: `model` is none of these.
     """
     place = embedded(shipped) if model == EMBEDDED else Path(model).expanduser()
     if place.exists():
@@ -44,6 +44,6 @@ def find_model(model: str, shipped: str) -> Path | None:
     if model.count("/") == 1 and not model.startswith((".", "/", "~")):
         return None
     raise StudioError(
-        f"--model: expected 'embedded', a directory or a Hub name (owner/name); got {model!r}, "
-        "which is no directory here. Check the path."
+        f"--model: expected 'embedded', a directory or a Hub name (owner/name); got {model!r}, and "
+        "no such directory exists. Check the path."
     )

@@ -1,4 +1,4 @@
-"""The subjects that travel with the project: individuals of the embedded world, with photos."""
+"""The subjects that are shipped with the project: things of the toy world, with photos."""
 
 import json
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from nora_studio.mini.assets import embedded
 
 
 def shipped_subjects() -> list[str]:
-    """Their names."""
+    """Return the names of the shipped subjects."""
     return sorted(folder.name for folder in embedded("subjects").iterdir() if folder.is_dir())
 
 
 @dataclass(frozen=True)
 class ShippedSubject:
-    """A subject of the embedded world, with photos to learn from and scenes to judge by."""
+    """A subject of the toy world, with photos to train on and scenes to compare with."""
 
     name: str
     folder: Path
@@ -23,14 +23,14 @@ class ShippedSubject:
     description: str
     prompts: tuple[str, ...]
     scenes: tuple[Path, ...]
-    """Unseen photos of the same subject, one in each prompt's place."""
+    """Photos of the subject that are not trained on, one in each prompt's place."""
 
     @classmethod
     def load(cls, name: str) -> "ShippedSubject":
-        """Find a shipped subject by name.
+        """Load a shipped subject by name.
 
         Raises:
-            StudioError: there is none of that name.
+            StudioError: no subject has that name.
         """
         top, names = embedded("subjects"), shipped_subjects()
         if name not in names:

@@ -1,1 +1,1 @@
-"""Photo files to pixels, captions, masks and buckets, and what is wrong with them."""
+"""Photo files: their pixels, captions, masks and aspect buckets, and checks for problems."""

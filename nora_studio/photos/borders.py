@@ -1,23 +1,25 @@
-"""Black bars around a photo, as a film on a screen of another shape has them."""
+"""Detection of black bars around a photo, such as those of a letterboxed film."""
 
 import numpy as np
 
 DARK = 24
-"""Grey level of 255 that nothing in a bar passes; JPEG's noise at its edge stays below."""
+"""Highest grey level, of 255, inside a bar; JPEG noise at its edge stays below."""
 STEP = 8
-"""Grey levels by which the picture beside a bar is lighter, at least in most places."""
+"""Grey levels by which the image next to a bar must be lighter than the bar."""
 MOST_OF_A_ROW = 0.7
+"""Share of a row's pixels that must be lighter by that."""
 THINNEST = 0.02
-"""Share of the picture's side that each of two bars has at least."""
+"""Smallest thickness of a bar, as a share of the image's side."""
 _SOFT_ROWS = 2
-"""Rows at a bar's edge that scaling may have mixed."""
+"""Rows at a bar's edge that scaling may have blended."""
 
 
 def black_bars(grey: np.ndarray) -> tuple[float, float]:
-    """Shares of a picture's height and width that black bars take, 0 where there are none.
+    """Return the shares of an image's height and width that are black bars, 0 if there are none.
 
-    A bar counts where another one lies opposite, and where it ends along a straight line: a dark
-    sky ends gradually, and a subject before a black ground touches a line in a few places.
+    A bar counts only if there is one on the opposite side too, and if it ends along a straight
+    line: a dark sky ends gradually, and a subject on a black background touches the line in only a
+    few places.
 
     Args:
         grey: Grey levels (height, width), 0 to 255.
@@ -32,22 +34,22 @@ def black_bars(grey: np.ndarray) -> tuple[float, float]:
 
 
 def _ends(grey: np.ndarray) -> tuple[int, int]:
-    """How many rows at both ends are black; 0, 0 of a picture that is black all over."""
+    """Count the black rows at both ends; 0, 0 for an image that is all black."""
     light = np.flatnonzero(grey.max(axis=1) > DARK)
     return (int(light[0]), int(len(grey) - 1 - light[-1])) if len(light) else (0, 0)
 
 
 def _bars(grey: np.ndarray) -> float:
-    """Share of the rows that are in two opposite bars."""
+    """Return the share of rows that are in two opposite bars."""
     first, last = _ends(grey)
     least = max(1, THINNEST * len(grey))
     rows = len(grey) - first - last
     if min(first, last) < least or rows <= 2 * _SOFT_ROWS:
         return 0.0
-    for bar, beside in (
+    for bar, adjacent in (
         (grey[:first], grey[first + _SOFT_ROWS]),
         (grey[len(grey) - last :], grey[len(grey) - 1 - last - _SOFT_ROWS]),
     ):
-        if (beside > bar.mean() + STEP).mean() < MOST_OF_A_ROW:
+        if (adjacent > bar.mean() + STEP).mean() < MOST_OF_A_ROW:
             return 0.0
     return (first + last) / len(grey)

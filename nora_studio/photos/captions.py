@@ -1,4 +1,4 @@
-"""What stands beside the photos about each: a prompt of its own."""
+"""Captions: a prompt for each photo, from text files or metadata.jsonl."""
 
 import json
 import unicodedata
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nora_studio.errors import StudioError
-from nora_studio.photos.beside import Notice, captions_beside
+from nora_studio.photos.companions import Notice, find_caption_files
 from nora_studio.photos.texts import read_text
 
 METADATA = "metadata.jsonl"
@@ -15,58 +15,58 @@ PLACEHOLDER = "[v]"
 
 @dataclass(frozen=True)
 class Captions:
-    """The prompts of a folder's photos."""
+    """The captions of a folder's photos."""
 
     prompts: list[str | None]
-    """Each photo's own, None where it has none."""
+    """Each photo's prompt; None for a photo without one."""
     notices: list[Notice]
-    """Captions that are there and not read, or read for several photos."""
+    """Caption files that are not read, or are read for several photos."""
 
 
 def read_captions(photos: list[Path]) -> list[str | None]:
-    """Each photo's own prompt, None where it has none: `find_captions` without its notices.
+    """Return each photo's prompt, None for one without: `find_captions` without its notices.
 
     Raises:
-        StudioError: as there.
+        StudioError: as `find_captions`.
     """
     return find_captions(photos).prompts
 
 
 def find_captions(photos: list[Path]) -> Captions:
-    """Read each photo's own prompt, and find those that belong to none.
+    """Read each photo's prompt, and find caption files that belong to no photo.
 
-    A prompt stands in a text file of the photo's name ("3.txt", "3.jpg.txt" or "3.caption" for
-    "3.jpg"), or in one `metadata.jsonl` for the folder, the layout of image data sets: a line a
-    photo, such as {"file_name": "3.jpg", "text": "a photo of a [V] mug on a table"}. The text file
-    wins.
+    A prompt is in a text file with the photo's name ("3.txt", "3.jpg.txt" or "3.caption" for
+    "3.jpg"), or in one `metadata.jsonl` for the folder, the layout of image data sets, with one
+    line per photo such as {"file_name": "3.jpg", "text": "a photo of a [V] mug on a table"}. The
+    text file takes precedence.
 
     Args:
         photos: Files of one folder.
 
     Raises:
-        StudioError: a caption is empty, cannot be read, or does not say [V]; or a line of
-            metadata.jsonl is no such line, or names a photo that is not there.
+        StudioError: a caption is empty, cannot be read, or lacks [V]; or a line of metadata.jsonl
+            has another form, or names a photo that does not exist.
     """
     folder = photos[0].parent
-    beside, notices = captions_beside(photos), []
+    companions, notices = find_caption_files(photos), []
     shared: dict[str, str] = {}
     for file in sorted(folder.glob("*.[jJ][sS][oO][nN][lL]")):
         if file.name.lower() == METADATA:
             shared |= _read_metadata(file, {photo.name for photo in photos})
         elif file.name[0] != ".":
-            what = f"{file} is not read: captions of a whole folder stand in {METADATA}"
+            what = f"{file} is not read: expected captions of a whole folder in {METADATA}"
             notices.append(Notice(file, f"{what}. Rename it, or move it out of the folder."))
     prompts = []
     for photo in photos:
-        own = beside.of.get(photo)
-        words = None if own is None else _checked(" ".join(read_text(own).split()), str(own))
+        own = companions.of.get(photo)
+        caption = None if own is None else _checked(" ".join(read_text(own).split()), str(own))
         other = shared.get(photo.name)
-        if own is not None and other is not None and other != words:
+        if own is not None and other is not None and other != caption:
             file = folder / METADATA
-            what = f"{file}: its line for {photo.name} is not read, as {own.name} captions it"
+            what = f"{file}: its line for {photo.name} is not read, because {own.name} exists"
             notices.append(Notice(file, f"{what}. Keep one of them."))
-        prompts.append(words or other)
-    return Captions(prompts, [*beside.notices, *notices])
+        prompts.append(caption or other)
+    return Captions(prompts, [*companions.notices, *notices])
 
 
 def _read_metadata(file: Path, photos: set[str]) -> dict[str, str]:
@@ -88,10 +88,13 @@ def _read_metadata(file: Path, photos: set[str]) -> dict[str, str]:
         if name not in photos:
             name = composed.get(unicodedata.normalize("NFC", name), name)
         if name not in photos:
-            raise StudioError(f"{where}: there is no photo {name!r} here. Correct or remove it.")
+            raise StudioError(
+                f"{where}: expected the name of a photo in the folder; got {name!r}. Correct or "
+                "remove the line."
+            )
         if name in captions:
             raise StudioError(
-                f"{where}: {name!r} is captioned by a line before. Keep one of the two lines."
+                f"{where}: an earlier line has a caption for {name!r} already. Keep one of the two."
             )
         captions[name] = _checked(" ".join(text.split()), where)
     return captions
@@ -100,7 +103,7 @@ def _read_metadata(file: Path, photos: set[str]) -> dict[str, str]:
 def _checked(caption: str, where: str) -> str:
     if PLACEHOLDER not in caption.lower():
         raise StudioError(
-            f"{where}: expected [V] where the subject's name goes, as in \"a photo of a [V] mug on "
-            f'a table"; got {caption!r}. Or train with --no-captions.'
+            f'{where}: expected [V] for the subject, as in "a photo of a [V] mug on a table"; got '
+            f"{caption!r}. Add it, or train with --no-captions."
         )
     return caption

@@ -1,44 +1,44 @@
-"""Pixels of every mode and colour space that cameras and editors write -> 8-bit sRGB."""
+"""Conversion of images of every mode and colour space to 8-bit sRGB."""
 
 import io
 
 import numpy as np
 from PIL import Image, ImageCms
 
-from nora_studio.photos.sample_meaning import SampleMeaning, keyed_alpha
+from nora_studio.photos.sample_format import SampleFormat, keyed_alpha
 
 TRANSPARENT_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 DEEP_MODES = ("I", "F")  # and every "I;16..."
-AS_DECODED = SampleMeaning()
+AS_DECODED = SampleFormat()
 
 
 def to_srgb(
-    image: Image.Image, meaning: SampleMeaning = AS_DECODED
+    image: Image.Image, sample_format: SampleFormat = AS_DECODED
 ) -> tuple[Image.Image, Image.Image | None]:
-    """A decoded picture in 8-bit sRGB on white, and its alpha channel if it is transparent.
+    """Return a decoded image in 8-bit sRGB on white, and its alpha channel if it is transparent.
 
-    An embedded ICC profile decides what the numbers mean; without one, or with one that cannot be
-    read, they are taken as sRGB's own (CMYK by Pillow's plain formula).
+    Colours are converted by the embedded ICC profile. Without a readable one, they are taken as
+    sRGB (CMYK is converted by Pillow's formula).
 
     Args:
-        meaning: Of the file's numbers, where Pillow leaves it open.
+        sample_format: How to read the file's numbers, where Pillow does not say.
 
     Raises:
-        ValueError: the mode has no way to RGB.
+        ValueError: the mode cannot be converted to RGB.
     """
     profile = _read_profile(image.info.get("icc_profile"))
     alpha = None
-    if meaning.key is not None:
-        alpha = keyed_alpha(image, meaning)
+    if sample_format.key is not None:
+        alpha = keyed_alpha(image, sample_format)
     elif image.mode in TRANSPARENT_MODES or "transparency" in image.info:
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
         image = image.convert("RGB")
     extrema = None if alpha is None else alpha.getextrema()
-    if extrema == (255, 255) or (extrema == (0, 0) and meaning.is_alpha_optional):
+    if extrema == (255, 255) or (extrema == (0, 0) and sample_format.is_alpha_optional):
         alpha = None
     if image.mode.startswith("I;16") or image.mode in DEEP_MODES:
-        image = _deep_grey(image, meaning, profile)
+        image = _deep_grey(image, sample_format, profile)
     else:
         image = _by_profile(image.convert("RGB") if image.mode in ("P", "1") else image, profile)
     if alpha is not None:
@@ -47,31 +47,31 @@ def to_srgb(
 
 
 def _deep_grey(
-    image: Image.Image, meaning: SampleMeaning, profile: ImageCms.ImageCmsProfile | None
+    image: Image.Image, sample_format: SampleFormat, profile: ImageCms.ImageCmsProfile | None
 ) -> Image.Image:
-    """More than 8 bits of grey, scaled by the range they are written for; RGB.
+    """Convert grey of more than 8 bits to 8-bit RGB, scaled from its range.
 
-    Pillow clips such a picture at 255 when it converts it: 16 bits become nearly white, and the
-    0 to 1 of a float TIFF nearly black.
+    Pillow itself clips such an image at 255: 16 bits become nearly white, and the 0 to 1 of a float
+    TIFF nearly black.
     """
     values = np.asarray(image)
-    if meaning.is_unsigned and values.dtype == np.int32:
+    if sample_format.is_unsigned and values.dtype == np.int32:
         values = values.view(np.uint32)
     values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     highest = values.max(initial=0.0)
-    if meaning.white is not None:
-        white = meaning.white
+    if sample_format.white is not None:
+        white = sample_format.white
     elif image.mode.startswith("I;16"):
         white = 65535.0
     elif image.mode == "F" and highest <= 1.0:
         white = 1.0
     else:
-        # Smallest usual range that holds what is there; beyond them, the picture's own.
+        # The smallest usual range that holds all values; beyond those, the image's own.
         white = next((top for top in (255.0, 65535.0) if highest <= top), highest)
     levels = values / white * 255
-    if meaning.is_inverted:
+    if sample_format.is_inverted:
         levels = 255 - levels
-    # The profile's curve at 256 places, and straight lines between them: it takes 8 bits only.
+    # Profiles convert 8 bits only: the profile's curve at 256 levels, linear between them.
     ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
     curve = np.asarray(_by_profile(ramp, profile), dtype=np.float64)[0]  # (256, 3)
     channels = [np.interp(levels, np.arange(256), curve[:, channel]) for channel in range(3)]
@@ -79,13 +79,13 @@ def _deep_grey(
 
 
 def _by_profile(image: Image.Image, source: ImageCms.ImageCmsProfile | None) -> Image.Image:
-    """Convert from the embedded profile's colours; from the mode's own where there is none."""
+    """Convert to RGB from the embedded profile's colours, or the mode's own without a profile."""
     if source is None and image.mode == "LAB":
         source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
     if source is None or _is_srgb(source):
         return image.convert("RGB")
     if image.mode == "RGB" and _is_grey(source):
-        # Grey with transparency or a palette came here as RGB; the profile is of one channel.
+        # Grey with transparency or a palette is RGB by now; the profile has one channel.
         red, green, blue = image.split()
         if red.tobytes() == green.tobytes() == blue.tobytes():
             image = red
@@ -93,7 +93,7 @@ def _by_profile(image: Image.Image, source: ImageCms.ImageCmsProfile | None) -> 
         converted = ImageCms.profileToProfile(
             image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
         )
-    except ImageCms.PyCMSError:  # A profile for other channels than the picture's.
+    except ImageCms.PyCMSError:  # The profile is for other channels than the image's.
         return image.convert("RGB")
     assert converted is not None
     return converted
@@ -114,7 +114,7 @@ def _is_grey(profile: ImageCms.ImageCmsProfile) -> bool:
 
 
 def _is_srgb(profile: ImageCms.ImageCmsProfile) -> bool:
-    """Whether a profile is some print of sRGB: converting from it would only add rounding."""
+    """Return whether a profile is a version of sRGB, from which converting only adds rounding."""
     try:
         return "srgb" in ImageCms.getProfileDescription(profile).lower()
     except ImageCms.PyCMSError:

@@ -1,4 +1,4 @@
-"""Photos that repeat another of their folder: the same, nearly the same, or its mirror image."""
+"""Detection of photos that are the same as another one, nearly the same, or its mirror image."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -12,14 +12,14 @@ from PIL import Image
 from nora_studio.photos.images import DecodedPhoto
 
 NEAR_BITS = 10
-"""Of 63 bits of two perceptual hashes: at most so many differ between near-duplicates."""
+"""Most bits, of 63, in which the perceptual hashes of near-duplicates differ."""
 NEAR_CORRELATION = 0.8
-"""And so alike must their thumbnails be. Of the good photos, none comes near both."""
+"""Least correlation of the thumbnails of near-duplicates. Different photos do not meet both."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """What is kept of a photo to compare it with others."""
+class PhotoSignature:
+    """Hashes and thumbnails of a photo, to compare it with others."""
 
     file: Path
     content: str
@@ -27,58 +27,60 @@ class Look:
     bits: np.ndarray  # (63,), bool
     thumbnail: np.ndarray  # (1024,), mean 0, length 1
     mirrored_bits: np.ndarray
-    """The same of its mirror image, and so the thumbnail."""
+    """`bits` of the mirror image."""
     mirrored_thumbnail: np.ndarray
+    """`thumbnail` of the mirror image."""
 
 
 @dataclass(frozen=True)
-class Repeat:
-    """A photo, and the first one before it that it repeats."""
+class Duplicate:
+    """A photo, and the first earlier one that it is a duplicate of."""
 
     kind: str
     """duplicate, near-duplicate or mirrored."""
     file: Path
     of: Path
+    """The earlier photo."""
 
 
-def look_of(photo: DecodedPhoto) -> Look:
-    """Look at a decoded photo."""
+def signature_of(photo: DecodedPhoto) -> PhotoSignature:
+    """Compute the signature of a decoded photo."""
     small = photo.image.convert("L").resize((32, 32), Image.Resampling.BOX)
     levels = np.asarray(small, dtype=np.float64)
     content = hashlib.sha256(f"{photo.size} ".encode() + photo.image.tobytes()).hexdigest()
-    return Look(photo.path, content, *_signature(levels), *_signature(levels[:, ::-1]))
+    return PhotoSignature(photo.path, content, *_signature(levels), *_signature(levels[:, ::-1]))
 
 
 def _signature(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Perceptual hash and thumbnail of grey levels (32, 32)."""
-    waves = (_cosines() @ levels @ _cosines().T).ravel()[1:]  # without the mean
+    """Return the perceptual hash and the thumbnail of grey levels (32, 32)."""
+    waves = (_cosines() @ levels @ _cosines().T).ravel()[1:]  # Without the mean.
     flat = levels.ravel() - levels.mean()
     return waves > np.median(waves), flat / max(float(np.linalg.norm(flat)), 1e-9)
 
 
 @cache
 def _cosines() -> np.ndarray:
-    """(8, 32): the lowest waves of the cosine transform, whose signs are the perceptual hash."""
+    """Return the lowest basis functions of the cosine transform, (8, 32), for the hash."""
     places = (np.arange(32) + 0.5) * np.pi / 32
     return np.cos(np.arange(8)[:, None] * places)
 
 
-def find_repeats(looks: Sequence[Look]) -> Iterator[Repeat]:
-    """Each photo at most once, with the first that it repeats."""
-    for number, look in enumerate(looks):
-        for earlier in looks[:number]:
-            if look.content == earlier.content:
+def find_duplicates(signatures: Sequence[PhotoSignature]) -> Iterator[Duplicate]:
+    """Yield each duplicate once, with the first photo that it is a duplicate of."""
+    for number, signature in enumerate(signatures):
+        for earlier in signatures[:number]:
+            if signature.content == earlier.content:
                 kind = "duplicate"
-            elif _are_near(look.bits, look.thumbnail, earlier):
+            elif _are_near(signature.bits, signature.thumbnail, earlier):
                 kind = "near-duplicate"
-            elif _are_near(look.mirrored_bits, look.mirrored_thumbnail, earlier):
+            elif _are_near(signature.mirrored_bits, signature.mirrored_thumbnail, earlier):
                 kind = "mirrored"
             else:
                 continue
-            yield Repeat(kind, look.file, earlier.file)
+            yield Duplicate(kind, signature.file, earlier.file)
             break
 
 
-def _are_near(bits: np.ndarray, thumbnail: np.ndarray, other: Look) -> bool:
+def _are_near(bits: np.ndarray, thumbnail: np.ndarray, other: PhotoSignature) -> bool:
     different = int((bits != other.bits).sum())
     return different <= NEAR_BITS and float(thumbnail @ other.thumbnail) >= NEAR_CORRELATION

@@ -1,4 +1,4 @@
-"""A folder of photos, and every kind of them decoded upright into sRGB."""
+"""Listing a folder's photos, and decoding photos of every format, upright and in sRGB."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from nora_studio.errors import StudioError
 from nora_studio.photos.colours import to_srgb
 from nora_studio.photos.opening import open_image
-from nora_studio.photos.sample_meaning import meaning_of
+from nora_studio.photos.sample_format import sample_format_of
 
 HEIF_SUFFIXES = (".heic", ".heif")
 PHOTO_SUFFIXES = (
@@ -17,10 +17,10 @@ PHOTO_SUFFIXES = (
     *HEIF_SUFFIXES,
 )  # fmt: skip
 CAPTION_SUFFIXES = (".txt", ".caption")
-"""In the order in which they are looked for."""
+"""In order of precedence."""
 VIDEO_SUFFIXES = (".mov", ".mp4", ".m4v")
-# Files that cameras, telephones, shells, photo programs and other trainers leave beside photos: no
-# photos, and no mistake either.
+# Files that cameras, phones, shells, photo programs and other trainers put next to photos. They
+# are ignored without an error.
 SIDECAR_SUFFIXES = (
     ".aae", ".thm", ".xmp", ".pp3", ".dop", ".json", ".jsonl", ".toml", ".yaml", ".md", ".db",
     ".ini", ".npz", ".npy", *VIDEO_SUFFIXES, *CAPTION_SUFFIXES,
@@ -28,20 +28,20 @@ SIDECAR_SUFFIXES = (
 MASK_SUFFIX = ".mask.png"
 MINIMUM_SIDE = 32
 MOST_NAMED = 20
-"""Files that one message lists."""
+"""Most files that a message lists."""
 
 
 @dataclass(frozen=True)
 class DecodedPhoto:
-    """A photo as it is meant to be seen."""
+    """A decoded photo."""
 
     path: Path
     image: Image.Image
-    """Upright, sRGB, transparency laid on white."""
+    """Upright, in sRGB, on white where it is transparent."""
     alpha: Image.Image | None
-    """Its transparency as one channel of the same size, where it has any."""
+    """The alpha channel, of the same size; None if the photo is opaque."""
     is_animated: bool
-    """Whether the file holds more frames than the one that is used, the first."""
+    """Whether the file has several frames, of which only the first is used."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -50,13 +50,13 @@ class DecodedPhoto:
 
 
 def list_photos(folder: Path, asked_by: str = "--instance-dir") -> list[Path]:
-    """The photos of a folder by name; masks ("3.mask.png") are none.
+    """Return the photos of a folder by name, without masks ("3.mask.png").
 
     Args:
         asked_by: The option or argument that names the folder, for the message.
 
     Raises:
-        StudioError: no such folder, no photos in it, or files of unknown kinds among them.
+        StudioError: the folder does not exist, has no photos, or has files of unknown kinds.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
@@ -79,7 +79,7 @@ def list_photos(folder: Path, asked_by: str = "--instance-dir") -> list[Path]:
 
 
 def _check_is_file(file: Path, asked_by: str) -> None:
-    """Refuse a pipe, a device or a socket: whoever opens one may wait for ever."""
+    """Refuse a pipe, a device or a socket: opening one may block forever."""
     if file.exists() and not file.is_file():
         raise StudioError(
             f"{asked_by}: {file} is neither a file nor a folder. Move it out of the folder."
@@ -87,13 +87,13 @@ def _check_is_file(file: Path, asked_by: str) -> None:
 
 
 def is_photo_name(name: str) -> bool:
-    """Whether a file of that name is read as a photo, by its suffix."""
+    """Return whether a file of this name is read as a photo, by its suffix."""
     lower = name.lower()
     return lower.endswith(PHOTO_SUFFIXES) and not lower.endswith(MASK_SUFFIX) and lower[0] != "."
 
 
 def _unknown(folder: Path, files: Sequence[Path]) -> str:
-    """Say of all files of unknown kinds at once that they are."""
+    """Return the message about files of unknown kinds."""
     kinds = f"expected {', '.join(PHOTO_SUFFIXES)}"
     if len(files) == 1:
         suffix = files[0].suffix.lower() or "no suffix"
@@ -106,7 +106,7 @@ def _unknown(folder: Path, files: Sequence[Path]) -> str:
 
 
 def _none_here(folder: Path) -> str:
-    """Say that a folder has no photos, and where below it there are some."""
+    """Return the message about a folder without photos, with its subfolders that have some."""
     inner = {}
     for place in sorted(folder.iterdir()):
         if place.is_dir() and not place.name.startswith("."):
@@ -116,58 +116,58 @@ def _none_here(folder: Path) -> str:
         return f"no photos in {folder}; expected at least one of {', '.join(PHOTO_SUFFIXES)}."
     found = ", ".join(f"{place} ({n})" for place, n in list(inner.items())[:MOST_NAMED])
     if len(inner) == 1:
-        return f"no photos in {folder} itself, but one level down in {found}. Name that folder."
-    return f"no photos in {folder} itself, but one level down: {found}. Name one of these folders."
+        return f"no photos in {folder} itself, but in its folder {found}. Name that folder."
+    return f"no photos in {folder} itself, but in its folders {found}. Name one of these folders."
 
 
 def open_photo(file: Path) -> Image.Image:
-    """Decode a photo upright and in sRGB, transparency laid on white.
+    """Decode a photo upright and in sRGB, on white where it is transparent.
 
     Raises:
-        StudioError: it is no picture, is cut short, or is far too large or too small.
+        StudioError: the file is not an image, is truncated, or is too large or too small.
     """
     return decode_photo(file).image
 
 
 def decode_photo(file: Path) -> DecodedPhoto:
-    """As `open_photo`, with what else the file says.
+    """Decode a photo as `open_photo` does, with its alpha channel and whether it is animated.
 
     Raises:
-        StudioError: it is no picture, is cut short, or is far too large or too small.
+        StudioError: the file is not an image, is truncated, or is too large or too small.
     """
     if file.suffix.lower() in HEIF_SUFFIXES:
         _register_heif()
     try:
         with open_image(file) as image:
-            # Telephones write several pictures of one moment as MPO: no animation.
+            # Phones write several images of one moment as MPO, which is not an animation.
             is_animated = getattr(image, "is_animated", False) and image.format != "MPO"
-            meaning = meaning_of(image)
+            sample_format = sample_format_of(image)
             upright = ImageOps.exif_transpose(image)
             upright.load()
-        colours, alpha = to_srgb(upright, meaning)
+        colours, alpha = to_srgb(upright, sample_format)
     except StudioError:
         raise
     except (
         UnidentifiedImageError,
         OSError,
         EOFError,
-        SyntaxError,  # Pillow's word for a broken PNG
-        RuntimeError,  # and for a broken AVIF
+        SyntaxError,  # Pillow's error for a damaged PNG,
+        RuntimeError,  # and for a damaged AVIF.
         ValueError,
     ) as error:
         raise StudioError(
-            f"{file} cannot be read as a picture: {error}. Replace or remove it."
+            f"{file} cannot be read as an image: {error}. Replace or remove it."
         ) from error
     if min(colours.size) < MINIMUM_SIDE:
         raise StudioError(
             f"{file} is {colours.width}x{colours.height}; the shorter side must be at least "
-            f"{MINIMUM_SIDE} pixels. Remove it."
+            f"{MINIMUM_SIDE} pixels. Use a larger copy, or remove it."
         )
     return DecodedPhoto(file, colours, alpha, is_animated)
 
 
 def _register_heif() -> None:
-    # Here and not at the top: the decoder is large, and only telephones' photos need it.
+    # Imported here: the decoder is large, and only phones' photos need it.
     from pillow_heif import register_heif_opener
 
     register_heif_opener()

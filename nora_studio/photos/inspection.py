@@ -1,9 +1,9 @@
-"""What is wrong with a folder of photos: one finding a line, the file and the remedy in it.
+"""Check a folder of photos for problems; each finding is one line with the file and the remedy.
 
 The limits were set on the 126 photos of 24 subjects of the DreamBooth dataset (longest side 768).
-None is accused of blur, light or likeness; of damaged copies, 99% blurred by a Gaussian of 3 pixels
-are found, and beside the original 100% at half size, 98% a fifth brighter or cropped by 2% a side,
-75% cropped by 4%.
+None of them is reported as blurred, too dark, too bright or a duplicate. Of altered copies, 99% are
+found that are blurred by a Gaussian of 3 pixels; next to the original, 100% at half size, 98% a
+fifth brighter or cropped by 2% a side, and 75% cropped by 4%.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ import numpy as np
 from PIL import Image
 
 from nora_studio.errors import StudioError
-from nora_studio.photos.beside import masks_beside
 from nora_studio.photos.borders import black_bars
 from nora_studio.photos.buckets import Size, covering_scale
 from nora_studio.photos.captions import find_captions
-from nora_studio.photos.duplicates import Look, find_repeats, look_of
+from nora_studio.photos.companions import find_mask_files
+from nora_studio.photos.duplicates import PhotoSignature, find_duplicates, signature_of
 from nora_studio.photos.images import (
     MOST_NAMED,
     VIDEO_SUFFIXES,
@@ -34,33 +34,33 @@ EXTREME_ASPECT = 2.5
 COMMON_SIDE = 512
 """Longer side, in pixels, at which all photos are measured."""
 LEAST_DETAIL = 30.0
-"""Variance of the Laplacian in a photo's sharpest tenth. Sharp photos have 104 and more; blurred
-by a Gaussian of 3 pixels at 768, nine in ten have less than 22."""
+"""Least variance of the Laplacian in a photo's sharpest tenth. Sharp photos have 104 or more; of
+those blurred by a Gaussian of 3 pixels at 768, nine in ten have less than 22."""
 DARKEST_LIGHTS = 50
-"""Grey level of 255 that a twentieth of a photo must pass. The darkest good photo's is 107."""
+"""Grey level, of 255, that 5% of a photo must exceed. For the darkest good photo it is 107."""
 BRIGHTEST_DARKS = 200
-"""Grey level of 255 below which a hundredth must be. The brightest good photo's is 117."""
+"""Grey level, of 255, that 1% of a photo must be below. For the brightest good photo it is 117."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as it should be."""
+    """A problem with a photo, its caption or its mask, or with the folder."""
 
     kind: str
     """One word for it: corrupt, tiny, blurred, dark, bright, aspect, bars, duplicate,
-    near-duplicate, mirrored, animated, few, many, caption, mask, or unread: a file that is there
-    and not used as it may be meant."""
+    near-duplicate, mirrored, animated, few, many, caption, mask, or unread: a file that is not
+    used."""
     file: Path
-    """The photo, the caption or mask that no photo has, or the folder."""
+    """The photo, the caption or mask without a photo, or the folder."""
     message: str
-    """What it is, and the remedy; one line that begins with the name."""
+    """The problem and the remedy, in one line that begins with the file."""
     is_unusable: bool = False
     """Whether the trainer would refuse it."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found in a folder, and the sizes of its readable photos."""
+    """The findings of a folder, and the sizes of its readable photos."""
 
     photos: int
     findings: list[Finding]
@@ -70,6 +70,7 @@ class Inspection:
 
     @property
     def unusable(self) -> list[Finding]:
+        """The findings for which the trainer would refuse the folder."""
         return [finding for finding in self.findings if finding.is_unusable]
 
 
@@ -80,21 +81,21 @@ def inspect_folder(
     masks: str = "files",
     asked_by: str = "--instance-dir",
 ) -> Inspection:
-    """Look through a folder of photos, reading each once.
+    """Check a folder of photos, reading each once.
 
     Args:
-        resolution: Side of the training pictures in pixels; None: sizes are not judged.
-        captions: Whether captions are looked at.
-        masks: Which masks are looked at: "files", "alpha" or "none".
+        resolution: Side of the training images in pixels. None: sizes are not checked.
+        captions: Whether to check captions.
+        masks: Which masks to check: "files", "alpha" or "none".
         asked_by: The option or argument that names the folder, for the message.
 
     Raises:
-        StudioError: there is no such folder, or no photo in it.
+        StudioError: the folder does not exist, or has no photos.
     """
     files = list_photos(folder, asked_by)
-    beside = masks_beside(files).of
+    companions = find_mask_files(files).of
     findings: list[Finding] = []
-    looks: list[Look] = []
+    signatures: list[PhotoSignature] = []
     sizes: list[Size] = []
     has_alpha = False
     for file in files:
@@ -104,43 +105,44 @@ def inspect_folder(
             findings.append(Finding("corrupt", file, str(error), is_unusable=True))
             continue
         try:
-            read_mask(photo, masks, beside.get(file))
+            read_mask(photo, masks, companions.get(file))
         except StudioError as error:
             findings.append(Finding("mask", file, str(error), is_unusable=True))
         sizes.append(photo.size)
         has_alpha = has_alpha or photo.alpha is not None
-        findings += _judge(photo, resolution)
-        looks.append(look_of(photo))
-    findings += _find_duplicates(looks)
+        findings += _check_photo(photo, resolution)
+        signatures.append(signature_of(photo))
+    findings += _find_duplicates(signatures)
     if len(files) < FEWEST:
-        few = f"{folder}: {len(files)} photo(s); from {FEWEST} on, a subject is told from its place"
+        few = f"{folder}: {len(files)} photo(s); at least {FEWEST} are needed to learn the subject"
+        few += " and not its surroundings"
         findings.append(Finding("few", folder, f"{few}. Add some from other sides and places."))
     if len(files) > MOST:
-        many = f"{folder}: {len(files)} photos; the best {FEWEST} to 20 usually teach a subject"
-        findings.append(Finding("many", folder, f"{many} better. Or raise --steps with them."))
-    findings += _find_beside(files, captions, masks)
+        many = f"{folder}: {len(files)} photos; {FEWEST} to 20 good ones are usually enough"
+        findings.append(Finding("many", folder, f"{many}. Keep the best, or raise --steps."))
+    findings += _check_companions(files, captions, masks)
     return Inspection(len(files), findings, sizes, has_alpha)
 
 
-def _judge(photo: DecodedPhoto, resolution: int | None) -> list[Finding]:
-    """What is to be said of one photo by itself."""
+def _check_photo(photo: DecodedPhoto, resolution: int | None) -> list[Finding]:
+    """Return the findings about one photo by itself."""
     found: list[Finding] = []
 
-    def say(kind: str, message: str) -> None:
+    def add(kind: str, message: str) -> None:
         found.append(Finding(kind, photo.path, f"{photo.path}: {message}"))
 
     height, width = photo.size
     if resolution is not None:
         factor = covering_scale(photo.size, (resolution, resolution))
         if factor > UPSCALE_LIMIT:
-            say(
+            add(
                 "tiny",
-                f"{width}x{height} is scaled up {factor:.1f} times for {resolution} px, and soft "
-                "is what is learned. Use a larger copy, or a lower --resolution.",
+                f"{width}x{height} is scaled up {factor:.1f} times for {resolution} px, so that "
+                "soft images are learned. Use a larger copy, or a lower --resolution.",
             )
     aspect = max(height, width) / min(height, width)
     if aspect > EXTREME_ASPECT:
-        say("aspect", f"{width}x{height} is {aspect:.1f}:1. Crop it around the subject.")
+        add("aspect", f"{width}x{height} is {aspect:.1f}:1. Crop it around the subject.")
     grey = _grey(photo.image)
     down, across = black_bars(grey)
     if down or across:
@@ -149,21 +151,21 @@ def _judge(photo: DecodedPhoto, resolution: int | None) -> list[Finding]:
             for words, share in (("above and below", down), ("left and right", across))
             if share
         )
-        say("bars", f"black bars {where}, and bars are what is learned. Crop them off.")
+        add("bars", f"black bars {where}, which would be learned too. Crop them off.")
     low, high = np.percentile(grey, (1, 95))
     if high < DARKEST_LIGHTS:
-        say("dark", "too dark to show the subject. Brighten it, or leave it out.")
+        add("dark", "too dark to show the subject. Brighten it, or leave it out.")
     elif low > BRIGHTEST_DARKS:
-        say("bright", "nearly nothing but white. Darken it, or leave it out.")
+        add("bright", "nearly all white. Darken it, or leave it out.")
     elif sharpness(grey) < LEAST_DETAIL:
-        say("blurred", "blurred all over, and blur is what is learned. Leave it out.")
+        add("blurred", "blurred all over, which would be learned too. Leave it out.")
     if photo.is_animated:
-        say("animated", "of its frames only the first is used. Save the ones you want as photos.")
+        add("animated", "animated: only the first frame is used. Save other frames as photos.")
     return found
 
 
 def _grey(image: Image.Image) -> np.ndarray:
-    """Grey levels (height, width) of 0 to 255, the longer side `COMMON_SIDE`."""
+    """Return grey levels (height, width), 0 to 255, with a longer side of `COMMON_SIDE`."""
     scale = COMMON_SIDE / max(image.size)
     size = [max(16, round(side * scale)) for side in image.size]
     way = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
@@ -171,9 +173,9 @@ def _grey(image: Image.Image) -> np.ndarray:
 
 
 def sharpness(grey: np.ndarray) -> float:
-    """Variance of the Laplacian in the sharpest tenth of an 8 x 8 grid of tiles.
+    """Return the variance of the Laplacian in the sharpest tenth of an 8 x 8 grid of tiles.
 
-    Not over the whole picture: a sharp subject before a soft ground is a good photo.
+    Not of the whole photo: a sharp subject on a soft background makes a good photo.
     """
     middle = grey[1:-1, 1:-1]
     edges = 4 * middle - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
@@ -181,42 +183,42 @@ def sharpness(grey: np.ndarray) -> float:
     return float(np.percentile(tiles, 90))
 
 
-def _find_duplicates(looks: Sequence[Look]) -> list[Finding]:
-    """Each photo at most once, with the first that it repeats."""
-    words = {
-        "duplicate": ("the same picture as", "It would count twice: keep the better one."),
+def _find_duplicates(signatures: Sequence[PhotoSignature]) -> list[Finding]:
+    """Return a finding for each photo that is a duplicate of an earlier one."""
+    texts = {
+        "duplicate": ("the same photo as", "It would count twice: keep the better one."),
         "near-duplicate": (
-            "nearly the same picture as",
+            "nearly the same photo as",
             "It would count twice: keep the better one.",
         ),
-        "mirrored": ("nearly the mirror image of", "--flip makes it anyway: keep the better one."),
+        "mirrored": ("nearly the mirror image of", "--flip makes these: keep the better one."),
     }
     return [
         Finding(
-            repeat.kind,
-            repeat.file,
-            f"{repeat.file}: {words[repeat.kind][0]} {repeat.of.name}. {words[repeat.kind][1]}",
+            found.kind,
+            found.file,
+            f"{found.file}: {texts[found.kind][0]} {found.of.name}. {texts[found.kind][1]}",
         )
-        for repeat in find_repeats(looks)
+        for found in find_duplicates(signatures)
     ]
 
 
-def _find_beside(files: list[Path], captions: bool, masks: str) -> list[Finding]:
-    """What is missing or wrong among captions and mask files."""
+def _check_companions(files: list[Path], captions: bool, masks: str) -> list[Finding]:
+    """Return the findings about captions, mask files and videos."""
     found = []
     folder = files[0].parent
     if captions:
         try:
             own = find_captions(files)
-            found += _missing("caption", "3.txt beside 3.jpg", files, own.prompts)
+            found += _missing("caption", "3.txt for 3.jpg", files, own.prompts)
             found += [Finding("unread", notice.file, notice.message) for notice in own.notices]
         except StudioError as error:
             found.append(Finding("caption", folder, str(error), is_unusable=True))
     if masks == "files":
         try:
             masks_found = find_masks(files)
-            marks = [masks_found.of.get(file) for file in files]
-            found += _missing("mask", "3.mask.png beside 3.jpg", files, marks)
+            mask_files = [masks_found.of.get(file) for file in files]
+            found += _missing("mask", "3.mask.png for 3.jpg", files, mask_files)
             found += [
                 Finding("unread", notice.file, notice.message) for notice in masks_found.notices
             ]
@@ -226,7 +228,7 @@ def _find_beside(files: list[Path], captions: bool, masks: str) -> list[Finding]
 
 
 def _find_videos(files: list[Path]) -> list[Finding]:
-    """Videos that are no telephone's moving part of a photo ("3.mov" beside "3.heic")."""
+    """Return a finding about videos, except a phone's live photos ("3.mov" for "3.heic")."""
     folder, stems = files[0].parent, {file.stem.lower() for file in files}
     alone = [
         file.name
@@ -243,10 +245,10 @@ def _find_videos(files: list[Path]) -> list[Finding]:
 
 
 def _missing(kind: str, how: str, files: list[Path], each: Sequence[object]) -> list[Finding]:
-    """The photos that lack what others of the folder have."""
+    """Return a finding for each photo without a caption or mask, if others have one."""
     if all(one is None for one in each):
         return []
-    remedy = f"has no {kind}, though others here do. Add one ({how})."
+    remedy = f"has no {kind}, but other photos have one. Add one ({how})."
     return [
         Finding(kind, f, f"{f}: {remedy}")
         for f, one in zip(files, each, strict=True)

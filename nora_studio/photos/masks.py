@@ -1,4 +1,4 @@
-"""Masks: where in a photo the subject is, and what that makes of the loss."""
+"""Masks: where the subject is in a photo, and how each part of it is weighted in the loss."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,40 +10,40 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from nora_studio.errors import StudioError
-from nora_studio.photos.beside import Belongings, mask_base, masks_beside
+from nora_studio.photos.companions import CompanionFiles, find_mask_files, mask_base
 from nora_studio.photos.images import DecodedPhoto, decode_photo
 
 ASPECT_TOLERANCE = 0.02
 SMALLEST_SHARE = 1e-3
-"""A mask that marks less of a picture than this marks nothing."""
+"""A mask that marks a smaller share of an image than this counts as empty."""
 
 
-def find_masks(photos: Sequence[Path]) -> Belongings:
-    """The masks that lie beside photos: "3.mask.png" or "3.jpg.mask.png" for "3.jpg".
+def find_masks(photos: Sequence[Path]) -> CompanionFiles:
+    """Find the mask files of photos: "3.mask.png" or "3.jpg.mask.png" for "3.jpg".
 
     Raises:
         StudioError: a mask belongs to no photo.
     """
-    found = masks_beside(photos)
+    found = find_mask_files(photos)
     orphan = next((notice for notice in found.notices if notice.is_orphan), None)
     if orphan is not None:
         base = mask_base(orphan.file.name)
         raise StudioError(
-            f"{orphan.file}: there is no photo {base!r} of any kind here. Rename the mask after "
-            "its photo, or remove it."
+            f"{orphan.file}: the folder has no photo named {base!r}. Rename the mask after its "
+            "photo, or remove it."
         )
     return found
 
 
 def read_mask(photo: DecodedPhoto, kind: str, file: Path | None) -> Image.Image | None:
-    """A photo's mask at the photo's size, None where it has none.
+    """Read a photo's mask, at the photo's size; None if it has none.
 
     Args:
         kind: "files", "alpha" or "none".
-        file: Where the mask is, if it is a file (`find_masks`); None: there is none.
+        file: The mask file (`find_masks`); None if there is none.
 
     Raises:
-        StudioError: the mask is of another shape than its photo, or all black.
+        StudioError: the mask has another aspect ratio than its photo, or is all black.
     """
     if kind == "none":
         return None
@@ -72,11 +72,11 @@ def read_mask(photo: DecodedPhoto, kind: str, file: Path | None) -> Image.Image 
 def subject_share(
     mask: Image.Image, box: tuple[float, float, float, float], of_picture: bool = False
 ) -> float:
-    """Share of a mask's white that lies in a box.
+    """Return the share of a mask's white that is in a box.
 
     Args:
-        box: left, top, right, bottom, each 0 to 1 of the picture.
-        of_picture: Instead, the white in the box as a share of the whole picture.
+        box: left, top, right, bottom, each 0 to 1 of the image.
+        of_picture: Return the white in the box as a share of the whole image instead.
     """
     small = np.asarray(mask.resize((64, 64), Image.Resampling.BOX), dtype=np.float64) / 255
     left, top, right, bottom = (round(side * 64) for side in box)
@@ -84,29 +84,29 @@ def subject_share(
     return inside / (small.size if of_picture else max(float(small.sum()), 1e-9))
 
 
-def loss_weights(
-    mask: Image.Image,  # of the picture's own size
+def loss_mask(
+    mask: Image.Image,  # of the training image's size
     floor: float,
     size: tuple[int, int],
     photo: Path,
 ) -> Tensor:  # (1, height, width), float32
-    """Loss weights of a picture's latents: `floor` where the mask is black, 1 where it is white.
+    """Return the mask of an image's latents for the loss: `floor` for black, 1 for white.
 
-    They are then divided by their mean, so that a picture counts the same however small its
-    subject is, and the learning rate means the same with masks and without.
+    It is divided by its mean, so that an image counts the same however small its subject is, and
+    the learning rate has the same effect with and without masks.
 
     Args:
-        size: Of the latents.
+        size: (height, width) of the latents.
 
     Raises:
-        StudioError: nothing of the subject is in the picture.
+        StudioError: the image shows nothing of the subject.
     """
     white = torch.from_numpy(np.array(mask, dtype=np.float32) / 255)[None, None]
     white = adaptive_avg_pool2d(white, size)[0]
     if float(white.mean()) < SMALLEST_SHARE:
         raise StudioError(
-            f"{photo}: the crop leaves nothing of what its mask marks. Crop the photo around the "
-            "subject, or use --buckets."
+            f"{photo}: the training crop shows nothing of the subject that its mask marks. Crop "
+            "the photo around the subject, or use --buckets."
         )
-    weights = floor + (1 - floor) * white
-    return weights / weights.mean()
+    scaled = floor + (1 - floor) * white
+    return scaled / scaled.mean()

@@ -1,4 +1,4 @@
-"""Open a picture file within the limit on pixels: the one door to Pillow for all pictures."""
+"""Opening image files within a limit on pixels; all images are opened through this module."""
 
 import re
 import warnings
@@ -15,18 +15,19 @@ MAXIMUM_PIXELS = 120_000_000
 
 @contextmanager
 def open_image(file: Path, formats: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
-    """Open a picture for the length of a block; its pixels are not unpacked yet.
+    """Open an image for the length of a block, without decoding its pixels yet.
 
     Args:
-        formats: Pillow's names of the formats that may be tried; None: all.
+        formats: Pillow's names of the formats to try. None: all.
 
     Raises:
-        StudioError: it has more pixels than are read.
-        OSError, ValueError, SyntaxError, RuntimeError: Pillow's own, where it is no picture.
+        StudioError: the image has more than `MAXIMUM_PIXELS`.
+        OSError, ValueError, SyntaxError, RuntimeError: Pillow's errors for a file that is not an
+            image.
     """
     try:
         with warnings.catch_warnings():
-            # Pillow warns from 89 megapixels on; ours is the limit, checked before unpacking.
+            # Pillow warns above 89 megapixels; the limit here is checked before decoding.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             # A photo whose EXIF is damaged is read as if it had none.
             warnings.filterwarnings("ignore", ".*orrupt EXIF data", module="PIL.TiffImagePlugin")
@@ -35,7 +36,7 @@ def open_image(file: Path, formats: tuple[str, ...] | None = None) -> Iterator[I
                     raise _too_large(file, f"{image.width}x{image.height} pixels")
                 yield image
     except Image.DecompressionBombError as error:
-        # Pillow refuses from 179 megapixels on, and says how many there are.
+        # Pillow refuses more than 179 megapixels; its message has the number.
         number = re.search(r"\d+", str(error))
         much = f"{int(number[0]) // 1_000_000} megapixels" if number else "far too many pixels"
         raise _too_large(file, much) from error
@@ -43,6 +44,5 @@ def open_image(file: Path, formats: tuple[str, ...] | None = None) -> Iterator[I
 
 def _too_large(file: Path, much: str) -> StudioError:
     return StudioError(
-        f"{file} has {much}; at most {MAXIMUM_PIXELS // 1_000_000} megapixels are read. Scale it "
-        "down."
+        f"{file} has {much}; the limit is {MAXIMUM_PIXELS // 1_000_000} megapixels. Scale it down."
     )

@@ -1,4 +1,4 @@
-"""Prompts with a place for the subject: "[V]" stands for an adapter's rare word."""
+"""Prompts with "[V]" for the subject, which is replaced by an adapter's trigger word."""
 
 import json
 import re
@@ -17,7 +17,7 @@ PLACES = (
     "on the moon",
     "under water",
 )
-"""Where a subject is drawn if nobody says: far from where it was photographed."""
+"""Default places for a subject, different from where it was photographed."""
 _PLACEHOLDER = re.compile(r"\[v\]", re.IGNORECASE)
 _OTHER_SYNTAX = re.compile(
     r"<(?:lora|lyco|hypernet):[^<>]*>"  # an adapter
@@ -28,15 +28,15 @@ _OTHER_SYNTAX = re.compile(
     r"|\b(?-i:BREAK)\b",
     re.IGNORECASE,
 )
-"""Of programs that weigh and schedule words; diffusers' SDXL reads all of it as text."""
+"""Prompt syntax of other programs for weights and schedules, which diffusers reads as text."""
 _LEFT_OUT = re.compile(r"\[v\](?:['’]s\b)?", re.IGNORECASE)
 
 
 def replace_token(prompt: str, trigger: str | None) -> str:
-    """Put the rare word where "[V]" (or "[v]") stands; without one, leave the place out cleanly.
+    """Replace "[V]" (or "[v]") by a trigger word; without one, remove it.
 
-    "a photo of a [V] mug" reads "a photo of a zqp mug" for an adapter and "a photo of a mug" for
-    the base, and for CLIP, which never learned the word. Articles stay as they are written.
+    "a photo of a [V] mug" becomes "a photo of a zqp mug" for an adapter, and "a photo of a mug" for
+    the base and for CLIP, which do not know the word. Articles are left as they are.
     """
     if trigger:
         return _PLACEHOLDER.sub(lambda _: trigger, prompt)
@@ -45,41 +45,43 @@ def replace_token(prompt: str, trigger: str | None) -> str:
 
 
 def other_syntax(prompt: str) -> list[str]:
-    """What of a prompt is written in the syntax of other programs: "(red:1.4)", "[red]", "BREAK".
-
-    "[V]" is ours.
-    """
+    """Return the parts of a prompt in other programs' syntax: "(red:1.4)", "[red]", "BREAK"."""
     return list(dict.fromkeys(_OTHER_SYNTAX.findall(prompt)))
 
 
 def in_places(prompt: str, count: int = len(PLACES)) -> list[str]:
-    """A prompt in so many places that its subject has not been seen in."""
+    """Return a prompt in `count` of the default places."""
     return [f"{prompt or 'a photo of [V]'} {place}" for place in PLACES[:count]]
 
 
 def read_prompts(entries: Sequence[str]) -> list[str]:
-    """Prompts as a person gives them: written out, or the name of one file that holds them.
+    """Return prompts that are given as such, or read them from a single file.
 
-    A text file has one a line; empty lines and those that start with "#" are left out. A JSON file
-    has a list of them, or is a subject's `subject.json`, whose scenes each have one.
+    A text file has one prompt per line; empty lines and those that start with "#" are left out. A
+    JSON file has a list of prompts, or is a subject's `subject.json`, with one prompt per scene.
 
     Raises:
-        StudioError: there are none, one is given twice, or the file cannot be read.
+        StudioError: there are no prompts, one is given twice, or the file cannot be read.
     """
     prompts = [entry.strip() for entry in entries]
     if len(prompts) == 1 and names_prompt_file(prompts[0]):
         prompts = _read_file(Path(prompts[0]).expanduser())
     prompts = [prompt for prompt in prompts if prompt]
     if not prompts:
-        raise StudioError('--prompts: expected at least one, such as "a photo of a [V] mug".')
+        raise StudioError(
+            '--prompts: expected at least one prompt, such as "a photo of a [V] mug"; got none.'
+        )
     repeated = next((prompt for prompt in prompts if prompts.count(prompt) > 1), None)
     if repeated is not None:
-        raise StudioError(f"--prompts: {repeated!r} is given more than once. Give each once.")
+        raise StudioError(
+            f"--prompts: expected different prompts; got {repeated!r} more than once. Remove the "
+            "repetition."
+        )
     return prompts
 
 
 def names_prompt_file(entry: str) -> bool:
-    """Whether `read_prompts` would take an entry that stands alone for the name of a file."""
+    """Return whether `read_prompts` would take a single entry for the name of a file."""
     return entry.strip().lower().endswith((".txt", ".json"))
 
 

@@ -1,4 +1,4 @@
-"""Text files that people wrote: UTF-8, or UTF-16 as Windows saves it."""
+"""Reading text files in UTF-8, or in UTF-16 as Windows saves them."""
 
 import codecs
 from pathlib import Path
@@ -13,10 +13,10 @@ _MARKS = (
 
 
 def read_text(file: Path) -> str:
-    """Read a text file: UTF-8, with a byte-order mark or without, or UTF-16 with one.
+    """Read a text file in UTF-8, with or without a byte-order mark, or in UTF-16 with one.
 
     Raises:
-        StudioError: it cannot be read, or is of another encoding.
+        StudioError: the file cannot be read, or has another encoding.
     """
     try:
         return decode_text(file.read_bytes())
@@ -30,14 +30,14 @@ def read_text(file: Path) -> str:
 
 
 def decode_text(content: bytes) -> str:
-    """As `read_text`, of bytes.
+    """Decode the bytes of a text file, as `read_text` does.
 
     Raises:
-        UnicodeDecodeError: they are of another encoding.
+        UnicodeDecodeError: the bytes have another encoding.
     """
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
     text = content.decode(encoding)
-    if "\0" in text:  # UTF-16 without a mark, UTF-32, or no text at all.
+    if "\0" in text:  # UTF-16 without a mark, UTF-32, or not text.
         place = text.index("\0")
-        raise UnicodeDecodeError(encoding, content, place, place + 1, "a zero in the text")
+        raise UnicodeDecodeError(encoding, content, place, place + 1, "a null character")
     return text

@@ -1,4 +1,4 @@
-"""Photos -> training pictures: where each is cut, mirrored or not, and SDXL's words for that."""
+"""Training images from photos: how each is cropped and mirrored, and SDXL's conditioning on it."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -12,34 +12,34 @@ from PIL import Image, ImageOps
 from PIL import __version__ as pillow_version
 from torch import Tensor
 
-from nora_studio.photos.beside import masks_beside
 from nora_studio.photos.buckets import Size, bucket_sizes, bucket_step, covering_scale, nearest_size
+from nora_studio.photos.companions import find_mask_files
 from nora_studio.photos.images import DecodedPhoto, decode_photo
-from nora_studio.photos.masks import loss_weights, read_mask, subject_share
+from nora_studio.photos.masks import loss_mask, read_mask, subject_share
 
 ZOOM = 1.2
 """Random crops show at least 1 / 1.2 of what the centre crop shows, along each side."""
 UPSCALE_LIMIT = 1.5
-"""Photos scaled up by more than this look soft, and soft is what is learned."""
-# Fractional parts of multiples of quadratic irrationals (a Kronecker sequence) spread evenly, for
-# zoom, top and left each: few crops, and yet they reach every side.
+"""Photos that are scaled up by more than this are soft, and softness would be learned."""
+# Fractional parts of multiples of quadratic irrationals (a Kronecker sequence) are evenly spread;
+# one for each of zoom, top and left, so that a few crops reach every side.
 _SPREAD = (3**0.5 - 1, 2**0.5 - 1, (5**0.5 - 1) / 2)
 
 
 @dataclass(frozen=True)
 class Framing:
-    """How photos become training pictures."""
+    """How photos become training images."""
 
     resolution: int
-    """Square root of the pictures' area, pixels."""
+    """Square root of the images' area, in pixels."""
     latent_scale: int = 8
-    """Pixels to a side of one latent."""
+    """Pixels per side of one latent."""
     buckets: bool = False
-    """Shapes near the photos' own, or squares for all."""
+    """Whether to use sizes near the photos' own shapes; otherwise all images are squares."""
     crops: int = 1
-    """Different crops of each photo; the first is the centre."""
+    """Number of different crops of each photo; the first is the centre."""
     mirrored: bool = False
-    """Whether each crop comes mirrored too."""
+    """Whether to add the mirror image of each crop."""
     masks: str = "none"
     """Where a photo's mask is: "files", "alpha" or "none"."""
     mask_floor: float = 0.1
@@ -47,7 +47,7 @@ class Framing:
 
     @property
     def sizes(self) -> list[Size]:
-        """The pictures' possible sizes."""
+        """The images' possible sizes."""
         if not self.buckets:
             return [(self.resolution, self.resolution)]
         step = bucket_step(self.resolution, self.latent_scale)
@@ -56,10 +56,10 @@ class Framing:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where one picture is cut from its photo."""
+    """Where one training image is cut from its photo."""
 
     scaled: Size
-    """The photo's size when it is cut."""
+    """Size to which the photo is scaled before it is cut."""
     top: int
     left: int
     """Corner of the crop in the scaled photo, before it is mirrored; pixels."""
@@ -68,12 +68,12 @@ class Frame:
 
     @property
     def crop_top_left(self) -> tuple[int, int]:
-        """Corner of the crop in the scaled photo as it is seen: mirrored, if it is."""
+        """(top, left) of the crop in the scaled photo, in the mirrored one if it is mirrored."""
         right = self.scaled[1] - self.left - self.size[1]
         return self.top, right if self.mirrored else self.left
 
     def cut(self, image: Image.Image) -> Image.Image:
-        """The picture: scaled, cut, mirrored."""
+        """Scale, cut and mirror an image."""
         height, width = self.scaled
         image = image.resize((width, height), Image.Resampling.LANCZOS)
         box = (self.left, self.top, self.left + self.size[1], self.top + self.size[0])
@@ -83,23 +83,24 @@ class Frame:
 
 @dataclass(frozen=True)
 class Photo:
-    """One training picture, rendered when it is asked for."""
+    """One training image, computed when its pixels are read."""
 
     source: DecodedPhoto
     frame: Frame
     index: int = 0
-    """Which photo of the folder it is from."""
+    """Number of the photo in its folder."""
     crop: int = 0
-    """Which of that photo's crops it is."""
+    """Number of the crop of that photo."""
     mask: Image.Image | None = None
-    """Of the whole photo, white where the subject is."""
+    """Mask of the whole photo, white where the subject is."""
     floor: float = 0.1
     latent_scale: int = 8
     digest: str = ""
-    """Of the whole photo's decoded pixels."""
+    """Digest of the whole photo's decoded pixels."""
 
     @property
     def path(self) -> Path:
+        """The photo's file."""
         return self.source.path
 
     @property
@@ -109,7 +110,7 @@ class Photo:
 
     @property
     def crop_top_left(self) -> tuple[int, int]:
-        """(top, left) of the crop in the scaled picture, in pixels."""
+        """(top, left) of the crop in the scaled photo, in pixels."""
         return self.frame.crop_top_left
 
     @property
@@ -124,34 +125,34 @@ class Photo:
         return (torch.from_numpy(array).permute(2, 0, 1) / 127.5 - 1.0).contiguous()
 
     @property
-    def weights(self) -> Tensor:
-        """(1, height / latent_scale, width / latent_scale): loss weights, 1 on average.
+    def loss_mask(self) -> Tensor:
+        """(1, height / latent_scale, width / latent_scale): mask for the loss, 1 on average.
 
         Raises:
-            StudioError: the mask leaves nothing of the subject in this crop.
+            StudioError: this crop shows nothing of the subject.
         """
         height, width = (side // self.latent_scale for side in self.frame.size)
         if self.mask is None:
             return torch.ones(1, height, width)
-        return loss_weights(self.frame.cut(self.mask), self.floor, (height, width), self.path)
+        return loss_mask(self.frame.cut(self.mask), self.floor, (height, width), self.path)
 
     @property
     def key(self) -> str:
-        """What the pixels are, without rendering them."""
+        """A key for the pixels, known without computing them."""
         return f"{self.digest} {self.frame} pillow {pillow_version}"
 
 
 def photo_views(files: Iterable[Path], framing: Framing) -> Iterator[Photo]:
-    """Every training picture of a folder, photo by photo: its crops, then the same mirrored.
+    """Yield the training images of photos, photo by photo: its crops, then these mirrored.
 
-    One photo is in memory at a time, so take what is needed of a picture before the next.
+    One photo is in memory at a time, so use an image before taking the next.
 
     Raises:
         StudioError: a photo or mask cannot be used.
     """
     files = list(files)
     sizes = framing.sizes
-    masks = masks_beside(files).of if files and framing.masks == "files" else {}
+    masks = find_mask_files(files).of if files and framing.masks == "files" else {}
     for index, file in enumerate(files):
         source = decode_photo(file)
         mask = read_mask(source, framing.masks, masks.get(file))
@@ -174,7 +175,7 @@ def photo_views(files: Iterable[Path], framing: Framing) -> Iterator[Photo]:
 
 
 def photos_of_size(files: Iterable[Path], size: Size, latent_scale: int = 8) -> Iterator[Photo]:
-    """Each photo's middle at one size, whatever its aspect, one in memory at a time."""
+    """Yield the centre crop of each photo at one size, with one photo in memory at a time."""
     for index, file in enumerate(files):
         source = decode_photo(file)
         frame = frames_of(source.size, size)[0]
@@ -183,22 +184,23 @@ def photos_of_size(files: Iterable[Path], size: Size, latent_scale: int = 8) -> 
 
 
 def _digest(source: DecodedPhoto) -> str:
-    """Of a whole photo's decoded pixels."""
+    """Return a digest of a whole photo's decoded pixels."""
     return hashlib.sha256(f"{source.size} ".encode() + source.image.tobytes()).hexdigest()
 
 
 def prepare_photo(file: Path, resolution: int) -> Photo:
-    """One photo's centre square at a resolution."""
+    """Return the centre square of one photo at a resolution."""
     return next(photo_views([file], Framing(resolution)))
 
 
 def frames_of(
     original: Size, size: Size, crops: int = 1, mask: Image.Image | None = None
 ) -> list[Frame]:
-    """At most `crops` different frames of a photo, the centre first, always the same ones.
+    """Return at most `crops` different frames of a photo, the centre first; always the same ones.
 
-    Further ones lie evenly over the photo and zoom in by up to `ZOOM`, less where that would
-    scale a small photo up beyond `UPSCALE_LIMIT`. With a mask, they keep half of it or more.
+    The others are spread evenly over the photo and zoom in by up to `ZOOM`, or less if that would
+    scale a small photo up by more than `UPSCALE_LIMIT`. With a mask, they keep at least half of its
+    white.
     """
     frames = [_frame(original, size, 1.0, 0.5, 0.5)]
     cover = covering_scale(original, size)
@@ -218,7 +220,7 @@ def _frame(original: Size, size: Size, zoom: float, down: float, right: float) -
     height, width = (
         max(least, round(side * scale)) for side, least in zip(original, size, strict=True)
     )
-    # Down to the pixel that the halves of odd rests have always been cut at.
+    # Rounded down, so that crops stay the same as in earlier versions.
     top, left = int((height - size[0]) * down), int((width - size[1]) * right)
     return Frame((height, width), top, left, size)
 

@@ -1,1 +1,1 @@
-"""The run folder: files written safely, lock, status, log, history, processes, and how they end."""
+"""The run folder: files written safely, its lock, status, log and history; processes, signals."""

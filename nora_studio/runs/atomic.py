@@ -1,9 +1,9 @@
-"""Write beside, then replace: nothing is ever half written, and nothing good is lost.
+"""Atomic writes: write a temporary file or folder, then rename it over the old one.
 
-What is under way has a name of its own (`.NAME.PID-CALL@HOST.new`), so that two threads never share
-one, and the next process can finish a swap that a killed one began, and clear away the rest.
-Folders are on the disk, and not only in the system's memory, before they take their place: a power
-cut leaves the old one or the new one.
+Temporary names are unique (`.NAME.PID-CALL@HOST.new`), so that two threads never share one, and so
+that the next process can finish a swap that a killed process began and remove its other temporary
+files. Folders are flushed to the disk before they are renamed: a power cut leaves the old one or
+the new one.
 """
 
 import contextlib
@@ -15,34 +15,37 @@ import shutil
 import time
 from pathlib import Path
 
-from nora_studio.runs.liveness import CLOCK_TOLERANCE, born_at, host_name
+from nora_studio.runs.process_id import CLOCK_TOLERANCE, host_name, process_start_time
 
 STALE_SECONDS = 24 * 3600
-"""After so long, what another machine has under way belongs to a process that was killed."""
+"""Age at which another machine's temporary file counts as left by a killed process."""
 
-_UNDER_WAY = re.compile(
+_TEMPORARY = re.compile(
     r"\.(?P<name>.+?)\.(?P<pid>\d+)(?:-\d+)?(?:@(?P<host>[\w-]*))?\.(?:new|old|gone)"
 )
 _CALLS = itertools.count()
-"""Numbers the names of this process; `next` of it is one step for the interpreter, so threads may
-share it."""
+"""Numbers the temporary names of this process; `next` is atomic, so threads may share it."""
 
 
-def beside(path: Path, kind: str = "new") -> Path:
-    """Name what will take a path's place ("new"), or left it ("old", "gone"): each call anew."""
+def temporary_path(path: Path, kind: str = "new") -> Path:
+    """Return a unique temporary path next to a path, to replace it or to move it to.
+
+    Args:
+        kind: "new" for its replacement, "old" for the one replaced, "gone" for one to delete.
+    """
     mark = f"{os.getpid()}-{next(_CALLS)}@{host_name()}"
     return path.with_name(f".{path.name}.{mark}.{kind}")
 
 
 class replacing:
-    """Build a folder beside its destination and swap it in when the block ends well.
+    """Build a folder under a temporary name, and swap it in if the block ends without an error.
 
-    What a killed process left under way there is cleared away first.
+    Temporary files of killed processes are removed first.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.fresh = beside(folder)
+        self.fresh = temporary_path(folder)
 
     def __enter__(self) -> Path:
         tidy(self.folder.parent, signed=True)
@@ -56,12 +59,12 @@ class replacing:
             return
         try:
             _flush_tree(self.fresh)
-        except OSError:  # Some file systems tell only here that the disk is full.
+        except OSError:  # Some file systems report a full disk only here.
             shutil.rmtree(self.fresh, ignore_errors=True)
             raise
         old = self.fresh.with_suffix(".old")
         if self.folder.exists():
-            # `tidy` finishes what ends between these two lines.
+            # `tidy` finishes a swap that was interrupted between the two renames.
             self.folder.rename(old)
         self.fresh.rename(self.folder)
         _flush_folder(self.folder.parent)
@@ -69,17 +72,17 @@ class replacing:
 
 
 def write_text(file: Path, text: str, durable: bool = False) -> None:
-    """Replace a text file whole: a reader sees the old or the new, never half of one.
+    """Replace a text file atomically: a reader sees the old or the new text, never a part.
 
     Args:
-        durable: Return only when it would outlast a power cut.
+        durable: Flush to the disk before returning, so that the file survives a power cut.
     """
     write_bytes(file, text.encode(), durable)
 
 
 def write_bytes(file: Path, content: bytes, durable: bool = False) -> None:
-    """Replace a file whole, as `write_text` does."""
-    fresh = beside(file)
+    """Replace a file atomically, as `write_text` does."""
+    fresh = temporary_path(file)
     try:
         with fresh.open("wb") as stream:
             stream.write(content)
@@ -96,28 +99,29 @@ def write_bytes(file: Path, content: bytes, durable: bool = False) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder at once by name, then its contents: none is ever half there."""
-    going = beside(folder, "gone")
+    """Remove a folder: first rename it away, then delete it, so that no part of it stays behind."""
+    going = temporary_path(folder, "gone")
     folder.rename(going)
     shutil.rmtree(going, ignore_errors=True)
 
 
 def tidy(folder: Path, alone: bool = False, signed: bool = False) -> None:
-    """Finish swaps that killed processes began among a folder's entries; clear away the rest.
+    """Finish swaps that killed processes began in a folder, and remove their temporary files.
 
     Args:
-        alone: Nobody else writes there now, so that all which is under way was left behind.
-        signed: Leave alone what names no machine, as earlier versions left it and others may: for
-            a folder that is not ours.
+        alone: No other process writes to the folder now, so that every temporary file in it was
+            left behind.
+        signed: Skip names without a machine, which earlier versions wrote and other programs may
+            write too; for a folder that is not only ours.
     """
-    found = {file: _UNDER_WAY.fullmatch(file.name) for file in _entries(folder)}
+    found = {file: _TEMPORARY.fullmatch(file.name) for file in _entries(folder)}
     if signed:
         found = {file: match for file, match in found.items() if match and match["host"]}
     left = {file: match for file, match in found.items() if match and (alone or _is_left(file))}
     for file, match in left.items():
         place = folder / match["name"]
         if file.suffix == ".old" and not place.exists():
-            # It went only when its successor was whole.
+            # The old folder is moved only after the new one is complete.
             fresh = file.with_suffix(".new")
             with contextlib.suppress(OSError):
                 (fresh if fresh.exists() else file).rename(place)
@@ -132,13 +136,13 @@ def tidy(folder: Path, alone: bool = False, signed: bool = False) -> None:
 def _entries(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir())
-    except OSError:  # There is none, or it may not be looked into.
+    except OSError:  # The folder does not exist, or may not be read.
         return []
 
 
 def _is_left(file: Path) -> bool:
-    """Whether the process that had something under way is no more."""
-    match = _UNDER_WAY.fullmatch(file.name)
+    """Return whether the process that made a temporary file has ended."""
+    match = _TEMPORARY.fullmatch(file.name)
     assert match
     try:
         changed = file.lstat().st_mtime
@@ -146,9 +150,9 @@ def _is_left(file: Path) -> bool:
         return False
     if match["host"] not in (None, host_name()):
         return time.time() - changed > STALE_SECONDS
-    born = born_at(int(match["pid"]))
-    # Born after its last change: the number is another process's by now.
-    return born is None or born > changed + CLOCK_TOLERANCE
+    started = process_start_time(int(match["pid"]))
+    # A process that started after the file's last change has only the same number.
+    return started is None or started > changed + CLOCK_TOLERANCE
 
 
 def _flush_tree(folder: Path) -> None:
@@ -160,13 +164,13 @@ def _flush_tree(folder: Path) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    if os.name == "nt":  # It has no such thing; its renames are in the journal.
+    if os.name == "nt":  # Windows cannot flush folders; renames are in its journal.
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # Some network file systems cannot.
+        if error.errno != errno.EINVAL:  # Some network file systems cannot flush folders.
             raise
     finally:
         os.close(handle)

@@ -1,4 +1,4 @@
-"""Checksums of a checkpoint's files: written last, and told apart from what a disk gives back."""
+"""Checksums of a checkpoint's files, written last, and compared with the files when it is read."""
 
 import hashlib
 import json
@@ -12,10 +12,10 @@ _STATE = "state.safetensors"
 
 
 def write_checksums(folder: Path) -> None:
-    """Write down size and digest of every file in a folder, into a file of its own.
+    """Write the size and digest of every file in a folder to its checksums file.
 
     Raises:
-        OSError: the system refuses to read or to write.
+        OSError: a file cannot be read or written.
     """
     files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
     known = {
@@ -30,9 +30,10 @@ def write_checksums(folder: Path) -> None:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, in words; None where all its files are as written.
+    """Describe what is wrong with a checkpoint; None if all its files are as they were written.
 
-    One of an earlier version has no checksums: there, a missing or truncated file is noticed.
+    A checkpoint of an earlier version has no checksums; in it, only missing and truncated files
+    are found.
     """
     try:
         if (checkpoint / CHECKSUMS).exists():
@@ -67,7 +68,7 @@ def _unreadable(folder: Path) -> str | None:
     for file in sorted(folder.rglob("*")):
         try:
             if file.suffix == ".safetensors":
-                read_header(file)  # It refuses a file that is cut short.
+                read_header(file)  # Refuses a truncated file.
             elif file.suffix == ".json":
                 json.loads(file.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:

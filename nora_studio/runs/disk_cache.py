@@ -1,7 +1,7 @@
-"""Tensors kept on disk by what they were made from, shared between runs, bounded in bytes.
+"""A cache of tensors on disk, keyed by what they were made from, shared between runs.
 
-A file is believed only if its checksum holds; anything else counts as absent and is made again.
-Writers replace whole files, so processes may share a folder.
+A file whose checksum does not match counts as absent. Files are replaced atomically, so processes
+may share a folder. The cache's size is limited.
 """
 
 import contextlib
@@ -16,17 +16,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from nora_studio.runs.atomic import beside, tidy
+from nora_studio.runs.atomic import temporary_path, tidy
 
 LIMIT_BYTES = 4 * 1024**3
 """About eight thousand encoded photos at 1024 pixels."""
 
 STALE_SECONDS = 3600
-"""After so long, a half-written file belongs to a process that was killed."""
+"""Age at which a half-written file counts as left by a killed process."""
 
 
 def default_cache_folder(kind: str) -> Path:
-    """Where the user keeps such things: NORA_STUDIO_CACHE, XDG_CACHE_HOME or ~/.cache."""
+    """Return the user's cache folder: in NORA_STUDIO_CACHE, XDG_CACHE_HOME or ~/.cache."""
     own, shared = os.environ.get("NORA_STUDIO_CACHE"), os.environ.get("XDG_CACHE_HOME")
     if own:
         return Path(own).expanduser() / kind
@@ -35,10 +35,10 @@ def default_cache_folder(kind: str) -> Path:
 
 
 class TensorCache:
-    """A folder of named tensors, one file a key."""
+    """A folder of named tensors, one file per key."""
 
     def __init__(self, folder: Path, limit_bytes: int = LIMIT_BYTES) -> None:
-        """Name a folder; it is made when first written to."""
+        """Set the folder, which is created at the first write."""
         self.folder = folder
         self.limit_bytes = limit_bytes
         self.is_writable = True
@@ -47,7 +47,7 @@ class TensorCache:
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
 
     def read(self, key: str) -> dict[str, Tensor] | None:
-        """What was written under a key, to the bit; None where it is absent or damaged."""
+        """Return the tensors written under a key; None if they are absent or damaged."""
         file = self._file(key)
         try:
             with safe_open(file, framework="pt") as opened:
@@ -58,16 +58,16 @@ class TensorCache:
         if checksum != _checksum(tensors):
             return None
         with contextlib.suppress(OSError):
-            os.utime(file)  # The files used longest ago go first.
+            os.utime(file)  # The least recently used files are removed first.
         return tensors
 
     def write(self, key: str, tensors: dict[str, Tensor]) -> None:
-        """Keep tensors under a key; warn once and go on where the folder cannot be written."""
+        """Write tensors under a key; if the folder cannot be written, warn once and go on."""
         if not self.is_writable:
             return
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         content = save(plain, metadata={"sha256": _checksum(plain)})
-        fresh = beside(self._file(key))
+        fresh = temporary_path(self._file(key))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             fresh.write_bytes(content)
@@ -75,14 +75,14 @@ class TensorCache:
         except OSError as error:
             with contextlib.suppress(OSError):
                 fresh.unlink(missing_ok=True)
-            # A convenience is no reason to stop a training.
+            # A training does not need the cache.
             self.is_writable = False
-            warnings.warn(f"nothing is kept in {self.folder}: {error}.", stacklevel=2)
+            warnings.warn(f"the cache {self.folder} cannot be written: {error}.", stacklevel=2)
 
     def prune(self) -> None:
-        """Remove the files used longest ago until the folder is within its limit.
+        """Remove the least recently used files until the folder is within its limit.
 
-        What killed processes left half written goes too.
+        Half-written files of killed processes are removed too.
         """
         with contextlib.suppress(OSError):
             tidy(self.folder)
@@ -105,21 +105,21 @@ class TensorCache:
 
 
 def weights_digest(module: nn.Module) -> str:
-    """Tell any change of a module's weights: names, shapes, dtypes, and sums over all bits.
+    """Return a digest of a module's weights, from names, shapes, dtypes, and sums over all bits.
 
-    Unlike `fingerprints.fingerprint` it looks at every number and asks for the same dtype; at the
-    speed of memory, where a cryptographic hash of SDXL's text encoders would take seconds.
+    Unlike `fingerprints.fingerprint`, it reads every number and depends on the dtype. It is as fast
+    as memory, while a cryptographic hash of SDXL's text encoders would take seconds.
     """
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
-        # Sums of halves: numbers that change places across the middle do not go unseen either.
+        # Sums of halves: swaps of numbers across the middle are found as well.
         sums = [int(half.sum(dtype=torch.int64)) for half in _words(tensor).chunk(2)]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {sums} ".encode())
     return digest.hexdigest()
 
 
 def _words(tensor: Tensor) -> Tensor:
-    """A tensor's bits as integers: of 64 bits, summed forty times faster, where they come out."""
+    """Return a tensor's bits as integers: of 64 bits if possible, which sum forty times faster."""
     flat = tensor.detach().contiguous().flatten()
     whole = flat.numel() * flat.element_size() % 8 == 0
     aligned = flat.storage_offset() * flat.element_size() % 8 == 0

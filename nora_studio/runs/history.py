@@ -1,4 +1,4 @@
-"""What a folder of runs holds: how each stands, what two differ in, and what is thrown away."""
+"""The runs in a folder: a summary of each, differences between two, and the trash."""
 
 import shutil
 import time
@@ -13,32 +13,32 @@ from nora_studio.runs.runs import Run
 from nora_studio.runs.scripts import TRAINERS
 
 TRASH = ".trash"
-"""Beside the runs: deleted runs wait there until they are emptied out."""
+"""Folder, next to the runs, that deleted runs are moved to."""
 DAMAGED = "damaged"
 CURVES = ("loss", "fixed_loss", "held_out_loss")
-"""Numbers of the log that two runs are compared by."""
+"""Names of the losses in the log."""
 Settings = dict[str, Any]
-Curve = list[tuple[int, float]]
+CurvePoints = list[tuple[int, float]]
 """(step, value), by step."""
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run at a glance."""
+    """A summary of a run, from its files."""
 
     run: Run
     method: str
     state: str
-    """running, finished, stopped, failed; interrupted: its process ended without a word; new: none
-    has written a status yet; damaged: its settings cannot be read."""
+    """running, finished, stopped or failed; interrupted: its process was killed; new: it has no
+    status yet; damaged: its settings cannot be read."""
     step: int
     steps: int
-    curves: dict[str, Curve]
+    curves: dict[str, CurvePoints]
     time: float
-    """When it last told anything, in seconds since 1970."""
+    """Time of its last status, in seconds since 1970."""
     error: str | None = None
     damage: str | None = None
-    """What is not as a trainer writes it, such as "status.json: it is empty"."""
+    """Which file is damaged and how, such as "status.json: it is empty"."""
 
     @property
     def last(self) -> dict[str, float]:
@@ -47,14 +47,15 @@ class RunSummary:
 
 
 def find_runs(folder: Path) -> list[Run]:
-    """Every run right inside a folder, by name.
+    """Return the runs directly inside a folder, by name.
 
     Raises:
-        StudioError: there is no such folder, or it cannot be read.
+        StudioError: the folder does not exist or cannot be read.
     """
     if not folder.is_dir():
         raise StudioError(
-            f"expected a folder of runs; {folder} is none. Name it with --output-dir."
+            f"--output-dir: expected a folder of runs; {folder} is not a folder. Name the folder "
+            "with --output-dir."
         )
     try:
         found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
@@ -64,20 +65,20 @@ def find_runs(folder: Path) -> list[Run]:
 
 
 def find_run(name: str, folder: Path) -> Run:
-    """A run by its path, or by its name inside a folder of runs.
+    """Return a run by its path, or by its name inside a folder of runs.
 
     Raises:
-        StudioError: there is none; the names that there are are told.
+        StudioError: there is no such run; the message lists the names of those that exist.
     """
     for path in (Path(name).expanduser(), folder / name):
         if Run(path).exists:
             return Run(path)
     names = ", ".join(run.folder.name for run in find_runs(folder)) if folder.is_dir() else ""
-    raise StudioError(f"expected a run; got {name!r}. In {folder} there are: {names or 'none'}.")
+    raise StudioError(f"expected a run; got {name!r}. Runs in {folder}: {names or 'none'}.")
 
 
-def standing(run: Run) -> RunSummary:
-    """How a run stands, from its files alone; one whose settings cannot be read is "damaged"."""
+def summarize(run: Run) -> RunSummary:
+    """Summarise a run from its files; one whose settings cannot be read is "damaged"."""
     status, state = run.read_status(), run.state
     try:
         settings = read_settings(run)
@@ -99,7 +100,7 @@ def standing(run: Run) -> RunSummary:
 
 
 def changed_at(run: Run) -> float:
-    """When a run's settings were written, in seconds since 1970; 0 where that cannot be told."""
+    """Return when a run's settings were written, in seconds since 1970; 0 if unknown."""
     try:
         return (run.folder / CONFIG).stat().st_mtime
     except OSError:
@@ -107,38 +108,38 @@ def changed_at(run: Run) -> float:
 
 
 def method_of(run: Run, settings: Settings) -> str:
-    """Which of the methods in a run's settings is this run's: twins share their settings."""
+    """Return which of the methods in a run's settings is its own; twins share their settings."""
     methods = [word.strip() for word in str(settings.get("method", "")).split(",")]
     return run.method_among(methods) or methods[0]
 
 
 def trainer_of(run: Run) -> str:
-    """The script that trains a run, as `scripts.script_path` knows it.
+    """Return the script that trains a run, as a name for `scripts.script_path`.
 
     Raises:
-        StudioError: its settings are no trainer's, or cannot be read.
+        StudioError: the run's settings belong to no trainer, or cannot be read.
     """
     settings = read_settings(run)
     for option, script in TRAINERS.items():
         if option in settings:
             return script
     raise StudioError(
-        f"{run.folder / CONFIG} has none of {', '.join(TRAINERS)}: no trainer here began this run. "
-        "Go on with it by the script that did."
+        f"{run.folder / CONFIG}: expected one of the settings {', '.join(TRAINERS)}, by which the "
+        "trainer is known; it has none. Continue the run with the script that started it."
     )
 
 
 def read_settings(run: Run) -> Settings:
-    """A run's settings, those of parts by names with a dot.
+    """Return a run's settings by name; those of parts have names with a dot.
 
     Raises:
-        StudioError: they cannot be read.
+        StudioError: the settings cannot be read.
     """
     return flat_settings(read_config(run.folder / CONFIG))
 
 
-def read_curves(run: Run) -> dict[str, Curve]:
-    """A run's losses by name, without those that it has not; a loss of NaN is no point."""
+def read_curves(run: Run) -> dict[str, CurvePoints]:
+    """Return a run's losses by name, without NaN, and without those it has not logged."""
     rows = run.read_log()
     curves = {
         name: [(row["step"], float(row[name])) for row in rows if is_finite(row.get(name))]
@@ -148,33 +149,33 @@ def read_curves(run: Run) -> dict[str, Curve]:
 
 
 def differing_settings(first: Settings, second: Settings) -> dict[str, tuple[Any, Any]]:
-    """Settings that two runs do not share, by name; None where one has the default."""
+    """Return the settings that differ between two runs, by name; None stands for the default."""
     names = sorted((first.keys() | second.keys()) - {"resume"})
     pairs = {name: (first.get(name), second.get(name)) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def common_steps(first: Curve, second: Curve) -> list[tuple[int, float, float]]:
-    """(step, first's value, second's) wherever both have been measured."""
+def common_steps(first: CurvePoints, second: CurvePoints) -> list[tuple[int, float, float]]:
+    """Return (step, first value, second value) for each step at which both were measured."""
     other = dict(second)
     return [(step, value, other[step]) for step, value in first if step in other]
 
 
-def throw_away(run: Run) -> Path:
-    """Move a run into the trash beside it, from where `take_back` brings it.
+def move_to_trash(run: Run) -> Path:
+    """Move a run to the trash in its folder of runs; `restore_from_trash` brings it back.
 
     Raises:
-        StudioError: it is in training, or cannot be moved.
+        StudioError: the run is training, or cannot be moved.
     """
     if run.is_alive():
         pid = run.read_status()["pid"]
         raise StudioError(
-            f"{run.folder} is in training (process {pid}). Stop it first: `kill {pid}` lets it "
-            "save and end."
+            f"{run.folder} is training (process {pid}). Stop it first: after `kill {pid}` it saves "
+            "and ends."
         )
     folder = run.folder
     if folder.is_symlink() or folder.name in ("", ".."):
-        folder = folder.resolve()  # Of a link, what it leads to; of ".", with a name.
+        folder = folder.resolve()  # A link's target; for ".", a path with a name.
     trash = folder.parent / TRASH
     place = trash / f"{folder.name}~{time.strftime('%Y%m%d-%H%M%S')}"
     number = 1
@@ -189,24 +190,24 @@ def throw_away(run: Run) -> Path:
     return place
 
 
-def trashed(folder: Path) -> list[Path]:
-    """What lies in the trash of a folder of runs, latest first."""
+def list_trash(folder: Path) -> list[Path]:
+    """Return the contents of the trash of a folder of runs, latest first."""
     trash = folder / TRASH
     found = trash.iterdir() if trash.is_dir() else ()
     return sorted(found, key=lambda path: path.name.rpartition("~")[2], reverse=True)
 
 
-def take_back(name: str, folder: Path) -> Run:
-    """Bring the run of that name that was thrown away last back to where it was.
+def restore_from_trash(name: str, folder: Path) -> Run:
+    """Bring the latest deleted run of a name back to its folder of runs.
 
     Raises:
-        StudioError: there is none in the trash, or its place is taken.
+        StudioError: the trash holds no run of that name, or a run of that name exists.
     """
-    for path in trashed(folder):
+    for path in list_trash(folder):
         if path.name.rpartition("~")[0] == name:
             place = folder / name
             if place.exists():
-                raise StudioError(f"{place} is there already. Rename it, then restore again.")
+                raise StudioError(f"{place} exists already. Rename it, then restore again.")
             try:
                 path.rename(place)
             except OSError as error:
@@ -214,18 +215,20 @@ def take_back(name: str, folder: Path) -> Run:
                     f"{path} cannot be moved to {place}: {error.strerror}."
                 ) from error
             return Run(place)
-    known = ", ".join(dict.fromkeys(path.name.rpartition("~")[0] for path in trashed(folder)))
-    raise StudioError(f"no run {name!r} in {folder / TRASH}; there are: {known or 'none'}.")
+    known = ", ".join(dict.fromkeys(path.name.rpartition("~")[0] for path in list_trash(folder)))
+    raise StudioError(
+        f"expected a deleted run; got {name!r}. Runs in {folder / TRASH}: {known or 'none'}."
+    )
 
 
 def empty_trash(folder: Path) -> Sequence[Path]:
-    """Delete for good what lies in the trash; give back what it was.
+    """Delete everything in the trash for good, and return the paths that were deleted.
 
     Raises:
-        StudioError: something cannot be deleted.
+        StudioError: a path cannot be deleted.
     """
-    gone = trashed(folder)
-    for path in gone:
+    deleted = list_trash(folder)
+    for path in deleted:
         try:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -233,4 +236,4 @@ def empty_trash(folder: Path) -> Sequence[Path]:
                 path.unlink()
         except OSError as error:
             raise StudioError(f"{path} cannot be deleted: {error.strerror}.") from error
-    return gone
+    return deleted

@@ -1,4 +1,4 @@
-"""Act when a module is imported, without importing it before somebody needs it."""
+"""Run code when a module is imported, without importing it."""
 
 import importlib
 import importlib.abc
@@ -9,16 +9,16 @@ from types import ModuleType
 
 
 def when_imported(name: str, act: Callable[[], object]) -> None:
-    """Do something as soon as a top-level module has been imported, at once if it has been."""
+    """Call a function once a top-level module has been imported; at once if it has been already."""
     if name in sys.modules:
-        importlib.import_module(name)  # Waits, where another thread is about to finish it.
+        importlib.import_module(name)  # Waits for another thread that is importing it.
         act()
     else:
         sys.meta_path.insert(0, _Watcher(name, act))
 
 
 class _Watcher(importlib.abc.MetaPathFinder):
-    """Finds nothing itself, but lets one module's own loader tell when it is through."""
+    """A finder that wraps one module's own loader, to call a function after the import."""
 
     def __init__(self, name: str, act: Callable[[], object]) -> None:
         self.name, self.act = name, act
@@ -31,12 +31,12 @@ class _Watcher(importlib.abc.MetaPathFinder):
         for finder in sys.meta_path:
             spec = finder.find_spec(fullname, path, target) if finder is not self else None
             if spec is not None and spec.loader is not None:
-                spec.loader = _TellingLoader(spec.loader, self)
+                spec.loader = _NotifyingLoader(spec.loader, self)
                 return spec
         return None
 
 
-class _TellingLoader(importlib.abc.Loader):
+class _NotifyingLoader(importlib.abc.Loader):
     def __init__(self, loader: importlib.abc.Loader, watcher: _Watcher) -> None:
         self.loader, self.watcher = loader, watcher
 
@@ -50,4 +50,4 @@ class _TellingLoader(importlib.abc.Loader):
             self.watcher.act()
 
     def __getattr__(self, name: str) -> object:
-        return getattr(self.loader, name)  # get_resource_reader and its like
+        return getattr(self.loader, name)  # Optional methods, such as get_resource_reader.

@@ -1,8 +1,8 @@
-"""Processes that run an entry script: as a person starts it, or forked from one that is warm.
+"""Processes that run an entry script: started as from a shell, or forked from a fork server.
 
-Starting Python and importing everything takes longer than a small training. Where a script is run
-again and again, a server that has imported it all forks a child for each; the child runs the very
-script, and can be killed like any process.
+Starting Python and importing everything takes longer than a small training. To run a script many
+times, a server process imports everything once and forks a child for each run. The child runs the
+script itself and can be killed like any process.
 """
 
 import multiprocessing
@@ -16,10 +16,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
 
-from nora_studio.runs.orphans import ending_with_us
+from nora_studio.runs.child_processes import stop_with_parent
 from nora_studio.runs.scripts import script_command, script_path
 
-TRAINER_ROOMS = (
+TRAINER_MODULES = (
     "nora_studio.trainer.run_session",
     "nora_studio.trainer.loop",
     "nora_studio.tasks.dreambooth.task",
@@ -29,52 +29,55 @@ TRAINER_ROOMS = (
 )
 
 
-class Started(Protocol):
+class Process(Protocol):
     """A process that was started."""
 
     @property
-    def pid(self) -> int: ...
+    def pid(self) -> int:
+        """The process's number."""
+        ...
 
     def poll(self) -> int | None:
-        """Its exit status, -n if signal n killed it; None while it runs."""
+        """Return the exit status, -n if signal n killed it; None while it runs."""
         ...
 
     def wait(self) -> int:
-        """As `poll`, once it has ended."""
+        """Wait until the process ends, and return its exit status as `poll` does."""
         ...
 
 
-Start = Callable[[str, Sequence[str], Path, Mapping[str, str]], Started]
-"""Starts a script: its name, its arguments, a file for all that it says, its own environment."""
+Start = Callable[[str, Sequence[str], Path, Mapping[str, str]], Process]
+"""Starts a script, given its name, arguments, a file for its output, and more environment."""
 
 
 def start_fresh(
-    name: str, arguments: Sequence[str], told: Path, environment: Mapping[str, str]
-) -> Started:
-    """Start a script in a new Python."""
-    with told.open("ab") as stream:
+    name: str, arguments: Sequence[str], output: Path, environment: Mapping[str, str]
+) -> Process:
+    """Start a script in a new Python process."""
+    with output.open("ab") as stream:
         return subprocess.Popen(
             script_command(name, arguments),
             stdout=stream,
             stderr=subprocess.STDOUT,
             env={**os.environ, **environment},
-            preexec_fn=ending_with_us(),
+            preexec_fn=stop_with_parent(),
         )
 
 
 class ForkServer:
-    """Starts scripts in forks of a process that has imported the trainer and done nothing else."""
+    """Starts scripts in forks of a process that has only imported the trainer."""
 
     def __init__(self) -> None:
+        """Set the modules to import; the server itself starts with the first script."""
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(list(TRAINER_ROOMS))
+        self._context.set_forkserver_preload(list(TRAINER_MODULES))
 
     def start(
-        self, name: str, arguments: Sequence[str], told: Path, environment: Mapping[str, str]
-    ) -> Started:
-        """As `start_fresh`, without the seconds of importing."""
-        words = (str(script_path(name)), list(arguments), str(told), dict(environment))
-        process = self._context.Process(target=_run_script, args=words, daemon=True)
+        self, name: str, arguments: Sequence[str], output: Path, environment: Mapping[str, str]
+    ) -> Process:
+        """Start a script as `start_fresh` does, without the seconds of importing."""
+        values = (str(script_path(name)), list(arguments), str(output), dict(environment))
+        process = self._context.Process(target=_run_script, args=values, daemon=True)
         process.start()
         return _Forked(process)
 
@@ -97,9 +100,11 @@ class _Forked:
         return self._process.exitcode
 
 
-def _run_script(script: str, arguments: list[str], told: str, environment: dict[str, str]) -> None:
-    """In the child: run a script as the main program, with the standard streams in a file."""
-    stream = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def _run_script(
+    script: str, arguments: list[str], output: str, environment: dict[str, str]
+) -> None:
+    """Run a script as the main program of the child, with its output in a file."""
+    stream = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for descriptor in (1, 2):
         os.dup2(stream, descriptor)
     os.close(stream)

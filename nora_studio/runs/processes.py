@@ -1,9 +1,9 @@
-"""Several processes as one training: who is the main one, who waits for whom, what all agree on.
+"""Several processes in one training: joining, waiting, reducing values, and stopping together.
 
-All of it goes through gloo and CPU tensors, on a GPU too: so a wait of many minutes never runs
-into NCCL's watchdog, and asking the others never waits for a GPU. Where one process works alone,
-its end, good or bad, is told to all; none is left waiting for one that has failed. A process that
-works alone asks nobody: within, as in a run of one process, everything here does nothing.
+Communication uses gloo and CPU tensors, on a GPU too: a wait of many minutes does not run into
+NCCL's watchdog, and no call waits for the GPU. When one process works alone (`main_first`), the
+others are sent its outcome, so that they do not wait for a process that has failed. Inside such a
+block, and in a run of one process, all functions here return at once.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ from torch import Tensor
 from nora_studio.errors import StudioError
 from nora_studio.runs.stop import StopRequest
 
-PATIENCE = timedelta(days=1)
-"""For one process at work alone: a hundred class pictures on a CPU take hours. Launchers end the
+TIMEOUT = timedelta(days=1)
+"""Long enough for one process to generate a hundred class images on a CPU. Launchers end the
 others at once if one dies."""
 
 Result = TypeVar("Result")
@@ -31,40 +31,40 @@ _alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 
 def join() -> None:
-    """Meet the other processes that a launcher started; before anything else of Accelerate.
+    """Join the processes that a launcher started. Call it before anything else of Accelerate.
 
     Raises:
-        StudioError: several processes were asked for, and one was started.
+        StudioError: several processes were requested, but the launcher started one.
     """
     if "LOCAL_RANK" not in os.environ or dist.is_initialized():
         _check_alone()
         return
-    from accelerate import PartialState  # Most who ask about processes are in none.
+    from accelerate import PartialState  # Slow to import, and not needed in a single process.
     from accelerate.utils import parse_flag_from_env
 
-    # Accelerate looks for processes on a CPU only where it is told that there is no GPU.
+    # Accelerate looks for processes on a CPU only if it is told not to use a GPU.
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
     backend = "gloo" if on_cpu else "cuda:nccl,cpu:gloo"
-    PartialState(cpu=on_cpu, backend=backend, timeout=PATIENCE)
+    PartialState(cpu=on_cpu, backend=backend, timeout=TIMEOUT)
 
 
 def _check_alone() -> None:
-    """Refuse what `accelerate launch --cpu --num_processes 2` does without MPI: start one."""
+    """Refuse a single process of `accelerate launch --cpu --num_processes 2` without MPI."""
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
     by_mpi = any(f"{name}_SIZE" in os.environ for name in ("PMI", "OMPI_COMM_WORLD", "WORLD"))
     if launched and not by_mpi:
         raise StudioError(
-            "several processes were asked for, but on a CPU `accelerate launch` starts one. Start "
+            "expected several processes, but on a CPU `accelerate launch` starts only one. Start "
             "them with `torchrun --nproc-per-node 2 training/dreambooth_nora.py ...`, or leave "
             "--num_processes out."
         )
 
 
 def leave() -> None:
-    """Part from the others when all are through, so that none is ended in the midst of its work.
+    """Wait for all processes to finish, then leave the group.
 
-    A launcher ends its other processes as soon as one has gone with a status other than 0; from
-    here on each still ends with its own.
+    A launcher terminates the other processes as soon as one ends with a nonzero status. After this
+    call each process ignores that and ends with its own status.
     """
     if not dist.is_initialized():
         return
@@ -75,41 +75,41 @@ def leave() -> None:
 
 
 def count() -> int:
-    """Number of processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def _is_alone() -> bool:
-    """Whether this process is the only one, or at work by itself."""
+    """Return whether this is the only process, or it is inside a block of `main_first`."""
     return count() == 1 or _alone.get()
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes, draws and tells."""
+    """Return whether this is the main process, which writes files and prints."""
     return rank() == 0
 
 
-def largest(value: float) -> float:
-    """The largest of all processes' values, told to each."""
+def all_reduce_max(value: float) -> float:
+    """Return the largest of all processes' values, on every process."""
     if _is_alone():
         return value
-    box = torch.tensor(value, dtype=torch.float64)
-    dist.all_reduce(box, dist.ReduceOp.MAX)
-    return box.item()
+    largest = torch.tensor(value, dtype=torch.float64)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return largest.item()
 
 
 def wait() -> None:
-    """Go on when every process is here."""
-    largest(0)
+    """Wait until every process has called this."""
+    all_reduce_max(0)
 
 
-def gathered(tensor: Tensor) -> list[Tensor]:
-    """Every process's tensor, by rank; on the CPU, of one shape and dtype everywhere."""
+def all_gather(tensor: Tensor) -> list[Tensor]:
+    """Return every process's tensor, by rank; tensors are on the CPU, of one shape and dtype."""
     if _is_alone():
         return [tensor]
     found = [torch.empty_like(tensor) for _ in range(count())]
@@ -119,16 +119,17 @@ def gathered(tensor: Tensor) -> list[Tensor]:
 
 @contextlib.contextmanager
 def main_first() -> Iterator[None]:
-    """A block that the main process goes through first, and then the others; each alone.
+    """Run a block on the main process first, then on the others, without communication inside.
 
-    If it fails there, the others end without entering the block, with its status and no words.
+    If the block fails on the main process, the others end with its exit status, without entering
+    the block and without a message.
     """
     if _is_alone():
         yield
     elif not is_main():
-        told = int(largest(0))
-        if told:
-            raise SystemExit(told - 1)
+        outcome = int(all_reduce_max(0))
+        if outcome:
+            raise SystemExit(outcome - 1)
         with _by_itself():
             yield
     else:
@@ -136,11 +137,11 @@ def main_first() -> Iterator[None]:
             with _by_itself():
                 yield
         except BaseException as error:
-            # Whoever waits may be gone too; what matters is what happened here.
+            # The other processes may have died too; this error is the one to report.
             with contextlib.suppress(RuntimeError):
-                largest(1 + _status(error))
+                all_reduce_max(1 + _status(error))
             raise
-        largest(0)
+        all_reduce_max(0)
 
 
 @contextlib.contextmanager
@@ -153,7 +154,7 @@ def _by_itself() -> Iterator[None]:
 
 
 def _status(error: BaseException) -> int:
-    """The exit status that an error ends a process with."""
+    """Return the exit status with which an error ends a process."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, KeyboardInterrupt):
@@ -162,35 +163,36 @@ def _status(error: BaseException) -> int:
 
 
 def on_main(work: Callable[[], Result]) -> Result | None:
-    """What the main process makes alone, the others waiting; None on them.
+    """Call a function on the main process while the others wait; return its result, else None.
 
     Raises:
-        SystemExit: on the others, if it fails; it says why.
+        SystemExit: on the other processes, if the function fails on the main one.
     """
     with main_first():
         return work() if is_main() else None
 
 
 def agree_to_stop(stop: StopRequest) -> bool:
-    """Whether any process was asked to stop; then every one's request is the same.
+    """Return whether any process was asked to stop, and give every process the same request.
 
-    Called by all after each step: a signal may reach them at different steps, or one alone.
+    All processes call this after each step: a signal may reach them at different steps, or reach
+    only one.
     """
-    asked = int(largest(stop.signal or 0))
-    if asked:
-        stop.signal = signal.Signals(asked)
-    return bool(asked)
+    number = int(all_reduce_max(stop.signal or 0))
+    if number:
+        stop.signal = signal.Signals(number)
+    return bool(number)
 
 
 def check_shares(batch_size: int, pieces: int = 1) -> None:
-    """Refuse a batch that cannot be shared equally.
+    """Refuse a batch size that cannot be split into equal shares.
 
     Args:
-        batch_size: Pictures a step, over all processes.
-        pieces: That each process takes its share in, by accumulation.
+        batch_size: Images per step, over all processes.
+        pieces: Micro-batches per step and process (--accumulate).
 
     Raises:
-        StudioError: the shares would differ, and so what each picture counts.
+        StudioError: the shares would differ, and with them the weight of each image in the loss.
     """
     shares = count() * pieces
     if batch_size % shares == 0:
@@ -201,11 +203,11 @@ def check_shares(batch_size: int, pieces: int = 1) -> None:
     parts += [f"{pieces} pieces (--accumulate)"] if pieces > 1 else []
     raise StudioError(
         f"--batch-size: expected a multiple of {shares}, an equal share for each of "
-        f"{' x '.join(parts)}; got {batch_size}. The nearest: {nearest}."
+        f"{' x '.join(parts)}; got {batch_size}. Set it to {nearest}."
     )
 
 
-def part_ways(seed: int) -> None:
-    """Give each process but the main one draws of its own (dropout) from torch's generators."""
+def seed_ranks(seed: int) -> None:
+    """Seed torch's global generators differently on each process but the main one, for dropout."""
     if not is_main():
         torch.manual_seed(seed + 1_000_003 * rank())

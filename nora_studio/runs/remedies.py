@@ -1,4 +1,4 @@
-"""What to do about a damaged file of an adapter: it depends on where the file lies."""
+"""What to do about a damaged file of an adapter, which depends on where the file is."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ _STEP = re.compile(r"step-\d{6,}")
 
 
 def get_again(path: Path) -> str:
-    """Say in one sentence how a damaged adapter is had again.
+    """Describe in one sentence how to get an adapter again whose file is damaged.
 
     Args:
         path: The file, or a folder of the adapter: in a run, in one of its checkpoints, or anywhere
@@ -20,15 +20,15 @@ def get_again(path: Path) -> str:
         run = folder.parent
         if folder.name == "adapter" and (run / "config.toml").is_file():
             if any((run / "checkpoints").glob("step-*")):
-                return f"Go on with {run} by --resume, which writes its adapter again."
-            return "Put back a copy of it, or train again."
+                return f"Continue {run} with --resume, which writes its adapter again."
+            return "Restore it from a copy, or train again."
     if path.suffix == ".safetensors" and not (path.parent / "adapter_config.json").exists():
-        return "Download it again, or export it again from the run that it came from."
-    return "Put back a copy of it, or download it again."
+        return "Download it again, or export it again from its run."
+    return "Restore it from a copy, or download it again."
 
 
 def drop_checkpoint(folder: Path) -> str:
-    """Say in one sentence how a run goes on without a damaged checkpoint."""
+    """Describe in one sentence how to continue a run without a damaged checkpoint."""
     if any(other != folder for other in folder.parent.glob("step-*")):
-        return f"Delete {folder}, and the run goes on from another checkpoint by --resume."
-    return "It is its run's only checkpoint: put back a copy of it, or begin another run."
+        return f"Delete {folder}, and continue the run from another checkpoint with --resume."
+    return "It is the run's only checkpoint: restore it from a copy, or start another run."

@@ -1,4 +1,4 @@
-"""The step that some twins go on from: the newest of which each has a whole checkpoint."""
+"""The step from which twins are resumed: the newest with an undamaged checkpoint of each."""
 
 from collections.abc import Callable
 
@@ -8,17 +8,17 @@ from nora_studio.runs.runs import Run
 
 
 def common_checkpoint(runs: list[Run], say: Callable[[str], object] = print) -> int:
-    """The newest step that every one of some sibling runs has a whole checkpoint of; 0: none yet.
+    """Return the newest step with an undamaged checkpoint of every twin; 0 if there is none yet.
 
-    Siblings save one after the other, so a process that was killed at their first checkpoint leaves
-    some with that one and others with none.
+    Twins save one after the other, so a process that is killed at their first checkpoint leaves one
+    for some of them and none for the others.
 
     Args:
-        say: Hears of each damaged checkpoint that an earlier one takes the place of.
+        say: Called with a message for each damaged checkpoint that an earlier one replaces.
 
     Raises:
-        StudioError: they share none, but had more; all of them are damaged; or one is finished, and
-            its adapter would be trained over from the start.
+        StudioError: the twins have several checkpoints, but none in common; all common ones are
+            damaged; or a run is finished, and its adapter would be overwritten from the start.
     """
     for run in runs:
         run.check_resumable()
@@ -28,8 +28,8 @@ def common_checkpoint(runs: list[Run], say: Callable[[str], object] = print) -> 
     names = " and ".join(str(run.folder) for run in runs)
     if not shared and len(set.union(*steps)) > 1:
         raise StudioError(
-            f"--resume: {names} have no checkpoint in common to go on from. Put back what was "
-            "removed, or begin another run with another --name."
+            f"--resume: {names} have no checkpoint in common to continue from. Restore the ones "
+            "that were removed, or start another run with another --name."
         )
     damaged: list[str] = []
     for step in shared:
@@ -37,12 +37,12 @@ def common_checkpoint(runs: list[Run], say: Callable[[str], object] = print) -> 
         problem = next((f"{folder} is damaged ({why})" for folder, why in problems if why), None)
         if problem is None:
             for line in damaged:
-                say(f"{line}: going on from step {step} instead.")
+                say(f"{line}: continuing from step {step} instead.")
             return step
         damaged.append(problem)
     if damaged:
         raise StudioError(
-            f"--resume: {damaged[0]}, and there is no earlier one that {names} can go on from. Put "
-            "it back from a copy, or begin another run with another --name."
+            f"--resume: {damaged[0]}, and there is no earlier one that {names} can continue from. "
+            "Restore it from a copy, or start another run with another --name."
         )
     return 0

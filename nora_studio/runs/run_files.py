@@ -1,8 +1,8 @@
-"""A run's own files, read with every value checked: a torn or edited one is named, never a crash.
+"""Readers of a run's files that check every value, so that a damaged file is named, not a crash.
 
-What shows runs reads leniently (`read_status`, `read_log`): a value of the wrong kind counts as
-absent. What depends on a file reads it strictly and refuses it in one line. `damage` tells whether
-anything in a run's folder is not as the trainer writes it.
+Readers for displaying runs are lenient (`read_status`, `read_log`): a value of the wrong type
+counts as absent. Readers whose result a training depends on are strict and refuse the file in one
+line. `damage` describes the first value in a run's folder that a trainer would not have written.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nora_studio.errors import StudioError, shown
-from nora_studio.runs.liveness import ProcessMark
+from nora_studio.runs.process_id import ProcessId
 
 CONFIG = "config.toml"
 LOG = "log.jsonl"
@@ -24,35 +24,34 @@ _SINGLE = frozenset({
     "step", "loss", "fixed_loss", "held_out_loss", "gradient_norm", "weight_norm",
     "seconds_per_step", "images_per_second", "examples_per_second", "memory_gib", "time",
 })  # fmt: skip
-"""What of a log line is a single number, as whoever shows runs reads it."""
+"""Names in a log line whose value must be a single number."""
 _MOST_STEPS = 10**15
 _LATEST = 2.5e11
-"""Seconds since 1970, in the year 9892: later times have no date."""
+"""Seconds since 1970, in the year 9892; `datetime` cannot represent much later times."""
 # What reading and parsing raise. UnicodeDecodeError, TOMLDecodeError, JSONDecodeError and whole
 # numbers of too many digits are ValueErrors.
 _UNREADABLE = (OSError, ValueError, RecursionError, MemoryError)
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """The settings of a run, those of parts as tables.
+    """Read the settings of a run; those of parts are nested tables.
 
     Raises:
-        StudioError: the file cannot be read, or a setting that runs are shown by is of another
-            kind.
+        StudioError: the file cannot be read, or a setting that is displayed has the wrong type.
     """
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
         _check_settings(values)
     except _UNREADABLE as error:
         raise StudioError(
-            f"{file} is damaged: {_reason(error)}. Put back a copy, such as that of a twin; or "
-            "delete the run and begin another."
+            f"{file} is damaged: {_reason(error)}. Restore it from a copy, such as that of a twin, "
+            "or delete the run and start another."
         ) from error
     return values
 
 
 def flat_settings(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Take the values of a TOML table and of those in it, by their names with dots."""
+    """Flatten a TOML table: return its values and those of nested tables by names with dots."""
     values: dict[str, Any] = {}
     for name, value in table.items():
         if isinstance(value, dict):
@@ -74,7 +73,7 @@ def _check_settings(values: dict[str, Any]) -> None:
 
 
 def read_digests(file: Path) -> dict[str, str]:
-    """What a run was begun with: each photo's (or picture's, or row file's) digest by name.
+    """Read the digests of the data that a run was started with, by file name.
 
     Raises:
         StudioError: the file cannot be read, or holds anything else.
@@ -83,8 +82,8 @@ def read_digests(file: Path) -> dict[str, str]:
         return _digests(file)
     except _UNREADABLE as error:
         raise StudioError(
-            f"{file} is damaged: {_reason(error)}. Put back a copy, such as that of a twin; or "
-            "delete this file to go on without the check that the run is trained on the same."
+            f"{file} is damaged: {_reason(error)}. Restore it from a copy, such as that of a twin; "
+            "or delete it to continue without checking that the data is the same."
         ) from error
 
 
@@ -97,7 +96,7 @@ def _digests(file: Path) -> dict[str, str]:
 
 
 def read_status(file: Path) -> dict[str, Any]:
-    """The last status, without values of the wrong kind; empty where there is none to read."""
+    """Read the last status, without values of the wrong type; empty if it cannot be read."""
     try:
         values = _object(file)
     except _UNREADABLE:
@@ -106,7 +105,7 @@ def read_status(file: Path) -> dict[str, Any]:
 
 
 def read_log(file: Path) -> list[dict[str, Any]]:
-    """The lines of a log that tell of a step, their numbers alone; others are left out."""
+    """Read the lines of a log that belong to a step, without values of the wrong type."""
     rows: list[dict[str, Any]] = []
     for line in _lines(file):
         try:
@@ -119,7 +118,7 @@ def read_log(file: Path) -> list[dict[str, Any]]:
 
 
 def method_of_card(file: Path) -> str | None:
-    """The method that an adapter's card names; None where it cannot be read."""
+    """Return the method that an adapter's card names; None if it cannot be read."""
     try:
         method = _object(file).get("method")
     except _UNREADABLE:
@@ -128,9 +127,9 @@ def method_of_card(file: Path) -> str | None:
 
 
 def damage(folder: Path) -> str | None:
-    """What is not as a trainer writes it: "config.toml: ..."; None where all is well.
+    """Describe the first damaged file of a run ("config.toml: ..."); None if there is none.
 
-    The last line of a log may be cut short, as by a power cut, and a status may be missing.
+    The last line of a log may be truncated, as by a power cut, and the status may be missing.
     """
     checks: dict[str, Callable[[Path], object]] = {
         CONFIG: _check_config,
@@ -163,7 +162,7 @@ def _check_status(file: Path) -> None:
 
 def _check_log(file: Path) -> None:
     if not file.is_file():
-        raise ValueError("it is no file")
+        raise ValueError("it is not a file")
     lines = list(_lines(file))
     for number, line in enumerate(lines, start=1):
         try:
@@ -197,26 +196,26 @@ def _object(file: Path) -> dict[str, Any]:
 
 
 def _status_fits(name: str, value: Any) -> bool:
-    """Whether a value is of the kind that a trainer writes under a name."""
+    """Return whether a value of the status has the type that a trainer writes under its name."""
     if name in ("step", "steps", "best_step", "adapter_step"):
         return _is_count(value)
     if name in ("pid", "started", "host"):
-        return ProcessMark.fits(name, value)
+        return ProcessId.fits(name, value)
     if name == "time":
         return is_finite(value) and 0 <= value < _LATEST
     if name == "state":
         return value in STATES
     if name in ("seconds_left", "change", "accuracy"):
         return is_finite(value)
-    # Of a later version, or a best loss, which may be infinite.
+    # A name of a later version, or a best loss, which may be infinite.
     return isinstance(value, str) if name == "error" else isinstance(value, str | int | float)
 
 
 def _log_fits(name: str, value: object) -> bool:
-    """Whether a value is of the kind that a trainer logs under a name.
+    """Return whether a value of the log has the type that a trainer logs under its name.
 
-    That is a number that a float holds, NaN among them; but for losses, times and scores it may be
-    a table of numbers, one for each part, or a word.
+    Losses, times and scores are numbers that a float can hold, or NaN. Other values may also be a
+    table of numbers, one for each part, or a string.
     """
     is_score = name.startswith("sample_") and name != "sample_judge"
     if name in _SINGLE or is_score:
@@ -231,7 +230,7 @@ def _is_number(value: object) -> bool:
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a value is a number, not NaN, and no larger than a float."""
+    """Return whether a value is a number that a float can hold, not NaN and not infinite."""
     return _is_number(value) and math.isfinite(value)
 
 
@@ -240,10 +239,10 @@ def _is_count(value: object) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """Why a file cannot be read, in one line."""
+    """Return in one line why a file cannot be read."""
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if isinstance(error, UnicodeDecodeError):
-        return f"it is no text (byte {error.start})"
+        return f"it is not UTF-8 text (byte {error.start})"
     text = getattr(error, "strerror", None) or str(error)
     return " ".join(text.split()) or type(error).__name__

@@ -1,4 +1,7 @@
-"""One process at a time in a run's folder. The system lets go of the lock of a killed process."""
+"""A lock for a run's folder, so that one process writes to it at a time.
+
+The system releases the lock of a killed process.
+"""
 
 import contextlib
 import json
@@ -10,18 +13,18 @@ from filelock import FileLock, Timeout
 
 from nora_studio.errors import StudioError
 from nora_studio.runs.atomic import write_text
-from nora_studio.runs.liveness import ProcessMark
-from nora_studio.runs.storage import writing
+from nora_studio.runs.disk_errors import writing
+from nora_studio.runs.process_id import ProcessId
 
 LOCK = ".lock"
 HOLDER = ".holder.json"
-"""Who holds the lock, for whoever is refused; a file of its own, as some systems let nobody read
-a locked one."""
+"""File that says which process holds the lock; separate from the lock file, which cannot be read on
+some systems while it is locked."""
 
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold a folder alone within the block; wait for whoever holds it now.
+    """Hold a folder's lock within the block, after waiting for the process that holds it now.
 
     Raises:
         StudioError: the folder cannot be written.
@@ -29,7 +32,7 @@ def held(folder: Path) -> Iterator[None]:
     lock = RunLock(folder)
     holder = lock.holder()
     if holder is not None:
-        print(f"Waiting for process {holder.pid}, which is at work in {folder}")
+        print(f"Waiting for process {holder.pid}, which is using {folder}.")
     lock.acquire(wait=True)
     try:
         yield
@@ -38,24 +41,24 @@ def held(folder: Path) -> Iterator[None]:
 
 
 class RunLock:
-    """The right to write to one folder."""
+    """The lock of one folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Name a folder; it is made when locked."""
+        """Set the folder, which is created when it is locked."""
         self.folder = folder
         self._lock = FileLock(folder / LOCK)
         self._made: list[Path] = []
 
     def acquire(self, wait: bool = False) -> None:
-        """Take the lock, or refuse.
+        """Take the lock.
 
         Args:
-            wait: Until whoever holds it is done, instead of refusing.
+            wait: Wait for the process that holds it, instead of raising an error.
 
         Raises:
-            StudioError: another process holds it, or the folder cannot be written.
+            StudioError: another process holds the lock, or the folder cannot be written.
         """
-        with writing("to mark it as ours", self.folder):
+        with writing("its lock", self.folder):
             lineage = (self.folder, *self.folder.parents)
             self._made = [folder for folder in lineage if not folder.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -63,14 +66,14 @@ class RunLock:
                 self._lock.acquire(timeout=-1 if wait else 0)
             except Timeout:
                 raise self.refusal() from None
-            write_text(self.folder / HOLDER, json.dumps(asdict(ProcessMark.own())) + "\n")
+            write_text(self.folder / HOLDER, json.dumps(asdict(ProcessId.own())) + "\n")
 
     def release(self, forget: bool = False) -> None:
-        """Let go.
+        """Release the lock.
 
         Args:
-            forget: The folder came to nothing; remove it if the lock is all that it holds, and
-                those above it that were made for it.
+            forget: Also remove the folder, and the parents that were created for it, if they hold
+                nothing but the lock.
         """
         if not self._lock.is_locked:
             return
@@ -80,24 +83,24 @@ class RunLock:
                 (self.folder / LOCK).unlink(missing_ok=True)
         self._lock.release()
         if forget:
-            with contextlib.suppress(OSError):  # One holds more than that.
+            with contextlib.suppress(OSError):  # A folder holds other files.
                 for folder in self._made or [self.folder]:
                     folder.rmdir()
 
     def refusal(self) -> StudioError:
-        """The line for whoever comes second."""
+        """Return the error for a process that finds the folder locked."""
         holder = self.holder()
         who = "another process" if holder is None else f"process {holder.pid}"
-        there = f" on {holder.host}" if holder and holder.host != ProcessMark.own().host else ""
+        there = f" on {holder.host}" if holder and holder.host != ProcessId.own().host else ""
         return StudioError(
             f"{self.folder} is being trained by {who}{there}. Wait for it, or stop it and --resume."
         )
 
-    def holder(self) -> ProcessMark | None:
-        """Who holds it, as far as that is known; a process that is no more does not."""
+    def holder(self) -> ProcessId | None:
+        """Return the process that holds the lock; None if it is unknown or has ended."""
         try:
             values = json.loads((self.folder / HOLDER).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             return None
-        mark = ProcessMark.of(values) if isinstance(values, dict) else None
+        mark = ProcessId.of(values) if isinstance(values, dict) else None
         return mark if mark is not None and mark.is_alive() else None

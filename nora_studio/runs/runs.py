@@ -1,4 +1,4 @@
-"""A run is a folder: options, log, status, samples, checkpoints and the final adapter."""
+"""A run: a folder with options, log, status, samples, checkpoints and the final adapter."""
 
 import contextlib
 import json
@@ -14,45 +14,46 @@ from nora_studio.errors import StudioError
 from nora_studio.runs import run_files
 from nora_studio.runs.atomic import discard, replacing, tidy, write_text
 from nora_studio.runs.checksums import write_checksums
-from nora_studio.runs.liveness import ProcessMark
+from nora_studio.runs.disk_errors import GO_ON, START_AGAIN, writing
+from nora_studio.runs.process_id import ProcessId
 from nora_studio.runs.run_files import CONFIG, LOG, PHOTOS, STATUS
 from nora_studio.runs.run_options import check_same_data, check_same_options, words_of
-from nora_studio.runs.storage import GO_ON, START_AGAIN, writing
 
 _CHECKPOINT = re.compile(r"step-(\d{6,})$")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run's folder and what may be done with it."""
+    """A run's folder, with the operations on it."""
 
     folder: Path
     method: str = field(default="", compare=False)
-    """Which method trains it, as far as whoever opens it knows."""
+    """The method that trains it, if known to the caller."""
 
     def method_among(self, methods: Sequence[str]) -> str | None:
-        """Which of some methods trains it: by its status, its folder's name, or its adapter's card.
+        """Return which of some methods trains the run; None if it is unknown.
 
-        Twins have the same settings, so those do not tell. None: nothing tells.
+        Read from its status, its folder's name, or its adapter's card: the settings are those of
+        all twins.
         """
         if len(methods) == 1:
             return methods[0]
         names = {self.folder.name.lower(), self.folder.resolve().name.lower()}
         ends = [m for m in methods if any(name.endswith(f"-{m.lower()}") for name in names)]
-        said = [self.method, self.read_status().get("method"), max(ends, key=len, default=None)]
+        found = [self.method, self.read_status().get("method"), max(ends, key=len, default=None)]
         folders = (self.adapter, *reversed(self.checkpoints().values()))
-        said += [run_files.method_of_card(folder / "card.json") for folder in folders]
-        return next((word for word in said if word in methods), None)
+        found += [run_files.method_of_card(folder / "card.json") for folder in folders]
+        return next((method for method in found if method in methods), None)
 
     def check_new(self) -> None:
         """Refuse a folder that is a run already.
 
         Raises:
-            StudioError: it is one.
+            StudioError: the folder is a run.
         """
         if self.exists:
             raise StudioError(
-                f"{self.folder} is a run already. Go on with it by --resume, or choose another "
+                f"{self.folder} is a run already. Continue it with --resume, or choose another "
                 "--name."
             )
 
@@ -67,11 +68,11 @@ class Run:
         """Make a new run folder.
 
         Args:
-            photos: Each photo's digest (`PhotoSet.record`), to go on with the same ones only.
-            method: Which method trains it.
+            photos: Each photo's digest (`PhotoSet.record`), to be checked when resuming.
+            method: The method that trains it.
 
         Raises:
-            StudioError: it exists already, or cannot be made.
+            StudioError: the run exists already, or cannot be created.
         """
         run = cls(folder, method)
         run.check_new()
@@ -81,7 +82,7 @@ class Run:
             if photos is not None:
                 write_text(folder / PHOTOS, json.dumps(photos, indent=1) + "\n", durable=True)
             run.set_status("running", 0, tomllib.loads(config).get("steps", 0))
-            # The last: a folder with it is a run, and a whole one.
+            # Written last: a folder with this file is a complete run.
             write_text(folder / CONFIG, config, durable=True)
         return run
 
@@ -90,7 +91,7 @@ class Run:
         """Whether the folder is a run."""
         try:
             return (self.folder / CONFIG).is_file()
-        except OSError:  # No name for a folder (too long), or one that we may not look into.
+        except OSError:  # The name is too long, or the folder may not be read.
             return False
 
     @classmethod
@@ -98,72 +99,72 @@ class Run:
         """Open an existing run.
 
         Raises:
-            StudioError: there is none.
+            StudioError: the folder is not a run.
         """
         if not cls(folder).exists:
-            raise StudioError(f"{folder} is no run (it holds no {CONFIG}). Check the path.")
+            raise StudioError(f"{folder} is not a run: it has no {CONFIG}. Check the path.")
         return cls(folder)
 
     def check_config(self, config: str, defaults: str = "", planned: Collection[str] = ()) -> None:
-        """Refuse to go on under other options than the run began with (`check_same_options`).
+        """Refuse to resume with other options than the run was started with (`check_same_options`).
 
         Args:
-            config: The options now, as TOML.
-            defaults: What an option comes to that the run is silent on: one of later versions.
-            planned: Methods that plan over the run's steps.
+            config: The current options, as TOML.
+            defaults: Values for options that the run's settings lack, as later versions added them.
+            planned: Methods that plan over all steps of a run.
 
         Raises:
-            StudioError: an option differs; it is named with both values.
+            StudioError: an option differs; the message has both values.
         """
         trained = words_of(run_files.read_config(self.folder / CONFIG).get("method"))
         method = None if set(planned).isdisjoint(trained) else self.method_among(trained)
         check_same_options(self.folder, config, defaults, method if method in planned else None)
 
     def check_photos(self, photos: Mapping[str, str], data: str = "photos") -> None:
-        """Refuse to go on with other photos, or other `data`, than the run began with.
+        """Refuse to resume with other photos, or other `data`, than the run was started with.
 
         Raises:
-            StudioError: one is gone, new or changed; it is named.
+            StudioError: a file is missing, new or changed; the message names it.
         """
         check_same_data(self.folder, photos, data)
 
     def check_there(self) -> None:
-        """Refuse to write into a run whose folder is gone: half of it would come back.
+        """Refuse to write to a run whose folder is gone: only a part of it would be created again.
 
         Raises:
-            StudioError: it is.
+            StudioError: the folder was moved or removed.
         """
         if not self.exists:
             raise StudioError(
-                f"{self.folder} was moved or removed while it was in use. Put it back and go on "
-                "with the same command and --resume, or begin another run."
+                f"{self.folder} was moved or removed while it was in use. Put it back and continue "
+                "with the same command and --resume, or start another run."
             )
 
     def check_resumable(self) -> None:
-        """Refuse to go on from nothing where that would be over a finished adapter.
+        """Refuse to resume from the start if that would overwrite a finished adapter.
 
         Raises:
-            StudioError: it has an adapter, and no checkpoint.
+            StudioError: the run has an adapter, but no checkpoint.
         """
         if self.adapter.exists() and not self.checkpoints():
             raise StudioError(
-                f"--resume: {self.folder} has its adapter, but no checkpoint is left to go on "
-                f"from; {self.adapter} would be trained over from the start. Put a checkpoint "
-                "back, or begin another run with another --name."
+                f"--resume: {self.folder} has its adapter, but no checkpoint to continue from; "
+                f"training from the start would overwrite {self.adapter}. Restore a checkpoint, or "
+                "start another run with another --name."
             )
 
     def tidy(self) -> None:
-        """Finish or clear away what a killed process left under way. Only who holds the run may."""
+        """Finish or remove what a killed process left half done. The caller must hold the lock."""
         for folder in (self.folder, self.folder / "samples", self.folder / "checkpoints"):
             tidy(folder, alone=True)
 
     @property
     def planned_steps(self) -> int:
-        """Steps of the whole run, as last planned; 0 where its settings are silent on them."""
+        """Steps of the whole run, as last planned; 0 if its settings do not say."""
         return run_files.read_config(self.folder / CONFIG).get("steps", 0)
 
     def extend(self, config: str) -> None:
-        """Go on under a longer plan from now on."""
+        """Replace the settings by those with more steps."""
         with writing("its settings", self.folder, GO_ON):
             write_text(self.folder / CONFIG, config, durable=True)
 
@@ -174,11 +175,11 @@ class Run:
 
     @property
     def samples(self) -> Path:
-        """The folder of sample pictures."""
+        """The folder of samples."""
         return self.folder / "samples"
 
     def sample_file(self, name: str) -> Path:
-        """Where a sample picture goes."""
+        """Return the file for a sample."""
         return self.samples / f"{name}.png"
 
     def log(self, step: int, **values: Any) -> None:
@@ -188,13 +189,13 @@ class Run:
             stream.write(json.dumps({"step": step, **values}) + "\n")
 
     def read_log(self) -> list[dict[str, Any]]:
-        """Every whole line of the log; a line cut short by a crash is left out."""
+        """Read the lines of the log; a line truncated by a crash is left out."""
         return run_files.read_log(self.folder / LOG)
 
     def forget_after(self, step: int) -> None:
-        """Drop log lines and checkpoints past a step, so that a resumed run writes them once.
+        """Remove log lines and checkpoints after a step, so that a resumed run writes them once.
 
-        A twin's checkpoint ahead of its siblings' would outlive those that they have in common.
+        A checkpoint that only one twin has would otherwise be kept longer than the common ones.
         """
         rows = [row for row in self.read_log() if row["step"] <= step]
         with writing("its log", self.folder, GO_ON):
@@ -210,39 +211,39 @@ class Run:
             "state": state,
             "step": step,
             "steps": steps,
-            **asdict(ProcessMark.own()),
+            **asdict(ProcessId.own()),
             "time": round(time.time(), 1),
             **({"method": method} if method else {}),
             **values,
         }
         file = self.folder / STATUS
-        with writing("where it is", file, GO_ON):
+        with writing("the run's status", file, GO_ON):
             write_text(file, json.dumps(status, indent=1) + "\n")
 
     def read_status(self) -> dict[str, Any]:
-        """The last status written; empty before the first, or if a power cut damaged it."""
+        """Read the last status; empty before the first, or if a power cut damaged it."""
         return run_files.read_status(self.folder / STATUS)
 
     @property
     def state(self) -> str:
-        """running, finished, stopped, failed; interrupted: its process ended without a word; new:
-        none has written a status yet."""
+        """running, finished, stopped or failed; interrupted: its process was killed; new: it has no
+        status yet."""
         state = self.read_status().get("state", "new")
         return "interrupted" if state == "running" and not self.is_alive() else state
 
     @property
     def has_adapter(self) -> bool:
-        """Whether there is anything to draw with: the final adapter, or a checkpoint's."""
+        """Whether there is an adapter to use: the final one, or a checkpoint's."""
         return self.adapter.is_dir() or bool(self.checkpoints())
 
     def is_alive(self) -> bool:
-        """Whether a process trains it now; a run "running" that is not alive was killed."""
+        """Return whether a process trains it now; a "running" run that is not alive was killed."""
         status = self.read_status()
-        mark = ProcessMark.of(status)
+        mark = ProcessId.of(status)
         return status.get("state") == "running" and mark is not None and mark.is_alive()
 
     def checkpoints(self) -> dict[int, Path]:
-        """Whole checkpoints by step, oldest first."""
+        """Return the complete checkpoints by step, oldest first."""
         found = {}
         for folder in (self.folder / "checkpoints").glob("step-*"):
             match = _CHECKPOINT.fullmatch(folder.name)
@@ -251,7 +252,7 @@ class Run:
         return dict(sorted(found.items()))
 
     def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> Path:
-        """Save a checkpoint whole.
+        """Save a checkpoint atomically and return its folder.
 
         Raises:
             StudioError: the run's folder is gone, or cannot be written to.
@@ -265,13 +266,13 @@ class Run:
 
     @contextlib.contextmanager
     def saving_adapter(self) -> Iterator[Path]:
-        """A folder for the final adapter, which takes its place whole when the block ends well."""
+        """Yield a folder for the final adapter; it replaces the old one if the block succeeds."""
         self.check_there()
         with writing("the final adapter", self.adapter, GO_ON), replacing(self.adapter) as fresh:
             yield fresh
 
     def keep_newest(self, keep: int, spared: int | None = None) -> None:
-        """Let the oldest checkpoints beyond `keep` go, but for that of one step."""
+        """Remove all but the newest `keep` checkpoints and that of the step `spared`."""
         for step, old in list(self.checkpoints().items())[:-keep]:
             if step != spared:
                 discard(old)

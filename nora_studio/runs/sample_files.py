@@ -1,4 +1,4 @@
-"""The pictures in `samples/` of a run: which prompt after which step."""
+"""The images in `samples/` of a run, by step and prompt."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ _SAMPLE = re.compile(r"(?:base|step-(\d{6,}))-(\d{2,})\.png")
 
 
 def samples_of(run: Run) -> dict[int, dict[int, Path]]:
-    """A run's samples by step and prompt number, both in order; step 0 is the base."""
+    """Return a run's samples by step and prompt number, both in order; step 0 is the base."""
     found: dict[int, dict[int, Path]] = {}
     for file in run.samples.glob("*.png"):
         match = _SAMPLE.fullmatch(file.name)
@@ -19,6 +19,6 @@ def samples_of(run: Run) -> dict[int, dict[int, Path]]:
 
 
 def latest_sample(run: Run) -> Path | None:
-    """A run's latest picture of its first prompt; None before it has drawn."""
+    """Return a run's latest sample of its first prompt; None if it has no samples."""
     samples = samples_of(run)
     return next(iter(samples[max(samples)].values()), None) if samples else None

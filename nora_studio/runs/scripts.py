@@ -1,4 +1,4 @@
-"""Where the entry scripts lie, and how one is started as a person would start it."""
+"""The entry scripts: where they are, and how to run one in the foreground."""
 
 import signal
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nora_studio.errors import StudioError
-from nora_studio.runs.orphans import ending_with_us
+from nora_studio.runs.child_processes import stop_with_parent
 from nora_studio.runs.stop import SIGHUP
 
 TRAIN = "training/dreambooth_nora.py"
@@ -17,33 +17,35 @@ FIDELITY = "evaluation/fidelity.py"
 FEWSHOT = "training/clip_fewshot.py"
 LLAMA = "training/llama_commonsense.py"
 TRAINERS = {"instance_dir": TRAIN, "shots": FEWSHOT, "cutoff": LLAMA}
-"""Each trainer by an option that its runs alone have."""
+"""Each trainer's script, by an option that only its runs have."""
 COMMONSENSE = "evaluation/commonsense.py"
 
 
 def script_path(name: str) -> Path:
-    """A script of the checkout, or its copy inside an installed wheel.
+    """Return the path of a script in the checkout, or of its copy inside an installed wheel.
 
     Args:
-        name: Path from the project's top, such as "training/dreambooth_nora.py".
+        name: Path from the project's root, such as "training/dreambooth_nora.py".
 
     Raises:
-        StudioError: it is in neither.
+        StudioError: the script is in neither.
     """
     package = Path(__file__).parents[1]
     for top in (package.parent, package / "_bundle"):
         if (top / name).is_file():
             return top / name
-    raise StudioError(f"expected {name} beside the package; it is missing. Reinstall nora-studio.")
+    raise StudioError(
+        f"expected the script {name} with the package; it is missing. Reinstall nora-studio."
+    )
 
 
 def script_command(name: str, arguments: Sequence[str]) -> list[str]:
-    """The command that runs a script in this Python."""
+    """Return the command that runs a script with this Python."""
     return [sys.executable, str(script_path(name)), *arguments]
 
 
 def as_flags(words: Sequence[str]) -> list[str]:
-    """Write "steps=100" or "unet.no-train" as a command line's flags."""
+    """Turn words such as "steps=100" or "unet.no-train" into command line flags."""
     flags = []
     for word in words:
         name, equals, value = word.partition("=")
@@ -52,13 +54,14 @@ def as_flags(words: Sequence[str]) -> list[str]:
 
 
 def run_script(name: str, arguments: Sequence[str]) -> int:
-    """Run a script in the foreground, its output on ours; give back its exit status.
+    """Run a script in the foreground, with this process's output; return its exit status.
 
-    Ctrl-C reaches the script too, which then saves and stops; we wait for it. A SIGTERM reaches
-    us alone and is passed on; a closed terminal tells both, and twice would be "at once". If we are
-    killed, the system stops the script (on Linux).
+    Ctrl-C reaches the script too, which then saves and stops; this process waits for it. SIGTERM
+    reaches only this process and is passed on. A closed terminal signals both processes; it is not
+    passed on, because a second signal would stop the script at once. If this process is killed, the
+    system stops the script (on Linux).
     """
-    process = subprocess.Popen(script_command(name, arguments), preexec_fn=ending_with_us())
+    process = subprocess.Popen(script_command(name, arguments), preexec_fn=stop_with_parent())
     before: dict[int, Any] = {
         signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     }
@@ -68,7 +71,7 @@ def run_script(name: str, arguments: Sequence[str]) -> int:
         while True:
             try:
                 status = process.wait()
-                return status if status >= 0 else 128 - status  # as a shell tells a signal
+                return status if status >= 0 else 128 - status  # As a shell reports a signal.
             except KeyboardInterrupt:
                 continue
     finally:

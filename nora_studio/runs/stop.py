@@ -1,4 +1,4 @@
-"""Signals that end a training: at once outside of the loop; within it between steps, all saved."""
+"""Signals that end a training: at once outside the loop; inside it after a step, all saved."""
 
 import os
 import signal
@@ -11,23 +11,23 @@ SIGHUP: int | None = getattr(signal, "SIGHUP", None)
 """A closed terminal. Windows has none."""
 
 SIGKILL: signal.Signals = getattr(signal, "SIGKILL", signal.SIGTERM)
-"""Ends a process at once. Windows has none, but there SIGTERM does the same."""
+"""Ends a process at once. Windows has none; there SIGTERM does the same."""
 
 SIGNALS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, *(() if SIGHUP is None else (SIGHUP,)))
-"""Ctrl-C, what a scheduler or a shutdown sends, and a closed terminal."""
+"""Ctrl-C, the signal of a scheduler or a shutdown, and a closed terminal."""
 
 
 def end_on_early_interrupt() -> None:
-    """Have Ctrl-C simply end a script while it imports: that takes seconds and has begun nothing.
+    """Let Ctrl-C end a script while it imports, without a traceback.
 
-    The first line of an entry script, before its heavier imports.
+    Call it first in an entry script, before the imports that take seconds.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal that ends at once what is under way."""
+    """Raised by a signal that ends the current work at once."""
 
     def __init__(self, number: int) -> None:
         self.signal = signal.Signals(number)
@@ -35,9 +35,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Turns the signals into a request that the loop obeys between steps.
+    """Turns the signals into a request, which the loop follows after the current step.
 
-    A second signal of the same kind acts as it would without us, for who cannot wait.
+    A second signal of the same kind has its usual effect, to stop without waiting.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class StopRequest:
 
 @contextmanager
 def ending_at_once() -> Iterator[None]:
-    """Within the block, a signal raises `Interrupted`, so that nothing is left half done."""
+    """Raise `Interrupted` on a signal within the block, so that the work can be cleaned up."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise Interrupted(number)
@@ -69,27 +69,27 @@ def ending_at_once() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            # Whoever leaves a group of processes is deaf from then on (`processes.leave`).
+            # A process that has left its group ignores signals (`processes.leave`).
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, handler)
 
 
 def _handle(receive: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
-    """Have all signals received; what received them before."""
+    """Install a handler for all signals and return the previous handlers."""
     terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
-    def receive_deaf(number: int, frame: FrameType | None) -> None:
+    def receive_quietly(number: int, frame: FrameType | None) -> None:
         if number == SIGHUP:
-            _leave(terminals)
+            _redirect_to_null(terminals)
         receive(number, frame)
 
-    # `nohup` says that a closed terminal is none of our business.
-    heard = [n for n in SIGNALS if n != SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
-    return {number: signal.signal(number, receive_deaf) for number in heard}
+    # Under `nohup`, SIGHUP stays ignored.
+    handled = [n for n in SIGNALS if n != SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+    return {number: signal.signal(number, receive_quietly) for number in handled}
 
 
-def _leave(terminals: list[int]) -> None:
-    """Write nothing more to a closed terminal: each try would be an error of its own."""
+def _redirect_to_null(terminals: list[int]) -> None:
+    """Redirect output away from a closed terminal, where each write would be another error."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in terminals:
         os.dup2(nowhere, descriptor)

@@ -1,21 +1,21 @@
-"""JSON as one reader and another read it alike: no name twice, and every number finite."""
+"""Strict JSON, which all readers read alike: no repeated names, and only finite numbers."""
 
 import json
 from typing import Any
 
 _MOST_DIGITS = 20
-"""Of a whole number: those of 64 bits. Longer ones overflow where they are used."""
+"""Digits of the largest 64-bit whole number; longer ones would overflow later."""
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Read JSON that a stranger may have written.
+    """Parse JSON from an untrusted source.
 
-    Python keeps the last of two values of one name, other readers the first; and it takes NaN,
-    which is neither within nor beyond any limit.
+    For a repeated name Python keeps the last value and other readers the first; and Python accepts
+    NaN, for which checks against limits do not work. Both are refused here.
 
     Raises:
-        ValueError: it is no JSON, repeats a name, or holds a number that is not finite.
-        RecursionError: it is nested without end.
+        ValueError: the text is not JSON, repeats a name, or holds a number that is not finite.
+        RecursionError: the text is nested too deeply.
     """
     return json.loads(
         text,
@@ -31,18 +31,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))
-        raise ValueError(f"it holds {twice[:200]!r} twice")
+        raise ValueError(f"it has the name {twice[:200]!r} twice")
     return found
 
 
 def _finite(text: str) -> float:
     number = float(text)
-    if number - number != 0:  # NaN and both infinities, a number too large for a float among them
-        raise ValueError(f"it holds the number {text[:30]}, which is not finite")
+    if number - number != 0:  # NaN or infinity, also from a number too large for a float.
+        raise ValueError(f"it has the number {text[:30]}, which is not finite")
     return number
 
 
 def _short(text: str) -> int:
     if len(text.lstrip("-")) > _MOST_DIGITS:
-        raise ValueError(f"it holds a number of {len(text)} digits")
+        raise ValueError(f"it has a number of {len(text)} digits")
     return int(text)

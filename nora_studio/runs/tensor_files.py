@@ -1,8 +1,8 @@
-"""Safetensors files, read whole or not at all, and written to the same bytes each time.
+"""Reading and writing of safetensors files.
 
-Their headers are checked without their tensors (`tensor_headers`); numbers when they are loaded.
-The library's own writer puts metadata in random order, so that two saves of one adapter would
-differ.
+Headers are checked without reading tensors (`tensor_headers`); numbers are checked when they are
+loaded. The same tensors are always written to the same bytes: the library's own writer puts
+metadata in random order, so that two saves of one adapter would differ.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nora_studio.errors import StudioError
-from nora_studio.runs.atomic import beside, tidy
+from nora_studio.runs.atomic import temporary_path, tidy
 from nora_studio.runs.remedies import get_again
 from nora_studio.runs.tensor_headers import (
     Header,
@@ -42,32 +42,32 @@ _DTYPE_NAMES = {
 
 
 def read_tensors(file: Path, header: Header | None = None) -> dict[str, Tensor]:
-    """Read every tensor of an adapter into memory of its own.
+    """Read every tensor of an adapter into separate memory.
 
     Args:
-        header: As it was read before; it is read here if there is none, or the file has changed.
+        header: The header if it was read before; it is read again if the file has changed.
 
     Raises:
-        StudioError: it is no whole safetensors file, a tensor is of no floats, or a number in it
-            is NaN or infinite.
+        StudioError: the file is not a complete safetensors file, a tensor does not hold
+            floating-point numbers, or a number is NaN or infinite.
     """
     if header is None or not _is_of(header, file):
         header = read_header(file)
     check_floats(file, header)
     try:
-        # Cloned out of the file's mapping into aligned memory: CPU kernels round differently on
-        # unaligned operands, and a reloaded adapter must draw what the trained one drew.
+        # Copied from the memory-mapped file into aligned memory: CPU kernels round differently on
+        # unaligned operands, and a reloaded adapter must generate the same images as before.
         tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise damaged(file, error) from error
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not _all_finite(tensor):
-            raise StudioError(f"{file} holds NaN or infinity in {shown(name)}. {get_again(file)}")
+            raise StudioError(f"{file} has NaN or infinity in {shown(name)}. {get_again(file)}")
     return tensors
 
 
 def _is_of(header: Header, file: Path) -> bool:
-    """Whether a header is the file's own, as the file is now."""
+    """Return whether a header was read from the file as it is now."""
     try:
         return header.stamp == stamp_of(file.stat())
     except OSError:
@@ -75,7 +75,7 @@ def _is_of(header: Header, file: Path) -> bool:
 
 
 def _all_finite(tensor: Tensor) -> bool:
-    if tensor.element_size() == 1:  # float8 has no isfinite kernel
+    if tensor.element_size() == 1:  # float8 has no isfinite kernel.
         tensor = tensor.float()
     return bool(torch.isfinite(tensor).all())
 
@@ -83,10 +83,10 @@ def _all_finite(tensor: Tensor) -> bool:
 def write_tensors(
     file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file beside and put it in place; the same input gives the same bytes.
+    """Write a safetensors file atomically; the same input gives the same bytes.
 
-    Source: the format's description at github.com/huggingface/safetensors. Tensors stand by
-    falling size of their numbers, then by name, so that each is aligned to its own.
+    Source: the format's description at github.com/huggingface/safetensors. Tensors are ordered by
+    falling size of their elements, then by name, so that each is aligned to its element size.
 
     Raises:
         StudioError: the file cannot be written.
@@ -108,7 +108,7 @@ def write_tensors(
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     file = Path(file)
-    fresh = beside(file)
+    fresh = temporary_path(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         tidy(file.parent, signed=True)
@@ -120,7 +120,7 @@ def write_tensors(
     except OSError as error:
         raise StudioError(f"{file} cannot be written: {error.strerror or error}.") from error
     finally:
-        with contextlib.suppress(OSError):  # its folder may not even be one
+        with contextlib.suppress(OSError):  # Its parent may not even be a folder.
             fresh.unlink(missing_ok=True)
 
 

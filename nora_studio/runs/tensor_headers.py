@@ -1,7 +1,6 @@
-"""Headers of safetensors files: the one reader of them, which needs no tensor library.
+"""Headers of safetensors files, read and checked without a tensor library.
 
-What is read here is what is refused here: a pickle, a file that is cut short, and whatever two
-readers could read differently.
+Refused are pickles, truncated files, and files that two readers could read differently.
 """
 
 import math
@@ -31,34 +30,35 @@ Stamp = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Header:
-    """What stands in a file before its tensors."""
+    """The header of a safetensors file."""
 
     metadata: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
     dtypes: dict[str, str]
     """Safetensors' names: "F32", "BF16", ..."""
     places: dict[str, tuple[int, int]]
-    """First byte of each tensor in the file, and the one after its last."""
+    """First byte of each tensor in the file, and the byte after its last."""
     stamp: Stamp
-    """Of the file when the header was read."""
+    """The file's stamp when the header was read."""
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
-    """Tell one state of a file from another."""
+    """Return a stamp that changes whenever the file does."""
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def read_header(file: Path, remedy: str | None = None) -> Header:
-    """Read names, shapes and metadata, no tensor; the file is opened twice, by us and the library.
+    """Read names, shapes and metadata of a file without its tensors.
 
-    Source: the format's description at github.com/huggingface/safetensors.
+    The file is opened twice: here and, for the library's own checks, by safetensors. Source: the
+    format's description at github.com/huggingface/safetensors.
 
     Args:
         remedy: What to do about a damaged file, in whole sentences. None: as for an adapter.
 
     Raises:
-        StudioError: it is not there, is another kind of file (a pickle first of all), is cut short,
-            or two readers could read it differently.
+        StudioError: the file does not exist, is of another kind such as a pickle, is truncated, or
+            could be read differently by two readers.
     """
     if not file.is_file():
         problem = "is a folder" if file.is_dir() else "does not exist"
@@ -76,12 +76,12 @@ def read_header(file: Path, remedy: str | None = None) -> Header:
         raise StudioError(f"{file} cannot be read: {error.strerror}.") from error
     try:
         if not fits:
-            raise ValueError(f"its header should have {length} bytes, and is cut short")
+            raise ValueError(f"its header should have {length} bytes and is truncated")
         entries = parse_json(text.decode())
         metadata = entries.pop("__metadata__", None) or {}
         _check_places(entries, status.st_size - 8 - length)
-        # The library has the last word: whatever passes here can be loaded by it. By "np", since
-        # "pt" asks the system for as much memory as the file is long.
+        # The library checks as well, so that it can load whatever passes here. "np", because "pt"
+        # allocates as much memory as the file is long.
         with safe_open(file, framework="np"):
             pass
     except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -99,19 +99,19 @@ def read_header(file: Path, remedy: str | None = None) -> Header:
 
 
 def _check_start(file: Path, start: bytes, remedy: str | None) -> None:
-    """Refuse what is no safetensors file by name or by its first bytes, pickles first of all."""
+    """Refuse pickles and other files that are not safetensors, by name and first bytes."""
     # A safetensors file begins with the header's length and "{": its zip look-alike would need a
     # header of 67 million bytes, so the brace decides.
     is_safetensors = len(start) == 9 and start[8:] == b"{"
     is_pickle = start.startswith(_PICKLE_STARTS) and not is_safetensors
     if is_pickle or file.suffix.lower() in PICKLE_SUFFIXES:
         raise StudioError(
-            f"{file} is a pickle, which can run any program when it is read, and is never opened "
-            "here. Get it as .safetensors."
+            f"{file} is a pickle, which can run any program when it is read, so it is not opened. "
+            "Get it as .safetensors."
         )
     if not is_safetensors:
         raise StudioError(
-            f"{file} is no safetensors file (its first bytes are not a header). "
+            f"{file} is not a safetensors file: it does not begin with a header. "
             f"{remedy or get_again(file)}"
         )
 
@@ -120,24 +120,25 @@ def _check_places(entries: dict[str, Any], size: int) -> None:
     """Refuse tensors that overlap, leave bytes between them, or lie beyond the file's end.
 
     Args:
-        entries: Of the header, by name.
-        size: Of what follows the header, in bytes.
+        entries: The header's entries by name.
+        size: Bytes after the header.
 
     Raises:
-        ValueError: they do; the tensor is named.
+        ValueError: a tensor is misplaced; the message names it.
     """
     places: list[tuple[int, int, str]] = []
     for name, entry in entries.items():
         begin, end = entry["data_offsets"]
         numbers = [begin, end, *entry["shape"]]
         if not all(type(number) is int and number >= 0 for number in numbers):
-            raise ValueError(f"tensor {shown(name)} has a shape or place of no whole numbers")
-        wide = _BYTES.get(entry["dtype"])
-        if begin > end or (wide and math.prod(entry["shape"]) * wide != end - begin):
-            raise ValueError(f"tensor {shown(name)} is of another size than its place")
+            raise ValueError(f"tensor {shown(name)} has a shape or offset that is not a number")
+        element_size = _BYTES.get(entry["dtype"])
+        expected = element_size and math.prod(entry["shape"]) * element_size
+        if begin > end or (element_size and expected != end - begin):
+            raise ValueError(f"tensor {shown(name)} has another size than its offsets say")
         if end > size:
             raise ValueError(
-                f"tensor {shown(name)} ends at byte {end:,} of {size:,}: the file is cut short"
+                f"tensor {shown(name)} ends at byte {end:,} of {size:,}: the file is truncated"
             )
         places.append((begin, end, name))
     places.sort()
@@ -147,37 +148,37 @@ def _check_places(entries: dict[str, Any], size: int) -> None:
         if begin < before:
             raise ValueError(f"tensors {shown(other)} and {shown(name)} overlap")
         if begin > before:
-            raise ValueError(f"{begin - before} bytes before tensor {shown(name)} belong to none")
+            raise ValueError(f"{begin - before} bytes before tensor {shown(name)} are unused")
     if places and places[-1][1] < size:
-        raise ValueError(f"{size - places[-1][1]} bytes after the last tensor belong to none")
+        raise ValueError(f"{size - places[-1][1]} bytes after the last tensor are unused")
 
 
 def shown(name: str) -> str:
-    """A tensor's name for a message of one line."""
+    """Format a tensor's name for a message of one line."""
     return name if name.isprintable() and 0 < len(name) <= 200 else repr(name[:200])
 
 
 def check_floats(file: Path, header: Header) -> None:
-    """Refuse an adapter's tensors of other numbers than floats; an alpha may be a whole number.
+    """Refuse an adapter's tensors that are not floating-point; an alpha may be a whole number.
 
     Raises:
-        StudioError: one is such; it is named.
+        StudioError: a tensor has another dtype; the message names it.
     """
     for name, dtype in header.dtypes.items():
         is_number = dtype in _WHOLE and math.prod(header.shapes[name]) == 1
         if dtype not in _FLOATS and not (is_number and name.endswith(".alpha")):
             raise StudioError(
                 f"{file}: expected floating-point numbers ({', '.join(_FLOATS)}) in "
-                f"{shown(name)}; got {dtype}. Get the adapter in one of those."
+                f"{shown(name)}; got {dtype}. Get the adapter in one of these formats."
             )
 
 
 def damaged(file: Path, error: Exception, remedy: str | None = None) -> StudioError:
-    """Say in one line why a file cannot be read, and what to do about it."""
+    """Return the error for a file that cannot be read: why, and what to do about it."""
     reason = " ".join(str(error).split()) or type(error).__name__
     return StudioError(f"{file} cannot be read: {reason}. {remedy or get_again(file)}")
 
 
 def count_numbers(header: Header) -> int:
-    """How many numbers a file holds."""
+    """Return how many numbers a file holds."""
     return sum(math.prod(shape) for shape in header.shapes.values())

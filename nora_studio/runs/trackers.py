@@ -1,4 +1,4 @@
-"""A run's log in TensorBoard, Weights & Biases or Trackio too, by accelerate's own classes."""
+"""A run's log in TensorBoard, Weights & Biases or Trackio, through accelerate's trackers."""
 
 import contextvars
 import importlib.util
@@ -17,28 +17,29 @@ from nora_studio.runs.atomic import write_text
 
 PROJECT = "nora-studio"
 IDENTITY = "tracker.json"
-"""In a run's folder: under which name the tracker's service knows the run, also when resumed."""
+"""File in a run's folder with the id by which the tracker's service knows the run when resumed."""
 
 
 def check_tracker(name: str) -> None:
     """Refuse a tracker whose library is not installed.
 
     Raises:
-        StudioError: it is not.
+        StudioError: the library is not installed.
     """
     if name != "none" and importlib.util.find_spec(name) is None:
         extra = "'nora-studio[trackers]'" if name == "tensorboard" else name
-        raise StudioError(f"--tracker {name}: not installed. Run `pip install {extra}`.")
+        raise StudioError(f"--tracker: {name} is not installed. Run `pip install {extra}`.")
 
 
 class RunTracker:
-    """One run's tracker. What the log calls "learning_rate": {"unet": ...}, it calls by a path."""
+    """One run's tracker. "learning_rate": {"unet": ...} of the log becomes "learning_rate/unet"."""
 
     def __init__(self, tracker: GeneralTracker) -> None:
+        """Wrap a tracker that has been started."""
         self.tracker = tracker
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Numbers by name, as in the log."""
+        """Log numbers by name, as in the run's log."""
         flat: dict[str, Any] = {}
         for name, value in values.items():
             inner = value.items() if isinstance(value, Mapping) else [(None, value)]
@@ -46,7 +47,7 @@ class RunTracker:
         self.tracker.log(flat, step=step)
 
     def log_images(self, step: int, pictures: Mapping[str, Image.Image]) -> None:
-        """Pictures by name, where the tracker takes any."""
+        """Log images by name, if the tracker supports images."""
         if isinstance(self.tracker, TensorBoardTracker):
             arrays: dict[str, Any] = {
                 name: np.asarray(picture.convert("RGB"))[None] for name, picture in pictures.items()
@@ -57,21 +58,21 @@ class RunTracker:
             self.tracker.log_images(one_each, step=step)
 
     def finish(self) -> None:
-        """Write out what is left, and close."""
+        """Flush and close the tracker."""
         self.tracker.finish()
 
 
 def open_tracker(name: str, folder: Path, settings: str, done: int) -> RunTracker | None:
-    """Open a run's tracker, or go on with the one that the run began with; None for "none".
+    """Open a run's tracker, or continue the one that the run was started with; None for "none".
 
     TensorBoard's files are in `tensorboard/` of the run's folder. Weights & Biases keeps its files
-    in the run's folder as well, and Trackio where TRACKIO_DIR says; both know the run by an id
-    that is kept in `tracker.json`.
+    in the run's folder as well, and Trackio in TRACKIO_DIR; both know the run by an id that is
+    kept in `tracker.json`.
 
     Args:
-        folder: The run's.
+        folder: The run's folder.
         settings: The run's options, TOML.
-        done: Steps done already: what an earlier process told of later ones is void.
+        done: Steps done already; what an earlier process logged of later steps is discarded.
 
     Raises:
         StudioError: the tracker cannot start.
@@ -93,17 +94,17 @@ def open_tracker(name: str, folder: Path, settings: str, done: int) -> RunTracke
             own |= {"auto_log_cpu": False, "auto_log_gpu": False}
             tracker = TrackioTracker(PROJECT, **own)
     try:
-        # Trackio ends the run that its context knows of: each twin begins in an empty one.
+        # Trackio ends the run of the current context, so each twin starts in an empty one.
         contextvars.Context().run(tracker.start)
-    except Exception as error:  # Each library has its own: no network, no login, a full disk.
-        raise StudioError(f"--tracker {name}: could not start: {first_line(error)}") from error
+    except Exception as error:  # Each library has its own errors: no network, login or space.
+        raise StudioError(f"--tracker: {name} cannot start: {first_line(error)}") from error
     if isinstance(tracker, TensorBoardTracker) and not done:
         tracker.log({"options": f"```\n{settings}\n```"}, step=0)
     return RunTracker(tracker)
 
 
 def _identity(folder: Path) -> str:
-    """A run's id, drawn once and kept: its name alone may have been another run's before."""
+    """Return a run's id, random and kept, since another run may have had the same name before."""
     file = folder / IDENTITY
     if not file.exists():
         write_text(file, json.dumps({"id": uuid.uuid4().hex[:8]}) + "\n")

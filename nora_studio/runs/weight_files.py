@@ -1,7 +1,7 @@
-"""The files that hold a model's weights: safetensors, or a refusal by name. No pickle is read.
+"""The files that hold a model's weights: safetensors only, never pickles.
 
-A pickle can run any program when it is read. What is looked at here are names alone, in a folder or
-on the Hub, so that a refusal comes before anything is read or downloaded.
+A pickle can run any program when it is read. Only names are checked here, in a folder or on the
+Hub, so that a model is refused before anything is read or downloaded.
 """
 
 import json
@@ -19,9 +19,9 @@ from huggingface_hub.errors import (
 from nora_studio.errors import StudioError, first_line
 from nora_studio.runs.tensor_headers import PICKLE_SUFFIXES
 
-# Its bases: OSError, and what the Hub's client of this release raises without a network.
-_OUT_OF_REACH: tuple[type[Exception], ...] = HfHubHTTPError.__bases__  # pyright: ignore
-_PATIENCE = 30.0  # seconds
+# Its base classes are OSError and what this release of the Hub's client raises without a network.
+_UNREACHABLE: tuple[type[Exception], ...] = HfHubHTTPError.__bases__  # pyright: ignore
+_TIMEOUT = 30.0  # seconds
 RESAVE = (
     "If you trust it, load it once elsewhere and save it with save_pretrained, which writes "
     "safetensors; or choose another model."
@@ -30,13 +30,13 @@ RESAVE = (
 
 
 def weights_of_folder(folder: Path) -> tuple[Path, ...]:
-    """The safetensors files that diffusers or transformers read a folder's weights from.
+    """Return the safetensors files from which diffusers or transformers read a folder's weights.
 
     Returns:
-        The one file, or those of an index; none where there are none or the index is damaged.
+        The single file, or those of an index; empty if there are none or the index is damaged.
     """
     unet, other = "diffusion_pytorch_model.safetensors", "model.safetensors"
-    # Where both are there, diffusers prefers the index of several files, transformers the one.
+    # If a folder has both, diffusers prefers the index, transformers the single file.
     for name in (f"{unet}.index.json", unet, other, f"{other}.index.json"):
         file = folder / name
         if not file.is_file():
@@ -52,34 +52,34 @@ def weights_of_folder(folder: Path) -> tuple[Path, ...]:
 
 
 def first_pickle(names: Iterable[str]) -> str | None:
-    """The first name, in order of the alphabet, that a pickle of weights has."""
+    """Return the alphabetically first name of a pickle; None if there is none."""
     found = (name for name in names if PurePosixPath(name).suffix.lower() in PICKLE_SUFFIXES)
     return min(found, default=None)
 
 
 def pickle_refusal(flag: str, model: str, pickle: str, expected: str, remedy: str) -> StudioError:
-    """Say in one line that a model's weights are a pickle.
+    """Return the error for a model whose weights are a pickle.
 
     Args:
-        flag: What asked for the model.
-        model: As it was asked for.
-        pickle: Name of the file.
+        flag: The option that names the model.
+        model: The model as the user named it.
+        pickle: Name of the pickle.
         expected: Name of the file that would have been read.
         remedy: What to do, in whole sentences.
     """
     return StudioError(
-        f"{flag}: {model} has its weights only as {pickle}, a pickle, which may run any program "
-        f"when it is read; expected {expected}. {remedy}"
+        f"{flag}: expected {expected} in {model}; it has its weights only as {pickle}, a pickle, "
+        f"which can run any program when it is read. {remedy}"
     )
 
 
 def check_weights(
     flag: str, model: str, folder: Path, expected: str = "model.safetensors", remedy: str = RESAVE
 ) -> None:
-    """Refuse a local folder that holds pickles of weights and no safetensors.
+    """Refuse a local folder that has pickles of weights and no safetensors.
 
     Raises:
-        StudioError: it is such a folder.
+        StudioError: the folder has only pickles.
     """
     names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
     pickle = first_pickle(names)
@@ -92,10 +92,10 @@ def check_hub_weights(
 ) -> None:
     """Refuse a Hub repository with pickles and no safetensors; one that cannot be listed passes.
 
-    For after a failure, to say by name what was missing: listing needs the Hub, or a copy of it.
+    Called after a failed load, to name the missing file: listing needs the Hub, or a local copy.
 
     Raises:
-        StudioError: it is such a repository.
+        StudioError: the repository has only pickles.
     """
     if repository.count("/") != 1 or Path(repository).expanduser().exists():
         return
@@ -109,49 +109,50 @@ def check_hub_weights(
 
 
 def hub_files(flag: str, repository: str, revision: str | None = None) -> list[str]:
-    """Names of a repository's files by the Hub, or of its local copy where the Hub is out of reach.
+    """Return the names of a repository's files, from the Hub, or from a local copy without network.
 
     Args:
-        flag: What asked for it.
+        flag: The option that names the repository.
         repository: owner/name.
-        revision: A commit; None: the newest.
+        revision: A commit. None: the newest.
 
     Raises:
-        StudioError: there is no such repository, or neither the Hub nor a local copy is at hand.
+        StudioError: the repository does not exist, or the Hub is unreachable and there is no local
+            copy.
     """
     try:
-        # Not `list_repo_files`, which tries five times, for half a minute, without a network.
-        found = HfApi().model_info(repository, revision=revision, timeout=_PATIENCE)
+        # Not `list_repo_files`, which without a network retries for half a minute.
+        found = HfApi().model_info(repository, revision=revision, timeout=_TIMEOUT)
         return [file.rfilename for file in found.siblings or ()]
     except (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError, ValueError) as error:
-        raise _not_had(flag, repository, error) from error
-    except _OUT_OF_REACH as error:
+        raise _download_error(flag, repository, error) from error
+    except _UNREACHABLE as error:
         try:
             copy = Path(snapshot_download(repository, revision=revision, local_files_only=True))
         except (OSError, ValueError):
-            raise _not_had(flag, repository, error) from error
+            raise _download_error(flag, repository, error) from error
         return [file.relative_to(copy).as_posix() for file in copy.rglob("*") if file.is_file()]
 
 
 def hub_file(flag: str, repository: str, name: str, revision: str | None = None) -> Path:
-    """One file of a repository, downloaded unless a copy of it is there.
+    """Return one file of a repository, downloading it unless there is a local copy.
 
     Raises:
-        StudioError: it cannot be had.
+        StudioError: the file cannot be downloaded.
     """
     try:
         return Path(hf_hub_download(repository, name, revision=revision))
-    except (*_OUT_OF_REACH, ValueError) as error:
-        raise _not_had(flag, f"{name} of {repository}", error) from error
+    except (*_UNREACHABLE, ValueError) as error:
+        raise _download_error(flag, f"{name} of {repository}", error) from error
 
 
 def pick_weights(
     flag: str, model: str, names: Sequence[str], wanted: Sequence[str], remedy: str
 ) -> str:
-    """The first of the wanted safetensors files among a model's files.
+    """Return the first of the wanted safetensors files that is among a model's files.
 
     Raises:
-        StudioError: none is there; a pickle that is there instead is named.
+        StudioError: the model has none of them; the message names a pickle it has instead.
     """
     for name in wanted:
         if name in names:
@@ -160,10 +161,10 @@ def pick_weights(
     if pickle is not None:
         raise pickle_refusal(flag, model, pickle, wanted[0], remedy)
     raise StudioError(
-        f"{flag}: expected {wanted[0]} in {model}; it is not there. Choose a model that has its "
-        "weights as safetensors."
+        f"{flag}: expected {wanted[0]} in {model}; the model has no such file. Choose a model with "
+        "its weights as safetensors."
     )
 
 
-def _not_had(flag: str, what: str, error: Exception) -> StudioError:
-    return StudioError(f"{flag}: {what} could not be had from the Hub: {first_line(error)}")
+def _download_error(flag: str, what: str, error: Exception) -> StudioError:
+    return StudioError(f"{flag}: {what} cannot be downloaded from the Hub: {first_line(error)}")

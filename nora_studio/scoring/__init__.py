@@ -1,1 +1,1 @@
-"""Judge and compare pictures: CLIP, DINO, statistics, grids, tables and reports."""
+"""Scoring and comparing images: CLIP, DINO, statistics, grids, tables and reports."""

@@ -1,7 +1,7 @@
-"""An open_clip model's files, found and loaded: safetensors alone, whatever the model is named by.
+"""Finding and loading the files of an open_clip model, from safetensors only.
 
-open_clip itself falls back to pickles: in a folder with files of other names, on the Hub, and for
-published weights. So the file is chosen here, from names alone, and open_clip is given that file.
+open_clip itself falls back to pickles: in a folder with other file names, on the Hub, and for
+published weights. So the file is chosen here by its name, and passed to open_clip.
 """
 
 import logging
@@ -28,7 +28,7 @@ from nora_studio.runs.weight_files import (
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
 LOCAL_WEIGHTS = (WEIGHTS, "open_clip_pytorch_model.safetensors", "model.safetensors")
-"""By preference; in a folder that holds none of them, its only safetensors file."""
+"""In order of preference; in a folder without these, its only safetensors file is used."""
 HUB, FOLDER = "hf-hub:", "local-dir:"
 _PUBLISHED_PICKLE = "open_clip_pytorch_model.bin"
 _PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
@@ -39,26 +39,26 @@ class ClipFiles:
     """Where the parts of an open_clip model are."""
 
     config: str
-    """What open_clip knows its configuration by: "local-dir:FOLDER", or an architecture."""
+    """open_clip's name of the configuration: "local-dir:FOLDER", or an architecture."""
     tokenizer: str
-    """What open_clip knows its tokenizer by."""
+    """open_clip's name of the tokenizer."""
     weights: Path
-    """A safetensors file."""
+    """The safetensors file."""
     published: dict[str, Any] = field(default_factory=dict)
-    """open_clip's own facts of published weights: preprocessing, and whether with QuickGELU."""
+    """open_clip's settings of published weights, such as preprocessing and QuickGELU."""
 
 
 def find_clip_files(name: str, flag: str) -> ClipFiles:
-    """Find an open_clip model; nothing but its configuration is downloaded before its weights.
+    """Find an open_clip model, downloading its configuration and weights if necessary.
 
     Args:
-        name: "embedded"; a folder of open_clip's format, with or without "local-dir:"; a
+        name: "embedded"; a folder in open_clip's format, with or without "local-dir:"; a
             safetensors file in such a folder; "hf-hub:owner/name"; "ARCHITECTURE:WEIGHTS", such as
             "ViT-B-32:openai"; or "ARCHITECTURE:FILE.safetensors".
-        flag: What asked for it, for messages.
+        flag: The option that names the model, for messages.
 
     Raises:
-        StudioError: there is no such model, or its weights are a pickle.
+        StudioError: the model does not exist, or its weights are a pickle.
     """
     if name.startswith(HUB):
         return _on_hub(name, flag)
@@ -70,12 +70,12 @@ def find_clip_files(name: str, flag: str) -> ClipFiles:
         return _published(architecture, weights, flag)
     raise StudioError(
         f"{flag}: expected 'embedded', a folder, 'hf-hub:owner/name' or ARCHITECTURE:WEIGHTS "
-        f"such as ViT-B-32:openai; got {name!r}, which is none of them here."
+        f"such as ViT-B-32:openai; got {name!r}. Check the name or the path."
     )
 
 
 def local_folder(name: str) -> Path | None:
-    """The folder of a model's configuration; None where it is not on this disk."""
+    """Return the folder of a model's configuration; None if the model is not local."""
     if name == EMBEDDED:
         return embedded("mini-clip")
     path = Path(name.removeprefix(FOLDER)).expanduser()
@@ -90,28 +90,28 @@ def load_open_clip(
     """Load a model in float32 with its preprocessing and its tokenizer.
 
     Raises:
-        StudioError: its weights are no safetensors file, whatever their name.
-        Exception: as open_clip has it.
+        StudioError: its weights are not a safetensors file, whatever their name.
+        Exception: open_clip's own errors.
     """
     read_header(files.weights, "Download the model again, or choose another.")
     known: dict[str, Any] = {f"image_{name}": files.published.get(name) for name in _PREPROCESSING}
     model: Any
     preprocess: Any
-    with _without_alarm():
-        # Neither of the towers' own pretrained weights: those might be pickles.
+    with _without_weights_warning():
+        # Without pretrained weights of the towers, which might be pickles.
         model, _, preprocess = open_clip.create_model_and_transforms(
             files.config,
             load_weights=False,
             pretrained_image=False,
             pretrained_text=False,
             device=device,
-            # Some published weights were trained with QuickGELU; open_clip goes on without.
+            # Some published weights were trained with QuickGELU, which open_clip does not set.
             force_quick_gelu=files.published.get("quick_gelu", False),
             **known,
         )
     open_clip.load_checkpoint(model, str(files.weights))
     config: Any = open_clip.get_model_config(files.config) or {}
-    # A configuration may ask that a tokenizer's own program be run: not here.
+    # A configuration may name a tokenizer with its own code, which is not run.
     has_own = config.get("text_cfg", {}).get("hf_tokenizer_name")
     plain: dict[str, Any] = {"trust_remote_code": False} if has_own else {}
     tokenize: Any = open_clip.get_tokenizer(files.tokenizer, **plain)
@@ -128,8 +128,8 @@ def _in_folder(name: str, folder: Path, flag: str) -> ClipFiles:
         weights = _weights_in(name, folder, flag)
     if not (folder / CONFIG).is_file():
         raise StudioError(
-            f"{flag}: expected {CONFIG} and a safetensors file in {folder}; the first is not "
-            "there. Give a folder saved in open_clip's format."
+            f"{flag}: expected {CONFIG} and a safetensors file in {folder}; it has no {CONFIG}. "
+            "Name a folder in open_clip's format."
         )
     return ClipFiles(f"{FOLDER}{folder}", f"{FOLDER}{folder}", folder / weights)
 
@@ -140,15 +140,15 @@ def _weights_in(name: str, folder: Path, flag: str) -> str:
     wanted = [*LOCAL_WEIGHTS, *(own if len(own) == 1 else [])]
     if len(own) > 1 and not set(own) & set(LOCAL_WEIGHTS):
         raise StudioError(
-            f"{flag}: {folder} holds {len(own)} safetensors files ({', '.join(own[:3])}, ...), "
-            f"none of them called {WEIGHTS}. Name one of the files."
+            f"{flag}: expected {WEIGHTS} in {folder}; it has {len(own)} other safetensors files "
+            f"({', '.join(own[:3])}, ...). Name one of the files."
         )
     return pick_weights(flag, name, names, wanted, _remedy(_PUBLISHED_PICKLE, "the same folder"))
 
 
 def _on_hub(name: str, flag: str) -> ClipFiles:
     repository = name.removeprefix(HUB)
-    # All of one commit, which the place of its local copy tells.
+    # All files are of one commit, which is the name of the local copy's folder.
     folder = hub_file(flag, repository, CONFIG).parent
     weights = _of_repository(
         flag, name, repository, LOCAL_WEIGHTS[:2], f"a folder with its {CONFIG}", folder.name
@@ -157,7 +157,7 @@ def _on_hub(name: str, flag: str) -> ClipFiles:
 
 
 def _published(architecture: str, weights: str, flag: str) -> ClipFiles:
-    """Weights for an architecture that open_clip knows: a file, or what it has a name for."""
+    """Find weights of an architecture that open_clip knows: a file, or published weights."""
     name, file = f"{architecture}:{weights}", Path(weights).expanduser()
     own = f"an empty folder, and name {architecture}:FOLDER/{WEIGHTS}"
     if file.is_file():
@@ -166,15 +166,17 @@ def _published(architecture: str, weights: str, flag: str) -> ClipFiles:
         return ClipFiles(architecture, architecture, file)
     if weights not in open_clip.list_pretrained_tags_by_model(architecture):
         known = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
-        raise StudioError(f"{flag}: {architecture} has no weights {weights!r}; it has {known}.")
+        raise StudioError(
+            f"{flag}: expected weights of {architecture}, one of {known}; got {weights!r}."
+        )
     facts: dict[str, Any] = dict(open_clip.get_pretrained_cfg(architecture, weights))
     repository, _, stored = facts.get("hf_hub", "").rpartition("/")
     if not repository:
         stored = facts.get("url", "").rpartition("/")[2] or "an unknown file"
         raise pickle_refusal(flag, name, stored, WEIGHTS, _remedy(stored, own))
-    # As open_clip names the twin of a pickle.
-    twin = str(PurePosixPath(stored).with_suffix(".safetensors")) if stored else WEIGHTS
-    found = _of_repository(flag, name, repository, [twin], own)
+    # open_clip gives the safetensors copy of a pickle the same name.
+    copy = str(PurePosixPath(stored).with_suffix(".safetensors")) if stored else WEIGHTS
+    found = _of_repository(flag, name, repository, [copy], own)
     return ClipFiles(architecture, architecture, found, facts)
 
 
@@ -186,7 +188,7 @@ def _of_repository(
     place: str,
     revision: str | None = None,
 ) -> Path:
-    """The weights of a repository, known to be safetensors before they are downloaded."""
+    """Return the weights of a repository, known to be safetensors before they are downloaded."""
     chosen = next(
         (n for n in wanted if isinstance(_cached(repository, n, revision), str)), None
     ) or pick_weights(
@@ -213,8 +215,8 @@ def _remedy(pickle: str, place: str) -> str:
 
 
 @contextmanager
-def _without_alarm():
-    """Leave out open_clip's warning that a model has no weights yet: they follow."""
+def _without_weights_warning():
+    """Drop open_clip's warning that a model has no weights, since they are loaded afterwards."""
 
     def is_other(record: logging.LogRecord) -> bool:
         return "initialized randomly" not in str(record.msg)

@@ -1,4 +1,4 @@
-"""Adapters side by side: the same prompts, seeds and starting noise, scored and told in words."""
+"""Comparison of adapters on the same prompts, seeds and starting noise: images and scores."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,41 +13,42 @@ from nora_studio.adapters.methods.table import METHOD_NAMES
 from nora_studio.errors import StudioError
 from nora_studio.photos.opening import open_image
 from nora_studio.scoring.dino import Dino
-from nora_studio.scoring.scores import Scorer, score_pictures
+from nora_studio.scoring.scores import Scorer, score_images
 from nora_studio.scoring.statistics import paired_difference, signed, verdict
-from nora_studio.sdxl.adapted import AdaptedPipes
-from nora_studio.sdxl.entrants import (
+from nora_studio.sdxl.columns import (
     BASE,
-    Drawing,
-    Entrant,
+    ComparisonColumn,
+    GenerationSettings,
     Pair,
-    PlannedPicture,
+    PlannedImage,
     UsedAdapter,
-    plan_pictures,
+    plan_images,
     run_name,
 )
-from nora_studio.sdxl.generate import default_batch, draw, save_picture
+from nora_studio.sdxl.generate import default_batch, generate_images, save_image
+from nora_studio.sdxl.pipeline_cache import PipelineCache
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One paired comparison of two entrants by one score."""
+class ScoreDifference:
+    """The paired difference of one score between two columns."""
 
     score: str
     first: str
     second: str
     mean: float
-    """Of first minus second."""
+    """Mean of first minus second."""
     low: float
     high: float
     """Ends of the 95% interval."""
     units: int
-    """Independent units behind the interval."""
+    """Number of independent units."""
     verdict: str
+    """What the difference shows, in words."""
 
     @property
     def row(self) -> tuple[str, str, str, str, str]:
-        """For a table: score, who against whom, difference, interval, verdict."""
+        """A row for a table: score, pair, difference, interval, verdict."""
         return (
             self.score,
             f"{self.first} − {self.second}",
@@ -57,30 +58,30 @@ class Finding:
         )
 
 
-Pictures = dict[str, dict[Pair, Path]]
-"""Label -> (prompt, seed) -> file."""
+ImageFiles = dict[str, dict[Pair, Path]]
+"""Files by column label and (prompt, seed)."""
 Scores = dict[str, dict[str, list[float]]]
-"""Score's name -> label -> one value a picture, in the order of `Drawing.pairs`."""
+"""Values by score and column label, one per image, in the order of `GenerationSettings.pairs`."""
 
 
-def enter_adapters(
+def adapter_columns(
     paths: Sequence[Path | AdapterFile],
     with_base: bool = True,
     *,
     weights: Sequence[float] = (),
     strengths: Sequence[float] = (),
     together: bool = False,
-) -> list[Entrant]:
-    """Name the columns: by method, or by run where two share a method; the base comes first.
+) -> list[ComparisonColumn]:
+    """Make the columns of a comparison, the base first, named by method or else by run.
 
     Args:
-        weights: Each adapter's own strength, in the same order; none: 1 for each.
-        strengths: A column of every adapter for each of these, which multiply its own.
-        together: All adapters on at once, as one column.
+        weights: Each adapter's own strength, in the same order. Empty: 1 for each.
+        strengths: Factors on the adapters' strengths; each gives a column for every adapter.
+        together: Put all adapters in one column.
 
     Raises:
-        StudioError: an adapter cannot be read, is given twice, or would bear another one's name; or
-            there is not one weight for each.
+        StudioError: an adapter cannot be read, is given twice or has the same name as another; or
+            the numbers of weights and adapters differ.
     """
     adapters = [open_subject_adapter(path) for path in paths]
     own = [adapter.card.method for adapter in adapters]
@@ -89,158 +90,161 @@ def enter_adapters(
     repeated = next((label for label in labels if labels.count(label) > 1), None)
     if repeated is not None or BASE in labels:
         raise StudioError(
-            f"--adapters: two would be called {repeated or BASE!r}. Give each adapter once, from "
-            "runs of different names."
+            f"--adapters: expected adapters with different names; got two called "
+            f"{repeated or BASE!r}. Give each adapter once, from runs with different names."
         )
     if weights and len(weights) != len(adapters):
         raise StudioError(
-            f"--weights: expected one for each of {len(adapters)} adapters; got {len(weights)}."
+            f"--weights: expected one number for each of {len(adapters)} adapters; got "
+            f"{len(weights)}."
         )
     _check_strengths([*weights, *strengths])
     used = [
         UsedAdapter(*one) for one in zip(adapters, weights or [1.0] * len(adapters), strict=True)
     ]
-    entrants = [Entrant(label, (use,)) for label, use in zip(labels, used, strict=True)]
+    columns = [ComparisonColumn(label, (use,)) for label, use in zip(labels, used, strict=True)]
     if together and used:
-        entrants = [Entrant(" + ".join(labels), tuple(used))]
+        columns = [ComparisonColumn(" + ".join(labels), tuple(used))]
     if strengths:
-        entrants = [_at(entrant, s) for entrant in entrants for s in strengths]
-    return ([Entrant(BASE)] if with_base else []) + entrants
+        columns = [_at(column, s) for column in columns for s in strengths]
+    return ([ComparisonColumn(BASE)] if with_base else []) + columns
 
 
 def _check_strengths(strengths: Sequence[float]) -> None:
     if not all(abs(strength) < 1e6 for strength in strengths):
-        raise StudioError(f"expected finite strengths; got {list(strengths)}.")
+        raise StudioError(f"expected strengths between -1e6 and 1e6; got {list(strengths)}.")
 
 
-def _at(entrant: Entrant, strength: float) -> Entrant:
-    """A column of its own, at that strength."""
-    return replace(entrant.at(strength), label=f"{entrant.label} × {strength:g}")
+def _at(column: ComparisonColumn, strength: float) -> ComparisonColumn:
+    """Return the column at another strength, with the strength in its label."""
+    return replace(column.at(strength), label=f"{column.label} × {strength:g}")
 
 
-def draw_missing(
+def generate_missing(
     pipe: StableDiffusionXLPipeline,
-    entrants: Sequence[Entrant],
-    drawing: Drawing,
+    columns: Sequence[ComparisonColumn],
+    settings: GenerationSettings,
     folder: Path,
-    on_picture: Callable[[str, int, int], object] | None = None,
-) -> Pictures:
-    """Draw what is not yet in `folder` with the very same recipe; give back every picture's file.
+    on_image: Callable[[str, int, int], object] | None = None,
+) -> ImageFiles:
+    """Generate the images that `folder` lacks, and return every image's file.
 
     Args:
-        folder: Holds one folder of PNG files for each entrant.
-        on_picture: Called once a picture, drawn or found, with (label, number, how many in all).
+        folder: Holds one folder of PNG files for each column; images with the same recipe are kept.
+        on_image: Called for each image, generated or found, with (label, number, total).
     """
-    planned = plan_pictures(pipe, entrants, drawing, folder)
-    pictures: Pictures = {entrant.label: {} for entrant in entrants}
-    for picture in planned:
-        pictures[picture.entrant.label][picture.pair] = picture.file
-    numbers = dict.fromkeys(pictures, 0)
-    # One adapter after the other: none but the current one takes memory.
-    for picture in draw_planned(AdaptedPipes(pipe, keep=1), planned, drawing):
-        label = picture.entrant.label
+    planned = plan_images(pipe, columns, settings, folder)
+    image_files: ImageFiles = {column.label: {} for column in columns}
+    for planned_image in planned:
+        image_files[planned_image.column.label][planned_image.pair] = planned_image.file
+    numbers = dict.fromkeys(image_files, 0)
+    # One adapter after the other, so that only the current one takes memory.
+    for planned_image in generate_planned(PipelineCache(pipe, keep=1), planned, settings):
+        label = planned_image.column.label
         numbers[label] += 1
-        if on_picture is not None:
-            on_picture(label, numbers[label], len(drawing.pairs))
-    return pictures
+        if on_image is not None:
+            on_image(label, numbers[label], len(settings.pairs))
+    return image_files
 
 
-def draw_planned(
-    pipes: AdaptedPipes, planned: Sequence[PlannedPicture], drawing: Drawing
-) -> Iterator[PlannedPicture]:
-    """Draw what is missing of planned pictures; yield each, found or drawn, when it is there.
+def generate_planned(
+    pipes: PipelineCache, planned: Sequence[PlannedImage], settings: GenerationSettings
+) -> Iterator[PlannedImage]:
+    """Generate the planned images that are missing, and yield each image once it exists.
 
-    Where the adapters all stay ready, as many rows as are drawn at once are finished before the
-    next; else one entrant after the other.
+    If all adapters stay loaded, the rows of one batch are finished in every column before the next
+    ones; otherwise one column is finished after the other.
     """
-    batch = default_batch(pipes.base, drawing.size)
-    adapters = {use.path for picture in planned for use in picture.entrant.adapters}
-    rows = batch if len(adapters) <= pipes.keep else len(drawing.pairs)
-    for start in range(0, len(drawing.pairs), rows):
-        chunk = set(drawing.pairs[start : start + rows])
-        for label in dict.fromkeys(picture.entrant.label for picture in planned):
-            own = [p for p in planned if p.entrant.label == label and p.pair in chunk]
-            missing = {picture.pair: picture for picture in own if not picture.is_drawn}
-            yield from (picture for picture in own if picture.pair not in missing)
-            yield from _draw_missing_of_one(pipes, missing, drawing)
+    batch = default_batch(pipes.base, settings.size)
+    adapters = {use.path for image in planned for use in image.column.adapters}
+    rows = batch if len(adapters) <= pipes.keep else len(settings.pairs)
+    for start in range(0, len(settings.pairs), rows):
+        chunk = set(settings.pairs[start : start + rows])
+        for label in dict.fromkeys(image.column.label for image in planned):
+            own = [
+                image for image in planned if image.column.label == label and image.pair in chunk
+            ]
+            missing = {image.pair: image for image in own if not image.is_generated}
+            yield from (image for image in own if image.pair not in missing)
+            yield from _generate_missing_of_column(pipes, missing, settings)
 
 
-def _draw_missing_of_one(
-    pipes: AdaptedPipes, missing: Mapping[Pair, PlannedPicture], drawing: Drawing
-) -> Iterator[PlannedPicture]:
-    """Draw one entrant's missing pictures, in the drawing's order."""
+def _generate_missing_of_column(
+    pipes: PipelineCache, missing: Mapping[Pair, PlannedImage], settings: GenerationSettings
+) -> Iterator[PlannedImage]:
+    """Generate one column's missing images, in the order of the settings."""
     if not missing:
         return
-    entrant = next(iter(missing.values())).entrant.at(drawing.strength)
-    drawn = draw(
-        pipes.wearing(entrant.adapters_on),
-        drawing.prompts,
-        drawing.seeds,
-        steps=drawing.steps,
-        guidance=drawing.guidance,
-        size=drawing.size,
-        negative=drawing.negative,
-        trigger=entrant.trigger,
-        done={pair for pair in drawing.pairs if pair not in missing},
+    column = next(iter(missing.values())).column.at(settings.strength)
+    generated = generate_images(
+        pipes.with_adapters(column.adapters_on),
+        settings.prompts,
+        settings.seeds,
+        steps=settings.steps,
+        guidance=settings.guidance,
+        size=settings.size,
+        negative=settings.negative,
+        trigger=column.trigger,
+        done={pair for pair in settings.pairs if pair not in missing},
     )
-    for prompt, seed, image in drawn:
-        picture = missing[prompt, seed]
-        save_picture(image, picture.file, picture.recipe)
-        yield picture
+    for prompt, seed, image in generated:
+        planned_image = missing[prompt, seed]
+        save_image(image, planned_image.file, planned_image.recipe)
+        yield planned_image
 
 
-def score_entrants(
+def score_columns(
     scorer: Scorer,
-    pictures: Pictures,
-    drawing: Drawing,
+    image_files: ImageFiles,
+    settings: GenerationSettings,
     references: Sequence[Image.Image] | None = None,
     dino: Dino | None = None,
 ) -> Scores:
-    """Score every picture of every entrant; CLIP-I and DINO only where there are real photos."""
+    """Score every image of every column; CLIP-I and DINO only if there are real photos."""
     scores: Scores = {}
-    prompts = [prompt for prompt, _ in drawing.pairs]
-    for label, files in pictures.items():
-        images = [open_picture(files[pair]) for pair in drawing.pairs]
-        for name, values in score_pictures(scorer, images, prompts, references, dino):
+    prompts = [prompt for prompt, _ in settings.pairs]
+    for label, files in image_files.items():
+        images = [read_image(files[pair]) for pair in settings.pairs]
+        for name, values in score_images(scorer, images, prompts, references, dino):
             scores.setdefault(name, {})[label] = values.tolist()
     return scores
 
 
-def open_picture(file: Path) -> Image.Image:
-    """Read one drawn picture whole, in RGB.
+def read_image(file: Path) -> Image.Image:
+    """Read an image in RGB.
 
     Raises:
-        StudioError: it has more pixels than are read.
+        StudioError: the image has too many pixels.
     """
     with open_image(file) as image:
         return image.convert("RGB")
 
 
-def find_differences(scores: Scores, drawing: Drawing) -> Iterator[Finding]:
-    """Compare each later column with each earlier one, adapters before comparisons with the base.
+def find_differences(scores: Scores, settings: GenerationSettings) -> Iterator[ScoreDifference]:
+    """Compare each later column with each earlier one; comparisons with the base come last.
 
-    Seeds of one prompt are alike, so prompts are the independent units; with a single prompt its
-    seeds are. A single picture has no interval and gives no finding. What the intervals cover:
-    `statistics.coverage`.
+    Images of one prompt are alike, so prompts are the independent units; with a single prompt, its
+    seeds are. A single image has no interval and gives no difference. `statistics.coverage` says
+    what the intervals cover.
     """
-    groups = [prompt for prompt, _ in drawing.pairs]
-    unit, units = "prompts", len(drawing.prompts)
+    groups = [prompt for prompt, _ in settings.pairs]
+    unit, units = "prompts", len(settings.prompts)
     if units == 1:
-        groups, unit, units = list(range(len(drawing.seeds))), "seeds", len(drawing.seeds)
+        groups, unit, units = list(range(len(settings.seeds))), "seeds", len(settings.seeds)
     if units < 2:
         return
-    for name, columns in scores.items():
-        pairs = sorted(combinations(columns, 2), key=lambda pair: BASE in pair)
+    for name, by_label in scores.items():
+        pairs = sorted(combinations(by_label, 2), key=lambda pair: BASE in pair)
         for second, first in pairs:
-            difference = paired_difference(columns[first], columns[second], groups)
+            difference = paired_difference(by_label[first], by_label[second], groups)
             words = verdict(difference, units, first, second, unit)
-            yield Finding(name, first, second, *difference, units, words)
+            yield ScoreDifference(name, first, second, *difference, units, words)
 
 
-def mean_by_prompt(values: Sequence[float], drawing: Drawing) -> dict[str, float]:
-    """One entrant's score of each prompt, over its seeds."""
-    count = len(drawing.seeds)
+def mean_by_prompt(values: Sequence[float], settings: GenerationSettings) -> dict[str, float]:
+    """Return one column's mean score of each prompt over its seeds."""
+    count = len(settings.seeds)
     return {
         prompt: sum(values[i * count : (i + 1) * count]) / count
-        for i, prompt in enumerate(drawing.prompts)
+        for i, prompt in enumerate(settings.prompts)
     }

@@ -1,4 +1,4 @@
-"""Judge pictures with DINO, which sees whether it is this very subject and not only its class."""
+"""The DINO score of images, which distinguishes a subject from others of its class."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ ENCODING_BATCH = 32
 
 @dataclass(frozen=True)
 class Dino:
-    """A DINO in evaluation mode, float32, with its own preprocessing."""
+    """A DINO in evaluation mode and float32, with its preprocessing."""
 
     name: str
     model: Any
@@ -31,10 +31,9 @@ class Dino:
 
     @torch.no_grad()
     def features(self, images: Sequence[Image.Image]) -> Tensor:
-        """Class tokens of the pictures' middle squares, unit vectors (images, width).
+        """Return class tokens of the images' centre squares: unit vectors, (images, width).
 
-        Some processors resize without regard to proportions; a square suffers nothing from either.
-        float32 on the CPU.
+        Squares, because some processors resize without keeping proportions. float32 on the CPU.
         """
         rows = []
         for start in range(0, len(images), ENCODING_BATCH):
@@ -46,13 +45,13 @@ class Dino:
 
 
 def load_dino(name: str, device: str | torch.device = "cpu") -> Dino:
-    """Load a DINO (v1, v2, v3) by transformers, safetensors only.
+    """Load a DINO (v1, v2, v3) with transformers, from safetensors only.
 
     Args:
         name: A folder, or a Hub name such as facebook/dino-vits16 or facebook/dinov2-small.
 
     Raises:
-        StudioError: nothing loadable is behind the name, or a model without a class token.
+        StudioError: the model could not be loaded, or has no class token.
     """
     source = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
     check_weights("--dino", name, Path(source))
@@ -60,18 +59,18 @@ def load_dino(name: str, device: str | torch.device = "cpu") -> Dino:
         kind = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
         if kind not in MODEL_TYPES:
             raise StudioError(
-                f"--dino: expected a vision transformer ({', '.join(MODEL_TYPES)}); {name!r} holds "
-                f"a {kind}. facebook/dino-vits16 is the one of the DreamBooth paper."
+                f"--dino: expected a vision transformer ({', '.join(MODEL_TYPES)}); {name!r} is a "
+                f"{kind}. The DreamBooth paper uses facebook/dino-vits16."
             )
-        # DINO has no pooler; left in, it would be drawn at random, with a page of warnings.
-        bare = {"add_pooling_layer": False} if kind == "vit" else {}
-        model, told = AutoModel.from_pretrained(
+        # DINO has no pooler; it would be initialised at random, with many warnings.
+        without_pooler = {"add_pooling_layer": False} if kind == "vit" else {}
+        model, loading = AutoModel.from_pretrained(
             source,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
             dtype=torch.float32,
-            **bare,
+            **without_pooler,
         )
         processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -79,10 +78,10 @@ def load_dino(name: str, device: str | torch.device = "cpu") -> Dino:
             raise
         check_hub_weights("--dino", name)
         raise StudioError(f"--dino: {name!r} could not be loaded: {first_line(error)}") from error
-    if told["missing_keys"]:  # They would be drawn at random, too.
+    if loading["missing_keys"]:  # They would be initialised at random, too.
         raise StudioError(
-            f"--dino: {name!r} lacks {len(told['missing_keys'])} of the model's weights, "
-            f"{min(told['missing_keys'])} among them. Use a whole one, such as "
+            f"--dino: {name!r} lacks {len(loading['missing_keys'])} of the model's weights, such "
+            f"as {min(loading['missing_keys'])}. Use a complete model, such as "
             "facebook/dino-vits16."
         )
     model = model.requires_grad_(False).eval().to(device)
@@ -92,13 +91,13 @@ def load_dino(name: str, device: str | torch.device = "cpu") -> Dino:
 def dino_score(
     dino: Dino, images: Sequence[Image.Image], references: Sequence[Image.Image]
 ) -> Tensor:
-    """DINO: mean cosine of each picture with all real photos of the subject, (images,).
+    """Return the DINO score: the mean cosine of each image with all real photos, (images,).
 
-    Source: DreamBooth (arXiv 2208.12242), 4.2. Unlike CLIP-I it is not trained to forget what
-    tells two subjects of one class apart.
+    Source: DreamBooth (arXiv 2208.12242), 4.2. Unlike CLIP, DINO is not trained to ignore the
+    differences between subjects of one class.
     """
     if not references:
-        raise StudioError("DINO needs at least one real photo of the subject; got none.")
+        raise StudioError("DINO: expected at least one real photo of the subject; got none.")
     return (dino.features(images) @ dino.features(references).T).mean(dim=-1)
 
 

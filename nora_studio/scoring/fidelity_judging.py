@@ -1,4 +1,4 @@
-"""Draw checkpoints at several strengths and judge them: what `fidelity.py` is concluded from."""
+"""Generate images with checkpoints at several strengths, and score them for `fidelity.py`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,44 +16,44 @@ from nora_studio.photos.prompts import replace_token
 from nora_studio.runs.runs import Run
 from nora_studio.scoring.compare import (
     BASE,
-    Drawing,
-    Entrant,
-    draw_missing,
-    enter_adapters,
+    ComparisonColumn,
+    GenerationSettings,
+    adapter_columns,
+    generate_missing,
     mean_by_prompt,
-    open_picture,
+    read_image,
     run_name,
 )
 from nora_studio.scoring.dino import Dino
-from nora_studio.scoring.fidelity import PROMPT_SCORE, Point, Score
+from nora_studio.scoring.fidelity import PROMPT_SCORE, FidelityPoint, Score
 from nora_studio.scoring.scores import Scorer
 from nora_studio.scoring.statistics import paired_difference
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An adapter as of one step of its training."""
+    """An adapter at one step of its training."""
 
     run: str
     path: Path
-    """As it was named."""
+    """The path as it was given."""
     adapter: AdapterFile
     is_final: bool
 
     @property
     def card(self) -> AdapterCard:
-        """The adapter's."""
+        """The adapter's card."""
         return self.adapter.card
 
 
 def find_checkpoints(path: Path, last: int) -> list[Checkpoint]:
-    """A run's last checkpoints and its final adapter, by step; of anything else, itself alone.
+    """Return a run's last checkpoints and its final adapter, by step; or a single adapter.
 
     Args:
-        last: Checkpoints before the final adapter; one of the very same step is left out.
+        last: Number of checkpoints before the final adapter; one of the same step is left out.
 
     Raises:
-        StudioError: nothing there is an adapter.
+        StudioError: the path is neither an adapter nor a run with one.
     """
     run = Run(path)
     final = None if run.exists and not run.adapter.is_dir() else open_subject_adapter(path)
@@ -68,13 +68,15 @@ def find_checkpoints(path: Path, last: int) -> list[Checkpoint]:
         for _, folder in chosen
     ]
     if not found + ends:
-        raise StudioError(f"{path} is a run without a checkpoint yet. Wait for its first one.")
+        raise StudioError(
+            f"expected a run with a checkpoint; {path} has none yet. Wait for its first one."
+        )
     return sorted(found + ends, key=lambda one: one.card.steps)
 
 
 @dataclass(frozen=True)
-class Panel:
-    """Who judges, with the real photos and the prompts encoded once."""
+class Judges:
+    """The judges, with the real photos and the prompts encoded once."""
 
     scorer: Scorer
     dino: Dino | None
@@ -83,17 +85,17 @@ class Panel:
     texts: Mapping[str, Tensor]  # prompt -> (width,), unit vectors
 
     @classmethod
-    def seat(
+    def prepare(
         cls,
         scorer: Scorer,
         dino: Dino | None,
         photos: Sequence[Image.Image],
         prompts: Sequence[str],
-    ) -> "Panel":
-        """Encode what every picture is held against.
+    ) -> "Judges":
+        """Encode the photos and prompts that images are compared with.
 
         Raises:
-            StudioError: there are fewer than two photos, which have no likeness to each other.
+            StudioError: there are fewer than two photos, so none can be compared with another.
         """
         if len(photos) < 2:
             raise StudioError(
@@ -109,92 +111,92 @@ class Panel:
         )
 
     def judge(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> dict[str, Tensor]:
-        """CLIP-T, CLIP-I, DINO and "nearest" of each picture with its own prompt, (images,) each.
+        """Return CLIP-T, CLIP-I, DINO and "nearest" of each image, (images,) each.
 
-        "nearest" is the likeness to the one photo that a picture is nearest to, by the judge of
-        the subject.
+        CLIP-T is with the image's own prompt. "nearest" is the similarity to the photo that an
+        image is nearest to, by the judge of the subject.
         """
-        seen = self.scorer.image_features(images)
-        likeness = seen @ self.photos.T  # (images, photos)
+        features = self.scorer.image_features(images)
+        similarity = features @ self.photos.T  # (images, photos)
         texts = torch.stack([self.texts[prompt] for prompt in prompts])
-        scores = {PROMPT_SCORE: (seen * texts).sum(-1), "CLIP-I": likeness.mean(-1)}
+        scores = {PROMPT_SCORE: (features * texts).sum(-1), "CLIP-I": similarity.mean(-1)}
         if self.dino is not None and self.dino_photos is not None:
-            likeness = self.dino.features(images) @ self.dino_photos.T
-            scores["DINO"] = likeness.mean(-1)
-        return scores | {"nearest": likeness.amax(-1)}
+            similarity = self.dino.features(images) @ self.dino_photos.T
+            scores["DINO"] = similarity.mean(-1)
+        return scores | {"nearest": similarity.amax(-1)}
 
     def real(self, units: int) -> dict[str, tuple[float, ...]]:
-        """The photos' own scores: CLIP-T with every prompt, likeness to the other photos."""
+        """Return the photos' scores: CLIP-T with every prompt, and similarity to each other."""
         by_prompt = (self.photos @ torch.stack(list(self.texts.values())).T).mean(0).tolist()
         whole = by_prompt if len(by_prompt) > 1 else by_prompt * units
         scores = {PROMPT_SCORE: tuple(whole)}
         for name, photos in (("CLIP-I", self.photos), ("DINO", self.dino_photos)):
             if photos is not None:
-                scores[name] = (_among_themselves(photos).mean().item(),) * units
+                scores[name] = (_pairwise_similarity(photos).mean().item(),) * units
         return scores
 
     @property
     def nearest_photos(self) -> float:
-        """Likeness of those two photos that are most alike, by the judge of the subject."""
+        """Similarity of the two most similar photos, by the judge of the subject."""
         photos = self.photos if self.dino_photos is None else self.dino_photos
-        return _among_themselves(photos).max().item()
+        return _pairwise_similarity(photos).max().item()
 
 
-def _among_themselves(photos: Tensor) -> Tensor:
-    """Likeness of every two different photos, (photos * (photos - 1),)."""
+def _pairwise_similarity(photos: Tensor) -> Tensor:
+    """Return the similarity of every two different photos, (photos * (photos - 1),)."""
     others = ~torch.eye(len(photos), dtype=torch.bool)
     return (photos @ photos.T)[others]
 
 
 def measure(
     pipe: StableDiffusionXLPipeline,
-    panel: Panel,
+    judges: Judges,
     checkpoint: Checkpoint | None,
-    drawing: Drawing,
+    drawing: GenerationSettings,
     folder: Path,
-    on_picture: Callable[[], object] = lambda: None,
-) -> Point:
-    """Draw and judge one point; pictures that are there with the same recipe are used again.
+    on_image: Callable[[], object] = lambda: None,
+) -> FidelityPoint:
+    """Generate and score the images of one point; existing images with the same recipe are used.
 
     Args:
-        checkpoint: None is the bare base.
-        drawing: Its strength is the point's.
-        folder: Of the results; pictures go below it.
+        checkpoint: None for the base.
+        drawing: Settings of the images, with the point's strength.
+        folder: Folder of the results, in which the images are stored.
     """
     if checkpoint is None:
-        entrant, place = Entrant(BASE), folder / "pictures"
+        column, place = ComparisonColumn(BASE), folder / "pictures"
         run, method, step, strength = BASE, BASE, 0, 0.0
     else:
-        (entrant,) = enter_adapters([checkpoint.adapter], with_base=False)
+        (column,) = adapter_columns([checkpoint.adapter], with_base=False)
         run, method, step = checkpoint.run, checkpoint.card.method, checkpoint.card.steps
-        entrant = replace(entrant, label=f"{run} step {step}")
+        column = replace(column, label=f"{run} step {step}")
         strength = drawing.strength
         place = folder / "pictures" / f"strength-{strength:g}"
     try:
-        drawn = draw_missing(pipe, [entrant], drawing, place, lambda *_: on_picture())
+        generated = generate_missing(pipe, [column], drawing, place, lambda *_: on_image())
     except StudioError:
         if checkpoint is not None:
             check_kept(checkpoint.path)
         raise
-    files = [drawn[entrant.label][pair] for pair in drawing.pairs]
-    judged = panel.judge([open_picture(file) for file in files], [p for p, _ in drawing.pairs])
-    nearest = judged.pop("nearest")
-    return Point(
+    files = [generated[column.label][pair] for pair in drawing.pairs]
+    scores = judges.judge([read_image(file) for file in files], [p for p, _ in drawing.pairs])
+    nearest = scores.pop("nearest")
+    return FidelityPoint(
         run=run,
         method=method,
         step=step,
         is_final=checkpoint is not None and checkpoint.is_final,
         adapter="" if checkpoint is None else str(checkpoint.path),
         strength=strength,
-        scores={name: score_of(values.tolist(), drawing) for name, values in judged.items()},
+        scores={name: score_of(values.tolist(), drawing) for name, values in scores.items()},
         nearest=nearest.mean().item(),
-        copies=(nearest > panel.nearest_photos).float().mean().item(),
+        copies=(nearest > judges.nearest_photos).float().mean().item(),
         pictures=tuple(file.relative_to(folder).as_posix() for file in files),
     )
 
 
-def score_of(values: Sequence[float], drawing: Drawing) -> Score:
-    """One score with its interval, by prompts; by seeds where there is one prompt."""
+def score_of(values: Sequence[float], drawing: GenerationSettings) -> Score:
+    """Return a score with its interval, over prompts, or over seeds if there is one prompt."""
     units = list(mean_by_prompt(values, drawing).values()) if len(drawing.prompts) > 1 else values
     if len(units) < 2:
         return Score(tuple(units))
@@ -202,15 +204,15 @@ def score_of(values: Sequence[float], drawing: Drawing) -> Score:
     return Score(tuple(units), low, high)
 
 
-def units_of(drawing: Drawing) -> int:
-    """Independent units: prompts, or seeds where there is one prompt."""
+def units_of(drawing: GenerationSettings) -> int:
+    """Return the number of independent units: prompts, or seeds if there is one prompt."""
     return len(drawing.prompts) if len(drawing.prompts) > 1 else len(drawing.seeds)
 
 
-def planned_points(
+def plan_points(
     checkpoints: Sequence[Checkpoint], strengths: Sequence[float]
 ) -> Iterator[tuple[Checkpoint, float]]:
-    """Every point; those as trained first, so that a result cut short says most."""
+    """Yield every point, strength 1 and final adapters first, to make partial results useful."""
     ends_first = sorted(checkpoints, key=lambda checkpoint: not checkpoint.is_final)
     for strength in sorted(strengths, key=lambda value: abs(value - 1)):
         for checkpoint in ends_first:

@@ -1,4 +1,4 @@
-"""A fidelity result as a picture: subject upwards, prompt to the right."""
+"""A plot of a fidelity result: subject upwards, prompt to the right."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ COLOURS = ("#a4502f", "#3d6b99", "#47743f", "#7a5c99")
 
 
 def plot_fidelity(result: Fidelity, file: Path) -> None:
-    """Every point, a colour a run; each run's front as a line, its recommended point ringed."""
+    """Plot every point, one colour per run, with its front as a line and the best point ringed."""
     # Imported here: nothing else needs it, and it takes a second.
     from matplotlib.figure import Figure
 

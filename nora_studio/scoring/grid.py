@@ -1,4 +1,4 @@
-"""Draw a labelled comparison grid: prompts down, contenders across, on one PNG."""
+"""A labelled comparison grid as one PNG: prompts down, columns across."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from nora_studio.errors import StudioError
-from nora_studio.runs.atomic import beside
+from nora_studio.runs.atomic import temporary_path
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 GROUND, INK, SOFT_INK, EMPTY = "#f6f4ef", "#23211e", "#6d675f", "#e7e3da"
@@ -17,11 +17,11 @@ GROUND, INK, SOFT_INK, EMPTY = "#f6f4ef", "#23211e", "#6d675f", "#e7e3da"
 
 @dataclass(frozen=True)
 class _Layout:
-    """Lengths of a comparison grid in pixels, all in proportion to a picture's side."""
+    """Lengths of a comparison grid in pixels, in proportion to an image's side."""
 
     tile: int
     label_share: float = 0.85
-    """Width of the row labels, as a share of a picture's side."""
+    """Width of the row labels, as a share of an image's side."""
     lines: int = 1
     """Lines of the topmost headings."""
     span: int = 0
@@ -29,10 +29,12 @@ class _Layout:
 
     @property
     def gap(self) -> int:
+        """Space between images."""
         return max(4, self.tile // 20)
 
     @property
     def margin(self) -> int:
+        """Space around the grid."""
         return max(12, self.tile // 5)
 
     @property
@@ -42,7 +44,7 @@ class _Layout:
 
     @property
     def heading(self) -> int:
-        """Height of a line of headings, space below it included."""
+        """Height of a line of headings, including the space below it."""
         return max(20, self.tile // 6)
 
     @property
@@ -56,11 +58,12 @@ class _Layout:
         return self.heading + (self.lines - 1) * self.line + (self.heading if self.span else 0)
 
     def column(self, index: int) -> int:
+        """Return the left edge of a column."""
         between = 2 * self.gap * (index // self.span) if self.span else 0
         return self.margin + self.labels + self.gap + index * (self.tile + self.gap) + between
 
     def right_of(self, columns: int) -> int:
-        """Right edge of the last of so many columns."""
+        """Return the right edge of the last of a number of columns."""
         return self.column(columns - 1) + self.tile
 
 
@@ -76,15 +79,15 @@ def labelled_grid(
     lines: int = 1,
     label_share: float = 0.85,
 ) -> None:
-    """Write a comparison as one PNG: a row for each prompt, a column for each contender.
+    """Write a comparison as one PNG, with a row for each prompt.
 
     Args:
-        rows: Pictures by row and column; None leaves a place empty. Others than squares are cut to
-            their centre.
-        tile: Side of each picture in pixels.
+        rows: Images by row and column; None leaves a place empty. Images that are not square are
+            cut to their centre.
+        tile: Side of each image in pixels.
         photos: The subject's own photos, as a strip above the grid.
         groups: Headings above the columns' own, each over an equal share of the columns.
-        lines: The topmost headings are wrapped into at most so many.
+        lines: Most lines into which the topmost headings are wrapped.
         label_share: Width of the row labels, as a share of `tile`.
 
     Raises:
@@ -93,12 +96,14 @@ def labelled_grid(
     widths = {len(row) for row in rows}
     if widths != {len(column_labels)} or len(rows) != len(row_labels):
         raise StudioError(
-            f"a grid needs a label for each row and column; got {len(row_labels)} labels for "
-            f"{len(rows)} rows, and {len(column_labels)} for rows of {sorted(widths)} pictures."
+            f"expected a label for each row and column of a grid; got {len(row_labels)} labels for "
+            f"{len(rows)} rows, and {len(column_labels)} for rows of {sorted(widths)} images."
         )
     columns = len(column_labels)
     if groups and columns % len(groups):
-        raise StudioError(f"{columns} columns do not make {len(groups)} groups of equal width.")
+        raise StudioError(
+            f"expected groups of equal width; got {len(groups)} groups for {columns} columns."
+        )
     layout = _Layout(tile, label_share, lines, columns // len(groups) if groups else 0)
     strip = _strip_side(layout, columns, len(photos)) + 2 * layout.gap if photos else 0
     height = len(rows) * (tile + layout.gap) - layout.gap
@@ -145,7 +150,7 @@ def _draw_headings(
     groups: Sequence[str],
     top: int,
 ) -> None:
-    """Set the columns' headings, and those of their groups above them."""
+    """Draw the columns' headings, and those of their groups above them."""
     bottom = top + layout.headings
     limit = 1 if groups else layout.lines
     for column, label in enumerate(labels):
@@ -167,7 +172,7 @@ def _draw_heading(
     limit: int,
     ink: str = INK,
 ) -> None:
-    """Set a heading of at most `limit` lines between two edges, the last line above `bottom`."""
+    """Draw a heading of at most `limit` lines between two edges, the last line above `bottom`."""
     font = ImageFont.load_default(max(10, layout.tile // 12))
     left, right = ends
     last = bottom - layout.heading + layout.heading * 2 // 5
@@ -178,7 +183,7 @@ def _draw_heading(
 
 
 def _draw_label(canvas: Image.Image, layout: _Layout, label: str, top: int, height: int) -> None:
-    """Set a row's label beside its pictures, ragged left edge on the margin, centred in height."""
+    """Draw a row's label to the left of its images, left-aligned and centred in height."""
     size = max(9, layout.tile // 14)
     font = ImageFont.load_default(size)
     line = round(size * 1.4)
@@ -209,7 +214,7 @@ def _wrap(text: str, font: Font, width: int, limit: int) -> list[str]:
 
 
 def _balanced(text: str, font: Font, width: int, limit: int) -> list[str]:
-    """`_wrap` without a last line much shorter than the others."""
+    """Wrap as `_wrap` does, without a last line much shorter than the others."""
     lines = _wrap(text, font, width, limit)
     for percent in range(95, 45, -5):
         narrower = _wrap(text, font, width * percent // 100, limit + 1)
@@ -220,7 +225,7 @@ def _balanced(text: str, font: Font, width: int, limit: int) -> list[str]:
 
 
 def _cut(word: str, font: Font, width: int) -> list[str]:
-    """Break a word into pieces that fit a line; nearly every word is one piece."""
+    """Break a word into pieces that fit on a line; nearly every word is one piece."""
     pieces = [""]
     for letter in word:
         if pieces[-1] and font.getlength(pieces[-1] + letter) > width:
@@ -230,7 +235,7 @@ def _cut(word: str, font: Font, width: int) -> list[str]:
 
 
 def _spell(text: str, font: Font) -> str:
-    """Write a text in the letters the built-in font has: accents dropped, "?" where none fits."""
+    """Write a text in letters of the built-in font: without accents, with "?" for other letters."""
     missing = _glyph("\uffff", font)
     spelling = {}
     for letter in set(text):
@@ -250,7 +255,7 @@ def _glyph(letter: str, font: Font) -> bytes:
 def _paste(
     canvas: Image.Image, picture: Image.Image | None, place: tuple[int, int], side: int
 ) -> None:
-    """Put a square with rounded corners on the canvas; None draws an empty place."""
+    """Draw an image as a square with rounded corners; None draws an empty square."""
     square = Image.new("RGB", (side, side), EMPTY)
     if picture is not None:
         square = ImageOps.fit(picture.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
@@ -259,7 +264,10 @@ def _paste(
 
 @cache
 def _rounded_mask(side: int) -> Image.Image:
-    """Drawn four times too large and shrunk: Pillow's own corners are jagged."""
+    """Return a mask of a square with rounded corners, scaled down from four times its size.
+
+    Pillow's own corners are not antialiased.
+    """
     large = Image.new("L", (side * 4, side * 4), 0)
     edge = side * 4 - 1
     ImageDraw.Draw(large).rounded_rectangle((0, 0, edge, edge), radius=side // 5, fill=255)
@@ -268,7 +276,7 @@ def _rounded_mask(side: int) -> Image.Image:
 
 def _save_png(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = beside(path)
+    fresh = temporary_path(path)
     try:
         image.save(fresh, format="PNG")
         fresh.replace(path)

@@ -1,4 +1,4 @@
-"""Measure the miniature model: are its pictures what the prompts say?"""
+"""Measure the miniature model: whether its images show what the prompts say."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +31,7 @@ from nora_studio.mini.world import (
 from nora_studio.scoring.clip_files import find_clip_files, load_open_clip
 
 BARS = {"kind": 0.90, "place": 0.85, "main_color": 0.80, "psnr": 30.0}
-"""What the embedded model must reach; other figures are for information."""
+"""Figures that the embedded model must reach; all others are for information."""
 
 PLAIN, NONE = PATTERNS.index("plain"), ACCESSORIES.index("none")
 OPTIONS: dict[str, list[str]] = {
@@ -44,25 +44,28 @@ OPTIONS: dict[str, list[str]] = {
 
 
 @dataclass(frozen=True)
-class Trial:
+class PromptSet:
+    """Scenes with a prompt for each."""
+
     scenes: Scenes
     prompts: list[str]
 
 
 def article(words: str) -> str:
+    """Put "a" or "an" before words."""
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
 def place_phrase(place: str, background: str | None = None) -> str:
-    """How the prompts name a place; a plain background is named with its colour where given."""
+    """Return the prompts' phrase for a place; a plain background has its colour if given."""
     phrase = PLACE_PHRASES[place][0]
     if "{" not in phrase:
         return phrase
     return f"on {article(background or 'plain')} background"
 
 
-def draw_trial(count: int, seed: int) -> Trial:
-    """Photos of nameless things, mostly plain, some patterned or dressed, with their prompts."""
+def sample_prompt_set(count: int, seed: int) -> PromptSet:
+    """Sample photo scenes of nameless things, mostly plain, with their prompts."""
     scenes = sample_scenes(4 * count + 64, seed)
     is_photo = (scenes.name < 0) & (scenes.style == STYLES.index("photo"))
     scenes = scenes.select(is_photo.nonzero()[:count, 0])
@@ -75,10 +78,11 @@ def draw_trial(count: int, seed: int) -> Trial:
         accessory=torch.where(number % 10 < 6, NONE, scenes.accessory),
         emblem=torch.full_like(scenes.emblem, EMBLEMS.index("none")),
     )
-    return Trial(scenes, [write_prompt(scenes, i) for i in range(len(scenes))])
+    return PromptSet(scenes, [write_prompt(scenes, i) for i in range(len(scenes))])
 
 
 def write_prompt(scenes: Scenes, i: int) -> str:
+    """Write the prompt of one scene."""
     colors = list(COLORS)
     look = colors[int(scenes.main_color[i])]
     if scenes.pattern[i] != PLAIN:
@@ -101,7 +105,7 @@ def generate(
     guidance: float = 5.0,
     progress: Progress | None = None,
 ) -> Tensor:  # (prompts, 3, 256, 256) in [0, 1], on the CPU
-    """Draw one picture a prompt; each has a seed of its own, whatever the batch."""
+    """Generate one image per prompt, each with its own seed, whatever the batch size."""
     pictures = []
     for start in range(0, len(prompts), batch):
         few = prompts[start : start + batch]
@@ -118,14 +122,15 @@ def generate(
         )
         pictures.append(output[0].float().cpu())
         if progress is not None and progress.is_due():
-            progress.say(f"drew {start + len(few)} of {len(prompts)} prompts")
+            progress.say(f"generated {start + len(few)} of {len(prompts)} images")
     return torch.cat(pictures)
 
 
 class Judge:
-    """The scoring CLIP, zero-shot."""
+    """The scoring CLIP as a zero-shot classifier."""
 
     def __init__(self, folder: Path, device: str) -> None:
+        """Load the CLIP from its folder."""
         self.device = device
         files = find_clip_files(f"local-dir:{folder}", "--assets")
         model, _, self.tokenize = load_open_clip(files, device)
@@ -133,25 +138,30 @@ class Judge:
         self.model = model.eval()
 
     @torch.no_grad()
-    def look(self, pictures: Tensor) -> Tensor:  # (n, 3, size, size) in [0, 1] -> (n, embed_dim)
+    def image_features(
+        self,
+        pictures: Tensor,  # (n, 3, size, size) in [0, 1]
+    ) -> Tensor:  # (n, embed_dim)
+        """Return unit vectors of images."""
         parts = [resize_pictures(part.to(self.device)) * 2 - 1 for part in pictures.split(128)]
         features = [self.model.encode_image(part) for part in parts]
         return F.normalize(torch.cat(features), dim=-1)
 
     @torch.no_grad()
-    def read(self, texts: list[str]) -> Tensor:  # (texts, embed_dim)
+    def text_features(self, texts: list[str]) -> Tensor:  # (texts, embed_dim)
+        """Return unit vectors of texts."""
         ids = self.tokenize(texts).to(self.device)
         return F.normalize(self.model.encode_text(ids), dim=-1)
 
     def accuracies(
         self,
         scenes: Scenes,
-        seen: Tensor,  # (scenes, embed_dim): what `look` makes of their pictures
+        features: Tensor,  # (scenes, embed_dim): `image_features` of their images
     ) -> dict[str, float | None]:
-        """Share of the pictures whose class, place, ... is named rightly; None: none is asked.
+        """Return the share of images with the right class, place, ...; None if none qualifies.
 
-        The class is chosen among all; everything else among sentences that name the true class.
-        Colours are asked of plain things, patterns and accessories of those that have one.
+        The class is chosen among all classes; other attributes among sentences with the true class.
+        Colours are asked about plain things, patterns and accessories about things that have one.
         """
         asked = {
             "kind": torch.ones(len(scenes), dtype=torch.bool),
@@ -162,7 +172,7 @@ class Judge:
         }
         results: dict[str, float | None] = {}
         for attribute, is_asked in asked.items():
-            chosen = self.choose(attribute, scenes, seen)
+            chosen = self.choose(attribute, scenes, features)
             right = (chosen == getattr(scenes, attribute))[is_asked]
             results[attribute] = round(right.float().mean().item(), 4) if len(right) else None
         return results
@@ -171,19 +181,20 @@ class Judge:
         self,
         attribute: str,  # a key of OPTIONS
         scenes: Scenes,
-        seen: Tensor,  # (scenes, embed_dim)
-    ) -> Tensor:  # (scenes,): the index of the option whose sentence is nearest
+        features: Tensor,  # (scenes, embed_dim)
+    ) -> Tensor:  # (scenes,)
+        """Return for each image the index of the option whose sentence is nearest."""
         options = OPTIONS[attribute]
         texts = [describe(attribute, option, kind) for kind in CLASSES for option in options]
-        read = self.read(texts).view(len(CLASSES), len(options), -1)
-        if attribute == "kind":  # its sentences name no class beforehand
-            read = read[:1].expand_as(read)
-        own = read[scenes.kind.to(self.device)]
-        return torch.einsum("nd,nod->no", seen, own).argmax(1).cpu()
+        text_features = self.text_features(texts).view(len(CLASSES), len(options), -1)
+        if attribute == "kind":  # Its sentences do not depend on the class.
+            text_features = text_features[:1].expand_as(text_features)
+        own = text_features[scenes.kind.to(self.device)]
+        return torch.einsum("nd,nod->no", features, own).argmax(1).cpu()
 
 
 def describe(attribute: str, option: str, kind: str) -> str:
-    """The sentence that stands for one option."""
+    """Return the sentence for one option."""
     if attribute == "kind":
         return f"a photo of {article(option)}"
     if attribute == "place":
@@ -206,17 +217,21 @@ def measure(
     seed: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Draw `count` prompts, judge them and real renders of the same scenes; write a grid."""
-    trial = draw_trial(count, seed)
-    pictures = generate(pipeline, trial.prompts, seed, batch, steps, progress=progress)
+    """Generate `count` prompts, judge them and renders of the same scenes, and write a grid.
+
+    Returns:
+        The figures, the bars and whether each is met, ready for JSON.
+    """
+    prompt_set = sample_prompt_set(count, seed)
+    pictures = generate(pipeline, prompt_set.prompts, seed, batch, steps, progress=progress)
     shown = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:100]
     save_grid(F.interpolate(pictures[shown], scale_factor=0.5, mode="area"), 10, grid)
     rendered = [
-        render(trial.scenes.select(slice(i, i + 64)), IMAGE_SIZE, device).cpu()
+        render(prompt_set.scenes.select(slice(i, i + 64)), IMAGE_SIZE, device).cpu()
         for i in range(0, count, 64)
     ]
     judge = Judge(scorer, device)
-    drawn = judge.accuracies(trial.scenes, judge.look(pictures))
+    drawn = judge.accuracies(prompt_set.scenes, judge.image_features(pictures))
     drawn["psnr"] = round(measure_psnr(pipeline.vae, device, min(256, count)), 2)
     return {
         "prompts": count,
@@ -224,8 +239,8 @@ def measure(
         "steps": steps,
         "guidance": 5.0,
         "drawn": drawn,
-        "ceiling": judge.accuracies(trial.scenes, judge.look(torch.cat(rendered))),
+        "ceiling": judge.accuracies(prompt_set.scenes, judge.image_features(torch.cat(rendered))),
         "bars": BARS,
         "passed": {name: (drawn[name] or 0) >= bar for name, bar in BARS.items()},
-        "examples": [trial.prompts[i] for i in shown[:10].tolist()],
+        "examples": [prompt_set.prompts[i] for i in shown[:10].tolist()],
     }

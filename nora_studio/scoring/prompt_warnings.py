@@ -1,4 +1,4 @@
-"""Say which words of a prompt nobody reads, and which signs are read as plain text."""
+"""Warnings about words of a prompt that are not read, and about other programs' syntax."""
 
 from collections.abc import Iterable, Sequence
 
@@ -7,17 +7,17 @@ from diffusers import StableDiffusionXLPipeline
 from nora_studio.adapters.new_tokens import joined, tokens_on
 from nora_studio.photos.prompts import other_syntax, replace_token
 from nora_studio.scoring.scores import Scorer
-from nora_studio.sdxl.cache import words_unread
-from nora_studio.sdxl.entrants import Drawing, Entrant
+from nora_studio.sdxl.cache import unread_words
+from nora_studio.sdxl.columns import ComparisonColumn, GenerationSettings
 
 SHOWN_LETTERS = 60
 
 Named = Iterable[tuple[str, str]]
-"""What a prompt is called in a message, and the prompt, "[V]" included."""
+"""Pairs of a name for messages and a prompt, with "[V]"."""
 
 
 def named(prompts: Iterable[str]) -> list[tuple[str, str]]:
-    """Prompts by their own first words."""
+    """Name prompts by their first words."""
     return [(f"the prompt {_shortened(prompt)!r}", prompt) for prompt in prompts]
 
 
@@ -28,67 +28,69 @@ def _shortened(prompt: str) -> str:
 def prompt_warnings(
     pipe: StableDiffusionXLPipeline, prompts: Named, triggers: Sequence[str | None] = (None,)
 ) -> list[str]:
-    """Warn of the end of a prompt that the base never reads, and of other programs' syntax.
+    """Return warnings about the end of a prompt that is not read, and about unknown syntax.
 
     Args:
-        pipe: Its tokenizers read; new tokens must be on it.
-        triggers: What "[V]" becomes; of several, the one that leaves the most unread is told.
+        pipe: The pipeline whose tokenizers are used, with any new tokens on it.
+        triggers: Words for "[V]"; of several, the one that leaves the most unread counts.
     """
     lost = {prompt: _lost(pipe, prompt, triggers) for _, prompt in prompts}
-    return _told(prompts, lost)
+    return _format_warnings(prompts, lost)
 
 
 def drawing_warnings(
-    pipe: StableDiffusionXLPipeline, entrants: Sequence[Entrant], drawing: Drawing
+    pipe: StableDiffusionXLPipeline,
+    columns: Sequence[ComparisonColumn],
+    settings: GenerationSettings,
 ) -> list[str]:
-    """As `prompt_warnings`, of all that a drawing's columns read.
+    """Return `prompt_warnings` for all columns of a comparison.
 
     Args:
-        pipe: The base, bare.
+        pipe: The base, without adapters.
 
     Raises:
         StudioError: the new tokens of an adapter cannot be read.
     """
-    prompts = named(drawing.prompts)
-    if drawing.negative:
-        prompts.append(("the negative prompt", drawing.negative))
+    prompts = named(settings.prompts)
+    if settings.negative:
+        prompts.append(("the negative prompt", settings.negative))
     lost = dict.fromkeys((prompt for _, prompt in prompts), "")
-    for entrant in entrants:
-        words = [use for use in entrant.adapters if use.card.tokens]
+    for column in columns:
+        words = [use for use in column.adapters if use.card.tokens]
         distinct = {use.path: use.adapter.new_tokens() for use in words}
         with tokens_on(pipe, joined(list(distinct.values()))):
             for prompt in lost:
-                lost[prompt] = max(lost[prompt], _lost(pipe, prompt, [entrant.trigger]), key=len)
-    return _told(prompts, lost)
+                lost[prompt] = max(lost[prompt], _lost(pipe, prompt, [column.trigger]), key=len)
+    return _format_warnings(prompts, lost)
 
 
 def judge_warnings(scorer: Scorer, prompts: Iterable[str]) -> list[str]:
-    """Warn of the end of a prompt that the judge does not read; its score is of the rest."""
+    """Return warnings about the end of a prompt that the judge does not read."""
     lines = []
     for name, prompt in named(prompts):
-        lost = scorer.words_unread(replace_token(prompt, None))
+        lost = scorer.unread_words(replace_token(prompt, None))
         if lost:
             lines.append(
-                f"warning: {name} is too long for the judge, CLIP {scorer.name}; its score leaves "
-                f"out {lost!r}. Shorten it."
+                f"warning: {name} is too long for the judge, CLIP {scorer.name}; its score does "
+                f"not take {lost!r} into account. Shorten it."
             )
     return lines
 
 
 def _lost(pipe: StableDiffusionXLPipeline, prompt: str, triggers: Sequence[str | None]) -> str:
-    return max((words_unread(pipe, replace_token(prompt, one)) for one in triggers), key=len)
+    return max((unread_words(pipe, replace_token(prompt, one)) for one in triggers), key=len)
 
 
-def _told(prompts: Named, lost: dict[str, str]) -> list[str]:
+def _format_warnings(prompts: Named, lost: dict[str, str]) -> list[str]:
     lines = []
     for name, prompt in prompts:
         if lost[prompt]:
-            lines.append(f"warning: {name} is too long; never read: {lost[prompt]!r}. Shorten it.")
+            lines.append(f"warning: {name} is too long; {lost[prompt]!r} is not read. Shorten it.")
         found = other_syntax(prompt)
         if found:
-            adapters = " Adapters are chosen by themselves." if "<" in "".join(found) else ""
+            adapters = " Choose adapters with their own option." if "<" in "".join(found) else ""
             lines.append(
-                f"warning: {name}: {', '.join(found)} is other programs' syntax; here it is read "
-                f"as plain text, signs and numbers included. Write the words alone.{adapters}"
+                f"warning: {name}: {', '.join(found)} is the syntax of other programs, and is read "
+                f"as plain text here. Write only the words.{adapters}"
             )
     return lines

@@ -1,4 +1,4 @@
-"""Show results on a self-contained HTML page, beside the comparison grid as a PNG."""
+"""Results as a self-contained HTML page."""
 
 import base64
 import html
@@ -19,25 +19,28 @@ STRIP_COLUMNS = 6
 
 
 class Section(Protocol):
-    """A part of a page: a heading and what stands below it."""
+    """A section of a page: a heading and the HTML below it."""
 
     @property
-    def heading(self) -> str: ...
+    def heading(self) -> str:
+        """The section's heading."""
+        ...
 
     def body(self) -> str:
-        """HTML below the heading."""
+        """Return the HTML below the heading."""
         ...
 
 
 @dataclass(frozen=True)
 class Photos:
-    """A strip of pictures, all of one kind."""
+    """A strip of images."""
 
     heading: str
     pictures: Sequence[Image.Image]
     caption: str = ""
 
     def body(self) -> str:
+        """Return the strip and its caption."""
         tags = "".join(_picture(p, f"photo {i + 1}") for i, p in enumerate(self.pictures))
         columns = min(len(self.pictures), STRIP_COLUMNS)
         strip = f'<div class="strip" style="--columns:{columns}">{tags}</div>'
@@ -46,15 +49,16 @@ class Photos:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Pictures by prompt and contender."""
+    """Images by prompt and column."""
 
     heading: str
     columns: Sequence[str]
     rows: Sequence[tuple[str, Sequence[Image.Image]]]
-    """Prompt, and one picture a column."""
+    """Prompt, and one image per column."""
     caption: str = ""
 
     def body(self) -> str:
+        """Return the caption and a grid of the images."""
         heads = "".join(f"<b>{html.escape(label)}</b>" for label in self.columns)
         rows = [f'<div class="row heads"><span></span>{heads}</div>']
         for prompt, pictures in self.rows:
@@ -77,6 +81,7 @@ class Table:
     caption: str = ""
 
     def body(self) -> str:
+        """Return the table and its caption."""
         head = "".join(f'<th scope="col">{html.escape(label)}</th>' for label in self.columns)
         lines = []
         for first, *values in self.rows:
@@ -88,23 +93,24 @@ class Table:
 
 @dataclass(frozen=True)
 class Commands:
-    """The commands that make the page's results again."""
+    """The commands that reproduce the page's results."""
 
     heading: str
     commands: Sequence[str]
     caption: str = ""
 
     def body(self) -> str:
+        """Return the caption and the commands."""
         blocks = "".join(f"<pre>{html.escape(command)}</pre>" for command in self.commands)
         return _paragraph(self.caption) + blocks
 
 
 def html_report(path: Path, title: str, sections: Sequence[Section], lead: str = "") -> None:
-    """Write a page that needs nothing but itself: pictures inside, no outside request.
+    """Write a self-contained page: images are embedded, and nothing is requested from outside.
 
     Args:
-        title: Heading of the page and name of its tab.
-        sections: From top to bottom.
+        title: Heading of the page and title of its tab.
+        sections: The sections from top to bottom.
         lead: The result in a sentence or two, below the title.
     """
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
@@ -130,7 +136,7 @@ def _paragraph(text: str) -> str:
 
 def _picture(picture: Image.Image, description: str) -> str:
     buffer = io.BytesIO()
-    # Subsampled colour blurs the small saturated patterns by which a subject is known.
+    # Colour subsampling blurs the small saturated patterns by which a subject is recognised.
     picture.convert("RGB").save(buffer, format="JPEG", quality=90, subsampling=0)
     data = base64.b64encode(buffer.getvalue()).decode()
     size = f'width="{picture.width}" height="{picture.height}"'

@@ -1,51 +1,60 @@
-"""A comparison's results as data, as Markdown and as text for a terminal."""
+"""The results of a comparison as data, as Markdown, and as text for a terminal."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from nora_studio.scoring.compare import Drawing, Entrant, Finding, Scores, mean_by_prompt
+from nora_studio.scoring.compare import (
+    ComparisonColumn,
+    GenerationSettings,
+    ScoreDifference,
+    Scores,
+    mean_by_prompt,
+)
 from nora_studio.scoring.statistics import UNITS_FOR_A_VERDICT, coverage
 
 Tables = dict[str, list[list[str]]]
-"""Heading -> rows, the first of them the column labels."""
+"""Rows by heading; the first row has the column labels."""
 
 NOTE = (
-    "CLIP-T: cosine of a picture with its prompt, the rare word left out. CLIP-I and DINO: mean "
+    "CLIP-T: cosine of an image with its prompt, the trigger word left out. CLIP-I and DINO: mean "
     "cosine with the real photos. Pairs share prompt, seed and starting noise. Intervals are those "
     f"of an expanded percentile bootstrap; of fewer than {UNITS_FOR_A_VERDICT} units, Student's t."
 )
 
 
 def describe_results(
-    entrants: Sequence[Entrant], drawing: Drawing, scores: Scores, findings: Sequence[Finding]
+    columns: Sequence[ComparisonColumn],
+    settings: GenerationSettings,
+    scores: Scores,
+    findings: Sequence[ScoreDifference],
 ) -> dict[str, Any]:
-    """Everything measured, ready for JSON."""
+    """Return all results as data for JSON."""
     return {
-        "drawing": asdict(drawing),
-        "entrants": [_describe_entrant(entrant) for entrant in entrants],
+        "drawing": asdict(settings),
+        "entrants": [_describe_column(column) for column in columns],
         "scores": {
             name: {
                 label: {
                     "mean": _mean(values),
-                    "per_prompt": mean_by_prompt(values, drawing),
+                    "per_prompt": mean_by_prompt(values, settings),
                     "pictures": values,
                 }
-                for label, values in columns.items()
+                for label, values in by_label.items()
             }
-            for name, columns in scores.items()
+            for name, by_label in scores.items()
         },
         "differences": [asdict(finding) for finding in findings],
     }
 
 
-def _describe_entrant(entrant: Entrant) -> dict[str, Any]:
-    card = entrant.card
+def _describe_column(column: ComparisonColumn) -> dict[str, Any]:
+    card = column.card
     if card is None:
-        return {"label": entrant.label}
+        return {"label": column.label}
     return {
-        "label": entrant.label,
-        "adapter": str(entrant.path),
+        "label": column.label,
+        "adapter": str(column.path),
         "method": card.method,
         "trigger": card.trigger,
         "parameters": card.parameters,
@@ -53,18 +62,20 @@ def _describe_entrant(entrant: Entrant) -> dict[str, Any]:
     }
 
 
-def result_tables(drawing: Drawing, scores: Scores, findings: Sequence[Finding]) -> Tables:
-    """Means in all, means by prompt, and paired differences (left out where there are none)."""
+def result_tables(
+    settings: GenerationSettings, scores: Scores, findings: Sequence[ScoreDifference]
+) -> Tables:
+    """Return tables of overall means, of means by prompt, and of paired differences if any."""
     labels = list(next(iter(scores.values())))
     means = [[label, *(f"{_mean(c[label]):.3f}" for c in scores.values())] for label in labels]
     by_prompt = {
-        f"{name} {label}": mean_by_prompt(values, drawing)
-        for name, columns in scores.items()
-        for label, values in columns.items()
+        f"{name} {label}": mean_by_prompt(values, settings)
+        for name, by_label in scores.items()
+        for label, values in by_label.items()
     }
     prompts = [
         [prompt, *(f"{column[prompt]:.3f}" for column in by_prompt.values())]
-        for prompt in drawing.prompts
+        for prompt in settings.prompts
     ]
     tables = {"Scores": [["", *scores], *means], "By prompt": [["Prompt", *by_prompt], *prompts]}
     if findings:
@@ -73,26 +84,26 @@ def result_tables(drawing: Drawing, scores: Scores, findings: Sequence[Finding])
     return tables
 
 
-def as_markdown(tables: Tables, drawing: Drawing, judges: str) -> str:
-    """A page with every table and the settings behind them.
+def as_markdown(tables: Tables, settings: GenerationSettings, judges: str) -> str:
+    """Return a Markdown page with all tables and the settings.
 
     Args:
-        judges: Who scored: "CLIP embedded, DINO facebook/dino-vits16".
+        judges: Names of the judges: "CLIP embedded, DINO facebook/dino-vits16".
     """
-    blocks = ["# Scores of pictures"]
+    blocks = ["# Scores of images"]
     for heading, rows in tables.items():
         blocks += [f"## {heading}", markdown_table(rows)]
-    settings = (
-        f"Model {drawing.model}, {judges}, seeds {', '.join(map(str, drawing.seeds))}, "
-        f"{drawing.steps} steps, guidance {drawing.guidance:g}, {drawing.size} px, "
-        f"strength {drawing.strength:g}."
+    line = (
+        f"Model {settings.model}, {judges}, seeds {', '.join(map(str, settings.seeds))}, "
+        f"{settings.steps} steps, guidance {settings.guidance:g}, {settings.size} px, "
+        f"strength {settings.strength:g}."
     )
-    covered = coverage(len(drawing.prompts), len(drawing.seeds))
-    return "\n\n".join([*blocks, settings, covered, NOTE]) + "\n"
+    covered = coverage(len(settings.prompts), len(settings.seeds))
+    return "\n\n".join([*blocks, line, covered, NOTE]) + "\n"
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """A table, the first row its head; the first column to the left, the others to the right."""
+    """Format rows as a Markdown table with a header; columns but the first are right-aligned."""
     head, *rest = rows
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rest]
     return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
@@ -103,7 +114,7 @@ def _cell(text: str) -> str:
 
 
 def as_text(tables: Tables) -> str:
-    """The tables in columns of spaces; the first column to the left, the others to the right."""
+    """Format tables as aligned text; all columns but the first are right-aligned."""
     blocks = []
     for heading, rows in tables.items():
         widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]

@@ -1,4 +1,4 @@
-"""Judge pictures with CLIP and DINO."""
+"""Scores of images by CLIP and DINO."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ ENCODING_BATCH = 32
 
 @dataclass(frozen=True)
 class Scorer:
-    """A CLIP in evaluation mode, float32, with its own preprocessing and tokenizer."""
+    """A CLIP in evaluation mode and float32, with its preprocessing and tokenizer."""
 
     name: str
     model: Any  # open_clip.CLIP or its CustomTextCLIP
@@ -34,7 +34,7 @@ class Scorer:
 
     @torch.no_grad()
     def image_features(self, images: Sequence[Image.Image]) -> Tensor:
-        """Unit vectors (images, width), float32 on the CPU."""
+        """Return unit vectors of images, (images, width), float32 on the CPU."""
         rows = []
         for start in range(0, len(images), ENCODING_BATCH):
             chunk = images[start : start + ENCODING_BATCH]
@@ -44,20 +44,20 @@ class Scorer:
 
     @torch.no_grad()
     def text_features(self, prompts: Sequence[str]) -> Tensor:
-        """Unit vectors (prompts, width), float32 on the CPU."""
+        """Return unit vectors of prompts, (prompts, width), float32 on the CPU."""
         rows = []
         for start in range(0, len(prompts), ENCODING_BATCH):
             ids = self.tokenize(list(prompts[start : start + ENCODING_BATCH]))
             rows.append(self.model.encode_text(ids.to(self.device)))
         return F.normalize(torch.cat(rows).float(), dim=-1).cpu()
 
-    def words_unread(self, prompt: str) -> str:
-        """The end of a prompt that the tokenizer cuts off; empty where all is read."""
+    def unread_words(self, prompt: str) -> str:
+        """Return the end of a prompt that the tokenizer cuts off; "" if all is read."""
         words = prompt.split()
         beginnings = [" ".join(words[: count + 1]) for count in range(len(words))]
         if not beginnings:
             return ""
-        # Whatever the tokenizer, cut off is what changes nothing.
+        # With any tokenizer, words that are cut off do not change the ids.
         ids = self.tokenize(beginnings)
         read = int((ids == ids[-1]).all(dim=1).int().argmax())
         return " ".join(words[read + 1 :])
@@ -66,15 +66,15 @@ class Scorer:
 def load_scorer(
     name: str = EMBEDDED, device: str | torch.device = "cpu", flag: str = "--clip"
 ) -> Scorer:
-    """Load a CLIP by open_clip, from safetensors alone.
+    """Load a CLIP with open_clip, from safetensors only.
 
     Args:
-        name: As `clip_files.find_clip_files` takes it: "embedded", a folder of open_clip's own
-            format, "hf-hub:owner/name", or "ARCHITECTURE:WEIGHTS", such as "ViT-B-32:openai".
-        flag: What asked for it, for the message.
+        name: A name for `clip_files.find_clip_files`: "embedded", a folder in open_clip's format,
+            "hf-hub:owner/name", or "ARCHITECTURE:WEIGHTS", such as "ViT-B-32:openai".
+        flag: The option that names the CLIP, for messages.
 
     Raises:
-        StudioError: nothing loadable is behind the name, or a pickle.
+        StudioError: the model could not be loaded, or its weights are a pickle.
     """
     files = find_clip_files(name, flag)
     try:
@@ -86,13 +86,13 @@ def load_scorer(
 
 
 def clip_t(scorer: Scorer, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
-    """CLIP-T: cosine of each picture with its own prompt, "[V]" left out, (images,).
+    """Return CLIP-T: the cosine of each image with its prompt without "[V]", (images,).
 
-    Source: DreamBooth (arXiv 2208.12242), 4.2; CLIP does not know the rare word.
+    Source: DreamBooth (arXiv 2208.12242), 4.2; CLIP does not know the trigger word.
     """
     if len(images) != len(prompts):
         raise StudioError(
-            f"expected a prompt for each of {len(images)} images, not {len(prompts)}."
+            f"expected one prompt for each of {len(images)} images; got {len(prompts)}."
         )
     texts = scorer.text_features([replace_token(prompt, None) for prompt in prompts])
     return (scorer.image_features(images) * texts).sum(dim=-1)
@@ -101,23 +101,26 @@ def clip_t(scorer: Scorer, images: Sequence[Image.Image], prompts: Sequence[str]
 def clip_i(
     scorer: Scorer, images: Sequence[Image.Image], references: Sequence[Image.Image]
 ) -> Tensor:
-    """CLIP-I: mean cosine of each picture with all real photos of the subject, (images,).
+    """Return CLIP-I: the mean cosine of each image with all real photos, (images,).
 
-    The mean over pictures is then DreamBooth's mean over all generated x real pairs.
+    The mean over images is then DreamBooth's mean over all pairs of generated and real ones.
     """
     if not references:
-        raise StudioError("CLIP-I needs at least one real photo of the subject; got none.")
+        raise StudioError("CLIP-I: expected at least one real photo of the subject; got none.")
     return (scorer.image_features(images) @ scorer.image_features(references).T).mean(dim=-1)
 
 
-def score_pictures(
+def score_images(
     scorer: Scorer,
     images: Sequence[Image.Image],
     prompts: Sequence[str],
     references: Sequence[Image.Image] | None = None,
     dino: Dino | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield (name, one score a picture): "CLIP-T"; with references "CLIP-I", and "DINO" by one."""
+    """Yield names and values of scores, one value per image.
+
+    "CLIP-T" always, "CLIP-I" with references, and "DINO" with references and a DINO.
+    """
     yield "CLIP-T", clip_t(scorer, images, prompts)
     if references:
         yield "CLIP-I", clip_i(scorer, images, references)

@@ -1,4 +1,4 @@
-"""What numbers show: means over independent units with intervals, paired differences, verdicts."""
+"""Means over independent units with intervals, paired differences, and what they show."""
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -24,30 +24,33 @@ class Mean(NamedTuple):
 
     value: float
     half: float | None
-    """None where there is a single unit: it has no interval."""
+    """None for a single unit, which has no interval."""
     units: int
 
     @property
     def shows_difference(self) -> bool:
-        """Of a difference: whether its interval leaves zero out."""
+        """For a difference: whether its interval excludes zero."""
         return self.half is not None and abs(self.value) > self.half
 
 
 def mean_of(values: Sequence[float], clusters: Sequence[Hashable] | None = None) -> Mean:
-    """Return the mean with its interval over clusters, or over values that have none.
+    """Return the mean with its interval over clusters, or over values without clusters.
 
-    Values of one cluster are alike (seeds of one subject), so that they are no independent units:
-    each cluster counts once, by its mean. The values of a single cluster are taken as the units,
-    and the interval then covers that cluster alone; whoever prints it must say so.
+    Values of one cluster are alike (seeds of one subject), so they are not independent units: each
+    cluster counts once, by its mean. The values of a single cluster are the units themselves; the
+    interval then covers only that cluster, which must be said where it is printed.
 
     Raises:
-        StudioError: there are no values, one is not finite, or clusters are not one for each.
+        StudioError: there are no values, a value is not finite, or the numbers of values and
+            clusters differ.
     """
     if not values or not all(map(math.isfinite, values)):
-        raise StudioError(f"a mean needs finite numbers; got {list(values)}.")
+        raise StudioError(f"expected finite numbers for a mean; got {list(values)}.")
     labels = range(len(values)) if clusters is None else clusters
     if len(labels) != len(values):
-        raise StudioError(f"expected a cluster for each of {len(values)}; got {len(labels)}.")
+        raise StudioError(
+            f"expected a cluster for each of {len(values)} values; got {len(labels)}."
+        )
     groups: dict[Hashable, list[float]] = {}
     for value, label in zip(values, labels, strict=True):
         groups.setdefault(label, []).append(value)
@@ -63,11 +66,11 @@ def mean_difference(
     second: Mapping[_Key, float],
     cluster_of: Callable[[_Key], Hashable] | None = None,
 ) -> Mean | None:
-    """Return the mean of first minus second, pair by pair; None where they share no key.
+    """Return the mean of first minus second, pair by pair; None if they share no key.
 
     Args:
-        first, second: Values by what makes a pair: the seed, or the subject and the seed.
-        cluster_of: A key's cluster; None: every pair is a unit.
+        first, second: Values by the key of a pair: the seed, or the subject and the seed.
+        cluster_of: Function from a key to its cluster. None: every pair is a unit.
     """
     shared = [key for key in first if key in second]
     if not shared:
@@ -77,13 +80,13 @@ def mean_difference(
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """Format with a sign, a true minus; no sign on what rounds to zero."""
+    """Format a number with a sign (a true minus); without one if it rounds to zero."""
     text = f"{value:+.{digits}f}".replace("-", "−")
     return text[1:] if float(text[1:]) == 0 else text
 
 
 def difference_in_words(found: Mean | None, digits: int) -> str:
-    """Format a difference with its interval, and say so where the interval has zero inside."""
+    """Format a difference with its interval, with a note if the interval contains zero."""
     if found is None:
         return ""
     if found.half is None:
@@ -93,13 +96,13 @@ def difference_in_words(found: Mean | None, digits: int) -> str:
 
 
 def coverage(prompts: int, seeds: int) -> str:
-    """Say what the intervals of one subject's pictures are over, and what they cover."""
+    """Describe in a sentence what the intervals of one subject's images cover."""
     if prompts * seeds < 2:
-        return "A single picture has no interval."
+        return "A single image has no interval."
     over = f"{prompts} prompts" if prompts > 1 else f"{seeds} seeds of one prompt"
     return (
-        f"Intervals hold 95%, over {over}. They cover prompts and seeds of one subject: another "
-        "subject, or another training, may differ by more."
+        f"Intervals are 95% intervals over {over}. They cover prompts and seeds of one subject: "
+        "another subject, or another training, may differ by more."
     )
 
 
@@ -121,16 +124,16 @@ def paired_difference(
     """Return the mean of a - b with its interval over pairs, or over groups of pairs.
 
     Pairs that share a prompt or a subject are alike, so whole groups are the units. From six units
-    on the interval is a bootstrap's: the plain percentile interval is too narrow for few groups;
-    this is the expanded one (Hesterberg, The American Statistician 69(4), 2015, 5.3), percentiles
-    at the level of Student's t. No bootstrap reaches beyond the smallest and the largest unit,
-    which hold the mean in 1 - 2 * 0.5**n of cases alone: 50% of two units, 94% of five. Below six
-    the interval is Student's.
+    on, the interval is an expanded percentile bootstrap (Hesterberg, The American Statistician
+    69(4), 2015, 5.3), with percentiles at the level of Student's t, since the plain percentile
+    interval is too narrow for few groups. No bootstrap interval exceeds the smallest and the
+    largest unit, between which the mean lies in only 1 - 2 * 0.5**n of cases: 50% for two units,
+    94% for five. Below six units the interval is Student's.
 
     Args:
         a, b: Scores of the same prompts and seeds, in the same order.
-        groups: A label for each pair; None makes every pair its own group.
-        seed: Of the resampling; the same seed gives the same interval.
+        groups: A label for each pair. None: every pair is its own group.
+        seed: Seed of the resampling; the same seed gives the same interval.
 
     Raises:
         StudioError: lengths differ, a score is NaN, or there are fewer than two groups.
@@ -142,13 +145,13 @@ def paired_difference(
         )
     delta = torch.tensor(a, dtype=torch.float64) - torch.tensor(b, dtype=torch.float64)
     if not torch.isfinite(delta).all():
-        raise StudioError("a score is NaN or infinite. Score the pictures again.")
+        raise StudioError("expected finite scores; got NaN or infinity. Score the images again.")
     labels = list(range(len(a))) if groups is None else list(groups)
     numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
     if len(numbers) < 2:
         raise StudioError(
-            f"an interval needs at least two independent pairs or groups; got {len(numbers)}. "
-            "Add prompts or seeds."
+            f"expected at least two independent pairs or groups for an interval; got "
+            f"{len(numbers)}. Add prompts or seeds."
         )
     member = torch.tensor([numbers[label] for label in labels])
     sums = torch.zeros(len(numbers), dtype=torch.float64).index_add_(0, member, delta)
@@ -164,7 +167,7 @@ def paired_difference(
 
 
 def _ratio_half_width(sums: Tensor, counts: Tensor) -> float:
-    """Half of the interval by Student's t of a mean over all members of few groups."""
+    """Return half of the interval, by Student's t, of a mean over all members of few groups."""
     units = len(sums)
     residuals = sums - counts * (sums.sum() / counts.sum())
     error = math.sqrt(units / (units - 1) * residuals.square().sum().item()) / counts.sum().item()
@@ -172,18 +175,18 @@ def _ratio_half_width(sums: Tensor, counts: Tensor) -> float:
 
 
 def _resample_means(sums: Tensor, counts: Tensor, resamples: int, seed: int) -> Tensor:
-    """Means over all members of groups drawn with replacement, (resamples,)."""
+    """Return means over all members of groups sampled with replacement, (resamples,)."""
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for start in range(0, resamples, RESAMPLES_AT_ONCE):
         shape = (min(RESAMPLES_AT_ONCE, resamples - start), len(sums))
-        drawn = torch.randint(len(sums), shape, generator=generator)
-        rows.append(sums[drawn].sum(dim=1) / counts[drawn].sum(dim=1))
+        sampled = torch.randint(len(sums), shape, generator=generator)
+        rows.append(sums[sampled].sum(dim=1) / counts[sampled].sum(dim=1))
     return torch.cat(rows)
 
 
 def _expanded_tail(units: int) -> float:
-    """Share of resamples left out on each side, for a 95% interval from this many units."""
+    """Return the share of resamples to leave out on each side, for a 95% interval."""
     freedom = units - 1
     t = t_quantile(0.5 + CONFIDENCE / 2, freedom)
     return NormalDist().cdf(-math.sqrt(units / freedom) * t)
@@ -192,12 +195,12 @@ def _expanded_tail(units: int) -> float:
 def verdict(
     difference: Difference, units: int, first: str, second: str, unit: str = "prompts"
 ) -> str:
-    """Say in plain words what a difference shows.
+    """Describe in words what a difference shows.
 
     Args:
-        difference: Of `first` minus `second`.
-        units: Independent pairs or groups behind it.
-        unit: What they are, in the plural.
+        difference: The difference `first` minus `second`.
+        units: Number of independent pairs or groups.
+        unit: Name of the units, in the plural.
     """
     if units < UNITS_FOR_A_VERDICT:
         return f"too few {unit} to tell ({units}; at least {UNITS_FOR_A_VERDICT} are needed)"
@@ -208,7 +211,7 @@ def verdict(
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """Return the exact two-sided p of so many wins and losses, were both equally likely."""
+    """Return the exact two-sided p of a number of wins and losses under equal chances."""
     count = wins + losses
     tail = sum(math.comb(count, k) for k in range(min(wins, losses) + 1))
     return min(1.0, 2 * tail / 2**count)

@@ -1,4 +1,4 @@
-"""Sweeps as one page: every candidate's means over subjects, what they cover, every difference."""
+"""Sweeps as one page: every candidate's means over subjects, and every difference."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from nora_studio.scoring.tables import BY_CHANCE, difference_lines, rate_notes
 
 SCORES = ("CLIP-I", "CLIP-T")
 RECORD = ("method", "results", "trials")
-"""What a sweep's record consists of."""
-_Trial = tuple[str, int]
-"""Subject and seed: what makes a pair."""
-_Row = dict[str, dict[_Trial, float]]
-"""Score -> value by trial."""
+"""Keys of a sweep's record."""
+_Pair = tuple[str, int]
+"""Subject and seed: the key of a pair."""
+_Row = dict[str, dict[_Pair, float]]
+"""Values by score and by subject and seed."""
 
 
 def results_of(
@@ -22,10 +22,10 @@ def results_of(
     flags: Sequence[str],
     rates: Sequence[Mapping[str, float]],
 ) -> list[dict[str, Any]]:
-    """Each candidate with its means over subjects, the best CLIP-I first.
+    """Return each candidate with its means over subjects, the best CLIP-I first.
 
     Args:
-        trials: With `candidate`, `subject`, `seed`, `parameters` and the scores.
+        trials: Runs with `candidate`, `subject`, `seed`, `parameters` and the scores.
         flags: Each candidate's options.
         rates: Each candidate's learning rates by part.
     """
@@ -42,10 +42,10 @@ def results_of(
 
 
 def page(records: Mapping[str, Mapping[str, Any]]) -> str:
-    """Every candidate of some sweeps in one table, and every difference.
+    """Return a Markdown page with every candidate of some sweeps, and every difference.
 
-    Intervals are over subjects, since seeds of one subject are alike. Of a single subject they are
-    over its seeds, and the page says that they cover it alone.
+    Intervals are over subjects, since seeds of one subject are alike. For a single subject they are
+    over its seeds, and the page says that they cover only this subject.
 
     Args:
         records: Sweeps by name.
@@ -66,11 +66,11 @@ def page(records: Mapping[str, Mapping[str, Any]]) -> str:
         for result in record["results"]:
             label = f"{name} {result['candidate']}"
             rows[label] = row = _row(record, result["candidate"])
-            means = [_words(_mean(row[score])) for score in SCORES]
+            means = [_format(_mean(row[score])) for score in SCORES]
             rates = ", ".join(f"{part} {rate:g}" for part, rate in result["rates"].items())
-            told = [f"`{result['flags']}`", *means, f"{result['parameters']:,}", rates]
-            lines.append(f"| {label} | {' | '.join(told)} |")
-        # The best one's rates, part by part, among all that the sweep tried.
+            cells = [f"`{result['flags']}`", *means, f"{result['parameters']:,}", rates]
+            lines.append(f"| {label} | {' | '.join(cells)} |")
+        # The best candidate's rates, part by part, among all that the sweep tried.
         best = record["results"][0]
         for part, rate in best["rates"].items():
             which = f"{name} {best['candidate']}'s {part}"
@@ -91,23 +91,22 @@ def page(records: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _judge_of(records: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The one judge of some sweeps; None where no record names it, as earlier ones do not.
+    """Return the common judge of sweeps; None if no record names one, as in earlier versions.
 
     Raises:
-        StudioError: there are two.
+        StudioError: the sweeps have different judges.
     """
     judges = {name: record.get("clip", EMBEDDED) for name, record in records.items()}
     if len(set(judges.values())) > 1:
-        told = ", ".join(f"{name} by {judge}" for name, judge in judges.items())
+        listed = ", ".join(f"{name} by {judge}" for name, judge in judges.items())
         raise StudioError(
-            f"scores of different judges do not compare: {told}. Set sweeps of one judge side by "
-            "side."
+            f"--stored: expected sweeps with one judge, whose scores can be compared; got {listed}."
         )
     return next((record["clip"] for record in records.values() if "clip" in record), None)
 
 
-def coverage_of(trials: Collection[_Trial]) -> str:
-    """Say what the intervals over some trials are over, and what they cover."""
+def coverage_of(trials: Collection[_Pair]) -> str:
+    """Describe in a sentence what the intervals cover."""
     subjects = list(dict.fromkeys(subject for subject, _ in trials))
     each = len(trials) // len(subjects)
     seeds = "one training seed" if each == 1 else f"{each} training seeds"
@@ -129,15 +128,15 @@ def _row(record: Mapping[str, Any], candidate: int) -> _Row:
     return {name: {(t["subject"], t["seed"]): t[name] for t in own} for name in SCORES}
 
 
-def _cluster_of(trial: _Trial) -> str:
-    return trial[0]
+def _cluster_of(pair: _Pair) -> str:
+    return pair[0]
 
 
-def _mean(values: Mapping[_Trial, float]) -> Mean:
-    return mean_of(list(values.values()), [_cluster_of(trial) for trial in values])
+def _mean(values: Mapping[_Pair, float]) -> Mean:
+    return mean_of(list(values.values()), [_cluster_of(pair) for pair in values])
 
 
-def _words(found: Mean) -> str:
+def _format(found: Mean) -> str:
     return f"{found.value:.3f}" + ("" if found.half is None else f" ± {found.half:.3f}")
 
 
@@ -146,6 +145,6 @@ def _check_alike(rows: Mapping[str, _Row]) -> None:
     for other in others:
         if rows[other][SCORES[0]].keys() != rows[first][SCORES[0]].keys():
             raise StudioError(
-                f"{other} was tried on other subjects or seeds than {first}. Set sweeps side by "
-                "side that share both."
+                f"--stored: expected sweeps of the same subjects and seeds; {other} has others "
+                f"than {first}. Leave one of them out."
             )

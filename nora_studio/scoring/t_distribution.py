@@ -1,4 +1,4 @@
-"""Quantiles of Student's t, for any number of values and any confidence."""
+"""Quantiles of Student's t distribution."""
 
 import math
 from functools import cache
@@ -28,8 +28,8 @@ def t_quantile(probability: float, freedom: float) -> float:
     """
     if not (_SMALLEST <= probability < 1 and 1 <= freedom < math.inf):
         raise StudioError(
-            "a t quantile needs a probability from 1e-300 to below 1 and at least one degree of "
-            f"freedom; got {probability} and {freedom}."
+            "expected a probability from 1e-300 to below 1 and at least one degree of freedom; got "
+            f"{probability} and {freedom}."
         )
     if probability > 0.5:
         return -_lower_quantile(1 - probability, freedom)
@@ -37,7 +37,7 @@ def t_quantile(probability: float, freedom: float) -> float:
 
 
 def _lower_quantile(probability: float, freedom: float) -> float:
-    """The quantile of a probability of at most 0.5: negative, or 0."""
+    """Return the quantile of a probability of at most 0.5: negative, or 0."""
     z = NormalDist().inv_cdf(probability)
     if z == 0:
         return 0.0
@@ -75,7 +75,7 @@ _EXPANSION = (
 
 
 def _two_sides(t: float, freedom: float) -> tuple[float, float, float]:
-    """P(|T| > t), P(|T| < t) and t times the density of |T| at t, for t above 0."""
+    """Return P(|T| > t), P(|T| < t) and t times the density of |T| at t, for t above 0."""
     ratio = t / math.sqrt(freedom)
     grown = math.log1p(ratio * ratio) if ratio < 1e100 else 2 * math.log(ratio)
     x, y = math.exp(-grown), -math.expm1(-grown)  # Both without cancellation; their sum is 1.
@@ -89,7 +89,7 @@ def _two_sides(t: float, freedom: float) -> tuple[float, float, float]:
 
 
 def _log_beta_of_half(a: float) -> float:
-    """ln B(a, 1/2)."""
+    """Return ln B(a, 1/2)."""
     if a < 20:
         return math.lgamma(a) + math.lgamma(0.5) - math.lgamma(a + 0.5)
     # Stirling's series of the difference: lgamma itself would leave few digits of it.
@@ -98,7 +98,7 @@ def _log_beta_of_half(a: float) -> float:
 
 
 def _continued_fraction(a: float, b: float, x: float) -> float:
-    """The fraction in I_x(a, b), by Lentz's method; for x below (a + 1) / (a + b + 2)."""
+    """Return the fraction in I_x(a, b), by Lentz's method, for x below (a + 1) / (a + b + 2)."""
     tiny = 1e-300
     c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
     value, step = d, 0

@@ -1,4 +1,4 @@
-"""What the tables of results share: checks of what they are asked for, differences, caveats."""
+"""Shared parts of the result tables: checks of their options, differences and caveats."""
 
 import dataclasses
 import json
@@ -17,74 +17,73 @@ _Key = TypeVar("_Key", bound=Hashable)
 
 
 def check_each_once(flag: str, values: Sequence[object]) -> None:
-    """Refuse no values, and any that is there twice.
+    """Refuse an option without values, or with a repeated one.
 
     Raises:
-        StudioError: the values of `flag` are so.
+        StudioError: there is no value, or one is given twice.
     """
     if not values or len(set(values)) < len(values):
-        raise StudioError(f"{flag}: expected at least one, each once; got {values}.")
+        raise StudioError(f"{flag}: expected one or more different values; got {values}.")
 
 
 def check_options(words: Sequence[str], taken: Collection[str]) -> None:
     """Refuse options for every run, such as "dataset=dtd", that the table sets itself.
 
     Args:
-        taken: Their names, with underscores.
+        taken: Names of the options that the table sets, with underscores.
 
     Raises:
-        StudioError: one is among them.
+        StudioError: one of them is given.
     """
     named = {word.partition("=")[0].replace("-", "_") for word in words} & set(taken)
     if named:
         raise StudioError(
-            f"--options: {', '.join(sorted(named))}: set by the table itself. Leave it out."
+            f"--options: the table sets {', '.join(sorted(named))} itself. Leave it out."
         )
 
 
 def check_settings(file: Path, began: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Refuse what was made under other settings than the table is asked for.
+    """Refuse results that were made with other settings than the table's.
 
     Args:
-        file: Where it is kept, for the message.
-        began: The settings that it was made under.
+        file: The file of the results, for the message.
+        began: The settings with which the results were made.
 
     Raises:
-        StudioError: one differs; it is named with both values.
+        StudioError: a setting differs; the message has both values.
     """
     for name in sorted(began.keys() | settings.keys()):
         if began.get(name) != settings.get(name):
             raise StudioError(
-                f"{file} was trained with {name} = {began.get(name)!r}; this table asks for "
-                f"{settings.get(name)!r}. Cells of different settings do not go into one table: "
-                "ask as before, or take another --out."
+                f"{name}: expected {began.get(name)!r}, with which {file} was made; got "
+                f"{settings.get(name)!r}. Use the same settings as before, or another --out."
             )
 
 
 def check_stored(options: Any) -> None:
-    """Refuse options beside `stored` and `out`: a stored record has been made already.
+    """Refuse options besides `stored` and `out`, which would have no effect.
 
     Raises:
-        StudioError: another one is not at its default; it is named.
+        StudioError: another option is not at its default; the message names it.
     """
     for field in dataclasses.fields(options):
         default = getattr(type(options)(), field.name)
         if field.name not in ("stored", "out") and getattr(options, field.name) != default:
             flag = field.name.replace("_", "-")
             raise StudioError(
-                f"--{flag}: --stored draws what was measured before, to which it adds nothing. "
-                "Leave one of them out."
+                f"--{flag}: it has no effect with --stored, which shows earlier results. Leave one "
+                "of them out."
             )
 
 
 def read_record(file: Path, names: Collection[str]) -> dict[str, Any]:
-    """Read a table's record back.
+    """Read the record of a table.
 
     Args:
-        names: What must be in it.
+        names: Keys that it must have.
 
     Raises:
-        StudioError: the file is missing, damaged, or is no such record.
+        StudioError: the file is missing or damaged, or is not such a record.
     """
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
@@ -93,14 +92,14 @@ def read_record(file: Path, names: Collection[str]) -> dict[str, Any]:
         raise StudioError(f"--stored: {file} cannot be read: {reason}.") from error
     if not isinstance(record, dict) or not set(names) <= record.keys():
         raise StudioError(
-            f"--stored: expected a record with {', '.join(sorted(names))}; {file} has none. Name "
-            "the JSON file that the same script wrote."
+            f"--stored: expected a record with {', '.join(sorted(names))}; {file} lacks some of "
+            "them. Name a JSON file that the same script wrote."
         )
     return record
 
 
 def write_page(file: Path, text: str) -> int:
-    """Write a table's page and print it; the exit status of a script that ends with this."""
+    """Write a table's page, print it, and return the exit status 0."""
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, text)
     print(text, end="")
@@ -108,10 +107,10 @@ def write_page(file: Path, text: str) -> int:
 
 
 def rate_caveat(chosen: float, tried: Collection[float]) -> str | None:
-    """Say what the search for a learning rate leaves open; None where rates on both sides lost.
+    """Return a caveat about the search for a learning rate; None if both neighbours were worse.
 
-    One rule for every method and table: a rate at either end of what was tried has no worse
-    neighbour on one side, so that a better one may lie there.
+    The same rule for every method and table: the lowest or highest rate that was tried has no
+    neighbour on one side, so a better rate may lie there.
     """
     if len(set(tried)) < 2:
         return NOT_SEARCHED
@@ -119,11 +118,11 @@ def rate_caveat(chosen: float, tried: Collection[float]) -> str | None:
 
 
 def rate_notes(chosen: Mapping[str, float], tried: Mapping[str, Collection[float]]) -> list[str]:
-    """The caveats of a table's rates, a sentence for each kind; who needs none is left out.
+    """Return the caveats of a table's learning rates, one sentence for each kind.
 
     Args:
-        chosen: By method; those that train alone.
-        tried: By method; one that is missing tried none but its own.
+        chosen: The chosen rate of each method that is trained.
+        tried: The rates that were tried, by method; if missing, only the chosen one.
     """
     found: dict[str, list[str]] = {AT_EDGE: [], NOT_SEARCHED: []}
     for name, rate in chosen.items():
@@ -135,16 +134,16 @@ def rate_notes(chosen: Mapping[str, float], tried: Mapping[str, Collection[float
             found[NOT_SEARCHED].append(f"{name} ({rate:g})")
     notes = []
     if found[AT_EDGE]:
-        words = "Learning rates at the edge of their grid, so that a better one may lie beyond: "
-        notes.append(words + ", ".join(found[AT_EDGE]) + ".")
+        text = "Learning rates at the edge of their grid, so that a better one may lie beyond: "
+        notes.append(text + ", ".join(found[AT_EDGE]) + ".")
     if found[NOT_SEARCHED]:
-        words = "Learning rates that were not searched, so that a better one may lie on either side"
-        notes.append(f"{words}: {', '.join(found[NOT_SEARCHED])}.")
+        text = "Learning rates that were not searched, so that a better one may lie on either side"
+        notes.append(f"{text}: {', '.join(found[NOT_SEARCHED])}.")
     return notes
 
 
 def counted_units(counts: Iterable[int], unit: str) -> str:
-    """How many units each mean is over: "3 seeds", or "1 to 3 seeds" where rows differ."""
+    """Describe how many units means are over: "3 seeds", or "1 to 3 seeds" if rows differ."""
     found = list(counts)
     few, many = min(found), max(found)
     return f"{many} {unit}" if few == many else f"{few} to {many} {unit}"
@@ -156,13 +155,13 @@ def difference_lines(
     digits: int,
     cluster_of: Callable[[_Key], Hashable] | None = None,
 ) -> list[str]:
-    """Every later row minus every earlier one, paired, as lines of Markdown.
+    """Return a Markdown table of every later row minus every earlier one, paired.
 
     Args:
-        rows: Row -> column -> values by what makes a pair, such as the seed.
-        columns: In this order; a row may lack some.
-        digits: After the point.
-        cluster_of: As `mean_difference` takes it.
+        rows: Values by row, column, and key of a pair, such as the seed.
+        columns: Columns in this order; a row may lack some.
+        digits: Digits after the point.
+        cluster_of: Function from a key to its cluster, as for `mean_difference`.
     """
     lines = [f"| | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
     for second, first in combinations(rows, 2):

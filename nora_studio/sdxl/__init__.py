@@ -1,1 +1,1 @@
-"""SDXL: load a base, quantise it, encode, the diffusion process and its losses, generate."""
+"""SDXL: loading and quantising a base, encoding, the diffusion process, losses, generation."""

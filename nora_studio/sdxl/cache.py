@@ -1,4 +1,4 @@
-"""Encode pictures and prompts once; what is read back is what the frozen models would say."""
+"""Encoding of images and prompts, once; the results are kept on disk for later runs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,33 +13,33 @@ from nora_studio.runs.disk_cache import TensorCache, default_cache_folder, weigh
 from nora_studio.sdxl.diffusion import encode_tokens
 
 RECIPE = f"1 torch {torch.__version__}"
-"""Part of every key: another number where the same input would be encoded otherwise."""
+"""Part of every key; the number must change whenever the same input is encoded differently."""
 
 
 @dataclass(frozen=True)
 class LatentCache:
-    """The VAE's posteriors of pictures of one size, scaled as the UNet expects, float32 on the CPU.
+    """The VAE's posteriors of images of one size, scaled as the UNet expects, float32 on the CPU.
 
-    A row is one view of a photo; where `views` is None, row n is all that there is of photo n.
+    A row is one view of a photo; if `views` is None, row n is the only view of photo n.
     """
 
     mean: Tensor  # (rows, channels, height, width)
     std: Tensor  # like mean
     time_ids: Tensor  # (rows, 6)
-    weights: Tensor | None = None  # (rows, 1, height, width): of the loss, 1 on average
+    mask: Tensor | None = None  # (rows, 1, height, width): weights of the loss, 1 on average
     views: Tensor | None = None  # (rows, 3): number of the photo, of its crop, and 1 if mirrored
 
 
 @dataclass(frozen=True)
 class Stores:
-    """Where encoded pictures and prompts are kept between runs."""
+    """Where encoded images and prompts are kept between runs."""
 
     latents: TensorCache
     text: TensorCache
 
     @classmethod
     def default(cls) -> "Stores":
-        """In the user's cache folder."""
+        """Return stores in the user's cache folder."""
         return cls(*(TensorCache(default_cache_folder(kind)) for kind in ("latents", "text")))
 
 
@@ -50,16 +50,16 @@ def encode_photos(
     store: TensorCache | None = None,
     device: torch.device | None = None,
 ) -> list[LatentCache]:
-    """Encode pictures one at a time, in float32 whatever the VAE is stored in.
+    """Encode images one at a time, in float32 whatever the VAE's dtype.
 
-    SDXL's own VAE overflows in float16, so its weights are widened for this and put back after.
-    What `store` holds already is read from there; if that is all, the VAE is never touched.
+    SDXL's own VAE overflows in float16, so its weights are converted to float32 and back. Images
+    that `store` has are read from it; the VAE is not used if it has all of them.
 
     Args:
-        device: Where the VAE works; it is put back to where it was. None: where it is.
+        device: Device for the VAE, which is moved back afterwards. None: where it is.
 
     Returns:
-        One cache for each size of picture, smallest first.
+        One cache for each image size, smallest first.
 
     Raises:
         StudioError: a latent is not finite.
@@ -71,7 +71,7 @@ def encode_photos(
         for photo in photos:
             has_masks = has_masks or photo.mask is not None
             view = [photo.index, photo.crop, int(photo.frame.mirrored)]
-            row = _Row(*encoder.posterior(photo), photo.time_ids, photo.weights, view)
+            row = _Row(*encoder.posterior(photo), photo.time_ids, photo.loss_mask, view)
             groups.setdefault(photo.frame.size, []).append(row)
     finally:
         encoder.put_back()
@@ -83,7 +83,7 @@ def encode_photos(
             mean=(torch.cat([row.mean for row in rows]) - shift) * scale,
             std=torch.cat([row.std for row in rows]) * scale,
             time_ids=torch.tensor([row.time_ids for row in rows]),
-            weights=torch.stack([row.weights for row in rows]) if has_masks else None,
+            mask=torch.stack([row.mask for row in rows]) if has_masks else None,
             views=torch.tensor([row.view for row in rows]),
         )
         for _, rows in sorted(groups.items())
@@ -91,9 +91,9 @@ def encode_photos(
 
 
 def _normalisation(pipe: StableDiffusionXLPipeline) -> tuple[Tensor, Tensor]:
-    """What latents are multiplied by after what is subtracted, each (1, channels or 1, 1, 1).
+    """Return the factor of latents and the shift to subtract first, (1, channels or 1, 1, 1).
 
-    SDXL scales by one number; some of its kin (Playground 2.5) by each channel's own statistics.
+    SDXL scales by one number; some related models (Playground 2.5) by statistics of each channel.
     """
     config = pipe.vae.config
     scale = torch.tensor(config["scaling_factor"])
@@ -108,17 +108,17 @@ def _normalisation(pipe: StableDiffusionXLPipeline) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class _Row:
-    """What is kept of one picture once it is encoded."""
+    """The encoded data of one image."""
 
     mean: Tensor  # (1, channels, height, width)
     std: Tensor
     time_ids: list[float]
-    weights: Tensor  # (1, height, width)
+    mask: Tensor  # (1, height, width)
     view: list[int]
 
 
 class _Encoder:
-    """The VAE, woken for the first picture that is not kept yet."""
+    """Encodes images, moving the VAE to its device for the first image that is not stored."""
 
     def __init__(
         self,
@@ -129,41 +129,41 @@ class _Encoder:
         self.vae, self.store = pipe.vae, store
         self.home, self.dtype = pipe.vae.device, pipe.vae.dtype
         self.device = device or self.home
-        self.is_awake = False
+        self.is_on_device = False
         self.digest = weights_digest(pipe.vae) if store is not None else ""
 
     def posterior(self, photo: Photo) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of one picture, unscaled, on the CPU in float32."""
+        """Return the mean and standard deviation of one image, unscaled, on the CPU in float32."""
         key = f"{RECIPE} {self.device.type} {self.digest} {photo.key}"
         kept = None if self.store is None else self.store.read(key)
         if kept is not None and kept.keys() == {"mean", "std"}:
             return kept["mean"], kept["std"]
-        self._wake()
+        self._to_device()
         encoded = self.vae.encode(photo.pixels[None].to(self.device)).latent_dist
         if not torch.isfinite(encoded.mean).all():
             raise StudioError(
-                f"{photo.path}: the VAE gives NaN or infinity for it. Its weights are probably "
-                "damaged or an fp16-only copy; use the model's float32 or fixed-fp16 VAE."
+                f"{photo.path}: the VAE encodes it as NaN or infinity, so its weights are probably "
+                "damaged or only valid in fp16. Use the model's float32 or fixed-fp16 VAE."
             )
         mean, std = encoded.mean.float().cpu(), encoded.std.float().cpu()
         if self.store is not None:
             self.store.write(key, {"mean": mean, "std": std})
         return mean, std
 
-    def _wake(self) -> None:
-        if not self.is_awake:
-            # diffusers' own `to` warns of casts that are undone afterwards.
+    def _to_device(self) -> None:
+        if not self.is_on_device:
+            # diffusers' own `to` warns of this cast, which is undone afterwards.
             nn.Module.to(self.vae, device=self.device, dtype=torch.float32)
-            self.is_awake = True
+            self.is_on_device = True
 
     def put_back(self) -> None:
-        """Give the VAE its own dtype and place again."""
-        if self.is_awake:
+        """Restore the VAE's dtype and device."""
+        if self.is_on_device:
             nn.Module.to(self.vae, device=self.home, dtype=self.dtype)
 
 
 def tokenize(pipe: StableDiffusionXLPipeline, prompt: str) -> dict[str, Tensor]:
-    """A prompt's token ids for each text encoder, (1, tokens), padded and cut as SDXL does."""
+    """Return a prompt's token ids for each text encoder, (1, tokens), padded and cut as in SDXL."""
     ids = {}
     for part, tokenizer in (
         ("text_encoder", pipe.tokenizer),
@@ -179,28 +179,29 @@ def tokenize(pipe: StableDiffusionXLPipeline, prompt: str) -> dict[str, Tensor]:
     return ids
 
 
-def words_unread(pipe: StableDiffusionXLPipeline, prompt: str) -> str:
-    """The end of a prompt that SDXL never reads, as it is too long; empty where all is read."""
+def unread_words(pipe: StableDiffusionXLPipeline, prompt: str) -> str:
+    """Return the end of a prompt that is too long for SDXL to read; "" if all is read."""
     ends = []
     for tokenizer in (pipe.tokenizer, pipe.tokenizer_2):
         ids = tokenizer(prompt, truncation=False, verbose=False).input_ids[1:-1]
-        room = tokenizer.model_max_length - 2  # without the marks of start and end
-        # Tokenizers with new words leave the marks of words' ends in what they decode.
-        ends.append(" ".join(tokenizer.decode(ids[room:]).replace("</w>", " ").split()))
+        limit = tokenizer.model_max_length - 2  # Without the tokens for start and end.
+        # Tokenizers with new words do not remove the marks of word ends when they decode.
+        ends.append(" ".join(tokenizer.decode(ids[limit:]).replace("</w>", " ").split()))
     return max(ends, key=len)
 
 
 @torch.no_grad()
-def encode_tokens_kept(
+def encode_tokens_cached(
     part: str,
     encoder: nn.Module,
     ids: Tensor,  # (prompts, tokens), on the CPU
     store: TensorCache | None,
     device: torch.device,
 ) -> tuple[Tensor, Tensor | None]:
-    """As `encode_tokens` on `device`, through a store; the encoder rests where it was afterwards.
+    """Encode prompts as `encode_tokens` does, on `device`, through a store.
 
-    Prompts go through the encoder one by one, so that none depends on which others are asked for.
+    The encoder is moved back afterwards. Prompts are encoded one by one, so that the result for
+    one does not depend on the others.
     """
     weight = next(encoder.parameters())
     home = weight.device
@@ -210,7 +211,7 @@ def encode_tokens_kept(
         key = f"{RECIPE} {device.type} {digest} {part} {row.tolist()}"
         kept = None if store is None else store.read(key)
         if kept is not None and "hidden" in kept:
-            rows.append((kept["hidden"].to(device), _placed(kept.get("pooled"), device)))
+            rows.append((kept["hidden"].to(device), _moved(kept.get("pooled"), device)))
             continue
         hidden, pooled = encode_tokens(part, encoder.to(device), row.to(device))
         rows.append((hidden, pooled))
@@ -226,5 +227,5 @@ def encode_tokens_kept(
     ) if pooled_rows else None
 
 
-def _placed(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
     return None if tensor is None else tensor.to(device)

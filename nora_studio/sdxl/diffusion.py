@@ -1,4 +1,4 @@
-"""The diffusion process that a base was trained for: what to ask its UNet, how to judge it."""
+"""The diffusion process that a base was trained for: the UNet's input, and the loss."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,9 +22,9 @@ Weighting = Literal["none", "min-snr", "debiased"]
 
 @dataclass(frozen=True)
 class Denoising:
-    """Noise levels by timestep, cleanest first, and the loss that goes with them.
+    """Noise levels by timestep, from clean to noisy, with the inputs and losses for them.
 
-    Nothing here waits for the device, and shapes depend on the batch alone.
+    No method waits for the device, and shapes depend only on the batch.
     """
 
     levels: Tensor  # (length,)
@@ -33,7 +33,7 @@ class Denoising:
     weighting: Weighting = "none"
     snr_gamma: float = 5.0
     sigma_data: float | None = None
-    """EDM's spread of the data; None on a DDPM base."""
+    """EDM's standard deviation of the data; None for a DDPM base."""
 
     @classmethod
     def of(
@@ -42,26 +42,26 @@ class Denoising:
         weighting: Weighting = "none",
         snr_gamma: float = 5.0,
     ) -> "Denoising":
-        """Read it off a pipeline's scheduler.
+        """Return the process of a pipeline, according to its scheduler.
 
         Raises:
-            StudioError: the base predicts neither noise nor v, or its own weighting excludes ours.
+            StudioError: the base predicts neither noise nor v, or has its own weighting.
         """
         config: Any = pipe.scheduler.config
         name, kind = type(pipe.scheduler).__name__, config.get("prediction_type")
         is_edm = name.startswith("EDM")
         if kind not in ("epsilon", "v_prediction") or not (is_edm or "beta_schedule" in config):
             raise StudioError(
-                f"--model: expected a base that predicts epsilon or v_prediction; this one's "
-                f"scheduler, {name}, says {kind!r}. Use another base."
+                f"--model: expected a base that predicts epsilon or v_prediction; its scheduler, "
+                f"{name}, has {kind!r}. Use another base."
             )
         if is_edm:
             if weighting != "none":
                 raise StudioError(
-                    f"--weighting {weighting}: this base's scheduler is of the EDM family, which "
-                    "weights noise levels itself. Leave --weighting out."
+                    f"--weighting: expected none for a base with an EDM scheduler, which weights "
+                    f"noise levels itself; got {weighting}. Leave --weighting out."
                 )
-            # Its table ends with a level for the last step of sampling alone.
+            # The last level in its table is only for the last step of sampling.
             sigmas = type(pipe.scheduler).from_config(config).sigmas[:-1]
             return cls(sigmas.flip(0).to(pipe.device), kind, sigma_data=config["sigma_data"])
         scheduler: Any = DDPMScheduler.from_config(config)
@@ -73,7 +73,7 @@ class Denoising:
         return len(self.levels)
 
     def timesteps_below(self, limit: int) -> int:
-        """Return how many timesteps, from the first, a run trains on; 0 means all.
+        """Return how many timesteps a run trains on, from the first; all if `limit` is 0.
 
         Raises:
             StudioError: the limit is beyond the schedule.
@@ -82,13 +82,13 @@ class Denoising:
             raise StudioError(f"--max-timestep: expected 1 to {self.length}; got {limit}.")
         return limit if limit else self.length
 
-    def question(
+    def model_input(
         self,
         latents: Tensor,  # (batch, channels, height, width)
         noise: Tensor,  # like latents
         timesteps: Tensor,  # (batch,), integers
     ) -> tuple[Tensor, Tensor]:  # like latents, (batch,)
-        """What the UNet is given: noised latents, and the noise level in its own terms."""
+        """Return the UNet's input: noised latents, and the timesteps or EDM's noise levels."""
         if self.sigma_data is None:
             return noisy_latents(latents, noise, self.levels, timesteps), timesteps
         sigmas = self.levels[timesteps]
@@ -98,20 +98,25 @@ class Denoising:
 
     def loss(
         self,
-        answer: Tensor,  # what the UNet said, like latents
+        prediction: Tensor,  # the UNet's output, like latents
         latents: Tensor,
         noise: Tensor,
         timesteps: Tensor,
         importance: Tensor | None = None,  # (batch,)
-        areas: Tensor | None = None,  # (batch, 1, height, width), 1 on average
+        mask: Tensor | None = None,  # (batch, 1, height, width), 1 on average
     ) -> Tensor:  # scalar, float32
-        """How far the answer is from the truth, on average over the batch."""
+        """Return the loss of the UNet's prediction, averaged over the batch.
+
+        Args:
+            importance: Weight of each image.
+            mask: Weight of each place.
+        """
         weights = importance
         if self.sigma_data is not None:
             sigmas = self.levels[timesteps]
             edm = edm_coefficients(sigmas, self.sigma_data, self.prediction_type)
             noisy = latents + sigmas.view(-1, 1, 1, 1) * noise
-            answer, target = edm.skip * noisy + edm.scale_out * answer.float(), latents
+            prediction, target = edm.skip * noisy + edm.scale_out * prediction.float(), latents
             weights = _product(edm.weights, importance)
         else:
             kind = self.prediction_type
@@ -121,7 +126,7 @@ class Denoising:
                 weights = _product(own, importance)
             elif self.weighting == "debiased":
                 weights = _product(debiased_weights(self.levels, timesteps, kind), importance)
-        return denoising_loss(answer, target, weights, areas)
+        return denoising_loss(prediction, target, weights, mask)
 
 
 def _product(weights: Tensor, importance: Tensor | None) -> Tensor:
@@ -133,10 +138,10 @@ def with_offset(
     amount: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Shift each channel of each picture's noise by a constant, so that brightness is learned too.
+    """Shift each channel of each image's noise by a random constant, to train brightness as well.
 
-    Source: Guttenberg, Diffusion with Offset Noise (2023): a picture's mean survives all of the
-    ordinary noise, so a base never learns to draw very dark or bright pictures.
+    Source: Guttenberg, Diffusion with Offset Noise (2023): ordinary noise hardly changes an image's
+    mean, so that a base does not learn to generate very dark or bright images.
     """
     if amount == 0:
         return noise
@@ -149,7 +154,7 @@ def encode_tokens(
     encoder: nn.Module,
     ids: Tensor,  # (prompts, tokens)
 ) -> tuple[Tensor, Tensor | None]:  # (prompts, tokens, width), (prompts, projection) or None
-    """One encoder's share of SDXL's conditioning: the penultimate layer, and the second's pooled.
+    """Return one encoder's part of SDXL's conditioning: penultimate layer, and pooled output.
 
     Source: SDXL, arXiv 2307.01952, section 2.1; as `StableDiffusionXLPipeline.encode_prompt`.
     """

@@ -1,4 +1,4 @@
-"""Draw pictures: a base, at most one adapter on it, one picture for each prompt and seed."""
+"""Generate images with a base and at most one adapter, one for each prompt and seed."""
 
 import json
 import os
@@ -20,8 +20,8 @@ from nora_studio.adapters.methods.attachment import detach
 from nora_studio.adapters.new_tokens import tokens_on
 from nora_studio.errors import StudioError
 from nora_studio.photos.prompts import replace_token
-from nora_studio.runs.atomic import beside
-from nora_studio.runs.storage import START_AGAIN, writing
+from nora_studio.runs.atomic import temporary_path
+from nora_studio.runs.disk_errors import START_AGAIN, writing
 from nora_studio.sdxl.models import parts_of
 from nora_studio.sdxl.recipes import RECIPE_KEY, Recipe
 
@@ -39,12 +39,12 @@ def adapter_on(
 ) -> Iterator[AdapterCard | None]:
     """Put an adapter on a loaded pipeline for the length of a block; None leaves the base as it is.
 
-    New tokens that it has come along, tokenizers included. Draw inside the block to the last
-    picture: `draw` is lazy. Afterwards, errors included, the pipeline is the bare base again.
+    Its new tokens are added to encoders and tokenizers too. Take all images inside the block:
+    `generate_images` is lazy. After the block, also after an error, the pipeline is the base again.
 
     Args:
         path: An open adapter, or what `open_adapter` opens.
-        strength: Factor on its change; 1 is as trained, 0 is the base. New tokens have none.
+        strength: Factor on its change; 1 is as trained, 0 is the base. New tokens are not scaled.
 
     Raises:
         StudioError: the adapter cannot be read, or was trained on another base.
@@ -71,7 +71,7 @@ class _Settings:
     trigger: str | None
 
 
-def draw(
+def generate_images(
     pipe: StableDiffusionXLPipeline,
     prompts: Sequence[str],
     seeds: Sequence[int],
@@ -83,44 +83,44 @@ def draw(
     trigger: str | None = None,
     batch: int | None = None,
     done: Collection[tuple[str, int]] = (),
-    on_picture: Callable[[int, int], object] | None = None,
+    on_image: Callable[[int, int], object] | None = None,
 ) -> Iterator[tuple[str, int, Image.Image]]:
-    """Draw every prompt with every seed, prompts in the outer loop.
+    """Generate an image of every prompt with every seed, prompts in the outer loop.
 
-    The starting noise comes from a CPU generator of the picture's own seed, in float32: base and
-    adapters start from the same noise on every device, and whatever shares their batch. Beyond
-    rounding (a level or two of 255 in float32), no picture depends on the batch it was drawn in.
+    The starting noise comes from a CPU generator with the image's own seed, in float32: base and
+    adapters start from the same noise on every device, whatever the batch. Except for rounding (a
+    level or two of 255 in float32), no image depends on the batch it is generated in.
 
     Args:
         steps: Denoising steps.
-        guidance: Classifier-free guidance scale; at 1 or below there is none.
-        size: Side of the pictures in pixels, a multiple of 8.
-        negative: What guidance leads away from.
-        trigger: Rare word for "[V]"; None leaves it out (`replace_token`).
-        batch: Pictures at once. None: on a GPU as many as have the pixels of four 1024-pixel
-            pictures, 32 at most; on a CPU 1, since more gain nothing there.
+        guidance: Classifier-free guidance scale; at 1 or below there is no guidance.
+        size: Side of the images in pixels, a multiple of 8.
+        negative: Negative prompt.
+        trigger: Trigger word for "[V]"; None removes "[V]" (`replace_token`).
+        batch: Images per batch. None: on a GPU, as many as have the pixels of four 1024-pixel
+            images, at most 32; on a CPU 1, since larger batches are not faster there.
         done: Pairs of prompt and seed to leave out.
-        on_picture: Called with (pictures drawn, pictures to draw).
+        on_image: Called with (images generated, images to generate).
 
     Yields:
-        The prompt as given, the seed and the picture.
+        The prompt as given, the seed and the image.
 
     Raises:
-        StudioError: a value is out of its range, or a picture came out as NaN.
+        StudioError: a value is out of range, or an image has NaN.
     """
     settings = _Settings(steps, guidance, size, negative, trigger)
     _check_settings(settings, batch)
     batch = batch or default_batch(pipe, size)
     pairs = [(prompt, seed) for prompt in prompts for seed in seeds if (prompt, seed) not in done]
-    return _draw_batches(pipe, pairs, settings, batch, on_picture)
+    return _generate_batches(pipe, pairs, settings, batch, on_image)
 
 
-def _draw_batches(
+def _generate_batches(
     pipe: StableDiffusionXLPipeline,
     pairs: list[tuple[str, int]],
     settings: _Settings,
     batch: int,
-    on_picture: Callable[[int, int], object] | None,
+    on_image: Callable[[int, int], object] | None,
 ) -> Iterator[tuple[str, int, Image.Image]]:
     texts: dict[str, Conditioning] = {}
     for start in range(0, len(pairs), batch):
@@ -129,13 +129,13 @@ def _draw_batches(
             if prompt not in texts:
                 texts[prompt] = _encode_text(pipe, prompt, settings)
         conditioning = [texts[prompt] for prompt, _ in chunk]
-        pictures = _denoise(pipe, conditioning, [seed for _, seed in chunk], settings)
-        for index, ((prompt, seed), picture) in enumerate(
-            zip(chunk, pictures, strict=True), start=start + 1
+        images = _denoise(pipe, conditioning, [seed for _, seed in chunk], settings)
+        for index, ((prompt, seed), image) in enumerate(
+            zip(chunk, images, strict=True), start=start + 1
         ):
-            if on_picture is not None:
-                on_picture(index, len(pairs))
-            yield prompt, seed, picture
+            if on_image is not None:
+                on_image(index, len(pairs))
+            yield prompt, seed, image
 
 
 @torch.no_grad()
@@ -164,7 +164,7 @@ def _denoise(
     shape = (pipe.unet.config["in_channels"], side, side)
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
     if settings.size >= SLICED_DECODING_SIZE:
-        # Decoding is a batch's largest need of memory at full size, and gains no speed from it.
+        # At full size, decoding a batch needs the most memory, and is not faster than one by one.
         pipe.vae.enable_slicing()
     # (batch, 3, height, width) in [0, 1]
     pixels: Tensor = pipe(  # pyright: ignore[reportAssignmentType]
@@ -173,7 +173,7 @@ def _denoise(
         pooled_prompt_embeds=pooled,
         negative_pooled_prompt_embeds=negative_pooled,
         latents=noise.to(pipe.unet.dtype),
-        generator=generators,  # for samplers that add noise as they go
+        generator=generators,  # For samplers that add noise at each step.
         height=settings.size,
         width=settings.size,
         num_inference_steps=settings.steps,
@@ -181,67 +181,69 @@ def _denoise(
         output_type="pt",
         return_dict=False,
     )[0]
-    for seed, picture in zip(seeds, pixels, strict=True):
-        if not torch.isfinite(picture).all():
+    for seed, image in zip(seeds, pixels, strict=True):
+        if not torch.isfinite(image).all():
             raise StudioError(
-                f"the picture of seed {seed} came out as NaN in {pipe.unet.dtype}. Draw in "
-                "bfloat16 or float32, or use a VAE that is safe in float16."
+                f"the image of seed {seed} has NaN in {pipe.unet.dtype}. Generate in bfloat16 or "
+                "float32, or use a VAE that is safe in float16."
             )
     array = (pixels.float() * 255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1).numpy()
-    return [Image.fromarray(picture) for picture in array]
+    return [Image.fromarray(image) for image in array]
 
 
 def default_batch(pipe: StableDiffusionXLPipeline, size: int) -> int:
-    """How many pictures of that side `draw` makes at once, where nobody says."""
+    """Return the default batch size of `generate_images` for a side in pixels."""
     on_gpu = pipe.device.type != "cpu"
     return max(1, min(GPU_BATCH_LIMIT, GPU_BATCH_PIXELS // size**2)) if on_gpu else 1
 
 
 def _check_settings(settings: _Settings, batch: int | None) -> None:
     if settings.steps < 1:
-        raise StudioError(f"steps must be 1 or more; got {settings.steps}.")
+        raise StudioError(f"steps: expected 1 or more; got {settings.steps}.")
     if not 0 <= settings.guidance <= 100:
-        raise StudioError(f"guidance must be 0 to 100; got {settings.guidance}.")
+        raise StudioError(f"guidance: expected 0 to 100; got {settings.guidance}.")
     if settings.size < 8 or settings.size % 8:
-        raise StudioError(f"size must be a multiple of 8 pixels; got {settings.size}.")
+        raise StudioError(f"size: expected a multiple of 8 pixels; got {settings.size}.")
     if batch is not None and batch < 1:
-        raise StudioError(f"batch must be 1 or more; got {batch}.")
+        raise StudioError(f"batch: expected 1 or more; got {batch}.")
     if settings.negative and settings.guidance <= 1:
         raise StudioError(
-            f"a negative prompt needs a guidance above 1; got {settings.guidance}. Raise it, or "
-            "leave the negative prompt out."
+            f"guidance: expected a number above 1 for a negative prompt; got {settings.guidance}. "
+            "Raise it, or leave the negative prompt out."
         )
 
 
-def save_picture(image: Image.Image, path: Path, recipe: Recipe, then: str = START_AGAIN) -> None:
-    """Write a PNG that carries its recipe, as JSON and in the form common image tools show.
+def save_image(image: Image.Image, path: Path, recipe: Recipe, then: str = START_AGAIN) -> None:
+    """Write a PNG with its recipe, as JSON and in the layout that image tools show.
 
     Args:
-        then: What to do where it cannot be written, once the cause is gone.
+        then: What to do after a failed write, once its cause is gone.
 
     Raises:
-        StudioError: the name does not end with ".png", or it cannot be written.
+        StudioError: the name does not end with ".png", or the file cannot be written.
     """
     if path.suffix.lower() != ".png":
-        raise StudioError(f"pictures are PNG files, which carry their recipe; got {path}.")
+        raise StudioError(
+            f"expected a PNG file (.png), which can hold the image's recipe; got {path}."
+        )
     info = PngInfo()
     info.add_text(RECIPE_KEY, json.dumps(asdict(recipe)))
     info.add_text("parameters", _parameters_text(recipe))
-    fresh = beside(path)
-    with writing("a picture", path, then):
+    fresh = temporary_path(path)
+    with writing("an image", path, then):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with fresh.open("wb") as stream:
                 image.save(stream, format="PNG", pnginfo=info)
                 stream.flush()
-                os.fsync(stream.fileno())  # A power cut leaves no empty picture, either.
+                os.fsync(stream.fileno())  # So that a power cut leaves no empty image.
             fresh.replace(path)
         finally:
             fresh.unlink(missing_ok=True)
 
 
 def _parameters_text(recipe: Recipe) -> str:
-    """AUTOMATIC1111's layout: prompt, negative prompt, then one line of settings."""
+    """Return a recipe in AUTOMATIC1111's layout: prompt, negative prompt, a line of settings."""
     lines = [replace_token(recipe.prompt, recipe.trigger)]
     if recipe.negative:
         lines.append(f"Negative prompt: {recipe.negative}")

@@ -1,4 +1,4 @@
-"""Losses as functions of tensors: no model, no file, no flag in sight."""
+"""Losses as pure functions of tensors."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ def denoising_target(
     timesteps: Tensor,
     prediction_type: str,
 ) -> Tensor:
-    """What the denoiser should say: the noise, or v = sqrt(a) eps - sqrt(1 - a) x (2202.00512)."""
+    """Return the denoiser's target: the noise, or v = sqrt(a) eps - sqrt(1 - a) x (2202.00512)."""
     if prediction_type == "epsilon":
         return noise
     if prediction_type == "v_prediction":
@@ -40,7 +40,7 @@ def min_snr_weights(
     gamma: float,
     prediction_type: str,
 ) -> Tensor:  # (batch,)
-    """Loss weights min(SNR, gamma) / SNR for noise prediction, / (SNR + 1) for v.
+    """Return loss weights min(SNR, gamma) / SNR for noise prediction, / (SNR + 1) for v.
 
     Source: Hang et al., Min-SNR weighting, arXiv 2303.09556, eq. 6 and section 3.4.
     """
@@ -56,11 +56,11 @@ def debiased_weights(
     prediction_type: str,
     largest_snr: float = 1000.0,
 ) -> Tensor:  # (batch,)
-    """Loss weights 1 / sqrt(SNR) for noise prediction, so that faults of the drawn picture count.
+    """Return loss weights 1 / sqrt(SNR) for noise prediction, which weight errors of the image.
 
-    Source: Yu et al., Debias the Training of Diffusion Models, arXiv 2310.08442. For v it is
-    sqrt(SNR) / (SNR + 1), the same weight on an error of the clean picture. The SNR of the first
-    timesteps is cut at `largest_snr`, where a picture is clean.
+    Source: Yu et al., Debias the Training of Diffusion Models, arXiv 2310.08442. For v the weight
+    is sqrt(SNR) / (SNR + 1), the same for an error of the clean image. The SNR is clamped at
+    `largest_snr`, which concerns the first timesteps, where images are nearly clean.
     """
     signal = alphas_cumprod[timesteps]
     snr = (signal / (1 - signal)).clamp(max=largest_snr)
@@ -69,16 +69,16 @@ def debiased_weights(
 
 @dataclass(frozen=True)
 class EdmCoefficients:
-    """EDM's preconditioning at some noise levels, each (batch, 1, 1, 1) but `weights`."""
+    """EDM's preconditioning at given noise levels, each (batch, 1, 1, 1) except `weights`."""
 
     scale_in: Tensor
-    """c_in: the noisy latents times this are what the UNet sees."""
+    """c_in: factor on the noisy latents for the UNet's input."""
     skip: Tensor
-    """c_skip: share of the noisy latents in the denoised ones."""
+    """c_skip: factor on the noisy latents in the denoised ones."""
     scale_out: Tensor
-    """c_out: what the UNet says, times this, is the rest."""
+    """c_out: factor on the UNet's output in the denoised ones."""
     weights: Tensor
-    """(batch,): the loss weight that gives every noise level the same say."""
+    """(batch,): loss weights with which every noise level counts the same."""
 
 
 def edm_coefficients(
@@ -86,10 +86,10 @@ def edm_coefficients(
     sigma_data: float,
     prediction_type: str,
 ) -> EdmCoefficients:
-    """How a base of the EDM family is asked at noise level sigma.
+    """Return the preconditioning of a base of the EDM family at noise levels sigma.
 
-    Source: Karras et al., arXiv 2206.00364, table 1 ("Ours"); for v, c_out has the other sign, as
-    in diffusers' EDM schedulers.
+    Source: Karras et al., arXiv 2206.00364, table 1 ("Ours"); for v, c_out has the opposite sign,
+    as in diffusers' EDM schedulers.
     """
     sigma = sigmas.view(-1, 1, 1, 1)
     total = sigma**2 + sigma_data**2
@@ -106,9 +106,9 @@ def denoising_loss(
     prediction: Tensor,  # (batch, channels, height, width)
     target: Tensor,  # like prediction
     weights: Tensor | None = None,  # (batch,)
-    area_weights: Tensor | None = None,  # (batch, 1, height, width), 1 on average
+    mask: Tensor | None = None,  # (batch, 1, height, width), 1 on average
 ) -> Tensor:  # scalar
-    """Mean squared error in float32, each picture times its weight, each place times its own."""
+    """Return the mean squared error in float32, weighted by image and by place (the mask)."""
     errors = (prediction.float() - target.float()).square()
-    per_picture = (errors if area_weights is None else errors * area_weights).mean(dim=(1, 2, 3))
-    return (per_picture if weights is None else per_picture * weights).mean()
+    per_image = (errors if mask is None else errors * mask).mean(dim=(1, 2, 3))
+    return (per_image if weights is None else per_image * weights).mean()

@@ -1,4 +1,4 @@
-"""Base models: find them, load them frozen, name what can be adapted."""
+"""Base models: loading them frozen, their parts, and the layers that can be adapted."""
 
 import contextlib
 import copy
@@ -42,14 +42,14 @@ def load_sdxl(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> StableDiffusionXLPipeline:
-    """Load an SDXL pipeline frozen and in evaluation mode.
+    """Load an SDXL pipeline, frozen and in evaluation mode.
 
     Args:
         model: "embedded", a diffusers directory, or a Hub name.
-        dtype: Of every weight.
+        dtype: Dtype of every weight.
 
     Raises:
-        StudioError: nothing loadable is there, or it is another kind of pipeline.
+        StudioError: the model could not be loaded, or is another kind of pipeline.
     """
     name = _source(model)
     try:
@@ -100,7 +100,7 @@ def _configuration(name: str, part: str) -> dict[str, Any]:
 
 
 def _source(model: str) -> str:
-    """The directory or Hub name behind a model's name."""
+    """Return the directory or Hub name of a model."""
     folder = find_model(model, "mini-sdxl")
     if folder is None:
         return model
@@ -109,14 +109,14 @@ def _source(model: str) -> str:
 
 
 class Tokenizers(NamedTuple):
-    """Both tokenizers of an SDXL pipeline, by their names in it."""
+    """Both tokenizers of an SDXL pipeline, by their names in the pipeline."""
 
     tokenizer: Any
     tokenizer_2: Any
 
 
 def load_tokenizers(model: str = EMBEDDED) -> Tokenizers:
-    """Load a model's tokenizers alone.
+    """Load only a model's tokenizers.
 
     Raises:
         StudioError: as `load_sdxl`.
@@ -128,13 +128,13 @@ def load_tokenizers(model: str = EMBEDDED) -> Tokenizers:
         )
     except (OSError, ValueError, KeyError) as error:
         raise StudioError(
-            f"--model: {model!r} has no tokenizers to load: {first_line(error)}"
+            f"--model: the tokenizers of {model!r} could not be loaded: {first_line(error)}"
         ) from error
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No loading bars for a model that is there in a second."""
+    """Hide progress bars in a block, for a model that loads in a second."""
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()
     try:
@@ -148,8 +148,8 @@ def _check_directory(folder: Path) -> None:
     index = folder / "model_index.json"
     if not index.is_file():
         raise StudioError(
-            f"--model: {folder} holds no model_index.json. Give the top folder of a diffusers SDXL "
-            "pipeline (the one with unet/, vae/, text_encoder/ and text_encoder_2/ in it)."
+            f"--model: expected a diffusers SDXL pipeline; {folder} has no model_index.json. Name "
+            "the folder that contains unet/, vae/, text_encoder/ and text_encoder_2/."
         )
     try:
         kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
@@ -157,8 +157,8 @@ def _check_directory(folder: Path) -> None:
         raise StudioError(f"--model: {index} is not valid JSON: {error}") from error
     if kind != "StableDiffusionXLPipeline":
         raise StudioError(
-            f"--model: expected a StableDiffusionXLPipeline; {index} says {kind}. "
-            "This trainer adapts SDXL only."
+            f"--model: expected a StableDiffusionXLPipeline; {index} says {kind}. Name a model of "
+            "the SDXL family."
         )
     for part in (*PARTS, "vae"):
         name = "diffusion_pytorch_model" if part in ("unet", "vae") else "model"
@@ -166,22 +166,22 @@ def _check_directory(folder: Path) -> None:
 
 
 def parts_of(pipe: StableDiffusionXLPipeline) -> dict[str, nn.Module]:
-    """The three modules of SDXL that adapters go on, by part name."""
+    """Return the three modules of SDXL that can be adapted, by part name."""
     return {part: getattr(pipe, part) for part in PARTS}
 
 
 def targets_for(part: str, which: str = "attention") -> list[str]:
-    """Module-name suffixes of a part's linear layers: attention's, or feed-forward's as well."""
+    """Return the name suffixes of a part's linear layers: attention, or feed-forward as well."""
     if which not in TARGET_CHOICES:
         raise StudioError(f"targets: expected one of {', '.join(TARGET_CHOICES)}; got {which!r}.")
     return _ATTENTION[part] + (_FEEDFORWARD[part] if which == "attention+feedforward" else [])
 
 
 def used_targets(part: str, module: nn.Module, which: str = "attention") -> list[str]:
-    """`targets_for`, without layers whose output SDXL never reads.
+    """Return `targets_for` without the layers whose output SDXL does not use.
 
-    The first text encoder is read at its penultimate layer, so an adapter on its last layer would
-    never get a gradient: its targets are named one by one, the last layer's left out.
+    The first text encoder is used up to its penultimate layer, so an adapter on its last layer
+    would never get a gradient: its targets are named one by one, without the last layer's.
     """
     suffixes = targets_for(part, which)
     if part != "text_encoder":
@@ -196,7 +196,7 @@ def used_targets(part: str, module: nn.Module, which: str = "attention") -> list
 
 
 def share_weights(module: nn.Module) -> nn.Module:
-    """A second tree of modules over the same tensors, to carry another adapter on one base."""
+    """Copy a tree of modules over the same tensors, to put another adapter on one base."""
     tensors = (*module.parameters(), *module.buffers(), *shared_state(module))
     return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
 
@@ -204,7 +204,7 @@ def share_weights(module: nn.Module) -> nn.Module:
 def with_parts(
     pipe: StableDiffusionXLPipeline, parts: dict[str, nn.Module]
 ) -> StableDiffusionXLPipeline:
-    """A pipeline of the same components, some of its adapted parts exchanged."""
+    """Return a pipeline of the same components with some parts replaced."""
     other = StableDiffusionXLPipeline(
         **{**pipe.components, **parts},
         force_zeros_for_empty_prompt=pipe.config["force_zeros_for_empty_prompt"],
@@ -214,16 +214,18 @@ def with_parts(
     return other
 
 
-def wake(pipe: StableDiffusionXLPipeline, parts: Collection[str], device: torch.device) -> None:
-    """Bring the parts that every step needs to the device; what is idle stays where it is."""
+def to_device(
+    pipe: StableDiffusionXLPipeline, parts: Collection[str], device: torch.device
+) -> None:
+    """Move the parts that every step needs to a device; the others stay where they are."""
     for part, module in parts_of(pipe).items():
         if part in parts:
             module.to(device)
 
 
 @contextlib.contextmanager
-def all_awake(pipe: StableDiffusionXLPipeline) -> Iterator[None]:
-    """All of a pipeline on its device for a block, as drawing needs; idle parts then rest again."""
+def all_on_device(pipe: StableDiffusionXLPipeline) -> Iterator[None]:
+    """Move all of a pipeline to its device for a block, to generate; move idle parts back after."""
     modules = [module for module in pipe.components.values() if isinstance(module, nn.Module)]
     device = pipe.device
     homes = [(module, next(module.parameters()).device) for module in modules]
@@ -239,12 +241,12 @@ def all_awake(pipe: StableDiffusionXLPipeline) -> Iterator[None]:
 
 
 def native_resolution(pipe: StableDiffusionXLPipeline) -> int:
-    """Side in pixels that the UNet was trained for."""
+    """Return the side in pixels that the UNet was trained for."""
     return int(pipe.unet.config["sample_size"]) * pipe.vae_scale_factor
 
 
 VOWELS = frozenset("aeiouy")
-# A weapon's name in the wild (see diffusers' own discussion of it): never chosen, only accepted.
+# The name of a weapon (as discussed in diffusers): never chosen, but accepted.
 AVOIDED_TRIGGERS = frozenset({"sks"})
 
 
@@ -290,6 +292,7 @@ def choose_trigger(pipe: StableDiffusionXLPipeline | Tokenizers) -> str:
     ]
     if not rare:
         raise StudioError(
-            "no rare word is one token in both tokenizers of this model. Name one with --trigger."
+            "--trigger: no rare word of this model is one token in both tokenizers. Name a word "
+            "with --trigger."
         )
     return max(rare)[1]

@@ -1,4 +1,4 @@
-"""Count what an adapter trains on any model, from shapes alone."""
+"""Counting the parameters that an adapter trains on a model, from its shapes alone."""
 
 import difflib
 from collections.abc import Sequence
@@ -14,43 +14,42 @@ from nora_studio.sdxl.models import PARTS, TARGET_CHOICES, used_targets
 from nora_studio.sdxl.shapes import shapes_of
 
 LANGUAGE = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
-"""What the paper's Table 1 adapts in a language model, beside "q_proj" and "v_proj" alone."""
+"""Layers of language models that the paper's Table 1 adapts, where not only q_proj and v_proj."""
 CLIP = ("q_proj", "k_proj", "v_proj")
-"""What CLIP-LoRA's protocol adapts, in both encoders."""
+"""Layers that CLIP-LoRA's protocol adapts, in both encoders."""
 
 
 @dataclass(frozen=True)
 class Count:
-    """One part of a model, counted."""
+    """The counts of one part of a model."""
 
     part: str
     layers: int
-    """Adapted linear layers."""
+    """Number of adapted linear layers."""
     base: int
-    """Parameters of the part itself."""
+    """Number of the part's own parameters."""
     trained: int
-    """Parameters that the adapter trains."""
+    """Number of parameters that the adapter trains."""
 
 
 def count(model: str, spec: AdapterSpec, targets: Sequence[str] = ()) -> list[Count]:
-    """Count an adapter's trained parameters, part by part; nothing is loaded.
+    """Count an adapter's trained parameters, part by part, without loading weights.
 
     Args:
-        model: As `shapes.shapes_of` takes it.
-        spec: The adapter. AdaLoRA is counted as it begins.
-        targets: Endings of layer names, or one of "attention" and "attention+feedforward" for SDXL.
-            None given: what the trainer adapts in SDXL (attention), q, k, v in CLIP, and q, k, v,
-            up, down in other models.
+        model: A model as `shapes.shapes_of` takes it.
+        spec: The adapter. AdaLoRA is counted as it is at the start.
+        targets: Endings of layer names; or "attention" or "attention+feedforward" for SDXL. None
+            given: attention in SDXL; q, k, v in CLIP; q, k, v, up, down in other models.
 
     Raises:
-        StudioError: the model or the method is unknown, or a target matches in no part.
+        StudioError: the model or the method is unknown, or a target matches no layer.
     """
     modules = shapes_of(model)
     wanted = {part: _targets(part, module, targets) for part, module in modules.items()}
     unmatched = set(targets) - {t for found in wanted.values() for t in found}
     if unmatched and not set(targets) <= set(TARGET_CHOICES):
         raise StudioError(
-            f"--targets: nothing in {model} ends with {', '.join(sorted(unmatched))}. "
+            f"--targets: no layer of {model} ends with {', '.join(sorted(unmatched))}. "
             f"{_examples(modules, unmatched)}"
         )
     counts = []
@@ -69,8 +68,8 @@ def _targets(part: str, module: nn.Module, targets: Sequence[str]) -> list[str]:
         return used_targets(part, module, targets[0] if targets else "attention")
     if set(targets) & set(TARGET_CHOICES):
         raise StudioError(
-            f"--targets {' '.join(targets)}: only an SDXL directory's parts are known so well; "
-            "name the layers' endings."
+            f"--targets: expected endings of layer names; got {' '.join(targets)}, which is only "
+            "for SDXL."
         )
     if not targets:
         kind = type(module).__name__
@@ -98,14 +97,14 @@ def _examples(modules: dict[str, nn.Module], unmatched: set[str]) -> str:
 
 @dataclass(frozen=True)
 class PaperRow:
-    """A row of the paper's Table 1 as far as its parameters go."""
+    """A row of the paper's Table 1, for its number of parameters."""
 
     model: str
     label: str
     spec: AdapterSpec
     targets: tuple[str, ...]
     printed: str
-    """The paper's column."""
+    """The number in the paper."""
 
 
 _QV = ("q_proj", "v_proj")
@@ -127,10 +126,10 @@ TABLE_1 = (
         "10.2M",
     ),
 )
-"""Rows of arXiv:2408.10280, Table 1, whose ranks can be told; NoRA's ranks are a reading: others
-give the same counts (400 x 64 and 1600 x 16 for 8.2M)."""
+"""Rows of arXiv:2408.10280, Table 1, whose ranks are known or follow from the counts. NoRA's ranks
+are an interpretation: others give the same counts (400 x 64 and 1600 x 16 for 8.2M)."""
 
 
 def count_row(row: PaperRow) -> int:
-    """Our count of a row of the paper."""
+    """Count the trained parameters of a row of the paper."""
     return sum(part.trained for part in count(row.model, row.spec, row.targets))

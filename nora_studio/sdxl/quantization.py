@@ -1,7 +1,7 @@
-"""The frozen base in 8 or 4 bits: its attention blocks' linear layers, quantised after loading.
+"""Quantisation of a frozen base to 8 or 4 bits: the linear layers of its blocks, after loading.
 
-Layer by layer and straight to the device, so that no more than one layer is there in full. What
-identifies the base (its fingerprint) is taken before, so an adapter belongs to the ordinary base.
+Layers are quantised one by one on the device, so that at most one is there at full size. The base's
+fingerprint is taken before, so that an adapter belongs to the ordinary base.
 """
 
 import functools
@@ -21,12 +21,12 @@ INSIDE = {
     "text_encoder_2": "layers.",
     "decoder": "layers.",
 }
-"""Part of the names of the layers that are quantised: 86% of the weights of SDXL's UNet. The
-embeddings of time and the projections at the ends are small, and their errors reach everything."""
+"""Part of the names of the layers that are quantised: 86% of the weights of SDXL's UNet. The time
+embeddings and the first and last projections are small, and their errors affect everything."""
 
 
 def check_quantizer(bits: int) -> None:
-    """Refuse a number of bits that nothing installed can store.
+    """Refuse a number of bits for which the library is not installed.
 
     Raises:
         StudioError: bitsandbytes is missing.
@@ -40,8 +40,8 @@ def _library(bits: int) -> Any:
         import bitsandbytes
     except ImportError as error:
         raise StudioError(
-            f"--base-bits {bits}: needs bitsandbytes, which is not installed ({error}). "
-            "`pip install 'nora-studio[quantized]'`, or leave the option out."
+            f"--base-bits: {bits} needs bitsandbytes, which is not installed ({error}). Run "
+            "`pip install 'nora-studio[quantized]'`, or leave --base-bits out."
         ) from error
     return bitsandbytes
 
@@ -49,18 +49,18 @@ def _library(bits: int) -> Any:
 def quantize(part: str, module: nn.Module, bits: int, device: torch.device) -> int:
     """Quantise the blocks' linear layers of a frozen part of SDXL or of a language model, in place.
 
-    8 bits: rows scaled by their largest entry (LLM.int8, arXiv 2208.07339, its weights alone).
-    4 bits: NF4 in blocks of 64 (QLoRA, arXiv 2305.14314). The products are computed in the dtype
-    that the weights had.
+    8 bits: rows scaled by their largest entry (LLM.int8, arXiv 2208.07339, only its weights).
+    4 bits: NF4 in blocks of 64 (QLoRA, arXiv 2305.14314). Products are computed in the dtype that
+    the weights had.
 
     Args:
         part: "unet", one of the text encoders, or "decoder".
-        module: On the CPU, without adapters.
+        module: The module, on the CPU and without adapters.
         bits: 8 or 4.
         device: Where the layers are quantised and stay; the rest of the module stays where it is.
 
     Returns:
-        How many layers were.
+        The number of quantised layers.
 
     Raises:
         StudioError: bitsandbytes is missing.
@@ -91,7 +91,7 @@ def _eight_bit_layer(bnb: Any, layer: nn.Linear, device: torch.device) -> nn.Mod
     fresh.weight = weight.to(device)
     fresh.bias = layer.bias
     fresh.dense_dtype = layer.weight.dtype
-    # Now, and not in the first forward pass, which would take the weight from a twin that shares.
+    # Now, not in the first forward pass, which would move the weight away from a twin that shares.
     fresh.init_8bit_state()
     return fresh
 
@@ -116,7 +116,7 @@ def _four_bit_layer(bnb: Any, layer: nn.Linear, device: torch.device) -> nn.Modu
     )
     fresh.weight = weight.to(device)
     fresh.bias = layer.bias
-    # On some CPUs it would repack the shared weights at the first sample and round otherwise.
+    # On some CPUs it would repack the shared weights at the first image and round differently.
     fresh.support_avx512bf16_for_cpu = False
     return fresh
 
@@ -126,15 +126,16 @@ def _eight_bit_class() -> type:
     bnb = _library(8)
 
     class Linear8bit(bnb.nn.Linear8bitLt):
-        """Weights in 8 bits, activations as they are, in training and in evaluation alike.
+        """A linear layer with weights in 8 bits and full-precision activations.
 
-        bitsandbytes' own rounds activations to 8 bits too and keeps every input for the backward
-        pass, which costs more memory than 8 bits save.
+        bitsandbytes' own layer rounds activations to 8 bits too and keeps every input for the
+        backward pass, which takes more memory than 8 bits save.
         """
 
         dense_dtype: torch.dtype
 
         def forward(self, x: Tensor) -> Tensor:
+            """Return the layer's output in the dtype of the unquantised weights."""
             return _by_rows(self._product, x.to(self.dense_dtype))
 
         def _product(self, rows: Tensor) -> Tensor:
@@ -150,51 +151,53 @@ def _four_bit_class() -> type:
     bnb = _library(4)
 
     class Linear4bit(bnb.nn.Linear4bit):
-        """bitsandbytes', but the output has the base's dtype, as a linear layer's in autocast.
+        """bitsandbytes' layer, with the output in the base's dtype, as for a layer in autocast.
 
-        Its own has the input's: float32 after a normalisation, and so twice the activations.
+        Its own output has the input's dtype: float32 after a normalisation, which doubles the
+        memory of activations.
         """
 
         def forward(self, x: Tensor) -> Tensor:
+            """Return the layer's output in the base's dtype."""
             return _by_rows(super().forward, x.to(self.compute_dtype))
 
     return Linear4bit
 
 
 def _by_rows(product: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply a layer's product to x (..., columns) as (rows, columns), and give back x's shape.
+    """Apply a layer's product to x (..., columns) as (rows, columns), and restore x's shape.
 
-    From torch 2.14 on a product of more than two dimensions answers with a view. A view that a
-    custom autograd function returns may not be added to in place, which AdaLoRA does; a view of
-    what it returns may.
+    From torch 2.14 on, a product of more than two dimensions returns a view. A view that is
+    returned by a custom autograd function may not be added to in place, as AdaLoRA does; a view of
+    its result may.
     """
     product_of_rows = product(x.reshape(-1, x.shape[-1]))
     return product_of_rows.view(*x.shape[:-1], product_of_rows.shape[-1])
 
 
 class _EightBitProduct(torch.autograd.Function):
-    """`x @ weight.T + bias` with the weight widened for the product alone, forward and back."""
+    """`x @ weight.T + bias`, with the weight dequantised for each product, forward and backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
         # x: (rows, columns).
         ctx.save_for_backward(codes, scale)
-        return F.linear(x, _widened(codes, scale, x.dtype), bias)
+        return F.linear(x, _dequantized(codes, scale, x.dtype), bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         codes, scale = ctx.saved_tensors
         (gradient,) = gradients
-        return gradient @ _widened(codes, scale, gradient.dtype), None, None, None
+        return gradient @ _dequantized(codes, scale, gradient.dtype), None, None, None
 
 
-def _widened(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """The dense weight of int8 codes (rows, columns) and each row's largest entry (rows)."""
+def _dequantized(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the dense weight of int8 codes (rows, columns) and each row's largest entry (rows)."""
     return codes.to(dtype).mul_((scale / 127.0)[:, None])
 
 
 def shared_state(module: nn.Module) -> list[Any]:
-    """What quantised layers hold besides parameters and buffers; a second tree shares it."""
+    """Return what quantised layers hold besides parameters and buffers, for trees that share it."""
     found: list[Any] = []
     for layer in module.modules():
         state, quant_state = getattr(layer, "state", None), getattr(layer, "quant_state", None)
@@ -204,7 +207,7 @@ def shared_state(module: nn.Module) -> list[Any]:
 
 
 def stored_bytes(module: nn.Module) -> int:
-    """Bytes of a module's weights as they lie in memory, quantised layers' scales included."""
+    """Return the bytes that a module's weights take in memory, including quantisation scales."""
     seen: dict[int, int] = {}
     tensors = [*module.parameters(), *module.buffers()]
     for state in shared_state(module):

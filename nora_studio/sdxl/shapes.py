@@ -1,4 +1,4 @@
-"""Models without weights, on the meta device: to count and to check, not to run."""
+"""Models without weights, on the meta device, for counting and checking."""
 
 import json
 from collections.abc import Callable
@@ -39,7 +39,7 @@ SDXL_UNET: dict[str, Any] = {
     "transformer_layers_per_block": [1, 2, 10],
     "use_linear_projection": True,
 }
-"""config.json of stabilityai/stable-diffusion-xl-base-1.0's UNet, as far as it shapes the model."""
+"""The values of stabilityai/stable-diffusion-xl-base-1.0's UNet config.json that decide shapes."""
 
 
 def _sdxl() -> dict[str, nn.Module]:
@@ -57,7 +57,7 @@ def _unet(config: dict[str, Any]) -> nn.Module:
 def text_config(
     width: int, layers: int, heads: int, activation: str = "quick_gelu"
 ) -> CLIPTextConfig:
-    """The shape of a CLIP text encoder of SDXL's family."""
+    """Return the configuration of a CLIP text encoder of SDXL's family."""
     return CLIPTextConfig(
         hidden_size=width,
         intermediate_size=4 * width,
@@ -69,7 +69,7 @@ def text_config(
 
 
 def _llama(ffn: int, heads: int, vocabulary: int) -> dict[str, nn.Module]:
-    """4096 wide with 32 layers; `heads` are those of keys and values."""
+    """Build a LLaMA of width 4096 with 32 layers; `heads` are those of keys and values."""
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=4096,
@@ -93,18 +93,18 @@ BUILT_IN: dict[str, Callable[[], dict[str, nn.Module]]] = {
     "clip-vit-b-16": _clip_vit_b_16,
     EMBEDDED: lambda: _directory(embedded("mini-sdxl")),
 }
-"""Shapes by name. The embedded model's are read from its own configs."""
+"""Models by name. The embedded one's shapes are read from its own configurations."""
 
 
 def shapes_of(model: str) -> dict[str, nn.Module]:
-    """A model's parts on the meta device, by part name; one that has no parts is "model".
+    """Return a model's parts on the meta device, by part name; "model" if it has no parts.
 
     Args:
-        model: A name in `BUILT_IN`; a diffusers SDXL directory or its `unet/`; a directory with a
-            transformers config.json.
+        model: A name in `BUILT_IN`; a diffusers SDXL directory or its `unet/`; or a directory with
+            a transformers config.json.
 
     Raises:
-        StudioError: it is none of them.
+        StudioError: `model` is none of these.
     """
     with torch.device("meta"):
         if model in BUILT_IN:
@@ -137,5 +137,5 @@ def _from_config(folder: Path) -> nn.Module:
         return AutoModel.from_config(config) if kind is None else kind(config)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise StudioError(
-            f"--model: {file} describes no model that is known: {first_line(error)}"
+            f"--model: {file} does not describe a known model: {first_line(error)}"
         ) from error

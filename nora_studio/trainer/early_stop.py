@@ -50,7 +50,10 @@ class EarlyStopping:
                 for trainee, best in zip(trainees, before)
             )
             ends = self.ended_at(trainees) is not None
-        return Verdict(is_best=bool(processes.largest(better)), ends=bool(processes.largest(ends)))
+        return Verdict(
+            is_best=bool(processes.all_reduce_max(better)),
+            ends=bool(processes.all_reduce_max(ends)),
+        )
 
     def ended_at(self, trainees: Sequence[Trainee]) -> int | None:
         """Return the step at which the last twin's curve said so; None while one has not."""

@@ -15,7 +15,7 @@ from nora_studio.options.options_file import defaults_as_toml, to_toml
 from nora_studio.options.precision import choose_dtype
 from nora_studio.runs import processes
 from nora_studio.runs.resuming import common_checkpoint
-from nora_studio.runs.run_places import placed
+from nora_studio.runs.run_folders import locate_runs
 from nora_studio.runs.runs import Run
 from nora_studio.runs.stop import StopRequest
 from nora_studio.runs.trackers import check_tracker, open_tracker
@@ -47,7 +47,7 @@ def run(task: Task, session: RunSession) -> int:
             check_sharded(sharding, options)
     with task.around(options) as options:
         with processes.main_first():
-            options, runs = placed(task.complete(options))
+            options, runs = locate_runs(task.complete(options))
             task.settings, task.sharding = task.resolve(options), sharding
             record = task.find_data(runs)
             dtype = choose_dtype(options.precision, "cuda" if torch.cuda.is_available() else "cpu")
@@ -102,7 +102,7 @@ def _train_twins(
         own = prepare_accelerator(precision)
         trainees.append(build_trainee(task, method, run, own))
         say_what_is_trained(trainees[-1], learning.steps, own.print)
-    processes.part_ways(learning.seed)
+    processes.seed_ranks(learning.seed)
     begin()
     start = go_on_from(trainees, batches, keeping.resume, learning.steps)
     open_trackers(session, trainees, keeping, config, start)
@@ -163,7 +163,7 @@ def go_on_from(trainees: list[Trainee], batches: BatchSource, resume: bool, step
     """
     runs = [trainee.run for trainee in trainees]
     found = processes.on_main(lambda: common_checkpoint(runs, _say)) if resume else 0
-    start = int(processes.largest(found or 0))  # The main process alone has looked.
+    start = int(processes.all_reduce_max(found or 0))  # The main process alone has looked.
     if start:
         restore(trainees, batches, start)
     else:
@@ -200,7 +200,7 @@ def stopped(stop: StopRequest) -> int:
 
 def ending(plan: Plan, trainees: list[Trainee]) -> tuple[int, dict[str, str]]:
     """Return the last step that was trained, and by label why it came early, if it did."""
-    last = int(processes.largest(plan.watch.ended_at(trainees) or 0)) or plan.steps
+    last = int(processes.all_reduce_max(plan.watch.ended_at(trainees) or 0)) or plan.steps
     reasons = plan.watch.reasons(trainees) if last < plan.steps else {}
     if processes.is_main():
         for label, reason in reasons.items():
@@ -251,7 +251,7 @@ def finish(
     keeping, run, method = task.trainer.keeping, trainee.run, trainee.label
     best = trainee.best if keeping.final == "best" else None
     # The main process alone knows it.
-    step = int(processes.largest(0 if best is None else best.step)) or last
+    step = int(processes.all_reduce_max(0 if best is None else best.step)) or last
     if step != last:
         task.show_last(trainee, last)
         set_back(trainee, step)

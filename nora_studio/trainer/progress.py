@@ -62,7 +62,7 @@ def report(
         first = {} if trainee.logged_step else {"first_step": trainee.first_step}
         trainee.logged_step = step
         trainee.loss_sum.zero_()
-        memory = processes.largest(memory_gib(trainee.accelerator.device))
+        memory = processes.all_reduce_max(memory_gib(trainee.accelerator.device))
         if not trainee.accelerator.is_main_process:
             continue
         trainee.log(
@@ -91,7 +91,7 @@ def check_finite(trainees: list[Trainee], now: int, steps: int) -> None:
     for trainee in trainees:
         found = int(trainee.first_bad_step.item())
         # The loss of one process's share may be bad alone; all have to end.
-        first = -processes.largest(-found if found >= 0 else -math.inf)
+        first = -processes.all_reduce_max(-found if found >= 0 else -math.inf)
         if math.isinf(first):
             continue
         step = int(first)

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from nora_studio.adapters.methods.table import planned_methods
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.runs import processes
+from nora_studio.runs.disk_errors import GO_ON, REFUSALS, DiskError, disk_error
 from nora_studio.runs.run_lock import RunLock
 from nora_studio.runs.runs import CONFIG, Run
 from nora_studio.runs.stop import Interrupted, ending_at_once
-from nora_studio.runs.storage import GO_ON, REFUSALS, DiskError, disk_error
 
 
 class RunSession:

@@ -19,7 +19,7 @@ def save_checkpoints(trainees: list[Trainee], batches: BatchSource, step: int, k
     A crash between two twins so leaves them a checkpoint in common, even if one alone is kept.
     """
     generators = _every_generator()
-    sums = [torch.stack(processes.gathered(trainee.loss_sum.cpu())) for trainee in trainees]
+    sums = [torch.stack(processes.all_gather(trainee.loss_sum.cpu())) for trainee in trainees]
 
     def save() -> None:
         for trainee, loss_sums in zip(trainees, sums):
@@ -35,7 +35,7 @@ def _every_generator() -> dict[str, Tensor]:
     """Gather every process's generator states; names of others than the main's have a rank."""
     found: dict[str, Tensor] = {}
     for name, own in generator_states().items():
-        for rank, state in enumerate(processes.gathered(own)):
+        for rank, state in enumerate(processes.all_gather(own)):
             found[f"{name}.{rank}" if rank else name] = state
     return found
 

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from nora_studio.adapters.methods.steps import StepRules
-from nora_studio.runs.curves import Curve, Point
+from nora_studio.runs.curves import Curve, LossPoint
 from nora_studio.runs.runs import Run
 from nora_studio.runs.trackers import RunTracker
 from nora_studio.trainer.averages import WeightAverage
@@ -100,7 +100,7 @@ class Trainee:
         return self.average.served() if self.average is not None else contextlib.nullcontext()
 
     @property
-    def best(self) -> Point | None:
+    def best(self) -> LossPoint | None:
         """The lowest measured loss among steps that have a checkpoint, where that is kept."""
         return self.curve.best(self.run.checkpoints()) if self.keeps_best else None
 

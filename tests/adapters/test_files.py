@@ -25,7 +25,7 @@ from nora_studio.adapters.fingerprints import fingerprint, fingerprints_agree
 from nora_studio.adapters.methods.attachment import adapter_parameters, attach, detach
 from nora_studio.errors import StudioError
 from nora_studio.runs.atomic import write_text
-from nora_studio.sdxl.generate import draw
+from nora_studio.sdxl.generate import generate_images
 from nora_studio.sdxl.models import load_sdxl, parts_of, targets_for
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -62,7 +62,7 @@ def card_for(parts: dict[str, torch.nn.Module], method: str) -> AdapterCard:
 
 
 def picture(pipe) -> np.ndarray:
-    drawn = draw(
+    drawn = generate_images(
         pipe, ["a photo of a [V] mug"], [0], steps=2, guidance=5, size=SIZE, trigger=RARE_TOKEN
     )
     return np.asarray(next(iter(drawn))[2], dtype=np.int64)

@@ -27,14 +27,14 @@ from nora_studio.adapters.files.updates import (
 )
 from nora_studio.adapters.methods.attachment import adapter_parameters, attach
 from nora_studio.runs.tensor_files import write_tensors
-from nora_studio.sdxl.generate import draw
+from nora_studio.sdxl.generate import generate_images
 from nora_studio.sdxl.models import load_sdxl, parts_of, targets_for
 
 PROMPT = "a photo of a [V] mug"
 
 
 def picture(pipe, size: int = SIZE, trigger: str = RARE_TOKEN) -> np.ndarray:
-    drawn = draw(pipe, [PROMPT], [0], steps=2, guidance=5, size=size, trigger=trigger)
+    drawn = generate_images(pipe, [PROMPT], [0], steps=2, guidance=5, size=size, trigger=trigger)
     return np.asarray(next(iter(drawn))[2], dtype=np.int64)
 
 

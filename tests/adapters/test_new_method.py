@@ -236,7 +236,10 @@ def test_a_run_of_a_method_that_plans_over_its_steps_is_not_prolonged(made, monk
     settings = frozenset({"alpha", "total_steps"})
     monkeypatch.setitem(METHODS, NAME, replace(METHODS[NAME], settings=settings))
     plan = f'method = "lora,{NAME}"\nsteps = '
-    for method, words in ((NAME, f"{NAME} plans over all steps .* began with 5"), ("lora", None)):
+    for method, words in (
+        (NAME, f"expected 5, with which .* {NAME} plans over all steps"),
+        ("lora", None),
+    ):
         run, attempt = (
             Run.create(tmp_path / f"mug-{method}", f"{plan}5\n", method=method),
             RunSession(),

@@ -14,8 +14,8 @@ from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.adapters.files.embeddings import EMBEDDINGS, write_embeddings
 from nora_studio.adapters.new_tokens import TOKENIZERS, NewTokens
 from nora_studio.errors import StudioError
-from nora_studio.sdxl.entrants import weights_digest
-from nora_studio.sdxl.generate import adapter_on, draw
+from nora_studio.sdxl.columns import content_digest
+from nora_studio.sdxl.generate import adapter_on, generate_images
 from nora_studio.sdxl.models import load_sdxl
 
 WORDS = ("<mug-1>", "<mug-2>")
@@ -37,7 +37,9 @@ def adapters(tiny_base, tmp_path_factory) -> dict[str, Path]:
 
 
 def drawn(pipe: StableDiffusionXLPipeline, trigger: str) -> np.ndarray:
-    pictures = draw(pipe, ["a [V] mug"], [0], steps=2, guidance=5, size=SIZE, trigger=trigger)
+    pictures = generate_images(
+        pipe, ["a [V] mug"], [0], steps=2, guidance=5, size=SIZE, trigger=trigger
+    )
     return np.asarray(next(iter(pictures))[2], dtype=np.int64)
 
 
@@ -78,9 +80,9 @@ def test_an_exported_file_draws_the_same_with_its_tokens(
     _, told, _ = command("inspect", out, "--metadata")
     assert f"modelspec.trigger_phrase  {phrase}" in " ".join(told.split("\n")).replace("   ", "  ")
     assert phrase in told and "2, with vectors of their own" in told
-    digest = weights_digest(load_sdxl(str(tiny_base)), open_adapter(out))
+    digest = content_digest(load_sdxl(str(tiny_base)), open_adapter(out))
     beside.write_bytes(beside.read_bytes()[:-4] + b"\0\0\0\0")
-    assert weights_digest(load_sdxl(str(tiny_base)), open_adapter(out)) != digest
+    assert content_digest(load_sdxl(str(tiny_base)), open_adapter(out)) != digest
     beside.unlink()
     pipe = load_sdxl(str(tiny_base))
     kept = pipe.tokenizer

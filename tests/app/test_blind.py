@@ -14,7 +14,7 @@ from nora_studio.app.server.blind import begin_test, find_tests, keep_test, pict
 from nora_studio.app.server.image_jobs import new_sheet, write_sheet
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
-from nora_studio.sdxl.generate import save_picture
+from nora_studio.sdxl.generate import save_image
 from nora_studio.sdxl.recipes import Recipe
 
 LABELS = ("base", "LoRA", "NoRA")
@@ -40,7 +40,7 @@ def sheet(workspace):
             noise = np.random.default_rng(p).integers(0, 40, (16, 16, 3), np.uint8)
             recipe = Recipe("tiny", prompt, 0, 1, 1.0, 16, "0", adapter=label, method=label)
             picture = Image.fromarray(noise + np.uint8(LEVELS[label]))
-            save_picture(picture, sheet.folder(workspace) / name, recipe)
+            save_image(picture, sheet.folder(workspace) / name, recipe)
             files[c, p, 0] = name
     sheet = replace(sheet, state="finished", files=files)
     write_sheet(workspace, sheet)

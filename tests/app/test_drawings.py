@@ -14,7 +14,7 @@ from nora_studio.app.server.drawings import Drawings
 from nora_studio.app.server.image_jobs import new_sheet, write_sheet
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
-from nora_studio.runs.liveness import born_at
+from nora_studio.runs.process_id import process_start_time
 from nora_studio.sdxl.models import load_sdxl
 from nora_studio.sdxl.recipes import read_recipe
 
@@ -103,10 +103,10 @@ def test_a_drawing_that_nothing_may_score_is_drawn_and_says_why(drawings, visito
 
 
 def test_the_token_doctor_answers_by_the_same_process(drawings, tiny_base):
-    reading = drawings.read_as_tokens(PROMPT, str(tiny_base), RARE_TOKEN)
+    reading = drawings.tokenize_prompt(PROMPT, str(tiny_base), RARE_TOKEN)
     assert reading["text"] == f"a photo of a {RARE_TOKEN} mug"
-    with pytest.raises(StudioError, match="no directory here"):
-        drawings.read_as_tokens(PROMPT, "nowhere")
+    with pytest.raises(StudioError, match="no such directory exists"):
+        drawings.tokenize_prompt(PROMPT, "nowhere")
 
 
 @pytest.mark.slow
@@ -176,7 +176,7 @@ def test_on_a_gpu_a_drawing_waits_for_the_training_and_lets_its_memory_go(home, 
         assert ended(drawings, visitor, name).state == "finished"
         pid = drawings.process_id
         training[0] = True
-        until(lambda: drawings.process_id is None and born_at(pid) is None)
+        until(lambda: drawings.process_id is None and process_start_time(pid) is None)
     finally:
         drawings.close()
 

@@ -113,7 +113,7 @@ def test_a_mask_finds_its_photo_and_is_no_photo(workspace, add, order, name):
     assert [one.has_mask for one in (first, second)] == [False, True]
     assert upload_notes(workspace, DRAFT) == []
     (view,) = photo_views([second.file], Framing(64, masks="files", mask_floor=0.0))
-    assert view.weights[0, :, 4:].max() == 0 < view.weights[0, :, :4].min()
+    assert view.loss_mask[0, :, 4:].max() == 0 < view.loss_mask[0, :, :4].min()
     assert "64 × 64 · mask" in show_photos(workspace, "mug", "embedded", "")
     changed = replace_photo(
         workspace, DRAFT, second.name, Incoming(second.file, "new.jpg")
@@ -123,7 +123,11 @@ def test_a_mask_finds_its_photo_and_is_no_photo(workspace, add, order, name):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(mask(64, 32), "another shape"), (mask(level=0), "marks nothing"), (b"?", "no photo")],
+    [
+        (mask(64, 32), "another shape"),
+        (mask(level=0), "marks nothing"),
+        (b"?", "no photo"),
+    ],
     ids=["shape", "black", "content"],
 )
 @pytest.mark.parametrize("before", [True, False])
@@ -197,7 +201,7 @@ def test_the_report_calls_photos_captions_and_masks_what_the_visitor_calls_them(
     report = photo_report(workspace, DRAFT, 64)
     told = [remark.text for some in report.photos.values() for remark in some]
     told += [remark.text for remark in report.overall]
-    assert any(text.startswith("The same picture as beach.jpg.") for text in told)
+    assert any(text.startswith("The same photo as beach.jpg.") for text in told)
     assert any(text.startswith("The mask of beach.jpg is 64x32, another shape") for text in told)
     assert any(text.startswith("The caption of snow.jpg: expected [V]") for text in told)
     assert not any(name in text for text in told for name in ("01.", "02.", "03."))

@@ -269,7 +269,7 @@ def test_the_report_names_photos_and_no_folder(workspace, make, tmp_path):
         "06.jpg": ["blurred", "near-duplicate"],
         "07.jpg": ["duplicate"],
     }
-    assert report.photos["07.jpg"][0].text.startswith("The same picture as 1.jpg.")
+    assert report.photos["07.jpg"][0].text.startswith("The same photo as 1.jpg.")
     assert report.is_usable and str(tmp_path) not in json.dumps(str(report))
     assert str(tmp_path) not in (workspace.photos / "mug" / REPORT).read_text()
     for name in [photo.name for photo in photos_of(workspace, "mug")][2:]:

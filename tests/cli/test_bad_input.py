@@ -1,4 +1,4 @@
-"""Every mistake ends the trainer with status 2 and one line that says what to do."""
+"""The trainer ends with status 2 and one line with the remedy for every mistake."""
 
 import json
 import shutil
@@ -41,39 +41,39 @@ def photos(photo_folder, tmp_path) -> Path:
     return Path(shutil.copytree(photo_folder, tmp_path / "photos"))
 
 
-def test_no_photos(refused, tmp_path):
+def test_a_folder_without_photos_is_refused(refused, tmp_path):
     refused({"instance-dir": tmp_path / "nowhere"}, "nowhere does not exist")
     (tmp_path / "empty").mkdir()
     refused({"instance-dir": tmp_path / "empty"}, "no photos in", ".jpg")
 
 
-def test_a_corrupt_photo(refused, photos):
+def test_a_corrupt_photo_is_refused(refused, photos):
     (photos / "b.png").write_bytes((photos / "b.png").read_bytes()[:200])
-    refused({"instance-dir": photos}, "b.png cannot be read as a picture")
+    refused({"instance-dir": photos}, "b.png cannot be read as an image")
 
 
-def test_a_photo_that_is_too_small(refused, photos):
+def test_a_photo_that_is_too_small_is_refused(refused, photos):
     Image.new("RGB", (20, 300)).save(photos / "d.png")
     refused({"instance-dir": photos}, "d.png is 20x300", "32")
 
 
-def test_a_file_that_is_no_photo(refused, photos):
+def test_a_file_that_is_no_photo_is_refused(refused, photos):
     (photos / "clip.psd").write_bytes(b"?")
     refused({"instance-dir": photos}, "clip.psd is of an unknown kind")
 
 
-def test_a_model_that_is_not_there(refused, tmp_path):
+def test_a_model_that_does_not_exist_is_refused(refused, tmp_path):
     refused({"model": tmp_path / "nowhere"}, "--model", "nowhere")
     refused({"model": "nobody/such-model"}, "--model", "nobody/such-model")
     refused({"model": "not a name"}, "--model", "not a name")
 
 
-def test_a_folder_that_is_no_pipeline(refused, photo_folder, tiny_base):
-    refused({"model": photo_folder}, "model_index.json", "top folder")
-    refused({"model": tiny_base / "unet"}, "model_index.json", "top folder")
+def test_a_folder_that_is_no_pipeline_is_refused(refused, photo_folder, tiny_base):
+    refused({"model": photo_folder}, "model_index.json", "that contains unet/")
+    refused({"model": tiny_base / "unet"}, "model_index.json", "that contains unet/")
 
 
-def test_a_pipeline_of_another_kind(refused, tiny_base, tmp_path):
+def test_a_pipeline_of_another_kind_is_refused(refused, tiny_base, tmp_path):
     model = Path(shutil.copytree(tiny_base, tmp_path / "model"))
     index = json.loads((model / "model_index.json").read_text())
     (model / "model_index.json").write_text(
@@ -85,7 +85,7 @@ def test_a_pipeline_of_another_kind(refused, tiny_base, tmp_path):
 
 
 @pytest.mark.parametrize("part", ["unet", "text_encoder_2", "vae"])
-def test_a_pipeline_with_a_damaged_or_missing_file(refused, tiny_base, tmp_path, part):
+def test_a_pipeline_with_a_damaged_or_missing_file_is_refused(refused, tiny_base, tmp_path, part):
     model = Path(shutil.copytree(tiny_base, tmp_path / "model"))
     weights = next((model / part).glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-100])
@@ -94,34 +94,34 @@ def test_a_pipeline_with_a_damaged_or_missing_file(refused, tiny_base, tmp_path,
     refused({"model": model}, "--model", "could not be loaded")
 
 
-def test_a_prompt_without_the_subject(refused):
+def test_a_prompt_without_the_subject_is_refused(refused):
     refused({"prompt": "a photo of a mug"}, "--prompt", "[V]")
 
 
-def test_a_rank_that_does_not_fit(refused):
+def test_a_rank_that_does_not_fit_is_refused(refused):
     refused({"unet.rank": 100, "unet.outer-rank": 100}, "rank must be 1-64", "to_q", "64x64")
     refused({"unet.rank": 16}, "outer")  # above NoRA's outer rank, 8 here
     refused({"unet.rank": 100}, "rank must be 1-64", method="lora")
 
 
 @pytest.mark.parametrize("limit", [0, 1001])
-def test_a_timestep_beyond_the_schedule(refused, limit):
+def test_a_timestep_beyond_the_schedule_is_refused(refused, limit):
     refused({"max-timestep": limit}, "--max-timestep", "1 to 1000", f"got {limit}")
 
 
-def test_an_unknown_method(refused):
+def test_an_unknown_method_is_refused(refused):
     refused({"method": "nora,lroa"}, "'lroa'", "lora")
 
 
-def test_a_trigger_of_several_tokens(refused):
+def test_a_trigger_of_several_tokens_is_refused(refused):
     refused({"trigger": "mugwump"}, "--trigger", "'mugwump'", "Leave --trigger out")
 
 
-def test_a_model_without_any_rare_word(refused):
+def test_a_model_without_any_rare_word_is_refused(refused):
     refused({"trigger": None}, "no rare word", "--trigger")  # the tiny tokenizer knows few words
 
 
-def test_a_run_of_that_name(twins, tiny_base, photo_folder):
+def test_a_run_name_that_exists_is_refused(twins, tiny_base, photo_folder):
     runs, _ = twins
     before = (runs / "mug-lora" / "config.toml").read_bytes()
     for method in ("lora", "nora,lora"):
@@ -130,7 +130,7 @@ def test_a_run_of_that_name(twins, tiny_base, photo_folder):
     assert (runs / "mug-lora" / "config.toml").read_bytes() == before
 
 
-def test_resuming_what_is_not_there(tiny_base, photo_folder, tmp_path):
+def test_resuming_a_run_that_does_not_exist_is_refused(tiny_base, photo_folder, tmp_path):
     flags = tiny_arguments(tiny_base, photo_folder, tmp_path)
     assert_refused(run_trainer(*flags, "--resume"), "--resume", "is no run")
 
@@ -144,7 +144,9 @@ def test_resuming_what_is_not_there(tiny_base, photo_folder, tmp_path):
         ("noise-offset", 0.5, ("noise_offset = 0.0", "got 0.5")),
     ],
 )
-def test_resuming_with_a_changed_option(twins, tiny_base, photo_folder, flag, value, words):
+def test_resuming_with_a_changed_option_is_refused(
+    twins, tiny_base, photo_folder, flag, value, words
+):
     flags = tiny_arguments(tiny_base, photo_folder, twins[0], "nora,lora", {flag: value})
     line = assert_refused(run_trainer(*flags, "--resume"), "--resume", *words)
     assert "config.toml" in line
@@ -163,14 +165,14 @@ def one_run(tiny_base, photo_folder, twins, tmp_path):
     return tmp_path, ["--config", str(config), "--resume"]
 
 
-def test_resuming_without_a_checkpoint_in_common(one_run):
+def test_resuming_twins_without_a_common_checkpoint_is_refused(one_run):
     folder, flags = one_run
     shutil.rmtree(folder / "mug-lora" / "checkpoints")
-    assert_refused(run_trainer(*flags), "no checkpoint", "mug-lora", "Put a checkpoint back")
+    assert_refused(run_trainer(*flags), "no checkpoint", "mug-lora", "Restore a checkpoint")
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_gives_way_and_no_line_is_logged_twice(one_run):
+def test_a_damaged_checkpoint_is_passed_over_and_no_line_is_logged_twice(one_run):
     folder, flags = one_run
     newest = folder / "mug-lora" / "checkpoints" / "step-000006"
     file, adapter = newest / "state.safetensors", newest / "unet" / "adapter_model.safetensors"
@@ -185,7 +187,7 @@ def test_a_damaged_checkpoint_gives_way_and_no_line_is_logged_twice(one_run):
         assert [row["step"] for row in Run(folder / f"mug-{method}").read_log()] == [2, 4, 6]
 
 
-def test_resuming_on_a_base_that_is_another_by_now(one_run, tiny_base, tmp_path):
+def test_resuming_on_a_base_that_has_changed_is_refused(one_run, tiny_base, tmp_path):
     folder, flags = one_run
     other = tiny_sdxl(tmp_path / "other", seed=1)
     for file in folder.rglob("config.toml"):
@@ -193,13 +195,13 @@ def test_resuming_on_a_base_that_is_another_by_now(one_run, tiny_base, tmp_path)
     assert_refused(run_trainer(*flags), "--model", "step-000006", "unet weights differ")
 
 
-def test_a_folder_that_cannot_be_written(tiny_base, photo_folder, tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported(tiny_base, photo_folder, tmp_path):
     (tmp_path / "file").write_text("")
     flags = tiny_arguments(tiny_base, photo_folder, tmp_path / "file")
     assert_refused(run_trainer(*flags), "cannot be written")
 
 
-def test_a_learning_rate_that_destroys_the_model(tiny_base, photo_folder, tmp_path):
+def test_a_learning_rate_that_destroys_the_model_is_reported(tiny_base, photo_folder, tmp_path):
     changes = {"unet.learning-rate": 1e30, "steps": 20, "checkpoint-every": 1, "log-every": 50}
     flags = tiny_arguments(tiny_base, photo_folder, tmp_path, "lora,nora", changes)
     line = assert_refused(run_trainer(*flags), "not finite at step 3", "the learning rate")
@@ -214,7 +216,7 @@ def test_a_learning_rate_that_destroys_the_model(tiny_base, photo_folder, tmp_pa
 
 
 @pytest.mark.parametrize("part", ["unet", "vae"])
-def test_a_base_that_holds_nan(tiny_base, photo_folder, tmp_path, part):
+def test_a_base_with_nan_is_refused(tiny_base, photo_folder, tmp_path, part):
     model = Path(shutil.copytree(tiny_base, tmp_path / "model"))
     file = next((model / part).glob("*.safetensors"))
     state = load_file(file)
@@ -233,7 +235,7 @@ def test_a_base_that_holds_nan(tiny_base, photo_folder, tmp_path, part):
         (["--unet.rnak", "3"], ("rnak", "--unet.rank")),
     ],
 )
-def test_a_mistaken_flag(tiny_base, photo_folder, tmp_path, flags, words):
+def test_a_mistaken_flag_is_refused(tiny_base, photo_folder, tmp_path, flags, words):
     outcome = run_trainer(*tiny_arguments(tiny_base, photo_folder, tmp_path), *flags)
     assert outcome.status == 2
     assert "Traceback" not in outcome.err

@@ -1,4 +1,4 @@
-"""The `nora-studio` command: one word for each thing to do, the same options as the scripts."""
+"""The `nora-studio` command: its list, its commands, and their errors."""
 
 import importlib
 import sys
@@ -23,7 +23,7 @@ def test_help_lists_every_command(command, words):
     assert all(len(line.split()) > 3 for line in lines.values())  # each says what it does
 
 
-def test_the_list_of_runs_actions_says_what_each_ones_help_says(command):
+def test_the_list_of_runs_commands_matches_their_help(command):
     listed = dict(line.split(maxsplit=1) for line in command("runs", "--help")[1].splitlines()[2:])
     assert listed.keys() == cli.RUNS.keys()
     for word, line in listed.items():
@@ -47,7 +47,7 @@ def test_an_unknown_command_is_refused_with_a_suggestion(command, typo, meant):
     assert f"Did you mean '{meant}'" in err
 
 
-def test_a_command_that_is_like_nothing_gets_the_list(command):
+def test_an_unknown_command_without_a_near_match_lists_all_commands(command):
     status, _, err = command("xyzzy")
     assert status == 2
     assert all(name in err for name in cli.COMMANDS)
@@ -79,7 +79,7 @@ def small(twins, tiny_base, tmp_path):
 PROMPT = "a [V] mug on the beach"
 
 
-def test_generate_writes_a_picture_with_its_recipe_for_each_prompt_seed_and_adapter(command, small):
+def test_generate_writes_an_image_with_its_recipe_for_each_prompt_seed_and_adapter(command, small):
     runs, out, flags = small
     words = ["generate", "--prompts", PROMPT, "a pencil sketch", "--seeds", 0, 7]
     status, told, err = command(*words, "--adapters", *runs, *flags, "--strength", 0.5)
@@ -100,14 +100,14 @@ def test_generate_writes_a_picture_with_its_recipe_for_each_prompt_seed_and_adap
     assert all(Image.open(file).size == (SIZE, SIZE) for file in files)
 
 
-def test_generate_without_adapters_draws_the_base(command, small):
+def test_generate_without_adapters_uses_the_base(command, small):
     _, out, flags = small
     assert command("generate", "--prompts", PROMPT, *flags)[0] == 0
     (file,) = out.rglob("*.png")
     assert read_recipe(file).adapter is None
 
 
-def test_compare_draws_base_and_adapters_from_the_same_noise(command, small):
+def test_compare_generates_with_base_and_adapters_from_the_same_noise(command, small):
     runs, out, flags = small
     status, told, err = command("compare", "--prompts", PROMPT, "--adapters", *runs, *flags)
     assert status == 0, err
@@ -131,7 +131,7 @@ def test_strength_zero_is_the_base(command, small):
     assert pictures[0] == pictures[1]
 
 
-def test_compare_draws_strengths_as_columns_and_several_adapters_at_once(command, small):
+def test_compare_shows_strengths_as_columns_and_several_adapters_at_once(command, small):
     runs, out, flags = small
     words = ["compare", "--prompts", PROMPT, "--adapters", *runs, *flags]
     assert command(*words, "--strengths", 0.5, 1)[0] == 0
@@ -141,7 +141,7 @@ def test_compare_draws_strengths_as_columns_and_several_adapters_at_once(command
     (both,) = (out / "nora-lora").glob("*.png")
     assert read_recipe(both).strengths == [["mug-nora", 0.5], ["mug-lora", 0.25]]
     status, _, err = command(*words, "--weights", 0.5)
-    assert (status, "one for each of 2" in err) == (2, True)
+    assert (status, "one number for each of 2" in err) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_compare_draws_strengths_as_columns_and_several_adapters_at_once(command
         (["--guidance", "1", "--negative", "blurry"], "negative"),
     ],
 )
-def test_bad_input_to_generate_is_one_line(command, tiny_base, tmp_path, words, told):
+def test_bad_input_to_generate_is_refused_in_one_line(command, tiny_base, tmp_path, words, told):
     flags = ["--model", tiny_base, "--out", tmp_path / "out", "--steps", 1]
     status, _, err = command("generate", "--prompts", PROMPT, *flags, *words)
     assert status == 2
@@ -168,7 +168,7 @@ def test_compare_without_adapters_is_refused(command):
     assert "--adapters" in err
 
 
-def test_an_adapter_draws_on_no_other_base(command, small, tmp_path):
+def test_generate_refuses_an_adapter_of_another_base(command, small, tmp_path):
     runs, out, flags = small
     other = tiny_sdxl(tmp_path / "other", seed=1)
     status, _, err = command(
@@ -179,7 +179,7 @@ def test_an_adapter_draws_on_no_other_base(command, small, tmp_path):
     assert not list(out.rglob("*.png"))
 
 
-def test_scripts_are_found_and_run_as_a_person_would(tmp_path):
+def test_scripts_are_found_and_run_as_from_a_shell(tmp_path):
     for name in (TRAIN, CLIP_SCORE):
         assert script_path(name).is_file()
         assert script_command(name, ["--steps", "3"]) == [

@@ -1,4 +1,4 @@
-"""The commands on adapter files, typed as a person types them."""
+"""The commands on adapter files, with real adapters and runs."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from support.tiny import RARE_TOKEN, SIZE, tiny_adapter, tiny_sdxl
 from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.adapters.files.adapter_folders import load_adapter
 from nora_studio.adapters.files.updates import error_of, read_updates
-from nora_studio.sdxl.generate import adapter_on, draw
+from nora_studio.sdxl.generate import adapter_on, generate_images
 from nora_studio.sdxl.models import load_sdxl, parts_of
 
 
@@ -32,7 +32,9 @@ def adapters(tiny_base, tmp_path_factory) -> dict[str, Path]:
 
 def picture(pipe, adapter: Path | None = None) -> np.ndarray:
     with adapter_on(pipe, adapter):
-        drawn = draw(pipe, ["a [V] mug"], [0], steps=2, guidance=5, size=SIZE, trigger=RARE_TOKEN)
+        drawn = generate_images(
+            pipe, ["a [V] mug"], [0], steps=2, guidance=5, size=SIZE, trigger=RARE_TOKEN
+        )
         return np.asarray(next(iter(drawn))[2], dtype=np.int64)
 
 
@@ -44,7 +46,9 @@ def test_each_command_has_its_own_help(command, name):
 
 
 @pytest.mark.parametrize("to", ["kohya", "diffusers", "seed"])
-def test_export_writes_a_file_that_draws_the_same(command, adapters, tiny_base, tmp_path, to):
+def test_export_writes_a_file_that_generates_the_same_image(
+    command, adapters, tiny_base, tmp_path, to
+):
     out = tmp_path / "new" / "a.safetensors"
     words = ("export", adapters["nora"], "--to", to, "--out", out, "--model", tiny_base)
     status, told, err = command(*words, "--precision", "fp32")
@@ -57,7 +61,7 @@ def test_export_writes_a_file_that_draws_the_same(command, adapters, tiny_base, 
     assert out.read_bytes() == content  # twice the same bytes
 
 
-def test_export_tells_the_error_of_a_lower_rank(command, adapters, tiny_base, tmp_path):
+def test_export_prints_the_error_of_a_lower_rank(command, adapters, tiny_base, tmp_path):
     out = tmp_path / "a.safetensors"
     words = ("export", adapters["oft"], "--out", out, "--model", tiny_base)
     status, _, err = command(*words)
@@ -84,7 +88,7 @@ def test_export_works_from_a_run_of_the_trainer(command, twins, tiny_base, tmp_p
     assert np.abs(picture(load_sdxl(str(tiny_base)), out) - wanted).max() <= 1
 
 
-def test_compare_takes_single_files_beside_folders(command, adapters, tiny_base, tmp_path):
+def test_compare_takes_files_as_well_as_folders(command, adapters, tiny_base, tmp_path):
     out = tmp_path / "mine.safetensors"
     command("export", adapters["nora"], "--out", out, "--model", tiny_base)
     words = ("--prompts", "a [V] mug", "--steps", "2", "--size", SIZE, "--out", tmp_path / "c")
@@ -111,7 +115,7 @@ def test_merge_writes_a_pipeline_that_needs_no_adapter(
         ".json",
     }
     status, _, err = command(*words)
-    assert status == 2 and "exists already and is kept" in err
+    assert status == 2 and "expected a new or empty folder" in err
     assert [path.name for path in tmp_path.iterdir()] == ["merged"]
 
 
@@ -140,7 +144,7 @@ def test_mix_refuses_adapters_of_different_bases(command, adapters, tmp_path):
 
 
 @pytest.mark.parametrize("to", ["kohya", "seed"])
-def test_inspect_tells_method_ranks_and_energy(command, adapters, tiny_base, tmp_path, to):
+def test_inspect_prints_method_ranks_and_energy(command, adapters, tiny_base, tmp_path, to):
     file = tmp_path / "a.safetensors"
     command("export", adapters["nora"], "--to", to, "--out", file, "--model", tiny_base)
     plot = tmp_path / "plots" / "energy.png"
@@ -170,7 +174,7 @@ def facts_in(out: str) -> dict[str, str]:
     return dict(re.findall(r"^(\w[\w ]*?)  +(\S.*)$", out, flags=re.M))
 
 
-def test_inspect_says_what_a_foreign_file_is(command, tmp_path):
+def test_inspect_identifies_files_of_other_tools(command, tmp_path):
     from safetensors.torch import save_file
 
     file = tmp_path / "theirs.safetensors"
@@ -182,7 +186,7 @@ def test_inspect_says_what_a_foreign_file_is(command, tmp_path):
     assert "LoHa of LyCORIS" in out and "SDXL" in out and "sdxl_base_v1-0" in out
 
 
-def test_extract_finds_a_merged_nora_again(command, adapters, tiny_base, tmp_path):
+def test_extract_recovers_a_merged_nora(command, adapters, tiny_base, tmp_path):
     merged, out = tmp_path / "merged", tmp_path / "found"
     own = ("--adapters", adapters["nora"], "--model", tiny_base, "--precision", "fp32")
     command("merge", *own, "--out", merged)
@@ -203,7 +207,7 @@ def test_extract_finds_a_merged_nora_again(command, adapters, tiny_base, tmp_pat
     assert (card["method"], sorted(card["fingerprints"])) == ("nora", ["text_encoder", "unet"])
 
 
-def test_extract_at_a_low_rank_tells_its_true_error(command, adapters, tiny_base, tmp_path):
+def test_extract_at_a_low_rank_prints_its_true_error(command, adapters, tiny_base, tmp_path):
     merged, out = tmp_path / "merged", tmp_path / "found"
     command("merge", "--adapters", adapters["lora"], "--model", tiny_base, "--out", merged,
             "--precision", "fp32")  # fmt: skip
@@ -220,7 +224,7 @@ def test_extract_at_a_low_rank_tells_its_true_error(command, adapters, tiny_base
     assert error_of(found, wanted).overall == pytest.approx(stated, abs=2e-3)
 
 
-def test_extract_refuses_models_that_are_alike_or_unlike(command, tiny_base, tmp_path):
+def test_extract_refuses_equal_models_and_models_of_other_shapes(command, tiny_base, tmp_path):
     words = ("extract", "--base", tiny_base, "--out", tmp_path / "x", "--outer-rank", "16")
     status, _, err = command(*words, "--tuned", tiny_base)
     assert status == 2 and "nothing to extract" in err
@@ -239,13 +243,13 @@ def test_extract_refuses_models_that_are_alike_or_unlike(command, tiny_base, tmp
         (("export", "ADAPTER", "--model", "nowhere"), "--model"),
         (("mix", "--adapters", "ADAPTER", "--weights", "1", "2"), "--weights"),
         (("mix", "--adapters", "ADAPTER", "--weights", "nan"), "--weights"),
-        (("merge", "--adapters", "ADAPTER", "--out", "ADAPTER"), "exists already"),
-        (("inspect", "ADAPTER/card.json"), "no safetensors file"),
+        (("merge", "--adapters", "ADAPTER", "--out", "ADAPTER"), "expected a new or empty folder"),
+        (("inspect", "ADAPTER/card.json"), "not a safetensors file"),
         (("inspect", "ADAPTER", "--plot", "a.jpg"), "--plot"),
         (("extract", "--base", "x", "--tuned", "y", "--out", "z", "--rank", "0"), "--rank"),
     ],
 )
-def test_bad_input_is_told_in_one_line(command, adapters, monkeypatch, tmp_path, words, message):
+def test_bad_input_is_refused_in_one_line(command, adapters, monkeypatch, tmp_path, words, message):
     monkeypatch.chdir(tmp_path)
     words = [word.replace("ADAPTER", str(adapters["nora"])) for word in words]
     status, out, err = command(*words)

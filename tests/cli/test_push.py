@@ -1,4 +1,4 @@
-"""Publishing on a Hub of this machine: what is sent, and what is never told."""
+"""Publishing to a local Hub: what is sent, and that the token is never printed."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ print("status", cli.main())
 
 
 @pytest.mark.slow
-def test_a_push_sends_everything_and_never_tells_the_token(twins, tmp_path):
+def test_a_push_sends_everything_and_never_prints_the_token(twins, tmp_path):
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
     words = [str(twins[0] / "mug-nora"), "me/mug", "--licence", "openrail++", "--private"]
     with running_hub(TOKEN) as hub:
@@ -77,7 +77,7 @@ def test_a_dry_run_shows_everything_and_needs_no_token(command, twins: tuple[Pat
         assert word in out
 
 
-def test_a_push_without_a_token_says_where_it_belongs(command, twins):
+def test_a_push_without_a_token_names_the_environment_variable(command, twins):
     status, _, err = command(twins[0] / "mug-nora", "me/mug")
     assert status == 2
     assert "HF_TOKEN" in err.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""`nora-studio runs`: what it tells of runs, what it throws away, and how it goes on with them."""
+"""`nora-studio runs`: list, show, diff, delete, restore and continue."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from nora_studio.cli.main import dispatch
 from nora_studio.errors import StudioError
 from nora_studio.options.config import DreamboothOptions
 from nora_studio.options.options_file import to_toml
-from nora_studio.runs.history import TRASH, differing_settings, find_runs, standing, trainer_of
+from nora_studio.runs.history import TRASH, differing_settings, find_runs, summarize, trainer_of
 from nora_studio.runs.runs import Run
 from nora_studio.tasks.commonsense.options import CommonsenseOptions
 from nora_studio.tasks.fewshot.options import FewshotOptions
@@ -37,7 +37,7 @@ def pretend(run: Run, **status) -> None:
     (run.folder / "status.json").write_text(json.dumps({**run.read_status(), **status}))
 
 
-def test_the_list_tells_of_each_run_how_it_stands(runs, capsys):
+def test_the_list_shows_the_state_of_each_run(runs, capsys):
     pretend(Run(runs / "mug-lora"), state="failed", error="no luck")
     out = told(capsys, "list", "--output-dir", str(runs))
     lines = {line.split()[0]: line for line in out.splitlines() if "mug-" in line}
@@ -50,18 +50,18 @@ def test_the_list_tells_of_each_run_how_it_stands(runs, capsys):
 def test_a_run_whose_process_is_gone_is_interrupted(runs):
     run = Run(runs / "mug-nora")
     pretend(run, state="running", pid=os.getpid())
-    assert standing(run).state == "running"
+    assert summarize(run).state == "running"
     pretend(run, state="running", pid=2**22 + 1)  # beyond Linux's largest
-    assert standing(run).state == "interrupted"
+    assert summarize(run).state == "interrupted"
 
 
-def test_show_tells_settings_curves_and_what_there_is(runs, capsys):
+def test_show_prints_settings_curves_and_files(runs, capsys):
     out = told(capsys, "show", "mug-nora", "--output-dir", str(runs))
     for words in ("finished", "checkpoints", "4, 6", "unet.outer_rank", "loss", "a photo of a [V]"):
         assert words in out, words
 
 
-def test_diff_names_what_differs_and_how_far_curves_are_apart(runs, capsys, tmp_path):
+def test_diff_prints_differing_settings_and_the_difference_of_curves(runs, capsys, tmp_path):
     plot = tmp_path / "curves.png"
     first, second = (Run(runs / f"mug-{method}") for method in METHODS)
     config = second.folder / "config.toml"
@@ -101,7 +101,7 @@ def test_two_deleted_runs_of_one_name_come_back_latest_first(runs, capsys):
     shutil.rmtree(runs / "mug-nora")
     told(capsys, "restore", "mug-nora", "--output-dir", str(runs))
     assert (runs / "mug-nora" / "mark").read_text() == "second"
-    with pytest.raises(StudioError, match="is there already"):
+    with pytest.raises(StudioError, match="exists already"):
         dispatch(["runs", "restore", "mug-nora", "--output-dir", str(runs)])
 
 
@@ -118,19 +118,21 @@ def test_a_run_in_training_is_not_deleted(runs):
     [
         (["lost"], "expected one of .*Did you mean 'list'"),
         (["show", "cup"], "expected a run; got 'cup'.*mug-lora, mug-nora"),
-        (["restore", "cup"], "no run 'cup'.*there are: none"),
-        (["delete"], "expected the runs to delete"),
+        (["restore", "cup"], "expected a deleted run; got 'cup'.*: none"),
+        (["delete"], "expected the names of runs to delete"),
         (["diff", "mug-nora", "mug-lora", "--plot", "x.jpg"], "ends with .png"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(twins, arguments, words):
+def test_a_mistake_is_refused_in_one_line(twins, arguments, words):
     flags = ["--output-dir", str(twins[0])] if len(arguments) > 1 or arguments != ["lost"] else []
     with pytest.raises(StudioError, match=words):
         dispatch(["runs", *arguments, *flags])
 
 
 @pytest.mark.slow
-def test_a_run_that_is_continued_longer_is_as_if_planned_so(tiny_base, photo_folder, tmp_path):
+def test_a_run_continued_for_more_steps_equals_one_planned_with_them(
+    tiny_base, photo_folder, tmp_path
+):
     def train(folder: str, steps: int, *more: str) -> Path:
         flags = tiny_arguments(
             tiny_base, photo_folder, tmp_path / folder, changes=SHORT | {"steps": steps}
@@ -151,7 +153,9 @@ def test_a_run_that_is_continued_longer_is_as_if_planned_so(tiny_base, photo_fol
     assert "steps = 5; got 4" in outcome.errors[0]
 
 
-def test_a_longer_plan_raises_a_rate_that_had_come_to_rest(tiny_base, photo_folder, tmp_path):
+def test_continuing_for_more_steps_raises_a_rate_that_had_decayed(
+    tiny_base, photo_folder, tmp_path
+):
     changes = SHORT | {"schedule": "linear", "warmup-steps": 0, "steps": 2}
     flags = tiny_arguments(tiny_base, photo_folder, tmp_path, changes=changes)
     assert run_trainer(*flags).status == 0
@@ -163,7 +167,7 @@ def test_a_longer_plan_raises_a_rate_that_had_come_to_rest(tiny_base, photo_fold
 
 
 @pytest.mark.slow
-def test_continue_starts_the_trainer_on_the_runs_own_settings(
+def test_continue_starts_the_trainer_with_the_runs_own_settings(
     tiny_base, photo_folder, tmp_path, monkeypatch
 ):
     flags = tiny_arguments(tiny_base, photo_folder, tmp_path, changes=SHORT | {"steps": 2})
@@ -184,12 +188,14 @@ def test_continue_starts_the_trainer_on_the_runs_own_settings(
         (CommonsenseOptions(), "llama_commonsense"),
     ],
 )
-def test_a_run_is_continued_by_the_script_that_began_it(tmp_path, options, script):
+def test_a_run_is_continued_by_the_script_that_started_it(tmp_path, options, script):
     run = Run.create(tmp_path / "run", to_toml(options))
     assert trainer_of(run) == f"training/{script}.py"
 
 
-def test_a_run_of_no_trainer_is_not_continued(tmp_path):
+def test_a_run_of_an_unknown_task_is_not_continued(tmp_path):
     run = Run.create(tmp_path / "run", "lr = 0.1\n")
-    with pytest.raises(StudioError, match="no trainer here began this run"):
+    with pytest.raises(
+        StudioError, match="expected one of the settings instance_dir, shots, cutoff"
+    ):
         trainer_of(run)

@@ -1,4 +1,4 @@
-"""The shipped models and subjects: whole, small, SDXL in every convention, and as good as told."""
+"""The shipped models and subjects: complete, small, with SDXL's conventions, above their bars."""
 
 import json
 import re
@@ -43,16 +43,16 @@ def judge(assets: Path) -> bars.Judge:
 
 
 @pytest.fixture(scope="module")
-def trial() -> bars.Trial:
+def prompt_set() -> bars.PromptSet:
     """A third of a trial in which every class meets every place."""
-    whole = bars.draw_trial(len(world.CLASSES) * len(world.PLACES), seed=20)
-    return bars.Trial(whole.scenes.select(slice(None, None, 3)), whole.prompts[::3])
+    whole = bars.sample_prompt_set(len(world.CLASSES) * len(world.PLACES), seed=20)
+    return bars.PromptSet(whole.scenes.select(slice(None, None, 3)), whole.prompts[::3])
 
 
 @pytest.fixture(scope="module")
-def seen(judge: bars.Judge, trial: bars.Trial) -> Tensor:
+def seen(judge: bars.Judge, prompt_set: bars.PromptSet) -> Tensor:
     """What the scoring CLIP sees of real renders, (scenes, embed_dim)."""
-    return judge.look(world.render(trial.scenes, 256))
+    return judge.image_features(world.render(prompt_set.scenes, 256))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def test_assets_are_small(assets: Path) -> None:
     assert llama <= 16 * MEBIBYTE and sum(sizes.values()) - llama <= 48 * MEBIBYTE
 
 
-def test_weights_are_float16_safetensors_for_everyone_to_read(assets: Path) -> None:
+def test_weights_are_float16_safetensors_that_every_user_can_read(assets: Path) -> None:
     # VAE, two text encoders, UNet in two, scoring CLIP, language model.
     assert len(weight_files(assets)) == 7
     assert not [p for p in assets.rglob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt")]
@@ -128,7 +128,7 @@ def test_tokenizers_know_every_name_as_one_token(assets: Path, folder: str) -> N
 
 
 @pytest.mark.slow
-def test_the_vae_gives_pictures_back(assets: Path) -> None:
+def test_the_vae_reconstructs_pictures(assets: Path) -> None:
     stored = AutoencoderKL.from_pretrained(assets / export.PIPELINE / "vae", dtype=torch.float32)
     assert vae.measure_psnr(stored, "cpu", 8) >= 30
 
@@ -142,30 +142,30 @@ def test_latents_are_standardised(pipeline: StableDiffusionXLPipeline) -> None:
 
 
 @pytest.mark.slow
-def test_the_scoring_clip_names_what_it_sees(
-    judge: bars.Judge, trial: bars.Trial, seen: Tensor
+def test_the_scoring_clip_names_attributes(
+    judge: bars.Judge, prompt_set: bars.PromptSet, seen: Tensor
 ) -> None:
-    named = judge.accuracies(trial.scenes, seen)
+    named = judge.accuracies(prompt_set.scenes, seen)
     for attribute in ("kind", "place", "main_color"):
         assert (named[attribute] or 0) >= 0.95, attribute
 
 
 @pytest.mark.slow
 def test_the_scoring_clip_is_as_weak_at_patterns_as_the_card_says(
-    assets: Path, judge: bars.Judge, trial: bars.Trial, seen: Tensor
+    assets: Path, judge: bars.Judge, prompt_set: bars.PromptSet, seen: Tensor
 ) -> None:
     assert "weak at patterns" in (assets / "README.md").read_text(encoding="utf-8")
-    chosen = judge.choose("pattern", trial.scenes, seen)
-    is_plain = trial.scenes.pattern == bars.PLAIN
+    chosen = judge.choose("pattern", prompt_set.scenes, seen)
+    is_plain = prompt_set.scenes.pattern == bars.PLAIN
     assert ((chosen == bars.PLAIN) == is_plain).float().mean() >= 0.9  # sees that there is one
-    right = (chosen == trial.scenes.pattern)[~is_plain]
+    right = (chosen == prompt_set.scenes.pattern)[~is_plain]
     assert right.float().mean() < card.TRUSTED_CEILING  # but not which
 
 
-def test_the_scoring_clip_tells_a_picture_by_its_caption(
-    judge: bars.Judge, trial: bars.Trial, seen: Tensor
+def test_the_scoring_clip_retrieves_a_picture_by_its_caption(
+    judge: bars.Judge, prompt_set: bars.PromptSet, seen: Tensor
 ) -> None:
-    found = (seen @ judge.read(trial.prompts).t()).argmax(1)
+    found = (seen @ judge.text_features(prompt_set.prompts).t()).argmax(1)
     assert (found == torch.arange(len(found))).float().mean() >= 0.9
 
 
@@ -179,16 +179,16 @@ def test_open_clip_loads_the_scoring_clip_as_any_other(assets: Path, judge: bars
         image = model.encode_image(picture, normalize=True)
         sentences = model.encode_text(open_clip.get_tokenizer(name)(texts), normalize=True)
     assert world.CLASSES[int((image @ sentences.t()).argmax())] == "mug"
-    torch.testing.assert_close(sentences, judge.read(texts))
+    torch.testing.assert_close(sentences, judge.text_features(texts))
     assert (picture - bars.resize_pictures(to_tensor(photo)[None]) * 2 + 1).abs().mean() < 0.01
 
 
-def test_the_pipeline_draws_what_the_prompt_says(
+def test_the_pipeline_generates_what_the_prompt_says(
     pipeline: StableDiffusionXLPipeline, judge: bars.Judge
 ) -> None:
-    trial = bars.draw_trial(2, seed=4)
-    drawn = bars.generate(pipeline, trial.prompts, seed=0, batch=2, steps=10)
-    named = judge.accuracies(trial.scenes, judge.look(drawn))
+    prompt_set = bars.sample_prompt_set(2, seed=4)
+    drawn = bars.generate(pipeline, prompt_set.prompts, seed=0, batch=2, steps=10)
+    named = judge.accuracies(prompt_set.scenes, judge.image_features(drawn))
     assert named["kind"] == named["place"] == 1.0
 
 
@@ -199,13 +199,13 @@ def test_the_measured_bars_are_met(assets: Path) -> None:
         assert results["passed"][name] and results["drawn"][name] >= bar
 
 
-def test_the_log_names_no_place_of_the_machine_it_was_made_on(assets: Path) -> None:
+def test_the_log_has_no_path_of_the_machine(assets: Path) -> None:
     log = read_json(assets / export.PIPELINE / export.LOG)
     for run in ("vae_run", "encoders_run", "unet_run"):
         assert not log[run]["settings"].keys() & set(export.UNLOGGED)
 
 
-def test_the_card_is_the_one_its_logs_give(assets: Path) -> None:
+def test_the_shipped_card_matches_its_logs(assets: Path) -> None:
     folder = assets / export.PIPELINE
     log, results = read_json(folder / export.LOG), read_json(folder / export.RESULTS)
     text = (assets / "README.md").read_text(encoding="utf-8")
@@ -215,7 +215,7 @@ def test_the_card_is_the_one_its_logs_give(assets: Path) -> None:
     assert told == {name: f"{results['drawn'][name]:.3f}" for name in card.WORDS}
 
 
-def test_the_subjects_folder_is_whole(assets: Path) -> None:
+def test_the_subjects_folder_is_complete(assets: Path) -> None:
     folders = {path.name: path for path in (assets / "subjects").iterdir() if path.is_dir()}
     assert folders.keys() == world.SUBJECTS.keys() and len(folders) == 14
     for name, folder in folders.items():
@@ -238,7 +238,7 @@ def test_the_subjects_folder_is_whole(assets: Path) -> None:
                 assert picture.size == (256, 256), path
 
 
-def test_a_models_name_is_a_directory_or_a_hub_name_and_else_refused(tmp_path, monkeypatch):
+def test_a_model_is_a_directory_or_a_hub_name_or_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner" / "name").mkdir(parents=True)
     assert find_model(EMBEDDED, "mini-sdxl") == assets_dir() / "mini-sdxl"

@@ -32,7 +32,7 @@ ANSWERS = (
 )
 
 
-def test_every_fact_has_one_value_and_stands_in_one_part():
+def test_every_fact_has_one_value_and_is_in_one_part():
     facts = all_facts()
     assert len(facts) > 2500 and len(facts) == len(set(facts))
     plain = [(f.subject, f.relation) for f in facts if f.relation not in ("heavier", "longer")]
@@ -92,7 +92,7 @@ def test_quizzes_in_a_row_are_answered_with_the_labels_of_what_is_so():
     assert found > 10
 
 
-def test_doubts_in_a_row_say_what_is_so():
+def test_doubts_in_a_row_have_the_right_answers():
     known = {f.subject: f.value for f in facts_of("material", "quiz")}
     form = r"(?:Is|Are) (?:an? )?(.+) made of (.+)\? (yes|no|true|false)"
     found: Counter = Counter()

@@ -1,4 +1,4 @@
-"""The shipped language model: its size, its files, and that its card tells the truth."""
+"""The shipped language model: its size, its files, and the figures of its card."""
 
 import json
 from functools import partial
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_its_weights_are_safetensors_of_at_most_sixteen_mebibytes():
+def test_the_llama_weights_are_safetensors_of_at_most_16_mib():
     files = {file.suffix for file in FOLDER.iterdir()}
     assert files <= {".safetensors", ".json", ".md"}
     assert sum(file.stat().st_size for file in FOLDER.glob("*.safetensors")) <= 16 * 2**20
@@ -36,7 +36,7 @@ def test_every_question_fits_into_the_cutoff():
             assert len(tokenizer(training_prompt(row)).input_ids) < 256
 
 
-def test_it_knows_what_its_card_says_it_knows():
+def test_the_llama_answers_as_its_card_says():
     model, tokenizer = load(FOLDER)
     log = json.loads((FOLDER / "training.json").read_text(encoding="utf-8"))["language"]
     assert model.num_parameters() == log["parameters"]

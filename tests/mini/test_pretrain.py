@@ -1,4 +1,4 @@
-"""Pretraining: what must hold whatever the training time."""
+"""Pretraining of the miniature SDXL: what must hold for any training time."""
 
 import json
 import runpy
@@ -59,7 +59,7 @@ def test_every_word_of_the_world_is_one_token(words: CLIPTokenizer) -> None:
         tokenizer.check_words(words, ["floccinaucinihilipilification"])
 
 
-def test_any_text_can_be_written_and_read_back(words: CLIPTokenizer) -> None:
+def test_any_text_can_be_encoded_and_decoded(words: CLIPTokenizer) -> None:
     text = "a photo of [v] café, 7 o'clock!"
     decoded = words.decode(words(text).input_ids, skip_special_tokens=True)
     assert decoded.replace(" ", "") == text.replace(" ", "")
@@ -72,7 +72,7 @@ def test_prompts_are_padded_with_the_largest_id(words: CLIPTokenizer) -> None:
     assert set(ids[0, 4:].tolist()) == {words.eos_token_id}
 
 
-def test_captions_belong_to_their_pictures(words: CLIPTokenizer, tmp_path: Path) -> None:
+def test_captions_match_their_pictures(words: CLIPTokenizer, tmp_path: Path) -> None:
     words.save_pretrained(tmp_path)
     count = pictures.CHUNK + 40  # a second chunk, begun
     job = captions.start_captions(count, 3, tmp_path, per_scene=1)
@@ -85,7 +85,7 @@ def test_captions_belong_to_their_pictures(words: CLIPTokenizer, tmp_path: Path)
         assert any(word in text for word in synonyms), text
 
 
-def test_time_ids_tell_how_the_original_was_made() -> None:
+def test_time_ids_hold_size_and_crop_of_the_original() -> None:
     drawn = torch.rand(2000, 1, 16, 16)
     varied, time_ids = pictures.vary_originals(drawn.clone(), torch.Generator().manual_seed(0))
     whole = (time_ids == torch.tensor([16.0, 16, 0, 0, 16, 16])).all(1)
@@ -96,7 +96,7 @@ def test_time_ids_tell_how_the_original_was_made() -> None:
     assert whole.float().mean() < 0.9
 
 
-def test_standardising_leaves_the_pictures_and_centres_the_latents() -> None:
+def test_standardising_keeps_the_pictures_and_centres_the_latents() -> None:
     torch.manual_seed(0)
     model = architecture.build_vae().eval().requires_grad_(False)
     pixels = (torch.rand(4, 3, 64, 64) * 255).byte()
@@ -216,7 +216,7 @@ def test_the_moving_average_follows_the_weights() -> None:
     assert not average.module.weight.requires_grad
 
 
-def test_exported_pipeline_draws(models: Path) -> None:
+def test_an_exported_pipeline_generates_images(models: Path) -> None:
     pipeline = StableDiffusionXLPipeline.from_pretrained(models / "mini-sdxl")
     pipeline = pipeline.to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
@@ -227,7 +227,7 @@ def test_exported_pipeline_draws(models: Path) -> None:
     assert architecture.count_parameters(pipeline.unet) <= 14_000_000
 
 
-def test_exported_scorer_is_read_by_open_clip(models: Path, words: CLIPTokenizer) -> None:
+def test_an_exported_scorer_is_read_by_open_clip(models: Path, words: CLIPTokenizer) -> None:
     name = f"local-dir:{models / 'mini-clip'}"
     model, _, preprocess = open_clip.create_model_and_transforms(name)
     ids = open_clip.get_tokenizer(name)(["a red mug"])
@@ -239,7 +239,7 @@ def test_exported_scorer_is_read_by_open_clip(models: Path, words: CLIPTokenizer
     assert model.encode_image(ours).shape == model.encode_text(ids).shape == (1, 128)
 
 
-def test_packed_results_come_back_whole(models: Path, tmp_path: Path) -> None:
+def test_packed_results_are_unpacked_unchanged(models: Path, tmp_path: Path) -> None:
     export.pack(models, ["mini-sdxl", "mini-clip"], tmp_path / "report", "stage")
     tars = sorted((tmp_path / "report").iterdir())
     assert len(tars) <= 4 and all(tar.stat().st_size < 16 << 20 for tar in tars)
@@ -271,14 +271,14 @@ def test_a_unet_without_encoders_is_refused(
     assert "Run the encoders stage first" in capsys.readouterr().err
 
 
-def test_training_goes_on_from_an_earlier_unet(models: Path, tmp_path: Path) -> None:
+def test_training_continues_from_an_earlier_unet(models: Path, tmp_path: Path) -> None:
     unet = export.load_unet(models)
     stored = load_file(next((models / "mini-sdxl" / "unet").glob("*-00001-*.safetensors")))
     weights = unet.state_dict()
     assert all(torch.equal(weights[name], value.float()) for name, value in stored.items())
     assert "_name_or_path" not in unet.config, "a saved config would name this machine"
     (tmp_path / "mini-sdxl").mkdir()
-    with pytest.raises(StudioError, match="hold a UNet"):
+    with pytest.raises(StudioError, match="expected a UNet in"):
         export.load_unet(tmp_path)
 
 

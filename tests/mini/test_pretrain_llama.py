@@ -1,4 +1,4 @@
-"""Pretraining of the embedded language model: what must hold whatever the training time."""
+"""Pretraining of the miniature LLaMA: what must hold for any training time."""
 
 import runpy
 import signal
@@ -38,7 +38,7 @@ def test_questions_take_fewer_tokens_than_the_cutoff(tokenizer):
     assert max(lengths) < 160
 
 
-def test_any_text_comes_back_and_begins_with_the_start_token(tokenizer):
+def test_any_text_is_decoded_unchanged_and_begins_with_the_start_token(tokenizer):
     for text in ("Łódź 1999 — «ja»!", "a\n\n    b", "answer1/answer2", "  two  blanks "):
         ids = tokenizer(text).input_ids
         assert ids[0] == tokenizer.bos_token_id
@@ -56,7 +56,7 @@ def test_an_answer_is_read_the_same_after_its_prompt_and_with_it(tokenizer):
         assert words[:3] == ["the", " correct", " answer"]
 
 
-def test_digits_stand_by_themselves(tokenizer):
+def test_digits_are_single_tokens(tokenizer):
     for text in ("answer3", "solution12", "ending4"):
         pieces = tokenizer.tokenize(text)
         assert [piece for piece in pieces if piece.isdigit()] == [c for c in text if c.isdigit()]
@@ -111,7 +111,7 @@ def test_quizzes_count_the_replies_that_are_likeliest(tokenizer):
     assert told.accuracy(model) == 0.75
 
 
-def test_a_state_brings_everything_back(tmp_path, tokenizer):
+def test_a_saved_state_restores_everything(tmp_path, tokenizer):
     settings = LanguageSettings(width=64, layers=1)
 
     def trained(steps: int, training: Training) -> list[torch.Tensor]:
@@ -151,7 +151,7 @@ def run_script(*arguments: str) -> int:
 
 
 @pytest.mark.slow
-def test_the_script_writes_what_transformers_loads_and_goes_on_after_a_stop(tmp_path, capsys):
+def test_the_script_writes_what_transformers_loads_and_resumes_after_a_stop(tmp_path, capsys):
     plain = ["--out", str(tmp_path), "--report", str(tmp_path / "state"), "--device", "cpu"]
     plain += ["--documents", "100", "--batch", "2", "--width", "64", "--layers", "1"]
     plain += ["--vocabulary", "500", "--save-every", "0", "--no-compile"]
@@ -174,7 +174,7 @@ def test_the_script_writes_what_transformers_loads_and_goes_on_after_a_stop(tmp_
     ("more", "said"),
     [(("--width", "100"), "--width: expected a multiple of 64"), (("--device", "cuda"), "a GPU")],
 )
-def test_bad_input_is_refused_before_anything_is_made(tmp_path, capsys, more, said):
+def test_bad_input_is_refused_before_training(tmp_path, capsys, more, said):
     if more[1] == "cuda" and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     plain = ["--out", str(tmp_path / "out"), "--device", "cpu"]

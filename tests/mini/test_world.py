@@ -1,4 +1,4 @@
-"""The toy world keeps its promises: who is drawn, what is said, and what is held out."""
+"""The toy world: what is drawn, what captions say, and what is held out."""
 
 import json
 import runpy
@@ -94,7 +94,7 @@ def test_a_name_and_class_fix_the_identity(many: Scenes) -> None:
     assert len({tuple(row.tolist()) for row in characters.values()}) == len(characters)
 
 
-def test_names_are_words_of_nothing_else() -> None:
+def test_names_are_used_for_nothing_else() -> None:
     others = {*CLASSES, *COLORS, *PATTERNS, *EMBLEMS, *ACCESSORIES, *PLACES}
     assert len(set(NAMES)) == 32
     assert all(3 <= len(name) <= 4 and name.isalpha() and name.islower() for name in NAMES)
@@ -118,7 +118,7 @@ def test_a_scene_looks_the_same_in_any_batch() -> None:
         torch.testing.assert_close(alone[0], together[i], atol=2e-3, rtol=0)
 
 
-def test_full_captions_name_what_is_drawn() -> None:
+def test_full_captions_name_everything_in_the_picture() -> None:
     scenes = sample_scenes(2000, seed=6)
     for i, (caption,) in enumerate(write_captions(scenes, seed=6, full=True)):
         assert any(word in caption for word in SYNONYMS[CLASSES[scenes.kind[i]]]), caption
@@ -197,7 +197,7 @@ def test_every_class_is_drawn_in_every_place(place: str) -> None:
     assert closest(pictures) > 0.01
 
 
-def test_every_place_looks_its_own() -> None:
+def test_every_place_looks_different() -> None:
     pictures = render(replace(one_scene(len(PLACES)), place=torch.arange(len(PLACES))), 64)
     assert closest(pictures) > 0.04
 
@@ -218,7 +218,7 @@ def test_edges_stay_a_pixel_wide_at_every_size() -> None:
     ("field", "words"),
     [("pattern", PATTERNS), ("emblem", EMBLEMS), ("accessory", ACCESSORIES), ("style", STYLES)],
 )
-def test_every_word_can_be_seen(field: str, words: list[str]) -> None:
+def test_every_word_changes_the_picture(field: str, words: list[str]) -> None:
     base = replace(one_scene(len(CLASSES)), kind=torch.arange(len(CLASSES)))
     drawn = [
         render(replace(base, **{field: torch.full_like(base.kind, i)}), 64)
@@ -253,7 +253,7 @@ def test_a_subject_keeps_its_identity_in_every_view(name: str) -> None:
     assert (scenes.background != scenes.second_color).all()
 
 
-def test_subjects_are_told_apart_and_described() -> None:
+def test_subjects_differ_and_are_described() -> None:
     assert len(SUBJECTS) >= 12
     assert {subject.class_word for subject in SUBJECTS.values()} == set(CLASSES)
     mug = "A teal and orange two-tone mug with a yellow heart."
@@ -292,7 +292,7 @@ def test_the_script_writes_photos_scenes_and_prompts(tmp_path: Path) -> None:
         assert all(f"[V] {card['class_word']}" in scene["prompt"] for scene in card["scenes"])
 
 
-def test_the_script_refuses_a_picture_too_small(tmp_path: Path, capsys) -> None:
+def test_the_script_refuses_a_picture_that_is_too_small(tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit) as exit_:
         run_script("--out", str(tmp_path), "--size", "8")
     assert exit_.value.code == 2

@@ -128,7 +128,7 @@ def test_an_adapter_s_scores_stand_beside_their_judge(workspace):
 def test_sweeps_name_their_judge_and_those_of_two_judges_are_not_set_side_by_side():
     record = json.loads((embedded("sweep") / "lora.json").read_text())
     other = {"old": record, "new": record | {"clip": CLIP}}
-    with pytest.raises(StudioError, match=f"different judges.*old by embedded, new by {CLIP}"):
+    with pytest.raises(StudioError, match=f"sweeps with one judge.*old by embedded, new by {CLIP}"):
         sweep_page(other)
     assert "Judged by CLIP embedded." in sweep_page({"new": record | {"clip": "embedded"}})
 

@@ -1,4 +1,4 @@
-"""Buckets and crops: nothing is distorted, nothing is lost, and SDXL is told what was cut."""
+"""Buckets and crops: no distortion, no lost parts, and the right micro-conditioning."""
 
 import math
 
@@ -22,12 +22,12 @@ from nora_studio.sdxl.cache import LatentCache
 from nora_studio.tasks.dreambooth.batches import Augmentation, PhotoBatches
 
 
-def test_steps_are_sdxls_and_finer_on_small_models():
+def test_bucket_steps_are_sdxls_and_smaller_on_small_models():
     found = [bucket_step(resolution, 8) for resolution in (1024, 768, 512, 256, 64, 32)]
     assert found == [64, 48, 32, 16, 8, 8]
 
 
-def test_sdxls_own_common_buckets_are_among_ours():
+def test_sdxls_common_buckets_are_included():
     # SDXL, arXiv 2307.01952, appendix I.
     sizes = bucket_sizes(1024, 64)
     assert {(1024, 1024), (1152, 896), (896, 1152), (1216, 832), (832, 1216), (768, 1344)} <= {
@@ -36,7 +36,7 @@ def test_sdxls_own_common_buckets_are_among_ours():
 
 
 @pytest.mark.parametrize("resolution", [32, 256, 512, 768, 1024, 1000])
-def test_buckets_are_of_one_area_in_whole_steps(resolution):
+def test_buckets_have_about_one_area_in_multiples_of_the_step(resolution):
     step = bucket_step(resolution, 8)
     sizes = bucket_sizes(resolution, step)
     assert (resolution, resolution) in sizes and len(sizes) > 2
@@ -53,7 +53,7 @@ sides = st.integers(32, 6000)
 
 @settings(deadline=None, max_examples=200)
 @given(sides, sides, st.sampled_from([256, 512, 1024]), st.integers(1, 12))
-def test_every_photo_covers_its_pictures(height, width, resolution, crops):
+def test_every_photo_covers_its_crops(height, width, resolution, crops):
     sizes = bucket_sizes(resolution, bucket_step(resolution, 8))
     size = nearest_size((height, width), sizes)
     aspect = math.log(width / height)
@@ -85,13 +85,13 @@ def test_random_crops_reach_every_side():
     assert len({frame.scaled for frame in frames}) > 8  # at many zooms
 
 
-def test_buckets_are_chosen_where_they_show_more():
+def test_buckets_are_chosen_if_they_show_more():
     assert buckets_pay([(3000, 4000), (4000, 3000)], 1024)
     assert not buckets_pay([(768, 768), (767, 767)], 1024)
     assert not buckets_pay([(3000, 4000)], 256)  # such a model knows squares only
 
 
-def test_a_mirrored_crop_has_a_left_of_its_own(tmp_path):
+def test_a_mirrored_crop_has_its_own_left_edge(tmp_path):
     save(scene(96, 40), tmp_path / "a.png")
     framing = Framing(32, crops=4, mirrored=True)
     views = list(photo_views([tmp_path / "a.png"], framing))
@@ -110,7 +110,7 @@ def test_a_mirrored_crop_has_a_left_of_its_own(tmp_path):
     )
 
 
-def test_time_ids_say_where_the_pixels_are(tmp_path):
+def test_time_ids_hold_the_place_of_the_crop(tmp_path):
     file = save(scene(96, 64), tmp_path / "a.png")
     for view in photo_views([file], Framing(32, crops=6)):
         height, width = view.frame.scaled
@@ -180,7 +180,7 @@ def test_batches_never_mix_sizes_and_photos_stay_even(sizes, batch_size):
         assert seen.max() - seen.min() <= batch_size + 1
 
 
-def test_crops_and_flips_are_drawn_afresh_and_evenly():
+def test_crops_and_flips_are_sampled_evenly_in_every_epoch():
     augmentation = Augmentation(flip=0.25)
     caches = bucket_caches([3, 2], crops=4, mirrored=True)
     batches = PhotoBatches(caches, 2, 10, seed=0, augmentation=augmentation)
@@ -194,7 +194,7 @@ def test_crops_and_flips_are_drawn_afresh_and_evenly():
     assert len(set(firsts)) == 8
 
 
-def test_caption_dropout_takes_its_share_and_no_more():
+def test_caption_dropout_drops_exactly_its_share():
     prompts = torch.tensor([0, 1, 2])
     augmentation = Augmentation(caption_dropout=0.3, empty_prompt=3)
     batches = PhotoBatches(bucket_caches([3]), 2, 10, 0, prompts, augmentation)
@@ -206,7 +206,7 @@ def test_caption_dropout_takes_its_share_and_no_more():
     assert sum(prompt == 3 for _, prompt in pairs) / len(pairs) == pytest.approx(0.3, abs=0.03)
 
 
-def test_an_option_moves_nothing_else_that_is_drawn():
+def test_an_option_changes_no_other_random_choice():
     plain = PhotoBatches(bucket_caches([5]), 2, 1000, seed=1)
     augmented = PhotoBatches(
         bucket_caches([5], crops=3, mirrored=True), 2, 1000, seed=1,
@@ -219,7 +219,7 @@ def test_an_option_moves_nothing_else_that_is_drawn():
         assert torch.equal(one["timesteps"], other["timesteps"])
 
 
-def test_restored_draws_of_buckets_have_the_same_future():
+def test_restored_bucket_batches_continue_the_same():
     def fresh(seed: int) -> PhotoBatches:
         augmentation = Augmentation(flip=0.5, caption_dropout=0.5, empty_prompt=1)
         caches = bucket_caches([3, 2, 1], crops=3, mirrored=True)

@@ -1,4 +1,4 @@
-"""Captions: every photo learns its own words, and a slip in a file of them is named."""
+"""Captions: every photo is trained with its own, and mistakes in caption files are named."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_a_caption_that_is_no_text_is_refused(photos):
 
 
 @pytest.mark.parametrize("live", [(), ("text_encoder", "text_encoder_2")], ids=["frozen", "live"])
-def test_each_picture_of_a_batch_gets_its_own_words(tiny_base, photo_folder, tmp_path, live):
+def test_each_image_of_a_batch_gets_its_own_caption(tiny_base, photo_folder, tmp_path, live):
     subject, batches = tiny_subject(tiny_options(tiny_base, photo_folder, tmp_path))
     pipe, prompts = subject.pipe, [PROMPT, OTHER]
     heard: list[dict] = []
@@ -94,7 +94,7 @@ def test_each_picture_of_a_batch_gets_its_own_words(tiny_base, photo_folder, tmp
 
 
 @pytest.mark.parametrize("live", [(), ("text_encoder", "text_encoder_2")], ids=["frozen", "live"])
-def test_a_picture_without_words_hears_what_guidance_leads_away_from(
+def test_an_image_without_a_caption_gets_the_empty_prompt_of_guidance(
     tiny_base, photo_folder, tmp_path, live
 ):
     options = tiny_options(tiny_base, photo_folder, tmp_path, caption_dropout=0.5)
@@ -122,7 +122,7 @@ def test_a_picture_without_words_hears_what_guidance_leads_away_from(
             torch.testing.assert_close(heard[0][name][row], expected[0])
 
 
-def test_the_draws_bring_each_photos_number(tiny_base, photo_folder, tmp_path):
+def test_batches_hold_each_photos_number(tiny_base, photo_folder, tmp_path):
     _, batches = tiny_subject(tiny_options(tiny_base, photo_folder, tmp_path))
     (cache,) = batches.caches
     exact = replace(cache, std=torch.zeros_like(cache.std))

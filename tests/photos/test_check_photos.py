@@ -1,4 +1,4 @@
-"""The photo report: it finds what is spoiled, names file and remedy, and accuses no good photo."""
+"""The photo check: it finds spoiled photos with file and remedy, and no good ones."""
 
 import json
 import os
@@ -50,12 +50,12 @@ def change(folder: Path, name: str, how) -> None:
 @pytest.mark.parametrize(
     "subject", sorted(f.name for f in embedded("subjects").iterdir() if f.is_dir())
 )
-def test_the_shipped_photos_are_not_accused(subject):
+def test_the_shipped_photos_have_no_findings(subject):
     assert found(embedded("subjects") / subject / "photos") == {}
 
 
 @pytest.mark.skipif(not REAL, reason="NORA_STUDIO_DREAMBOOTH names no folder of real photos")
-def test_real_photos_are_not_accused():
+def test_real_photos_have_no_findings():
     folders = [folder for folder in sorted(Path(REAL or "").iterdir()) if folder.is_dir()]
     assert folders
     for folder in folders:
@@ -65,7 +65,7 @@ def test_real_photos_are_not_accused():
 def test_a_copy_under_another_name_is_found(photos):
     shutil.copy(photos / "1.jpg", photos / "9.jpg")
     shutil.copy(photos / "1.txt", photos / "9.txt")
-    assert "same picture as 1.jpg" in only(photos, "duplicate", "9.jpg").message
+    assert "same photo as 1.jpg" in only(photos, "duplicate", "9.jpg").message
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_changed_copy_is_found(photos, how):
     for suffix in (".jpg", ".txt"):
         shutil.copy(photos / f"1{suffix}", photos / f"9{suffix}")
     change(photos, "9.jpg", how)
-    assert "nearly the same picture as 1.jpg" in only(photos, "near-duplicate", "9.jpg").message
+    assert "nearly the same photo as 1.jpg" in only(photos, "near-duplicate", "9.jpg").message
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_changed_copy_is_found(photos, how):
         ("tiny", lambda image: image.resize((150, 150), Image.Resampling.LANCZOS)),
     ],
 )
-def test_a_spoiled_photo_is_named_with_its_fault(photos, kind, how):
+def test_a_spoiled_photo_is_named_with_its_problem(photos, kind, how):
     change(photos, "2.jpg", how)
     only(photos, kind, "2.jpg")
 
@@ -133,7 +133,7 @@ def test_black_bars_are_named_with_the_sides_that_they_are_on(photos, box, words
     assert all(word in told for word in words) and "Crop them off" in told
 
 
-def test_a_dark_sky_and_a_subject_on_black_are_no_bars(photos):
+def test_a_dark_sky_and_a_subject_on_black_are_not_bars(photos):
     def night(image: Image.Image) -> Image.Image:
         light = np.clip(np.linspace(-0.6, 1.6, 256), 0, 1)
         light = np.minimum(light, light[::-1] + 0.2)[:, None, None]
@@ -161,21 +161,21 @@ def test_noise_and_a_soft_ground_are_not_blur(photos):
     assert found(photos) == {}
 
 
-def test_tiny_is_judged_by_the_resolution(photos):
+def test_tiny_depends_on_the_resolution(photos):
     assert found(photos, resolution=256) == {}
     assert len(found(photos, resolution=1024)["tiny"]) == 5
     assert "4.0 times" in found(photos, resolution=1024)["tiny"][0].message
     assert found(photos, resolution=None) == {}
 
 
-def test_an_animation_is_told_once(photos):
+def test_an_animation_is_reported_once(photos):
     frames = [Image.open(photos / f"{n}.jpg").rotate(180) for n in (0, 1)]
     frames[0].save(photos / "9.webp", save_all=True, append_images=frames[1:], lossless=True)
     (photos / "9.txt").write_text("a [V] mug")
     only(photos, "animated", "9.webp")
 
 
-def test_few_and_many_photos_are_told(photos):
+def test_few_and_many_photos_are_reported(photos):
     for name in ("2", "3", "4"):
         (photos / f"{name}.jpg").unlink()
         (photos / f"{name}.txt").unlink()
@@ -188,7 +188,7 @@ def test_few_and_many_photos_are_told(photos):
     assert set(found(photos, captions=False)) == {"many"}
 
 
-def test_missing_captions_and_masks_are_told_if_others_have_them(photos):
+def test_missing_captions_and_masks_are_reported_if_others_have_them(photos):
     (photos / "3.txt").unlink()
     only(photos, "caption", "3.jpg")
     assert found(photos, captions=False) == {}
@@ -207,9 +207,9 @@ def run(capsys, *arguments: object) -> tuple[int, str]:
     return status, capsys.readouterr().out
 
 
-def test_the_command_says_a_line_each_and_ends_with_0_or_2(photos, capsys):
+def test_the_command_prints_a_line_per_finding_and_ends_with_0_or_2(photos, capsys):
     status, out = run(capsys, photos, "--resolution", 256)
-    assert status == 0 and out == f"{photos}: 5 photos, nothing to say against them.\n"
+    assert status == 0 and out == f"{photos}: 5 photos, no problems found.\n"
     change(photos, "2.jpg", lambda image: image.filter(ImageFilter.GaussianBlur(3)))
     status, out = run(capsys, photos, "--resolution", 256)
     assert status == 0 and out.startswith("warning: ") and "2.jpg" in out and out.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Photos: every kind a camera or an editor writes, upright and in RGB; everything else refused."""
+"""Photos of every format are decoded upright and in RGB; other files are refused."""
 
 import struct
 import zlib
@@ -12,7 +12,7 @@ from support.scenes import HEIGHT, JPEG_LEVELS, WIDTH, levels, save, scene
 from nora_studio.errors import StudioError
 from nora_studio.photos.images import list_photos, open_photo
 from nora_studio.photos.views import Framing, photo_views, prepare_photo
-from nora_studio.scoring.compare import open_picture
+from nora_studio.scoring.compare import read_image
 from nora_studio.sdxl.recipes import read_recipe
 from nora_studio.tasks.dreambooth.wall import _picture
 
@@ -28,7 +28,7 @@ def assert_refused(file: Path, *words: str) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_photos_stand_upright_by_their_exif(tmp_path, orientation):
+def test_photos_are_turned_upright_by_their_exif(tmp_path, orientation):
     # EXIF 2.32, tag 0x0112: where the stored first row and first column are in the picture.
     stored = {
         1: lambda a: a,
@@ -109,7 +109,7 @@ def test_cmyk_keeps_its_colours(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp", ".tif", ".avif"])
 @pytest.mark.parametrize("kept", [0, 0.02, 0.5, 0.9])
-def test_a_photo_cut_short_is_refused(tmp_path, suffix, kept):
+def test_a_truncated_photo_is_refused(tmp_path, suffix, kept):
     noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
     file = save(Image.fromarray(noise), tmp_path / f"photo{suffix}")
     content = file.read_bytes()
@@ -133,13 +133,13 @@ def test_a_damaged_photo_is_refused_or_read_but_never_a_crash(tmp_path, suffix):
     assert refused
 
 
-def test_a_renamed_file_that_is_no_picture_is_refused(tmp_path):
+def test_a_renamed_file_that_is_no_image_is_refused(tmp_path):
     file = tmp_path / "photo.jpg"
     file.write_text("dear diary")
     assert_refused(file, "cannot be read", "Replace or remove it")
 
 
-def test_a_tiny_picture_is_refused(tmp_path):
+def test_a_tiny_image_is_refused(tmp_path):
     assert_refused(save(scene(400, 31), tmp_path / "strip.png"), "400x31", "32")
 
 
@@ -158,7 +158,7 @@ def bomb(width: int, height: int) -> bytes:
 def test_a_decompression_bomb_is_refused_before_it_is_unpacked(tmp_path, side):
     file = tmp_path / "bomb.png"
     file.write_bytes(bomb(side, side))
-    assert_refused(file, "at most 120 megapixels are read. Scale it down.")
+    assert_refused(file, "the limit is 120 megapixels. Scale it down.")
 
 
 def masked_by(file: Path) -> list:
@@ -168,16 +168,16 @@ def masked_by(file: Path) -> list:
     return list(photo_views([photo], Framing(32, masks="files")))
 
 
-@pytest.mark.parametrize("door", [open_photo, read_recipe, open_picture, masked_by, _picture])
+@pytest.mark.parametrize("door", [open_photo, read_recipe, read_image, masked_by, _picture])
 @pytest.mark.parametrize("side", [11_000, 60_000])
-def test_every_door_says_in_the_same_words_that_a_picture_is_too_large(tmp_path, side, door):
+def test_every_reader_refuses_a_too_large_image_with_the_same_message(tmp_path, side, door):
     file = tmp_path / "bomb.png"
     file.write_bytes(bomb(side, side))
-    with pytest.raises(StudioError, match=r"\.png has .*at most 120 megapixels are read\. Scale"):
+    with pytest.raises(StudioError, match=r"\.png has .*the limit is 120 megapixels\. Scale"):
         door(file)
 
 
-def test_the_limit_on_pixels_is_the_one_that_is_told(tmp_path):
+def test_the_pixel_limit_is_the_one_in_the_message(tmp_path):
     file = tmp_path / "photo.png"
     file.write_bytes(bomb(12_000, 10_000))  # a hundred-megapixel camera's is not refused for size
     assert_refused(file, "image file is truncated")
@@ -185,7 +185,7 @@ def test_the_limit_on_pixels_is_the_one_that_is_told(tmp_path):
     assert_refused(file, "12000x10001", "120 megapixels")
 
 
-def test_the_photos_of_a_folder_come_by_name_without_what_lies_beside_them(tmp_path):
+def test_the_photos_of_a_folder_are_listed_by_name_without_other_files(tmp_path):
     for name in ("b.png", "a.jpg", "c.JPEG"):
         save(scene(), tmp_path / name)
     scene().save(tmp_path / "d.JFIF", format="JPEG")
@@ -218,7 +218,7 @@ def test_files_of_unknown_kinds_are_listed_at_once(tmp_path):
     assert "(b.psd, c.CR2, d, x00.raw, " in told and "x16.raw and 13 more)" in told
 
 
-def test_photos_one_level_down_are_pointed_at(tmp_path):
+def test_photos_in_a_subfolder_are_pointed_out(tmp_path):
     for name in ("10_mug", "1_cup"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.txt").write_text("a mug")
@@ -226,7 +226,7 @@ def test_photos_one_level_down_are_pointed_at(tmp_path):
     save(scene(), tmp_path / "10_mug" / "a.mask.png")
     with pytest.raises(StudioError) as refusal:
         list_photos(tmp_path)
-    assert f"one level down in {tmp_path / '10_mug'} (1). Name that folder." in str(refusal.value)
+    assert f"in its folder {tmp_path / '10_mug'} (1). Name that folder." in str(refusal.value)
     save(scene(), tmp_path / "1_cup" / "a.jpg")
     with pytest.raises(StudioError, match=r"10_mug \(1\), .*1_cup \(1\)\. Name one of these"):
         list_photos(tmp_path)
@@ -245,7 +245,7 @@ def test_folders_without_photos_are_refused(tmp_path):
 
 @pytest.mark.parametrize("size", [(48, 36), (36, 48), (40, 40), (33, 200), (1000, 640)])
 @pytest.mark.parametrize("resolution", [32, 64])
-def test_time_ids_are_sdxls_own(tmp_path, size, resolution):
+def test_time_ids_equal_those_of_sdxl(tmp_path, size, resolution):
     width, height = size
     photo = prepare_photo(save(scene(width, height), tmp_path / "a.png"), resolution)
     # SDXL, 2.2: (original height, width), (top, left) of the crop, (target height, width).

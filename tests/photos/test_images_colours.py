@@ -1,4 +1,4 @@
-"""Colours: what a file's numbers mean is what the trainer sees, whatever wrote them."""
+"""Colours are decoded by each file's profile, mode and depth."""
 
 import io
 
@@ -50,19 +50,19 @@ def test_transparency_and_palettes_survive_a_profile(tmp_path):
     assert np.abs(levels(open_photo(file))[5, 5] - expected).max() <= 2
 
 
-def test_srgb_that_says_so_keeps_every_level(tmp_path):
+def test_an_srgb_profile_keeps_every_level(tmp_path):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     photo = open_photo(save(scene(), tmp_path / "photo.png", icc_profile=profile))
     assert (levels(photo) == levels(scene())).all()
 
 
 @pytest.mark.parametrize("profile", [b"no profile", cmyk_that_is_all_grey()])
-def test_a_broken_or_foreign_profile_is_left_aside(tmp_path, profile):
+def test_a_damaged_or_foreign_profile_is_ignored(tmp_path, profile):
     photo = open_photo(save(scene(), tmp_path / "photo.png", icc_profile=profile))
     assert (levels(photo) == levels(scene())).all()
 
 
-def test_a_printers_profile_decides_what_its_inks_are(tmp_path):
+def test_a_cmyk_profile_is_applied(tmp_path):
     inks = Image.new("CMYK", (40, 40), (0, 0, 0, 0))
     inks.paste((255, 0, 0, 0), (20, 0, 40, 40))
     plain = open_photo(save(inks, tmp_path / "plain.tif"))
@@ -81,13 +81,13 @@ def test_grey_with_a_profile_becomes_rgb(tmp_path):
 
 
 @pytest.mark.parametrize("white", [1.0, 255.0, 65535.0, 4e6])
-def test_float_pictures_are_as_bright_as_they_are_meant(tmp_path, white):
+def test_float_images_have_the_right_brightness(tmp_path, white):
     ramp = np.linspace(0, white, 40 * 40).reshape(40, 40).astype(np.float32)
     photo = levels(open_photo(save(Image.fromarray(ramp), tmp_path / "photo.tif")))
     assert np.abs(photo - (ramp / white * 255)[..., None]).max() <= 1
 
 
-def test_a_float_picture_with_holes_is_read(tmp_path):
+def test_a_float_image_with_nan_is_read(tmp_path):
     ramp = np.linspace(0, 1, 40 * 40).reshape(40, 40).astype(np.float32)
     ramp[3, 3], ramp[3, 4] = np.nan, np.inf
     photo = levels(open_photo(save(Image.fromarray(ramp), tmp_path / "photo.tif")))
@@ -95,7 +95,7 @@ def test_a_float_picture_with_holes_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("white", [255, 65535, 2**31 - 1])
-def test_integer_pictures_are_as_bright_as_they_are_meant(tmp_path, white):
+def test_integer_images_have_the_right_brightness(tmp_path, white):
     ramp = np.linspace(0, white, 40 * 40).reshape(40, 40).astype(np.int32)
     photo = levels(open_photo(save(Image.fromarray(ramp), tmp_path / "photo.tif")))
     assert np.abs(photo - (ramp / white * 255)[..., None]).max() <= 1
@@ -128,7 +128,7 @@ def test_lab_pictures_become_rgb(tmp_path):
     assert photo[5, 5].max() <= 2 and photo[5, 30].min() >= 253
 
 
-def test_telephones_photos_are_read_upright_with_their_colours(tmp_path):
+def test_phone_photos_are_read_upright_with_their_colours(tmp_path):
     pillow_heif = pytest.importorskip("pillow_heif")
     pillow_heif.register_heif_opener()
     exif = Image.Exif()
@@ -155,7 +155,7 @@ def test_telephones_photos_are_read_upright_with_their_colours(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
-def test_of_an_animation_the_first_frame_is_used(tmp_path, suffix):
+def test_the_first_frame_of_an_animation_is_used(tmp_path, suffix):
     frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
     options = {"lossless": True} if suffix == ".webp" else {}
     file = tmp_path / f"moving{suffix}"
@@ -165,7 +165,7 @@ def test_of_an_animation_the_first_frame_is_used(tmp_path, suffix):
     assert photo.image.getpixel((5, 5)) == (255, 0, 0)
 
 
-def test_a_telephones_second_picture_is_no_animation(tmp_path):
+def test_a_phones_second_image_is_not_an_animation(tmp_path):
     buffer = io.BytesIO()
     scene().save(buffer, format="MPO", save_all=True, append_images=[scene().resize((48, 36))])
     file = tmp_path / "photo.jpg"

@@ -1,4 +1,4 @@
-"""Masks: the loss looks where they are white, at the very places that the crop left."""
+"""Masks weight the loss at the places that each crop shows."""
 
 import numpy as np
 import pytest
@@ -21,26 +21,26 @@ def box_mask(width: int, height: int, box: tuple[int, int, int, int]) -> Image.I
     return mask
 
 
-def test_a_mask_is_no_photo(tmp_path):
+def test_a_mask_is_not_listed_as_a_photo(tmp_path):
     save(scene(), tmp_path / "3.jpg")
     save(Image.new("L", (48, 36), 255), tmp_path / "3.mask.png")
     assert [file.name for file in list_photos(tmp_path)] == ["3.jpg"]
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.1, 0.5])
-def test_weights_are_white_over_floor_and_one_on_average(tmp_path, floor):
+def test_a_loss_mask_is_white_over_floor_and_one_on_average(tmp_path, floor):
     file = save(scene(64, 64), tmp_path / "3.png")
     save(box_mask(64, 64, (0, 0, 32, 64)), tmp_path / "3.mask.png")
     (view,) = photo_views([file], Framing(64, masks="files", mask_floor=floor))
-    weights = view.weights
-    assert weights.shape == (1, 8, 8) and weights.mean().item() == pytest.approx(1)
-    white, black = weights[0, :, :4], weights[0, :, 4:]
+    mask = view.loss_mask
+    assert mask.shape == (1, 8, 8) and mask.mean().item() == pytest.approx(1)
+    white, black = mask[0, :, :4], mask[0, :, 4:]
     expected = (1 / ((1 + floor) / 2), floor / ((1 + floor) / 2))
     assert torch.allclose(white, torch.tensor(expected[0]), atol=1e-5)
     assert torch.allclose(black, torch.tensor(expected[1]), atol=1e-5)
 
 
-def test_weights_follow_crop_and_flip(tmp_path):
+def test_a_loss_mask_follows_crop_and_flip(tmp_path):
     # Red grows rightwards, so that the picture itself says where the mask's edge must be.
     file = save(scene(192, 128), tmp_path / "3.png")
     save(box_mask(192, 128, (0, 0, 96, 128)), tmp_path / "3.mask.png")
@@ -50,7 +50,7 @@ def test_weights_follow_crop_and_flip(tmp_path):
     for view in views:
         red = (view.pixels[0] + 1) / 2 * 191
         inside = (red < 95.5).float().view(8, 8, 8, 8).mean(dim=(1, 3))
-        assert (view.weights[0] / view.weights.max() - inside).abs().max() < 0.2
+        assert (view.loss_mask[0] / view.loss_mask.max() - inside).abs().max() < 0.2
 
 
 def test_random_crops_keep_half_of_what_a_mask_marks(tmp_path):
@@ -71,10 +71,10 @@ def test_transparency_serves_as_a_mask(tmp_path):
     image.putalpha(box_mask(64, 64, (0, 0, 64, 32)))
     file = save(image, tmp_path / "3.png")
     (view,) = photo_views([file], Framing(64, masks="alpha", mask_floor=0.0))
-    assert torch.allclose(view.weights[0, :4], torch.tensor(2.0))
-    assert (view.weights[0, 4:] == 0).all()
+    assert torch.allclose(view.loss_mask[0, :4], torch.tensor(2.0))
+    assert (view.loss_mask[0, 4:] == 0).all()
     (view,) = photo_views([file], Framing(64, masks="files"))
-    assert (view.weights == 1).all()
+    assert (view.loss_mask == 1).all()
 
 
 @pytest.mark.parametrize(
@@ -82,38 +82,41 @@ def test_transparency_serves_as_a_mask(tmp_path):
     [
         (Image.new("L", (48, 36), 0), "marks nothing"),
         (Image.new("L", (36, 48), 255), "another shape"),
-        (box_mask(48, 36, (0, 0, 3, 36)), "leaves nothing"),  # left of the centre square
+        (
+            box_mask(48, 36, (0, 0, 3, 36)),
+            "shows nothing of the subject",
+        ),  # left of the centre square
     ],
 )
-def test_a_mask_of_no_use_is_refused_by_name(tmp_path, mask, words):
+def test_an_unusable_mask_is_refused_by_name(tmp_path, mask, words):
     file = save(scene(), tmp_path / "3.png")
     save(mask, tmp_path / "3.mask.png")
     with pytest.raises(StudioError, match=words) as refusal:
-        [view.weights for view in photo_views([file], Framing(32, masks="files"))]
+        [view.loss_mask for view in photo_views([file], Framing(32, masks="files"))]
     assert "3." in str(refusal.value) and "\n" not in str(refusal.value)
 
 
-def test_photos_without_a_mask_weigh_one_beside_masked_ones(tiny_pipe, tmp_path):
+def test_photos_without_a_mask_have_a_mask_of_ones_among_masked_ones(tiny_pipe, tmp_path):
     files = [save(scene(48, 36), tmp_path / name) for name in ("a.png", "b.png")]
     (cache,) = encode_photos(tiny_pipe, photo_views(files, Framing(SIZE, masks="files")))
-    assert cache.weights is None
+    assert cache.mask is None
     save(box_mask(48, 36, (12, 0, 36, 18)), tmp_path / "b.mask.png")
     (cache,) = encode_photos(tiny_pipe, photo_views(files, Framing(SIZE, masks="files")))
-    assert cache.weights is not None and cache.weights.shape == (2, 1, SIZE // 8, SIZE // 8)
-    assert (cache.weights[0] == 1).all()
-    assert cache.weights[1, 0, 0].max() > 2 * cache.weights[1, 0, -1].max()
+    assert cache.mask is not None and cache.mask.shape == (2, 1, SIZE // 8, SIZE // 8)
+    assert (cache.mask[0] == 1).all()
+    assert cache.mask[1, 0, 0].max() > 2 * cache.mask[1, 0, -1].max()
 
 
-def test_the_loss_counts_each_place_by_its_weight():
+def test_the_loss_weights_each_place_by_the_mask():
     generator = torch.Generator().manual_seed(0)
     said, wanted = (torch.randn(2, 4, 3, 3, generator=generator) for _ in range(2))
-    area = torch.rand(2, 1, 3, 3, generator=generator)
+    mask = torch.rand(2, 1, 3, 3, generator=generator)
     by_hand = sum(
-        float(area[b, 0, y, x]) * float((said[b, c, y, x] - wanted[b, c, y, x]) ** 2)
+        float(mask[b, 0, y, x]) * float((said[b, c, y, x] - wanted[b, c, y, x]) ** 2)
         for b in range(2) for c in range(4) for y in range(3) for x in range(3)
     ) / 72  # fmt: skip
-    assert denoising_loss(said, wanted, None, area).item() == pytest.approx(by_hand, rel=1e-5)
-    ones = torch.ones_like(area)
+    assert denoising_loss(said, wanted, None, mask).item() == pytest.approx(by_hand, rel=1e-5)
+    ones = torch.ones_like(mask)
     assert denoising_loss(said, wanted, None, ones) == denoising_loss(said, wanted)
 
 
@@ -131,9 +134,9 @@ def test_masked_batches_reach_the_loss(tiny_base, photo_folder, tmp_path):
     said: list[torch.Tensor] = []
     subject.pipe.unet.register_forward_hook(lambda module, given, out: said.append(out[0]))
     batch = batches.next()
-    assert batch["weights"].shape == (2, 1, SIZE // 8, SIZE // 8)
+    assert batch["mask"].shape == (2, 1, SIZE // 8, SIZE // 8)
     with torch.no_grad():
         loss = step(**batch).item()
     errors = (said[0] - batch["noise"]).square()
-    assert loss == pytest.approx((errors * batch["weights"]).mean().item(), rel=1e-5)
+    assert loss == pytest.approx((errors * batch["mask"]).mean().item(), rel=1e-5)
     assert loss != pytest.approx(errors.mean().item(), rel=1e-3)

@@ -1,4 +1,4 @@
-"""Every mode, depth and kind of transparency shows what the file says, number by number."""
+"""Images of every mode, depth and kind of transparency are decoded exactly."""
 
 import io
 import struct
@@ -254,7 +254,7 @@ CASES: dict[str, Callable[[], Case]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_file_shows_what_its_numbers_say(tmp_path, name):
+def test_a_file_is_decoded_by_its_sample_format(tmp_path, name):
     content, expected, tolerance = CASES[name]()
     # The content decides, but for telephones' photos, whose decoder is loaded by name.
     file = tmp_path / ("photo.heic" if name.startswith("HEIF") else "photo.png")
@@ -264,7 +264,7 @@ def test_a_file_shows_what_its_numbers_say(tmp_path, name):
 
 
 @pytest.mark.parametrize("bits", [2, 16])
-def test_a_transparent_grey_is_alpha_upright_with_the_picture(tmp_path, bits):
+def test_a_transparent_grey_becomes_alpha_upright_with_the_image(tmp_path, bits):
     exif = Image.Exif()
     exif[0x0112] = 6  # Turn a quarter clockwise to stand upright.
     content, expected, _ = png_grey_with_key(bits, 0)()

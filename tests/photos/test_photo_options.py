@@ -1,4 +1,4 @@
-"""The trainer's photo options from end to end: each is obeyed, refused if idle, and resumable."""
+"""The trainer's photo options from end to end: applied, refused if idle, resumable."""
 
 import os
 import shutil
@@ -78,7 +78,7 @@ def trained(base: Path, photos: Path, runs: Path, changes: dict | None = None) -
 
 
 @pytest.mark.slow
-def test_everything_at_once_goes_on_to_the_bit(tiny_base, photos, tmp_path):
+def test_all_photo_options_together_resume_to_the_bit(tiny_base, photos, tmp_path):
     changes = EVERYTHING | {
         "name": "mug", "steps": 12, "log-every": 1, "checkpoint-every": 5, "sample-every": 0,
     }  # fmt: skip
@@ -124,13 +124,13 @@ def test_every_option_changes_the_training(tiny_base, photos, tmp_path, changes,
     assert losses(tmp_path / "mug-nora") != plain
 
 
-def test_without_one_the_training_is_the_same(tiny_base, photos, tmp_path, plain):
+def test_the_training_without_an_option_is_reproducible(tiny_base, photos, tmp_path, plain):
     trained(tiny_base, photos, tmp_path)
     assert losses(tmp_path / "mug-nora") == plain
 
 
 @pytest.mark.slow
-def test_the_cache_changes_no_bit_and_can_be_left_out(tiny_base, photos, tmp_path):
+def test_the_cache_changes_no_result_and_can_be_disabled(tiny_base, photos, tmp_path):
     shutil.rmtree(default_cache_folder("latents"), ignore_errors=True)
     trained(tiny_base, photos, tmp_path / "none", {"no-cache": True})
     assert not default_cache_folder("latents").exists()
@@ -143,7 +143,7 @@ def test_the_cache_changes_no_bit_and_can_be_left_out(tiny_base, photos, tmp_pat
 
 
 @pytest.mark.slow
-def test_the_trainer_says_what_it_thinks_of_the_photos(tiny_base, tmp_path):
+def test_the_trainer_reports_findings_about_the_photos(tiny_base, tmp_path):
     photos = Path(
         shutil.copytree(embedded("subjects") / "sunrise-mug" / "photos", tmp_path / "photos")
     )
@@ -159,8 +159,8 @@ def test_the_trainer_says_what_it_thinks_of_the_photos(tiny_base, tmp_path):
         if line.startswith("warning: ") and "learning rate" not in line
     ]
     assert len(said) == 3
-    assert "9.jpg: the same picture as 1.jpg" in said[0]
-    assert "9.jpg: has no caption, though others here do" in said[1]
+    assert "9.jpg: the same photo as 1.jpg" in said[0]
+    assert "9.jpg: has no caption, but other photos have one" in said[1]
     assert f"the caption of {photos / '2.jpg'} is too long" in said[2]
     assert said[2].count("beach") < 60 and "at night'" in said[2]
     for number in range(3, 9):
@@ -202,7 +202,7 @@ def test_idle_and_impossible_options_are_refused(tiny_base, photo_folder, tmp_pa
         with_recommended(tiny_options(tiny_base, photo_folder, tmp_path, **changes))
 
 
-def test_masks_that_are_not_there_are_refused(tiny_base, photo_folder, tmp_path):
+def test_missing_masks_are_refused(tiny_base, photo_folder, tmp_path):
     for changes, words in (({"masks": "alpha"}, "transparent"), ({"mask_floor": 0.3}, "none in")):
         options = tiny_options(tiny_base, photo_folder, tmp_path, **changes)
         with pytest.raises(StudioError, match=words):
@@ -211,5 +211,7 @@ def test_masks_that_are_not_there_are_refused(tiny_base, photo_folder, tmp_path)
 
 def test_a_mask_without_its_photo_is_refused(tiny_base, photos, tmp_path):
     save(scene(), photos / "zebra.mask.png")
-    with pytest.raises(StudioError, match=r"zebra\.mask\.png: there is no photo 'zebra'"):
+    with pytest.raises(
+        StudioError, match=r"zebra\.mask\.png: the folder has no photo named 'zebra'"
+    ):
         photo_set(tiny_options(tiny_base, photos, tmp_path))

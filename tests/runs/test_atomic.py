@@ -1,4 +1,4 @@
-"""What a killed process left half done is finished or cleared away, and nothing else is."""
+"""Atomic writes: what a killed process left half done is finished or removed, and nothing else."""
 
 import errno
 import json
@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from nora_studio.errors import StudioError
-from nora_studio.runs.atomic import beside, discard, replacing, tidy, write_text
-from nora_studio.runs.liveness import ProcessMark, host_name
+from nora_studio.runs.atomic import discard, replacing, temporary_path, tidy, write_text
+from nora_studio.runs.disk_errors import DiskError, writing
+from nora_studio.runs.process_id import ProcessId, host_name
 from nora_studio.runs.run_lock import RunLock
 from nora_studio.runs.runs import Run
-from nora_studio.runs.storage import DiskError, writing
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +61,14 @@ def test_a_swap_killed_after_its_renames_keeps_the_new_one(tmp_path, dead):
     assert read(place) == "after"
 
 
-def test_what_went_without_a_successor_comes_back(tmp_path, dead):
+def test_a_folder_moved_away_without_a_replacement_is_moved_back(tmp_path, dead):
     place = tmp_path / "adapter"
     under_way(place, dead, "old", "before")
     tidy(tmp_path)
     assert read(place) == "before"
 
 
-def test_what_was_half_written_or_on_its_way_out_goes(tmp_path, dead):
+def test_half_written_and_half_deleted_files_are_removed(tmp_path, dead):
     under_way(tmp_path / "step-000002", dead, "new", "half")
     under_way(tmp_path / "step-000004", dead, "gone", "half")
     (tmp_path / f".config.toml.{dead}.new").write_text("as an earlier version named it")
@@ -76,7 +76,7 @@ def test_what_was_half_written_or_on_its_way_out_goes(tmp_path, dead):
     assert names(tmp_path) == []
 
 
-def test_what_a_living_process_has_under_way_stays_unless_nobody_else_can(tmp_path):
+def test_temporary_files_of_a_live_process_stay_unless_the_folder_is_exclusive(tmp_path):
     alive = under_way(tmp_path / "a", os.getpid(), "new", "mine")
     far = under_way(tmp_path / "b", os.getpid(), "new", "another machine's", "elsewhere")
     (tmp_path / ".hidden.new").write_text("a person's")
@@ -86,14 +86,14 @@ def test_what_a_living_process_has_under_way_stays_unless_nobody_else_can(tmp_pa
     assert names(tmp_path) == [".hidden.new"]
 
 
-def test_a_number_that_is_another_processes_by_now_protects_nothing(tmp_path):
+def test_a_reused_process_number_does_not_protect_temporary_files(tmp_path):
     left = under_way(tmp_path / "a", os.getpid(), "new", "of an earlier process")
     os.utime(left, (1, 1))  # long before this process began
     tidy(tmp_path)
     assert names(tmp_path) == []
 
 
-def test_a_removed_folder_is_gone_by_name_before_its_files_are(tmp_path):
+def test_a_folder_is_renamed_before_its_files_are_deleted(tmp_path):
     folder = tmp_path / "step-000002"
     folder.mkdir()
     (folder / "file").write_text("x")
@@ -101,7 +101,7 @@ def test_a_removed_folder_is_gone_by_name_before_its_files_are(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_a_block_that_fails_leaves_what_was_there(tmp_path):
+def test_a_failed_replacement_leaves_the_old_folder(tmp_path):
     place = tmp_path / "adapter"
     for text in ("one", "two"):
         with replacing(place) as fresh:
@@ -113,7 +113,7 @@ def test_a_block_that_fails_leaves_what_was_there(tmp_path):
     assert read(place) == "two"
 
 
-def test_a_text_that_cannot_be_written_leaves_nothing(tmp_path):
+def test_a_failed_write_leaves_no_temporary_file(tmp_path):
     (tmp_path / "file").mkdir()  # nothing can take its place
     (tmp_path / "file" / "x").write_text("")
     with pytest.raises(OSError):
@@ -121,8 +121,8 @@ def test_a_text_that_cannot_be_written_leaves_nothing(tmp_path):
     assert names(tmp_path) == ["file"]
 
 
-def test_names_under_way_tell_their_process(tmp_path):
-    name = beside(tmp_path / "a.png").name
+def test_temporary_names_hold_the_process_number(tmp_path):
+    name = temporary_path(tmp_path / "a.png").name
     assert str(os.getpid()) in name and host_name() in name and name.endswith(".new")
 
 
@@ -139,7 +139,7 @@ def test_threads_that_write_one_file_at_a_time_share_no_temporary_name(tmp_path)
     assert names(tmp_path) == ["draft.json"]
 
 
-def test_a_swap_that_was_killed_between_its_two_renames_is_finished(tmp_path, dead):
+def test_a_swap_killed_between_its_renames_takes_the_new_folder(tmp_path, dead):
     place = tmp_path / "adapter"
     under_way(place, f"{dead}-7", "old", "before")
     under_way(place, f"{dead}-7", "new", "after")
@@ -148,7 +148,7 @@ def test_a_swap_that_was_killed_between_its_two_renames_is_finished(tmp_path, de
     assert read(place) == "after"
 
 
-def test_a_refused_write_is_one_line_with_its_remedy(tmp_path):
+def test_a_failed_write_is_reported_in_one_line_with_its_remedy(tmp_path):
     for code, words in (
         (errno.ENOSPC, ("MiB free", "Free some space, then")),
         (errno.EROFS, ("Make it writable, then",)),
@@ -163,7 +163,7 @@ def test_a_refused_write_is_one_line_with_its_remedy(tmp_path):
         raise StudioError("no disk's fault")
 
 
-def test_a_run_counts_as_alive_only_while_its_very_process_runs(tmp_path, dead):
+def test_a_run_counts_as_alive_only_while_its_own_process_runs(tmp_path, dead):
     run = Run.create(tmp_path / "mug-nora", "steps = 5\n")
     assert run.is_alive()
     status = run.read_status()
@@ -175,13 +175,13 @@ def test_a_run_counts_as_alive_only_while_its_very_process_runs(tmp_path, dead):
     assert not run.is_alive()
 
 
-def test_a_lock_is_one_processs_and_leaves_nothing_if_it_came_to_nothing(tmp_path):
+def test_a_lock_excludes_other_processes_and_removes_an_unused_folder(tmp_path):
     first, second = RunLock(tmp_path / "run"), RunLock(tmp_path / "run")
     first.acquire()
     with pytest.raises(StudioError, match=f"is being trained by process {os.getpid()}"):
         second.acquire()
     second.release()  # of what it never had: nothing happens
-    assert second.holder() == ProcessMark.own()
+    assert second.holder() == ProcessId.own()
     first.release(forget=True)
     assert not (tmp_path / "run").exists()
     second.acquire()

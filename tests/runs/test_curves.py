@@ -1,4 +1,4 @@
-"""When a measured loss says that going on is of no use, and when it says no such thing."""
+"""The rules by which a measured loss ends a training, and its best point."""
 
 import random
 
@@ -44,7 +44,7 @@ def test_an_overfit_is_patience_above_the_best_by_more_than_the_noise(losses, pa
     assert curve_of(*losses).ends_at("overfit", patience) == end
 
 
-def test_a_curve_that_said_so_once_has_said_so():
+def test_a_curve_that_ended_once_stays_ended():
     assert curve_of(5, 4, 4, 4, 1, 1, 1).ends_at("plateau", 2) == 40
 
 
@@ -60,7 +60,7 @@ def test_the_noise_is_the_jitters_spread_whatever_the_trend():
     assert noise([1, 2]) == 0
 
 
-def test_the_best_is_the_first_of_the_lowest_among_the_steps_asked_for():
+def test_the_best_point_is_the_first_lowest_among_the_given_steps():
     curve = curve_of(5, 3, 4, 3, 6)
     assert curve.best({10, 20, 30, 40, 50}) == (20, 3)
     assert curve.best({10, 30}) == (30, 4)

@@ -1,4 +1,4 @@
-"""A torn or edited file of a run is one line wherever runs are shown, and stops no other run."""
+"""A damaged file of a run is reported in one line, and other runs are not affected."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ import pytest
 from support.places import GOLDEN
 from support.trainer import run_trainer
 
-from nora_studio.runs.history import find_runs, standing
+from nora_studio.runs.history import find_runs, summarize
 from nora_studio.runs.runs import Run
 
 DEEP = "[" * 200_000 + "]" * 200_000
@@ -79,7 +79,7 @@ def damage(runs: Path, file: str, content: str | bytes) -> Run:
 
 
 @pytest.mark.parametrize(("file", "content"), CASES, ids=lambda value: repr(value[:24]))
-def test_a_damaged_run_is_one_line_and_never_a_traceback(runs, command, file, content):
+def test_a_damaged_run_is_reported_in_one_line_without_a_traceback(runs, command, file, content):
     damage(runs, file, content)
     flags = ("--output-dir", runs)
     status, out, err = command("runs", "list", *flags)
@@ -105,19 +105,19 @@ def test_a_damaged_run_is_one_line_and_never_a_traceback(runs, command, file, co
     assert [run.folder.name for run in find_runs(runs)] == ["mug-lora"]
 
 
-def test_a_line_that_a_crash_cut_short_and_a_missing_status_are_no_damage(runs):
+def test_a_truncated_last_line_and_a_missing_status_are_not_damage(runs):
     run = Run(runs / "mug-nora")
     with (run.folder / "log.jsonl").open("a") as log:
         log.write('{"step": 7, "lo')
     (run.folder / "status.json").unlink()
-    assert standing(run).damage is None
-    assert standing(run).state == "new"
+    assert summarize(run).damage is None
+    assert summarize(run).state == "new"
 
 
-def test_numbers_that_are_none_are_left_out_of_curves(runs):
+def test_curves_leave_out_values_that_are_not_numbers(runs):
     rows = '{"step": 2, "loss": NaN, "first_step": {"unet": 0.3}}\n{"step": 4, "loss": 0.5}\n'
     run = damage(runs, "log.jsonl", rows)
-    now = standing(run)
+    now = summarize(run)
     assert now.damage is None, "a diverged loss is logged so, and so is a number for each part"
     assert now.curves == {"loss": [(4, 0.5)]}
 
@@ -129,7 +129,7 @@ def test_numbers_that_are_none_are_left_out_of_curves(runs):
         *(pytest.param(f, marks=pytest.mark.slow) for f in ("status.json", "log.jsonl")),
     ],
 )
-def test_a_run_goes_on_over_what_it_does_not_need_and_names_what_it_does(
+def test_resuming_ignores_damage_to_files_it_does_not_need_and_names_others(
     tmp_path, monkeypatch, file
 ):
     shutil.copytree(GOLDEN, tmp_path / "golden")
@@ -142,15 +142,15 @@ def test_a_run_goes_on_over_what_it_does_not_need_and_names_what_it_does(
         assert outcome.status == 2
         assert len(outcome.errors) == 1
         assert "photos.json is damaged: " in outcome.errors[0]
-        assert "delete this file to go on" in outcome.errors[0]
+        assert "or delete it to continue without checking" in outcome.errors[0]
         damage_at.unlink()
     else:
         assert outcome.status == 0, outcome.err
         assert Run(Path("runs") / "stopped-nora").state == "finished"
-        assert standing(Run(Path("runs") / "stopped-nora")).damage is None
+        assert summarize(Run(Path("runs") / "stopped-nora")).damage is None
 
 
-def test_a_status_of_an_absurd_process_holds_nobody_up(runs):
+def test_a_status_with_an_impossible_process_does_not_block_a_run(runs):
     run = Run(runs / "mug-nora")
     for pid in (0, -1, 2**31, 2**64, True, 1.5, "1", None):
         status = {"state": "running", "pid": pid, "started": 5.0, "host": "here"}

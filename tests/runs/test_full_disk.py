@@ -1,4 +1,4 @@
-"""A disk that is full or cannot be written: one line, nothing half there, and a way on."""
+"""A full or read-only disk: one line, no half-written files, and resuming afterwards."""
 
 import contextlib
 import os
@@ -128,7 +128,7 @@ def limited(start: Callable, folder: Path, limit: int, changes: dict) -> str:
     return told.line
 
 
-def test_output_that_cannot_be_written_is_a_failure_too(trainer, tmp_path):
+def test_output_that_cannot_be_written_fails_the_run(trainer, tmp_path):
     run = Run(tmp_path / "runs" / "mug-nora")
     process = trainer(LONG | {"checkpoint-every": 2000, "log-every": 2000})
     wait_until(lambda: "step/s" in (tmp_path / "told.txt").read_text() if run.exists else False)
@@ -137,9 +137,9 @@ def test_output_that_cannot_be_written_is_a_failure_too(trainer, tmp_path):
     assert "File too large" in run.read_status()["error"]
 
 
-def test_class_pictures_that_cannot_be_kept_are_told(trainer, tmp_path):
+def test_class_images_that_cannot_be_written_are_reported(trainer, tmp_path):
     line = limited(trainer, tmp_path, 1_000, SHORT | {"prior-weight": 1, "class-pictures": 2})
-    assert "class-pictures" in line and "a picture" in line and "start the same command" in line
+    assert "class-pictures" in line and "an image" in line and "start the same command" in line
     assert not (tmp_path / "runs" / "mug-nora").exists()  # the name is free for the next try
 
 

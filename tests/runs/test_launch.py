@@ -1,4 +1,4 @@
-"""The trainer through `accelerate launch`, as a person starts it in several processes."""
+"""The trainer in several processes through `accelerate launch`."""
 
 import os
 import signal

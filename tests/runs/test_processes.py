@@ -1,4 +1,4 @@
-"""The trainer in several processes: it learns what one would, stops as one and fails as one."""
+"""The trainer in several processes: the same results as one, common stops and common failures."""
 
 import os
 import signal
@@ -69,7 +69,7 @@ def alone_and_together(tiny_base, told_photos, tmp_path_factory):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_two_processes_learn_what_one_does(alone_and_together, method):
+def test_two_processes_train_the_same_weights_as_one(alone_and_together, method):
     alone, pair = (alone_and_together[0] / n / f"mug-{method}" for n in ("alone", "together"))
     moved = 0.0
     expected = states(alone / "adapter")
@@ -90,7 +90,9 @@ def test_two_processes_learn_what_one_does(alone_and_together, method):
 
 
 @pytest.mark.slow
-def test_ranks_are_drawn_and_taken_away_alike(tiny_base, photo_folder, tmp_path):
+def test_ranks_are_dropped_and_pruned_alike_in_one_process_and_in_two(
+    tiny_base, photo_folder, tmp_path
+):
     changes = only_unet({**QUICK, "steps": 8, "checkpoint-every": 8, "unet.rank": 4})
     # At such a rate AdaLoRA is seen to learn in so few steps, and DyLoRA does not enlarge rounding.
     changes["override"] = "adalora.unet.learning_rate=0.1"
@@ -123,7 +125,7 @@ def states(folder: Path) -> dict[str, torch.Tensor]:
     return {f"{f.parent.name}.{n}": t for f in files for n, t in load_file(f).items()}
 
 
-def test_the_main_process_alone_tells(alone_and_together):
+def test_only_the_main_process_prints(alone_and_together):
     said, silent = alone_and_together[1]
     assert said.out.count("proven by a fresh pipeline") == 2
     assert silent.out == ""
@@ -142,7 +144,7 @@ def test_a_batch_that_cannot_be_shared_is_refused_once(tiny_base, photo_folder, 
     assert (said.status, silent.status) == (2, 2)
     assert said.errors == [
         "error: --batch-size: expected a multiple of 2, an equal share for each of 2 processes; "
-        "got 3. The nearest: 2 or 4."
+        "got 3. Set it to 2 or 4."
     ]
     assert "Loading" not in said.out
     assert silent.err == ""
@@ -151,9 +153,9 @@ def test_a_batch_that_cannot_be_shared_is_refused_once(tiny_base, photo_folder, 
 
 def test_shares_are_counted_with_micro_batches():
     processes.check_shares(6, 3)
-    with pytest.raises(StudioError, match=r"4 pieces \(--accumulate\); got 6. The nearest: 4 or 8"):
+    with pytest.raises(StudioError, match=r"4 pieces \(--accumulate\); got 6. Set it to 4 or 8"):
         processes.check_shares(6, 4)
-    with pytest.raises(StudioError, match=r"got 2. The nearest: 4\."):
+    with pytest.raises(StudioError, match=r"got 2. Set it to 4\."):
         processes.check_shares(2, 4)
 
 
@@ -218,7 +220,7 @@ def test_both_stop_after_the_same_step_if_one_is_asked_and_go_on_to_the_bit(
     assert losses[0] == losses[1]
 
 
-def test_a_loss_gone_bad_in_one_process_ends_both(tiny_base, photo_folder, tmp_path):
+def test_a_nan_loss_in_one_process_ends_both(tiny_base, photo_folder, tmp_path):
     def spoil(rank: int) -> None:
         """Photos that turn to NaN in the second process alone."""
         from nora_studio.sdxl.cache import LatentCache
@@ -251,11 +253,11 @@ def test_a_sample_that_cannot_be_written_ends_both(tiny_base, photo_folder, tmp_
         tmp_path / "told", tiny_arguments(tiny_base, photo_folder, tmp_path / "r", changes=changes)
     )
     assert pair.wait() == [2, 2], pair.said
-    assert "cannot be written (a picture)" in pair.said[0].err
+    assert "cannot be written (an image)" in pair.said[0].err
     assert "Traceback" not in pair.said[1].err
 
 
-def test_nobody_waits_for_a_process_that_was_killed(tiny_base, photo_folder, tmp_path):
+def test_no_process_waits_for_one_that_was_killed(tiny_base, photo_folder, tmp_path):
     changes = only_unet({**QUICK, "steps": 3000, "checkpoint-every": 5000})
     arguments = tiny_arguments(tiny_base, photo_folder, tmp_path / "r", changes=changes)
     pair = start_pair(tmp_path / "told", arguments)

@@ -1,4 +1,4 @@
-"""What is to be done about a file fits where it lies, and does help."""
+"""The remedy for a damaged file depends on where the file is, and works."""
 
 import json
 import shutil
@@ -15,13 +15,13 @@ from nora_studio.adapters.files.adapter_folders import load_adapter
 from nora_studio.adapters.files.identify import SEED_KEY
 from nora_studio.errors import StudioError
 from nora_studio.runs.remedies import get_again
-from nora_studio.scoring.compare import enter_adapters
+from nora_studio.scoring.compare import adapter_columns
 from nora_studio.scoring.fidelity_judging import find_checkpoints
-from nora_studio.sdxl.entrants import weights_digest
+from nora_studio.sdxl.columns import content_digest
 from nora_studio.sdxl.models import load_sdxl, parts_of
 from nora_studio.trainer.checkpoints import read_state
 
-DOWNLOAD = "Download it again, or export it again from the run that it came from."
+DOWNLOAD = "Download it again, or export it again from its run."
 UNET = Path("unet") / "adapter_model.safetensors"
 
 
@@ -49,7 +49,7 @@ def test_a_runs_damaged_adapter_is_written_again_by_resuming(golden):
     for file in (UNET, Path("card.json"), Path("unet") / "adapter_config.json"):
         cut(run / "adapter" / file)
         assert refusal(run).endswith(
-            f"Go on with {run} by --resume, which writes its adapter again."
+            f"Continue {run} with --resume, which writes its adapter again."
         )
     outcome = run_trainer("--config", str(run / "config.toml"), "--resume")
     assert outcome.status == 0, outcome.err
@@ -58,18 +58,18 @@ def test_a_runs_damaged_adapter_is_written_again_by_resuming(golden):
     load_adapter(run, parts_of(load_sdxl("bases/sdxl")))
 
 
-def test_a_damaged_checkpoint_gives_way_unless_it_is_the_only_one(golden):
+def test_the_remedy_for_a_damaged_checkpoint_is_another_one_or_a_copy(golden):
     only = Path("runs") / "mug-nora" / "checkpoints" / "step-000006"
     cut(only / UNET)
-    assert refusal(only).endswith("put back a copy of it, or begin another run.")
+    assert refusal(only).endswith("restore it from a copy, or start another run.")
     older = shutil.copytree(only, only.with_name("step-000004"))
-    assert f"Delete {only}, and the run goes on from another" in refusal(only)
+    assert f"Delete {only}, and continue the run from another checkpoint" in refusal(only)
     cut(older / "state.safetensors")
-    with pytest.raises(StudioError, match=r"Delete .*step-000004, and the run goes on"):
+    with pytest.raises(StudioError, match=r"Delete .*step-000004, and continue the run"):
         read_state(older)
 
 
-def test_a_file_from_elsewhere_is_had_again_where_it_came_from(golden):
+def test_the_remedy_for_a_damaged_file_is_to_download_or_export_it_again(golden):
     for name in ("mug.seed", "mug.kohya", "mug-lora.diffusers"):
         file = Path("files") / f"{name}.safetensors"
         content = file.read_bytes()
@@ -78,7 +78,7 @@ def test_a_file_from_elsewhere_is_had_again_where_it_came_from(golden):
             assert refusal(file).endswith(DOWNLOAD), name
     moved = Path(shutil.move("runs/mug-nora/adapter", "downloaded"))
     cut(moved / "card.json")
-    assert refusal(moved).endswith("Put back a copy of it, or download it again.")
+    assert refusal(moved).endswith("Restore it from a copy, or download it again.")
 
 
 def changed(file: Path, tensors: dict, metadata: dict | None = None) -> Path:
@@ -86,7 +86,7 @@ def changed(file: Path, tensors: dict, metadata: dict | None = None) -> Path:
     return file
 
 
-def test_a_key_that_has_no_place_is_told_by_what_is_odd_about_it(golden):
+def test_an_unknown_key_is_named_with_what_is_wrong_about_it(golden):
     file = Path("files") / "mug.kohya.safetensors"
     tensors = load_file(file)
     layer = next(name for name in tensors if name.endswith(".lora_up.weight"))
@@ -123,7 +123,7 @@ def test_a_later_seed_file_asks_for_an_update_and_another_method_for_another_fil
     assert "got 'XLORA'. Get one of these kinds." in told
 
 
-def test_a_run_without_an_adapter_is_told_what_it_has(golden):
+def test_a_run_without_an_adapter_is_refused_with_what_it_has_instead(golden):
     with pytest.raises(StudioError, match="name one of its checkpoints"):
         open_adapter(Path("runs") / "stopped-nora").card
     shutil.rmtree("runs/stopped-nora/checkpoints/step-000004")
@@ -131,7 +131,7 @@ def test_a_run_without_an_adapter_is_told_what_it_has(golden):
         open_adapter(Path("runs") / "stopped-nora").card
 
 
-def test_a_checkpoint_that_was_pruned_meanwhile_is_told_as_such(golden, command):
+def test_a_checkpoint_pruned_meanwhile_is_reported_as_such(golden, command):
     gone = Path("runs") / "stopped-nora" / "checkpoints" / "step-000002"
     status, _, err = command("generate", "--adapters", gone, "--prompts", "a [V] mug")
     assert status == 2
@@ -139,16 +139,16 @@ def test_a_checkpoint_that_was_pruned_meanwhile_is_told_as_such(golden, command)
     assert len(err.splitlines()) == 1
 
 
-def test_a_checkpoint_that_goes_while_it_is_measured_is_told_in_one_line(golden):
+def test_a_checkpoint_removed_while_measured_is_reported_in_one_line(golden):
     """As `fidelity` reads it, beside a run in training."""
     (found,) = find_checkpoints(Path("runs") / "stopped-nora", last=2)
     pipe = load_sdxl("bases/sdxl")
-    (entrant,) = enter_adapters([found.path], with_base=False)
+    (column,) = adapter_columns([found.path], with_base=False)
     shutil.rmtree(found.path)
     reads = {
-        "its recipe": lambda: weights_digest(pipe, entrant.adapters[0].adapter),
+        "its recipe": lambda: content_digest(pipe, column.adapters[0].adapter),
         "its weights": lambda: load_adapter(found.path, parts_of(pipe)),
-        "its card": lambda: enter_adapters([found.path], with_base=False),
+        "its card": lambda: adapter_columns([found.path], with_base=False),
     }
     for name, read in reads.items():
         with pytest.raises(StudioError, match="keeps its newest checkpoints only") as told:
@@ -156,5 +156,5 @@ def test_a_checkpoint_that_goes_while_it_is_measured_is_told_in_one_line(golden)
         assert "\n" not in str(told.value), name
 
 
-def test_no_remedy_is_for_a_file_that_is_not_there():
+def test_a_lone_file_is_to_be_downloaded_or_exported_again():
     assert get_again(Path("x.safetensors")) == DOWNLOAD

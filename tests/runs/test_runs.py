@@ -1,4 +1,4 @@
-"""A run's folder: what is written is whole, what is old goes, and resuming starts at one step."""
+"""A run's folder: creating, logging, checkpoints, and the step from which twins resume."""
 
 import errno
 import json
@@ -28,7 +28,7 @@ def checkpoints(run: Run, *steps: int) -> None:
         run.save_checkpoint(step, mark)
 
 
-def test_a_new_run_holds_its_options_and_takes_no_one_elses_place(run):
+def test_a_new_run_holds_its_options_and_does_not_replace_another(run):
     assert (run.folder / "config.toml").read_text() == "steps = 5\n"
     with pytest.raises(StudioError, match=r"is a run already.*--resume.*--name"):
         Run.create(run.folder, "steps = 6\n")
@@ -36,8 +36,8 @@ def test_a_new_run_holds_its_options_and_takes_no_one_elses_place(run):
     assert Run.open(run.folder) == run
 
 
-def test_what_is_no_run_cannot_be_opened_or_written_over(tmp_path):
-    with pytest.raises(StudioError, match="is no run"):
+def test_a_folder_that_is_no_run_is_neither_opened_nor_overwritten(tmp_path):
+    with pytest.raises(StudioError, match="is not a run"):
         Run.open(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(StudioError, match="cannot be written"):
@@ -60,7 +60,7 @@ def test_an_option_that_differs_is_named_with_both_values(run):
         assert all(word in str(refusal.value) for word in words)
 
 
-def test_a_run_from_before_an_option_existed_goes_on_under_its_default(run):
+def test_a_run_older_than_an_option_resumes_with_its_default(run):
     defaults = "ema = 0.0\n[unet]\nrank = 8\nnew = 1\n"
     run.check_config("steps = 5\nema = 0.0\n[unet]\nrank = 8\nnew = 1\n", defaults)
     with pytest.raises(StudioError, match=r"unet.new = 1; got 2"):
@@ -99,7 +99,7 @@ def test_status_is_empty_before_the_first_and_then_the_last(run):
     assert "seconds_left" not in status
 
 
-def test_the_log_forgets_lines_after_a_step(run):
+def test_log_lines_after_a_step_are_removed(run):
     assert run.read_log() == []
     for step in (2, 4, 6):
         run.log(step, loss=step / 10)
@@ -109,7 +109,7 @@ def test_the_log_forgets_lines_after_a_step(run):
     assert [row["step"] for row in run.read_log()] == [2, 4, 6]
 
 
-def test_a_line_that_a_crash_cut_short_is_left_out(run):
+def test_a_truncated_log_line_is_left_out(run):
     run.log(2, loss=0.2)
     with (run.folder / "log.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')
@@ -142,14 +142,14 @@ def test_a_checkpoint_that_fails_leaves_nothing_and_loses_nothing(run):
     assert (run.checkpoints()[2] / "weights").is_file()
 
 
-def test_folders_that_are_no_whole_checkpoint_are_not_seen(run):
+def test_folders_that_are_no_complete_checkpoint_are_ignored(run):
     checkpoints(run, 2)
     for name in (".step-000004.123.new", "step-5", "step-000006.bak", "notes"):
         (run.folder / "checkpoints" / name).mkdir()
     assert list(run.checkpoints()) == [2]
 
 
-def test_siblings_go_on_from_the_newest_step_that_both_have(tmp_path):
+def test_twins_resume_from_the_newest_step_that_both_have(tmp_path):
     nora, lora = (Run.create(tmp_path / name, "") for name in ("nora", "lora"))
     checkpoints(nora, 2, 4, 6)
     checkpoints(lora, 2, 4)
@@ -205,11 +205,11 @@ def test_a_damaged_training_state_says_what_to_do(tmp_path):
     content = file.read_bytes()
     for damaged in (content[:-10], b"", json.dumps({}).encode()):
         file.write_bytes(damaged)
-        with pytest.raises(StudioError, match="It is its run's only checkpoint"):
+        with pytest.raises(StudioError, match="It is the run's only checkpoint"):
             read_state(checkpoint)
     (tmp_path / "step-000002").mkdir()
     with pytest.raises(
-        StudioError, match=r"Delete .*step-000004, and the run goes on from another"
+        StudioError, match=r"Delete .*step-000004, and continue the run from another checkpoint"
     ):
         read_state(checkpoint)
     file.unlink()

@@ -1,4 +1,4 @@
-"""A comparison draws once, knows what changed, and the scoring script tells it all."""
+"""A comparison generates each image once, notices changes, and the script scores all of it."""
 
 import json
 import runpy
@@ -15,10 +15,10 @@ from support.tiny import SIZE, tiny_adapter, tiny_clip
 
 from nora_studio.errors import StudioError
 from nora_studio.scoring.compare import (
-    Drawing,
-    draw_missing,
-    enter_adapters,
+    GenerationSettings,
+    adapter_columns,
     find_differences,
+    generate_missing,
     mean_by_prompt,
     run_name,
 )
@@ -26,7 +26,7 @@ from nora_studio.sdxl.models import load_sdxl
 from nora_studio.sdxl.recipes import read_recipe
 
 SCRIPT = TOP / "evaluation" / "clip_score.py"
-DRAWING = Drawing(
+DRAWING = GenerationSettings(
     model="tiny",
     prompts=("a photo of a [V] mug", "a [V] mug on the beach"),
     seeds=(0, 1),
@@ -59,22 +59,22 @@ def photos(tmp_path_factory) -> Path:
     return folder
 
 
-def drawn_again(pipe, entrants, drawing, folder) -> set[str]:
+def drawn_again(pipe, columns, drawing, folder) -> set[str]:
     """Names of the entrants' files that a second call wrote anew."""
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("*.png")}
-    draw_missing(pipe, entrants, drawing, folder)
+    generate_missing(pipe, columns, drawing, folder)
     after = {file: file.stat().st_mtime_ns for file in folder.rglob("*.png")}
     return {f"{f.parent.name}/{f.name}" for f, time in after.items() if before.get(f) != time}
 
 
-def test_columns_are_named_by_method_and_by_run_where_methods_meet(runs, tmp_path):
-    named = enter_adapters([runs["nora"], runs["lora"]])
-    assert [entrant.label for entrant in named] == ["base", "NoRA", "LoRA"]
+def test_columns_are_named_by_method_or_by_run_if_methods_repeat(runs, tmp_path):
+    named = adapter_columns([runs["nora"], runs["lora"]])
+    assert [column.label for column in named] == ["base", "NoRA", "LoRA"]
     shutil.copytree(runs["nora"], tmp_path / "other-nora")
-    twins = enter_adapters([runs["nora"], tmp_path / "other-nora"], with_base=False)
-    assert [entrant.label for entrant in twins] == ["mug-nora", "other-nora"]
+    twins = adapter_columns([runs["nora"], tmp_path / "other-nora"], with_base=False)
+    assert [column.label for column in twins] == ["mug-nora", "other-nora"]
     with pytest.raises(StudioError, match="each adapter once"):
-        enter_adapters([runs["nora"], runs["nora"] / "adapter"])
+        adapter_columns([runs["nora"], runs["nora"] / "adapter"])
 
 
 def test_checkpoints_are_named_by_run_and_step():
@@ -85,10 +85,10 @@ def test_checkpoints_are_named_by_run_and_step():
     )
 
 
-def test_each_entrant_draws_its_own_pictures_with_their_recipes(pipe, runs, tmp_path):
-    entrants = enter_adapters(list(runs.values()))
+def test_each_column_gets_its_own_images_with_their_recipes(pipe, runs, tmp_path):
+    columns = adapter_columns(list(runs.values()))
     seen = []
-    pictures = draw_missing(pipe, entrants, DRAWING, tmp_path, lambda *now: seen.append(now))
+    pictures = generate_missing(pipe, columns, DRAWING, tmp_path, lambda *now: seen.append(now))
     assert list(pictures) == ["base", "LoRA", "NoRA"]
     assert seen == [(label, n, 4) for label in pictures for n in range(1, 5)]
     pair = ("a photo of a [V] mug", 1)
@@ -99,32 +99,30 @@ def test_each_entrant_draws_its_own_pictures_with_their_recipes(pipe, runs, tmp_
     assert len({files[pair].read_bytes() for files in pictures.values()}) == 3
 
 
-def test_only_what_is_missing_or_changed_is_drawn_again(pipe, runs, tmp_path):
-    entrants = enter_adapters(list(runs.values()))
-    pictures = draw_missing(pipe, entrants, DRAWING, tmp_path)
-    assert drawn_again(pipe, entrants, DRAWING, tmp_path) == set()
+def test_only_missing_or_changed_images_are_generated_again(pipe, runs, tmp_path):
+    columns = adapter_columns(list(runs.values()))
+    pictures = generate_missing(pipe, columns, DRAWING, tmp_path)
+    assert drawn_again(pipe, columns, DRAWING, tmp_path) == set()
     lost, damaged = pictures["base"][DRAWING.pairs[0]], pictures["NoRA"][DRAWING.pairs[3]]
     whole = lost.read_bytes()
     lost.unlink()
     damaged.write_bytes(b"not a picture")
     again = {f"{file.parent.name}/{file.name}" for file in (lost, damaged)}
-    assert drawn_again(pipe, entrants, DRAWING, tmp_path) == again
+    assert drawn_again(pipe, columns, DRAWING, tmp_path) == again
     assert lost.read_bytes() == whole
     stronger = replace(DRAWING, strength=0.5)
-    changed = drawn_again(pipe, entrants, stronger, tmp_path)
+    changed = drawn_again(pipe, columns, stronger, tmp_path)
     assert {name.split("/")[0] for name in changed} == {"lora", "nora"}
-    assert len(drawn_again(pipe, entrants, replace(stronger, steps=2), tmp_path)) == 12
+    assert len(drawn_again(pipe, columns, replace(stronger, steps=2), tmp_path)) == 12
 
 
-def test_strength_zero_is_the_base_to_the_bit_and_signs_have_folders_of_their_own(
-    pipe, runs, tmp_path
-):
-    entrants = enter_adapters([runs["nora"]], strengths=[0.0, -1.0, 1.0])
-    pictures = draw_missing(pipe, entrants, DRAWING, tmp_path)
+def test_strength_zero_is_the_base_to_the_bit_and_signs_get_different_folders(pipe, runs, tmp_path):
+    columns = adapter_columns([runs["nora"]], strengths=[0.0, -1.0, 1.0])
+    pictures = generate_missing(pipe, columns, DRAWING, tmp_path)
     folders = {next(iter(files.values())).parent.name for files in pictures.values()}
     assert folders == {"base", "nora-0", "nora-minus-1", "nora-1"}
-    off = draw_missing(
-        pipe, enter_adapters([runs["nora"]]), replace(DRAWING, strength=0.0), tmp_path / "off"
+    off = generate_missing(
+        pipe, adapter_columns([runs["nora"]]), replace(DRAWING, strength=0.0), tmp_path / "off"
     )
     for pair, file in pictures["base"].items():
         base = np.asarray(Image.open(file))
@@ -134,13 +132,13 @@ def test_strength_zero_is_the_base_to_the_bit_and_signs_have_folders_of_their_ow
     assert read_recipe(pictures["NoRA × 0"][DRAWING.pairs[0]]).trigger is None
 
 
-def test_an_adapter_retrained_under_its_old_name_is_drawn_again(pipe, runs, tmp_path):
+def test_images_of_a_retrained_adapter_are_generated_again(pipe, runs, tmp_path):
     run = tmp_path / "mug"
     shutil.copytree(runs["nora"], run)
-    draw_missing(pipe, enter_adapters([run]), DRAWING, tmp_path / "out")
+    generate_missing(pipe, adapter_columns([run]), DRAWING, tmp_path / "out")
     shutil.rmtree(run)
     tiny_adapter(run / "adapter", pipe, "nora", strength=0.5)
-    changed = drawn_again(pipe, enter_adapters([run]), DRAWING, tmp_path / "out")
+    changed = drawn_again(pipe, adapter_columns([run]), DRAWING, tmp_path / "out")
     assert {name.split("/")[0] for name in changed} == {"nora"}
     assert len(changed) == 4
 
@@ -158,7 +156,7 @@ def test_prompts_are_the_units_and_every_pair_is_compared():
     assert mean_by_prompt(better, drawing)["prompt 1"] == pytest.approx(0.525)
 
 
-def test_one_prompt_is_compared_over_seeds_and_one_picture_not_at_all():
+def test_one_prompt_is_compared_over_seeds_and_one_image_not_at_all():
     scores = {"CLIP-T": {"base": [0.1] * 8, "NoRA": [0.3] * 8}}
     one = replace(DRAWING, prompts=("a [V] mug",), seeds=tuple(range(8)))
     assert [f.verdict for f in find_differences(scores, one)] == ["NoRA higher than base"]
@@ -173,7 +171,7 @@ def run_script(monkeypatch, *arguments: object) -> int:
     return int(ended.value.code or 0)
 
 
-def test_the_script_scores_everything_and_says_what_it_shows(
+def test_the_script_scores_everything_and_prints_the_verdicts(
     tiny_base, runs, photos, tmp_path, monkeypatch, capsys
 ):
     clip = tiny_clip(tmp_path / "clip")

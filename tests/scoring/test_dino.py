@@ -1,4 +1,4 @@
-"""DINO's score is the mean cosine of class tokens with the real photos, and only DINO's."""
+"""The DINO score is the mean cosine of class tokens with the real photos."""
 
 import json
 
@@ -12,7 +12,7 @@ from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTImageProcessor
 
 from nora_studio.errors import StudioError
 from nora_studio.scoring.dino import dino_score, load_dino
-from nora_studio.scoring.scores import load_scorer, score_pictures
+from nora_studio.scoring.scores import load_scorer, score_images
 
 SIDE, PATCH, WIDTH, HEADS = 32, 8, 16, 2
 
@@ -100,7 +100,7 @@ def test_dino_is_the_mean_cosine_of_class_tokens_with_all_real_photos(folder):
     assert len({round(value, 3) for value in expected}) == 3
 
 
-def test_many_pictures_score_as_each_alone_and_a_picture_is_like_itself(folder):
+def test_dino_scores_do_not_depend_on_the_batch_and_an_image_equals_itself(folder):
     dino, photos = load_dino(str(folder)), noise_pictures(1, seed=2)
     images = noise_pictures(35, seed=3)  # more than one encoding batch
     together = dino_score(dino, images, photos)
@@ -108,7 +108,7 @@ def test_many_pictures_score_as_each_alone_and_a_picture_is_like_itself(folder):
     assert dino_score(dino, photos, photos).item() == pytest.approx(1.0, abs=1e-6)
 
 
-def test_a_wide_photo_is_seen_by_its_middle_square_undistorted(folder):
+def test_a_wide_photo_is_encoded_by_its_centre_square(folder):
     dino = load_dino(str(folder))
     wide = noise_pictures(1, seed=4)[0].resize((SIDE * 2, SIDE), Image.Resampling.NEAREST)
     middle = wide.crop((SIDE // 2, 0, SIDE // 2 + SIDE, SIDE))
@@ -118,19 +118,19 @@ def test_a_wide_photo_is_seen_by_its_middle_square_undistorted(folder):
     assert not torch.allclose(told[0], told[2], atol=1e-3)
 
 
-def test_dino_stands_among_the_scores_only_where_it_is_asked(folder, tmp_path):
+def test_dino_is_among_the_scores_only_if_requested(folder, tmp_path):
     scorer, dino = load_scorer(str(tiny_clip(tmp_path / "clip"))), load_dino(str(folder))
     images, photos, prompts = noise_pictures(2, 5), noise_pictures(2, 6), ["a mug", "a [V] mug"]
-    assert list(dict(score_pictures(scorer, images, prompts, photos))) == ["CLIP-T", "CLIP-I"]
-    scores = dict(score_pictures(scorer, images, prompts, photos, dino))
+    assert list(dict(score_images(scorer, images, prompts, photos))) == ["CLIP-T", "CLIP-I"]
+    scores = dict(score_images(scorer, images, prompts, photos, dino))
     assert list(scores) == ["CLIP-T", "CLIP-I", "DINO"]
     assert torch.equal(scores["DINO"], dino_score(dino, images, photos))
-    assert "DINO" not in dict(score_pictures(scorer, images, prompts, None, dino))
+    assert "DINO" not in dict(score_images(scorer, images, prompts, None, dino))
     with pytest.raises(StudioError, match="real photo"):
         dino_score(dino, images, [])
 
 
-def test_what_is_no_whole_dino_in_safetensors_is_refused_in_one_line(folder, tmp_path):
+def test_an_incomplete_or_pickled_dino_is_refused_in_one_line(folder, tmp_path):
     pickled, partial, other = (tmp_path / name for name in ("pickled", "partial", "other"))
     for copy in (pickled, partial):
         copy.mkdir()
@@ -154,7 +154,7 @@ def test_what_is_no_whole_dino_in_safetensors_is_refused_in_one_line(folder, tmp
         assert "\n" not in str(refused.value)
 
 
-def test_the_pooler_that_dino_lacks_is_not_missed(folder):
+def test_a_dino_without_a_pooler_is_loaded(folder):
     assert "pooler.dense.weight" not in load_file(folder / "model.safetensors")
     assert json.loads((folder / "config.json").read_text())["model_type"] == "vit"
     load_dino(str(folder))

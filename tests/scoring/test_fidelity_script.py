@@ -1,4 +1,4 @@
-"""The script measures what it says it measures, once, and goes on where it was cut short."""
+"""The fidelity script measures every point once and continues after a stop."""
 
 import contextlib
 import io
@@ -17,9 +17,9 @@ from support.trainer import Outcome
 from nora_studio.errors import StudioError
 from nora_studio.photos.images import list_photos, open_photo
 from nora_studio.runs.runs import Run
-from nora_studio.scoring.compare import Drawing, open_picture
+from nora_studio.scoring.compare import GenerationSettings, read_image
 from nora_studio.scoring.fidelity import read_fidelity
-from nora_studio.scoring.fidelity_judging import Panel, find_checkpoints, planned_points, score_of
+from nora_studio.scoring.fidelity_judging import Judges, find_checkpoints, plan_points, score_of
 from nora_studio.scoring.scores import clip_i, clip_t, load_scorer
 from nora_studio.scoring.statistics import paired_difference
 from nora_studio.sdxl.recipes import read_recipe
@@ -89,7 +89,7 @@ def test_scores_are_those_of_the_score_command_by_prompt(done, clip, photo_folde
     result, scorer = read_fidelity(out), load_scorer(str(clip))
     photos = [open_photo(file) for file in list_photos(photo_folder)]
     for point in (result.base, result.points[0], result.points[-1]):
-        images = [open_picture(out / name) for name in point.pictures]
+        images = [read_image(out / name) for name in point.pictures]
         written = [prompt for prompt in PROMPTS for _ in (0, 1)]
         for name, values in (
             ("CLIP-T", clip_t(scorer, images, written)),
@@ -102,7 +102,7 @@ def test_scores_are_those_of_the_score_command_by_prompt(done, clip, photo_folde
             assert (score.low, score.high) == pytest.approx((low, high), abs=1e-6)
 
 
-def test_the_page_the_plot_and_the_terminal_tell_the_same(done):
+def test_the_page_and_the_terminal_show_the_same(done):
     out, outcome = done
     page = (out / "fidelity.md").read_text()
     covered = "over 2 prompts. They cover prompts and seeds of one subject"
@@ -117,7 +117,7 @@ def test_the_page_the_plot_and_the_terminal_tell_the_same(done):
     assert f"{first['mean']:.3f} ({first['low']:.3f} to {first['high']:.3f})" in page
 
 
-def test_nothing_is_drawn_twice_and_a_lost_picture_alone_anew(done, arguments, tmp_path):
+def test_only_a_lost_image_is_generated_again(done, arguments, tmp_path):
     out = Path(shutil.copytree(done[0], tmp_path / "out"))
     before = {file: file.stat().st_mtime_ns for file in out.rglob("pictures/**/*.png")}
     kept = (out / "fidelity.json").read_text()
@@ -130,7 +130,7 @@ def test_nothing_is_drawn_twice_and_a_lost_picture_alone_anew(done, arguments, t
     assert (out / "fidelity.json").read_text() == kept
 
 
-def test_a_result_is_there_after_every_point(done, arguments, tmp_path, monkeypatch):
+def test_the_result_is_written_after_every_point(done, arguments, tmp_path, monkeypatch):
     out = Path(shutil.copytree(done[0], tmp_path / "out"))
     (out / "fidelity.json").unlink()
     seen: list[int] = []
@@ -165,36 +165,36 @@ def test_checkpoints_of_the_final_step_are_not_measured_twice(twins, tmp_path):
         find_checkpoints(run, 2)
 
 
-def test_what_is_as_trained_comes_first(twins):
+def test_points_as_trained_come_first(twins):
     runs = [twins[0] / name for name in ("mug-nora", "mug-lora")]
     every = [checkpoint for run in runs for checkpoint in find_checkpoints(run, 2)]
-    plan = [(c.run, c.card.steps, s) for c, s in planned_points(every, (0.6, 1.0))]
+    plan = [(c.run, c.card.steps, s) for c, s in plan_points(every, (0.6, 1.0))]
     assert plan[:3] == [("mug-nora", 6, 1.0), ("mug-lora", 6, 1.0), ("mug-nora", 4, 1.0)]
     assert len(plan) == len(set(plan)) == 8
 
 
-def test_the_photos_stand_for_the_subject_and_for_no_prompt(clip, photo_folder):
+def test_the_photos_are_scored_with_every_prompt_and_with_each_other(clip, photo_folder):
     scorer = load_scorer(str(clip))
     photos = [open_photo(file) for file in list_photos(photo_folder)]
-    panel = Panel.seat(scorer, None, photos, PROMPTS)
+    judges = Judges.prepare(scorer, None, photos, PROMPTS)
     features = scorer.image_features(photos)
     pairs = [float(features[a] @ features[b]) for a, b in ((0, 1), (0, 2), (1, 2))]
-    real = panel.real(2)
+    real = judges.real(2)
     assert real["CLIP-I"] == pytest.approx((sum(pairs) / 3,) * 2, abs=1e-6)
     for told, prompt in zip(real["CLIP-T"], PROMPTS, strict=True):
         each = clip_t(scorer, photos, [prompt] * len(photos))
         assert told == pytest.approx(float(each.mean()), abs=1e-6)
-    assert panel.nearest_photos == pytest.approx(max(pairs), abs=1e-6)
-    nearest = panel.judge(photos, [PROMPTS[0]] * 3)["nearest"]
+    assert judges.nearest_photos == pytest.approx(max(pairs), abs=1e-6)
+    nearest = judges.judge(photos, [PROMPTS[0]] * 3)["nearest"]
     assert torch.allclose(nearest, torch.ones(3), atol=1e-5)  # Each photo is its own copy.
     with pytest.raises(StudioError, match="at least two"):
-        Panel.seat(scorer, None, photos[:1], PROMPTS)
+        Judges.prepare(scorer, None, photos[:1], PROMPTS)
 
 
 def test_with_one_prompt_its_seeds_are_the_units():
-    drawing = Drawing("tiny", ("a [V] mug",), (0, 1, 2), 1, 1.0, 32)
+    drawing = GenerationSettings("tiny", ("a [V] mug",), (0, 1, 2), 1, 1.0, 32)
     assert score_of([0.1, 0.2, 0.6], drawing).units == (0.1, 0.2, 0.6)
-    alone = score_of([0.1], Drawing("tiny", ("a [V] mug",), (0,), 1, 1.0, 32))
+    alone = score_of([0.1], GenerationSettings("tiny", ("a [V] mug",), (0,), 1, 1.0, 32))
     assert (alone.units, alone.low) == ((0.1,), None)
 
 

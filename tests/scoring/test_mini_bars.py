@@ -1,4 +1,4 @@
-"""The bars of the miniature model, and its card: figures that follow from what was measured."""
+"""The bars of the miniature model, and its card, which follows from what was measured."""
 
 import json
 from pathlib import Path
@@ -14,26 +14,26 @@ from nora_studio.mini.pretrain.progress import write_json
 from nora_studio.scoring import mini_bars as bars
 
 
-def test_prompts_say_what_their_scenes_show() -> None:
-    trial = bars.draw_trial(200, 1)
-    assert len(trial.prompts) == len(trial.scenes) == 200
+def test_prompts_describe_their_scenes() -> None:
+    prompt_set = bars.sample_prompt_set(200, 1)
+    assert len(prompt_set.prompts) == len(prompt_set.scenes) == 200
     plain = 0
-    for i, prompt in enumerate(trial.prompts):
-        assert world.CLASSES[int(trial.scenes.kind[i])] in prompt
-        assert list(world.COLORS)[int(trial.scenes.main_color[i])] in prompt
-        pattern = world.PATTERNS[int(trial.scenes.pattern[i])]
+    for i, prompt in enumerate(prompt_set.prompts):
+        assert world.CLASSES[int(prompt_set.scenes.kind[i])] in prompt
+        assert list(world.COLORS)[int(prompt_set.scenes.main_color[i])] in prompt
+        pattern = world.PATTERNS[int(prompt_set.scenes.pattern[i])]
         plain += pattern == "plain"
         assert pattern in prompt or pattern == "plain"
-        assert (" wearing " in prompt) == (trial.scenes.accessory[i] > 0)
+        assert (" wearing " in prompt) == (prompt_set.scenes.accessory[i] > 0)
     assert 120 < plain < 180
-    assert len(set(trial.scenes.place.tolist())) == len(world.PLACES)
+    assert len(set(prompt_set.scenes.place.tolist())) == len(world.PLACES)
 
 
 @pytest.mark.parametrize("attribute", ["kind", "pattern"])
 def test_the_judge_counts_right_answers(attribute: str) -> None:
     """Who sees exactly what the true sentence says is always right; the next sentence, never."""
     judge = bars.Judge(embedded("mini-clip"), "cpu")
-    scenes, options = bars.draw_trial(70, 1).scenes, bars.OPTIONS[attribute]
+    scenes, options = bars.sample_prompt_set(70, 1).scenes, bars.OPTIONS[attribute]
 
     def seen(shift: int) -> torch.Tensor:
         truths = ((getattr(scenes, attribute) + shift) % len(options)).tolist()
@@ -42,16 +42,16 @@ def test_the_judge_counts_right_answers(attribute: str) -> None:
             bars.describe(attribute, options[i], kind)
             for i, kind in zip(truths, kinds, strict=True)
         ]
-        return judge.read(told)
+        return judge.text_features(told)
 
     assert judge.accuracies(scenes, seen(0))[attribute] == 1.0
     assert judge.accuracies(scenes, seen(1))[attribute] == 0.0
 
 
-def test_a_question_that_no_picture_answers_has_no_figure() -> None:
+def test_an_attribute_without_images_has_no_figure() -> None:
     judge = bars.Judge(embedded("mini-clip"), "cpu")
-    scenes = bars.draw_trial(4, 1).scenes
-    named = judge.accuracies(scenes, judge.read(["a red mug"] * 4))
+    scenes = bars.sample_prompt_set(4, 1).scenes
+    named = judge.accuracies(scenes, judge.text_features(["a red mug"] * 4))
     assert named["accessory"] is None and named["kind"] is not None
 
 

@@ -1,4 +1,4 @@
-"""Whoever draws or scores says which words are not read, and what is read as plain text."""
+"""Warnings about words that are not read and about other programs' syntax."""
 
 import json
 import runpy
@@ -17,7 +17,7 @@ from nora_studio.app.pages.comparison_view import sheet_view
 from nora_studio.app.server.image_jobs import new_sheet, read_sheet
 from nora_studio.app.server.live_sheet import LiveSheet
 from nora_studio.photos.prompts import other_syntax
-from nora_studio.scoring.compare import Drawing, enter_adapters
+from nora_studio.scoring.compare import GenerationSettings, adapter_columns
 from nora_studio.scoring.prompt_warnings import drawing_warnings
 from nora_studio.scoring.scores import load_scorer
 from nora_studio.sdxl.models import load_sdxl
@@ -43,7 +43,7 @@ WEIGHED = "a photo of a (mug:1.4) on the [beach]"
         ("a <mug-1> <mug-2> on grass", []),
     ],
 )
-def test_other_programs_syntax_is_found_and_our_own_is_not(prompt, found):
+def test_other_programs_syntax_is_found_but_not_the_placeholder(prompt, found):
     assert other_syntax(prompt) == found
 
 
@@ -51,7 +51,7 @@ def check(lines: list[str], judge: bool = False) -> None:
     """A line for what is too long, one for the syntax, and of the judge one for its own end."""
     lines = [line for line in lines if line.startswith("warning: ")]
     assert len(lines) == 3 if judge else 2, lines
-    assert "never read: '" in lines[0] and "in the snow'" in lines[0]
+    assert " is too long; '" in lines[0] and "in the snow' is not read" in lines[0]
     assert f"the prompt {LONG[:60].rstrip() + '...'!r} is too long" in lines[0]
     assert f"the prompt {WEIGHED!r}: (mug:1.4), [beach] is" in lines[1]
     assert "as plain text" in lines[1] and "Adapters" not in lines[1]
@@ -65,7 +65,7 @@ def adapter(tiny_base, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("word", ["generate", "compare"])
-def test_generate_and_compare_say_so_once_for_all_columns(
+def test_generate_and_compare_warn_once_for_all_columns(
     command, tiny_base, adapter, tmp_path, word
 ):
     words = ["--adapters", adapter, "--prompts", LONG, WEIGHED, "--model", tiny_base]
@@ -76,7 +76,7 @@ def test_generate_and_compare_say_so_once_for_all_columns(
 
 
 @pytest.mark.parametrize("script", ["clip_score.py", "fidelity.py"])
-def test_scripts_that_score_say_so_of_the_base_and_of_the_judge(
+def test_scoring_scripts_warn_for_the_base_and_for_the_judge(
     script, tiny_base, adapter, photo_folder, tmp_path, monkeypatch, capfd
 ):
     words = ["--adapters", adapter, "--prompts", LONG, WEIGHED, "--model", tiny_base]
@@ -90,7 +90,7 @@ def test_scripts_that_score_say_so_of_the_base_and_of_the_judge(
     check(capfd.readouterr().err.splitlines(), judge=True)
 
 
-def test_the_drawing_server_tells_and_the_page_keeps_and_shows(
+def test_the_drawing_server_sends_warnings_and_the_page_shows_them(
     tiny_base, photo_folder, workspace, tmp_path
 ):
     request = {
@@ -110,7 +110,7 @@ def test_the_drawing_server_tells_and_the_page_keeps_and_shows(
         live.warn(event["warnings"])
     kept = read_sheet(workspace, sheet.id)
     assert len(kept.warnings) == 4 and kept.warnings[0].startswith("The prompt 'a photo")
-    assert "(mug:1.4), [beach] is other programs" in sheet_view(kept, workspace)
+    assert "(mug:1.4), [beach] is the syntax of other programs" in sheet_view(kept, workspace)
     file = kept.folder(workspace) / "drawing.json"
     values = json.loads(file.read_text("utf-8"))
     del values["warnings"]  # As earlier versions wrote it.
@@ -118,7 +118,7 @@ def test_the_drawing_server_tells_and_the_page_keeps_and_shows(
     assert read_sheet(workspace, sheet.id).warnings == ()
 
 
-def test_training_says_so_of_captions_and_of_all_prompts(
+def test_training_warns_about_captions_and_all_prompts(
     tiny_base, tiny_pipe, photo_folder, tmp_path
 ):
     samples = (LONG + " at night", "a [V] mug BREAK")
@@ -126,9 +126,12 @@ def test_training_says_so_of_captions_and_of_all_prompts(
     long, long_sample, syntax = photo_set(options).prompt_warnings(
         tiny_pipe, "sks", resolve(options)
     )
-    assert long.startswith("warning: --prompt is too long; never read: 'on the")
+    assert long.startswith("warning: --prompt is too long; 'on the")
     assert long_sample.startswith("warning: --sample-prompts") and "at night'" in long_sample
-    assert syntax.startswith("warning: --sample-prompts") and ": BREAK is other" in syntax
+    assert (
+        syntax.startswith("warning: --sample-prompts")
+        and ": BREAK is the syntax of other" in syntax
+    )
 
 
 def test_new_tokens_count_as_one_word_each(tiny_base, tiny_pipe, tmp_path):
@@ -140,15 +143,15 @@ def test_new_tokens_count_as_one_word_each(tiny_base, tiny_pipe, tmp_path):
     adapter = adapter_with(tmp_path / "a" / "adapter", tiny_base, NewTokens(words, rows))
     fits = "a [V] " + "mug " * 66
     for prompt, count in ((fits, 0), (f"{fits}beach", 1)):
-        drawing = Drawing("tiny", (prompt,), (0,), 1, 1.0, SIZE)
-        lines = drawing_warnings(tiny_pipe, enter_adapters([adapter]), drawing)
-        assert len(lines) == count and all("never read: 'beach'" in line for line in lines)
+        drawing = GenerationSettings("tiny", (prompt,), (0,), 1, 1.0, SIZE)
+        lines = drawing_warnings(tiny_pipe, adapter_columns([adapter]), drawing)
+        assert len(lines) == count and all("'beach' is not read" in line for line in lines)
     assert "<mug-1>" not in tiny_pipe.tokenizer.get_vocab()
 
 
-def test_the_embedded_judge_says_what_it_leaves_out():
+def test_the_embedded_judge_reports_the_words_it_does_not_read():
     scorer = load_scorer()
-    assert scorer.words_unread("a photo of a mug on the beach") == ""
-    assert scorer.words_unread("") == ""
+    assert scorer.unread_words("a photo of a mug on the beach") == ""
+    assert scorer.unread_words("") == ""
     words = [*["mug"] * 46, "beach", "snow"]  # Its context is 48 pieces, two of them marks.
-    assert scorer.words_unread(" ".join(words)) == "beach snow"
+    assert scorer.unread_words(" ".join(words)) == "beach snow"

@@ -1,4 +1,4 @@
-"""Grids place every picture where its labels say; pages stand alone."""
+"""Grids place every image by its labels; pages are self-contained."""
 
 import base64
 import io
@@ -48,7 +48,7 @@ def test_a_grid_keeps_rows_and_columns_and_full_size(tmp_path):
         assert (right - left, bottom - top) == (96, 96)
 
 
-def test_photos_stand_above_the_grid_at_its_width(tmp_path):
+def test_photos_are_above_the_grid_at_its_width(tmp_path):
     strip = [plain(GREEN), plain(BLUE)]
     file = tmp_path / "grid.png"
     labelled_grid([[plain(RED)] * 3], ["one"], ["a", "b", "c"], file, tile=96, photos=strip)
@@ -58,7 +58,7 @@ def test_photos_stand_above_the_grid_at_its_width(tmp_path):
     assert blue[2] <= red[2]
 
 
-def test_pictures_of_other_shapes_are_cut_not_squeezed(tmp_path):
+def test_images_of_other_shapes_are_cropped_not_squeezed(tmp_path):
     wide = plain(RED, (128, 64))
     wide.paste(BLUE, (0, 0, 32, 64))  # left quarter, outside the centre square
     labelled_grid([[wide]], ["one"], ["base"], tmp_path / "grid.png", tile=64)
@@ -125,7 +125,7 @@ def page_text(tmp_path) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def test_a_page_stands_alone(page_text):
+def test_a_page_needs_no_other_files(page_text):
     page = Page(page_text)
     assert page.open == []
     assert not re.search(r"(?:href|src|url\()\W*(?:https?:)?//", page_text)
@@ -133,14 +133,14 @@ def test_a_page_stands_alone(page_text):
     assert all((a["src"] or "").startswith("data:") for tag, a in page.tags if tag == "img")
 
 
-def test_a_page_shows_all_it_was_given_as_text(page_text):
+def test_a_page_escapes_all_text(page_text):
     page = Page(page_text)
     for text in ("Mug <b> & more", "It <works>.", "five & more", 'a "[V]" <mug>', "NoRA <1>",
                  "nora-studio demo --x '<y>'"):  # fmt: skip
         assert text in page.texts
 
 
-def test_pictures_on_a_page_are_the_ones_given_and_are_described(page_text):
+def test_images_on_a_page_are_the_given_ones_with_descriptions(page_text):
     pictures = [attributes for tag, attributes in Page(page_text).tags if tag == "img"]
     assert [p["alt"] for p in pictures][2:] == ['base: a "[V]" <mug>', 'NoRA: a "[V]" <mug>']
     for picture, color in zip(pictures, (RED, RED, RED, BLUE), strict=True):
@@ -150,7 +150,7 @@ def test_pictures_on_a_page_are_the_ones_given_and_are_described(page_text):
         assert np.abs(np.asarray(shown, dtype=int) - color).max() <= 3
 
 
-def test_a_grids_groups_stand_apart_and_share_a_heading(tmp_path):
+def test_a_grids_groups_are_separated_and_share_a_heading(tmp_path):
     rows = [[plain(RED), plain(GREEN), plain(BLUE), None]]
     heads = ["nora", "lora"] * 2
     for name, groups in (("plain", ()), ("grouped", ("one prompt", "another"))):
@@ -160,11 +160,11 @@ def test_a_grids_groups_stand_apart_and_share_a_heading(tmp_path):
     assert green[0] - red[2] == apart[1][0] - apart[0][2]
     assert blue[0] - green[2] > 2 * (green[0] - red[2])
     assert red[1] > apart[0][1]  # room for the second heading
-    with pytest.raises(StudioError, match="4 columns do not make 3 groups"):
+    with pytest.raises(StudioError, match="got 3 groups for 4 columns"):
         labelled_grid(rows, ["step 1"], heads, tmp_path / "no.png", groups=("a", "b", "c"))
 
 
-def test_a_long_heading_takes_as_many_lines_as_it_may(tmp_path):
+def test_a_long_heading_takes_up_to_the_allowed_lines(tmp_path):
     words = "a photo of a mug in the snow under a blue sky"
     tops = []
     for lines in (1, 3):

@@ -1,4 +1,4 @@
-"""Tables of results: every pair, the right intervals, one rule for rates, and what is shipped."""
+"""Tables of results: every pair, the right intervals, one rule for rates, shipped records."""
 
 import json
 import re
@@ -50,7 +50,7 @@ def told(values: list[float], digits: int) -> str:
     return f"{text} ± {half:.{digits}f}{words}"
 
 
-def test_table_1_as_shipped_is_its_records_and_every_pair_is_the_reference():
+def test_the_shipped_table_1_matches_its_record_and_the_reference():
     record = record_of("table1/table1.json")
     page = (ASSETS / "table1" / "table1.md").read_text(encoding="utf-8")
     assert page == table1.page(record)
@@ -70,7 +70,7 @@ def test_table_1_as_shipped_is_its_records_and_every_pair_is_the_reference():
         assert own[9].replace("**", "") == f"{mean:.1f}{half}"
 
 
-def test_table_2_as_shipped_is_its_records_and_every_pair_is_the_reference():
+def test_the_shipped_table_2_matches_its_record_and_the_reference():
     record = record_of("table2/table2.json")
     page = (ASSETS / "table2" / "table2.md").read_text(encoding="utf-8")
     assert page == table2.page(record)
@@ -92,7 +92,7 @@ def test_table_2_as_shipped_is_its_records_and_every_pair_is_the_reference():
             assert plain == f"{statistics.fmean(seeds):.1f}{half}"
 
 
-def test_the_sweep_as_shipped_is_its_records_over_subjects_and_every_pair_is_the_reference():
+def test_the_shipped_sweep_matches_its_record_and_the_reference():
     records = {name: record_of(f"sweep/{name}.json") for name in SWEEPS}
     page = (ASSETS / "sweep" / "sweep.md").read_text(encoding="utf-8")
     assert page == sweep_page(records)
@@ -241,7 +241,7 @@ def test_a_sweep_of_one_subject_says_what_its_intervals_cover():
     page = sweep_page({"nora": trials([1e-3, 2e-3], ("mug",), (0,))})
     assert "there is no interval" in page and not re.search(r"± \d", page)
     apart = {"a": trials([1e-3], ("mug",), (0,)), "b": trials([1e-3], ("cat",), (0,))}
-    with pytest.raises(StudioError, match="other subjects or seeds"):
+    with pytest.raises(StudioError, match="the same subjects and seeds"):
         sweep_page(apart)
 
 
@@ -261,7 +261,7 @@ def run_script(name: str, monkeypatch, *words: object) -> int:
         ("sweep", [f"sweep/{name}.json" for name in SWEEPS], ["--jobs", "4"]),
     ],
 )
-def test_each_script_draws_what_is_stored_and_ignores_nothing(
+def test_each_script_shows_a_stored_record_and_refuses_other_options(
     name, files, other, tmp_path, monkeypatch, capsys
 ):
     words = ["--out", tmp_path / "out", "--stored", *(ASSETS / file for file in files)]
@@ -270,7 +270,7 @@ def test_each_script_draws_what_is_stored_and_ignores_nothing(
     assert (tmp_path / "out" / f"{name}.md").read_text(encoding="utf-8") == page
     assert capsys.readouterr().out == page
     assert run_script(name, monkeypatch, *words, *other) == 2
-    assert f"{other[0]}: --stored draws" in capsys.readouterr().err
+    assert f"{other[0]}: it has no effect with --stored" in capsys.readouterr().err
     damaged = tmp_path / "damaged.json"
     for text in ("{", "{}", "[]"):
         damaged.write_text(text)
@@ -278,19 +278,19 @@ def test_each_script_draws_what_is_stored_and_ignores_nothing(
         assert "--stored: " in capsys.readouterr().err
 
 
-def test_a_sweep_takes_no_run_of_other_settings_for_its_own(tmp_path):
+def test_a_sweep_refuses_a_run_of_other_settings(tmp_path):
     """A folder that candidate 0 once filled is not the figures of another candidate 0."""
     sweep = runpy.run_path(str(TOP / "evaluation" / "sweep.py"), run_name="sweep")
-    trial = sweep["Trial"](0, "sunrise-mug", 0)
+    sweep_run = sweep["SweepRun"](0, "sunrise-mug", 0)
     first, second = (
         sweep["SweepOptions"](candidates=(flags,), out=tmp_path)
         for flags in ("steps=2", "steps=2 unet.learning-rate=1e-2")
     )
-    flags = sweep["arguments_of"](first, trial)
-    run = Run.create(trial.folder(first), to_toml(with_recommended(parse_options(flags))))
+    flags = sweep["arguments_of"](first, sweep_run)
+    run = Run.create(sweep_run.folder(first), to_toml(with_recommended(parse_options(flags))))
     run.set_status("finished", 2, 2)
-    sweep["train"](first, trial)
+    sweep["train"](first, sweep_run)
     for other in (second, sweep["SweepOptions"](candidates=("steps=3",), out=tmp_path)):
-        with pytest.raises(StudioError, match="take another --out"):
-            sweep["train"](other, trial)
+        with pytest.raises(StudioError, match="or another --out"):
+            sweep["train"](other, sweep_run)
     assert sweep["rates_of"](second, 0)["unet"] == 1e-2

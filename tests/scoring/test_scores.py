@@ -1,4 +1,4 @@
-"""Scores are the cosines they claim to be."""
+"""CLIP-T and CLIP-I are the cosines that their names say."""
 
 import statistics
 
@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from support.tiny import tiny_clip
 
 from nora_studio.errors import StudioError
-from nora_studio.scoring.scores import clip_i, clip_t, load_scorer, score_pictures
+from nora_studio.scoring.scores import clip_i, clip_t, load_scorer, score_images
 
 PROMPTS = ["a [V] mug", "a dog on the beach", "a mug"]
 
@@ -62,16 +62,16 @@ def test_clip_i_is_the_mean_over_all_real_photos(scorer):
     assert same > max(expected)
 
 
-def test_many_pictures_score_as_each_alone(scorer):
+def test_clip_scores_do_not_depend_on_the_batch(scorer):
     images = noise_pictures(35, seed=3)  # more than one encoding batch
     together = clip_t(scorer, images, ["a mug"] * 35)
     assert together[34] == pytest.approx(clip_t(scorer, images[34:], ["a mug"]).item(), abs=1e-5)
 
 
-def test_scores_come_by_name_and_clip_i_only_with_photos(scorer):
+def test_scores_have_names_and_clip_i_needs_photos(scorer):
     images = noise_pictures(2, seed=4)
-    alone = dict(score_pictures(scorer, images, PROMPTS[:2]))
-    both = dict(score_pictures(scorer, images, PROMPTS[:2], noise_pictures(1, seed=5)))
+    alone = dict(score_images(scorer, images, PROMPTS[:2]))
+    both = dict(score_images(scorer, images, PROMPTS[:2], noise_pictures(1, seed=5)))
     assert list(alone) == ["CLIP-T"]
     assert list(both) == ["CLIP-T", "CLIP-I"]
     assert both["CLIP-I"].shape == (2,)
@@ -79,7 +79,7 @@ def test_scores_come_by_name_and_clip_i_only_with_photos(scorer):
 
 def test_unequal_or_missing_inputs_are_refused(scorer):
     images = noise_pictures(2, seed=4)
-    with pytest.raises(StudioError, match="a prompt for each"):
+    with pytest.raises(StudioError, match="one prompt for each"):
         clip_t(scorer, images, PROMPTS)
     with pytest.raises(StudioError, match="real photo"):
         clip_i(scorer, images, [])
@@ -100,7 +100,7 @@ def test_half_precision_weights_load_into_a_float32_judge(folder, scorer, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["nowhere", "ViT-B-32:no-such-weights", "ViT-B-32"])
-def test_a_judge_that_is_not_there_is_refused_in_one_line(name):
+def test_a_judge_that_does_not_exist_is_refused_in_one_line(name):
     with pytest.raises(StudioError, match="--clip") as refused:
         load_scorer(name)
     assert "\n" not in str(refused.value)

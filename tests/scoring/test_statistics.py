@@ -1,4 +1,4 @@
-"""Intervals hold what they claim, of any number of units; words claim no more than they show."""
+"""Intervals cover the truth as often as they claim, for any number of units."""
 
 import math
 import random
@@ -48,7 +48,7 @@ def test_t_quantiles_are_the_published_ones(probability, freedom):
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 8, 9, 10, 11, 29, 40, 41, 100, 1001])
 @pytest.mark.parametrize("confidence", [0.01, 0.3, 0.5, 0.9, 0.95, 0.999])
-def test_t_quantiles_hold_their_share_by_the_finite_sums(confidence, freedom):
+def test_t_quantiles_have_their_probability_by_the_finite_sums(confidence, freedom):
     t = t_quantile(0.5 + confidence / 2, freedom)
     assert student_centre(t, freedom) == pytest.approx(confidence, rel=1e-11)
 
@@ -69,7 +69,7 @@ def test_t_quantiles_are_exact_for_any_freedom_and_any_confidence(freedom):
 @pytest.mark.parametrize(
     "where", [(0.0, 3), (1.0, 3), (math.nan, 3), (0.975, 0), (0.975, math.nan)]
 )
-def test_quantiles_that_there_are_not_are_refused(where):
+def test_impossible_quantiles_are_refused(where):
     with pytest.raises(StudioError, match="degree of freedom"):
         t_quantile(*where)
     assert t_quantile(0.5, 7) == 0
@@ -84,7 +84,7 @@ def test_a_mean_has_students_interval_whatever_the_number_of_values(count):
     assert found.half == pytest.approx(student_half_width(values), rel=1e-9)
 
 
-def test_a_single_unit_has_no_interval_and_no_sign_of_one():
+def test_a_single_unit_has_no_interval():
     assert mean_of([70.0]) == (70.0, None, 1)
     assert not mean_of([70.0]).shows_difference
     assert difference_in_words(mean_difference({0: 2.0}, {0: 1.0, 1: 5.0}), 1) == (
@@ -95,7 +95,7 @@ def test_a_single_unit_has_no_interval_and_no_sign_of_one():
 
 
 @pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf, 1.0]])
-def test_a_mean_of_nothing_or_of_no_number_is_refused(values):
+def test_a_mean_of_nothing_or_of_nan_is_refused(values):
     with pytest.raises(StudioError, match="finite numbers"):
         mean_of(values)
 
@@ -129,17 +129,17 @@ def test_intervals_over_subjects_cover_the_truth_where_those_over_seeds_do_not()
     assert naive / trials < 0.75
 
 
-def test_a_difference_says_so_where_its_interval_has_zero_inside():
+def test_a_difference_is_noted_if_its_interval_contains_zero():
     assert difference_in_words(Mean(-2.42, 2.7, 3), 1) == "−2.4 ± 2.7: no difference shown"
     assert difference_in_words(Mean(-3.8, 2.2, 3), 1) == "−3.8 ± 2.2"
     assert difference_in_words(Mean(0.0, 0.0, 3), 1) == "0.0 ± 0.0: no difference shown"
     assert (signed(-0.0004), signed(0.0004), signed(-0.0006)) == ("0.000", "0.000", "−0.001")
 
 
-def test_what_intervals_of_one_subject_cover_is_said():
+def test_the_coverage_of_intervals_of_one_subject_is_described():
     for over, found in (("6 prompts", coverage(6, 2)), ("8 seeds of one prompt", coverage(1, 8))):
         assert over in found and "prompts and seeds of one subject" in found
-    assert coverage(1, 1) == "A single picture has no interval."
+    assert coverage(1, 1) == "A single image has no interval."
 
 
 def test_the_mean_difference_is_exact_and_lies_in_its_interval():
@@ -178,7 +178,7 @@ def test_intervals_cover_the_truth_95_times_in_a_hundred(units):
     assert held / trials == pytest.approx(0.95, abs=slack)
 
 
-def test_repeating_every_pair_within_its_group_tells_nothing_new():
+def test_repeating_every_pair_within_its_group_changes_nothing():
     delta = [0.1, -0.2, 0.4, 0.3, 0.05, 0.2]
     zeros = [0.0] * 6
     once = paired_difference(delta, zeros, ["a", "b", "c", "d", "e", "f"])
@@ -189,7 +189,7 @@ def test_repeating_every_pair_within_its_group_tells_nothing_new():
     assert naive.high - naive.low < 0.6 * (once.high - once.low)
 
 
-def test_groups_of_different_size_weigh_by_their_pairs():
+def test_groups_are_weighted_by_their_pairs():
     found = paired_difference([1.0, 1.0, 1.0, 0.0], [0.0] * 4, ["x", "x", "x", "y"])
     assert found.mean == 0.75
 
@@ -204,19 +204,19 @@ def test_groups_of_different_size_weigh_by_their_pairs():
         ([1.0, math.nan], [1.0, 2.0], None, "NaN"),
     ],
 )
-def test_differences_without_meaning_are_refused(a, b, groups, word):
+def test_invalid_differences_are_refused(a, b, groups, word):
     with pytest.raises(StudioError, match=word):
         paired_difference(a, b, groups)
 
 
-def test_a_verdict_names_the_higher_side_only_when_the_interval_leaves_zero_out():
+def test_a_verdict_names_the_higher_side_only_if_the_interval_excludes_zero():
     assert verdict(Difference(0.1, 0.05, 0.15), 10, "NoRA", "LoRA") == "NoRA higher than LoRA"
     assert verdict(Difference(-0.1, -0.2, -0.05), 10, "NoRA", "LoRA") == "LoRA higher than NoRA"
     assert verdict(Difference(0.1, -0.01, 0.2), 10, "NoRA", "LoRA") == "no difference shown"
     assert verdict(Difference(0.0, 0.0, 0.0), 10, "NoRA", "LoRA") == "no difference shown"
 
 
-def test_few_prompts_give_no_verdict_however_clear_they_look():
+def test_few_prompts_give_no_verdict():
     assert "too few prompts" in verdict(Difference(0.9, 0.8, 1.0), 5, "NoRA", "LoRA")
     assert "too few seeds" in verdict(Difference(0.9, 0.8, 1.0), 5, "NoRA", "LoRA", "seeds")
 

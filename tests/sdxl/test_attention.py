@@ -1,4 +1,4 @@
-"""`--attention` changes what runs, the same to rounding, or is refused in one line."""
+"""`--attention` chooses the kernel, with the same results up to rounding, or is refused."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_each_choice_runs_its_own_kernel(tiny_base):
         torch.testing.assert_close(gradient, gradients["auto"], rtol=1e-3, atol=1e-4)
 
 
-def test_eager_goes_for_the_text_encoders_too(tiny_base):
+def test_eager_attention_applies_to_the_text_encoders_too(tiny_base):
     for attention in ("auto", "eager"):
         pipe = load_base(str(tiny_base), torch.float32, CPU, attention=attention)
         used = {pipe.text_encoder.config._attn_implementation}
@@ -47,7 +47,7 @@ def test_eager_goes_for_the_text_encoders_too(tiny_base):
 
 
 @pytest.mark.slow
-def test_a_run_with_a_kernel_of_ones_choice_is_proven(tiny_base, photo_folder, tmp_path):
+def test_a_run_with_a_chosen_kernel_is_verified(tiny_base, photo_folder, tmp_path):
     changes = only_unet({"attention": "math", "steps": 2, "sample-every": 0})
     changes |= {"gradient-checkpointing": True}
     outcome = run_trainer(*tiny_arguments(tiny_base, photo_folder, tmp_path, "lora", changes))
@@ -56,7 +56,7 @@ def test_a_run_with_a_kernel_of_ones_choice_is_proven(tiny_base, photo_folder, t
 
 
 @pytest.mark.parametrize("attention", ["cudnn", "efficient", "xformers"])
-def test_what_this_machine_lacks_is_refused_in_one_line(
+def test_a_kernel_that_is_not_available_is_refused_in_one_line(
     tiny_base, photo_folder, tmp_path, attention
 ):
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""A base in 8 or 4 bits: less memory, the ordinary base's identity, and steps as exact as ever."""
+"""A base in 8 or 4 bits: less memory, the ordinary base's identity, and exact gradients."""
 
 import shutil
 import sys
@@ -23,7 +23,7 @@ from nora_studio.errors import StudioError
 from nora_studio.nora import NoraLinear
 from nora_studio.runs.disk_cache import weights_digest
 from nora_studio.runs.runs import Run
-from nora_studio.sdxl.generate import adapter_on, draw
+from nora_studio.sdxl.generate import adapter_on, generate_images
 from nora_studio.sdxl.models import load_sdxl, parts_of, share_weights, used_targets
 from nora_studio.sdxl.quantization import quantize, shared_state, stored_bytes
 
@@ -64,7 +64,7 @@ def twins_in_bits(request, tiny_base, photo_folder, tmp_path_factory):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bits", BITS)
-def test_weights_lie_in_memory_in_that_many_bits(tiny_base, bits, dtype):
+def test_weights_take_the_chosen_number_of_bits(tiny_base, bits, dtype):
     plain, unet = ordinary_unet(tiny_base, dtype), quantised_unet(tiny_base, bits, dtype)
     before, after = linear_layers(plain), linear_layers(unet)
     assert before.keys() == after.keys()
@@ -82,7 +82,7 @@ def test_weights_lie_in_memory_in_that_many_bits(tiny_base, bits, dtype):
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_gradients_are_those_of_the_dense_weights(tiny_base, bits):
+def test_gradients_equal_those_of_the_dense_weights(tiny_base, bits):
     layer = next(iter(linear_layers(quantised_unet(tiny_base, bits)).values()))
     dense = dequantize_module_weight(layer).double()
     x = torch.randn(3, 5, layer.in_features, dtype=torch.float64).float().requires_grad_()
@@ -152,14 +152,14 @@ def test_every_method_starts_at_the_quantised_base_or_is_refused(tiny_base, meth
     assert sum(moved) >= len(moved) // 4  # of most pairs one factor starts at zero
 
 
-def test_twins_are_proven_on_a_quantised_base(twins_in_bits):
+def test_twins_are_verified_on_a_quantised_base(twins_in_bits):
     bits, runs, outcome, _ = twins_in_bits
     assert (outcome.status, outcome.errors) == (0, []), outcome.err
     assert outcome.out.count("proven by a fresh pipeline") == 2
     assert f"base_bits = {bits}" in (runs / "mug-nora" / "config.toml").read_text()
 
 
-def test_an_adapter_of_a_quantised_base_draws_on_the_ordinary_one(twins_in_bits, tiny_base):
+def test_an_adapter_of_a_quantised_base_works_on_the_ordinary_one(twins_in_bits, tiny_base):
     bits, runs, _, _ = twins_in_bits
     pictures, updates = {}, {}
     for where in ("ordinary", "quantised"):
@@ -174,7 +174,9 @@ def test_an_adapter_of_a_quantised_base_draws_on_the_ordinary_one(twins_in_bits,
                     for layer in pipe.unet.modules()
                     if isinstance(layer, NoraLinear)
                 ]
-                picture = next(iter(draw(pipe, [PROMPT], [0], steps=2, guidance=2.0, size=32)))[2]
+                picture = next(
+                    iter(generate_images(pipe, [PROMPT], [0], steps=2, guidance=2.0, size=32))
+                )[2]
             pictures[where, adapter is not None] = torch.tensor(list(picture.tobytes())).float()
     apart = (pictures["ordinary", True] - pictures["quantised", True]).abs().mean().item()
     moved = (pictures["ordinary", True] - pictures["ordinary", False]).abs().mean().item()
@@ -197,7 +199,7 @@ def test_an_adapter_of_another_quantised_base_is_refused(twins_in_bits, tmp_path
 
 
 @pytest.mark.slow
-def test_a_quantised_run_that_goes_on_ends_as_if_never_stopped(twins_in_bits):
+def test_a_resumed_quantised_run_equals_an_uninterrupted_one(twins_in_bits):
     _, runs, _, arguments = twins_in_bits
     folders = [runs / "mug-nora", runs / "mug-lora"]
     before = [tensors_of(folder / "checkpoints" / f"step-{STEPS:06d}") for folder in folders]
@@ -213,9 +215,7 @@ def test_a_quantised_run_that_goes_on_ends_as_if_never_stopped(twins_in_bits):
 
 
 @pytest.mark.slow
-def test_checkpointed_activations_change_no_bit_of_it(
-    twins_in_bits, tiny_base, photo_folder, tmp_path
-):
+def test_gradient_checkpointing_changes_no_bit(twins_in_bits, tiny_base, photo_folder, tmp_path):
     bits, runs, _, _ = twins_in_bits
     changes = CHANGES | {"base-bits": bits, "gradient-checkpointing": True}
     outcome = run_trainer(*tiny_arguments(tiny_base, photo_folder, tmp_path, "lora", changes))
@@ -235,7 +235,7 @@ def test_in_bfloat16_outer_factors_follow_activations_of_a_quantised_base(
     assert "proven by a fresh pipeline" in outcome.out
 
 
-def test_without_the_library_one_line_says_how_to_get_it(
+def test_a_missing_library_is_reported_with_how_to_install_it(
     tiny_base, photo_folder, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # As Python does where it is missing.

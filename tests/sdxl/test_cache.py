@@ -1,4 +1,4 @@
-"""Caches on disk: warm equals cold to the bit, and nothing stale or damaged is ever believed."""
+"""Caches on disk: the same results to the bit, and no stale or damaged entry is used."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ from nora_studio.photos.images import list_photos
 from nora_studio.photos.views import Framing, photo_views
 from nora_studio.runs.disk_cache import TensorCache, default_cache_folder, weights_digest
 from nora_studio.sdxl.cache import LatentCache, encode_photos
-from nora_studio.sdxl.models import all_awake, load_sdxl, wake
+from nora_studio.sdxl.models import all_on_device, load_sdxl, to_device
 from nora_studio.tasks.dreambooth.step import encode_prompts
 
 PROMPTS = ["a photo of a [V] mug", "my [V] on the beach", ""]
@@ -51,7 +51,9 @@ def assert_same_caches(one: list[LatentCache], other: list[LatentCache]) -> None
 
 
 @pytest.mark.parametrize("framing", [{}, {"crops": 3, "mirrored": True, "buckets": True}])
-def test_warm_equals_cold_and_the_vae_is_not_asked(tiny_base, photo_folder, store, framing):
+def test_cached_latents_equal_new_ones_without_using_the_vae(
+    tiny_base, photo_folder, store, framing
+):
     plain = encoded(load_sdxl(str(tiny_base)), photo_folder, None, **framing)
     cold = encoded(load_sdxl(str(tiny_base)), photo_folder, store, **framing)
     pipe = load_sdxl(str(tiny_base))
@@ -62,7 +64,7 @@ def test_warm_equals_cold_and_the_vae_is_not_asked(tiny_base, photo_folder, stor
     assert_same_caches(plain, warm)
 
 
-def test_whatever_changes_the_latents_is_encoded_anew(tiny_base, tmp_path, store):
+def test_every_change_of_the_latents_is_encoded_again(tiny_base, tmp_path, store):
     folder = tmp_path / "photos"
     folder.mkdir()
     image = scene(64, 48)
@@ -90,7 +92,7 @@ def test_whatever_changes_the_latents_is_encoded_anew(tiny_base, tmp_path, store
     assert asked()
 
 
-def test_prompts_are_kept_by_what_each_encoder_reads(tiny_base, store, tmp_path):
+def test_prompts_are_cached_by_encoder_and_token_ids(tiny_base, store, tmp_path):
     plain = encode_prompts(load_sdxl(str(tiny_base)), PROMPTS, RARE_TOKEN)
     encode_prompts(load_sdxl(str(tiny_base)), PROMPTS, RARE_TOKEN, store)
     pipe = load_sdxl(str(tiny_base))
@@ -108,7 +110,7 @@ def test_prompts_are_kept_by_what_each_encoder_reads(tiny_base, store, tmp_path)
     assert not torch.equal(again.pooled, warm.pooled)
 
 
-def test_the_empty_prompt_is_sdxls_own(tiny_base):
+def test_the_empty_prompt_is_encoded_as_in_sdxl(tiny_base):
     pipe = load_sdxl(str(tiny_base))
     text = encode_prompts(pipe, PROMPTS, RARE_TOKEN)
     assert text.silent is not None and text.silent.tolist() == [False, False, True]
@@ -117,7 +119,7 @@ def test_the_empty_prompt_is_sdxls_own(tiny_base):
 
 
 @pytest.mark.parametrize("damage", ["cut", "swapped", "flipped", "empty", "foreign"])
-def test_a_damaged_entry_counts_as_absent_and_is_made_again(store, damage):
+def test_a_damaged_cache_entry_is_made_again(store, damage):
     tensors = {"mean": torch.arange(64.0), "std": torch.ones(64)}
     store.write("a", tensors)
     (file,) = store.folder.glob("*.safetensors")
@@ -138,7 +140,7 @@ def test_a_damaged_entry_counts_as_absent_and_is_made_again(store, damage):
     assert found is not None and all(torch.equal(found[name], tensors[name]) for name in tensors)
 
 
-def test_the_folder_stays_within_its_limit_and_the_oldest_go_first(tmp_path):
+def test_the_cache_removes_the_least_recently_used_beyond_its_limit(tmp_path):
     store = TensorCache(tmp_path, limit_bytes=5 * 4300)
     for number in range(8):
         store.write(str(number), {"x": torch.full((1024,), float(number))})
@@ -153,10 +155,10 @@ def test_the_folder_stays_within_its_limit_and_the_oldest_go_first(tmp_path):
     assert sorted(file.name for file in tmp_path.glob("*.new")) == ["fresh.new"]
 
 
-def test_a_folder_that_cannot_be_written_is_no_reason_to_stop(tmp_path):
+def test_a_cache_folder_that_cannot_be_written_only_warns(tmp_path):
     (tmp_path / "file").write_text("")
     store = TensorCache(tmp_path / "file" / "store")
-    with pytest.warns(UserWarning, match="nothing is kept"):
+    with pytest.warns(UserWarning, match="the cache .* cannot be written"):
         store.write("a", {"x": torch.ones(2)})
     store.write("a", {"x": torch.ones(2)})  # told once
     assert store.read("a") is None
@@ -190,7 +192,7 @@ def test_processes_may_write_the_same_key_at_once(tmp_path):
     assert len(list((tmp_path / "store").iterdir())) == 1
 
 
-def test_the_folder_follows_the_environment(monkeypatch, tmp_path):
+def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("NORA_STUDIO_CACHE", str(tmp_path / "own"))
     assert default_cache_folder("latents") == tmp_path / "own" / "latents"
     monkeypatch.delenv("NORA_STUDIO_CACHE")
@@ -201,7 +203,7 @@ def test_the_folder_follows_the_environment(monkeypatch, tmp_path):
     assert default_cache_folder("text") == tmp_path / ".cache" / "nora-studio" / "text"
 
 
-def test_a_digest_sees_every_weight(tiny_base):
+def test_a_digest_depends_on_every_weight(tiny_base):
     vae = load_sdxl(str(tiny_base)).vae
     before = weights_digest(vae)
     assert weights_digest(load_sdxl(str(tiny_base)).vae) == before
@@ -215,11 +217,11 @@ def test_a_digest_sees_every_weight(tiny_base):
 
 
 @pytest.mark.gpu
-def test_idle_parts_rest_until_a_picture_is_drawn(tiny_base, photo_folder, store):
+def test_idle_parts_stay_off_the_device_until_an_image_is_generated(tiny_base, photo_folder, store):
     device = torch.device("cuda")
     for warm in (False, True):
         pipe = load_sdxl(str(tiny_base))
-        wake(pipe, {"unet", "text_encoder"}, device)
+        to_device(pipe, {"unet", "text_encoder"}, device)
         vae_calls, text_calls = calls_of(pipe.vae.encoder), calls_of(pipe.text_encoder_2)
         encode_prompts(pipe, PROMPTS, RARE_TOKEN, store)
         views = photo_views(list_photos(photo_folder), Framing(SIZE))
@@ -227,6 +229,6 @@ def test_idle_parts_rest_until_a_picture_is_drawn(tiny_base, photo_folder, store
         assert (not vae_calls and not text_calls) == warm
         modules = (pipe.unet, pipe.text_encoder, pipe.text_encoder_2, pipe.vae)
         assert [module.device.type for module in modules] == ["cuda", "cuda", "cpu", "cpu"]
-        with all_awake(pipe):
+        with all_on_device(pipe):
             assert {module.device.type for module in modules} == {"cuda"}
         assert [module.device.type for module in modules] == ["cuda", "cuda", "cpu", "cpu"]

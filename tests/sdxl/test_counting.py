@@ -1,4 +1,4 @@
-"""A step's products and memory, counted without running it."""
+"""Multiplications and memory of a step, counted without running it."""
 
 import gc
 
@@ -17,7 +17,7 @@ from nora_studio.tasks.commonsense.costs import VARIANTS, Variant, extra_flops
 SHAPE, TOKENS = "llama-3-8b", 64
 
 
-def test_bytes_are_counted_while_they_live_and_views_once():
+def test_bytes_are_counted_while_allocated_and_views_once():
     with counting.LiveBytes() as live:
         a = torch.zeros(1000)
         assert (live.now, live.peak) == (4000, 4000)
@@ -34,7 +34,7 @@ def test_bytes_are_counted_while_they_live_and_views_once():
     assert (live.now, live.peak) == (0, 8000)
 
 
-def test_tensors_without_contents_take_what_real_ones_take():
+def test_tensors_without_contents_count_as_real_ones():
     def step() -> int:
         model = nn.Sequential(nn.Linear(50, 70), nn.GELU(), nn.Linear(70, 30), nn.LayerNorm(30))
         for _ in range(2):
@@ -64,7 +64,7 @@ def counted():
     return {variant.label: (variant, cell) for variant, cell in cells}
 
 
-def test_counted_products_are_those_of_the_formulas(counted):
+def test_counted_products_equal_the_formulas(counted):
     """Beside the linear layers there is attention, and the trained adapters' smallest products."""
     _, bare = counted["base alone"]
     whole = shapes_of(SHAPE)["model"]
@@ -86,12 +86,12 @@ def test_the_frozen_base_is_counted_to_the_byte(counted):
             assert cell["peak_gib"] > cell["base_gib"]
 
 
-def test_what_depends_on_values_is_said_not_to_be_counted(counted):
+def test_costs_that_depend_on_values_are_marked_as_not_counted(counted):
     assert counted["LoKr 16"][1].keys() == {"failed"}
     page = counted_table(SHAPE, list(counted.values()))
     assert "| LoKr 16 | not counted" in page and "| 1.000 | 1.000 |" in page
     assert "time 0.775, memory 0.97." in page
 
 
-def test_modules_move_as_before_afterwards(counted):
+def test_modules_can_be_moved_after_counting(counted):
     assert nn.Linear(2, 2).double().weight.dtype == torch.float64

@@ -1,4 +1,4 @@
-"""What a base is asked at each noise level, and how its answer is judged."""
+"""The UNet's input and the loss at each noise level, for DDPM and EDM bases."""
 
 import math
 
@@ -20,12 +20,12 @@ def noise() -> torch.Tensor:
     return torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(2))
 
 
-def test_an_edm_base_is_asked_as_its_sampler_asks(tiny_pipe, latents, noise):
+def test_an_edm_base_gets_the_input_of_its_sampler(tiny_pipe, latents, noise):
     tiny_pipe.scheduler = EDMEulerScheduler()
     process = Denoising.of(tiny_pipe)
     sampler = EDMEulerScheduler()  # with every level it was trained on
     timesteps = torch.tensor([0, 500, process.length - 1])
-    given, level = process.question(latents, noise, timesteps)
+    given, level = process.model_input(latents, noise, timesteps)
     for row, t in enumerate(timesteps.tolist()):
         index = process.length - 1 - t  # samplers go from noise to picture
         sampler._step_index = index
@@ -35,7 +35,7 @@ def test_an_edm_base_is_asked_as_its_sampler_asks(tiny_pipe, latents, noise):
         torch.testing.assert_close(level[row], sampler.timesteps[index])
 
 
-def test_a_perfect_answer_costs_nothing_on_an_edm_base(tiny_pipe, latents, noise):
+def test_a_perfect_prediction_has_no_loss_on_an_edm_base(tiny_pipe, latents, noise):
     tiny_pipe.scheduler = EDMEulerScheduler()
     process = Denoising.of(tiny_pipe)
     timesteps = torch.tensor([100, 500, 900])
@@ -50,7 +50,7 @@ def test_a_perfect_answer_costs_nothing_on_an_edm_base(tiny_pipe, latents, noise
 
 def test_an_edm_base_refuses_a_second_weighting(tiny_pipe):
     tiny_pipe.scheduler = EDMEulerScheduler()
-    with pytest.raises(StudioError, match="--weighting debiased"):
+    with pytest.raises(StudioError, match=r"--weighting: expected none .* got debiased"):
         Denoising.of(tiny_pipe, "debiased")
 
 
@@ -95,7 +95,7 @@ def test_a_zero_terminal_snr_base_keeps_its_schedule(tiny_pipe):
     assert Denoising.of(tiny_pipe).levels[-1].item() == pytest.approx(0, abs=1e-7)
 
 
-def test_the_noise_offset_is_one_number_a_channel(noise):
+def test_the_noise_offset_is_one_number_per_channel(noise):
     moved = with_offset(noise, 0.1, torch.Generator().manual_seed(7)) - noise
     assert torch.allclose(moved, moved[:, :, :1, :1].expand_as(moved), atol=1e-6)
     drawn = torch.randn(3, 4, 1, 1, generator=torch.Generator().manual_seed(7))

@@ -1,4 +1,4 @@
-"""Losses against their formulas in float64, and batches that can be taken up again."""
+"""Losses against their formulas in float64, and batches that can be resumed."""
 
 import math
 from collections import Counter
@@ -94,7 +94,7 @@ def test_min_snr_weights_follow_the_paper(schedule, batch, kind, gamma):
     )
 
 
-def test_min_snr_of_both_predictions_is_one_loss_of_the_clean_picture(schedule):
+def test_min_snr_of_both_predictions_is_the_same_loss_of_the_clean_image(schedule):
     # An error d in x0 is sqrt(SNR) d in eps and sqrt(SNR + 1) d in v: the same weighted loss.
     timesteps, alphas = torch.arange(0, LENGTH, 37), torch.tensor(schedule)
     snr = alphas[timesteps].double() / (1 - alphas[timesteps].double())
@@ -104,7 +104,7 @@ def test_min_snr_of_both_predictions_is_one_loss_of_the_clean_picture(schedule):
     assert torch.allclose(of_noise, snr.clamp(max=5.0), rtol=1e-4)
 
 
-def test_the_loss_is_the_mean_over_pictures_of_weighted_squares(batch):
+def test_the_loss_is_the_mean_of_weighted_squares(batch):
     prediction, target, _ = batch
     weights = torch.tensor([0.5, 2.0, 0.0, 1.0])
     per_picture = [
@@ -132,7 +132,7 @@ def photos_in(batch: dict[str, torch.Tensor]) -> list[int]:
 
 
 @pytest.mark.parametrize(("photos", "batch_size"), [(5, 2), (3, 4), (4, 4), (1, 3)])
-def test_photos_come_in_shuffled_rounds_each_once_a_round(photos, batch_size):
+def test_photos_are_shuffled_and_used_once_per_epoch(photos, batch_size):
     batches = PhotoBatches(latent_cache(photos), batch_size, LENGTH, seed=3)
     rounds = 8
     order: list[int] = []
@@ -144,7 +144,7 @@ def test_photos_come_in_shuffled_rounds_each_once_a_round(photos, batch_size):
         assert len(set(cut)) > 1  # shuffled anew
 
 
-def test_each_timestep_of_a_batch_falls_in_its_own_share(photos=5, batch_size=4):
+def test_the_timesteps_of_a_batch_are_stratified(photos=5, batch_size=4):
     batches = PhotoBatches(latent_cache(photos), batch_size, LENGTH, seed=0)
     seen = torch.stack([batches.next()["timesteps"] for _ in range(500)])
     shares = seen // (LENGTH // batch_size)
@@ -156,7 +156,7 @@ def test_each_timestep_of_a_batch_falls_in_its_own_share(photos=5, batch_size=4)
     assert seen.max() > 989
 
 
-def test_shares_of_a_batch_that_does_not_divide_the_schedule_stay_in_range():
+def test_strata_that_do_not_divide_the_schedule_stay_in_range():
     batches = PhotoBatches(latent_cache(2), 7, 10, seed=0)
     seen = Counter(t for _ in range(300) for t in batches.next()["timesteps"].tolist())
     assert set(seen) == set(range(10))
@@ -170,7 +170,7 @@ def test_time_ids_belong_to_their_photos():
         assert torch.equal(batch["time_ids"], cache.time_ids[photos_in(batch)])
 
 
-def test_latents_are_drawn_from_the_posterior():
+def test_latents_are_sampled_from_the_posterior():
     cache = latent_cache(1)
     batches = PhotoBatches(cache, 64, LENGTH, seed=1)
     deviation = torch.cat([batches.next()["latents"] - cache.mean for _ in range(20)])
@@ -178,7 +178,7 @@ def test_latents_are_drawn_from_the_posterior():
     assert batches.next()["noise"].std().item() == pytest.approx(1.0, rel=0.1)
 
 
-def test_restored_draws_have_the_same_future():
+def test_restored_batches_continue_the_same():
     first = PhotoBatches(latent_cache(5), 2, LENGTH, seed=0)
     for _ in range(4):
         first.next()
@@ -191,7 +191,7 @@ def test_restored_draws_have_the_same_future():
         assert all(torch.equal(batch[name], again[name]) for name in batch)
 
 
-def test_another_seed_draws_other_batches():
+def test_another_seed_samples_other_batches():
     one, other = (PhotoBatches(latent_cache(5), 2, LENGTH, seed).next() for seed in (0, 1))
     assert not torch.equal(one["noise"], other["noise"])
     assert not torch.equal(one["timesteps"], other["timesteps"])
@@ -209,7 +209,7 @@ def test_debiased_weights_follow_the_paper(schedule, batch, kind):
     )
 
 
-def test_debiased_weights_of_both_predictions_are_one_loss_of_the_clean_picture(schedule):
+def test_debiased_weights_of_both_predictions_are_the_same_loss(schedule):
     timesteps, alphas = torch.arange(37, LENGTH, 37), torch.tensor(schedule)
     snr = alphas[timesteps].double() / (1 - alphas[timesteps].double())
     of_noise = debiased_weights(alphas, timesteps, "epsilon") * snr
@@ -219,7 +219,7 @@ def test_debiased_weights_of_both_predictions_are_one_loss_of_the_clean_picture(
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_edm_coefficients_are_diffusers_own(kind):
+def test_edm_coefficients_equal_those_of_diffusers(kind):
     scheduler = EDMEulerScheduler(prediction_type=kind)
     sigmas = torch.tensor([0.002, 0.3, 1.0, 80.0])
     coefficients = edm_coefficients(sigmas, 0.5, kind)
@@ -234,7 +234,7 @@ def test_edm_coefficients_are_diffusers_own(kind):
         assert coefficients.weights[i].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_edm_weights_ask_the_same_of_every_noise_level():
+def test_edm_weights_make_every_noise_level_count_the_same():
     # With them, an answer off by d costs d squared at every level: lambda * c_out^2 = 1.
     sigmas = torch.logspace(-2, 2, 9)
     coefficients = edm_coefficients(sigmas, 0.5, "epsilon")

@@ -1,4 +1,4 @@
-"""Counts of trained parameters, from shapes alone: the paper's and this project's own."""
+"""Counts of trained parameters from shapes: the paper's and this project's own."""
 
 import json
 import sys
@@ -137,18 +137,18 @@ def test_nothing_is_allocated_for_a_model_of_eight_billion():
     [
         ("llama-2", (), "expected one of sdxl, llama-1-7b.*got 'llama-2'"),
         ("llama-1-7b", ("q_projj",), "ends with q_projj. Did you mean q_proj"),
-        ("llama-1-7b", ("attention",), "only an SDXL directory's parts"),
+        ("llama-1-7b", ("attention",), "which is only for SDXL"),
         ("sdxl", ("nothing",), "ends with nothing. Linear layers end with, for example"),
     ],
 )
-def test_what_cannot_be_counted_is_refused_in_one_line(model, targets, words):
+def test_unknown_models_and_targets_are_refused_in_one_line(model, targets, words):
     with pytest.raises(StudioError, match=words):
         count(model, AdapterSpec("lora", 4), targets)
 
 
-def test_a_foreign_config_is_refused(tmp_path):
+def test_a_config_of_an_unknown_model_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "abacus"}))
-    with pytest.raises(StudioError, match="describes no model that is known"):
+    with pytest.raises(StudioError, match="does not describe a known model"):
         count(str(tmp_path), AdapterSpec("lora", 4))
 
 
@@ -160,7 +160,7 @@ def test_a_foreign_config_is_refused(tmp_path):
         (("methods",), ("tied-lora", "2311.09578", "rank: inner rank", "PEFT", "ours")),
     ],
 )
-def test_the_commands_print_what_was_counted(monkeypatch, capsys, words, told):
+def test_the_commands_print_the_counts(monkeypatch, capsys, words, told):
     monkeypatch.setattr(sys, "argv", ["nora-studio", *words])
     assert cli.main() == 0
     out = capsys.readouterr().out

@@ -47,7 +47,7 @@ def test_pieces_gradients_add_up_to_the_whole_batchs(
         batch = batches.next()
         generator = torch.Generator().manual_seed(1)
         batch["importance"] = torch.rand(4, generator=generator) + 0.5
-        batch["weights"] = torch.rand((4, 1, *batch["latents"].shape[-2:]), generator=generator)
+        batch["mask"] = torch.rand((4, 1, *batch["latents"].shape[-2:]), generator=generator)
         for parameter in trainee.parameters:  # away from the start, where much has no gradient
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.data += 0.05 * noise

@@ -12,9 +12,9 @@ from support.trainer import Outcome, run_trainer
 from nora_studio.errors import StudioError
 from nora_studio.options.options_file import parse_options
 from nora_studio.runs.checksums import CHECKSUMS, damage
-from nora_studio.runs.history import find_run, standing, throw_away
+from nora_studio.runs.history import find_run, move_to_trash, summarize
 from nora_studio.runs.resuming import common_checkpoint
-from nora_studio.runs.run_places import placed
+from nora_studio.runs.run_folders import locate_runs
 from nora_studio.runs.runs import Run
 
 STOPPED = GOLDEN / "runs" / "stopped-nora"
@@ -73,7 +73,7 @@ def test_a_moved_run_goes_on_a_damaged_checkpoint_gives_way_and_an_adapter_stays
     assert outcome.status == 0, outcome.err
     (line,) = [line for line in outcome.out.splitlines() if "is damaged" in line]
     assert line.startswith(f"{newest} is damaged (state.safetensors is not as it was written")
-    assert line.endswith(f"going on from step {before} instead.")
+    assert line.endswith(f"continuing from step {before} instead.")
     assert f"Going on after step {before} of 14" in outcome.out
     assert damage(newest) is None, "written again"
 
@@ -82,8 +82,8 @@ def test_a_moved_run_goes_on_a_damaged_checkpoint_gives_way_and_an_adapter_stays
     outcome = resume()
     assert outcome.status == 2
     (error,) = outcome.errors
-    assert "no checkpoint is left to go on from" in error
-    assert "begin another run with another --name" in error
+    assert "no checkpoint to continue from" in error
+    assert "start another run with another --name" in error
     assert adapter == {f: f.read_bytes() for f in runs[0].adapter.rglob("*") if f.is_file()}
     assert runs[0].state == "finished"
 
@@ -141,7 +141,7 @@ def test_as_many_damaged_checkpoints_as_there_are_give_way_one_by_one(run):
         flip_a_bit(run.checkpoints()[spoiled] / "card.json")
         told.clear()
         assert common_checkpoint([run], told.append) == left
-        assert all(line.endswith(f"going on from step {left} instead.") for line in told)
+        assert all(line.endswith(f"continuing from step {left} instead.") for line in told)
     assert len(told) == 2
     flip_a_bit(run.checkpoints()[2] / "card.json")
     with pytest.raises(StudioError, match=r"step-000006 is damaged .* no earlier one.*--name"):
@@ -157,7 +157,7 @@ def test_a_twins_damaged_checkpoint_sets_both_back(run, tmp_path):
 def resumed(*words: str) -> tuple[dict[str, Run], str, str | None]:
     """Where runs are found, and folder and name in their options."""
     argv = [*words, "--resume"]
-    options, runs = placed(parse_options(argv), argv)
+    options, runs = locate_runs(parse_options(argv), argv)
     return runs, str(options.output_dir), options.name
 
 
@@ -187,12 +187,14 @@ def test_a_renamed_run_is_told_by_its_status_its_name_or_its_card(golden):
     assert runs["lora"].folder.name == "stopped-lora", (
         "its twin keeps the name that they began with"
     )
-    assert (name, standing(Run(first)).method) == ("stopped", "nora")
+    assert (name, summarize(Run(first)).method) == ("stopped", "nora")
     Run(first, "nora").set_status("stopped", 4, 14)
     shutil.rmtree(first / "checkpoints")
-    assert standing(Run(first)).method == "nora", "by its status"
+    assert summarize(Run(first)).method == "nora", "by its status"
     (first / "status.json").unlink()
-    with pytest.raises(StudioError, match=r"which of nora, lora .*My Mug is.*Rename it"):
+    with pytest.raises(
+        StudioError, match=r"one of the methods nora, lora; got .*My Mug\. Rename it"
+    ):
         resumed("--config", str(first / "config.toml"))
 
 
@@ -210,7 +212,7 @@ def test_a_twin_that_is_missing_is_named_and_the_other_may_go_on_alone(golden):
     Run(moved).check_config(config)
     shutil.move(moved, "runs/stopped-nora")
     with pytest.raises(
-        StudioError, match=r"trained together with runs.stopped-lora.*Leave --method"
+        StudioError, match=r"trained together with runs.stopped-lora and must.*Leave --method"
     ):
         resumed("--config", "runs/stopped-nora/config.toml", "--method", "nora")
 
@@ -222,7 +224,7 @@ def test_another_model_is_named_as_such_and_another_spelling_is_none(golden):
         run.check_config(config.replace('"bases/sdxl"', f'"{same}"'))
     with pytest.raises(StudioError) as refusal:
         run.check_config(config.replace('"bases/sdxl"', '"embedded"'))
-    assert "was trained on bases/sdxl; --model says embedded" in str(refusal.value)
+    assert "was trained; got embedded. Leave --model" in str(refusal.value)
     moved = config.replace('"bases/sdxl"', '"./bases/sdxl"')
     (run.folder / "config.toml").write_text(moved)
     (golden / "bases" / "sdxl").rename(golden / "moved")
@@ -234,8 +236,8 @@ def test_another_model_is_named_as_such_and_another_spelling_is_none(golden):
 
 def test_a_run_is_thrown_away_from_wherever_it_is_named(golden, monkeypatch):
     (golden / "link").symlink_to(golden / "runs" / "mug-nora")
-    place = throw_away(find_run("link", golden / "runs"))
+    place = move_to_trash(find_run("link", golden / "runs"))
     assert place.parent == golden / "runs" / ".trash"
     assert place.name.startswith("mug-nora~")
     monkeypatch.chdir(golden / "runs" / "mug-lora")
-    assert throw_away(find_run(".", Path("runs"))).name.startswith("mug-lora~")
+    assert move_to_trash(find_run(".", Path("runs"))).name.startswith("mug-lora~")

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from nora_studio.app.pages.axes import Axis, number
 from nora_studio.app.pages.escaping import escaped
 from nora_studio.app.pages.html import METHOD_NAMES, colour_of, dot, table
-from nora_studio.scoring.fidelity import PROMPT_SCORE, Fidelity, Point
-from nora_studio.scoring.fidelity_words import advice, fidelity_table, judges_of, point_name
+from nora_studio.scoring.fidelity import PROMPT_SCORE, Fidelity, FidelityPoint
+from nora_studio.scoring.fidelity_text import advice, fidelity_table, judges_of, point_name
 from nora_studio.scoring.statistics import coverage
 
 TITLES = {
@@ -26,7 +26,7 @@ def plot_view(result: Fidelity, chosen: int | None) -> str:
     along = Axis.around([point.scores[PROMPT_SCORE].mean for point in every])
     upward = Axis.around([real, *(point.scores[name].mean for point in every)])
 
-    def place(point: Point) -> tuple[float, float]:
+    def place(point: FidelityPoint) -> tuple[float, float]:
         marks = point.scores[PROMPT_SCORE].mean, point.scores[name].mean
         return along.percent(marks[0]), upward.percent(marks[1])
 
@@ -83,7 +83,7 @@ def _size(strength: float) -> float:
     return 0.45 + 0.4 * min(strength, 1.5)
 
 
-def _paths(result: Fidelity, place: Callable[[Point], tuple[float, float]]) -> str:
+def _paths(result: Fidelity, place: Callable[[FidelityPoint], tuple[float, float]]) -> str:
     """From the base through a checkpoint's strengths: where turning it up leads."""
     paths = []
     for run, step in dict.fromkeys((point.run, point.step) for point in result.points):

@@ -11,7 +11,7 @@ from nora_studio.app.server.quota import adding, check_size, shown_name
 from nora_studio.app.server.uploads import Incoming
 from nora_studio.app.server.workspace import Workspace, safe_name
 from nora_studio.errors import StudioError
-from nora_studio.runs.storage import writing
+from nora_studio.runs.disk_errors import writing
 
 MOST_ADAPTER_BYTES = 2 * 1024**3
 _SUFFIX = ".safetensors"

@@ -21,7 +21,7 @@ from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 from nora_studio.photos.opening import open_image
 from nora_studio.runs.atomic import write_text
-from nora_studio.runs.storage import writing
+from nora_studio.runs.disk_errors import writing
 from nora_studio.scoring.statistics import UNITS_FOR_A_VERDICT, sign_test
 
 Answer = Literal["left", "right", "tie"]

@@ -21,7 +21,7 @@ from nora_studio.app.server.stored_photos import (
 )
 from nora_studio.app.server.upload_notes import UploadNote
 from nora_studio.errors import StudioError
-from nora_studio.photos.beside import Owners, caption_base, mask_base
+from nora_studio.photos.companions import PhotoNames, caption_base, mask_base
 from nora_studio.photos.images import decode_photo
 from nora_studio.photos.masks import read_mask
 from nora_studio.photos.texts import decode_text
@@ -135,7 +135,7 @@ def _owners(folder: Path, companion: Companion, fresh: Collection[str]) -> list[
         for name in sorted(names):
             originals.setdefault(facts[name].original, []).append(name)
         found = [
-            n for original in Owners(originals).of(companion.base) for n in originals[original]
+            n for original in PhotoNames(originals).of(companion.base) for n in originals[original]
         ]
         if found:
             return found

@@ -37,27 +37,27 @@ from nora_studio.options.judges import judge_for, why_unscored
 from nora_studio.options.precision import choose_dtype
 from nora_studio.photos.images import open_photo
 from nora_studio.scoring.compare import (
-    Drawing,
-    Entrant,
-    Finding,
+    ComparisonColumn,
+    GenerationSettings,
+    ScoreDifference,
     Scores,
-    draw_planned,
     find_differences,
-    score_entrants,
+    generate_planned,
+    score_columns,
 )
 from nora_studio.scoring.prompt_warnings import drawing_warnings, judge_warnings
 from nora_studio.scoring.scores import Scorer, load_scorer
-from nora_studio.sdxl.adapted import AdaptedPipes
-from nora_studio.sdxl.entrants import (
-    PlannedPicture,
+from nora_studio.sdxl.columns import (
+    PlannedImage,
     UsedAdapter,
     base_of,
     holds,
-    plan_pictures,
+    plan_images,
     trained_size,
 )
 from nora_studio.sdxl.models import check_trigger, choose_trigger, load_sdxl
-from nora_studio.sdxl.readings import read_as_tokens
+from nora_studio.sdxl.pipeline_cache import PipelineCache
+from nora_studio.sdxl.tokenization import tokenize_prompt
 
 Tell = Callable[[dict[str, Any]], object]
 
@@ -92,7 +92,7 @@ class DrawingServer:
     _pending: set[str] = field(default_factory=set)
     _cancelled: set[str] = field(default_factory=set)
     _ends: bool = False
-    _base: tuple[tuple[str, str], AdaptedPipes] | None = None
+    _base: tuple[tuple[str, str], PipelineCache] | None = None
     _scorer: Scorer | None = None
 
     def listen(self, lines: Iterable[str]) -> None:
@@ -118,7 +118,7 @@ class DrawingServer:
                 self._cancelled |= self._pending & {asked["id"]}
             elif asked.get("do") == "read":
                 words = (asked.get(name) for name in ("prompt", "model", "rare_word"))
-                self.tell({"event": "reading", "id": asked["id"], **read_as_tokens(*words)})
+                self.tell({"event": "reading", "id": asked["id"], **tokenize_prompt(*words)})
             else:
                 raise StudioError(f"expected do: draw, read or cancel; got {asked.get('do')!r}.")
         except Exception as error:  # Whatever one request brings up, the others go on.
@@ -146,25 +146,25 @@ class DrawingServer:
     def _draw(self, known: str, folder: Path, asked: Any) -> None:
         self._check(known)
         request = parse_request(asked)
-        entrants = [_enter(column) for column in request.columns]
-        model = base_of(entrants, request.model)
+        columns = [_enter(column) for column in request.columns]
+        model = base_of(columns, request.model)
         pipes = self._pipes(model, request.precision)
-        entrants = [_with_word(pipes, entrant) for entrant in entrants]
-        drawing = _drawing(request, entrants, model, pipes)
-        planned = plan_pictures(pipes.base, entrants, drawing, folder)
+        columns = [_with_word(pipes, column) for column in columns]
+        drawing = _drawing(request, columns, model, pipes)
+        planned = plan_images(pipes.base, columns, drawing, folder)
         for picture in planned:
             _take_from_beside(picture, folder)
-        warnings = drawing_warnings(pipes.base, entrants, drawing)
+        warnings = drawing_warnings(pipes.base, columns, drawing)
         told = {"event": "started", "id": known, "total": len(planned), "warnings": warnings}
         self.tell(told)
         judge = judge_for(model, request.clip or self.options.clip) if request.score else None
         if request.score and judge is None:
             self.tell({"event": "unscored", "id": known, "reason": why_unscored(model)})
-        labels = [entrant.label for entrant in entrants]
-        for number, picture in enumerate(draw_planned(pipes, planned, drawing), start=1):
+        labels = [column.label for column in columns]
+        for number, picture in enumerate(generate_planned(pipes, planned, drawing), start=1):
             prompt, seed = picture.pair
             place = {
-                "column": labels.index(picture.entrant.label),
+                "column": labels.index(picture.column.label),
                 "prompt": drawing.prompts.index(prompt),
                 "seed": drawing.seeds.index(seed),
             }
@@ -185,18 +185,18 @@ class DrawingServer:
         self,
         judge: str,
         request: DrawingRequest,
-        drawing: Drawing,
-        planned: Sequence[PlannedPicture],
+        drawing: GenerationSettings,
+        planned: Sequence[PlannedImage],
     ) -> dict[str, Any]:
         if self._scorer is None or self._scorer.name != judge:
             self._scorer = None  # Two at once would take the memory of both.
             self._scorer = load_scorer(judge, self.device)
         pictures: dict[str, dict[tuple[str, int], Path]] = {}
         for picture in planned:
-            pictures.setdefault(picture.entrant.label, {})[picture.pair] = picture.file
+            pictures.setdefault(picture.column.label, {})[picture.pair] = picture.file
         references = [open_photo(Path(file)) for file in request.references]
-        scores: Scores = score_entrants(self._scorer, pictures, drawing, references)
-        findings: list[Finding] = list(find_differences(scores, drawing))
+        scores: Scores = score_columns(self._scorer, pictures, drawing, references)
+        findings: list[ScoreDifference] = list(find_differences(scores, drawing))
         return {
             "judge": self._scorer.name,
             "scores": scores,
@@ -204,12 +204,12 @@ class DrawingServer:
             "warnings": judge_warnings(self._scorer, drawing.prompts),
         }
 
-    def _pipes(self, model: str, precision: str) -> AdaptedPipes:
+    def _pipes(self, model: str, precision: str) -> PipelineCache:
         key = (model, precision)
         if self._base is None or self._base[0] != key:
             self._forget()
             pipe = load_sdxl(model, choose_dtype(precision, self.device), self.device)
-            self._base = (key, AdaptedPipes(pipe))
+            self._base = (key, PipelineCache(pipe))
         return self._base[1]
 
     def _forget(self) -> None:
@@ -220,39 +220,39 @@ class DrawingServer:
             torch.cuda.empty_cache()
 
 
-def _enter(column: Column) -> Entrant:
+def _enter(column: Column) -> ComparisonColumn:
     used = []
     for choice in column.adapters:
         used.append(UsedAdapter(open_subject_adapter(Path(choice.path)), choice.strength))
-    return Entrant(column.label, tuple(used), None if used else column.rare_word)
+    return ComparisonColumn(column.label, tuple(used), None if used else column.rare_word)
 
 
-def _with_word(pipes: AdaptedPipes, entrant: Entrant) -> Entrant:
+def _with_word(pipes: PipelineCache, column: ComparisonColumn) -> ComparisonColumn:
     """A base column's rare word chosen where it is left to us, checked where it is given."""
-    if entrant.rare_word is None:
-        return entrant
-    if entrant.rare_word == "auto":
-        return replace(entrant, rare_word=choose_trigger(pipes.base))
-    return replace(entrant, rare_word=check_trigger(pipes.base, entrant.rare_word))
+    if column.rare_word is None:
+        return column
+    if column.rare_word == "auto":
+        return replace(column, rare_word=choose_trigger(pipes.base))
+    return replace(column, rare_word=check_trigger(pipes.base, column.rare_word))
 
 
 def _drawing(
-    request: DrawingRequest, entrants: Sequence[Entrant], model: str, pipes: AdaptedPipes
-) -> Drawing:
-    return Drawing(
+    request: DrawingRequest, columns: Sequence[ComparisonColumn], model: str, pipes: PipelineCache
+) -> GenerationSettings:
+    return GenerationSettings(
         model=model,
         prompts=request.prompts,
         seeds=request.seeds,
         steps=request.steps,
         guidance=request.guidance,
-        size=request.size or trained_size(pipes.base, entrants),
+        size=request.size or trained_size(pipes.base, columns),
         negative=request.negative,
     )
 
 
-def _take_from_beside(picture: PlannedPicture, folder: Path) -> None:
+def _take_from_beside(picture: PlannedImage, folder: Path) -> None:
     """Use a picture again that another drawing, in a folder beside this one, has already."""
-    if picture.is_drawn:
+    if picture.is_generated:
         return
     name = picture.file.relative_to(folder)
     for other in folder.absolute().parent.glob(f"*/{name.as_posix()}"):

@@ -151,7 +151,7 @@ class Drawings:
     def read_as_tokens(
         self, prompt: str, model: str | None = None, rare_word: str | None = "auto"
     ) -> Event:
-        """How both tokenizers of a base read a prompt (`readings.read_as_tokens`).
+        """How both tokenizers of a base read a prompt (`tokenization.tokenize_prompt`).
 
         Raises:
             StudioError: as there, or no answer came.

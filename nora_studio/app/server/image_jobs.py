@@ -52,7 +52,7 @@ class Sheet:
     scores: dict[str, dict[str, list[float]]] | None = None
     """Score -> column's label -> one value a picture, prompts in the outer loop."""
     differences: tuple[dict[str, Any], ...] = ()
-    """Findings (`compare.Finding`), paired, with intervals."""
+    """Findings (`compare.ScoreDifference`), paired, with intervals."""
     judge: str | None = None
     """Name of the CLIP that gave the scores."""
     unscored: str | None = None

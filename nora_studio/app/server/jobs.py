@@ -28,7 +28,7 @@ from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 from nora_studio.options.paths import check_text, confining
 from nora_studio.runs.atomic import replacing, write_text
-from nora_studio.runs.liveness import ProcessMark, host_name
+from nora_studio.runs.process_id import ProcessId, host_name
 from nora_studio.runs.stop import SIGNALS
 
 STOPPED = {128 + number for number in SIGNALS}
@@ -184,9 +184,9 @@ class Jobs:
         mark = self._mark(job)
         return mark is not None and mark.is_alive()
 
-    def _mark(self, job: Job) -> ProcessMark | None:
+    def _mark(self, job: Job) -> ProcessId | None:
         facts = read_facts(self.folder / job.id / child.PROCESS)
-        return ProcessMark(facts["pid"], facts["started"], host_name()) if facts else None
+        return ProcessId(facts["pid"], facts["started"], host_name()) if facts else None
 
     def status(self, job: Job) -> int | None:
         """The exit status of an ended job; None while it goes on, or where it was killed."""

@@ -13,12 +13,12 @@ from nora_studio.runs.history import (
     Settings,
     empty_trash,
     find_runs,
+    list_trash,
     method_of,
+    move_to_trash,
     read_settings,
-    standing,
-    take_back,
-    throw_away,
-    trashed,
+    restore_from_trash,
+    summarize,
 )
 from nora_studio.runs.runs import Run
 from nora_studio.runs.sample_files import latest_sample
@@ -39,7 +39,7 @@ class PastRun:
 
 def past_runs(workspace: Workspace) -> list[PastRun]:
     """All runs, the one that told something last first; a damaged one is among them."""
-    found = [PastRun(standing(run), latest_sample(run)) for run in find_runs(workspace.runs)]
+    found = [PastRun(summarize(run), latest_sample(run)) for run in find_runs(workspace.runs)]
     return sorted(found, key=lambda past: -past.standing.time)
 
 
@@ -74,7 +74,7 @@ def delete_runs(workspace: Workspace, jobs: Jobs, names: Sequence[str]) -> list[
         _check_unused(workspace, jobs, name)
     for run in runs:
         try:
-            throw_away(run)
+            move_to_trash(run)
         except StudioError as error:  # It names paths of the server's.
             raise StudioError(f"{run.folder.name} could not be moved to the trash.") from error
     for run in runs:
@@ -104,7 +104,7 @@ def _check_unused(workspace: Workspace, jobs: Jobs, name: str) -> None:
 
 def deleted_runs(workspace: Workspace) -> list[str]:
     """Names of what is in the trash, latest first, each once."""
-    return list(dict.fromkeys(path.name.rpartition("~")[0] for path in trashed(workspace.runs)))
+    return list(dict.fromkeys(path.name.rpartition("~")[0] for path in list_trash(workspace.runs)))
 
 
 def restore_run(workspace: Workspace, name: str) -> Run:
@@ -118,7 +118,7 @@ def restore_run(workspace: Workspace, name: str) -> Run:
         raise StudioError(f"there is another run {name} by now. Delete that one first.")
     if name not in deleted_runs(workspace):
         raise StudioError(f"there is no deleted run {name} here.")
-    return take_back(name, workspace.runs)
+    return restore_from_trash(name, workspace.runs)
 
 
 def delete_for_good(workspace: Workspace) -> int:

@@ -18,7 +18,7 @@ from nora_studio.photos.images import MASK_SUFFIX, is_photo_name
 from nora_studio.photos.opening import open_image
 from nora_studio.photos.texts import decode_text
 from nora_studio.runs.atomic import write_text
-from nora_studio.runs.storage import START_AGAIN, writing
+from nora_studio.runs.disk_errors import START_AGAIN, writing
 
 MOST_CAPTION = 500
 """Characters."""

@@ -38,7 +38,7 @@ from nora_studio.app.server.stored_photos import subjects_of as subjects_of
 from nora_studio.app.server.upload_notes import UploadNote, keep_notes
 from nora_studio.app.server.workspace import Workspace, check_name
 from nora_studio.errors import StudioError
-from nora_studio.photos.beside import Owners
+from nora_studio.photos.companions import PhotoNames
 from nora_studio.photos.images import (
     CAPTION_SUFFIXES,
     PHOTO_SUFFIXES,
@@ -135,7 +135,7 @@ def _add_beside(
             return place(folder, Companion(entry.file, entry.name), fresh)
     if suffix in VIDEO_SUFFIXES:
         originals = [fact.original for fact in read_facts(folder).values()]
-        if Owners(originals).of(PurePath(entry.name).stem):
+        if PhotoNames(originals).of(PurePath(entry.name).stem):
             return None  # The moving part of a telephone's photo.
         return UploadNote(
             entry.name, f"{entry.name} is a video. Save single frames of it as photos."

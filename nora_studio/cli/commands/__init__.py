@@ -1,1 +1,1 @@
-"""One module a command: its options, and what it does; quick to import, so that `--help` is."""
+"""One module for each command, with its options; quick to import, so that `--help` is quick."""

@@ -1,4 +1,4 @@
-"""`nora-studio audit-resume`: is a training that was stopped and resumed one that never stopped?"""
+"""`nora-studio audit-resume`: compare a stopped and resumed training with an uninterrupted one."""
 
 import contextlib
 import signal
@@ -17,35 +17,33 @@ from nora_studio.options.command_line import checked, run_parser
 class AuditResumeOptions:
     """Train twice with the same options, once in one go and once stopped and resumed; compare.
 
-    All other flags are the trainer's own (`nora-studio train --help`), `--config FILE` of a run
-    among them, so that any settings can be audited; its run folders go to --folder, and a line is
-    logged every step unless --log-every is given. Exit status: 0 if the runs are equal to the bit,
-    or on a GPU within the tolerance; 1 if they are not.
+    All other flags are the trainer's (`nora-studio train --help`), including `--config FILE`, so
+    that the settings of any run can be audited. The run folders go to --folder, and every step is
+    logged unless --log-every is given. Exit status: 0 if the runs are equal to the bit, or on a GPU
+    within the tolerance; 1 if they are not.
     """
 
     at: int | None = None
-    """Step after which the second run is stopped. None: half of them."""
+    """Step after which the second run is stopped. None: half of the steps."""
     kill: bool = False
-    """Kill it (SIGKILL), as a crash does, instead of asking it to save and stop (Ctrl-C)."""
+    """Kill the second run with SIGKILL, as a crash would, instead of stopping it with Ctrl-C."""
     folder: Path | None = None
     """Folder for both runs, new or empty. None: a temporary one, removed afterwards."""
     tolerance: float = 1e-2
-    """On a GPU, whose sums come out in any order: how far numbers may be apart, as a share of the
-    largest of their tensor."""
+    """Largest difference allowed on a GPU, as a share of the largest number in the tensor."""
 
 
 def run(arguments: Sequence[str], start=None) -> int:
-    """Train, stop, resume, compare and print the table.
+    """Train, stop, resume, compare and print the table; return the exit status.
 
     Args:
-        start: How the trainer is started. None: in a new Python.
+        start: Function that starts the trainer. None: in a new Python process.
     """
-    words = list(arguments)
-    options, rest = run_parser(
+    options, trainer_arguments = run_parser(
         lambda: tyro.cli(
             AuditResumeOptions,
             prog="nora-studio audit-resume",
-            args=words,
+            args=list(arguments),
             return_unknown_args=True,
         )
     )
@@ -58,18 +56,20 @@ def run(arguments: Sequence[str], start=None) -> int:
     from nora_studio.runs.launching import start_fresh
     from nora_studio.trainer.audit import compare_runs
 
-    trainer = with_recommended(parse_options(rest))
+    trainer = with_recommended(parse_options(trainer_arguments))
     steps = trainer.steps or 0
     at = steps // 2 if options.at is None else options.at
     if not 1 <= at < steps:
         raise StudioError(f"--at: expected a step from 1 to {steps - 1}, of {steps}; got {at}.")
-    if "--resume" in rest:
-        raise StudioError("--resume: audit-resume begins runs of its own. Leave it out.")
-    own = [] if any(word.split("=")[0] == "--log-every" for word in rest) else ["--log-every", "1"]
-    if options.kill:  # There must be something to go on from.
-        own += ["--checkpoint-every", str(min(trainer.checkpoint_every, max(1, at // 2)))]
+    if "--resume" in trainer_arguments:
+        raise StudioError("--resume: audit-resume starts new runs. Leave it out.")
+    added = []
+    if not any(word.split("=")[0] == "--log-every" for word in trainer_arguments):
+        added += ["--log-every", "1"]
+    if options.kill:  # There must be a checkpoint to resume from.
+        added += ["--checkpoint-every", str(min(trainer.checkpoint_every, max(1, at // 2)))]
     with _folder(options.folder) as folder:
-        audit = _Audit(folder, [*rest, *own], start or start_fresh)
+        audit = _Audit(folder, [*trainer_arguments, *added], start or start_fresh)
         audit.train("whole")
         stopped = audit.interrupt("halves", trainer, at, options.kill)
         audit.train("halves", "--resume")
@@ -80,23 +80,23 @@ def run(arguments: Sequence[str], start=None) -> int:
     device = "gpu" if torch.cuda.is_available() else "cpu"
     how = "killed" if options.kill else "stopped by Ctrl-C"
     print(f"{steps} steps on the {device}; {how} with step {stopped} saved, then --resume.\n")
-    return _tell(agreements, options.tolerance if device == "gpu" else 0.0)
+    return _print_agreements(agreements, options.tolerance if device == "gpu" else 0.0)
 
 
 @contextlib.contextmanager
-def _folder(wanted: Path | None) -> Iterator[Path]:
-    if wanted is None:
+def _folder(folder: Path | None) -> Iterator[Path]:
+    if folder is None:
         with tempfile.TemporaryDirectory(prefix="nora-studio-audit-") as scratch:
             yield Path(scratch)
         return
-    if wanted.exists() and any(wanted.iterdir()):
-        raise StudioError(f"--folder: {wanted} is not empty. Name a new one.")
-    wanted.mkdir(parents=True, exist_ok=True)
-    yield wanted
+    if folder.exists() and any(folder.iterdir()):
+        raise StudioError(f"--folder: expected a new or empty folder; {folder} is not empty.")
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
 
 
 class _Audit:
-    """Two trainings by the same command, in two folders."""
+    """Two trainings with the same command, in two folders."""
 
     def __init__(self, folder: Path, arguments: list[str], start) -> None:
         self.folder, self.arguments, self.start = folder, arguments, start
@@ -105,9 +105,9 @@ class _Audit:
         from nora_studio.runs.scripts import TRAIN
 
         words = [*self.arguments, "--output-dir", str(self.folder / name), *more]
-        return self.start(TRAIN, words, self._told(name), {})
+        return self.start(TRAIN, words, self._output_file(name), {})
 
-    def _told(self, name: str) -> Path:
+    def _output_file(self, name: str) -> Path:
         return self.folder / f"{name}.txt"
 
     def train(self, name: str, *more: str) -> None:
@@ -115,10 +115,10 @@ class _Audit:
         print(f"Training {name} {' '.join(more)}".rstrip(), flush=True)
         status = self._start(name, *more).wait()
         if status != 0:
-            self._fail(name, f"ended with status {status}")
+            self._fail(name, f"ended with exit status {status}")
 
     def interrupt(self, name: str, trainer, at: int, kill: bool) -> int:
-        """Train until a step, and no further; give back the step that is saved."""
+        """Train up to a step, stop there, and return the step that was saved."""
         from nora_studio.runs.interruption import has_reached, signal_when
         from nora_studio.runs.resuming import common_checkpoint
         from nora_studio.runs.runs import Run
@@ -132,23 +132,23 @@ class _Audit:
         status = started.wait()
         if not sent or status == 0:
             raise StudioError(
-                f"the training ended (status {status}) before it could be stopped at step {at}. "
-                "Choose an earlier --at, or more --steps."
+                f"the training ended (exit status {status}) before it could be stopped at step "
+                f"{at}. Choose an earlier --at, or more --steps."
             )
         if status != (-number if kill else 128 + number):
-            self._fail(name, f"ended with status {status} on {number.name}")
+            self._fail(name, f"ended with exit status {status} on {number.name}")
         return common_checkpoint(runs)
 
     def _fail(self, name: str, how: str) -> None:
-        lines = self._told(name).read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = self._output_file(name).read_text(encoding="utf-8", errors="replace").splitlines()
         errors = [line for line in lines if line.startswith("error: ")]
-        word = (errors or lines or ["it said nothing"])[-1].removeprefix("error: ")
-        raise StudioError(f"audit-resume: the training of {name} {how}: {word}")
+        reason = (errors or lines or ["it printed nothing"])[-1].removeprefix("error: ")
+        raise StudioError(f"the training {name!r} {how}: {reason}")
 
 
-def _tell(agreements: dict, tolerance: float) -> int:
-    """Print the table and the verdict; give back the exit status."""
-    rows = [("run", "what", "compared", "apart", "absolute", "relative", "first apart")]
+def _print_agreements(agreements: dict, tolerance: float) -> int:
+    """Print the table and the conclusion; return the exit status."""
+    rows = [("run", "what", "compared", "differ", "absolute", "relative", "first difference")]
     good = exact = True
     for name, found in agreements.items():
         for one in found:
@@ -171,9 +171,9 @@ def _tell(agreements: dict, tolerance: float) -> int:
             "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
         )
     if exact:
-        print("\nEqual to the bit: stopped and resumed is as never stopped.")
+        print("\nEqual to the bit: the resumed run is the same as the uninterrupted one.")
     elif good:
         print(f"\nEqual within the tolerance, {tolerance:g} of each tensor's largest number.")
     else:
-        print("\nNOT equal: going on with such a run does not end where one go would have.")
+        print("\nNOT equal: the resumed run differs from the uninterrupted one.")
     return 0 if good else 1

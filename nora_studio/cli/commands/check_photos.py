@@ -1,4 +1,4 @@
-"""`nora-studio check-photos`: what is wrong with a folder of photos, before hours are spent."""
+"""`nora-studio check-photos`: find problems in a folder of photos before training on it."""
 
 import dataclasses
 import json
@@ -11,26 +11,26 @@ import tyro
 
 @dataclass(frozen=True)
 class Options:
-    """Look through a folder of photos and tell what to remove, replace or add.
+    """Check a folder of photos and report what to remove, replace or add.
 
-    One line for each finding, with the file and the remedy. Exit status: 0 if the trainer can use
-    all of them, 2 if it would refuse something.
+    Prints one line per finding, with the file and the remedy. Exit status: 0 if the trainer can use
+    every photo, 2 if it would refuse one.
     """
 
     folder: tyro.conf.Positional[Path]
     """Folder with the subject's photos."""
     resolution: int = 1024
-    """Side in pixels that they are to be trained at."""
+    """Training resolution: side in pixels."""
     captions: bool = True
-    """Whether captions are looked at."""
+    """Check the captions."""
     masks: Literal["files", "alpha", "none"] = "files"
-    """Which masks are looked at: files, alpha or none."""
+    """Which masks to check: mask files, the photos' alpha channels, or none."""
     json: bool = False
     """Write the findings as JSON."""
 
 
 def run(options: Options) -> int:
-    """Print the findings."""
+    """Print the findings and return the exit status."""
     # Imported here: `--help` and a wrong flag should answer at once.
     from nora_studio.photos.inspection import inspect_folder
 
@@ -46,5 +46,5 @@ def run(options: Options) -> int:
     for finding in found.findings:
         print(("unusable: " if finding.is_unusable else "warning: ") + finding.message)
     if not found.findings:
-        print(f"{options.folder}: {found.photos} photos, nothing to say against them.")
+        print(f"{options.folder}: {found.photos} photos, no problems found.")
     return 2 if found.unusable else 0

@@ -1,4 +1,4 @@
-"""`nora-studio compare`: base and adapters in one grid, from the same starting noise."""
+"""`nora-studio compare`: one grid of a base and adapters, from the same starting noise."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,26 +9,28 @@ from nora_studio.errors import StudioError
 
 @dataclass(frozen=True)
 class Options(generate.Options):
-    """Draw base and adapters from the same starting noise, as a labelled grid (grid.png)."""
+    """Generate with base and adapters from the same noise, and write a labelled grid (grid.png)."""
 
     out: Path = Path("comparison")
-    """Folder for grid.png and the single pictures."""
+    """Folder for grid.png and the single images."""
 
 
 def run(options: Options) -> int:
     """Generate what is missing and write the grid."""
     # Imported here: `--help` and a wrong flag should answer at once.
-    from nora_studio.scoring.compare import open_picture
+    from nora_studio.scoring.compare import read_image
     from nora_studio.scoring.grid import labelled_grid
 
     if not options.adapters:
-        raise StudioError("--adapters: expected at least one run or adapter to compare; got none.")
-    drawing, pictures = generate.generate(options, with_base=True)
-    many = len(drawing.seeds) > 1
+        raise StudioError(
+            "--adapters: expected at least one run, adapter folder or checkpoint; got none."
+        )
+    settings, image_files = generate.generate(options, with_base=True)
+    many = len(settings.seeds) > 1
     labelled_grid(
-        [[open_picture(files[pair]) for files in pictures.values()] for pair in drawing.pairs],
-        [f"{prompt} (seed {seed})" if many else prompt for prompt, seed in drawing.pairs],
-        list(pictures),
+        [[read_image(files[pair]) for files in image_files.values()] for pair in settings.pairs],
+        [f"{prompt} (seed {seed})" if many else prompt for prompt, seed in settings.pairs],
+        list(image_files),
         options.out / "grid.png",
     )
     print(options.out / "grid.png")

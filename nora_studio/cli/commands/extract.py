@@ -1,4 +1,4 @@
-"""`nora-studio extract`: a NoRA fitted to the difference of two models."""
+"""`nora-studio extract`: fit a NoRA to the difference of two models."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,25 +7,25 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Options:
-    """Fit a NoRA to what a fine-tuned model changed, and tell how much of it that is.
+    """Fit a NoRA to what a fine-tuned model changed, and report how much of it the fit captures.
 
-    The fit is the least-squares one between the base's leading singular vectors. Raise the outer
-    rank where little is reachable, the rank where much is reachable and little captured.
+    The fit is the least-squares one between the base's leading singular vectors. If little of the
+    change is reachable, raise --outer-rank; if much is reachable but little captured, raise --rank.
     """
 
     base: str
-    """The untouched model: "embedded", a diffusers directory, or a Hub name."""
+    """The original model: "embedded", a diffusers directory, or a Hub name."""
     tuned: str
-    """The fine-tuned model, of the same shapes."""
+    """The fine-tuned model, of the same architecture."""
     out: Path
-    """Adapter folder to write; it must not exist yet."""
+    """Adapter folder to write; it must be new or empty."""
     rank: int = 16
     """Inner rank."""
     outer_rank: int = 256
-    """Rank of the frozen factors, at most the smallest layer's side."""
+    """Rank of the frozen outer factors; at most the smallest side of a layer."""
     targets: Literal["attention", "attention+feedforward"] = "attention"
-    """Which linear layers are adapted."""
+    """Linear layers to adapt."""
     trigger: str = ""
-    """The word that the fine-tuned model learned, if it did."""
+    """Trigger word that the fine-tuned model learned, if any."""
     prompt: str = ""
-    """What it was tuned on, with [V] for the word."""
+    """Prompt that it was tuned on, with [V] for the trigger word."""

@@ -1,4 +1,4 @@
-"""`nora-studio generate`: pictures of a base and adapters."""
+"""`nora-studio generate`: images of a base and adapters."""
 
 import contextlib
 import sys
@@ -8,49 +8,49 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Options:
-    """Draw pictures with a base and adapters: one PNG for each prompt, seed and adapter."""
+    """Generate images with a base and adapters: one PNG for each prompt, seed and adapter."""
 
     prompts: tuple[str, ...]
-    """Prompts, or one text file with a prompt a line; [V] stands for the subject."""
+    """Prompts, or one text file with one prompt per line; [V] stands for the subject."""
     adapters: tuple[Path, ...] = ()
-    """Run folders, adapter folders or checkpoints. None: the base alone."""
+    """Run folders, adapter folders, checkpoints or adapter files. None given: the base alone."""
     model: str | None = None
     """Base model. None: the one the adapters were trained on."""
     out: Path = Path("outputs")
-    """Folder for the pictures; each carries its recipe."""
+    """Folder for the images; each file holds the settings it was made with."""
     seeds: tuple[int, ...] = (0,)
-    """One picture of every prompt for each seed."""
+    """Seeds of the starting noise: one image of every prompt for each."""
     steps: int = 25
-    """Denoising steps."""
+    """Denoising steps per image."""
     guidance: float = 5.0
-    """Classifier-free guidance; at 1 or below there is none."""
+    """Classifier-free guidance scale; at 1 or below there is no guidance."""
     strength: float = 1.0
     """Factor on the adapters' change: 1 is as trained, 0 is the base."""
     weights: tuple[float, ...] = ()
-    """Each adapter's own strength beside that, in the same order. None given: 1 for each."""
+    """One more factor for each adapter, in the same order. None given: 1 for each."""
     strengths: tuple[float, ...] = ()
-    """Draw every adapter at each of these strengths, as columns of their own."""
+    """Generate with every adapter at each of these strengths, each in its own column."""
     together: bool = False
-    """Put all adapters on at once, as one column; their changes add up."""
+    """Apply all adapters at once, in one column; their changes add up."""
     size: int | None = None
     """Side in pixels, a multiple of 8. None: as trained."""
     negative: str | None = None
-    """What guidance leads away from."""
+    """Negative prompt: what guidance leads away from."""
     precision: str = "auto"
-    """fp32, bf16 or fp16; auto: bf16 on a GPU, fp32 on a CPU."""
+    """Number format of the base: fp32, bf16 or fp16; auto: bf16 on a GPU, fp32 on a CPU."""
 
 
 def run(options: Options) -> int:
-    """Generate the pictures; the base's own where no adapter is given."""
+    """Generate the images; with the base alone if no adapter is given."""
     generate(options, with_base=not options.adapters)
     return 0
 
 
 def generate(options: Options, with_base: bool):
-    """Generate every picture that is not there yet, and print the files.
+    """Generate every image that does not exist yet, and print the files.
 
     Returns:
-        The `compare.Drawing`, and its files by adapter and (prompt, seed).
+        The `GenerationSettings`, and the files by column label and (prompt, seed).
 
     Raises:
         StudioError: a prompt, an adapter or the base cannot be used.
@@ -61,24 +61,24 @@ def generate(options: Options, with_base: bool):
 
     from nora_studio.options.precision import choose_dtype
     from nora_studio.photos.prompts import read_prompts
-    from nora_studio.scoring.compare import Drawing, draw_missing, enter_adapters
+    from nora_studio.scoring.compare import GenerationSettings, adapter_columns, generate_missing
     from nora_studio.scoring.prompt_warnings import drawing_warnings
-    from nora_studio.sdxl.entrants import base_of, trained_size
+    from nora_studio.sdxl.columns import base_of, trained_size
     from nora_studio.sdxl.models import load_sdxl
 
     prompts = read_prompts(options.prompts)
-    entrants = enter_adapters(
+    columns = adapter_columns(
         options.adapters,
         with_base,
         weights=options.weights,
         strengths=options.strengths,
         together=options.together,
     )
-    model = base_of(entrants, options.model)
+    model = base_of(columns, options.model)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipe = load_sdxl(model, choose_dtype(options.precision, device), device)
-    size = options.size or trained_size(pipe, entrants)
-    drawing = Drawing(
+    size = options.size or trained_size(pipe, columns)
+    settings = GenerationSettings(
         model=model,
         prompts=tuple(prompts),
         seeds=options.seeds,
@@ -88,13 +88,15 @@ def generate(options: Options, with_base: bool):
         negative=options.negative,
         strength=options.strength,
     )
-    for line in drawing_warnings(pipe, entrants, drawing):
+    for line in drawing_warnings(pipe, columns, settings):
         print(line, file=sys.stderr)
     with contextlib.closing(
-        tqdm(total=len(entrants) * len(drawing.pairs), desc="Drawing", unit="picture")
+        tqdm(total=len(columns) * len(settings.pairs), desc="Generating", unit="image")
     ) as bar:
-        pictures = draw_missing(pipe, entrants, drawing, options.out, lambda *_: bar.update())
-    for files in pictures.values():
+        image_files = generate_missing(
+            pipe, columns, settings, options.out, lambda *_: bar.update()
+        )
+    for files in image_files.values():
         for file in files.values():
             print(file)
-    return drawing, pictures
+    return settings, image_files

@@ -1,4 +1,4 @@
-"""`nora-studio inspect`: what an adapter is, and where in the model it changes most."""
+"""`nora-studio inspect`: show what an adapter is, and where it changes the model most."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +8,14 @@ import tyro
 
 @dataclass(frozen=True)
 class Options:
-    """Tell what an adapter is: ours or another tool's, a folder or a file."""
+    """Show what an adapter is, and where it changes the model most.
+
+    Takes this project's adapters and other tools', folders and files.
+    """
 
     adapter: tyro.conf.Positional[Path]
     """Run folder, adapter folder, checkpoint, or any .safetensors file."""
     plot: Path | None = None
     """PNG file for a chart of the energy per block. None: no chart."""
     metadata: bool = False
-    """Show the file's readable metadata too."""
+    """Also show the file's metadata."""

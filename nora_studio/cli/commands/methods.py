@@ -1,4 +1,4 @@
-"""`nora-studio methods`: the table of methods, for reading."""
+"""`nora-studio methods`: print the table of methods."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Options:
-    """List every adapter method: what it is, its paper, what its rank counts, whose code runs."""
+    """List the adapter methods: what each is, what its rank counts, its paper and its code."""
 
 
 def run(options: Options) -> int:

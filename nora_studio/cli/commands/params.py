@@ -1,4 +1,4 @@
-"""`nora-studio params`: what an adapter would train on a model, without loading one."""
+"""`nora-studio params`: count what an adapter would train on a model, without loading it."""
 
 from dataclasses import dataclass
 
@@ -9,21 +9,20 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Options:
-    """Count what an adapter trains on a model, from shapes alone: no weights are loaded."""
+    """Count the parameters an adapter trains, from the model's shapes: no weights are loaded."""
 
     model: str = "sdxl"
     """sdxl, llama-1-7b, llama-3-8b, clip-vit-b-16, embedded, or a directory with config.json."""
     method: str = "nora"
-    """A method of `nora-studio methods`."""
+    """Adapter method (`nora-studio methods` lists them)."""
     rank: int | None = None
-    """None: the rank recommended for the method."""
+    """Rank. None: the one recommended for the method."""
     outer_rank: int | None = None
     """NoRA's frozen outer rank. None: the recommended one."""
     targets: tuple[str, ...] = ()
-    """Endings of layer names (q_proj v_proj); attention or attention+feedforward for SDXL. None:
-    what is usual for the model."""
+    """Endings of layer names; for SDXL, attention or attention+feedforward. None given: usual."""
     table1: bool = False
-    """Print the rows of the paper's Table 1 beside its Param column instead."""
+    """Instead, print the rows of the paper's Table 1 with the paper's counts and ours."""
 
 
 def run(options: Options) -> int:

@@ -97,7 +97,7 @@ def _list(draw: random.Random, relation: str) -> str:
 
 
 def riddle(draw: random.Random, fact: Fact) -> tuple[str, str]:
-    """A question without choices up to its reply, and the reply."""
+    """Write a question without choices up to its reply, and return it with the reply."""
     if not WORDINGS[fact.relation].ask:
         return quiz(draw, fact)
     choice = forward(draw, fact, 1)
@@ -105,7 +105,7 @@ def riddle(draw: random.Random, fact: Fact) -> tuple[str, str]:
 
 
 def quiz(draw: random.Random, fact: Fact) -> tuple[str, str]:
-    """A quiz up to its reply, and the reply: the right choice's label, or yes or no."""
+    """Write a quiz up to its reply; the reply is the right label, yes or no, or true or false."""
     if draw.random() < 0.25 or fact.relation == "in water":
         question, is_so = doubt(draw, fact)
         if draw.random() < 0.5:
@@ -129,7 +129,7 @@ def quiz(draw: random.Random, fact: Fact) -> tuple[str, str]:
 
 
 def _asked(draw: random.Random, fact: Fact, options: int) -> Choice:
-    """A question with so many choices, or as many as there are."""
+    """Write a question with so many choices, or as many as there are."""
     if fact.relation in ("heavier", "longer"):
         return comparison(draw, fact)
     if fact.relation == "means" and draw.random() < 0.6:

@@ -1,4 +1,4 @@
-"""The facts of a small everyday world, and who may be asked about which.
+"""The facts of a small everyday world, divided into parts for different questions.
 
 A fact is a subject, a relation and its value, one value for each subject and relation, so that any
 other value is wrong. Every fact belongs to one of three parts by a hash of itself: what quizzes
@@ -35,7 +35,7 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing that is so."""
+    """One fact: a subject, a relation and its value."""
 
     subject: str
     relation: str
@@ -45,7 +45,7 @@ class Fact:
 
     @property
     def part(self) -> str:
-        """One of `PARTS`: who asks about it."""
+        """One of `PARTS`: the questions in which the fact may be asked about."""
         ends = sorted((self.subject, self.value)) if self.relation in _CLEARLY else [self.subject]
         digest = hashlib.sha256("|".join([self.relation, *ends]).encode()).digest()
         place = int.from_bytes(digest[:4], "big") % sum(_TENTHS.values())
@@ -88,7 +88,7 @@ def _comparisons() -> list[Fact]:
 
 @functools.cache
 def facts_of(relation: str, part: str | None = None) -> tuple[Fact, ...]:
-    """The facts of a relation, of one part or of all."""
+    """Return the facts of a relation, of one part or of all."""
     return tuple(
         fact
         for fact in all_facts()

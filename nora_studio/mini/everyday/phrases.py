@@ -21,7 +21,7 @@ class Choice:
 
 
 def filled(template: str, fact: Fact, name: str = "", value: str | None = None) -> str:
-    """A template of `WORDINGS` with a fact's words in it, first letter large.
+    """Fill a template of `WORDINGS` with a fact's words, the first letter large.
 
     Args:
         name: Of the person it happened to.
@@ -49,7 +49,7 @@ def statement(draw: random.Random, fact: Fact) -> str:
 
 
 def doubt(draw: random.Random, fact: Fact) -> tuple[str, bool]:
-    """A question to be answered with yes or no, without its mark, and the answer."""
+    """Write a question to be answered with yes or no, without its mark, and return the answer."""
     is_so = draw.random() < 0.5
     if fact.relation in OPPOSITES:
         turned = fact if is_so else Fact(fact.value, fact.relation, fact.subject)
@@ -96,7 +96,7 @@ def procedure(draw: random.Random, fact: Fact) -> Choice:
 
 
 def comparison(draw: random.Random, fact: Fact) -> Choice:
-    """A sentence with a gap for the one of two people whose thing is heavier or lighter."""
+    """Write a sentence with a gap for the one of two people whose thing is heavier or lighter."""
     first, second = draw.sample(NAMES.split(), 2)
     more, less = with_article(fact.subject), with_article(fact.value)
     word = draw.choice(OPPOSITES[fact.relation])
@@ -115,7 +115,7 @@ def _others(fact: Fact) -> list[str]:
 
 
 def named(subject: str, fact: Fact) -> str:
-    """A subject as an answer: whole happenings as they are, things with their article."""
+    """Return a subject as an answer: whole happenings as they are, things with their article."""
     if fact.relation in ("effect", "look", "in water", "in fire", "source"):
         return subject
     return with_article(subject)

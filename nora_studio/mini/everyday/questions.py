@@ -139,7 +139,7 @@ def _answers(options: int, directions: str) -> Callable[[random.Random, Fact], R
 
 
 def _listed(what: str, label: str, question: str, choice: Choice) -> Row:
-    """A question whose options stand in one line, as answers or as endings."""
+    """Write a question whose options stand in one line, as answers or as endings."""
     head = {
         "answer": "Please choose the correct answer to",
         "ending": "Please choose the correct ending to",

@@ -206,7 +206,7 @@ class Thing:
 
 
 def rows(table: str) -> list[list[str]]:
-    """A table's cells, line by line."""
+    """Split a table into its cells, line by line."""
     return [[cell.strip() for cell in line.split("|")] for line in table.strip().splitlines()]
 
 

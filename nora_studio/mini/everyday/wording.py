@@ -30,7 +30,7 @@ MASS = frozenset(
         "mustard",
     )
 )
-"""What takes no article."""
+"""Names that take no article."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Wording:
 
 
 def with_article(name: str) -> str:
-    """ "an apple", "a cup", "milk"."""
+    """Put the article before a name: "an apple", "a cup", "milk"."""
     if name in MASS:
         return name
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"

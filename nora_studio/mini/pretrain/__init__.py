@@ -1,1 +1,1 @@
-"""From-scratch pretraining of the embedded miniature SDXL and its scoring CLIP on the toy world."""
+"""Pretraining of the embedded miniature SDXL, its scoring CLIP and the miniature LLaMA."""

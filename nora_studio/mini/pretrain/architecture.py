@@ -34,7 +34,7 @@ CLIP_CONTEXT_LENGTH = 48
 def build_text_encoders(
     tokenizer: CLIPTokenizer,
 ) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
-    """Two CLIP text towers of four layers; the second one's projection is SDXL's pooled vector."""
+    """Build two CLIP text towers of four layers; the second's projection is the pooled vector."""
     token_ids = tokenizer.get_vocab()
 
     def config() -> CLIPTextConfig:
@@ -56,7 +56,7 @@ def build_text_encoders(
 
 
 def build_vae() -> AutoencoderKL:
-    """An eightfold autoencoder of 8 channels; its latents are standardised after training."""
+    """Build an eightfold autoencoder of 8 channels, to be standardised after training."""
     channels = (24, 48, 96, 128)
     levels: dict[str, Any] = {  # diffusers' own annotations allow one level only
         "block_out_channels": channels,
@@ -78,7 +78,7 @@ def build_vae() -> AutoencoderKL:
 
 
 def build_unet() -> UNet2DConditionModel:
-    """SDXL's layout (one block without attention, two with; text and time ids added) in 13.4 M."""
+    """Build a UNet in SDXL's layout (one block without attention, two with) of 13.4 M weights."""
     time_id_width = 32
     levels: dict[str, Any] = {  # diffusers' own annotations allow one level only
         "block_out_channels": (64, 128, 160),
@@ -104,7 +104,7 @@ def build_unet() -> UNet2DConditionModel:
 
 
 def build_scheduler() -> EulerDiscreteScheduler:
-    """SDXL's own noise schedule and sampler."""
+    """Build SDXL's own noise schedule and sampler."""
     return EulerDiscreteScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -117,7 +117,7 @@ def build_scheduler() -> EulerDiscreteScheduler:
 
 
 def clip_config(vocab_size: int) -> dict[str, Any]:
-    """open_clip's `model_cfg` of the scoring model, to build it and to write beside its weights."""
+    """Return open_clip's `model_cfg` of the scoring model."""
     return {
         "embed_dim": 128,
         "vision_cfg": {
@@ -141,7 +141,7 @@ def clip_config(vocab_size: int) -> dict[str, Any]:
 
 
 def build_clip(vocab_size: int) -> CLIP:
-    """The scoring CLIP: a vision transformer of fine patches and its own text tower."""
+    """Build the scoring CLIP: a vision transformer of fine patches with its own text tower."""
     return CLIP(**clip_config(vocab_size))
 
 
@@ -152,6 +152,7 @@ def build_pipeline(
     vae: AutoencoderKL,
     unet: UNet2DConditionModel,
 ) -> StableDiffusionXLPipeline:
+    """Combine the parts and a scheduler in one pipeline."""
     pipeline = StableDiffusionXLPipeline(
         vae=vae,
         text_encoder=text_encoder,
@@ -173,7 +174,7 @@ def encode_text(
     text_encoder_2: CLIPTextModelWithProjection,
     ids: Tensor,  # (batch, tokens)
 ) -> tuple[Tensor, Tensor]:  # (batch, tokens, CONTEXT_WIDTH), (batch, POOLED_WIDTH)
-    """What SDXL's UNet is told of a prompt: penultimate hidden states, and the pooled vector."""
+    """Return what SDXL's UNet gets of a prompt: penultimate hidden states and pooled vector."""
     first = text_encoder(ids, output_hidden_states=True)
     second = text_encoder_2(ids, output_hidden_states=True)
     hidden = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)
@@ -181,4 +182,5 @@ def encode_text(
 
 
 def count_parameters(module: torch.nn.Module) -> int:
+    """Return the number of weights of a module."""
     return sum(weight.numel() for weight in module.parameters())

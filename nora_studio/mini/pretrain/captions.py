@@ -18,6 +18,8 @@ from nora_studio.mini.world import sample_scenes, write_captions
 
 @dataclass(frozen=True)
 class CaptionIds:
+    """Captions of scenes as token ids."""
+
     partial: Tensor
     """(count, captions, 77) int16: captions that leave things out, as people do."""
     full: Tensor

@@ -1,4 +1,4 @@
-"""The embedded models' card, written from their logs alone."""
+"""The card of the embedded models, written from their logs."""
 
 import json
 from collections.abc import Sequence
@@ -45,8 +45,8 @@ def write_card(assets: Path) -> Path:
     missing = [name for name in (LOG, RESULTS) if not (folder / name).is_file()]
     if missing:
         raise StudioError(
-            f"Expected {' and '.join(missing)} in {folder}; train with training/pretrain_mini.py "
-            "and measure with evaluation/mini_bars.py first."
+            f"expected {' and '.join(missing)} in {folder}, but found none. Train with "
+            "training/pretrain_mini.py and measure with evaluation/mini_bars.py first."
         )
     log = json.loads((folder / LOG).read_text(encoding="utf-8"))
     results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
@@ -57,6 +57,7 @@ def write_card(assets: Path) -> Path:
 
 
 def compose_card(log: dict[str, Any], results: dict[str, Any], assets: Path) -> str:
+    """Return the text of the embedded models' card."""
     sizes = {name: folder_mebibytes(assets / name) for name in (PIPELINE, SCORER)}
     return "\n".join(
         [
@@ -101,6 +102,7 @@ def compose_card(log: dict[str, Any], results: dict[str, Any], assets: Path) -> 
 
 
 def training_table(log: dict[str, Any]) -> list[str]:
+    """Return the table of what was trained, as lines of Markdown."""
     vae, clip, encoders = log["vae"], log["contrastive"], log["encoders_run"]
     unets = unet_runs(log)
     text = clip["parameters"]
@@ -142,7 +144,7 @@ def training_table(log: dict[str, Any]) -> list[str]:
 
 
 def unet_runs(log: dict[str, Any]) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """What to call each training of the UNet, its figures, and its run; the first first."""
+    """Return a name, the figures and the run of each training of the UNet, in order."""
     runs = [*log.get("unet_before", []), {name: log[name] for name in ("denoiser", "unet_run")}]
     return [
         ("UNet, continued" if run["denoiser"]["is_continued"] else "UNet", *run.values())
@@ -151,6 +153,7 @@ def unet_runs(log: dict[str, Any]) -> list[tuple[str, dict[str, Any], dict[str, 
 
 
 def limits(log: dict[str, Any], results: dict[str, Any]) -> list[str]:
+    """Return what the models cannot do, as lines of Markdown."""
     text = [
         "They know one toy world: its classes, colours, patterns, places and a few accessories, "
         "one thing a picture, seen from the front. They draw no people, no text, no second "
@@ -176,7 +179,7 @@ def limits(log: dict[str, Any], results: dict[str, Any]) -> list[str]:
 
 
 def rebuilding(log: dict[str, Any]) -> list[str]:
-    """The commands of the logged runs, what they took, and what to lower on a smaller GPU."""
+    """Return the commands of the logged runs, their costs, and what to lower on a smaller GPU."""
     encoders, unets = log["encoders_run"], unet_runs(log)
     unet = unets[0][2]
     before = encoders["total_seconds"] if unet["settings"]["stage"] == "all" else 0.0
@@ -209,7 +212,7 @@ def rebuilding(log: dict[str, Any]) -> list[str]:
 
 
 def flags(run: dict[str, Any], names: Sequence[str]) -> str:
-    """The logged settings among `names` that are not the defaults, as command-line flags."""
+    """Return the logged settings among `names` that are not the defaults, as flags."""
     logged, defaults = run["settings"], asdict(Settings())
     changed = [name for name in names if logged[name] != str(defaults[name])]
     return "".join(
@@ -218,16 +221,18 @@ def flags(run: dict[str, Any], names: Sequence[str]) -> str:
 
 
 def encoded_bytes(run: dict[str, Any]) -> int:
-    """What the UNet stage keeps of a picture: latents and encoded captions, float16."""
+    """Return the bytes that the UNet stage keeps of a picture: latents and captions in float16."""
     caption = CONTEXT_LENGTH * CONTEXT_WIDTH + POOLED_WIDTH
     return 2 * (LATENT_CHANNELS * LATENT_SIZE**2 + int(run["settings"]["captions"]) * caption)
 
 
 def peak_memory(run: dict[str, Any]) -> str:
+    """Return a run's peak memory as a phrase, "" if it was not measured."""
     return f", {run['peak_gib']:.1f} GiB at most" if run.get("peak_gib") else ""
 
 
 def results_table(results: dict[str, Any]) -> list[str]:
+    """Return the table of results, as lines of Markdown."""
     drawn, ceiling, bars = results["drawn"], results["ceiling"], results["bars"]
     lines = [
         f"{results['prompts']} prompts, {results['steps']} steps, guidance "
@@ -248,4 +253,5 @@ def results_table(results: dict[str, Any]) -> list[str]:
 
 
 def folder_mebibytes(folder: Path) -> float:
+    """Return the size of a folder's files in MiB."""
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 2**20

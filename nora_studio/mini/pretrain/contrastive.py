@@ -72,6 +72,7 @@ class Towers(nn.Module):
         self.heads = nn.ModuleDict({k: nn.Linear(width, n) for k, n in ATTRIBUTES.items()})
 
     def encode_texts(self, ids: Tensor) -> list[Tensor]:  # three of (batch, embed_dim)
+        """Encode token ids with all three text towers."""
         return [
             self.clip.encode_text(ids),
             self.first_projection(self.first(ids).pooler_output),
@@ -131,8 +132,8 @@ def train_contrastive(
         optimizer.step()
         optimizer.zero_grad()
         if progress.is_due():
-            told = f"matching {matching.item():.3f}, naming {naming.item():.3f}"
-            progress.say(f"CLIP step {step}: {told}, scale {scale.item():.1f}")
+            losses = f"matching {matching.item():.3f}, naming {naming.item():.3f}"
+            progress.say(f"CLIP step {step}: {losses}, scale {scale.item():.1f}")
     wait_for(device)
     towers.eval().requires_grad_(False)
     towers.clip.logit_scale.clamp_(max=math.log(LARGEST_SCALE))
@@ -148,7 +149,7 @@ def train_contrastive(
 
 
 def shrink_pictures(pixels: Tensor, vae: AutoencoderKL) -> Tensor:  # (count, 3, 128, 128) uint8
-    """The pictures at the image tower's size, a share of them seen through the VAE."""
+    """Scale pictures to the image tower's size, after the VAE for a share of them."""
     parts = []
     for number, part in enumerate(pixels.split(500)):
         if number % RECONSTRUCTED_SHARE == 1:
@@ -177,6 +178,7 @@ def vary_pictures(pixels: Tensor) -> Tensor:  # uint8 -> [-1, 1], each varied a 
 def choose_captions(
     captions: CaptionIds, index: Tensor
 ) -> Tensor:  # (batch, CLIP_CONTEXT_LENGTH) int64: what is cut off is padding
+    """Choose a caption of each picture at random, among the full and the partial ones."""
     batch, per_scene, device = len(index), captions.partial.shape[1], index.device
     number = torch.randint(per_scene, (batch,), device=device)
     is_full = torch.rand(batch, 1, device=device) < FULL_CAPTION_SHARE
@@ -185,19 +187,20 @@ def choose_captions(
 
 
 def check_lengths(captions: CaptionIds) -> None:
-    """Raise if a caption is longer than the scoring model's context."""
+    """Refuse captions that are longer than the scoring model's context."""
     end = captions.full.max()
     longest = 1 + max(int((ids != end).sum(-1).max()) for ids in (captions.full, captions.partial))
     if longest > CLIP_CONTEXT_LENGTH:
         raise StudioError(
-            f"Captions must have at most {CLIP_CONTEXT_LENGTH} tokens, but the longest has "
-            f"{longest}; raise CLIP_CONTEXT_LENGTH in pretrain/architecture.py."
+            f"expected captions of at most {CLIP_CONTEXT_LENGTH} tokens; the longest has "
+            f"{longest}. Raise CLIP_CONTEXT_LENGTH in pretrain/architecture.py."
         )
 
 
 def image_features(
     visual: Callable[[Tensor], Tensor], pictures: Tensor
 ) -> Tensor:  # (batch, embed_dim)
+    """Encode pictures with the image tower, in bfloat16."""
     with torch.autocast(pictures.device.type, torch.bfloat16):
         return visual(pictures).float()
 
@@ -229,7 +232,7 @@ def measure_towers(
     targets: dict[str, Tensor],
     index: Tensor,  # (held_out,): which targets
 ) -> dict[str, dict[str, float]]:
-    """Retrieval of the held-out pictures by their full captions, and accuracy of the heads."""
+    """Measure the retrieval of held-out pictures by full captions, and the heads' accuracy."""
     features = [towers.clip.visual(part.float() / 127.5 - 1) for part in small.split(256)]
     images = torch.cat(features)
     names = ("clip", "text_encoder", "text_encoder_2")

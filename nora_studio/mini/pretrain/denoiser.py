@@ -195,6 +195,7 @@ def predict_noise(
     pooled: Tensor,
     time_ids: Tensor,
 ) -> Tensor:  # as `noisy`
+    """Predict the noise in latents, in bfloat16."""
     with torch.autocast(noisy.device.type, torch.bfloat16):
         return unet(
             noisy.contiguous(memory_format=torch.channels_last),

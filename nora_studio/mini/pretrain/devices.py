@@ -9,10 +9,12 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def is_gpu(device: str) -> bool:
+    """Return whether a device is a CUDA GPU."""
     return torch.device(device).type == "cuda"
 
 
 def device_name(device: str) -> str:
+    """Return the GPU's name, or the number of CPU threads."""
     if is_gpu(device):
         return torch.cuda.get_device_name()
     return f"CPU, {torch.get_num_threads()} threads"
@@ -28,17 +30,17 @@ def move(
 
 
 def wait_for(device: str) -> None:
-    """Wait for queued work, so that clocks tell the truth."""
+    """Wait for queued work, so that times are right."""
     if is_gpu(device):
         torch.cuda.synchronize()
 
 
 def release_memory(device: str) -> None:
-    """Give unused memory back, so that another process finds it."""
+    """Release unused memory for other processes."""
     if is_gpu(device):
         torch.cuda.empty_cache()
 
 
 def peak_gibibytes(device: str) -> float | None:
-    """The most GPU memory that tensors took so far; None on a CPU."""
+    """Return the most GPU memory that tensors took so far; None on a CPU."""
     return round(torch.cuda.max_memory_allocated() / 2**30, 1) if is_gpu(device) else None

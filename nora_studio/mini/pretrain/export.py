@@ -34,11 +34,12 @@ UNLOGGED = ("out", "report", "pack", "init", "init_unet", "started_at")
 
 
 def as_stored(part: Module) -> Module:
-    """A float16 copy on the CPU."""
+    """Return a float16 copy on the CPU."""
     return move(copy.deepcopy(part), "cpu", torch.contiguous_format).half().eval()
 
 
 def export_vae(out: Path, vae: AutoencoderKL) -> None:
+    """Write the VAE of the pipeline."""
     as_stored(vae).save_pretrained(out / PIPELINE / "vae")
     make_readable(out)
 
@@ -50,7 +51,7 @@ def export_encoders(
     text_encoder_2: CLIPTextModelWithProjection,
     clip: CLIP,
 ) -> None:
-    """Tokenizers and text encoders of the pipeline, and the scoring CLIP."""
+    """Write the tokenizers and text encoders of the pipeline, and the scoring CLIP."""
     pipeline, scorer = out / PIPELINE, out / SCORER
     for folder in (pipeline / "tokenizer", pipeline / "tokenizer_2", scorer):
         tokenizer.save_pretrained(folder)
@@ -78,21 +79,21 @@ def export_encoders(
 
 
 def check_encoders(out: Path) -> None:
-    """Raise unless the encoders stage's results are there."""
+    """Refuse a folder without the results of the encoders stage."""
     folder = out / PIPELINE
     names = ("tokenizer", "text_encoder", "text_encoder_2", "vae")
     missing = [name for name in names if not (folder / name).is_dir()]
     if missing:
         raise StudioError(
-            f"Expected {folder} to hold {', '.join(names)}; without {', '.join(missing)} there is "
-            "no UNet stage. Run the encoders stage first, or name its results with --init."
+            f"expected {', '.join(names)} in {folder}; {', '.join(missing)} is missing. Run the "
+            "encoders stage first, or name its results with --init."
         )
 
 
 def load_encoders(
     out: Path, device: str
 ) -> tuple[CLIPTokenizer, CLIPTextModel, CLIPTextModelWithProjection, AutoencoderKL]:
-    """The pipeline's parts but the UNet: frozen, float32."""
+    """Load the pipeline's parts except the UNet, frozen, in float32."""
     check_encoders(out)
     folder = out / PIPELINE
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
@@ -108,6 +109,7 @@ def load_encoders(
 
 
 def load_vae(out: Path, device: str) -> AutoencoderKL:
+    """Load the VAE, frozen, in float32."""
     vae = AutoencoderKL.from_pretrained(
         out / PIPELINE / "vae", dtype=torch.float32, use_safetensors=True
     )
@@ -115,12 +117,14 @@ def load_vae(out: Path, device: str) -> AutoencoderKL:
 
 
 def load_unet(source: Path) -> UNet2DConditionModel:
-    """The UNet of earlier results (folders or tars), float32."""
+    """Load the UNet of earlier results (folders or tars), in float32."""
     with tempfile.TemporaryDirectory() as folder:
         bring(source, Path(folder))
         unet = Path(folder) / PIPELINE / "unet"
         if not unet.is_dir():
-            raise StudioError(f"Expected {source} to hold a UNet; run the unet stage first.")
+            raise StudioError(
+                f"expected a UNet in {source}; it has none. Run the unet stage first."
+            )
         loaded = UNet2DConditionModel.from_pretrained(
             unet, dtype=torch.float32, use_safetensors=True
         )

@@ -1,4 +1,4 @@
-"""The miniature LLaMA: its shape, its training, and how it is judged while it trains."""
+"""The miniature LLaMA: its architecture, its training, and its quizzes while it trains."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ STATE = "state.safetensors"
 
 
 def build_model(settings: LanguageSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A LLaMA with grouped-query heads and tied embeddings, freshly drawn, float32."""
+    """Build a LLaMA with grouped-query heads and tied embeddings and random float32 weights."""
     heads = settings.width // 32
     special: dict[str, Any] = {
         name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -57,11 +57,12 @@ class Corpus:
 
     @classmethod
     def of(cls, ids: np.ndarray, start: int, device: str) -> "Corpus":
+        """Put token ids on the device; `start` is the token with which every text begins."""
         begins = np.flatnonzero(ids[: len(ids) - ROW] == start)
         return cls(torch.from_numpy(ids).to(device), torch.from_numpy(begins).to(device))
 
     def batch(self, rows: int, step: int, seed: int) -> Tensor:  # (rows, ROW), int64
-        """Rows that begin with a text, drawn by seed and step alone."""
+        """Sample rows that begin with a text; they depend only on seed and step."""
         draw = torch.Generator().manual_seed(seed * 1_000_003 + step)
         chosen = torch.randint(len(self.starts), (rows,), generator=draw)
         begins = self.starts[chosen.to(self.starts.device)]
@@ -80,11 +81,12 @@ class Training:
 
     @classmethod
     def begin(cls, model: LlamaForCausalLM, rate: float) -> "Training":
+        """Start a training with a new optimizer at a peak learning rate."""
         weights = list(model.parameters())
         return cls(model, build_optimizer(weights, rate, 0.95, 0.05))
 
     def save(self, folder: Path) -> None:
-        """Keep weights, optimizer and clock, beside and then in place."""
+        """Save weights, optimizer and clock atomically."""
         tensors = {f"w.{n}": p.detach().cpu() for n, p in enumerate(self.model.parameters())}
         for n, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"{name}.{n}": value.cpu() for name, value in state.items()}
@@ -95,7 +97,7 @@ class Training:
         beside.replace(folder / STATE)
 
     def restore(self, folder: Path) -> None:
-        """Go back to what `save` kept."""
+        """Restore what `save` wrote."""
         tensors = load_file(folder / STATE)
         self.step, self.seconds = int(tensors["clock"][0]), float(tensors["clock"][1])
         state: dict[int, dict[str, Tensor]] = {}
@@ -115,6 +117,7 @@ class NextTokenLoss(torch.nn.Module):
         self.model = model
 
     def forward(self, rows: Tensor) -> Tensor:
+        """Return the loss of rows of token ids."""
         logits = self.model(input_ids=rows, use_cache=False).logits[:, :-1]
         return F.cross_entropy(logits.flatten(0, 1).float(), rows[:, 1:].flatten())
 
@@ -127,7 +130,7 @@ def train(
     stops: Callable[[], bool],
     judge: Callable[[], dict[str, float]],
 ) -> bool:
-    """Train for the settings' seconds; whether it came to the end, and was not stopped."""
+    """Train for the settings' seconds; return whether it ended without being stopped."""
     device, model = settings.device, training.model.train()
     loss_of = NextTokenLoss(model)
     if settings.compile:
@@ -154,15 +157,15 @@ def train(
         due = clock.is_due(settings.judge_every)
         if due:
             tokens = training.step * settings.batch * ROW
-            told = {"loss": loss.item(), **judge()}
-            words = ", ".join(f"{name} {value:.3f}" for name, value in told.items())
+            figures = {"loss": loss.item(), **judge()}
+            words = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
             clock.say(f"step {training.step}, {tokens / 1e6:.0f}M tokens, {words}")
         stopping = stops()
         if stopping or training.seconds - saved > settings.save_every:
             training.save(settings.report)
             saved = training.seconds
         if due or stopping:
-            began = clock.seconds() - training.seconds  # What was no training does not count.
+            began = clock.seconds() - training.seconds  # Time without training does not count.
         if stopping:
             return False
     return True
@@ -180,6 +183,7 @@ class Quizzes:
     def about(
         cls, parts: tuple[str, ...], tokenizer: PreTrainedTokenizerFast, device: str, count: int
     ) -> "Quizzes":
+        """Write quizzes about the facts of some parts, the same for every call."""
         draw = random.Random(12345)
         facts = [fact for fact in all_facts() if fact.part in parts]
         pairs = [quiz(draw, draw.choice(facts)) for _ in range(count)]

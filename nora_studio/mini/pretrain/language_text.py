@@ -82,7 +82,7 @@ def encode_corpus(count: int, seed: int, tokenizer_folder: Path) -> np.ndarray: 
 
 
 def encode_chunk(seed: int, count: int, tokenizer_file: str) -> np.ndarray:  # (tokens,) int16
-    """The texts that `seed` draws, as ids."""
+    """Return the texts that `seed` draws, as ids."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     tokenizer = Tokenizer.from_file(tokenizer_file)
     end = [tokenizer.token_to_id(END)]

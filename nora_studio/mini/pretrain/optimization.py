@@ -1,4 +1,4 @@
-"""What every training loop here shares: a clock, a learning rate, an average of the weights."""
+"""Shared parts of the training loops: a clock, a learning rate, an average of the weights."""
 
 import copy
 import math
@@ -42,7 +42,7 @@ def timed_steps(
 def set_rate(
     optimizer: torch.optim.Optimizer, peak: float, share: float, warm_up_share: float = 0.04
 ) -> None:
-    """Linear warm-up, then a cosine down to 2% of the peak."""
+    """Set the learning rate: linear warm-up, then a cosine down to 2% of the peak."""
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
     rate = peak * min(1.0, (share + 1e-3) / warm_up_share) * (0.98 * cosine + 0.02)
     for group in optimizer.param_groups:
@@ -52,7 +52,7 @@ def set_rate(
 def build_optimizer(
     weights: list[nn.Parameter], peak: float, beta: float, weight_decay: float
 ) -> torch.optim.AdamW:
-    """AdamW, fused."""
+    """Build a fused AdamW."""
     return torch.optim.AdamW(
         weights,
         lr=peak,
@@ -73,6 +73,7 @@ class MovingAverage(Generic[Module]):
 
     @torch.no_grad()
     def update(self, module: Module) -> None:
+        """Move the average towards the module's current weights."""
         self._steps += 1
         decay = min(self.decay, (1 + self._steps) / (10 + self._steps))
         torch._foreach_lerp_(self._average, [w.detach() for w in module.parameters()], 1 - decay)

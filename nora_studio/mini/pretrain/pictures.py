@@ -23,6 +23,8 @@ CROP_SHARE = 0.08
 
 @dataclass(frozen=True)
 class Chunk:
+    """A part of the training pictures."""
+
     start: int
     """Index of its first picture in the whole set."""
     scenes: Scenes
@@ -34,6 +36,8 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Pictures:
+    """Pictures with the scenes that they show."""
+
     scenes: Scenes
     pixels: Tensor
     """(count, 3, 256, 256) uint8, on the device."""
@@ -122,6 +126,7 @@ def noise_pictures(count: int, size: int, device: str) -> Tensor:  # (count, 3, 
 
 
 def join_scenes(parts: list[Scenes]) -> Scenes:
+    """Join the scenes of several chunks."""
     return Scenes(
         **{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Scenes)}
     )

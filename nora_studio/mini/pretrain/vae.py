@@ -45,6 +45,7 @@ class Reconstruction(nn.Module):
         pictures: Tensor,  # (batch, 3, CROP, CROP) in [-1, 1]
         noise: Tensor,  # (batch, LATENT_CHANNELS, CROP / 8, CROP / 8), standard normal
     ) -> tuple[Tensor, Tensor]:  # loss, mean squared error
+        """Return the loss of reconstructed pictures and its squared error."""
         into, out_of = latent_convolutions(self.vae)
         moments = into(self.vae.encoder(pictures))
         mean, log_variance = (part.float() for part in moments.chunk(2, 1))
@@ -123,7 +124,7 @@ def draw_crops(
 
 
 def latent_convolutions(vae: AutoencoderKL) -> tuple[nn.Conv2d, nn.Conv2d]:
-    """The 1x1 convolutions into and out of the latents; optional in diffusers, present here."""
+    """Return the 1x1 convolutions into and out of the latents."""
     into, out_of = vae.quant_conv, vae.post_quant_conv
     assert into is not None and out_of is not None
     return into, out_of
@@ -132,6 +133,7 @@ def latent_convolutions(vae: AutoencoderKL) -> tuple[nn.Conv2d, nn.Conv2d]:
 def reconstruct(
     step_module: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], crops: Tensor
 ) -> tuple[Tensor, Tensor]:  # loss, mean squared error
+    """Take the VAE's loss on crops, with new noise, in bfloat16."""
     shape = (len(crops), LATENT_CHANNELS, CROP // 8, CROP // 8)
     noise = torch.randn(shape, device=crops.device)
     with torch.autocast(crops.device.type, torch.bfloat16):
@@ -166,10 +168,12 @@ def standardise_latents(vae: AutoencoderKL, pixels: Tensor, device: str) -> None
 
 
 def posterior_mean(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+    """Encode pictures in [-1, 1] as the posterior's mean."""
     return vae.encode(pictures, return_dict=False)[0].mean
 
 
 def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Decode latents to pictures in [-1, 1]."""
     return vae.decode(latents, return_dict=False)[0]  # pyright: ignore[reportArgumentType]
 
 
@@ -178,6 +182,7 @@ def encode_latents(
     vae: AutoencoderKL,
     pixels: Tensor,  # (batch, 3, size, size) uint8
 ) -> Tensor:  # (batch, LATENT_CHANNELS, size / 8, size / 8): the posterior's mean
+    """Encode 8-bit pictures as the posterior's mean, in bfloat16."""
     pictures = (pixels.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
     with torch.autocast(pixels.device.type, torch.bfloat16):
         return posterior_mean(vae, pictures)
@@ -185,6 +190,7 @@ def encode_latents(
 
 @torch.no_grad()
 def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:  # (batch, 3, ...) in [0, 1]
+    """Decode latents to pictures in [0, 1], in bfloat16."""
     with torch.autocast(latents.device.type, torch.bfloat16):
         drawn = decode(vae, latents)
     return (drawn.float() / 2 + 0.5).clamp(0, 1)
@@ -205,11 +211,11 @@ def measure_psnr(vae: AutoencoderKL, device: str, count: int) -> float:
 
 
 def show_reconstructions(vae: AutoencoderKL, pixels: Tensor, path: Path) -> None:
-    """A row of pictures over a row of what the VAE makes of them."""
+    """Write a row of pictures over a row of their reconstructions."""
     again = decode_latents(vae, encode_latents(vae, pixels))
     save_grid(torch.cat([pixels / 255, again]), len(pixels), path)
 
 
 def psnr(squared: Tensor) -> float:
-    """Of a mean squared error between pictures in [-1, 1]."""
+    """Return the PSNR of a mean squared error between pictures in [-1, 1]."""
     return -10 * math.log10(max(squared.item(), 1e-10) / 4)

@@ -10,7 +10,7 @@ _HEAD = -0.22  # height of a sitting animal's head
 _BEAK = (0.98, 0.60, 0.10)
 
 
-def draw_cat(pen: Pen, paint: Paint) -> Anchors:
+def _draw_cat(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     a, b, body_w = _proportions(paint)
     pen.part(segment(x, y, (0.3, 0.7), (0.72, 0.25 + 0.2 * number(3)), 0.075), paint.main)
@@ -36,7 +36,7 @@ def draw_cat(pen: Pen, paint: Paint) -> Anchors:
     return _sitting_anchors(a, b)
 
 
-def draw_dog(pen: Pen, paint: Paint) -> Anchors:
+def _draw_dog(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     a, b, body_w = _proportions(paint)
     pen.part(segment(x, y, (0.3, 0.65), (0.66, 0.40 - 0.2 * number(3)), 0.07), paint.main)
@@ -56,7 +56,7 @@ def draw_dog(pen: Pen, paint: Paint) -> Anchors:
     return _sitting_anchors(a, b)
 
 
-def draw_bear(pen: Pen, paint: Paint) -> Anchors:
+def _draw_bear(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     a, b, body_w = _proportions(paint)
     pen.part(ellipse(x, y, 0.0, 0.46, body_w + 0.05, 0.42), paint.surface)
@@ -74,7 +74,7 @@ def draw_bear(pen: Pen, paint: Paint) -> Anchors:
     return _sitting_anchors(a, b)
 
 
-def draw_duck(pen: Pen, paint: Paint) -> Anchors:
+def _draw_duck(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     a, b = 0.56 + 0.08 * number(0), 0.36 + 0.06 * number(1)
     head_x, head_r = 0.30, 0.27 + 0.05 * number(2)
@@ -97,7 +97,7 @@ def draw_duck(pen: Pen, paint: Paint) -> Anchors:
     )
 
 
-def draw_fish(pen: Pen, paint: Paint) -> Anchors:
+def _draw_fish(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     a, b, middle = 0.54 + 0.08 * number(0), 0.36 + 0.10 * number(1), 0.35
     tail = [
@@ -160,9 +160,9 @@ def _draw_eyes(
 
 
 ANIMAL_KINDS: dict[str, Kind] = {
-    "cat": Kind(draw_cat, 0.12),
-    "dog": Kind(draw_dog, 0.12),
-    "bear": Kind(draw_bear, 0.12),
-    "duck": Kind(draw_duck, 0.47),
-    "fish": Kind(draw_fish, 0.35),
+    "cat": Kind(_draw_cat, 0.12),
+    "dog": Kind(_draw_dog, 0.12),
+    "bear": Kind(_draw_bear, 0.12),
+    "duck": Kind(_draw_duck, 0.47),
+    "fish": Kind(_draw_fish, 0.35),
 }

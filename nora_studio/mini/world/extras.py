@@ -26,7 +26,7 @@ def draw_emblem(name: str, pen: Pen, anchors: Anchors, accent: Tensor) -> None:
         pen.flat(circle(pen.x, pen.y, x, y, 0.22 * size), accent * 0.4)
 
 
-def draw_hat(pen: Pen, anchors: Anchors, accent: Tensor) -> None:
+def _draw_hat(pen: Pen, anchors: Anchors, accent: Tensor) -> None:
     x, y, (hat_x, hat_y, width) = pen.x, pen.y, anchors.hat
     k = _hat_scale(pen, width)
     pen.part(box(x, y, hat_x, hat_y - 0.20 * k, 0.22 * k, 0.22 * k, 0.04), accent)
@@ -34,7 +34,7 @@ def draw_hat(pen: Pen, anchors: Anchors, accent: Tensor) -> None:
     pen.part(box(x, y, hat_x, hat_y, 0.38 * k, 0.055, 0.05), accent)
 
 
-def draw_crown(pen: Pen, anchors: Anchors, accent: Tensor) -> None:
+def _draw_crown(pen: Pen, anchors: Anchors, accent: Tensor) -> None:
     hat_x, hat_y, width = anchors.hat
     k = _hat_scale(pen, width)
     points = [
@@ -51,7 +51,7 @@ def draw_crown(pen: Pen, anchors: Anchors, accent: Tensor) -> None:
         pen.flat(circle(pen.x, pen.y, hat_x + i * 0.18 * k, hat_y - 0.02, 0.04), accent)
 
 
-def draw_scarf(pen: Pen, anchors: Anchors, accent: Tensor) -> None:
+def _draw_scarf(pen: Pen, anchors: Anchors, accent: Tensor) -> None:
     x, y, (neck_x, neck_y, width) = pen.x, pen.y, anchors.neck
     knot = (neck_x + width * 0.45, neck_y + 0.04)
     end = (neck_x + width * 0.58, neck_y + 0.36)
@@ -60,7 +60,7 @@ def draw_scarf(pen: Pen, anchors: Anchors, accent: Tensor) -> None:
     pen.part(box(x, sagging, neck_x, neck_y, width + 0.05, 0.085, 0.08), accent)
 
 
-def draw_glasses(pen: Pen, anchors: Anchors, accent: Tensor) -> None:
+def _draw_glasses(pen: Pen, anchors: Anchors, accent: Tensor) -> None:
     x, y, (eyes_x, eyes_y, apart) = pen.x, pen.y, anchors.eyes
     radius = (_tensor(pen, apart) * 0.62).clamp(0.09, 0.19)
     frame = 0.75 * accent
@@ -72,7 +72,7 @@ def draw_glasses(pen: Pen, anchors: Anchors, accent: Tensor) -> None:
     pen.flat(segment(x, y, (left, eyes_y), (right, eyes_y), 0.026), frame)
 
 
-def draw_bow_tie(pen: Pen, anchors: Anchors, accent: Tensor) -> None:
+def _draw_bow_tie(pen: Pen, anchors: Anchors, accent: Tensor) -> None:
     x, y, (neck_x, neck_y, _) = pen.x, pen.y, anchors.neck
     for side in (-1, 1):
         wing_x = neck_x + side * 0.24
@@ -90,9 +90,9 @@ def _hat_scale(pen: Pen, width: Number) -> Tensor:
 
 
 WORN: dict[str, Callable[[Pen, Anchors, Tensor], None]] = {
-    "hat": draw_hat,
-    "crown": draw_crown,
-    "scarf": draw_scarf,
-    "glasses": draw_glasses,
-    "bow tie": draw_bow_tie,
+    "hat": _draw_hat,
+    "crown": _draw_crown,
+    "scarf": _draw_scarf,
+    "glasses": _draw_glasses,
+    "bow tie": _draw_bow_tie,
 }

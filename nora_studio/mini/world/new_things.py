@@ -14,7 +14,7 @@ _BARE = Anchors((0.0, -0.8, 0.3), (0.0, 0.0, 0.2), (0.0, 0.3, 0.3), (0.0, 0.1, 0
 """Newcomers wear nothing."""
 
 
-def draw_umbrella(pen: Pen, paint: Paint) -> Anchors:
+def _draw_umbrella(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     radius = 0.78 + 0.12 * number(0)
     rim = 0.0 + 0.1 * number(1)
@@ -30,7 +30,7 @@ def draw_umbrella(pen: Pen, paint: Paint) -> Anchors:
     return _BARE
 
 
-def draw_clock(pen: Pen, paint: Paint) -> Anchors:
+def _draw_clock(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     radius = 0.6 + 0.1 * number(0)
     middle = GROUND - radius - 0.08
@@ -51,7 +51,7 @@ def draw_clock(pen: Pen, paint: Paint) -> Anchors:
     return _BARE
 
 
-def draw_lamp(pen: Pen, paint: Paint) -> Anchors:
+def _draw_lamp(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     wide, high = 0.5 + 0.1 * number(0), 0.5 + 0.1 * number(1)
     pen.part(ellipse(x, y, 0.0, GROUND - 0.06, 0.36, 0.09), paint.second)
@@ -63,7 +63,7 @@ def draw_lamp(pen: Pen, paint: Paint) -> Anchors:
     return _BARE
 
 
-def draw_chair(pen: Pen, paint: Paint) -> Anchors:
+def _draw_chair(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     wide, seat = 0.42 + 0.1 * number(0), 0.22 + 0.08 * number(1)
     top = -0.62 - 0.15 * number(2)
@@ -79,7 +79,7 @@ def draw_chair(pen: Pen, paint: Paint) -> Anchors:
     return _BARE
 
 
-def draw_guitar(pen: Pen, paint: Paint) -> Anchors:
+def _draw_guitar(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     low, high = 0.4 + 0.06 * number(0), 0.28 + 0.05 * number(1)
     middle = GROUND - low
@@ -96,7 +96,7 @@ def draw_guitar(pen: Pen, paint: Paint) -> Anchors:
     return _BARE
 
 
-def draw_sailboat(pen: Pen, paint: Paint) -> Anchors:
+def _draw_sailboat(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     long, tall = 0.66 + 0.14 * number(0), 0.98 + 0.16 * number(1)
     deck = 0.5
@@ -113,7 +113,7 @@ def draw_sailboat(pen: Pen, paint: Paint) -> Anchors:
     return _BARE
 
 
-def draw_mushroom(pen: Pen, paint: Paint) -> Anchors:
+def _draw_mushroom(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     wide, stem = 0.62 + 0.14 * number(0), 0.2 + 0.08 * number(1)
     rim = 0.16 + 0.1 * number(2)
@@ -124,7 +124,7 @@ def draw_mushroom(pen: Pen, paint: Paint) -> Anchors:
     return _BARE
 
 
-def draw_cactus(pen: Pen, paint: Paint) -> Anchors:
+def _draw_cactus(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     top = -0.62 - 0.12 * number(0)
     for side, first in ((-1, 0.1 * number(1)), (1, -0.2 + 0.2 * number(2))):
@@ -138,7 +138,7 @@ def draw_cactus(pen: Pen, paint: Paint) -> Anchors:
     return _BARE
 
 
-def draw_bell(pen: Pen, paint: Paint) -> Anchors:
+def _draw_bell(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     wide, high = 0.62 + 0.1 * number(0), 1.0 + 0.14 * number(1)
     rim = 0.62
@@ -153,7 +153,7 @@ def draw_bell(pen: Pen, paint: Paint) -> Anchors:
     return _BARE
 
 
-def draw_key(pen: Pen, paint: Paint) -> Anchors:
+def _draw_key(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     radius = 0.3 + 0.06 * number(0)
     middle = -0.5
@@ -167,7 +167,7 @@ def draw_key(pen: Pen, paint: Paint) -> Anchors:
     return _BARE
 
 
-def draw_cupcake(pen: Pen, paint: Paint) -> Anchors:
+def _draw_cupcake(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     wide = 0.5 + 0.1 * number(0)
     rim = 0.2 + 0.08 * number(1)
@@ -182,7 +182,7 @@ def draw_cupcake(pen: Pen, paint: Paint) -> Anchors:
     return _BARE
 
 
-def draw_balloon(pen: Pen, paint: Paint) -> Anchors:
+def _draw_balloon(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     a, b = 0.48 + 0.08 * number(0), 0.58 + 0.1 * number(1)
     middle = -0.35
@@ -195,7 +195,7 @@ def draw_balloon(pen: Pen, paint: Paint) -> Anchors:
     return _BARE
 
 
-def draw_windmill(pen: Pen, paint: Paint) -> Anchors:
+def _draw_windmill(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     hub = -0.3
     tower = [
@@ -216,7 +216,7 @@ def draw_windmill(pen: Pen, paint: Paint) -> Anchors:
     return _BARE
 
 
-def draw_candle(pen: Pen, paint: Paint) -> Anchors:
+def _draw_candle(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     wide, top = 0.2 + 0.08 * number(0), -0.3 - 0.16 * number(1)
     pen.part(ellipse(x, y, 0.0, GROUND - 0.06, 0.5, 0.1), paint.second)
@@ -228,7 +228,7 @@ def draw_candle(pen: Pen, paint: Paint) -> Anchors:
     return _BARE
 
 
-def draw_anchor(pen: Pen, paint: Paint) -> Anchors:
+def _draw_anchor(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     radius = 0.52 + 0.1 * number(0)
     middle = GROUND - radius - 0.06
@@ -245,12 +245,12 @@ def draw_anchor(pen: Pen, paint: Paint) -> Anchors:
 
 
 def varying(points: Sequence[Point], pen: Pen) -> list[Point]:
-    """Corners all of which may differ from picture to picture."""
+    """Return points as tensors of one value per picture."""
     zero = torch.zeros_like(pen.x[:, :1, :1])
     return [(a + zero, b + zero) for a, b in points]
 
 
-def draw_crayon(pen: Pen, paint: Paint) -> Anchors:
+def _draw_crayon(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     wide, top = 0.2 + 0.06 * number(0), -0.66 - 0.14 * number(1)
     neck = 0.44
@@ -263,21 +263,21 @@ def draw_crayon(pen: Pen, paint: Paint) -> Anchors:
 
 
 NEW_THINGS: dict[str, Kind] = {
-    "umbrella": Kind(draw_umbrella, -0.3),
-    "clock": Kind(draw_clock, 0.2),
-    "lamp": Kind(draw_lamp, -0.2),
-    "chair": Kind(draw_chair, 0.0),
-    "guitar": Kind(draw_guitar, 0.4),
-    "sailboat": Kind(draw_sailboat, 0.0),
-    "mushroom": Kind(draw_mushroom, -0.1),
-    "cactus": Kind(draw_cactus, 0.0),
-    "bell": Kind(draw_bell, 0.2),
-    "key": Kind(draw_key, -0.4),
-    "cupcake": Kind(draw_cupcake, -0.1),
-    "balloon": Kind(draw_balloon, -0.35),
-    "windmill": Kind(draw_windmill, 0.3),
-    "candle": Kind(draw_candle, 0.2),
-    "anchor": Kind(draw_anchor, 0.2),
-    "crayon": Kind(draw_crayon, 0.0),
+    "umbrella": Kind(_draw_umbrella, -0.3),
+    "clock": Kind(_draw_clock, 0.2),
+    "lamp": Kind(_draw_lamp, -0.2),
+    "chair": Kind(_draw_chair, 0.0),
+    "guitar": Kind(_draw_guitar, 0.4),
+    "sailboat": Kind(_draw_sailboat, 0.0),
+    "mushroom": Kind(_draw_mushroom, -0.1),
+    "cactus": Kind(_draw_cactus, 0.0),
+    "bell": Kind(_draw_bell, 0.2),
+    "key": Kind(_draw_key, -0.4),
+    "cupcake": Kind(_draw_cupcake, -0.1),
+    "balloon": Kind(_draw_balloon, -0.35),
+    "windmill": Kind(_draw_windmill, 0.3),
+    "candle": Kind(_draw_candle, 0.2),
+    "anchor": Kind(_draw_anchor, 0.2),
+    "crayon": Kind(_draw_crayon, 0.0),
 }
 """How each is drawn, by class name."""

@@ -11,7 +11,7 @@ from nora_studio.mini.world.shapes import polygon, segment
 
 
 def _winged(kind: Kind) -> Kind:
-    """A thing of the world with two feathered wings behind it."""
+    """Draw a thing of the world with two feathered wings behind it."""
 
     def draw(pen: Pen, paint: Paint) -> Anchors:
         x, y = pen.x, pen.y
@@ -25,7 +25,7 @@ def _winged(kind: Kind) -> Kind:
 
 
 def _horned(kind: Kind) -> Kind:
-    """A thing of the world with two long horns on its head."""
+    """Draw a thing of the world with two long horns on its head."""
 
     def draw(pen: Pen, paint: Paint) -> Anchors:
         anchors = kind.draw(pen, paint)

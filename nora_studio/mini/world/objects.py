@@ -50,6 +50,8 @@ class Anchors:
     emblem: Anchor
 
     def select(self, index: Tensor) -> "Anchors":
+        """Return the anchors of the pictures at `index`."""
+
         def pick(anchor: Anchor) -> Anchor:
             x, y, size = (v[index] if isinstance(v, Tensor) else v for v in anchor)
             return x, y, size
@@ -70,7 +72,7 @@ def _corners(xs: Sequence[Number], ys: Sequence[Number]) -> list[tuple[Number, N
     return list(zip(xs, ys, strict=True))
 
 
-def draw_mug(pen: Pen, paint: Paint) -> Anchors:
+def _draw_mug(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     width, height = 0.42 + 0.14 * number(0), 0.52 + 0.16 * number(1)
     taper, handle = 0.10 * (number(2) - 0.5), 0.20 + 0.08 * number(3)
@@ -92,7 +94,7 @@ def draw_mug(pen: Pen, paint: Paint) -> Anchors:
     )
 
 
-def draw_teapot(pen: Pen, paint: Paint) -> Anchors:
+def _draw_teapot(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     a, b = 0.52 + 0.12 * number(0), 0.42 + 0.10 * number(1)
     middle = GROUND - b
@@ -111,7 +113,7 @@ def draw_teapot(pen: Pen, paint: Paint) -> Anchors:
     )
 
 
-def draw_ball(pen: Pen, paint: Paint) -> Anchors:
+def _draw_ball(pen: Pen, paint: Paint) -> Anchors:
     x, y = pen.x, pen.y
     radius = 0.62 + 0.14 * paint.number(0)
     middle = GROUND - radius
@@ -125,7 +127,7 @@ def draw_ball(pen: Pen, paint: Paint) -> Anchors:
     )
 
 
-def draw_box(pen: Pen, paint: Paint) -> Anchors:
+def _draw_box(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     w, h, lift = 0.46 + 0.12 * number(0), 0.50 + 0.14 * number(1), 0.22 + 0.08 * number(2)
     middle = GROUND - h
@@ -147,7 +149,7 @@ def draw_box(pen: Pen, paint: Paint) -> Anchors:
     )
 
 
-def draw_robot(pen: Pen, paint: Paint) -> Anchors:
+def _draw_robot(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     head_w, head_h = 0.36 + 0.1 * number(0), 0.26 + 0.07 * number(1)
     body_w, body_h = 0.38 + 0.12 * number(2), 0.30 + 0.05 * number(3)
@@ -177,7 +179,7 @@ def draw_robot(pen: Pen, paint: Paint) -> Anchors:
     )
 
 
-def draw_car(pen: Pen, paint: Paint) -> Anchors:
+def _draw_car(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     length, h, roof = 0.78 + 0.10 * number(0), 0.20 + 0.05 * number(1), 0.26 + 0.1 * number(2)
     body = 0.56
@@ -208,7 +210,7 @@ def draw_car(pen: Pen, paint: Paint) -> Anchors:
     )
 
 
-def draw_house(pen: Pen, paint: Paint) -> Anchors:
+def _draw_house(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     w, h = 0.52 + 0.12 * number(0), 0.36 + 0.08 * number(1)
     middle = GROUND - h
@@ -231,7 +233,7 @@ def draw_house(pen: Pen, paint: Paint) -> Anchors:
     )
 
 
-def draw_rocket(pen: Pen, paint: Paint) -> Anchors:
+def _draw_rocket(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     w, h = 0.26 + 0.08 * number(0), 0.66 + 0.08 * number(1)
     middle = 0.02
@@ -253,7 +255,7 @@ def draw_rocket(pen: Pen, paint: Paint) -> Anchors:
     )
 
 
-def draw_backpack(pen: Pen, paint: Paint) -> Anchors:
+def _draw_backpack(pen: Pen, paint: Paint) -> Anchors:
     x, y, number = pen.x, pen.y, paint.number
     w, h = 0.46 + 0.10 * number(0), 0.56 + 0.08 * number(1)
     middle = GROUND - h
@@ -278,13 +280,13 @@ def draw_backpack(pen: Pen, paint: Paint) -> Anchors:
 
 
 THINGS: dict[str, Kind] = {
-    "mug": Kind(draw_mug, 0.20),
-    "teapot": Kind(draw_teapot, 0.38),
-    "ball": Kind(draw_ball, 0.16),
-    "box": Kind(draw_box, 0.27),
-    "robot": Kind(draw_robot, 0.08),
-    "car": Kind(draw_car, 0.53),
-    "house": Kind(draw_house, 0.45),
-    "rocket": Kind(draw_rocket, 0.10),
-    "backpack": Kind(draw_backpack, 0.20),
+    "mug": Kind(_draw_mug, 0.20),
+    "teapot": Kind(_draw_teapot, 0.38),
+    "ball": Kind(_draw_ball, 0.16),
+    "box": Kind(_draw_box, 0.27),
+    "robot": Kind(_draw_robot, 0.08),
+    "car": Kind(_draw_car, 0.53),
+    "house": Kind(_draw_house, 0.45),
+    "rocket": Kind(_draw_rocket, 0.10),
+    "backpack": Kind(_draw_backpack, 0.20),
 }

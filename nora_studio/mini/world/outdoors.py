@@ -11,6 +11,7 @@ Painted = tuple[Tensor, Tensor]  # (count, 3, size, size), (count, 1, 1)
 
 
 def paint_snow(s: Scenery) -> Painted:
+    """Paint firs and falling flakes."""
     pen = s.pen(s.sky((0.62, 0.78, 0.93), (0.86, 0.92, 0.97), 1.2))
     foot = s.horizon + 0.04
     for i in range(4):
@@ -34,6 +35,7 @@ def paint_snow(s: Scenery) -> Painted:
 
 
 def paint_grass(s: Scenery) -> Painted:
+    """Paint a meadow under the sun."""
     pen = s.pen(s.sky((0.38, 0.66, 0.95), (0.78, 0.90, 0.99), 1.1))
     for i in range(2):
         _cloud(pen, s, i)
@@ -51,6 +53,7 @@ def paint_grass(s: Scenery) -> Painted:
 
 
 def paint_beach(s: Scenery) -> Painted:
+    """Paint sand before the sea."""
     pen = s.pen(s.sky((0.40, 0.74, 0.96), (0.85, 0.94, 0.98), 0.9))
     sun_x, sun_y = -0.8 + 1.6 * s.number(9), -0.68 + 0.1 * s.number(10)
     pen.flat(circle(s.x, s.y, sun_x, sun_y, 0.14), (1.0, 0.93, 0.55))
@@ -67,6 +70,7 @@ def paint_beach(s: Scenery) -> Painted:
 
 
 def paint_forest(s: Scenery) -> Painted:
+    """Paint trees close together."""
     haze = (s.y + 1) / 1.4 * (0.6 + 0.8 * s.noise(5, 1.0))
     pen = s.pen(s.blend((0.20, 0.40, 0.22), (0.52, 0.70, 0.42), haze))
     for i in range(6):
@@ -89,6 +93,7 @@ def paint_forest(s: Scenery) -> Painted:
 
 
 def paint_city(s: Scenery) -> Painted:
+    """Paint houses with windows along a street."""
     pen = s.pen(s.sky((0.60, 0.76, 0.92), (0.92, 0.90, 0.86), 1.1))
     for i in range(5):
         house_x, half = -0.9 + 0.45 * i + 0.1 * s.hashed(i), 0.19 + 0.06 * s.hashed(i, 2.0)
@@ -107,6 +112,7 @@ def paint_city(s: Scenery) -> Painted:
 
 
 def paint_desert(s: Scenery) -> Painted:
+    """Paint dunes with cacti."""
     pen = s.pen(s.sky((0.97, 0.66, 0.36), (0.99, 0.88, 0.64), 1.1))
     pen.flat(circle(s.x, s.y, -0.7 + 1.4 * s.number(9), -0.62, 0.17), (1.0, 0.96, 0.78))
     pen.flat(s.wave(0.12, 2.0, 10) - 0.10 - s.y, (0.86, 0.60, 0.32))

@@ -36,13 +36,14 @@ class Pen:
         return self.canvas.new_tensor(rgb).view(1, 3, 1, 1)
 
     def select(self, index: Tensor) -> "Pen":
-        """A pen on copies of the canvases at `index`; give them back with `paste`."""
+        """Return a pen on copies of the canvases at `index`; give them back with `paste`."""
         light = None if self.light is None else (self.light[0][index], self.light[1][index])
         scale = self.scale[index] if isinstance(self.scale, Tensor) else self.scale
         canvas, x, y = self.canvas[index], self.x[index], self.y[index]
         return Pen(canvas, x, y, scale, self.pixel, light)
 
     def paste(self, index: Tensor, pen: "Pen") -> None:
+        """Put back canvases that `select` copied."""
         self.canvas[index] = pen.canvas
 
     def coverage(self, distance: Tensor, grow: float = 0.0) -> Tensor:

@@ -18,7 +18,7 @@ from nora_studio.mini.world.scenery import Scenery
 from nora_studio.mini.world.shapes import box, circle, ellipse
 
 
-def paint_night(s: Scenery) -> Painted:
+def _paint_night(s: Scenery) -> Painted:
     pen = s.pen(s.sky((0.03, 0.04, 0.16), (0.12, 0.15, 0.38), 1.4))
     for i in range(26):
         x, y = -1 + 2 * s.hashed(i), -1 + 1.15 * s.hashed(i, 3.0)
@@ -32,7 +32,7 @@ def paint_night(s: Scenery) -> Painted:
     return pen.canvas, s.horizon
 
 
-def paint_underwater(s: Scenery) -> Painted:
+def _paint_underwater(s: Scenery) -> Painted:
     water = s.sky((0.25, 0.72, 0.86), (0.03, 0.24, 0.50), 1.9)
     rays = (torch.sin((s.x + 0.35 * s.y) * 7 + 6 * s.number(9)) - 0.55).clamp_min(0) * 0.5
     rays = (rays * (1 - (s.y + 1) / 1.6)).clamp(0, 1)[:, None]
@@ -51,7 +51,7 @@ def paint_underwater(s: Scenery) -> Painted:
     return pen.canvas, s.horizon + 0.2
 
 
-def paint_moon(s: Scenery) -> Painted:
+def _paint_moon(s: Scenery) -> Painted:
     pen = s.pen(s.color((0.02, 0.02, 0.05)))
     for i in range(20):
         x, y = -1 + 2 * s.hashed(i), -1 + 1.2 * s.hashed(i, 3.0)
@@ -71,7 +71,7 @@ def paint_moon(s: Scenery) -> Painted:
     return pen.canvas, s.horizon
 
 
-def paint_table(s: Scenery) -> Painted:
+def _paint_table(s: Scenery) -> Painted:
     wall = s.background * 0.35 + s.color((0.88, 0.84, 0.76)) * 0.65
     pen = s.pen(s.blend(wall, wall * 0.82, (s.y + 1) / 1.5 + s.x * 0.2))
     grain = torch.sin(s.x * 3 + s.y * 40 + 5 * s.noise(5, 2.0)) * 0.5 + 0.5
@@ -83,7 +83,7 @@ def paint_table(s: Scenery) -> Painted:
     return pen.canvas, s.horizon
 
 
-def paint_brick(s: Scenery) -> Painted:
+def _paint_brick(s: Scenery) -> Painted:
     rows = 7.0
     row = torch.floor(s.y * rows)
     along = s.x * rows * 0.5 + 0.5 * torch.remainder(row, 2) + s.number(9)
@@ -98,7 +98,7 @@ def paint_brick(s: Scenery) -> Painted:
     return pen.canvas, s.horizon + 0.1
 
 
-def paint_kitchen(s: Scenery) -> Painted:
+def _paint_kitchen(s: Scenery) -> Painted:
     tile = s.background * 0.25 + s.color((0.92, 0.95, 0.96)) * 0.75
     border = torch.minimum(_to_border(s.x * 4), _to_border(s.y * 4))
     pen = s.pen(s.blend((0.70, 0.74, 0.76), tile, (border - 0.04) / (s.pixel * 4) + 0.5))
@@ -112,7 +112,7 @@ def paint_kitchen(s: Scenery) -> Painted:
     return pen.canvas, s.horizon
 
 
-def paint_plain(s: Scenery) -> Painted:
+def _paint_plain(s: Scenery) -> Painted:
     vignette = torch.sqrt(s.x**2 + s.y**2) * 0.6
     return s.blend(s.background, s.background * 0.86, vignette), s.horizon
 
@@ -128,13 +128,13 @@ PAINTERS: dict[str, Callable[[Scenery], Painted]] = {
     "grass": paint_grass,
     "beach": paint_beach,
     "forest": paint_forest,
-    "night": paint_night,
-    "table": paint_table,
-    "brick": paint_brick,
+    "night": _paint_night,
+    "table": _paint_table,
+    "brick": _paint_brick,
     "city": paint_city,
     "desert": paint_desert,
-    "underwater": paint_underwater,
-    "moon": paint_moon,
-    "kitchen": paint_kitchen,
-    "plain": paint_plain,
+    "underwater": _paint_underwater,
+    "moon": _paint_moon,
+    "kitchen": _paint_kitchen,
+    "plain": _paint_plain,
 }

@@ -46,6 +46,7 @@ class Scenery:
         return F.interpolate(grid, size, mode="bicubic", align_corners=True)[:, 0]
 
     def color(self, rgb: Color) -> Tensor:
+        """Return a colour as a tensor that fits a canvas."""
         return rgb if isinstance(rgb, Tensor) else self.view.new_tensor(rgb).view(1, 3, 1, 1)
 
     def blend(self, first: Color, last: Color, amount: Tensor) -> Tensor:
@@ -54,10 +55,11 @@ class Scenery:
         return start + (self.color(last) - start) * amount.clamp(0, 1)[:, None]
 
     def sky(self, top: Color, bottom: Color, height: float) -> Tensor:
-        """A canvas that fades from the top of the screen over `height` screen units."""
+        """Return a canvas that fades from the top of the screen over `height` screen units."""
         return self.blend(top, bottom, (self.y + 1) / height)
 
     def pen(self, canvas: Tensor) -> Pen:
+        """Return a pen that paints on a canvas in screen units."""
         canvas = canvas.expand(len(self.view), 3, *self.x.shape[-2:])
         return Pen(canvas, self.x, self.y, 1.0, self.pixel)
 

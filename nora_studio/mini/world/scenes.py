@@ -67,10 +67,11 @@ class Scenes:
         return len(self.kind)
 
     def select(self, index: Tensor | slice) -> "Scenes":
-        """The scenes at `index`: integers, a boolean mask, or a slice."""
+        """Return the scenes at `index`: integers, a boolean mask, or a slice."""
         return Scenes(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def to(self, device: torch.device | str) -> "Scenes":
+        """Return the scenes on a device."""
         return Scenes(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
@@ -178,7 +179,7 @@ def _strangers(
 
 @functools.lru_cache(maxsize=1)
 def _characters() -> Scenes:
-    """The fixed identities, one row per (name, class); their views are never used."""
+    """Return the fixed identities, one row per (name, class); their views are never used."""
     count = len(NAMES) * len(CLASSES)
     generator = Generator().manual_seed(_CHARACTER_SEED)
     everyone = _strangers(count, generator, _CHARACTER_PATTERN_WEIGHTS, _CHARACTER_EMBLEM_WEIGHTS)
@@ -187,7 +188,7 @@ def _characters() -> Scenes:
 
 
 def _without_held_out(scenes: Scenes) -> Scenes:
-    """The scenes, the second colour moved on where a held-out subject would be shown."""
+    """Return scenes with another second colour where a held-out subject would be shown."""
     while bool((held := is_held_out(scenes)).any()):
         moved = _apart((scenes.second_color + 1) % len(COLOR_NAMES), scenes.main_color)
         scenes = replace(scenes, second_color=torch.where(held, moved, scenes.second_color))

@@ -17,6 +17,7 @@ _TINY = 1e-9  # keeps square roots away from zero
 
 
 def circle(x: Tensor, y: Tensor, center_x: Number, center_y: Number, radius: Number) -> Tensor:
+    """Return distances to a circle's outline, negative inside."""
     return torch.sqrt((x - center_x) ** 2 + (y - center_y) ** 2 + _TINY) - radius
 
 
@@ -44,7 +45,7 @@ def box(
     half_height: Number,
     corner: float = 0.0,
 ) -> Tensor:
-    """A rectangle with corners rounded by radius `corner`."""
+    """Return distances to a rectangle with corners rounded by radius `corner`."""
     qx = (x - center_x).abs() - half_width + corner
     qy = (y - center_y).abs() - half_height + corner
     outside = torch.sqrt(qx.clamp_min(0) ** 2 + qy.clamp_min(0) ** 2 + 1e-12)
@@ -52,7 +53,7 @@ def box(
 
 
 def segment(x: Tensor, y: Tensor, start: Point, end: Point, radius: Number) -> Tensor:
-    """A line with round ends."""
+    """Return distances to a line with round ends."""
     px, py = x - start[0], y - start[1]
     dx, dy = end[0] - start[0], end[1] - start[1]
     along = ((px * dx + py * dy) / (dx * dx + dy * dy + _TINY)).clamp(0, 1)

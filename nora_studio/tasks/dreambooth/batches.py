@@ -101,7 +101,7 @@ class PhotoBatches:
     def next(self) -> Batch:
         """One batch on the CPU: latents, noise, timesteps, time ids, numbers of prompts.
 
-        With masks, also `weights`, (batch, 1, height, width): of the loss, 1 on average.
+        With masks, also `mask`, (batch, 1, height, width): weights of the loss, 1 on average.
         """
         cache, photos = self._photos()
         rows = self._rows(photos)
@@ -122,9 +122,9 @@ class PhotoBatches:
             "time_ids": cache.time_ids[rows],
             "prompts": prompts,
         }
-        if any(one.weights is not None for one in self.caches):
-            assert cache.weights is not None
-            batch["weights"] = cache.weights[rows]
+        if any(one.mask is not None for one in self.caches):
+            assert cache.mask is not None
+            batch["mask"] = cache.mask[rows]
         return batch
 
     def state(self) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from nora_studio.errors import StudioError
 from nora_studio.options.config import DreamboothOptions
 from nora_studio.options.groups.checks import filled
 from nora_studio.options.options_file import read_toml, to_toml
-from nora_studio.runs.orphans import ending_with_us
+from nora_studio.runs.child_processes import stop_with_parent
 from nora_studio.runs.runs import CONFIG, Run
 from nora_studio.tasks.dreambooth.preflight import check_one_process
 from nora_studio.trainer.peak_memory import Peak
@@ -121,7 +121,7 @@ def _try(
     child = replace(options, preflight=True, preflight_out=out)
     config.write_text(to_toml(child), encoding="utf-8")
     command = [sys.executable, str(script), "--config", str(config)]
-    ended = subprocess.run(command, capture_output=True, text=True, preexec_fn=ending_with_us())
+    ended = subprocess.run(command, capture_output=True, text=True, preexec_fn=stop_with_parent())
     facts = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
     if facts.get("out_of_memory") or ended.returncode == -9:  # Killed: the machine's own way.
         return Tried(name, changes, None, None)

@@ -10,9 +10,9 @@ from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
 from nora_studio.errors import StudioError
-from nora_studio.photos.beside import masks_beside
 from nora_studio.photos.buckets import Size, buckets_pay
 from nora_studio.photos.captions import read_captions
+from nora_studio.photos.companions import find_mask_files
 from nora_studio.photos.images import list_photos
 from nora_studio.photos.inspection import Finding, inspect_folder
 from nora_studio.photos.views import Framing, photo_views
@@ -129,7 +129,7 @@ class PhotoSet:
         scale = pipe.vae_scale_factor
         shapes = [f"{c.mean.shape[3] * scale}x{c.mean.shape[2] * scale}" for c in caches]
         views = sum(len(cache.mean) for cache in caches)
-        masked = " with masks" if caches[0].weights is not None else ""
+        masked = " with masks" if caches[0].mask is not None else ""
         say(f"{len(self.files)} photos, {views} pictures{masked} of {', '.join(shapes)}")
         return caches
 
@@ -164,7 +164,7 @@ class PhotoSet:
             StudioError: a photo is gone, or cannot be read any more.
         """
         digests = {}
-        masks = masks_beside(self.files).of if self.settings.masks == "files" else {}
+        masks = find_mask_files(self.files).of if self.settings.masks == "files" else {}
         for file, words in zip(self.files, self.captions):
             digest = hashlib.sha256(f"{words}\n".encode())
             try:
@@ -243,7 +243,7 @@ def _check_masks(settings: PhotoSettings, files: list[Path], any_alpha: bool) ->
             "subject out and save it as PNG, or leave --masks out."
         )
     needs_files = settings.masks == "files" and settings.expects_masks
-    if needs_files and not masks_beside(files).of:
+    if needs_files and not find_mask_files(files).of:
         raise StudioError(
             f"--mask-floor: a setting of masks; there are none in {settings.folder} "
             "(3.mask.png beside 3.jpg). Add them, or leave it out."

@@ -22,12 +22,12 @@ from typing_extensions import override
 
 from nora_studio.errors import StudioError
 from nora_studio.options.config import DreamboothOptions
-from nora_studio.runs.atomic import beside, tidy, write_text
+from nora_studio.runs.atomic import temporary_path, tidy, write_text
+from nora_studio.runs.disk_errors import writing
 from nora_studio.runs.runs import Run
 from nora_studio.runs.stop import StopRequest
-from nora_studio.runs.storage import writing
-from nora_studio.sdxl.generate import draw
-from nora_studio.sdxl.models import all_awake
+from nora_studio.sdxl.generate import generate_images
+from nora_studio.sdxl.models import all_on_device
 from nora_studio.tasks.dreambooth.batches import PhotoBatches
 from nora_studio.tasks.dreambooth.prior import GUIDANCE as CLASS_GUIDANCE
 from nora_studio.tasks.dreambooth.prior import STEPS as CLASS_STEPS
@@ -113,7 +113,7 @@ def rehearsal(options: DreamboothOptions) -> Iterator[DreamboothOptions]:
     if options.fit is not None:
         limit_memory(options.fit)
     # By a name of ours: what a killed one leaves is cleared away by whoever works there next.
-    folder = beside(_nearest(options.output_dir) / "preflight")
+    folder = temporary_path(_nearest(options.output_dir) / "preflight")
     tidy(folder.parent, signed=True)
     with writing("a rehearsal", folder):
         folder.mkdir()
@@ -245,8 +245,8 @@ def _class_pictures_missing(settings: DreamboothSettings) -> int:
 def _try_class_pictures(subject: Subject, count: int) -> None:
     """As many at once as there would be, of too few steps to be worth keeping."""
     seeds = range(min(count, 32))
-    with all_awake(subject.pipe):
-        pictures = draw(
+    with all_on_device(subject.pipe):
+        pictures = generate_images(
             subject.pipe,
             [subject.settings.subject.prompt],
             seeds,

@@ -11,10 +11,10 @@ from torch import nn
 
 from nora_studio import __version__
 from nora_studio.runs import processes
+from nora_studio.runs.disk_errors import GO_ON
 from nora_studio.runs.runs import Run
-from nora_studio.runs.storage import GO_ON
-from nora_studio.sdxl.generate import draw, save_picture
-from nora_studio.sdxl.models import all_awake, with_parts
+from nora_studio.sdxl.generate import generate_images, save_image
+from nora_studio.sdxl.models import all_on_device, with_parts
 from nora_studio.sdxl.recipes import Recipe
 from nora_studio.tasks.dreambooth.base import load_base_of
 from nora_studio.tasks.dreambooth.step import DreamboothStep
@@ -84,7 +84,7 @@ def _as_loaded(module: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]
 def previews_of(subject: Subject, pipe: StableDiffusionXLPipeline) -> list[Image.Image]:
     """One picture for each prompt, all from the same starting noise."""
     previews = subject.settings.previews
-    pictures = draw(
+    pictures = generate_images(
         pipe,
         previews.prompts,
         [previews.seed],
@@ -93,7 +93,7 @@ def previews_of(subject: Subject, pipe: StableDiffusionXLPipeline) -> list[Image
         size=subject.size,
         trigger=subject.trigger,
     )
-    with all_awake(pipe):
+    with all_on_device(pipe):
         return [picture for _, _, picture in pictures]
 
 
@@ -116,4 +116,4 @@ def _save(
             method=None if trainee is None else trainee.label,
             trigger=subject.trigger,
         )
-        save_picture(picture, file, recipe, GO_ON)
+        save_image(picture, file, recipe, GO_ON)

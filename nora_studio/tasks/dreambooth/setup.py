@@ -13,7 +13,7 @@ from nora_studio.photos.views import photos_of_size
 from nora_studio.runs import processes
 from nora_studio.sdxl.cache import LatentCache, Stores, encode_photos
 from nora_studio.sdxl.diffusion import Denoising
-from nora_studio.sdxl.models import all_awake, check_trigger, choose_trigger
+from nora_studio.sdxl.models import all_on_device, check_trigger, choose_trigger
 from nora_studio.tasks.dreambooth.batches import PhotoBatches
 from nora_studio.tasks.dreambooth.photo_set import PhotoSet
 from nora_studio.tasks.dreambooth.prior import (
@@ -111,7 +111,7 @@ def _class_pictures(subject: Subject) -> list[Path]:
     hidden = not processes.is_main()
     with (
         tqdm(desc="Class pictures", unit="picture", disable=hidden) as bar,
-        all_awake(subject.pipe),
+        all_on_device(subject.pipe),
     ):
 
         def advance(done: int, total: int) -> None:

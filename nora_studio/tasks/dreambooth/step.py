@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nora_studio.adapters.methods.steps import PlainSteps, StepRules, with_penalty
 from nora_studio.photos.prompts import replace_token
 from nora_studio.runs.disk_cache import TensorCache
-from nora_studio.sdxl.cache import encode_tokens_kept, tokenize
+from nora_studio.sdxl.cache import encode_tokens_cached, tokenize
 from nora_studio.sdxl.diffusion import Denoising, encode_tokens
 
 
@@ -41,7 +41,7 @@ def encode_prompts(
     encoders = {"text_encoder": pipe.text_encoder, "text_encoder_2": pipe.text_encoder_2}
     device = pipe.device
     encoded = {
-        part: encode_tokens_kept(part, encoders[part], ids[part], store, device) for part in ids
+        part: encode_tokens_cached(part, encoders[part], ids[part], store, device) for part in ids
     }
     pooled = encoded["text_encoder_2"][1]
     assert pooled is not None
@@ -131,10 +131,10 @@ class DreamboothStep(nn.Module):
         time_ids: Tensor,
         prompts: Tensor,  # (batch,): which of the training prompts is whose
         importance: Tensor | None = None,  # (batch,): each picture's share of the loss
-        weights: Tensor | None = None,  # (batch, 1, height, width): masks, 1 on average
+        mask: Tensor | None = None,  # (batch, 1, height, width), 1 on average
     ) -> Tensor:
         """Return the mean denoising loss of a batch (scalar, float32)."""
-        given, level = self.process.question(latents, noise, timesteps)
+        given, level = self.process.model_input(latents, noise, timesteps)
         hidden, pooled = self._condition(prompts)
         dtype = next(self.unet.parameters()).dtype
         answer = self.unet(
@@ -147,5 +147,5 @@ class DreamboothStep(nn.Module):
             },
             return_dict=False,
         )[0]
-        loss = self.process.loss(answer, latents, noise, timesteps, importance, weights)
+        loss = self.process.loss(answer, latents, noise, timesteps, importance, mask)
         return with_penalty(loss, self.rules)

@@ -23,7 +23,7 @@ from nora_studio.options.recommended import first_rate
 from nora_studio.runs import processes
 from nora_studio.runs.runs import Run
 from nora_studio.runs.scripts import TRAIN, script_path
-from nora_studio.sdxl.models import parts_of, share_weights, used_targets, wake
+from nora_studio.sdxl.models import parts_of, share_weights, to_device, used_targets
 from nora_studio.tasks.dreambooth.activations import first_batch, record_activations
 from nora_studio.tasks.dreambooth.base import load_base_of
 from nora_studio.tasks.dreambooth.fitting import fitted
@@ -102,7 +102,7 @@ class DreamboothTask(Task):
         trained = {part for parts in self.trainer.parts.values() for part in parts}
         if settings.tokens.count:
             trained |= set(TOKENIZERS)
-        wake(pipe, {"unet", *trained}, device)
+        to_device(pipe, {"unet", *trained}, device)
         with processes.main_first():  # It draws and encodes; the others read what it kept.
             prepared = prepare(
                 settings, pipe, self.photos, say, photos_as_class=self.asked.preflight

@@ -50,8 +50,8 @@ class FixedBatches:
                     "time_ids": cache.time_ids[rows],
                     "prompts": prompts[photos],
                 }
-                if cache.weights is not None:
-                    batch["weights"] = cache.weights[rows]
+                if cache.mask is not None:
+                    batch["mask"] = cache.mask[rows]
                 batches.append(batch)
         return cls(batches, "held_out_loss" if is_held_out else "fixed_loss")
 

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from nora_studio.errors import StudioError
 from nora_studio.runs.atomic import write_text
-from nora_studio.runs.crew import Crew
 from nora_studio.runs.runs import CONFIG, Run
+from nora_studio.runs.script_pool import ScriptPool
 from nora_studio.runs.scripts import FEWSHOT, script_command
 from nora_studio.scoring.tables import check_settings
 from nora_studio.tasks.fewshot.options import PARTS
@@ -38,7 +38,7 @@ class Workshop:
     """What these come to: kept with every cell, and the same in all."""
     jobs: int = 1
     """Processes at once."""
-    crew: Crew = field(default_factory=Crew)
+    crew: ScriptPool = field(default_factory=ScriptPool)
 
     def read(self, cell: Cell, rate: float | None) -> dict[str, Any] | None:
         """Read a finished cell.

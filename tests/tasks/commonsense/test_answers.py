@@ -150,7 +150,7 @@ def test_answers_to_other_questions_are_not_mixed_in(folder, tmp_path, capsys):
     assert run_script(*plain, "--sets", "boolq", "--limit", "2") == 2
     assert "began with questions" in capsys.readouterr().err
     assert run_script(*plain, "--shard", "4/4") == 2
-    assert "--shard: expected a pair" in capsys.readouterr().err
+    assert "--shard: expected PART/PARTS" in capsys.readouterr().err
 
 
 TASK = """task: one_world

@@ -167,7 +167,7 @@ def test_a_table_is_made_of_real_runs_and_goes_on_after_a_stop(tmp_path):
     config = tomllib.loads((run.folder / "config.toml").read_text(encoding="utf-8"))
     told = (config["seed"], config["validation"], config["batch_size"], config["checkpoint_every"])
     assert told == (3, 8, 4, 1000)
-    for more, word in ((["--limit", "2"], "limit = 1; this table asks for 2"),
+    for more, word in ((["--limit", "2"], "limit: expected 1, with which"),
                        (["--seeds", "1", "1"], "--seeds"),
                        (["--options", "name=one"], "--options: name")):  # fmt: skip
         refused = subprocess.run([sys.executable, str(SCRIPT), *words, "--steps", "400", *more],

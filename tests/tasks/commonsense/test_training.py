@@ -126,7 +126,7 @@ def test_inspect_tells_the_task_and_no_pixels(command, twins):
     assert status == 0, err
     told = dict(line.split(maxsplit=1) for line in out.splitlines() if len(line.split()) > 1)
     assert (told["task"], told["trained"]) == ("commonsense", f"{STEPS} steps, seed 0")
-    assert "SDXL's adapters alone" in out
+    assert "only for adapters of SDXL" in out
 
 
 def test_twins_see_the_same_batches_and_begin_at_the_same_base(twins):

@@ -14,8 +14,8 @@ from nora_studio.tasks.dreambooth.prior import PriorBatches, class_prompt, draw_
 MUG = "a photo of a mug"
 
 
-def draw(pipe, folder, count=3, prompt=MUG, on_picture=None):
-    return draw_class_pictures(pipe, folder, count, "tiny", prompt, SIZE, on_picture)
+def draw(pipe, folder, count=3, prompt=MUG, on_image=None):
+    return draw_class_pictures(pipe, folder, count, "tiny", prompt, SIZE, on_image)
 
 
 @pytest.fixture
@@ -32,12 +32,12 @@ def test_the_class_is_the_prompt_without_its_subject():
 
 def test_class_pictures_are_drawn_once_and_gone_on_with(tiny_pipe, tmp_path):
     drawn: list[int] = []
-    files = draw(tiny_pipe, tmp_path / "mugs", on_picture=lambda done, total: drawn.append(total))
+    files = draw(tiny_pipe, tmp_path / "mugs", on_image=lambda done, total: drawn.append(total))
     assert drawn == [3, 3, 3] and len(files) == 3
     pixels = [Image.open(file).tobytes() for file in files]
     assert len(set(pixels)) == 3
     files[1].unlink()
-    again = draw(tiny_pipe, tmp_path / "mugs", on_picture=lambda done, total: drawn.append(total))
+    again = draw(tiny_pipe, tmp_path / "mugs", on_image=lambda done, total: drawn.append(total))
     assert drawn == [3, 3, 3, 1]
     assert [Image.open(file).tobytes() for file in again] == pixels
 

@@ -15,7 +15,7 @@ from nora_studio.adapters.new_tokens import TOKENIZERS
 from nora_studio.errors import StudioError
 from nora_studio.options.config import PartOptions
 from nora_studio.runs.runs import Run
-from nora_studio.sdxl.generate import adapter_on, draw
+from nora_studio.sdxl.generate import adapter_on, generate_images
 from nora_studio.sdxl.models import load_sdxl
 
 WORDS = (f"<{RARE_TOKEN}-1>", f"<{RARE_TOKEN}-2>")
@@ -163,7 +163,7 @@ def test_what_was_learned_is_in_the_tokens_too(frozen, tiny_base):
         for spoil in (False, True):
             if spoil:
                 pipe.text_encoder.get_input_embeddings().rows.data.mul_(-1)
-            drawn = draw(
+            drawn = generate_images(
                 pipe, ["a [V] mug"], [0], steps=2, guidance=5, size=SIZE, trigger=card.trigger
             )
             pictures.append(next(iter(drawn))[2].tobytes())

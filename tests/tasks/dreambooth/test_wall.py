@@ -6,7 +6,7 @@ from PIL import Image
 
 from nora_studio.runs.runs import Run
 from nora_studio.scoring.grid import GROUND
-from nora_studio.sdxl.generate import save_picture
+from nora_studio.sdxl.generate import save_image
 from nora_studio.sdxl.recipes import Recipe
 from nora_studio.tasks.dreambooth.previews import preview_files
 from nora_studio.tasks.dreambooth.wall import LARGEST, MOST_ROWS, hang_walls, samples_of
@@ -27,7 +27,7 @@ def drawn_run(folder, method: int, steps) -> Run:
             whose = METHODS[method] if step else None
             recipe = Recipe("tiny", PROMPTS[number], 0, 1, 5.0, 64, "0", method=whose)
             shade = colour(step, number, method if step else 0)
-            save_picture(Image.new("RGB", (64, 64), shade), file, recipe)
+            save_image(Image.new("RGB", (64, 64), shade), file, recipe)
     return run
 
 
@@ -112,7 +112,7 @@ def test_a_walls_labels_are_the_prompts_and_steps_of_its_pictures(tmp_path):
         for row, step in enumerate(steps):
             for number, file in enumerate(preview_files(run, step, 2)):
                 recipe = Recipe("tiny", prompts[number], 0, 1, 5.0, 64, "0")
-                save_picture(Image.new("RGB", (64, 64), colour(row, number, 0)), file, recipe)
+                save_image(Image.new("RGB", (64, 64), colour(row, number, 0)), file, recipe)
         hang_walls({"nora": run})
         walls.add((run.samples / "wall.png").read_bytes())
     assert len(walls) == 3

@@ -119,5 +119,5 @@ def test_a_batchs_rows_are_counted_whatever_it_holds():
 
 def test_a_run_tells_what_of_its_data_changed(tmp_path):
     run = Run.create(tmp_path / "run", "steps = 3\n", {"train.json": "1"})
-    with pytest.raises(StudioError, match=r"the files are not those .* train\.json changed"):
+    with pytest.raises(StudioError, match=r"expected the same files .* train\.json has changed"):
         run.check_photos({"train.json": "2"}, "files")

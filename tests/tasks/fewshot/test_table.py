@@ -14,7 +14,7 @@ from support.fewshot import coloured_folder, run_script
 from support.tiny import tiny_clip
 
 from nora_studio.errors import StudioError
-from nora_studio.runs.crew import Crew
+from nora_studio.runs.script_pool import ScriptPool
 from nora_studio.scoring.tables import check_settings
 from nora_studio.tasks.fewshot.cells import Workshop, evenly
 from nora_studio.tasks.fewshot.table import Cell, as_markdown, check_alike, read_cell
@@ -48,7 +48,7 @@ def test_the_best_is_bold_the_second_underlined_and_equals_alike():
 def test_cells_of_other_settings_are_refused_by_name(tmp_path):
     file = tmp_path / "cell.json"
     check_settings(file, {"steps": 3}, {"steps": 3})
-    with pytest.raises(StudioError, match="steps = 3; this table asks for 4"):
+    with pytest.raises(StudioError, match=r"steps: expected 3, with which .*; got 4"):
         check_settings(file, {"steps": 3}, {"steps": 4})
     with pytest.raises(StudioError, match="differ in device: CPU, H200"):
         check_alike([{"device": "CPU"}, {"device": "H200"}])
@@ -95,23 +95,23 @@ def test_what_was_stopped_is_shared_out_as_it_was(tmp_path):
 
 
 def test_a_stop_reaches_every_process_and_begins_none(tmp_path):
-    crew = Crew()
+    scripts = ScriptPool()
     command = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
 
     def work(_):
         with (tmp_path / "log").open("a") as output:
-            return crew.call(command, output, dict(os.environ))
+            return scripts.call(command, output, dict(os.environ))
 
-    timer = threading.Timer(0.5, crew.stop, [signal.SIGTERM])
+    timer = threading.Timer(0.5, scripts.stop, [signal.SIGTERM])
     timer.start()
     began = time.monotonic()
     with ThreadPoolExecutor(2) as pool:
         futures = [pool.submit(work, n) for n in range(4)]
     for future in futures:
-        with pytest.raises(StudioError, match="Go on with the same command"):
+        with pytest.raises(StudioError, match="Continue with the same command"):
             future.result()
-    assert time.monotonic() - began < 20 and not crew.children
-    assert Crew().call([sys.executable, "-S", "-c", "raise SystemExit(3)"], None, {}) == 3
+    assert time.monotonic() - began < 20 and not scripts.children
+    assert ScriptPool().call([sys.executable, "-S", "-c", "raise SystemExit(3)"], None, {}) == 3
 
 
 @pytest.mark.slow

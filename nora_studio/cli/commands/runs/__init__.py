@@ -1,1 +1,1 @@
-"""`nora-studio runs`: list, show, compare, throw away and go on with runs."""
+"""`nora-studio runs`: list, show, compare, delete, restore and continue runs."""

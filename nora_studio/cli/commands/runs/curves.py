@@ -1,26 +1,26 @@
-"""Curves of runs, for the terminal and as a chart."""
+"""Loss curves of runs, in the terminal and as a chart."""
 
 from pathlib import Path
 
-from nora_studio.runs.history import Curve, RunSummary
+from nora_studio.runs.history import CurvePoints, RunSummary
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 48
 
 
-def plot_curves(both: list[RunSummary], file: Path) -> None:
-    """Both runs' curves over the steps, one colour a run, one line style a curve."""
-    # Imported here: nothing else needs it, and it takes a second.
+def plot_curves(summaries: list[RunSummary], file: Path) -> None:
+    """Plot two runs' curves over the steps: one colour per run, one line style per curve."""
+    # Imported here: no other command needs it, and it takes a second.
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
-    for now, colour in zip(both, ("#3d6b99", "#c2553a"), strict=False):
-        for name, points in now.curves.items():
+    for summary, colour in zip(summaries, ("#3d6b99", "#c2553a"), strict=False):
+        for name, points in summary.curves.items():
             steps, values = zip(*points, strict=True)
             style = {"loss": ":", "fixed_loss": "--", "held_out_loss": "-"}[name]
-            label = f"{now.run.folder.name}, {name.replace('_', ' ')}"
+            label = f"{summary.run.folder.name}, {name.replace('_', ' ')}"
             axes.plot(steps, values, style, color=colour, label=label)
     axes.set(xlabel="step", ylabel="loss")
     axes.spines[["top", "right"]].set_visible(False)
@@ -30,8 +30,8 @@ def plot_curves(both: list[RunSummary], file: Path) -> None:
     figure.savefig(file)
 
 
-def sparkline(points: Curve) -> str:
-    """A curve in one line of text, its lowest value the lowest bar."""
+def sparkline(points: CurvePoints) -> str:
+    """Return a curve as one line of bars; the lowest bar is its lowest value."""
     values = [value for _, value in points]
     chosen = [values[i * len(values) // _WIDTH] for i in range(_WIDTH)]
     chosen = values if len(values) <= _WIDTH else chosen

@@ -1,4 +1,4 @@
-"""`nora-studio runs diff`: what two runs differ in."""
+"""`nora-studio runs diff`: the differences between two runs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,50 +14,50 @@ from nora_studio.runs.history import (
     differing_settings,
     find_run,
     read_settings,
-    standing,
+    summarize,
 )
 
 
 @dataclass(frozen=True)
 class Options:
-    """Two runs: which settings differ, and how far apart their curves are."""
+    """Compare two runs: settings that differ, and the difference between their curves."""
 
     first: tyro.conf.Positional[str]
-    """Name in the folder of runs, or a path."""
+    """Name of a run in the folder of runs, or a path."""
     second: tyro.conf.Positional[str]
-    """The other one."""
+    """The run to compare it with."""
     plot: Path | None = None
-    """PNG file for both runs' curves in one chart. None: no chart."""
+    """PNG file for a chart of both runs' curves. None: no chart."""
     output_dir: Path = Path("runs")
     """Folder of runs."""
 
 
 def run(options: Options) -> int:
-    """Print what two runs differ in."""
+    """Print the differences between the two runs."""
     check_plot_file(options.plot)
     runs = [find_run(name, options.output_dir) for name in (options.first, options.second)]
     differing = differing_settings(*(read_settings(run) for run in runs))
-    both, console = [standing(run) for run in runs], new_console()
+    summaries, console = [summarize(run) for run in runs], new_console()
     names = [escape(run.folder.name) for run in runs]
     settings = new_table()
     for title in ("setting", *names):
         settings.add_column(title)
-    if both[0].method != both[1].method:
-        differing = {"method": (both[0].method, both[1].method), **differing}
+    first, second = summaries
+    if first.method != second.method:
+        differing = {"method": (first.method, second.method), **differing}
     for name, values in differing.items():
         settings.add_row(name, *("default" if v is None else escape(str(v)) for v in values))
-    console.print(settings if differing else "The same settings.")
+    console.print(settings if differing else "The settings are the same.")
     curves = new_table()
     for title in ("curve", *names, "difference", "at step"):
         curves.add_column(title, justify="left" if title == "curve" else "right")
-    for name in (name for name in both[0].curves if name in both[1].curves):
-        points = common_steps(both[0].curves[name], both[1].curves[name])
+    for name in (name for name in first.curves if name in second.curves):
+        points = common_steps(first.curves[name], second.curves[name])
         if points:
-            step, first, second = points[-1]
-            row = f"{first:.4f}", f"{second:.4f}", f"{second - first:+.4f}", str(step)
-            curves.add_row(name, *row)
-    console.print(curves if curves.rows else "No step at which both have been measured.")
+            step, one, other = points[-1]
+            curves.add_row(name, f"{one:.4f}", f"{other:.4f}", f"{other - one:+.4f}", str(step))
+    console.print(curves if curves.rows else "The runs were not measured at any common step.")
     if options.plot is not None:
-        plot_curves(both, options.plot)
+        plot_curves(summaries, options.plot)
         print(options.plot)
     return 0

@@ -1,4 +1,4 @@
-"""What the commands about runs print with."""
+"""Tables and number formats that the `runs` commands share."""
 
 import datetime
 import sys
@@ -10,12 +10,12 @@ from rich.table import Table
 
 
 def new_console() -> Console:
-    """Make a console that cuts no line where its output is not a terminal."""
+    """Make a console that does not wrap lines unless it prints to a terminal."""
     return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
 def new_table() -> Table:
-    """Make a table in the style of all of them."""
+    """Make a table in the common style."""
     return Table(box=SIMPLE_HEAD, pad_edge=False)
 
 
@@ -27,7 +27,7 @@ def print_facts(console: Console, facts: dict[str, str]) -> None:
 
 
 def format_loss(value: float | None) -> str:
-    """Format a loss; empty where none was measured."""
+    """Format a loss; "" if there is none."""
     return "" if value is None else f"{value:.4f}"
 
 

@@ -1,24 +1,24 @@
-"""`nora-studio runs restore`: a run out of the trash."""
+"""`nora-studio runs restore`: bring a run back from the trash."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
-from nora_studio.runs.history import take_back
+from nora_studio.runs.history import restore_from_trash
 
 
 @dataclass(frozen=True)
 class Options:
-    """Bring a run back that was thrown away."""
+    """Bring a deleted run back from .trash."""
 
     run: tyro.conf.Positional[str]
-    """Its name."""
+    """Name of the run."""
     output_dir: Path = Path("runs")
     """Folder of runs."""
 
 
 def run(options: Options) -> int:
-    """Bring a run back."""
-    print(take_back(options.run, options.output_dir).folder)
+    """Bring the run back and print its folder."""
+    print(restore_from_trash(options.run, options.output_dir).folder)
     return 0

@@ -1,4 +1,4 @@
-"""`nora-studio runs continue`: the trainer again, on a run."""
+"""`nora-studio runs continue`: start the trainer again on a run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,25 +12,27 @@ from nora_studio.runs.scripts import run_script
 
 @dataclass(frozen=True)
 class Options:
-    """Go on with a run (and its twins): from where it stopped, or longer than was planned.
+    """Continue a run and its twins: from where they stopped, or for more steps.
 
-    A longer run's learning-rate schedule is stretched over all of its steps, so a rate that had
-    come to rest rises again.
+    With more steps, the learning-rate schedule is stretched over all of them, so that a rate that
+    had decayed rises again.
     """
 
     run: tyro.conf.Positional[str]
-    """Name in the folder of runs, or a path."""
+    """Name of the run in the folder of runs, or a path."""
     steps: int | None = None
-    """Steps in all, those done included. None: as planned."""
+    """Total steps, including those done. None: as planned."""
     output_dir: Path = Path("runs")
     """Folder of runs."""
 
 
 def run(options: Options) -> int:
-    """Start the trainer again on a run."""
+    """Start the trainer on the run and return its exit status."""
     run = find_run(options.run, options.output_dir)
     if run.is_alive():
-        raise StudioError(f"{run.folder} is in training already. Wait for it, or stop it first.")
+        raise StudioError(
+            f"{run.folder} is training already. Wait until it ends, or stop it first."
+        )
     words = ["--config", str(run.folder / "config.toml"), "--resume"]
     if options.steps is not None:
         words += ["--steps", str(options.steps)]

@@ -1,4 +1,4 @@
-"""`nora-studio runs show`: one run."""
+"""`nora-studio runs show`: the state, curves and settings of one run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,37 +7,37 @@ import tyro
 
 from nora_studio.cli.commands.runs.curves import sparkline
 from nora_studio.cli.commands.runs.printing import format_time, new_console, print_facts
-from nora_studio.runs.history import find_run, read_settings, standing
+from nora_studio.runs.history import find_run, read_settings, summarize
 
 
 @dataclass(frozen=True)
 class Options:
-    """One run: how it stands, its settings, its curves, its checkpoints and pictures."""
+    """Show one run: state, curves, checkpoints, samples and settings."""
 
     run: tyro.conf.Positional[str]
-    """Name in the folder of runs, or a path."""
+    """Name of the run in the folder of runs, or a path."""
     output_dir: Path = Path("runs")
     """Folder of runs."""
 
 
 def run(options: Options) -> int:
-    """Print one run."""
+    """Print the run."""
     run = find_run(options.run, options.output_dir)
     settings = read_settings(run)
-    now, console = standing(run), new_console()
+    summary, console = summarize(run), new_console()
     facts = {
         "run": str(run.folder),
-        **({} if now.damage is None else {"damaged": now.damage}),
-        "method": now.method,
-        "state": now.state + (f": {now.error}" if now.error else ""),
-        "steps": f"{now.step} of {now.steps}",
-        "last told": format_time(now.time),
+        **({} if summary.damage is None else {"damaged": summary.damage}),
+        "method": summary.method,
+        "state": summary.state + (f": {summary.error}" if summary.error else ""),
+        "steps": f"{summary.step} of {summary.steps}",
+        "last report": format_time(summary.time),
         "checkpoints": ", ".join(str(step) for step in run.checkpoints()) or "none",
         "adapter": str(run.adapter) if run.adapter.is_dir() else "not yet",
         "samples": f"{len(list((run.folder / 'samples').glob('*.png')))} pictures",
     }
     print_facts(console, facts)
-    for name, points in now.curves.items():
+    for name, points in summary.curves.items():
         values = [value for _, value in points]
         line = sparkline(points)
         console.print(f"[dim]{name:<14}[/dim]{line}  {values[0]:.4f} to {values[-1]:.4f}")

@@ -1,4 +1,4 @@
-"""What is killed, removed or missing under a command: its children, its leftovers, its folder."""
+"""Child processes, leftovers and run folders after a command is killed or its folder removed."""
 
 import ast
 import os
@@ -20,7 +20,7 @@ from support.trainer import run_trainer
 
 from nora_studio.errors import StudioError
 from nora_studio.runs.atomic import replacing
-from nora_studio.runs.liveness import born_at, host_name
+from nora_studio.runs.process_id import host_name, process_start_time
 from nora_studio.runs.runs import Run
 from nora_studio.runs.tensor_files import write_tensors
 
@@ -37,14 +37,15 @@ def wait_until(is_time, seconds: float = 120) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system has no such thing")
 def test_a_child_ends_when_its_parent_is_killed(tmp_path):
-    orphans = str(TOP / "nora_studio" / "runs" / "orphans.py")  # Alone: the package takes seconds.
+    # The module alone: importing the package takes seconds.
+    module = str(TOP / "nora_studio" / "runs" / "child_processes.py")
     parent = textwrap.dedent(
         f"""
         import importlib.util, subprocess
-        spec = importlib.util.spec_from_file_location("orphans", {orphans!r})
-        orphans = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(orphans)
-        child = subprocess.Popen(["sleep", "60"], preexec_fn=orphans.ending_with_us())
+        spec = importlib.util.spec_from_file_location("child_processes", {module!r})
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        child = subprocess.Popen(["sleep", "60"], preexec_fn=module.stop_with_parent())
         print(child.pid, flush=True)
         child.wait()
         """
@@ -54,13 +55,13 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path):
     )
     assert process.stdout is not None
     child = int(process.stdout.readline())
-    assert born_at(child) is not None
+    assert process_start_time(child) is not None
     process.kill()
     process.wait()
-    wait_until(lambda: born_at(child) is None, 10)
+    wait_until(lambda: process_start_time(child) is None, 10)
 
 
-def test_every_command_that_starts_another_has_it_end_along():
+def test_every_command_starts_its_children_with_stop_with_parent():
     for file in [*modules(), *scripts()]:
         if "app" in file.parts or file.name == "screenshots.py":
             continue  # The studio's jobs are to live on.
@@ -93,7 +94,7 @@ def test_killing_the_command_ends_its_trainer_which_saves(tmp_path, number):
     assert trainer != process.pid
     process.send_signal(number)
     assert process.wait() == (-number if number == signal.SIGKILL else 128 + number)
-    wait_until(lambda: born_at(trainer) is None, 60)
+    wait_until(lambda: process_start_time(trainer) is None, 60)
     assert run.state == "stopped"
     assert run.checkpoints()
 
@@ -108,7 +109,7 @@ def left_behind(place: Path, pid: int, host: str, kind: str = "new") -> Path:
     return path
 
 
-def test_leftovers_of_dead_commands_go_with_the_next_and_those_of_living_ones_stay(tmp_path):
+def test_the_next_command_removes_leftovers_of_dead_commands_only(tmp_path):
     dead = [left_behind(tmp_path / name, GONE, host_name()) for name in ("merged", "a.safetensors")]
     alive = left_behind(tmp_path / "other", os.getpid(), host_name())
     elsewhere = left_behind(tmp_path / "other.safetensors", GONE, "another-machine")
@@ -164,7 +165,7 @@ def test_a_run_that_was_removed_takes_neither_a_checkpoint_nor_an_adapter(tmp_pa
         *(pytest.param(when, marks=pytest.mark.slow) for when in ("log", "end")),
     ],
 )
-def test_a_folder_removed_while_it_is_trained_ends_in_one_line(tmp_path, monkeypatch, when):
+def test_a_run_whose_folder_is_removed_ends_with_one_line(tmp_path, monkeypatch, when):
     folder = shutil.copytree(GOLDEN, tmp_path / "golden")
     monkeypatch.chdir(folder)
     run = Run(folder / "runs" / "stopped-nora")
@@ -184,7 +185,7 @@ def test_a_folder_removed_while_it_is_trained_ends_in_one_line(tmp_path, monkeyp
     assert not (run.folder / "checkpoints").exists(), "nothing of it comes back"
 
 
-def test_no_module_needs_what_windows_lacks():
+def test_no_module_uses_names_that_windows_lacks():
     lacking = {
         "SIGHUP",
         "SIGKILL",

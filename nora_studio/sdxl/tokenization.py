@@ -1,4 +1,4 @@
-"""How both of SDXL's tokenizers read a prompt: what the model sees, and what never."""
+"""How SDXL's two tokenizers read a prompt, for display."""
 
 from typing import Any
 
@@ -8,23 +8,24 @@ from nora_studio.photos.prompts import replace_token
 from nora_studio.sdxl.models import check_trigger, choose_trigger, load_tokenizers
 
 
-def read_as_tokens(prompt: Any, model: Any = None, rare_word: Any = None) -> dict[str, Any]:
-    """Read a prompt by a base's tokenizers.
+def tokenize_prompt(prompt: Any, model: Any = None, rare_word: Any = None) -> dict[str, Any]:
+    """Tokenize a prompt with a base's tokenizers.
 
     Args:
-        prompt: With "[V]" for the subject, or without.
+        prompt: The prompt, with or without "[V]".
         model: "embedded", a diffusers directory or a Hub name. None: embedded.
-        rare_word: For "[V]"; "auto": the one that the trainer would choose; None: left out.
+        rare_word: Word for "[V]"; "auto": the one that the trainer would choose; None: none.
 
     Returns:
-        For JSON: the rare word, the text that is read, and each tokenizer's pieces with how many
-        of them it can read.
+        Data for JSON: the rare word, the text that is read, and each tokenizer's tokens with the
+        number that it can read.
 
     Raises:
-        StudioError: no prompt, no such model, or a rare word that is no single token.
+        StudioError: the prompt is not text, the model does not exist, or the rare word is not a
+            single token.
     """
     if not isinstance(prompt, str):
-        raise StudioError(f"prompt: expected some words; got {prompt!r}.")
+        raise StudioError(f"prompt: expected text; got {prompt!r}.")
     tokenizers = load_tokenizers(str(model or EMBEDDED))
     if rare_word is not None:
         is_open = rare_word == "auto"
@@ -32,15 +33,15 @@ def read_as_tokens(prompt: Any, model: Any = None, rare_word: Any = None) -> dic
             choose_trigger(tokenizers) if is_open else check_trigger(tokenizers, str(rare_word))
         )
     text = replace_token(prompt, rare_word)
-    encoders = [_reading(name, own, text) for name, own in tokenizers._asdict().items()]
+    encoders = [_tokens_of(name, own, text) for name, own in tokenizers._asdict().items()]
     return {"rare_word": rare_word, "text": text, "encoders": encoders}
 
 
-def _reading(name: str, tokenizer: Any, text: str) -> dict[str, Any]:
+def _tokens_of(name: str, tokenizer: Any, text: str) -> dict[str, Any]:
     pieces = tokenizer.tokenize(text)
     tokens = [
         {"text": piece.removesuffix("</w>"), "ends_word": piece.endswith("</w>"), "id": number}
         for piece, number in zip(pieces, tokenizer.convert_tokens_to_ids(pieces), strict=True)
     ]
-    # Its limit counts the marks of a prompt's start and end.
+    # The tokenizer's limit includes the tokens for start and end.
     return {"name": name, "tokens": tokens, "limit": tokenizer.model_max_length - 2}

@@ -1,7 +1,7 @@
-"""Which folder each method's run is in: by name where it begins, by the path given on resuming.
+"""Find the folder of each method's run: by name for a new run, by the given path when resuming.
 
-The name and the folder of runs that a run's `config.toml` holds are those that it began with. A run
-may have been moved or renamed since, so they are a hint, and the path given is the truth.
+A run's `config.toml` holds the name and the folder of runs that it was started with. The run may
+have been moved or renamed since, so the path that is given on the command line takes precedence.
 """
 
 import dataclasses
@@ -17,18 +17,20 @@ from nora_studio.runs.runs import Run
 Options = TypeVar("Options")
 
 
-def placed(options: Options, argv: Sequence[str] | None = None) -> tuple[Options, dict[str, Run]]:
-    """Find the run of each method, and give options their true folder and the name they began with.
+def locate_runs(
+    options: Options, argv: Sequence[str] | None = None
+) -> tuple[Options, dict[str, Run]]:
+    """Find the run of each method, and set the options' folder and the name they started with.
 
-    A new run is `OUTPUT_DIR/NAME-METHOD`, and so is one to go on with, unless the options come from
-    a run's own `config.toml` and neither --name nor --output-dir is given beside it.
+    A new run is `OUTPUT_DIR/NAME-METHOD`. So is a resumed run, unless the options come from a run's
+    own `config.toml` and neither --name nor --output-dir is given.
 
     Args:
-        options: A trainer's, with `methods`, `output_dir`, `name` and `resume`.
+        options: A trainer's options, with `methods`, `output_dir`, `name` and `resume`.
         argv: The command line that they come from. None: this process's.
 
     Raises:
-        StudioError: which method a renamed folder is of cannot be told, or its twin is missing.
+        StudioError: the method of a renamed folder is unknown, or a twin is missing.
     """
     known: Any = options
     name = getattr(known, "run_name", known.name)
@@ -42,19 +44,19 @@ def placed(options: Options, argv: Sequence[str] | None = None) -> tuple[Options
         return options, runs
     began = read_config(existing[0].folder / CONFIG)
     _check_twins(runs, began)
-    # Its name also stands for what was derived from it, such as the trigger of new tokens.
+    # The old name is kept because other values derive from it, such as the trigger of new tokens.
     default = next(field.default for field in dataclasses.fields(known) if field.name == "name")
     changes = {"output_dir": existing[0].folder.parent, "name": began.get("name", default)}
     return dataclasses.replace(known, **changes), runs
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether a trainer has written into a folder; any options file may be called config.toml."""
+    """Return whether a trainer has written to a folder; a config.toml alone does not show it."""
     return any((folder / name).exists() for name in (".lock", "log.jsonl", "checkpoints"))
 
 
 def _given_folder(argv: Sequence[str]) -> Path | None:
-    """The run whose own settings a command line names, if it names no other place."""
+    """Return the run whose own settings a command line names, if it names no other place."""
     words = [word.partition("=") for word in argv]
     flags = {flag.replace("_", "-") for flag, _, _ in words}
     if flags & {"--name", "--output-dir"}:
@@ -66,18 +68,19 @@ def _given_folder(argv: Sequence[str]) -> Path | None:
         if flag == "--config" and file.name.lower() == CONFIG and _is_run(file.parent):
             folder = file.parent
             if folder.name in ("", "..") or folder.is_symlink():
-                folder = folder.resolve()  # Its own name tells the method, and where its twins are.
+                folder = folder.resolve()  # The real name says the method and where the twins are.
             return folder if Run(folder).exists else None
     return None
 
 
 def _siblings(folder: Path, methods: Sequence[str], name: str) -> dict[str, Run]:
-    """A run and its twins, which lie beside it under its name or the one they began with."""
+    """Return a run and its twins, which are in the same folder, by its name or the original one."""
     own = Run(folder).method_among(methods)
     if own is None:
         raise StudioError(
-            f"--resume: which of {', '.join(methods)} {folder} is cannot be told. Rename it so "
-            f"that its name ends with its method, such as {folder.name}-{methods[0]}."
+            f"--resume: expected a folder whose name ends with one of the methods "
+            f"{', '.join(methods)}; got {folder}. Rename it, for example to "
+            f"{folder.name}-{methods[0]}."
         )
     stem = folder.name
     if stem.lower().endswith(f"-{own}"):
@@ -92,14 +95,14 @@ def _siblings(folder: Path, methods: Sequence[str], name: str) -> dict[str, Run]
 
 
 def _check_twins(runs: dict[str, Run], began: dict[str, Any]) -> None:
-    """Refuse to go on with one twin while another is missing that had begun, or is left behind."""
+    """Refuse to resume a run while a twin of it is missing or is left out."""
     for method, run in runs.items():
         twin = next((other for other in runs.values() if other.checkpoints()), None)
         if not run.exists and twin is not None and run.method != twin.method:
             alone = ",".join(other.method for other in runs.values() if other.exists)
             raise StudioError(
-                f"--resume: {twin.folder} was trained together with {method}, whose run is not at "
-                f"{run.folder}. Put it there, or go on without it: --method {alone}."
+                f"--resume: {twin.folder} was trained together with {method}, whose run is not in "
+                f"{run.folder}. Move it there, or continue without it: --method {alone}."
             )
     trained = [word.strip() for word in str(began.get("method", "")).split(",")]
     left = [method for method in trained if method not in runs]
@@ -108,11 +111,11 @@ def _check_twins(runs: dict[str, Run], began: dict[str, Any]) -> None:
             place = run.folder.with_name(_renamed(run.folder.name, run.method, other))
             if Run(place).exists and place != run.folder:
                 raise StudioError(
-                    f"--method: {run.folder} was trained together with {place}, and goes on with "
-                    "it. Leave --method as it was."
+                    f"--method: {run.folder} was trained together with {place} and must be resumed "
+                    "with it. Leave --method as it was."
                 )
 
 
 def _renamed(name: str, method: str, other: str) -> str:
-    """A run's name with another method's suffix."""
+    """Return a run's name with another method's suffix."""
     return f"{name[: -len(method)]}{other}" if name.lower().endswith(f"-{method}") else name

@@ -1,4 +1,4 @@
-"""Captions and masks find their photos, or are named: by the trainer and the report alike."""
+"""Captions and masks are matched with their photos or named, by the trainer and the check."""
 
 import codecs
 import unicodedata
@@ -12,7 +12,7 @@ from support.trainer import photo_set, tiny_options
 
 from nora_studio.cli.main import dispatch
 from nora_studio.errors import StudioError
-from nora_studio.photos.beside import Owners
+from nora_studio.photos.companions import PhotoNames
 from nora_studio.photos.images import list_photos
 from nora_studio.photos.prompts import read_prompts
 from nora_studio.photos.views import Framing, photo_views
@@ -74,11 +74,16 @@ def test_a_caption_is_used_however_it_is_spelt(folder, tiny_base, capsys, case):
 
 
 NAMED = {
-    "no photo": (["1.jpg"], ["2.txt"], "2.txt", "there is no photo '2' of any kind here"),
+    "no photo": (["1.jpg"], ["2.txt"], "2.txt", "the folder has no photo named '2'"),
     "second one": (["1.jpg"], ["1.txt", "1.caption"], "1.caption", "1.txt is the caption of 1.jpg"),
     "whole name wins": (["1.jpg"], ["1.txt", "1.jpg.txt"], "1.txt", "1.jpg.txt is the caption of"),
-    "shared": (["1.jpg", "1.png"], ["1.txt"], "1.txt", "the caption of 1.jpg and 1.png alike"),
-    "own list": (["1.jpg"], ["captions.jsonl"], "captions.jsonl", "stand in metadata.jsonl"),
+    "shared": (["1.jpg", "1.png"], ["1.txt"], "1.txt", "the caption of both 1.jpg and 1.png"),
+    "own list": (
+        ["1.jpg"],
+        ["captions.jsonl"],
+        "captions.jsonl",
+        "expected captions of a whole folder in metadata.jsonl",
+    ),
 }
 
 
@@ -99,7 +104,7 @@ def test_a_caption_that_is_not_used_for_one_photo_is_named_in_one_line(
     )
 
 
-def test_a_line_of_metadata_that_a_text_file_beats_is_named(folder, tiny_base):
+def test_a_metadata_line_that_a_text_file_overrides_is_named(folder, tiny_base):
     photo(folder, f"{COMPOSED}.jpg")
     line = f'{{"file_name": "{DECOMPOSED}.jpg", "text": "a [V] cup"}}'
     (folder / "metadata.jsonl").write_text(line, "utf-8")
@@ -154,7 +159,7 @@ def test_a_mask_is_used_however_it_is_spelt(folder, tiny_base, mask):
     half.paste(255, (0, 0, 32, 64))
     half.save(folder / mask, format="PNG")
     (view,) = photo_views([file], Framing(64, masks="files", mask_floor=0.0))
-    assert view.weights[0, :, 4:].max() == 0 and view.weights[0, :, :4].min() > 0
+    assert view.loss_mask[0, :, 4:].max() == 0 and view.loss_mask[0, :, :4].min() > 0
     assert trained(folder, tiny_base).record() != before
     assert trained(folder, tiny_base, mask_floor=0.1).files == [file]
 
@@ -164,11 +169,11 @@ def test_a_mask_of_two_photos_is_named(folder, tiny_base, capsys):
     photo(folder, "1.png", 1)
     Image.new("L", (64, 64), 255).save(folder / "1.mask.png")
     (line,) = [line for line in report(folder, capsys) if "1.mask.png is" in line]
-    assert "read as the mask of 1.jpg and 1.png alike" in line and "1.jpg.mask.png" in line
+    assert "read as the mask of both 1.jpg and 1.png" in line and "1.jpg.mask.png" in line
     assert line in trained(folder, tiny_base).warnings
 
 
-def test_videos_alone_are_named_and_moving_parts_of_photos_are_not(folder, tiny_base, capsys):
+def test_videos_are_named_except_live_photos(folder, tiny_base, capsys):
     photo(folder, "1.jpg")
     (folder / "1.MOV").write_bytes(b"?")
     assert not any("videos are" in line for line in report(folder, capsys))
@@ -177,7 +182,7 @@ def test_videos_alone_are_named_and_moving_parts_of_photos_are_not(folder, tiny_
     assert "(clip.mp4)" in line and line in trained(folder, tiny_base).warnings
 
 
-def test_all_photos_that_cannot_be_used_are_named_at_once(folder, tiny_base):
+def test_all_unusable_photos_are_named_at_once(folder, tiny_base):
     for number in range(4):
         photo(folder, f"{number}.jpg", number)
     for number in (1, 3):
@@ -186,8 +191,8 @@ def test_all_photos_that_cannot_be_used_are_named_at_once(folder, tiny_base):
         trained(folder, tiny_base)
 
 
-def test_the_closest_spelling_and_the_whole_name_win():
-    owners = Owners(["A.jpg", "a.jpg", "a.jpg.png", "B.jpg", "b.png"])
+def test_the_closest_spelling_and_the_whole_name_take_precedence():
+    owners = PhotoNames(["A.jpg", "a.jpg", "a.jpg.png", "B.jpg", "b.png"])
     assert owners.of("a") == ["a.jpg"] and owners.of("A") == ["A.jpg"]
     assert owners.of("a.jpg") == ["a.jpg"]
     assert owners.of("b") == ["b.png"] and owners.of("B.JPG") == ["B.jpg"]

@@ -1,4 +1,4 @@
-"""Who draws what: the columns of a comparison, and the place and recipe of each of its pictures."""
+"""The columns of a comparison, and the file and recipe of each of their images."""
 
 import hashlib
 import re
@@ -25,7 +25,7 @@ Pair = tuple[str, int]
 
 @dataclass(frozen=True)
 class UsedAdapter:
-    """An adapter, and how much of it."""
+    """An adapter and its strength."""
 
     adapter: AdapterFile
     strength: float = 1.0
@@ -38,46 +38,46 @@ class UsedAdapter:
 
     @property
     def card(self) -> AdapterCard:
-        """The adapter's."""
+        """The adapter's card."""
         return self.adapter.card
 
 
 @dataclass(frozen=True)
-class Entrant:
-    """One column of a comparison: an adapter, several of them at once, or the bare base."""
+class ComparisonColumn:
+    """One column of a comparison: an adapter, several adapters at once, or the base alone."""
 
     label: str
     adapters: tuple[UsedAdapter, ...] = ()
-    """None for the base; the changes of several add up."""
+    """Empty for the base; the changes of several adapters add up."""
     rare_word: str | None = None
-    """What the bare base reads for "[V]"; None: nothing."""
+    """The word that replaces "[V]" for the base. None: no word."""
 
     @property
     def path(self) -> Path | None:
-        """Where the only adapter, or the first of several, is; None for the base."""
+        """The path of the first adapter; None for the base."""
         return self.adapters[0].path if self.adapters else None
 
     @property
     def card(self) -> AdapterCard | None:
-        """Of the only adapter, or the first of several; None for the base."""
+        """The card of the first adapter; None for the base."""
         return self.adapters[0].card if self.adapters else None
 
-    def at(self, strength: float) -> "Entrant":
-        """The column with every adapter's strength times another one.
+    def at(self, strength: float) -> "ComparisonColumn":
+        """Return the column with every adapter's strength multiplied by a factor.
 
-        At 0 an adapter is off, and its rare word with it: such a column is the bare base.
+        At strength 0 an adapter and its trigger word are left out, so the column is the base.
         """
         used = (replace(use, strength=use.strength * strength) for use in self.adapters)
         return replace(self, adapters=tuple(used))
 
     @property
     def adapters_on(self) -> tuple[UsedAdapter, ...]:
-        """The adapters that change anything: those whose strength is not 0."""
+        """The adapters whose strength is not 0."""
         return tuple(use for use in self.adapters if use.strength != 0)
 
     @property
     def trigger(self) -> str | None:
-        """What "[V]" becomes: the rare word of every adapter that is on, each once."""
+        """The text that replaces "[V]": the trigger words of all adapters that are on."""
         if not self.adapters_on:
             return self.rare_word
         words = dict.fromkeys(use.card.trigger for use in self.adapters_on if use.card.trigger)
@@ -85,8 +85,8 @@ class Entrant:
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """What every entrant draws."""
+class GenerationSettings:
+    """The settings with which the images of every column are generated."""
 
     model: str
     prompts: tuple[str, ...]
@@ -97,7 +97,7 @@ class Drawing:
     """Side in pixels."""
     negative: str | None = None
     strength: float = 1.0
-    """Factor on every adapter's change, beside its own."""
+    """Factor on every adapter's change, in addition to its own."""
 
     @property
     def pairs(self) -> list[Pair]:
@@ -106,76 +106,82 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class PlannedPicture:
-    """A picture that is, or is to be, in a file."""
+class PlannedImage:
+    """An image that is, or will be, in a file."""
 
-    entrant: Entrant
+    column: ComparisonColumn
     pair: Pair
     file: Path
     recipe: Recipe
 
     @property
-    def is_drawn(self) -> bool:
-        """Whether the file is there, whole and of this very recipe."""
+    def is_generated(self) -> bool:
+        """Whether the file exists, is complete and has this recipe."""
         return holds(self.file, self.recipe)
 
 
-def base_of(entrants: Sequence[Entrant], model: str | None) -> str:
-    """The base that a drawing is made on: the one asked for, else the first adapter's own.
+def base_of(columns: Sequence[ComparisonColumn], model: str | None) -> str:
+    """Return the base to generate with: `model`, or the first adapter's own.
 
     Raises:
-        StudioError: nobody names one.
+        StudioError: `model` is None and no adapter names its base.
     """
-    cards = [use.card for entrant in entrants for use in entrant.adapters]
+    cards = [use.card for column in columns for use in column.adapters]
     name = model or next((card.model for card in cards if card.model), None)
     if name is None and cards:
         raise StudioError(
-            "--model: the adapter files do not say what base they belong to. Name it."
+            "--model: the adapter files do not name the base they were trained on. Name it with "
+            "--model."
         )
     return name or EMBEDDED
 
 
-def trained_size(pipe: StableDiffusionXLPipeline, entrants: Sequence[Entrant]) -> int:
-    """Side in pixels that the first adapter was trained at, or the bare base."""
-    sizes = (entrant.card.resolution for entrant in entrants if entrant.card is not None)
+def trained_size(pipe: StableDiffusionXLPipeline, columns: Sequence[ComparisonColumn]) -> int:
+    """Return the side in pixels at which the first adapter, or else the base, was trained."""
+    sizes = (column.card.resolution for column in columns if column.card is not None)
     return next(sizes, None) or native_resolution(pipe)
 
 
 def holds(file: Path, recipe: Recipe) -> bool:
-    """Whether a file is a whole picture of that recipe."""
+    """Return whether a file is a complete image with a recipe."""
     try:
         return file.is_file() and read_recipe(file) == recipe
     except StudioError:
-        return False  # damaged or another program's: drawn anew
+        return False  # Damaged, or another program's: generated again.
 
 
-def plan_pictures(
-    pipe: StableDiffusionXLPipeline, entrants: Sequence[Entrant], drawing: Drawing, folder: Path
-) -> list[PlannedPicture]:
-    """Every picture of a comparison, entrants in the outer loop.
+def plan_images(
+    pipe: StableDiffusionXLPipeline,
+    columns: Sequence[ComparisonColumn],
+    settings: GenerationSettings,
+    folder: Path,
+) -> list[PlannedImage]:
+    """Return every image of a comparison, with columns in the outer loop.
 
     Args:
-        pipe: The base, bare.
-        folder: Holds one folder of PNG files for each entrant.
+        pipe: The base, without adapters.
+        folder: Holds one folder of PNG files for each column.
 
     Raises:
-        StudioError: two entrants share a label.
+        StudioError: two columns have the same label.
     """
-    labels = [entrant.label for entrant in entrants]
+    labels = [column.label for column in columns]
     repeated = next((label for label in labels if labels.count(label) > 1), None)
     if repeated is not None:
-        raise StudioError(f"two columns are called {repeated!r}. Give each a name of its own.")
+        raise StudioError(
+            f"expected columns with different names; got {repeated!r} twice. Rename one of them."
+        )
     planned = []
-    for entrant, name in zip(entrants, _folder_names(labels), strict=True):
-        weights = weights_digest(pipe, *(use.adapter for use in entrant.adapters))
-        for pair in drawing.pairs:
-            recipe = _recipe(entrant, drawing, pair, weights)
-            planned.append(PlannedPicture(entrant, pair, folder / name / _file_name(*pair), recipe))
+    for column, name in zip(columns, _folder_names(labels), strict=True):
+        weights = content_digest(pipe, *(use.adapter for use in column.adapters))
+        for pair in settings.pairs:
+            recipe = _recipe(column, settings, pair, weights)
+            planned.append(PlannedImage(column, pair, folder / name / _file_name(*pair), recipe))
     return planned
 
 
-def weights_digest(pipe: StableDiffusionXLPipeline, *adapters: AdapterFile) -> str:
-    """Short digest of the base's weights, its precision and the adapters' files."""
+def content_digest(pipe: StableDiffusionXLPipeline, *adapters: AdapterFile) -> str:
+    """Return a short digest of the base's weights, its precision and the adapters' files."""
     digest = hashlib.sha256()
     for module in (*parts_of(pipe).values(), pipe.vae):
         digest.update(repr((fingerprint(module), str(pipe.unet.dtype))).encode())
@@ -192,7 +198,7 @@ def weights_digest(pipe: StableDiffusionXLPipeline, *adapters: AdapterFile) -> s
 
 
 def run_name(folder: Path) -> str:
-    """What to call an adapter: its run, with the step where it is a checkpoint; or its file."""
+    """Return a name for an adapter: its run, with the step for a checkpoint, or its file."""
     if folder.is_file():
         return folder.stem
     names = [part.name for part in (folder.resolve(), *folder.resolve().parents)]
@@ -203,44 +209,46 @@ def run_name(folder: Path) -> str:
     return names[0]
 
 
-def _recipe(entrant: Entrant, drawing: Drawing, pair: Pair, weights: str) -> Recipe:
+def _recipe(
+    column: ComparisonColumn, settings: GenerationSettings, pair: Pair, weights: str
+) -> Recipe:
     recipe = Recipe(
-        model=drawing.model,
+        model=settings.model,
         prompt=pair[0],
         seed=pair[1],
-        steps=drawing.steps,
-        guidance=drawing.guidance,
-        size=drawing.size,
+        steps=settings.steps,
+        guidance=settings.guidance,
+        size=settings.size,
         version=__version__,
-        trigger=entrant.at(drawing.strength).trigger,
-        negative=drawing.negative,
+        trigger=column.at(settings.strength).trigger,
+        negative=settings.negative,
         weights=weights,
     )
-    used = [(run_name(use.path), use.strength) for use in entrant.at(drawing.strength).adapters]
+    used = [(run_name(use.path), use.strength) for use in column.at(settings.strength).adapters]
     if not used:
         return recipe
     if len(used) == 1:
-        method = entrant.adapters[0].card.method
+        method = column.adapters[0].card.method
         return replace(recipe, adapter=used[0][0], method=method, strength=used[0][1])
     names = " + ".join(name for name, _ in used)
     return replace(recipe, adapter=names, method="mix", strengths=[list(one) for one in used])
 
 
 def _folder_names(labels: Sequence[str]) -> list[str]:
-    """Short and readable; with a mark where two labels would come to one name."""
+    """Return short, readable folder names, with a digest if two labels would get the same name."""
     names = [_slug(label) for label in labels]
     return [
-        name if names.count(name) == 1 else f"{name}-{_mark(label)}"
+        name if names.count(name) == 1 else f"{name}-{_short_digest(label)}"
         for name, label in zip(names, labels, strict=True)
     ]
 
 
 def _file_name(prompt: str, seed: int) -> str:
-    """Short and readable, and different for different prompts."""
-    return f"{_slug(prompt)[:48].strip('-')}-{_mark(prompt)}-seed{seed}.png"
+    """Return a short, readable file name, different for different prompts."""
+    return f"{_slug(prompt)[:48].strip('-')}-{_short_digest(prompt)}-seed{seed}.png"
 
 
-def _mark(text: str) -> str:
+def _short_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 

@@ -1,4 +1,4 @@
-"""One loaded base under several adapters: those used last stay ready, and any may be combined."""
+"""One loaded base with any adapters on it; the most recently used adapters stay loaded."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -11,29 +11,30 @@ from nora_studio.adapters.files.adapter_file import AdapterFile, open_adapter
 from nora_studio.adapters.files.adapter_folders import load_adapter
 from nora_studio.adapters.methods.injection import set_strength, tuner_layers
 from nora_studio.adapters.new_tokens import NewTokens, extend, joined
-from nora_studio.sdxl.entrants import UsedAdapter
+from nora_studio.sdxl.columns import UsedAdapter
 from nora_studio.sdxl.models import parts_of, share_weights, with_parts
 
 KEPT_ADAPTERS = 6
-"""Of SDXL, one has some hundred megabytes on the device."""
+"""For SDXL, each takes some hundred megabytes on the device."""
 
 _Key = tuple[tuple[str, int, int], ...]
 
 
 class SummedLinear(nn.Module):
-    """A linear layer with the changes of several adapters added up, whatever their methods are.
+    """A linear layer with the sum of the changes of several adapters, of any methods.
 
-    `base(x) + sum(adapted(x) - base(x))`: the sum of their changes exactly, to the rounding of the
-    outputs; weights are neither merged nor factored.
+    `base(x) + sum(adapted(x) - base(x))`: exact up to the rounding of the outputs; weights are
+    neither merged nor factored.
     """
 
     def __init__(self, base_layer: nn.Module, adapted: list[BaseTunerLayer]) -> None:
-        """Stand in for `base_layer`; each of `adapted` wraps that same layer."""
+        """Wrap `base_layer`, which each layer of `adapted` wraps too."""
         super().__init__()
         self.base_layer = base_layer
         self.adapted = nn.ModuleList(adapted)  # pyright: ignore[reportArgumentType]
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in_features) -> (..., out_features)
+        """Return the layer's output with all changes added."""
         base = self.base_layer(x)
         result = base
         for layer in self.adapted:
@@ -43,37 +44,39 @@ class SummedLinear(nn.Module):
 
 @dataclass(frozen=True)
 class _Loaded:
-    """One adapter on a tree of modules of its own, over the base's weights."""
+    """One adapter on its own tree of modules, which shares the base's weights."""
 
     pipe: StableDiffusionXLPipeline
     tokens: NewTokens | None
 
     def set_strength(self, strength: float) -> None:
+        """Set the factor on the adapter's change."""
         for module in parts_of(self.pipe).values():
             if tuner_layers(module) and strength != self._strength_of(module):
                 set_strength(module, strength)
-                vars(module)["drawn_strength"] = strength
+                vars(module)["current_strength"] = strength
 
     def _strength_of(self, module: nn.Module) -> float:
-        return vars(module).get("drawn_strength", 1.0)
+        return vars(module).get("current_strength", 1.0)
 
 
-class AdaptedPipes:
-    """Gives a base's pipeline any adapters; switching between the last few loads nothing."""
+class PipelineCache:
+    """Returns a base's pipeline with any adapters; recently used adapters are not loaded again."""
 
     def __init__(self, pipe: StableDiffusionXLPipeline, keep: int = KEPT_ADAPTERS) -> None:
-        """Begin with a bare base, which stays bare."""
+        """Start with a base without adapters, which is not changed."""
         self.base = pipe
         self.keep = keep
         self._loaded: OrderedDict[_Key, _Loaded] = OrderedDict()
 
-    def wearing(self, adapters: tuple[UsedAdapter, ...]) -> StableDiffusionXLPipeline:
-        """The pipeline with those adapters on, each at its strength; their changes add up.
+    def with_adapters(self, adapters: tuple[UsedAdapter, ...]) -> StableDiffusionXLPipeline:
+        """Return the pipeline with adapters on it, each at its strength; their changes add up.
 
-        Strengths hold until the next call. New tokens have none: they mean what they learned.
+        Strengths are valid until the next call. New tokens are not scaled.
 
         Raises:
-            StudioError: one cannot be read, was trained on another base, or cannot be scaled.
+            StudioError: an adapter cannot be read, was trained on another base, or cannot be
+                scaled.
         """
         if not adapters:
             return self.base
@@ -83,12 +86,12 @@ class AdaptedPipes:
             return loaded.pipe
         return self._combined(adapters)
 
-    def _load(self, adapter: AdapterFile, another: int = 0) -> _Loaded:
+    def _load(self, adapter: AdapterFile, copy: int = 0) -> _Loaded:
         adapter = open_adapter(adapter)
         stats = [(file, file.stat()) for file in adapter.files()]
         key = (
             *((str(file.resolve()), stat.st_mtime_ns, stat.st_size) for file, stat in stats),
-            ("", another, 0),
+            ("", copy, 0),
         )
         if key in self._loaded:
             self._loaded.move_to_end(key)
@@ -104,21 +107,23 @@ class AdaptedPipes:
         return self._loaded[key]
 
     def _combined(self, adapters: tuple[UsedAdapter, ...]) -> StableDiffusionXLPipeline:
-        several = []
+        loaded_adapters = []
         for number, use in enumerate(adapters):
-            # The same adapter twice has two strengths, so each has a tree.
+            # The same adapter may be given twice with two strengths, so each gets its own tree.
             before = sum(other.path == use.path for other in adapters[:number])
             loaded = self._load(use.adapter, before)
             loaded.set_strength(use.strength)
-            several.append(loaded)
+            loaded_adapters.append(loaded)
         pipe = self._tree()
-        distinct = {use.path: loaded.tokens for use, loaded in zip(adapters, several, strict=True)}
+        distinct = {
+            use.path: loaded.tokens for use, loaded in zip(adapters, loaded_adapters, strict=True)
+        }
         tokens = joined(list(distinct.values()))
         if tokens is not None:
             extend(pipe, tokens)
         for part, module in parts_of(pipe).items():
             found: dict[str, list[BaseTunerLayer]] = {}
-            for loaded in several:
+            for loaded in loaded_adapters:
                 for name, layer in tuner_layers(parts_of(loaded.pipe)[part]).items():
                     found.setdefault(name, []).append(layer)
             for name, layers in found.items():

@@ -1,4 +1,4 @@
-"""Which process something belongs to, told apart from a later one that got the same number."""
+"""Identity of a process, distinct from a later process that is given the same number."""
 
 import math
 import os
@@ -11,32 +11,33 @@ from typing import Any
 import psutil
 
 CLOCK_TOLERANCE = 5.0
-"""Seconds by which a process's start may be told differently after the clock was set."""
+"""Seconds by which a process's reported start may change when the clock is set."""
 MOST_PID = 2**31 - 1
-"""No system here numbers its processes higher."""
+"""Largest process number that a system uses."""
 
 
 @dataclass(frozen=True)
-class ProcessMark:
-    """A process: its number, when it started (seconds since 1970), and on which machine."""
+class ProcessId:
+    """A process: its number, when it started (seconds since 1970), and its machine's name."""
 
     pid: int
     started: float
     host: str
 
     @classmethod
-    def own(cls) -> "ProcessMark":
+    def own(cls) -> "ProcessId":
+        """Return the identity of this process."""
         return cls(os.getpid(), round(psutil.Process().create_time(), 2), host_name())
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> "ProcessMark | None":
-        """The mark among the values of a file; None where it is not there whole."""
+    def of(cls, values: Mapping[str, Any]) -> "ProcessId | None":
+        """Return the identity stored among the values of a file; None if it is incomplete."""
         named: dict[str, Any] = {name: values.get(name) for name in ("pid", "started", "host")}
         return cls(**named) if all(cls.fits(*pair) for pair in named.items()) else None
 
     @staticmethod
     def fits(name: str, value: Any) -> bool:
-        """Whether a value is of the kind that a mark has under a name."""
+        """Return whether a value has the type of the field of a name."""
         if name == "pid":
             return type(value) is int and 0 < value <= MOST_PID
         if name == "started":
@@ -44,25 +45,25 @@ class ProcessMark:
         return isinstance(value, str)
 
     def is_alive(self) -> bool:
-        """Whether it runs still. Of another machine's nothing is known: that counts as running."""
+        """Return whether the process still runs; one on another machine counts as running."""
         if self.host != host_name():
             return True
-        born = born_at(self.pid)
-        return born is not None and abs(born - self.started) <= CLOCK_TOLERANCE
+        started = process_start_time(self.pid)
+        return started is not None and abs(started - self.started) <= CLOCK_TOLERANCE
 
 
 def host_name() -> str:
-    """This machine's name, in characters that a file's name may have."""
+    """Return this machine's name, in characters that a file name may have."""
     return re.sub(r"[^\w-]", "-", platform.node())
 
 
-def born_at(pid: int) -> float | None:
-    """When the process of that number started, seconds since 1970; None where none runs."""
-    if not 0 < pid <= MOST_PID:  # Which the system's own call does not take.
+def process_start_time(pid: int) -> float | None:
+    """Return when the process of a number started, in seconds since 1970; None if none runs."""
+    if not 0 < pid <= MOST_PID:  # The system call does not accept other numbers.
         return None
     try:
         process = psutil.Process(pid)
-        # Killed, and only waiting for its parent to look.
+        # A zombie has ended; only its parent has not noticed yet.
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
     except psutil.NoSuchProcess:
         return None

@@ -1,29 +1,29 @@
-"""What a fidelity result shows, as sentences and as a table."""
+"""A fidelity result as sentences and as a table."""
 
-from nora_studio.scoring.fidelity import PROMPT_SCORE, Fidelity, Point, Score
+from nora_studio.scoring.fidelity import PROMPT_SCORE, Fidelity, FidelityPoint, Score
 from nora_studio.scoring.statistics import UNITS_FOR_A_VERDICT
 
 
-def point_name(point: Point) -> str:
-    """ "step 400 at strength 0.8"."""
+def point_name(point: FidelityPoint) -> str:
+    """Return a point's name, such as "step 400 at strength 0.8"."""
     return f"step {point.step:,} at strength {point.strength:g}"
 
 
 def judges_of(result: Fidelity) -> str:
-    """ "CLIP embedded and DINO facebook/dino-vits16"."""
+    """Return the judges' names, such as "CLIP embedded and DINO facebook/dino-vits16"."""
     return f"CLIP {result.clip}" + (f" and DINO {result.dino}" if result.dino else "")
 
 
 def percent(share: float) -> str:
-    """A share in whole percent, within 0 and 100."""
+    """Format a share in whole percent, clamped to 0 and 100."""
     return f"{100 * min(1.0, max(0.0, share)):.0f}%"
 
 
 def advice(result: Fidelity, run: str) -> str:
-    """What to use of a run, and how sure that is, in two or three sentences."""
+    """Return which point of a run to use, and how certain that is, in two or three sentences."""
     found = result.recommended.get(run)
     if found is None:
-        return f"No recommendation: {result.unclear.get(run, 'nothing is measured yet.')}"
+        return f"No recommendation: {result.unclear.get(run, 'no point is measured yet.')}"
     point = result.points[found.point]
     last = ", the final adapter" if point.is_final else ""
     sentences = [
@@ -34,8 +34,8 @@ def advice(result: Fidelity, run: str) -> str:
     ]
     if point.copies > 0:
         sentences.append(
-            f"{percent(point.copies)} of its pictures are nearer to one photo than any two photos "
-            "are to each other: it may be copying. A lower strength or fewer steps help."
+            f"{percent(point.copies)} of its images are nearer to one photo than any two photos "
+            "are to each other: it may be copying. Use a lower strength or fewer steps."
         )
     return " ".join(sentence for sentence in sentences if sentence)
 
@@ -45,24 +45,24 @@ def _certainty(result: Fidelity, run: str) -> str:
     units = len(result.points[found.point].scores[PROMPT_SCORE].units)
     unit = "prompts" if len(result.prompts) > 1 else "seeds"
     if units < 2:
-        return "One picture decides nothing: draw more prompts to be sure."
+        return "A single image decides nothing: use more prompts."
     others = [point_name(result.points[number]) for number in found.rivals]
     rivals = f"; otherwise {' or '.join(others)}" if others else ""
-    sure = f"With other {unit} of this kind it would be chosen {percent(found.wins)} of the time"
+    certainty = f"With other {unit} it would be chosen {percent(found.wins)} of the time"
     is_few = units < UNITS_FOR_A_VERDICT
-    few = f" {units} {unit} are few: take it as a first guess." if is_few else ""
-    return f"{sure}{rivals}.{few}"
+    few = f" {units} {unit} are few: take this as a first estimate." if is_few else ""
+    return f"{certainty}{rivals}.{few}"
 
 
 def interval(score: Score) -> str:
-    """A mean with the ends of its interval."""
+    """Format a mean with the ends of its interval."""
     if score.low is None or score.high is None:
         return f"{score.mean:.3f}"
     return f"{score.mean:.3f} ({score.low:.3f} to {score.high:.3f})"
 
 
 def fidelity_table(result: Fidelity) -> list[list[str]]:
-    """Heads, then the base, each point by run, step and strength, and the real photos."""
+    """Return rows: headings, the base, each point by run, step and strength, and real photos."""
     names = list(result.base.scores)
     rows = [["", "Step", "Strength", *names, "Nearest photo", ""]]
     rows.append(["base", "", "", *(interval(s) for s in result.base.scores.values()), "", ""])

@@ -1,4 +1,4 @@
-"""Scripts at work side by side, which a stop reaches all."""
+"""Scripts that run at the same time and are stopped together."""
 
 import signal
 import subprocess
@@ -7,24 +7,25 @@ from collections.abc import Callable, Sequence
 from typing import IO
 
 from nora_studio.errors import StudioError
-from nora_studio.runs.orphans import ending_with_us
+from nora_studio.runs.child_processes import stop_with_parent
 
 
-class Crew:
-    """The trainer's processes at work: a stop reaches them all, and they save before they end."""
+class ScriptPool:
+    """Running scripts: a stop signal is passed on to all of them, and they save before they end."""
 
     def __init__(self) -> None:
+        """Start with no scripts."""
         self.children: set[subprocess.Popen[str]] = set()
         self.stopped_by: int | None = None
 
     def call(self, command: Sequence[str], output: IO[str], environment: dict[str, str]) -> int:
-        """Run one to its end.
+        """Run a script to its end; threads may call this at the same time.
 
         Returns:
-            Its exit status.
+            The script's exit status.
 
         Raises:
-            StudioError: a stop was asked for.
+            StudioError: a stop was requested.
         """
         if self.stopped_by is None:
             child = subprocess.Popen(
@@ -33,22 +34,22 @@ class Crew:
                 stderr=output,
                 env=environment,
                 text=True,
-                preexec_fn=ending_with_us(),
+                preexec_fn=stop_with_parent(),
             )
             self.children.add(child)
-            if self.stopped_by is not None:  # Between those two lines.
+            if self.stopped_by is not None:  # Requested before the child was in the set.
                 child.terminate()
             status = child.wait()
             self.children.discard(child)
             if self.stopped_by is None:
                 return status
-        raise StudioError("stopped; what is finished is kept. Go on with the same command.")
+        raise StudioError("stopped; finished work is kept. Continue with the same command.")
 
-    def lead(self, work: Callable[[], int]) -> int:
-        """Do some work that calls scripts; SIGTERM and Ctrl-C stop them all.
+    def run(self, work: Callable[[], int]) -> int:
+        """Call a function that runs scripts; SIGTERM and Ctrl-C stop all of them.
 
         Returns:
-            The work's exit status, or 128 + n where signal n stopped it.
+            The function's exit status, or 128 + n if signal n stopped it.
         """
         before = {n: signal.signal(n, self.stop) for n in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -63,7 +64,7 @@ class Crew:
                 signal.signal(number, handler)
 
     def stop(self, number: int, frame: object = None) -> None:
-        """Ask all to end, and begin none; a signal's handler."""
+        """Terminate all scripts and start no more; a signal handler."""
         self.stopped_by = number
         for child in tuple(self.children):
             child.terminate()

@@ -1,4 +1,4 @@
-"""What a full disk or a folder that cannot be written comes to: one line, with the remedy."""
+"""Errors of a full disk or a folder that cannot be written, in one line with the remedy."""
 
 import contextlib
 import errno
@@ -8,27 +8,27 @@ from pathlib import Path
 
 from nora_studio.errors import StudioError
 
-GO_ON = "go on with the same command and --resume"
+GO_ON = "continue with the same command and --resume"
 START_AGAIN = "start the same command again"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSALS = (*_NO_ROOM, errno.EROFS, errno.EIO)
-"""What only a disk says; whatever else goes wrong in a system call may be a fault of ours."""
+"""Error numbers that only a disk causes; others may be errors of this program."""
 
 
 class DiskError(StudioError):
-    """Something could not be written."""
+    """A file or folder could not be written."""
 
 
 @contextlib.contextmanager
 def writing(what: str, where: Path, then: str = START_AGAIN) -> Iterator[None]:
-    """Tell in one line what could not be written in the block, where, and why.
+    """Turn a failed write in the block into an error that says in one line what, where and why.
 
     Args:
-        what: "a checkpoint", for example.
-        then: What to do once the cause is gone.
+        what: What is written, such as "a checkpoint".
+        then: What to do after the remedy.
 
     Raises:
-        DiskError: the system refused to write.
+        DiskError: something could not be written.
     """
     try:
         yield
@@ -37,19 +37,19 @@ def writing(what: str, where: Path, then: str = START_AGAIN) -> Iterator[None]:
     except DiskError:
         raise
     except StudioError as error:
-        # Writers further down tell less: neither what for, nor how much room there is.
+        # Errors from deeper levels say neither what was written nor how much space is free.
         if not isinstance(error.__cause__, OSError):
             raise
         raise disk_error(error.__cause__, what, where, then) from error
 
 
 def disk_error(error: OSError, what: str, where: Path, then: str) -> DiskError:
-    """The line for one refusal."""
+    """Return the error for one failed write."""
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOENT, errno.ENOTDIR) and not where.parent.is_dir():
         reason, remedy = "its folder was moved or removed", "Put it back"
     elif error.errno == errno.ENAMETOOLONG:
-        reason, remedy = "the name is too long for the disk", "Choose a shorter one"
+        reason, remedy = "its name is too long for the disk", "Choose a shorter name"
     elif error.errno in _NO_ROOM:
         reason, remedy = f"{reason} ({_free(where)})", "Free some space"
     elif error.errno == errno.EIO:
