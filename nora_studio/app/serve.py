@@ -81,15 +81,15 @@ def run(arguments: Sequence[str]) -> int:
         lock.acquire(timeout=0)
     except Timeout:
         raise StudioError(
-            f"--data {options.data}: another studio is at work there. Stop it, or name another "
-            "folder."
+            f"--data {options.data}: another studio is using this folder. Stop it, or name "
+            "another folder."
         ) from None
     app = make_app(studio)
     stop = threading.Event()
     worker = threading.Thread(target=studio.keep_going, args=(stop,), daemon=True)
     worker.start()
     address = f"http://{options.host}:{options.port}"
-    print(f"NoRA Studio is open at {address} (Ctrl-C ends the page; trainings go on)", flush=True)
+    print(f"NoRA Studio is open at {address} (Ctrl-C closes it; trainings continue)", flush=True)
     if options.open and sys.stdout.isatty():
         threading.Timer(1.0, webbrowser.open, [address]).start()
     try:
@@ -117,7 +117,9 @@ def open_studio(home: Path, options: UiOptions) -> Studio:
     quota = OWNERS_QUOTA_BYTES if is_private else QUOTA_BYTES
     if options.quota is not None:
         if not 0 < options.quota < MOST_QUOTA:
-            raise StudioError(f"--quota: expected GiB above 0; got {options.quota:g}.")
+            raise StudioError(
+                f"--quota: expected GiB above 0 and below {MOST_QUOTA:g}; got {options.quota:g}."
+            )
         quota = int(options.quota * GIB)
     # Before the folder is made: what is refused leaves nothing behind.
     models = ModelAccess.of(home, options.models, is_private)
@@ -166,7 +168,9 @@ def make_app(studio: Studio) -> FastAPI:
 
 def _add_account(options: UiOptions) -> int:
     if options.auth is None or options.add_account is None:
-        raise StudioError("--add-account: name the file of accounts by --auth FILE.")
+        raise StudioError(
+            "--add-account: expected --auth FILE as well, the file to add the account to."
+        )
     try:
         with warnings.catch_warnings():  # A password that is seen as it is typed is refused.
             warnings.simplefilter("error", getpass.GetPassWarning)
@@ -174,11 +178,11 @@ def _add_account(options: UiOptions) -> int:
             again = getpass.getpass("Once more: ")
     except (EOFError, OSError, getpass.GetPassWarning) as error:
         raise StudioError(
-            "--add-account: asks for the password at a terminal, and there is none. Run it in one; "
-            "in a container with an interactive terminal (-it)."
+            "--add-account needs a terminal to ask for the password, and there is none. Run it in "
+            "one; in a container, start that with an interactive terminal (-it)."
         ) from error
     if again != password:
         raise StudioError("the two passwords differ; nothing was added.")
     add_account(options.auth, options.add_account, password)
-    print(f"{options.add_account} may log in by {options.auth}.")
+    print(f"{options.add_account} can log in now: the account is in {options.auth}.")
     return 0

@@ -77,7 +77,7 @@ def test_an_account_is_added_and_its_password_changed(tmp_path):
         ("ada\n", "name:hash"),
         ("", "no account"),
         ("# only a remark\n", "no account"),
-        ("GOOD\nGOOD\n", "twice"),
+        ("GOOD\nGOOD\n", "already has a line above"),
     ],
 )
 def test_a_file_with_anything_else_in_it_is_refused_and_not_repeated(tmp_path, text, told):
@@ -137,7 +137,7 @@ def test_a_login_opens_the_accounts_own_folder_from_any_browser(server):
 def test_a_wrong_login_says_the_same_of_every_name(server, name):
     client, answer = log_in(server, name, "not the password")
     assert answer.status_code == 401 and not client.cookies
-    assert "do not belong together" in answer.text and "<b>x" not in answer.text
+    assert "name or the password is wrong" in answer.text and "<b>x" not in answer.text
     assert "not the password" not in answer.text
 
 

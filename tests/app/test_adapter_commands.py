@@ -143,7 +143,7 @@ def test_values_that_are_none_of_those_taken_are_refused(desk):
         ),
         (lambda: desk.mix([AdapterChoice(NORA, -1), AdapterChoice(LORA)], "x"), "strength"),
         (lambda: desk.mix([AdapterChoice(NORA)] * 9, "x"), "at most 8"),
-        (lambda: desk.merge([], "x"), "choose"),
+        (lambda: desk.merge([], "x"), "no adapter is chosen"),
         (lambda: desk.merge([AdapterChoice(NORA)], "-rf"), "expected a name"),
         (lambda: desk.push(NORA, "a"), "owner/name"),
         (lambda: desk.push(NORA, "--private/x"), "owner/name"),

@@ -112,10 +112,10 @@ def test_new_tokens_go_beside_the_latest_adapter_of_their_name(workspace, lora, 
 
 
 def test_size_and_share_of_the_disk_are_limited(workspace, lora, monkeypatch):
-    with pytest.raises(StudioError, match="your folder may take"):
+    with pytest.raises(StudioError, match="your folder holds"):
         add_adapter(workspace, Incoming(lora, "mug.safetensors"), quota=100)
     monkeypatch.setattr(adapter_uploads, "MOST_ADAPTER_BYTES", 100)
-    with pytest.raises(StudioError, match="at most"):
+    with pytest.raises(StudioError, match="; the limit is "):
         add_adapter(workspace, Incoming(lora, "mug.safetensors"))
     assert listed(workspace) == set()
 

@@ -56,7 +56,7 @@ def command_is(page, words: str) -> None:
 
 
 def test_what_is_chosen_by_the_keyboard_becomes_the_command(page):
-    command_is(page, "Choose an adapter")
+    command_is(page, "No adapter is chosen")
     assert page.locator("#adapters-start").is_disabled()
     page.locator(card(NORA)).focus()
     page.keyboard.press("Enter")
@@ -64,7 +64,7 @@ def test_what_is_chosen_by_the_keyboard_becomes_the_command(page):
     assert page.evaluate("document.activeElement.dataset.adapter") == NORA
     page.locator(card(LORA)).focus()
     page.keyboard.press("Space")
-    command_is(page, "This takes one adapter")
+    command_is(page, "This takes one adapter; got 2")
     page.get_by_label("Mix", exact=True).check()
     command_is(page, f"mix --adapters {NORA} {LORA} --weights 1 1")
     slider = page.locator(".chosen input[type=range]").first
@@ -101,7 +101,7 @@ def test_nothing_is_published_before_a_look_and_the_token_stays_nowhere(person, 
     command_is(page, "push runs/mug-nora ada/mug --private --dry-run")
     page.locator("#adapters-token input").fill("hf_verysecrettoken")
     page.locator("#adapters-publish").click()
-    playwright.expect(page.locator("body")).to_contain_text("press Look first", timeout=30_000)
+    playwright.expect(page.locator("body")).to_contain_text("Press Look first", timeout=30_000)
     assert site.studio.jobs.of(person.workspace()) == []
     home = site.studio.auth.home
     for file in [file for file in home.rglob("*") if file.is_file()]:
@@ -119,5 +119,5 @@ def test_another_visitors_adapters_cannot_be_named(person, site):
     client = Client(site.url, verbose=False, analytics_enabled=False)
     theirs = f"../{person.workspace().folder.name}/{NORA}"
     for path in (NORA, theirs, "/etc/hostname"):
-        with pytest.raises(AppError, match="there is no adapter"):
+        with pytest.raises(AppError, match="There is no adapter"):
             client.predict("export", [path], [1.0], "kohya", "", api_name="/make_from_adapters")

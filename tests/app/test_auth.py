@@ -58,7 +58,7 @@ def test_a_visitor_is_known_again_after_a_restart_and_by_no_other_secret(tmp_pat
     assert VISITOR.fullmatch(first.visitor(line))
     assert first.visitor(line) == again.visitor(line)
     assert first.signer.browser_cookie != other.signer.browser_cookie
-    with pytest.raises(StudioError, match="Reload"):
+    with pytest.raises(StudioError, match="Reload the page to start a new one"):
         other.visitor(line)
     assert value not in first.visitor(line)
 
@@ -82,7 +82,7 @@ def test_the_first_page_brings_the_cookie_and_what_it_fetches_brings_none(server
 def test_a_lost_cookie_makes_nobody_anew_but_a_page(server):
     body = {"data": [None], "fn_index": 0, "session_hash": "lost"}
     answer = server.browser().post("/gradio_api/queue/join", json=body, headers=FETCH)
-    assert answer.status_code == 401 and "Reload" in answer.text
+    assert answer.status_code == 401 and "Reload the page to start a new one" in answer.text
     assert "set-cookie" not in answer.headers
 
 
@@ -109,7 +109,7 @@ def test_every_program_is_somebody_of_its_own_and_stays_so(server):
 )
 def test_a_cookie_of_another_shape_is_nobody(tmp_path, line):
     auth = Authenticator(tmp_path)
-    with pytest.raises(StudioError, match="Reload"):
+    with pytest.raises(StudioError, match="Reload the page to start a new one"):
         auth.visitor({"cookie": line.format(auth.signer.browser_cookie)})
 
 
@@ -175,7 +175,7 @@ def test_an_upload_is_its_owners_alone(server, tmp_path):
     for meta in ({"meta": {"_type": "gradio.FileData"}}, {}):
         body = {"data": [[{"path": str(path), **meta}]]}
         answer = httpx.post(f"{server.url}/gradio_api/run/who", json=body, cookies=other.cookies)
-        assert answer.status_code == 403 and "not there any more" in answer.text
+        assert answer.status_code == 403 and "This upload has expired" in answer.text
     # The same content, uploaded by both, is both's; what one gives back, the other still has.
     assert other.predict([handle_file(tmp_path / "mine.txt")], api_name="/who").split()[1]
     server.auth.uploads.release(name, str(path))
@@ -190,7 +190,7 @@ def test_a_handler_is_given_no_path_that_was_not_uploaded(server, path):
     body = {"data": [[{"path": path, "meta": {"_type": "gradio.FileData"}}]]}
     assert client.post("/gradio_api/run/who", json=body).status_code == 403
     assert client.get(f"/gradio_api/file={path}").status_code == 404
-    with pytest.raises(StudioError, match="not there any more"):
+    with pytest.raises(StudioError, match="this upload has expired"):
         server.auth.uploads.claim("0" * 32, path)
 
 

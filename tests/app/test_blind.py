@@ -116,9 +116,9 @@ def test_the_sides_are_revealed_at_the_end_and_not_before(workspace, sheet):
     page = blind_view(over, sheet, workspace)
     assert "NoRA" in page and "chosen" in page
     assert "prompts and seeds of one subject" in page
-    with pytest.raises(StudioError, match="over"):
+    with pytest.raises(StudioError, match="has ended"):
         over.answer("left")
-    with pytest.raises(StudioError, match="take back"):
+    with pytest.raises(StudioError, match="no answer to undo"):
         over.undo()
 
 
@@ -130,7 +130,7 @@ def test_the_verdict_counts_wins_ties_and_missed_decoys(workspace, sheet):
     assert (found.decoys, found.missed) == (2, 1)
     assert found.p == pytest.approx(2 / 2**8)
     assert found.sentence.startswith("You prefer NoRA")
-    assert found.caution == "1 of 2 decoys mistaken for the adapter: judge with care."
+    assert found.caution == "1 of 2 decoys were mistaken for the adapter: treat this with care."
     ties = verdict_of(judged(test, lambda trial: "tie"))
     assert (ties.first_wins, ties.second_wins, ties.ties, ties.missed) == (0, 0, 8, 2)
     assert ties.sentence.startswith("Too few choices")
@@ -165,9 +165,9 @@ def test_a_test_is_kept_goes_on_after_a_restart_and_answers_can_be_taken_back(wo
 
 
 def test_what_cannot_be_judged_is_refused(workspace, sheet):
-    with pytest.raises(StudioError, match="two columns"):
+    with pytest.raises(StudioError, match="two different columns"):
         begin_test(workspace, sheet, "NoRA", "NoRA")
-    with pytest.raises(StudioError, match="two columns"):
+    with pytest.raises(StudioError, match="two different columns"):
         begin_test(workspace, sheet, "NoRA", "DoRA")
     with pytest.raises(StudioError, match="no pair"):
         begin_test(workspace, replace(sheet, files={}), "NoRA", "LoRA")

@@ -118,7 +118,7 @@ def test_the_token_doctor_answers_by_the_same_process(drawings, base):
 def test_a_cancelled_drawing_keeps_its_pictures_and_goes_on(drawings, visitor, asked):
     name = drawings.submit(visitor, asked(seeds=list(range(100))))
     until(lambda: drawings.read(visitor, name).files)
-    with pytest.raises(StudioError, match="under way"):
+    with pytest.raises(StudioError, match="has not ended yet"):
         drawings.throw_away(visitor, name)
     drawings.cancel(visitor, name)
     sheet = ended(drawings, visitor, name)
@@ -159,7 +159,7 @@ def test_an_error_of_one_drawing_is_told_and_others_go_on(drawings, visitor, ask
 def test_visitors_take_turns_and_are_told_whom_they_wait_for(drawings, visitor, other, asked):
     many = [drawings.submit(visitor, asked(seeds=list(range(n, n + 9)))) for n in (200, 210, 220)]
     late = drawings.submit(other, asked(seeds=[230]))
-    assert drawings.read(visitor, many[2]).waits_for == "Waits for 3 other drawings."
+    assert drawings.read(visitor, many[2]).waits_for == "Waiting for 3 other drawings."
     drawings.cancel(visitor, many[2])
     assert drawings.read(visitor, many[2]).state == "cancelled"
     ended(drawings, other, late)
@@ -202,7 +202,7 @@ def test_what_a_dead_server_left_is_found_interrupted(home, visitor, asked):
         ({"seeds": list(range(101))}, "at most 200 pictures"),
         ({"size": 2048}, "size: at most 1536"),
         ({"steps": 151}, "steps: at most 150"),
-        ({"prompts": ["a" * 501]}, "500 letters"),
+        ({"prompts": ["a" * 501]}, "at most 500 characters"),
         ({"columns": [{"label": "x" * 81}]}, "label"),
         ({"columns": [{"label": "x", "adapters": [{"path": "runs/mug-nora"}] * 7}]}, "at once"),
         ({"columns": [{"label": "x", "adapters": [{"path": "runs/none"}]}]}, "no adapter"),

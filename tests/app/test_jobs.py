@@ -220,7 +220,7 @@ def test_too_many_jobs_and_two_that_write_one_run_are_refused(home):
         begin(jobs, workspace, SLEEP, runs=["mug-lora", "mug-nora"])
     for _ in range(WAITING_LIMIT):
         begin(jobs, workspace, SLEEP)
-    with pytest.raises(StudioError, match="wait already"):
+    with pytest.raises(StudioError, match="are waiting already"):
         begin(jobs, workspace, SLEEP)
     begin(jobs, visitor(home, 2), SLEEP)  # Another one's line is their own.
 
@@ -246,7 +246,7 @@ def test_a_secret_that_a_restart_lost_is_asked_for_again(home, monkeypatch):
     after = Jobs(home)
     after.stop(first)
     assert wait_for(after, job, "failed", "finished") == "failed"
-    assert "Give it once more" in after.tail(job)[0]
+    assert "no longer has your token. Enter it again." in after.tail(job)[0]
 
 
 def test_a_progress_bar_is_one_line_of_the_tail(home):

@@ -189,7 +189,7 @@ def test_photos_that_follow_an_example_take_its_place_and_its_words(person, page
     wait_until(lambda: f"--name {MUG}" in person.command(), 30, "the command")
     page.locator("#train-drop input[type=file]").set_input_files(photos)
     playwright.expect(page.locator(".photo-row")).to_have_count(3)
-    soon(page, "#train-note", "5 photos made room")
+    soon(page, "#train-note", "5 photos were taken out")
     wait_until(lambda: person.command() == "", 30, "the example's words are gone")
     assert page.locator("#train-class input, #train-class textarea").input_value() == ""
 
@@ -273,7 +273,7 @@ def test_a_deleted_drawing_comes_back_until_the_next_is_deleted(tmp_path):
     assert sheet_names(workspace) == ["two", "one"]
     discard_sheet(workspace, "one")
     discard_sheet(workspace, "two")
-    with pytest.raises(StudioError, match="cannot be brought back"):
+    with pytest.raises(StudioError, match="can no longer be brought back"):
         restore_sheet(workspace, "one")
 
 
@@ -283,7 +283,7 @@ def test_a_run_that_failed_at_once_promises_no_pictures_and_no_resume(person, pa
     jobs.submit(workspace, "train", MUG, [sys.executable, "-c", code], "train", [f"{MUG}-nora"])
     person.turn_to("Watch")
     person.wait_for_state("Failed", "Interrupted")
-    soon(page, "#watch-progress", "Nothing was saved that could go on")
+    soon(page, "#watch-progress", "Nothing was saved to resume from")
     soon(page, "#watch-wall", "No pictures")
     playwright.expect(page.get_by_role("button", name="Resume")).to_be_disabled()
 

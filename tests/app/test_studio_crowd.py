@@ -163,7 +163,7 @@ def test_whatever_names_a_training_finds_only_ones_own(site, program, name, step
         ("--help", "--help"),
         ("--steps -3", "--steps"),
         ("--nonsense 1", "nonsense"),
-        ("--tyro-write-completion bash ./x", "no option"),
+        ("--tyro-write-completion bash ./x", "is not an option of the trainer"),
         ("--instance-dir '~/x'", "folder of your own"),
         ("--class-dir '~root' --prior-weight 1", "folder of your own"),
         ("--name con", "--name"),

@@ -68,7 +68,7 @@ def test_results_of_the_same_runs_lie_together_in_whatever_order(workspace):
         ({"prompts": ("scenes.json",)}, "in words"),
         ({"prompts": ("a mug",) * 2}, "twice"),
         ({"prompts": tuple(f"mug {n}" for n in range(99))}, "24 prompts"),
-        ({"prompts": ("a" * 301,)}, "300 characters"),
+        ({"prompts": ("a" * 301,)}, "at most 300 characters in a prompt; got 301"),
         ({"seeds": 0}, "pictures of each"),
         ({"seeds": 10**9}, "pictures of each"),
         ({"strengths": ()}, "strengths"),
@@ -181,7 +181,7 @@ def test_what_an_api_caller_sends_instead_of_numbers_is_refused(studio, workspac
     room = _Room(studio)
     for wrong in ({"seeds": None}, {"strengths": ["x"]}, {"checkpoints": "many"}):
         asked = {"seeds": 1, "strengths": ["1"], "checkpoints": 0} | wrong
-        with pytest.raises(gr.Error, match="numbers belong"):
+        with pytest.raises(gr.Error, match="seeds, strengths and checkpoints as numbers"):
             room.find_best(list(BOTH), "", dino="", clip="", request=request_, **asked)
 
 

@@ -123,7 +123,11 @@ def test_a_mask_finds_its_photo_and_is_no_photo(workspace, add, order, name):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(mask(64, 32), "another shape"), (mask(level=0), "marks nothing"), (b"?", "no photo")],
+    [
+        (mask(64, 32), "another shape"),
+        (mask(level=0), "marks nothing"),
+        (b"?", "cannot be read as a photo"),
+    ],
     ids=["shape", "black", "content"],
 )
 @pytest.mark.parametrize("before", [True, False])
@@ -149,10 +153,10 @@ def test_captions_in_marked_utf_16_are_taken_and_other_encodings_refused(workspa
 
 def test_what_is_shared_or_could_be_several_photos_is_told(workspace, add):
     (note,) = add({"1.jpg": photo(1), "1.png": photo(2, kind="PNG"), "1.txt": WORDS}).notes
-    assert note.kind == "shared" and "1.jpg and 1.png alike" in note.text
+    assert note.kind == "shared" and "each of 1.jpg and 1.png" in note.text
     assert captions(workspace) == {"1.jpg": WORDS, "1.png": WORDS}
     (note,) = add({"1.txt": "another [V]"}).notes
-    assert note.kind == "refused" and "could belong to several photos" in note.text
+    assert note.kind == "refused" and "matches several photos" in note.text
     assert captions(workspace) == {"1.jpg": WORDS, "1.png": WORDS}
     assert add({"1.jpg": photo(3), "1.txt": "a third [V]"}).notes == []  # Of this upload first.
     assert [one.caption for one in photos_of(workspace, DRAFT)] == [WORDS, WORDS, "a third [V]"]

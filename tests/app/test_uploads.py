@@ -157,10 +157,10 @@ def test_limits_of_size_count_and_disk_are_the_servers_own(workspace, make, monk
     assert len(received.photos) == MOST_PHOTOS and len(received.problems) == 2
     assert "at most 50 photos" in received.problems[0]
     again = add_photos(workspace, "cup", [small], quota=used_bytes(workspace))
-    assert again.photos == [] and "your folder may take" in again.problems[0]
+    assert again.photos == [] and "your folder holds" in again.problems[0]
     assert add_photos(workspace, "cup", [small], quota=used_bytes(workspace) + 10_000).photos
     monkeypatch.setattr(uploads, "MOST_PHOTO_BYTES", 100)
-    assert "at most" in add_photos(workspace, "pot", [small]).problems[0]
+    assert "; the limit is " in add_photos(workspace, "pot", [small]).problems[0]
 
 
 @given(
@@ -200,7 +200,7 @@ def test_a_photo_is_removed_and_replaced_with_all_that_is_beside_it(workspace, m
     replaced = replace_photo(workspace, "mug", "02.jpg", make(picture(80, 80), "b.png", "PNG"))
     assert replaced.name == "02.png" and replaced.caption == "a [V] mug"
     assert [photo.name for photo in photos_of(workspace, "mug")] == ["01.jpg", "02.png", "03.jpg"]
-    with pytest.raises(StudioError, match="no photo that can be read"):
+    with pytest.raises(StudioError, match="cannot be read as a photo"):
         replace_photo(workspace, "mug", "02.png", make(b"none"))
     assert photos_of(workspace, "mug")[1] == replaced
     remove_photo(workspace, "mug", "03.jpg")
@@ -209,7 +209,7 @@ def test_a_photo_is_removed_and_replaced_with_all_that_is_beside_it(workspace, m
     assert left == {"01.jpg", "names.json", ".thumbs", ".lock"}
     assert [file.name for file in (workspace.photos / "mug" / ".thumbs").iterdir()] == ["01.webp"]
     for name in ("02.png", "../01.jpg", "names.json", "", "01.JPG", "01"):
-        with pytest.raises(StudioError, match="no photo"):
+        with pytest.raises(StudioError, match="there is no photo"):
             remove_photo(workspace, "mug", name)
     remove_photo(workspace, "mug", "01.jpg")
     assert subjects_of(workspace) == []

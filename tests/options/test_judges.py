@@ -108,7 +108,7 @@ def test_before_a_start_the_page_says_that_samples_will_not_be_scored(studio, wo
 
     assert "Its samples are not scored" in needs() and "--clip" in needs()
     for more in (("--clip", CLIP), ("--no-score-samples",)):
-        assert "Nobody has measured" in needs(*more) and "not scored" not in needs(*more)
+        assert "not measured yet" in needs(*more) and "not scored" not in needs(*more)
 
 
 def test_an_adapter_s_scores_stand_beside_their_judge(workspace):

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.pages.escaping import as_sentence, escaped
 from nora_studio.app.pages.number_field import NumberField
 from nora_studio.app.server.adapter_commands import AdapterCommands, Order
 from nora_studio.app.server.drawing_requests import AdapterChoice
@@ -83,9 +83,12 @@ class Bench:
         cut = None if number is None else int(number)
         base = base_named(model)
         if not chosen:
-            raise StudioError("choose an adapter on the shelf first.")
+            raise StudioError("no adapter is chosen. Choose one on the shelf first.")
         if action in ("export", "push", "inspect") and len(chosen) > 1:
-            raise StudioError("this takes one adapter. Take the others out, or mix them first.")
+            raise StudioError(
+                f"this takes one adapter; got {len(chosen)}. Take the others out, or mix them "
+                "first."
+            )
         path = chosen[0].path
         stem = safe_name(name) if (name or "").strip() else ""
         if action == "export":
@@ -101,7 +104,8 @@ class Bench:
             return desk.push(path, place, (licence or "").strip(), bool(private), True, base)
         if action == "inspect":
             return desk.inspect(path)
-        raise StudioError(f"expected something to do; got {str(action)[:40]!r}.")
+        known = ", ".join(name for _, name in ACTIONS)
+        raise StudioError(f"expected an action ({known}); got {str(action)[:40]!r}.")
 
 
 def build_bench() -> Bench:
@@ -201,9 +205,9 @@ def shown_command(make: Callable[[], Order]) -> tuple[str, Any]:
     try:
         order = make()
     except StudioError as error:
-        text = str(error)
-        words = escaped(text[:1].upper() + text[1:])
-        return f'<p class="note">{words}</p>', gr.Button(interactive=False)
+        return f'<p class="note">{escaped(as_sentence(str(error)))}</p>', gr.Button(
+            interactive=False
+        )
     return (
         f'<pre class="command">{escaped(order.shown)}</pre>',
         gr.Button(interactive=True),

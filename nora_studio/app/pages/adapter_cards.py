@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nora_studio.adapters.files.card import AdapterCard
 from nora_studio.adapters.methods.table import METHOD_NAMES
-from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.pages.escaping import as_sentence, escaped
 from nora_studio.app.pages.html import COLOURS
 from nora_studio.app.server.adapter_commands import files_of, is_preview, result_of
 from nora_studio.app.server.job import Job, State
@@ -129,7 +129,7 @@ def _facts(card: AdapterCard) -> str:
     if card.model.count("/") == 1 and card.model[0] not in "./~":
         base = card.model
     rows = [
-        ("Base", "The model it was trained on, and works with", base or "not told"),
+        ("Base", "The model it was trained on, and works with", base or "unknown"),
         ("Word", "What stands for your subject; prompts may go on saying [V]", card.trigger),
         ("Trained", "", f"{card.steps:,} steps, {card.resolution} px" if card.steps else ""),
         ("Parameters", "How many numbers were trained", f"{card.parameters:,}"),
@@ -222,8 +222,10 @@ def _job(job: Job, jobs: Jobs, workspace: Workspace) -> str:
     if state == "failed":
         lines = [line for line in text.splitlines() if line.strip()]
         why = next((line for line in reversed(lines) if line.startswith("error: ")), "")
-        why = why.removeprefix("error: ") or (lines[-1] if lines else "its process is gone.")
-        problem = f'<p class="problem" role="alert">{escaped(why)}</p>'
+        why = why.removeprefix("error: ") or (
+            lines[-1] if lines else "its process ended without an error message."
+        )
+        problem = f'<p class="problem" role="alert">{escaped(as_sentence(why))}</p>'
     is_open = " open" if job.kind == "inspect" and state == "finished" else ""
     stop = (
         f'<button class="plain-button" data-act="stop" data-job="{job.id}">Stop</button>'

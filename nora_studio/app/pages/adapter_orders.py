@@ -75,7 +75,9 @@ class Orders:
         values = (action, to, to, name, "", None, "", "", "", True)
         try:
             if action == "push":
-                raise StudioError("publish on the page, where you see what is sent.")
+                raise StudioError(
+                    "publishing works on the page only, where you see what would be sent first."
+                )
             workspace = self.studio.workspace(request.headers)
             order = self._order(workspace, held, values)
             self._submit(workspace, order)
@@ -91,9 +93,14 @@ class Orders:
             look = self._order(workspace, held, values)
             looks = [job for job in jobs.of(workspace) if list(job.command) == look.command]
             if look.kind != "push" or "finished" not in map(jobs.state, looks):
-                raise StudioError("press Look first, and read what would be sent.")
+                raise StudioError(
+                    "press Look first to see what would be sent, and publish it then."
+                )
             if not (token.isascii() and token.isprintable() and 8 <= len(token) <= 200):
-                raise StudioError("paste a Hub token; make one at huggingface.co/settings/tokens.")
+                raise StudioError(
+                    "expected a Hub token. Create one at huggingface.co/settings/tokens and paste "
+                    "it here."
+                )
             self._submit(workspace, look.for_good(), {"HF_TOKEN": token})
         except StudioError as error:
             raise told(error, "Not published") from error

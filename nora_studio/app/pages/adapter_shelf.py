@@ -9,6 +9,7 @@ import gradio as gr
 
 from nora_studio.app.pages.adapter_bench import HAVE_STRENGTHS
 from nora_studio.app.pages.adapter_cards import MOST_STRENGTH, chosen_view, shelf_view
+from nora_studio.app.pages.escaping import as_sentence
 from nora_studio.app.pages.html_events import act_of, told
 from nora_studio.app.server.adapter_uploads import add_adapter
 from nora_studio.app.server.library import bring_back, find_entry, library, remove_file
@@ -54,7 +55,9 @@ class Shelf:
             if act.get("act") == "choose":
                 is_on = act.get("on") == "yes" and entry.card is not None
                 if is_on and len(rest) >= MOST_MIXED:
-                    raise StudioError(f"at most {MOST_MIXED} adapters go together.")
+                    raise StudioError(
+                        f"at most {MOST_MIXED} adapters can be combined. Take one out first."
+                    )
                 held = rest | {path: 1.0} if is_on else rest
                 # The card has turned by itself; the shelf stays, and the keyboard's place on it.
                 return [gr.skip(), *self.views(workspace, held, action)[1:], gr.skip(), gr.skip()]
@@ -97,7 +100,7 @@ class Shelf:
                 add_adapter(workspace, entry)
                 uploads.release(visitor, file)
             except StudioError as error:
-                gr.Warning(str(error), title="Left out", duration=12)
+                gr.Warning(as_sentence(str(error)), title="Left out", duration=12)
         return self.views(workspace, held, action)
 
     def undo(self, name: str, held: Picks, action: str, request: gr.Request):
@@ -115,7 +118,7 @@ class Shelf:
         known = {entry.path for entry in library(workspace)}
         paths = [path for path in held if path in known]
         if not paths:
-            raise told(StudioError("choose an adapter first."))
+            raise told(StudioError("no adapter is chosen. Choose one first."))
         return paths, gr.Tabs(selected="compare")
 
 

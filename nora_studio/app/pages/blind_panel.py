@@ -106,7 +106,9 @@ class _Judging:
             begun = [test for test in find_tests(workspace, sheet) if not test.is_over]
             pairs = pairs_of(sheet)
             if not pairs:
-                raise StudioError("a blind test needs two adapters that were drawn side by side.")
+                raise StudioError(
+                    "a blind test needs two adapters side by side. Choose two and press Draw first."
+                )
             test = begin_test(workspace, sheet, *pairs[0]) if anew or not begun else begun[0]
         except StudioError as error:
             raise told(error) from error

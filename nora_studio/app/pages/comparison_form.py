@@ -220,7 +220,9 @@ def fields_of(workspace: Workspace, values: Sequence[Any]) -> Fields:
     known = {one.path: one for one in drawables_with(workspace, paths or [])}
     missing = next((path for path in paths or [] if path not in known), None)
     if missing is not None:
-        raise StudioError(f"there is no adapter {str(missing)[:80]!r} here any longer.")
+        raise StudioError(
+            f"there is no adapter {str(missing)[:80]!r} here. It may have been deleted."
+        )
     used = [known[path] for path in paths or []]
     references = []
     if score and photos:

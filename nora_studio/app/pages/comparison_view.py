@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.pages.escaping import as_sentence, escaped
 from nora_studio.app.server.image_jobs import Place, Sheet
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.scoring.statistics import coverage, signed
@@ -67,11 +67,14 @@ def _head(sheet: Sheet) -> str:
     ]
     why = ""
     if sheet.error:
-        why = f'<p class="problem">{escaped(sheet.error)}</p>'
+        why = f'<p class="problem">{escaped(as_sentence(sheet.error))}</p>'
     elif sheet.waits_for:
         why = f'<p class="note">{escaped(sheet.waits_for)}</p>'
     elif sheet.state == "interrupted":
-        why = '<p class="note">The studio was stopped meanwhile. Go on draws what is missing.</p>'
+        why = (
+            '<p class="note">The studio was stopped before it ended. Go on draws what is missing.'
+            "</p>"
+        )
     unread = "".join(f'<p class="note unread">{escaped(line)}</p>' for line in sheet.warnings)
     meter = (
         f'<div class="meter" role="progressbar" aria-valuemin="0" aria-valuemax="{total}" '

@@ -1,6 +1,12 @@
 """Text of people's on the page: as HTML, and inert to Gradio's templates."""
 
 import html
+import re
+
+
+def as_sentence(text: str) -> str:
+    """Begin an error with a capital letter, unless it begins with a file, a run or an option."""
+    return text[:1].upper() + text[1:] if re.match(r"[a-z]+[ ,:]", text) else text
 
 
 def escaped(text: object) -> str:

@@ -128,7 +128,9 @@ class _Room:
             }
             for name in names:
                 if (name,) in drawn:
-                    raise StudioError(f"{name} is being drawn. Stop that first, under Compare.")
+                    raise StudioError(
+                        f"{name} is in use by a drawing. Stop that first, under Compare."
+                    )
             return delete_runs(workspace, self.studio.jobs, names)
         except StudioError as error:
             raise told(error, "Not deleted") from error

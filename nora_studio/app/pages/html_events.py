@@ -4,6 +4,7 @@ from typing import Any
 
 import gradio as gr
 
+from nora_studio.app.pages.escaping import as_sentence
 from nora_studio.errors import StudioError
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
@@ -39,4 +40,4 @@ def act_of(event: gr.EventData) -> dict[str, str]:
 
 def told(error: StudioError, title: str = "That did not work") -> gr.Error:
     """An error in one sentence, as the page shows it."""
-    return gr.Error(str(error), title=title, duration=12, print_exception=False)
+    return gr.Error(as_sentence(str(error)), title=title, duration=12, print_exception=False)

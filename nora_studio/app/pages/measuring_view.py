@@ -19,7 +19,7 @@ def measuring_view(job: Job, jobs: Jobs) -> str:
     lines = jobs.tail(job)
     if state in ("failed", "stopped"):
         ends = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        why = ends[-1] if ends else "Its process ended without a word."
+        why = ends[-1] if ends else "its process ended without an error message."
         words = f"{title} failed: {why}" if state == "failed" else f"{title} was stopped."
         kind = "problem" if state == "failed" else "note"
         return f'<p class="{kind}" role="status">{escaped(words)}</p>'
@@ -28,7 +28,7 @@ def measuring_view(job: Job, jobs: Jobs) -> str:
     before = jobs.place(job)
     told = f"{done} of {total} pictures" if total else "loading the models"
     if state == "waiting":
-        told = f"waiting, {before} before it" if before else "waiting for its turn"
+        told = f"waiting, {before} ahead of it" if before else "waiting for its turn"
     share = 100 * done / total if total else 0
     return (
         f'<section class="card measuring"><div class="progress-head"><h3>{title}</h3>'

@@ -167,7 +167,9 @@ def _read(names, prompts, seeds, strengths, checkpoints, dino, clip) -> ScoreReq
             clip=str(clip or "").strip(),
         )
     except (TypeError, ValueError, OverflowError) as error:
-        wrong = StudioError("expected runs, prompts, and numbers where numbers belong.")
+        wrong = StudioError(
+            "expected runs and prompts as text, and seeds, strengths and checkpoints as numbers."
+        )
         raise told(wrong, "Not measured") from error
 
 

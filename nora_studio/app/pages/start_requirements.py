@@ -1,6 +1,6 @@
 """What a start would take, or what is missing for one: the line over the button."""
 
-from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.pages.escaping import as_sentence, escaped
 from nora_studio.app.server.drafts import DRAFT, is_of_draft
 from nora_studio.app.server.measures import Measure, Measures
 from nora_studio.app.server.studio import Studio
@@ -11,9 +11,12 @@ from nora_studio.errors import StudioError
 from nora_studio.options.judges import judge_for, why_unscored
 
 ADD_PHOTOS = "Add photos first; five or more are best."
-BUSY = " Another training is at work here; this one would wait for it."
-JUDGE_FIELD = "It stands under Advanced, Samples and checkpoints."
-NO_ROOM = "It does not fit into the memory here: choose a smaller batch, or 8 or 4 base bits."
+BUSY = " Another training is running; this one would wait for it."
+JUDGE_FIELD = "The field is under Advanced, Samples and checkpoints."
+NO_ROOM = (
+    "This training needs more memory than this machine has: choose a smaller batch, or 8 or 4 base "
+    "bits."
+)
 
 
 def missing(workspace: Workspace, lack: str) -> str:
@@ -24,7 +27,7 @@ def missing(workspace: Workspace, lack: str) -> str:
     """
     words = [] if photos_of(workspace, DRAFT) else [ADD_PHOTOS]
     lack = lack or "fill in step 1."
-    return " ".join([lack[:1].upper() + lack[1:], *words])
+    return " ".join([as_sentence(lack), *words])
 
 
 def needs_view(
@@ -41,7 +44,7 @@ def needs_view(
         options = check_arguments(workspace, arguments, studio.is_model_allowed)
         studio.check_training(options)
     except StudioError as error:
-        return _note(escaped(str(error)), "problem")
+        return _note(escaped(as_sentence(str(error))), "problem")
     if is_of_draft(options) and not has_photos:
         return _note(ADD_PHOTOS)
     measuring = measures.under_way(workspace, studio.jobs)
@@ -57,9 +60,9 @@ def needs_view(
         return _note("Measuring: a few real steps and a picture. It takes about a minute.")
     tried = measures.was_tried(workspace, studio.jobs, options)
     if tried is not None and studio.jobs.state(tried) == "failed":
-        last = (studio.jobs.tail(tried, 1) or ["its process was killed."])[0]
+        last = (studio.jobs.tail(tried, 1) or ["its process was killed"])[0]
         return _note(f"Not measured: {escaped(last.removeprefix('error: '))}", "problem")
-    return _note(f"Nobody has measured yet how long this takes.{busy}")
+    return _note(f"Time and memory are not measured yet.{busy}")
 
 
 def _words(measure: Measure) -> str:

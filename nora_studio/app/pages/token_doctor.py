@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.pages.escaping import as_sentence, escaped
 from nora_studio.app.pages.html_events import HIDDEN, QUIET, told
 from nora_studio.app.pages.train_form import Form, model_of
 from nora_studio.app.server.image_jobs import Sheet
@@ -110,7 +110,7 @@ def _piece(token: dict[str, Any], rare_word: str | None) -> str:
 def drawing_view(workspace: Workspace, sheet: Sheet, word: str) -> str:
     """What the base draws, without the word above and with it below."""
     if sheet.error:
-        return f'<p class="problem">{escaped(sheet.error)}</p>'
+        return f'<p class="problem">{escaped(as_sentence(sheet.error))}</p>'
     rows = []
     for column, words in enumerate(("Without a word", f"With “{word or '…'}”")):
         cells = []

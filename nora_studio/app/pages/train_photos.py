@@ -129,7 +129,9 @@ class _Answers:
         refused = [*refused, *problems]
         said, form = "", [gr.skip()] * 3
         if example and not example_of(workspace):
-            said = f"The example's {before} photos made room: yours are another subject."
+            said = (
+                f"The example's {before} photos were taken out, since yours show another subject."
+            )
             noun, form = _without_example(workspace, example, noun)
         note = note_view(workspace, refused=refused, said=said)
         return None, show_photos(workspace, noun, base, model), note, refused, *form

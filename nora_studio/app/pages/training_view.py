@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.pages.escaping import as_sentence, escaped
 from nora_studio.app.pages.html import COLOURS, METHOD_NAMES, dot
 from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.trainings import Training, why_failed
@@ -20,15 +20,15 @@ LAST_WORDS = 6
 STATES = {
     "waiting": ("Waiting", "", "It starts by itself when the ones before it are done."),
     "running": ("Training", "good", ""),
-    "finished": ("Finished", "good", "Proven: the saved adapter draws what was trained."),
-    "stopped": ("Stopped", "", "Everything is saved. Resume goes on exactly where it was."),
+    "finished": ("Finished", "good", "Verified: the saved adapter draws what was trained."),
+    "stopped": ("Stopped", "", "Everything is saved. Resume continues exactly where it stopped."),
     "failed": ("Failed", "bad", ""),
     "interrupted": (
         "Interrupted",
         "bad",
-        "Its process is gone. Resume goes on from what is saved.",
+        "Its process was killed. Resume continues from what is saved.",
     ),
-    "cancelled": ("Cancelled", "", "It never began."),
+    "cancelled": ("Cancelled", "", "It was stopped before it began."),
 }
 """What a state is called, its colour, and what it means."""
 
@@ -50,17 +50,18 @@ def progress_view(training: Training, state: str, jobs: Jobs, logs: Logs) -> str
     share = step / steps if steps else 0.0
     if state == "waiting" and training.job is not None:
         before = jobs.place(training.job)
-        meaning = f"{before} before it in the queue. {meaning}" if before else meaning
+        meaning = f"{before} ahead of it in the queue. {meaning}" if before else meaning
     if state == "running" and not step:
         meaning = "Loading the model and looking at the photos."
     if state == "failed" and not can_resume(training, state):
-        meaning = "Nothing was saved that could go on. Change its settings and start it again."
+        meaning = "Nothing was saved to resume from. Change its settings and start it again."
     facts = _facts(logs, statuses) if step else []
     problem = ""
     if state in ("failed", "interrupted"):
+        why = as_sentence(why_failed(training, jobs))
         last = jobs.tail(training.job, LAST_WORDS) if training.job is not None else []
         problem = (
-            f'<p class="problem" role="alert">{escaped(why_failed(training, jobs))}</p>'
+            f'<p class="problem" role="alert">{escaped(why)}</p>'
             f'<pre class="log last">{escaped(chr(10).join(last))}</pre>'
         )
     return (

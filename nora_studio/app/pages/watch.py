@@ -137,7 +137,7 @@ class _Answers:
         job = self._training(name, request).job
         if job is not None:
             self._studio.jobs.stop(job)
-            gr.Info("It saves the step it is at, then stops.", title="Stopping")
+            gr.Info("It saves the current step, then stops.", title="Stopping")
 
     def resume(self, name: str, request: gr.Request) -> None:
         """Go on with a stopped training from its last checkpoint."""
@@ -166,12 +166,14 @@ class _Answers:
     def _submit(self, training: Training, more: list[str], request: gr.Request) -> None:
         try:
             if training.first is None:
-                raise StudioError(f"{training.name} had not begun; start it again under Train.")
+                raise StudioError(
+                    f"the training {training.name} had not begun. Start it again under Train."
+                )
             state = state_of(training, self._studio.jobs)
             if state == "failed" and not can_resume(training, state):
                 raise StudioError(
-                    f"{training.name} failed before anything was saved, and would again. Change "
-                    "its settings (History, Reuse settings) and start it under Train."
+                    f"the training {training.name} failed before anything was saved, and would "
+                    "again. Change its settings (History, Reuse settings) and start it under Train."
                 )
             workspace = self._studio.workspace(request.headers)
             for run in training.runs.values():

@@ -107,7 +107,7 @@ def read_accounts(file: Path) -> dict[str, str]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise StudioError(
             f"--auth: {file} cannot be read: {reason}. Make it with --add-account."
         ) from error
@@ -126,10 +126,10 @@ def read_accounts(file: Path) -> dict[str, str]:
                 "--add-account."
             )
         if name in found:
-            raise StudioError(f"{where}: {name} is there twice. Remove one.")
+            raise StudioError(f"{where}: {name} already has a line above. Remove one of the two.")
         found[name] = kept
     if not found:
-        raise StudioError(f"--auth: {file} holds no account. Add one with --add-account.")
+        raise StudioError(f"--auth: {file} contains no account. Add one with --add-account.")
     return found
 
 
@@ -155,5 +155,5 @@ def add_account(file: Path, name: str, password: str) -> None:
         write_text(file, text, durable=True)
         file.chmod(0o600)
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise StudioError(f"{file} cannot be written: {reason}. Name another file.") from error

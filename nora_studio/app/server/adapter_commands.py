@@ -116,7 +116,9 @@ class AdapterCommands:
             StudioError: fewer than two are chosen, or a value is none of those that are taken.
         """
         if len(chosen) < 2:
-            raise StudioError("a mix takes two adapters or more. Choose another one.")
+            raise StudioError(
+                f"a mix needs two adapters or more; got {len(chosen)}. Choose another one."
+            )
         _one_of("format", to, FORMATS[:2])
         stem = free_name(self.workspace, "adapters", check_name(name), ".safetensors")
         entries = self._entries(chosen, model)
@@ -138,7 +140,7 @@ class AdapterCommands:
             StudioError: none is chosen, or a value is none of those that are taken.
         """
         if not chosen:
-            raise StudioError("choose an adapter first.")
+            raise StudioError("no adapter is chosen. Choose one first.")
         stem = free_name(self.workspace, MERGED, check_name(name))
         entries = self._entries(chosen, model)
         arguments = ["merge", *_adapters(entries, chosen), "--out", f"{MERGED}/{stem}"]
@@ -163,7 +165,7 @@ class AdapterCommands:
         entry = self._usable(path, model)
         if not HUB_NAME.fullmatch(repository):
             raise StudioError(
-                f"expected where to publish it as owner/name, such as ada/my-mug; got "
+                f"expected a Hub repository as owner/name, such as ada/my-mug; got "
                 f"{repository[:80]!r}."
             )
         arguments = ["push", entry.path, repository]
@@ -199,15 +201,17 @@ class AdapterCommands:
             raise StudioError(f"{entry.title} does not name its base. Choose one under Base.")
         if not self.is_model_allowed(base):
             raise StudioError(
-                f"{entry.title} belongs to {base[:80]!r}, which cannot be loaded here. Choose "
-                "another one under Base."
+                f"{entry.title} was trained on {base[:80]!r}, which cannot be loaded here. Choose "
+                "another base under Base."
             )
         self.workspace.check_model(base)
         return entry
 
     def _entries(self, chosen: Sequence[AdapterChoice], model: str) -> list[LibraryEntry]:
         if len(chosen) > MOST_MIXED:
-            raise StudioError(f"at most {MOST_MIXED} adapters go together; got {len(chosen)}.")
+            raise StudioError(
+                f"at most {MOST_MIXED} adapters can be combined; got {len(chosen)}. Take some out."
+            )
         if len({one.path for one in chosen}) < len(chosen):
             raise StudioError("an adapter is chosen twice. Raise its strength instead.")
         for one in chosen:
@@ -278,8 +282,8 @@ def _model(entries: Sequence[LibraryEntry], model: str) -> list[str]:
     has_file = any(entry.kind != "run" for entry in entries)
     if not model and has_file and len(named) > 1:
         raise StudioError(
-            f"these adapters belong to different bases: {', '.join(sorted(named))[:200]}. Choose "
-            "adapters of one base, or name it."
+            f"these adapters were trained on different bases: {', '.join(sorted(named))[:200]}. "
+            "Choose adapters of one base, or name a base under Base."
         )
     base = model or (named.pop() if has_file else "")
     return ["--model", base] if base else []

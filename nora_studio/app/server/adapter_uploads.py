@@ -76,7 +76,7 @@ def _beside_its_adapter(workspace: Workspace, name: str, shown: str) -> Path:
     ]
     if not lacking:
         raise StudioError(
-            f"{shown} holds new tokens and no adapter. Add {name}{_SUFFIX}, which they belong to, "
-            "first."
+            f"{shown} holds new tokens and no adapter. Add the adapter that they belong to, "
+            f"{name}{_SUFFIX}, first."
         )
     return embeddings_beside(max(lacking, key=lambda file: file.stat().st_mtime_ns))

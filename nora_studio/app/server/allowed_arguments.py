@@ -62,14 +62,16 @@ def check_arguments_allowed(kind: type, arguments: Sequence[str]) -> None:
         word = waiting.pop(0)
         flag, equals, value = word.partition("=")
         if word in HELP:
-            raise StudioError(f"{word} is for terminals; assets/options.md explains every option.")
+            raise StudioError(
+                f"{word} works in a terminal only; assets/options.md explains every option."
+            )
         if not _is_option(word):
             raise StudioError(f"{shown(word)}: expected an option before it, such as --steps.")
         name = flag[2:].replace("_", "-") if flag.startswith("--") else ""
         if name not in allowed:
             known = tuple(f"--{one}" for one in allowed)
             raise StudioError(
-                f"{shown(flag)} is no option of the trainer.{suggestion(flag[:80], known)}"
+                f"{shown(flag)} is not an option of the trainer.{suggestion(flag[:80], known)}"
             )
         takes = allowed[name]
         values = [value] if equals else []
@@ -86,14 +88,19 @@ def _is_option(word: str) -> bool:
 
 def _check_size(arguments: Sequence[str]) -> None:
     if len(arguments) > MOST_WORDS:
-        raise StudioError(f"expected at most {MOST_WORDS} words; got {len(arguments):,}.")
+        raise StudioError(
+            f"the command: expected at most {MOST_WORDS} words; got {len(arguments):,}. Shorten it."
+        )
     characters = sum(map(len, arguments))
     if characters > MOST_CHARACTERS:
-        raise StudioError(f"expected at most {MOST_CHARACTERS:,} characters; got {characters:,}.")
+        raise StudioError(
+            f"the command: expected at most {MOST_CHARACTERS:,} characters; got {characters:,}. "
+            "Shorten it."
+        )
     for word in arguments:
         check_text(word, "the command")
         if any(unicodedata.category(letter) == "Cc" and letter not in "\t\r\n" for letter in word):
-            raise StudioError(f"the command: {shown(word)} holds control characters.")
+            raise StudioError(f"the command: {shown(word)} holds control characters. Remove them.")
 
 
 def _check_values(flag: str, takes: _Takes, values: Sequence[str]) -> None:

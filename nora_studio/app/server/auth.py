@@ -28,6 +28,7 @@ from nora_studio.errors import StudioError
 
 MOST_ENDED = 10_000
 """Sessions that were logged out of and are remembered."""
+SESSION_EXPIRED = "Your session has expired. Reload the page to start a new one."
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Authenticator:
         """
         visit = self.identify([headers.get("cookie", "")])
         if visit.visitor is None:
-            raise StudioError("the studio does not know this browser any more. Reload the page.")
+            raise StudioError(SESSION_EXPIRED)
         return visit.visitor
 
     def workspace(self, headers: Mapping[str, str]) -> Workspace:

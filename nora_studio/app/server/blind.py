@@ -75,7 +75,7 @@ class BlindTest:
         if given not in ANSWERS:
             raise StudioError(f"expected left, right or tie; got {given[:40]!r}.")
         if self.is_over:
-            raise StudioError("this test is over: its result is known.")
+            raise StudioError("this test has ended, and its result is shown. Start another one.")
         return replace(self, answers=(*self.answers, given))
 
     def undo(self) -> "BlindTest":
@@ -85,7 +85,7 @@ class BlindTest:
             StudioError: there is none to take back, or the sides are known already.
         """
         if self.is_over or not self.answers:
-            raise StudioError("there is no answer to take back.")
+            raise StudioError("there is no answer to undo.")
         return replace(self, answers=self.answers[:-1])
 
 
@@ -126,8 +126,8 @@ class Verdict:
     def coverage(self) -> str:
         """How far the verdict reaches."""
         return (
-            "It is about these pictures: prompts and seeds of one subject. Another subject, or "
-            "another training, may differ."
+            "This holds for these pictures: prompts and seeds of one subject. Another subject, or "
+            "another training, may give another result."
         )
 
     @property
@@ -135,7 +135,8 @@ class Verdict:
         """How far the judge is to be trusted; None where no decoy was missed."""
         if not self.missed:
             return None
-        return f"{self.missed} of {self.decoys} decoys mistaken for the adapter: judge with care."
+        count = f"{self.missed} of {self.decoys} decoys"
+        return f"{count} were mistaken for the adapter: treat this with care."
 
 
 def verdict_of(test: BlindTest) -> Verdict:
@@ -145,7 +146,10 @@ def verdict_of(test: BlindTest) -> Verdict:
         StudioError: it is not: the sides are not revealed before the end.
     """
     if not test.is_over:
-        raise StudioError("the result is shown when every pair is judged.")
+        raise StudioError(
+            f"the result is shown once every pair is judged; {len(test.answers)} of "
+            f"{len(test.trials)} are."
+        )
     chosen = Counter()
     decoys = missed = 0
     for trial, answer in zip(test.trials, test.answers):
@@ -182,7 +186,9 @@ def begin_test(
     labels = [column.label for column in sheet.request.columns]
     for label in (first, second):
         if label not in labels or first == second:
-            raise StudioError(f"expected two columns of this drawing; got {first!r}, {second!r}.")
+            raise StudioError(
+                f"expected two different columns of this drawing; got {first!r} and {second!r}."
+            )
     decoy = decoy if decoy in labels and decoy not in (first, second) else None
     chance = random.Random(secrets.randbits(64) if seed is None else seed)
     pairs = _pairs(_rows(workspace, sheet), first, second, decoy, chance)
@@ -241,7 +247,9 @@ def _pairs(
     chance.shuffle(rows)
     pairs = [row.pair(first, second) for row in rows if row.has(first, second)][:PAIRS_LIMIT]
     if not pairs:
-        raise StudioError("there is no pair of pictures yet. Let it draw some, then try again.")
+        raise StudioError(
+            "there is no pair of pictures to judge yet. Wait until some are there, then try again."
+        )
     if decoy is not None:
         complete = [row for row in rows if row.has(first, second, decoy)]
         for number, row in enumerate(complete[: max(2, len(pairs) // 4)]):

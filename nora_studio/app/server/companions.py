@@ -77,8 +77,8 @@ def place(folder: Path, companion: Companion, fresh: Collection[str]) -> UploadN
     names = " and ".join(facts[owner].original for owner in owners)
     if len(owners) > 1 and not set(owners) <= set(fresh):
         raise StudioError(
-            f"{companion.name} could belong to several photos ({names}). Rename one of them, or "
-            "write the caption into its field."
+            f"{companion.name} matches several photos ({names}). Rename one of them, or write the "
+            "caption into its field."
         )
     for owner in owners:
         if companion.is_mask:
@@ -88,8 +88,11 @@ def place(folder: Path, companion: Companion, fresh: Collection[str]) -> UploadN
     if len(owners) == 1:
         return None
     kind = "mask" if companion.is_mask else "caption"
-    text = f"{companion.name} is taken as the {kind} of {names} alike. Where they differ, name it "
-    return UploadNote(companion.name, f"{text}after one, suffix included.", "shared")
+    text = (
+        f"{companion.name} is used as the {kind} of each of {names}. To use it for one of them "
+        "only, name it after that photo, suffix included."
+    )
+    return UploadNote(companion.name, text, "shared")
 
 
 def place_waiting(folder: Path, fresh: Collection[str]) -> Iterator[tuple[str, UploadNote | None]]:
@@ -119,7 +122,7 @@ def _checked(companion: Companion) -> str:
     try:
         caption = checked_caption(decode_text(companion.file.read_bytes()))
     except UnicodeDecodeError:
-        raise StudioError(f"{companion.name} is no text that is read. Save it as UTF-8.") from None
+        raise StudioError(f"{companion.name} cannot be read as text. Save it as UTF-8.") from None
     except StudioError as error:
         raise StudioError(f"{companion.name}: {error}") from error
     if not caption:
@@ -159,15 +162,18 @@ def _keep(folder: Path, companion: Companion) -> UploadNote:
     known = next((key for key, name in index.items() if name == companion.name), None)
     if known is None and len(index) >= MOST_WAITING:
         raise StudioError(
-            f"{companion.name} was left out: {MOST_WAITING} captions and masks wait for their "
-            "photos already. Add those first."
+            f"{companion.name} was left out: {MOST_WAITING} captions and masks are waiting for "
+            "their photos already. Add those photos first."
         )
     key = known or str(max((int(key) for key in index), default=0) + 1)
     place.mkdir(exist_ok=True, mode=0o700)
     shutil.copyfile(companion.file, place / key)
     _write_index(folder, {**index, key: companion.name})
     stem = companion.base if PurePath(companion.base).suffix else f"{companion.base}.jpg"
-    text = f"{companion.name} waits for its photo: none here is named so. Add it ({stem}, say)."
+    text = (
+        f"{companion.name} waits for its photo: no photo here has its name. Add one, such as "
+        f"{stem}."
+    )
     return UploadNote(companion.name, text, "waiting")
 
 

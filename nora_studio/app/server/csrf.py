@@ -78,21 +78,21 @@ def refusal(
     """
     named = headers.get("host", [])
     if len(named) != 1:
-        return "expected one Host header."
+        return f"Expected one Host header; got {len(named)}."
     host = named[0].lower()
     if hosts is not None and _without_port(host) not in hosts:
-        return "this address is not the studio's own. Open it as localhost."
+        return "The studio does not answer to this host name. Open it as localhost."
     origin = headers.get("origin", [None])[-1]
     site = headers.get("sec-fetch-site", [None])[-1]
     if origin is not None and not _is_own(origin, host):
-        return "this request comes from another site."
+        return "This request came from another site. Open the studio itself."
     if site in (None, "same-origin", "none"):
         return None
     # Another site may link to the studio, and no more.
     is_link = headers.get("sec-fetch-mode", [""])[-1] == "navigate" and method in READING
     if is_link and headers.get("sec-fetch-dest", [""])[-1] not in _FRAMES:
         return None
-    return "this request comes from another site."
+    return "This request came from another site. Open the studio itself."
 
 
 def _is_own(origin: str, host: str) -> bool:

@@ -91,7 +91,7 @@ def bring_back(workspace: Workspace) -> None:
     with changing_draft(workspace) as folder:
         entries = _entries(workspace)
         if not entries:
-            raise StudioError("there is nothing to bring back any more.")
+            raise StudioError("there is nothing left to bring back.")
         entry = entries[-1]
         if (entry / DRAFT).is_dir():
             put_draft_aside(workspace)

@@ -88,9 +88,11 @@ def check_draft(workspace: Workspace, resolution: int) -> None:
     """
     check_inside(workspace.folder, f"photos/{DRAFT}", "the photos")
     if not photos_of(workspace, DRAFT):
-        raise StudioError("there are no photos yet. Drop some in step 2, or take an example.")
+        raise StudioError("there are no photos yet. Add some in step 2, or take an example.")
     if not photo_report(workspace, DRAFT, resolution).is_usable:
-        raise StudioError("a photo cannot be used; it is marked in step 2. Remove or replace it.")
+        raise StudioError(
+            "a photo cannot be trained on; it is marked in step 2. Remove or replace it."
+        )
 
 
 def is_of_draft(options: DreamboothOptions) -> bool:
@@ -126,7 +128,10 @@ def begin_training(
             ignored = shutil.ignore_patterns(LOCK, f"{INCOMING}*", WAITING, NOTES, EXAMPLE)
             shutil.copytree(workspace.photos / DRAFT, fresh, dirs_exist_ok=True, ignore=ignored)
     elif not (workspace.folder / options.instance_dir).is_dir():
-        raise StudioError(f"--instance-dir: there is no folder {options.instance_dir} of yours.")
+        raise StudioError(
+            f"--instance-dir: expected one of your folders, such as photos/my-mug; there is no "
+            f"{options.instance_dir}."
+        )
     command, shown = train_command(arguments), as_shown(arguments)
     runs = runs_of(options)
     job = jobs.submit(workspace, "train", options.run_name, command, shown, runs, writes=writes)
@@ -144,6 +149,6 @@ def arguments_again(workspace: Workspace, jobs: Jobs, run: str) -> list[str]:
     try:
         options = parse_options(["--config", str(config)])
     except StudioError as error:  # It names a path of the server's.
-        raise StudioError(f"the settings of {run} cannot be read.") from error
+        raise StudioError(f"the settings of {run} cannot be read. Choose another run.") from error
     name = free_name(workspace, jobs, options.run_name)
     return to_flags(replace(options, name=name, resume=False))

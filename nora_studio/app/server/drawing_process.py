@@ -108,7 +108,9 @@ class DrawingProcess:
         try:
             return future.result(ANSWER_SECONDS)
         except TooLate as error:
-            raise StudioError("the drawing server gives no answer. Try again.") from error
+            raise StudioError(
+                f"the drawing server gave no answer in {ANSWER_SECONDS:g} seconds. Try again."
+            ) from error
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -125,7 +127,7 @@ class DrawingProcess:
             else:
                 self._hear(self, event)
         self._process.wait()
-        gone = StudioError(f"the drawing server has ended: {self.how_it_ended()}. Try again.")
+        gone = StudioError(f"the drawing server stopped: {self.how_it_ended()}. Try again.")
         for future in (self._device, *list(self._answers.values())):
             if not future.done():
                 future.set_exception(gone)

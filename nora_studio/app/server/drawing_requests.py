@@ -41,7 +41,7 @@ def _each_once(items: tuple[Item, ...]) -> tuple[Item, ...]:
 
 def _labels_differ(columns: "tuple[Column, ...]") -> "tuple[Column, ...]":
     if len({column.label for column in columns}) < len(columns):
-        raise ValueError("two of them have the same label. Give each one of its own.")
+        raise ValueError("two columns have the same label. Give each one of its own.")
     return columns
 
 

@@ -267,7 +267,7 @@ def _in_one_line(error: Exception) -> str:
     if isinstance(error, StudioError):
         return str(error)
     if isinstance(error, torch.OutOfMemoryError):
-        return "The GPU has too little memory for this. Draw smaller pictures, or fewer adapters."
+        return "The GPU has too little memory for this. Choose a smaller size or fewer adapters."
     text = " ".join(str(error).split())[:300]
     print(traceback.format_exc(), file=sys.stderr)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

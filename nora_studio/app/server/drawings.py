@@ -33,7 +33,7 @@ IDLE_SECONDS = 900.0
 """After so long without a request, the process gives its memory back."""
 GLANCE_SECONDS = 0.5
 LOG = "drawing-server.log"
-BEHIND_TRAINING = "Waits for the GPU: a training has it now."
+BEHIND_TRAINING = "Waiting for the GPU: a training is using it."
 
 
 class Drawings:
@@ -84,7 +84,9 @@ class Drawings:
         """
         sheet = new_sheet(workspace, asked, view, self._is_allowed, self._is_private)
         if len(sheet_names(workspace)) >= SHEETS_LIMIT:
-            raise StudioError(f"{SHEETS_LIMIT} drawings are kept; delete some to draw more.")
+            raise StudioError(
+                f"you have {SHEETS_LIMIT} drawings, as many as are kept. Delete some to draw more."
+            )
         self._put(LiveSheet(workspace, sheet))
         return sheet.id
 
@@ -113,7 +115,7 @@ class Drawings:
             if live.sheet.state == "waiting" and live.sheet.waits_for is None:
                 before = self._line.order().index(live) + self.is_drawing
                 what = "another drawing" if before == 1 else f"{before} other drawings"
-                return replace(live.sheet, waits_for=f"Waits for {what}." if before else None)
+                return replace(live.sheet, waits_for=f"Waiting for {what}." if before else None)
             return live.sheet
 
     def list(self, workspace: Workspace) -> list[Sheet]:
@@ -145,7 +147,7 @@ class Drawings:
         """
         with self._lock:
             if (workspace.folder, name) in self._live:
-                raise StudioError("this drawing is under way. Stop it first.")
+                raise StudioError("this drawing has not ended yet. Stop it first.")
             discard_sheet(workspace, name)
 
     def read_as_tokens(
@@ -188,7 +190,9 @@ class Drawings:
         with self._changed:
             own = [one for one in self._live.values() if one.visitor == live.visitor]
             if len(own) >= WAITING_LIMIT:
-                raise StudioError(f"{WAITING_LIMIT} drawings of yours wait already. Stop one.")
+                raise StudioError(
+                    f"{WAITING_LIMIT} of your drawings are waiting already. Stop one first."
+                )
             live.begin()
             self._live[live.visitor, live.sheet.id] = live
             self._line.put(live.visitor, live)
@@ -274,7 +278,10 @@ class Drawings:
             if live is None or process is not self._process:
                 return
             if event is None:
-                how = f"The drawing was cut short: {process.how_it_ended()}. Go on with it."
+                how = (
+                    f"The drawing server stopped: {process.how_it_ended()}. Press Go on to draw "
+                    "the missing pictures."
+                )
                 self._process = None
                 self._end(live, state="failed", error=how)
             elif event.get("id") == live.sheet.id:

@@ -39,7 +39,7 @@ def file_routes(auth: Authenticator) -> list[Route]:
             workspace = Workspace(auth.home / "visitors" / visit.visitor)
             file = find_file(workspace, request.path_params["path"])
         if file is None:
-            return PlainTextResponse("there is no such file here.", 404)
+            return PlainTextResponse("There is no such file here.", 404)
         is_versioned = "v" in request.query_params
         headers = {
             "content-security-policy": FILE_POLICY,

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nora_studio.app.server.auth import Authenticator, Visit
+from nora_studio.app.server.auth import SESSION_EXPIRED, Authenticator, Visit
 from nora_studio.app.server.csrf import PAGE_HEADERS, READING, is_cross_site_link, refusal
 from nora_studio.app.server.login_page import AGAIN_PAGE, LOGIN
 from nora_studio.app.server.quota import used_bytes
@@ -44,7 +44,6 @@ CLOSED = (
     "/gradio_api/user",
     "/monitoring",
 )
-LOST = "The studio does not know this browser any more. Reload the page."
 _FILE_ROUTE = "gradio_api/file"
 
 
@@ -83,10 +82,10 @@ class Guard:
             await self._send_away(scope, headers, send)
             return
         if self._auth.accounts is None and visit.visitor is None and method not in READING:
-            await reply(send, 401, json.dumps({"detail": LOST}), "application/json")
+            await reply(send, 401, json.dumps({"detail": SESSION_EXPIRED}), "application/json")
             return
         if path.startswith(CLOSED) or not self._may_fetch(visit, path):
-            await reply(send, 404, "there is nothing here.")
+            await reply(send, 404, "There is nothing at this address.")
         elif not self._may_follow(visit, scope):
             await reply(send, 403, OTHERS_SESSION)
         elif _is_upload(scope) and visit.visitor is not None:

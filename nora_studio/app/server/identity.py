@@ -64,13 +64,13 @@ class CookieSigner:
             secret = file.read_bytes()
         except OSError as error:
             raise StudioError(
-                f"{file} cannot be had: {error.strerror or error}. Make the folder writable, or "
-                "name another data folder."
+                f"{file} cannot be read or written: {error.strerror or error}. Make the folder "
+                "writable, or name another data folder."
             ) from error
         if len(secret) != SECRET_BYTES:
             raise StudioError(
-                f"{file} should hold {SECRET_BYTES} bytes; it holds {len(secret)}. Restore it: "
-                "by another secret no browser finds its folder again."
+                f"{file} should hold {SECRET_BYTES} bytes; it holds {len(secret)}. Restore it from "
+                "a copy: with another secret, no browser finds its folder again."
             )
         return cls(secret)
 

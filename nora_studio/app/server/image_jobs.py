@@ -18,8 +18,8 @@ from nora_studio.mini.assets import EMBEDDED
 from nora_studio.runs.atomic import discard, write_text
 
 SHEET, TRASH = "drawing.json", ".trash"
-PROMPT_LIMIT = 500
-"""Letters."""
+PROMPT_LIMIT, LABEL_LIMIT = 500, 80
+"""Characters."""
 USUAL_SIDE = 1536
 """For the room that is checked, where no size is given."""
 
@@ -120,10 +120,15 @@ def _base_of(
         raise StudioError(without_folder(workspace, str(error))) from error
     model = request.model or next((card.model for card in cards if card.model), "")
     if not model and cards:
-        raise StudioError("these adapters do not say what base they belong to, and none is named.")
+        raise StudioError(
+            "these adapters do not name their base. Choose adapters that do, or name one."
+        )
     for kind, name in (("base", model), ("judge", request.clip or "")):
         if name and not is_allowed(name):
-            raise StudioError(f"the {kind} {name[:80]!r} is not among those that may be used here.")
+            raise StudioError(
+                f"the {kind} {name[:80]!r} is not among the models that may be loaded here. Choose "
+                "another one."
+            )
         workspace.check_model(name)
     return model or EMBEDDED
 
@@ -257,7 +262,7 @@ def restore_sheet(workspace: Workspace, name: str) -> None:
     """
     kept = workspace.pictures / TRASH / check_name(name)
     if not kept.is_dir() or (workspace.pictures / name).exists():
-        raise StudioError("this drawing cannot be brought back any more.")
+        raise StudioError("this drawing can no longer be brought back.")
     kept.rename(workspace.pictures / name)
 
 
@@ -265,9 +270,9 @@ def _check_limits(request: DrawingRequest, limits: Limits) -> None:
     most = DRAWING["pictures"][limits.is_owner]
     if request.count > most:
         raise StudioError(
-            f"at most {most} pictures are drawn at a time; this would be "
+            f"expected at most {most} pictures in a drawing; got "
             f"{request.count}: {len(request.columns)} columns x {len(request.prompts)} prompts x "
-            f"{len(request.seeds)} seeds. Take fewer."
+            f"{len(request.seeds)} seeds. Choose fewer."
         )
     asked = {
         "columns": len(request.columns),
@@ -280,7 +285,12 @@ def _check_limits(request: DrawingRequest, limits: Limits) -> None:
     texts = [*request.prompts, request.negative or ""]
     if max(map(len, texts)) > PROMPT_LIMIT:
         raise StudioError(
-            f"a prompt has at most {PROMPT_LIMIT} letters; got {max(map(len, texts))}. Shorten it."
+            f"expected at most {PROMPT_LIMIT} characters in a prompt; got {max(map(len, texts))}. "
+            "Shorten it."
         )
-    if any(len(column.label) > 80 for column in request.columns):
-        raise StudioError("a column's label has at most 80 letters.")
+    longest = max(len(column.label) for column in request.columns)
+    if longest > LABEL_LIMIT:
+        raise StudioError(
+            f"expected at most {LABEL_LIMIT} characters in a column's label; got {longest}. "
+            "Shorten it."
+        )

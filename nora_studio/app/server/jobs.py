@@ -43,7 +43,7 @@ TAIL_BYTES = 64 * 1024
 OUTPUT_BYTES = 100_000
 PROJECT = Path(__file__).parents[3]
 """Where the package lies."""
-SECRET_GONE = "the studio was restarted, and the token that was given is gone. Give it once more."
+SECRET_GONE = "the studio was restarted and no longer has your token. Enter it again."
 
 
 class Jobs:
@@ -99,11 +99,13 @@ class Jobs:
         with self._lock:
             pending = [job for job in self.of(workspace) if self.state(job) not in ENDED]
             if len([job for job in pending if self.state(job) == "waiting"]) >= WAITING_LIMIT:
-                raise StudioError(f"{WAITING_LIMIT} jobs of yours wait already. Cancel one.")
+                raise StudioError(
+                    f"{WAITING_LIMIT} of your jobs are waiting already. Stop one of them first."
+                )
             for job in pending:
                 if set(job.runs) & set(runs):
                     raise StudioError(
-                        f"{job.title} is {self.state(job)} already. Watch or stop it."
+                        f"{job.title} is {self.state(job)} already. Wait until it ends, or stop it."
                     )
             promised = sum(still_to_write(workspace, job.writes, job.runs) for job in pending)
             check_room(workspace, still_to_write(workspace, writes, runs), promised=promised)
@@ -139,7 +141,7 @@ class Jobs:
         for job in self.of(workspace):
             if job.id == job_id:
                 return job
-        raise StudioError("there is no such job here.")
+        raise StudioError("there is no such job here. It may have been deleted.")
 
     def of_run(self, workspace: Workspace, run: str) -> Job | None:
         """The newest job that writes a run."""

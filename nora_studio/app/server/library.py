@@ -101,9 +101,9 @@ def bring_back(workspace: Workspace, name: str) -> None:
     file = workspace.adapters / TRASH / f"{check_name(name)}{SUFFIX}"
     place = workspace.adapters / file.name
     if not file.is_file():
-        raise StudioError(f"{name} is not in the trash any more.")
+        raise StudioError(f"{name} is no longer in the trash.")
     if place.exists():
-        raise StudioError(f"there is another {name} by now. Remove it first.")
+        raise StudioError(f"there is another adapter {name} now. Remove that one first.")
     for one in (file, embeddings_beside(file)):
         if one.is_file():
             one.replace(workspace.adapters / one.name)

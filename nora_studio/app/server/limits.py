@@ -73,7 +73,7 @@ class Limits:
             most = table[name][self.is_owner]
             if value is not None and value > most:
                 raise StudioError(
-                    f"{name}: at most {_number(most)} here; got {_number(value)}. Ask for less."
+                    f"{name}: at most {_number(most)} here; got {_number(value)}. Choose less."
                 )
 
 

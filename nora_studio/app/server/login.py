@@ -9,7 +9,7 @@ from nora_studio.app.server.login_limits import LoginRateLimiter
 from nora_studio.app.server.login_page import LOGIN, LOGOUT, login_page
 from nora_studio.errors import StudioError
 
-WRONG = "This name and password do not belong together."
+WRONG = "The name or the password is wrong."
 BUSY = "Too many attempts. Wait a minute, then try again."
 RETRY = {"retry-after": "60"}
 

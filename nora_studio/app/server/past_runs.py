@@ -76,7 +76,9 @@ def delete_runs(workspace: Workspace, jobs: Jobs, names: Sequence[str]) -> list[
         try:
             throw_away(run)
         except StudioError as error:  # It names paths of the server's.
-            raise StudioError(f"{run.folder.name} could not be moved to the trash.") from error
+            raise StudioError(
+                f"{run.folder.name} could not be moved to the trash. Try again later."
+            ) from error
     for run in runs:
         jobs.forget(workspace, run.folder.name)
     return [run.folder.name for run in runs]
@@ -115,9 +117,11 @@ def restore_run(workspace: Workspace, name: str) -> Run:
     """
     check_name(name)
     if (workspace.runs / name).exists():
-        raise StudioError(f"there is another run {name} by now. Delete that one first.")
+        raise StudioError(f"there is another run {name} now. Delete that one first.")
     if name not in deleted_runs(workspace):
-        raise StudioError(f"there is no deleted run {name} here.")
+        raise StudioError(
+            f"there is no deleted run {name} here. It may have been deleted for good."
+        )
     return take_back(name, workspace.runs)
 
 

@@ -42,11 +42,12 @@ def check_header(file: Path, shown: str) -> str:
         kind, pixels = "", MOST_PIXELS + 1
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, RuntimeError):
         raise StudioError(
-            f"{shown} is no photo that can be read. Save it as JPEG or PNG, then add it again."
+            f"{shown} cannot be read as a photo. Save it as JPEG or PNG, then add it again."
         ) from None  # The cause names the server's own path.
     if pixels > MOST_PIXELS:
         raise StudioError(
-            f"{shown} has more than {MOST_PIXELS // 1_000_000} megapixels. Scale it down."
+            f"{shown} has more than {MOST_PIXELS // 1_000_000} megapixels, the limit. Scale it "
+            "down, then add it again."
         )
     return SUFFIXES[kind]
 

@@ -45,10 +45,10 @@ def check_room(
     quota = workspace.quota if quota is None else quota
     used = used_bytes(workspace)
     if used + promised + adding > quota:
-        under_way = f"your jobs under way will add {_gigabytes(promised)}, " if promised else ""
+        promise = f", and your jobs will add {_size(promised)}" if promised else ""
         raise StudioError(
-            f"your folder may take {_gigabytes(quota)}; it takes {_gigabytes(used)}, {under_way}"
-            f"and this needs {_gigabytes(adding)}. Delete runs or pictures that you no longer need."
+            f"there is no room for {_size(adding)} more: your folder holds {_size(used)} of "
+            f"{_size(quota)}{promise}. Delete runs or pictures that you no longer need."
         )
 
 
@@ -78,8 +78,8 @@ def _lock_of(workspace: Workspace) -> threading.RLock:
         return _LOCKS.setdefault(workspace.folder.absolute(), threading.RLock())
 
 
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.1f} MB"
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
 
 
 def check_size(shown: str, size: int, most: int) -> None:
@@ -96,8 +96,8 @@ def check_size(shown: str, size: int, most: int) -> None:
         raise StudioError(f"{shown} is empty. Choose the file again.")
     if size > most:
         raise StudioError(
-            f"{shown} has {_gigabytes(size)}; at most {_gigabytes(most)} are taken. Make it "
-            "smaller."
+            f"{shown} is {_size(size)}; the limit is {_size(most)}. Make it smaller, then add it "
+            "again."
         )
 
 

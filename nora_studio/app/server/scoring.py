@@ -115,7 +115,9 @@ def submit(
     require_judge(base, request.clip or None)  # Now, not when its turn comes.
     under_way = find_job(jobs, workspace, request.runs, kind)
     if under_way is not None and jobs.state(under_way) not in ENDED:
-        raise StudioError("these runs are being measured already. Wait for it, or stop it.")
+        raise StudioError(
+            "these runs are being measured already. Wait until that ends, or stop it."
+        )
     return jobs.submit(
         workspace,
         kind,
@@ -171,7 +173,9 @@ def _settings(workspace: Workspace, runs: Sequence[str]) -> list[dict[str, Any]]
     try:
         settings = [read_settings(run) for run in found]
     except StudioError as error:  # It names a path of the server's.
-        raise StudioError("the settings of one of the runs are damaged.") from error
+        raise StudioError(
+            "the settings of one of the runs are damaged. Choose other runs."
+        ) from error
     if len({str(one.get("model", EMBEDDED)) for one in settings}) > 1:
         raise StudioError("these runs were trained on different bases. Choose runs of one base.")
     return settings
@@ -181,7 +185,9 @@ def _photos(workspace: Workspace, settings: Sequence[dict[str, Any]]) -> str:
     """The folder of the real photos, from the visitor's folder."""
     folders = {str(one.get("instance_dir", "")) for one in settings}
     if len(folders) > 1:
-        raise StudioError("these runs learned from different photos. Choose runs of one subject.")
+        raise StudioError(
+            "these runs were trained on different photos. Choose runs of one subject."
+        )
     (relative,) = folders
     try:
         place = check_inside(workspace.folder, relative, "the photos")
@@ -189,30 +195,48 @@ def _photos(workspace: Workspace, settings: Sequence[dict[str, Any]]) -> str:
         place = workspace.folder
     if not place.is_relative_to(workspace.photos.resolve()) or not place.is_dir():
         raise StudioError(
-            "the photos that these runs learned from are gone, and the subject cannot be judged "
+            "the photos that these runs were trained on are gone, and the subject cannot be judged "
             "without them. Upload them again under the same name."
         )
     return place.relative_to(workspace.folder.resolve()).as_posix()
 
 
+def _listed(strengths: Sequence[float]) -> str:
+    return ", ".join(f"{strength:g}" for strength in strengths[:20]) or "none"
+
+
 def _check(request: ScoreRequest) -> None:
     if len(request.prompts) > MOST_PROMPTS:
-        raise StudioError(f"{MOST_PROMPTS} prompts at most; got {len(request.prompts)}.")
+        raise StudioError(
+            f"expected at most {MOST_PROMPTS} prompts; got {len(request.prompts)}. Remove some."
+        )
     for prompt in request.prompts:
         if len(prompt) > PROMPT_LENGTH:
-            raise StudioError(f"a prompt has {PROMPT_LENGTH} characters at most: {prompt[:60]!r}.")
+            raise StudioError(
+                f"expected at most {PROMPT_LENGTH} characters in a prompt; got {len(prompt)}: "
+                f"{prompt[:60]!r}. Shorten it."
+            )
         # The command would take it for one of its options, or for a file of prompts.
         if prompt.startswith("-") or names_prompt_file(prompt):
             raise StudioError(f"expected a prompt in words; got {prompt[:60]!r}.")
         check_text(prompt, "a prompt")
     if len(set(request.prompts)) < len(request.prompts):
-        raise StudioError("a prompt is there twice. Write each once.")
+        raise StudioError("a prompt is given twice. Give each once.")
     if not 1 <= request.seeds <= MOST_SEEDS:
-        raise StudioError(f"expected 1 to {MOST_SEEDS} pictures of each prompt.")
+        raise StudioError(
+            f"expected 1 to {MOST_SEEDS} pictures of each prompt; got {request.seeds}."
+        )
     if not 0 <= request.checkpoints <= MOST_CHECKPOINTS:
-        raise StudioError(f"expected 0 to {MOST_CHECKPOINTS} earlier checkpoints.")
+        raise StudioError(
+            f"expected 0 to {MOST_CHECKPOINTS} earlier checkpoints; got {request.checkpoints}."
+        )
     strengths = request.strengths
     if not 1 <= len(strengths) <= MOST_STRENGTHS or len(set(strengths)) < len(strengths):
-        raise StudioError(f"expected 1 to {MOST_STRENGTHS} different strengths.")
+        raise StudioError(
+            f"expected 1 to {MOST_STRENGTHS} different strengths; got {_listed(strengths)}."
+        )
     if not all(0 < strength <= 4 for strength in strengths):
-        raise StudioError("strengths lie above 0 (the base) and up to 4; 1 is as trained.")
+        raise StudioError(
+            "expected strengths above 0 (the base) and up to 4, where 1 is as trained; got "
+            f"{_listed(strengths)}."
+        )

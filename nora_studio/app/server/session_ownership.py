@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 from nora_studio.app.server.upload_cache import UploadCache
 
 MOST_SESSIONS = 20_000
-NOT_YOURS = "This upload is not there any more. Choose the file again."
+UPLOAD_EXPIRED = "This upload has expired. Choose the file again."
 OTHERS_SESSION = "This page belongs to another visitor. Reload it."
 _SESSION_ROUTES = ("/gradio_api/heartbeat/",)
 
@@ -61,7 +61,7 @@ def problem_with_body(
         if ("://" in path or path.startswith(("/", "\\")) or ":\\" in path) and not uploads.belongs(
             visitor, path
         ):
-            return NOT_YOURS
+            return UPLOAD_EXPIRED
     return None
 
 

@@ -93,7 +93,9 @@ def find_photo(workspace: Workspace, subject: str, name: str) -> StoredPhoto:
     for photo in photos_of(workspace, subject):
         if photo.name == name:
             return photo
-    raise StudioError(f"there is no photo {str(name)[:80]!r} of {subject} here.")
+    raise StudioError(
+        f"there is no photo {str(name)[:80]!r} of {subject} here. It may have been removed."
+    )
 
 
 def mask_of(photo: Path) -> Path:
@@ -144,12 +146,13 @@ def checked_caption(text: str) -> str:
     caption = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     if len(caption) > MOST_CAPTION:
         raise StudioError(
-            f"a caption has at most {MOST_CAPTION} letters; got {len(caption)}. Shorten it."
+            f"expected at most {MOST_CAPTION} characters in a caption; got {len(caption)}. Shorten "
+            "it."
         )
     if caption and PLACEHOLDER not in caption.lower():
         raise StudioError(
-            "a caption says [V] where the subject's name goes, as in 'a photo of a [V] mug on a "
-            "table'."
+            "expected [V] in the caption where the subject's name goes, as in 'a photo of a [V] "
+            "mug on a table'."
         )
     return caption
 

@@ -61,4 +61,4 @@ class Studio:
             try:
                 self.jobs.tick()
             except (OSError, StudioError) as error:  # A full disk: it may have room again soon.
-                print(f"The queue stands still: {error}")
+                print(f"The queue is paused: {error}")

@@ -55,7 +55,9 @@ def train_arguments(request: TrainRequest) -> list[str]:
     """The trainer's arguments for a request, paths relative to the visitor's folder."""
     noun = " ".join(request.class_word.split())
     if not noun or len(noun) > 60:
-        raise StudioError("say in a word or two what the subject is: mug, dog, toy car.")
+        raise StudioError(
+            "write in a word or two what the subject is, such as mug, dog or toy car."
+        )
     arguments = ["--instance-dir", f"photos/{check_name(request.name)}"]
     arguments += ["--prompt", f"a photo of a [V] {noun}", "--name", request.name]
     if request.model != EMBEDDED:
@@ -91,14 +93,20 @@ def arguments_of(shown: str) -> list[str]:
         StudioError: it is another command, or no whole one.
     """
     if len(shown) > COMMAND_LENGTH:
-        raise StudioError(f"the command is longer than {COMMAND_LENGTH} characters.")
+        raise StudioError(
+            f"the command has {len(shown):,} characters; the limit is {COMMAND_LENGTH:,}. Shorten "
+            "it."
+        )
     check_text(shown, "the command")
     try:
         words = shlex.split(shown.replace("\\\n", " "), comments=False)
     except ValueError as error:
         raise StudioError(f"the command cannot be read: {error}.") from error
     if tuple(words[:2]) != PROGRAM:
-        raise StudioError(f"the command must begin with `{' '.join(PROGRAM)}`.")
+        raise StudioError(
+            f"the command must begin with `{' '.join(PROGRAM)}`; it begins with "
+            f"`{' '.join(words[:2])[:80]}`."
+        )
     return words[2:]
 
 
@@ -132,27 +140,33 @@ def check_arguments(
         StudioError: an option is wrong, would reach outside, or the run is there already.
     """
     if any(word.split("=")[0] == "--config" for word in arguments):
-        raise StudioError("--config: write the options into the command instead.")
+        raise StudioError(
+            "--config is not available in the studio. Write the options into the command instead."
+        )
     options = read_arguments(arguments)
     plain = DreamboothOptions(instance_dir=Path(), prompt="")
     for name in _SERVERS_OWN:
         if getattr(options, name) != getattr(plain, name):
-            raise StudioError(f"--{name.replace('_', '-')}: not in the studio; leave it out.")
+            raise StudioError(
+                f"--{name.replace('_', '-')} is not available in the studio. Leave it out."
+            )
     if options.output_dir != plain.output_dir:
-        raise StudioError("--output-dir: the studio keeps runs in `runs`; leave it out.")
+        raise StudioError("--output-dir: the studio keeps runs in `runs`. Leave the option out.")
     _check_own_paths(workspace, options)
     check_name(options.run_name)
     for name in (options.model, options.clip):
         if name is not None and not is_model_allowed(name):
             raise StudioError(
-                f"--model: {name[:80]!r} is neither the embedded model, a Hub name (owner/name), "
-                "nor a directory that this studio may read (--models when it was started)."
+                f"--model: expected 'embedded', a Hub name (owner/name) or a directory that this "
+                f"studio may read (--models when it was started); got {name[:80]!r}."
             )
         if name is not None:
             workspace.check_model(name)
     for run in runs_of(options):
         if (workspace.runs / run / "config.toml").exists():
-            raise StudioError(f"there is a run {run} already. Choose another name, or delete it.")
+            raise StudioError(
+                f"there is a run {run} already. Choose another name, or delete that run."
+            )
     return options
 
 
@@ -167,8 +181,8 @@ def _check_own_paths(workspace: Workspace, options: DreamboothOptions) -> None:
             continue
         if Path(value) == Path():
             raise StudioError(
-                f"{flag}: expected a folder of your own, such as photos/my-mug; got the one that "
-                "holds everything."
+                f"{flag}: expected a folder of your own, such as photos/my-mug; got your whole "
+                "workspace."
             )
         check_inside(workspace.folder, value, flag)
 

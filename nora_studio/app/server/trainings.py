@@ -102,4 +102,7 @@ def why_failed(training: Training, jobs: Jobs) -> str:
     for line in reversed(lines):
         if "Error" in line or "Killed" in line:
             return line[:400]
-    return "Its process ended without a word: it was killed, or the machine ran out of memory."
+    return (
+        "Its process ended without an error message: it was killed, or the machine ran out of "
+        "memory."
+    )

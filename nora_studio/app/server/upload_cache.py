@@ -91,7 +91,7 @@ class UploadCache:
         """
         place = self._place(path)
         if place is None or not self.belongs(visitor, path) or not place.is_file():
-            raise StudioError("this upload is not there any more. Choose the file again.")
+            raise StudioError("this upload has expired. Choose the file again.")
         return place
 
     def release(self, visitor: str, path: str) -> None:
@@ -136,9 +136,9 @@ class UploadCache:
                 left = max(0, min(room, MOST_WAITING - self._waiting_bytes(visitor)))
                 if held > left:
                     raise TooLarge(
-                        f"These files come to {held / 1e6:.1f} MB with your other uploads under "
-                        f"way; there is room for {left / 1e6:.1f} MB. Delete runs or pictures "
-                        "that you no longer need, or send fewer files."
+                        f"These files and your other uploads are {held / 1e6:.1f} MB; there is "
+                        f"room for {left / 1e6:.1f} MB. Delete runs or pictures that you no "
+                        "longer need, or send fewer files."
                     )
             self._arriving[visitor] = held
             if held <= 0:

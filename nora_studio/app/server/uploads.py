@@ -117,7 +117,10 @@ def _add_photo(
     workspace: Workspace, subject: str, folder: Path, entry: Incoming, quota: int | None
 ) -> str:
     if len(photos_of(workspace, subject)) >= MOST_PHOTOS:
-        raise StudioError(f"{entry.name} was left out: a subject has at most {MOST_PHOTOS} photos.")
+        raise StudioError(
+            f"{entry.name} was left out: a subject may have at most {MOST_PHOTOS} photos. Remove "
+            "one first."
+        )
     number = max((int(Path(name).stem) for name in read_facts(folder)), default=0) + 1
     with adding(workspace, entry.file.stat().st_size, quota):
         return _store(folder, entry.file, entry.name, number)
@@ -199,7 +202,7 @@ def remove_subject(workspace: Workspace, subject: str) -> None:
     """
     folder = workspace.photos / check_name(subject)
     if not folder.is_dir():
-        raise StudioError(f"there is no subject {subject!r} here.")
+        raise StudioError(f"there is no subject {subject!r} here. It may have been deleted.")
     discard(folder)
 
 

@@ -36,7 +36,7 @@ def check_name(name: str) -> str:
     """
     if not isinstance(name, str) or len(name) > NAME_LENGTH or not _NAME.fullmatch(name):
         raise StudioError(
-            f"expected a name of small letters, digits and hyphens; got {str(name)[:80]!r}."
+            f"expected a name of lower-case letters, digits and hyphens; got {str(name)[:80]!r}."
         )
     if is_reserved(name):
         raise StudioError(f"Windows reserves the name {name!r} for a device; choose another one.")
