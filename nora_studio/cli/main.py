@@ -112,7 +112,7 @@ COMMANDS: dict[str, Command | Script | Group] = {
     ),
     "draw-server": Command(
         "draw requests that come as JSON lines, on a warm base",
-        "nora_studio.app.server.drawing_server",
+        "nora_studio.app.server.generation_server",
     ),
     "audit-resume": Command(
         "prove that a stopped training resumes exactly", f"{_OURS}.audit_resume"

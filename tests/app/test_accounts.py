@@ -189,13 +189,13 @@ def test_no_cookie_can_be_made_up_lengthened_or_kept_for_ever(server):
     ):
         encoded = forged.encode().decode("latin-1")
         assert server.raw("/config", f"{name}={encoded}")[0] == 401
-    signer, proof = server.auth.signer, "proof"
-    session = signer.open_session("ada", proof, now=1000.0)
-    assert signer.is_signed(session, proof, now=1000.0 + SESSION_SECONDS - 1)
+    signer, password_hash = server.auth.signer, "proof"
+    session = signer.new_session_cookie("ada", password_hash, now=1000.0)
+    assert signer.is_signed(session, password_hash, now=1000.0 + SESSION_SECONDS - 1)
     for late in (0, 1, 1e6):
-        assert not signer.is_signed(session, proof, now=1000.0 + SESSION_SECONDS + late)
+        assert not signer.is_signed(session, password_hash, now=1000.0 + SESSION_SECONDS + late)
     assert not signer.is_signed(session, "another proof", now=1000.0)
-    assert not CookieSigner(b"x" * 32).is_signed(session, proof, now=1000.0)
+    assert not CookieSigner(b"x" * 32).is_signed(session, password_hash, now=1000.0)
 
 
 def test_a_changed_password_and_a_removed_account_end_their_sessions(tmp_path):

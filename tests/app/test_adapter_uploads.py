@@ -13,7 +13,7 @@ from support.tiny import tiny_adapter
 from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.app.server import adapter_uploads
 from nora_studio.app.server.adapter_uploads import add_adapter
-from nora_studio.app.server.uploads import Incoming
+from nora_studio.app.server.uploads import Upload
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.cli import export
 from nora_studio.errors import StudioError
@@ -48,7 +48,7 @@ def test_an_adapter_is_stored_under_a_name_of_ours_and_never_over_another(worksp
         ("é.bin", "e-bin"),
         ("", "adapter"),
     ):
-        file = add_adapter(workspace, Incoming(lora, name))
+        file = add_adapter(workspace, Upload(lora, name))
         assert file == workspace.adapters / f"{stored}.safetensors"
         assert file.read_bytes() == lora.read_bytes()
         assert open_adapter(file).card.method == "lora"
@@ -76,7 +76,7 @@ def test_what_is_no_adapter_is_refused_and_leaves_nothing(workspace, tmp_path, c
     file = tmp_path / "upload"
     file.write_bytes(content)
     with pytest.raises(StudioError) as caught:
-        add_adapter(workspace, Incoming(file, "mug.safetensors"))
+        add_adapter(workspace, Upload(file, "mug.safetensors"))
     assert "mug.safetensors" in str(caught.value) and str(tmp_path) not in str(caught.value)
     assert listed(workspace) == set()
 
@@ -95,7 +95,7 @@ def test_other_files_are_told_what_they_are(workspace, tmp_path, tensors, told):
     file = tmp_path / "upload"
     save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, file)
     with pytest.raises(StudioError, match=told):
-        add_adapter(workspace, Incoming(file, "mug.safetensors"))
+        add_adapter(workspace, Upload(file, "mug.safetensors"))
     assert listed(workspace) == set()
 
 
@@ -103,8 +103,8 @@ def test_new_tokens_go_beside_the_latest_adapter_of_their_name(workspace, lora, 
     tokens = tmp_path / "tokens"
     save_file({"clip_l": torch.zeros(2, 8), "clip_g": torch.zeros(2, 8)}, tokens)
     for _ in range(2):
-        add_adapter(workspace, Incoming(lora, "mug.safetensors"))
-        stored = add_adapter(workspace, Incoming(tokens, "mug.embedding.safetensors"))
+        add_adapter(workspace, Upload(lora, "mug.safetensors"))
+        stored = add_adapter(workspace, Upload(tokens, "mug.embedding.safetensors"))
     assert stored.name == "mug-2.embedding.safetensors"
     assert listed(workspace) == {
         f"mug{n}.{kind}safetensors" for n in ("", "-2") for kind in ("", "embedding.")
@@ -113,10 +113,10 @@ def test_new_tokens_go_beside_the_latest_adapter_of_their_name(workspace, lora, 
 
 def test_size_and_share_of_the_disk_are_limited(workspace, lora, monkeypatch):
     with pytest.raises(StudioError, match="your folder holds"):
-        add_adapter(workspace, Incoming(lora, "mug.safetensors"), quota=100)
+        add_adapter(workspace, Upload(lora, "mug.safetensors"), quota=100)
     monkeypatch.setattr(adapter_uploads, "MOST_ADAPTER_BYTES", 100)
     with pytest.raises(StudioError, match="; the limit is "):
-        add_adapter(workspace, Incoming(lora, "mug.safetensors"))
+        add_adapter(workspace, Upload(lora, "mug.safetensors"))
     assert listed(workspace) == set()
 
 
@@ -126,5 +126,5 @@ def test_no_content_is_taken_for_an_adapter_by_chance(workspace, tmp_path, conte
     file = tmp_path / "upload"
     file.write_bytes(content)
     with pytest.raises(StudioError):
-        add_adapter(workspace, Incoming(file, json.dumps("x.safetensors")))
+        add_adapter(workspace, Upload(file, json.dumps("x.safetensors")))
     assert listed(workspace) == set()

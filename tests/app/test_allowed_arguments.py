@@ -18,7 +18,12 @@ from nora_studio.app.server.allowed_arguments import (
     check_arguments_allowed,
 )
 from nora_studio.app.server.scoring import ScoreRequest, _check
-from nora_studio.app.server.training import PROGRAM, arguments_of, check_arguments, read_arguments
+from nora_studio.app.server.training import (
+    PROGRAM,
+    check_arguments,
+    parse_shown_command,
+    read_arguments,
+)
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 from nora_studio.options.config import DreamboothOptions
@@ -41,7 +46,9 @@ def workspace(tmp_path) -> Workspace:
 def refusal_of(workspace: Workspace, words: list[str]) -> str:
     """What the Train page says to a command."""
     with pytest.raises(StudioError) as refused:
-        check_arguments(workspace, arguments_of(shlex.join([*PROGRAM, *words])), lambda _: True)
+        check_arguments(
+            workspace, parse_shown_command(shlex.join([*PROGRAM, *words])), lambda _: True
+        )
     line = str(refused.value)
     assert "\n" not in line and len(line) < 400
     assert not re.search(r"site-packages|\.py\b|Traceback", line), line
@@ -186,10 +193,10 @@ def test_whatever_words_come_they_are_options_or_one_line(tmp_path_factory, word
 
 def test_values_of_other_forms_are_never_options(workspace):
     (workspace.runs / "mug-nora" / "adapter").mkdir(parents=True)
-    desk = AdapterCommands(workspace, lambda model: True)
+    commands = AdapterCommands(workspace, lambda model: True)
     for model in ("--tyro-write-completion", "-h"):
         with pytest.raises(StudioError):
-            desk.export("runs/mug-nora", "kohya", model=model)
+            commands.export("runs/mug-nora", "kohya", model=model)
     for prompt in ("--tyro-write-completion", "-h", "a.txt", " a.TXT\u2003", "a.json ", "a\0"):
         with pytest.raises(StudioError):
             _check(ScoreRequest(("mug-nora",), prompts=(prompt,)))

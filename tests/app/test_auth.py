@@ -16,7 +16,7 @@ from nora_studio.app.server.auth import Authenticator
 from nora_studio.app.server.csrf import check_host
 from nora_studio.app.server.guard import MOST_BODY_BYTES
 from nora_studio.app.server.identity import SECRET, CookieSigner, read_cookies, write_once
-from nora_studio.app.server.session_ownership import MOST_SESSIONS, Sessions
+from nora_studio.app.server.session_ownership import MOST_SESSIONS, SessionOwners
 from nora_studio.errors import StudioError
 
 VISITOR = re.compile(r"[0-9a-f]{32}")
@@ -227,7 +227,7 @@ def test_a_session_is_the_one_visitors_who_began_it(server):
     assert other.get("/gradio_api/heartbeat/abcdef").status_code == 403
     with mine.stream("GET", "/gradio_api/queue/data?session_hash=abcdef") as answer:
         assert "process_completed" in "".join(answer.iter_text())
-    sessions = Sessions()
+    sessions = SessionOwners()
     assert sessions.is_own("first", "a")
     for number in range(MOST_SESSIONS):
         sessions.is_own(str(number), "b")

@@ -141,7 +141,7 @@ def test_two_uploads_at_once_that_go_beyond_the_quota_are_not_both_let_in(tmp_pa
             # The first holds what it says that it will send, though little of it has come.
             first.sendall(begun(server, client, 700_000))
             until = time.monotonic() + 10
-            while not server.auth.uploads._arriving and time.monotonic() < until:
+            while not server.auth.uploads._reserved and time.monotonic() < until:
                 time.sleep(0.01)
             files = {"files": ("b.bin", b"x" * 600_000)}
             answer = client.post(UPLOAD_ROUTE, files=files)
@@ -154,7 +154,7 @@ def test_two_uploads_at_once_that_go_beyond_the_quota_are_not_both_let_in(tmp_pa
                 UPLOAD_ROUTE, content=itertools.chain([start], pieces), headers=kind
             )
             assert unstated.status_code == 413 and "and your other uploads are" in unstated.text
-        while server.auth.uploads._arriving and time.monotonic() < until:
+        while server.auth.uploads._reserved and time.monotonic() < until:
             time.sleep(0.01)
         assert client.post(UPLOAD_ROUTE, files=files).status_code == 200
 

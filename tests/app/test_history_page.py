@@ -10,19 +10,19 @@ import gradio as gr
 import pytest
 from support.visiting import pressed, request_of
 
-from nora_studio.app.pages.history import _meanings, _Room
+from nora_studio.app.pages.history import _Handlers, _meanings
 from nora_studio.app.pages.watch import _views
-from nora_studio.app.server.drawables import find_drawables
 from nora_studio.app.server.library import library
-from nora_studio.app.server.past_runs import (
+from nora_studio.app.server.run_history import (
     delete_for_good,
     delete_runs,
     deleted_runs,
-    past_runs,
     restore_run,
+    run_rows,
 )
 from nora_studio.app.server.scoring import measurable_runs
 from nora_studio.app.server.trainings import find_trainings, state_of
+from nora_studio.app.server.usable_adapters import find_usable_adapters
 from nora_studio.errors import StudioError
 
 SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
@@ -30,12 +30,12 @@ SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
 
 @pytest.fixture
 def room(studio):
-    return _Room(studio, _meanings())
+    return _Handlers(studio, _meanings())
 
 
 def views(room, picked, request_, undone=(), log=False, smoothing=0.0):
     """The trash, the list, the charts and the detail, as they are sent first."""
-    return room.look(list(picked), list(undone), log, smoothing, {}, request_)[:4]
+    return room.refresh(list(picked), list(undone), log, smoothing, {}, request_)[:4]
 
 
 def pretend(run, **status) -> None:
@@ -93,12 +93,12 @@ def test_picking_keeps_the_last_two(room, workspace, request_):
     shutil.copytree(workspace.runs / "mug-nora", workspace.runs / "cup-nora")
     picked: list[str] = []
     for name in ("mug-nora", "mug-lora", "cup-nora"):
-        picked, _ = room.press(picked, [], pressed(act="pick", run=name), request_)
+        picked, _ = room.on_press(picked, [], pressed(act="pick", run=name), request_)
     assert picked == ["mug-lora", "cup-nora"]
-    picked, _ = room.press(picked, [], pressed(act="pick", run="mug-lora"), request_)
+    picked, _ = room.on_press(picked, [], pressed(act="pick", run="mug-lora"), request_)
     assert picked == ["cup-nora"]
     with pytest.raises(gr.Error):
-        room.press([], [], pressed(act="pick", run="../../x"), request_)
+        room.on_press([], [], pressed(act="pick", run="../../x"), request_)
 
 
 def test_a_deleted_run_comes_back_whole_by_undo(room, studio, workspace, request_):
@@ -111,7 +111,7 @@ def test_a_deleted_run_comes_back_whole_by_undo(room, studio, workspace, request
     assert "mug-nora was deleted." in trash
     assert "Undo" in trash
     assert "mug-nora" not in rows
-    room.press([], undone, pressed(act="restore", run="mug-nora"), request_)
+    room.on_press([], undone, pressed(act="restore", run="mug-nora"), request_)
     after = {file.relative_to(run): file.read_bytes() for file in run.rglob("*") if file.is_file()}
     assert after == before
     assert deleted_runs(workspace) == []
@@ -126,7 +126,7 @@ def test_a_run_in_training_or_in_the_queue_is_not_deleted_and_nothing_beside_it(
     studio.jobs.submit(workspace, "train", "mug", SLEEP, "train", ["mug-nora"])
     with pytest.raises(StudioError, match="mug-nora is in training"):
         delete_runs(workspace, studio.jobs, ["mug-lora", "mug-nora"])
-    assert {past.name for past in past_runs(workspace)} == {"mug-nora", "mug-lora"}
+    assert {past.name for past in run_rows(workspace)} == {"mug-nora", "mug-lora"}
 
 
 def test_a_place_that_is_taken_by_now_is_kept(studio, workspace):
@@ -174,7 +174,7 @@ def test_no_file_of_a_run_breaks_history_or_watch(room, studio, workspace, reque
         state = state_of(training, studio.jobs)
         assert _views(studio, training, state, False, 0.0, workspace)
     assert library(workspace)
-    assert find_drawables(workspace)
+    assert find_usable_adapters(workspace)
     assert measurable_runs(workspace)
 
 
@@ -188,7 +188,7 @@ def test_anothers_runs_are_neither_shown_nor_deleted_nor_brought_back(room, work
         room.reuse(["mug-nora"], other)
     with pytest.raises(gr.Error):
         room.compare(["mug-nora"], other)
-    assert {past.name for past in past_runs(workspace)} == {"mug-nora", "mug-lora"}
+    assert {past.name for past in run_rows(workspace)} == {"mug-nora", "mug-lora"}
 
 
 def test_settings_and_runs_are_handed_to_the_other_tabs(room, workspace, request_):
@@ -207,8 +207,8 @@ def test_what_a_person_wrote_is_shown_as_text(room, workspace, request_):
 
 
 def test_what_has_not_changed_is_not_sent_again(room, workspace, request_):
-    *_, seen = room.look(["mug-nora"], [], False, 0.6, {}, request_)
-    again = room.look(["mug-nora"], [], False, 0.6, seen, request_)
+    *_, seen = room.refresh(["mug-nora"], [], False, 0.6, {}, request_)
+    again = room.refresh(["mug-nora"], [], False, 0.6, seen, request_)
     assert all(part == gr.skip() for part in again[:7])
-    changed = room.look(["mug-nora"], [], True, 0.6, seen, request_)
+    changed = room.refresh(["mug-nora"], [], True, 0.6, seen, request_)
     assert changed[2] != gr.skip()

@@ -6,7 +6,7 @@ import sys
 import pytest
 from support.jobs import begin, visitor, wait_for
 
-from nora_studio.app.server.drawing_process import DrawingProcess
+from nora_studio.app.server.generation_process import GenerationProcess
 from nora_studio.app.server.job_environment import job_environment
 from nora_studio.app.server.jobs import Jobs
 
@@ -77,7 +77,7 @@ def test_an_owner_alone_keeps_the_hub_login_and_no_other_secret(tmp_path, owner,
 def test_the_drawing_server_sees_no_token_either(tmp_path, owner):
     heard = []
     show = "import json, os; print(json.dumps({'event': 'x', **os.environ}))"
-    process = DrawingProcess(
+    process = GenerationProcess(
         tmp_path / "log", lambda _, event: heard.append(event), [sys.executable, "-c", show]
     )
     process._process.wait(30)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from support.jobs import SLEEP, begin, visitor, wait_for
 
-from nora_studio.app.server import child
+from nora_studio.app.server import job_process
 from nora_studio.app.server.job import Job
 from nora_studio.app.server.jobs import PROJECT, WAITING_LIMIT, Jobs
 from nora_studio.errors import StudioError
@@ -171,17 +171,17 @@ def test_a_job_that_a_dead_server_started_is_not_started_twice(home):
     jobs, workspace = Jobs(home), visitor(home)
     job = begin(jobs, workspace, SLEEP)
     wait_for_words(jobs, job, "at work")
-    claim = json.loads((jobs.folder / job.id / child.PROCESS).read_text())
-    again = [sys.executable, str(child.__file__), str(jobs.folder / job.id), "0", *QUICK]
+    claim = json.loads((jobs.folder / job.id / job_process.PROCESS).read_text())
+    again = [sys.executable, str(job_process.__file__), str(jobs.folder / job.id), "0", *QUICK]
     assert subprocess.run(again).returncode == 1
-    assert json.loads((jobs.folder / job.id / child.PROCESS).read_text()) == claim
+    assert json.loads((jobs.folder / job.id / job_process.PROCESS).read_text()) == claim
 
 
 def test_a_killed_process_is_known_to_be_dead(home):
     jobs = Jobs(home)
     job = begin(jobs, visitor(home), SLEEP)
     wait_for_words(jobs, job, "at work")
-    mark = json.loads((jobs.folder / job.id / child.PROCESS).read_text())
+    mark = json.loads((jobs.folder / job.id / job_process.PROCESS).read_text())
     children = psutil.Process(mark["pid"]).children(recursive=True)
     os.kill(mark["pid"], signal.SIGKILL)
     try:
@@ -198,9 +198,9 @@ def test_another_process_of_the_same_number_is_not_taken_for_the_job(home):
     job = begin(jobs, visitor(home), QUICK)
     wait_for(jobs, job, "finished")
     folder = jobs.folder / job.id
-    (folder / child.EXIT).unlink()
+    (folder / job_process.EXIT).unlink()
     facts = {"pid": os.getpid(), "started": time.time() - 10_000, "device": 0}
-    (folder / child.PROCESS).write_text(json.dumps(facts))
+    (folder / job_process.PROCESS).write_text(json.dumps(facts))
     assert Jobs(home).state(job) == "failed"
 
 
@@ -220,7 +220,7 @@ def test_too_many_jobs_and_two_that_write_one_run_are_refused(home):
         begin(jobs, workspace, SLEEP, runs=["mug-lora", "mug-nora"])
     for _ in range(WAITING_LIMIT):
         begin(jobs, workspace, SLEEP)
-    with pytest.raises(StudioError, match="are waiting already"):
+    with pytest.raises(StudioError, match="of your jobs are waiting"):
         begin(jobs, workspace, SLEEP)
     begin(jobs, visitor(home, 2), SLEEP)  # Another one's line is their own.
 

@@ -12,21 +12,21 @@ from support.jobs import SLEEP
 from support.visiting import bring_runs, request_of
 
 from nora_studio.adapters.methods.spec import AdapterSpec
-from nora_studio.app.pages.train import _Answers as Train
-from nora_studio.app.pages.watch import _Answers as Watch
+from nora_studio.app.pages.train import _Handlers as Train
+from nora_studio.app.pages.watch import _Handlers as Watch
 from nora_studio.app.serve import UiOptions, open_studio
-from nora_studio.app.server.limits import TRAINING, Limits
-from nora_studio.app.server.quota import adding, used_bytes
+from nora_studio.app.server.limits import TRAINING_LIMITS, Limits
+from nora_studio.app.server.quota import reserve_room, used_bytes
 from nora_studio.app.server.request_body import TooLarge
-from nora_studio.app.server.training import PROGRAM
-from nora_studio.app.server.training_needs import (
+from nora_studio.app.server.resource_use import (
     WIDTHS,
     adapter_bytes,
     check_training,
     training_bytes,
     training_figures,
 )
-from nora_studio.app.server.upload_cache import ABANDONED_SECONDS, MOST_WAITING, UploadCache
+from nora_studio.app.server.training import PROGRAM
+from nora_studio.app.server.upload_cache import ABANDONED_SECONDS, MAX_PENDING_BYTES, UploadCache
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 from nora_studio.options.config import DreamboothOptions, PartOptions
@@ -70,11 +70,11 @@ def test_usual_trainings_are_below_every_ceiling_and_the_owners_are_finite():
     for model in ("embedded", "a/sdxl"):
         asked = with_recommended(replace(PLAIN, model=model, method="nora,lora"))
         check_training(asked, Limits())
-        assert set(training_figures(asked)) == set(TRAINING)
+        assert set(training_figures(asked)) == set(TRAINING_LIMITS)
         huge = replace(asked, steps=10**9)
         with pytest.raises(StudioError, match="at most 1,000,000 here"):
             check_training(huge, Limits(is_owner=True))
-    assert all(0 < visitor <= owner for visitor, owner in TRAINING.values())
+    assert all(0 < visitor <= owner for visitor, owner in TRAINING_LIMITS.values())
 
 
 @pytest.mark.parametrize("model", ["embedded", pytest.param("sdxl", marks=pytest.mark.slow)])
@@ -139,7 +139,7 @@ def test_of_two_uploads_at_once_that_do_not_fit_together_one_is_refused(tmp_path
     def store(name: str) -> None:
         begun.wait()
         try:
-            with adding(workspace, 600, quota=1000):
+            with reserve_room(workspace, 600, quota=1000):
                 time.sleep(0.05)  # As a copy takes its time.
                 (workspace.adapters / name).write_bytes(b"x" * 600)
         except StudioError as error:
@@ -156,21 +156,21 @@ def test_of_two_uploads_at_once_that_do_not_fit_together_one_is_refused(tmp_path
 
 def test_uploads_are_counted_as_they_arrive_and_no_longer_than_that(tmp_path):
     cache = UploadCache(tmp_path)
-    with cache.arriving("a", 1000) as first, cache.arriving("a", 1000) as second:
+    with cache.reserve("a", 1000) as first, cache.reserve("a", 1000) as second:
         first.add(300)
         second.expect(600)
         with pytest.raises(TooLarge, match="room for"):
             first.add(200)
-        with cache.arriving("b", 1000) as others:
+        with cache.reserve("b", 1000) as others:
             others.expect(1000)
         second.add(600)
         with pytest.raises(TooLarge):
             second.add(200)
-    with cache.arriving("a", 1000) as later:
+    with cache.reserve("a", 1000) as later:
         later.expect(1000)
-    with cache.arriving("a", 10**12) as huge, pytest.raises(TooLarge):
-        huge.expect(MOST_WAITING + 1)
-    assert cache._arriving == {}
+    with cache.reserve("a", 10**12) as huge, pytest.raises(TooLarge):
+        huge.expect(MAX_PENDING_BYTES + 1)
+    assert cache._reserved == {}
 
 
 def test_what_a_cut_off_upload_left_is_cleared_away(tmp_path):

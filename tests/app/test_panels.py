@@ -13,14 +13,14 @@ from support.studio_site import Person, wait_until
 from support.tiny import tiny_adapter
 
 import nora_studio.app.pages
-from nora_studio.app.pages.adapter_bench import base_named
+from nora_studio.app.pages.adapter_actions import base_named
 from nora_studio.app.pages.number_field import NumberField
 from nora_studio.app.pages.page import build_page
-from nora_studio.app.server.draft_trash import bring_back, last_put_aside
-from nora_studio.app.server.drafts import DRAFT, take_example
-from nora_studio.app.server.image_jobs import discard_sheet, restore_sheet, sheet_names
+from nora_studio.app.server.draft_trash import last_trashed, restore_last
+from nora_studio.app.server.drafts import DRAFT, use_example
+from nora_studio.app.server.image_jobs import image_job_ids, restore_image_job, trash_image_job
 from nora_studio.app.server.jobs import Jobs
-from nora_studio.app.server.past_runs import delete_runs
+from nora_studio.app.server.run_history import delete_runs
 from nora_studio.app.server.uploads import photos_of
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.cli import export
@@ -120,7 +120,7 @@ def test_a_bases_name_is_taken_as_the_page_shows_it():
 
 
 def test_advanced_writes_what_was_changed_and_marks_what_is_no_number(person, page):
-    person.take_example(MUG)
+    person.use_example(MUG)
     wait_until(lambda: f"--name {MUG}" in person.command(), 30, "the command")
     plain = person.command()
     page.locator("#advanced button").first.click()
@@ -144,7 +144,7 @@ def test_advanced_writes_what_was_changed_and_marks_what_is_no_number(person, pa
 @pytest.mark.parametrize("button", ["start", "measure"])
 def test_an_empty_start_or_measure_marks_the_fields_that_it_lacks(person, page, button):
     person.press_until_answered(f"#train-{button}", "#train-note", "Add photos first")
-    words = ("Say in a word or two", "Add photos first")
+    words = ("Write in a word or two", "Add photos first")
 
     def is_said() -> bool:  # A toast goes by itself: on a busy machine, before it is looked for.
         said = any(all(word in one for word in words) for one in person.toasts())
@@ -156,7 +156,7 @@ def test_an_empty_start_or_measure_marks_the_fields_that_it_lacks(person, page, 
     noun = page.locator("#train-class")
     playwright.expect(noun).to_have_class(re.compile("lacking"))
     after = "getComputedStyle(document.querySelector('#train-class'), '::after').content"
-    assert "Say in a word or two" in page.evaluate(after)
+    assert "Write in a word or two" in page.evaluate(after)
     person.say("#train-class", "mug")
     assert page.evaluate(after) == "none"
     soon(page, "#train-need", "Add photos first")
@@ -185,7 +185,7 @@ def test_photos_and_an_example_never_mix_and_each_comes_back(person, page, photo
 
 
 def test_photos_that_follow_an_example_take_its_place_and_its_words(person, page, photos):
-    person.take_example(MUG)
+    person.use_example(MUG)
     wait_until(lambda: f"--name {MUG}" in person.command(), 30, "the command")
     page.locator("#train-drop input[type=file]").set_input_files(photos)
     playwright.expect(page.locator(".photo-row")).to_have_count(3)
@@ -209,11 +209,11 @@ def test_each_refused_file_stays_listed_by_its_own_name(person, page, tmp_path):
 def test_one_example_in_two_tabs_is_taken_once_by_each(person, page):
     workspace = person.workspace()
     with ThreadPoolExecutor(4) as pool:
-        taken = list(pool.map(lambda _: take_example(workspace, MUG).name, range(8)))
+        taken = list(pool.map(lambda _: use_example(workspace, MUG).name, range(8)))
     assert taken == [MUG] * 8
     assert len(photos_of(workspace, DRAFT)) == 5
-    assert last_put_aside(workspace) == "5 photos"
-    bring_back(workspace)
+    assert last_trashed(workspace) == "5 photos"
+    restore_last(workspace)
     assert len(photos_of(workspace, DRAFT)) == 5
 
 
@@ -267,14 +267,14 @@ def test_a_deleted_drawing_comes_back_until_the_next_is_deleted(tmp_path):
     for name in ("one", "two"):
         (workspace.pictures / name).mkdir()
         (workspace.pictures / name / "drawing.json").write_text("{}")
-    discard_sheet(workspace, "one")
-    assert sheet_names(workspace) == ["two"]
-    restore_sheet(workspace, "one")
-    assert sheet_names(workspace) == ["two", "one"]
-    discard_sheet(workspace, "one")
-    discard_sheet(workspace, "two")
+    trash_image_job(workspace, "one")
+    assert image_job_ids(workspace) == ["two"]
+    restore_image_job(workspace, "one")
+    assert image_job_ids(workspace) == ["two", "one"]
+    trash_image_job(workspace, "one")
+    trash_image_job(workspace, "two")
     with pytest.raises(StudioError, match="can no longer be brought back"):
-        restore_sheet(workspace, "one")
+        restore_image_job(workspace, "one")
 
 
 def test_a_run_that_failed_at_once_promises_no_pictures_and_no_resume(person, page):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nora_studio.app.pages.measuring_view import measuring_view
+from nora_studio.app.pages.measurement_view import measurement_view
 from nora_studio.app.pages.scores_view import scores_view
 from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.workspace import Workspace
@@ -96,12 +96,12 @@ def test_a_measurement_says_how_far_it_is_and_why_it_failed(tmp_path):
         until = time.monotonic() + 20
         while time.monotonic() < until:
             jobs.tick()
-            pages[name] = measuring_view(job, jobs)
+            pages[name] = measurement_view(job, jobs)
             if (words and words in pages[name]) or jobs.state(job) == "finished":
                 break
             time.sleep(0.05)
         jobs.kill(job)
-        pages[name] = pages[name] if words else measuring_view(job, jobs)
+        pages[name] = pages[name] if words else measurement_view(job, jobs)
     assert "9 of 76 pictures" in pages["goes on"]
     assert "nora-studio fidelity &lt;b&gt;" in pages["goes on"]
     assert "failed: the photos are gone." in pages["fails"]

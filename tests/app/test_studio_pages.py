@@ -69,7 +69,7 @@ def test_photos_that_are_dropped_become_a_finished_comparison(person, photos, tm
 
 
 def test_a_reload_and_a_second_tab_find_everything_again(person):
-    person.take_example(SUBJECT)
+    person.use_example(SUBJECT)
     wait_until(lambda: f"--name {SUBJECT}" in person.command(), 30, "the command")
     person.add_flags(f"{LONG_RUN} {SMALL}")
     person.start()
@@ -90,7 +90,7 @@ def test_a_reload_and_a_second_tab_find_everything_again(person):
 @pytest.mark.slow
 def test_a_training_stops_saves_resumes_and_outlives_the_server(person):
     site, page = person.site, person.page
-    person.take_example(SUBJECT)
+    person.use_example(SUBJECT)
     wait_until(lambda: f"--name {SUBJECT}" in person.command(), 30, "the command")
     person.add_flags(f"{LONG_RUN} {SMALL} --method nora")
     person.start()
@@ -173,7 +173,7 @@ def test_an_adapter_is_exported_and_the_file_loads(person, twins, tiny_base, tmp
 
 
 def test_two_people_see_nothing_of_each_other(browser, site, person):
-    person.take_example(SUBJECT)
+    person.use_example(SUBJECT)
     image = person.page.locator(".photo-row img").first
     address = image.get_attribute("src")
     other = Person(browser, site)
@@ -224,7 +224,7 @@ def test_twenty_bad_files_are_each_refused_and_a_good_one_is_kept(person, photos
 
 
 def test_a_mistake_is_told_in_one_sentence_and_nothing_starts(person):
-    person.take_example(SUBJECT)
+    person.use_example(SUBJECT)
     wait_until(lambda: f"--name {SUBJECT}" in person.command(), 30, "the command")
     person.say("#train-class", "cup")  # What the form comes to by it arrives after the typing.
     person.add_flags("--instance-dir ../../../etc")

@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from nora_studio.app.pages.train_photos import show_photos
-from nora_studio.app.server.draft_trash import bring_back, put_photo_aside
-from nora_studio.app.server.drafts import DRAFT, begin_training
+from nora_studio.app.server.draft_trash import restore_last, trash_photo
+from nora_studio.app.server.drafts import DRAFT, submit_training
 from nora_studio.app.server.photo_report import photo_report
 from nora_studio.app.server.stored_photos import find_photo, mask_of
 from nora_studio.app.server.upload_notes import dismiss_notes, upload_notes
 from nora_studio.app.server.uploads import (
-    Incoming,
+    Upload,
     add_photos,
     photos_of,
     remove_photo,
@@ -46,7 +46,7 @@ def add(workspace, tmp_path):
         for number, (name, content) in enumerate(files.pop("files").items()):
             file = tmp_path / f"incoming-{number}"
             file.write_bytes(content.encode() if isinstance(content, str) else content)
-            entries.append(Incoming(file, name))
+            entries.append(Upload(file, name))
         return add_photos(workspace, DRAFT, entries)
 
     return lambda files: upload(files=files)
@@ -116,7 +116,7 @@ def test_a_mask_finds_its_photo_and_is_no_photo(workspace, add, order, name):
     assert view.weights[0, :, 4:].max() == 0 < view.weights[0, :, :4].min()
     assert "64 × 64 · mask" in show_photos(workspace, "mug", "embedded", "")
     changed = replace_photo(
-        workspace, DRAFT, second.name, Incoming(second.file, "new.jpg")
+        workspace, DRAFT, second.name, Upload(second.file, "new.jpg")
     )  # A mask drawn on another picture would mark the wrong places.
     assert not changed.has_mask
 
@@ -220,7 +220,7 @@ def test_a_removed_photos_caption_and_mask_go_and_a_start_takes_nothing_that_wai
     options = SimpleNamespace(
         instance_dir=Path("photos/mug"), run_name="mug", resolution=64, methods=("nora",)
     )
-    begin_training(workspace, jobs, [], options, 64)  # pyright: ignore[reportArgumentType]
+    submit_training(workspace, jobs, [], options, 64)  # pyright: ignore[reportArgumentType]
     copied = {file.name for file in (workspace.photos / "mug").iterdir()}
     assert "01.jpg" in copied and not {".waiting", ".upload-notes.json", ".lock"} & copied
 
@@ -249,8 +249,8 @@ def test_a_damaged_list_of_photos_is_made_again_from_the_photos(workspace, add, 
 def test_a_photo_that_was_taken_out_comes_back_with_its_caption_and_mask(workspace, add):
     add({"1.jpg": photo(1), "2.jpg": photo(2), "2.txt": WORDS, "2.mask.png": mask()})
     before = mask_of(find_photo(workspace, DRAFT, "02.jpg").file).read_bytes()
-    put_photo_aside(workspace, "02.jpg")
-    bring_back(workspace)
+    trash_photo(workspace, "02.jpg")
+    restore_last(workspace)
     found = {one.original: one for one in photos_of(workspace, DRAFT)}
     assert (found["2.jpg"].caption, found["1.jpg"].has_mask) == (WORDS, False)
     assert mask_of(found["2.jpg"].file).read_bytes() == before

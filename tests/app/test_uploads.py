@@ -18,7 +18,7 @@ from nora_studio.app.server.photo_report import REPORT, photo_report
 from nora_studio.app.server.quota import used_bytes
 from nora_studio.app.server.uploads import (
     MOST_PHOTOS,
-    Incoming,
+    Upload,
     add_photos,
     photos_of,
     remove_photo,
@@ -44,7 +44,7 @@ def workspace(tmp_path) -> Workspace:
 def make(tmp_path):
     """Writes a file to upload: bytes, or a picture in some format."""
 
-    def write(content, name="photo.jpg", kind="JPEG", **options) -> Incoming:
+    def write(content, name="photo.jpg", kind="JPEG", **options) -> Upload:
         file = tmp_path / "incoming" / f"{len(list(tmp_path.rglob('*')))}"
         file.parent.mkdir(exist_ok=True)
         if isinstance(content, Image.Image):
@@ -52,7 +52,7 @@ def make(tmp_path):
             content.save(stream, kind, **options)
             content = stream.getvalue()
         file.write_bytes(content)
-        return Incoming(file, name)
+        return Upload(file, name)
 
     return write
 
@@ -62,7 +62,7 @@ def picture(width=64, height=48, colour="red") -> Image.Image:
 
 
 def test_the_shipped_photos_come_in_with_their_captions(workspace):
-    files = [Incoming(file, file.name) for file in sorted(PHOTOS.iterdir())]
+    files = [Upload(file, file.name) for file in sorted(PHOTOS.iterdir())]
     received = add_photos(workspace, "mug", files)
     assert received.problems == [] and len(received.photos) == 5
     assert [photo.name for photo in received.photos] == [f"{n:02d}.jpg" for n in range(1, 6)]
@@ -258,7 +258,7 @@ def test_a_text_that_is_no_caption_is_told(workspace, make):
 
 
 def test_the_report_names_photos_and_no_folder(workspace, make, tmp_path):
-    files = [Incoming(file, file.name) for file in sorted(PHOTOS.glob("*.jpg"))]
+    files = [Upload(file, file.name) for file in sorted(PHOTOS.glob("*.jpg"))]
     add_photos(workspace, "mug", files)
     assert photo_report(workspace, "mug", 256).photos == {}
     with Image.open(PHOTOS / "0.jpg") as image:

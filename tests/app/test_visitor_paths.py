@@ -11,7 +11,7 @@ from support.trainer import run_trainer
 from support.visiting import request_of, studio_in
 
 from nora_studio.app.server.drafts import DRAFT, check_draft
-from nora_studio.app.server.image_jobs import new_sheet
+from nora_studio.app.server.image_jobs import new_image_job
 from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.library import find_entry
 from nora_studio.app.server.training import check_arguments
@@ -139,7 +139,7 @@ def test_adapters_and_runs_with_links_out_are_refused_at_every_door(workspace, t
     for path in ["adapters/y.safetensors", "adapters/x.safetensors", "runs", *HOSTILE]:
         with pytest.raises(StudioError) as refusal:
             asked = {"columns": [{"label": "a", "adapters": [{"path": path}]}], "prompts": ["a"]}
-            new_sheet(workspace, asked)
+            new_image_job(workspace, asked)
         assert "\n" not in str(refusal.value)
     for path in HOSTILE:
         with pytest.raises(StudioError):

@@ -8,7 +8,7 @@ from nora_studio.adapters.files.card import AdapterCard
 from nora_studio.adapters.methods.table import METHOD_NAMES
 from nora_studio.app.pages.escaping import as_sentence, escaped
 from nora_studio.app.pages.html import COLOURS
-from nora_studio.app.server.adapter_commands import files_of, is_preview, result_of
+from nora_studio.app.server.adapter_results import files_of, is_preview, result_of
 from nora_studio.app.server.job import Job, State
 from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.library import LibraryEntry
@@ -62,7 +62,7 @@ Its adapter is not told as "path": Gradio takes whatever has one for an upload."
 
 
 def method_name(method: str) -> str:
-    """A method as the field writes it."""
+    """Return a method's name as publications write it."""
     return METHOD_NAMES.get(method) or {"mix": "Mix"}.get(method, method)
 
 
@@ -73,7 +73,7 @@ def size_words(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{max(1, round(count / 1e3))} kB"
 
 
-def shelf_view(
+def library_view(
     entries: Sequence[LibraryEntry], chosen: Mapping[str, float], workspace: Workspace
 ) -> str:
     """All adapters as cards; a card is a button that chooses it."""
@@ -173,7 +173,7 @@ def _download(file: Path, workspace: Workspace, words: str) -> str:
 def chosen_view(
     entries: Mapping[str, LibraryEntry], chosen: Mapping[str, float], with_strengths: bool
 ) -> str:
-    """The chosen adapters, each with its strength where that counts."""
+    """Show the chosen adapters, each with a strength slider where the action uses strengths."""
     rows = [
         _chosen(entries[path], strength if with_strengths else None)
         for path, strength in chosen.items()
@@ -204,7 +204,7 @@ def _chosen(entry: LibraryEntry, strength: float | None) -> str:
 
 
 def jobs_view(shown: Sequence[Job], jobs: Jobs, workspace: Workspace) -> str:
-    """What was asked for, the newest first, with what came of it."""
+    """Show the commands, newest first, each with its state and its results."""
     if not shown:
         return '<p class="note">What you make shows up here, to download.</p>'
     rows = "".join(_job(job, jobs, workspace) for job in shown)

@@ -46,7 +46,7 @@ Owned = tuple[type, dataclasses.Field]
 
 
 @dataclasses.dataclass(frozen=True)
-class Field:
+class OptionField:
     """One option and the component that asks for it."""
 
     flag: str
@@ -59,7 +59,7 @@ class Field:
     """How its text is read, where it is a number."""
 
     def flags(self, value: Any) -> list[str]:
-        """The command line's words for what stands in the component; none for the default.
+        """Return the command-line words for a component's value; none for the default.
 
         Raises:
             StudioError: a number was expected, and there is something else.
@@ -77,9 +77,9 @@ class Field:
         return [] if value == self.default or value is None else flag_words(self.flag, value)
 
 
-def build_fields() -> list[Field]:
+def build_fields() -> list[OptionField]:
     """Lay out all options, a group each; call it within the section."""
-    fields: list[Field] = []
+    fields: list[OptionField] = []
     groups: dict[str, list[Owned]] = {}
     for kind in reversed(DreamboothOptions.__mro__):
         if kind.__name__ in GROUPS:
@@ -118,7 +118,7 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
-def _field(owner: type, field: dataclasses.Field, prefix: str, words: str) -> Field:
+def _field(owner: type, field: dataclasses.Field, prefix: str, words: str) -> OptionField:
     hint = get_type_hints(owner)[field.name]
     flag = f"{prefix}{field.name.replace('_', '-')}"
     default: Any = field.default
@@ -147,13 +147,13 @@ def _field(owner: type, field: dataclasses.Field, prefix: str, words: str) -> Fi
     else:
         assert str in kinds or Path in kinds, escaped(flag)
         component = gr.Textbox(default or "", placeholder=AS_RECOMMENDED, **common)
-    return Field(flag, hint, default, component, number)
+    return OptionField(flag, hint, default, component, number)
 
 
 def _label(name: str) -> str:
     return LABELS.get(name) or name.replace("_", " ").capitalize()
 
 
-def flags_of(fields: Sequence[Field], values: Sequence[Any]) -> list[str]:
-    """The command line's words for all that is not as it was."""
+def flags_of(fields: Sequence[OptionField], values: Sequence[Any]) -> list[str]:
+    """Return the command-line words for every option that differs from its default."""
     return [word for field, value in zip(fields, values) for word in field.flags(value)]

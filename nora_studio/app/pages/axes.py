@@ -19,7 +19,7 @@ class Axis:
 
     @classmethod
     def around(cls, values: Sequence[float], log: bool = False, tight: bool = False) -> "Axis":
-        """The axis that shows some values, with a little room about them.
+        """Return the axis that shows some values, with a margin around them.
 
         Args:
             values: Finite, at least one; above zero for a logarithmic axis.
@@ -68,11 +68,11 @@ class Axis:
 
 
 def _round_step(least: float) -> float:
-    """The smallest of 1, 2, 5 times a power of ten that is no smaller than a distance."""
+    """Return the smallest of 1, 2 or 5 times a power of ten that is at least a distance."""
     power = 10.0 ** math.floor(math.log10(least))
     return next((n * power for n in (1, 2, 5) if n * power >= least * (1 - 1e-9)), 10 * power)
 
 
 def number(value: float) -> str:
-    """A number for a label: thousands apart, no needless zeros."""
+    """Format a number for a label: thousands separated, no trailing zeros."""
     return f"{value:,.10g}".replace("-", "−")

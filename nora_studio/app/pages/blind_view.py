@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from nora_studio.app.pages.escaping import escaped
 from nora_studio.app.pages.html import COLOURS
-from nora_studio.app.server.blind import BlindTest, Verdict, pictures_of, verdict_of
-from nora_studio.app.server.image_jobs import Sheet
+from nora_studio.app.server.blind_storage import pair_images
+from nora_studio.app.server.blind_test import BlindTest, Verdict, verdict_of
+from nora_studio.app.server.image_jobs import ImageJob
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.scoring.statistics import UNITS_FOR_A_VERDICT
 
@@ -13,14 +14,14 @@ PHOTOS_SHOWN = 5
 CHOSEN = {"left": 0, "right": 1}
 
 
-def blind_view(test: BlindTest, sheet: Sheet, workspace: Workspace) -> str:
-    """What is to be judged next, or what came of it."""
-    return _result(test, workspace) if test.is_over else _trial(test, sheet, workspace)
+def blind_view(test: BlindTest, image_job: ImageJob, workspace: Workspace) -> str:
+    """Show the pair to judge next, or the result once all pairs are judged."""
+    return _result(test, workspace) if test.is_over else _trial(test, image_job, workspace)
 
 
-def _trial(test: BlindTest, sheet: Sheet, workspace: Workspace) -> str:
+def _trial(test: BlindTest, image_job: ImageJob, workspace: Workspace) -> str:
     number, total = len(test.answers), len(test.trials)
-    pictures = pictures_of(workspace, test, number)
+    pictures = pair_images(workspace, test, number)
     prompt = escaped(test.trials[number].prompt.replace("[V]", "(the subject)"))
     frames = "".join(
         f'<figure class="blind-side"><img src="{escaped(workspace.url(file))}" '
@@ -40,7 +41,8 @@ def _trial(test: BlindTest, sheet: Sheet, workspace: Workspace) -> str:
         f'<div class="meter" role="progressbar" aria-label="Pairs judged" aria-valuemin="0" '
         f'aria-valuemax="{total}" aria-valuenow="{number}"><div style="width:'
         f'{100 * number / total:.1f}%"></div></div>'
-        f'{few}<p class="blind-prompt">{prompt}</p>{_photos(sheet.request.references, workspace)}'
+        f'{few}<p class="blind-prompt">{prompt}</p>'
+        f"{_photos(image_job.request.references, workspace)}"
         f'<div class="blind-pair">{frames}</div>'
     )
 
@@ -97,7 +99,7 @@ def _revealed(test: BlindTest, number: int, workspace: Workspace) -> str:
         f"{_dot(label)}{escaped(label)}{' · chosen' if side == chosen else ''}</figcaption>"
         "</figure>"
         for side, (label, file) in enumerate(
-            zip((trial.left, trial.right), pictures_of(workspace, test, number))
+            zip((trial.left, trial.right), pair_images(workspace, test, number))
         )
     )
     tie = " · no difference seen" if chosen is None else ""
@@ -105,7 +107,7 @@ def _revealed(test: BlindTest, number: int, workspace: Workspace) -> str:
 
 
 def results_view(tests: Sequence[BlindTest]) -> str:
-    """The verdicts of a drawing's earlier tests, a line each."""
+    """List the verdicts of a drawing's earlier tests, one per line."""
     lines = []
     for test in tests:
         if test.is_over:

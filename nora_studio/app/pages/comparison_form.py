@@ -5,13 +5,13 @@ from typing import Any
 
 import gradio as gr
 
-from nora_studio.app.pages.comparison_request import CHIPS, LAYOUTS, Fields
+from nora_studio.app.pages.comparison_request import CHIPS, LAYOUTS, ComparisonFields
 from nora_studio.app.pages.escaping import escaped
-from nora_studio.app.pages.html_events import ON_LOAD, QUIET, act_of
+from nora_studio.app.pages.html_events import FORWARD_EVENTS, PRIVATE, event_data
 from nora_studio.app.pages.number_field import NumberField
-from nora_studio.app.pages.shared import JUDGE, Shared
-from nora_studio.app.server.drawables import Drawable, drawables_with
+from nora_studio.app.pages.shared import JUDGE, SharedState
 from nora_studio.app.server.studio import Studio
+from nora_studio.app.server.usable_adapters import UsableAdapter, usable_adapters_with
 from nora_studio.app.server.workspace import Workspace, check_name
 from nora_studio.errors import StudioError
 from nora_studio.photos.images import list_photos
@@ -22,7 +22,7 @@ WITH_ADAPTERS = "Each is a column beside the base, which learned nothing."
 WITHOUT_ADAPTERS = "None yet. Train one, or upload one under Adapters; the base draws without."
 
 
-class Form:
+class ComparisonForm:
     """What is drawn, and how."""
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Form:
             "", lines=3, max_lines=8, label="Prompts", placeholder="a photo of a [V] mug",
             info="One a line. [V] stands for the subject.", elem_id="compare-prompts",
         )  # fmt: skip
-        self.chips = gr.HTML("", js_on_load=ON_LOAD, elem_id="compare-chips")
+        self.chips = gr.HTML("", js_on_load=FORWARD_EVENTS, elem_id="compare-chips")
         with gr.Row():
             # Until the adapters are there it would draw the base alone.
             self.draw = gr.Button(
@@ -101,31 +101,31 @@ class Form:
         ]  # fmt: skip
 
 
-def wire_form(studio: Studio, shared: Shared, tab: gr.Tab, form: Form) -> None:
+def wire_form(studio: Studio, shared: SharedState, tab: gr.Tab, form: ComparisonForm) -> None:
     """Keep the fields at what the visitor has, and at each other."""
-    answers = _Answers(studio)
+    handlers = _Handlers(studio)
     proposed = gr.Textbox(visible=False)
     gr.on(
-        [tab.select, shared.adapters.change], answers.refresh,
+        [tab.select, shared.adapters.change], handlers.refresh,
         [form.adapters, shared.adapters, shared.strengths, form.photos],
         [form.adapters, form.photos, shared.adapters, shared.strengths, *form.strengths, form.draw],
-        **QUIET,
+        **PRIVATE,
     )  # fmt: skip
     form.adapters.change(
-        answers.follow, form.adapters,
-        [*form.strengths, form.together, form.chips, proposed], **QUIET,
+        handlers.update_strengths, form.adapters,
+        [*form.strengths, form.together, form.chips, proposed], **PRIVATE,
     ).then(
         # In the browser, where it is known what has been typed by now.
         None, [proposed, form.prompts], form.prompts,
-        js="(proposed, written) => written.trim() ? written : proposed", **QUIET,
+        js="(proposed, written) => written.trim() ? written : proposed", **PRIVATE,
     )  # fmt: skip
-    form.chips.select(_add, form.prompts, form.prompts, **QUIET)
+    form.chips.select(_add, form.prompts, form.prompts, **PRIVATE)
     form.layout.change(
-        lambda layout: gr.Textbox(visible=layout == "strengths"), form.layout, form.sweep, **QUIET
+        lambda layout: gr.Textbox(visible=layout == "strengths"), form.layout, form.sweep, **PRIVATE
     )
 
 
-class _Answers:
+class _Handlers:
     """What the fields come to."""
 
     def __init__(self, studio: Studio) -> None:
@@ -135,16 +135,18 @@ class _Answers:
         self, chosen: list[str], wanted: list[str], strengths: list[float], photos: str,
         request: gr.Request,
     ):  # fmt: skip
-        """The visitor's adapters and photos as they are now."""
+        """Offer the adapters and photos that the visitor has now."""
         workspace = self._studio.workspace(request.headers)
-        drawables = drawables_with(workspace, wanted or chosen or [])
-        paths = [one.path for one in drawables]
-        chosen = [path for path in wanted or chosen or [] if path in paths] or _twins(drawables)
-        choices = [(f"{one.name} ({one.method})", one.path) for one in drawables]
+        adapters = usable_adapters_with(workspace, wanted or chosen or [])
+        paths = [one.path for one in adapters]
+        chosen = [path for path in wanted or chosen or [] if path in paths] or _newest_twins(
+            adapters
+        )
+        choices = [(f"{one.name} ({one.method})", one.path) for one in adapters]
         folders = sorted(folder.name for folder in workspace.photos.iterdir() if folder.is_dir())
         folders = [name for name in folders if not name.startswith(".")]
         if photos not in folders:
-            names = [one.name for one in drawables if one.path in chosen]
+            names = [one.name for one in adapters if one.path in chosen]
             own = (f for f in folders if any(name.startswith(f) for name in names))
             photos = next(own, "")
         return (
@@ -156,11 +158,11 @@ class _Answers:
             gr.Button(interactive=True),
         )
 
-    def follow(self, chosen: list[str], request: gr.Request):
-        """A slider for each adapter, and prompts for what they learned."""
+    def update_strengths(self, chosen: list[str], request: gr.Request):
+        """Show a strength slider for each chosen adapter, and prompts for its subject."""
         known = {
             one.path: one
-            for one in drawables_with(self._studio.workspace(request.headers), chosen or [])
+            for one in usable_adapters_with(self._studio.workspace(request.headers), chosen or [])
         }
         used = [known[path] for path in chosen or [] if path in known]
         sliders = [
@@ -183,17 +185,17 @@ def _sliders_at(wanted: list[str], strengths: list[float]) -> list[Any]:
 
 def _add(prompts: str, event: gr.EventData) -> str:
     lines = [line for line in prompts.splitlines() if line.strip()]
-    prompt = act_of(event).get("prompt", "")
+    prompt = event_data(event).get("prompt", "")
     return "\n".join(lines if prompt in lines else [*lines, prompt])
 
 
-def _twins(drawables: Sequence[Drawable]) -> list[str]:
-    """The newest adapter and its twins."""
-    if not drawables:
+def _newest_twins(adapters: Sequence[UsableAdapter]) -> list[str]:
+    """Return the newest adapter and its twins."""
+    if not adapters:
         return []
-    stem = drawables[0].name.removesuffix(f"-{drawables[0].card.method}")
-    twins = [one for one in drawables if one.name == f"{stem}-{one.card.method}"]
-    return [one.path for one in sorted(twins, key=lambda one: one.method)] or [drawables[0].path]
+    stem = adapters[0].name.removesuffix(f"-{adapters[0].card.method}")
+    twins = [one for one in adapters if one.name == f"{stem}-{one.card.method}"]
+    return [one.path for one in sorted(twins, key=lambda one: one.method)] or [adapters[0].path]
 
 
 def _chips(subject: str) -> str:
@@ -206,18 +208,18 @@ def _chips(subject: str) -> str:
     return f'<div class="prompt-chips" aria-label="Ready-made prompts">{chips}</div>'
 
 
-def fields_of(workspace: Workspace, values: Sequence[Any]) -> Fields:
-    """The fields with what they name looked up.
+def fields_of(workspace: Workspace, values: Sequence[Any]) -> ComparisonFields:
+    """Read the fields, and look up the adapters and photos that they name.
 
     Args:
-        values: In the order of `Form.fields`.
+        values: In the order of `ComparisonForm.fields`.
 
     Raises:
         StudioError: something of it is there no longer.
     """
     (paths, together, prompts, layout, sweep, seed, seeds, steps, guidance, score, photos, size,
      negative, clip, *strengths) = values  # fmt: skip
-    known = {one.path: one for one in drawables_with(workspace, paths or [])}
+    known = {one.path: one for one in usable_adapters_with(workspace, paths or [])}
     missing = next((path for path in paths or [] if path not in known), None)
     if missing is not None:
         raise StudioError(
@@ -228,7 +230,7 @@ def fields_of(workspace: Workspace, values: Sequence[Any]) -> Fields:
     if score and photos:
         files = list_photos(workspace.photos / check_name(photos), "photos to compare with")
         references = [file.relative_to(workspace.folder).as_posix() for file in files]
-    return Fields(
+    return ComparisonFields(
         layout=layout,
         adapters=used,
         strengths=strengths[: len(used)],

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from nora_studio.app.server.drawables import Drawable, labels_of, some_checkpoints
+from nora_studio.app.server.usable_adapters import UsableAdapter, column_labels, spaced_checkpoints
 from nora_studio.errors import StudioError
 
 Layout = Literal["columns", "strengths", "seeds"]
@@ -25,11 +25,11 @@ CHIPS = (
 
 
 @dataclass(frozen=True)
-class Fields:
+class ComparisonFields:
     """The tab's fields as they stand."""
 
     layout: Layout
-    adapters: Sequence[Drawable]
+    adapters: Sequence[UsableAdapter]
     strengths: Sequence[float]
     """One for each adapter."""
     together: bool
@@ -50,8 +50,8 @@ class Fields:
     """Name of the judge; empty: the embedded one, on the embedded base."""
 
 
-def request_of(fields: Fields) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The request, and what the page needs to show its pictures again.
+def request_of(fields: ComparisonFields) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the request, and what the page needs to show its images again.
 
     Raises:
         StudioError: a field holds what cannot be drawn.
@@ -80,8 +80,8 @@ def request_of(fields: Fields) -> tuple[dict[str, Any], dict[str, Any]]:
     return request, {"layout": fields.layout, **view}
 
 
-def _columns(fields: Fields) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    labels = labels_of(list(fields.adapters))
+def _columns(fields: ComparisonFields) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    labels = column_labels(list(fields.adapters))
     used = [
         {"path": one.path, "strength": strength}
         for one, strength in zip(fields.adapters, fields.strengths)
@@ -103,15 +103,17 @@ def _columns(fields: Fields) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return columns, view
 
 
-def _grid(fields: Fields, labels: Sequence[str]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """A row for each checkpoint, a column for each strength; the base once."""
+def _grid(
+    fields: ComparisonFields, labels: Sequence[str]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return a row for each checkpoint and a column for each strength, with the base once."""
     if not fields.adapters:
         raise StudioError("choose an adapter: a grid of strengths needs one.")
     across = _numbers(fields.sweep)
     columns: list[dict[str, Any]] = [{"label": "base"}]
     rows, kinds = [], ["base"]
     for label, one in zip(labels, fields.adapters):
-        for step, path in (some_checkpoints(one) or {one.card.steps: one.path}).items():
+        for step, path in (spaced_checkpoints(one) or {one.card.steps: one.path}).items():
             rows.append(f"{label}, step {step}" if step else label)
             for strength in across:
                 use = {"path": path, "strength": strength}

@@ -10,6 +10,6 @@ def as_sentence(text: str) -> str:
 
 
 def escaped(text: object) -> str:
-    """A text as HTML; the page's templates, which read braces and dollars, find none in it."""
+    """Escape a text for HTML and for the page's templates, which read braces and dollar signs."""
     plain = html.escape(str(text))
     return plain.replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;")

@@ -32,8 +32,8 @@ def plot_view(result: Fidelity, chosen: int | None) -> str:
 
     best = {found.point for found in result.recommended.values()}
     spots = [
-        _spot(result, number_, place(point), number_ in best, number_ == chosen)
-        for number_, point in enumerate(result.points)
+        _spot(result, index, place(point), index in best, index == chosen)
+        for index, point in enumerate(result.points)
     ]
     left, bottom = place(result.base)
     base = f'<i class="end" style="left:{left:.2f}%;bottom:{bottom:.2f}%"></i>'
@@ -60,9 +60,9 @@ def plot_view(result: Fidelity, chosen: int | None) -> str:
 
 
 def _spot(
-    result: Fidelity, number_: int, place: tuple[float, float], is_best: bool, is_chosen: bool
+    result: Fidelity, index: int, place: tuple[float, float], is_best: bool, is_chosen: bool
 ) -> str:
-    point = result.points[number_]
+    point = result.points[index]
     subject, prompt = (point.scores[n].mean for n in (result.subject_score, PROMPT_SCORE))
     kinds = [k for k, on in (("final", point.is_final), ("best", is_best)) if on]
     told = f"{point.run}, {point_name(point)}: subject {subject:.3f}, prompt {prompt:.3f}"
@@ -70,7 +70,7 @@ def _spot(
     mark = "<em>recommended</em>" if is_best else ""
     return (
         f'<button type="button" class="spot {" ".join(kinds)}" data-act="point" '
-        f'data-point="{number_}" aria-pressed="{str(is_chosen).lower()}" '
+        f'data-point="{index}" aria-pressed="{str(is_chosen).lower()}" '
         f'aria-label="{escaped(told)}{", recommended" if is_best else ""}" '
         f'style="left:{place[0]:.2f}%;bottom:{place[1]:.2f}%;'
         f'--c:var(--{colour_of(point.method)});--r:{_size(point.strength):.2f}rem"><i></i>'
@@ -110,7 +110,7 @@ def _key(result: Fidelity) -> str:
 
 
 def panel_view(result: Fidelity, chosen: int | None, address: Callable[[str], str | None]) -> str:
-    """What a point drew, its scores, and the way to Compare with it.
+    """Show a point's images and scores, with a button to use it under Compare.
 
     Args:
         address: A picture's, by its name in the result; None where it is gone.
@@ -180,7 +180,7 @@ def advice_view(result: Fidelity, runs: Sequence[str]) -> str:
 
 
 def first_choice(result: Fidelity, runs: Sequence[str]) -> int | None:
-    """The point to show before one is pressed: the first run's recommended one, or the latest."""
+    """Return the point to show first: the first run's recommended one, or the latest."""
     for run in runs:
         if run in result.recommended:
             return result.recommended[run].point

@@ -7,14 +7,14 @@ from pathlib import Path
 import gradio as gr
 
 from nora_studio.app.pages.history_view import curves_view, detail_view, list_view, trash_view
-from nora_studio.app.pages.html_events import ON_LOAD, QUIET, act_of, told
-from nora_studio.app.pages.shared import Place, Shared
-from nora_studio.app.server.past_runs import (
+from nora_studio.app.pages.html_events import FORWARD_EVENTS, PRIVATE, error_toast, event_data
+from nora_studio.app.pages.shared import SharedState, TabContext
+from nora_studio.app.server.run_history import (
     delete_for_good,
     delete_runs,
     deleted_runs,
-    past_runs,
     restore_run,
+    run_rows,
 )
 from nora_studio.app.server.studio import Studio
 from nora_studio.app.server.workspace import Workspace, check_name
@@ -31,11 +31,11 @@ element.addEventListener('click', (event) => {
 """Marks the pressed row at once, so that it keeps the keyboard's focus."""
 
 
-def build(studio: Studio, shared: Shared, place: Place) -> None:
+def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
     """Lay out the tab and wire it."""
-    room = _Room(studio, _meanings())
-    trash = gr.HTML("", elem_id="history-trash", js_on_load=ON_LOAD)
-    runs = gr.HTML("", elem_id="history-runs", js_on_load=ON_LOAD + PICK)
+    handlers = _Handlers(studio, _meanings())
+    trash = gr.HTML("", elem_id="history-trash", js_on_load=FORWARD_EVENTS)
+    runs = gr.HTML("", elem_id="history-runs", js_on_load=FORWARD_EVENTS + PICK)
     with gr.Row(elem_classes="bar"):
         reuse = gr.Button("Reuse settings", interactive=False, scale=0, min_width=190)
         compare = gr.Button("Compare", interactive=False, scale=0, min_width=120)
@@ -48,32 +48,42 @@ def build(studio: Studio, shared: Shared, place: Place) -> None:
     picked, undone, seen = gr.State([]), gr.State([]), gr.State({})
     inputs = [picked, undone, log, smoothing, seen]
     outputs = [trash, runs, curves, detail, reuse, compare, delete, picked, seen]
-    gr.on([*place.looks, log.change, smoothing.change], room.look, inputs, outputs, **QUIET)
-    for part in (runs, trash):
-        part.select(room.press, [picked, undone], [picked, undone], **QUIET).then(
-            room.look, inputs, outputs, **QUIET
-        )
-    delete.click(room.delete, picked, [picked, undone], **QUIET).then(
-        room.look, inputs, outputs, **QUIET
+    gr.on(
+        [*place.refresh_events, log.change, smoothing.change],
+        handlers.refresh,
+        inputs,
+        outputs,
+        **PRIVATE,
     )
-    reuse.click(room.reuse, picked, [shared.settings, shared.tabs], **QUIET)
-    compare.click(room.compare, picked, [shared.adapters, shared.strengths, shared.tabs], **QUIET)
-    gr.api(room.delete_run, api_name="delete_run")
-    gr.api(room.restore_run, api_name="restore_run")
+    for part in (runs, trash):
+        part.select(handlers.on_press, [picked, undone], [picked, undone], **PRIVATE).then(
+            handlers.refresh, inputs, outputs, **PRIVATE
+        )
+    delete.click(handlers.delete, picked, [picked, undone], **PRIVATE).then(
+        handlers.refresh, inputs, outputs, **PRIVATE
+    )
+    reuse.click(handlers.reuse, picked, [shared.settings, shared.tabs], **PRIVATE)
+    compare.click(
+        handlers.compare, picked, [shared.adapters, shared.strengths, shared.tabs], **PRIVATE
+    )
+    gr.api(handlers.delete_run, api_name="delete_run")
+    gr.api(handlers.restore_run, api_name="restore_run")
 
 
 @dataclass(frozen=True)
-class _Room:
+class _Handlers:
     """What the page's events do."""
 
     studio: Studio
     meanings: Mapping[str, str]
 
-    def look(self, picked, undone, log: bool, smoothing: float, before: dict, request: gr.Request):
+    def refresh(
+        self, picked, undone, log: bool, smoothing: float, before: dict, request: gr.Request
+    ):
         workspace = self.studio.workspace(request.headers)
-        every = {past.name: past for past in past_runs(workspace)}
+        every = {past.name: past for past in run_rows(workspace)}
         picked = [name for name in picked if name in every]
-        chosen = [every[name].standing for name in picked]
+        chosen = [every[name].summary for name in picked]
         shown = [
             trash_view(deleted_runs(workspace), undone),
             list_view(list(every.values()), picked, workspace),
@@ -89,23 +99,25 @@ class _Room:
         buttons = [gr.skip() if same else gr.Button(interactive=on) for on in switches]
         return [*parts, *buttons, picked, {"views": shown, "switches": switches}]
 
-    def press(self, picked: list[str], undone: list[str], event: gr.EventData, request: gr.Request):
-        """A row is picked or let go; a deleted run is brought back, or all are for good."""
-        act, workspace = act_of(event), self.studio.workspace(request.headers)
-        name = act.get("run", "")
+    def on_press(
+        self, picked: list[str], undone: list[str], event: gr.EventData, request: gr.Request
+    ):
+        """Select or deselect a run, restore a deleted one, or empty the trash."""
+        data, workspace = event_data(event), self.studio.workspace(request.headers)
+        name = data.get("run", "")
         try:
-            if act.get("act") == "pick":
+            if data.get("act") == "pick":
                 check_name(name)
                 rest = [one for one in picked if one != name]
                 return (rest if name in picked else [*rest[-1:], name]), undone
-            if act.get("act") == "restore":
+            if data.get("act") == "restore":
                 restore_run(workspace, name)
                 return [name], [one for one in undone if one != name]
-            if act.get("act") == "empty":
+            if data.get("act") == "empty":
                 delete_for_good(workspace)
                 return picked, []
         except StudioError as error:
-            raise told(error) from error
+            raise error_toast(error) from error
         return picked, undone
 
     def delete(self, picked: list[str], request: gr.Request):
@@ -121,9 +133,9 @@ class _Room:
             workspace = self.studio.workspace(request.headers)
             drawn = {
                 Path(choice.path).parts[1:2]
-                for sheet in self.studio.drawings.list(workspace)
-                if sheet.is_under_way
-                for column in sheet.request.columns
+                for image_job in self.studio.image_queue.list(workspace)
+                if image_job.is_under_way
+                for column in image_job.request.columns
                 for choice in column.adapters
             }
             for name in names:
@@ -133,14 +145,14 @@ class _Room:
                     )
             return delete_runs(workspace, self.studio.jobs, names)
         except StudioError as error:
-            raise told(error, "Not deleted") from error
+            raise error_toast(error, "Not deleted") from error
 
     def restore_run(self, run: str, request: gr.Request) -> str:
         """Bring back one of your deleted runs."""
         try:
             return restore_run(self.studio.workspace(request.headers), run).folder.name
         except StudioError as error:
-            raise told(error) from error
+            raise error_toast(error) from error
 
     def reuse(self, picked: list[str], request: gr.Request):
         """Hand a run's settings to Train."""
@@ -156,11 +168,11 @@ class _Room:
         try:
             return [workspace.run(name).folder.name for name in picked]
         except StudioError as error:
-            raise told(error) from error
+            raise error_toast(error) from error
 
 
 def _meanings() -> dict[str, str]:
-    """What each of the trainer's options means, by its name; those of a part by their own."""
+    """Return the meaning of each of the trainer's options by its name."""
     groups = [kind for kind in DreamboothOptions.__mro__ if kind is not object]
     meanings: dict[str, str] = {}
     for kind in [*(group for group in groups if own_fields(group)), PartOptions]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from nora_studio.app.pages.escaping import escaped
 from nora_studio.app.pages.html import METHOD_NAMES, colour_of, dot, table
 from nora_studio.app.pages.line_chart import Series, line_chart
-from nora_studio.app.server.past_runs import PastRun, settings_of
+from nora_studio.app.server.run_history import RunRow, settings_of
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.runs.history import RunSummary, Settings, common_steps, differing_settings
 from nora_studio.runs.sample_files import samples_of
@@ -33,16 +33,16 @@ EMPTY = (
 )
 
 
-def list_view(runs: Sequence[PastRun], picked: Sequence[str], workspace: Workspace) -> str:
-    """A row for each run; pressing picks it."""
+def list_view(runs: Sequence[RunRow], picked: Sequence[str], workspace: Workspace) -> str:
+    """Show a row for each run; pressing one selects it."""
     if not runs:
         return EMPTY
     rows = "".join(_row(past, past.name in picked, workspace) for past in runs)
     return f'<div class="runs" role="group" aria-label="Runs">{rows}</div>'
 
 
-def _row(past: PastRun, is_picked: bool, workspace: Workspace) -> str:
-    now, name = past.standing, escaped(past.name)
+def _row(past: RunRow, is_picked: bool, workspace: Workspace) -> str:
+    now, name = past.summary, escaped(past.name)
     picture = '<span class="picture"></span>'
     if past.thumbnail is not None:
         address = escaped(workspace.url(past.thumbnail))
@@ -67,7 +67,7 @@ def _row(past: PastRun, is_picked: bool, workspace: Workspace) -> str:
 
 
 def curves_view(runs: Sequence[RunSummary], log: bool, smoothing: float) -> str:
-    """The training loss of one or two runs in one chart, and their measured loss in another."""
+    """Show the training losses of one or two runs in one chart, the measured ones in another."""
     if not runs:
         return ""
     held_out = all("held_out_loss" in now.curves for now in runs)
@@ -181,7 +181,7 @@ def _value(value: object) -> str:
 
 
 def _samples(now: RunSummary, workspace: Workspace) -> str:
-    """The base's and the latest samples of a run, prompt by prompt."""
+    """Show the base's and the latest samples of a run, prompt by prompt."""
     samples = samples_of(now.run)
     name, last = escaped(now.run.folder.name), max(samples, default=0)
     head = f"<h3>{dot(now.method)} {name}</h3>"
@@ -208,7 +208,7 @@ def _samples(now: RunSummary, workspace: Workspace) -> str:
 
 
 def trash_view(names: Sequence[str], undone: Sequence[str]) -> str:
-    """What was just deleted, to be undone, and all that is in the trash.
+    """Show the runs that were just deleted, with Undo, and everything that is in the trash.
 
     Args:
         undone: Deleted last, by this page.

@@ -16,18 +16,18 @@ STROKES: dict[str, Stroke] = {"lora": "dashed"}
 
 
 def colour_of(method: str) -> Colour:
-    """The theme's variable for a method."""
+    """Return the theme's colour variable for a method."""
     return COLOURS.get(method, "ink")
 
 
 def dot(method: str) -> str:
-    """A method's colour as a dot."""
+    """Show a method's colour as a dot."""
     colour = f"background:var(--{colour_of(method)})"
     return f'<span class="dot" style="{colour}" aria-hidden="true"></span>'
 
 
 def table(heads: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> str:
-    """A table; the first column names the row. It scrolls sideways within itself.
+    """Build a table whose first column names the row; it scrolls sideways within itself.
 
     Args:
         heads: Each column's name, and what it means for who points at it.

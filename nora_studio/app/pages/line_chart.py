@@ -19,7 +19,7 @@ _DASHES = {"solid": "", "dashed": "7 5", "dotted": "1.5 5"}
 
 Colour = Literal["nora", "lora", "base", "accent", "ink", "soft"]
 Stroke = Literal["solid", "dashed", "dotted"]
-Point = tuple[float, float]
+LinePoint = tuple[float, float]
 """(step, value)."""
 
 
@@ -28,7 +28,7 @@ class Series:
     """One line."""
 
     label: str
-    points: Sequence[Point]
+    points: Sequence[LinePoint]
     """By step."""
     colour: Colour = "ink"
     """A variable of the page's theme."""
@@ -75,7 +75,7 @@ def line_chart(
     lines += [_path(p, steps, values, one, "line") for one, p in zip(series, shown) if p]
     return (
         f'<figure class="chart"><figcaption>{escaped(title)}</figcaption>'
-        f'<div class="plot" role="img" aria-label="{escaped(_told(title, series, shown))}">'
+        f'<div class="plot" role="img" aria-label="{escaped(_description(title, series, shown))}">'
         f"{_labels(steps, values)}"
         '<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" aria-hidden="true">'
         f"{''.join(lines)}</svg>{_columns(series, shown, steps, values)}</div>"
@@ -83,8 +83,8 @@ def line_chart(
     )
 
 
-def smoothed(points: Sequence[Point], smoothing: float) -> list[Point]:
-    """An exponential moving average over a line's points, without the pull of its start.
+def smoothed(points: Sequence[LinePoint], smoothing: float) -> list[LinePoint]:
+    """Smooth a line by an exponential moving average without bias towards its start.
 
     Source: Kingma & Ba, arXiv 1412.6980, 3: the average divided by the weight it has gathered.
     """
@@ -96,11 +96,11 @@ def smoothed(points: Sequence[Point], smoothing: float) -> list[Point]:
     return smooth
 
 
-def _clean(points: Sequence[Point], log: bool) -> list[Point]:
+def _clean(points: Sequence[LinePoint], log: bool) -> list[LinePoint]:
     return [(x, y) for x, y in points if math.isfinite(y) and (y > 0 or not log)]
 
 
-def _path(points: list[Point], steps: Axis, values: Axis, one: Series, kind: str) -> str:
+def _path(points: list[LinePoint], steps: Axis, values: Axis, one: Series, kind: str) -> str:
     places = [
         f"{10 * steps.percent(x):.1f} {1000 - 10 * values.percent(y):.1f}"
         for x, y in thinned(points, _MOST_POINTS)
@@ -126,7 +126,7 @@ def _labels(steps: Axis, values: Axis) -> str:
 
 
 def _columns(
-    series: Sequence[Series], shown: Sequence[list[Point]], steps: Axis, values: Axis
+    series: Sequence[Series], shown: Sequence[list[LinePoint]], steps: Axis, values: Axis
 ) -> str:
     """Upright strips that show, under the pointer, every line's value nearest to their step."""
     measured = sorted({step for points in shown for step, _ in points})
@@ -153,7 +153,7 @@ def _columns(
     return f'<div class="strips" aria-hidden="true">{"".join(strips)}</div>'
 
 
-def _nearest(points: list[Point], step: float) -> Point | None:
+def _nearest(points: list[LinePoint], step: float) -> LinePoint | None:
     place = bisect_left(points, step, key=lambda point: point[0])
     beside = points[max(0, place - 1) : place + 1]
     return min(beside, key=lambda point: abs(point[0] - step), default=None)
@@ -167,7 +167,7 @@ def _swatch(one: Series) -> str:
     )
 
 
-def _key(series: Sequence[Series], shown: Sequence[list[Point]]) -> str:
+def _key(series: Sequence[Series], shown: Sequence[list[LinePoint]]) -> str:
     """Whose line is which, with its last value."""
     rows = [
         f"<li>{_swatch(one)}{escaped(one.label)}"
@@ -177,8 +177,8 @@ def _key(series: Sequence[Series], shown: Sequence[list[Point]]) -> str:
     return f'<ul class="key">{"".join(rows)}</ul>'
 
 
-def _told(title: str, series: Sequence[Series], shown: Sequence[list[Point]]) -> str:
-    """The chart in words."""
+def _description(title: str, series: Sequence[Series], shown: Sequence[list[LinePoint]]) -> str:
+    """Describe the chart in words, for screen readers."""
     lines = [
         f"{one.label} from {points[0][1]:.4g} at step {number(points[0][0])} to "
         f"{points[-1][1]:.4g} at step {number(points[-1][0])}"

@@ -71,7 +71,7 @@ class NumberField:
         )  # fmt: skip
 
     def read(self, value: object) -> int | float | None:
-        """The number in the field; None where it is empty.
+        """Return the number in the field; None where it is empty.
 
         Raises:
             StudioError: it is no number, or out of range.

@@ -26,7 +26,7 @@ def resolution_of(model: str) -> int:
 def photo_rows(
     workspace: Workspace, photos: list[StoredPhoto], report: PhotoReport, model: str, noun: str
 ) -> str:
-    """The rows as HTML; fields and buttons of it answer through `html_events`."""
+    """Show a row for each photo; fields and buttons answer through `html_events`."""
     if not photos:
         return EMPTY
     overall = "".join(_remark(remark.text, remark.is_unusable) for remark in report.overall)
@@ -53,7 +53,7 @@ def photo_rows(
 
 
 def notes_list(notes: Sequence[UploadNote]) -> str:
-    """What was not taken of the visitor's files, each by its name, until it is dismissed."""
+    """List the visitor's files that were not taken as they are, until the list is dismissed."""
     if not notes:
         return ""
     lines = "".join(

@@ -22,7 +22,7 @@ def scores_view(kept: dict[str, Any] | None) -> str:
     names = [name for name in kept["scores"] if name in TITLES]
     labels = list(kept["scores"][names[0]]) if names else []
     means = [
-        [_called(label), *(f"{kept['scores'][name][label]['mean']:.3f}" for name in names)]
+        [_method_name(label), *(f"{kept['scores'][name][label]['mean']:.3f}" for name in names)]
         for label in labels
     ]
     found = [one for one in kept["differences"] if one["score"] in TITLES]
@@ -31,7 +31,7 @@ def scores_view(kept: dict[str, Any] | None) -> str:
     words = "".join(f"<li>{_sentence(one)}</li>" for one in told)
     rows = [
         [
-            f"{_called(one['first'])} − {_called(one['second'])}",
+            f"{_method_name(one['first'])} − {_method_name(one['second'])}",
             TITLES[one["score"]][0],
             signed(one["mean"]),
             f"{signed(one['low'])} to {signed(one['high'])}",
@@ -63,7 +63,7 @@ def _pair(one: dict[str, Any]) -> tuple[str, str]:
 
 
 def _sentence(one: dict[str, Any]) -> str:
-    first, second = map(_called, _pair(one))
+    first, second = map(_method_name, _pair(one))
     title, meaning = TITLES[one["score"]]
     between = f"{signed(one['low'])} to {signed(one['high'])}"
     if one["verdict"].startswith("too few"):
@@ -76,5 +76,5 @@ def _sentence(one: dict[str, Any]) -> str:
     return f'<b title="{escaped(meaning)}">{title}</b>: {escaped(text)}'
 
 
-def _called(label: str) -> str:
+def _method_name(label: str) -> str:
     return METHOD_NAMES.get(label, label)

@@ -17,7 +17,7 @@ JUDGE: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedState:
     """Components that several tabs read and set."""
 
     page: gr.Blocks
@@ -36,7 +36,7 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class Place:
+class TabContext:
     """Where a tab is built."""
 
     tab: gr.Tab
@@ -44,6 +44,6 @@ class Place:
     """Ticks every `POLL_SECONDS` while the tab is open."""
 
     @property
-    def looks(self) -> list[Any]:
+    def refresh_events(self) -> list[Any]:
         """When a tab is to look again at what it shows: as it opens, and every tick."""
         return [self.timer.tick, self.tab.select]

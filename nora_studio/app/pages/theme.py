@@ -100,5 +100,5 @@ _SHAPES = {
 
 
 def css() -> str:
-    """The page's own style: all the style sheets beside this module."""
+    """Return all style sheets in this folder."""
     return "\n".join(file.read_text("utf-8") for file in sorted(CSS.parent.glob("*.css")))

@@ -41,7 +41,7 @@ def can_resume(training: Training, state: str) -> bool:
 
 
 def progress_view(training: Training, state: str, jobs: Jobs, logs: Logs) -> str:
-    """The bar, the figures, and a failure in one sentence."""
+    """Show the progress bar, the figures, and the reason of a failure."""
     word, colour, meaning = STATES[state]
     runs = training.runs.values()
     statuses = [run.read_status() for run in runs]
@@ -93,7 +93,7 @@ def _facts(logs: Logs, statuses: list[dict]) -> list[str]:
     for method, log in logs.items():
         losses = [row["loss"] for row in log if "loss" in row]
         if losses:
-            facts.append((f"{dot(method)} {_called(method)}, loss", f"{losses[-1]:.4f}"))
+            facts.append((f"{dot(method)} {_method_name(method)}, loss", f"{losses[-1]:.4f}"))
     return [f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts]
 
 
@@ -105,12 +105,12 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def _called(method: str) -> str:
+def _method_name(method: str) -> str:
     return escaped(METHOD_NAMES.get(method, method))
 
 
 def wall_view(training: Training, workspace: Workspace, state: str = "running") -> str:
-    """The samples: a row a step, a column a prompt; in it the base on the left, NoRA over LoRA."""
+    """Show the samples: a row for each step, a column for each prompt, the base on its left."""
     samples = {method: samples_of(run) for method, run in training.runs.items()}
     samples = {method: own for method, own in samples.items() if own}
     if not samples and state not in ("waiting", "running"):
@@ -149,7 +149,7 @@ def _prompts(training: Training) -> list[str]:
 
 
 def _cell(file, method: str, workspace: Workspace) -> str:
-    name = _called(method)
+    name = _method_name(method)
     label = f'<span class="wall-name">{dot(method)} {name}</span>'
     if file is None:
         return f'<div class="wall-cell"><div class="picture"></div>{label}</div>'
@@ -162,7 +162,7 @@ def _cell(file, method: str, workspace: Workspace) -> str:
 
 
 def log_view(training: Training, jobs: Jobs) -> str:
-    """The end of what the trainer printed."""
+    """Show the end of the trainer's output."""
     lines = jobs.tail(training.job, LOG_LINES) if training.job is not None else []
     text = "\n".join(lines) or "Nothing has been printed yet."
     command = "" if training.job is None else f"$ {training.job.shown}\n\n"

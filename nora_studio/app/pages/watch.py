@@ -7,12 +7,12 @@ from typing import Any
 import gradio as gr
 
 from nora_studio.app.pages.html import METHOD_NAMES, STROKES, colour_of
-from nora_studio.app.pages.html_events import QUIET, told
+from nora_studio.app.pages.html_events import PRIVATE, error_toast
 from nora_studio.app.pages.line_chart import Colour, Series, line_chart
-from nora_studio.app.pages.shared import Place, Shared
+from nora_studio.app.pages.shared import SharedState, TabContext
 from nora_studio.app.pages.training_view import Logs, can_resume, log_view, progress_view, wall_view
-from nora_studio.app.server.limits import TRAINING
-from nora_studio.app.server.measures import Measures
+from nora_studio.app.server.limits import TRAINING_LIMITS
+from nora_studio.app.server.resource_estimates import ResourceEstimates
 from nora_studio.app.server.studio import Studio
 from nora_studio.app.server.training import PROGRAM, train_command
 from nora_studio.app.server.trainings import Training, find_training, find_trainings, state_of
@@ -22,7 +22,7 @@ from nora_studio.options.defaults import with_recommended
 from nora_studio.options.options_file import parse_options
 from nora_studio.runs.run_files import is_finite
 
-MOST_STEPS = TRAINING["--steps"][True]
+MOST_STEPS = TRAINING_LIMITS["--steps"][True]
 BUTTON: dict[str, Any] = {"size": "md", "scale": 0, "min_width": 165}
 OTHERS: tuple[Colour, ...] = ("ink", "soft", "accent", "base")
 EMPTY = (
@@ -47,7 +47,7 @@ class _Page:
     """Progress, wall, training loss, measured loss, log."""
 
 
-def build(studio: Studio, shared: Shared, place: Place) -> None:
+def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
     """Lay out the tab and wire it."""
     with gr.Row(elem_classes="bar"):
         chosen = gr.Dropdown(
@@ -76,36 +76,38 @@ def build(studio: Studio, shared: Shared, place: Place) -> None:
         tail = gr.HTML("", autoscroll=True, max_height=260)
     views = [progress, wall, loss, measured, tail]
     page = _Page(chosen, stop, resume, longer, more, compare, log, smoothing, views)
-    _wire(_Answers(studio), page, shared, place)
+    _wire_events(_Handlers(studio), page, shared, place)
 
 
-def _wire(answers: "_Answers", page: _Page, shared: Shared, place: Place) -> None:
+def _wire_events(
+    handlers: "_Handlers", page: _Page, shared: SharedState, place: TabContext
+) -> None:
     """Have the tab's components answer."""
     seen = gr.State({})
     buttons = [page.stop, page.resume, page.longer, page.compare]
-    triggers = [*place.looks, page.chosen.input, page.log.change, page.smoothing.change]
+    triggers = [*place.refresh_events, page.chosen.input, page.log.change, page.smoothing.change]
     inputs = [page.chosen, page.log, page.smoothing, seen]
-    gr.on(triggers, answers.look, inputs, [page.chosen, *page.views, *buttons, seen], **QUIET)
-    shared.training.change(answers.show, shared.training, [page.chosen, seen], **QUIET)
-    page.stop.click(answers.stop, page.chosen, None, api_name="stop_training")
-    page.resume.click(answers.resume, page.chosen, None, api_name="resume_training")
+    gr.on(triggers, handlers.refresh, inputs, [page.chosen, *page.views, *buttons, seen], **PRIVATE)
+    shared.training.change(handlers.show, shared.training, [page.chosen, seen], **PRIVATE)
+    page.stop.click(handlers.stop, page.chosen, None, api_name="stop_training")
+    page.resume.click(handlers.resume, page.chosen, None, api_name="resume_training")
     page.longer.click(
-        answers.go_on_longer, [page.chosen, page.more], None, api_name="continue_training"
+        handlers.go_on_longer, [page.chosen, page.more], None, api_name="continue_training"
     )
     handed = [shared.adapters, shared.tabs]
-    page.compare.click(answers.compare, page.chosen, handed, **QUIET)
+    page.compare.click(handlers.compare, page.chosen, handed, **PRIVATE)
 
 
-class _Answers:
+class _Handlers:
     """What the tab's events come to."""
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
 
-    def look(
+    def refresh(
         self, name: str, log: bool, smoothing: float, before: dict[str, Any], request: gr.Request
     ):
-        """The training as it stands; what has not changed is not sent again, so nothing jumps."""
+        """Show the training's state; unchanged parts are not sent again, so nothing jumps."""
         workspace, jobs = self._studio.workspace(request.headers), self._studio.jobs
         trainings = {training.name: training for training in find_trainings(workspace, jobs)}
         name = name if name in trainings else next(iter(trainings), "")
@@ -147,7 +149,7 @@ class _Answers:
         """Train a finished one for more steps."""
         training = self._training(name, request)
         if not steps or not 1 <= steps <= MOST_STEPS:
-            raise told(StudioError(f"expected 1 to {MOST_STEPS:,} more steps; got {steps}."))
+            raise error_toast(StudioError(f"expected 1 to {MOST_STEPS:,} more steps; got {steps}."))
         planned = int(training.settings.get("steps", 0))
         self._submit(training, ["--steps", str(planned + int(steps))], request)
 
@@ -161,7 +163,7 @@ class _Answers:
         try:
             return find_training(workspace, self._studio.jobs, name or "")
         except StudioError as error:
-            raise told(error) from error
+            raise error_toast(error) from error
 
     def _submit(self, training: Training, more: list[str], request: gr.Request) -> None:
         try:
@@ -192,10 +194,10 @@ class _Answers:
                 train_command(arguments),
                 shlex.join([*PROGRAM, *arguments]),
                 [run.folder.name for run in training.runs.values()],
-                writes=Measures(self._studio.auth.home).bytes_of(options),
+                writes=ResourceEstimates(self._studio.auth.home).bytes_of(options),
             )
         except StudioError as error:
-            raise told(error) from error
+            raise error_toast(error) from error
 
 
 def _views(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nora_studio.adapters.files.adapter_file import CARD, embeddings_beside, open_adapter
 from nora_studio.adapters.files.card import AdapterCard
-from nora_studio.app.server.past_runs import settings_of
+from nora_studio.app.server.run_history import settings_of
 from nora_studio.app.server.workspace import Workspace, check_name
 from nora_studio.errors import StudioError
 from nora_studio.mini.assets import EMBEDDED
@@ -52,7 +52,7 @@ def library(workspace: Workspace) -> list[LibraryEntry]:
 
 
 def adapter_files(workspace: Workspace) -> Iterator[Path]:
-    """The adapter files of a workspace, without the new tokens beside them."""
+    """List the adapter files of a workspace, without the new tokens next to them."""
     tokens = embeddings_beside(Path(SUFFIX)).name
     for file in sorted(workspace.adapters.glob(f"*{SUFFIX}")):
         if file.name[0] != "." and not file.name.endswith(tokens) and file.is_file():
@@ -73,7 +73,7 @@ def find_entry(workspace: Workspace, path: str) -> LibraryEntry:
 
 
 def remove_file(workspace: Workspace, path: str) -> None:
-    """Move an adapter file into the trash, its new tokens along; `bring_back` undoes it.
+    """Move an adapter file into the trash, its new tokens along; `restore_file` undoes it.
 
     Raises:
         StudioError: there is none, or it is a run's, which History deletes.
@@ -89,7 +89,7 @@ def remove_file(workspace: Workspace, path: str) -> None:
             one.replace(trash / one.name)
 
 
-def bring_back(workspace: Workspace, name: str) -> None:
+def restore_file(workspace: Workspace, name: str) -> None:
     """Bring an adapter file that was removed back to where it was.
 
     Args:
@@ -128,7 +128,7 @@ def _of_run(run: Run) -> LibraryEntry:
 
 
 def _scores(run: Run) -> tuple[dict[str, float], str]:
-    """A run's latest scores of its samples, and their judge's name; empty where it has none."""
+    """Return a run's latest scores of its samples and their judge's name; empty if it has none."""
     found: dict[str, float] = {}
     judge: str | None = None
     for row in run.read_log():
@@ -157,7 +157,7 @@ def _of_file(file: Path, shown: dict[tuple, Path | None]) -> LibraryEntry:
 
 
 def _look_at(path: Path) -> tuple[AdapterCard | None, str, str]:
-    """An adapter's card and kind; where it cannot be read, why."""
+    """Return an adapter's card and kind; or the reason why it cannot be read."""
     try:
         adapter = open_adapter(path)
         return adapter.card, adapter.identity.kind, ""
@@ -166,5 +166,5 @@ def _look_at(path: Path) -> tuple[AdapterCard | None, str, str]:
 
 
 def _origin(card: AdapterCard) -> tuple:
-    """What a run's adapter and the files that were made of it have in common."""
+    """Return what a run's adapter and the files made from it have in common."""
     return (card.method, card.trigger, card.prompt, card.steps, card.seed, card.parameters)

@@ -14,7 +14,7 @@ QUOTA_BYTES = 5 * GIB
 """Of a visitor's whole workspace, runs included, where the owner says nothing else."""
 OWNERS_QUOTA_BYTES = 500 * GIB
 
-TRAINING: Mapping[str, tuple[int, int]] = {
+TRAINING_LIMITS: Mapping[str, tuple[int, int]] = {
     "--steps": (20_000, 1_000_000),
     "--batch-size": (16, 1_024),
     "--accumulate": (16, 1_024),
@@ -36,7 +36,7 @@ TRAINING: Mapping[str, tuple[int, int]] = {
     "lines of a run's log": (20_000, 1_000_000),
 }
 """Of one training, by its flag or by what follows from several flags."""
-DRAWING: Mapping[str, tuple[int, int]] = {
+IMAGE_LIMITS: Mapping[str, tuple[int, int]] = {
     "pictures": (200, 2_000),
     "columns": (25, 200),
     "steps": (150, 1_000),

@@ -49,7 +49,7 @@ class PasswordChecks:
         self._waiting = 0
 
     async def run(self, address: str, check: Callable[[], bool], seconds: float) -> bool:
-        """What the check says.
+        """Return the result of the check.
 
         Args:
             seconds: How long its turn may be waited for.
@@ -123,19 +123,19 @@ class _Attempts:
 class LoginRateLimiter:
     """Lets attempts through one after the other, each wrong one later than the one before."""
 
-    def __init__(self, second: float = 1.0, checks: PasswordChecks | None = None) -> None:
+    def __init__(self, time_scale: float = 1.0, checks: PasswordChecks | None = None) -> None:
         """Begin with nobody known.
 
         Args:
             second: Length of what wrong passwords cost; shorter in tests.
             checks: The line in which passwords are checked; one of its own in tests.
         """
-        self._second = second
+        self._time_scale = time_scale
         self._known: OrderedDict[tuple[str, ...], _Attempts] = OrderedDict()
         self._checks = checks or PasswordChecks()
 
     async def attempt(self, name: str, address: str, check: Callable[[], bool]) -> bool | None:
-        """What the check says, in its time; None: too many wait already, or it waited too long."""
+        """Return the check's result in its turn; None: too many wait, or it waited too long."""
         source = network_of(address)
         by_name, by_address = self._attempts(source, name[:64]), self._attempts(source)
         if by_name.waiting >= MOST_IN_LINE or by_address.waiting >= MOST_OF_AN_ADDRESS:
@@ -151,7 +151,7 @@ class LoginRateLimiter:
                     by_name.seconds(FREE_FAILURES),
                     by_address.seconds(FREE_FAILURES_OF_AN_ADDRESS),
                 )
-                await asyncio.sleep(wait * self._second)
+                await asyncio.sleep(wait * self._time_scale)
                 is_right = await self._checks.run(source, check, ends - time.monotonic())
             finally:
                 by_name.lock.release()
@@ -177,7 +177,7 @@ class LoginRateLimiter:
 
 
 def network_of(address: str) -> str:
-    """What stands for whoever is behind an address: of IPv6, the network that they were given."""
+    """Return the key that stands for everyone behind an address: of IPv6, their /64 network."""
     try:
         known = ipaddress.ip_address(address)
     except ValueError:

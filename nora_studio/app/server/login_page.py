@@ -5,7 +5,7 @@ from html import escape
 LOGIN = "/login"
 LOGOUT = "/logout"
 
-AGAIN_PAGE = (
+RELOAD_PAGE = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><title>NoRA Studio</title>'
     '<meta http-equiv="refresh" content="0"><meta name="color-scheme" content="light dark">'
     "<body></body></html>"
@@ -40,7 +40,7 @@ input:focus-visible, button:focus-visible { outline: 2px solid var(--accent);
 
 
 def login_page(problem: str = "", next_path: str = "", name: str = "") -> str:
-    """The login's HTML.
+    """Return the login page's HTML.
 
     Args:
         problem: What went wrong before; empty at first.

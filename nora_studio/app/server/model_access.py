@@ -30,7 +30,7 @@ class ModelAccess:
 
     @classmethod
     def of(cls, home: Path, listed: Sequence[str], is_private: bool) -> "ModelAccess":
-        """The access that an owner's list comes to.
+        """Return the access that an owner's list grants.
 
         Args:
             listed: Folders, Hub names (owner/name, hf-hub:owner/name) and ARCHITECTURE:WEIGHTS.

@@ -31,7 +31,7 @@ OPENED = tuple(kind for kind in SUFFIXES if kind != "MPO")  # Pillow's JPEG deco
 
 
 def check_header(file: Path, shown: str) -> str:
-    """The suffix for what a file holds, told before any pixel is unpacked."""
+    """Return the suffix for a file's format, which is read from its header before any pixel."""
     from pillow_heif import register_heif_opener  # Large, and needed by uploads only.
 
     register_heif_opener()
@@ -53,10 +53,12 @@ def check_header(file: Path, shown: str) -> str:
 
 
 def thumbnail_of(file: Path) -> Path:
+    """Return the path of a photo's thumbnail."""
     return file.parent / THUMBNAILS / f"{file.stem}.webp"
 
 
 def write_thumbnail(photo: DecodedPhoto, file: Path) -> None:
+    """Write a photo's thumbnail without its metadata."""
     small = photo.image.copy()
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
     small.info.clear()

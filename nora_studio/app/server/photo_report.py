@@ -75,7 +75,7 @@ def photo_report(workspace: Workspace, subject: str, resolution: int) -> PhotoRe
                 {
                     "photo": finding.file.name if finding.file.name in originals else "",
                     "kind": finding.kind,
-                    "text": _as_the_visitor_knows(finding.message, folder, originals),
+                    "text": _with_original_names(finding.message, folder, originals),
                     "is_unusable": finding.is_unusable,
                 }
                 for finding in findings
@@ -91,8 +91,8 @@ def photo_report(workspace: Workspace, subject: str, resolution: int) -> PhotoRe
     return report
 
 
-def _as_the_visitor_knows(message: str, folder: Path, originals: dict[str, str]) -> str:
-    """A finding in words for a page, which names the photo beside them and no folder of ours."""
+def _with_original_names(message: str, folder: Path, originals: dict[str, str]) -> str:
+    """Return a finding as the page words it: with the visitor's names and no server path."""
     text = message.replace(f"{folder}/", "").replace(f"{folder}: ", "")
     text = text.replace(str(folder), folder.name)
     name, colon, rest = text.partition(": ")
@@ -113,7 +113,7 @@ def _as_the_visitor_knows(message: str, folder: Path, originals: dict[str, str])
 
 
 def _state(folder: Path, resolution: int) -> str:
-    """A digest of all that a report follows from."""
+    """Return a digest of everything that a report depends on."""
     files = sorted(file for file in folder.iterdir() if file.name[0] != "." and file.is_file())
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(repr((__version__, _FORM, resolution, stats)).encode()).hexdigest()

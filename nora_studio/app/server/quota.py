@@ -15,12 +15,12 @@ _LOCKS_LOCK = threading.Lock()
 
 
 def used_bytes(workspace: Workspace) -> int:
-    """What lies in a workspace, links not followed."""
+    """Return the size of a workspace in bytes; links are not followed."""
     return folder_bytes(workspace.folder)
 
 
 def folder_bytes(folder: Path) -> int:
-    """What lies in a folder, links not followed; 0 where there is none."""
+    """Return the size of a folder in bytes, 0 if it does not exist; links are not followed."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -30,12 +30,12 @@ def folder_bytes(folder: Path) -> int:
 
 
 def check_room(
-    workspace: Workspace, adding: int, quota: int | None = None, promised: int = 0
+    workspace: Workspace, needed: int, quota: int | None = None, promised: int = 0
 ) -> None:
     """Refuse what would not fit into a visitor's share of the disk any more.
 
     Args:
-        adding: Bytes.
+        needed: Bytes that are to be written.
         quota: Bytes that the workspace may take in all. None: its own quota.
         promised: Bytes that the visitor's jobs under way have yet to write.
 
@@ -44,21 +44,22 @@ def check_room(
     """
     quota = workspace.quota if quota is None else quota
     used = used_bytes(workspace)
-    if used + promised + adding > quota:
-        promise = f", and your jobs will add {_size(promised)}" if promised else ""
+    if used + promised + needed > quota:
+        promise = f", and your jobs will add {_size_text(promised)}" if promised else ""
         raise StudioError(
-            f"there is no room for {_size(adding)} more: your folder holds {_size(used)} of "
-            f"{_size(quota)}{promise}. Delete runs or pictures that you no longer need."
+            f"there is no room for {_size_text(needed)} more: your folder holds "
+            f"{_size_text(used)} of {_size_text(quota)}{promise}. Delete runs or pictures "
+            "that you no longer need."
         )
 
 
-def still_to_write(workspace: Workspace, writes: int, runs: Sequence[str]) -> int:
+def remaining_bytes(workspace: Workspace, writes: int, runs: Sequence[str]) -> int:
     """Of the bytes that a job's runs will come to, those that are not there yet."""
     return max(0, writes - sum(folder_bytes(workspace.runs / run) for run in runs))
 
 
 @contextlib.contextmanager
-def adding(workspace: Workspace, size: int, quota: int | None = None) -> Iterator[None]:
+def reserve_room(workspace: Workspace, size: int, quota: int | None = None) -> Iterator[None]:
     """Check the room for a file and hold it while the file is put there.
 
     What is added to one workspace is added one after the other: of two uploads that fit one by one
@@ -78,7 +79,7 @@ def _lock_of(workspace: Workspace) -> threading.RLock:
         return _LOCKS.setdefault(workspace.folder.absolute(), threading.RLock())
 
 
-def _size(count: int) -> str:
+def _size_text(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
 
 
@@ -96,13 +97,13 @@ def check_size(shown: str, size: int, most: int) -> None:
         raise StudioError(f"{shown} is empty. Choose the file again.")
     if size > most:
         raise StudioError(
-            f"{shown} is {_size(size)}; the limit is {_size(most)}. Make it smaller, then add it "
-            "again."
+            f"{shown} is {_size_text(size)}; the limit is {_size_text(most)}. Make it smaller, "
+            "then add it again."
         )
 
 
 def shown_name(name: str, fallback: str) -> str:
-    """What a visitor called a file, to show it again: text, and never part of a path."""
+    """Return a file's name from the visitor as text to show, never as part of a path."""
     last = name.replace("\\", "/").rpartition("/")[2]
     plain = "".join(letter for letter in last if letter.isprintable()).strip()
     return plain[:_SHOWN_LENGTH] or fallback

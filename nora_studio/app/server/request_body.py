@@ -23,7 +23,7 @@ class TooSlow(Exception):
     """A request's body stood still, or came at less than the least rate."""
 
 
-class Counter:
+class ByteLimit:
     """Counts a body's bytes up to a limit."""
 
     def __init__(self, limit: int) -> None:

@@ -18,7 +18,7 @@ from nora_studio.app.server.limits import (
     MOST_STRENGTHS,
 )
 from nora_studio.app.server.model_access import ModelAccess
-from nora_studio.app.server.training_needs import FULL_SIDE, PICTURE_BYTES, SIDES
+from nora_studio.app.server.resource_use import FULL_SIDE, IMAGE_BYTES_PER_PIXEL, SIDES
 from nora_studio.app.server.workspace import Workspace, safe_name
 from nora_studio.errors import StudioError
 from nora_studio.mini.assets import EMBEDDED
@@ -55,7 +55,7 @@ class ScoreRequest:
 
 
 def measurable_runs(workspace: Workspace) -> list[Run]:
-    """The visitor's runs that have an adapter to measure, the newest first."""
+    """Return the visitor's runs that have an adapter to measure, newest first."""
     found = [run for run in find_runs(workspace.runs) if run.has_adapter]
     return sorted(found, key=lambda run: -changed_at(run))
 
@@ -68,7 +68,7 @@ def results_folder(workspace: Workspace, runs: Sequence[str], kind: Kind) -> Pat
 
 
 def arguments(workspace: Workspace, request: ScoreRequest, kind: Kind) -> list[str]:
-    """The command's arguments, paths relative to the visitor's folder.
+    """Return the command's arguments, with paths relative to the visitor's folder.
 
     Raises:
         StudioError: a run or its photos are not there, or a value is out of range.
@@ -124,28 +124,28 @@ def submit(
         _title(request.runs),
         script_command(SCRIPTS[kind], words),
         shlex.join(["nora-studio", kind, *words]),
-        writes=_picture_bytes(request, kind, settings[0]),
+        writes=_image_bytes(request, kind, settings[0]),
     )
 
 
-def _picture_bytes(request: ScoreRequest, kind: Kind, settings: dict[str, Any]) -> int:
-    """What the pictures at least take that are drawn: the base's and each adapter's."""
+def _image_bytes(request: ScoreRequest, kind: Kind, settings: dict[str, Any]) -> int:
+    """Return a lower bound of the size of the images, the base's and each adapter's."""
     columns = len(request.runs) + 1
     if kind == "fidelity":
         columns = 1 + len(request.runs) * len(request.strengths) * (request.checkpoints + 1)
     prompts = len(request.prompts) or len(in_places(str(settings.get("prompt", ""))))
     side = settings.get("resolution") or SIDES.get(str(settings.get("model", EMBEDDED)), FULL_SIDE)
-    return int(columns * prompts * request.seeds * PICTURE_BYTES * int(side) ** 2)
+    return int(columns * prompts * request.seeds * IMAGE_BYTES_PER_PIXEL * int(side) ** 2)
 
 
 def find_job(jobs: Jobs, workspace: Workspace, runs: Sequence[str], kind: Kind) -> Job | None:
-    """The newest measurement of some runs."""
+    """Return the newest measurement of some runs."""
     found = [job for job in jobs.of(workspace) if (job.kind, job.title) == (kind, _title(runs))]
     return found[-1] if found else None
 
 
 def fidelity_of(workspace: Workspace, runs: Sequence[str]) -> Fidelity | None:
-    """What is measured of some runs' checkpoints and strengths; None before the base is."""
+    """Return what is measured of some runs' checkpoints and strengths; None before the base is."""
     try:
         return read_fidelity(results_folder(workspace, runs, "fidelity")) if runs else None
     except StudioError:
@@ -153,7 +153,7 @@ def fidelity_of(workspace: Workspace, runs: Sequence[str]) -> Fidelity | None:
 
 
 def scores_of(workspace: Workspace, runs: Sequence[str]) -> dict[str, Any] | None:
-    """The scores of some runs' final adapters, as the command wrote them; None before."""
+    """Return the scores of some runs' final adapters, as the command wrote them; None before."""
     try:
         text = (results_folder(workspace, runs, "score") / SCORES).read_text(encoding="utf-8")
         kept = json.loads(text)
@@ -182,7 +182,7 @@ def _settings(workspace: Workspace, runs: Sequence[str]) -> list[dict[str, Any]]
 
 
 def _photos(workspace: Workspace, settings: Sequence[dict[str, Any]]) -> str:
-    """The folder of the real photos, from the visitor's folder."""
+    """Return the folder of the real photos, relative to the visitor's folder."""
     folders = {str(one.get("instance_dir", "")) for one in settings}
     if len(folders) > 1:
         raise StudioError(

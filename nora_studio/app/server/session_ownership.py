@@ -16,7 +16,7 @@ OTHERS_SESSION = "This page belongs to another visitor. Reload it."
 _SESSION_ROUTES = ("/gradio_api/heartbeat/",)
 
 
-class Sessions:
+class SessionOwners:
     """Whose Gradio session is whose: the first to use it has it."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Sessions:
 
 
 def session_in_url(path: str, query: bytes) -> str | None:
-    """The session that a request names in its address."""
+    """Return the session that a request's URL names."""
     for route in _SESSION_ROUTES:
         if path.startswith(route):
             return path.removeprefix(route).strip("/")
@@ -40,8 +40,8 @@ def session_in_url(path: str, query: bytes) -> str | None:
     return values[-1] if values else None
 
 
-def problem_with_body(
-    body: bytes, visitor: str, uploads: UploadCache, sessions: Sessions
+def body_problem(
+    body: bytes, visitor: str, uploads: UploadCache, sessions: SessionOwners
 ) -> str | None:
     """Why a request's JSON is not passed on; None where it is.
 

@@ -54,7 +54,7 @@ class StoredPhoto:
 
 
 @dataclass(frozen=True)
-class Facts:
+class PhotoFacts:
     """What is kept of a photo beside it."""
 
     original: str
@@ -65,13 +65,13 @@ class Facts:
 def subjects_of(workspace: Workspace) -> list[str]:
     """Names of the subjects that a visitor has photos of."""
     found = (path for path in workspace.photos.iterdir() if path.name[0] != ".")
-    return sorted(path.name for path in found if read_facts(path))
+    return sorted(path.name for path in found if read_photo_facts(path))
 
 
 def photos_of(workspace: Workspace, subject: str) -> list[StoredPhoto]:
-    """A subject's photos in the order they came; none where it is not known."""
+    """Return a subject's photos in the order they came; none if the subject is unknown."""
     folder = workspace.photos / check_name(subject)
-    facts = read_facts(folder)
+    facts = read_photo_facts(folder)
     found = []
     for name in sorted(facts, key=lambda name: int(Path(name).stem)):
         file, fact = folder / name, facts[name]
@@ -85,7 +85,7 @@ def photos_of(workspace: Workspace, subject: str) -> list[StoredPhoto]:
 
 
 def find_photo(workspace: Workspace, subject: str, name: str) -> StoredPhoto:
-    """A subject's photo by its stored name.
+    """Return a subject's photo by its stored name.
 
     Raises:
         StudioError: there is none.
@@ -104,8 +104,8 @@ def mask_of(photo: Path) -> Path:
 
 
 @contextlib.contextmanager
-def changing(workspace: Workspace, subject: str) -> Iterator[Path]:
-    """The subject's folder, for one request at a time; what an earlier one left half done goes."""
+def locked_subject(workspace: Workspace, subject: str) -> Iterator[Path]:
+    """Lock the subject's folder for one request and remove what an interrupted one left there."""
     folder = workspace.photos / check_name(subject)
     with writing("photos", Path(subject), START_AGAIN):
         (folder / THUMBNAILS).mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -121,9 +121,9 @@ def set_caption(workspace: Workspace, subject: str, name: str, text: str) -> str
     Raises:
         StudioError: there is no such photo, or the text lacks [V] or is too long.
     """
-    with changing(workspace, subject):
+    with locked_subject(workspace, subject):
         photo = find_photo(workspace, subject, name)
-        caption = checked_caption(text)
+        caption = validated_caption(text)
         write_caption(photo.file, caption)
     return caption
 
@@ -137,8 +137,8 @@ def write_caption(photo: Path, caption: str) -> None:
         file.unlink(missing_ok=True)
 
 
-def checked_caption(text: str) -> str:
-    """A caption in one line.
+def validated_caption(text: str) -> str:
+    """Return a caption in one line.
 
     Raises:
         StudioError: it is too long, or does not say [V].
@@ -157,15 +157,15 @@ def checked_caption(text: str) -> str:
     return caption
 
 
-def read_facts(folder: Path) -> dict[str, Facts]:
-    """What is kept of each photo, by its stored name; empty of a folder that has none.
+def read_photo_facts(folder: Path) -> dict[str, PhotoFacts]:
+    """Read what is stored about each photo, by its stored name; empty for a folder without photos.
 
     A list that cannot be read, such as one edited by hand, is made again from the photos
     themselves, whose stored names then stand for the visitor's.
     """
     try:
         values = json.loads((folder / NAMES).read_text(encoding="utf-8"))
-        return {name: Facts(**facts) for name, facts in values.items()}
+        return {name: PhotoFacts(**facts) for name, facts in values.items()}
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (ValueError, TypeError, AttributeError):
@@ -176,13 +176,13 @@ def _is_photo(file: Path) -> bool:
     return file.stem.isdigit() and is_photo_name(file.name) and file.is_file()
 
 
-def _facts_of(photo: Path) -> Facts:
+def _facts_of(photo: Path) -> PhotoFacts:
     with open_image(photo) as image:
-        return Facts(photo.name, *ImageOps.exif_transpose(image).size)
+        return PhotoFacts(photo.name, *ImageOps.exif_transpose(image).size)
 
 
-def write_facts(folder: Path, facts: dict[str, Facts]) -> None:
-    """Keep what `read_facts` reads."""
+def write_photo_facts(folder: Path, facts: dict[str, PhotoFacts]) -> None:
+    """Keep what `read_photo_facts` reads."""
     values = {name: asdict(one) for name, one in facts.items()}
     write_text(folder / NAMES, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nora_studio.app.server.auth import Authenticator
-from nora_studio.app.server.drawings import Drawings
+from nora_studio.app.server.image_queue import ImageQueue
 from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.limits import Limits
 from nora_studio.app.server.model_access import ModelAccess
-from nora_studio.app.server.training_needs import check_training
+from nora_studio.app.server.resource_use import check_training
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 from nora_studio.options.config import DreamboothOptions
@@ -23,12 +23,12 @@ class Studio:
 
     auth: Authenticator
     jobs: Jobs
-    drawings: Drawings
+    image_queue: ImageQueue
     models: ModelAccess
     """Which of them may be loaded."""
 
     def workspace(self, headers: Mapping[str, str]) -> Workspace:
-        """The folder of whoever sends a request.
+        """Return the folder of the visitor who sends a request.
 
         Raises:
             StudioError: the request carries no cookie of this studio.
@@ -55,7 +55,7 @@ class Studio:
             self.models.check(options.clip, "--clip")
         check_training(options, Limits(self.is_private))
 
-    def keep_going(self, stop: threading.Event) -> None:
+    def run_queue(self, stop: threading.Event) -> None:
         """Start what waits, until told to stop; for a thread of its own."""
         while not stop.wait(TICK_SECONDS):
             try:

@@ -24,7 +24,7 @@ SAMPLES = 4
 """Times that the subject is drawn in a training, to see it appear."""
 EMBEDDED_SAMPLE_STEPS = "15"
 COMMAND_LENGTH = MOST_CHARACTERS
-_SERVERS_OWN = {"tracker", "fit", "preflight", "preflight_out", "resume"}
+_RESERVED_OPTIONS = {"tracker", "fit", "preflight", "preflight_out", "resume"}
 """Options that are not the page's to give: they would reach outside, or belong to other buttons."""
 
 
@@ -44,7 +44,7 @@ class TrainRequest:
 
 
 def recommended_steps(model: str, preset: str) -> int:
-    """Steps of a preset on a model."""
+    """Return the number of steps of a preset on a model."""
     if preset not in PRESETS:
         raise StudioError(f"expected a preset ({', '.join(PRESETS)}); got {preset[:40]!r}.")
     plain = DreamboothOptions(instance_dir=Path("photos"), prompt="[V]", model=model)
@@ -52,7 +52,7 @@ def recommended_steps(model: str, preset: str) -> int:
 
 
 def train_arguments(request: TrainRequest) -> list[str]:
-    """The trainer's arguments for a request, paths relative to the visitor's folder."""
+    """Return the trainer's arguments for a request, with paths relative to the visitor's folder."""
     noun = " ".join(request.class_word.split())
     if not noun or len(noun) > 60:
         raise StudioError(
@@ -74,8 +74,8 @@ def train_arguments(request: TrainRequest) -> list[str]:
     return [*arguments, *request.more]
 
 
-def as_shown(arguments: Sequence[str]) -> str:
-    """The command as a person would type it, a flag a line."""
+def shown_command(arguments: Sequence[str]) -> str:
+    """Return the command as a person would type it, one flag per line."""
     lines, line = [], " ".join(PROGRAM)
     for word in arguments:
         if word.startswith("--") and line:
@@ -86,8 +86,8 @@ def as_shown(arguments: Sequence[str]) -> str:
     return " \\\n".join([*lines, line])
 
 
-def arguments_of(shown: str) -> list[str]:
-    """The trainer's arguments in a command that somebody may have edited.
+def parse_shown_command(shown: str) -> list[str]:
+    """Return the trainer's arguments in a command that somebody may have edited.
 
     Raises:
         StudioError: it is another command, or no whole one.
@@ -111,7 +111,7 @@ def arguments_of(shown: str) -> list[str]:
 
 
 def read_arguments(arguments: Sequence[str]) -> DreamboothOptions:
-    """The options behind the trainer's arguments, recommended values filled in.
+    """Return the options that the trainer's arguments describe, recommended values filled in.
 
     No word reaches a parser, here or in the job, that is not an option of the trainer's or its
     value.
@@ -131,7 +131,7 @@ def _parsed(arguments: tuple[str, ...]) -> DreamboothOptions:
 def check_arguments(
     workspace: Workspace, arguments: Sequence[str], is_model_allowed: Any
 ) -> DreamboothOptions:
-    """What a visitor's training would do, if it keeps to their own folder.
+    """Return the options of a visitor's training, if it keeps to their own folder.
 
     Args:
         is_model_allowed: Tells of a model's name or directory whether this studio may load it.
@@ -145,7 +145,7 @@ def check_arguments(
         )
     options = read_arguments(arguments)
     plain = DreamboothOptions(instance_dir=Path(), prompt="")
-    for name in _SERVERS_OWN:
+    for name in _RESERVED_OPTIONS:
         if getattr(options, name) != getattr(plain, name):
             raise StudioError(
                 f"--{name.replace('_', '-')} is not available in the studio. Leave it out."
@@ -193,5 +193,5 @@ def runs_of(options: DreamboothOptions) -> list[str]:
 
 
 def train_command(arguments: Sequence[str]) -> list[str]:
-    """The command that really runs: the same trainer in this very Python."""
+    """Return the command that really runs: the trainer in this Python."""
     return script_command(TRAIN, arguments)

@@ -6,7 +6,7 @@ from typing import Any
 from nora_studio.adapters.methods.table import METHODS
 from nora_studio.app.server.job import ENDED, Job
 from nora_studio.app.server.jobs import Jobs
-from nora_studio.app.server.past_runs import settings_of, stem_and_method
+from nora_studio.app.server.run_history import settings_of, stem_and_method
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 from nora_studio.runs.history import changed_at, find_runs
@@ -67,7 +67,7 @@ def find_training(workspace: Workspace, jobs: Jobs, name: str) -> Training:
 
 
 def state_of(training: Training, jobs: Jobs) -> str:
-    """waiting, running, finished, stopped, failed, interrupted or cancelled.
+    """Return waiting, running, finished, stopped, failed, interrupted or cancelled.
 
     The job knows best; where there is none (a run that came here otherwise), the run says.
     """
@@ -89,7 +89,7 @@ def _was_killed(training: Training, jobs: Jobs) -> bool:
 
 
 def why_failed(training: Training, jobs: Jobs) -> str:
-    """What went wrong, in one sentence."""
+    """Return the reason of a failure in one sentence."""
     lines = jobs.tail(training.job, 200) if training.job is not None else []
     for line in reversed(lines):
         for start in ("error: ", "Error: "):

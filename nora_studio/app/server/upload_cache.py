@@ -14,14 +14,14 @@ UPLOADS = "uploads"
 """In the studio's data folder."""
 KEPT_SECONDS = 6 * 3600
 """Uploads are copied into the visitor's workspace at once; what lies there is left over."""
-MOST_WAITING = 6 * 1024**3
+MAX_PENDING_BYTES = 6 * 1024**3
 """Bytes that a visitor's uploads may take up before they are cleared away."""
 ABANDONED_SECONDS = 120.0
 """A file that nobody has written to for so long came with a request that was given up: a body that
 stands still is cut off sooner (`request_body.IDLE_SECONDS`)."""
 
 
-class Arrival:
+class UploadReservation:
     """One request's files on their way in."""
 
     def __init__(self, cache: "UploadCache", visitor: str, room: int) -> None:
@@ -37,7 +37,7 @@ class Arrival:
             TooLarge: the visitor's uploads have no room for it.
         """
         if stated > self.held:
-            self._cache._hold(self._visitor, stated - self.held, self._room)
+            self._cache._reserve(self._visitor, stated - self.held, self._room)
             self.held = stated
 
     def add(self, count: int) -> None:
@@ -61,11 +61,11 @@ class UploadCache:
         # By content: the same file may have been uploaded by two.
         self._owners: dict[Path, set[str]] = {}
         self._sizes: dict[Path, int] = {}
-        self._arriving: dict[str, int] = {}
+        self._reserved: dict[str, int] = {}
         self._lock = threading.Lock()
         self.clear_old(KEPT_SECONDS)
 
-    def serve_gradio(self) -> None:
+    def set_gradio_folder(self) -> None:
         """Have Gradio put uploads here; it looks for the folder as its blocks are made."""
         os.environ["GRADIO_TEMP_DIR"] = str(self.folder)
 
@@ -84,7 +84,7 @@ class UploadCache:
             return place is not None and visitor in self._owners.get(place, ())
 
     def claim(self, visitor: str, path: str) -> Path:
-        """The file behind a path that a handler was given.
+        """Return the file behind a path that a handler was given.
 
         Raises:
             StudioError: this visitor did not upload it, or it has been cleared away.
@@ -106,43 +106,43 @@ class UploadCache:
             self._sizes.pop(place, None)
         _remove(place)
 
-    def waiting_bytes(self, visitor: str) -> int:
-        """What a visitor's uploads take up that have not been cleared away."""
+    def pending_bytes(self, visitor: str) -> int:
+        """Return the size of a visitor's uploads that are not cleared yet."""
         with self._lock:
-            return self._waiting_bytes(visitor)
+            return self._pending_bytes(visitor)
 
-    def _waiting_bytes(self, visitor: str) -> int:
+    def _pending_bytes(self, visitor: str) -> int:
         mine = (place for place, owners in self._owners.items() if visitor in owners)
         return sum(self._sizes[place] for place in mine)
 
     @contextlib.contextmanager
-    def arriving(self, visitor: str, room: int) -> Iterator["Arrival"]:
+    def reserve(self, visitor: str, room: int) -> Iterator["UploadReservation"]:
         """Count one request's files while they come in, together with the visitor's other ones.
 
         Args:
             room: Bytes that all of the visitor's uploads under way may have.
         """
-        arrival = Arrival(self, visitor, room)
+        reservation = UploadReservation(self, visitor, room)
         try:
-            yield arrival
+            yield reservation
         finally:
-            self._hold(visitor, -arrival.held, None)
+            self._reserve(visitor, -reservation.held, None)
 
-    def _hold(self, visitor: str, more: int, room: int | None) -> None:
+    def _reserve(self, visitor: str, more: int, room: int | None) -> None:
         """Count bytes under way; of two requests at once, the second sees what the first holds."""
         with self._lock:
-            held = self._arriving.get(visitor, 0) + more
+            held = self._reserved.get(visitor, 0) + more
             if room is not None:
-                left = max(0, min(room, MOST_WAITING - self._waiting_bytes(visitor)))
+                left = max(0, min(room, MAX_PENDING_BYTES - self._pending_bytes(visitor)))
                 if held > left:
                     raise TooLarge(
                         f"These files and your other uploads are {held / 1e6:.1f} MB; there is "
                         f"room for {left / 1e6:.1f} MB. Delete runs or pictures that you no "
                         "longer need, or send fewer files."
                     )
-            self._arriving[visitor] = held
+            self._reserved[visitor] = held
             if held <= 0:
-                del self._arriving[visitor]
+                del self._reserved[visitor]
 
     def clear_old(self, seconds: float) -> None:
         """Remove what has lain there longer than so many seconds."""
@@ -180,7 +180,7 @@ def _size(file: Path) -> int:
 
 
 def _remove(file: Path) -> None:
-    """A file and the folder that Gradio made for it."""
+    """Remove a file and the folder that Gradio made for it."""
     with contextlib.suppress(OSError):
         file.unlink(missing_ok=True)
     with contextlib.suppress(OSError):

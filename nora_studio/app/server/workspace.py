@@ -53,7 +53,7 @@ class Workspace:
 
     @classmethod
     def of(cls, home: Path, visitor: str, quota: int = QUOTA_BYTES) -> "Workspace":
-        """The folder of a visitor, made on first use.
+        """Return the folder of a visitor, created on first use.
 
         Args:
             home: The studio's data folder.
@@ -100,7 +100,7 @@ class Workspace:
         return run
 
     def own(self, relative: str) -> Path:
-        """A file of the visitor's by its path in the workspace.
+        """Return a file of the visitor's by its path in the workspace.
 
         Raises:
             StudioError: it would lie elsewhere, links followed, or is not there.
@@ -114,7 +114,7 @@ class Workspace:
         return file
 
     def adapter(self, relative: str) -> Path:
-        """A run, checkpoint or adapter file of the visitor's by its path in the workspace.
+        """Return a run, checkpoint or adapter file of the visitor's by its path in the workspace.
 
         Raises:
             StudioError: it, or what is read along with it, would lie elsewhere, links followed; or

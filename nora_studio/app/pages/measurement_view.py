@@ -10,7 +10,7 @@ NAMES = {"fidelity": "Finding the best strength", "score": "Comparing the final 
 _DRAWN = re.compile(r"drawing: .*?(\d+)/(\d+) \[")
 
 
-def measuring_view(job: Job, jobs: Jobs) -> str:
+def measurement_view(job: Job, jobs: Jobs) -> str:
     """One line with a bar while it goes on; one sentence where it failed; else nothing."""
     state = jobs.state(job)
     if state in ("finished", "cancelled"):

@@ -3,7 +3,7 @@
 import math
 
 from nora_studio.adapters.methods.table import METHODS
-from nora_studio.app.server.limits import TRAINING, Limits
+from nora_studio.app.server.limits import TRAINING_LIMITS, Limits
 from nora_studio.mini.assets import EMBEDDED
 from nora_studio.options.config import DreamboothOptions
 from nora_studio.options.part_settings import part_settings
@@ -25,7 +25,7 @@ WIDTHS = {
 """Inputs and outputs of all adapted layers: a LoRA of rank 1 has as many parameters."""
 OPTIMIZER_STATE = 2
 """Adam's moments, for each trained number; what keeps less is a little overrated."""
-PICTURE_BYTES = 0.5
+IMAGE_BYTES_PER_PIXEL = 0.5
 """For each pixel of a PNG; photos have about 1.5, the toy pictures of the embedded model more."""
 FULL_SIDE = 1024
 SIDES = {EMBEDDED: 128}
@@ -38,11 +38,11 @@ def check_training(options: DreamboothOptions, limits: Limits) -> None:
     Raises:
         StudioError: one of its options, or what follows from several, is above its ceiling.
     """
-    limits.check(TRAINING, training_figures(options))
+    limits.check(TRAINING_LIMITS, training_figures(options))
 
 
 def training_figures(options: DreamboothOptions) -> dict[str, int | None]:
-    """What `TRAINING` bounds, of a training whose recommended values are filled in."""
+    """Return the figures that `TRAINING_LIMITS` bounds, for resolved options."""
     steps, methods = options.steps or 0, len(options.methods)
     figures: dict[str, int | None] = {
         "--steps": steps,
@@ -79,7 +79,7 @@ def samples_of(options: DreamboothOptions) -> int:
 
 
 def training_bytes(options: DreamboothOptions, measured: float | None = None) -> int:
-    """What a training at least writes into its visitor's folder, all methods together.
+    """Return a lower bound of the bytes that a training writes, all methods together.
 
     Args:
         options: With the recommended values filled in.
@@ -97,17 +97,17 @@ def training_bytes(options: DreamboothOptions, measured: float | None = None) ->
     pictures = samples_of(options) * len(options.methods)
     if options.prior_weight > 0 and options.class_dir is None:
         pictures += options.class_pictures or 0
-    drawn = int(pictures * PICTURE_BYTES * side**2)
+    drawn = int(pictures * IMAGE_BYTES_PER_PIXEL * side**2)
     return (saved if measured is None else int(measured)) + drawn
 
 
-def measuring_bytes(options: DreamboothOptions) -> int:
-    """What a preflight at least writes there, and takes away again: two checkpoints a method."""
+def preflight_bytes(options: DreamboothOptions) -> int:
+    """Return a lower bound of what a preflight writes and deletes again."""
     return sum(2 * adapter_bytes(options, method)[1] for method in options.methods)
 
 
 def adapter_bytes(options: DreamboothOptions, method: str) -> tuple[int, int]:
-    """A lower bound on an adapter folder's size and on a checkpoint's, for one method.
+    """Return lower bounds of the sizes of an adapter folder and of a checkpoint, for one method.
 
     A NoRA's folder holds its frozen outer factors, in half precision at least. Of a method that
     does not train both factors of a layer, no more than a LoRA of rank 1 is assumed.

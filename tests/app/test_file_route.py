@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from support.serving import cookie_line, serving
 
-from nora_studio.app.server.file_route import KINDS, find_file
+from nora_studio.app.server.file_route import MEDIA_TYPES, find_served_file
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 
@@ -161,9 +161,9 @@ def test_no_path_leads_out_of_a_workspace(tmp_path, path):
     (workspace.runs / "mug").mkdir(parents=True, exist_ok=True)
     (workspace.runs / "mug" / "a.txt").write_bytes(b"mine")
     (tmp_path / "a.txt").write_bytes(SECRET)
-    found = find_file(workspace, path)
+    found = find_served_file(workspace, path)
     if found is not None:
-        assert found.read_bytes() == b"mine" and found.suffix in KINDS
+        assert found.read_bytes() == b"mine" and found.suffix in MEDIA_TYPES
 
 
 @given(path=paths)

@@ -9,8 +9,8 @@ import gradio as gr
 
 from nora_studio.app.pages.escaping import as_sentence, escaped
 from nora_studio.app.pages.number_field import NumberField
-from nora_studio.app.server.adapter_commands import AdapterCommands, Order
-from nora_studio.app.server.drawing_requests import AdapterChoice
+from nora_studio.app.server.adapter_commands import AdapterCommand, AdapterCommands
+from nora_studio.app.server.image_requests import AdapterChoice
 from nora_studio.app.server.limits import MOST_RANK
 from nora_studio.app.server.workspace import safe_name
 from nora_studio.errors import StudioError
@@ -55,11 +55,11 @@ PRECISIONS = [("As usual", ""), ("fp16", "fp16"), ("bf16", "bf16"), ("fp32", "fp
 
 
 @dataclass(frozen=True)
-class Bench:
+class ActionForm:
     """Its components."""
 
     fields: tuple[Any, ...]
-    """In the order that `order` takes their values."""
+    """In the order that `build_command` takes their values."""
     command: gr.HTML
     start: gr.Button
     token: gr.Textbox
@@ -70,10 +70,10 @@ class Bench:
         """What to make."""
         return self.fields[0]
 
-    def order(
-        self, desk: AdapterCommands, chosen: Sequence[AdapterChoice], values: Sequence[Any]
-    ) -> Order:
-        """The command that the fields come to.
+    def build_command(
+        self, commands: AdapterCommands, chosen: Sequence[AdapterChoice], values: Sequence[Any]
+    ) -> AdapterCommand:
+        """Return the command that the fields describe.
 
         Raises:
             StudioError: something is missing, or is none of what is taken.
@@ -92,23 +92,23 @@ class Bench:
         path = chosen[0].path
         stem = safe_name(name) if (name or "").strip() else ""
         if action == "export":
-            return desk.export(path, to, precision, cut, stem, base)
+            return commands.export(path, to, precision, cut, stem, base)
         if action == "mix":
             stem = stem or safe_name(f"{Path(path).stem}-mix")
-            return desk.mix(chosen, stem, mix_to, precision, cut, base)
+            return commands.mix(chosen, stem, mix_to, precision, cut, base)
         if action == "merge":
             stem = stem or safe_name(f"{Path(path).stem}-merged")
-            return desk.merge(chosen, stem, precision, base)
+            return commands.merge(chosen, stem, precision, base)
         if action == "push":
             place = (repository or "").strip()
-            return desk.push(path, place, (licence or "").strip(), bool(private), True, base)
+            return commands.push(path, place, (licence or "").strip(), bool(private), True, base)
         if action == "inspect":
-            return desk.inspect(path)
+            return commands.inspect(path)
         known = ", ".join(name for _, name in ACTIONS)
         raise StudioError(f"expected an action ({known}); got {str(action)[:40]!r}.")
 
 
-def build_bench() -> Bench:
+def build_action_form() -> ActionForm:
     """Lay the bench out, and show of it what the chosen action needs."""
     action = gr.Radio(
         list(ACTIONS), value="export", label="What to make", elem_id="adapters-action"
@@ -139,7 +139,7 @@ def build_bench() -> Bench:
     )  # fmt: skip
     publish = gr.Button("Publish", visible=False, elem_id="adapters-publish")
     action.change(
-        _turn,
+        _fields_of_action,
         action,
         [words, to, mix_to, name, model, start, repository, licence, private, token, publish],
         show_progress="hidden",
@@ -147,7 +147,7 @@ def build_bench() -> Bench:
         queue=False,
     )
     fields = (action, to, mix_to, name, precision, rank, model, repository, licence, private)
-    return Bench(fields, command, start, token, publish)
+    return ActionForm(fields, command, start, token, publish)
 
 
 def _hub_fields() -> tuple[gr.Textbox, gr.Textbox, gr.Checkbox]:
@@ -175,8 +175,8 @@ def _more_fields() -> tuple[gr.Dropdown, gr.Textbox]:
     return precision, rank
 
 
-def _turn(action: str) -> list[Any]:
-    """What of the bench an action needs."""
+def _fields_of_action(action: str) -> list[Any]:
+    """Return updates that show the fields an action needs and hide the others."""
     return [
         _words(action),
         gr.Radio(visible=action == "export"),
@@ -189,7 +189,7 @@ def _turn(action: str) -> list[Any]:
 
 
 def base_named(text: str | None) -> str:
-    """The base model that a person names, by the page's words for it or by its own name."""
+    """Return the base model that a text names, by the page's label for it or by its own name."""
     written = (text or "").strip()
     known = {label.casefold(): name for label, name in BASES}
     known |= dict.fromkeys(("miniature", "the embedded model", "the miniature"), EMBEDDED)
@@ -200,15 +200,15 @@ def _words(action: str) -> str:
     return f'<p class="note">{WORDS.get(action, "")}</p>'
 
 
-def shown_command(make: Callable[[], Order]) -> tuple[str, Any]:
-    """The command as a person would type it, and the button; or what is missing."""
+def command_view(make: Callable[[], AdapterCommand]) -> tuple[str, Any]:
+    """Return the command as a person would type it and the button; or what is missing."""
     try:
-        order = make()
+        command = make()
     except StudioError as error:
         return f'<p class="note">{escaped(as_sentence(str(error)))}</p>', gr.Button(
             interactive=False
         )
     return (
-        f'<pre class="command">{escaped(order.shown)}</pre>',
+        f'<pre class="command">{escaped(command.shown)}</pre>',
         gr.Button(interactive=True),
     )

@@ -12,8 +12,8 @@ from PIL import Image
 from support.drawing import told_by
 from support.tiny import RARE_TOKEN, tiny_adapter, tiny_clip, tiny_sdxl
 
-from nora_studio.app.server.drawing_requests import parse_request
-from nora_studio.app.server.drawing_server import DrawingServer, DrawServerOptions
+from nora_studio.app.server.generation_server import GenerationServer, GenerationServerOptions
+from nora_studio.app.server.image_requests import parse_request
 from nora_studio.errors import StudioError
 from nora_studio.sdxl.models import load_sdxl
 from nora_studio.sdxl.recipes import read_recipe
@@ -78,7 +78,7 @@ def test_what_is_there_or_in_a_drawing_beside_is_not_drawn_again(request_of, tmp
 def test_a_cancel_takes_effect_between_pictures_and_others_go_on(request_of, tmp_path):
     def cancel(server, event):
         if event["event"] == "picture" and event["id"] == "1":
-            server.listen_to(json.dumps({"do": "cancel", "id": "1"}))
+            server.accept(json.dumps({"do": "cancel", "id": "1"}))
 
     lines = [
         {"do": "draw", "id": name, "folder": str(tmp_path / name), "request": request_of()}
@@ -97,9 +97,9 @@ def test_a_cancel_that_comes_too_late_does_not_stop_the_drawing_when_it_goes_on(
 ):
     one = {"do": "draw", "id": "1", "folder": str(tmp_path / "1"), "request": request_of()}
     told: list[dict] = []
-    server = DrawingServer(told.append, DrawServerOptions(finish=True), device="cpu")
+    server = GenerationServer(told.append, GenerationServerOptions(finish=True), device="cpu")
     for line in ({"do": "cancel", "id": "1"}, one):
-        server.listen_to(json.dumps(line))
+        server.accept(json.dumps(line))
     server.listen([])
     server.serve()
     assert told[-1] == {"event": "done", "id": "1"}

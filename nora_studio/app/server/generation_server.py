@@ -1,17 +1,17 @@
-"""Draw what is asked for, request after request, with the base and its last adapters at hand.
+"""Generate images, request after request, with the base and its last adapters kept loaded.
 
-JSON lines come in and go out. It is asked:
+Requests and events are JSON lines. Requests:
 
     {"do": "draw", "id": "1", "folder": "out", "request": {"prompts": ["a [V] mug"], "columns":
         [{"label": "base"}, {"label": "NoRA", "adapters": [{"path": "runs/my-mug-nora"}]}]}}
     {"do": "read", "id": "2", "prompt": "a [V] mug", "model": "embedded", "rare_word": "auto"}
     {"do": "cancel", "id": "1"}
 
-and it tells, each with the "id": "ready" once, then "started", "picture" (one for each, with its
-place and file), "scores" with their judge, or "unscored" with the reason where no judge is named
-for the base, and at the end of every request "done", "cancelled" or "error"; "reading" answers a
-prompt at once. "started" and "scores" carry "warnings" of words that are not read. No request ends
-it: it ends with its input, after the picture at work.
+Events, each with the request's "id": "ready" once, then "started", "picture" (one per image, with
+its position and file), "scores" with their judge, or "unscored" with the reason if no judge is
+named for the base, and at the end of every request "done", "cancelled" or "error". A "read"
+request is answered by "reading" at once. "started" and "scores" have "warnings" about words that are not read. No
+request ends the server: it exits when its input ends, after the current image.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from nora_studio.adapters.files.adapter_file import open_subject_adapter
-from nora_studio.app.server.drawing_requests import Column, DrawingRequest, parse_request
+from nora_studio.app.server.image_requests import Column, ImageRequest, parse_request
 from nora_studio.errors import StudioError
 from nora_studio.options.command_line import parse_command
 from nora_studio.options.judges import judge_for, why_unscored
@@ -59,34 +59,34 @@ from nora_studio.sdxl.entrants import (
 from nora_studio.sdxl.models import choose_trigger, load_sdxl
 from nora_studio.sdxl.readings import read_as_tokens
 
-Tell = Callable[[dict[str, Any]], object]
+Emit = Callable[[dict[str, Any]], object]
 
 
 @dataclass(frozen=True)
-class DrawServerOptions:
-    """Draw requests that come as JSON lines, one after the other; what happens goes out as such.
+class GenerationServerOptions:
+    """Generate images for requests in JSON lines, one after the other; events are JSON lines too.
 
-    The base and the last few adapters stay loaded. It ends with its input.
+    The base and the last few adapters stay loaded. The server exits when its input ends.
     """
 
     finish: bool = False
-    """At the end of the input, draw what was asked for before ending."""
+    """When the input ends, finish all requests before exiting."""
     clip: str | None = None
-    """Judge of pictures where a request names none: "embedded", an open_clip folder,
-    hf-hub:owner/name, or such as ViT-B-32:openai. None: the embedded one, on the embedded base; any
-    other base's pictures have no scores."""
+    """Judge of images if a request names none: "embedded", an open_clip folder, hf-hub:owner/name,
+    or a name such as ViT-B-32:openai. None: the embedded one, on the embedded base; images of any
+    other base have no scores."""
 
 
 class _Cancelled(Exception):
-    """Whoever asked for the drawing wants it no longer."""
+    """The request was cancelled."""
 
 
 @dataclass
-class DrawingServer:
-    """The requests, and what is loaded."""
+class GenerationServer:
+    """The queue of requests, and the models that are loaded."""
 
-    tell: Tell
-    options: DrawServerOptions = DrawServerOptions()
+    emit: Emit
+    options: GenerationServerOptions = GenerationServerOptions()
     device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
     _requests: "queue.Queue[dict[str, Any] | None]" = field(default_factory=queue.Queue)
     _pending: set[str] = field(default_factory=set)
@@ -96,15 +96,15 @@ class DrawingServer:
     _scorer: Scorer | None = None
 
     def listen(self, lines: Iterable[str]) -> None:
-        """Take requests until the lines end; readings are answered here, at once."""
+        """Take requests until the lines end; "read" requests are answered here, at once."""
         for line in lines:
             if line.strip():
-                self.listen_to(line)
+                self.accept(line)
         self._ends = not self.options.finish
         self._requests.put(None)
 
-    def listen_to(self, line: str) -> None:
-        """Take one request, whatever it is."""
+    def accept(self, line: str) -> None:
+        """Take one request of any kind."""
         asked: Any = None
         try:
             asked = json.loads(line)
@@ -114,88 +114,88 @@ class DrawingServer:
                 self._pending.add(asked["id"])
                 self._requests.put(asked)
             elif asked.get("do") == "cancel":
-                # One that comes too late is not for a later request of that name.
+                # A late cancel must not apply to a later request with the same id.
                 self._cancelled |= self._pending & {asked["id"]}
             elif asked.get("do") == "read":
                 words = (asked.get(name) for name in ("prompt", "model", "rare_word"))
-                self.tell({"event": "reading", "id": asked["id"], **read_as_tokens(*words)})
+                self.emit({"event": "reading", "id": asked["id"], **read_as_tokens(*words)})
             else:
                 raise StudioError(f"expected do: draw, read or cancel; got {asked.get('do')!r}.")
-        except Exception as error:  # Whatever one request brings up, the others go on.
-            known = asked.get("id") if isinstance(asked, dict) else None
-            self.tell({"event": "error", "id": known, "error": _in_one_line(error)})
+        except Exception as error:  # An error of one request must not stop the others.
+            request_id = asked.get("id") if isinstance(asked, dict) else None
+            self.emit({"event": "error", "id": request_id, "error": _error_line(error)})
 
     def serve(self) -> None:
-        """Draw request after request until the input has ended."""
-        self.tell({"event": "ready", "device": self.device})
+        """Serve one request after the other until the input has ended."""
+        self.emit({"event": "ready", "device": self.device})
         while (asked := self._requests.get()) is not None and not self._ends:
-            known = asked["id"]
+            request_id = asked["id"]
             try:
-                self._draw(known, Path(asked.get("folder") or "."), asked.get("request"))
-                self.tell({"event": "done", "id": known})
+                self._generate(request_id, Path(asked.get("folder") or "."), asked.get("request"))
+                self.emit({"event": "done", "id": request_id})
             except _Cancelled:
-                self.tell({"event": "cancelled", "id": known})
-            except Exception as error:  # Whatever one request brings up, the others go on.
-                self.tell({"event": "error", "id": known, "error": _in_one_line(error)})
+                self.emit({"event": "cancelled", "id": request_id})
+            except Exception as error:  # An error of one request must not stop the others.
+                self.emit({"event": "error", "id": request_id, "error": _error_line(error)})
                 if isinstance(error, torch.OutOfMemoryError):
-                    self._forget()
+                    self._unload_base()
             finally:
-                self._pending.discard(known)
-                self._cancelled.discard(known)
+                self._pending.discard(request_id)
+                self._cancelled.discard(request_id)
 
-    def _draw(self, known: str, folder: Path, asked: Any) -> None:
-        self._check(known)
+    def _generate(self, request_id: str, folder: Path, asked: Any) -> None:
+        self._check(request_id)
         request = parse_request(asked)
-        entrants = [_enter(column) for column in request.columns]
+        entrants = [_entrant_of(column) for column in request.columns]
         model = base_of(entrants, request.model)
         pipes = self._pipes(model, request.precision)
         entrants = [_with_word(pipes, entrant) for entrant in entrants]
         drawing = _drawing(request, entrants, model, pipes)
         planned = plan_pictures(pipes.base, entrants, drawing, folder)
-        for picture in planned:
-            _take_from_beside(picture, folder)
+        for image in planned:
+            _reuse_image(image, folder)
         warnings = drawing_warnings(pipes.base, entrants, drawing)
-        told = {"event": "started", "id": known, "total": len(planned), "warnings": warnings}
-        self.tell(told)
+        event = {"event": "started", "id": request_id, "total": len(planned), "warnings": warnings}
+        self.emit(event)
         judge = judge_for(model, request.clip or self.options.clip) if request.score else None
         if request.score and judge is None:
-            self.tell({"event": "unscored", "id": known, "reason": why_unscored(model)})
+            self.emit({"event": "unscored", "id": request_id, "reason": why_unscored(model)})
         labels = [entrant.label for entrant in entrants]
-        for number, picture in enumerate(draw_planned(pipes, planned, drawing), start=1):
-            prompt, seed = picture.pair
+        for number, image in enumerate(draw_planned(pipes, planned, drawing), start=1):
+            prompt, seed = image.pair
             place = {
-                "column": labels.index(picture.entrant.label),
+                "column": labels.index(image.entrant.label),
                 "prompt": drawing.prompts.index(prompt),
                 "seed": drawing.seeds.index(seed),
             }
-            file = picture.file.relative_to(folder).as_posix()
-            told = {"event": "picture", "id": known, **place, "file": file, "number": number}
-            self.tell(told | {"trigger": picture.recipe.trigger})
+            file = image.file.relative_to(folder).as_posix()
+            event = {"event": "picture", "id": request_id, **place, "file": file, "number": number}
+            self.emit(event | {"trigger": image.recipe.trigger})
             if number < len(planned):
-                self._check(known)
+                self._check(request_id)
         if judge is not None:
-            told = self._score(judge, request, drawing, planned)
-            self.tell({"event": "scores", "id": known, **told})
+            event = self._score(judge, request, drawing, planned)
+            self.emit({"event": "scores", "id": request_id, **event})
 
-    def _check(self, known: str) -> None:
-        if self._ends or known in self._cancelled:
+    def _check(self, request_id: str) -> None:
+        if self._ends or request_id in self._cancelled:
             raise _Cancelled
 
     def _score(
         self,
         judge: str,
-        request: DrawingRequest,
+        request: ImageRequest,
         drawing: Drawing,
         planned: Sequence[PlannedPicture],
     ) -> dict[str, Any]:
         if self._scorer is None or self._scorer.name != judge:
-            self._scorer = None  # Two at once would take the memory of both.
+            self._scorer = None  # Free the old one first: two would need twice the memory.
             self._scorer = load_scorer(judge, self.device)
-        pictures: dict[str, dict[tuple[str, int], Path]] = {}
-        for picture in planned:
-            pictures.setdefault(picture.entrant.label, {})[picture.pair] = picture.file
+        images: dict[str, dict[tuple[str, int], Path]] = {}
+        for image in planned:
+            images.setdefault(image.entrant.label, {})[image.pair] = image.file
         references = [open_photo(Path(file)) for file in request.references]
-        scores: Scores = score_entrants(self._scorer, pictures, drawing, references)
+        scores: Scores = score_entrants(self._scorer, images, drawing, references)
         findings: list[Finding] = list(find_differences(scores, drawing))
         return {
             "judge": self._scorer.name,
@@ -207,20 +207,20 @@ class DrawingServer:
     def _pipes(self, model: str, precision: str) -> AdaptedPipes:
         key = (model, precision)
         if self._base is None or self._base[0] != key:
-            self._forget()
+            self._unload_base()
             pipe = load_sdxl(model, choose_dtype(precision, self.device), self.device)
             self._base = (key, AdaptedPipes(pipe))
         return self._base[1]
 
-    def _forget(self) -> None:
-        """Let the base go, before the next one or when memory ran out."""
+    def _unload_base(self) -> None:
+        """Free the base, before another is loaded or when memory ran out."""
         self._base = None
         gc.collect()
         if self.device == "cuda":
             torch.cuda.empty_cache()
 
 
-def _enter(column: Column) -> Entrant:
+def _entrant_of(column: Column) -> Entrant:
     used = []
     for choice in column.adapters:
         used.append(UsedAdapter(open_subject_adapter(Path(choice.path)), choice.strength))
@@ -228,7 +228,7 @@ def _enter(column: Column) -> Entrant:
 
 
 def _with_word(pipes: AdaptedPipes, entrant: Entrant) -> Entrant:
-    """A base column's rare word chosen where it is left to us, checked where it is given."""
+    """Choose a base column's rare word where it is "auto"; check it where it is given."""
     if entrant.rare_word is None:
         return entrant
     asked = None if entrant.rare_word == "auto" else entrant.rare_word
@@ -236,7 +236,7 @@ def _with_word(pipes: AdaptedPipes, entrant: Entrant) -> Entrant:
 
 
 def _drawing(
-    request: DrawingRequest, entrants: Sequence[Entrant], model: str, pipes: AdaptedPipes
+    request: ImageRequest, entrants: Sequence[Entrant], model: str, pipes: AdaptedPipes
 ) -> Drawing:
     return Drawing(
         model=model,
@@ -249,21 +249,21 @@ def _drawing(
     )
 
 
-def _take_from_beside(picture: PlannedPicture, folder: Path) -> None:
-    """Use a picture again that another drawing, in a folder beside this one, has already."""
-    if picture.is_drawn:
+def _reuse_image(image: PlannedPicture, folder: Path) -> None:
+    """Reuse the same image of another job, from a sibling folder."""
+    if image.is_drawn:
         return
-    name = picture.file.relative_to(folder)
+    name = image.file.relative_to(folder)
     for other in folder.absolute().parent.glob(f"*/{name.as_posix()}"):
-        if other != picture.file.absolute() and holds(other, picture.recipe):
-            picture.file.parent.mkdir(parents=True, exist_ok=True)
-            picture.file.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # It is only drawn again, then.
-                picture.file.hardlink_to(other)
+        if other != image.file.absolute() and holds(other, image.recipe):
+            image.file.parent.mkdir(parents=True, exist_ok=True)
+            image.file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # Then it is generated again.
+                image.file.hardlink_to(other)
             return
 
 
-def _in_one_line(error: Exception) -> str:
+def _error_line(error: Exception) -> str:
     if isinstance(error, StudioError):
         return str(error)
     if isinstance(error, torch.OutOfMemoryError):
@@ -274,18 +274,23 @@ def _in_one_line(error: Exception) -> str:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The command: requests from the standard input, events to the standard output."""
-    options = parse_command(DrawServerOptions, prog="nora-studio draw-server", arguments=arguments)
-    # Whatever a library prints would break the lines: events have the stream for themselves.
+    """Run the command: requests from standard input, events to standard output."""
+    options = parse_command(
+        GenerationServerOptions, prog="nora-studio draw-server", arguments=arguments
+    )
+    # Libraries that print would break the JSON lines, so events get a stream of their own.
     events = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     lock = threading.Lock()
 
-    def tell(event: dict[str, Any]) -> None:
-        with lock, contextlib.suppress(BrokenPipeError):  # Nobody listens: the input ends, too.
+    def emit(event: dict[str, Any]) -> None:
+        with (
+            lock,
+            contextlib.suppress(BrokenPipeError),
+        ):  # The parent has ended; the input ends as well.
             print(json.dumps(event, ensure_ascii=False), file=events, flush=True)
 
-    server = DrawingServer(tell, options)
+    server = GenerationServer(emit, options)
     threading.Thread(target=server.listen, args=(sys.stdin,), daemon=True).start()
     server.serve()
     return 0

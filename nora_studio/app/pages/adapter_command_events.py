@@ -6,18 +6,17 @@ from typing import Any
 
 import gradio as gr
 
-from nora_studio.app.pages.adapter_bench import Bench, shown_command
-from nora_studio.app.pages.adapter_cards import jobs_view, shelf_view
-from nora_studio.app.pages.adapter_shelf import Picks
-from nora_studio.app.pages.html_events import act_of, told
+from nora_studio.app.pages.adapter_actions import ActionForm, command_view
+from nora_studio.app.pages.adapter_cards import jobs_view, library_view
+from nora_studio.app.pages.adapter_library import Selection
+from nora_studio.app.pages.html_events import error_toast, event_data
 from nora_studio.app.server.adapter_commands import (
     KINDS,
+    AdapterCommand,
     AdapterCommands,
-    Order,
-    is_preview,
-    model_card_in,
 )
-from nora_studio.app.server.drawing_requests import AdapterChoice
+from nora_studio.app.server.adapter_results import is_preview, model_card_in
+from nora_studio.app.server.image_requests import AdapterChoice
 from nora_studio.app.server.job import ENDED
 from nora_studio.app.server.library import library
 from nora_studio.app.server.studio import Studio
@@ -29,37 +28,39 @@ MOST_SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Orders:
+class CommandEvents:
     """What the bench's events do. Gradio fills no keyword in, so the request comes first."""
 
     studio: Studio
-    bench: Bench
+    form: ActionForm
 
-    def _order(self, workspace: Workspace, held: Picks, values: Sequence[Any]) -> Order:
-        desk = AdapterCommands(workspace, self.studio.is_model_allowed)
-        chosen = [AdapterChoice(path, strength) for path, strength in held.items()]
-        return self.bench.order(desk, chosen, values)
+    def _command(
+        self, workspace: Workspace, selection: Selection, values: Sequence[Any]
+    ) -> AdapterCommand:
+        commands = AdapterCommands(workspace, self.studio.is_model_allowed)
+        chosen = [AdapterChoice(path, strength) for path, strength in selection.items()]
+        return self.form.build_command(commands, chosen, values)
 
     def _submit(
-        self, workspace: Workspace, order: Order, secret: dict[str, str] | None = None
+        self, workspace: Workspace, command: AdapterCommand, secret: dict[str, str] | None = None
     ) -> None:
         self.studio.jobs.submit(
-            workspace, order.kind, order.title, order.command, order.shown, uses_device=False,
-            secret=secret, writes=order.writes,
+            workspace, command.kind, command.title, command.argv, command.shown, uses_device=False,
+            secret=secret, writes=command.writes,
         )  # fmt: skip
 
-    def preview(self, request: gr.Request, held: Picks, *values: Any):
-        """The command that the bench comes to, or what is missing."""
+    def preview(self, request: gr.Request, selection: Selection, *values: Any):
+        """Show the command that the form describes, or what is missing."""
         workspace = self.studio.workspace(request.headers)
-        return shown_command(lambda: self._order(workspace, held, values))
+        return command_view(lambda: self._command(workspace, selection, values))
 
-    def start(self, request: gr.Request, held: Picks, *values: Any) -> None:
+    def start(self, request: gr.Request, selection: Selection, *values: Any) -> None:
         """Put the command into the queue; for Publish, one that only shows what would go."""
         try:
             workspace = self.studio.workspace(request.headers)
-            self._submit(workspace, self._order(workspace, held, values))
+            self._submit(workspace, self._command(workspace, selection, values))
         except StudioError as error:
-            raise told(error, "Not started") from error
+            raise error_toast(error, "Not started") from error
 
     def make(
         self,
@@ -71,7 +72,7 @@ class Orders:
         request: gr.Request,
     ) -> str:
         """Export, mix, merge or look into adapters by their paths; gives back the command."""
-        held = dict(zip(adapters, strengths or [1.0] * len(adapters)))
+        selection = dict(zip(adapters, strengths or [1.0] * len(adapters)))
         values = (action, to, to, name, "", None, "", "", "", True)
         try:
             if action == "push":
@@ -79,20 +80,20 @@ class Orders:
                     "publishing works on the page only, where you see what would be sent first."
                 )
             workspace = self.studio.workspace(request.headers)
-            order = self._order(workspace, held, values)
-            self._submit(workspace, order)
+            command = self._command(workspace, selection, values)
+            self._submit(workspace, command)
         except StudioError as error:
-            raise told(error, "Not started") from error
-        return order.shown
+            raise error_toast(error, "Not started") from error
+        return command.shown
 
-    def publish(self, request: gr.Request, token: str, held: Picks, *values: Any) -> str:
+    def publish(self, request: gr.Request, token: str, selection: Selection, *values: Any) -> str:
         """Send an adapter to the Hub, once a look at what goes there has succeeded."""
         jobs, token = self.studio.jobs, (token or "").strip()
         try:
             workspace = self.studio.workspace(request.headers)
-            look = self._order(workspace, held, values)
-            looks = [job for job in jobs.of(workspace) if list(job.command) == look.command]
-            if look.kind != "push" or "finished" not in map(jobs.state, looks):
+            refresh = self._command(workspace, selection, values)
+            looks = [job for job in jobs.of(workspace) if list(job.command) == refresh.argv]
+            if refresh.kind != "push" or "finished" not in map(jobs.state, looks):
                 raise StudioError(
                     "press Look first to see what would be sent, and publish it then."
                 )
@@ -101,13 +102,13 @@ class Orders:
                     "expected a Hub token. Create one at huggingface.co/settings/tokens and paste "
                     "it here."
                 )
-            self._submit(workspace, look.for_good(), {"HF_TOKEN": token})
+            self._submit(workspace, refresh.without_dry_run(), {"HF_TOKEN": token})
         except StudioError as error:
-            raise told(error, "Not published") from error
+            raise error_toast(error, "Not published") from error
         return ""  # The field forgets it.
 
-    def look(self, before: dict[str, Any], held: Picks, request: gr.Request):
-        """What was asked for and how it stands, the shelf, and the page that Publish would make.
+    def refresh(self, before: dict[str, Any], selection: Selection, request: gr.Request):
+        """Show the commands with their states, the library, and the page that Publish would create.
 
         What has not changed is not sent again.
         """
@@ -120,7 +121,7 @@ class Orders:
         ended = [one for one in states if one[1] in ENDED]
         # A command that has ended may have made a file; nothing else moves the shelf.
         is_same = ended == before.get("ended")
-        shelf = gr.skip() if is_same else shelf_view(library(workspace), held, workspace)
+        shelf = gr.skip() if is_same else library_view(library(workspace), selection, workspace)
         text = ""
         if listed and is_preview(listed[0]):
             text = model_card_in(jobs.output(listed[0]))
@@ -129,11 +130,11 @@ class Orders:
         made = jobs_view(listed, jobs, workspace)
         return [made, shelf, gr.Column(visible=bool(page)), page, after]
 
-    def press(self, event: gr.EventData, request: gr.Request) -> None:
+    def on_press(self, event: gr.EventData, request: gr.Request) -> None:
         """Stop a command that waits or is at work."""
-        act, workspace = act_of(event), self.studio.workspace(request.headers)
+        data, workspace = event_data(event), self.studio.workspace(request.headers)
         try:
-            if act.get("act") == "stop":
-                self.studio.jobs.stop(self.studio.jobs.find(workspace, act.get("job", "")))
+            if data.get("act") == "stop":
+                self.studio.jobs.stop(self.studio.jobs.find(workspace, data.get("job", "")))
         except StudioError as error:
-            raise told(error) from error
+            raise error_toast(error) from error

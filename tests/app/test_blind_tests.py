@@ -11,8 +11,9 @@ from PIL import Image
 
 from nora_studio.app.pages.blind_panel import pairs_of
 from nora_studio.app.pages.blind_view import blind_view
-from nora_studio.app.server.blind import begin_test, find_tests, keep_test, pictures_of, verdict_of
-from nora_studio.app.server.image_jobs import new_sheet, write_sheet
+from nora_studio.app.server.blind_storage import create_test, find_tests, pair_images, save_test
+from nora_studio.app.server.blind_test import verdict_of
+from nora_studio.app.server.image_jobs import new_image_job, write_image_job
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 from nora_studio.scoring.statistics import sign_test
@@ -34,7 +35,7 @@ def sheet(workspace):
     """A finished drawing of three columns, whose pictures are told apart by their level."""
     columns = [{"label": label} for label in LABELS]
     view = {"layout": "columns"}
-    sheet = new_sheet(workspace, {"columns": columns, "prompts": list(PROMPTS)}, view)
+    sheet = new_image_job(workspace, {"columns": columns, "prompts": list(PROMPTS)}, view)
     files = {}
     for c, label in enumerate(LABELS):
         for p, prompt in enumerate(PROMPTS):
@@ -45,7 +46,7 @@ def sheet(workspace):
             save_picture(picture, sheet.folder(workspace) / name, recipe)
             files[c, p, 0] = name
     sheet = replace(sheet, state="finished", files=files)
-    write_sheet(workspace, sheet)
+    write_image_job(workspace, sheet)
     return sheet
 
 
@@ -66,7 +67,7 @@ def favour(label):
 
 
 def test_each_row_is_judged_once_beside_decoys_of_the_base_on_random_sides(workspace, sheet):
-    test = begin_test(workspace, sheet, "NoRA", "LoRA", seed=3)
+    test = create_test(workspace, sheet, "NoRA", "LoRA", seed=3)
     main = [trial for trial in test.trials if trial.pair == {"NoRA", "LoRA"}]
     decoys = [trial for trial in test.trials if "base" in trial.pair]
     assert sorted(trial.prompt for trial in main) == sorted(PROMPTS)
@@ -74,22 +75,22 @@ def test_each_row_is_judged_once_beside_decoys_of_the_base_on_random_sides(works
     assert [trial.pair for trial in decoys].count({"base", "LoRA"}) == 1
     assert {trial.left for trial in main} == {"NoRA", "LoRA"}
     sides = {
-        tuple((t.left, t.right) for t in begin_test(workspace, sheet, "NoRA", "LoRA").trials)
+        tuple((t.left, t.right) for t in create_test(workspace, sheet, "NoRA", "LoRA").trials)
         for _ in range(5)
     }
     assert len(sides) == 5
     for number, trial in enumerate(test.trials):
-        assert [truth(file) for file in pictures_of(workspace, test, number)] == [
+        assert [truth(file) for file in pair_images(workspace, test, number)] == [
             trial.left, trial.right,
         ]  # fmt: skip
 
 
 def test_nothing_that_reaches_the_page_tells_the_sides(workspace, sheet):
-    test = begin_test(workspace, sheet, "NoRA", "LoRA")
+    test = create_test(workspace, sheet, "NoRA", "LoRA")
     pages = []
     for number in range(len(test.trials)):
         pages.append(blind_view(test, sheet, workspace))
-        for file in pictures_of(workspace, test, number):
+        for file in pair_images(workspace, test, number):
             assert re.fullmatch(r"[0-9a-f]{16}\.png", file.name)
             assert file.stat().st_mtime == 0
             with Image.open(file) as image:
@@ -106,7 +107,7 @@ def test_nothing_that_reaches_the_page_tells_the_sides(workspace, sheet):
 
 
 def test_the_sides_are_revealed_at_the_end_and_not_before(workspace, sheet):
-    test = begin_test(workspace, sheet, "NoRA", "LoRA", seed=1)
+    test = create_test(workspace, sheet, "NoRA", "LoRA", seed=1)
     almost = test
     for trial in test.trials[:-1]:
         almost = almost.answer(favour("NoRA")(trial))
@@ -123,7 +124,7 @@ def test_the_sides_are_revealed_at_the_end_and_not_before(workspace, sheet):
 
 
 def test_the_verdict_counts_wins_ties_and_missed_decoys(workspace, sheet):
-    test = begin_test(workspace, sheet, "NoRA", "LoRA", seed=2)
+    test = create_test(workspace, sheet, "NoRA", "LoRA", seed=2)
     found = verdict_of(judged(test, favour("NoRA")))
     # The decoy of LoRA and base is a tie for who favours NoRA: it was missed.
     assert (found.first_wins, found.second_wins, found.ties) == (8, 0, 0)
@@ -148,14 +149,14 @@ def test_the_sign_test_is_the_exact_binomial(wins):
 
 
 def test_a_test_is_kept_goes_on_after_a_restart_and_answers_can_be_taken_back(workspace, sheet):
-    test = begin_test(workspace, sheet, "NoRA", "LoRA")
-    keep_test(workspace, test.answer("left").answer("tie"))
+    test = create_test(workspace, sheet, "NoRA", "LoRA")
+    save_test(workspace, test.answer("left").answer("tie"))
     (found,) = find_tests(workspace, sheet)
     assert found.answers == ("left", "tie")
     assert found.undo().answers == ("left",)
     assert replace(found, answers=()) == test
     over = judged(test, favour("LoRA"))
-    keep_test(workspace, over)
+    save_test(workspace, over)
     (found,) = find_tests(workspace, sheet)
     assert found == over
     (file,) = sheet.folder(workspace).rglob(".test.json")
@@ -166,12 +167,12 @@ def test_a_test_is_kept_goes_on_after_a_restart_and_answers_can_be_taken_back(wo
 
 def test_what_cannot_be_judged_is_refused(workspace, sheet):
     with pytest.raises(StudioError, match="two different columns"):
-        begin_test(workspace, sheet, "NoRA", "NoRA")
+        create_test(workspace, sheet, "NoRA", "NoRA")
     with pytest.raises(StudioError, match="two different columns"):
-        begin_test(workspace, sheet, "NoRA", "DoRA")
+        create_test(workspace, sheet, "NoRA", "DoRA")
     with pytest.raises(StudioError, match="no pair"):
-        begin_test(workspace, replace(sheet, files={}), "NoRA", "LoRA")
+        create_test(workspace, replace(sheet, files={}), "NoRA", "LoRA")
     with pytest.raises(StudioError, match="left, right or tie"):
-        begin_test(workspace, sheet, "NoRA", "LoRA").answer("both")
-    assert begin_test(workspace, sheet, "NoRA", "base", decoy="base").decoy is None
+        create_test(workspace, sheet, "NoRA", "LoRA").answer("both")
+    assert create_test(workspace, sheet, "NoRA", "base", decoy="base").decoy is None
     assert pairs_of(sheet) == []  # columns without adapters

@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 
 from nora_studio.app.pages.escaping import escaped
-from nora_studio.app.server.draft_trash import last_put_aside
+from nora_studio.app.server.draft_trash import last_trashed
 from nora_studio.app.server.workspace import Workspace
 
 
-def note_view(
+def messages_view(
     workspace: Workspace,
     problem: str = "",
     refused: Sequence[str] = (),
     said: str = "",
 ) -> str:
-    """What there is to say, as HTML; its buttons answer through `html_events`.
+    """Show the messages about the photos; their buttons answer through `html_events`.
 
     Args:
         problem: What is missing here.
@@ -49,7 +49,7 @@ def _refusals(refused: Sequence[str]) -> str:
 
 
 def _undo(workspace: Workspace, said: str) -> str:
-    last = last_put_aside(workspace)
+    last = last_trashed(workspace)
     if not last:
         return f'<p class="undo" role="status">{escaped(said)}</p>' if said else ""
     words = said or f"Taken out: {last}."

@@ -25,26 +25,27 @@ from nora_studio.runs.sample_files import latest_sample
 
 
 @dataclass(frozen=True)
-class PastRun:
+class RunRow:
     """A run with what its row shows."""
 
-    standing: RunSummary
+    summary: RunSummary
     thumbnail: Path | None
     """Its latest sample."""
 
     @property
     def name(self) -> str:
-        return self.standing.run.folder.name
+        """The name of its folder."""
+        return self.summary.run.folder.name
 
 
-def past_runs(workspace: Workspace) -> list[PastRun]:
+def run_rows(workspace: Workspace) -> list[RunRow]:
     """All runs, the one that told something last first; a damaged one is among them."""
-    found = [PastRun(standing(run), latest_sample(run)) for run in find_runs(workspace.runs)]
-    return sorted(found, key=lambda past: -past.standing.time)
+    found = [RunRow(standing(run), latest_sample(run)) for run in find_runs(workspace.runs)]
+    return sorted(found, key=lambda past: -past.summary.time)
 
 
 def settings_of(run: Run) -> Settings:
-    """A run's settings; none where they are damaged."""
+    """Return a run's settings; empty if they are damaged."""
     try:
         return read_settings(run)
     except StudioError:
@@ -52,7 +53,7 @@ def settings_of(run: Run) -> Settings:
 
 
 def stem_and_method(run: Run) -> tuple[str, str]:
-    """A run's name without its method, which twins have in common, and the method."""
+    """Return a run's name without its method, which twins have in common, and the method."""
     # Methods may have a hyphen of their own, so the settings know best.
     method = method_of(run, settings_of(run)) or run.folder.name.rpartition("-")[2]
     return run.folder.name.removesuffix(f"-{method}"), method

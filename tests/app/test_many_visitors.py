@@ -16,7 +16,7 @@ from PIL import Image
 from support.studio_site import Site, wait_until
 
 from nora_studio.app.server.drafts import DRAFT
-from nora_studio.app.server.training import as_shown
+from nora_studio.app.server.training import shown_command
 from nora_studio.app.server.uploads import photos_of
 from nora_studio.app.server.workspace import Workspace
 
@@ -57,7 +57,9 @@ def command(workspace: Workspace, tiny_base: Path, name: str, steps: int) -> str
         "--unet.learning-rate",
         "1e-7",
     ]
-    return as_shown([*words, "--unet.rank", "2", "--unet.outer-rank", "4", "--no-score-samples"])
+    return shown_command(
+        [*words, "--unet.rank", "2", "--unet.outer-rank", "4", "--no-score-samples"]
+    )
 
 
 @pytest.mark.slow
