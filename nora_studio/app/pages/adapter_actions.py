@@ -1,4 +1,4 @@
-"""The bench of the Adapters tab: what to make of the chosen adapters, and the command for it."""
+"""The form of the Adapters tab: an action on the chosen adapters, and the command for it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -56,10 +56,10 @@ PRECISIONS = [("As usual", ""), ("fp16", "fp16"), ("bf16", "bf16"), ("fp32", "fp
 
 @dataclass(frozen=True)
 class ActionForm:
-    """Its components."""
+    """The form's components."""
 
     fields: tuple[Any, ...]
-    """In the order that `build_command` takes their values."""
+    """Fields in the order that `build_command` takes their values."""
     command: gr.HTML
     start: gr.Button
     token: gr.Textbox
@@ -67,7 +67,7 @@ class ActionForm:
 
     @property
     def action(self) -> gr.Radio:
-        """What to make."""
+        """The action to run."""
         return self.fields[0]
 
     def build_command(
@@ -76,7 +76,7 @@ class ActionForm:
         """Return the command that the fields describe.
 
         Raises:
-            StudioError: something is missing, or is none of what is taken.
+            StudioError: a field is empty or has a value that is not allowed.
         """
         action, to, mix_to, name, precision, rank, model, repository, licence, private = values
         number = RANK.read(rank)
@@ -109,13 +109,13 @@ class ActionForm:
 
 
 def build_action_form() -> ActionForm:
-    """Lay the bench out, and show of it what the chosen action needs."""
+    """Lay the form out, with the fields that the first action needs."""
     action = gr.Radio(
         list(ACTIONS), value="export", label="What to make", elem_id="adapters-action"
     )
     words = gr.HTML(_words("export"))
-    # A field of its own for each action: choices that change under a value leave the value behind,
-    # and Gradio refuses every request that still carries it.
+    # Each action has a field of its own: if choices change, Gradio keeps a value that is no choice,
+    # and refuses every request that contains it.
     to = gr.Radio(FORMATS, value="kohya", label="For", info=SEED_HINT, elem_id="adapters-format")
     mix_to = gr.Radio(
         FORMATS[:2], value="kohya", label="For", info="The file is a LoRA, exactly.",

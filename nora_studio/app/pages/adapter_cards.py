@@ -1,4 +1,4 @@
-"""The Adapters tab as HTML: cards, what is chosen, and what came of each command."""
+"""The Adapters tab as HTML: cards, the chosen adapters, and the commands with their results."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -56,9 +56,9 @@ element.addEventListener('click', (event) => {
   trigger('select', {act: 'choose', adapter: pick.dataset.adapter, on: on ? 'yes' : 'no'});
 });
 """
-"""A card answers at once, and keeps the keyboard's place; the server learns of it beside.
+"""Marks a card at once, so that it keeps the keyboard's focus, and then informs the server.
 
-Its adapter is not told as "path": Gradio takes whatever has one for an upload."""
+The adapter is not sent as "path": Gradio treats any object with that key as an upload."""
 
 
 def method_name(method: str) -> str:
@@ -67,7 +67,7 @@ def method_name(method: str) -> str:
 
 
 def size_words(count: int) -> str:
-    """Bytes for people."""
+    """Format a number of bytes."""
     if count >= 1e9:
         return f"{count / 1e9:.1f} GB"
     return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{max(1, round(count / 1e3))} kB"
@@ -76,7 +76,7 @@ def size_words(count: int) -> str:
 def library_view(
     entries: Sequence[LibraryEntry], chosen: Mapping[str, float], workspace: Workspace
 ) -> str:
-    """All adapters as cards; a card is a button that chooses it."""
+    """Show all adapters as cards; pressing a card chooses it."""
     if not entries:
         return EMPTY
     cards = (_card(entry, entry.path in chosen, workspace) for entry in entries)

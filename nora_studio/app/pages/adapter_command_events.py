@@ -1,4 +1,4 @@
-"""The commands of the Adapters tab: shown as they will run, put into the queue, looked after."""
+"""Event handlers for the commands of the Adapters tab: preview, start, publish, stop."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 
 MOST_SHOWN = 8
-"""Commands that are listed, the newest first."""
+"""Number of commands that are listed, newest first."""
 
 
 @dataclass(frozen=True)
 class CommandEvents:
-    """What the bench's events do. Gradio fills no keyword in, so the request comes first."""
+    """Handlers of the form's events; `request` is first, since Gradio fills in no keywords."""
 
     studio: Studio
     form: ActionForm
@@ -55,7 +55,7 @@ class CommandEvents:
         return command_view(lambda: self._command(workspace, selection, values))
 
     def start(self, request: gr.Request, selection: Selection, *values: Any) -> None:
-        """Put the command into the queue; for Publish, one that only shows what would go."""
+        """Queue the command; for Publish, one that only shows what would be sent."""
         try:
             workspace = self.studio.workspace(request.headers)
             self._submit(workspace, self._command(workspace, selection, values))
@@ -71,7 +71,7 @@ class CommandEvents:
         name: str,
         request: gr.Request,
     ) -> str:
-        """Export, mix, merge or look into adapters by their paths; gives back the command."""
+        """Export, mix, merge or inspect adapters by their paths; return the command."""
         selection = dict(zip(adapters, strengths or [1.0] * len(adapters)))
         values = (action, to, to, name, "", None, "", "", "", True)
         try:
@@ -87,7 +87,7 @@ class CommandEvents:
         return command.shown
 
     def publish(self, request: gr.Request, token: str, selection: Selection, *values: Any) -> str:
-        """Send an adapter to the Hub, once a look at what goes there has succeeded."""
+        """Send an adapter to the Hub, if a dry run of the same command has succeeded."""
         jobs, token = self.studio.jobs, (token or "").strip()
         try:
             workspace = self.studio.workspace(request.headers)
@@ -105,12 +105,12 @@ class CommandEvents:
             self._submit(workspace, refresh.without_dry_run(), {"HF_TOKEN": token})
         except StudioError as error:
             raise error_toast(error, "Not published") from error
-        return ""  # The field forgets it.
+        return ""  # Clear the field.
 
     def refresh(self, before: dict[str, Any], selection: Selection, request: gr.Request):
         """Show the commands with their states, the library, and the page that Publish would create.
 
-        What has not changed is not sent again.
+        Unchanged parts are not sent again.
         """
         workspace, jobs = self.studio.workspace(request.headers), self.studio.jobs
         own = [job for job in jobs.of(workspace) if job.kind in KINDS]
@@ -119,7 +119,7 @@ class CommandEvents:
         if states == before.get("states"):
             return [gr.skip()] * 5
         ended = [one for one in states if one[1] in ENDED]
-        # A command that has ended may have made a file; nothing else moves the shelf.
+        # Only a command that has ended can have made a file and changed the library.
         is_same = ended == before.get("ended")
         shelf = gr.skip() if is_same else library_view(library(workspace), selection, workspace)
         text = ""
@@ -131,7 +131,7 @@ class CommandEvents:
         return [made, shelf, gr.Column(visible=bool(page)), page, after]
 
     def on_press(self, event: gr.EventData, request: gr.Request) -> None:
-        """Stop a command that waits or is at work."""
+        """Stop a waiting or running command."""
         data, workspace = event_data(event), self.studio.workspace(request.headers)
         try:
             if data.get("act") == "stop":

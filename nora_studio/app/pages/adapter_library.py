@@ -1,4 +1,4 @@
-"""The shelf of the Adapters tab: choosing, adding, removing."""
+"""Event handlers for the library of the Adapters tab: choosing, adding, removing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 
 Selection = dict[str, float]
-"""Strength of each chosen adapter by its path, in the order they were chosen."""
+"""Strengths of the chosen adapters by path, in the order they were chosen."""
 
 
 @dataclass(frozen=True)
 class LibraryEvents:
-    """What the shelf's events do. Most answer with its views: cards, chosen ones, picks, button."""
+    """Handlers of the library's events. Most return the same four outputs, those of `views`."""
 
     studio: Studio
 
@@ -39,13 +39,13 @@ class LibraryEvents:
         return [library_view(entries, kept, workspace), chosen, kept, button]
 
     def load(self, selection: Selection, action: str, request: gr.Request):
-        """Show what there is now."""
+        """Show the current library."""
         return self.views(self.studio.workspace(request.headers), selection, action)
 
     def on_press(self, selection: Selection, action: str, event: gr.EventData, request: gr.Request):
         """Select or deselect the pressed card, or remove its file.
 
-        Beside the views: the button that undoes a removal, and what it would bring back.
+        Returns the views, then the button that undoes a removal and the name that it restores.
         """
         data, workspace = event_data(event), self.studio.workspace(request.headers)
         path = data.get("adapter", "")
@@ -59,7 +59,7 @@ class LibraryEvents:
                         f"at most {MOST_MIXED} adapters can be combined. Take one out first."
                     )
                 selection = rest | {path: 1.0} if is_on else rest
-                # The card has turned by itself; the shelf stays, and the keyboard's place on it.
+                # The browser has marked the card already; not sending the cards keeps the focus.
                 return [
                     gr.skip(),
                     *self.views(workspace, selection, action)[1:],
@@ -75,14 +75,14 @@ class LibraryEvents:
         return [*self.views(workspace, rest, action), undo, entry.title]
 
     def deselect(self, selection: Selection, action: str, event: gr.EventData, request: gr.Request):
-        """Take one out of the chosen ones."""
+        """Deselect a chosen adapter."""
         data, workspace = event_data(event), self.studio.workspace(request.headers)
         if data.get("act") == "drop":
             selection = unselected(selection, data.get("adapter", ""))
         return self.views(workspace, selection, action)
 
     def set_strength(self, selection: Selection, event: gr.EventData) -> Selection:
-        """Set the strength of a chosen one."""
+        """Set the strength of a chosen adapter."""
         data = event_data(event)
         path = data.get("adapter", "")
         try:
@@ -94,10 +94,10 @@ class LibraryEvents:
     def receive(
         self, files: Sequence[str] | None, selection: Selection, action: str, request: gr.Request
     ):  # fmt: skip
-        """Take adapter files (.safetensors)."""
+        """Store uploaded adapter files (.safetensors)."""
         workspace = self.studio.workspace(request.headers)
         visitor, uploads = workspace.folder.name, self.studio.auth.uploads
-        # New tokens go beside an adapter, which must be there before them.
+        # New tokens are stored next to their adapter, which must be stored first.
         given = sorted(files or (), key=lambda file: ".embedding." in Path(file).name.lower())
         for file in given:
             try:
@@ -109,7 +109,7 @@ class LibraryEvents:
         return self.views(workspace, selection, action)
 
     def undo(self, name: str, selection: Selection, action: str, request: gr.Request):
-        """Bring back what was removed last; the button goes."""
+        """Restore the file that was removed last, and hide the button."""
         workspace = self.studio.workspace(request.headers)
         try:
             restore_file(workspace, name)

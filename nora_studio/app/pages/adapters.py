@@ -1,4 +1,4 @@
-"""The Adapters tab: a shelf of all adapters, and a bench to turn them into what others need."""
+"""The Adapters tab: the library of adapters, and actions that export, mix or publish them."""
 
 from dataclasses import dataclass
 from typing import Any

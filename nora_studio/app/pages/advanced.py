@@ -1,4 +1,4 @@
-"""The Advanced section: a field for each of the trainer's options, made from their dataclasses."""
+"""The Advanced section: a field for each of the trainer's options, built from the dataclasses."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ ELSEWHERE = {
     "instance_dir", "prompt", "model", "output_dir", "name", "steps", "method", "resume",
     "tracker", "fit", "preflight", "preflight_out", "class_dir",
 }  # fmt: skip
-"""Options that the page asks for in its own words, and those that the studio keeps to itself."""
+"""Options with fields elsewhere on the page, and options that the studio sets itself."""
 GROUPS = {
     "AdapterOptions": "Adapter",
     "TuningOptions": "Adapter",
@@ -38,7 +38,7 @@ GROUPS = {
 }
 PARTS = {"unet": "UNet", "text_encoder": "Text encoder 1", "text_encoder_2": "Text encoder 2"}
 LABELS = {"clip": "Judge (CLIP)"}
-"""Of options whose names say too little without the others beside them."""
+"""Labels of options whose names are unclear by themselves."""
 AS_RECOMMENDED = "as recommended"
 
 Owned = tuple[type, dataclasses.Field]
@@ -56,13 +56,13 @@ class OptionField:
     default: Any
     component: gr.components.Component
     number: NumberField | None = None
-    """How its text is read, where it is a number."""
+    """How its text is read, if it is a number."""
 
     def flags(self, value: Any) -> list[str]:
         """Return the command-line words for a component's value; none for the default.
 
         Raises:
-            StudioError: a number was expected, and there is something else.
+            StudioError: the text of a number field is not a number.
         """
         if self.kind == bool | None:
             value = {"yes": True, "no": False}.get(value)
@@ -78,7 +78,7 @@ class OptionField:
 
 
 def build_fields() -> list[OptionField]:
-    """Lay out all options, a group each; call it within the section."""
+    """Lay out all options, grouped in tabs; call it within the section."""
     fields: list[OptionField] = []
     groups: dict[str, list[Owned]] = {}
     for kind in reversed(DreamboothOptions.__mro__):

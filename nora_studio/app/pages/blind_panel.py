@@ -1,4 +1,4 @@
-"""The blind test on the Compare tab: its buttons, its keys, and what they do."""
+"""The blind test on the Compare tab: its buttons, keys and event handlers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,10 +30,10 @@ document.addEventListener('keydown', (event) => {
 
 
 class BlindPanel:
-    """Where a test takes the place of the drawing."""
+    """The components that are shown in place of the drawing during a test."""
 
     def __init__(self) -> None:
-        """Lay it out, hidden."""
+        """Lay the panel out, hidden."""
         with gr.Column(visible=False, elem_id="blind") as self.whole:
             self.view = gr.HTML("", js_on_load=KEYS, elem_id="blind-view")
             with gr.Row(elem_classes="blind-buttons") as self.choices:
@@ -68,36 +68,36 @@ def _are_twins(pair: tuple[str, str]) -> bool:
 
 @dataclass(frozen=True)
 class _Handlers:
-    """What the buttons do."""
+    """Handlers of the buttons."""
 
     studio: Studio
 
     def begin(self, name: str, request: gr.Request) -> list[Any]:
-        """Begin a blind test of a drawing, or go on with the one that was begun."""
+        """Begin a blind test of a drawing, or continue the unfinished one."""
         return self._begin(name, request, is_another=False)
 
     def begin_another(self, name: str, request: gr.Request) -> list[Any]:
-        """Begin one more."""
+        """Begin another test of the same drawing."""
         return self._begin(name, request, is_another=True)
 
     def left(self, name: str, test: str, request: gr.Request) -> list[Any]:
-        """Judge the left picture better."""
+        """Answer that the left image is better."""
         return self._change(name, test, request, lambda one: one.answer("left"))
 
     def right(self, name: str, test: str, request: gr.Request) -> list[Any]:
-        """Judge the right picture better."""
+        """Answer that the right image is better."""
         return self._change(name, test, request, lambda one: one.answer("right"))
 
     def tie(self, name: str, test: str, request: gr.Request) -> list[Any]:
-        """See no difference."""
+        """Answer that there is no difference."""
         return self._change(name, test, request, lambda one: one.answer("tie"))
 
     def undo(self, name: str, test: str, request: gr.Request) -> list[Any]:
-        """Take the last answer back."""
+        """Undo the last answer."""
         return self._change(name, test, request, BlindTest.undo)
 
     def leave(self) -> list[Any]:
-        """Back to the pictures; what is judged stays."""
+        """Return to the images; the answers are kept."""
         return [gr.Column(visible=False), gr.Column(visible=True), ""]
 
     def _begin(self, name: str, request: gr.Request, is_another: bool) -> list[Any]:
@@ -155,14 +155,14 @@ class _Handlers:
 def wire_blind(
     studio: Studio, panel: BlindPanel, drawing: gr.Column, start: gr.Button, shown: gr.State
 ) -> Any:
-    """Let a drawing's pictures be judged blind.
+    """Connect the panel's events.
 
     Args:
-        drawing: What the test stands in for while it goes on.
-        start: Begins a test of the drawing whose id is in `shown`.
+        drawing: The column that is hidden during a test.
+        start: The button that begins a test of the job whose id is in `shown`.
 
     Returns:
-        The event of leaving it.
+        The event of leaving the test.
     """
     handlers, test = _Handlers(studio), gr.State("")
     outputs = [

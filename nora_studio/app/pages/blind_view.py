@@ -1,4 +1,4 @@
-"""A blind test as HTML: one pair after the other, and the sides when all are judged."""
+"""A blind test as HTML: one pair after the other, and the sides once all are judged."""
 
 from collections.abc import Sequence
 

@@ -43,14 +43,14 @@ def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
 
 
 class _Result:
-    """What is drawn."""
+    """The components that show a drawing."""
 
     def __init__(self) -> None:
         with gr.Column() as self.whole:
             with gr.Row(elem_classes="bar"):
                 self.older = gr.Dropdown(
                     [], label="Drawings", elem_id="compare-older", min_width=300, scale=3,
-                    visible=False, allow_custom_value=True,  # One that is gone shows nothing.
+                    visible=False, allow_custom_value=True,  # A deleted one shows nothing.
                 )  # fmt: skip
                 self.blind = gr.Button(
                     "Blind test", visible=False, scale=0, min_width=120, elem_id="compare-blind"
@@ -68,7 +68,7 @@ class _Result:
 
 @dataclass(frozen=True)
 class _Handlers:
-    """What the buttons and the clock do."""
+    """Handlers of the buttons and the timer."""
 
     studio: Studio
 
@@ -102,7 +102,7 @@ class _Handlers:
         return [gr.Dropdown(_older(jobs), value=name or None, visible=bool(names)), name, ""]
 
     def draw(self, request: gr.Request, *values: Any) -> list[Any]:
-        """Draw what the fields ask for, and show it as it comes."""
+        """Generate the images that the fields request, and show them as they arrive."""
         workspace = self.studio.workspace(request.headers)
         try:
             asked, view = request_of(fields_of(workspace, values))
@@ -112,20 +112,20 @@ class _Handlers:
         return self.load(name, request)
 
     def stop(self, name: str, request: gr.Request) -> None:
-        """End a drawing after the picture at work."""
+        """Stop a drawing after its current image."""
         self._change(self.studio.image_queue.cancel, name, request)
 
     def go_on(self, name: str, request: gr.Request) -> None:
-        """Draw what is missing of a drawing."""
+        """Generate the missing images of a drawing."""
         self._change(self.studio.image_queue.resume, name, request)
 
     def delete(self, name: str, request: gr.Request) -> list[Any]:
-        """Delete a drawing with its pictures; the last one can be brought back."""
+        """Delete a drawing with its images; the last one can be restored."""
         self._change(self.studio.image_queue.delete, name, request)
         return [*self.load("", request), gr.Button(visible=True), name]
 
     def undo(self, name: str, request: gr.Request) -> list[Any]:
-        """Bring back the drawing that was deleted last; the button goes."""
+        """Restore the drawing that was deleted last, and hide the button."""
         self._change(restore_image_job, name, request)
         return [*self.load(name, request), gr.Button(visible=False)]
 
@@ -147,7 +147,7 @@ def _wire_result(
     seen: gr.State,
     timer: gr.Timer,
 ) -> dict[str, Any]:
-    """Give back how one looks again."""
+    """Connect the events of a drawing; return the arguments of a refresh."""
     arrived = [result.older, shown, seen]
     views = [result.images, result.blind, result.go_on, result.delete, form.stop, seen, timer]
     refresh: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The Compare tab's fields: which adapters draw what, and how."""
+"""The Compare tab's fields: adapters, prompts and settings."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,14 +23,14 @@ WITHOUT_ADAPTERS = "None yet. Train one, or upload one under Adapters; the base 
 
 
 class ComparisonForm:
-    """What is drawn, and how."""
+    """The fields of the Compare tab."""
 
     def __init__(self) -> None:
-        """Lay the fields out, where they stand on the page."""
+        """Lay the fields out."""
         self.adapters = gr.Dropdown(
             [], multiselect=True, max_choices=ADAPTERS_LIMIT, label="Adapters",
             info=WITH_ADAPTERS, elem_id="compare-adapters",
-            allow_custom_value=True,  # `fields_of` refuses what is not there.
+            allow_custom_value=True,  # `fields_of` refuses unknown ones.
         )  # fmt: skip
         self.prompts = gr.Textbox(
             "", lines=3, max_lines=8, label="Prompts", placeholder="a photo of a [V] mug",
@@ -38,7 +38,7 @@ class ComparisonForm:
         )  # fmt: skip
         self.chips = gr.HTML("", js_on_load=FORWARD_EVENTS, elem_id="compare-chips")
         with gr.Row():
-            # Until the adapters are there it would draw the base alone.
+            # Before the adapters are loaded it would generate the base's images only.
             self.draw = gr.Button(
                 "Draw", variant="primary", interactive=False, elem_id="compare-draw"
             )
@@ -93,7 +93,7 @@ class ComparisonForm:
 
     @property
     def fields(self) -> list[gr.components.Component]:
-        """In the order of `fields_of`'s values."""
+        """The fields in the order of `fields_of`'s values."""
         return [
             self.adapters, self.together, self.prompts, self.layout, self.sweep, self.seed,
             self.seeds, self.steps, self.guidance, self.score, self.photos, self.size,
@@ -102,7 +102,7 @@ class ComparisonForm:
 
 
 def wire_form(studio: Studio, shared: SharedState, tab: gr.Tab, form: ComparisonForm) -> None:
-    """Keep the fields at what the visitor has, and at each other."""
+    """Connect the fields' events, which keep the choices up to date."""
     handlers = _Handlers(studio)
     proposed = gr.Textbox(visible=False)
     gr.on(
@@ -115,7 +115,7 @@ def wire_form(studio: Studio, shared: SharedState, tab: gr.Tab, form: Comparison
         handlers.update_strengths, form.adapters,
         [*form.strengths, form.together, form.chips, proposed], **PRIVATE,
     ).then(
-        # In the browser, where it is known what has been typed by now.
+        # Runs in the browser, which knows what has been typed by now.
         None, [proposed, form.prompts], form.prompts,
         js="(proposed, written) => written.trim() ? written : proposed", **PRIVATE,
     )  # fmt: skip
@@ -126,7 +126,7 @@ def wire_form(studio: Studio, shared: SharedState, tab: gr.Tab, form: Comparison
 
 
 class _Handlers:
-    """What the fields come to."""
+    """Handlers of the fields' events."""
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
@@ -177,7 +177,7 @@ class _Handlers:
 
 
 def _sliders_at(wanted: list[str], strengths: list[float]) -> list[Any]:
-    """Strengths that came along with what another tab hands over; else none is touched."""
+    """Set the strengths that another tab handed over; otherwise change none."""
     if not wanted:
         return [gr.skip()] * ADAPTERS_LIMIT
     return [gr.Slider(value=s) for s in [*strengths, *[1.0] * ADAPTERS_LIMIT][:ADAPTERS_LIMIT]]
@@ -215,7 +215,7 @@ def fields_of(workspace: Workspace, values: Sequence[Any]) -> ComparisonFields:
         values: In the order of `ComparisonForm.fields`.
 
     Raises:
-        StudioError: something of it is there no longer.
+        StudioError: an adapter or photo folder no longer exists.
     """
     (paths, together, prompts, layout, sweep, seed, seeds, steps, guidance, score, photos, size,
      negative, clip, *strengths) = values  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the Compare tab asks to be drawn: its fields as columns, prompts and seeds."""
+"""The Compare tab's request: its fields as columns, prompts and seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,29 +21,29 @@ CHIPS = (
     "a photo of a {} on the moon",
     "a photo of a {} under water",
 )
-"""Places that a photo of nearly anything can be taken in; the embedded model knows them too."""
+"""Places where nearly anything can be photographed; the embedded model knows them too."""
 
 
 @dataclass(frozen=True)
 class ComparisonFields:
-    """The tab's fields as they stand."""
+    """The values of the tab's fields."""
 
     layout: Layout
     adapters: Sequence[UsableAdapter]
     strengths: Sequence[float]
-    """One for each adapter."""
+    """One strength for each adapter."""
     together: bool
     prompts: str
-    """One a line."""
+    """One prompt per line."""
     seed: float
     seeds: float
-    """How many, counted up from the first."""
+    """Number of seeds, counted up from the first."""
     steps: float
     guidance: float
     size: float | None
     negative: str
     sweep: str
-    """Strengths of a grid, with commas between."""
+    """Strengths of a grid, separated by commas."""
     score: bool
     references: Sequence[str]
     clip: str = ""
@@ -54,7 +54,7 @@ def request_of(fields: ComparisonFields) -> tuple[dict[str, Any], dict[str, Any]
     """Return the request, and what the page needs to show its images again.
 
     Raises:
-        StudioError: a field holds what cannot be drawn.
+        StudioError: a field has a value that cannot be used.
     """
     prompts = [line.strip() for line in fields.prompts.splitlines() if line.strip()]
     if not prompts:

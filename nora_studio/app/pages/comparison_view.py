@@ -1,4 +1,4 @@
-"""Drawn pictures on the page: rows and columns, scores under them, what is still to come."""
+"""An image job as HTML: rows and columns of images, with scores and the progress."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ EMPTY = (
 
 @dataclass(frozen=True)
 class _Block:
-    """One table of pictures."""
+    """One table of images."""
 
     title: str
     heads: Sequence[tuple[str, str]]
@@ -41,7 +41,7 @@ class _Block:
 
 
 def image_job_view(job: ImageJob | None, workspace: Workspace) -> str:
-    """Show a whole drawing; it has the same height with and without its images."""
+    """Show a whole image job; it has the same height with and without its images."""
     if job is None:
         return EMPTY
     blocks = "".join(_block(block, job, workspace) for block in _blocks(job))
@@ -49,7 +49,7 @@ def image_job_view(job: ImageJob | None, workspace: Workspace) -> str:
 
 
 def _judge_note(job: ImageJob) -> str:
-    """Who gave the scores, or why there are none."""
+    """Show the judge of the scores, or why there are none."""
     if job.unscored is not None:
         return f'<p class="note unscored">The pictures are {escaped(job.unscored)}</p>'
     if not job.scores:

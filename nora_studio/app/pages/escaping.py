@@ -1,4 +1,4 @@
-"""Text of people's on the page: as HTML, and inert to Gradio's templates."""
+"""Texts on the page: escaped for HTML and Gradio's templates, and errors as sentences."""
 
 import html
 import re

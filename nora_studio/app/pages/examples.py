@@ -1,4 +1,4 @@
-"""The shipped subjects as cards, a press away."""
+"""The shipped subjects as cards."""
 
 import base64
 import io

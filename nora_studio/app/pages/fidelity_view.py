@@ -1,4 +1,4 @@
-"""A fidelity result as HTML: the plot whose points can be pressed, what one drew, what to use."""
+"""A fidelity result as HTML: a plot with selectable points, a point's images, and advice."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,11 +15,11 @@ TITLES = {
     "DINO": ("Subject, by DINO", "DINO: likeness to the real photos, to a judge of details."),
     "Nearest photo": ("Nearest photo", "Likeness to the one photo it is nearest to: 1 is a copy."),
 }
-"""What a score is called on the page, and what it means."""
+"""Each score's label on the page, and its meaning."""
 
 
 def plot_view(result: Fidelity, chosen: int | None) -> str:
-    """Every point as a button, subject upwards, prompt to the right."""
+    """Show every point as a button: the subject score upwards, the prompt score to the right."""
     name = result.subject_score
     every = [*result.points, result.base]
     real = sum(result.real[name]) / len(result.real[name])
@@ -84,7 +84,7 @@ def _size(strength: float) -> float:
 
 
 def _paths(result: Fidelity, place: Callable[[Point], tuple[float, float]]) -> str:
-    """From the base through a checkpoint's strengths: where turning it up leads."""
+    """Draw a path for each checkpoint, from the base through its strengths."""
     paths = []
     for run, step in dict.fromkeys((point.run, point.step) for point in result.points):
         own = [point for point in result.points if (point.run, point.step) == (run, step)]
@@ -113,7 +113,7 @@ def panel_view(result: Fidelity, chosen: int | None, address: Callable[[str], st
     """Show a point's images and scores, with a button to use it under Compare.
 
     Args:
-        address: A picture's, by its name in the result; None where it is gone.
+        address: Returns an image's URL by its name in the result; None if it is gone.
     """
     if chosen is None:
         return (
@@ -150,7 +150,7 @@ def _chip(name: str, mean: float, low: float | None = None, high: float | None =
 
 
 def advice_view(result: Fidelity, runs: Sequence[str]) -> str:
-    """For each run what to use, in words, and the table behind it."""
+    """Show the recommendation for each run in words, and the table behind it."""
     cards = []
     methods = {point.run: point.method for point in result.points}
     for run, method in ((run, methods[run]) for run in runs if run in methods):

@@ -1,4 +1,4 @@
-"""The History tab: every run with its settings, curves and pictures; two, and what differs."""
+"""The History tab: all runs with settings, curves and images; for two, the differences."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
 
 @dataclass(frozen=True)
 class _Handlers:
-    """What the page's events do."""
+    """Handlers of the page's events."""
 
     studio: Studio
     meanings: Mapping[str, str]
@@ -90,7 +90,7 @@ class _Handlers:
             curves_view(chosen, log, smoothing),
             detail_view(chosen, workspace, self.meanings) if every else "",
         ]
-        # What has not changed is not sent again: nothing moves, and no button loses the focus.
+        # Unchanged parts are not sent again: nothing moves, and no button loses the focus.
         old = before.get("views") or [None] * len(shown)
         parts = [gr.skip() if a == b else b for a, b in zip(old, shown)]
         drawn = bool(chosen) and all(now.run.has_adapter for now in chosen)
@@ -121,11 +121,11 @@ class _Handlers:
         return picked, undone
 
     def delete(self, picked: list[str], request: gr.Request):
-        """Throw the picked runs away."""
+        """Delete the selected runs."""
         return [], self._delete(picked, request)
 
     def delete_run(self, run: str, request: gr.Request) -> list[str]:
-        """Throw one of your runs away; restore_run brings it back."""
+        """Delete one of your runs; restore_run restores it."""
         return self._delete([run], request)
 
     def _delete(self, names: list[str], request: gr.Request) -> list[str]:
@@ -148,7 +148,7 @@ class _Handlers:
             raise error_toast(error, "Not deleted") from error
 
     def restore_run(self, run: str, request: gr.Request) -> str:
-        """Bring back one of your deleted runs."""
+        """Restore one of your deleted runs."""
         try:
             return restore_run(self.studio.workspace(request.headers), run).folder.name
         except StudioError as error:
@@ -160,7 +160,7 @@ class _Handlers:
         return name, gr.Tabs(selected="train")
 
     def compare(self, picked: list[str], request: gr.Request):
-        """Hand the picked runs to Compare."""
+        """Hand the selected runs to Compare."""
         names = self._names(picked, self.studio.workspace(request.headers))
         return [f"runs/{name}" for name in names], [], gr.Tabs(selected="compare")
 

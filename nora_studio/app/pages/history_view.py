@@ -1,4 +1,4 @@
-"""Runs of the past as HTML: the list, one run in full, and what two differ in."""
+"""Runs as HTML: the list, one run in full, and the differences of two."""
 
 import datetime
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ CURVE_NAMES = {
     "held_out_loss": "Loss on a photo held out",
 }
 SHORT_NAMES = {"loss": "loss", "held_out_loss": "held out", "fixed_loss": "fixed noise"}
-"""The first two that a run has stand in its row."""
+"""A run's row shows the first two that it has."""
 EMPTY = (
     '<div class="empty"><b>No runs yet</b>Whatever you train is kept here, with its settings, '
     "curves and pictures, until you delete it.</div>"
@@ -92,10 +92,10 @@ def _chart(runs: Sequence[RunSummary], name: str, log: bool, smoothing: float) -
 def detail_view(
     runs: Sequence[RunSummary], workspace: Workspace, meanings: Mapping[str, str]
 ) -> str:
-    """One run's settings and samples; of two, what differs, and both one's samples.
+    """Show one run's settings and samples; for two runs, the differences and both samples.
 
     Args:
-        meanings: What each setting means, by its name.
+        meanings: The meaning of each setting by its name.
     """
     if not runs:
         return (
@@ -148,7 +148,7 @@ def _difference(
 
 
 def _ends(runs: Sequence[RunSummary]) -> str:
-    """Both runs' losses at the last step that both have."""
+    """Show both runs' losses at the last step that both have."""
     rows = []
     for name, words in CURVE_NAMES.items():
         curves = [now.curves.get(name, []) for now in runs]
@@ -211,7 +211,7 @@ def trash_view(names: Sequence[str], undone: Sequence[str]) -> str:
     """Show the runs that were just deleted, with Undo, and everything that is in the trash.
 
     Args:
-        undone: Deleted last, by this page.
+        undone: Names of the runs that this page deleted last.
     """
     last = "".join(
         f'<p class="undo" role="status">{escaped(name)} was deleted.'

@@ -1,4 +1,4 @@
-"""Own HTML that answers: what carries `data-act` tells the server when it is pressed or changed."""
+"""Events of the page's own HTML: elements with `data-act` inform the server when used."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from nora_studio.app.pages.escaping import as_sentence
 from nora_studio.errors import StudioError
 
 PRIVATE: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-"""Of listeners that only keep the page as it is: no queue, no spinner, not for programs."""
+"""For listeners that only update the page: no queue, no spinner, not in the API."""
 
 NO_SPINNER: dict[str, Any] = {"show_progress": "hidden"}
-"""Of listeners for programs too, and of those that may refuse: Gradio would lay the word "Error"
-over every component that the listener fills, fields included; the refusal itself is a toast."""
+"""For listeners in the API, and for those that may raise an error: otherwise Gradio would cover
+every output component with the word "Error"; the error itself is shown as a message."""
 
 FORWARD_EVENTS = """
 const told = (target, extra) => ({...target.dataset, ...extra});
@@ -29,7 +29,7 @@ element.addEventListener('change', (event) => {
   }
 });
 """
-"""For `gr.HTML(js_on_load=FORWARD_EVENTS)`: buttons come as `select`, fields as `submit`."""
+"""For `gr.HTML(js_on_load=FORWARD_EVENTS)`: buttons send `select`, fields send `submit`."""
 
 
 def event_data(event: gr.EventData) -> dict[str, str]:

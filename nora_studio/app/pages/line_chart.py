@@ -1,4 +1,4 @@
-"""A line chart as HTML of our own: sharp at every width, in the page's colours, no script."""
+"""A line chart in plain HTML and SVG: sharp at every width, in the page's colours, no script."""
 
 import math
 from bisect import bisect_left
@@ -12,9 +12,9 @@ from nora_studio.app.pages.escaping import escaped
 from nora_studio.runs.curves import thinned
 
 _MOST_POINTS = 400
-"""A line draws; more than there are pixels only make the page heavy."""
+"""Points of a line; more than there are pixels would only make the page larger."""
 _MOST_COLUMNS = 120
-"""Places that answer to the pointer."""
+"""Strips that show values under the pointer."""
 _DASHES = {"solid": "", "dashed": "7 5", "dotted": "1.5 5"}
 
 Colour = Literal["nora", "lora", "base", "accent", "ink", "soft"]
@@ -29,11 +29,11 @@ class Series:
 
     label: str
     points: Sequence[LinePoint]
-    """By step."""
+    """Points in the order of their steps."""
     colour: Colour = "ink"
     """A variable of the page's theme."""
     line: Stroke = "solid"
-    """Lines of two colours should differ in this too, for who cannot tell the colours apart."""
+    """Lines should differ in this as well, for readers who cannot distinguish the colours."""
 
 
 def line_chart(
@@ -46,17 +46,17 @@ def line_chart(
 ) -> str:
     """Draw lines over steps, with axes, a key, and the values under the pointer.
 
-    With smoothing the raw values stay behind, faint; the axis is the smooth lines', so that one
-    wild value does not flatten all others.
+    With smoothing, the raw values are shown faintly behind; the axis fits the smoothed lines, so
+    that one outlier does not flatten all others.
 
     Args:
-        title: What is shown, for the heading and for who hears the page.
-        log: A logarithmic value axis; values of zero and below are left out.
+        title: The heading, also for screen readers.
+        log: Use a logarithmic value axis; values of zero and below are left out.
         smoothing: Share of the past in an exponential moving average, 0 (none) to below 1.
-        empty: What stands in the chart's place before the first value.
+        empty: The text that is shown before the first value.
 
     Returns:
-        One element, as high without a value as with a thousand. `line_chart.css` belongs to it.
+        One element, which has the same height with and without values; styled by `line_chart.css`.
     """
     raw = [_clean(one.points, log) for one in series]
     shown = [smoothed(points, smoothing) for points in raw]
@@ -105,14 +105,14 @@ def _path(points: list[LinePoint], steps: Axis, values: Axis, one: Series, kind:
         f"{10 * steps.percent(x):.1f} {1000 - 10 * values.percent(y):.1f}"
         for x, y in thinned(points, _MOST_POINTS)
     ]
-    # A line to its own start shows a single point as a dot.
+    # A line from a point to itself shows a dot.
     drawn = "M" + "L".join(places if len(places) > 1 else places * 2)
     dashes = f' stroke-dasharray="{_DASHES[one.line]}"' if _DASHES[one.line] else ""
     return f'<path class="{kind}" d="{drawn}" style="stroke:var(--{one.colour})"{dashes}/>'
 
 
 def _labels(steps: Axis, values: Axis) -> str:
-    """Both axes' numbers, and a faint line across at each value's."""
+    """Draw both axes' numbers, and a faint horizontal line at each value."""
     across = "".join(
         f'<span class="y" style="bottom:{values.percent(tick):.2f}%">{number(tick)}</span>'
         f'<hr style="bottom:{values.percent(tick):.2f}%">'
@@ -128,7 +128,7 @@ def _labels(steps: Axis, values: Axis) -> str:
 def _columns(
     series: Sequence[Series], shown: Sequence[list[LinePoint]], steps: Axis, values: Axis
 ) -> str:
-    """Upright strips that show, under the pointer, every line's value nearest to their step."""
+    """Draw vertical strips that show every line's nearest value under the pointer."""
     measured = sorted({step for points in shown for step, _ in points})
     places = thinned([(step, 0.0) for step in measured], _MOST_COLUMNS)
     centres = [steps.percent(step) for step, _ in places]
@@ -168,7 +168,7 @@ def _swatch(one: Series) -> str:
 
 
 def _key(series: Sequence[Series], shown: Sequence[list[LinePoint]]) -> str:
-    """Whose line is which, with its last value."""
+    """Draw the legend, with each line's last value."""
     rows = [
         f"<li>{_swatch(one)}{escaped(one.label)}"
         f"{f' <b>{points[-1][1]:.4g}</b>' if points else ''}</li>"

@@ -1,4 +1,4 @@
-"""A measurement under way as HTML: how far it is, and why it failed."""
+"""A measurement as HTML: its progress, or why it failed."""
 
 import re
 
@@ -11,7 +11,7 @@ _DRAWN = re.compile(r"drawing: .*?(\d+)/(\d+) \[")
 
 
 def measurement_view(job: Job, jobs: Jobs) -> str:
-    """One line with a bar while it goes on; one sentence where it failed; else nothing."""
+    """Show a progress bar while it runs, or one sentence if it failed; otherwise nothing."""
     state = jobs.state(job)
     if state in ("finished", "cancelled"):
         return ""

@@ -1,7 +1,7 @@
-"""A field for a number that may be left out: empty means that the studio chooses.
+"""A field for an optional number: if it is empty, the studio chooses.
 
-It is a text field. Gradio's `gr.Number` shows an empty value as 0 once the browser mounts it, and
-sends that 0 with the next change of any field.
+It is a text field, because Gradio's `gr.Number` shows an empty value as 0 once the browser mounts
+it, and sends that 0 with the next change of any field.
 """
 
 import math
@@ -38,12 +38,12 @@ SCRIPT = """<script>
   });
 })();
 </script>"""
-"""For the page's head: marks a field that holds no number, and asks a phone for its digits."""
+"""For the page's head: marks a field without a valid number, and requests a numeric keyboard."""
 
 
 @dataclass(frozen=True)
 class NumberField:
-    """What an optional number may be."""
+    """The label and range of an optional number."""
 
     label: str
     is_whole: bool = True
@@ -55,11 +55,11 @@ class NumberField:
     def build(
         self, value: float | None = None, placeholder: str = "automatic", **look: Any
     ) -> gr.Textbox:
-        """Lay out its component.
+        """Lay out the component.
 
         Args:
-            value: At first; None: empty.
-            placeholder: What an empty field comes to.
+            value: The first value; None: empty.
+            placeholder: What an empty field means.
         """
         kind = ["number-field", "whole"] if self.is_whole else ["number-field"]
         text = "" if value is None else f"{value:g}"
@@ -74,7 +74,7 @@ class NumberField:
         """Return the number in the field; None where it is empty.
 
         Raises:
-            StudioError: it is no number, or out of range.
+            StudioError: the text is not a number, or out of range.
         """
         text = "" if value is None else str(value).strip()
         if not text:

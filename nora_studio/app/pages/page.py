@@ -1,4 +1,4 @@
-"""The whole page: the head, and a tab for each thing that one does here."""
+"""The whole page: its header and its tabs."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,9 +22,9 @@ TABS: tuple[tuple[str, str, Callable[[Studio, SharedState, TabContext], None]], 
 )
 FIRST_TAB = "train"
 MOST_SESSIONS = 64
-"""Pages whose state is kept, those used last: Gradio copies the whole page's configuration (about a
-megabyte) for each load, and by itself keeps ten thousand. An open page looks every 1.5 s, so it is
-among them; of one that was pushed out, what it had picked is forgotten."""
+"""Pages whose state is kept, the most recently used ones. Gradio copies the page's configuration
+(about a megabyte) for each load, and keeps ten thousand by default. An open page sends a request
+every 1.5 s, so it stays among them; a page that was dropped loses its selections."""
 LOGO = """<svg viewBox="0 0 32 32" aria-hidden="true" fill="none" stroke-width="2.4">
 <rect x="2" y="2" width="28" height="28" rx="7" stroke="var(--line-strong)"/>
 <rect x="7.5" y="7.5" width="17" height="17" rx="4.5" stroke="var(--lora)"/>
@@ -46,7 +46,7 @@ HEAD = """<script>
   addEventListener('DOMContentLoaded', () => { set(); setTimeout(set, 300); });
 })();
 </script>"""
-"""Light or dark, as last chosen, before the first picture."""
+"""Sets light or dark mode, as last chosen, before the first paint."""
 HEAD += SCRIPT
 
 
@@ -55,7 +55,7 @@ def build_page(studio: Studio) -> gr.Blocks:
     with gr.Blocks(title="NoRA Studio", analytics_enabled=False) as page:
         page.state_session_capacity = MOST_SESSIONS
         head = gr.HTML(_head(None), js_on_load=TOGGLE_THEME, elem_id="head")
-        # Outside the tabs, among which they would count as tabs.
+        # Outside of gr.Tabs, where they would count as tabs.
         states = gr.State(""), gr.State([]), gr.State([]), gr.State("")
         timers = {name: gr.Timer(POLL_SECONDS, active=name == FIRST_TAB) for name, _, _ in TABS}
         with gr.Tabs(selected=FIRST_TAB, elem_id="tabs", overflow_behavior="wrap") as tabs:
@@ -74,7 +74,7 @@ def build_page(studio: Studio) -> gr.Blocks:
 
 
 def _only_timer_of(opened: str) -> list[gr.Timer]:
-    """Have the open tab's timer alone go on."""
+    """Run the open tab's timer only."""
     return [gr.Timer(active=name == opened) for name, _, _ in TABS]
 
 

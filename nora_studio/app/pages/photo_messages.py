@@ -1,4 +1,4 @@
-"""What the Train tab says between the drop zone and the photos: refusals, questions, an undo."""
+"""Messages between the Train tab's drop zone and photos: refused files, questions, undo."""
 
 from collections.abc import Sequence
 
@@ -16,16 +16,16 @@ def messages_view(
     """Show the messages about the photos; their buttons answer through `html_events`.
 
     Args:
-        problem: What is missing here.
-        refused: A sentence for each file that was left out, by the visitor's own name for it.
-        said: What has just been done.
+        problem: What is missing.
+        refused: A sentence for each file that was left out, with the visitor's name for it.
+        said: What was done just now.
     """
     mark = f'<p class="problem" role="alert">{escaped(problem)}</p>' if problem else ""
     return f"{mark}{_refusals(refused)}{_undo(workspace, said)}"
 
 
 def example_question(subject: str, count: int) -> str:
-    """Ask before an example takes the place of a visitor's own photos."""
+    """Ask before an example replaces a visitor's own photos."""
     photos = "your photo" if count == 1 else f"your {count} photos"
     return (
         f'<div class="problem" role="alertdialog" aria-label="Take the example?"><p>The example '

@@ -1,4 +1,4 @@
-"""A subject's photos as rows: what is trained of each, its words, and what is wrong with it."""
+"""A subject's photos as rows: the part that is trained on, the caption, and remarks."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ EMPTY = (
 
 
 def resolution_of(model: str) -> int:
-    """Side in pixels that photos are trained at, before any option says otherwise."""
+    """Return the side in pixels that photos are trained at, unless an option sets another."""
     return RESOLUTIONS.get(model, SDXL_RESOLUTION)
 
 
@@ -73,7 +73,7 @@ def notes_list(notes: Sequence[UploadNote]) -> str:
 
 
 def _shapes(photos: list[StoredPhoto], model: str) -> list[tuple[int, int]]:
-    """Width and height of the part of each photo that is trained on."""
+    """Return width and height of the part of each photo that is trained on."""
     resolution = resolution_of(model)
     originals = [(photo.height, photo.width) for photo in photos]
     if resolution < 512 or not buckets_pay(originals, resolution):

@@ -1,4 +1,4 @@
-"""The Scores tab: which checkpoint at which strength, and who is ahead, in words with intervals."""
+"""The Scores tab: the best checkpoint and strength, and the final adapters compared."""
 
 from dataclasses import dataclass
 from typing import get_args
@@ -58,7 +58,7 @@ def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
     with gr.Row(equal_height=True, elem_classes="bar"):
         chosen = gr.Dropdown(
             [], multiselect=True, max_choices=MOST_RUNS, label="Runs", elem_id="scores-runs",
-            allow_custom_value=True,  # For programs; `refresh` takes out what is no run.
+            allow_custom_value=True,  # For API callers; `refresh` removes unknown runs.
             info="Of one subject: NoRA and LoRA twins, for example.", scale=3, min_width=260,
         )  # fmt: skip
         find = gr.Button("Find the best strength", variant="primary", scale=0, min_width=270)
@@ -91,7 +91,7 @@ def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
 
 @dataclass(frozen=True)
 class _Handlers:
-    """What the page's events do."""
+    """Handlers of the page's events."""
 
     studio: Studio
 
@@ -101,12 +101,12 @@ class _Handlers:
         known = [run.folder.name for run in runs]
         asked = list(names or [])
         names = [name for name in asked if name in known]
-        if not asked and not before.get("known"):  # The first runs to be there.
+        if not asked and not before.get("known"):  # Choose the first runs that exist.
             names = _newest_twins(runs)
         shown = _views(self.studio, workspace, names, pressed, bool(known))
         busy = bool(_at_work(self.studio, workspace, names))
         after = {"views": shown, "known": known, "busy": busy}
-        # What has not changed is not sent again: nothing moves, and no button loses the focus.
+        # Unchanged parts are not sent again: nothing moves, and no button loses the focus.
         old = before.get("views") or [None] * len(shown)
         parts = [gr.skip() if a == b else b for a, b in zip(old, shown)]
         same = before.get("known") == known and asked == names
@@ -133,7 +133,7 @@ class _Handlers:
     def find_best(
         self, names, prompts, seeds, strengths, checkpoints, dino, clip, request: gr.Request
     ) -> None:
-        """Draw the runs' checkpoints at several strengths and recommend one."""
+        """Generate images of the runs' checkpoints at several strengths and recommend one."""
         asked = _read(names, prompts, seeds, strengths, checkpoints, dino, clip)
         self._begin("fidelity", asked, request)
 
@@ -149,7 +149,7 @@ class _Handlers:
             raise error_toast(error, "Not measured") from error
 
     def stop(self, names: list[str], request: gr.Request) -> None:
-        """Stop measuring these runs; what is drawn is used again next time."""
+        """Stop measuring these runs; finished images are reused next time."""
         for job in _at_work(self.studio, self.studio.workspace(request.headers), names or []):
             self.studio.jobs.stop(job)
 
@@ -219,7 +219,7 @@ def _at_work(studio: Studio, workspace: Workspace, names: list[str]) -> list[Job
 
 
 def _views(studio: Studio, workspace: Workspace, names: list[str], pressed: int | None, any_: bool):
-    """Every part of the page, for some runs."""
+    """Return every part of the page for some runs."""
     if not any_:
         return [EMPTY, "", "", "", ""]
     latest = [find_job(studio.jobs, workspace, names, kind) for kind in get_args(Kind)]
@@ -251,7 +251,7 @@ def _pressed(workspace: Workspace, names: list[str], event: gr.EventData) -> tup
 
 
 def _addresses(workspace: Workspace, names: list[str]):
-    """How a picture's name in the result becomes an address; None where it is gone."""
+    """Return a function from an image's name in the result to its URL; None if it is gone."""
     folder = results_folder(workspace, names, "fidelity").relative_to(workspace.folder)
 
     def address(name: str) -> str | None:

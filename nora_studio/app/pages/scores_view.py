@@ -1,4 +1,4 @@
-"""The scores of final adapters as HTML: who is ahead, by how much, and whether that is shown."""
+"""The scores of final adapters as HTML: differences, intervals and verdicts."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from nora_studio.app.pages.html import METHOD_NAMES, table
 from nora_studio.scoring.statistics import NO_DIFFERENCE, coverage, signed
 
 JUDGES = {"CLIP": "clip", "DINO": "dino"}
-"""What judges are called, and where the result names them."""
+"""Judges, and the keys that name them in the result."""
 
 
 def scores_view(kept: dict[str, Any] | None) -> str:
-    """Verdicts in words, then the means and the paired differences.
+    """Show the verdicts in words, then the means and the paired differences.
 
     Args:
         kept: What the score command wrote; None before it has.
@@ -26,7 +26,7 @@ def scores_view(kept: dict[str, Any] | None) -> str:
         for label in labels
     ]
     found = [one for one in kept["differences"] if one["score"] in TITLES]
-    # What the base cannot do is no news, unless there is nobody else.
+    # Differences to the base are expected; state them only if there are no others.
     told = [one for one in found if "base" not in _pair(one)] or found
     words = "".join(f"<li>{_sentence(one)}</li>" for one in told)
     rows = [

@@ -1,4 +1,4 @@
-"""What a start would take, or what is missing for one: the line over the button."""
+"""The line above the Start button: time and memory of the training, or what is missing."""
 
 from nora_studio.app.pages.escaping import as_sentence, escaped
 from nora_studio.app.server.drafts import DRAFT, uses_draft_photos
@@ -20,10 +20,10 @@ NO_ROOM = (
 
 
 def missing_requirements(workspace: Workspace, missing: str) -> str:
-    """Say what is missing where there is no command.
+    """Return what is missing while there is no command.
 
     Args:
-        lack: Why the form comes to none.
+        missing: Why the form describes no command.
     """
     words = [] if photos_of(workspace, DRAFT) else [ADD_PHOTOS]
     missing = missing or "fill in step 1."
@@ -37,7 +37,7 @@ def requirements_view(
     shown: str,
     missing: str = "",
 ) -> str:
-    """One line of HTML on the command as it stands."""
+    """Show one line about the current command."""
     has_photos = bool(photos_of(workspace, DRAFT))
     if not shown.strip():
         return _note(

@@ -1,4 +1,4 @@
-"""The token doctor: what both encoders read for "[V]", and what the base draws for it."""
+"""The token doctor: the tokens of a prompt with "[V]", and the base's images of it."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ def build_token_doctor(studio: Studio, form: TrainForm) -> None:
     drawing, timer = gr.State(""), gr.Timer(POLL_SECONDS, active=False)
 
     def examine(asked: str, own: str, base: str, model: str, request: gr.Request):
-        """Read a prompt by both tokenizers, and have the base draw it with the word and without."""
+        """Tokenize a prompt, and generate the base's images of it with the word and without."""
         workspace, name = studio.workspace(request.headers), model_of(base, model)
         rare_word = own.strip() or "auto"
         try:

@@ -43,7 +43,7 @@ from nora_studio.errors import StudioError
 from nora_studio.mini.assets import EMBEDDED
 from nora_studio.options.config import DreamboothOptions
 
-# Decided in the browser, where the command is what has been typed by now, not when the form asked.
+# Runs in the browser, which knows the command as it is now, not as it was when the form sent it.
 TAKE_UNLESS_WRITTEN = """(proposed, generated, shown) =>
   shown && shown !== generated ? [shown, generated] : [proposed, proposed]"""
 CARD: dict[str, Any] = {"min_width": 320, "elem_classes": "card"}
@@ -62,12 +62,12 @@ class _Page:
     back: gr.Button
     fields: list[OptionField]
     proposed: gr.Textbox
-    """The command that the form comes to."""
+    """The command that the form describes."""
     lack: gr.State
-    """Why the form comes to no command; empty: it does."""
+    """Why the form describes no command; empty: it does."""
     generated: gr.Textbox
-    """The last of them that was taken over. Another command than that was written by somebody, and
-    the form leaves it alone."""
+    """The proposed command that was taken over last. Any other command was edited by the visitor,
+    and the form does not change it."""
 
 
 def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
@@ -106,7 +106,7 @@ def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
 def _wire_events(
     handlers: "_Handlers", page: _Page, shared: SharedState, place: TabContext
 ) -> None:
-    """Have the tab's components answer."""
+    """Connect the events of the tab's components."""
     components = [*page.form.fields, *(field.component for field in page.fields)]
     filled = [page.proposed, page.form.effort, page.form.model, page.lack]
     restored = [*page.form.fields, page.photos.rows, page.photos.note]
@@ -146,7 +146,7 @@ def _wire_events(
 
 
 class _Handlers:
-    """What the tab's events come to."""
+    """Handlers of the tab's events."""
 
     def __init__(self, studio: Studio, fields: list[OptionField]) -> None:
         self._studio, self._fields = studio, fields
@@ -160,7 +160,7 @@ class _Handlers:
             asked = request_of(values, self._fields)
             effort = f"{recommended_steps(asked.model, asked.preset):,} steps."
             text = shown_command(train_arguments(asked))
-        except StudioError as error:  # It stands beside the start.
+        except StudioError as error:  # It is shown above the Start button.
             lack = str(error)
         return text, effort, gr.Textbox(visible=values[2] != EMBEDDED), lack
 
@@ -179,7 +179,7 @@ class _Handlers:
         return (gr.skip() if text == before else text), text
 
     def mark(self, shown: str, noun: str, request: gr.Request):
-        """Mark the fields that a start lacks; what is filled in takes its mark away itself."""
+        """Mark the empty fields that a start needs; filling a field in removes its mark."""
         workspace = self._studio.workspace(request.headers)
         lacks_noun = not shown.strip() and not noun.strip()
         has_photos = bool(photos_of(workspace, DRAFT))
@@ -189,7 +189,7 @@ class _Handlers:
         )
 
     def measure(self, shown: str, request: gr.Request, lack: str = "") -> None:
-        """Try a few real steps, and tell how long the whole would take."""
+        """Queue a preflight: a few real steps that measure time and memory."""
         try:
             workspace, arguments, options = self._ready(shown, request, lack)
             if uses_draft_photos(options):
@@ -200,7 +200,7 @@ class _Handlers:
             raise error_toast(error, "Not measured") from error
 
     def start(self, shown: str, request: gr.Request, lack: str = ""):
-        """Start the training, or put it into the queue."""
+        """Start or queue the training."""
         jobs = self._studio.jobs
         try:
             workspace, arguments, options = self._ready(shown, request, lack)

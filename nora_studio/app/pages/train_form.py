@@ -1,4 +1,4 @@
-"""Step 1 of the Train tab: what it is called, what it is, and how much effort."""
+"""Step 1 of the Train tab: name, class, model, effort and methods."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class TrainForm:
 
     @property
     def fields(self) -> list[Any]:
-        """Those that hold values, in the order of `KEPT`."""
+        """The fields that have values, in the order of `KEPT`."""
         return [self.name, self.noun, self.base, self.model, self.preset, self.methods]
 
 
@@ -42,7 +42,7 @@ PLAIN: dict[str, Any] = {
     "preset": "balanced",
     "methods": list(METHODS),
 }
-"""What stands in the form at first."""
+"""The form's first values."""
 KEPT = tuple(PLAIN)
 
 

@@ -1,4 +1,4 @@
-"""Step 2 of the Train tab: photos dropped, described, judged."""
+"""Step 2 of the Train tab: uploading, captioning and checking photos."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,12 +36,12 @@ class Photos:
 
     drop: gr.File
     note: gr.HTML
-    """Refusals, questions, and what can be undone."""
+    """Refused files, and the undo button."""
     refused: gr.State
     """A sentence for each file that was left out and not yet dismissed."""
     rows: gr.HTML
     question: gr.HTML
-    """Whether an example is to take the place of the visitor's photos."""
+    """The question whether an example may replace the visitor's photos."""
     examples: gr.HTML
 
 
@@ -70,10 +70,10 @@ def show_photos(workspace: Workspace, noun: str, base: str, model: str) -> str:
 def wire_photos(
     studio: Studio, form: TrainForm, photos: Photos, sample_prompts: gr.components.Component
 ) -> None:
-    """Have the photos answer."""
+    """Connect the photos' events."""
     handlers = _Handlers(studio)
     state = [form.noun, form.base, form.model]
-    # A refusal is said in the list, so nothing here raises over it.
+    # Refused files are listed on the page, so the handler does not raise for them.
     photos.drop.upload(
         handlers.receive,
         [photos.drop, *state, photos.refused],
@@ -100,7 +100,7 @@ def wire_photos(
 
 
 class _Handlers:
-    """What the events of step 2 come to."""
+    """Handlers of the events of step 2."""
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
@@ -114,14 +114,14 @@ class _Handlers:
         model: str,
         refused: list[str],
     ):
-        """Store photos, and captions and masks named after them, beside those that are there."""
+        """Add photos, and captions and masks named after them, to the draft."""
         workspace, uploads = self._studio.workspace(request.headers), self._studio.auth.uploads
         visitor, paths = workspace.folder.name, list(files or ())
         example, before = example_of(workspace), len(photos_of(workspace, DRAFT))
         problems: list[str] = []
         try:
             claimed = [Upload(uploads.claim(visitor, path), Path(path).name) for path in paths]
-            add_to_draft(workspace, claimed)  # What it does not take stands in the list of notes.
+            add_to_draft(workspace, claimed)  # Files that it refuses get notes.
             for path in paths:
                 uploads.release(visitor, path)
         except StudioError as error:
@@ -137,7 +137,7 @@ class _Handlers:
         return None, show_photos(workspace, noun, base, model), note, refused, *form
 
     def set_caption_of(self, event: gr.EventData, request: gr.Request) -> None:
-        """Keep what somebody wrote below a photo."""
+        """Save a photo's caption."""
         data, workspace = event_data(event), self._studio.workspace(request.headers)
         try:
             set_caption(workspace, DRAFT, data.get("photo", ""), data.get("value", ""))
@@ -145,7 +145,7 @@ class _Handlers:
             raise error_toast(error, "Not kept") from error
 
     def remove(self, event: gr.EventData, request: gr.Request, refused: list[str], *state: str):
-        """Take a photo out, which can be brought back; or the list of what was not taken."""
+        """Remove a photo, which can be restored; or dismiss the notes."""
         data, workspace = event_data(event), self._studio.workspace(request.headers)
         try:
             if data.get("act") == "dismiss-notes":
@@ -157,7 +157,7 @@ class _Handlers:
         return show_photos(workspace, *state), messages_view(workspace, refused=refused)
 
     def press_example(self, event: gr.EventData, request: gr.Request, refused: list[str]):
-        """Take an example, or ask first where it would take the place of a visitor's photos."""
+        """Take an example, or ask first if it would replace the visitor's photos."""
         data, workspace = event_data(event), self._studio.workspace(request.headers)
         name = data.get("subject", "")
         own = 0 if example_of(workspace) else len(photos_of(workspace, DRAFT))
@@ -176,7 +176,7 @@ class _Handlers:
         return [free, subject.class_word, EMBEDDED, rows, prompts, note, ""]
 
     def press_note(self, event: gr.EventData, request: gr.Request, refused: list[str], *state: str):
-        """Undo what was done last, or take the list of refusals away."""
+        """Undo the last removal, or dismiss the list of refused files."""
         data, workspace = event_data(event), self._studio.workspace(request.headers)
         try:
             if data.get("act") == "undo":

@@ -1,4 +1,4 @@
-"""One training as HTML: how far it is, what it draws, what it says."""
+"""One training as HTML: its progress, samples and log."""
 
 import time
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ Logs = Mapping[str, list[dict[str, Any]]]
 MOST_STEPS = 12
 LOG_LINES = 200
 LAST_WORDS = 6
-"""Lines of the log that stand below a failure."""
+"""Lines of the log that are shown below a failure."""
 STATES = {
     "waiting": ("Waiting", "", "It starts by itself when the ones before it are done."),
     "running": ("Training", "good", ""),
@@ -30,11 +30,11 @@ STATES = {
     ),
     "cancelled": ("Cancelled", "", "It was stopped before it began."),
 }
-"""What a state is called, its colour, and what it means."""
+"""Each state's label, colour and meaning."""
 
 
 def can_resume(training: Training, state: str) -> bool:
-    """Whether there is something to go on with: settings that fail at once will fail again."""
+    """Return whether the training can be resumed; settings that failed at once would fail again."""
     if state == "failed":
         return any(run.checkpoints() for run in training.runs.values())
     return state in ("stopped", "interrupted") and training.first is not None

@@ -1,4 +1,4 @@
-"""The Watch tab: one training as it goes, whoever looks and however often."""
+"""The Watch tab: the progress of one training."""
 
 import shlex
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class _Page:
     log: gr.Checkbox
     smoothing: gr.Slider
     views: list[gr.HTML]
-    """Progress, wall, training loss, measured loss, log."""
+    """Progress, samples, training loss, measured loss, log."""
 
 
 def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
@@ -82,7 +82,7 @@ def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
 def _wire_events(
     handlers: "_Handlers", page: _Page, shared: SharedState, place: TabContext
 ) -> None:
-    """Have the tab's components answer."""
+    """Connect the events of the tab's components."""
     seen = gr.State({})
     buttons = [page.stop, page.resume, page.longer, page.compare]
     triggers = [*place.refresh_events, page.chosen.input, page.log.change, page.smoothing.change]
@@ -99,7 +99,7 @@ def _wire_events(
 
 
 class _Handlers:
-    """What the tab's events come to."""
+    """Handlers of the tab's events."""
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
@@ -131,22 +131,22 @@ class _Handlers:
         return [choice, *parts, *switches, after]
 
     def show(self, name: str):
-        """Turn to a training that has just begun."""
+        """Show a training that was just started."""
         return (gr.Dropdown(value=name), {}) if name else (gr.skip(), gr.skip())
 
     def stop(self, name: str, request: gr.Request) -> None:
-        """Ask a training to save and stop; one that waits leaves the queue."""
+        """Ask a training to save and stop; cancel it if it waits."""
         job = self._training(name, request).job
         if job is not None:
             self._studio.jobs.stop(job)
             gr.Info("It saves the current step, then stops.", title="Stopping")
 
     def resume(self, name: str, request: gr.Request) -> None:
-        """Go on with a stopped training from its last checkpoint."""
+        """Resume a stopped training from its last checkpoint."""
         self._submit(self._training(name, request), [], request)
 
     def go_on_longer(self, name: str, steps: float, request: gr.Request) -> None:
-        """Train a finished one for more steps."""
+        """Continue a finished training for more steps."""
         training = self._training(name, request)
         if not steps or not 1 <= steps <= MOST_STEPS:
             raise error_toast(StudioError(f"expected 1 to {MOST_STEPS:,} more steps; got {steps}."))
@@ -179,11 +179,13 @@ class _Handlers:
                 )
             workspace = self._studio.workspace(request.headers)
             for run in training.runs.values():
-                workspace.run(run.folder.name)  # Refuses one that a link leads out of.
+                workspace.run(
+                    run.folder.name
+                )  # Refuses a run whose link leads out of the workspace.
             config = f"runs/{training.first.folder.name}/config.toml"
             arguments = ["--config", config, *more, "--resume"]
             workspace = self._studio.workspace(request.headers)
-            # As it will be: longer than it was planned, on a list that may have changed.
+            # Check it as it will run: with more steps, and on the current list of models.
             planned = ["--config", str(workspace.folder / config), *more]
             options = with_recommended(parse_options(planned))
             self._studio.check_training(options)
@@ -208,7 +210,7 @@ def _views(
     smoothing: float,
     workspace: Workspace,
 ) -> list[str]:
-    """Progress, wall, training loss, measured loss, log."""
+    """Return progress, samples, training loss, measured loss and log."""
     if training is None:
         return [EMPTY, "", "", "", ""]
     logs = {method: run.read_log() for method, run in training.runs.items()}
@@ -225,7 +227,7 @@ def _views(
 
 
 def _lines(logs: Logs, name: str) -> list[Series]:
-    """One number of every run's log."""
+    """Return a line for one number of every run's log."""
     others = [method for method in logs if method not in METHOD_NAMES]
     return [
         Series(

@@ -10,8 +10,8 @@ Requests and events are JSON lines. Requests:
 Events, each with the request's "id": "ready" once, then "started", "picture" (one per image, with
 its position and file), "scores" with their judge, or "unscored" with the reason if no judge is
 named for the base, and at the end of every request "done", "cancelled" or "error". A "read"
-request is answered by "reading" at once. "started" and "scores" have "warnings" about words that are not read. No
-request ends the server: it exits when its input ends, after the current image.
+request is answered by "reading" at once. "started" and "scores" have "warnings" about words that
+are not read. No request ends the server: it exits when its input ends, after the current image.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""The adapters that a visitor has: what their runs trained, and the files beside."""
+"""A visitor's adapters: those of their runs, and adapter files."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,34 +17,34 @@ from nora_studio.runs.sample_files import latest_sample
 SUFFIX = ".safetensors"
 TRASH = ".trash"
 SCORES = {"sample_clip_i": "CLIP-I", "sample_clip_t": "CLIP-T", "sample_dino": "DINO"}
-"""What a run's log calls the scores of its samples, and people."""
+"""The keys of a run's log for the scores of its samples, and their usual names."""
 
 
 @dataclass(frozen=True)
 class LibraryEntry:
-    """One adapter."""
+    """One adapter of a visitor."""
 
     path: str
-    """In the workspace, as commands are given it: "runs/mug-nora", "adapters/mug.safetensors"."""
+    """Path in the workspace, for commands: "runs/mug-nora", "adapters/mug.safetensors"."""
     title: str
     kind: str
-    """run; or of a file: seed, kohya, diffusers (`identify.Identity.kind`)."""
+    """run; or for a file: seed, kohya, diffusers (`identify.Identity.kind`)."""
     bytes: int
     time: float
-    """When it was written, in seconds since 1970."""
+    """Modification time in seconds since 1970."""
     card: AdapterCard | None
     problem: str = ""
-    """Why it cannot be read; then there is no card."""
+    """Why it cannot be read; then it has no card."""
     thumbnail: Path | None = None
-    """What it draws; a file that came of a run here has that run's."""
+    """The run's latest sample; a file exported from a run here has that run's."""
     scores: dict[str, float] = field(default_factory=dict)
-    """Latest of its samples', by name."""
+    """Latest scores of its samples, by name."""
     judge: str = ""
-    """Name of the CLIP that gave them."""
+    """Name of the CLIP that gave the scores."""
 
 
 def library(workspace: Workspace) -> list[LibraryEntry]:
-    """All adapters of a visitor, the newest first."""
+    """Return all adapters of a visitor, newest first."""
     runs = [_of_run(run) for run in find_runs(workspace.runs) if (run.adapter / CARD).is_file()]
     shown = {_origin(entry.card): entry.thumbnail for entry in runs if entry.card is not None}
     files = [_of_file(file, shown) for file in adapter_files(workspace)]
@@ -60,10 +60,10 @@ def adapter_files(workspace: Workspace) -> Iterator[Path]:
 
 
 def find_entry(workspace: Workspace, path: str) -> LibraryEntry:
-    """One of them by its path.
+    """Return an adapter by its path.
 
     Raises:
-        StudioError: the visitor has none of that path, or a link in it leads elsewhere.
+        StudioError: the visitor has no adapter there, or a link leads out of the workspace.
     """
     for entry in library(workspace):
         if entry.path == path:
@@ -73,10 +73,10 @@ def find_entry(workspace: Workspace, path: str) -> LibraryEntry:
 
 
 def remove_file(workspace: Workspace, path: str) -> None:
-    """Move an adapter file into the trash, its new tokens along; `restore_file` undoes it.
+    """Move an adapter file and its new tokens to the trash; `restore_file` undoes it.
 
     Raises:
-        StudioError: there is none, or it is a run's, which History deletes.
+        StudioError: there is no such file, or the adapter is a run's, which History deletes.
     """
     entry = find_entry(workspace, path)
     if entry.kind == "run":
@@ -90,13 +90,13 @@ def remove_file(workspace: Workspace, path: str) -> None:
 
 
 def restore_file(workspace: Workspace, name: str) -> None:
-    """Bring an adapter file that was removed back to where it was.
+    """Restore an adapter file from the trash.
 
     Args:
-        name: The file's, without its suffix.
+        name: The file's name without its suffix.
 
     Raises:
-        StudioError: it is not in the trash, or its place is taken.
+        StudioError: the file is not in the trash, or another one has its name.
     """
     file = workspace.adapters / TRASH / f"{check_name(name)}{SUFFIX}"
     place = workspace.adapters / file.name
@@ -136,7 +136,7 @@ def _scores(run: Run) -> tuple[dict[str, float], str]:
         if own:
             judge = row.get("sample_judge")
             found |= own
-    if found and judge is None:  # The log of an earlier version leaves it to the settings.
+    if found and judge is None:  # Logs of earlier versions do not name the judge; the settings do.
         judge = settings_of(run).get("clip", EMBEDDED)
     return found, str(judge or "")
 

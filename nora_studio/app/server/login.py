@@ -1,4 +1,4 @@
-"""Logging in and out: the routes."""
+"""The routes for logging in and out."""
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
@@ -17,8 +17,8 @@ RETRY = {"retry-after": "60"}
 def login_routes(auth: Authenticator, limiter: LoginRateLimiter | None = None) -> list[Route]:
     """Return the routes /login and /logout.
 
-    The login answers a browser's form with the page it was on the way to, and a program
-    (gradio_client's `auth=`) with a line of JSON, both with the session's cookie.
+    The login redirects a browser's form to the page that it wanted, and answers a program
+    (gradio_client's `auth=`) with JSON; both get the session's cookie.
     """
     limits = limiter or LoginRateLimiter()
 
@@ -36,7 +36,7 @@ def login_routes(auth: Authenticator, limiter: LoginRateLimiter | None = None) -
         def check() -> bool:
             try:
                 line = auth.log_in(name.strip(), password, is_https)
-            except StudioError:  # The file of accounts is damaged: nobody is let in.
+            except StudioError:  # The file of accounts is damaged, so there is no account.
                 return False
             cookie.extend([line] if line is not None else [])
             return line is not None

@@ -1,4 +1,4 @@
-"""What an uploaded photo may be, told by its content, and the small copy that pages show."""
+"""Checks of an uploaded photo's content, and the thumbnail that pages show."""
 
 import io
 from pathlib import Path
@@ -26,24 +26,24 @@ SUFFIXES = {
     "BMP": ".bmp",
     "GIF": ".gif",
 }
-"""By what Pillow finds in the file, whatever its name says; no other decoder is ever run."""
-OPENED = tuple(kind for kind in SUFFIXES if kind != "MPO")  # Pillow's JPEG decoder finds it.
+"""Suffix by the format that Pillow finds in the file; no other decoder is ever run."""
+OPENED = tuple(kind for kind in SUFFIXES if kind != "MPO")  # Pillow's JPEG decoder detects MPO.
 
 
 def check_header(file: Path, shown: str) -> str:
     """Return the suffix for a file's format, which is read from its header before any pixel."""
-    from pillow_heif import register_heif_opener  # Large, and needed by uploads only.
+    from pillow_heif import register_heif_opener  # A large import that only uploads need.
 
     register_heif_opener()
     try:
         with open_image(file, OPENED) as image:
             kind, pixels = image.format or "", image.width * image.height
-    except StudioError:  # It has more than are read of any picture, which is a higher limit.
+    except StudioError:  # It exceeds the limit for any image, which is higher.
         kind, pixels = "", MOST_PIXELS + 1
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, RuntimeError):
         raise StudioError(
             f"{shown} cannot be read as a photo. Save it as JPEG or PNG, then add it again."
-        ) from None  # The cause names the server's own path.
+        ) from None  # The cause would name a path on the server.
     if pixels > MOST_PIXELS:
         raise StudioError(
             f"{shown} has more than {MOST_PIXELS // 1_000_000} megapixels, the limit. Scale it "

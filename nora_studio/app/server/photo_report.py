@@ -1,4 +1,4 @@
-"""The photo report as data: what `nora-studio check-photos` says of each of a subject's photos."""
+"""The photo report as data: what `nora-studio check-photos` finds about a subject's photos."""
 
 import dataclasses
 import hashlib
@@ -16,49 +16,49 @@ from nora_studio.photos.inspection import inspect_folder
 from nora_studio.runs.atomic import write_text
 
 _FORM = 2
-"""Raised where other words are kept of the same photos."""
+"""Version of the stored report; raise it when the stored texts change."""
 _STORED = re.compile(r"(?<![\w.-])(\d{2,3})(\.mask\.png|\.[a-z]{3,4})(?!\w)")
-"""Names that the studio gives to photos and to what lies beside them."""
+"""Stored names of photos, masks and captions."""
 REPORT = ".report.json"
-"""Beside the photos; looked at again only when one of them, or a caption, has changed."""
+"""File next to the photos; the report is made again only if a photo or caption has changed."""
 
 
 @dataclass(frozen=True)
 class Remark:
-    """One thing that is not as it should be."""
+    """One finding about a photo or about all of them."""
 
     kind: str
-    """One word for it (`data.inspection.Finding.kind`)."""
+    """Kind of finding (`photos.inspection.Finding.kind`)."""
     text: str
-    """What it is, and the remedy; other photos by the visitor's own names for them."""
+    """The problem and its remedy, with the visitor's names of other photos."""
     is_unusable: bool
     """Whether the trainer would refuse it."""
 
 
 @dataclass(frozen=True)
 class PhotoReport:
-    """What is to be said of a subject's photos."""
+    """All remarks about a subject's photos."""
 
     photos: dict[str, list[Remark]]
-    """By the photo's stored name; those that nothing is said against are not there."""
+    """Remarks by the photo's stored name; photos without remarks are left out."""
     overall: list[Remark]
-    """Of all of them together."""
+    """Remarks about all photos together."""
 
     @property
     def is_usable(self) -> bool:
-        """Whether the trainer takes them as they are."""
+        """Whether the trainer accepts the photos."""
         remarks = [remark for told in self.photos.values() for remark in told]
         return not any(remark.is_unusable for remark in [*remarks, *self.overall])
 
 
 def photo_report(workspace: Workspace, subject: str, resolution: int) -> PhotoReport:
-    """Look through a subject's photos; a third of a second for each that is new.
+    """Inspect a subject's photos; takes a third of a second for each new one.
 
     Args:
-        resolution: Side in pixels that they are to be trained at.
+        resolution: Side in pixels that they will be trained at.
 
     Raises:
-        StudioError: the subject's name is none.
+        StudioError: the subject's name is not allowed.
     """
     photos = photos_of(workspace, subject)
     if not photos:

@@ -1,4 +1,4 @@
-"""How much disk a visitor may take, and what an upload may be."""
+"""Visitors' disk quotas, and the limits of a single upload."""
 
 import contextlib
 import os
@@ -32,15 +32,15 @@ def folder_bytes(folder: Path) -> int:
 def check_room(
     workspace: Workspace, needed: int, quota: int | None = None, promised: int = 0
 ) -> None:
-    """Refuse what would not fit into a visitor's share of the disk any more.
+    """Refuse to write more than a visitor's quota allows.
 
     Args:
         needed: Bytes that are to be written.
-        quota: Bytes that the workspace may take in all. None: its own quota.
-        promised: Bytes that the visitor's jobs under way have yet to write.
+        quota: Bytes that the workspace may hold. None: its own quota.
+        promised: Bytes that the visitor's unfinished jobs will still write.
 
     Raises:
-        StudioError: it would not.
+        StudioError: there is no room.
     """
     quota = workspace.quota if quota is None else quota
     used = used_bytes(workspace)
@@ -54,17 +54,16 @@ def check_room(
 
 
 def remaining_bytes(workspace: Workspace, writes: int, runs: Sequence[str]) -> int:
-    """Of the bytes that a job's runs will come to, those that are not there yet."""
+    """Return how many of the bytes of a job's runs are still to be written."""
     return max(0, writes - sum(folder_bytes(workspace.runs / run) for run in runs))
 
 
 @contextlib.contextmanager
 def reserve_room(workspace: Workspace, size: int, quota: int | None = None) -> Iterator[None]:
-    """Check the room for a file and hold it while the file is put there.
+    """Check that there is room for a file, and reserve it while the file is written.
 
-    What is added to one workspace is added one after the other: of two uploads that fit one by one
-    and not together, the second to come is refused. One server works in a data folder, so a lock
-    of this process is enough.
+    Writes to one workspace take turns: of two uploads that fit alone but not together, the second
+    is refused. Only one server uses a data folder, so a lock within this process is enough.
 
     Raises:
         StudioError: there is no room.
@@ -87,11 +86,12 @@ def check_size(shown: str, size: int, most: int) -> None:
     """Refuse a file that is empty or too large.
 
     Args:
-        shown: What to call it.
-        size: In bytes; and the most that it may have.
+        shown: The file's name for the message.
+        size: Size in bytes.
+        most: Limit in bytes.
 
     Raises:
-        StudioError: it is.
+        StudioError: the file is empty or exceeds the limit.
     """
     if size == 0:
         raise StudioError(f"{shown} is empty. Choose the file again.")

@@ -1,4 +1,4 @@
-"""What trainings were measured to need, remembered: minutes and memory before anyone starts."""
+"""Estimates of a training's time and memory, stored from the trainer's preflights."""
 
 import hashlib
 import json
@@ -20,18 +20,18 @@ KIND = "measure"
 
 @dataclass(frozen=True)
 class ResourceEstimate:
-    """What a training of so many steps will need."""
+    """Time, memory and disk space that a training will need."""
 
     minutes: float
     memory_gib: float
     fits: bool
-    """Whether that much memory was there."""
+    """Whether the device has that much memory."""
     disk_bytes: float | None
-    """Its adapters and checkpoints; None: not known."""
+    """Size of its adapters and checkpoints; None: unknown."""
 
 
 class ResourceEstimates:
-    """A studio's measured preflights, in files of figures alone: everybody's serve everybody."""
+    """A studio's measured preflights; the files hold figures only, so all visitors share them."""
 
     def __init__(self, home: Path) -> None:
         self.folder = home / MEASURES
@@ -57,7 +57,7 @@ class ResourceEstimates:
     def begin(
         self, workspace: Workspace, jobs: Jobs, options: DreamboothOptions, arguments: Sequence[str]
     ) -> Job:
-        """Have it measured by the trainer's own preflight.
+        """Queue a preflight of the trainer that measures a training.
 
         Raises:
             StudioError: too many of the visitor's jobs wait, or there is no room for a checkpoint.

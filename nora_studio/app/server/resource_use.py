@@ -1,4 +1,4 @@
-"""What a training asks of the machine: the figures that have ceilings, and the disk it fills."""
+"""What a training uses of the machine: the figures that have limits, and disk space."""
 
 import math
 
@@ -24,19 +24,19 @@ WIDTHS = {
 }
 """Inputs and outputs of all adapted layers: a LoRA of rank 1 has as many parameters."""
 OPTIMIZER_STATE = 2
-"""Adam's moments, for each trained number; what keeps less is a little overrated."""
+"""Adam's moments for each parameter; optimizers with less state are overestimated a little."""
 IMAGE_BYTES_PER_PIXEL = 0.5
-"""For each pixel of a PNG; photos have about 1.5, the toy pictures of the embedded model more."""
+"""Lower bound for a PNG; photos have about 1.5, the embedded model's images more."""
 FULL_SIDE = 1024
 SIDES = {EMBEDDED: 128}
-"""Of the pictures that a model draws where nothing else is asked for, or else `FULL_SIDE`."""
+"""Default sides in pixels of a model's images; other models: `FULL_SIDE`."""
 
 
 def check_training(options: DreamboothOptions, limits: Limits) -> None:
-    """Refuse a training that asks for too much of the machine.
+    """Refuse a training that exceeds a limit.
 
     Raises:
-        StudioError: one of its options, or what follows from several, is above its ceiling.
+        StudioError: an option, or a figure that several options determine, exceeds its limit.
     """
     limits.check(TRAINING_LIMITS, training_figures(options))
 
@@ -55,7 +55,7 @@ def training_figures(options: DreamboothOptions) -> dict[str, int | None]:
         "--keep-checkpoints": options.keep_checkpoints,
     }
     for method in options.methods:
-        # As it will be trained: recommended, given, or overridden for this method alone.
+        # The value that is used: recommended, given, or overridden for this method.
         for part, own in part_settings(options, method).items():
             flag = f"--{part.replace('_', '-')}"
             for option, value in (("rank", own.rank), ("outer-rank", own.outer_rank)):
@@ -72,7 +72,7 @@ def training_figures(options: DreamboothOptions) -> dict[str, int | None]:
 
 
 def samples_of(options: DreamboothOptions) -> int:
-    """Pictures that each run of a training draws: the base's, those on the way, the final ones."""
+    """Return the number of samples of each run: the base's, those in training, the final ones."""
     every = options.sample_every
     times = 1 + (math.ceil((options.steps or 0) / every) if every else 1)
     return times * max(1, len(options.sample_prompts))
@@ -82,12 +82,12 @@ def training_bytes(options: DreamboothOptions, measured: float | None = None) ->
     """Return a lower bound of the bytes that a training writes, all methods together.
 
     Args:
-        options: With the recommended values filled in.
-        measured: What a preflight of the same options says that adapters and checkpoints take.
+        options: Options with the recommended values filled in.
+        measured: Size of adapters and checkpoints by a preflight of the same options.
     """
     steps = options.steps or 0
     kept = min(options.keep_checkpoints, math.ceil(steps / options.checkpoint_every))
-    # A new checkpoint is written before an old one goes; the best may be kept beside them.
+    # A new checkpoint is written before an old one is deleted; the best may be kept as well.
     kept += 1 + bool(options.keep_best)
     saved = 0
     for method in options.methods:
@@ -109,8 +109,8 @@ def preflight_bytes(options: DreamboothOptions) -> int:
 def adapter_bytes(options: DreamboothOptions, method: str) -> tuple[int, int]:
     """Return lower bounds of the sizes of an adapter folder and of a checkpoint, for one method.
 
-    A NoRA's folder holds its frozen outer factors, in half precision at least. Of a method that
-    does not train both factors of a layer, no more than a LoRA of rank 1 is assumed.
+    A NoRA's folder holds its frozen outer factors, in half precision at least. For a method that
+    does not train both factors of a layer, a LoRA of rank 1 is assumed.
     """
     widths = WIDTHS[_family(options)][options.targets or "attention"]
     adapter = checkpoint = 0

@@ -1,4 +1,4 @@
-"""A visitor's runs as History shows them: how each stands, throwing away, and bringing back."""
+"""A visitor's runs as History shows them: their summaries, the trash, and restoring."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from nora_studio.runs.sample_files import latest_sample
 
 @dataclass(frozen=True)
 class RunRow:
-    """A run with what its row shows."""
+    """A run as one row of History."""
 
     summary: RunSummary
     thumbnail: Path | None
@@ -39,7 +39,7 @@ class RunRow:
 
 
 def run_rows(workspace: Workspace) -> list[RunRow]:
-    """All runs, the one that told something last first; a damaged one is among them."""
+    """Return all runs, the most recently changed first; damaged ones are included."""
     found = [RunRow(standing(run), latest_sample(run)) for run in find_runs(workspace.runs)]
     return sorted(found, key=lambda past: -past.summary.time)
 
@@ -54,17 +54,17 @@ def settings_of(run: Run) -> Settings:
 
 def stem_and_method(run: Run) -> tuple[str, str]:
     """Return a run's name without its method, which twins have in common, and the method."""
-    # Methods may have a hyphen of their own, so the settings know best.
+    # A method's name may contain a hyphen, so prefer the settings.
     method = method_of(run, settings_of(run)) or run.folder.name.rpartition("-")[2]
     return run.folder.name.removesuffix(f"-{method}"), method
 
 
 def delete_runs(workspace: Workspace, jobs: Jobs, names: Sequence[str]) -> list[str]:
-    """Throw runs away, each to be brought back by its name.
+    """Move runs to the trash, from where each can be restored by its name.
 
     Raises:
-        StudioError: one is not there, in training, waits to be, or is read by another job; none is
-            thrown away then.
+        StudioError: one does not exist, is in training or waits for it, or is read by another job;
+            then none is moved.
     """
     runs = [workspace.run(name) for name in dict.fromkeys(names)]
     for run in runs:
@@ -76,7 +76,7 @@ def delete_runs(workspace: Workspace, jobs: Jobs, names: Sequence[str]) -> list[
     for run in runs:
         try:
             throw_away(run)
-        except StudioError as error:  # It names paths of the server's.
+        except StudioError as error:  # The message would name paths on the server.
             raise StudioError(
                 f"{run.folder.name} could not be moved to the trash. Try again later."
             ) from error
@@ -92,7 +92,7 @@ _READERS = {
 
 
 def _check_unused(workspace: Workspace, jobs: Jobs, name: str) -> None:
-    """Refuse to take a run from under a job that reads it.
+    """Refuse to delete a run that an unfinished job reads.
 
     Raises:
         StudioError: there is such a job.
@@ -106,15 +106,15 @@ def _check_unused(workspace: Workspace, jobs: Jobs, name: str) -> None:
 
 
 def deleted_runs(workspace: Workspace) -> list[str]:
-    """Names of what is in the trash, latest first, each once."""
+    """Return the names of the runs in the trash, latest first, each once."""
     return list(dict.fromkeys(path.name.rpartition("~")[0] for path in trashed(workspace.runs)))
 
 
 def restore_run(workspace: Workspace, name: str) -> Run:
-    """Bring back the run of that name that was thrown away last.
+    """Restore the run of that name that was deleted last.
 
     Raises:
-        StudioError: there is none, or another one has its name by now.
+        StudioError: there is no such run, or another one has its name now.
     """
     check_name(name)
     if (workspace.runs / name).exists():
@@ -127,5 +127,5 @@ def restore_run(workspace: Workspace, name: str) -> Run:
 
 
 def delete_for_good(workspace: Workspace) -> int:
-    """Empty the trash; give back how many runs that were."""
+    """Empty the trash, and return how many runs it held."""
     return len(empty_trash(workspace.runs))

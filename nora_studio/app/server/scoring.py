@@ -1,4 +1,4 @@
-"""From what the Scores page asks to the commands that measure, and their results back."""
+"""Measurements of the Scores page: their commands, and their results."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ from nora_studio.runs.scripts import CLIP_SCORE, FIDELITY, script_command
 from nora_studio.scoring.fidelity import Fidelity, read_fidelity
 
 Kind = Literal["fidelity", "score"]
-"""The best strength; or all scores of the final adapters, compared pair by pair."""
+"""fidelity: find the best strength; score: compare the final adapters pair by pair."""
 SCRIPTS = {"fidelity": FIDELITY, "score": CLIP_SCORE}
 PROMPT_LENGTH = 300
 SCORES = "scores.json"
@@ -39,13 +39,13 @@ SCORES = "scores.json"
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """What the page asks to be measured, as plain values."""
+    """A measurement that the page requests, as plain values."""
 
     runs: tuple[str, ...]
     prompts: tuple[str, ...] = ()
-    """None: the training's own prompt in places far from the photos."""
+    """Empty: the training's own prompt in places that the photos do not show."""
     seeds: int = 1
-    """Pictures of each prompt."""
+    """Number of images for each prompt."""
     strengths: tuple[float, ...] = (0.6, 0.8, 1.0)
     checkpoints: int = 2
     dino: str = ""
@@ -61,7 +61,7 @@ def measurable_runs(workspace: Workspace) -> list[Run]:
 
 
 def results_folder(workspace: Workspace, runs: Sequence[str], kind: Kind) -> Path:
-    """Where the results of some runs lie, in whatever order they were chosen."""
+    """Return the folder of some runs' results, whatever order they were chosen in."""
     named = " ".join(sorted(runs))
     mark = hashlib.sha256(named.encode()).hexdigest()[:6]
     return workspace.folder / "scores" / f"{safe_name(named)[:40].strip('-')}-{mark}" / kind
@@ -71,7 +71,7 @@ def arguments(workspace: Workspace, request: ScoreRequest, kind: Kind) -> list[s
     """Return the command's arguments, with paths relative to the visitor's folder.
 
     Raises:
-        StudioError: a run or its photos are not there, or a value is out of range.
+        StudioError: a run or its photos do not exist, or a value is out of range.
     """
     settings = _settings(workspace, request.runs)
     _check(request)
@@ -98,11 +98,11 @@ def submit(
     kind: Kind,
     models: ModelAccess,
 ) -> Job:
-    """Put a measurement into the queue.
+    """Queue a measurement.
 
     Raises:
-        StudioError: as `arguments`; or the same is under way, a judge or the runs' base may not be
-            loaded, the base needs a judge by name, or there is no room for the pictures.
+        StudioError: as `arguments`; or the same is running already, a judge or the runs' base may
+            not be loaded, the base needs a named judge, or there is no room for the images.
     """
     for flag, named in (("--clip", request.clip), ("--dino", request.dino)):
         if named:
@@ -112,7 +112,7 @@ def submit(
     settings = _settings(workspace, request.runs)
     base = str(settings[0].get("model", EMBEDDED))
     models.check(base, "the base of these runs")
-    require_judge(base, request.clip or None)  # Now, not when its turn comes.
+    require_judge(base, request.clip or None)  # Fail now, and not when the job starts.
     under_way = find_job(jobs, workspace, request.runs, kind)
     if under_way is not None and jobs.state(under_way) not in ENDED:
         raise StudioError(
@@ -172,7 +172,7 @@ def _settings(workspace: Workspace, runs: Sequence[str]) -> list[dict[str, Any]]
     found = [workspace.run(name) for name in runs]
     try:
         settings = [read_settings(run) for run in found]
-    except StudioError as error:  # It names a path of the server's.
+    except StudioError as error:  # The message would name a path on the server.
         raise StudioError(
             "the settings of one of the runs are damaged. Choose other runs."
         ) from error
@@ -216,7 +216,7 @@ def _check(request: ScoreRequest) -> None:
                 f"expected at most {PROMPT_LENGTH} characters in a prompt; got {len(prompt)}: "
                 f"{prompt[:60]!r}. Shorten it."
             )
-        # The command would take it for one of its options, or for a file of prompts.
+        # The command would read it as an option or as a file of prompts.
         if prompt.startswith("-") or names_prompt_file(prompt):
             raise StudioError(f"expected a prompt in words; got {prompt[:60]!r}.")
         check_text(prompt, "a prompt")

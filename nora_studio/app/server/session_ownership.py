@@ -1,7 +1,7 @@
-"""What a request to Gradio may name: files that the visitor uploaded, and sessions of their own.
+"""The uploads and sessions that a visitor's request to Gradio may name: only their own.
 
-Gradio takes any path in its folder of uploads, and tells the events of a session to whoever knows
-its name, which browsers draw from a weak generator.
+Gradio accepts any path in its folder of uploads, and sends the events of a session to anyone who
+knows its name, which browsers generate with a weak random generator.
 """
 
 import json
@@ -17,15 +17,15 @@ _SESSION_ROUTES = ("/gradio_api/heartbeat/",)
 
 
 class SessionOwners:
-    """Whose Gradio session is whose: the first to use it has it."""
+    """The owner of each Gradio session: the visitor who used it first."""
 
     def __init__(self) -> None:
         self._owners: dict[str, str] = {}
 
     def is_own(self, session: str, visitor: str) -> bool:
-        """Whether a session is this visitor's; one that nobody has used becomes theirs."""
+        """Return whether a session is this visitor's; a new one becomes theirs."""
         owner = self._owners.pop(session, visitor)
-        self._owners[session] = owner  # The latest used stands last.
+        self._owners[session] = owner  # Keep the dictionary in the order of last use.
         if len(self._owners) > MOST_SESSIONS:
             self._owners.pop(next(iter(self._owners)))
         return owner == visitor
@@ -43,9 +43,9 @@ def session_in_url(path: str, query: bytes) -> str | None:
 def body_problem(
     body: bytes, visitor: str, uploads: UploadCache, sessions: SessionOwners
 ) -> str | None:
-    """Why a request's JSON is not passed on; None where it is.
+    """Return why a request's JSON is refused; None if it is allowed.
 
-    What is no JSON is left to Gradio to refuse.
+    A body that is not JSON is left to Gradio to refuse.
     """
     try:
         value = json.loads(body)
@@ -57,7 +57,7 @@ def body_problem(
     if isinstance(session, str) and not sessions.is_own(session, visitor):
         return OTHERS_SESSION
     for path in _paths_in(value):
-        # A relative path is no upload; "http://..." would be fetched.
+        # A relative path is not an upload; "http://..." would be fetched.
         if ("://" in path or path.startswith(("/", "\\")) or ":\\" in path) and not uploads.belongs(
             visitor, path
         ):
@@ -66,7 +66,7 @@ def body_problem(
 
 
 def _paths_in(value: object) -> Iterator[str]:
-    """Every "path" of an object, at any depth."""
+    """Yield every "path" of an object, at any depth."""
     waiting = [value]
     while waiting:
         one = waiting.pop()

@@ -1,4 +1,4 @@
-"""A subject's photos in a visitor's folder, with captions, masks and their old names."""
+"""A subject's photos in a visitor's folder, with captions, masks and original names."""
 
 import contextlib
 import json
@@ -25,37 +25,37 @@ MOST_CAPTION = 500
 NAMES = "names.json"
 LOCK = ".lock"
 INCOMING = ".incoming-"
-"""How a file is called while it is being stored."""
+"""Prefix of a file that is being stored."""
 
 
 @dataclass(frozen=True)
 class StoredPhoto:
-    """One of a subject's photos."""
+    """A photo of a subject, as it is stored."""
 
     file: Path
     original: str
-    """What the visitor called it."""
+    """The visitor's name for it."""
     caption: str
-    """Empty: none."""
+    """Empty: no caption."""
     width: int
-    """In pixels, upright."""
+    """In pixels, after rotation by its EXIF data."""
     height: int
     thumbnail: Path
 
     @property
     def name(self) -> str:
-        """By which it is removed, replaced and captioned: "03.jpg"."""
+        """Its stored name: "03.jpg"."""
         return self.file.name
 
     @property
     def has_mask(self) -> bool:
-        """Whether a mask lies beside it."""
+        """Whether it has a mask."""
         return mask_of(self.file).is_file()
 
 
 @dataclass(frozen=True)
 class PhotoFacts:
-    """What is kept of a photo beside it."""
+    """What is stored about a photo next to it."""
 
     original: str
     width: int
@@ -63,7 +63,7 @@ class PhotoFacts:
 
 
 def subjects_of(workspace: Workspace) -> list[str]:
-    """Names of the subjects that a visitor has photos of."""
+    """Return the names of the subjects that a visitor has photos of."""
     found = (path for path in workspace.photos.iterdir() if path.name[0] != ".")
     return sorted(path.name for path in found if read_photo_facts(path))
 
@@ -88,7 +88,7 @@ def find_photo(workspace: Workspace, subject: str, name: str) -> StoredPhoto:
     """Return a subject's photo by its stored name.
 
     Raises:
-        StudioError: there is none.
+        StudioError: there is no such photo.
     """
     for photo in photos_of(workspace, subject):
         if photo.name == name:
@@ -99,7 +99,7 @@ def find_photo(workspace: Workspace, subject: str, name: str) -> StoredPhoto:
 
 
 def mask_of(photo: Path) -> Path:
-    """Where the mask of a stored photo lies."""
+    """Return the path of a stored photo's mask."""
     return photo.with_name(photo.stem + MASK_SUFFIX)
 
 
@@ -116,7 +116,7 @@ def locked_subject(workspace: Workspace, subject: str) -> Iterator[Path]:
 
 
 def set_caption(workspace: Workspace, subject: str, name: str, text: str) -> str:
-    """Write what else is in a photo; an empty text takes the caption away. Gives back what stands.
+    """Set a photo's caption, or delete it if the text is empty; return the caption.
 
     Raises:
         StudioError: there is no such photo, or the text lacks [V] or is too long.
@@ -129,7 +129,7 @@ def set_caption(workspace: Workspace, subject: str, name: str, text: str) -> str
 
 
 def write_caption(photo: Path, caption: str) -> None:
-    """Put a checked caption beside a stored photo; an empty one takes it away."""
+    """Write a validated caption next to a stored photo; delete it if it is empty."""
     file = photo.with_suffix(".txt")
     if caption:
         write_text(file, caption + "\n")
@@ -141,7 +141,7 @@ def validated_caption(text: str) -> str:
     """Return a caption in one line.
 
     Raises:
-        StudioError: it is too long, or does not say [V].
+        StudioError: the caption is too long, or lacks [V].
     """
     caption = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     if len(caption) > MOST_CAPTION:
@@ -160,8 +160,8 @@ def validated_caption(text: str) -> str:
 def read_photo_facts(folder: Path) -> dict[str, PhotoFacts]:
     """Read what is stored about each photo, by its stored name; empty for a folder without photos.
 
-    A list that cannot be read, such as one edited by hand, is made again from the photos
-    themselves, whose stored names then stand for the visitor's.
+    If the list cannot be read, for example after an edit by hand, it is rebuilt from the photos,
+    with their stored names in place of the visitor's.
     """
     try:
         values = json.loads((folder / NAMES).read_text(encoding="utf-8"))
@@ -182,7 +182,7 @@ def _facts_of(photo: Path) -> PhotoFacts:
 
 
 def write_photo_facts(folder: Path, facts: dict[str, PhotoFacts]) -> None:
-    """Keep what `read_photo_facts` reads."""
+    """Write the facts that `read_photo_facts` reads."""
     values = {name: asdict(one) for name, one in facts.items()}
     write_text(folder / NAMES, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 

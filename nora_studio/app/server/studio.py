@@ -1,4 +1,4 @@
-"""One studio: its visitors, its queues, and what this machine has."""
+"""A studio: its visitors, its queues, and the models that it allows."""
 
 import threading
 from collections.abc import Mapping
@@ -19,24 +19,24 @@ TICK_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Studio:
-    """What every page of the app works with."""
+    """The parts of the server that every page of the app uses."""
 
     auth: Authenticator
     jobs: Jobs
     image_queue: ImageQueue
     models: ModelAccess
-    """Which of them may be loaded."""
+    """The models that may be loaded."""
 
     def workspace(self, headers: Mapping[str, str]) -> Workspace:
         """Return the folder of the visitor who sends a request.
 
         Raises:
-            StudioError: the request carries no cookie of this studio.
+            StudioError: the request has no valid cookie of this studio.
         """
         return self.auth.workspace(headers)
 
     def is_model_allowed(self, name: str) -> bool:
-        """Whether a model's name or directory is one that visitors may have loaded."""
+        """Return whether a model's name or directory may be loaded."""
         return self.models.is_allowed(name)
 
     @property
@@ -45,10 +45,10 @@ class Studio:
         return self.jobs.is_private
 
     def check_training(self, options: DreamboothOptions) -> None:
-        """Refuse a training that this studio does not take, whichever button it comes from.
+        """Refuse a training that this studio does not allow, whichever button it comes from.
 
         Raises:
-            StudioError: its base or its judge may not be loaded, or it is above a ceiling.
+            StudioError: its base or judge may not be loaded, or it exceeds a limit.
         """
         self.models.check(options.model)
         if options.clip is not None:
@@ -56,9 +56,9 @@ class Studio:
         check_training(options, Limits(self.is_private))
 
     def run_queue(self, stop: threading.Event) -> None:
-        """Start what waits, until told to stop; for a thread of its own."""
+        """Start waiting jobs until the event is set; runs in a thread of its own."""
         while not stop.wait(TICK_SECONDS):
             try:
                 self.jobs.tick()
-            except (OSError, StudioError) as error:  # A full disk: it may have room again soon.
+            except (OSError, StudioError) as error:  # A full disk, which may have room again soon.
                 print(f"The queue is paused: {error}")

@@ -1,4 +1,4 @@
-"""From what the Train page asks to the trainer's command, and from an edited command back."""
+"""The trainer's command: built from the Train page's form, and parsed back after an edit."""
 
 import functools
 import shlex
@@ -19,28 +19,28 @@ from nora_studio.runs.scripts import TRAIN, script_command
 
 PROGRAM = ("nora-studio", "train")
 PRESETS = {"quick": 0.5, "balanced": 1.0, "best": 2.0}
-"""How many of the recommended steps."""
+"""Factors on the recommended number of steps."""
 SAMPLES = 4
-"""Times that the subject is drawn in a training, to see it appear."""
+"""Number of times that a training generates samples."""
 EMBEDDED_SAMPLE_STEPS = "15"
 COMMAND_LENGTH = MOST_CHARACTERS
 _RESERVED_OPTIONS = {"tracker", "fit", "preflight", "preflight_out", "resume"}
-"""Options that are not the page's to give: they would reach outside, or belong to other buttons."""
+"""Options that the page may not set: they would reach outside, or belong to other buttons."""
 
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """The Train page's first step, as plain values."""
+    """The values of the Train page's first step."""
 
     name: str
-    """Of the run, and of its folder of photos."""
+    """Name of the run and of its folder of photos."""
     class_word: str
-    """What it is: "mug", "dog"."""
+    """The subject's class: "mug", "dog"."""
     model: str = EMBEDDED
     preset: str = "balanced"
     methods: tuple[str, ...] = ("nora", "lora")
     more: tuple[str, ...] = ()
-    """Further flags, as the Advanced section makes them."""
+    """Further flags from the Advanced section."""
 
 
 def recommended_steps(model: str, preset: str) -> int:
@@ -90,7 +90,7 @@ def parse_shown_command(shown: str) -> list[str]:
     """Return the trainer's arguments in a command that somebody may have edited.
 
     Raises:
-        StudioError: it is another command, or no whole one.
+        StudioError: it is another command, or cannot be parsed.
     """
     if len(shown) > COMMAND_LENGTH:
         raise StudioError(
@@ -113,17 +113,16 @@ def parse_shown_command(shown: str) -> list[str]:
 def read_arguments(arguments: Sequence[str]) -> DreamboothOptions:
     """Return the options that the trainer's arguments describe, recommended values filled in.
 
-    No word reaches a parser, here or in the job, that is not an option of the trainer's or its
-    value.
+    Only the trainer's options and their values reach a parser, here and in the job.
 
     Raises:
-        StudioError: an unknown flag or a value out of range, in one line.
+        StudioError: a flag is unknown, or a value is out of range.
     """
     check_arguments_allowed(DreamboothOptions, arguments)
     return _parsed(tuple(arguments))
 
 
-@functools.lru_cache(maxsize=256)  # A page asks again every two seconds.
+@functools.lru_cache(maxsize=256)  # A page asks for the same command every two seconds.
 def _parsed(arguments: tuple[str, ...]) -> DreamboothOptions:
     return with_recommended(parse_options(arguments, prog=" ".join(PROGRAM)))
 
@@ -134,10 +133,10 @@ def check_arguments(
     """Return the options of a visitor's training, if it keeps to their own folder.
 
     Args:
-        is_model_allowed: Tells of a model's name or directory whether this studio may load it.
+        is_model_allowed: Returns whether this studio may load a model's name or directory.
 
     Raises:
-        StudioError: an option is wrong, would reach outside, or the run is there already.
+        StudioError: an option is wrong or would reach outside, or the run exists already.
     """
     if any(word.split("=")[0] == "--config" for word in arguments):
         raise StudioError(
@@ -175,7 +174,7 @@ def _check_own_paths(workspace: Workspace, options: DreamboothOptions) -> None:
     hints = get_type_hints(DreamboothOptions)
     for option in fields(DreamboothOptions):
         value, flag = getattr(options, option.name), f"--{option.name.replace('_', '-')}"
-        # The folder of runs is not read; a run that is gone on with is checked by itself.
+        # The folder of runs is not read; a run that is resumed is checked separately.
         is_path = Path in (hints[option.name], *get_args(hints[option.name]))
         if not is_path or value is None or option.name == "output_dir":
             continue
@@ -188,7 +187,7 @@ def _check_own_paths(workspace: Workspace, options: DreamboothOptions) -> None:
 
 
 def runs_of(options: DreamboothOptions) -> list[str]:
-    """Names of the runs that a training writes, a method each."""
+    """Return the names of the runs that a training writes, one for each method."""
     return [f"{options.run_name}-{method}" for method in options.methods]
 
 

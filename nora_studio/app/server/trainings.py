@@ -1,4 +1,4 @@
-"""A visitor's trainings: the runs of twins together, with the job that writes them."""
+"""A visitor's trainings: twin runs grouped together, with the job that writes them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,28 +15,28 @@ from nora_studio.runs.runs import Run
 
 @dataclass(frozen=True)
 class Training:
-    """Twins, or a run alone."""
+    """Twin runs, or a single run."""
 
     name: str
     """The runs' common stem."""
     runs: dict[str, Run]
-    """By method; none yet while the training waits or loads."""
+    """Runs by method; empty while the training waits or loads."""
     job: Job | None = None
-    """The newest that writes them."""
+    """The newest job that writes the runs."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the runs were planned with; empty before the first is there."""
+        """The runs' settings; empty before the first run exists."""
         return next(filter(None, map(settings_of, self.runs.values())), {})
 
     @property
     def first(self) -> Run | None:
-        """The run that leads: of the table's first method, NoRA, if it is among them."""
+        """The run of the table's first method, NoRA, if there is one; else any."""
         return self.runs.get(next(iter(METHODS))) or next(iter(self.runs.values()), None)
 
 
 def find_trainings(workspace: Workspace, jobs: Jobs) -> list[Training]:
-    """All trainings, the newest first."""
+    """Return all trainings, newest first."""
     found: dict[str, dict[str, Run]] = {}
     ages: dict[str, float] = {}
     for run in find_runs(workspace.runs):
@@ -55,10 +55,10 @@ def find_trainings(workspace: Workspace, jobs: Jobs) -> list[Training]:
 
 
 def find_training(workspace: Workspace, jobs: Jobs, name: str) -> Training:
-    """One of them.
+    """Return a training by its name.
 
     Raises:
-        StudioError: there is none of that name.
+        StudioError: there is no training of that name.
     """
     for training in find_trainings(workspace, jobs):
         if training.name == name:
@@ -69,7 +69,7 @@ def find_training(workspace: Workspace, jobs: Jobs, name: str) -> Training:
 def state_of(training: Training, jobs: Jobs) -> str:
     """Return waiting, running, finished, stopped, failed, interrupted or cancelled.
 
-    The job knows best; where there is none (a run that came here otherwise), the run says.
+    The job's state comes first; a run without a job (copied here, for example) has its own.
     """
     if training.job is not None:
         state = jobs.state(training.job)
@@ -83,7 +83,7 @@ def state_of(training: Training, jobs: Jobs) -> str:
 
 
 def _was_killed(training: Training, jobs: Jobs) -> bool:
-    """Whether its process ended without a word of its own."""
+    """Return whether its process was killed by a signal or left no exit status."""
     status = None if training.job is None else jobs.status(training.job)
     return status is None or status > 128
 

@@ -1,4 +1,4 @@
-"""What a visitor is to know of uploaded files: a list that stays until it is dismissed."""
+"""Notes about uploaded files, which stay until the visitor dismisses them."""
 
 import json
 from collections.abc import Iterable
@@ -11,21 +11,21 @@ from nora_studio.app.server.workspace import Workspace, check_name
 from nora_studio.runs.atomic import write_text
 
 NOTES = ".upload-notes.json"
-"""Beside the photos, and never served."""
+"""File next to the photos, which is never served."""
 MOST_NOTES = 200
 Kind = Literal["refused", "waiting", "shared"]
 
 
 @dataclass(frozen=True)
 class UploadNote:
-    """One file that was not taken as it is."""
+    """A note about one uploaded file."""
 
     name: str
-    """What the visitor calls it."""
+    """The visitor's name of the file."""
     text: str
     """A sentence that names the file, with the remedy."""
     kind: Kind = "refused"
-    """Left out; kept until its photo comes; or taken for several photos."""
+    """refused: left out; waiting: kept until its photo comes; shared: used for several photos."""
 
 
 def read_notes(folder: Path) -> list[UploadNote]:
@@ -38,7 +38,7 @@ def read_notes(folder: Path) -> list[UploadNote]:
 
 
 def update_notes(folder: Path, notes: Iterable[UploadNote], handled: Iterable[str]) -> None:
-    """Add the notes of an upload; earlier ones of the same files, or of settled ones, go."""
+    """Add the notes of an upload, and remove earlier ones of these and of handled files."""
     notes, gone = list(notes), set(handled)
     gone |= {note.name for note in notes}
     kept = [note for note in read_notes(folder) if note.name not in gone]
@@ -50,12 +50,12 @@ def update_notes(folder: Path, notes: Iterable[UploadNote], handled: Iterable[st
 
 
 def upload_notes(workspace: Workspace, subject: str) -> list[UploadNote]:
-    """All that a visitor is to know of a subject's uploads, by the visitor's own names of files."""
+    """Return the notes about a subject's uploads, oldest first."""
     return read_notes(workspace.photos / check_name(subject))
 
 
 def dismiss_notes(workspace: Workspace, subject: str) -> None:
-    """Forget the notes of files that were left out; those that wait for their photo stay."""
+    """Remove all notes except those of files that wait for their photo."""
     with locked_subject(workspace, subject) as folder:
         notes = read_notes(folder)
         update_notes(folder, [], [note.name for note in notes if note.kind != "waiting"])

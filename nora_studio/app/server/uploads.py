@@ -1,9 +1,9 @@
-"""A subject's photos as a visitor uploads them, with captions, masks and their old names.
+"""Uploads of a subject's photos, captions and masks.
 
-A photo is stored under a number of its own, in the bytes it came in: a run records its digest, and
-the same command trains the same on the visitor's own copy. So whatever a camera wrote into it,
-the place included, stays in it; only the visitor is ever given the file, and nothing that the
-studio makes of it (thumbnails, samples, adapters, what is published) has any of that.
+A photo is stored under a number, byte for byte: a run records its digest, so the same command gives
+the same training on the visitor's own copy. The camera's metadata, location included, therefore
+stays in the file; only the visitor can download it, and nothing that the studio makes from it
+(thumbnails, samples, adapters, published files) contains that metadata.
 """
 
 import shutil
@@ -55,11 +55,11 @@ from nora_studio.runs.atomic import discard
 
 MOST_PHOTOS = 50
 TAKEN_SUFFIXES = (*PHOTO_SUFFIXES, *SIDECAR_SUFFIXES)
-"""Names of files that may come along with photos; what is no photo, caption or mask is left out."""
+"""Suffixes that may be uploaded together with photos; all others are left out."""
 
 
 class Upload(NamedTuple):
-    """An upload: where it lies, and what the visitor calls it."""
+    """An uploaded file, and the visitor's name for it."""
 
     file: Path
     name: str
@@ -67,30 +67,29 @@ class Upload(NamedTuple):
 
 @dataclass(frozen=True)
 class UploadResult:
-    """What came of an upload of several files."""
+    """The result of an upload of several files."""
 
     photos: list[StoredPhoto]
-    """Those that were stored."""
+    """The photos that were stored."""
     notes: list[UploadNote]
-    """All that were not taken as they are, by the visitor's own names."""
+    """Notes about the files that were not taken as they are."""
 
     @property
     def problems(self) -> list[str]:
-        """A sentence for each of them."""
+        """The text of each note."""
         return [note.text for note in self.notes]
 
 
 def add_photos(
     workspace: Workspace, subject: str, files: Sequence[Upload], quota: int | None = None
 ) -> UploadResult:
-    """Store uploads as a subject's photos, captions and masks, each beside its namesake.
+    """Store uploads as a subject's photos, and captions and masks next to their photos.
 
-    Names are the visitor's own. A caption or mask finds its photo in this upload, in an earlier
-    one, or in a later one. Whatever is wrong with one file is kept as a note, and the others are
-    stored.
+    Captions and masks are matched to photos by the visitor's names, in this upload, an earlier or a
+    later one. A problem with one file becomes a note, and the others are stored.
 
     Raises:
-        StudioError: the subject's name is none, or the disk refuses.
+        StudioError: the subject's name is not allowed, or the disk cannot be written.
     """
     new_photos: set[str] = set()
     notes: list[UploadNote] = []
@@ -134,7 +133,7 @@ def _add_photo(
 def _add_companion(
     workspace: Workspace, folder: Path, entry: Upload, new_photos: set[str], quota: int | None
 ) -> UploadNote | None:
-    """Take a caption or mask; say what is not read of what else comes along with photos."""
+    """Store a caption or mask; return a note about any other file that is left out."""
     suffix = PurePath(entry.name).suffix.lower()
     if entry.name.startswith("._"):
         return None
@@ -144,7 +143,7 @@ def _add_companion(
     if suffix in VIDEO_SUFFIXES:
         originals = [fact.original for fact in read_photo_facts(folder).values()]
         if Owners(originals).of(PurePath(entry.name).stem):
-            return None  # The moving part of a telephone's photo.
+            return None  # The video part of a live photo.
         return UploadNote(
             entry.name, f"{entry.name} is a video. Save single frames of it as photos."
         )
@@ -156,19 +155,21 @@ def _add_companion(
 
 
 def _is_sidecar(name: str) -> bool:
-    """Whether a file is known to be no photo, by what cameras and programs call it."""
+    """Return whether a file's name marks it as another program's file next to photos."""
     suffix = PurePath(name).suffix.lower()
     known = suffix in SIDECAR_SUFFIXES and suffix not in CAPTION_SUFFIXES
-    return known or name == ".DS_Store" or name.startswith("._")  # macOS's, on other disks
+    return (
+        known or name == ".DS_Store" or name.startswith("._")
+    )  # Files that macOS writes on other disks.
 
 
 def replace_photo(
     workspace: Workspace, subject: str, name: str, entry: Upload, quota: int | None = None
 ) -> StoredPhoto:
-    """Put another photo in the place of one; its caption stays, a mask drawn on the old one goes.
+    """Replace a photo; its caption is kept, and its mask, which fitted the old photo, is deleted.
 
     Raises:
-        StudioError: there is no such photo, or the new one will not do; then the old one stays.
+        StudioError: there is no such photo, or the new one is refused; then the old one stays.
     """
     with locked_subject(workspace, subject) as folder:
         old = find_photo(workspace, subject, name)
@@ -212,7 +213,7 @@ def remove_subject(workspace: Workspace, subject: str) -> None:
 
 
 def _store(folder: Path, source: Path, shown: str, number: int) -> str:
-    """Check a file by its content and put it into the folder under its number."""
+    """Check a file by its content and store it in the folder under its number."""
     check_size(shown, source.stat().st_size, MOST_PHOTO_BYTES)
     suffix = check_header(source, shown)
     name = f"{number:02d}{suffix}"

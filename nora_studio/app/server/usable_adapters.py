@@ -1,4 +1,4 @@
-"""What a visitor has to draw with: their runs, the checkpoints of these, and adapter files."""
+"""Adapters that a visitor can generate images with: runs, their checkpoints, and files."""
 
 import re
 from collections.abc import Iterable
@@ -18,30 +18,30 @@ _SUBJECT = re.compile(r"\[v\]\s+([\w-]+)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class UsableAdapter:
-    """An adapter that can be drawn with."""
+    """An adapter that images can be generated with."""
 
     path: str
-    """In the workspace."""
+    """Path in the workspace."""
     name: str
-    """The run's, or the file's."""
+    """Name of the run or file."""
     card: AdapterCard
     checkpoints: dict[int, str]
-    """Step -> path in the workspace; the final one last."""
+    """Step -> path in the workspace, the final one last."""
 
     @property
     def method(self) -> str:
-        """As people write it."""
+        """The method's usual name."""
         return METHOD_NAMES.get(self.card.method, self.card.method)
 
     @property
     def subject(self) -> str:
-        """How prompts name what it learned: "[V] mug"."""
+        """The subject in prompts: "[V] mug"."""
         match = _SUBJECT.search(self.card.prompt)
         return f"[V] {match[1]}" if match else "[V]"
 
 
 def find_usable_adapters(workspace: Workspace) -> list[UsableAdapter]:
-    """Everything of a visitor's that can be drawn with, the newest first; no damaged ones."""
+    """Return a visitor's usable adapters, newest first; damaged ones are left out."""
     found: list[tuple[float, UsableAdapter]] = []
     for run in find_runs(workspace.runs):
         places = run.checkpoints()
@@ -63,7 +63,7 @@ def find_usable_adapters(workspace: Workspace) -> list[UsableAdapter]:
 
 
 def usable_adapters_with(workspace: Workspace, paths: Iterable[str]) -> list[UsableAdapter]:
-    """`find_usable_adapters`, and besides those checkpoints of runs that are among some paths."""
+    """Return the usable adapters, and the checkpoints of runs that are among some paths."""
     found = find_usable_adapters(workspace)
     asked = set(paths) - {one.path for one in found}
     earlier = [
@@ -82,7 +82,7 @@ def column_labels(chosen: list[UsableAdapter]) -> list[str]:
 
 
 def spaced_checkpoints(adapter: UsableAdapter, most: int = CHECKPOINTS_SHOWN) -> dict[int, str]:
-    """At most so many of its checkpoints, spread evenly, the last one among them."""
+    """Return at most so many checkpoints of an adapter, evenly spaced, including the last."""
     steps = list(adapter.checkpoints)
     if len(steps) > most:
         steps = [steps[round(n * (len(steps) - 1) / (most - 1))] for n in range(most)]
@@ -97,7 +97,7 @@ def _card_of(path: Path | None) -> AdapterCard | None:
 
 
 def _written_at(path: Path) -> float:
-    """When an adapter was written, in seconds since 1970; 0 if it was pruned just now."""
+    """Return an adapter's modification time; 0 if it was deleted just now."""
     try:
         return path.stat().st_mtime
     except OSError:
