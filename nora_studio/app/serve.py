@@ -31,7 +31,7 @@ from nora_studio.app.server.studio import Studio
 from nora_studio.errors import StudioError
 from nora_studio.options.command_line import parse_command
 
-MOST_QUOTA = 1e9
+MAX_QUOTA = 1e9
 """GiB."""
 
 
@@ -117,9 +117,9 @@ def open_studio(home: Path, options: UiOptions) -> Studio:
     is_private = accounts is None and is_local
     quota = OWNERS_QUOTA_BYTES if is_private else QUOTA_BYTES
     if options.quota is not None:
-        if not 0 < options.quota < MOST_QUOTA:
+        if not 0 < options.quota < MAX_QUOTA:
             raise StudioError(
-                f"--quota: expected GiB above 0 and below {MOST_QUOTA:g}; got {options.quota:g}."
+                f"--quota: expected GiB above 0 and below {MAX_QUOTA:g}; got {options.quota:g}."
             )
         quota = int(options.quota * GIB)
     # Before the folder is created, so that a refused start leaves nothing behind.

@@ -1,4 +1,4 @@
-"""What the Adapters page asks for becomes a command that runs, and nothing else does."""
+"""The Adapters page's actions become commands that run, and other values are refused."""
 
 import shlex
 import shutil
@@ -56,7 +56,7 @@ def carry_out(workspace, monkeypatch, capsys):
     return run
 
 
-def test_the_library_shows_runs_and_files_with_what_they_draw(workspace, commands, carry_out):
+def test_the_library_shows_runs_and_files_with_their_samples(workspace, commands, carry_out):
     carry_out(commands.export(NORA, "kohya"))
     shelf = {entry.path: entry for entry in library(workspace)}
     assert set(shelf) == {NORA, LORA, "adapters/mug-nora-kohya.safetensors"}
@@ -70,7 +70,7 @@ def test_the_library_shows_runs_and_files_with_what_they_draw(workspace, command
 
 
 @pytest.mark.parametrize("to", FORMATS)
-def test_an_export_is_a_file_that_is_an_adapter_again(workspace, commands, carry_out, to):
+def test_an_exported_file_is_a_loadable_adapter(workspace, commands, carry_out, to):
     said = carry_out(commands.export(NORA, to))
     file = workspace.adapters / f"mug-nora-{to}.safetensors"
     assert file.is_file() and str(workspace.folder) not in said
@@ -82,7 +82,7 @@ def test_an_export_is_a_file_that_is_an_adapter_again(workspace, commands, carry
     assert "adapters/mine.safetensors" in onward.arguments and "--rank" in onward.arguments
 
 
-def test_a_mix_and_a_merge_take_each_by_its_strength(workspace, commands, carry_out, tiny_base):
+def test_a_mix_and_a_merge_use_each_adapters_strength(workspace, commands, carry_out, tiny_base):
     both = [AdapterChoice(NORA, 0.5), AdapterChoice(LORA, 1.25)]
     mix = commands.mix(both, "both")
     assert "0.5 x mug-nora" in carry_out(mix) and "1.25" in mix.shown
@@ -93,7 +93,7 @@ def test_a_mix_and_a_merge_take_each_by_its_strength(workspace, commands, carry_
     assert f"{MERGED}/whole-2" in commands.merge(both, "whole").arguments
 
 
-def test_a_look_at_what_would_be_published_shows_the_page(commands, carry_out):
+def test_a_dry_run_of_publishing_shows_the_model_card(commands, carry_out):
     order = commands.push(NORA, "ada/my-mug", "mit")
     assert "--dry-run" in order.arguments and "--private" in order.arguments
     page = model_card_in(carry_out(order))
@@ -104,11 +104,11 @@ def test_a_look_at_what_would_be_published_shows_the_page(commands, carry_out):
     assert order.without_dry_run().arguments == sent.arguments
 
 
-def test_looking_inside_tells_method_and_layers(commands, carry_out):
+def test_inspecting_shows_method_and_layers(commands, carry_out):
     assert "method" in carry_out(commands.inspect(NORA))
 
 
-def test_an_order_is_run_by_this_python(commands):
+def test_a_command_is_run_by_this_python(commands):
     order = commands.inspect(LORA)
     assert order.argv == [sys.executable, "-m", "nora_studio.cli", "inspect", LORA]
     assert order.shown == f"nora-studio inspect {LORA}"
@@ -118,7 +118,7 @@ def test_an_order_is_run_by_this_python(commands):
     "path",
     ["runs/none", "../x", "/etc/passwd", "", "runs/mug-nora/adapter", "--help", "adapters/x\x00"],
 )
-def test_only_adapters_of_the_shelf_are_taken(commands, path):
+def test_only_adapters_of_the_library_are_accepted(commands, path):
     for order in (
         lambda: commands.export(path, "kohya"),
         lambda: commands.mix([AdapterChoice(path), AdapterChoice(NORA)], "x"),
@@ -130,7 +130,7 @@ def test_only_adapters_of_the_shelf_are_taken(commands, path):
             order()
 
 
-def test_values_that_are_none_of_those_taken_are_refused(commands):
+def test_values_that_are_not_allowed_are_refused(commands):
     for order, told in (
         (lambda: commands.export(NORA, "pickle"), "expected a format"),
         (lambda: commands.export(NORA, "kohya", "int8"), "expected a precision"),
@@ -173,7 +173,7 @@ words = st.text(max_size=30) | st.sampled_from(["--out=/x", "$(id)", ";rm", "a b
 
 @given(path=words, to=words, name=words, repository=words, model=words)
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-def test_no_word_of_a_page_becomes_a_flag(commands, path, to, name, repository, model):
+def test_no_value_from_a_page_becomes_a_flag(commands, path, to, name, repository, model):
     for order in (
         lambda: commands.export(path, to, name=name),
         lambda: commands.export(NORA, "kohya", name=name),
@@ -188,7 +188,7 @@ def test_no_word_of_a_page_becomes_a_flag(commands, path, to, name, repository, 
         assert not any(Path(word).is_absolute() or ".." in word for word in arguments)
 
 
-def test_a_removed_file_comes_back_with_its_tokens_and_a_run_is_not_removed(
+def test_a_removed_file_is_restored_with_its_tokens_and_a_run_is_not_removed(
     workspace, commands, carry_out
 ):
     carry_out(commands.export(NORA, "kohya", name="mine"))
@@ -208,7 +208,7 @@ def test_a_removed_file_comes_back_with_its_tokens_and_a_run_is_not_removed(
         remove_file(workspace, NORA)
 
 
-def test_a_damaged_file_is_shown_with_its_fault_and_not_used(
+def test_a_damaged_file_is_listed_with_its_problem_and_not_used(
     workspace, commands, carry_out, tmp_path
 ):
     carry_out(commands.export(NORA, "kohya", name="mine"))

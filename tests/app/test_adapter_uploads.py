@@ -1,4 +1,4 @@
-"""Adapter files are looked at before they are stored, and go by names of the studio's own."""
+"""Adapter files are checked before they are stored, under safe names."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ def listed(workspace: Workspace) -> set[str]:
     return {file.name for file in workspace.adapters.iterdir()} - {".lock"}
 
 
-def test_an_adapter_is_stored_under_a_name_of_ours_and_never_over_another(workspace, lora):
+def test_an_adapter_is_stored_under_a_safe_name_and_never_overwrites_another(workspace, lora):
     for name, stored in (
         ("My Mug (v2).safetensors", "my-mug-v2"),
         ("my mug v2.SAFETENSORS", "my-mug-v2-2"),
@@ -72,7 +72,7 @@ def header(text: str, rest: bytes = b"") -> bytes:
         (2**62).to_bytes(8, "little") + b"{",
     ],
 )
-def test_what_is_no_adapter_is_refused_and_leaves_nothing(workspace, tmp_path, content):
+def test_files_that_are_not_adapters_are_refused_and_leave_nothing(workspace, tmp_path, content):
     file = tmp_path / "upload"
     file.write_bytes(content)
     with pytest.raises(StudioError) as caught:
@@ -91,7 +91,7 @@ def test_what_is_no_adapter_is_refused_and_leaves_nothing(workspace, tmp_path, c
         ({"nothing": (1,)}, "no known kind"),
     ],
 )
-def test_other_files_are_told_what_they_are(workspace, tmp_path, tensors, told):
+def test_refused_files_are_named_by_their_kind(workspace, tmp_path, tensors, told):
     file = tmp_path / "upload"
     save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, file)
     with pytest.raises(StudioError, match=told):
@@ -99,7 +99,7 @@ def test_other_files_are_told_what_they_are(workspace, tmp_path, tensors, told):
     assert listed(workspace) == set()
 
 
-def test_new_tokens_go_beside_the_latest_adapter_of_their_name(workspace, lora, tmp_path):
+def test_new_tokens_are_stored_next_to_the_latest_adapter_of_their_name(workspace, lora, tmp_path):
     tokens = tmp_path / "tokens"
     save_file({"clip_l": torch.zeros(2, 8), "clip_g": torch.zeros(2, 8)}, tokens)
     for _ in range(2):
@@ -111,10 +111,10 @@ def test_new_tokens_go_beside_the_latest_adapter_of_their_name(workspace, lora, 
     }
 
 
-def test_size_and_share_of_the_disk_are_limited(workspace, lora, monkeypatch):
+def test_size_and_quota_of_adapter_files_are_limited(workspace, lora, monkeypatch):
     with pytest.raises(StudioError, match="your folder holds"):
         add_adapter(workspace, Upload(lora, "mug.safetensors"), quota=100)
-    monkeypatch.setattr(adapter_uploads, "MOST_ADAPTER_BYTES", 100)
+    monkeypatch.setattr(adapter_uploads, "MAX_ADAPTER_BYTES", 100)
     with pytest.raises(StudioError, match="; the limit is "):
         add_adapter(workspace, Upload(lora, "mug.safetensors"))
     assert listed(workspace) == set()
@@ -122,7 +122,7 @@ def test_size_and_share_of_the_disk_are_limited(workspace, lora, monkeypatch):
 
 @given(content=st.binary(max_size=200) | st.text(max_size=100).map(lambda text: header(text)))
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
-def test_no_content_is_taken_for_an_adapter_by_chance(workspace, tmp_path, content):
+def test_random_content_is_never_accepted_as_an_adapter(workspace, tmp_path, content):
     file = tmp_path / "upload"
     file.write_bytes(content)
     with pytest.raises(StudioError):

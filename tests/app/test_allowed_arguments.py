@@ -1,4 +1,4 @@
-"""Of what a page sends, only the trainer's own options and their values reach a parser."""
+"""Only the trainer's own options and their values reach a parser from a page."""
 
 import contextlib
 import io
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from nora_studio.app.server.adapter_commands import AdapterCommands
 from nora_studio.app.server.allowed_arguments import (
-    MOST_CHARACTERS,
-    MOST_WORDS,
+    MAX_CHARACTERS,
+    MAX_WORDS,
     check_arguments_allowed,
 )
 from nora_studio.app.server.scoring import ScoreRequest, _check
@@ -55,14 +55,14 @@ def refusal_of(workspace: Workspace, words: list[str]) -> str:
     return line
 
 
-def test_the_parser_alone_would_write_the_file(tmp_path):
+def test_tyro_alone_would_write_the_file(tmp_path):
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
         parse_options(["--tyro-write-completion", "bash", str(tmp_path / "written")])
     assert (tmp_path / "written").exists(), "tyro changed; the tests below prove nothing any more"
 
 
 @pytest.mark.parametrize("word", WRITES)
-def test_no_visitor_writes_a_file_by_the_parsers_own_option(workspace, tmp_path, word):
+def test_no_visitor_can_write_a_file_through_tyros_own_option(workspace, tmp_path, word):
     file = tmp_path / "written"
     for words in (
         [word, "bash", str(file)],
@@ -111,16 +111,16 @@ def test_no_visitor_writes_a_file_by_the_parsers_own_option(workspace, tmp_path,
         (["--fit", "0." + "0" * 40 + "1"], "--fit: expected at most 32"),
         (["--steps", "3e400"], "--steps"),
         (["--unet.rank", "9" * 5000], "--unet.rank: expected at most 18"),
-        (["--sample-prompts", *map(str, range(MOST_WORDS))], f"at most {MOST_WORDS} words"),
-        (["--prompt", "x" * MOST_CHARACTERS], f"{MOST_CHARACTERS:,}"),
+        (["--sample-prompts", *map(str, range(MAX_WORDS))], f"at most {MAX_WORDS} words"),
+        (["--prompt", "x" * MAX_CHARACTERS], f"{MAX_CHARACTERS:,}"),
         (["--config=x"], "--config"),
     ],
 )
-def test_what_is_no_option_or_too_much_is_refused_in_one_line(workspace, words, said):
+def test_unknown_options_and_excessive_values_are_refused_in_one_line(workspace, words, said):
     assert said in refusal_of(workspace, [*NEEDED, *words])
 
 
-def test_an_override_nested_or_long_beyond_reason_is_one_line(workspace):
+def test_a_deeply_nested_or_long_override_is_refused_in_one_line(workspace):
     for value in ("[" * 3000, "9" * 5000, "{a=" * 900):
         words = [*NEEDED, "--method", "lora", "--override", f"lora.unet.rank={value}"]
         with pytest.raises(StudioError, match="is no number") as refused:
@@ -128,7 +128,7 @@ def test_an_override_nested_or_long_beyond_reason_is_one_line(workspace):
         assert len(str(refused.value)) < 300
 
 
-def test_the_list_is_what_the_parser_itself_knows():
+def test_the_allowed_options_are_those_of_the_parser():
     told = io.StringIO()
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(told):
         parse_options(["--help"])
@@ -144,7 +144,7 @@ def test_the_list_is_what_the_parser_itself_knows():
             raise AssertionError(f"{flag} is the trainer's own and is not let through")
 
 
-def test_what_the_trainer_writes_down_is_let_through_and_read_back():
+def test_flags_written_by_the_trainer_are_allowed_and_read_back():
     odd = DreamboothOptions(
         instance_dir=Path("photos/mug"),
         prompt="-a [V] mug",
@@ -180,7 +180,7 @@ NASTY = st.one_of(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
 @given(words=st.lists(NASTY, max_size=6), is_whole=st.booleans())
-def test_whatever_words_come_they_are_options_or_one_line(tmp_path_factory, words, is_whole):
+def test_any_words_are_either_options_or_refused_in_one_line(tmp_path_factory, words, is_whole):
     folder = tmp_path_factory.mktemp("here")
     workspace = Workspace.of(folder / "home", "0" * 32)
     with contextlib.chdir(folder):

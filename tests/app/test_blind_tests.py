@@ -1,4 +1,4 @@
-"""A blind test: nothing tells the sides before the end, and the verdict is the sign test's."""
+"""A blind test hides the sides until its end, and its verdict is the sign test's."""
 
 import json
 import re
@@ -66,7 +66,7 @@ def favour(label):
     return lambda trial: {trial.left: "left", trial.right: "right"}.get(label, "tie")
 
 
-def test_each_row_is_judged_once_beside_decoys_of_the_base_on_random_sides(workspace, sheet):
+def test_each_row_is_judged_once_with_decoys_and_random_sides(workspace, sheet):
     test = create_test(workspace, sheet, "NoRA", "LoRA", seed=3)
     main = [trial for trial in test.trials if trial.pair == {"NoRA", "LoRA"}]
     decoys = [trial for trial in test.trials if "base" in trial.pair]
@@ -85,7 +85,7 @@ def test_each_row_is_judged_once_beside_decoys_of_the_base_on_random_sides(works
         ]  # fmt: skip
 
 
-def test_nothing_that_reaches_the_page_tells_the_sides(workspace, sheet):
+def test_nothing_sent_to_the_page_reveals_the_sides(workspace, sheet):
     test = create_test(workspace, sheet, "NoRA", "LoRA")
     pages = []
     for number in range(len(test.trials)):
@@ -148,7 +148,7 @@ def test_the_sign_test_is_the_exact_binomial(wins):
     assert sign_test(0, 0) == 1.0
 
 
-def test_a_test_is_kept_goes_on_after_a_restart_and_answers_can_be_taken_back(workspace, sheet):
+def test_a_test_continues_after_a_restart_and_answers_can_be_undone(workspace, sheet):
     test = create_test(workspace, sheet, "NoRA", "LoRA")
     save_test(workspace, test.answer("left").answer("tie"))
     (found,) = find_tests(workspace, sheet)
@@ -165,7 +165,7 @@ def test_a_test_is_kept_goes_on_after_a_restart_and_answers_can_be_taken_back(wo
     assert find_tests(workspace, sheet) == []
 
 
-def test_what_cannot_be_judged_is_refused(workspace, sheet):
+def test_impossible_tests_are_refused(workspace, sheet):
     with pytest.raises(StudioError, match="two different columns"):
         create_test(workspace, sheet, "NoRA", "NoRA")
     with pytest.raises(StudioError, match="two different columns"):

@@ -1,4 +1,4 @@
-"""The Compare tab's request and its HTML: what is asked for, and that nothing in it is believed."""
+"""The Compare tab's request and HTML: columns and prompts are right, and texts are inert."""
 
 import re
 import shutil
@@ -48,9 +48,7 @@ def fields(adapters) -> ComparisonFields:
     )  # fmt: skip
 
 
-def test_runs_and_files_can_be_drawn_with_and_damaged_ones_are_left_out(
-    workspace, adapters, tiny_pipe
-):
+def test_runs_and_files_are_usable_and_damaged_ones_are_left_out(workspace, adapters, tiny_pipe):
     assert {one.path for one in adapters} == {"runs/mug-nora", "runs/mug-lora"}
     assert sorted(column_labels(adapters)) == ["LoRA", "NoRA"]
     assert column_labels([adapters[0]] * 2) == [adapters[0].name] * 2
@@ -65,7 +63,7 @@ def test_runs_and_files_can_be_drawn_with_and_damaged_ones_are_left_out(
     assert [one.path for one in find_usable_adapters(workspace)] == ["runs/mug-nora"]
 
 
-def test_errors_do_not_tell_where_the_server_keeps_files(workspace, fields):
+def test_errors_do_not_reveal_paths_of_the_server(workspace, fields):
     card = workspace.runs / "mug-lora" / "adapter" / "card.json"
     card.write_text("{")
     with pytest.raises(StudioError, match=r"^runs/mug-lora/adapter/card\.json is damaged"):
@@ -107,7 +105,7 @@ def test_prompts_by_seeds_is_a_table_for_each_adapter(workspace, fields):
     assert page.count("seed 4") >= 2
 
 
-def test_without_a_prompt_or_an_adapter_one_is_told_what_to_do(fields):
+def test_a_missing_prompt_or_adapter_is_named_with_a_remedy(fields):
     with pytest.raises(StudioError, match="write a prompt"):
         request_of(replace(fields, prompts=" \n"))
     with pytest.raises(StudioError, match="choose an adapter"):
@@ -131,7 +129,7 @@ def test_words_of_visitors_are_inert_on_the_page(workspace, fields):
     assert "onerror=alert(1)&gt;" in escaped(NASTY)
 
 
-def test_scores_stand_under_their_pictures_and_differences_in_words(workspace, fields):
+def test_scores_are_under_their_images_and_differences_in_words(workspace, fields):
     request, view = request_of(replace(fields, prompts="a [V] mug", seeds=1))
     sheet = new_image_job(workspace, request, view)
     labels = [column.label for column in sheet.request.columns]

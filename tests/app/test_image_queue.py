@@ -1,4 +1,4 @@
-"""Drawings of the studio: kept in the visitor's folder, fair, bounded, and found again."""
+"""Image jobs are stored in the visitor's folder, take turns, are limited, and survive restarts."""
 
 import os
 import signal
@@ -81,7 +81,7 @@ def ended(image_queue, workspace, name):
 
 
 @pytest.mark.slow
-def test_a_drawing_comes_picture_by_picture_and_outlives_the_server(
+def test_a_job_arrives_image_by_image_and_outlives_the_server(
     image_queue, home, visitor, other, asked
 ):
     name = image_queue.submit(visitor, asked(seeds=[0, 1]), {"layout": "columns"})
@@ -98,7 +98,7 @@ def test_a_drawing_comes_picture_by_picture_and_outlives_the_server(
         image_queue.read(other, name)
 
 
-def test_a_drawing_that_nothing_may_score_is_drawn_and_says_why(image_queue, visitor, asked):
+def test_a_job_without_a_judge_is_generated_and_says_why(image_queue, visitor, asked):
     job = ended(image_queue, visitor, image_queue.submit(visitor, asked(score=True)))
     assert (job.state, job.scores, job.judge, len(job.files)) == ("finished", None, None, 2)
     page = image_job_view(job, visitor)
@@ -107,7 +107,7 @@ def test_a_drawing_that_nothing_may_score_is_drawn_and_says_why(image_queue, vis
         new_image_job(visitor, asked(score=True, clip="x"), is_allowed=lambda name: name != "x")
 
 
-def test_the_token_doctor_answers_by_the_same_process(image_queue, base):
+def test_the_token_doctor_uses_the_same_process(image_queue, base):
     reading = image_queue.read_as_tokens(PROMPT, str(base), RARE_TOKEN)
     assert reading["text"] == f"a photo of a {RARE_TOKEN} mug"
     with pytest.raises(StudioError, match="no directory here"):
@@ -115,7 +115,7 @@ def test_the_token_doctor_answers_by_the_same_process(image_queue, base):
 
 
 @pytest.mark.slow
-def test_a_cancelled_drawing_keeps_its_pictures_and_goes_on(image_queue, visitor, asked):
+def test_a_cancelled_job_keeps_its_images_and_can_be_resumed(image_queue, visitor, asked):
     name = image_queue.submit(visitor, asked(seeds=list(range(100))))
     until(lambda: image_queue.read(visitor, name).files)
     with pytest.raises(StudioError, match="has not ended yet"):
@@ -135,7 +135,7 @@ def test_a_cancelled_drawing_keeps_its_pictures_and_goes_on(image_queue, visitor
 
 
 @pytest.mark.slow
-def test_a_killed_process_fails_its_drawing_and_the_next_one_starts_anew(
+def test_a_killed_process_fails_its_job_and_the_next_job_starts_another(
     image_queue, visitor, asked
 ):
     name = image_queue.submit(visitor, asked(seeds=list(range(100, 190))))
@@ -150,7 +150,7 @@ def test_a_killed_process_fails_its_drawing_and_the_next_one_starts_anew(
     assert ended(image_queue, visitor, image_queue.submit(visitor, asked())).state == "finished"
 
 
-def test_an_error_of_one_drawing_is_told_and_others_go_on(image_queue, visitor, asked):
+def test_an_error_of_one_job_is_reported_and_others_continue(image_queue, visitor, asked):
     columns = [{"label": "NoRA", "adapters": [{"path": "runs/mug-nora"}]}]
     bad = image_queue.submit(visitor, asked(model=None, columns=columns))
     good = image_queue.submit(visitor, asked())
@@ -158,7 +158,7 @@ def test_an_error_of_one_drawing_is_told_and_others_go_on(image_queue, visitor, 
     assert ended(image_queue, visitor, good).state == "finished"
 
 
-def test_visitors_take_turns_and_are_told_whom_they_wait_for(image_queue, visitor, other, asked):
+def test_visitors_take_turns_and_see_their_place_in_the_queue(image_queue, visitor, other, asked):
     many = [
         image_queue.submit(visitor, asked(seeds=list(range(n, n + 9)))) for n in (200, 210, 220)
     ]
@@ -172,7 +172,7 @@ def test_visitors_take_turns_and_are_told_whom_they_wait_for(image_queue, visito
 
 
 @pytest.mark.slow
-def test_on_a_gpu_a_drawing_waits_for_the_training_and_lets_its_memory_go(home, visitor, asked):
+def test_on_a_gpu_a_job_waits_for_the_training_and_frees_its_memory(home, visitor, asked):
     training = [True]
     # The real server, only that it says to be on a GPU.
     server = f"{sys.executable} -m nora_studio.cli draw-server"
@@ -190,7 +190,7 @@ def test_on_a_gpu_a_drawing_waits_for_the_training_and_lets_its_memory_go(home, 
         image_queue.close()
 
 
-def test_what_a_dead_server_left_is_found_interrupted(home, visitor, asked):
+def test_jobs_of_a_dead_server_are_interrupted(home, visitor, asked):
     job = new_image_job(visitor, asked())
     write_image_job(visitor, job)
     assert ImageQueue(home).read(visitor, job.id).state == "interrupted"
@@ -217,7 +217,7 @@ def test_what_a_dead_server_left_is_found_interrupted(home, visitor, asked):
         ({"references": ["/etc/hostname"]}, "no file"),
     ],
 )
-def test_what_is_too_much_or_not_the_visitors_is_refused(home, visitor, asked, change, word):
+def test_excessive_requests_and_foreign_files_are_refused(home, visitor, asked, change, word):
     with pytest.raises(StudioError, match=word):
         ImageQueue(home).submit(visitor, asked(**change))
 

@@ -1,4 +1,4 @@
-"""What one request may ask for has a ceiling, and what it writes has to have room."""
+"""Every request has limits, and what it writes must fit into the quota."""
 
 import os
 import threading
@@ -57,7 +57,7 @@ PLAIN = DreamboothOptions(instance_dir=Path("photos/mug"), prompt="a [V] mug", n
         ("measurements in a run", {"steps": 2001, "evaluate_every": 1}),
     ],
 )
-def test_what_is_above_a_ceiling_is_refused_by_name(name, changes):
+def test_values_above_a_limit_are_refused_by_name(name, changes):
     asked = with_recommended(replace(PLAIN, **changes))
     if name == "--accumulate":
         asked = replace(asked, batch_size=1)
@@ -66,7 +66,7 @@ def test_what_is_above_a_ceiling_is_refused_by_name(name, changes):
     check_training(asked, Limits(is_owner=True))
 
 
-def test_usual_trainings_are_below_every_ceiling_and_the_owners_are_finite():
+def test_usual_trainings_are_below_every_limit_and_the_owners_limits_are_finite():
     for model in ("embedded", "a/sdxl"):
         asked = with_recommended(replace(PLAIN, model=model, method="nora,lora"))
         check_training(asked, Limits())
@@ -78,13 +78,13 @@ def test_usual_trainings_are_below_every_ceiling_and_the_owners_are_finite():
 
 
 @pytest.mark.parametrize("model", ["embedded", pytest.param("sdxl", marks=pytest.mark.slow)])
-def test_the_widths_that_bytes_are_reckoned_from_are_the_models(model):
+def test_the_widths_for_size_estimates_are_those_of_the_models(model):
     for targets, widths in WIDTHS[model].items():
         found = count(model, AdapterSpec("lora", 1), (targets,))
         assert {one.part: one.trained for one in found} == widths
 
 
-def test_the_bytes_of_a_training_follow_from_what_it_keeps():
+def test_the_bytes_of_a_training_follow_from_its_options():
     asked = with_recommended(replace(PLAIN, method="nora,lora", steps=100))
     # Measured on the embedded model: 2.39 MB and 7.19 MB, 15.2 MB and 16.4 MB (in float32).
     assert adapter_bytes(asked, "lora") == (2_334_720, 7_004_160)
@@ -106,7 +106,7 @@ def shared(tmp_path):
         studio.jobs.kill(job)
 
 
-def test_no_button_begins_what_there_is_no_room_for(shared, twins, photo_folder):
+def test_no_button_starts_a_job_without_room_for_it(shared, twins, photo_folder):
     request = request_of(shared)
     workspace = shared.workspace(request.headers)
     bring_runs(workspace, twins[0], photo_folder)
@@ -132,7 +132,7 @@ def test_no_button_begins_what_there_is_no_room_for(shared, twins, photo_folder)
         watch.go_on_longer("mug", 999_999, request)
 
 
-def test_of_two_uploads_at_once_that_do_not_fit_together_one_is_refused(tmp_path):
+def test_of_two_simultaneous_uploads_that_do_not_fit_together_one_is_refused(tmp_path):
     workspace = Workspace.of(tmp_path, "0" * 32)
     begun, refused = threading.Barrier(2), []
 
@@ -154,7 +154,7 @@ def test_of_two_uploads_at_once_that_do_not_fit_together_one_is_refused(tmp_path
     assert used_bytes(workspace) == 600
 
 
-def test_uploads_are_counted_as_they_arrive_and_no_longer_than_that(tmp_path):
+def test_uploads_are_counted_only_while_they_arrive(tmp_path):
     cache = UploadCache(tmp_path)
     with cache.reserve("a", 1000) as first, cache.reserve("a", 1000) as second:
         first.add(300)
@@ -173,7 +173,7 @@ def test_uploads_are_counted_as_they_arrive_and_no_longer_than_that(tmp_path):
     assert cache._reserved == {}
 
 
-def test_what_a_cut_off_upload_left_is_cleared_away(tmp_path):
+def test_leftovers_of_a_cut_off_upload_are_removed(tmp_path):
     cache = UploadCache(tmp_path)
     left, fresh = cache.folder / "tmpleft", cache.folder / "tmpfresh"
     kept = cache.folder / "hash" / "mug.png"

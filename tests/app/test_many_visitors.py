@@ -1,4 +1,4 @@
-"""Twenty people at once, and programs that send whatever they like: nobody mixes anybody up."""
+"""Twenty visitors at once, and hostile API calls: visitors are kept apart."""
 
 import json
 import time
@@ -64,7 +64,7 @@ def command(workspace: Workspace, tiny_base: Path, name: str, steps: int) -> str
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_twenty_people_at_once_are_not_mixed_up_and_pages_stay_quick(site, tiny_base, tmp_path):
+def test_twenty_visitors_at_once_are_kept_apart_and_pages_stay_quick(site, tiny_base, tmp_path):
     trainer, folder = somebody(site, 0)
     trainer.predict(
         [handle_file(photo_of(tmp_path, 0))], "mug", "embedded", "", api_name="/add_photos"
@@ -121,7 +121,7 @@ NASTY = st.one_of(
 @pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=SLOW)
 @given(words=st.lists(NASTY, max_size=6), is_train=st.booleans())
-def test_no_command_that_somebody_makes_up_is_started(site, program, words, is_train):
+def test_no_made_up_command_is_started(site, program, words, is_train):
     client, folder = program
     text = " ".join(["nora-studio train" if is_train else "", *words])
     for name in ("/start_training", "/measure"):
@@ -135,7 +135,7 @@ def test_no_command_that_somebody_makes_up_is_started(site, program, words, is_t
 @pytest.mark.slow
 @settings(max_examples=15, deadline=None, suppress_health_check=SLOW)
 @given(name=NASTY, steps=st.one_of(st.floats(allow_nan=False), st.none(), NASTY))
-def test_whatever_names_a_training_finds_only_ones_own(site, program, name, steps):
+def test_any_name_of_a_training_finds_only_the_visitors_own(site, program, name, steps):
     client, folder = program
     for call, arguments in (
         ("/stop_training", [name]),
@@ -181,7 +181,7 @@ def test_options_that_reach_outside_are_refused_in_one_sentence(site, program, f
     assert site.studio.jobs.of(folder) == []
 
 
-def test_a_path_of_the_servers_is_no_upload(site, program, tmp_path):
+def test_a_path_on_the_server_is_not_an_upload(site, program, tmp_path):
     client, folder = program
     secret = tmp_path / "secret.png"
     Image.new("RGB", (64, 64)).save(secret)

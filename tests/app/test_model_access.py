@@ -72,7 +72,7 @@ def columns(path: str) -> dict:
     return {"columns": [{"label": "x", "adapters": adapters}], "prompts": ["a [V] mug"], "steps": 1}
 
 
-def test_an_uploaded_adapter_that_names_a_foreign_base_is_used_nowhere(shared, ada, foreign):
+def test_an_uploaded_adapter_that_names_a_foreign_base_is_never_used(shared, ada, foreign):
     _, workspace = ada
     file = add_adapter(workspace, Upload(foreign(EVIL), "mug.safetensors"))
     path = f"adapters/{file.name}"
@@ -92,9 +92,7 @@ def test_an_uploaded_adapter_that_names_a_foreign_base_is_used_nowhere(shared, a
     assert "--model embedded" in commands.export(other.path, "kohya").shown
 
 
-def test_a_file_that_takes_an_adapters_place_later_brings_no_base_of_its_own(
-    shared, ada, foreign, monkeypatch
-):
+def test_a_file_that_replaces_an_adapter_cannot_change_the_base(shared, ada, foreign, monkeypatch):
     _, workspace = ada
     file = add_adapter(workspace, Upload(foreign("embedded"), "mug.safetensors"))
     monkeypatch.setattr(shared.image_queue, "_put", lambda live: kept.append(live.job))
@@ -146,7 +144,7 @@ def test_no_field_of_a_shared_studio_takes_a_model_that_is_not_listed(
     assert not shared.jobs.of(workspace)
 
 
-def test_the_owners_list_holds_folders_hub_names_and_judges(tmp_path, monkeypatch):
+def test_the_owners_list_takes_folders_hub_names_and_judges(tmp_path, monkeypatch):
     (tmp_path / "models" / "own").mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
     hub = tmp_path / "hub"
@@ -165,7 +163,7 @@ def test_the_owners_list_holds_folders_hub_names_and_judges(tmp_path, monkeypatc
         ModelAccess.of(tmp_path / "home", ["no/such/folder"], is_private=False)
 
 
-def test_an_owner_alone_may_load_anything_but_what_lies_in_the_studio(tmp_path):
+def test_an_owner_alone_may_load_anything_outside_the_studios_folder(tmp_path):
     (tmp_path / "sdxl").mkdir()
     home = tmp_path / "home"
     theirs = Workspace.of(home, "0" * 32)

@@ -1,4 +1,4 @@
-"""The Scores page asks for commands that stay within the visitor's folder, and reads them back."""
+"""The Scores page's commands stay within the visitor's folder, and their results are read back."""
 
 import time
 from dataclasses import replace
@@ -40,14 +40,14 @@ def test_the_command_names_everything_by_paths_within_the_folder(workspace):
     assert words[words.index("--out") + 1].startswith("scores/")
 
 
-def test_without_prompts_scores_are_drawn_in_enough_places_for_a_verdict(workspace):
+def test_without_prompts_scores_use_enough_places_for_a_verdict(workspace):
     words = arguments(workspace, ScoreRequest(BOTH), "score")
     prompts = words[words.index("--prompts") + 1 : words.index("--seeds")]
     assert len(prompts) == 6
     assert all(prompt.startswith("a photo of a [V] mug ") for prompt in prompts)
 
 
-def test_results_of_the_same_runs_lie_together_in_whatever_order(workspace):
+def test_results_of_the_same_runs_share_a_folder_in_any_order(workspace):
     folder = results_folder(workspace, BOTH, "fidelity")
     assert folder == results_folder(workspace, BOTH[::-1], "fidelity")
     others = {results_folder(workspace, runs, "fidelity") for runs in (BOTH, BOTH[:1], BOTH[1:])}
@@ -83,7 +83,9 @@ def test_results_of_the_same_runs_lie_together_in_whatever_order(workspace):
         ({}, "another base.*--clip"),
     ],
 )
-def test_what_would_reach_outside_or_take_for_ever_is_refused(studio, workspace, changes, words):
+def test_measurements_that_reach_outside_or_never_end_are_refused(
+    studio, workspace, changes, words
+):
     asked = replace(ScoreRequest(BOTH), **changes)
     with pytest.raises(StudioError, match=words) as refused:
         submit(studio.jobs, workspace, asked, "fidelity", studio.models)
@@ -91,7 +93,7 @@ def test_what_would_reach_outside_or_take_for_ever_is_refused(studio, workspace,
     assert studio.jobs.of(workspace) == []
 
 
-def test_photos_elsewhere_or_gone_are_refused(workspace):
+def test_missing_and_foreign_photos_are_refused(workspace):
     config = workspace.runs / "mug-nora" / "config.toml"
     kept = config.read_text("utf-8")
     for elsewhere in ("/etc", "../..", "runs", "photos/gone"):
@@ -125,9 +127,7 @@ def test_anothers_runs_cannot_be_measured_nor_their_results_read(studio, workspa
         room.on_press(list(BOTH), pressed(act="point", point="0"), other)
 
 
-def test_a_base_that_the_embedded_judge_does_not_know_is_measured_by_a_named_one_alone(
-    studio, workspace, request_, tmp_path
-):
+def test_another_base_is_measured_by_a_named_judge_only(studio, workspace, request_, tmp_path):
     room, clip = _Handlers(studio), str(tiny_clip(tmp_path / "clip"))
     for start in (
         lambda clip: room.find_best(list(BOTH), "", 1, ["1"], 0, "", clip, request_),
@@ -177,7 +177,7 @@ def test_a_measurement_goes_from_the_button_to_the_plot_and_to_compare(
             room.on_press(["mug-nora"], pressed(act="point", point=point), request_)
 
 
-def test_what_an_api_caller_sends_instead_of_numbers_is_refused(studio, workspace, request_):
+def test_values_of_the_wrong_type_from_the_api_are_refused(studio, workspace, request_):
     room = _Handlers(studio)
     for wrong in ({"seeds": None}, {"strengths": ["x"]}, {"checkpoints": "many"}):
         asked = {"seeds": 1, "strengths": ["1"], "checkpoints": 0} | wrong
@@ -185,7 +185,7 @@ def test_what_an_api_caller_sends_instead_of_numbers_is_refused(studio, workspac
             room.find_best(list(BOTH), "", dino="", clip="", request=request_, **asked)
 
 
-def test_what_has_not_changed_is_not_sent_again(studio, workspace, request_):
+def test_unchanged_parts_are_not_sent_again(studio, workspace, request_):
     room = _Handlers(studio)
     *first, seen = room.refresh([], None, {}, request_)
     assert first[0]["value"] == ["mug-nora", "mug-lora"]
@@ -193,7 +193,7 @@ def test_what_has_not_changed_is_not_sent_again(studio, workspace, request_):
     assert all(part == gr.skip() for part in again)
 
 
-def test_compare_draws_a_checkpoint_that_is_handed_to_it(workspace):
+def test_compare_shows_a_checkpoint_that_is_handed_to_it(workspace):
     path = "runs/mug-nora/checkpoints/step-000004"
     assert path not in {one.path for one in usable_adapters_with(workspace, [])}
     found = {

@@ -1,4 +1,4 @@
-"""Uploads are what they hold and not what they are called, and stay within their limits."""
+"""Uploads are judged by their content and not by their names, and stay within limits."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from pillow_heif import register_heif_opener
 from nora_studio.app.server.photo_report import REPORT, photo_report
 from nora_studio.app.server.quota import used_bytes
 from nora_studio.app.server.uploads import (
-    MOST_PHOTOS,
+    MAX_PHOTOS,
     Upload,
     add_photos,
     photos_of,
@@ -61,7 +61,7 @@ def picture(width=64, height=48, colour="red") -> Image.Image:
     return Image.new("RGB", (width, height), colour)
 
 
-def test_the_shipped_photos_come_in_with_their_captions(workspace):
+def test_the_shipped_photos_are_added_with_their_captions(workspace):
     files = [Upload(file, file.name) for file in sorted(PHOTOS.iterdir())]
     received = add_photos(workspace, "mug", files)
     assert received.problems == [] and len(received.photos) == 5
@@ -91,7 +91,7 @@ def test_the_shipped_photos_come_in_with_their_captions(workspace):
         ("GIF", ".gif"),
     ],
 )
-def test_the_content_decides_what_a_photo_is_and_its_bytes_stay(workspace, make, kind, suffix):
+def test_the_content_decides_the_format_and_the_bytes_are_kept(workspace, make, kind, suffix):
     register_heif_opener()
     entry = make(picture(), "holiday.exe", kind)
     photo = add_photos(workspace, "mug", [entry]).photos[0]
@@ -122,7 +122,7 @@ def bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + body + chunk(b"IEND", b"")
 
 
-def test_what_is_no_photo_is_named_and_the_others_are_stored(workspace, make, tmp_path):
+def test_files_that_are_not_photos_are_named_and_the_others_are_stored(workspace, make, tmp_path):
     whole = make(picture()).file.read_bytes()
     bad = {
         "empty.jpg": b"",
@@ -149,17 +149,17 @@ def test_what_is_no_photo_is_named_and_the_others_are_stored(workspace, make, tm
     assert names == {"01.jpg", "names.json", ".thumbs", ".lock", ".upload-notes.json"}
 
 
-def test_limits_of_size_count_and_disk_are_the_servers_own(workspace, make, monkeypatch):
+def test_limits_of_size_count_and_disk_hold(workspace, make, monkeypatch):
     from nora_studio.app.server import uploads
 
     small = make(picture())
-    received = add_photos(workspace, "mug", [small] * (MOST_PHOTOS + 2))
-    assert len(received.photos) == MOST_PHOTOS and len(received.problems) == 2
+    received = add_photos(workspace, "mug", [small] * (MAX_PHOTOS + 2))
+    assert len(received.photos) == MAX_PHOTOS and len(received.problems) == 2
     assert "at most 50 photos" in received.problems[0]
     again = add_photos(workspace, "cup", [small], quota=used_bytes(workspace))
     assert again.photos == [] and "your folder holds" in again.problems[0]
     assert add_photos(workspace, "cup", [small], quota=used_bytes(workspace) + 10_000).photos
-    monkeypatch.setattr(uploads, "MOST_PHOTO_BYTES", 100)
+    monkeypatch.setattr(uploads, "MAX_PHOTO_BYTES", 100)
     assert "; the limit is " in add_photos(workspace, "pot", [small]).problems[0]
 
 
@@ -174,7 +174,7 @@ def test_limits_of_size_count_and_disk_are_the_servers_own(workspace, make, monk
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_a_name_is_text_and_never_a_path(workspace, make, name):
+def test_a_file_name_is_text_and_never_a_path(workspace, make, name):
     root = workspace.folder.parent.parent
     before = {file for file in root.rglob("*") if workspace.photos not in file.parents}
     received = add_photos(workspace, "mug", [make(picture(), name)])
@@ -187,14 +187,14 @@ def test_a_name_is_text_and_never_a_path(workspace, make, name):
 
 
 @pytest.mark.parametrize("name", ["../mug", "/etc", "", "Mug", "a b", ".trash", "a\x00", "-x", "é"])
-def test_a_subject_is_a_name(workspace, make, name):
+def test_a_subject_must_be_a_safe_name(workspace, make, name):
     with pytest.raises(StudioError, match="expected a name"):
         add_photos(workspace, name, [make(picture())])
     with pytest.raises(StudioError, match="expected a name"):
         photos_of(workspace, name)
 
 
-def test_a_photo_is_removed_and_replaced_with_all_that_is_beside_it(workspace, make):
+def test_a_photo_is_removed_and_replaced_with_its_caption_and_mask(workspace, make):
     add_photos(workspace, "mug", [make(picture(colour=c)) for c in ("red", "green", "blue")])
     set_caption(workspace, "mug", "02.jpg", "a [V] mug")
     replaced = replace_photo(workspace, "mug", "02.jpg", make(picture(80, 80), "b.png", "PNG"))
@@ -215,7 +215,7 @@ def test_a_photo_is_removed_and_replaced_with_all_that_is_beside_it(workspace, m
     assert subjects_of(workspace) == []
 
 
-def test_photos_that_come_at_once_get_numbers_of_their_own(workspace, make):
+def test_simultaneous_photos_get_different_numbers(workspace, make):
     entries = [make(picture(colour=(n, 0, 0)), f"{n}.jpg") for n in range(12)]
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(lambda entry: add_photos(workspace, "mug", [entry]), entries))
@@ -224,7 +224,7 @@ def test_photos_that_come_at_once_get_numbers_of_their_own(workspace, make):
     assert {photo.original for photo in photos} == {entry.name for entry in entries}
 
 
-def test_a_caption_says_where_the_subject_goes(workspace, make):
+def test_a_caption_must_contain_the_placeholder(workspace, make):
     add_photos(workspace, "mug", [make(picture())])
     assert (
         set_caption(workspace, "mug", "01.jpg", " a [V]\x00 mug\n on\tgrass ")
@@ -239,7 +239,7 @@ def test_a_caption_says_where_the_subject_goes(workspace, make):
     assert not (workspace.photos / "mug" / "01.txt").exists()
 
 
-def test_a_text_that_is_no_caption_is_told(workspace, make):
+def test_an_invalid_caption_is_reported(workspace, make):
     files = [
         make(picture(), "a.jpg"),
         make(b"no subject", "a.txt"),
@@ -257,7 +257,7 @@ def test_a_text_that_is_no_caption_is_told(workspace, make):
     ]
 
 
-def test_the_report_names_photos_and_no_folder(workspace, make, tmp_path):
+def test_the_report_names_photos_and_no_server_folder(workspace, make, tmp_path):
     files = [Upload(file, file.name) for file in sorted(PHOTOS.glob("*.jpg"))]
     add_photos(workspace, "mug", files)
     assert photo_report(workspace, "mug", 256).photos == {}
@@ -283,7 +283,7 @@ def test_the_report_names_photos_and_no_folder(workspace, make, tmp_path):
     assert photo_report(workspace, "nothing", 256).photos == {}
 
 
-def test_a_report_is_kept_until_something_changes(workspace, make, monkeypatch):
+def test_a_report_is_cached_until_something_changes(workspace, make, monkeypatch):
     from nora_studio.app.server import photo_report as module
 
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)

@@ -11,7 +11,7 @@ from nora_studio.app.pages.escaping import as_sentence, escaped
 from nora_studio.app.pages.number_field import NumberField
 from nora_studio.app.server.adapter_commands import AdapterCommand, AdapterCommands
 from nora_studio.app.server.image_requests import AdapterChoice
-from nora_studio.app.server.limits import MOST_RANK
+from nora_studio.app.server.limits import MAX_RANK
 from nora_studio.app.server.workspace import safe_name
 from nora_studio.errors import StudioError
 from nora_studio.mini.assets import EMBEDDED
@@ -26,10 +26,10 @@ ACTIONS = (
 HAVE_STRENGTHS = ("mix", "merge")
 WORDS = {
     "export": "One adapter as a single file for another program.",
-    "mix": "Two adapters or more added up into one file, each by its strength.",
-    "merge": "A whole pipeline with the adapters in its weights; it needs nothing else.",
-    "push": "One adapter with its page and pictures on the Hugging Face Hub.",
-    "inspect": "What a file is, and which layers it changes most.",
+    "mix": "Two or more adapters added up into one file, each at its strength.",
+    "merge": "A whole pipeline with the adapters merged into its weights.",
+    "push": "One adapter on the Hugging Face Hub, with its page and pictures.",
+    "inspect": "The kind of a file, and the layers that it changes most.",
 }
 STARTS = {
     "export": "Export",
@@ -43,14 +43,14 @@ FORMATS = [
     ("diffusers", "diffusers"),
     ("Seed file", "seed"),
 ]
-SEED_HINT = "A seed file is the smallest; only this studio reads it, on the same base."
+SEED_HINT = "A seed file is the smallest, but only this studio reads it, on the same base."
 MINIATURE = "Miniature, built in"
 BASES = [
     ("The one it was trained on", ""),
     (MINIATURE, EMBEDDED),
     ("Stable Diffusion XL", "stabilityai/stable-diffusion-xl-base-1.0"),
 ]
-RANK = NumberField("Cut to rank", least=1, most=MOST_RANK)
+RANK = NumberField("Cut to rank", least=1, most=MAX_RANK)
 PRECISIONS = [("As usual", ""), ("fp16", "fp16"), ("bf16", "bf16"), ("fp32", "fp32")]
 
 
@@ -83,7 +83,7 @@ class ActionForm:
         cut = None if number is None else int(number)
         base = base_named(model)
         if not chosen:
-            raise StudioError("no adapter is chosen. Choose one on the shelf first.")
+            raise StudioError("no adapter is chosen. Choose one on the left first.")
         if action in ("export", "push", "inspect") and len(chosen) > 1:
             raise StudioError(
                 f"this takes one adapter; got {len(chosen)}. Take the others out, or mix them "
@@ -122,11 +122,15 @@ def build_action_form() -> ActionForm:
         visible=False, elem_id="adapters-mix-format",
     )  # fmt: skip
     name = gr.Textbox(
-        "", label="Name", placeholder="after the adapter", max_length=48, elem_id="adapters-name"
+        "",
+        label="Name",
+        placeholder="named after the adapter",
+        max_length=48,
+        elem_id="adapters-name",
     )
     model = gr.Dropdown(
         BASES, value="", label="Base", allow_custom_value=True, elem_id="adapters-base",
-        info="The model that it works with: choose one, or write a Hub name or a directory.",
+        info="The model that it works with: choose one, or enter a Hub name or a directory.",
     )  # fmt: skip
     repository, licence, private = _hub_fields()
     precision, rank = _more_fields()
@@ -134,7 +138,7 @@ def build_action_form() -> ActionForm:
     start = gr.Button("Export", variant="primary", interactive=False, elem_id="adapters-start")
     token = gr.Textbox(
         "", label="Hub token", type="password", max_length=200, visible=False,
-        info="One that may write; it goes to this upload and is kept nowhere.",
+        info="A token with write access. It is used for this upload and not stored.",
         elem_id="adapters-token",
     )  # fmt: skip
     publish = gr.Button("Publish", visible=False, elem_id="adapters-publish")
@@ -157,7 +161,7 @@ def _hub_fields() -> tuple[gr.Textbox, gr.Textbox, gr.Checkbox]:
     )  # fmt: skip
     licence = gr.Textbox(
         "", label="Licence", placeholder="openrail++", max_length=40, visible=False,
-        info="As the Hub abbreviates it; empty: as its card says.",
+        info="The Hub's short name. Empty: the licence on its card.",
     )  # fmt: skip
     return repository, licence, gr.Checkbox(True, label="Private: only you see it", visible=False)
 
@@ -166,11 +170,11 @@ def _more_fields() -> tuple[gr.Dropdown, gr.Textbox]:
     with gr.Accordion("More", open=False):
         precision = gr.Dropdown(
             PRECISIONS, value="", label="Precision",
-            info="Of the numbers in the file; as usual: fp16, and fp32 for a seed file.",
+            info="Of the numbers in the file. As usual: fp16, and fp32 for a seed file.",
         )  # fmt: skip
         rank = RANK.build(
             placeholder="not cut", elem_id="adapters-rank",
-            info="A smaller file that is not quite exact; the error is told. Empty: all of it.",
+            info="A smaller file that is not quite exact; the error is shown. Empty: full rank.",
         )  # fmt: skip
     return precision, rank
 

@@ -23,7 +23,7 @@ from nora_studio.app.server.studio import Studio
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 
-MOST_SHOWN = 8
+MAX_SHOWN = 8
 """Number of commands that are listed, newest first."""
 
 
@@ -114,7 +114,7 @@ class CommandEvents:
         """
         workspace, jobs = self.studio.workspace(request.headers), self.studio.jobs
         own = [job for job in jobs.of(workspace) if job.kind in KINDS]
-        listed = list(reversed(own))[:MOST_SHOWN]
+        listed = list(reversed(own))[:MAX_SHOWN]
         states = [[job.id, jobs.state(job)] for job in listed]
         if states == before.get("states"):
             return [gr.skip()] * 5

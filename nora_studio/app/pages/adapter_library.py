@@ -8,12 +8,12 @@ from typing import Any
 import gradio as gr
 
 from nora_studio.app.pages.adapter_actions import HAVE_STRENGTHS
-from nora_studio.app.pages.adapter_cards import MOST_STRENGTH, chosen_view, library_view
+from nora_studio.app.pages.adapter_cards import MAX_STRENGTH, chosen_view, library_view
 from nora_studio.app.pages.escaping import as_sentence
 from nora_studio.app.pages.html_events import error_toast, event_data
 from nora_studio.app.server.adapter_uploads import add_adapter
 from nora_studio.app.server.library import find_entry, library, remove_file, restore_file
-from nora_studio.app.server.limits import MOST_MIXED
+from nora_studio.app.server.limits import MAX_MIXED
 from nora_studio.app.server.studio import Studio
 from nora_studio.app.server.uploads import Upload
 from nora_studio.app.server.workspace import Workspace
@@ -54,9 +54,9 @@ class LibraryEvents:
             entry = find_entry(workspace, path)
             if data.get("act") == "choose":
                 is_on = data.get("on") == "yes" and entry.card is not None
-                if is_on and len(rest) >= MOST_MIXED:
+                if is_on and len(rest) >= MAX_MIXED:
                     raise StudioError(
-                        f"at most {MOST_MIXED} adapters can be combined. Take one out first."
+                        f"at most {MAX_MIXED} adapters can be combined. Take one out first."
                     )
                 selection = rest | {path: 1.0} if is_on else rest
                 # The browser has marked the card already; not sending the cards keeps the focus.
@@ -86,7 +86,7 @@ class LibraryEvents:
         data = event_data(event)
         path = data.get("adapter", "")
         try:
-            strength = min(MOST_STRENGTH, max(0.0, float(data.get("value", "1"))))
+            strength = min(MAX_STRENGTH, max(0.0, float(data.get("value", "1"))))
         except ValueError:
             return selection
         return selection | {path: strength} if path in selection else selection

@@ -17,7 +17,7 @@ HEADING = (
     '<h2>Your adapters</h2><p class="lead">Small files that teach a base model your subject. '
     "Choose some to export, mix or publish them.</p>"
 )
-SHEET = '<p class="note">The page it would get on the Hub. Nothing has been sent.</p>'
+SHEET = '<p class="note">Its page on the Hub would look like this. Nothing has been sent yet.</p>'
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class _Parts:
 def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
     """Lay out the tab and wire it."""
     parts, selection = _lay_out(), gr.State({})
-    seen, removed = gr.State({}), gr.State("")
+    shown_state, removed = gr.State({}), gr.State("")
     library, command_events = LibraryEvents(studio), CommandEvents(studio, parts.form)
     current = [selection, parts.form.action]
     shown = [parts.library, parts.chosen, selection, parts.compare]
@@ -72,8 +72,10 @@ def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
     )
     gr.api(command_events.make, api_name="make_from_adapters")
 
-    looked_at = [parts.made, parts.library, parts.sheet, parts.page, seen]
-    gr.on(place.refresh_events, command_events.refresh, [seen, selection], looked_at, **PRIVATE)
+    looked_at = [parts.made, parts.library, parts.sheet, parts.page, shown_state]
+    gr.on(
+        place.refresh_events, command_events.refresh, [shown_state, selection], looked_at, **PRIVATE
+    )
     parts.made.select(command_events.on_press, None, None, **PRIVATE)
 
 

@@ -143,7 +143,7 @@ def _field(owner: type, field: dataclasses.Field, prefix: str, words: str) -> Op
         number = NumberField(common.pop("label"), is_whole=float not in kinds)
         component = number.build(default, placeholder=AS_RECOMMENDED, **common)
     elif get_origin(hint) is tuple:
-        component = gr.Textbox("\n".join(default), lines=2, placeholder="One a line", **common)
+        component = gr.Textbox("\n".join(default), lines=2, placeholder="One per line", **common)
     else:
         assert str in kinds or Path in kinds, escaped(flag)
         component = gr.Textbox(default or "", placeholder=AS_RECOMMENDED, **common)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_MOST_TICKS = 6
+_MAX_TICKS = 6
 _MARGIN = 0.06
 """Margin beyond the outermost values, as a share of their distance."""
 
@@ -45,12 +45,12 @@ class Axis:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             for digits in ((1, 2, 5), (1, 3), (1,)):
                 ticks = self._within([d * 10.0**decade for decade in decades for d in digits])
-                if 3 <= len(ticks) <= _MOST_TICKS:
+                if 3 <= len(ticks) <= _MAX_TICKS:
                     return ticks
-            if len(decades) > _MOST_TICKS:
-                apart = math.ceil(len(decades) / _MOST_TICKS)
+            if len(decades) > _MAX_TICKS:
+                apart = math.ceil(len(decades) / _MAX_TICKS)
                 return self._within([10.0**decade for decade in decades[::apart]])
-        step = _round_step((self.high - self.low) / (_MOST_TICKS - 1))
+        step = _round_step((self.high - self.low) / (_MAX_TICKS - 1))
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
         return [float(f"{number * step:.10g}") for number in range(first, last + 1)]

@@ -47,9 +47,9 @@ class BlindPanel:
                     "Back to the pictures", elem_id="blind-leave", scale=0, min_width=220
                 )
             self.hint = gr.HTML(
-                '<p class="note">Keys: left, right, down for no difference, backspace to take the '
-                "last answer back. Some pairs hold the base, to see how far the judge is to be "
-                "trusted.</p>"
+                '<p class="note">Keys: left, right, down for no difference, backspace to undo the '
+                "last answer. Some pairs contain the base, to check how reliable the judgement "
+                "is.</p>"
             )
 
 

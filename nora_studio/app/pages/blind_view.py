@@ -16,10 +16,10 @@ CHOSEN = {"left": 0, "right": 1}
 
 def blind_view(test: BlindTest, image_job: ImageJob, workspace: Workspace) -> str:
     """Show the pair to judge next, or the result once all pairs are judged."""
-    return _result(test, workspace) if test.is_over else _trial(test, image_job, workspace)
+    return _result(test, workspace) if test.is_over else _pair_view(test, image_job, workspace)
 
 
-def _trial(test: BlindTest, image_job: ImageJob, workspace: Workspace) -> str:
+def _pair_view(test: BlindTest, image_job: ImageJob, workspace: Workspace) -> str:
     number, total = len(test.answers), len(test.trials)
     pictures = pair_images(workspace, test, number)
     prompt = escaped(test.trials[number].prompt.replace("[V]", "(the subject)"))
@@ -58,23 +58,23 @@ def _photos(references: Sequence[str], workspace: Workspace) -> str:
 
 
 def _result(test: BlindTest, workspace: Workspace) -> str:
-    found = verdict_of(test)
-    caution = f'<p class="problem">{escaped(found.caution)}</p>' if found.caution else ""
-    trials = "".join(_revealed(test, number, workspace) for number in range(len(test.trials)))
+    verdict = verdict_of(test)
+    caution = f'<p class="problem">{escaped(verdict.caution)}</p>' if verdict.caution else ""
+    trials = "".join(_revealed_pair(test, number, workspace) for number in range(len(test.trials)))
     checks = ""
-    if found.decoys and not found.missed:
-        told = f"All {found.decoys} decoys found: the base never passed for an adapter."
-        checks = f'<p class="note">{told}</p>'
+    if verdict.decoys and not verdict.missed:
+        text = f"All {verdict.decoys} decoys found: the base never passed for an adapter."
+        checks = f'<p class="note">{text}</p>'
     return (
-        f'<div class="sheet-head"><h3>{escaped(found.sentence)}</h3></div>'
-        f'{_bars(found)}{checks}{caution}<p class="note">{escaped(found.coverage)}</p>'
+        f'<div class="sheet-head"><h3>{escaped(verdict.sentence)}</h3></div>'
+        f'{_bars(verdict)}{checks}{caution}<p class="note">{escaped(verdict.coverage)}</p>'
         f'<h3 class="blind-reveal">What was what</h3><div class="blind-list">{trials}</div>'
     )
 
 
-def _bars(found: Verdict) -> str:
-    counts = {found.first: found.first_wins, found.second: found.second_wins}
-    counts["No difference"] = found.ties
+def _bars(verdict: Verdict) -> str:
+    counts = {verdict.first: verdict.first_wins, verdict.second: verdict.second_wins}
+    counts["No difference"] = verdict.ties
     total = max(1, sum(counts.values()))
     rows = "".join(
         f'<dt>{_dot(label)}{escaped(label)}</dt><dd><i style="width:{100 * count / total:.1f}%">'
@@ -90,7 +90,7 @@ def _dot(label: str) -> str:
     return f'<i class="dot {kind}"></i> ' if kind else ""
 
 
-def _revealed(test: BlindTest, number: int, workspace: Workspace) -> str:
+def _revealed_pair(test: BlindTest, number: int, workspace: Workspace) -> str:
     trial, answer = test.trials[number], test.answers[number]
     chosen = CHOSEN.get(answer)
     frames = "".join(
@@ -111,7 +111,7 @@ def results_view(tests: Sequence[BlindTest]) -> str:
     lines = []
     for test in tests:
         if test.is_over:
-            found = verdict_of(test)
-            score = f"{found.first} {found.first_wins}, {found.second} {found.second_wins}"
-            lines.append(f"<li>{escaped(score)}. {escaped(found.sentence)}</li>")
+            verdict = verdict_of(test)
+            score = f"{verdict.first} {verdict.first_wins}, {verdict.second} {verdict.second_wins}"
+            lines.append(f"<li>{escaped(score)}. {escaped(verdict.sentence)}</li>")
     return f'<h4>Blind tests</h4><ul class="blind-past">{"".join(lines)}</ul>' if lines else ""

@@ -34,10 +34,10 @@ def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
         with gr.Column(scale=9, min_width=320):
             result = _Result()
             blind = BlindPanel()
-    shown, seen = gr.State(""), gr.State("")
+    shown, shown_state = gr.State(""), gr.State("")
     timer = gr.Timer(POLL_SECONDS, active=False)
     wire_form(studio, shared, place.tab, form)
-    refresh = _wire_result(_Handlers(studio), place.tab, form, result, shown, seen, timer)
+    refresh = _wire_result(_Handlers(studio), place.tab, form, result, shown, shown_state, timer)
     left = wire_blind(studio, blind, result.whole, result.blind, shown)
     left.then(**refresh)
 
@@ -144,21 +144,31 @@ def _wire_result(
     form: ComparisonForm,
     result: _Result,
     shown: gr.State,
-    seen: gr.State,
+    shown_state: gr.State,
     timer: gr.Timer,
 ) -> dict[str, Any]:
     """Connect the events of a drawing; return the arguments of a refresh."""
-    arrived = [result.older, shown, seen]
-    views = [result.images, result.blind, result.go_on, result.delete, form.stop, seen, timer]
+    arrived = [result.older, shown, shown_state]
+    views = [
+        result.images,
+        result.blind,
+        result.go_on,
+        result.delete,
+        form.stop,
+        shown_state,
+        timer,
+    ]
     refresh: dict[str, Any] = {
         "fn": handlers.refresh,
-        "inputs": [shown, seen],
+        "inputs": [shown, shown_state],
         "outputs": views,
         **PRIVATE,
     }
     timer.tick(**refresh)
     tab.select(handlers.load, shown, arrived, **PRIVATE).then(**refresh)
-    choose = result.older.input(lambda name: (name, ""), result.older, [shown, seen], **PRIVATE)
+    choose = result.older.input(
+        lambda name: (name, ""), result.older, [shown, shown_state], **PRIVATE
+    )
     choose.then(**refresh)
     form.draw.click(
         handlers.draw, form.fields, arrived, api_name="draw_comparison", **NO_SPINNER

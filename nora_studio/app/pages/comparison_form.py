@@ -18,8 +18,10 @@ from nora_studio.photos.images import list_photos
 
 ADAPTERS_LIMIT = 6
 SIDE = NumberField("Side in pixels", least=64, most=1536, step=8)
-WITH_ADAPTERS = "Each is a column beside the base, which learned nothing."
-WITHOUT_ADAPTERS = "None yet. Train one, or upload one under Adapters; the base draws without."
+WITH_ADAPTERS = "Each is a column next to the untrained base."
+WITHOUT_ADAPTERS = (
+    "None yet. Train one, or upload one under Adapters. Without one, only the base draws."
+)
 
 
 class ComparisonForm:
@@ -34,7 +36,7 @@ class ComparisonForm:
         )  # fmt: skip
         self.prompts = gr.Textbox(
             "", lines=3, max_lines=8, label="Prompts", placeholder="a photo of a [V] mug",
-            info="One a line. [V] stands for the subject.", elem_id="compare-prompts",
+            info="One per line. [V] stands for the subject.", elem_id="compare-prompts",
         )  # fmt: skip
         self.chips = gr.HTML("", js_on_load=FORWARD_EVENTS, elem_id="compare-chips")
         with gr.Row():
@@ -46,7 +48,7 @@ class ComparisonForm:
         self.layout = gr.Radio(list(LAYOUTS), value="columns", label="Show", elem_id="compare-show")
         self.sweep = gr.Textbox(
             "0.5, 0.75, 1, 1.25", label="Strengths", visible=False, elem_id="compare-sweep",
-            info="Of every checkpoint: 1 is as trained, 0 is the base. The first prompt is drawn.",
+            info="For every checkpoint: 1 is as trained, 0 is the base. Uses the first prompt.",
         )  # fmt: skip
         with gr.Group():
             with gr.Row():
@@ -57,7 +59,7 @@ class ComparisonForm:
                     1, label="How many seeds", precision=0, minimum=1, maximum=16, min_width=100
                 )
             self.steps = gr.Slider(
-                1, 60, 20, step=1, label="Steps", info="More are finer, and take longer.",
+                1, 60, 20, step=1, label="Steps", info="More steps give finer pictures and take longer.",
                 elem_id="compare-steps",
             )  # fmt: skip
             self.guidance = gr.Slider(
@@ -67,11 +69,11 @@ class ComparisonForm:
         with gr.Accordion("Scores, size, negative prompt", open=False):
             self.score = gr.Checkbox(
                 True, label="Score the pictures",
-                info="How well each shows its prompt, and the subject.",
+                info="How well each matches its prompt and the subject.",
             )  # fmt: skip
             self.photos = gr.Dropdown(
                 [("none", "")], value="", label="Photos to compare with",
-                info="Best are photos that were not trained on.", elem_id="compare-photos",
+                info="Photos that were not trained on are best.", elem_id="compare-photos",
                 allow_custom_value=True,
             )  # fmt: skip
             self.clip = gr.Textbox("", elem_id="compare-clip", **JUDGE)
@@ -79,7 +81,9 @@ class ComparisonForm:
                 placeholder="as trained", elem_id="compare-side",
                 info="A multiple of 8. Empty: as trained.",
             )  # fmt: skip
-            self.negative = gr.Textbox("", label="Negative prompt", info="What to keep away from.")
+            self.negative = gr.Textbox(
+                "", label="Negative prompt", info="What the pictures should not show."
+            )
 
     def _lay_out_strengths(self) -> None:
         with gr.Accordion("Strength of each adapter", open=False):
@@ -87,8 +91,8 @@ class ComparisonForm:
                 gr.Slider(-1, 2, 1, step=0.05, visible=False) for _ in range(ADAPTERS_LIMIT)
             ]
             self.together = gr.Checkbox(
-                False, label="All at once, too", visible=False,
-                info="One more column with all of them on; their changes add up.",
+                False, label="All adapters together as well", visible=False,
+                info="One more column with all adapters active; their changes add up.",
             )  # fmt: skip
 
     @property

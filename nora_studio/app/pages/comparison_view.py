@@ -96,12 +96,12 @@ def _findings(job: ImageJob) -> str:
     for one in job.differences:
         name, meaning = SCORE_NAMES.get(one["score"], (one["score"], ""))
         span = f"{signed(one['low'])} to {signed(one['high'])}"
-        told = f"{meaning}. The mean difference and its 95% interval"
+        tooltip = f"{meaning}. The mean difference and its 95% interval"
         is_few = str(one["verdict"]).startswith("too few")
         few = f"{one['verdict']}." if is_few else few
         word = "" if is_few else f" <em>{escaped(one['verdict'])}</em>"
         pairs.setdefault((one["first"], one["second"]), []).append(
-            f'<span class="chip" title="{escaped(told)}">{escaped(name)} '
+            f'<span class="chip" title="{escaped(tooltip)}">{escaped(name)} '
             f"<b>{signed(one['mean'])}</b> ({span}){word}</span>"
         )
     lines = "".join(
@@ -153,17 +153,17 @@ def _block(block: _Block, job: ImageJob, workspace: Workspace) -> str:
     )
     rows = "".join(
         (f'<h4 class="shot-row">{escaped(label)}</h4>' if label else "")
-        + "".join(_shot(place, job, workspace) for place in places)
+        + "".join(_image(place, job, workspace) for place in places)
         for label, places in block.rows
     )
     title = f"<h3>{escaped(block.title)}</h3>" if block.title else ""
-    lonely = " lonely" if len(block.heads) == 1 else ""
+    single = " lonely" if len(block.heads) == 1 else ""
     return (
-        f'{title}<div class="shots{lonely}" style="--across:{len(block.heads)}">{heads}{rows}</div>'
+        f'{title}<div class="shots{single}" style="--across:{len(block.heads)}">{heads}{rows}</div>'
     )
 
 
-def _shot(place: ImageIndex, job: ImageJob, workspace: Workspace) -> str:
+def _image(place: ImageIndex, job: ImageJob, workspace: Workspace) -> str:
     request = job.request
     column, prompt, seed = place
     label, words, number = (

@@ -10,10 +10,13 @@ from nora_studio.scoring.fidelity_words import advice, fidelity_table, judges_of
 from nora_studio.scoring.statistics import coverage
 
 TITLES = {
-    "CLIP-T": ("Prompt", "CLIP-T: does the picture show what its prompt says?"),
-    "CLIP-I": ("Subject", "CLIP-I: how alike the picture and the real photos are, to CLIP."),
-    "DINO": ("Subject, by DINO", "DINO: likeness to the real photos, to a judge of details."),
-    "Nearest photo": ("Nearest photo", "Likeness to the one photo it is nearest to: 1 is a copy."),
+    "CLIP-T": ("Prompt", "CLIP-T: how well the picture matches its prompt."),
+    "CLIP-I": ("Subject", "CLIP-I: how similar the picture is to the real photos, judged by CLIP."),
+    "DINO": (
+        "Subject, by DINO",
+        "DINO: how similar the picture is to the real photos in its details.",
+    ),
+    "Nearest photo": ("Nearest photo", "Similarity to the nearest photo: 1 is a copy."),
 }
 """Each score's label on the page, and its meaning."""
 
@@ -65,13 +68,13 @@ def _spot(
     point = result.points[index]
     subject, prompt = (point.scores[n].mean for n in (result.subject_score, PROMPT_SCORE))
     kinds = [k for k, on in (("final", point.is_final), ("best", is_best)) if on]
-    told = f"{point.run}, {point_name(point)}: subject {subject:.3f}, prompt {prompt:.3f}"
+    label = f"{point.run}, {point_name(point)}: subject {subject:.3f}, prompt {prompt:.3f}"
     side = "after" if place[0] < 50 else "before"
     mark = "<em>recommended</em>" if is_best else ""
     return (
         f'<button type="button" class="spot {" ".join(kinds)}" data-act="point" '
         f'data-point="{index}" aria-pressed="{str(is_chosen).lower()}" '
-        f'aria-label="{escaped(told)}{", recommended" if is_best else ""}" '
+        f'aria-label="{escaped(label)}{", recommended" if is_best else ""}" '
         f'style="left:{place[0]:.2f}%;bottom:{place[1]:.2f}%;'
         f'--c:var(--{colour_of(point.method)});--r:{_size(point.strength):.2f}rem"><i></i>'
         f'<span class="read {side}">{escaped(point.run)}<br>step {point.step:,} × '
@@ -90,11 +93,9 @@ def _paths(result: Fidelity, place: Callable[[Point], tuple[float, float]]) -> s
         own = [point for point in result.points if (point.run, point.step) == (run, step)]
         own.sort(key=lambda point: point.strength)
         way = [place(point) for point in [result.base, *own]]
-        drawn = "L".join(f"{10 * x:.1f} {1000 - 10 * y:.1f}" for x, y in way)
-        kind = "final" if own[0].is_final else "earlier"
-        paths.append(
-            f'<path class="{kind}" d="M{drawn}" style="stroke:var(--{colour_of(own[0].method)})"/>'
-        )
+        path_data = "L".join(f"{10 * x:.1f} {1000 - 10 * y:.1f}" for x, y in way)
+        kind, colour = "final" if own[0].is_final else "earlier", colour_of(own[0].method)
+        paths.append(f'<path class="{kind}" d="M{path_data}" style="stroke:var(--{colour})"/>')
     return "".join(paths)
 
 

@@ -45,9 +45,9 @@ def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
         log = gr.Checkbox(False, label="Log scale", container=False, scale=0, min_width=130)
         smoothing = gr.Slider(0, 0.95, 0.6, step=0.05, label="Smoothing", scale=0, min_width=300)
     detail = gr.HTML("", elem_id="history-detail")
-    picked, undone, seen = gr.State([]), gr.State([]), gr.State({})
-    inputs = [picked, undone, log, smoothing, seen]
-    outputs = [trash, runs, curves, detail, reuse, compare, delete, picked, seen]
+    picked, undone, shown_state = gr.State([]), gr.State([]), gr.State({})
+    inputs = [picked, undone, log, smoothing, shown_state]
+    outputs = [trash, runs, curves, detail, reuse, compare, delete, picked, shown_state]
     gr.on(
         [*place.refresh_events, log.change, smoothing.change],
         handlers.refresh,
@@ -93,8 +93,8 @@ class _Handlers:
         # Unchanged parts are not sent again: nothing moves, and no button loses the focus.
         old = before.get("views") or [None] * len(shown)
         parts = [gr.skip() if a == b else b for a, b in zip(old, shown)]
-        drawn = bool(chosen) and all(now.run.has_adapter for now in chosen)
-        switches = [len(chosen) == 1, drawn, bool(chosen)]
+        has_adapters = bool(chosen) and all(now.run.has_adapter for now in chosen)
+        switches = [len(chosen) == 1, has_adapters, bool(chosen)]
         same = before.get("switches") == switches
         buttons = [gr.skip() if same else gr.Button(interactive=on) for on in switches]
         return [*parts, *buttons, picked, {"views": shown, "switches": switches}]
@@ -131,7 +131,7 @@ class _Handlers:
     def _delete(self, names: list[str], request: gr.Request) -> list[str]:
         try:
             workspace = self.studio.workspace(request.headers)
-            drawn = {
+            in_use = {
                 Path(choice.path).parts[1:2]
                 for image_job in self.studio.image_queue.list(workspace)
                 if image_job.is_under_way
@@ -139,7 +139,7 @@ class _Handlers:
                 for choice in column.adapters
             }
             for name in names:
-                if (name,) in drawn:
+                if (name,) in in_use:
                     raise StudioError(
                         f"{name} is in use by a drawing. Stop that first, under Compare."
                     )

@@ -83,7 +83,7 @@ def _chart(runs: Sequence[RunSummary], name: str, log: bool, smoothing: float) -
         colour = "soft" if alike and order else colour_of(now.method)
         line = "dashed" if order else "solid"
         series.append(Series(now.run.folder.name, now.curves.get(name, []), colour, line))
-    empty = "Nothing was measured. A training with --hold-out or --evaluate-every measures it."
+    empty = "Not measured. A training with --hold-out or --evaluate-every measures it."
     title = CURVE_NAMES[name]
     chart = line_chart(series, title=title, log=log, smoothing=smoothing, empty=empty)
     return f'<section class="card">{chart}</section>'
@@ -103,11 +103,11 @@ def detail_view(
             "pictures; two show what differs.</div>"
         )
     settings = [settings_of(now.run) for now in runs]
-    told = _difference(runs, settings, meanings) if len(runs) == 2 else ""
+    details = _difference(runs, settings, meanings) if len(runs) == 2 else ""
     if len(runs) == 1:
-        told = _settings(runs[0], settings[0], meanings)
+        details = _settings(runs[0], settings[0], meanings)
     samples = "".join(_samples(now, workspace) for now in runs)
-    return f'<div class="past">{told}<div class="past-samples">{samples}</div></div>'
+    return f'<div class="past">{details}<div class="past-samples">{samples}</div></div>'
 
 
 def _settings(now: RunSummary, settings: Settings, meanings: Mapping[str, str]) -> str:
@@ -158,7 +158,7 @@ def _ends(runs: Sequence[RunSummary]) -> str:
             change = f"{second - first:+.4f}".replace("-", "−")
             rows.append([words, f"{first:.4f}", f"{second:.4f}", change, f"{step:,}"])
     heads = [("", ""), *((now.run.folder.name, "") for now in runs)]
-    heads += [("Difference", "The second less the first"), ("At step", "")]
+    heads += [("Difference", "The second minus the first"), ("At step", "")]
     return (
         table(heads, rows) if rows else '<p class="note">No step at which both were measured.</p>'
     )
@@ -186,7 +186,7 @@ def _samples(now: RunSummary, workspace: Workspace) -> str:
     name, last = escaped(now.run.folder.name), max(samples, default=0)
     head = f"<h3>{dot(now.method)} {name}</h3>"
     if not last:
-        return f'<section class="card">{head}<p class="note">It drew no samples.</p></section>'
+        return f'<section class="card">{head}<p class="note">It has no samples.</p></section>'
     base = samples.get(0, {})
     called = escaped(METHOD_NAMES.get(now.method, now.method))
     prompts = settings_of(now.run).get("sample_prompts") or []
@@ -230,7 +230,7 @@ def trash_view(names: Sequence[str], undone: Sequence[str]) -> str:
     count = f"{len(names)} deleted run{'s' * (len(names) > 1)}"
     return (
         f'{last}<details class="card trash"><summary>{count}</summary><ul>{rows}</ul>'
-        "<details><summary>Delete for good</summary><p>Their settings, pictures and adapters are "
-        'gone then. <button type="button" class="plain-button bad" data-act="empty">Yes, delete '
+        "<details><summary>Delete for good</summary><p>This deletes their settings, pictures and "
+        'adapters. <button type="button" class="plain-button bad" data-act="empty">Yes, delete '
         f"{count} for good</button></p></details></details>"
     )

@@ -11,9 +11,9 @@ from nora_studio.app.pages.axes import Axis, number
 from nora_studio.app.pages.escaping import escaped
 from nora_studio.runs.curves import thinned
 
-_MOST_POINTS = 400
+_MAX_POINTS = 400
 """Points of a line; more than there are pixels would only make the page larger."""
-_MOST_COLUMNS = 120
+_MAX_COLUMNS = 120
 """Strips that show values under the pointer."""
 _DASHES = {"solid": "", "dashed": "7 5", "dotted": "1.5 5"}
 
@@ -103,12 +103,12 @@ def _clean(points: Sequence[LinePoint], log: bool) -> list[LinePoint]:
 def _path(points: list[LinePoint], steps: Axis, values: Axis, one: Series, kind: str) -> str:
     places = [
         f"{10 * steps.percent(x):.1f} {1000 - 10 * values.percent(y):.1f}"
-        for x, y in thinned(points, _MOST_POINTS)
+        for x, y in thinned(points, _MAX_POINTS)
     ]
     # A line from a point to itself shows a dot.
-    drawn = "M" + "L".join(places if len(places) > 1 else places * 2)
+    path_data = "M" + "L".join(places if len(places) > 1 else places * 2)
     dashes = f' stroke-dasharray="{_DASHES[one.line]}"' if _DASHES[one.line] else ""
-    return f'<path class="{kind}" d="{drawn}" style="stroke:var(--{one.colour})"{dashes}/>'
+    return f'<path class="{kind}" d="{path_data}" style="stroke:var(--{one.colour})"{dashes}/>'
 
 
 def _labels(steps: Axis, values: Axis) -> str:
@@ -130,7 +130,7 @@ def _columns(
 ) -> str:
     """Draw vertical strips that show every line's nearest value under the pointer."""
     measured = sorted({step for points in shown for step, _ in points})
-    places = thinned([(step, 0.0) for step in measured], _MOST_COLUMNS)
+    places = thinned([(step, 0.0) for step in measured], _MAX_COLUMNS)
     centres = [steps.percent(step) for step, _ in places]
     edges = [0.0, *((a + b) / 2 for a, b in pairwise(centres)), 100.0]
     strips = []
@@ -155,8 +155,8 @@ def _columns(
 
 def _nearest(points: list[LinePoint], step: float) -> LinePoint | None:
     place = bisect_left(points, step, key=lambda point: point[0])
-    beside = points[max(0, place - 1) : place + 1]
-    return min(beside, key=lambda point: abs(point[0] - step), default=None)
+    neighbours = points[max(0, place - 1) : place + 1]
+    return min(neighbours, key=lambda point: abs(point[0] - step), default=None)
 
 
 def _swatch(one: Series) -> str:

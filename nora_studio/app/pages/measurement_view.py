@@ -7,7 +7,7 @@ from nora_studio.app.server.job import Job
 from nora_studio.app.server.jobs import Jobs
 
 NAMES = {"fidelity": "Finding the best strength", "score": "Comparing the final adapters"}
-_DRAWN = re.compile(r"drawing: .*?(\d+)/(\d+) \[")
+_PROGRESS = re.compile(r"drawing: .*?(\d+)/(\d+) \[")
 
 
 def measurement_view(job: Job, jobs: Jobs) -> str:
@@ -23,16 +23,16 @@ def measurement_view(job: Job, jobs: Jobs) -> str:
         words = f"{title} failed: {why}" if state == "failed" else f"{title} was stopped."
         kind = "problem" if state == "failed" else "note"
         return f'<p class="{kind}" role="status">{escaped(words)}</p>'
-    found = [match for line in lines for match in _DRAWN.findall(line)]
+    found = [match for line in lines for match in _PROGRESS.findall(line)]
     done, total = map(int, found[-1]) if found else (0, 0)
     before = jobs.place(job)
-    told = f"{done} of {total} pictures" if total else "loading the models"
+    status = f"{done} of {total} pictures" if total else "loading the models"
     if state == "waiting":
-        told = f"waiting, {before} ahead of it" if before else "waiting for its turn"
+        status = f"waiting, {before} ahead of it" if before else "waiting for its turn"
     share = 100 * done / total if total else 0
     return (
         f'<section class="card measuring"><div class="progress-head"><h3>{title}</h3>'
-        f"<b>{told}</b></div>"
+        f"<b>{status}</b></div>"
         f'<div class="meter" role="progressbar" aria-valuenow="{share:.0f}" aria-valuemin="0" '
         f'aria-valuemax="100" aria-label="{title}"><div style="width:{share:.1f}%"></div></div>'
         f'<details><summary>The command</summary><pre class="command">{escaped(job.shown)}'

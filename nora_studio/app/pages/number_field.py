@@ -14,7 +14,7 @@ import gradio as gr
 from nora_studio.errors import StudioError
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,15}")
-_MOST_CHARACTERS = 32
+_MAX_CHARACTERS = 32
 SCRIPT = """<script>
 (() => {
   const field = (event) => event.target.closest && event.target.closest('.number-field');
@@ -66,7 +66,7 @@ class NumberField:
         if value is not None and float(text) != value:
             text = str(value)
         return gr.Textbox(
-            text, label=self.label, placeholder=placeholder, max_length=_MOST_CHARACTERS,
+            text, label=self.label, placeholder=placeholder, max_length=_MAX_CHARACTERS,
             elem_classes=kind, **look,
         )  # fmt: skip
 
@@ -98,7 +98,7 @@ class NumberField:
             number = float(text)
         except ValueError:
             return None
-        return number if math.isfinite(number) and len(text) <= _MOST_CHARACTERS else None
+        return number if math.isfinite(number) and len(text) <= _MAX_CHARACTERS else None
 
     @property
     def _expected(self) -> str:

@@ -21,7 +21,7 @@ TABS: tuple[tuple[str, str, Callable[[Studio, SharedState, TabContext], None]], 
     ("history", "History", history.build),
 )
 FIRST_TAB = "train"
-MOST_SESSIONS = 64
+MAX_SESSIONS = 64
 """Pages whose state is kept, the most recently used ones. Gradio copies the page's configuration
 (about a megabyte) for each load, and keeps ten thousand by default. An open page sends a request
 every 1.5 s, so it stays among them; a page that was dropped loses its selections."""
@@ -53,7 +53,7 @@ HEAD += SCRIPT
 def build_page(studio: Studio) -> gr.Blocks:
     """Build the page of a studio."""
     with gr.Blocks(title="NoRA Studio", analytics_enabled=False) as page:
-        page.state_session_capacity = MOST_SESSIONS
+        page.state_session_capacity = MAX_SESSIONS
         head = gr.HTML(_head(None), js_on_load=TOGGLE_THEME, elem_id="head")
         # Outside of gr.Tabs, where they would count as tabs.
         states = gr.State(""), gr.State([]), gr.State([]), gr.State("")

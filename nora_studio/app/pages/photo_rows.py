@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from nora_studio.app.pages.escaping import escaped
 from nora_studio.app.server.photo_report import PhotoReport
 from nora_studio.app.server.upload_notes import UploadNote
-from nora_studio.app.server.uploads import MOST_CAPTION, StoredPhoto
+from nora_studio.app.server.uploads import MAX_CAPTION, StoredPhoto
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.mini.assets import EMBEDDED
 from nora_studio.photos.buckets import bucket_sizes, buckets_pay, nearest_size
@@ -45,7 +45,7 @@ def photo_rows(
             f'<span class="note">{photo.width} × {photo.height}{masked}</span>'
             f'<button class="plain-button" data-act="remove" data-photo="{photo.name}" '
             f'aria-label="Remove {name}">Remove</button></div>'
-            f'<textarea rows="2" maxlength="{MOST_CAPTION}" data-act="caption" '
+            f'<textarea rows="2" maxlength="{MAX_CAPTION}" data-act="caption" '
             f'data-photo="{photo.name}" aria-label="What is in {name}" placeholder="{hint}">'
             f"{escaped(photo.caption)}</textarea>{said}</div></li>"
         )

@@ -11,7 +11,7 @@ from nora_studio.app.pages.measurement_view import measurement_view
 from nora_studio.app.pages.scores_view import scores_view
 from nora_studio.app.pages.shared import JUDGE, SharedState, TabContext
 from nora_studio.app.server.job import ENDED, Job
-from nora_studio.app.server.limits import MOST_CHECKPOINTS, MOST_RUNS, MOST_SEEDS
+from nora_studio.app.server.limits import MAX_CHECKPOINTS, MAX_RUNS, MAX_SEEDS
 from nora_studio.app.server.run_history import stem_and_method
 from nora_studio.app.server.scoring import (
     Kind,
@@ -32,12 +32,12 @@ from nora_studio.scoring.fidelity import Fidelity
 STRENGTHS = ("0.2", "0.4", "0.6", "0.8", "1", "1.2", "1.4")
 USUAL = ("0.6", "0.8", "1")
 EMPTY = (
-    '<div class="empty"><b>Nothing to measure yet</b>Train a subject first. Then this page tells '
-    "which checkpoint to use, and how strong.</div>"
+    '<div class="empty"><b>Nothing to measure yet</b>Train a subject first. Then this page shows '
+    "which checkpoint to use, and at which strength.</div>"
 )
 UNMEASURED = (
     '<div class="empty"><b>How strong is best?</b>Find the best strength draws every checkpoint at '
-    "several strengths and judges each picture: is it the subject, and does it heed its prompt?"
+    "several strengths and judges each picture: is it the subject, and does it match its prompt?"
     "</div>"
 )
 CHOOSE = """
@@ -57,7 +57,7 @@ def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
     handlers = _Handlers(studio)
     with gr.Row(equal_height=True, elem_classes="bar"):
         chosen = gr.Dropdown(
-            [], multiselect=True, max_choices=MOST_RUNS, label="Runs", elem_id="scores-runs",
+            [], multiselect=True, max_choices=MAX_RUNS, label="Runs", elem_id="scores-runs",
             allow_custom_value=True,  # For API callers; `refresh` removes unknown runs.
             info="Of one subject: NoRA and LoRA twins, for example.", scale=3, min_width=260,
         )  # fmt: skip
@@ -71,9 +71,9 @@ def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
         plot = gr.HTML("", elem_id="scores-plot", js_on_load=FORWARD_EVENTS + CHOOSE, min_width=320)
         panel = gr.HTML("", elem_id="scores-panel", js_on_load=FORWARD_EVENTS, min_width=320)
     verdicts = gr.HTML("", elem_id="scores-verdicts")
-    point, seen = gr.State(None), gr.State({})
-    inputs = [chosen, point, seen]
-    outputs = [chosen, progress, advice, plot, panel, verdicts, stop, seen]
+    point, shown_state = gr.State(None), gr.State({})
+    inputs = [chosen, point, shown_state]
+    outputs = [chosen, progress, advice, plot, panel, verdicts, stop, shown_state]
     gr.on([*place.refresh_events, chosen.input], handlers.refresh, inputs, outputs, **PRIVATE)
     to_compare = [shared.adapters, shared.strengths, shared.tabs]
     for part in (plot, panel, advice):
@@ -179,7 +179,7 @@ def _questions() -> tuple[
     """Lay out the optional settings of a measurement, closed at first."""
     with gr.Accordion("What is drawn and judged", open=False, elem_id="scores-questions"):
         prompts = gr.Textbox(
-            "", lines=4, label="Prompts, one a line",
+            "", lines=4, label="Prompts, one per line",
             placeholder="a photo of a [V] mug in the snow\na photo of a [V] mug on the beach",
             info="[V] stands for the subject. Empty: the training's own prompt in other places.",
         )  # fmt: skip
@@ -189,18 +189,18 @@ def _questions() -> tuple[
                 info="1 is as trained; less keeps more of the base.",
             )  # fmt: skip
             seeds = gr.Number(
-                1, label="Pictures of each prompt", precision=0, minimum=1, maximum=MOST_SEEDS,
-                info="More take longer and tell more surely.",
+                1, label="Pictures of each prompt", precision=0, minimum=1, maximum=MAX_SEEDS,
+                info="More pictures take longer and give a more reliable result.",
             )  # fmt: skip
             checkpoints = gr.Slider(
-                0, MOST_CHECKPOINTS, 2, step=1, label="Earlier checkpoints",
-                info="How many before the final adapter: fewer steps may be better.",
+                0, MAX_CHECKPOINTS, 2, step=1, label="Earlier checkpoints",
+                info="How many to compare before the final adapter: fewer steps may be better.",
             )  # fmt: skip
         with gr.Row():
             clip = gr.Textbox("", elem_id="scores-clip", **JUDGE)
             dino = gr.Textbox(
                 "", label="Second judge of the subject (DINO)", placeholder="facebook/dino-vits16",
-                info="A Hub name or a directory. It sees details that CLIP overlooks. Empty: none.",
+                info="A Hub name or a directory. It sees details that CLIP misses. Empty: none.",
                 min_width=280,
             )  # fmt: skip
     return prompts, seeds, strengths, checkpoints, dino, clip
@@ -210,7 +210,7 @@ def _newest_twins(runs: list[Run]) -> list[str]:
     """Return the newest run with its twins."""
     stems = [stem_and_method(run)[0] for run in runs]
     own = [run.folder.name for run, stem in zip(runs, stems) if stem == stems[0]]
-    return sorted(own, key=lambda name: (not name.endswith("-nora"), name))[:MOST_RUNS]
+    return sorted(own, key=lambda name: (not name.endswith("-nora"), name))[:MAX_RUNS]
 
 
 def _at_work(studio: Studio, workspace: Workspace, names: list[str]) -> list[Job]:

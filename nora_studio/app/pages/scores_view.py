@@ -27,8 +27,8 @@ def scores_view(kept: dict[str, Any] | None) -> str:
     ]
     found = [one for one in kept["differences"] if one["score"] in TITLES]
     # Differences to the base are expected; state them only if there are no others.
-    told = [one for one in found if "base" not in _pair(one)] or found
-    words = "".join(f"<li>{_sentence(one)}</li>" for one in told)
+    stated = [one for one in found if "base" not in _pair(one)] or found
+    words = "".join(f"<li>{_sentence(one)}</li>" for one in stated)
     rows = [
         [
             f"{_method_name(one['first'])} − {_method_name(one['second'])}",
@@ -53,7 +53,7 @@ def scores_view(kept: dict[str, Any] | None) -> str:
     return (
         '<section class="card verdicts"><h3>The final adapters at full strength</h3>'
         f'<ul class="plain">{words}</ul>{table([("", ""), *(TITLES[n] for n in names)], means)}'
-        f'{pairs}<p class="note">{count} prompts; every pair of pictures began from the same noise.'
+        f'{pairs}<p class="note">{count} prompts; every pair of pictures started from the same noise.'
         f"{judged} {coverage(count, seeds)}</p></section>"
     )
 

@@ -10,7 +10,7 @@ JUDGE: dict[str, Any] = {
     "label": "Judge (CLIP)",
     "placeholder": "ViT-B-32:openai",
     "min_width": 280,
-    "info": "Needed on any base but the miniature, whose own judge knows only toy pictures. "
+    "info": "Needed for every base except the miniature, whose own judge knows only toy pictures. "
     "ARCHITECTURE:WEIGHTS, hf-hub:owner/name or a directory.",
 }
 """Arguments of the field that names the judge."""

@@ -87,9 +87,9 @@ def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
             command = gr.Textbox(
                 "", label="The command it runs", lines=9, max_lines=30, buttons=["copy"],
                 elem_id="train-command", elem_classes="mono",
-                info="The same in a terminal does the same. Change it if you like.",
+                info="It does the same in a terminal. You can edit it.",
             )  # fmt: skip
-            back = gr.Button("Back to what the form says", visible=False, size="sm")
+            back = gr.Button("Back to the form's command", visible=False, size="sm")
     with gr.Accordion("Advanced: every option of the trainer", open=False, elem_id="advanced"):
         fields = build_fields()
     build_token_doctor(studio, form)
@@ -126,12 +126,12 @@ def _wire_events(
         refill.then(
             None, [page.proposed, *reversed(texts)], texts, js=TAKE_UNLESS_WRITTEN, **PRIVATE
         )
-    seen = gr.State("")
+    shown_state = gr.State("")
     gr.on(
         place.refresh_events,
         handlers.refresh,
-        [page.command, seen, page.lack],
-        [page.requirements, seen],
+        [page.command, shown_state, page.lack],
+        [page.requirements, shown_state],
         **PRIVATE,
     )
     asked, marks = [page.command, page.lack], [page.form.noun, page.photos.note]

@@ -50,12 +50,12 @@ def build_form() -> TrainForm:
     """Lay out the fields."""
     name = gr.Textbox(
         "my-subject", label="Name", max_length=48, elem_id="train-name",
-        info="What its files will be called.",
+        info="The name of its files.",
     )  # fmt: skip
     noun = gr.Textbox(
         "", label="What it is", placeholder="mug, dog, toy car", max_length=60,
         elem_id="train-class",
-        info="A word or two that the model knows; it learns what is special about yours.",
+        info="A word or two that the model knows; it learns what is special about your subject.",
     )  # fmt: skip
     base = gr.Radio(
         [("Miniature, built in", EMBEDDED), ("Stable Diffusion XL", OWN_MODEL)], value=EMBEDDED,

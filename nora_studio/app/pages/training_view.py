@@ -13,7 +13,7 @@ from nora_studio.runs.sample_files import samples_of
 
 Logs = Mapping[str, list[dict[str, Any]]]
 """Method -> its run's log, read once."""
-MOST_STEPS = 12
+MAX_STEPS = 12
 LOG_LINES = 200
 LAST_WORDS = 6
 """Lines of the log that are shown below a failure."""
@@ -109,12 +109,12 @@ def _method_name(method: str) -> str:
     return escaped(METHOD_NAMES.get(method, method))
 
 
-def wall_view(training: Training, workspace: Workspace, state: str = "running") -> str:
+def samples_view(training: Training, workspace: Workspace, state: str = "running") -> str:
     """Show the samples: a row for each step, a column for each prompt, the base on its left."""
     samples = {method: samples_of(run) for method, run in training.runs.items()}
     samples = {method: own for method, own in samples.items() if own}
     if not samples and state not in ("waiting", "running"):
-        return '<div class="empty"><b>No pictures</b>It ended before it drew any.</div>'
+        return '<div class="empty"><b>No pictures</b>It ended before it drew a picture.</div>'
     if not samples:
         return (
             '<div class="empty"><b>The first pictures come soon</b>The base model draws your '
@@ -131,7 +131,7 @@ def wall_view(training: Training, workspace: Workspace, state: str = "running") 
             f'<div class="wall-row"><span class="wall-step">{step:,}</span>'
             + "".join(_cell(samples[m].get(step, {}).get(number), m, workspace) for m in order)
             + "</div>"
-            for step in steps[:MOST_STEPS]
+            for step in steps[:MAX_STEPS]
         ]
         base = next((own[0][number] for own in samples.values() if number in own.get(0, {})), None)
         waiting = "" if rows else '<p class="note">The first samples come during training.</p>'

@@ -10,7 +10,13 @@ from nora_studio.app.pages.html import METHOD_NAMES, STROKES, colour_of
 from nora_studio.app.pages.html_events import PRIVATE, error_toast
 from nora_studio.app.pages.line_chart import Colour, Series, line_chart
 from nora_studio.app.pages.shared import SharedState, TabContext
-from nora_studio.app.pages.training_view import Logs, can_resume, log_view, progress_view, wall_view
+from nora_studio.app.pages.training_view import (
+    Logs,
+    can_resume,
+    log_view,
+    progress_view,
+    samples_view,
+)
 from nora_studio.app.server.limits import TRAINING_LIMITS
 from nora_studio.app.server.resource_estimates import ResourceEstimates
 from nora_studio.app.server.studio import Studio
@@ -22,11 +28,11 @@ from nora_studio.options.defaults import with_recommended
 from nora_studio.options.options_file import parse_options
 from nora_studio.runs.run_files import is_finite
 
-MOST_STEPS = TRAINING_LIMITS["--steps"][True]
+MAX_STEPS = TRAINING_LIMITS["--steps"][True]
 BUTTON: dict[str, Any] = {"size": "md", "scale": 0, "min_width": 165}
 OTHERS: tuple[Colour, ...] = ("ink", "soft", "accent", "base")
 EMPTY = (
-    '<div class="empty"><b>No training yet</b>Begin one under Train; it shows up here by itself, '
+    '<div class="empty"><b>No training yet</b>Start one under Train; it appears here by itself, '
     "also after a reload or a restart.</div>"
 )
 
@@ -83,12 +89,18 @@ def _wire_events(
     handlers: "_Handlers", page: _Page, shared: SharedState, place: TabContext
 ) -> None:
     """Connect the events of the tab's components."""
-    seen = gr.State({})
+    shown_state = gr.State({})
     buttons = [page.stop, page.resume, page.longer, page.compare]
     triggers = [*place.refresh_events, page.chosen.input, page.log.change, page.smoothing.change]
-    inputs = [page.chosen, page.log, page.smoothing, seen]
-    gr.on(triggers, handlers.refresh, inputs, [page.chosen, *page.views, *buttons, seen], **PRIVATE)
-    shared.training.change(handlers.show, shared.training, [page.chosen, seen], **PRIVATE)
+    inputs = [page.chosen, page.log, page.smoothing, shown_state]
+    gr.on(
+        triggers,
+        handlers.refresh,
+        inputs,
+        [page.chosen, *page.views, *buttons, shown_state],
+        **PRIVATE,
+    )
+    shared.training.change(handlers.show, shared.training, [page.chosen, shown_state], **PRIVATE)
     page.stop.click(handlers.stop, page.chosen, None, api_name="stop_training")
     page.resume.click(handlers.resume, page.chosen, None, api_name="resume_training")
     page.longer.click(
@@ -148,8 +160,8 @@ class _Handlers:
     def go_on_longer(self, name: str, steps: float, request: gr.Request) -> None:
         """Continue a finished training for more steps."""
         training = self._training(name, request)
-        if not steps or not 1 <= steps <= MOST_STEPS:
-            raise error_toast(StudioError(f"expected 1 to {MOST_STEPS:,} more steps; got {steps}."))
+        if not steps or not 1 <= steps <= MAX_STEPS:
+            raise error_toast(StudioError(f"expected 1 to {MAX_STEPS:,} more steps; got {steps}."))
         planned = int(training.settings.get("steps", 0))
         self._submit(training, ["--steps", str(planned + int(steps))], request)
 
@@ -219,7 +231,7 @@ def _views(
     title = "Loss on a photo held out" if held_out else "Loss at fixed noise"
     return [
         progress_view(training, state, studio.jobs, logs),
-        wall_view(training, workspace, state),
+        samples_view(training, workspace, state),
         line_chart(_lines(logs, "loss"), title="Training loss", log=log, smoothing=smoothing),
         line_chart(_lines(logs, judged), title=title, log=log),
         log_view(training, studio.jobs),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nora_studio.app.server.image_requests import AdapterChoice
 from nora_studio.app.server.library import LibraryEntry, find_entry
-from nora_studio.app.server.limits import MOST_MIXED, MOST_RANK
+from nora_studio.app.server.limits import MAX_MIXED, MAX_RANK
 from nora_studio.app.server.workspace import HUB_NAME, Workspace, check_name, safe_name
 from nora_studio.errors import StudioError
 from nora_studio.mini.assets import EMBEDDED, embedded
@@ -17,7 +17,7 @@ from nora_studio.mini.assets import EMBEDDED, embedded
 KINDS = ("export", "mix", "merge", "push", "inspect")
 FORMATS = ("kohya", "diffusers", "seed")
 PRECISIONS = ("fp16", "bf16", "fp32")
-MOST_STRENGTH = 4.0
+MAX_STRENGTH = 4.0
 MERGED = "merged"
 """Folder of merged pipelines in a workspace."""
 SDXL_BYTES = 6_900_000_000
@@ -207,16 +207,16 @@ class AdapterCommands:
         return entry
 
     def _entries(self, chosen: Sequence[AdapterChoice], model: str) -> list[LibraryEntry]:
-        if len(chosen) > MOST_MIXED:
+        if len(chosen) > MAX_MIXED:
             raise StudioError(
-                f"at most {MOST_MIXED} adapters can be combined; got {len(chosen)}. Take some out."
+                f"at most {MAX_MIXED} adapters can be combined; got {len(chosen)}. Take some out."
             )
         if len({one.path for one in chosen}) < len(chosen):
             raise StudioError("an adapter is chosen twice. Raise its strength instead.")
         for one in chosen:
-            if not 0 <= one.strength <= MOST_STRENGTH:
+            if not 0 <= one.strength <= MAX_STRENGTH:
                 raise StudioError(
-                    f"expected a strength of 0 to {MOST_STRENGTH:g}; got {one.strength:g}."
+                    f"expected a strength of 0 to {MAX_STRENGTH:g}; got {one.strength:g}."
                 )
         return [self._usable(one.path, model) for one in chosen]
 
@@ -272,6 +272,6 @@ def _precision(precision: str | None) -> list[str]:
 def _rank(rank: int | None) -> list[str]:
     if not rank:
         return []
-    if not 1 <= rank <= MOST_RANK:
-        raise StudioError(f"expected a rank of 1 to {MOST_RANK}; got {rank}.")
+    if not 1 <= rank <= MAX_RANK:
+        raise StudioError(f"expected a rank of 1 to {MAX_RANK}; got {rank}.")
     return ["--rank", str(int(rank))]

@@ -13,7 +13,7 @@ from nora_studio.app.server.workspace import Workspace, safe_name
 from nora_studio.errors import StudioError
 from nora_studio.runs.storage import writing
 
-MOST_ADAPTER_BYTES = 2 * 1024**3
+MAX_ADAPTER_BYTES = 2 * 1024**3
 _SUFFIX = ".safetensors"
 _TOKENS_SUFFIX = ".embedding.safetensors"
 
@@ -26,7 +26,7 @@ def add_adapter(workspace: Workspace, entry: Upload, quota: int | None = None) -
     """
     shown = shown_name(entry.name, "adapter.safetensors")
     size = entry.file.stat().st_size
-    check_size(shown, size, MOST_ADAPTER_BYTES)
+    check_size(shown, size, MAX_ADAPTER_BYTES)
     incoming = workspace.adapters / f".incoming-{secrets.token_hex(4)}{_SUFFIX}"
     # After this block the copy itself counts towards the quota.
     with reserve_room(workspace, size, quota), writing("an adapter", Path(shown)):

@@ -18,17 +18,17 @@ from nora_studio.errors import StudioError, shown, suggestion
 from nora_studio.options.command_line import option_hints
 from nora_studio.options.paths import check_relative, check_text
 
-MOST_WORDS = 500
-MOST_CHARACTERS = 8_000
+MAX_WORDS = 500
+MAX_CHARACTERS = 8_000
 """Of all words together."""
-MOST_DIGITS = 18
+MAX_DIGITS = 18
 """Of a whole number, so that it fits into 64 bits."""
-MOST_NUMBER_CHARACTERS = 32
+MAX_NUMBER_CHARACTERS = 32
 """Of another number."""
 HELP = ("-h", "--help")
 _NUMBER = re.compile(r"-(?:[\d.].*|inf|infinity|nan)", re.ASCII | re.I | re.S)
 """Values that begin with "-": negative numbers."""
-_MOST_VALUES = 100
+_MAX_VALUES = 100
 """Of one option that takes several values."""
 
 
@@ -38,7 +38,7 @@ class _OptionValues:
 
     least: int
     most: int
-    longest: int = MOST_CHARACTERS
+    longest: int = MAX_CHARACTERS
     """Characters of a value."""
     is_path: bool = False
     words: tuple[str, ...] = ()
@@ -87,14 +87,14 @@ def _is_option(word: str) -> bool:
 
 
 def _check_size(arguments: Sequence[str]) -> None:
-    if len(arguments) > MOST_WORDS:
+    if len(arguments) > MAX_WORDS:
         raise StudioError(
-            f"the command: expected at most {MOST_WORDS} words; got {len(arguments):,}. Shorten it."
+            f"the command: expected at most {MAX_WORDS} words; got {len(arguments):,}. Shorten it."
         )
     characters = sum(map(len, arguments))
-    if characters > MOST_CHARACTERS:
+    if characters > MAX_CHARACTERS:
         raise StudioError(
-            f"the command: expected at most {MOST_CHARACTERS:,} characters; got {characters:,}. "
+            f"the command: expected at most {MAX_CHARACTERS:,} characters; got {characters:,}. "
             "Shorten it."
         )
     for word in arguments:
@@ -132,10 +132,10 @@ def _allowed(kind: type) -> dict[str, _OptionValues]:
             allowed[prefix + name] = _OptionValues(0, 1 if said else 0, words=said)
             allowed[f"{prefix}no-{name}"] = _OptionValues(0, 0)
         elif get_origin(hint) is tuple:
-            allowed[prefix + name] = _OptionValues(0, _MOST_VALUES, is_path=Path in get_args(hint))
+            allowed[prefix + name] = _OptionValues(0, _MAX_VALUES, is_path=Path in get_args(hint))
         else:
-            longest = {int: MOST_DIGITS, float: MOST_NUMBER_CHARACTERS}.get(kinds[0])
+            longest = {int: MAX_DIGITS, float: MAX_NUMBER_CHARACTERS}.get(kinds[0])
             allowed[prefix + name] = _OptionValues(
-                1, 1, longest or MOST_CHARACTERS, is_path=Path in kinds
+                1, 1, longest or MAX_CHARACTERS, is_path=Path in kinds
             )
     return allowed

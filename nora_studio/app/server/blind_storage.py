@@ -54,15 +54,15 @@ def create_test(
                 f"expected two different columns of this drawing; got {first!r} and {second!r}."
             )
     decoy = decoy if decoy in labels and decoy not in (first, second) else None
-    chance = random.Random(secrets.randbits(64) if seed is None else seed)
-    pairs = _pairs(_rows(workspace, image_job), first, second, decoy, chance)
+    rng = random.Random(secrets.randbits(64) if seed is None else seed)
+    pairs = _pairs(_rows(workspace, image_job), first, second, decoy, rng)
     test = BlindTest(secrets.token_hex(8), image_job.id, first, second, decoy, ())
     folder = _folder(workspace, test)
     trials = []
     with writing("a blind test", folder):
         folder.mkdir(parents=True, mode=0o700)
         for prompt, *two in pairs:
-            chance.shuffle(two)
+            rng.shuffle(two)
             names = [f"{secrets.token_hex(8)}.png" for _ in two]
             for (_, file), name in zip(two, names):
                 _copy_pixels(file, folder / name)
@@ -101,14 +101,14 @@ def _rows(workspace: Workspace, image_job: ImageJob) -> list[_Row]:
 
 
 def _pairs(
-    rows: list[_Row], first: str, second: str, decoy: str | None, chance: random.Random
+    rows: list[_Row], first: str, second: str, decoy: str | None, rng: random.Random
 ) -> list[tuple[str, tuple[str, Path], tuple[str, Path]]]:
     """Return the pairs to judge in random order, with a quarter as many decoys, at least two.
 
     Raises:
         StudioError: there is no pair of images.
     """
-    chance.shuffle(rows)
+    rng.shuffle(rows)
     pairs = [row.pair(first, second) for row in rows if row.has(first, second)][:PAIRS_LIMIT]
     if not pairs:
         raise StudioError(
@@ -118,7 +118,7 @@ def _pairs(
         complete = [row for row in rows if row.has(first, second, decoy)]
         for number, row in enumerate(complete[: max(2, len(pairs) // 4)]):
             pairs.append(row.pair((first, second)[number % 2], decoy))
-    chance.shuffle(pairs)
+    rng.shuffle(pairs)
     return pairs
 
 

@@ -48,17 +48,17 @@ class BlindTest:
         """Whether every pair is judged."""
         return len(self.answers) == len(self.trials)
 
-    def answer(self, given: str) -> "BlindTest":
+    def answer(self, answer: str) -> "BlindTest":
         """Return the test with one more answer.
 
         Raises:
             StudioError: the test has ended, or the answer is unknown.
         """
-        if given not in ANSWERS:
-            raise StudioError(f"expected left, right or tie; got {given[:40]!r}.")
+        if answer not in ANSWERS:
+            raise StudioError(f"expected left, right or tie; got {answer[:40]!r}.")
         if self.is_over:
             raise StudioError("this test has ended, and its result is shown. Start another one.")
-        return replace(self, answers=(*self.answers, given))
+        return replace(self, answers=(*self.answers, answer))
 
     def undo(self) -> "BlindTest":
         """Return the test without its last answer.

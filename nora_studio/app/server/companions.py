@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from nora_studio.app.server.photo_content import MOST_PHOTO_BYTES, check_header
+from nora_studio.app.server.photo_content import MAX_PHOTO_BYTES, check_header
 from nora_studio.app.server.quota import check_size
 from nora_studio.app.server.stored_photos import (
     INCOMING,
@@ -29,7 +29,7 @@ from nora_studio.runs.atomic import write_text
 
 WAITING = ".waiting"
 MAX_WAITING = 100
-MOST_CAPTION_BYTES = 8 * 1024
+MAX_CAPTION_BYTES = 8 * 1024
 _INDEX = "names.json"
 
 
@@ -120,10 +120,10 @@ def _checked(companion: Companion) -> str:
     """Return a caption's text, empty for a mask; both are checked before anything is stored."""
     size = companion.file.stat().st_size
     if companion.is_mask:
-        check_size(companion.name, size, MOST_PHOTO_BYTES)
+        check_size(companion.name, size, MAX_PHOTO_BYTES)
         check_header(companion.file, companion.name)
         return ""
-    check_size(companion.name, size, MOST_CAPTION_BYTES)
+    check_size(companion.name, size, MAX_CAPTION_BYTES)
     try:
         caption = validated_caption(decode_text(companion.file.read_bytes()))
     except UnicodeDecodeError:

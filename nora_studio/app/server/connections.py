@@ -20,10 +20,10 @@ HEAD_SECONDS = 15.0
 """From a connection's start, or a response's end, until the next request's head is complete."""
 KEEP_ALIVE_SECONDS = 10
 """Without a byte after a response."""
-MOST_CONNECTIONS = 1_000
-MOST_OF_AN_ADDRESS = 200
+MAX_CONNECTIONS = 1_000
+MAX_PER_ADDRESS = 200
 """A browser opens six to one server; a school class behind one address has about thirty."""
-MOST_HEAD_BYTES = 32 * 1024
+MAX_HEAD_BYTES = 32 * 1024
 """Browsers also send the cookies of programs on this machine's other ports."""
 
 
@@ -31,7 +31,7 @@ class Connection(H11Protocol):
     """An HTTP/1.1 connection that is closed if no request comes or too many are open."""
 
     head_seconds = HEAD_SECONDS
-    most_of_an_address = MOST_OF_AN_ADDRESS
+    max_per_address = MAX_PER_ADDRESS
     proxies: Collection[str] = ()
     """Addresses that many visitors share, which have no limit."""
     open_by_address: Counter[str]
@@ -46,7 +46,7 @@ class Connection(H11Protocol):
         if host not in self.proxies:
             self._address = network_of(host)
             self.open_by_address[self._address] += 1
-            if self.open_by_address[self._address] > self.most_of_an_address:
+            if self.open_by_address[self._address] > self.max_per_address:
                 transport.abort()
                 return
         self._await_head()
@@ -109,9 +109,9 @@ def server_config(app: Any, proxies: Collection[str] = (), **more: Any) -> uvico
         "ws": "none",  # The guard closes every web socket; nothing here uses one.
         "proxy_headers": bool(proxies),
         "forwarded_allow_ips": list(proxies),
-        "limit_concurrency": MOST_CONNECTIONS,
+        "limit_concurrency": MAX_CONNECTIONS,
         "timeout_keep_alive": KEEP_ALIVE_SECONDS,
-        "h11_max_incomplete_event_size": MOST_HEAD_BYTES,
+        "h11_max_incomplete_event_size": MAX_HEAD_BYTES,
         "log_level": "warning",
     }
     return uvicorn.Config(app, **(settings | more))

@@ -28,13 +28,13 @@ from nora_studio.errors import StudioError
 
 GRADIO = "/gradio_api/"
 UPLOAD_ROUTE = "/gradio_api/upload"
-MOST_UPLOAD_BYTES = 2200 * 1024**2
+MAX_UPLOAD_BYTES = 2200 * 1024**2
 """Of all of a visitor's uploads in progress together."""
 SMALL_UPLOAD_BYTES = 64 * 1024**2
 """Accepted even if the visitor's folder is full, so that the page can say what to delete."""
-MOST_BODY_BYTES = 4 * 1024**2
+MAX_BODY_BYTES = 4 * 1024**2
 """Of any other request."""
-MOST_LOGIN_BYTES = 16 * 1024
+MAX_LOGIN_BYTES = 16 * 1024
 BLOCKED_ROUTES = (
     # Gradio's routes that fetch from elsewhere, show its own pages, or are not used here.
     "/gradio_api/proxy=",
@@ -97,7 +97,7 @@ class Guard:
         elif _is_upload(scope) and visit.visitor is not None:
             await self._receive_upload(scope, receive, send, visit, _stated_length(headers))
         else:
-            limit = ByteLimit(MOST_LOGIN_BYTES if path == LOGIN else MOST_BODY_BYTES)
+            limit = ByteLimit(MAX_LOGIN_BYTES if path == LOGIN else MAX_BODY_BYTES)
             await self._forward(scope, receive, send, visit, limit, _stated_length(headers))
 
     async def _require_login(
@@ -121,7 +121,7 @@ class Guard:
         workspace = self._auth.workspace_of(visit.visitor)
         await asyncio.to_thread(uploads.clear_old, KEPT_SECONDS)
         left = workspace.quota - await asyncio.to_thread(used_bytes, workspace)
-        room = min(max(left, SMALL_UPLOAD_BYTES), MOST_UPLOAD_BYTES)
+        room = min(max(left, SMALL_UPLOAD_BYTES), MAX_UPLOAD_BYTES)
         with uploads.reserve(visit.visitor, room) as limit:
             await self._forward(scope, receive, send, visit, limit, stated)
 

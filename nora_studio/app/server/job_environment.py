@@ -57,10 +57,10 @@ def job_environment(
         or (is_private and not secret and name in OWNERS_LOGIN)
     }
     if not is_private or secret:
-        nowhere = str((home / NO_LOGIN).absolute())
+        no_login = str((home / NO_LOGIN).absolute())
         # Hides the stored login of `hf auth login`, and ~/.netrc, which requests reads.
-        allowed |= {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_TOKEN_PATH": f"{nowhere}/token"}
-        allowed |= {"NETRC": f"{nowhere}/netrc"}
+        allowed |= {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_TOKEN_PATH": f"{no_login}/token"}
+        allowed |= {"NETRC": f"{no_login}/netrc"}
     if not is_private and not secret:
         allowed |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     return QUIET_THREADS | allowed | dict(secret or {})

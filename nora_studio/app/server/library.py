@@ -143,12 +143,12 @@ def _scores(run: Run) -> tuple[dict[str, float], str]:
 
 def _of_file(file: Path, shown: dict[tuple, Path | None]) -> LibraryEntry:
     card, kind, problem = _look_at(file)
-    beside = embeddings_beside(file)
+    tokens = embeddings_beside(file)
     return LibraryEntry(
         path=f"adapters/{file.name}",
         title=file.stem,
         kind=kind,
-        bytes=file.stat().st_size + (beside.stat().st_size if beside.is_file() else 0),
+        bytes=file.stat().st_size + (tokens.stat().st_size if tokens.is_file() else 0),
         time=file.stat().st_mtime,
         card=card,
         problem=problem,

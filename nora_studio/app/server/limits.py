@@ -45,11 +45,11 @@ IMAGE_LIMITS: Mapping[str, tuple[int, int]] = {
     "adapters at once": (6, 32),
 }
 """Limits of one image job."""
-MOST_RUNS, MOST_PROMPTS, MOST_SEEDS, MOST_STRENGTHS, MOST_CHECKPOINTS = 4, 24, 4, 8, 8
+MAX_RUNS, MAX_PROMPTS, MAX_SEEDS, MAX_STRENGTHS, MAX_CHECKPOINTS = 4, 24, 4, 8, 8
 """Limits of one measurement on the Scores page, also for the owner: the page shows no more."""
-MOST_MIXED = 8
+MAX_MIXED = 8
 """Adapters that can be combined, also for the owner."""
-MOST_RANK = 4_096
+MAX_RANK = 4_096
 """Highest rank of an exported file, also for the owner."""
 
 

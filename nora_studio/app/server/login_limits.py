@@ -16,17 +16,17 @@ from nora_studio.app.server.round_robin_queue import RoundRobinQueue
 
 FREE_FAILURES = 3
 """Wrong passwords without a delay."""
-FREE_FAILURES_OF_AN_ADDRESS = 30
+FREE_FAILURES_PER_ADDRESS = 30
 """The same for one address and any names: several people may share it."""
 LONGEST_WAIT = 16.0
 """Seconds."""
 FORGOTTEN_AFTER = 15 * 60.0
 """Seconds until wrong passwords are forgotten."""
-MOST_IN_LINE = 4
+MAX_WAITING_ATTEMPTS = 4
 """Attempts on one account from one address at a time."""
-MOST_OF_AN_ADDRESS = 16
+MAX_PER_ADDRESS = 16
 """Attempts from one address at a time, whatever the names."""
-MOST_KNOWN = 10_000
+MAX_KNOWN = 10_000
 """Pairs of name and address, and addresses, that are remembered."""
 CHECKS_AT_ONCE = 2
 """Each takes 32 MiB and a core."""
@@ -140,7 +140,7 @@ class LoginRateLimiter:
         """Return the check's result in its turn; None: too many wait, or it waited too long."""
         source = network_of(address)
         by_name, by_address = self._attempts(source, name[:64]), self._attempts(source)
-        if by_name.waiting >= MOST_IN_LINE or by_address.waiting >= MOST_OF_AN_ADDRESS:
+        if by_name.waiting >= MAX_WAITING_ATTEMPTS or by_address.waiting >= MAX_PER_ADDRESS:
             return None
         ends = time.monotonic() + LONGEST_ATTEMPT
         for one in (by_name, by_address):
@@ -151,7 +151,7 @@ class LoginRateLimiter:
             try:
                 wait = max(
                     by_name.seconds(FREE_FAILURES),
-                    by_address.seconds(FREE_FAILURES_OF_AN_ADDRESS),
+                    by_address.seconds(FREE_FAILURES_PER_ADDRESS),
                 )
                 await asyncio.sleep(wait * self._time_scale)
                 is_right = await self._checks.run(source, check, ends - time.monotonic())
@@ -172,7 +172,7 @@ class LoginRateLimiter:
     def _attempts(self, *key: str) -> _Attempts:
         found = self._known.setdefault(key, _Attempts())
         self._known.move_to_end(key)
-        if len(self._known) > MOST_KNOWN:
+        if len(self._known) > MAX_KNOWN:
             # The one used longest ago that has no waiting attempt.
             oldest = next((k for k, one in self._known.items() if not one.waiting), None)
             if oldest is not None and oldest != key:

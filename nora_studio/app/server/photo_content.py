@@ -11,8 +11,8 @@ from nora_studio.photos.images import DecodedPhoto
 from nora_studio.photos.opening import open_image
 from nora_studio.runs.atomic import write_bytes
 
-MOST_PHOTO_BYTES = 40 * 1000**2
-MOST_PIXELS = 60_000_000
+MAX_PHOTO_BYTES = 40 * 1000**2
+MAX_PIXELS = 60_000_000
 THUMBNAIL_SIDE = 320
 """Longer side in pixels."""
 SUFFIXES = {
@@ -39,14 +39,14 @@ def check_header(file: Path, shown: str) -> str:
         with open_image(file, OPENED) as image:
             kind, pixels = image.format or "", image.width * image.height
     except StudioError:  # It exceeds the limit for any image, which is higher.
-        kind, pixels = "", MOST_PIXELS + 1
+        kind, pixels = "", MAX_PIXELS + 1
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, RuntimeError):
         raise StudioError(
             f"{shown} cannot be read as a photo. Save it as JPEG or PNG, then add it again."
         ) from None  # The cause would name a path on the server.
-    if pixels > MOST_PIXELS:
+    if pixels > MAX_PIXELS:
         raise StudioError(
-            f"{shown} has more than {MOST_PIXELS // 1_000_000} megapixels, the limit. Scale it "
+            f"{shown} has more than {MAX_PIXELS // 1_000_000} megapixels, the limit. Scale it "
             "down, then add it again."
         )
     return SUFFIXES[kind]

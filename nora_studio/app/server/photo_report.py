@@ -47,7 +47,7 @@ class PhotoReport:
     @property
     def is_usable(self) -> bool:
         """Whether the trainer accepts the photos."""
-        remarks = [remark for told in self.photos.values() for remark in told]
+        remarks = [remark for entry in self.photos.values() for remark in entry]
         return not any(remark.is_unusable for remark in [*remarks, *self.overall])
 
 
@@ -84,9 +84,9 @@ def photo_report(workspace: Workspace, subject: str, resolution: int) -> PhotoRe
         with FileLock(folder / LOCK, timeout=60):
             write_text(folder / REPORT, json.dumps(kept) + "\n")
     report = PhotoReport({}, [])
-    for told in kept["remarks"]:
-        remark = Remark(told["kind"], told["text"], told["is_unusable"])
-        place = report.photos.setdefault(told["photo"], []) if told["photo"] else report.overall
+    for entry in kept["remarks"]:
+        remark = Remark(entry["kind"], entry["text"], entry["is_unusable"])
+        place = report.photos.setdefault(entry["photo"], []) if entry["photo"] else report.overall
         place.append(remark)
     return report
 
@@ -104,8 +104,8 @@ def _with_original_names(message: str, folder: Path, originals: dict[str, str]) 
         original = originals.get(found[0]) or stems.get(stem)
         if original is None:
             return found[0]
-        beside = {".mask.png": "the mask of ", ".txt": "the caption of "}
-        return beside.get(suffix, "") + original
+        descriptions = {".mask.png": "the mask of ", ".txt": "the caption of "}
+        return descriptions.get(suffix, "") + original
 
     said = _STORED.sub(renamed, said)
     starts_with_name = any(said.startswith(original) for original in originals.values())
@@ -123,7 +123,7 @@ def _read(file: Path) -> dict:
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
         fields = {field.name for field in dataclasses.fields(Remark)} | {"photo"}
-        is_ours = all(set(told) == fields for told in kept["remarks"])
+        is_ours = all(set(entry) == fields for entry in kept["remarks"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
     return kept if is_ours else {}

@@ -10,7 +10,7 @@ IDLE_SECONDS = 20.0
 """Without a byte for this long, the request is refused."""
 START_SECONDS = 30.0
 """How long any body may take, in addition to the time for its size."""
-LEAST_RATE = 16 * 1024
+MIN_RATE = 16 * 1024
 """Bytes per second that a body must arrive at on average: 128 kbit/s."""
 TOO_SLOW = "The request came in too slowly. Try again over a better connection."
 
@@ -54,7 +54,7 @@ class RequestBody:
 
     idle_seconds = IDLE_SECONDS
     start_seconds = START_SECONDS
-    least_rate = LEAST_RATE
+    least_rate = MIN_RATE
 
     def __init__(self, receive: Receive, count: Callable[[int], None]) -> None:
         """Wrap a connection.

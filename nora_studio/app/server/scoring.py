@@ -11,11 +11,11 @@ from typing import Any, Literal
 from nora_studio.app.server.job import ENDED, Job
 from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.limits import (
-    MOST_CHECKPOINTS,
-    MOST_PROMPTS,
-    MOST_RUNS,
-    MOST_SEEDS,
-    MOST_STRENGTHS,
+    MAX_CHECKPOINTS,
+    MAX_PROMPTS,
+    MAX_RUNS,
+    MAX_SEEDS,
+    MAX_STRENGTHS,
 )
 from nora_studio.app.server.model_access import ModelAccess
 from nora_studio.app.server.resource_use import FULL_SIDE, IMAGE_BYTES_PER_PIXEL, SIDES
@@ -167,8 +167,8 @@ def _title(runs: Sequence[str]) -> str:
 
 
 def _settings(workspace: Workspace, runs: Sequence[str]) -> list[dict[str, Any]]:
-    if not 1 <= len(runs) <= MOST_RUNS or len(set(runs)) < len(runs):
-        raise StudioError(f"choose 1 to {MOST_RUNS} different runs; got {len(runs)}.")
+    if not 1 <= len(runs) <= MAX_RUNS or len(set(runs)) < len(runs):
+        raise StudioError(f"choose 1 to {MAX_RUNS} different runs; got {len(runs)}.")
     found = [workspace.run(name) for name in runs]
     try:
         settings = [read_settings(run) for run in found]
@@ -206,9 +206,9 @@ def _listed(strengths: Sequence[float]) -> str:
 
 
 def _check(request: ScoreRequest) -> None:
-    if len(request.prompts) > MOST_PROMPTS:
+    if len(request.prompts) > MAX_PROMPTS:
         raise StudioError(
-            f"expected at most {MOST_PROMPTS} prompts; got {len(request.prompts)}. Remove some."
+            f"expected at most {MAX_PROMPTS} prompts; got {len(request.prompts)}. Remove some."
         )
     for prompt in request.prompts:
         if len(prompt) > PROMPT_LENGTH:
@@ -222,18 +222,18 @@ def _check(request: ScoreRequest) -> None:
         check_text(prompt, "a prompt")
     if len(set(request.prompts)) < len(request.prompts):
         raise StudioError("a prompt is given twice. Give each once.")
-    if not 1 <= request.seeds <= MOST_SEEDS:
+    if not 1 <= request.seeds <= MAX_SEEDS:
         raise StudioError(
-            f"expected 1 to {MOST_SEEDS} pictures of each prompt; got {request.seeds}."
+            f"expected 1 to {MAX_SEEDS} pictures of each prompt; got {request.seeds}."
         )
-    if not 0 <= request.checkpoints <= MOST_CHECKPOINTS:
+    if not 0 <= request.checkpoints <= MAX_CHECKPOINTS:
         raise StudioError(
-            f"expected 0 to {MOST_CHECKPOINTS} earlier checkpoints; got {request.checkpoints}."
+            f"expected 0 to {MAX_CHECKPOINTS} earlier checkpoints; got {request.checkpoints}."
         )
     strengths = request.strengths
-    if not 1 <= len(strengths) <= MOST_STRENGTHS or len(set(strengths)) < len(strengths):
+    if not 1 <= len(strengths) <= MAX_STRENGTHS or len(set(strengths)) < len(strengths):
         raise StudioError(
-            f"expected 1 to {MOST_STRENGTHS} different strengths; got {_listed(strengths)}."
+            f"expected 1 to {MAX_STRENGTHS} different strengths; got {_listed(strengths)}."
         )
     if not all(0 < strength <= 4 for strength in strengths):
         raise StudioError(

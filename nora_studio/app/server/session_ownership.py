@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 
 from nora_studio.app.server.upload_cache import UploadCache
 
-MOST_SESSIONS = 20_000
+MAX_SESSIONS = 20_000
 UPLOAD_EXPIRED = "This upload has expired. Choose the file again."
 OTHERS_SESSION = "This page belongs to another visitor. Reload it."
 _SESSION_ROUTES = ("/gradio_api/heartbeat/",)
@@ -26,7 +26,7 @@ class SessionOwners:
         """Return whether a session is this visitor's; a new one becomes theirs."""
         owner = self._owners.pop(session, visitor)
         self._owners[session] = owner  # Keep the dictionary in the order of last use.
-        if len(self._owners) > MOST_SESSIONS:
+        if len(self._owners) > MAX_SESSIONS:
             self._owners.pop(next(iter(self._owners)))
         return owner == visitor
 

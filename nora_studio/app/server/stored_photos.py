@@ -20,7 +20,7 @@ from nora_studio.photos.texts import decode_text
 from nora_studio.runs.atomic import write_text
 from nora_studio.runs.storage import START_AGAIN, writing
 
-MOST_CAPTION = 500
+MAX_CAPTION = 500
 """Characters."""
 NAMES = "names.json"
 LOCK = ".lock"
@@ -144,9 +144,9 @@ def validated_caption(text: str) -> str:
         StudioError: the caption is too long, or lacks [V].
     """
     caption = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    if len(caption) > MOST_CAPTION:
+    if len(caption) > MAX_CAPTION:
         raise StudioError(
-            f"expected at most {MOST_CAPTION} characters in a caption; got {len(caption)}. Shorten "
+            f"expected at most {MAX_CAPTION} characters in a caption; got {len(caption)}. Shorten "
             "it."
         )
     if caption and PLACEHOLDER not in caption.lower():

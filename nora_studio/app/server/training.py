@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from nora_studio.app.server.allowed_arguments import MOST_CHARACTERS, check_arguments_allowed
+from nora_studio.app.server.allowed_arguments import MAX_CHARACTERS, check_arguments_allowed
 from nora_studio.app.server.workspace import Workspace, check_name
 from nora_studio.errors import StudioError
 from nora_studio.mini.assets import EMBEDDED
@@ -23,7 +23,7 @@ PRESETS = {"quick": 0.5, "balanced": 1.0, "best": 2.0}
 SAMPLES = 4
 """Number of times that a training generates samples."""
 EMBEDDED_SAMPLE_STEPS = "15"
-COMMAND_LENGTH = MOST_CHARACTERS
+COMMAND_LENGTH = MAX_CHARACTERS
 _RESERVED_OPTIONS = {"tracker", "fit", "preflight", "preflight_out", "resume"}
 """Options that the page may not set: they would reach outside, or belong to other buttons."""
 

@@ -12,7 +12,7 @@ from nora_studio.runs.atomic import write_text
 
 NOTES = ".upload-notes.json"
 """File next to the photos, which is never served."""
-MOST_NOTES = 200
+MAX_NOTES = 200
 Kind = Literal["refused", "waiting", "shared"]
 
 
@@ -42,7 +42,7 @@ def update_notes(folder: Path, notes: Iterable[UploadNote], handled: Iterable[st
     notes, gone = list(notes), set(handled)
     gone |= {note.name for note in notes}
     kept = [note for note in read_notes(folder) if note.name not in gone]
-    values = [asdict(note) for note in [*kept, *notes][-MOST_NOTES:]]
+    values = [asdict(note) for note in [*kept, *notes][-MAX_NOTES:]]
     if values:
         write_text(folder / NOTES, json.dumps(values, ensure_ascii=False, indent=1) + "\n")
     else:

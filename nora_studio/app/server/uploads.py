@@ -19,7 +19,7 @@ from nora_studio.app.server.companions import (
     is_companion,
 )
 from nora_studio.app.server.photo_content import (
-    MOST_PHOTO_BYTES,
+    MAX_PHOTO_BYTES,
     check_header,
     thumbnail_of,
     write_thumbnail,
@@ -36,7 +36,7 @@ from nora_studio.app.server.stored_photos import (
     write_photo_facts,
 )
 from nora_studio.app.server.stored_photos import LOCK as LOCK
-from nora_studio.app.server.stored_photos import MOST_CAPTION as MOST_CAPTION
+from nora_studio.app.server.stored_photos import MAX_CAPTION as MAX_CAPTION
 from nora_studio.app.server.stored_photos import StoredPhoto as StoredPhoto
 from nora_studio.app.server.stored_photos import set_caption as set_caption
 from nora_studio.app.server.stored_photos import subjects_of as subjects_of
@@ -53,7 +53,7 @@ from nora_studio.photos.images import (
 )
 from nora_studio.runs.atomic import discard
 
-MOST_PHOTOS = 50
+MAX_PHOTOS = 50
 TAKEN_SUFFIXES = (*PHOTO_SUFFIXES, *SIDECAR_SUFFIXES)
 """Suffixes that may be uploaded together with photos; all others are left out."""
 
@@ -120,9 +120,9 @@ def add_photos(
 def _add_photo(
     workspace: Workspace, subject: str, folder: Path, entry: Upload, quota: int | None
 ) -> str:
-    if len(photos_of(workspace, subject)) >= MOST_PHOTOS:
+    if len(photos_of(workspace, subject)) >= MAX_PHOTOS:
         raise StudioError(
-            f"{entry.name} was left out: a subject may have at most {MOST_PHOTOS} photos. Remove "
+            f"{entry.name} was left out: a subject may have at most {MAX_PHOTOS} photos. Remove "
             "one first."
         )
     number = max((int(Path(name).stem) for name in read_photo_facts(folder)), default=0) + 1
@@ -214,7 +214,7 @@ def remove_subject(workspace: Workspace, subject: str) -> None:
 
 def _store(folder: Path, source: Path, shown: str, number: int) -> str:
     """Check a file by its content and store it in the folder under its number."""
-    check_size(shown, source.stat().st_size, MOST_PHOTO_BYTES)
+    check_size(shown, source.stat().st_size, MAX_PHOTO_BYTES)
     suffix = check_header(source, shown)
     name = f"{number:02d}{suffix}"
     incoming = folder / f"{INCOMING}{name}"

@@ -123,8 +123,8 @@ class Workspace:
         try:
             place = check_inside(self.folder, relative, "this adapter")
             if place.is_file():  # New tokens are loaded from a file next to it.
-                beside = embeddings_beside(place).relative_to(self.folder.resolve())
-                check_inside(self.folder, beside, "this adapter")
+                tokens = embeddings_beside(place).relative_to(self.folder.resolve())
+                check_inside(self.folder, tokens, "this adapter")
         except StudioError:
             place = self.folder
         homes = [folder.resolve() for folder in (self.runs, self.adapters)]
