@@ -147,7 +147,7 @@ class Person:
     def add_flags(self, flags: str) -> None:
         """Write further flags at the end of the command."""
         self.page.locator("#train-command textarea").fill(f"{self.command()} {flags}")
-        self.page.get_by_role("button", name="Back to what the form says").wait_for()
+        self.page.get_by_role("button", name="Back to the form's command").wait_for()
 
     def start(self) -> None:
         self.page.locator("#train-start").click()

@@ -16,8 +16,8 @@ from nora_studio.app.server.workspace import Workspace
 from nora_studio.options.part_settings import settings_of
 
 EMPTY = (
-    '<div class="empty"><b>No adapters yet</b>Train one under Train, and it appears here when it is '
-    "finished. Or add a .safetensors file from elsewhere.</div>"
+    '<div class="empty"><b>No adapters yet</b>Train one under Train, and it appears here when it '
+    "is finished. Or add a .safetensors file from elsewhere.</div>"
 )
 NONE_CHOSEN = '<p class="note">Choose one or more adapters on the left.</p>'
 KINDS = {

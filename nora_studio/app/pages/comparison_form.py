@@ -48,7 +48,7 @@ class ComparisonForm:
         self.layout = gr.Radio(list(LAYOUTS), value="columns", label="Show", elem_id="compare-show")
         self.sweep = gr.Textbox(
             "0.5, 0.75, 1, 1.25", label="Strengths", visible=False, elem_id="compare-sweep",
-            info="For every checkpoint: 1 is as trained, 0 is the base. Uses the first prompt.",
+            info="Of every checkpoint: 1 is as trained, 0 the base. Uses the first prompt.",
         )  # fmt: skip
         with gr.Group():
             with gr.Row():
@@ -59,7 +59,7 @@ class ComparisonForm:
                     1, label="How many seeds", precision=0, minimum=1, maximum=16, min_width=100
                 )
             self.steps = gr.Slider(
-                1, 60, 20, step=1, label="Steps", info="More steps give finer pictures and take longer.",
+                1, 60, 20, step=1, label="Steps", info="More are finer and take longer.",
                 elem_id="compare-steps",
             )  # fmt: skip
             self.guidance = gr.Slider(

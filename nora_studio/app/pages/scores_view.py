@@ -53,7 +53,8 @@ def scores_view(kept: dict[str, Any] | None) -> str:
     return (
         '<section class="card verdicts"><h3>The final adapters at full strength</h3>'
         f'<ul class="plain">{words}</ul>{table([("", ""), *(TITLES[n] for n in names)], means)}'
-        f'{pairs}<p class="note">{count} prompts; every pair of pictures started from the same noise.'
+        f'{pairs}<p class="note">{count} prompts; every pair of pictures started from the same '
+        "noise."
         f"{judged} {coverage(count, seeds)}</p></section>"
     )
 

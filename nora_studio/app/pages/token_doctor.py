@@ -17,8 +17,8 @@ PROMPT_LIMIT = 300
 SEEDS = (0, 1)
 ENCODERS = {"tokenizer": "Encoder 1 (CLIP ViT-L)", "tokenizer_2": "Encoder 2 (OpenCLIP bigG)"}
 INTRO = (
-    "The model needs a word for your subject that has no meaning to it yet. This shows the word that "
-    "it would use for [V], how both text encoders split the prompt into tokens, and what the "
+    "The model needs a word for your subject that has no meaning to it yet. This shows the word "
+    "that it would use for [V], how both text encoders split the prompt into tokens, and what the "
     "untrained model draws with and without the word: the two should look alike."
 )
 
