@@ -1,4 +1,4 @@
-"""Authentication: who a visitor is, and the cookies that say so.
+"""Authentication: identify visitors by their cookies.
 
 Without accounts, a browser is identified by a random secret in a cookie that scripts cannot read.
 Only the first page sets it: if every request did, several at once would each set another one, and

@@ -105,33 +105,35 @@ class GenerationServer:
 
     def accept(self, line: str) -> None:
         """Take one request of any kind."""
-        asked: Any = None
+        message: Any = None
         try:
-            asked = json.loads(line)
-            if not isinstance(asked, dict) or not isinstance(asked.get("id"), str):
+            message = json.loads(line)
+            if not isinstance(message, dict) or not isinstance(message.get("id"), str):
                 raise StudioError('expected a JSON object with an "id" of its own in every line.')
-            if asked.get("do") == "draw":
-                self._pending.add(asked["id"])
-                self._requests.put(asked)
-            elif asked.get("do") == "cancel":
+            if message.get("do") == "draw":
+                self._pending.add(message["id"])
+                self._requests.put(message)
+            elif message.get("do") == "cancel":
                 # A late cancel must not apply to a later request with the same id.
-                self._cancelled |= self._pending & {asked["id"]}
-            elif asked.get("do") == "read":
-                words = (asked.get(name) for name in ("prompt", "model", "rare_word"))
-                self.emit({"event": "reading", "id": asked["id"], **read_as_tokens(*words)})
+                self._cancelled |= self._pending & {message["id"]}
+            elif message.get("do") == "read":
+                words = (message.get(name) for name in ("prompt", "model", "rare_word"))
+                self.emit({"event": "reading", "id": message["id"], **read_as_tokens(*words)})
             else:
-                raise StudioError(f"expected do: draw, read or cancel; got {asked.get('do')!r}.")
+                raise StudioError(f"expected do: draw, read or cancel; got {message.get('do')!r}.")
         except Exception as error:  # An error of one request must not stop the others.
-            request_id = asked.get("id") if isinstance(asked, dict) else None
+            request_id = message.get("id") if isinstance(message, dict) else None
             self.emit({"event": "error", "id": request_id, "error": _error_line(error)})
 
     def serve(self) -> None:
         """Serve one request after the other until the input has ended."""
         self.emit({"event": "ready", "device": self.device})
-        while (asked := self._requests.get()) is not None and not self._ends:
-            request_id = asked["id"]
+        while (message := self._requests.get()) is not None and not self._ends:
+            request_id = message["id"]
             try:
-                self._generate(request_id, Path(asked.get("folder") or "."), asked.get("request"))
+                self._generate(
+                    request_id, Path(message.get("folder") or "."), message.get("request")
+                )
                 self.emit({"event": "done", "id": request_id})
             except _Cancelled:
                 self.emit({"event": "cancelled", "id": request_id})
@@ -143,9 +145,9 @@ class GenerationServer:
                 self._pending.discard(request_id)
                 self._cancelled.discard(request_id)
 
-    def _generate(self, request_id: str, folder: Path, asked: Any) -> None:
+    def _generate(self, request_id: str, folder: Path, message: Any) -> None:
         self._check(request_id)
-        request = parse_request(asked)
+        request = parse_request(message)
         entrants = [_entrant_of(column) for column in request.columns]
         model = base_of(entrants, request.model)
         pipes = self._pipes(model, request.precision)
@@ -231,8 +233,8 @@ def _with_word(pipes: AdaptedPipes, entrant: Entrant) -> Entrant:
     """Choose a base column's rare word where it is "auto"; check it where it is given."""
     if entrant.rare_word is None:
         return entrant
-    asked = None if entrant.rare_word == "auto" else entrant.rare_word
-    return replace(entrant, rare_word=choose_trigger(pipes.base, asked))
+    message = None if entrant.rare_word == "auto" else entrant.rare_word
+    return replace(entrant, rare_word=choose_trigger(pipes.base, message))
 
 
 def _drawing(
@@ -284,10 +286,8 @@ def run(arguments: Sequence[str]) -> int:
     lock = threading.Lock()
 
     def emit(event: dict[str, Any]) -> None:
-        with (
-            lock,
-            contextlib.suppress(BrokenPipeError),
-        ):  # The parent has ended; the input ends as well.
+        # A broken pipe means that the parent has ended; then the input ends as well.
+        with lock, contextlib.suppress(BrokenPipeError):
             print(json.dumps(event, ensure_ascii=False), file=events, flush=True)
 
     server = GenerationServer(emit, options)

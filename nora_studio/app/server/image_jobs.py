@@ -83,7 +83,7 @@ class ImageJob:
 
 def new_image_job(
     workspace: Workspace,
-    asked: Any,
+    values: Any,
     view: Mapping[str, Any] | None = None,
     is_allowed: Callable[[str], bool] = lambda _: True,
     is_owner: bool = False,
@@ -97,7 +97,7 @@ def new_image_job(
     Raises:
         StudioError: the request is malformed, too large, or names files that are not the visitor's.
     """
-    request = parse_request(asked)
+    request = parse_request(values)
     _check_limits(request, Limits(is_owner))
     request = replace(request, model=_base_of(workspace, request, is_allowed))
     check_room(workspace, image_bytes(request))
@@ -275,14 +275,14 @@ def _check_limits(request: ImageRequest, limits: Limits) -> None:
             f"{request.count}: {len(request.columns)} columns x {len(request.prompts)} prompts x "
             f"{len(request.seeds)} seeds. Choose fewer."
         )
-    asked = {
+    values = {
         "columns": len(request.columns),
         "steps": request.steps,
         "size": request.size,
         "photos to compare with": len(request.references),
         "adapters at once": max(len(column.adapters) for column in request.columns),
     }
-    limits.check(IMAGE_LIMITS, asked)
+    limits.check(IMAGE_LIMITS, values)
     texts = [*request.prompts, request.negative or ""]
     if max(map(len, texts)) > PROMPT_LIMIT:
         raise StudioError(

@@ -72,18 +72,18 @@ class ImageQueue:
         self._closed = False
 
     def submit(
-        self, workspace: Workspace, asked: Any, view: Mapping[str, Any] | None = None
+        self, workspace: Workspace, request: Any, view: Mapping[str, Any] | None = None
     ) -> str:
         """Queue an image job and return its id.
 
         Args:
-            asked: An `ImageRequest` as JSON; adapters and photos by their paths in the workspace.
+            request: An `ImageRequest` as JSON; adapters and photos by their paths in the workspace.
             view: Values that the page stores with it.
 
         Raises:
             StudioError: the request is malformed or too large, or the visitor has too many jobs.
         """
-        job = new_image_job(workspace, asked, view, self._is_allowed, self._is_private)
+        job = new_image_job(workspace, request, view, self._is_allowed, self._is_private)
         if len(image_job_ids(workspace)) >= STORED_LIMIT:
             raise StudioError(
                 f"you have {STORED_LIMIT} drawings, as many as are kept. Delete some to draw more."
@@ -159,10 +159,10 @@ class ImageQueue:
         Raises:
             StudioError: as there, or the generation server gave no answer.
         """
-        asked = {"do": "read", "prompt": prompt, "model": model, "rare_word": rare_word}
+        request = {"do": "read", "prompt": prompt, "model": model, "rare_word": rare_word}
         with self._lock:
             process = self._running_process()
-        return process.query(asked)
+        return process.query(request)
 
     @property
     def is_generating(self) -> bool:
@@ -237,11 +237,11 @@ class ImageQueue:
             self._current, self._holds_base = active, True
             active.update(state="drawing", waits_for=None)
             try:
-                asked = server_request(active.job, active.workspace, self._is_allowed)
+                request = server_request(active.job, active.workspace, self._is_allowed)
                 # An idle process may have died unnoticed; then start another one.
-                if not self._running_process().send(asked):
+                if not self._running_process().send(request):
                     self._process = None
-                    self._running_process().send(asked)
+                    self._running_process().send(request)
             except (StudioError, OSError) as error:
                 self._end(active, state="failed", error=str(error))
         active.ended.wait()

@@ -60,16 +60,18 @@ class Limits:
     is_owner: bool = False
     """Whether only the owner reaches the studio."""
 
-    def check(self, table: Mapping[str, tuple[int, int]], asked: Mapping[str, int | None]) -> None:
+    def check(
+        self, table: Mapping[str, tuple[int, int]], requested: Mapping[str, int | None]
+    ) -> None:
         """Refuse values above their limits.
 
         Args:
-            asked: Values by the table's names; None: the trainer's default.
+            requested: Values by the table's names; None: the trainer's default.
 
         Raises:
             StudioError: a value is above its limit, which the error names.
         """
-        for name, value in asked.items():
+        for name, value in requested.items():
             most = table[name][self.is_owner]
             if value is not None and value > most:
                 raise StudioError(
