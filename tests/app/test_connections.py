@@ -122,7 +122,7 @@ def test_a_long_response_and_a_quick_body_are_not_cut_off(server):
 
 
 def test_one_address_takes_no_more_than_its_share_of_the_connections(server, monkeypatch):
-    monkeypatch.setattr(Connection, "most_of_an_address", 3)
+    monkeypatch.setattr(Connection, "max_per_address", 3)
     monkeypatch.setattr(Connection, "head_seconds", 20.0)
     held = [connect(server) for _ in range(3)]
     with connect(server) as refused:
