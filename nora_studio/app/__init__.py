@@ -1,1 +1,1 @@
-"""The web app: what serves it (`server`) and its pages (`pages`)."""
+"""The web app: its server (`server`) and its pages (`pages`)."""

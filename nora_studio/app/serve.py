@@ -1,4 +1,4 @@
-"""Starts the web app: `nora-studio ui` and `python app.py`."""
+"""Start the web app: `nora-studio ui` and `python app.py`."""
 
 import getpass
 import ipaddress
@@ -23,7 +23,7 @@ from nora_studio.app.server.asgi import guarded_app
 from nora_studio.app.server.auth import Authenticator
 from nora_studio.app.server.connections import server_config
 from nora_studio.app.server.csrf import is_loopback
-from nora_studio.app.server.drawings import Drawings
+from nora_studio.app.server.image_queue import ImageQueue
 from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.limits import GIB, OWNERS_QUOTA_BYTES, QUOTA_BYTES
 from nora_studio.app.server.model_access import ModelAccess
@@ -31,7 +31,7 @@ from nora_studio.app.server.studio import Studio
 from nora_studio.errors import StudioError
 from nora_studio.options.command_line import parse_command
 
-MOST_QUOTA = 1e9
+MAX_QUOTA = 1e9
 """GiB."""
 
 
@@ -45,11 +45,11 @@ class UiOptions:
     """
 
     host: str = "127.0.0.1"
-    """Address to listen on. Any but this machine's own demands --auth."""
+    """Address to listen on. Any but this machine's own needs --auth."""
     port: int = 7860
     """Port to listen on."""
     data: Path = Path("studio")
-    """Folder for everybody's photos, runs and pictures."""
+    """Folder for all visitors' photos, runs and pictures."""
     auth: Path | None = None
     """File of accounts, made by --add-account. None: each browser has a folder of its own."""
     add_account: str | None = None
@@ -63,14 +63,15 @@ class UiOptions:
     names: tuple[str, ...] = ()
     """Further host names that the studio answers to, such as a proxy's."""
     proxy: tuple[str, ...] = ()
-    """Addresses of reverse proxies in front (assets/serving.md), such as 127.0.0.1: only these are
-    believed who a visitor is (X-Forwarded-For, X-Forwarded-Proto). Needs --auth."""
+    """Addresses of reverse proxies in front (assets/serving.md), such as 127.0.0.1: a visitor's
+    address and scheme (X-Forwarded-For, X-Forwarded-Proto) are read from their requests only. Needs
+    --auth."""
     open: bool = True
     """Open the page in a browser."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """`nora-studio ui`: serve until stopped; trainings under way go on without the page."""
+    """Run `nora-studio ui` until it is stopped; running trainings continue without the page."""
     options = parse_command(UiOptions, prog="nora-studio ui", arguments=arguments)
     if options.add_account is not None:
         return _add_account(options)
@@ -81,15 +82,15 @@ def run(arguments: Sequence[str]) -> int:
         lock.acquire(timeout=0)
     except Timeout:
         raise StudioError(
-            f"--data {options.data}: another studio is at work there. Stop it, or name another "
-            "folder."
+            f"--data {options.data}: another studio is using this folder. Stop it, or name "
+            "another folder."
         ) from None
     app = make_app(studio)
     stop = threading.Event()
-    worker = threading.Thread(target=studio.keep_going, args=(stop,), daemon=True)
+    worker = threading.Thread(target=studio.run_queue, args=(stop,), daemon=True)
     worker.start()
     address = f"http://{options.host}:{options.port}"
-    print(f"NoRA Studio is open at {address} (Ctrl-C ends the page; trainings go on)", flush=True)
+    print(f"NoRA Studio is open at {address} (Ctrl-C closes it; trainings continue)", flush=True)
     if options.open and sys.stdout.isatty():
         threading.Timer(1.0, webbrowser.open, [address]).start()
     try:
@@ -97,18 +98,18 @@ def run(arguments: Sequence[str]) -> int:
         uvicorn.Server(config).run()
     finally:
         stop.set()
-        studio.drawings.close()
+        studio.image_queue.close()
         worker.join(timeout=5)
         lock.release()
     return 0
 
 
 def open_studio(home: Path, options: UiOptions) -> Studio:
-    """The studio in a data folder.
+    """Open the studio in a data folder.
 
     Raises:
-        StudioError: the options would let others in without accounts, the folder cannot be had, or
-            a model of the list is not there.
+        StudioError: the options would let others in without accounts, the folder cannot be used, or
+            a listed model does not exist.
     """
     _check_proxies(options)
     accounts = None if options.auth is None else Accounts(options.auth)
@@ -116,21 +117,23 @@ def open_studio(home: Path, options: UiOptions) -> Studio:
     is_private = accounts is None and is_local
     quota = OWNERS_QUOTA_BYTES if is_private else QUOTA_BYTES
     if options.quota is not None:
-        if not 0 < options.quota < MOST_QUOTA:
-            raise StudioError(f"--quota: expected GiB above 0; got {options.quota:g}.")
+        if not 0 < options.quota < MAX_QUOTA:
+            raise StudioError(
+                f"--quota: expected GiB above 0 and below {MAX_QUOTA:g}; got {options.quota:g}."
+            )
         quota = int(options.quota * GIB)
-    # Before the folder is made: what is refused leaves nothing behind.
+    # Before the folder is created, so that a refused start leaves nothing behind.
     models = ModelAccess.of(home, options.models, is_private)
     auth = Authenticator(home, options.host, accounts, options.names, quota)
     jobs = Jobs(auth.home, torch.cuda.device_count(), is_private=is_private)
-    drawings = Drawings(
+    image_queue = ImageQueue(
         auth.home, jobs.is_device_busy, is_private=is_private, is_allowed=models.is_allowed
     )
-    return Studio(auth, jobs, drawings, models)
+    return Studio(auth, jobs, image_queue, models)
 
 
 def _check_proxies(options: UiOptions) -> None:
-    """Refuse a proxy that is no address, or that would let others in without accounts."""
+    """Refuse a proxy that is not an address, or that would let others in without accounts."""
     for address in options.proxy:
         try:
             ipaddress.ip_address(address)
@@ -146,8 +149,8 @@ def _check_proxies(options: UiOptions) -> None:
 
 
 def make_app(studio: Studio) -> FastAPI:
-    """The guarded app with the studio's page on it."""
-    studio.auth.uploads.serve_gradio()
+    """Return the guarded app with the studio's page mounted on it."""
+    studio.auth.uploads.set_gradio_folder()
     return gr.mount_gradio_app(
         guarded_app(studio.auth),
         build_page(studio).queue(default_concurrency_limit=8, max_size=200),
@@ -166,19 +169,21 @@ def make_app(studio: Studio) -> FastAPI:
 
 def _add_account(options: UiOptions) -> int:
     if options.auth is None or options.add_account is None:
-        raise StudioError("--add-account: name the file of accounts by --auth FILE.")
+        raise StudioError(
+            "--add-account: expected --auth FILE as well, the file to add the account to."
+        )
     try:
-        with warnings.catch_warnings():  # A password that is seen as it is typed is refused.
+        with warnings.catch_warnings():  # Refuse to echo a password as it is typed.
             warnings.simplefilter("error", getpass.GetPassWarning)
             password = getpass.getpass(f"Password of {options.add_account}: ")
             again = getpass.getpass("Once more: ")
     except (EOFError, OSError, getpass.GetPassWarning) as error:
         raise StudioError(
-            "--add-account: asks for the password at a terminal, and there is none. Run it in one; "
-            "in a container with an interactive terminal (-it)."
+            "--add-account needs a terminal to ask for the password, and there is none. Run it in "
+            "one; in a container, start that with an interactive terminal (-it)."
         ) from error
     if again != password:
         raise StudioError("the two passwords differ; nothing was added.")
     add_account(options.auth, options.add_account, password)
-    print(f"{options.add_account} may log in by {options.auth}.")
+    print(f"{options.add_account} can log in now: the account is in {options.auth}.")
     return 0

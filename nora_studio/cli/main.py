@@ -113,7 +113,7 @@ COMMANDS: dict[str, Command | Script | Group] = {
     ),
     "draw-server": Command(
         "answer requests for images as JSON lines, with the base kept loaded",
-        "nora_studio.app.server.drawing_server",
+        "nora_studio.app.server.generation_server",
     ),
     "audit-resume": Command(
         "check that a stopped and resumed training equals one in one go", f"{_OURS}.audit_resume"

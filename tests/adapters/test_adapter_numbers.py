@@ -18,7 +18,7 @@ from nora_studio.adapters.files.identify import CARD_KEY
 from nora_studio.adapters.files.inspection import layers_of
 from nora_studio.adapters.methods.attachment import detach
 from nora_studio.app.server.adapter_uploads import add_adapter
-from nora_studio.app.server.uploads import Incoming
+from nora_studio.app.server.uploads import Upload
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.cli import inspect, mix, push
 from nora_studio.cli.opening import open_updates
@@ -60,7 +60,7 @@ def doors(pipe, base: Path, scratch: Path) -> dict[str, object]:
         "push": lambda file: build_repository(push.Options(file, "me/mug", model=model), scratch),
         "inspect": lambda file: inspect.run(inspect.Options(file)),
         "card": lambda file: open_adapter(file).card,
-        "upload": lambda file: add_adapter(workspace, Incoming(file, file.name)),
+        "upload": lambda file: add_adapter(workspace, Upload(file, file.name)),
     }
 
 

@@ -29,7 +29,7 @@ from nora_studio.adapters.methods.optimizers import make_optimizer, one_group
 from nora_studio.adapters.methods.spec import AdapterSpec, Method, Shape, TrainingDefaults, Tuner
 from nora_studio.adapters.methods.steps import PlainSteps
 from nora_studio.adapters.methods.table import METHODS
-from nora_studio.app.server.training_needs import adapter_bytes
+from nora_studio.app.server.resource_use import adapter_bytes
 from nora_studio.errors import StudioError
 from nora_studio.runs.runs import Run
 from nora_studio.sdxl.models import parts_of

@@ -1,4 +1,4 @@
-"""With accounts nothing is seen before a login, and guessing is slow."""
+"""With accounts nothing is served before a login, and guessing passwords is slow."""
 
 import asyncio
 import re
@@ -19,7 +19,11 @@ from nora_studio.app.server.accounts import (
     read_accounts,
 )
 from nora_studio.app.server.identity import SESSION_SECONDS, CookieSigner
-from nora_studio.app.server.login_limits import FREE_FAILURES, MOST_IN_LINE, LoginRateLimiter
+from nora_studio.app.server.login_limits import (
+    FREE_FAILURES,
+    MAX_WAITING_ATTEMPTS,
+    LoginRateLimiter,
+)
 from nora_studio.errors import StudioError
 
 WHO = {"ada": PASSWORD, "bo": PASSWORD + "2"}
@@ -38,7 +42,7 @@ def log_in(server, name="ada", password=PASSWORD, **form) -> tuple[httpx.Client,
     return client, client.post("/login", data=data, headers=headers)
 
 
-def test_a_password_is_kept_as_a_slow_salted_hash():
+def test_a_password_is_stored_as_a_slow_salted_hash():
     kept = hash_password(PASSWORD)
     assert PASSWORD not in kept and kept != hash_password(PASSWORD)
     began = time.perf_counter()
@@ -77,10 +81,10 @@ def test_an_account_is_added_and_its_password_changed(tmp_path):
         ("ada\n", "name:hash"),
         ("", "no account"),
         ("# only a remark\n", "no account"),
-        ("GOOD\nGOOD\n", "twice"),
+        ("GOOD\nGOOD\n", "already has a line above"),
     ],
 )
-def test_a_file_with_anything_else_in_it_is_refused_and_not_repeated(tmp_path, text, told):
+def test_a_malformed_accounts_file_is_refused_without_quoting_it(tmp_path, text, told):
     file = tmp_path / "accounts.txt"
     file.write_text(text.replace("GOOD", f"ada:{hash_password(PASSWORD, CHEAP)}"))
     with pytest.raises(StudioError, match=told) as caught:
@@ -90,7 +94,7 @@ def test_a_file_with_anything_else_in_it_is_refused_and_not_repeated(tmp_path, t
         Accounts(tmp_path / "nowhere")
 
 
-def test_nothing_is_seen_without_a_login(server):
+def test_nothing_is_served_without_a_login(server):
     client = server.browser()
     for path in (
         "/config",
@@ -134,10 +138,10 @@ def test_a_login_opens_the_accounts_own_folder_from_any_browser(server):
 
 
 @pytest.mark.parametrize("name", ["ada", "nobody", "", "<b>x</b>", "ada\x00", "ada:"])
-def test_a_wrong_login_says_the_same_of_every_name(server, name):
+def test_a_wrong_login_gives_the_same_message_for_every_name(server, name):
     client, answer = log_in(server, name, "not the password")
     assert answer.status_code == 401 and not client.cookies
-    assert "do not belong together" in answer.text and "<b>x" not in answer.text
+    assert "name or the password is wrong" in answer.text and "<b>x" not in answer.text
     assert "not the password" not in answer.text
 
 
@@ -152,18 +156,18 @@ def test_a_wrong_login_says_the_same_of_every_name(server, name):
         ("", "/"),
     ],
 )
-def test_a_login_leads_nowhere_else(server, next_path, target):
+def test_a_login_redirects_only_within_the_studio(server, next_path, target):
     _, answer = log_in(server, next=next_path)
     assert answer.headers["location"] == target
 
 
-def test_a_login_is_not_made_from_another_site(server):
+def test_a_login_from_another_site_is_refused(server):
     data = {"username": "ada", "password": PASSWORD}
     answer = server.browser().post("/login", data=data, headers={"origin": "http://evil.example"})
     assert answer.status_code == 403
 
 
-def test_a_logout_ends_the_session_wherever_its_cookie_is(server):
+def test_a_logout_ends_every_copy_of_the_session(server):
     client, _ = log_in(server)
     stolen = cookie_line(client)
     assert server.raw("/config", stolen)[0] == 200
@@ -173,7 +177,7 @@ def test_a_logout_ends_the_session_wherever_its_cookie_is(server):
     assert client.get("/logout", headers=FETCH).status_code == 401
 
 
-def test_no_cookie_can_be_made_up_lengthened_or_kept_for_ever(server):
+def test_session_cookies_cannot_be_forged_or_extended_and_expire(server):
     client, _ = log_in(server)
     name, value = next(iter(client.cookies.items()))
     account, expires, mark, signature = value.split(".")
@@ -189,13 +193,13 @@ def test_no_cookie_can_be_made_up_lengthened_or_kept_for_ever(server):
     ):
         encoded = forged.encode().decode("latin-1")
         assert server.raw("/config", f"{name}={encoded}")[0] == 401
-    signer, proof = server.auth.signer, "proof"
-    session = signer.open_session("ada", proof, now=1000.0)
-    assert signer.is_signed(session, proof, now=1000.0 + SESSION_SECONDS - 1)
+    signer, password_hash = server.auth.signer, "proof"
+    session = signer.new_session_cookie("ada", password_hash, now=1000.0)
+    assert signer.is_signed(session, password_hash, now=1000.0 + SESSION_SECONDS - 1)
     for late in (0, 1, 1e6):
-        assert not signer.is_signed(session, proof, now=1000.0 + SESSION_SECONDS + late)
+        assert not signer.is_signed(session, password_hash, now=1000.0 + SESSION_SECONDS + late)
     assert not signer.is_signed(session, "another proof", now=1000.0)
-    assert not CookieSigner(b"x" * 32).is_signed(session, proof, now=1000.0)
+    assert not CookieSigner(b"x" * 32).is_signed(session, password_hash, now=1000.0)
 
 
 def test_a_changed_password_and_a_removed_account_end_their_sessions(tmp_path):
@@ -216,7 +220,7 @@ def test_a_changed_password_and_a_removed_account_end_their_sessions(tmp_path):
             assert log_in(server, "ada", "another password")[1].status_code == 401
 
 
-def test_wrong_passwords_cost_more_and_more_time():
+def test_wrong_passwords_cause_growing_delays():
     limiter, slept = LoginRateLimiter(0.01), []
 
     async def guess(count: int, name: str = "ada") -> list[bool | None]:
@@ -232,11 +236,13 @@ def test_wrong_passwords_cost_more_and_more_time():
     assert slept[-1] > 0.15 and slept[-1] > slept[-3] > slept[-5] >= 0.01
 
 
-def test_guesses_wait_in_line_and_a_right_password_starts_afresh():
+def test_guesses_queue_up_and_a_right_password_resets_the_delay():
     limiter = LoginRateLimiter(0.01)
 
     async def crowd() -> list[bool | None]:
-        tries = [limiter.attempt("ada", "here", lambda: False) for _ in range(MOST_IN_LINE + 6)]
+        tries = [
+            limiter.attempt("ada", "here", lambda: False) for _ in range(MAX_WAITING_ATTEMPTS + 6)
+        ]
         answers = await asyncio.gather(*tries)
         assert await limiter.attempt("ada", "here", lambda: True)
         began = time.perf_counter()
@@ -245,4 +251,4 @@ def test_guesses_wait_in_line_and_a_right_password_starts_afresh():
         return answers
 
     answers = asyncio.run(crowd())
-    assert answers.count(None) == 6 and answers.count(False) == MOST_IN_LINE
+    assert answers.count(None) == 6 and answers.count(False) == MAX_WAITING_ATTEMPTS

@@ -1,4 +1,4 @@
-"""Adapter files are looked at before they are stored, and go by names of the studio's own."""
+"""Adapter files are checked before they are stored, under safe names."""
 
 import json
 import os
@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from support.tiny import tiny_adapter
 
 from nora_studio.adapters.files.adapter_file import open_adapter
-from nora_studio.app.server.adapter_uploads import MOST_ADAPTER_BYTES, add_adapter
-from nora_studio.app.server.uploads import Incoming
+from nora_studio.app.server.adapter_uploads import MAX_ADAPTER_BYTES, add_adapter
+from nora_studio.app.server.uploads import Upload
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.cli import export
 from nora_studio.errors import StudioError
@@ -40,7 +40,7 @@ def listed(workspace: Workspace) -> set[str]:
     return {file.name for file in workspace.adapters.iterdir()} - {".lock"}
 
 
-def test_an_adapter_is_stored_under_a_name_of_ours_and_never_over_another(workspace, lora):
+def test_an_adapter_is_stored_under_a_safe_name_and_never_overwrites_another(workspace, lora):
     for name, stored in (
         ("My Mug (v2).safetensors", "my-mug-v2"),
         ("my mug v2.SAFETENSORS", "my-mug-v2-2"),
@@ -48,7 +48,7 @@ def test_an_adapter_is_stored_under_a_name_of_ours_and_never_over_another(worksp
         ("é.bin", "e-bin"),
         ("", "adapter"),
     ):
-        file = add_adapter(workspace, Incoming(lora, name))
+        file = add_adapter(workspace, Upload(lora, name))
         assert file == workspace.adapters / f"{stored}.safetensors"
         assert file.read_bytes() == lora.read_bytes()
         assert open_adapter(file).card.method == "lora"
@@ -72,11 +72,11 @@ def header(text: str, rest: bytes = b"") -> bytes:
         (2**62).to_bytes(8, "little") + b"{",
     ],
 )
-def test_what_is_no_adapter_is_refused_and_leaves_nothing(workspace, tmp_path, content):
+def test_files_that_are_not_adapters_are_refused_and_leave_nothing(workspace, tmp_path, content):
     file = tmp_path / "upload"
     file.write_bytes(content)
     with pytest.raises(StudioError) as caught:
-        add_adapter(workspace, Incoming(file, "mug.safetensors"))
+        add_adapter(workspace, Upload(file, "mug.safetensors"))
     assert "mug.safetensors" in str(caught.value) and str(tmp_path) not in str(caught.value)
     assert listed(workspace) == set()
 
@@ -91,42 +91,42 @@ def test_what_is_no_adapter_is_refused_and_leaves_nothing(workspace, tmp_path, c
         ({"nothing": (1,)}, "no known kind"),
     ],
 )
-def test_other_files_are_told_what_they_are(workspace, tmp_path, tensors, told):
+def test_refused_files_are_named_by_their_kind(workspace, tmp_path, tensors, told):
     file = tmp_path / "upload"
     save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, file)
     with pytest.raises(StudioError, match=told):
-        add_adapter(workspace, Incoming(file, "mug.safetensors"))
+        add_adapter(workspace, Upload(file, "mug.safetensors"))
     assert listed(workspace) == set()
 
 
-def test_new_tokens_go_beside_the_latest_adapter_of_their_name(workspace, lora, tmp_path):
+def test_new_tokens_are_stored_next_to_the_latest_adapter_of_their_name(workspace, lora, tmp_path):
     tokens = tmp_path / "tokens"
     save_file({"clip_l": torch.zeros(2, 8), "clip_g": torch.zeros(2, 8)}, tokens)
     for _ in range(2):
-        add_adapter(workspace, Incoming(lora, "mug.safetensors"))
-        stored = add_adapter(workspace, Incoming(tokens, "mug.embedding.safetensors"))
+        add_adapter(workspace, Upload(lora, "mug.safetensors"))
+        stored = add_adapter(workspace, Upload(tokens, "mug.embedding.safetensors"))
     assert stored.name == "mug-2.embedding.safetensors"
     assert listed(workspace) == {
         f"mug{n}.{kind}safetensors" for n in ("", "-2") for kind in ("", "embedding.")
     }
 
 
-def test_size_and_share_of_the_disk_are_limited(workspace, lora, tmp_path):
-    with pytest.raises(StudioError, match="your folder may take"):
-        add_adapter(workspace, Incoming(lora, "mug.safetensors"), quota=100)
+def test_size_and_quota_of_adapter_files_are_limited(workspace, lora, tmp_path):
+    with pytest.raises(StudioError, match="your folder holds"):
+        add_adapter(workspace, Upload(lora, "mug.safetensors"), quota=100)
     large = tmp_path / "large"
     large.touch()
-    os.truncate(large, MOST_ADAPTER_BYTES + 1)  # Holes take no room on the disk.
-    with pytest.raises(StudioError, match="at most"):
-        add_adapter(workspace, Incoming(large, "mug.safetensors"))
+    os.truncate(large, MAX_ADAPTER_BYTES + 1)  # Holes take no room on the disk.
+    with pytest.raises(StudioError, match="; the limit is "):
+        add_adapter(workspace, Upload(large, "mug.safetensors"))
     assert listed(workspace) == set()
 
 
 @given(content=st.binary(max_size=200) | st.text(max_size=100).map(lambda text: header(text)))
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
-def test_no_content_is_taken_for_an_adapter_by_chance(workspace, tmp_path, content):
+def test_random_content_is_never_accepted_as_an_adapter(workspace, tmp_path, content):
     file = tmp_path / "upload"
     file.write_bytes(content)
     with pytest.raises(StudioError):
-        add_adapter(workspace, Incoming(file, json.dumps("x.safetensors")))
+        add_adapter(workspace, Upload(file, json.dumps("x.safetensors")))
     assert listed(workspace) == set()

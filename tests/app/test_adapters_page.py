@@ -55,8 +55,8 @@ def command_is(page, words: str) -> None:
     playwright.expect(page.locator("#adapters-command")).to_contain_text(words, timeout=30_000)
 
 
-def test_what_is_chosen_by_the_keyboard_becomes_the_command(page):
-    command_is(page, "Choose an adapter")
+def test_adapters_chosen_by_keyboard_become_the_command(page):
+    command_is(page, "No adapter is chosen")
     assert page.locator("#adapters-start").is_disabled()
     page.locator(card(NORA)).focus()
     page.keyboard.press("Enter")
@@ -64,7 +64,7 @@ def test_what_is_chosen_by_the_keyboard_becomes_the_command(page):
     assert page.evaluate("document.activeElement.dataset.adapter") == NORA
     page.locator(card(LORA)).focus()
     page.keyboard.press("Space")
-    command_is(page, "This takes one adapter")
+    command_is(page, "This takes one adapter; got 2")
     page.get_by_label("Mix", exact=True).check()
     command_is(page, f"mix --adapters {NORA} {LORA} --weights 1 1")
     slider = page.locator(".chosen input[type=range]").first
@@ -76,7 +76,7 @@ def test_what_is_chosen_by_the_keyboard_becomes_the_command(page):
     assert page.locator(card(LORA)).get_attribute("aria-pressed") == "false"
 
 
-def test_files_are_added_removed_and_brought_back_and_none_of_their_words_run(person, hostile):
+def test_files_are_added_removed_and_restored_and_their_names_are_inert(person, hostile):
     page = person.page
     with page.expect_file_chooser() as chooser:
         page.locator("#adapters-upload").click()
@@ -93,7 +93,7 @@ def test_files_are_added_removed_and_brought_back_and_none_of_their_words_run(pe
     assert str(person.workspace().folder) not in page.content()
 
 
-def test_nothing_is_published_before_a_look_and_the_token_stays_nowhere(person, site):
+def test_nothing_is_published_before_a_dry_run_and_the_token_is_not_stored(person, site):
     page = person.page
     page.locator(card(NORA)).click()
     page.get_by_label("Publish", exact=True).check()
@@ -101,14 +101,14 @@ def test_nothing_is_published_before_a_look_and_the_token_stays_nowhere(person, 
     command_is(page, "push runs/mug-nora ada/mug --private --dry-run")
     page.locator("#adapters-token input").fill("hf_verysecrettoken")
     page.locator("#adapters-publish").click()
-    playwright.expect(page.locator("body")).to_contain_text("press Look first", timeout=30_000)
+    playwright.expect(page.locator("body")).to_contain_text("Press Look first", timeout=30_000)
     assert site.studio.jobs.of(person.workspace()) == []
     home = site.studio.auth.home
     for file in [file for file in home.rglob("*") if file.is_file()]:
         assert b"hf_verysecrettoken" not in file.read_bytes()
 
 
-def test_a_narrow_page_does_not_run_over(page):
+def test_a_narrow_page_does_not_overflow(page):
     page.set_viewport_size({"width": 390, "height": 800})
     page.locator(card(NORA)).click()
     command_is(page, "nora-studio export")
@@ -119,5 +119,5 @@ def test_another_visitors_adapters_cannot_be_named(person, site):
     client = Client(site.url, verbose=False, analytics_enabled=False)
     theirs = f"../{person.workspace().folder.name}/{NORA}"
     for path in (NORA, theirs, "/etc/hostname"):
-        with pytest.raises(AppError, match="there is no adapter"):
+        with pytest.raises(AppError, match="There is no adapter"):
             client.predict("export", [path], [1.0], "kohya", "", api_name="/make_from_adapters")

@@ -1,4 +1,4 @@
-"""Of what a page sends, only the trainer's own options and their values reach a parser."""
+"""Only the trainer's own options and their values reach a parser from a page."""
 
 import contextlib
 import io
@@ -13,12 +13,17 @@ from hypothesis import strategies as st
 
 from nora_studio.app.server.adapter_commands import AdapterCommands
 from nora_studio.app.server.allowed_arguments import (
-    MOST_CHARACTERS,
-    MOST_WORDS,
+    MAX_CHARACTERS,
+    MAX_WORDS,
     check_arguments_allowed,
 )
 from nora_studio.app.server.scoring import ScoreRequest, _check
-from nora_studio.app.server.training import PROGRAM, arguments_of, check_arguments, read_arguments
+from nora_studio.app.server.training import (
+    PROGRAM,
+    check_arguments,
+    parse_shown_command,
+    read_arguments,
+)
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 from nora_studio.options.config import DreamboothOptions
@@ -41,21 +46,23 @@ def workspace(tmp_path) -> Workspace:
 def refusal_of(workspace: Workspace, words: list[str]) -> str:
     """What the Train page says to a command."""
     with pytest.raises(StudioError) as refused:
-        check_arguments(workspace, arguments_of(shlex.join([*PROGRAM, *words])), lambda _: True)
+        check_arguments(
+            workspace, parse_shown_command(shlex.join([*PROGRAM, *words])), lambda _: True
+        )
     line = str(refused.value)
     assert "\n" not in line and len(line) < 400
     assert not re.search(r"site-packages|\.py\b|Traceback", line), line
     return line
 
 
-def test_the_parser_alone_would_write_the_file(tmp_path):
+def test_tyro_alone_would_write_the_file(tmp_path):
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
         parse_options(["--tyro-write-completion", "bash", str(tmp_path / "written")])
     assert (tmp_path / "written").exists(), "tyro changed; the tests below prove nothing any more"
 
 
 @pytest.mark.parametrize("word", WRITES)
-def test_no_visitor_writes_a_file_by_the_parsers_own_option(workspace, tmp_path, word):
+def test_no_visitor_can_write_a_file_through_tyros_own_option(workspace, tmp_path, word):
     file = tmp_path / "written"
     for words in (
         [word, "bash", str(file)],
@@ -76,16 +83,16 @@ def test_no_visitor_writes_a_file_by_the_parsers_own_option(workspace, tmp_path,
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["-h"], "for terminals"),
-        (["--help"], "for terminals"),
+        (["-h"], "in a terminal only"),
+        (["--help"], "in a terminal only"),
         (["--step", "3"], "Did you mean '--steps'?"),
-        (["--instance", "photos/x"], "no option"),
-        (["-s", "3"], "no option"),
-        (["--Steps", "3"], "no option"),
-        (["---steps", "3"], "no option"),
-        (["--", "3"], "no option"),
-        (["--unet", "3"], "no option"),
-        (["--unet.unet.rank", "3"], "no option"),
+        (["--instance", "photos/x"], "is not an option of the trainer"),
+        (["-s", "3"], "is not an option of the trainer"),
+        (["--Steps", "3"], "is not an option of the trainer"),
+        (["---steps", "3"], "is not an option of the trainer"),
+        (["--", "3"], "is not an option of the trainer"),
+        (["--unet", "3"], "is not an option of the trainer"),
+        (["--unet.unet.rank", "3"], "is not an option of the trainer"),
         (["stray"], "expected an option before it"),
         (["--no-captions", "stray"], "expected an option before it"),
         (["--buckets", "maybe"], "expected an option before it"),
@@ -94,7 +101,7 @@ def test_no_visitor_writes_a_file_by_the_parsers_own_option(workspace, tmp_path,
         (["--steps"], "--steps: expected a value"),
         (["--prompt", "--steps"], "--prompt: expected a value"),
         (["--prompt", "-a [V] mug"], "--prompt=VALUE"),
-        (["--sample-prompts", "a", "--tyro-x"], "no option"),
+        (["--sample-prompts", "a", "--tyro-x"], "is not an option of the trainer"),
         (["--name", "a\0b"], "null bytes"),
         (["--a\0b"], "null bytes"),
         (["--prompt", "\ud800 [V]"], "Unicode"),
@@ -104,16 +111,16 @@ def test_no_visitor_writes_a_file_by_the_parsers_own_option(workspace, tmp_path,
         (["--fit", "0." + "0" * 40 + "1"], "--fit: expected at most 32"),
         (["--steps", "3e400"], "--steps"),
         (["--unet.rank", "9" * 5000], "--unet.rank: expected at most 18"),
-        (["--sample-prompts", *map(str, range(MOST_WORDS))], f"at most {MOST_WORDS} words"),
-        (["--prompt", "x" * MOST_CHARACTERS], f"{MOST_CHARACTERS}"),
+        (["--sample-prompts", *map(str, range(MAX_WORDS))], f"at most {MAX_WORDS} words"),
+        (["--prompt", "x" * MAX_CHARACTERS], f"{MAX_CHARACTERS:,}"),
         (["--config=x"], "--config"),
     ],
 )
-def test_what_is_no_option_or_too_much_is_refused_in_one_line(workspace, words, said):
+def test_unknown_options_and_excessive_values_are_refused_in_one_line(workspace, words, said):
     assert said in refusal_of(workspace, [*NEEDED, *words])
 
 
-def test_an_override_nested_or_long_beyond_reason_is_one_line(workspace):
+def test_a_deeply_nested_or_long_override_is_refused_in_one_line(workspace):
     for value in ("[" * 3000, "9" * 5000, "{a=" * 900):
         words = [*NEEDED, "--method", "lora", "--override", f"lora.unet.rank={value}"]
         with pytest.raises(StudioError, match="is no number") as refused:
@@ -121,7 +128,7 @@ def test_an_override_nested_or_long_beyond_reason_is_one_line(workspace):
         assert len(str(refused.value)) < 300
 
 
-def test_the_list_is_what_the_parser_itself_knows():
+def test_the_allowed_options_are_those_of_the_parser():
     told = io.StringIO()
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(told):
         parse_options(["--help"])
@@ -137,7 +144,7 @@ def test_the_list_is_what_the_parser_itself_knows():
             raise AssertionError(f"{flag} is the trainer's own and is not let through")
 
 
-def test_what_the_trainer_writes_down_is_let_through_and_read_back():
+def test_flags_written_by_the_trainer_are_allowed_and_read_back():
     odd = DreamboothOptions(
         instance_dir=Path("photos/mug"),
         prompt="-a [V] mug",
@@ -173,7 +180,7 @@ NASTY = st.one_of(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
 @given(words=st.lists(NASTY, max_size=6), is_whole=st.booleans())
-def test_whatever_words_come_they_are_options_or_one_line(tmp_path_factory, words, is_whole):
+def test_any_words_are_either_options_or_refused_in_one_line(tmp_path_factory, words, is_whole):
     folder = tmp_path_factory.mktemp("here")
     workspace = Workspace.of(folder / "home", "0" * 32)
     with contextlib.chdir(folder):
@@ -186,10 +193,10 @@ def test_whatever_words_come_they_are_options_or_one_line(tmp_path_factory, word
 
 def test_values_of_other_forms_are_never_options(workspace):
     (workspace.runs / "mug-nora" / "adapter").mkdir(parents=True)
-    desk = AdapterCommands(workspace, lambda model: True)
+    commands = AdapterCommands(workspace, lambda model: True)
     for model in ("--tyro-write-completion", "-h"):
         with pytest.raises(StudioError):
-            desk.export("runs/mug-nora", "kohya", model=model)
+            commands.export("runs/mug-nora", "kohya", model=model)
     for prompt in ("--tyro-write-completion", "-h", "a.txt", " a.TXT\u2003", "a.json ", "a\0"):
         with pytest.raises(StudioError):
             _check(ScoreRequest(("mug-nora",), prompts=(prompt,)))

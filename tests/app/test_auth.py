@@ -1,4 +1,4 @@
-"""Visitors are told apart, no request of another site is answered, and uploads stay with one."""
+"""Visitors are kept apart, requests from other sites are refused, and uploads stay private."""
 
 import asyncio
 import json
@@ -14,9 +14,9 @@ from support.serving import FETCH, PAGE, cookie_line, serving
 
 from nora_studio.app.server.auth import Authenticator
 from nora_studio.app.server.csrf import check_host
-from nora_studio.app.server.guard import MOST_BODY_BYTES
+from nora_studio.app.server.guard import MAX_BODY_BYTES
 from nora_studio.app.server.identity import SECRET, CookieSigner, read_cookies, write_once
-from nora_studio.app.server.session_ownership import MOST_SESSIONS, Sessions
+from nora_studio.app.server.session_ownership import MAX_SESSIONS, SessionOwners
 from nora_studio.errors import StudioError
 
 VISITOR = re.compile(r"[0-9a-f]{32}")
@@ -32,7 +32,7 @@ def gradio(server, **options) -> Client:
     return Client(server.url, verbose=False, analytics_enabled=False, **options)
 
 
-def test_a_secret_is_made_once_and_is_nobody_elses(tmp_path):
+def test_a_secret_is_created_once_and_is_private(tmp_path):
     home = tmp_path / "home"
     with ThreadPoolExecutor(8) as pool:
         signers = list(pool.map(lambda _: CookieSigner.of(home), range(16)))
@@ -51,19 +51,19 @@ def test_a_secret_is_made_once_and_is_nobody_elses(tmp_path):
         CookieSigner.of(home)
 
 
-def test_a_visitor_is_known_again_after_a_restart_and_by_no_other_secret(tmp_path):
+def test_a_visitor_is_recognised_after_a_restart_and_not_with_another_secret(tmp_path):
     first, again, other = (Authenticator(tmp_path / name) for name in ("a", "a", "b"))
     value = "x" * 43
     line = {"cookie": f"{first.signer.browser_cookie}={value}"}
     assert VISITOR.fullmatch(first.visitor(line))
     assert first.visitor(line) == again.visitor(line)
     assert first.signer.browser_cookie != other.signer.browser_cookie
-    with pytest.raises(StudioError, match="Reload"):
+    with pytest.raises(StudioError, match="Reload the page to start a new one"):
         other.visitor(line)
     assert value not in first.visitor(line)
 
 
-def test_the_first_page_brings_the_cookie_and_what_it_fetches_brings_none(server):
+def test_the_first_page_sets_the_cookie_and_its_subrequests_do_not(server):
     client = server.browser()
     assert "set-cookie" not in client.get("/theme.css", headers=FETCH).headers
     assert not client.cookies
@@ -79,10 +79,10 @@ def test_the_first_page_brings_the_cookie_and_what_it_fetches_brings_none(server
     assert client.get("/", headers=PAGE).headers["set-cookie"].split(";")[0].endswith(value)
 
 
-def test_a_lost_cookie_makes_nobody_anew_but_a_page(server):
+def test_only_a_page_gives_a_visitor_without_a_cookie_a_new_one(server):
     body = {"data": [None], "fn_index": 0, "session_hash": "lost"}
     answer = server.browser().post("/gradio_api/queue/join", json=body, headers=FETCH)
-    assert answer.status_code == 401 and "Reload" in answer.text
+    assert answer.status_code == 401 and "Reload the page to start a new one" in answer.text
     assert "set-cookie" not in answer.headers
 
 
@@ -94,7 +94,7 @@ def test_a_link_from_another_site_does_not_make_a_new_visitor(server):
     assert "gradio" in client.get("/", headers=headers).text
 
 
-def test_every_program_is_somebody_of_its_own_and_stays_so(server):
+def test_every_program_is_a_visitor_of_its_own_and_stays_the_same(server):
     clients = [gradio(server) for _ in range(3)]
     names = [client.predict([], api_name="/who").split()[0] for client in clients for _ in range(2)]
     assert all(VISITOR.fullmatch(name) for name in names)
@@ -107,29 +107,29 @@ def test_every_program_is_somebody_of_its_own_and_stays_so(server):
     "line",
     ["a=b; {0}=x", "{0}=" + "x" * 42, "{0}=" + "x" * 44, "{0}=" + "x" * 42 + "/", "{0}", ""],
 )
-def test_a_cookie_of_another_shape_is_nobody(tmp_path, line):
+def test_a_malformed_cookie_identifies_no_visitor(tmp_path, line):
     auth = Authenticator(tmp_path)
-    with pytest.raises(StudioError, match="Reload"):
+    with pytest.raises(StudioError, match="Reload the page to start a new one"):
         auth.visitor({"cookie": line.format(auth.signer.browser_cookie)})
 
 
-def test_other_programs_cookies_hide_nobody():
+def test_cookies_of_other_programs_do_not_hide_a_visitor():
     assert read_cookies(["[x]=}{; a=1", "b=2; a=3; =; c"]) == {"[x]": "}{", "a": "1", "b": "2"} | {
         "": ""
     }
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "localhost@evil"])
-def test_a_name_that_somebody_lets_point_here_is_not_answered(server, host):
+def test_requests_for_a_foreign_host_name_are_refused(server, host):
     assert server.raw("/", host=host)[0] in (400, 403)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "localhost:9000"])
-def test_this_machines_own_names_are_answered_on_any_port(server, host):
+def test_this_machines_own_names_are_accepted_on_any_port(server, host):
     assert server.raw("/theme.css", host=host)[0] == 200
 
 
-def test_no_other_sites_request_is_answered(server):
+def test_requests_from_other_sites_are_refused(server):
     client, _ = server.visitor()
     body = {"data": [None], "fn_index": 0, "session_hash": "x"}
     for origin in ("http://evil.example", "null", "http://localhost:1", "http://127.0.0.1", "x:["):
@@ -148,7 +148,7 @@ def test_no_other_sites_request_is_answered(server):
     assert client.post("/gradio_api/queue/join", json=body, headers=own).status_code == 200
 
 
-def test_every_answer_lets_no_outside_host_in(server):
+def test_every_response_forbids_outside_hosts(server):
     client, _ = server.visitor()
     for path in ("/", "/theme.css", "/nowhere", "/gradio_api/file=/etc/hostname", "/files/x"):
         headers = client.get(path).headers
@@ -159,7 +159,7 @@ def test_every_answer_lets_no_outside_host_in(server):
         assert headers["cross-origin-resource-policy"] == "same-origin"
 
 
-def test_an_upload_is_its_owners_alone(server, tmp_path):
+def test_an_upload_belongs_to_its_owner_alone(server, tmp_path):
     (tmp_path / "mine.txt").write_text("my very own")
     mine, other = gradio(server), gradio(server)
     name, claimed = mine.predict([handle_file(tmp_path / "mine.txt")], api_name="/who").split()
@@ -175,7 +175,7 @@ def test_an_upload_is_its_owners_alone(server, tmp_path):
     for meta in ({"meta": {"_type": "gradio.FileData"}}, {}):
         body = {"data": [[{"path": str(path), **meta}]]}
         answer = httpx.post(f"{server.url}/gradio_api/run/who", json=body, cookies=other.cookies)
-        assert answer.status_code == 403 and "not there any more" in answer.text
+        assert answer.status_code == 403 and "This upload has expired" in answer.text
     # The same content, uploaded by both, is both's; what one gives back, the other still has.
     assert other.predict([handle_file(tmp_path / "mine.txt")], api_name="/who").split()[1]
     server.auth.uploads.release(name, str(path))
@@ -190,11 +190,11 @@ def test_a_handler_is_given_no_path_that_was_not_uploaded(server, path):
     body = {"data": [[{"path": path, "meta": {"_type": "gradio.FileData"}}]]}
     assert client.post("/gradio_api/run/who", json=body).status_code == 403
     assert client.get(f"/gradio_api/file={path}").status_code == 404
-    with pytest.raises(StudioError, match="not there any more"):
+    with pytest.raises(StudioError, match="this upload has expired"):
         server.auth.uploads.claim("0" * 32, path)
 
 
-def test_uploads_go_after_a_while_and_are_then_nobodys(server, tmp_path):
+def test_uploads_expire_and_then_have_no_owner(server, tmp_path):
     (tmp_path / "old.txt").write_text("old")
     client = gradio(server)
     client.predict([handle_file(tmp_path / "old.txt")], api_name="/who")
@@ -208,9 +208,9 @@ def test_uploads_go_after_a_while_and_are_then_nobodys(server, tmp_path):
     assert stat.S_IMODE(server.auth.uploads.folder.stat().st_mode) == 0o700
 
 
-def test_too_large_a_body_is_refused_whether_or_not_its_length_is_told(server):
+def test_a_body_that_is_too_large_is_refused_with_or_without_its_length(server):
     client, _ = server.visitor()
-    large = json.dumps({"data": ["x" * MOST_BODY_BYTES]}).encode()
+    large = json.dumps({"data": ["x" * MAX_BODY_BYTES]}).encode()
     kind = {"content-type": "application/json"}
     for content in (large, (large[i : i + 65536] for i in range(0, len(large), 65536))):
         answer = client.post("/gradio_api/run/who", content=content, headers=kind)
@@ -218,7 +218,7 @@ def test_too_large_a_body_is_refused_whether_or_not_its_length_is_told(server):
     assert client.post("/gradio_api/run/who", json={"data": [None]}).status_code == 200
 
 
-def test_a_session_is_the_one_visitors_who_began_it(server):
+def test_a_session_belongs_to_the_visitor_who_began_it(server):
     (mine, _), (other, _) = server.visitor(), server.visitor()
     body = {"data": [None], "fn_index": 0, "session_hash": "abcdef"}
     assert mine.post("/gradio_api/queue/join", json=body).status_code == 200
@@ -227,9 +227,9 @@ def test_a_session_is_the_one_visitors_who_began_it(server):
     assert other.get("/gradio_api/heartbeat/abcdef").status_code == 403
     with mine.stream("GET", "/gradio_api/queue/data?session_hash=abcdef") as answer:
         assert "process_completed" in "".join(answer.iter_text())
-    sessions = Sessions()
+    sessions = SessionOwners()
     assert sessions.is_own("first", "a")
-    for number in range(MOST_SESSIONS):
+    for number in range(MAX_SESSIONS):
         sessions.is_own(str(number), "b")
     assert sessions.is_own("first", "b")
 
@@ -259,12 +259,12 @@ def test_a_web_socket_is_closed(tmp_path):
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "studio.example", ""])
-def test_other_machines_come_in_by_accounts_only(tmp_path, host):
+def test_other_machines_need_accounts(tmp_path, host):
     with pytest.raises(StudioError, match="--auth"):
         Authenticator(tmp_path, host=host)
     check_host(host, has_accounts=True)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]", "127.1.2.3"])
-def test_this_machine_comes_in_without(tmp_path, host):
+def test_this_machine_needs_no_accounts(tmp_path, host):
     assert Path(Authenticator(tmp_path, host=host).home).is_dir()

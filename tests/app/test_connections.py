@@ -1,4 +1,4 @@
-"""Who holds a connection, guesses passwords or says to be somebody else holds nobody up."""
+"""Idle connections, slow bodies and forged addresses do not affect other visitors."""
 
 import contextlib
 import itertools
@@ -61,14 +61,14 @@ def test_a_connection_without_a_whole_request_is_closed(server, sent):
     assert time.monotonic() - began < 10 * SOON
 
 
-def test_a_head_that_comes_letter_by_letter_is_not_waited_for(server):
+def test_a_head_that_arrives_byte_by_byte_is_cut_off(server):
     with connect(server) as connection, pytest.raises(OSError):
         for letter in b"GET / HTTP/1.1\r\nhost: " + b"x" * 1000:
             connection.sendall(bytes([letter]))
             time.sleep(SOON / 20)
 
 
-def test_a_second_request_on_a_connection_is_waited_for_no_longer(server):
+def test_a_second_request_on_a_connection_has_the_same_time_limit(server):
     with connect(server) as connection:
         connection.sendall(b"GET /theme.css HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
@@ -99,7 +99,7 @@ def test_a_slow_body_is_cut_off(server, gap, path):
     assert client.get("/theme.css").status_code == 200
 
 
-def test_a_long_answer_and_a_quick_body_are_not_cut_off(server):
+def test_a_long_response_and_a_quick_body_are_not_cut_off(server):
     client, _ = server.visitor()
     with connect(server) as connection:
         # An event stream stays open while nothing comes from the browser.
@@ -115,7 +115,7 @@ def test_a_long_answer_and_a_quick_body_are_not_cut_off(server):
 
 
 def test_one_address_takes_no_more_than_its_share_of_the_connections(tmp_path):
-    few = {"most_of_an_address": 3, "head_seconds": 20.0}
+    few = {"max_per_address": 3, "head_seconds": 20.0}
     with serving(tmp_path / "home", connections=few) as server:
         held = [connect(server) for _ in range(3)]
         with connect(server) as refused:
@@ -133,11 +133,11 @@ def test_two_uploads_at_once_that_go_beyond_the_quota_are_not_both_let_in(tmp_pa
             # The first holds what it says that it will send, though little of it has come.
             first.sendall(begun(server, client, 700_000))
             until = time.monotonic() + 10
-            while not server.auth.uploads._arriving and time.monotonic() < until:
+            while not server.auth.uploads._reserved and time.monotonic() < until:
                 time.sleep(0.01)
             files = {"files": ("b.bin", b"x" * 600_000)}
             answer = client.post(UPLOAD_ROUTE, files=files)
-            assert answer.status_code == 413 and "with your other uploads" in answer.text
+            assert answer.status_code == 413 and "and your other uploads are" in answer.text
             # A length that is not told is counted as it comes.
             pieces = (b"x" * 50_000 for _ in range(12))
             kind = {"content-type": "multipart/form-data; boundary=xyz"}
@@ -145,8 +145,8 @@ def test_two_uploads_at_once_that_go_beyond_the_quota_are_not_both_let_in(tmp_pa
             unstated = client.post(
                 UPLOAD_ROUTE, content=itertools.chain([start], pieces), headers=kind
             )
-            assert unstated.status_code == 413 and "with your other uploads" in unstated.text
-        while server.auth.uploads._arriving and time.monotonic() < until:
+            assert unstated.status_code == 413 and "and your other uploads are" in unstated.text
+        while server.auth.uploads._reserved and time.monotonic() < until:
             time.sleep(0.01)
         assert client.post(UPLOAD_ROUTE, files=files).status_code == 200
 
@@ -176,12 +176,12 @@ def addresses_seen(tmp_path, monkeypatch, proxies: tuple[str, ...], *forwarded: 
     return limiter.seen
 
 
-def test_nobody_is_believed_where_they_come_from(tmp_path, monkeypatch):
+def test_forwarded_headers_are_ignored_without_a_proxy(tmp_path, monkeypatch):
     seen = addresses_seen(tmp_path, monkeypatch, (), "10.0.0.1", "10.0.0.2", "::1")
     assert seen == ["127.0.0.1"] * 3
 
 
-def test_a_named_proxy_is_believed_and_what_it_passes_on_is_not(tmp_path, monkeypatch):
+def test_only_a_named_proxys_own_header_is_believed(tmp_path, monkeypatch):
     forwarded = ("10.0.0.1", "10.9.9.9, 10.0.0.2")
     seen = addresses_seen(tmp_path, monkeypatch, ("127.0.0.1",), *forwarded)
     assert seen == ["10.0.0.1", "10.0.0.2"]
@@ -189,7 +189,7 @@ def test_a_named_proxy_is_believed_and_what_it_passes_on_is_not(tmp_path, monkey
     assert elsewhere == ["127.0.0.1"]
 
 
-def test_the_server_that_is_started_has_its_bounds(monkeypatch):
+def test_the_started_server_has_the_limits(monkeypatch):
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
     config = server_config(lambda: None, host="127.0.0.1", port=1)
     assert not config.proxy_headers and config.limit_concurrency and config.timeout_keep_alive <= 20

@@ -1,4 +1,4 @@
-"""History shows every run there is, tells two apart, and deletes nothing that cannot come back."""
+"""History shows every run, compares two, and can restore what it deletes."""
 
 import json
 import os
@@ -10,19 +10,19 @@ import gradio as gr
 import pytest
 from support.visiting import pressed, request_of
 
-from nora_studio.app.pages.history import _meanings, _Room
+from nora_studio.app.pages.history import _Handlers, _meanings
 from nora_studio.app.pages.watch import _views
-from nora_studio.app.server.drawables import find_drawables
 from nora_studio.app.server.library import library
-from nora_studio.app.server.past_runs import (
+from nora_studio.app.server.run_history import (
     delete_for_good,
     delete_runs,
     deleted_runs,
-    past_runs,
     restore_run,
+    run_rows,
 )
 from nora_studio.app.server.scoring import measurable_runs
 from nora_studio.app.server.trainings import find_trainings, state_of
+from nora_studio.app.server.usable_adapters import find_usable_adapters
 from nora_studio.errors import StudioError
 
 SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
@@ -30,12 +30,12 @@ SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
 
 @pytest.fixture
 def room(studio):
-    return _Room(studio, _meanings())
+    return _Handlers(studio, _meanings())
 
 
 def views(room, picked, request_, undone=(), log=False, smoothing=0.0):
     """The trash, the list, the charts and the detail, as they are sent first."""
-    return room.look(list(picked), list(undone), log, smoothing, {}, request_)[:4]
+    return room.refresh(list(picked), list(undone), log, smoothing, {}, request_)[:4]
 
 
 def pretend(run, **status) -> None:
@@ -81,7 +81,7 @@ def test_two_runs_show_what_differs_and_both_curves_in_one_chart(room, workspace
     assert "At step" in detail
 
 
-def test_two_runs_of_one_method_are_told_apart_by_colour_and_dashes(room, workspace, request_):
+def test_two_runs_of_one_method_differ_in_colour_and_dashes(room, workspace, request_):
     shutil.copytree(workspace.runs / "mug-nora", workspace.runs / "cup-nora")
     _, _, charts, detail = views(room, ["mug-nora", "cup-nora"], request_)
     assert "stroke:var(--nora)" in charts.split("</section>")[0]
@@ -93,15 +93,15 @@ def test_picking_keeps_the_last_two(room, workspace, request_):
     shutil.copytree(workspace.runs / "mug-nora", workspace.runs / "cup-nora")
     picked: list[str] = []
     for name in ("mug-nora", "mug-lora", "cup-nora"):
-        picked, _ = room.press(picked, [], pressed(act="pick", run=name), request_)
+        picked, _ = room.on_press(picked, [], pressed(act="pick", run=name), request_)
     assert picked == ["mug-lora", "cup-nora"]
-    picked, _ = room.press(picked, [], pressed(act="pick", run="mug-lora"), request_)
+    picked, _ = room.on_press(picked, [], pressed(act="pick", run="mug-lora"), request_)
     assert picked == ["cup-nora"]
     with pytest.raises(gr.Error):
-        room.press([], [], pressed(act="pick", run="../../x"), request_)
+        room.on_press([], [], pressed(act="pick", run="../../x"), request_)
 
 
-def test_a_deleted_run_comes_back_whole_by_undo(room, studio, workspace, request_):
+def test_undo_restores_a_deleted_run_completely(room, studio, workspace, request_):
     run = workspace.runs / "mug-nora"
     before = {file.relative_to(run): file.read_bytes() for file in run.rglob("*") if file.is_file()}
     picked, undone = room.delete(["mug-nora"], request_)
@@ -111,13 +111,13 @@ def test_a_deleted_run_comes_back_whole_by_undo(room, studio, workspace, request
     assert "mug-nora was deleted." in trash
     assert "Undo" in trash
     assert "mug-nora" not in rows
-    room.press([], undone, pressed(act="restore", run="mug-nora"), request_)
+    room.on_press([], undone, pressed(act="restore", run="mug-nora"), request_)
     after = {file.relative_to(run): file.read_bytes() for file in run.rglob("*") if file.is_file()}
     assert after == before
     assert deleted_runs(workspace) == []
 
 
-def test_a_run_in_training_or_in_the_queue_is_not_deleted_and_nothing_beside_it(studio, workspace):
+def test_a_run_in_training_or_in_the_queue_is_not_deleted_nor_others_with_it(studio, workspace):
     pretend(workspace.runs / "mug-nora", state="running", pid=os.getpid())
     with pytest.raises(StudioError, match="mug-nora is in training") as refused:
         delete_runs(workspace, studio.jobs, ["mug-lora", "mug-nora"])
@@ -126,10 +126,10 @@ def test_a_run_in_training_or_in_the_queue_is_not_deleted_and_nothing_beside_it(
     studio.jobs.submit(workspace, "train", "mug", SLEEP, "train", ["mug-nora"])
     with pytest.raises(StudioError, match="mug-nora is in training"):
         delete_runs(workspace, studio.jobs, ["mug-lora", "mug-nora"])
-    assert {past.name for past in past_runs(workspace)} == {"mug-nora", "mug-lora"}
+    assert {past.name for past in run_rows(workspace)} == {"mug-nora", "mug-lora"}
 
 
-def test_a_place_that_is_taken_by_now_is_kept(studio, workspace):
+def test_restoring_does_not_overwrite_a_newer_run(studio, workspace):
     delete_runs(workspace, studio.jobs, ["mug-nora"])
     shutil.copytree(workspace.runs / "mug-lora", workspace.runs / "mug-nora")
     with pytest.raises(StudioError, match="another run mug-nora"):
@@ -174,11 +174,11 @@ def test_no_file_of_a_run_breaks_history_or_watch(room, studio, workspace, reque
         state = state_of(training, studio.jobs)
         assert _views(studio, training, state, False, 0.0, workspace)
     assert library(workspace)
-    assert find_drawables(workspace)
+    assert find_usable_adapters(workspace)
     assert measurable_runs(workspace)
 
 
-def test_anothers_runs_are_neither_shown_nor_deleted_nor_brought_back(room, workspace, studio):
+def test_another_visitors_runs_are_neither_shown_deleted_nor_restored(room, workspace, studio):
     other = request_of(studio, "y")
     assert "No runs yet" in views(room, [], other)[1]
     for act in (room.delete_run, room.restore_run):
@@ -188,7 +188,7 @@ def test_anothers_runs_are_neither_shown_nor_deleted_nor_brought_back(room, work
         room.reuse(["mug-nora"], other)
     with pytest.raises(gr.Error):
         room.compare(["mug-nora"], other)
-    assert {past.name for past in past_runs(workspace)} == {"mug-nora", "mug-lora"}
+    assert {past.name for past in run_rows(workspace)} == {"mug-nora", "mug-lora"}
 
 
 def test_settings_and_runs_are_handed_to_the_other_tabs(room, workspace, request_):
@@ -198,7 +198,7 @@ def test_settings_and_runs_are_handed_to_the_other_tabs(room, workspace, request
     assert strengths == []
 
 
-def test_what_a_person_wrote_is_shown_as_text(room, workspace, request_):
+def test_texts_by_visitors_are_shown_as_text(room, workspace, request_):
     config = workspace.runs / "mug-nora" / "config.toml"
     config.write_text(config.read_text().replace("[V] mug", "[V] <img src=x onerror=alert(1)>"))
     page = "".join(views(room, ["mug-nora", "mug-lora"], request_))
@@ -206,9 +206,9 @@ def test_what_a_person_wrote_is_shown_as_text(room, workspace, request_):
     assert "&lt;img src=x onerror" in page
 
 
-def test_what_has_not_changed_is_not_sent_again(room, workspace, request_):
-    *_, seen = room.look(["mug-nora"], [], False, 0.6, {}, request_)
-    again = room.look(["mug-nora"], [], False, 0.6, seen, request_)
+def test_unchanged_parts_are_not_sent_again(room, workspace, request_):
+    *_, seen = room.refresh(["mug-nora"], [], False, 0.6, {}, request_)
+    again = room.refresh(["mug-nora"], [], False, 0.6, seen, request_)
     assert all(part == gr.skip() for part in again[:7])
-    changed = room.look(["mug-nora"], [], True, 0.6, seen, request_)
+    changed = room.refresh(["mug-nora"], [], True, 0.6, seen, request_)
     assert changed[2] != gr.skip()

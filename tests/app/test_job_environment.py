@@ -1,4 +1,4 @@
-"""What a visitor's job sees of the server's environment: no token, no stored login, no network."""
+"""A visitor's job gets no token, no stored login and no network from the server's environment."""
 
 import json
 import sys
@@ -6,7 +6,7 @@ import sys
 import pytest
 from support.jobs import begin, visitor, wait_for
 
-from nora_studio.app.server.drawing_process import DrawingProcess
+from nora_studio.app.server.generation_process import GenerationProcess
 from nora_studio.app.server.job_environment import job_environment
 from nora_studio.app.server.jobs import Jobs
 
@@ -56,7 +56,7 @@ def test_a_visitors_job_sees_no_token_and_no_login_and_asks_the_hub_for_nothing(
     assert seen["OMP_NUM_THREADS"] == "1" and seen["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
-def test_what_a_visitor_gives_for_one_job_is_all_that_this_job_can_log_in_by(tmp_path, owner):
+def test_a_job_can_only_log_in_with_the_visitors_own_token(tmp_path, owner):
     for is_private in (False, True):
         jobs = Jobs(tmp_path / f"home-{is_private}", is_private=is_private)
         seen = seen_by_a_job(jobs, {"HF_TOKEN": "hf_visitors"})
@@ -74,10 +74,10 @@ def test_an_owner_alone_keeps_the_hub_login_and_no_other_secret(tmp_path, owner,
     assert seen["(login)"] == "hf_stored_by_the_owner" and "WANDB_API_KEY" not in seen
 
 
-def test_the_drawing_server_sees_no_token_either(tmp_path, owner):
+def test_the_generation_server_sees_no_token_either(tmp_path, owner):
     heard = []
     show = "import json, os; print(json.dumps({'event': 'x', **os.environ}))"
-    process = DrawingProcess(
+    process = GenerationProcess(
         tmp_path / "log", lambda _, event: heard.append(event), [sys.executable, "-c", show]
     )
     process._process.wait(30)

@@ -1,4 +1,4 @@
-"""The queue: jobs run in turn, outlive the server, stop when asked, and are nobody else's."""
+"""Jobs run in turn, outlive the server, stop when asked, and belong to one visitor."""
 
 import itertools
 import json
@@ -12,7 +12,7 @@ import psutil
 import pytest
 from support.jobs import SLEEP, begin, visitor, wait_for
 
-from nora_studio.app.server import child
+from nora_studio.app.server import job_process
 from nora_studio.app.server.job import Job
 from nora_studio.app.server.jobs import PROJECT, WAITING_LIMIT, Jobs
 from nora_studio.errors import StudioError
@@ -43,7 +43,7 @@ def wait_for_words(jobs: Jobs, job: Job, words: str) -> None:
     assert words in jobs.tail(job)
 
 
-def test_a_job_runs_in_its_visitors_folder_and_its_words_are_kept(home):
+def test_a_job_runs_in_its_visitors_folder_and_its_output_is_kept(home):
     jobs, workspace = Jobs(home), visitor(home)
     job = begin(jobs, workspace, QUICK)
     wait_for(jobs, job, "finished")
@@ -51,7 +51,7 @@ def test_a_job_runs_in_its_visitors_folder_and_its_words_are_kept(home):
     assert jobs.status(job) == 0
 
 
-def test_the_servers_folders_are_left_out_of_what_a_job_printed(home):
+def test_the_servers_folders_are_removed_from_a_jobs_output(home):
     jobs, workspace = Jobs(home), visitor(home)
     folders = (workspace.folder / "runs", home / "jobs", PROJECT / "training")
     job = begin(jobs, workspace, [*PRINT, *map(str, folders)])
@@ -59,7 +59,7 @@ def test_the_servers_folders_are_left_out_of_what_a_job_printed(home):
     assert jobs.tail(job) == ["runs jobs training"]
 
 
-def test_a_failure_is_a_failure_with_its_last_words(home):
+def test_a_failed_job_keeps_its_last_output(home):
     jobs = Jobs(home)
     job = begin(jobs, visitor(home), FAILS)
     wait_for(jobs, job, "failed")
@@ -67,7 +67,7 @@ def test_a_failure_is_a_failure_with_its_last_words(home):
     assert jobs.tail(job) == ["error: the disk is full"]
 
 
-def test_what_uses_the_device_runs_one_at_a_time_and_waits_in_line(home):
+def test_jobs_with_a_device_run_one_at_a_time(home):
     jobs, workspace = Jobs(home), visitor(home)
     first, second, third = (begin(jobs, workspace, SLEEP) for _ in range(3))
     tool = begin(jobs, workspace, QUICK, uses_device=False)
@@ -82,7 +82,7 @@ def test_what_uses_the_device_runs_one_at_a_time_and_waits_in_line(home):
     assert jobs.is_device_busy()
 
 
-def test_each_device_takes_a_job_of_its_own(home):
+def test_each_device_runs_a_job_of_its_own(home):
     show = [sys.executable, "-S", "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"]
     wait = [*show[:3], show[3] + "; import time; time.sleep(60)"]
     jobs = Jobs(home, devices=2)
@@ -93,7 +93,7 @@ def test_each_device_takes_a_job_of_its_own(home):
     assert jobs.state(last) == "waiting"
 
 
-def test_the_queue_is_fair_to_who_had_nothing_yet(home):
+def test_the_queue_prefers_visitors_without_a_turn(home):
     jobs = Jobs(home)
     greedy = [begin(jobs, visitor(home, 1), SLEEP) for _ in range(3)]
     modest = begin(jobs, visitor(home, 2), SLEEP)
@@ -103,7 +103,7 @@ def test_the_queue_is_fair_to_who_had_nothing_yet(home):
     assert jobs.state(greedy[1]) == "waiting"
 
 
-def test_visitors_take_turns_by_when_they_were_served_and_are_told_the_true_place(home):
+def test_visitors_take_turns_by_their_last_turn_and_see_their_true_place(home):
     jobs = Jobs(home)
     mine = [begin(jobs, visitor(home, 1), SLEEP) for _ in range(3)]
     theirs = [begin(jobs, visitor(home, 2), SLEEP) for _ in range(2)]
@@ -125,7 +125,7 @@ def test_visitors_take_turns_by_when_they_were_served_and_are_told_the_true_plac
     wait_for(jobs, late, "running")
 
 
-def test_who_has_a_job_at_work_waits_for_who_has_none(home):
+def test_a_visitor_with_a_running_job_waits_for_one_without(home):
     jobs = Jobs(home, devices=2)
     long, short = (begin(jobs, visitor(home, number), SLEEP) for number in (1, 2))
     for job in (long, short):
@@ -154,7 +154,7 @@ def test_a_stop_right_after_the_start_is_not_lost(home):
         wait_for(jobs, job, "stopped")
 
 
-def test_the_next_server_finds_jobs_at_work_and_how_they_end(home):
+def test_the_next_server_finds_running_jobs_and_their_exit_status(home):
     before = Jobs(home)
     workspace = visitor(home)
     job, waiting = begin(before, workspace, PATIENT), begin(before, workspace, QUICK)
@@ -171,17 +171,17 @@ def test_a_job_that_a_dead_server_started_is_not_started_twice(home):
     jobs, workspace = Jobs(home), visitor(home)
     job = begin(jobs, workspace, SLEEP)
     wait_for_words(jobs, job, "at work")
-    claim = json.loads((jobs.folder / job.id / child.PROCESS).read_text())
-    again = [sys.executable, str(child.__file__), str(jobs.folder / job.id), "0", *QUICK]
+    claim = json.loads((jobs.folder / job.id / job_process.PROCESS).read_text())
+    again = [sys.executable, str(job_process.__file__), str(jobs.folder / job.id), "0", *QUICK]
     assert subprocess.run(again).returncode == 1
-    assert json.loads((jobs.folder / job.id / child.PROCESS).read_text()) == claim
+    assert json.loads((jobs.folder / job.id / job_process.PROCESS).read_text()) == claim
 
 
-def test_a_killed_process_is_known_to_be_dead(home):
+def test_a_killed_process_is_detected(home):
     jobs = Jobs(home)
     job = begin(jobs, visitor(home), SLEEP)
     wait_for_words(jobs, job, "at work")
-    mark = json.loads((jobs.folder / job.id / child.PROCESS).read_text())
+    mark = json.loads((jobs.folder / job.id / job_process.PROCESS).read_text())
     children = psutil.Process(mark["pid"]).children(recursive=True)
     os.kill(mark["pid"], signal.SIGKILL)
     try:
@@ -193,18 +193,18 @@ def test_a_killed_process_is_known_to_be_dead(home):
             process.kill()
 
 
-def test_another_process_of_the_same_number_is_not_taken_for_the_job(home):
+def test_another_process_with_the_same_id_is_not_mistaken_for_the_job(home):
     jobs = Jobs(home)
     job = begin(jobs, visitor(home), QUICK)
     wait_for(jobs, job, "finished")
     folder = jobs.folder / job.id
-    (folder / child.EXIT).unlink()
+    (folder / job_process.EXIT).unlink()
     facts = {"pid": os.getpid(), "started": time.time() - 10_000, "device": 0}
-    (folder / child.PROCESS).write_text(json.dumps(facts))
+    (folder / job_process.PROCESS).write_text(json.dumps(facts))
     assert Jobs(home).state(job) == "failed"
 
 
-def test_nobody_finds_anothers_job(home):
+def test_no_visitor_finds_anothers_job(home):
     jobs = Jobs(home)
     job = begin(jobs, visitor(home, 1), QUICK)
     assert jobs.of(visitor(home, 2)) == []
@@ -220,7 +220,7 @@ def test_too_many_jobs_and_two_that_write_one_run_are_refused(home):
         begin(jobs, workspace, SLEEP, runs=["mug-lora", "mug-nora"])
     for _ in range(WAITING_LIMIT):
         begin(jobs, workspace, SLEEP)
-    with pytest.raises(StudioError, match="wait already"):
+    with pytest.raises(StudioError, match="of your jobs are waiting"):
         begin(jobs, workspace, SLEEP)
     begin(jobs, visitor(home, 2), SLEEP)  # Another one's line is their own.
 
@@ -246,7 +246,7 @@ def test_a_secret_that_a_restart_lost_is_asked_for_again(home, monkeypatch):
     after = Jobs(home)
     after.stop(first)
     assert wait_for(after, job, "failed", "finished") == "failed"
-    assert "Give it once more" in after.tail(job)[0]
+    assert "no longer has your token. Enter it again." in after.tail(job)[0]
 
 
 def test_a_progress_bar_is_one_line_of_the_tail(home):

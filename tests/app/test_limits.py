@@ -1,4 +1,4 @@
-"""What one request may ask for has a ceiling, and what it writes has to have room."""
+"""Every request has limits, and what it writes must fit into the quota."""
 
 import os
 import threading
@@ -12,21 +12,21 @@ from support.jobs import SLEEP
 from support.visiting import bring_runs, request_of
 
 from nora_studio.adapters.methods.spec import AdapterSpec
-from nora_studio.app.pages.train import _Answers as Train
-from nora_studio.app.pages.watch import _Answers as EarlyStopping
+from nora_studio.app.pages.train import _Handlers as Train
+from nora_studio.app.pages.watch import _Handlers as Watch
 from nora_studio.app.serve import UiOptions, open_studio
-from nora_studio.app.server.limits import TRAINING, Limits
-from nora_studio.app.server.quota import adding, used_bytes
+from nora_studio.app.server.limits import TRAINING_LIMITS, Limits
+from nora_studio.app.server.quota import reserve_room, used_bytes
 from nora_studio.app.server.request_body import TooLarge
-from nora_studio.app.server.training import PROGRAM
-from nora_studio.app.server.training_needs import (
+from nora_studio.app.server.resource_use import (
     WIDTHS,
     adapter_bytes,
     check_training,
     training_bytes,
     training_figures,
 )
-from nora_studio.app.server.upload_cache import ABANDONED_SECONDS, MOST_WAITING, UploadCache
+from nora_studio.app.server.training import PROGRAM
+from nora_studio.app.server.upload_cache import ABANDONED_SECONDS, MAX_PENDING_BYTES, UploadCache
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 from nora_studio.options.config import DreamboothOptions, PartOptions
@@ -57,7 +57,7 @@ PLAIN = DreamboothOptions(instance_dir=Path("photos/mug"), prompt="a [V] mug", n
         ("measurements in a run", {"steps": 2001, "evaluate_every": 1}),
     ],
 )
-def test_what_is_above_a_ceiling_is_refused_by_name(name, changes):
+def test_values_above_a_limit_are_refused_by_name(name, changes):
     asked = with_recommended(replace(PLAIN, **changes))
     if name == "--accumulate":
         asked = replace(asked, batch_size=1)
@@ -66,25 +66,25 @@ def test_what_is_above_a_ceiling_is_refused_by_name(name, changes):
     check_training(asked, Limits(is_owner=True))
 
 
-def test_usual_trainings_are_below_every_ceiling_and_the_owners_are_finite():
+def test_usual_trainings_are_below_every_limit_and_the_owners_limits_are_finite():
     for model in ("embedded", "a/sdxl"):
         asked = with_recommended(replace(PLAIN, model=model, method="nora,lora"))
         check_training(asked, Limits())
-        assert set(training_figures(asked)) == set(TRAINING)
+        assert set(training_figures(asked)) == set(TRAINING_LIMITS)
         huge = replace(asked, steps=10**9)
         with pytest.raises(StudioError, match="at most 1,000,000 here"):
             check_training(huge, Limits(is_owner=True))
-    assert all(0 < visitor <= owner for visitor, owner in TRAINING.values())
+    assert all(0 < visitor <= owner for visitor, owner in TRAINING_LIMITS.values())
 
 
 @pytest.mark.parametrize("model", ["embedded", pytest.param("sdxl", marks=pytest.mark.slow)])
-def test_the_widths_that_bytes_are_reckoned_from_are_the_models(model):
+def test_the_widths_for_size_estimates_are_those_of_the_models(model):
     for targets, widths in WIDTHS[model].items():
         found = count(model, AdapterSpec("lora", 1), (targets,))
         assert {one.part: one.trained for one in found} == widths
 
 
-def test_the_bytes_of_a_training_follow_from_what_it_keeps():
+def test_the_bytes_of_a_training_follow_from_its_options():
     asked = with_recommended(replace(PLAIN, method="nora,lora", steps=100))
     # Measured on the embedded model: 2.39 MB and 7.19 MB, 15.2 MB and 16.4 MB (in float32).
     assert adapter_bytes(asked, "lora") == (2_334_720, 7_004_160)
@@ -106,11 +106,11 @@ def shared(tmp_path):
         studio.jobs.kill(job)
 
 
-def test_no_button_begins_what_there_is_no_room_for(shared, twins, photo_folder):
+def test_no_button_starts_a_job_without_room_for_it(shared, twins, photo_folder):
     request = request_of(shared)
     workspace = shared.workspace(request.headers)
     bring_runs(workspace, twins[0], photo_folder)
-    train, watch = Train(shared, []), EarlyStopping(shared)
+    train, watch = Train(shared, []), Watch(shared)
     text = " ".join([*PROGRAM, "--instance-dir photos/mug --prompt 'a [V] mug' --name new"])
     full = f"{text} --method nora,lora"
     shared.jobs.submit(workspace, "tool", "x", SLEEP, "x")  # The line is taken: nothing starts.
@@ -119,27 +119,27 @@ def test_no_button_begins_what_there_is_no_room_for(shared, twins, photo_folder)
         lambda: watch.resume("mug", request),
         lambda: watch.go_on_longer("mug", 5, request),
     ):
-        with pytest.raises(gr.Error, match=r"your folder may take 0\.02 GB"):
+        with pytest.raises(gr.Error, match=r"your folder holds .* of 21\.5 MB"):
             press()
     assert [job.kind for job in shared.jobs.of(workspace)] == ["tool"]
     assert not (workspace.photos / "new").exists()
     # One method of short pictures fits; a second one would, but for what the first will write.
     one = f"{text} --method lora --keep-checkpoints 1 --sample-every 0 --steps 1"
     train.measure(one, request)
-    with pytest.raises(gr.Error, match="your jobs under way will add"):
+    with pytest.raises(gr.Error, match="your jobs will add"):
         train.start(one, request)
     with pytest.raises(gr.Error, match="--steps: at most"):
         watch.go_on_longer("mug", 999_999, request)
 
 
-def test_of_two_uploads_at_once_that_do_not_fit_together_one_is_refused(tmp_path):
+def test_of_two_simultaneous_uploads_that_do_not_fit_together_one_is_refused(tmp_path):
     workspace = Workspace.of(tmp_path, "0" * 32)
     begun, refused = threading.Barrier(2), []
 
     def store(name: str) -> None:
         begun.wait()
         try:
-            with adding(workspace, 600, quota=1000):
+            with reserve_room(workspace, 600, quota=1000):
                 time.sleep(0.05)  # As a copy takes its time.
                 (workspace.adapters / name).write_bytes(b"x" * 600)
         except StudioError as error:
@@ -150,30 +150,30 @@ def test_of_two_uploads_at_once_that_do_not_fit_together_one_is_refused(tmp_path
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(refused) == 1 and "your folder may take" in refused[0]
+    assert len(refused) == 1 and "your folder holds" in refused[0]
     assert used_bytes(workspace) == 600
 
 
-def test_uploads_are_counted_as_they_arrive_and_no_longer_than_that(tmp_path):
+def test_uploads_are_counted_only_while_they_arrive(tmp_path):
     cache = UploadCache(tmp_path)
-    with cache.arriving("a", 1000) as first, cache.arriving("a", 1000) as second:
+    with cache.reserve("a", 1000) as first, cache.reserve("a", 1000) as second:
         first.add(300)
         second.expect(600)
         with pytest.raises(TooLarge, match="room for"):
             first.add(200)
-        with cache.arriving("b", 1000) as others:
+        with cache.reserve("b", 1000) as others:
             others.expect(1000)
         second.add(600)
         with pytest.raises(TooLarge):
             second.add(200)
-    with cache.arriving("a", 1000) as later:
+    with cache.reserve("a", 1000) as later:
         later.expect(1000)
-    with cache.arriving("a", 10**12) as huge, pytest.raises(TooLarge):
-        huge.expect(MOST_WAITING + 1)
-    assert cache._arriving == {}
+    with cache.reserve("a", 10**12) as huge, pytest.raises(TooLarge):
+        huge.expect(MAX_PENDING_BYTES + 1)
+    assert cache._reserved == {}
 
 
-def test_what_a_cut_off_upload_left_is_cleared_away(tmp_path):
+def test_leftovers_of_a_cut_off_upload_are_removed(tmp_path):
     cache = UploadCache(tmp_path)
     left, fresh = cache.folder / "tmpleft", cache.folder / "tmpfresh"
     kept = cache.folder / "hash" / "mug.png"

@@ -1,4 +1,4 @@
-"""A chart shows each value where it belongs, in words too, and nothing of a label as markup."""
+"""A chart shows each value in its place and in words, and labels are never markup."""
 
 import math
 import re
@@ -39,7 +39,7 @@ def test_every_line_keeps_within_the_plot_and_ends_at_its_last_value():
     assert second[-1][0] == pytest.approx(950 / 4999 * 100, abs=0.02)
 
 
-def test_smoothing_is_the_moving_average_freed_of_its_start():
+def test_smoothing_is_the_bias_corrected_moving_average():
     values = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0]
     found = smoothed(list(enumerate(values)), 0.6)
     for n in range(len(values)):
@@ -51,7 +51,7 @@ def test_smoothing_is_the_moving_average_freed_of_its_start():
     assert smoothed(FALLING, 0.0) == FALLING
 
 
-def test_one_wild_value_does_not_flatten_a_smoothed_line():
+def test_one_outlier_does_not_flatten_a_smoothed_line():
     wild = [(n, 1000.0 if n == 20 else 1.0 + n / 40) for n in range(41)]
     calm = line_chart([Series("loss", wild)], smoothing=0.9)
     (raw,), (line,) = places(calm, "raw"), places(calm)
@@ -60,7 +60,7 @@ def test_one_wild_value_does_not_flatten_a_smoothed_line():
     assert not places(line_chart([Series("loss", wild)]), "raw")
 
 
-def test_what_has_no_place_on_the_axis_is_left_out():
+def test_values_outside_a_logarithmic_axis_are_left_out():
     points = [(0, 0.0), (1, -1.0), (2, math.nan), (3, math.inf), (4, 0.5), (5, 0.25)]
     (line,) = places(line_chart([Series("loss", points)], log=True))
     assert len(line) == 2
@@ -69,7 +69,7 @@ def test_what_has_no_place_on_the_axis_is_left_out():
 
 
 @pytest.mark.parametrize("points", [[], [(0, math.nan)]])
-def test_without_a_value_the_chart_says_what_comes(points):
+def test_without_a_value_the_chart_says_when_values_come(points):
     page = line_chart([Series("loss", points)], empty="Numbers come at step 10.")
     assert "Numbers come at step 10." in page
     assert "<svg" not in page.split("<ul")[0]
@@ -82,14 +82,14 @@ def test_a_single_value_is_a_dot_in_the_middle():
         assert line[0][1] == pytest.approx(50, abs=0.1)
 
 
-def test_the_chart_is_told_in_words_and_by_its_values_under_the_pointer():
+def test_the_chart_has_a_description_and_values_under_the_pointer():
     page = line_chart([Series("NoRA", [(10, 0.5), (20, 0.25)])], title="Loss")
     assert 'aria-label="Loss: NoRA from 0.5 at step 10 to 0.25 at step 20."' in page
     strips = re.findall(r"<em>step (\d+)</em><div><span>.*?NoRA</span>([\d.]+)", page)
     assert strips == [("10", "0.5"), ("20", "0.25")]
 
 
-def test_a_line_measured_rarely_still_answers_to_the_pointer():
+def test_a_line_with_few_points_still_shows_values_under_the_pointer():
     often = [(n, 1.0) for n in range(1, 1001)]
     rarely = [(n, 0.5) for n in range(37, 1001, 37)]
     page = line_chart([Series("often", often), Series("rarely", rarely)])

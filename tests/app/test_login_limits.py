@@ -1,4 +1,4 @@
-"""Guessing is slow for who guesses, and for nobody else; nobody waits for ever."""
+"""Guessing passwords is slow for the guesser only, and every wait is bounded."""
 
 import asyncio
 import threading
@@ -9,8 +9,8 @@ import pytest
 from nora_studio.app.server.login_limits import (
     CHECKS_WAITING,
     FREE_FAILURES,
-    FREE_FAILURES_OF_AN_ADDRESS,
-    MOST_OF_AN_ADDRESS,
+    FREE_FAILURES_PER_ADDRESS,
+    MAX_PER_ADDRESS,
     LoginRateLimiter,
     PasswordChecks,
     TooBusy,
@@ -18,7 +18,7 @@ from nora_studio.app.server.login_limits import (
 )
 
 
-def test_one_addresss_failures_leave_anothers_login_fast():
+def test_failures_from_one_address_do_not_delay_another():
     limiter = LoginRateLimiter(1.0)
 
     def wrong() -> bool:
@@ -44,7 +44,7 @@ def test_one_addresss_failures_leave_anothers_login_fast():
     assert asyncio.run(crowd()) < 0.5
 
 
-def test_addresses_take_turns_at_the_checks_and_nobody_waits_for_ever():
+def test_addresses_take_turns_at_checks_and_waiting_is_bounded():
     checks = PasswordChecks(at_once=1)
 
     def slow() -> bool:
@@ -71,7 +71,7 @@ def test_addresses_take_turns_at_the_checks_and_nobody_waits_for_ever():
     assert first.count("a") <= 3 and {"b", "c"} <= set(first)
 
 
-def test_a_full_line_of_checks_is_answered_at_once_and_empties_again():
+def test_a_full_queue_of_checks_refuses_at_once_and_drains():
     checks = PasswordChecks(at_once=1, waiting=3)
     going = threading.Event()
 
@@ -94,7 +94,7 @@ def test_a_full_line_of_checks_is_answered_at_once_and_empties_again():
     assert (checks._free, checks._waiting) == (1, 0)
 
 
-def test_an_attempt_is_given_up_in_bounded_time():
+def test_an_attempt_ends_in_bounded_time():
     going = threading.Event()
 
     async def crowd() -> None:
@@ -112,10 +112,10 @@ def test_an_attempt_is_given_up_in_bounded_time():
     asyncio.run(crowd())
 
 
-def test_an_address_that_tries_many_names_waits_as_well_and_holds_few_places():
+def test_an_address_that_tries_many_names_is_delayed_and_limited():
     async def spray() -> tuple[float, int]:
         limiter = LoginRateLimiter(0.02)
-        for number in range(FREE_FAILURES_OF_AN_ADDRESS):
+        for number in range(FREE_FAILURES_PER_ADDRESS):
             await limiter.attempt(f"name{number}", "10.0.0.1", lambda: False)
         began = time.monotonic()
         await limiter.attempt("one more", "10.0.0.1", lambda: False)
@@ -124,9 +124,7 @@ def test_an_address_that_tries_many_names_waits_as_well_and_holds_few_places():
         return took, (await asyncio.gather(*tries)).count(None)
 
     took, refused = asyncio.run(spray())
-    assert (
-        took >= 0.02 and refused == 40 - MOST_OF_AN_ADDRESS and CHECKS_WAITING > MOST_OF_AN_ADDRESS
-    )
+    assert took >= 0.02 and refused == 40 - MAX_PER_ADDRESS and CHECKS_WAITING > MAX_PER_ADDRESS
 
 
 def test_an_ipv6_network_is_one_address():

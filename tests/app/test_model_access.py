@@ -12,18 +12,18 @@ from support.serving import PASSWORD, write_accounts
 from support.tiny import tiny_adapter
 
 from nora_studio.adapters.files.identify import CARD_KEY
-from nora_studio.app.pages.start_requirements import needs_view
-from nora_studio.app.pages.train import _Answers as Train
-from nora_studio.app.pages.watch import _Answers as EarlyStopping
+from nora_studio.app.pages.start_requirements import requirements_view
+from nora_studio.app.pages.train import _Handlers as Train
+from nora_studio.app.pages.watch import _Handlers as Watch
 from nora_studio.app.serve import UiOptions, open_studio
 from nora_studio.app.server.adapter_commands import AdapterCommands
 from nora_studio.app.server.adapter_uploads import add_adapter
-from nora_studio.app.server.drawing_requests import AdapterChoice
-from nora_studio.app.server.image_jobs import for_the_server, new_sheet
+from nora_studio.app.server.image_jobs import new_job, server_request
+from nora_studio.app.server.image_requests import AdapterChoice
 from nora_studio.app.server.model_access import ModelAccess
 from nora_studio.app.server.scoring import ScoreRequest, submit
 from nora_studio.app.server.training import PROGRAM
-from nora_studio.app.server.uploads import Incoming
+from nora_studio.app.server.uploads import Upload
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.cli import export
 from nora_studio.errors import StudioError
@@ -71,42 +71,42 @@ def columns(path: str) -> dict:
     return {"columns": [{"label": "x", "adapters": adapters}], "prompts": ["a [V] mug"], "steps": 1}
 
 
-def test_an_uploaded_adapter_that_names_a_foreign_base_is_used_nowhere(shared, ada, foreign):
+def test_an_uploaded_adapter_that_names_a_foreign_base_is_never_used(shared, ada, foreign):
     _, workspace = ada
-    file = add_adapter(workspace, Incoming(foreign(EVIL), "mug.safetensors"))
+    file = add_adapter(workspace, Upload(foreign(EVIL), "mug.safetensors"))
     path = f"adapters/{file.name}"
-    desk = AdapterCommands(workspace, shared.is_model_allowed)
+    commands = AdapterCommands(workspace, shared.is_model_allowed)
     other = AdapterChoice("adapters/mug-2.safetensors")
-    add_adapter(workspace, Incoming(foreign("embedded"), "mug.safetensors"))
+    add_adapter(workspace, Upload(foreign("embedded"), "mug.safetensors"))
     for use in (
-        lambda: desk.export(path, "kohya"),
-        lambda: desk.mix([AdapterChoice(path), other], "x"),
-        lambda: desk.merge([other, AdapterChoice(path)], "x"),
-        lambda: desk.push(path, "ada/mug"),
-        lambda: shared.drawings.submit(workspace, columns(path)),
+        lambda: commands.export(path, "kohya"),
+        lambda: commands.mix([AdapterChoice(path), other], "x"),
+        lambda: commands.merge([other, AdapterChoice(path)], "x"),
+        lambda: commands.push(path, "ada/mug"),
+        lambda: shared.image_queue.submit(workspace, columns(path)),
     ):
         with pytest.raises(StudioError, match=EVIL):
             use()
-    assert shared.drawings.process_id is None and not shared.jobs.of(workspace)
-    assert "--model embedded" in desk.export(other.path, "kohya").shown
+    assert shared.image_queue.process_id is None and not shared.jobs.of(workspace)
+    assert "--model embedded" in commands.export(other.path, "kohya").shown
 
 
-def test_a_file_that_takes_an_adapters_place_later_brings_no_base_of_its_own(shared, ada, foreign):
+def test_a_file_that_replaces_an_adapter_cannot_change_the_base(shared, ada, foreign):
     _, workspace = ada
-    file = add_adapter(workspace, Incoming(foreign("embedded"), "mug.safetensors"))
+    file = add_adapter(workspace, Upload(foreign("embedded"), "mug.safetensors"))
     asked = columns(f"adapters/{file.name}")
-    sheet = new_sheet(workspace, asked, is_allowed=shared.is_model_allowed)
+    job = new_job(workspace, asked, is_allowed=shared.is_model_allowed)
     order = AdapterCommands(workspace, shared.is_model_allowed).export(
         f"adapters/{file.name}", "kohya"
     )
     shutil.copy(foreign(EVIL), file)
     # The command and the drawing name the base that was looked at; the header is not asked again.
     assert order.arguments[-2:] == ("--model", "embedded")
-    asked = for_the_server(sheet, workspace, shared.is_model_allowed)
+    asked = server_request(job, workspace, shared.is_model_allowed)
     assert asked["request"]["model"] == "embedded"
-    later = replace(sheet, request=replace(sheet.request, model=None))
+    later = replace(job, request=replace(job.request, model=None))
     with pytest.raises(StudioError, match=EVIL):
-        for_the_server(later, workspace, shared.is_model_allowed)
+        server_request(later, workspace, shared.is_model_allowed)
 
 
 @pytest.mark.parametrize("name", [EVIL, "hf-hub:evil/judge", "ViT-B-32:openai", "/etc"])
@@ -120,7 +120,9 @@ def test_no_field_of_a_shared_studio_takes_a_model_that_is_not_listed(
     train = Train(shared, [])
     text = " ".join([*PROGRAM, "--instance-dir photos/mug --prompt 'a [V] mug' --name new"])
     for more in (f"--model {name}", f"--score-samples --clip {name}"):
-        assert 'class="problem"' in needs_view(shared, train._measures, workspace, f"{text} {more}")
+        assert 'class="problem"' in requirements_view(
+            shared, train._estimates, workspace, f"{text} {more}"
+        )
         for press in (train.start, train.measure):
             with pytest.raises(gr.Error, match=r"--(model|clip): "):
                 press(f"{text} {more}", request)
@@ -131,7 +133,7 @@ def test_no_field_of_a_shared_studio_takes_a_model_that_is_not_listed(
     # The twins were trained on a base that this owner has not listed, or has no longer.
     with pytest.raises(StudioError, match="the base of these runs"):
         submit(shared.jobs, workspace, ScoreRequest(("mug-nora",)), "score", shared.models)
-    watch = EarlyStopping(shared)
+    watch = Watch(shared)
     for press in (watch.resume, lambda run, who: watch.go_on_longer(run, 5, who)):
         with pytest.raises(gr.Error, match="--model: expected 'embedded'"):
             press("mug", request)
@@ -140,7 +142,7 @@ def test_no_field_of_a_shared_studio_takes_a_model_that_is_not_listed(
     assert not shared.jobs.of(workspace)
 
 
-def test_the_owners_list_holds_folders_hub_names_and_judges(tmp_path, hub_cache):
+def test_the_owners_list_takes_folders_hub_names_and_judges(tmp_path, hub_cache):
     (tmp_path / "models" / "own").mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
     (hub_cache / "models--ada--sdxl" / "snapshots" / "1").mkdir(parents=True)
@@ -157,7 +159,7 @@ def test_the_owners_list_holds_folders_hub_names_and_judges(tmp_path, hub_cache)
         ModelAccess.of(tmp_path / "home", ["no/such/folder"], is_private=False)
 
 
-def test_an_owner_alone_may_load_anything_but_what_lies_in_the_studio(tmp_path):
+def test_an_owner_alone_may_load_anything_outside_the_studios_folder(tmp_path):
     (tmp_path / "sdxl").mkdir()
     home = tmp_path / "home"
     theirs = Workspace.of(home, "0" * 32)

@@ -13,14 +13,14 @@ from support.studio_site import Person, wait_until
 from support.tiny import tiny_adapter
 
 import nora_studio.app.pages
-from nora_studio.app.pages.adapter_bench import base_named
+from nora_studio.app.pages.adapter_actions import base_named
 from nora_studio.app.pages.number_field import NumberField
 from nora_studio.app.pages.page import build_page
-from nora_studio.app.server.draft_trash import bring_back, last_put_aside
-from nora_studio.app.server.drafts import DRAFT, take_example
-from nora_studio.app.server.image_jobs import discard_sheet, restore_sheet, sheet_names
+from nora_studio.app.server.draft_trash import last_trashed, restore_last
+from nora_studio.app.server.drafts import DRAFT, use_example
+from nora_studio.app.server.image_jobs import image_job_ids, restore_image_job, trash_image_job
 from nora_studio.app.server.jobs import Jobs
-from nora_studio.app.server.past_runs import delete_runs
+from nora_studio.app.server.run_history import delete_runs
 from nora_studio.app.server.uploads import photos_of
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.cli import export
@@ -66,13 +66,13 @@ def soon(page, selector: str, words: str) -> None:
     playwright.expect(page.locator(selector)).to_contain_text(words, timeout=30_000)
 
 
-def test_no_number_that_may_be_left_out_is_one_that_mounts_as_zero(config):
+def test_no_optional_number_field_mounts_as_zero(config):
     numbers = [one["props"] for one in config["components"] if one["type"] == "number"]
     assert numbers, "the page still has numbers with a value"
     assert [one["label"] for one in numbers if one.get("value") is None] == []
 
 
-def test_no_choices_change_under_a_value_that_they_refuse(config):
+def test_no_field_changes_its_choices_under_a_value(config):
     """Gradio refuses every request that carries a value which is no choice any more."""
     for one in config["components"]:
         is_filled_later = one["type"] == "dropdown" and len(one["props"]["choices"]) <= 1
@@ -92,7 +92,7 @@ def test_no_choices_change_under_a_value_that_they_refuse(config):
 RADIOS = ("gr.Radio", "gr.CheckboxGroup")
 
 
-def test_no_refusal_is_laid_over_the_fields_that_it_speaks_of(config):
+def test_no_error_covers_the_fields_that_it_is_about(config):
     kinds = {one["id"]: one["type"] for one in config["components"]}
     for one in config["dependencies"]:
         seen = [kinds[o] for o in one["outputs"] if kinds[o] not in ("state", "tabs", "timer")]
@@ -113,14 +113,14 @@ def test_an_optional_number_is_read_or_refused_by_its_name():
             rate.read(wrong)
 
 
-def test_a_bases_name_is_taken_as_the_page_shows_it():
+def test_a_bases_label_on_the_page_is_accepted_as_its_name():
     for words in ("Miniature, built in", "miniature, built in", "The embedded model", "embedded"):
         assert base_named(words) == "embedded"
     assert base_named(" owner/name ") == "owner/name" and base_named(None) == ""
 
 
-def test_advanced_writes_what_was_changed_and_marks_what_is_no_number(person, page):
-    person.take_example(MUG)
+def test_advanced_writes_changed_options_and_marks_invalid_numbers(person, page):
+    person.use_example(MUG)
     wait_until(lambda: f"--name {MUG}" in person.command(), 30, "the command")
     plain = person.command()
     page.locator("#advanced button").first.click()
@@ -142,9 +142,9 @@ def test_advanced_writes_what_was_changed_and_marks_what_is_no_number(person, pa
 
 
 @pytest.mark.parametrize("button", ["start", "measure"])
-def test_an_empty_start_or_measure_marks_the_fields_that_it_lacks(person, page, button):
+def test_start_and_measure_mark_the_empty_fields_that_they_need(person, page, button):
     person.press_until_answered(f"#train-{button}", "#train-note", "Add photos first")
-    words = ("Say in a word or two", "Add photos first")
+    words = ("Write in a word or two", "Add photos first")
 
     def is_said() -> bool:  # A toast goes by itself: on a busy machine, before it is looked for.
         said = any(all(word in one for word in words) for one in person.toasts())
@@ -156,13 +156,13 @@ def test_an_empty_start_or_measure_marks_the_fields_that_it_lacks(person, page, 
     noun = page.locator("#train-class")
     playwright.expect(noun).to_have_class(re.compile("lacking"))
     after = "getComputedStyle(document.querySelector('#train-class'), '::after').content"
-    assert "Say in a word or two" in page.evaluate(after)
+    assert "Write in a word or two" in page.evaluate(after)
     person.say("#train-class", "mug")
     assert page.evaluate(after) == "none"
     soon(page, "#train-need", "Add photos first")
 
 
-def test_photos_and_an_example_never_mix_and_each_comes_back(person, page, photos):
+def test_photos_and_an_example_never_mix_and_each_can_be_restored(person, page, photos):
     workspace, rows = person.workspace(), page.locator(".photo-row")
     page.locator("#train-drop input[type=file]").set_input_files(photos)
     rows.nth(2).wait_for()
@@ -184,12 +184,12 @@ def test_photos_and_an_example_never_mix_and_each_comes_back(person, page, photo
     playwright.expect(rows).to_have_count(3)
 
 
-def test_photos_that_follow_an_example_take_its_place_and_its_words(person, page, photos):
-    person.take_example(MUG)
+def test_photos_added_after_an_example_replace_its_photos_and_texts(person, page, photos):
+    person.use_example(MUG)
     wait_until(lambda: f"--name {MUG}" in person.command(), 30, "the command")
     page.locator("#train-drop input[type=file]").set_input_files(photos)
     playwright.expect(page.locator(".photo-row")).to_have_count(3)
-    soon(page, "#train-note", "5 photos made room")
+    soon(page, "#train-note", "5 photos were taken out")
     wait_until(lambda: person.command() == "", 30, "the example's words are gone")
     assert page.locator("#train-class input, #train-class textarea").input_value() == ""
 
@@ -209,11 +209,11 @@ def test_each_refused_file_stays_listed_by_its_own_name(person, page, tmp_path):
 def test_one_example_in_two_tabs_is_taken_once_by_each(person, page):
     workspace = person.workspace()
     with ThreadPoolExecutor(4) as pool:
-        taken = list(pool.map(lambda _: take_example(workspace, MUG).name, range(8)))
+        taken = list(pool.map(lambda _: use_example(workspace, MUG).name, range(8)))
     assert taken == [MUG] * 8
     assert len(photos_of(workspace, DRAFT)) == 5
-    assert last_put_aside(workspace) == "5 photos"
-    bring_back(workspace)
+    assert last_trashed(workspace) == "5 photos"
+    restore_last(workspace)
     assert len(photos_of(workspace, DRAFT)) == 5
 
 
@@ -229,7 +229,7 @@ def adapter(person, tiny_base, tmp_path) -> str:
     return "adapters/foreign.safetensors"
 
 
-def test_every_action_of_the_bench_follows_a_seed_file(person, page, adapter):
+def test_every_adapter_action_works_with_a_seed_file(person, page, adapter):
     person.turn_to("Adapters")
     page.locator(f".adapter-pick[data-adapter='{adapter}']").click()
     soon(page, "#adapters-command", "does not name its base. Choose one under Base")
@@ -262,28 +262,28 @@ def test_the_page_keeps_the_state_of_few_loads(site):
     assert build_page(site.studio).state_session_capacity <= 64
 
 
-def test_a_deleted_drawing_comes_back_until_the_next_is_deleted(tmp_path):
+def test_a_deleted_drawing_can_be_restored_until_the_next_is_deleted(tmp_path):
     workspace = Workspace.of(tmp_path, "a" * 32)
     for name in ("one", "two"):
         (workspace.pictures / name).mkdir()
         (workspace.pictures / name / "drawing.json").write_text("{}")
-    discard_sheet(workspace, "one")
-    assert sheet_names(workspace) == ["two"]
-    restore_sheet(workspace, "one")
-    assert sheet_names(workspace) == ["two", "one"]
-    discard_sheet(workspace, "one")
-    discard_sheet(workspace, "two")
-    with pytest.raises(StudioError, match="cannot be brought back"):
-        restore_sheet(workspace, "one")
+    trash_image_job(workspace, "one")
+    assert image_job_ids(workspace) == ["two"]
+    restore_image_job(workspace, "one")
+    assert image_job_ids(workspace) == ["two", "one"]
+    trash_image_job(workspace, "one")
+    trash_image_job(workspace, "two")
+    with pytest.raises(StudioError, match="can no longer be brought back"):
+        restore_image_job(workspace, "one")
 
 
-def test_a_run_that_failed_at_once_promises_no_pictures_and_no_resume(person, page):
+def test_a_run_that_failed_at_once_offers_no_samples_and_no_resume(person, page):
     workspace, jobs = person.workspace(), person.site.studio.jobs
     code = "import sys; sys.exit('error: --unet.rank: nothing has so many.')"
     jobs.submit(workspace, "train", MUG, [sys.executable, "-c", code], "train", [f"{MUG}-nora"])
     person.turn_to("Watch")
     person.wait_for_state("Failed", "Interrupted")
-    soon(page, "#watch-progress", "Nothing was saved that could go on")
+    soon(page, "#watch-progress", "Nothing was saved to resume from")
     soon(page, "#watch-wall", "No pictures")
     playwright.expect(page.get_by_role("button", name="Resume")).to_be_disabled()
 

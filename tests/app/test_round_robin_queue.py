@@ -1,9 +1,9 @@
-"""One rule for whose turn is next: of trainings, drawings and password checks alike."""
+"""The rule of turns for trainings, image jobs and password checks."""
 
 from nora_studio.app.server.round_robin_queue import RoundRobinQueue
 
 
-def test_visitors_are_served_in_turns_whoever_came_first():
+def test_visitors_take_turns_in_any_order_of_arrival():
     queue: RoundRobinQueue[str] = RoundRobinQueue()
     for item in ("a1", "a2", "a3", "b1", "c1", "b2"):
         queue.put(item[0], item)

@@ -1,4 +1,4 @@
-"""Scores are told in words that claim no more than their intervals, and as text."""
+"""Scores are worded no stronger than their intervals, and names are text."""
 
 import re
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nora_studio.app.pages.measuring_view import measuring_view
+from nora_studio.app.pages.measurement_view import measurement_view
 from nora_studio.app.pages.scores_view import scores_view
 from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.workspace import Workspace
@@ -56,7 +56,7 @@ def sentences(page: str) -> list[str]:
         ),
     ],
 )
-def test_a_verdict_is_told_in_one_sentence_with_its_interval(result, told):
+def test_a_verdict_is_one_sentence_with_its_interval(result, told):
     assert sentences(scores_view(result)) == [told]
 
 
@@ -66,7 +66,7 @@ def test_the_page_says_what_its_intervals_cover():
     assert "−0.000" not in scores_view(result)
 
 
-def test_who_judged_stands_beside_the_numbers():
+def test_the_judge_is_named_next_to_the_scores():
     result = kept("no difference shown", 0.0, -1.0, 1.0)
     page = scores_view(result | {"clip": "ViT-B-32:<b>", "dino": None})
     assert "Judged by CLIP ViT-B-32:&lt;b&gt;." in page
@@ -80,7 +80,7 @@ def test_names_are_text_never_markup():
     assert scores_view(None) == ""
 
 
-def test_a_measurement_says_how_far_it_is_and_why_it_failed(tmp_path):
+def test_a_measurement_shows_its_progress_or_its_error(tmp_path):
     jobs, workspace = Jobs(tmp_path), Workspace.of(tmp_path, "0" * 32)
     bar = "print('drawing:  12%|#2  | 9/76 [00:20<02:00,  2.0s/picture]', flush=True)"
     waits = f"import time; {bar}; time.sleep(60)"
@@ -96,12 +96,12 @@ def test_a_measurement_says_how_far_it_is_and_why_it_failed(tmp_path):
         until = time.monotonic() + 20
         while time.monotonic() < until:
             jobs.tick()
-            pages[name] = measuring_view(job, jobs)
+            pages[name] = measurement_view(job, jobs)
             if (words and words in pages[name]) or jobs.state(job) == "finished":
                 break
             time.sleep(0.05)
         jobs.kill(job)
-        pages[name] = pages[name] if words else measuring_view(job, jobs)
+        pages[name] = pages[name] if words else measurement_view(job, jobs)
     assert "9 of 76 pictures" in pages["goes on"]
     assert "nora-studio fidelity &lt;b&gt;" in pages["goes on"]
     assert "failed: the photos are gone." in pages["fails"]

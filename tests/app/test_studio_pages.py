@@ -1,4 +1,4 @@
-"""People at the web app in a real browser: they upload, train, stop, come back, and compare."""
+"""The web app in a real browser: upload, train, stop, resume and compare."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def photos(tmp_path) -> list[Path]:
 
 
 @pytest.mark.timeout(900)
-def test_photos_that_are_dropped_become_a_finished_comparison(person, photos, tmp_path):
+def test_dropped_photos_become_a_finished_comparison(person, photos, tmp_path):
     page = person.page
     page.locator("#train-drop input[type=file]").set_input_files(photos)
     page.locator(".photo-row").nth(4).wait_for()
@@ -69,7 +69,7 @@ def test_photos_that_are_dropped_become_a_finished_comparison(person, photos, tm
 
 
 def test_a_reload_and_a_second_tab_find_everything_again(person):
-    person.take_example(SUBJECT)
+    person.use_example(SUBJECT)
     wait_until(lambda: f"--name {SUBJECT}" in person.command(), 30, "the command")
     person.add_flags(f"{LONG_RUN} {SMALL}")
     person.start()
@@ -90,7 +90,7 @@ def test_a_reload_and_a_second_tab_find_everything_again(person):
 @pytest.mark.slow
 def test_a_training_stops_saves_resumes_and_outlives_the_server(person):
     site, page = person.site, person.page
-    person.take_example(SUBJECT)
+    person.use_example(SUBJECT)
     wait_until(lambda: f"--name {SUBJECT}" in person.command(), 30, "the command")
     person.add_flags(f"{LONG_RUN} {SMALL} --method nora")
     person.start()
@@ -173,7 +173,7 @@ def test_an_adapter_is_exported_and_the_file_loads(person, twins, tiny_base, tmp
 
 
 def test_two_people_see_nothing_of_each_other(browser, site, person):
-    person.take_example(SUBJECT)
+    person.use_example(SUBJECT)
     image = person.page.locator(".photo-row img").first
     address = image.get_attribute("src")
     other = Person(browser, site)
@@ -223,8 +223,8 @@ def test_twenty_bad_files_are_each_refused_and_a_good_one_is_kept(person, photos
     wait_until(lambda: listed.count() == 0, 30, "the list goes")
 
 
-def test_a_mistake_is_told_in_one_sentence_and_nothing_starts(person):
-    person.take_example(SUBJECT)
+def test_a_mistake_is_reported_in_one_sentence_and_nothing_starts(person):
+    person.use_example(SUBJECT)
     wait_until(lambda: f"--name {SUBJECT}" in person.command(), 30, "the command")
     person.say("#train-class", "cup")  # What the form comes to by it arrives after the typing.
     person.add_flags("--instance-dir ../../../etc")

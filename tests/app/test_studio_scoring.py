@@ -1,4 +1,4 @@
-"""The Scores page asks for commands that stay within the visitor's folder, and reads them back."""
+"""The Scores page's commands stay within the visitor's folder, and their results are read back."""
 
 import time
 from dataclasses import replace
@@ -8,8 +8,7 @@ import pytest
 from support.tiny import tiny_clip
 from support.visiting import pressed, request_of
 
-from nora_studio.app.pages.scores import _Room
-from nora_studio.app.server.drawables import drawables_with
+from nora_studio.app.pages.scores import _Handlers
 from nora_studio.app.server.job import ENDED
 from nora_studio.app.server.scoring import (
     ScoreRequest,
@@ -20,6 +19,7 @@ from nora_studio.app.server.scoring import (
     results_folder,
     submit,
 )
+from nora_studio.app.server.usable_adapters import usable_adapters_with
 from nora_studio.errors import StudioError
 
 BOTH = ("mug-nora", "mug-lora")
@@ -40,14 +40,14 @@ def test_the_command_names_everything_by_paths_within_the_folder(workspace):
     assert words[words.index("--out") + 1].startswith("scores/")
 
 
-def test_without_prompts_scores_are_drawn_in_enough_places_for_a_verdict(workspace):
+def test_without_prompts_scores_use_enough_places_for_a_verdict(workspace):
     words = arguments(workspace, ScoreRequest(BOTH), "score")
     prompts = words[words.index("--prompts") + 1 : words.index("--seeds")]
     assert len(prompts) == 6
     assert all(prompt.startswith("a photo of a [V] mug ") for prompt in prompts)
 
 
-def test_results_of_the_same_runs_lie_together_in_whatever_order(workspace):
+def test_results_of_the_same_runs_share_a_folder_in_any_order(workspace):
     folder = results_folder(workspace, BOTH, "fidelity")
     assert folder == results_folder(workspace, BOTH[::-1], "fidelity")
     others = {results_folder(workspace, runs, "fidelity") for runs in (BOTH, BOTH[:1], BOTH[1:])}
@@ -68,7 +68,7 @@ def test_results_of_the_same_runs_lie_together_in_whatever_order(workspace):
         ({"prompts": ("scenes.json",)}, "in words"),
         ({"prompts": ("a mug",) * 2}, "twice"),
         ({"prompts": tuple(f"mug {n}" for n in range(99))}, "24 prompts"),
-        ({"prompts": ("a" * 301,)}, "300 characters"),
+        ({"prompts": ("a" * 301,)}, "at most 300 characters in a prompt; got 301"),
         ({"seeds": 0}, "pictures of each"),
         ({"seeds": 10**9}, "pictures of each"),
         ({"strengths": ()}, "strengths"),
@@ -83,7 +83,9 @@ def test_results_of_the_same_runs_lie_together_in_whatever_order(workspace):
         ({}, "another base.*--clip"),
     ],
 )
-def test_what_would_reach_outside_or_take_for_ever_is_refused(studio, workspace, changes, words):
+def test_measurements_that_reach_outside_or_never_end_are_refused(
+    studio, workspace, changes, words
+):
     asked = replace(ScoreRequest(BOTH), **changes)
     with pytest.raises(StudioError, match=words) as refused:
         submit(studio.jobs, workspace, asked, "fidelity", studio.models)
@@ -91,7 +93,7 @@ def test_what_would_reach_outside_or_take_for_ever_is_refused(studio, workspace,
     assert studio.jobs.of(workspace) == []
 
 
-def test_photos_elsewhere_or_gone_are_refused(workspace):
+def test_missing_and_foreign_photos_are_refused(workspace):
     config = workspace.runs / "mug-nora" / "config.toml"
     kept = config.read_text("utf-8")
     for elsewhere in ("/etc", "../..", "runs", "photos/gone"):
@@ -116,19 +118,17 @@ def test_a_run_without_an_adapter_yet_is_not_offered(workspace):
 
 def test_anothers_runs_cannot_be_measured_nor_their_results_read(studio, workspace):
     other = request_of(studio, "y")
-    room = _Room(studio)
+    room = _Handlers(studio)
     with pytest.raises(gr.Error, match="no run"):
         room.find_best(list(BOTH), "", 1, ["1"], 0, "", "", other)
-    chosen, *_ = room.look(list(BOTH), None, {}, other)
+    chosen, *_ = room.refresh(list(BOTH), None, {}, other)
     assert chosen["choices"] == []
     with pytest.raises(gr.Error, match="no longer there"):
-        room.press(list(BOTH), pressed(act="point", point="0"), other)
+        room.on_press(list(BOTH), pressed(act="point", point="0"), other)
 
 
-def test_a_base_that_the_embedded_judge_does_not_know_is_measured_by_a_named_one_alone(
-    studio, workspace, request_, tmp_path
-):
-    room, clip = _Room(studio), str(tiny_clip(tmp_path / "clip"))
+def test_another_base_is_measured_by_a_named_judge_only(studio, workspace, request_, tmp_path):
+    room, clip = _Handlers(studio), str(tiny_clip(tmp_path / "clip"))
     for start in (
         lambda clip: room.find_best(list(BOTH), "", 1, ["1"], 0, "", clip, request_),
         lambda clip: room.compare_final(list(BOTH), "", 1, "", clip, request_),
@@ -146,8 +146,8 @@ def test_a_base_that_the_embedded_judge_does_not_know_is_measured_by_a_named_one
 def test_a_measurement_goes_from_the_button_to_the_plot_and_to_compare(
     studio, workspace, request_, tmp_path
 ):
-    room = _Room(studio)
-    _, progress, *_ = room.look([], None, {}, request_)
+    room = _Handlers(studio)
+    _, progress, *_ = room.refresh([], None, {}, request_)
     assert "How strong is best?" in progress
     clip, prompts = str(tiny_clip(tmp_path / "clip")), "a [V] mug\na [V] mug at sea"
     room.find_best(["mug-nora"], prompts, 1, ["0.5", "1"], 0, "", clip, request_)
@@ -163,40 +163,42 @@ def test_a_measurement_goes_from_the_button_to_the_plot_and_to_compare(
     result = fidelity_of(workspace, ["mug-nora"])
     assert result is not None
     assert result.is_whole
-    _, _, advice, plot, panel, *_ = room.look(["mug-nora"], None, {}, request_)
+    _, _, advice, plot, panel, *_ = room.refresh(["mug-nora"], None, {}, request_)
     assert plot.count('data-act="point"') == 2
     assert "mug-nora" in advice and f"Judged by CLIP {clip}" in advice
     assert panel.count("<img") == 4
     assert all(name in panel for name in ("/files/scores/", "a [V] mug at sea"))
-    shown = room.press(["mug-nora"], pressed(act="point", point="1"), request_)
+    shown = room.on_press(["mug-nora"], pressed(act="point", point="1"), request_)
     assert shown[0] == 1
-    used = room.press(["mug-nora"], pressed(act="use", point="1"), request_)
+    used = room.on_press(["mug-nora"], pressed(act="use", point="1"), request_)
     assert used[2:4] == (["runs/mug-nora"], [0.5])
     for point in ("2", "-1", "x", "", "9" * 50, "²"):
         with pytest.raises(gr.Error, match="no longer there"):
-            room.press(["mug-nora"], pressed(act="point", point=point), request_)
+            room.on_press(["mug-nora"], pressed(act="point", point=point), request_)
 
 
-def test_what_an_api_caller_sends_instead_of_numbers_is_refused(studio, workspace, request_):
-    room = _Room(studio)
+def test_values_of_the_wrong_type_from_the_api_are_refused(studio, workspace, request_):
+    room = _Handlers(studio)
     for wrong in ({"seeds": None}, {"strengths": ["x"]}, {"checkpoints": "many"}):
         asked = {"seeds": 1, "strengths": ["1"], "checkpoints": 0} | wrong
-        with pytest.raises(gr.Error, match="numbers belong"):
+        with pytest.raises(gr.Error, match="seeds, strengths and checkpoints as numbers"):
             room.find_best(list(BOTH), "", dino="", clip="", request=request_, **asked)
 
 
-def test_what_has_not_changed_is_not_sent_again(studio, workspace, request_):
-    room = _Room(studio)
-    *first, seen = room.look([], None, {}, request_)
+def test_unchanged_parts_are_not_sent_again(studio, workspace, request_):
+    room = _Handlers(studio)
+    *first, seen = room.refresh([], None, {}, request_)
     assert first[0]["value"] == ["mug-nora", "mug-lora"]
-    *again, _ = room.look(["mug-nora", "mug-lora"], None, seen, request_)
+    *again, _ = room.refresh(["mug-nora", "mug-lora"], None, seen, request_)
     assert all(part == gr.skip() for part in again)
 
 
-def test_compare_draws_a_checkpoint_that_is_handed_to_it(workspace):
+def test_compare_shows_a_checkpoint_that_is_handed_to_it(workspace):
     path = "runs/mug-nora/checkpoints/step-000004"
-    assert path not in {one.path for one in drawables_with(workspace, [])}
-    found = {one.path: one for one in drawables_with(workspace, [path, "runs/mug-nora", "nowhere"])}
+    assert path not in {one.path for one in usable_adapters_with(workspace, [])}
+    found = {
+        one.path: one for one in usable_adapters_with(workspace, [path, "runs/mug-nora", "nowhere"])
+    }
     assert found[path].name == "mug-nora step 4"
     assert found[path].card.steps == 4
     assert len(found) == 3

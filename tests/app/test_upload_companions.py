@@ -1,4 +1,4 @@
-"""Captions and masks find a visitor's photos in any order, and nothing vanishes in silence."""
+"""Captions and masks find their photos in any order, and every refused file is reported."""
 
 import codecs
 import io
@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from nora_studio.app.pages.train_photos import show_photos
-from nora_studio.app.server.draft_trash import bring_back, put_photo_aside
-from nora_studio.app.server.drafts import DRAFT, begin_training
+from nora_studio.app.server.draft_trash import restore_last, trash_photo
+from nora_studio.app.server.drafts import DRAFT, submit_training
 from nora_studio.app.server.photo_report import photo_report
 from nora_studio.app.server.stored_photos import find_photo, mask_of
 from nora_studio.app.server.upload_notes import dismiss_notes, upload_notes
 from nora_studio.app.server.uploads import (
-    Incoming,
+    Upload,
     add_photos,
     photos_of,
     remove_photo,
@@ -46,7 +46,7 @@ def add(workspace, tmp_path):
         for number, (name, content) in enumerate(files.pop("files").items()):
             file = tmp_path / f"incoming-{number}"
             file.write_bytes(content.encode() if isinstance(content, str) else content)
-            entries.append(Incoming(file, name))
+            entries.append(Upload(file, name))
         return add_photos(workspace, DRAFT, entries)
 
     return lambda files: upload(files=files)
@@ -102,7 +102,7 @@ def test_a_caption_finds_its_photo_by_the_visitors_name(workspace, add, case, or
 
 @pytest.mark.parametrize("order", ["together", "mask after", "mask before"])
 @pytest.mark.parametrize("name", ["3.mask.png", "3.jpg.MASK.PNG"])
-def test_a_mask_finds_its_photo_and_is_no_photo(workspace, add, order, name):
+def test_a_mask_finds_its_photo_and_is_not_a_photo(workspace, add, order, name):
     add({"other.jpg": photo(1)})
     uploads: list[dict] = [{"3.jpg": photo()}, {name: mask()}]
     if order == "together":
@@ -116,7 +116,7 @@ def test_a_mask_finds_its_photo_and_is_no_photo(workspace, add, order, name):
     assert view.loss_mask[0, :, 4:].max() == 0 < view.loss_mask[0, :, :4].min()
     assert "64 × 64 · mask" in show_photos(workspace, "mug", "embedded", "")
     changed = replace_photo(
-        workspace, DRAFT, second.name, Incoming(second.file, "new.jpg")
+        workspace, DRAFT, second.name, Upload(second.file, "new.jpg")
     )  # A mask drawn on another picture would mark the wrong places.
     assert not changed.has_mask
 
@@ -126,12 +126,12 @@ def test_a_mask_finds_its_photo_and_is_no_photo(workspace, add, order, name):
     [
         (mask(64, 32), "another shape"),
         (mask(level=0), "marks nothing"),
-        (b"?", "no photo"),
+        (b"?", "cannot be read as a photo"),
     ],
     ids=["shape", "black", "content"],
 )
 @pytest.mark.parametrize("before", [True, False])
-def test_a_mask_of_no_use_is_refused_by_the_visitors_name(
+def test_an_unusable_mask_is_refused_by_the_visitors_name(
     workspace, add, tmp_path, content, words, before
 ):
     for files in ([{"3.mask.png": content}, {"3.jpg": photo()}])[:: 1 if before else -1]:
@@ -142,7 +142,7 @@ def test_a_mask_of_no_use_is_refused_by_the_visitors_name(
     assert not photos_of(workspace, DRAFT)[0].has_mask
 
 
-def test_captions_in_marked_utf_16_are_taken_and_other_encodings_refused(workspace, add):
+def test_captions_in_utf_16_with_a_mark_are_accepted_and_other_encodings_refused(workspace, add):
     add({"1.jpg": photo(1), "2.jpg": photo(2), "3.jpg": photo(3)})
     marked = codecs.BOM_UTF16_LE + WORDS.encode("utf-16-le")
     received = add({"1.txt": marked, "2.txt": WORDS.encode("latin-1"), "3.txt": b" \n"})
@@ -151,18 +151,18 @@ def test_captions_in_marked_utf_16_are_taken_and_other_encodings_refused(workspa
     assert "Save it as UTF-8" in received.problems[0] and "is empty" in received.problems[1]
 
 
-def test_what_is_shared_or_could_be_several_photos_is_told(workspace, add):
+def test_shared_and_ambiguous_captions_are_reported(workspace, add):
     (note,) = add({"1.jpg": photo(1), "1.png": photo(2, kind="PNG"), "1.txt": WORDS}).notes
-    assert note.kind == "shared" and "1.jpg and 1.png alike" in note.text
+    assert note.kind == "shared" and "each of 1.jpg and 1.png" in note.text
     assert captions(workspace) == {"1.jpg": WORDS, "1.png": WORDS}
     (note,) = add({"1.txt": "another [V]"}).notes
-    assert note.kind == "refused" and "could belong to several photos" in note.text
+    assert note.kind == "refused" and "matches several photos" in note.text
     assert captions(workspace) == {"1.jpg": WORDS, "1.png": WORDS}
     assert add({"1.jpg": photo(3), "1.txt": "a third [V]"}).notes == []  # Of this upload first.
     assert [one.caption for one in photos_of(workspace, DRAFT)] == [WORDS, WORDS, "a third [V]"]
 
 
-def test_sidecars_are_passed_over_and_the_rest_is_named(workspace, add):
+def test_sidecar_files_are_skipped_and_other_files_are_named(workspace, add):
     files: dict[str, bytes] = dict.fromkeys(
         ("IMG_1.AAE", "IMG_1.MOV", "IMG_1.jpg.json", "a.npz", "Thumbs.db", "desktop.ini",
          ".DS_Store", "._IMG_1.jpg", "IMG_1.xmp"), b"?",
@@ -173,7 +173,7 @@ def test_sidecars_are_passed_over_and_the_rest_is_named(workspace, add):
     assert len(photos_of(workspace, DRAFT)) == 1
 
 
-def test_all_that_was_refused_stays_in_a_list_until_it_is_mended_or_dismissed(workspace, add):
+def test_refused_files_stay_listed_until_they_are_replaced_or_dismissed(workspace, add):
     bad = {f"holiday {number}.jpg": b"spoiled" for number in range(8)}
     assert len(add(bad).notes) == 8
     assert photos_of(workspace, DRAFT) == []
@@ -192,7 +192,7 @@ def test_all_that_was_refused_stays_in_a_list_until_it_is_mended_or_dismissed(wo
     assert captions(workspace)["9.jpg"] == WORDS
 
 
-def test_the_report_calls_photos_captions_and_masks_what_the_visitor_calls_them(workspace, add):
+def test_the_report_uses_the_visitors_names_of_photos_captions_and_masks(workspace, add):
     add({"beach.jpg": photo(1), "2.jpg": photo(2), "snow.jpg": photo(1)})
     add({"beach.mask.png": mask(), "snow.txt": WORDS})
     folder = workspace.photos / DRAFT
@@ -207,7 +207,7 @@ def test_the_report_calls_photos_captions_and_masks_what_the_visitor_calls_them(
     assert not any(name in text for text in told for name in ("01.", "02.", "03."))
 
 
-def test_a_removed_photos_caption_and_mask_go_and_a_start_takes_nothing_that_waits(
+def test_a_removed_photos_caption_and_mask_are_removed_and_waiting_files_are_not_trained_on(
     workspace, add, tmp_path
 ):
     add(
@@ -220,12 +220,12 @@ def test_a_removed_photos_caption_and_mask_go_and_a_start_takes_nothing_that_wai
     options = SimpleNamespace(
         instance_dir=Path("photos/mug"), run_name="mug", resolution=64, methods=("nora",)
     )
-    begin_training(workspace, jobs, [], options, 64)  # pyright: ignore[reportArgumentType]
+    submit_training(workspace, jobs, [], options, 64)  # pyright: ignore[reportArgumentType]
     copied = {file.name for file in (workspace.photos / "mug").iterdir()}
     assert "01.jpg" in copied and not {".waiting", ".upload-notes.json", ".lock"} & copied
 
 
-def test_a_damaged_list_of_what_waits_hinders_nobody(workspace, add):
+def test_a_damaged_list_of_waiting_files_is_ignored(workspace, add):
     add({"7.txt": WORDS, "bad.jpg": b"?"})
     folder = workspace.photos / DRAFT
     for text in ("no json", json.dumps({"../../x": "7.txt"}), json.dumps([1])):
@@ -236,7 +236,7 @@ def test_a_damaged_list_of_what_waits_hinders_nobody(workspace, add):
 
 
 @pytest.mark.parametrize("text", ["no json", "[1]", '{"01.jpg": {"original": 3}}'])
-def test_a_damaged_list_of_photos_is_made_again_from_the_photos(workspace, add, text):
+def test_a_damaged_list_of_photos_is_rebuilt_from_the_photos(workspace, add, text):
     add({"mug.jpg": photo(), "mug.txt": WORDS})
     (whole,) = photos_of(workspace, DRAFT)
     (workspace.photos / DRAFT / "names.json").write_text(text, "utf-8")
@@ -246,11 +246,11 @@ def test_a_damaged_list_of_photos_is_made_again_from_the_photos(workspace, add, 
     assert [one.original for one in photos_of(workspace, DRAFT)] == ["01.jpg", "again.jpg"]
 
 
-def test_a_photo_that_was_taken_out_comes_back_with_its_caption_and_mask(workspace, add):
+def test_a_removed_photo_is_restored_with_its_caption_and_mask(workspace, add):
     add({"1.jpg": photo(1), "2.jpg": photo(2), "2.txt": WORDS, "2.mask.png": mask()})
     before = mask_of(find_photo(workspace, DRAFT, "02.jpg").file).read_bytes()
-    put_photo_aside(workspace, "02.jpg")
-    bring_back(workspace)
+    trash_photo(workspace, "02.jpg")
+    restore_last(workspace)
     found = {one.original: one for one in photos_of(workspace, DRAFT)}
     assert (found["2.jpg"].caption, found["1.jpg"].has_mask) == (WORDS, False)
     assert mask_of(found["2.jpg"].file).read_bytes() == before

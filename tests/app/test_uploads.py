@@ -1,4 +1,4 @@
-"""Uploads are what they hold and not what they are called, and stay within their limits."""
+"""Uploads are judged by their content and not by their names, and stay within limits."""
 
 import io
 import json
@@ -18,9 +18,9 @@ from pillow_heif import register_heif_opener
 from nora_studio.app.server.photo_report import REPORT, photo_report
 from nora_studio.app.server.quota import used_bytes
 from nora_studio.app.server.uploads import (
-    MOST_PHOTO_BYTES,
-    MOST_PHOTOS,
-    Incoming,
+    MAX_PHOTO_BYTES,
+    MAX_PHOTOS,
+    Upload,
     add_photos,
     photos_of,
     remove_photo,
@@ -46,7 +46,7 @@ def workspace(tmp_path) -> Workspace:
 def make(tmp_path):
     """Writes a file to upload: bytes, or a picture in some format."""
 
-    def write(content, name="photo.jpg", kind="JPEG", **options) -> Incoming:
+    def write(content, name="photo.jpg", kind="JPEG", **options) -> Upload:
         file = tmp_path / "incoming" / f"{len(list(tmp_path.rglob('*')))}"
         file.parent.mkdir(exist_ok=True)
         if isinstance(content, Image.Image):
@@ -54,7 +54,7 @@ def make(tmp_path):
             content.save(stream, kind, **options)
             content = stream.getvalue()
         file.write_bytes(content)
-        return Incoming(file, name)
+        return Upload(file, name)
 
     return write
 
@@ -63,8 +63,8 @@ def picture(width=64, height=48, colour="red") -> Image.Image:
     return Image.new("RGB", (width, height), colour)
 
 
-def test_the_shipped_photos_come_in_with_their_captions(workspace):
-    files = [Incoming(file, file.name) for file in sorted(PHOTOS.iterdir())]
+def test_the_shipped_photos_are_added_with_their_captions(workspace):
+    files = [Upload(file, file.name) for file in sorted(PHOTOS.iterdir())]
     received = add_photos(workspace, "mug", files)
     assert received.problems == [] and len(received.photos) == 5
     assert [photo.name for photo in received.photos] == [f"{n:02d}.jpg" for n in range(1, 6)]
@@ -93,7 +93,7 @@ def test_the_shipped_photos_come_in_with_their_captions(workspace):
         ("GIF", ".gif"),
     ],
 )
-def test_the_content_decides_what_a_photo_is_and_its_bytes_stay(workspace, make, kind, suffix):
+def test_the_content_decides_the_format_and_the_bytes_are_kept(workspace, make, kind, suffix):
     register_heif_opener()
     entry = make(picture(), "holiday.exe", kind)
     photo = add_photos(workspace, "mug", [entry]).photos[0]
@@ -124,7 +124,7 @@ def bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + body + chunk(b"IEND", b"")
 
 
-def test_what_is_no_photo_is_named_and_the_others_are_stored(workspace, make, tmp_path):
+def test_files_that_are_not_photos_are_named_and_the_others_are_stored(workspace, make, tmp_path):
     whole = make(picture()).file.read_bytes()
     bad = {
         "empty.jpg": b"",
@@ -151,16 +151,16 @@ def test_what_is_no_photo_is_named_and_the_others_are_stored(workspace, make, tm
     assert names == {"01.jpg", "names.json", ".thumbs", ".lock", ".upload-notes.json"}
 
 
-def test_limits_of_size_count_and_disk_are_the_servers_own(workspace, make):
+def test_limits_of_size_count_and_disk_hold(workspace, make):
     small = make(picture())
-    received = add_photos(workspace, "mug", [small] * (MOST_PHOTOS + 2))
-    assert len(received.photos) == MOST_PHOTOS and len(received.problems) == 2
+    received = add_photos(workspace, "mug", [small] * (MAX_PHOTOS + 2))
+    assert len(received.photos) == MAX_PHOTOS and len(received.problems) == 2
     assert "at most 50 photos" in received.problems[0]
     again = add_photos(workspace, "cup", [small], quota=used_bytes(workspace))
-    assert again.photos == [] and "your folder may take" in again.problems[0]
+    assert again.photos == [] and "your folder holds" in again.problems[0]
     assert add_photos(workspace, "cup", [small], quota=used_bytes(workspace) + 10_000).photos
-    os.truncate(small.file, MOST_PHOTO_BYTES + 1)  # Holes take no room on the disk.
-    assert "at most" in add_photos(workspace, "pot", [small]).problems[0]
+    os.truncate(small.file, MAX_PHOTO_BYTES + 1)  # Holes take no room on the disk.
+    assert "; the limit is " in add_photos(workspace, "pot", [small]).problems[0]
 
 
 @given(
@@ -174,7 +174,7 @@ def test_limits_of_size_count_and_disk_are_the_servers_own(workspace, make):
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_a_name_is_text_and_never_a_path(workspace, make, name):
+def test_a_file_name_is_text_and_never_a_path(workspace, make, name):
     root = workspace.folder.parent.parent
     before = {file for file in root.rglob("*") if workspace.photos not in file.parents}
     received = add_photos(workspace, "mug", [make(picture(), name)])
@@ -187,20 +187,20 @@ def test_a_name_is_text_and_never_a_path(workspace, make, name):
 
 
 @pytest.mark.parametrize("name", ["../mug", "/etc", "", "Mug", "a b", ".trash", "a\x00", "-x", "é"])
-def test_a_subject_is_a_name(workspace, make, name):
+def test_a_subject_must_be_a_safe_name(workspace, make, name):
     with pytest.raises(StudioError, match="expected a name"):
         add_photos(workspace, name, [make(picture())])
     with pytest.raises(StudioError, match="expected a name"):
         photos_of(workspace, name)
 
 
-def test_a_photo_is_removed_and_replaced_with_all_that_is_beside_it(workspace, make):
+def test_a_photo_is_removed_and_replaced_with_its_caption_and_mask(workspace, make):
     add_photos(workspace, "mug", [make(picture(colour=c)) for c in ("red", "green", "blue")])
     set_caption(workspace, "mug", "02.jpg", "a [V] mug")
     replaced = replace_photo(workspace, "mug", "02.jpg", make(picture(80, 80), "b.png", "PNG"))
     assert replaced.name == "02.png" and replaced.caption == "a [V] mug"
     assert [photo.name for photo in photos_of(workspace, "mug")] == ["01.jpg", "02.png", "03.jpg"]
-    with pytest.raises(StudioError, match="no photo that can be read"):
+    with pytest.raises(StudioError, match="cannot be read as a photo"):
         replace_photo(workspace, "mug", "02.png", make(b"none"))
     assert photos_of(workspace, "mug")[1] == replaced
     remove_photo(workspace, "mug", "03.jpg")
@@ -209,13 +209,13 @@ def test_a_photo_is_removed_and_replaced_with_all_that_is_beside_it(workspace, m
     assert left == {"01.jpg", "names.json", ".thumbs", ".lock"}
     assert [file.name for file in (workspace.photos / "mug" / ".thumbs").iterdir()] == ["01.webp"]
     for name in ("02.png", "../01.jpg", "names.json", "", "01.JPG", "01"):
-        with pytest.raises(StudioError, match="no photo"):
+        with pytest.raises(StudioError, match="there is no photo"):
             remove_photo(workspace, "mug", name)
     remove_photo(workspace, "mug", "01.jpg")
     assert subjects_of(workspace) == []
 
 
-def test_photos_that_come_at_once_get_numbers_of_their_own(workspace, make):
+def test_simultaneous_photos_get_different_numbers(workspace, make):
     entries = [make(picture(colour=(n, 0, 0)), f"{n}.jpg") for n in range(12)]
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(lambda entry: add_photos(workspace, "mug", [entry]), entries))
@@ -224,7 +224,7 @@ def test_photos_that_come_at_once_get_numbers_of_their_own(workspace, make):
     assert {photo.original for photo in photos} == {entry.name for entry in entries}
 
 
-def test_a_caption_says_where_the_subject_goes(workspace, make):
+def test_a_caption_must_contain_the_placeholder(workspace, make):
     add_photos(workspace, "mug", [make(picture())])
     assert (
         set_caption(workspace, "mug", "01.jpg", " a [V]\x00 mug\n on\tgrass ")
@@ -239,7 +239,7 @@ def test_a_caption_says_where_the_subject_goes(workspace, make):
     assert not (workspace.photos / "mug" / "01.txt").exists()
 
 
-def test_a_text_that_is_no_caption_is_told(workspace, make):
+def test_an_invalid_caption_is_reported(workspace, make):
     files = [
         make(picture(), "a.jpg"),
         make(b"no subject", "a.txt"),
@@ -257,8 +257,8 @@ def test_a_text_that_is_no_caption_is_told(workspace, make):
     ]
 
 
-def test_the_report_names_photos_and_no_folder(workspace, make, tmp_path):
-    files = [Incoming(file, file.name) for file in sorted(PHOTOS.glob("*.jpg"))]
+def test_the_report_names_photos_and_no_server_folder(workspace, make, tmp_path):
+    files = [Upload(file, file.name) for file in sorted(PHOTOS.glob("*.jpg"))]
     add_photos(workspace, "mug", files)
     assert photo_report(workspace, "mug", 256).photos == {}
     with Image.open(PHOTOS / "0.jpg") as image:
@@ -283,7 +283,7 @@ def test_the_report_names_photos_and_no_folder(workspace, make, tmp_path):
     assert photo_report(workspace, "nothing", 256).photos == {}
 
 
-def test_a_report_is_kept_until_something_changes(workspace, make):
+def test_a_report_is_cached_until_something_changes(workspace, make):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     add_photos(workspace, "mug", [make(Image.fromarray(noise), "a.png", "PNG")])
     first, kept = photo_report(workspace, "mug", 64), workspace.photos / "mug" / REPORT

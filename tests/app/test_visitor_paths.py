@@ -1,4 +1,4 @@
-"""A visitor's path is checked as it will be opened: it leads to their own files, or is refused."""
+"""A visitor's path is checked as it will be opened: it leads to their own files or is refused."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ from support.trainer import run_trainer
 from support.visiting import request_of, studio_in
 
 from nora_studio.app.server.drafts import DRAFT, check_draft
-from nora_studio.app.server.image_jobs import new_sheet
+from nora_studio.app.server.image_jobs import new_image_job
 from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.library import find_entry
 from nora_studio.app.server.training import check_arguments
@@ -106,14 +106,14 @@ def test_a_pipe_among_photos_is_refused_at_the_command_line_and_not_waited_for(t
         list_photos(tmp_path)
 
 
-def test_the_drafts_photos_are_looked_through_before_they_are_copied(workspace, tmp_path):
+def test_the_drafts_photos_are_checked_before_they_are_copied(workspace, tmp_path):
     (workspace.photos / DRAFT).mkdir()
     (workspace.photos / DRAFT / "1.png").symlink_to(tmp_path / "server" / "x" / "1.png")
     with pytest.raises(StudioError, match="link that leads out"):
         check_draft(workspace, 64)
 
 
-def test_adapters_and_runs_with_links_out_are_refused_at_every_door(workspace, tmp_path):
+def test_adapters_and_runs_with_links_out_are_refused_everywhere(workspace, tmp_path):
     elsewhere = tmp_path / "server" / "run"
     for run in (elsewhere, workspace.runs / "mug-nora"):
         (run / "adapter").mkdir(parents=True)
@@ -139,14 +139,14 @@ def test_adapters_and_runs_with_links_out_are_refused_at_every_door(workspace, t
     for path in ["adapters/y.safetensors", "adapters/x.safetensors", "runs", *HOSTILE]:
         with pytest.raises(StudioError) as refusal:
             asked = {"columns": [{"label": "a", "adapters": [{"path": path}]}], "prompts": ["a"]}
-            new_sheet(workspace, asked)
+            new_image_job(workspace, asked)
         assert "\n" not in str(refusal.value)
     for path in HOSTILE:
         with pytest.raises(StudioError):
             workspace.own(path)
 
 
-def test_models_of_a_visitors_are_names_or_allowed_folders(tmp_path, monkeypatch):
+def test_a_visitors_models_are_names_or_allowed_folders(tmp_path, monkeypatch):
     studio = studio_in(tmp_path / "home")
     studio.workspace(request_of(studio).headers)
     (tmp_path / "models" / "sdxl").mkdir(parents=True)
@@ -161,7 +161,7 @@ def test_models_of_a_visitors_are_names_or_allowed_folders(tmp_path, monkeypatch
         assert not studio.is_model_allowed(name), ascii(name)
 
 
-def test_a_model_that_lies_in_the_visitors_folder_may_not_lead_out_of_it(workspace, tmp_path):
+def test_a_model_in_the_visitors_folder_must_not_link_out_of_it(workspace, tmp_path):
     (workspace.folder / "merged").mkdir()
     (workspace.folder / "merged" / "mug").symlink_to(tmp_path / "server")
     (workspace.folder / "merged" / "own").mkdir()

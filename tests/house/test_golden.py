@@ -12,8 +12,8 @@ from support.places import GOLDEN
 from support.tiny import tiny_clip
 from support.trainer import Outcome, run_trainer
 
-from nora_studio.app.server.drafts import DRAFT, kept_form
-from nora_studio.app.server.image_jobs import read_sheet, sheet_names
+from nora_studio.app.server.drafts import DRAFT, load_form
+from nora_studio.app.server.image_jobs import image_job_ids, read_image_job
 from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.uploads import photos_of
 from nora_studio.app.server.workspace import Workspace
@@ -119,13 +119,13 @@ def test_a_studio_finds_its_visitors_things_again(golden):
     (visitor,) = (home / "visitors").iterdir()
     workspace = Workspace.of(home, visitor.name)
     assert [file.name for file in photos_of(workspace, DRAFT)] == ["01.jpg", "02.png", "03.jpg"]
-    assert kept_form(workspace) == {"name": "mug", "class_word": "mug"}
+    assert load_form(workspace) == {"name": "mug", "class_word": "mug"}
     assert workspace.run("mug-nora").state == "finished"
     jobs = Jobs(home)
     (job,) = jobs.of(workspace)
     assert (job.title, job.runs, jobs.state(job)) == ("mug", ("mug-nora",), "finished")
-    (name,) = sheet_names(workspace)
-    sheet = read_sheet(workspace, name)
+    (name,) = image_job_ids(workspace)
+    sheet = read_image_job(workspace, name)
     assert sheet.state == "finished"
     assert all(sheet.file(workspace, place) for place in [(0, 0, 0), (1, 0, 0)])
 

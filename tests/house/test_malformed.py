@@ -12,7 +12,7 @@ from support.malformed_photos import captions, photos
 from support.malformed_runs import requests, run_folders
 from support.trainer import SCRIPT, Outcome, run_trainer
 
-from nora_studio.app.server.drawing_requests import parse_request
+from nora_studio.app.server.image_requests import parse_request
 from nora_studio.cli import main as cli
 from nora_studio.errors import StudioError
 
@@ -53,7 +53,7 @@ def request(text: str) -> Outcome:
         parse_request(json.loads(text))
     except (StudioError, ValueError, RecursionError) as error:
         is_ours = isinstance(error, StudioError)
-        # Lines that are no JSON at all are the server's own matter: tests/test_drawing_server.py.
+        # tests/app/test_generation_server.py tests lines that are not JSON.
         line = str(error) if is_ours else "no JSON"
         return Outcome(2, "", f"error: {line}")
     return Outcome(0, "", "")

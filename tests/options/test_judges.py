@@ -15,13 +15,18 @@ from support.places import TOP
 from support.tiny import tiny_sdxl
 from support.trainer import tiny_arguments
 
-from nora_studio.app.pages.adapter_cards import shelf_view
-from nora_studio.app.pages.comparison_view import sheet_view
-from nora_studio.app.pages.start_requirements import needs_view
-from nora_studio.app.server.image_jobs import SHEET, new_sheet, read_sheet, write_sheet
+from nora_studio.app.pages.adapter_cards import library_view
+from nora_studio.app.pages.comparison_view import image_job_view
+from nora_studio.app.pages.start_requirements import requirements_view
+from nora_studio.app.server.image_jobs import (
+    JOB_FILE,
+    new_image_job,
+    read_image_job,
+    write_image_job,
+)
 from nora_studio.app.server.library import library
-from nora_studio.app.server.measures import Measures
-from nora_studio.app.server.training import as_shown
+from nora_studio.app.server.resource_estimates import ResourceEstimates
+from nora_studio.app.server.training import shown_command
 from nora_studio.errors import StudioError
 from nora_studio.mini.assets import embedded
 from nora_studio.options.judges import is_embedded_base, judge_for, require_judge, why_unscored
@@ -103,12 +108,12 @@ def test_before_a_start_the_page_says_that_samples_will_not_be_scored(studio, wo
     plain = tiny_arguments(tiny_base, photos, runs, changes={"output-dir": None, "name": "other"})
 
     def needs(*more: str) -> str:
-        measures = Measures(studio.auth.home)
-        return needs_view(studio, measures, workspace, as_shown([*plain, *more]))
+        estimates = ResourceEstimates(studio.auth.home)
+        return requirements_view(studio, estimates, workspace, shown_command([*plain, *more]))
 
     assert "Its samples are not scored" in needs() and "--clip" in needs()
     for more in (("--clip", CLIP), ("--no-score-samples",)):
-        assert "Nobody has measured" in needs(*more) and "not scored" not in needs(*more)
+        assert "not measured yet" in needs(*more) and "not scored" not in needs(*more)
 
 
 def test_an_adapter_s_scores_stand_beside_their_judge(workspace):
@@ -121,7 +126,7 @@ def test_an_adapter_s_scores_stand_beside_their_judge(workspace):
         "mug-lora": "embedded",
     }
     config.write_text(f'clip = "hf-hub:owner/clip"\n{config.read_text()}')
-    page = shelf_view(library(workspace), {}, workspace)
+    page = library_view(library(workspace), {}, workspace)
     assert f"by CLIP {CLIP}" in page and "by CLIP hf-hub:owner/clip" in page
 
 
@@ -136,12 +141,12 @@ def test_sweeps_name_their_judge_and_those_of_two_judges_are_not_set_side_by_sid
 def test_a_drawing_names_who_scored_it_one_of_an_earlier_version_too(workspace):
     asked = {"columns": [{"label": "base"}], "prompts": ["a mug"], "score": True, "clip": CLIP}
     scores = {"CLIP-T": {"base": [0.3]}}
-    sheet = replace(new_sheet(workspace, asked), state="finished", scores=scores, judge=CLIP)
-    write_sheet(workspace, sheet)
-    assert read_sheet(workspace, sheet.id) == sheet
-    assert f"Scores by CLIP {CLIP}." in sheet_view(sheet, workspace)
-    file = sheet.folder(workspace) / SHEET
+    job = replace(new_image_job(workspace, asked), state="finished", scores=scores, judge=CLIP)
+    write_image_job(workspace, job)
+    assert read_image_job(workspace, job.id) == job
+    assert f"Scores by CLIP {CLIP}." in image_job_view(job, workspace)
+    file = job.folder(workspace) / JOB_FILE
     values = json.loads(file.read_text())
     old = {name: value for name, value in values.items() if name not in ("judge", "unscored")}
     file.write_text(json.dumps(old))
-    assert read_sheet(workspace, sheet.id).judge == "embedded"
+    assert read_image_job(workspace, job.id).judge == "embedded"

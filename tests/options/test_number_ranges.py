@@ -2,7 +2,7 @@
 
 import pytest
 
-from nora_studio.app.server.drawing_requests import parse_request
+from nora_studio.app.server.image_requests import parse_request
 from nora_studio.cli.commands.generate import Options as GenerateOptions
 from nora_studio.errors import StudioError
 from nora_studio.options.command_line import parse_command

@@ -224,5 +224,5 @@ def test_an_account_is_not_asked_for_without_a_terminal(tmp_path):
     )
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
-    assert line.startswith("error: --add-account: asks for the password at a terminal")
+    assert line.startswith("error: --add-account needs a terminal to ask for the password")
     assert not (tmp_path / "accounts.txt").exists()

@@ -13,9 +13,9 @@ from support.tokens import adapter_with
 from support.trainer import photo_set, tiny_options
 
 from nora_studio.adapters.new_tokens import TOKENIZERS, NewTokens
-from nora_studio.app.pages.comparison_view import sheet_view
-from nora_studio.app.server.image_jobs import new_sheet, read_sheet
-from nora_studio.app.server.live_sheet import LiveSheet
+from nora_studio.app.pages.comparison_view import image_job_view
+from nora_studio.app.server.active_image_job import ActiveImageJob
+from nora_studio.app.server.image_jobs import new_image_job, read_image_job
 from nora_studio.photos.prompts import other_syntax
 from nora_studio.scoring.compare import GenerationSettings, adapter_columns
 from nora_studio.scoring.prompt_warnings import drawing_warnings
@@ -103,19 +103,19 @@ def test_the_drawing_server_sends_warnings_and_the_page_shows_them(
     assert done["event"] == "done"
     assert "the negative prompt: (blurry:2) is" in started["warnings"][-1]
     check([*started["warnings"][:-1], *scores["warnings"]], judge=True)
-    sheet = new_sheet(workspace, request | {"references": []})
-    live = LiveSheet(workspace, sheet)
-    live.begin()
+    job = new_image_job(workspace, request | {"references": []})
+    active = ActiveImageJob(workspace, job)
+    active.save()
     for event in (started, started, scores):
-        live.warn(event["warnings"])
-    kept = read_sheet(workspace, sheet.id)
+        active.add_warnings(event["warnings"])
+    kept = read_image_job(workspace, job.id)
     assert len(kept.warnings) == 4 and kept.warnings[0].startswith("The prompt 'a photo")
-    assert "(mug:1.4), [beach] is the syntax of other programs" in sheet_view(kept, workspace)
+    assert "(mug:1.4), [beach] is the syntax of other programs" in image_job_view(kept, workspace)
     file = kept.folder(workspace) / "drawing.json"
     values = json.loads(file.read_text("utf-8"))
     del values["warnings"]  # As earlier versions wrote it.
     file.write_text(json.dumps(values), "utf-8")
-    assert read_sheet(workspace, sheet.id).warnings == ()
+    assert read_image_job(workspace, job.id).warnings == ()
 
 
 def test_training_warns_about_captions_and_all_prompts(

@@ -80,7 +80,7 @@ def cookie_line(client: httpx.Client) -> str:
 def serving(
     home: Path,
     accounts: dict[str, str] | None = None,
-    second: float = 0,
+    time_scale: float = 0,
     proxies: tuple[str, ...] = (),
     quota: int = QUOTA_BYTES,
     limiter: LoginRateLimiter | None = None,
@@ -104,7 +104,7 @@ def serving(
     if accounts is not None:
         known = Accounts(write_accounts(home.with_name("accounts.txt"), accounts))
     auth = Authenticator(home, accounts=known, quota=quota)
-    auth.uploads.serve_gradio()
+    auth.uploads.set_gradio_folder()
     with gr.Blocks(analytics_enabled=False) as blocks:
         files, button, told = gr.File(file_count="multiple"), gr.Button(), gr.Textbox()
 
@@ -114,7 +114,7 @@ def serving(
             return f"{visitor} {','.join(claimed)}"
 
         button.click(who, files, told, api_name="who")
-    app = guarded_app(auth, limiter or LoginRateLimiter(second), **limits)
+    app = guarded_app(auth, limiter or LoginRateLimiter(time_scale), **limits)
     gr.mount_gradio_app(app, blocks, path="/", run_history=False, footer_links=[], ssr_mode=False)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))

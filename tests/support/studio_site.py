@@ -32,7 +32,7 @@ class Site:
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._server.run, daemon=True),
-            threading.Thread(target=self.studio.keep_going, args=(self._stop,), daemon=True),
+            threading.Thread(target=self.studio.run_queue, args=(self._stop,), daemon=True),
         ]
         for thread in self._threads:
             thread.start()
@@ -46,7 +46,7 @@ class Site:
         """End the server; jobs at work go on."""
         self._stop.set()
         self._server.should_exit = self._server.force_exit = True
-        self.studio.drawings.close()
+        self.studio.image_queue.close()
         for thread in self._threads:
             thread.join(timeout=20)
 
@@ -131,7 +131,7 @@ class Person:
     def turn_to(self, tab: str) -> None:
         self.page.get_by_role("tab", name=tab).click()
 
-    def take_example(self, subject: str) -> None:
+    def use_example(self, subject: str) -> None:
         self.page.locator(f"[data-subject='{subject}']").click()
         self.page.locator(".photo-row").nth(4).wait_for()
 
@@ -147,7 +147,7 @@ class Person:
     def add_flags(self, flags: str) -> None:
         """Write further flags at the end of the command."""
         self.page.locator("#train-command textarea").fill(f"{self.command()} {flags}")
-        self.page.get_by_role("button", name="Back to what the form says").wait_for()
+        self.page.get_by_role("button", name="Back to the form's command").wait_for()
 
     def start(self) -> None:
         self.page.locator("#train-start").click()

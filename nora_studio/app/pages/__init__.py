@@ -1,1 +1,1 @@
-"""The web app's pages: one file a tab. It starts the same commands a person would type."""
+"""The web app's pages, one file per tab, which start the commands that a person would type."""

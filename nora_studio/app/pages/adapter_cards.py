@@ -1,4 +1,4 @@
-"""The Adapters tab as HTML: cards, what is chosen, and what came of each command."""
+"""The Adapters tab as HTML: cards, the chosen adapters, and the commands with their results."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -6,9 +6,9 @@ from pathlib import Path
 
 from nora_studio.adapters.files.card import AdapterCard
 from nora_studio.adapters.methods.table import METHOD_NAMES
-from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.pages.escaping import as_sentence, escaped
 from nora_studio.app.pages.html import COLOURS
-from nora_studio.app.server.adapter_commands import files_of, is_preview, result_of
+from nora_studio.app.server.adapter_results import files_of, is_preview, result_of
 from nora_studio.app.server.job import Job, State
 from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.library import LibraryEntry
@@ -16,10 +16,10 @@ from nora_studio.app.server.workspace import Workspace
 from nora_studio.options.part_settings import settings_of
 
 EMPTY = (
-    '<div class="empty"><b>No adapters yet</b>Train one under Train, and it stands here when it is '
-    "finished. Or add a .safetensors file from elsewhere.</div>"
+    '<div class="empty"><b>No adapters yet</b>Train one under Train, and it appears here when it '
+    "is finished. Or add a .safetensors file from elsewhere.</div>"
 )
-NONE_CHOSEN = '<p class="note">Choose one adapter or several on the shelf.</p>'
+NONE_CHOSEN = '<p class="note">Choose one or more adapters on the left.</p>'
 KINDS = {
     "run": "trained here",
     "seed": "seed file",
@@ -27,9 +27,9 @@ KINDS = {
     "diffusers": "file for diffusers",
 }
 SCORES = {
-    "CLIP-I": "How much its samples look like the photos; 1 is the same.",
-    "CLIP-T": "How well its samples show what their prompts say.",
-    "DINO": "How much its samples look like the photos, judged by DINO.",
+    "CLIP-I": "How similar its samples are to the photos; 1 is identical.",
+    "CLIP-T": "How well its samples match their prompts.",
+    "DINO": "How similar its samples are to the photos, judged by DINO.",
 }
 DOING = {
     "export": "Export",
@@ -40,13 +40,13 @@ DOING = {
 }
 STATES: dict[State, tuple[str, str]] = {
     "waiting": ("Waiting", ""),
-    "running": ("At work", ""),
+    "running": ("Running", ""),
     "finished": ("Done", "good"),
     "stopped": ("Stopped", ""),
     "failed": ("Failed", "bad"),
     "cancelled": ("Cancelled", ""),
 }
-MOST_STRENGTH = 2.0
+MAX_STRENGTH = 2.0
 PICK = """
 element.addEventListener('click', (event) => {
   const pick = event.target.closest('.adapter-pick');
@@ -56,27 +56,27 @@ element.addEventListener('click', (event) => {
   trigger('select', {act: 'choose', adapter: pick.dataset.adapter, on: on ? 'yes' : 'no'});
 });
 """
-"""A card answers at once, and keeps the keyboard's place; the server learns of it beside.
+"""Marks a card at once, so that it keeps the keyboard's focus, and then informs the server.
 
-Its adapter is not told as "path": Gradio takes whatever has one for an upload."""
+The adapter is not sent as "path": Gradio treats any object with that key as an upload."""
 
 
 def method_name(method: str) -> str:
-    """A method as the field writes it."""
+    """Return a method's name as publications write it."""
     return METHOD_NAMES.get(method) or {"mix": "Mix"}.get(method, method)
 
 
 def size_words(count: int) -> str:
-    """Bytes for people."""
+    """Format a number of bytes."""
     if count >= 1e9:
         return f"{count / 1e9:.1f} GB"
     return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{max(1, round(count / 1e3))} kB"
 
 
-def shelf_view(
+def library_view(
     entries: Sequence[LibraryEntry], chosen: Mapping[str, float], workspace: Workspace
 ) -> str:
-    """All adapters as cards; a card is a button that chooses it."""
+    """Show all adapters as cards; pressing a card chooses it."""
     if not entries:
         return EMPTY
     cards = (_card(entry, entry.path in chosen, workspace) for entry in entries)
@@ -120,7 +120,7 @@ def _size(entry: LibraryEntry) -> str:
         or "outer_rank" not in settings_of(entry.card.method)
     ):
         return words
-    why = "With the frozen factors that it trains between; an exported file leaves them out."
+    why = "Includes the frozen outer factors, which an exported file leaves out."
     return f'<span title="{why}">{words}</span>'
 
 
@@ -129,8 +129,8 @@ def _facts(card: AdapterCard) -> str:
     if card.model.count("/") == 1 and card.model[0] not in "./~":
         base = card.model
     rows = [
-        ("Base", "The model it was trained on, and works with", base or "not told"),
-        ("Word", "What stands for your subject; prompts may go on saying [V]", card.trigger),
+        ("Base", "The model it was trained on, and works with", base or "unknown"),
+        ("Word", "The word for your subject; you can still write [V] in prompts", card.trigger),
         ("Trained", "", f"{card.steps:,} steps, {card.resolution} px" if card.steps else ""),
         ("Parameters", "How many numbers were trained", f"{card.parameters:,}"),
     ]
@@ -173,7 +173,7 @@ def _download(file: Path, workspace: Workspace, words: str) -> str:
 def chosen_view(
     entries: Mapping[str, LibraryEntry], chosen: Mapping[str, float], with_strengths: bool
 ) -> str:
-    """The chosen adapters, each with its strength where that counts."""
+    """Show the chosen adapters, each with a strength slider where the action uses strengths."""
     rows = [
         _chosen(entries[path], strength if with_strengths else None)
         for path, strength in chosen.items()
@@ -191,7 +191,7 @@ def _chosen(entry: LibraryEntry, strength: float | None) -> str:
         ""
         if strength is None
         else '<label class="chosen-strength">Strength <input type="range" min="0" '
-        f'max="{MOST_STRENGTH:g}" step="0.05" value="{strength:g}" '
+        f'max="{MAX_STRENGTH:g}" step="0.05" value="{strength:g}" '
         f'data-act="strength" data-adapter="{path}" '
         'oninput="this.nextElementSibling.value = Number(this.value).toFixed(2)">'
         f"<output>{strength:.2f}</output></label>"
@@ -204,26 +204,28 @@ def _chosen(entry: LibraryEntry, strength: float | None) -> str:
 
 
 def jobs_view(shown: Sequence[Job], jobs: Jobs, workspace: Workspace) -> str:
-    """What was asked for, the newest first, with what came of it."""
+    """Show the commands, newest first, each with its state and its results."""
     if not shown:
-        return '<p class="note">What you make shows up here, to download.</p>'
-    rows = "".join(_job(job, jobs, workspace) for job in shown)
+        return '<p class="note">Your results appear here for download.</p>'
+    rows = "".join(_command_row(job, jobs, workspace) for job in shown)
     return f'<ul class="made">{rows}</ul>'
 
 
-def _job(job: Job, jobs: Jobs, workspace: Workspace) -> str:
+def _command_row(job: Job, jobs: Jobs, workspace: Workspace) -> str:
     state = jobs.state(job)
     word, colour = STATES[state]
     doing = "Page of" if is_preview(job) else DOING[job.kind]
     text = jobs.output(job) if state != "waiting" else ""
     when = time.strftime("%H:%M", time.localtime(job.created))
-    made = _made(job, workspace) if state == "finished" else ""
+    made = _result_links(job, workspace) if state == "finished" else ""
     problem = ""
     if state == "failed":
         lines = [line for line in text.splitlines() if line.strip()]
         why = next((line for line in reversed(lines) if line.startswith("error: ")), "")
-        why = why.removeprefix("error: ") or (lines[-1] if lines else "its process is gone.")
-        problem = f'<p class="problem" role="alert">{escaped(why)}</p>'
+        why = why.removeprefix("error: ") or (
+            lines[-1] if lines else "its process ended without an error message."
+        )
+        problem = f'<p class="problem" role="alert">{escaped(as_sentence(why))}</p>'
     is_open = " open" if job.kind == "inspect" and state == "finished" else ""
     stop = (
         f'<button class="plain-button" data-act="stop" data-job="{job.id}">Stop</button>'
@@ -233,20 +235,20 @@ def _job(job: Job, jobs: Jobs, workspace: Workspace) -> str:
     return (
         f'<li><div class="made-head"><b>{doing} {escaped(job.title)}</b>'
         f'<span class="chip {colour}">{word}</span><span class="note">{when}</span>{stop}{made}'
-        f"</div>{problem}<details{is_open}><summary>The command and what it said</summary>"
+        f"</div>{problem}<details{is_open}><summary>The command and its output</summary>"
         f'<pre class="command">{escaped(job.shown)}</pre>'
         f'<pre class="said">{escaped(text.strip() or "Nothing yet.")}</pre></details></li>'
     )
 
 
-def _made(job: Job, workspace: Workspace) -> str:
+def _result_links(job: Job, workspace: Workspace) -> str:
     place = result_of(workspace, job)
     if place is None:
         return ""
     if place.is_file():
         words = f"Download, {size_words(place.stat().st_size)}"
-        beside = place.with_suffix(".embedding.safetensors")
-        more = _download(beside, workspace, "Its new tokens") if beside.is_file() else ""
+        tokens = place.with_suffix(".embedding.safetensors")
+        more = _download(tokens, workspace, "Its new tokens") if tokens.is_file() else ""
         return _download(place, workspace, words) + more
     files = files_of(place)
     size = sum(file.stat().st_size for file in files)

@@ -1,83 +1,86 @@
-"""The Adapters tab: a shelf of all adapters, and a bench to turn them into what others need."""
+"""The Adapters tab: the library of adapters, and actions that export, mix or publish them."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from nora_studio.app.pages.adapter_bench import Bench, build_bench
+from nora_studio.app.pages.adapter_actions import ActionForm, build_action_form
 from nora_studio.app.pages.adapter_cards import PICK
-from nora_studio.app.pages.adapter_orders import Orders
-from nora_studio.app.pages.adapter_shelf import Shelf
-from nora_studio.app.pages.html_events import HIDDEN, ON_LOAD, QUIET
-from nora_studio.app.pages.shared import Place, Shared
+from nora_studio.app.pages.adapter_command_events import CommandEvents
+from nora_studio.app.pages.adapter_library import LibraryEvents
+from nora_studio.app.pages.html_events import FORWARD_EVENTS, NO_SPINNER, PRIVATE
+from nora_studio.app.pages.shared import SharedState, TabContext
 from nora_studio.app.server.studio import Studio
 
 HEADING = (
     '<h2>Your adapters</h2><p class="lead">Small files that teach a base model your subject. '
     "Choose some to export, mix or publish them.</p>"
 )
-SHEET = '<p class="note">The page it would get on the Hub. Nothing has been sent.</p>'
+SHEET = '<p class="note">Its page on the Hub would look like this. Nothing has been sent yet.</p>'
 
 
 @dataclass(frozen=True)
 class _Parts:
     """The tab's components."""
 
-    shelf: gr.HTML
+    library: gr.HTML
     upload: gr.UploadButton
     undo: gr.Button
     sheet: gr.Column
     page: gr.Markdown
     chosen: gr.HTML
     compare: gr.Button
-    bench: Bench
+    form: ActionForm
     made: gr.HTML
 
 
-def build(studio: Studio, shared: Shared, place: Place) -> None:
+def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
     """Lay out the tab and wire it."""
-    parts, picks = _lay_out(), gr.State({})
-    seen, removed = gr.State({}), gr.State("")
-    shelf, orders = Shelf(studio), Orders(studio, parts.bench)
-    held = [picks, parts.bench.action]
-    shown = [parts.shelf, parts.chosen, picks, parts.compare]
+    parts, selection = _lay_out(), gr.State({})
+    shown_state, removed = gr.State({}), gr.State("")
+    library, command_events = LibraryEvents(studio), CommandEvents(studio, parts.form)
+    current = [selection, parts.form.action]
+    shown = [parts.library, parts.chosen, selection, parts.compare]
 
     parts.upload.upload(
-        shelf.receive, [parts.upload, *held], shown, api_name="add_adapters", **HIDDEN
+        library.receive, [parts.upload, *current], shown, api_name="add_adapters", **NO_SPINNER
     )
-    parts.undo.click(shelf.undo, [removed, *held], [*shown, parts.undo], **QUIET)
-    parts.compare.click(shelf.to_compare, picks, [shared.adapters, shared.tabs], **QUIET)
-    parts.bench.action.change(shelf.arrive, held, shown, **QUIET)
+    parts.undo.click(library.undo, [removed, *current], [*shown, parts.undo], **PRIVATE)
+    parts.compare.click(library.to_compare, selection, [shared.adapters, shared.tabs], **PRIVATE)
+    parts.form.action.change(library.load, current, shown, **PRIVATE)
     changes: list[Any] = [
-        place.tab.select(shelf.arrive, held, shown, **QUIET),
-        parts.shelf.select(shelf.press, held, [*shown, parts.undo, removed], **QUIET),
-        parts.chosen.select(shelf.drop, held, shown, **QUIET),
-        parts.chosen.submit(shelf.weigh, picks, picks, **QUIET),
+        place.tab.select(library.load, current, shown, **PRIVATE),
+        parts.library.select(library.on_press, current, [*shown, parts.undo, removed], **PRIVATE),
+        parts.chosen.select(library.deselect, current, shown, **PRIVATE),
+        parts.chosen.submit(library.set_strength, selection, selection, **PRIVATE),
     ]
 
-    asked, command = [picks, *parts.bench.fields], [parts.bench.command, parts.bench.start]
-    latest: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
-    gr.on([field.change for field in parts.bench.fields], orders.preview, asked, command, **latest)
+    asked, command = [selection, *parts.form.fields], [parts.form.command, parts.form.start]
+    latest: dict[str, Any] = {**PRIVATE, "trigger_mode": "always_last"}
+    edits = [field.change for field in parts.form.fields]
+    gr.on(edits, command_events.preview, asked, command, **latest)
     for change in changes:
-        change.then(orders.preview, asked, command, **latest)
-    parts.bench.start.click(orders.start, asked, None, api_visibility="private")
-    parts.bench.publish.click(
-        orders.publish,
-        [parts.bench.token, *asked],
-        parts.bench.token,
+        change.then(command_events.preview, asked, command, **latest)
+    parts.form.start.click(command_events.start, asked, None, api_visibility="private")
+    parts.form.publish.click(
+        command_events.publish,
+        [parts.form.token, *asked],
+        parts.form.token,
         api_visibility="private",
-        **HIDDEN,
+        **NO_SPINNER,
     )
-    gr.api(orders.make, api_name="make_from_adapters")
+    gr.api(command_events.make, api_name="make_from_adapters")
 
-    looked_at = [parts.made, parts.shelf, parts.sheet, parts.page, seen]
-    gr.on(place.looks, orders.look, [seen, picks], looked_at, **QUIET)
-    parts.made.select(orders.press, None, None, **QUIET)
+    looked_at = [parts.made, parts.library, parts.sheet, parts.page, shown_state]
+    gr.on(
+        place.refresh_events, command_events.refresh, [shown_state, selection], looked_at, **PRIVATE
+    )
+    parts.made.select(command_events.on_press, None, None, **PRIVATE)
 
 
 def _lay_out() -> _Parts:
-    """The shelf, and beside it what is chosen, the bench, and what was made."""
+    """Lay out the library and, next to it, the chosen adapters, the form and the results."""
     with gr.Row():
         with gr.Column(scale=7, min_width=300):
             with gr.Row(elem_classes="bar"):
@@ -87,19 +90,19 @@ def _lay_out() -> _Parts:
                     "Add files", file_count="multiple", file_types=[".safetensors"], scale=0,
                     min_width=120, elem_id="adapters-upload",
                 )  # fmt: skip
-            shelf = gr.HTML("", js_on_load=ON_LOAD + PICK, elem_id="adapters-shelf")
+            library = gr.HTML("", js_on_load=FORWARD_EVENTS + PICK, elem_id="adapters-shelf")
             with gr.Column(visible=False, elem_classes=["card", "hub-page"]) as sheet:
                 gr.HTML(SHEET)
                 page = gr.Markdown("")
         with gr.Column(scale=4, min_width=320, elem_classes="bench"):
             with gr.Column(elem_classes="card"):
                 gr.HTML("<h2>Chosen</h2>")
-                chosen = gr.HTML("", js_on_load=ON_LOAD, elem_id="adapters-chosen")
+                chosen = gr.HTML("", js_on_load=FORWARD_EVENTS, elem_id="adapters-chosen")
                 compare = gr.Button(
                     "Draw them under Compare", interactive=False, elem_id="adapters-compare"
                 )
-                bench = build_bench()
+                form = build_action_form()
             with gr.Column(elem_classes="card"):
                 gr.HTML("<h2>Made</h2>")
-                made = gr.HTML("", js_on_load=ON_LOAD, elem_id="adapters-made")
-    return _Parts(shelf, upload, undo, sheet, page, chosen, compare, bench, made)
+                made = gr.HTML("", js_on_load=FORWARD_EVENTS, elem_id="adapters-made")
+    return _Parts(library, upload, undo, sheet, page, chosen, compare, form, made)

@@ -1,4 +1,4 @@
-"""The Advanced section: a field for each of the trainer's options, made from their dataclasses."""
+"""The Advanced section: a field for each of the trainer's options, built from the dataclasses."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ ELSEWHERE = {
     "instance_dir", "prompt", "model", "output_dir", "name", "steps", "method", "resume",
     "tracker", "fit", "preflight", "preflight_out", "class_dir",
 }  # fmt: skip
-"""Options that the page asks for in its own words, and those that the studio keeps to itself."""
+"""Options with fields elsewhere on the page, and options that the studio sets itself."""
 GROUPS = {
     "AdapterOptions": "Adapter",
     "TuningOptions": "Adapter",
@@ -38,7 +38,7 @@ GROUPS = {
 }
 PARTS = {"unet": "UNet", "text_encoder": "Text encoder 1", "text_encoder_2": "Text encoder 2"}
 LABELS = {"clip": "Judge (CLIP)"}
-"""Of options whose names say too little without the others beside them."""
+"""Labels of options whose names are unclear by themselves."""
 AS_RECOMMENDED = "as recommended"
 
 Owned = tuple[type, dataclasses.Field]
@@ -46,7 +46,7 @@ Owned = tuple[type, dataclasses.Field]
 
 
 @dataclasses.dataclass(frozen=True)
-class Field:
+class OptionField:
     """One option and the component that asks for it."""
 
     flag: str
@@ -56,13 +56,13 @@ class Field:
     default: Any
     component: gr.components.Component
     number: NumberField | None = None
-    """How its text is read, where it is a number."""
+    """How its text is read, if it is a number."""
 
     def flags(self, value: Any) -> list[str]:
-        """The command line's words for what stands in the component; none for the default.
+        """Return the command-line words for a component's value; none for the default.
 
         Raises:
-            StudioError: a number was expected, and there is something else.
+            StudioError: the text of a number field is not a number.
         """
         if self.kind == bool | None:
             value = {"yes": True, "no": False}.get(value)
@@ -77,9 +77,9 @@ class Field:
         return [] if value == self.default or value is None else flag_words(self.flag, value)
 
 
-def build_fields() -> list[Field]:
-    """Lay out all options, a group each; call it within the section."""
-    fields: list[Field] = []
+def build_fields() -> list[OptionField]:
+    """Lay out all options, grouped in tabs; call it within the section."""
+    fields: list[OptionField] = []
     groups: dict[str, list[Owned]] = {}
     for kind in reversed(DreamboothOptions.__mro__):
         if kind.__name__ in GROUPS:
@@ -118,7 +118,7 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
-def _field(owner: type, field: dataclasses.Field, prefix: str, words: str) -> Field:
+def _field(owner: type, field: dataclasses.Field, prefix: str, words: str) -> OptionField:
     hint = get_type_hints(owner)[field.name]
     flag = f"{prefix}{field.name.replace('_', '-')}"
     default: Any = field.default
@@ -143,19 +143,19 @@ def _field(owner: type, field: dataclasses.Field, prefix: str, words: str) -> Fi
         number = NumberField(common.pop("label"), is_whole=float not in kinds)
         component = number.build(default, placeholder=AS_RECOMMENDED, **common)
     elif get_origin(hint) is tuple:
-        component = gr.Textbox("\n".join(default), lines=2, placeholder="One a line", **common)
+        component = gr.Textbox("\n".join(default), lines=2, placeholder="One per line", **common)
     else:
         assert str in kinds or Path in kinds, escaped(flag)
         component = gr.Textbox(default or "", placeholder=AS_RECOMMENDED, **common)
-    return Field(flag, hint, default, component, number)
+    return OptionField(flag, hint, default, component, number)
 
 
 def _label(name: str) -> str:
     return LABELS.get(name) or name.replace("_", " ").capitalize()
 
 
-def flags_of(fields: Sequence[Field], values: Sequence[Any]) -> list[str]:
-    """The command line's words for all that is not as it was."""
+def flags_of(fields: Sequence[OptionField], values: Sequence[Any]) -> list[str]:
+    """Return the command-line words for every option that differs from its default."""
     return [
         word for field, value in zip(fields, values, strict=True) for word in field.flags(value)
     ]

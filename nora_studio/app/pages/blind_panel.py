@@ -1,4 +1,4 @@
-"""The blind test on the Compare tab: its buttons, its keys, and what they do."""
+"""The blind test on the Compare tab: its buttons, keys and event handlers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,10 +8,11 @@ from typing import Any
 import gradio as gr
 
 from nora_studio.app.pages.blind_view import blind_view
-from nora_studio.app.pages.comparison_form import QUIET
-from nora_studio.app.pages.html_events import told
-from nora_studio.app.server.blind import BlindTest, begin_test, find_tests, keep_test
-from nora_studio.app.server.image_jobs import Sheet
+from nora_studio.app.pages.comparison_form import PRIVATE
+from nora_studio.app.pages.html_events import error_toast
+from nora_studio.app.server.blind_storage import create_test, find_tests, save_test
+from nora_studio.app.server.blind_test import BlindTest
+from nora_studio.app.server.image_jobs import ImageJob
 from nora_studio.app.server.studio import Studio
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
@@ -29,10 +30,10 @@ document.addEventListener('keydown', (event) => {
 
 
 class BlindPanel:
-    """Where a test takes the place of the drawing."""
+    """The components that are shown in place of the drawing during a test."""
 
     def __init__(self) -> None:
-        """Lay it out, hidden."""
+        """Lay the panel out, hidden."""
         with gr.Column(visible=False, elem_id="blind") as self.whole:
             self.view = gr.HTML("", js_on_load=KEYS, elem_id="blind-view")
             with gr.Row(elem_classes="blind-buttons") as self.choices:
@@ -46,17 +47,17 @@ class BlindPanel:
                     "Back to the pictures", elem_id="blind-leave", scale=0, min_width=220
                 )
             self.hint = gr.HTML(
-                '<p class="note">Keys: left, right, down for no difference, backspace to take the '
-                "last answer back. Some pairs hold the base, to see how far the judge is to be "
-                "trusted.</p>"
+                '<p class="note">Keys: left, right, down for no difference, backspace to undo the '
+                "last answer. Some pairs contain the base, to check how reliable the judgement "
+                "is.</p>"
             )
 
 
-def pairs_of(sheet: Sheet) -> list[tuple[str, str]]:
-    """The columns that can be judged against each other: NoRA and LoRA before all others."""
-    if sheet.view.get("layout") != "columns" or not sheet.files:
+def pairs_of(image_job: ImageJob) -> list[tuple[str, str]]:
+    """Return the pairs of columns that can be judged against each other, NoRA and LoRA first."""
+    if image_job.view.get("layout") != "columns" or not image_job.files:
         return []
-    labels = [column.label for column in sheet.request.columns if column.adapters]
+    labels = [column.label for column in image_job.request.columns if column.adapters]
     pairs = list(combinations(labels, 2))
     return sorted(pairs, key=lambda pair: not _are_twins(pair))
 
@@ -66,51 +67,57 @@ def _are_twins(pair: tuple[str, str]) -> bool:
 
 
 @dataclass(frozen=True)
-class _Judging:
-    """What the buttons do."""
+class _Handlers:
+    """Handlers of the buttons."""
 
     studio: Studio
 
     def begin(self, name: str, request: gr.Request) -> list[Any]:
-        """Begin a blind test of a drawing, or go on with the one that was begun."""
-        return self._begin(name, request, anew=False)
+        """Begin a blind test of a drawing, or continue the unfinished one."""
+        return self._begin(name, request, is_another=False)
 
-    def begin_anew(self, name: str, request: gr.Request) -> list[Any]:
-        """Begin one more."""
-        return self._begin(name, request, anew=True)
+    def begin_another(self, name: str, request: gr.Request) -> list[Any]:
+        """Begin another test of the same drawing."""
+        return self._begin(name, request, is_another=True)
 
     def left(self, name: str, test: str, request: gr.Request) -> list[Any]:
-        """Judge the left picture better."""
+        """Answer that the left image is better."""
         return self._change(name, test, request, lambda one: one.answer("left"))
 
     def right(self, name: str, test: str, request: gr.Request) -> list[Any]:
-        """Judge the right picture better."""
+        """Answer that the right image is better."""
         return self._change(name, test, request, lambda one: one.answer("right"))
 
     def tie(self, name: str, test: str, request: gr.Request) -> list[Any]:
-        """See no difference."""
+        """Answer that there is no difference."""
         return self._change(name, test, request, lambda one: one.answer("tie"))
 
     def undo(self, name: str, test: str, request: gr.Request) -> list[Any]:
-        """Take the last answer back."""
+        """Undo the last answer."""
         return self._change(name, test, request, BlindTest.undo)
 
     def leave(self) -> list[Any]:
-        """Back to the pictures; what is judged stays."""
+        """Return to the images; the answers are kept."""
         return [gr.Column(visible=False), gr.Column(visible=True), ""]
 
-    def _begin(self, name: str, request: gr.Request, anew: bool) -> list[Any]:
+    def _begin(self, name: str, request: gr.Request, is_another: bool) -> list[Any]:
         workspace = self.studio.workspace(request.headers)
         try:
-            sheet = self.studio.drawings.read(workspace, name)
-            begun = [test for test in find_tests(workspace, sheet) if not test.is_over]
-            pairs = pairs_of(sheet)
+            image_job = self.studio.image_queue.read(workspace, name)
+            begun = [test for test in find_tests(workspace, image_job) if not test.is_over]
+            pairs = pairs_of(image_job)
             if not pairs:
-                raise StudioError("a blind test needs two adapters that were drawn side by side.")
-            test = begin_test(workspace, sheet, *pairs[0]) if anew or not begun else begun[0]
+                raise StudioError(
+                    "a blind test needs two adapters side by side. Choose two and press Draw first."
+                )
+            test = (
+                create_test(workspace, image_job, *pairs[0])
+                if is_another or not begun
+                else begun[0]
+            )
         except StudioError as error:
-            raise told(error) from error
-        return self._views(test, sheet, workspace)
+            raise error_toast(error) from error
+        return self._views(test, image_job, workspace)
 
     def _change(
         self,
@@ -121,20 +128,20 @@ class _Judging:
     ) -> list[Any]:
         workspace = self.studio.workspace(request.headers)
         try:
-            sheet = self.studio.drawings.read(workspace, name)
-            tests = {test.id: test for test in find_tests(workspace, sheet)}
+            image_job = self.studio.image_queue.read(workspace, name)
+            tests = {test.id: test for test in find_tests(workspace, image_job)}
             if test_id not in tests:
                 raise StudioError("there is no such test here. It may have been deleted.")
             test = change(tests[test_id])
-            keep_test(workspace, test)
+            save_test(workspace, test)
         except StudioError as error:
-            raise told(error) from error
-        return self._views(test, sheet, workspace)
+            raise error_toast(error) from error
+        return self._views(test, image_job, workspace)
 
-    def _views(self, test: BlindTest, sheet: Sheet, workspace: Workspace) -> list[Any]:
+    def _views(self, test: BlindTest, image_job: ImageJob, workspace: Workspace) -> list[Any]:
         over = test.is_over
         return [
-            blind_view(test, sheet, workspace),
+            blind_view(test, image_job, workspace),
             gr.Row(visible=not over),
             gr.Button(visible=not over, interactive=bool(test.answers)),
             gr.Button(visible=over),
@@ -148,26 +155,26 @@ class _Judging:
 def wire_blind(
     studio: Studio, panel: BlindPanel, drawing: gr.Column, start: gr.Button, shown: gr.State
 ) -> Any:
-    """Let a drawing's pictures be judged blind.
+    """Connect the panel's events.
 
     Args:
-        drawing: What the test stands in for while it goes on.
-        start: Begins a test of the drawing whose id is in `shown`.
+        drawing: The column that is hidden during a test.
+        start: The button that begins a test of the job whose id is in `shown`.
 
     Returns:
-        The event of leaving it.
+        The event of leaving the test.
     """
-    acts, test = _Judging(studio), gr.State("")
+    handlers, test = _Handlers(studio), gr.State("")
     outputs = [
         panel.view, panel.choices, panel.undo, panel.again, panel.hint, panel.whole, drawing, test,
     ]  # fmt: skip
-    start.click(acts.begin, shown, outputs, **QUIET)
-    panel.again.click(acts.begin_anew, shown, outputs, **QUIET)
+    start.click(handlers.begin, shown, outputs, **PRIVATE)
+    panel.again.click(handlers.begin_another, shown, outputs, **PRIVATE)
     for button, act in (
-        (panel.left, acts.left),
-        (panel.right, acts.right),
-        (panel.tie, acts.tie),
-        (panel.undo, acts.undo),
+        (panel.left, handlers.left),
+        (panel.right, handlers.right),
+        (panel.tie, handlers.tie),
+        (panel.undo, handlers.undo),
     ):
-        button.click(act, [shown, test], outputs, **QUIET)
-    return panel.leave.click(acts.leave, None, [panel.whole, drawing, test], **QUIET)
+        button.click(act, [shown, test], outputs, **PRIVATE)
+    return panel.leave.click(handlers.leave, None, [panel.whole, drawing, test], **PRIVATE)

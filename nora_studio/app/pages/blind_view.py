@@ -1,11 +1,12 @@
-"""A blind test as HTML: one pair after the other, and the sides when all are judged."""
+"""A blind test as HTML: one pair after the other, and the sides once all are judged."""
 
 from collections.abc import Sequence
 
 from nora_studio.app.pages.escaping import escaped
 from nora_studio.app.pages.html import COLOURS
-from nora_studio.app.server.blind import BlindTest, Verdict, pictures_of, verdict_of
-from nora_studio.app.server.image_jobs import Sheet
+from nora_studio.app.server.blind_storage import pair_images
+from nora_studio.app.server.blind_test import BlindTest, Verdict, verdict_of
+from nora_studio.app.server.image_jobs import ImageJob
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.scoring.statistics import UNITS_FOR_A_VERDICT
 
@@ -13,14 +14,14 @@ PHOTOS_SHOWN = 5
 CHOSEN = {"left": 0, "right": 1}
 
 
-def blind_view(test: BlindTest, sheet: Sheet, workspace: Workspace) -> str:
-    """What is to be judged next, or what came of it."""
-    return _result(test, workspace) if test.is_over else _trial(test, sheet, workspace)
+def blind_view(test: BlindTest, image_job: ImageJob, workspace: Workspace) -> str:
+    """Show the pair to judge next, or the result once all pairs are judged."""
+    return _result(test, workspace) if test.is_over else _pair_view(test, image_job, workspace)
 
 
-def _trial(test: BlindTest, sheet: Sheet, workspace: Workspace) -> str:
+def _pair_view(test: BlindTest, image_job: ImageJob, workspace: Workspace) -> str:
     number, total = len(test.answers), len(test.trials)
-    pictures = pictures_of(workspace, test, number)
+    pictures = pair_images(workspace, test, number)
     prompt = escaped(test.trials[number].prompt.replace("[V]", "(the subject)"))
     frames = "".join(
         f'<figure class="blind-side"><img src="{escaped(workspace.url(file))}" '
@@ -40,7 +41,8 @@ def _trial(test: BlindTest, sheet: Sheet, workspace: Workspace) -> str:
         f'<div class="meter" role="progressbar" aria-label="Pairs judged" aria-valuemin="0" '
         f'aria-valuemax="{total}" aria-valuenow="{number}"><div style="width:'
         f'{100 * number / total:.1f}%"></div></div>'
-        f'{few}<p class="blind-prompt">{prompt}</p>{_photos(sheet.request.references, workspace)}'
+        f'{few}<p class="blind-prompt">{prompt}</p>'
+        f"{_photos(image_job.request.references, workspace)}"
         f'<div class="blind-pair">{frames}</div>'
     )
 
@@ -56,23 +58,23 @@ def _photos(references: Sequence[str], workspace: Workspace) -> str:
 
 
 def _result(test: BlindTest, workspace: Workspace) -> str:
-    found = verdict_of(test)
-    caution = f'<p class="problem">{escaped(found.caution)}</p>' if found.caution else ""
-    trials = "".join(_revealed(test, number, workspace) for number in range(len(test.trials)))
+    verdict = verdict_of(test)
+    caution = f'<p class="problem">{escaped(verdict.caution)}</p>' if verdict.caution else ""
+    trials = "".join(_revealed_pair(test, number, workspace) for number in range(len(test.trials)))
     checks = ""
-    if found.decoys and not found.missed:
-        told = f"All {found.decoys} decoys found: the base never passed for an adapter."
-        checks = f'<p class="note">{told}</p>'
+    if verdict.decoys and not verdict.missed:
+        text = f"All {verdict.decoys} decoys found: the base never passed for an adapter."
+        checks = f'<p class="note">{text}</p>'
     return (
-        f'<div class="sheet-head"><h3>{escaped(found.sentence)}</h3></div>'
-        f'{_bars(found)}{checks}{caution}<p class="note">{escaped(found.coverage)}</p>'
+        f'<div class="sheet-head"><h3>{escaped(verdict.sentence)}</h3></div>'
+        f'{_bars(verdict)}{checks}{caution}<p class="note">{escaped(verdict.coverage)}</p>'
         f'<h3 class="blind-reveal">What was what</h3><div class="blind-list">{trials}</div>'
     )
 
 
-def _bars(found: Verdict) -> str:
-    counts = {found.first: found.first_wins, found.second: found.second_wins}
-    counts["No difference"] = found.ties
+def _bars(verdict: Verdict) -> str:
+    counts = {verdict.first: verdict.first_wins, verdict.second: verdict.second_wins}
+    counts["No difference"] = verdict.ties
     total = max(1, sum(counts.values()))
     rows = "".join(
         f'<dt>{_dot(label)}{escaped(label)}</dt><dd><i style="width:{100 * count / total:.1f}%">'
@@ -88,7 +90,7 @@ def _dot(label: str) -> str:
     return f'<i class="dot {kind}"></i> ' if kind else ""
 
 
-def _revealed(test: BlindTest, number: int, workspace: Workspace) -> str:
+def _revealed_pair(test: BlindTest, number: int, workspace: Workspace) -> str:
     trial, answer = test.trials[number], test.answers[number]
     chosen = CHOSEN.get(answer)
     frames = "".join(
@@ -97,7 +99,7 @@ def _revealed(test: BlindTest, number: int, workspace: Workspace) -> str:
         f"{_dot(label)}{escaped(label)}{' · chosen' if side == chosen else ''}</figcaption>"
         "</figure>"
         for side, (label, file) in enumerate(
-            zip((trial.left, trial.right), pictures_of(workspace, test, number), strict=True)
+            zip((trial.left, trial.right), pair_images(workspace, test, number), strict=True)
         )
     )
     tie = " · no difference seen" if chosen is None else ""
@@ -105,11 +107,11 @@ def _revealed(test: BlindTest, number: int, workspace: Workspace) -> str:
 
 
 def results_view(tests: Sequence[BlindTest]) -> str:
-    """The verdicts of a drawing's earlier tests, a line each."""
+    """List the verdicts of a drawing's earlier tests, one per line."""
     lines = []
     for test in tests:
         if test.is_over:
-            found = verdict_of(test)
-            score = f"{found.first} {found.first_wins}, {found.second} {found.second_wins}"
-            lines.append(f"<li>{escaped(score)}. {escaped(found.sentence)}</li>")
+            verdict = verdict_of(test)
+            score = f"{verdict.first} {verdict.first_wins}, {verdict.second} {verdict.second_wins}"
+            lines.append(f"<li>{escaped(score)}. {escaped(verdict.sentence)}</li>")
     return f'<h4>Blind tests</h4><ul class="blind-past">{"".join(lines)}</ul>' if lines else ""

@@ -1,10 +1,10 @@
-"""What the Compare tab asks to be drawn: its fields as columns, prompts and seeds."""
+"""The Compare tab's request: its fields as columns, prompts and seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from nora_studio.app.server.drawables import Drawable, labels_of, some_checkpoints
+from nora_studio.app.server.usable_adapters import UsableAdapter, column_labels, spaced_checkpoints
 from nora_studio.errors import StudioError
 
 Layout = Literal["columns", "strengths", "seeds"]
@@ -21,40 +21,40 @@ CHIPS = (
     "a photo of a {} on the moon",
     "a photo of a {} under water",
 )
-"""Places that a photo of nearly anything can be taken in; the embedded model knows them too."""
+"""Places where nearly anything can be photographed; the embedded model knows them too."""
 
 
 @dataclass(frozen=True)
-class Fields:
-    """The tab's fields as they stand."""
+class ComparisonFields:
+    """The values of the tab's fields."""
 
     layout: Layout
-    adapters: Sequence[Drawable]
+    adapters: Sequence[UsableAdapter]
     strengths: Sequence[float]
-    """One for each adapter."""
+    """One strength for each adapter."""
     together: bool
     prompts: str
-    """One a line."""
+    """One prompt per line."""
     seed: float
     seeds: float
-    """How many, counted up from the first."""
+    """Number of seeds, counted up from the first."""
     steps: float
     guidance: float
     size: float | None
     negative: str
     sweep: str
-    """Strengths of a grid, with commas between."""
+    """Strengths of a grid, separated by commas."""
     score: bool
     references: Sequence[str]
     clip: str = ""
     """Name of the judge; empty: the embedded one, on the embedded base."""
 
 
-def request_of(fields: Fields) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The request, and what the page needs to show its pictures again.
+def request_of(fields: ComparisonFields) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the request, and what the page needs to show its images again.
 
     Raises:
-        StudioError: a field holds what cannot be drawn.
+        StudioError: a field has a value that cannot be used.
     """
     prompts = [line.strip() for line in fields.prompts.splitlines() if line.strip()]
     if not prompts:
@@ -80,8 +80,8 @@ def request_of(fields: Fields) -> tuple[dict[str, Any], dict[str, Any]]:
     return request, {"layout": fields.layout, **view}
 
 
-def _columns(fields: Fields) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    labels = labels_of(list(fields.adapters))
+def _columns(fields: ComparisonFields) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    labels = column_labels(list(fields.adapters))
     used = [
         {"path": one.path, "strength": strength}
         for one, strength in zip(fields.adapters, fields.strengths, strict=False)
@@ -103,15 +103,17 @@ def _columns(fields: Fields) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return columns, view
 
 
-def _grid(fields: Fields, labels: Sequence[str]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """A row for each checkpoint, a column for each strength; the base once."""
+def _grid(
+    fields: ComparisonFields, labels: Sequence[str]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return a row for each checkpoint and a column for each strength, with the base once."""
     if not fields.adapters:
         raise StudioError("choose an adapter: a grid of strengths needs one.")
     across = _numbers(fields.sweep)
     columns: list[dict[str, Any]] = [{"label": "base"}]
     rows, kinds = [], ["base"]
     for label, one in zip(labels, fields.adapters, strict=True):
-        for step, path in (some_checkpoints(one) or {one.card.steps: one.path}).items():
+        for step, path in (spaced_checkpoints(one) or {one.card.steps: one.path}).items():
             rows.append(f"{label}, step {step}" if step else label)
             for strength in across:
                 use = {"path": path, "strength": strength}

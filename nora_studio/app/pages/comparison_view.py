@@ -1,11 +1,11 @@
-"""Drawn pictures on the page: rows and columns, scores under them, what is still to come."""
+"""An image job as HTML: rows and columns of images, with scores and the progress."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nora_studio.app.pages.escaping import escaped
-from nora_studio.app.server.image_jobs import Place, Sheet
+from nora_studio.app.pages.escaping import as_sentence, escaped
+from nora_studio.app.server.image_jobs import ImageIndex, ImageJob
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.scoring.statistics import coverage, signed
 
@@ -32,91 +32,94 @@ EMPTY = (
 
 @dataclass(frozen=True)
 class _Block:
-    """One table of pictures."""
+    """One table of images."""
 
     title: str
     heads: Sequence[tuple[str, str]]
     """(label, kind) of each column."""
-    rows: Sequence[tuple[str, Sequence[Place]]]
+    rows: Sequence[tuple[str, Sequence[ImageIndex]]]
 
 
-def sheet_view(sheet: Sheet | None, workspace: Workspace) -> str:
-    """A whole drawing as HTML; the same height with or without its pictures."""
-    if sheet is None:
+def image_job_view(job: ImageJob | None, workspace: Workspace) -> str:
+    """Show a whole image job; it has the same height with and without its images."""
+    if job is None:
         return EMPTY
-    blocks = "".join(_block(block, sheet, workspace) for block in _blocks(sheet))
-    return f"{_head(sheet)}{_findings(sheet)}{_judged(sheet)}{blocks}"
+    blocks = "".join(_block(block, job, workspace) for block in _blocks(job))
+    return f"{_head(job)}{_findings(job)}{_judge_note(job)}{blocks}"
 
 
-def _judged(sheet: Sheet) -> str:
-    """Who gave the scores, or why there are none."""
-    if sheet.unscored is not None:
-        return f'<p class="note unscored">The pictures are {escaped(sheet.unscored)}</p>'
-    if not sheet.scores:
+def _judge_note(job: ImageJob) -> str:
+    """Show the judge of the scores, or why there are none."""
+    if job.unscored is not None:
+        return f'<p class="note unscored">The pictures are {escaped(job.unscored)}</p>'
+    if not job.scores:
         return ""
-    return f'<p class="note">Scores by CLIP {escaped(sheet.judge or "of an unknown name")}.</p>'
+    return f'<p class="note">Scores by CLIP {escaped(job.judge or "of an unknown name")}.</p>'
 
 
-def _head(sheet: Sheet) -> str:
-    total, done = sheet.request.count, len(sheet.files)
-    request = sheet.request
+def _head(job: ImageJob) -> str:
+    total, done = job.request.count, len(job.files)
+    request = job.request
     facts = [
         f"{request.steps} steps",
         f"guidance {request.guidance:g}",
         request.model or "embedded",
     ]
     why = ""
-    if sheet.error:
-        why = f'<p class="problem">{escaped(sheet.error)}</p>'
-    elif sheet.waits_for:
-        why = f'<p class="note">{escaped(sheet.waits_for)}</p>'
-    elif sheet.state == "interrupted":
-        why = '<p class="note">The studio was stopped meanwhile. Go on draws what is missing.</p>'
-    unread = "".join(f'<p class="note unread">{escaped(line)}</p>' for line in sheet.warnings)
+    if job.error:
+        why = f'<p class="problem">{escaped(as_sentence(job.error))}</p>'
+    elif job.waits_for:
+        why = f'<p class="note">{escaped(job.waits_for)}</p>'
+    elif job.state == "interrupted":
+        why = (
+            '<p class="note">The studio was stopped before it ended. Go on draws what is missing.'
+            "</p>"
+        )
+    unread = "".join(f'<p class="note unread">{escaped(line)}</p>' for line in job.warnings)
     meter = (
         f'<div class="meter" role="progressbar" aria-valuemin="0" aria-valuemax="{total}" '
-        f'aria-valuenow="{done}"><div class="{sheet.state}" '
+        f'aria-valuenow="{done}"><div class="{job.state}" '
         f'style="width:{100 * done / max(1, total):.1f}%"></div></div>'
     )
     return (
-        f'<div class="sheet-head"><h3>{STATES[sheet.state]}</h3>'
+        f'<div class="sheet-head"><h3>{STATES[job.state]}</h3>'
         f"<span>{done} of {total} pictures</span>"
         f'<span class="sheet-facts">{escaped(", ".join(filter(None, facts)))}</span></div>'
         f"{meter}{why}{unread}"
     )
 
 
-def _findings(sheet: Sheet) -> str:
-    """What the scores show, a line for each pair of columns."""
+def _findings(job: ImageJob) -> str:
+    """Show the differences between columns, one line for each pair of columns."""
     pairs: dict[tuple[str, str], list[str]] = {}
     few = ""
-    for one in sheet.differences:
+    for one in job.differences:
         name, meaning = SCORE_NAMES.get(one["score"], (one["score"], ""))
         span = f"{signed(one['low'])} to {signed(one['high'])}"
-        told = f"{meaning}. The mean difference and its 95% interval"
+        tooltip = f"{meaning}. The mean difference and its 95% interval"
         is_few = str(one["verdict"]).startswith("too few")
         few = f"{one['verdict']}." if is_few else few
         word = "" if is_few else f" <em>{escaped(one['verdict'])}</em>"
         pairs.setdefault((one["first"], one["second"]), []).append(
-            f'<span class="chip" title="{escaped(told)}">{escaped(name)} '
+            f'<span class="chip" title="{escaped(tooltip)}">{escaped(name)} '
             f"<b>{signed(one['mean'])}</b> ({span}){word}</span>"
         )
     lines = "".join(
         f"<li><span>{escaped(first)} − {escaped(second)}</span>{''.join(chips)}</li>"
         for (first, second), chips in pairs.items()
     )
-    covered = coverage(len(sheet.request.prompts), len(sheet.request.seeds))
+    covered = coverage(len(job.request.prompts), len(job.request.seeds))
     words = f"{few[:1].upper()}{few[1:]} {covered}".strip()
     note = f'<p class="note">{escaped(words)}</p>'
     return f'<ul class="findings">{lines}</ul>{note}' if lines else ""
 
 
-def _blocks(sheet: Sheet) -> Iterator[_Block]:
-    request, layout = sheet.request, sheet.view.get("layout")
-    kinds = [*sheet.view.get("kinds", ()), *["mix"] * len(request.columns)]
+def _blocks(job: ImageJob) -> Iterator[_Block]:
+    request, layout = job.request, job.view.get("layout")
+    kinds = [*job.view.get("kinds", ()), *["mix"] * len(request.columns)]
     heads = [(column.label, kinds[n]) for n, column in enumerate(request.columns)]
     if layout == "strengths":
-        across, rows = sheet.view["across"], sheet.view["rows"]
+        across, rows = job.view["across"], job.view["rows"]
         width = len(across)
         yield _Block("", heads[:1], [("", [(0, 0, 0)])])
         places = [[(1 + r * width + c, 0, 0) for c in range(width)] for r in range(len(rows))]
@@ -143,34 +146,34 @@ def _blocks(sheet: Sheet) -> Iterator[_Block]:
         yield _Block("", heads, rows)
 
 
-def _block(block: _Block, sheet: Sheet, workspace: Workspace) -> str:
+def _block(block: _Block, job: ImageJob, workspace: Workspace) -> str:
     heads = "".join(
         f'<div class="shot-head"><i class="dot {escaped(kind)}"></i>{escaped(label)}</div>'
         for label, kind in block.heads
     )
     rows = "".join(
         (f'<h4 class="shot-row">{escaped(label)}</h4>' if label else "")
-        + "".join(_shot(place, sheet, workspace) for place in places)
+        + "".join(_image(place, job, workspace) for place in places)
         for label, places in block.rows
     )
     title = f"<h3>{escaped(block.title)}</h3>" if block.title else ""
-    lonely = " lonely" if len(block.heads) == 1 else ""
+    single = " lonely" if len(block.heads) == 1 else ""
     return (
-        f'{title}<div class="shots{lonely}" style="--across:{len(block.heads)}">{heads}{rows}</div>'
+        f'{title}<div class="shots{single}" style="--across:{len(block.heads)}">{heads}{rows}</div>'
     )
 
 
-def _shot(place: Place, sheet: Sheet, workspace: Workspace) -> str:
-    request = sheet.request
+def _image(place: ImageIndex, job: ImageJob, workspace: Workspace) -> str:
+    request = job.request
     column, prompt, seed = place
     label, words, number = (
         request.columns[column].label,
         request.prompts[prompt],
         request.seeds[seed],
     )
-    file = sheet.file(workspace, place)
+    file = job.file(workspace, place)
     if file is None:
-        state = "to-come" if sheet.is_under_way else "missing"
+        state = "to-come" if job.is_under_way else "missing"
         box = '<div class="shot-box"></div><figcaption></figcaption>'
         return f'<figure class="shot {state}">{box}</figure>'
     url = escaped(workspace.url(file))
@@ -182,15 +185,15 @@ def _shot(place: Place, sheet: Sheet, workspace: Workspace) -> str:
         f'<button type="button" class="shot-box" aria-label="Look closer at {escaped(label)}: '
         f'{escaped(words)}, seed {number}"><img src="{url}" alt="{escaped(label)}: '
         f'{escaped(words)}" loading="lazy" decoding="async"></button>'
-        f"<figcaption>{_chips(sheet, label, prompt * len(request.seeds) + seed)}"
+        f"<figcaption>{_chips(job, label, prompt * len(request.seeds) + seed)}"
         f'<a href="{url}" download="{escaped(save)}" title="Download the picture with its recipe">'
         "Save</a></figcaption></figure>"
     )
 
 
-def _chips(sheet: Sheet, label: str, number: int) -> str:
+def _chips(job: ImageJob, label: str, number: int) -> str:
     chips = []
-    for score, columns in (sheet.scores or {}).items():
+    for score, columns in (job.scores or {}).items():
         values: list[Any] = columns.get(label, [])
         if number < len(values):
             name, meaning = SCORE_NAMES.get(score, (score, ""))

@@ -1,4 +1,4 @@
-"""The shipped subjects as cards, a press away."""
+"""The shipped subjects as cards."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ SIDE = 96
 
 
 def example_cards() -> str:
-    """A card for each subject; its small picture travels within the page."""
+    """Return a card for each subject, with its thumbnail embedded in the page."""
     cards = []
     for name in shipped_subjects():
         subject = ShippedSubject.load(name)

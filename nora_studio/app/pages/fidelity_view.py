@@ -1,4 +1,4 @@
-"""A fidelity result as HTML: the plot whose points can be pressed, what one drew, what to use."""
+"""A fidelity result as HTML: a plot with selectable points, a point's images, and advice."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,16 +10,19 @@ from nora_studio.scoring.fidelity_text import advice, fidelity_table, judges_of,
 from nora_studio.scoring.statistics import coverage
 
 TITLES = {
-    "CLIP-T": ("Prompt", "CLIP-T: does the picture show what its prompt says?"),
-    "CLIP-I": ("Subject", "CLIP-I: how alike the picture and the real photos are, to CLIP."),
-    "DINO": ("Subject, by DINO", "DINO: likeness to the real photos, to a judge of details."),
-    "Nearest photo": ("Nearest photo", "Likeness to the one photo it is nearest to: 1 is a copy."),
+    "CLIP-T": ("Prompt", "CLIP-T: how well the picture matches its prompt."),
+    "CLIP-I": ("Subject", "CLIP-I: how similar the picture is to the real photos, judged by CLIP."),
+    "DINO": (
+        "Subject, by DINO",
+        "DINO: how similar the picture is to the real photos in its details.",
+    ),
+    "Nearest photo": ("Nearest photo", "Similarity to the nearest photo: 1 is a copy."),
 }
-"""What a score is called on the page, and what it means."""
+"""Each score's label on the page, and its meaning."""
 
 
 def plot_view(result: Fidelity, chosen: int | None) -> str:
-    """Every point as a button, subject upwards, prompt to the right."""
+    """Show every point as a button: the subject score upwards, the prompt score to the right."""
     name = result.subject_score
     every = [*result.points, result.base]
     real = sum(result.real[name]) / len(result.real[name])
@@ -32,8 +35,8 @@ def plot_view(result: Fidelity, chosen: int | None) -> str:
 
     best = {found.point for found in result.recommended.values()}
     spots = [
-        _spot(result, number_, place(point), number_ in best, number_ == chosen)
-        for number_, point in enumerate(result.points)
+        _spot(result, index, place(point), index in best, index == chosen)
+        for index, point in enumerate(result.points)
     ]
     left, bottom = place(result.base)
     base = f'<i class="end" style="left:{left:.2f}%;bottom:{bottom:.2f}%"></i>'
@@ -60,18 +63,18 @@ def plot_view(result: Fidelity, chosen: int | None) -> str:
 
 
 def _spot(
-    result: Fidelity, number_: int, place: tuple[float, float], is_best: bool, is_chosen: bool
+    result: Fidelity, index: int, place: tuple[float, float], is_best: bool, is_chosen: bool
 ) -> str:
-    point = result.points[number_]
+    point = result.points[index]
     subject, prompt = (point.scores[n].mean for n in (result.subject_score, PROMPT_SCORE))
     kinds = [k for k, on in (("final", point.is_final), ("best", is_best)) if on]
-    told = f"{point.run}, {point_name(point)}: subject {subject:.3f}, prompt {prompt:.3f}"
+    label = f"{point.run}, {point_name(point)}: subject {subject:.3f}, prompt {prompt:.3f}"
     side = "after" if place[0] < 50 else "before"
     mark = "<em>recommended</em>" if is_best else ""
     return (
         f'<button type="button" class="spot {" ".join(kinds)}" data-act="point" '
-        f'data-point="{number_}" aria-pressed="{str(is_chosen).lower()}" '
-        f'aria-label="{escaped(told)}{", recommended" if is_best else ""}" '
+        f'data-point="{index}" aria-pressed="{str(is_chosen).lower()}" '
+        f'aria-label="{escaped(label)}{", recommended" if is_best else ""}" '
         f'style="left:{place[0]:.2f}%;bottom:{place[1]:.2f}%;'
         f'--c:var(--{colour_of(point.method)});--r:{_size(point.strength):.2f}rem"><i></i>'
         f'<span class="read {side}">{escaped(point.run)}<br>step {point.step:,} × '
@@ -84,17 +87,15 @@ def _size(strength: float) -> float:
 
 
 def _paths(result: Fidelity, place: Callable[[FidelityPoint], tuple[float, float]]) -> str:
-    """From the base through a checkpoint's strengths: where turning it up leads."""
+    """Draw a path for each checkpoint, from the base through its strengths."""
     paths = []
     for run, step in dict.fromkeys((point.run, point.step) for point in result.points):
         own = [point for point in result.points if (point.run, point.step) == (run, step)]
         own.sort(key=lambda point: point.strength)
         way = [place(point) for point in [result.base, *own]]
-        drawn = "L".join(f"{10 * x:.1f} {1000 - 10 * y:.1f}" for x, y in way)
-        kind = "final" if own[0].is_final else "earlier"
-        paths.append(
-            f'<path class="{kind}" d="M{drawn}" style="stroke:var(--{colour_of(own[0].method)})"/>'
-        )
+        path_data = "L".join(f"{10 * x:.1f} {1000 - 10 * y:.1f}" for x, y in way)
+        kind, colour = "final" if own[0].is_final else "earlier", colour_of(own[0].method)
+        paths.append(f'<path class="{kind}" d="M{path_data}" style="stroke:var(--{colour})"/>')
     return "".join(paths)
 
 
@@ -110,10 +111,10 @@ def _key(result: Fidelity) -> str:
 
 
 def panel_view(result: Fidelity, chosen: int | None, address: Callable[[str], str | None]) -> str:
-    """What a point drew, its scores, and the way to Compare with it.
+    """Show a point's images and scores, with a button to use it under Compare.
 
     Args:
-        address: A picture's, by its name in the result; None where it is gone.
+        address: Returns an image's URL by its name in the result; None if it is gone.
     """
     if chosen is None:
         return (
@@ -150,7 +151,7 @@ def _chip(name: str, mean: float, low: float | None = None, high: float | None =
 
 
 def advice_view(result: Fidelity, runs: Sequence[str]) -> str:
-    """For each run what to use, in words, and the table behind it."""
+    """Show the recommendation for each run in words, and the table behind it."""
     cards = []
     methods = {point.run: point.method for point in result.points}
     for run, method in ((run, methods[run]) for run in runs if run in methods):
@@ -180,7 +181,7 @@ def advice_view(result: Fidelity, runs: Sequence[str]) -> str:
 
 
 def first_choice(result: Fidelity, runs: Sequence[str]) -> int | None:
-    """The point to show before one is pressed: the first run's recommended one, or the latest."""
+    """Return the point to show first: the first run's recommended one, or the latest."""
     for run in runs:
         if run in result.recommended:
             return result.recommended[run].point

@@ -1,4 +1,4 @@
-"""The History tab: every run with its settings, curves and pictures; two, and what differs."""
+"""The History tab: all runs with settings, curves and images; for two, the differences."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from pathlib import Path
 import gradio as gr
 
 from nora_studio.app.pages.history_view import curves_view, detail_view, list_view, trash_view
-from nora_studio.app.pages.html_events import ON_LOAD, QUIET, act_of, told
-from nora_studio.app.pages.shared import Place, Shared
-from nora_studio.app.server.past_runs import (
+from nora_studio.app.pages.html_events import FORWARD_EVENTS, PRIVATE, error_toast, event_data
+from nora_studio.app.pages.shared import SharedState, TabContext
+from nora_studio.app.server.run_history import (
     delete_for_good,
     delete_runs,
     deleted_runs,
-    past_runs,
     restore_run,
+    run_rows,
 )
 from nora_studio.app.server.studio import Studio
 from nora_studio.app.server.workspace import Workspace, check_name
@@ -31,11 +31,11 @@ element.addEventListener('click', (event) => {
 """Marks the pressed row at once, so that it keeps the keyboard's focus."""
 
 
-def build(studio: Studio, shared: Shared, place: Place) -> None:
+def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
     """Lay out the tab and wire it."""
-    room = _Room(studio, _meanings())
-    trash = gr.HTML("", elem_id="history-trash", js_on_load=ON_LOAD)
-    runs = gr.HTML("", elem_id="history-runs", js_on_load=ON_LOAD + PICK)
+    handlers = _Handlers(studio, _meanings())
+    trash = gr.HTML("", elem_id="history-trash", js_on_load=FORWARD_EVENTS)
+    runs = gr.HTML("", elem_id="history-runs", js_on_load=FORWARD_EVENTS + PICK)
     with gr.Row(elem_classes="bar"):
         reuse = gr.Button("Reuse settings", interactive=False, scale=0, min_width=190)
         compare = gr.Button("Compare", interactive=False, scale=0, min_width=120)
@@ -45,100 +45,114 @@ def build(studio: Studio, shared: Shared, place: Place) -> None:
         log = gr.Checkbox(False, label="Log scale", container=False, scale=0, min_width=130)
         smoothing = gr.Slider(0, 0.95, 0.6, step=0.05, label="Smoothing", scale=0, min_width=300)
     detail = gr.HTML("", elem_id="history-detail")
-    picked, undone, seen = gr.State([]), gr.State([]), gr.State({})
-    inputs = [picked, undone, log, smoothing, seen]
-    outputs = [trash, runs, curves, detail, reuse, compare, delete, picked, seen]
-    gr.on([*place.looks, log.change, smoothing.change], room.look, inputs, outputs, **QUIET)
-    for part in (runs, trash):
-        part.select(room.press, [picked, undone], [picked, undone], **QUIET).then(
-            room.look, inputs, outputs, **QUIET
-        )
-    delete.click(room.delete, picked, [picked, undone], **QUIET).then(
-        room.look, inputs, outputs, **QUIET
+    picked, undone, shown_state = gr.State([]), gr.State([]), gr.State({})
+    inputs = [picked, undone, log, smoothing, shown_state]
+    outputs = [trash, runs, curves, detail, reuse, compare, delete, picked, shown_state]
+    gr.on(
+        [*place.refresh_events, log.change, smoothing.change],
+        handlers.refresh,
+        inputs,
+        outputs,
+        **PRIVATE,
     )
-    reuse.click(room.reuse, picked, [shared.settings, shared.tabs], **QUIET)
-    compare.click(room.compare, picked, [shared.adapters, shared.strengths, shared.tabs], **QUIET)
-    gr.api(room.delete_run, api_name="delete_run")
-    gr.api(room.restore_run, api_name="restore_run")
+    for part in (runs, trash):
+        part.select(handlers.on_press, [picked, undone], [picked, undone], **PRIVATE).then(
+            handlers.refresh, inputs, outputs, **PRIVATE
+        )
+    delete.click(handlers.delete, picked, [picked, undone], **PRIVATE).then(
+        handlers.refresh, inputs, outputs, **PRIVATE
+    )
+    reuse.click(handlers.reuse, picked, [shared.settings, shared.tabs], **PRIVATE)
+    compare.click(
+        handlers.compare, picked, [shared.adapters, shared.strengths, shared.tabs], **PRIVATE
+    )
+    gr.api(handlers.delete_run, api_name="delete_run")
+    gr.api(handlers.restore_run, api_name="restore_run")
 
 
 @dataclass(frozen=True)
-class _Room:
-    """What the page's events do."""
+class _Handlers:
+    """Handlers of the page's events."""
 
     studio: Studio
     meanings: Mapping[str, str]
 
-    def look(self, picked, undone, log: bool, smoothing: float, before: dict, request: gr.Request):
+    def refresh(
+        self, picked, undone, log: bool, smoothing: float, before: dict, request: gr.Request
+    ):
         workspace = self.studio.workspace(request.headers)
-        every = {past.name: past for past in past_runs(workspace)}
+        every = {past.name: past for past in run_rows(workspace)}
         picked = [name for name in picked if name in every]
-        chosen = [every[name].standing for name in picked]
+        chosen = [every[name].summary for name in picked]
         shown = [
             trash_view(deleted_runs(workspace), undone),
             list_view(list(every.values()), picked, workspace),
             curves_view(chosen, log, smoothing),
             detail_view(chosen, workspace, self.meanings) if every else "",
         ]
-        # What has not changed is not sent again: nothing moves, and no button loses the focus.
+        # Unchanged parts are not sent again: nothing moves, and no button loses the focus.
         old = before.get("views") or [None] * len(shown)
         parts = [gr.skip() if a == b else b for a, b in zip(old, shown, strict=True)]
-        drawn = bool(chosen) and all(now.run.has_adapter for now in chosen)
-        switches = [len(chosen) == 1, drawn, bool(chosen)]
+        has_adapters = bool(chosen) and all(now.run.has_adapter for now in chosen)
+        switches = [len(chosen) == 1, has_adapters, bool(chosen)]
         same = before.get("switches") == switches
         buttons = [gr.skip() if same else gr.Button(interactive=on) for on in switches]
         return [*parts, *buttons, picked, {"views": shown, "switches": switches}]
 
-    def press(self, picked: list[str], undone: list[str], event: gr.EventData, request: gr.Request):
-        """A row is picked or let go; a deleted run is brought back, or all are for good."""
-        act, workspace = act_of(event), self.studio.workspace(request.headers)
-        name = act.get("run", "")
+    def on_press(
+        self, picked: list[str], undone: list[str], event: gr.EventData, request: gr.Request
+    ):
+        """Select or deselect a run, restore a deleted one, or empty the trash."""
+        data, workspace = event_data(event), self.studio.workspace(request.headers)
+        name = data.get("run", "")
         try:
-            if act.get("act") == "pick":
+            if data.get("act") == "pick":
                 check_name(name)
                 rest = [one for one in picked if one != name]
                 return (rest if name in picked else [*rest[-1:], name]), undone
-            if act.get("act") == "restore":
+            if data.get("act") == "restore":
                 restore_run(workspace, name)
                 return [name], [one for one in undone if one != name]
-            if act.get("act") == "empty":
+            if data.get("act") == "empty":
                 delete_for_good(workspace)
                 return picked, []
         except StudioError as error:
-            raise told(error) from error
+            raise error_toast(error) from error
         return picked, undone
 
     def delete(self, picked: list[str], request: gr.Request):
-        """Throw the picked runs away."""
+        """Delete the selected runs."""
         return [], self._delete(picked, request)
 
     def delete_run(self, run: str, request: gr.Request) -> list[str]:
-        """Throw one of your runs away; restore_run brings it back."""
+        """Delete one of your runs; restore_run restores it."""
         return self._delete([run], request)
 
     def _delete(self, names: list[str], request: gr.Request) -> list[str]:
         try:
             workspace = self.studio.workspace(request.headers)
-            drawn = {
+            in_use = {
                 Path(choice.path).parts[1:2]
-                for sheet in self.studio.drawings.list(workspace)
-                if sheet.is_under_way
-                for column in sheet.request.columns
+                for image_job in self.studio.image_queue.list(workspace)
+                if image_job.is_under_way
+                for column in image_job.request.columns
                 for choice in column.adapters
             }
             for name in names:
-                if (name,) in drawn:
-                    raise StudioError(f"{name} is being drawn. Stop that first, under Compare.")
+                if (name,) in in_use:
+                    raise StudioError(
+                        f"{name} is in use by a drawing. Stop that first, under Compare."
+                    )
             return delete_runs(workspace, self.studio.jobs, names)
         except StudioError as error:
-            raise told(error, "Not deleted") from error
+            raise error_toast(error, "Not deleted") from error
 
     def restore_run(self, run: str, request: gr.Request) -> str:
-        """Bring back one of your deleted runs."""
+        """Restore one of your deleted runs."""
         try:
             return restore_run(self.studio.workspace(request.headers), run).folder.name
         except StudioError as error:
-            raise told(error) from error
+            raise error_toast(error) from error
 
     def reuse(self, picked: list[str], request: gr.Request):
         """Hand a run's settings to Train."""
@@ -146,7 +160,7 @@ class _Room:
         return name, gr.Tabs(selected="train")
 
     def compare(self, picked: list[str], request: gr.Request):
-        """Hand the picked runs to Compare."""
+        """Hand the selected runs to Compare."""
         names = self._names(picked, self.studio.workspace(request.headers))
         return [f"runs/{name}" for name in names], [], gr.Tabs(selected="compare")
 
@@ -154,11 +168,11 @@ class _Room:
         try:
             return [workspace.run(name).folder.name for name in picked]
         except StudioError as error:
-            raise told(error) from error
+            raise error_toast(error) from error
 
 
 def _meanings() -> dict[str, str]:
-    """What each of the trainer's options means, by its name; those of a part by their own."""
+    """Return the meaning of each of the trainer's options by its name."""
     groups = [kind for kind in DreamboothOptions.__mro__ if kind is not object]
     meanings: dict[str, str] = {}
     for kind in [*(group for group in groups if own_fields(group)), PartOptions]:

@@ -1,4 +1,4 @@
-"""Runs of the past as HTML: the list, one run in full, and what two differ in."""
+"""Runs as HTML: the list, one run in full, and the differences of two."""
 
 import datetime
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from nora_studio.app.pages.escaping import escaped
 from nora_studio.app.pages.html import METHOD_NAMES, colour_of, dot, table
 from nora_studio.app.pages.line_chart import Series, line_chart
-from nora_studio.app.server.past_runs import PastRun, settings_of
+from nora_studio.app.server.run_history import RunRow, settings_of
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.runs.history import RunSummary, Settings, common_steps, differing_settings
 from nora_studio.runs.sample_files import samples_of
@@ -26,23 +26,23 @@ CURVE_NAMES = {
     "held_out_loss": "Loss on a photo held out",
 }
 SHORT_NAMES = {"loss": "loss", "held_out_loss": "held out", "fixed_loss": "fixed noise"}
-"""The first two that a run has stand in its row."""
+"""A run's row shows the first two that it has."""
 EMPTY = (
     '<div class="empty"><b>No runs yet</b>Whatever you train is kept here, with its settings, '
     "curves and pictures, until you delete it.</div>"
 )
 
 
-def list_view(runs: Sequence[PastRun], picked: Sequence[str], workspace: Workspace) -> str:
-    """A row for each run; pressing picks it."""
+def list_view(runs: Sequence[RunRow], picked: Sequence[str], workspace: Workspace) -> str:
+    """Show a row for each run; pressing one selects it."""
     if not runs:
         return EMPTY
     rows = "".join(_row(past, past.name in picked, workspace) for past in runs)
     return f'<div class="runs" role="group" aria-label="Runs">{rows}</div>'
 
 
-def _row(past: PastRun, is_picked: bool, workspace: Workspace) -> str:
-    now, name = past.standing, escaped(past.name)
+def _row(past: RunRow, is_picked: bool, workspace: Workspace) -> str:
+    now, name = past.summary, escaped(past.name)
     picture = '<span class="picture"></span>'
     if past.thumbnail is not None:
         address = escaped(workspace.url(past.thumbnail))
@@ -67,7 +67,7 @@ def _row(past: PastRun, is_picked: bool, workspace: Workspace) -> str:
 
 
 def curves_view(runs: Sequence[RunSummary], log: bool, smoothing: float) -> str:
-    """The training loss of one or two runs in one chart, and their measured loss in another."""
+    """Show the training losses of one or two runs in one chart, the measured ones in another."""
     if not runs:
         return ""
     held_out = all("held_out_loss" in now.curves for now in runs)
@@ -83,7 +83,7 @@ def _chart(runs: Sequence[RunSummary], name: str, log: bool, smoothing: float) -
         colour = "soft" if alike and order else colour_of(now.method)
         line = "dashed" if order else "solid"
         series.append(Series(now.run.folder.name, now.curves.get(name, []), colour, line))
-    empty = "Nothing was measured. A training with --hold-out or --evaluate-every measures it."
+    empty = "Not measured. A training with --hold-out or --evaluate-every measures it."
     title = CURVE_NAMES[name]
     chart = line_chart(series, title=title, log=log, smoothing=smoothing, empty=empty)
     return f'<section class="card">{chart}</section>'
@@ -92,10 +92,10 @@ def _chart(runs: Sequence[RunSummary], name: str, log: bool, smoothing: float) -
 def detail_view(
     runs: Sequence[RunSummary], workspace: Workspace, meanings: Mapping[str, str]
 ) -> str:
-    """One run's settings and samples; of two, what differs, and both one's samples.
+    """Show one run's settings and samples; for two runs, the differences and both samples.
 
     Args:
-        meanings: What each setting means, by its name.
+        meanings: The meaning of each setting by its name.
     """
     if not runs:
         return (
@@ -103,11 +103,11 @@ def detail_view(
             "pictures; two show what differs.</div>"
         )
     settings = [settings_of(now.run) for now in runs]
-    told = _difference(runs, settings, meanings) if len(runs) == 2 else ""
+    details = _difference(runs, settings, meanings) if len(runs) == 2 else ""
     if len(runs) == 1:
-        told = _settings(runs[0], settings[0], meanings)
+        details = _settings(runs[0], settings[0], meanings)
     samples = "".join(_samples(now, workspace) for now in runs)
-    return f'<div class="past">{told}<div class="past-samples">{samples}</div></div>'
+    return f'<div class="past">{details}<div class="past-samples">{samples}</div></div>'
 
 
 def _settings(now: RunSummary, settings: Settings, meanings: Mapping[str, str]) -> str:
@@ -148,7 +148,7 @@ def _difference(
 
 
 def _ends(runs: Sequence[RunSummary]) -> str:
-    """Both runs' losses at the last step that both have."""
+    """Show both runs' losses at the last step that both have."""
     rows = []
     for name, words in CURVE_NAMES.items():
         curves = [now.curves.get(name, []) for now in runs]
@@ -158,7 +158,7 @@ def _ends(runs: Sequence[RunSummary]) -> str:
             change = f"{second - first:+.4f}".replace("-", "−")
             rows.append([words, f"{first:.4f}", f"{second:.4f}", change, f"{step:,}"])
     heads = [("", ""), *((now.run.folder.name, "") for now in runs)]
-    heads += [("Difference", "The second less the first"), ("At step", "")]
+    heads += [("Difference", "The second minus the first"), ("At step", "")]
     return (
         table(heads, rows) if rows else '<p class="note">No step at which both were measured.</p>'
     )
@@ -181,12 +181,12 @@ def _value(value: object) -> str:
 
 
 def _samples(now: RunSummary, workspace: Workspace) -> str:
-    """The base's and the latest samples of a run, prompt by prompt."""
+    """Show the base's and the latest samples of a run, prompt by prompt."""
     samples = samples_of(now.run)
     name, last = escaped(now.run.folder.name), max(samples, default=0)
     head = f"<h3>{dot(now.method)} {name}</h3>"
     if not last:
-        return f'<section class="card">{head}<p class="note">It drew no samples.</p></section>'
+        return f'<section class="card">{head}<p class="note">It has no samples.</p></section>'
     base = samples.get(0, {})
     called = escaped(METHOD_NAMES.get(now.method, now.method))
     prompts = settings_of(now.run).get("sample_prompts") or []
@@ -208,10 +208,10 @@ def _samples(now: RunSummary, workspace: Workspace) -> str:
 
 
 def trash_view(names: Sequence[str], undone: Sequence[str]) -> str:
-    """What was just deleted, to be undone, and all that is in the trash.
+    """Show the runs that were just deleted, with Undo, and everything that is in the trash.
 
     Args:
-        undone: Deleted last, by this page.
+        undone: Names of the runs that this page deleted last.
     """
     last = "".join(
         f'<p class="undo" role="status">{escaped(name)} was deleted.'
@@ -230,7 +230,7 @@ def trash_view(names: Sequence[str], undone: Sequence[str]) -> str:
     count = f"{len(names)} deleted run{'s' * (len(names) > 1)}"
     return (
         f'{last}<details class="card trash"><summary>{count}</summary><ul>{rows}</ul>'
-        "<details><summary>Delete for good</summary><p>Their settings, pictures and adapters are "
-        'gone then. <button type="button" class="plain-button bad" data-act="empty">Yes, delete '
+        "<details><summary>Delete for good</summary><p>This deletes their settings, pictures and "
+        'adapters. <button type="button" class="plain-button bad" data-act="empty">Yes, delete '
         f"{count} for good</button></p></details></details>"
     )

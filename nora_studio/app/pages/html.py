@@ -1,4 +1,4 @@
-"""Small pieces of HTML that several tabs show."""
+"""Small HTML elements that several tabs show."""
 
 from collections.abc import Sequence
 
@@ -10,27 +10,27 @@ METHOD_NAMES = methods.METHOD_NAMES | {"base": "Base"}
 
 
 COLOURS: dict[str, Colour] = {"nora": "nora", "lora": "lora", "base": "base"}
-"""The theme's colours for what is compared, in the order that it is shown in."""
+"""The theme's colours of the compared methods, in display order."""
 STROKES: dict[str, Stroke] = {"lora": "dashed"}
-"""Lines that are not solid, so that colours do not have to tell twins apart."""
+"""Lines that are not solid, so that twins differ in more than their colours."""
 
 
 def colour_of(method: str) -> Colour:
-    """The theme's variable for a method."""
+    """Return the theme's colour variable for a method."""
     return COLOURS.get(method, "ink")
 
 
 def dot(method: str) -> str:
-    """A method's colour as a dot."""
+    """Show a method's colour as a dot."""
     colour = f"background:var(--{colour_of(method)})"
     return f'<span class="dot" style="{colour}" aria-hidden="true"></span>'
 
 
 def table(heads: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> str:
-    """A table; the first column names the row. It scrolls sideways within itself.
+    """Build a table whose first column names the row; it scrolls sideways within itself.
 
     Args:
-        heads: Each column's name, and what it means for who points at it.
+        heads: Each column's name, and its meaning as a tooltip.
     """
     head = "".join(
         f'<th scope="col">{_tip(escaped(name), meaning)}</th>' for name, meaning in heads

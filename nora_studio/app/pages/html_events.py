@@ -1,19 +1,20 @@
-"""Own HTML that answers: what carries `data-act` tells the server when it is pressed or changed."""
+"""Events of the page's own HTML: elements with `data-act` inform the server when used."""
 
 from typing import Any
 
 import gradio as gr
 
+from nora_studio.app.pages.escaping import as_sentence
 from nora_studio.errors import StudioError
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-"""Of listeners that only keep the page as it is: no queue, no spinner, not for programs."""
+PRIVATE: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+"""For listeners that only update the page: no queue, no spinner, not in the API."""
 
-HIDDEN: dict[str, Any] = {"show_progress": "hidden"}
-"""Of listeners for programs too, and of those that may refuse: Gradio would lay the word "Error"
-over every component that the listener fills, fields included; the refusal itself is a toast."""
+NO_SPINNER: dict[str, Any] = {"show_progress": "hidden"}
+"""For listeners in the API, and for those that may raise an error: otherwise Gradio would cover
+every output component with the word "Error"; the error itself is shown as a message."""
 
-ON_LOAD = """
+FORWARD_EVENTS = """
 const told = (target, extra) => ({...target.dataset, ...extra});
 element.addEventListener('click', (event) => {
   const target = event.target.closest('[data-act]');
@@ -28,15 +29,15 @@ element.addEventListener('change', (event) => {
   }
 });
 """
-"""For `gr.HTML(js_on_load=ON_LOAD)`: buttons come as `select`, fields as `submit`."""
+"""For `gr.HTML(js_on_load=FORWARD_EVENTS)`: buttons send `select`, fields send `submit`."""
 
 
-def act_of(event: gr.EventData) -> dict[str, str]:
-    """What a page told, as text by name; anything else in it is left out."""
+def event_data(event: gr.EventData) -> dict[str, str]:
+    """Return the fields of a page's event that are text."""
     facts = event._data if isinstance(event._data, dict) else {}
     return {str(name): value for name, value in facts.items() if isinstance(value, str)}
 
 
-def told(error: StudioError, title: str = "That did not work") -> gr.Error:
-    """An error in one sentence, as the page shows it."""
-    return gr.Error(str(error), title=title, duration=12, print_exception=False)
+def error_toast(error: StudioError, title: str = "That did not work") -> gr.Error:
+    """Return a StudioError as the error message that the page shows."""
+    return gr.Error(as_sentence(str(error)), title=title, duration=12, print_exception=False)

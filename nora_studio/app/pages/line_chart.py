@@ -1,4 +1,4 @@
-"""A line chart as HTML of our own: sharp at every width, in the page's colours, no script."""
+"""A line chart in plain HTML and SVG: sharp at every width, in the page's colours, no script."""
 
 import math
 from bisect import bisect_left
@@ -11,15 +11,15 @@ from nora_studio.app.pages.axes import Axis, number
 from nora_studio.app.pages.escaping import escaped
 from nora_studio.runs.curves import thinned
 
-_MOST_POINTS = 400
-"""A line draws; more than there are pixels only make the page heavy."""
-_MOST_COLUMNS = 120
-"""Places that answer to the pointer."""
+_MAX_POINTS = 400
+"""Points of a line; more than there are pixels would only make the page larger."""
+_MAX_COLUMNS = 120
+"""Strips that show values under the pointer."""
 _DASHES = {"solid": "", "dashed": "7 5", "dotted": "1.5 5"}
 
 Colour = Literal["nora", "lora", "base", "accent", "ink", "soft"]
 Stroke = Literal["solid", "dashed", "dotted"]
-Point = tuple[float, float]
+LinePoint = tuple[float, float]
 """(step, value)."""
 
 
@@ -28,12 +28,12 @@ class Series:
     """One line."""
 
     label: str
-    points: Sequence[Point]
-    """By step."""
+    points: Sequence[LinePoint]
+    """Points in the order of their steps."""
     colour: Colour = "ink"
     """A variable of the page's theme."""
     line: Stroke = "solid"
-    """Lines of two colours should differ in this too, for who cannot tell the colours apart."""
+    """Lines should differ in this as well, for readers who cannot distinguish the colours."""
 
 
 def line_chart(
@@ -46,17 +46,17 @@ def line_chart(
 ) -> str:
     """Draw lines over steps, with axes, a key, and the values under the pointer.
 
-    With smoothing the raw values stay behind, faint; the axis is the smooth lines', so that one
-    wild value does not flatten all others.
+    With smoothing, the raw values are shown faintly behind; the axis fits the smoothed lines, so
+    that one outlier does not flatten all others.
 
     Args:
-        title: What is shown, for the heading and for who hears the page.
-        log: A logarithmic value axis; values of zero and below are left out.
+        title: The heading, also for screen readers.
+        log: Use a logarithmic value axis; values of zero and below are left out.
         smoothing: Share of the past in an exponential moving average, 0 (none) to below 1.
-        empty: What stands in the chart's place before the first value.
+        empty: The text that is shown before the first value.
 
     Returns:
-        One element, as high without a value as with a thousand. `line_chart.css` belongs to it.
+        One element, which has the same height with and without values; styled by `line_chart.css`.
     """
     raw = [_clean(one.points, log) for one in series]
     shown = [smoothed(points, smoothing) for points in raw]
@@ -79,7 +79,7 @@ def line_chart(
     ]
     return (
         f'<figure class="chart"><figcaption>{escaped(title)}</figcaption>'
-        f'<div class="plot" role="img" aria-label="{escaped(_told(title, series, shown))}">'
+        f'<div class="plot" role="img" aria-label="{escaped(_description(title, series, shown))}">'
         f"{_labels(steps, values)}"
         '<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" aria-hidden="true">'
         f"{''.join(lines)}</svg>{_columns(series, shown, steps, values)}</div>"
@@ -87,8 +87,8 @@ def line_chart(
     )
 
 
-def smoothed(points: Sequence[Point], smoothing: float) -> list[Point]:
-    """An exponential moving average over a line's points, without the pull of its start.
+def smoothed(points: Sequence[LinePoint], smoothing: float) -> list[LinePoint]:
+    """Smooth a line by an exponential moving average without bias towards its start.
 
     Source: Kingma & Ba, arXiv 1412.6980, 3: the average divided by the weight it has gathered.
     """
@@ -100,23 +100,23 @@ def smoothed(points: Sequence[Point], smoothing: float) -> list[Point]:
     return smooth
 
 
-def _clean(points: Sequence[Point], log: bool) -> list[Point]:
+def _clean(points: Sequence[LinePoint], log: bool) -> list[LinePoint]:
     return [(x, y) for x, y in points if math.isfinite(y) and (y > 0 or not log)]
 
 
-def _path(points: list[Point], steps: Axis, values: Axis, one: Series, kind: str) -> str:
+def _path(points: list[LinePoint], steps: Axis, values: Axis, one: Series, kind: str) -> str:
     places = [
         f"{10 * steps.percent(x):.1f} {1000 - 10 * values.percent(y):.1f}"
-        for x, y in thinned(points, _MOST_POINTS)
+        for x, y in thinned(points, _MAX_POINTS)
     ]
-    # A line to its own start shows a single point as a dot.
-    drawn = "M" + "L".join(places if len(places) > 1 else places * 2)
+    # A line from a point to itself shows a dot.
+    path_data = "M" + "L".join(places if len(places) > 1 else places * 2)
     dashes = f' stroke-dasharray="{_DASHES[one.line]}"' if _DASHES[one.line] else ""
-    return f'<path class="{kind}" d="{drawn}" style="stroke:var(--{one.colour})"{dashes}/>'
+    return f'<path class="{kind}" d="{path_data}" style="stroke:var(--{one.colour})"{dashes}/>'
 
 
 def _labels(steps: Axis, values: Axis) -> str:
-    """Both axes' numbers, and a faint line across at each value's."""
+    """Draw both axes' numbers, and a faint horizontal line at each value."""
     across = "".join(
         f'<span class="y" style="bottom:{values.percent(tick):.2f}%">{number(tick)}</span>'
         f'<hr style="bottom:{values.percent(tick):.2f}%">'
@@ -130,11 +130,11 @@ def _labels(steps: Axis, values: Axis) -> str:
 
 
 def _columns(
-    series: Sequence[Series], shown: Sequence[list[Point]], steps: Axis, values: Axis
+    series: Sequence[Series], shown: Sequence[list[LinePoint]], steps: Axis, values: Axis
 ) -> str:
-    """Upright strips that show, under the pointer, every line's value nearest to their step."""
+    """Draw vertical strips that show every line's nearest value under the pointer."""
     measured = sorted({step for points in shown for step, _ in points})
-    places = thinned([(step, 0.0) for step in measured], _MOST_COLUMNS)
+    places = thinned([(step, 0.0) for step in measured], _MAX_COLUMNS)
     centres = [steps.percent(step) for step, _ in places]
     edges = [0.0, *((a + b) / 2 for a, b in pairwise(centres)), 100.0]
     strips = []
@@ -157,10 +157,10 @@ def _columns(
     return f'<div class="strips" aria-hidden="true">{"".join(strips)}</div>'
 
 
-def _nearest(points: list[Point], step: float) -> Point | None:
+def _nearest(points: list[LinePoint], step: float) -> LinePoint | None:
     place = bisect_left(points, step, key=lambda point: point[0])
-    beside = points[max(0, place - 1) : place + 1]
-    return min(beside, key=lambda point: abs(point[0] - step), default=None)
+    neighbours = points[max(0, place - 1) : place + 1]
+    return min(neighbours, key=lambda point: abs(point[0] - step), default=None)
 
 
 def _swatch(one: Series) -> str:
@@ -171,8 +171,8 @@ def _swatch(one: Series) -> str:
     )
 
 
-def _key(series: Sequence[Series], shown: Sequence[list[Point]]) -> str:
-    """Whose line is which, with its last value."""
+def _key(series: Sequence[Series], shown: Sequence[list[LinePoint]]) -> str:
+    """Draw the legend, with each line's last value."""
     rows = [
         f"<li>{_swatch(one)}{escaped(one.label)}"
         f"{f' <b>{points[-1][1]:.4g}</b>' if points else ''}</li>"
@@ -181,8 +181,8 @@ def _key(series: Sequence[Series], shown: Sequence[list[Point]]) -> str:
     return f'<ul class="key">{"".join(rows)}</ul>'
 
 
-def _told(title: str, series: Sequence[Series], shown: Sequence[list[Point]]) -> str:
-    """The chart in words."""
+def _description(title: str, series: Sequence[Series], shown: Sequence[list[LinePoint]]) -> str:
+    """Describe the chart in words, for screen readers."""
     lines = [
         f"{one.label} from {points[0][1]:.4g} at step {number(points[0][0])} to "
         f"{points[-1][1]:.4g} at step {number(points[-1][0])}"

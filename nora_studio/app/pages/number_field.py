@@ -1,7 +1,7 @@
-"""A field for a number that may be left out: empty means that the studio chooses.
+"""A field for an optional number: if it is empty, the studio chooses.
 
-It is a text field. Gradio's `gr.Number` shows an empty value as 0 once the browser mounts it, and
-sends that 0 with the next change of any field.
+It is a text field, because Gradio's `gr.Number` shows an empty value as 0 once the browser mounts
+it, and sends that 0 with the next change of any field.
 """
 
 import math
@@ -14,7 +14,7 @@ import gradio as gr
 from nora_studio.errors import StudioError
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,15}")
-_MOST_CHARACTERS = 32
+_MAX_CHARACTERS = 32
 SCRIPT = """<script>
 (() => {
   const field = (event) => event.target.closest && event.target.closest('.number-field');
@@ -38,12 +38,12 @@ SCRIPT = """<script>
   });
 })();
 </script>"""
-"""For the page's head: marks a field that holds no number, and asks a phone for its digits."""
+"""For the page's head: marks a field without a valid number, and requests a numeric keyboard."""
 
 
 @dataclass(frozen=True)
 class NumberField:
-    """What an optional number may be."""
+    """The label and range of an optional number."""
 
     label: str
     is_whole: bool = True
@@ -55,26 +55,26 @@ class NumberField:
     def build(
         self, value: float | None = None, placeholder: str = "automatic", **look: Any
     ) -> gr.Textbox:
-        """Lay out its component.
+        """Lay out the component.
 
         Args:
-            value: At first; None: empty.
-            placeholder: What an empty field comes to.
+            value: The first value; None: empty.
+            placeholder: What an empty field means.
         """
         kind = ["number-field", "whole"] if self.is_whole else ["number-field"]
         text = "" if value is None else f"{value:g}"
         if value is not None and float(text) != value:
             text = str(value)
         return gr.Textbox(
-            text, label=self.label, placeholder=placeholder, max_length=_MOST_CHARACTERS,
+            text, label=self.label, placeholder=placeholder, max_length=_MAX_CHARACTERS,
             elem_classes=kind, **look,
         )  # fmt: skip
 
     def read(self, value: object) -> int | float | None:
-        """The number in the field; None where it is empty.
+        """Return the number in the field; None where it is empty.
 
         Raises:
-            StudioError: it is no number, or out of range.
+            StudioError: the text is not a number, or out of range.
         """
         text = "" if value is None else str(value).strip()
         if not text:
@@ -98,7 +98,7 @@ class NumberField:
             number = float(text)
         except ValueError:
             return None
-        return number if math.isfinite(number) and len(text) <= _MOST_CHARACTERS else None
+        return number if math.isfinite(number) and len(text) <= _MAX_CHARACTERS else None
 
     @property
     def _expected(self) -> str:

@@ -1,4 +1,4 @@
-"""The whole page: the head, and a tab for each thing that one does here."""
+"""The whole page: its header and its tabs."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,12 +7,12 @@ import gradio as gr
 
 from nora_studio.app.pages import adapters, compare, history, scores, train, watch
 from nora_studio.app.pages.escaping import escaped
-from nora_studio.app.pages.html_events import QUIET
+from nora_studio.app.pages.html_events import PRIVATE
 from nora_studio.app.pages.number_field import SCRIPT
-from nora_studio.app.pages.shared import POLL_SECONDS, Place, Shared
+from nora_studio.app.pages.shared import POLL_SECONDS, SharedState, TabContext
 from nora_studio.app.server.studio import Studio
 
-TABS: tuple[tuple[str, str, Callable[[Studio, Shared, Place], None]], ...] = (
+TABS: tuple[tuple[str, str, Callable[[Studio, SharedState, TabContext], None]], ...] = (
     ("train", "Train", train.build),
     ("watch", "Watch", watch.build),
     ("compare", "Compare", compare.build),
@@ -20,17 +20,17 @@ TABS: tuple[tuple[str, str, Callable[[Studio, Shared, Place], None]], ...] = (
     ("scores", "Scores", scores.build),
     ("history", "History", history.build),
 )
-FIRST = "train"
-MOST_SESSIONS = 64
-"""Pages whose state is kept, those used last: Gradio copies the whole page's configuration (about a
-megabyte) for each load, and by itself keeps ten thousand. An open page looks every 1.5 s, so it is
-among them; of one that was pushed out, what it had picked is forgotten."""
-MARK = """<svg viewBox="0 0 32 32" aria-hidden="true" fill="none" stroke-width="2.4">
+FIRST_TAB = "train"
+MAX_SESSIONS = 64
+"""Pages whose state is kept, the most recently used ones. Gradio copies the page's configuration
+(about a megabyte) for each load, and keeps ten thousand by default. An open page sends a request
+every 1.5 s, so it stays among them; a page that was dropped loses its selections."""
+LOGO = """<svg viewBox="0 0 32 32" aria-hidden="true" fill="none" stroke-width="2.4">
 <rect x="2" y="2" width="28" height="28" rx="7" stroke="var(--line-strong)"/>
 <rect x="7.5" y="7.5" width="17" height="17" rx="4.5" stroke="var(--lora)"/>
 <rect x="12.6" y="12.6" width="6.8" height="6.8" rx="2" fill="var(--nora)" stroke="var(--nora)"/>
 </svg>"""
-TURN = """
+TOGGLE_THEME = """
 element.addEventListener('click', (event) => {
   if (!event.target.closest('[data-turn]')) return;
   const dark = document.body.classList.toggle('dark');
@@ -46,25 +46,25 @@ HEAD = """<script>
   addEventListener('DOMContentLoaded', () => { set(); setTimeout(set, 300); });
 })();
 </script>"""
-"""Light or dark, as last chosen, before the first picture."""
+"""Sets light or dark mode, as last chosen, before the first paint."""
 HEAD += SCRIPT
 
 
 def build_page(studio: Studio) -> gr.Blocks:
-    """The Blocks of a studio."""
+    """Build the page of a studio."""
     with gr.Blocks(title="NoRA Studio", analytics_enabled=False) as page:
-        page.state_session_capacity = MOST_SESSIONS
-        head = gr.HTML(_head(None), js_on_load=TURN, elem_id="head")
-        # Outside the tabs, among which they would count as tabs.
+        page.state_session_capacity = MAX_SESSIONS
+        head = gr.HTML(_head(None), js_on_load=TOGGLE_THEME, elem_id="head")
+        # Outside of gr.Tabs, where they would count as tabs.
         states = gr.State(""), gr.State([]), gr.State([]), gr.State("")
-        timers = {name: gr.Timer(POLL_SECONDS, active=name == FIRST) for name, _, _ in TABS}
-        with gr.Tabs(selected=FIRST, elem_id="tabs", overflow_behavior="wrap") as tabs:
-            shared = Shared(page, tabs, *states)
+        timers = {name: gr.Timer(POLL_SECONDS, active=name == FIRST_TAB) for name, _, _ in TABS}
+        with gr.Tabs(selected=FIRST_TAB, elem_id="tabs", overflow_behavior="wrap") as tabs:
+            shared = SharedState(page, tabs, *states)
             for name, label, build in TABS:
                 with gr.Tab(label, id=name, elem_id=f"tab-{name}") as tab:
-                    build(studio, shared, Place(tab, timers[name]))
-                wound = partial(_wound, name)
-                tab.select(wound, None, list(timers.values()), **QUIET)
+                    build(studio, shared, TabContext(tab, timers[name]))
+                switch_timer = partial(_only_timer_of, name)
+                tab.select(switch_timer, None, list(timers.values()), **PRIVATE)
 
         def greet(request: gr.Request) -> str:
             return _head(studio.auth.account(request.headers))
@@ -73,8 +73,8 @@ def build_page(studio: Studio) -> gr.Blocks:
     return page
 
 
-def _wound(opened: str) -> list[gr.Timer]:
-    """Have the open tab's timer alone go on."""
+def _only_timer_of(opened: str) -> list[gr.Timer]:
+    """Run the open tab's timer only."""
     return [gr.Timer(active=name == opened) for name, _, _ in TABS]
 
 
@@ -86,7 +86,7 @@ def _head(account: str | None) -> str:
             "<button>Log out</button></form>"
         )
     return (
-        f'<header class="masthead">{MARK}<b>NoRA Studio</b>'
+        f'<header class="masthead">{LOGO}<b>NoRA Studio</b>'
         '<span class="what">Teach a picture model one subject from a few photos</span>'
         f'<span class="who">{who}<button data-turn title="Light or dark">◐</button></span>'
         "</header>"

@@ -1,11 +1,11 @@
-"""A subject's photos as rows: what is trained of each, its words, and what is wrong with it."""
+"""A subject's photos as rows: the part that is trained on, the caption, and remarks."""
 
 from collections.abc import Sequence
 
 from nora_studio.app.pages.escaping import escaped
 from nora_studio.app.server.photo_report import PhotoReport
 from nora_studio.app.server.upload_notes import UploadNote
-from nora_studio.app.server.uploads import MOST_CAPTION, StoredPhoto
+from nora_studio.app.server.uploads import MAX_CAPTION, StoredPhoto
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.mini.assets import EMBEDDED
 from nora_studio.photos.buckets import bucket_sizes, buckets_pay, nearest_size
@@ -19,14 +19,14 @@ EMPTY = (
 
 
 def resolution_of(model: str) -> int:
-    """Side in pixels that photos are trained at, before any option says otherwise."""
+    """Return the side in pixels that photos are trained at, unless an option sets another."""
     return RESOLUTIONS.get(model, SDXL_RESOLUTION)
 
 
 def photo_rows(
     workspace: Workspace, photos: list[StoredPhoto], report: PhotoReport, model: str, noun: str
 ) -> str:
-    """The rows as HTML; fields and buttons of it answer through `html_events`."""
+    """Show a row for each photo; fields and buttons answer through `html_events`."""
     if not photos:
         return EMPTY
     overall = "".join(_remark(remark.text, remark.is_unusable) for remark in report.overall)
@@ -45,7 +45,7 @@ def photo_rows(
             f'<span class="note">{photo.width} × {photo.height}{masked}</span>'
             f'<button class="plain-button" data-act="remove" data-photo="{photo.name}" '
             f'aria-label="Remove {name}">Remove</button></div>'
-            f'<textarea rows="2" maxlength="{MOST_CAPTION}" data-act="caption" '
+            f'<textarea rows="2" maxlength="{MAX_CAPTION}" data-act="caption" '
             f'data-photo="{photo.name}" aria-label="What is in {name}" placeholder="{hint}">'
             f"{escaped(photo.caption)}</textarea>{said}</div></li>"
         )
@@ -53,7 +53,7 @@ def photo_rows(
 
 
 def notes_list(notes: Sequence[UploadNote]) -> str:
-    """What was not taken of the visitor's files, each by its name, until it is dismissed."""
+    """List the visitor's files that were not taken as they are, until the list is dismissed."""
     if not notes:
         return ""
     lines = "".join(
@@ -73,7 +73,7 @@ def notes_list(notes: Sequence[UploadNote]) -> str:
 
 
 def _shapes(photos: list[StoredPhoto], model: str) -> list[tuple[int, int]]:
-    """Width and height of the part of each photo that is trained on."""
+    """Return width and height of the part of each photo that is trained on."""
     resolution = resolution_of(model)
     originals = [(photo.height, photo.width) for photo in photos]
     if resolution < 512 or not buckets_pay(originals, resolution):

@@ -1,4 +1,4 @@
-"""The Scores tab: which checkpoint at which strength, and who is ahead, in words with intervals."""
+"""The Scores tab: the best checkpoint and strength, and the final adapters compared."""
 
 from dataclasses import dataclass
 from typing import get_args
@@ -6,13 +6,13 @@ from typing import get_args
 import gradio as gr
 
 from nora_studio.app.pages.fidelity_view import advice_view, first_choice, panel_view, plot_view
-from nora_studio.app.pages.html_events import ON_LOAD, QUIET, act_of, told
-from nora_studio.app.pages.measuring_view import measuring_view
+from nora_studio.app.pages.html_events import FORWARD_EVENTS, PRIVATE, error_toast, event_data
+from nora_studio.app.pages.measurement_view import measurement_view
 from nora_studio.app.pages.scores_view import scores_view
-from nora_studio.app.pages.shared import JUDGE, Place, Shared
+from nora_studio.app.pages.shared import JUDGE, SharedState, TabContext
 from nora_studio.app.server.job import ENDED, Job
-from nora_studio.app.server.limits import MOST_CHECKPOINTS, MOST_RUNS, MOST_SEEDS
-from nora_studio.app.server.past_runs import stem_and_method
+from nora_studio.app.server.limits import MAX_CHECKPOINTS, MAX_RUNS, MAX_SEEDS
+from nora_studio.app.server.run_history import stem_and_method
 from nora_studio.app.server.scoring import (
     Kind,
     ScoreRequest,
@@ -32,12 +32,12 @@ from nora_studio.scoring.fidelity import Fidelity
 STRENGTHS = ("0.2", "0.4", "0.6", "0.8", "1", "1.2", "1.4")
 USUAL = ("0.6", "0.8", "1")
 EMPTY = (
-    '<div class="empty"><b>Nothing to measure yet</b>Train a subject first. Then this page tells '
-    "which checkpoint to use, and how strong.</div>"
+    '<div class="empty"><b>Nothing to measure yet</b>Train a subject first. Then this page shows '
+    "which checkpoint to use, and at which strength.</div>"
 )
 UNMEASURED = (
     '<div class="empty"><b>How strong is best?</b>Find the best strength draws every checkpoint at '
-    "several strengths and judges each picture: is it the subject, and does it heed its prompt?"
+    "several strengths and judges each picture: is it the subject, and does it match its prompt?"
     "</div>"
 )
 CHOOSE = """
@@ -52,13 +52,13 @@ element.addEventListener('click', (event) => {
 """Marks the pressed point at once, so that it keeps the keyboard's focus."""
 
 
-def build(studio: Studio, shared: Shared, place: Place) -> None:
+def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
     """Lay out the tab and wire it."""
-    room = _Room(studio)
+    handlers = _Handlers(studio)
     with gr.Row(equal_height=True, elem_classes="bar"):
         chosen = gr.Dropdown(
-            [], multiselect=True, max_choices=MOST_RUNS, label="Runs", elem_id="scores-runs",
-            allow_custom_value=True,  # For programs; `look` takes out what is no run.
+            [], multiselect=True, max_choices=MAX_RUNS, label="Runs", elem_id="scores-runs",
+            allow_custom_value=True,  # For API callers; `refresh` removes unknown runs.
             info="Of one subject: NoRA and LoRA twins, for example.", scale=3, min_width=260,
         )  # fmt: skip
         find = gr.Button("Find the best strength", variant="primary", scale=0, min_width=270)
@@ -66,47 +66,47 @@ def build(studio: Studio, shared: Shared, place: Place) -> None:
         stop = gr.Button("Stop", interactive=False, scale=0, min_width=90)
     prompts, seeds, strengths, checkpoints, dino, clip = _questions()
     progress = gr.HTML(EMPTY, elem_id="scores-progress")
-    advice = gr.HTML("", elem_id="scores-advice", js_on_load=ON_LOAD)
+    advice = gr.HTML("", elem_id="scores-advice", js_on_load=FORWARD_EVENTS)
     with gr.Row(elem_id="scores-plot-row"):
-        plot = gr.HTML("", elem_id="scores-plot", js_on_load=ON_LOAD + CHOOSE, min_width=320)
-        panel = gr.HTML("", elem_id="scores-panel", js_on_load=ON_LOAD, min_width=320)
+        plot = gr.HTML("", elem_id="scores-plot", js_on_load=FORWARD_EVENTS + CHOOSE, min_width=320)
+        panel = gr.HTML("", elem_id="scores-panel", js_on_load=FORWARD_EVENTS, min_width=320)
     verdicts = gr.HTML("", elem_id="scores-verdicts")
-    point, seen = gr.State(None), gr.State({})
-    inputs = [chosen, point, seen]
-    outputs = [chosen, progress, advice, plot, panel, verdicts, stop, seen]
-    gr.on([*place.looks, chosen.input], room.look, inputs, outputs, **QUIET)
+    point, shown_state = gr.State(None), gr.State({})
+    inputs = [chosen, point, shown_state]
+    outputs = [chosen, progress, advice, plot, panel, verdicts, stop, shown_state]
+    gr.on([*place.refresh_events, chosen.input], handlers.refresh, inputs, outputs, **PRIVATE)
     to_compare = [shared.adapters, shared.strengths, shared.tabs]
     for part in (plot, panel, advice):
-        part.select(room.press, chosen, [point, panel, *to_compare], **QUIET)
+        part.select(handlers.on_press, chosen, [point, panel, *to_compare], **PRIVATE)
     asked = [chosen, prompts, seeds, strengths, checkpoints, dino, clip]
-    find.click(room.find_best, asked, None, api_name="find_best_strength").then(
-        room.look, inputs, outputs, **QUIET
+    find.click(handlers.find_best, asked, None, api_name="find_best_strength").then(
+        handlers.refresh, inputs, outputs, **PRIVATE
     )
     final = [chosen, prompts, seeds, dino, clip]
-    score.click(room.compare_final, final, None, api_name="score").then(
-        room.look, inputs, outputs, **QUIET
+    score.click(handlers.compare_final, final, None, api_name="score").then(
+        handlers.refresh, inputs, outputs, **PRIVATE
     )
-    stop.click(room.halt, chosen, None, api_name="stop_scores")
+    stop.click(handlers.stop, chosen, None, api_name="stop_scores")
 
 
 @dataclass(frozen=True)
-class _Room:
-    """What the page's events do."""
+class _Handlers:
+    """Handlers of the page's events."""
 
     studio: Studio
 
-    def look(self, names: list[str], pressed: int | None, before: dict, request: gr.Request):
+    def refresh(self, names: list[str], pressed: int | None, before: dict, request: gr.Request):
         workspace = self.studio.workspace(request.headers)
         runs = measurable_runs(workspace)
         known = [run.folder.name for run in runs]
         asked = list(names or [])
         names = [name for name in asked if name in known]
-        if not asked and not before.get("known"):  # The first runs to be there.
-            names = _twins(runs)
+        if not asked and not before.get("known"):  # Choose the first runs that exist.
+            names = _newest_twins(runs)
         shown = _views(self.studio, workspace, names, pressed, bool(known))
         busy = bool(_at_work(self.studio, workspace, names))
         after = {"views": shown, "known": known, "busy": busy}
-        # What has not changed is not sent again: nothing moves, and no button loses the focus.
+        # Unchanged parts are not sent again: nothing moves, and no button loses the focus.
         old = before.get("views") or [None] * len(shown)
         parts = [gr.skip() if a == b else b for a, b in zip(old, shown, strict=True)]
         same = before.get("known") == known and asked == names
@@ -114,11 +114,11 @@ class _Room:
         switch = gr.skip() if before.get("busy") == busy else gr.Button(interactive=busy)
         return [choice, *parts, switch, after]
 
-    def press(self, names: list[str], event: gr.EventData, request: gr.Request):
-        """A point shows what it drew, or goes to Compare."""
+    def on_press(self, names: list[str], event: gr.EventData, request: gr.Request):
+        """Show the images of the pressed point, or hand it to Compare."""
         workspace = self.studio.workspace(request.headers)
         result, number = _pressed(workspace, names, event)
-        if act_of(event).get("act") == "use":
+        if event_data(event).get("act") == "use":
             used = result.points[number]
             return (
                 gr.skip(),
@@ -133,7 +133,7 @@ class _Room:
     def find_best(
         self, names, prompts, seeds, strengths, checkpoints, dino, clip, request: gr.Request
     ) -> None:
-        """Draw the runs' checkpoints at several strengths and recommend one."""
+        """Generate images of the runs' checkpoints at several strengths and recommend one."""
         asked = _read(names, prompts, seeds, strengths, checkpoints, dino, clip)
         self._begin("fidelity", asked, request)
 
@@ -146,16 +146,16 @@ class _Room:
             workspace = self.studio.workspace(request.headers)
             submit(self.studio.jobs, workspace, asked, kind, self.studio.models)
         except StudioError as error:
-            raise told(error, "Not measured") from error
+            raise error_toast(error, "Not measured") from error
 
-    def halt(self, names: list[str], request: gr.Request) -> None:
-        """Stop measuring these runs; what is drawn is used again next time."""
+    def stop(self, names: list[str], request: gr.Request) -> None:
+        """Stop measuring these runs; finished images are reused next time."""
         for job in _at_work(self.studio, self.studio.workspace(request.headers), names or []):
             self.studio.jobs.stop(job)
 
 
 def _read(names, prompts, seeds, strengths, checkpoints, dino, clip) -> ScoreRequest:
-    """What the page sent, as a request; an API caller may send anything."""
+    """Return what the page sent as a request; an API caller may send anything."""
     try:
         return ScoreRequest(
             runs=tuple(map(str, names or ())),
@@ -167,17 +167,19 @@ def _read(names, prompts, seeds, strengths, checkpoints, dino, clip) -> ScoreReq
             clip=str(clip or "").strip(),
         )
     except (TypeError, ValueError, OverflowError) as error:
-        wrong = StudioError("expected runs, prompts, and numbers where numbers belong.")
-        raise told(wrong, "Not measured") from error
+        wrong = StudioError(
+            "expected runs and prompts as text, and seeds, strengths and checkpoints as numbers."
+        )
+        raise error_toast(wrong, "Not measured") from error
 
 
 def _questions() -> tuple[
     gr.Textbox, gr.Number, gr.CheckboxGroup, gr.Slider, gr.Textbox, gr.Textbox
 ]:
-    """What may be asked otherwise, closed at first."""
+    """Lay out the optional settings of a measurement, closed at first."""
     with gr.Accordion("What is drawn and judged", open=False, elem_id="scores-questions"):
         prompts = gr.Textbox(
-            "", lines=4, label="Prompts, one a line",
+            "", lines=4, label="Prompts, one per line",
             placeholder="a photo of a [V] mug in the snow\na photo of a [V] mug on the beach",
             info="[V] stands for the subject. Empty: the training's own prompt in other places.",
         )  # fmt: skip
@@ -187,28 +189,28 @@ def _questions() -> tuple[
                 info="1 is as trained; less keeps more of the base.",
             )  # fmt: skip
             seeds = gr.Number(
-                1, label="Pictures of each prompt", precision=0, minimum=1, maximum=MOST_SEEDS,
-                info="More take longer and tell more surely.",
+                1, label="Pictures of each prompt", precision=0, minimum=1, maximum=MAX_SEEDS,
+                info="More pictures take longer and give a more reliable result.",
             )  # fmt: skip
             checkpoints = gr.Slider(
-                0, MOST_CHECKPOINTS, 2, step=1, label="Earlier checkpoints",
-                info="How many before the final adapter: fewer steps may be better.",
+                0, MAX_CHECKPOINTS, 2, step=1, label="Earlier checkpoints",
+                info="How many to compare before the final adapter: fewer steps may be better.",
             )  # fmt: skip
         with gr.Row():
             clip = gr.Textbox("", elem_id="scores-clip", **JUDGE)
             dino = gr.Textbox(
                 "", label="Second judge of the subject (DINO)", placeholder="facebook/dino-vits16",
-                info="A Hub name or a directory. It sees details that CLIP overlooks. Empty: none.",
+                info="A Hub name or a directory. It sees details that CLIP misses. Empty: none.",
                 min_width=280,
             )  # fmt: skip
     return prompts, seeds, strengths, checkpoints, dino, clip
 
 
-def _twins(runs: list[Run]) -> list[str]:
-    """The newest run, with its twins."""
+def _newest_twins(runs: list[Run]) -> list[str]:
+    """Return the newest run with its twins."""
     stems = [stem_and_method(run)[0] for run in runs]
     own = [run.folder.name for run, stem in zip(runs, stems, strict=True) if stem == stems[0]]
-    return sorted(own, key=lambda name: (not name.endswith("-nora"), name))[:MOST_RUNS]
+    return sorted(own, key=lambda name: (not name.endswith("-nora"), name))[:MAX_RUNS]
 
 
 def _at_work(studio: Studio, workspace: Workspace, names: list[str]) -> list[Job]:
@@ -217,11 +219,11 @@ def _at_work(studio: Studio, workspace: Workspace, names: list[str]) -> list[Job
 
 
 def _views(studio: Studio, workspace: Workspace, names: list[str], pressed: int | None, any_: bool):
-    """Every part of the page, for some runs."""
+    """Return every part of the page for some runs."""
     if not any_:
         return [EMPTY, "", "", "", ""]
     latest = [find_job(studio.jobs, workspace, names, kind) for kind in get_args(Kind)]
-    progress = "".join(measuring_view(job, studio.jobs) for job in latest if job is not None)
+    progress = "".join(measurement_view(job, studio.jobs) for job in latest if job is not None)
     result, kept = fidelity_of(workspace, names), scores_of(workspace, names)
     if result is None:
         return [progress or UNMEASURED, "", "", "", scores_view(kept)]
@@ -240,16 +242,16 @@ def _is_point(result: Fidelity, number: int | None) -> bool:
 
 
 def _pressed(workspace: Workspace, names: list[str], event: gr.EventData) -> tuple[Fidelity, int]:
-    """The point that a page names, if there is one."""
-    result, word = fidelity_of(workspace, names or []), act_of(event).get("point", "")
+    """Return the result and the number of the pressed point."""
+    result, word = fidelity_of(workspace, names or []), event_data(event).get("point", "")
     number = int(word) if word.isascii() and word.isdigit() and len(word) < 6 else None
     if result is None or number is None or not _is_point(result, number):
-        raise told(StudioError("this point is no longer there. Measure again."))
+        raise error_toast(StudioError("this point is no longer there. Measure again."))
     return result, number
 
 
 def _addresses(workspace: Workspace, names: list[str]):
-    """How a picture's name in the result becomes an address; None where it is gone."""
+    """Return a function from an image's name in the result to its URL; None if it is gone."""
     folder = results_folder(workspace, names, "fidelity").relative_to(workspace.folder)
 
     def address(name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The scores of final adapters as HTML: who is ahead, by how much, and whether that is shown."""
+"""The scores of final adapters as HTML: differences, intervals and verdicts."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from nora_studio.app.pages.html import METHOD_NAMES, table
 from nora_studio.scoring.statistics import NO_DIFFERENCE, coverage, signed
 
 JUDGES = {"CLIP": "clip", "DINO": "dino"}
-"""What judges are called, and where the result names them."""
+"""Judges, and the keys that name them in the result."""
 
 
 def scores_view(kept: dict[str, Any] | None) -> str:
-    """Verdicts in words, then the means and the paired differences.
+    """Show the verdicts in words, then the means and the paired differences.
 
     Args:
         kept: What the score command wrote; None before it has.
@@ -22,16 +22,16 @@ def scores_view(kept: dict[str, Any] | None) -> str:
     names = [name for name in kept["scores"] if name in TITLES]
     labels = list(kept["scores"][names[0]]) if names else []
     means = [
-        [_called(label), *(f"{kept['scores'][name][label]['mean']:.3f}" for name in names)]
+        [_method_name(label), *(f"{kept['scores'][name][label]['mean']:.3f}" for name in names)]
         for label in labels
     ]
     found = [one for one in kept["differences"] if one["score"] in TITLES]
-    # What the base cannot do is no news, unless there is nobody else.
-    told = [one for one in found if "base" not in _pair(one)] or found
-    words = "".join(f"<li>{_sentence(one)}</li>" for one in told)
+    # Differences to the base are expected; state them only if there are no others.
+    stated = [one for one in found if "base" not in _pair(one)] or found
+    words = "".join(f"<li>{_sentence(one)}</li>" for one in stated)
     rows = [
         [
-            f"{_called(one['first'])} − {_called(one['second'])}",
+            f"{_method_name(one['first'])} − {_method_name(one['second'])}",
             TITLES[one["score"]][0],
             signed(one["mean"]),
             f"{signed(one['low'])} to {signed(one['high'])}",
@@ -53,7 +53,8 @@ def scores_view(kept: dict[str, Any] | None) -> str:
     return (
         '<section class="card verdicts"><h3>The final adapters at full strength</h3>'
         f'<ul class="plain">{words}</ul>{table([("", ""), *(TITLES[n] for n in names)], means)}'
-        f'{pairs}<p class="note">{count} prompts; every pair of pictures began from the same noise.'
+        f'{pairs}<p class="note">{count} prompts; every pair of pictures started from the same '
+        "noise."
         f"{judged} {coverage(count, seeds)}</p></section>"
     )
 
@@ -63,7 +64,7 @@ def _pair(one: dict[str, Any]) -> tuple[str, str]:
 
 
 def _sentence(one: dict[str, Any]) -> str:
-    first, second = map(_called, _pair(one))
+    first, second = map(_method_name, _pair(one))
     title, meaning = TITLES[one["score"]]
     between = f"{signed(one['low'])} to {signed(one['high'])}"
     if one["verdict"].startswith("too few"):
@@ -76,5 +77,5 @@ def _sentence(one: dict[str, Any]) -> str:
     return f'<b title="{escaped(meaning)}">{title}</b>: {escaped(text)}'
 
 
-def _called(label: str) -> str:
+def _method_name(label: str) -> str:
     return METHOD_NAMES.get(label, label)

@@ -1,4 +1,4 @@
-"""What the tabs hand to one another."""
+"""State that the tabs share."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,40 +10,40 @@ JUDGE: dict[str, Any] = {
     "label": "Judge (CLIP)",
     "placeholder": "ViT-B-32:openai",
     "min_width": 280,
-    "info": "Needed on any base but the miniature, whose own judge knows only toy pictures. "
+    "info": "Needed for every base except the miniature, whose own judge knows only toy pictures. "
     "ARCHITECTURE:WEIGHTS, hf-hub:owner/name or a directory.",
 }
-"""The field that names who gives the scores."""
+"""Arguments of the field that names the judge."""
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedState:
     """Components that several tabs read and set."""
 
     page: gr.Blocks
-    """For what is done when somebody arrives: `page.load`."""
+    """For `page.load`, when a visitor opens the page."""
     tabs: gr.Tabs
-    """`gr.Tabs(selected=...)` by it leads to another tab: train, watch, compare, adapters, scores,
+    """An update `gr.Tabs(selected=...)` opens another tab: train, watch, compare, adapters, scores,
     history."""
     training: gr.State
     """Name of the training that Watch shows."""
     adapters: gr.State
-    """Relative paths of adapters that Compare is to draw: "runs/mug-nora"."""
+    """Relative paths of the adapters that Compare shows next: "runs/mug-nora"."""
     strengths: gr.State
     """Their strengths, in the same order; empty: 1 each."""
     settings: gr.State
-    """A run's name whose settings Train is to take over, once."""
+    """Name of the run whose settings Train takes over next, once."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a tab is built."""
+class TabContext:
+    """The tab that a page is built in, and its timer."""
 
     tab: gr.Tab
     timer: gr.Timer
     """Ticks every `POLL_SECONDS` while the tab is open."""
 
     @property
-    def looks(self) -> list[Any]:
-        """When a tab is to look again at what it shows: as it opens, and every tick."""
+    def refresh_events(self) -> list[Any]:
+        """The events that refresh a tab: opening it, and every tick of its timer."""
         return [self.timer.tick, self.tab.select]

@@ -1,71 +1,79 @@
-"""What a start would take, or what is missing for one: the line over the button."""
+"""The line above the Start button: time and memory of the training, or what is missing."""
 
-from nora_studio.app.pages.escaping import escaped
-from nora_studio.app.server.drafts import DRAFT, is_of_draft
-from nora_studio.app.server.measures import Measure, Measures
+from nora_studio.app.pages.escaping import as_sentence, escaped
+from nora_studio.app.server.drafts import DRAFT, uses_draft_photos
+from nora_studio.app.server.resource_estimates import ResourceEstimate, ResourceEstimates
 from nora_studio.app.server.studio import Studio
-from nora_studio.app.server.training import arguments_of, check_arguments
+from nora_studio.app.server.training import check_arguments, parse_shown_command
 from nora_studio.app.server.uploads import photos_of
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 from nora_studio.options.judges import judge_for, why_unscored
 
 ADD_PHOTOS = "Add photos first; five or more are best."
-BUSY = " Another training is at work here; this one would wait for it."
-JUDGE_FIELD = "It stands under Advanced, Samples and checkpoints."
-NO_ROOM = "It does not fit into the memory here: choose a smaller batch, or 8 or 4 base bits."
+BUSY = " Another training is running; this one would wait for it."
+JUDGE_FIELD = "The field is under Advanced, Samples and checkpoints."
+NO_ROOM = (
+    "This training needs more memory than this machine has: choose a smaller batch, or 8 or 4 base "
+    "bits."
+)
 
 
-def missing(workspace: Workspace, lack: str) -> str:
-    """Say what is missing where there is no command.
+def missing_requirements(workspace: Workspace, missing: str) -> str:
+    """Return what is missing while there is no command.
 
     Args:
-        lack: Why the form comes to none.
+        missing: Why the form describes no command.
     """
     words = [] if photos_of(workspace, DRAFT) else [ADD_PHOTOS]
-    lack = lack or "fill in step 1."
-    return " ".join([lack[:1].upper() + lack[1:], *words])
+    missing = missing or "fill in step 1."
+    return " ".join([as_sentence(missing), *words])
 
 
-def needs_view(
-    studio: Studio, measures: Measures, workspace: Workspace, shown: str, lack: str = ""
+def requirements_view(
+    studio: Studio,
+    estimates: ResourceEstimates,
+    workspace: Workspace,
+    shown: str,
+    missing: str = "",
 ) -> str:
-    """One line of HTML on the command as it stands."""
+    """Show one line about the current command."""
     has_photos = bool(photos_of(workspace, DRAFT))
     if not shown.strip():
         return _note(
-            escaped(missing(workspace, lack)), "problem" if ": expected" in lack else "note"
+            escaped(missing_requirements(workspace, missing)),
+            "problem" if ": expected" in missing else "note",
         )
     try:
-        arguments = arguments_of(shown)
+        arguments = parse_shown_command(shown)
         options = check_arguments(workspace, arguments, studio.is_model_allowed)
         studio.check_training(options)
     except StudioError as error:
-        return _note(escaped(str(error)), "problem")
-    if is_of_draft(options) and not has_photos:
+        return _note(escaped(as_sentence(str(error))), "problem")
+    if uses_draft_photos(options) and not has_photos:
         return _note(ADD_PHOTOS)
-    measuring = measures.under_way(workspace, studio.jobs)
+    measuring = estimates.under_way(workspace, studio.jobs)
     busy = BUSY if studio.jobs.is_device_busy() and measuring is None else ""
     if "--no-score-samples" not in arguments and judge_for(options.model, options.clip) is None:
         busy += f" Its samples are {escaped(why_unscored(options.model))} {JUDGE_FIELD}"
-    measure = measures.find(options)
-    if measure is not None and not measure.fits:
+    estimate = estimates.find(options)
+    if estimate is not None and not estimate.fits:
         return _note(NO_ROOM, "problem")
-    if measure is not None:
-        return _note(f"<b>{_words(measure)}</b> Measured on this machine.{busy}")
+    if estimate is not None:
+        return _note(f"<b>{_words(estimate)}</b> Measured on this machine.{busy}")
     if measuring is not None:
         return _note("Measuring: a few real steps and a picture. It takes about a minute.")
-    tried = measures.was_tried(workspace, studio.jobs, options)
+    tried = estimates.last_attempt(workspace, studio.jobs, options)
     if tried is not None and studio.jobs.state(tried) == "failed":
-        last = (studio.jobs.tail(tried, 1) or ["its process was killed."])[0]
+        last = (studio.jobs.tail(tried, 1) or ["its process was killed"])[0]
         return _note(f"Not measured: {escaped(last.removeprefix('error: '))}", "problem")
-    return _note(f"Nobody has measured yet how long this takes.{busy}")
+    return _note(f"Time and memory are not measured yet.{busy}")
 
 
-def _words(measure: Measure) -> str:
-    minutes = measure.minutes
+def _words(estimate: ResourceEstimate) -> str:
+    minutes = estimate.minutes
     time = f"{60 * minutes:.0f} seconds" if minutes < 1.5 else f"{minutes:.0f} minutes"
-    return f"About {time} and {measure.memory_gib:.1f} GiB of memory."
+    return f"About {time} and {estimate.memory_gib:.1f} GiB of memory."
 
 
 def _note(words: str, kind: str = "note") -> str:

@@ -1,4 +1,4 @@
-"""The studio's looks: Gradio's theme set to the colours of `studio.css`, light and dark."""
+"""The studio's theme: Gradio's base theme with the colours of `studio.css`."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's base theme on our variables; both modes come from the variables themselves."""
+    """Return Gradio's base theme with our CSS variables, which differ by light and dark mode."""
     both = {f"{name}{mode}": value for name, value in _COLOURS.items() for mode in ("", "_dark")}
     return gr.themes.Base(
         font=list(_SYSTEM),
@@ -96,9 +96,9 @@ _SHAPES = {
     "block_title_text_weight": "550",
     "block_label_text_size": "*text_sm",
 }
-"""What has no dark version."""
+"""Settings without a dark version."""
 
 
 def css() -> str:
-    """The page's own style: all the style sheets beside this module."""
+    """Return all style sheets in this folder."""
     return "\n".join(file.read_text("utf-8") for file in sorted(CSS.parent.glob("*.css")))

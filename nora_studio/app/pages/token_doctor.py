@@ -1,13 +1,13 @@
-"""The token doctor: what both encoders read for "[V]", and what the base draws for it."""
+"""The token doctor: the tokens of a prompt with "[V]", and the base's images of it."""
 
 from typing import Any
 
 import gradio as gr
 
-from nora_studio.app.pages.escaping import escaped
-from nora_studio.app.pages.html_events import HIDDEN, QUIET, told
-from nora_studio.app.pages.train_form import Form, model_of
-from nora_studio.app.server.image_jobs import Sheet
+from nora_studio.app.pages.escaping import as_sentence, escaped
+from nora_studio.app.pages.html_events import NO_SPINNER, PRIVATE, error_toast
+from nora_studio.app.pages.train_form import TrainForm, model_of
+from nora_studio.app.server.image_jobs import ImageJob
 from nora_studio.app.server.studio import Studio
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
@@ -17,13 +17,13 @@ PROMPT_LIMIT = 300
 SEEDS = (0, 1)
 ENCODERS = {"tokenizer": "Encoder 1 (CLIP ViT-L)", "tokenizer_2": "Encoder 2 (OpenCLIP bigG)"}
 INTRO = (
-    "The model needs a word for your subject that means nothing to it yet. This shows the word it "
-    "would take for [V], how both text encoders cut the prompt into pieces, and what the untrained "
-    "model draws with the word and without: the two should look alike."
+    "The model needs a word for your subject that has no meaning to it yet. This shows the word "
+    "that it would use for [V], how both text encoders split the prompt into tokens, and what the "
+    "untrained model draws with and without the word: the two should look alike."
 )
 
 
-def build_token_doctor(studio: Studio, form: Form) -> None:
+def build_token_doctor(studio: Studio, form: TrainForm) -> None:
     """Lay out the section and wire it."""
     with gr.Accordion("Token doctor: what does the model read?", open=False, elem_id="doctor"):
         gr.HTML(f'<p class="note">{INTRO}</p>')
@@ -40,12 +40,12 @@ def build_token_doctor(studio: Studio, form: Form) -> None:
     drawing, timer = gr.State(""), gr.Timer(POLL_SECONDS, active=False)
 
     def examine(asked: str, own: str, base: str, model: str, request: gr.Request):
-        """Read a prompt by both tokenizers, and have the base draw it with the word and without."""
+        """Tokenize a prompt, and generate the base's images of it with the word and without."""
         workspace, name = studio.workspace(request.headers), model_of(base, model)
         rare_word = own.strip() or "auto"
         try:
             studio.models.check(name, "the model")
-            found = studio.drawings.read_as_tokens(asked[:PROMPT_LIMIT], name, rare_word)
+            found = studio.image_queue.tokenize_prompt(asked[:PROMPT_LIMIT], name, rare_word)
             wanted: dict[str, Any] = {
                 "columns": [
                     {"label": "without"},
@@ -56,11 +56,11 @@ def build_token_doctor(studio: Studio, form: Form) -> None:
                 "model": name,
                 "steps": 15,
             }
-            drawn = studio.drawings.submit(workspace, wanted, {"kind": "doctor"})
+            drawn = studio.image_queue.submit(workspace, wanted, {"kind": "doctor"})
         except StudioError as error:
-            raise told(error, "Not read") from error
-        sheet = studio.drawings.read(workspace, drawn)
-        shown = drawing_view(workspace, sheet, found.get("rare_word") or "")
+            raise error_toast(error, "Not read") from error
+        job = studio.image_queue.read(workspace, drawn)
+        shown = images_view(workspace, job, found.get("rare_word") or "")
         return reading_view(found), shown, drawn, gr.Timer(active=True)
 
     def follow(name: str, request: gr.Request):
@@ -68,24 +68,24 @@ def build_token_doctor(studio: Studio, form: Form) -> None:
             return gr.skip(), gr.Timer(active=False)
         workspace = studio.workspace(request.headers)
         try:
-            sheet = studio.drawings.read(workspace, name)
+            job = studio.image_queue.read(workspace, name)
         except StudioError:
             return gr.skip(), gr.Timer(active=False)
-        read = sheet.words.get(1) or ""
-        return drawing_view(workspace, sheet, read), gr.Timer(active=sheet.is_under_way)
+        read = job.words.get(1) or ""
+        return images_view(workspace, job, read), gr.Timer(active=job.is_under_way)
 
     inputs = [prompt, word, form.base, form.model]
     outputs = [reading, pictures, drawing, timer]
-    look.click(examine, inputs, outputs, api_name="examine_tokens", **HIDDEN)
-    timer.tick(follow, drawing, [pictures, timer], **QUIET)
+    look.click(examine, inputs, outputs, api_name="examine_tokens", **NO_SPINNER)
+    timer.tick(follow, drawing, [pictures, timer], **PRIVATE)
     form.noun.change(
         lambda noun: f"a photo of a [V] {' '.join(str(noun).split()) or 'mug'}",
-        form.noun, prompt, **QUIET,
+        form.noun, prompt, **PRIVATE,
     )  # fmt: skip
 
 
 def reading_view(found: dict[str, Any]) -> str:
-    """The pieces of a prompt in both encoders."""
+    """Show the tokens of a prompt in both encoders."""
     rows = []
     for encoder in found["encoders"]:
         pieces = "".join(_piece(token, found["rare_word"]) for token in encoder["tokens"])
@@ -107,20 +107,20 @@ def _piece(token: dict[str, Any], rare_word: str | None) -> str:
     )
 
 
-def drawing_view(workspace: Workspace, sheet: Sheet, word: str) -> str:
-    """What the base draws, without the word above and with it below."""
-    if sheet.error:
-        return f'<p class="problem">{escaped(sheet.error)}</p>'
+def images_view(workspace: Workspace, job: ImageJob, word: str) -> str:
+    """Show the base's images, without the word above and with it below."""
+    if job.error:
+        return f'<p class="problem">{escaped(as_sentence(job.error))}</p>'
     rows = []
     for column, words in enumerate(("Without a word", f"With “{word or '…'}”")):
         cells = []
-        for seed in range(len(sheet.request.seeds)):
-            file = sheet.file(workspace, (column, 0, seed))
+        for seed in range(len(job.request.seeds)):
+            file = job.file(workspace, (column, 0, seed))
             inside = '<div class="picture"></div>'
             if file is not None:
                 address = escaped(workspace.url(file))
                 inside = f'<img class="picture" src="{address}" alt="{escaped(words)}">'
             cells.append(inside)
         rows.append(f'<div class="doctor-row"><h3>{escaped(words)}</h3>{"".join(cells)}</div>')
-    waits = f'<p class="note">{escaped(sheet.waits_for)}</p>' if sheet.waits_for else ""
+    waits = f'<p class="note">{escaped(job.waits_for)}</p>' if job.waits_for else ""
     return f'{waits}<div class="doctor-rows">{"".join(rows)}</div>'

@@ -1,4 +1,4 @@
-"""Step 1 of the Train tab: what it is called, what it is, and how much effort."""
+"""Step 1 of the Train tab: name, class, model, effort and methods."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from nora_studio.app.pages.advanced import Field, flags_of
+from nora_studio.app.pages.advanced import OptionField, flags_of
 from nora_studio.app.server.training import PRESETS, TrainRequest
 from nora_studio.app.server.workspace import safe_name
 from nora_studio.mini.assets import EMBEDDED
@@ -17,7 +17,7 @@ METHODS = ("nora", "lora")
 
 
 @dataclass(frozen=True)
-class Form:
+class TrainForm:
     """The fields of step 1."""
 
     name: gr.Textbox
@@ -30,7 +30,7 @@ class Form:
 
     @property
     def fields(self) -> list[Any]:
-        """Those that hold values, in the order of `KEPT`."""
+        """The fields that have values, in the order of `KEPT`."""
         return [self.name, self.noun, self.base, self.model, self.preset, self.methods]
 
 
@@ -42,20 +42,20 @@ PLAIN: dict[str, Any] = {
     "preset": "balanced",
     "methods": list(METHODS),
 }
-"""What stands in the form at first."""
+"""The form's first values."""
 KEPT = tuple(PLAIN)
 
 
-def build_form() -> Form:
+def build_form() -> TrainForm:
     """Lay out the fields."""
     name = gr.Textbox(
         "my-subject", label="Name", max_length=48, elem_id="train-name",
-        info="What its files will be called.",
+        info="The name of its files.",
     )  # fmt: skip
     noun = gr.Textbox(
         "", label="What it is", placeholder="mug, dog, toy car", max_length=60,
         elem_id="train-class",
-        info="A word or two that the model knows; it learns what is special about yours.",
+        info="A word or two that the model knows; it learns what is special about your subject.",
     )  # fmt: skip
     base = gr.Radio(
         [("Miniature, built in", EMBEDDED), ("Stable Diffusion XL", OWN_MODEL)], value=EMBEDDED,
@@ -75,11 +75,11 @@ def build_form() -> Form:
         elem_id="train-methods",
         info="Both learn from the same pictures at the same time, so you can compare them.",
     )  # fmt: skip
-    return Form(name, noun, base, model, preset, effort, methods)
+    return TrainForm(name, noun, base, model, preset, effort, methods)
 
 
-def request_of(values: Sequence[Any], fields: Sequence[Field]) -> TrainRequest:
-    """What the form and the Advanced section ask for."""
+def request_of(values: Sequence[Any], fields: Sequence[OptionField]) -> TrainRequest:
+    """Return the request that the form and the Advanced section describe."""
     name, noun, base, model, preset, methods, *more = values
     chosen = tuple(method for method in METHODS if method in (methods or ()))
     return TrainRequest(
@@ -93,5 +93,5 @@ def request_of(values: Sequence[Any], fields: Sequence[Field]) -> TrainRequest:
 
 
 def model_of(base: str, model: str) -> str:
-    """The base model that the form names."""
+    """Return the base model that the form names."""
     return (str(model or "").strip() or SDXL) if base == OWN_MODEL else EMBEDDED

@@ -1,4 +1,4 @@
-"""Step 2 of the Train tab: photos dropped, described, judged."""
+"""Step 2 of the Train tab: uploading, captioning and checking photos."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,22 +8,22 @@ from typing import Any
 import gradio as gr
 
 from nora_studio.app.pages.examples import example_cards
-from nora_studio.app.pages.html_events import ON_LOAD, QUIET, act_of, told
-from nora_studio.app.pages.photo_notes import example_question, note_view
+from nora_studio.app.pages.html_events import FORWARD_EVENTS, PRIVATE, error_toast, event_data
+from nora_studio.app.pages.photo_messages import example_question, messages_view
 from nora_studio.app.pages.photo_rows import EMPTY, notes_list, photo_rows, resolution_of
-from nora_studio.app.pages.train_form import PLAIN, Form, model_of
+from nora_studio.app.pages.train_form import PLAIN, TrainForm, model_of
 from nora_studio.app.server.draft_trash import (
     DRAFT,
     add_to_draft,
-    bring_back,
     example_of,
-    put_photo_aside,
+    restore_last,
+    trash_photo,
 )
-from nora_studio.app.server.drafts import free_name, kept_form, take_example
+from nora_studio.app.server.drafts import free_name, load_form, use_example
 from nora_studio.app.server.photo_report import photo_report
 from nora_studio.app.server.studio import Studio
 from nora_studio.app.server.upload_notes import dismiss_notes, upload_notes
-from nora_studio.app.server.uploads import TAKEN_SUFFIXES, Incoming, photos_of, set_caption
+from nora_studio.app.server.uploads import TAKEN_SUFFIXES, Upload, photos_of, set_caption
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 from nora_studio.mini.assets import EMBEDDED
@@ -36,12 +36,12 @@ class Photos:
 
     drop: gr.File
     note: gr.HTML
-    """Refusals, questions, and what can be undone."""
+    """Refused files, and the undo button."""
     refused: gr.State
     """A sentence for each file that was left out and not yet dismissed."""
     rows: gr.HTML
     question: gr.HTML
-    """Whether an example is to take the place of the visitor's photos."""
+    """The question whether an example may replace the visitor's photos."""
     examples: gr.HTML
 
 
@@ -51,16 +51,16 @@ def build_photos() -> Photos:
         file_count="multiple", file_types=["image", *TAKEN_SUFFIXES], label="Photos",
         height=130, elem_id="train-drop",
     )  # fmt: skip
-    note = gr.HTML("", js_on_load=ON_LOAD, elem_id="train-note")
-    rows = gr.HTML(EMPTY, js_on_load=ON_LOAD, elem_id="train-photos")
+    note = gr.HTML("", js_on_load=FORWARD_EVENTS, elem_id="train-note")
+    rows = gr.HTML(EMPTY, js_on_load=FORWARD_EVENTS, elem_id="train-photos")
     with gr.Accordion("Examples", open=True, elem_id="train-examples"):
-        question = gr.HTML("", js_on_load=ON_LOAD, elem_id="train-question")
-        examples = gr.HTML(example_cards(), js_on_load=ON_LOAD)
+        question = gr.HTML("", js_on_load=FORWARD_EVENTS, elem_id="train-question")
+        examples = gr.HTML(example_cards(), js_on_load=FORWARD_EVENTS)
     return Photos(drop, note, gr.State([]), rows, question, examples)
 
 
 def show_photos(workspace: Workspace, noun: str, base: str, model: str) -> str:
-    """The draft's photos as rows."""
+    """Show the draft's photos as rows."""
     photos, base_model = photos_of(workspace, DRAFT), model_of(base, model)
     report = photo_report(workspace, DRAFT, resolution_of(base_model))
     notes = upload_notes(workspace, DRAFT)
@@ -68,14 +68,14 @@ def show_photos(workspace: Workspace, noun: str, base: str, model: str) -> str:
 
 
 def wire_photos(
-    studio: Studio, form: Form, photos: Photos, sample_prompts: gr.components.Component
+    studio: Studio, form: TrainForm, photos: Photos, sample_prompts: gr.components.Component
 ) -> None:
-    """Have the photos answer."""
-    answers = _Answers(studio)
+    """Connect the photos' events."""
+    handlers = _Handlers(studio)
     state = [form.noun, form.base, form.model]
-    # A refusal is said in the list, so nothing here raises over it.
+    # Refused files are listed on the page, so the handler does not raise for them.
     photos.drop.upload(
-        answers.receive,
+        handlers.receive,
         [photos.drop, *state, photos.refused],
         [photos.drop, photos.rows, photos.note, photos.refused, form.name, form.noun,
          sample_prompts],
@@ -83,24 +83,24 @@ def wire_photos(
         show_progress="minimal",
         show_progress_on=photos.note,
     )  # fmt: skip
-    photos.rows.submit(answers.describe, None, None, **QUIET)
+    photos.rows.submit(handlers.set_caption_of, None, None, **PRIVATE)
     changed = [photos.rows, photos.note]
-    photos.rows.select(answers.remove, [photos.refused, *state], changed, **QUIET)
+    photos.rows.select(handlers.remove, [photos.refused, *state], changed, **PRIVATE)
     photos.note.select(
-        answers.press_note,
+        handlers.press_note,
         [photos.refused, *state],
         [photos.rows, photos.note, photos.refused],
-        **QUIET,
+        **PRIVATE,
     )
     filled = [
         form.name, form.noun, form.base, photos.rows, sample_prompts, photos.note, photos.question,
     ]  # fmt: skip
     for part in (photos.examples, photos.question):
-        part.select(answers.press_example, photos.refused, filled, **QUIET)
+        part.select(handlers.press_example, photos.refused, filled, **PRIVATE)
 
 
-class _Answers:
-    """What the events of step 2 come to."""
+class _Handlers:
+    """Handlers of the events of step 2."""
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
@@ -114,14 +114,14 @@ class _Answers:
         model: str,
         refused: list[str],
     ):
-        """Store photos, and captions and masks named after them, beside those that are there."""
+        """Add photos, and captions and masks named after them, to the draft."""
         workspace, uploads = self._studio.workspace(request.headers), self._studio.auth.uploads
         visitor, paths = workspace.folder.name, list(files or ())
         example, before = example_of(workspace), len(photos_of(workspace, DRAFT))
         problems: list[str] = []
         try:
-            claimed = [Incoming(uploads.claim(visitor, path), Path(path).name) for path in paths]
-            add_to_draft(workspace, claimed)  # What it does not take stands in the list of notes.
+            claimed = [Upload(uploads.claim(visitor, path), Path(path).name) for path in paths]
+            add_to_draft(workspace, claimed)  # Files that it refuses get notes.
             for path in paths:
                 uploads.release(visitor, path)
         except StudioError as error:
@@ -129,65 +129,67 @@ class _Answers:
         refused = [*refused, *problems]
         said, form = "", [gr.skip()] * 3
         if example and not example_of(workspace):
-            said = f"The example's {before} photos made room: yours are another subject."
+            said = (
+                f"The example's {before} photos were taken out, since yours show another subject."
+            )
             noun, form = _without_example(workspace, example, noun)
-        note = note_view(workspace, refused=refused, said=said)
+        note = messages_view(workspace, refused=refused, said=said)
         return None, show_photos(workspace, noun, base, model), note, refused, *form
 
-    def describe(self, event: gr.EventData, request: gr.Request) -> None:
-        """Keep what somebody wrote below a photo."""
-        act, workspace = act_of(event), self._studio.workspace(request.headers)
+    def set_caption_of(self, event: gr.EventData, request: gr.Request) -> None:
+        """Save a photo's caption."""
+        data, workspace = event_data(event), self._studio.workspace(request.headers)
         try:
-            set_caption(workspace, DRAFT, act.get("photo", ""), act.get("value", ""))
+            set_caption(workspace, DRAFT, data.get("photo", ""), data.get("value", ""))
         except StudioError as error:
-            raise told(error, "Not kept") from error
+            raise error_toast(error, "Not kept") from error
 
     def remove(self, event: gr.EventData, request: gr.Request, refused: list[str], *state: str):
-        """Take a photo out, which can be brought back; or the list of what was not taken."""
-        act, workspace = act_of(event), self._studio.workspace(request.headers)
+        """Remove a photo, which can be restored; or dismiss the notes."""
+        data, workspace = event_data(event), self._studio.workspace(request.headers)
         try:
-            if act.get("act") == "dismiss-notes":
+            if data.get("act") == "dismiss-notes":
                 dismiss_notes(workspace, DRAFT)
             else:
-                put_photo_aside(workspace, act.get("photo", ""))
+                trash_photo(workspace, data.get("photo", ""))
         except StudioError as error:
-            raise told(error) from error
-        return show_photos(workspace, *state), note_view(workspace, refused=refused)
+            raise error_toast(error) from error
+        return show_photos(workspace, *state), messages_view(workspace, refused=refused)
 
     def press_example(self, event: gr.EventData, request: gr.Request, refused: list[str]):
-        """Take an example, or ask first where it would take the place of a visitor's photos."""
-        act, workspace = act_of(event), self._studio.workspace(request.headers)
-        name = act.get("subject", "")
+        """Take an example, or ask first if it would replace the visitor's photos."""
+        data, workspace = event_data(event), self._studio.workspace(request.headers)
+        name = data.get("subject", "")
         own = 0 if example_of(workspace) else len(photos_of(workspace, DRAFT))
-        if act.get("act") == "keep":
+        if data.get("act") == "keep":
             return [*[gr.skip()] * 6, ""]
-        if own and act.get("act") != "take":
+        if own and data.get("act") != "take":
             return [*[gr.skip()] * 6, example_question(name, own)]
         try:
-            subject = take_example(workspace, name)
+            subject = use_example(workspace, name)
         except StudioError as error:
-            raise told(error) from error
+            raise error_toast(error) from error
         free = free_name(workspace, self._studio.jobs, subject.name)
         rows = show_photos(workspace, subject.class_word, EMBEDDED, "")
-        note = note_view(workspace, refused=refused)
+        note = messages_view(workspace, refused=refused)
         prompts = "\n".join(subject.prompts[:2])
         return [free, subject.class_word, EMBEDDED, rows, prompts, note, ""]
 
     def press_note(self, event: gr.EventData, request: gr.Request, refused: list[str], *state: str):
-        """Undo what was done last, or take the list of refusals away."""
-        act, workspace = act_of(event), self._studio.workspace(request.headers)
+        """Undo the last removal, or dismiss the list of refused files."""
+        data, workspace = event_data(event), self._studio.workspace(request.headers)
         try:
-            if act.get("act") == "undo":
-                bring_back(workspace)
+            if data.get("act") == "undo":
+                restore_last(workspace)
         except StudioError as error:
-            raise told(error) from error
-        refused = [] if act.get("act") == "dismiss" else refused
-        return show_photos(workspace, *state), note_view(workspace, refused=refused), refused
+            raise error_toast(error) from error
+        refused = [] if data.get("act") == "dismiss" else refused
+        return show_photos(workspace, *state), messages_view(workspace, refused=refused), refused
 
 
 def _without_example(workspace: Workspace, example: str, noun: str) -> tuple[str, list[Any]]:
-    """The noun, and updates of name, noun and prompts, without what an example had filled in."""
-    subject, kept = ShippedSubject.load(example), kept_form(workspace)
+    """Return the noun, and updates of name, noun and prompts, without an example's values."""
+    subject, kept = ShippedSubject.load(example), load_form(workspace)
     is_its_name = str(kept.get("name", "")).startswith(subject.name)
     noun = "" if noun == subject.class_word else noun
     return noun, [PLAIN["name"] if is_its_name else gr.skip(), noun, ""]

@@ -1,10 +1,10 @@
-"""One training as HTML: how far it is, what it draws, what it says."""
+"""One training as HTML: its progress, samples and log."""
 
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.pages.escaping import as_sentence, escaped
 from nora_studio.app.pages.html import COLOURS, METHOD_NAMES, dot
 from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.trainings import Training, why_failed
@@ -13,35 +13,35 @@ from nora_studio.runs.sample_files import samples_of
 
 Logs = Mapping[str, list[dict[str, Any]]]
 """Method -> its run's log, read once."""
-MOST_STEPS = 12
+MAX_STEPS = 12
 LOG_LINES = 200
 LAST_WORDS = 6
-"""Lines of the log that stand below a failure."""
+"""Lines of the log that are shown below a failure."""
 STATES = {
     "waiting": ("Waiting", "", "It starts by itself when the ones before it are done."),
     "running": ("Training", "good", ""),
-    "finished": ("Finished", "good", "Proven: the saved adapter draws what was trained."),
-    "stopped": ("Stopped", "", "Everything is saved. Resume goes on exactly where it was."),
+    "finished": ("Finished", "good", "Verified: the saved adapter draws what was trained."),
+    "stopped": ("Stopped", "", "Everything is saved. Resume continues exactly where it stopped."),
     "failed": ("Failed", "bad", ""),
     "interrupted": (
         "Interrupted",
         "bad",
-        "Its process is gone. Resume goes on from what is saved.",
+        "Its process was killed. Resume continues from what is saved.",
     ),
-    "cancelled": ("Cancelled", "", "It never began."),
+    "cancelled": ("Cancelled", "", "It was stopped before it began."),
 }
-"""What a state is called, its colour, and what it means."""
+"""Each state's label, colour and meaning."""
 
 
 def can_resume(training: Training, state: str) -> bool:
-    """Whether there is something to go on with: settings that fail at once will fail again."""
+    """Return whether the training can be resumed; settings that failed at once would fail again."""
     if state == "failed":
         return any(run.checkpoints() for run in training.runs.values())
     return state in ("stopped", "interrupted") and training.first is not None
 
 
 def progress_view(training: Training, state: str, jobs: Jobs, logs: Logs) -> str:
-    """The bar, the figures, and a failure in one sentence."""
+    """Show the progress bar, the figures, and the reason of a failure."""
     word, colour, meaning = STATES[state]
     runs = training.runs.values()
     statuses = [run.read_status() for run in runs]
@@ -50,17 +50,18 @@ def progress_view(training: Training, state: str, jobs: Jobs, logs: Logs) -> str
     share = step / steps if steps else 0.0
     if state == "waiting" and training.job is not None:
         before = jobs.place(training.job)
-        meaning = f"{before} before it in the queue. {meaning}" if before else meaning
+        meaning = f"{before} ahead of it in the queue. {meaning}" if before else meaning
     if state == "running" and not step:
         meaning = "Loading the model and looking at the photos."
     if state == "failed" and not can_resume(training, state):
-        meaning = "Nothing was saved that could go on. Change its settings and start it again."
+        meaning = "Nothing was saved to resume from. Change its settings and start it again."
     facts = _facts(logs, statuses) if step else []
     problem = ""
     if state in ("failed", "interrupted"):
+        why = as_sentence(why_failed(training, jobs))
         last = jobs.tail(training.job, LAST_WORDS) if training.job is not None else []
         problem = (
-            f'<p class="problem" role="alert">{escaped(why_failed(training, jobs))}</p>'
+            f'<p class="problem" role="alert">{escaped(why)}</p>'
             f'<pre class="log last">{escaped(chr(10).join(last))}</pre>'
         )
     return (
@@ -92,7 +93,7 @@ def _facts(logs: Logs, statuses: list[dict]) -> list[str]:
     for method, log in logs.items():
         losses = [row["loss"] for row in log if "loss" in row]
         if losses:
-            facts.append((f"{dot(method)} {_called(method)}, loss", f"{losses[-1]:.4f}"))
+            facts.append((f"{dot(method)} {_method_name(method)}, loss", f"{losses[-1]:.4f}"))
     return [f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts]
 
 
@@ -104,16 +105,16 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def _called(method: str) -> str:
+def _method_name(method: str) -> str:
     return escaped(METHOD_NAMES.get(method, method))
 
 
-def wall_view(training: Training, workspace: Workspace, state: str = "running") -> str:
-    """The samples: a row a step, a column a prompt; in it the base on the left, NoRA over LoRA."""
+def samples_view(training: Training, workspace: Workspace, state: str = "running") -> str:
+    """Show the samples: a row for each step, a column for each prompt, the base on its left."""
     samples = {method: samples_of(run) for method, run in training.runs.items()}
     samples = {method: own for method, own in samples.items() if own}
     if not samples and state not in ("waiting", "running"):
-        return '<div class="empty"><b>No pictures</b>It ended before it drew any.</div>'
+        return '<div class="empty"><b>No pictures</b>It ended before it drew a picture.</div>'
     if not samples:
         return (
             '<div class="empty"><b>The first pictures come soon</b>The base model draws your '
@@ -130,7 +131,7 @@ def wall_view(training: Training, workspace: Workspace, state: str = "running") 
             f'<div class="wall-row"><span class="wall-step">{step:,}</span>'
             + "".join(_cell(samples[m].get(step, {}).get(number), m, workspace) for m in order)
             + "</div>"
-            for step in steps[:MOST_STEPS]
+            for step in steps[:MAX_STEPS]
         ]
         base = next((own[0][number] for own in samples.values() if number in own.get(0, {})), None)
         waiting = "" if rows else '<p class="note">The first samples come during training.</p>'
@@ -148,7 +149,7 @@ def _prompts(training: Training) -> list[str]:
 
 
 def _cell(file, method: str, workspace: Workspace) -> str:
-    name = _called(method)
+    name = _method_name(method)
     label = f'<span class="wall-name">{dot(method)} {name}</span>'
     if file is None:
         return f'<div class="wall-cell"><div class="picture"></div>{label}</div>'
@@ -161,7 +162,7 @@ def _cell(file, method: str, workspace: Workspace) -> str:
 
 
 def log_view(training: Training, jobs: Jobs) -> str:
-    """The end of what the trainer printed."""
+    """Show the end of the trainer's output."""
     lines = jobs.tail(training.job, LOG_LINES) if training.job is not None else []
     text = "\n".join(lines) or "Nothing has been printed yet."
     command = "" if training.job is None else f"$ {training.job.shown}\n\n"

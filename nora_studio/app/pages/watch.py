@@ -1,4 +1,4 @@
-"""The Watch tab: one training as it goes, whoever looks and however often."""
+"""The Watch tab: the progress of one training."""
 
 import shlex
 from dataclasses import dataclass
@@ -7,12 +7,18 @@ from typing import Any
 import gradio as gr
 
 from nora_studio.app.pages.html import METHOD_NAMES, STROKES, colour_of
-from nora_studio.app.pages.html_events import QUIET, told
+from nora_studio.app.pages.html_events import PRIVATE, error_toast
 from nora_studio.app.pages.line_chart import Colour, Series, line_chart
-from nora_studio.app.pages.shared import Place, Shared
-from nora_studio.app.pages.training_view import Logs, can_resume, log_view, progress_view, wall_view
-from nora_studio.app.server.limits import TRAINING
-from nora_studio.app.server.measures import Measures
+from nora_studio.app.pages.shared import SharedState, TabContext
+from nora_studio.app.pages.training_view import (
+    Logs,
+    can_resume,
+    log_view,
+    progress_view,
+    samples_view,
+)
+from nora_studio.app.server.limits import TRAINING_LIMITS
+from nora_studio.app.server.resource_estimates import ResourceEstimates
 from nora_studio.app.server.studio import Studio
 from nora_studio.app.server.training import PROGRAM, train_command
 from nora_studio.app.server.trainings import Training, find_training, find_trainings, state_of
@@ -22,11 +28,11 @@ from nora_studio.options.defaults import with_recommended
 from nora_studio.options.options_file import parse_options
 from nora_studio.runs.run_files import is_finite
 
-MOST_STEPS = TRAINING["--steps"][True]
+MAX_STEPS = TRAINING_LIMITS["--steps"][True]
 BUTTON: dict[str, Any] = {"size": "md", "scale": 0, "min_width": 165}
 OTHERS: tuple[Colour, ...] = ("ink", "soft", "accent", "base")
 EMPTY = (
-    '<div class="empty"><b>No training yet</b>Begin one under Train; it shows up here by itself, '
+    '<div class="empty"><b>No training yet</b>Start one under Train; it appears here by itself, '
     "also after a reload or a restart.</div>"
 )
 
@@ -44,10 +50,10 @@ class _Page:
     log: gr.Checkbox
     smoothing: gr.Slider
     views: list[gr.HTML]
-    """Progress, wall, training loss, measured loss, log."""
+    """Progress, samples, training loss, measured loss, log."""
 
 
-def build(studio: Studio, shared: Shared, place: Place) -> None:
+def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
     """Lay out the tab and wire it."""
     with gr.Row(elem_classes="bar"):
         chosen = gr.Dropdown(
@@ -76,36 +82,44 @@ def build(studio: Studio, shared: Shared, place: Place) -> None:
         tail = gr.HTML("", autoscroll=True, max_height=260)
     views = [progress, wall, loss, measured, tail]
     page = _Page(chosen, stop, resume, longer, more, compare, log, smoothing, views)
-    _wire(_Answers(studio), page, shared, place)
+    _wire_events(_Handlers(studio), page, shared, place)
 
 
-def _wire(answers: "_Answers", page: _Page, shared: Shared, place: Place) -> None:
-    """Have the tab's components answer."""
-    seen = gr.State({})
+def _wire_events(
+    handlers: "_Handlers", page: _Page, shared: SharedState, place: TabContext
+) -> None:
+    """Connect the events of the tab's components."""
+    shown_state = gr.State({})
     buttons = [page.stop, page.resume, page.longer, page.compare]
-    triggers = [*place.looks, page.chosen.input, page.log.change, page.smoothing.change]
-    inputs = [page.chosen, page.log, page.smoothing, seen]
-    gr.on(triggers, answers.look, inputs, [page.chosen, *page.views, *buttons, seen], **QUIET)
-    shared.training.change(answers.show, shared.training, [page.chosen, seen], **QUIET)
-    page.stop.click(answers.stop, page.chosen, None, api_name="stop_training")
-    page.resume.click(answers.resume, page.chosen, None, api_name="resume_training")
+    triggers = [*place.refresh_events, page.chosen.input, page.log.change, page.smoothing.change]
+    inputs = [page.chosen, page.log, page.smoothing, shown_state]
+    gr.on(
+        triggers,
+        handlers.refresh,
+        inputs,
+        [page.chosen, *page.views, *buttons, shown_state],
+        **PRIVATE,
+    )
+    shared.training.change(handlers.show, shared.training, [page.chosen, shown_state], **PRIVATE)
+    page.stop.click(handlers.stop, page.chosen, None, api_name="stop_training")
+    page.resume.click(handlers.resume, page.chosen, None, api_name="resume_training")
     page.longer.click(
-        answers.go_on_longer, [page.chosen, page.more], None, api_name="continue_training"
+        handlers.go_on_longer, [page.chosen, page.more], None, api_name="continue_training"
     )
     handed = [shared.adapters, shared.tabs]
-    page.compare.click(answers.compare, page.chosen, handed, **QUIET)
+    page.compare.click(handlers.compare, page.chosen, handed, **PRIVATE)
 
 
-class _Answers:
-    """What the tab's events come to."""
+class _Handlers:
+    """Handlers of the tab's events."""
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
 
-    def look(
+    def refresh(
         self, name: str, log: bool, smoothing: float, before: dict[str, Any], request: gr.Request
     ):
-        """The training as it stands; what has not changed is not sent again, so nothing jumps."""
+        """Show the training's state; unchanged parts are not sent again, so nothing jumps."""
         workspace, jobs = self._studio.workspace(request.headers), self._studio.jobs
         trainings = {training.name: training for training in find_trainings(workspace, jobs)}
         name = name if name in trainings else next(iter(trainings), "")
@@ -129,25 +143,25 @@ class _Answers:
         return [choice, *parts, *switches, after]
 
     def show(self, name: str):
-        """Turn to a training that has just begun."""
+        """Show a training that was just started."""
         return (gr.Dropdown(value=name), {}) if name else (gr.skip(), gr.skip())
 
     def stop(self, name: str, request: gr.Request) -> None:
-        """Ask a training to save and stop; one that waits leaves the queue."""
+        """Ask a training to save and stop; cancel it if it waits."""
         job = self._training(name, request).job
         if job is not None:
             self._studio.jobs.stop(job)
-            gr.Info("It saves the step it is at, then stops.", title="Stopping")
+            gr.Info("It saves the current step, then stops.", title="Stopping")
 
     def resume(self, name: str, request: gr.Request) -> None:
-        """Go on with a stopped training from its last checkpoint."""
+        """Resume a stopped training from its last checkpoint."""
         self._submit(self._training(name, request), [], request)
 
     def go_on_longer(self, name: str, steps: float, request: gr.Request) -> None:
-        """Train a finished one for more steps."""
+        """Continue a finished training for more steps."""
         training = self._training(name, request)
-        if not steps or not 1 <= steps <= MOST_STEPS:
-            raise told(StudioError(f"expected 1 to {MOST_STEPS:,} more steps; got {steps}."))
+        if not steps or not 1 <= steps <= MAX_STEPS:
+            raise error_toast(StudioError(f"expected 1 to {MAX_STEPS:,} more steps; got {steps}."))
         planned = int(training.settings.get("steps", 0))
         self._submit(training, ["--steps", str(planned + int(steps))], request)
 
@@ -161,25 +175,29 @@ class _Answers:
         try:
             return find_training(workspace, self._studio.jobs, name or "")
         except StudioError as error:
-            raise told(error) from error
+            raise error_toast(error) from error
 
     def _submit(self, training: Training, more: list[str], request: gr.Request) -> None:
         try:
             if training.first is None:
-                raise StudioError(f"{training.name} had not begun; start it again under Train.")
+                raise StudioError(
+                    f"the training {training.name} had not begun. Start it again under Train."
+                )
             state = state_of(training, self._studio.jobs)
             if state == "failed" and not can_resume(training, state):
                 raise StudioError(
-                    f"{training.name} failed before anything was saved, and would again. Change "
-                    "its settings (History, Reuse settings) and start it under Train."
+                    f"the training {training.name} failed before anything was saved, and would "
+                    "again. Change its settings (History, Reuse settings) and start it under Train."
                 )
             workspace = self._studio.workspace(request.headers)
             for run in training.runs.values():
-                workspace.run(run.folder.name)  # Refuses one that a link leads out of.
+                workspace.run(
+                    run.folder.name
+                )  # Refuses a run whose link leads out of the workspace.
             config = f"runs/{training.first.folder.name}/config.toml"
             arguments = ["--config", config, *more, "--resume"]
             workspace = self._studio.workspace(request.headers)
-            # As it will be: longer than it was planned, on a list that may have changed.
+            # Check it as it will run: with more steps, and on the current list of models.
             planned = ["--config", str(workspace.folder / config), *more]
             options = with_recommended(parse_options(planned))
             self._studio.check_training(options)
@@ -190,10 +208,10 @@ class _Answers:
                 train_command(arguments),
                 shlex.join([*PROGRAM, *arguments]),
                 [run.folder.name for run in training.runs.values()],
-                writes=Measures(self._studio.auth.home).bytes_of(options),
+                writes=ResourceEstimates(self._studio.auth.home).bytes_of(options),
             )
         except StudioError as error:
-            raise told(error) from error
+            raise error_toast(error) from error
 
 
 def _views(
@@ -204,7 +222,7 @@ def _views(
     smoothing: float,
     workspace: Workspace,
 ) -> list[str]:
-    """Progress, wall, training loss, measured loss, log."""
+    """Return progress, samples, training loss, measured loss and log."""
     if training is None:
         return [EMPTY, "", "", "", ""]
     logs = {method: run.read_log() for method, run in training.runs.items()}
@@ -213,7 +231,7 @@ def _views(
     title = "Loss on a photo held out" if held_out else "Loss at fixed noise"
     return [
         progress_view(training, state, studio.jobs, logs),
-        wall_view(training, workspace, state),
+        samples_view(training, workspace, state),
         line_chart(_lines(logs, "loss"), title="Training loss", log=log, smoothing=smoothing),
         line_chart(_lines(logs, judged), title=title, log=log),
         log_view(training, studio.jobs),
@@ -221,7 +239,7 @@ def _views(
 
 
 def _lines(logs: Logs, name: str) -> list[Series]:
-    """One number of every run's log."""
+    """Return a line for one number of every run's log."""
     others = [method for method in logs if method not in METHOD_NAMES]
     return [
         Series(

@@ -1,1 +1,1 @@
-"""What the web app stands on, without a widget: visitors' folders, uploads, jobs, drawings."""
+"""The web app without widgets: visitors' folders, uploads, jobs and image jobs."""

@@ -1,4 +1,4 @@
-"""Accounts: a text file with a line each, `name:scrypt...`; no password is ever written down."""
+"""Accounts: a text file with one line each, `name:scrypt...`; it holds no password, only hashes."""
 
 import base64
 import hashlib
@@ -10,9 +10,9 @@ from pathlib import Path
 from nora_studio.errors import StudioError
 from nora_studio.runs.atomic import write_text
 
-LEAST_PASSWORD = 8
-MOST_PASSWORD = 256
-"""Characters: longer ones cost the server time and nobody gains by them."""
+MIN_PASSWORD_LENGTH = 8
+MAX_PASSWORD_LENGTH = 256
+"""Characters. Longer passwords would cost the server time and add no security."""
 COST = (2**15, 8, 3)
 """scrypt's N, r and p: 32 MiB and about a third of a second (OWASP's password storage guide)."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
@@ -20,15 +20,15 @@ _HASH = re.compile(r"scrypt\$(\d+)\$(\d+)\$(\d+)\$([A-Za-z0-9+/=]+)\$([A-Za-z0-9
 
 
 def hash_password(password: str, cost: tuple[int, int, int] = COST) -> str:
-    """What is kept of a password: `scrypt$N$r$p$salt$hash`.
+    """Return the hash that is stored for a password: `scrypt$N$r$p$salt$hash`.
 
     Raises:
-        StudioError: it is too short or too long.
+        StudioError: the password is too short or too long.
     """
-    if not LEAST_PASSWORD <= len(password) <= MOST_PASSWORD:
+    if not MIN_PASSWORD_LENGTH <= len(password) <= MAX_PASSWORD_LENGTH:
         raise StudioError(
-            f"expected a password of {LEAST_PASSWORD} to {MOST_PASSWORD} characters; got "
-            f"{len(password)}."
+            f"expected a password of {MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH} characters; "
+            f"got {len(password)}."
         )
     salt = secrets.token_bytes(16)
     digest = _scrypt(password, salt, cost)
@@ -36,10 +36,10 @@ def hash_password(password: str, cost: tuple[int, int, int] = COST) -> str:
     return f"scrypt${numbers}${_text(salt)}${_text(digest)}"
 
 
-def password_matches(password: str, kept: str) -> bool:
-    """Whether a password is the one that was hashed; takes as long either way."""
-    match = _HASH.fullmatch(kept)
-    if match is None or len(password) > MOST_PASSWORD:
+def password_matches(password: str, stored_hash: str) -> bool:
+    """Return whether a password matches a stored hash; takes the same time either way."""
+    match = _HASH.fullmatch(stored_hash)
+    if match is None or len(password) > MAX_PASSWORD_LENGTH:
         return False
     n, r, p = (int(number) for number in match.groups()[:3])
     salt, digest = (base64.b64decode(part) for part in match.groups()[3:])
@@ -64,14 +64,14 @@ class Accounts:
         """Read the file.
 
         Raises:
-            StudioError: it cannot be read, or a line is no account; the line is named, and what
-                stands in it is not told.
+            StudioError: the file cannot be read, or a line is not an account; the error names
+                the line's number and never its text.
         """
         self.file = Path(file).expanduser()
         self._changed = self._stamp()
         self._hashes = read_accounts(self.file)
-        # An unknown name must take as long to be refused as a wrong password.
-        self._nobody = hash_password(secrets.token_urlsafe(16), self._cost())
+        # Refusing an unknown name must take as long as refusing a wrong password.
+        self._dummy_hash = hash_password(secrets.token_urlsafe(16), self._cost())
 
     def _stamp(self) -> int:
         try:
@@ -83,31 +83,33 @@ class Accounts:
         match = _HASH.fullmatch(next(iter(self._hashes.values()), ""))
         return (int(match[1]), int(match[2]), int(match[3])) if match else COST
 
-    def proof_of(self, name: str) -> str | None:
-        """What sessions of an account are signed with; None: there is no such account."""
+    def password_hash_of(self, name: str) -> str | None:
+        """Return the stored hash of an account's password; None: there is no such account."""
         stamp = self._stamp()
         if stamp != self._changed:
-            # Half edited or gone, nobody gets in, whoever was in it before.
+            # If the file is half edited or gone, the next line raises and no account is left.
             self._changed, self._hashes = stamp, {}
             self._hashes = read_accounts(self.file)
         return self._hashes.get(name)
 
-    def admits(self, name: str, password: str) -> bool:
-        """Whether there is such an account, and this is its password. Takes a third of a second."""
-        kept = self.proof_of(name)
-        return password_matches(password, kept or self._nobody) and kept is not None
+    def check_password(self, name: str, password: str) -> bool:
+        """Return whether the account exists and this is its password. Takes a third of a second."""
+        stored_hash = self.password_hash_of(name)
+        return (
+            password_matches(password, stored_hash or self._dummy_hash) and stored_hash is not None
+        )
 
 
 def read_accounts(file: Path) -> dict[str, str]:
-    """Hashes by name. Empty lines and lines that begin with # say nothing.
+    """Read the hashes by name. Empty lines and lines that begin with # are skipped.
 
     Raises:
-        StudioError: it cannot be read, holds no account, or a line is none.
+        StudioError: the file cannot be read, contains no account, or has a malformed line.
     """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise StudioError(
             f"--auth: {file} cannot be read: {reason}. Make it with --add-account."
         ) from error
@@ -115,29 +117,29 @@ def read_accounts(file: Path) -> dict[str, str]:
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):
             continue
-        name, colon, kept = line.strip().partition(":")
+        name, colon, stored_hash = line.strip().partition(":")
         where = f"--auth: {file}, line {number}"
         if not colon or not _NAME.fullmatch(name):
             raise StudioError(f"{where}: expected name:hash. Write it with --add-account.")
-        if not _HASH.fullmatch(kept):
+        if not _HASH.fullmatch(stored_hash):
             raise StudioError(
                 f"{where}: expected a scrypt hash after the name, never a password itself. Remove "
                 f"the line, change that password wherever it is used, and add {name} with "
                 "--add-account."
             )
         if name in found:
-            raise StudioError(f"{where}: {name} is there twice. Remove one.")
-        found[name] = kept
+            raise StudioError(f"{where}: {name} already has a line above. Remove one of the two.")
+        found[name] = stored_hash
     if not found:
-        raise StudioError(f"--auth: {file} holds no account. Add one with --add-account.")
+        raise StudioError(f"--auth: {file} contains no account. Add one with --add-account.")
     return found
 
 
 def add_account(file: Path, name: str, password: str) -> None:
-    """Write an account into a file, made if it is not there; a known name gets a new password.
+    """Add an account to a file, created if needed; an existing name gets the new password.
 
     Raises:
-        StudioError: the name or the password will not do, or the file cannot be written.
+        StudioError: the name or the password is not allowed, or the file cannot be written.
     """
     if not _NAME.fullmatch(name):
         raise StudioError(
@@ -149,11 +151,11 @@ def add_account(file: Path, name: str, password: str) -> None:
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         if any(line.strip() and not line.startswith("#") for line in lines):
             read_accounts(file)
-        kept = [line for line in lines if line.partition(":")[0].strip() != name]
-        text = "\n".join([*kept, f"{name}:{hash_password(password)}"]) + "\n"
+        stored_hash = [line for line in lines if line.partition(":")[0].strip() != name]
+        text = "\n".join([*stored_hash, f"{name}:{hash_password(password)}"]) + "\n"
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, text, durable=True)
         file.chmod(0o600)
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise StudioError(f"{file} cannot be written: {reason}. Name another file.") from error

@@ -1,4 +1,4 @@
-"""What the Adapters page asks for, as the command that a person would type in their folder."""
+"""Commands of the Adapters page, as a person would type them in the visitor's folder."""
 
 import re
 import shlex
@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nora_studio.app.server.drawing_requests import AdapterChoice
-from nora_studio.app.server.job import Job
+from nora_studio.app.server.image_requests import AdapterChoice
 from nora_studio.app.server.library import LibraryEntry, find_entry
-from nora_studio.app.server.limits import MOST_MIXED, MOST_RANK
+from nora_studio.app.server.limits import MAX_MIXED, MAX_RANK
 from nora_studio.app.server.workspace import HUB_NAME, Workspace, check_name, safe_name
 from nora_studio.errors import StudioError
 from nora_studio.mini.assets import EMBEDDED, embedded
@@ -18,30 +17,30 @@ from nora_studio.mini.assets import EMBEDDED, embedded
 KINDS = ("export", "mix", "merge", "push", "inspect")
 FORMATS = ("kohya", "diffusers", "seed")
 PRECISIONS = ("fp16", "bf16", "fp32")
-MOST_STRENGTH = 4.0
+MAX_STRENGTH = 4.0
 MERGED = "merged"
-"""Folder of whole pipelines, in a workspace."""
+"""Folder of merged pipelines in a workspace."""
 SDXL_BYTES = 6_900_000_000
-"""SDXL's 3.47 billion numbers in half precision."""
+"""SDXL's 3.47 billion parameters in half precision."""
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,39}")
 
 
 @dataclass(frozen=True)
-class Order:
+class AdapterCommand:
     """A command, ready for the queue."""
 
     kind: str
     """One of `KINDS`."""
     title: str
-    """For the list of what is under way."""
+    """Shown in the list of commands."""
     arguments: tuple[str, ...]
     """After `nora-studio`."""
     writes: int = 0
-    """Bytes that it at least writes, where that is much."""
+    """Lower bound of the bytes that it writes, where that is much."""
 
     @property
-    def command(self) -> list[str]:
-        """As it is run, by this Python."""
+    def argv(self) -> list[str]:
+        """The words of the process, run by this Python."""
         return [sys.executable, "-m", "nora_studio.cli", *self.arguments]
 
     @property
@@ -49,14 +48,14 @@ class Order:
         """As a person would type it."""
         return shlex.join(["nora-studio", *self.arguments])
 
-    def for_good(self) -> "Order":
-        """The same, done and not only looked at."""
+    def without_dry_run(self) -> "AdapterCommand":
+        """Return the command that publishes, instead of only showing what it would send."""
         words = tuple(word for word in self.arguments if word != "--dry-run")
         return replace(self, arguments=words)
 
 
 def free_name(workspace: Workspace, folder: str, name: str, suffix: str = "") -> str:
-    """The name itself, or with a number where a file or folder of it is there."""
+    """Return the name, with a number appended if a file or folder has it already."""
     stem, number, free = safe_name(name, "adapter"), 1, safe_name(name, "adapter")
     while (workspace.folder / folder / f"{free}{suffix}").exists():
         number += 1
@@ -66,7 +65,7 @@ def free_name(workspace: Workspace, folder: str, name: str, suffix: str = "") ->
 
 @dataclass(frozen=True)
 class AdapterCommands:
-    """Takes a visitor's orders and checks them; names and numbers from a page are not trusted."""
+    """Builds and checks a visitor's commands; names and numbers from a page are not trusted."""
 
     workspace: Workspace
     is_model_allowed: Callable[[str], bool]
@@ -80,15 +79,15 @@ class AdapterCommands:
         rank: int | None = None,
         name: str = "",
         model: str = "",
-    ) -> Order:
-        """One adapter as a file of another kind.
+    ) -> AdapterCommand:
+        """Convert one adapter to another file format.
 
         Args:
-            name: Of the file, without its suffix; empty: after the adapter and the format.
+            name: The file's name without its suffix; empty: named after the adapter and format.
             model: The base; empty: the one it was trained on.
 
         Raises:
-            StudioError: there is no such adapter, or a value is none of those that are taken.
+            StudioError: there is no such adapter, or a value is not allowed.
         """
         entry = self._usable(path, model)
         _one_of("format", to, FORMATS)
@@ -99,7 +98,7 @@ class AdapterCommands:
         arguments += _precision(precision)
         arguments += _rank(rank) if to != "seed" else []
         arguments += _model([entry], model)
-        return Order("export", stem, tuple(arguments))
+        return AdapterCommand("export", stem, tuple(arguments))
 
     def mix(
         self,
@@ -109,21 +108,23 @@ class AdapterCommands:
         precision: str | None = None,
         rank: int | None = None,
         model: str = "",
-    ) -> Order:
-        """Several adapters added up into one file.
+    ) -> AdapterCommand:
+        """Add several adapters up into one file.
 
         Raises:
-            StudioError: fewer than two are chosen, or a value is none of those that are taken.
+            StudioError: fewer than two are chosen, or a value is not allowed.
         """
         if len(chosen) < 2:
-            raise StudioError("a mix takes two adapters or more. Choose another one.")
+            raise StudioError(
+                f"a mix needs two adapters or more; got {len(chosen)}. Choose another one."
+            )
         _one_of("format", to, FORMATS[:2])
         stem = free_name(self.workspace, "adapters", check_name(name), ".safetensors")
         entries = self._entries(chosen, model)
         arguments = ["mix", *_adapters(entries, chosen), "--to", to]
         arguments += ["--out", f"adapters/{stem}.safetensors", *_precision(precision), *_rank(rank)]
         arguments += _model(entries, model)
-        return Order("mix", stem, tuple(arguments))
+        return AdapterCommand("mix", stem, tuple(arguments))
 
     def merge(
         self,
@@ -131,20 +132,20 @@ class AdapterCommands:
         name: str,
         precision: str | None = None,
         model: str = "",
-    ) -> Order:
-        """Adapters in the weights of a whole pipeline.
+    ) -> AdapterCommand:
+        """Merge adapters into the weights of a whole pipeline.
 
         Raises:
-            StudioError: none is chosen, or a value is none of those that are taken.
+            StudioError: none is chosen, or a value is not allowed.
         """
         if not chosen:
-            raise StudioError("choose an adapter first.")
+            raise StudioError("no adapter is chosen. Choose one first.")
         stem = free_name(self.workspace, MERGED, check_name(name))
         entries = self._entries(chosen, model)
         arguments = ["merge", *_adapters(entries, chosen), "--out", f"{MERGED}/{stem}"]
         arguments += [*_precision(precision), *_model(entries, model)]
         base = model or (entries[0].card.model if entries[0].card is not None else "")
-        return Order("merge", stem, tuple(arguments), pipeline_bytes(base))
+        return AdapterCommand("merge", stem, tuple(arguments), pipeline_bytes(base))
 
     def push(
         self,
@@ -154,16 +155,16 @@ class AdapterCommands:
         private: bool = True,
         dry_run: bool = True,
         model: str = "",
-    ) -> Order:
-        """One adapter onto the Hub, or what would be sent.
+    ) -> AdapterCommand:
+        """Publish one adapter on the Hub, or show what would be sent.
 
         Raises:
-            StudioError: there is no such adapter, or a value is none of those that are taken.
+            StudioError: there is no such adapter, or a value is not allowed.
         """
         entry = self._usable(path, model)
         if not HUB_NAME.fullmatch(repository):
             raise StudioError(
-                f"expected where to publish it as owner/name, such as ada/my-mug; got "
+                f"expected a Hub repository as owner/name, such as ada/my-mug; got "
                 f"{repository[:80]!r}."
             )
         arguments = ["push", entry.path, repository]
@@ -176,17 +177,17 @@ class AdapterCommands:
         arguments += _model([entry], model)
         arguments += ["--private"] if private else []
         arguments += ["--dry-run"] if dry_run else []
-        return Order("push", repository, tuple(arguments))
+        return AdapterCommand("push", repository, tuple(arguments))
 
-    def inspect(self, path: str) -> Order:
-        """What an adapter is, and where it changes most.
+    def inspect(self, path: str) -> AdapterCommand:
+        """Describe an adapter, and which layers it changes most.
 
         Raises:
             StudioError: there is no such adapter.
         """
         entry = find_entry(self.workspace, path)
         arguments = ["inspect", entry.path]
-        return Order(
+        return AdapterCommand(
             "inspect", entry.title, (*arguments, *(["--metadata"] if _is_file(path) else []))
         )
 
@@ -199,57 +200,33 @@ class AdapterCommands:
             raise StudioError(f"{entry.title} does not name its base. Choose one under Base.")
         if not self.is_model_allowed(base):
             raise StudioError(
-                f"{entry.title} belongs to {base[:80]!r}, which cannot be loaded here. Choose "
-                "another one under Base."
+                f"{entry.title} was trained on {base[:80]!r}, which cannot be loaded here. Choose "
+                "another base under Base."
             )
         self.workspace.check_model(base)
         return entry
 
     def _entries(self, chosen: Sequence[AdapterChoice], model: str) -> list[LibraryEntry]:
-        if len(chosen) > MOST_MIXED:
-            raise StudioError(f"at most {MOST_MIXED} adapters go together; got {len(chosen)}.")
+        if len(chosen) > MAX_MIXED:
+            raise StudioError(
+                f"at most {MAX_MIXED} adapters can be combined; got {len(chosen)}. Take some out."
+            )
         if len({one.path for one in chosen}) < len(chosen):
             raise StudioError("an adapter is chosen twice. Raise its strength instead.")
         for one in chosen:
-            if not 0 <= one.strength <= MOST_STRENGTH:
+            if not 0 <= one.strength <= MAX_STRENGTH:
                 raise StudioError(
-                    f"expected a strength of 0 to {MOST_STRENGTH:g}; got {one.strength:g}."
+                    f"expected a strength of 0 to {MAX_STRENGTH:g}; got {one.strength:g}."
                 )
         return [self._usable(one.path, model) for one in chosen]
 
 
 def pipeline_bytes(model: str) -> int:
-    """What a whole pipeline of a base at least takes: half of what the base does, if it is here."""
+    """Return a lower bound of a merged pipeline's size: half of the base's, if it is here."""
     folder = embedded("mini-sdxl") if model == EMBEDDED else Path(model).expanduser()
     if folder.is_dir():
         return sum(file.stat().st_size for file in folder.rglob("*.safetensors")) // 2
     return SDXL_BYTES
-
-
-def result_of(workspace: Workspace, job: Job) -> Path | None:
-    """The file or folder that a job wrote; None where it has written none."""
-    words = list(job.command)
-    if "--out" not in words[:-1]:
-        return None
-    place = workspace.folder / words[words.index("--out") + 1]
-    return place if place.exists() else None
-
-
-def model_card_in(text: str) -> str:
-    """The page that a dry run of a push has shown; empty: none, or none yet."""
-    _, begins, page = text.partition("\n---\n")
-    page, ends, _ = page.rpartition("\nNothing was sent")
-    return f"---\n{page}" if begins and ends else ""
-
-
-def files_of(folder: Path) -> list[Path]:
-    """The files of a merged pipeline, by their paths."""
-    return sorted(file for file in folder.rglob("*") if file.is_file())
-
-
-def is_preview(job: Job) -> bool:
-    """Whether a job only looked at what would be published."""
-    return job.kind == "push" and "--dry-run" in job.command
 
 
 def _is_file(path: str) -> bool:
@@ -267,19 +244,19 @@ def _adapters(entries: Sequence[LibraryEntry], chosen: Sequence[AdapterChoice]) 
 
 
 def _model(entries: Sequence[LibraryEntry], model: str) -> list[str]:
-    """The flag for the base that was checked.
+    """Return the flag for the base that was checked.
 
-    A file's header names a base, and until the command's turn comes another file may have its
-    place: so the base that was allowed is written down. A run's is what it was trained on here.
+    A file's header names a base, and another file may replace it before the command runs, so the
+    allowed base is written into the command. A run's base is what it was trained on here.
     """
-    if model.startswith("-"):  # The command would take it for one of its options.
+    if model.startswith("-"):  # The command would read it as an option.
         raise StudioError(f"expected a model's name or directory; got {model[:80]!r}.")
     named = {entry.card.model for entry in entries if entry.card is not None}
     has_file = any(entry.kind != "run" for entry in entries)
     if not model and has_file and len(named) > 1:
         raise StudioError(
-            f"these adapters belong to different bases: {', '.join(sorted(named))[:200]}. Choose "
-            "adapters of one base, or name it."
+            f"these adapters were trained on different bases: {', '.join(sorted(named))[:200]}. "
+            "Choose adapters of one base, or name a base under Base."
         )
     base = model or (named.pop() if has_file else "")
     return ["--model", base] if base else []
@@ -295,6 +272,6 @@ def _precision(precision: str | None) -> list[str]:
 def _rank(rank: int | None) -> list[str]:
     if not rank:
         return []
-    if not 1 <= rank <= MOST_RANK:
-        raise StudioError(f"expected a rank of 1 to {MOST_RANK}; got {rank}.")
+    if not 1 <= rank <= MAX_RANK:
+        raise StudioError(f"expected a rank of 1 to {MAX_RANK}; got {rank}.")
     return ["--rank", str(int(rank))]

@@ -1,4 +1,4 @@
-"""Adapter files that a visitor uploads: looked at by their headers, stored under names of ours."""
+"""Uploaded adapter files: checked by their headers and stored under safe names."""
 
 import secrets
 import shutil
@@ -7,29 +7,29 @@ from pathlib import Path
 from filelock import FileLock
 
 from nora_studio.adapters.files.adapter_file import embeddings_beside, open_adapter
-from nora_studio.app.server.quota import adding, check_size, shown_name
-from nora_studio.app.server.uploads import Incoming
+from nora_studio.app.server.quota import check_size, reserve_room, shown_name
+from nora_studio.app.server.uploads import Upload
 from nora_studio.app.server.workspace import Workspace, safe_name
 from nora_studio.errors import StudioError
 from nora_studio.runs.disk_errors import writing
 
-MOST_ADAPTER_BYTES = 2 * 1024**3
+MAX_ADAPTER_BYTES = 2 * 1024**3
 _SUFFIX = ".safetensors"
 _TOKENS_SUFFIX = ".embedding.safetensors"
 
 
-def add_adapter(workspace: Workspace, entry: Incoming, quota: int | None = None) -> Path:
-    """Store an uploaded adapter file; new tokens are put beside the adapter that they belong to.
+def add_adapter(workspace: Workspace, entry: Upload, quota: int | None = None) -> Path:
+    """Store an uploaded adapter file; new tokens are stored next to their adapter.
 
     Raises:
-        StudioError: it is no adapter that can be loaded here, is too large, or the disk refuses.
+        StudioError: the file cannot be loaded here, is too large, or cannot be written.
     """
     shown = shown_name(entry.name, "adapter.safetensors")
     size = entry.file.stat().st_size
-    check_size(shown, size, MOST_ADAPTER_BYTES)
+    check_size(shown, size, MAX_ADAPTER_BYTES)
     incoming = workspace.adapters / f".incoming-{secrets.token_hex(4)}{_SUFFIX}"
-    # From here on the copy itself counts.
-    with adding(workspace, size, quota), writing("an adapter", Path(shown)):
+    # After this block the copy itself counts towards the quota.
+    with reserve_room(workspace, size, quota), writing("an adapter", Path(shown)):
         shutil.copyfile(entry.file, incoming)
     try:
         with FileLock(workspace.adapters / ".lock", timeout=60):
@@ -43,17 +43,17 @@ def add_adapter(workspace: Workspace, entry: Incoming, quota: int | None = None)
 
 
 def _place_for(workspace: Workspace, file: Path, shown: str) -> Path:
-    """Where a file goes, by what it is.
+    """Return the path to store a file at, by its content.
 
     Raises:
-        StudioError: it is no adapter that can be loaded here, or is damaged.
+        StudioError: the file is not an adapter that can be loaded here, or is damaged.
     """
     stem = shown.lower().removesuffix(_TOKENS_SUFFIX).removesuffix(_SUFFIX)
     name = safe_name(stem, "adapter")
     adapter = open_adapter(file)
     if adapter.identity.kind == "embedding":
         return _beside_its_adapter(workspace, name, shown)
-    _ = adapter.card  # What cannot be loaded here is refused, and so is a damaged card.
+    _ = adapter.card  # Raises if it cannot be loaded here or its card is damaged.
     place, number = workspace.adapters / f"{name}{_SUFFIX}", 1
     while place.exists():
         number += 1
@@ -62,7 +62,7 @@ def _place_for(workspace: Workspace, file: Path, shown: str) -> Path:
 
 
 def _beside_its_adapter(workspace: Workspace, name: str, shown: str) -> Path:
-    """The place of new tokens: by the latest adapter of their name that lacks them."""
+    """Return the path for new tokens: next to the latest adapter of their name that lacks them."""
     files = [
         workspace.adapters / f"{name}{_SUFFIX}",
         *workspace.adapters.glob(f"{name}-*{_SUFFIX}"),
@@ -76,7 +76,7 @@ def _beside_its_adapter(workspace: Workspace, name: str, shown: str) -> Path:
     ]
     if not lacking:
         raise StudioError(
-            f"{shown} holds new tokens and no adapter. Add {name}{_SUFFIX}, which they belong to, "
-            "first."
+            f"{shown} holds new tokens and no adapter. Add the adapter that they belong to, "
+            f"{name}{_SUFFIX}, first."
         )
     return embeddings_beside(max(lacking, key=lambda file: file.stat().st_mtime_ns))

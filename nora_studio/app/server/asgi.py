@@ -14,9 +14,9 @@ from nora_studio.app.server.login_limits import LoginRateLimiter
 def guarded_app(
     auth: Authenticator, limiter: LoginRateLimiter | None = None, **limits: Any
 ) -> FastAPI:
-    """An app whose every request passes the guard; Gradio is mounted on "/" of it afterwards.
+    """Build an app whose every request passes the guard; mount Gradio on "/" of it afterwards.
 
-    Call `auth.uploads.serve_gradio()` before the blocks are made.
+    Call `auth.uploads.set_gradio_folder()` before the blocks are made.
 
     Args:
         limits: Settings of `Guard`; tests use tighter ones.

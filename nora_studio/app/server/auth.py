@@ -1,9 +1,9 @@
-"""Authentication: who a visitor is, and the cookies that say so.
+"""Authentication: identify visitors by their cookies.
 
-Without accounts a browser is known by a random secret in a cookie that no script can read. Its
-first page brings it, and nothing else that the browser fetches does: of several requests at once
-each would bring another, and the browser would be several people. A program that sends no cookie
-gets one with its first answer. With accounts, a login opens a session; nothing is seen without one.
+Without accounts, a browser is identified by a random secret in a cookie that scripts cannot read.
+Only the first page sets it: if every request did, several at once would each set another one, and
+the browser would count as several visitors. A program that sends no cookie gets one with its first
+response. With accounts, a login opens a session, and nothing is served without one.
 """
 
 from collections.abc import Collection, Mapping
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nora_studio.app.server.accounts import Accounts
-from nora_studio.app.server.csrf import LOOPBACK_NAMES, check_host, is_browsers_own, is_loopback
+from nora_studio.app.server.csrf import LOOPBACK_NAMES, check_host, is_loopback, is_subresource
 from nora_studio.app.server.identity import (
     BROWSER_SECONDS,
     SESSION_SECONDS,
@@ -26,20 +26,21 @@ from nora_studio.app.server.upload_cache import UploadCache
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 
-MOST_ENDED = 10_000
-"""Sessions that were logged out of and are remembered."""
+MAX_LOGGED_OUT = 10_000
+"""Logged-out sessions that are remembered."""
+SESSION_EXPIRED = "Your session has expired. Reload the page to start a new one."
 
 
 @dataclass(frozen=True)
 class Visit:
-    """Who sends a request."""
+    """The sender of a request."""
 
     visitor: str | None
-    """32 hexadecimal digits; None: nobody whose folder could be told."""
+    """32 hexadecimal digits; None: unknown, so there is no folder."""
     cookie: str | None = None
-    """Name and value of the cookie that says so, "name=value"."""
+    """Name and value of the cookie that identifies the visitor, "name=value"."""
     is_new: bool = False
-    """Whether the cookie has yet to be given to the browser or program."""
+    """Whether the cookie still has to be sent to the browser or program."""
 
 
 class Authenticator:
@@ -58,13 +59,13 @@ class Authenticator:
         Args:
             home: The studio's data folder.
             host: Address that the server listens on.
-            accounts: None: whoever opens the page is let in, and has a folder of their own.
+            accounts: None: anyone who opens the page is let in and has a folder of their own.
             names: Further host names that the server answers to, such as a proxy's.
             quota: Bytes that each visitor's folder may take.
 
         Raises:
             StudioError: other machines could come in without accounts, or the server's secret
-                cannot be had.
+                cannot be read or written.
         """
         check_host(host, accounts is not None)
         self.home = Path(home).expanduser().resolve()
@@ -76,38 +77,38 @@ class Authenticator:
             self.hosts = LOOPBACK_NAMES | {host.strip("[]")} | set(names)
         elif names:
             self.hosts = frozenset(names)
-        self._ended: dict[str, int] = {}
+        self._logged_out: dict[str, int] = {}
 
     def visitor(self, headers: Mapping[str, str]) -> str:
         """Identify the visitor behind a request that the guard let through, by Gradio's headers.
 
         Raises:
-            StudioError: the request bears no cookie of this server's.
+            StudioError: the request has no valid cookie of this server.
         """
         visit = self.identify([headers.get("cookie", "")])
         if visit.visitor is None:
-            raise StudioError("the studio does not know this browser any more. Reload the page.")
+            raise StudioError(SESSION_EXPIRED)
         return visit.visitor
 
     def workspace(self, headers: Mapping[str, str]) -> Workspace:
-        """The visitor's own folder, made if need be.
+        """Return the visitor's own folder, created if needed.
 
         Raises:
-            StudioError: the request bears no cookie of this server's.
+            StudioError: the request has no valid cookie of this server.
         """
         return self.workspace_of(self.visitor(headers))
 
     def workspace_of(self, visitor: str) -> Workspace:
-        """The folder of a visitor by their number, made if need be."""
+        """Return the folder of a visitor by their number, created if needed."""
         return Workspace.of(self.home, visitor, self.quota)
 
     def account(self, headers: Mapping[str, str]) -> str | None:
-        """The name a visitor has logged in by, to show it; None without accounts."""
+        """Return the name of the logged-in account, to show it; None without accounts."""
         value = read_cookies([headers.get("cookie", "")]).get(self.signer.session_cookie, "")
         return self._account(value)
 
     def identify(self, cookies: Collection[str]) -> Visit:
-        """Who sends a request with these Cookie lines."""
+        """Identify the sender of a request by its Cookie lines."""
         found = read_cookies(cookies)
         if self.accounts is not None:
             name = self.signer.session_cookie
@@ -122,39 +123,39 @@ class Authenticator:
         return Visit(self.signer.visitor_of_browser(value), f"{name}={value}")
 
     def receive(self, headers: Mapping[str, list[str]]) -> Visit:
-        """Who sends a request; without accounts, whoever is not known yet gets a secret."""
+        """Identify the sender of a request; without accounts, give a new one a secret."""
         visit = self.identify(headers.get("cookie", []))
-        if visit.visitor is not None or self.accounts is not None or is_browsers_own(headers):
+        if visit.visitor is not None or self.accounts is not None or is_subresource(headers):
             return visit
         value = new_browser_secret()
         name = self.signer.browser_cookie
         return Visit(self.signer.visitor_of_browser(value), f"{name}={value}", is_new=True)
 
     def renewed(self, visit: Visit, is_https: bool) -> str:
-        """The Set-Cookie line that makes a browser keep its secret, or keep it longer."""
+        """Return the Set-Cookie line that renews a browser's secret."""
         name, _, value = (visit.cookie or "").partition("=")
         return cookie_line(name, value, BROWSER_SECONDS, is_https)
 
     def log_in(self, name: str, password: str, is_https: bool) -> str | None:
-        """The Set-Cookie line of a new session; None: no such account, or not its password."""
-        if self.accounts is None or not self.accounts.admits(name, password):
+        """Return the Set-Cookie line of a new session; None: the name or the password is wrong."""
+        if self.accounts is None or not self.accounts.check_password(name, password):
             return None
-        value = self.signer.open_session(name, self.accounts.proof_of(name) or "")
+        value = self.signer.new_session_cookie(name, self.accounts.password_hash_of(name) or "")
         return cookie_line(self.signer.session_cookie, value, SESSION_SECONDS, is_https)
 
     def log_out(self, cookies: Collection[str], is_https: bool) -> str:
-        """End the session for good, and give back the line that takes its cookie away.
+        """End the session, and return the Set-Cookie line that deletes its cookie.
 
-        It is remembered by this process; after a restart, a stolen cookie is good until it expires
+        This process remembers it; after a restart, a stolen cookie is valid again until it expires
         or the account's password is changed.
         """
         value = read_cookies(cookies).get(self.signer.session_cookie, "")
         if self._account(value) is not None:
             found = self.signer.read_session(value)
             assert found is not None
-            self._ended[found[0].mark] = found[0].expires
-            while len(self._ended) > MOST_ENDED:
-                self._ended.pop(next(iter(self._ended)))
+            self._logged_out[found[0].nonce] = found[0].expires
+            while len(self._logged_out) > MAX_LOGGED_OUT:
+                self._logged_out.pop(next(iter(self._logged_out)))
         return cookie_line(self.signer.session_cookie, "", 0, is_https)
 
     def _account(self, value: str) -> str | None:
@@ -162,7 +163,11 @@ class Authenticator:
         if found is None or self.accounts is None:
             return None
         session = found[0]
-        proof = self.accounts.proof_of(session.account)
-        if proof is None or session.mark in self._ended or not self.signer.is_signed(value, proof):
+        password_hash = self.accounts.password_hash_of(session.account)
+        if (
+            password_hash is None
+            or session.nonce in self._logged_out
+            or not self.signer.is_signed(value, password_hash)
+        ):
             return None
         return session.account

@@ -1,7 +1,7 @@
-"""Captions and masks that a visitor uploads: each finds its photo by the visitor's own names.
+"""Uploaded captions and masks: each is matched to its photo by the visitor's file names.
 
-Photos are stored under numbers. A caption or mask that comes before its photo is kept hidden beside
-the photos, and put in its place when that photo comes.
+Photos are stored under numbers. A caption or mask that is uploaded before its photo is kept in a
+hidden folder next to the photos, and attached when that photo is uploaded.
 """
 
 import json
@@ -10,13 +10,13 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from nora_studio.app.server.photo_content import MOST_PHOTO_BYTES, check_header
+from nora_studio.app.server.photo_content import MAX_PHOTO_BYTES, check_header
 from nora_studio.app.server.quota import check_size
 from nora_studio.app.server.stored_photos import (
     INCOMING,
-    checked_caption,
     mask_of,
-    read_facts,
+    read_photo_facts,
+    validated_caption,
     write_caption,
 )
 from nora_studio.app.server.upload_notes import UploadNote
@@ -28,8 +28,8 @@ from nora_studio.photos.texts import decode_text
 from nora_studio.runs.atomic import write_text
 
 WAITING = ".waiting"
-MOST_WAITING = 100
-MOST_CAPTION_BYTES = 8 * 1024
+MAX_WAITING = 100
+MAX_CAPTION_BYTES = 8 * 1024
 _INDEX = "names.json"
 
 
@@ -39,46 +39,49 @@ class Companion:
 
     file: Path
     name: str
-    """What the visitor calls it."""
+    """The visitor's name for it."""
 
     @property
     def base(self) -> str:
-        """The name of its photo, with that one's suffix or without."""
+        """The name of its photo, with or without that photo's suffix."""
         return (mask_base(self.name) if self.is_mask else caption_base(self.name)) or ""
 
     @property
     def is_mask(self) -> bool:
+        """Whether it is a mask, and not a caption."""
         return mask_base(self.name) is not None
 
 
 def is_companion(name: str) -> bool:
-    """Whether a file of that name is a caption or a mask."""
+    """Return whether a file of that name is a caption or a mask."""
     return mask_base(name) is not None or caption_base(name) is not None
 
 
-def place(folder: Path, companion: Companion, fresh: Collection[str]) -> UploadNote | None:
-    """Put a caption or mask beside its photo, or keep it until that comes.
+def attach_companion(
+    folder: Path, companion: Companion, new_photos: Collection[str]
+) -> UploadNote | None:
+    """Store a caption or mask next to its photo, or keep it until that photo is uploaded.
 
     Args:
-        folder: Of the subject, held for this request.
-        fresh: Stored names of the photos of this upload, which are looked at first.
+        folder: The subject's folder, locked for this request.
+        new_photos: Stored names of this upload's photos, which are matched first.
 
     Returns:
-        What the visitor is to know; None where it has found its one photo.
+        A note for the visitor; None if it matched exactly one photo.
 
     Raises:
-        StudioError: it is no caption or mask, or does not fit its photo.
+        StudioError: the file is not a valid caption or mask, or does not fit its photo.
     """
     content = _checked(companion)
-    owners = _owners(folder, companion, fresh)
+    owners = _owners(folder, companion, new_photos)
     if not owners:
         return _keep(folder, companion)
-    facts = read_facts(folder)
+    facts = read_photo_facts(folder)
     names = " and ".join(facts[owner].original for owner in owners)
-    if len(owners) > 1 and not set(owners) <= set(fresh):
+    if len(owners) > 1 and not set(owners) <= set(new_photos):
         raise StudioError(
-            f"{companion.name} could belong to several photos ({names}). Rename one of them, or "
-            "write the caption into its field."
+            f"{companion.name} matches several photos ({names}). Rename one of them, or write the "
+            "caption into its field."
         )
     for owner in owners:
         if companion.is_mask:
@@ -88,38 +91,43 @@ def place(folder: Path, companion: Companion, fresh: Collection[str]) -> UploadN
     if len(owners) == 1:
         return None
     kind = "mask" if companion.is_mask else "caption"
-    text = f"{companion.name} is taken as the {kind} of {names} alike. Where they differ, name it "
-    return UploadNote(companion.name, f"{text}after one, suffix included.", "shared")
+    text = (
+        f"{companion.name} is used as the {kind} of each of {names}. To use it for one of them "
+        "only, name it after that photo, suffix included."
+    )
+    return UploadNote(companion.name, text, "shared")
 
 
-def place_waiting(folder: Path, fresh: Collection[str]) -> Iterator[tuple[str, UploadNote | None]]:
-    """Put what has waited for the photos of this upload beside them.
+def attach_waiting(
+    folder: Path, new_photos: Collection[str]
+) -> Iterator[tuple[str, UploadNote | None]]:
+    """Attach the captions and masks that waited for the photos of this upload.
 
     Yields:
-        The name of each that waits no longer, and what the visitor is to know of it.
+        The name of each that no longer waits, and a note for the visitor.
     """
     for companion in _waiting(folder):
-        if not _owners(folder, companion, fresh):
+        if not _owners(folder, companion, new_photos):
             continue
         try:
-            yield companion.name, place(folder, companion, fresh)
+            yield companion.name, attach_companion(folder, companion, new_photos)
         except StudioError as error:
             yield companion.name, UploadNote(companion.name, str(error))
         _forget(folder, companion)
 
 
 def _checked(companion: Companion) -> str:
-    """A caption's text; empty of a mask. Both are looked at before anything is kept."""
+    """Return a caption's text, empty for a mask; both are checked before anything is stored."""
     size = companion.file.stat().st_size
     if companion.is_mask:
-        check_size(companion.name, size, MOST_PHOTO_BYTES)
+        check_size(companion.name, size, MAX_PHOTO_BYTES)
         check_header(companion.file, companion.name)
         return ""
-    check_size(companion.name, size, MOST_CAPTION_BYTES)
+    check_size(companion.name, size, MAX_CAPTION_BYTES)
     try:
-        caption = checked_caption(decode_text(companion.file.read_bytes()))
+        caption = validated_caption(decode_text(companion.file.read_bytes()))
     except UnicodeDecodeError:
-        raise StudioError(f"{companion.name} is no text that is read. Save it as UTF-8.") from None
+        raise StudioError(f"{companion.name} cannot be read as text. Save it as UTF-8.") from None
     except StudioError as error:
         raise StudioError(f"{companion.name}: {error}") from error
     if not caption:
@@ -127,10 +135,10 @@ def _checked(companion: Companion) -> str:
     return caption
 
 
-def _owners(folder: Path, companion: Companion, fresh: Collection[str]) -> list[str]:
-    """Stored names of the photos that it is named after; those of this upload come first."""
-    facts = read_facts(folder)
-    for names in (fresh, facts):
+def _owners(folder: Path, companion: Companion, new_photos: Collection[str]) -> list[str]:
+    """Return the stored names of the photos that it is named after, those of this upload first."""
+    facts = read_photo_facts(folder)
+    for names in (new_photos, facts):
         originals: dict[str, list[str]] = {}
         for name in sorted(names):
             originals.setdefault(facts[name].original, []).append(name)
@@ -154,20 +162,23 @@ def _put_mask(photo: Path, companion: Companion) -> None:
 
 
 def _keep(folder: Path, companion: Companion) -> UploadNote:
-    """Keep it until its photo comes."""
+    """Keep a caption or mask until its photo is uploaded."""
     place, index = folder / WAITING, _index(folder)
     known = next((key for key, name in index.items() if name == companion.name), None)
-    if known is None and len(index) >= MOST_WAITING:
+    if known is None and len(index) >= MAX_WAITING:
         raise StudioError(
-            f"{companion.name} was left out: {MOST_WAITING} captions and masks wait for their "
-            "photos already. Add those first."
+            f"{companion.name} was left out: {MAX_WAITING} captions and masks are waiting for "
+            "their photos already. Add those photos first."
         )
     key = known or str(max((int(key) for key in index), default=0) + 1)
     place.mkdir(exist_ok=True, mode=0o700)
     shutil.copyfile(companion.file, place / key)
     _write_index(folder, {**index, key: companion.name})
     stem = companion.base if PurePath(companion.base).suffix else f"{companion.base}.jpg"
-    text = f"{companion.name} waits for its photo: none here is named so. Add it ({stem}, say)."
+    text = (
+        f"{companion.name} waits for its photo: no photo here has its name. Add one, such as "
+        f"{stem}."
+    )
     return UploadNote(companion.name, text, "waiting")
 
 
@@ -183,7 +194,7 @@ def _forget(folder: Path, companion: Companion) -> None:
 
 
 def _index(folder: Path) -> dict[str, str]:
-    """Stored name -> the visitor's, of what waits; damaged, nothing does."""
+    """Return the visitor's names of the waiting files by their stored names; empty if damaged."""
     try:
         values = json.loads((folder / WAITING / _INDEX).read_text(encoding="utf-8"))
         return {str(int(key)): str(name) for key, name in values.items() if is_companion(str(name))}

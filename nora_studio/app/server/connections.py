@@ -1,9 +1,9 @@
-"""How connections are served: by uvicorn, with bounds on how many there are and how long they idle.
+"""Connections to the web server: uvicorn, with limits on their number and on how long they idle.
 
-uvicorn waits for ever for the first request of a connection, and for the rest of one whose head has
-begun; its time limit on idling begins after an answer. So a limit on the time until a request's
-head is there, and one on the connections of one address, are added here. How slowly a body may come
-is `request_body`'s matter. What no server of this kind sees, assets/serving.md leaves to a proxy.
+uvicorn waits without limit for the first request of a connection, and for the rest of a request
+whose head has begun; its own idle limit starts after a response. So this module adds a limit on the
+time until a request's head is complete, and one on the connections of one address. `request_body`
+limits how slowly a body may arrive. assets/serving.md leaves other attacks to a proxy.
 """
 
 import asyncio
@@ -17,42 +17,42 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from nora_studio.app.server.login_limits import network_of
 
 HEAD_SECONDS = 15.0
-"""From a connection's beginning, or an answer's end, until the next request's head is there."""
+"""From a connection's start, or a response's end, until the next request's head is complete."""
 KEEP_ALIVE_SECONDS = 10
-"""Without a byte after an answer."""
-MOST_CONNECTIONS = 1_000
-MOST_OF_AN_ADDRESS = 200
-"""A browser holds six to one server; a class behind one address has about thirty of them."""
-MOST_HEAD_BYTES = 32 * 1024
-"""Cookies of other programs on this machine's other ports come along."""
+"""Without a byte after a response."""
+MAX_CONNECTIONS = 1_000
+MAX_PER_ADDRESS = 200
+"""A browser opens six to one server; a school class behind one address has about thirty."""
+MAX_HEAD_BYTES = 32 * 1024
+"""Browsers also send the cookies of programs on this machine's other ports."""
 
 
 class Connection(H11Protocol):
-    """An HTTP/1.1 connection that is closed where no request comes, or too many are open."""
+    """An HTTP/1.1 connection that is closed if no request comes or too many are open."""
 
     head_seconds: float = HEAD_SECONDS
-    most_of_an_address: int = MOST_OF_AN_ADDRESS
+    max_per_address: int = MAX_PER_ADDRESS
     proxies: Collection[str] = ()
-    """Addresses that many people come from."""
+    """Addresses that many visitors share, which have no limit."""
     open_by_address: Counter[str]
 
     _address: str | None = None
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a connection, or close it at once where its address has too many."""
+        """Accept a connection, or close it at once if its address has too many."""
         super().connection_made(transport)
         host = self.client[0] if self.client else ""
         if host not in self.proxies:
             self._address = network_of(host)
             self.open_by_address[self._address] += 1
-            if self.open_by_address[self._address] > self.most_of_an_address:
+            if self.open_by_address[self._address] > self.max_per_address:
                 transport.abort()
                 return
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Count it no longer."""
+        """Stop counting the connection."""
         self._cancel_timer()
         if self._address is not None:
             self.open_by_address[self._address] -= 1
@@ -62,7 +62,7 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; once a request's head is whole, its body is the app's to wait for."""
+        """Take bytes; once a request's head is complete, the app waits for its body."""
         super().data_received(data)
         if self._is_at_work():
             self._cancel_timer()
@@ -98,33 +98,33 @@ def server_config(
     app: Any,
     proxies: Collection[str] = (),
     head_seconds: float = HEAD_SECONDS,
-    most_of_an_address: int = MOST_OF_AN_ADDRESS,
+    max_per_address: int = MAX_PER_ADDRESS,
     **more: Any,
 ) -> uvicorn.Config:
-    """The configuration of the web app's server.
+    """Return the configuration of the web app's server.
 
     Args:
-        proxies: Addresses of reverse proxies, which alone are believed what they say of the
-            visitor's address and scheme (X-Forwarded-For, X-Forwarded-Proto). None: nobody is,
-            whatever the environment's FORWARDED_ALLOW_IPS says.
+        proxies: Addresses of reverse proxies, the only ones whose X-Forwarded-For and
+            X-Forwarded-Proto are used. Empty: these headers are ignored, even if the environment
+            sets FORWARDED_ALLOW_IPS.
         head_seconds: How long a request's head may take; shorter in tests.
-        most_of_an_address: Connections of one address at a time; fewer in tests.
-        more: Further settings of uvicorn's: host, port, log_level.
+        max_per_address: Connections of one address at a time; fewer in tests.
+        more: Further settings of uvicorn: host, port, log_level.
     """
     bounds = {
         "proxies": tuple(proxies),
         "open_by_address": Counter(),
         "head_seconds": head_seconds,
-        "most_of_an_address": most_of_an_address,
+        "most_of_an_address": max_per_address,
     }
     settings: dict[str, Any] = {
         "http": type("Connection", (Connection,), bounds),
-        "ws": "none",  # The guard closes every web socket; nothing here speaks it.
+        "ws": "none",  # The guard closes every web socket; nothing here uses one.
         "proxy_headers": bool(proxies),
         "forwarded_allow_ips": list(proxies),
-        "limit_concurrency": MOST_CONNECTIONS,
+        "limit_concurrency": MAX_CONNECTIONS,
         "timeout_keep_alive": KEEP_ALIVE_SECONDS,
-        "h11_max_incomplete_event_size": MOST_HEAD_BYTES,
+        "h11_max_incomplete_event_size": MAX_HEAD_BYTES,
         "log_level": "warning",
     }
     return uvicorn.Config(app, **(settings | more))

@@ -1,7 +1,7 @@
-"""Which requests are this studio's own page's, and what a browser may do with the answers.
+"""Protection against requests from other sites (CSRF), and the security headers of responses.
 
-A page of another site can make a browser send requests here: by a form, by a script, or by a name
-that it lets point to this machine (DNS rebinding). Sources: the Fetch Metadata guide at
+A page of another site can make a browser send requests here: by a form, a script, or a host name
+that it points to this machine (DNS rebinding). Sources: the Fetch Metadata guide at
 web.dev/articles/fetch-metadata; RFC 6454 for Origin.
 """
 
@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 from nora_studio.errors import StudioError
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-READING = frozenset({"GET", "HEAD"})
+SAFE_METHODS = frozenset({"GET", "HEAD"})
 _FRAMES = frozenset({"iframe", "frame", "embed", "object", "fencedframe"})
 
 PAGE_HEADERS = {
-    # Gradio's page has inline scripts and styles, and compiles what its HTML blocks bring along.
+    # Gradio's page has inline scripts and styles, and compiles the scripts of its HTML blocks.
     "content-security-policy": "; ".join(
         (
             "default-src 'self'",
@@ -34,18 +34,18 @@ PAGE_HEADERS = {
         )
     ),
     "x-content-type-options": "nosniff",
-    # To nobody else; by "no-referrer" browsers would also hide a form's Origin from this server.
+    # Not "no-referrer": browsers would then hide a form's Origin from this server as well.
     "referrer-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
 }
 FILE_POLICY = "default-src 'none'; sandbox; frame-ancestors 'none'"
-"""For what a visitor's own files are served with: whatever they hold, nothing in them runs."""
+"""The policy for visitors' own files: whatever they contain, no script in them runs."""
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address to listen on."""
+    """Return whether only this machine can reach an address to listen on."""
     if host == "localhost":
         return True
     try:
@@ -55,10 +55,10 @@ def is_loopback(host: str) -> bool:
 
 
 def check_host(host: str, has_accounts: bool) -> None:
-    """Refuse to be reachable from elsewhere without accounts.
+    """Refuse to listen to other machines without accounts.
 
     Raises:
-        StudioError: others could come in, and nothing tells them apart but a cookie.
+        StudioError: other machines could connect, and there are no accounts.
     """
     if not is_loopback(host) and not has_accounts:
         raise StudioError(
@@ -67,32 +67,32 @@ def check_host(host: str, has_accounts: bool) -> None:
         )
 
 
-def refusal(
+def request_problem(
     method: str, headers: Mapping[str, list[str]], hosts: Collection[str] | None
 ) -> str | None:
-    """Why a request is not answered; None where it is.
+    """Return why a request is refused; None if it is allowed.
 
     Args:
-        headers: Values by small-letter name.
+        headers: Values by lower-case name.
         hosts: Names that this server answers to; None: any.
     """
     named = headers.get("host", [])
     if len(named) != 1:
-        return "expected one Host header."
+        return f"Expected one Host header; got {len(named)}."
     host = named[0].lower()
     if hosts is not None and _without_port(host) not in hosts:
-        return "this address is not the studio's own. Open it as localhost."
+        return "The studio does not answer to this host name. Open it as localhost."
     origin = headers.get("origin", [None])[-1]
     site = headers.get("sec-fetch-site", [None])[-1]
     if origin is not None and not _is_own(origin, host):
-        return "this request comes from another site."
+        return "This request came from another site. Open the studio itself."
     if site in (None, "same-origin", "none"):
         return None
-    # Another site may link to the studio, and no more.
-    is_link = headers.get("sec-fetch-mode", [""])[-1] == "navigate" and method in READING
+    # Another site may link to the studio, but not embed it or send requests.
+    is_link = headers.get("sec-fetch-mode", [""])[-1] == "navigate" and method in SAFE_METHODS
     if is_link and headers.get("sec-fetch-dest", [""])[-1] not in _FRAMES:
         return None
-    return "this request comes from another site."
+    return "This request came from another site. Open the studio itself."
 
 
 def _is_own(origin: str, host: str) -> bool:
@@ -110,13 +110,13 @@ def _without_port(host: str) -> str:
 
 
 def is_cross_site_link(headers: Mapping[str, list[str]]) -> bool:
-    """Whether somebody followed a link from elsewhere: then the browser held its cookies back."""
+    """Return whether the request follows a link on another site, without the studio's cookies."""
     site = headers.get("sec-fetch-site", [""])[-1]
     mode = headers.get("sec-fetch-mode", [""])[-1]
     return mode == "navigate" and site in ("cross-site", "same-site")
 
 
-def is_browsers_own(headers: Mapping[str, list[str]]) -> bool:
-    """Whether a page fetched this by itself, as against a person who opens a page, or a program."""
+def is_subresource(headers: Mapping[str, list[str]]) -> bool:
+    """Return whether a page made the request, and not a person opening a page or a program."""
     mode = headers.get("sec-fetch-mode", [None])[-1]
     return mode is not None and mode != "navigate"

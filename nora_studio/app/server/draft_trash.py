@@ -1,7 +1,7 @@
-"""What a visitor took out of the draft, kept so that it can be brought back.
+"""Photos that a visitor removed from the draft, kept so that they can be restored.
 
-It lies in `photos/.trash`, an entry each, the latest last; it goes for good with the start of a
-training, when newer entries push it out, or when its room is needed.
+They are in `photos/.trash`, one entry per removal, the latest last. An entry is deleted when a
+training starts, when newer entries replace it, or when its disk space is needed.
 """
 
 import contextlib
@@ -15,35 +15,35 @@ from filelock import FileLock
 
 from nora_studio.app.server.quota import check_room
 from nora_studio.app.server.stored_photos import NAMES, mask_of
-from nora_studio.app.server.uploads import Incoming, Received, add_photos, photos_of, remove_photo
+from nora_studio.app.server.uploads import Upload, UploadResult, add_photos, photos_of, remove_photo
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 
 DRAFT = "new"
-"""The folder of the draft's photos; a start copies them under the training's own name."""
+"""The folder of the draft's photos; starting a training copies them under its name."""
 EXAMPLE = ".example"
-"""In the draft: the shipped subject whose photos it holds."""
+"""File in the draft's folder with the name of the shipped subject that it shows."""
 TRASH, LOCK = ".trash", ".draft.lock"
 KEPT = 20
 
 
 @contextlib.contextmanager
-def changing_draft(workspace: Workspace) -> Iterator[Path]:
-    """Hold the draft for one change at a time, from whichever tab it comes; gives its folder."""
+def locked_draft(workspace: Workspace) -> Iterator[Path]:
+    """Lock the draft for one change at a time, across browser tabs; yields its folder."""
     with FileLock(workspace.photos / LOCK, timeout=60):
         yield workspace.photos / DRAFT
 
 
 def example_of(workspace: Workspace) -> str:
-    """The shipped subject that the draft's photos are of; empty: they are the visitor's own."""
+    """Return the shipped subject that the draft's photos show; empty: they are the visitor's."""
     try:
         return (workspace.photos / DRAFT / EXAMPLE).read_text(encoding="utf-8").strip()
     except OSError:
         return ""
 
 
-def put_draft_aside(workspace: Workspace) -> None:
-    """Move all of the draft's photos into the trash. The caller holds the draft."""
+def trash_draft(workspace: Workspace) -> None:
+    """Move all of the draft's photos into the trash. The caller holds the lock."""
     folder = workspace.photos / DRAFT
     if photos_of(workspace, DRAFT):
         folder.rename(_new_entry(workspace) / DRAFT)
@@ -51,13 +51,13 @@ def put_draft_aside(workspace: Workspace) -> None:
         shutil.rmtree(folder)
 
 
-def put_photo_aside(workspace: Workspace, name: str) -> None:
+def trash_photo(workspace: Workspace, name: str) -> None:
     """Move one of the draft's photos, with its caption and mask, into the trash.
 
     Raises:
         StudioError: there is no such photo.
     """
-    with changing_draft(workspace) as folder:
+    with locked_draft(workspace) as folder:
         photo = next((one for one in photos_of(workspace, DRAFT) if one.name == name), None)
         if photo is not None:
             entry = _new_entry(workspace)
@@ -67,12 +67,12 @@ def put_photo_aside(workspace: Workspace, name: str) -> None:
             (entry / "name").write_text(photo.original, encoding="utf-8")
             (entry / "caption").write_text(photo.caption, encoding="utf-8")
         remove_photo(workspace, DRAFT, name)
-        if not photos_of(workspace, DRAFT):  # Whatever comes next is no example's.
+        if not photos_of(workspace, DRAFT):  # Photos added next are not the example's.
             (folder / EXAMPLE).unlink(missing_ok=True)
 
 
-def last_put_aside(workspace: Workspace) -> str:
-    """What `bring_back` would bring, in words: "mug.jpg", "21 photos"; empty: nothing."""
+def last_trashed(workspace: Workspace) -> str:
+    """Describe what `restore_last` would restore: "mug.jpg", "21 photos"; empty: nothing."""
     entries = _entries(workspace)
     if not entries:
         return ""
@@ -82,56 +82,56 @@ def last_put_aside(workspace: Workspace) -> str:
     return _text(entries[-1] / "name") or "a photo"
 
 
-def bring_back(workspace: Workspace) -> None:
-    """Undo what was put aside last; photos that are in its place then are put aside in turn.
+def restore_last(workspace: Workspace) -> None:
+    """Restore the latest entry; if it is a whole draft, the current one goes to the trash.
 
     Raises:
-        StudioError: there is nothing, or no room for it.
+        StudioError: the trash is empty, or there is no room.
     """
-    with changing_draft(workspace) as folder:
+    with locked_draft(workspace) as folder:
         entries = _entries(workspace)
         if not entries:
-            raise StudioError("there is nothing to bring back any more.")
+            raise StudioError("there is nothing left to bring back.")
         entry = entries[-1]
         if (entry / DRAFT).is_dir():
-            put_draft_aside(workspace)
+            trash_draft(workspace)
             (entry / DRAFT).rename(folder)
         else:
-            _bring_photo_back(workspace, entry)
+            _restore_photo(workspace, entry)
         shutil.rmtree(entry)
 
 
-def _bring_photo_back(workspace: Workspace, entry: Path) -> None:
+def _restore_photo(workspace: Workspace, entry: Path) -> None:
     photo = next(file for file in entry.iterdir() if file.stem == "photo")
     name, caption = _text(entry / "name") or photo.name, _text(entry / "caption")
-    files = [Incoming(photo, name)]
+    files = [Upload(photo, name)]
     if caption:
-        files.append(Incoming(entry / "caption", f"{Path(name).stem}.txt"))
+        files.append(Upload(entry / "caption", f"{Path(name).stem}.txt"))
     if mask_of(photo).is_file():
-        files.append(Incoming(mask_of(photo), mask_of(Path(name)).name))
+        files.append(Upload(mask_of(photo), mask_of(Path(name)).name))
     received = add_photos(workspace, DRAFT, files)
     if not received.photos:
         raise StudioError(" ".join(map(str, received.problems)))
 
 
-def add_to_draft(workspace: Workspace, files: Sequence[Incoming]) -> Received:
-    """Store uploads in the draft. An example's photos make room: they are another subject's.
+def add_to_draft(workspace: Workspace, files: Sequence[Upload]) -> UploadResult:
+    """Store uploads in the draft; an example's photos are removed, since they show another subject.
 
     Raises:
         StudioError: as `add_photos`.
     """
-    with changing_draft(workspace):
+    with locked_draft(workspace):
         if example_of(workspace):
-            put_draft_aside(workspace)
+            trash_draft(workspace)
         try:
             check_room(workspace, sum(entry.file.stat().st_size for entry in files))
         except StudioError:
-            forget_put_aside(workspace)  # What was thrown away never stands in the way.
+            empty_draft_trash(workspace)  # The trash must not keep new photos out.
         return add_photos(workspace, DRAFT, files)
 
 
-def forget_put_aside(workspace: Workspace) -> None:
-    """Delete for good what could be brought back."""
+def empty_draft_trash(workspace: Workspace) -> None:
+    """Delete the draft's trash for good."""
     shutil.rmtree(workspace.photos / TRASH, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""What a visitor is about to train: its photos and its name, until a start makes a run of them."""
+"""The draft of a training: its photos and form values, until a training is started from it."""
 
 import json
 import shutil
@@ -11,19 +11,19 @@ from nora_studio.app.server.companions import WAITING
 from nora_studio.app.server.draft_trash import (
     DRAFT,
     EXAMPLE,
-    changing_draft,
-    forget_put_aside,
-    put_draft_aside,
+    empty_draft_trash,
+    locked_draft,
+    trash_draft,
 )
 from nora_studio.app.server.job import ENDED, Job
 from nora_studio.app.server.jobs import Jobs
-from nora_studio.app.server.past_runs import stem_and_method
 from nora_studio.app.server.photo_report import photo_report
-from nora_studio.app.server.quota import adding, folder_bytes
+from nora_studio.app.server.quota import folder_bytes, reserve_room
+from nora_studio.app.server.run_history import stem_and_method
 from nora_studio.app.server.stored_photos import INCOMING, LOCK
-from nora_studio.app.server.training import as_shown, runs_of, train_command
+from nora_studio.app.server.training import runs_of, shown_command, train_command
 from nora_studio.app.server.upload_notes import NOTES
-from nora_studio.app.server.uploads import Incoming, add_photos, photos_of
+from nora_studio.app.server.uploads import Upload, add_photos, photos_of
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 from nora_studio.mini.shipped import ShippedSubject
@@ -37,15 +37,15 @@ FORM = "draft.json"
 _FORM_LIMIT = 20_000
 
 
-def keep_form(workspace: Workspace, values: dict[str, Any]) -> None:
-    """Keep what stands in the form, for a reload."""
+def save_form(workspace: Workspace, values: dict[str, Any]) -> None:
+    """Save the form's values for a reload."""
     text = json.dumps(values)
     if len(text) <= _FORM_LIMIT:
         write_text(workspace.folder / FORM, text + "\n")
 
 
-def kept_form(workspace: Workspace) -> dict[str, Any]:
-    """What stood in the form; empty at first."""
+def load_form(workspace: Workspace) -> dict[str, Any]:
+    """Return the form's saved values; empty at first."""
     try:
         values = json.loads((workspace.folder / FORM).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -53,23 +53,23 @@ def kept_form(workspace: Workspace) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def take_example(workspace: Workspace, name: str) -> ShippedSubject:
-    """A shipped subject's photos instead of whatever was there, which can be brought back.
+def use_example(workspace: Workspace, name: str) -> ShippedSubject:
+    """Replace the draft's photos with a shipped subject's; the old ones can be restored.
 
     Raises:
         StudioError: there is none of that name.
     """
     subject = ShippedSubject.load(name)
     files = sorted((subject.folder / "photos").iterdir())
-    with changing_draft(workspace) as folder:
-        put_draft_aside(workspace)
-        add_photos(workspace, DRAFT, [Incoming(file, file.name) for file in files])
+    with locked_draft(workspace) as folder:
+        trash_draft(workspace)
+        add_photos(workspace, DRAFT, [Upload(file, file.name) for file in files])
         write_text(folder / EXAMPLE, f"{name}\n")
     return subject
 
 
 def free_name(workspace: Workspace, jobs: Jobs, name: str) -> str:
-    """The name itself, or with a number where a training has it."""
+    """Return the name, with a number appended if a training has it already."""
     taken = {stem_and_method(run)[0] for run in find_runs(workspace.runs)}
     taken |= {job.title for job in jobs.of(workspace) if jobs.state(job) not in ENDED}
     head, _, tail = name.rpartition("-")
@@ -81,24 +81,26 @@ def free_name(workspace: Workspace, jobs: Jobs, name: str) -> str:
 
 
 def check_draft(workspace: Workspace, resolution: int) -> None:
-    """Refuse to begin without photos, or with one that the trainer would refuse.
+    """Refuse a draft without photos, or with one that the trainer would refuse.
 
     Raises:
-        StudioError: so it is; or a link among them leads elsewhere.
+        StudioError: there are no photos, one is unusable, or a link leads out of the workspace.
     """
     check_inside(workspace.folder, f"photos/{DRAFT}", "the photos")
     if not photos_of(workspace, DRAFT):
-        raise StudioError("there are no photos yet. Drop some in step 2, or take an example.")
+        raise StudioError("there are no photos yet. Add some in step 2, or take an example.")
     if not photo_report(workspace, DRAFT, resolution).is_usable:
-        raise StudioError("a photo cannot be used; it is marked in step 2. Remove or replace it.")
+        raise StudioError(
+            "a photo cannot be trained on; it is marked in step 2. Remove or replace it."
+        )
 
 
-def is_of_draft(options: DreamboothOptions) -> bool:
-    """Whether a training takes the draft's photos, and no folder of an earlier one's."""
+def uses_draft_photos(options: DreamboothOptions) -> bool:
+    """Return whether a training uses the draft's photos, and not an earlier training's folder."""
     return Path(options.instance_dir) == Path("photos") / options.run_name
 
 
-def begin_training(
+def submit_training(
     workspace: Workspace,
     jobs: Jobs,
     arguments: Sequence[str],
@@ -106,36 +108,39 @@ def begin_training(
     resolution: int,
     writes: int = 0,
 ) -> Job:
-    """Put a checked training into the queue; the draft's photos are copied under its name.
+    """Queue a checked training; the draft's photos are copied under its name.
 
     Args:
-        resolution: Side in pixels that photos are trained at, where no option says.
-        writes: Bytes that the runs at least come to.
+        resolution: Side in pixels that photos are trained at, if no option sets it.
+        writes: Lower bound of the bytes that the runs will write.
 
     Raises:
         StudioError: photos are missing or unusable, the queue refuses, or there is no room.
     """
-    if is_of_draft(options):
+    if uses_draft_photos(options):
         check_draft(workspace, options.resolution or resolution)
-        # A copy: what is changed in the draft later leaves this training alone.
+        # A copy, so that later changes of the draft do not affect this training.
         size = folder_bytes(workspace.photos / DRAFT)
         with (
-            adding(workspace, size + writes),
+            reserve_room(workspace, size + writes),
             replacing(workspace.photos / options.run_name) as fresh,
         ):
             ignored = shutil.ignore_patterns(LOCK, f"{INCOMING}*", WAITING, NOTES, EXAMPLE)
             shutil.copytree(workspace.photos / DRAFT, fresh, dirs_exist_ok=True, ignore=ignored)
     elif not (workspace.folder / options.instance_dir).is_dir():
-        raise StudioError(f"--instance-dir: there is no folder {options.instance_dir} of yours.")
-    command, shown = train_command(arguments), as_shown(arguments)
+        raise StudioError(
+            f"--instance-dir: expected one of your folders, such as photos/my-mug; there is no "
+            f"{options.instance_dir}."
+        )
+    command, shown = train_command(arguments), shown_command(arguments)
     runs = runs_of(options)
     job = jobs.submit(workspace, "train", options.run_name, command, shown, runs, writes=writes)
-    forget_put_aside(workspace)
+    empty_draft_trash(workspace)
     return job
 
 
-def arguments_again(workspace: Workspace, jobs: Jobs, run: str) -> list[str]:
-    """The arguments that train with a run's settings once more, under a free name.
+def arguments_of_run(workspace: Workspace, jobs: Jobs, run: str) -> list[str]:
+    """Return the arguments that train again with a run's settings, under a free name.
 
     Raises:
         StudioError: there is no such run, or its settings cannot be read.
@@ -143,7 +148,7 @@ def arguments_again(workspace: Workspace, jobs: Jobs, run: str) -> list[str]:
     config = workspace.run(run).folder / "config.toml"
     try:
         options = parse_options(["--config", str(config)])
-    except StudioError as error:  # It names a path of the server's.
-        raise StudioError(f"the settings of {run} cannot be read.") from error
+    except StudioError as error:  # The message would name a path on the server.
+        raise StudioError(f"the settings of {run} cannot be read. Choose another run.") from error
     name = free_name(workspace, jobs, options.run_name)
     return to_flags(replace(options, name=name, resume=False))

@@ -1,4 +1,4 @@
-"""`/files/...`: a visitor's own photos, pictures and adapters, to nobody else."""
+"""The route `/files/...`: each visitor's own photos, images and adapters."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from nora_studio.app.server.workspace import FILES_ROUTE, Workspace
 from nora_studio.errors import StudioError
 
 TEXT = "text/plain; charset=utf-8"
-KINDS = {
+MEDIA_TYPES = {
     ".png": "image/png",
     ".jpg": "image/jpeg",
     ".webp": "image/webp",
@@ -21,25 +21,25 @@ KINDS = {
     ".jsonl": TEXT,
     ".toml": TEXT,
     ".md": TEXT,
-    ".html": TEXT,  # Told, never run: it may hold anything.
+    ".html": TEXT,  # Shown as text and never rendered: it may contain anything.
     ".txt": TEXT,
 }
-"""What a run, a drawing or an upload consists of. Nothing else is served."""
+"""Media types by suffix, for the files of runs, image jobs and uploads. No other is served."""
 THUMBNAILS = ".thumbs"
 """The one hidden folder whose files are served."""
 
 
 def file_routes(auth: Authenticator) -> list[Route]:
-    """The route, by which only files of the one who asks are found."""
+    """Return the route, which serves each visitor their own files only."""
 
     async def serve(request: Request) -> Response:
         visit = auth.identify(request.headers.getlist("cookie"))
         file = None
         if visit.visitor is not None:
             workspace = Workspace(auth.home / "visitors" / visit.visitor)
-            file = find_file(workspace, request.path_params["path"])
+            file = find_served_file(workspace, request.path_params["path"])
         if file is None:
-            return PlainTextResponse("there is no such file here.", 404)
+            return PlainTextResponse("There is no such file here.", 404)
         is_versioned = "v" in request.query_params
         headers = {
             "content-security-policy": FILE_POLICY,
@@ -49,13 +49,15 @@ def file_routes(auth: Authenticator) -> list[Route]:
             "vary": "Cookie",
         }
         name = file.name if "download" in request.query_params else None
-        return FileResponse(file, headers=headers, media_type=KINDS[file.suffix], filename=name)
+        return FileResponse(
+            file, headers=headers, media_type=MEDIA_TYPES[file.suffix], filename=name
+        )
 
     return [Route(f"{FILES_ROUTE}{{path:path}}", serve, methods=["GET"])]
 
 
-def find_file(workspace: Workspace, relative: str) -> Path | None:
-    """The file of that path in a workspace, if it is one that is served."""
+def find_served_file(workspace: Workspace, relative: str) -> Path | None:
+    """Return the file at a path in a workspace, if it is one that is served."""
     if not relative.isprintable() or relative.startswith("/") or "\\" in relative:
         return None
     try:
@@ -63,8 +65,8 @@ def find_file(workspace: Workspace, relative: str) -> Path | None:
         real = file.relative_to(workspace.folder.resolve())
     except (StudioError, OSError, ValueError):
         return None
-    # Of the file that it leads to, and of the path that was asked for.
+    # Check the requested path and the path that its links lead to.
     for parts in (Path(relative).parts, real.parts):
         if any(part.startswith(".") and part != THUMBNAILS for part in parts):
             return None
-    return file if file.suffix in KINDS else None
+    return file if file.suffix in MEDIA_TYPES else None

@@ -1,9 +1,9 @@
-"""What a visitor's job sees of the server's environment: an allow-list, and no token.
+"""The environment variables of a visitor's job: an allow-list, without tokens.
 
-A job runs whatever base a visitor names, so the owner's login must not travel with it. A private
-studio, which only its owner reaches, keeps the owner's login of the Hugging Face Hub and nothing
-else. Every other studio's jobs have no login, and never ask the Hub for a model: what the owner
-has put on the list (`nora-studio ui --models`) lies in the Hub's cache already, so nothing that a
+A job loads whatever base a visitor names, so it must not get the owner's login. A private studio,
+which only its owner reaches, passes on the owner's login of the Hugging Face Hub and nothing else.
+Every other studio's jobs have no login and never ask the Hub for a model: the models that the owner
+lists (`nora-studio ui --models`) are in the Hub's cache already, so nothing that a
 visitor does is downloaded onto the owner's disk.
 """
 
@@ -15,7 +15,7 @@ from nora_studio.app.server.job import QUIET_THREADS
 
 NAMES = frozenset(
     {
-        # Where programs, libraries, and this person's own settings are.
+        # Where programs, libraries and this user's settings are.
         "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP",
         "PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "PYTHONUTF8", "PYTHONIOENCODING",
         "VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH", "LD_PRELOAD", "SYSTEMROOT",
@@ -23,7 +23,7 @@ NAMES = frozenset(
         "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",
         "http_proxy", "https_proxy", "all_proxy", "no_proxy",
         "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
-        # Where models are kept, and how they are fetched; no login.
+        # Where models are cached, and how they are fetched; no login.
         "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE",
         "HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DISABLE_XET",
         "HF_HUB_DISABLE_TELEMETRY", "TRANSFORMERS_OFFLINE", "XDG_CACHE_HOME", "TORCH_HOME",
@@ -36,18 +36,18 @@ PREFIXES = (
 )  # fmt: skip
 OWNERS_LOGIN = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"})
 NO_LOGIN = ".no-login"
-"""In the studio's data folder: a folder that is never made."""
+"""A folder in the studio's data folder that is never created."""
 
 
 def job_environment(
     home: Path, is_private: bool = False, secret: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """The environment of a process that works for a visitor.
+    """Return the environment of a process that works for a visitor.
 
     Args:
         home: The studio's data folder.
-        is_private: Whether only the studio's owner reaches it; their Hub login then goes along.
-        secret: What this visitor gave for this job alone, such as their own token to publish by.
+        is_private: Whether only the studio's owner reaches it; their Hub login is then passed on.
+        secret: Variables that this visitor gave for this job alone, such as a Hub token.
     """
     allowed = {
         name: value
@@ -57,10 +57,10 @@ def job_environment(
         or (is_private and not secret and name in OWNERS_LOGIN)
     }
     if not is_private or secret:
-        nowhere = str((home / NO_LOGIN).absolute())
-        # The stored login of `hf auth login`, and what requests would read out of ~/.netrc.
-        allowed |= {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_TOKEN_PATH": f"{nowhere}/token"}
-        allowed |= {"NETRC": f"{nowhere}/netrc"}
+        no_login = str((home / NO_LOGIN).absolute())
+        # Hides the stored login of `hf auth login`, and ~/.netrc, which requests reads.
+        allowed |= {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_TOKEN_PATH": f"{no_login}/token"}
+        allowed |= {"NETRC": f"{no_login}/netrc"}
     if not is_private and not secret:
         allowed |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     return QUIET_THREADS | allowed | dict(secret or {})

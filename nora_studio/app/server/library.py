@@ -1,4 +1,4 @@
-"""The adapters that a visitor has: what their runs trained, and the files beside."""
+"""A visitor's adapters: those of their runs, and adapter files."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nora_studio.adapters.files.adapter_file import CARD, embeddings_beside, open_adapter
 from nora_studio.adapters.files.card import AdapterCard
-from nora_studio.app.server.past_runs import settings_of
+from nora_studio.app.server.run_history import settings_of
 from nora_studio.app.server.workspace import Workspace, check_name
 from nora_studio.errors import StudioError
 from nora_studio.mini.assets import EMBEDDED
@@ -17,34 +17,34 @@ from nora_studio.runs.sample_files import latest_sample
 SUFFIX = ".safetensors"
 TRASH = ".trash"
 SCORES = {"sample_clip_i": "CLIP-I", "sample_clip_t": "CLIP-T", "sample_dino": "DINO"}
-"""What a run's log calls the scores of its samples, and people."""
+"""The keys of a run's log for the scores of its samples, and their usual names."""
 
 
 @dataclass(frozen=True)
 class LibraryEntry:
-    """One adapter."""
+    """One adapter of a visitor."""
 
     path: str
-    """In the workspace, as commands are given it: "runs/mug-nora", "adapters/mug.safetensors"."""
+    """Path in the workspace, for commands: "runs/mug-nora", "adapters/mug.safetensors"."""
     title: str
     kind: str
-    """run; or of a file: seed, kohya, diffusers (`identify.Identity.kind`)."""
+    """run; or for a file: seed, kohya, diffusers (`identify.Identity.kind`)."""
     bytes: int
     time: float
-    """When it was written, in seconds since 1970."""
+    """Modification time in seconds since 1970."""
     card: AdapterCard | None
     problem: str = ""
-    """Why it cannot be read; then there is no card."""
+    """Why it cannot be read; then it has no card."""
     thumbnail: Path | None = None
-    """What it draws; a file that came of a run here has that run's."""
+    """The run's latest sample; a file exported from a run here has that run's."""
     scores: dict[str, float] = field(default_factory=dict)
-    """Latest of its samples', by name."""
+    """Latest scores of its samples, by name."""
     judge: str = ""
-    """Name of the CLIP that gave them."""
+    """Name of the CLIP that gave the scores."""
 
 
 def library(workspace: Workspace) -> list[LibraryEntry]:
-    """All adapters of a visitor, the newest first."""
+    """Return all adapters of a visitor, newest first."""
     runs = [_of_run(run) for run in find_runs(workspace.runs) if (run.adapter / CARD).is_file()]
     shown = {_origin(entry.card): entry.thumbnail for entry in runs if entry.card is not None}
     files = [_of_file(file, shown) for file in adapter_files(workspace)]
@@ -52,7 +52,7 @@ def library(workspace: Workspace) -> list[LibraryEntry]:
 
 
 def adapter_files(workspace: Workspace) -> Iterator[Path]:
-    """The adapter files of a workspace, without the new tokens beside them."""
+    """List the adapter files of a workspace, without the new tokens next to them."""
     tokens = embeddings_beside(Path(SUFFIX)).name
     for file in sorted(workspace.adapters.glob(f"*{SUFFIX}")):
         if file.name[0] != "." and not file.name.endswith(tokens) and file.is_file():
@@ -60,10 +60,10 @@ def adapter_files(workspace: Workspace) -> Iterator[Path]:
 
 
 def find_entry(workspace: Workspace, path: str) -> LibraryEntry:
-    """One of them by its path.
+    """Return an adapter by its path.
 
     Raises:
-        StudioError: the visitor has none of that path, or a link in it leads elsewhere.
+        StudioError: the visitor has no adapter there, or a link leads out of the workspace.
     """
     for entry in library(workspace):
         if entry.path == path:
@@ -73,10 +73,10 @@ def find_entry(workspace: Workspace, path: str) -> LibraryEntry:
 
 
 def remove_file(workspace: Workspace, path: str) -> None:
-    """Move an adapter file into the trash, its new tokens along; `bring_back` undoes it.
+    """Move an adapter file and its new tokens to the trash; `restore_file` undoes it.
 
     Raises:
-        StudioError: there is none, or it is a run's, which History deletes.
+        StudioError: there is no such file, or the adapter is a run's, which History deletes.
     """
     entry = find_entry(workspace, path)
     if entry.kind == "run":
@@ -89,21 +89,21 @@ def remove_file(workspace: Workspace, path: str) -> None:
             one.replace(trash / one.name)
 
 
-def bring_back(workspace: Workspace, name: str) -> None:
-    """Bring an adapter file that was removed back to where it was.
+def restore_file(workspace: Workspace, name: str) -> None:
+    """Restore an adapter file from the trash.
 
     Args:
-        name: The file's, without its suffix.
+        name: The file's name without its suffix.
 
     Raises:
-        StudioError: it is not in the trash, or its place is taken.
+        StudioError: the file is not in the trash, or another one has its name.
     """
     file = workspace.adapters / TRASH / f"{check_name(name)}{SUFFIX}"
     place = workspace.adapters / file.name
     if not file.is_file():
-        raise StudioError(f"{name} is not in the trash any more.")
+        raise StudioError(f"{name} is no longer in the trash.")
     if place.exists():
-        raise StudioError(f"there is another {name} by now. Remove it first.")
+        raise StudioError(f"there is another adapter {name} now. Remove that one first.")
     for one in (file, embeddings_beside(file)):
         if one.is_file():
             one.replace(workspace.adapters / one.name)
@@ -128,7 +128,7 @@ def _of_run(run: Run) -> LibraryEntry:
 
 
 def _scores(run: Run) -> tuple[dict[str, float], str]:
-    """A run's latest scores of its samples, and their judge's name; empty where it has none."""
+    """Return a run's latest scores of its samples and their judge's name; empty if it has none."""
     found: dict[str, float] = {}
     judge: str | None = None
     for row in run.read_log():
@@ -136,19 +136,19 @@ def _scores(run: Run) -> tuple[dict[str, float], str]:
         if own:
             judge = row.get("sample_judge")
             found |= own
-    if found and judge is None:  # The log of an earlier version leaves it to the settings.
+    if found and judge is None:  # Logs of earlier versions do not name the judge; the settings do.
         judge = settings_of(run).get("clip", EMBEDDED)
     return found, str(judge or "")
 
 
 def _of_file(file: Path, shown: dict[tuple, Path | None]) -> LibraryEntry:
     card, kind, problem = _look_at(file)
-    beside = embeddings_beside(file)
+    tokens = embeddings_beside(file)
     return LibraryEntry(
         path=f"adapters/{file.name}",
         title=file.stem,
         kind=kind,
-        bytes=file.stat().st_size + (beside.stat().st_size if beside.is_file() else 0),
+        bytes=file.stat().st_size + (tokens.stat().st_size if tokens.is_file() else 0),
         time=file.stat().st_mtime,
         card=card,
         problem=problem,
@@ -157,7 +157,7 @@ def _of_file(file: Path, shown: dict[tuple, Path | None]) -> LibraryEntry:
 
 
 def _look_at(path: Path) -> tuple[AdapterCard | None, str, str]:
-    """An adapter's card and kind; where it cannot be read, why."""
+    """Return an adapter's card and kind; or the reason why it cannot be read."""
     try:
         adapter = open_adapter(path)
         return adapter.card, adapter.identity.kind, ""
@@ -166,5 +166,5 @@ def _look_at(path: Path) -> tuple[AdapterCard | None, str, str]:
 
 
 def _origin(card: AdapterCard) -> tuple:
-    """What a run's adapter and the files that were made of it have in common."""
+    """Return what a run's adapter and the files made from it have in common."""
     return (card.method, card.trigger, card.prompt, card.steps, card.seed, card.parameters)

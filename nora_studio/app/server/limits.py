@@ -1,7 +1,7 @@
-"""Every ceiling of the web app in one place: what one request may ask of the owner's machine.
+"""All limits of the web app: what one request may use of the owner's machine.
 
-Each is a pair: for visitors of a studio that others reach, and for the owner, who has it alone. The
-owner's are generous and finite all the same: a slip of the keyboard fills no disk.
+Each limit is a pair: for visitors of a studio that others reach, and for an owner who uses it
+alone. The owner's limits are generous, but finite, so that a typing error does not fill the disk.
 """
 
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ from nora_studio.errors import StudioError
 
 GIB = 1024**3
 QUOTA_BYTES = 5 * GIB
-"""Of a visitor's whole workspace, runs included, where the owner says nothing else."""
+"""Of a visitor's whole workspace, runs included, unless the owner sets another."""
 OWNERS_QUOTA_BYTES = 500 * GIB
 
-TRAINING: Mapping[str, tuple[int, int]] = {
+TRAINING_LIMITS: Mapping[str, tuple[int, int]] = {
     "--steps": (20_000, 1_000_000),
     "--batch-size": (16, 1_024),
     "--accumulate": (16, 1_024),
@@ -35,8 +35,8 @@ TRAINING: Mapping[str, tuple[int, int]] = {
     "measurements in a run": (2_000, 1_000_000),
     "lines of a run's log": (20_000, 1_000_000),
 }
-"""Of one training, by its flag or by what follows from several flags."""
-DRAWING: Mapping[str, tuple[int, int]] = {
+"""Limits of one training, by its flag or by a figure that several flags determine."""
+IMAGE_LIMITS: Mapping[str, tuple[int, int]] = {
     "pictures": (200, 2_000),
     "columns": (25, 200),
     "steps": (150, 1_000),
@@ -44,36 +44,38 @@ DRAWING: Mapping[str, tuple[int, int]] = {
     "photos to compare with": (50, 500),
     "adapters at once": (6, 32),
 }
-"""Of one drawing."""
-MOST_RUNS, MOST_PROMPTS, MOST_SEEDS, MOST_STRENGTHS, MOST_CHECKPOINTS = 4, 24, 4, 8, 8
-"""Of one measurement on the Scores page, for the owner too: the page shows no more."""
-MOST_MIXED = 8
-"""Adapters that go into one file, for the owner too."""
-MOST_RANK = 4_096
-"""Of an exported file, for the owner too."""
+"""Limits of one image job."""
+MAX_RUNS, MAX_PROMPTS, MAX_SEEDS, MAX_STRENGTHS, MAX_CHECKPOINTS = 4, 24, 4, 8, 8
+"""Limits of one measurement on the Scores page, also for the owner: the page shows no more."""
+MAX_MIXED = 8
+"""Adapters that can be combined, also for the owner."""
+MAX_RANK = 4_096
+"""Highest rank of an exported file, also for the owner."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The ceilings of whoever asks."""
+    """The limits of the visitor or the owner."""
 
     is_owner: bool = False
-    """Whether the studio is the owner's alone."""
+    """Whether only the owner reaches the studio."""
 
-    def check(self, table: Mapping[str, tuple[int, int]], asked: Mapping[str, int | None]) -> None:
-        """Refuse what is above its ceiling.
+    def check(
+        self, table: Mapping[str, tuple[int, int]], requested: Mapping[str, int | None]
+    ) -> None:
+        """Refuse values above their limits.
 
         Args:
-            asked: Values by the table's names; None: left to the trainer.
+            requested: Values by the table's names; None: the trainer's default.
 
         Raises:
-            StudioError: one is above it; the ceiling is named.
+            StudioError: a value is above its limit, which the error names.
         """
-        for name, value in asked.items():
+        for name, value in requested.items():
             most = table[name][self.is_owner]
             if value is not None and value > most:
                 raise StudioError(
-                    f"{name}: at most {_number(most)} here; got {_number(value)}. Ask for less."
+                    f"{name}: at most {_number(most)} here; got {_number(value)}. Choose less."
                 )
 
 

@@ -1,4 +1,4 @@
-"""Logging in and out: the routes."""
+"""The routes for logging in and out."""
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
@@ -9,16 +9,16 @@ from nora_studio.app.server.login_limits import LoginRateLimiter
 from nora_studio.app.server.login_page import LOGIN, LOGOUT, login_page
 from nora_studio.errors import StudioError
 
-WRONG = "This name and password do not belong together."
+WRONG = "The name or the password is wrong."
 BUSY = "Too many attempts. Wait a minute, then try again."
 RETRY = {"retry-after": "60"}
 
 
 def login_routes(auth: Authenticator, limiter: LoginRateLimiter | None = None) -> list[Route]:
-    """The routes /login and /logout.
+    """Return the routes /login and /logout.
 
-    The login answers a browser's form with the page it was on the way to, and a program
-    (gradio_client's `auth=`) with a line of JSON, both with the session's cookie.
+    The login redirects a browser's form to the page that it wanted, and answers a program
+    (gradio_client's `auth=`) with JSON; both get the session's cookie.
     """
     limits = limiter or LoginRateLimiter()
 
@@ -27,7 +27,7 @@ def login_routes(auth: Authenticator, limiter: LoginRateLimiter | None = None) -
             return RedirectResponse("/", status_code=303)
         return HTMLResponse(login_page(next_path=_local(request.query_params.get("next", ""))))
 
-    async def enter(request: Request) -> Response:
+    async def log_in(request: Request) -> Response:
         form = await request.form()
         name, password, after = (_text(form.get(key)) for key in ("username", "password", "next"))
         is_https = request.url.scheme == "https"
@@ -36,7 +36,7 @@ def login_routes(auth: Authenticator, limiter: LoginRateLimiter | None = None) -
         def check() -> bool:
             try:
                 line = auth.log_in(name.strip(), password, is_https)
-            except StudioError:  # The file of accounts is damaged: nobody is let in.
+            except StudioError:  # The file of accounts is damaged, so there is no account.
                 return False
             cookie.extend([line] if line is not None else [])
             return line is not None
@@ -59,7 +59,7 @@ def login_routes(auth: Authenticator, limiter: LoginRateLimiter | None = None) -
         answer.headers["set-cookie"] = cookie[0]
         return answer
 
-    async def leave(request: Request) -> Response:
+    async def log_out(request: Request) -> Response:
         cookies = request.headers.getlist("cookie")
         answer = RedirectResponse(LOGIN, status_code=303)
         answer.headers["set-cookie"] = auth.log_out(cookies, request.url.scheme == "https")
@@ -68,8 +68,8 @@ def login_routes(auth: Authenticator, limiter: LoginRateLimiter | None = None) -
 
     return [
         Route(LOGIN, show, methods=["GET"]),
-        Route(LOGIN, enter, methods=["POST"]),
-        Route(LOGOUT, leave, methods=["POST"]),
+        Route(LOGIN, log_in, methods=["POST"]),
+        Route(LOGOUT, log_out, methods=["POST"]),
     ]
 
 
@@ -78,6 +78,6 @@ def _text(value: object) -> str:
 
 
 def _local(path: str) -> str:
-    """A path of this server's; what would lead elsewhere becomes empty."""
+    """Return the path if it is on this server; empty if it would lead elsewhere."""
     is_local = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
     return path if is_local else ""

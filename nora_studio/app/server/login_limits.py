@@ -1,8 +1,8 @@
-"""How fast passwords may be guessed, and how long anybody waits for theirs to be checked.
+"""Rate limits on logins: how fast passwords may be guessed, and how long a check may wait.
 
-Wrong passwords slow down who gave them: the name and the address together, so that nobody locks an
-owner out of an account from elsewhere. A check takes a core for a third of a second; addresses take
-turns at it, and whoever would wait too long is told so at once.
+Wrong passwords delay later attempts with the same name from the same address, so that an attacker
+cannot lock an owner out from elsewhere. A check uses a core for a third of a second; addresses take
+turns, and an attempt that would wait too long is refused at once.
 """
 
 import asyncio
@@ -15,33 +15,33 @@ from dataclasses import dataclass, field
 from nora_studio.app.server.round_robin_queue import RoundRobinQueue
 
 FREE_FAILURES = 3
-"""Wrong passwords that cost no waiting."""
-FREE_FAILURES_OF_AN_ADDRESS = 30
-"""The same for one address, whatever the names: several people may share it."""
+"""Wrong passwords without a delay."""
+FREE_FAILURES_PER_ADDRESS = 30
+"""The same for one address and any names: several people may share it."""
 LONGEST_WAIT = 16.0
 """Seconds."""
 FORGOTTEN_AFTER = 15 * 60.0
 """Seconds until wrong passwords are forgotten."""
-MOST_IN_LINE = 4
+MAX_WAITING_ATTEMPTS = 4
 """Attempts on one account from one address at a time."""
-MOST_OF_AN_ADDRESS = 16
+MAX_PER_ADDRESS = 16
 """Attempts from one address at a time, whatever the names."""
-MOST_KNOWN = 10_000
-"""Names from addresses, and addresses, that are remembered."""
+MAX_KNOWN = 10_000
+"""Pairs of name and address, and addresses, that are remembered."""
 CHECKS_AT_ONCE = 2
 """Each takes 32 MiB and a core."""
 CHECKS_WAITING = 64
 """Over all addresses."""
 LONGEST_ATTEMPT = 30.0
-"""Seconds that an attempt may wait in all, the check itself left out."""
+"""Seconds that an attempt may wait in total, without the check itself."""
 
 
 class TooBusy(Exception):
-    """The check's turn would not come in time."""
+    """The check cannot run in time."""
 
 
 class PasswordChecks:
-    """Runs checks in threads, a few at once; addresses take turns, and the line is bounded."""
+    """Runs checks in threads, a few at once; addresses take turns, and the queue is bounded."""
 
     def __init__(self, at_once: int = CHECKS_AT_ONCE, waiting: int = CHECKS_WAITING) -> None:
         self._free, self._most_waiting = at_once, waiting
@@ -49,13 +49,13 @@ class PasswordChecks:
         self._waiting = 0
 
     async def run(self, address: str, check: Callable[[], bool], seconds: float) -> bool:
-        """What the check says.
+        """Return the result of the check.
 
         Args:
-            seconds: How long its turn may be waited for.
+            seconds: How long to wait for its turn at most.
 
         Raises:
-            TooBusy: the line is full, or its turn did not come in that time.
+            TooBusy: the queue is full, or its turn did not come in that time.
         """
         await self._wait(address, seconds)
         try:
@@ -75,10 +75,10 @@ class PasswordChecks:
             async with asyncio.timeout(max(0.0, seconds)):
                 await turn
         except (TimeoutError, asyncio.CancelledError) as error:
-            if turn.cancelled():  # It was never called.
+            if turn.cancelled():  # Its turn never came.
                 self._line.remove(address, (address, turn))
                 self._waiting -= 1
-            else:  # It was called as it gave up.
+            else:  # Its turn came as it gave up.
                 self._free += 1
             self._call_next()
             if isinstance(error, TimeoutError):
@@ -95,7 +95,9 @@ class PasswordChecks:
             self._free -= 1
             called[1].set_result(None)
         if not self._waiting:
-            self._line = RoundRobinQueue()  # It remembers whom it served; nobody needs that now.
+            self._line = (
+                RoundRobinQueue()
+            )  # It remembers every address that it served, which is no longer needed.
 
 
 @dataclass
@@ -108,43 +110,43 @@ class _Attempts:
     last: float = 0.0
 
     def seconds(self, free: int) -> float:
-        """How long the next one has to wait, where so many failures cost nothing."""
+        """Return how long the next attempt must wait, if so many failures have no delay."""
         if time.monotonic() - self.last > FORGOTTEN_AFTER:
             self.failures = 0
         late = self.failures - free
         return min(2.0 ** min(late, 10), LONGEST_WAIT) if late >= 0 else 0.0
 
     def note(self, is_right: bool) -> None:
-        """Remember how one ended."""
+        """Record the result of an attempt."""
         self.failures = 0 if is_right else self.failures + 1
         self.last = time.monotonic()
 
 
 class LoginRateLimiter:
-    """Lets attempts through one after the other, each wrong one later than the one before."""
+    """Runs login attempts one after the other, with longer delays after wrong passwords."""
 
     def __init__(
         self,
-        second: float = 1.0,
+        time_scale: float = 1.0,
         checks: PasswordChecks | None = None,
         longest_attempt: float = LONGEST_ATTEMPT,
     ) -> None:
-        """Begin with nobody known.
+        """Start without any recorded attempts.
 
         Args:
-            second: Length of what wrong passwords cost; shorter in tests.
-            checks: The line in which passwords are checked; one of its own in tests.
+            time_scale: Factor on the delays; below 1 in tests.
+            checks: The queue of password checks. None: a new one.
             longest_attempt: Seconds that an attempt may wait in all; fewer in tests.
         """
-        self._second, self._longest_attempt = second, longest_attempt
+        self._time_scale, self._longest_attempt = time_scale, longest_attempt
         self._known: OrderedDict[tuple[str, ...], _Attempts] = OrderedDict()
         self._checks = checks or PasswordChecks()
 
     async def attempt(self, name: str, address: str, check: Callable[[], bool]) -> bool | None:
-        """What the check says, in its time; None: too many wait already, or it waited too long."""
+        """Return the check's result in its turn; None: too many wait, or it waited too long."""
         source = network_of(address)
         by_name, by_address = self._attempts(source, name[:64]), self._attempts(source)
-        if by_name.waiting >= MOST_IN_LINE or by_address.waiting >= MOST_OF_AN_ADDRESS:
+        if by_name.waiting >= MAX_WAITING_ATTEMPTS or by_address.waiting >= MAX_PER_ADDRESS:
             return None
         ends = time.monotonic() + self._longest_attempt
         for one in (by_name, by_address):
@@ -155,14 +157,16 @@ class LoginRateLimiter:
             try:
                 wait = max(
                     by_name.seconds(FREE_FAILURES),
-                    by_address.seconds(FREE_FAILURES_OF_AN_ADDRESS),
+                    by_address.seconds(FREE_FAILURES_PER_ADDRESS),
                 )
-                await asyncio.sleep(wait * self._second)
+                await asyncio.sleep(wait * self._time_scale)
                 is_right = await self._checks.run(source, check, ends - time.monotonic())
             finally:
                 by_name.lock.release()
             by_name.note(is_right)
-            if not is_right:  # A right one of their own must not set an address free.
+            if (
+                not is_right
+            ):  # A right password for one account must not reset the address's failures.
                 by_address.note(is_right)
             return is_right
         except (TimeoutError, TooBusy):
@@ -174,8 +178,8 @@ class LoginRateLimiter:
     def _attempts(self, *key: str) -> _Attempts:
         found = self._known.setdefault(key, _Attempts())
         self._known.move_to_end(key)
-        if len(self._known) > MOST_KNOWN:
-            # Whoever was here longest ago, and is not here now.
+        if len(self._known) > MAX_KNOWN:
+            # The one used longest ago that has no waiting attempt.
             oldest = next((k for k, one in self._known.items() if not one.waiting), None)
             if oldest is not None and oldest != key:
                 del self._known[oldest]
@@ -183,7 +187,7 @@ class LoginRateLimiter:
 
 
 def network_of(address: str) -> str:
-    """What stands for whoever is behind an address: of IPv6, the network that they were given."""
+    """Return the key that stands for everyone behind an address: of IPv6, their /64 network."""
     try:
         known = ipaddress.ip_address(address)
     except ValueError:

@@ -1,16 +1,16 @@
-"""The pages that are shown before the app is: the login, and one that only asks again."""
+"""The pages outside the app: the login page, and one that reloads itself."""
 
 from html import escape
 
 LOGIN = "/login"
 LOGOUT = "/logout"
 
-AGAIN_PAGE = (
+RELOAD_PAGE = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><title>NoRA Studio</title>'
     '<meta http-equiv="refresh" content="0"><meta name="color-scheme" content="light dark">'
     "<body></body></html>"
 )
-"""For a link from another site: the browser's cookies come with what this page asks for."""
+"""For a link from another site: the reload sends the cookies that the browser held back."""
 
 _STYLE = """
 :root { color-scheme: light dark; --ground: #f6f4ef; --card: #fffdf9; --ink: #23211e;
@@ -40,15 +40,15 @@ input:focus-visible, button:focus-visible { outline: 2px solid var(--accent);
 
 
 def login_page(problem: str = "", next_path: str = "", name: str = "") -> str:
-    """The login's HTML.
+    """Return the login page's HTML.
 
     Args:
-        problem: What went wrong before; empty at first.
-        next_path: Where to go after it.
-        name: The account's, as it was typed.
+        problem: The error of the last attempt; empty at first.
+        next_path: Path to open after the login.
+        name: The account's name as it was typed.
     """
     focus = ("", " autofocus") if name else (" autofocus", "")
-    told = f'<p class="problem" role="alert">{escape(problem)}</p>' if problem else ""
+    alert = f'<p class="problem" role="alert">{escape(problem)}</p>' if problem else ""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Log in - NoRA Studio</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -56,7 +56,7 @@ def login_page(problem: str = "", next_path: str = "", name: str = "") -> str:
 <body><main>
 <h1><em>NoRA</em> Studio</h1>
 <p class="lead">Log in to see your photos, runs and pictures.</p>
-<form method="post" action="{LOGIN}">{told}
+<form method="post" action="{LOGIN}">{alert}
 <input type="hidden" name="next" value="{escape(next_path)}">
 <label for="username">Name</label>
 <input id="username" name="username" autocomplete="username" autocapitalize="none"

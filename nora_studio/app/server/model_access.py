@@ -1,4 +1,4 @@
-"""Which models may be loaded for whoever asks: one check for every field that names one."""
+"""The models that visitors may load: one check for every field that names a model."""
 
 import re
 from collections.abc import Sequence
@@ -13,32 +13,32 @@ from nora_studio.errors import StudioError
 from nora_studio.mini.assets import EMBEDDED
 
 JUDGE_NAME = re.compile(r"[\w-]{1,60}:[\w-]{1,60}")
-"""A judge's as open_clip knows it: ViT-B-32:openai."""
+"""A judge's name in open_clip: ViT-B-32:openai."""
 
 
 @dataclass(frozen=True)
 class ModelAccess:
-    """The owner's list, or everything where the owner is alone and gave none."""
+    """The owner's list of models; any model if the owner uses the studio alone without a list."""
 
     home: Path
-    """The studio's data folder; no model in it may be named: visitors' own files are there."""
+    """The studio's data folder; no model in it may be named, since it holds visitors' files."""
     folders: tuple[Path, ...] = ()
-    """Model directories may lie in these."""
+    """Folders whose model directories are allowed."""
     names: frozenset[str] = frozenset()
-    """Hub names and judges' names."""
+    """Allowed Hub names and judges' names."""
     takes_any: bool = False
 
     @classmethod
     def of(cls, home: Path, listed: Sequence[str], is_private: bool) -> "ModelAccess":
-        """The access that an owner's list comes to.
+        """Return the access that an owner's list grants.
 
         Args:
             listed: Folders, Hub names (owner/name, hf-hub:owner/name) and ARCHITECTURE:WEIGHTS.
             is_private: Whether only the owner reaches the studio. Without a list they may load
-                anything; on any other studio a Hub name must lie in the Hub's cache.
+                anything; on any other studio a Hub name must be in the Hub's cache.
 
         Raises:
-            StudioError: an entry is none of these, or is not in the cache where it must be.
+            StudioError: an entry is none of these, or must be in the cache and is not.
         """
         folders, names = [], set()
         for entry in listed:
@@ -61,19 +61,23 @@ class ModelAccess:
         return cls(home, tuple(folders), frozenset(names), is_private and not listed)
 
     def is_allowed(self, name: str) -> bool:
-        """Whether a model's name or directory may be loaded."""
+        """Return whether a model's name or directory may be loaded."""
         if name == EMBEDDED:
             return True
         try:
             folder = Path(name).expanduser()
-            # A relative path is another directory to a job, which runs in its visitor's folder.
+            # A job runs in its visitor's folder, where a relative path is another directory.
             if not folder.is_absolute():
                 return name in self.names or (self.takes_any and _is_name(name))
             place = folder.resolve()
             is_own = place.is_relative_to(self.home.resolve())
             if is_own or not place.is_dir():
                 return False
-        except (OSError, ValueError, RuntimeError):  # Too long, with a NUL in it, of no user.
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+        ):  # The path is too long, contains NUL, or names an unknown user.
             return False
         return self.takes_any or any(place.is_relative_to(allowed) for allowed in self.folders)
 
@@ -81,11 +85,11 @@ class ModelAccess:
         """Refuse a model that may not be loaded.
 
         Args:
-            what: What names it, for the message.
-            takes_embedded: Whether the embedded model is one of its kind.
+            what: The option or field that names it, for the message.
+            takes_embedded: Whether the embedded model is allowed here.
 
         Raises:
-            StudioError: it may not; what may is said.
+            StudioError: it may not be loaded; the error names the models that may.
         """
         if self.is_allowed(name) and (takes_embedded or name != EMBEDDED):
             return
@@ -102,7 +106,7 @@ class ModelAccess:
 
 
 def is_cached(name: str) -> bool:
-    """Whether a Hub name has been fetched; a judge by ARCHITECTURE:WEIGHTS is not looked for."""
+    """Return whether a Hub name is in the cache; ARCHITECTURE:WEIGHTS is not checked."""
     if not HUB_NAME.fullmatch(name.removeprefix("hf-hub:")):
         return True
     folder = repo_folder_name(repo_id=name.removeprefix("hf-hub:"), repo_type="model")
@@ -111,6 +115,6 @@ def is_cached(name: str) -> bool:
 
 
 def _is_name(name: str) -> bool:
-    if name.startswith("-"):  # A command would take it for one of its options.
+    if name.startswith("-"):  # A command would read it as an option.
         return False
     return bool(HUB_NAME.fullmatch(name.removeprefix("hf-hub:")) or JUDGE_NAME.fullmatch(name))

@@ -1,4 +1,4 @@
-"""The photo report as data: what `nora-studio check-photos` says of each of a subject's photos."""
+"""The photo report as data: what `nora-studio check-photos` finds about a subject's photos."""
 
 import dataclasses
 import hashlib
@@ -16,49 +16,49 @@ from nora_studio.photos.inspection import inspect_folder
 from nora_studio.runs.atomic import write_text
 
 _FORM = 2
-"""Raised where other words are kept of the same photos."""
+"""Version of the stored report; raise it when the stored texts change."""
 _STORED = re.compile(r"(?<![\w.-])(\d{2,3})(\.mask\.png|\.[a-z]{3,4})(?!\w)")
-"""Names that the studio gives to photos and to what lies beside them."""
+"""Stored names of photos, masks and captions."""
 REPORT = ".report.json"
-"""Beside the photos; looked at again only when one of them, or a caption, has changed."""
+"""File next to the photos; the report is made again only if a photo or caption has changed."""
 
 
 @dataclass(frozen=True)
 class Remark:
-    """One thing that is not as it should be."""
+    """One finding about a photo or about all of them."""
 
     kind: str
-    """One word for it (`data.inspection.Finding.kind`)."""
+    """Kind of finding (`photos.inspection.Finding.kind`)."""
     text: str
-    """What it is, and the remedy; other photos by the visitor's own names for them."""
+    """The problem and its remedy, with the visitor's names of other photos."""
     is_unusable: bool
     """Whether the trainer would refuse it."""
 
 
 @dataclass(frozen=True)
 class PhotoReport:
-    """What is to be said of a subject's photos."""
+    """All remarks about a subject's photos."""
 
     photos: dict[str, list[Remark]]
-    """By the photo's stored name; those that nothing is said against are not there."""
+    """Remarks by the photo's stored name; photos without remarks are left out."""
     overall: list[Remark]
-    """Of all of them together."""
+    """Remarks about all photos together."""
 
     @property
     def is_usable(self) -> bool:
-        """Whether the trainer takes them as they are."""
-        remarks = [remark for told in self.photos.values() for remark in told]
+        """Whether the trainer accepts the photos."""
+        remarks = [remark for entry in self.photos.values() for remark in entry]
         return not any(remark.is_unusable for remark in [*remarks, *self.overall])
 
 
 def photo_report(workspace: Workspace, subject: str, resolution: int) -> PhotoReport:
-    """Look through a subject's photos; a third of a second for each that is new.
+    """Inspect a subject's photos; takes a third of a second for each new one.
 
     Args:
-        resolution: Side in pixels that they are to be trained at.
+        resolution: Side in pixels that they will be trained at.
 
     Raises:
-        StudioError: the subject's name is none.
+        StudioError: the subject's name is not allowed.
     """
     photos = photos_of(workspace, subject)
     if not photos:
@@ -75,7 +75,7 @@ def photo_report(workspace: Workspace, subject: str, resolution: int) -> PhotoRe
                 {
                     "photo": finding.file.name if finding.file.name in originals else "",
                     "kind": finding.kind,
-                    "text": _as_the_visitor_knows(finding.message, folder, originals),
+                    "text": _with_original_names(finding.message, folder, originals),
                     "is_unusable": finding.is_unusable,
                 }
                 for finding in findings
@@ -84,15 +84,15 @@ def photo_report(workspace: Workspace, subject: str, resolution: int) -> PhotoRe
         with FileLock(folder / LOCK, timeout=60):
             write_text(folder / REPORT, json.dumps(kept) + "\n")
     report = PhotoReport({}, [])
-    for told in kept["remarks"]:
-        remark = Remark(told["kind"], told["text"], told["is_unusable"])
-        place = report.photos.setdefault(told["photo"], []) if told["photo"] else report.overall
+    for entry in kept["remarks"]:
+        remark = Remark(entry["kind"], entry["text"], entry["is_unusable"])
+        place = report.photos.setdefault(entry["photo"], []) if entry["photo"] else report.overall
         place.append(remark)
     return report
 
 
-def _as_the_visitor_knows(message: str, folder: Path, originals: dict[str, str]) -> str:
-    """A finding in words for a page, which names the photo beside them and no folder of ours."""
+def _with_original_names(message: str, folder: Path, originals: dict[str, str]) -> str:
+    """Return a finding as the page words it: with the visitor's names and no server path."""
     text = message.replace(f"{folder}/", "").replace(f"{folder}: ", "")
     text = text.replace(str(folder), folder.name)
     name, colon, rest = text.partition(": ")
@@ -104,8 +104,8 @@ def _as_the_visitor_knows(message: str, folder: Path, originals: dict[str, str])
         original = originals.get(found[0]) or stems.get(stem)
         if original is None:
             return found[0]
-        beside = {".mask.png": "the mask of ", ".txt": "the caption of "}
-        return beside.get(suffix, "") + original
+        descriptions = {".mask.png": "the mask of ", ".txt": "the caption of "}
+        return descriptions.get(suffix, "") + original
 
     said = _STORED.sub(renamed, said)
     starts_with_name = any(said.startswith(original) for original in originals.values())
@@ -113,7 +113,7 @@ def _as_the_visitor_knows(message: str, folder: Path, originals: dict[str, str])
 
 
 def _state(folder: Path, resolution: int) -> str:
-    """A digest of all that a report follows from."""
+    """Return a digest of everything that a report depends on."""
     files = sorted(file for file in folder.iterdir() if file.name[0] != "." and file.is_file())
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(repr((__version__, _FORM, resolution, stats)).encode()).hexdigest()
@@ -123,7 +123,7 @@ def _read(file: Path) -> dict:
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
         fields = {field.name for field in dataclasses.fields(Remark)} | {"photo"}
-        is_ours = all(set(told) == fields for told in kept["remarks"])
+        is_ours = all(set(entry) == fields for entry in kept["remarks"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
     return kept if is_ours else {}

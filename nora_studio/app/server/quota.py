@@ -1,4 +1,4 @@
-"""How much disk a visitor may take, and what an upload may be."""
+"""Visitors' disk quotas, and the limits of a single upload."""
 
 import contextlib
 import os
@@ -15,12 +15,12 @@ _LOCKS_LOCK = threading.Lock()
 
 
 def used_bytes(workspace: Workspace) -> int:
-    """What lies in a workspace, links not followed."""
+    """Return the size of a workspace in bytes; links are not followed."""
     return folder_bytes(workspace.folder)
 
 
 def folder_bytes(folder: Path) -> int:
-    """What lies in a folder, links not followed; 0 where there is none."""
+    """Return the size of a folder in bytes, 0 if it does not exist; links are not followed."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -30,40 +30,40 @@ def folder_bytes(folder: Path) -> int:
 
 
 def check_room(
-    workspace: Workspace, adding: int, quota: int | None = None, promised: int = 0
+    workspace: Workspace, needed: int, quota: int | None = None, promised: int = 0
 ) -> None:
-    """Refuse what would not fit into a visitor's share of the disk any more.
+    """Refuse to write more than a visitor's quota allows.
 
     Args:
-        adding: Bytes.
-        quota: Bytes that the workspace may take in all. None: its own quota.
-        promised: Bytes that the visitor's jobs under way have yet to write.
+        needed: Bytes that are to be written.
+        quota: Bytes that the workspace may hold. None: its own quota.
+        promised: Bytes that the visitor's unfinished jobs will still write.
 
     Raises:
-        StudioError: it would not.
+        StudioError: there is no room.
     """
     quota = workspace.quota if quota is None else quota
     used = used_bytes(workspace)
-    if used + promised + adding > quota:
-        under_way = f"your jobs under way will add {_gigabytes(promised)}, " if promised else ""
+    if used + promised + needed > quota:
+        promise = f", and your jobs will add {_size_text(promised)}" if promised else ""
         raise StudioError(
-            f"your folder may take {_gigabytes(quota)}; it takes {_gigabytes(used)}, {under_way}"
-            f"and this needs {_gigabytes(adding)}. Delete runs or pictures that you no longer need."
+            f"there is no room for {_size_text(needed)} more: your folder holds "
+            f"{_size_text(used)} of {_size_text(quota)}{promise}. Delete runs or pictures "
+            "that you no longer need."
         )
 
 
-def still_to_write(workspace: Workspace, writes: int, runs: Sequence[str]) -> int:
-    """Of the bytes that a job's runs will come to, those that are not there yet."""
+def remaining_bytes(workspace: Workspace, writes: int, runs: Sequence[str]) -> int:
+    """Return how many of the bytes of a job's runs are still to be written."""
     return max(0, writes - sum(folder_bytes(workspace.runs / run) for run in runs))
 
 
 @contextlib.contextmanager
-def adding(workspace: Workspace, size: int, quota: int | None = None) -> Iterator[None]:
-    """Check the room for a file and hold it while the file is put there.
+def reserve_room(workspace: Workspace, size: int, quota: int | None = None) -> Iterator[None]:
+    """Check that there is room for a file, and reserve it while the file is written.
 
-    What is added to one workspace is added one after the other: of two uploads that fit one by one
-    and not together, the second to come is refused. One server works in a data folder, so a lock
-    of this process is enough.
+    Writes to one workspace take turns: of two uploads that fit alone but not together, the second
+    is refused. Only one server uses a data folder, so a lock within this process is enough.
 
     Raises:
         StudioError: there is no room.
@@ -78,31 +78,32 @@ def _lock_of(workspace: Workspace) -> threading.RLock:
         return _LOCKS.setdefault(workspace.folder.absolute(), threading.RLock())
 
 
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.1f} MB"
+def _size_text(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
 
 
 def check_size(shown: str, size: int, most: int) -> None:
     """Refuse a file that is empty or too large.
 
     Args:
-        shown: What to call it.
-        size: In bytes; and the most that it may have.
+        shown: The file's name for the message.
+        size: Size in bytes.
+        most: Limit in bytes.
 
     Raises:
-        StudioError: it is.
+        StudioError: the file is empty or exceeds the limit.
     """
     if size == 0:
         raise StudioError(f"{shown} is empty. Choose the file again.")
     if size > most:
         raise StudioError(
-            f"{shown} has {_gigabytes(size)}; at most {_gigabytes(most)} are taken. Make it "
-            "smaller."
+            f"{shown} is {_size_text(size)}; the limit is {_size_text(most)}. Make it smaller, "
+            "then add it again."
         )
 
 
 def shown_name(name: str, fallback: str) -> str:
-    """What a visitor called a file, to show it again: text, and never part of a path."""
+    """Return a file's name from the visitor as text to show, never as part of a path."""
     last = name.replace("\\", "/").rpartition("/")[2]
     plain = "".join(letter for letter in last if letter.isprintable()).strip()
     return plain[:_SHOWN_LENGTH] or fallback

@@ -1,4 +1,4 @@
-"""A request's body as it comes in: how large it may be, and how slowly it may come."""
+"""A request's body as it arrives, with limits on its size and on how slowly it may arrive."""
 
 import asyncio
 import time
@@ -8,42 +8,42 @@ from dataclasses import dataclass
 from starlette.types import Message, Receive
 
 IDLE_SECONDS = 20.0
-"""Without a single byte, the request is given up."""
+"""Without a byte for this long, the request is refused."""
 START_SECONDS = 30.0
-"""How long a body may take in all, before its size counts."""
-LEAST_RATE = 16 * 1024
-"""Bytes a second that a body must come at on the whole: 128 kbit/s, below any line in use."""
+"""How long any body may take, in addition to the time for its size."""
+MIN_RATE = 16 * 1024
+"""Bytes per second that a body must arrive at on average: 128 kbit/s."""
 TOO_SLOW = "The request came in too slowly. Try again over a better connection."
 
 
 class TooLarge(Exception):
-    """A request's body passed its limit; the message says which."""
+    """A request's body exceeds its limit; the message names both."""
 
 
 class TooSlow(Exception):
-    """A request's body stood still, or came at less than the least rate."""
+    """A request's body stalled, or arrived below the least rate."""
 
 
-class Counter:
+class ByteLimit:
     """Counts a body's bytes up to a limit."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._taken = limit, 0
 
     def expect(self, stated: int) -> None:
-        """Take note of the length that a request states, before any of it is read.
+        """Check the length that a request states, before any of it is read.
 
         Raises:
-            TooLarge: it is above the limit.
+            TooLarge: the length exceeds the limit.
         """
         if stated > self._limit:
             raise TooLarge(f"The request has {stated:,} bytes; the limit is {self._limit:,}.")
 
     def add(self, count: int) -> None:
-        """Count a piece that has come.
+        """Count a chunk that has arrived.
 
         Raises:
-            TooLarge: the limit is passed.
+            TooLarge: the limit is exceeded.
         """
         self._taken += count
         if self._taken > self._limit:
@@ -56,14 +56,14 @@ class BodyPace:
 
     idle_seconds: float = IDLE_SECONDS
     start_seconds: float = START_SECONDS
-    least_rate: int = LEAST_RATE
+    least_rate: int = MIN_RATE
 
 
 USUAL_PACE = BodyPace()
 
 
 class RequestBody:
-    """A request's body, within limits; what has been looked at is there for the app still."""
+    """A request's body within limits; what was read for a check is passed on to the app."""
 
     def __init__(
         self, receive: Receive, count: Callable[[int], None], pace: BodyPace = USUAL_PACE
@@ -71,38 +71,43 @@ class RequestBody:
         """Wrap a connection.
 
         Args:
-            count: Takes the bytes of every piece; raises `TooLarge` where they are too many.
+            count: Called with the size of every chunk; raises `TooLarge` if there are too many
+                bytes.
             pace: How slowly it may come.
         """
         self._receive, self._count, self._pace = receive, count, pace
         self._began, self._taken = time.monotonic(), 0
         self._is_whole = False
-        self._looked_at: list[Message] = []
+        self._read_ahead: list[Message] = []
         self.problem: TooLarge | TooSlow | None = None
-        """Why it was given up; the app may make an error of its own of that."""
+        """Why the body was refused; the app may turn it into another error."""
 
     async def whole(self) -> bytes:
-        """All of it.
+        """Read the whole body.
 
         Raises:
-            TooLarge, TooSlow: as they say.
+            TooLarge: the body exceeds its limit.
+            TooSlow: the body arrives too slowly.
         """
         while True:
             message = await self._next()
-            self._looked_at.append(message)
+            self._read_ahead.append(message)
             if message["type"] != "http.request" or not message.get("more_body", False):
-                return b"".join(one.get("body", b"") for one in self._looked_at)
+                return b"".join(one.get("body", b"") for one in self._read_ahead)
 
     async def receive(self) -> Message:
-        """As the app asks for it, piece by piece.
+        """Return the next message for the app.
 
         Raises:
-            TooLarge, TooSlow: as they say.
+            TooLarge: the body exceeds its limit.
+            TooSlow: the body arrives too slowly.
         """
-        return self._looked_at.pop(0) if self._looked_at else await self._next()
+        return self._read_ahead.pop(0) if self._read_ahead else await self._next()
 
     async def _next(self) -> Message:
-        if self._is_whole:  # What comes now is the end of the connection, whenever that is.
+        if (
+            self._is_whole
+        ):  # The next message is the end of the connection, which has no time limit.
             return await self._receive()
         pace = self._pace
         allowed = pace.start_seconds + self._taken / pace.least_rate
@@ -119,10 +124,10 @@ class RequestBody:
         return message
 
     def check(self, count: int, limit: Callable[[int], None]) -> None:
-        """Hold bytes against a limit.
+        """Check bytes against a limit, and record the problem.
 
         Raises:
-            TooLarge: they are above it.
+            TooLarge: they exceed it.
         """
         try:
             limit(count)

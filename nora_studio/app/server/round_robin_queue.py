@@ -1,4 +1,4 @@
-"""A queue in which visitors take turns: whoever asks for much holds nobody up."""
+"""A queue in which visitors take turns, so that many requests of one do not delay the others."""
 
 import itertools
 from collections import deque
@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 
 
 class RoundRobinQueue(Generic[Item]):
-    """Items that wait, each for one visitor; next is whose visitor's last turn is longest ago."""
+    """Waiting items of visitors; next is the item whose visitor's last turn is longest ago."""
 
     def __init__(self) -> None:
         self._waiting: dict[Hashable, deque[Item]] = {}
@@ -17,11 +17,11 @@ class RoundRobinQueue(Generic[Item]):
         self._clock = itertools.count(1)
 
     def put(self, visitor: Hashable, item: Item) -> None:
-        """Add an item behind the visitor's others."""
+        """Add an item after the visitor's others."""
         self._waiting.setdefault(visitor, deque()).append(item)
 
     def order(self) -> list[Item]:
-        """List everything that waits, in the order of its turns."""
+        """Return all waiting items in the order of their turns."""
         items = {visitor: deque(own) for visitor, own in self._waiting.items()}
         turns, ordered = dict(self._turns), []
         while items:
@@ -33,20 +33,20 @@ class RoundRobinQueue(Generic[Item]):
         return ordered
 
     def serve(self, visitor: Hashable, item: Item) -> None:
-        """Take an item out, as its visitor's turn."""
+        """Remove an item and count it as its visitor's turn."""
         self.remove(visitor, item)
         self.count_turn(visitor)
 
     def count_turn(self, visitor: Hashable) -> None:
-        """Note that a visitor had a turn, later than every turn so far."""
+        """Record a turn of a visitor, later than every turn so far."""
         self._turns[visitor] = next(self._clock)
 
     def remove(self, visitor: Hashable, item: Item) -> None:
-        """Take an item out without a turn."""
+        """Remove an item without counting a turn."""
         self._waiting[visitor].remove(item)
         if not self._waiting[visitor]:
             del self._waiting[visitor]
 
     def clear(self) -> None:
-        """Take everything out."""
+        """Remove all items."""
         self._waiting.clear()

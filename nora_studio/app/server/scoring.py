@@ -1,4 +1,4 @@
-"""From what the Scores page asks to the commands that measure, and their results back."""
+"""Measurements of the Scores page: their commands, and their results."""
 
 import hashlib
 import json
@@ -11,14 +11,14 @@ from typing import Any, Literal
 from nora_studio.app.server.job import ENDED, Job
 from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.limits import (
-    MOST_CHECKPOINTS,
-    MOST_PROMPTS,
-    MOST_RUNS,
-    MOST_SEEDS,
-    MOST_STRENGTHS,
+    MAX_CHECKPOINTS,
+    MAX_PROMPTS,
+    MAX_RUNS,
+    MAX_SEEDS,
+    MAX_STRENGTHS,
 )
 from nora_studio.app.server.model_access import ModelAccess
-from nora_studio.app.server.training_needs import FULL_SIDE, PICTURE_BYTES, SIDES
+from nora_studio.app.server.resource_use import FULL_SIDE, IMAGE_BYTES_PER_PIXEL, SIDES
 from nora_studio.app.server.workspace import Workspace, safe_name
 from nora_studio.errors import StudioError
 from nora_studio.mini.assets import EMBEDDED
@@ -31,7 +31,7 @@ from nora_studio.runs.scripts import CLIP_SCORE, FIDELITY, script_command
 from nora_studio.scoring.fidelity import Fidelity, read_fidelity
 
 Kind = Literal["fidelity", "score"]
-"""The best strength; or all scores of the final adapters, compared pair by pair."""
+"""fidelity: find the best strength; score: compare the final adapters pair by pair."""
 SCRIPTS = {"fidelity": FIDELITY, "score": CLIP_SCORE}
 PROMPT_LENGTH = 300
 SCORES = "scores.json"
@@ -39,13 +39,13 @@ SCORES = "scores.json"
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """What the page asks to be measured, as plain values."""
+    """A measurement that the page requests, as plain values."""
 
     runs: tuple[str, ...]
     prompts: tuple[str, ...] = ()
-    """None: the training's own prompt in places far from the photos."""
+    """Empty: the training's own prompt in places that the photos do not show."""
     seeds: int = 1
-    """Pictures of each prompt."""
+    """Number of images for each prompt."""
     strengths: tuple[float, ...] = (0.6, 0.8, 1.0)
     checkpoints: int = 2
     dino: str = ""
@@ -55,23 +55,23 @@ class ScoreRequest:
 
 
 def measurable_runs(workspace: Workspace) -> list[Run]:
-    """The visitor's runs that have an adapter to measure, the newest first."""
+    """Return the visitor's runs that have an adapter to measure, newest first."""
     found = [run for run in find_runs(workspace.runs) if run.has_adapter]
     return sorted(found, key=lambda run: -changed_at(run))
 
 
 def results_folder(workspace: Workspace, runs: Sequence[str], kind: Kind) -> Path:
-    """Where the results of some runs lie, in whatever order they were chosen."""
+    """Return the folder of some runs' results, whatever order they were chosen in."""
     named = " ".join(sorted(runs))
     mark = hashlib.sha256(named.encode()).hexdigest()[:6]
     return workspace.folder / "scores" / f"{safe_name(named)[:40].strip('-')}-{mark}" / kind
 
 
 def arguments(workspace: Workspace, request: ScoreRequest, kind: Kind) -> list[str]:
-    """The command's arguments, paths relative to the visitor's folder.
+    """Return the command's arguments, with paths relative to the visitor's folder.
 
     Raises:
-        StudioError: a run or its photos are not there, or a value is out of range.
+        StudioError: a run or its photos do not exist, or a value is out of range.
     """
     settings = _settings(workspace, request.runs)
     _check(request)
@@ -98,11 +98,11 @@ def submit(
     kind: Kind,
     models: ModelAccess,
 ) -> Job:
-    """Put a measurement into the queue.
+    """Queue a measurement.
 
     Raises:
-        StudioError: as `arguments`; or the same is under way, a judge or the runs' base may not be
-            loaded, the base needs a judge by name, or there is no room for the pictures.
+        StudioError: as `arguments`; or the same is running already, a judge or the runs' base may
+            not be loaded, the base needs a named judge, or there is no room for the images.
     """
     for flag, named in (("--clip", request.clip), ("--dino", request.dino)):
         if named:
@@ -112,38 +112,40 @@ def submit(
     settings = _settings(workspace, request.runs)
     base = str(settings[0].get("model", EMBEDDED))
     models.check(base, "the base of these runs")
-    require_judge(base, request.clip or None)  # Now, not when its turn comes.
+    require_judge(base, request.clip or None)  # Fail now, and not when the job starts.
     under_way = find_job(jobs, workspace, request.runs, kind)
     if under_way is not None and jobs.state(under_way) not in ENDED:
-        raise StudioError("these runs are being measured already. Wait for it, or stop it.")
+        raise StudioError(
+            "these runs are being measured already. Wait until that ends, or stop it."
+        )
     return jobs.submit(
         workspace,
         kind,
         _title(request.runs),
         script_command(SCRIPTS[kind], words),
         shlex.join(["nora-studio", kind, *words]),
-        writes=_picture_bytes(request, kind, settings[0]),
+        writes=_image_bytes(request, kind, settings[0]),
     )
 
 
-def _picture_bytes(request: ScoreRequest, kind: Kind, settings: dict[str, Any]) -> int:
-    """What the pictures at least take that are drawn: the base's and each adapter's."""
+def _image_bytes(request: ScoreRequest, kind: Kind, settings: dict[str, Any]) -> int:
+    """Return a lower bound of the size of the images, the base's and each adapter's."""
     columns = len(request.runs) + 1
     if kind == "fidelity":
         columns = 1 + len(request.runs) * len(request.strengths) * (request.checkpoints + 1)
     prompts = len(request.prompts) or len(in_places(str(settings.get("prompt", ""))))
     side = settings.get("resolution") or SIDES.get(str(settings.get("model", EMBEDDED)), FULL_SIDE)
-    return int(columns * prompts * request.seeds * PICTURE_BYTES * int(side) ** 2)
+    return int(columns * prompts * request.seeds * IMAGE_BYTES_PER_PIXEL * int(side) ** 2)
 
 
 def find_job(jobs: Jobs, workspace: Workspace, runs: Sequence[str], kind: Kind) -> Job | None:
-    """The newest measurement of some runs."""
+    """Return the newest measurement of some runs."""
     found = [job for job in jobs.of(workspace) if (job.kind, job.title) == (kind, _title(runs))]
     return found[-1] if found else None
 
 
 def fidelity_of(workspace: Workspace, runs: Sequence[str]) -> Fidelity | None:
-    """What is measured of some runs' checkpoints and strengths; None before the base is."""
+    """Return what is measured of some runs' checkpoints and strengths; None before the base is."""
     try:
         return read_fidelity(results_folder(workspace, runs, "fidelity")) if runs else None
     except StudioError:
@@ -151,7 +153,7 @@ def fidelity_of(workspace: Workspace, runs: Sequence[str]) -> Fidelity | None:
 
 
 def scores_of(workspace: Workspace, runs: Sequence[str]) -> dict[str, Any] | None:
-    """The scores of some runs' final adapters, as the command wrote them; None before."""
+    """Return the scores of some runs' final adapters, as the command wrote them; None before."""
     try:
         text = (results_folder(workspace, runs, "score") / SCORES).read_text(encoding="utf-8")
         kept = json.loads(text)
@@ -165,23 +167,27 @@ def _title(runs: Sequence[str]) -> str:
 
 
 def _settings(workspace: Workspace, runs: Sequence[str]) -> list[dict[str, Any]]:
-    if not 1 <= len(runs) <= MOST_RUNS or len(set(runs)) < len(runs):
-        raise StudioError(f"choose 1 to {MOST_RUNS} different runs; got {len(runs)}.")
+    if not 1 <= len(runs) <= MAX_RUNS or len(set(runs)) < len(runs):
+        raise StudioError(f"choose 1 to {MAX_RUNS} different runs; got {len(runs)}.")
     found = [workspace.run(name) for name in runs]
     try:
         settings = [read_settings(run) for run in found]
-    except StudioError as error:  # It names a path of the server's.
-        raise StudioError("the settings of one of the runs are damaged.") from error
+    except StudioError as error:  # The message would name a path on the server.
+        raise StudioError(
+            "the settings of one of the runs are damaged. Choose other runs."
+        ) from error
     if len({str(one.get("model", EMBEDDED)) for one in settings}) > 1:
         raise StudioError("these runs were trained on different bases. Choose runs of one base.")
     return settings
 
 
 def _photos(workspace: Workspace, settings: Sequence[dict[str, Any]]) -> str:
-    """The folder of the real photos, from the visitor's folder."""
+    """Return the folder of the real photos, relative to the visitor's folder."""
     folders = {str(one.get("instance_dir", "")) for one in settings}
     if len(folders) > 1:
-        raise StudioError("these runs learned from different photos. Choose runs of one subject.")
+        raise StudioError(
+            "these runs were trained on different photos. Choose runs of one subject."
+        )
     (relative,) = folders
     try:
         place = check_inside(workspace.folder, relative, "the photos")
@@ -189,30 +195,48 @@ def _photos(workspace: Workspace, settings: Sequence[dict[str, Any]]) -> str:
         place = workspace.folder
     if not place.is_relative_to(workspace.photos.resolve()) or not place.is_dir():
         raise StudioError(
-            "the photos that these runs learned from are gone, and the subject cannot be judged "
+            "the photos that these runs were trained on are gone, and the subject cannot be judged "
             "without them. Upload them again under the same name."
         )
     return place.relative_to(workspace.folder.resolve()).as_posix()
 
 
+def _listed(strengths: Sequence[float]) -> str:
+    return ", ".join(f"{strength:g}" for strength in strengths[:20]) or "none"
+
+
 def _check(request: ScoreRequest) -> None:
-    if len(request.prompts) > MOST_PROMPTS:
-        raise StudioError(f"{MOST_PROMPTS} prompts at most; got {len(request.prompts)}.")
+    if len(request.prompts) > MAX_PROMPTS:
+        raise StudioError(
+            f"expected at most {MAX_PROMPTS} prompts; got {len(request.prompts)}. Remove some."
+        )
     for prompt in request.prompts:
         if len(prompt) > PROMPT_LENGTH:
-            raise StudioError(f"a prompt has {PROMPT_LENGTH} characters at most: {prompt[:60]!r}.")
-        # The command would take it for one of its options, or for a file of prompts.
+            raise StudioError(
+                f"expected at most {PROMPT_LENGTH} characters in a prompt; got {len(prompt)}: "
+                f"{prompt[:60]!r}. Shorten it."
+            )
+        # The command would read it as an option or as a file of prompts.
         if prompt.startswith("-") or names_prompt_file(prompt):
             raise StudioError(f"expected a prompt in words; got {prompt[:60]!r}.")
         check_text(prompt, "a prompt")
     if len(set(request.prompts)) < len(request.prompts):
-        raise StudioError("a prompt is there twice. Write each once.")
-    if not 1 <= request.seeds <= MOST_SEEDS:
-        raise StudioError(f"expected 1 to {MOST_SEEDS} pictures of each prompt.")
-    if not 0 <= request.checkpoints <= MOST_CHECKPOINTS:
-        raise StudioError(f"expected 0 to {MOST_CHECKPOINTS} earlier checkpoints.")
+        raise StudioError("a prompt is given twice. Give each once.")
+    if not 1 <= request.seeds <= MAX_SEEDS:
+        raise StudioError(
+            f"expected 1 to {MAX_SEEDS} pictures of each prompt; got {request.seeds}."
+        )
+    if not 0 <= request.checkpoints <= MAX_CHECKPOINTS:
+        raise StudioError(
+            f"expected 0 to {MAX_CHECKPOINTS} earlier checkpoints; got {request.checkpoints}."
+        )
     strengths = request.strengths
-    if not 1 <= len(strengths) <= MOST_STRENGTHS or len(set(strengths)) < len(strengths):
-        raise StudioError(f"expected 1 to {MOST_STRENGTHS} different strengths.")
+    if not 1 <= len(strengths) <= MAX_STRENGTHS or len(set(strengths)) < len(strengths):
+        raise StudioError(
+            f"expected 1 to {MAX_STRENGTHS} different strengths; got {_listed(strengths)}."
+        )
     if not all(0 < strength <= 4 for strength in strengths):
-        raise StudioError("strengths lie above 0 (the base) and up to 4; 1 is as trained.")
+        raise StudioError(
+            "expected strengths above 0 (the base) and up to 4, where 1 is as trained; got "
+            f"{_listed(strengths)}."
+        )

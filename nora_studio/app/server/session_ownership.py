@@ -1,7 +1,7 @@
-"""What a request to Gradio may name: files that the visitor uploaded, and sessions of their own.
+"""The uploads and sessions that a visitor's request to Gradio may name: only their own.
 
-Gradio takes any path in its folder of uploads, and tells the events of a session to whoever knows
-its name, which browsers draw from a weak generator.
+Gradio accepts any path in its folder of uploads, and sends the events of a session to anyone who
+knows its name, which browsers generate with a weak random generator.
 """
 
 import json
@@ -10,29 +10,29 @@ from urllib.parse import parse_qs
 
 from nora_studio.app.server.upload_cache import UploadCache
 
-MOST_SESSIONS = 20_000
-NOT_YOURS = "This upload is not there any more. Choose the file again."
+MAX_SESSIONS = 20_000
+UPLOAD_EXPIRED = "This upload has expired. Choose the file again."
 OTHERS_SESSION = "This page belongs to another visitor. Reload it."
 _SESSION_ROUTES = ("/gradio_api/heartbeat/",)
 
 
-class Sessions:
-    """Whose Gradio session is whose: the first to use it has it."""
+class SessionOwners:
+    """The owner of each Gradio session: the visitor who used it first."""
 
     def __init__(self) -> None:
         self._owners: dict[str, str] = {}
 
     def is_own(self, session: str, visitor: str) -> bool:
-        """Whether a session is this visitor's; one that nobody has used becomes theirs."""
+        """Return whether a session is this visitor's; a new one becomes theirs."""
         owner = self._owners.pop(session, visitor)
-        self._owners[session] = owner  # The latest used stands last.
-        if len(self._owners) > MOST_SESSIONS:
+        self._owners[session] = owner  # Keep the dictionary in the order of last use.
+        if len(self._owners) > MAX_SESSIONS:
             self._owners.pop(next(iter(self._owners)))
         return owner == visitor
 
 
 def session_in_url(path: str, query: bytes) -> str | None:
-    """The session that a request names in its address."""
+    """Return the session that a request's URL names."""
     for route in _SESSION_ROUTES:
         if path.startswith(route):
             return path.removeprefix(route).strip("/")
@@ -40,12 +40,12 @@ def session_in_url(path: str, query: bytes) -> str | None:
     return values[-1] if values else None
 
 
-def problem_with_body(
-    body: bytes, visitor: str, uploads: UploadCache, sessions: Sessions
+def body_problem(
+    body: bytes, visitor: str, uploads: UploadCache, sessions: SessionOwners
 ) -> str | None:
-    """Why a request's JSON is not passed on; None where it is.
+    """Return why a request's JSON is refused; None if it is allowed.
 
-    What is no JSON is left to Gradio to refuse.
+    A body that is not JSON is left to Gradio to refuse.
     """
     try:
         value = json.loads(body)
@@ -57,16 +57,16 @@ def problem_with_body(
     if isinstance(session, str) and not sessions.is_own(session, visitor):
         return OTHERS_SESSION
     for path in _paths_in(value):
-        # A relative path is no upload; "http://..." would be fetched.
+        # A relative path is not an upload; "http://..." would be fetched.
         if ("://" in path or path.startswith(("/", "\\")) or ":\\" in path) and not uploads.belongs(
             visitor, path
         ):
-            return NOT_YOURS
+            return UPLOAD_EXPIRED
     return None
 
 
 def _paths_in(value: object) -> Iterator[str]:
-    """Every "path" of an object, at any depth."""
+    """Yield every "path" of an object, at any depth."""
     waiting = [value]
     while waiting:
         one = waiting.pop()

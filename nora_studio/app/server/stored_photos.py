@@ -1,4 +1,4 @@
-"""A subject's photos in a visitor's folder, with captions, masks and their old names."""
+"""A subject's photos in a visitor's folder, with captions, masks and original names."""
 
 import contextlib
 import json
@@ -20,42 +20,42 @@ from nora_studio.photos.texts import decode_text
 from nora_studio.runs.atomic import write_text
 from nora_studio.runs.disk_errors import START_AGAIN, writing
 
-MOST_CAPTION = 500
+MAX_CAPTION = 500
 """Characters."""
 NAMES = "names.json"
 LOCK = ".lock"
 INCOMING = ".incoming-"
-"""How a file is called while it is being stored."""
+"""Prefix of a file that is being stored."""
 
 
 @dataclass(frozen=True)
 class StoredPhoto:
-    """One of a subject's photos."""
+    """A photo of a subject, as it is stored."""
 
     file: Path
     original: str
-    """What the visitor called it."""
+    """The visitor's name for it."""
     caption: str
-    """Empty: none."""
+    """Empty: no caption."""
     width: int
-    """In pixels, upright."""
+    """In pixels, after rotation by its EXIF data."""
     height: int
     thumbnail: Path
 
     @property
     def name(self) -> str:
-        """By which it is removed, replaced and captioned: "03.jpg"."""
+        """Its stored name: "03.jpg"."""
         return self.file.name
 
     @property
     def has_mask(self) -> bool:
-        """Whether a mask lies beside it."""
+        """Whether it has a mask."""
         return mask_of(self.file).is_file()
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What is kept of a photo beside it."""
+class PhotoFacts:
+    """What is stored about a photo next to it."""
 
     original: str
     width: int
@@ -63,15 +63,15 @@ class Facts:
 
 
 def subjects_of(workspace: Workspace) -> list[str]:
-    """Names of the subjects that a visitor has photos of."""
+    """Return the names of the subjects that a visitor has photos of."""
     found = (path for path in workspace.photos.iterdir() if path.name[0] != ".")
-    return sorted(path.name for path in found if read_facts(path))
+    return sorted(path.name for path in found if read_photo_facts(path))
 
 
 def photos_of(workspace: Workspace, subject: str) -> list[StoredPhoto]:
-    """A subject's photos in the order they came; none where it is not known."""
+    """Return a subject's photos in the order they came; none if the subject is unknown."""
     folder = workspace.photos / check_name(subject)
-    facts = read_facts(folder)
+    facts = read_photo_facts(folder)
     found = []
     for name in sorted(facts, key=lambda name: int(Path(name).stem)):
         file, fact = folder / name, facts[name]
@@ -85,25 +85,27 @@ def photos_of(workspace: Workspace, subject: str) -> list[StoredPhoto]:
 
 
 def find_photo(workspace: Workspace, subject: str, name: str) -> StoredPhoto:
-    """A subject's photo by its stored name.
+    """Return a subject's photo by its stored name.
 
     Raises:
-        StudioError: there is none.
+        StudioError: there is no such photo.
     """
     for photo in photos_of(workspace, subject):
         if photo.name == name:
             return photo
-    raise StudioError(f"there is no photo {str(name)[:80]!r} of {subject} here.")
+    raise StudioError(
+        f"there is no photo {str(name)[:80]!r} of {subject} here. It may have been removed."
+    )
 
 
 def mask_of(photo: Path) -> Path:
-    """Where the mask of a stored photo lies."""
+    """Return the path of a stored photo's mask."""
     return photo.with_name(photo.stem + MASK_SUFFIX)
 
 
 @contextlib.contextmanager
-def changing(workspace: Workspace, subject: str) -> Iterator[Path]:
-    """The subject's folder, for one request at a time; what an earlier one left half done goes."""
+def locked_subject(workspace: Workspace, subject: str) -> Iterator[Path]:
+    """Lock the subject's folder for one request and remove what an interrupted one left there."""
     folder = workspace.photos / check_name(subject)
     with writing("photos", Path(subject), START_AGAIN):
         (folder / THUMBNAILS).mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -114,20 +116,20 @@ def changing(workspace: Workspace, subject: str) -> Iterator[Path]:
 
 
 def set_caption(workspace: Workspace, subject: str, name: str, text: str) -> str:
-    """Write what else is in a photo; an empty text takes the caption away. Gives back what stands.
+    """Set a photo's caption, or delete it if the text is empty; return the caption.
 
     Raises:
         StudioError: there is no such photo, or the text lacks [V] or is too long.
     """
-    with changing(workspace, subject):
+    with locked_subject(workspace, subject):
         photo = find_photo(workspace, subject, name)
-        caption = checked_caption(text)
+        caption = validated_caption(text)
         write_caption(photo.file, caption)
     return caption
 
 
 def write_caption(photo: Path, caption: str) -> None:
-    """Put a checked caption beside a stored photo; an empty one takes it away."""
+    """Write a validated caption next to a stored photo; delete it if it is empty."""
     file = photo.with_suffix(".txt")
     if caption:
         write_text(file, caption + "\n")
@@ -135,34 +137,35 @@ def write_caption(photo: Path, caption: str) -> None:
         file.unlink(missing_ok=True)
 
 
-def checked_caption(text: str) -> str:
-    """A caption in one line.
+def validated_caption(text: str) -> str:
+    """Return a caption in one line.
 
     Raises:
-        StudioError: it is too long, or does not say [V].
+        StudioError: the caption is too long, or lacks [V].
     """
     caption = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    if len(caption) > MOST_CAPTION:
+    if len(caption) > MAX_CAPTION:
         raise StudioError(
-            f"a caption has at most {MOST_CAPTION} letters; got {len(caption)}. Shorten it."
+            f"expected at most {MAX_CAPTION} characters in a caption; got {len(caption)}. Shorten "
+            "it."
         )
     if caption and PLACEHOLDER not in caption.lower():
         raise StudioError(
-            "a caption says [V] where the subject's name goes, as in 'a photo of a [V] mug on a "
-            "table'."
+            "expected [V] in the caption where the subject's name goes, as in 'a photo of a [V] "
+            "mug on a table'."
         )
     return caption
 
 
-def read_facts(folder: Path) -> dict[str, Facts]:
-    """What is kept of each photo, by its stored name; empty of a folder that has none.
+def read_photo_facts(folder: Path) -> dict[str, PhotoFacts]:
+    """Read what is stored about each photo, by its stored name; empty for a folder without photos.
 
-    A list that cannot be read, such as one edited by hand, is made again from the photos
-    themselves, whose stored names then stand for the visitor's.
+    If the list cannot be read, for example after an edit by hand, it is rebuilt from the photos,
+    with their stored names in place of the visitor's.
     """
     try:
         values = json.loads((folder / NAMES).read_text(encoding="utf-8"))
-        return {name: Facts(**facts) for name, facts in values.items()}
+        return {name: PhotoFacts(**facts) for name, facts in values.items()}
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (ValueError, TypeError, AttributeError):
@@ -173,13 +176,13 @@ def _is_photo(file: Path) -> bool:
     return file.stem.isdigit() and is_photo_name(file.name) and file.is_file()
 
 
-def _facts_of(photo: Path) -> Facts:
+def _facts_of(photo: Path) -> PhotoFacts:
     with open_image(photo) as image:
-        return Facts(photo.name, *ImageOps.exif_transpose(image).size)
+        return PhotoFacts(photo.name, *ImageOps.exif_transpose(image).size)
 
 
-def write_facts(folder: Path, facts: dict[str, Facts]) -> None:
-    """Keep what `read_facts` reads."""
+def write_photo_facts(folder: Path, facts: dict[str, PhotoFacts]) -> None:
+    """Write the facts that `read_photo_facts` reads."""
     values = {name: asdict(one) for name, one in facts.items()}
     write_text(folder / NAMES, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 

@@ -1,15 +1,15 @@
-"""One studio: its visitors, its queues, and what this machine has."""
+"""A studio: its visitors, its queues, and the models that it allows."""
 
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nora_studio.app.server.auth import Authenticator
-from nora_studio.app.server.drawings import Drawings
+from nora_studio.app.server.image_queue import ImageQueue
 from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.limits import Limits
 from nora_studio.app.server.model_access import ModelAccess
-from nora_studio.app.server.training_needs import check_training
+from nora_studio.app.server.resource_use import check_training
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 from nora_studio.options.config import DreamboothOptions
@@ -19,24 +19,24 @@ TICK_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Studio:
-    """What every page of the app works with."""
+    """The parts of the server that every page of the app uses."""
 
     auth: Authenticator
     jobs: Jobs
-    drawings: Drawings
+    image_queue: ImageQueue
     models: ModelAccess
-    """Which of them may be loaded."""
+    """The models that may be loaded."""
 
     def workspace(self, headers: Mapping[str, str]) -> Workspace:
-        """The folder of whoever sends a request.
+        """Return the folder of the visitor who sends a request.
 
         Raises:
-            StudioError: the request carries no cookie of this studio.
+            StudioError: the request has no valid cookie of this studio.
         """
         return self.auth.workspace(headers)
 
     def is_model_allowed(self, name: str) -> bool:
-        """Whether a model's name or directory is one that visitors may have loaded."""
+        """Return whether a model's name or directory may be loaded."""
         return self.models.is_allowed(name)
 
     @property
@@ -45,20 +45,20 @@ class Studio:
         return self.jobs.is_private
 
     def check_training(self, options: DreamboothOptions) -> None:
-        """Refuse a training that this studio does not take, whichever button it comes from.
+        """Refuse a training that this studio does not allow, whichever button it comes from.
 
         Raises:
-            StudioError: its base or its judge may not be loaded, or it is above a ceiling.
+            StudioError: its base or judge may not be loaded, or it exceeds a limit.
         """
         self.models.check(options.model)
         if options.clip is not None:
             self.models.check(options.clip, "--clip")
         check_training(options, Limits(self.is_private))
 
-    def keep_going(self, stop: threading.Event) -> None:
-        """Start what waits, until told to stop; for a thread of its own."""
+    def run_queue(self, stop: threading.Event) -> None:
+        """Start waiting jobs until the event is set; runs in a thread of its own."""
         while not stop.wait(TICK_SECONDS):
             try:
                 self.jobs.tick()
-            except (OSError, StudioError) as error:  # A full disk: it may have room again soon.
-                print(f"The queue stands still: {error}")
+            except (OSError, StudioError) as error:  # A full disk, which may have room again soon.
+                print(f"The queue is paused: {error}")

@@ -1,4 +1,4 @@
-"""A visitor's trainings: the runs of twins together, with the job that writes them."""
+"""A visitor's trainings: twin runs grouped together, with the job that writes them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from nora_studio.adapters.methods.table import METHODS
 from nora_studio.app.server.job import ENDED, Job
 from nora_studio.app.server.jobs import Jobs
-from nora_studio.app.server.past_runs import settings_of, stem_and_method
+from nora_studio.app.server.run_history import settings_of, stem_and_method
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 from nora_studio.runs.history import changed_at, find_runs
@@ -15,28 +15,28 @@ from nora_studio.runs.runs import Run
 
 @dataclass(frozen=True)
 class Training:
-    """Twins, or a run alone."""
+    """Twin runs, or a single run."""
 
     name: str
     """The runs' common stem."""
     runs: dict[str, Run]
-    """By method; none yet while the training waits or loads."""
+    """Runs by method; empty while the training waits or loads."""
     job: Job | None = None
-    """The newest that writes them."""
+    """The newest job that writes the runs."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the runs were planned with; empty before the first is there."""
+        """The runs' settings; empty before the first run exists."""
         return next(filter(None, map(settings_of, self.runs.values())), {})
 
     @property
     def first(self) -> Run | None:
-        """The run that leads: of the table's first method, NoRA, if it is among them."""
+        """The run of the table's first method, NoRA, if there is one; else any."""
         return self.runs.get(next(iter(METHODS))) or next(iter(self.runs.values()), None)
 
 
 def find_trainings(workspace: Workspace, jobs: Jobs) -> list[Training]:
-    """All trainings, the newest first."""
+    """Return all trainings, newest first."""
     found: dict[str, dict[str, Run]] = {}
     ages: dict[str, float] = {}
     for run in find_runs(workspace.runs):
@@ -55,10 +55,10 @@ def find_trainings(workspace: Workspace, jobs: Jobs) -> list[Training]:
 
 
 def find_training(workspace: Workspace, jobs: Jobs, name: str) -> Training:
-    """One of them.
+    """Return a training by its name.
 
     Raises:
-        StudioError: there is none of that name.
+        StudioError: there is no training of that name.
     """
     for training in find_trainings(workspace, jobs):
         if training.name == name:
@@ -67,9 +67,9 @@ def find_training(workspace: Workspace, jobs: Jobs, name: str) -> Training:
 
 
 def state_of(training: Training, jobs: Jobs) -> str:
-    """waiting, running, finished, stopped, failed, interrupted or cancelled.
+    """Return waiting, running, finished, stopped, failed, interrupted or cancelled.
 
-    The job knows best; where there is none (a run that came here otherwise), the run says.
+    The job's state comes first; a run without a job (copied here, for example) has its own.
     """
     if training.job is not None:
         state = jobs.state(training.job)
@@ -83,13 +83,13 @@ def state_of(training: Training, jobs: Jobs) -> str:
 
 
 def _was_killed(training: Training, jobs: Jobs) -> bool:
-    """Whether its process ended without a word of its own."""
+    """Return whether its process was killed by a signal or left no exit status."""
     status = None if training.job is None else jobs.status(training.job)
     return status is None or status > 128
 
 
 def why_failed(training: Training, jobs: Jobs) -> str:
-    """What went wrong, in one sentence."""
+    """Return the reason of a failure in one sentence."""
     lines = jobs.tail(training.job, 200) if training.job is not None else []
     for line in reversed(lines):
         for start in ("error: ", "Error: "):
@@ -102,4 +102,7 @@ def why_failed(training: Training, jobs: Jobs) -> str:
     for line in reversed(lines):
         if "Error" in line or "Killed" in line:
             return line[:400]
-    return "Its process ended without a word: it was killed, or the machine ran out of memory."
+    return (
+        "Its process ended without an error message: it was killed, or the machine ran out of "
+        "memory."
+    )

@@ -1,4 +1,4 @@
-"""Who uploaded what: Gradio keeps uploads in one folder, and gives them to whoever has the path."""
+"""The owners of uploads: Gradio stores all in one folder, and serves them to any visitor."""
 
 import contextlib
 import os
@@ -11,37 +11,37 @@ from nora_studio.app.server.request_body import TooLarge
 from nora_studio.errors import StudioError
 
 UPLOADS = "uploads"
-"""In the studio's data folder."""
+"""Folder in the studio's data folder."""
 KEPT_SECONDS = 6 * 3600
-"""Uploads are copied into the visitor's workspace at once; what lies there is left over."""
-MOST_WAITING = 6 * 1024**3
-"""Bytes that a visitor's uploads may take up before they are cleared away."""
+"""Uploads are copied into the visitor's workspace at once, so older files are leftovers."""
+MAX_PENDING_BYTES = 6 * 1024**3
+"""Bytes that a visitor's uploads may use before they are cleared."""
 ABANDONED_SECONDS = 120.0
-"""A file that nobody has written to for so long came with a request that was given up: a body that
-stands still is cut off sooner (`request_body.IDLE_SECONDS`)."""
+"""A file without a write for this long belongs to a request that was refused: a stalled body is cut
+off sooner (`request_body.IDLE_SECONDS`)."""
 
 
-class Arrival:
-    """One request's files on their way in."""
+class UploadReservation:
+    """Space that is reserved for the files of one request."""
 
     def __init__(self, cache: "UploadCache", visitor: str, room: int) -> None:
         self._cache, self._visitor, self._room = cache, visitor, room
         self._taken = 0
-        self.held = 0
-        """Bytes that are counted for it."""
+        self.reserved = 0
+        """Bytes that are reserved."""
 
     def expect(self, stated: int) -> None:
-        """Hold the length that the request states, before any of it is read.
+        """Reserve the length that the request states, before any of it is read.
 
         Raises:
             TooLarge: the visitor's uploads have no room for it.
         """
-        if stated > self.held:
-            self._cache._hold(self._visitor, stated - self.held, self._room)
-            self.held = stated
+        if stated > self.reserved:
+            self._cache._reserve(self._visitor, stated - self.reserved, self._room)
+            self.reserved = stated
 
     def add(self, count: int) -> None:
-        """Count a piece that has come.
+        """Count a chunk that has arrived.
 
         Raises:
             TooLarge: the visitor's uploads have no room for it.
@@ -51,26 +51,26 @@ class Arrival:
 
 
 class UploadCache:
-    """Gradio's folder of uploads, and the visitors that each file in it belongs to."""
+    """Gradio's folder of uploads, and the visitors that own each file in it."""
 
     def __init__(self, home: Path) -> None:
-        """Make the folder for its owner alone, and clear out what an earlier server left in it."""
+        """Create the folder, private to this user, and clear what an earlier server left in it."""
         self.folder = (home / UPLOADS).resolve()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder.chmod(0o700)
-        # By content: the same file may have been uploaded by two.
+        # Gradio names files by content, so two visitors may own the same one.
         self._owners: dict[Path, set[str]] = {}
         self._sizes: dict[Path, int] = {}
-        self._arriving: dict[str, int] = {}
+        self._reserved: dict[str, int] = {}
         self._lock = threading.Lock()
         self.clear_old(KEPT_SECONDS)
 
-    def serve_gradio(self) -> None:
-        """Have Gradio put uploads here; it looks for the folder as its blocks are made."""
+    def set_gradio_folder(self) -> None:
+        """Make Gradio store uploads here; it reads the setting when its blocks are made."""
         os.environ["GRADIO_TEMP_DIR"] = str(self.folder)
 
     def record(self, visitor: str, path: str) -> None:
-        """Note that a visitor has uploaded a file."""
+        """Record that a visitor has uploaded a file."""
         place = self._place(path)
         if place is not None:
             with self._lock:
@@ -78,24 +78,24 @@ class UploadCache:
                 self._sizes[place] = _size(place)
 
     def belongs(self, visitor: str, path: str) -> bool:
-        """Whether a visitor has uploaded the file of that path."""
+        """Return whether a visitor has uploaded the file of that path."""
         place = self._place(path)
         with self._lock:
             return place is not None and visitor in self._owners.get(place, ())
 
     def claim(self, visitor: str, path: str) -> Path:
-        """The file behind a path that a handler was given.
+        """Return the file behind a path that a handler was given.
 
         Raises:
-            StudioError: this visitor did not upload it, or it has been cleared away.
+            StudioError: this visitor did not upload it, or it has been cleared.
         """
         place = self._place(path)
         if place is None or not self.belongs(visitor, path) or not place.is_file():
-            raise StudioError("this upload is not there any more. Choose the file again.")
+            raise StudioError("this upload has expired. Choose the file again.")
         return place
 
     def release(self, visitor: str, path: str) -> None:
-        """Forget an upload that has been copied; the file goes if nobody else uploaded the same."""
+        """Forget an upload that has been copied; delete the file if no other visitor owns it."""
         place = self._place(path)
         with self._lock:
             owners = self._owners.get(place, set()) if place is not None else set()
@@ -106,52 +106,52 @@ class UploadCache:
             self._sizes.pop(place, None)
         _remove(place)
 
-    def waiting_bytes(self, visitor: str) -> int:
-        """What a visitor's uploads take up that have not been cleared away."""
+    def pending_bytes(self, visitor: str) -> int:
+        """Return the size of a visitor's uploads that are not cleared yet."""
         with self._lock:
-            return self._waiting_bytes(visitor)
+            return self._pending_bytes(visitor)
 
-    def _waiting_bytes(self, visitor: str) -> int:
+    def _pending_bytes(self, visitor: str) -> int:
         mine = (place for place, owners in self._owners.items() if visitor in owners)
         return sum(self._sizes[place] for place in mine)
 
     @contextlib.contextmanager
-    def arriving(self, visitor: str, room: int) -> Iterator["Arrival"]:
-        """Count one request's files while they come in, together with the visitor's other ones.
+    def reserve(self, visitor: str, room: int) -> Iterator["UploadReservation"]:
+        """Reserve space for one request's files while they arrive.
 
         Args:
-            room: Bytes that all of the visitor's uploads under way may have.
+            room: Bytes that all of the visitor's uploads in progress may use.
         """
-        arrival = Arrival(self, visitor, room)
+        reservation = UploadReservation(self, visitor, room)
         try:
-            yield arrival
+            yield reservation
         finally:
-            self._hold(visitor, -arrival.held, None)
+            self._reserve(visitor, -reservation.reserved, None)
 
-    def _hold(self, visitor: str, more: int, room: int | None) -> None:
-        """Count bytes under way; of two requests at once, the second sees what the first holds."""
+    def _reserve(self, visitor: str, more: int, room: int | None) -> None:
+        """Change the reserved bytes of a visitor; simultaneous requests see each other's."""
         with self._lock:
-            held = self._arriving.get(visitor, 0) + more
+            held = self._reserved.get(visitor, 0) + more
             if room is not None:
-                left = max(0, min(room, MOST_WAITING - self._waiting_bytes(visitor)))
+                left = max(0, min(room, MAX_PENDING_BYTES - self._pending_bytes(visitor)))
                 if held > left:
                     raise TooLarge(
-                        f"These files come to {held / 1e6:.1f} MB with your other uploads under "
-                        f"way; there is room for {left / 1e6:.1f} MB. Delete runs or pictures "
-                        "that you no longer need, or send fewer files."
+                        f"These files and your other uploads are {held / 1e6:.1f} MB; there is "
+                        f"room for {left / 1e6:.1f} MB. Delete runs or pictures that you no "
+                        "longer need, or send fewer files."
                     )
-            self._arriving[visitor] = held
+            self._reserved[visitor] = held
             if held <= 0:
-                del self._arriving[visitor]
+                del self._reserved[visitor]
 
     def clear_old(self, seconds: float) -> None:
-        """Remove what has lain there longer than so many seconds."""
+        """Remove files that are older than so many seconds, and abandoned ones."""
         limit = time.time() - seconds
         for file in [path for path in self.folder.rglob("*") if not path.is_dir()]:
             with contextlib.suppress(OSError):
                 if file.lstat().st_mtime < limit:
                     _remove(file)
-        # Straight in the folder lies only what is being written; an upload that was cut off stays.
+        # Files directly in the folder are being written, or are left from a cut-off upload.
         for file in self.folder.iterdir():
             with contextlib.suppress(OSError):
                 is_left = file.is_file() and file.stat().st_mtime < time.time() - ABANDONED_SECONDS
@@ -164,7 +164,7 @@ class UploadCache:
                 self._sizes.pop(place, None)
 
     def _place(self, path: str) -> Path | None:
-        """Where a path leads, links followed; None: out of the folder."""
+        """Return where a path leads, links followed; None: out of the folder."""
         try:
             place = Path(path).resolve()
         except (OSError, ValueError):
@@ -180,9 +180,9 @@ def _size(file: Path) -> int:
 
 
 def _remove(file: Path) -> None:
-    """A file and the folder that Gradio made for it."""
+    """Remove a file and the folder that Gradio made for it."""
     with contextlib.suppress(OSError):
         file.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         if file.parent.name != UPLOADS:
-            file.parent.rmdir()  # If it is empty.
+            file.parent.rmdir()  # Fails unless it is empty.

@@ -1,4 +1,4 @@
-"""What a visitor is to know of uploaded files: a list that stays until it is dismissed."""
+"""Notes about uploaded files, which stay until the visitor dismisses them."""
 
 import json
 from collections.abc import Iterable
@@ -6,30 +6,30 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from nora_studio.app.server.stored_photos import changing
+from nora_studio.app.server.stored_photos import locked_subject
 from nora_studio.app.server.workspace import Workspace, check_name
 from nora_studio.runs.atomic import write_text
 
 NOTES = ".upload-notes.json"
-"""Beside the photos, and never served."""
-MOST_NOTES = 200
+"""File next to the photos, which is never served."""
+MAX_NOTES = 200
 Kind = Literal["refused", "waiting", "shared"]
 
 
 @dataclass(frozen=True)
 class UploadNote:
-    """One file that was not taken as it is."""
+    """A note about one uploaded file."""
 
     name: str
-    """What the visitor calls it."""
+    """The visitor's name of the file."""
     text: str
     """A sentence that names the file, with the remedy."""
     kind: Kind = "refused"
-    """Left out; kept until its photo comes; or taken for several photos."""
+    """refused: left out; waiting: kept until its photo comes; shared: used for several photos."""
 
 
-def kept_notes(folder: Path) -> list[UploadNote]:
-    """The notes of a subject's folder, the oldest first; damaged ones are forgotten."""
+def read_notes(folder: Path) -> list[UploadNote]:
+    """Return the notes of a subject's folder, oldest first; damaged ones are dropped."""
     try:
         values = json.loads((folder / NOTES).read_text(encoding="utf-8"))
         return [UploadNote(**one) for one in values]
@@ -37,12 +37,12 @@ def kept_notes(folder: Path) -> list[UploadNote]:
         return []
 
 
-def keep_notes(folder: Path, notes: Iterable[UploadNote], settled: Iterable[str]) -> None:
-    """Add the notes of an upload; earlier ones of the same files, or of settled ones, go."""
-    notes, gone = list(notes), set(settled)
+def update_notes(folder: Path, notes: Iterable[UploadNote], handled: Iterable[str]) -> None:
+    """Add the notes of an upload, and remove earlier ones of these and of handled files."""
+    notes, gone = list(notes), set(handled)
     gone |= {note.name for note in notes}
-    kept = [note for note in kept_notes(folder) if note.name not in gone]
-    values = [asdict(note) for note in [*kept, *notes][-MOST_NOTES:]]
+    kept = [note for note in read_notes(folder) if note.name not in gone]
+    values = [asdict(note) for note in [*kept, *notes][-MAX_NOTES:]]
     if values:
         write_text(folder / NOTES, json.dumps(values, ensure_ascii=False, indent=1) + "\n")
     else:
@@ -50,12 +50,12 @@ def keep_notes(folder: Path, notes: Iterable[UploadNote], settled: Iterable[str]
 
 
 def upload_notes(workspace: Workspace, subject: str) -> list[UploadNote]:
-    """All that a visitor is to know of a subject's uploads, by the visitor's own names of files."""
-    return kept_notes(workspace.photos / check_name(subject))
+    """Return the notes about a subject's uploads, oldest first."""
+    return read_notes(workspace.photos / check_name(subject))
 
 
 def dismiss_notes(workspace: Workspace, subject: str) -> None:
-    """Forget the notes of files that were left out; those that wait for their photo stay."""
-    with changing(workspace, subject) as folder:
-        notes = kept_notes(folder)
-        keep_notes(folder, [], [note.name for note in notes if note.kind != "waiting"])
+    """Remove all notes except those of files that wait for their photo."""
+    with locked_subject(workspace, subject) as folder:
+        notes = read_notes(folder)
+        update_notes(folder, [], [note.name for note in notes if note.kind != "waiting"])

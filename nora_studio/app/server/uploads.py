@@ -1,9 +1,9 @@
-"""A subject's photos as a visitor uploads them, with captions, masks and their old names.
+"""Uploads of a subject's photos, captions and masks.
 
-A photo is stored under a number of its own, in the bytes it came in: a run records its digest, and
-the same command trains the same on the visitor's own copy. So whatever a camera wrote into it,
-the place included, stays in it; only the visitor is ever given the file, and nothing that the
-studio makes of it (thumbnails, samples, adapters, what is published) has any of that.
+A photo is stored under a number, byte for byte: a run records its digest, so the same command gives
+the same training on the visitor's own copy. The camera's metadata, location included, therefore
+stays in the file; only the visitor can download it, and nothing that the studio makes from it
+(thumbnails, samples, adapters, published files) contains that metadata.
 """
 
 import shutil
@@ -12,30 +12,35 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from nora_studio.app.server.companions import Companion, is_companion, place, place_waiting
+from nora_studio.app.server.companions import (
+    Companion,
+    attach_companion,
+    attach_waiting,
+    is_companion,
+)
 from nora_studio.app.server.photo_content import (
-    MOST_PHOTO_BYTES,
+    MAX_PHOTO_BYTES,
     check_header,
     thumbnail_of,
     write_thumbnail,
 )
-from nora_studio.app.server.quota import adding, check_size, shown_name
+from nora_studio.app.server.quota import check_size, reserve_room, shown_name
 from nora_studio.app.server.stored_photos import (
     INCOMING,
-    Facts,
-    changing,
+    PhotoFacts,
     find_photo,
+    locked_subject,
     mask_of,
     photos_of,
-    read_facts,
-    write_facts,
+    read_photo_facts,
+    write_photo_facts,
 )
 from nora_studio.app.server.stored_photos import LOCK as LOCK
-from nora_studio.app.server.stored_photos import MOST_CAPTION as MOST_CAPTION
+from nora_studio.app.server.stored_photos import MAX_CAPTION as MAX_CAPTION
 from nora_studio.app.server.stored_photos import StoredPhoto as StoredPhoto
 from nora_studio.app.server.stored_photos import set_caption as set_caption
 from nora_studio.app.server.stored_photos import subjects_of as subjects_of
-from nora_studio.app.server.upload_notes import UploadNote, keep_notes
+from nora_studio.app.server.upload_notes import UploadNote, update_notes
 from nora_studio.app.server.workspace import Workspace, check_name
 from nora_studio.errors import StudioError
 from nora_studio.photos.companions import PhotoNames
@@ -48,95 +53,97 @@ from nora_studio.photos.images import (
 )
 from nora_studio.runs.atomic import discard
 
-MOST_PHOTOS = 50
+MAX_PHOTOS = 50
 TAKEN_SUFFIXES = (*PHOTO_SUFFIXES, *SIDECAR_SUFFIXES)
-"""Names of files that may come along with photos; what is no photo, caption or mask is left out."""
+"""Suffixes that may be uploaded together with photos; all others are left out."""
 
 
-class Incoming(NamedTuple):
-    """An upload: where it lies, and what the visitor calls it."""
+class Upload(NamedTuple):
+    """An uploaded file, and the visitor's name for it."""
 
     file: Path
     name: str
 
 
 @dataclass(frozen=True)
-class Received:
-    """What came of an upload of several files."""
+class UploadResult:
+    """The result of an upload of several files."""
 
     photos: list[StoredPhoto]
-    """Those that were stored."""
+    """The photos that were stored."""
     notes: list[UploadNote]
-    """All that were not taken as they are, by the visitor's own names."""
+    """Notes about the files that were not taken as they are."""
 
     @property
     def problems(self) -> list[str]:
-        """A sentence for each of them."""
+        """The text of each note."""
         return [note.text for note in self.notes]
 
 
 def add_photos(
-    workspace: Workspace, subject: str, files: Sequence[Incoming], quota: int | None = None
-) -> Received:
-    """Store uploads as a subject's photos, captions and masks, each beside its namesake.
+    workspace: Workspace, subject: str, files: Sequence[Upload], quota: int | None = None
+) -> UploadResult:
+    """Store uploads as a subject's photos, and captions and masks next to their photos.
 
-    Names are the visitor's own. A caption or mask finds its photo in this upload, in an earlier
-    one, or in a later one. Whatever is wrong with one file is kept as a note, and the others are
-    stored.
+    Captions and masks are matched to photos by the visitor's names, in this upload, an earlier or a
+    later one. A problem with one file becomes a note, and the others are stored.
 
     Raises:
-        StudioError: the subject's name is none, or the disk refuses.
+        StudioError: the subject's name is not allowed, or the disk cannot be written.
     """
-    fresh: set[str] = set()
+    new_photos: set[str] = set()
     notes: list[UploadNote] = []
-    named = [Incoming(entry.file, shown_name(entry.name, "photo")) for entry in files]
-    with changing(workspace, subject) as folder:
+    named = [Upload(entry.file, shown_name(entry.name, "photo")) for entry in files]
+    with locked_subject(workspace, subject) as folder:
         for entry in named:
             if is_companion(entry.name) or _is_sidecar(entry.name):
                 continue
             try:
-                fresh.add(_add_photo(workspace, subject, folder, entry, quota))
+                new_photos.add(_add_photo(workspace, subject, folder, entry, quota))
             except StudioError as error:
                 notes.append(UploadNote(entry.name, str(error)))
-        settled = [entry.name for entry in named]
-        for name, note in place_waiting(folder, fresh):
-            settled.append(name)
+        handled = [entry.name for entry in named]
+        for name, note in attach_waiting(folder, new_photos):
+            handled.append(name)
             notes += [note] if note else []
         for entry in named:
             try:
-                note = _add_beside(workspace, folder, entry, fresh, quota)
+                note = _add_companion(workspace, folder, entry, new_photos, quota)
             except StudioError as error:
                 note = UploadNote(entry.name, str(error))
             notes += [note] if note else []
-        keep_notes(folder, notes, settled)
-        photos = [photo for photo in photos_of(workspace, subject) if photo.name in fresh]
-    return Received(photos, notes)
+        update_notes(folder, notes, handled)
+        photos = [photo for photo in photos_of(workspace, subject) if photo.name in new_photos]
+    return UploadResult(photos, notes)
 
 
 def _add_photo(
-    workspace: Workspace, subject: str, folder: Path, entry: Incoming, quota: int | None
+    workspace: Workspace, subject: str, folder: Path, entry: Upload, quota: int | None
 ) -> str:
-    if len(photos_of(workspace, subject)) >= MOST_PHOTOS:
-        raise StudioError(f"{entry.name} was left out: a subject has at most {MOST_PHOTOS} photos.")
-    number = max((int(Path(name).stem) for name in read_facts(folder)), default=0) + 1
-    with adding(workspace, entry.file.stat().st_size, quota):
+    if len(photos_of(workspace, subject)) >= MAX_PHOTOS:
+        raise StudioError(
+            f"{entry.name} was left out: a subject may have at most {MAX_PHOTOS} photos. Remove "
+            "one first."
+        )
+    number = max((int(Path(name).stem) for name in read_photo_facts(folder)), default=0) + 1
+    with reserve_room(workspace, entry.file.stat().st_size, quota):
         return _store(folder, entry.file, entry.name, number)
 
 
-def _add_beside(
-    workspace: Workspace, folder: Path, entry: Incoming, fresh: set[str], quota: int | None
+def _add_companion(
+    workspace: Workspace, folder: Path, entry: Upload, new_photos: set[str], quota: int | None
 ) -> UploadNote | None:
-    """Take a caption or mask; say what is not read of what else comes along with photos."""
+    """Store a caption or mask; return a note about any other file that is left out."""
     suffix = PurePath(entry.name).suffix.lower()
     if entry.name.startswith("._"):
         return None
     if is_companion(entry.name):
-        with adding(workspace, entry.file.stat().st_size, quota):
-            return place(folder, Companion(entry.file, entry.name), fresh)
+        with reserve_room(workspace, entry.file.stat().st_size, quota):
+            return attach_companion(folder, Companion(entry.file, entry.name), new_photos)
     if suffix in VIDEO_SUFFIXES:
-        originals = [fact.original for fact in read_facts(folder).values()]
+        originals = [fact.original for fact in read_photo_facts(folder).values()]
         if PhotoNames(originals).of(PurePath(entry.name).stem):
-            return None  # The moving part of a telephone's photo.
+            return None  # The video part of a live photo.
         return UploadNote(
             entry.name, f"{entry.name} is a video. Save single frames of it as photos."
         )
@@ -148,30 +155,32 @@ def _add_beside(
 
 
 def _is_sidecar(name: str) -> bool:
-    """Whether a file is known to be no photo, by what cameras and programs call it."""
+    """Return whether a file's name marks it as another program's file next to photos."""
     suffix = PurePath(name).suffix.lower()
     known = suffix in SIDECAR_SUFFIXES and suffix not in CAPTION_SUFFIXES
-    return known or name == ".DS_Store" or name.startswith("._")  # macOS's, on other disks
+    return (
+        known or name == ".DS_Store" or name.startswith("._")
+    )  # Files that macOS writes on other disks.
 
 
 def replace_photo(
-    workspace: Workspace, subject: str, name: str, entry: Incoming, quota: int | None = None
+    workspace: Workspace, subject: str, name: str, entry: Upload, quota: int | None = None
 ) -> StoredPhoto:
-    """Put another photo in the place of one; its caption stays, a mask drawn on the old one goes.
+    """Replace a photo; its caption is kept, and its mask, which fitted the old photo, is deleted.
 
     Raises:
-        StudioError: there is no such photo, or the new one will not do; then the old one stays.
+        StudioError: there is no such photo, or the new one is refused; then the old one stays.
     """
-    with changing(workspace, subject) as folder:
+    with locked_subject(workspace, subject) as folder:
         old = find_photo(workspace, subject, name)
-        with adding(workspace, entry.file.stat().st_size, quota):
+        with reserve_room(workspace, entry.file.stat().st_size, quota):
             stored = _store(folder, entry.file, shown_name(entry.name, "photo"), int(old.file.stem))
         mask_of(old.file).unlink(missing_ok=True)
         if stored != old.name:
             old.file.unlink(missing_ok=True)
-            facts = read_facts(folder)
+            facts = read_photo_facts(folder)
             facts.pop(old.name, None)
-            write_facts(folder, facts)
+            write_photo_facts(folder, facts)
         return find_photo(workspace, subject, stored)
 
 
@@ -181,11 +190,11 @@ def remove_photo(workspace: Workspace, subject: str, name: str) -> None:
     Raises:
         StudioError: there is no such photo.
     """
-    with changing(workspace, subject) as folder:
+    with locked_subject(workspace, subject) as folder:
         photo = find_photo(workspace, subject, name)
-        facts = read_facts(folder)
+        facts = read_photo_facts(folder)
         del facts[photo.name]
-        write_facts(folder, facts)
+        write_photo_facts(folder, facts)
         caption, mask = photo.file.with_suffix(".txt"), mask_of(photo.file)
         for file in (photo.file, caption, mask, photo.thumbnail):
             file.unlink(missing_ok=True)
@@ -199,13 +208,13 @@ def remove_subject(workspace: Workspace, subject: str) -> None:
     """
     folder = workspace.photos / check_name(subject)
     if not folder.is_dir():
-        raise StudioError(f"there is no subject {subject!r} here.")
+        raise StudioError(f"there is no subject {subject!r} here. It may have been deleted.")
     discard(folder)
 
 
 def _store(folder: Path, source: Path, shown: str, number: int) -> str:
-    """Check a file by its content and put it into the folder under its number."""
-    check_size(shown, source.stat().st_size, MOST_PHOTO_BYTES)
+    """Check a file by its content and store it in the folder under its number."""
+    check_size(shown, source.stat().st_size, MAX_PHOTO_BYTES)
     suffix = check_header(source, shown)
     name = f"{number:02d}{suffix}"
     incoming = folder / f"{INCOMING}{name}"
@@ -216,8 +225,8 @@ def _store(folder: Path, source: Path, shown: str, number: int) -> str:
     except StudioError as error:
         incoming.unlink(missing_ok=True)
         raise StudioError(str(error).replace(str(incoming), shown)) from error
-    facts = read_facts(folder)
-    facts[name] = Facts(shown, photo.image.width, photo.image.height)
+    facts = read_photo_facts(folder)
+    facts[name] = PhotoFacts(shown, photo.image.width, photo.image.height)
     incoming.replace(folder / name)
-    write_facts(folder, facts)
+    write_photo_facts(folder, facts)
     return name

@@ -1,4 +1,4 @@
-"""A visitor's own folder: whatever somebody uploads, trains or draws stays within it."""
+"""A visitor's own folder, which holds all their uploads, runs and images."""
 
 import re
 import unicodedata
@@ -13,7 +13,7 @@ from nora_studio.options.paths import check_inside, is_reserved
 from nora_studio.runs.runs import Run
 
 FILES_ROUTE = "/files/"
-"""Where a visitor's own files are served from, and nobody else's: the cookie says whose."""
+"""URL prefix of a visitor's own files; the cookie identifies the visitor."""
 NAME_LENGTH = 48
 _NAME = re.compile(r"[a-z0-9][a-z0-9_+-]*")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -22,21 +22,21 @@ _VISITOR = re.compile(r"[0-9a-f]{32}")
 
 
 def safe_name(text: str, fallback: str = "subject") -> str:
-    """Any text as a name of a folder: small letters, digits and single hyphens."""
+    """Return a text as a folder name of lower-case letters, digits and single hyphens."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     words = re.sub(r"[^a-z0-9]+", "-", plain)[:NAME_LENGTH].strip("-")
     return f"{words}-{fallback}" if is_reserved(words) else words or fallback
 
 
 def check_name(name: str) -> str:
-    """Refuse what is neither of `safe_name`'s make nor a run of the trainer's on such a name.
+    """Refuse any name that neither `safe_name` nor the trainer (for a run) could have made.
 
     Raises:
-        StudioError: the name could be a path, a flag, or anything but a name.
+        StudioError: the name is not allowed, for example because it could be a path or a flag.
     """
     if not isinstance(name, str) or len(name) > NAME_LENGTH or not _NAME.fullmatch(name):
         raise StudioError(
-            f"expected a name of small letters, digits and hyphens; got {str(name)[:80]!r}."
+            f"expected a name of lower-case letters, digits and hyphens; got {str(name)[:80]!r}."
         )
     if is_reserved(name):
         raise StudioError(f"Windows reserves the name {name!r} for a device; choose another one.")
@@ -45,20 +45,20 @@ def check_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Workspace:
-    """One visitor's folder. Commands run in it, so they name what is theirs by relative paths."""
+    """One visitor's folder. Commands run in it and name its files by relative paths."""
 
     folder: Path
     quota: int = QUOTA_BYTES
-    """Bytes that it may take."""
+    """Bytes that it may hold."""
 
     @classmethod
     def of(cls, home: Path, visitor: str, quota: int = QUOTA_BYTES) -> "Workspace":
-        """The folder of a visitor, made on first use.
+        """Return the folder of a visitor, created on first use.
 
         Args:
             home: The studio's data folder.
             visitor: 32 hexadecimal digits, a digest of the browser's secret or the account's name.
-            quota: Bytes that it may take.
+            quota: Bytes that it may hold.
         """
         if not _VISITOR.fullmatch(visitor):
             raise StudioError("expected a visitor's 32 hexadecimal digits.")
@@ -74,12 +74,12 @@ class Workspace:
 
     @property
     def runs(self) -> Path:
-        """Run folders."""
+        """The run folders."""
         return self.folder / "runs"
 
     @property
     def pictures(self) -> Path:
-        """One folder for each drawing."""
+        """One folder for each image job."""
         return self.folder / "pictures"
 
     @property
@@ -88,10 +88,10 @@ class Workspace:
         return self.folder / "adapters"
 
     def run(self, name: str) -> Run:
-        """One of the visitor's runs.
+        """Return one of the visitor's runs.
 
         Raises:
-            StudioError: they have none of that name, or a link in it leads elsewhere.
+            StudioError: there is no run of that name, or a link leads out of the workspace.
         """
         run = Run(self.runs / check_name(name))
         if not run.exists:
@@ -100,10 +100,10 @@ class Workspace:
         return run
 
     def own(self, relative: str) -> Path:
-        """A file of the visitor's by its path in the workspace.
+        """Return a file of the visitor's by its path in the workspace.
 
         Raises:
-            StudioError: it would lie elsewhere, links followed, or is not there.
+            StudioError: the path leads out of the workspace, links followed, or does not exist.
         """
         try:
             file = check_inside(self.folder, relative, "this file")
@@ -114,17 +114,17 @@ class Workspace:
         return file
 
     def adapter(self, relative: str) -> Path:
-        """A run, checkpoint or adapter file of the visitor's by its path in the workspace.
+        """Return a run, checkpoint or adapter file of the visitor's by its path in the workspace.
 
         Raises:
-            StudioError: it, or what is read along with it, would lie elsewhere, links followed; or
-                it is not there.
+            StudioError: it, or a file that is read with it, is outside of the workspace, links
+                followed; or it does not exist.
         """
         try:
             place = check_inside(self.folder, relative, "this adapter")
-            if place.is_file():  # New tokens are loaded from beside it.
-                beside = embeddings_beside(place).relative_to(self.folder.resolve())
-                check_inside(self.folder, beside, "this adapter")
+            if place.is_file():  # New tokens are loaded from a file next to it.
+                tokens = embeddings_beside(place).relative_to(self.folder.resolve())
+                check_inside(self.folder, tokens, "this adapter")
         except StudioError:
             place = self.folder
         homes = [folder.resolve() for folder in (self.runs, self.adapters)]
@@ -136,18 +136,18 @@ class Workspace:
         return place
 
     def check_model(self, name: str) -> None:
-        """Refuse a model's name that a command would find in this folder, and leave it by a link.
+        """Refuse a model's name that is a link out of this folder.
 
         A command looks for a folder of that name where it runs before it asks the Hub.
 
         Raises:
-            StudioError: it would.
+            StudioError: the name is a link that leads out.
         """
         name = name.removeprefix("local-dir:")
         if name and not Path(name).is_absolute() and (self.folder / name).exists():
             check_inside(self.folder, name, "the model")
 
     def url(self, file: Path) -> str:
-        """Where the visitor's browser gets a file of theirs; a new version has a new address."""
+        """Return the URL of one of the visitor's files; a new version of it has a new URL."""
         relative = file.relative_to(self.folder).as_posix()
         return f"{FILES_ROUTE}{quote(relative)}?v={file.stat().st_mtime_ns:x}"

@@ -1,4 +1,4 @@
-"""What a visitor has to draw with: their runs, the checkpoints of these, and adapter files."""
+"""Adapters that a visitor can generate images with: runs, their checkpoints, and files."""
 
 import re
 from collections.abc import Iterable
@@ -17,32 +17,32 @@ _SUBJECT = re.compile(r"\[v\]\s+([\w-]+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Drawable:
-    """An adapter that can be drawn with."""
+class UsableAdapter:
+    """An adapter that images can be generated with."""
 
     path: str
-    """In the workspace."""
+    """Path in the workspace."""
     name: str
-    """The run's, or the file's."""
+    """Name of the run or file."""
     card: AdapterCard
     checkpoints: dict[int, str]
-    """Step -> path in the workspace; the final one last."""
+    """Step -> path in the workspace, the final one last."""
 
     @property
     def method(self) -> str:
-        """As people write it."""
+        """The method's usual name."""
         return METHOD_NAMES.get(self.card.method, self.card.method)
 
     @property
     def subject(self) -> str:
-        """How prompts name what it learned: "[V] mug"."""
+        """The subject in prompts: "[V] mug"."""
         match = _SUBJECT.search(self.card.prompt)
         return f"[V] {match[1]}" if match else "[V]"
 
 
-def find_drawables(workspace: Workspace) -> list[Drawable]:
-    """Everything of a visitor's that can be drawn with, the newest first; no damaged ones."""
-    found: list[tuple[float, Drawable]] = []
+def find_usable_adapters(workspace: Workspace) -> list[UsableAdapter]:
+    """Return a visitor's usable adapters, newest first; damaged ones are left out."""
+    found: list[tuple[float, UsableAdapter]] = []
     for run in find_runs(workspace.runs):
         places = run.checkpoints()
         final = run.adapter if run.adapter.is_dir() else next(reversed(places.values()), None)
@@ -52,22 +52,22 @@ def find_drawables(workspace: Workspace) -> list[Drawable]:
         steps = {step: _relative(workspace, folder) for step, folder in places.items()}
         path = _relative(workspace, run.folder if final == run.adapter else final)
         steps |= {card.steps: path} if final == run.adapter else {}
-        own = Drawable(path, run.folder.name, card, dict(sorted(steps.items())))
+        own = UsableAdapter(path, run.folder.name, card, dict(sorted(steps.items())))
         found.append((_written_at(final), own))
     for file in sorted(workspace.adapters.glob("*.safetensors")):
         card = None if file.name.startswith(".") else _card_of(file)
         if card is not None:
-            own = Drawable(_relative(workspace, file), file.stem, card, {})
+            own = UsableAdapter(_relative(workspace, file), file.stem, card, {})
             found.append((_written_at(file), own))
     return [own for _, own in sorted(found, key=lambda one: -one[0])]
 
 
-def drawables_with(workspace: Workspace, paths: Iterable[str]) -> list[Drawable]:
-    """`find_drawables`, and besides those checkpoints of runs that are among some paths."""
-    found = find_drawables(workspace)
+def usable_adapters_with(workspace: Workspace, paths: Iterable[str]) -> list[UsableAdapter]:
+    """Return the usable adapters, and the checkpoints of runs that are among some paths."""
+    found = find_usable_adapters(workspace)
     asked = set(paths) - {one.path for one in found}
     earlier = [
-        Drawable(path, f"{one.name} step {step}", one.card.at(step), {step: path})
+        UsableAdapter(path, f"{one.name} step {step}", one.card.at(step), {step: path})
         for one in found
         for step, path in one.checkpoints.items()
         if path in asked
@@ -75,18 +75,18 @@ def drawables_with(workspace: Workspace, paths: Iterable[str]) -> list[Drawable]
     return found + earlier
 
 
-def labels_of(chosen: list[Drawable]) -> list[str]:
-    """What to call columns: the method, or the run where two share one."""
+def column_labels(chosen: list[UsableAdapter]) -> list[str]:
+    """Return the columns' labels: the methods, or the run names where two share a method."""
     methods = [one.method for one in chosen]
     return methods if len(set(methods)) == len(methods) else [one.name for one in chosen]
 
 
-def some_checkpoints(drawable: Drawable, most: int = CHECKPOINTS_SHOWN) -> dict[int, str]:
-    """At most so many of its checkpoints, spread evenly, the last one among them."""
-    steps = list(drawable.checkpoints)
+def spaced_checkpoints(adapter: UsableAdapter, most: int = CHECKPOINTS_SHOWN) -> dict[int, str]:
+    """Return at most so many checkpoints of an adapter, evenly spaced, including the last."""
+    steps = list(adapter.checkpoints)
     if len(steps) > most:
         steps = [steps[round(n * (len(steps) - 1) / (most - 1))] for n in range(most)]
-    return {step: drawable.checkpoints[step] for step in steps}
+    return {step: adapter.checkpoints[step] for step in steps}
 
 
 def _card_of(path: Path | None) -> AdapterCard | None:
@@ -97,7 +97,7 @@ def _card_of(path: Path | None) -> AdapterCard | None:
 
 
 def _written_at(path: Path) -> float:
-    """When an adapter was written, in seconds since 1970; 0 if it was pruned just now."""
+    """Return an adapter's modification time; 0 if it was deleted just now."""
     try:
         return path.stat().st_mtime
     except OSError:

@@ -1,9 +1,9 @@
-"""What a training asks of the machine: the figures that have ceilings, and the disk it fills."""
+"""What a training uses of the machine: the figures that have limits, and disk space."""
 
 import math
 
 from nora_studio.adapters.methods.table import METHODS
-from nora_studio.app.server.limits import TRAINING, Limits
+from nora_studio.app.server.limits import TRAINING_LIMITS, Limits
 from nora_studio.mini.assets import EMBEDDED
 from nora_studio.options.config import DreamboothOptions
 from nora_studio.options.part_settings import part_settings
@@ -24,25 +24,25 @@ WIDTHS = {
 }
 """Inputs and outputs of all adapted layers: a LoRA of rank 1 has as many parameters."""
 OPTIMIZER_STATE = 2
-"""Adam's moments, for each trained number; what keeps less is a little overrated."""
-PICTURE_BYTES = 0.5
-"""For each pixel of a PNG; photos have about 1.5, the toy pictures of the embedded model more."""
+"""Adam's moments for each parameter; optimizers with less state are overestimated a little."""
+IMAGE_BYTES_PER_PIXEL = 0.5
+"""Lower bound for a PNG; photos have about 1.5, the embedded model's images more."""
 FULL_SIDE = 1024
 SIDES = {EMBEDDED: 128}
-"""Of the pictures that a model draws where nothing else is asked for, or else `FULL_SIDE`."""
+"""Default sides in pixels of a model's images; other models: `FULL_SIDE`."""
 
 
 def check_training(options: DreamboothOptions, limits: Limits) -> None:
-    """Refuse a training that asks for too much of the machine.
+    """Refuse a training that exceeds a limit.
 
     Raises:
-        StudioError: one of its options, or what follows from several, is above its ceiling.
+        StudioError: an option, or a figure that several options determine, exceeds its limit.
     """
-    limits.check(TRAINING, training_figures(options))
+    limits.check(TRAINING_LIMITS, training_figures(options))
 
 
 def training_figures(options: DreamboothOptions) -> dict[str, int | None]:
-    """What `TRAINING` bounds, of a training whose recommended values are filled in."""
+    """Return the figures that `TRAINING_LIMITS` bounds, for resolved options."""
     steps, methods = options.steps or 0, len(options.methods)
     figures: dict[str, int | None] = {
         "--steps": steps,
@@ -55,7 +55,7 @@ def training_figures(options: DreamboothOptions) -> dict[str, int | None]:
         "--keep-checkpoints": options.keep_checkpoints,
     }
     for method in options.methods:
-        # As it will be trained: recommended, given, or overridden for this method alone.
+        # The value that is used: recommended, given, or overridden for this method.
         for part, own in part_settings(options, method).items():
             flag = f"--{part.replace('_', '-')}"
             for option, value in (("rank", own.rank), ("outer-rank", own.outer_rank)):
@@ -72,22 +72,22 @@ def training_figures(options: DreamboothOptions) -> dict[str, int | None]:
 
 
 def samples_of(options: DreamboothOptions) -> int:
-    """Pictures that each run of a training draws: the base's, those on the way, the final ones."""
+    """Return the number of samples of each run: the base's, those in training, the final ones."""
     every = options.sample_every
     times = 1 + (math.ceil((options.steps or 0) / every) if every else 1)
     return times * max(1, len(options.sample_prompts))
 
 
 def training_bytes(options: DreamboothOptions, measured: float | None = None) -> int:
-    """What a training at least writes into its visitor's folder, all methods together.
+    """Return a lower bound of the bytes that a training writes, all methods together.
 
     Args:
-        options: With the recommended values filled in.
-        measured: What a preflight of the same options says that adapters and checkpoints take.
+        options: Options with the recommended values filled in.
+        measured: Size of adapters and checkpoints by a preflight of the same options.
     """
     steps = options.steps or 0
     kept = min(options.keep_checkpoints, math.ceil(steps / options.checkpoint_every))
-    # A new checkpoint is written before an old one goes; the best may be kept beside them.
+    # A new checkpoint is written before an old one is deleted; the best may be kept as well.
     kept += 1 + bool(options.keep_best)
     saved = 0
     for method in options.methods:
@@ -97,20 +97,20 @@ def training_bytes(options: DreamboothOptions, measured: float | None = None) ->
     pictures = samples_of(options) * len(options.methods)
     if options.prior_weight > 0 and options.class_dir is None:
         pictures += options.class_pictures or 0
-    drawn = int(pictures * PICTURE_BYTES * side**2)
+    drawn = int(pictures * IMAGE_BYTES_PER_PIXEL * side**2)
     return (saved if measured is None else int(measured)) + drawn
 
 
-def measuring_bytes(options: DreamboothOptions) -> int:
-    """What a preflight at least writes there, and takes away again: two checkpoints a method."""
+def preflight_bytes(options: DreamboothOptions) -> int:
+    """Return a lower bound of what a preflight writes and deletes again."""
     return sum(2 * adapter_bytes(options, method)[1] for method in options.methods)
 
 
 def adapter_bytes(options: DreamboothOptions, method: str) -> tuple[int, int]:
-    """A lower bound on an adapter folder's size and on a checkpoint's, for one method.
+    """Return lower bounds of the sizes of an adapter folder and of a checkpoint, for one method.
 
-    A NoRA's folder holds its frozen outer factors, in half precision at least. Of a method that
-    does not train both factors of a layer, no more than a LoRA of rank 1 is assumed.
+    A NoRA's folder holds its frozen outer factors, in half precision at least. For a method that
+    does not train both factors of a layer, a LoRA of rank 1 is assumed.
     """
     widths = WIDTHS[_family(options)][options.targets or "attention"]
     adapter = checkpoint = 0

@@ -1,4 +1,4 @@
-"""Twenty people at once, and programs that send whatever they like: nobody mixes anybody up."""
+"""Twenty visitors at once, and hostile API calls: visitors are kept apart."""
 
 import json
 import time
@@ -16,7 +16,7 @@ from PIL import Image
 from support.studio_site import Site, wait_until
 
 from nora_studio.app.server.drafts import DRAFT
-from nora_studio.app.server.training import as_shown
+from nora_studio.app.server.training import shown_command
 from nora_studio.app.server.uploads import photos_of
 from nora_studio.app.server.workspace import Workspace
 
@@ -57,12 +57,14 @@ def command(workspace: Workspace, tiny_base: Path, name: str, steps: int) -> str
         "--unet.learning-rate",
         "1e-7",
     ]
-    return as_shown([*words, "--unet.rank", "2", "--unet.outer-rank", "4", "--no-score-samples"])
+    return shown_command(
+        [*words, "--unet.rank", "2", "--unet.outer-rank", "4", "--no-score-samples"]
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_twenty_people_at_once_are_not_mixed_up_and_pages_stay_quick(site, tiny_base, tmp_path):
+def test_twenty_visitors_at_once_are_kept_apart_and_pages_stay_quick(site, tiny_base, tmp_path):
     trainer, folder = somebody(site, 0)
     trainer.predict(
         [handle_file(photo_of(tmp_path, 0))], "mug", "embedded", "", api_name="/add_photos"
@@ -119,7 +121,7 @@ NASTY = st.one_of(
 @pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=SLOW)
 @given(words=st.lists(NASTY, max_size=6), is_train=st.booleans())
-def test_no_command_that_somebody_makes_up_is_started(site, program, words, is_train):
+def test_no_made_up_command_is_started(site, program, words, is_train):
     client, folder = program
     text = " ".join(["nora-studio train" if is_train else "", *words])
     for name in ("/start_training", "/measure"):
@@ -133,7 +135,7 @@ def test_no_command_that_somebody_makes_up_is_started(site, program, words, is_t
 @pytest.mark.slow
 @settings(max_examples=15, deadline=None, suppress_health_check=SLOW)
 @given(name=NASTY, steps=st.one_of(st.floats(allow_nan=False), st.none(), NASTY))
-def test_whatever_names_a_training_finds_only_ones_own(site, program, name, steps):
+def test_any_name_of_a_training_finds_only_the_visitors_own(site, program, name, steps):
     client, folder = program
     for call, arguments in (
         ("/stop_training", [name]),
@@ -163,7 +165,7 @@ def test_whatever_names_a_training_finds_only_ones_own(site, program, name, step
         ("--help", "--help"),
         ("--steps -3", "--steps"),
         ("--nonsense 1", "nonsense"),
-        ("--tyro-write-completion bash ./x", "no option"),
+        ("--tyro-write-completion bash ./x", "is not an option of the trainer"),
         ("--instance-dir '~/x'", "folder of your own"),
         ("--class-dir '~root' --prior-weight 1", "folder of your own"),
         ("--name con", "--name"),
@@ -179,7 +181,7 @@ def test_options_that_reach_outside_are_refused_in_one_sentence(site, program, f
     assert site.studio.jobs.of(folder) == []
 
 
-def test_a_path_of_the_servers_is_no_upload(site, program, tmp_path):
+def test_a_path_on_the_server_is_not_an_upload(site, program, tmp_path):
     client, folder = program
     secret = tmp_path / "secret.png"
     Image.new("RGB", (64, 64)).save(secret)

@@ -1,4 +1,4 @@
-"""Requests to the drawing server, as they travel in JSON: nothing of them is trusted."""
+"""Requests to the generation server as JSON, with every value validated."""
 
 import reprlib
 from dataclasses import asdict, dataclass, fields
@@ -21,7 +21,7 @@ from nora_studio.options.number_ranges import check_number
 from nora_studio.options.paths import check_text
 
 TEXT_LIMIT = 20_000
-"""Characters of a prompt, a path or a label: far more than is ever read of one."""
+"""Characters of a prompt, a path or a label: far more than is ever used."""
 
 Item = TypeVar("Item")
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -41,7 +41,7 @@ def _each_once(items: tuple[Item, ...]) -> tuple[Item, ...]:
 
 def _labels_differ(columns: "tuple[Column, ...]") -> "tuple[Column, ...]":
     if len({column.label for column in columns}) < len(columns):
-        raise ValueError("two of them have the same label. Give each one of its own.")
+        raise ValueError("two columns have the same label. Give each one of its own.")
     return columns
 
 
@@ -67,7 +67,7 @@ Some = Annotated[tuple[Item, ...], FailFast(), Field(min_length=1)]
 
 @dataclass(frozen=True)
 class AdapterChoice:
-    """An adapter by its path, and how much of it."""
+    """An adapter by its path, and its strength."""
 
     path: Text
     """Run folder, adapter folder, checkpoint or adapter file."""
@@ -78,20 +78,20 @@ class AdapterChoice:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a drawing."""
+    """One column of an image job."""
 
     label: Text
     adapters: Several[AdapterChoice] = ()
     """None: the bare base. Several: their changes add up."""
     rare_word: OptionalText = None
-    """Of the bare base: what it reads for "[V]". None: nothing; "auto": the word that the trainer
-    would choose."""
+    """What the bare base reads for "[V]". None: nothing; "auto": the word that the trainer would
+    choose."""
     __pydantic_config__ = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True)
-class DrawingRequest:
-    """A whole drawing: every column draws every prompt with every seed."""
+class ImageRequest:
+    """A request for images: every column with every prompt and every seed."""
 
     columns: Annotated[Some[Column], AfterValidator(_labels_differ)]
     prompts: Annotated[Some[Text], AfterValidator(_each_once)]
@@ -106,29 +106,29 @@ class DrawingRequest:
     size: Annotated[Whole, Field(ge=8, le=8192)] | None = None
     """Side in pixels, a multiple of 8. None: as trained."""
     negative: OptionalText = None
-    """What guidance leads away from."""
+    """Negative prompt."""
     precision: Precision = "auto"
     """auto: bf16 on a GPU, fp32 on a CPU."""
     score: Annotated[bool, Field(strict=True)] = False
-    """Whether the pictures are scored when all are there."""
+    """Whether the images are scored once all are finished."""
     references: Several[Text] = ()
     """Photos of the subject for CLIP-I."""
     clip: OptionalText = None
-    """Judge of the pictures: "embedded", an open_clip folder, hf-hub:owner/name, or such as
+    """Judge of the images: "embedded", an open_clip folder, hf-hub:owner/name, or a name such as
     ViT-B-32:openai. None: the server's own, or the embedded one on the embedded base."""
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     @property
     def count(self) -> int:
-        """Pictures in all."""
+        """Number of images."""
         return len(self.columns) * len(self.prompts) * len(self.seeds)
 
     def as_json(self) -> dict[str, Any]:
-        """As `parse_request` reads it back."""
+        """Return the values that `parse_request` reads."""
         return asdict(self)
 
 
-_READER = TypeAdapter(DrawingRequest)
+_READER = TypeAdapter(ImageRequest)
 _UNKNOWN = ("unexpected_keyword_argument", "invalid_key")
 _EXPECTED = {
     "bool_type": "true or false",
@@ -146,15 +146,15 @@ _EXPECTED = {
     "too_short": "at least one",
     "tuple_type": "a list",
 }
-"""In plain words, by pydantic's type of error."""
+"""The expected value in words, by pydantic's type of error."""
 
 
-def parse_request(values: Any) -> DrawingRequest:
+def parse_request(values: Any) -> ImageRequest:
     """Read a request.
 
     Raises:
-        StudioError: a name is unknown, or a value of another kind than expected or out of range;
-            its place is named, such as "columns.0.label".
+        StudioError: a name is unknown, or a value has the wrong type or is out of range; the error
+            names its place, such as "columns.0.label".
     """
     try:
         return _READER.validate_python(values)
@@ -164,12 +164,12 @@ def parse_request(values: Any) -> DrawingRequest:
 
 def _first_problem(error: ValidationError) -> str:
     problems = error.errors(include_url=False)
-    # A misspelt name leads to a missing one too; the spelling is what helps.
+    # A misspelt name also leads to a missing one; report the spelling.
     problem = next((one for one in problems if one["type"] in _UNKNOWN), problems[0])
     kind, place = problem["type"], problem["loc"]
     if kind in _UNKNOWN:
         owners = {"columns": Column, "adapters": AdapterChoice}
-        owner = [DrawingRequest, *(owners[part] for part in place[:-1] if part in owners)][-1]
+        owner = [ImageRequest, *(owners[part] for part in place[:-1] if part in owners)][-1]
         known = ", ".join(field.name for field in fields(owner))
         where = ".".join(map(str, place[:-1])) or "a drawing"
         return f"{where}: there is no {reprlib.repr(place[-1])}; expected {known}."

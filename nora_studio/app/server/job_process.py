@@ -1,7 +1,7 @@
-"""Runs one command and leaves word how it ended: `python child.py FOLDER DEVICE COMMAND...`.
+"""Run one command and record its exit status: `python job_process.py FOLDER DEVICE COMMAND...`.
 
-A job outlives the server that started it, and the next server is not its parent: it learns the exit
-status from a file. Only the standard library is imported: this starts with every job.
+A job outlives the server that started it, and the next server is not its parent, so it reads the
+exit status from a file. Only the standard library is imported, since this starts with every job.
 """
 
 import json
@@ -20,7 +20,7 @@ PROCESS, EXIT, OUTPUT = "process.json", "exit.json", "output.log"
 def start(
     folder: Path, device: int, place: Path, command: Sequence[str], environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    """Run `main` in a process and session of its own, in a folder of the visitor's."""
+    """Run `main` in a process and session of its own, in the visitor's folder."""
     return subprocess.Popen(
         [sys.executable, __file__, str(folder), str(device), *command],
         cwd=place,
@@ -33,7 +33,7 @@ def start(
 
 
 def main(folder: Path, device: int, command: list[str]) -> int:
-    """Run the command, its output in the folder; signals are passed on to it."""
+    """Run the command with its output in the folder, and pass signals on to it."""
     process: subprocess.Popen[bytes] | None = None
     asked: list[int] = []
 
@@ -41,7 +41,7 @@ def main(folder: Path, device: int, command: list[str]) -> int:
         asked.append(number)
         deliver()
 
-    def deliver() -> None:  # Each once: to the trainer, a second one means "at once".
+    def deliver() -> None:  # Each only once: a second signal makes the trainer exit at once.
         while process is not None and asked:
             process.send_signal(asked.pop(0))
 
@@ -49,7 +49,7 @@ def main(folder: Path, device: int, command: list[str]) -> int:
         number = getattr(signal, name, None)
         if number is not None:  # Windows has no SIGHUP.
             signal.signal(number, pass_on)
-    try:  # Whoever claims the job runs it: a server that was killed may have started it already.
+    try:  # Only one process may claim the job: a killed server may have started it already.
         with (folder / PROCESS).open("x", encoding="utf-8") as claim:
             json.dump({"pid": os.getpid(), "started": time.time(), "device": device}, claim)
     except FileExistsError:

@@ -1,4 +1,4 @@
-"""A visitor's runs as History shows them: how each stands, throwing away, and bringing back."""
+"""A visitor's runs as History shows them: their summaries, the trash, and restoring."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,26 +25,27 @@ from nora_studio.runs.sample_files import latest_sample
 
 
 @dataclass(frozen=True)
-class PastRun:
-    """A run with what its row shows."""
+class RunRow:
+    """A run as one row of History."""
 
-    standing: RunSummary
+    summary: RunSummary
     thumbnail: Path | None
     """Its latest sample."""
 
     @property
     def name(self) -> str:
-        return self.standing.run.folder.name
+        """The name of its folder."""
+        return self.summary.run.folder.name
 
 
-def past_runs(workspace: Workspace) -> list[PastRun]:
-    """All runs, the one that told something last first; a damaged one is among them."""
-    found = [PastRun(summarize(run), latest_sample(run)) for run in find_runs(workspace.runs)]
-    return sorted(found, key=lambda past: -past.standing.time)
+def run_rows(workspace: Workspace) -> list[RunRow]:
+    """Return all runs, the most recently changed first; damaged ones are included."""
+    found = [RunRow(summarize(run), latest_sample(run)) for run in find_runs(workspace.runs)]
+    return sorted(found, key=lambda past: -past.summary.time)
 
 
 def settings_of(run: Run) -> Settings:
-    """A run's settings; none where they are damaged."""
+    """Return a run's settings; empty if they are damaged."""
     try:
         return read_settings(run)
     except StudioError:
@@ -52,18 +53,18 @@ def settings_of(run: Run) -> Settings:
 
 
 def stem_and_method(run: Run) -> tuple[str, str]:
-    """A run's name without its method, which twins have in common, and the method."""
-    # Methods may have a hyphen of their own, so the settings know best.
+    """Return a run's name without its method, which twins have in common, and the method."""
+    # A method's name may contain a hyphen, so prefer the settings.
     method = method_of(run, settings_of(run)) or run.folder.name.rpartition("-")[2]
     return run.folder.name.removesuffix(f"-{method}"), method
 
 
 def delete_runs(workspace: Workspace, jobs: Jobs, names: Sequence[str]) -> list[str]:
-    """Throw runs away, each to be brought back by its name.
+    """Move runs to the trash, from where each can be restored by its name.
 
     Raises:
-        StudioError: one is not there, in training, waits to be, or is read by another job; none is
-            thrown away then.
+        StudioError: one does not exist, is in training or waits for it, or is read by another job;
+            then none is moved.
     """
     runs = [workspace.run(name) for name in dict.fromkeys(names)]
     for run in runs:
@@ -75,8 +76,10 @@ def delete_runs(workspace: Workspace, jobs: Jobs, names: Sequence[str]) -> list[
     for run in runs:
         try:
             move_to_trash(run)
-        except StudioError as error:  # It names paths of the server's.
-            raise StudioError(f"{run.folder.name} could not be moved to the trash.") from error
+        except StudioError as error:  # The message would name paths on the server.
+            raise StudioError(
+                f"{run.folder.name} could not be moved to the trash. Try again later."
+            ) from error
     for run in runs:
         jobs.forget(workspace, run.folder.name)
     return [run.folder.name for run in runs]
@@ -89,7 +92,7 @@ _READERS = {
 
 
 def _check_unused(workspace: Workspace, jobs: Jobs, name: str) -> None:
-    """Refuse to take a run from under a job that reads it.
+    """Refuse to delete a run that an unfinished job reads.
 
     Raises:
         StudioError: there is such a job.
@@ -103,24 +106,26 @@ def _check_unused(workspace: Workspace, jobs: Jobs, name: str) -> None:
 
 
 def deleted_runs(workspace: Workspace) -> list[str]:
-    """Names of what is in the trash, latest first, each once."""
+    """Return the names of the runs in the trash, latest first, each once."""
     return list(dict.fromkeys(path.name.rpartition("~")[0] for path in list_trash(workspace.runs)))
 
 
 def restore_run(workspace: Workspace, name: str) -> Run:
-    """Bring back the run of that name that was thrown away last.
+    """Restore the run of that name that was deleted last.
 
     Raises:
-        StudioError: there is none, or another one has its name by now.
+        StudioError: there is no such run, or another one has its name now.
     """
     check_name(name)
     if (workspace.runs / name).exists():
-        raise StudioError(f"there is another run {name} by now. Delete that one first.")
+        raise StudioError(f"there is another run {name} now. Delete that one first.")
     if name not in deleted_runs(workspace):
-        raise StudioError(f"there is no deleted run {name} here.")
+        raise StudioError(
+            f"there is no deleted run {name} here. It may have been deleted for good."
+        )
     return restore_from_trash(name, workspace.runs)
 
 
 def delete_for_good(workspace: Workspace) -> int:
-    """Empty the trash; give back how many runs that were."""
+    """Empty the trash, and return how many runs it held."""
     return len(empty_trash(workspace.runs))

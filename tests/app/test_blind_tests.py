@@ -1,4 +1,4 @@
-"""A blind test: nothing tells the sides before the end, and the verdict is the sign test's."""
+"""A blind test hides the sides until its end, and its verdict is the sign test's."""
 
 import json
 import re
@@ -10,8 +10,9 @@ from PIL import Image
 
 from nora_studio.app.pages.blind_panel import pairs_of
 from nora_studio.app.pages.blind_view import blind_view
-from nora_studio.app.server.blind import begin_test, find_tests, keep_test, pictures_of, verdict_of
-from nora_studio.app.server.image_jobs import new_sheet, write_sheet
+from nora_studio.app.server.blind_storage import create_test, find_tests, pair_images, save_test
+from nora_studio.app.server.blind_test import verdict_of
+from nora_studio.app.server.image_jobs import new_image_job, write_image_job
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 from nora_studio.sdxl.generate import save_image
@@ -32,7 +33,7 @@ def sheet(workspace):
     """A finished drawing of three columns, whose pictures are told apart by their level."""
     columns = [{"label": label} for label in LABELS]
     view = {"layout": "columns"}
-    sheet = new_sheet(workspace, {"columns": columns, "prompts": list(PROMPTS)}, view)
+    sheet = new_image_job(workspace, {"columns": columns, "prompts": list(PROMPTS)}, view)
     files = {}
     for c, label in enumerate(LABELS):
         for p, prompt in enumerate(PROMPTS):
@@ -43,7 +44,7 @@ def sheet(workspace):
             save_image(picture, sheet.folder(workspace) / name, recipe)
             files[c, p, 0] = name
     sheet = replace(sheet, state="finished", files=files)
-    write_sheet(workspace, sheet)
+    write_image_job(workspace, sheet)
     return sheet
 
 
@@ -63,8 +64,8 @@ def favour(label):
     return lambda trial: {trial.left: "left", trial.right: "right"}.get(label, "tie")
 
 
-def test_each_row_is_judged_once_beside_decoys_of_the_base_on_random_sides(workspace, sheet):
-    test = begin_test(workspace, sheet, "NoRA", "LoRA", seed=3)
+def test_each_row_is_judged_once_with_decoys_and_random_sides(workspace, sheet):
+    test = create_test(workspace, sheet, "NoRA", "LoRA", seed=3)
     main = [trial for trial in test.trials if trial.pair == {"NoRA", "LoRA"}]
     decoys = [trial for trial in test.trials if "base" in trial.pair]
     assert sorted(trial.prompt for trial in main) == sorted(PROMPTS)
@@ -72,22 +73,22 @@ def test_each_row_is_judged_once_beside_decoys_of_the_base_on_random_sides(works
     assert [trial.pair for trial in decoys].count({"base", "LoRA"}) == 1
     assert {trial.left for trial in main} == {"NoRA", "LoRA"}
     sides = {
-        tuple((t.left, t.right) for t in begin_test(workspace, sheet, "NoRA", "LoRA").trials)
+        tuple((t.left, t.right) for t in create_test(workspace, sheet, "NoRA", "LoRA").trials)
         for _ in range(5)
     }
     assert len(sides) == 5
     for number, trial in enumerate(test.trials):
-        assert [truth(file) for file in pictures_of(workspace, test, number)] == [
+        assert [truth(file) for file in pair_images(workspace, test, number)] == [
             trial.left, trial.right,
         ]  # fmt: skip
 
 
-def test_nothing_that_reaches_the_page_tells_the_sides(workspace, sheet):
-    test = begin_test(workspace, sheet, "NoRA", "LoRA")
+def test_nothing_sent_to_the_page_reveals_the_sides(workspace, sheet):
+    test = create_test(workspace, sheet, "NoRA", "LoRA")
     pages = []
     for number in range(len(test.trials)):
         pages.append(blind_view(test, sheet, workspace))
-        for file in pictures_of(workspace, test, number):
+        for file in pair_images(workspace, test, number):
             assert re.fullmatch(r"[0-9a-f]{16}\.png", file.name)
             assert file.stat().st_mtime == 0
             with Image.open(file) as image:
@@ -104,7 +105,7 @@ def test_nothing_that_reaches_the_page_tells_the_sides(workspace, sheet):
 
 
 def test_the_sides_are_revealed_at_the_end_and_not_before(workspace, sheet):
-    test = begin_test(workspace, sheet, "NoRA", "LoRA", seed=1)
+    test = create_test(workspace, sheet, "NoRA", "LoRA", seed=1)
     almost = test
     for trial in test.trials[:-1]:
         almost = almost.answer(favour("NoRA")(trial))
@@ -114,21 +115,21 @@ def test_the_sides_are_revealed_at_the_end_and_not_before(workspace, sheet):
     page = blind_view(over, sheet, workspace)
     assert "NoRA" in page and "chosen" in page
     assert "prompts and seeds of one subject" in page
-    with pytest.raises(StudioError, match="over"):
+    with pytest.raises(StudioError, match="has ended"):
         over.answer("left")
-    with pytest.raises(StudioError, match="take back"):
+    with pytest.raises(StudioError, match="no answer to undo"):
         over.undo()
 
 
 def test_the_verdict_counts_wins_ties_and_missed_decoys(workspace, sheet):
-    test = begin_test(workspace, sheet, "NoRA", "LoRA", seed=2)
+    test = create_test(workspace, sheet, "NoRA", "LoRA", seed=2)
     found = verdict_of(judged(test, favour("NoRA")))
     # The decoy of LoRA and base is a tie for who favours NoRA: it was missed.
     assert (found.first_wins, found.second_wins, found.ties) == (8, 0, 0)
     assert (found.decoys, found.missed) == (2, 1)
     assert found.p == pytest.approx(2 / 2**8)
     assert found.sentence.startswith("You prefer NoRA")
-    assert found.caution == "1 of 2 decoys mistaken for the adapter: judge with care."
+    assert found.caution == "1 of 2 decoys were mistaken for the adapter: treat this with care."
     ties = verdict_of(judged(test, lambda trial: "tie"))
     assert (ties.first_wins, ties.second_wins, ties.ties, ties.missed) == (0, 0, 8, 2)
     assert ties.sentence.startswith("Too few choices")
@@ -137,15 +138,15 @@ def test_the_verdict_counts_wins_ties_and_missed_decoys(workspace, sheet):
     assert "No preference" in verdict_of(real).sentence or verdict_of(real).p < 0.05
 
 
-def test_a_test_is_kept_goes_on_after_a_restart_and_answers_can_be_taken_back(workspace, sheet):
-    test = begin_test(workspace, sheet, "NoRA", "LoRA")
-    keep_test(workspace, test.answer("left").answer("tie"))
+def test_a_test_continues_after_a_restart_and_answers_can_be_undone(workspace, sheet):
+    test = create_test(workspace, sheet, "NoRA", "LoRA")
+    save_test(workspace, test.answer("left").answer("tie"))
     (found,) = find_tests(workspace, sheet)
     assert found.answers == ("left", "tie")
     assert found.undo().answers == ("left",)
     assert replace(found, answers=()) == test
     over = judged(test, favour("LoRA"))
-    keep_test(workspace, over)
+    save_test(workspace, over)
     (found,) = find_tests(workspace, sheet)
     assert found == over
     (file,) = sheet.folder(workspace).rglob(".test.json")
@@ -154,14 +155,14 @@ def test_a_test_is_kept_goes_on_after_a_restart_and_answers_can_be_taken_back(wo
     assert find_tests(workspace, sheet) == []
 
 
-def test_what_cannot_be_judged_is_refused(workspace, sheet):
-    with pytest.raises(StudioError, match="two columns"):
-        begin_test(workspace, sheet, "NoRA", "NoRA")
-    with pytest.raises(StudioError, match="two columns"):
-        begin_test(workspace, sheet, "NoRA", "DoRA")
+def test_impossible_tests_are_refused(workspace, sheet):
+    with pytest.raises(StudioError, match="two different columns"):
+        create_test(workspace, sheet, "NoRA", "NoRA")
+    with pytest.raises(StudioError, match="two different columns"):
+        create_test(workspace, sheet, "NoRA", "DoRA")
     with pytest.raises(StudioError, match="no pair"):
-        begin_test(workspace, replace(sheet, files={}), "NoRA", "LoRA")
+        create_test(workspace, replace(sheet, files={}), "NoRA", "LoRA")
     with pytest.raises(StudioError, match="left, right or tie"):
-        begin_test(workspace, sheet, "NoRA", "LoRA").answer("both")
-    assert begin_test(workspace, sheet, "NoRA", "base", decoy="base").decoy is None
+        create_test(workspace, sheet, "NoRA", "LoRA").answer("both")
+    assert create_test(workspace, sheet, "NoRA", "base", decoy="base").decoy is None
     assert pairs_of(sheet) == []  # columns without adapters

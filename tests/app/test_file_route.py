@@ -1,4 +1,4 @@
-"""A visitor's files are served to them and to nobody else, whatever a request looks like."""
+"""A visitor's files are served to that visitor only, whatever the request."""
 
 import os
 from urllib.parse import quote
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from support.serving import cookie_line, serving
 
-from nora_studio.app.server.file_route import KINDS, find_file
+from nora_studio.app.server.file_route import MEDIA_TYPES, find_served_file
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 
@@ -42,7 +42,7 @@ def owner(server):
     return client, workspace
 
 
-def test_an_own_picture_comes_as_drawn_and_may_be_kept(server, owner):
+def test_a_visitors_own_image_is_served_unchanged_and_may_be_cached(server, owner):
     client, workspace = owner
     picture = workspace.runs / "mug-nora" / "samples" / "step 1.png"
     answer = client.get(workspace.url(picture))
@@ -58,7 +58,7 @@ def test_an_own_picture_comes_as_drawn_and_may_be_kept(server, owner):
     assert saved.headers["content-disposition"].startswith("attachment")
 
 
-def test_a_changed_picture_has_another_address(owner):
+def test_a_changed_image_has_another_url(owner):
     _, workspace = owner
     file = workspace.runs / "mug-nora" / "a.txt"
     before = workspace.url(file)
@@ -66,7 +66,7 @@ def test_a_changed_picture_has_another_address(owner):
     assert workspace.url(file) != before
 
 
-def test_text_and_html_are_told_and_never_run(owner):
+def test_text_and_html_are_shown_and_never_rendered(owner):
     client, _ = owner
     for name in ("notes.html", "config.toml", "log.jsonl", "a.txt"):
         answer = client.get(f"/files/runs/mug-nora/{name}")
@@ -107,7 +107,7 @@ def test_text_and_html_are_told_and_never_run(owner):
         "../../secret.txt",
     ],
 )
-def test_hidden_linked_and_foreign_files_are_not_there(server, owner, path):
+def test_hidden_linked_and_foreign_files_are_not_served(server, owner, path):
     status, headers, body = server.raw(f"/files/{path}", cookie_line(owner[0]))
     assert status in (404, 400) and SECRET not in body
     assert "set-cookie" not in headers
@@ -118,7 +118,7 @@ def test_a_thumbnail_is_served_though_its_folder_is_hidden(server, owner):
     assert owner[0].get("/files/runs/mug-nora/.thumbs/c.webp").status_code == 200
 
 
-def test_nobody_else_is_given_a_file(server, owner):
+def test_no_other_visitor_gets_a_file(server, owner):
     address = "/files/runs/mug-nora/a.txt"
     assert owner[0].get(address).status_code == 200
     other, _ = server.visitor()
@@ -132,7 +132,7 @@ def test_nobody_else_is_given_a_file(server, owner):
         assert server.raw(address, f"{name}={forged}")[0] == 404
 
 
-def test_a_stranger_leaves_no_folder_behind(server, owner):
+def test_an_unknown_visitor_leaves_no_folder_behind(server, owner):
     before = sorted((server.auth.home / "visitors").iterdir())
     assert server.raw("/files/runs/x/a.txt")[0] == 404
     assert sorted((server.auth.home / "visitors").iterdir()) == before
@@ -161,14 +161,14 @@ def test_no_path_leads_out_of_a_workspace(tmp_path, path):
     (workspace.runs / "mug").mkdir(parents=True, exist_ok=True)
     (workspace.runs / "mug" / "a.txt").write_bytes(b"mine")
     (tmp_path / "a.txt").write_bytes(SECRET)
-    found = find_file(workspace, path)
+    found = find_served_file(workspace, path)
     if found is not None:
-        assert found.read_bytes() == b"mine" and found.suffix in KINDS
+        assert found.read_bytes() == b"mine" and found.suffix in MEDIA_TYPES
 
 
 @given(path=paths)
 @settings(max_examples=60, deadline=None)
-def test_every_path_is_answered_in_good_order(server, owner, path):
+def test_every_path_gets_a_proper_response(server, owner, path):
     encoded = quote(path, safe="/%.\\")
     status, _, body = server.raw(f"/files/{encoded}", cookie_line(owner[0]))
     assert status in (200, 307, 400, 404) and SECRET not in body
@@ -177,7 +177,7 @@ def test_every_path_is_answered_in_good_order(server, owner, path):
 @pytest.mark.parametrize(
     "relative", ["../a.txt", "/etc/hostname", "runs/../../a.txt", "link.txt", "x\x00", "a" * 9000]
 )
-def test_a_workspace_owns_nothing_outside(tmp_path, relative):
+def test_a_workspace_finds_no_file_outside(tmp_path, relative):
     workspace = Workspace(tmp_path / "visitor")
     workspace.runs.mkdir(parents=True)
     (tmp_path / "a.txt").write_bytes(SECRET)

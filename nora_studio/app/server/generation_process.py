@@ -1,4 +1,4 @@
-"""The drawing server as a process: started when it is needed, asked and heard in JSON lines."""
+"""The generation server as a child process, which takes and sends JSON lines."""
 
 import contextlib
 import json
@@ -18,29 +18,29 @@ from nora_studio.errors import StudioError
 
 COMMAND = (sys.executable, "-m", "nora_studio.cli", "draw-server")
 ANSWER_SECONDS = 90.0
-"""Python, PyTorch and the libraries are imported within, on a slow machine."""
-PATIENCE_SECONDS = 3.0
-"""How long it may take to end by itself; pictures at work are not waited for."""
+"""Long enough to import PyTorch and the other libraries on a slow machine."""
+EXIT_SECONDS = 3.0
+"""How long it may take to exit by itself; unfinished images are not waited for."""
 
 Event = dict[str, Any]
 
 
-class DrawingProcess:
-    """One such process, in a session of its own; it ends when we do, for its input ends then."""
+class GenerationProcess:
+    """One server process in its own session; it exits with this process, when its input ends."""
 
     def __init__(
         self,
         log: Path,
-        hear: Callable[["DrawingProcess", Event | None], object],
+        on_event: Callable[["GenerationProcess", Event | None], object],
         command: Sequence[str] = COMMAND,
         is_private: bool = False,
     ) -> None:
-        """Start it.
+        """Start the process.
 
         Args:
-            log: File for what it says beside its events, written anew.
-            hear: Called in a thread of ours with every event of drawings, and with None once it
-                has ended.
+            log: File for its standard error, overwritten.
+            on_event: Called in another thread with every event of image jobs, and with None once
+                the process has ended.
             is_private: Whether only the owner reaches the studio (`job_environment`).
         """
         with log.open("wb") as stream:
@@ -54,7 +54,7 @@ class DrawingProcess:
                 env=job_environment(log.parent, is_private),
                 start_new_session=True,
             )
-        self._hear = hear
+        self._on_event = on_event
         self._writing = threading.Lock()
         self._device: Future[str] = Future()
         self._answers: dict[str, Future[Event]] = {}
@@ -62,53 +62,57 @@ class DrawingProcess:
 
     @property
     def pid(self) -> int:
+        """The process id."""
         return self._process.pid
 
     @property
     def is_alive(self) -> bool:
+        """Whether the process is running."""
         return self._process.poll() is None
 
     def device(self) -> str:
-        """Where it draws, "cuda" or "cpu"; waited for while it starts.
+        """Return the device that it uses, "cuda" or "cpu"; waits until it has started.
 
         Raises:
-            StudioError: it does not start.
+            StudioError: the process does not start.
         """
-        return self._within(self._device)
+        return self._result(self._device)
 
-    def ask(self, asked: Event) -> bool:
-        """Send one request; False if nobody is there to take it."""
+    def send(self, request: Event) -> bool:
+        """Send one request; return False if the process has ended."""
         assert self._process.stdin is not None
         try:
             with self._writing:
-                self._process.stdin.write(json.dumps(asked) + "\n")
+                self._process.stdin.write(json.dumps(request) + "\n")
                 self._process.stdin.flush()
         except (OSError, ValueError):  # ValueError: closed already
             return False
         return self.is_alive
 
-    def answer(self, asked: Event) -> Event:
-        """Ask what is answered at once, and wait for it.
+    def query(self, request: Event) -> Event:
+        """Send a request that is answered at once, and return the answer.
 
         Raises:
-            StudioError: the answer is an error, or none came.
+            StudioError: the answer is an error, or there is none in time.
         """
         name = secrets.token_hex(8)
         self._answers[name] = answer = Future()
         try:
-            self.ask({**asked, "id": name})
-            event = self._within(answer)
+            self.send({**request, "id": name})
+            event = self._result(answer)
         finally:
             self._answers.pop(name, None)
         if event["event"] == "error":
             raise StudioError(event["error"])
         return event
 
-    def _within(self, future: Future) -> Any:
+    def _result(self, future: Future) -> Any:
         try:
             return future.result(ANSWER_SECONDS)
         except TooLate as error:
-            raise StudioError("the drawing server gives no answer. Try again.") from error
+            raise StudioError(
+                f"the drawing server gave no answer in {ANSWER_SECONDS:g} seconds. Try again."
+            ) from error
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -123,16 +127,16 @@ class DrawingProcess:
             elif event.get("event") == "ready":
                 self._device.set_result(event["device"])
             else:
-                self._hear(self, event)
+                self._on_event(self, event)
         self._process.wait()
-        gone = StudioError(f"the drawing server has ended: {self.how_it_ended()}. Try again.")
+        gone = StudioError(f"the drawing server stopped: {self.how_it_ended()}. Try again.")
         for future in (self._device, *list(self._answers.values())):
             if not future.done():
                 future.set_exception(gone)
-        self._hear(self, None)
+        self._on_event(self, None)
 
     def how_it_ended(self) -> str:
-        """A few words on its end."""
+        """Describe in a few words how the process ended."""
         status = self._process.poll()
         if status is not None and status < 0:
             with contextlib.suppress(ValueError):
@@ -140,12 +144,12 @@ class DrawingProcess:
         return f"its exit status was {status}"
 
     def end(self) -> None:
-        """End it: politely, then at once."""
+        """Close its input and wait for its exit; kill it if that takes too long."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError), self._writing:
             self._process.stdin.close()
         try:
-            self._process.wait(PATIENCE_SECONDS)
+            self._process.wait(EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -1,4 +1,4 @@
-"""The drawing server: request after request, one base kept, no request ends it."""
+"""The generation server takes request after request, keeps one base, and survives errors."""
 
 import json
 import subprocess
@@ -12,8 +12,8 @@ from PIL import Image
 from support.drawing import told_by
 from support.tiny import RARE_TOKEN, tiny_adapter, tiny_clip
 
-from nora_studio.app.server.drawing_requests import parse_request
-from nora_studio.app.server.drawing_server import DrawingServer, DrawServerOptions
+from nora_studio.app.server.generation_server import GenerationServer, GenerationServerOptions
+from nora_studio.app.server.image_requests import parse_request
 from nora_studio.errors import StudioError
 from nora_studio.sdxl.models import load_sdxl
 from nora_studio.sdxl.recipes import read_recipe
@@ -40,7 +40,7 @@ def request_of(tiny_base, runs):
     return make
 
 
-def test_every_picture_is_told_row_by_row_and_carries_its_recipe(request_of, tmp_path):
+def test_every_image_is_reported_row_by_row_and_contains_its_recipe(request_of, tmp_path):
     asked = {"do": "draw", "id": "1", "folder": str(tmp_path / "out"), "request": request_of()}
     ready, started, *pictures, done = told_by([asked])
     assert (ready["event"], started["total"], done["event"]) == ("ready", 12, "done")
@@ -50,7 +50,7 @@ def test_every_picture_is_told_row_by_row_and_carries_its_recipe(request_of, tmp
     assert (recipe.adapter, recipe.seed, recipe.trigger) == ("nora", 1, RARE_TOKEN)
 
 
-def test_what_is_there_or_in_a_drawing_beside_is_not_drawn_again(request_of, tmp_path):
+def test_existing_images_of_this_or_another_job_are_reused(request_of, tmp_path):
     first = {"do": "draw", "id": "1", "folder": str(tmp_path / "a"), "request": request_of()}
     told_by([first])
     times = {file: file.stat().st_mtime_ns for file in (tmp_path / "a").rglob("*.png")}
@@ -70,10 +70,10 @@ def test_what_is_there_or_in_a_drawing_beside_is_not_drawn_again(request_of, tmp
     assert not shared & inodes["c"]
 
 
-def test_a_cancel_takes_effect_between_pictures_and_others_go_on(request_of, tmp_path):
+def test_a_cancel_takes_effect_between_images_and_other_jobs_continue(request_of, tmp_path):
     def cancel(server, event):
         if event["event"] == "picture" and event["id"] == "1":
-            server.listen_to(json.dumps({"do": "cancel", "id": "1"}))
+            server.accept(json.dumps({"do": "cancel", "id": "1"}))
 
     lines = [
         {"do": "draw", "id": name, "folder": str(tmp_path / name), "request": request_of()}
@@ -87,14 +87,12 @@ def test_a_cancel_takes_effect_between_pictures_and_others_go_on(request_of, tmp
     assert told[-1] == {"event": "done", "id": "2"}
 
 
-def test_a_cancel_that_comes_too_late_does_not_stop_the_drawing_when_it_goes_on(
-    request_of, tmp_path
-):
+def test_a_late_cancel_does_not_stop_the_resumed_job(request_of, tmp_path):
     one = {"do": "draw", "id": "1", "folder": str(tmp_path / "1"), "request": request_of()}
     told: list[dict] = []
-    server = DrawingServer(told.append, DrawServerOptions(finish=True), device="cpu")
+    server = GenerationServer(told.append, GenerationServerOptions(finish=True), device="cpu")
     for line in ({"do": "cancel", "id": "1"}, one):
-        server.listen_to(json.dumps(line))
+        server.accept(json.dumps(line))
     server.listen([])
     server.serve()
     assert told[-1] == {"event": "done", "id": "1"}
@@ -126,7 +124,7 @@ def test_no_request_ends_it_and_each_error_is_one_line(request_of, runs, tmp_pat
     assert told[-1] == {"event": "done", "id": "9"}
 
 
-def test_finished_drawings_are_scored_pair_by_pair(request_of, tmp_path):
+def test_finished_jobs_are_scored_pair_by_pair(request_of, tmp_path):
     photo = tmp_path / "photo.png"
     levels = np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)
     Image.fromarray(levels).save(photo)
@@ -144,7 +142,9 @@ def test_finished_drawings_are_scored_pair_by_pair(request_of, tmp_path):
     assert scores["judge"] == clip
 
 
-def test_without_a_judge_for_the_base_pictures_are_drawn_and_the_reason_told(request_of, tmp_path):
+def test_without_a_judge_for_the_base_images_are_generated_and_the_reason_is_given(
+    request_of, tmp_path
+):
     asked = request_of(score=True, prompts=PROMPTS[:1], seeds=[0])
     clips = [str(tiny_clip(tmp_path / f"clip-{seed}", seed)) for seed in (0, 1)]
     lines = [
@@ -163,7 +163,7 @@ def test_without_a_judge_for_the_base_pictures_are_drawn_and_the_reason_told(req
     assert scores[0]["scores"] != scores[1]["scores"]
 
 
-def test_the_base_draws_a_rare_word_and_both_tokenizers_tell_how_they_read_it(tiny_base, tmp_path):
+def test_the_base_uses_a_rare_word_and_both_tokenizers_report_their_tokens(tiny_base, tmp_path):
     columns = [{"label": "base"}, {"label": "word", "rare_word": RARE_TOKEN}]
     asked = {"model": str(tiny_base), "columns": columns, "prompts": PROMPTS[:1], "steps": 1}
     lines = [
@@ -189,7 +189,7 @@ def test_the_base_draws_a_rare_word_and_both_tokenizers_tell_how_they_read_it(ti
 
 
 @pytest.mark.slow
-def test_the_command_ends_with_its_input_in_the_middle_of_a_drawing(request_of, tmp_path):
+def test_the_command_ends_with_its_input_in_the_middle_of_a_job(request_of, tmp_path):
     many = request_of(seeds=list(range(40)))
     line = {"do": "draw", "id": "1", "folder": str(tmp_path / "out"), "request": many}
     process = subprocess.Popen(
@@ -247,7 +247,7 @@ def test_the_command_ends_with_its_input_in_the_middle_of_a_drawing(request_of, 
         ),
     ],
 )
-def test_a_malformed_request_is_refused_by_name(change, word):
+def test_a_malformed_request_is_refused_with_the_place_named(change, word):
     good = {"columns": [{"label": "base"}], "prompts": ["a"]}
     assert parse_request(parse_request(good).as_json()) == parse_request(good)
     with pytest.raises(StudioError, match=word) as refused:
@@ -255,7 +255,7 @@ def test_a_malformed_request_is_refused_by_name(change, word):
     assert "\n" not in str(refused.value)
 
 
-def test_a_whole_number_may_come_as_a_page_sends_it():
+def test_a_whole_number_may_be_a_float_without_a_fraction():
     good = {"columns": [{"label": " base ", "adapters": None}], "prompts": ["a"]}
     request = parse_request({**good, "steps": 25.0, "guidance": 3, "model": "", "size": None})
     assert (request.steps, type(request.steps), request.guidance) == (25, int, 3.0)

@@ -1,31 +1,31 @@
-"""What the Train tab says between the drop zone and the photos: refusals, questions, an undo."""
+"""Messages between the Train tab's drop zone and photos: refused files, questions, undo."""
 
 from collections.abc import Sequence
 
 from nora_studio.app.pages.escaping import escaped
-from nora_studio.app.server.draft_trash import last_put_aside
+from nora_studio.app.server.draft_trash import last_trashed
 from nora_studio.app.server.workspace import Workspace
 
 
-def note_view(
+def messages_view(
     workspace: Workspace,
     problem: str = "",
     refused: Sequence[str] = (),
     said: str = "",
 ) -> str:
-    """What there is to say, as HTML; its buttons answer through `html_events`.
+    """Show the messages about the photos; their buttons answer through `html_events`.
 
     Args:
-        problem: What is missing here.
-        refused: A sentence for each file that was left out, by the visitor's own name for it.
-        said: What has just been done.
+        problem: What is missing.
+        refused: A sentence for each file that was left out, with the visitor's name for it.
+        said: What was done just now.
     """
     mark = f'<p class="problem" role="alert">{escaped(problem)}</p>' if problem else ""
     return f"{mark}{_refusals(refused)}{_undo(workspace, said)}"
 
 
 def example_question(subject: str, count: int) -> str:
-    """Ask before an example takes the place of a visitor's own photos."""
+    """Ask before an example replaces a visitor's own photos."""
     photos = "your photo" if count == 1 else f"your {count} photos"
     return (
         f'<div class="problem" role="alertdialog" aria-label="Take the example?"><p>The example '
@@ -49,7 +49,7 @@ def _refusals(refused: Sequence[str]) -> str:
 
 
 def _undo(workspace: Workspace, said: str) -> str:
-    last = last_put_aside(workspace)
+    last = last_trashed(workspace)
     if not last:
         return f'<p class="undo" role="status">{escaped(said)}</p>' if said else ""
     words = said or f"Taken out: {last}."

@@ -1,4 +1,4 @@
-"""What trainings were measured to need, remembered: minutes and memory before anyone starts."""
+"""Estimates of a training's time and memory, stored from the trainer's preflights."""
 
 import hashlib
 import json
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nora_studio.app.server.job import ENDED, Job
-from nora_studio.app.server.jobs import MEASURES, Jobs
+from nora_studio.app.server.job import ENDED, MEASURES, Job
+from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.limits import GIB
-from nora_studio.app.server.training import as_shown, train_command
-from nora_studio.app.server.training_needs import measuring_bytes, training_bytes
+from nora_studio.app.server.resource_use import preflight_bytes, training_bytes
+from nora_studio.app.server.training import shown_command, train_command
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.options.config import DreamboothOptions
 from nora_studio.options.options_file import to_toml
@@ -19,37 +19,37 @@ KIND = "measure"
 
 
 @dataclass(frozen=True)
-class Measure:
-    """What a training of so many steps will need."""
+class ResourceEstimate:
+    """Time, memory and disk space that a training will need."""
 
     minutes: float
     memory_gib: float
     fits: bool
-    """Whether that much memory was there."""
+    """Whether the device has that much memory."""
     disk_bytes: float | None
-    """Its adapters and checkpoints; None: not known."""
+    """Size of its adapters and checkpoints; None: unknown."""
 
 
-class Measures:
-    """A studio's measured preflights, in files of figures alone: everybody's serve everybody."""
+class ResourceEstimates:
+    """A studio's measured preflights; the files hold figures only, so all visitors share them."""
 
     def __init__(self, home: Path) -> None:
         self.folder = home / MEASURES
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    def find(self, options: DreamboothOptions) -> Measure | None:
-        """What is known of a training like this one; None: nothing yet."""
-        for file in self.folder.glob(f"{_likeness(options)}-*.json"):
+    def find(self, options: DreamboothOptions) -> ResourceEstimate | None:
+        """Return the estimate for a training like this one; None: it is not measured yet."""
+        for file in self.folder.glob(f"{_digest(options)}-*.json"):
             try:
                 facts = json.loads(file.read_text(encoding="utf-8"))
                 if facts["out_of_memory"]:
-                    return Measure(0.0, 0.0, fits=False, disk_bytes=None)
+                    return ResourceEstimate(0.0, 0.0, fits=False, disk_bytes=None)
                 apart = (options.steps or 0) - int(file.stem.rsplit("-", 1)[1])
                 minutes = facts["minutes"] + apart * facts["seconds_per_step"] / 60
                 peak = facts["peak"]
                 fits = peak["needed_gib"] <= peak["total_gib"]
                 disk = facts["disk_needed_gib"] * GIB
-                return Measure(minutes, peak["needed_gib"], fits, disk)
+                return ResourceEstimate(minutes, peak["needed_gib"], fits, disk)
             except (OSError, ValueError, KeyError, TypeError):
                 continue
         return None
@@ -57,36 +57,38 @@ class Measures:
     def begin(
         self, workspace: Workspace, jobs: Jobs, options: DreamboothOptions, arguments: Sequence[str]
     ) -> Job:
-        """Have it measured by the trainer's own preflight.
+        """Queue a preflight of the trainer that measures a training.
 
         Raises:
             StudioError: too many of the visitor's jobs wait, or there is no room for a checkpoint.
         """
-        file = self.folder / f"{_likeness(options)}-{options.steps}.json"
+        file = self.folder / f"{_digest(options)}-{options.steps}.json"
         measured = [*arguments, "--preflight", "--preflight-out", str(file)]
-        shown = as_shown([*arguments, "--preflight"])
-        title, command = _likeness(options), train_command(measured)
-        writes = measuring_bytes(options)
+        shown = shown_command([*arguments, "--preflight"])
+        title, command = _digest(options), train_command(measured)
+        writes = preflight_bytes(options)
         return jobs.submit(workspace, KIND, title, command, shown, writes=writes)
 
     def bytes_of(self, options: DreamboothOptions) -> int:
-        """What a training at least writes: as measured, or reckoned from its options."""
-        measure = self.find(options)
-        return training_bytes(options, measure.disk_bytes if measure is not None else None)
+        """Return a lower bound of the bytes that a training writes: measured, or by its options."""
+        estimate = self.find(options)
+        return training_bytes(options, estimate.disk_bytes if estimate is not None else None)
 
     def under_way(self, workspace: Workspace, jobs: Jobs) -> Job | None:
-        """The visitor's measuring that has not ended."""
+        """Return the visitor's preflight that has not ended."""
         own = (job for job in reversed(jobs.of(workspace)) if job.kind == KIND)
         return next((job for job in own if jobs.state(job) not in ENDED), None)
 
-    def was_tried(self, workspace: Workspace, jobs: Jobs, options: DreamboothOptions) -> Job | None:
-        """The visitor's ended attempt to measure a training like this one."""
+    def last_attempt(
+        self, workspace: Workspace, jobs: Jobs, options: DreamboothOptions
+    ) -> Job | None:
+        """Return the visitor's ended preflight of a training like this one."""
         own = (job for job in reversed(jobs.of(workspace)) if job.kind == KIND)
-        return next((job for job in own if job.title == _likeness(options)), None)
+        return next((job for job in own if job.title == _digest(options)), None)
 
 
-def _likeness(options: DreamboothOptions) -> str:
-    """A digest of all that time and memory follow from, but for the number of steps and photos."""
+def _digest(options: DreamboothOptions) -> str:
+    """Return a digest of all options that time and memory depend on, but for steps and photos."""
     alike = replace(
         options,
         instance_dir=Path("photos"),

@@ -1,4 +1,4 @@
-"""The bench of the Adapters tab: what to make of the chosen adapters, and the command for it."""
+"""The form of the Adapters tab: an action on the chosen adapters, and the command for it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from typing import Any
 
 import gradio as gr
 
-from nora_studio.app.pages.escaping import escaped
+from nora_studio.app.pages.escaping import as_sentence, escaped
 from nora_studio.app.pages.number_field import NumberField
-from nora_studio.app.server.adapter_commands import AdapterCommands, Order
-from nora_studio.app.server.drawing_requests import AdapterChoice
-from nora_studio.app.server.limits import MOST_RANK
+from nora_studio.app.server.adapter_commands import AdapterCommand, AdapterCommands
+from nora_studio.app.server.image_requests import AdapterChoice
+from nora_studio.app.server.limits import MAX_RANK
 from nora_studio.app.server.workspace import safe_name
 from nora_studio.errors import StudioError
 from nora_studio.mini.assets import EMBEDDED
@@ -26,10 +26,10 @@ ACTIONS = (
 HAVE_STRENGTHS = ("mix", "merge")
 WORDS = {
     "export": "One adapter as a single file for another program.",
-    "mix": "Two adapters or more added up into one file, each by its strength.",
-    "merge": "A whole pipeline with the adapters in its weights; it needs nothing else.",
-    "push": "One adapter with its page and pictures on the Hugging Face Hub.",
-    "inspect": "What a file is, and which layers it changes most.",
+    "mix": "Two or more adapters added up into one file, each at its strength.",
+    "merge": "A whole pipeline with the adapters merged into its weights.",
+    "push": "One adapter on the Hugging Face Hub, with its page and pictures.",
+    "inspect": "The kind of a file, and the layers that it changes most.",
 }
 STARTS = {
     "export": "Export",
@@ -43,23 +43,23 @@ FORMATS = [
     ("diffusers", "diffusers"),
     ("Seed file", "seed"),
 ]
-SEED_HINT = "A seed file is the smallest; only this studio reads it, on the same base."
+SEED_HINT = "A seed file is the smallest, but only this studio reads it, on the same base."
 MINIATURE = "Miniature, built in"
 BASES = [
     ("The one it was trained on", ""),
     (MINIATURE, EMBEDDED),
     ("Stable Diffusion XL", "stabilityai/stable-diffusion-xl-base-1.0"),
 ]
-RANK = NumberField("Cut to rank", least=1, most=MOST_RANK)
+RANK = NumberField("Cut to rank", least=1, most=MAX_RANK)
 PRECISIONS = [("As usual", ""), ("fp16", "fp16"), ("bf16", "bf16"), ("fp32", "fp32")]
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Its components."""
+class ActionForm:
+    """The form's components."""
 
     fields: tuple[Any, ...]
-    """In the order that `order` takes their values."""
+    """Fields in the order that `build_command` takes their values."""
     command: gr.HTML
     start: gr.Button
     token: gr.Textbox
@@ -67,62 +67,70 @@ class Bench:
 
     @property
     def action(self) -> gr.Radio:
-        """What to make."""
+        """The action to run."""
         return self.fields[0]
 
-    def order(
-        self, desk: AdapterCommands, chosen: Sequence[AdapterChoice], values: Sequence[Any]
-    ) -> Order:
-        """The command that the fields come to.
+    def build_command(
+        self, commands: AdapterCommands, chosen: Sequence[AdapterChoice], values: Sequence[Any]
+    ) -> AdapterCommand:
+        """Return the command that the fields describe.
 
         Raises:
-            StudioError: something is missing, or is none of what is taken.
+            StudioError: a field is empty or has a value that is not allowed.
         """
         action, to, mix_to, name, precision, rank, model, repository, licence, private = values
         number = RANK.read(rank)
         cut = None if number is None else int(number)
         base = base_named(model)
         if not chosen:
-            raise StudioError("choose an adapter on the shelf first.")
+            raise StudioError("no adapter is chosen. Choose one on the left first.")
         if action in ("export", "push", "inspect") and len(chosen) > 1:
-            raise StudioError("this takes one adapter. Take the others out, or mix them first.")
+            raise StudioError(
+                f"this takes one adapter; got {len(chosen)}. Take the others out, or mix them "
+                "first."
+            )
         path = chosen[0].path
         stem = safe_name(name) if (name or "").strip() else ""
         if action == "export":
-            return desk.export(path, to, precision, cut, stem, base)
+            return commands.export(path, to, precision, cut, stem, base)
         if action == "mix":
             stem = stem or safe_name(f"{Path(path).stem}-mix")
-            return desk.mix(chosen, stem, mix_to, precision, cut, base)
+            return commands.mix(chosen, stem, mix_to, precision, cut, base)
         if action == "merge":
             stem = stem or safe_name(f"{Path(path).stem}-merged")
-            return desk.merge(chosen, stem, precision, base)
+            return commands.merge(chosen, stem, precision, base)
         if action == "push":
             place = (repository or "").strip()
-            return desk.push(path, place, (licence or "").strip(), bool(private), True, base)
+            return commands.push(path, place, (licence or "").strip(), bool(private), True, base)
         if action == "inspect":
-            return desk.inspect(path)
-        raise StudioError(f"expected something to do; got {str(action)[:40]!r}.")
+            return commands.inspect(path)
+        known = ", ".join(name for _, name in ACTIONS)
+        raise StudioError(f"expected an action ({known}); got {str(action)[:40]!r}.")
 
 
-def build_bench() -> Bench:
-    """Lay the bench out, and show of it what the chosen action needs."""
+def build_action_form() -> ActionForm:
+    """Lay the form out, with the fields that the first action needs."""
     action = gr.Radio(
         list(ACTIONS), value="export", label="What to make", elem_id="adapters-action"
     )
     words = gr.HTML(_words("export"))
-    # A field of its own for each action: choices that change under a value leave the value behind,
-    # and Gradio refuses every request that still carries it.
+    # Each action has a field of its own: if choices change, Gradio keeps a value that is no choice,
+    # and refuses every request that contains it.
     to = gr.Radio(FORMATS, value="kohya", label="For", info=SEED_HINT, elem_id="adapters-format")
     mix_to = gr.Radio(
         FORMATS[:2], value="kohya", label="For", info="The file is a LoRA, exactly.",
         visible=False, elem_id="adapters-mix-format",
     )  # fmt: skip
     name = gr.Textbox(
-        "", label="Name", placeholder="after the adapter", max_length=48, elem_id="adapters-name"
+        "",
+        label="Name",
+        placeholder="named after the adapter",
+        max_length=48,
+        elem_id="adapters-name",
     )
     model = gr.Dropdown(
         BASES, value="", label="Base", allow_custom_value=True, elem_id="adapters-base",
-        info="The model that it works with: choose one, or write a Hub name or a directory.",
+        info="The model that it works with: choose one, or enter a Hub name or a directory.",
     )  # fmt: skip
     repository, licence, private = _hub_fields()
     precision, rank = _more_fields()
@@ -130,12 +138,12 @@ def build_bench() -> Bench:
     start = gr.Button("Export", variant="primary", interactive=False, elem_id="adapters-start")
     token = gr.Textbox(
         "", label="Hub token", type="password", max_length=200, visible=False,
-        info="One that may write; it goes to this upload and is kept nowhere.",
+        info="A token with write access. It is used for this upload and not stored.",
         elem_id="adapters-token",
     )  # fmt: skip
     publish = gr.Button("Publish", visible=False, elem_id="adapters-publish")
     action.change(
-        _turn,
+        _fields_of_action,
         action,
         [words, to, mix_to, name, model, start, repository, licence, private, token, publish],
         show_progress="hidden",
@@ -143,7 +151,7 @@ def build_bench() -> Bench:
         queue=False,
     )
     fields = (action, to, mix_to, name, precision, rank, model, repository, licence, private)
-    return Bench(fields, command, start, token, publish)
+    return ActionForm(fields, command, start, token, publish)
 
 
 def _hub_fields() -> tuple[gr.Textbox, gr.Textbox, gr.Checkbox]:
@@ -153,7 +161,7 @@ def _hub_fields() -> tuple[gr.Textbox, gr.Textbox, gr.Checkbox]:
     )  # fmt: skip
     licence = gr.Textbox(
         "", label="Licence", placeholder="openrail++", max_length=40, visible=False,
-        info="As the Hub abbreviates it; empty: as its card says.",
+        info="The Hub's short name. Empty: the licence on its card.",
     )  # fmt: skip
     return repository, licence, gr.Checkbox(True, label="Private: only you see it", visible=False)
 
@@ -162,17 +170,17 @@ def _more_fields() -> tuple[gr.Dropdown, gr.Textbox]:
     with gr.Accordion("More", open=False):
         precision = gr.Dropdown(
             PRECISIONS, value="", label="Precision",
-            info="Of the numbers in the file; as usual: fp16, and fp32 for a seed file.",
+            info="Of the numbers in the file. As usual: fp16, and fp32 for a seed file.",
         )  # fmt: skip
         rank = RANK.build(
             placeholder="not cut", elem_id="adapters-rank",
-            info="A smaller file that is not quite exact; the error is told. Empty: all of it.",
+            info="A smaller file that is not quite exact; the error is shown. Empty: full rank.",
         )  # fmt: skip
     return precision, rank
 
 
-def _turn(action: str) -> list[Any]:
-    """What of the bench an action needs."""
+def _fields_of_action(action: str) -> list[Any]:
+    """Return updates that show the fields an action needs and hide the others."""
     return [
         _words(action),
         gr.Radio(visible=action == "export"),
@@ -185,7 +193,7 @@ def _turn(action: str) -> list[Any]:
 
 
 def base_named(text: str | None) -> str:
-    """The base model that a person names, by the page's words for it or by its own name."""
+    """Return the base model that a text names, by the page's label for it or by its own name."""
     written = (text or "").strip()
     known = {label.casefold(): name for label, name in BASES}
     known |= dict.fromkeys(("miniature", "the embedded model", "the miniature"), EMBEDDED)
@@ -196,15 +204,15 @@ def _words(action: str) -> str:
     return f'<p class="note">{WORDS.get(action, "")}</p>'
 
 
-def shown_command(make: Callable[[], Order]) -> tuple[str, Any]:
-    """The command as a person would type it, and the button; or what is missing."""
+def command_view(make: Callable[[], AdapterCommand]) -> tuple[str, Any]:
+    """Return the command as a person would type it and the button; or what is missing."""
     try:
-        order = make()
+        command = make()
     except StudioError as error:
-        text = str(error)
-        words = escaped(text[:1].upper() + text[1:])
-        return f'<p class="note">{words}</p>', gr.Button(interactive=False)
+        return f'<p class="note">{escaped(as_sentence(str(error)))}</p>', gr.Button(
+            interactive=False
+        )
     return (
-        f'<pre class="command">{escaped(order.shown)}</pre>',
+        f'<pre class="command">{escaped(command.shown)}</pre>',
         gr.Button(interactive=True),
     )

@@ -1,4 +1,4 @@
-"""What a person sees of a run while it trains, end to end: samples, scores, log, tracker, end."""
+"""A run that is watched while it trains: samples, scores, log, tracker and early stopping."""
 
 import json
 import shutil
@@ -60,7 +60,7 @@ def logged(run: Run, name: str) -> list[tuple[int, float]]:
     return [(row["step"], row[name]) for row in run.read_log() if name in row]
 
 
-def test_each_prompt_is_drawn_at_each_step_and_hangs_on_a_wall(watched):
+def test_each_prompt_is_sampled_at_each_step_and_shown_in_the_grid(watched):
     for method in METHODS:
         samples = Run(watched[0] / f"mug-{method}").samples
         stems = ("base", "step-000003", "step-000006")
@@ -134,7 +134,7 @@ def test_the_lowest_held_out_loss_is_named_in_the_status(watched):
 
 
 @pytest.mark.slow
-def test_going_on_after_a_crash_tells_nothing_twice(
+def test_resuming_after_a_crash_logs_nothing_twice(
     watched, tiny_base, photo_folder, clip, tmp_path
 ):
     for method in METHODS:  # as a process leaves it that died after step 4, before step 6 was saved
@@ -156,7 +156,7 @@ def test_going_on_after_a_crash_tells_nothing_twice(
 
 
 @pytest.mark.slow
-def test_samples_that_a_stop_left_out_are_drawn_on_resuming(
+def test_samples_that_a_stop_skipped_are_generated_on_resuming(
     watched, tiny_base, photo_folder, clip, tmp_path
 ):
     changes = {"steps": 4, "sample-every": 2, "tracker": "none"}
@@ -176,9 +176,7 @@ def test_samples_that_a_stop_left_out_are_drawn_on_resuming(
         assert logged(run, "sample_clip_t") == rows
 
 
-def test_a_run_that_gets_no_better_ends_well_before_its_last_step(
-    tiny_base, photo_folder, tmp_path
-):
+def test_early_stopping_ends_a_run_before_its_last_step(tiny_base, photo_folder, tmp_path):
     parts = ("unet", "text-encoder", "text-encoder-2")
     still = {f"{part}.learning-rate": 1e-9 for part in parts}
     changes = {"evaluate-every": 1, "early-stop": "plateau", "patience": 2, "steps": 9}

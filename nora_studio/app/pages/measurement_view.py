@@ -1,4 +1,4 @@
-"""A measurement under way as HTML: how far it is, and why it failed."""
+"""A measurement as HTML: its progress, or why it failed."""
 
 import re
 
@@ -7,11 +7,11 @@ from nora_studio.app.server.job import Job
 from nora_studio.app.server.jobs import Jobs
 
 NAMES = {"fidelity": "Finding the best strength", "score": "Comparing the final adapters"}
-_DRAWN = re.compile(r"drawing: .*?(\d+)/(\d+) \[")
+_PROGRESS = re.compile(r"drawing: .*?(\d+)/(\d+) \[")
 
 
-def measuring_view(job: Job, jobs: Jobs) -> str:
-    """One line with a bar while it goes on; one sentence where it failed; else nothing."""
+def measurement_view(job: Job, jobs: Jobs) -> str:
+    """Show a progress bar while it runs, or one sentence if it failed; otherwise nothing."""
     state = jobs.state(job)
     if state in ("finished", "cancelled"):
         return ""
@@ -19,20 +19,20 @@ def measuring_view(job: Job, jobs: Jobs) -> str:
     lines = jobs.tail(job)
     if state in ("failed", "stopped"):
         ends = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        why = ends[-1] if ends else "Its process ended without a word."
+        why = ends[-1] if ends else "its process ended without an error message."
         words = f"{title} failed: {why}" if state == "failed" else f"{title} was stopped."
         kind = "problem" if state == "failed" else "note"
         return f'<p class="{kind}" role="status">{escaped(words)}</p>'
-    found = [match for line in lines for match in _DRAWN.findall(line)]
+    found = [match for line in lines for match in _PROGRESS.findall(line)]
     done, total = map(int, found[-1]) if found else (0, 0)
     before = jobs.place(job)
-    told = f"{done} of {total} pictures" if total else "loading the models"
+    status = f"{done} of {total} pictures" if total else "loading the models"
     if state == "waiting":
-        told = f"waiting, {before} before it" if before else "waiting for its turn"
+        status = f"waiting, {before} ahead of it" if before else "waiting for its turn"
     share = 100 * done / total if total else 0
     return (
         f'<section class="card measuring"><div class="progress-head"><h3>{title}</h3>'
-        f"<b>{told}</b></div>"
+        f"<b>{status}</b></div>"
         f'<div class="meter" role="progressbar" aria-valuenow="{share:.0f}" aria-valuemin="0" '
         f'aria-valuemax="100" aria-label="{title}"><div style="width:{share:.1f}%"></div></div>'
         f'<details><summary>The command</summary><pre class="command">{escaped(job.shown)}'
