@@ -11,7 +11,7 @@ from nora_studio.nora.calibration import record_mean_abs_inputs
 from nora_studio.nora.config import NoraConfig
 from nora_studio.nora.layer import NoraLinear
 from nora_studio.nora.model import NoraModel
-from nora_studio.nora.outer_cache import cached_outer_factors
+from nora_studio.nora.outer_cache import OuterCache
 from nora_studio.nora.registration import register_method
 from nora_studio.nora.svd import (
     activation_aware_svd,
@@ -25,8 +25,8 @@ __all__ = [
     "NoraConfig",
     "NoraLinear",
     "NoraModel",
+    "OuterCache",
     "activation_aware_svd",
-    "cached_outer_factors",
     "canonical_signs",
     "outer_factors",
     "randomized_svd",

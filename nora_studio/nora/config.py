@@ -11,6 +11,7 @@ from peft.utils import PeftType
 from peft.utils.other import get_pattern_key
 
 from nora_studio.errors import StudioError
+from nora_studio.nora.svd import FindOuter
 
 STARTS = ("difference", "paper")
 OUTERS = ("svd", "randomized", "activation")
@@ -41,9 +42,9 @@ class NoraConfig(PeftConfig):
     mean_abs_inputs: Mapping[str, torch.Tensor] | None = None
     """For outer="activation": module name -> mean |x| per input channel, (in_features,), as
     `record_mean_abs_inputs` finds them. Used once, when the layers are made; never saved."""
-    outer_cache: str | None = None
-    """Folder that keeps the frozen factors by the content of their weights, for the next time; None
-    keeps none, but for `cached_outer_factors`. Never saved."""
+    find_outer: FindOuter | None = field(default=None, repr=False, compare=False)
+    """The function that computes the frozen factors; None is `svd.outer_factors`. An `OuterCache`
+    keeps them on disk. Never saved."""
     target_modules: list[str] | set[str] | str | None = None
     """Names (whole or endings) of the linear layers to adapt, or one regular expression."""
     exclude_modules: list[str] | set[str] | str | None = None
@@ -107,8 +108,8 @@ class NoraConfig(PeftConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `save_pretrained` writes: no tensors, no second SVD, names in order."""
-        values = asdict(replace(self, mean_abs_inputs=None, init_weights=False))
-        del values["mean_abs_inputs"], values["outer_cache"]
+        values = asdict(replace(self, mean_abs_inputs=None, find_outer=None, init_weights=False))
+        del values["mean_abs_inputs"], values["find_outer"]
         for name in ("target_modules", "exclude_modules"):
             # A set is written in an order that differs from process to process.
             if isinstance(values[name], set):

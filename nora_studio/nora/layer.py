@@ -27,7 +27,7 @@ from nora_studio.nora.additive import AdditiveLayer, widen
 from nora_studio.nora.bases import check_base, dense_dtype
 from nora_studio.nora.config import NoraConfig
 from nora_studio.nora.nested import NestedUpdate, is_worth_it
-from nora_studio.nora.outer_cache import start_factors
+from nora_studio.nora.svd import Factors, outer_factors
 
 
 class NoraLinear(nn.Module, AdditiveLayer):
@@ -117,7 +117,7 @@ class NoraLinear(nn.Module, AdditiveLayer):
             container[adapter_name] = nn.Parameter(zeros)
         inner_up, inner_down = self.nora_inner_up[adapter_name], self.nora_inner_down[adapter_name]
         if config.init_weights and not inner_up.is_meta:
-            up, singular, down = start_factors(self.get_base_weight(), config, name)
+            up, singular, down = _start_factors(self.get_base_weight(), config, name)
         else:
             up = inner_up.new_full((self.out_features, outer_rank), math.nan)
             singular = inner_up.new_full((outer_rank,), math.nan)
@@ -244,3 +244,12 @@ class NoraLinear(nn.Module, AdditiveLayer):
 
     def __repr__(self) -> str:
         return "nora." + super().__repr__()
+
+
+def _start_factors(weight: Tensor, config: NoraConfig, name: str) -> Factors:
+    find = outer_factors if config.find_outer is None else config.find_outer
+    mean_abs_input = (config.mean_abs_inputs or {}).get(name)
+    try:
+        return find(weight, config.outer_rank, config.outer, mean_abs_input)
+    except StudioError as error:
+        raise StudioError(f"{name}: {error} Or take it out of the targets.") from error

@@ -1,12 +1,24 @@
 """Low-rank factors of a weight: exact, randomized and activation-aware, on plain tensors."""
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from nora_studio.errors import StudioError
 from nora_studio.nora.leading import leading_singular_triplets
+
+Factors = tuple[Tensor, Tensor, Tensor]
+"""`up` (out_features, rank), `singular` (rank,) and `down` (rank, in_features)."""
+
+
+class FindOuter(Protocol):
+    """A function that returns a weight's outer factors, as `outer_factors` does."""
+
+    def __call__(
+        self, weight: Tensor, rank: int, outer: str, mean_abs_input: Tensor | None = None, /
+    ) -> Factors: ...
 
 
 def truncated_svd(

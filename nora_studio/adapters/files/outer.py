@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from nora_studio.nora import NoraConfig, cached_outer_factors
-from nora_studio.nora.outer_cache import start_factors
+from nora_studio.errors import StudioError
+from nora_studio.nora import OuterCache
 
 PROBES = 4
 TOLERANCE = 2e-3
@@ -71,13 +71,15 @@ def find_outer(
     Raises:
         StudioError: a weight cannot be decomposed.
     """
-    config = NoraConfig(r=1, outer_rank=rank, outer=outer)
+    find = OuterCache()
     found: dict[str, tuple[Tensor, Tensor]] = {}
-    # Kept on disk for the next load, and shown after a while: at full size it takes minutes on a
-    # CPU.
-    with cached_outer_factors():
-        for name in tqdm(layers, desc=f"Outer factors of {part}", unit="layer", delay=3):
-            weight: Tensor = layers[name].weight  # pyright: ignore
-            factors = start_factors(weight.detach().to(dtype), config, f"{part}.{name}")
-            found[name] = factors[0].to(dtype).cpu(), factors[2].to(dtype).cpu()
+    # At full size this takes minutes on a CPU.
+    for name in tqdm(layers, desc=f"Outer factors of {part}", unit="layer", delay=3):
+        weight: Tensor = layers[name].weight  # pyright: ignore
+        try:
+            up, _, down = find(weight.detach().to(dtype), rank, outer)
+        except StudioError as error:
+            raise StudioError(f"{part}.{name}: {error}") from error
+        found[name] = up.to(dtype).cpu(), down.to(dtype).cpu()
+    find.prune()
     return found

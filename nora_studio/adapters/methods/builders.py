@@ -188,6 +188,7 @@ def nora(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConf
         start=spec.start,
         outer=spec.outer,
         mean_abs_inputs=spec.mean_abs_inputs,
+        find_outer=spec.find_outer,
         target_modules=targets,
     )
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from nora_studio.adapters.methods.steps import StepRules
+    from nora_studio.nora.svd import FindOuter
 
 Shape = tuple[int, int]
 """(out_features, in_features) of a linear layer."""
@@ -42,6 +43,9 @@ class AdapterSpec:
     in `mean_abs_inputs`)."""
     mean_abs_inputs: Mapping[str, Tensor] | None = field(default=None, repr=False, compare=False)
     """NoRA with outer="activation": layer -> mean |x| per input channel."""
+    find_outer: FindOuter | None = field(default=None, repr=False, compare=False)
+    """NoRA: the function that computes the frozen factors, such as an `OuterCache`, which keeps
+    them on disk. None: `nora.svd.outer_factors`."""
     total_steps: int | None = None
     """AdaLoRA: steps of the whole run, over which it allots ranks; it needs them."""
 

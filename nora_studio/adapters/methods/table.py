@@ -39,7 +39,7 @@ METHODS: dict[str, Method] = {
         TrainingDefaults(8, 3e-3, 1e-3, "sweep", outer_rank=48),
         title="NoRA", bits=_ANY_BITS, tuner=Tuner("NORA"),
         settings=frozenset(
-            {"alpha", "dropout", "outer_rank", "start", "outer", "mean_abs_inputs"}
+            {"alpha", "dropout", "outer_rank", "start", "outer", "mean_abs_inputs", "find_outer"}
         ),
         decays_to_start=frozenset({"nora_inner_up", "nora_inner_down"}),
     ),
