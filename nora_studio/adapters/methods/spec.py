@@ -89,7 +89,7 @@ def plain_steps(parts: Mapping[str, nn.Module], seed: int) -> StepRules:
 
 @dataclass(frozen=True)
 class TrainingDefaults:
-    """What a method trains with on one family of models where nothing else is asked for."""
+    """What a method trains with on an SDXL where nothing else is asked for."""
 
     rank: int
     """As the method counts it."""
@@ -107,6 +107,31 @@ class TrainingDefaults:
     def learning_rate(self, part: str) -> float:
         """Return the rate of "unet", "text_encoder" or "text_encoder_2"."""
         return self.unet if part == "unet" else self.text
+
+
+@dataclass(frozen=True)
+class UniformDefaults:
+    """What a method trains with where every part of a model has the same rate."""
+
+    rank: int
+    """As the method counts it."""
+    rates: tuple[float, ...]
+    """Learning rates worth trying; the first is the default."""
+    alpha: float | None = None
+    """The scale is alpha / rank (rslora: alpha / sqrt(rank)); None: the method's usual one."""
+    outer_rank: int | None = None
+    """For methods that have one; NoRA alone so far."""
+    source: str = "starting point"
+    """Where the numbers come from."""
+
+    @property
+    def rate(self) -> float:
+        """The default learning rate."""
+        return self.rates[0]
+
+    def learning_rate(self, part: str) -> float:
+        """Return the default rate, whatever the part."""
+        return self.rate
 
 
 @dataclass(frozen=True)
@@ -139,9 +164,18 @@ class Method:
     """(spec, targets, shapes of the targeted layers) -> the method's PEFT configuration, with its
     usual scale where the spec has none."""
     sdxl: TrainingDefaults
-    """For every base but the embedded one."""
+    """For every SDXL but the embedded one."""
     embedded: TrainingDefaults
-    """For the model that comes with the project."""
+    """For the SDXL that comes with the project."""
+    clip: UniformDefaults | None = None
+    """For every CLIP but the embedded one; None: not tried there."""
+    embedded_clip: UniformDefaults | None = None
+    """For the CLIP that comes with the project; None: not tried there."""
+    llama: UniformDefaults | None = None
+    """For every language model but the embedded one. None: `sdxl`'s rank, and the protocol's rate
+    times the ratio of `sdxl`'s rate to LoRA's."""
+    embedded_llama: UniformDefaults | None = None
+    """For the language model that comes with the project. None: as `llama`, with smaller limits."""
     title: str | None = None
     """How it is written out; None: as `--method` takes it."""
     settings: frozenset[str] = frozenset({"alpha", "dropout"})
