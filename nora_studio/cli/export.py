@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from nora_studio.adapters.files.adapter_file import embeddings_beside
-from nora_studio.adapters.files.card import AdapterCard, for_others
+from nora_studio.adapters.files.card import AdapterCard, without_local_path
 from nora_studio.adapters.files.embeddings import diffusers_lines, write_embeddings
-from nora_studio.adapters.files.metadata import describe
+from nora_studio.adapters.files.metadata import portable_metadata
 from nora_studio.adapters.files.portable import DTYPES, write_portable
 from nora_studio.adapters.files.seed import write_seed
 from nora_studio.adapters.files.updates import Updates, error_of, with_rank
@@ -64,7 +64,9 @@ def write_lora(
     note += f", cut to it with an error of {cut}" if is_cut else ", exact but for rounding"
     # Kohya's tools call new tokens by their file's name.
     called = embeddings_beside(out).stem if tokens is not None and style == "kohya" else None
-    metadata = describe(opened.card, title, ranks, style == "kohya", opened.full_sdxl, note, called)
+    metadata = portable_metadata(
+        opened.card, title, ranks, style == "kohya", opened.full_sdxl, note, called
+    )
     written = write_portable(out, settled, opened.names, style, DTYPES[precision], metadata)
     layers = sum(len(names) for names in settled.values())
     told = ", ".join(f"{part} rank {rank}" for part, rank in ranks.items())
@@ -81,7 +83,7 @@ def _write_tokens(file: Path, opened: AdapterOnBase, tokens: NewTokens, style: s
 
     Not into Kohya's file too (A1111's `bundle_emb`): diffusers refuses one that holds them.
     """
-    write_embeddings(file, tokens, for_others(opened.card))
+    write_embeddings(file, tokens, without_local_path(opened.card))
     print(f"{file}: {size_text(file)}, the new tokens {tokens.trigger} that it needs")
     if style == "kohya":
         name = file.stem

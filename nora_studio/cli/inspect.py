@@ -18,7 +18,7 @@ from nora_studio.adapters.files.inspection import (
     by_block,
     facts_of,
     layers_of,
-    told,
+    readable_metadata,
 )
 from nora_studio.adapters.files.seed_reading import read_recipes
 from nora_studio.cli.commands.inspect import Options
@@ -39,7 +39,7 @@ def run(options: Options) -> int:
     look = _look_into_folder if adapter.is_folder else _look_into_file
     facts, layers, note = look(adapter)
     if options.metadata:
-        facts |= told(adapter)
+        facts |= readable_metadata(adapter)
     width = max(map(len, facts))
     for name, value in facts.items():
         console.print(f"[dim]{name:<{width}}[/dim]  {escape(value)}")

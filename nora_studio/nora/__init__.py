@@ -1,10 +1,11 @@
 """Nested Low-Rank Adaptation (NoRA, arXiv:2408.10280) as a PEFT method.
 
-Importing this package makes the method known to PEFT. It is not Normalized LoRA (arXiv:2608.31036),
+Importing this package registers the method with PEFT. It is not Normalized LoRA (arXiv:2608.31036),
 proposed for PEFT as `use_nora` (PR 3637).
 """
 
-# Before all of ours: when PEFT arrives it brings in both packages of methods, neither half read.
+# Before our own modules: PEFT, once imported, imports both packages of methods, and must not find
+# one half imported.
 import peft  # noqa: F401
 
 from nora_studio.nora.calibration import record_mean_abs_inputs

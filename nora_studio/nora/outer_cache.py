@@ -1,6 +1,7 @@
 """Outer factors kept on disk, by the content of the weight that they were computed from.
 
-Nothing is cached by default: pass `find_outer=OuterCache()` to a `NoraConfig` or an `AdapterSpec`.
+Nothing is cached by default: pass `find_outer=OuterCache()` to a `NoraConfig` or an `AdapterSpec`,
+and call `prune` from time to time to keep the folder within its limit.
 """
 
 import hashlib
@@ -52,7 +53,7 @@ class OuterCache:
 
 
 def _fits(kept: dict[str, Tensor], weight: Tensor, rank: int) -> bool:
-    """Whether tensors have the shapes and dtype that this weight's factors have."""
+    """Return whether tensors have the shapes and dtype of this weight's factors."""
     (rows, columns), dtype = weight.shape, torch.promote_types(weight.dtype, torch.float32)
     shapes = dict(zip(NAMES, ((rows, rank), (rank,), (rank, columns))))
     return {name: tuple(tensor.shape) for name, tensor in kept.items()} == shapes and all(

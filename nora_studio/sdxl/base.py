@@ -7,7 +7,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import nn
 
-from nora_studio.adapters.base_digests import forbid_disk
+from nora_studio.adapters.base_digests import disable_disk_cache
 from nora_studio.options.config import DreamboothOptions
 from nora_studio.options.part_settings import part_settings
 from nora_studio.sdxl.attention import set_attention
@@ -33,7 +33,7 @@ def load_base(
     pipe = load_sdxl(options.model, dtype)
     if not options.cache:
         for module in parts_of(pipe).values():
-            forbid_disk(module)
+            disable_disk_cache(module)
     if options.base_bits != 16:
         trained = {part for method in options.methods for part in part_settings(options, method)}
         for part, module in parts_of(pipe).items():

@@ -16,16 +16,16 @@ from support.tolerances import FLOAT32, FLOAT32_SMALL, FLOAT64_SUMS
 
 from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.adapters.files.adapter_folders import load_adapter
-from nora_studio.adapters.files.metadata import describe
+from nora_studio.adapters.files.metadata import portable_metadata
 from nora_studio.adapters.files.names import LayerNames
 from nora_studio.adapters.files.portable import DTYPES, STYLES, write_portable
 from nora_studio.adapters.files.updates import (
     Update,
+    canonicalize,
     dense_change,
     error_of,
     mix,
     read_updates,
-    settle,
     with_rank,
 )
 from nora_studio.adapters.methods.attachment import adapter_parameters, attach, detach
@@ -58,12 +58,14 @@ def updates_and_names(base: Path, adapter: Path):
 
 def write(base: Path, adapter: Path, file: Path, style: str, precision: str = "fp32") -> None:
     updates, names = updates_and_names(base, adapter)
-    metadata = describe(open_adapter(adapter).card, "a title", {"unet": 4}, style == "kohya", False)
+    metadata = portable_metadata(
+        open_adapter(adapter).card, "a title", {"unet": 4}, style == "kohya", False
+    )
     write_portable(file, with_rank(updates), names, style, DTYPES[precision], metadata)
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_diffusers_own_loader_draws_the_same_picture(tiny_base, adapter, tmp_path, style):
+def test_diffusers_loader_gives_the_same_image(tiny_base, adapter, tmp_path, style):
     ours, theirs = (load_sdxl(str(tiny_base)) for _ in range(2))
     bare = picture(ours)
     load_adapter(adapter, parts_of(ours))
@@ -76,7 +78,7 @@ def test_diffusers_own_loader_draws_the_same_picture(tiny_base, adapter, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("style", STYLES)
-def test_the_embedded_pipeline_draws_the_same_through_diffusers(tmp_path, style):
+def test_the_embedded_pipeline_gives_the_same_image_through_diffusers(tmp_path, style):
     ours, theirs = load_sdxl(), load_sdxl()
     bare = picture(ours, 64, "zqp")
     torch.manual_seed(1)
@@ -100,7 +102,7 @@ def test_the_embedded_pipeline_draws_the_same_through_diffusers(tmp_path, style)
 
 @pytest.mark.parametrize("precision", DTYPES)
 @pytest.mark.parametrize("style", STYLES)
-def test_our_own_loader_reads_them_back(tiny_base, adapter, tmp_path, style, precision):
+def test_our_loader_reads_portable_files_back(tiny_base, adapter, tmp_path, style, precision):
     file = tmp_path / "a.safetensors"
     write(tiny_base, adapter, file, style, precision)
     ours, again = (load_sdxl(str(tiny_base)) for _ in range(2))
@@ -113,7 +115,7 @@ def test_our_own_loader_reads_them_back(tiny_base, adapter, tmp_path, style, pre
     assert {t.dtype for t in load_file(file).values()} == {DTYPES[precision]}
 
 
-def test_a_noras_file_holds_the_formulas_change(tiny_base, tmp_path):
+def test_the_file_of_a_nora_holds_the_change_of_the_formula(tiny_base, tmp_path):
     adapter = tiny_adapter(tmp_path / "adapter", load_sdxl(str(tiny_base)), "nora")
     write(tiny_base, adapter, tmp_path / "a.safetensors", "kohya")
     trained = load_file(adapter / "unet" / "adapter_model.safetensors")
@@ -136,7 +138,7 @@ def test_a_noras_file_holds_the_formulas_change(tiny_base, tmp_path):
     assert torch.allclose(lora_delta(up, down, scale), wanted, **FLOAT32_SMALL)
 
 
-def test_cutting_the_rank_is_the_closest_and_its_error_the_true_one():
+def test_reducing_the_rank_is_optimal_and_its_error_is_exact():
     generator = torch.Generator().manual_seed(0)
     up = torch.randn(12, 6, generator=generator, dtype=torch.float64)
     down = torch.randn(6, 9, generator=generator, dtype=torch.float64)
@@ -149,10 +151,10 @@ def test_cutting_the_rank_is_the_closest_and_its_error_the_true_one():
     told = error_of({"unet": {"a": cut}}, {"unet": {"a": Update(up, down)}})
     assert told.overall == pytest.approx(miss / float(dense.norm()), rel=1e-9)
     assert told.worst == pytest.approx(told.overall)
-    assert torch.allclose(settle(Update(up, down)).dense(), dense)
+    assert torch.allclose(canonicalize(Update(up, down)).dense(), dense)
 
 
-def test_layers_of_other_ranks_get_zeros_that_add_nothing():
+def test_layers_of_lower_ranks_are_padded_with_zeros():
     generator = torch.Generator().manual_seed(0)
     layers = {
         str(rank): Update(
@@ -180,7 +182,7 @@ def test_mixing_adds_the_changes_up_exactly(tiny_base, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["dora", "lokr", "oft"])
-def test_a_change_that_is_no_lora_is_measured_off_the_weights(tiny_pipe, method):
+def test_a_change_that_is_not_low_rank_is_measured_on_the_weights(tiny_pipe, method):
     unet = tiny_pipe.unet
     before = {name: t.clone() for name, t in unet.state_dict().items()}
     attach(unet, ["attn2.to_v"], spec_of(method, 2))
@@ -219,11 +221,11 @@ def test_the_metadata_says_what_tools_look_for(tiny_base, adapter, tmp_path, sty
     assert json.loads(told["nora_studio"])["trigger"] == RARE_TOKEN
 
 
-def test_files_for_others_do_not_tell_a_path_of_this_disk(tiny_base, adapter, tmp_path):
+def test_shared_files_do_not_contain_a_local_path(tiny_base, adapter, tmp_path):
     from dataclasses import replace
 
     card = replace(open_adapter(adapter).card, model=str(tiny_base))
-    told = describe(card, "t", {"unet": 4}, True, False)
+    told = portable_metadata(card, "t", {"unet": 4}, True, False)
     assert str(tiny_base.parent) not in json.dumps(told)
     assert json.loads(told["nora_studio"])["model"] == tiny_base.name
 
@@ -273,7 +275,7 @@ def test_another_tools_lora_is_read_with_its_scale(tiny_pipe, tmp_path, spelling
     assert torch.allclose(next(iter(found.values())).dense(), wanted, **FLOAT32)
 
 
-def test_alpha_in_diffusers_own_metadata_is_obeyed(tiny_pipe, tmp_path):
+def test_alpha_in_diffusers_metadata_is_used(tiny_pipe, tmp_path):
     place = "mid_block.attentions.0.transformer_blocks.0.attn1"
     torch.manual_seed(0)
     factors = torch.randn(64, 2), torch.randn(2, 64)

@@ -57,7 +57,7 @@ def test_lora_plus_learns_the_output_side_faster(ratio):
     assert all("lora_A" in names[id(p)] for p in groups["unet"]["params"])
 
 
-def test_lora_fa_moves_as_pefts_own_optimizer_does_and_keeps_the_input_side():
+def test_lora_fa_steps_as_pefts_optimizer_and_keeps_the_input_side():
     ours = adapted("lora-fa")
     config = LoraConfig(r=4, lora_alpha=4, target_modules=list(FAMILY.targets))
     theirs = get_peft_model(make(FAMILY), config)
@@ -95,7 +95,7 @@ def test_lora_fa_resumes_from_a_checkpoint_by_name(tmp_path):
     assert all(torch.equal(mine[name], other[name]) for name in mine)
 
 
-def test_dylora_draws_one_rank_a_step_for_all_parts_and_goes_on_with_its_draws():
+def test_dylora_samples_one_rank_a_step_for_all_parts_and_resumes_its_sequence():
     parts = {"one": adapted("dylora"), "two": adapted("dylora")}
     rules = step_rules("dylora", parts, seed=3)
 
@@ -103,8 +103,8 @@ def test_dylora_draws_one_rank_a_step_for_all_parts_and_goes_on_with_its_draws()
         drawn = []
         for _ in range(number):
             rules.before(1)
-            layers = [m for p in parts.values() for m in p.modules() if hasattr(m, "drawn_rank")]
-            ranks = {layer.drawn_rank["default"] for layer in layers}
+            layers = [m for p in parts.values() for m in p.modules() if hasattr(m, "sampled_rank")]
+            ranks = {layer.sampled_rank["default"] for layer in layers}
             assert len(ranks) == 1
             drawn += ranks
         return drawn
@@ -273,7 +273,7 @@ def test_options_that_do_not_fit_a_method_are_refused_by_name(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_method_with_a_dash_can_be_overridden_alone(tiny_base, photo_folder, tmp_path):
+def test_an_override_can_name_a_method_with_a_dash(tiny_base, photo_folder, tmp_path):
     changes = unnested() | {"method": "lora-fa,lora+", "override": ("lora-fa.unet.rank=3",)}
     options = tiny_options(tiny_base, photo_folder, tmp_path, **changes)
     assert part_settings(options, "lora-fa")["unet"].rank == 3
@@ -281,7 +281,7 @@ def test_a_method_with_a_dash_can_be_overridden_alone(tiny_base, photo_folder, t
 
 
 @pytest.mark.parametrize("model", ["embedded", "anything/else"])
-def test_every_method_has_a_recommendation_that_its_table_entry_takes(model):
+def test_every_methods_default_rates_fit_its_settings(model):
     for name, method in METHODS.items():
         usual = recommended(name, model)
         assert 0 < usual.text <= usual.unet < 0.1 and usual.rank >= 1, name

@@ -47,7 +47,7 @@ def assert_equal(one, other) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("outer", ["svd", "randomized", "activation"])
-def test_second_time_is_read_and_equal_to_the_bit(tmp_path, dtype, outer):
+def test_the_second_time_factors_are_read_and_equal_to_the_bit(tmp_path, dtype, outer):
     weight, activity = big_weight().to(dtype), torch.linspace(0.1, 1.0, SIDE + 8)
     activity = activity if outer == "activation" else None
     expected = outer_factors(weight, RANK, outer, activity)
@@ -83,7 +83,7 @@ def test_whatever_changes_the_factors_changes_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["cut", "header", "data", "empty", "text", "folder"])
-def test_a_damaged_file_is_found_out_and_replaced(tmp_path, where):
+def test_a_damaged_file_is_detected_and_replaced(tmp_path, where):
     weight = big_weight()
     expected = OuterCache(tmp_path)(weight, RANK, "svd")
     file = next(tmp_path.iterdir())
@@ -112,7 +112,7 @@ class _nothing:
         return None
 
 
-def test_a_file_of_another_weight_under_this_name_is_not_believed(tmp_path):
+def test_a_file_of_another_weight_under_this_name_is_not_used(tmp_path):
     weight, other = big_weight(), torch.randn(SIDE, 2 * SIDE)
     OuterCache(tmp_path / "a")(weight, RANK, "svd")
     OuterCache(tmp_path / "b")(other, RANK, "svd")
@@ -122,7 +122,7 @@ def test_a_file_of_another_weight_under_this_name_is_not_believed(tmp_path):
     assert_equal(OuterCache(tmp_path / "a")(weight, RANK, "svd"), expected)
 
 
-def test_a_full_folder_loses_what_was_used_longest_ago(tmp_path):
+def test_pruning_removes_the_files_used_longest_ago(tmp_path):
     cache, weights = OuterCache(tmp_path), [big_weight(seed) for seed in range(3)]
     files = []
     for age, weight in enumerate(weights):
@@ -141,7 +141,7 @@ def test_a_full_folder_loses_what_was_used_longest_ago(tmp_path):
     assert set(tmp_path.iterdir()) == {files[0], files[2]}
 
 
-def test_a_folder_that_cannot_be_written_is_told_once_and_does_no_harm(tmp_path):
+def test_a_folder_that_cannot_be_written_warns_once_and_changes_no_result(tmp_path):
     (tmp_path / "file").touch()
     cache = OuterCache(tmp_path / "file" / "inside")
     with pytest.warns(UserWarning, match="nothing is kept in") as told:
@@ -223,13 +223,13 @@ def test_an_adapter_asked_for_through_attach_uses_its_own_function(tmp_path):
         attach(model_of(SIDE), ["0"], AdapterSpec("lora", 2, find_outer=outer_factors))
 
 
-def test_tiny_layers_are_not_kept(tmp_path):
+def test_factors_of_small_weights_are_not_cached(tmp_path):
     config = NoraConfig(r=2, outer_rank=4, target_modules=["0"], find_outer=OuterCache(tmp_path))
     get_peft_model(model_of(SIDE - 1), config)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_folder_is_where_the_user_keeps_such_things(monkeypatch, tmp_path):
+def test_the_default_folder_follows_the_users_cache_variables(monkeypatch, tmp_path):
     monkeypatch.delenv("NORA_STUDIO_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert default_cache_folder("outer") == Path.home() / ".cache" / "nora-studio" / "outer"

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from nora_studio.adapters.base_digests import forbid_disk
+from nora_studio.adapters.base_digests import disable_disk_cache
 from nora_studio.adapters.files.adapter_folders import load_adapter
 from nora_studio.options.options_file import parse
 from nora_studio.options.part_settings import PartSettings, resolve
@@ -69,7 +69,7 @@ class CommonsenseTask(Task):
         say(f"Loading {options.model} ({dtype}, {accelerator.device})")
         self.decoder = load_decoder(options.model, dtype, accelerator.device, options.base_bits)
         if not options.cache:
-            forbid_disk(self.decoder)
+            disable_disk_cache(self.decoder)
         self.validation = validation_batches(self.kept_out, self.tokenizer.pad_token_id)
         counts = f"{len(self.examples):,} questions, {len(self.kept_out)} kept out"
         say(f"{counts}; {options.steps:,} steps")

@@ -2,7 +2,7 @@
 
 import torch
 
-from nora_studio.adapters.methods.optimizers import release
+from nora_studio.adapters.methods.optimizers import drop_state
 from nora_studio.tasks.dreambooth.step import DreamboothStep
 from nora_studio.trainer.averages import copies, set_weights
 from nora_studio.trainer.trainee import Trainee
@@ -40,7 +40,7 @@ def freeze_text_encoders(trainee: Trainee, step: int, until: int) -> None:
     for parameter in adapters:
         parameter.requires_grad_(False)
         parameter.grad = None
-    release(trainee.optimizer, adapters)
+    drop_state(trainee.optimizer, adapters)
     # A twin's may have taken the weights that they share from there.
     module.encoders.to(trainee.accelerator.device)
     with trainee.accelerator.autocast():
