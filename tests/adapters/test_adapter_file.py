@@ -1,4 +1,4 @@
-"""An adapter is opened by one door, and each of its headers is read once."""
+"""Every reader opens an adapter by `open_adapter`, which reads each header once."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Adapter files whose numbers no adapter has: refused in one line, by file and tensor, anywhere."""
+"""Every reader refuses adapter files with unusable numbers in one line, by file and tensor."""
 
 import json
 import math
@@ -43,7 +43,7 @@ def pipe(tiny_base):
     return load_sdxl(str(tiny_base))
 
 
-def doors(pipe, base: Path, scratch: Path) -> dict[str, object]:
+def readers(pipe, base: Path, scratch: Path) -> dict[str, object]:
     """Everything that takes an adapter file, by name."""
     workspace, model = Workspace.of(scratch / "home", "0" * 32), str(base)
     mixed = scratch / "mixed.safetensors"
@@ -115,8 +115,8 @@ def spoiled_headers(source: Path, folder: Path) -> dict[str, tuple[Path, str]]:
 def test_ambiguous_headers_are_refused_by_every_reader(pipe, tiny_base, files, tmp_path):
     before = states(parts_of(pipe))
     for file, word in spoiled_headers(files["kohya"], tmp_path).values():
-        for door in doors(pipe, tiny_base, tmp_path).values():
-            assert_refused(door, file, word)
+        for reader in readers(pipe, tiny_base, tmp_path).values():
+            assert_refused(reader, file, word)
         assert_refused(read_tensors, file, word)
     assert_same_tensors(states(parts_of(pipe)), before)
 
@@ -128,8 +128,8 @@ def test_tensors_that_are_not_floats_are_refused_by_every_reader(pipe, tiny_base
         file = with_tensors(
             files["kohya"], tmp_path / f"{kind}.safetensors", {DOWN: down.to(dtype)}
         )
-        for door in doors(pipe, tiny_base, tmp_path).values():
-            assert_refused(door, file, DOWN, kind)
+        for reader in readers(pipe, tiny_base, tmp_path).values():
+            assert_refused(reader, file, DOWN, kind)
     words = with_tensors(files["kohya"], tmp_path / "w.safetensors", {DOWN: down.to(torch.int8)})
     assert_refused(lambda file: layers_of(open_adapter(file)), words, "I8")
 
@@ -164,9 +164,9 @@ def test_unusable_weights_and_alphas_are_refused_when_loaded(
     own = load_file(files["kohya"])
     change = {name: torch.full_like(own[name], value) for name, value in values.items()}
     file = with_tensors(files["kohya"], tmp_path / "bad.safetensors", change)
-    found = doors(pipe, tiny_base, tmp_path)
-    for door in LOADING:
-        assert_refused(found[door], file, word)
+    found = readers(pipe, tiny_base, tmp_path)
+    for reader in LOADING:
+        assert_refused(found[reader], file, word)
 
 
 def test_an_alpha_that_overflows_and_a_rank_beyond_its_layer_are_refused(pipe, files, tmp_path):

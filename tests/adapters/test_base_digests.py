@@ -1,4 +1,4 @@
-"""Any number of a base that changes is noticed, and nothing else: not its dtype, files or keys."""
+"""A base's digest changes with any of its numbers, and not with its dtype, files or keys."""
 
 import json
 import os

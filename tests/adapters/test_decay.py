@@ -1,4 +1,4 @@
-"""Weight decay alone never moves a model: it pulls adapters towards where they started."""
+"""Weight decay pulls adapters towards their start, so alone it never changes a model."""
 
 import copy
 

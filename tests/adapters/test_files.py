@@ -1,4 +1,4 @@
-"""Adapter files: what is loaded is what was saved, on the right base, or nothing happens at all."""
+"""An adapter is loaded exactly as it was saved, on its own base, or nothing is changed."""
 
 import json
 import shutil

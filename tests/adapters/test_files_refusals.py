@@ -1,4 +1,4 @@
-"""Spoiled adapter files: each is refused in one line, and the model stays as it was."""
+"""Damaged adapter files are refused in one line, and the model is unchanged."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The first step, measured when an adapter is attached: right for every method, and said."""
+"""The measured first step is right for every method, and reported."""
 
 import json
 import math

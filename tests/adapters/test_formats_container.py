@@ -1,4 +1,4 @@
-"""Safetensors files: the same bytes each time, and nothing read that is not whole and finite."""
+"""Safetensors files have the same bytes each time, and are read only if complete and finite."""
 
 import json
 import pickle

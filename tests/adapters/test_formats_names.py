@@ -1,4 +1,4 @@
-"""Names of layers: SDXL's own numbering, written once more from its description."""
+"""Names of layers equal SDXL's own numbering, computed here from its description."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Portable LoRAs: other tools' loaders draw what the adapter itself draws."""
+"""Portable LoRAs give the adapter's own images through other tools' loaders."""
 
 import json
 import warnings
@@ -148,9 +148,9 @@ def test_reducing_the_rank_is_optimal_and_its_error_is_exact():
     assert cut.rank == 2
     miss = float((cut.dense() - dense).norm())
     assert miss == pytest.approx(float(singular[2:].norm()), rel=1e-9)
-    told = error_of({"unet": {"a": cut}}, {"unet": {"a": Update(up, down)}})
-    assert told.overall == pytest.approx(miss / float(dense.norm()), rel=1e-9)
-    assert told.worst == pytest.approx(told.overall)
+    error = error_of({"unet": {"a": cut}}, {"unet": {"a": Update(up, down)}})
+    assert error.overall == pytest.approx(miss / float(dense.norm()), rel=1e-9)
+    assert error.worst == pytest.approx(error.overall)
     assert torch.allclose(canonicalize(Update(up, down)).dense(), dense)
 
 
@@ -211,23 +211,23 @@ def test_the_metadata_says_what_tools_look_for(tiny_base, adapter, tmp_path, sty
     file = tmp_path / "a.safetensors"
     write(tiny_base, adapter, file, style)
     with safe_open(file, framework="pt") as archive:
-        told = archive.metadata()
-    assert told["modelspec.sai_model_spec"] == "1.0.1"
-    assert told["modelspec.trigger_phrase"] == RARE_TOKEN
-    assert told["modelspec.resolution"] == f"{SIZE}x{SIZE}"
-    assert told["modelspec.title"] == "a title"
-    assert "date" not in " ".join(told)  # two exports are the same bytes
-    assert (told.get("ss_network_module") == "networks.lora") == (style == "kohya")
-    assert json.loads(told["nora_studio"])["trigger"] == RARE_TOKEN
+        metadata = archive.metadata()
+    assert metadata["modelspec.sai_model_spec"] == "1.0.1"
+    assert metadata["modelspec.trigger_phrase"] == RARE_TOKEN
+    assert metadata["modelspec.resolution"] == f"{SIZE}x{SIZE}"
+    assert metadata["modelspec.title"] == "a title"
+    assert "date" not in " ".join(metadata)  # two exports are the same bytes
+    assert (metadata.get("ss_network_module") == "networks.lora") == (style == "kohya")
+    assert json.loads(metadata["nora_studio"])["trigger"] == RARE_TOKEN
 
 
 def test_shared_files_do_not_contain_a_local_path(tiny_base, adapter, tmp_path):
     from dataclasses import replace
 
     card = replace(open_adapter(adapter).card, model=str(tiny_base))
-    told = portable_metadata(card, "t", {"unet": 4}, True, False)
-    assert str(tiny_base.parent) not in json.dumps(told)
-    assert json.loads(told["nora_studio"])["model"] == tiny_base.name
+    metadata = portable_metadata(card, "t", {"unet": 4}, True, False)
+    assert str(tiny_base.parent) not in json.dumps(metadata)
+    assert json.loads(metadata["nora_studio"])["model"] == tiny_base.name
 
 
 def foreign(file: Path, alpha: float | None, spelling: str) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Files that cannot be loaded: one line says why, and the model is left as it was."""
+"""Files that cannot be loaded are refused in one line, and the model is unchanged."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Seed files: small, exact, and refused wherever the base does not give the same update back."""
+"""Seed files are small, exact, and refused where the base does not reproduce the update."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Every method in the table, on every model family, through `attach` and `detach`."""
+"""Every method of the table works on every model family, through `attach` and `detach`."""
 
 import pytest
 import reference

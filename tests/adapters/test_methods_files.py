@@ -1,4 +1,4 @@
-"""Every method to a file and back, on every model family, through our loader and PEFT's own."""
+"""Every method is saved and loaded on every model family, by our loader and by PEFT's."""
 
 import warnings
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What methods bring to training: optimizers of their own, ranks drawn, ranks allotted."""
+"""What methods add to training: their own optimizers, sampled ranks, allocated ranks."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""A new method is one record: with it alone, every door of the project takes the method."""
+"""A new method is one record: with it alone, the whole project takes the method."""
 
 import contextlib
 import copy

@@ -1,4 +1,4 @@
-"""New tokens beside frozen tables: exactly their rows are learned, and nothing else changes."""
+"""New tokens added to frozen embeddings: only their rows are learned, and nothing else changes."""
 
 import json
 

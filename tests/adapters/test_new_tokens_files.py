@@ -1,4 +1,4 @@
-"""New tokens on disk: every file and command of an adapter takes them along, or refuses."""
+"""Every file and command of an adapter includes its new tokens, or refuses."""
 
 from pathlib import Path
 

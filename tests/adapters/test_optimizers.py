@@ -1,4 +1,4 @@
-"""Every optimizer: what it does to the weights, what it logs, and that it resumes to the bit."""
+"""Every optimizer changes the weights as documented, logs its rates, and resumes to the bit."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""Whatever names a model, its weights are safetensors; a pickle is refused by name, and not run."""
+"""Weights of a model are read from safetensors only; a pickle is refused by name, and not run."""
 
 import json
 import shutil
@@ -54,7 +54,7 @@ def architecture(clip, tmp_path, monkeypatch) -> str:
     return ARCHITECTURE
 
 
-CLIP_DOORS = {
+CLIP_READERS = {
     "scores": lambda name: load_scorer(name),
     "few-shot": lambda name: load_clip(name, torch.float32, torch.device("cpu")),
     "samples": lambda name: SampleJudge.load(name, [], [], torch.device("cpu")),
@@ -62,10 +62,10 @@ CLIP_DOORS = {
 }
 
 
-@pytest.mark.parametrize("door", CLIP_DOORS)
-def test_a_folder_whose_weights_are_a_pickle_is_refused_with_its_name(door, trapped):
+@pytest.mark.parametrize("reader", CLIP_READERS)
+def test_a_folder_whose_weights_are_a_pickle_is_refused_with_its_name(reader, trapped):
     for name in (str(trapped), f"local-dir:{trapped}"):
-        assert_refused(lambda name=name: CLIP_DOORS[door](name), PICKLE, f"expected {WEIGHTS}")
+        assert_refused(lambda name=name: CLIP_READERS[reader](name), PICKLE, f"expected {WEIGHTS}")
 
 
 def test_a_pickle_given_as_a_file_is_refused_under_any_name(trapped, sprung, architecture):
@@ -104,8 +104,10 @@ def test_a_repository_with_only_a_pickle_is_refused_and_one_with_both_loads(
     copy = hub_copy(hub_cache)
     for file in trapped.iterdir():
         shutil.copy(file, copy)
-    for door in ("scores", "few-shot", "samples"):
-        assert_refused(lambda door=door: CLIP_DOORS[door]("hf-hub:owner/name"), PICKLE, WEIGHTS)
+    for reader in ("scores", "few-shot", "samples"):
+        assert_refused(
+            lambda reader=reader: CLIP_READERS[reader]("hf-hub:owner/name"), PICKLE, WEIGHTS
+        )
     shutil.copy(clip / WEIGHTS, copy)
     loaded = load_scorer("hf-hub:owner/name")
     assert_same_tensors(loaded.model.state_dict(), load_scorer(str(clip)).model.state_dict())

@@ -1,4 +1,4 @@
-"""Models of transformers and diffusers, and adapters: no pickle of theirs is read either."""
+"""No pickle of a transformers or diffusers model, or of an adapter, is read."""
 
 import shutil
 from pathlib import Path

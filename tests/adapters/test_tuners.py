@@ -1,4 +1,4 @@
-"""The tuners of this project beside NoRA, held to their papers' formulas."""
+"""The other tuners of this project equal their papers' formulas."""
 
 import pytest
 import reference

@@ -1,4 +1,4 @@
-"""torch.compile takes adapted blocks whole: no graph breaks, the same results and gradients."""
+"""torch.compile compiles adapted blocks without graph breaks, and results and gradients agree."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""diffusers' own adapter calls, on a UNet and a whole pipeline, with NoRA on them."""
+"""diffusers' own adapter calls work with NoRA, on a UNet and a whole pipeline."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Adapters summed into one, and exchanged in place."""
+"""NoRA adapters can be summed into one, and replaced in place."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What PEFT promises of a method, promise by promise, on real models: beyond test_nora_peft.py."""
+"""NoRA does what PEFT documents for every method, on real models; test_peft.py has the basics."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""NoRA beside quantised layers: the base stays as it is to the bit, and its dense weight leads."""
+"""NoRA on quantised layers: the base is unchanged, and its dense weight is decomposed."""
 
 import copy
 import warnings

@@ -1,4 +1,4 @@
-"""Outer factors on disk: the same to the bit, never trusted when damaged, bounded in size."""
+"""Cached outer factors are equal to the bit, never used when damaged, and bounded in size."""
 
 import copy
 import json
@@ -144,11 +144,11 @@ def test_pruning_removes_the_files_used_longest_ago(tmp_path):
 def test_a_folder_that_cannot_be_written_warns_once_and_changes_no_result(tmp_path):
     (tmp_path / "file").touch()
     cache = OuterCache(tmp_path / "file" / "inside")
-    with pytest.warns(UserWarning, match="nothing is kept in") as told:
+    with pytest.warns(UserWarning, match="nothing is kept in") as warned:
         for seed in range(2):
             expected = outer_factors(big_weight(seed), RANK, "svd")
             assert_equal(cache(big_weight(seed), RANK, "svd"), expected)
-    assert len(told) == 1
+    assert len(warned) == 1
 
 
 def model_of(side: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""NoRA through PEFT's, diffusers' and transformers' own calls, on three real model families."""
+"""NoRA works through PEFT's, diffusers' and transformers' calls, on three real model families."""
 
 import json
 import subprocess

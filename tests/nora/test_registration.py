@@ -1,4 +1,4 @@
-"""PEFT knows our methods as soon as it is there, and not before somebody needs it."""
+"""Our methods are registered when PEFT is imported, and importing us does not import PEFT."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ from diffusers import StableDiffusionXLPipeline
 
 @pytest.fixture
 def late(tmp_path, monkeypatch):
-    """A module that nobody has imported yet; it goes again after the test."""
+    """A module that is not imported yet; it is removed after the test."""
     monkeypatch.syspath_prepend(tmp_path)
     finders = list(sys.meta_path)
 

@@ -1,4 +1,4 @@
-"""The three decompositions hold what their docstrings promise."""
+"""The three decompositions do what their docstrings say."""
 
 import pytest
 import torch
