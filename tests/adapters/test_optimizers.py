@@ -269,3 +269,15 @@ def test_schedule_free_runs_from_the_command_line_and_is_proven(tiny_base, photo
     outcome = run_trainer(*arguments)
     assert (outcome.status, outcome.errors) == (0, []), outcome.err
     assert outcome.out.count("proven by a fresh pipeline") == 2
+
+
+def test_hooks_of_prodigy_run_once_even_after_a_plain_prodigy_was_created():
+    from nora_studio.adapters.methods.prodigy import SharedProdigy
+
+    weight, calls = nn.Parameter(torch.ones(3)), []
+    Prodigy([nn.Parameter(torch.ones(3))])
+    optimizer = SharedProdigy([{"params": [weight], "share": 1.0, "lr": 1.0}])
+    optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    assert calls == ["before"]

@@ -1,5 +1,6 @@
 """Prodigy with a learning rate for each group."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -34,7 +35,9 @@ class SharedProdigy(Prodigy):
             parameter.div_(share)
             parameter.grad.mul_(share)
         try:
-            return super().step(closure)
+            # Without torch's wrapper, which the library's class has once one of it was created in
+            # this process: hooks would run twice.
+            return inspect.unwrap(Prodigy.step)(self, closure)
         finally:
             for parameter, share in scaled:
                 parameter.mul_(share)
