@@ -146,7 +146,7 @@ def edited(files, tmp_path, change) -> Path:
         (lambda t: t.update({f"{STEM}.alpha": torch.zeros(2)}), "alpha of unet"),
         (lambda t: t[f"{STEM}.alpha"].fill_(float("nan")), "NaN or infinity"),
         (lambda t: t.update({f"{STEM}.dora_scale": torch.ones(64, 1)}), "DoRA"),
-        (lambda t: t.update({f"{STEM}.mystery": torch.ones(1)}), "none of a LoRA.s factors"),
+        (lambda t: t.update({f"{STEM}.mystery": torch.ones(1)}), "not that of a LoRA.s factor"),
         (
             lambda t: t.update({"lora_unet_input_blocks_77_1_proj_in.alpha": torch.ones(1)}),
             "names no layer",

@@ -157,7 +157,7 @@ def test_dylora_serves_every_rank_as_a_lora_of_that_rank():
         delta = reference.lora_delta(up[:, :rank], down[:rank], 4 / rank)
         expected = reference.linear(x, layer.base_layer.weight, layer.base_layer.bias, delta)
         torch.testing.assert_close(model(x).double(), expected, **TOLERANCE[torch.float32])
-    with pytest.raises(StudioError, match="ranks from 1 to its own, 4; got 5"):
+    with pytest.raises(StudioError, match="rank of a DyLoRA must be 1 to its own, 4; got 5"):
         serve_rank(model, 5)
     with pytest.raises(StudioError, match="carries no DyLoRA"):
         serve_rank(block(), 1)
