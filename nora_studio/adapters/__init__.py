@@ -1,1 +1,1 @@
-"""Adapters: every method, tuners of our own, and every adapter file."""
+"""Adapters: all methods, the PEFT tuners of this project, and adapter files."""

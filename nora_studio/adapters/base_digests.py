@@ -1,9 +1,9 @@
-"""A digest of a base's weights as its files hold them: any number that was changed is noticed.
+"""A digest of a base's weights as its files store them, which changes with every number.
 
-`fingerprints` looks at 16 matrices, in whatever precision they were loaded. This looks at every
-number, as it is stored: so it is the same whether a model was loaded in float32, in bfloat16 or in
-8 bits, from one file or from several, of whatever name. It costs a pass over the files, once: the
-user's cache folder keeps it for files of this path, size, time and inode.
+`fingerprints` looks at 16 matrices, in the precision that they were loaded in. The digest covers
+every number as it is stored, so it is the same whether a model was loaded in float32, bfloat16 or 8
+bits, from one file or several, and whatever their names. It takes one pass over the files; the
+user's cache folder keeps the result by the files' paths, sizes, times and inodes.
 """
 
 import hashlib
@@ -30,13 +30,13 @@ VERSION = 1
 THREADS = 8
 CHUNK_BYTES = 1 << 22
 FRESH_SECONDS = 2.0
-"""A file that was written this shortly ago may be written once more within the same tick of the
-disk's clock, so its digest is not kept."""
+"""A file written less than this long ago may be written again within the same tick of the disk's
+clock, so its digest is not cached."""
 _KEPT = "kept_base"
 _FLOATS = {
     torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
 }  # fmt: skip
-# What some releases of a library put before every name of a file, and others do not.
+# Prefixes that some releases of a library put before every name of a file, and others do not.
 _PREFIXES = ("text_model.", "model.")
 _DIGEST = re.compile(r"[A-Z0-9_+]+:[0-9a-f]{64}")
 _UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
@@ -48,7 +48,7 @@ class _Files:
 
     files: tuple[Path, ...]
     is_kept: bool = True
-    """Whether their digest may be written into the user's cache folder."""
+    """Whether their digest may be read from and written to the user's cache folder."""
 
 
 class _Stored(NamedTuple):
@@ -63,12 +63,12 @@ class _Stored(NamedTuple):
 
 
 def keep_base_folder(module: nn.Module, model: str | Path, part: str = "") -> None:
-    """Have a module remember which files it was loaded from; nothing is read before it is asked.
+    """Store on a module which files it was loaded from; `base_digest` reads them when called.
 
     Args:
-        module: As it was just loaded by diffusers or transformers.
+        module: As loaded by diffusers or transformers.
         model: A folder in their format, or the name of one on the Hub.
-        part: Of a pipeline: the folder within.
+        part: The module's folder within a pipeline.
     """
     folder = Path(model).expanduser()
     if not folder.is_dir() and str(model).count("/") == 1:
@@ -81,19 +81,19 @@ def keep_base_folder(module: nn.Module, model: str | Path, part: str = "") -> No
     setattr(module, _KEPT, _Files(weights_of_folder(folder / part)))
 
 
-def forbid_disk(module: nn.Module) -> None:
-    """Have a module's digest computed without reading or writing the user's cache folder."""
+def disable_disk_cache(module: nn.Module) -> None:
+    """Make `base_digest` compute a module's digest without the user's cache folder."""
     known = vars(module).get(_KEPT)
     if isinstance(known, _Files):
         setattr(module, _KEPT, replace(known, is_kept=False))
 
 
 def keep_base_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Have a module remember the digest of tensors, for what is read from no file that we know.
+    """Store the digest of tensors on a module, for a base that is not loaded from known files.
 
     Args:
-        module: Whose base they are.
-        tensors: As they were read, before they are changed or cast.
+        module: The module whose base weights they are.
+        tensors: As read, before they are changed or cast.
     """
     lines = [
         _line(name, _FLOATS[tensor.dtype], tuple(tensor.shape), _digest_of(tensor))
@@ -104,11 +104,11 @@ def keep_base_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def base_digest(module: nn.Module) -> str:
-    """The digest of the base that a module was loaded from, adapters and quantisation left out.
+    """Return the digest of a module's base weights, without adapters and before quantisation.
 
     Returns:
-        How its numbers are stored and 64 hexadecimal digits, "F32:..."; empty where the files are
-        not known or cannot be read.
+        The dtypes that its numbers are stored in and 64 hexadecimal digits, "F32:..."; empty if the
+        files are not known or cannot be read.
     """
     kept = vars(module).get(_KEPT)
     if isinstance(kept, _Files):
@@ -118,16 +118,16 @@ def base_digest(module: nn.Module) -> str:
 
 
 def digests_of(modules: Mapping[str, nn.Module]) -> dict[str, str]:
-    """The digests of some parts of a base, without those that have none."""
+    """Return the digests of some parts of a base, leaving out parts that have none."""
     found = {part: base_digest(module) for part, module in modules.items()}
     return {part: digest for part, digest in found.items() if digest}
 
 
 def digests_differ(one: str, other: str) -> bool:
-    """Whether two digests are of different weights.
+    """Return whether two digests show that the weights differ.
 
-    Those of bases in another precision cannot be compared, nor can one that is not known: then the
-    probes of `fingerprints` alone decide.
+    Digests of bases in different precisions, or an unknown one, cannot be compared; then only
+    `fingerprints` can tell.
     """
     return bool(one and other) and one != other and _stored_as(one) == _stored_as(other)
 
@@ -179,7 +179,7 @@ def _write(kept: Path, digest: str) -> None:
 
 
 def _tensors(files: tuple[Path, ...]) -> Iterator[_Stored]:
-    """Every tensor of floats in some safetensors files."""
+    """Yield every floating-point tensor in some safetensors files."""
     for file in files:
         header = read_header(file)
         for name, dtype in header.dtypes.items():
@@ -190,7 +190,7 @@ def _tensors(files: tuple[Path, ...]) -> Iterator[_Stored]:
 
 def _hashed(tensors: list[_Stored]) -> str:
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-        # The largest first, so that none is left for the end; hashing lets go of Python's lock.
+        # The largest first, so that the threads finish together; hashing releases the GIL.
         ordered = sorted(tensors, key=lambda tensor: -tensor.size)
         digests = list(pool.map(_digest_in_file, ordered))
     return _summed(
@@ -221,14 +221,14 @@ def _digest_of(tensor: Tensor) -> str:
 
 
 def _line(name: str, dtype: str, shape: tuple[int, ...], digest: str) -> tuple[str, str]:
-    """A tensor's canonical name, and what it holds."""
+    """Return a tensor's canonical name, and a text of its dtype, shape and digest."""
     prefix = next((one for one in _PREFIXES if name.startswith(one)), "")
     return name.removeprefix(prefix), f"{dtype} {list(shape)} {digest}"
 
 
 def _summed(lines: list[tuple[str, str]]) -> str:
-    # A tensor that stands in for another is in some files once and in others twice: the first of
-    # equal content counts. One that is changed has a content of its own.
+    # Tied tensors are stored once in some files and twice in others, so only the first of equal
+    # content counts.
     first: dict[str, str] = {}
     for name, content in sorted(lines):
         first.setdefault(content, name)

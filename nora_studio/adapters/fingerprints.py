@@ -1,4 +1,4 @@
-"""Tell one base model's weights from another's, without hashing gigabytes."""
+"""Fingerprints that tell base models apart without hashing gigabytes."""
 
 import math
 
@@ -12,11 +12,11 @@ _KEPT = "kept_fingerprint"
 
 
 def fingerprint(module: nn.Module) -> list[float]:
-    """Tell one base's weights from another's, whatever dtype they are stored in.
+    """Return numbers that tell a base's weights from another's, in whatever dtype they are loaded.
 
-    For `PROBES` matrices spread over the module: the weight's first entries against a fixed
-    pattern of signs, over their norm. Another base moves a probe by about 1; storing the same base
-    in bfloat16 by about 1e-3. Adapters on the module are left out.
+    Each number is the product of a matrix's first entries with a fixed pattern of signs, over the
+    entries' norm, for `PROBES` matrices spread over the module. Another base changes a number by
+    about 1, bfloat16 by about 1e-3. Adapters on the module are left out.
 
     Returns:
         `PROBES` numbers (fewer on a module with fewer matrices).
@@ -37,12 +37,12 @@ def fingerprint(module: nn.Module) -> list[float]:
 
 
 def keep_fingerprint(module: nn.Module) -> None:
-    """Have a module keep its fingerprint of now, whatever its weights are then stored as."""
+    """Store a module's current fingerprint on it, before its weights are quantised."""
     setattr(module, _KEPT, fingerprint(module))
 
 
 def _is_adapter_key(name: str, adapted: set[str]) -> bool:
-    """Whether a tensor is an adapted layer's own, whatever the method calls it."""
+    """Return whether a tensor belongs to an adapter, whatever the method names it."""
     pieces = name.split(".")
     return any(
         pieces[depth] != "base_layer" and ".".join(pieces[:depth]) in adapted
@@ -52,14 +52,14 @@ def _is_adapter_key(name: str, adapted: set[str]) -> bool:
 
 def _probe(weight: Tensor) -> float:
     entries = weight.detach().flatten()[:PROBE_ENTRIES].to("cpu", torch.float64)
-    # Signs from arithmetic, not from a generator: the same in every torch release.
+    # Signs from arithmetic, not from a generator, to be the same in every torch release.
     signs = torch.cos(torch.arange(len(entries), dtype=torch.float64) ** 2).sign()
     norm = entries.norm().item()
     return round((entries @ signs).item() / norm, 6) if norm > 0 else 0.0
 
 
 def fingerprints_agree(expected: list[float], found: list[float], tolerance: float = 6e-3) -> bool:
-    """Whether two fingerprints come from the same weights, up to storage in half precision."""
+    """Return whether two fingerprints are of the same weights, up to rounding to half precision."""
     return len(expected) == len(found) and all(
         math.isclose(a, b, rel_tol=0.0, abs_tol=tolerance)
         for a, b in zip(expected, found, strict=True)

@@ -1,8 +1,9 @@
-"""New tokens for a subject: words of a pipeline's own, with vectors beside its frozen tables.
+"""New tokens for a subject: words with trained vectors, added to a pipeline's frozen embeddings.
 
-The tables stay as they are, to the bit: a row for each new token stands beside them, so twins share
-one base and only the rows have gradients. Textual inversion (arXiv 2208.01618) in both of SDXL's
-text encoders; trained beside an adapter it is pivotal tuning (github.com/cloneofsimo/lora).
+The frozen tables are unchanged, to the bit, and the new tokens' rows are kept separately: so twins
+share one base, and only the rows have gradients. This is textual inversion (arXiv 2208.01618) in
+both of SDXL's text encoders; trained together with an adapter it is pivotal tuning
+(github.com/cloneofsimo/lora).
 """
 
 from __future__ import annotations
@@ -26,51 +27,52 @@ if TYPE_CHECKING:
 TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 """Part -> its tokenizer in the pipeline."""
 LEGACY_EOS = 2
-"""In SDXL's second encoder's config; transformers then takes a prompt's largest id for its end."""
+"""`eos_token_id` in the config of SDXL's second encoder; with it, transformers takes a prompt's
+largest id for its end."""
 _NAME = re.compile(r"[a-z0-9]+([-_][a-z0-9]+)*")
 
 
 @dataclass(frozen=True)
 class NewTokens:
-    """Words, and what each text encoder reads for them."""
+    """New words, and their vectors in each text encoder."""
 
     words: tuple[str, ...]
-    """As they stand in prompts: "<mug>", or "<mug-1>", "<mug-2>"."""
+    """As written in prompts: "<mug>", or "<mug-1>", "<mug-2>"."""
     rows: dict[str, Tensor]
     """Part -> (words, width), float32."""
 
     @property
     def trigger(self) -> str:
-        """What "[V]" becomes."""
+        """The text that replaces "[V]"."""
         return " ".join(self.words)
 
 
 def token_words(name: str, count: int) -> tuple[str, ...]:
-    """Words of that name: "<mug>" for one, "<mug-1>", "<mug-2>" and so on for several.
+    """Return the words of new tokens: "<mug>" for one, "<mug-1>", "<mug-2>" and so on for several.
 
     Raises:
-        StudioError: the name has other characters than words of prompts can have.
+        StudioError: the name has characters that such a word cannot have.
     """
     if not _NAME.fullmatch(name):
         raise StudioError(
-            "--trigger: as the name of new tokens, expected lower-case letters a to z, digits and "
-            f"single hyphens; got {name!r}."
+            "--trigger: as the name of new tokens, expected lower-case letters a to z and digits, "
+            f"with single hyphens or underscores between them; got {name!r}."
         )
     return (f"<{name}>",) if count == 1 else tuple(f"<{name}-{n + 1}>" for n in range(count))
 
 
-def joined(several: Sequence[NewTokens | None]) -> NewTokens | None:
-    """The new tokens of several adapters together; None where none has any.
+def join_tokens(several: Sequence[NewTokens | None]) -> NewTokens | None:
+    """Return the new tokens of several adapters together; None if none has any.
 
     Raises:
-        StudioError: two have tokens of one name, which stand for different vectors.
+        StudioError: two adapters have tokens of the same name.
     """
     found = [tokens for tokens in several if tokens is not None]
     words = tuple(word for tokens in found for word in tokens.words)
     repeated = next((word for word in words if words.count(word) > 1), None)
     if repeated is not None:
         raise StudioError(
-            f"two of the adapters have a new token {repeated}, each with vectors of its own. Train "
+            f"two of the adapters have a new token {repeated}, each with different vectors. Train "
             "one of them with another --trigger, or combine adapters of different ones."
         )
     if not found:
@@ -81,14 +83,14 @@ def joined(several: Sequence[NewTokens | None]) -> NewTokens | None:
 
 
 class ExtendedEmbedding(nn.Embedding):
-    """A frozen table of token vectors with rows of its own for the ids from `first` on.
+    """A frozen embedding with additional rows for the ids from `first` on.
 
-    It shares the table's weight, and its `state_dict` is the table's: the rows are trained and
-    saved by themselves, in float32, and rounded to the table's dtype where they are read.
+    It shares the frozen embedding's weight and has the same `state_dict`. The rows are trained and
+    saved separately, in float32, and rounded to the embedding's dtype in `forward`.
     """
 
     def __init__(self, table: nn.Embedding, first: int, rows: Tensor) -> None:
-        """Stand in for `table`; `rows` is (tokens, width)."""
+        """Extend `table` by `rows`, (tokens, width)."""
         size, width = table.weight.shape
         super().__init__(size, width, table.padding_idx, _weight=table.weight)
         self.weight = table.weight
@@ -97,7 +99,7 @@ class ExtendedEmbedding(nn.Embedding):
         self.rows.requires_grad_(False)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Read (..., tokens) ids as (..., tokens, width) vectors."""
+        """Look up (..., tokens) ids as (..., tokens, width) vectors."""
         place = input - self.first
         is_new = (place >= 0) & (place < len(self.rows))
         known = super().forward(input.masked_fill(is_new, 0))
@@ -109,21 +111,21 @@ class ExtendedEmbedding(nn.Embedding):
         del destination[f"{prefix}rows"]
 
 
-def extended(encoder: nn.Module) -> ExtendedEmbedding | None:
-    """The table of a text encoder that has new tokens; None of one that has none."""
+def extended_embedding(encoder: nn.Module) -> ExtendedEmbedding | None:
+    """Return the embedding of a text encoder with new tokens; None if it has none."""
     table = encoder.get_input_embeddings()  # pyright: ignore
     return table if isinstance(table, ExtendedEmbedding) else None
 
 
 def extend(pipe: StableDiffusionXLPipeline, tokens: NewTokens) -> None:
-    """Give a pipeline new tokens, in place; nothing that others hold changes.
+    """Add new tokens to a pipeline, in place.
 
-    Tokenizers are exchanged for copies that know the words, the encoders' tables for ones that
-    share their weight.
+    Its tokenizers are replaced by copies that know the words, and its encoders' embeddings by ones
+    that share their weight, so other holders of these objects see no change.
 
     Raises:
-        StudioError: a tokenizer has such a word already, or the rows have another width than the
-            table. The pipeline is as it was then.
+        StudioError: a tokenizer has one of the words already, or the rows have another width than
+            the embedding. The pipeline is unchanged then.
     """
     tokenizers = {part: _with_words(pipe, part, tokens) for part in TOKENIZERS}
     for part, tokenizer in tokenizers.items():
@@ -133,12 +135,12 @@ def extend(pipe: StableDiffusionXLPipeline, tokens: NewTokens) -> None:
         table = encoder.get_input_embeddings()
         encoder.set_input_embeddings(ExtendedEmbedding(table, first, tokens.rows[part]))
         for module in _with_legacy_end(encoder):
-            # Else the pooled output would be read at a new token, whose id is the largest.
+            # Otherwise the pooled output would be read at a new token, whose id is the largest.
             module.eos_token_id = tokenizer.eos_token_id
 
 
 def _with_words(pipe: StableDiffusionXLPipeline, part: str, tokens: NewTokens) -> Any:
-    """A copy of a part's tokenizer that knows the words, checked against the part."""
+    """Return a copy of a part's tokenizer that knows the words; check that they fit the part."""
     tokenizer = copy.deepcopy(getattr(pipe, TOKENIZERS[part]))
     known = [word for word in tokens.words if word in tokenizer.get_vocab()]
     if known:
@@ -162,13 +164,13 @@ def _with_legacy_end(encoder: nn.Module) -> list[Any]:
 
 
 @contextmanager
-def tokens_on(pipe: StableDiffusionXLPipeline, tokens: NewTokens | None) -> Iterator[None]:
-    """Give a pipeline new tokens for the length of a block; None leaves it as it is.
+def temporary_tokens(pipe: StableDiffusionXLPipeline, tokens: NewTokens | None) -> Iterator[None]:
+    """Add new tokens to a pipeline within a `with` block; None changes nothing.
 
-    Afterwards, errors included, it has its own tokenizers and tables again.
+    After the block, or an error in it, the pipeline has its own tokenizers and embeddings again.
 
     Raises:
-        StudioError: as `extend`.
+        StudioError: for the same reasons as `extend`.
     """
     if tokens is None:
         yield
@@ -190,10 +192,10 @@ def tokens_on(pipe: StableDiffusionXLPipeline, tokens: NewTokens | None) -> Iter
 
 
 def write_into(pipe: StableDiffusionXLPipeline, tokens: NewTokens) -> None:
-    """Make new tokens the pipeline's own for good, in its tables, to be saved with it.
+    """Write new tokens into a pipeline's own embeddings, to be saved with it.
 
     Raises:
-        StudioError: as `extend`; the pipeline is as it was then.
+        StudioError: for the same reasons as `extend`; the pipeline is unchanged then.
     """
     tokenizers = {part: _with_words(pipe, part, tokens) for part in TOKENIZERS}
     for part, tokenizer in tokenizers.items():

@@ -1,7 +1,7 @@
-"""What PEFT calls things, in files and on models."""
+"""Names that PEFT uses in files and on models."""
 
 PEFT_PREFIX = "base_model.model."
-"""Of every key in a PEFT file but those of shared state ("base_model.vera_A");
+"""Prefix of every key in a PEFT file, except those of shared state ("base_model.vera_A");
 `PeftModel.from_pretrained` silently skips keys without it."""
 ADAPTER_NAME = "default"
-"""PEFT's own name for the first adapter on a model, and ours for the only one."""
+"""PEFT's default adapter name, and the name of every adapter that this project attaches."""

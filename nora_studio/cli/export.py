@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from nora_studio.adapters.files.adapter_file import embeddings_beside
-from nora_studio.adapters.files.card import AdapterCard, for_others
+from nora_studio.adapters.files.card import AdapterCard, without_local_path
 from nora_studio.adapters.files.embeddings import diffusers_lines, write_embeddings
-from nora_studio.adapters.files.metadata import describe
+from nora_studio.adapters.files.metadata import portable_metadata
 from nora_studio.adapters.files.portable import DTYPES, write_portable
 from nora_studio.adapters.files.seed import write_seed
 from nora_studio.adapters.files.updates import Updates, error_of, with_rank
@@ -66,7 +66,9 @@ def write_lora(
     )
     # Kohya's tools call new tokens by their file's name.
     word = embeddings_beside(out).stem if tokens is not None and style == "kohya" else None
-    metadata = describe(opened.card, title, ranks, style == "kohya", opened.full_sdxl, note, word)
+    metadata = portable_metadata(
+        opened.card, title, ranks, style == "kohya", opened.full_sdxl, note, word
+    )
     written = write_portable(out, reduced, opened.names, style, DTYPES[precision], metadata)
     layers = sum(len(names) for names in reduced.values())
     part_ranks = ", ".join(f"{part} rank {rank}" for part, rank in ranks.items())
@@ -84,7 +86,7 @@ def _write_tokens(file: Path, opened: AdapterOnBase, tokens: NewTokens, style: s
     They are not put into Kohya's file as well (A1111's `bundle_emb`): diffusers refuses a LoRA file
     that holds embeddings.
     """
-    write_embeddings(file, tokens, for_others(opened.card))
+    write_embeddings(file, tokens, without_local_path(opened.card))
     print(f"{file}: {size_text(file)}, the new tokens {tokens.trigger}, which the LoRA needs")
     if style == "kohya":
         name = file.stem

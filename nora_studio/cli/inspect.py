@@ -18,7 +18,7 @@ from nora_studio.adapters.files.inspection import (
     by_block,
     facts_of,
     layers_of,
-    told,
+    readable_metadata,
 )
 from nora_studio.adapters.files.seed_reading import read_recipes
 from nora_studio.cli.commands.inspect import Options
@@ -38,7 +38,7 @@ def run(options: Options) -> int:
     adapter = open_adapter(options.adapter)
     facts, layers, note = (_folder_facts if adapter.is_folder else _file_facts)(adapter)
     if options.metadata:
-        facts |= told(adapter)
+        facts |= readable_metadata(adapter)
     width = max(map(len, facts))
     for name, value in facts.items():
         console.print(f"[dim]{name:<{width}}[/dim]  {escape(value)}")

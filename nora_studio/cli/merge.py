@@ -8,7 +8,7 @@ from nora_studio.adapters.files.adapter_folders import load_adapter
 from nora_studio.adapters.files.updates import dense_change
 from nora_studio.adapters.methods.attachment import detach
 from nora_studio.adapters.methods.injection import tuner_layers
-from nora_studio.adapters.new_tokens import joined, write_into
+from nora_studio.adapters.new_tokens import join_tokens, write_into
 from nora_studio.cli.commands.merge import Options
 from nora_studio.cli.mix import match_weights
 from nora_studio.cli.opening import base_of, check_out_folder
@@ -28,7 +28,7 @@ def run(options: Options) -> int:
     adapters = [open_subject_adapter(path) for path in options.adapters]
     model = next((adapter.card.model for adapter in adapters if adapter.card.model), None)
     card = base_of(adapters[0], options.model or model)
-    tokens = joined([adapter.new_tokens() for adapter in adapters])
+    tokens = join_tokens([adapter.new_tokens() for adapter in adapters])
     pipe = load_sdxl(card.model, torch.float32)
     parts = parts_of(pipe)
     changes: Changes = {}

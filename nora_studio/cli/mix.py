@@ -9,7 +9,7 @@ from nora_studio.adapters.files.adapter_file import open_subject_adapter
 from nora_studio.adapters.files.card import AdapterCard
 from nora_studio.adapters.files.updates import Updates, mix
 from nora_studio.adapters.fingerprints import fingerprints_agree
-from nora_studio.adapters.new_tokens import joined
+from nora_studio.adapters.new_tokens import join_tokens
 from nora_studio.cli.commands.mix import Options
 from nora_studio.cli.export import write_lora
 from nora_studio.cli.opening import (
@@ -28,7 +28,7 @@ def run(options: Options) -> int:
     out = check_out_file(options.out)
     weights = match_weights(options.adapters, options.weights)
     opened, updates = open_several(options.adapters, options.model, options.rank)
-    tokens = joined([entry.adapter.new_tokens() for entry in opened])
+    tokens = join_tokens([entry.adapter.new_tokens() for entry in opened])
     card = mixed_card([entry.card for entry in opened], weights)
     mixed = mix(updates, weights)
     first = replace(opened[0], card=card)

@@ -1,17 +1,18 @@
 """Nested Low-Rank Adaptation (NoRA, arXiv:2408.10280) as a PEFT method.
 
-Importing this package makes the method known to PEFT. It is not Normalized LoRA (arXiv:2608.31036),
+Importing this package registers the method with PEFT. It is not Normalized LoRA (arXiv:2608.31036),
 proposed for PEFT as `use_nora` (PR 3637).
 """
 
-# Before all of ours: when PEFT arrives it brings in both packages of methods, neither half read.
+# Before our own modules: PEFT, once imported, imports both packages of methods, and must not find
+# one half imported.
 import peft  # noqa: F401
 
 from nora_studio.nora.calibration import record_mean_abs_inputs
 from nora_studio.nora.config import NoraConfig
 from nora_studio.nora.layer import NoraLinear
 from nora_studio.nora.model import NoraModel
-from nora_studio.nora.outer_cache import cached_outer_factors
+from nora_studio.nora.outer_cache import OuterCache
 from nora_studio.nora.registration import register_method
 from nora_studio.nora.svd import (
     activation_aware_svd,
@@ -25,8 +26,8 @@ __all__ = [
     "NoraConfig",
     "NoraLinear",
     "NoraModel",
+    "OuterCache",
     "activation_aware_svd",
-    "cached_outer_factors",
     "canonical_signs",
     "outer_factors",
     "randomized_svd",

@@ -1,4 +1,4 @@
-"""What every tuner layer of ours does alike: an update that is added to a frozen weight."""
+"""What all tuner layers of this project share: merging and scaling an additive update."""
 
 import warnings
 from abc import abstractmethod
@@ -13,14 +13,13 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from nora_studio.errors import StudioError
 
 BASE_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-"""What a base weight may be in."""
+"""Dtypes that a base weight may have."""
 
 
 class AdditiveLayer(BaseTunerLayer):
-    """Merging and scaling of updates `scaling * (...)` beside one frozen linear layer.
+    """Base class of layers that add updates, `scaling * (...)`, to one frozen linear layer.
 
-    Expects `in_features`, `out_features`, and for each adapter its rank in `r`, `scaling`, and
-    what `alphas` gives.
+    Subclasses set the attributes below and define `alphas` and `get_delta_weight`.
     """
 
     in_features: int
@@ -29,18 +28,19 @@ class AdditiveLayer(BaseTunerLayer):
     scaling: dict[str, float]
     merged_adapters: list[str]
     quantization_backend: QuantizationBackend | None = None
-    """PEFT's way to the dense weight of a quantised base; None where that is just `weight`."""
+    """PEFT's access to the dense weight of a quantised base; None: `weight` is dense itself."""
 
     @property
     @abstractmethod
     def alphas(self) -> dict[str, float]:
-        """Alpha of each adapter."""
+        """Each adapter's alpha."""
 
     @abstractmethod
     def get_delta_weight(self, adapter_name: str) -> Tensor:  # (out_features, in_features)
         """Compute the whole update of the weight, scale included, in float32 or wider."""
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """Return True: PEFT's `convert_to_lora` can convert every such layer."""
         return True
 
     @torch.no_grad()
@@ -48,8 +48,8 @@ class AdditiveLayer(BaseTunerLayer):
         """Add the updates of the given adapters (None: the active ones) to the base weight.
 
         The sum is rounded to the base's dtype; a quantised base is quantised again, as PEFT does
-        for LoRA. Unmerging subtracts again and returns to the old weight to rounding, not to the
-        bit.
+        for LoRA. Unmerging subtracts the updates again, which restores the old weight up to
+        rounding, not to the bit.
 
         Raises:
             StudioError: `safe_merge` is set and the merged weight would not be finite.
@@ -62,15 +62,15 @@ class AdditiveLayer(BaseTunerLayer):
             if safe_merge and not bool(torch.isfinite(merged).all()):
                 raise StudioError(
                     f"NaNs detected in the merged weights. The adapter {adapter_name} seems to be "
-                    f"broken: it makes a {self.out_features}x{self.in_features} weight NaN or "
-                    "infinite, and was not merged. Load an undamaged one."
+                    f"broken: it would make a {self.out_features}x{self.in_features} weight NaN or "
+                    "infinite, so it was not merged. Load an undamaged copy of it."
                 )
             self._store(merged)
             self.merged_adapters.append(adapter_name)
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Take the merged updates out of the base weight, last in first out, to rounding."""
+        """Subtract the merged updates from the base weight, last merged first, up to rounding."""
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
         while self.merged_adapters:
@@ -80,16 +80,16 @@ class AdditiveLayer(BaseTunerLayer):
 
     def _store(self, weight: Tensor) -> None:
         if self.quantization_backend is None:
-            # In place: whoever shares the weight goes on sharing it.
+            # In place, so that modules that share the weight go on sharing it.
             self.get_base_weight().copy_(weight)
         else:
             if isinstance(self.quantization_backend, TorchaoBackend):
-                # PEFT's replaces the weight before it asks how to quantise it again.
+                # Asked first: PEFT replaces the weight before it asks how to quantise it again.
                 self.quantization_backend.get_apply_tensor_subclass()
             self.set_base_weight(weight)
 
     def set_scale(self, adapter: str, scale: float) -> None:
-        """Set an adapter's scale to its own, alpha / r, times a factor."""
+        """Set an adapter's scale to alpha / r times a factor."""
         if adapter in self.scaling:
             self.scaling[adapter] = scale * self.alphas[adapter] / self.r[adapter]
 
@@ -100,7 +100,7 @@ class AdditiveLayer(BaseTunerLayer):
                 self.scaling[adapter_name] *= scale
 
     def unscale_layer(self, scale: float | None = None) -> None:
-        """Divide the scale of every active adapter; None restores alpha / r."""
+        """Divide the scale of every active adapter, or reset it to alpha / r (None)."""
         for adapter_name in self.active_adapters:
             if scale is None:
                 self.set_scale(adapter_name, 1.0)
@@ -110,8 +110,8 @@ class AdditiveLayer(BaseTunerLayer):
     def _move_adapter_to_device_of_base_layer(
         self, adapter_name: str, device: torch.device | None = None
     ) -> None:
-        # PEFT's own also casts to the base's dtype, which would round a trained float32 adapter
-        # each time it is loaded beside a half-precision base.
+        # PEFT's own method also casts to the base's dtype, which would round a trained float32
+        # adapter each time it is loaded on a half-precision base.
         target = device or self.get_base_layer().weight.device  # pyright: ignore
         for name in (*self.adapter_layer_names, *self.other_param_names):
             container = getattr(self, name)
@@ -122,18 +122,18 @@ class AdditiveLayer(BaseTunerLayer):
 
 
 def refuse_packed_attention(base_layer: nn.Module, name: str) -> None:
-    """Refuse a projection that is never called.
+    """Refuse the output projection of an `nn.MultiheadAttention`, which is never called.
 
     Raises:
-        StudioError: it belongs to an `nn.MultiheadAttention`.
+        StudioError: the layer is one.
     """
     if isinstance(base_layer, NonDynamicallyQuantizableLinear):
         raise StudioError(
             f"{name} belongs to an nn.MultiheadAttention, which reads its weight without calling "
-            "it: an adapter there would do nothing. Take it out of the targets."
+            "it, so an adapter there would do nothing. Remove it from the targets."
         )
 
 
 def widen(tensor: Tensor) -> Tensor:
-    """A tensor in float32, or wider where it is."""
+    """Return a tensor, detached, in float32 or in its own dtype where that is wider."""
     return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""What the inputs of a model's layers look like: statistics for the activation-aware SVD."""
+"""Statistics of the inputs of a model's layers, for the activation-aware SVD."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -9,22 +9,22 @@ from torch import Tensor, nn
 
 @contextlib.contextmanager
 def record_mean_abs_inputs(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """Within the block, watch what goes into some layers; after it, the statistics are there.
+    """Record the mean absolute inputs of some layers within a `with` block.
 
         names = ["layers.0.q_proj", "layers.0.v_proj"]
         with record_mean_abs_inputs({name: model.get_submodule(name) for name in names}) as means:
             model(batch)
         NoraConfig(outer="activation", mean_abs_inputs=means, target_modules=names)
 
-    Any number of forward passes counts, each token as much as any other. Works on whatever calls
-    its layers with one tensor, channels last: run it on real inputs, without gradients.
+    The mean is over the tokens of all forward passes in the block. The layers must be called with
+    one tensor, channels last. Run the model on real inputs, without gradients.
 
     Args:
-        layers: Name -> layer, the names as they will be adapted.
+        layers: Name -> layer, named as `target_modules` will name them.
 
     Yields:
         Name -> mean |x| per input channel, (in_features,), float64 on the CPU; filled when the
-        block ends. A layer that nothing reached is absent, and an adapter there is refused.
+        block ends. A layer that was never called is absent, and NoRA then refuses to adapt it.
     """
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Several NoRA adapters of one layer as one, exactly, where they share their outer factors."""
+"""The exact weighted sum of NoRA adapters that share their outer factors."""
 
 import torch
 from torch import Tensor
@@ -11,23 +11,23 @@ from nora_studio.nora.layer import NoraLinear
 def combined_config(
     configs: dict[str, NoraConfig], weights: list[float], layers: list[str]
 ) -> NoraConfig:
-    """The configuration of a weighted sum of adapters.
+    """Return the configuration of a weighted sum of adapters.
 
     Args:
         configs: Adapter -> its configuration.
-        weights: As many factors.
-        layers: Names of all layers that carry one of them.
+        weights: One factor for each adapter.
+        layers: Names of all layers that carry one of the adapters.
 
     Raises:
-        StudioError: The adapters are not as many as the weights.
+        StudioError: There are no adapters, or not one weight for each.
     """
     if not configs or len(configs) != len(weights):
         raise StudioError(
-            f"expected one weight for each of at least one adapter; got {len(weights)} for "
-            f"{', '.join(configs) or 'none'}."
+            f"expected at least one adapter and one weight for each; got {len(weights)} weights "
+            f"for the adapters {', '.join(configs) or '(none)'}."
         )
     outer_rank = max(config.outer_rank for config in configs.values())
-    # Twice: the update is the product less its start. Beyond the outer rank, nothing is gained.
+    # Twice the rank, since the update is a difference of two products; the outer rank is the limit.
     ranks = [2 * max(c.r, *c.rank_pattern.values(), 1) for c in configs.values()]
     return NoraConfig(
         r=min(sum(ranks), outer_rank),
@@ -43,16 +43,16 @@ def combined_config(
 def combine(
     layer: NoraLinear, weights: dict[str, float], config: NoraConfig, adapter_name: str, name: str
 ) -> None:
-    """Add to a layer the weighted sum of some of its adapters, as an adapter of its own.
+    """Add the weighted sum of some of a layer's adapters to the layer, as a new adapter.
 
-    The sum's start is zero: what it was trained from is no longer one point.
+    The new adapter's start is zero, since its parts may have different starts.
 
     Args:
         layer: Carries at least one of the adapters.
-        weights: Adapter -> factor on its update, its own scale included in the update.
+        weights: Adapter -> factor on its update (scale included).
         config: From `combined_config`.
-        adapter_name: Of the sum.
-        name: Of the layer in its model, for messages.
+        adapter_name: The new adapter's name.
+        name: The layer's name in its model, for messages.
 
     Raises:
         StudioError: The adapters' outer factors differ.
@@ -66,8 +66,8 @@ def combine(
         rank = other_up.shape[1]
         if not (torch.equal(up[:, :rank], other_up) and torch.equal(down[:rank], other_down)):
             raise StudioError(
-                f"{name}: adapters {widest!r} and {adapter!r} have different outer factors, so no "
-                "NoRA is their sum. Combine their exact LoRAs (NoraLinear.lora_factors), or "
+                f"{name}: adapters {widest!r} and {adapter!r} have different outer factors, so "
+                "their sum is not a NoRA. Combine their exact LoRAs (NoraLinear.lora_factors), or "
                 "merge one after the other."
             )
     lefts, rights = [], []
@@ -88,9 +88,8 @@ def combine(
 
 
 def _narrow(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Write a product with exactly `rank` inner channels; its own rank must not be higher."""
-    have = left.shape[1]
-    if have <= rank:
+    """Rewrite a product with exactly `rank` inner channels; its rank must not be higher."""
+    if left.shape[1] <= rank:
         return _rows(left.T, rank).T, _rows(right, rank)
     up, singular, down = torch.linalg.svd((left.double() @ right.double()), full_matrices=False)
     root = singular[:rank].sqrt()
@@ -98,6 +97,6 @@ def _narrow(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def _rows(matrix: Tensor, rows: int) -> Tensor:
-    """Append rows of zeros."""
+    """Append rows of zeros until there are `rows`."""
     missing = rows - matrix.shape[0]
     return torch.cat([matrix, matrix.new_zeros(missing, matrix.shape[1])]) if missing else matrix

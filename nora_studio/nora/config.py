@@ -1,4 +1,4 @@
-"""What a NoRA adapter is made of, as PEFT stores it in `adapter_config.json`."""
+"""The configuration of a NoRA adapter, as PEFT stores it in `adapter_config.json`."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -11,6 +11,7 @@ from peft.utils import PeftType
 from peft.utils.other import get_pattern_key
 
 from nora_studio.errors import StudioError
+from nora_studio.nora.svd import FindOuter
 
 STARTS = ("difference", "paper")
 OUTERS = ("svd", "randomized", "activation")
@@ -20,8 +21,8 @@ OUTERS = ("svd", "randomized", "activation")
 class NoraConfig(PeftConfig):
     """Configuration of Nested Low-Rank Adaptation (NoRA), arXiv:2408.10280.
 
-    Not Normalized LoRA, proposed for PEFT as `use_nora`. A config that was saved stands for a file
-    that carries every factor, so it comes back with `init_weights=False` and loading needs no SVD.
+    Not Normalized LoRA, proposed for PEFT as `use_nora`. A saved config belongs to a file that
+    carries every factor, so it is read back with `init_weights=False` and loading needs no SVD.
     """
 
     r: int = 8
@@ -33,33 +34,33 @@ class NoraConfig(PeftConfig):
     dropout: float = 0.0
     """Probability of dropping an input channel of the update while training, 0 to below 1."""
     start: str = "difference"
-    """"difference": the update starts at exactly zero. "paper": as printed, the start is not
-    subtracted, so the top `r` singular values begin doubled."""
+    """"difference": the update starts at exactly zero. "paper": the start is not subtracted, as the
+    paper prints it, so the top `r` singular values start doubled."""
     outer: str = "svd"
-    """How the frozen factors are found: "svd" (exact), "randomized" (fast on large weights) or
-    "activation" (along the inputs in `mean_abs_inputs`)."""
+    """How the frozen factors are computed: "svd" (exact), "randomized" (fast on large weights) or
+    "activation" (weighted by the inputs in `mean_abs_inputs`)."""
     mean_abs_inputs: Mapping[str, torch.Tensor] | None = None
     """For outer="activation": module name -> mean |x| per input channel, (in_features,), as
-    `record_mean_abs_inputs` finds them. Used once, when the layers are made; never saved."""
-    outer_cache: str | None = None
-    """Folder that keeps the frozen factors by the content of their weights, for the next time; None
-    keeps none, but for `cached_outer_factors`. Never saved."""
+    `record_mean_abs_inputs` records it. Used once, when the layers are created; never saved."""
+    find_outer: FindOuter | None = field(default=None, repr=False, compare=False)
+    """The function that computes the frozen factors; None is `svd.outer_factors`. An `OuterCache`
+    keeps them on disk. Never saved."""
     target_modules: list[str] | set[str] | str | None = None
     """Names (whole or endings) of the linear layers to adapt, or one regular expression."""
     exclude_modules: list[str] | set[str] | str | None = None
     """Names or one regular expression of layers to leave alone."""
     modules_to_save: list[str] | None = None
-    """Further modules that are trained whole and saved with the adapter."""
+    """Other modules that are trained in full and saved with the adapter."""
     rank_pattern: dict[str, int] = field(default_factory=dict)
-    """Module name or pattern -> its own inner rank."""
+    """Module name or pattern -> inner rank, where it differs from `r`."""
     alpha_pattern: dict[str, float] = field(default_factory=dict)
-    """Module name or pattern -> its own alpha."""
+    """Module name or pattern -> alpha, where it differs from `alpha`."""
     layers_to_transform: list[int] | int | None = None
     """Indices of the blocks to adapt; None means all."""
     layers_pattern: list[str] | str | None = None
     """Name of the list of blocks, where `layers_to_transform` alone is ambiguous."""
     init_weights: bool = True
-    """False leaves the factors NaN for a checkpoint to fill, so that a gap cannot go unseen."""
+    """False leaves all factors NaN until a checkpoint fills them, so that a missing one shows."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,25 +93,25 @@ class NoraConfig(PeftConfig):
         ):
             raise StudioError(
                 "layers_to_transform and layers_pattern need a list of target_modules; got one "
-                "regular expression. Write the layers into the expression."
+                "regular expression. Select the layers in the expression instead."
             )
 
     def rank_of(self, name: str) -> int:
-        """The inner rank of a layer, `rank_pattern` considered."""
+        """Return the inner rank of a layer: its `rank_pattern`, else `r`."""
         return self.rank_pattern.get(get_pattern_key(list(self.rank_pattern), name), self.r)
 
     def alpha_of(self, name: str) -> float:
-        """The alpha of a layer: its `alpha_pattern`, else `alpha`, else its inner rank."""
+        """Return the alpha of a layer: its `alpha_pattern`, else `alpha`, else its inner rank."""
         key = get_pattern_key(list(self.alpha_pattern), name)
         alpha = self.alpha_pattern.get(key, self.alpha)
         return float(self.rank_of(name) if alpha is None else alpha)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `save_pretrained` writes: no tensors, no second SVD, names in order."""
-        values = asdict(replace(self, mean_abs_inputs=None, init_weights=False))
-        del values["mean_abs_inputs"], values["outer_cache"]
+        """Return what `save_pretrained` writes: no tensors or functions, and names in order."""
+        values = asdict(replace(self, mean_abs_inputs=None, find_outer=None, init_weights=False))
+        del values["mean_abs_inputs"], values["find_outer"]
         for name in ("target_modules", "exclude_modules"):
-            # A set is written in an order that differs from process to process.
+            # A set's order differs from process to process.
             if isinstance(values[name], set):
                 values[name] = sorted(values[name])
         return values

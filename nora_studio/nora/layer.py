@@ -1,16 +1,16 @@
-"""A linear layer with nested low-rank updates beside it.
+"""A linear layer with nested low-rank updates.
 
     x ── base weight, frozen ──────────────────────────────────────────────────── + ── h
      └── down, frozen ── inner_down ── inner_up, less the start ── up, frozen ────┘
 
 The update is `scale * up (inner_up inner_down - start_up start_down) down`. It is computed as
 `up ((inner_up - start_up) inner_down + start_up (inner_down - start_down)) down`, which is the same
-but cannot round: before training both differences are zero bit for bit, in every dtype and under
-autocast, and later a small update is not the remainder of two large products.
+without the rounding: before training both differences are zero bit for bit, in every dtype and
+under autocast, and later a small update is not the difference of two large products.
 
-Dtypes: `up` and `down` are the bulk of an adapter and are kept in the base weight's dtype (that of
-its dequantised form, where it is quantised); the inner factors and their starts are float32 beside
-a half-precision base (wider where the base is).
+Dtypes: `up` and `down` are the bulk of an adapter and are kept in the base weight's dtype (for a
+quantised base, that of the dequantised weight); the inner factors and their starts are float32 on a
+half-precision base, and in the base's dtype where that is wider.
 """
 
 import math
@@ -24,21 +24,21 @@ from torch import Tensor, nn
 
 from nora_studio.errors import StudioError
 from nora_studio.nora.additive import AdditiveLayer, widen
-from nora_studio.nora.bases import check_base, dense_dtype
+from nora_studio.nora.base_layers import check_base, dense_dtype
 from nora_studio.nora.config import NoraConfig
-from nora_studio.nora.nested import NestedUpdate, is_worth_it
-from nora_studio.nora.outer_cache import start_factors
+from nora_studio.nora.fused_update import FusedUpdate, is_cheaper
+from nora_studio.nora.svd import Factors, outer_factors
 
 
 class NoraLinear(nn.Module, AdditiveLayer):
-    """A frozen linear layer and any number of NoRA adapters, as PEFT's tuner layers are.
+    """PEFT's tuner layer for NoRA: a frozen linear layer with any number of adapters.
 
     Source: arXiv:2408.10280, section 3.2, with the start subtracted.
     """
 
     adapter_layer_names = ("nora_inner_up", "nora_inner_down")
     frozen_names = ("nora_up", "nora_down", "nora_inner_up_start", "nora_inner_down_start")
-    """What a file holds besides the trained factors."""
+    """The tensors that a file holds besides the trained factors."""
     other_param_names = (
         *frozen_names,
         "nora_dropout",
@@ -51,15 +51,15 @@ class NoraLinear(nn.Module, AdditiveLayer):
     def __init__(
         self, base_layer: nn.Module, name: str, requantize: Callable[[], Any] | None = None
     ) -> None:
-        """Wrap a layer, as yet without any adapter.
+        """Wrap a layer, without an adapter yet.
 
         Args:
-            base_layer: The `nn.Linear` to adapt, or a quantised one; never changed but by `merge`.
-            name: Of the layer in its model, for messages.
+            base_layer: The `nn.Linear` to adapt, or a quantised one; only `merge` changes it.
+            name: The layer's name in its model, for messages.
             requantize: See `check_base`.
 
         Raises:
-            StudioError: The layer is of a kind that NoRA cannot adapt.
+            StudioError: NoRA cannot adapt a layer of this kind.
         """
         super().__init__()
         self.base_layer, self.quantization_backend = check_base(base_layer, name, requantize)
@@ -84,17 +84,17 @@ class NoraLinear(nn.Module, AdditiveLayer):
     def update_layer(
         self, adapter_name: str, config: NoraConfig, rank: int, alpha: float, name: str
     ) -> None:
-        """Add an adapter: find its frozen factors and start its inner ones.
+        """Add an adapter: compute its frozen factors and initialise its inner ones.
 
-        Where parameters are made on the meta device (PEFT's `low_cpu_mem_usage`, or a base that is
-        itself there), all factors stay there unfilled and no SVD is taken.
+        Where parameters are created on the meta device (PEFT's `low_cpu_mem_usage`, or a base that
+        is there itself), all factors stay there unfilled and no SVD is computed.
 
         Args:
             adapter_name: Replaces an adapter of the same name.
-            config: Of the whole adapter.
-            rank: Inner rank of this layer.
-            alpha: Of this layer.
-            name: Of the layer in its model, for messages and for looking up statistics.
+            config: The adapter's configuration.
+            rank: This layer's inner rank.
+            alpha: This layer's alpha.
+            name: The layer's name in its model, for messages and to look up its statistics.
 
         Raises:
             StudioError: The rank does not fit the layer, or its weight cannot be decomposed.
@@ -117,7 +117,7 @@ class NoraLinear(nn.Module, AdditiveLayer):
             container[adapter_name] = nn.Parameter(zeros)
         inner_up, inner_down = self.nora_inner_up[adapter_name], self.nora_inner_down[adapter_name]
         if config.init_weights and not inner_up.is_meta:
-            up, singular, down = start_factors(self.get_base_weight(), config, name)
+            up, singular, down = _start_factors(self.get_base_weight(), config, name)
         else:
             up = inner_up.new_full((self.out_features, outer_rank), math.nan)
             singular = inner_up.new_full((outer_rank,), math.nan)
@@ -141,7 +141,7 @@ class NoraLinear(nn.Module, AdditiveLayer):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Apply the base layer and the active adapters: (..., in_features) -> (..., out_features).
 
-        Further arguments belong to the base layer.
+        Other arguments are passed to the base layer.
         """
         if self.disable_adapters and self.merged:
             self.unmerge()
@@ -151,32 +151,32 @@ class NoraLinear(nn.Module, AdditiveLayer):
         for adapter_name in self.active_adapters:
             if adapter_name not in self.nora_inner_up:
                 continue
-            if self._is_nested(x, result, adapter_name):
-                result = self._nested(x, result, adapter_name)
+            if self._can_fuse(x, result, adapter_name):
+                result = self._add_fused_update(x, result, adapter_name)
             else:
                 result = result + self._update(x, adapter_name).to(result.dtype)
         return result
 
-    def _is_nested(self, x: Tensor, result: Tensor, adapter_name: str) -> bool:
-        """Whether `NestedUpdate` spares work: in training, and all in one dtype."""
+    def _can_fuse(self, x: Tensor, result: Tensor, adapter_name: str) -> bool:
+        """Return whether `FusedUpdate` applies and is cheaper: in training, all in one dtype."""
         if not (torch.is_grad_enabled() and self.nora_inner_up[adapter_name].requires_grad):
             return False
         dtype = self.nora_down[adapter_name].dtype  # pyright: ignore
         device = x.device.type
         if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) != dtype:
             return False
-        return result.dtype == dtype and is_worth_it(
+        return result.dtype == dtype and is_cheaper(
             x.numel() // x.shape[-1], self.outer_rank[adapter_name], self.r[adapter_name]
         )
 
-    def _nested(self, x: Tensor, result: Tensor, adapter_name: str) -> Tensor:
+    def _add_fused_update(self, x: Tensor, result: Tensor, adapter_name: str) -> Tensor:
         up, down = self.outer_pair(adapter_name)
         x = self.nora_dropout[adapter_name](self._cast_input_dtype(x, down.dtype))
         moved_up, start_up, inner_down, moved_down = self._inner(adapter_name)
         rows, scale = result.reshape(-1, self.out_features), self.scaling[adapter_name]
         tokens = x.reshape(-1, self.in_features).to(down.dtype)
         factors = (moved_up, inner_down, moved_down, start_up, up, down)
-        updated = NestedUpdate.apply(rows, tokens, *factors, scale)
+        updated = FusedUpdate.apply(rows, tokens, *factors, scale)
         assert isinstance(updated, Tensor)
         return updated.reshape(result.shape)
 
@@ -184,8 +184,8 @@ class NoraLinear(nn.Module, AdditiveLayer):
         up, down = self.outer_pair(adapter_name)
         x = self.nora_dropout[adapter_name](self._cast_input_dtype(x, down.dtype))
         hidden = F.linear(x, down)  # (..., outer_rank)
-        # The core is small: one product with it beats several at the inner rank, and the
-        # activations stay in the dtype of the model.
+        # The core is small: one product with it is faster than several at the inner rank, and the
+        # activations keep the model's dtype.
         hidden = F.linear(hidden, self._core(adapter_name).to(hidden.dtype))
         return F.linear(hidden, up)
 
@@ -216,8 +216,8 @@ class NoraLinear(nn.Module, AdditiveLayer):
     def lora_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
         """Write the update as a plain LoRA, exactly, with the scale folded in.
 
-        The printed form `up [inner_up, -start_up]` leaves the update as the small remainder of two
-        large products, which a half-precision file would lose; here the moves stand by themselves.
+        The printed form `up [inner_up, -start_up]` leaves the update as the small difference of two
+        large products, which a half-precision file would lose; these factors hold it directly.
 
         Returns:
             `lora_up` (out_features, 2 rank) and `lora_down` (2 rank, in_features), float32 or
@@ -229,7 +229,7 @@ class NoraLinear(nn.Module, AdditiveLayer):
 
     @torch.no_grad()
     def core_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
-        """Write the update within the outer pair, scale included, as a product.
+        """Return the product between the outer factors, scale included, as two factors.
 
         Returns:
             `left` (outer_rank, 2 rank) and `right` (2 rank, outer_rank), float32 or wider.
@@ -240,7 +240,17 @@ class NoraLinear(nn.Module, AdditiveLayer):
 
     @property
     def alphas(self) -> dict[str, float]:
+        """Each adapter's alpha."""
         return self.nora_alpha
 
     def __repr__(self) -> str:
         return "nora." + super().__repr__()
+
+
+def _start_factors(weight: Tensor, config: NoraConfig, name: str) -> Factors:
+    find = outer_factors if config.find_outer is None else config.find_outer
+    mean_abs_input = (config.mean_abs_inputs or {}).get(name)
+    try:
+        return find(weight, config.outer_rank, config.outer, mean_abs_input)
+    except StudioError as error:
+        raise StudioError(f"{name}: {error} Or remove it from the targets.") from error

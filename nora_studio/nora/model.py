@@ -1,4 +1,4 @@
-"""NoRA as a PEFT tuner: which layers are replaced, and by what."""
+"""NoRA's PEFT tuner, which replaces the targeted layers."""
 
 from typing import Any
 
@@ -14,10 +14,10 @@ from nora_studio.nora.layer import NoraLinear
 
 
 class NoraModel(BaseTuner):
-    """Puts Nested Low-Rank Adaptation (NoRA, arXiv:2408.10280) on a model.
+    """The PEFT tuner of Nested Low-Rank Adaptation (NoRA, arXiv:2408.10280).
 
     Used through PEFT: `get_peft_model`, `inject_adapter_in_model`, or `add_adapter` of diffusers
-    and transformers models. Where `target_modules` is None, LoRA's defaults for the model serve.
+    and transformers models. Where `target_modules` is None, LoRA's defaults for the model are used.
     """
 
     prefix = "nora_"
@@ -34,7 +34,7 @@ class NoraModel(BaseTuner):
         low_cpu_mem_usage: bool = False,
         state_dict: dict[str, Tensor] | None = None,
     ) -> None:
-        """As PEFT's, with a progress bar where decomposing the weights takes seconds."""
+        """Add an adapter as PEFT does, with a progress bar if decomposing weights takes long."""
         with tqdm(desc="Outer factors", unit="layer", delay=3.0, leave=False) as self._progress:
             super().inject_adapter(
                 model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict
@@ -52,7 +52,7 @@ class NoraModel(BaseTuner):
         parameter_name: str | None = None,
     ) -> None:
         if self._progress.total is None:
-            # Here, where PEFT has filled in what the config left open.
+            # Counted here, once PEFT has filled in what the config left open.
             self._progress.total = self._count_targets(peft_config)
         layer = target
         if not isinstance(layer, NoraLinear):
@@ -62,7 +62,7 @@ class NoraModel(BaseTuner):
         layer.update_layer(adapter_name, peft_config, rank, alpha, current_key)
         layer.set_adapter(self.active_adapters, inference_mode=peft_config.inference_mode)
         if layer is not target:
-            # Not `_replace_module`: the layer has put every tensor where it belongs, and moving
+            # Not by PEFT's `_replace_module`: every tensor is on its device already, and moving
             # unfilled ones off the meta device would fail.
             setattr(parent, target_name, layer)
         self._progress.update()
@@ -76,19 +76,19 @@ class NoraModel(BaseTuner):
     ) -> None:
         """Add the weighted sum of some adapters' updates, exactly, as one more NoRA adapter.
 
-        The adapters must share their outer factors, or one's must begin with the other's, as those
-        of `outer="svd"` on one base do. The sum is for use, not for further training: its inner
-        rank is twice theirs together, at most the outer rank.
+        The adapters must share their outer factors, or those of one must begin with those of the
+        other, as with `outer="svd"` on one base. The sum is for inference, not for training: its
+        inner rank is twice the sum of theirs, but at most the outer rank.
 
         Raises:
-            StudioError: The adapters have different outer factors, are not there, or are not as
-                many as the weights; or the name is taken. The model stays as it was.
+            StudioError: The adapters have different outer factors or do not exist, there is not one
+                weight for each, or the new name is taken. The model is left unchanged.
         """
         missing = [name for name in adapters if name not in self.peft_config]
         if missing or adapter_name in self.peft_config:
             raise StudioError(
-                f"expected some of the adapters {', '.join(self.peft_config)} and a new name; got "
-                f"{', '.join(adapters)} and {adapter_name!r}."
+                f"expected adapters of this model ({', '.join(self.peft_config)}) and a new name; "
+                f"got {', '.join(adapters)} and {adapter_name!r}."
             )
         layers = {
             name: module
@@ -109,18 +109,19 @@ class NoraModel(BaseTuner):
             raise
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
-        """Narrow the inner factors to the base's dtype where PEFT is told not to widen them.
+        """Round the inner factors to the base's dtype if `autocast_adapter_dtype` is off.
 
-        Else do nothing: `NoraLinear` chose each dtype, and PEFT would widen the frozen factors.
+        Otherwise do nothing: `NoraLinear` chose each dtype, and PEFT would also widen the frozen
+        factors.
         """
         if not autocast_adapter_dtype:
             for layer in self.model.modules():
                 if isinstance(layer, NoraLinear) and adapter_name in layer.nora_inner_up:
-                    _narrow(layer, adapter_name)
+                    _round_inner(layer, adapter_name)
 
 
-def _narrow(layer: NoraLinear, adapter_name: str) -> None:
-    """Round the inner factors and their starts to the outer factors' dtype."""
+def _round_inner(layer: NoraLinear, adapter_name: str) -> None:
+    """Convert the inner factors and their starts to the outer factors' dtype."""
     dtype = layer.outer_pair(adapter_name)[0].dtype
     for factors in (layer.nora_inner_up, layer.nora_inner_down):
         factors[adapter_name].data = factors[adapter_name].data.to(dtype)

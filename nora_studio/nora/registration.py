@@ -1,4 +1,4 @@
-"""Make a method of ours known to PEFT, whose list of methods is a closed enum."""
+"""Register a method with PEFT, whose list of methods is a closed enum."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ if TYPE_CHECKING:
 
 
 def register_method(config: type[PeftConfig], tuner: type[BaseTuner]) -> None:
-    """Register a method under its tuner's prefix ("nora_": `PeftType.NORA`); twice is once.
+    """Register a method under its tuner's prefix ("nora_": `PeftType.NORA`), unless it is already.
 
-    From then on `get_peft_model`, `PeftModel.from_pretrained` and their kind read and write it.
+    From then on `get_peft_model`, `PeftModel.from_pretrained` and the like know it.
     """
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
     from peft.utils import PeftType, register_peft_method
 
-    word = tuner.prefix.removesuffix("_")
-    name = word.upper()
+    prefix = tuner.prefix.removesuffix("_")
+    name = prefix.upper()
     if name not in PeftType.__members__:
         add_peft_type(name)
     if PeftType[name] not in PEFT_TYPE_TO_CONFIG_MAPPING:
-        register_peft_method(name=word, config_cls=config, model_cls=tuner)
+        register_peft_method(name=prefix, config_cls=config, model_cls=tuner)
 
 
 def add_peft_type(name: str) -> None:
-    """Give PEFT's closed enum of methods one more member.
+    """Add a member to PEFT's closed enum of methods.
 
     `register_peft_method` takes only names that are members already. The three private maps are
-    the same on Python 3.10 to 3.14; the attribute is what `PeftType.NORA` reads from 3.12 on.
+    the same on Python 3.10 to 3.14; the class attribute is what `PeftType.NORA` reads from 3.12 on.
     """
     from peft.utils import PeftType
 

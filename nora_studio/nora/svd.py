@@ -1,12 +1,26 @@
 """Low-rank factors of a weight: exact, randomized and activation-aware, on plain tensors."""
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from nora_studio.errors import StudioError
-from nora_studio.nora.leading import leading_singular_triplets
+from nora_studio.nora.subspace_svd import leading_singular_triplets
+
+Factors = tuple[Tensor, Tensor, Tensor]
+"""`up` (out_features, rank), `singular` (rank,) and `down` (rank, in_features)."""
+
+
+class FindOuter(Protocol):
+    """A function that computes a weight's outer factors, as `outer_factors` does."""
+
+    def __call__(
+        self, weight: Tensor, rank: int, outer: str, mean_abs_input: Tensor | None = None, /
+    ) -> Factors:
+        """Return the factors of `weight`; the arguments are those of `outer_factors`."""
+        ...
 
 
 def truncated_svd(
@@ -17,14 +31,14 @@ def truncated_svd(
     """Factor a weight into its closest product of the given rank.
 
     Source: Eckart & Young (1936); the outer factors of NoRA, arXiv:2408.10280, eq. 3.
-    Computed in float64 on the weight's device, so that devices and releases agree, but for
+    Computed in float64 on the weight's device, so that devices and releases agree, except for
     rotations among equal singular values. A rank-deficient weight is allowed: its missing singular
-    values come out as zeros (to rounding).
+    values are zeros (up to rounding).
 
     Args:
         weight: Frozen; not modified.
         rank: Between 1 and min(out_features, in_features).
-        dtype: Of all three results; None is the weight's own.
+        dtype: Dtype of all three results; None: the weight's own.
 
     Returns:
         `up`, `singular`, `down` with `up @ diag(singular) @ down` ≈ `weight`, `up` with orthonormal
@@ -48,22 +62,22 @@ def randomized_svd(
     """Approximate `truncated_svd` by random projection, many times faster on large weights.
 
     Source: Halko, Martinsson & Tropp (2011), algorithms 4.4 and 5.1. The random numbers come from
-    an own generator on the CPU: the result depends on nothing but the arguments, and no global
-    random state is read or changed (`torch.svd_lowrank` draws from the global one).
+    a generator on the CPU: the result depends on the arguments alone, and no global random state is
+    read or changed (`torch.svd_lowrank` uses the global one).
 
     Args:
         weight: Frozen; not modified.
         rank: Between 1 and min(out_features, in_features).
-        dtype: Of all three results; None is the weight's own.
-        oversampling: Extra directions that are searched and dropped.
-        iterations: Power iterations; each sharpens the decay of the spectrum.
-        seed: Of the random projection.
+        dtype: Dtype of all three results; None: the weight's own.
+        oversampling: Extra directions that are computed and dropped.
+        iterations: Power iterations; each makes the spectrum decay faster.
+        seed: Seed of the random projection.
 
     Returns:
-        As `truncated_svd`.
+        The same as `truncated_svd`.
 
     Raises:
-        StudioError: As `truncated_svd`.
+        StudioError: For the same reasons as `truncated_svd`.
     """
     _check_matrix(weight, rank)
     wide = weight.detach().to(torch.float64)
@@ -87,39 +101,45 @@ def activation_aware_svd(
     power: float = 1.0,
     dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # (out_features, rank), (rank,), (rank, in_features)
-    """Factor a weight along the directions its inputs really use.
+    """Factor a weight along the directions that its inputs use.
 
     Source: the ICCV 2025 version of NoRA. Decomposes `weight @ diag(s)` with
-    `s = mean_abs_input ** power` and undoes `s` on the input side. Channels (almost) never active
-    are lifted to a thousandth of the most active one: dividing by their own `s` would blow
-    rounding noise up without bound.
+    `s = mean_abs_input ** power` and undoes `s` on the input side. Channels that are (almost)
+    never active are raised to a thousandth of the most active one: dividing by their own `s` would
+    amplify rounding noise without bound.
 
     Args:
         weight: Frozen; not modified.
         mean_abs_input: Mean of |x| per input channel over a calibration batch; not negative.
         rank: Between 1 and min(out_features, in_features).
-        power: How strongly activity counts; 0 gives `truncated_svd`.
-        dtype: Of all three results; None is the weight's own.
+        power: Exponent of the mean; 0 gives `truncated_svd`.
+        dtype: Dtype of all three results; None: the weight's own.
 
     Returns:
         `up`, `singular`, `down` with `up @ diag(singular) @ down` ≈ `weight`. The rows of `down`
         are not orthonormal; those of `down @ diag(s)` are.
 
     Raises:
-        StudioError: As `truncated_svd`, or the statistics do not fit the weight.
+        StudioError: For the same reasons as `truncated_svd`, or the statistics do not fit the
+            weight.
     """
     _check_matrix(weight, rank)
     if mean_abs_input.shape != (weight.shape[1],):
         raise StudioError(
             f"activation statistics must hold one value per input channel, ({weight.shape[1]},); "
-            f"got shape {tuple(mean_abs_input.shape)}. Record them on this very layer."
+            f"got shape {tuple(mean_abs_input.shape)}. Record them on this layer."
         )
     if not math.isfinite(power) or power < 0:
-        raise StudioError(f"power of the activation statistics must be 0 or more; got {power}.")
+        raise StudioError(
+            f"the power of the activation statistics must be finite and 0 or more; got {power}."
+        )
     wide = weight.detach().to(torch.float64)
     activity = mean_abs_input.to(wide)
     if not bool(torch.isfinite(activity).all()) or bool((activity < 0).any()):
-        raise StudioError("activation statistics must be finite means of |x|, none negative.")
+        raise StudioError(
+            "activation statistics must be means of |x|, finite and not negative; got others. "
+            "Record them again on undamaged inputs."
+        )
     if not bool((activity > 0).any()):
         raise StudioError(
             "activation statistics are all zero: no calibration input reached this layer. "
@@ -134,13 +154,13 @@ def canonical_signs(
     up: Tensor,  # (out_features, rank)
     down: Tensor,  # (rank, in_features)
 ) -> tuple[Tensor, Tensor]:  # (out_features, rank), (rank, in_features)
-    """Fix the free signs: the largest entry, by size, of each left vector becomes positive.
+    """Choose the signs: each left vector's entry of largest magnitude becomes positive.
 
-    A singular pair is determined up to a common sign, and libraries, devices and dtypes choose
-    differently. The product `up @ down` does not change.
+    A pair of singular vectors is determined only up to a common sign, and libraries, devices and
+    dtypes choose differently. The product `up @ down` does not change.
     """
-    largest = up.abs().argmax(dim=0, keepdim=True)
-    signs = torch.where(up.gather(0, largest) < 0, -1.0, 1.0).to(up.dtype)  # (1, rank)
+    rows = up.abs().argmax(dim=0, keepdim=True)
+    signs = torch.where(up.gather(0, rows) < 0, -1.0, 1.0).to(up.dtype)  # (1, rank)
     return up * signs, down * signs.T
 
 
@@ -150,17 +170,18 @@ def outer_factors(
     outer: str,
     mean_abs_input: Tensor | None = None,  # (in_features,)
 ) -> tuple[Tensor, Tensor, Tensor]:  # (out_features, rank), (rank,), (rank, in_features)
-    """Find what NoRA freezes around a layer and starts from: computed in float64, and returned in
-    float32 or the weight's wider dtype.
+    """Compute the factors that NoRA freezes, and the singular values that it starts from.
+
+    Computed in float64, and returned in float32 or in the weight's dtype where that is wider.
 
     Args:
         weight: Frozen; not modified.
         rank: Between 1 and min(out_features, in_features).
         outer: "svd", "randomized" or "activation".
-        mean_abs_input: For "activation" alone.
+        mean_abs_input: Mean of |x| per input channel; for "activation" alone.
 
     Raises:
-        StudioError: The weight cannot be decomposed, is all zeros, or lacks its statistics.
+        StudioError: The weight cannot be decomposed, is all zeros, or has no statistics.
     """
     dtype = torch.promote_types(weight.dtype, torch.float32)
     if outer == "svd":
@@ -168,12 +189,12 @@ def outer_factors(
     elif outer == "randomized":
         factors = randomized_svd(weight, rank, dtype)
     elif mean_abs_input is None:
-        raise StudioError("the activation statistics lack this layer; record it too.")
+        raise StudioError("there are no activation statistics of this layer. Record it too.")
     else:
         factors = activation_aware_svd(weight, mean_abs_input, rank, dtype=dtype)
     if not bool(factors[1][0] > 0):
         raise StudioError(
-            f"the {weight.shape[0]}x{weight.shape[1]} weight is all zeros: NoRA starts from the "
+            f"the {weight.shape[0]}x{weight.shape[1]} weight is all zeros: NoRA starts from its "
             "singular values and would never learn there."
         )
     return factors
@@ -199,6 +220,6 @@ def _check_matrix(weight: Tensor, rank: int) -> None:
         )
     if not bool(torch.isfinite(weight).all()):
         raise StudioError(
-            f"a {weight.shape[0]}x{weight.shape[1]} weight holds NaN or infinity; "
+            f"the {weight.shape[0]}x{weight.shape[1]} weight holds NaN or infinity; "
             "an SVD needs finite numbers. Load an undamaged model."
         )

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from nora_studio.adapters.methods.quantised import check_on_quantised
+from nora_studio.adapters.methods.quantised import check_base_bits
 from nora_studio.adapters.methods.table import METHODS, check_optimizer, method_named
 from nora_studio.adapters.new_tokens import token_words
 from nora_studio.errors import StudioError
@@ -94,7 +94,7 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
     )
     check_methods(options)
     check_run_name(options, options.run_name, "instance-dir")
-    check_on_quantised(options.methods, options.base_bits)
+    check_base_bits(options.methods, options.base_bits)
     if not any(getattr(options, part).train for part in PART_FIELDS):
         raise StudioError("every part is switched off (--unet.no-train ...); train at least one.")
     if options.text_encoder_steps is not None:

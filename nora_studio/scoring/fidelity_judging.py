@@ -9,7 +9,11 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 from torch import Tensor
 
-from nora_studio.adapters.files.adapter_file import AdapterFile, check_kept, open_subject_adapter
+from nora_studio.adapters.files.adapter_file import (
+    AdapterFile,
+    check_checkpoint_exists,
+    open_subject_adapter,
+)
 from nora_studio.adapters.files.card import AdapterCard
 from nora_studio.errors import StudioError
 from nora_studio.photos.prompts import replace_token
@@ -176,7 +180,7 @@ def measure(
         generated = generate_missing(pipe, [column], drawing, place, lambda *_: on_image())
     except StudioError:
         if checkpoint is not None:
-            check_kept(checkpoint.path)
+            check_checkpoint_exists(checkpoint.path)
         raise
     files = [generated[column.label][pair] for pair in drawing.pairs]
     scores = judges.judge([read_image(file) for file in files], [p for p, _ in drawing.pairs])

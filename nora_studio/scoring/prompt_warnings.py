@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from diffusers import StableDiffusionXLPipeline
 
-from nora_studio.adapters.new_tokens import joined, tokens_on
+from nora_studio.adapters.new_tokens import join_tokens, temporary_tokens
 from nora_studio.photos.prompts import other_syntax, replace_token
 from nora_studio.scoring.scores import Scorer
 from nora_studio.sdxl.cache import unread_words
@@ -58,7 +58,7 @@ def drawing_warnings(
     for column in columns:
         words = [use for use in column.adapters if use.card.tokens]
         distinct = {use.path: use.adapter.new_tokens() for use in words}
-        with tokens_on(pipe, joined(list(distinct.values()))):
+        with temporary_tokens(pipe, join_tokens(list(distinct.values()))):
             for prompt in lost:
                 lost[prompt] = max(lost[prompt], _lost(pipe, prompt, [column.trigger]), key=len)
     return _format_warnings(prompts, lost)

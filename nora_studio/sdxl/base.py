@@ -8,7 +8,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import nn
 
-from nora_studio.adapters.base_digests import forbid_disk
+from nora_studio.adapters.base_digests import disable_disk_cache
 from nora_studio.sdxl.attention import set_attention
 from nora_studio.sdxl.models import load_sdxl, parts_of
 from nora_studio.sdxl.quantization import check_quantizer, quantize, shared_state
@@ -45,7 +45,7 @@ def load_base(
     pipe = load_sdxl(model, dtype)
     if not cache:
         for module in parts_of(pipe).values():
-            forbid_disk(module)
+            disable_disk_cache(module)
     if bits != 16:
         for part, module in parts_of(pipe).items():
             if part in quantized:

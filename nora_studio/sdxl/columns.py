@@ -10,7 +10,7 @@ from diffusers import StableDiffusionXLPipeline
 
 from nora_studio import __version__
 from nora_studio.adapters.base_digests import base_digest
-from nora_studio.adapters.files.adapter_file import AdapterFile, check_kept
+from nora_studio.adapters.files.adapter_file import AdapterFile, check_checkpoint_exists
 from nora_studio.adapters.files.card import AdapterCard
 from nora_studio.adapters.fingerprints import fingerprint
 from nora_studio.errors import StudioError
@@ -192,7 +192,7 @@ def content_digest(pipe: StableDiffusionXLPipeline, *adapters: AdapterFile) -> s
                 name = str(file.relative_to(adapter.path)) if adapter.is_folder else ""
                 digest.update(name.encode() + file.read_bytes())
         except OSError as error:
-            check_kept(adapter.path)
+            check_checkpoint_exists(adapter.path)
             raise StudioError(f"{adapter.path} cannot be read: {error.strerror}.") from error
     return digest.hexdigest()[:16]
 

@@ -17,7 +17,7 @@ from nora_studio.adapters.files.adapter_file import AdapterFile, open_adapter
 from nora_studio.adapters.files.adapter_folders import load_adapter
 from nora_studio.adapters.files.card import AdapterCard
 from nora_studio.adapters.methods.attachment import detach
-from nora_studio.adapters.new_tokens import tokens_on
+from nora_studio.adapters.new_tokens import temporary_tokens
 from nora_studio.errors import StudioError
 from nora_studio.photos.prompts import replace_token
 from nora_studio.runs.atomic import temporary_path
@@ -55,7 +55,7 @@ def adapter_on(
     parts = parts_of(pipe)
     adapter = open_adapter(path)
     try:
-        with tokens_on(pipe, adapter.new_tokens()):
+        with temporary_tokens(pipe, adapter.new_tokens()):
             yield load_adapter(adapter, parts, strength)
     finally:
         for module in parts.values():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nora_studio.adapters.files.adapter_file import AdapterFile, open_adapter
 from nora_studio.adapters.files.adapter_folders import load_adapter
 from nora_studio.adapters.methods.injection import set_strength, tuner_layers
-from nora_studio.adapters.new_tokens import NewTokens, extend, joined
+from nora_studio.adapters.new_tokens import NewTokens, extend, join_tokens
 from nora_studio.sdxl.columns import UsedAdapter
 from nora_studio.sdxl.models import parts_of, share_weights, with_parts
 
@@ -118,7 +118,7 @@ class PipelineCache:
         distinct = {
             use.path: loaded.tokens for use, loaded in zip(adapters, loaded_adapters, strict=True)
         }
-        tokens = joined(list(distinct.values()))
+        tokens = join_tokens(list(distinct.values()))
         if tokens is not None:
             extend(pipe, tokens)
         for part, module in parts_of(pipe).items():

@@ -21,7 +21,7 @@ from nora_studio.adapters.methods.spec import AdapterSpec
 from nora_studio.adapters.methods.steps import StepRules, step_rules
 from nora_studio.adapters.methods.table import METHODS
 from nora_studio.adapters.new_tokens import NewTokens
-from nora_studio.nora.outer_cache import cached_outer_factors
+from nora_studio.nora.outer_cache import OuterCache
 from nora_studio.options.part_settings import PartSettings
 from nora_studio.runs import processes
 from nora_studio.runs.runs import Run
@@ -121,13 +121,15 @@ def adapt(
     prints = {part: fingerprint(base[part]) for part in sizes}
     digests = shared_digests({part: base[part] for part in sizes})
     parts: dict[str, nn.Module] = {}
+    outer = OuterCache() if cache and "find_outer" in METHODS[method].settings else None
     with main_first_where_kept(cache):
         for part, values in sizes.items():
             module = parts[part] = trees[part]
             own = None if activations is None else activations.get(part)
             spec = adapter_spec(tuning, method, values, learning.steps, own)
-            with cached_outer_factors() if cache else contextlib.nullcontext():
-                attach(module, list(targets(part, module)), spec)
+            attach(module, list(targets(part, module)), replace(spec, find_outer=outer))
+        if outer is not None:
+            outer.prune()
     rules = step_rules(method, parts, learning.seed)
     return Adapted(method, sizes, parts, rules, prints, digests)
 

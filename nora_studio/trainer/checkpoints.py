@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from nora_studio.adapters.methods.steps import under
+from nora_studio.adapters.methods.steps import with_prefix
 from nora_studio.errors import StudioError
 from nora_studio.runs.remedies import drop_checkpoint
 from nora_studio.runs.tensor_headers import read_header
@@ -142,7 +142,7 @@ def _read(file: Path, rank: int) -> TrainingState:
             weights[int(rest)] = tensor
     for index, values in facts["plain"].items():
         optimizer.setdefault(_index(index), {}).update(values)
-    generators = under(tensors, "generator.")
+    generators = with_prefix(tensors, "generator.")
     _set_generators(generators, rank, facts["step"])
     return TrainingState(
         step=facts["step"],

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from nora_studio.adapters.methods.first_step import as_lines, first_steps
+from nora_studio.adapters.methods.first_step import first_steps, format_report
 from nora_studio.errors import StudioError
 from nora_studio.options.options_file import defaults_as_toml, to_toml
 from nora_studio.options.precision import choose_dtype
@@ -152,7 +152,7 @@ def say_what_is_trained(trainee: Trainee, steps: int, say: Callable[[str], objec
     if not found:
         return
     trainee.first_step = {part: float(f"{step.largest:.3g}") for part, step in found.items()}
-    for line in as_lines(trainee.label, found, steps, trainee.optimizer):
+    for line in format_report(trainee.label, found, steps, trainee.optimizer):
         say(line)
 
 

@@ -1,4 +1,4 @@
-"""An adapter is opened by one door, and each of its headers is read once."""
+"""Every reader opens an adapter by `open_adapter`, which reads each header once."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def test_each_header_is_read_once_by_every_command_and_by_the_library(tmp_path):
     assert len(found["library"]) == 2
 
 
-def test_what_an_adapter_is_and_says_is_known_without_torch_or_peft(tmp_path):
+def test_headers_and_cards_are_read_without_torch_or_peft(tmp_path):
     code = (
         "import sys; from pathlib import Path; "
         "from nora_studio.adapters.files.adapter_file import open_adapter; "
@@ -75,7 +75,7 @@ def test_what_an_adapter_is_and_says_is_known_without_torch_or_peft(tmp_path):
     assert imported == "set()"
 
 
-def test_an_open_adapter_is_given_back_and_opened_anew_once_its_file_is_another(tmp_path):
+def test_an_opened_adapter_is_returned_and_opened_again_once_its_file_has_changed(tmp_path):
     file = shutil.copyfile(GOLDEN / SEED, tmp_path / "mug.safetensors")
     adapter = open_adapter(file)
     assert open_adapter(adapter) is adapter
@@ -93,7 +93,7 @@ def test_an_open_adapter_is_given_back_and_opened_anew_once_its_file_is_another(
 
 
 @pytest.mark.parametrize("cut", [64, 5000])
-def test_weights_are_not_taken_by_the_header_of_an_earlier_file(tmp_path, cut):
+def test_weights_are_not_read_with_the_header_of_an_earlier_file(tmp_path, cut):
     file = shutil.copyfile(GOLDEN / KOHYA, tmp_path / "mug.safetensors")
     adapter = open_adapter(file)
     file.write_bytes(file.read_bytes()[:-cut])

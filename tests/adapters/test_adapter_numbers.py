@@ -1,4 +1,4 @@
-"""Adapter files whose numbers no adapter has: refused in one line, by file and tensor, anywhere."""
+"""Every reader refuses adapter files with unusable numbers in one line, by file and tensor."""
 
 import json
 import math
@@ -43,7 +43,7 @@ def pipe(tiny_base):
     return load_sdxl(str(tiny_base))
 
 
-def doors(pipe, base: Path, scratch: Path) -> dict[str, object]:
+def readers(pipe, base: Path, scratch: Path) -> dict[str, object]:
     """Everything that takes an adapter file, by name."""
     workspace, model = Workspace.of(scratch / "home", "0" * 32), str(base)
     mixed = scratch / "mixed.safetensors"
@@ -112,26 +112,24 @@ def spoiled_headers(source: Path, folder: Path) -> dict[str, tuple[Path, str]]:
     }
 
 
-def test_headers_that_two_readers_could_read_differently_are_refused_at_every_door(
-    pipe, tiny_base, files, tmp_path
-):
+def test_ambiguous_headers_are_refused_by_every_reader(pipe, tiny_base, files, tmp_path):
     before = states(parts_of(pipe))
     for file, word in spoiled_headers(files["kohya"], tmp_path).values():
-        for door in doors(pipe, tiny_base, tmp_path).values():
-            assert_refused(door, file, word)
+        for reader in readers(pipe, tiny_base, tmp_path).values():
+            assert_refused(reader, file, word)
         assert_refused(read_tensors, file, word)
     assert_same_tensors(states(parts_of(pipe)), before)
 
 
-def test_tensors_of_no_floats_are_refused_at_every_door(pipe, tiny_base, files, tmp_path):
+def test_tensors_that_are_not_floats_are_refused_by_every_reader(pipe, tiny_base, files, tmp_path):
     down = load_file(files["kohya"])[DOWN]
     kinds = {"I64": torch.int64, "BOOL": torch.bool, "U8": torch.uint8, "I32": torch.int32}
     for kind, dtype in kinds.items():
         file = with_tensors(
             files["kohya"], tmp_path / f"{kind}.safetensors", {DOWN: down.to(dtype)}
         )
-        for door in doors(pipe, tiny_base, tmp_path).values():
-            assert_refused(door, file, DOWN, kind)
+        for reader in readers(pipe, tiny_base, tmp_path).values():
+            assert_refused(reader, file, DOWN, kind)
     words = with_tensors(files["kohya"], tmp_path / "w.safetensors", {DOWN: down.to(torch.int8)})
     assert_refused(lambda file: layers_of(open_adapter(file)), words, "I8")
 
@@ -159,32 +157,32 @@ NUMBERS = {
 
 
 @pytest.mark.parametrize("kind", NUMBERS)
-def test_weights_and_alphas_that_are_no_numbers_are_refused_where_they_are_loaded(
+def test_unusable_weights_and_alphas_are_refused_when_loaded(
     pipe, tiny_base, files, tmp_path, kind
 ):
     values, word = NUMBERS[kind]
     own = load_file(files["kohya"])
     change = {name: torch.full_like(own[name], value) for name, value in values.items()}
     file = with_tensors(files["kohya"], tmp_path / "bad.safetensors", change)
-    found = doors(pipe, tiny_base, tmp_path)
-    for door in LOADING:
-        assert_refused(found[door], file, word)
+    found = readers(pipe, tiny_base, tmp_path)
+    for reader in LOADING:
+        assert_refused(found[reader], file, word)
 
 
-def test_an_alpha_beyond_all_numbers_and_a_rank_beyond_its_layer_are_refused(pipe, files, tmp_path):
+def test_an_alpha_that_overflows_and_a_rank_beyond_its_layer_are_refused(pipe, files, tmp_path):
     own = load_file(files["kohya"])
     huge = with_tensors(
         files["kohya"], tmp_path / "huge.safetensors",
         {ALPHA: torch.tensor(3e38), UP: torch.full_like(own[UP], 1e3)},
     )  # fmt: skip
-    assert_refused(lambda file: load_adapter(file, parts_of(pipe)), huge, "alpha of", "beyond")
+    assert_refused(lambda file: load_adapter(file, parts_of(pipe)), huge, "alpha of", "not finite")
     rank = 4 * sum(own[UP].shape)
     wide = {UP: torch.ones(len(own[UP]), rank), DOWN: torch.ones(rank, own[DOWN].shape[1])}
     file = with_tensors(files["kohya"], tmp_path / "wide.safetensors", wide)
     assert_refused(lambda file: load_adapter(file, parts_of(pipe)), file, "rank of", f"got {rank}")
 
 
-def test_a_run_is_not_resumed_from_weights_of_no_floats(pipe, files, tmp_path):
+def test_a_run_is_not_resumed_from_weights_that_are_not_floats(pipe, files, tmp_path):
     shutil.copy(files["folder"] / "card.json", tmp_path)
     file = tmp_path / "unet" / "adapter_model.safetensors"
     tensors = load_file(files["folder"] / "unet" / file.name)
@@ -200,7 +198,7 @@ def test_a_run_is_not_resumed_from_weights_of_no_floats(pipe, files, tmp_path):
             detach(module)
 
 
-def test_a_huge_file_is_looked_into_without_its_weights(tmp_path, capfd):
+def test_a_huge_file_is_inspected_without_reading_its_weights(tmp_path, capfd):
     """40 GB of zeros, which the disk does not hold: reading them would take minutes."""
     file, size = tmp_path / "model.safetensors", 40 * 10**9
     name = "model.diffusion_model.input_blocks.0.0.weight"

@@ -1,4 +1,4 @@
-"""Any number of a base that changes is noticed, and nothing else: not its dtype, files or keys."""
+"""A base's digest changes with any of its numbers, and not with its dtype, files or keys."""
 
 import json
 import os
@@ -74,7 +74,7 @@ def test_one_number_anywhere_changes_its_parts_digest_and_no_other(base):
     assert unseen, "sixteen probes do not look at every matrix"
 
 
-def test_files_that_two_readers_could_read_differently_have_no_digest(tmp_path):
+def test_files_with_ambiguous_headers_have_no_digest(tmp_path):
     file = tmp_path / "model.safetensors"
     save_file({"one": torch.zeros(4), "two": torch.ones(4)}, file)
     content = file.read_bytes()
@@ -140,7 +140,7 @@ def test_moved_sharded_and_otherwise_named_weights_are_the_same_base(base, tmp_p
     assert digests(moved) == before
 
 
-def test_a_tied_tensor_may_stand_in_the_file_once_or_twice(tmp_path):
+def test_a_tied_tensor_may_be_in_the_file_once_or_twice(tmp_path):
     folder = shutil.copytree(LLAMA, tmp_path / "llama")
     before = base_digest(load_decoder(str(folder), torch.float32, CPU))
     file = folder / "model.safetensors"
@@ -156,7 +156,7 @@ def test_a_tied_tensor_may_stand_in_the_file_once_or_twice(tmp_path):
     assert base_digest(load_decoder(str(folder), torch.bfloat16, CPU)) == before
 
 
-def test_a_base_in_another_precision_is_judged_by_its_probes_alone(base, tmp_path):
+def test_a_base_in_another_precision_is_compared_by_fingerprint_only(base, tmp_path):
     adapter = tiny_adapter(tmp_path / "adapter", load_sdxl(str(base)), "lora")
     _with_digests(adapter, digests(base))
     half = Path(shutil.copytree(base, tmp_path / "half"))
@@ -188,7 +188,7 @@ def test_an_earlier_card_has_no_digests_and_a_new_one_is_written_without_empty_o
     assert "digests" not in card_text(card)
 
 
-def test_clips_encoders_have_digests_of_their_own_whatever_they_are_cast_to(tmp_path):
+def test_each_clip_encoder_has_its_own_digest_in_any_dtype(tmp_path):
     folder = tiny_clip(tmp_path / "clip")
     before = digests_of(clip_parts(load_clip(str(folder), torch.float32, CPU).model))
     cast = digests_of(clip_parts(load_clip(str(folder), torch.bfloat16, CPU).model))
@@ -200,7 +200,7 @@ def test_clips_encoders_have_digests_of_their_own_whatever_they_are_cast_to(tmp_
     assert digests_differ(now["vision"], before["vision"])
 
 
-def test_it_is_read_once_and_again_only_when_a_file_is_another(base, monkeypatch):
+def test_files_are_hashed_once_and_again_only_when_one_has_changed(base, monkeypatch):
     read: list[Path] = []
     plain = Path.open
 

@@ -1,4 +1,4 @@
-"""Weight decay alone never moves a model: it pulls adapters towards where they started."""
+"""Weight decay pulls adapters towards their start, so alone it never changes a model."""
 
 import copy
 
@@ -49,7 +49,7 @@ def answers(parts: dict[str, nn.Module]) -> torch.Tensor:
         return torch.cat([module.eval()(x) for module in parts.values()])
 
 
-def test_every_method_that_does_not_start_at_zero_says_so():
+def test_every_method_that_does_not_start_at_zero_declares_it():
     assert {name for name in METHODS if not METHODS[name].decays_to_start} == STARTS_AT_ZERO
     for name in set(METHODS) - STARTS_AT_ZERO:
         pieces = {p for key in adapter_parameters(layer(name)) for p in key.split(".")}
@@ -58,7 +58,7 @@ def test_every_method_that_does_not_start_at_zero_says_so():
 
 @pytest.mark.parametrize("weight_decay", [0.0, 10.0])
 @pytest.mark.parametrize(("method", "settings", "optimizer"), PAIRS)
-def test_without_a_gradient_no_decay_moves_the_model_by_a_bit(
+def test_without_a_gradient_decay_changes_no_bit_of_the_model(
     method, settings, optimizer, weight_decay
 ):
     parts, made = prepared(method, optimizer, weight_decay, **settings)
@@ -96,7 +96,7 @@ def test_adamw_decays_the_distance_from_the_start_as_the_formula_says(start):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_decay_brings_what_was_learned_back_to_the_base_and_not_past_it(optimizer):
+def test_decay_pulls_the_model_back_to_the_base_and_not_past_it(optimizer):
     """A strong decay against a weak one: the same steps end nearer to the start, none at zero."""
     ends = {}
     for decay in (0.0, 30.0):
@@ -133,7 +133,7 @@ def learn(parts: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> None
     optimizer.step()
 
 
-def test_a_checkpoint_of_before_goes_on_with_the_decay_that_it_began_with():
+def test_a_checkpoint_without_starts_keeps_decaying_towards_zero():
     parts, made = prepared("nora", "adamw", 0.5)
     learn(parts, made)
     state = made.state_dict()
@@ -156,8 +156,6 @@ def trained(parts: dict[str, nn.Module]) -> list[nn.Parameter]:
     return [p for module in parts.values() for p in adapter_parameters(module).values()]
 
 
-def test_an_interrupted_run_with_decay_ends_as_if_never_interrupted(
-    tiny_base, photo_folder, tmp_path
-):
+def test_a_resumed_run_with_decay_equals_an_uninterrupted_one(tiny_base, photo_folder, tmp_path):
     options = {"method": "nora", "start": "paper", "weight_decay": 2.0}
     assert_interruptions_change_nothing(tiny_base, photo_folder, tmp_path, (2,), **options)

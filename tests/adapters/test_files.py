@@ -1,4 +1,4 @@
-"""Adapter files: what is loaded is what was saved, on the right base, or nothing happens at all."""
+"""An adapter is loaded exactly as it was saved, on its own base, or nothing is changed."""
 
 import json
 import shutil
@@ -87,7 +87,9 @@ def test_trained_weights_come_back_to_the_bit_in_float32(method, tiny_base, tmp_
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
-def test_a_loaded_adapter_draws_what_the_trained_one_drew(method, tiny_base, tmp_path, dtype):
+def test_a_loaded_adapter_generates_the_same_image_as_the_trained_one(
+    method, tiny_base, tmp_path, dtype
+):
     pipe = load_sdxl(str(tiny_base), dtype)
     bare = picture(pipe)
     parts = trained_parts(pipe, method)
@@ -112,7 +114,7 @@ def test_a_loaded_adapter_is_frozen_and_leaves_the_base_as_it_was(tiny_pipe, ada
     assert_same_tensors(states(parts), before)
 
 
-def test_strength_zero_is_the_base_and_strengths_between_lie_between(tiny_pipe, adapter):
+def test_strength_interpolates_between_the_base_and_the_adapter(tiny_pipe, adapter):
     bare = picture(tiny_pipe)
     moved = {}
     for strength in (0.0, 0.3, 1.0):
@@ -124,7 +126,7 @@ def test_strength_zero_is_the_base_and_strengths_between_lie_between(tiny_pipe, 
     assert 0 < moved[0.3] < moved[1.0]
 
 
-def test_the_card_reads_back_and_travels_in_the_weights(adapter, method):
+def test_the_card_is_read_back_and_is_in_the_header_of_the_weights(adapter, method):
     card = open_adapter(adapter).card
     assert (card.method, card.trigger, card.resolution) == (method, RARE_TOKEN, SIZE)
     with safe_open(adapter / "unet" / "adapter_model.safetensors", framework="pt") as archive:
@@ -158,11 +160,11 @@ def test_an_adapter_of_another_base_is_refused(adapter, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
-def test_the_same_base_in_half_precision_is_not_another(adapter, tiny_base, dtype):
+def test_the_same_base_in_half_precision_is_accepted(adapter, tiny_base, dtype):
     load_adapter(adapter, parts_of(load_sdxl(str(tiny_base), dtype)))
 
 
-def test_fingerprints_see_neither_dtype_nor_adapters_but_every_other_base(tiny_base, method):
+def test_fingerprints_ignore_dtype_and_adapters_and_tell_other_bases(tiny_base, method):
     pipe = load_sdxl(str(tiny_base))
     bare = fingerprint(pipe.unet)
     attach(pipe.unet, targets_for("unet"), spec_of(method, 2, outer_rank=8))
@@ -214,7 +216,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 
-def test_a_failed_save_leaves_the_old_adapter_whole(method, tiny_pipe, tmp_path):
+def test_a_failed_save_leaves_the_old_adapter_intact(method, tiny_pipe, tmp_path):
     parts = trained_parts(tiny_pipe, method)
     save_adapter(tmp_path / "adapter", parts, card_for(parts, method))
     before = tree(tmp_path)
@@ -228,7 +230,7 @@ def test_a_failed_save_leaves_the_old_adapter_whole(method, tiny_pipe, tmp_path)
     assert tree(tmp_path) == before
 
 
-def test_saving_again_replaces_the_whole_folder(method, tiny_pipe, tmp_path):
+def test_saving_again_replaces_the_folder(method, tiny_pipe, tmp_path):
     parts = trained_parts(tiny_pipe, method)
     (tmp_path / "adapter" / "left-over").mkdir(parents=True)
     save_adapter(tmp_path / "adapter", parts, card_for(parts, method))
@@ -236,7 +238,7 @@ def test_saving_again_replaces_the_whole_folder(method, tiny_pipe, tmp_path):
     assert names(tmp_path / "adapter") == ["card.json", "text_encoder", "unet"]
 
 
-def test_a_text_is_replaced_whole(tmp_path):
+def test_a_text_file_is_replaced_atomically(tmp_path):
     file = tmp_path / "status.json"
     write_text(file, "old")
     with pytest.raises(UnicodeEncodeError):

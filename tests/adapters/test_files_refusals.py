@@ -1,4 +1,4 @@
-"""Spoiled adapter files: each is refused in one line, and the model stays as it was."""
+"""Damaged adapter files are refused in one line, and the model is unchanged."""
 
 import json
 import shutil
@@ -125,7 +125,7 @@ SPOILED = [
 
 
 @pytest.mark.parametrize("spoil", SPOILED, ids=lambda spoil: spoil.__name__)
-def test_a_spoiled_adapter_is_refused_and_the_model_left_as_it_was(tiny_pipe, copy, spoil):
+def test_a_damaged_adapter_is_refused_and_the_model_is_unchanged(tiny_pipe, copy, spoil):
     spoil(copy)
     parts = parts_of(tiny_pipe)
     before = states(parts)

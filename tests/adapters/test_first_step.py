@@ -1,4 +1,4 @@
-"""The first step, measured when an adapter is attached: right for every method, and said."""
+"""The measured first step is right for every method, and reported."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from support.trainer import run_trainer, tiny_arguments
 from torch import Tensor, nn
 
 from nora_studio.adapters.methods.attachment import attach
-from nora_studio.adapters.methods.first_step import as_lines, first_steps, limit_of
+from nora_studio.adapters.methods.first_step import first_steps, format_report, limit_of
 from nora_studio.adapters.methods.optimizers import make_optimizer
 from nora_studio.adapters.methods.spec import AdapterSpec
 from nora_studio.adapters.methods.table import METHODS
@@ -63,7 +63,7 @@ def effective(model: nn.Module) -> Tensor:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_it_is_what_adamws_first_step_does_to_the_weight(method):
+def test_the_measurement_equals_adamws_first_step(method):
     model = layer(method)
     state, kept = torch.get_rng_state(), {n: t.clone() for n, t in model.state_dict().items()}
     share = measured(model, method, 1e-3)
@@ -88,7 +88,7 @@ def test_it_is_what_adamws_first_step_does_to_the_weight(method):
 
 
 @pytest.mark.parametrize("method", ["nora", "lora", "lora-xs"])
-def test_a_half_precision_base_measures_as_the_same_one_in_float32(method):
+def test_a_half_precision_base_gives_the_same_measurement_as_float32(method):
     weight = falling(32, 0.5).bfloat16()
     whole = measured(layer(method, weight.float()), method, 1e-4)
     model = nn.Sequential(nn.Linear(32, 32)).requires_grad_(False).bfloat16()
@@ -99,7 +99,7 @@ def test_a_half_precision_base_measures_as_the_same_one_in_float32(method):
     assert model[0].get_base_layer().weight.dtype == torch.bfloat16
 
 
-def test_it_goes_by_what_each_group_learns_at_and_prodigy_by_where_it_begins():
+def test_each_groups_rate_counts_and_for_prodigy_its_first_one():
     plain = measured(layer("lora"), "lora", 1e-3)
     assert measured(layer("lora+"), "lora+", 1e-3) == pytest.approx(16 * plain, rel=1e-3)
     parts = {"one": layer("lora"), "two": layer("lora")}
@@ -115,7 +115,7 @@ def test_it_goes_by_what_each_group_learns_at_and_prodigy_by_where_it_begins():
 
 
 @pytest.mark.parametrize("value", [0.0, math.nan])
-def test_every_kind_of_layer_is_sampled_and_a_weight_without_a_size_is_left_out(value):
+def test_every_kind_of_layer_is_measured_and_zero_or_nan_weights_are_left_out(value):
     names = ("to_q", "to_k", "to_v")
     blocks = nn.ModuleList(
         nn.ModuleDict({name: nn.Linear(8, 8, bias=False) for name in names}) for _ in range(9)
@@ -147,7 +147,7 @@ def test_the_rate_of_the_authors_code_is_warned_of_on_a_real_clip():
     steps = 16 * 500
     for rate, warned in ((1e-2, True), (5e-5, False)):
         optimizer = make_optimizer("nora", {"text": model}, {"text": rate}, 0.0)
-        lines = as_lines("nora", first_steps({"text": model}, optimizer), steps, optimizer)
+        lines = format_report("nora", first_steps({"text": model}, optimizer), steps, optimizer)
         assert len(lines) == 1 + warned, lines
     assert limit_of(8000) < 0.07 < limit_of(640) < limit_of(120) == limit_of(1) == 0.25
 
@@ -184,7 +184,7 @@ WARNING = (
 
 
 @pytest.mark.parametrize("task", ["dreambooth", "few-shot", "commonsense"])
-def test_every_trainer_says_it_warns_of_too_much_and_logs_it(
+def test_every_trainer_reports_and_logs_the_first_step_and_warns_of_a_large_one(
     task, tiny_base, photo_folder, tmp_path
 ):
     runs = tmp_path / "runs"

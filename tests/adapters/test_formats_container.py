@@ -1,4 +1,4 @@
-"""Safetensors files: the same bytes each time, and nothing read that is not whole and finite."""
+"""Safetensors files have the same bytes each time, and are read only if complete and finite."""
 
 import json
 import pickle
@@ -84,7 +84,7 @@ def test_a_pickle_is_refused_by_content_and_never_run(tmp_path, name):
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_pickle_is_refused_by_name_whatever_it_holds(tmp_path):
+def test_a_file_with_a_pickles_name_is_refused(tmp_path):
     file = tmp_path / "weights.bin"
     write_tensors(file, TENSORS)
     with pytest.raises(StudioError, match="is a pickle"):
@@ -93,7 +93,7 @@ def test_a_pickle_is_refused_by_name_whatever_it_holds(tmp_path):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_a_number_that_is_none_is_refused_by_its_tensors_name(tmp_path, value, dtype):
+def test_nan_is_refused_by_the_tensors_name(tmp_path, value, dtype):
     file = tmp_path / "a.safetensors"
     bad = torch.zeros(3, 3, dtype=dtype)
     bad[1, 2] = value
@@ -105,7 +105,7 @@ def test_a_number_that_is_none_is_refused_by_its_tensors_name(tmp_path, value, d
 @pytest.mark.parametrize(
     "content", [b"", b"\0", b"PNG image", b"{}", b"\xff" * 64, b"\x02" + b"\0" * 7 + b"{}"]
 )
-def test_other_bytes_are_refused_in_one_line(tmp_path, content):
+def test_bytes_of_another_format_are_refused_in_one_line(tmp_path, content):
     file = tmp_path / "a.safetensors"
     file.write_bytes(content)
     try:
@@ -130,7 +130,7 @@ def whole_file() -> bytes:
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.data())
-def test_a_file_spoiled_anywhere_is_read_or_refused_but_never_crashes(tmp_path, data):
+def test_a_damaged_file_is_read_or_refused_but_never_crashes(tmp_path, data):
     content = bytearray(whole_file())
     for _ in range(data.draw(st.integers(1, 3))):
         place = data.draw(st.integers(0, len(content) - 1))

@@ -1,4 +1,4 @@
-"""Names of layers: SDXL's own numbering, written once more from its description."""
+"""Names of layers equal SDXL's own numbering, computed here from its description."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ def transformer_layers(unet: nn.Module) -> list[str]:
     return inside
 
 
-def test_kohyas_names_of_sdxl_are_those_of_the_original_code(unet):
+def test_kohyas_names_of_sdxl_equal_the_original_codes(unet):
     expected = {
         f"lora_unet_{block}_transformer_blocks_{layer}_{name}"
         for block, depth in DEPTHS.items()
@@ -101,7 +101,7 @@ def test_layers_outside_attention_have_their_original_names_too(diffusers, origi
     assert sgm_name(diffusers, 2, (0, 1)) == original
 
 
-def test_text_encoders_are_numbered_and_named_as_of_old():
+def test_text_encoders_have_kohyas_numbers_and_older_transformers_names():
     config = tiny_text_config(tiny_tokenizer())
     parts = {
         "text_encoder": CLIPTextModel(config),
@@ -125,7 +125,7 @@ def test_text_encoders_are_numbered_and_named_as_of_old():
         }
 
 
-def test_every_spelling_leads_back_to_its_layer(unet):
+def test_every_spelling_is_mapped_to_its_layer(unet):
     names = LayerNames({"unet": unet})
     places = names.layers_by_key()
     for name in transformer_layers(unet):
@@ -134,7 +134,7 @@ def test_every_spelling_leads_back_to_its_layer(unet):
         assert places[f"lora_unet_{name.replace('.', '_')}"] == ("unet", name)
 
 
-def test_an_adapted_model_has_the_names_of_the_bare_one():
+def test_an_adapted_model_has_the_same_names_as_its_base():
     from nora_studio.adapters.methods.attachment import attach
     from nora_studio.adapters.methods.spec import AdapterSpec
 
@@ -145,6 +145,6 @@ def test_an_adapted_model_has_the_names_of_the_bare_one():
     )
 
 
-def test_a_layer_without_a_rule_is_refused():
+def test_a_layer_that_kohya_has_no_name_for_is_refused():
     with pytest.raises(StudioError, match=r"something\.else has no name in Kohya"):
         sgm_name("something.else", 2)

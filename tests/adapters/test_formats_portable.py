@@ -1,4 +1,4 @@
-"""Portable LoRAs: other tools' loaders draw what the adapter itself draws."""
+"""Portable LoRAs give the adapter's own images through other tools' loaders."""
 
 import json
 import warnings
@@ -16,7 +16,7 @@ from support.tolerances import FLOAT32, FLOAT32_SMALL, FLOAT64_SUMS
 
 from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.adapters.files.adapter_folders import load_adapter
-from nora_studio.adapters.files.metadata import describe
+from nora_studio.adapters.files.metadata import portable_metadata
 from nora_studio.adapters.files.names import LayerNames
 from nora_studio.adapters.files.portable import DTYPES, STYLES, write_portable
 from nora_studio.adapters.files.updates import (
@@ -53,12 +53,14 @@ def updates_and_names(base: Path, adapter: Path):
 
 def write(base: Path, adapter: Path, file: Path, style: str, precision: str = "fp32") -> None:
     updates, names = updates_and_names(base, adapter)
-    metadata = describe(open_adapter(adapter).card, "a title", {"unet": 4}, style == "kohya", False)
+    metadata = portable_metadata(
+        open_adapter(adapter).card, "a title", {"unet": 4}, style == "kohya", False
+    )
     write_portable(file, with_rank(updates), names, style, DTYPES[precision], metadata)
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_diffusers_own_loader_draws_the_same_picture(tiny_base, adapter, tmp_path, style):
+def test_diffusers_loader_gives_the_same_image(tiny_base, adapter, tmp_path, style):
     ours, theirs = (load_sdxl(str(tiny_base)) for _ in range(2))
     bare = picture(ours)
     load_adapter(adapter, parts_of(ours))
@@ -71,7 +73,7 @@ def test_diffusers_own_loader_draws_the_same_picture(tiny_base, adapter, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("style", STYLES)
-def test_the_embedded_pipeline_draws_the_same_through_diffusers(tmp_path, style):
+def test_the_embedded_pipeline_gives_the_same_image_through_diffusers(tmp_path, style):
     ours, theirs = load_sdxl(), load_sdxl()
     bare = picture(ours, 64, "zqp")
     torch.manual_seed(1)
@@ -95,7 +97,7 @@ def test_the_embedded_pipeline_draws_the_same_through_diffusers(tmp_path, style)
 
 @pytest.mark.parametrize("precision", DTYPES)
 @pytest.mark.parametrize("style", STYLES)
-def test_our_own_loader_reads_them_back(tiny_base, adapter, tmp_path, style, precision):
+def test_our_loader_reads_portable_files_back(tiny_base, adapter, tmp_path, style, precision):
     file = tmp_path / "a.safetensors"
     write(tiny_base, adapter, file, style, precision)
     ours, again = (load_sdxl(str(tiny_base)) for _ in range(2))
@@ -108,7 +110,7 @@ def test_our_own_loader_reads_them_back(tiny_base, adapter, tmp_path, style, pre
     assert {t.dtype for t in load_file(file).values()} == {DTYPES[precision]}
 
 
-def test_a_noras_file_holds_the_formulas_change(tiny_base, tmp_path):
+def test_the_file_of_a_nora_holds_the_change_of_the_formula(tiny_base, tmp_path):
     adapter = tiny_adapter(tmp_path / "adapter", load_sdxl(str(tiny_base)), "nora")
     write(tiny_base, adapter, tmp_path / "a.safetensors", "kohya")
     trained = load_file(adapter / "unet" / "adapter_model.safetensors")
@@ -149,23 +151,23 @@ def test_the_metadata_says_what_tools_look_for(tiny_base, adapter, tmp_path, sty
     file = tmp_path / "a.safetensors"
     write(tiny_base, adapter, file, style)
     with safe_open(file, framework="pt") as archive:
-        told = archive.metadata()
-    assert told["modelspec.sai_model_spec"] == "1.0.1"
-    assert told["modelspec.trigger_phrase"] == RARE_TOKEN
-    assert told["modelspec.resolution"] == f"{SIZE}x{SIZE}"
-    assert told["modelspec.title"] == "a title"
-    assert "date" not in " ".join(told)  # two exports are the same bytes
-    assert (told.get("ss_network_module") == "networks.lora") == (style == "kohya")
-    assert json.loads(told["nora_studio"])["trigger"] == RARE_TOKEN
+        metadata = archive.metadata()
+    assert metadata["modelspec.sai_model_spec"] == "1.0.1"
+    assert metadata["modelspec.trigger_phrase"] == RARE_TOKEN
+    assert metadata["modelspec.resolution"] == f"{SIZE}x{SIZE}"
+    assert metadata["modelspec.title"] == "a title"
+    assert "date" not in " ".join(metadata)  # two exports are the same bytes
+    assert (metadata.get("ss_network_module") == "networks.lora") == (style == "kohya")
+    assert json.loads(metadata["nora_studio"])["trigger"] == RARE_TOKEN
 
 
-def test_files_for_others_do_not_tell_a_path_of_this_disk(tiny_base, adapter, tmp_path):
+def test_shared_files_do_not_contain_a_local_path(tiny_base, adapter, tmp_path):
     from dataclasses import replace
 
     card = replace(open_adapter(adapter).card, model=str(tiny_base))
-    told = describe(card, "t", {"unet": 4}, True, False)
-    assert str(tiny_base.parent) not in json.dumps(told)
-    assert json.loads(told["nora_studio"])["model"] == tiny_base.name
+    metadata = portable_metadata(card, "t", {"unet": 4}, True, False)
+    assert str(tiny_base.parent) not in json.dumps(metadata)
+    assert json.loads(metadata["nora_studio"])["model"] == tiny_base.name
 
 
 def foreign(file: Path, alpha: float | None, spelling: str) -> dict[str, torch.Tensor]:
@@ -214,7 +216,7 @@ def test_another_tools_lora_is_read_with_its_scale(tiny_pipe, tmp_path, spelling
 
 
 @pytest.mark.parametrize(("use_rslora", "divisor"), [(False, 2), (True, 2**0.5)])
-def test_alpha_in_diffusers_own_metadata_is_obeyed(tiny_pipe, tmp_path, use_rslora, divisor):
+def test_alpha_in_diffusers_metadata_is_used(tiny_pipe, tmp_path, use_rslora, divisor):
     place = "mid_block.attentions.0.transformer_blocks.0.attn1"
     torch.manual_seed(0)
     factors = torch.randn(64, 2), torch.randn(2, 64)

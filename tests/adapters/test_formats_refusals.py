@@ -1,4 +1,4 @@
-"""Files that cannot be loaded: one line says why, and the model is left as it was."""
+"""Files that cannot be loaded are refused in one line, and the model is unchanged."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from nora_studio.adapters.files.adapter_file import find_adapter, open_adapter
 from nora_studio.adapters.files.adapter_folders import load_adapter
 from nora_studio.adapters.files.identify import CARD_KEY, SEED_KEY, identify
 from nora_studio.adapters.files.inspection import by_block, layers_of
-from nora_studio.adapters.files.metadata import describe
+from nora_studio.adapters.files.metadata import portable_metadata
 from nora_studio.adapters.files.names import LayerNames
 from nora_studio.adapters.files.portable import write_portable
 from nora_studio.adapters.files.seed import write_seed
@@ -45,7 +45,7 @@ def files(pipe, tmp_path_factory) -> dict[str, Path]:
     write_seed(found["seed"], parts, card)
     updates, names = with_rank(read_updates(parts)), LayerNames(parts)
     for style in ("kohya", "diffusers"):
-        metadata = describe(card, "t", {"unet": 4}, style == "kohya", False)
+        metadata = portable_metadata(card, "t", {"unet": 4}, style == "kohya", False)
         write_portable(found[style], updates, names, style, torch.float16, metadata)
     for module in parts.values():
         detach(module)
@@ -74,7 +74,7 @@ def load_or_refuse(pipe, bare, file: Path) -> bool:
 
 
 @pytest.mark.parametrize("style", FORMATS)
-def test_a_good_file_is_found_told_and_loaded(pipe, bare, files, style):
+def test_an_undamaged_file_is_identified_inspected_and_loaded(pipe, bare, files, style):
     assert find_adapter(files[style]) == files[style]
     assert open_adapter(files[style]).card.method == "nora"
     assert load_or_refuse(pipe, bare, files[style])
@@ -85,7 +85,9 @@ def test_a_good_file_is_found_told_and_loaded(pipe, bare, files, style):
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
-def test_a_file_with_spoiled_bytes_never_half_loads(pipe, bare, files, tmp_path, style, data):
+def test_a_file_with_damaged_bytes_is_never_loaded_in_part(
+    pipe, bare, files, tmp_path, style, data
+):
     content = bytearray(files[style].read_bytes())
     end = 8 + int.from_bytes(content[:8], "little")
     # Half of the damage goes into the header, where the meaning is.
@@ -111,7 +113,7 @@ JSON = st.recursive(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
-def test_metadata_of_any_json_is_obeyed_or_refused(pipe, bare, files, tmp_path, key, data):
+def test_metadata_of_any_json_is_used_or_refused(pipe, bare, files, tmp_path, key, data):
     source = files["seed" if key == SEED_KEY else "diffusers"]
     value = data.draw(JSON)
     if key != SEED_KEY and data.draw(st.booleans()):
@@ -144,7 +146,7 @@ def edited(files, tmp_path, change) -> Path:
         (lambda t: t.update({f"{STEM}.alpha": torch.zeros(2)}), "alpha of unet"),
         (lambda t: t[f"{STEM}.alpha"].fill_(float("nan")), "NaN or infinity"),
         (lambda t: t.update({f"{STEM}.dora_scale": torch.ones(64, 1)}), "DoRA"),
-        (lambda t: t.update({f"{STEM}.mystery": torch.ones(1)}), "none of a LoRA.s factors"),
+        (lambda t: t.update({f"{STEM}.mystery": torch.ones(1)}), "not that of a LoRA.s factor"),
         (
             lambda t: t.update({"lora_unet_input_blocks_77_1_proj_in.alpha": torch.ones(1)}),
             "names no layer",
@@ -173,7 +175,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_foreign_file_is_named_and_refused(pipe, bare, tmp_path, kind):
+def test_another_tools_file_is_identified_and_refused(pipe, bare, tmp_path, kind):
     file = tmp_path / "foreign.safetensors"
     write_tensors(file, KINDS[kind])
     identity = identify(read_header(file))
@@ -189,7 +191,7 @@ def test_a_foreign_file_is_named_and_refused(pipe, bare, tmp_path, kind):
     ("width", "base"),
     [(768, "Stable Diffusion 1.x"), (1024, "Stable Diffusion 2.x"), (2048, "SDXL"), (5, "width 5")],
 )
-def test_the_base_of_a_lora_is_told_by_the_width_of_its_text(tmp_path, width, base):
+def test_the_base_of_a_lora_is_identified_by_the_width_of_its_text(tmp_path, width, base):
     file = tmp_path / "a.safetensors"
     stem = "lora_unet_middle_block_1_transformer_blocks_0_attn2_to_k"
     write_tensors(

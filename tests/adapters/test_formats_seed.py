@@ -1,4 +1,4 @@
-"""Seed files: small, exact, and refused wherever the base does not give the same update back."""
+"""Seed files are small, exact, and refused where the base does not reproduce the update."""
 
 import json
 import math
@@ -60,7 +60,7 @@ def seed(tiny_base, tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     "settings", [{}, {"start": "paper"}, {"outer": "randomized"}, {"alpha": 3}]
 )
-def test_a_seed_gives_every_factor_back_to_the_bit(tiny_base, tmp_path, dtype, settings):
+def test_a_seed_file_restores_every_factor_to_the_bit(tiny_base, tmp_path, dtype, settings):
     parts = trained(load_sdxl(str(tiny_base), dtype), **settings)
     report = write_seed(tmp_path / "s.safetensors", parts, card_for(parts))
     assert report.regeneration == report.rounding == 0
@@ -73,7 +73,7 @@ def test_a_seed_gives_every_factor_back_to_the_bit(tiny_base, tmp_path, dtype, s
             assert tuner_layers(getattr(again, part))[name].scaling == layer.scaling  # pyright: ignore
 
 
-def test_an_untrained_seed_is_a_change_of_exactly_nothing(tiny_base, tmp_path):
+def test_the_seed_file_of_an_untrained_adapter_changes_nothing(tiny_base, tmp_path):
     parts = trained(load_sdxl(str(tiny_base), torch.bfloat16), move=0.0)
     write_seed(tmp_path / "s.safetensors", parts, card_for(parts))
     again = load_sdxl(str(tiny_base), torch.bfloat16)
@@ -83,7 +83,7 @@ def test_an_untrained_seed_is_a_change_of_exactly_nothing(tiny_base, tmp_path):
             assert not layer.get_delta_weight("default").any()  # pyright: ignore
 
 
-def test_ranks_and_scales_of_single_layers_come_back(tiny_base, tmp_path):
+def test_ranks_and_scales_of_single_layers_are_restored(tiny_base, tmp_path):
     from peft import inject_adapter_in_model
 
     config = NoraConfig(
@@ -108,7 +108,7 @@ def test_ranks_and_scales_of_single_layers_come_back(tiny_base, tmp_path):
     assert_same_tensors(adapter_state(again.unet), adapter_state(pipe.unet))
 
 
-def test_half_precision_halves_the_file_and_tells_its_error(tiny_base, seed, tmp_path):
+def test_half_precision_halves_the_file_and_reports_its_error(tiny_base, seed, tmp_path):
     parts = trained(load_sdxl(str(tiny_base)))
     report = write_seed(tmp_path / "h.safetensors", parts, card_for(parts), "fp16")
     assert 0 < report.rounding < 1e-3
@@ -123,7 +123,7 @@ def test_half_precision_halves_the_file_and_tells_its_error(tiny_base, seed, tmp
     assert sizes[0] == 2 * sizes[1]
 
 
-def test_its_tensors_are_the_trained_numbers_and_little_more(seed, tiny_base):
+def test_a_seed_files_tensors_are_the_trained_numbers_and_little_more(seed, tiny_base):
     parts = trained(load_sdxl(str(tiny_base)))
     numbers = sum(p.numel() for m in parts.values() for p in _inner(m))
     layers = sum(len(tuner_layers(module)) for module in parts.values())
@@ -135,7 +135,7 @@ def _inner(module):
     return [p for name, p in module.named_parameters() if "nora_inner" in name]
 
 
-def test_a_base_held_in_a_wider_dtype_gives_the_trained_one_back(tiny_base, tmp_path):
+def test_a_base_in_a_wider_dtype_restores_the_adapter(tiny_base, tmp_path):
     parts = trained(load_sdxl(str(tiny_base), torch.bfloat16))
     write_seed(tmp_path / "s.safetensors", parts, card_for(parts))
     wide = load_sdxl(str(tiny_base), torch.float32)
@@ -147,7 +147,9 @@ def test_a_base_held_in_a_wider_dtype_gives_the_trained_one_back(tiny_base, tmp_
 def test_a_base_rounded_to_a_narrower_dtype_is_refused(tiny_base, seed, dtype):
     pipe = load_sdxl(str(tiny_base), dtype)
     before = states(parts_of(pipe))
-    with pytest.raises(StudioError, match=r"does not belong to this base.*float32.*they are here"):
+    with pytest.raises(
+        StudioError, match=r"does not belong to this base.*float32.*here they are in"
+    ):
         load_adapter(seed, parts_of(pipe))
     assert_same_tensors(states(parts_of(pipe)), before)
 
@@ -158,7 +160,7 @@ def test_another_base_is_refused_by_its_fingerprint(seed, tmp_path):
         load_adapter(seed, parts_of(other))
 
 
-def test_a_change_that_no_fingerprint_sees_is_refused_by_its_probe(tiny_base, seed):
+def test_a_changed_base_with_the_same_fingerprint_is_refused_by_a_probe(tiny_base, seed):
     pipe = load_sdxl(str(tiny_base))
     layer = pipe.unet.mid_block.attentions[0].transformer_blocks[1].attn2.to_v
     before = fingerprint(pipe.unet)
@@ -167,11 +169,11 @@ def test_a_change_that_no_fingerprint_sees_is_refused_by_its_probe(tiny_base, se
     layer.weight.data += 0.02 * layer.weight.std() * noise
     if fingerprint(pipe.unet) != before:
         pytest.fail("choose a layer that no fingerprint looks at")
-    with pytest.raises(StudioError, match=r"mid_block.*attn2\.to_v would change"):
+    with pytest.raises(StudioError, match=r"mid_block.*attn2\.to_v would differ"):
         load_adapter(seed, parts_of(pipe))
 
 
-def test_a_probe_is_the_change_between_two_patterns_of_signs(tiny_base):
+def test_a_probe_equals_the_change_projected_on_patterns_of_signs(tiny_base):
     layer = next(iter(tuner_layers(trained(load_sdxl(str(tiny_base)))["unet"]).values()))
     names = [*layer.adapter_layer_names, *layer.other_param_names[:4]]
     factors = {name: getattr(layer, name)["default"].detach() for name in names}
@@ -186,7 +188,7 @@ def test_a_probe_is_the_change_between_two_patterns_of_signs(tiny_base):
         assert float(value) == pytest.approx(float(wanted), rel=1e-9)
 
 
-def test_the_probes_see_a_flipped_sign_and_a_turned_pair(tiny_base):
+def test_the_probes_detect_a_flipped_sign_and_a_rotated_pair(tiny_base):
     layer = next(iter(tuner_layers(trained(load_sdxl(str(tiny_base)))["unet"]).values()))
     names = [*layer.adapter_layer_names, *layer.other_param_names[:4]]
     factors = {name: getattr(layer, name)["default"].detach() for name in names}
@@ -240,7 +242,7 @@ def spoil(seed: Path, file: Path, change) -> None:
         lambda r: r["parts"]["unet"].update(surprise=1),
     ],
 )
-def test_a_spoiled_recipe_is_refused_and_nothing_is_attached(tiny_pipe, seed, tmp_path, change):
+def test_a_damaged_recipe_is_refused_and_nothing_is_attached(tiny_pipe, seed, tmp_path, change):
     spoil(seed, tmp_path / "s.safetensors", change)
     before = states(parts_of(tiny_pipe))
     with pytest.raises(StudioError) as refusal:
@@ -249,7 +251,7 @@ def test_a_spoiled_recipe_is_refused_and_nothing_is_attached(tiny_pipe, seed, tm
     assert_same_tensors(states(parts_of(tiny_pipe)), before)
 
 
-def test_what_cannot_come_back_is_not_written(tiny_base, tmp_path):
+def test_an_adapter_that_cannot_be_restored_is_not_written(tiny_base, tmp_path):
     file = tmp_path / "s.safetensors"
     pipe = load_sdxl(str(tiny_base))
     attach(pipe.unet, ["to_q"], AdapterSpec("lora", 2))
@@ -259,14 +261,14 @@ def test_what_cannot_come_back_is_not_written(tiny_base, tmp_path):
     parts = trained(pipe)
     layer = next(iter(tuner_layers(pipe.unet).values()))
     layer.nora_up["default"] = layer.nora_up["default"].flip(0)  # pyright: ignore
-    with pytest.raises(StudioError, match="found in this base change the update"):
+    with pytest.raises(StudioError, match="regenerated from this base change the update"):
         write_seed(file, parts, card_for(parts))
     with pytest.raises(StudioError, match="fp32 or fp16"):
         write_seed(file, parts, card_for(parts), "bf16")
     assert not file.exists()
 
 
-def test_an_adapter_made_of_a_seed_file_is_the_same_adapter(tiny_base, seed, tmp_path):
+def test_an_adapter_folder_made_from_a_seed_file_is_the_same_adapter(tiny_base, seed, tmp_path):
     pipe, again = (load_sdxl(str(tiny_base)) for _ in range(2))
     card = load_adapter(seed, parts_of(pipe))
     parts = {part: getattr(pipe, part) for part in ADAPTED}

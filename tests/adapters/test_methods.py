@@ -1,4 +1,4 @@
-"""Every method in the table, on every model family, through `attach` and `detach`."""
+"""Every method of the table works on every model family, through `attach` and `detach`."""
 
 import pytest
 import reference
@@ -36,7 +36,7 @@ def run(family: str, model: nn.Module) -> torch.Tensor:
         return FAMILIES[family].run(model)
 
 
-def test_the_table_tells_of_every_method():
+def test_the_table_describes_every_method():
     for name, method in METHODS.items():
         number, _, rest = method.paper.partition(".")
         assert len(number) == 4 and len(rest) == 5 and (number + rest).isdigit(), name
@@ -87,7 +87,7 @@ def test_only_float32_adapter_weights_are_trained(method, family, dtype):
 
 @pytest.mark.parametrize("family", ["clip", "llama"])
 @pytest.mark.parametrize("method", [m for m in METHODS if "dropout" in METHODS[m].settings])
-def test_dropout_rests_on_a_model_in_evaluation_mode(family, method):
+def test_dropout_is_off_on_a_model_in_evaluation_mode(family, method):
     model = make(FAMILIES[family])
     attach(model, FAMILIES[family].targets, spec_of(method, dropout=0.5))
     for parameter in adapter_parameters(model).values():
@@ -159,23 +159,23 @@ def test_a_second_adapter_becomes_the_trained_one_and_the_first_stays_as_it_was(
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if not METHODS[m].several])
-def test_a_method_that_keeps_one_adapter_says_so_and_keeps_it(method):
+def test_a_method_that_allows_one_adapter_refuses_a_second(method):
     model = make(FAMILIES["llama"])
     attach(model, ["q_proj"], SPECS[method])
     train(FAMILIES["llama"], model)
     expected = run("llama", model)
-    with pytest.raises(StudioError, match=f"one {method} adapter at most"):
+    with pytest.raises(StudioError, match=f"only one {method} adapter"):
         attach(model, ["v_proj"], SPECS[method], "second")
     assert torch.equal(run("llama", model), expected)
 
 
-def test_an_unknown_method_is_answered_with_the_nearest():
+def test_an_unknown_method_is_refused_with_the_nearest_name():
     with pytest.raises(StudioError, match=r"one of nora, .*; got 'nroa'\. Did you mean nora\?"):
         attach(make(FAMILIES["clip"]), ["q_proj"], AdapterSpec("nroa", 4))
 
 
 @pytest.mark.parametrize("targets", [["to_q"], ["q_proj", "to_q"], []])
-def test_a_target_that_matches_nothing_is_named_beside_real_ones(targets):
+def test_a_target_that_matches_nothing_is_refused_with_real_examples(targets):
     model = make(FAMILIES["clip"])
     with pytest.raises(StudioError, match=r"(to_q|no targets).*example: .*layers\.0\.self_attn"):
         attach(model, targets, SPECS["nora"])
@@ -242,7 +242,7 @@ def test_convolutions_are_refused():
 def test_methods_do_not_mix_and_names_do_not_clash():
     model = make(FAMILIES["clip"])
     attach(model, ["q_proj"], SPECS["nora"])
-    with pytest.raises(StudioError, match="already carries a nora adapter; lora cannot go"):
+    with pytest.raises(StudioError, match="already carries a nora adapter; lora cannot be added"):
         attach(model, ["v_proj"], SPECS["lora"], "second")
     with pytest.raises(StudioError, match="already carries an adapter named 'default'"):
         attach(model, ["q_proj"], SPECS["nora"])

@@ -1,4 +1,4 @@
-"""Every method to a file and back, on every model family, through our loader and PEFT's own."""
+"""Every method is saved and loaded on every model family, by our loader and by PEFT's."""
 
 import warnings
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_a_saved_adapter_gives_the_same_output_bit_for_bit_on_the_untouched_base
 
 
 @pytest.mark.parametrize("method", SPECS)
-def test_training_goes_on_from_a_file_as_if_it_had_never_stopped(method, tmp_path):
+def test_training_resumed_from_a_file_equals_uninterrupted_training(method, tmp_path):
     model = trained(method, "llama", torch.bfloat16)
     save(tmp_path / "adapter", method, model)
     family = FAMILIES["llama"]
@@ -101,7 +101,7 @@ def test_pefts_own_loader_reads_the_folder(method, tmp_path):
 
 
 @pytest.mark.parametrize("method", SHARING)
-def test_what_layers_share_is_in_the_file_once(method, tmp_path):
+def test_shared_tensors_are_in_the_file_once(method, tmp_path):
     model = trained(method, "llama", torch.float32)
     save(tmp_path / "adapter", method, model)
     state = load_file(tmp_path / "adapter" / "model" / "adapter_model.safetensors")

@@ -1,4 +1,4 @@
-"""What methods bring to training: optimizers of their own, rates, what may be asked of them."""
+"""What methods add to training: their own optimizers, sampled ranks, allocated ranks."""
 
 import re
 import shutil
@@ -61,7 +61,7 @@ def test_lora_plus_learns_the_output_side_faster(ratio):
     assert all("lora_A" in names[id(p)] for p in groups["unet"]["params"])
 
 
-def test_lora_fa_moves_as_pefts_own_optimizer_does_and_keeps_the_input_side():
+def test_lora_fa_steps_as_pefts_optimizer_and_keeps_the_input_side():
     ours = adapted("lora-fa")
     config = LoraConfig(r=4, lora_alpha=4, target_modules=list(FAMILY.targets))
     theirs = get_peft_model(make(FAMILY), config)
@@ -218,7 +218,7 @@ def test_options_that_do_not_fit_a_method_are_refused_by_name(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_method_with_a_dash_can_be_overridden_alone(tiny_base, photo_folder, tmp_path):
+def test_an_override_can_name_a_method_with_a_dash(tiny_base, photo_folder, tmp_path):
     changes = unnested() | {"method": "lora-fa,lora+", "override": ("lora-fa.unet.rank=3",)}
     options = tiny_options(tiny_base, photo_folder, tmp_path, **changes)
     assert part_settings(options, "lora-fa")["unet"].rank == 3
@@ -226,7 +226,7 @@ def test_a_method_with_a_dash_can_be_overridden_alone(tiny_base, photo_folder, t
 
 
 @pytest.mark.parametrize("model", ["embedded", "anything/else"])
-def test_every_method_has_a_recommendation_that_its_table_entry_takes(model):
+def test_every_methods_default_rates_fit_its_settings(model):
     for name, method in METHODS.items():
         usual = recommended(name, model)
         assert 0 < usual.text <= usual.unet < 0.1 and usual.rank >= 1, name

@@ -1,4 +1,4 @@
-"""A new method is one record: with it alone, every door of the project takes the method."""
+"""A new method is one record: with it alone, the whole project takes the method."""
 
 import contextlib
 import copy
@@ -104,7 +104,7 @@ RECOMMENDED = {
 """Leaves the ranks and the rates to the record."""
 
 
-def test_one_record_is_enough_to_train_go_on_save_load_and_draw(
+def test_one_record_is_enough_to_train_resume_save_load_and_generate(
     made, command, tiny_base, tiny_pipe, photo_folder, tmp_path
 ):
     def train(steps: int, *more: str):
@@ -148,7 +148,9 @@ def test_one_record_is_enough_to_train_go_on_save_load_and_draw(
 
 
 @pytest.mark.slow
-def test_one_record_says_which_quantised_bases_it_takes(made, tiny_base, photo_folder, tmp_path):
+def test_one_record_declares_which_quantised_bases_it_takes(
+    made, tiny_base, photo_folder, tmp_path
+):
     short = only_unet(RECOMMENDED | {"steps": 2, "sample-every": 0, "checkpoint-every": 2})
 
     def train(bits: int):
@@ -164,7 +166,7 @@ def test_one_record_says_which_quantised_bases_it_takes(made, tiny_base, photo_f
     assert tensors_of(tmp_path / f"mug-{NAME}" / "adapter")
 
 
-def test_one_record_says_what_may_not_be_asked_of_it(made, tiny_base, photo_folder, tmp_path):
+def test_one_record_declares_which_options_it_lacks(made, tiny_base, photo_folder, tmp_path):
     refusals = {
         "ema": (0.9, "an average of the weights would not be counted"),
         "unet.outer-rank": (8, f"--unet.outer-rank: no option of --method {NAME}, but of nora."),
@@ -177,7 +179,7 @@ def test_one_record_says_what_may_not_be_asked_of_it(made, tiny_base, photo_fold
     assert not made and not list(tmp_path.iterdir())
 
 
-def test_one_record_says_how_its_weights_are_optimised(made):
+def test_one_record_declares_its_parameter_groups(made):
     model = nn.Sequential(nn.Linear(8, 8))
     attach(model, ["0"], AdapterSpec(NAME, 2))
     (group,) = make_optimizer(NAME, {"unet": model}, {"unet": 0.5}, 0.0).param_groups
@@ -185,7 +187,7 @@ def test_one_record_says_how_its_weights_are_optimised(made):
     assert group["params"] == [model.get_submodule("0.lora_B.default").weight]
 
 
-def test_a_record_takes_a_tuner_of_pefts_that_the_table_has_none_of(monkeypatch, tmp_path):
+def test_a_record_can_use_a_peft_tuner_that_no_other_record_uses(monkeypatch, tmp_path):
     """Householder reflections, with an optimizer of their own and a start that is no zero."""
 
     def build(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> HRAConfig:
@@ -232,7 +234,7 @@ def test_a_record_takes_a_tuner_of_pefts_that_the_table_has_none_of(monkeypatch,
 
 
 @pytest.mark.slow
-def test_a_run_of_a_method_that_plans_over_its_steps_is_not_prolonged(made, monkeypatch, tmp_path):
+def test_a_run_of_a_method_that_plans_over_its_steps_is_not_extended(made, monkeypatch, tmp_path):
     settings = frozenset({"alpha", "total_steps"})
     monkeypatch.setitem(METHODS, NAME, replace(METHODS[NAME], settings=settings))
     plan = f'method = "lora,{NAME}"\nsteps = '
@@ -250,7 +252,9 @@ def test_a_run_of_a_method_that_plans_over_its_steps_is_not_prolonged(made, monk
         attempt._release()
 
 
-def test_the_studio_reckons_with_a_new_methods_size(made, tiny_base, photo_folder, tmp_path):
+def test_the_studio_estimates_the_file_size_of_a_new_method(
+    made, tiny_base, photo_folder, tmp_path
+):
     options = tiny_options(tiny_base, photo_folder, tmp_path, method=f"{NAME},lora,lokr")
     sizes = {method: adapter_bytes(options, method) for method in options.methods}
     assert sizes[NAME] == sizes["lora"] > sizes["lokr"]

@@ -1,4 +1,4 @@
-"""New tokens beside frozen tables: exactly their rows are learned, and nothing else changes."""
+"""New tokens added to frozen embeddings: only their rows are learned, and nothing else changes."""
 
 import json
 
@@ -14,10 +14,10 @@ from nora_studio.adapters.new_tokens import (
     TOKENIZERS,
     NewTokens,
     extend,
-    extended,
-    joined,
+    extended_embedding,
+    join_tokens,
+    temporary_tokens,
     token_words,
-    tokens_on,
 )
 from nora_studio.errors import StudioError
 from nora_studio.sdxl.models import load_sdxl, parts_of, share_weights
@@ -33,7 +33,7 @@ def read(pipe, prompt: str, trigger: str) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([text.hidden[part] for part in TOKENIZERS], dim=-1), text.pooled
 
 
-def test_a_row_beside_the_table_is_read_as_one_in_it(tiny_base):
+def test_an_added_row_is_read_like_one_of_the_table(tiny_base):
     """A token whose vector is a known word's own is that word, in every output."""
     bare, pipe = load_sdxl(str(tiny_base)), load_sdxl(str(tiny_base))
     number = bare.tokenizer.convert_tokens_to_ids("snow</w>")
@@ -80,18 +80,18 @@ def test_only_the_rows_of_a_frozen_encoder_get_gradients(tiny_base, dtype):
         assert torch.equal(first.rows[part], tokens.rows[part])  # not rounded to the base's dtype
         assert torch.equal(second.rows[part], tokens.rows[part])
         assert second.rows[part].grad is None  # each twin has its own
-        base = extended(getattr(pipe, part))
+        base = extended_embedding(getattr(pipe, part))
         assert base is not None and not base.rows.requires_grad
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_pipeline_is_bare_again_after_its_tokens_errors_included(tiny_pipe, fails):
+def test_a_pipeline_is_restored_after_the_block_even_after_an_error(tiny_pipe, fails):
     kept = [tiny_pipe.tokenizer, tiny_pipe.tokenizer_2]
     tables = [getattr(tiny_pipe, part).get_input_embeddings() for part in TOKENIZERS]
     vocabulary = len(tiny_pipe.tokenizer)
     before = read(tiny_pipe, PROMPTS[0], RARE_TOKEN)
     try:
-        with tokens_on(tiny_pipe, drawn_tokens("<mug>")):
+        with temporary_tokens(tiny_pipe, drawn_tokens("<mug>")):
             assert len(tiny_pipe.tokenizer) == len(tiny_pipe.tokenizer_2) == vocabulary + 1
             if fails:
                 raise RuntimeError
@@ -114,12 +114,12 @@ def legacy_base(tmp_path_factory):
     return folder
 
 
-def test_pooled_text_is_read_at_the_prompts_end_whatever_the_config_says(legacy_base, tiny_base):
+def test_pooled_text_is_read_at_the_prompts_end_with_any_config(legacy_base, tiny_base):
     legacy, right = load_sdxl(str(legacy_base)), load_sdxl(str(tiny_base))
     for prompt in PROMPTS:  # without new tokens both find the same end
         assert torch.equal(read(legacy, prompt, "")[1], read(right, prompt, "")[1])
     tokens = drawn_tokens("<mug>")
-    with tokens_on(legacy, tokens), tokens_on(right, tokens):
+    with temporary_tokens(legacy, tokens), temporary_tokens(right, tokens):
         snow = read(legacy, "a [V] mug in the snow", "<mug>")[1]
         assert torch.equal(snow, read(right, "a [V] mug in the snow", "<mug>")[1])
         # Read at the token's own place, what follows it would not be there.
@@ -132,7 +132,7 @@ def test_a_word_that_is_there_and_rows_of_another_model_are_refused(tiny_pipe):
     before = tiny_pipe.tokenizer
     again = drawn_tokens("<mug>")
     known = pytest.raises(StudioError, match="<mug> is a token of this model already")
-    with tokens_on(tiny_pipe, again), known:
+    with temporary_tokens(tiny_pipe, again), known:
         extend(tiny_pipe, again)
     wide = NewTokens(("<mug>",), {part: torch.zeros(1, 48) for part in TOKENIZERS})
     with pytest.raises(StudioError, match=r"shape \(1, 32\).*they have \(1, 48\)"):
@@ -141,7 +141,7 @@ def test_a_word_that_is_there_and_rows_of_another_model_are_refused(tiny_pipe):
     assert type(tiny_pipe.text_encoder.get_input_embeddings()) is nn.Embedding
 
 
-def test_words_are_named_by_how_many_there_are():
+def test_words_are_numbered_if_there_are_several():
     assert token_words("my-mug", 1) == ("<my-mug>",)
     assert token_words("mug", 3) == ("<mug-1>", "<mug-2>", "<mug-3>")
     for bad in ("My mug", "mug>", "", "<mug>", "-mug"):
@@ -149,15 +149,15 @@ def test_words_are_named_by_how_many_there_are():
             token_words(bad, 1)
 
 
-def test_tokens_of_several_adapters_stand_together_unless_they_share_a_name():
+def test_tokens_of_several_adapters_are_joined_unless_they_share_a_name():
     mug, dog = drawn_tokens("<mug-1>", "<mug-2>"), drawn_tokens("<dog>", seed=4)
-    both = joined([mug, None, dog])
+    both = join_tokens([mug, None, dog])
     assert both is not None and both.words == ("<mug-1>", "<mug-2>", "<dog>")
     for part in TOKENIZERS:
         assert torch.equal(both.rows[part], torch.cat([mug.rows[part], dog.rows[part]]))
-    assert joined([None, None]) is None
+    assert join_tokens([None, None]) is None
     with pytest.raises(StudioError, match=r"<dog>.*--trigger"):
-        joined([dog, drawn_tokens("<dog>", seed=5)])
+        join_tokens([dog, drawn_tokens("<dog>", seed=5)])
 
 
 def starts(pipe, photos, tmp_path, **changes) -> torch.Tensor:
@@ -167,7 +167,7 @@ def starts(pipe, photos, tmp_path, **changes) -> torch.Tensor:
     return name_tokens(pipe, tokens, start, options.seed).rows["text_encoder"]
 
 
-def test_tokens_start_from_the_class_and_never_identical(tiny_pipe, photo_folder, tmp_path):
+def test_tokens_start_near_the_class_word_and_differ(tiny_pipe, photo_folder, tmp_path):
     table = tiny_pipe.text_encoder.get_input_embeddings().weight
     known = {
         w: table[tiny_pipe.tokenizer.convert_tokens_to_ids(f"{w}</w>")] for w in ("mug", "dog")
@@ -200,7 +200,7 @@ def test_tokens_start_from_the_class_and_never_identical(tiny_pipe, photo_folder
         ({"token_init": "mug"}, "--token-init: a setting of new tokens"),
     ],
 )
-def test_options_that_nothing_would_read_are_refused(tmp_path, changes, words):
+def test_options_without_an_effect_are_refused(tmp_path, changes, words):
     with pytest.raises(StudioError) as refusal:
         tiny_options(tmp_path, tmp_path, tmp_path, **changes)
     assert words in str(refusal.value) and "\n" not in str(refusal.value)

@@ -1,4 +1,4 @@
-"""New tokens on disk: every file and command of an adapter takes them along, or refuses."""
+"""Every file and command of an adapter includes its new tokens, or refuses."""
 
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def off(one: np.ndarray, other: np.ndarray) -> int:
 
 
 @pytest.mark.parametrize("to", ["kohya", "diffusers", "seed"])
-def test_an_exported_file_draws_the_same_with_its_tokens(
+def test_an_exported_file_generates_the_same_image_with_its_tokens(
     command, adapters, tiny_base, tmp_path, to
 ):
     out = tmp_path / "mug.safetensors"
@@ -92,7 +92,7 @@ def test_an_exported_file_draws_the_same_with_its_tokens(
 
 
 @pytest.mark.parametrize("words", [("<mug>",), WORDS])
-def test_diffusers_draws_the_same_by_the_lines_that_export_prints(
+def test_diffusers_generates_the_same_image_by_the_lines_that_export_prints(
     command, tiny_base, tmp_path, words
 ):
     adapter = adapter_with(tmp_path / "a" / "adapter", tiny_base, drawn_tokens(*words))
@@ -112,7 +112,7 @@ def test_diffusers_draws_the_same_by_the_lines_that_export_prints(
     assert off(theirs, without) > 5 and off(without, bare) > 5
 
 
-def test_merged_into_a_pipeline_the_words_are_its_own(command, adapters, tiny_base, tmp_path):
+def test_merging_adds_the_words_to_the_pipeline(command, adapters, tiny_base, tmp_path):
     out = tmp_path / "merged"
     both = (adapters["nora"], adapters["dog"])
     flags = ("--out", out, "--precision", "fp32", "--model", tiny_base)
@@ -123,7 +123,7 @@ def test_merged_into_a_pipeline_the_words_are_its_own(command, adapters, tiny_ba
     assert off(drawn(load_sdxl(str(out)), " ".join(WORDS)), wanted) <= 1
 
 
-def test_adapters_whose_tokens_share_a_name_are_refused_together(
+def test_adapters_whose_tokens_share_a_name_cannot_be_combined(
     command, adapters, tiny_base, tmp_path
 ):
     same = ("--adapters", adapters["nora"], adapters["lora"], "--model", tiny_base)
@@ -134,7 +134,7 @@ def test_adapters_whose_tokens_share_a_name_are_refused_together(
         assert not out.exists()
 
 
-def test_a_mix_carries_the_tokens_of_all(command, adapters, tiny_base, tmp_path):
+def test_a_mix_carries_the_tokens_of_all_its_adapters(command, adapters, tiny_base, tmp_path):
     out = tmp_path / "a.safetensors"
     both = ("--adapters", adapters["nora"], adapters["dog"], "--model", tiny_base)
     status, _, err = command("mix", *both, "--out", out)
@@ -147,7 +147,7 @@ def test_a_mix_carries_the_tokens_of_all(command, adapters, tiny_base, tmp_path)
     ])  # fmt: skip
 
 
-def test_a_published_page_says_how_the_tokens_are_loaded(command, adapters, tiny_base):
+def test_a_published_page_shows_how_to_load_the_tokens(command, adapters, tiny_base):
     flags = ("--dry-run", "--model", tiny_base)
     status, told, err = command("push", adapters["nora"], "me/mug", *flags)
     assert status == 0, err
@@ -158,7 +158,7 @@ def test_a_published_page_says_how_the_tokens_are_loaded(command, adapters, tiny
     assert str(tiny_base) not in told
 
 
-def test_twins_with_tokens_stand_side_by_side_with_the_base(command, adapters, tiny_base, tmp_path):
+def test_twins_with_tokens_are_compared_with_the_base(command, adapters, tiny_base, tmp_path):
     both = ("--adapters", adapters["nora"], adapters["lora"], "--model", tiny_base)
     flags = ("--prompts", "a [V] mug", "--steps", "2", "--size", SIZE, "--out", tmp_path / "c")
     status, _, err = command("compare", *both, *flags)

@@ -1,4 +1,4 @@
-"""Every optimizer: what it does to the weights, what it logs, and that it resumes to the bit."""
+"""Every optimizer changes the weights as documented, logs its rates, and resumes to the bit."""
 
 import re
 import sys
@@ -33,9 +33,7 @@ def pair(method: str, optimizer: str, weight_decay: float = 0.0):
 
 @pytest.mark.parametrize("method", ["nora", "lora+", "vblora"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_every_optimizer_moves_every_weight_and_goes_on_from_a_file_to_the_bit(
-    method, optimizer, tmp_path
-):
+def test_every_optimizer_moves_every_weight_and_resumes_to_the_bit(method, optimizer, tmp_path):
     whole, first = pair(method, optimizer, 0.1)
     halves, second = pair(method, optimizer, 0.1)
     start = weights(whole)
@@ -73,14 +71,14 @@ def push(parts: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
         for name in OPTIMIZERS
     ],
 )
-def test_an_interrupted_training_ends_as_if_never_interrupted(
+def test_a_resumed_training_equals_an_uninterrupted_one(
     optimizer, tiny_base, photo_folder, tmp_path
 ):
     options = {"optimizer": optimizer, "warmup_steps": 2, "dropout": 0.1, "method": "nora"}
     assert_interruptions_change_nothing(tiny_base, photo_folder, tmp_path, (2,), **options)
 
 
-def test_8_bits_are_what_adapters_moments_are_kept_in():
+def test_adapters_moments_are_kept_in_8_bits():
     ends = {}
     for name in ("adamw", "adamw8bit"):
         parts = {"one": adapted("lora", rank=16)}
@@ -94,7 +92,7 @@ def test_8_bits_are_what_adapters_moments_are_kept_in():
     assert (ends["adamw"] - ends["adamw8bit"]).abs().mean() < 1e-3
 
 
-def test_lion_steps_by_the_sign_and_decays_apart():
+def test_lion_steps_by_the_sign_with_decoupled_decay():
     parts, optimizer = pair("nora", "lion", 0.5)
     starts = weights(parts)
     push(parts, optimizer)
@@ -110,7 +108,7 @@ def test_lion_steps_by_the_sign_and_decays_apart():
         torch.testing.assert_close(new, expected)
 
 
-def test_adafactors_rate_is_absolute_where_weights_begin_at_zero():
+def test_adafactors_rate_is_absolute_for_weights_that_start_at_zero():
     parts, optimizer = pair("lora", "adafactor")
     names = [n for m in parts.values() for n in adapter_parameters(m)]
     rates = [RATES[part] for part in parts for _ in adapter_parameters(parts[part])]
@@ -120,7 +118,7 @@ def test_adafactors_rate_is_absolute_where_weights_begin_at_zero():
             assert weight.square().mean().sqrt() == pytest.approx(rate, rel=0.05)
 
 
-def test_prodigy_trains_each_group_as_if_its_weights_were_measured_in_its_share():
+def test_prodigy_trains_each_group_as_with_weights_divided_by_its_share():
     """Against the library's own Prodigy over p / share, in float64."""
     torch.manual_seed(0)
     goal = [torch.randn(5, 4, dtype=torch.float64) for _ in range(2)]
@@ -148,7 +146,7 @@ def test_prodigy_trains_each_group_as_if_its_weights_were_measured_in_its_share(
         torch.testing.assert_close(p, q * share)
 
 
-def test_prodigys_weights_that_train_no_more_stay_and_do_not_make_the_rate_jump():
+def test_prodigys_frozen_weights_stay_and_do_not_make_the_rate_jump():
     torch.manual_seed(0)
     goal = torch.randn(5, 4)
     left, right = (nn.Parameter(torch.zeros(5, 4)) for _ in range(2))
@@ -173,7 +171,7 @@ def test_prodigys_weights_that_train_no_more_stay_and_do_not_make_the_rate_jump(
     assert rates[25] < 1.5 * rates[19]
 
 
-def test_schedule_free_serves_the_librarys_average_and_trains_on_as_if_never_asked():
+def test_schedule_free_gives_the_librarys_average_without_changing_the_training():
     torch.manual_seed(0)
     goal = torch.randn(6, 4)
     ours, theirs, plain = (nn.Parameter(torch.zeros(6, 4)) for _ in range(3))
@@ -194,7 +192,7 @@ def test_schedule_free_serves_the_librarys_average_and_trains_on_as_if_never_ask
     assert not torch.equal(served, plain)
 
 
-def test_the_log_tells_the_rate_that_counts(tiny_base, photo_folder, tmp_path):
+def test_the_log_has_the_effective_rate(tiny_base, photo_folder, tmp_path):
     options = {"optimizer": "schedule-free", "warmup_steps": 4, "method": "nora", "steps": 2}
     trainees, batches, plan = begun(tiny_base, photo_folder, tmp_path, **options)
     go_on(trainees, batches, plan)
@@ -212,7 +210,7 @@ def test_the_log_tells_the_rate_that_counts(tiny_base, photo_folder, tmp_path):
     }
 
 
-def test_prodigy_begins_at_a_tenth_of_the_recommended_rate_whatever_is_given(
+def test_prodigy_starts_at_a_tenth_of_the_recommended_rate_with_any_given_rate(
     tiny_base, photo_folder, tmp_path
 ):
     (trainee,), _, _ = begun(tiny_base, photo_folder, tmp_path, method="nora", optimizer="prodigy")
@@ -254,7 +252,7 @@ def test_options_that_an_optimizer_does_not_read_are_refused(
     ("optimizer", "library"),
     [("prodigy", "prodigyopt"), ("schedule-free", "schedulefree"), ("lion", "bitsandbytes")],
 )
-def test_a_missing_library_is_one_line_with_the_remedy(
+def test_a_missing_library_gives_one_line_with_the_remedy(
     optimizer, library, tiny_base, photo_folder, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, library, None)
@@ -276,3 +274,15 @@ def test_schedule_free_runs_from_the_command_line_and_is_proven(tiny_base, photo
     outcome = run_trainer(*arguments)
     assert (outcome.status, outcome.errors) == (0, []), outcome.err
     assert outcome.out.count("proven by a fresh pipeline") == 2
+
+
+def test_hooks_of_prodigy_run_once_even_after_a_plain_prodigy_was_created():
+    from nora_studio.adapters.methods.prodigy import SharedProdigy
+
+    weight, calls = nn.Parameter(torch.ones(3)), []
+    Prodigy([nn.Parameter(torch.ones(3))])
+    optimizer = SharedProdigy([{"params": [weight], "share": 1.0, "lr": 1.0}])
+    optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    assert calls == ["before"]

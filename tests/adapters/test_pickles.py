@@ -1,4 +1,4 @@
-"""Whatever names a model, its weights are safetensors; a pickle is refused by name, and not run."""
+"""Weights of a model are read from safetensors only; a pickle is refused by name, and not run."""
 
 import json
 import shutil
@@ -54,7 +54,7 @@ def architecture(clip, tmp_path, monkeypatch) -> str:
     return ARCHITECTURE
 
 
-CLIP_DOORS = {
+CLIP_READERS = {
     "scores": lambda name: load_scorer(name),
     "few-shot": lambda name: load_clip(name, torch.float32, torch.device("cpu")),
     "samples": lambda name: PreviewJudge.load(name, [], [], torch.device("cpu")),
@@ -62,13 +62,13 @@ CLIP_DOORS = {
 }
 
 
-@pytest.mark.parametrize("door", CLIP_DOORS)
-def test_a_folder_whose_weights_are_a_pickle_is_refused_by_name(door, trapped):
+@pytest.mark.parametrize("reader", CLIP_READERS)
+def test_a_folder_whose_weights_are_a_pickle_is_refused_with_its_name(reader, trapped):
     for name in (str(trapped), f"local-dir:{trapped}"):
-        assert_refused(lambda name=name: CLIP_DOORS[door](name), PICKLE, f"expected {WEIGHTS}")
+        assert_refused(lambda name=name: CLIP_READERS[reader](name), PICKLE, f"expected {WEIGHTS}")
 
 
-def test_a_pickle_named_itself_is_refused_whatever_it_calls_itself(trapped, sprung, architecture):
+def test_a_pickle_given_as_a_file_is_refused_under_any_name(trapped, sprung, architecture):
     for name in (trapped / PICKLE, f"{architecture}:{trapped / PICKLE}"):
         assert_refused(lambda name=name: load_scorer(str(name)), PICKLE, "convert it")
     for zipped in (True, False):
@@ -77,7 +77,7 @@ def test_a_pickle_named_itself_is_refused_whatever_it_calls_itself(trapped, spru
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "model.safetensors", WEIGHTS])
-def test_the_safetensors_file_beside_a_pickle_is_the_one_that_is_loaded(clip, tmp_path, name):
+def test_the_safetensors_file_next_to_a_pickle_is_loaded(clip, tmp_path, name):
     folder = tmp_path / "both"
     folder.mkdir()
     shutil.copy(clip / CONFIG, folder)
@@ -88,7 +88,7 @@ def test_the_safetensors_file_beside_a_pickle_is_the_one_that_is_loaded(clip, tm
     assert_same_tensors(load_scorer(str(folder / name)).model.state_dict(), wanted)
 
 
-def test_several_safetensors_files_of_other_names_are_not_chosen_from(clip, tmp_path):
+def test_several_safetensors_files_of_other_names_are_refused(clip, tmp_path):
     folder = tmp_path / "several"
     folder.mkdir()
     for source, name in ((CONFIG, CONFIG), (WEIGHTS, "a.safetensors"), (WEIGHTS, "b.safetensors")):
@@ -104,8 +104,10 @@ def test_a_repository_with_only_a_pickle_is_refused_and_one_with_both_loads(
     copy = hub_copy(hub_cache)
     for file in trapped.iterdir():
         shutil.copy(file, copy)
-    for door in ("scores", "few-shot", "samples"):
-        assert_refused(lambda door=door: CLIP_DOORS[door]("hf-hub:owner/name"), PICKLE, WEIGHTS)
+    for reader in ("scores", "few-shot", "samples"):
+        assert_refused(
+            lambda reader=reader: CLIP_READERS[reader]("hf-hub:owner/name"), PICKLE, WEIGHTS
+        )
     shutil.copy(clip / WEIGHTS, copy)
     loaded = load_scorer("hf-hub:owner/name")
     assert_same_tensors(loaded.model.state_dict(), load_scorer(str(clip)).model.state_dict())
@@ -131,9 +133,7 @@ def test_published_weights_are_safetensors_or_refused(clip, hub_cache, sprung, a
     assert_same_tensors(by_file.model.state_dict(), wanted)
 
 
-def test_what_open_clip_itself_would_make_of_published_weights_is_the_same(
-    clip, hub_cache, architecture
-):
+def test_published_weights_give_the_same_model_as_open_clip(clip, hub_cache, architecture):
     shutil.copy(clip / WEIGHTS, hub_copy(hub_cache))
     own, _, preprocess = open_clip.create_model_and_transforms(
         architecture, pretrained="hub", force_quick_gelu=True
@@ -146,7 +146,7 @@ def test_what_open_clip_itself_would_make_of_published_weights_is_the_same(
     assert torch.equal(ours.model.encode_image(pixels), own.encode_image(pixels))
 
 
-def test_of_a_repository_with_a_pickle_nothing_but_its_configuration_is_downloaded(
+def test_only_the_configuration_of_a_repository_with_a_pickle_is_downloaded(
     clip, trapped, hub_cache, architecture, monkeypatch
 ):
     with hub_of(trapped, monkeypatch) as asked:
@@ -158,7 +158,7 @@ def test_of_a_repository_with_a_pickle_nothing_but_its_configuration_is_download
     assert not any(PICKLE in line for line in asked)
 
 
-def test_from_the_hub_the_safetensors_file_alone_is_downloaded(
+def test_only_the_safetensors_file_is_downloaded_from_the_hub(
     clip, trapped, hub_cache, monkeypatch
 ):
     shutil.copy(clip / WEIGHTS, trapped)
@@ -169,7 +169,7 @@ def test_from_the_hub_the_safetensors_file_alone_is_downloaded(
     assert not any(PICKLE in line for line in asked)
 
 
-def test_a_tokenizers_own_program_is_not_run(clip, tmp_path, sprung):
+def test_custom_code_of_a_tokenizer_is_not_run(clip, tmp_path, sprung):
     folder = tmp_path / "programmed"
     shutil.copytree(clip, folder)
     config = json.loads((folder / CONFIG).read_text())
@@ -187,7 +187,7 @@ def test_a_tokenizers_own_program_is_not_run(clip, tmp_path, sprung):
         load_scorer(str(folder))
 
 
-def test_the_remedy_of_the_message_makes_weights_that_load(clip, tmp_path):
+def test_the_remedy_in_the_message_gives_weights_that_load(clip, tmp_path):
     folder = tmp_path / "pickled"
     folder.mkdir()
     shutil.copy(clip / CONFIG, folder)

@@ -1,4 +1,4 @@
-"""Models of transformers and diffusers, and adapters: no pickle of theirs is read either."""
+"""No pickle of a transformers or diffusers model, or of an adapter, is read."""
 
 import shutil
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_an_adapter_that_is_a_pickle_is_refused(tiny_pipe, tmp_path, sprung):
     assert_refused(lambda: load_adapter(folder, parts_of(tiny_pipe)), "unet/adapter_model.bin")
 
 
-def test_an_adapter_is_not_exchanged_for_a_pickle(tmp_path, sprung):
+def test_hotswap_refuses_a_pickle(tmp_path, sprung):
     model = adapted("llama")
     before = run("llama", model)
     model.save_pretrained(tmp_path / "other")

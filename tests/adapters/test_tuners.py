@@ -1,4 +1,4 @@
-"""The tuners of this project beside NoRA, held to their papers' formulas."""
+"""The other tuners of this project equal their papers' formulas."""
 
 import pytest
 import reference
@@ -10,7 +10,7 @@ from support.tolerances import FLOAT32_FACTORS, FLOAT32_PRODUCTS, TOLERANCE
 from torch import Tensor, nn
 
 from nora_studio.adapters.methods.attachment import adapter_parameters, attach, count_parameters
-from nora_studio.adapters.tuners import TiedLoraLinear, draw_rank, serve_rank
+from nora_studio.adapters.tuners import TiedLoraLinear, sample_rank, serve_rank
 from nora_studio.errors import StudioError
 
 OURS = ("lora-xs", "dylora", "tied-lora", "pissa", "olora")
@@ -104,7 +104,7 @@ def test_merging_keeps_the_output_and_unmerging_the_weight(method, dtype):
 
 
 @pytest.mark.parametrize("method", OURS)
-def test_scale_and_switch_work_as_diffusers_uses_them(method):
+def test_scaling_and_disabling_work_as_diffusers_uses_them(method):
     model = moved(method).eval()
     layer, x = model[0], inputs()
     base, whole = layer.base_layer(x), model(x)
@@ -139,7 +139,7 @@ def test_pissa_and_olora_train_as_pefts_do(start, alpha):
     torch.testing.assert_close(outputs[0], outputs[1], **FLOAT32_PRODUCTS)
 
 
-def test_lora_xs_starts_next_to_zero_with_the_papers_spread():
+def test_lora_xs_starts_close_to_zero_with_the_papers_deviation():
     model = nn.Sequential(nn.Linear(96, 96))
     attach(model, ["0"], spec_of("lora-xs", 64))
     (inner,) = adapter_parameters(model).values()
@@ -157,38 +157,38 @@ def test_dylora_serves_every_rank_as_a_lora_of_that_rank():
         delta = reference.lora_delta(up[:, :rank], down[:rank], 4 / rank)
         expected = reference.linear(x, layer.base_layer.weight, layer.base_layer.bias, delta)
         torch.testing.assert_close(model(x).double(), expected, **TOLERANCE[torch.float32])
-    with pytest.raises(StudioError, match="ranks from 1 to its own, 4; got 5"):
+    with pytest.raises(StudioError, match="rank of a DyLoRA must be 1 to its own, 4; got 5"):
         serve_rank(model, 5)
     with pytest.raises(StudioError, match="carries no DyLoRA"):
         serve_rank(block(), 1)
 
 
-def test_dylora_trains_only_the_directions_that_were_drawn():
+def test_dylora_trains_only_the_sampled_directions():
     model = moved("dylora", layers=2).train()
     generator = torch.Generator().manual_seed(0)
     drawn = set()
     for _ in range(40):
-        rank = draw_rank(model, generator)
+        rank = sample_rank(model, generator)
         drawn.add(rank)
-        assert model[0].drawn_rank == model[1].drawn_rank == {"default": rank}
+        assert model[0].sampled_rank == model[1].sampled_rank == {"default": rank}
         model.zero_grad()
         model[0](inputs()).square().mean().backward()
         gradient = model[0].dylora_up["default"].grad
         assert gradient[:, :rank].all() and not gradient[:, rank:].any()
     assert drawn == {1, 2, 3, 4}
-    assert draw_rank(block(), generator) is None
+    assert sample_rank(block(), generator) is None
 
 
-def test_dylora_serves_its_whole_rank_in_evaluation_whatever_was_drawn_last():
+def test_dylora_uses_its_full_rank_in_evaluation_after_any_sampled_rank():
     model = moved("dylora").eval()
     whole = model(inputs())
-    while draw_rank(model, torch.Generator().manual_seed(4)) == 4:
+    while sample_rank(model, torch.Generator().manual_seed(4)) == 4:
         raise AssertionError("this seed draws a lower rank")
     assert torch.equal(model(inputs()), whole)
     assert not torch.equal(model.train()(inputs()), whole)
 
 
-def test_tied_layers_share_their_factors_by_kind_and_nothing_else():
+def test_tied_layers_of_a_kind_share_their_factors_and_nothing_else():
     model = make(FAMILIES["unet"])
     attach(model, FAMILIES["unet"].targets, spec_of("tied-lora"))
     layers = [layer for layer in model.modules() if isinstance(layer, TiedLoraLinear)]
@@ -214,7 +214,7 @@ def shape_of(kind: str) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("method", ["lora-xs", "pissa", "olora"])
-def test_a_weight_of_zeros_is_refused_where_the_start_comes_from_it(method):
+def test_a_weight_of_zeros_is_refused_by_methods_that_start_from_it(method):
     model = block()
     model[0].weight.data.zero_()
     with pytest.raises(StudioError, match=r"0: the 24x40 weight is all zeros.* targets"):

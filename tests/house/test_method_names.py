@@ -21,7 +21,6 @@ EXCEPTIONS = {
     "tasks/commonsense/costs.py": "rows of the paper's Table 1 and their arithmetic",
     "tasks/commonsense/recommended.py": "option defaults for language models",
     "tasks/fewshot/methods/__init__.py": "the rows of the paper's Table 2",
-    "tasks/fewshot/recommended.py": "option defaults of those rows",
     "evaluation/kill_test.py": "the pair that it kills",
 }
 """Files that may name methods in a comparison, a collection or a look-up, and why."""

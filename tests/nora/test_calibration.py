@@ -65,7 +65,7 @@ def assert_follows(layer: NoraLinear, activity: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_statistics_equal_the_inputs_own_means_and_steer_the_factors(family, dtype):
+def test_statistics_equal_the_inputs_means_and_change_the_factors(family, dtype):
     made = FAMILIES[family]
     model, spied = make(made, dtype=dtype), make(made, dtype=dtype)
     names = [name for name, _ in model.named_modules() if name.endswith(made.targets)]
@@ -115,7 +115,9 @@ def trainee_parts(options, subject, batches, folder) -> dict[str, nn.Module]:
     return {"unet": step.unet, **dict(step.encoders)}
 
 
-def test_looking_at_the_first_batch_leaves_the_draws_alone(tiny_base, photo_folder, tmp_path):
+def test_recording_the_first_batch_does_not_advance_the_random_state(
+    tiny_base, photo_folder, tmp_path
+):
     _, _, batches = subject_with(tiny_base, photo_folder, tmp_path)
     _, _, undisturbed = subject_with(tiny_base, photo_folder, tmp_path)
     seen = first_batch(batches)
@@ -163,7 +165,7 @@ def test_all_three_parts_follow_the_first_training_batch(tiny_base, photo_folder
             assert_follows(parts[part].get_submodule(name), spies[part][name].mean_abs_input())
 
 
-def test_the_paper_s_start_doubles_the_top_directions_of_every_part(
+def test_the_papers_start_doubles_the_top_directions_of_every_part(
     tiny_base, photo_folder, tmp_path
 ):
     options, subject, batches = subject_with(tiny_base, photo_folder, tmp_path, start="paper")
@@ -183,7 +185,7 @@ def losses_of(run) -> list:
 
 
 @pytest.mark.slow
-def test_flags_work_to_the_end_and_the_lora_twin_never_notices(
+def test_noras_flags_reach_its_adapter_and_do_not_change_the_lora_twin(
     tiny_base, photo_folder, tmp_path, twins
 ):
     plain, _ = twins
@@ -201,7 +203,7 @@ def test_flags_work_to_the_end_and_the_lora_twin_never_notices(
 
 
 @pytest.mark.parametrize("change", [{"outer": "activation"}, {"start": "paper"}])
-def test_nora_s_own_flags_are_refused_where_nora_is_not(tmp_path, change):
+def test_noras_flags_are_refused_for_other_methods(tmp_path, change):
     (flag,) = change
     with pytest.raises(StudioError, match=f"--{flag}: .*--method lora"):
         tiny_options(tmp_path, tmp_path, tmp_path, method="lora", **change)

@@ -1,4 +1,4 @@
-"""torch.compile takes adapted blocks whole: no graph breaks, the same results and gradients."""
+"""torch.compile compiles adapted blocks without graph breaks, and results and gradients agree."""
 
 import pytest
 import torch
@@ -73,7 +73,7 @@ def test_a_block_compiles_in_one_piece(family, dtype):
             torch.testing.assert_close(parameter.grad, gradients[name], rtol=5e-2, atol=1e-3)
 
 
-def test_training_steps_and_a_hotswap_compile_nothing_anew(tmp_path):
+def test_training_steps_and_a_hotswap_do_not_recompile(tmp_path):
     other = adapted("llama")
     for parameter in other.parameters():
         if parameter.requires_grad:

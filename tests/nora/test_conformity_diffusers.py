@@ -1,4 +1,4 @@
-"""diffusers' own adapter calls, on a UNet and a whole pipeline, with NoRA on them."""
+"""diffusers' own adapter calls work with NoRA, on a UNet and a whole pipeline."""
 
 import pytest
 import torch
@@ -65,7 +65,7 @@ def test_weights_of_several_adapters_scale_each_of_them():
     torch.testing.assert_close(run(unet), expected, **CLOSE)
 
 
-def test_weights_by_block_reach_their_blocks_alone():
+def test_weights_by_block_reach_only_their_blocks():
     unet = unet_with("mug", alpha=6.0)
     blocks = {"down": 0.25, "mid": 0.0, "up": {"block_0": [0.5, 2.0]}}
     unet.set_adapters("mug", weights=blocks)
@@ -201,7 +201,7 @@ def test_a_loaded_pipeline_draws_with_nora_on_all_three_parts(tiny_pipe):
     torch.testing.assert_close(draw(), base, rtol=0, atol=1e-3)
 
 
-def test_saved_tensors_of_diffusers_are_the_adapter_whole(tmp_path):
+def test_diffusers_saves_all_tensors_of_the_adapter(tmp_path):
     from safetensors.torch import load_file
 
     unet = unet_with("mug")

@@ -1,4 +1,4 @@
-"""Wrapped by DDP or FSDP on two processes, a training step is the unwrapped one's."""
+"""Wrapped by DDP or FSDP on two processes, a training step equals the unwrapped one."""
 
 import os
 from pathlib import Path

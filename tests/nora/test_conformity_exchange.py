@@ -1,4 +1,4 @@
-"""Adapters summed into one, and exchanged in place."""
+"""NoRA adapters can be summed into one, and replaced in place."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_weighted_sum_of_adapters_is_exact_and_saves_and_loads(family, ranks, ou
     assert not torch.allclose(run(family, again), run(family, make(FAMILIES[family])), **CLOSE)
 
 
-def test_adapters_on_different_layers_add_up_where_each_is():
+def test_adapters_on_different_layers_are_summed_layer_by_layer():
     model = get_peft_model(make(FAMILIES["llama"]), config_for("llama", target_modules=["q_proj"]))
     model.add_adapter("second", config_for("llama", target_modules=["q_proj", "up_proj"]))
     move(model)
@@ -76,7 +76,7 @@ def test_a_sum_of_adapters_with_other_outer_factors_is_refused_and_undone():
         assert set(model.state_dict()) == keys
 
 
-def test_hotswap_exchanges_an_adapter_in_place(tmp_path):
+def test_hotswap_replaces_an_adapter_in_place(tmp_path):
     one, other = (
         adapted("llama"),
         get_peft_model(make(FAMILIES["llama"]), config_for("llama", alpha=12.0)),
@@ -98,7 +98,7 @@ def test_hotswap_refuses_what_does_not_fit_and_changes_nothing(tmp_path):
     adapted("llama", rank=2).save_pretrained(tmp_path / "rank")
     adapted("llama", target_modules=["q_proj"]).save_pretrained(tmp_path / "layers")
     for folder in ("rank", "layers"):
-        with pytest.raises(StudioError, match="does not fit the place of 'default'"):
+        with pytest.raises(StudioError, match="cannot replace 'default'"):
             hotswap_adapter(model, tmp_path / folder)
     assert torch.equal(run("llama", model), before)
     model.merge_adapter()

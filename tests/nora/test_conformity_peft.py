@@ -1,4 +1,4 @@
-"""What PEFT promises of a method, promise by promise, on real models: beyond test_nora_peft.py."""
+"""NoRA does what PEFT documents for every method, on real models; test_peft.py has the basics."""
 
 import copy
 import pickle
@@ -55,14 +55,14 @@ def test_a_model_merges_and_unmerges_in_every_dtype(family, dtype, safe):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_unload_gives_the_base_back_to_the_bit(family):
+def test_unload_restores_the_base_to_the_bit(family):
     expected = run(family, make(FAMILIES[family]))
     bare = adapted(family).unload()
     assert not layers_of(bare)
     assert torch.equal(run(family, bare), expected)
 
 
-def test_a_second_adapter_leaves_the_first_one_s_training_alone():
+def test_a_second_adapter_does_not_change_the_training_of_the_first():
     model = adapted("llama")
     model.add_adapter("second", config_for("llama", rank=2))
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -103,7 +103,7 @@ def test_excluded_modules_are_left_alone(exclude):
     assert len(names) == 7 and not any("layers.0.self_attn.q_proj" in name for name in names)
 
 
-def test_whole_modules_are_trained_saved_and_loaded_with_the_adapter(tmp_path):
+def test_modules_to_save_are_trained_saved_and_loaded_with_the_adapter(tmp_path):
     family = FAMILIES["llama"]
     model = get_peft_model(make(family), config_for("llama", modules_to_save=["lm_head"]))
     before = model.base_model.model.lm_head.modules_to_save["default"].weight.clone()
@@ -124,7 +124,7 @@ def test_one_expression_and_all_linear_choose_layers_too():
     assert len(layers_of(everything)) == 14, "all of both blocks, not the head"
 
 
-def test_llama_s_usual_targets_stand_in_for_none():
+def test_none_as_targets_means_the_usual_ones_of_llama():
     model = get_peft_model(make(FAMILIES["llama"]), NoraConfig(r=2, outer_rank=8))
     assert {name.rpartition(".")[2] for name in layers_of(model)} == {"q_proj", "v_proj"}
 
@@ -138,7 +138,7 @@ def test_an_adapted_model_can_be_copied_and_pickled(family):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_moving_a_model_to_another_dtype_moves_the_adapter_along(dtype):
+def test_moving_a_model_to_another_dtype_moves_the_adapter_too(dtype):
     model = adapted("llama").to(dtype)
     output = run("llama", model)
     assert output.dtype == dtype and output.isfinite().all()
@@ -166,7 +166,7 @@ def test_gradient_checkpointing_of_transformers_gives_the_same_gradients(family,
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("low_cpu", [False, True])
-def test_half_precision_factors_are_had_by_asking_for_them(dtype, low_cpu, tmp_path):
+def test_half_precision_factors_are_opt_in(dtype, low_cpu, tmp_path):
     family, narrow = FAMILIES["clip"], {"autocast_adapter_dtype": False}
     model = get_peft_model(make(family, dtype=dtype), config_for("clip"), **narrow)
     base = run("clip", make(family, dtype=dtype))

@@ -1,4 +1,4 @@
-"""NoRA beside quantised layers: the base stays as it is to the bit, and its dense weight leads."""
+"""NoRA on quantised layers: the base is unchanged, and its dense weight is decomposed."""
 
 import copy
 import warnings
@@ -109,7 +109,7 @@ def dense_delta(layer: NoraLinear) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_dequantised_weight_leads_and_the_packed_one_is_untouched(kind, dtype):
+def test_factors_come_from_the_dequantised_weight_and_the_packed_one_is_unchanged(kind, dtype):
     base = quantized(kind, Holder(dtype))
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(5, WIDTH, generator=generator).to(dtype)
@@ -140,7 +140,7 @@ def test_dequantised_weight_leads_and_the_packed_one_is_untouched(kind, dtype):
 
 @pytest.mark.parametrize("kind", ["bnb-4bit", "bnb-8bit"])
 @pytest.mark.parametrize("safe", [False, True])
-def test_merging_quantises_again_and_unmerging_comes_back(kind, safe):
+def test_merging_quantises_again_and_unmerging_restores_the_weight(kind, safe):
     model = get_peft_model(quantized(kind, Holder()), config())
     layer, x = model.base_model.model.proj, torch.eye(WIDTH)
     before = dense(layer.base_layer)
@@ -179,12 +179,12 @@ def test_torchao_merges_where_the_model_says_how_it_was_quantised():
     assert float((after - wanted).abs().max()) < 0.01 * float(wanted.abs().max())
 
 
-def test_torchao_refuses_to_merge_in_one_line_where_it_does_not():
+def test_torchao_refuses_to_merge_where_the_model_does_not_say_how():
     model = get_peft_model(quantized("torchao-int8", Holder()), config())
     layer = model.base_model.model.proj
     moved(model)
     before = packed(layer.base_layer)
-    with pytest.raises(StudioError, match="proj was quantised by torchao and the model does not"):
+    with pytest.raises(StudioError, match="proj was quantised by torchao, but the model does not"):
         model.merge_adapter()
     assert not layer.merged
     assert_untouched(layer.base_layer, before)
@@ -197,7 +197,7 @@ def test_a_broken_adapter_is_not_merged_into_a_quantised_base(kind):
     layer = model.base_model.model.proj
     layer.nora_inner_up["default"].data[0, 0] = float("nan")
     before = packed(layer.base_layer)
-    with pytest.raises(StudioError, match="NaN or infinite, and was not merged"):
+    with pytest.raises(StudioError, match="NaN or infinite, so it was not merged"):
         model.merge_adapter(safe_merge=True)
     assert_untouched(layer.base_layer, before)
 
@@ -221,15 +221,17 @@ def test_a_quantised_model_trains_saves_and_loads(kind, low_cpu, tmp_path):
         assert torch.equal(family.run(again.train()), family.run(model.train()))
 
 
-def test_a_kind_that_cannot_be_read_back_is_refused(monkeypatch):
+def test_a_quantised_weight_that_cannot_be_dequantised_is_refused(monkeypatch):
     from peft.utils.quantization_utils import ForwardOnlyQuantizationBackend
 
-    import nora_studio.nora.bases as bases
+    import nora_studio.nora.base_layers as base_layers
 
     class PackedLinear(nn.Linear):
         """A layer of a quantiser's own."""
 
     closed = ForwardOnlyQuantizationBackend("gptq")
-    monkeypatch.setattr(bases, "resolve_quantization_backend", lambda *a, **k: closed)
-    with pytest.raises(StudioError, match="proj is quantised by gptq, whose weight cannot be read"):
+    monkeypatch.setattr(base_layers, "resolve_quantization_backend", lambda *a, **k: closed)
+    with pytest.raises(
+        StudioError, match="proj is quantised by gptq, whose weight cannot be dequantised"
+    ):
         get_peft_model(nn.Sequential(OrderedDict(proj=PackedLinear(WIDTH, HEIGHT))), config())

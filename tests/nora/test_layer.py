@@ -84,7 +84,7 @@ def test_forward_equals_the_formula(dtype, start):
     torch.testing.assert_close(output.double(), expected, **TOLERANCE[dtype])
 
 
-def test_a_scale_wrong_by_a_thousandth_would_be_seen():
+def test_the_tolerance_detects_a_scale_wrong_by_a_thousandth():
     layer, x = make_layer(moved=True), inputs(torch.float32)
     layer.scaling["default"] *= 1.001
     expected = dense_forward(layer, x, dense_delta(layer))
@@ -103,7 +103,7 @@ def test_delta_weight_equals_the_formula(dtype, start):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("start", STARTS)
-def test_gradients_of_the_inner_factors_equal_the_formula_s(dtype, start):
+def test_gradients_of_the_inner_factors_equal_the_formula(dtype, start):
     layer, x = make_layer(dtype, start, moved=True), inputs(dtype)
     layer(x).double().square().mean().backward()
     dense = [
@@ -202,7 +202,7 @@ def test_safe_merge_refuses_a_broken_adapter_and_leaves_the_weight():
     weight = layer.base_layer.weight.clone()
     layer.nora_inner_up["default"].data[0, 0] = float("nan")
     with pytest.raises(
-        StudioError, match="default seems to be broken: it makes a 40x24 weight NaN"
+        StudioError, match="default seems to be broken: it would make a 40x24 weight NaN"
     ):
         layer.merge(safe_merge=True)
     assert torch.equal(layer.base_layer.weight, weight) and not layer.merged
@@ -283,7 +283,7 @@ def test_gradient_checkpointing_gives_the_same_gradients():
             assert torch.equal(parameter.grad, saved.get_parameter(name).grad)
 
 
-def test_unfilled_factors_speak_up():
+def test_unfilled_factors_give_nan():
     layer = make_layer()
     config = NoraConfig(r=RANK, outer_rank=OUTER, init_weights=False)
     layer.update_layer("default", config, RANK, ALPHA, "layer")

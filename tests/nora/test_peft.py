@@ -1,4 +1,4 @@
-"""NoRA through PEFT's, diffusers' and transformers' own calls, on three real model families."""
+"""NoRA works through PEFT's, diffusers' and transformers' calls, on three real model families."""
 
 import json
 import subprocess
@@ -93,7 +93,7 @@ def test_save_and_load_is_bitwise(family, dtype, low_cpu, tmp_path):
 
 
 @pytest.mark.parametrize("low_cpu", [False, True])
-def test_loading_takes_no_svd(low_cpu, tmp_path):
+def test_loading_computes_no_svd(low_cpu, tmp_path):
     trained("unet").save_pretrained(tmp_path)
     base = make(FAMILIES["unet"])
     for name, module in base.named_modules():
@@ -133,7 +133,7 @@ def test_a_second_process_loads_by_folder_after_importing_the_package(tmp_path):
     assert output.split() == ["NoraConfig", "4", "16", "NORA"]
 
 
-def test_saved_config_is_the_same_text_every_time_and_asks_for_no_start(tmp_path):
+def test_a_saved_config_is_the_same_text_every_time_and_needs_no_initialisation(tmp_path):
     config = config_for("unet", alpha=8.0, dropout=0.1, start="paper", outer="randomized")
     config.save_pretrained(str(tmp_path))
     text = json.loads((tmp_path / "adapter_config.json").read_text())
@@ -175,7 +175,7 @@ def test_adapters_can_be_switched_disabled_and_deleted(family):
     assert not [key for key in model.state_dict() if key.endswith(".default")]
 
 
-def test_peft_s_own_conversion_to_lora_agrees_with_the_exact_one():
+def test_pefts_conversion_to_lora_agrees_with_the_exact_one():
     model = trained("llama")
     _, state = convert_to_lora(model, rank=8)
     for name, layer in model.named_modules():
@@ -204,7 +204,7 @@ def test_layers_and_whole_modules_can_be_chosen():
     assert "base_model.model.lm_head.weight" in get_peft_model_state_dict(model)
 
 
-def test_activation_statistics_steer_the_outer_factors():
+def test_activation_statistics_change_the_outer_factors():
     base = make(FAMILIES["clip"])
     names = [n for n, _ in base.named_modules() if n.endswith(FAMILIES["clip"].targets)]
     statistics = {name: torch.linspace(0.01, 2.0, 32) for name in names}
@@ -215,7 +215,9 @@ def test_activation_statistics_steer_the_outer_factors():
     for one, other in zip(nora_layers(model), nora_layers(plain), strict=True):
         assert not torch.allclose(one.nora_down["default"], other.nora_down["default"])
     del statistics[names[2]]
-    with pytest.raises(StudioError, match=f"{names[2]}: the activation statistics lack"):
+    with pytest.raises(
+        StudioError, match=f"{names[2]}: there are no activation statistics of this"
+    ):
         get_peft_model(make(FAMILIES["clip"]), aware)
 
 
@@ -287,7 +289,7 @@ def test_registration_is_idempotent_and_the_member_is_whole():
     assert PeftType.NORA == "NORA" and PeftType.NORA.name == "NORA"
 
 
-def test_nothing_warns_on_the_way(tmp_path):
+def test_attaching_and_loading_give_no_warnings(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         warnings.simplefilter("error", RuntimeWarning)

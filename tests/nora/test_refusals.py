@@ -1,4 +1,4 @@
-"""What NoRA cannot do is refused at once, with the name, the shape and the remedy."""
+"""What NoRA cannot adapt is refused at once, with the name, the shape and the remedy."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""PEFT knows our methods as soon as it is there, and not before somebody needs it."""
+"""Our methods are registered when PEFT is imported, and importing us does not import PEFT."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ from diffusers import StableDiffusionXLPipeline
 
 @pytest.fixture
 def late(tmp_path, monkeypatch):
-    """A module that nobody has imported yet; it goes again after the test."""
+    """A module that is not imported yet; it is removed after the test."""
     monkeypatch.syspath_prepend(tmp_path)
     finders = list(sys.meta_path)
 
@@ -41,14 +41,14 @@ def late(tmp_path, monkeypatch):
     sys.modules.pop("some_late_module", None)
 
 
-def test_peft_learns_of_our_methods_when_it_comes_and_is_not_imported_for_them():
+def test_importing_peft_registers_our_methods_and_importing_us_does_not_import_peft():
     done = subprocess.run([sys.executable, "-c", LATE_PEFT], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     # What torchao and bitsandbytes say on import stands before no command.
     assert (done.stdout, done.stderr) == ("", "")
 
 
-def test_who_waits_for_a_module_is_called_once_it_is_whole(late):
+def test_an_import_hook_is_called_once_its_module_is_complete(late):
     name, seen = late("ready = True"), []
     when_imported(name, lambda: seen.append(sys.modules[name].ready))
     assert not seen
@@ -57,14 +57,14 @@ def test_who_waits_for_a_module_is_called_once_it_is_whole(late):
     assert seen == [True]
 
 
-def test_a_module_that_is_there_already_is_not_waited_for(late):
+def test_an_import_hook_runs_at_once_if_the_module_is_imported_already(late):
     name, seen = late(""), []
     __import__(name)
     when_imported(name, lambda: seen.append(name))
     assert seen == [name]
 
 
-def test_a_module_that_fails_to_import_is_waited_for_on(late):
+def test_an_import_hook_survives_a_failed_import(late):
     name, seen = late("raise ImportError('not now')"), []
     when_imported(name, lambda: seen.append(name))
     with pytest.raises(ImportError, match="not now"):

@@ -44,8 +44,8 @@ def heard_by(unet: torch.nn.Module) -> list[dict]:
 
 
 @pytest.mark.parametrize("live", [(), ENCODERS, ENCODERS[:1], ENCODERS[1:]], ids="+".join)
-def test_the_text_is_the_pipelines_own_to_the_bit(subject_and_draws, live):
-    subject, batches = subject_and_draws
+def test_the_encoded_text_equals_the_pipelines_to_the_bit(subject_and_batches, live):
+    subject, batches = subject_and_batches
     pipe = subject.pipe
     heard = heard_by(pipe.unet)
     encoders = {part: getattr(pipe, part) for part in live}
@@ -59,8 +59,8 @@ def test_the_text_is_the_pipelines_own_to_the_bit(subject_and_draws, live):
     assert torch.equal(heard[0]["added_cond_kwargs"]["text_embeds"], pooled.expand(2, -1))
 
 
-def test_the_time_ids_are_the_pipelines_own_for_such_a_picture(subject_and_draws, photo_folder):
-    subject, batches = subject_and_draws
+def test_the_time_ids_equal_the_pipelines(subject_and_batches, photo_folder):
+    subject, batches = subject_and_batches
     pipe = subject.pipe
     heard = heard_by(pipe.unet)
     photo = load_photos(photo_folder, subject.size)[1]
@@ -105,8 +105,8 @@ def test_photos_are_encoded_in_float32_by_a_half_precision_model(tiny_base, phot
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("gamma", [None, 5.0])
-def test_the_loss_is_the_formulas_on_the_same_batch(subject_and_draws, kind, gamma):
-    subject, batches = subject_and_draws
+def test_the_loss_equals_the_formula_on_the_same_batch(subject_and_batches, kind, gamma):
+    subject, batches = subject_and_batches
     pipe = subject.pipe
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config, prediction_type=kind)
     weighting = "none" if gamma is None else "min-snr"

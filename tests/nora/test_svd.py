@@ -1,4 +1,4 @@
-"""The three decompositions hold what their docstrings promise."""
+"""The three decompositions do what their docstrings say."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def test_largest_entry_of_every_left_vector_is_positive(factor):
     assert bool((up.gather(0, up.abs().argmax(dim=0, keepdim=True)) > 0).all())
 
 
-def test_canonical_signs_keep_the_product_and_forget_the_old_signs():
+def test_canonical_signs_keep_the_product_and_ignore_the_old_signs():
     up, _, down = truncated_svd(random_weight(24, 40), 8)
     flips = torch.tensor([1.0, -1.0] * 4)
     again_up, again_down = canonical_signs(up * flips, down * flips[:, None])
@@ -57,7 +57,7 @@ def test_canonical_signs_keep_the_product_and_forget_the_old_signs():
     assert not torch.equal(up * flips, up)
 
 
-def test_randomized_svd_repeats_itself_and_leaves_the_global_generator_alone():
+def test_randomized_svd_is_deterministic_and_does_not_use_the_global_generator():
     weight = random_weight(40, 24)
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -111,7 +111,7 @@ def test_activation_aware_product_is_the_best_weighted_one():
     torch.testing.assert_close(plain[2], truncated_svd(weight, 6)[2], **FLOAT32_FACTORS)
 
 
-def test_activation_aware_factors_stay_bounded_on_a_silent_channel():
+def test_activation_aware_factors_stay_bounded_with_an_inactive_channel():
     activity = torch.ones(40)
     activity[7] = 0.0
     _, _, down = activation_aware_svd(random_weight(24, 40), activity, 8)
@@ -125,7 +125,7 @@ def test_activation_aware_factors_stay_bounded_on_a_silent_channel():
     [
         (torch.ones(39), "one value per input channel"),
         (torch.zeros(40), "all zero"),
-        (-torch.ones(40), "none negative"),
+        (-torch.ones(40), "not negative"),
         (torch.full((40,), float("nan")), "finite"),
     ],
 )

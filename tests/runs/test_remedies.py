@@ -92,7 +92,7 @@ def test_an_unknown_key_is_named_with_what_is_wrong_about_it(golden):
     layer = next(name for name in tensors if name.endswith(".lora_up.weight"))
     ending = layer.replace(".lora_up.weight", ".lora_sideways.weight")
     odd = refusal(changed(file, tensors | {ending: tensors[layer].clone()}))
-    assert f"{ending}, which is none of a LoRA's factors by its ending" in odd
+    assert f"{ending}, whose ending is not that of a LoRA's factor" in odd
     assert f"nora-studio inspect {file}" in odd
     spelled = layer.replace("_self_attn_", "_own_attn_")
     other = {name: tensor for name, tensor in tensors.items() if name != layer}
@@ -120,7 +120,7 @@ def test_a_later_seed_file_asks_for_an_update_and_another_method_for_another_fil
     config = Path("runs") / "mug-lora" / "adapter" / "unet" / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"peft_type": "XLORA"}))
     told = refusal(Path("runs") / "mug-lora")
-    assert "got 'XLORA'. Get one of these kinds." in told
+    assert "got 'XLORA'. Use an adapter of one of these kinds." in told
 
 
 def test_a_run_without_an_adapter_is_refused_with_what_it_has_instead(golden):

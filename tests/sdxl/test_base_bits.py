@@ -17,7 +17,7 @@ from torch import nn
 from nora_studio.adapters.files.adapter_folders import load_adapter
 from nora_studio.adapters.fingerprints import fingerprint
 from nora_studio.adapters.methods.attachment import adapter_parameters, attach
-from nora_studio.adapters.methods.quantised import check_on_quantised
+from nora_studio.adapters.methods.quantised import check_base_bits
 from nora_studio.adapters.methods.table import METHODS
 from nora_studio.errors import StudioError
 from nora_studio.nora import NoraLinear
@@ -137,9 +137,9 @@ def test_twins_share_every_quantised_byte(tiny_base, bits):
 def test_every_method_starts_at_the_quantised_base_or_is_refused(tiny_base, method, bits):
     if bits not in METHODS[method].bits:
         with pytest.raises(StudioError, match=f"--base-bits {bits}: {method} needs"):
-            check_on_quantised([method], bits)
+            check_base_bits([method], bits)
         return
-    check_on_quantised([method], bits)
+    check_base_bits([method], bits)
     unet = quantised_unet(tiny_base, bits)
     with torch.no_grad():
         expected = unet(**inputs())[0]

@@ -24,7 +24,7 @@ STEP = {
     "sdxl/losses.py",
     "nora/layer.py",
 }
-ON_TOP = {"nora/nested.py", "adapters/methods/steps.py", "adapters/methods/decay.py"}
+ON_TOP = {"nora/fused_update.py", "adapters/methods/steps.py", "adapters/methods/decay.py"}
 """The method's own: NoRA's cheaper products, its rules and its weight decay."""
 
 

@@ -1,7 +1,7 @@
-"""An adapter on disk, opened: what it is, its card, its words, and its weights when asked.
+"""An adapter on disk: its kind, its card, its new tokens, and its weights when asked for.
 
-`open_adapter` is the one door. It reads headers and cards alone, for which neither torch nor PEFT
-is imported; each is read once, however much is asked of the adapter afterwards.
+Everything that takes an adapter opens it by `open_adapter`. It reads only headers and cards, each
+once, and imports neither torch nor PEFT to do so.
 """
 
 from __future__ import annotations
@@ -34,45 +34,45 @@ if TYPE_CHECKING:
 
 CARD = "card.json"
 EMBEDDINGS = "embeddings.safetensors"
-"""New tokens, in an adapter folder."""
+"""The file of new tokens in an adapter folder."""
 _FOLDER = Identity("folder", "")
 
 
 def embeddings_beside(file: Path) -> Path:
-    """Where the new tokens of a portable LoRA file are: "mug.embedding.safetensors"."""
+    """Return the file of a portable LoRA's new tokens: "mug.embedding.safetensors"."""
     return file.with_suffix(".embedding.safetensors")
 
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """An adapter folder, or a file of any format; `open_adapter` makes it."""
+    """An adapter folder, or an adapter file of any format; created by `open_adapter`."""
 
     path: Path
-    """The folder with the card, or the file as it was named."""
+    """The folder with the card, or the file."""
     identity: Identity
     stamp: Stamp | None = field(repr=False)
-    """Of the file, or of the folder's card, when it was opened."""
+    """The state of the file, or of the folder's card, when it was opened."""
     header: Header | None = field(repr=False, compare=False)
-    """Of a file; None for a folder, in which each part has its own (`header_of`)."""
+    """The file's header; None for a folder, where each part has its own (`header_of`)."""
     _headers: dict[Path, Header] = field(default_factory=dict, repr=False, compare=False)
     _settings: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def is_folder(self) -> bool:
-        """Whether it is a folder, with a card and a PEFT directory for each adapted part."""
+        """Whether it is a folder with a card and a PEFT directory for each adapted part."""
         return self.header is None
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What a file's header says in words; a folder says it by its card."""
+        """The metadata in a file's header; empty for a folder, which has a card instead."""
         return {} if self.header is None else self.header.metadata
 
     @cached_property
     def card(self) -> AdapterCard:
-        """The card; of a file that another tool wrote, what its metadata says.
+        """The card; for a file that another tool wrote, made from its metadata.
 
         Raises:
-            StudioError: it is no adapter that can be loaded, or its card is missing or damaged.
+            StudioError: the adapter cannot be loaded, or its card is missing or damaged.
         """
         if self.header is None:
             return self._card_of_folder()
@@ -87,15 +87,15 @@ class AdapterFile:
         try:
             text = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            check_kept(self.path)
+            check_checkpoint_exists(self.path)
             raise StudioError(f"{file} is damaged: {error}. {get_again(file)}") from error
         return parse_card(text, file)
 
     def check_loadable(self) -> None:
-        """Refuse a file that cannot be put on a base here.
+        """Refuse a file that this project cannot load onto a base.
 
         Raises:
-            StudioError: it is such.
+            StudioError: it cannot be loaded.
         """
         if not (self.is_folder or self.identity.is_portable):
             raise StudioError(
@@ -107,7 +107,7 @@ class AdapterFile:
         """Refuse a model that lacks a part which the adapter changes.
 
         Raises:
-            StudioError: it lacks it.
+            StudioError: the model lacks the part `adapted`.
         """
         if adapted not in parts:
             raise StudioError(
@@ -116,23 +116,23 @@ class AdapterFile:
             )
 
     def files(self) -> list[Path]:
-        """What makes the adapter what it is: a folder's files but for the card, or the one file.
+        """Return the files of the adapter: all of a folder's but the card, or the one file.
 
         Raises:
             OSError: the folder cannot be read.
         """
         if self.is_folder:
-            self.path.stat()  # `rglob` says nothing of a folder that is gone.
+            self.path.stat()  # Raises if the folder is gone; `rglob` would not.
             found = [file for file in self.path.rglob("*") if file.is_file()]
             return sorted(file for file in found if file.name != CARD)
-        beside = embeddings_beside(self.path)
-        return [self.path, *([beside] if beside.is_file() else [])]
+        embeddings = embeddings_beside(self.path)
+        return [self.path, *([embeddings] if embeddings.is_file() else [])]
 
     def new_tokens(self) -> NewTokens | None:
-        """Read the vectors of the new tokens; None where the trigger is a word of the base.
+        """Read the vectors of the new tokens; return None if the trigger is a word of the base.
 
         Raises:
-            StudioError: the card names some, and their vectors are missing or damaged.
+            StudioError: the card names new tokens, but their vectors are missing or damaged.
         """
         from nora_studio.adapters.files.embeddings import as_tokens, read_embeddings, seed_rows
 
@@ -145,10 +145,10 @@ class AdapterFile:
         return read_embeddings(file, words, self._tensors_in)
 
     def tensors(self, part: str = "") -> dict[str, Tensor]:
-        """Read the weights: a file's by its own keys, a folder's part by PEFT's without a prefix.
+        """Read the weights: of a file by its own keys, of a folder's part by PEFT's without prefix.
 
         Raises:
-            StudioError: as `tensor_files.read_tensors`.
+            StudioError: for the same reasons as `tensor_files.read_tensors`.
         """
         if not part:
             return self._tensors_in(self.path)
@@ -161,20 +161,20 @@ class AdapterFile:
         return read_tensors(file, self.header_of(file))
 
     def header_of(self, file: Path) -> Header:
-        """The header of one of its files, read once.
+        """Return the header of one of its files, which is read once.
 
         Raises:
-            StudioError: as `read_header`.
+            StudioError: for the same reasons as `read_header`.
         """
         if file not in self._headers:
             self._headers[file] = read_header(file)
         return self._headers[file]
 
     def part_settings(self, part: str) -> dict[str, Any]:
-        """PEFT's configuration of one part in a folder, as it is written.
+        """Return PEFT's configuration of one part of a folder, as written.
 
         Raises:
-            StudioError: as `peft_settings.read_settings`.
+            StudioError: for the same reasons as `peft_settings.read_settings`.
         """
         if part not in self._settings:
             self._settings[part] = read_settings(self.path / part)
@@ -182,15 +182,16 @@ class AdapterFile:
 
 
 def open_adapter(path: Path | AdapterFile) -> AdapterFile:
-    """Open an adapter of any kind; no weights are read before they are asked for.
+    """Open an adapter of any kind; its weights are read only when asked for.
 
     Args:
-        path: Run folder, adapter folder, checkpoint, or file of any format, also of those that can
-            only be looked at. What is open already is given back, unless it has changed on disk.
+        path: A run folder, adapter folder, checkpoint, or file of any format, including those that
+            can only be inspected. An opened adapter is returned as it is, or opened again if it
+            has changed on disk.
 
     Raises:
-        StudioError: nothing is there, or a file is no whole safetensors file or an adapter of
-            other numbers than floats.
+        StudioError: nothing is there, the file is not a complete safetensors file, or it is an
+            adapter whose numbers are not floats.
     """
     if isinstance(path, AdapterFile):
         return path if path.stamp == _stamp_now(path.path) else open_adapter(path.path)
@@ -205,22 +206,23 @@ def open_adapter(path: Path | AdapterFile) -> AdapterFile:
 
 
 def open_subject_adapter(path: Path | AdapterFile) -> AdapterFile:
-    """Open an adapter of SDXL, its card included, to draw with it or to pass it on.
+    """Open an adapter of SDXL, its card included, to generate with it or to export it.
 
     Raises:
-        StudioError: as `open_adapter` and `AdapterFile.card`, or it was trained for another task.
+        StudioError: for the same reasons as `open_adapter` and `AdapterFile.card`, or the adapter
+            was trained for another task.
     """
     adapter = open_adapter(path)
     if adapter.card.task:
         raise StudioError(
-            f"expected an adapter of SDXL; {adapter.path} was trained for {adapter.card.task}. Ask "
+            f"expected an adapter of SDXL; {adapter.path} was trained for {adapter.card.task}. Use "
             "it with that task's own scripts."
         )
     return adapter
 
 
 def _stamp_now(path: Path) -> Stamp | None:
-    """Of a file, or of a folder's card; None where it is gone."""
+    """Return the current stamp of a file, or of a folder's card; None if it is gone."""
     try:
         return stamp_of((path / CARD if path.is_dir() else path).stat())
     except OSError:
@@ -228,10 +230,13 @@ def _stamp_now(path: Path) -> Stamp | None:
 
 
 def find_adapter(path: Path) -> Path:
-    """The adapter behind a run folder, its `adapter/`, one of its checkpoints, or a single file.
+    """Find the adapter of a run folder, its `adapter/`, one of its checkpoints, or a single file.
 
     Returns:
-        A folder with a card, or a file as it was named.
+        A folder with a card, or the file.
+
+    Raises:
+        StudioError: there is none.
     """
     path = Path(path).expanduser()
     if path.is_file():
@@ -239,7 +244,7 @@ def find_adapter(path: Path) -> Path:
     for folder in (path, path / "adapter"):
         if (folder / CARD).is_file():
             return folder
-    check_kept(path)
+    check_checkpoint_exists(path)
     if not path.exists():
         raise StudioError(
             f"expected a run folder, an adapter folder or a .safetensors file; {path} does not "
@@ -258,11 +263,11 @@ def find_adapter(path: Path) -> Path:
     )
 
 
-def check_kept(path: Path) -> None:
-    """Refuse a checkpoint that is gone, as its run in training keeps only the newest.
+def check_checkpoint_exists(path: Path) -> None:
+    """Refuse a checkpoint that is gone because its run keeps only the newest.
 
     Raises:
-        StudioError: it is such a one.
+        StudioError: the path is in a `checkpoints` folder and does not exist.
     """
     if not path.exists() and path.parent.name == "checkpoints" and path.parent.is_dir():
         raise StudioError(
@@ -272,21 +277,21 @@ def check_kept(path: Path) -> None:
 
 
 def _foreign_card(header: Header, identity: Identity) -> AdapterCard:
-    """A card for a file without one; it names no base and has no fingerprint to check."""
-    told = header.metadata
-    size = told.get("modelspec.resolution", "1024x1024").partition("x")[0]
+    """Return a card for a file without one; it names no base and has no fingerprints."""
+    metadata = header.metadata
+    size = metadata.get("modelspec.resolution", "1024x1024").partition("x")[0]
     return AdapterCard(
         method=identity.method.lower(),
         model="",
         fingerprints={},
-        trigger=told.get("modelspec.trigger_phrase", ""),
+        trigger=metadata.get("modelspec.trigger_phrase", ""),
         prompt="",
         resolution=int(size) if size.isascii() and size.isdigit() and len(size) < 6 else 1024,
-        steps=_number(told.get("ss_steps", "")),
-        seed=_number(told.get("ss_seed", "")),
+        steps=_number(metadata.get("ss_steps", "")),
+        seed=_number(metadata.get("ss_seed", "")),
         parameters=count_numbers(header),
         version="",
-        licence=told.get("modelspec.license", ""),
+        licence=metadata.get("modelspec.license", ""),
     )
 
 

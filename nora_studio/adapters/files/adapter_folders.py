@@ -1,6 +1,7 @@
-"""Adapters on disk: a folder with a card and one PEFT directory for each adapted part, or one file.
+"""Adapter folders: a card, and one PEFT directory for each adapted part.
 
-The folder is what training writes and resumes from; single files (`formats/`) are for passing on.
+Training writes such folders and resumes from them; single files (`portable`, `seed`) are for
+sharing. `load_adapter` loads both.
 """
 
 import json
@@ -15,7 +16,7 @@ from nora_studio.adapters.files.adapter_file import (
     CARD,
     EMBEDDINGS,
     AdapterFile,
-    check_kept,
+    check_checkpoint_exists,
     open_adapter,
 )
 from nora_studio.adapters.files.card import AdapterCard, card_text, card_values
@@ -46,7 +47,7 @@ Loaded = dict[str, tuple[PeftConfig, dict[str, Tensor]]]
 
 
 def adapter_state(module: nn.Module) -> dict[str, Tensor]:
-    """An adapted module's own tensors on the CPU, frozen factors included, by PEFT's keys."""
+    """Return an adapted module's adapter tensors on the CPU, frozen ones too, by PEFT's keys."""
     state = adapter_tensors(module, ADAPTER_NAME)
     return {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}
 
@@ -59,7 +60,7 @@ def write_adapter(
 ) -> None:
     """Write an adapter into an existing folder: part by part, new tokens, and the card last.
 
-    Not atomic by itself: `save_adapter` and checkpoints write beside and then replace.
+    Not atomic by itself: `save_adapter` and checkpoints write to a temporary folder first.
     """
     for part, module in parts.items():
         target = folder / part
@@ -77,7 +78,7 @@ def write_adapter(
 
 
 def _sort_sets(file: Path, config: PeftConfig) -> None:
-    """Put a saved configuration's sets in order: Python's own changes with every process."""
+    """Sort a saved configuration's sets, whose order differs from process to process."""
     values = json.loads(file.read_text(encoding="utf-8"))
     for name in values:
         if isinstance(getattr(config, name, None), set):
@@ -86,7 +87,7 @@ def _sort_sets(file: Path, config: PeftConfig) -> None:
 
 
 def save_adapter(folder: Path, parts: dict[str, nn.Module], card: AdapterCard) -> None:
-    """Save an adapter whole: written beside, then put in the place of what was there."""
+    """Save an adapter atomically, replacing what was in the folder."""
     with replacing(folder) as fresh:
         write_adapter(fresh, parts, card)
 
@@ -96,14 +97,14 @@ def load_adapter(
     parts: dict[str, nn.Module],
     strength: float = 1.0,
 ) -> AdapterCard:
-    """Put a saved adapter on a pipeline's parts, in place.
+    """Load a saved adapter onto a pipeline's parts, in place.
 
-    New tokens need the pipeline's tokenizers too: `generate.adapter_on` brings them along.
+    New tokens are not loaded, since they need the pipeline's tokenizers (`generate.adapter_on`).
 
     Args:
-        path: An open adapter, or what `open_adapter` opens.
-        parts: The base's modules (`models.parts_of`), free of adapters. On the meta device they
-            are a skeleton, to read the adapter's factors by: no weights are checked then.
+        path: An opened adapter, or a path that `open_adapter` opens.
+        parts: The base's modules (`models.parts_of`), without adapters. They may be on the meta
+            device, to read the adapter's factors only; the base's weights are not checked then.
         strength: Factor on the adapter's change; 1 is as trained, 0 is the base.
 
     Raises:
@@ -115,7 +116,7 @@ def load_adapter(
     try:
         loaded = _read_parts(adapter, parts)
     except StudioError:
-        check_kept(source)
+        check_checkpoint_exists(source)
         raise
     try:
         for part, (config, state) in loaded.items():
@@ -126,7 +127,8 @@ def load_adapter(
             detach(parts[part])
         if isinstance(error, StudioError):
             raise
-        remedy = "Load the base it was trained on."  # Which is known to be another, unless told:
+        # Without fingerprints in the card, the base may be another one.
+        remedy = "Load the base it was trained on."
         if any(card.fingerprints.values()):
             remedy = get_again(source)
         raise StudioError(f"{source} does not fit this model: {error}. {remedy}") from error
@@ -139,21 +141,21 @@ def load_adapter(
     return card
 
 
-def _is_skeleton(module: nn.Module) -> bool:
-    """Whether a base has shapes only, no weights."""
+def _is_on_meta(module: nn.Module) -> bool:
+    """Return whether a base has only shapes and no weights."""
     return all(tensor.is_meta for tensor in module.state_dict().values())
 
 
 def _read_parts(adapter: AdapterFile, parts: dict[str, nn.Module]) -> Loaded:
-    """Configuration and tensors of every part, of a folder or a file, for this very base.
+    """Read configuration and tensors of every part of a folder or file, for this base.
 
     Raises:
-        StudioError: it is of another kind, damaged, or made for another base.
+        StudioError: the adapter cannot be loaded, is damaged, or was made for another base.
     """
     card = adapter.card
     for part, prints in card.fingerprints.items():
         adapter.check_parts(part, parts)
-        if _is_skeleton(parts[part]):
+        if _is_on_meta(parts[part]):
             continue
         agree = fingerprints_agree(prints, fingerprint(parts[part]))
         if not agree or digests_differ(card.digests.get(part, ""), base_digest(parts[part])):
@@ -176,7 +178,7 @@ def _read_part(adapter: AdapterFile, part: str) -> tuple[PeftConfig, dict[str, T
 
 
 def _check_tensors(source: Path, part: str, state: dict[str, Tensor], module: nn.Module) -> None:
-    """Refuse tensors that are not exactly the attached adapter's, by name and shape."""
+    """Refuse tensors whose names or shapes are not exactly the attached adapter's."""
     adapter = adapter_tensors(module, ADAPTER_NAME)
     expected = {name: tuple(tensor.shape) for name, tensor in adapter.items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -190,10 +192,12 @@ def _check_tensors(source: Path, part: str, state: dict[str, Tensor], module: nn
 
 
 def load_weights(path: Path, parts: dict[str, nn.Module], card: AdapterCard | None = None) -> None:
-    """Set the weights of adapters that are attached already, bit for bit, to resume training.
+    """Load the weights of adapters that are attached already, bit for bit, to resume training.
 
     Args:
-        card: Of the adapters; what was saved must be of the same base.
+        path: An adapter folder or checkpoint.
+        parts: The adapted modules.
+        card: The attached adapters' card; the saved ones must be of the same base.
 
     Raises:
         StudioError: a file is missing or damaged, holds other tensors than the adapters, or
@@ -209,7 +213,7 @@ def load_weights(path: Path, parts: dict[str, nn.Module], card: AdapterCard | No
 
 
 def _check_resumed(path: Path, began: AdapterCard, now: AdapterCard) -> None:
-    """Refuse to go on, on another base than a checkpoint was trained on."""
+    """Refuse to resume a checkpoint that was trained on another base."""
     for part, prints in began.fingerprints.items():
         agree = fingerprints_agree(prints, now.fingerprints.get(part, prints))
         if agree and not digests_differ(began.digests.get(part, ""), now.digests.get(part, "")):

@@ -17,64 +17,65 @@ class AdapterCard:
     method: str
     model: str
     fingerprints: dict[str, list[float]]
-    """Of each adapted part's base weights (`fingerprints.fingerprint`)."""
+    """Fingerprint of each adapted part's base weights (`fingerprints.fingerprint`)."""
     trigger: str
-    """The rare word that stands for "[V]"."""
+    """The trigger: the rare word or the new tokens that replace "[V]"."""
     prompt: str
     """The prompt it was trained with, "[V]" included."""
     resolution: int
-    """Side in pixels of the training pictures."""
+    """Side of the training images in pixels."""
     steps: int
     seed: int
     parameters: int
     """Trained parameters, all parts together."""
     version: str
-    """Of nora-studio."""
+    """Version of nora-studio that wrote it."""
     licence: str = ""
-    """Of the adapter, as the Hub abbreviates it ("openrail++"); empty: not stated."""
+    """The adapter's licence, as the Hub abbreviates it ("openrail++"); empty: not stated."""
     tokens: list[str] = field(default_factory=list)
-    """New tokens that the trigger consists of, whose vectors go with it; none: a rare word."""
+    """The new tokens that the trigger consists of; empty if it is a rare word."""
     digests: dict[str, str] = field(default_factory=dict)
-    """Of each adapted part's base weights, every number of them (`base_digests.base_digest`)."""
+    """Digest of all of each adapted part's base weights (`base_digests.base_digest`)."""
     task: str = ""
-    """What it was trained for, where that is no subject of SDXL's: "clip few-shot"."""
+    """The task it was trained for, such as "clip few-shot"; empty for a subject in SDXL."""
 
     def at(self, steps: int) -> "AdapterCard":
-        """The same card after some number of steps."""
+        """Return the same card after some number of steps."""
         return replace(self, steps=steps)
 
 
 def is_hub_name(model: str) -> bool:
-    """Whether a base is named as on the Hub (owner/name), and is no folder of this disk."""
+    """Return whether a base is named as on the Hub (owner/name), and is not a local folder."""
     return model.count("/") == 1 and model[0] not in "./~" and not Path(model).exists()
 
 
-def for_others(card: AdapterCard) -> AdapterCard:
-    """The card as it goes into a file for passing on: without the path of somebody's disk."""
+def without_local_path(card: AdapterCard) -> AdapterCard:
+    """Return the card for a file to share, with a local base's folder name instead of its path."""
     if not card.model or is_hub_name(card.model):
         return card
     return replace(card, model=Path(card.model).name)
 
 
 def card_values(card: AdapterCard) -> dict[str, Any]:
-    """A card as JSON has it; fields of later versions are left out where they are empty."""
+    """Return a card's values for JSON, without fields of later versions that are empty."""
     later = ("task", "digests")
     return {name: value for name, value in asdict(card).items() if name not in later or value}
 
 
 def card_text(card: AdapterCard) -> str:
-    """A card in one line of JSON, as it travels in a file's header."""
+    """Return a card as one line of JSON, for a file's header."""
     return json.dumps(card_values(card), ensure_ascii=False)
 
 
 def parse_card(text: str, where: Path) -> AdapterCard:
-    """Read a card back; fields of a later version are left out.
+    """Parse a card, ignoring fields of a later version.
 
     Args:
-        where: The file, for the message.
+        text: JSON.
+        where: The file, for messages.
 
     Raises:
-        StudioError: it is no card, or a value is of another kind than its field.
+        StudioError: the text is not a card, or a value has the wrong type.
     """
     known = {one.name for one in fields(AdapterCard)}
     try:

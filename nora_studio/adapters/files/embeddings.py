@@ -1,7 +1,7 @@
-"""New tokens on disk: the textual inversion file that A1111, ComfyUI and diffusers know for SDXL.
+"""New tokens on disk: the textual inversion file that A1111, ComfyUI and diffusers read for SDXL.
 
-Two tensors, `clip_l` and `clip_g`, a row a token. A1111 and ComfyUI call the tokens by the file's
-name; diffusers by the words that it is told.
+It has two tensors, `clip_l` and `clip_g`, with one row for each token. A1111 and ComfyUI name the
+tokens after the file; diffusers is given their words.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,16 +19,16 @@ from nora_studio.runs.tensor_files import read_tensors, write_tensors
 
 KEYS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 SEED_PREFIX = "tokens."
-"""Of the same tensors in a seed file."""
+"""Prefix of the same tensors in a seed file."""
 
 
 def embedding_tensors(tokens: NewTokens) -> dict[str, Tensor]:
-    """The file's tensors, by its keys."""
+    """Return the tensors of such a file, by its keys."""
     return {KEYS[part]: rows.detach() for part, rows in tokens.rows.items()}
 
 
 def write_embeddings(file: Path, tokens: NewTokens, card: AdapterCard) -> None:
-    """Write new tokens in float32, the adapter's card in the header.
+    """Write new tokens in float32, with the adapter's card in the header.
 
     Raises:
         StudioError: the file cannot be written.
@@ -37,13 +37,14 @@ def write_embeddings(file: Path, tokens: NewTokens, card: AdapterCard) -> None:
 
 
 def diffusers_lines(file: str, words: Sequence[str]) -> list[str]:
-    """Python that gives a diffusers pipeline `pipe` the new tokens.
+    """Return lines of Python that add the new tokens to a diffusers pipeline `pipe`.
 
-    Its last line corrects the place where transformers reads SDXL's pooled text: with the config
-    that SDXL is published with, that is the largest id of a prompt, and so a new token.
+    The last line corrects the position at which transformers reads SDXL's pooled text: with SDXL's
+    published config that is the largest id of a prompt, and so a new token.
 
     Args:
-        file: An expression for the file's path.
+        file: A Python expression for the file's path.
+        words: The new tokens.
     """
     lines = ["from safetensors.torch import load_file", f"rows = load_file({file})"]
     for key, number in (("clip_l", ""), ("clip_g", "_2")):
@@ -59,39 +60,42 @@ def read_embeddings(
     words: Sequence[str],
     read: Callable[[Path], dict[str, Tensor]] = read_tensors,
 ) -> NewTokens:
-    """Read the rows of these words.
+    """Read the vectors of new tokens.
 
     Args:
-        read: Reads a file's tensors.
+        file: As `write_embeddings` writes it.
+        words: The tokens.
+        read: The function that reads a file's tensors.
 
     Raises:
         StudioError: the file is missing or damaged, or holds other tensors.
     """
     if not file.is_file():
         raise StudioError(
-            f"expected the vectors of {' '.join(words)} in {file}; it is not there. {_remedy(file)}"
+            f"expected the vectors of {' '.join(words)} in {file}, which does not exist. "
+            f"{_remedy(file)}"
         )
     return as_tokens(file, words, read(file))
 
 
 def _remedy(file: Path) -> str:
-    """Where a missing file of vectors is had: an adapter's own, or beside an adapter file."""
+    """Return where to get a missing file of vectors, in a folder or next to an adapter file."""
     if file.name == EMBEDDINGS:
         return get_again(file.parent)
-    return "Put it back beside the adapter, with which it was exported or downloaded."
+    return "Put it back next to the adapter that it was exported or downloaded with."
 
 
 def seed_rows(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The rows of the new tokens among a seed file's tensors, by an embeddings file's keys."""
+    """Return the new tokens' rows among a seed file's tensors, by an embeddings file's keys."""
     own = {key: tensor for key, tensor in tensors.items() if key.startswith(SEED_PREFIX)}
     return {key.removeprefix(SEED_PREFIX): tensor for key, tensor in own.items()}
 
 
 def as_tokens(file: Path, words: Sequence[str], tensors: Mapping[str, Tensor]) -> NewTokens:
-    """Check a file's tensors and name them by part.
+    """Check a file's tensors and return them by part.
 
     Raises:
-        StudioError: they are not a row of each encoder for every word.
+        StudioError: they are not one row for each word and encoder.
     """
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     good = shapes.keys() == set(KEYS.values()) and all(

@@ -16,22 +16,22 @@ from nora_studio.nora import NoraLinear
 
 @dataclass(frozen=True)
 class Fit:
-    """How well an adapter stands for a difference, as shares of its squared Frobenius norm."""
+    """How well an adapter approximates a difference, as shares of its squared Frobenius norm."""
 
     layers: int
     captured: float
-    """By the adapter."""
+    """Share captured by the adapter."""
     reachable: float
-    """By the outer factors, were the inner rank as large as theirs."""
+    """Share that the outer factors could capture with an inner rank as large as theirs."""
     adapted: float
-    """Share of the whole difference that is in adapted layers at all."""
+    """Share of the model's whole difference that is in the adapted layers."""
     worst: float
     """Relative error of the worst layer."""
     worst_layer: str
 
     @property
     def error(self) -> float:
-        """Relative Frobenius norm of what is missed, over the adapted layers."""
+        """Relative Frobenius norm of what is not captured, over the adapted layers."""
         return max(0.0, 1.0 - self.captured) ** 0.5
 
 
@@ -42,22 +42,22 @@ def extract_part(
     rank: int,
     outer_rank: int,
 ) -> Fit | None:
-    """Put the closest NoRA to a difference of weights on a base, in place.
+    """Attach the NoRA closest to a difference of weights to a base, in place.
 
-    The update is `up C down` with orthonormal outer factors, so the best core is the difference
-    seen through them, `up^T D down^T`, and the best one of rank `rank` its leading singular part
-    (Eckart & Young, 1936). The start is not subtracted (`start="paper"`): the inner product then is
-    the core itself, and no part of its rank is spent on the base's own singular values.
+    The update is `up C down` with orthonormal outer factors, so the best core C is the difference D
+    projected on them, `up^T D down^T`, and the best one of rank `rank` is its leading singular part
+    (Eckart & Young, 1936). The start is not subtracted (`start="paper"`): the inner product is then
+    the core itself, and none of its rank is used up by the base's own singular values.
 
     Args:
         base: Without an adapter; float32.
         tuned: The other model's weights by name, of the same shapes.
         targets: Names or endings of the layers to adapt.
         rank: Inner rank.
-        outer_rank: Of the frozen factors.
+        outer_rank: Rank of the frozen factors.
 
     Returns:
-        How well it fits; None where no target differs, and nothing was put on the base.
+        How well it fits; None if no target differs.
 
     Raises:
         StudioError: names or shapes differ, or a rank does not fit.
@@ -87,7 +87,7 @@ def extract_part(
 
 @torch.no_grad()
 def _fit(layer: NoraLinear, difference: Tensor) -> tuple[float, float]:
-    """Set a layer's inner factors; give the energy within its outer factors, and that kept."""
+    """Set a layer's inner factors; return the energy within its outer factors, and what is kept."""
     up: Tensor = layer.nora_up[ADAPTER_NAME].double()  # pyright: ignore
     down: Tensor = layer.nora_down[ADAPTER_NAME].double()  # pyright: ignore
     core = up.T @ difference @ down.T  # (outer_rank, outer_rank)

@@ -1,4 +1,4 @@
-"""Exchange a NoRA adapter's numbers in place: no layer is replaced, so nothing is recompiled."""
+"""Replace a NoRA adapter's tensors in place, so that a compiled model is not recompiled."""
 
 from pathlib import Path
 
@@ -17,18 +17,18 @@ from nora_studio.runs.weight_files import check_weights
 
 @torch.no_grad()
 def hotswap_adapter(model: nn.Module, folder: Path | str, adapter_name: str = "default") -> None:
-    """Put a saved adapter's tensors and scale in the place of a loaded one's.
+    """Replace a loaded adapter's tensors and scale by a saved adapter's.
 
-    What `peft.utils.hotswap.hotswap_adapter` is for LoRA, which it alone knows.
+    It does what `peft.utils.hotswap.hotswap_adapter` does for LoRA only.
 
     Args:
         model: A `PeftModel`, or a module that was adapted in place; may be compiled.
-        folder: As `save_pretrained` wrote it.
-        adapter_name: Of the adapter to be replaced; it keeps its name.
+        folder: A folder that `save_pretrained` wrote.
+        adapter_name: The adapter to replace; it keeps its name.
 
     Raises:
         StudioError: The saved adapter has other layers or shapes or is a pickle, or the loaded one
-            is merged. Nothing is changed then.
+            is merged. The model is unchanged then.
     """
     folder = Path(folder)
     if not (folder / CONFIG).is_file():  # PEFT would ask the Hub for it.
@@ -57,8 +57,8 @@ def hotswap_adapter(model: nn.Module, folder: Path | str, adapter_name: str = "d
     )
     if differing:
         raise StudioError(
-            f"the adapter in {folder} does not fit the place of {adapter_name!r}: {differing[0]} "
-            f"differs (and {len(differing) - 1} more). Load it beside, under another name."
+            f"the adapter in {folder} cannot replace {adapter_name!r}: {differing[0]} differs (and "
+            f"{len(differing) - 1} more). Load it as a second adapter, under another name."
         )
     for name, tensor in loaded.items():
         tensor.copy_(saved[name])

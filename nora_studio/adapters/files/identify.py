@@ -1,4 +1,4 @@
-"""Tell what kind of adapter a file holds, ours or another tool's, from its header alone."""
+"""Identify the kind of an adapter file, of this project or another tool, by its header."""
 
 import re
 from dataclasses import dataclass
@@ -45,19 +45,19 @@ _LORA_ENDING = re.compile(r"[._](lora_up|lora_down|lora_A|lora_B|lora\.up|lora\.
 
 @dataclass(frozen=True)
 class Identity:
-    """What a file is."""
+    """The kind of an adapter file."""
 
     kind: str
     """One of: folder, seed, kohya, diffusers, peft, lycoris, other-lora, embedding, model,
     unknown."""
     method: str
-    """As people call it: "NoRA", "LoRA", "DoRA", "LoHa"; empty where there is none."""
+    """The adapter method in text: "NoRA", "LoRA", "DoRA", "LoHa"; empty if there is none."""
     base: str = ""
-    """The base it was made for, as far as the shapes tell."""
+    """The base it was made for, if the shapes show it."""
 
     @property
     def is_portable(self) -> bool:
-        """Whether it can be put on an SDXL by this project."""
+        """Whether this project can load it onto an SDXL."""
         return self.kind == "seed" or (
             self.kind in ("kohya", "diffusers") and self.method == "LoRA"
         )
@@ -78,7 +78,7 @@ class Identity:
 
 
 def identify(header: Header) -> Identity:
-    """Name what a file holds by its tensors' names, shapes and metadata."""
+    """Identify a file by its tensors' names, shapes and metadata."""
     names = list(header.shapes)
     if SEED_KEY in header.metadata:
         return Identity("seed", "NoRA")
@@ -109,7 +109,7 @@ def identify(header: Header) -> Identity:
 
 
 def _base_of(header: Header) -> str:
-    """The base model's family, by the width of the text that its cross attention reads."""
+    """Return the base model's family, by the width of the text that its cross attention reads."""
     for name, shape in header.shapes.items():
         if re.search(r"attn2[._]to_k[._].*(lora_down|lora_A|lora\.down|w1_b)", name) and shape:
             width = shape[-1]

@@ -1,4 +1,4 @@
-"""Look into an adapter file without a model: what it changes, and where it changes most."""
+"""Measure what an adapter file changes, and where most, without a model."""
 
 import re
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ _BLOCKS = (
     (re.compile(r"(in|out)put_blocks[._](\d+)[._]"), "{0} {1}"),
     (re.compile(r"layers[._](\d+)[._]"), "layer {0}"),
 )
-_SENTENCE_LIMIT = 2000
+_VALUE_LIMIT = 2000
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class LayerFacts:
     """One adapted layer."""
 
     part: str
-    """Part of the model, or empty where the file does not tell."""
+    """Part of the model; empty if the file does not say."""
     name: str
-    """As the file spells it."""
+    """The layer's name, as in the file."""
     rank: int
     norm: float
-    """Frobenius norm of the change of its weight."""
+    """Frobenius norm of its weight's change."""
     scale: float = 1.0
-    """What the product of its factors is multiplied by: alpha / rank."""
+    """Factor on the product of its factors: alpha / rank."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,17 @@ class BlockFacts:
     layers: int
     ranks: tuple[int, ...]
     energy: float
-    """Sum of the squared norms of its changes."""
+    """Sum of the squared norms of its layers' changes."""
 
 
 def layers_of(adapter: AdapterFile) -> list[LayerFacts]:
-    """Measure a file's changes where they are low-rank products.
+    """Measure a file's change of each layer, for methods whose changes are low-rank products.
 
     Returns:
-        One for each layer; none where the change cannot be told from the file alone.
+        One entry for each layer; none if the changes do not follow from the file alone.
 
     Raises:
-        StudioError: its tensors do not fit together.
+        StudioError: the tensors do not fit together.
     """
     if adapter.identity.kind == "seed":
         return _seed_layers(adapter)
@@ -76,7 +76,7 @@ def layers_of(adapter: AdapterFile) -> list[LayerFacts]:
 
 
 def facts_of(updates: Updates) -> list[LayerFacts]:
-    """The same facts of updates that were read off a model."""
+    """Return the same facts of updates that were read from a model."""
     return [
         LayerFacts(part, name, update.rank, norm_of(update.up, update.down))
         for part, layers in updates.items()
@@ -85,7 +85,7 @@ def facts_of(updates: Updates) -> list[LayerFacts]:
 
 
 def by_block(layers: list[LayerFacts]) -> list[BlockFacts]:
-    """Gather layers by block, in the file's order of parts and in natural order of blocks."""
+    """Group layers by block, in the file's order of parts and in natural order of blocks."""
     groups: dict[tuple[str, str], list[LayerFacts]] = {}
     for layer in layers:
         groups.setdefault((layer.part, block_of(layer.name)), []).append(layer)
@@ -104,7 +104,7 @@ def by_block(layers: list[LayerFacts]) -> list[BlockFacts]:
 
 
 def block_of(name: str) -> str:
-    """The block that a layer belongs to, from its name in any spelling."""
+    """Return the block that a layer belongs to, from its name in any tool's spelling."""
     for pattern, text in _BLOCKS:
         match = pattern.search(name)
         if match:
@@ -113,7 +113,7 @@ def block_of(name: str) -> str:
 
 
 def _natural(block: str) -> tuple[int, list[int]]:
-    """Down before mid before up; numbers by value."""
+    """Return a sorting key: down before mid before up, and numbers by value."""
     rank = {"down": 0, "in": 0, "mid": 1, "up": 2, "out": 2}.get(block.split(" ")[0], 3)
     return rank, [int(number) for number in re.findall(r"\d+", block)]
 
@@ -160,10 +160,10 @@ def _lora_facts(file: Path, stem: str, found: dict[str, Tensor]) -> LayerFacts:
     return LayerFacts(part, stem.removeprefix(prefix), down.shape[0], norm, scale)
 
 
-def told(adapter: AdapterFile) -> dict[str, str]:
-    """The metadata that people can read, long values left out."""
+def readable_metadata(adapter: AdapterFile) -> dict[str, str]:
+    """Return the metadata that people can read, without long values."""
     return {
         key: " ".join(value.split())
         for key, value in sorted(adapter.metadata.items())
-        if key.startswith(("modelspec.", "ss_")) and 0 < len(value) <= _SENTENCE_LIMIT
+        if key.startswith(("modelspec.", "ss_")) and 0 < len(value) <= _VALUE_LIMIT
     }

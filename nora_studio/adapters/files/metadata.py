@@ -1,7 +1,7 @@
-"""What travels in a portable file's header, in the words that other tools read.
+"""The metadata in a portable file's header, by the keys that other tools read.
 
 Sources: ModelSpec (github.com/Stability-AI/ModelSpec) for `modelspec.*`; kohya-ss/sd-scripts for
-`ss_*`. Dates are left out: they would make two exports of one adapter differ.
+`ss_*`. Dates are left out, so that two exports of one adapter are equal.
 """
 
 import json
@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from nora_studio.adapters.files.card import AdapterCard, card_text, for_others
+from nora_studio.adapters.files.card import AdapterCard, card_text, without_local_path
 from nora_studio.adapters.files.identify import CARD_KEY
 from nora_studio.photos.prompts import replace_token
 
@@ -18,13 +18,13 @@ _SDXL_TEXT_WIDTH = 2048
 
 
 def is_full_sdxl(unet: nn.Module) -> bool:
-    """Whether the UNet is SDXL itself in its shapes, not a smaller relative."""
+    """Return whether a UNet has SDXL's own shapes, and is not a smaller relative."""
     config = unet.config  # pyright: ignore
     channels = list(config["block_out_channels"])  # pyright: ignore
     return config["cross_attention_dim"] == _SDXL_TEXT_WIDTH and channels == [320, 640, 1280]  # pyright: ignore
 
 
-def describe(
+def portable_metadata(
     card: AdapterCard,
     title: str,
     ranks: Mapping[str, int],
@@ -33,17 +33,18 @@ def describe(
     note: str = "",
     trigger: str | None = None,
 ) -> dict[str, str]:
-    """Write a header's metadata.
+    """Return the metadata of a portable file.
 
     Args:
-        title: For people.
-        ranks: Of each part's LoRA.
-        kohya: Whether Kohya's own `ss_*` keys belong in it.
+        card: The adapter's.
+        title: Shown by tools.
+        ranks: Rank of each part's LoRA.
+        kohya: Whether to add Kohya's `ss_*` keys.
         full_sdxl: Whether the base is SDXL itself; tools show or hide files by it.
         note: One sentence on how the file was made.
-        trigger: What to write for the subject in the tools that read the file. None: the card's.
+        trigger: The subject's word in the tools that read the file. None: the card's.
     """
-    card = for_others(card)
+    card = without_local_path(card)
     architecture = "stable-diffusion-xl-v1-base" if full_sdxl else "mini-sdxl"
     trigger = card.trigger if trigger is None else trigger
     prompt = replace_token(card.prompt, trigger)

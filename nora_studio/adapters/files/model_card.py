@@ -1,4 +1,4 @@
-"""The page of an adapter on the Hub: README.md with the header that the site reads."""
+"""The page of an adapter on the Hub: a README.md with the header that the Hub reads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 
 from nora_studio.adapters.files.adapter_file import embeddings_beside
-from nora_studio.adapters.files.card import AdapterCard, for_others, is_hub_name
+from nora_studio.adapters.files.card import AdapterCard, is_hub_name, without_local_path
 from nora_studio.adapters.files.embeddings import diffusers_lines
 from nora_studio.photos.prompts import replace_token
 
@@ -17,12 +17,12 @@ DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture for the page."""
+    """An image for the page."""
 
     prompt: str
-    """As drawn, the rare word in place."""
+    """The prompt it was generated with, trigger included."""
     name: str
-    """Of the file in the repository, such as "images/sample-1.png"."""
+    """Its file in the repository, such as "images/sample-1.png"."""
 
 
 def model_page(
@@ -32,13 +32,14 @@ def model_page(
     files: Sequence[str],
     samples: Sequence[Sample],
 ) -> str:
-    """Write the page.
+    """Return the text of the page.
 
     Args:
+        card: The adapter's.
         title: Heading.
         repository: "owner/name".
-        files: Names of the adapter files beside it.
-        samples: Shown at its top.
+        files: Names of the adapter files in the repository.
+        samples: Shown at the top.
     """
     base = card.model if is_hub_name(card.model) else None
     tags = ["text-to-image", "diffusers", "lora", "stable-diffusion-xl", "template:sd-lora"]
@@ -73,7 +74,7 @@ def _usage(card: AdapterCard, repository: str) -> str:
     prompt = replace_token(card.prompt, card.trigger) or "your prompt"
     lora, tokens = repr(repository), ""
     if card.tokens:
-        # Two files of weights are there, so each is named.
+        # The repository has two files of weights, so each is named.
         lora += f", weight_name={DIFFUSERS_FILE!r}"
         name = embeddings_beside(Path(DIFFUSERS_FILE)).name
         lines = diffusers_lines(f"hf_hub_download({repository!r}, {name!r})", card.tokens)
@@ -97,7 +98,7 @@ def _purpose(file: str) -> str:
 
 def _training(card: AdapterCard) -> str:
     rows = {
-        "Base model": for_others(card).model,
+        "Base model": without_local_path(card).model,
         "Method": card.method,
         "Prompt": card.prompt,
         "Steps": f"{card.steps:,}",

@@ -1,8 +1,8 @@
-"""What each tool calls a layer: diffusers by its place in the model, Kohya by the original UNet's.
+"""The names of layers in adapter files: diffusers' module names, and Kohya's.
 
-Stable Diffusion's original code (SGM) numbers the UNet's blocks in one row; Kohya's trainer, and
-after it ComfyUI and A1111, know SDXL's layers by those numbers. The text encoders keep their names
-in transformers, of releases in which every name began with "text_model.".
+Stable Diffusion's original code (SGM) numbers all blocks of the UNet in sequence. Kohya's trainer,
+and after it ComfyUI and A1111, name SDXL's layers by those numbers. The text encoders keep their
+names from transformers, from releases in which every name began with "text_model.".
 """
 
 import re
@@ -40,15 +40,15 @@ _BLOCK = re.compile(
 
 
 def sgm_name(name: str, layers_per_block: int, attention_blocks: Iterable[int] = ()) -> str:
-    """A UNet layer's name in the original code, from its name in diffusers.
+    """Return a UNet layer's name in the original code, from its name in diffusers.
 
     Args:
         name: Such as "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q".
-        layers_per_block: The UNet's own; SDXL has 2.
-        attention_blocks: Numbers of the up blocks with attention; only their upsamplers need it.
+        layers_per_block: The UNet's; SDXL has 2.
+        attention_blocks: Numbers of the up blocks with attention; needed for their upsamplers.
 
     Raises:
-        StudioError: no rule knows the layer.
+        StudioError: the layer has no name there.
     """
     if name in _UNET_SINGLE:
         return _UNET_SINGLE[name]
@@ -83,20 +83,20 @@ def sgm_name(name: str, layers_per_block: int, attention_blocks: Iterable[int] =
 
 
 def text_name(name: str) -> str:
-    """A text encoder layer's name as files spell it, whatever this release of transformers does."""
+    """Return a text encoder layer's name as in files, whatever this transformers release uses."""
     if name.startswith(TEXT_PREFIX) or name == "text_projection":
         return name
     return TEXT_PREFIX + name
 
 
 class LayerNames:
-    """Names of one base's layers in both formats, there and back."""
+    """The names of one base's layers in both formats, in both directions."""
 
     def __init__(self, parts: dict[str, nn.Module]) -> None:
-        """Read the names off the base's modules; weights are not looked at.
+        """Read the names from the base's modules; weights are not read.
 
         Args:
-            parts: The base's modules by part, adapters on them or not.
+            parts: The base's modules by part, with or without adapters.
         """
         self.layers_per_block = 2
         self.attention_blocks: tuple[int, ...] = ()
@@ -118,11 +118,11 @@ class LayerNames:
         self.attention_blocks = tuple(i for i, kind in enumerate(up) if "Attn" in kind)
 
     def diffusers(self, part: str, name: str) -> str:
-        """A layer's key in diffusers' format, without the tensor's own ending."""
+        """Return a layer's key in diffusers' format, without the tensor's ending."""
         return f"{part}.{name if part == 'unet' else text_name(name)}"
 
     def kohya(self, part: str, name: str) -> str:
-        """A layer's key in Kohya's format, without the tensor's own ending.
+        """Return a layer's key in Kohya's format, without the tensor's ending.
 
         Raises:
             StudioError: that format has no name for it.
@@ -134,7 +134,7 @@ class LayerNames:
         return KOHYA_PREFIXES[part] + name.replace(".", "_")
 
     def layers_by_key(self) -> dict[str, tuple[str, str]]:
-        """Every spelling of every layer that files use -> its part and name."""
+        """Map every key of a layer that files use to the layer's part and name."""
         found: dict[str, tuple[str, str]] = {}
         for part, names in self._names.items():
             for name in names:
@@ -142,16 +142,16 @@ class LayerNames:
                 found[f"{part}.{name}"] = place
                 found[self.diffusers(part, name)] = place
                 plain = KOHYA_PREFIXES[part] + name.replace(".", "_")
-                found[plain] = place  # Kohya's form of diffusers' own names
+                found[plain] = place  # diffusers' names with Kohya's prefix and separators
                 try:
                     found[self.kohya(part, name)] = place
                 except StudioError:
-                    continue  # a layer that only diffusers can name
+                    continue  # the layer has no name in Kohya's format
         return found
 
 
 def _layer_names(module: nn.Module) -> list[str]:
-    """Names of the layers that LoRA can go on, those of adapters on them left out."""
+    """Return the names of the layers that LoRA can adapt, without those inside adapters."""
     names = []
     for name, layer in module.named_modules():
         if ".base_layer" in name or "lora_" in name or "nora_" in name:

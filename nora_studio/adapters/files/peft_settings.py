@@ -1,4 +1,4 @@
-"""PEFT's `adapter_config.json`, checked before PEFT obeys it."""
+"""PEFT's `adapter_config.json`, checked before PEFT reads it."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ if TYPE_CHECKING:
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-MOST_RANK = 1 << 16
-"""Beyond the width of any layer; whether a rank fits its layer is told by the tensors' shapes."""
+MAX_RANK = 1 << 16
+"""Larger than any layer; the tensors' shapes show whether a rank fits its layer."""
 _RANKS = ("r", "init_r", "target_r", "outer_rank")
 _ALPHAS = ("lora_alpha", "alpha", "randlora_alpha")
 
 
 def config_of(settings: Mapping[str, Any], folder: Path) -> PeftConfig:
-    """Make PEFT's configuration of one part's settings.
+    """Create PEFT's configuration from one part's settings.
 
     Args:
-        settings: As `read_settings` gave them.
-        folder: They were read from, for the message.
+        settings: As `read_settings` returns them.
+        folder: The folder they were read from, for messages.
 
     Raises:
-        StudioError: PEFT does not take them.
+        StudioError: PEFT does not accept them.
     """
     from peft import PeftConfig
 
     try:
-        # A copy: PEFT keeps what it is given, and changes some of it when layers are attached.
+        # A copy: PEFT keeps the values, and changes some of them when layers are attached.
         return PeftConfig.from_peft_type(**copy.deepcopy(dict(settings)))
     except (ValueError, TypeError, KeyError) as error:
         raise StudioError(f"{folder} cannot be read: {error}. {get_again(folder)}") from error
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """The configuration's values, as they are written.
+    """Read the configuration's values, as written.
 
     Raises:
-        StudioError: the file is missing or damaged, is of a kind that is not read here, or states a
-            rank or an alpha that no adapter has.
+        StudioError: the file is missing or damaged, its kind of adapter is not supported, or it
+            states a rank or an alpha that no adapter has.
     """
     file = folder / CONFIG
     try:
@@ -55,31 +55,35 @@ def read_settings(folder: Path) -> dict[str, Any]:
         _check(values)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
-        remedy = "Get one of these kinds" if isinstance(error, _OtherKind) else get_again(file)
+        remedy = (
+            "Use an adapter of one of these kinds"
+            if isinstance(error, _OtherKind)
+            else get_again(file)
+        )
         raise StudioError(f"{file} cannot be read: {reason}. {remedy.rstrip('.')}.") from error
-    values.pop("runtime_config", None)  # It is no part of an adapter; PEFT leaves it out, too.
+    values.pop("runtime_config", None)  # Not part of the adapter; PEFT leaves it out, too.
     return values
 
 
 class _OtherKind(ValueError):
-    """An adapter of a method that is not read here."""
+    """An adapter of a kind that is not supported."""
 
 
 def _check(values: dict[str, Any]) -> None:
     kind = values.get("peft_type")
-    # What the project writes. Others (X-LoRA) would load adapters of any path, pickles among them.
+    # Only what the project writes: X-LoRA would load adapters from any path, even pickles.
     kinds = {method.tuner.kind for method in METHODS.values()}
     if kind not in kinds:
         raise _OtherKind(f"expected one of {', '.join(sorted(kinds))} as peft_type; got {kind!r}")
     if values.get("megatron_config") is not None:  # PEFT would import a module of any name for it.
         raise ValueError("expected no megatron_config")
-    least = 0 if kind == "OFT" else 1  # Its blocks' size may stand in the place of a rank.
+    least = 0 if kind == "OFT" else 1  # OFT may have a block size instead of a rank.
     ranks = {name: values[name] for name in _RANKS if values.get(name) is not None}
-    if kind != "ADALORA":  # Which keeps what it has pruned under that name.
+    if kind != "ADALORA":  # AdaLoRA stores there what it has pruned.
         ranks |= values.get("rank_pattern") or {}
     for name, rank in ranks.items():
-        if type(rank) is not int or not least <= rank <= MOST_RANK:
-            raise ValueError(f"{name} should be a rank of {least} to {MOST_RANK}; got {rank!r}")
+        if type(rank) is not int or not least <= rank <= MAX_RANK:
+            raise ValueError(f"{name} should be a rank of {least} to {MAX_RANK}; got {rank!r}")
     alphas = {name: values[name] for name in _ALPHAS if values.get(name) is not None}
     for name, alpha in (alphas | (values.get("alpha_pattern") or {})).items():
         if type(alpha) not in (int, float) or not alpha > 0:

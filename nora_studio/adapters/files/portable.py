@@ -1,4 +1,4 @@
-"""Portable LoRA files, in the two spellings that the field reads: diffusers' and Kohya's."""
+"""Portable LoRA files, with diffusers' or Kohya's keys."""
 
 import math
 import re
@@ -41,14 +41,16 @@ _DIFFUSERS_METADATA = "lora_adapter_metadata"
 def portable_tensors(
     updates: Updates, names: LayerNames, style: str, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """The tensors of a portable file.
+    """Return the tensors of a portable file.
 
-    Each update's scale stands in its factors, so alpha is the rank and the scale 1: what tools that
-    read alpha and tools that do not both take it for.
+    Each update's scale is folded into its factors, so alpha is the rank and the scale 1, for tools
+    that read alpha and for those that do not.
 
     Args:
-        updates: Settled, with one rank for each part (`updates.with_rank`).
+        updates: Canonical, with one rank for each part (`updates.with_rank`).
+        names: The names of the base's layers.
         style: "diffusers" or "kohya".
+        dtype: The tensors' dtype.
 
     Raises:
         StudioError: a layer has no name in that style, or a number does not fit the dtype.
@@ -70,15 +72,15 @@ def portable_tensors(
 
 
 def rounded(update: Update, dtype: torch.dtype, layer: str) -> tuple[Tensor, Tensor]:
-    """Both factors in a file's dtype.
+    """Return both factors in a file's dtype.
 
     Raises:
-        StudioError: they do not fit it.
+        StudioError: a number is too large for it.
     """
     up, down = update.up.to(dtype).contiguous(), update.down.to(dtype).contiguous()
     if not bool(torch.isfinite(up).all() and torch.isfinite(down).all()):
         raise StudioError(
-            f"{layer} holds numbers that {dtype} cannot. Export with --precision bf16 or fp32."
+            f"{layer} holds numbers too large for {dtype}. Export with --precision bf16 or fp32."
         )
     return up, down
 
@@ -97,7 +99,7 @@ def write_portable(
         The updates as the file holds them, rounding included.
 
     Raises:
-        StudioError: as `portable_tensors`, or the file cannot be written.
+        StudioError: for the same reasons as `portable_tensors`, or the file cannot be written.
     """
     write_tensors(file, portable_tensors(updates, names, style, dtype), metadata)
     return {
@@ -112,14 +114,14 @@ def write_portable(
 def read_portable(
     adapter: AdapterFile, parts: dict[str, nn.Module]
 ) -> dict[str, tuple[PeftConfig, dict[str, Tensor]]]:
-    """Read a LoRA file of any tool for a base: PEFT's configuration and tensors of each part.
+    """Read a LoRA file of any tool for a base, as PEFT's configuration and tensors of each part.
 
     Args:
         adapter: A file in diffusers' or Kohya's keys.
-        parts: The base's modules, which layers are named after.
+        parts: The base's modules.
 
     Raises:
-        StudioError: it is another kind of file, is damaged, or names layers that the base lacks.
+        StudioError: the file is of another kind, is damaged, or names layers that the base lacks.
     """
     adapter.check_loadable()
     file = adapter.path
@@ -139,26 +141,26 @@ def read_portable(
 
 
 def _unknown_key(file: Path, key: str, identity: Identity, is_role_known: bool) -> StudioError:
-    """Why a tensor has no place in a model: its ending, its base, or how its layer is spelled."""
-    look = f"See what it holds by `nora-studio inspect {file}`"
+    """Return an error that says why a tensor belongs to no layer: its ending, base or spelling."""
+    look = f"See what it holds with `nora-studio inspect {file}`"
     if not is_role_known:
         return StudioError(
-            f"{file} holds {shown(key)}, which is none of a LoRA's factors by its ending. {look}, "
-            "and get it as a LoRA in diffusers' or Kohya's keys."
+            f"{file} holds {shown(key)}, whose ending is not that of a LoRA's factor. {look}, and "
+            "get it as a LoRA in diffusers' or Kohya's keys."
         )
     if identity.base in OTHER_BASES:
         return StudioError(
             f"{file} holds {shown(key)}, which names no layer of this model: it was made for "
-            f"{identity.base}. Use it with that, or get one that was made for {SDXL}."
+            f"{identity.base}. Use it with that model, or get one that was made for {SDXL}."
         )
     return StudioError(
         f"{file} holds {shown(key)}, which names no layer of this model: it was made for another "
-        f"one, or its layers are spelled in another way. {look}, or name its base by --model."
+        f"one, or its layers are spelled in another way. {look}, or give its base as --model."
     )
 
 
 def split_key(key: str) -> tuple[str, str | None]:
-    """A key's layer and the tensor's role in it; None where the ending is unknown."""
+    """Return a key's layer and the tensor's role in it; None if the ending is unknown."""
     old = _OLD_DIFFUSERS.search(key)
     if old:
         layer = "to_out.0" if old[1] == "to_out" else old[1]
@@ -176,7 +178,7 @@ def _factors(
     factors: dict[str, Tensor],
     settings: dict[str, dict[str, Any]],
 ) -> tuple[Tensor, Tensor]:
-    """One layer's `up` and `down` in float32, the scale folded into `up`."""
+    """Return one layer's `up` and `down` in float32, with the scale folded into `up`."""
     missing = {"up", "down"} - factors.keys()
     if missing:
         raise StudioError(
@@ -207,14 +209,14 @@ def _factors(
     scaled = up if scale == 1 else up * scale
     if not bool(torch.isfinite(scaled).all()):
         raise StudioError(
-            f"{file}: alpha of {part}.{name} scales it by {scale:.3g}, beyond all numbers. "
-            f"{get_again(file)}"
+            f"{file}: alpha of {part}.{name} scales it by {scale:.3g}, and the result is not "
+            f"finite. {get_again(file)}"
         )
     return scaled, down
 
 
 def alpha_scale(file: Path, layer: str, alpha: float, rank: int) -> float:
-    """Alpha over rank.
+    """Return alpha over rank.
 
     Raises:
         StudioError: alpha is not positive and finite.
@@ -228,7 +230,7 @@ def alpha_scale(file: Path, layer: str, alpha: float, rank: int) -> float:
 
 
 def check_rank(file: Path, layer: str, up: Tensor, down: Tensor) -> None:
-    """Refuse a rank that no layer of such a shape has use for: every layer would be padded to it.
+    """Refuse a rank that no layer of its shape can need, since all layers are padded to it.
 
     Raises:
         StudioError: it is larger than the layer's inputs and outputs together.
@@ -236,25 +238,25 @@ def check_rank(file: Path, layer: str, up: Tensor, down: Tensor) -> None:
     rank, most = down.shape[0], up.shape[0] + down[0].numel()
     if rank > most:
         raise StudioError(
-            f"{file}: the rank of {layer} should be {most} at most, its inputs and outputs "
-            f"together; got {rank}. {get_again(file)}"
+            f"{file}: the rank of {layer} should be at most {most}, the number of its inputs and "
+            f"outputs; got {rank}. {get_again(file)}"
         )
 
 
 def _scale(settings: dict[str, Any], name: str, rank: int) -> float:
-    """Alpha over rank where diffusers' metadata states it; else 1, as diffusers takes it."""
+    """Return alpha over rank if diffusers' metadata states it; else 1, as diffusers does."""
     if "lora_alpha" not in settings:
         return 1.0
     alpha = float(settings["lora_alpha"])
     for pattern, value in (settings.get("alpha_pattern") or {}).items():
-        # As PEFT matches them, but never as a regular expression out of a stranger's file.
+        # As PEFT matches them, but not as a regular expression, since the file is not trusted.
         if f".{name}".endswith(f".{pattern.lstrip('^')}"):
             alpha = float(value)
     return alpha / (rank**0.5 if settings.get("use_rslora") else rank)
 
 
 def _diffusers_settings(file: Path, metadata: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """Part -> its LoRA configuration, from the metadata that diffusers writes."""
+    """Read each part's LoRA configuration from the metadata that diffusers writes."""
     found: dict[str, dict[str, Any]] = {}
     try:
         for key, value in parse_json(metadata.get(_DIFFUSERS_METADATA, "{}")).items():
@@ -275,7 +277,7 @@ def _diffusers_settings(file: Path, metadata: dict[str, str]) -> dict[str, dict[
 def _as_peft(
     factors: dict[str, tuple[Tensor, Tensor]],
 ) -> tuple[PeftConfig, dict[str, Tensor]]:
-    """One part as a plain LoRA of one rank; layers of a lower one get zeros, which add nothing."""
+    """Return one part as a plain LoRA of one rank; lower ranks are padded with zeros."""
     rank = max(down.shape[0] for _, down in factors.values())
     state: dict[str, Tensor] = {}
     for name, (up, down) in factors.items():

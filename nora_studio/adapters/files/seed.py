@@ -1,13 +1,13 @@
-"""Seed files: a NoRA without its outer factors, which are found again in the base.
+"""Seed files: a NoRA without its outer factors, which are regenerated from the base.
 
-The outer pair of a layer follows from the base's weight, so it need not travel: what is left is the
-trained inner pair, a few hundredths of the adapter. Singular vectors are not unique, though. Signs
-are made canonical; near-equal singular values may still turn into each other, and the base may be
-another, or stored in another dtype. So the file carries probes of every layer's change, computed
-from the factors it was trained with, and is refused where the factors found again disagree.
+A layer's outer pair follows from the base's weight, so the file need not store it: what is left is
+the trained inner pair, a few hundredths of the adapter. Singular vectors are not unique, though.
+Signs are made canonical, but vectors of near-equal singular values may still rotate, and the base
+may be another one or have another dtype. So the file carries probes of every layer's change,
+computed from the factors it was trained with, and is refused if the regenerated factors disagree.
 
-The inner pair's start is kept as sqrt(S) in float32, not found again: the change subtracts it, and
-would be rounding noise instead of zero before training if it differed in the last bit.
+The inner pair's start is stored as sqrt(S) in float32, not regenerated: the change subtracts it,
+and would be rounding noise instead of zero before training if it differed in the last bit.
 """
 
 import json
@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nora_studio.adapters.files.card import AdapterCard, card_text, for_others
+from nora_studio.adapters.files.card import AdapterCard, card_text, without_local_path
 from nora_studio.adapters.files.embeddings import SEED_PREFIX, embedding_tensors
 from nora_studio.adapters.files.identify import CARD_KEY, SEED_KEY
 from nora_studio.adapters.files.outer import (
@@ -26,8 +26,8 @@ from nora_studio.adapters.files.outer import (
     Factors,
     core_of,
     deviation,
-    find_outer,
     probe,
+    regenerate_outer,
 )
 from nora_studio.adapters.methods.injection import tuner_layers
 from nora_studio.adapters.new_tokens import NewTokens
@@ -45,7 +45,7 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one part's outer factors are found again."""
+    """How one part's outer factors are regenerated."""
 
     outer: str
     """As in `NoraConfig`."""
@@ -53,19 +53,19 @@ class Recipe:
     start: str
     """As in `NoraConfig`."""
     dtype: str
-    """Of the base in training, as safetensors calls it."""
+    """The base's dtype in training, as safetensors names it."""
     layers: list[list[str]]
-    """Names of the layers of each inner rank, in the order of the stacked tensors."""
+    """For each inner rank, the names of its layers, in the order of the stacked tensors."""
 
 
 @dataclass(frozen=True)
 class SeedReport:
-    """How exactly a seed file comes back, as the worst layers' relative errors."""
+    """How exactly a seed file restores the adapter, as the worst layers' relative errors."""
 
     regeneration: float
-    """Of the change by the outer factors found again."""
+    """Error from regenerating the outer factors."""
     rounding: float
-    """Of the change by storing the inner factors' moves in half precision."""
+    """Error from storing the inner factors' differences from the start in half precision."""
 
 
 def write_seed(
@@ -75,21 +75,23 @@ def write_seed(
     precision: str = "fp32",
     tokens: NewTokens | None = None,
 ) -> SeedReport:
-    """Write the seed file of a NoRA that is on its base, once it is known to come back.
+    """Write the seed file of a NoRA that is on its base, after checking that it can be restored.
 
     Args:
+        file: The file to write.
         parts: The base's modules; those with a NoRA on them are written.
-        precision: "fp32" keeps the inner factors bit for bit. "fp16" halves the file: what is
-            rounded are the factors' moves away from the start, so that the start stays exact.
-        tokens: New tokens, which go along in float32.
+        card: The adapter's.
+        precision: "fp32" keeps the inner factors bit for bit. "fp16" halves the file: it rounds the
+            factors' differences from the start, so that the start stays exact.
+        tokens: New tokens, which are included in float32.
 
     Raises:
-        StudioError: a part carries another method, its outer factors cannot be found again in this
-            base, or the file cannot be written.
+        StudioError: a part carries another method, its outer factors cannot be regenerated from
+            this base, or the file cannot be written.
     """
     if precision not in PRECISIONS:
         expected = " or ".join(PRECISIONS)
-        raise StudioError(f"--precision: a seed file is {expected}; got {precision!r}.")
+        raise StudioError(f"--precision: a seed file takes {expected}; got {precision!r}.")
     tensors: dict[str, Tensor] = {}
     recipes: dict[str, dict[str, object]] = {}
     regeneration, rounding = 0.0, 0.0
@@ -100,7 +102,7 @@ def write_seed(
         config: NoraConfig = module.peft_config[ADAPTER_NAME]  # pyright: ignore
         recipe = _recipe_for(part, config, layers)
         bases = {name: layer.get_base_layer() for name, layer in layers.items()}
-        outer = find_outer(part, bases, recipe.outer_rank, recipe.outer, DTYPES[recipe.dtype])
+        outer = regenerate_outer(part, bases, recipe.outer_rank, recipe.outer, DTYPES[recipe.dtype])
         for number, names in enumerate(recipe.layers):
             rows = []
             for name in names:
@@ -113,7 +115,7 @@ def write_seed(
     if tokens is not None:
         tensors |= {f"{SEED_PREFIX}{k}": rows for k, rows in embedding_tensors(tokens).items()}
     text = json.dumps({"version": VERSION, "parts": recipes}, sort_keys=True)
-    write_tensors(file, tensors, {CARD_KEY: card_text(for_others(card)), SEED_KEY: text})
+    write_tensors(file, tensors, {CARD_KEY: card_text(without_local_path(card)), SEED_KEY: text})
     return SeedReport(regeneration, rounding)
 
 
@@ -129,8 +131,9 @@ def _nora(part: str, name: str, layer: object) -> NoraLinear:
 def _recipe_for(part: str, config: NoraConfig, layers: dict[str, NoraLinear]) -> Recipe:
     if config.outer == "activation":
         raise StudioError(
-            f"{part}: outer factors along activations cannot be found again without the photos "
-            "they were recorded on. Export to diffusers or kohya, or use the adapter folder."
+            f"{part}: activation-aware outer factors cannot be regenerated without the photos that "
+            "the activations were recorded on. Export to diffusers or kohya, or use the adapter "
+            "folder."
         )
     order: dict[int, list[str]] = {}
     for name, layer in layers.items():
@@ -143,7 +146,7 @@ def _recipe_for(part: str, config: NoraConfig, layers: dict[str, NoraLinear]) ->
 def _pack(
     name: str, layer: NoraLinear, outer: tuple[Tensor, Tensor], precision: str
 ) -> tuple[dict[str, Tensor], float, float]:
-    """One layer's tensors for the file, and its errors of regeneration and of rounding."""
+    """Return one layer's tensors for the file, and its regeneration and rounding errors."""
     trained = _factors_of(layer)
     start = _start_of(name, trained)
     scale = layer.nora_alpha[ADAPTER_NAME] / layer.r[ADAPTER_NAME]
@@ -159,8 +162,8 @@ def _pack(
     off = deviation(kept | dict(zip(OUTER, outer, strict=True)), scale, probes)
     if off > TOLERANCE:
         raise StudioError(
-            f"{name}: the outer factors found in this base change the update by {off:.2%}: the "
-            "adapter was trained on other weights or another kind of outer factors. Export to "
+            f"{name}: the outer factors regenerated from this base change the update by {off:.2%}: "
+            "the adapter was trained on other weights or another kind of outer factors. Export to "
             "diffusers or kohya instead."
         )
     check = torch.cat([probes, probes.new_tensor([scale])])
@@ -173,20 +176,20 @@ def _factors_of(layer: NoraLinear) -> Factors:
 
 
 def _start_of(name: str, factors: Factors) -> Tensor:  # (rank,)
-    """The diagonal that both starts share; zeros where nothing is subtracted."""
+    """Return the diagonal that both starts share; zeros if nothing is subtracted."""
     up, down = (factors[f"{key}_start"] for key in INNER)
     start = up.diagonal().clone()
     again = starts_from(start, up.shape[0])
     if not (torch.equal(again["nora_inner_up_start"], up) and torch.equal(up.T, down)):
         raise StudioError(
-            f"{name} starts from other factors than its singular values, which a seed file does "
-            "not keep. Export to diffusers or kohya instead."
+            f"{name} starts from factors other than its singular values, which a seed file cannot "
+            "store. Export to diffusers or kohya instead."
         )
     return start
 
 
 def starts_from(start: Tensor, outer_rank: int) -> Factors:
-    """Both starts written out, from their common diagonal."""
+    """Return both starts in full, from their common diagonal."""
     up = start.new_zeros(outer_rank, start.shape[0])
     up.diagonal().copy_(start)
     return {"nora_inner_up_start": up, "nora_inner_down_start": up.T.contiguous()}
@@ -195,12 +198,12 @@ def starts_from(start: Tensor, outer_rank: int) -> Factors:
 def _moves(name: str, factors: Factors, key: str) -> Tensor:
     moves = (factors[key] - factors[f"{key}_start"]).half()
     if not bool(torch.isfinite(moves).all()):
-        raise StudioError(f"{name} has moved too far for fp16. Use --precision fp32.")
+        raise StudioError(f"{name} differs too much from its start for fp16. Use --precision fp32.")
     return moves
 
 
 def inner_from(row: Mapping[str, Tensor], start: Tensor) -> Factors:
-    """The inner factors of a row of the file: as they stand, or start plus moves."""
+    """Return the inner factors of a row of the file: as stored, or start plus differences."""
     starts = starts_from(start, row["inner_up"].shape[0])
     inner: Factors = {}
     for key in INNER:

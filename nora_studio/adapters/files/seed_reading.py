@@ -1,4 +1,4 @@
-"""Read seed files: find the outer factors in the base, and refuse where they are not the same."""
+"""Read seed files: regenerate the outer factors from the base, and check them."""
 
 import re
 from collections import Counter
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from nora_studio.adapters.files.adapter_file import AdapterFile
 from nora_studio.adapters.files.identify import SEED_KEY
-from nora_studio.adapters.files.outer import PROBES, TOLERANCE, deviation, find_outer
-from nora_studio.adapters.files.peft_settings import MOST_RANK
+from nora_studio.adapters.files.outer import PROBES, TOLERANCE, deviation, regenerate_outer
+from nora_studio.adapters.files.peft_settings import MAX_RANK
 from nora_studio.adapters.files.seed import DTYPES, OUTER, VERSION, Recipe, inner_from, starts_from
 from nora_studio.errors import StudioError
 from nora_studio.nora import NoraConfig
@@ -24,10 +24,10 @@ _LAYER_NAME = re.compile(r"\w+(\.\w+)*")
 def read_seed(
     adapter: AdapterFile, parts: Mapping[str, nn.Module]
 ) -> dict[str, tuple[NoraConfig, dict[str, Tensor]]]:
-    """Read a seed file onto its base: PEFT's configuration and every tensor of each part.
+    """Read a seed file with its base, as PEFT's configuration and all tensors of each part.
 
     Raises:
-        StudioError: the file is damaged, or this base does not give back the same update.
+        StudioError: the file is damaged, or this base does not reproduce the update.
     """
     recipes = read_recipes(adapter)
     tensors = adapter.tensors()
@@ -43,7 +43,7 @@ def read_recipes(adapter: AdapterFile) -> dict[str, Recipe]:
     """Read the recipe of each part.
 
     Raises:
-        StudioError: there is none, or it is damaged or of a later version.
+        StudioError: a recipe is missing, damaged or of another version.
     """
     try:
         content = parse_json(adapter.metadata[SEED_KEY])
@@ -56,7 +56,7 @@ def read_recipes(adapter: AdapterFile) -> dict[str, Recipe]:
                 raise ValueError("names of layers")
             if len(set(names)) < len(names) or recipe.dtype not in DTYPES:
                 raise ValueError(f"layers or dtype {recipe.dtype!r}")
-            if type(recipe.outer_rank) is not int or not 1 <= recipe.outer_rank <= MOST_RANK:
+            if type(recipe.outer_rank) is not int or not 1 <= recipe.outer_rank <= MAX_RANK:
                 raise ValueError(f"outer rank {recipe.outer_rank!r}")
             if recipe.start not in STARTS or recipe.outer not in ("svd", "randomized"):
                 raise ValueError(f"start {recipe.start!r} or outer factors {recipe.outer!r}")
@@ -70,13 +70,13 @@ def read_recipes(adapter: AdapterFile) -> dict[str, Recipe]:
 
 
 class _OtherVersion(ValueError):
-    """A seed file of a later release's making."""
+    """A seed file of another version of the format."""
 
 
 def check_rows(
     file: Path, part: str, recipe: Recipe, tensors: dict[str, Tensor]
 ) -> dict[str, dict[str, Tensor]]:
-    """Every layer's tensors, taken from the stacks and checked by shape."""
+    """Return every layer's tensors, taken from the stacks, after checking their shapes."""
     rows: dict[str, dict[str, Tensor]] = {}
     for number, names in enumerate(recipe.layers):
         kinds = ("inner_up", "inner_down", "start", "check")
@@ -112,10 +112,10 @@ def _regenerate(
     recipe: Recipe,
     rows: dict[str, dict[str, Tensor]],
 ) -> tuple[NoraConfig, dict[str, Tensor]]:
-    """One part's configuration and whole state, every layer's change checked by its probes."""
+    """Return one part's configuration and tensors, after checking each layer by its probes."""
     layers = {name: _layer(file, part, module, name) for name in rows}
     dtype = DTYPES[recipe.dtype]
-    outer = find_outer(part, layers, recipe.outer_rank, recipe.outer, dtype)
+    outer = regenerate_outer(part, layers, recipe.outer_rank, recipe.outer, dtype)
     state: dict[str, Tensor] = {}
     for name, row in rows.items():
         factors = starts_from(row["start"], recipe.outer_rank) | inner_from(row, row["start"])
@@ -124,9 +124,10 @@ def _regenerate(
         if not off <= TOLERANCE:  # a NaN is refused too
             held = str(layers[name].weight.dtype).removeprefix("torch.")
             raise StudioError(
-                f"{file} does not belong to this base: {part}.{name} would change {off:.1%} away "
-                f"from what was trained, on weights in {dtype}; they are here in {held}. Load the "
-                "base it was trained on in that precision or in fp32, or use a portable LoRA."
+                f"{file} does not belong to this base: the change of {part}.{name} would differ by "
+                f"{off:.1%} from the trained one. It was trained on weights in {dtype}, and here "
+                f"they are in {held}. Load the base it was trained on in that precision or in "
+                "fp32, or use a portable LoRA."
             )
         state |= {f"{name}.{key}": tensor for key, tensor in factors.items()}
     return _config_for(recipe, rows), state
@@ -140,17 +141,17 @@ def _layer(file: Path, part: str, module: nn.Module, name: str) -> nn.Linear:
             f"{file} adapts {part}.{name}, which this model lacks. Load the base it was trained on."
         ) from error
     if isinstance(layer, nn.Linear) and layer.weight.is_meta:
-        raise StudioError(f"{file} is a seed file: it needs its base's weights. Load the base.")
+        raise StudioError(f"{file} is a seed file, which needs its base's weights. Load the base.")
     if not isinstance(layer, nn.Linear):
         raise StudioError(
-            f"{file} adapts {part}.{name}, here a {type(layer).__name__} and no linear layer. Load "
-            "the base it was trained on, without adapters."
+            f"{file} adapts {part}.{name}, which is a {type(layer).__name__} here, not a linear "
+            "layer. Load the base it was trained on, without adapters."
         )
     return layer
 
 
 def _config_for(recipe: Recipe, rows: Mapping[str, Mapping[str, Tensor]]) -> NoraConfig:
-    """The configuration that gives these layers their ranks and scales, each by its own name."""
+    """Return the configuration that gives each of these layers its rank and scale."""
     ranks = {name: row["start"].shape[0] for name, row in rows.items()}
     alphas = {name: float(row["check"][-1]) * ranks[name] for name, row in rows.items()}
     rank, alpha = (Counter(v.values()).most_common(1)[0][0] for v in (ranks, alphas))

@@ -1,4 +1,4 @@
-"""An adapter's change of each weight as low-rank factors: exact where the method is low-rank."""
+"""An adapter's change of each weight as low-rank factors; exact for low-rank methods."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,14 +24,15 @@ class Update:
     down: Tensor
     """(rank, in_features)"""
     lost: float = 0.0
-    """Squared norm of what of the change is not in the factors, where it was no low-rank one."""
+    """Squared norm of the part of the change that the factors leave out; 0 if they are exact."""
 
     @property
     def rank(self) -> int:
+        """The number of columns of `up`."""
         return self.up.shape[1]
 
     def dense(self) -> Tensor:  # (out_features, in_features)
-        """The change written out."""
+        """Return the change as one matrix."""
         return self.up @ self.down
 
 
@@ -40,12 +41,13 @@ Updates = dict[str, dict[str, Update]]
 
 
 @dataclass(frozen=True)
-class Error:
-    """How far approximations are from what they stand for, as relative Frobenius norms."""
+class ApproximationError:
+    """How far approximations are from the exact updates, as relative Frobenius norms."""
 
     overall: float
-    """Of all layers together."""
+    """Error of all layers together."""
     worst: float
+    """Error of the worst layer."""
     layer: str
     """The worst layer, with its part."""
 
@@ -56,18 +58,19 @@ class Error:
 
 
 def norm_of(up: Tensor, down: Tensor) -> float:
-    """Frobenius norm of `up @ down`, without writing it out."""
+    """Return the Frobenius norm of `up @ down`, without computing the product."""
     left, right = torch.linalg.qr(up)[1], torch.linalg.qr(down.T)[1]
     return float(torch.linalg.matrix_norm(left @ right.T))
 
 
-def settle(update: Update, rank: int | None = None) -> Update:
-    """Write an update by its singular vectors: components by falling size, split evenly.
+def canonicalize(update: Update, rank: int | None = None) -> Update:
+    """Rewrite an update by its singular vectors, with each singular value's root in both factors.
 
-    So the leading ones alone are the closest update of a lower rank (Eckart & Young, 1936), and
-    both factors have numbers of one size, which half precision rounds best.
+    The leading components are then the closest update of a lower rank (Eckart & Young, 1936), and
+    both factors have numbers of similar size, which half precision rounds best.
 
     Args:
+        update: Any.
         rank: Components to keep; those beyond the update's own rank are zeros. None: all.
     """
     left, left_rest = torch.linalg.qr(update.up)
@@ -85,8 +88,8 @@ def settle(update: Update, rank: int | None = None) -> Update:
     return Update(up.contiguous(), down.contiguous())
 
 
-def error_of(found: Updates, wanted: Updates) -> Error:
-    """How far updates are from those they stand for, layer by layer and in all."""
+def error_of(found: Updates, wanted: Updates) -> ApproximationError:
+    """Return how far updates are from the exact ones, for the worst layer and in all."""
     missed, total, worst, layer = 0.0, 0.0, 0.0, ""
     for part, layers in wanted.items():
         for name, update in layers.items():
@@ -97,24 +100,24 @@ def error_of(found: Updates, wanted: Updates) -> Error:
             missed, total = missed + off, total + size
             if size > 0 and (off / size) ** 0.5 > worst:
                 worst, layer = (off / size) ** 0.5, f"{part}.{name}"
-    return Error((missed / total) ** 0.5 if total > 0 else 0.0, worst, layer)
+    return ApproximationError((missed / total) ** 0.5 if total > 0 else 0.0, worst, layer)
 
 
 def with_rank(updates: Updates, rank: int | None = None) -> Updates:
-    """Settle every update at one rank for each part: the given one, or the part's largest.
+    """Rewrite every update with one rank for each part: the given one, or the part's largest.
 
-    One rank a part, because several loaders take the scale of every layer from one of them.
+    One rank for each part, because several loaders take the scale of every layer from one of them.
     """
-    settled: Updates = {}
+    rewritten: Updates = {}
     for part, layers in updates.items():
         largest = max(update.rank for update in layers.values())
         width = largest if rank is None else min(rank, largest)
-        settled[part] = {name: settle(update, width) for name, update in layers.items()}
-    return settled
+        rewritten[part] = {name: canonicalize(update, width) for name, update in layers.items()}
+    return rewritten
 
 
 def mix(several: Sequence[Updates], weights: Sequence[float]) -> Updates:
-    """Add adapters up with weights, exactly: the ranks add up too, and bounds of losses."""
+    """Return the weighted sum of adapters, exactly; their ranks add up, and bounds on `lost`."""
     mixed: Updates = {}
     for updates, weight in zip(several, weights, strict=True):
         for part, layers in updates.items():
@@ -130,7 +133,7 @@ def mix(several: Sequence[Updates], weights: Sequence[float]) -> Updates:
 
 
 def is_exact(layer: BaseTunerLayer) -> bool:
-    """Whether the layer's change is a product of low-rank factors as it stands."""
+    """Return whether the layer's change is a product of low-rank factors."""
     if isinstance(layer, NoraLinear | LowRankLinear):
         return True
     if type(layer) is not LoraLinear or not isinstance(layer.get_base_layer(), nn.Linear):
@@ -140,14 +143,15 @@ def is_exact(layer: BaseTunerLayer) -> bool:
 
 
 def read_updates(parts: Mapping[str, nn.Module], rank: int | None = None) -> Updates:
-    """Read the change of every adapted layer off a model with an adapter on it.
+    """Read the change of every adapted layer from a model with an adapter on it.
 
     Args:
-        rank: For methods whose change is no product of low-rank factors (LoKr, OFT, DoRA, ...):
-            the rank of the closest one. The base's weights are needed then.
+        parts: The adapted modules.
+        rank: For methods whose change is not a product of low-rank factors (LoKr, OFT, DoRA, ...):
+            the rank of its closest approximation. The base's weights are needed then.
 
     Raises:
-        StudioError: the method needs a rank, or has a change that no weight can carry.
+        StudioError: the method needs a rank, or changes more than weights.
     """
     updates: Updates = {}
     for part, module in parts.items():
@@ -167,8 +171,8 @@ def _read_update(name: str, layer: BaseTunerLayer, rank: int | None) -> Update:
         return Update(up * layer.scaling[ADAPTER_NAME], down)
     if rank is None:
         raise StudioError(
-            f"{name}: a {type(layer).__module__.split('.')[-2]} adapter is no LoRA, so it can only "
-            "be exported by its closest one. Say of which rank: --rank 32."
+            f"{name}: a {type(layer).__module__.split('.')[-2]} adapter is not a LoRA and can only "
+            "be approximated by one. Give the LoRA's rank, for example --rank 32."
         )
     up, singular, down = torch.linalg.svd(dense_change(name, layer), full_matrices=False)
     root = singular[:rank].sqrt()
@@ -178,7 +182,7 @@ def _read_update(name: str, layer: BaseTunerLayer, rank: int | None) -> Update:
 
 @torch.no_grad()
 def dense_change(name: str, layer: BaseTunerLayer) -> Tensor:  # (out_features, in_features)
-    """The change of one layer's weight by its adapter, whatever the method, in float64.
+    """Compute the change of one layer's weight by its adapter, for any method, in float64.
 
     Raises:
         StudioError: the adapter also changes the bias, or cannot be merged into a weight.
@@ -188,11 +192,11 @@ def dense_change(name: str, layer: BaseTunerLayer) -> Tensor:  # (out_features, 
     base = layer.get_base_layer()
     weight: Tensor = base.weight  # pyright: ignore
     if weight.is_meta:
-        raise StudioError(f"{name}: its change follows from the base's weights. Load the base.")
+        raise StudioError(f"{name}: its change depends on the base's weights. Load the base.")
     bias = getattr(base, "bias", None)
     kept = weight.detach().clone(), None if bias is None else bias.detach().clone()
     try:
-        # In float64, so that the difference of two weights is not their rounding.
+        # In float64, so that the difference of the weights is not lost to rounding.
         weight.data = weight.data.double()
         layer.merge(adapter_names=[ADAPTER_NAME])
         changed = weight.detach().double().cpu() - kept[0].double().cpu()
@@ -207,5 +211,8 @@ def dense_change(name: str, layer: BaseTunerLayer) -> Tensor:  # (out_features, 
         if kept[1] is not None:
             base.bias.data = kept[1]  # pyright: ignore
     if moved_bias:
-        raise StudioError(f"{name}: its adapter changes the bias too, which a LoRA cannot carry.")
+        raise StudioError(
+            f"{name}: its adapter changes the bias too, which a LoRA cannot. Use the adapter's own "
+            "folder instead."
+        )
     return changed

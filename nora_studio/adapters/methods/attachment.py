@@ -1,4 +1,4 @@
-"""Any method on any model: attach, detach, and what is trained in between."""
+"""Attach any method to any model, detach it, and list its trained weights."""
 
 import warnings
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def check_settings(spec: AdapterSpec) -> None:
     """Refuse settings that the method does not have.
 
     Raises:
-        StudioError: the method is unknown or lacks a setting that was made.
+        StudioError: the method is unknown or lacks one of the settings.
     """
     method = method_named(spec.method)
     foreign = [name for name in spec.settings() if name not in method.settings]
@@ -32,17 +32,17 @@ def check_settings(spec: AdapterSpec) -> None:
 def attach(
     model: nn.Module, targets: Sequence[str], spec: AdapterSpec, adapter_name: str = "default"
 ) -> list[str]:
-    """Put an adapter on a model, in place, and freeze everything else.
+    """Attach an adapter to a model, in place, and freeze everything else.
 
-    The trained weights are float32 (or wider) beside a half-precision base too. A second adapter
-    of the same method may be added under another name; it becomes the active and trained one. On
-    failure the model is left as it was.
+    The trained weights are float32 (or wider), on a half-precision base too. A second adapter of
+    the same method may be added under another name; it becomes the active and trained one. On
+    failure the model is left unchanged.
 
     Args:
         model: Any module; it may be on the meta device, where adapters have shapes only.
-        targets: Names of linear layers, whole or as endings after a dot ("to_out.0").
+        targets: Names of linear layers, in full or as endings after a dot ("to_out.0").
         spec: The adapter.
-        adapter_name: Not yet on the model.
+        adapter_name: A name that no adapter on the model has.
 
     Returns:
         Names of the adapted modules, in the model's order.
@@ -54,7 +54,7 @@ def attach(
     """
     check_settings(spec)
     method = METHODS[spec.method]
-    names = _match(model, targets)
+    names = _find_targets(model, targets)
     shapes = [_shape(model.get_submodule(name), name) for name in names]
     for name, shape in zip(names, shapes, strict=True):
         method.fits(spec, name, shape)
@@ -63,47 +63,47 @@ def attach(
     active = {name: layer.active_adapters for name, layer in tuner_layers(model).items()}
     try:
         with warnings.catch_warnings():
-            # Several adapters on one model are what was asked for.
+            # Several adapters on one model are intended here.
             warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
             inject(config, model, adapter_name)
     except ValueError as error:
-        _withdraw(model, adapter_name, active)
+        _roll_back(model, adapter_name, active)
         if isinstance(error, StudioError):
             raise
-        raise StudioError(f"{spec.method} cannot go on this model: {error}") from error
+        raise StudioError(f"{spec.method} cannot adapt this model: {error}") from error
     model.requires_grad_(False)
     for layer in tuner_layers(model).values():
         if method.frozen:
-            # PEFT's own way to keep a factor frozen whenever the adapter is switched on again.
+            # PEFT's way to keep a factor frozen whenever the adapter is activated again.
             frozen = {**layer.frozen_peft_weight_names, adapter_name: method.frozen}
             layer.frozen_peft_weight_names = frozen
         layer.set_adapter([adapter_name])
-        # PEFT makes dropout in training mode even on a model in evaluation mode.
+        # PEFT creates dropout in training mode even on a model in evaluation mode.
         layer.train(layer.get_base_layer().training)  # pyright: ignore
     widen(model)
     if method.after_attach is not None:
         method.after_attach(model, adapter_name)
     if hasattr(model, "_hf_peft_config_loaded"):
-        # How diffusers and transformers models know that their own adapter methods apply.
+        # Tells diffusers and transformers models that their own adapter methods apply.
         model._hf_peft_config_loaded = True  # pyright: ignore
     return names
 
 
 def detach(model: nn.Module) -> None:
-    """Take every adapter out, in place; the base weights were never touched, so they are the same.
+    """Remove every adapter, in place; the base weights were never changed.
 
     Raises:
-        StudioError: An adapter is merged into the weights, which subtraction cannot undo exactly.
+        StudioError: An adapter is merged into the weights, which cannot be undone exactly.
     """
     layers = tuner_layers(model)
     merged = sorted({name for layer in layers.values() for name in layer.merged_adapters})
     if merged:
         raise StudioError(
-            f"adapter {', '.join(merged)} is merged into the weights and cannot be taken out to "
-            "the bit. Unmerge it first, or load the base model again."
+            f"adapter {', '.join(merged)} is merged into the weights and cannot be removed "
+            "exactly. Unmerge it first, or load the base model again."
         )
     for name, layer in layers.items():
-        _put(model, name, layer.get_base_layer())
+        _set_module(model, name, layer.get_base_layer())
     if hasattr(model, "peft_config"):
         del model.peft_config
     if "_hf_peft_config_loaded" in vars(model):
@@ -113,7 +113,7 @@ def detach(model: nn.Module) -> None:
 def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the trained weights of the adapters by their names in the model.
 
-    What several layers share stands there once, under its first layer's name.
+    A weight that several layers share is listed once, under the first layer's name.
     """
     found: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
@@ -131,14 +131,14 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in adapter_parameters(model).values())
 
 
-def _match(model: nn.Module, targets: Sequence[str]) -> list[str]:
+def _find_targets(model: nn.Module, targets: Sequence[str]) -> list[str]:
     inside = tuple(f"{name}." for name in tuner_layers(model))
     modules = {
         name: module
         for name, module in model.named_modules()
         if name and not (inside and name.startswith(inside))
     }
-    unmatched = [t for t in targets if not any(_names(t, name) for name in modules)]
+    unmatched = [t for t in targets if not any(_matches(t, name) for name in modules)]
     if unmatched or not targets:
         linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
         examples = ", ".join(linear[:: max(1, len(linear) // 4)][:4]) or "none"
@@ -147,10 +147,10 @@ def _match(model: nn.Module, targets: Sequence[str]) -> list[str]:
             f"{', '.join(unmatched) or '(no targets given)'}. Linear layers are, for example: "
             f"{examples}."
         )
-    return [name for name in modules if any(_names(t, name) for t in targets)]
+    return [name for name in modules if any(_matches(t, name) for t in targets)]
 
 
-def _names(target: str, name: str) -> bool:
+def _matches(target: str, name: str) -> bool:
     return name == target or name.endswith(f".{target}")
 
 
@@ -169,39 +169,40 @@ def _check_present(model: nn.Module, kind: PeftType, method: str, adapter_name: 
         if PeftType(config.peft_type) != kind:
             raise StudioError(
                 f"the model already carries a {PeftType(config.peft_type).value.lower()} adapter; "
-                f"{method} cannot go beside it. Detach the model first."
+                f"{method} cannot be added to it. Detach that adapter first."
             )
     for name, layer in layers.items():
         if layer.merged:
             raise StudioError(
                 f"{name} has {', '.join(layer.merged_adapters)} merged into its weight; a new "
-                "adapter would start from the wrong one. Unmerge it first."
+                "adapter would start from the changed weight. Unmerge it first."
             )
         if adapter_name in layer._all_available_adapter_names():
             raise StudioError(
                 f"{name} already carries an adapter named {adapter_name!r}. "
-                "Choose another name, or detach the model first."
+                "Choose another name, or detach that adapter first."
             )
     if layers and not METHODS[method].several:
         raise StudioError(
-            f"a model carries one {method} adapter at most, and this one has one. Detach it first."
+            f"a model can carry only one {method} adapter, and this one already does. Detach it "
+            "first."
         )
 
 
-def _withdraw(model: nn.Module, adapter_name: str, active: dict[str, list[str]]) -> None:
-    """Undo a half-finished attach; `active` tells which layers and adapters were there before."""
+def _roll_back(model: nn.Module, adapter_name: str, active: dict[str, list[str]]) -> None:
+    """Undo a half-finished attach; `active` has the layers and adapters that were there before."""
     for name, layer in tuner_layers(model).items():
         if name in active:
             layer.set_adapter(active[name])
             layer.delete_adapter(adapter_name)
         else:
-            _put(model, name, layer.get_base_layer())
+            _set_module(model, name, layer.get_base_layer())
     configs = getattr(model, "peft_config", {})
     configs.pop(adapter_name, None)
     if not configs and hasattr(model, "peft_config"):
         del model.peft_config
 
 
-def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+def _set_module(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)

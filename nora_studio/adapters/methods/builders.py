@@ -1,6 +1,6 @@
-"""What the records of the table build: configurations, step rules, parameter groups, optimizers.
+"""Functions of the records in the table: configurations, step rules, groups, optimizers.
 
-PEFT takes about ten seconds to import, so each function imports what it builds when it builds it.
+PEFT takes about ten seconds to import, so each function imports what it needs when it is called.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from nora_studio.adapters.methods.steps import StepRules
 
 Build = Callable[[AdapterSpec, list[str], list[Shape]], "PeftConfig"]
-"""As `Method.build`."""
+"""The type of `Method.build`."""
 
 VB_BANK = 256
-"""VB-LoRA: vectors in the bank, PEFT's default; two of them make each piece of a factor."""
+"""VB-LoRA: number of vectors in the bank, PEFT's default; each piece of a factor mixes two."""
 VB_LONGEST = 256
-"""VB-LoRA: the longest vectors, as the paper uses for language models."""
+"""VB-LoRA: largest length of a vector, the paper's for language models."""
 
 
 def alpha_of(spec: AdapterSpec, usual: float) -> int:
     """Return the spec's alpha, or the usual one."""
-    # PEFT reads a scale from any number; its annotations alone say int.
+    # PEFT accepts any number; only its annotations say int.
     return usual if spec.alpha is None else spec.alpha  # pyright: ignore[reportReturnType]
 
 
 def lora(use_rslora: bool = False, use_dora: bool = False) -> Build:
-    """Return the builder of PEFT's LoRA, plain or with one of its switches."""
+    """Return the builder of PEFT's LoRA, plain or as one of its variants."""
 
     def build(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
         from peft import LoraConfig
@@ -53,21 +53,21 @@ def lora(use_rslora: bool = False, use_dora: bool = False) -> Build:
 
 
 def adalora(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
-    """Configure PEFT's AdaLoRA over the steps of the run.
+    """Configure PEFT's AdaLoRA for the steps of the run.
 
     Raises:
-        StudioError: the spec has no steps.
+        StudioError: the spec has no number of steps.
     """
     from peft import AdaLoraConfig
 
     if spec.total_steps is None or spec.total_steps < 1:
         raise StudioError(
-            "adalora allots ranks over the whole run: total_steps must be 1 or more; got "
+            "adalora allocates ranks over the whole run: total_steps must be 1 or more; got "
             f"{spec.total_steps}. Give the number of training steps."
         )
     steps = spec.total_steps
-    # Begins half as large again as it ends, as in the paper's runs; a tenth of the run warms up,
-    # the last three tenths train at the final ranks.
+    # The rank starts at 1.5 times its final value, as in the paper's runs; a tenth of the run warms
+    # up, the last three tenths train at the final ranks.
     start = math.ceil(1.5 * spec.rank)
     return AdaLoraConfig(
         target_r=spec.rank,
@@ -128,10 +128,10 @@ def oft(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfi
 
 
 def oft_fits(spec: AdapterSpec, name: str, shape: Shape) -> None:
-    """Refuse a block that does not divide the inputs of a layer.
+    """Refuse a block size that does not divide the inputs of a layer.
 
     Raises:
-        StudioError: it does not, or it is a single number.
+        StudioError: it does not, or it is 1.
     """
     inputs = shape[1]
     if spec.rank < 2 or inputs % spec.rank:
@@ -155,15 +155,15 @@ def randlora(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> Peft
 
 
 def any_rank(spec: AdapterSpec, name: str, shape: Shape) -> None:
-    """Accept every rank: VeRA's frozen random factors may be wider than a weight."""
+    """Accept every rank: VeRA's frozen random factors may be larger than a weight."""
 
 
 def ours(name: str, **more: Any) -> Build:
-    """Return the builder of one of our tuners by the name of its configuration.
+    """Return the builder of one of this project's tuners.
 
     Args:
-        name: In `adapters.tuners`.
-        more: Settings of that configuration alone.
+        name: Name of the configuration class in `adapters.tuners`.
+        more: Further settings of that configuration.
     """
 
     def build(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
@@ -188,47 +188,48 @@ def nora(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConf
         start=spec.start,
         outer=spec.outer,
         mean_abs_inputs=spec.mean_abs_inputs,
+        find_outer=spec.find_outer,
         target_modules=targets,
     )
 
 
 def adalora_steps(parts: dict[str, nn.Module], seed: int) -> StepRules:
-    """Start AdaLoRA's allocation of ranks; nothing is drawn."""
+    """Return AdaLoRA's step rules, which allocate ranks; they need no seed."""
     from nora_studio.adapters.methods.steps import AdaloraSteps
 
     return AdaloraSteps(parts)
 
 
 def dylora_steps(parts: dict[str, nn.Module], seed: int) -> StepRules:
-    """Start DyLoRA's draws of ranks."""
+    """Return DyLoRA's step rules, which sample ranks."""
     from nora_studio.adapters.methods.steps import DyloraSteps
 
     return DyloraSteps(parts, seed)
 
 
 def lora_plus_groups(*settings: Any) -> list[dict[str, Any]]:
-    """Give LoRA+'s two groups of one part, as `Method.groups` is called."""
+    """Return LoRA+'s two parameter groups of one part; the arguments are `Method.groups`'."""
     from nora_studio.adapters.methods import optimizers
 
     return optimizers.lora_plus_groups(*settings)
 
 
 def vblora_groups(*settings: Any) -> list[dict[str, Any]]:
-    """Give VB-LoRA's two groups of one part, as `Method.groups` is called."""
+    """Return VB-LoRA's two parameter groups of one part; the arguments are `Method.groups`'."""
     from nora_studio.adapters.methods import optimizers
 
     return optimizers.vblora_groups(*settings)
 
 
 def lora_fa_optimizer(*settings: Any) -> Optimizer:
-    """Make LoRA-FA's own optimizer, as `Method.optimizer` is called."""
+    """Return LoRA-FA's own optimizer; the arguments are `Method.optimizer`'s."""
     from nora_studio.adapters.methods import optimizers
 
     return optimizers.lora_fa(*settings)
 
 
 def measure_magnitudes(model: nn.Module, adapter_name: str) -> None:
-    """Measure DoRA's magnitudes again, as `Method.after_attach` is called."""
+    """Recompute DoRA's magnitudes once the adapter is on the model."""
     from nora_studio.adapters.methods import injection
 
     injection.measure_magnitudes(model, adapter_name)

@@ -1,13 +1,13 @@
-"""Weight decay towards the start, for trained weights whose start is part of the base model.
+"""Weight decay towards the start, for trained weights whose neutral value is not zero.
 
 Decay towards zero is right where an update is a product with a factor that starts at zero: it then
 pulls towards the base model. NoRA, PiSSA and OLoRA start from singular vectors or a QR of the
 weight itself, DoRA's magnitudes from the weight's own norms: decaying those towards zero changes
-the layer although nothing was learned. For them the distance from the start is decayed.
+the layer although nothing was learned. For them the distance from the start is decayed instead.
 
-It is done by letting the optimizer see that distance: before each step the start is subtracted from
-the weight, after it added again. So every optimizer decays by its own rule, and a weight that is at
-its start stays there to the bit. All else that the optimizers here do is the same at either origin.
+To do so, the start is subtracted from the weight before each optimizer step and added again after
+it. Every optimizer then decays by its own rule, and a weight at its start stays there to the bit.
+Nothing else that the optimizers here do depends on the origin.
 """
 
 from collections.abc import Iterable
@@ -17,22 +17,22 @@ import torch
 from torch import Tensor, nn
 
 START = "start"
-"""Key of a weight's start in an optimizer's state, which checkpoints carry: a run that goes on
-elsewhere decays towards the same numbers."""
+"""Key of a weight's start in an optimizer's state. Checkpoints carry it, so that a resumed run
+decays towards the same numbers."""
 _POSITIONS = ("z",)
-"""Other points in weight space that an optimizer keeps: schedule-free's base sequence."""
+"""State entries that are points in weight space too: schedule-free's base sequence."""
 
 
 def decay_towards_start(
     optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]
 ) -> None:
-    """Make an optimizer's weight decay pull some weights to where they are now, not to zero.
+    """Make an optimizer's weight decay pull some weights towards their current values, not zero.
 
-    A checkpoint that was written without starts goes on with the decay that it began with.
+    A run resumed from a checkpoint without starts keeps decaying towards zero.
 
     Args:
         optimizer: Before its first step, or before its state is restored.
-        parameters: Freshly initialised, among the optimizer's own. Each takes a copy in memory.
+        parameters: Some of the optimizer's, freshly initialised. A copy of each is kept in memory.
     """
     starts = {parameter: parameter.detach().clone() for parameter in parameters}
     moved: list[tuple[nn.Parameter, Tensor]] = []
@@ -42,7 +42,7 @@ def decay_towards_start(
         moved.clear()
         for parameter, first in starts.items():
             state = optimizer.state.get(parameter, {})
-            # Without a gradient no optimizer touches a weight, and subtracting would round it.
+            # Without a gradient no optimizer changes a weight, and subtracting would round it.
             if parameter.grad is None or (state and START not in state):
                 continue
             start = state.get(START, first).to(parameter.device)
@@ -53,7 +53,7 @@ def decay_towards_start(
     @torch.no_grad()
     def add(*_: Any) -> None:
         for parameter, start in moved:
-            # Only now: optimizers take an empty state for that of a first step.
+            # Only after the step: optimizers take an empty state as a sign of the first one.
             state = optimizer.state[parameter]
             starts[parameter] = state[START] = start
             for point in _points(parameter, state):

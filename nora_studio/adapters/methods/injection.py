@@ -1,9 +1,9 @@
-"""PEFT's tuners on a plain module, in place: put on, read out, filled again.
+"""PEFT's tuners on a plain module, in place: inject them, and read and set their tensors.
 
 VeRA, VB-LoRA and RandLoRA keep state that all their layers share on the tuner object, which
-`inject_adapter_in_model` throws away. Every layer holds a reference to it, so it is never lost: a
-tuner can be built around an adapted module again, and PEFT's own code then reads and writes files
-of these methods as `PeftModel` does.
+`inject_adapter_in_model` discards. Every layer holds a reference to that state, so a tuner can be
+rebuilt around an adapted module, and PEFT's own code then reads and writes files of these methods
+as `PeftModel` does.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 def tuner_layers(model: nn.Module) -> dict[str, BaseTunerLayer]:
-    """The adapted layers of a model by name."""
+    """Return the adapted layers of a model by name."""
     return {
         name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)
     }
@@ -41,25 +41,26 @@ def inject(
     adapter_name: str = "default",
     low_cpu_mem_usage: bool = False,
 ) -> None:
-    """Put a PEFT method on a model, in place; PEFT's `inject_adapter_in_model` for every method.
+    """Inject a PEFT method into a model, in place, as `inject_adapter_in_model` but for any method.
 
     Args:
         config: With its `target_modules`.
         model: Any module, without shared-state adapters if the method is one of those.
-        adapter_name: Not yet on the model.
+        adapter_name: A name that no adapter on the model has.
         low_cpu_mem_usage: Leave trained factors on the meta device, for a file to fill.
 
     Raises:
-        ValueError: PEFT refuses.
+        ValueError: PEFT refuses the configuration or the model.
     """
     tuner = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)]
     tuner(model, config, adapter_name=adapter_name, low_cpu_mem_usage=low_cpu_mem_usage)
 
 
 def tuner_of(model: nn.Module, adapter_name: str = "default") -> BaseTuner:
-    """Build PEFT's tuner around an adapted model again, shared state included.
+    """Rebuild PEFT's tuner around an adapted model, shared state included.
 
-    It is PEFT's own class, made without its `__init__`: nothing is injected or drawn anew.
+    It is an instance of PEFT's class, made without its `__init__`: nothing is injected or
+    initialised again.
     """
     config: Any = model.peft_config[adapter_name]  # pyright: ignore
     tuner_class = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)]
@@ -69,15 +70,15 @@ def tuner_of(model: nn.Module, adapter_name: str = "default") -> BaseTuner:
     tuner.peft_config = model.peft_config  # pyright: ignore
     tuner.active_adapter = adapter_name
     layer = next(iter(tuner_layers(model).values()))
-    for name in _facts(config).shared:
+    for name in _tuner_record(config).shared:
         setattr(tuner, name, getattr(layer, name))
     return tuner
 
 
 def _as_peft_model(model: nn.Module, adapter_name: str) -> nn.Module:
-    """What PEFT's file functions have to be given: the model, or one that holds it as PEFT does."""
+    """Return what PEFT's file functions expect: the model, or a module that wraps it."""
     config: Any = model.peft_config[adapter_name]  # pyright: ignore
-    if not _facts(config).shared:
+    if not _tuner_record(config).shared:
         return model
     whole = nn.Module()
     whole.base_model = tuner_of(model, adapter_name)
@@ -86,25 +87,25 @@ def _as_peft_model(model: nn.Module, adapter_name: str) -> nn.Module:
 
 
 def adapter_tensors(model: nn.Module, adapter_name: str = "default") -> dict[str, Tensor]:
-    """Every tensor of an adapter, frozen and shared ones included, by PEFT's keys less its prefix.
+    """Return all tensors of an adapter, frozen and shared ones too, by PEFT's keys without prefix.
 
     Shared state keeps PEFT's whole key ("base_model.vera_A"): it belongs to no layer.
     """
-    # "auto", PEFT's default, would ask the Hub whether the base has new embeddings.
+    # PEFT's default, "auto", would ask the Hub whether the base has new embeddings.
     whole = _as_peft_model(model, adapter_name)
     found = get_peft_model_state_dict(whole, adapter_name=adapter_name, save_embedding_layers=False)
     config: Any = model.peft_config[adapter_name]  # pyright: ignore
-    shared = _facts(config).shared
+    shared = _tuner_record(config).shared
     return {
         name.removeprefix(PEFT_PREFIX): tensor
         for name, tensor in found.items()
-        # PEFT leaves RandLoRA's frozen pair with every layer: gigabytes of copies on SDXL.
+        # PEFT lists RandLoRA's frozen pair under every layer: gigabytes of copies on SDXL.
         if not (name.startswith(PEFT_PREFIX) and name.rpartition(".")[2] in shared)
     }
 
 
 def peft_key(name: str) -> str:
-    """The key in a PEFT file of a tensor of `adapter_tensors`."""
+    """Return the key in a PEFT file of a tensor of `adapter_tensors`."""
     return name if name.startswith("base_model.") else PEFT_PREFIX + name
 
 
@@ -114,20 +115,20 @@ def set_adapter_tensors(
     adapter_name: str = "default",
     low_cpu_mem_usage: bool = False,
 ) -> None:
-    """Set what `adapter_tensors` gave, bit for bit, the adapter being on the model.
+    """Set the tensors that `adapter_tensors` returned, bit for bit, on an attached adapter.
 
     Args:
         model: Adapted by the same configuration. Where its base is on the meta device, the
-            adapter's tensors stay where they come from.
+            adapter's tensors stay on the device of `tensors`.
         tensors: By the keys of `adapter_tensors`.
-        adapter_name: As attached.
-        low_cpu_mem_usage: As `inject` was told.
+        adapter_name: The name it was attached under.
+        low_cpu_mem_usage: As given to `inject`.
     """
     whole = _as_peft_model(model, adapter_name)
     if whole is not model:
         tensors = {peft_key(name): tensor for name, tensor in tensors.items()}
     if any(layer.get_base_layer().weight.is_meta for layer in tuner_layers(model).values()):
-        # A skeleton of shapes: PEFT would move the tensors to its base's device and lose them.
+        # PEFT would move the tensors to the base's device, meta, and so lose them.
         config: Any = model.peft_config[adapter_name]  # pyright: ignore
         tuner_class = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)]
         renamed = tuner_class._remap_adapter_state_dict_for_load(
@@ -137,16 +138,16 @@ def set_adapter_tensors(
         return
     for _ in range(2):
         set_peft_model_state_dict(whole, tensors, adapter_name, low_cpu_mem_usage=low_cpu_mem_usage)
-        # PEFT rounds float32 factors to a half-precision base's dtype on the way in; they are
-        # widened and set once more, so that a reloaded adapter is the trained one to the bit.
+        # PEFT rounds float32 factors to a half-precision base's dtype. They are widened and set a
+        # second time, so that a reloaded adapter is the trained one to the bit.
         low_cpu_mem_usage = False
         widen(model)
 
 
 def widen(model: nn.Module) -> None:
-    """Make every trained or shared adapter tensor float32 at least, values as they are.
+    """Convert trained and shared adapter tensors in half precision to float32.
 
-    The frozen factors of this project's own methods are in the base's dtype on purpose.
+    The frozen factors of this project's own methods keep the base's dtype on purpose.
     """
     for layer in tuner_layers(model).values():
         names = layer.adapter_layer_names
@@ -165,20 +166,20 @@ def widen(model: nn.Module) -> None:
 
 
 def set_strength(model: nn.Module, strength: float, adapter_name: str = "default") -> None:
-    """Set the factor on every adapted layer's change, relative to how it was trained.
+    """Scale every adapted layer's change, relative to the trained one.
 
     Raises:
         StudioError: The method's change cannot be scaled.
     """
     for layer in tuner_layers(model).values():
         config: Any = model.peft_config[adapter_name]  # pyright: ignore
-        tuner = _facts(config)
+        tuner = _tuner_record(config)
         if tuner.scaling is not None:
             layer.scaling[adapter_name] = tuner.scaling(config, strength)  # pyright: ignore
         elif not tuner.is_sum or not hasattr(layer, "set_scale"):
             raise StudioError(
-                f"strength must be 1 for {tuner.kind.lower()}: its change is no sum that could be "
-                f"scaled; got {strength}. Leave it out."
+                f"strength must be 1 for {tuner.kind.lower()}, whose change is not added to the "
+                f"layer and cannot be scaled; got {strength}. Leave it out."
             )
         else:
             layer.set_scale(adapter_name, strength)  # pyright: ignore
@@ -186,15 +187,15 @@ def set_strength(model: nn.Module, strength: float, adapter_name: str = "default
                 _scale_magnitude(layer, adapter_name, strength)
 
 
-def _facts(config: PeftConfig) -> Tuner:
-    """Return what the table of methods says of a configuration's tuner."""
+def _tuner_record(config: PeftConfig) -> Tuner:
+    """Return the record of a configuration's tuner."""
     return tuner_of_kind(PeftType(config.peft_type).value)
 
 
 def measure_magnitudes(model: nn.Module, adapter_name: str) -> None:
-    """Measure DoRA's magnitudes once more: PEFT rounds them to a half-precision base's dtype.
+    """Compute DoRA's magnitudes again, since PEFT rounds them to a half-precision base's dtype.
 
-    In the precision of the forward pass the new adapter is then exactly the base.
+    In the precision of the forward pass a new adapter then equals the base exactly.
     """
     for layer in tuner_layers(model).values():
         magnitude = layer.lora_magnitude_vector[adapter_name].weight  # pyright: ignore
@@ -203,7 +204,7 @@ def measure_magnitudes(model: nn.Module, adapter_name: str) -> None:
 
 
 def _scale_magnitude(layer: BaseTunerLayer, adapter_name: str, strength: float) -> None:
-    """Move DoRA's magnitudes from the weight's own (strength 0) to the trained ones (1)."""
+    """Interpolate DoRA's magnitudes: the weight's norms at strength 0, the trained ones at 1."""
     magnitude = layer.lora_magnitude_vector[adapter_name].weight  # pyright: ignore
     kept: dict[str, Tensor] = vars(layer).setdefault("trained_magnitudes", {})
     trained = kept.setdefault(adapter_name, magnitude.detach().clone())

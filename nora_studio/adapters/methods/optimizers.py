@@ -1,4 +1,4 @@
-"""One optimizer for an adapter on several parts, as its method wants it."""
+"""One optimizer for an adapter on several parts, with its method's parameter groups."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,12 +12,13 @@ from nora_studio.adapters.methods.decay import decay_towards_start
 from nora_studio.adapters.methods.table import METHODS, check_optimizer
 
 LORA_PLUS_RATIO = 16.0
-"""LoRA+ (arXiv:2402.12354): how many times faster the output side learns; the paper's 2^4."""
+"""LoRA+ (arXiv:2402.12354): rate of the output-side factor over that of the input side; the
+paper's 2^4."""
 VB_BANK_SHARE = 0.1
-"""VB-LoRA: the bank's share of the rate, as in PEFT's guide (logits 1e-2, bank 1e-3)."""
+"""VB-LoRA: rate of the bank over that of the logits, as in PEFT's guide (1e-3 and 1e-2)."""
 
 SMALLEST_IN_8_BITS = 256
-"""Numbers in a tensor from which on its moments are kept in 8 bits: one block of them."""
+"""Smallest number of elements of a tensor whose moments are kept in 8 bits: one block."""
 
 
 def make_optimizer(
@@ -29,49 +30,51 @@ def make_optimizer(
     optimizer: str = "adamw",
     warmup_steps: int = 0,
     first_rate: float = 1e-6,
-    more: Sequence[dict[str, Any]] = (),
+    extra_groups: Sequence[dict[str, Any]] = (),
 ) -> torch.optim.Optimizer:
-    """An optimizer over the trained weights, or the method's own; a group or two for each part.
+    """Return an optimizer over the trained weights, with a group or two for each part.
 
     Args:
         method: A name in `METHODS`.
         parts: Adapted modules by part name.
         rates: Peak learning rate of each part.
-        weight_decay: Decoupled; of what the method names in `decays_to_start`, towards the start.
-        lora_plus_ratio: How many times faster an output side learns, where the method has that.
-        optimizer: As the trainer's option of that name.
+        weight_decay: Decoupled; towards the start for what the method's `decays_to_start` names.
+        lora_plus_ratio: Rate of the output-side factor over that of the input side, for LoRA+.
+        optimizer: As `--optimizer` takes it.
         warmup_steps: For schedule-free, which warms up by itself; for others the schedule does.
-        first_rate: Where prodigy begins to look for the rate; it only ever raises it.
-        more: Groups of what is trained beside the adapter, with name, rate and weight decay.
+        first_rate: The rate from which prodigy starts its search; it never goes below it.
+        extra_groups: Groups of what is trained besides the adapter, with name, rate and weight
+            decay.
 
     Returns:
-        An optimizer whose groups carry their part's "name".
+        The method's own optimizer if it has one, else the given one. Each group has its part's
+        "name".
 
     Raises:
-        StudioError: the method has an optimizer of its own, and another is asked for.
+        StudioError: the method has an optimizer of its own, and `optimizer` is another.
     """
     check_optimizer([method], optimizer)
     own, groups_of = METHODS[method].optimizer, METHODS[method].groups or one_group
     if own is not None:
-        made = own(parts, rates, weight_decay, more)
-        decay_towards_start(made, _starting_apart(method, parts, made))
+        made = own(parts, rates, weight_decay, extra_groups)
+        decay_towards_start(made, _decaying_to_start(method, parts, made))
         return made
     groups: list[dict[str, Any]] = []
     for part, module in parts.items():
         groups += groups_of(part, module, rates[part], weight_decay, lora_plus_ratio)
-    # What is trained beside an adapter may stand in an adapted part too.
-    beside = {id(parameter) for group in more for parameter in group["params"]}
+    # The extra groups' weights may be in an adapted part too.
+    extra = {id(parameter) for group in extra_groups for parameter in group["params"]}
     for group in groups:
-        group["params"] = [p for p in group["params"] if id(p) not in beside]
-    made = _over([*groups, *more], optimizer, weight_decay, warmup_steps, first_rate)
-    decay_towards_start(made, _starting_apart(method, parts, made))
+        group["params"] = [p for p in group["params"] if id(p) not in extra]
+    made = _create([*groups, *extra_groups], optimizer, weight_decay, warmup_steps, first_rate)
+    decay_towards_start(made, _decaying_to_start(method, parts, made))
     return made
 
 
-def _starting_apart(
+def _decaying_to_start(
     method: str, parts: dict[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> list[nn.Parameter]:
-    """The weights of a method that are to stay at their start where there is no gradient."""
+    """Return the weights whose decay is towards the start, where any decay or scaling applies."""
     names = METHODS[method].decays_to_start
     own = {
         parameter
@@ -82,14 +85,14 @@ def _starting_apart(
     return [
         parameter
         for group in optimizer.param_groups
-        # Prodigy's shares scale weights to and fro, which rounds them too.
+        # Prodigy's shares scale weights before and after each step, which rounds them too.
         if group["weight_decay"] > 0 or group.get("share", 1.0) != 1
         for parameter in group["params"]
         if parameter in own
     ]
 
 
-def _over(
+def _create(
     groups: list[dict[str, Any]],
     optimizer: str,
     weight_decay: float,
@@ -99,11 +102,11 @@ def _over(
     if optimizer == "adamw":
         return torch.optim.AdamW(groups, weight_decay=weight_decay)
     if optimizer == "adafactor":
-        # Torch's own scales each step by the weights' size, and an adapter begins at zero.
+        # Torch's Adafactor scales each step by the weights' size, and an adapter starts at zero.
         return Adafactor(
             groups, lr=1e-3, weight_decay=weight_decay, scale_parameter=False, relative_step=False
         )
-    # Optional libraries, imported only where they are asked for.
+    # Optional libraries, imported only where they are needed.
     if optimizer == "schedule-free":
         from schedulefree import AdamWScheduleFree
 
@@ -124,12 +127,12 @@ def _over(
 
     if optimizer == "lion":
         return Lion([{"weight_decay": weight_decay, **group} for group in groups])
-    # Adapters are many small matrices; the library would leave those below 4096 in 32 bits.
+    # Adapters are many small matrices; by default those below 4096 elements stay in 32 bits.
     return AdamW8bit(groups, weight_decay=weight_decay, min_8bit_size=SMALLEST_IN_8_BITS)
 
 
 def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, dict[str, float]]:
-    """What a log line tells of the rates, by group: as scheduled, and what Prodigy makes of it."""
+    """Return the rates for a log line, by group: as scheduled, and Prodigy's effective ones."""
     groups = optimizer.param_groups
     # Schedule-free warms up by itself; "lr" is then its peak.
     rates = {g["name"]: g.get("scheduled_lr", g["lr"]) * g.get("share", 1) for g in groups}
@@ -137,15 +140,15 @@ def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, dict[str, floa
     return {"learning_rate": rates} | ({"effective_learning_rate": found} if found else {})
 
 
-def release(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
-    """Let go of weights that are trained no more: nothing moves them, no moments are kept."""
+def drop_state(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+    """Drop the optimizer's state of weights that are no longer trained."""
     gone = {id(parameter) for parameter in parameters}
     for group in optimizer.param_groups:
         if "share" in group or not any(id(parameter) in gone for parameter in group["params"]):
-            continue  # Prodigy's estimate of the rate still needs what it knows of them.
+            continue  # Prodigy's estimate of the rate still needs their state.
         for parameter in group["params"]:
             optimizer.state.pop(parameter, None)
-        for name in group.get("names", ()):  # LoRA-FA goes by names.
+        for name in group.get("names", ()):  # LoRA-FA's state has names as keys.
             optimizer.state.pop(name[: name.find("lora")] + "lora", None)
         for key in group.keys() & {"names", "scaling_factors"}:
             group[key] = []
@@ -154,7 +157,7 @@ def release(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) ->
 def one_group(
     part: str, module: nn.Module, rate: float, weight_decay: float, ratio: float
 ) -> list[dict[str, Any]]:
-    """Give one group with all that is trained in a part."""
+    """Return one group with all trained weights of a part."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     return [{"name": part, "params": trained, "lr": rate}]
 
@@ -162,7 +165,7 @@ def one_group(
 def vblora_groups(
     part: str, module: nn.Module, rate: float, weight_decay: float, ratio: float
 ) -> list[dict[str, Any]]:
-    """Give VB-LoRA's groups of one part: the bank learns at a share of the part's rate."""
+    """Return VB-LoRA's groups of one part: the bank learns at a share of the part's rate."""
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     bank = [p for name, p in named if "vblora_vector_bank" in name.split(".")]
     rest = [p for name, p in named if "vblora_vector_bank" not in name.split(".")]
@@ -175,7 +178,7 @@ def vblora_groups(
 def lora_plus_groups(
     part: str, module: nn.Module, rate: float, weight_decay: float, ratio: float
 ) -> list[dict[str, Any]]:
-    """Give PEFT's groups of one part: `down` at the part's rate, `up` at `ratio` times it."""
+    """Return LoRA+'s groups of one part: `down` at the part's rate, `up` at `ratio` times it."""
     optimizer = create_loraplus_optimizer(
         module,  # pyright: ignore[reportArgumentType]: any module does
         torch.optim.AdamW,
@@ -200,11 +203,11 @@ def lora_fa(
     parts: dict[str, nn.Module],
     rates: dict[str, float],
     weight_decay: float,
-    more: Sequence[dict[str, Any]],
+    extra_groups: Sequence[dict[str, Any]],
 ) -> torch.optim.Optimizer:
-    """Make PEFT's LoRA-FA optimizer over all parts.
+    """Return PEFT's LoRA-FA optimizer over all parts.
 
-    Its state goes by names, so names carry the part.
+    Its state has names as keys, so the names include the part.
     """
     groups, optimizer = [], None
     for part, module in parts.items():
@@ -214,28 +217,28 @@ def lora_fa(
         whole.active_adapters = ["default"]  # pyright: ignore
         whole.peft_config = {"default": config}  # pyright: ignore
         optimizer = create_lorafa_optimizer(
-            whole,  # pyright: ignore[reportArgumentType]: all that it reads of a PeftModel
+            whole,  # pyright: ignore[reportArgumentType]: it has what is read of a PeftModel
             r=config.r,
             lora_alpha=config.lora_alpha,
             lr=rates[part],
             weight_decay=weight_decay,
         )
         (group,) = optimizer.param_groups
-        # The base's weights and the biases are no business of an optimizer that a checkpoint holds.
+        # A checkpoint holds the optimizer, so the base's weights and biases are left out of it.
         own = [i for i, name in enumerate(group["names"]) if ".lora_" in name]
         for key in ("params", "names", "scaling_factors"):
             group[key] = [group[key][i] for i in own]
         del group["scaling_factor"]
         groups.append({**group, "name": part})
     assert optimizer is not None
-    for group in more:
+    for group in extra_groups:
         names = [f"{group['name']}.{number}" for number in range(len(group["params"]))]
         own = {"names": names, "scaling_factors": [1.0] * len(names)}
         groups.append({**groups[0], **group, **own})
     optimizer.param_groups = groups
 
-    def follow(loaded: torch.optim.Optimizer) -> None:
-        """Torch moves restored state only where it goes by parameter."""
+    def move_to_devices(loaded: torch.optim.Optimizer) -> None:
+        """Move restored state to its parameter's device; Torch does so only for parameter keys."""
         devices = {
             n: p.device
             for g in loaded.param_groups
@@ -247,5 +250,5 @@ def lora_fa(
                 if isinstance(value, torch.Tensor):
                     state[key] = value.to(device)
 
-    optimizer.register_load_state_dict_post_hook(follow)
+    optimizer.register_load_state_dict_post_hook(move_to_devices)
     return optimizer

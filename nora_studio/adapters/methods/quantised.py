@@ -1,4 +1,4 @@
-"""Which methods can stand beside a base in 8 or 4 bits."""
+"""Which methods work on a base quantised to 8 or 4 bits."""
 
 from collections.abc import Collection
 
@@ -6,18 +6,18 @@ from nora_studio.adapters.methods.table import METHODS
 from nora_studio.errors import StudioError
 
 
-def work_on(methods: Collection[str], bits: int) -> bool:
-    """Return whether all of some methods can stand beside a base of so many bits."""
+def support_bits(methods: Collection[str], bits: int) -> bool:
+    """Return whether all of some methods work on a base of so many bits; 16 is unquantised."""
     return bits == 16 or all(bits in METHODS[method].bits for method in methods)
 
 
-def check_on_quantised(methods: Collection[str], bits: int) -> None:
-    """Refuse methods that would misread a quantised base.
+def check_base_bits(methods: Collection[str], bits: int) -> None:
+    """Refuse methods that do not work on a base of so many bits.
 
     Raises:
-        StudioError: one is among them.
+        StudioError: one of them does not.
     """
-    if not work_on(methods, bits):
+    if not support_bits(methods, bits):
         foreign = next(method for method in methods if bits not in METHODS[method].bits)
         others = sorted(name for name, method in METHODS.items() if bits in method.bits)
         raise StudioError(

@@ -1,4 +1,4 @@
-"""The form of a method's record, and of an adapter as a person asks for it."""
+"""The form of a method's record, and the specification of one adapter."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from nora_studio.adapters.methods.steps import StepRules
+    from nora_studio.nora.svd import FindOuter
 
 Shape = tuple[int, int]
 """(out_features, in_features) of a linear layer."""
@@ -22,12 +23,12 @@ Shape = tuple[int, int]
 
 @dataclass(frozen=True)
 class AdapterSpec:
-    """An adapter as a person asks for it, whatever the method."""
+    """The specification of an adapter, for any method."""
 
     method: str
     """A name in `METHODS`."""
     rank: int
-    """Size of the trained factors; the table says what it counts. 1 or more."""
+    """Size of the trained factors, 1 or more; the method's record says what it counts."""
     alpha: float | None = None
     """The update is scaled by alpha / rank (rslora: alpha / sqrt(rank)). None: the method's usual
     scale, 1 for all but rslora (sqrt(rank)) and randlora (20)."""
@@ -36,14 +37,17 @@ class AdapterSpec:
     outer_rank: int | None = None
     """NoRA: rank of the frozen factors; None means 64."""
     start: str = "difference"
-    """NoRA: "difference" begins at exactly zero; "paper" as printed, for ablations."""
+    """NoRA: "difference" starts at exactly zero; "paper" as printed, for ablations."""
     outer: str = "svd"
-    """NoRA: "svd" (exact), "randomized" (fast on large weights) or "activation" (along the inputs
-    in `mean_abs_inputs`)."""
+    """NoRA: "svd" (exact), "randomized" (fast on large weights) or "activation" (weighted by the
+    inputs in `mean_abs_inputs`)."""
     mean_abs_inputs: Mapping[str, Tensor] | None = field(default=None, repr=False, compare=False)
     """NoRA with outer="activation": layer -> mean |x| per input channel."""
+    find_outer: FindOuter | None = field(default=None, repr=False, compare=False)
+    """NoRA: the function that computes the frozen factors, such as an `OuterCache`, which keeps
+    them on disk. None: `nora.svd.outer_factors`."""
     total_steps: int | None = None
-    """AdaLoRA: steps of the whole run, over which it allots ranks; it needs them."""
+    """AdaLoRA: steps of the whole run, over which it allocates ranks; required there."""
 
     def __post_init__(self) -> None:
         if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
@@ -54,7 +58,7 @@ class AdapterSpec:
             raise StudioError(f"dropout must be 0 to below 1; got {self.dropout}.")
 
     def settings(self) -> list[str]:
-        """Names of the settings that were made, beyond method and rank."""
+        """Return the names of the settings, beyond method and rank, that are not the default."""
         return [
             own.name
             for own in fields(self)
@@ -63,10 +67,10 @@ class AdapterSpec:
 
 
 def rank_fits_the_smaller_side(spec: AdapterSpec, name: str, shape: Shape) -> None:
-    """Refuse a rank beyond a layer's own.
+    """Refuse a rank larger than a layer's smaller side.
 
     Raises:
-        StudioError: it is.
+        StudioError: it is larger.
     """
     limit = min(shape)
     if spec.rank > limit:
@@ -77,7 +81,7 @@ def rank_fits_the_smaller_side(spec: AdapterSpec, name: str, shape: Shape) -> No
 
 
 def plain_steps(parts: Mapping[str, nn.Module], seed: int) -> StepRules:
-    """Give the rules of a method that does nothing around a step."""
+    """Return the step rules of a method that does nothing around a step."""
     from nora_studio.adapters.methods.steps import PlainSteps
 
     return PlainSteps()
@@ -85,7 +89,7 @@ def plain_steps(parts: Mapping[str, nn.Module], seed: int) -> StepRules:
 
 @dataclass(frozen=True)
 class TrainingDefaults:
-    """What a method trains with on one family of models where nothing else is asked for."""
+    """A method's default rank and learning rates on an SDXL."""
 
     rank: int
     """As the method counts it."""
@@ -106,22 +110,47 @@ class TrainingDefaults:
 
 
 @dataclass(frozen=True)
+class UniformDefaults:
+    """A method's default rank and learning rates where all parts of a model have the same rate."""
+
+    rank: int
+    """As the method counts it."""
+    rates: tuple[float, ...]
+    """Learning rates worth trying; the first is the default."""
+    alpha: float | None = None
+    """The scale is alpha / rank (rslora: alpha / sqrt(rank)); None: the method's usual one."""
+    outer_rank: int | None = None
+    """For methods that have one; NoRA alone so far."""
+    source: str = "starting point"
+    """Where the numbers come from."""
+
+    @property
+    def rate(self) -> float:
+        """The default learning rate."""
+        return self.rates[0]
+
+    def learning_rate(self, part: str) -> float:
+        """Return the default rate, whatever the part."""
+        return self.rate
+
+
+@dataclass(frozen=True)
 class Tuner:
-    """Facts about a PEFT tuner that its interface does not give."""
+    """What this project must know of a PEFT tuner and its interface does not say."""
 
     kind: str = "LORA"
     """The `PeftType` of its configurations."""
     shared: tuple[str, ...] = ()
-    """Names of what it shares among its layers, on the tuner and on each layer."""
+    """Names of the state that its layers share, on the tuner and on each layer."""
     scaling: Callable[[Any, float], float] | None = None
-    """(its configuration, strength) -> a layer's scaling, where PEFT's own setter gets it wrong."""
+    """(configuration, strength) -> a layer's scaling, where PEFT's own setter is wrong."""
     is_sum: bool = True
     """Whether it adds its change to the layer's output, so that the change can be scaled."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to adapt a model: all that the rest of the project asks about it."""
+    """The record of one way to adapt a model: all that the rest of the project needs to know."""
 
     summary: str
     """One line for menus and help."""
@@ -135,39 +164,49 @@ class Method:
     """(spec, targets, shapes of the targeted layers) -> the method's PEFT configuration, with its
     usual scale where the spec has none."""
     sdxl: TrainingDefaults
-    """For every base but the embedded one."""
+    """For every SDXL but the embedded one."""
     embedded: TrainingDefaults
-    """For the model that comes with the project."""
+    """For the SDXL that comes with the project."""
+    clip: UniformDefaults | None = None
+    """For every CLIP but the embedded one; None: not tried there."""
+    embedded_clip: UniformDefaults | None = None
+    """For the CLIP that comes with the project; None: not tried there."""
+    llama: UniformDefaults | None = None
+    """For every language model but the embedded one. None: `sdxl`'s rank, and the protocol's rate
+    times the ratio of `sdxl`'s rate to LoRA's."""
+    embedded_llama: UniformDefaults | None = None
+    """For the language model that comes with the project. None: as `llama`, with smaller limits."""
     title: str | None = None
-    """How it is written out; None: as `--method` takes it."""
+    """Its name in text; None: the name that `--method` takes."""
     settings: frozenset[str] = frozenset({"alpha", "dropout"})
     """Settings that it has beyond the rank, of an `AdapterSpec` or of its optimizer
-    ("lora_plus_ratio"). With "total_steps" it plans over the run, which cannot be prolonged."""
+    ("lora_plus_ratio"). With "total_steps" it plans over the run, which then cannot be extended."""
     several: bool = True
     """Whether a model may carry more than one adapter of it."""
     bits: frozenset[int] = frozenset()
-    """Quantised bases that it can stand beside. Without, it reads a layer's weight as it lies in
-    memory or replaces it, or PEFT cannot load its files there without a copy in memory."""
+    """Bits of the quantised bases that it works on. Other methods read or replace a layer's weight
+    as it is stored, or PEFT cannot load their files there without a second copy in memory."""
     both_factors: bool = False
     """Whether it trains rank * (inputs + outputs) numbers in every layer."""
     decays_to_start: frozenset[str] = frozenset()
-    """Names of trained weights that do not start at an update of zero: weight decay pulls these
-    towards their start, and all others towards zero."""
+    """Names of trained weights whose neutral value is their start and not zero: weight decay pulls
+    these towards their start, and all others towards zero."""
     no_average: str | None = None
-    """What an average of its weights over the steps would spoil; None: they may be averaged."""
+    """What averaging its weights over the steps would do, to complete "an average of the weights";
+    None: they may be averaged."""
     frozen: tuple[str, ...] = ()
-    """Names of the tuner's factors that stay as they were drawn."""
+    """Names of the tuner's factors that stay as initialised."""
     fits: Callable[[AdapterSpec, str, Shape], None] = rank_fits_the_smaller_side
-    """Raises a StudioError where the rank does not fit a layer of that name and shape."""
+    """(spec, layer's name, layer's shape): raises a StudioError if the rank does not fit."""
     after_attach: Callable[[nn.Module, str], None] | None = None
-    """(model, adapter name): what is left to do once the adapter is on the model."""
+    """(model, adapter name): called once the adapter is on the model."""
     steps: Callable[[dict[str, nn.Module], int], StepRules] = plain_steps
-    """(adapted modules by part, seed of what is drawn) -> what it does around each step."""
+    """(adapted modules by part, seed of its random numbers) -> what it does around each step."""
     groups: Callable[[str, nn.Module, float, float, float], list[dict[str, Any]]] | None = None
     """(part, module, rate, weight decay, lora_plus_ratio) -> an optimizer's parameter groups; the
-    first is called as the part. None: one group with all trained weights."""
+    first is named after the part. None: one group with all trained weights."""
     optimizer: Callable[..., Optimizer] | None = None
-    """(parts, rates, weight decay, more groups) -> an optimizer of its own, which `--optimizer`
+    """(parts, rates, weight decay, extra groups) -> an optimizer of its own, which `--optimizer`
     cannot replace."""
     tuner: Tuner = Tuner()
     """The PEFT tuner that `build` configures."""

@@ -1,4 +1,4 @@
-"""What a method does around each training step, besides the optimizer's own work."""
+"""What a method does around each training step, besides the optimizer's step."""
 
 import copy
 from typing import Any, Protocol
@@ -10,74 +10,82 @@ from torch import Tensor, nn
 from nora_studio.adapters.methods.injection import tuner_of
 from nora_studio.adapters.methods.table import METHODS
 from nora_studio.adapters.peft_names import ADAPTER_NAME
-from nora_studio.adapters.tuners import draw_rank
+from nora_studio.adapters.tuners import sample_rank
 
 
 class StepRules(Protocol):
-    """Called by the training loop; a method without any has `PlainSteps`."""
+    """A method's rules around a step, called by the training loop; `PlainSteps` does nothing."""
 
     def before(self, step: int) -> None:
-        """Before the forward pass of a step, counted from 1."""
+        """Prepare the forward pass of a step, counted from 1."""
         ...
 
     def after(self, step: int) -> None:
-        """After the optimizer's step, the gradients still there."""
+        """Finish a step after the optimizer's, while the gradients are still there."""
         ...
 
     def penalty(self) -> Tensor | None:
-        """What the method adds to the loss (scalar); None: nothing."""
+        """Return what the method adds to the loss (scalar), or None."""
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """All that the next steps depend on."""
+        """Return everything that the next steps depend on, for a checkpoint."""
         ...
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on exactly where `state` was taken."""
+        """Set what `state` returned."""
         ...
 
 
 class PlainSteps:
-    """Nothing beside the optimizer."""
+    """The rules of a method that does nothing around a step."""
 
-    def before(self, step: int) -> None: ...
+    def before(self, step: int) -> None:
+        """Do nothing."""
 
-    def after(self, step: int) -> None: ...
+    def after(self, step: int) -> None:
+        """Do nothing."""
 
     def penalty(self) -> Tensor | None:
+        """Return None: nothing is added to the loss."""
         return None
 
     def state(self) -> dict[str, Tensor]:
+        """Return nothing: there is no state."""
         return {}
 
-    def restore(self, state: dict[str, Tensor]) -> None: ...
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Do nothing."""
 
 
 class DyloraSteps(PlainSteps):
-    """DyLoRA: a rank drawn for each step, the same in every part and on every process."""
+    """DyLoRA's rules: a rank sampled for each step, the same in all parts and on all processes."""
 
     def __init__(self, parts: dict[str, nn.Module], seed: int) -> None:
         self.parts = parts
         self.generator = torch.Generator().manual_seed(seed)
 
     def before(self, step: int) -> None:
-        # One draw from the generator a step: each part takes it from a copy of the same state.
+        """Sample the step's rank."""
+        # The generator advances once a step: every part samples from the same state of it.
         state = self.generator.get_state()
         for module in self.parts.values():
             self.generator.set_state(state)
-            draw_rank(module, self.generator, ADAPTER_NAME)
+            sample_rank(module, self.generator, ADAPTER_NAME)
 
     def state(self) -> dict[str, Tensor]:
+        """Return the generator's state."""
         return {"generator": self.generator.get_state()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
+        """Set the generator's state."""
         self.generator.set_state(state["generator"])
 
 
 class AdaloraSteps(PlainSteps):
-    """AdaLoRA: sensitivities after each step, ranks taken away by them, and the orthogonality loss.
+    """AdaLoRA's rules: ranks are pruned by importance, and factors kept near orthogonal.
 
-    PEFT's own `update_and_allocate` and allocator, one for each part. What is taken away is masked
+    They use PEFT's `update_and_allocate` and allocator, one for each part. Pruned ranks are masked
     with zeros and not cut out, so the saved file has the shapes that were attached.
     """
 
@@ -86,7 +94,7 @@ class AdaloraSteps(PlainSteps):
         self.tuners: dict[str, Any] = {}
         for part, module in parts.items():
             tuner: Any = tuner_of(module, ADAPTER_NAME)
-            # Of its own: the allocation must not get into the config that is saved.
+            # A copy: the allocation must not get into the config that is saved.
             config = copy.copy(tuner.peft_config[ADAPTER_NAME])
             tuner.peft_config = {ADAPTER_NAME: config}
             tuner.trainable_adapter_name = ADAPTER_NAME
@@ -94,33 +102,35 @@ class AdaloraSteps(PlainSteps):
             self.tuners[part] = tuner
 
     def after(self, step: int) -> None:
+        """Update the importance of all ranks, and prune as scheduled."""
         for part, tuner in self.tuners.items():
             if not any(parameter.requires_grad for parameter in self.parts[part].parameters()):
-                continue  # Trained no more: its ranks stay as they are, too.
+                continue  # The part is no longer trained, so its ranks stay as they are.
             for parameter in self.parts[part].parameters():
                 if parameter.grad is not None:
-                    # A float16 step that overflowed was skipped; it says nothing of importance.
+                    # A float16 step that overflowed was skipped; it must not count.
                     torch.nan_to_num_(parameter.grad, 0.0, 0.0, 0.0)
             tuner.update_and_allocate(step)
 
     def penalty(self) -> Tensor | None:
-        """Mean distance of the factors' Gram matrices from the identity, weighted, as PEFT's."""
-        distances, weight, settled = [], 0.0, 0
+        """Return PEFT's loss: the weighted mean distance of the Gram matrices from the identity."""
+        distances, weight, frozen = [], 0.0, 0
         for part, module in self.parts.items():
             weight = self.tuners[part].peft_config[ADAPTER_NAME].orth_reg_weight
             for name, factor in module.named_parameters():
                 pieces = name.split(".")
                 if "lora_A" in pieces or "lora_B" in pieces:
-                    if not factor.requires_grad:  # No gradient to give, but its share in the mean.
-                        settled += 1
+                    if not factor.requires_grad:  # It gets no gradient, but counts in the mean.
+                        frozen += 1
                         continue
                     gram = factor @ factor.T if "lora_A" in pieces else factor.T @ factor
                     eye = torch.eye(len(gram), device=gram.device, dtype=gram.dtype)
                     distances.append(torch.linalg.matrix_norm(gram - eye))
-        kept = len(distances) / (len(distances) + settled)
+        kept = len(distances) / (len(distances) + frozen)
         return weight * torch.stack(distances).mean() * kept
 
     def state(self) -> dict[str, Tensor]:
+        """Return the allocators' scores and the ranks that are left."""
         found: dict[str, Tensor] = {}
         for part, tuner in self.tuners.items():
             allocator = tuner.rankallocator
@@ -133,13 +143,14 @@ class AdaloraSteps(PlainSteps):
         return found
 
     def restore(self, state: dict[str, Tensor]) -> None:
+        """Set the allocators' scores and the ranks that are left."""
         for part, module in self.parts.items():
             tuner, parameters = self.tuners[part], dict(module.named_parameters())
             for kind in _SCORES:
-                scores = under(state, f"{part}.{kind}.")
+                scores = with_prefix(state, f"{part}.{kind}.")
                 moved = {name: value.to(parameters[name].device) for name, value in scores.items()}
                 setattr(tuner.rankallocator, kind, moved)
-            pattern = under(state, f"{part}.{_PATTERN}.")
+            pattern = with_prefix(state, f"{part}.{_PATTERN}.")
             kept = {name: value.tolist() for name, value in pattern.items()}
             tuner.peft_config[ADAPTER_NAME].rank_pattern = kept or None
 
@@ -148,26 +159,26 @@ _SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 _PATTERN = "rank_pattern"
 
 
-def under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with a prefix, by the rest of their names."""
+def with_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, by the rest of their names."""
     return {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
 
 
 def with_penalty(loss: Tensor, rules: StepRules) -> Tensor:
-    """A loss that carries the gradient of the method's penalty, but not its value.
+    """Return the loss with the gradient of the method's penalty added, but not its value.
 
-    The last line of every task's step: what the log shows stays comparable between methods.
+    The last line of every task's step: so logged losses are comparable between methods.
     """
     penalty = rules.penalty()
     return loss if penalty is None else loss + (penalty - penalty.detach())
 
 
 def step_rules(method: str, parts: dict[str, nn.Module], seed: int) -> StepRules:
-    """Give the rules of a method for its adapted parts.
+    """Return the rules of a method for its adapted parts.
 
     Args:
         method: A name in `METHODS`.
         parts: Adapted modules by part name.
-        seed: Of what the rules draw.
+        seed: Seed of the rules' random numbers.
     """
     return METHODS[method].steps(parts, seed)

@@ -1,9 +1,10 @@
-"""Methods of the field that PEFT lacks, or that need the untouched base, as PEFT tuners.
+"""PEFT tuners of methods that PEFT lacks, or implements by changing the base weights.
 
-Importing this package makes them known to PEFT.
+Importing this package registers them with PEFT.
 """
 
-# Before all of ours: when PEFT arrives it brings in both packages of methods, neither half read.
+# Before our own modules: PEFT, once imported, imports both packages of methods, and must not find
+# one half imported.
 import peft  # noqa: F401
 
 from nora_studio.adapters.tuners.config import (
@@ -13,7 +14,7 @@ from nora_studio.adapters.tuners.config import (
     TiedLoraConfig,
 )
 from nora_studio.adapters.tuners.decomposed import DecomposedLinear, DecomposedModel
-from nora_studio.adapters.tuners.dylora import DyloraLinear, DyloraModel, draw_rank, serve_rank
+from nora_studio.adapters.tuners.dylora import DyloraLinear, DyloraModel, sample_rank, serve_rank
 from nora_studio.adapters.tuners.layer import LowRankLinear
 from nora_studio.adapters.tuners.tied import TiedLoraLinear, TiedLoraModel
 from nora_studio.adapters.tuners.xs import LoraXsLinear, LoraXsModel
@@ -29,7 +30,7 @@ __all__ = [
     "LowRankLinear",
     "TiedLoraConfig",
     "TiedLoraLinear",
-    "draw_rank",
+    "sample_rank",
     "serve_rank",
 ]
 

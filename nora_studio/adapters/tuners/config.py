@@ -1,4 +1,4 @@
-"""What the adapters of this room are made of, as PEFT stores it in `adapter_config.json`."""
+"""The configurations of this package's tuners, as PEFT stores them in `adapter_config.json`."""
 
 import math
 from dataclasses import asdict, dataclass, replace
@@ -14,9 +14,9 @@ DECOMPOSITIONS = ("pissa", "olora")
 
 @dataclass
 class TunerConfig(PeftConfig):
-    """Settings that every method of this room has.
+    """Settings that all methods of this package have.
 
-    A config that was saved stands for a file that carries every factor, so it comes back with
+    A saved config belongs to a file that carries every factor, so it is read back with
     `init_weights=False` and loading needs neither a decomposition nor a seed.
     """
 
@@ -31,13 +31,13 @@ class TunerConfig(PeftConfig):
     exclude_modules: list[str] | set[str] | str | None = None
     """Names or one regular expression of layers to leave alone."""
     modules_to_save: list[str] | None = None
-    """Further modules that are trained whole and saved with the adapter."""
+    """Other modules that are trained in full and saved with the adapter."""
     layers_to_transform: list[int] | int | None = None
     """Indices of the blocks to adapt; None means all."""
     layers_pattern: list[str] | str | None = None
     """Name of the list of blocks, where `layers_to_transform` alone is ambiguous."""
     init_weights: bool = True
-    """False leaves frozen factors NaN for a checkpoint to fill, so that a gap cannot go unseen."""
+    """False leaves frozen factors NaN until a checkpoint fills them, so a missing one shows."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,10 +52,10 @@ class TunerConfig(PeftConfig):
             raise StudioError(f"dropout must be 0 to below 1; got {self.dropout}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `save_pretrained` writes: no second start, names in order."""
+        """Return what `save_pretrained` writes: without initialisation, and names in order."""
         values = asdict(replace(self, init_weights=False))
         for name in ("target_modules", "exclude_modules"):
-            # A set is written in an order that differs from process to process.
+            # A set's order differs from process to process.
             if isinstance(values[name], set):
                 values[name] = sorted(values[name])
         return values
@@ -66,7 +66,7 @@ class LoraXsConfig(TunerConfig):
     """Configuration of LoRA-XS, arXiv:2405.17604."""
 
     start_std: float = 1e-5
-    """Standard deviation of the trained matrix at the start; the paper's."""
+    """Standard deviation of the trained matrix's start; the default is the paper's."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,7 +93,7 @@ class TiedLoraConfig(TunerConfig):
 
 @dataclass
 class DecomposedConfig(TunerConfig):
-    """Configuration of a LoRA that starts from parts of the weight itself, relative to that start.
+    """Configuration of a LoRA that starts from a part of the weight, which is subtracted again.
 
     PiSSA (arXiv:2404.02948) or OLoRA (arXiv:2406.01775).
     """

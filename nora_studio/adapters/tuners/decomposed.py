@@ -1,11 +1,11 @@
-"""PiSSA (arXiv:2404.02948) and OLoRA (arXiv:2406.01775), relative to the untouched base.
+"""PiSSA (arXiv:2404.02948) and OLoRA (arXiv:2406.01775), with the base weights unchanged.
 
-Both start a LoRA from a part of the weight itself and take that part out of the base: training
-begins at `(W - scale B0 A0) + scale B0 A0`. PEFT rewrites the base weight for it, which rounds it,
-and makes the file useless on the original base. Here W stays as it is and the start is subtracted
+Both start a LoRA from a part of the weight itself and subtract that part from the base: training
+starts at `(W - scale B0 A0) + scale B0 A0`. PEFT rewrites the base weight for it, which rounds it,
+and the file is then useless on the original base. Here W stays as it is and the start is subtracted
 from the update, `scale (B A - B0 A0)`: the same function of B and A, with the same gradients, exact
 at the start and on reload. It is computed as `(B - B0) A + B0 (A - A0)`, which is the same but
-begins at zero bit for bit and never is the small remainder of two large products.
+starts at zero bit for bit and is never the difference of two large products.
 """
 
 import torch
@@ -20,7 +20,7 @@ from nora_studio.errors import StudioError
 
 
 class DecomposedLinear(LowRankLinear):
-    """A frozen linear layer with updates that start from parts of its weight."""
+    """A frozen linear layer with updates that start from a part of its weight."""
 
     adapter_layer_names = ("decomposed_lora_up", "decomposed_lora_down")
     other_param_names = (
@@ -40,7 +40,7 @@ class DecomposedLinear(LowRankLinear):
         self.decomposed_lora_down_start = BufferDict(persistent=True)
 
     def update_layer(self, adapter_name: str, config: DecomposedConfig, name: str) -> None:
-        """Start an adapter from the weight.
+        """Create an adapter's factors from the weight.
 
         Raises:
             StudioError: The weight is all zeros or not finite.
@@ -67,7 +67,7 @@ class DecomposedLinear(LowRankLinear):
         self.decomposed_lora_down_start[adapter_name] = starts[1]
 
     def factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
-        """`[B - B0, B0]` (out_features, 2 rank) and `[A; A - A0]` (2 rank, in_features)."""
+        """Return `[B - B0, B0]` (out_features, 2 rank), `[A; A - A0]` (2 rank, in_features)."""
         up = self.decomposed_lora_up[adapter_name]
         down = self.decomposed_lora_down[adapter_name]
         start_up: Tensor = self.decomposed_lora_up_start[adapter_name]  # pyright: ignore
@@ -76,7 +76,7 @@ class DecomposedLinear(LowRankLinear):
 
 
 class DecomposedModel(LowRankModel):
-    """Puts PiSSA or OLoRA on a model; used through PEFT."""
+    """The PEFT tuner of PiSSA and OLoRA."""
 
     prefix = "decomposed_lora_"
     tuner_layer_cls = DecomposedLinear
@@ -93,7 +93,7 @@ def _start(
     if not bool(torch.isfinite(wide).all()) or not bool(wide.any()):
         raise StudioError(
             f"{name}: the {weight.shape[0]}x{weight.shape[1]} weight is all zeros or not finite, "
-            "so an adapter that starts from it would never learn. Take it out of the targets."
+            "so an adapter that starts from it would never learn. Remove it from the targets."
         )
     columns, rows = torch.linalg.qr(wide)
     return columns[:, : config.r], rows[: config.r]

@@ -1,9 +1,9 @@
 """DyLoRA (arXiv:2210.07558): one training gives a LoRA that works at every rank up to its own.
 
-Each training step draws a rank b from 1..r, the same for all layers, and trains the first b
-directions alone, scaled by alpha / b. (The paper also tries updating only direction b, "frozen";
-built here is the plain form that updates all of the first b, its better one.) Afterwards the first
-b directions serve by themselves at any b: `serve_rank`.
+Each training step samples a rank b from 1..r, the same for all layers, and trains only the first b
+directions, scaled by alpha / b. (The paper also tries updating only direction b, "frozen"; this is
+the plain form, which updates all of the first b and is better there.) A trained adapter can be used
+at any rank up to r: `serve_rank`.
 """
 
 import math
@@ -22,54 +22,54 @@ class DyloraLinear(LowRankLinear):
 
     adapter_layer_names = ("dylora_up", "dylora_down")
     other_param_names = (
-        "low_rank_dropout", "r", "alpha", "scaling", "drawn_rank", "served_rank"
+        "low_rank_dropout", "r", "alpha", "scaling", "sampled_rank", "served_rank"
     )  # fmt: skip
 
     def __init__(self, base_layer: nn.Module, name: str) -> None:
         super().__init__(base_layer, name)
         self.dylora_up = nn.ParameterDict()  # (out_features, rank)
         self.dylora_down = nn.ParameterDict()  # (rank, in_features)
-        self.drawn_rank: dict[str, int] = {}
-        """In training mode: the rank of this step."""
+        self.sampled_rank: dict[str, int] = {}
+        """The rank used in training mode: that of the step."""
         self.served_rank: dict[str, int] = {}
-        """In evaluation mode."""
+        """The rank used in evaluation mode."""
 
     def update_layer(self, adapter_name: str, config: DyloraConfig, name: str) -> None:
-        """Start an adapter as LoRA does: `down` at random, `up` at zero."""
+        """Create an adapter's factors as LoRA does: `down` at random, `up` at zero."""
         self.dylora_up[adapter_name] = self.zeros(self.out_features, config.r)
         self.dylora_down[adapter_name] = self.zeros(config.r, self.in_features)
-        self.drawn_rank[adapter_name] = self.served_rank[adapter_name] = config.r
+        self.sampled_rank[adapter_name] = self.served_rank[adapter_name] = config.r
         if config.init_weights and not self.dylora_down[adapter_name].is_meta:
             nn.init.kaiming_uniform_(self.dylora_down[adapter_name], a=math.sqrt(5))
 
     def factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
-        """The first b directions: (out_features, b) and (b, in_features)."""
-        rank = (self.drawn_rank if self.training else self.served_rank)[adapter_name]
+        """Return the first b directions: (out_features, b) and (b, in_features)."""
+        rank = (self.sampled_rank if self.training else self.served_rank)[adapter_name]
         up, down = self.dylora_up[adapter_name], self.dylora_down[adapter_name]
         if rank == self.r[adapter_name]:
             return up, down
-        # alpha / b instead of the alpha / r that the layer applies.
+        # Makes the scale alpha / b instead of the alpha / r that the layer applies.
         return up[:, :rank] * (self.r[adapter_name] / rank), down[:rank]
 
 
 class DyloraModel(LowRankModel):
-    """Puts DyLoRA on a model; used through PEFT."""
+    """The PEFT tuner of DyLoRA."""
 
     prefix = "dylora_"
     tuner_layer_cls = DyloraLinear
 
 
-def draw_rank(
+def sample_rank(
     model: nn.Module, generator: torch.Generator, adapter_name: str = "default"
 ) -> int | None:
-    """Draw the rank of the next training step, uniform over 1..r and one for all layers.
+    """Sample the rank of the next training step, uniformly over 1..r and the same for all layers.
 
     Args:
         model: With DyLoRA adapters.
-        generator: On the CPU; save its state with a checkpoint, and resuming is exact.
+        generator: On the CPU. Save its state in checkpoints, so that resuming is exact.
 
     Returns:
-        The rank, or None where no layer carries the adapter.
+        The rank, or None if no layer carries the adapter.
     """
     layers = _layers_of(model, adapter_name)
     if not layers:
@@ -77,21 +77,21 @@ def draw_rank(
     ranks = max(layer.r[adapter_name] for layer in layers)
     rank = int(torch.randint(1, ranks + 1, (), generator=generator))
     for layer in layers:
-        layer.drawn_rank[adapter_name] = min(rank, layer.r[adapter_name])
+        layer.sampled_rank[adapter_name] = min(rank, layer.r[adapter_name])
     return rank
 
 
 def serve_rank(model: nn.Module, rank: int, adapter_name: str = "default") -> None:
-    """Use a trained DyLoRA at a lower rank, or at its own again, in evaluation mode.
+    """Set the rank at which a trained DyLoRA is used in evaluation mode, up to its own.
 
     Raises:
-        StudioError: No layer carries the adapter, or the rank is beyond its own.
+        StudioError: No layer carries the adapter, or the rank is larger than its own.
     """
     layers = _layers_of(model, adapter_name)
     limit = min((layer.r[adapter_name] for layer in layers), default=0)
     if not 1 <= rank <= limit:
         raise StudioError(
-            f"a DyLoRA serves ranks from 1 to its own, {limit}; got {rank}."
+            f"the rank of a DyLoRA must be 1 to its own, {limit}; got {rank}."
             if layers
             else f"the model carries no DyLoRA adapter named {adapter_name!r}."
         )

@@ -1,7 +1,7 @@
-"""What the tuner layers of this room share: a frozen linear layer with updates beside it.
+"""Base class of this package's tuner layers: a frozen linear layer with low-rank updates.
 
-Trained factors are float32 beside a half-precision base (wider where the base is); frozen factors
-that are the bulk of an adapter keep the base's dtype; activations stay in the dtype of the model.
+Trained factors are float32 on a half-precision base, and have the base's dtype where that is wider.
+Frozen factors that are the bulk of an adapter keep the base's dtype; activations keep the model's.
 """
 
 import math
@@ -21,14 +21,14 @@ class LowRankLinear(nn.Module, AdditiveLayer):
     """A frozen `nn.Linear` with any number of adapters whose update is a product `up @ down`."""
 
     def __init__(self, base_layer: nn.Module, name: str) -> None:
-        """Wrap a layer, as yet without any adapter.
+        """Wrap a layer, without an adapter yet.
 
         Args:
             base_layer: The `nn.Linear` to adapt.
-            name: Of the layer in its model, for messages.
+            name: The layer's name in its model, for messages.
 
         Raises:
-            StudioError: The layer is of a kind that cannot be adapted.
+            StudioError: A layer of this kind cannot be adapted.
         """
         super().__init__()
         self.base_layer = _check_base(base_layer, name)
@@ -45,10 +45,10 @@ class LowRankLinear(nn.Module, AdditiveLayer):
 
     @abstractmethod
     def factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
-        """The update as it stands, scale left out: (out_features, k) and (k, in_features)."""
+        """Return the update's factors, without scale: (out_features, k) and (k, in_features)."""
 
-    def add(self, adapter_name: str, config: TunerConfig, name: str) -> None:
-        """Note an adapter's settings; a layer's own `update_layer` makes its factors.
+    def register(self, adapter_name: str, config: TunerConfig, name: str) -> None:
+        """Store an adapter's settings; a subclass's `update_layer` creates its factors.
 
         Raises:
             StudioError: The rank does not fit the layer.
@@ -66,19 +66,19 @@ class LowRankLinear(nn.Module, AdditiveLayer):
         self.scaling[adapter_name] = self.alpha[adapter_name] / config.r
 
     def zeros(self, *shape: int) -> nn.Parameter:
-        """A trained tensor of zeros, float32 or wider, beside the base weight."""
+        """Return a trained tensor of zeros on the base weight's device, float32 or wider."""
         weight = self.get_base_weight()
         dtype = torch.promote_types(weight.dtype, torch.float32)
         return nn.Parameter(torch.zeros(shape, dtype=dtype, device=weight.device))
 
     def unfilled(self, *shape: int, like: Tensor) -> Tensor:
-        """A tensor that a checkpoint has to fill; NaN, so that a gap cannot go unseen."""
+        """Return a tensor of NaN for a checkpoint to fill, so that a missing one shows."""
         return torch.full(shape, math.nan, dtype=like.dtype, device=like.device)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Apply the base layer and the active adapters: (..., in_features) -> (..., out_features).
 
-        Further arguments belong to the base layer.
+        Other arguments are passed to the base layer.
         """
         if self.disable_adapters and self.merged:
             self.unmerge()
@@ -112,6 +112,7 @@ class LowRankLinear(nn.Module, AdditiveLayer):
 
     @property
     def alphas(self) -> dict[str, float]:
+        """Each adapter's alpha."""
         return self.alpha
 
 

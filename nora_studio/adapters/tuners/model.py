@@ -1,4 +1,4 @@
-"""How the tuners of this room take their places in a model."""
+"""Base class of this package's PEFT tuners."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from nora_studio.errors import StudioError
 
 
 class LowRankModel(BaseTuner):
-    """Replaces linear layers by the `tuner_layer_cls` of a subclass.
+    """A PEFT tuner that replaces linear layers by the `tuner_layer_cls` of a subclass.
 
-    Where `target_modules` is None, LoRA's defaults for the model serve.
+    Where `target_modules` is None, LoRA's defaults for the model are used.
     """
 
     tuner_layer_cls: type[LowRankLinear]  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -35,19 +35,19 @@ class LowRankModel(BaseTuner):
             if isinstance(layer, BaseTunerLayer):
                 raise StudioError(
                     f"{current_key} already carries an adapter of another kind "
-                    f"({type(layer).__name__}); take it out before adding this one."
+                    f"({type(layer).__name__}). Remove that one before adding this one."
                 )
             layer = self.tuner_layer_cls(target, current_key)
-        layer.add(adapter_name, peft_config, current_key)
-        self.fill(layer, adapter_name, peft_config, current_key)
+        layer.register(adapter_name, peft_config, current_key)
+        self.create_factors(layer, adapter_name, peft_config, current_key)
         layer.set_adapter(self.active_adapters, inference_mode=peft_config.inference_mode)
         if layer is not target:
-            # Not `_replace_module`: the layer has put every tensor where it belongs, and moving
+            # Not by PEFT's `_replace_module`: every tensor is on its device already, and moving
             # unfilled ones off the meta device would fail.
             setattr(parent, target_name, layer)
 
-    def fill(self, layer: Any, adapter_name: str, config: Any, name: str) -> None:
-        """Make an adapter's factors on one layer; `name` is the layer's in its model."""
+    def create_factors(self, layer: Any, adapter_name: str, config: Any, name: str) -> None:
+        """Create an adapter's factors on one layer; `name` is the layer's name in its model."""
         layer.update_layer(adapter_name, config, name)
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> Any:

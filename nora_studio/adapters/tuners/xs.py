@@ -1,8 +1,8 @@
 """LoRA-XS (arXiv:2405.17604): one small trained matrix between frozen singular vectors.
 
-The update is `scale * U_r R diag(S_r) V_r^T`, with `W = U S V^T` cut to rank r: the singular values
-stand on the input side, as in the paper's A = U S for row vectors. R alone is trained, r x r, from
-N(0, 1e-5 squared), so the update begins next to zero but not at it.
+The update is `scale * U_r R diag(S_r) V_r^T`, with `W = U S V^T` truncated to rank r: the singular
+values are on the input side, as in the paper's A = U S for row vectors. Only R is trained; it is
+r x r and starts from N(0, 1e-5 squared), so the update starts close to zero but not at zero.
 """
 
 import torch
@@ -29,7 +29,7 @@ class LoraXsLinear(LowRankLinear):
         self.lora_xs_down = BufferDict(persistent=True)  # (rank, in_features)
 
     def update_layer(self, adapter_name: str, config: LoraXsConfig, name: str) -> None:
-        """Find an adapter's frozen factors and draw its trained one.
+        """Create an adapter's frozen factors and its random trained one.
 
         Raises:
             StudioError: The weight is all zeros or not finite.
@@ -49,7 +49,7 @@ class LoraXsLinear(LowRankLinear):
         self.lora_xs_down[adapter_name] = down.to(weight.dtype)
 
     def factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
-        """`U R` (out_features, rank) and `diag(S) V^T` (rank, in_features)."""
+        """Return `U R` (out_features, rank) and `diag(S) V^T` (rank, in_features)."""
         inner = self.lora_xs_inner[adapter_name]
         up: Tensor = self.lora_xs_up[adapter_name]  # pyright: ignore
         down: Tensor = self.lora_xs_down[adapter_name]  # pyright: ignore
@@ -57,26 +57,26 @@ class LoraXsLinear(LowRankLinear):
 
 
 class LoraXsModel(LowRankModel):
-    """Puts LoRA-XS on a model; used through PEFT."""
+    """The PEFT tuner of LoRA-XS."""
 
     prefix = "lora_xs_"
     tuner_layer_cls = LoraXsLinear
 
 
 def leading_factors(weight: Tensor, rank: int, name: str) -> tuple[Tensor, Tensor, Tensor]:
-    """The leading singular vectors and values of a layer's weight, float32 or wider.
+    """Return the leading singular vectors and values of a layer's weight, float32 or wider.
 
     Raises:
-        StudioError: The weight is all zeros or not finite; told with the layer's name.
+        StudioError: The weight is all zeros or not finite; the message has the layer's name.
     """
     dtype = torch.promote_types(weight.dtype, torch.float32)
     try:
         up, singular, down = truncated_svd(weight, rank, dtype)
     except StudioError as error:
-        raise StudioError(f"{name}: {error} Or take it out of the targets.") from error
+        raise StudioError(f"{name}: {error} Or remove it from the targets.") from error
     if not bool(singular[0] > 0):
         raise StudioError(
             f"{name}: the {weight.shape[0]}x{weight.shape[1]} weight is all zeros, so an adapter "
-            "that starts from it would never learn. Take it out of the targets."
+            "that starts from it would never learn. Remove it from the targets."
         )
     return up, singular, down

@@ -4,7 +4,7 @@ import gc
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,8 +16,8 @@ from nora_studio.adapters.methods.attachment import attach
 from nora_studio.adapters.methods.optimizers import make_optimizer
 from nora_studio.adapters.methods.spec import AdapterSpec
 from nora_studio.adapters.methods.steps import StepRules, step_rules
-from nora_studio.nora.outer_cache import Factors, outer_factors_from
-from nora_studio.nora.svd import truncated_svd
+from nora_studio.adapters.methods.table import METHODS
+from nora_studio.nora.svd import Factors, truncated_svd
 from nora_studio.sdxl.models import share_weights
 from nora_studio.sdxl.shapes import shapes_of
 from nora_studio.tasks.commonsense.examples import Example, collate
@@ -70,19 +70,16 @@ VARIANTS: dict[str, tuple[Variant, ...]] = {
 """Rows of the paper's Table 1, by shape (`shapes.BUILT_IN`); its LoRA of LLaMA-1 adapts q and v."""
 
 
-class RandomOuterFactors:
-    """Random orthonormal outer pairs: what a step costs does not depend on the values."""
-
-    def outer_factors(
-        self, weight: Tensor, rank: int, outer: str, mean_abs_input: Tensor | None = None
-    ) -> Factors:
-        """Return random orthonormal factors of the shapes that the weight asks for."""
-        rows, columns = weight.shape
-        up, down = (
-            torch.linalg.qr(torch.randn(side, rank, device=weight.device))[0]
-            for side in (rows, columns)
-        )
-        return up, torch.ones(rank, device=weight.device), down.T.contiguous()
+def random_outer_factors(
+    weight: Tensor, rank: int, outer: str, mean_abs_input: Tensor | None = None
+) -> Factors:
+    """Return a random orthonormal outer pair: a step costs the same whatever the values are."""
+    rows, columns = weight.shape
+    up, down = (
+        torch.linalg.qr(torch.randn(side, rank, device=weight.device))[0]
+        for side in (rows, columns)
+    )
+    return up, torch.ones(rank, device=weight.device), down.T.contiguous()
 
 
 def build_base(shape: str, device: torch.device, layers: int | None = None) -> nn.Module:
@@ -176,8 +173,9 @@ class Course:
         if variant.spec is None:
             decoder.enable_input_require_grads()
         else:
-            with outer_factors_from(RandomOuterFactors()):
-                attach(decoder, list(variant.targets), variant.spec)
+            random = "find_outer" in METHODS[method].settings
+            find_outer = random_outer_factors if random else None
+            attach(decoder, list(variant.targets), replace(variant.spec, find_outer=find_outer))
         rules = step_rules(method, parts, 0)
         step = AnswerStep(decoder, rules)
         parameters = trained_parameters(parts) if variant.spec else []

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from nora_studio.adapters.methods.quantised import check_on_quantised
+from nora_studio.adapters.methods.quantised import check_base_bits
 from nora_studio.errors import StudioError
 from nora_studio.options.defaults import check_methods
 from nora_studio.options.groups.adapter import check_adapter_options
@@ -72,7 +72,7 @@ def with_recommended(options: CommonsenseOptions) -> CommonsenseOptions:
     check_option(len(set(methods)) == len(methods), "method", "each once", options.method)
     check_methods(options)
     check_folder_name(options.name, "--name", [f"-{method}" for method in methods])
-    check_on_quantised(methods, options.base_bits)
+    check_base_bits(methods, options.base_bits)
     if not options.decoder.train:
         raise StudioError("--decoder.no-train: there is nothing else to train. Leave it out.")
     check_option(bool(options.targets), "targets", "at least one ending", options.targets)

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from typing_extensions import override
 
-from nora_studio.adapters.base_digests import forbid_disk
+from nora_studio.adapters.base_digests import disable_disk_cache
 from nora_studio.adapters.files.adapter_folders import load_adapter
 from nora_studio.options.groups.checks import filled
 from nora_studio.options.options_file import parse
@@ -87,7 +87,7 @@ class CommonsenseTask(Task):
         say(f"Loading {settings.model} ({dtype}, {accelerator.device})")
         self.decoder = load_decoder(settings.model, dtype, accelerator.device, settings.bits)
         if not self.trainer.tuning.cache:
-            forbid_disk(self.decoder)
+            disable_disk_cache(self.decoder)
         self.validation = validation_batches(self.kept_out, self.tokenizer.pad_token_id)
         counts = f"{len(self.examples):,} questions, {len(self.kept_out)} kept out"
         say(f"{counts}; {self.trainer.learning.steps:,} steps")

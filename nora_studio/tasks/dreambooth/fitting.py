@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from nora_studio.adapters.methods.quantised import work_on
+from nora_studio.adapters.methods.quantised import support_bits
 from nora_studio.errors import StudioError
 from nora_studio.options.config import DreamboothOptions
 from nora_studio.options.groups.checks import filled
@@ -62,7 +62,7 @@ def ladder(options: DreamboothOptions, given: frozenset[str]) -> list[tuple[str,
             if 1 < passes <= batch and batch % passes == 0:
                 add(f"{passes} micro-batches", accumulate=passes)
     for bits in (8, 4) if "base_bits" in free and options.base_bits == 16 else ():
-        if work_on(options.methods, bits):
+        if support_bits(options.methods, bits):
             add(f"{bits}-bit base", base_bits=bits)
     return rungs
 

@@ -3,7 +3,7 @@
 import torch
 from typing_extensions import override
 
-from nora_studio.adapters.methods.optimizers import release
+from nora_studio.adapters.methods.optimizers import drop_state
 from nora_studio.tasks.dreambooth.step import DreamboothStep
 from nora_studio.trainer.averages import copies, set_weights
 from nora_studio.trainer.trainee import StepCallback, Trainee
@@ -43,7 +43,7 @@ def freeze_text_encoders(trainee: Trainee, step: int, until: int) -> None:
     for parameter in adapters:
         parameter.requires_grad_(False)
         parameter.grad = None
-    release(trainee.optimizer, adapters)
+    drop_state(trainee.optimizer, adapters)
     # A twin's may have taken the weights that they share from there.
     module.encoders.to(trainee.accelerator.device)
     with trainee.accelerator.autocast():

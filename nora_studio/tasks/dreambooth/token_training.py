@@ -10,7 +10,7 @@ from diffusers import StableDiffusionXLPipeline
 from torch import Tensor, nn
 
 from nora_studio.adapters.files.embeddings import EMBEDDINGS, read_embeddings
-from nora_studio.adapters.new_tokens import TOKENIZERS, NewTokens, extended, token_words
+from nora_studio.adapters.new_tokens import TOKENIZERS, NewTokens, extended_embedding, token_words
 from nora_studio.errors import StudioError
 from nora_studio.sdxl.models import choose_trigger
 from nora_studio.tasks.dreambooth.settings import TokenSettings
@@ -76,7 +76,7 @@ class TokenRows:
             return cls((), {})
         rows: dict[str, nn.Parameter] = {}
         for part in TOKENIZERS:
-            table = extended(encoders[part])
+            table = extended_embedding(encoders[part])
             assert table is not None
             table.rows = rows[part] = nn.Parameter(table.rows.detach().clone())
         return cls(tokens.words, rows, rate)

@@ -1,16 +1,12 @@
 """Where to start with each few-shot method: rank, scale, and learning rates to choose from.
 
-For real CLIP models: CLIP-LoRA's from its paper (arXiv 2405.18541), NoRA's rates set to move the
-weights as far as that does, the others on CLIP-LoRA's rank and scale. For the embedded model, a
-thousandth of the size and trained for a few hundred steps: three rates around what such small
-adapters train with, the middle one first; `evaluation/table2.py` tries them on validation pictures,
-for every method alike.
+They stand in the methods' records (`adapters.methods.table`); only CLIP-Adapter's are here.
 """
 
 import dataclasses
-import math
-from dataclasses import dataclass
 
+from nora_studio.adapters.methods.spec import UniformDefaults
+from nora_studio.adapters.methods.table import METHODS
 from nora_studio.errors import StudioError
 from nora_studio.options.defaults import check_methods, check_run_name
 from nora_studio.options.groups.adapter import check_adapter_options
@@ -29,67 +25,26 @@ _BATCH = 32
 FINAL_RATE = 1e-6
 
 
-@dataclass(frozen=True)
-class Recommendation:
-    """What a method trains with where nothing else is asked for."""
-
-    rank: int
-    """As the table of methods counts it."""
-    rates: tuple[float, ...]
-    """Learning rates worth trying on validation pictures; the first where none are tried."""
-    alpha: float | None = None
-    """The scale is alpha / rank, and alpha / sqrt(rank) for clip-lora. None: the usual one."""
-    outer_rank: int | None = None
-    """NoRA alone."""
-    source: str = "starting point"
-    """Where the numbers come from."""
-
-    def learning_rate(self, part: str) -> float:
-        """Return the rate, which is the same in both encoders."""
-        return self.rates[0]
-
-
-# CLIP-LoRA multiplies by alpha / sqrt(rank); for kin that divide by the rank this is the same.
-_AS_CLIP_LORA = math.sqrt(2)
-_PUBLISHED = (2e-4,)
-# The authors' runs have 1e-2, 5e-3 and 1e-3, but their code multiplies the update by 1/614 and this
-# one by 1. Adam's steps do not feel a scale, so here the same rates move the weights 614 times as
-# far: theirs are 1.6e-5 and less. Measured by the first step on the shapes of ViT-B/16's q, k, v
-# (768 and 512 wide, entries of variance 1 / width, singular values falling as i^-0.3 to i^-0.7), in
-# shares of the largest singular value: CLIP-LoRA's 2e-4 moves a weight by 0.02% to 0.07%, NoRA's
-# 1e-2 by 5% to 13%, and 5e-5 by 0.02% to 0.06%.
-_NORA = (5e-5, 1e-4, 2e-5)
-
-_CLIP = {
-    "clip-lora": Recommendation(2, _PUBLISHED, 1.0, source="paper"),
-    "lora+": Recommendation(2, _PUBLISHED, _AS_CLIP_LORA),
-    "adalora": Recommendation(2, (1e-3, 2e-4), _AS_CLIP_LORA),
-    "dylora": Recommendation(2, _PUBLISHED, _AS_CLIP_LORA),
-    "lora-fa": Recommendation(2, _PUBLISHED, _AS_CLIP_LORA),
-    "vera": Recommendation(256, (4e-3, 1e-3)),
-    "nora": Recommendation(8, _NORA, outer_rank=64, source="first step as CLIP-LoRA's"),
-    "clip-adapter": Recommendation(4, (1e-3,), source="paper, ratio 4"),
-}
-_EMBEDDED = {
-    "clip-lora": Recommendation(2, (1e-2, 3e-3, 3e-2), 1.0),
-    "lora+": Recommendation(2, (3e-3, 1e-3, 1e-2), _AS_CLIP_LORA),
-    "adalora": Recommendation(2, (2e-2, 6e-3, 6e-2), _AS_CLIP_LORA),
-    "dylora": Recommendation(2, (1e-2, 3e-3, 3e-2), _AS_CLIP_LORA),
-    "lora-fa": Recommendation(2, (1e-2, 3e-3, 3e-2), _AS_CLIP_LORA),
-    "vera": Recommendation(64, (3e-2, 1e-2, 1e-1)),
-    "nora": Recommendation(8, (1e-2, 3e-3, 3e-2), outer_rank=32),
-    "clip-adapter": Recommendation(4, (3e-3, 1e-3, 1e-2)),
+_CLIP_ADAPTER = {
+    "clip": UniformDefaults(4, (1e-3,), source="paper, ratio 4"),
+    "embedded_clip": UniformDefaults(4, (3e-3, 1e-3, 1e-2)),
 }
 
 
-def recommended(method: str, model: str) -> Recommendation:
-    """Return the recommendation for a method that trains.
+def recommended(method: str, model: str) -> UniformDefaults:
+    """Return what a method trains with where nothing else is asked for.
 
     Args:
-        method: A name in the few-shot table.
+        method: A name in the few-shot table, of a method that trains.
         model: As `--model` takes it.
     """
-    return (_EMBEDDED if model == "embedded" else _CLIP)[method]
+    family = "embedded_clip" if model == "embedded" else "clip"
+    if method == "clip-adapter":
+        return _CLIP_ADAPTER[family]
+    # CLIP-LoRA is rsLoRA, under its paper's name.
+    usual = getattr(METHODS["rslora" if method == "clip-lora" else method], family)
+    assert usual is not None, f"the record of {method} has no {family}"
+    return usual
 
 
 def final_rate_of(options: FewshotOptions) -> float:

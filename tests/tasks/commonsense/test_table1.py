@@ -59,7 +59,7 @@ def test_a_step_is_measured_and_the_base_left_as_it_was(base, method):
 
 
 def test_random_outer_pairs_are_orthonormal():
-    up, singular, down = costs.RandomOuterFactors().outer_factors(torch.zeros(12, 20), 5, "svd")
+    up, singular, down = costs.random_outer_factors(torch.zeros(12, 20), 5, "svd")
     assert torch.allclose(up.T @ up, torch.eye(5), atol=1e-5)
     assert torch.allclose(down @ down.T, torch.eye(5), atol=1e-5)
     assert up.shape == (12, 5) and down.shape == (5, 20) and singular.shape == (5,)

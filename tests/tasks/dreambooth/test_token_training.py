@@ -108,7 +108,7 @@ def test_a_checkpoint_without_its_tokens_is_refused(frozen, tiny_base, photo_fol
     options: dict = {"method": "lora", "new_tokens": 2}
     options |= dict.fromkeys(TOKENIZERS, PartOptions(train=False))
     _, _, (trainee,) = built(tiny_base, photo_folder, tmp_path / "runs", **options)
-    with pytest.raises(StudioError, match=r"embeddings\.safetensors; it is not there"):
+    with pytest.raises(StudioError, match=r"embeddings\.safetensors, which does not exist"):
         trainee.load_adapter(folder)
 
 

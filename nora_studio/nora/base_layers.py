@@ -1,4 +1,4 @@
-"""What NoRA may stand beside: linear layers, plain or quantised."""
+"""The layers that NoRA can adapt: linear ones, plain or quantised."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -16,24 +16,24 @@ from nora_studio.nora.additive import BASE_DTYPES, refuse_packed_attention
 def check_base(
     base_layer: nn.Module, name: str, requantize: Callable[[], Any] | None = None
 ) -> tuple[nn.Linear, QuantizationBackend | None]:
-    """Accept a layer as a base: it has `in_features`, `out_features` and a weight to be read.
+    """Check that NoRA can adapt a layer, and find the way to its dense weight.
 
     Args:
         base_layer: A plain `nn.Linear` or a quantised one of bitsandbytes, torchao or HQQ.
-        name: Of the layer in its model, for messages.
-        requantize: For torchao, as PEFT reads it off the model: makes the quantisation's config.
+        name: The layer's name in its model, for messages.
+        requantize: For torchao: returns the quantisation config, as PEFT reads it from the model.
 
     Returns:
-        The layer, and PEFT's way to its dense weight; None where that is just `weight`.
+        The layer, and PEFT's access to its dense weight; None where `weight` is dense itself.
 
     Raises:
-        StudioError: The layer is of a kind that NoRA cannot adapt.
+        StudioError: NoRA cannot adapt a layer of this kind.
     """
     refuse_packed_attention(base_layer, name)
     if isinstance(base_layer, BaseTunerLayer):
         raise StudioError(
             f"{name} already carries an adapter of another kind "
-            f"({type(base_layer).__name__}); take it out before adding NoRA."
+            f"({type(base_layer).__name__}). Remove that one before adding NoRA."
         )
     weight = getattr(base_layer, "weight", None)
     if (
@@ -46,8 +46,8 @@ def check_base(
     backend = resolve_quantization_backend(base_layer, get_apply_tensor_subclass=unknown)
     if backend is not None and not backend.supports_merge:
         raise StudioError(
-            f"{name} is quantised by {backend.backend_name}, whose weight cannot be read back; "
-            "NoRA has to decompose it. Quantise with bitsandbytes or torchao, or narrow the "
+            f"{name} is quantised by {backend.backend_name}, whose weight cannot be dequantised, "
+            "and NoRA has to decompose it. Quantise with bitsandbytes or torchao, or narrow the "
             "targets."
         )
     if backend is None and (
@@ -62,7 +62,7 @@ def check_base(
 
 
 def dense_dtype(base_layer: nn.Module, backend: QuantizationBackend | None) -> torch.dtype:
-    """The dtype of the base's weight once dequantised, without doing so."""
+    """Return the dtype that the base's weight has once dequantised, without dequantising it."""
     weight: Any = base_layer.weight
     if backend is None:
         return weight.dtype
@@ -75,7 +75,7 @@ def dense_dtype(base_layer: nn.Module, backend: QuantizationBackend | None) -> t
 def _no_requantization(name: str) -> Callable[[], Any]:
     def refuse() -> Any:
         raise StudioError(
-            f"{name} was quantised by torchao and the model does not say how, so a merged weight "
+            f"{name} was quantised by torchao, but the model does not say how, so a merged weight "
             "could not be quantised again. Load the base with a TorchAoConfig, or merge into the "
             "unquantised base."
         )

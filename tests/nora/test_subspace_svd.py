@@ -1,14 +1,14 @@
-"""The fast decompositions of large weights equal the full float64 SVD, whichever way they go."""
+"""The fast decompositions of large weights equal the full float64 SVD, by every path."""
 
 import pytest
 import torch
 from support.tolerances import FLOAT64, FLOAT64_SINGULAR
 
-from nora_studio.nora import leading
-from nora_studio.nora.leading import leading_singular_triplets
+from nora_studio.nora import subspace_svd
+from nora_studio.nora.subspace_svd import leading_singular_triplets
 from nora_studio.nora.svd import outer_factors, truncated_svd
 
-SIDE = 2 * leading.SMALL
+SIDE = 2 * subspace_svd.SMALL
 
 
 def weight_with(spectrum: torch.Tensor, rows: int = SIDE, columns: int = SIDE) -> torch.Tensor:
@@ -31,7 +31,7 @@ def distance(one: torch.Tensor, other: torch.Tensor) -> float:
 
 @pytest.fixture
 def taken(monkeypatch) -> list[str]:
-    """Which full solvers were called; the real ones still answer."""
+    """The full solvers that were called; the real ones still run."""
     calls: list[str] = []
     svd, eigh = torch.linalg.svd, torch.linalg.eigh
 
@@ -40,7 +40,7 @@ def taken(monkeypatch) -> list[str]:
         return svd(matrix, full_matrices=full_matrices)
 
     def watched_eigh(matrix):
-        if len(matrix) >= leading.SMALL:
+        if len(matrix) >= subspace_svd.SMALL:
             calls.append("eigh")
         return eigh(matrix)
 
@@ -54,7 +54,7 @@ def taken(monkeypatch) -> list[str]:
     [(16, 0.5, []), (24, 1.0, []), (64, 0.5, ["eigh"]), (300, 0.3, ["eigh"])],
 )
 @pytest.mark.parametrize("shape", [(SIDE, SIDE), (SIDE + 88, SIDE), (SIDE, SIDE + 88)])
-def test_triplets_equal_the_full_svd_by_the_fast_ways(taken, rank, exponent, way, shape):
+def test_triplets_of_the_fast_paths_equal_the_full_svd(taken, rank, exponent, way, shape):
     weight = weight_with(power_law(exponent), *shape)
     taken.clear()
     up, singular, down = leading_singular_triplets(weight, rank)
@@ -65,7 +65,7 @@ def test_triplets_equal_the_full_svd_by_the_fast_ways(taken, rank, exponent, way
     assert distance(down.T, full_down[:rank].T) < 1e-8
 
 
-def test_a_gaussian_weight_is_decomposed_to_float32_and_better():
+def test_a_gaussian_weight_is_decomposed_more_accurately_than_float32():
     weight = torch.randn(SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     up, singular, _ = leading_singular_triplets(weight, 32)
     full_up, full_singular, _ = torch.linalg.svd(weight.double(), full_matrices=False)
@@ -90,7 +90,7 @@ def test_rank_deficient_weights_fall_back_to_the_full_svd(taken, rank, present):
 
 
 @pytest.mark.parametrize("exponent", [2.4, 4.0])
-def test_a_steep_spectrum_falls_back_rather_than_lose_its_last_vectors(taken, exponent):
+def test_a_steep_spectrum_falls_back_to_the_full_svd(taken, exponent):
     weight = weight_with(power_law(exponent))
     taken.clear()
     up, _, _ = leading_singular_triplets(weight, 24)
@@ -110,26 +110,26 @@ def test_near_equal_singular_values_span_the_same_space(rank):
     torch.testing.assert_close(up * singular @ down, best[:, :rank] * values[:rank] @ right[:rank])
 
 
-def test_a_flat_spectrum_is_decomposed_all_the_same():
+def test_a_flat_spectrum_is_decomposed_too():
     weight = weight_with(torch.ones(SIDE, dtype=torch.float64))
     up, singular, down = leading_singular_triplets(weight, 16)
     torch.testing.assert_close(singular, torch.ones(16, dtype=torch.float64))
     torch.testing.assert_close(weight @ down.T, up)
 
 
-def test_factors_agree_among_the_ways_after_canonical_signs(monkeypatch):
+def test_factors_of_all_paths_agree_after_canonical_signs(monkeypatch):
     weight = weight_with(power_law(0.4)).float()
     results = []
     for narrow, small in ((4, 256), (1000, 256), (4, 10_000)):
-        monkeypatch.setattr(leading, "NARROW", {"cpu": narrow})
-        monkeypatch.setattr(leading, "SMALL", small)
+        monkeypatch.setattr(subspace_svd, "NARROW", {"cpu": narrow})
+        monkeypatch.setattr(subspace_svd, "SMALL", small)
         results.append(outer_factors(weight, 32, "svd"))
     for other in results[1:]:
         for one, two in zip(results[0], other, strict=True):
             torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
 
 
-def test_the_global_generator_is_neither_read_nor_moved():
+def test_the_global_generator_is_neither_read_nor_advanced():
     weight = weight_with(power_law(0.5)).float()
     torch.manual_seed(1)
     before = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""NoRA's training step at a large outer rank: the same as the plain one, with less kept for it."""
+"""The fused update equals the plain one, and keeps less for the backward pass."""
 
 import pytest
 import reference
@@ -7,7 +7,7 @@ from support.tolerances import TOLERANCE
 from torch import nn
 
 from nora_studio.nora import NoraConfig, NoraLinear
-from nora_studio.nora.nested import is_worth_it
+from nora_studio.nora.fused_update import is_cheaper
 
 ROWS, COLUMNS, OUTER, RANK, ALPHA = 72, 80, 64, 2, 3.0
 TOKENS = (3, 40)
@@ -15,7 +15,7 @@ NAMES = ("nora_inner_up", "nora_inner_down")
 
 
 def make_layer(dtype: torch.dtype = torch.float32, start: str = "difference") -> NoraLinear:
-    """A layer whose adapter has moved, on a weight whose products are about one."""
+    """A layer whose adapter has left its start."""
     torch.manual_seed(0)
     base = nn.Linear(COLUMNS, ROWS).requires_grad_(False).to(dtype)
     config = NoraConfig(r=RANK, outer_rank=OUTER, alpha=ALPHA, start=start)
@@ -35,7 +35,7 @@ def inputs(dtype: torch.dtype) -> torch.Tensor:
 
 
 def gradients(layer: NoraLinear, x: torch.Tensor) -> list[torch.Tensor]:
-    """Of an uneven sum of the output: to both inner factors and to the input."""
+    """Gradients of an uneven sum of the output, by both inner factors and the input."""
     output = layer(x)
     weights = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view_as(output)
     (output * weights.to(output.dtype)).sum().backward()
@@ -45,7 +45,7 @@ def gradients(layer: NoraLinear, x: torch.Tensor) -> list[torch.Tensor]:
 
 
 def dense_gradients(layer: NoraLinear, x: torch.Tensor) -> list[torch.Tensor]:
-    """The same by autograd through the written formula, float64."""
+    """The same by autograd through the formula, in float64."""
     up, down = (t.double() for t in layer.outer_pair("default"))
     inner = [getattr(layer, name)["default"].detach().double().requires_grad_() for name in NAMES]
     starts = [getattr(layer, f"{name}_start")["default"].double() for name in NAMES]
@@ -58,17 +58,17 @@ def dense_gradients(layer: NoraLinear, x: torch.Tensor) -> list[torch.Tensor]:
     return [tensor.grad for tensor in (*inner, wide)]
 
 
-def test_the_layers_here_go_the_nested_way():
+def test_the_layers_of_these_tests_use_the_fused_update():
     layer = make_layer()
-    assert layer._is_nested(inputs(torch.float32), torch.zeros(1), "default")
-    assert not is_worth_it(100_000, outer_rank=64, rank=8), "SDXL's sizes stay as they were"
-    assert is_worth_it(4096, outer_rank=800, rank=32)
-    assert not is_worth_it(4, outer_rank=800, rank=32), "a few tokens are not worth it"
+    assert layer._can_fuse(inputs(torch.float32), torch.zeros(1), "default")
+    assert not is_cheaper(100_000, outer_rank=64, rank=8), "SDXL's sizes are not fused"
+    assert is_cheaper(4096, outer_rank=800, rank=32)
+    assert not is_cheaper(4, outer_rank=800, rank=32), "few tokens are not fused"
 
 
 @pytest.mark.parametrize("start", ["difference", "paper"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_output_and_gradients_are_those_of_the_formula(dtype, start):
+def test_output_and_gradients_equal_the_formula(dtype, start):
     layer, x = make_layer(dtype, start), inputs(dtype)
     starts = [getattr(layer, f"{name}_start")["default"] for name in NAMES]
     inner = [getattr(layer, name)["default"].detach() for name in NAMES]
@@ -93,7 +93,7 @@ def test_an_untrained_adapter_is_the_base_to_the_bit(dtype):
     assert torch.equal(layer(x), layer.base_layer(x))
 
 
-def test_a_training_step_keeps_the_nested_activations_alone():
+def test_a_training_step_keeps_only_activations_as_wide_as_the_ranks():
     layer, x = make_layer(), inputs(torch.float32)
     kept: list[tuple[int, ...]] = []
 
@@ -108,14 +108,14 @@ def test_a_training_step_keeps_the_nested_activations_alone():
     assert sorted(activations) == [(tokens, 2 * RANK), (tokens, OUTER)]
 
 
-def test_without_gradients_it_is_computed_as_ever():
+def test_without_gradients_the_plain_update_is_used():
     layer, x = make_layer(), inputs(torch.float32)
     with torch.no_grad():
-        assert not layer._is_nested(x, layer.base_layer(x), "default")
+        assert not layer._can_fuse(x, layer.base_layer(x), "default")
         torch.testing.assert_close(layer(x), layer(x.detach()))
 
 
-def test_under_autocast_of_another_dtype_it_is_left_alone():
+def test_under_autocast_to_another_dtype_the_plain_update_is_used():
     layer, x = make_layer(), inputs(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not layer._is_nested(x, layer.base_layer(x), "default")
+        assert not layer._can_fuse(x, layer.base_layer(x), "default")

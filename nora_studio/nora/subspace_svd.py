@@ -1,9 +1,9 @@
-"""The leading singular triplets of a large matrix, in float64, without its whole decomposition.
+"""The leading singular triplets of a large matrix, in float64, without its full decomposition.
 
-They come from the eigenvectors of the smaller Gram matrix: by Chebyshev-filtered subspace iteration
-(Zhou, Saad, Tiago & Chelikowsky 2006, algorithm 4.2), which is products with a narrow block that
-every device is fast at, or by a full symmetric solver where the block would be too wide or the
-spectrum too flat. Either answer is checked; one that fails is replaced by the full SVD's.
+They are computed from the eigenvectors of the smaller Gram matrix: by Chebyshev-filtered subspace
+iteration (Zhou, Saad, Tiago & Chelikowsky 2006, algorithm 4.2), whose products with a narrow block
+are fast on every device, or by a full symmetric solver where the block would be too wide or the
+spectrum too flat. The result is checked; if it is not accurate, the full SVD is computed instead.
 """
 
 import math
@@ -12,33 +12,35 @@ import torch
 from torch import Tensor
 
 SMALL = 256
-"""Matrices whose smaller side is below this are decomposed whole: it takes milliseconds."""
+"""Matrices with a smaller side below this get the full SVD: it takes milliseconds."""
 
 NARROW = {"cpu": 16}
-"""How many times the rank must fit into the smaller side for the iteration to win, by device..."""
+"""By device: how many times larger than the rank the smaller side must be for the iteration to be
+faster than a full solver."""
 
 NARROW_ELSEWHERE = 4
-"""...and where products are far faster than solvers."""
+"""The same on other devices, where products are far faster than solvers."""
 
 PRODUCTS = {"cpu": 30}
-"""Products of Gram matrix and block after which the full solver is faster, by device..."""
+"""By device: the number of products of Gram matrix and block after which the full solver is
+faster."""
 
 PRODUCTS_ELSEWHERE = 400
-"""...and where products are far faster than solvers."""
+"""The same on other devices, where products are far faster than solvers."""
 
 RESIDUAL = 1e-11
-"""Of each eigenpair, over its eigenvalue. Gaps between singular values of a trained weight are 1e-4
-and more, so its vectors come out the same on every machine to 1e-6 and better."""
+"""Limit on each eigenpair's residual, relative to its eigenvalue. Singular values of a trained
+weight are 1e-4 or more apart, so its vectors agree between machines to 1e-6 or better."""
 
 FLOOR = 1e-14
-"""Of each eigenpair, over the largest eigenvalue: float64 can do no better."""
+"""Added to that limit, relative to the largest eigenvalue: float64 is no more accurate."""
 
 LOWEST_RATIO = 1e-3
-"""Of the last singular value over the first: below it, squaring in the Gram matrix costs too much
-of the last vectors."""
+"""Limit on the last singular value over the first: below it, the Gram matrix squares away too much
+accuracy of the last vectors."""
 
 GROWTH = 1e7
-"""Largest amplification by one filter: more would drown the small directions in rounding."""
+"""Largest amplification by one filter; more would lose the small directions to rounding."""
 
 
 def leading_singular_triplets(
@@ -48,11 +50,11 @@ def leading_singular_triplets(
     """Find the largest singular values with their vectors, accurate to float64.
 
     Args:
-        weight: Finite; computed with in float64.
+        weight: Finite, of any floating-point dtype; converted to float64.
         rank: Between 1 and min(out_features, in_features).
 
     Returns:
-        `up`, `singular`, `down` in float64, singular values descending, signs as they fall.
+        `up`, `singular`, `down` in float64, singular values descending, signs arbitrary.
     """
     wide = weight.to(torch.float64)
     if min(wide.shape) >= SMALL:
@@ -69,7 +71,7 @@ def _by_gram(
     flat: Tensor,  # (rows, columns), rows <= columns
     rank: int,
 ) -> tuple[Tensor, Tensor, Tensor] | None:  # (rows, rank), (rank,), (columns, rank)
-    """Return left vectors, singular values and right vectors; None: not accurate enough."""
+    """Return left vectors, singular values and right vectors; None if not accurate enough."""
     gram = flat @ flat.T
     left = _by_subspace(gram, rank)
     if left is None:
@@ -88,11 +90,11 @@ def _by_subspace(
     gram: Tensor,  # (rows, rows), symmetric, no negative eigenvalues
     rank: int,
 ) -> Tensor | None:  # (rows, rank)
-    """Return orthonormal eigenvectors of the largest eigenvalues, descending; None: too slow."""
+    """Return orthonormal eigenvectors of the largest eigenvalues, descending; None if too slow."""
     if rank * NARROW.get(gram.device.type, NARROW_ELSEWHERE) > len(gram):
         return None
     allowed = PRODUCTS.get(gram.device.type, PRODUCTS_ELSEWHERE)
-    # An own generator on the CPU: no global random state is read or changed.
+    # With its own generator on the CPU: no global random state is read or changed.
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(len(gram), 2 * rank + 16, generator=generator, dtype=gram.dtype)
     basis = _orthonormal(start.to(gram.device))
@@ -105,16 +107,16 @@ def _by_subspace(
         excess = float((residual / (RESIDUAL * values[:rank] + FLOOR * first)).max())
         if excess <= 1:
             return block[:, :rank]
-        # A flat or a singular spectrum: there is nothing that a filter could lift.
+        # The spectrum is flat or singular: a filter cannot separate it.
         if not 0 < cutoff * (1 + 1e-9) < last:
             return None
-        gain = math.acosh(2 * last / cutoff - 1)  # Of the last pair, in one product; a logarithm.
+        gain = math.acosh(
+            2 * last / cutoff - 1
+        )  # Logarithm of the last pair's gain in one product.
         if cycles > 1 and products + math.log(excess) / gain > allowed:
             return None
-        wanted, safe = (
-            math.log(excess) / gain,
-            math.log(GROWTH) / math.acosh(2 * first / cutoff - 1),
-        )
+        wanted = math.log(excess) / gain
+        safe = math.log(GROWTH) / math.acosh(2 * first / cutoff - 1)
         degree = max(2, min(math.ceil(wanted), int(safe)))
         basis = _orthonormal(_filter(gram, block, image, cutoff, degree))
         products, cycles = products + degree - 1, cycles + 1
@@ -122,24 +124,28 @@ def _by_subspace(
 
 
 def _rayleigh_ritz(gram: Tensor, block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Turn a block to its best eigenvectors: them, their images, and their values on the CPU."""
+    """Return a block's Ritz vectors, their images, and the Ritz values on the CPU, descending."""
     image = gram @ block
-    # Small, and far faster there than on a GPU.
-    values, turn = torch.linalg.eigh((block.T @ image).cpu())
-    turn = turn.flip(1).to(gram.device)
-    return block @ turn, image @ turn, values.flip(0)
+    # The matrix is small, and the solver far faster on the CPU than on a GPU.
+    values, vectors = torch.linalg.eigh((block.T @ image).cpu())
+    vectors = vectors.flip(1).to(gram.device)
+    return block @ vectors, image @ vectors, values.flip(0)
 
 
 def _filter(gram: Tensor, block: Tensor, image: Tensor, cutoff: float, degree: int) -> Tensor:
     """Apply the Chebyshev polynomial that is at most 1 on [0, cutoff] and grows fastest beyond."""
-    before, now = block, image * (2 / cutoff) - block
+    previous, current = block, image * (2 / cutoff) - block
     for _ in range(degree - 1):
-        before, now = now, torch.addmm(before + 2 * now, gram, now, beta=-1, alpha=4 / cutoff)
-    return now
+        following = torch.addmm(previous + 2 * current, gram, current, beta=-1, alpha=4 / cutoff)
+        previous, current = current, following
+    return current
 
 
 def _orthonormal(block: Tensor) -> Tensor | None:
-    """An orthonormal basis by twice Cholesky (Yamamoto et al. 2015); None if that breaks down."""
+    """Return an orthonormal basis by Cholesky QR, done twice; None if it breaks down.
+
+    Source: Yamamoto et al. (2015), CholeskyQR2.
+    """
     for _ in range(2):
         block = block / block.norm(dim=0)
         factor, info = torch.linalg.cholesky_ex(block.T @ block)
