@@ -21,6 +21,8 @@ EXCEPTIONS = {
     "tasks/commonsense/costs.py": "rows of the paper's Table 1 and their arithmetic",
     "tasks/commonsense/recommended.py": "option defaults for language models",
     "tasks/fewshot/methods/__init__.py": "the rows of the paper's Table 2",
+    "scoring/result_records.py": "the rows of the tables in the documents",
+    "evaluation/figures.py": "the rows of the tables in the documents",
     "evaluation/kill_test.py": "the pair that it kills",
 }
 """Files that may name methods in a comparison, a collection or a look-up, and why."""

@@ -7,12 +7,11 @@ and their drawing is tried with two steps for its memory and reckoned from the s
 
 import contextlib
 import json
-import math
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +28,15 @@ from nora_studio.runs.stop import StopRequest
 from nora_studio.sdxl.generate import generate_images
 from nora_studio.sdxl.models import all_on_device
 from nora_studio.tasks.dreambooth.batches import PhotoBatches
+from nora_studio.tasks.dreambooth.preflight_report import Preflight, Rehearsed, format_report
 from nora_studio.tasks.dreambooth.prior import GUIDANCE as CLASS_GUIDANCE
-from nora_studio.tasks.dreambooth.prior import STEPS as CLASS_STEPS
 from nora_studio.tasks.dreambooth.prior import PriorBatches
 from nora_studio.tasks.dreambooth.settings import DreamboothSettings
 from nora_studio.tasks.dreambooth.subject import Subject
 from nora_studio.tasks.dreambooth.verification import redraw
 from nora_studio.trainer.loop import Plan, train
 from nora_studio.trainer.out_of_memory import OutOfMemory
-from nora_studio.trainer.peak_memory import GIB, Peak, limit_memory, peak_memory
+from nora_studio.trainer.peak_memory import GIB, limit_memory, peak_memory
 from nora_studio.trainer.saving import save_checkpoints
 from nora_studio.trainer.trainee import Batch, BatchSource, Trainee
 
@@ -45,57 +44,6 @@ WARM_UP_STEPS = 1
 TIMED_STEPS = 3
 MEMORY_STEPS = 2
 """Of drawing class pictures, for the memory that it takes."""
-
-
-@dataclass(frozen=True)
-class Rehearsed:
-    """The run that is measured, as it was asked for."""
-
-    settings: DreamboothSettings
-    """Before the rehearsal changed its folder."""
-    limit_gib: float | None
-    """What it has to fit in; None: no limit was given."""
-    out: Path | None
-    """JSON file for what was measured; None: it is only told."""
-
-
-@dataclass(frozen=True)
-class Preflight:
-    """What a run needs. Twins are counted together."""
-
-    peak: Peak
-    pixels: tuple[int, int]
-    """Height and width of the measured step's pictures."""
-    seconds_before: float
-    """From the process's start to the first step: loading, encoding, the base's sample."""
-    seconds_per_step: float
-    seconds_per_sample: float
-    seconds_per_checkpoint: float
-    seconds_per_measurement: float
-    seconds_per_proof: float
-    class_pictures: int
-    """Still to be drawn."""
-    disk_needed_gib: float
-    disk_free_gib: float
-    fits: bool | None
-    """In `fit`; None where no limit was given."""
-
-    def minutes(self, settings: DreamboothSettings) -> float:
-        """Return how long the run takes from the command to the last proof."""
-        trainer = settings.trainer
-        steps, keeping, twins = trainer.learning.steps, trainer.keeping, len(trainer.methods)
-        samples = (steps - 1) // keeping.sample_every if keeping.sample_every else 0
-        measurements = math.ceil(steps / keeping.evaluate_every) if keeping.evaluate_every else 0
-        seconds = [
-            self.seconds_before,
-            self.class_pictures * self.seconds_per_sample * CLASS_STEPS / settings.previews.steps,
-            steps * self.seconds_per_step,
-            samples * twins * self.seconds_per_sample,
-            measurements * self.seconds_per_measurement,
-            math.ceil(steps / keeping.checkpoint_every) * self.seconds_per_checkpoint,
-            twins * (self.seconds_per_sample + self.seconds_per_proof),
-        ]
-        return sum(seconds) / 60
 
 
 @contextlib.contextmanager
@@ -220,7 +168,7 @@ def rehearse(
     )
     minutes = found.minutes(asked.settings)
     _write(asked.out, asdict(found) | {"minutes": minutes, "out_of_memory": False})
-    for line in told(found, asked):
+    for line in format_report(found, asked):
         print(line)
     return 0
 
@@ -255,37 +203,6 @@ def _try_class_pictures(subject: Subject, count: int) -> None:
             size=subject.size,
         )
         next(iter(pictures))  # The first comes with its whole batch.
-
-
-def told(found: Preflight, asked: Rehearsed) -> list[str]:
-    """Return what was measured, as a person reads it."""
-    peak, minutes = found.peak, found.minutes(asked.settings)
-    batch = asked.settings.trainer.learning.batch_size
-    ends = time.strftime("%H:%M", time.localtime(time.time() + 60 * minutes))
-    height, width = found.pixels
-    lines = [
-        f"Preflight on {peak.device}, pictures of {width}x{height}, batches of {batch}",
-        f"  memory      {peak.held_gib:.2f} GiB at the peak, {peak.needed_gib:.2f} GiB needed, "
-        f"of {peak.total_gib:.1f} GiB",
-        f"  a step      {found.seconds_per_step:.2f} s",
-        f"  a sample    {found.seconds_per_sample:.2f} s",
-        f"  checkpoint  {found.seconds_per_checkpoint:.2f} s",
-        f"  disk        {found.disk_needed_gib:.2f} GiB needed, {found.disk_free_gib:.1f} GiB free",
-        f"  in all      {minutes:.1f} minutes; begun now, it ends at {ends}",
-    ]
-    if found.class_pictures:
-        lines.append(f"  of these    {found.class_pictures} class pictures are to be drawn first")
-    if peak.spills:
-        lines.append(
-            "warning: next to no memory is left; where a driver spills over into the machine's "
-            "memory, steps become many times slower. `--fit GB` finds settings that save some."
-        )
-    if found.disk_needed_gib > found.disk_free_gib:
-        lines.append("warning: the disk will be full. Lower --keep-checkpoints or make room.")
-    if found.fits is not None:
-        verdict = "fits" if found.fits else "does not fit"
-        lines.append(f"It {verdict} into {asked.limit_gib:g} GiB.")
-    return lines
 
 
 def _write(out: Path | None, facts: dict[str, Any]) -> None:

@@ -29,7 +29,8 @@ from nora_studio.tasks.dreambooth.base import load_base_of
 from nora_studio.tasks.dreambooth.fitting import fitted
 from nora_studio.tasks.dreambooth.freeze_text_encoders import FreezeTextEncoders
 from nora_studio.tasks.dreambooth.photo_set import PhotoSet
-from nora_studio.tasks.dreambooth.preflight import Rehearsed, rehearsal, rehearse
+from nora_studio.tasks.dreambooth.preflight import rehearsal, rehearse
+from nora_studio.tasks.dreambooth.preflight_report import Rehearsed
 from nora_studio.tasks.dreambooth.preview_log import PreviewLog, load_judge
 from nora_studio.tasks.dreambooth.settings import DreamboothSettings, resolve
 from nora_studio.tasks.dreambooth.setup import Prepared, prepare
