@@ -66,7 +66,7 @@ def _print_error(line: str) -> None:
 
 
 def _problem_with_path(error: Exception) -> str | None:
-    """What is wrong with a name that the system refused to look up; None: something else is."""
+    """Say what is wrong with a name that the system refused to look up; None: something else."""
     if isinstance(error, OSError):
         name = repr(error.filename)
         if error.errno == errno.ENAMETOOLONG:

@@ -32,6 +32,7 @@ from nora_studio.scoring import mini_bars as bars
 
 
 def main() -> int:
+    """Train the embedded SDXL and CLIP from the command line; return the exit status."""
     settings = parse_command(Settings, description=__doc__)
     if is_gpu(settings.device) and not torch.cuda.is_available():
         raise StudioError(f"--device: expected a GPU for {settings.device!r}; torch finds none.")
@@ -54,6 +55,7 @@ def main() -> int:
 
 
 def train_encoders(settings: Settings, clock: Progress) -> CaptionIds:
+    """Train tokenizer, VAE, CLIP and the text encoders; return the captions' tokens."""
     device, compiles = settings.device, settings.compile
     warm_vae = start_warm_up(vae.warm_up_vae, settings.vae_batch, device, compiles)
     folder = settings.out / export.PIPELINE / "tokenizer"
@@ -118,6 +120,7 @@ def train_unet(
     clock: Progress,
     texts: CaptionIds | None,  # None: write them first
 ) -> None:
+    """Train the UNet on the encoders that were exported, and export the pipeline."""
     count, seed, device = settings.pictures, settings.seed, settings.device
     export.check_encoders(settings.out)
     warm_unet = start_warm_up(denoiser.warm_up_unet, settings.unet_batch, device, settings.compile)
@@ -165,6 +168,7 @@ def train_unet(
 
 
 def measure_bars(settings: Settings, clock: Progress, pipeline: StableDiffusionXLPipeline) -> None:
+    """Measure what the pipeline can do, by the exported CLIP, and write it beside the model."""
     results = bars.measure(
         pipeline,
         settings.out / export.SCORER,

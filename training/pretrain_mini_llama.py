@@ -41,6 +41,7 @@ from nora_studio.tasks.commonsense.prompts import training_prompt
 
 
 def main() -> int:
+    """Train the embedded language model from the command line; return the exit status."""
     settings = parse_command(LanguageSettings, description=__doc__)
     check(settings)
     clock = Progress(1e6, time.time())
@@ -104,7 +105,7 @@ def main() -> int:
 
 
 def options_of(settings: LanguageSettings) -> str:
-    """The options that make the same model again: those that are not at their defaults."""
+    """Return the options that make the same model again: those not at their defaults."""
     here = LanguageSettings()
     made = dataclasses.replace(settings, out=here.out, report=here.report, resume=here.resume)
     return shlex.join(to_flags(made))

@@ -43,6 +43,7 @@ class Options:
 
 
 def main(options: Options) -> None:
+    """Render every example subject's photos and scenes into the output folder."""
     if options.size < 64:
         raise StudioError(f"--size must be 64 or more; got {options.size}.")
     if not 1 <= options.quality <= 95:
@@ -61,6 +62,7 @@ def main(options: Options) -> None:
 
 
 def draw(subject: Subject, places: tuple[str, ...], seed: int, size: int) -> list[Image.Image]:
+    """Render a subject's views in some places."""
     pictures = render(subject_scenes(subject.name, places, seed), size)
     pixels = (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return [Image.fromarray(picture) for picture in pixels]
@@ -73,6 +75,7 @@ def write_subject(
     scenes: list[Image.Image],
     quality: int,
 ) -> None:
+    """Write a subject's photos, captions and held-out scenes into a folder."""
     (folder / "photos").mkdir()
     (folder / "scenes").mkdir()
     for number, (photo, place) in enumerate(zip(photos, PHOTO_PLACES, strict=True)):
@@ -91,10 +94,12 @@ def write_subject(
 
 
 def prompt(subject: Subject, place: str) -> str:
+    """Return the prompt of a subject in a place."""
     return f"a photo of a [V] {subject.class_word} {PLACE_PHRASES[place][0]}"
 
 
 def contact_sheet(rows: list[list[Image.Image]], gap: int = 2) -> Image.Image:
+    """Lay rows of images of one size on one sheet."""
     step = rows[0][0].width + gap
     sheet = Image.new("RGB", (step * len(rows[0]) - gap, step * len(rows) - gap), "white")
     for row, pictures in enumerate(rows):

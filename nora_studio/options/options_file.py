@@ -71,7 +71,7 @@ def options_given(argv: Sequence[str] | None = None) -> frozenset[str]:
     """Names of the options that the command line or its TOML files set, to whatever value."""
     names: set[str] = set()
     words = list(sys.argv[1:] if argv is None else argv)
-    for word, following in zip(words, [*words[1:], ""]):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         flag, equals, value = word.partition("=")
         if flag == "--config":
             names |= read_toml(Path(value if equals else following)).keys()
@@ -89,7 +89,7 @@ def _spelled_out(kind: type, arguments: list[str]) -> list[str]:
         flag = f"--{name.replace('_', '-')}"
         words |= {flag: [flag, "True"], f"--no-{flag[2:]}": [flag, "False"]}
     spelled: list[str] = []
-    for word, following in zip(arguments, [*arguments[1:], ""]):
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
         said = following in ("True", "False", "None")
         spelled += [word] if said else words.get(word, [word])
     return spelled

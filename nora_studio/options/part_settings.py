@@ -135,7 +135,7 @@ def _with_overrides(options: Any, method: str, part: str, parts: Sequence[str]) 
                 f"--override: expected METHOD.PART.OPTION=VALUE; got {entry!r} "
                 f"(an example: lora.{parts[0]}.rank=16)."
             )
-        for piece, known in zip(pieces, (options.methods, tuple(parts), tuple(hints))):
+        for piece, known in zip(pieces, (options.methods, tuple(parts), tuple(hints)), strict=True):
             if piece not in known and piece.replace("-", "_") not in known:
                 raise StudioError(
                     f"--override {entry!r}: {piece!r} is not one of {', '.join(known)}."

@@ -62,7 +62,7 @@ def _given_folder(argv: Sequence[str]) -> Path | None:
     if flags & {"--name", "--output-dir"}:
         return None
     for (flag, equals, value), following in reversed(
-        list(zip(words, [*argv[1:], ""], strict=True))
+        list(zip(words, [*argv[1:], ""], strict=False))
     ):
         file = Path(value if equals else following).expanduser()
         if flag == "--config" and file.name.lower() == CONFIG and _is_run(file.parent):

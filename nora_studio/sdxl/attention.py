@@ -32,6 +32,7 @@ class KernelAttention(AttnProcessor2_0):
         self.kernel = kernel
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Compute attention by the one kernel."""
         with sdpa_kernel(self.kernel):
             return super().__call__(*args, **kwargs)
 

@@ -56,7 +56,7 @@ def load_base(
 
 @contextlib.contextmanager
 def at_rest(pipe: StableDiffusionXLPipeline) -> Iterator[None]:
-    """A pipeline's modules off the GPU for a block, whoever shares their weights.
+    """Move a pipeline's modules off the GPU for a block, whoever shares their weights.
 
     Quantised ones stay: they are small, and their scales do not move with them.
     """

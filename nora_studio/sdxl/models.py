@@ -92,7 +92,7 @@ def configured_resolution(model: str) -> int:
 
 
 def _configuration(name: str, part: str) -> dict[str, Any]:
-    """A part's config.json, from a directory or the Hub."""
+    """Read a part's config.json, from a directory or the Hub."""
     file = Path(name) / part / "config.json"
     if not Path(name).is_dir():
         file = Path(hf_hub_download(name, f"{part}/config.json"))

@@ -43,11 +43,11 @@ class EarlyStopping:
         better = ends = False
         if processes.is_main():
             before = [trainee.best for trainee in trainees]
-            for trainee, values in zip(trainees, measured or []):
+            for trainee, values in zip(trainees, measured or [], strict=False):
                 trainee.curve.note(step, values)
             better = any(
                 _improved(trainee, step, None if best is None else best.loss)
-                for trainee, best in zip(trainees, before)
+                for trainee, best in zip(trainees, before, strict=True)
             )
             ends = self.ended_at(trainees) is not None
         return Verdict(

@@ -56,7 +56,7 @@ def report(
     """Read the losses back, write a log line for each run and tell the terminal."""
     pace = clock.lap(step)
     words = []
-    for trainee, measured in zip(trainees, extra):
+    for trainee, measured in zip(trainees, extra, strict=True):
         total: Tensor = trainee.accelerator.reduce(trainee.loss_sum, "mean")  # pyright: ignore
         loss = (total / max(1, step - trainee.logged_step)).item()
         first = {} if trainee.logged_step else {"first_step": trainee.first_step}

@@ -22,7 +22,7 @@ def save_checkpoints(trainees: list[Trainee], batches: BatchSource, step: int, k
     sums = [torch.stack(processes.all_gather(trainee.loss_sum.cpu())) for trainee in trainees]
 
     def save() -> None:
-        for trainee, loss_sums in zip(trainees, sums):
+        for trainee, loss_sums in zip(trainees, sums, strict=True):
             _save_checkpoint(trainee, batches, step, generators, loss_sums)
         for trainee in trainees:
             best = trainee.best

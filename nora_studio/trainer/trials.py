@@ -211,7 +211,7 @@ def kill_once(
 def differences(whole: Training, other: Training) -> list[str]:
     """List what is not equal to the bit in two trainings' runs."""
     found = []
-    for run, twin in zip(whole.runs, other.runs):
+    for run, twin in zip(whole.runs, other.runs, strict=True):
         for one in compare_runs(run.folder, twin.folder):
             if one.differing or not one.compared:
                 found.append(f"{twin.folder.name}: {one.what} differs, first {one.where}")

@@ -61,12 +61,12 @@ def test_pieces_gradients_add_up_to_the_whole_batchs(
             trainee.rules.after = lambda step: None  # type: ignore[method-assign]
             train([trainee], OneBatch(batch), single, stop, lambda *_: None, lambda _: {})
         assert asked == [4 // accumulate] * accumulate
-        gradients.append([a - b.detach() for a, b in zip(before, trainee.parameters)])
+        gradients.append([a - b.detach() for a, b in zip(before, trainee.parameters, strict=True)])
         losses.append(trainee.run.read_log()[-1]["loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     scale = max(gradient.abs().max() for gradient in gradients[0])
     assert scale > 1e-4
-    for whole, summed in zip(*gradients):
+    for whole, summed in zip(*gradients, strict=True):
         torch.testing.assert_close(summed, whole, rtol=1e-3, atol=1e-5 * scale.item())
 
 

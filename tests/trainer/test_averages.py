@@ -51,7 +51,7 @@ def test_an_averaged_run_draws_and_saves_the_average_and_trains_on(
             trainee.write_adapter(saved, 4)
         if ema is None:
             continue
-        assert not any(torch.equal(a, b) for a, b in zip(served, weights[ema]))
+        assert not any(torch.equal(a, b) for a, b in zip(served, weights[ema], strict=True))
         set_weights(trainee.parameters, served)
         trainee.average = None
         (again,) = generate_previews(subject, trainee, 5)
@@ -61,7 +61,7 @@ def test_an_averaged_run_draws_and_saves_the_average_and_trains_on(
         held = {tensor.numpy().tobytes() for tensor in state.values()}
         inner = [p for p in trainee.model.unet.parameters() if p.requires_grad]
         assert all(p.detach().numpy().tobytes() in held for p in inner)
-    assert all(torch.equal(a, b) for a, b in zip(weights[None], weights[0.9]))
+    assert all(torch.equal(a, b) for a, b in zip(weights[None], weights[0.9], strict=True))
 
 
 @pytest.mark.slow

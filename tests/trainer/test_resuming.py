@@ -47,7 +47,7 @@ def test_a_moved_run_goes_on_a_damaged_checkpoint_gives_way_and_an_adapter_stays
     if name == "tiny":
         tiny_clip(golden / "bases" / "clip")
     places = [golden / "elsewhere" / f"New-{method}" for method in methods]
-    for method, place in zip(methods, places):
+    for method, place in zip(methods, places, strict=True):
         place.parent.mkdir(exist_ok=True)
         (golden / "runs" / f"{name}-{method}").rename(place)
         keeping_two(place / "config.toml")

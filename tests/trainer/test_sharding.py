@@ -41,7 +41,7 @@ def assert_close(run: Path, reference: Path) -> None:
             torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=5e-4, msg=name)
     rows = [Run.open(folder).read_log() for folder in (run, reference)]
     assert [row["step"] for row in rows[0]] == [0, 2, 4]
-    for row, other in zip(*rows):
+    for row, other in zip(*rows, strict=True):
         for name in {"loss", "fixed_loss", "gradient_norm"} & other.keys():
             assert row[name] == pytest.approx(other[name], rel=1e-4), (name, row["step"])
     assert Run.open(run).read_status()["state"] == "finished"

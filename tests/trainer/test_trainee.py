@@ -33,7 +33,8 @@ def test_the_loss_falls_and_nothing_but_the_adapters_changes(tiny_base, photo_fo
     run_loop(trainees, batches, 60)
     for trainee in trainees:
         assert examine(trainee, exam) < 0.97 * before[trainee.label], trainee.label
-        moved = [not torch.equal(a, b) for a, b in zip(start[trainee.label], trainee.parameters)]
+        pairs = zip(start[trainee.label], trainee.parameters, strict=True)
+        moved = [not torch.equal(a, b) for a, b in pairs]
         assert all(moved), "an adapter tensor was never trained"
         trained = {id(parameter) for parameter in trainee.parameters}
         for name, parameter in trainee.model.named_parameters():

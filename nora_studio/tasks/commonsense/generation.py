@@ -89,7 +89,7 @@ def generate(model: Model, questions: Sequence[Question]) -> list[Answer]:
     texts = model.tokenizer.batch_decode(sequences, skip_special_tokens=True)
     return [
         _answer(question, output, extract_answer(question.name, output))
-        for question, output in zip(questions, map(response_in, texts))
+        for question, output in zip(questions, map(response_in, texts), strict=True)
     ]
 
 
@@ -103,7 +103,7 @@ def choose_likeliest(model: Model, questions: Sequence[Question]) -> list[Answer
         plain = model.tokenizer(prompt).input_ids
         for label in offered(question.row):
             ids = model.tokenizer(f"{prompt}the correct answer is {label}").input_ids
-            same = [one == other for one, other in zip(plain, ids)]
+            same = [one == other for one, other in zip(plain, ids, strict=False)]
             begins.append(same.index(False) if False in same else len(plain))
             rows.append(ids)
     scores = iter(_log_likelihoods(model, rows, begins).tolist())
@@ -121,7 +121,7 @@ def _log_likelihoods(model: Model, rows: list[list[int]], begins: list[int]) -> 
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), model.tokenizer.pad_token_id)
     counts = torch.zeros(len(rows), longest)
-    for number, (row, begin) in enumerate(zip(rows, begins)):
+    for number, (row, begin) in enumerate(zip(rows, begins, strict=True)):
         ids[number, : len(row)] = torch.tensor(row)  # On the right: nothing looks ahead.
         counts[number, begin : len(row)] = 1
     ids, counts = ids.to(model.device), counts.to(model.device)

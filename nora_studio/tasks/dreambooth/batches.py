@@ -93,7 +93,8 @@ class PhotoBatches:
         crops = torch.rand(self.batch_size, generator=self.generators["crops"]).tolist()
         flips = torch.rand(self.batch_size, generator=self.generators["flips"])
         rows = []
-        for photo, crop, flip in zip(photos, crops, (flips < self.augmentation.flip).tolist()):
+        mirrored = (flips < self.augmentation.flip).tolist()
+        for photo, crop, flip in zip(photos, crops, mirrored, strict=True):
             views = self.rows_of[photo][flip]
             rows.append(views[int(crop * len(views))])
         return torch.tensor(rows)

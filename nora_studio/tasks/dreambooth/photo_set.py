@@ -165,7 +165,7 @@ class PhotoSet:
         """
         digests = {}
         masks = find_mask_files(self.files).of if self.settings.masks == "files" else {}
-        for file, words in zip(self.files, self.captions):
+        for file, words in zip(self.files, self.captions, strict=True):
             digest = hashlib.sha256(f"{words}\n".encode())
             try:
                 for part in (file, masks[file]) if file in masks else (file,):

@@ -103,7 +103,7 @@ def _save(
     if not processes.is_main():
         return
     previews, files = subject.settings.previews, preview_files(run, step, len(pictures))
-    for picture, prompt, file in zip(pictures, previews.prompts, files):
+    for picture, prompt, file in zip(pictures, previews.prompts, files, strict=True):
         recipe = Recipe(
             model=subject.settings.base.model,
             prompt=prompt,

@@ -48,7 +48,8 @@ class PriorBatches:
         rows = [len(one["timesteps"]) for one in pair]
         # Over the mean of both halves these give the sum of the two means.
         shares = [sum(rows) / rows[0], self.weight * sum(rows) / rows[1]]
-        importance = [torch.full((count,), share) for count, share in zip(rows, shares)]
+        pairs = zip(rows, shares, strict=True)
+        importance = [torch.full((count,), share) for count, share in pairs]
         return {**batch, "importance": torch.cat(importance)}
 
     def state(self) -> dict[str, torch.Tensor]:

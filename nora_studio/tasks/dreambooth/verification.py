@@ -45,8 +45,8 @@ def _judge(
     # On a CPU the same arithmetic gives the same bytes; GPU kernels may differ by rounding.
     tolerance = 0.0 if device.type == "cpu" else 1.0
     bare = preview_files(run, 0, len(trained))
-    moved = [_distance_to_file(picture, file) for picture, file in zip(trained, bare)]
-    apart = max(_distance(*pair) for pair in zip(trained, reloaded))
+    moved = [_distance_to_file(picture, file) for picture, file in zip(trained, bare, strict=True)]
+    apart = max(_distance(*pair) for pair in zip(trained, reloaded, strict=True))
     if apart > tolerance:
         problem = f"the reloaded adapter draws another picture (off by {apart:.2f} of 255)"
     elif max(moved) < MINIMUM_CHANGE:

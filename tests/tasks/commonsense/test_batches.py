@@ -103,7 +103,7 @@ def test_pieces_add_up_to_the_whole_batchs_mean_over_tokens(language):
     naive = [step(**{**piece, "share": collate_share(piece)}) for piece in pieces]
     assert abs(sum(naive) / 2 - whole) > 1e-3, "the test could not tell"
     found = [p.grad for p in step.parameters() if p.grad is not None]
-    for one, other in zip(found, expected):
+    for one, other in zip(found, expected, strict=True):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-6)
 
 
@@ -141,7 +141,7 @@ def test_a_packed_batch_holds_whole_questions_once_each(language):
     while len(seen) < 12:
         batch = batches.next()
         assert batch["input_ids"].shape == (2, 256)
-        for ids, positions in zip(batch["input_ids"], batch["position_ids"]):
+        for ids, positions in zip(batch["input_ids"], batch["position_ids"], strict=True):
             starts = [*positions.eq(0).nonzero().flatten().tolist(), 256]
             texts = [tuple(ids[a:b].tolist()) for a, b in itertools.pairwise(starts)]
             seen += [text for text in texts if text[0] == tokenizer.bos_token_id]

@@ -53,7 +53,7 @@ def test_a_step_is_measured_and_the_base_left_as_it_was(base, method):
     assert len(found["seconds"]) == 2 and found["seconds_per_step"] > 0
     assert found["tokens_per_second"] > 0 and any("mm" in line for line in found["profile"])
     assert bool(found["parameters"]) == (method is not None)
-    for weight, old in zip(base.parameters(), before):
+    for weight, old in zip(base.parameters(), before, strict=True):
         assert torch.equal(weight, old)
     assert not any("lora" in name or "nora" in name for name, _ in base.named_modules())
 
@@ -91,7 +91,8 @@ def test_costs_are_told_as_ratios_to_lora():
     }
     variants = costs.VARIANTS["llama-1-7b"][:3]
     slower = {**cell, "seconds_per_step": 1.5, "peak_gib": 30.0, "extra_flops": None}
-    page = table("llama-1-7b", [*zip(variants, (cell, slower, {"failed": "out of memory"}))])
+    cells = (cell, slower, {"failed": "out of memory"})
+    page = table("llama-1-7b", [*zip(variants, cells, strict=True)])
     assert "| 1.000 | 1.000 | 10.0% |" in page and "| 0.750 | 0.750 |  |" in page
     assert "out of memory" in page and "time 0.88, memory 0.9." in page
 

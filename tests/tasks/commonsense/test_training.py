@@ -170,7 +170,7 @@ def test_accumulated_pieces_train_the_same(twins, model, data, tmp_path):
     plain = words(model, data, tmp_path, "--method", "lora", "--accumulate", "2")
     assert run_script(*plain)[0] == 0
     rows = [Run(folder / "q-lora").read_log() for folder in (tmp_path, twins)]
-    for one, other in zip(*rows):
+    for one, other in zip(*rows, strict=True):
         for name in ("loss", "held_out_loss"):
             if name in one:
                 assert one[name] == pytest.approx(other[name], rel=1e-4)

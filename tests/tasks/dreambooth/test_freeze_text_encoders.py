@@ -100,7 +100,7 @@ def test_an_averaged_encoder_settles_on_the_average_that_is_served(
     raw = copies(list(trainee.model.encoders.parameters()))
     with trainee.served():
         served = copies(list(trainee.model.encoders.parameters()))
-    assert all(torch.equal(a, b) for a, b in zip(raw, served))
+    assert all(torch.equal(a, b) for a, b in zip(raw, served, strict=True))
     file = tmp_path / "mug-nora" / "checkpoints" / "step-000002" / "text_encoder" / WEIGHTS
     averaged = {tensor.numpy().tobytes() for tensor in load_file(file).values()}
     trained = [p for p in trainee.parameters if not p.requires_grad]

@@ -125,10 +125,10 @@ def test_the_first_step_moves_every_number_of_the_rows_by_their_own_rate(
     assert subject.tokens is not None
     groups = {group["name"]: group for group in trainee.optimizer.param_groups}
     run_loop([trainee], batches, 1)
-    for start, row in zip(subject.tokens.rows.values(), groups["tokens"]["params"]):
+    for start, row in zip(subject.tokens.rows.values(), groups["tokens"]["params"], strict=True):
         moved = (row.detach() - start).abs()
         assert torch.allclose(moved, torch.full_like(moved, 0.007), rtol=1e-2)
-    for table, kept in zip(tables, before):
+    for table, kept in zip(tables, before, strict=True):
         assert torch.equal(table.weight, kept)
         assert table.weight.grad is None
 

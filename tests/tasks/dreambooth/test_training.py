@@ -124,7 +124,7 @@ def test_stopped_twins_that_go_on_end_as_if_never_stopped(tiny_base, photo_folde
         outcome = run_trainer(*arguments, "--resume")
         assert outcome.status == 0, outcome.err
         assert f"Going on after step {stopped['step']} of 10" in outcome.out
-    for whole, halves in zip(folders["whole"], folders["halves"]):
+    for whole, halves in zip(folders["whole"], folders["halves"], strict=True):
         last = "checkpoints/step-000010"
         assert tensors_of(halves.folder / last) == tensors_of(whole.folder / last)
         assert len(tensors_of(halves.folder / last)) == 2  # the adapter's and the training state

@@ -77,7 +77,7 @@ def test_cells_are_shared_out_evenly_and_none_twice(jobs):
     assert loads == sorted(loads, reverse=True)
     # A piece is over its share by less than one cell: that cannot be cut.
     share = sum(cell.shots for cell in every) / jobs
-    assert all(load < share + piece[0].shots for load, piece in zip(loads, work))
+    assert all(load < share + piece[0].shots for load, piece in zip(loads, work, strict=True))
     if jobs == 1:
         assert len(work) == len(groups)
 
