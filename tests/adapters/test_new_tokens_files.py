@@ -79,7 +79,7 @@ def test_an_exported_file_generates_the_same_image_with_its_tokens(
     phrase = "mug.embedding" if to == "kohya" else " ".join(WORDS)
     _, told, _ = command("inspect", out, "--metadata")
     assert f"modelspec.trigger_phrase  {phrase}" in " ".join(told.split("\n")).replace("   ", "  ")
-    assert phrase in told and "2, with vectors of their own" in told
+    assert phrase in told and "2, with trained embeddings" in told
     digest = content_digest(load_sdxl(str(tiny_base)), open_adapter(out))
     beside.write_bytes(beside.read_bytes()[:-4] + b"\0\0\0\0")
     assert content_digest(load_sdxl(str(tiny_base)), open_adapter(out)) != digest

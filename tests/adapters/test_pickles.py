@@ -93,7 +93,9 @@ def test_several_safetensors_files_of_other_names_are_refused(clip, tmp_path):
     folder.mkdir()
     for source, name in ((CONFIG, CONFIG), (WEIGHTS, "a.safetensors"), (WEIGHTS, "b.safetensors")):
         shutil.copy(clip / source, folder / name)
-    with pytest.raises(StudioError, match=r"holds 2 safetensors files .*Name one of the files"):
+    with pytest.raises(
+        StudioError, match=r"it has 2 other safetensors files .*Name one of the files"
+    ):
         load_scorer(str(folder))
     load_scorer(str(folder / "b.safetensors"))
 

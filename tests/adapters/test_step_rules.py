@@ -24,8 +24,8 @@ def test_dylora_draws_one_rank_a_step_for_all_parts_and_goes_on_with_its_draws()
         drawn = []
         for _ in range(number):
             rules.before(1)
-            layers = [m for p in parts.values() for m in p.modules() if hasattr(m, "drawn_rank")]
-            ranks = {layer.drawn_rank["default"] for layer in layers}
+            layers = [m for p in parts.values() for m in p.modules() if hasattr(m, "sampled_rank")]
+            ranks = {layer.sampled_rank["default"] for layer in layers}
             assert len(ranks) == 1
             drawn += ranks
         return drawn

@@ -9,10 +9,10 @@ from torch import nn
 
 from nora_studio.adapters.files.updates import (
     Update,
+    canonicalize,
     dense_change,
     error_of,
     read_updates,
-    settle,
     with_rank,
 )
 from nora_studio.adapters.methods.attachment import adapter_parameters, attach, detach
@@ -56,7 +56,7 @@ def test_cutting_the_rank_is_the_closest_and_its_error_the_true_one():
     told = error_of({"unet": {"a": cut}}, {"unet": {"a": Update(up, down)}})
     assert told.overall == pytest.approx(miss / float(dense.norm()), rel=1e-9)
     assert told.worst == pytest.approx(told.overall)
-    assert torch.allclose(settle(Update(up, down)).dense(), dense)
+    assert torch.allclose(canonicalize(Update(up, down)).dense(), dense)
 
 
 def test_layers_of_other_ranks_get_zeros_that_add_nothing():

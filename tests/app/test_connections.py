@@ -155,7 +155,7 @@ class WatchedLimiter(LoginRateLimiter):
     """Notes the addresses that logins are counted under."""
 
     def __init__(self) -> None:
-        super().__init__(second=0)
+        super().__init__(time_scale=0)
         self.seen: list[str] = []
 
     async def attempt(self, name, address, check):

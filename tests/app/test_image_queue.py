@@ -110,7 +110,7 @@ def test_a_job_without_a_judge_is_generated_and_says_why(image_queue, visitor, a
 def test_the_token_doctor_uses_the_same_process(image_queue, base):
     reading = image_queue.tokenize_prompt(PROMPT, str(base), RARE_TOKEN)
     assert reading["text"] == f"a photo of a {RARE_TOKEN} mug"
-    with pytest.raises(StudioError, match="no directory here"):
+    with pytest.raises(StudioError, match="no such directory exists"):
         image_queue.tokenize_prompt(PROMPT, "nowhere")
 
 

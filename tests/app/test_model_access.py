@@ -18,7 +18,7 @@ from nora_studio.app.pages.watch import _Handlers as Watch
 from nora_studio.app.serve import UiOptions, open_studio
 from nora_studio.app.server.adapter_commands import AdapterCommands
 from nora_studio.app.server.adapter_uploads import add_adapter
-from nora_studio.app.server.image_jobs import new_job, server_request
+from nora_studio.app.server.image_jobs import new_image_job, server_request
 from nora_studio.app.server.image_requests import AdapterChoice
 from nora_studio.app.server.model_access import ModelAccess
 from nora_studio.app.server.scoring import ScoreRequest, submit
@@ -95,7 +95,7 @@ def test_a_file_that_replaces_an_adapter_cannot_change_the_base(shared, ada, for
     _, workspace = ada
     file = add_adapter(workspace, Upload(foreign("embedded"), "mug.safetensors"))
     asked = columns(f"adapters/{file.name}")
-    job = new_job(workspace, asked, is_allowed=shared.is_model_allowed)
+    job = new_image_job(workspace, asked, is_allowed=shared.is_model_allowed)
     order = AdapterCommands(workspace, shared.is_model_allowed).export(
         f"adapters/{file.name}", "kohya"
     )

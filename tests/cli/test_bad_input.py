@@ -104,9 +104,9 @@ def test_a_rank_that_does_not_fit_is_refused(refused):
     refused({"unet.rank": 100}, "rank must be 1-64", method="lora")
 
 
-@pytest.mark.parametrize("limit", [0, 1001])
-def test_a_timestep_beyond_the_schedule_is_refused(refused, limit):
-    refused({"max-timestep": limit}, "--max-timestep", "1 to 1000", f"got {limit}")
+def test_a_timestep_beyond_the_schedule_is_refused(refused):
+    refused({"max-timestep": 0}, "--max-timestep", "above 0", "got 0")
+    refused({"max-timestep": 1001}, "--max-timestep", "1 to 1000", "got 1001")
 
 
 def test_an_unknown_method_is_refused(refused):

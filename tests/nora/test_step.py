@@ -23,7 +23,7 @@ ENCODERS = ("text_encoder", "text_encoder_2")
 
 
 @pytest.fixture
-def subject_and_draws(tiny_base, photo_folder, tmp_path):
+def subject_and_batches(tiny_base, photo_folder, tmp_path):
     return tiny_subject(tiny_options(tiny_base, photo_folder, tmp_path))
 
 
@@ -78,8 +78,8 @@ def test_the_time_ids_equal_the_pipelines(subject_and_batches, photo_folder):
     assert torch.equal(batches.caches[0].time_ids[1], expected)
 
 
-def test_latents_are_the_vaes_as_the_pipeline_scales_them(subject_and_draws, photo_folder):
-    subject, batches = subject_and_draws
+def test_latents_are_the_vaes_as_the_pipeline_scales_them(subject_and_batches, photo_folder):
+    subject, batches = subject_and_batches
     vae = copy.deepcopy(subject.pipe.vae).double()
     for index, photo in enumerate(load_photos(photo_folder, subject.size)):
         with torch.no_grad():

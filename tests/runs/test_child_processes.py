@@ -140,7 +140,7 @@ REMOVALS = {
     "checkpoint": ("runs/stopped-lora/log.jsonl", IN_USE),
     "sample": (
         "runs/stopped-nora/samples/.*png.*",
-        f"/samples/step-000014-01.png {NOT_WRITTEN.format('a picture')}",
+        f"/samples/step-000014-01.png {NOT_WRITTEN.format('an image')}",
     ),
     "end": ("runs/stopped-nora/.*status.*", f"/status.json {NOT_WRITTEN.format('where it is')}"),
 }

@@ -91,7 +91,7 @@ def serving(
 
     Args:
         accounts: Passwords by name; None: no accounts.
-        second: What the login's waiting takes for a second.
+        time_scale: Factor on the login's delays.
         proxies: Addresses that are believed what they say of a visitor's address.
         quota: Bytes that each visitor's folder may take.
         limiter: Of logins; None: one of its own.

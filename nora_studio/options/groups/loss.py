@@ -40,7 +40,7 @@ def check_loss_options(options: LossOptions) -> None:
     Raises:
         StudioError: one is such.
     """
-    check_above_zero(options, ("snr_gamma", "class_pictures"))
+    check_above_zero(options, ("snr_gamma", "class_pictures", "max_timestep"))
     check_not_negative(options, ("noise_offset", "prior_weight"))
     if options.class_prompt is not None and not options.class_prompt.strip():
         raise StudioError("--class-prompt: expected what the class's pictures show; got no word.")
