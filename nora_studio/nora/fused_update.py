@@ -56,7 +56,9 @@ class FusedUpdate(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
         """Return the gradients of `forward`'s arguments; None for the frozen ones."""
         projected, hidden, left, right, up, down = ctx.saved_tensors
         (gradient,) = gradients

@@ -41,7 +41,8 @@ class NoraModel(BaseTuner):
             )
         self._progress = None
 
-    def _create_and_replace(
+    # As PEFT's own tuners do: it is called with this tuner's configuration.
+    def _create_and_replace(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         peft_config: NoraConfig,
         adapter_name: str,

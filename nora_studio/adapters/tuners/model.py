@@ -20,7 +20,8 @@ class LowRankModel(BaseTuner):
     tuner_layer_cls: type[LowRankLinear]  # pyright: ignore[reportIncompatibleVariableOverride]
     target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
-    def _create_and_replace(
+    # As PEFT's own tuners do: it is called with this tuner's configuration.
+    def _create_and_replace(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         peft_config: TunerConfig,
         adapter_name: str,
