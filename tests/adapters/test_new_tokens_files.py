@@ -11,7 +11,8 @@ from support.tiny import SIZE
 from support.tokens import adapter_with, drawn_tokens
 
 from nora_studio.adapters.files.adapter_file import open_adapter
-from nora_studio.adapters.files.embeddings import EMBEDDINGS, write_embeddings
+from nora_studio.adapters.files.embeddings import write_embeddings
+from nora_studio.adapters.files.identify import EMBEDDINGS
 from nora_studio.adapters.new_tokens import TOKENIZERS, NewTokens
 from nora_studio.errors import StudioError
 from nora_studio.sdxl.columns import content_digest

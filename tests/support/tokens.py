@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from nora_studio.adapters.files.adapter_file import open_adapter
-from nora_studio.adapters.files.embeddings import EMBEDDINGS, write_embeddings
+from nora_studio.adapters.files.embeddings import write_embeddings
+from nora_studio.adapters.files.identify import EMBEDDINGS
 from nora_studio.adapters.new_tokens import (
     TOKENIZERS,
     NewTokens,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nora_studio.adapters.files.card import AdapterCard, parse_card
-from nora_studio.adapters.files.identify import CARD_KEY, Identity, identify
+from nora_studio.adapters.files.identify import CARD_KEY, EMBEDDINGS, Identity, identify
 from nora_studio.adapters.files.peft_settings import WEIGHTS, read_settings
 from nora_studio.adapters.peft_names import PEFT_PREFIX
 from nora_studio.errors import StudioError
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from nora_studio.adapters.new_tokens import NewTokens
 
 CARD = "card.json"
-EMBEDDINGS = "embeddings.safetensors"
-"""The file of new tokens in an adapter folder."""
 _FOLDER = Identity("folder", "")
 
 

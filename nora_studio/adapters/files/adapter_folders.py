@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from nora_studio.adapters.base_digests import base_digest, digests_differ
 from nora_studio.adapters.files.adapter_file import (
     CARD,
-    EMBEDDINGS,
     AdapterFile,
     check_checkpoint_exists,
     open_adapter,
 )
 from nora_studio.adapters.files.card import AdapterCard, card_text, card_values
 from nora_studio.adapters.files.embeddings import write_embeddings
-from nora_studio.adapters.files.identify import CARD_KEY
+from nora_studio.adapters.files.identify import CARD_KEY, EMBEDDINGS
 from nora_studio.adapters.files.peft_settings import CONFIG, WEIGHTS, config_of
 from nora_studio.adapters.files.portable import read_portable
 from nora_studio.adapters.files.seed_reading import read_seed

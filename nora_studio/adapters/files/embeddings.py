@@ -9,9 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from nora_studio.adapters.files.adapter_file import EMBEDDINGS
 from nora_studio.adapters.files.card import AdapterCard, card_text
-from nora_studio.adapters.files.identify import CARD_KEY
+from nora_studio.adapters.files.identify import CARD_KEY, EMBEDDINGS
 from nora_studio.adapters.new_tokens import NewTokens
 from nora_studio.errors import StudioError
 from nora_studio.runs.remedies import get_again

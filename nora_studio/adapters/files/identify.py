@@ -8,6 +8,8 @@ from nora_studio.runs.tensor_headers import Header
 
 SEED_KEY = "nora_studio_seed"
 CARD_KEY = "nora_studio"
+EMBEDDINGS = "embeddings.safetensors"
+"""The file of new tokens in an adapter folder."""
 
 _LYCORIS = {
     "hada_w1": "LoHa",

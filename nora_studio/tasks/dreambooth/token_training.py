@@ -9,7 +9,8 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor, nn
 
-from nora_studio.adapters.files.embeddings import EMBEDDINGS, read_embeddings
+from nora_studio.adapters.files.embeddings import read_embeddings
+from nora_studio.adapters.files.identify import EMBEDDINGS
 from nora_studio.adapters.new_tokens import TOKENIZERS, NewTokens, extended_embedding, token_words
 from nora_studio.errors import StudioError
 from nora_studio.sdxl.models import choose_trigger
