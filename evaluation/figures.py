@@ -62,9 +62,9 @@ def summary() -> str:
          *(sweep_values(name, "CLIP-I") for name in ("lora", "nora"))),
         ("agreement with the prompt (CLIP-T)", "sweep", 3, subject_of,
          *(sweep_values(name, "CLIP-T") for name in ("lora", "nora"))),
-        ("commonsense questions answered, %", "table1", 1, None,
+        ("commonsense accuracy, %", "table1", 1, None,
          commonsense_values("LoRA 16"), commonsense_values("NoRA 128 x 16")),
-        ("pictures classified after 16 shots, %", "table2", 1, None,
+        ("16-shot accuracy, %", "table2", 1, None,
          few_shot_values("clip-lora", 16), few_shot_values("nora", 16)),
     ):  # fmt: skip
         means = [interval(values, digits, cluster) for values in (lora, nora)]

@@ -114,8 +114,8 @@ def _check_new_tokens(options: DreamboothOptions) -> None:
         token_words(options.trigger, options.new_tokens)
     if options.caption_dropout == 1:
         raise StudioError(
-            "--new-tokens: no picture would be learned with its words (--caption-dropout 1), so "
-            "the tokens would learn nothing. Lower it, or leave --new-tokens out."
+            "--new-tokens: --caption-dropout 1 drops every caption, so the tokens would learn "
+            "nothing. Lower --caption-dropout, or leave --new-tokens out."
         )
 
 

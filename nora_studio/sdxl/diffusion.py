@@ -58,8 +58,8 @@ class Denoising:
         if is_edm:
             if weighting != "none":
                 raise StudioError(
-                    f"--weighting: expected none for a base with an EDM scheduler, which weights "
-                    f"noise levels itself; got {weighting}. Leave --weighting out."
+                    f"--weighting {weighting}: this base's scheduler is of the EDM family, which "
+                    "weights noise levels itself. Leave --weighting out."
                 )
             # The last level in its table is only for the last step of sampling.
             sigmas = type(pipe.scheduler).from_config(config).sigmas[:-1]

@@ -53,7 +53,9 @@ def compare_runs(one: Path, other: Path) -> list[Agreement]:
     newest = []
     for run in runs:
         if not run.checkpoints():
-            raise StudioError(f"{run.folder} has no checkpoint to compare. Let it finish first.")
+            raise StudioError(
+                f"{run.folder} has no checkpoint to compare. Wait for its first checkpoint."
+            )
         newest.append(list(run.checkpoints().values())[-1])
     return [
         _compare_folders("final adapter", *(run.adapter for run in runs)),

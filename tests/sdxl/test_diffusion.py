@@ -50,7 +50,9 @@ def test_a_perfect_prediction_has_no_loss_on_an_edm_base(tiny_pipe, latents, noi
 
 def test_an_edm_base_refuses_a_second_weighting(tiny_pipe):
     tiny_pipe.scheduler = EDMEulerScheduler()
-    with pytest.raises(StudioError, match=r"--weighting: expected none .* got debiased"):
+    with pytest.raises(
+        StudioError, match=r"--weighting debiased: .* EDM family.*Leave --weighting out"
+    ):
         Denoising.of(tiny_pipe, "debiased")
 
 

@@ -94,9 +94,7 @@ class CommandEvents:
             refresh = self._command(workspace, selection, values)
             looks = [job for job in jobs.of(workspace) if list(job.command) == refresh.argv]
             if refresh.kind != "push" or "finished" not in map(jobs.state, looks):
-                raise StudioError(
-                    "press Look first to see what would be sent, and publish it then."
-                )
+                raise StudioError("press Look to see what would be sent, then publish.")
             if not (token.isascii() and token.isprintable() and 8 <= len(token) <= 200):
                 raise StudioError(
                     "expected a Hub token. Create one at huggingface.co/settings/tokens and paste "

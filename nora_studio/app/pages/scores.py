@@ -246,7 +246,7 @@ def _pressed(workspace: Workspace, names: list[str], event: gr.EventData) -> tup
     result, word = fidelity_of(workspace, names or []), event_data(event).get("point", "")
     number = int(word) if word.isascii() and word.isdigit() and len(word) < 6 else None
     if result is None or number is None or not _is_point(result, number):
-        raise error_toast(StudioError("this point is no longer there. Measure again."))
+        raise error_toast(StudioError("the chosen point no longer exists. Measure again."))
     return result, number
 
 

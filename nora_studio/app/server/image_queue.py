@@ -191,7 +191,7 @@ class ImageQueue:
         with self._changed:
             own = [one for one in self._active.values() if one.visitor == active.visitor]
             if len(own) >= WAITING_LIMIT:
-                raise StudioError(f"{WAITING_LIMIT} of your drawings are waiting. Stop one first.")
+                raise StudioError(f"You have {WAITING_LIMIT} drawings waiting. Stop one first.")
             active.save()
             self._active[active.visitor, active.job.id] = active
             self._queue.put(active.visitor, active)

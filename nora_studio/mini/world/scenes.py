@@ -114,7 +114,7 @@ def subject_scenes(name: str, places: Sequence[str], seed: int, count: int | Non
         raise StudioError(f"Subject must be one of {', '.join(SUBJECTS)}; got {name!r}.")
     unknown = [place for place in places if place not in PLACES]
     if unknown or not places:
-        raise StudioError(f"Places must be from {', '.join(PLACES)}; got {unknown or 'none'}.")
+        raise StudioError(f"places: expected some of {', '.join(PLACES)}; got {unknown or 'none'}.")
     subject = SUBJECTS[name]
     count = len(places) if count is None else count
     generator = Generator().manual_seed(seed)

@@ -44,9 +44,11 @@ def with_recommended(options: CommonsenseOptions) -> CommonsenseOptions:
     validation = VALIDATION if options.validation is None else options.validation
     check_option(validation >= 0, "validation", "0 or more", validation)
     if options.steps is not None and options.epochs is not None:
-        raise StudioError("--epochs: --steps says how long already. Leave one of them out.")
+        raise StudioError("--epochs: --steps already sets the length. Leave one of them out.")
     if options.packing and options.group_by_length:
-        raise StudioError("--group-by-length: packed rows are all of one length. Leave one out.")
+        raise StudioError(
+            "--group-by-length: --packing makes all rows one length. Leave one of them out."
+        )
     measures = validation > 0 and options.evaluate_every > 0
     check_patience(options)
     none = "--evaluate-every 0 or --validation 0 make none"

@@ -59,7 +59,9 @@ def save_merged(task: FewshotData, classifier: Any, folder: Path) -> None:
         StudioError: nothing was trained in the weights.
     """
     if not tuner_layers(classifier.model):
-        raise StudioError("--merged: this method trains nothing that could go into the weights.")
+        raise StudioError(
+            "--merged: this method has nothing to merge into the weights. Leave --merged out."
+        )
     whole = merged(classifier.model)
     with replacing(folder) as fresh:
         state = {name: tensor.contiguous().cpu() for name, tensor in whole.state_dict().items()}

@@ -74,7 +74,9 @@ def with_recommended(options: FewshotOptions, known: dict[str, str]) -> FewshotO
     if options.template is not None:
         check_option("{}" in options.template, "template", "{} for the class", options.template)
     if options.steps is not None and options.steps_per_shot is not None:
-        raise StudioError("--steps-per-shot: --steps says how many already. Leave one out.")
+        raise StudioError(
+            "--steps-per-shot: --steps already sets the number. Leave one of them out."
+        )
     methods = options.methods
     check_option(bool(methods), "method", "at least one method", options.method)
     check_option(len(set(methods)) == len(methods), "method", "each once", options.method)

@@ -250,7 +250,7 @@ def test_a_merged_model_is_open_clips_own_and_as_good(base, pictures, tmp_path):
         ({"method": "prompt-tuning"}, "--method: expected one of zero-shot, clip-lora"),
         ({"shots": 50}, "--shots: expected at least"),
         ({"template": "a photo"}, "--template: expected {} for the class"),
-        ({"steps_per_shot": 3}, "--steps-per-shot: --steps says how many already"),
+        ({"steps_per_shot": 3}, "--steps-per-shot: --steps already sets the number"),
         ({"dataset": "cifar"}, "--dataset: expected embedded"),
         ({"model": "no-such-clip"}, "--model: expected 'embedded'"),
         ({"vision.rank": 33}, "rank must be 1-32"),
