@@ -142,7 +142,10 @@ REMOVALS = {
         "runs/stopped-nora/samples/.*png.*",
         f"/samples/step-000014-01.png {NOT_WRITTEN.format('an image')}",
     ),
-    "end": ("runs/stopped-nora/.*status.*", f"/status.json {NOT_WRITTEN.format('where it is')}"),
+    "end": (
+        "runs/stopped-nora/.*status.*",
+        "/status.json " + NOT_WRITTEN.format("the run's status"),
+    ),
 }
 """The folder is removed just before a file is opened for writing; what is then said of it."""
 

@@ -35,7 +35,7 @@ def main(folder: Path) -> None:
 
     workspace = Workspace.of(folder / "home", "0" * 32)
     listed = [workspace.adapters / Path(name).name for name in ADAPTERS[:2]]
-    for source, target in zip(ADAPTERS, listed, strict=True):
+    for source, target in zip(ADAPTERS[:2], listed, strict=True):
         shutil.copyfile(source, target)
     drawing = ["--prompts", "[V]", "--steps", "1", "--size", "64", "--model", "bases/sdxl"]
     base = ["--model", "bases/sdxl"]

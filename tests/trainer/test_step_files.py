@@ -62,7 +62,7 @@ def test_options_pass_through_few_files_on_their_way_into_a_step(tiny_base, phot
     passed = {file for file in crossed if not file.startswith("options/groups/")}
     assert len(passed) <= 12, sorted(passed)
     assert {file for file in passed if not file.startswith("options/")} == {
-        "runs/run_places.py",
+        "runs/run_folders.py",
         "tasks/dreambooth/settings.py",
         "tasks/dreambooth/task.py",
         "trainer/settings.py",

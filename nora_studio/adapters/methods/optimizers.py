@@ -239,10 +239,11 @@ def lora_fa(
 
     def move_to_devices(loaded: torch.optim.Optimizer) -> None:
         """Move restored state to its parameter's device; Torch does so only for parameter keys."""
+        # A checkpoint in which text encoders are frozen has no names left for their parameters.
         devices = {
             n: p.device
             for g in loaded.param_groups
-            for n, p in zip(g["names"], g["params"], strict=True)
+            for n, p in zip(g["names"], g["params"], strict=False)
         }
         for name, state in loaded.state.items():
             device = next(d for n, d in devices.items() if n == name or n.startswith(f"{name}_"))

@@ -170,7 +170,7 @@ def test_a_table_is_made_of_real_runs_and_goes_on_after_a_stop(tmp_path):
     assert told == (3, 8, 4, 1000)
     for more, word in ((["--limit", "2"], "limit: expected 1, with which"),
                        (["--seeds", "1", "1"], "--seeds"),
-                       (["--options", "name=one"], "--options: name")):  # fmt: skip
+                       (["--options", "name=one"], "the table sets name itself")):  # fmt: skip
         refused = subprocess.run([sys.executable, str(SCRIPT), *words, "--steps", "400", *more],
                                  capture_output=True, text=True)  # fmt: skip
         assert refused.returncode == 2 and word in refused.stderr

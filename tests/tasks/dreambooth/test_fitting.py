@@ -70,8 +70,9 @@ def test_where_nothing_fits_one_line_says_the_smallest_need(tiny_base, photo_fol
     outcome = run_trainer(*tiny_arguments(tiny_base, photo_folder, tmp_path, "lora", changes))
     assert outcome.status == 2
     assert len(outcome.errors) == 1
-    needed = next(line for line in outcome.out.splitlines() if line.startswith("as asked"))
-    assert f"the least that was measured is {needed.split()[2]} GiB" in outcome.errors[0]
+    table = [row for row in map(_tried, outcome.out.splitlines()) if row]
+    least = min(needed for _, needed, _ in table)
+    assert f"the least that was measured is {least:.2f} GiB" in outcome.errors[0]
     assert not list(tmp_path.iterdir())
 
 
