@@ -98,6 +98,7 @@ def test_a_job_arrives_image_by_image_and_outlives_the_server(
         image_queue.read(other, name)
 
 
+@pytest.mark.slow
 def test_a_job_without_a_judge_is_generated_and_says_why(image_queue, visitor, asked):
     job = ended(image_queue, visitor, image_queue.submit(visitor, asked(score=True)))
     assert (job.state, job.scores, job.judge, len(job.files)) == ("finished", None, None, 2)

@@ -123,7 +123,7 @@ def test_anothers_runs_cannot_be_measured_nor_their_results_read(studio, workspa
         room.find_best(list(BOTH), "", 1, ["1"], 0, "", "", other)
     chosen, *_ = room.refresh(list(BOTH), None, {}, other)
     assert chosen["choices"] == []
-    with pytest.raises(gr.Error, match="no longer there"):
+    with pytest.raises(gr.Error, match="no longer exists"):
         room.on_press(list(BOTH), pressed(act="point", point="0"), other)
 
 
@@ -173,7 +173,7 @@ def test_a_measurement_goes_from_the_button_to_the_plot_and_to_compare(
     used = room.on_press(["mug-nora"], pressed(act="use", point="1"), request_)
     assert used[2:4] == (["runs/mug-nora"], [0.5])
     for point in ("2", "-1", "x", "", "9" * 50, "²"):
-        with pytest.raises(gr.Error, match="no longer there"):
+        with pytest.raises(gr.Error, match="no longer exists"):
             room.on_press(["mug-nora"], pressed(act="point", point=point), request_)
 
 

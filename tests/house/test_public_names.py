@@ -41,6 +41,7 @@ def test_all_names_only_what_exists_and_each_once(name):
         assert getattr(module, public) is not None, public
 
 
+@pytest.mark.slow
 def test_the_packages_public_names_are_imported_from_it_as_the_readme_does():
     """And no others: what its lazy `__getattr__` gives is listed, and what is listed is given."""
     assert set(nora_studio.__all__) == {"NoraConfig", "NoraLinear", "NoraModel", "__version__"}

@@ -43,6 +43,7 @@ def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-20])
 
 
+@pytest.mark.slow
 def test_a_runs_damaged_adapter_is_written_again_by_resuming(golden):
     run = Path("runs") / "mug-nora"
     before = load_file(run / "adapter" / UNET)

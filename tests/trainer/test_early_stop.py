@@ -146,6 +146,7 @@ def test_twins_end_once_each_has_said_so(made, tmp_path):
     assert "step 5" in reasons["lora"] and "step 7" in reasons["nora"]
 
 
+@pytest.mark.slow
 def test_a_twin_that_still_gets_better_keeps_both_going(made, tmp_path):
     _, batches, trainees = made
     methods = ("lora", "nora")

@@ -41,7 +41,10 @@ def keeping_two(config: Path) -> None:
     config.write_text("\n".join([*kept[:tables], "keep_checkpoints = 2", *kept[tables:]]) + "\n")
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name == "stopped" else pytest.param(name, marks=pytest.mark.slow) for name in TASKS],
+)
 def test_a_moved_run_goes_on_a_damaged_checkpoint_gives_way_and_an_adapter_stays(golden, name):
     script, methods = TASKS[name]
     if name == "tiny":

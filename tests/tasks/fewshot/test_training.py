@@ -191,6 +191,7 @@ def test_clip_adapters_first_loss_is_of_features_blended_by_a_fifth(base, tmp_pa
     assert losses(run)[0] != pytest.approx(plain, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_bfloat16_learns_from_the_same_loss(base, pictures, tmp_path):
     for precision in ("fp32", "bf16"):
         flags = flags_for(base, pictures, tmp_path / precision, precision=precision, dropout=0)
@@ -201,6 +202,7 @@ def test_bfloat16_learns_from_the_same_loss(base, pictures, tmp_path):
     assert scores(tmp_path / "bf16" / "tiny-nora")["precision"] == "bfloat16"
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_is_asked_once(base, pictures, tmp_path, monkeypatch):
     asked: list[str] = []
     for name in ("encode_image", "encode_text"):
