@@ -70,6 +70,7 @@ def test_only_recent_adapters_stay_loaded_and_a_retrained_one_is_read_again(pipe
     assert (pixels(pipes.with_adapters((use,))) != drawn).any()
 
 
+@pytest.mark.slow
 def test_several_adapters_generate_what_the_merged_model_does(tiny_base, pipe, used, tmp_path):
     weights = (0.7, 0.4, 1.0)
     together = tuple(at(use, weight) for use, weight in zip(used.values(), weights, strict=True))

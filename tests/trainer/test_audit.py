@@ -63,6 +63,7 @@ def test_a_copy_is_equal(pair):
         assert one.compared > 0 and one.within(0.0)
 
 
+@pytest.mark.slow
 def test_another_seed_is_found(twins, tiny_base, photo_folder, tmp_path):
     flags = tiny_arguments(tiny_base, photo_folder, tmp_path, changes={"seed": 1})
     assert run_trainer(*flags).status == 0

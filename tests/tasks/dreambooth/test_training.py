@@ -171,6 +171,7 @@ def test_parts_that_are_switched_off_get_no_adapter(tiny_base, photo_folder, tmp
     assert set(Run.open(folder).read_log()[-1]["learning_rate"]) == {"unet"}
 
 
+@pytest.mark.slow
 def test_checkpointed_activations_change_no_bit(twins, tiny_base, photo_folder, tmp_path):
     arguments = tiny_arguments(
         tiny_base, photo_folder, tmp_path, changes={"gradient-checkpointing": True}

@@ -97,6 +97,7 @@ def test_the_run_keeps_its_shots_and_a_card_that_names_the_task(whole, pictures)
     assert (whole / "tiny-nora" / "adapter" / "text" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_methods_trained_one_after_the_other_are_the_twins_to_the_bit(base, pictures, tmp_path):
     for name, twins in (("together", True), ("alone", False)):
         flags = flags_for(base, pictures, tmp_path / name, twins=twins)
