@@ -151,8 +151,8 @@ def add_account(file: Path, name: str, password: str) -> None:
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         if any(line.strip() and not line.startswith("#") for line in lines):
             read_accounts(file)
-        stored_hash = [line for line in lines if line.partition(":")[0].strip() != name]
-        text = "\n".join([*stored_hash, f"{name}:{hash_password(password)}"]) + "\n"
+        kept = [line for line in lines if line.partition(":")[0].strip() != name]
+        text = "\n".join([*kept, f"{name}:{hash_password(password)}"]) + "\n"
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, text, durable=True)
         file.chmod(0o600)
