@@ -1,5 +1,6 @@
 """What the records in assets/ say, by the unit that a mean is over, and as words with intervals."""
 
+import functools
 import json
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
@@ -14,6 +15,7 @@ Values = dict[Hashable, float]
 Cell = Mapping[str, Any]
 
 
+@functools.cache
 def record(name: str) -> dict[str, Any]:
     """Read a record of assets/."""
     return json.loads((assets_dir() / f"{name}.json").read_text(encoding="utf-8"))

@@ -106,11 +106,6 @@ class UploadCache:
             self._sizes.pop(place, None)
         _remove(place)
 
-    def pending_bytes(self, visitor: str) -> int:
-        """Return the size of a visitor's uploads that are not cleared yet."""
-        with self._lock:
-            return self._pending_bytes(visitor)
-
     def _pending_bytes(self, visitor: str) -> int:
         mine = (place for place, owners in self._owners.items() if visitor in owners)
         return sum(self._sizes[place] for place in mine)
