@@ -22,9 +22,9 @@ class Verdict:
 class EarlyStopping:
     """How measurements are judged."""
 
-    rule: str = "none"
+    rule: str
     """"plateau", "overfit" (`Curve.ends_at`) or "none"."""
-    patience: int = 1
+    patience: int
     """Measurements that the rule waits for."""
 
     def judge(
@@ -71,6 +71,10 @@ class EarlyStopping:
             label: f"{self.rule} at step {step}: {said[self.rule]}, {self.patience} times"
             for label, step in ends.items()
         }
+
+
+NEVER = EarlyStopping(rule="none", patience=1)
+"""Measurements end no run."""
 
 
 def _improved(trainee: Trainee, step: int, best: float | None) -> bool:

@@ -49,25 +49,31 @@ def run(task: Task, session: RunSession) -> int:
         with processes.main_first():
             options, runs = locate_runs(task.complete(options))
             task.settings, task.sharding = task.resolve(options), sharding
-            record = task.find_data(runs)
-            dtype = choose_dtype(options.precision, "cuda" if torch.cuda.is_available() else "cpu")
-        config = to_toml(replace(options, resume=False))
-        defaults, held = defaults_as_toml(type(options)), list(runs.values())
-        processes.on_main(
-            partial(session.claim, held, config, record, options.resume, defaults, task.data)
-        )
         with out_of_memory_in_one_line(runs, task.trainer.learning.steps, task.savings()):
-            task.prepare(dtype, prepare_accelerator(MIXED[dtype]))
-            work = partial(_begin, session, task, config, record, runs)
-            begin = cache(partial(processes.on_main, work))  # Once, however many groups there are.
-            for group in task.groups(runs):
-                twins = {method: runs[method] for method in group}
-                status = _train_twins(task, session, twins, config, MIXED[dtype], begin)
-                if status is not None:
-                    processes.leave()
-                    return status
-            begin()
+            status = _train(task, session, options, runs)
     processes.leave()
+    return status
+
+
+def _train(task: Task, session: RunSession, options: Any, runs: dict[str, Run]) -> int:
+    """Train every group of methods; the exit status."""
+    with processes.main_first():
+        record = task.find_data(runs)
+        dtype = choose_dtype(options.precision, "cuda" if torch.cuda.is_available() else "cpu")
+    config = to_toml(replace(options, resume=False))
+    defaults, held = defaults_as_toml(type(options)), list(runs.values())
+    processes.on_main(
+        partial(session.claim, held, config, record, options.resume, defaults, task.data)
+    )
+    task.prepare(dtype, prepare_accelerator(MIXED[dtype]))
+    work = partial(_begin, session, task, config, record, runs)
+    begin = cache(partial(processes.on_main, work))  # Once, however many groups there are.
+    for group in task.groups(runs):
+        twins = {method: runs[method] for method in group}
+        status = _train_twins(task, session, twins, config, MIXED[dtype], begin)
+        if status is not None:
+            return status
+    begin()
     return 0
 
 
@@ -95,7 +101,8 @@ def _train_twins(
     begin: Callable[[], object],
 ) -> int | None:
     """Train some methods on the same batches; an exit status where it ends before the last step."""
-    learning, keeping, sharding = task.trainer.learning, task.trainer.keeping, task.sharding
+    learning, keeping, plan = task.trainer.learning, task.trainer.keeping, task.trainer.plan
+    sharding = task.sharding
     batches = task.batches()
     trainees: list[Trainee] = []
     for method, run in runs.items():
@@ -112,10 +119,9 @@ def _train_twins(
             return through_base(sharding, lambda: task.evaluate(trainee)) or {}
 
     task.start(trainees, start)
-    if keeping.evaluate_every and not start:
+    if plan.evaluate_every and not start:
         _log_start(trainees, evaluate)
-    plan = Plan.of(task.trainer)
-    status = task.rehearse(trainees, plan, evaluate)
+    status = task.rehearse(trainees, evaluate)
     if status is not None:
         return status
     with StopRequest() as stop:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
@@ -14,7 +14,6 @@ from nora_studio.runs.stop import StopRequest
 from nora_studio.trainer.early_stop import EarlyStopping, Verdict
 from nora_studio.trainer.progress import Clock, check_finite, report
 from nora_studio.trainer.saving import save_checkpoints
-from nora_studio.trainer.settings import TrainerSettings
 from nora_studio.trainer.trainee import Batch, BatchSource, StepCallback, Trainee
 
 
@@ -31,26 +30,10 @@ class Plan:
     evaluate_every: int
     """0: never."""
     max_gradient_norm: float
-    watch: EarlyStopping = field(default_factory=EarlyStopping)
+    watch: EarlyStopping
     """What measurements lead to."""
-    accumulate: int = 1
+    accumulate: int
     """Pieces of each process's share of a batch."""
-
-    @classmethod
-    def of(cls, settings: TrainerSettings) -> "Plan":
-        """Read the plan off a run's settings."""
-        learning, keeping = settings.learning, settings.keeping
-        return cls(
-            steps=learning.steps,
-            log_every=keeping.log_every,
-            checkpoint_every=keeping.checkpoint_every,
-            keep_checkpoints=keeping.keep_checkpoints,
-            sample_every=keeping.sample_every,
-            evaluate_every=keeping.evaluate_every,
-            max_gradient_norm=learning.max_gradient_norm,
-            watch=EarlyStopping(keeping.early_stop, keeping.patience),
-            accumulate=learning.accumulate,
-        )
 
 
 def train(

@@ -13,6 +13,8 @@ from nora_studio.options.groups.checks import filled
 from nora_studio.options.groups.learning import LearningOptions
 from nora_studio.options.groups.watching import KeepingOptions, MeasuringOptions
 from nora_studio.options.part_settings import PartSettings
+from nora_studio.trainer.early_stop import NEVER, EarlyStopping
+from nora_studio.trainer.loop import Plan
 from nora_studio.trainer.schedules import CYCLES, POWER
 
 
@@ -26,8 +28,6 @@ class LearningSettings:
     """Optimizer steps of the whole run."""
     batch_size: int
     """Examples a step, over all processes."""
-    accumulate: int
-    """Pieces of each process's share of a batch."""
     optimizer: str
     schedule: str
     schedule_cycles: int
@@ -38,7 +38,6 @@ class LearningSettings:
     final_rate: float
     """Learning rate that a cosine ends at."""
     weight_decay: float
-    max_gradient_norm: float
     ema: float
     """Decay of the moving average of the trained weights; 0: there is no average."""
 
@@ -59,21 +58,10 @@ class TuningSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class KeepingSettings:
-    """What is logged, measured and kept, and when; all in steps."""
+    """What becomes of a run's log and checkpoints."""
 
-    log_every: int
-    checkpoint_every: int
-    keep_checkpoints: int
     tracker: str
     resume: bool
-    sample_every: int
-    """0: never within the loop."""
-    evaluate_every: int
-    """0: never."""
-    early_stop: str
-    """The rule: "none", "plateau" or "overfit"."""
-    patience: int
-    """Measurements that the rule waits for."""
     keep_best: bool
     """Whether the checkpoint of the lowest measured loss is kept, whatever its age."""
     final: str
@@ -92,6 +80,7 @@ class TrainerSettings:
     """Method -> part of the model -> rank, scale and rate of each trained part."""
     learning: LearningSettings
     tuning: TuningSettings
+    plan: Plan
     keeping: KeepingSettings
 
 
@@ -106,7 +95,6 @@ def learning_settings(options: LearningOptions, final_rate: float = 0.0) -> Lear
         seed=options.seed,
         steps=filled(options.steps),
         batch_size=filled(options.batch_size),
-        accumulate=options.accumulate,
         optimizer=options.optimizer,
         schedule=filled(options.schedule),
         schedule_cycles=CYCLES if cycles is None else cycles,
@@ -114,7 +102,6 @@ def learning_settings(options: LearningOptions, final_rate: float = 0.0) -> Lear
         warmup_steps=options.warmup_steps,
         final_rate=final_rate,
         weight_decay=options.weight_decay,
-        max_gradient_norm=options.max_gradient_norm,
         ema=0.0 if options.ema is None else options.ema,
     )
 
@@ -135,26 +122,45 @@ def tuning_settings(options: TuningOptions, cache: bool = False) -> TuningSettin
     )
 
 
-def keeping_settings(
-    options: KeepingOptions, measuring: MeasuringOptions | None = None, sample_every: int = 0
-) -> KeepingSettings:
-    """Resolve the options of logs, checkpoints and measurements.
+def plan_of(
+    learning: LearningOptions,
+    keeping: KeepingOptions,
+    measuring: MeasuringOptions | None = None,
+    sample_every: int = 0,
+) -> Plan:
+    """Resolve when the loop does what.
 
     Args:
         measuring: With what `with_recommended` fills in; None: the task measures nothing.
         sample_every: Steps between previews; 0: none within the loop.
     """
-    watched = measuring is not None and measuring.early_stop != "none"
-    return KeepingSettings(
-        log_every=options.log_every,
-        checkpoint_every=options.checkpoint_every,
-        keep_checkpoints=options.keep_checkpoints,
-        tracker=options.tracker,
-        resume=options.resume,
+    watch = NEVER
+    if measuring is not None and measuring.early_stop != "none":
+        watch = EarlyStopping(measuring.early_stop, filled(measuring.patience))
+    return Plan(
+        steps=filled(learning.steps),
+        log_every=keeping.log_every,
+        checkpoint_every=keeping.checkpoint_every,
+        keep_checkpoints=keeping.keep_checkpoints,
         sample_every=sample_every,
         evaluate_every=measuring.evaluate_every if measuring else 0,
-        early_stop=measuring.early_stop if measuring else "none",
-        patience=filled(measuring.patience) if measuring and watched else 1,
+        max_gradient_norm=learning.max_gradient_norm,
+        watch=watch,
+        accumulate=learning.accumulate,
+    )
+
+
+def keeping_settings(
+    options: KeepingOptions, measuring: MeasuringOptions | None = None
+) -> KeepingSettings:
+    """Resolve what becomes of a run's log and checkpoints.
+
+    Args:
+        measuring: With what `with_recommended` fills in; None: the task measures nothing.
+    """
+    return KeepingSettings(
+        tracker=options.tracker,
+        resume=options.resume,
         keep_best=filled(measuring.keep_best) if measuring else False,
         final=filled(measuring.final) if measuring else "last",
         names_step=measuring is not None,

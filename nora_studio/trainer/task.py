@@ -17,7 +17,6 @@ from torch import nn
 
 from nora_studio.adapters.methods.steps import StepRules
 from nora_studio.runs.runs import Run
-from nora_studio.trainer.loop import Plan
 from nora_studio.trainer.settings import TrainerSettings
 from nora_studio.trainer.sharding import Sharding
 from nora_studio.trainer.trainee import BatchSource, StepCallback, Trainee
@@ -160,7 +159,6 @@ class Task(ABC):
     def rehearse(
         self,
         trainees: list[Trainee],
-        plan: Plan,
         evaluate: Callable[[Trainee], dict[str, float]],
     ) -> int | None:
         """Measure instead of training; the exit status, or None to train."""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from nora_studio.runs.runs import Run
 from nora_studio.runs.stop import StopRequest
+from nora_studio.trainer.early_stop import NEVER
 from nora_studio.trainer.loop import Plan, train
 from nora_studio.trainer.saving import restore
 from nora_studio.trainer.trainee import BatchSource, Trainee
@@ -26,7 +27,7 @@ def begun(
             run = Run.create(run.folder, "")
         trainees.append(trainee_of(task, method, run))
     steps = task.trainer.learning.steps
-    plan = Plan(steps, 2, 1, steps, 0, 0, max_gradient_norm=1.0, accumulate=options.accumulate)
+    plan = Plan(steps, 2, 1, steps, 0, 0, 1.0, NEVER, accumulate=options.accumulate)
     return trainees, batches, plan
 
 

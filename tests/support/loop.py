@@ -10,6 +10,7 @@ from nora_studio.tasks.dreambooth.subject import Subject
 from nora_studio.tasks.dreambooth.task import DreamboothTask
 from nora_studio.trainer.acceleration import prepare_accelerator
 from nora_studio.trainer.build import build_trainee
+from nora_studio.trainer.early_stop import NEVER
 from nora_studio.trainer.loop import Plan, train
 from nora_studio.trainer.trainee import BatchSource, Trainee
 from support.trainer import tiny_options, tiny_subject
@@ -48,6 +49,6 @@ def built(base: Path, photos: Path, folder: Path, **changes):
 
 
 def run_loop(trainees: list[Trainee], batches, steps: int) -> None:
-    plan = Plan(steps, 10, steps, 1, 0, 0, max_gradient_norm=1.0)
+    plan = Plan(steps, 10, steps, 1, 0, 0, max_gradient_norm=1.0, watch=NEVER, accumulate=1)
     with StopRequest() as stop:
         assert train(trainees, batches, plan, stop, lambda trainee, step: None, lambda trainee: {})

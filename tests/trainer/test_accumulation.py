@@ -10,6 +10,7 @@ from torch import nn
 
 from nora_studio.errors import StudioError
 from nora_studio.runs.stop import StopRequest
+from nora_studio.trainer.early_stop import NEVER
 from nora_studio.trainer.loop import Plan, train
 from nora_studio.trainer.schedules import learning_rate_schedule
 from nora_studio.trainer.trainee import Batch
@@ -55,7 +56,7 @@ def test_pieces_gradients_add_up_to_the_whole_batchs(
         trainee.optimizer = torch.optim.SGD([{"params": trainee.parameters, "name": "all"}], lr=1.0)
         trainee.schedule = torch.optim.lr_scheduler.ConstantLR(trainee.optimizer, 1.0)
         trainee.model.unet.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
-        single = Plan(1, 1, 9, 1, 0, 0, max_gradient_norm=1e9, accumulate=plan.accumulate)
+        single = Plan(1, 1, 9, 1, 0, 0, 1e9, NEVER, plan.accumulate)
         asked.clear()
         with StopRequest() as stop:
             trainee.rules.after = lambda step: None  # type: ignore[method-assign]

@@ -63,7 +63,7 @@ def new_runs(folder: Path, methods=("lora",)) -> Path:
 
 def go(batches, trainees, curves: dict, rule="overfit", start=0, stop_at=None, keep=1, every=100):
     """Train with measurements that are given, by label; a signal comes at a step."""
-    plan = Plan(STEPS, 5, every, keep, 0, 1, max_gradient_norm=1.0, watch=EarlyStopping(rule, 2))
+    plan = Plan(STEPS, 5, every, keep, 0, 1, 1.0, EarlyStopping(rule, 2), accumulate=1)
     steps = {trainee.label: start for trainee in trainees}
     with StopRequest() as stop:
 

@@ -11,6 +11,7 @@ from nora_studio.trainer.settings import (
     TrainerSettings,
     keeping_settings,
     learning_settings,
+    plan_of,
     tuning_settings,
 )
 
@@ -45,6 +46,7 @@ def resolve(options: CommonsenseOptions) -> CommonsenseSettings:
             parts={method: part_settings(options, method) for method in options.methods},
             learning=learning_settings(options),
             tuning=tuning_settings(options, options.cache),
+            plan=plan_of(options, options, options),
             keeping=keeping_settings(options, options),
         ),
         model=options.model,

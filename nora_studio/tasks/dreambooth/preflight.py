@@ -34,7 +34,7 @@ from nora_studio.tasks.dreambooth.prior import PriorBatches
 from nora_studio.tasks.dreambooth.settings import DreamboothSettings
 from nora_studio.tasks.dreambooth.subject import Subject
 from nora_studio.tasks.dreambooth.verification import redraw
-from nora_studio.trainer.loop import Plan, train
+from nora_studio.trainer.loop import train
 from nora_studio.trainer.out_of_memory import OutOfMemory
 from nora_studio.trainer.peak_memory import GIB, limit_memory, peak_memory
 from nora_studio.trainer.saving import save_checkpoints
@@ -118,7 +118,6 @@ def rehearse(
     subject: Subject,
     batches: PhotoBatches | PriorBatches,
     trainees: list[Trainee],
-    plan: Plan,
     sample: Callable[[Trainee, int], None],
     evaluate: Callable[[Trainee], dict[str, float]],
 ) -> int:
@@ -127,7 +126,7 @@ def rehearse(
     Returns:
         Exit status: 0, or 128 + n where signal n came.
     """
-    device, keeping = trainees[0].accelerator.device, asked.settings.trainer.keeping
+    device, plan = trainees[0].accelerator.device, asked.settings.trainer.plan
     before = time.time() - psutil.Process().create_time()
     largest = LargestBatches(batches, device)
     # The last step only closes the one before; a checkpoint is written at it.
@@ -141,7 +140,7 @@ def rehearse(
     checkpoint = _seconds(device, lambda: save_checkpoints(trainees, largest, steps, 1))
     folders = [trainee.run.checkpoints()[steps] for trainee in trainees]
     measurement = 0.0
-    if keeping.evaluate_every:
+    if plan.evaluate_every:
         measurement = _seconds(device, lambda: [evaluate(trainee) for trainee in trainees])
     missing = _class_pictures_missing(asked.settings)
     if missing:
@@ -162,7 +161,7 @@ def rehearse(
         seconds_per_proof=proof,
         class_pictures=missing,
         # A new checkpoint is written before an old one goes; the adapter itself is one at most.
-        disk_needed_gib=size * (keeping.keep_checkpoints + 2) / GIB,
+        disk_needed_gib=size * (plan.keep_checkpoints + 2) / GIB,
         disk_free_gib=shutil.disk_usage(folders[0]).free / GIB,
         fits=None if asked.limit_gib is None else peak.needed_gib <= asked.limit_gib,
     )

@@ -46,16 +46,17 @@ class Preflight:
     def minutes(self, settings: DreamboothSettings) -> float:
         """Return how long the run takes from the command to the last proof."""
         trainer = settings.trainer
-        steps, keeping, twins = trainer.learning.steps, trainer.keeping, len(trainer.methods)
-        samples = (steps - 1) // keeping.sample_every if keeping.sample_every else 0
-        measurements = math.ceil(steps / keeping.evaluate_every) if keeping.evaluate_every else 0
+        plan, twins = trainer.plan, len(trainer.methods)
+        steps = plan.steps
+        samples = (steps - 1) // plan.sample_every if plan.sample_every else 0
+        measurements = math.ceil(steps / plan.evaluate_every) if plan.evaluate_every else 0
         seconds = [
             self.seconds_before,
             self.class_pictures * self.seconds_per_sample * CLASS_STEPS / settings.previews.steps,
             steps * self.seconds_per_step,
             samples * twins * self.seconds_per_sample,
             measurements * self.seconds_per_measurement,
-            math.ceil(steps / keeping.checkpoint_every) * self.seconds_per_checkpoint,
+            math.ceil(steps / plan.checkpoint_every) * self.seconds_per_checkpoint,
             twins * (self.seconds_per_sample + self.seconds_per_proof),
         ]
         return sum(seconds) / 60

@@ -17,6 +17,7 @@ from nora_studio.trainer.settings import (
     TrainerSettings,
     keeping_settings,
     learning_settings,
+    plan_of,
     tuning_settings,
 )
 
@@ -159,7 +160,8 @@ def resolve(options: DreamboothOptions) -> DreamboothSettings:
         parts=parts,
         learning=learning_settings(options),
         tuning=tuning_settings(options, options.cache),
-        keeping=keeping_settings(options, options, options.sample_every),
+        plan=plan_of(options, options, options, options.sample_every),
+        keeping=keeping_settings(options, options),
     )
     trained = {part for own in parts.values() for part in own}
     return DreamboothSettings(

@@ -88,7 +88,7 @@ def prepare(
     timesteps = subject.process.timesteps_below(loss.max_timestep)
     batches = trained.batches(caches, timesteps, prompts, learning, loss.noise_offset)
     fixed = None
-    if settings.trainer.keeping.evaluate_every:
+    if settings.trainer.plan.evaluate_every:
         measured, of = (caches, trained) if held_out is None else (
             held_out.encode(pipe, size, stores, say), held_out
         )  # fmt: skip

@@ -40,7 +40,6 @@ from nora_studio.tasks.dreambooth.token_training import TokenRows
 from nora_studio.tasks.dreambooth.validation import measure
 from nora_studio.tasks.dreambooth.verification import verify
 from nora_studio.trainer.build import adapt, learner
-from nora_studio.trainer.loop import Plan
 from nora_studio.trainer.task import Learner, Proof, Task
 from nora_studio.trainer.trainee import BatchSource, Trainee
 
@@ -134,7 +133,7 @@ class DreamboothTask(Task):
     @override
     def start(self, trainees: list[Trainee], step: int) -> None:
         if step:
-            self.previews.catch_up(trainees, step, self.trainer.keeping.sample_every)
+            self.previews.catch_up(trainees, step, self.trainer.plan.sample_every)
         else:
             self.previews.show_base(trainees)
 
@@ -142,14 +141,13 @@ class DreamboothTask(Task):
     def rehearse(
         self,
         trainees: list[Trainee],
-        plan: Plan,
         evaluate: Callable[[Trainee], dict[str, float]],
     ) -> int | None:
         if not self.asked.preflight:
             return None
         asked = Rehearsed(resolve(self.asked), self.asked.fit, self.asked.preflight_out)
         subject, batches = self.prepared.subject, self.prepared.batches
-        return rehearse(asked, subject, batches, trainees, plan, self.previews.show, evaluate)
+        return rehearse(asked, subject, batches, trainees, self.previews.show, evaluate)
 
     @override
     def sample(self, trainee: Trainee, step: int) -> None:

@@ -11,6 +11,7 @@ from nora_studio.trainer.settings import (
     TrainerSettings,
     keeping_settings,
     learning_settings,
+    plan_of,
     tuning_settings,
 )
 
@@ -57,6 +58,7 @@ def resolve(
             parts=parts,
             learning=learning_settings(options, final_rate_of(options)),
             tuning=tuning_settings(options),
+            plan=plan_of(options, options),
             keeping=keeping_settings(options),
         ),
         model=options.model,
