@@ -7,7 +7,7 @@ from nora_studio.adapters.files.adapter_file import AdapterFile, open_subject_ad
 from nora_studio.adapters.files.adapter_folders import load_adapter
 from nora_studio.adapters.files.updates import dense_change
 from nora_studio.adapters.methods.attachment import detach
-from nora_studio.adapters.methods.injection import tuner_layers
+from nora_studio.adapters.methods.peft_tuners import tuner_layers
 from nora_studio.adapters.new_tokens import join_tokens, write_into
 from nora_studio.cli.commands.merge import Options
 from nora_studio.cli.mix import match_weights

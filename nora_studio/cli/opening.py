@@ -15,7 +15,7 @@ from nora_studio.adapters.files.names import LayerNames
 from nora_studio.adapters.files.peft_settings import WEIGHTS
 from nora_studio.adapters.files.updates import Updates, is_exact, read_updates
 from nora_studio.adapters.methods.attachment import detach
-from nora_studio.adapters.methods.injection import tuner_layers
+from nora_studio.adapters.methods.peft_tuners import tuner_layers
 from nora_studio.errors import StudioError
 from nora_studio.mini.assets import EMBEDDED
 from nora_studio.sdxl.models import PARTS, load_sdxl, parts_of

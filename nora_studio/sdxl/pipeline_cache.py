@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from nora_studio.adapters.files.adapter_file import AdapterFile, open_adapter
 from nora_studio.adapters.files.adapter_folders import load_adapter
-from nora_studio.adapters.methods.injection import set_strength, tuner_layers
+from nora_studio.adapters.methods.injection import set_strength
+from nora_studio.adapters.methods.peft_tuners import tuner_layers
 from nora_studio.adapters.new_tokens import NewTokens, extend, join_tokens
 from nora_studio.sdxl.columns import UsedAdapter
 from nora_studio.sdxl.models import parts_of, share_weights, with_parts

@@ -18,7 +18,7 @@ from nora_studio.adapters.fingerprints import fingerprint
 from nora_studio.adapters.methods.attachment import adapter_parameters, attach
 from nora_studio.adapters.methods.optimizers import make_optimizer
 from nora_studio.adapters.methods.spec import AdapterSpec
-from nora_studio.adapters.methods.steps import StepRules, step_rules
+from nora_studio.adapters.methods.step_rules import StepRules
 from nora_studio.adapters.methods.table import METHODS
 from nora_studio.adapters.new_tokens import NewTokens
 from nora_studio.nora.outer_cache import OuterCache
@@ -130,7 +130,7 @@ def adapt(
             attach(module, list(targets(part, module)), replace(spec, find_outer=outer))
         if outer is not None:
             outer.prune()
-    rules = step_rules(method, parts, learning.seed)
+    rules = METHODS[method].steps(parts, learning.seed)
     return Adapted(method, sizes, parts, rules, prints, digests)
 
 

@@ -7,7 +7,7 @@ and behind that nothing is given a default again.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nora_studio.adapters.methods.optimizers import LORA_PLUS_RATIO
+from nora_studio.adapters.methods.parameter_groups import LORA_PLUS_RATIO
 from nora_studio.options.groups.adapter import TuningOptions
 from nora_studio.options.groups.checks import filled
 from nora_studio.options.groups.learning import LearningOptions

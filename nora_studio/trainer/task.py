@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from nora_studio.adapters.methods.steps import StepRules
+from nora_studio.adapters.methods.step_rules import StepRules
 from nora_studio.runs.runs import Run
 from nora_studio.trainer.settings import TrainerSettings
 from nora_studio.trainer.sharding import Sharding

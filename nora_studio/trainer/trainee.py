@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from nora_studio.adapters.methods.steps import StepRules
+from nora_studio.adapters.methods.step_rules import StepRules
 from nora_studio.runs.curves import Curve, LossPoint
 from nora_studio.runs.runs import Run
 from nora_studio.runs.trackers import RunTracker

@@ -19,7 +19,7 @@ from nora_studio.adapters.files.seed import write_seed
 from nora_studio.adapters.files.updates import error_of, read_updates
 from nora_studio.adapters.fingerprints import fingerprint
 from nora_studio.adapters.methods.attachment import adapter_parameters, attach
-from nora_studio.adapters.methods.injection import tuner_layers
+from nora_studio.adapters.methods.peft_tuners import tuner_layers
 from nora_studio.adapters.methods.spec import AdapterSpec
 from nora_studio.errors import StudioError
 from nora_studio.nora import NoraConfig

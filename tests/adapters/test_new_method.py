@@ -24,10 +24,11 @@ from nora_studio.adapters.files.card import AdapterCard
 from nora_studio.adapters.fingerprints import fingerprint
 from nora_studio.adapters.methods.attachment import adapter_parameters, attach, count_parameters
 from nora_studio.adapters.methods.builders import lora
-from nora_studio.adapters.methods.injection import tuner_layers
-from nora_studio.adapters.methods.optimizers import make_optimizer, one_group
+from nora_studio.adapters.methods.optimizers import make_optimizer
+from nora_studio.adapters.methods.parameter_groups import one_group
+from nora_studio.adapters.methods.peft_tuners import tuner_layers
 from nora_studio.adapters.methods.spec import AdapterSpec, Method, Shape, TrainingDefaults, Tuner
-from nora_studio.adapters.methods.steps import PlainSteps
+from nora_studio.adapters.methods.step_rules import PlainSteps
 from nora_studio.adapters.methods.table import METHODS
 from nora_studio.app.server.resource_use import adapter_bytes
 from nora_studio.errors import StudioError

@@ -8,7 +8,7 @@ from support.tolerances import FLOAT32, FLOAT32_FACTORS
 from torch import nn
 
 from nora_studio.adapters.methods.attachment import adapter_parameters, attach
-from nora_studio.adapters.methods.steps import step_rules
+from nora_studio.adapters.methods.table import METHODS
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -18,7 +18,7 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 def test_dylora_draws_one_rank_a_step_for_all_parts_and_goes_on_with_its_draws():
     parts = {"one": adapted("dylora"), "two": adapted("dylora")}
-    rules = step_rules("dylora", parts, seed=3)
+    rules = METHODS["dylora"].steps(parts, 3)
 
     def draws(rules, number: int) -> list[int]:
         drawn = []
@@ -34,10 +34,10 @@ def test_dylora_draws_one_rank_a_step_for_all_parts_and_goes_on_with_its_draws()
     state = {name: tensor.clone() for name, tensor in rules.state().items()}
     following = draws(rules, 20)
     assert set(following) == {1, 2, 3, 4}
-    other = step_rules("dylora", parts, seed=99)
+    other = METHODS["dylora"].steps(parts, 99)
     other.restore(state)
     assert draws(other, 20) == following
-    assert draws(step_rules("dylora", parts, seed=3), 5) == first
+    assert draws(METHODS["dylora"].steps(parts, 3), 5) == first
 
 
 def ranks_of(model: nn.Module) -> list[int]:
@@ -47,7 +47,7 @@ def ranks_of(model: nn.Module) -> list[int]:
 def test_adalora_ends_at_its_mean_rank_by_moving_ranks_between_layers():
     steps = 40
     model = adapted("adalora", total_steps=steps)
-    rules = step_rules("adalora", {"unet": model}, 0)
+    rules = METHODS["adalora"].steps({"unet": model}, 0)
     optimizer = torch.optim.Adam(adapter_parameters(model).values(), lr=1e-2)
     layers = len(ranks_of(model))
     for number in range(1, steps + 1):
@@ -87,13 +87,13 @@ def test_adaloras_penalty_is_the_mean_distance_from_orthogonality():
             distances.append((rows @ rows.T - torch.eye(6, dtype=torch.float64)).norm())
     weight = model.peft_config["default"].orth_reg_weight
     expected = weight * torch.stack(distances).mean()
-    penalty = step_rules("adalora", {"unet": model}, 0).penalty()
+    penalty = METHODS["adalora"].steps({"unet": model}, 0).penalty()
     torch.testing.assert_close(penalty.double(), expected, **FLOAT32)
 
 
 def test_adaloras_penalty_pulls_the_factors_towards_orthogonality():
     model = adapted("adalora")
-    rules = step_rules("adalora", {"unet": model}, 0)
+    rules = METHODS["adalora"].steps({"unet": model}, 0)
     optimizer = torch.optim.Adam(adapter_parameters(model).values(), lr=1e-2)
     before = rules.penalty().detach()
     for _ in range(30):
@@ -101,4 +101,5 @@ def test_adaloras_penalty_pulls_the_factors_towards_orthogonality():
         rules.penalty().backward()
         optimizer.step()
     assert rules.penalty() < 0.6 * before
-    assert all(step_rules(m, {"unet": model}, 0).penalty() is None for m in SPECS if m != "adalora")
+    for other in SPECS.keys() - {"adalora"}:
+        assert METHODS[other].steps({"unet": model}, 0).penalty() is None, other

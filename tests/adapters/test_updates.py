@@ -16,7 +16,7 @@ from nora_studio.adapters.files.updates import (
     with_rank,
 )
 from nora_studio.adapters.methods.attachment import adapter_parameters, attach, detach
-from nora_studio.adapters.methods.injection import tuner_layers
+from nora_studio.adapters.methods.peft_tuners import tuner_layers
 from nora_studio.errors import StudioError
 
 

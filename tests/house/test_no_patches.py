@@ -7,11 +7,6 @@ from support.places import TOP
 
 PATCHERS = ("setattr", "delattr")
 EXCEPTIONS = {
-    # What is decided there cannot be had on a small matrix, whichever way it is taken.
-    ("nora/test_subspace_svd.py", "subspace_svd.NARROW"),
-    ("nora/test_subspace_svd.py", "subspace_svd.SMALL"),
-    # The tiny base has no weight that is worth keeping.
-    ("trainer/test_trainee.py", "outer_cache.SMALLEST"),
     # No quantiser that is installed here has weights which cannot be read back.
     ("nora/test_conformity_quantized.py", "base_layers.resolve_quantization_backend"),
 }

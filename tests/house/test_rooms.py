@@ -98,6 +98,23 @@ def test_imports_go_only_to_lower_levels(file):
         assert level[room] < level[own], f"{dotted(file)} imports {room}, which is not below it"
 
 
+def test_no_file_imports_itself_through_others():
+    """Imports inside functions count: they hide a circle, but a reader still walks in it."""
+    uses = {dotted(file): imported(file) for file in modules()}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
+        if name in done:
+            return
+        for used in sorted(uses[name] & uses.keys()):
+            visit(used, (*path, name))
+        done.add(name)
+
+    for name in uses:
+        visit(name, ())
+
+
 @pytest.mark.parametrize("place", ALONE)
 def test_formulas_and_files_import_nothing_more_of_ours(place):
     found = [file for file in modules() if f"{dotted(file)}.".startswith(f"nora_studio.{place}.")]

@@ -6,7 +6,7 @@ from support.tolerances import FLOAT64, FLOAT64_SINGULAR
 
 from nora_studio.nora import subspace_svd
 from nora_studio.nora.subspace_svd import leading_singular_triplets
-from nora_studio.nora.svd import outer_factors, truncated_svd
+from nora_studio.nora.svd import canonical_signs, outer_factors, truncated_svd
 
 SIDE = 2 * subspace_svd.SMALL
 
@@ -117,16 +117,19 @@ def test_a_flat_spectrum_is_decomposed_too():
     torch.testing.assert_close(weight @ down.T, up)
 
 
-def test_factors_of_all_paths_agree_after_canonical_signs(monkeypatch):
-    weight = weight_with(power_law(0.4)).float()
-    results = []
-    for narrow, small in ((4, 256), (1000, 256), (4, 10_000)):
-        monkeypatch.setattr(subspace_svd, "NARROW", {"cpu": narrow})
-        monkeypatch.setattr(subspace_svd, "SMALL", small)
-        results.append(outer_factors(weight, 32, "svd"))
-    for other in results[1:]:
-        for one, two in zip(results[0], other, strict=True):
-            torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
+def test_factors_of_all_paths_agree_after_canonical_signs(taken):
+    weight = weight_with(power_law(0.5)).float()
+    full = torch.linalg.svd(weight.double(), full_matrices=False)
+    taken.clear()
+    by_iteration = outer_factors(weight, 16, "svd")
+    assert taken == []
+    by_full_solver = outer_factors(weight, 64, "svd")
+    assert taken == ["eigh"]
+    up, down = canonical_signs(full[0][:, :16], full[2][:16])
+    for found in (by_iteration, by_full_solver):
+        first = found[0][:, :16], found[1][:16], found[2][:16]
+        for one, two in zip(first, (up, full[1][:16], down), strict=True):
+            torch.testing.assert_close(one, two.float(), rtol=0, atol=1e-6)
 
 
 def test_the_global_generator_is_neither_read_nor_advanced():

@@ -95,14 +95,14 @@ def tiny_text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
     )
 
 
-def tiny_unet() -> UNet2DConditionModel:
+def tiny_unet(widest: int = 64) -> UNet2DConditionModel:
     """Two levels, cross attention of width 64 and SDXL's pooled text and six time ids."""
     return UNet2DConditionModel(
         sample_size=SIZE // 8,
         in_channels=4,
         out_channels=4,
         layers_per_block=1,
-        block_out_channels=(32, 64),
+        block_out_channels=(32, widest),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=(2, 4),

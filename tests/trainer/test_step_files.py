@@ -25,7 +25,7 @@ STEP = {
     "sdxl/losses.py",
     "nora/layer.py",
 }
-ON_TOP = {"nora/fused_update.py", "adapters/methods/steps.py", "adapters/methods/decay.py"}
+ON_TOP = {"nora/fused_update.py", "adapters/methods/step_rules.py", "adapters/methods/decay.py"}
 """The method's own: NoRA's cheaper products, its rules and its weight decay."""
 
 
@@ -66,6 +66,7 @@ def test_options_pass_through_few_files_on_their_way_into_a_step(tiny_base, phot
         "runs/run_folders.py",
         "tasks/dreambooth/settings.py",
         "tasks/dreambooth/task.py",
+        "trainer/lifecycle.py",
         "trainer/settings.py",
         "trainer/task.py",
     }

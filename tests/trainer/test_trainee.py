@@ -1,15 +1,17 @@
 """One trainee in the loop: the loss falls, the base stays as it is, and the file is the proof."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.loop import built, run_loop
+from support.tiny import tiny_unet
 
-import nora_studio.nora.outer_cache as outer_cache
 from nora_studio.errors import StudioError
+from nora_studio.nora.outer_cache import SMALLEST
 from nora_studio.tasks.dreambooth.previews import generate_base_previews
 from nora_studio.trainer.lifecycle import finish
 from nora_studio.trainer.trainee import Trainee
@@ -107,7 +109,9 @@ def test_outer_factors_are_kept_on_disk_unless_forbidden(
     tiny_base, photo_folder, tmp_path, monkeypatch, cache
 ):
     monkeypatch.setenv("NORA_STUDIO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(outer_cache, "SMALLEST", 16)  # the tiny base has no large weights
-    built(tiny_base, photo_folder, tmp_path, cache=cache)
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    tiny_unet(widest=SMALLEST).save_pretrained(base / "unet")  # Smaller weights are not kept.
+    built(base, photo_folder, tmp_path, cache=cache)
     kept = {folder.name for folder in (tmp_path / "cache").glob("*") if any(folder.iterdir())}
     assert kept == ({"outer", "latents", "text", "bases"} if cache else set())

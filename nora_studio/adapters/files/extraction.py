@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nora_studio.adapters.methods.attachment import attach
-from nora_studio.adapters.methods.injection import tuner_layers
+from nora_studio.adapters.methods.peft_tuners import tuner_layers
 from nora_studio.adapters.methods.spec import AdapterSpec
 from nora_studio.adapters.peft_names import ADAPTER_NAME
 from nora_studio.errors import StudioError

@@ -29,7 +29,7 @@ from nora_studio.adapters.files.outer import (
     probe,
     regenerate_outer,
 )
-from nora_studio.adapters.methods.injection import tuner_layers
+from nora_studio.adapters.methods.peft_tuners import tuner_layers
 from nora_studio.adapters.new_tokens import NewTokens
 from nora_studio.adapters.peft_names import ADAPTER_NAME
 from nora_studio.errors import StudioError

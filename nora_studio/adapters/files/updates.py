@@ -8,7 +8,7 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from nora_studio.adapters.methods.injection import tuner_layers
+from nora_studio.adapters.methods.peft_tuners import tuner_layers
 from nora_studio.adapters.peft_names import ADAPTER_NAME
 from nora_studio.adapters.tuners import LowRankLinear
 from nora_studio.errors import StudioError

@@ -7,7 +7,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import PeftType
 from torch import nn
 
-from nora_studio.adapters.methods.injection import inject, tuner_layers, widen
+from nora_studio.adapters.methods.injection import inject, widen
+from nora_studio.adapters.methods.peft_tuners import tuner_layers
 from nora_studio.adapters.methods.spec import AdapterSpec, Shape
 from nora_studio.adapters.methods.table import METHODS, method_named
 from nora_studio.errors import StudioError

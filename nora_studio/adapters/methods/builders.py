@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from nora_studio.adapters.methods.steps import StepRules
+    from nora_studio.adapters.methods.step_rules import StepRules
 
 Build = Callable[[AdapterSpec, list[str], list[Shape]], "PeftConfig"]
 """The type of `Method.build`."""
@@ -209,27 +209,27 @@ def dylora_steps(parts: dict[str, nn.Module], seed: int) -> StepRules:
 
 def lora_plus_groups(*settings: Any) -> list[dict[str, Any]]:
     """Return LoRA+'s two parameter groups of one part; the arguments are `Method.groups`'."""
-    from nora_studio.adapters.methods import optimizers
+    from nora_studio.adapters.methods import parameter_groups
 
-    return optimizers.lora_plus_groups(*settings)
+    return parameter_groups.lora_plus_groups(*settings)
 
 
 def vblora_groups(*settings: Any) -> list[dict[str, Any]]:
     """Return VB-LoRA's two parameter groups of one part; the arguments are `Method.groups`'."""
-    from nora_studio.adapters.methods import optimizers
+    from nora_studio.adapters.methods import parameter_groups
 
-    return optimizers.vblora_groups(*settings)
+    return parameter_groups.vblora_groups(*settings)
 
 
 def lora_fa_optimizer(*settings: Any) -> Optimizer:
     """Return LoRA-FA's own optimizer; the arguments are `Method.optimizer`'s."""
-    from nora_studio.adapters.methods import optimizers
+    from nora_studio.adapters.methods import parameter_groups
 
-    return optimizers.lora_fa(*settings)
+    return parameter_groups.lora_fa(*settings)
 
 
 def measure_magnitudes(model: nn.Module, adapter_name: str) -> None:
     """Recompute DoRA's magnitudes once the adapter is on the model."""
-    from nora_studio.adapters.methods import injection
+    from nora_studio.adapters.methods import peft_tuners
 
-    injection.measure_magnitudes(model, adapter_name)
+    peft_tuners.measure_magnitudes(model, adapter_name)

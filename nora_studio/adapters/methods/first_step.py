@@ -19,7 +19,7 @@ from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from nora_studio.adapters.methods.injection import tuner_layers
+from nora_studio.adapters.methods.peft_tuners import tuner_layers
 
 LARGEST = 0.25
 ROOT_STEPS = 6.0

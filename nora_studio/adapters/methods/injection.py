@@ -13,11 +13,14 @@ from peft import get_peft_model_state_dict
 from peft.config import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners._buffer_dict import BufferDict
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import PeftType, set_peft_model_state_dict
-from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
+from nora_studio.adapters.methods.peft_tuners import (
+    rebuild_tuner,
+    scale_magnitude,
+    tuner_layers,
+)
 from nora_studio.adapters.methods.spec import Tuner
 from nora_studio.adapters.methods.table import tuner_of_kind
 from nora_studio.adapters.peft_names import PEFT_PREFIX
@@ -26,13 +29,6 @@ from nora_studio.errors import StudioError
 from nora_studio.nora import NoraLinear
 
 HALF = (torch.float16, torch.bfloat16)
-
-
-def tuner_layers(model: nn.Module) -> dict[str, BaseTunerLayer]:
-    """Return the adapted layers of a model by name."""
-    return {
-        name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)
-    }
 
 
 def inject(
@@ -56,32 +52,14 @@ def inject(
     tuner(model, config, adapter_name=adapter_name, low_cpu_mem_usage=low_cpu_mem_usage)
 
 
-def tuner_of(model: nn.Module, adapter_name: str = "default") -> BaseTuner:
-    """Rebuild PEFT's tuner around an adapted model, shared state included.
-
-    It is an instance of PEFT's class, made without its `__init__`: nothing is injected or
-    initialised again.
-    """
-    config: Any = model.peft_config[adapter_name]  # pyright: ignore
-    tuner_class = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)]
-    tuner = tuner_class.__new__(tuner_class)
-    nn.Module.__init__(tuner)
-    tuner.model = model
-    tuner.peft_config = model.peft_config  # pyright: ignore
-    tuner.active_adapter = adapter_name
-    layer = next(iter(tuner_layers(model).values()))
-    for name in _tuner_record(config).shared:
-        setattr(tuner, name, getattr(layer, name))
-    return tuner
-
-
 def _as_peft_model(model: nn.Module, adapter_name: str) -> nn.Module:
     """Return what PEFT's file functions expect: the model, or a module that wraps it."""
     config: Any = model.peft_config[adapter_name]  # pyright: ignore
-    if not _tuner_record(config).shared:
+    shared = _tuner_record(config).shared
+    if not shared:
         return model
     whole = nn.Module()
-    whole.base_model = tuner_of(model, adapter_name)
+    whole.base_model = rebuild_tuner(model, adapter_name, shared)
     whole.peft_config = model.peft_config  # pyright: ignore
     return whole
 
@@ -184,29 +162,9 @@ def set_strength(model: nn.Module, strength: float, adapter_name: str = "default
         else:
             layer.set_scale(adapter_name, strength)  # pyright: ignore
             if adapter_name in getattr(layer, "lora_magnitude_vector", ()):
-                _scale_magnitude(layer, adapter_name, strength)
+                scale_magnitude(layer, adapter_name, strength)
 
 
 def _tuner_record(config: PeftConfig) -> Tuner:
     """Return the record of a configuration's tuner."""
     return tuner_of_kind(PeftType(config.peft_type).value)
-
-
-def measure_magnitudes(model: nn.Module, adapter_name: str) -> None:
-    """Compute DoRA's magnitudes again, since PEFT rounds them to a half-precision base's dtype.
-
-    In the precision of the forward pass a new adapter then equals the base exactly.
-    """
-    for layer in tuner_layers(model).values():
-        magnitude = layer.lora_magnitude_vector[adapter_name].weight  # pyright: ignore
-        weight = dequantize_module_weight(layer.get_base_layer()).to(magnitude.dtype)
-        magnitude.data = torch.linalg.norm(weight, dim=1).to(magnitude.dtype)
-
-
-def _scale_magnitude(layer: BaseTunerLayer, adapter_name: str, strength: float) -> None:
-    """Interpolate DoRA's magnitudes: the weight's norms at strength 0, the trained ones at 1."""
-    magnitude = layer.lora_magnitude_vector[adapter_name].weight  # pyright: ignore
-    kept: dict[str, Tensor] = vars(layer).setdefault("trained_magnitudes", {})
-    trained = kept.setdefault(adapter_name, magnitude.detach().clone())
-    own = torch.linalg.norm(layer.get_base_weight().to(trained.dtype), dim=1)
-    magnitude.data = own + strength * (trained - own)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from nora_studio.adapters.methods.step_rules import StepRules, plain_steps
 from nora_studio.errors import StudioError
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from nora_studio.adapters.methods.steps import StepRules
     from nora_studio.nora.svd import FindOuter
 
 Shape = tuple[int, int]
@@ -78,13 +78,6 @@ def rank_fits_the_smaller_side(spec: AdapterSpec, name: str, shape: Shape) -> No
             f"rank must be 1-{limit} for {name} ({shape[0]}x{shape[1]}); "
             f"got {spec.rank}. Lower rank or narrow the targets."
         )
-
-
-def plain_steps(parts: Mapping[str, nn.Module], seed: int) -> StepRules:
-    """Return the step rules of a method that does nothing around a step."""
-    from nora_studio.adapters.methods.steps import PlainSteps
-
-    return PlainSteps()
 
 
 @dataclass(frozen=True)

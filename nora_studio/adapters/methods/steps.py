@@ -1,61 +1,16 @@
-"""What a method does around each training step, besides the optimizer's step."""
+"""Step rules of the methods that have some: DyLoRA and AdaLoRA."""
 
 import copy
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from peft.tuners.adalora import RankAllocator
 from torch import Tensor, nn
 
-from nora_studio.adapters.methods.injection import tuner_of
-from nora_studio.adapters.methods.table import METHODS
+from nora_studio.adapters.methods.peft_tuners import rebuild_tuner
+from nora_studio.adapters.methods.step_rules import PlainSteps
 from nora_studio.adapters.peft_names import ADAPTER_NAME
 from nora_studio.adapters.tuners import sample_rank
-
-
-class StepRules(Protocol):
-    """A method's rules around a step, called by the training loop; `PlainSteps` does nothing."""
-
-    def before(self, step: int) -> None:
-        """Prepare the forward pass of a step, counted from 1."""
-        ...
-
-    def after(self, step: int) -> None:
-        """Finish a step after the optimizer's, while the gradients are still there."""
-        ...
-
-    def penalty(self) -> Tensor | None:
-        """Return what the method adds to the loss (scalar), or None."""
-        ...
-
-    def state(self) -> dict[str, Tensor]:
-        """Return everything that the next steps depend on, for a checkpoint."""
-        ...
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Set what `state` returned."""
-        ...
-
-
-class PlainSteps:
-    """The rules of a method that does nothing around a step."""
-
-    def before(self, step: int) -> None:
-        """Do nothing."""
-
-    def after(self, step: int) -> None:
-        """Do nothing."""
-
-    def penalty(self) -> Tensor | None:
-        """Return None: nothing is added to the loss."""
-        return None
-
-    def state(self) -> dict[str, Tensor]:
-        """Return nothing: there is no state."""
-        return {}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Do nothing."""
 
 
 class DyloraSteps(PlainSteps):
@@ -93,7 +48,7 @@ class AdaloraSteps(PlainSteps):
         self.parts = parts
         self.tuners: dict[str, Any] = {}
         for part, module in parts.items():
-            tuner: Any = tuner_of(module, ADAPTER_NAME)
+            tuner: Any = rebuild_tuner(module, ADAPTER_NAME)
             # A copy: the allocation must not get into the config that is saved.
             config = copy.copy(tuner.peft_config[ADAPTER_NAME])
             tuner.peft_config = {ADAPTER_NAME: config}
@@ -162,23 +117,3 @@ _PATTERN = "rank_pattern"
 def with_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the tensors whose names begin with a prefix, by the rest of their names."""
     return {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
-
-
-def with_penalty(loss: Tensor, rules: StepRules) -> Tensor:
-    """Return the loss with the gradient of the method's penalty added, but not its value.
-
-    The last line of every task's step: so logged losses are comparable between methods.
-    """
-    penalty = rules.penalty()
-    return loss if penalty is None else loss + (penalty - penalty.detach())
-
-
-def step_rules(method: str, parts: dict[str, nn.Module], seed: int) -> StepRules:
-    """Return the rules of a method for its adapted parts.
-
-    Args:
-        method: A name in `METHODS`.
-        parts: Adapted modules by part name.
-        seed: Seed of the rules' random numbers.
-    """
-    return METHODS[method].steps(parts, seed)

@@ -91,16 +91,16 @@ class CommandEvents:
         jobs, token = self.studio.jobs, (token or "").strip()
         try:
             workspace = self.studio.workspace(request.headers)
-            refresh = self._command(workspace, selection, values)
-            looks = [job for job in jobs.of(workspace) if list(job.command) == refresh.argv]
-            if refresh.kind != "push" or "finished" not in map(jobs.state, looks):
-                raise StudioError("press Look to see what would be sent, then publish.")
+            dry_run = self._command(workspace, selection, values)
+            looks = [job for job in jobs.of(workspace) if list(job.command) == dry_run.argv]
+            if dry_run.kind != "push" or "finished" not in map(jobs.state, looks):
+                raise StudioError("press Look first: it shows what would be sent. Then publish.")
             if not (token.isascii() and token.isprintable() and 8 <= len(token) <= 200):
                 raise StudioError(
                     "expected a Hub token. Create one at huggingface.co/settings/tokens and paste "
                     "it here."
                 )
-            self._submit(workspace, refresh.without_dry_run(), {"HF_TOKEN": token})
+            self._submit(workspace, dry_run.without_dry_run(), {"HF_TOKEN": token})
         except StudioError as error:
             raise error_toast(error, "Not published") from error
         return ""  # Clear the field.

@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from nora_studio.adapters.methods.attachment import attach
 from nora_studio.adapters.methods.optimizers import make_optimizer
 from nora_studio.adapters.methods.spec import AdapterSpec
-from nora_studio.adapters.methods.steps import StepRules, step_rules
+from nora_studio.adapters.methods.step_rules import StepRules
 from nora_studio.adapters.methods.table import METHODS
 from nora_studio.nora.svd import Factors, truncated_svd
 from nora_studio.sdxl.models import share_weights
@@ -176,7 +176,7 @@ class Course:
             random = "find_outer" in METHODS[method].settings
             find_outer = random_outer_factors if random else None
             attach(decoder, list(variant.targets), replace(variant.spec, find_outer=find_outer))
-        rules = step_rules(method, parts, 0)
+        rules = METHODS[method].steps(parts, 0)
         step = AnswerStep(decoder, rules)
         parameters = trained_parameters(parts) if variant.spec else []
         accelerator = prepare_accelerator(mixed_precision)

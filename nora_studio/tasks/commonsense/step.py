@@ -5,7 +5,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nora_studio.adapters.methods.steps import PlainSteps, StepRules, with_penalty
+from nora_studio.adapters.methods.step_rules import PlainSteps, StepRules, with_penalty
 
 
 class AnswerStep(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor, nn
 
-from nora_studio.adapters.methods.steps import PlainSteps, StepRules, with_penalty
+from nora_studio.adapters.methods.step_rules import PlainSteps, StepRules, with_penalty
 from nora_studio.photos.prompts import replace_token
 from nora_studio.runs.disk_cache import TensorCache
 from nora_studio.sdxl.cache import encode_tokens_cached, tokenize

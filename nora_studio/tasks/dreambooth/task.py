@@ -13,7 +13,7 @@ from torch import nn
 from tqdm import tqdm
 from typing_extensions import override
 
-from nora_studio.adapters.methods.steps import StepRules
+from nora_studio.adapters.methods.step_rules import StepRules
 from nora_studio.adapters.new_tokens import TOKENIZERS
 from nora_studio.options.config import DreamboothOptions
 from nora_studio.options.defaults import with_recommended

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nora_studio.adapters.methods.steps import PlainSteps, StepRules, with_penalty
+from nora_studio.adapters.methods.step_rules import PlainSteps, StepRules, with_penalty
 from nora_studio.tasks.fewshot.clip import image_features, text_features
 from nora_studio.tasks.fewshot.data import FewshotData
 

@@ -10,7 +10,7 @@ import torch
 from open_clip.push_to_hf_hub import save_config_for_hf
 from torch import nn
 
-from nora_studio.adapters.methods.injection import tuner_layers
+from nora_studio.adapters.methods.peft_tuners import tuner_layers
 from nora_studio.errors import StudioError
 from nora_studio.runs.atomic import replacing
 from nora_studio.runs.tensor_files import write_tensors

@@ -11,7 +11,7 @@ from support.tiny import tiny_clip
 from support.tolerances import FLOAT32_FACTORS
 
 from nora_studio.adapters.methods.attachment import adapter_parameters, attach
-from nora_studio.adapters.methods.injection import tuner_layers
+from nora_studio.adapters.methods.peft_tuners import tuner_layers
 from nora_studio.adapters.methods.spec import AdapterSpec
 from nora_studio.errors import StudioError
 from nora_studio.mini.assets import embedded

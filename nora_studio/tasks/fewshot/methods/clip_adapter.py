@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from nora_studio.adapters.base_digests import base_digest, digests_differ
 from nora_studio.adapters.fingerprints import fingerprint, fingerprints_agree
-from nora_studio.adapters.methods.steps import PlainSteps
+from nora_studio.adapters.methods.step_rules import PlainSteps
 from nora_studio.errors import StudioError
 from nora_studio.options.part_settings import PartSettings, resolve
 from nora_studio.runs.remedies import get_again

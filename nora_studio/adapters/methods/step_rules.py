@@ -1,0 +1,68 @@
+"""What a method does around each training step, besides the optimizer's step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class StepRules(Protocol):
+    """A method's rules around a step, called by the training loop; `PlainSteps` does nothing."""
+
+    def before(self, step: int) -> None:
+        """Prepare the forward pass of a step, counted from 1."""
+        ...
+
+    def after(self, step: int) -> None:
+        """Finish a step after the optimizer's, while the gradients are still there."""
+        ...
+
+    def penalty(self) -> Tensor | None:
+        """Return what the method adds to the loss (scalar), or None."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that the next steps depend on, for a checkpoint."""
+        ...
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Set what `state` returned."""
+        ...
+
+
+class PlainSteps:
+    """The rules of a method that does nothing around a step."""
+
+    def before(self, step: int) -> None:
+        """Do nothing."""
+
+    def after(self, step: int) -> None:
+        """Do nothing."""
+
+    def penalty(self) -> Tensor | None:
+        """Return None: nothing is added to the loss."""
+        return None
+
+    def state(self) -> dict[str, Tensor]:
+        """Return nothing: there is no state."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Do nothing."""
+
+
+def plain_steps(parts: Mapping[str, nn.Module], seed: int) -> StepRules:
+    """Return the step rules of a method that does nothing around a step."""
+    return PlainSteps()
+
+
+def with_penalty(loss: Tensor, rules: StepRules) -> Tensor:
+    """Return the loss with the gradient of the method's penalty added, but not its value.
+
+    The last line of every task's step: so logged losses are comparable between methods.
+    """
+    penalty = rules.penalty()
+    return loss if penalty is None else loss + (penalty - penalty.detach())
