@@ -86,6 +86,31 @@ def test_a_reload_and_a_second_tab_find_everything_again(person):
     assert SUBJECT in second.locator("#watch-progress").inner_text()
 
 
+def test_a_tab_opened_while_the_page_loads_is_the_one_kept_up_to_date(person):
+    page, held, sent = person.page, [], []
+
+    def hold(route, request) -> None:
+        if held is not None and '"value":"Train"' in (request.post_data or ""):
+            held.append(route)
+        else:
+            route.continue_()
+
+    person.use_example(SUBJECT)
+    wait_until(lambda: f"--name {SUBJECT}" in person.command(), 30, "the command")
+    page.route("**/run/predict", hold)
+    page.reload()
+    page.get_by_role("tab", name="History").click()
+    wait_until(lambda: page.wait_for_timeout(100) or held, 30, "the first tab's event is sent")
+    late, held = held, None
+    for route in late:
+        route.continue_()
+    page.wait_for_timeout(1500)
+    page.on("request", lambda request: sent.append(request.post_data or ""))
+    page.wait_for_timeout(4500)
+    assert len(sent) >= 2, "the open tab asks for news"
+    assert not [data for data in sent if "nora-studio train" in data], "and the first does not"
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.slow
 def test_a_training_stops_saves_resumes_and_outlives_the_server(person):

@@ -1,13 +1,12 @@
 """The whole page: its header and its tabs."""
 
+import json
 from collections.abc import Callable
-from functools import partial
 
 import gradio as gr
 
 from nora_studio.app.pages import adapters, compare, history, scores, train, watch
 from nora_studio.app.pages.escaping import escaped
-from nora_studio.app.pages.html_events import PRIVATE
 from nora_studio.app.pages.number_field import SCRIPT
 from nora_studio.app.pages.shared import POLL_SECONDS, SharedState, TabContext
 from nora_studio.app.server.studio import Studio
@@ -37,6 +36,16 @@ element.addEventListener('click', (event) => {
   try { localStorage.setItem('nora-studio-mode', dark ? 'dark' : 'light'); } catch (_) {}
 });
 """
+SWITCH_TIMERS = """
+async () => {
+  await new Promise((done) => setTimeout(done, 50));
+  const isOpen = (name) =>
+    document.getElementById(`tab-${name}-button`)?.getAttribute('aria-selected') === 'true';
+  return %s.map((name) => ({__type__: 'update', active: isOpen(name)}));
+}
+""" % json.dumps([name for name, _, _ in TABS])  # noqa: UP031
+"""Runs the open tab's timer only. It reads which tab is open: the select event of the first tab, sent
+while the page loads, may arrive after that of a tab that was clicked at once."""
 HEAD = """<script>
 (() => {
   let mode = null;
@@ -63,19 +72,13 @@ def build_page(studio: Studio) -> gr.Blocks:
             for name, label, build in TABS:
                 with gr.Tab(label, id=name, elem_id=f"tab-{name}") as tab:
                     build(studio, shared, TabContext(tab, timers[name]))
-                switch_timer = partial(_only_timer_of, name)
-                tab.select(switch_timer, None, list(timers.values()), **PRIVATE)
+                tab.select(None, None, list(timers.values()), js=SWITCH_TIMERS)
 
         def greet(request: gr.Request) -> str:
             return _head(studio.auth.account(request.headers))
 
         page.load(greet, None, head, api_visibility="private", show_progress="hidden")
     return page
-
-
-def _only_timer_of(opened: str) -> list[gr.Timer]:
-    """Run the open tab's timer only."""
-    return [gr.Timer(active=name == opened) for name, _, _ in TABS]
 
 
 def _head(account: str | None) -> str:
