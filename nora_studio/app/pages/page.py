@@ -44,8 +44,8 @@ async () => {
   return %s.map((name) => ({__type__: 'update', active: isOpen(name)}));
 }
 """ % json.dumps([name for name, _, _ in TABS])  # noqa: UP031
-"""Runs the open tab's timer only. It reads which tab is open: the select event of the first tab, sent
-while the page loads, may arrive after that of a tab that was clicked at once."""
+"""Runs the open tab's timer only. It reads which tab is open: the first tab's select event is sent
+while the page loads, and may arrive after that of a tab that was clicked at once."""
 HEAD = """<script>
 (() => {
   let mode = null;
