@@ -3,6 +3,8 @@
 import contextlib
 import difflib
 import errno
+import os
+import select
 import sys
 from collections.abc import Callable, Iterable
 
@@ -43,9 +45,17 @@ def run_entry(main: Callable[[], int]) -> int:
     """Run an entry point; a `StudioError` becomes one line on stderr and status 2, Ctrl-C 130.
 
     So does a name that no file can have, wherever it was opened: whoever gave it can change it.
+    If the reader of the output ends first (`| head`), this ends as its signal would: status 141.
     """
     try:
-        return main()
+        try:
+            return main()
+        finally:
+            sys.stdout.flush()  # Not at exit, where nothing can handle that its reader has gone.
+    except BrokenPipeError:
+        if not _reader_has_gone():
+            raise
+        return 128 + 13
     except StudioError as error:
         _print_error(str(error))
         return 2
@@ -58,6 +68,16 @@ def run_entry(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
+
+
+def _reader_has_gone() -> bool:
+    """Return whether nobody reads this process's output; what is left of it then goes nowhere."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    gone = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
 
 
 def _print_error(line: str) -> None:

@@ -47,7 +47,7 @@ class Script:
 
     def start(self, prog: str, arguments: Sequence[str]) -> int:
         """Run the script in its own process and return its exit status."""
-        return run_script(self.script, arguments)
+        return run_script(self.script, arguments, prog)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import itertools
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ import tyro
 from nora_studio.errors import StudioError
 from nora_studio.options.number_ranges import check_number, read_number
 from nora_studio.options.paths import check_confined, check_path, check_text
+from nora_studio.runs.scripts import PROGRAM
 
 Options = TypeVar("Options")
 _WRITTEN = {"out", "output_dir"}
@@ -35,6 +37,7 @@ def parse_command(
     Args:
         kind: A frozen dataclass of options.
         arguments: None: this process's.
+        prog: What `--help` calls the command. None: as `run_script` was given it, or its path.
 
     Raises:
         StudioError: an unknown flag, a value of another kind or out of range, a path that cannot
@@ -43,9 +46,15 @@ def parse_command(
     """
     words = sys.argv[1:] if arguments is None else arguments
     check_number_words(kind, words)
+    name = prog or called_as()
     return checked(
-        run_parser(lambda: tyro.cli(kind, prog=prog, description=description, args=words))
+        run_parser(lambda: tyro.cli(kind, prog=name, description=description, args=words))
     )
+
+
+def called_as() -> str | None:
+    """Return what `run_script` said that this script is called; None: its path."""
+    return os.environ.get(PROGRAM)
 
 
 def run_parser(parse: Callable[[], Options]) -> Options:

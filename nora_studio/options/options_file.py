@@ -13,7 +13,7 @@ import tomli_w
 import tyro
 
 from nora_studio.errors import StudioError, shown, suggestion
-from nora_studio.options.command_line import check_number_words, checked, run_parser
+from nora_studio.options.command_line import called_as, check_number_words, checked, run_parser
 from nora_studio.options.config import DreamboothOptions
 from nora_studio.options.paths import check_confined, check_path
 
@@ -35,7 +35,7 @@ def parse(
     Args:
         kind: A frozen dataclass of options.
         argv: None: this process's.
-        prog: What the parser calls the command. None: this process's path.
+        prog: As `parse_command` takes it.
 
     Raises:
         StudioError: the file is missing or holds an unknown key or a value of the wrong type, or
@@ -54,7 +54,8 @@ def parse(
         del arguments[place : place + 2]
     check_number_words(kind, arguments)
     words = _spelled_out(kind, arguments)
-    return checked(run_parser(lambda: tyro.cli(kind, prog=prog, args=words, default=base)))
+    name = prog or called_as()
+    return checked(run_parser(lambda: tyro.cli(kind, prog=name, args=words, default=base)))
 
 
 def _with_needed(kind: Any, value: Any) -> Any:

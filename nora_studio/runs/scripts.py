@@ -1,5 +1,6 @@
 """The entry scripts: where they are, and how to run one in the foreground."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ FEWSHOT = "training/clip_fewshot.py"
 LLAMA = "training/llama_commonsense.py"
 TRAINERS = {"instance_dir": TRAIN, "shots": FEWSHOT, "cutoff": LLAMA}
 """Each trainer's script, by an option that only its runs have."""
+PROGRAM = "NORA_STUDIO_PROGRAM"
+"""Environment variable with the name by which a script's `--help` calls it."""
 COMMONSENSE = "evaluation/commonsense.py"
 
 
@@ -53,15 +56,23 @@ def as_flags(words: Sequence[str]) -> list[str]:
     return flags
 
 
-def run_script(name: str, arguments: Sequence[str]) -> int:
+def run_script(name: str, arguments: Sequence[str], program: str | None = None) -> int:
     """Run a script in the foreground, with this process's output; return its exit status.
+
+    Args:
+        name: As `script_path` takes it.
+        arguments: The script's.
+        program: What its `--help` calls it, if not by its path.
 
     Ctrl-C reaches the script too, which then saves and stops; this process waits for it. SIGTERM
     reaches only this process and is passed on. A closed terminal signals both processes; it is not
     passed on, because a second signal would stop the script at once. If this process is killed, the
     system stops the script (on Linux).
     """
-    process = subprocess.Popen(script_command(name, arguments), preexec_fn=stop_with_parent())
+    environment = os.environ | ({} if program is None else {PROGRAM: program})
+    process = subprocess.Popen(
+        script_command(name, arguments), env=environment, preexec_fn=stop_with_parent()
+    )
     before: dict[int, Any] = {
         signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     }

@@ -1,6 +1,9 @@
 """The `nora-studio` command: its list, its commands, and their errors."""
 
 import importlib
+import os
+import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -60,6 +63,30 @@ def test_each_command_has_its_own_help(command, name):
     assert status == 0
     assert f"nora-studio {name}" in out
     assert "--out" in out
+
+
+def test_a_command_that_runs_a_script_goes_by_its_own_name_in_help():
+    words = [sys.executable, "-m", "nora_studio.cli", "train", "--help"]
+    shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert shown.startswith("usage: nora-studio train [-h] [OPTIONS]\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["params", "--help"], 128 + signal.SIGPIPE),
+        (["train", "--help"], 128 + signal.SIGPIPE),
+        (["methods"], 1),  # Rich ends the process itself.
+    ],
+)
+def test_a_command_whose_reader_has_gone_ends_without_a_word(words, status):
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(
+        [sys.executable, "-m", "nora_studio.cli", *words], stdout=writer, stderr=subprocess.PIPE
+    )
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (status, b"")
 
 
 def test_an_unknown_flag_of_a_command_is_refused(command):
