@@ -32,7 +32,7 @@ def prepared(
 
 
 def prepare_accelerator(mixed_precision: str) -> Accelerator:
-    """Return an accelerator for one trainee."""
+    """Return an accelerator for one state."""
     return Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[_data_parallel()])
 
 

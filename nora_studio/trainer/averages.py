@@ -21,7 +21,7 @@ class WeightAverage(Protocol):
         """Follow an optimizer step."""
         ...
 
-    def served(self) -> contextlib.AbstractContextManager[None]:
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
         """Put the average into the module for a block; the trained weights then return."""
         ...
 
@@ -51,7 +51,7 @@ class ExponentialAverage(WeightAverage):
 
     @override
     @contextlib.contextmanager
-    def served(self) -> Iterator[None]:
+    def averaged(self) -> Iterator[None]:
         trained = copies(self.parameters)
         self.model.copy_to(self.parameters)
         try:
@@ -82,7 +82,7 @@ class ScheduleFreeAverage(WeightAverage):
 
     @override
     @contextlib.contextmanager
-    def served(self) -> Iterator[None]:
+    def averaged(self) -> Iterator[None]:
         trained = copies(self.parameters)
         training = self.optimizer.param_groups[0]["train_mode"]
         self.optimizer.eval()

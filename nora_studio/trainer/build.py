@@ -30,7 +30,7 @@ from nora_studio.trainer.averages import ExponentialAverage, ScheduleFreeAverage
 from nora_studio.trainer.schedules import learning_rate_schedule
 from nora_studio.trainer.settings import LearningSettings, TrainerSettings, TuningSettings
 from nora_studio.trainer.task import Learner, Task
-from nora_studio.trainer.trainee import Trainee
+from nora_studio.trainer.train_state import TrainState
 
 
 def adapter_spec(
@@ -203,7 +203,7 @@ def _optimizer(
     )
 
 
-def build_trainee(task: Task, method: str, run: Run, accelerator: Accelerator) -> Trainee:
+def build_train_state(task: Task, method: str, run: Run, accelerator: Accelerator) -> TrainState:
     """Put a method to work on a task, prepared for the loop.
 
     Raises:
@@ -212,7 +212,7 @@ def build_trainee(task: Task, method: str, run: Run, accelerator: Accelerator) -
     learning, own = task.trainer.learning, task.build(method, run, accelerator)
     schedule = schedule_of(learning, own.optimizer)
     model, optimizer = prepared(accelerator, own.step, own.optimizer, task.sharding)
-    trainee = Trainee(
+    state = TrainState(
         label=method,
         run=run,
         accelerator=accelerator,
@@ -228,8 +228,8 @@ def build_trainee(task: Task, method: str, run: Run, accelerator: Accelerator) -
         adapted=own.adapted,
         rows=task.rows,
     )
-    trainee.task_callbacks = [make(trainee) for make in own.callbacks]
-    return trainee
+    state.task_callbacks = [make(state) for make in own.callbacks]
+    return state
 
 
 def schedule_of(learning: LearningSettings, optimizer: torch.optim.Optimizer) -> Any:

@@ -28,7 +28,7 @@ def generator_states() -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class TrainingState:
+class CheckpointState:
     """All that a step depends on besides the adapter and the frozen base."""
 
     step: int
@@ -51,7 +51,7 @@ class TrainingState:
     """The step of that line."""
 
 
-def write_state(folder: Path, state: TrainingState) -> None:
+def write_state(folder: Path, state: CheckpointState) -> None:
     """Write a training state into a checkpoint folder, flattened: no pickle.
 
     Raises:
@@ -94,7 +94,7 @@ def _unwrapped(values: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def read_state(folder: Path, rank: int = 0) -> TrainingState:
+def read_state(folder: Path, rank: int = 0) -> CheckpointState:
     """Read a training state back and set torch's own generators to it.
 
     A process that the run did not have before begins draws of its own.
@@ -116,7 +116,7 @@ def read_state(folder: Path, rank: int = 0) -> TrainingState:
         raise StudioError(f"{file} cannot be read: {reason}. {drop_checkpoint(folder)}") from error
 
 
-def _read(file: Path, rank: int) -> TrainingState:
+def _read(file: Path, rank: int) -> CheckpointState:
     read_header(file, drop_checkpoint(file.parent))  # It refuses what two could read differently.
     with safe_open(file, framework="pt") as archive:
         facts = json.loads(archive.metadata()["training"])
@@ -144,7 +144,7 @@ def _read(file: Path, rank: int) -> TrainingState:
         optimizer.setdefault(_index(index), {}).update(values)
     generators = with_prefix(tensors, "generator.")
     _set_generators(generators, rank, facts["step"])
-    return TrainingState(
+    return CheckpointState(
         step=facts["step"],
         optimizer={"state": optimizer, "param_groups": facts["groups"]},
         schedule=facts["schedule"],

@@ -20,7 +20,7 @@ from nora_studio.runs.runs import Run
 from nora_studio.runs.stop import StopRequest
 from nora_studio.runs.trackers import check_tracker, open_tracker
 from nora_studio.trainer.acceleration import MIXED, prepare_accelerator
-from nora_studio.trainer.build import build_trainee
+from nora_studio.trainer.build import build_train_state
 from nora_studio.trainer.loop import Plan, train
 from nora_studio.trainer.out_of_memory import out_of_memory_in_one_line
 from nora_studio.trainer.run_session import RunSession
@@ -28,7 +28,7 @@ from nora_studio.trainer.saving import restore, set_back
 from nora_studio.trainer.settings import KeepingSettings
 from nora_studio.trainer.sharding import Sharding, check_sharded, through_base
 from nora_studio.trainer.task import Task
-from nora_studio.trainer.trainee import BatchSource, Trainee
+from nora_studio.trainer.train_state import BatchSource, TrainState
 
 
 def run(task: Task, session: RunSession) -> int:
@@ -104,47 +104,49 @@ def _train_twins(
     learning, keeping, plan = task.trainer.learning, task.trainer.keeping, task.trainer.plan
     sharding = task.sharding
     batches = task.batches()
-    trainees: list[Trainee] = []
+    states: list[TrainState] = []
     for method, run in runs.items():
         own = prepare_accelerator(precision)
-        trainees.append(build_trainee(task, method, run, own))
-        say_what_is_trained(trainees[-1], learning.steps, own.print)
+        states.append(build_train_state(task, method, run, own))
+        say_what_is_trained(states[-1], learning.steps, own.print)
     processes.seed_ranks(learning.seed)
     begin()
-    start = go_on_from(trainees, batches, keeping.resume, learning.steps)
-    open_trackers(session, trainees, keeping, config, start)
+    start = go_on_from(states, batches, keeping.resume, learning.steps)
+    open_trackers(session, states, keeping, config, start)
 
-    def evaluate(trainee: Trainee) -> dict[str, float]:
-        with trainee.served():
-            return through_base(sharding, lambda: task.evaluate(trainee)) or {}
+    def evaluate(state: TrainState) -> dict[str, float]:
+        with state.averaged():
+            return through_base(sharding, lambda: task.evaluate(state)) or {}
 
-    task.start(trainees, start)
+    task.start(states, start)
     if plan.evaluate_every and not start:
-        _log_start(trainees, evaluate)
-    status = task.rehearse(trainees, evaluate)
+        _log_start(states, evaluate)
+    status = task.rehearse(states, evaluate)
     if status is not None:
         return status
     with StopRequest() as stop:
-        done = train(trainees, batches, plan, stop, task.sample, evaluate, start)
+        done = train(states, batches, plan, stop, task.sample, evaluate, start)
     if not done and stop.signal is not None:
         return stopped(stop)
-    last, reasons = ending(plan, trainees)
-    through_base(sharding, lambda: finish_each(task, trainees, last, reasons))
+    last, reasons = ending(plan, states)
+    through_base(sharding, lambda: finish_each(task, states, last, reasons))
     return None
 
 
-def _log_start(trainees: list[Trainee], evaluate: Callable[[Trainee], dict[str, float]]) -> None:
+def _log_start(
+    states: list[TrainState], evaluate: Callable[[TrainState], dict[str, float]]
+) -> None:
     """Measure where each curve begins: every method starts at the base.
 
-    A function of its own, so that its caller keeps no trainee that `finish_each` has let go.
+    A function of its own, so that its caller keeps no state that `finish_each` has let go.
     """
-    for trainee in trainees:
-        measured = evaluate(trainee)
-        processes.on_main(partial(trainee.log, 0, **measured))
+    for state in states:
+        measured = evaluate(state)
+        processes.on_main(partial(state.log, 0, **measured))
 
 
-def say_what_is_trained(trainee: Trainee, steps: int, say: Callable[[str], object]) -> None:
-    """Say how much a trainee trains, where to, and how far its first step moves the weights.
+def say_what_is_trained(state: TrainState, steps: int, say: Callable[[str], object]) -> None:
+    """Say how much a state trains, where to, and how far its first step moves the weights.
 
     Before it goes on from a checkpoint. Called on every process.
 
@@ -152,26 +154,26 @@ def say_what_is_trained(trainee: Trainee, steps: int, say: Callable[[str], objec
         steps: Of the whole run.
         say: Takes a line; on processes that have nothing to say it keeps silent.
     """
-    total = sum(parameter.numel() for parameter in trainee.parameters)
-    say(f"{trainee.label}: {total:,} trained parameters -> {trainee.run.folder}")
-    found = first_steps(trainee.adapted, trainee.optimizer)
+    total = sum(parameter.numel() for parameter in state.parameters)
+    say(f"{state.label}: {total:,} trained parameters -> {state.run.folder}")
+    found = first_steps(state.adapted, state.optimizer)
     if not found:
         return
-    trainee.first_step = {part: float(f"{step.largest:.3g}") for part, step in found.items()}
-    for line in format_report(trainee.label, found, steps, trainee.optimizer):
+    state.first_step = {part: float(f"{step.largest:.3g}") for part, step in found.items()}
+    for line in format_report(state.label, found, steps, state.optimizer):
         say(line)
 
 
-def go_on_from(trainees: list[Trainee], batches: BatchSource, resume: bool, steps: int) -> int:
-    """Set every trainee back to the last checkpoint that all have; the step it is of, or 0.
+def go_on_from(states: list[TrainState], batches: BatchSource, resume: bool, steps: int) -> int:
+    """Set every state back to the last checkpoint that all have; the step it is of, or 0.
 
     A start from 0 leaves nothing in the runs of what was measured and drawn before.
     """
-    runs = [trainee.run for trainee in trainees]
+    runs = [state.run for state in states]
     found = processes.on_main(lambda: common_checkpoint(runs, _say)) if resume else 0
     start = int(processes.all_reduce_max(found or 0))  # The main process alone has looked.
     if start:
-        restore(trainees, batches, start)
+        restore(states, batches, start)
     else:
         processes.on_main(lambda: [run.forget_after(-1) for run in runs])
     if resume and processes.is_main():
@@ -184,16 +186,16 @@ def _say(line: str) -> None:
 
 
 def open_trackers(
-    session: RunSession, trainees: list[Trainee], keeping: KeepingSettings, config: str, start: int
+    session: RunSession, states: list[TrainState], keeping: KeepingSettings, config: str, start: int
 ) -> None:
-    """Give each trainee the tracker that was asked for; it closes with the session."""
-    for trainee in trainees:
-        folder = trainee.run.folder
-        trainee.tracker = processes.on_main(
+    """Give each state the tracker that was asked for; it closes with the session."""
+    for state in states:
+        folder = state.run.folder
+        state.tracker = processes.on_main(
             partial(open_tracker, keeping.tracker, folder, config, start)
         )
-        if trainee.tracker is not None:
-            session.at_the_end.callback(trainee.tracker.finish)
+        if state.tracker is not None:
+            session.at_the_end.callback(state.tracker.finish)
 
 
 def stopped(stop: StopRequest) -> int:
@@ -204,30 +206,30 @@ def stopped(stop: StopRequest) -> int:
     return 128 + stop.signal
 
 
-def ending(plan: Plan, trainees: list[Trainee]) -> tuple[int, dict[str, str]]:
+def ending(plan: Plan, states: list[TrainState]) -> tuple[int, dict[str, str]]:
     """Return the last step that was trained, and by label why it came early, if it did."""
-    last = int(processes.all_reduce_max(plan.watch.ended_at(trainees) or 0)) or plan.steps
-    reasons = plan.watch.reasons(trainees) if last < plan.steps else {}
+    last = int(processes.all_reduce_max(plan.watch.ended_at(states) or 0)) or plan.steps
+    reasons = plan.watch.reasons(states) if last < plan.steps else {}
     if processes.is_main():
         for label, reason in reasons.items():
             print(f"{label}: ended after step {last} of {plan.steps}; {reason}")
     return last, reasons
 
 
-def finish_each(task: Task, trainees: list[Trainee], last: int, reasons: dict[str, str]) -> None:
+def finish_each(task: Task, states: list[TrainState], last: int, reasons: dict[str, str]) -> None:
     """Have each saved and proven, one at a time; it is gone before the next, to make room.
 
     Args:
         last: The last step that was trained.
-        reasons: Why that is before the plan's, by the trainees' labels.
+        reasons: Why that is before the plan's, by the states' labels.
 
     Raises:
         StudioError: one failed; every twin has had its chance.
     """
     failures = []
-    while trainees:
+    while states:
         try:
-            line = finish(task, trainees.pop(0), last, reasons)
+            line = finish(task, states.pop(0), last, reasons)
         except StudioError as error:
             failures.append(str(error))
             continue
@@ -238,7 +240,7 @@ def finish_each(task: Task, trainees: list[Trainee], last: int, reasons: dict[st
 
 
 def finish(
-    task: Task, trainee: Trainee, last: int, reasons: Mapping[str, str] | None = None
+    task: Task, state: TrainState, last: int, reasons: Mapping[str, str] | None = None
 ) -> str | None:
     """Save the final adapter and prove it: read into a fresh base, it must answer the same.
 
@@ -246,7 +248,7 @@ def finish(
 
     Args:
         last: The last step that was trained.
-        reasons: Why that is before the plan's, if it is, by the trainees' labels.
+        reasons: Why that is before the plan's, if it is, by the states' labels.
 
     Returns:
         One line that says where the adapter is and how it was proven, on the main process.
@@ -254,25 +256,25 @@ def finish(
     Raises:
         StudioError: the proof failed; the adapter is kept for inspection, the run marked failed.
     """
-    keeping, run, method = task.trainer.keeping, trainee.run, trainee.label
-    best = trainee.best if keeping.final == "best" else None
+    keeping, run, method = task.trainer.keeping, state.run, state.label
+    best = state.best if keeping.final == "best" else None
     # The main process alone knows it.
     step = int(processes.all_reduce_max(0 if best is None else best.step)) or last
     if step != last:
-        task.show_last(trainee, last)
-        set_back(trainee, step)
-    answers = task.answers(trainee, step)
-    processes.on_main(partial(_save_final, trainee, step))
-    facts: dict[str, Any] = {**trainee.best_facts}
+        task.show_last(state, last)
+        set_back(state, step)
+    outputs = task.outputs(state, step)
+    processes.on_main(partial(_save_final, state, step))
+    facts: dict[str, Any] = {**state.best_facts}
     if keeping.names_step:
         facts["adapter_step"] = step
     if reasons and method in reasons:
         facts["ended"] = reasons[method]
-    accelerator = trainee.accelerator
+    accelerator = state.accelerator
     accelerator.free_memory()
-    del trainee  # With its weights and its optimizer: the proof loads the base once more.
+    del state  # With its weights and its optimizer: the proof loads the base once more.
     gc.collect()
-    proof = task.finish(run, method, answers, accelerator)
+    proof = task.finish(run, method, outputs, accelerator)
 
     def tell() -> str:
         assert proof is not None, "the main process has compared"
@@ -287,6 +289,6 @@ def finish(
     return processes.on_main(tell)
 
 
-def _save_final(trainee: Trainee, step: int) -> None:
-    with trainee.run.saving_adapter() as fresh, trainee.served():
-        trainee.write_adapter(fresh, step)
+def _save_final(state: TrainState, step: int) -> None:
+    with state.run.saving_adapter() as fresh, state.averaged():
+        state.write_adapter(fresh, step)

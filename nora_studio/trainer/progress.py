@@ -13,7 +13,7 @@ from nora_studio.adapters.methods.optimizers import learning_rates
 from nora_studio.errors import StudioError
 from nora_studio.runs import processes
 from nora_studio.trainer.peak_memory import memory_gib
-from nora_studio.trainer.trainee import Trainee
+from nora_studio.trainer.train_state import TrainState
 
 
 class Clock:
@@ -45,7 +45,7 @@ class Clock:
 
 
 def report(
-    trainees: list[Trainee],
+    states: list[TrainState],
     step: int,
     steps: int,
     clock: Clock,
@@ -56,54 +56,54 @@ def report(
     """Read the losses back, write a log line for each run and tell the terminal."""
     pace = clock.lap(step)
     words = []
-    for trainee, measured in zip(trainees, extra, strict=True):
-        total: Tensor = trainee.accelerator.reduce(trainee.loss_sum, "mean")  # pyright: ignore
-        loss = (total / max(1, step - trainee.logged_step)).item()
-        first = {} if trainee.logged_step else {"first_step": trainee.first_step}
-        trainee.logged_step = step
-        trainee.loss_sum.zero_()
-        memory = processes.all_reduce_max(memory_gib(trainee.accelerator.device))
-        if not trainee.accelerator.is_main_process:
+    for state, measured in zip(states, extra, strict=True):
+        total: Tensor = state.accelerator.reduce(state.loss_sum, "mean")  # pyright: ignore
+        loss = (total / max(1, step - state.logged_step)).item()
+        first = {} if state.logged_step else {"first_step": state.first_step}
+        state.logged_step = step
+        state.loss_sum.zero_()
+        memory = processes.all_reduce_max(memory_gib(state.accelerator.device))
+        if not state.accelerator.is_main_process:
             continue
-        trainee.log(
+        state.log(
             step,
             loss=round(loss, 6),
-            gradient_norm=round(trainee.gradient_norm.item(), 6),
-            weight_norm=round(get_total_norm(trainee.parameters).item(), 6),
-            **learning_rates(trainee.optimizer),
-            **(first if trainee.first_step else {}),
+            gradient_norm=round(state.gradient_norm.item(), 6),
+            weight_norm=round(get_total_norm(state.parameters).item(), 6),
+            **learning_rates(state.optimizer),
+            **(first if state.first_step else {}),
             seconds_per_step=round(pace, 4),
-            **{f"{trainee.rows}_per_second": round(batch_size / pace, 3)},
+            **{f"{state.rows}_per_second": round(batch_size / pace, 3)},
             memory_gib=round(memory, 3),
             **{name: round(value, 6) for name, value in measured.items()},
         )
-        trainee.set_status("running", step, steps, **clock.estimate)
-        words.append(f"{trainee.label} {loss:.4f}")
+        state.set_status("running", step, steps, **clock.estimate)
+        words.append(f"{state.label} {loss:.4f}")
         bar.set_postfix_str(f"loss {', '.join(words)}; {memory:.1f} GiB", refresh=False)
 
 
-def check_finite(trainees: list[Trainee], now: int, steps: int) -> None:
+def check_finite(states: list[TrainState], now: int, steps: int) -> None:
     """Refuse to go on after a loss that was not finite, and mark the runs as failed.
 
     Raises:
         StudioError: one was; the message names the step and the likely cause.
     """
-    for trainee in trainees:
-        found = int(trainee.first_bad_step.item())
+    for state in states:
+        found = int(state.first_bad_step.item())
         # The loss of one process's share may be bad alone; all have to end.
         first = -processes.all_reduce_max(-found if found >= 0 else -math.inf)
         if math.isinf(first):
             continue
         step = int(first)
-        if trainee.accelerator.mixed_precision == "fp16":
+        if state.accelerator.mixed_precision == "fp16":
             cause = "float16 overflowed; use --precision bf16 or fp32"
         elif step == 1:
             cause = "the base model or its data hold NaN, before any training"
         else:
             cause = "the learning rate is too high for this method; try a third of it"
-        problem = f"{trainee.label}: the loss is not finite at step {step}. Likely cause: {cause}."
-        if trainee.accelerator.is_main_process:
-            for stopped in trainees:
+        problem = f"{state.label}: the loss is not finite at step {step}. Likely cause: {cause}."
+        if state.accelerator.is_main_process:
+            for stopped in states:
                 stopped.run.set_status("failed", now, steps, error=problem)
-            raise StudioError(f"{problem} Earlier checkpoints in {trainee.run.folder} are kept.")
+            raise StudioError(f"{problem} Earlier checkpoints in {state.run.folder} are kept.")
         raise SystemExit(2)  # The main process says why.

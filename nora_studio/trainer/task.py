@@ -19,7 +19,7 @@ from nora_studio.adapters.methods.step_rules import StepRules
 from nora_studio.runs.runs import Run
 from nora_studio.trainer.settings import TrainerSettings
 from nora_studio.trainer.sharding import Sharding
-from nora_studio.trainer.trainee import BatchSource, StepCallback, Trainee
+from nora_studio.trainer.train_state import BatchSource, StepCallback, TrainState
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Learner:
     """Sets it from such a folder, to the bit."""
     adapted: dict[str, nn.Module] = field(default_factory=dict)
     """The modules that carry adapters, by part; none where nothing is in a model's weights."""
-    callbacks: Sequence[Callable[[Trainee], StepCallback]] = ()
+    callbacks: Sequence[Callable[[TrainState], StepCallback]] = ()
     """What the task does around each step, made for the run that they serve."""
 
 
@@ -152,36 +152,36 @@ class Task(ABC):
         """Write what a run's folder holds from the beginning. Called on the main process."""
         return None
 
-    def start(self, trainees: list[Trainee], step: int) -> None:
+    def start(self, states: list[TrainState], step: int) -> None:
         """Generate what is shown before the first step, or after the step of a resumed run."""
         return None
 
     def rehearse(
         self,
-        trainees: list[Trainee],
-        evaluate: Callable[[Trainee], dict[str, float]],
+        states: list[TrainState],
+        evaluate: Callable[[TrainState], dict[str, float]],
     ) -> int | None:
         """Measure instead of training; the exit status, or None to train."""
         return None
 
-    def sample(self, trainee: Trainee, step: int) -> None:
+    def sample(self, state: TrainState, step: int) -> None:
         """Generate a run's pictures after a step. Called on every process."""
         return None
 
-    def evaluate(self, trainee: Trainee) -> dict[str, float]:
+    def evaluate(self, state: TrainState) -> dict[str, float]:
         """Measure the served weights; what the log is told by name. Called on every process."""
         return {}
 
-    def show_last(self, trainee: Trainee, step: int) -> None:
+    def show_last(self, state: TrainState, step: int) -> None:
         """Show what the last step came to, where an earlier one becomes the adapter."""
         return None
 
     @abstractmethod
-    def answers(self, trainee: Trainee, step: int) -> Any:
+    def outputs(self, state: TrainState, step: int) -> Any:
         """Return what the trained weights generate or say, for `finish` to compare."""
 
     @abstractmethod
-    def finish(self, run: Run, method: str, answers: Any, accelerator: Accelerator) -> Proof | None:
+    def finish(self, run: Run, method: str, outputs: Any, accelerator: Accelerator) -> Proof | None:
         """Read the saved adapter into a fresh base, and compare. None on other processes.
 
         Args:

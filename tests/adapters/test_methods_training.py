@@ -21,7 +21,7 @@ from nora_studio.mini.assets import embedded
 from nora_studio.options.config import PartOptions
 from nora_studio.options.part_settings import part_settings
 from nora_studio.options.recommended import recommended
-from nora_studio.trainer.checkpoints import TrainingState, read_state, write_state
+from nora_studio.trainer.checkpoints import CheckpointState, read_state, write_state
 
 PARTS = ("unet", "text-encoder", "text-encoder-2")
 
@@ -90,7 +90,7 @@ def test_lora_fa_resumes_from_a_checkpoint_by_name(tmp_path):
     for _ in range(2):
         step(whole, first)
         step(halves, second)
-    write_state(tmp_path, TrainingState(2, second.state_dict(), {}, {}, {}))
+    write_state(tmp_path, CheckpointState(2, second.state_dict(), {}, {}, {}))
     third = make_optimizer("lora-fa", {"unet": halves}, rates, 0.0)
     third.load_state_dict(read_state(tmp_path).optimizer)
     step(whole, first)
@@ -104,7 +104,7 @@ def test_the_logged_loss_leaves_adaloras_penalty_out(tiny_base, photo_folder, tm
         tiny_base, photo_folder, tmp_path, method="lora,adalora", **unnested()
     )
     batch = batches.next()
-    losses = [trainee.model(**batch) for trainee in (plain, allotting)]
+    losses = [state.model(**batch) for state in (plain, allotting)]
     assert losses[0].item() == losses[1].item()  # both start at the base
     losses[1].backward()
     factors = [p for p in allotting.parameters if p.ndim == 2 and 1 not in p.shape]

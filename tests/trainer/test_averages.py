@@ -25,7 +25,7 @@ def test_the_average_is_the_formulas_with_its_decay_warmed_up():
         decay = 0.0 if step == 1 else min(0.6, step / (9 + step))
         expected = decay * expected + (1 - decay) * parameter.detach().double()
         trained = parameter.detach().clone()
-        with average.served():
+        with average.averaged():
             torch.testing.assert_close(parameter.detach().double(), expected, **FLOAT32)
         assert torch.equal(parameter, trained)
 
@@ -38,28 +38,28 @@ def test_an_averaged_run_draws_and_saves_the_average_and_trains_on(
     weights, pictures = {}, {}
     for ema in (None, 0.9):
         folder = tmp_path / str(ema)
-        task, batches, (trainee,) = built(tiny_base, photo_folder, folder, ema=ema, **options)
+        task, batches, (state,) = built(tiny_base, photo_folder, folder, ema=ema, **options)
         subject = task.prepared.subject
         for last in (2, 4):
-            run_loop([trainee], batches, last)
-            (pictures[ema],) = generate_previews(subject, trainee, last)
-        weights[ema] = copies(trainee.parameters)
-        with trainee.served():
-            served = copies(trainee.parameters)
+            run_loop([state], batches, last)
+            (pictures[ema],) = generate_previews(subject, state, last)
+        weights[ema] = copies(state.parameters)
+        with state.averaged():
+            averaged = copies(state.parameters)
             saved = folder / "saved"
             saved.mkdir()
-            trainee.write_adapter(saved, 4)
+            state.write_adapter(saved, 4)
         if ema is None:
             continue
-        assert not any(torch.equal(a, b) for a, b in zip(served, weights[ema], strict=True))
-        set_weights(trainee.parameters, served)
-        trainee.average = None
-        (again,) = generate_previews(subject, trainee, 5)
+        assert not any(torch.equal(a, b) for a, b in zip(averaged, weights[ema], strict=True))
+        set_weights(state.parameters, averaged)
+        state.average = None
+        (again,) = generate_previews(subject, state, 5)
         assert again.tobytes() == pictures[ema].tobytes()
         assert pictures[ema].tobytes() != pictures[None].tobytes()
-        state = load_file(saved / "unet" / "adapter_model.safetensors")
-        held = {tensor.numpy().tobytes() for tensor in state.values()}
-        inner = [p for p in trainee.model.unet.parameters() if p.requires_grad]
+        tensors = load_file(saved / "unet" / "adapter_model.safetensors")
+        held = {tensor.numpy().tobytes() for tensor in tensors.values()}
+        inner = [p for p in state.model.unet.parameters() if p.requires_grad]
         assert all(p.detach().numpy().tobytes() in held for p in inner)
     assert all(torch.equal(a, b) for a, b in zip(weights[None], weights[0.9], strict=True))
 

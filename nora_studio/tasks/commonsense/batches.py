@@ -7,7 +7,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from nora_studio.tasks.commonsense.examples import Batch, Example, collate, fill, pack
-from nora_studio.trainer.trainee import BatchSource
+from nora_studio.trainer.train_state import BatchSource
 
 MEGABATCH = 50
 """With batches by length: so many batches are drawn at a time and sorted by length among them, as

@@ -27,7 +27,7 @@ from nora_studio.tasks.commonsense.settings import CommonsenseSettings, resolve
 from nora_studio.tasks.commonsense.step import AnswerStep
 from nora_studio.trainer.build import adapt, learner
 from nora_studio.trainer.task import Learner, Proof, Task
-from nora_studio.trainer.trainee import BatchSource, Trainee
+from nora_studio.trainer.train_state import BatchSource, TrainState
 
 (PART,) = PARTS
 TASK = "commonsense"
@@ -129,15 +129,15 @@ class CommonsenseTask(Task):
         )
 
     @torch.no_grad()
-    def evaluate(self, trainee: Trainee) -> dict[str, float]:
+    def evaluate(self, state: TrainState) -> dict[str, float]:
         """Measure the mean loss over the validation questions' learned tokens, dropout off."""
-        module: AnswerStep = trainee.accelerator.unwrap_model(trainee.model)
+        module: AnswerStep = state.accelerator.unwrap_model(state.model)
         was_training = module.training
         module.eval()
-        device = trainee.accelerator.device
+        device = state.accelerator.device
         total, tokens = torch.zeros((), device=device), 0.0
         try:
-            with trainee.accelerator.autocast():
+            with state.accelerator.autocast():
                 for batch in self.validation:
                     count = len(batch["share"]) / float(batch["share"][0])  # learned tokens
                     loss = module(**{name: t.to(device) for name, t in batch.items()})
@@ -146,23 +146,23 @@ class CommonsenseTask(Task):
             module.train(was_training)
         return {"held_out_loss": (total / tokens).item()}
 
-    def answers(self, trainee: Trainee, step: int) -> Tensor | None:
+    def outputs(self, state: TrainState, step: int) -> Tensor | None:
         """Return the logits of the trained weights; None where there is no proof."""
         if not self.validation or self.sharding is not None:
             return None
-        module: AnswerStep = trainee.accelerator.unwrap_model(trainee.model)
+        module: AnswerStep = state.accelerator.unwrap_model(state.model)
 
         def ask() -> Tensor:
-            with trainee.served():
-                return last_logits(self.validation[0], module.decoder, trainee.accelerator)
+            with state.averaged():
+                return last_logits(self.validation[0], module.decoder, state.accelerator)
 
         return processes.on_main(ask)
 
     def finish(
-        self, run: Run, method: str, answers: Tensor | None, accelerator: Accelerator
+        self, run: Run, method: str, outputs: Tensor | None, accelerator: Accelerator
     ) -> Proof | None:
         """Load the adapter anew on the base: it must say the same, and not what the base says."""
-        return processes.on_main(lambda: self._prove(run, method, answers, accelerator))
+        return processes.on_main(lambda: self._prove(run, method, outputs, accelerator))
 
     def _prove(self, run: Run, method: str, said: Tensor | None, accelerator: Accelerator) -> Proof:
         if said is None:

@@ -10,7 +10,7 @@ from nora_studio.nora.calibration import record_mean_abs_inputs
 from nora_studio.sdxl.diffusion import Denoising
 from nora_studio.sdxl.models import parts_of
 from nora_studio.tasks.dreambooth.step import DreamboothStep, PromptEncoding
-from nora_studio.trainer.trainee import Batch, BatchSource
+from nora_studio.trainer.train_state import Batch, BatchSource
 
 
 def first_batch(batches: BatchSource) -> Batch:

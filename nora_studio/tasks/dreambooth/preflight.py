@@ -38,7 +38,7 @@ from nora_studio.trainer.loop import train
 from nora_studio.trainer.out_of_memory import OutOfMemory
 from nora_studio.trainer.peak_memory import GIB, limit_memory, peak_memory
 from nora_studio.trainer.saving import save_checkpoints
-from nora_studio.trainer.trainee import Batch, BatchSource, Trainee
+from nora_studio.trainer.train_state import Batch, BatchSource, TrainState
 
 WARM_UP_STEPS = 1
 TIMED_STEPS = 3
@@ -117,16 +117,16 @@ def rehearse(
     asked: Rehearsed,
     subject: Subject,
     batches: PhotoBatches | PriorBatches,
-    trainees: list[Trainee],
-    sample: Callable[[Trainee, int], None],
-    evaluate: Callable[[Trainee], dict[str, float]],
+    states: list[TrainState],
+    sample: Callable[[TrainState, int], None],
+    evaluate: Callable[[TrainState], dict[str, float]],
 ) -> int:
     """Measure a run that is set up in a rehearsal's folder; tell it, and write it if asked to.
 
     Returns:
         Exit status: 0, or 128 + n where signal n came.
     """
-    device, plan = trainees[0].accelerator.device, asked.settings.trainer.plan
+    device, plan = states[0].accelerator.device, asked.settings.trainer.plan
     before = time.time() - psutil.Process().create_time()
     largest = LargestBatches(batches, device)
     # The last step only closes the one before; a checkpoint is written at it.
@@ -134,18 +134,18 @@ def rehearse(
     never = {"sample_every": 0, "evaluate_every": 0}
     short = replace(plan, steps=steps, log_every=steps, checkpoint_every=steps, **never)
     with StopRequest() as stop:
-        if not train(trainees, largest, short, stop, sample, evaluate) and stop.signal is not None:
+        if not train(states, largest, short, stop, sample, evaluate) and stop.signal is not None:
             return 128 + stop.signal
     step = (largest.asked[-1] - largest.asked[WARM_UP_STEPS]) / TIMED_STEPS
-    checkpoint = _seconds(device, lambda: save_checkpoints(trainees, largest, steps, 1))
-    folders = [trainee.run.checkpoints()[steps] for trainee in trainees]
+    checkpoint = _seconds(device, lambda: save_checkpoints(states, largest, steps, 1))
+    folders = [state.run.checkpoints()[steps] for state in states]
     measurement = 0.0
     if plan.evaluate_every:
-        measurement = _seconds(device, lambda: [evaluate(trainee) for trainee in trainees])
+        measurement = _seconds(device, lambda: [evaluate(state) for state in states])
     missing = _class_pictures_missing(asked.settings)
     if missing:
         _try_class_pictures(subject, missing)
-    drawing = _seconds(device, lambda: sample(trainees[0], steps))
+    drawing = _seconds(device, lambda: sample(states[0], steps))
     proof = _seconds(device, lambda: redraw(subject, folders[0], device))
     size = sum(file.stat().st_size for folder in folders for file in folder.rglob("*.*"))
     peak = peak_memory(device)

@@ -18,7 +18,7 @@ from nora_studio.tasks.dreambooth.previews import (
 from nora_studio.tasks.dreambooth.subject import Subject
 from nora_studio.tasks.dreambooth.wall import hang_walls
 from nora_studio.trainer.sharding import through_base
-from nora_studio.trainer.trainee import Trainee
+from nora_studio.trainer.train_state import TrainState
 
 
 @dataclass(frozen=True)
@@ -32,77 +32,77 @@ class PreviewLog:
     """None: the samples are not scored, or this is not the main process."""
     say: Callable[[str], object]
 
-    def show_base(self, trainees: list[Trainee]) -> None:
+    def show_base(self, states: list[TrainState]) -> None:
         """Where every run's samples begin: at the base, which is no one's yet."""
 
         def show() -> None:
-            pictures = generate_base_previews(self.subject, trainees)
-            processes.on_main(lambda: self._tell_of_base(trainees, pictures))
+            pictures = generate_base_previews(self.subject, states)
+            processes.on_main(lambda: self._tell_of_base(states, pictures))
 
         through_base(self.subject.sharding, show)
 
-    def show(self, trainee: Trainee, step: int) -> None:
+    def show(self, state: TrainState, step: int) -> None:
         """`draw` from the training loop, on every process."""
-        through_base(self.subject.sharding, lambda: self.draw(trainee, step))
+        through_base(self.subject.sharding, lambda: self.draw(state, step))
 
-    def draw(self, trainee: Trainee, step: int) -> list[Image.Image]:
-        """Draw a trainee's samples as of a step; told only once, however often they are drawn.
+    def draw(self, state: TrainState, step: int) -> list[Image.Image]:
+        """Draw a state's samples as of a step; told only once, however often they are drawn.
 
         The walls are hung anew with the last twin's.
         """
-        is_new = not self.has_shown(trainee, step)
-        pictures = generate_previews(self.subject, trainee, step)
+        is_new = not self.has_shown(state, step)
+        pictures = generate_previews(self.subject, state, step)
 
         def tell() -> None:
             if is_new:
                 scores = self.judge.judge(pictures) if self.judge else {}
-                self._tell(trainee, step, pictures, scores)
-                self._say(trainee.label, step, scores)
-            if trainee.label == list(self.runs)[-1]:
+                self._tell(state, step, pictures, scores)
+                self._say(state.label, step, scores)
+            if state.label == list(self.runs)[-1]:
                 hang_walls(self.runs)
 
         processes.on_main(tell)
         return pictures
 
-    def catch_up(self, trainees: list[Trainee], step: int, every: int) -> None:
+    def catch_up(self, states: list[TrainState], step: int, every: int) -> None:
         """Draw what was due after a step that the training was stopped at, where it is missing."""
-        bare = preview_files(trainees[0].run, 0, len(self.subject.settings.previews.prompts))
+        bare = preview_files(states[0].run, 0, len(self.subject.settings.previews.prompts))
         if not all(file.is_file() for file in bare):
-            self.show_base(trainees)
+            self.show_base(states)
         if every and step % every == 0:
-            for trainee in trainees:
-                if not self.has_shown(trainee, step):
-                    self.show(trainee, step)
+            for state in states:
+                if not self.has_shown(state, step):
+                    self.show(state, step)
             processes.on_main(lambda: hang_walls(self.runs))
 
-    def has_shown(self, trainee: Trainee, step: int) -> bool:
+    def has_shown(self, state: TrainState, step: int) -> bool:
         """Whether a step's samples are all there, and in the log where they are scored."""
-        files = preview_files(trainee.run, step, len(self.subject.settings.previews.prompts))
+        files = preview_files(state.run, step, len(self.subject.settings.previews.prompts))
         if not all(file.is_file() for file in files):
             return False
-        rows = trainee.run.read_log() if self.judge else []
+        rows = state.run.read_log() if self.judge else []
         told = any(row["step"] == step and "sample_clip_t" in row for row in rows)
         return told or self.judge is None
 
-    def _tell_of_base(self, trainees: list[Trainee], pictures: list[Image.Image]) -> None:
+    def _tell_of_base(self, states: list[TrainState], pictures: list[Image.Image]) -> None:
         scores = self.judge.judge(pictures) if self.judge else {}
-        for trainee in trainees:
-            self._tell(trainee, 0, pictures, scores)
+        for state in states:
+            self._tell(state, 0, pictures, scores)
         self._say("base", 0, scores)
         hang_walls(self.runs)
 
     def _tell(
         self,
-        trainee: Trainee,
+        state: TrainState,
         step: int,
         pictures: Sequence[Image.Image],
         scores: dict[str, float],
     ) -> None:
         if scores and self.judge is not None:
-            trainee.log(step, **scores, sample_judge=self.judge.scorer.name)
-        if trainee.tracker is not None:
+            state.log(step, **scores, sample_judge=self.judge.scorer.name)
+        if state.tracker is not None:
             named = {f"samples/{number:02d}": p for number, p in enumerate(pictures, start=1)}
-            trainee.tracker.log_images(step, named)
+            state.tracker.log_images(step, named)
 
     def _say(self, label: str, step: int, scores: dict[str, float]) -> None:
         if scores:

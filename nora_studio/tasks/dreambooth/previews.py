@@ -19,7 +19,7 @@ from nora_studio.sdxl.recipes import Recipe
 from nora_studio.tasks.dreambooth.base import load_base_of
 from nora_studio.tasks.dreambooth.step import DreamboothStep
 from nora_studio.tasks.dreambooth.subject import Subject
-from nora_studio.trainer.trainee import Trainee
+from nora_studio.trainer.train_state import TrainState
 
 
 def preview_files(run: Run, step: int, count: int) -> list[Path]:
@@ -28,25 +28,25 @@ def preview_files(run: Run, step: int, count: int) -> list[Path]:
     return [run.sample_file(f"{name}-{number:02d}") for number in range(1, count + 1)]
 
 
-def generate_base_previews(subject: Subject, trainees: list[Trainee]) -> list[Image.Image]:
+def generate_base_previews(subject: Subject, states: list[TrainState]) -> list[Image.Image]:
     """Draw the fixed-seed pictures of the bare base into every run, one for each prompt."""
     pipe = subject.pipe
     if subject.sharding is not None:  # Its own base carries the adapter.
-        pipe = fresh_pipe(subject, trainees[0].accelerator.device)
-        spread(subject, pipe, trainees[0].accelerator.device)
+        pipe = fresh_pipe(subject, states[0].accelerator.device)
+        spread(subject, pipe, states[0].accelerator.device)
     pictures = previews_of(subject, pipe)
-    for trainee in trainees:
-        _save(subject, pictures, trainee.run, 0, None)
+    for state in states:
+        _save(subject, pictures, state.run, 0, None)
     return pictures
 
 
-def generate_previews(subject: Subject, trainee: Trainee, step: int) -> list[Image.Image]:
-    """Draw the fixed-seed pictures of a trainee as of a step into its run, one for each prompt."""
-    module: DreamboothStep = trainee.accelerator.unwrap_model(trainee.model)
+def generate_previews(subject: Subject, state: TrainState, step: int) -> list[Image.Image]:
+    """Draw the fixed-seed pictures of a state as of a step into its run, one for each prompt."""
+    module: DreamboothStep = state.accelerator.unwrap_model(state.model)
     parts = {"unet": module.unet, **dict(module.encoders)}
-    with trainee.served(), _as_loaded(module, trainee.parameters):
+    with state.averaged(), _as_loaded(module, state.parameters):
         pictures = previews_of(subject, with_parts(subject.pipe, parts))
-    _save(subject, pictures, trainee.run, step, trainee)
+    _save(subject, pictures, state.run, step, state)
     return pictures
 
 
@@ -98,7 +98,7 @@ def previews_of(subject: Subject, pipe: StableDiffusionXLPipeline) -> list[Image
 
 
 def _save(
-    subject: Subject, pictures: list[Image.Image], run: Run, step: int, trainee: Trainee | None
+    subject: Subject, pictures: list[Image.Image], run: Run, step: int, state: TrainState | None
 ) -> None:
     if not processes.is_main():
         return
@@ -112,8 +112,8 @@ def _save(
             guidance=previews.guidance,
             size=subject.size,
             version=__version__,
-            adapter=None if trainee is None else run.folder.name,
-            method=None if trainee is None else trainee.label,
+            adapter=None if state is None else run.folder.name,
+            method=None if state is None else state.label,
             trigger=subject.trigger,
         )
         save_image(picture, file, recipe, GO_ON)

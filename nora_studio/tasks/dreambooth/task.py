@@ -41,7 +41,7 @@ from nora_studio.tasks.dreambooth.validation import measure
 from nora_studio.tasks.dreambooth.verification import verify
 from nora_studio.trainer.build import adapt, learner
 from nora_studio.trainer.task import Learner, Proof, Task
-from nora_studio.trainer.trainee import BatchSource, Trainee
+from nora_studio.trainer.train_state import BatchSource, TrainState
 
 
 class DreamboothTask(Task):
@@ -131,48 +131,48 @@ class DreamboothTask(Task):
         self.photos.check_record(self.record)
 
     @override
-    def start(self, trainees: list[Trainee], step: int) -> None:
+    def start(self, states: list[TrainState], step: int) -> None:
         if step:
-            self.previews.catch_up(trainees, step, self.trainer.plan.sample_every)
+            self.previews.catch_up(states, step, self.trainer.plan.sample_every)
         else:
-            self.previews.show_base(trainees)
+            self.previews.show_base(states)
 
     @override
     def rehearse(
         self,
-        trainees: list[Trainee],
-        evaluate: Callable[[Trainee], dict[str, float]],
+        states: list[TrainState],
+        evaluate: Callable[[TrainState], dict[str, float]],
     ) -> int | None:
         if not self.asked.preflight:
             return None
         asked = Rehearsed(resolve(self.asked), self.asked.fit, self.asked.preflight_out)
         subject, batches = self.prepared.subject, self.prepared.batches
-        return rehearse(asked, subject, batches, trainees, self.previews.show, evaluate)
+        return rehearse(asked, subject, batches, states, self.previews.show, evaluate)
 
     @override
-    def sample(self, trainee: Trainee, step: int) -> None:
-        self.previews.show(trainee, step)
+    def sample(self, state: TrainState, step: int) -> None:
+        self.previews.show(state, step)
 
     @override
-    def evaluate(self, trainee: Trainee) -> dict[str, float]:
+    def evaluate(self, state: TrainState) -> dict[str, float]:
         fixed = self.prepared.fixed
         if fixed is None:
             return {}
-        return {fixed.name: measure(fixed, trainee.model, trainee.accelerator)}
+        return {fixed.name: measure(fixed, state.model, state.accelerator)}
 
     @override
-    def show_last(self, trainee: Trainee, step: int) -> None:
-        self.previews.draw(trainee, step)
+    def show_last(self, state: TrainState, step: int) -> None:
+        self.previews.draw(state, step)
 
     @override
-    def answers(self, trainee: Trainee, step: int) -> list[Image.Image]:
-        return self.previews.draw(trainee, step)
+    def outputs(self, state: TrainState, step: int) -> list[Image.Image]:
+        return self.previews.draw(state, step)
 
     @override
     def finish(
-        self, run: Run, method: str, answers: list[Image.Image], accelerator: Accelerator
+        self, run: Run, method: str, outputs: list[Image.Image], accelerator: Accelerator
     ) -> Proof | None:
-        return verify(self.prepared.subject, run, answers, accelerator.device)
+        return verify(self.prepared.subject, run, outputs, accelerator.device)
 
 
 def build(subject: Subject, method: str, device: torch.device) -> Learner:
@@ -213,7 +213,7 @@ def build(subject: Subject, method: str, device: torch.device) -> Learner:
         },
         first_rate(method, settings.base.model),
         extra=TokenRows.of(subject.tokens, encoders, settings.tokens.rate),
-        callbacks=[lambda trainee: FreezeTextEncoders(trainee, until)] if until else [],
+        callbacks=[lambda state: FreezeTextEncoders(state, until)] if until else [],
     )
 
 

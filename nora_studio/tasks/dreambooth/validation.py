@@ -67,7 +67,7 @@ def _plain_rows(cache: LatentCache) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def measure(fixed: FixedBatches, model: nn.Module, accelerator: Accelerator) -> float:
-    """Measure a trainee's mean loss on the fixed batches, dropout off, and change nothing."""
+    """Measure a state's mean loss on the fixed batches, dropout off, and change nothing."""
     module: DreamboothStep = accelerator.unwrap_model(model)
     was_training = module.training
     module.eval()

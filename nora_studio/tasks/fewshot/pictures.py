@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nora_studio.tasks.fewshot.crops import draw_boxes, middle_box, resample
 from nora_studio.tasks.fewshot.datasets import Picture
-from nora_studio.trainer.trainee import Batch
+from nora_studio.trainer.train_state import Batch
 
 LONGEST_SHORT_SIDE = 512
 """Larger training pictures are shrunk once when they are read; the usual benchmarks have none."""

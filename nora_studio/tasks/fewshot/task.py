@@ -31,7 +31,7 @@ from nora_studio.tasks.fewshot.settings import FewshotSettings, resolve
 from nora_studio.tasks.fewshot.shots import draw_shots
 from nora_studio.trainer.acceleration import MIXED, prepare_accelerator
 from nora_studio.trainer.task import Learner, Proof, Task
-from nora_studio.trainer.trainee import BatchSource, StepCallback, Trainee
+from nora_studio.trainer.train_state import BatchSource, StepCallback, TrainState
 
 ZERO_SHOT = "zero-shot"
 SEED_STRIDE = 1_000_003
@@ -40,7 +40,7 @@ TOLERANCE = 0.5
 
 
 @dataclass(frozen=True)
-class Answers:
+class Outputs:
     """What the trained weights come to."""
 
     accuracy: float
@@ -134,7 +134,7 @@ class FewshotTask(Task):
     def build(self, method: str, run: Run, accelerator: Accelerator) -> Learner:
         seed = self.trainer.learning.seed
         own = METHODS[method].learn(self.known, method)
-        return replace(own, callbacks=[lambda trainee: SeedDropout(seed)])
+        return replace(own, callbacks=[lambda state: SeedDropout(seed)])
 
     @override
     def begin(self, runs: dict[str, Run]) -> None:
@@ -147,27 +147,27 @@ class FewshotTask(Task):
             run.set_status("finished", 0, 0, accuracy=round(before.accuracy, 5))
 
     @override
-    def answers(self, trainee: Trainee, step: int) -> Answers:
-        accelerator = trainee.accelerator
-        classifier = accelerator.unwrap_model(trainee.model)
-        with trainee.served():
+    def outputs(self, state: TrainState, step: int) -> Outputs:
+        accelerator = state.accelerator
+        classifier = accelerator.unwrap_model(state.model)
+        with state.averaged():
             accuracy, logits = tested(classifier, self.known.test, accelerator)
             validation, _ = tested(classifier, self.known.validation, accelerator)
-        log = trainee.run.read_log()
+        log = state.run.read_log()
         pace = [row["seconds_per_step"] for row in log if "seconds_per_step" in row]
-        groups = trainee.optimizer.param_groups
+        groups = state.optimizer.param_groups
         facts = {
-            "parameters": sum(parameter.numel() for parameter in trainee.parameters),
+            "parameters": sum(parameter.numel() for parameter in state.parameters),
             "steps": self.trainer.learning.steps,
             "batch_size": self.trainer.learning.batch_size,
             "seconds_per_step": round(statistics.median(pace), 5) if pace else None,
             "learning_rate": {group["name"]: group["initial_lr"] for group in groups},
         }
-        return Answers(accuracy, validation, logits, facts)
+        return Outputs(accuracy, validation, logits, facts)
 
-    def finish(self, run: Run, method: str, answers: Answers, accelerator: Accelerator) -> Proof:
+    def finish(self, run: Run, method: str, outputs: Outputs, accelerator: Accelerator) -> Proof:
         """Read back, the file must answer the same; then its scores are written."""
-        known, found = self.known, answers
+        known, found = self.known, outputs
         again = METHODS[method].read(known, run.adapter)
         test = known.test
         first = Exam(test.pictures[: len(found.logits)], test.preprocess, len(found.logits))

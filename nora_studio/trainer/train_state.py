@@ -48,8 +48,8 @@ class StepCallback(Protocol):
 
 
 @dataclass
-class Trainee:
-    """One run in training. Twins are trainees of one loop: same batches, own everything else."""
+class TrainState:
+    """One run in training. Twins are states of one loop: same batches, own everything else."""
 
     label: str
     run: Run
@@ -95,9 +95,9 @@ class Trainee:
         self.gradient_norm = torch.zeros((), device=device)
         self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
 
-    def served(self) -> contextlib.AbstractContextManager[None]:
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
         """Put the weights that the run saves and is judged by into the module for a block."""
-        return self.average.served() if self.average is not None else contextlib.nullcontext()
+        return self.average.averaged() if self.average is not None else contextlib.nullcontext()
 
     @property
     def best(self) -> LossPoint | None:
