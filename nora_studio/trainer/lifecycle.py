@@ -1,4 +1,4 @@
-"""A training from its command line to proven adapters, whatever its task (`Task`)."""
+"""A training of any task (`Task`), from its command line to verified adapters."""
 
 import gc
 import os
@@ -32,14 +32,14 @@ from nora_studio.trainer.train_state import BatchSource, TrainState
 
 
 def run(task: Task, session: RunSession) -> int:
-    """Train what the command line asks for; the exit status.
+    """Train as the command line says, and return the exit status.
 
     Raises:
-        StudioError: anything that a person can mend.
+        StudioError: anything that the user can correct.
     """
     sharding = Sharding.asked()
     processes.join()
-    with processes.main_first():  # Before any model loads: mistakes are here, and told once.
+    with processes.main_first():  # Before any model loads, so that mistakes are reported early.
         _check_processes(task, sharding)
         options = task.read_options()
         check_tracker(options.tracker)
@@ -56,7 +56,7 @@ def run(task: Task, session: RunSession) -> int:
 
 
 def _train(task: Task, session: RunSession, options: Any, runs: dict[str, Run]) -> int:
-    """Train every group of methods; the exit status."""
+    """Train every group of methods, and return the exit status."""
     with processes.main_first():
         record = task.find_data(runs)
         dtype = choose_dtype(options.precision, "cuda" if torch.cuda.is_available() else "cpu")
@@ -80,7 +80,7 @@ def _train(task: Task, session: RunSession, options: Any, runs: dict[str, Run]) 
 def _check_processes(task: Task, sharding: Sharding | None) -> None:
     if not task.distributed and (sharding or int(os.environ.get("WORLD_SIZE", "1")) > 1):
         raise StudioError(
-            "this training is done by one process; start it without `accelerate launch`."
+            "this training runs in one process; start it without `accelerate launch`."
         )
 
 
@@ -100,7 +100,7 @@ def _train_twins(
     precision: str,
     begin: Callable[[], object],
 ) -> int | None:
-    """Train some methods on the same batches; an exit status where it ends before the last step."""
+    """Train some methods on the same batches; return an exit status if they were not finished."""
     learning, keeping, plan = task.trainer.learning, task.trainer.keeping, task.trainer.plan
     sharding = task.sharding
     batches = task.batches()
@@ -136,9 +136,10 @@ def _train_twins(
 def _log_start(
     states: list[TrainState], evaluate: Callable[[TrainState], dict[str, float]]
 ) -> None:
-    """Measure where each curve begins: every method starts at the base.
+    """Log the measurements at step 0, where every method equals the base.
 
-    A function of its own, so that its caller keeps no state that `finish_each` has let go.
+    A separate function, so that its loop variable does not keep alive a state that `finish_each`
+    has removed.
     """
     for state in states:
         measured = evaluate(state)
@@ -146,13 +147,13 @@ def _log_start(
 
 
 def say_what_is_trained(state: TrainState, steps: int, say: Callable[[str], object]) -> None:
-    """Say how much a state trains, where to, and how far its first step moves the weights.
+    """Print a run's number of trained parameters, its folder, and the size of its first step.
 
-    Before it goes on from a checkpoint. Called on every process.
+    Call it on every process, before the run is resumed from a checkpoint.
 
     Args:
-        steps: Of the whole run.
-        say: Takes a line; on processes that have nothing to say it keeps silent.
+        steps: Steps of the whole run.
+        say: Prints a line; it does nothing on processes that do not print.
     """
     total = sum(parameter.numel() for parameter in state.parameters)
     say(f"{state.label}: {total:,} trained parameters -> {state.run.folder}")
@@ -165,19 +166,19 @@ def say_what_is_trained(state: TrainState, steps: int, say: Callable[[str], obje
 
 
 def go_on_from(states: list[TrainState], batches: BatchSource, resume: bool, steps: int) -> int:
-    """Set every state back to the last checkpoint that all have; the step it is of, or 0.
+    """Restore every run from the newest common checkpoint, and return its step, or 0.
 
-    A start from 0 leaves nothing in the runs of what was measured and drawn before.
+    When starting from 0, the log lines and checkpoints of an earlier attempt are removed.
     """
     runs = [state.run for state in states]
     found = processes.on_main(lambda: common_checkpoint(runs, _say)) if resume else 0
-    start = int(processes.all_reduce_max(found or 0))  # The main process alone has looked.
+    start = int(processes.all_reduce_max(found or 0))  # Only the main process has looked.
     if start:
         restore(states, batches, start)
     else:
         processes.on_main(lambda: [run.forget_after(-1) for run in runs])
     if resume and processes.is_main():
-        print(f"Going on after step {start} of {steps}", flush=True)
+        print(f"Continuing after step {start} of {steps}", flush=True)
     return start
 
 
@@ -188,7 +189,7 @@ def _say(line: str) -> None:
 def open_trackers(
     session: RunSession, states: list[TrainState], keeping: KeepingSettings, config: str, start: int
 ) -> None:
-    """Give each state the tracker that was asked for; it closes with the session."""
+    """Open the requested tracker for each run; it is closed with the session."""
     for state in states:
         folder = state.run.folder
         state.tracker = processes.on_main(
@@ -199,15 +200,15 @@ def open_trackers(
 
 
 def stopped(stop: StopRequest) -> int:
-    """Say how to go on after a stop; the exit status it comes to."""
-    assert stop.signal is not None, "nobody asked to stop"
+    """Print how to continue after a stop, and return the exit status."""
+    assert stop.signal is not None, "no stop was requested"
     if processes.is_main():
-        print(f"Stopped by {stop.signal.name}. Go on with the same command and --resume.")
+        print(f"Stopped by {stop.signal.name}. Continue with the same command and --resume.")
     return 128 + stop.signal
 
 
 def ending(plan: Plan, states: list[TrainState]) -> tuple[int, dict[str, str]]:
-    """Return the last step that was trained, and by label why it came early, if it did."""
+    """Return the last step that was trained, and by label why it was stopped early, if it was."""
     last = int(processes.all_reduce_max(plan.watch.ended_at(states) or 0)) or plan.steps
     reasons = plan.watch.reasons(states) if last < plan.steps else {}
     if processes.is_main():
@@ -217,14 +218,14 @@ def ending(plan: Plan, states: list[TrainState]) -> tuple[int, dict[str, str]]:
 
 
 def finish_each(task: Task, states: list[TrainState], last: int, reasons: dict[str, str]) -> None:
-    """Have each saved and proven, one at a time; it is gone before the next, to make room.
+    """Save and verify each adapter; each state is freed before the next, to save memory.
 
     Args:
         last: The last step that was trained.
-        reasons: Why that is before the plan's, by the states' labels.
+        reasons: Why the run was stopped early, by label.
 
     Raises:
-        StudioError: one failed; every twin has had its chance.
+        StudioError: one failed; the other twins were finished all the same.
     """
     failures = []
     while states:
@@ -242,23 +243,23 @@ def finish_each(task: Task, states: list[TrainState], last: int, reasons: dict[s
 def finish(
     task: Task, state: TrainState, last: int, reasons: Mapping[str, str] | None = None
 ) -> str | None:
-    """Save the final adapter and prove it: read into a fresh base, it must answer the same.
+    """Save the final adapter, and verify that it gives the same outputs in a freshly loaded base.
 
-    Called by the main process alone, or by all where the base is in shards.
+    Call it on the main process alone, or on all processes if the base is sharded.
 
     Args:
         last: The last step that was trained.
-        reasons: Why that is before the plan's, if it is, by the states' labels.
+        reasons: Why the run was stopped early, by label.
 
     Returns:
-        One line that says where the adapter is and how it was proven, on the main process.
+        One line that says where the adapter is and how it was verified; None on other processes.
 
     Raises:
-        StudioError: the proof failed; the adapter is kept for inspection, the run marked failed.
+        StudioError: the outputs differ; the adapter is kept for inspection, the run marked failed.
     """
     keeping, run, method = task.trainer.keeping, state.run, state.label
     best = state.best if keeping.final == "best" else None
-    # The main process alone knows it.
+    # Only the main process knows the best step.
     step = int(processes.all_reduce_max(0 if best is None else best.step)) or last
     if step != last:
         task.show_last(state, last)
@@ -272,11 +273,11 @@ def finish(
         facts["ended"] = reasons[method]
     accelerator = state.accelerator
     accelerator.free_memory()
-    del state  # With its weights and its optimizer: the proof loads the base once more.
+    del state  # Free its weights and optimizer: verifying loads the base again.
     gc.collect()
     proof = task.finish(run, method, outputs, accelerator)
 
-    def tell() -> str:
+    def set_final_status() -> str:
         assert proof is not None, "the main process has compared"
         steps = task.trainer.learning.steps
         if proof.problem is not None:
@@ -286,7 +287,7 @@ def finish(
         which = "" if step == last else f" as of step {step}, the best"
         return proof.line.replace("{adapter}", f"{run.adapter}{which}")
 
-    return processes.on_main(tell)
+    return processes.on_main(set_final_status)
 
 
 def _save_final(state: TrainState, step: int) -> None:

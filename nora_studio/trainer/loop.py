@@ -1,4 +1,4 @@
-"""The training loop: step, clip, log, checkpoint, stop. It knows no task, of a method its rules."""
+"""The training loop: step, clip, log, checkpoint, stop. It is the same for every task."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -19,21 +19,21 @@ from nora_studio.trainer.train_state import Batch, BatchSource, StepCallback, Tr
 
 @dataclass(frozen=True)
 class Plan:
-    """When the loop does what; all in steps."""
+    """When the loop logs, saves, samples and evaluates; all counts are in steps."""
 
     steps: int
     log_every: int
     checkpoint_every: int
     keep_checkpoints: int
     sample_every: int
-    """0: never within the loop."""
+    """0 to never sample within the loop."""
     evaluate_every: int
-    """0: never."""
+    """0 to never evaluate."""
     max_gradient_norm: float
     watch: EarlyStopping
-    """What measurements lead to."""
+    """When measurements stop the run early."""
     accumulate: int
-    """Pieces of each process's share of a batch."""
+    """Micro-batches of each process's share of a batch."""
 
 
 def train(
@@ -45,18 +45,18 @@ def train(
     evaluate: Callable[[TrainState], dict[str, float]],
     start: int = 0,
 ) -> bool:
-    """Train every state on the same batches, step by step.
+    """Train all runs on the same batches, step by step.
 
     Args:
         start: Steps done already.
-        sample: Generates a state's fixed-seed pictures after a step. Called on every process.
-        evaluate: Measures a state; what it gives goes into the log by name. On every process.
+        sample: Generates a run's fixed-seed previews after a step. Called on every process.
+        evaluate: Returns a run's measurements for the log, by name. Called on every process.
 
     Returns:
-        Whether the plan was finished, early or not; False after a stop, with checkpoints written.
+        Whether the runs were finished, early or not; False after a stop, with checkpoints written.
 
     Raises:
-        StudioError: a loss was not finite; nothing is saved of that state.
+        StudioError: a loss was not finite; no checkpoint is written of such a state.
     """
     main = states[0].accelerator.is_main_process
     if plan.watch.judge(states, start).ends:
@@ -99,14 +99,14 @@ def train(
 
 
 def advance(state: TrainState, batch: Batch, step: int, plan: Plan) -> None:
-    """One optimizer step. Nothing here waits for the device."""
+    """Take one optimizer step, without waiting for the device."""
     accelerator = state.accelerator
     callbacks = _callbacks(state)
     for callback in callbacks:
         callback.before(step)
     loss = torch.zeros((), device=accelerator.device)
     for left, piece in _pieces(_share(batch, accelerator), plan.accumulate):
-        # Processes add up their gradients only once, with the last piece.
+        # Processes reduce their gradients only once, with the last micro-batch.
         with accelerator.no_sync(state.model) if left else contextlib.nullcontext():
             share = state.model(**piece) / plan.accumulate
             accelerator.backward(share)
@@ -130,18 +130,18 @@ def rows_of(batch: Batch) -> int:
 
 
 def _callbacks(state: TrainState) -> list[StepCallback]:
-    """All that happens around a step, in order: the task's, the method's, the average's."""
+    """Return the callbacks of a step in order: the task's, the method's, the average's."""
     averages = [] if state.average is None else [state.average]
     return [*state.task_callbacks, state.rules, *averages]
 
 
 def _pieces(share: Batch, count: int) -> Iterator[tuple[int, Batch]]:
-    """Equal pieces of a batch, each with the number of those that are left.
+    """Yield equal micro-batches, each with the number of those that follow.
 
-    The loss is a mean over examples, so the mean of the pieces' losses is the whole batch's.
+    The loss is a mean over examples, so the mean of the micro-batches' losses is the batch's.
     """
     rows = rows_of(share)
-    assert rows % count == 0, f"a batch of {rows} does not fall into {count} equal pieces"
+    assert rows % count == 0, f"a batch of {rows} cannot be split into {count} equal parts"
     cut = {name: tensor.chunk(count) for name, tensor in share.items()}
     for number in range(count):
         yield count - 1 - number, {name: pieces[number] for name, pieces in cut.items()}
@@ -152,7 +152,7 @@ def _share(batch: Batch, accelerator: Accelerator) -> Batch:
     count, index = accelerator.num_processes, accelerator.process_index
     rows = rows_of(batch)
     if rows % count:
-        raise StudioError(f"a batch of {rows} is no equal share for each of {count} processes.")
+        raise StudioError(f"a batch of {rows} cannot be split equally among {count} processes.")
     return {
         name: tensor.chunk(count)[index].to(accelerator.device, non_blocking=True)
         for name, tensor in batch.items()

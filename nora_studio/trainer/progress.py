@@ -1,4 +1,4 @@
-"""How a training tells where it is: log lines, status, the terminal, and a loss gone bad."""
+"""Report the progress of a training: log lines, status, terminal, and losses not finite."""
 
 import math
 import time
@@ -17,7 +17,7 @@ from nora_studio.trainer.train_state import TrainState
 
 
 class Clock:
-    """Seconds gone and left, counted from where this process started."""
+    """A clock for the seconds per step and the seconds left, from the start of this process."""
 
     def __init__(self, start: int, steps: int) -> None:
         self.start, self.steps = start, steps
@@ -25,17 +25,17 @@ class Clock:
         self.last_step = start
         self.elsewhere = 0.0
         self.estimate: dict[str, float] = {}
-        """The last lap's, as a status names it."""
+        """Seconds left as of the last lap, by the name in a status."""
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Count a block's time towards the seconds left, and not towards the pace of training."""
+        """Leave the time of a block out of the seconds per step; it counts for the seconds left."""
         began = time.monotonic()
         yield
         self.elsewhere += time.monotonic() - began
 
     def lap(self, step: int) -> float:
-        """Seconds a step since the last lap; estimate the seconds left from the average pace."""
+        """Return the seconds per step since the last lap, and update the estimate of those left."""
         now = time.monotonic()
         pace = (now - self.last - self.elsewhere) / max(1, step - self.last_step)
         left = (now - self.began) / max(1, step - self.start) * (self.steps - step)
@@ -53,7 +53,7 @@ def report(
     batch_size: int,
     extra: list[dict[str, float]],
 ) -> None:
-    """Read the losses back, write a log line for each run and tell the terminal."""
+    """Read the losses from the device, write each run's log line and update the progress bar."""
     pace = clock.lap(step)
     words = []
     for state, measured in zip(states, extra, strict=True):
@@ -83,14 +83,14 @@ def report(
 
 
 def check_finite(states: list[TrainState], now: int, steps: int) -> None:
-    """Refuse to go on after a loss that was not finite, and mark the runs as failed.
+    """Stop after a loss that was not finite, and mark the runs as failed.
 
     Raises:
-        StudioError: one was; the message names the step and the likely cause.
+        StudioError: a loss was not finite; the message names the step and the likely cause.
     """
     for state in states:
         found = int(state.first_bad_step.item())
-        # The loss of one process's share may be bad alone; all have to end.
+        # The loss may be bad on one process only; all of them must stop.
         first = -processes.all_reduce_max(-found if found >= 0 else -math.inf)
         if math.isinf(first):
             continue
@@ -106,4 +106,4 @@ def check_finite(states: list[TrainState], now: int, steps: int) -> None:
             for stopped in states:
                 stopped.run.set_status("failed", now, steps, error=problem)
             raise StudioError(f"{problem} Earlier checkpoints in {state.run.folder} are kept.")
-        raise SystemExit(2)  # The main process says why.
+        raise SystemExit(2)  # The main process prints the reason.

@@ -1,4 +1,4 @@
-"""Checkpoints of runs in training: saved together, and set back to."""
+"""Save and restore the checkpoints of runs that train together."""
 
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from nora_studio.trainer.train_state import BatchSource, TrainState
 
 
 def save_checkpoints(states: list[TrainState], batches: BatchSource, step: int, keep: int) -> None:
-    """Save every state as of a step, and only then let old checkpoints go.
+    """Save a checkpoint of every run, and only then remove old ones.
 
-    A crash between two twins so leaves them a checkpoint in common, even if one alone is kept.
+    So a crash between two twins leaves them a common checkpoint, even if each keeps only one.
     """
     generators = _every_generator()
     sums = [torch.stack(processes.all_gather(state.loss_sum.cpu())) for state in states]
@@ -37,7 +37,7 @@ def save_checkpoints(states: list[TrainState], batches: BatchSource, step: int, 
 
 
 def _every_generator() -> dict[str, Tensor]:
-    """Gather every process's generator states; names of others than the main's have a rank."""
+    """Gather every process's generator states, named with the rank except for rank 0."""
     found: dict[str, Tensor] = {}
     for name, own in generator_states().items():
         for rank, state in enumerate(processes.all_gather(own)):
@@ -62,7 +62,7 @@ def _save_checkpoint(
         scaler=scaler.state_dict() if scaler is not None else {},
         rules=state.rules.state(),
         generators=generators,
-        # The adapter's files hold what is served; without an average, that is all there is.
+        # The adapter's files hold the average, if there is one, and else these weights.
         weights=[] if state.average is None else copies(state.parameters),
         loss_sums=loss_sums,
         logged_step=state.logged_step,
@@ -77,7 +77,7 @@ def _save_checkpoint(
 
 
 def restore(states: list[TrainState], batches: BatchSource, step: int) -> None:
-    """Set every state and the draws to their common checkpoint."""
+    """Restore every run and the batches from a common checkpoint."""
     for state in states:
         batches.restore(set_back(state, step).batches)
     processes.on_main(lambda: [state.run.forget_after(step) for state in states])
@@ -86,7 +86,7 @@ def restore(states: list[TrainState], batches: BatchSource, step: int) -> None:
 
 
 def set_back(state: TrainState, step: int) -> CheckpointState:
-    """Make a state what it was after a step that it has a checkpoint of."""
+    """Restore a run from its checkpoint of a step, and return what the checkpoint holds."""
     folder = state.run.checkpoints()[step]
     checkpoint = read_state(folder, processes.rank())
     state.load_adapter(folder)
@@ -100,7 +100,7 @@ def set_back(state: TrainState, step: int) -> CheckpointState:
     if state.accelerator.scaler is not None and checkpoint.scaler:
         state.accelerator.scaler.load_state_dict(checkpoint.scaler)
     if checkpoint.loss_sums is not None:
-        # With another number of processes, the mean of all is what their shares come to.
+        # With another number of processes, each takes the mean; the mean over processes is equal.
         same = len(checkpoint.loss_sums) == processes.count()
         own = checkpoint.loss_sums[processes.rank()] if same else checkpoint.loss_sums.mean()
         state.loss_sum.copy_(own)
@@ -109,8 +109,8 @@ def set_back(state: TrainState, step: int) -> CheckpointState:
 
 
 def _set_rates(schedule: Any) -> None:
-    """Set the rates that a schedule has at its step: those restored are of the plan as it was."""
-    # Without a step, which torch expects an optimizer's before. Every schedule here is a LambdaLR.
+    """Set a schedule's rates for its step; those restored are of the plan at the time of saving."""
+    # Not by `step`, before which torch expects an optimizer step. All schedules are LambdaLRs.
     shares = (share(schedule.last_epoch) for share in schedule.lr_lambdas)
     rates = [peak * share for peak, share in zip(schedule.base_lrs, shares, strict=True)]
     for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):

@@ -148,7 +148,7 @@ def test_twins_of_any_method_resume_to_the_same_bytes_and_are_proven(
         shutil.rmtree(folder / "adapter")
     outcome = run_trainer(*arguments, "--resume")
     assert outcome.status == 0, outcome.err
-    assert "Going on after step 3 of 6" in outcome.out
+    assert "Continuing after step 3 of 6" in outcome.out
     for whole, halves in zip(runs["whole"], runs["halves"], strict=True):
         assert bytes_of(halves / "checkpoints" / "step-000006") == bytes_of(
             whole / "checkpoints" / "step-000006"

@@ -145,7 +145,7 @@ def test_resuming_after_a_crash_logs_nothing_twice(
         shutil.rmtree(folder / "checkpoints" / "step-000006")
     outcome = run_trainer(*flags(tiny_base, photo_folder, clip, tmp_path), "--resume")
     assert outcome.status == 0, outcome.err
-    assert "Going on after step 4" in outcome.out
+    assert "Continuing after step 4" in outcome.out
     for method in METHODS:
         whole, resumed = (Run(top / f"mug-{method}") for top in (watched[0], tmp_path))
         for name in ("loss", "held_out_loss", "sample_clip_i", "sample_clip_t"):

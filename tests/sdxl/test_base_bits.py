@@ -209,7 +209,7 @@ def test_a_resumed_quantised_run_equals_an_uninterrupted_one(twins_in_bits):
                 shutil.rmtree(folder / "checkpoints" / f"step-{step:06d}")
     outcome = run_trainer(*arguments, "--resume")
     assert outcome.status == 0, outcome.err
-    assert f"Going on after step 2 of {STEPS}" in outcome.out
+    assert f"Continuing after step 2 of {STEPS}" in outcome.out
     after = [tensors_of(folder / "checkpoints" / f"step-{STEPS:06d}") for folder in folders]
     assert after == before
 

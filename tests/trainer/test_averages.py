@@ -80,7 +80,7 @@ def test_an_averaged_run_that_goes_on_ends_as_if_never_stopped_and_is_proven(
     newest.rename(tmp_path / "taken-away")
     outcome = run_trainer(*halves, "--resume")
     assert outcome.status == 0, outcome.err
-    assert "Going on after step 4 of 6" in outcome.out
+    assert "Continuing after step 4 of 6" in outcome.out
     assert bytes_of(folders[0]) == bytes_of(folders[1])
     last = "adapter_model.safetensors"
     final = (folders[0] / "adapter" / "unet" / last).read_bytes()

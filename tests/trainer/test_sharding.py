@@ -173,7 +173,7 @@ def test_twins_and_quantised_bases_are_not_sharded(tmp_path):
     alone = replace(twins, method="nora")
     check_sharded(None, twins)
     check_sharded(Sharding(), alone)
-    with pytest.raises(StudioError, match="nora,lora: twins share one whole base"):
+    with pytest.raises(StudioError, match="nora,lora: twins share one unsharded base"):
         check_sharded(Sharding(), twins)
-    with pytest.raises(StudioError, match="--base-bits 4: a quantised base is not sharded"):
+    with pytest.raises(StudioError, match="--base-bits 4: a quantised base cannot be sharded"):
         check_sharded(Sharding(), replace(alone, base_bits=4))

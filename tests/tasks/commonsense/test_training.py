@@ -150,7 +150,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(twins, model, data, tmp_path):
     assert done["state"] == "stopped" and 0 < done["step"] < STEPS
     assert run_script(*plain)[0] == 2, "a run is not begun twice"
     status, out, err = run_script(*plain, "--resume")
-    assert status == 0 and "Going on after step" in out, err
+    assert status == 0 and "Continuing after step" in out, err
     for method in ("nora", "lora"):
         found = bytes_of(tmp_path / f"q-{method}")
         wanted = bytes_of(twins / f"q-{method}")

@@ -96,7 +96,7 @@ def test_a_stopped_run_with_new_tokens_ends_as_if_never_stopped(
         shutil.rmtree(run.folder / name)
     outcome = run_trainer(*arguments, "--resume")
     assert outcome.status == 0, outcome.err
-    assert "Going on after step 2 of 6" in outcome.out
+    assert "Continuing after step 2 of 6" in outcome.out
     for name, files in whole.items():
         assert tensors_of(run.folder / name) == files, name
 
