@@ -121,7 +121,7 @@ def _train_twins(
     task.start(states, start)
     if plan.evaluate_every and not start:
         _log_start(states, evaluate)
-    status = task.rehearse(states, evaluate)
+    status = task.preflight(states, evaluate)
     if status is not None:
         return status
     with StopRequest() as stop:

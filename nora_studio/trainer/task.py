@@ -156,7 +156,7 @@ class Task(ABC):
         """Generate the previews of step 0, or those that a resumed run lacks."""
         return None
 
-    def rehearse(
+    def preflight(
         self,
         states: list[TrainState],
         evaluate: Callable[[TrainState], dict[str, float]],

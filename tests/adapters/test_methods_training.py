@@ -141,7 +141,7 @@ def test_twins_of_any_method_resume_to_the_same_bytes_and_are_proven(
         arguments = tiny_arguments(tiny_base, photo_folder, tmp_path / name, method, changes)
         outcome = run_trainer(*arguments)
         assert (outcome.status, outcome.errors) == (0, []), outcome.err
-        assert outcome.out.count("proven by a fresh pipeline") == 2
+        assert outcome.out.count("verified in a fresh pipeline") == 2
         runs[name] = [tmp_path / name / f"mug-{twin}" for twin in method.split(",")]
     for folder in runs["halves"]:
         shutil.rmtree(folder / "checkpoints" / "step-000006")
@@ -163,7 +163,7 @@ def test_a_run_is_proven_by_a_fresh_pipeline(method, tiny_base, photo_folder, tm
     )
     outcome = run_trainer(*arguments)
     assert outcome.status == 0, outcome.err
-    assert "proven by a fresh pipeline" in outcome.out
+    assert "verified in a fresh pipeline" in outcome.out
 
 
 @pytest.mark.slow
@@ -177,7 +177,7 @@ def test_every_method_is_proven_on_the_embedded_model(method, tmp_path):
         words += ["--unet.learning-rate", 0.1]
     outcome = run_trainer(*map(str, words))
     assert outcome.status == 0, outcome.err
-    assert "proven by a fresh pipeline" in outcome.out
+    assert "verified in a fresh pipeline" in outcome.out
 
 
 @pytest.mark.parametrize(

@@ -273,7 +273,7 @@ def test_schedule_free_runs_from_the_command_line_and_is_proven(tiny_base, photo
     arguments = tiny_arguments(tiny_base, photo_folder, tmp_path, "nora,lora", changes)
     outcome = run_trainer(*arguments)
     assert (outcome.status, outcome.errors) == (0, []), outcome.err
-    assert outcome.out.count("proven by a fresh pipeline") == 2
+    assert outcome.out.count("verified in a fresh pipeline") == 2
 
 
 def test_hooks_of_prodigy_run_once_even_after_a_plain_prodigy_was_created():

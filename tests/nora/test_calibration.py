@@ -193,7 +193,7 @@ def test_noras_flags_reach_its_adapter_and_do_not_change_the_lora_twin(
     arguments = tiny_arguments(tiny_base, photo_folder, tmp_path, "nora,lora", changes)
     outcome = run_trainer(*arguments)
     assert outcome.status == 0, outcome.err
-    assert "proven by a fresh pipeline" in outcome.out
+    assert "verified in a fresh pipeline" in outcome.out
     assert losses_of(tmp_path / "mug-lora") == losses_of(plain / "mug-lora")
     assert losses_of(tmp_path / "mug-nora") != losses_of(plain / "mug-nora")
     adapter = tmp_path / "mug-nora" / "adapter"

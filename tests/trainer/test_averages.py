@@ -72,7 +72,7 @@ def test_an_averaged_run_that_goes_on_ends_as_if_never_stopped_and_is_proven(
     whole = tiny_arguments(tiny_base, photo_folder, tmp_path / "whole", changes=changes)
     outcome = run_trainer(*whole)
     assert outcome.status == 0, outcome.err
-    assert "proven by a fresh pipeline" in outcome.out
+    assert "verified in a fresh pipeline" in outcome.out
     halves = tiny_arguments(tiny_base, photo_folder, tmp_path / "halves", changes=changes)
     assert run_trainer(*halves).status == 0
     folders = [tmp_path / name / "mug-nora" for name in ("whole", "halves")]

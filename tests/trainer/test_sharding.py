@@ -77,7 +77,7 @@ def sharded(tiny_base, photo_folder, tmp_path_factory) -> Path:
     assert outcome.status == 0, outcome.err
     pair = start_pair(folder / "told", commands["shards"], weigh(folder), **ASKED)
     assert pair.wait() == [0, 0], pair.said
-    assert pair.said[0].out.count("proven by a fresh pipeline") == 1
+    assert pair.said[0].out.count("verified in a fresh pipeline") == 1
     (folder / "commands.json").write_text(json.dumps(commands))
     return folder
 

@@ -91,7 +91,7 @@ def test_the_proof_fails_if_the_file_is_not_what_was_trained(
         save_file(state, file)
 
     states[0].write_adapter = write_and_spoil
-    with pytest.raises(StudioError, match="draws another picture"):
+    with pytest.raises(StudioError, match="generates another image"):
         finish(task, states.pop(), 3)
     status = json.loads((tmp_path / f"mug-{method}" / "status.json").read_text())
     assert status["state"] == "failed"
@@ -100,7 +100,7 @@ def test_the_proof_fails_if_the_file_is_not_what_was_trained(
 def test_the_proof_fails_if_nothing_was_learned(tiny_base, photo_folder, tmp_path):
     task, _, states = built(tiny_base, photo_folder, tmp_path, method="nora", steps=1)
     generate_base_previews(task.prepared.subject, states)
-    with pytest.raises(StudioError, match="changes nothing to be seen"):
+    with pytest.raises(StudioError, match="has no visible effect"):
         finish(task, states.pop(), 1)
 
 

@@ -1,4 +1,4 @@
-"""Text encoders that are trained for the first steps of a run only."""
+"""Freeze the text encoders after the first steps of a run (`--text-encoder-steps`)."""
 
 import torch
 from typing_extensions import override
@@ -10,7 +10,7 @@ from nora_studio.trainer.train_state import StepCallback, TrainState
 
 
 class FreezeTextEncoders(StepCallback):
-    """A run's callback that freezes its text encoders before a step (`freeze_text_encoders`)."""
+    """A callback that freezes a run's text encoders before a step (`freeze_text_encoders`)."""
 
     def __init__(self, state: TrainState, until: int) -> None:
         self.state, self.until = state, until
@@ -25,28 +25,29 @@ class FreezeTextEncoders(StepCallback):
 
 @torch.no_grad()
 def freeze_text_encoders(state: TrainState, step: int, until: int) -> None:
-    """Before the first step that no longer trains the text encoders, make them constants.
+    """Freeze the text encoders before the first step that does not train them.
 
-    Their adapters stay as they are served, so that the UNet goes on with the very words that the
-    run's pictures will be drawn by. Their output is computed once, without dropout, and kept.
+    Their adapters are set to the average, if there is one, so that the UNet is trained with the
+    text conditioning that previews and the saved adapter use. The encoders' output is computed
+    once, without dropout, and kept.
 
     Args:
         until: The last step that trains them.
     """
     module: DreamboothStep = state.accelerator.unwrap_model(state.model)
-    if step <= until or module.settled or not len(module.encoders):
+    if step <= until or module.encoders_frozen or not len(module.encoders):
         return
     adapters = [parameter for parameter in module.encoders.parameters() if parameter.requires_grad]
     with state.averaged():
-        served = copies(adapters)
-    set_weights(adapters, served)
+        averaged = copies(adapters)
+    set_weights(adapters, averaged)
     for parameter in adapters:
         parameter.requires_grad_(False)
         parameter.grad = None
     drop_state(state.optimizer, adapters)
-    # A twin's may have taken the weights that they share from there.
+    # A twin may have moved the shared weights to the CPU.
     module.encoders.to(state.accelerator.device)
     with state.accelerator.autocast():
-        module.settle()
-    if state.accelerator.num_processes == 1:  # Data parallelism wants its modules in one place.
+        module.freeze_encoders()
+    if state.accelerator.num_processes == 1:  # DDP needs all modules on one device.
         module.encoders.to("cpu")

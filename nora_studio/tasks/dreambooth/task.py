@@ -1,4 +1,4 @@
-"""DreamBooth as a task: one subject's photos, SDXL's adapted parts, pictures as the proof."""
+"""DreamBooth as a task: one subject's photos, SDXL's adapted parts, verified by previews."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,8 +29,8 @@ from nora_studio.tasks.dreambooth.base import load_base_of
 from nora_studio.tasks.dreambooth.fitting import fitted
 from nora_studio.tasks.dreambooth.freeze_text_encoders import FreezeTextEncoders
 from nora_studio.tasks.dreambooth.photo_set import PhotoSet
-from nora_studio.tasks.dreambooth.preflight import rehearsal, rehearse
-from nora_studio.tasks.dreambooth.preflight_report import Rehearsed
+from nora_studio.tasks.dreambooth.preflight import preflight_folder, run_preflight
+from nora_studio.tasks.dreambooth.preflight_report import PreflightRequest
 from nora_studio.tasks.dreambooth.preview_log import PreviewLog, load_judge
 from nora_studio.tasks.dreambooth.settings import DreamboothSettings, resolve
 from nora_studio.tasks.dreambooth.setup import Prepared, prepare
@@ -49,7 +49,7 @@ class DreamboothTask(Task):
 
     settings: DreamboothSettings
     asked: DreamboothOptions
-    """As they were given; a rehearsal trains in another folder."""
+    """The options as given; a preflight trains in another folder."""
     photos: PhotoSet
     prepared: Prepared
     previews: PreviewLog
@@ -64,7 +64,9 @@ class DreamboothTask(Task):
         if options.fit is not None and not options.preflight:
             options = fitted(options, options_given(), script_path(TRAIN), print)
         self.asked = options
-        with rehearsal(options) if options.preflight else contextlib.nullcontext(options) as own:
+        with (
+            preflight_folder(options) if options.preflight else contextlib.nullcontext(options)
+        ) as own:
             yield own
 
     @override
@@ -75,7 +77,7 @@ class DreamboothTask(Task):
     def savings(self) -> Sequence[str]:
         base = self.settings.base
         return [
-            "--fit GB, which finds settings that fit into so much",
+            "--fit GB, which finds settings that fit into a limit",
             *([] if base.gradient_checkpointing else ["--gradient-checkpointing"]),
             *(["a smaller --batch-size"] if self.trainer.learning.batch_size > 1 else []),
             *(["--base-bits 8 or 4"] if base.bits == 16 else []),
@@ -97,13 +99,13 @@ class DreamboothTask(Task):
             say(line)
         say(f"Loading {settings.base.model} ({dtype}, {device})")
         pipe = load_base_of(settings.base, dtype, device)
-        # Only what every step needs; the VAE and frozen text encoders come to the device when
-        # called.
+        # Only what every step needs; the VAE and frozen text encoders are moved to the device for
+        # each call.
         trained = {part for parts in self.trainer.parts.values() for part in parts}
         if settings.tokens.count:
             trained |= set(TOKENIZERS)
         to_device(pipe, {"unet", *trained}, device)
-        with processes.main_first():  # It draws and encodes; the others read what it kept.
+        with processes.main_first():  # It generates and encodes; the others read the cache.
             prepared = prepare(
                 settings, pipe, self.photos, say, photos_as_class=self.asked.preflight
             )
@@ -138,16 +140,16 @@ class DreamboothTask(Task):
             self.previews.show_base(states)
 
     @override
-    def rehearse(
+    def preflight(
         self,
         states: list[TrainState],
         evaluate: Callable[[TrainState], dict[str, float]],
     ) -> int | None:
         if not self.asked.preflight:
             return None
-        asked = Rehearsed(resolve(self.asked), self.asked.fit, self.asked.preflight_out)
+        asked = PreflightRequest(resolve(self.asked), self.asked.fit, self.asked.preflight_out)
         subject, batches = self.prepared.subject, self.prepared.batches
-        return rehearse(asked, subject, batches, states, self.previews.show, evaluate)
+        return run_preflight(asked, subject, batches, states, self.previews.show, evaluate)
 
     @override
     def sample(self, state: TrainState, step: int) -> None:
@@ -162,11 +164,11 @@ class DreamboothTask(Task):
 
     @override
     def show_last(self, state: TrainState, step: int) -> None:
-        self.previews.draw(state, step)
+        self.previews.generate(state, step)
 
     @override
     def outputs(self, state: TrainState, step: int) -> list[Image.Image]:
-        return self.previews.draw(state, step)
+        return self.previews.generate(state, step)
 
     @override
     def finish(
@@ -176,14 +178,14 @@ class DreamboothTask(Task):
 
 
 def build(subject: Subject, method: str, device: torch.device) -> Learner:
-    """Put one method on SDXL's parts, with the step that trains them.
+    """Attach a method to SDXL's parts, and build the step that trains them.
 
     Args:
-        device: Where a base in shards goes.
+        device: Device of a sharded base.
     """
     settings, sharding, base = subject.settings, subject.sharding, parts_of(subject.pipe)
     trainer, sizes = settings.trainer, settings.trainer.parts[method]
-    # Whoever else held the base's own tensors would keep all of what is to be sharded.
+    # Shared weights would keep the whole base in memory when it is sharded.
     trees = {part: base[part] if sharding else share_weights(base[part]) for part in sizes}
     adapted = adapt(
         trainer,
@@ -218,7 +220,7 @@ def build(subject: Subject, method: str, device: torch.device) -> Learner:
 
 
 def _encoders(subject: Subject, parts: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    """Return the text encoders that every step runs: the adapted ones; with new tokens all."""
+    """Return the text encoders that every step runs: the adapted ones, or all with new tokens."""
     base = parts_of(subject.pipe)
     frozen = [part for part in TOKENIZERS if part not in parts] if subject.tokens else []
     adapted = {part: module for part, module in parts.items() if part != "unet"}
@@ -228,7 +230,7 @@ def _encoders(subject: Subject, parts: dict[str, nn.Module]) -> dict[str, nn.Mod
 def _step_module(
     subject: Subject, parts: dict[str, nn.Module], encoders: dict[str, nn.Module], rules: StepRules
 ) -> DreamboothStep:
-    """Make the trained parts one module that returns the loss."""
+    """Combine the trained parts into one module that returns the loss."""
     unet: Any = parts["unet"] if "unet" in parts else parts_of(subject.pipe)["unet"]
     step = DreamboothStep(unet, encoders, subject.text, subject.process, rules)
     if subject.settings.base.gradient_checkpointing:

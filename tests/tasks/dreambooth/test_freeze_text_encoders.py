@@ -84,9 +84,9 @@ def test_what_settled_encoders_say_is_what_they_said_last_without_dropout(
         live = module(**batch)
         module.train()
         freeze_text_encoders(state, 3, until=3)
-        assert not module.settled
+        assert not module.encoders_frozen
         freeze_text_encoders(state, 4, until=3)
-        assert module.settled
+        assert module.encoders_frozen
         module.eval()
         assert torch.equal(module(**batch), live)
 
@@ -112,7 +112,7 @@ def test_a_run_whose_encoders_settle_is_proven(tiny_base, photo_folder, tmp_path
     arguments = tiny_arguments(tiny_base, photo_folder, tmp_path, changes=changes)
     outcome = run_trainer(*arguments)
     assert (outcome.status, outcome.errors) == (0, []), outcome.err
-    assert "proven by a fresh pipeline" in outcome.out
+    assert "verified in a fresh pipeline" in outcome.out
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_tokens_are_learned_beside_frozen_encoders_and_go_with_the_adapter(froze
     runs, outcome = frozen
     assert outcome.status == 0, outcome.err
     assert f"[V] is '{' '.join(WORDS)}', starting from 'mug'" in outcome.out
-    assert outcome.out.count("proven by a fresh pipeline") == 2
+    assert outcome.out.count("verified in a fresh pipeline") == 2
     table = load_sdxl(str(tiny_base)).text_encoder.get_input_embeddings().weight
     rows = {}
     for method in ("nora", "lora"):

@@ -37,7 +37,7 @@ def names(folder: Path) -> list[str]:
 def test_twins_finish_with_everything_a_run_holds(twins):
     runs, outcome = twins
     assert (outcome.status, outcome.errors) == (0, []), outcome.err
-    assert outcome.out.count("proven by a fresh pipeline") == 2
+    assert outcome.out.count("verified in a fresh pipeline") == 2
     for method in METHODS:
         folder = runs / f"mug-{method}"
         run = Run.open(folder)
