@@ -32,11 +32,11 @@ from nora_studio.tasks.commonsense.results import (
     RESULTS,
     append_answers,
     check_asked,
+    format_report,
     mend,
     read_answers,
     shard_file,
     summary,
-    told,
 )
 from nora_studio.tasks.commonsense.rows import digest, evaluation_rows
 from nora_studio.tasks.commonsense.task import PART
@@ -109,7 +109,7 @@ def main() -> int:
             print(json.dumps(tasks, indent=1))
     found = summary(rows, read_answers(options.out))
     write_text(options.out / RESULTS, json.dumps(found, indent=1) + "\n")
-    print(told(found))
+    print(format_report(found))
     return 0
 
 

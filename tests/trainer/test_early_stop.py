@@ -203,7 +203,7 @@ def test_the_final_adapter_is_the_best_and_proven_as_such(overfit, made):
     generate_base_previews(subject, [state])
     task = task_of(subject, batches, run.folder.parent)
     line = finish(task, state, last=5, reasons={state.label: "overfit at step 5"})
-    assert line is not None and "as of step 3" in line and "proven" in line
+    assert line is not None and "as of step 3" in line and "verified" in line
     best = run.checkpoints()[3]
     assert weights(run.adapter) == {
         name: content for name, content in weights(best).items() if "state" not in name

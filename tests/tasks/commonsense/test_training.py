@@ -259,7 +259,7 @@ def test_a_quantised_base_is_trained_and_proven(model, data, tmp_path, bits):
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     more = ("--method", "nora,lora", "--override", "nora.decoder.outer-rank=16")
     status, out, err = run_script(*words(model, data, tmp_path, *more, "--base-bits", bits))
-    assert status == 0 and out.count("proven") == 2, err
+    assert status == 0 and out.count("verified") == 2, err
 
 
 def test_gradient_checkpointing_changes_no_loss(twins, model, data, tmp_path):

@@ -62,7 +62,7 @@ def test_a_set_that_is_not_there_is_told_with_its_remedy(coop, tmp_path):
     with pytest.raises(StudioError, match="expected embedded, food101"):
         find_dataset("cifar", None)
     (tmp_path / "lonely" / "cats").mkdir(parents=True)
-    with pytest.raises(StudioError, match="two classes or more"):
+    with pytest.raises(StudioError, match="two or more classes"):
         find_dataset(str(tmp_path / "lonely"), None)
 
 
@@ -76,7 +76,7 @@ def test_any_folder_of_folders_is_parted_the_same_way_always(tmp_path):
     assert names == {split: [one.name for one, _ in own] for split, own in second.splits.items()}
     assert [len(own) for own in names.values()] == [10, 4, 6]
     assert len({name for own in names.values() for name in own}) == 20
-    assert "parted by seed 0" in first.note
+    assert "split with seed 0" in first.note
 
 
 def test_shots_are_drawn_as_clip_lora_draws_them():
