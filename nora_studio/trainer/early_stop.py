@@ -63,13 +63,13 @@ class EarlyStopping:
 
     def reasons(self, states: Sequence[TrainState]) -> dict[str, str]:
         """Return by label why each run was stopped early, for its status."""
-        said = {
+        meanings = {
             "plateau": f"no measured loss more than {PLATEAU_SHARE:.1%} below the best before",
             "overfit": "the held-out loss above its best by more than its noise",
         }
         ends = {t.label: t.curve.ends_at(self.rule, self.patience) for t in states}
         return {
-            label: f"{self.rule} at step {step}: {said[self.rule]}, {self.patience} times"
+            label: f"{self.rule} at step {step}: {meanings[self.rule]}, {self.patience} times"
             for label, step in ends.items()
         }
 

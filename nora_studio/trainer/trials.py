@@ -162,8 +162,8 @@ def act_under_way(training: Training, encoded: int) -> str:
     newest = min(max(run.checkpoints(), default=0) for run in runs)
     logged = max((row["step"] for run in runs for row in run.read_log()), default=0)
     name = f"step-{newest:06d}" if newest else "base"
-    drawn = all(any(run.folder.glob(f"samples/{name}*.png")) for run in runs)
-    return "steps" if drawn or logged > newest else "sampling"
+    sampled = all(any(run.folder.glob(f"samples/{name}*.png")) for run in runs)
+    return "steps" if sampled or logged > newest else "sampling"
 
 
 def _is_finished(run: Run) -> bool:

@@ -185,21 +185,21 @@ def test_every_method_is_proven_on_the_embedded_model(method, tmp_path):
     [
         (
             {"method": "oft", "unet.alpha": 2},
-            "--unet.alpha: no option of --method oft, but of no",
+            "--unet.alpha: not an option of --method oft, only of no",
         ),
-        ({"method": "lokr,oft", "dropout": 0.1}, "--dropout: no option of --method lokr,oft"),
-        ({"method": "lora", "lora-plus-ratio": 4}, "--lora-plus-ratio: .* lora, but of lora+"),
+        ({"method": "lokr,oft", "dropout": 0.1}, "--dropout: not an option of --method lokr,oft"),
+        ({"method": "lora", "lora-plus-ratio": 4}, "--lora-plus-ratio: .* lora, only of lora+"),
         (
             {"method": "vera,dora", "outer": "randomized"},
-            "--outer: no option of --method vera,",
+            "--outer: not an option of --method vera,",
         ),
         (
             {"method": "lora,oft", "override": "oft.unet.alpha=3"},
-            "oft.unet.alpha=3: no option of --method oft",
+            "oft.unet.alpha=3: not an option of --method oft",
         ),
         (
             {"method": "lora,nora", "override": "lora.unet.outer-rank=3"},
-            "lora.unet.outer-rank=3: no option of --method lora",
+            "lora.unet.outer-rank=3: not an option of --method lora",
         ),
         (
             {"method": "lora_fa"},

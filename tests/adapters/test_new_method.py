@@ -170,8 +170,14 @@ def test_one_record_declares_which_quantised_bases_it_takes(
 def test_one_record_declares_which_options_it_lacks(made, tiny_base, photo_folder, tmp_path):
     refusals = {
         "ema": (0.9, "an average of the weights would not be counted"),
-        "unet.outer-rank": (8, f"--unet.outer-rank: no option of --method {NAME}, but of nora."),
-        "lora-plus-ratio": (4, f"--lora-plus-ratio: no option of --method {NAME}, but of lora"),
+        "unet.outer-rank": (
+            8,
+            f"--unet.outer-rank: not an option of --method {NAME}, only of nora.",
+        ),
+        "lora-plus-ratio": (
+            4,
+            f"--lora-plus-ratio: not an option of --method {NAME}, only of lora",
+        ),
     }
     for name, (value, words) in refusals.items():
         changes = RECOMMENDED | {name: value}

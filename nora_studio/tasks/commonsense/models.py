@@ -16,7 +16,7 @@ from nora_studio.runs.weight_files import check_hub_weights, check_weights
 from nora_studio.sdxl.quantization import check_quantizer, quantize
 
 FOLDER = "mini-llama"
-_NOTHING = (OSError, ValueError, KeyError, ImportError, SafetensorError)
+_LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, SafetensorError)
 
 
 def source_of(model: str) -> str:
@@ -48,7 +48,7 @@ def load_tokenizer(model: str) -> Any:
     """
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(source_of(model), trust_remote_code=False)
-    except _NOTHING as error:
+    except _LOAD_ERRORS as error:
         raise StudioError(
             f"--model: {model!r} has no tokenizer to load: {first_line(error)}"
         ) from error
@@ -77,7 +77,7 @@ def load_decoder(model: str, dtype: torch.dtype, device: torch.device, bits: int
         decoder: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
-    except _NOTHING as error:
+    except _LOAD_ERRORS as error:
         check_hub_weights("--model", model)
         raise StudioError(
             f"--model: {model!r} could not be loaded as a causal language model: "

@@ -19,7 +19,7 @@ RESULTS = "results.json"
 _SHARD = re.compile(r"answers-(\d+)-of-(\d+)\.jsonl")
 
 
-def check_asked(folder: Path, asked: Mapping[str, Any]) -> None:
+def check_same_evaluation(folder: Path, asked: Mapping[str, Any]) -> None:
     """Save the settings of an evaluation, or refuse a folder with other settings.
 
     Raises:
@@ -65,7 +65,7 @@ def read_answers(folder: Path) -> dict[tuple[str, int], Answer]:
     return found
 
 
-def mend(file: Path) -> None:
+def drop_partial_line(file: Path) -> None:
     """Remove a truncated line from the end of a shard's file, so that the next one is valid."""
     if file.is_file() and (text := file.read_bytes()) and not text.endswith(b"\n"):
         whole = text[: text.rfind(b"\n") + 1]

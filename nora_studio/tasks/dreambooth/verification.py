@@ -36,10 +36,10 @@ def verify(
         device: Device to load the pipeline on.
     """
     reloaded = regenerate(subject, run.adapter, device)
-    return processes.on_main(lambda: _judge(run, trained, reloaded, device))
+    return processes.on_main(lambda: _compare(run, trained, reloaded, device))
 
 
-def _judge(
+def _compare(
     run: Run, trained: list[Image.Image], reloaded: list[Image.Image], device: torch.device
 ) -> Proof:
     # On a CPU the same arithmetic gives the same bytes; GPU kernels may differ by rounding.

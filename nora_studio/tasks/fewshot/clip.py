@@ -68,14 +68,14 @@ def load_clip(name: str, dtype: torch.dtype, device: torch.device) -> FrozenClip
     scorer = load_scorer(name, "cpu", "--model")
     model: Any = scorer.model
     encoders = list(parts_of(model).values()) if isinstance(model, CLIP | CustomTextCLIP) else []
-    made = [type(encoder).__name__ for encoder in encoders] or [type(model).__name__]
+    types = [type(encoder).__name__ for encoder in encoders] or [type(model).__name__]
     own = isinstance(model, CLIP) or (
         isinstance(model, CustomTextCLIP) and isinstance(model.text, TextTransformer)
     )
     if not own or not isinstance(model.visual, VisionTransformer) or model.visual.attn_pool:
         raise StudioError(
             f"--model: expected open_clip's own ViT and text transformer; {name!r} has "
-            f"{' and '.join(made)}. Choose a plain one, such as ViT-B-16:openai."
+            f"{' and '.join(types)}. Choose a plain one, such as ViT-B-16:openai."
         )
     # The tensors as read, in float32, before attention is unpacked and weights are cast.
     state: dict[str, Tensor] = model.state_dict()

@@ -66,8 +66,8 @@ def resample(
         mirrored = flips.to(pictures.device).view(-1, 1, 1)
         across = torch.where(mirrored, across.flip(1), across)
     with torch.autocast(pictures.device.type, enabled=False):  # Half precision loses levels.
-        made = down[:, None] @ pictures.float() @ across[:, None].transpose(-1, -2)
-    return made.clamp(0, 255)
+        resized = down[:, None] @ pictures.float() @ across[:, None].transpose(-1, -2)
+    return resized.clamp(0, 255)
 
 
 def _filters(starts: Tensor, lengths: Tensor, pixels: int, size: int) -> Tensor:

@@ -36,11 +36,11 @@ class ShotPictures:
         """Return crops of the images at `places`, (batch, 3, size, size), 0-255."""
         if self.stack is not None:
             return resample(self.stack[places], boxes, size, flips)
-        made = [
+        crops = [
             resample(self.each[place][None], boxes[row : row + 1], size, flips[row : row + 1])
             for row, place in enumerate(places.tolist())
         ]
-        return torch.cat(made)
+        return torch.cat(crops)
 
     def middles(self) -> Tensor:
         """Return the box of each image's central square, as used in tests, (images, 4)."""

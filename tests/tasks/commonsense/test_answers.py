@@ -25,8 +25,8 @@ from nora_studio.tasks.commonsense.harness import evaluate_with_harness
 from nora_studio.tasks.commonsense.prompts import evaluation_prompt
 from nora_studio.tasks.commonsense.results import (
     append_answers,
+    drop_partial_line,
     format_report,
-    mend,
     read_answers,
     summary,
 )
@@ -101,7 +101,7 @@ def test_a_line_cut_short_costs_one_answer(tmp_path, model, asked):
     append_answers(file, answers)
     file.write_bytes(file.read_bytes()[:-9])
     assert len(read_answers(tmp_path)) == 2
-    mend(file)
+    drop_partial_line(file)
     append_answers(file, answers[2:])
     assert list(read_answers(tmp_path).values()) == answers
 
