@@ -152,8 +152,8 @@ def check_methods(options: Any) -> None:
         consequence, flag = METHODS[method].no_average, "ema" if options.ema else "optimizer"
         if consequence is not None:
             raise StudioError(
-                f"--{flag} {getattr(options, flag)}: an average of the weights {consequence}. Leave "
-                f"--{flag} or {method} out."
+                f"--{flag} {getattr(options, flag)}: an average of the weights {consequence}. "
+                f"Leave --{flag} or {method} out."
             )
 
 
