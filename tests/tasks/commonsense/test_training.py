@@ -232,7 +232,7 @@ def test_recommended_values_are_the_protocols_but_on_the_embedded_model():
         (("--method", "lorra"), "method must be one of"),
         (("--method", "lora", "--decoder.outer-rank", "8"), "not an option of --method lora"),
         (("--epochs", "2"), "--epochs: --steps already sets the length"),
-        (("--packing", "--group-by-length"), "--group-by-length: --packing makes all rows"),
+        (("--packing", "--group-by-length"), "--group-by-length: with --packing all rows"),
         (("--evaluate-every", "0", "--final", "best"), "--final best: needs measurements"),
         (("--validation", "40"), "--validation: expected fewer than the 40 questions"),
         (("--targets", "q_prj"), "nothing there ends with q_prj"),
