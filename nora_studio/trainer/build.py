@@ -123,7 +123,7 @@ def adapt(
     digests = shared_digests({part: base[part] for part in sizes})
     parts: dict[str, nn.Module] = {}
     outer = OuterCache() if cache and "find_outer" in METHODS[method].settings else None
-    with main_first_where_kept(cache):
+    with main_first_if_cached(cache):
         for part, values in sizes.items():
             module = parts[part] = trees[part]
             own = None if activations is None else activations.get(part)
@@ -261,7 +261,7 @@ def trained_parameters(parts: dict[str, nn.Module]) -> list[nn.Parameter]:
     return [p for module in parts.values() for p in adapter_parameters(module).values()]
 
 
-def main_first_where_kept(cache: bool) -> contextlib.AbstractContextManager[None]:
+def main_first_if_cached(cache: bool) -> contextlib.AbstractContextManager[None]:
     """Let the main process find outer factors first if others can read them from the cache."""
     return processes.main_first() if cache else contextlib.nullcontext()
 

@@ -24,7 +24,7 @@ from nora_studio.trainer.build import build_train_state
 from nora_studio.trainer.loop import Plan, train
 from nora_studio.trainer.out_of_memory import out_of_memory_in_one_line
 from nora_studio.trainer.run_session import RunSession
-from nora_studio.trainer.saving import restore, set_back
+from nora_studio.trainer.saving import restore, restore_run
 from nora_studio.trainer.settings import KeepingSettings
 from nora_studio.trainer.sharding import Sharding, check_sharded, through_base
 from nora_studio.trainer.task import Task
@@ -108,10 +108,10 @@ def _train_twins(
     for method, run in runs.items():
         own = prepare_accelerator(precision)
         states.append(build_train_state(task, method, run, own))
-        say_what_is_trained(states[-1], learning.steps, own.print)
+        print_trained_weights(states[-1], learning.steps, own.print)
     processes.seed_ranks(learning.seed)
     begin()
-    start = go_on_from(states, batches, keeping.resume, learning.steps)
+    start = resume_or_start(states, batches, keeping.resume, learning.steps)
     open_trackers(session, states, keeping, config, start)
 
     def evaluate(state: TrainState) -> dict[str, float]:
@@ -127,8 +127,8 @@ def _train_twins(
     with StopRequest() as stop:
         done = train(states, batches, plan, stop, task.sample, evaluate, start)
     if not done and stop.signal is not None:
-        return stopped(stop)
-    last, reasons = ending(plan, states)
+        return report_stop(stop)
+    last, reasons = last_step(plan, states)
     through_base(sharding, lambda: finish_each(task, states, last, reasons))
     return None
 
@@ -146,7 +146,7 @@ def _log_start(
         processes.on_main(partial(state.log, 0, **measured))
 
 
-def say_what_is_trained(state: TrainState, steps: int, say: Callable[[str], object]) -> None:
+def print_trained_weights(state: TrainState, steps: int, say: Callable[[str], object]) -> None:
     """Print a run's number of trained parameters, its folder, and the size of its first step.
 
     Call it on every process, before the run is resumed from a checkpoint.
@@ -165,7 +165,9 @@ def say_what_is_trained(state: TrainState, steps: int, say: Callable[[str], obje
         say(line)
 
 
-def go_on_from(states: list[TrainState], batches: BatchSource, resume: bool, steps: int) -> int:
+def resume_or_start(
+    states: list[TrainState], batches: BatchSource, resume: bool, steps: int
+) -> int:
     """Restore every run from the newest common checkpoint, and return its step, or 0.
 
     When starting from 0, the log lines and checkpoints of an earlier attempt are removed.
@@ -199,7 +201,7 @@ def open_trackers(
             session.at_the_end.callback(state.tracker.finish)
 
 
-def stopped(stop: StopRequest) -> int:
+def report_stop(stop: StopRequest) -> int:
     """Print how to continue after a stop, and return the exit status."""
     assert stop.signal is not None, "no stop was requested"
     if processes.is_main():
@@ -207,7 +209,7 @@ def stopped(stop: StopRequest) -> int:
     return 128 + stop.signal
 
 
-def ending(plan: Plan, states: list[TrainState]) -> tuple[int, dict[str, str]]:
+def last_step(plan: Plan, states: list[TrainState]) -> tuple[int, dict[str, str]]:
     """Return the last step that was trained, and by label why it was stopped early, if it was."""
     last = int(processes.all_reduce_max(plan.watch.ended_at(states) or 0)) or plan.steps
     reasons = plan.watch.reasons(states) if last < plan.steps else {}
@@ -263,7 +265,7 @@ def finish(
     step = int(processes.all_reduce_max(0 if best is None else best.step)) or last
     if step != last:
         task.show_last(state, last)
-        set_back(state, step)
+        restore_run(state, step)
     outputs = task.outputs(state, step)
     processes.on_main(partial(_save_final, state, step))
     facts: dict[str, Any] = {**state.best_facts}

@@ -79,13 +79,13 @@ def _save_checkpoint(
 def restore(states: list[TrainState], batches: BatchSource, step: int) -> None:
     """Restore every run and the batches from a common checkpoint."""
     for state in states:
-        batches.restore(set_back(state, step).batches)
+        batches.restore(restore_run(state, step).batches)
     processes.on_main(lambda: [state.run.forget_after(step) for state in states])
     for state in states:
         state.curve = Curve.of_log(state.run.read_log())
 
 
-def set_back(state: TrainState, step: int) -> CheckpointState:
+def restore_run(state: TrainState, step: int) -> CheckpointState:
     """Restore a run from its checkpoint of a step, and return what the checkpoint holds."""
     folder = state.run.checkpoints()[step]
     checkpoint = read_state(folder, processes.rank())

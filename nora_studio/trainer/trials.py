@@ -131,7 +131,7 @@ def moment(act: str, training: Training, seconds: float, chance: random.Random) 
     return is_time
 
 
-def act_under_way(training: Training, encoded: int) -> str:
+def current_phase(training: Training, encoded: int) -> str:
     """Return the phase in which a training was killed, judging by the files it left.
 
     Args:
@@ -192,7 +192,7 @@ def kill_once(
     signal_when(started, SIGKILL, is_time)
     status = started.wait()
     trial.seconds = time.monotonic() - began
-    trial.hit = act_under_way(training, encoded) if status == -SIGKILL else "nothing"
+    trial.hit = current_phase(training, encoded) if status == -SIGKILL else "nothing"
     if status not in (0, -SIGKILL):
         trial.problems.append(f"ended with status {status} before the kill")
     alive = [str(run.folder) for run in training.runs if run.is_alive()]

@@ -20,7 +20,7 @@ SCORES = "scores.json"
 
 
 @torch.no_grad()
-def tested(
+def evaluate_classifier(
     classifier: Any, images: EvaluationSet, accelerator: Accelerator
 ) -> tuple[float, Tensor]:
     """Return the top-1 accuracy on labelled images, and the first batch's logits on the CPU."""
@@ -58,8 +58,8 @@ def zero_shot(task: FewshotData, accelerator: Accelerator) -> ZeroShotScores:
     """Test the frozen model with the classes' sentences."""
     bare = METHODS["zero-shot"].read(task, None)
     return ZeroShotScores(
-        accuracy=tested(bare, task.test, accelerator)[0],
-        validation=tested(bare, task.validation, accelerator)[0],
+        accuracy=evaluate_classifier(bare, task.test, accelerator)[0],
+        validation=evaluate_classifier(bare, task.validation, accelerator)[0],
     )
 
 

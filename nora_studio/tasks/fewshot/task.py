@@ -22,7 +22,7 @@ from nora_studio.tasks.fewshot.pictures import EvaluationSet, ShotBatches
 from nora_studio.tasks.fewshot.recommended import with_recommended
 from nora_studio.tasks.fewshot.scores import (
     ZeroShotScores,
-    tested,
+    evaluate_classifier,
     write_scores,
     write_shots,
     zero_shot,
@@ -151,8 +151,8 @@ class FewshotTask(Task):
         accelerator = state.accelerator
         classifier = accelerator.unwrap_model(state.model)
         with state.averaged():
-            accuracy, logits = tested(classifier, self.known.test, accelerator)
-            validation, _ = tested(classifier, self.known.validation, accelerator)
+            accuracy, logits = evaluate_classifier(classifier, self.known.test, accelerator)
+            validation, _ = evaluate_classifier(classifier, self.known.validation, accelerator)
         log = state.run.read_log()
         pace = [row["seconds_per_step"] for row in log if "seconds_per_step" in row]
         groups = state.optimizer.param_groups
@@ -173,7 +173,9 @@ class FewshotTask(Task):
         first = EvaluationSet(
             test.pictures[: len(found.logits)], test.preprocess, len(found.logits)
         )
-        apart = (tested(again, first, accelerator)[1] - found.logits).abs().max().item()
+        apart = (
+            (evaluate_classifier(again, first, accelerator)[1] - found.logits).abs().max().item()
+        )
         # On a CPU the same arithmetic gives the same bytes; GPU kernels may differ by rounding.
         if apart > (0.0 if accelerator.device.type == "cpu" else TOLERANCE):
             problem = f"the saved adapter's logits differ from the trained ones by {apart:.3g}"
