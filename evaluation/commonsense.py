@@ -31,12 +31,12 @@ from nora_studio.tasks.commonsense.models import load_decoder, load_tokenizer
 from nora_studio.tasks.commonsense.results import (
     RESULTS,
     append_answers,
-    check_asked,
-    mend,
+    check_same_evaluation,
+    drop_partial_line,
+    format_report,
     read_answers,
     shard_file,
     summary,
-    told,
 )
 from nora_studio.tasks.commonsense.rows import digest, evaluation_rows
 from nora_studio.tasks.commonsense.task import PART
@@ -53,7 +53,7 @@ class AnswerOptions:
     model: str | None = None
     """Base model. None: the adapter's own; without an adapter, the embedded one."""
     data: str = "embedded"
-    """Questions: "embedded" (held-out facts of the small world), or a folder of sets."""
+    """Questions: "embedded" (held-out facts of the embedded world), or a folder of sets."""
     sets: tuple[str, ...] = ()
     """Names of sets, among the eight. None given: all that exist."""
     limit: int | None = None
@@ -79,7 +79,7 @@ def main() -> int:
     options = parse_command(AnswerOptions, description=__doc__)
     shard, shards = shard_of(options.shard)
     rows = evaluation_rows(options.data, options.sets, options.limit)
-    check_asked(
+    check_same_evaluation(
         options.out,
         {
             "adapter": str(options.adapter),
@@ -91,7 +91,7 @@ def main() -> int:
         },
     )
     file = shard_file(options.out, shard, shards)
-    mend(file)
+    drop_partial_line(file)
     done = read_answers(options.out)
     questions = [
         Question(name, number, row)
@@ -109,7 +109,7 @@ def main() -> int:
             print(json.dumps(tasks, indent=1))
     found = summary(rows, read_answers(options.out))
     write_text(options.out / RESULTS, json.dumps(found, indent=1) + "\n")
-    print(told(found))
+    print(format_report(found))
     return 0
 
 

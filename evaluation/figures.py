@@ -143,7 +143,7 @@ def costs() -> str:
 
 
 def judged() -> str:
-    """Return what the judge finds in the embedded model's pictures."""
+    """Return the share of the embedded model's images with each attribute of their prompts."""
     found, words = record("mini-sdxl/bars"), {"kind": "class", "main_color": "main colour"}
     names = ("kind", "place", "main_color", "pattern", "accessory")
     return table(f"of {found['prompts']} pictures|generated|real renders", [

@@ -106,7 +106,7 @@ def train_whole(options: KillOptions, folder: Path, start: Start) -> Training:
     whole = training(options, folder)
     status = whole.start(start).wait()
     if status:
-        raise StudioError(f"the training failed without a kill: {whole.told()[-500:]}")
+        raise StudioError(f"the training failed without a kill: {whole.output()[-500:]}")
     return whole
 
 

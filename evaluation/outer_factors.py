@@ -3,8 +3,8 @@
     python evaluation/outer_factors.py --device cuda
     python evaluation/outer_factors.py --device cpu --sample 2 --threads 2
 
-The layers' shapes are those of SDXL on the meta device; one after the other, each layer is filled
-with random weights and decomposed. Prints a table of seconds for each algorithm and spectrum:
+The layers' shapes are those of SDXL on the meta device; each layer in turn is filled with random
+weights and decomposed. Prints a table of seconds for each algorithm and spectrum:
 "trained" decays as attention weights of trained models do, "gaussian" is the worst case. With
 `--sample`, only that many layers of each shape are timed and the sum is extrapolated. `--check`
 compares the first layer of each shape with the full float64 SVD.

@@ -60,7 +60,7 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         home = options.data or Path(scratch)
-        with served(home) as address, sync_playwright() as playwright:
+        with running_app(home) as address, sync_playwright() as playwright:
             flags = ["--no-sandbox", "--disable-gpu"]
             browser = playwright.chromium.launch(executable_path=program, args=flags)
             context = browser.new_context(viewport={"width": 1440, "height": 1000})
@@ -82,7 +82,7 @@ def main() -> int:
 
 
 @contextlib.contextmanager
-def served(home: Path) -> Iterator[str]:
+def running_app(home: Path) -> Iterator[str]:
     """Run the web app in its own process and yield its address."""
     with contextlib.closing(socket.socket()) as listener:
         listener.bind(("127.0.0.1", 0))
@@ -91,7 +91,7 @@ def served(home: Path) -> Iterator[str]:
     command = [sys.executable, str(app), "--data", str(home), "--port", str(port), "--no-open"]
     process = subprocess.Popen(command)
     try:
-        wait_until(lambda: answers(port) or process.poll() is not None, "the app answers")
+        wait_until(lambda: is_listening(port) or process.poll() is not None, "the app answers")
         if process.poll() is not None:
             raise StudioError("the app did not start. See its output above.")
         yield f"http://127.0.0.1:{port}"
@@ -100,7 +100,7 @@ def served(home: Path) -> Iterator[str]:
         process.wait(timeout=60)
 
 
-def answers(port: int) -> bool:
+def is_listening(port: int) -> bool:
     """Return whether something listens on the port."""
     with contextlib.closing(socket.socket()) as caller:
         return caller.connect_ex(("127.0.0.1", port)) == 0
@@ -144,7 +144,7 @@ def train_and_compare(page: Any, address: str, options: ScreenshotOptions) -> No
     prompts.blur()
     page.locator("#compare-draw").click()
     pictures = page.locator("#compare-sheet img")
-    wait_until(lambda: pictures.count() >= 6, "six pictures are drawn")
+    wait_until(lambda: pictures.count() >= 6, "six images are generated")
     wait_until(lambda: "Finished" in page.locator("#compare-sheet").inner_text(), "they are scored")
     page.mouse.move(0, 0)
     take(page, options.out / "studio-compare.png")

@@ -6,7 +6,7 @@ Writes a JSON file for each method and shape, so that the same command continues
 all of them in `costs.json` and `costs.md`. NoRA's outer factors are random orthonormal pairs: the
 weights are random too, and a step's cost does not depend on their values. Without a GPU,
 `--counted` counts the multiplications and the memory of a step at full size, on tensors without
-contents, and writes `counted.json` and `counted.md`. Exit status: 0 done, 2 bad input.
+data, and writes `counted.json` and `counted.md`. Exit status: 0 done, 2 bad input.
 """
 
 import gc

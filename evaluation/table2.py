@@ -36,7 +36,7 @@ from nora_studio.scoring.tables import (
     read_record,
     write_page,
 )
-from nora_studio.tasks.fewshot.cells import Workshop
+from nora_studio.tasks.fewshot.cells import CellRunner
 from nora_studio.tasks.fewshot.datasets import SPLITS, find_dataset
 from nora_studio.tasks.fewshot.methods import METHODS
 from nora_studio.tasks.fewshot.options import FewshotOptions
@@ -96,8 +96,8 @@ def make_table(options: TableOptions, scripts: ScriptPool) -> int:
     for split in SPLITS:  # Images that are rendered on demand are rendered here, once for all.
         dataset.splits[split][0][0].digest()
 
-    def workshop(name: str, jobs: int = options.jobs) -> Workshop:
-        return Workshop(options.out / name, flags, settings, jobs, scripts)
+    def runner(name: str, jobs: int = options.jobs) -> CellRunner:
+        return CellRunner(options.out / name, flags, settings, jobs, scripts)
 
     rates: dict[str, float | None] = {
         name: recommended(name, resolved.model).rates[0] if METHODS[name].trains else None
@@ -105,7 +105,7 @@ def make_table(options: TableOptions, scripts: ScriptPool) -> int:
     }
     tried: dict[str, dict[float, float]] = {}
     if options.try_rates:
-        tried = try_rates(options, resolved.model, workshop)
+        tried = try_rates(options, resolved.model, runner)
         # `max` takes the first of equals, which is the recommended one.
         rates |= {name: max(found, key=lambda rate: found[rate]) for name, found in tried.items()}
     cells = [
@@ -114,9 +114,9 @@ def make_table(options: TableOptions, scripts: ScriptPool) -> int:
         for seed in options.seeds
         for method in options.methods
     ]
-    found = workshop("cells").finished(cells, rates)
+    found = runner("cells").finished(cells, rates)
     check_alike(found)
-    paces = workshop("paces").paces(rates) if options.pace else {}
+    paces = runner("paces").paces(rates) if options.pace else {}
     record = {"settings": settings, "rates": rates, "tried": tried, "seconds_per_step": paces,
               "cells": found}  # fmt: skip
     write_text(options.out / "table2.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
@@ -141,7 +141,7 @@ def resolve(options: TableOptions) -> tuple[tuple[str, ...], FewshotOptions]:
     return tuple(flags), resolved
 
 
-def try_rates(options: TableOptions, model: str, workshop: Any) -> dict[str, dict[float, float]]:
+def try_rates(options: TableOptions, model: str, runner: Any) -> dict[str, dict[float, float]]:
     """Return mean validation accuracy over seeds, by rate, by method, if it has several rates."""
     found: dict[str, dict[float, list[float]]] = {}
     several: Mapping[str, tuple[float, ...]] = {
@@ -155,7 +155,7 @@ def try_rates(options: TableOptions, model: str, workshop: Any) -> dict[str, dic
         cells = [Cell(name, options.rate_shots, seed) for seed in options.rate_seeds
                  for name in chosen]  # fmt: skip
         jobs = max(1, options.jobs // most_rates)
-        return workshop(f"rates-{number}", jobs).finished(cells, chosen)
+        return runner(f"rates-{number}", jobs).finished(cells, chosen)
 
     with ThreadPoolExecutor(min(most_rates, options.jobs)) as pool:
         for number, scores in enumerate(pool.map(tried, range(most_rates))):

@@ -4,7 +4,7 @@
         --instance-dir photos/my-mug --prompt "a photo of a [V] mug" --method nora,lora
 
 Writes one run folder for each method (`runs/my-mug-nora`, `runs/my-mug-lora`).
-In several processes (`accelerate launch --num_processes 4`) each takes its share of every batch.
+With several processes (`accelerate launch --num_processes 4`), each takes a share of every batch.
 Exit status: 0 done, 2 bad input or a failed run, 128 + n stopped by signal n.
 """
 

@@ -5,7 +5,7 @@
         --data commonsense_170k.json --method nora
 
 Writes one run folder for each method (`runs/commonsense-nora`, `runs/commonsense-lora`). Without
-`--model` it is the embedded one, with questions about the small world that it has read of.
+`--model`, adapts the embedded model to questions about the world of its training texts.
 Exit status: 0 done, 2 bad input or a failed run, 128 + n stopped by signal n.
 """
 

@@ -3,9 +3,9 @@
     python training/pretrain_mini.py --out assets
 
 Two stages, about nine minutes each on an H200, where the first needs 52 GiB: `--stage encoders`
-(VAE, then three text towers against one image tower), then `--stage unet`. On a CPU it only
-smokes: `--device cpu --pictures 64 --vae-seconds 5 --clip-seconds 5 --unet-seconds 5
---vae-batch 4 --clip-batch 8 --unet-batch 4 --bar-prompts 4`.
+(VAE, then three text towers against one image tower), then `--stage unet`. For a smoke test on a
+CPU: `--device cpu --pictures 64 --vae-seconds 5 --clip-seconds 5 --unet-seconds 5 --vae-batch 4
+--clip-batch 8 --unet-batch 4 --bar-prompts 4`.
 Exit status: 0 done, 2 bad input.
 """
 
@@ -43,8 +43,8 @@ def main() -> int:
     if settings.init is not None:
         export.bring(settings.init, settings.out)
     log = settings.out / export.PIPELINE / export.LOG
-    goes_on = settings.stage == "unet" or settings.vae_seconds == 0
-    if goes_on and log.is_file():
+    continues = settings.stage == "unet" or settings.vae_seconds == 0
+    if continues and log.is_file():
         clock.log.update(json.loads(log.read_text(encoding="utf-8")))
     texts = None
     if settings.stage in ("all", "encoders"):
@@ -62,15 +62,15 @@ def train_encoders(settings: Settings, clock: Progress) -> CaptionIds:
     words = build_tokenizer(folder)
     clock.say(f"tokenizer of {len(words)} tokens")
     writing = start_captions(settings.pictures, settings.seed, folder, settings.captions)
-    set_precision(settings.seed)  # from here on CUDA is in use: no more forks
+    set_precision(settings.seed)  # initialises CUDA: no forks after this
     drawn = draw_pictures(settings.pictures, settings.seed, device, clock)
-    clock.say(f"drew {len(drawn)} pictures on {device_name(device)}")
-    release_memory(device)  # drawing took much; the warm-up needs some
+    clock.say(f"rendered {len(drawn)} images on {device_name(device)}")
+    release_memory(device)  # the warm-up needs what rendering has used
     warm_clip = start_warm_up(contrastive.warm_up_clip, settings.clip_batch, device, compiles)
     autoencoder = obtain_vae(settings, clock, drawn, warm_vae)
 
     texts = writing.collect(device)
-    clock.say("captions are written")
+    clock.say("wrote the captions")
     first, second = architecture.build_text_encoders(words)
     towers = contrastive.Towers(architecture.build_clip(len(words)), first, second)
     contrastive.train_contrastive(
@@ -93,7 +93,7 @@ def train_encoders(settings: Settings, clock: Progress) -> CaptionIds:
 def obtain_vae(
     settings: Settings, clock: Progress, drawn: Pictures, warm_up: BaseProcess | None
 ) -> AutoencoderKL:
-    """Train the VAE and save it at once, or load it where no time is given to it."""
+    """Train the VAE and save it at once, or load it if it has no training time."""
     if settings.vae_seconds == 0:
         return export.load_vae(settings.out, settings.device)
     autoencoder = architecture.build_vae()
@@ -118,9 +118,9 @@ def obtain_vae(
 def train_unet(
     settings: Settings,
     clock: Progress,
-    texts: CaptionIds | None,  # None: write them first
+    texts: CaptionIds | None,  # None to write them first
 ) -> None:
-    """Train the UNet on the encoders that were exported, and export the pipeline."""
+    """Train the UNet with the exported encoders, and export the pipeline."""
     count, seed, device = settings.pictures, settings.seed, settings.device
     export.check_encoders(settings.out)
     warm_unet = start_warm_up(denoiser.warm_up_unet, settings.unet_batch, device, settings.compile)
@@ -131,14 +131,14 @@ def train_unet(
     earlier = settings.init_unet
     unet = export.load_unet(earlier) if earlier else architecture.build_unet()
     if earlier and "denoiser" in clock.log:
-        begun = {name: clock.log.pop(name) for name in ("denoiser", "unet_run")}
-        clock.log.setdefault("unet_before", []).append(begun)
+        before = {name: clock.log.pop(name) for name in ("denoiser", "unet_run")}
+        clock.log.setdefault("unet_before", []).append(before)
     encoded = denoiser.encode_pictures(count, seed, autoencoder, device, clock)
-    clock.say(f"latents are encoded on {device_name(device)}")
+    clock.say(f"encoded the latents on {device_name(device)}")
     texts = writing.collect(device) if writing else texts
     assert texts is not None
     data = denoiser.encode_captions(texts, words, first, second, *encoded)
-    clock.say("captions are encoded")
+    clock.say("encoded the captions")
     release_memory(device)
 
     def save(average: UNet2DConditionModel) -> None:
@@ -168,7 +168,7 @@ def train_unet(
 
 
 def measure_bars(settings: Settings, clock: Progress, pipeline: StableDiffusionXLPipeline) -> None:
-    """Measure what the pipeline can do, by the exported CLIP, and write it beside the model."""
+    """Measure the pipeline with the exported CLIP, and write the results next to the model."""
     results = bars.measure(
         pipeline,
         settings.out / export.SCORER,
@@ -178,7 +178,7 @@ def measure_bars(settings: Settings, clock: Progress, pipeline: StableDiffusionX
         grid=settings.report / "grid_final.png",
         progress=clock,
     )
-    clock.say(f"drawn {results['drawn']}; ceiling {results['ceiling']}")
+    clock.say(f"generated {results['drawn']}; ceiling {results['ceiling']}")
     for folder in (settings.out / export.PIPELINE, settings.report):
         write_json(folder / export.RESULTS, results)
 

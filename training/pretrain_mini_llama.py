@@ -2,9 +2,9 @@
 
     python training/pretrain_mini_llama.py --out assets --seconds 240 --batch 192
 
-Meant for a GPU; the card beside the embedded model says with which options it was made and on
-which. To see the script run without one: `--device cpu --no-compile --seconds 10 --documents 2000
---batch 8 --width 64 --layers 2`. Ctrl-C or SIGTERM saves; the same command with `--resume` goes on.
+Needs a GPU; the card next to the embedded model has its options and device. For a smoke test
+without one: `--device cpu --no-compile --seconds 10 --documents 2000 --batch 8 --width 64
+--layers 2`. Ctrl-C or SIGTERM saves; the same command with `--resume` continues.
 Exit status: 0 done, 2 bad input, 128 + n stopped by signal n.
 """
 
@@ -50,7 +50,7 @@ def main() -> int:
     read = min(settings.documents, 40_000)
     tokenizer = build_tokenizer(folder, prompts, settings.vocabulary, read)
     longest = max(len(tokenizer(prompt).input_ids) for prompt in prompts)
-    clock.say(f"tokenizer of {len(tokenizer)} tokens; a question takes {longest} at most")
+    clock.say(f"tokenizer of {len(tokenizer)} tokens; a question has at most {longest}")
     ids = encode_corpus(settings.documents, settings.seed, folder)
     clock.say(f"{len(ids):,} tokens of text")
     set_precision(settings.seed)
@@ -63,7 +63,7 @@ def main() -> int:
     training = Training.begin(model, settings.rate)
     if settings.resume:
         training.restore(settings.report)
-        clock.say(f"going on after step {training.step}")
+        clock.say(f"continuing after step {training.step}")
     about = {"asked": ("quiz",), "never_asked": ("train", "test")}
     of_part = partial(
         Quizzes.about,
@@ -79,7 +79,7 @@ def main() -> int:
     with StopRequest() as stop:
         done = train(training, corpus, settings, clock, lambda: stop.signal is not None, judge)
     if not done and stop.signal is not None:
-        clock.say(f"Stopped by {stop.signal.name}. Go on with the same command and --resume.")
+        clock.say(f"Stopped by {stop.signal.name}. Continue with the same command and --resume.")
         return 128 + stop.signal
     export_model(folder, model)
     clock.note(
@@ -105,21 +105,25 @@ def main() -> int:
 
 
 def options_of(settings: LanguageSettings) -> str:
-    """Return the options that make the same model again: those not at their defaults."""
-    here = LanguageSettings()
-    made = dataclasses.replace(settings, out=here.out, report=here.report, resume=here.resume)
-    return shlex.join(to_flags(made))
+    """Return the flags that train the same model again, without defaults."""
+    usual = LanguageSettings()
+    own = dataclasses.replace(settings, out=usual.out, report=usual.report, resume=usual.resume)
+    return shlex.join(to_flags(own))
 
 
 def check(settings: LanguageSettings) -> None:
-    """Refuse what cannot be, before anything is made."""
+    """Refuse invalid settings before any work is done.
+
+    Raises:
+        StudioError: a setting is invalid.
+    """
     if is_gpu(settings.device) and not torch.cuda.is_available():
         raise StudioError(f"--device: expected a GPU for {settings.device!r}; torch finds none.")
     if settings.width % 64:
         raise StudioError(f"--width: expected a multiple of 64; got {settings.width}.")
     if settings.resume and not (settings.report / STATE).is_file():
         raise StudioError(
-            f"--resume: {settings.report} holds no {STATE}. Leave --resume out to begin."
+            f"--resume: {settings.report} has no {STATE}. Leave --resume out to start."
         )
 
 

@@ -1,12 +1,11 @@
-"""Draw the held-out subjects of the toy world: the studio's example photos.
+"""Render the held-out subjects of the toy world: the studio's example photos.
 
     python training/render_subjects.py --out assets/subjects
 
-Every subject gets a folder with five photos to learn from, `photos/0.jpg` to `4.jpg`, each with
-a caption beside it that says where it was taken (`0.txt`), one
-picture of it in each of six places that the photos do not show, `scenes/<place>.jpg`, and
-`subject.json`: what it is, and a prompt for each of those places, "[V]" standing for its name.
-About a minute on one CPU core; the same seed draws the same pictures.
+Every subject gets a folder with five photos to train on, `photos/0.jpg` to `4.jpg`, each with a
+caption that names its place (`0.txt`); an image in each of six other places, `scenes/<place>.jpg`;
+and `subject.json`, its description and a prompt with [V] for each of these places.
+Takes about a minute on one CPU core; the same seed gives the same images.
 """
 
 import json
@@ -28,18 +27,18 @@ SCENE_PLACES = ("snow", "beach", "moon", "forest", "city", "underwater")
 
 @dataclass(frozen=True)
 class Options:
-    """Draw the held-out subjects of the toy world: photos to learn from, scenes to judge by."""
+    """Render the held-out subjects of the toy world: photos to train on, scenes to evaluate."""
 
     out: Path = Path("assets/subjects")
-    """Folder that gets one folder a subject; a subject's old folder is replaced."""
+    """Folder for a folder of each subject; existing ones are replaced."""
     size: int = 256
-    """Width and height of a picture, in pixels (64 or more)."""
+    """Side of an image in pixels, at least 64."""
     quality: int = 90
     """JPEG quality, 1 to 95."""
     seed: int = 0
-    """Draws the views; who the subjects are stays the same."""
+    """Seed of the views; the subjects stay the same."""
     sheet: Path | None = None
-    """Also save all pictures in one, a row a subject."""
+    """Also save all images as one contact sheet, a row for each subject."""
 
 
 def main(options: Options) -> None:
@@ -51,8 +50,8 @@ def main(options: Options) -> None:
     rows = []
     for number, subject in enumerate(SUBJECTS.values()):
         seed = 1000 * options.seed + 2 * number
-        photos = draw(subject, PHOTO_PLACES, seed, options.size)
-        scenes = draw(subject, SCENE_PLACES, seed + 1, options.size)
+        photos = render_views(subject, PHOTO_PLACES, seed, options.size)
+        scenes = render_views(subject, SCENE_PLACES, seed + 1, options.size)
         with replacing(options.out / subject.name) as folder:
             write_subject(folder, subject, photos, scenes, options.quality)
         rows.append(photos + scenes)
@@ -61,7 +60,9 @@ def main(options: Options) -> None:
         contact_sheet(rows).save(options.sheet)
 
 
-def draw(subject: Subject, places: tuple[str, ...], seed: int, size: int) -> list[Image.Image]:
+def render_views(
+    subject: Subject, places: tuple[str, ...], seed: int, size: int
+) -> list[Image.Image]:
     """Render a subject's views in some places."""
     pictures = render(subject_scenes(subject.name, places, seed), size)
     pixels = (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
@@ -99,7 +100,7 @@ def prompt(subject: Subject, place: str) -> str:
 
 
 def contact_sheet(rows: list[list[Image.Image]], gap: int = 2) -> Image.Image:
-    """Lay rows of images of one size on one sheet."""
+    """Paste rows of images of one size into one image."""
     step = rows[0][0].width + gap
     sheet = Image.new("RGB", (step * len(rows[0]) - gap, step * len(rows) - gap), "white")
     for row, pictures in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Parse a command's options, and check what they name before anything is opened."""
+"""Parse a command's options, and check their numbers, paths and texts before files are opened."""
 
 import contextlib
 import dataclasses
@@ -20,7 +20,7 @@ from nora_studio.runs.scripts import PROGRAM
 
 Options = TypeVar("Options")
 _WRITTEN = {"out", "output_dir"}
-"""Folders that a command writes new things into; what lies in them is not read."""
+"""Folders that a command only writes to; existing files in them are not read."""
 _BOX = "│╭╰─╮╯ "
 _MESSAGE_LENGTH = 300
 _PRINTING = threading.Lock()
@@ -32,7 +32,7 @@ def parse_command(
     prog: str | None = None,
     description: str | None = None,
 ) -> Options:
-    """Options from the command line.
+    """Parse options from the command line.
 
     Args:
         kind: A frozen dataclass of options.
@@ -40,8 +40,8 @@ def parse_command(
         prog: What `--help` calls the command. None: as `run_script` was given it, or its path.
 
     Raises:
-        StudioError: an unknown flag, a value of another kind or out of range, a path that cannot
-            be one, or a null byte.
+        StudioError: a flag is unknown, a value has the wrong type or is out of range, a path is
+            invalid, or there is a null byte.
         SystemExit: after `--help`.
     """
     words = sys.argv[1:] if arguments is None else arguments
@@ -58,7 +58,7 @@ def called_as() -> str | None:
 
 
 def run_parser(parse: Callable[[], Options]) -> Options:
-    """Run tyro's parser; what it prints about a mistake becomes an error of one line.
+    """Run tyro's parser, and turn its error message into an error of one line.
 
     Raises:
         StudioError: the parser refuses the arguments.
@@ -66,7 +66,7 @@ def run_parser(parse: Callable[[], Options]) -> Options:
     """
     printed = io.StringIO()
     try:
-        # Where it prints is the whole process's matter, and pages parse in several threads.
+        # Redirection affects the whole process, and pages parse in several threads.
         with _PRINTING, contextlib.redirect_stderr(printed):
             return parse()
     except SystemExit as end:
@@ -76,7 +76,7 @@ def run_parser(parse: Callable[[], Options]) -> Options:
 
 
 def _one_line(printed: str) -> str:
-    """Return the first paragraph of the parser's box, and the options that it suggests."""
+    """Return the first paragraph of the parser's message, with the options that it suggests."""
     lines = [line.strip(_BOX) for line in printed.splitlines()]
     first = next((number for number, line in enumerate(lines[1:], 1) if line), 0)
     paragraph = " ".join(itertools.takewhile(bool, lines[first:]))[:_MESSAGE_LENGTH]
@@ -92,13 +92,13 @@ def _one_line(printed: str) -> str:
 
 
 def check_number_words(kind: type, arguments: Sequence[str]) -> None:
-    """Refuse words that stand for a number and are none, in words that a person would use.
+    """Refuse values of numeric options that are not numbers, with a clearer message than tyro's.
 
     Args:
-        kind: The dataclass of options that the words will be parsed into.
+        kind: The dataclass of options.
 
     Raises:
-        StudioError: one is such.
+        StudioError: a value is not a number.
     """
     known = dict(_numbers(kind))
     words = list(arguments)
@@ -119,7 +119,7 @@ def check_number_words(kind: type, arguments: Sequence[str]) -> None:
 
 
 def _numbers(kind: type) -> Iterator[tuple[str, tuple[Any, bool, bool]]]:
-    """Flag -> which kind of number, whether several, and whether None may stand for it."""
+    """Yield each numeric option's flag, with its type, and whether it takes several or None."""
     for prefix, name, hint in option_hints(kind):
         kinds = get_args(hint) or (hint,)
         for number in (int, float):
@@ -130,9 +130,9 @@ def _numbers(kind: type) -> Iterator[tuple[str, tuple[Any, bool, bool]]]:
 
 
 def option_hints(kind: type, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
-    """Every option that a parser makes of a dataclass: its part, its name, its type.
+    """Yield each option of a dataclass as prefix, name and type.
 
-    `unet.train` comes as "unet.", "train"; an option of no part has an empty one.
+    `unet.train` gives "unet.", "train"; an option that is not nested has an empty prefix.
     """
     hints = get_type_hints(kind)
     for field in dataclasses.fields(kind):
@@ -144,13 +144,13 @@ def option_hints(kind: type, prefix: str = "") -> Iterator[tuple[str, str, Any]]
 
 
 def checked(options: Options) -> Options:
-    """Return the options, once every number, path and text in them has been checked.
+    """Check every number, path and text in the options.
 
     Returns:
-        The options, with a seed drawn for each that is to be random.
+        The options, with random seeds replaced by sampled ones.
 
     Raises:
-        StudioError: one is not; or it leaves the folder of the visitor that the command runs for.
+        StudioError: a value is invalid, or a path leads out of the visitor's folder (`paths`).
     """
     return _checked(options, "")
 

@@ -20,22 +20,22 @@ PART_FIELDS = ("unet", "text_encoder", "text_encoder_2")
 # The last base's fields come first: flags and files list the options in the order of their pages.
 @dataclass(frozen=True, kw_only=True)
 class MethodOptions(TuningOptions, AdapterOptions):
-    """What is adapted, and how."""
+    """Options of the adapter."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions(TokenOptions, PhotoOptions):
-    """What is shown, and the words for it."""
+    """Options of photos and new tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveOptions(LossOptions, EncoderOptions, LearningOptions):
-    """What is minimised, and how."""
+    """Options of the loss and the optimizer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachineOptions(MemoryOptions, BaseOptions, PrecisionOptions):
-    """What decides memory and speed."""
+    """Options of memory and speed."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class DreamboothOptions(
 ):
     """Personalise SDXL from a folder of photos with NoRA, LoRA, or both as twins.
 
-    Every option may also stand in a TOML file: `--config FILE`. Flags win over the file.
+    Options can also be set in a TOML file: `--config FILE`. Flags override the file.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""Fill in what suits the model, and refuse early what cannot be."""
+"""Fill in recommended options for the model, and check all options early."""
 
 import dataclasses
 from collections.abc import Callable
@@ -31,7 +31,7 @@ _STEPS = {"sdxl": 500, "mini": 120}
 _TARGETS: dict[str, Any] = {"sdxl": "attention", "mini": "attention+feedforward"}
 _BATCH = {"sdxl": 4, "mini": 3}
 _CLASS_PICTURES = {"sdxl": 100, "mini": 20}
-# SDXL's: cloneofsimo/lora's for its inversion steps. The embedded model's: tried.
+# SDXL's is that of cloneofsimo/lora's inversion steps; the embedded model's was found by trial.
 _TOKEN_RATES = {"sdxl": 5e-4, "mini": 3e-3}
 CHECKS: tuple[Callable[[Any], None], ...] = (
     check_adapter_options,
@@ -43,14 +43,14 @@ CHECKS: tuple[Callable[[Any], None], ...] = (
     check_token_options,
     check_watching_options,
 )
-"""Of each group of options, on its own."""
+"""Checks of the single groups of options."""
 
 
 def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
-    """Fill in the steps and the batch that suit the model, and check what can be checked early.
+    """Fill in recommended options, and check all that do not depend on files.
 
     Raises:
-        StudioError: a value is out of its range, or the prompt lacks [V].
+        StudioError: a value is out of range, or the prompt lacks [V].
     """
     family = "mini" if options.model == "embedded" else "sdxl"
     for check in CHECKS:
@@ -109,7 +109,7 @@ def with_recommended(options: DreamboothOptions) -> DreamboothOptions:
 
 
 def _check_new_tokens(options: DreamboothOptions) -> None:
-    """Refuse a name that no word can have, and tokens that no prompt would hold."""
+    """Refuse names that cannot be words, and new tokens that no prompt would contain."""
     if options.trigger is not None:
         token_words(options.trigger, options.new_tokens)
     if options.caption_dropout == 1:
@@ -120,15 +120,15 @@ def _check_new_tokens(options: DreamboothOptions) -> None:
 
 
 def check_run_name(options: Any, name: str, otherwise: str) -> None:
-    """Refuse a name of runs that is not one folder's in the output folder.
+    """Refuse a run name that is not the name of a folder in the output folder.
 
     Args:
-        options: With `methods`, each of which is appended to it, and `name`, where it is given.
-        name: The runs' own, whether given or made up.
-        otherwise: The option that it follows from where it is not given.
+        options: A trainer's options: `methods`, whose names are appended, and `name`.
+        name: The run name, given or derived.
+        otherwise: The option that it is derived from if it is not given.
 
     Raises:
-        StudioError: it could lead elsewhere, would be hidden or reserved, or is too long.
+        StudioError: the name is a path, is hidden or reserved, or is too long.
     """
     what = "--name" if options.name else f"--{otherwise} (give the runs a --name)"
     check_folder_name(name, what, [f"-{method}" for method in options.methods])
@@ -138,7 +138,7 @@ def check_methods(options: Any) -> None:
     """Refuse unknown methods, and options that no method of the run has.
 
     Args:
-        options: LearningOptions and TuningOptions with `method` and `methods`.
+        options: A trainer's options: LearningOptions, TuningOptions, `method` and `methods`.
     """
     settings: set[str] = set()
     for method in options.methods:
@@ -149,17 +149,17 @@ def check_methods(options: Any) -> None:
             raise foreign_option(name.replace("_", "-"), name, options.method)
     check_optimizer(options.methods, options.optimizer)
     for method in options.methods if options.ema or options.optimizer == "schedule-free" else ():
-        harm, flag = METHODS[method].no_average, "ema" if options.ema else "optimizer"
-        if harm is not None:
+        consequence, flag = METHODS[method].no_average, "ema" if options.ema else "optimizer"
+        if consequence is not None:
             raise StudioError(
-                f"--{flag} {getattr(options, flag)}: an average of the weights {harm}. Leave "
-                f"--{flag} or {method} out."
+                f"--{flag} {getattr(options, flag)}: an average of the weights {consequence}. "
+                f"Leave --{flag} or {method} out."
             )
 
 
 def foreign_option(flag: str, setting: str, methods: str) -> StudioError:
-    """Return the error of an option that the given methods do not have."""
+    """Return the error for an option that the given methods do not have."""
     owners = [name for name, method in METHODS.items() if setting in method.settings]
     return StudioError(
-        f"--{flag}: no option of --method {methods}, but of {', '.join(owners)}. Leave it out."
+        f"--{flag}: not an option of --method {methods}, only of {', '.join(owners)}. Leave it out."
     )

@@ -1,7 +1,7 @@
-"""Decide which CLIP scores the pictures of a base: the one that is named, or none.
+"""Decide which CLIP scores the images of a base: the one that is named, the embedded one, or none.
 
-The embedded CLIP has seen nothing but the embedded world, so it scores the embedded base alone.
-Nothing is loaded here; `scores.load_scorer` does that by the name that is decided on.
+The embedded CLIP was trained only on the embedded world, so it scores only the embedded base. The
+CLIP is loaded elsewhere (`scores.load_scorer`).
 """
 
 import functools
@@ -18,18 +18,18 @@ from nora_studio.runs.weight_files import weights_of_folder
 
 PARTS = ("unet", "text_encoder", "text_encoder_2", "vae")
 TOLERANCE = 6e-3
-"""Of a tensor's norm: bfloat16 moves it by 2e-3, training by far more."""
+"""Largest relative difference of equal tensors: bfloat16 causes 2e-3, training far more."""
 
 Files = tuple[tuple[Path, int, int], ...]
-"""Path, time of change in nanoseconds and bytes of each."""
+"""Path, modification time in nanoseconds, and size in bytes of each."""
 
 
 def judge_for(base: str, named: str | None = None) -> str | None:
-    """Name the CLIP that scores pictures of a base; None where nothing may score them.
+    """Return the name of the CLIP that scores images of a base; None if there is none.
 
     Args:
-        base: As `--model` takes it. An adapter's base is the one that it is drawn with.
-        named: What `--clip` says; None: nothing.
+        base: The value of `--model`: the base that generates the images.
+        named: The value of `--clip`; None if it is not given.
 
     Returns:
         A name for `scores.load_scorer`.
@@ -40,16 +40,16 @@ def judge_for(base: str, named: str | None = None) -> str | None:
 
 
 def why_unscored(base: str) -> str:
-    """Say in one line why pictures of a base without a judge have no scores, and the remedy."""
+    """Return in one line why images of a base without a judge have no scores, and the remedy."""
     return (
-        "not scored: the embedded judge knows only the embedded model's pictures, and "
-        f"{base[:120]!r} is another base. Name a judge with --clip (in the app: the field Judge), "
-        "such as ViT-B-32:openai."
+        "not scored: the embedded judge works only for the embedded model's images, and "
+        f"{base[:120]!r} is another base. Choose a judge with --clip (in the app: the field "
+        "Judge), such as ViT-B-32:openai."
     )
 
 
 def require_judge(base: str, named: str | None = None) -> str:
-    """Name the CLIP that scores pictures of a base, as `judge_for`.
+    """Return the name of the CLIP that scores images of a base, as `judge_for`.
 
     Raises:
         StudioError: none is named, and the base is not the embedded one.
@@ -61,11 +61,11 @@ def require_judge(base: str, named: str | None = None) -> str:
 
 
 def is_embedded_base(base: str) -> bool:
-    """Whether a base is the embedded SDXL: by its name, its directory, or the weights in it.
+    """Return whether a base is the embedded SDXL: by its name, directory or weights.
 
-    A copy elsewhere counts, in whatever floating-point type and number of files it is stored; one
-    that was trained further, or that an adapter was merged into, does not. A name on the Hub never
-    counts: what it holds is only known once it is loaded.
+    A copy counts, whatever its floating-point type and number of files; a copy that was trained
+    further or has an adapter merged into it does not. Names on the Hub never count, as their
+    weights are unknown before they are loaded.
     """
     if base == EMBEDDED:
         return True
@@ -81,7 +81,7 @@ def is_embedded_base(base: str) -> bool:
 
 
 def _files(folder: Path) -> Files:
-    """Find a part's safetensors files, as its loader would.
+    """Return a part's safetensors files, as its loader finds them.
 
     Raises:
         OSError: there are none, or one is missing.
@@ -97,11 +97,11 @@ def _stamped(file: Path) -> tuple[Path, int, int]:
     return file, status.st_mtime_ns, status.st_size
 
 
-@functools.lru_cache(maxsize=64)  # A page asks again every two seconds.
+@functools.lru_cache(maxsize=64)  # A page calls it every two seconds.
 def _same_weights(files: Files, own: Files) -> bool:
-    """Whether some files hold the same tensors as others, up to storage in half precision."""
+    """Return whether files have the same tensors as others, up to rounding to half precision."""
     try:
-        if _shapes(files) != _shapes(own):  # Read from the headers: no other model is read further.
+        if _shapes(files) != _shapes(own):  # Headers suffice to reject other models.
             return False
         expected = dict(_tensors(own))
         return all(_is_close(tensor, expected[name]) for name, tensor in _tensors(files))

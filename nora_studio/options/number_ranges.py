@@ -1,4 +1,4 @@
-"""The range of every number that a user gives: one for the command line, files, and pages."""
+"""Ranges of numbers in options, the same for the command line, files and pages."""
 
 import math
 import os
@@ -7,11 +7,11 @@ import secrets
 from nora_studio.errors import StudioError, shown
 
 MAXIMUM_SEED = 2**32 - 1
-"""The largest that every generator here takes, and that a page's number field keeps exactly."""
+"""The largest seed that every generator here accepts, and a page's number field keeps exactly."""
 RANDOM_SEED = -1
-"""Stands for a seed that is drawn, and recorded as what was drawn."""
+"""Stands for a random seed; the sampled seed is recorded."""
 MAXIMUM_COUNT = 10**12
-"""No option counts further: steps, pixels, ranks."""
+"""Largest whole number in any option, such as steps, pixels or ranks."""
 _MAY_BE_INFINITE = {"max_gradient_norm"}
 _AT_LEAST_ONE = {"steps", "size", "rank", "outer_rank"}
 _MOST_CHARACTERS = 40
@@ -19,14 +19,14 @@ _SEEDS = {"seed", "sample_seed", "seeds"}
 
 
 def check_number(value: int | float, name: str, what: str) -> int | float:
-    """Give back a number that is in its option's range, a random seed drawn.
+    """Check that a number is in its option's range, and sample a random seed.
 
     Args:
         name: The option's field, such as "sample_seed".
-        what: What the message calls it, such as "--sample-seed".
+        what: Its name in messages, such as "--sample-seed".
 
     Raises:
-        StudioError: it is out of range, infinite, or not a number.
+        StudioError: the number is out of range, infinite, or not a number.
     """
     if name in _SEEDS:
         return _seed(value, what)
@@ -46,7 +46,7 @@ def _seed(value: int | float, what: str) -> int:
     if value == RANDOM_SEED:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise StudioError(
-                f"{what} -1: each of several processes would draw another seed. Give one, from 0 "
+                f"{what} -1: several processes would each choose another seed. Give a seed from 0 "
                 f"to {MAXIMUM_SEED}."
             )
         return secrets.randbelow(MAXIMUM_SEED + 1)
@@ -59,13 +59,13 @@ def _seed(value: int | float, what: str) -> int:
 
 
 def read_number(word: str, kind: type[int] | type[float], what: str) -> None:
-    """Refuse a word of a command line that is no number of a kind.
+    """Refuse a word of a command line that is not a number of a type.
 
     Raises:
-        StudioError: it is none.
+        StudioError: it is not such a number.
     """
     try:
-        if len(word) > _MOST_CHARACTERS:  # Python refuses thousands of digits by itself.
+        if len(word) > _MOST_CHARACTERS:  # Python itself refuses thousands of digits.
             raise ValueError
         kind(word)
     except ValueError:

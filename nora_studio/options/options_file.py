@@ -1,4 +1,4 @@
-"""Read the trainer's options from flags and TOML files, and write them down again."""
+"""Read a trainer's options from flags and TOML files, and write them as either."""
 
 import dataclasses
 import re
@@ -30,7 +30,7 @@ def parse_options(argv: Sequence[str] | None = None, prog: str | None = None) ->
 def parse(
     kind: type[Options], argv: Sequence[str] | None = None, prog: str | None = None
 ) -> Options:
-    """Options from the command line, over a TOML file if `--config FILE` is among them.
+    """Parse options from the command line, which override those in a file of `--config FILE`.
 
     Args:
         kind: A frozen dataclass of options.
@@ -38,38 +38,38 @@ def parse(
         prog: As `parse_command` takes it.
 
     Raises:
-        StudioError: the file is missing or holds an unknown key or a value of the wrong type, or
-            an option is unknown, out of range, or names what no file can be called.
+        StudioError: the file is missing or has an unknown key or a value of the wrong type, or an
+            option is unknown, out of range, or an invalid path.
         SystemExit: after `--help`.
     """
     arguments: list[str] = []
     for word in sys.argv[1:] if argv is None else argv:
         arguments += ["--config", word[9:]] if word.startswith("--config=") else [word]
-    base: Any = _with_needed(kind, tyro.MISSING)
+    base: Any = _with_required(kind, tyro.MISSING)
     while "--config" in arguments:
         place = arguments.index("--config")
         if place + 1 >= len(arguments):
             raise StudioError("--config: expected a TOML file after it.")
-        base = _over(base, read_toml(Path(arguments[place + 1])), arguments[place + 1])
+        base = _override(base, read_toml(Path(arguments[place + 1])), arguments[place + 1])
         del arguments[place : place + 2]
     check_number_words(kind, arguments)
-    words = _spelled_out(kind, arguments)
+    words = _with_switch_values(kind, arguments)
     name = prog or called_as()
     return checked(run_parser(lambda: tyro.cli(kind, prog=name, args=words, default=base)))
 
 
-def _with_needed(kind: Any, value: Any) -> Any:
-    """Options as nobody gives any, with one value for all that must be given."""
-    needed = [
+def _with_required(kind: Any, value: Any) -> Any:
+    """Return default options, with one value for all required ones."""
+    required = [
         field.name
         for field in dataclasses.fields(kind)
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
-    return kind(**dict.fromkeys(needed, value))
+    return kind(**dict.fromkeys(required, value))
 
 
 def options_given(argv: Sequence[str] | None = None) -> frozenset[str]:
-    """Names of the options that the command line or its TOML files set, to whatever value."""
+    """Return the names of the options that are set on the command line or in its TOML files."""
     names: set[str] = set()
     words = list(sys.argv[1:] if argv is None else argv)
     for word, following in zip(words, [*words[1:], ""], strict=False):
@@ -82,25 +82,25 @@ def options_given(argv: Sequence[str] | None = None) -> frozenset[str]:
     return frozenset(names)
 
 
-def _spelled_out(kind: type, arguments: list[str]) -> list[str]:
-    """`--buckets` and `--no-buckets` in the parser's words, for switches that may also be None."""
+def _with_switch_values(kind: type, arguments: list[str]) -> list[str]:
+    """Give the parser `--buckets True` for `--buckets`, for switches that may also be None."""
     kinds = get_type_hints(kind)
     words: dict[str, list[str]] = {}
     for name in (name for name, hint in kinds.items() if hint == bool | None):
         flag = f"--{name.replace('_', '-')}"
         words |= {flag: [flag, "True"], f"--no-{flag[2:]}": [flag, "False"]}
-    spelled: list[str] = []
+    result: list[str] = []
     for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
-        said = following in ("True", "False", "None")
-        spelled += [word] if said else words.get(word, [word])
-    return spelled
+        has_value = following in ("True", "False", "None")
+        result += [word] if has_value else words.get(word, [word])
+    return result
 
 
 def read_toml(file: Path) -> dict[str, Any]:
     """Read a TOML file's table.
 
     Raises:
-        StudioError: it cannot be read, or is no TOML.
+        StudioError: the file cannot be read, or is not TOML.
     """
     check_path(file, "--config")
     check_confined(file, "--config")
@@ -120,16 +120,16 @@ def read_toml(file: Path) -> dict[str, Any]:
         values = tomllib.loads(text)
     except RecursionError as error:
         raise StudioError(f"--config: {file} is nested too deeply to be options.") from error
-    except ValueError as error:  # Numbers of thousands of digits, too.
+    except ValueError as error:  # Includes numbers of thousands of digits.
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise StudioError(f"--config: {file} is not valid TOML: {reason}.") from error
-    if "sample_prompt" in values:  # Of runs from when there was one.
+    if "sample_prompt" in values:  # Earlier versions had a single prompt.
         values.setdefault("sample_prompts", [values.pop("sample_prompt")])
     return values
 
 
-def _over(base: Any, values: dict[str, Any], where: str, prefix: str = "") -> Any:
-    """Lay a table of a TOML file over a dataclass, key by key, types checked."""
+def _override(base: Any, values: dict[str, Any], where: str, prefix: str = "") -> Any:
+    """Override a dataclass's fields with a table of a TOML file, checking types."""
     hints = get_type_hints(type(base))
     changes: dict[str, Any] = {}
     for key, value in values.items():
@@ -140,14 +140,14 @@ def _over(base: Any, values: dict[str, Any], where: str, prefix: str = "") -> An
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, dict):
                 raise StudioError(f"{where}: {prefix + key} must be a table; got {shown(value)}.")
-            changes[key] = _over(getattr(base, key), value, where, f"{prefix}{key}.")
+            changes[key] = _override(getattr(base, key), value, where, f"{prefix}{key}.")
         else:
             changes[key] = _typed(value, hints[key], f"{where}: {prefix + key}")
     return dataclasses.replace(base, **changes)
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
-    """Convert a TOML value to one of the kinds that a field's type allows."""
+    """Convert a TOML value to one of the types that a field allows."""
     expected = []
     for kind in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):
         words = get_args(kind)
@@ -181,7 +181,7 @@ _TOML_WORDS = {
 
 
 def to_toml(options: Any) -> str:
-    """Write the options as TOML that `--config` reads back; a None, as the default, is left out."""
+    """Format options as TOML for `--config`; None, always a default, is left out."""
 
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -193,12 +193,12 @@ def to_toml(options: Any) -> str:
 
 
 def defaults_as_toml(kind: Any = DreamboothOptions) -> str:
-    """Write every option's default as TOML; the options that must be given are left out."""
-    return to_toml(_with_needed(kind, None))
+    """Format every option's default as TOML; required options are left out."""
+    return to_toml(_with_required(kind, None))
 
 
 def to_flags(options: Any) -> list[str]:
-    """Return the command line that reads back as these options; defaults are left out.
+    """Return the command-line words for some options; defaults are left out.
 
     Args:
         options: A dataclass that `parse` can read.
@@ -215,11 +215,11 @@ def to_flags(options: Any) -> list[str]:
                 words += flag_words(name, value)
         return words
 
-    return words_of(options, _with_needed(type(options), None), "")
+    return words_of(options, _with_required(type(options), None), "")
 
 
 def flag_words(name: str, value: Any) -> list[str]:
-    """One option as a command line's words.
+    """Return the command-line words for one option.
 
     Args:
         name: Without the leading "--", such as "unet.rank".
@@ -231,5 +231,5 @@ def flag_words(name: str, value: Any) -> list[str]:
         return [f"--{name}", *map(str, value)]
     text = f"{value:g}" if isinstance(value, float) else str(value)
     if text.startswith("-") and not isinstance(value, int | float):
-        return [f"--{name}={text}"]  # A word of its own would be taken for an option.
+        return [f"--{name}={text}"]  # A separate word would be parsed as an option.
     return [f"--{name}", text]

@@ -1,4 +1,4 @@
-"""The page of all the trainer's options, made from their dataclasses: assets/options.md."""
+"""Generate assets/options.md, the page of all options of the trainer, from their dataclasses."""
 
 import ast
 import dataclasses
@@ -12,14 +12,14 @@ from nora_studio.options.config import DreamboothOptions, PartOptions
 
 HEAD = """# Every option of the trainer
 
-`nora-studio train`, `accelerate launch training/dreambooth_nora.py` and `--config FILE.toml` take
-the same ones; in a file, `-` is `_`. This page is made from the code: `python -m
+`nora-studio train`, `accelerate launch training/dreambooth_nora.py` and `--config FILE.toml` have
+the same options; in a file, `-` is `_`. This page is generated: `python -m
 nora_studio.options.options_page`.
 """
 
 
 def options_page() -> str:
-    """Write the page as Markdown: a table for each group of options, and one for a part's."""
+    """Return the page as Markdown: a table for each group of options, and one for a part's."""
     groups = [kind for kind in reversed(DreamboothOptions.__mro__) if kind is not object]
     tables = [_table(kind, "") for kind in groups if own_fields(kind)]
     tables.append(_table(PartOptions, "unet."))
@@ -27,13 +27,13 @@ def options_page() -> str:
 
 
 def own_fields(kind: type) -> list[dataclasses.Field]:
-    """Fields that a dataclass declares itself, without those of a part."""
+    """Return the fields that a dataclass declares itself, without inherited ones."""
     own = vars(kind).get("__annotations__", {})
     return [field for field in dataclasses.fields(kind) if field.name in own]
 
 
 def helps(kind: type) -> dict[str, str]:
-    """Read the docstring under each field of a dataclass, by the field's name."""
+    """Return the docstring under each field of a dataclass, by the field's name."""
     (definition,) = ast.parse(inspect.getsource(kind)).body
     assert isinstance(definition, ast.ClassDef)
     return {
@@ -56,7 +56,7 @@ def _table(kind: type, prefix: str) -> str:
         lines.append(f"| `{flag}` | {values} | {words[field.name].replace('|', chr(92) + '|')} |")
     title = (kind.__doc__ or "").splitlines()[0].rstrip(".")
     if prefix:
-        title = "Of one part: `--unet.`, `--text-encoder.` or `--text-encoder-2.`"
+        title = "Options of one part: `--unet.`, `--text-encoder.` or `--text-encoder-2.`"
     return "\n".join([f"## {title}", "", "| option | values | |", "|---|---|---|", *lines, ""])
 
 

@@ -1,4 +1,4 @@
-"""What each part of a run trains with: recommendations, options and overrides, resolved."""
+"""Resolve each part's rank, scale and rate from recommendations, options and overrides."""
 
 import dataclasses
 import tomllib
@@ -16,7 +16,7 @@ from nora_studio.options.recommended import rate_of, recommended
 
 @dataclass(frozen=True)
 class PartSettings:
-    """One part of one run, resolved: no None left but alpha's, which means the rank."""
+    """Resolved settings of a part of a run. Alpha is None for the method's usual scale."""
 
     rank: int
     outer_rank: int | None
@@ -25,21 +25,21 @@ class PartSettings:
 
 
 class Usual(Protocol):
-    """What a method trains with where nothing else is asked for."""
+    """Recommended settings of a method."""
 
     @property
     def rank(self) -> int:
-        """As the table of methods counts it."""
+        """The rank, as the table of methods counts it."""
         ...
 
     @property
     def outer_rank(self) -> int | None:
-        """NoRA's; None for the others."""
+        """NoRA's outer rank; None for other methods."""
         ...
 
     @property
     def alpha(self) -> float | None:
-        """The scale is alpha / rank; None: the method's usual scale."""
+        """Alpha, where the scale is alpha / rank; None for the method's usual scale."""
         ...
 
     def learning_rate(self, part: str) -> float:
@@ -58,14 +58,15 @@ def resolve(
     """Resolve the settings of each trained part for one method, overrides applied.
 
     Args:
-        options: With a `PartOptions` under each part's name, and LearningOptions, TuningOptions.
-        method: Its name in the run.
-        parts: Names of what a model consists of.
-        usual: What stands where nothing is given.
-        tuner: Its name in `METHODS`, where that is another.
+        options: A trainer's options: a `PartOptions` under each part's name, LearningOptions and
+            TuningOptions.
+        method: The method's name in the run.
+        parts: Names of the model's parts.
+        usual: Recommended settings, for options that are not given.
+        tuner: The method's name in `METHODS`, if it is another.
 
     Raises:
-        StudioError: an override names nothing that exists, or an option does not fit the method.
+        StudioError: an override names something unknown, or an option does not fit the method.
     """
     own = settings_of(tuner or method)
     settings: dict[str, PartSettings] = {}
@@ -96,7 +97,7 @@ def resolve(
 
 
 def _check_part(options: Any, method: str, part: str, own: frozenset[str]) -> None:
-    """Refuse a part's option that no twin has, and an override that its own twin has not."""
+    """Refuse a part's option that no twin has, and an override that its twin does not have."""
     for name in ("outer_rank", "alpha"):
         flag = f"{part}.{name}".replace("_", "-")
         given = getattr(getattr(options, part), name) is not None
@@ -110,17 +111,17 @@ def _check_part(options: Any, method: str, part: str, own: frozenset[str]) -> No
 
 
 def parts_along_inputs(settings: Mapping[str, Mapping[str, PartSettings]]) -> list[str]:
-    """Name the parts whose outer factors `--outer activation` wants the inputs' means for.
+    """Return the parts whose mean inputs `--outer activation` needs.
 
     Args:
-        settings: Of each trained part, by method.
+        settings: Method -> trained part -> its settings.
     """
     own = [parts for method, parts in settings.items() if "outer" in settings_of(method)]
     return list(dict.fromkeys(part for parts in own for part in parts))
 
 
 def settings_of(method: str) -> frozenset[str]:
-    """Return the settings that a method of the table has; none for a method that is not in it."""
+    """Return the names of a method's settings; none for a method that is not in the table."""
     return METHODS[method].settings if method in METHODS else frozenset()
 
 
@@ -157,7 +158,9 @@ def _parse_value(entry: str, text: str, hint: Any) -> bool | int | float:
             value = float(value)
     except (ValueError, OverflowError, RecursionError) as error:
         key = entry.partition("=")[0]
-        raise StudioError(f"--override {key}: {shown(text)} is no number or true/false.") from error
+        raise StudioError(
+            f"--override {key}: expected a number, true or false; got {shown(text)}."
+        ) from error
     if type(value) is not wanted:
         raise StudioError(f"--override {entry!r}: expected {wanted.__name__}; got {text!r}.")
     return value

@@ -1,4 +1,4 @@
-"""Which names and paths may be opened: refused in one line before anything is."""
+"""Check names and paths before files are opened, and confine them to a visitor's folder."""
 
 import os
 import stat
@@ -10,26 +10,26 @@ from nora_studio.errors import StudioError, shown
 
 CONFINED = "NORA_STUDIO_CONFINED_TO"
 """Environment variable of a command that runs for a visitor of the web app: the folders that its
-path options may lead into, the one that it runs in first."""
+path options may lead into, its working folder first."""
 NAME_BYTES = 255
-"""Bytes that a file system takes of one name."""
+"""Maximum bytes of a file name."""
 PATH_BYTES = 4095
-"""Bytes that Linux takes of a path."""
+"""Maximum bytes of a path on Linux."""
 _RESERVED = {
     *("con", "prn", "aux", "nul", "conin$", "conout$"),
     *(f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³"),
 }
-"""Names that Windows keeps for devices, whatever suffix they have."""
+"""Names that Windows reserves for devices, with any suffix."""
 
 
 def check_text(text: str, what: str) -> None:
-    """Refuse text that no file, command line or tokenizer can take.
+    """Refuse text that cannot be a file name, an argument or a prompt.
 
     Args:
         what: What the text is, such as "--prompt".
 
     Raises:
-        StudioError: it holds a null byte, or what is not Unicode.
+        StudioError: the text has a null byte, or is not valid Unicode.
     """
     if "\0" in text:
         raise StudioError(f"{what}: expected text without null bytes; got {shown(text)}.")
@@ -42,19 +42,19 @@ def check_text(text: str, what: str) -> None:
 
 
 def check_path(path: Path, what: str) -> None:
-    """Refuse a path that the system cannot look up, whether there is anything or not.
+    """Refuse a path that the system cannot look up, whether it exists or not.
 
     Raises:
-        StudioError: it holds a null byte, is not UTF-8 or too long, or names an unknown user's
-            home.
+        StudioError: the path has a null byte, is not UTF-8 or too long, or begins with the home of
+            an unknown user.
     """
     check_text(str(path), what)
     try:
         path = path.expanduser()
     except RuntimeError as error:
         raise StudioError(
-            f"{what}: {shown(str(path))} names the home of a user who is unknown here. Write the "
-            "path out."
+            f"{what}: {shown(str(path))} is in the home of a user who is unknown here. Write the "
+            "full path."
         ) from error
     longest = max((len(part.encode()) for part in path.parts), default=0)
     if longest > NAME_BYTES or len(str(path).encode()) > PATH_BYTES:
@@ -65,14 +65,14 @@ def check_path(path: Path, what: str) -> None:
 
 
 def check_folder_name(name: str, what: str, suffixes: Sequence[str] = ()) -> None:
-    """Refuse a name that is not the name of one folder on every system.
+    """Refuse a name that is not valid as a folder's name on every system.
 
     Args:
         what: Where the name was given, such as "--name".
-        suffixes: What is appended to it.
+        suffixes: Suffixes that are appended to the name.
 
     Raises:
-        StudioError: it could lead elsewhere, would be hidden or reserved, or is too long.
+        StudioError: the name is a path, is hidden or reserved, or is too long.
     """
     check_text(name, what)
     problem = _problem_with_name(name)
@@ -104,20 +104,20 @@ def _problem_with_name(name: str) -> str | None:
 
 
 def is_reserved(name: str) -> bool:
-    """Whether Windows keeps a name for a device: "con", "COM1", "nul.txt"."""
+    """Return whether Windows reserves a name for a device: "con", "COM1", "nul.txt"."""
     return name.partition(".")[0].strip().lower() in _RESERVED
 
 
 def check_relative(path: Path | str, what: str) -> Path:
-    """Refuse a path that, by its words alone, could lead out of the folder it is relative to.
+    """Refuse a path whose text shows that it may lead out of the folder it is relative to.
 
     Raises:
-        StudioError: it is absolute, begins with "~", which commands expand, or holds "..".
+        StudioError: the path is absolute, begins with "~", which commands expand, or has "..".
     """
     check_text(str(path), what)
     path = Path(path)
-    odd = ".." in path.parts or any("\\" in part or ":" in part for part in path.parts)
-    if path.is_absolute() or odd or (path.parts[:1] and path.parts[0].startswith("~")):
+    suspicious = ".." in path.parts or any("\\" in part or ":" in part for part in path.parts)
+    if path.is_absolute() or suspicious or (path.parts[:1] and path.parts[0].startswith("~")):
         raise _outside(path, what)
     check_path(path, what)
     return path
@@ -131,22 +131,20 @@ def _outside(path: Path, what: str) -> StudioError:
 
 
 def check_inside(root: Path, path: Path | str, what: str, whole: bool = True) -> Path:
-    """Return the place of a path within a folder, once nothing of it can lead out of there.
-
-    It is checked as it will be opened: whatever reads a folder follows the links in it.
+    """Check that a path, with all links in it, stays within a folder, and return its real path.
 
     Args:
         root: The folder.
-        path: Relative to it. There need be nothing there yet.
+        path: Relative to the folder; it need not exist.
         what: Where the path was given, such as "--instance-dir".
-        whole: Look through everything in a folder too.
+        whole: If the path is a folder, check everything in it too, as its readers follow links.
 
     Returns:
-        The place, links resolved.
+        The path with links resolved.
 
     Raises:
-        StudioError: as `check_relative`; or it leads out of the folder by a link; or what is there,
-            or anything in it, is neither a file nor a folder.
+        StudioError: as `check_relative`; or a link leads out of the folder; or the path, or
+            anything in it, is neither a file nor a folder.
     """
     path = check_relative(path, what)
     name, root = shown(str(path)), Path(os.path.realpath(root))
@@ -156,7 +154,7 @@ def check_inside(root: Path, path: Path | str, what: str, whole: bool = True) ->
     try:
         place.stat()
     except (FileNotFoundError, NotADirectoryError):
-        return place  # Nothing is there yet.
+        return place  # It does not exist yet.
     except OSError as error:
         raise StudioError(f"{what}: {name} cannot be looked at: {error.strerror}.") from error
     waiting, seen = [place], {place}
@@ -182,10 +180,10 @@ class _Unreadable(Exception):
 
 
 def _opened(place: Path, whole: bool) -> Iterator[Path]:
-    """Find what reading a place opens further: a folder's own folders, and where its links lead."""
+    """Yield the paths that are opened when a folder is read: its folders and its links' targets."""
     try:
         mode = place.stat().st_mode
-    except FileNotFoundError:  # A link that leads nowhere, or it has gone meanwhile.
+    except FileNotFoundError:  # A broken link, or it was removed meanwhile.
         return
     if stat.S_ISREG(mode):
         return
@@ -204,9 +202,10 @@ def _opened(place: Path, whole: bool) -> Iterator[Path]:
 
 
 def check_confined(path: Path, what: str, whole: bool = True) -> None:
-    """In a command that runs for a visitor of the web app, refuse a path that leaves their folder.
+    """Refuse a path outside the visitor's folders, in a command that runs for a visitor.
 
-    The server has checked it when the command was put into the queue; this is when it is opened.
+    The server has checked the path when the command was queued; it is checked again when it is
+    opened.
 
     Raises:
         StudioError: as `check_inside`.
@@ -222,5 +221,5 @@ def check_confined(path: Path, what: str, whole: bool = True) -> None:
 
 
 def confining(folders: Iterable[Path]) -> dict[str, str]:
-    """Return the environment that confines a command to some folders, its working folder first."""
+    """Return the environment that confines a command to some folders, the first its working one."""
     return {CONFINED: os.pathsep.join(str(folder) for folder in folders)}

@@ -1,4 +1,4 @@
-"""Where to start with each method: what its record says for a base model, and for an optimizer."""
+"""Recommended settings of each method, by base model and optimizer."""
 
 from nora_studio.adapters.methods.spec import TrainingDefaults
 from nora_studio.adapters.methods.table import METHODS
@@ -9,13 +9,13 @@ def recommended(method: str, model: str) -> TrainingDefaults:
 
     Args:
         method: A name in `METHODS`.
-        model: As `--model` takes it; everything but "embedded" is taken for an SDXL.
+        model: The value of `--model`; everything but "embedded" is assumed to be an SDXL.
     """
     return METHODS[method].embedded if model == "embedded" else METHODS[method].sdxl
 
 
 def rate_of(optimizer: str) -> float:
-    """Return an optimizer's share of the recommended rates, which are AdamW's.
+    """Return an optimizer's factor on the recommended rates, which are AdamW's.
 
     Lion's steps are larger.
 
@@ -25,8 +25,8 @@ def rate_of(optimizer: str) -> float:
 
 
 def first_rate(method: str, model: str) -> float:
-    """Where Prodigy begins to look for a method's rate: a tenth of AdamW's.
+    """Return Prodigy's first estimate of a method's rate: a tenth of AdamW's.
 
-    Its own 1e-6 takes most of a run of a hundred steps to be left behind, and it never goes down.
+    Its own default, 1e-6, takes most of a run of a hundred steps to grow, and it never decreases.
     """
     return recommended(method, model).unet / 10

@@ -46,15 +46,15 @@ class RunTracker:
             flat |= {name if key is None else f"{name}/{key}": number for key, number in inner}
         self.tracker.log(flat, step=step)
 
-    def log_images(self, step: int, pictures: Mapping[str, Image.Image]) -> None:
+    def log_images(self, step: int, images: Mapping[str, Image.Image]) -> None:
         """Log images by name, if the tracker supports images."""
         if isinstance(self.tracker, TensorBoardTracker):
             arrays: dict[str, Any] = {
-                name: np.asarray(picture.convert("RGB"))[None] for name, picture in pictures.items()
+                name: np.asarray(image.convert("RGB"))[None] for name, image in images.items()
             }
             self.tracker.log_images(arrays, step=step, dataformats="NHWC")
         elif isinstance(self.tracker, WandBTracker):
-            one_each: dict[str, Any] = {name: [picture] for name, picture in pictures.items()}
+            one_each: dict[str, Any] = {name: [image] for name, image in images.items()}
             self.tracker.log_images(one_each, step=step)
 
     def finish(self) -> None:

@@ -1,4 +1,4 @@
-"""Accelerate, as a run in training uses it: one accelerator each, DDP or shards of ours."""
+"""Accelerate for one run: an accelerator of its own, with DDP or the trainer's own sharding."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import nn
 from nora_studio.trainer.sharding import Sharding
 
 MIXED = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
-"""A base's dtype in Accelerate's words."""
+"""Accelerate's name of the mixed precision for each dtype of a base."""
 
 
 def prepared(
@@ -19,23 +19,23 @@ def prepared(
     optimizer: torch.optim.Optimizer,
     sharding: Sharding | None = None,
 ) -> tuple[nn.Module, Any]:
-    """Step and optimizer as the processes and the precision want them."""
+    """Return a step and its optimizer, wrapped for the processes and the precision."""
     if sharding is None:
         model, own = accelerator.prepare(step, optimizer)
     else:
         model = sharding.prepare(accelerator, step, _data_parallel())
         own = accelerator.prepare_optimizer(optimizer)
     if isinstance(model, nn.parallel.DistributedDataParallel):
-        # Frozen factors and constants were sent once and need not be before every step.
+        # Frozen factors and constants were broadcast once; doing so at each step would be waste.
         model.broadcast_buffers = False
     return model, own
 
 
 def prepare_accelerator(mixed_precision: str) -> Accelerator:
-    """Return an accelerator for one trainee."""
+    """Return an accelerator for one run."""
     return Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[_data_parallel()])
 
 
 def _data_parallel() -> DistributedDataParallelKwargs:
-    # The text encoders' pooled and penultimate outputs leave single layers without a gradient.
+    # Some layers of the text encoders get no gradient from their pooled and penultimate outputs.
     return DistributedDataParallelKwargs(find_unused_parameters=True)

@@ -1,4 +1,4 @@
-"""Whether two runs came to the same: their adapters, last checkpoints, log lines and samples."""
+"""Compare two runs: their adapters, last checkpoints, log lines and samples."""
 
 import json
 import math
@@ -19,27 +19,27 @@ from nora_studio.runs.runs import Run
 MEASURED = (
     "seconds_per_step", "images_per_second", "examples_per_second", "memory_gib", "time",
 )  # fmt: skip
-"""What a log line says of the machine and not of the training."""
+"""Names in a log line that depend on the machine and not on the training."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far apart one kind of thing is in two runs."""
+    """The difference between two runs in one kind of file, or in their logs."""
 
     what: str
     compared: int
-    """Files, or lines of the log."""
+    """Number of files, or of lines of the log."""
     differing: int
-    """How many of them are not equal to the bit."""
+    """How many of them are not bitwise equal."""
     absolute: float = 0.0
-    """Largest difference of two numbers; infinite where something else than numbers differs."""
+    """Largest difference of two numbers; infinite if anything but numbers differs."""
     relative: float = 0.0
-    """The same, over the largest number of its tensor, picture, or kind of line."""
+    """The same, divided by the largest value of its tensor, image, or name in the log."""
     where: str = ""
-    """The first that differs."""
+    """Name of the first that differs."""
 
     def within(self, tolerance: float) -> bool:
-        """Whether all are equal, or differ by less than that share."""
+        """Return whether anything was compared, with no relative difference above a tolerance."""
         return self.compared > 0 and self.relative <= tolerance and not math.isinf(self.absolute)
 
 
@@ -47,7 +47,7 @@ def compare_runs(one: Path, other: Path) -> list[Agreement]:
     """Compare two finished runs.
 
     Raises:
-        StudioError: one is no run, or has no checkpoint.
+        StudioError: one is not a run, or has no checkpoint.
     """
     runs = [Run.open(folder) for folder in (one, other)]
     newest = []
@@ -74,12 +74,12 @@ def _compare_folders(what: str, one: Path, other: Path) -> Agreement:
 
 
 def _files(top: Path) -> Iterator[Path]:
-    # Checksums differ where the files do, which are compared themselves.
+    # Checksums are left out: they differ if the files do, which are compared themselves.
     return (file for file in top.rglob("*") if file.is_file() and file.name != CHECKSUMS)
 
 
 def _agreement(what: str, gaps: dict[str, tuple[float, float] | None]) -> Agreement:
-    """Sum up gaps by name; None: equal to the bit."""
+    """Summarise (absolute, relative) differences by name; None stands for bitwise equality."""
     apart = {name: gap for name, gap in gaps.items() if gap is not None}
     return Agreement(
         what=what,
@@ -92,7 +92,7 @@ def _agreement(what: str, gaps: dict[str, tuple[float, float] | None]) -> Agreem
 
 
 def _gap(one: Path, other: Path) -> tuple[float, float] | None:
-    """Largest absolute and relative difference of two files; None if they are equal."""
+    """Return the largest absolute and relative difference of two files; None if equal."""
     if not (one.is_file() and other.is_file()):
         return math.inf, math.inf
     if one.read_bytes() == other.read_bytes():
@@ -123,7 +123,7 @@ def _pixels(file: Path) -> Tensor:
 def _tensor_gap(one: Tensor, other: Tensor) -> tuple[float, float]:
     if one.shape != other.shape or one.dtype != other.dtype:
         return math.inf, math.inf
-    if not one.is_floating_point():  # A generator's state or a place in a queue: equal or not.
+    if not one.is_floating_point():  # The state of a generator or a queue: equal or not.
         return (0.0, 0.0) if torch.equal(one, other) else (math.inf, math.inf)
     absolute = float((one.double() - other.double()).abs().max()) if one.numel() else 0.0
     if absolute == 0:
@@ -132,9 +132,9 @@ def _tensor_gap(one: Tensor, other: Tensor) -> tuple[float, float]:
 
 
 def _compare_logs(one: Run, other: Run) -> Agreement:
-    """Compare every number of the logs but those of the machine, line by line."""
+    """Compare the logs line by line, without the names in `MEASURED`."""
     rows = [
-        {(n, row["step"]): _learned(row) for n, row in enumerate(run.read_log())}
+        {(n, row["step"]): _comparable(row) for n, row in enumerate(run.read_log())}
         for run in (one, other)
     ]
     largest: dict[str, float] = {}
@@ -156,8 +156,8 @@ def _compare_logs(one: Run, other: Run) -> Agreement:
     return _agreement("losses", gaps)
 
 
-def _learned(row: dict[str, object]) -> dict[str, float]:
-    """Read a line's numbers about the training, nested ones by their path."""
+def _comparable(row: dict[str, object]) -> dict[str, float]:
+    """Return the values of a line that depend on the training; nested ones by dotted names."""
     flat: dict[str, float] = {}
     for name, value in row.items():
         if name in MEASURED:

@@ -1,4 +1,4 @@
-"""Averages of trained weights: what a run serves in the place of the weights that it trains."""
+"""Averages of the trained weights, which a run saves and evaluates instead of the weights."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,31 +11,31 @@ from typing_extensions import override
 
 
 class WeightAverage(Protocol):
-    """Follows the trained weights step by step, and stands in for them where a run is judged."""
+    """An average of the trained weights, updated at each step and used to evaluate and save."""
 
     def before(self, step: int) -> None:
         """Run before each step."""
         ...
 
     def after(self, step: int) -> None:
-        """Follow an optimizer step."""
+        """Update the average after an optimizer step."""
         ...
 
-    def served(self) -> contextlib.AbstractContextManager[None]:
-        """Put the average into the module for a block; the trained weights then return."""
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Put the average into the module for a block; then put the trained weights back."""
         ...
 
     def restore(self, step: int) -> None:
-        """Continue after a step; the module carries the average as it was then."""
+        """Restore the average as of a step from the module, which holds it when this is called."""
         ...
 
 
 class ExponentialAverage(WeightAverage):
-    """The exponential moving average of the trained weights, as diffusers' `EMAModel` takes it.
+    """The exponential moving average of the trained weights, by diffusers' `EMAModel`.
 
     After step t it is decay * average + (1 - decay) * weights, with decay = min(`decay`,
-    t / (9 + t)) from the second step on, so that a run of a hundred steps forgets its start too:
-    the average then reaches back over about a ninth of the steps that were done.
+    t / (9 + t)) from the second step on. So a run of a hundred steps forgets its start too: the
+    average covers about the last ninth of the steps done.
     """
 
     def __init__(self, parameters: list[nn.Parameter], decay: float) -> None:
@@ -51,7 +51,7 @@ class ExponentialAverage(WeightAverage):
 
     @override
     @contextlib.contextmanager
-    def served(self) -> Iterator[None]:
+    def averaged(self) -> Iterator[None]:
         trained = copies(self.parameters)
         self.model.copy_to(self.parameters)
         try:
@@ -66,9 +66,9 @@ class ExponentialAverage(WeightAverage):
 
 
 class ScheduleFreeAverage(WeightAverage):
-    """The average that a schedule-free optimizer keeps by itself (arXiv 2405.15682).
+    """The average that a schedule-free optimizer computes itself (arXiv 2405.15682).
 
-    Going to it and back rounds, so the trained weights are kept and set back to the bit.
+    Switching to it and back rounds, so the trained weights are copied and restored bit for bit.
     """
 
     def __init__(self, parameters: list[nn.Parameter], optimizer: Any) -> None:
@@ -82,7 +82,7 @@ class ScheduleFreeAverage(WeightAverage):
 
     @override
     @contextlib.contextmanager
-    def served(self) -> Iterator[None]:
+    def averaged(self) -> Iterator[None]:
         trained = copies(self.parameters)
         training = self.optimizer.param_groups[0]["train_mode"]
         self.optimizer.eval()
@@ -98,7 +98,7 @@ class ScheduleFreeAverage(WeightAverage):
 
 
 def copies(parameters: list[nn.Parameter]) -> list[Tensor]:
-    """Copy the weights as they are now."""
+    """Return copies of the weights."""
     return [parameter.detach().clone() for parameter in parameters]
 
 

@@ -1,4 +1,4 @@
-"""Build a run in training, whatever its task: adapter, optimizer, schedule, average."""
+"""Build the training state of a run for any task: adapter, optimizer, schedule, average."""
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ from nora_studio.trainer.averages import ExponentialAverage, ScheduleFreeAverage
 from nora_studio.trainer.schedules import learning_rate_schedule
 from nora_studio.trainer.settings import LearningSettings, TrainerSettings, TuningSettings
 from nora_studio.trainer.task import Learner, Task
-from nora_studio.trainer.trainee import Trainee
+from nora_studio.trainer.train_state import TrainState
 
 
 def adapter_spec(
@@ -40,11 +40,11 @@ def adapter_spec(
     total_steps: int,
     activations: Mapping[str, Tensor] | None = None,
 ) -> AdapterSpec:
-    """Return what `attach` is asked for on one part.
+    """Return the adapter to attach to one part.
 
     Args:
-        total_steps: Of the run.
-        activations: Layer -> mean |x| per input channel, for outer factors along them.
+        total_steps: Steps of the run.
+        activations: Layer -> mean |x| per input channel, for activation-aware outer factors.
     """
     own = METHODS[method].settings
     plain = AdapterSpec(
@@ -62,7 +62,7 @@ def adapter_spec(
 
 @dataclass(frozen=True)
 class Adapted:
-    """A method on trees of its own over parts of a frozen base."""
+    """A method attached to modules that share the weights of a frozen base."""
 
     method: str
     sizes: Mapping[str, PartSettings]
@@ -73,23 +73,23 @@ class Adapted:
 
 
 class ExtraWeights(Protocol):
-    """Weights that are trained beside an adapter, and lie in a file beside its own."""
+    """Weights that are trained with an adapter and saved in a separate file next to its own."""
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What is trained."""
+        """The trained parameters."""
         ...
 
     def groups(self) -> list[dict[str, Any]]:
-        """As an optimizer takes them; each with a "name"."""
+        """Return the parameter groups for an optimizer, each with a "name"."""
         ...
 
     def now(self) -> NewTokens | None:
-        """As trained so far, on the CPU."""
+        """Return the weights as trained so far, on the CPU."""
         ...
 
     def load(self, folder: Path) -> None:
-        """Set them from a checkpoint folder, bit for bit."""
+        """Load the weights from a checkpoint folder, bit for bit."""
         ...
 
 
@@ -103,18 +103,19 @@ def adapt(
     *,
     activations: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> Adapted:
-    """Put a method on trees that share the base's weights, seeded by the settings.
+    """Attach a method to modules that share the base's weights, with the seed of the settings.
 
     Args:
         method: Its name in the table of methods.
-        sizes: Rank, scale and rate of each adapted part.
-        base: The frozen parts, for what tells this base from others.
-        trees: Modules of their own over the same weights; with a base in shards, the base's.
-        targets: Names of the layers to adapt, of a part and its module.
-        activations: Part -> layer -> mean |x| per input channel, for outer factors along them.
+        sizes: Rank, scale and learning rate of each adapted part.
+        base: The frozen parts, whose fingerprints and digests identify the base.
+        trees: Modules that share the base's weights; with a sharded base, the base's own modules.
+        targets: Returns the names of the layers to adapt, given a part's name and its module.
+        activations: Part -> layer -> mean |x| per input channel, for activation-aware outer
+            factors.
 
     Raises:
-        StudioError: a rank does not fit, or a target matches nothing.
+        StudioError: a rank is out of range, or no layer matches a target.
     """
     learning, tuning, cache = settings.learning, settings.tuning, settings.tuning.cache
     torch.manual_seed(learning.seed)  # Adapter initialisation.
@@ -122,7 +123,7 @@ def adapt(
     digests = shared_digests({part: base[part] for part in sizes})
     parts: dict[str, nn.Module] = {}
     outer = OuterCache() if cache and "find_outer" in METHODS[method].settings else None
-    with main_first_where_kept(cache):
+    with main_first_if_cached(cache):
         for part, values in sizes.items():
             module = parts[part] = trees[part]
             own = None if activations is None else activations.get(part)
@@ -144,13 +145,13 @@ def learner(
     extra: ExtraWeights | None = None,
     **more: Any,
 ) -> Learner:
-    """Return what trains an adapted tree: its optimizer, and the files of its adapter.
+    """Return the `Learner` of an adapted base: its optimizer, and how its adapter is saved.
 
     Args:
-        step: The module whose forward is the loss.
-        card: What its files say beyond what `adapted` knows, by the fields of an `AdapterCard`.
-        first_rate: Where prodigy begins to look for the rate.
-        extra: Weights that are trained beside the adapter.
+        step: The module whose forward returns the loss.
+        card: Fields of the `AdapterCard` that `adapted` does not provide.
+        first_rate: First estimate of the learning rate for prodigy.
+        extra: Weights that are trained with the adapter.
         more: Other fields of the `Learner`.
     """
     parts = adapted.parts
@@ -203,16 +204,16 @@ def _optimizer(
     )
 
 
-def build_trainee(task: Task, method: str, run: Run, accelerator: Accelerator) -> Trainee:
-    """Put a method to work on a task, prepared for the loop.
+def build_train_state(task: Task, method: str, run: Run, accelerator: Accelerator) -> TrainState:
+    """Build the training state of a method on a task, ready for the loop.
 
     Raises:
-        StudioError: it does not fit the model.
+        StudioError: the method's settings do not fit the model.
     """
     learning, own = task.trainer.learning, task.build(method, run, accelerator)
     schedule = schedule_of(learning, own.optimizer)
     model, optimizer = prepared(accelerator, own.step, own.optimizer, task.sharding)
-    trainee = Trainee(
+    state = TrainState(
         label=method,
         run=run,
         accelerator=accelerator,
@@ -228,8 +229,8 @@ def build_trainee(task: Task, method: str, run: Run, accelerator: Accelerator) -
         adapted=own.adapted,
         rows=task.rows,
     )
-    trainee.task_callbacks = [make(trainee) for make in own.callbacks]
-    return trainee
+    state.task_callbacks = [make(state) for make in own.callbacks]
+    return state
 
 
 def schedule_of(learning: LearningSettings, optimizer: torch.optim.Optimizer) -> Any:
@@ -238,7 +239,7 @@ def schedule_of(learning: LearningSettings, optimizer: torch.optim.Optimizer) ->
         learning.schedule,
         optimizer,
         learning.steps,
-        # Schedule-free warms up inside the optimizer.
+        # The schedule-free optimizer does its own warm-up.
         0 if learning.optimizer == "schedule-free" else learning.warmup_steps,
         learning.schedule_cycles,
         learning.schedule_power,
@@ -249,23 +250,23 @@ def schedule_of(learning: LearningSettings, optimizer: torch.optim.Optimizer) ->
 def average_of(
     learning: LearningSettings, trained: list[nn.Parameter], optimizer: Any
 ) -> WeightAverage | None:
-    """Return the average that is served in place of the trained weights; None: they are served."""
+    """Return the average that is evaluated and saved; None to use the trained weights."""
     if learning.optimizer == "schedule-free":
         return ScheduleFreeAverage(trained, optimizer)
     return ExponentialAverage(trained, learning.ema) if learning.ema else None
 
 
 def trained_parameters(parts: dict[str, nn.Module]) -> list[nn.Parameter]:
-    """Return the adapters' trained weights, part by part."""
+    """Return the adapters' trained weights, in the order of the parts."""
     return [p for module in parts.values() for p in adapter_parameters(module).values()]
 
 
-def main_first_where_kept(cache: bool) -> contextlib.AbstractContextManager[None]:
-    """Let the main process find outer factors first; kept on disk, the others read them."""
+def main_first_if_cached(cache: bool) -> contextlib.AbstractContextManager[None]:
+    """Let the main process find outer factors first if others can read them from the cache."""
     return processes.main_first() if cache else contextlib.nullcontext()
 
 
 def shared_digests(modules: Mapping[str, nn.Module]) -> dict[str, str]:
-    """`digests_of` some parts; the main process reads the base's files, the others what it kept."""
+    """Return `digests_of` some parts; only the main process reads the base's files for them."""
     with processes.main_first():
         return digests_of(modules)

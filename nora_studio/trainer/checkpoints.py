@@ -1,4 +1,4 @@
-"""Training state as safetensors: optimizer, schedule, batch draws and torch's own generators."""
+"""Training state as safetensors: optimizer, schedule, batch sampling and torch's generators."""
 
 import json
 from dataclasses import dataclass, field
@@ -28,34 +28,35 @@ def generator_states() -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class TrainingState:
-    """All that a step depends on besides the adapter and the frozen base."""
+class CheckpointState:
+    """The state that a checkpoint holds next to the adapter's files."""
 
     step: int
     optimizer: dict[str, Any]
     """An optimizer's `state_dict`."""
     schedule: dict[str, Any]
-    """A learning-rate schedule's `state_dict`, plain values only."""
+    """A learning-rate schedule's `state_dict`, without tensors."""
     batches: dict[str, Tensor]
+    """`BatchSource.state`."""
     scaler: dict[str, Any]
     """The gradient scaler's `state_dict`; empty without float16."""
     rules: dict[str, Tensor] = field(default_factory=dict)
-    """What the method's own rules depend on."""
+    """State of the method's own rules."""
     generators: dict[str, Tensor] = field(default_factory=dict)
-    """Torch's own: "cpu", and "cpu.1" of the process of rank 1. Empty: this process's, as saved."""
+    """Torch's own: "cpu", and "cpu.1" of the process of rank 1. Empty: save this process's."""
     weights: list[Tensor] = field(default_factory=list)
-    """The trained weights, where the adapter's files hold an average of them."""
+    """The trained weights, if the adapter's files hold an average of them."""
     loss_sums: Tensor | None = None  # (processes,)
-    """Of each process's losses since the last log line."""
+    """Sum of each process's losses since the last log line."""
     logged_step: int = 0
     """The step of that line."""
 
 
-def write_state(folder: Path, state: TrainingState) -> None:
-    """Write a training state into a checkpoint folder, flattened: no pickle.
+def write_state(folder: Path, state: CheckpointState) -> None:
+    """Write a training state into a checkpoint folder as flat safetensors, without pickle.
 
     Raises:
-        OSError: the system refuses to; the library's own writer would hide which way.
+        OSError: the file cannot be written. (The library's own writer would hide the reason.)
     """
     tensors = {f"draws.{name}": tensor for name, tensor in state.batches.items()}
     tensors |= {f"rules.{name}": tensor.contiguous() for name, tensor in state.rules.items()}
@@ -68,40 +69,41 @@ def write_state(folder: Path, state: TrainingState) -> None:
     for index, values in state.optimizer["state"].items():
         for name, value in _unwrapped(values).items():
             if isinstance(value, Tensor):
-                # A copy: some optimizers share a tensor among weights, which the format refuses.
+                # Cloned: some optimizers share a tensor among weights, which the format refuses.
                 tensors[f"optimizer.{index}.{name}"] = value.detach().cpu().contiguous().clone()
             else:
                 plain.setdefault(str(index), {})[name] = value
     facts = {
         "step": state.step,
         "groups": state.optimizer["param_groups"],
-        # Sorted: a restored optimizer may hold its state in another order, and files differ by it.
+        # Sorted: a restored optimizer may hold its state in another order, and the files would
+        # differ.
         "plain": dict(sorted(plain.items())),
         "schedule": state.schedule,
         "scaler": state.scaler,
         "logged_step": state.logged_step,
     }
-    # Sorted too: tensors lie in the file in the order in which they come.
+    # Sorted too: the file has the tensors in the order of this dictionary.
     ordered = dict(sorted(tensors.items()))
     (folder / STATE).write_bytes(save(ordered, metadata={"training": json.dumps(facts)}))
 
 
 def _unwrapped(values: dict[str, Any]) -> dict[str, Any]:
-    """One weight's state; bitsandbytes keeps a part of it in a dictionary of its own."""
+    """Flatten one weight's state; bitsandbytes nests a part of it in a dictionary."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         flat |= value if isinstance(value, dict) else {name: value}
     return flat
 
 
-def read_state(folder: Path, rank: int = 0) -> TrainingState:
-    """Read a training state back and set torch's own generators to it.
+def read_state(folder: Path, rank: int = 0) -> CheckpointState:
+    """Read a training state and set torch's own generators to it.
 
-    A process that the run did not have before begins draws of its own.
+    A process that the run did not have before gets a new seed.
 
     Args:
-        folder: Of the checkpoint.
-        rank: Of this process.
+        folder: The checkpoint's folder.
+        rank: Rank of this process.
 
     Raises:
         StudioError: the file is missing or damaged.
@@ -116,11 +118,11 @@ def read_state(folder: Path, rank: int = 0) -> TrainingState:
         raise StudioError(f"{file} cannot be read: {reason}. {drop_checkpoint(folder)}") from error
 
 
-def _read(file: Path, rank: int) -> TrainingState:
-    read_header(file, drop_checkpoint(file.parent))  # It refuses what two could read differently.
+def _read(file: Path, rank: int) -> CheckpointState:
+    read_header(file, drop_checkpoint(file.parent))  # Refuses ambiguous files.
     with safe_open(file, framework="pt") as archive:
         facts = json.loads(archive.metadata()["training"])
-        # Copies: what is read lies in the file itself, and an optimizer goes on writing to it.
+        # Cloned: tensors are mapped to the file, and the optimizer updates its own in place.
         tensors = {
             name: archive.get_tensor(name).clone()
             for name in archive.keys()  # noqa: SIM118
@@ -144,7 +146,7 @@ def _read(file: Path, rank: int) -> TrainingState:
         optimizer.setdefault(_index(index), {}).update(values)
     generators = with_prefix(tensors, "generator.")
     _set_generators(generators, rank, facts["step"])
-    return TrainingState(
+    return CheckpointState(
         step=facts["step"],
         optimizer={"state": optimizer, "param_groups": facts["groups"]},
         schedule=facts["schedule"],
@@ -169,5 +171,5 @@ def _set_generators(states: dict[str, Tensor], rank: int, step: int) -> None:
 
 
 def _index(text: str) -> int | str:
-    """Optimizers keep their state by a parameter's number; LoRA-FA's by its name."""
+    """Parse a key of an optimizer's state: a parameter's number, or its name for LoRA-FA."""
     return int(text) if text.isdigit() else text

@@ -1,26 +1,26 @@
-"""What a measurement leads to: a checkpoint worth keeping, or an early end."""
+"""Decide from measured losses whether to save the best checkpoint or to stop early."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nora_studio.runs import processes
 from nora_studio.runs.curves import PLATEAU_SHARE
-from nora_studio.trainer.trainee import Trainee
+from nora_studio.trainer.train_state import TrainState
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What follows from the measurements so far, for all twins and on every process."""
+    """The decision after a measurement, for all twins and the same on every process."""
 
     is_best: bool = False
-    """Some twin is better than at any step it has a checkpoint of, so one is due."""
+    """A twin has a lower loss than at any of its checkpoints, so one must be saved."""
     ends: bool = False
-    """Every twin's curve has by now said that going on is of no use."""
+    """The rule for stopping early holds for every twin."""
 
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """How measurements are judged."""
+    """The rule by which measurements stop a run early."""
 
     rule: str
     """"plateau", "overfit" (`Curve.ends_at`) or "none"."""
@@ -29,57 +29,58 @@ class EarlyStopping:
 
     def judge(
         self,
-        trainees: Sequence[Trainee],
+        states: Sequence[TrainState],
         step: int,
         measured: Sequence[Mapping[str, float]] | None = None,
     ) -> Verdict:
-        """Note what was measured of each trainee after a step, and say what follows.
+        """Add each run's measured losses after a step, and return the decision.
 
-        The main process alone measures and decides; the others hear it here.
+        Only the main process measures and decides; here it sends the decision to the others.
 
         Args:
-            measured: In the trainees' order; None: nothing new, as after resuming.
+            measured: Values by name, in the order of `states`. None to decide without new values,
+                as after resuming.
         """
         better = ends = False
         if processes.is_main():
-            before = [trainee.best for trainee in trainees]
-            for trainee, values in zip(trainees, measured or [], strict=False):
-                trainee.curve.note(step, values)
+            before = [state.best for state in states]
+            for state, values in zip(states, measured or [], strict=False):
+                state.curve.note(step, values)
             better = any(
-                _improved(trainee, step, None if best is None else best.loss)
-                for trainee, best in zip(trainees, before, strict=True)
+                _improved(state, step, None if best is None else best.loss)
+                for state, best in zip(states, before, strict=True)
             )
-            ends = self.ended_at(trainees) is not None
+            ends = self.ended_at(states) is not None
         return Verdict(
             is_best=bool(processes.all_reduce_max(better)),
             ends=bool(processes.all_reduce_max(ends)),
         )
 
-    def ended_at(self, trainees: Sequence[Trainee]) -> int | None:
-        """Return the step at which the last twin's curve said so; None while one has not."""
-        steps = [trainee.curve.ends_at(self.rule, self.patience) for trainee in trainees]
+    def ended_at(self, states: Sequence[TrainState]) -> int | None:
+        """Return the first step at which the rule held for every twin; None if there is none."""
+        steps = [state.curve.ends_at(self.rule, self.patience) for state in states]
         return None if None in steps else max(step for step in steps if step is not None)
 
-    def reasons(self, trainees: Sequence[Trainee]) -> dict[str, str]:
-        """Why each one's curve ended the run, in words for its status, by label."""
-        said = {
+    def reasons(self, states: Sequence[TrainState]) -> dict[str, str]:
+        """Return by label why each run was stopped early, for its status."""
+        meanings = {
             "plateau": f"no measured loss more than {PLATEAU_SHARE:.1%} below the best before",
             "overfit": "the held-out loss above its best by more than its noise",
         }
-        ends = {t.label: t.curve.ends_at(self.rule, self.patience) for t in trainees}
+        ends = {t.label: t.curve.ends_at(self.rule, self.patience) for t in states}
         return {
-            label: f"{self.rule} at step {step}: {said[self.rule]}, {self.patience} times"
+            label: f"{self.rule} at step {step}: {meanings[self.rule]}, {self.patience} times"
             for label, step in ends.items()
         }
 
 
 NEVER = EarlyStopping(rule="none", patience=1)
-"""Measurements end no run."""
+"""Measurements never stop a run."""
 
 
-def _improved(trainee: Trainee, step: int, best: float | None) -> bool:
-    """Whether the measurement after this step is one to keep, and lower than the best kept."""
-    if not trainee.keeps_best:
+def _improved(state: TrainState, step: int, best: float | None) -> bool:
+    """Return whether a run keeps its best checkpoint, and this step's loss is below `best`."""
+    if not state.keeps_best:
         return False
-    now = trainee.curve.best({step})
+    now = state.curve.best({step})
     return now is not None and (best is None or now.loss < best)

@@ -1,4 +1,4 @@
-"""A training from its command line to proven adapters, whatever its task (`Task`)."""
+"""A training of any task (`Task`), from its command line to verified adapters."""
 
 import gc
 import os
@@ -20,26 +20,26 @@ from nora_studio.runs.runs import Run
 from nora_studio.runs.stop import StopRequest
 from nora_studio.runs.trackers import check_tracker, open_tracker
 from nora_studio.trainer.acceleration import MIXED, prepare_accelerator
-from nora_studio.trainer.build import build_trainee
+from nora_studio.trainer.build import build_train_state
 from nora_studio.trainer.loop import Plan, train
 from nora_studio.trainer.out_of_memory import out_of_memory_in_one_line
 from nora_studio.trainer.run_session import RunSession
-from nora_studio.trainer.saving import restore, set_back
+from nora_studio.trainer.saving import restore, restore_run
 from nora_studio.trainer.settings import KeepingSettings
 from nora_studio.trainer.sharding import Sharding, check_sharded, through_base
 from nora_studio.trainer.task import Task
-from nora_studio.trainer.trainee import BatchSource, Trainee
+from nora_studio.trainer.train_state import BatchSource, TrainState
 
 
 def run(task: Task, session: RunSession) -> int:
-    """Train what the command line asks for; the exit status.
+    """Train as the command line says, and return the exit status.
 
     Raises:
-        StudioError: anything that a person can mend.
+        StudioError: anything that the user can correct.
     """
     sharding = Sharding.asked()
     processes.join()
-    with processes.main_first():  # Before any model loads: mistakes are here, and told once.
+    with processes.main_first():  # Before any model loads, so that mistakes are reported early.
         _check_processes(task, sharding)
         options = task.read_options()
         check_tracker(options.tracker)
@@ -56,7 +56,7 @@ def run(task: Task, session: RunSession) -> int:
 
 
 def _train(task: Task, session: RunSession, options: Any, runs: dict[str, Run]) -> int:
-    """Train every group of methods; the exit status."""
+    """Train every group of methods, and return the exit status."""
     with processes.main_first():
         record = task.find_data(runs)
         dtype = choose_dtype(options.precision, "cuda" if torch.cuda.is_available() else "cpu")
@@ -80,7 +80,7 @@ def _train(task: Task, session: RunSession, options: Any, runs: dict[str, Run]) 
 def _check_processes(task: Task, sharding: Sharding | None) -> None:
     if not task.distributed and (sharding or int(os.environ.get("WORLD_SIZE", "1")) > 1):
         raise StudioError(
-            "this training is done by one process; start it without `accelerate launch`."
+            "this training runs in one process; start it without `accelerate launch`."
         )
 
 
@@ -100,82 +100,87 @@ def _train_twins(
     precision: str,
     begin: Callable[[], object],
 ) -> int | None:
-    """Train some methods on the same batches; an exit status where it ends before the last step."""
+    """Train some methods on the same batches; return an exit status if they were not finished."""
     learning, keeping, plan = task.trainer.learning, task.trainer.keeping, task.trainer.plan
     sharding = task.sharding
     batches = task.batches()
-    trainees: list[Trainee] = []
+    states: list[TrainState] = []
     for method, run in runs.items():
         own = prepare_accelerator(precision)
-        trainees.append(build_trainee(task, method, run, own))
-        say_what_is_trained(trainees[-1], learning.steps, own.print)
+        states.append(build_train_state(task, method, run, own))
+        print_trained_weights(states[-1], learning.steps, own.print)
     processes.seed_ranks(learning.seed)
     begin()
-    start = go_on_from(trainees, batches, keeping.resume, learning.steps)
-    open_trackers(session, trainees, keeping, config, start)
+    start = resume_or_start(states, batches, keeping.resume, learning.steps)
+    open_trackers(session, states, keeping, config, start)
 
-    def evaluate(trainee: Trainee) -> dict[str, float]:
-        with trainee.served():
-            return through_base(sharding, lambda: task.evaluate(trainee)) or {}
+    def evaluate(state: TrainState) -> dict[str, float]:
+        with state.averaged():
+            return through_base(sharding, lambda: task.evaluate(state)) or {}
 
-    task.start(trainees, start)
+    task.start(states, start)
     if plan.evaluate_every and not start:
-        _log_start(trainees, evaluate)
-    status = task.rehearse(trainees, evaluate)
+        _log_start(states, evaluate)
+    status = task.preflight(states, evaluate)
     if status is not None:
         return status
     with StopRequest() as stop:
-        done = train(trainees, batches, plan, stop, task.sample, evaluate, start)
+        done = train(states, batches, plan, stop, task.sample, evaluate, start)
     if not done and stop.signal is not None:
-        return stopped(stop)
-    last, reasons = ending(plan, trainees)
-    through_base(sharding, lambda: finish_each(task, trainees, last, reasons))
+        return report_stop(stop)
+    last, reasons = last_step(plan, states)
+    through_base(sharding, lambda: finish_each(task, states, last, reasons))
     return None
 
 
-def _log_start(trainees: list[Trainee], evaluate: Callable[[Trainee], dict[str, float]]) -> None:
-    """Measure where each curve begins: every method starts at the base.
+def _log_start(
+    states: list[TrainState], evaluate: Callable[[TrainState], dict[str, float]]
+) -> None:
+    """Log the measurements at step 0, where every method equals the base.
 
-    A function of its own, so that its caller keeps no trainee that `finish_each` has let go.
+    A separate function, so that its loop variable does not keep alive a state that `finish_each`
+    has removed.
     """
-    for trainee in trainees:
-        measured = evaluate(trainee)
-        processes.on_main(partial(trainee.log, 0, **measured))
+    for state in states:
+        measured = evaluate(state)
+        processes.on_main(partial(state.log, 0, **measured))
 
 
-def say_what_is_trained(trainee: Trainee, steps: int, say: Callable[[str], object]) -> None:
-    """Say how much a trainee trains, where to, and how far its first step moves the weights.
+def print_trained_weights(state: TrainState, steps: int, say: Callable[[str], object]) -> None:
+    """Print a run's number of trained parameters, its folder, and the size of its first step.
 
-    Before it goes on from a checkpoint. Called on every process.
+    Call it on every process, before the run is resumed from a checkpoint.
 
     Args:
-        steps: Of the whole run.
-        say: Takes a line; on processes that have nothing to say it keeps silent.
+        steps: Steps of the whole run.
+        say: Prints a line; it does nothing on processes that do not print.
     """
-    total = sum(parameter.numel() for parameter in trainee.parameters)
-    say(f"{trainee.label}: {total:,} trained parameters -> {trainee.run.folder}")
-    found = first_steps(trainee.adapted, trainee.optimizer)
+    total = sum(parameter.numel() for parameter in state.parameters)
+    say(f"{state.label}: {total:,} trained parameters -> {state.run.folder}")
+    found = first_steps(state.adapted, state.optimizer)
     if not found:
         return
-    trainee.first_step = {part: float(f"{step.largest:.3g}") for part, step in found.items()}
-    for line in format_report(trainee.label, found, steps, trainee.optimizer):
+    state.first_step = {part: float(f"{step.largest:.3g}") for part, step in found.items()}
+    for line in format_report(state.label, found, steps, state.optimizer):
         say(line)
 
 
-def go_on_from(trainees: list[Trainee], batches: BatchSource, resume: bool, steps: int) -> int:
-    """Set every trainee back to the last checkpoint that all have; the step it is of, or 0.
+def resume_or_start(
+    states: list[TrainState], batches: BatchSource, resume: bool, steps: int
+) -> int:
+    """Restore every run from the newest common checkpoint, and return its step, or 0.
 
-    A start from 0 leaves nothing in the runs of what was measured and drawn before.
+    When starting from 0, the log lines and checkpoints of an earlier attempt are removed.
     """
-    runs = [trainee.run for trainee in trainees]
+    runs = [state.run for state in states]
     found = processes.on_main(lambda: common_checkpoint(runs, _say)) if resume else 0
-    start = int(processes.all_reduce_max(found or 0))  # The main process alone has looked.
+    start = int(processes.all_reduce_max(found or 0))  # Only the main process has looked.
     if start:
-        restore(trainees, batches, start)
+        restore(states, batches, start)
     else:
         processes.on_main(lambda: [run.forget_after(-1) for run in runs])
     if resume and processes.is_main():
-        print(f"Going on after step {start} of {steps}", flush=True)
+        print(f"Continuing after step {start} of {steps}", flush=True)
     return start
 
 
@@ -184,50 +189,50 @@ def _say(line: str) -> None:
 
 
 def open_trackers(
-    session: RunSession, trainees: list[Trainee], keeping: KeepingSettings, config: str, start: int
+    session: RunSession, states: list[TrainState], keeping: KeepingSettings, config: str, start: int
 ) -> None:
-    """Give each trainee the tracker that was asked for; it closes with the session."""
-    for trainee in trainees:
-        folder = trainee.run.folder
-        trainee.tracker = processes.on_main(
+    """Open the requested tracker for each run; it is closed with the session."""
+    for state in states:
+        folder = state.run.folder
+        state.tracker = processes.on_main(
             partial(open_tracker, keeping.tracker, folder, config, start)
         )
-        if trainee.tracker is not None:
-            session.at_the_end.callback(trainee.tracker.finish)
+        if state.tracker is not None:
+            session.at_the_end.callback(state.tracker.finish)
 
 
-def stopped(stop: StopRequest) -> int:
-    """Say how to go on after a stop; the exit status it comes to."""
-    assert stop.signal is not None, "nobody asked to stop"
+def report_stop(stop: StopRequest) -> int:
+    """Print how to continue after a stop, and return the exit status."""
+    assert stop.signal is not None, "no stop was requested"
     if processes.is_main():
-        print(f"Stopped by {stop.signal.name}. Go on with the same command and --resume.")
+        print(f"Stopped by {stop.signal.name}. Continue with the same command and --resume.")
     return 128 + stop.signal
 
 
-def ending(plan: Plan, trainees: list[Trainee]) -> tuple[int, dict[str, str]]:
-    """Return the last step that was trained, and by label why it came early, if it did."""
-    last = int(processes.all_reduce_max(plan.watch.ended_at(trainees) or 0)) or plan.steps
-    reasons = plan.watch.reasons(trainees) if last < plan.steps else {}
+def last_step(plan: Plan, states: list[TrainState]) -> tuple[int, dict[str, str]]:
+    """Return the last step that was trained, and by label why it was stopped early, if it was."""
+    last = int(processes.all_reduce_max(plan.watch.ended_at(states) or 0)) or plan.steps
+    reasons = plan.watch.reasons(states) if last < plan.steps else {}
     if processes.is_main():
         for label, reason in reasons.items():
             print(f"{label}: ended after step {last} of {plan.steps}; {reason}")
     return last, reasons
 
 
-def finish_each(task: Task, trainees: list[Trainee], last: int, reasons: dict[str, str]) -> None:
-    """Have each saved and proven, one at a time; it is gone before the next, to make room.
+def finish_each(task: Task, states: list[TrainState], last: int, reasons: dict[str, str]) -> None:
+    """Save and verify each adapter; each state is freed before the next, to save memory.
 
     Args:
         last: The last step that was trained.
-        reasons: Why that is before the plan's, by the trainees' labels.
+        reasons: Why the run was stopped early, by label.
 
     Raises:
-        StudioError: one failed; every twin has had its chance.
+        StudioError: one failed; the other twins were finished all the same.
     """
     failures = []
-    while trainees:
+    while states:
         try:
-            line = finish(task, trainees.pop(0), last, reasons)
+            line = finish(task, states.pop(0), last, reasons)
         except StudioError as error:
             failures.append(str(error))
             continue
@@ -238,43 +243,43 @@ def finish_each(task: Task, trainees: list[Trainee], last: int, reasons: dict[st
 
 
 def finish(
-    task: Task, trainee: Trainee, last: int, reasons: Mapping[str, str] | None = None
+    task: Task, state: TrainState, last: int, reasons: Mapping[str, str] | None = None
 ) -> str | None:
-    """Save the final adapter and prove it: read into a fresh base, it must answer the same.
+    """Save the final adapter, and verify that it gives the same outputs in a freshly loaded base.
 
-    Called by the main process alone, or by all where the base is in shards.
+    Call it on the main process alone, or on all processes if the base is sharded.
 
     Args:
         last: The last step that was trained.
-        reasons: Why that is before the plan's, if it is, by the trainees' labels.
+        reasons: Why the run was stopped early, by label.
 
     Returns:
-        One line that says where the adapter is and how it was proven, on the main process.
+        One line that says where the adapter is and how it was verified; None on other processes.
 
     Raises:
-        StudioError: the proof failed; the adapter is kept for inspection, the run marked failed.
+        StudioError: the outputs differ; the adapter is kept for inspection, the run marked failed.
     """
-    keeping, run, method = task.trainer.keeping, trainee.run, trainee.label
-    best = trainee.best if keeping.final == "best" else None
-    # The main process alone knows it.
+    keeping, run, method = task.trainer.keeping, state.run, state.label
+    best = state.best if keeping.final == "best" else None
+    # Only the main process knows the best step.
     step = int(processes.all_reduce_max(0 if best is None else best.step)) or last
     if step != last:
-        task.show_last(trainee, last)
-        set_back(trainee, step)
-    answers = task.answers(trainee, step)
-    processes.on_main(partial(_save_final, trainee, step))
-    facts: dict[str, Any] = {**trainee.best_facts}
+        task.show_last(state, last)
+        restore_run(state, step)
+    outputs = task.outputs(state, step)
+    processes.on_main(partial(_save_final, state, step))
+    facts: dict[str, Any] = {**state.best_facts}
     if keeping.names_step:
         facts["adapter_step"] = step
     if reasons and method in reasons:
         facts["ended"] = reasons[method]
-    accelerator = trainee.accelerator
+    accelerator = state.accelerator
     accelerator.free_memory()
-    del trainee  # With its weights and its optimizer: the proof loads the base once more.
+    del state  # Free its weights and optimizer: verifying loads the base again.
     gc.collect()
-    proof = task.finish(run, method, answers, accelerator)
+    proof = task.finish(run, method, outputs, accelerator)
 
-    def tell() -> str:
+    def set_final_status() -> str:
         assert proof is not None, "the main process has compared"
         steps = task.trainer.learning.steps
         if proof.problem is not None:
@@ -284,9 +289,9 @@ def finish(
         which = "" if step == last else f" as of step {step}, the best"
         return proof.line.replace("{adapter}", f"{run.adapter}{which}")
 
-    return processes.on_main(tell)
+    return processes.on_main(set_final_status)
 
 
-def _save_final(trainee: Trainee, step: int) -> None:
-    with trainee.run.saving_adapter() as fresh, trainee.served():
-        trainee.write_adapter(fresh, step)
+def _save_final(state: TrainState, step: int) -> None:
+    with state.run.saving_adapter() as fresh, state.averaged():
+        state.write_adapter(fresh, step)

@@ -1,4 +1,4 @@
-"""Memory that has run out, as an error of one line; the runs it ended are marked as failed."""
+"""Report an out-of-memory error in one line, and mark the runs that it ended as failed."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,11 +12,11 @@ _CPU_WORDS = ("can't allocate memory", "not enough memory", "bad_alloc", "bad al
 
 
 class OutOfMemory(StudioError):
-    """The memory of a GPU, or of the machine, ran out."""
+    """An error of a GPU or the machine that ran out of memory."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception says that a GPU's or the machine's memory ran out."""
+    """Return whether an exception means that a GPU or the machine ran out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error)
@@ -27,13 +27,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 def out_of_memory_in_one_line(
     runs: Mapping[str, Run], steps: int, savings: Sequence[str]
 ) -> Iterator[None]:
-    """Turn memory that runs out in a block into an error with its remedies.
+    """Turn an out-of-memory error in the block into one that says which options save memory.
 
-    Runs that are not finished are marked as failed; their checkpoints stay as they are.
+    Runs that are not finished are marked as failed; their checkpoints are kept.
 
     Args:
-        steps: Of the whole run.
-        savings: The options that would save memory, in words; one at least.
+        steps: Steps of the whole run.
+        savings: At least one option that would save memory, in words.
 
     Raises:
         OutOfMemory: memory ran out.
@@ -44,7 +44,7 @@ def out_of_memory_in_one_line(
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        reason = (str(error).strip().splitlines() or ["no more to be had"])[0]
+        reason = (str(error).strip().splitlines() or ["none is left"])[0]
     ways = ", ".join([*savings[:-1], f"or {savings[-1]}"]) if savings[1:] else savings[0]
     problem = f"out of memory: {reason} Use {ways}. Checkpoints are kept."
     for run in runs.values():

@@ -1,4 +1,4 @@
-"""The most memory that this process has held: of its GPU, or of the machine."""
+"""Peak memory of this process: of its GPU, or of the machine."""
 
 import os
 import re
@@ -10,24 +10,24 @@ import torch
 
 GIB = 2**30
 CONTEXT_GIB = 0.6
-"""Of a GPU, taken by CUDA itself for a process, beside what torch counts."""
+"""Memory that CUDA itself takes on a GPU for a process, which torch does not count."""
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The most memory held at once so far, in GiB."""
+    """Peak memory so far, in GiB."""
 
     device: str
     held_gib: float
-    """In tensors on a GPU; of the process on a CPU."""
+    """Of tensors on a GPU; of the whole process on a CPU."""
     needed_gib: float
-    """What has to be there for it: on a GPU with the allocator's gaps and CUDA's own."""
+    """Memory that a device must have: on a GPU including the allocator's gaps and CUDA's own."""
     total_gib: float
-    """That the device has."""
+    """Memory that the device has."""
 
     @property
     def spills(self) -> bool:
-        """Whether it is so near to all there is that a desktop's own use may push it over."""
+        """Whether so little is left that a desktop's own use may exhaust it."""
         return self.needed_gib > 0.95 * self.total_gib
 
 
@@ -63,14 +63,14 @@ def _peak_resident() -> int:
 
 
 def limit_memory(gib: float) -> None:
-    """Let torch take no more of the GPU than a card of that size would leave it."""
+    """Limit torch to the memory that it would have on a GPU of a given size."""
     if torch.cuda.is_available():
         total = torch.cuda.get_device_properties(0).total_memory / GIB
         torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, gib - CONTEXT_GIB) / total))
 
 
 def memory_gib(device: torch.device) -> float:
-    """Peak memory of the device so far, or the process's resident memory on a CPU."""
+    """Return the peak memory of a GPU so far, or the process's resident memory on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return psutil.Process().memory_info().rss / 2**30

@@ -1,4 +1,4 @@
-"""One call of the trainer: it holds its runs alone, obeys signals, and leaves word how it ended."""
+"""One call of the trainer: locks its runs, handles signals, and records how it ended."""
 
 import contextlib
 import os
@@ -15,19 +15,19 @@ from nora_studio.runs.stop import Interrupted, ending_at_once
 
 
 class RunSession:
-    """One call of the trainer, from its first file to its last word."""
+    """One call of the trainer, with the locks of its runs and what to close at the end."""
 
     def __init__(self) -> None:
         self._held: list[tuple[Run, RunLock]] = []
-        self._begun: list[Run] = []
+        self._started: list[Run] = []
         self.at_the_end = contextlib.ExitStack()
-        """What is closed however it ends, while the runs are still held."""
+        """Callbacks for the end, called however it ends while the runs are still locked."""
 
     def run(self, main: Callable[["RunSession"], int]) -> int:
-        """Run the trainer; whatever ends it, the runs that it held say so.
+        """Run the trainer; however it ends, the status of its runs says so.
 
         Returns:
-            Its exit status: 2 after a `StudioError`, 128 + n after signal n.
+            The exit status: 2 after a `StudioError`, 128 + n after signal n.
         """
 
         def guarded() -> int:
@@ -35,23 +35,23 @@ class RunSession:
                 with self.at_the_end:
                     return main(self)
             except Interrupted as stop:
-                self._tell("stopped")
+                self._set_state("stopped")
                 if processes.is_main():
-                    print(self._last_word(stop), file=sys.stderr)
+                    print(self._stop_message(stop), file=sys.stderr)
                 return 128 + stop.signal
             except Exception as error:
-                self._tell("failed", str(error) or type(error).__name__)
-                for run in self._begun:
+                self._set_state("failed", str(error) or type(error).__name__)
+                for run in self._started:
                     if not isinstance(error, StudioError) or isinstance(error, DiskError):
-                        run.check_there()  # Whatever else was said, that is why.
+                        run.check_there()  # A missing folder is the cause of other errors.
                 if not isinstance(error, OSError) or error.errno not in REFUSALS or not self._held:
                     raise
-                # Of a write that nobody watched, such as of a line to a log that holds our output.
+                # A write outside `writing`, such as of a line to a file that holds our output.
                 folder = self._held[0][0].folder
                 raise disk_error(error, "one of its files", folder, GO_ON) from error
             except BaseException as error:
                 if not isinstance(error, SystemExit):
-                    self._tell("failed", str(error) or type(error).__name__)
+                    self._set_state("failed", str(error) or type(error).__name__)
                 raise
             finally:
                 self._release()
@@ -68,26 +68,26 @@ class RunSession:
         defaults: str = "",
         data: str = "photos",
     ) -> None:
-        """Hold runs alone, new or to go on with, and check that they are what is asked for.
+        """Lock new or resumed runs, and check that they match the options and the data.
 
-        Early: before a model loads, it is known that the folders can be written, and nobody else
-        trains there. Siblings that a killed process had no time for are made later.
+        Called before a model is loaded: the folders can then be written, and no other process
+        trains there. Twins that a killed process did not get to create are created later.
 
         Args:
             config: The options, as TOML.
-            record: Digests of what is trained on, by name.
-            resume: Go on with those that exist.
-            defaults: What options come to that a run of earlier versions is silent on, as TOML.
-            data: What the record is of, in words.
+            record: Digests of the data, by name.
+            resume: Resume the runs that exist.
+            defaults: Values for options that the runs of earlier versions lack, as TOML.
+            data: What the digests are of, in words.
 
         Raises:
-            StudioError: a run is another process's, exists already, is none to go on with, or
-                began with other options or photos.
+            StudioError: a run is locked by another process, exists already, cannot be resumed, or
+                was started with other options or data.
         """
         if resume and not any(run.exists for run in runs):
             raise StudioError(
-                f"--resume: {runs[0].folder} is no run (it holds no {CONFIG}). Leave --resume out "
-                f"to begin it; or if it was moved, name it by `--config ITS-FOLDER/{CONFIG}`."
+                f"--resume: {runs[0].folder} is not a run (it has no {CONFIG}). Leave --resume out "
+                f"to start it; or if it was moved, give its place: `--config ITS-FOLDER/{CONFIG}`."
             )
         for run in runs:
             lock = RunLock(run.folder)
@@ -105,11 +105,11 @@ class RunSession:
                 run.check_resumable()
 
     def begin(self, config: str, record: Mapping[str, str]) -> None:
-        """Make the runs that do not exist yet, and say that all of them are at work.
+        """Create the runs that do not exist yet, and set the status of all to "running".
 
         Args:
-            config: A longer plan than the runs began with takes the place of theirs.
-            record: As `claim` was told.
+            config: The options, as TOML. They replace those of existing runs, for more steps.
+            record: Digests of the data, as for `claim`.
         """
         for run, _ in self._held:
             if run.exists:
@@ -118,10 +118,10 @@ class RunSession:
                 Run.create(run.folder, config, record, run.method)
             status = run.read_status()
             run.set_status("running", status.get("step", 0), status.get("steps", 0))
-            self._begun.append(run)
+            self._started.append(run)
 
-    def _tell(self, state: str, error: str | None = None) -> None:
-        """Leave a state in every run that says nothing of this attempt's end yet."""
+    def _set_state(self, state: str, error: str | None = None) -> None:
+        """Set the state of every run whose status still says that this process trains it."""
         for run, _ in self._held:
             status = run.read_status()
             if status.get("state") == "running" and status.get("pid") == os.getpid():
@@ -129,13 +129,13 @@ class RunSession:
                 with contextlib.suppress(DiskError):  # That may be the very error.
                     run.set_status(state, status.get("step", 0), status.get("steps", 0), **extra)
 
-    def _last_word(self, stop: Interrupted) -> str:
+    def _stop_message(self, stop: Interrupted) -> str:
         name = stop.signal.name
         if not all(run.exists for run, _ in self._held) or not self._held:
-            return f"Stopped by {name}; nothing was begun. Start again with the same command."
+            return f"Stopped by {name}; no run was started. Start again with the same command."
         step = min(max(run.checkpoints(), default=0) for run, _ in self._held)
         return (
-            f"Stopped at once by {name}; saved is step {step}. Go on with the same command and "
+            f"Stopped at once by {name}; step {step} is saved. Continue with the same command and "
             "--resume."
         )
 

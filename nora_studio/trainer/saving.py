@@ -1,4 +1,4 @@
-"""Checkpoints of runs in training: saved together, and set back to."""
+"""Save and restore the checkpoints of runs that train together."""
 
 from pathlib import Path
 from typing import Any
@@ -9,30 +9,35 @@ from torch import Tensor
 from nora_studio.runs import processes
 from nora_studio.runs.curves import Curve
 from nora_studio.trainer.averages import copies, set_weights
-from nora_studio.trainer.checkpoints import TrainingState, generator_states, read_state, write_state
-from nora_studio.trainer.trainee import BatchSource, Trainee
+from nora_studio.trainer.checkpoints import (
+    CheckpointState,
+    generator_states,
+    read_state,
+    write_state,
+)
+from nora_studio.trainer.train_state import BatchSource, TrainState
 
 
-def save_checkpoints(trainees: list[Trainee], batches: BatchSource, step: int, keep: int) -> None:
-    """Save every trainee as of a step, and only then let old checkpoints go.
+def save_checkpoints(states: list[TrainState], batches: BatchSource, step: int, keep: int) -> None:
+    """Save a checkpoint of every run, and only then remove old ones.
 
-    A crash between two twins so leaves them a checkpoint in common, even if one alone is kept.
+    So a crash between two twins leaves them a common checkpoint, even if each keeps only one.
     """
     generators = _every_generator()
-    sums = [torch.stack(processes.all_gather(trainee.loss_sum.cpu())) for trainee in trainees]
+    sums = [torch.stack(processes.all_gather(state.loss_sum.cpu())) for state in states]
 
     def save() -> None:
-        for trainee, loss_sums in zip(trainees, sums, strict=True):
-            _save_checkpoint(trainee, batches, step, generators, loss_sums)
-        for trainee in trainees:
-            best = trainee.best
-            trainee.run.keep_newest(keep, None if best is None else best.step)
+        for state, loss_sums in zip(states, sums, strict=True):
+            _save_checkpoint(state, batches, step, generators, loss_sums)
+        for state in states:
+            best = state.best
+            state.run.keep_newest(keep, None if best is None else best.step)
 
     processes.on_main(save)
 
 
 def _every_generator() -> dict[str, Tensor]:
-    """Gather every process's generator states; names of others than the main's have a rank."""
+    """Gather every process's generator states, named with the rank except for rank 0."""
     found: dict[str, Tensor] = {}
     for name, own in generator_states().items():
         for rank, state in enumerate(processes.all_gather(own)):
@@ -41,71 +46,71 @@ def _every_generator() -> dict[str, Tensor]:
 
 
 def _save_checkpoint(
-    trainee: Trainee,
+    state: TrainState,
     batches: BatchSource,
     step: int,
     generators: dict[str, Tensor],
     loss_sums: Tensor,
 ) -> None:
     """Save the adapter and the training state as of a step."""
-    scaler = trainee.accelerator.scaler
-    state = TrainingState(
+    scaler = state.accelerator.scaler
+    checkpoint = CheckpointState(
         step=step,
-        optimizer=trainee.optimizer.state_dict(),
-        schedule=trainee.schedule.state_dict(),
+        optimizer=state.optimizer.state_dict(),
+        schedule=state.schedule.state_dict(),
         batches=batches.state(),
         scaler=scaler.state_dict() if scaler is not None else {},
-        rules=trainee.rules.state(),
+        rules=state.rules.state(),
         generators=generators,
-        # The adapter's files hold what is served; without an average, that is all there is.
-        weights=[] if trainee.average is None else copies(trainee.parameters),
+        # The adapter's files hold the average, if there is one, and else these weights.
+        weights=[] if state.average is None else copies(state.parameters),
         loss_sums=loss_sums,
-        logged_step=trainee.logged_step,
+        logged_step=state.logged_step,
     )
 
     def write(folder: Path) -> None:
-        with trainee.served():
-            trainee.write_adapter(folder, step)
-        write_state(folder, state)
+        with state.averaged():
+            state.write_adapter(folder, step)
+        write_state(folder, checkpoint)
 
-    trainee.run.save_checkpoint(step, write)
-
-
-def restore(trainees: list[Trainee], batches: BatchSource, step: int) -> None:
-    """Set every trainee and the draws to their common checkpoint."""
-    for trainee in trainees:
-        batches.restore(set_back(trainee, step).batches)
-    processes.on_main(lambda: [trainee.run.forget_after(step) for trainee in trainees])
-    for trainee in trainees:
-        trainee.curve = Curve.of_log(trainee.run.read_log())
+    state.run.save_checkpoint(step, write)
 
 
-def set_back(trainee: Trainee, step: int) -> TrainingState:
-    """Make a trainee what it was after a step that it has a checkpoint of."""
-    folder = trainee.run.checkpoints()[step]
-    state = read_state(folder, processes.rank())
-    trainee.load_adapter(folder)
-    if trainee.average is not None:
-        trainee.average.restore(step)
-        set_weights(trainee.parameters, state.weights)
-    trainee.optimizer.load_state_dict(state.optimizer)
-    trainee.schedule.load_state_dict(state.schedule)
-    _set_rates(trainee.schedule)
-    trainee.rules.restore(state.rules)
-    if trainee.accelerator.scaler is not None and state.scaler:
-        trainee.accelerator.scaler.load_state_dict(state.scaler)
-    if state.loss_sums is not None:
-        # With another number of processes, the mean of all is what their shares come to.
-        same = len(state.loss_sums) == processes.count()
-        own = state.loss_sums[processes.rank()] if same else state.loss_sums.mean()
-        trainee.loss_sum.copy_(own)
-    trainee.logged_step = state.logged_step
-    return state
+def restore(states: list[TrainState], batches: BatchSource, step: int) -> None:
+    """Restore every run and the batches from a common checkpoint."""
+    for state in states:
+        batches.restore(restore_run(state, step).batches)
+    processes.on_main(lambda: [state.run.forget_after(step) for state in states])
+    for state in states:
+        state.curve = Curve.of_log(state.run.read_log())
+
+
+def restore_run(state: TrainState, step: int) -> CheckpointState:
+    """Restore a run from its checkpoint of a step, and return what the checkpoint holds."""
+    folder = state.run.checkpoints()[step]
+    checkpoint = read_state(folder, processes.rank())
+    state.load_adapter(folder)
+    if state.average is not None:
+        state.average.restore(step)
+        set_weights(state.parameters, checkpoint.weights)
+    state.optimizer.load_state_dict(checkpoint.optimizer)
+    state.schedule.load_state_dict(checkpoint.schedule)
+    _set_rates(state.schedule)
+    state.rules.restore(checkpoint.rules)
+    if state.accelerator.scaler is not None and checkpoint.scaler:
+        state.accelerator.scaler.load_state_dict(checkpoint.scaler)
+    if checkpoint.loss_sums is not None:
+        # With another number of processes, each takes the mean; the mean over processes is equal.
+        same = len(checkpoint.loss_sums) == processes.count()
+        own = checkpoint.loss_sums[processes.rank()] if same else checkpoint.loss_sums.mean()
+        state.loss_sum.copy_(own)
+    state.logged_step = checkpoint.logged_step
+    return checkpoint
 
 
 def _set_rates(schedule: Any) -> None:
-    """Set the rates that a schedule has at its step: those restored are of the plan as it was."""
-    # Without a step, which torch expects an optimizer's before. Every schedule here is a LambdaLR.
+    """Set a schedule's rates for its step; those restored are of the plan at the time of saving."""
+    # Not by `step`, before which torch expects an optimizer step. All schedules are LambdaLRs.
     shares = (share(schedule.last_epoch) for share in schedule.lr_lambdas)
     rates = [peak * share for peak, share in zip(schedule.base_lrs, shares, strict=True)]
     for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):

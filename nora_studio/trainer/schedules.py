@@ -1,4 +1,4 @@
-"""How the learning rate goes over a run."""
+"""Learning-rate schedules."""
 
 import math
 from functools import partial
@@ -20,15 +20,15 @@ def learning_rate_schedule(
     power: float = POWER,
     final_rate: float = 0.0,
 ) -> Any:
-    """One of diffusers' schedules, over every group's own peak.
+    """Return one of diffusers' schedules, with each parameter group's rate as its peak.
 
     Args:
-        kind: As the trainer's option `schedule`.
-        steps: Of the whole run.
-        warmup_steps: Of linear warm-up.
-        cycles: Of cosine-restarts, each from the peak to zero.
-        power: Of polynomial: the rate is the peak times (what is left of the run) ** power.
-        final_rate: Where a cosine ends, the same in every group.
+        kind: A value of the trainer's option `schedule`.
+        steps: Steps of the whole run.
+        warmup_steps: Steps of linear warm-up.
+        cycles: Number of cosine-restarts' cycles, each from the peak to zero.
+        power: Exponent of polynomial: the rate is peak * (share of the run left) ** power.
+        final_rate: Rate at the end of a cosine, the same in every group.
     """
     if kind == "cosine" and final_rate > 0:
         return _cosine_to(optimizer, steps, warmup_steps, final_rate)
@@ -37,7 +37,7 @@ def learning_rate_schedule(
             optimizer, warmup_steps, steps, lr_end=0.0, power=power
         )
     names = {
-        # Its plain "constant" leaves the warm-up out.
+        # Diffusers' "constant" has no warm-up.
         "constant": "constant_with_warmup",
         "cosine-restarts": "cosine_with_restarts",
     }
@@ -53,7 +53,7 @@ def learning_rate_schedule(
 def _cosine_to(
     optimizer: torch.optim.Optimizer, steps: int, warmup_steps: int, final_rate: float
 ) -> Any:
-    """Return torch's `CosineAnnealingLR` in closed form: a run can be set to any of its steps."""
+    """Return torch's `CosineAnnealingLR` in closed form, so that it can start at any step."""
 
     def share(peak: float, step: int) -> float:
         if step < warmup_steps:

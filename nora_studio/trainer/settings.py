@@ -1,7 +1,7 @@
-"""A run's settings: its options, resolved. What the trainer of any task works with.
+"""Settings that the trainer of any task works with: a run's options, resolved.
 
-What a user may leave out is optional in the options; `resolve` of each task decides all of it once,
-and behind that nothing is given a default again.
+Options that a user may leave out are None until `resolve` of each task decides them, once; the
+settings have no defaults.
 """
 
 from collections.abc import Mapping
@@ -20,62 +20,62 @@ from nora_studio.trainer.schedules import CYCLES, POWER
 
 @dataclass(frozen=True, kw_only=True)
 class LearningSettings:
-    """How the adapter's weights move."""
+    """Optimizer, schedule and batch size."""
 
     seed: int
-    """Of data order, noise, timesteps and adapter initialisation."""
+    """Seed of data order, noise, timesteps and adapter initialisation."""
     steps: int
     """Optimizer steps of the whole run."""
     batch_size: int
-    """Examples a step, over all processes."""
+    """Examples per step, over all processes."""
     optimizer: str
     schedule: str
     schedule_cycles: int
-    """Times that cosine-restarts falls from the peak."""
+    """Number of cosine-restarts' cycles."""
     schedule_power: float
     """Power of a polynomial schedule."""
     warmup_steps: int
     final_rate: float
-    """Learning rate that a cosine ends at."""
+    """Learning rate at the end of a cosine."""
     weight_decay: float
     ema: float
-    """Decay of the moving average of the trained weights; 0: there is no average."""
+    """Decay of the moving average of the trained weights; 0 for no average."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuningSettings:
-    """What is the same in every part of a model."""
+    """Adapter settings shared by all parts of a model."""
 
     outer: str
-    """How NoRA finds its outer factors."""
+    """How NoRA finds its outer factors: "svd", "randomized" or "activation"."""
     start: str
-    """NoRA's start: "difference" or "paper"."""
+    """NoRA's initialisation: "difference" or "paper"."""
     dropout: float
     lora_plus_ratio: float
     cache: bool
-    """Whether outer factors are kept on disk."""
+    """Whether outer factors are cached on disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeepingSettings:
-    """What becomes of a run's log and checkpoints."""
+    """How a run's log, checkpoints and final adapter are kept."""
 
     tracker: str
     resume: bool
     keep_best: bool
-    """Whether the checkpoint of the lowest measured loss is kept, whatever its age."""
+    """Whether the checkpoint with the lowest measured loss is kept at any age."""
     final: str
     """Which step becomes the adapter: "last" or "best"."""
     names_step: bool
-    """Whether the status says which step the adapter is of."""
+    """Whether the status has the step of the adapter."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerSettings:
-    """What the trainer works with, whatever the task."""
+    """Settings of the trainer for any task."""
 
     methods: tuple[str, ...]
-    """In the order given."""
+    """Method names in the order given."""
     parts: Mapping[str, Mapping[str, PartSettings]]
     """Method -> part of the model -> rank, scale and rate of each trained part."""
     learning: LearningSettings
@@ -85,10 +85,10 @@ class TrainerSettings:
 
 
 def learning_settings(options: LearningOptions, final_rate: float = 0.0) -> LearningSettings:
-    """Resolve the options of the optimizer, steps and batch filled in.
+    """Resolve the options of the optimizer; steps and batch size must be filled in.
 
     Args:
-        final_rate: Where a cosine ends.
+        final_rate: Learning rate at the end of a cosine.
     """
     cycles, power = options.schedule_cycles, options.schedule_power
     return LearningSettings(
@@ -110,7 +110,7 @@ def tuning_settings(options: TuningOptions, cache: bool = False) -> TuningSettin
     """Resolve the options of the adapters.
 
     Args:
-        cache: Whether outer factors are kept on disk.
+        cache: Whether outer factors are cached on disk.
     """
     ratio = options.lora_plus_ratio
     return TuningSettings(
@@ -128,11 +128,11 @@ def plan_of(
     measuring: MeasuringOptions | None = None,
     sample_every: int = 0,
 ) -> Plan:
-    """Resolve when the loop does what.
+    """Resolve the plan of the loop.
 
     Args:
-        measuring: With what `with_recommended` fills in; None: the task measures nothing.
-        sample_every: Steps between previews; 0: none within the loop.
+        measuring: Options filled in by `with_recommended`; None if the task measures nothing.
+        sample_every: Steps between previews; 0 for none within the loop.
     """
     watch = NEVER
     if measuring is not None and measuring.early_stop != "none":
@@ -153,10 +153,10 @@ def plan_of(
 def keeping_settings(
     options: KeepingOptions, measuring: MeasuringOptions | None = None
 ) -> KeepingSettings:
-    """Resolve what becomes of a run's log and checkpoints.
+    """Resolve how a run's log, checkpoints and final adapter are kept.
 
     Args:
-        measuring: With what `with_recommended` fills in; None: the task measures nothing.
+        measuring: Options filled in by `with_recommended`; None if the task measures nothing.
     """
     return KeepingSettings(
         tracker=options.tracker,

@@ -1,9 +1,9 @@
-"""A frozen base in shards over the processes (FSDP2), the adapters whole on each.
+"""A frozen base sharded over the processes (FSDP2), with the adapters whole on each.
 
-`accelerate launch --use_fsdp --fsdp_version 2` asks for it. What is trained is small beside the
-base, so that only the base is sharded: adapters, optimizer and checkpoints are those of a run
-without shards, and go on in any number of processes. Accelerate's own preparation would shard the
-adapters too, so it is not told; their gradients are averaged by DDP.
+Requested by `accelerate launch --use_fsdp --fsdp_version 2`. The trained weights are small compared
+to the base, so only the base is sharded: adapters, optimizer and checkpoints are those of a run
+without shards, and can be resumed with any number of processes. Accelerate's own preparation would
+shard the adapters too, so it is bypassed; DDP averages their gradients.
 """
 
 import os
@@ -30,22 +30,22 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Sharding:
-    """How a base is cut into shards."""
+    """How a base is sharded."""
 
     reshard_after_forward: bool = True
-    """Free a block's whole weights after its forward pass, and gather them again for backward."""
+    """Free a block's gathered weights after its forward pass, and gather them for the backward."""
     blocks: tuple[str, ...] = ()
-    """Class names of what is gathered at a time. Empty: as the model's own library says."""
+    """Class names of blocks that are gathered as a whole. Empty: those that the model declares."""
 
     @classmethod
     def asked(cls) -> "Sharding | None":
-        """Take what `accelerate launch` was asked for out of the environment; None: no shards.
+        """Read and remove `accelerate launch`'s request from the environment; None if none.
 
-        Out of it, because Accelerate would shard the adapters, and transformers would load the
-        text encoders empty on all processes but one. Before `processes.join`.
+        It is removed because Accelerate would shard the adapters, and transformers would load the
+        text encoders without weights on all processes but one. Call it before `processes.join`.
 
         Raises:
-            StudioError: something was asked for that is not done here.
+            StudioError: an FSDP option was requested that is not supported here.
         """
         if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
             return None
@@ -55,13 +55,13 @@ class Sharding:
             raise StudioError(
                 f"--use_fsdp: expected FSDP2; got --fsdp_version {version}. Add --fsdp_version 2."
             )
-        for flag, remedy in _NOT_DONE.items():
+        for flag, remedy in _UNSUPPORTED.items():
             if parse_flag_from_env(flag.upper()):
-                raise StudioError(f"--{flag}: not done with FSDP here. {remedy}")
+                raise StudioError(f"--{flag}: not supported here with FSDP. {remedy}")
         if os.environ.get("FSDP_AUTO_WRAP_POLICY") == "SIZE_BASED_WRAP":
             raise StudioError(
-                "--fsdp_auto_wrap_policy SIZE_BASED_WRAP: not done here. Leave it out, or name "
-                "blocks with --fsdp_transformer_layer_cls_to_wrap."
+                "--fsdp_auto_wrap_policy SIZE_BASED_WRAP: not supported here. Leave it out, or "
+                "name blocks with --fsdp_transformer_layer_cls_to_wrap."
             )
         named = os.environ.get("FSDP_TRANSFORMER_CLS_TO_WRAP", "")
         return cls(
@@ -70,19 +70,19 @@ class Sharding:
         )
 
     def shard(self, module: nn.Module, device: torch.device) -> None:
-        """Put a base's weights into shards, in place; an adapter's on it stay whole.
+        """Shard a base's weights in place; those of adapters on it stay whole.
 
-        Every process has to call it, and from then on to take part in every forward pass.
+        Every process must call it, and then take part in every forward pass.
 
         Args:
-            module: The same on every process; whatever else refers to its weights keeps them.
-            device: Of this process.
+            module: The same on every process. Other references to its weights keep them whole.
+            device: Device of this process.
         """
         whole = _adapter_parameters(module) | _tied_parameters(module)
         names = self.blocks or tuple(getattr(module, "_no_split_modules", None) or ())
         mesh = init_device_mesh(device.type, (processes.count(),))
         roots = list(_roots(module))
-        for block in reversed(list(module.modules())):  # From the inside out.
+        for block in reversed(list(module.modules())):  # Inner blocks first.
             if block not in roots and type(block).__name__ not in names:
                 continue
             fully_shard(
@@ -97,12 +97,12 @@ class Sharding:
     def prepare(
         self, accelerator: Accelerator, step: nn.Module, settings: DistributedDataParallelKwargs
     ) -> nn.Module:
-        """Prepare a step over sharded parts as `Accelerator.prepare` would, the gradients averaged.
+        """Wrap a step over sharded parts for mixed precision, and in DDP to average gradients.
 
         Args:
-            accelerator: Gives the mixed precision.
-            step: Its frozen weights in shards.
-            settings: Of DDP.
+            accelerator: Determines the mixed precision.
+            step: A module whose frozen weights are sharded.
+            settings: Arguments of DDP.
         """
         model = accelerator.prepare_model(step, evaluation_mode=True)
         if processes.count() == 1:
@@ -119,7 +119,7 @@ class Sharding:
 
 
 def _adapter_parameters(module: nn.Module) -> set[nn.Parameter]:
-    """All that adapters have put on a base, trained or not (LoRA-FA freezes a factor)."""
+    """Return all parameters of adapters on a base, trained or not (LoRA-FA freezes a factor)."""
     return {
         parameter
         for layer in module.modules()
@@ -130,16 +130,19 @@ def _adapter_parameters(module: nn.Module) -> set[nn.Parameter]:
 
 
 def _tied_parameters(module: nn.Module) -> set[nn.Parameter]:
-    """Weights that two layers share (embeddings and head): gathered for one, the other has none."""
+    """Return weights that layers share, such as embeddings and head.
+
+    They cannot be sharded: if gathered for one layer, the other would have none.
+    """
     owners = Counter(p for _, p in module.named_parameters(remove_duplicate=False))
     return {parameter for parameter, count in owners.items() if count > 1}
 
 
 def _roots(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield a module, or the outermost ones in it that are neither a transformers model nor a list.
+    """Yield a module, or its outermost submodules that are not transformers models or lists.
 
-    Sharding changes a module's class, and by its class transformers knows what such a model can
-    give besides its output; SDXL wants the hidden states. A list is never called.
+    Sharding changes a module's class, by which transformers knows what else than its output a model
+    can return; SDXL needs the hidden states. A list is never called, so it cannot gather weights.
     """
     if not isinstance(module, PreTrainedModel | nn.ModuleList):
         yield module
@@ -148,38 +151,38 @@ def _roots(module: nn.Module) -> Iterator[nn.Module]:
         yield from _roots(child)
 
 
-_NOT_DONE = {
-    "fsdp_offload_params": "The base is in shards already; leave it out.",
+_UNSUPPORTED = {
+    "fsdp_offload_params": "The base is sharded already; leave it out.",
     "fsdp_activation_checkpointing": "Use the trainer's own --gradient-checkpointing.",
 }
 
 
 def through_base(sharding: Sharding | None, work: Callable[[], Result]) -> Result | None:
-    """Do what goes through the base: the main process alone, or all where the base is in shards.
+    """Call a function that runs the base: on the main process, or on all if the base is sharded.
 
-    Called by every process; what the main one alone has made is None on the others.
+    Call it on every process. Where the function was not called, the result is None.
     """
     return processes.on_main(work) if sharding is None else work()
 
 
 def check_sharded(sharding: Sharding | None, options: Any) -> None:
-    """Refuse what cannot be done on a base in shards.
+    """Refuse options that a sharded base does not support.
 
     Args:
-        options: A trainer's, with BaseOptions among them.
+        options: A trainer's options, with those of BaseOptions.
 
     Raises:
-        StudioError: several methods, or a quantised base, were asked for.
+        StudioError: several methods or a quantised base are requested.
     """
     if sharding is None:
         return
     if len(options.methods) > 1:
         raise StudioError(
-            f"--method {options.method}: twins share one whole base; with --use_fsdp train one "
-            "method a run, or leave --use_fsdp out."
+            f"--method {options.method}: twins share one unsharded base; with --use_fsdp train one "
+            "method at a time, or leave --use_fsdp out."
         )
     if options.base_bits != 16:
         raise StudioError(
-            f"--base-bits {options.base_bits}: a quantised base is not sharded; with --use_fsdp "
+            f"--base-bits {options.base_bits}: a quantised base cannot be sharded; with --use_fsdp "
             "leave it out."
         )

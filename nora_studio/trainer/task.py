@@ -1,7 +1,7 @@
-"""What a task offers to the trainer: its data, its modules, what it measures and how it ends.
+"""The interface of a task to the trainer: its data, modules, measurements and verification.
 
-`lifecycle.run` takes any task from its command line to proven adapters; DreamBooth, CLIP few-shot
-and commonsense questions differ in nothing but what stands in their `Task`.
+`lifecycle.run` trains any task. DreamBooth, CLIP few-shot and commonsense questions differ only in
+their `Task`.
 """
 
 import contextlib
@@ -19,80 +19,80 @@ from nora_studio.adapters.methods.step_rules import StepRules
 from nora_studio.runs.runs import Run
 from nora_studio.trainer.settings import TrainerSettings
 from nora_studio.trainer.sharding import Sharding
-from nora_studio.trainer.trainee import BatchSource, StepCallback, Trainee
+from nora_studio.trainer.train_state import BatchSource, StepCallback, TrainState
 
 
 @dataclass(frozen=True)
 class Learner:
-    """A method at work on a task: what is trained, what a step computes, how it is kept."""
+    """A method on a task: the trained parameters, the step's loss, and how they are saved."""
 
     step: Any
     """A module whose forward takes a batch and returns the loss, the method's penalty included."""
     optimizer: Any
-    """Its groups carry a "name"."""
+    """The optimizer; each of its parameter groups has a "name"."""
     parameters: list[nn.Parameter]
     rules: StepRules
-    """What the method does around each step."""
+    """The method's callbacks before and after each step."""
     write: Callable[[Path, int], None]
-    """Writes what was learned, as of a step, into an existing folder."""
+    """Writes the trained weights, as of a step, into an existing folder."""
     load: Callable[[Path], None]
-    """Sets it from such a folder, to the bit."""
+    """Loads them from such a folder, bit for bit."""
     adapted: dict[str, nn.Module] = field(default_factory=dict)
-    """The modules that carry adapters, by part; none where nothing is in a model's weights."""
-    callbacks: Sequence[Callable[[Trainee], StepCallback]] = ()
-    """What the task does around each step, made for the run that they serve."""
+    """The modules with adapters, by part; empty if the method does not adapt a model's weights."""
+    callbacks: Sequence[Callable[[TrainState], StepCallback]] = ()
+    """Factories of the task's callbacks before and after each step, called with the run's state."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What a saved adapter shows when it is read back."""
+    """The result of verifying a saved adapter."""
 
     problem: str | None
-    """Why it is not done; None: it is."""
+    """Why the adapter is not verified; None if it is."""
     line: str
-    """What to tell of it, "{adapter}" for the adapter; after a problem, the whole error."""
+    """Message for the user, with "{adapter}" for the adapter's path; or the whole error."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What its status says of it."""
+    """Values for the run's status."""
 
 
 class Task(ABC):
-    """One kind of training; `lifecycle.run` calls its methods in the order in which they stand."""
+    """A kind of training; `lifecycle.run` calls its methods in the order of their definition."""
 
     data = "photos"
-    """What is trained on, in words."""
+    """What the data is, in messages."""
     rows = "images"
-    """What a batch has rows of, as the log names their pace: "images_per_second"."""
+    """What the rows of a batch are, for names in the log such as "images_per_second"."""
     distributed = True
     """Whether several processes may share it."""
     settings: Any
-    """What `resolve` gave; set by `lifecycle.run`."""
+    """The result of `resolve`; set by `lifecycle.run`."""
     sharding: Sharding | None = None
-    """How the base is spread over the processes; set by `lifecycle.run`."""
+    """How the base is sharded; set by `lifecycle.run`."""
 
     @abstractmethod
     def read_options(self) -> Any:
-        """Read the command line's options, with everything filled in that depends on no file.
+        """Read the options of the command line, with defaults that do not depend on files.
 
         Raises:
-            StudioError: an option is out of its range, or does not go with another.
+            StudioError: an option is out of range, or cannot be combined with another.
         """
 
     def around(self, options: Any) -> contextlib.AbstractContextManager[Any]:
-        """Wrap the whole training in a block; it gives the options to train with."""
+        """Return a context manager around the training, which yields the options to use."""
         return contextlib.nullcontext(options)
 
     def complete(self, options: Any) -> Any:
-        """Options with what depends on the data filled in. On the main process first."""
+        """Fill in options that depend on the data. Called on the main process first."""
         return options
 
     @abstractmethod
     def resolve(self, options: Any) -> Any:
-        """Return the settings that the options come to: a frozen type in which nothing is open.
+        """Resolve the options into settings, a frozen type without defaults. Loads no model.
 
-        Its field `trainer` holds the `TrainerSettings`. Loads no model.
+        Its field `trainer` holds the `TrainerSettings`.
 
         Args:
-            options: As `read_options`, `around` and `complete` have left them.
+            options: The options after `read_options`, `around` and `complete`.
 
         Raises:
             StudioError: an option does not fit the model or the data.
@@ -100,90 +100,94 @@ class Task(ABC):
 
     @property
     def trainer(self) -> TrainerSettings:
-        """The trainer's share of the settings."""
+        """The trainer's part of the settings."""
         return self.settings.trainer
 
     @abstractmethod
     def savings(self) -> Sequence[str]:
-        """Return the options that would save memory in this run, in words; one at least."""
+        """Return at least one option that would save memory in this run, in words."""
 
     @abstractmethod
     def find_data(self, runs: dict[str, Run]) -> Mapping[str, str]:
-        """Read what is trained on, before any model loads; most mistakes are here.
+        """Read the data before any model loads, to find mistakes in it early.
 
         Returns:
-            A digest of everything that is trained on, by name.
+            A digest of each item of the data, by name.
         """
 
     @abstractmethod
     def prepare(self, dtype: torch.dtype, accelerator: Accelerator) -> None:
-        """Load the frozen base, and whatever its batches are made of.
+        """Load the frozen base, and prepare the data for batches.
 
         Args:
-            dtype: Of the base.
-            accelerator: Whose device it goes to, and whose `print` tells of it.
+            dtype: Dtype of the base.
+            accelerator: Has the base's device, and a `print` for progress.
         """
 
     @abstractmethod
     def batches(self) -> BatchSource:
-        """Return the batches from the first on; called once for each group of `groups`."""
+        """Return a source of batches at its start; called once for each group of `groups`."""
 
     def groups(self, runs: dict[str, Run]) -> list[list[str]]:
-        """Return the methods that are trained as twins; one group after another."""
+        """Return groups of methods that are trained as twins, one group after another."""
         return [list(runs)]
 
     @abstractmethod
     def build(self, method: str, run: Run, accelerator: Accelerator) -> Learner:
-        """Put a method to work: everything is as before the first step.
+        """Build what trains a method, in the state before the first step.
 
         Raises:
-            StudioError: it does not fit the model.
+            StudioError: the method's settings do not fit the model.
         """
 
     def check_data(self) -> None:
-        """Look once more, just before the runs begin. On the main process.
+        """Check the data again just before the runs start. Called on the main process.
 
         Raises:
-            StudioError: what is trained on has changed since `find_data`.
+            StudioError: the data has changed since `find_data`.
         """
         return None
 
     def begin(self, runs: dict[str, Run]) -> None:
-        """Write what a run's folder holds from the beginning. Called on the main process."""
+        """Write further files into new run folders. Called on the main process."""
         return None
 
-    def start(self, trainees: list[Trainee], step: int) -> None:
-        """Generate what is shown before the first step, or after the step of a resumed run."""
+    def start(self, states: list[TrainState], step: int) -> None:
+        """Generate the previews of step 0, or those that a resumed run lacks."""
         return None
 
-    def rehearse(
+    def preflight(
         self,
-        trainees: list[Trainee],
-        evaluate: Callable[[Trainee], dict[str, float]],
+        states: list[TrainState],
+        evaluate: Callable[[TrainState], dict[str, float]],
     ) -> int | None:
-        """Measure instead of training; the exit status, or None to train."""
+        """Run the preflight, if requested, and return its exit status; None to train."""
         return None
 
-    def sample(self, trainee: Trainee, step: int) -> None:
-        """Generate a run's pictures after a step. Called on every process."""
+    def sample(self, state: TrainState, step: int) -> None:
+        """Generate a run's previews after a step. Called on every process."""
         return None
 
-    def evaluate(self, trainee: Trainee) -> dict[str, float]:
-        """Measure the served weights; what the log is told by name. Called on every process."""
+    def evaluate(self, state: TrainState) -> dict[str, float]:
+        """Return measurements of the averaged weights by name, for the log."""
         return {}
 
-    def show_last(self, trainee: Trainee, step: int) -> None:
-        """Show what the last step came to, where an earlier one becomes the adapter."""
+    def show_last(self, state: TrainState, step: int) -> None:
+        """Generate the previews of the last step if the adapter is of an earlier one."""
         return None
 
     @abstractmethod
-    def answers(self, trainee: Trainee, step: int) -> Any:
-        """Return what the trained weights generate or say, for `finish` to compare."""
+    def outputs(self, state: TrainState, step: int) -> Any:
+        """Return outputs of the averaged weights, which `finish` compares with."""
 
     @abstractmethod
-    def finish(self, run: Run, method: str, answers: Any, accelerator: Accelerator) -> Proof | None:
-        """Read the saved adapter into a fresh base, and compare. None on other processes.
+    def finish(self, run: Run, method: str, outputs: Any, accelerator: Accelerator) -> Proof | None:
+        """Load the saved adapter into a fresh base, and compare its outputs.
 
         Args:
-            accelerator: The one that the run was trained with, of which nothing else is left.
+            outputs: The result of `outputs` for the trained weights.
+            accelerator: The run's accelerator, whose own memory is freed already.
+
+        Returns:
+            The result on the main process; None on the others.
         """

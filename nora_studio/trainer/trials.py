@@ -1,7 +1,7 @@
-"""Kill the trainer at a chosen moment, go on as a person would, and look at what is left.
+"""Kill the trainer at a chosen moment, resume as a user would, and compare the results.
 
-The moments are found by watching the folders of a training for the act under way, so that each kind
-of act is hit, however short it is.
+The moment is found by watching the training's folders for its current phase, so that each phase is
+hit, however short it is.
 """
 
 import random
@@ -17,7 +17,7 @@ from nora_studio.runs.scripts import TRAIN
 from nora_studio.runs.stop import SIGKILL
 from nora_studio.trainer.audit import compare_runs
 
-UNDER_WAY = (".new", ".old", ".gone")
+TEMPORARY = (".new", ".old", ".gone")
 ACTS = (
     "start-up",
     "encoding",
@@ -33,14 +33,14 @@ ACTS = (
 
 @dataclass(frozen=True)
 class Training:
-    """One training in a folder of its own, caches and class pictures included."""
+    """A training in a separate folder, which also holds its caches and class images."""
 
     folder: Path
     name: str
     methods: tuple[str, ...]
     steps: int
     flags: tuple[str, ...]
-    """All others, to start it anew or to go on."""
+    """All other flags, for starting and for resuming."""
 
     @property
     def runs(self) -> list[Run]:
@@ -49,55 +49,56 @@ class Training:
 
     @property
     def cache(self) -> Path:
-        """The folder that its caches are kept in."""
+        """The folder of its caches."""
         return self.folder / "cache"
 
     def start(self, start: Start, *more: str):
-        """Start the trainer on it."""
+        """Start the trainer, with more flags."""
         self.folder.mkdir(parents=True, exist_ok=True)
         words = [*self.flags, "--output-dir", str(self.folder / "runs"), "--name", self.name]
         words += ["--method", ",".join(self.methods), "--steps", str(self.steps), *more]
         environment = {"NORA_STUDIO_CACHE": str(self.cache)}
         return start(TRAIN, words, self.folder / "told.txt", environment)
 
-    def told(self) -> str:
-        """All that it said."""
+    def output(self) -> str:
+        """Return everything that the trainer has printed."""
         file = self.folder / "told.txt"
         return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
 
     def class_pictures(self) -> list[Path]:
-        """List the class pictures that are there."""
+        """Return the class images generated so far."""
         return list((self.folder / "runs").glob("class-pictures/*/drawn-*.png"))
 
     def strays(self) -> list[str]:
-        """Names of what a killed process left half done."""
+        """Return the names of temporary files and folders that a killed process left."""
         found = (path for path in self.folder.rglob("*"))
         return sorted(
             str(path.relative_to(self.folder))
             for path in found
-            if path.suffix in UNDER_WAY or path.name.startswith("tmp")
+            if path.suffix in TEMPORARY or path.name.startswith("tmp")
         )
 
 
 @dataclass
 class Trial:
-    """What became of one kill."""
+    """The result of one kill."""
 
     aimed_at: str
     hit: str = ""
-    """The act under way when it was killed; "nothing": it had ended."""
+    """The phase in which it was killed; "nothing" if it had ended."""
     seconds: float = 0.0
-    """From the start to the kill."""
+    """Seconds from the start to the kill."""
     commands: int = 0
-    """What a person had to type afterwards."""
+    """Number of commands that a user had to type afterwards."""
     problems: list[str] = field(default_factory=list)
 
 
 def moment(act: str, training: Training, seconds: float, chance: random.Random) -> Callable:
-    """When to kill: a predicate that becomes true within an act.
+    """Return a function that becomes true at a random moment within a phase.
 
     Args:
-        seconds: What the whole training takes without a kill.
+        act: A phase of `ACTS`.
+        seconds: Duration of the whole training without a kill.
     """
     began = time.monotonic()
     runs = training.runs
@@ -117,7 +118,7 @@ def moment(act: str, training: Training, seconds: float, chance: random.Random) 
         "proof": lambda: run.adapter.exists(),
         "any moment": lambda: True,
     }
-    # How long an act takes, in shares of the whole: a guess, as any moment of it will do.
+    # Roughly how long a phase takes, as a share of the whole; any moment within it will do.
     shares = {"start-up": 0.3, "sampling": 0.005, "proof": 0.1, "any moment": 1.0}
     wait = chance.random() * seconds * shares.get(act, 0.001)
     seen: list[float] = []
@@ -130,11 +131,11 @@ def moment(act: str, training: Training, seconds: float, chance: random.Random) 
     return is_time
 
 
-def act_under_way(training: Training, encoded: int) -> str:
-    """Tell what a killed training was doing, by what it left.
+def current_phase(training: Training, encoded: int) -> str:
+    """Return the phase in which a training was killed, judging by the files it left.
 
     Args:
-        encoded: Files in the cache once everything is encoded.
+        encoded: Number of files in the cache once everything is encoded.
     """
     strays = training.strays()
     for piece, act in (
@@ -161,8 +162,8 @@ def act_under_way(training: Training, encoded: int) -> str:
     newest = min(max(run.checkpoints(), default=0) for run in runs)
     logged = max((row["step"] for run in runs for row in run.read_log()), default=0)
     name = f"step-{newest:06d}" if newest else "base"
-    drawn = all(any(run.folder.glob(f"samples/{name}*.png")) for run in runs)
-    return "steps" if drawn or logged > newest else "sampling"
+    sampled = all(any(run.folder.glob(f"samples/{name}*.png")) for run in runs)
+    return "steps" if sampled or logged > newest else "sampling"
 
 
 def _is_finished(run: Run) -> bool:
@@ -177,11 +178,11 @@ def kill_once(
     start: Start,
     seed: int,
 ) -> Trial:
-    """Start a training, kill it within an act, finish it by what it says, and compare.
+    """Start a training, kill it within a phase, resume it, and compare the results.
 
     Args:
         whole: The same training, never killed.
-        seconds: What that took.
+        seconds: How long that one took.
     """
     trial = Trial(act)
     encoded = sum(file.is_file() for file in whole.cache.rglob("*"))
@@ -191,17 +192,17 @@ def kill_once(
     signal_when(started, SIGKILL, is_time)
     status = started.wait()
     trial.seconds = time.monotonic() - began
-    trial.hit = act_under_way(training, encoded) if status == -SIGKILL else "nothing"
+    trial.hit = current_phase(training, encoded) if status == -SIGKILL else "nothing"
     if status not in (0, -SIGKILL):
         trial.problems.append(f"ended with status {status} before the kill")
     alive = [str(run.folder) for run in training.runs if run.is_alive()]
     trial.problems += [f"{folder} counts as alive" for folder in alive]
-    # What a person would type: --resume, or the same command where there is nothing to resume.
+    # What a user would type: --resume, or the same command if there is nothing to resume.
     more = ["--resume"] if any(run.exists for run in training.runs) else []
     trial.commands = 1
     status = training.start(start, *more).wait()
     if status != 0:
-        trial.problems.append(f"going on ended with status {status}: {training.told()[-300:]}")
+        trial.problems.append(f"resuming ended with status {status}: {training.output()[-300:]}")
         return trial
     trial.problems += differences(whole, training)
     trial.problems += [f"left behind: {stray}" for stray in training.strays()]
@@ -209,7 +210,7 @@ def kill_once(
 
 
 def differences(whole: Training, other: Training) -> list[str]:
-    """List what is not equal to the bit in two trainings' runs."""
+    """Return what is not bitwise equal in the runs of two trainings."""
     found = []
     for run, twin in zip(whole.runs, other.runs, strict=True):
         for one in compare_runs(run.folder, twin.folder):

@@ -15,7 +15,7 @@ from nora_studio.adapters.methods.attachment import adapter_parameters, attach
 from nora_studio.adapters.methods.optimizers import make_optimizer
 from nora_studio.adapters.methods.table import METHODS
 from nora_studio.trainer.averages import ScheduleFreeAverage
-from nora_studio.trainer.checkpoints import TrainingState, read_state, write_state
+from nora_studio.trainer.checkpoints import CheckpointState, read_state, write_state
 
 VARIANTS = [*((method, {}) for method in METHODS), ("nora", {"start": "paper"})]
 PAIRS = [
@@ -69,7 +69,7 @@ def test_without_a_gradient_decay_changes_no_bit_of_the_model(
         made.step()
     assert torch.equal(answers(parts), before)
     if optimizer == "schedule-free":
-        with ScheduleFreeAverage(trained(parts), made).served():
+        with ScheduleFreeAverage(trained(parts), made).averaged():
             assert torch.equal(answers(parts), before)
 
 
@@ -116,7 +116,7 @@ def test_a_checkpoint_carries_the_start(optimizer, tmp_path):
     for _ in range(2):
         for both, made in ((parts, first), (again, second)):
             learn(both, made)
-    write_state(tmp_path, TrainingState(2, second.state_dict(), {}, {}, {}))
+    write_state(tmp_path, CheckpointState(2, second.state_dict(), {}, {}, {}))
     # Its weights have moved: what this optimizer takes for the start is none.
     third = make_optimizer("lora-xs", again, RATES, 5.0, 4.0, optimizer)
     third.load_state_dict(read_state(tmp_path).optimizer)

@@ -21,7 +21,7 @@ from nora_studio.mini.assets import embedded
 from nora_studio.options.config import PartOptions
 from nora_studio.options.part_settings import part_settings
 from nora_studio.options.recommended import recommended
-from nora_studio.trainer.checkpoints import TrainingState, read_state, write_state
+from nora_studio.trainer.checkpoints import CheckpointState, read_state, write_state
 
 PARTS = ("unet", "text-encoder", "text-encoder-2")
 
@@ -90,7 +90,7 @@ def test_lora_fa_resumes_from_a_checkpoint_by_name(tmp_path):
     for _ in range(2):
         step(whole, first)
         step(halves, second)
-    write_state(tmp_path, TrainingState(2, second.state_dict(), {}, {}, {}))
+    write_state(tmp_path, CheckpointState(2, second.state_dict(), {}, {}, {}))
     third = make_optimizer("lora-fa", {"unet": halves}, rates, 0.0)
     third.load_state_dict(read_state(tmp_path).optimizer)
     step(whole, first)
@@ -104,7 +104,7 @@ def test_the_logged_loss_leaves_adaloras_penalty_out(tiny_base, photo_folder, tm
         tiny_base, photo_folder, tmp_path, method="lora,adalora", **unnested()
     )
     batch = batches.next()
-    losses = [trainee.model(**batch) for trainee in (plain, allotting)]
+    losses = [state.model(**batch) for state in (plain, allotting)]
     assert losses[0].item() == losses[1].item()  # both start at the base
     losses[1].backward()
     factors = [p for p in allotting.parameters if p.ndim == 2 and 1 not in p.shape]
@@ -141,14 +141,14 @@ def test_twins_of_any_method_resume_to_the_same_bytes_and_are_proven(
         arguments = tiny_arguments(tiny_base, photo_folder, tmp_path / name, method, changes)
         outcome = run_trainer(*arguments)
         assert (outcome.status, outcome.errors) == (0, []), outcome.err
-        assert outcome.out.count("proven by a fresh pipeline") == 2
+        assert outcome.out.count("verified in a fresh pipeline") == 2
         runs[name] = [tmp_path / name / f"mug-{twin}" for twin in method.split(",")]
     for folder in runs["halves"]:
         shutil.rmtree(folder / "checkpoints" / "step-000006")
         shutil.rmtree(folder / "adapter")
     outcome = run_trainer(*arguments, "--resume")
     assert outcome.status == 0, outcome.err
-    assert "Going on after step 3 of 6" in outcome.out
+    assert "Continuing after step 3 of 6" in outcome.out
     for whole, halves in zip(runs["whole"], runs["halves"], strict=True):
         assert bytes_of(halves / "checkpoints" / "step-000006") == bytes_of(
             whole / "checkpoints" / "step-000006"
@@ -163,7 +163,7 @@ def test_a_run_is_proven_by_a_fresh_pipeline(method, tiny_base, photo_folder, tm
     )
     outcome = run_trainer(*arguments)
     assert outcome.status == 0, outcome.err
-    assert "proven by a fresh pipeline" in outcome.out
+    assert "verified in a fresh pipeline" in outcome.out
 
 
 @pytest.mark.slow
@@ -177,7 +177,7 @@ def test_every_method_is_proven_on_the_embedded_model(method, tmp_path):
         words += ["--unet.learning-rate", 0.1]
     outcome = run_trainer(*map(str, words))
     assert outcome.status == 0, outcome.err
-    assert "proven by a fresh pipeline" in outcome.out
+    assert "verified in a fresh pipeline" in outcome.out
 
 
 @pytest.mark.parametrize(
@@ -185,21 +185,21 @@ def test_every_method_is_proven_on_the_embedded_model(method, tmp_path):
     [
         (
             {"method": "oft", "unet.alpha": 2},
-            "--unet.alpha: no option of --method oft, but of no",
+            "--unet.alpha: not an option of --method oft, only of no",
         ),
-        ({"method": "lokr,oft", "dropout": 0.1}, "--dropout: no option of --method lokr,oft"),
-        ({"method": "lora", "lora-plus-ratio": 4}, "--lora-plus-ratio: .* lora, but of lora+"),
+        ({"method": "lokr,oft", "dropout": 0.1}, "--dropout: not an option of --method lokr,oft"),
+        ({"method": "lora", "lora-plus-ratio": 4}, "--lora-plus-ratio: .* lora, only of lora+"),
         (
             {"method": "vera,dora", "outer": "randomized"},
-            "--outer: no option of --method vera,",
+            "--outer: not an option of --method vera,",
         ),
         (
             {"method": "lora,oft", "override": "oft.unet.alpha=3"},
-            "oft.unet.alpha=3: no option of --method oft",
+            "oft.unet.alpha=3: not an option of --method oft",
         ),
         (
             {"method": "lora,nora", "override": "lora.unet.outer-rank=3"},
-            "lora.unet.outer-rank=3: no option of --method lora",
+            "lora.unet.outer-rank=3: not an option of --method lora",
         ),
         (
             {"method": "lora_fa"},

@@ -113,7 +113,7 @@ def test_one_record_is_enough_to_train_resume_save_load_and_generate(
         words = tiny_arguments(tiny_base, photo_folder, tmp_path, NAME, changes)
         outcome = run_trainer(*words, *more)
         assert (outcome.status, outcome.errors) == (0, []), outcome.err
-        assert "proven by a fresh pipeline" in outcome.out
+        assert "verified in a fresh pipeline" in outcome.out
 
     train(STEPS)
     (rules,) = made
@@ -163,15 +163,21 @@ def test_one_record_declares_which_quantised_bases_it_takes(
     assert not made and not list(tmp_path.iterdir())
     outcome = train(4)
     assert (outcome.status, outcome.errors) == (0, []), outcome.err
-    assert made[0].ended == 2 and "proven by a fresh pipeline" in outcome.out
+    assert made[0].ended == 2 and "verified in a fresh pipeline" in outcome.out
     assert tensors_of(tmp_path / f"mug-{NAME}" / "adapter")
 
 
 def test_one_record_declares_which_options_it_lacks(made, tiny_base, photo_folder, tmp_path):
     refusals = {
         "ema": (0.9, "an average of the weights would not be counted"),
-        "unet.outer-rank": (8, f"--unet.outer-rank: no option of --method {NAME}, but of nora."),
-        "lora-plus-ratio": (4, f"--lora-plus-ratio: no option of --method {NAME}, but of lora"),
+        "unet.outer-rank": (
+            8,
+            f"--unet.outer-rank: not an option of --method {NAME}, only of nora.",
+        ),
+        "lora-plus-ratio": (
+            4,
+            f"--lora-plus-ratio: not an option of --method {NAME}, only of lora",
+        ),
     }
     for name, (value, words) in refusals.items():
         changes = RECOMMENDED | {name: value}

@@ -20,7 +20,7 @@ from nora_studio.errors import StudioError
 from nora_studio.options.part_settings import part_settings
 from nora_studio.options.recommended import recommended
 from nora_studio.trainer.averages import ScheduleFreeAverage
-from nora_studio.trainer.checkpoints import TrainingState, read_state, write_state
+from nora_studio.trainer.checkpoints import CheckpointState, read_state, write_state
 
 RATES = {"one": 1e-2, "two": 1e-3}
 
@@ -41,7 +41,7 @@ def test_every_optimizer_moves_every_weight_and_resumes_to_the_bit(method, optim
         push(whole, first)
         push(halves, second)
     assert not any(torch.equal(a, b) for a, b in zip(start, weights(whole), strict=True))
-    write_state(tmp_path, TrainingState(3, second.state_dict(), {}, {}, {}))
+    write_state(tmp_path, CheckpointState(3, second.state_dict(), {}, {}, {}))
     third = make_optimizer(method, halves, RATES, 0.1, 4.0, optimizer)
     third.load_state_dict(read_state(tmp_path).optimizer)
     for _ in range(3):
@@ -50,8 +50,8 @@ def test_every_optimizer_moves_every_weight_and_resumes_to_the_bit(method, optim
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(halves), strict=True))
     again = tmp_path / "again"
     again.mkdir()
-    write_state(tmp_path, TrainingState(6, first.state_dict(), {}, {}, {}))
-    write_state(again, TrainingState(6, third.state_dict(), {}, {}, {}))
+    write_state(tmp_path, CheckpointState(6, first.state_dict(), {}, {}, {}))
+    write_state(again, CheckpointState(6, third.state_dict(), {}, {}, {}))
     names = [folder / "state.safetensors" for folder in (tmp_path, again)]
     assert names[0].read_bytes() == names[1].read_bytes()
 
@@ -184,19 +184,19 @@ def test_schedule_free_gives_the_librarys_average_without_changing_the_training(
             (parameter - goal).square().sum().backward()
             optimizer.step()
             if parameter is ours:
-                with average.served(), average.served():
-                    served = ours.detach().clone()
+                with average.averaged(), average.averaged():
+                    averaged = ours.detach().clone()
     assert torch.equal(ours, plain)
     optimizers[theirs].eval()
-    assert torch.equal(served, theirs)
-    assert not torch.equal(served, plain)
+    assert torch.equal(averaged, theirs)
+    assert not torch.equal(averaged, plain)
 
 
 def test_the_log_has_the_effective_rate(tiny_base, photo_folder, tmp_path):
     options = {"optimizer": "schedule-free", "warmup_steps": 4, "method": "nora", "steps": 2}
-    trainees, batches, plan = begun(tiny_base, photo_folder, tmp_path, **options)
-    go_on(trainees, batches, plan)
-    (row,) = trainees[0].run.read_log()
+    states, batches, plan = begun(tiny_base, photo_folder, tmp_path, **options)
+    go_on(states, batches, plan)
+    (row,) = states[0].run.read_log()
     assert row["learning_rate"]["unet"] == pytest.approx(0.05 * 2 / 4)  # in its warm-up
     assert "effective_learning_rate" not in row
     optimizer = make_optimizer(
@@ -213,8 +213,8 @@ def test_the_log_has_the_effective_rate(tiny_base, photo_folder, tmp_path):
 def test_prodigy_starts_at_a_tenth_of_the_recommended_rate_with_any_given_rate(
     tiny_base, photo_folder, tmp_path
 ):
-    (trainee,), _, _ = begun(tiny_base, photo_folder, tmp_path, method="nora", optimizer="prodigy")
-    groups = trainee.optimizer.param_groups
+    (state,), _, _ = begun(tiny_base, photo_folder, tmp_path, method="nora", optimizer="prodigy")
+    groups = state.optimizer.param_groups
     assert {group["d"] for group in groups} == {recommended("nora", str(tiny_base)).unet / 10}
     assert {group["share"] for group in groups} == {1.0}
 
@@ -273,7 +273,7 @@ def test_schedule_free_runs_from_the_command_line_and_is_proven(tiny_base, photo
     arguments = tiny_arguments(tiny_base, photo_folder, tmp_path, "nora,lora", changes)
     outcome = run_trainer(*arguments)
     assert (outcome.status, outcome.errors) == (0, []), outcome.err
-    assert outcome.out.count("proven by a fresh pipeline") == 2
+    assert outcome.out.count("verified in a fresh pipeline") == 2
 
 
 def test_hooks_of_prodigy_run_once_even_after_a_plain_prodigy_was_created():

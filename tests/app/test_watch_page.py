@@ -145,7 +145,7 @@ def test_resuming_after_a_crash_logs_nothing_twice(
         shutil.rmtree(folder / "checkpoints" / "step-000006")
     outcome = run_trainer(*flags(tiny_base, photo_folder, clip, tmp_path), "--resume")
     assert outcome.status == 0, outcome.err
-    assert "Going on after step 4" in outcome.out
+    assert "Continuing after step 4" in outcome.out
     for method in METHODS:
         whole, resumed = (Run(top / f"mug-{method}") for top in (watched[0], tmp_path))
         for name in ("loss", "held_out_loss", "sample_clip_i", "sample_clip_t"):
@@ -183,7 +183,7 @@ def test_early_stopping_ends_a_run_before_its_last_step(tiny_base, photo_folder,
     changes |= still | {"sample-every": 0}
     outcome = run_trainer(*tiny_arguments(tiny_base, photo_folder, tmp_path, "lora", changes))
     assert outcome.status == 2  # Nothing learned: the proof says so.
-    assert "changes nothing to be seen" in outcome.err
+    assert "has no visible effect" in outcome.err
     assert "lora: ended after step 3 of 9; plateau at step 3" in outcome.out
     run = Run(tmp_path / "mug-lora")
     assert max(run.checkpoints()) == 3

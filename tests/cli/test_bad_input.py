@@ -132,7 +132,7 @@ def test_a_run_name_that_exists_is_refused(twins, tiny_base, photo_folder):
 
 def test_resuming_a_run_that_does_not_exist_is_refused(tiny_base, photo_folder, tmp_path):
     flags = tiny_arguments(tiny_base, photo_folder, tmp_path)
-    assert_refused(run_trainer(*flags, "--resume"), "--resume", "is no run")
+    assert_refused(run_trainer(*flags, "--resume"), "--resume", "is not a run")
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_no_line_is_logged_twice(one_run
         outcome = run_trainer(*flags)
         assert outcome.status == 0, outcome.err
         assert f"{newest} is damaged ({spoiled.relative_to(newest)}" in outcome.out
-        assert "Going on after step 4 of 6" in outcome.out
+        assert "Continuing after step 4 of 6" in outcome.out
     for method in ("nora", "lora"):  # the lines past step 4 were written anew, not twice
         assert [row["step"] for row in Run(folder / f"mug-{method}").read_log()] == [2, 4, 6]
 

@@ -61,7 +61,7 @@ def test_a_stopped_run_of_each_task_resumes_to_its_end(golden, name):
     before = {one: Run(golden / "runs" / f"{name}-{one}").read_log() for one in methods}
     outcome: Outcome = run_trainer("--config", str(config), "--resume", script=script)
     assert outcome.status == 0, outcome.err
-    assert "Going on after step" in outcome.out
+    assert "Continuing after step" in outcome.out
     for one in methods:
         run = Run(golden / "runs" / f"{name}-{one}")
         assert run.state == "finished"
@@ -74,7 +74,7 @@ def test_a_run_with_checksums_and_digests_is_prolonged_and_refuses_a_changed_bas
     words = ("--config", "runs/checked-nora/config.toml", "--resume", "--steps")
     outcome: Outcome = run_trainer(*words, "6")
     assert outcome.status == 0, outcome.err
-    assert "Going on after step 4 of 6" in outcome.out
+    assert "Continuing after step 4 of 6" in outcome.out
     weights = golden / "bases" / "sdxl" / "unet" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(weights)
     name = max(tensors, key=lambda name: tensors[name].numel())

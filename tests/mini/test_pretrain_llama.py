@@ -156,12 +156,12 @@ def test_the_script_writes_what_transformers_loads_and_resumes_after_a_stop(tmp_
     plain += ["--documents", "100", "--batch", "2", "--width", "64", "--layers", "1"]
     plain += ["--vocabulary", "500", "--save-every", "0", "--no-compile"]
     assert run_script(*plain, "--resume") == 2
-    assert "holds no state.safetensors" in capsys.readouterr().err
+    assert "has no state.safetensors" in capsys.readouterr().err
     assert run_script(*plain, "--seconds", "0.3") == 0
     model, words = load(tmp_path / "mini-llama")
     assert len(words) == model.config.vocab_size
     assert run_script(*plain, "--seconds", "0.6", "--resume") == 0
-    assert "going on after step" in capsys.readouterr().out
+    assert "continuing after step" in capsys.readouterr().out
     card = (tmp_path / "mini-llama" / "README.md").read_text(encoding="utf-8")
     assert f"{model.num_parameters():,} parameters" in card
     log = (tmp_path / "mini-llama" / LOG).read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ import reference
 import torch
 from peft import get_peft_model
 from support.families import FAMILIES, make
-from support.loop import task_of, trainee_of
+from support.loop import task_of, train_state_of
 from support.tolerances import FLOAT32_FACTORS, FLOAT64_SUMS, TOLERANCE
 from support.trainer import run_trainer, tiny_arguments, tiny_options, tiny_subject
 from torch import nn
@@ -108,10 +108,10 @@ def subject_with(base, photos, folder, **changes):
     return options, *tiny_subject(options)
 
 
-def trainee_parts(options, subject, batches, folder) -> dict[str, nn.Module]:
+def adapted_parts(options, subject, batches, folder) -> dict[str, nn.Module]:
     run = Run.create(folder / "mug-nora", "")
-    trainee = trainee_of(task_of(subject, batches), "nora", run)
-    step = trainee.accelerator.unwrap_model(trainee.model)
+    state = train_state_of(task_of(subject, batches), "nora", run)
+    step = state.accelerator.unwrap_model(state.model)
     return {"unet": step.unet, **dict(step.encoders)}
 
 
@@ -135,7 +135,7 @@ def test_all_three_parts_follow_the_first_training_batch(tiny_base, photo_folder
     batch = first_batch(batches)
     activations = record_activations(subject.pipe, subject.text, subject.process, PARTS, batch)
     subject = dataclasses.replace(subject, activations=activations)
-    parts = trainee_parts(options, subject, batches, tmp_path)
+    parts = adapted_parts(options, subject, batches, tmp_path)
     for part in PARTS:
         for key, tensor in getattr(subject.pipe, part).state_dict().items():
             assert torch.equal(tensor.cpu(), before[part][key])
@@ -169,7 +169,7 @@ def test_the_papers_start_doubles_the_top_directions_of_every_part(
     tiny_base, photo_folder, tmp_path
 ):
     options, subject, batches = subject_with(tiny_base, photo_folder, tmp_path, start="paper")
-    for module in trainee_parts(options, subject, batches, tmp_path).values():
+    for module in adapted_parts(options, subject, batches, tmp_path).values():
         layers = [m for m in module.modules() if isinstance(m, NoraLinear)]
         assert layers
         for layer in layers:
@@ -193,7 +193,7 @@ def test_noras_flags_reach_its_adapter_and_do_not_change_the_lora_twin(
     arguments = tiny_arguments(tiny_base, photo_folder, tmp_path, "nora,lora", changes)
     outcome = run_trainer(*arguments)
     assert outcome.status == 0, outcome.err
-    assert "proven by a fresh pipeline" in outcome.out
+    assert "verified in a fresh pipeline" in outcome.out
     assert losses_of(tmp_path / "mug-lora") == losses_of(plain / "mug-lora")
     assert losses_of(tmp_path / "mug-nora") != losses_of(plain / "mug-nora")
     adapter = tmp_path / "mug-nora" / "adapter"

@@ -97,9 +97,11 @@ def test_training_nothing_is_refused():
 
 
 def test_what_only_nora_has_is_refused_without_it():
-    with pytest.raises(StudioError, match=r"--unet\.outer-rank: no option .* lora, but of nora"):
+    with pytest.raises(
+        StudioError, match=r"--unet\.outer-rank: not an option .* lora, only of nora"
+    ):
         part_settings(options("--method", "lora", "--unet.outer-rank", "8"), "lora")
-    with pytest.raises(StudioError, match="--outer: no option of --method lora, but of nora"):
+    with pytest.raises(StudioError, match="--outer: not an option of --method lora, only of nora"):
         options("--method", "lora", "--outer", "randomized")
     twins = options("--method", "nora,lora", "--unet.outer-rank", "8")
     assert part_settings(twins, "nora")["unet"].outer_rank == 8

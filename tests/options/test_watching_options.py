@@ -30,8 +30,8 @@ def resolved(**changes) -> DreamboothOptions:
         ({"final": "best", "keep_best": False}, ("--final best", "--no-keep-best")),
         ({"clip": "x", "score_samples": False}, ("--clip", "--score-samples")),
         ({"score_samples": True, "model": "a/b"}, ("--score-samples", "--clip")),
-        ({"sample_prompts": ("a", "a")}, ("--sample-prompts", "each once")),
-        ({"sample_prompts": ("a", " ")}, ("--sample-prompts", "no empty one")),
+        ({"sample_prompts": ("a", "a")}, ("--sample-prompts", "different prompts")),
+        ({"sample_prompts": ("a", " ")}, ("--sample-prompts", "no empty prompts")),
         (
             {"early_stop": "plateau", "steps": 150, "evaluate_every": 50},
             ("2 measurements", "patience of 3", "needs 4"),

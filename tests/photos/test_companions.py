@@ -187,7 +187,7 @@ def test_all_unusable_photos_are_named_at_once(folder, tiny_base):
         photo(folder, f"{number}.jpg", number)
     for number in (1, 3):
         (folder / f"{number}.jpg").write_bytes(b"spoiled")
-    with pytest.raises(StudioError, match=r"1\.jpg cannot be read.*So it is with 3\.jpg:"):
+    with pytest.raises(StudioError, match=r"1\.jpg cannot be read.*Other photos .*\(3\.jpg\):"):
         trained(folder, tiny_base)
 
 

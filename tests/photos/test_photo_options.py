@@ -89,7 +89,7 @@ def test_all_photo_options_together_resume_to_the_bit(tiny_base, photos, tmp_pat
         if name == "whole":
             outcome = run_trainer(*arguments)
             assert outcome.status == 0, outcome.err
-            assert "3 photos, 18 pictures with masks of " in outcome.out
+            assert "3 photos, 18 images with masks of " in outcome.out
             continue
         watcher = ask_to_stop([run], signal.SIGINT, os.getpid())
         assert run_trainer(*arguments).status == 128 + signal.SIGINT
@@ -171,7 +171,7 @@ def test_the_trainer_reports_findings_about_the_photos(tiny_base, tmp_path):
         for line in outcome.out.splitlines()
         if line.startswith("warning: ") and "learning rate" not in line
     ]
-    assert len(said) == 7 and f"9 more; `nora-studio check-photos {photos}`" in said[5]
+    assert len(said) == 7 and f"9 more; see `nora-studio check-photos {photos}`" in said[5]
 
 
 def test_buckets_can_be_switched_either_way():
@@ -191,8 +191,8 @@ def test_buckets_can_be_switched_either_way():
         ({"flip": 1.5}, "--flip: expected 0 to 1"),
         ({"caption_dropout": -0.1}, "--caption-dropout: expected 0 to 1"),
         ({"mask_floor": 2.0}, "--mask-floor: expected 0 to 1"),
-        ({"mask_floor": 0.5, "masks": "none"}, "--mask-floor: a setting of masks"),
-        ({"crops": 4}, "--crops: a setting of --crop random"),
+        ({"mask_floor": 0.5, "masks": "none"}, "--mask-floor: an option of masks"),
+        ({"crops": 4}, "--crops: an option of --crop random"),
         ({"crops": 1, "crop": "random"}, "--crops: expected 2 or more"),
         ({"resolution": 100}, "--resolution: expected a multiple of 8"),
     ],

@@ -127,7 +127,7 @@ def states(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_only_the_main_process_prints(alone_and_together):
     said, silent = alone_and_together[1]
-    assert said.out.count("proven by a fresh pipeline") == 2
+    assert said.out.count("verified in a fresh pipeline") == 2
     assert silent.out == ""
 
 

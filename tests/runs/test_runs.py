@@ -11,7 +11,7 @@ import torch
 from nora_studio.errors import StudioError
 from nora_studio.runs.resuming import common_checkpoint
 from nora_studio.runs.runs import Run
-from nora_studio.trainer.checkpoints import TrainingState, read_state, write_state
+from nora_studio.trainer.checkpoints import CheckpointState, read_state, write_state
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_twins_resume_from_the_newest_step_that_both_have(tmp_path):
     assert str(nora.folder) in str(refusal.value)
 
 
-def training_state() -> TrainingState:
+def training_state() -> CheckpointState:
     parameter = torch.nn.Parameter(torch.randn(3, 2, generator=torch.Generator().manual_seed(0)))
     optimizer = torch.optim.AdamW([{"params": [parameter], "lr": 0.1, "name": "unet"}])
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
@@ -172,7 +172,7 @@ def training_state() -> TrainingState:
         schedule.step()
     batches = {"queue": torch.tensor([3, 1]), "order": torch.Generator().get_state()}
     scaler = {"scale": 2.0, "_growth_tracker": 4}
-    return TrainingState(3, optimizer.state_dict(), schedule.state_dict(), batches, scaler)
+    return CheckpointState(3, optimizer.state_dict(), schedule.state_dict(), batches, scaler)
 
 
 def test_training_state_reads_back_to_the_bit_with_torchs_own_generator(tmp_path):

@@ -52,7 +52,7 @@ def test_a_run_with_a_chosen_kernel_is_verified(tiny_base, photo_folder, tmp_pat
     changes |= {"gradient-checkpointing": True}
     outcome = run_trainer(*tiny_arguments(tiny_base, photo_folder, tmp_path, "lora", changes))
     assert outcome.status == 0, outcome.err
-    assert "proven by a fresh pipeline" in outcome.out
+    assert "verified in a fresh pipeline" in outcome.out
 
 
 @pytest.mark.parametrize("attention", ["cudnn", "efficient", "xformers"])

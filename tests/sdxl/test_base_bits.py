@@ -155,7 +155,7 @@ def test_every_method_starts_at_the_quantised_base_or_is_refused(tiny_base, meth
 def test_twins_are_verified_on_a_quantised_base(twins_in_bits):
     bits, runs, outcome, _ = twins_in_bits
     assert (outcome.status, outcome.errors) == (0, []), outcome.err
-    assert outcome.out.count("proven by a fresh pipeline") == 2
+    assert outcome.out.count("verified in a fresh pipeline") == 2
     assert f"base_bits = {bits}" in (runs / "mug-nora" / "config.toml").read_text()
 
 
@@ -209,7 +209,7 @@ def test_a_resumed_quantised_run_equals_an_uninterrupted_one(twins_in_bits):
                 shutil.rmtree(folder / "checkpoints" / f"step-{step:06d}")
     outcome = run_trainer(*arguments, "--resume")
     assert outcome.status == 0, outcome.err
-    assert f"Going on after step 2 of {STEPS}" in outcome.out
+    assert f"Continuing after step 2 of {STEPS}" in outcome.out
     after = [tensors_of(folder / "checkpoints" / f"step-{STEPS:06d}") for folder in folders]
     assert after == before
 
@@ -232,7 +232,7 @@ def test_in_bfloat16_outer_factors_follow_activations_of_a_quantised_base(
     changes = only_unet({"base-bits": 4, "precision": "bf16", "outer": "activation", "steps": 3})
     outcome = run_trainer(*tiny_arguments(tiny_base, photo_folder, tmp_path, "nora", changes))
     assert (outcome.status, outcome.errors) == (0, []), outcome.err
-    assert "proven by a fresh pipeline" in outcome.out
+    assert "verified in a fresh pipeline" in outcome.out
 
 
 def test_a_missing_library_is_reported_with_how_to_install_it(

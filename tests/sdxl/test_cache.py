@@ -113,9 +113,13 @@ def test_prompts_are_cached_by_encoder_and_token_ids(tiny_base, store, tmp_path)
 def test_the_empty_prompt_is_encoded_as_in_sdxl(tiny_base):
     pipe = load_sdxl(str(tiny_base))
     text = encode_prompts(pipe, PROMPTS, RARE_TOKEN)
-    assert text.silent is not None and text.silent.tolist() == [False, False, True]
+    assert text.is_unconditional is not None and text.is_unconditional.tolist() == [
+        False,
+        False,
+        True,
+    ]
     pipe.register_to_config(force_zeros_for_empty_prompt=False)
-    assert encode_prompts(pipe, PROMPTS, RARE_TOKEN).silent is None
+    assert encode_prompts(pipe, PROMPTS, RARE_TOKEN).is_unconditional is None
 
 
 @pytest.mark.parametrize("damage", ["cut", "swapped", "flipped", "empty", "foreign"])

@@ -7,8 +7,8 @@ from nora_studio.runs.stop import StopRequest
 from nora_studio.trainer.early_stop import NEVER
 from nora_studio.trainer.loop import Plan, train
 from nora_studio.trainer.saving import restore
-from nora_studio.trainer.trainee import BatchSource, Trainee
-from support.loop import task_of, trainee_of
+from nora_studio.trainer.train_state import BatchSource, TrainState
+from support.loop import task_of, train_state_of
 from support.trainer import tiny_options, tiny_subject
 
 STEPS = 4
@@ -16,27 +16,27 @@ STEPS = 4
 
 def begun(
     base: Path, photos: Path, folder: Path, **changes
-) -> tuple[list[Trainee], BatchSource, Plan]:
-    """Trainees of runs in a folder, new or to be gone on with, and a plan that saves each step."""
+) -> tuple[list[TrainState], BatchSource, Plan]:
+    """Build the states of new or resumed runs in a folder, and a plan that saves each step."""
     options = tiny_options(base, photos, folder, **({"steps": STEPS} | changes))
     subject, batches = tiny_subject(options)
-    task, trainees = task_of(subject, batches), []
+    task, states = task_of(subject, batches), []
     for method in options.methods:
         run = Run(folder / f"mug-{method}")
         if not (run.folder / "config.toml").exists():
             run = Run.create(run.folder, "")
-        trainees.append(trainee_of(task, method, run))
+        states.append(train_state_of(task, method, run))
     steps = task.trainer.learning.steps
     plan = Plan(steps, 2, 1, steps, 0, 0, 1.0, NEVER, accumulate=options.accumulate)
-    return trainees, batches, plan
+    return states, batches, plan
 
 
-def go_on(trainees: list[Trainee], batches: BatchSource, plan: Plan, start: int = 0) -> None:
+def go_on(states: list[TrainState], batches: BatchSource, plan: Plan, start: int = 0) -> None:
     """Train to the end of the plan, from the beginning or from a checkpoint."""
     if start:
-        restore(trainees, batches, start)
+        restore(states, batches, start)
     with StopRequest() as stop:
-        assert train(trainees, batches, plan, stop, lambda *_: None, lambda _: {}, start)
+        assert train(states, batches, plan, stop, lambda *_: None, lambda _: {}, start)
 
 
 def assert_interruptions_change_nothing(
@@ -47,15 +47,15 @@ def assert_interruptions_change_nothing(
     Returns:
         The runs' folders.
     """
-    trainees, batches, plan = begun(base, photos, folder, **changes)
-    go_on(trainees, batches, plan)
-    folders = [trainee.run.folder for trainee in trainees]
+    states, batches, plan = begun(base, photos, folder, **changes)
+    go_on(states, batches, plan)
+    folders = [state.run.folder for state in states]
     last = f"checkpoints/step-{plan.steps:06d}"
     whole = [bytes_of(run / last) for run in folders]
     assert all(len(files) > 1 for files in whole)
     for step in at:
-        trainees, batches, plan = begun(base, photos, folder, **changes)
-        go_on(trainees, batches, plan, step)
+        states, batches, plan = begun(base, photos, folder, **changes)
+        go_on(states, batches, plan, step)
         assert [bytes_of(run / last) for run in folders] == whole, f"gone on after step {step}"
     return folders
 

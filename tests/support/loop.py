@@ -1,4 +1,4 @@
-"""Trainees built in this process, and the loop over them."""
+"""Training states built in this process, and the loop over them."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from nora_studio.tasks.dreambooth.setup import Prepared
 from nora_studio.tasks.dreambooth.subject import Subject
 from nora_studio.tasks.dreambooth.task import DreamboothTask
 from nora_studio.trainer.acceleration import prepare_accelerator
-from nora_studio.trainer.build import build_trainee
+from nora_studio.trainer.build import build_train_state
 from nora_studio.trainer.early_stop import NEVER
 from nora_studio.trainer.loop import Plan, train
-from nora_studio.trainer.trainee import BatchSource, Trainee
+from nora_studio.trainer.train_state import BatchSource, TrainState
 from support.trainer import tiny_options, tiny_subject
 
 
@@ -31,24 +31,24 @@ def task_of(subject: Subject, batches: BatchSource, folder: Path | None = None) 
     return task
 
 
-def trainee_of(task: DreamboothTask, method: str, run: Run) -> Trainee:
+def train_state_of(task: DreamboothTask, method: str, run: Run) -> TrainState:
     """One method of a task, ready for the loop."""
-    return build_trainee(task, method, run, prepare_accelerator("no"))
+    return build_train_state(task, method, run, prepare_accelerator("no"))
 
 
 def built(base: Path, photos: Path, folder: Path, **changes):
-    """A task and its trainees, ready for the loop."""
+    """Build a task and the state of each of its methods, ready for the loop."""
     options = tiny_options(base, photos, folder, **changes)
     subject, batches = tiny_subject(options)
     task = task_of(subject, batches, folder)
-    trainees = [
-        trainee_of(task, method, Run.create(folder / f"mug-{method}", ""))
+    states = [
+        train_state_of(task, method, Run.create(folder / f"mug-{method}", ""))
         for method in options.methods
     ]
-    return task, batches, trainees
+    return task, batches, states
 
 
-def run_loop(trainees: list[Trainee], batches, steps: int) -> None:
+def run_loop(states: list[TrainState], batches, steps: int) -> None:
     plan = Plan(steps, 10, steps, 1, 0, 0, max_gradient_norm=1.0, watch=NEVER, accumulate=1)
     with StopRequest() as stop:
-        assert train(trainees, batches, plan, stop, lambda trainee, step: None, lambda trainee: {})
+        assert train(states, batches, plan, stop, lambda state, step: None, lambda state: {})

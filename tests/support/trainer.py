@@ -145,7 +145,7 @@ def photo_set(options: DreamboothOptions) -> PhotoSet:
 
 
 def tiny_subject(options: DreamboothOptions) -> tuple[Subject, PhotoBatches | PriorBatches]:
-    """What the script prepares before it builds its trainees."""
+    """What the script prepares before it builds its training states."""
     AcceleratorState._reset_state(True)
     settings = resolve(options)
     pipe = load_base_of(settings.base, torch.float32, torch.device("cpu"))

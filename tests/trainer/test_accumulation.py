@@ -13,7 +13,7 @@ from nora_studio.runs.stop import StopRequest
 from nora_studio.trainer.early_stop import NEVER
 from nora_studio.trainer.loop import Plan, train
 from nora_studio.trainer.schedules import learning_rate_schedule
-from nora_studio.trainer.trainee import Batch
+from nora_studio.trainer.train_state import Batch
 
 
 class OneBatch:
@@ -42,28 +42,28 @@ def test_pieces_gradients_add_up_to_the_whole_batchs(
     for accumulate in (1, pieces):
         options: dict = {"method": method, "weighting": "min-snr", "accumulate": accumulate}
         options |= {"steps": 12, "batch_size": 4}
-        (trainee,), batches, plan = begun(
+        (state,), batches, plan = begun(
             tiny_base, photo_folder, tmp_path / str(accumulate), **options
         )
         batch = batches.next()
         generator = torch.Generator().manual_seed(1)
         batch["importance"] = torch.rand(4, generator=generator) + 0.5
         batch["mask"] = torch.rand((4, 1, *batch["latents"].shape[-2:]), generator=generator)
-        for parameter in trainee.parameters:  # away from the start, where much has no gradient
+        for parameter in state.parameters:  # away from the start, where much has no gradient
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.data += 0.05 * noise
-        before = [p.detach().clone() for p in trainee.parameters]
-        trainee.optimizer = torch.optim.SGD([{"params": trainee.parameters, "name": "all"}], lr=1.0)
-        trainee.schedule = torch.optim.lr_scheduler.ConstantLR(trainee.optimizer, 1.0)
-        trainee.model.unet.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
+        before = [p.detach().clone() for p in state.parameters]
+        state.optimizer = torch.optim.SGD([{"params": state.parameters, "name": "all"}], lr=1.0)
+        state.schedule = torch.optim.lr_scheduler.ConstantLR(state.optimizer, 1.0)
+        state.model.unet.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
         single = Plan(1, 1, 9, 1, 0, 0, 1e9, NEVER, plan.accumulate)
         asked.clear()
         with StopRequest() as stop:
-            trainee.rules.after = lambda step: None  # type: ignore[method-assign]
-            train([trainee], OneBatch(batch), single, stop, lambda *_: None, lambda _: {})
+            state.rules.after = lambda step: None  # type: ignore[method-assign]
+            train([state], OneBatch(batch), single, stop, lambda *_: None, lambda _: {})
         assert asked == [4 // accumulate] * accumulate
-        gradients.append([a - b.detach() for a, b in zip(before, trainee.parameters, strict=True)])
-        losses.append(trainee.run.read_log()[-1]["loss"])
+        gradients.append([a - b.detach() for a, b in zip(before, state.parameters, strict=True)])
+        losses.append(state.run.read_log()[-1]["loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     scale = max(gradient.abs().max() for gradient in gradients[0])
     assert scale > 1e-4
@@ -122,7 +122,7 @@ def test_cosine_restarts_falls_from_the_peak_so_many_times(cycles):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"schedule_cycles": 3}, "--schedule-cycles: a setting of --schedule cosine-restarts; got"),
+        ({"schedule_cycles": 3}, "--schedule-cycles: an option of --schedule cosine-restarts; got"),
         ({"schedule": "cosine", "schedule_cycles": 3}, "got it with cosine"),
         ({"schedule": "linear", "schedule_power": 3.0}, "of --schedule polynomial; got it with li"),
         ({"schedule": "cosine-restarts", "schedule_cycles": 0}, "--schedule-cycles: expected a v"),

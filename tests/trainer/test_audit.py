@@ -39,7 +39,7 @@ def test_a_stopped_training_is_equal_to_the_bit(
     rows = [line.split("  ") for line in told.splitlines() if line.startswith("mug-")]
     assert len(rows) == 2 * 4
     halves = (tmp_path / "audit" / "halves.txt").read_text()
-    assert "Going on after step" in halves  # it was in fact interrupted
+    assert "Continuing after step" in halves  # it was in fact interrupted
     assert ("Stopped by SIGINT" in halves) != kill
 
 

@@ -25,7 +25,7 @@ def test_the_average_is_the_formulas_with_its_decay_warmed_up():
         decay = 0.0 if step == 1 else min(0.6, step / (9 + step))
         expected = decay * expected + (1 - decay) * parameter.detach().double()
         trained = parameter.detach().clone()
-        with average.served():
+        with average.averaged():
             torch.testing.assert_close(parameter.detach().double(), expected, **FLOAT32)
         assert torch.equal(parameter, trained)
 
@@ -38,28 +38,28 @@ def test_an_averaged_run_draws_and_saves_the_average_and_trains_on(
     weights, pictures = {}, {}
     for ema in (None, 0.9):
         folder = tmp_path / str(ema)
-        task, batches, (trainee,) = built(tiny_base, photo_folder, folder, ema=ema, **options)
+        task, batches, (state,) = built(tiny_base, photo_folder, folder, ema=ema, **options)
         subject = task.prepared.subject
         for last in (2, 4):
-            run_loop([trainee], batches, last)
-            (pictures[ema],) = generate_previews(subject, trainee, last)
-        weights[ema] = copies(trainee.parameters)
-        with trainee.served():
-            served = copies(trainee.parameters)
+            run_loop([state], batches, last)
+            (pictures[ema],) = generate_previews(subject, state, last)
+        weights[ema] = copies(state.parameters)
+        with state.averaged():
+            averaged = copies(state.parameters)
             saved = folder / "saved"
             saved.mkdir()
-            trainee.write_adapter(saved, 4)
+            state.write_adapter(saved, 4)
         if ema is None:
             continue
-        assert not any(torch.equal(a, b) for a, b in zip(served, weights[ema], strict=True))
-        set_weights(trainee.parameters, served)
-        trainee.average = None
-        (again,) = generate_previews(subject, trainee, 5)
+        assert not any(torch.equal(a, b) for a, b in zip(averaged, weights[ema], strict=True))
+        set_weights(state.parameters, averaged)
+        state.average = None
+        (again,) = generate_previews(subject, state, 5)
         assert again.tobytes() == pictures[ema].tobytes()
         assert pictures[ema].tobytes() != pictures[None].tobytes()
-        state = load_file(saved / "unet" / "adapter_model.safetensors")
-        held = {tensor.numpy().tobytes() for tensor in state.values()}
-        inner = [p for p in trainee.model.unet.parameters() if p.requires_grad]
+        tensors = load_file(saved / "unet" / "adapter_model.safetensors")
+        held = {tensor.numpy().tobytes() for tensor in tensors.values()}
+        inner = [p for p in state.model.unet.parameters() if p.requires_grad]
         assert all(p.detach().numpy().tobytes() in held for p in inner)
     assert all(torch.equal(a, b) for a, b in zip(weights[None], weights[0.9], strict=True))
 
@@ -72,7 +72,7 @@ def test_an_averaged_run_that_goes_on_ends_as_if_never_stopped_and_is_proven(
     whole = tiny_arguments(tiny_base, photo_folder, tmp_path / "whole", changes=changes)
     outcome = run_trainer(*whole)
     assert outcome.status == 0, outcome.err
-    assert "proven by a fresh pipeline" in outcome.out
+    assert "verified in a fresh pipeline" in outcome.out
     halves = tiny_arguments(tiny_base, photo_folder, tmp_path / "halves", changes=changes)
     assert run_trainer(*halves).status == 0
     folders = [tmp_path / name / "mug-nora" for name in ("whole", "halves")]
@@ -80,7 +80,7 @@ def test_an_averaged_run_that_goes_on_ends_as_if_never_stopped_and_is_proven(
     newest.rename(tmp_path / "taken-away")
     outcome = run_trainer(*halves, "--resume")
     assert outcome.status == 0, outcome.err
-    assert "Going on after step 4 of 6" in outcome.out
+    assert "Continuing after step 4 of 6" in outcome.out
     assert bytes_of(folders[0]) == bytes_of(folders[1])
     last = "adapter_model.safetensors"
     final = (folders[0] / "adapter" / "unet" / last).read_bytes()

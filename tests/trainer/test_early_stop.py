@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from support.loop import task_of, trainee_of
+from support.loop import task_of, train_state_of
 from support.trainer import tiny_options, tiny_subject
 
 from nora_studio.adapters.files.adapter_file import open_adapter
@@ -32,7 +32,7 @@ FALLING = tuple(1 / step for step in range(1, STEPS + 1))
 
 @pytest.fixture(scope="module")
 def made(tiny_base, photo_folder, tmp_path_factory):
-    """A subject, and what makes its trainees in a folder of their own."""
+    """A subject, and what builds its training states in a folder of their own."""
     options = tiny_options(
         tiny_base,
         photo_folder,
@@ -45,14 +45,14 @@ def made(tiny_base, photo_folder, tmp_path_factory):
     subject, batches = tiny_subject(options)
     begun = batches.state()
 
-    def trainees(folder: Path, methods=("lora",)):
+    def states(folder: Path, methods=("lora",)):
         batches.restore(begun)
         return [
-            trainee_of(task_of(subject, batches, folder), method, Run(folder / f"mug-{method}"))
+            train_state_of(task_of(subject, batches, folder), method, Run(folder / f"mug-{method}"))
             for method in methods
         ]
 
-    return subject, batches, trainees
+    return subject, batches, states
 
 
 def new_runs(folder: Path, methods=("lora",)) -> Path:
@@ -61,19 +61,19 @@ def new_runs(folder: Path, methods=("lora",)) -> Path:
     return folder
 
 
-def go(batches, trainees, curves: dict, rule="overfit", start=0, stop_at=None, keep=1, every=100):
+def go(batches, states, curves: dict, rule="overfit", start=0, stop_at=None, keep=1, every=100):
     """Train with measurements that are given, by label; a signal comes at a step."""
     plan = Plan(STEPS, 5, every, keep, 0, 1, 1.0, EarlyStopping(rule, 2), accumulate=1)
-    steps = {trainee.label: start for trainee in trainees}
+    steps = {state.label: start for state in states}
     with StopRequest() as stop:
 
-        def evaluate(trainee):
-            steps[trainee.label] += 1
-            if steps[trainee.label] == stop_at:
+        def evaluate(state):
+            steps[state.label] += 1
+            if steps[state.label] == stop_at:
                 stop.signal = signal.SIGINT
-            return {"held_out_loss": curves[trainee.label][steps[trainee.label] - 1]}
+            return {"held_out_loss": curves[state.label][steps[state.label] - 1]}
 
-        return train(trainees, batches, plan, stop, lambda trainee, step: None, evaluate, start)
+        return train(states, batches, plan, stop, lambda state, step: None, evaluate, start)
 
 
 def weights(folder: Path) -> dict[str, bytes]:
@@ -82,27 +82,27 @@ def weights(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def overfit(made, tmp_path_factory):
-    """A run that overfits after step 3, and its trainee as it ended."""
-    _, batches, trainees = made
+    """A run that overfits after step 3, and its state as it ended."""
+    _, batches, states = made
     folder = new_runs(tmp_path_factory.mktemp("overfit"))
-    [trainee] = trainees(folder)
-    assert go(batches, [trainee], {"lora": TURNING})
-    return trainee.run, trainee
+    [state] = states(folder)
+    assert go(batches, [state], {"lora": TURNING})
+    return state.run, state
 
 
 def test_a_run_that_overfits_ends_with_its_best_step_kept(overfit):
-    run, trainee = overfit
+    run, state = overfit
     assert list(run.checkpoints()) == [3, 5]  # the best, and the newest one
     assert [row["step"] for row in run.read_log()] == [1, 2, 3, 4, 5]
-    assert trainee.best == (3, 0.5)
+    assert state.best == (3, 0.5)
     status = run.read_status()
     assert (status["best_step"], status["best_loss"]) == (3, 0.5)
 
 
 def test_the_best_checkpoint_is_that_step_and_an_adapter(overfit, made, tmp_path, tiny_base):
     run, _ = overfit
-    _, batches, trainees = made
-    plain = trainees(new_runs(tmp_path))
+    _, batches, states = made
+    plain = states(new_runs(tmp_path))
     plain[0].keeps_best = False
     assert go(batches, plain, {"lora": FALLING}, rule="none", keep=9, every=3)
     best = run.checkpoints()[3]
@@ -112,12 +112,12 @@ def test_the_best_checkpoint_is_that_step_and_an_adapter(overfit, made, tmp_path
 
 
 def test_a_run_that_was_stopped_ends_at_the_same_step_with_the_same_bytes(overfit, made, tmp_path):
-    _, batches, trainees = made
+    _, batches, states = made
     new_runs(tmp_path)
-    first = trainees(tmp_path)
+    first = states(tmp_path)
     assert not go(batches, first, {"lora": TURNING}, stop_at=4)
     assert list(first[0].run.checkpoints()) == [3, 4]
-    again = trainees(tmp_path)
+    again = states(tmp_path)
     start = common_checkpoint([again[0].run])
     restore(again, batches, start)
     assert go(batches, again, {"lora": TURNING}, start=start)
@@ -126,7 +126,7 @@ def test_a_run_that_was_stopped_ends_at_the_same_step_with_the_same_bytes(overfi
     assert again[0].curve == overfit[1].curve
     assert run.read_status()["best_step"] == 3
 
-    resumed = trainees(tmp_path)  # an end is an end, also for who resumes it
+    resumed = states(tmp_path)  # an end is an end, also for who resumes it
     restore(resumed, batches, common_checkpoint([run]))
     before = weights(run.folder)
     assert go(batches, resumed, {"lora": TURNING}, start=5)
@@ -135,30 +135,30 @@ def test_a_run_that_was_stopped_ends_at_the_same_step_with_the_same_bytes(overfi
 
 
 def test_twins_end_once_each_has_said_so(made, tmp_path):
-    _, batches, trainees = made
+    _, batches, states = made
     methods = ("lora", "nora")
-    twins = trainees(new_runs(tmp_path, methods), methods)
+    twins = states(new_runs(tmp_path, methods), methods)
     assert go(batches, twins, {"lora": TURNING, "nora": LATER})
-    assert [trainee.best.step for trainee in twins] == [3, 5]
+    assert [state.best.step for state in twins] == [3, 5]
     # Each keeps its own best, and both the newest, to go on from.
-    assert [list(trainee.run.checkpoints()) for trainee in twins] == [[3, 7], [5, 7]]
+    assert [list(state.run.checkpoints()) for state in twins] == [[3, 7], [5, 7]]
     reasons = EarlyStopping("overfit", 2).reasons(twins)
     assert "step 5" in reasons["lora"] and "step 7" in reasons["nora"]
 
 
 @pytest.mark.slow
 def test_a_twin_that_still_gets_better_keeps_both_going(made, tmp_path):
-    _, batches, trainees = made
+    _, batches, states = made
     methods = ("lora", "nora")
-    twins = trainees(new_runs(tmp_path, methods), methods)
+    twins = states(new_runs(tmp_path, methods), methods)
     assert go(batches, twins, {"lora": TURNING, "nora": FALLING})
-    assert [list(trainee.run.checkpoints()) for trainee in twins] == [[3, 10], [10]]
+    assert [list(state.run.checkpoints()) for state in twins] == [[3, 10], [10]]
 
 
 def test_a_crash_between_two_twins_loses_no_step_in_common(made, tmp_path):
-    _, batches, trainees = made
+    _, batches, states = made
     methods = ("lora", "nora")
-    twins = trainees(new_runs(tmp_path, methods), methods)
+    twins = states(new_runs(tmp_path, methods), methods)
     write = twins[1].write_adapter
 
     def fail_at_three(folder: Path, step: int) -> None:
@@ -170,22 +170,22 @@ def test_a_crash_between_two_twins_loses_no_step_in_common(made, tmp_path):
     curves = {"lora": TURNING, "nora": TURNING}
     with pytest.raises(StudioError, match="disk full"):
         go(batches, twins, curves)
-    assert [list(trainee.run.checkpoints()) for trainee in twins] == [[2, 3], [2]]
-    again = trainees(tmp_path, methods)
-    start = common_checkpoint([trainee.run for trainee in again])
+    assert [list(state.run.checkpoints()) for state in twins] == [[2, 3], [2]]
+    again = states(tmp_path, methods)
+    start = common_checkpoint([state.run for state in again])
     restore(again, batches, start)
     assert start == 2 and list(again[0].run.checkpoints()) == [2]  # 3 is made anew
     assert [row["step"] for row in again[0].run.read_log()] == [1, 2]
     assert go(batches, again, curves, start=start)
-    assert [list(trainee.run.checkpoints()) for trainee in again] == [[3, 5], [3, 5]]
+    assert [list(state.run.checkpoints()) for state in again] == [[3, 5], [3, 5]]
 
 
 def test_a_best_whose_checkpoint_is_gone_gives_way_to_the_best_that_is_there(made, tmp_path):
-    _, batches, trainees = made
+    _, batches, states = made
     new_runs(tmp_path)
-    first = trainees(tmp_path)
+    first = states(tmp_path)
     assert not go(batches, first, {"lora": TURNING}, stop_at=4)
-    again = trainees(tmp_path)
+    again = states(tmp_path)
     restore(again, batches, 4)
     for file in (again[0].run.checkpoints()[3]).rglob("*"):
         if file.is_file():
@@ -199,11 +199,11 @@ def test_a_best_whose_checkpoint_is_gone_gives_way_to_the_best_that_is_there(mad
 
 def test_the_final_adapter_is_the_best_and_proven_as_such(overfit, made):
     subject, batches, _ = made
-    run, trainee = overfit
-    generate_base_previews(subject, [trainee])
+    run, state = overfit
+    generate_base_previews(subject, [state])
     task = task_of(subject, batches, run.folder.parent)
-    line = finish(task, trainee, last=5, reasons={trainee.label: "overfit at step 5"})
-    assert line is not None and "as of step 3" in line and "proven" in line
+    line = finish(task, state, last=5, reasons={state.label: "overfit at step 5"})
+    assert line is not None and "as of step 3" in line and "verified" in line
     best = run.checkpoints()[3]
     assert weights(run.adapter) == {
         name: content for name, content in weights(best).items() if "state" not in name

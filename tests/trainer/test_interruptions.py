@@ -28,7 +28,7 @@ def test_a_stop_before_anything_is_begun_leaves_nothing(trainer, tmp_path):
     wait_until(lambda: "Loading" in told(tmp_path) if (tmp_path / "told.txt").exists() else False)
     os.kill(process.pid, signal.SIGINT)
     assert process.wait() == 130
-    assert told(tmp_path).splitlines()[-1].startswith("Stopped by SIGINT; nothing was begun.")
+    assert told(tmp_path).splitlines()[-1].startswith("Stopped by SIGINT; no run was started.")
     assert not list((tmp_path / "runs").glob("*"))
 
 
@@ -62,7 +62,7 @@ def test_the_second_signal_ends_even_a_picture_at_once(trainer, tmp_path, run):
     time.sleep(0.3)  # it is drawing by now
     os.kill(process.pid, signal.SIGINT)
     assert process.wait() == 130
-    assert "Stopped at once by SIGINT; saved is step 2." in told(tmp_path).splitlines()[-1]
+    assert "Stopped at once by SIGINT; step 2 is saved." in told(tmp_path).splitlines()[-1]
     assert run.read_status()["state"] == "stopped"
     assert hidden(run.folder) == []
     picture = run.sample_file("step-000002-01")
@@ -79,7 +79,7 @@ def test_a_stop_during_the_proof_loses_nothing(trainer, tmp_path, run):
     assert run.read_status()["state"] == "stopped"
     assert trainer(SHORT, "--resume").wait() == 0
     assert run.read_status()["state"] == "finished"
-    assert "Going on after step 4 of 4" in told(tmp_path)
+    assert "Continuing after step 4 of 4" in told(tmp_path)
 
 
 def test_a_second_process_is_refused_and_a_killed_one_is_not_waited_for(trainer, tmp_path, run):

@@ -62,7 +62,7 @@ def test_a_moved_run_goes_on_a_damaged_checkpoint_gives_way_and_an_adapter_stays
 
     outcome = resume()
     assert outcome.status == 0, outcome.err
-    assert "Going on after step" in outcome.out
+    assert "Continuing after step" in outcome.out
     runs = [Run(place) for place in places]
     assert [run.state for run in runs] == ["finished"] * 2
     assert not any((golden / "runs" / f"{name}-{method}").exists() for method in methods)
@@ -77,7 +77,7 @@ def test_a_moved_run_goes_on_a_damaged_checkpoint_gives_way_and_an_adapter_stays
     (line,) = [line for line in outcome.out.splitlines() if "is damaged" in line]
     assert line.startswith(f"{newest} is damaged (state.safetensors is not as it was written")
     assert line.endswith(f"continuing from step {before} instead.")
-    assert f"Going on after step {before} of 14" in outcome.out
+    assert f"Continuing after step {before} of 14" in outcome.out
     assert damage(newest) is None, "written again"
 
     adapter = {f: f.read_bytes() for f in runs[0].adapter.rglob("*") if f.is_file()}

@@ -77,7 +77,7 @@ def sharded(tiny_base, photo_folder, tmp_path_factory) -> Path:
     assert outcome.status == 0, outcome.err
     pair = start_pair(folder / "told", commands["shards"], weigh(folder), **ASKED)
     assert pair.wait() == [0, 0], pair.said
-    assert pair.said[0].out.count("proven by a fresh pipeline") == 1
+    assert pair.said[0].out.count("verified in a fresh pipeline") == 1
     (folder / "commands.json").write_text(json.dumps(commands))
     return folder
 
@@ -173,7 +173,7 @@ def test_twins_and_quantised_bases_are_not_sharded(tmp_path):
     alone = replace(twins, method="nora")
     check_sharded(None, twins)
     check_sharded(Sharding(), alone)
-    with pytest.raises(StudioError, match="nora,lora: twins share one whole base"):
+    with pytest.raises(StudioError, match="nora,lora: twins share one unsharded base"):
         check_sharded(Sharding(), twins)
-    with pytest.raises(StudioError, match="--base-bits 4: a quantised base is not sharded"):
+    with pytest.raises(StudioError, match="--base-bits 4: a quantised base cannot be sharded"):
         check_sharded(Sharding(), replace(alone, base_bits=4))

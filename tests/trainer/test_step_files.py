@@ -73,10 +73,10 @@ def test_options_pass_through_few_files_on_their_way_into_a_step(tiny_base, phot
 
 
 def test_a_step_of_nora_crosses_six_files_and_its_methods_own(tiny_base, photo_folder, tmp_path):
-    _, batches, (trainee,) = built(tiny_base, photo_folder, tmp_path, method="nora")
+    _, batches, (state,) = built(tiny_base, photo_folder, tmp_path, method="nora")
     plan = Plan(1, 1, 1, 1, 0, 0, max_gradient_norm=1.0, watch=NEVER, accumulate=1)
     with calls() as crossed:
-        advance(trainee, batches.next(), 1, plan)
+        advance(state, batches.next(), 1, plan)
     assert set(crossed) - ON_TOP == STEP
     assert {"forward"} < crossed["tasks/dreambooth/step.py"] | crossed["nora/layer.py"]
 

@@ -1,1 +1,1 @@
-"""The trainer's options in groups, each with what is refused; `config.py` puts them together."""
+"""The trainer's options in groups, each with its checks; `config.py` combines them."""

@@ -1,4 +1,4 @@
-"""The trainer's options of the adapter: which layers, how large, started how."""
+"""Options of the adapter: its layers, ranks, rates and initialisation."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,14 +8,14 @@ from nora_studio.options.groups.checks import check_option
 
 @dataclass(frozen=True)
 class PartOptions:
-    """One of SDXL's three adapted modules. None means the method's recommended value."""
+    """Options of one part of the model. None: the method's recommended value."""
 
     train: bool = True
-    """Whether this part gets an adapter at all."""
+    """Adapt this part."""
     rank: int | None = None
-    """Rank of the trained factors, at least 1; `nora-studio methods` says what each counts."""
+    """Rank of the trained factors, at least 1; see `nora-studio methods` for each method's."""
     outer_rank: int | None = None
-    """NoRA's frozen outer rank, at least `rank`. Only NoRA has one."""
+    """Rank of NoRA's frozen outer factors, at least `rank`. Only for NoRA."""
     alpha: float | None = None
     """The adapter's scale is alpha / rank. None: the method's usual scale, 1 for nearly all."""
     learning_rate: float | None = None
@@ -24,10 +24,10 @@ class PartOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterOptions:
-    """Where the adapter goes, and its size and rate in each part."""
+    """The adapted layers, and each part's rank and learning rate."""
 
     targets: Literal["attention", "attention+feedforward"] | None = None
-    """Which linear layers are adapted. None: attention; feed-forward too on the embedded model."""
+    """Linear layers to adapt. None: attention; on the embedded model also feed-forward."""
     unet: PartOptions = PartOptions()
     text_encoder: PartOptions = PartOptions()
     text_encoder_2: PartOptions = PartOptions()
@@ -35,25 +35,28 @@ class AdapterOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TuningOptions:
-    """What is the same in every part of a model."""
+    """Adapter options for all parts of the model."""
 
     outer: Literal["svd", "randomized", "activation"] = "svd"
-    """How NoRA finds its outer factors: exactly, faster, or along the first batch's activations."""
+    """NoRA's outer factors: exact SVD, randomised SVD (faster), or SVD of the weight scaled by the
+    first batch's activations."""
     start: Literal["difference", "paper"] = "difference"
-    """NoRA's start: exactly the base, or as the paper prints it, top directions doubled."""
+    """NoRA's initialisation: equal to the base, or as in the paper, with the top singular
+    directions doubled."""
     override: tuple[str, ...] = ()
-    """Options for one twin alone: METHOD.PART.OPTION=VALUE, such as lora.unet.rank=16."""
+    """Options for one twin only: METHOD.PART.OPTION=VALUE, such as lora.unet.rank=16."""
     dropout: float = 0.0
-    """Dropout on the adapters' input, 0 to below 1."""
+    """Dropout on the adapters' input, at least 0 and below 1."""
     lora_plus_ratio: float | None = None
-    """LoRA+: how many times faster the output-side factors learn. None: the paper's 16."""
+    """LoRA+: ratio of the learning rates of the output-side and input-side factors. None: the
+    paper's 16."""
 
 
 def check_adapter_options(options: TuningOptions) -> None:
     """Refuse values out of range.
 
     Raises:
-        StudioError: one is such.
+        StudioError: a value is out of range.
     """
     check_option(0 <= options.dropout < 1, "dropout", "0 to below 1", options.dropout)
     ratio = options.lora_plus_ratio

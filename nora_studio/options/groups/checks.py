@@ -1,4 +1,4 @@
-"""Refuse an option that is out of its range, and read one that is filled in."""
+"""Checks of single options, and access to options that are filled in."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -9,20 +9,25 @@ Value = TypeVar("Value")
 
 
 def filled(value: Value | None) -> Value:
-    """Return an option that a user may leave out, once `with_recommended` has filled it in."""
+    """Return an optional value that `with_recommended` has filled in."""
     assert value is not None, "with_recommended fills it in"
     return value
 
 
 def check_option(good: bool, name: str, expected: str, value: object) -> None:
-    """Raise a StudioError that names the flag, unless the value is good."""
+    """Raise a StudioError that names the flag, unless the value is good.
+
+    Args:
+        name: The option's field.
+        expected: What the value should be, for the message.
+    """
     if not good:
         flag = name.replace("_", "-")
         raise StudioError(f"--{flag}: expected {expected}; got {value!r}.")
 
 
 def check_above_zero(options: Any, names: Sequence[str]) -> None:
-    """Refuse options that are not above 0; None, where a recommendation follows, passes."""
+    """Refuse options that are not above 0; None, for a recommended value, is accepted."""
     for name in names:
         value = getattr(options, name)
         check_option(value is None or value > 0, name, "a value above 0", value)

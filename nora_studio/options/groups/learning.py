@@ -1,4 +1,4 @@
-"""The trainer's options of the optimizer: how far, how fast, by what rule."""
+"""Options of the optimizer: steps, batch size, learning-rate schedule and averaging."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -18,62 +18,62 @@ LIBRARIES = {
     "prodigy": "prodigyopt",
     "schedule-free": "schedulefree",
 }
-"""What an optimizer needs besides what is always installed."""
+"""Optional library that an optimizer needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearningOptions:
-    """How the adapter's weights move."""
+    """Optimizer and learning rate."""
 
     steps: int | None = None
     """Optimizer steps. None: recommended for the model."""
     batch_size: int | None = None
-    """Photos a step, over all processes. None: recommended for the model."""
+    """Photos per step, over all processes. None: recommended for the model."""
     accumulate: int = 1
-    """Pieces that each process's photos of a step are worked through in, one after another: less
-    memory, the same step. Divides them."""
+    """Micro-batches per step, which each process runs one after the other: less memory, the same
+    step. Must divide the process's photos per step."""
     seed: int = 0
-    """Of data order, noise, timesteps and adapter initialisation."""
+    """Seed of data order, noise, timesteps and adapter initialisation."""
     optimizer: Literal["adamw", "adamw8bit", "prodigy", "schedule-free", "adafactor", "lion"] = (
         "adamw"
     )
-    """adamw8bit and adafactor keep less state, lion half of it. prodigy finds the learning rate,
-    from a tenth of the recommended one upwards: the rates given count only relative to the largest
-    of them. schedule-free averages the weights
-    instead of lowering the rate; what is drawn, measured and saved is the average."""
+    """adamw8bit and adafactor keep less state, lion half of it. prodigy estimates the learning
+    rate, from a tenth of the recommended one upwards: of the given rates, only the ratios matter.
+    schedule-free averages the weights instead of lowering the rate; samples, measurements and
+    saved adapters use the average."""
     schedule: Literal["constant", "linear", "cosine", "cosine-restarts", "polynomial"] | None = None
     """Learning-rate schedule after the warm-up. None: cosine; constant for schedule-free."""
     schedule_cycles: int | None = None
-    """Times that cosine-restarts falls from the peak. None: 2."""
+    """Number of cosine-restarts' cycles, each from the peak to zero. None: 2."""
     schedule_power: float | None = None
-    """Power of polynomial: 1 falls straight, more falls sooner. None: 2."""
+    """Exponent of polynomial: 1 is linear, a larger one lowers the rate sooner. None: 2."""
     warmup_steps: int = 10
     """Steps of linear warm-up."""
     weight_decay: float = 1e-4
-    """Decoupled weight decay: of a weight, this times the rate is taken away each step; where an
-    adapter does not start at zero (NoRA, PiSSA, OLoRA), of its distance from the start."""
+    """Decoupled weight decay: each step subtracts this times the learning rate times the weight, or
+    times its distance from the start if the adapter does not start at zero (NoRA, PiSSA, OLoRA)."""
     max_gradient_norm: float = 1.0
-    """Gradients are clipped to this norm, per run."""
+    """Norm that each run's gradients are clipped to."""
     ema: float | None = None
-    """Decay of an exponential moving average of the trained weights, above 0 to below 1 (0.99 is
-    usual here); it warms up, so that short runs forget their start. What is drawn, measured and
-    saved is then the average. None: off."""
+    """Decay of an exponential moving average of the trained weights, between 0 and 1 (0.99 is usual
+    here), with a warm-up, so that short runs forget their start. Samples, measurements and saved
+    adapters then use the average. None: off."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderOptions:
-    """How long the text encoders learn."""
+    """Training of the text encoders."""
 
     text_encoder_steps: int | None = None
-    """Steps after which the text encoders' adapters stay as they are; the UNet goes on. None: all
-    train to the end."""
+    """Steps after which the text encoders' adapters are frozen, while the UNet's trains on. None:
+    never."""
 
 
 def check_learning_options(options: LearningOptions) -> None:
-    """Refuse values out of range, and options that nothing would read.
+    """Refuse values out of range, and options without effect.
 
     Raises:
-        StudioError: one is such, or the optimizer's library is missing.
+        StudioError: an option is refused, or the optimizer's library is missing.
     """
     above_zero = ("steps", "batch_size", "accumulate", "max_gradient_norm")
     check_above_zero(options, (*above_zero, "schedule_cycles", "schedule_power"))
@@ -84,7 +84,7 @@ def check_learning_options(options: LearningOptions) -> None:
     for name, owner in (("schedule_cycles", "cosine-restarts"), ("schedule_power", "polynomial")):
         if getattr(options, name) is not None and options.schedule != owner:
             raise StudioError(
-                f"--{name.replace('_', '-')}: a setting of --schedule {owner}; got it with "
+                f"--{name.replace('_', '-')}: an option of --schedule {owner}; got it with "
                 f"{options.schedule or 'the default schedule'}."
             )
 
@@ -114,16 +114,16 @@ def check_encoder_options(options: EncoderOptions) -> None:
     """Refuse values out of range.
 
     Raises:
-        StudioError: one is such.
+        StudioError: a value is out of range.
     """
     check_above_zero(options, ("text_encoder_steps",))
 
 
 def check_encoder_steps(options: EncoderOptions, steps: int) -> None:
-    """Refuse an end of the text encoders' training that lies past the run's.
+    """Refuse to freeze the text encoders after the end of the run.
 
     Raises:
-        StudioError: it does.
+        StudioError: `text_encoder_steps` is not below the run's steps.
     """
     until = options.text_encoder_steps
     if until is not None:
@@ -131,7 +131,7 @@ def check_encoder_steps(options: EncoderOptions, steps: int) -> None:
 
 
 def check_resolved(options: LearningOptions) -> None:
-    """Refuse what does not fit the run's length, which is known by now.
+    """Refuse options that do not fit the run's number of steps.
 
     Raises:
         StudioError: an option reaches past the end of the run.

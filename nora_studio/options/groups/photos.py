@@ -1,4 +1,4 @@
-"""The trainer's options that are about photos: framing, mirror, masks, captions, caches."""
+"""Options of the photos: captions, crops, mirroring, masks and the cache."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,42 +11,40 @@ DEFAULT_MASK_FLOOR = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class PhotoOptions:
-    """How a folder of photos becomes training pictures."""
+    """Photos, captions and masks."""
 
     captions: bool = True
-    """A photo with a prompt of its own (3.txt beside 3.jpg, or metadata.jsonl) learns that one.
-    Words for what else is in the picture keep it from being learned as the subject."""
+    """Use a photo's own caption as its prompt (3.txt next to 3.jpg, or metadata.jsonl). What a
+    caption names besides the subject is not learned as the subject."""
     caption_dropout: float = 0.0
-    """Share of pictures that are learned without their words, as SDXL's empty prompt, 0 to 1."""
+    """Probability that a photo is trained with the empty prompt instead of its own, 0 to 1."""
     resolution: int | None = None
-    """Side of the training pictures in pixels, a multiple of 8. None: the model's own."""
+    """Side of the training images in pixels, a multiple of 8. None: the model's own."""
     buckets: bool | None = None
-    """Keep each photo's aspect: pictures of the resolution's area in a few shapes instead of
-    squares. None: where squares would cut off more than a tenth, on models of 512 px and more."""
+    """Keep each photo's aspect ratio: images of the resolution's area in a few shapes instead of
+    squares. None: if squares would cut off more than a tenth, on models of 512 px and more."""
     crop: Literal["center", "random"] = "center"
-    """Cut each picture from the photo's middle, or from a place and at a zoom (up to 1.2) drawn
-    afresh every time."""
+    """Crop each photo at its centre, or at random places and zooms (up to 1.2)."""
     crops: int | None = None
-    """With random crops: how many different ones of each photo are encoded to draw from. None:
-    8."""
+    """Number of random crops of each photo to encode. None: 8."""
     flip: float = 0.0
-    """Chance that a picture is mirrored, 0 to 1. Leave it 0 if the subject has text or two
+    """Probability that a photo is mirrored, 0 to 1. Leave it at 0 if the subject has text or two
     different sides."""
     masks: Literal["files", "alpha", "none"] = "files"
-    """What says where the subject is, so that the loss looks there: 3.mask.png beside 3.jpg (white
-    is the subject), or the photo's own transparency."""
+    """Masks of the subject, by which the loss is weighted: 3.mask.png next to 3.jpg (white is the
+    subject), or the photo's own transparency."""
     mask_floor: float | None = None
-    """Weight of what a mask leaves black, 0 to 1, where white is 1. None: 0.1."""
+    """Weight of a mask's black pixels in the loss, 0 to 1; that of white pixels is 1. None: 0.1."""
     cache: bool = True
-    """Keep encoded photos, prompts and NoRA's outer factors on disk for the next run, in
+    """Cache encoded photos, prompts and NoRA's outer factors on disk for the next run, in
     NORA_STUDIO_CACHE or the user's cache folder."""
 
 
 def check_photo_options(options: PhotoOptions) -> None:
-    """Refuse values out of range, and options that nothing would read.
+    """Refuse values out of range, and options without effect.
 
     Raises:
-        StudioError: one is such.
+        StudioError: an option is refused.
     """
     for name in ("caption_dropout", "flip", "mask_floor"):
         value = getattr(options, name)
@@ -57,8 +55,8 @@ def check_photo_options(options: PhotoOptions) -> None:
         raise StudioError(f"--resolution: expected a multiple of 8, at least 64; got {size!r}.")
     if options.crops is not None:
         if options.crop != "random":
-            raise StudioError("--crops: a setting of --crop random; got it with --crop center.")
+            raise StudioError("--crops: an option of --crop random; got it with --crop center.")
         if options.crops < 2:
             raise StudioError(f"--crops: expected 2 or more; got {options.crops!r}.")
     if options.mask_floor is not None and options.masks == "none":
-        raise StudioError("--mask-floor: a setting of masks; got it with --masks none.")
+        raise StudioError("--mask-floor: an option of masks; got it with --masks none.")

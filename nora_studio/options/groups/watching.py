@@ -1,4 +1,4 @@
-"""The trainer's options of what is shown, measured and kept while it trains."""
+"""Options of samples, measurements, the log and checkpoints."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,13 +11,13 @@ DEFAULT_PATIENCE = 3
 
 @dataclass(frozen=True, kw_only=True)
 class SampleOptions:
-    """Samples, and what they and the loss are judged by."""
+    """Samples, their scores, and held-out photos."""
 
     sample_prompts: tuple[str, ...] = ()
-    """Prompts of the fixed-seed samples, [V] allowed: "a [V] mug in the snow" "a [V] mug on a
-    beach". None: `prompt` alone."""
+    """Prompts of the fixed-seed samples, with or without [V]: "a [V] mug in the snow" "a [V] mug on
+    a beach". None: only `prompt`."""
     sample_every: int = 100
-    """Steps between samples; 0: only the base's pictures and the final ones."""
+    """Steps between samples; 0: only the base's samples and the final ones."""
     sample_seed: int = 0
     """Seed of the samples' starting noise."""
     sample_steps: int = 25
@@ -25,34 +25,35 @@ class SampleOptions:
     guidance: float = 5.0
     """Classifier-free guidance of a sample."""
     score_samples: bool | None = None
-    """Judge the samples by CLIP: are they this subject (against the held-out photos, else the
-    training's), and what their prompts say? None: on the embedded model, and with `clip`."""
+    """Score the samples with CLIP: similarity to the subject (in the held-out photos, or else the
+    training photos) and to their prompts. None: on the embedded model, and with `clip`."""
     clip: str | None = None
-    """That judge: an open_clip folder, "hf-hub:owner/name" or ARCHITECTURE:WEIGHTS, such as
-    ViT-B-32:openai. None: the embedded one, which knows the embedded model's pictures."""
+    """CLIP that scores the samples: an open_clip folder, "hf-hub:owner/name" or
+    ARCHITECTURE:WEIGHTS, such as ViT-B-32:openai. None: the embedded one, only for the embedded
+    model's images."""
     hold_out: int = 0
-    """Photos kept out of the training, the last ones by name, to measure the loss on. With 0 the
-    loss at fixed noise is measured on training photos."""
+    """Photos held out to measure the loss on, the last ones by name. With 0 the loss at fixed noise
+    is measured on training photos."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuringOptions:
-    """Measurements of the loss, and what they lead to."""
+    """Measurements of the loss, and early stopping."""
 
     evaluate_every: int = 50
-    """Steps between such measurements; 0: none."""
+    """Steps between measurements of the loss; 0: none."""
     early_stop: Literal["none", "plateau", "overfit"] = "none"
-    """End before the last step. plateau: no measured loss more than 0.5% below the best before, for
-    `patience` measurements; overfit: the held-out loss above its best by more than its own noise
-    for as many. Twins end together, once each has said so."""
+    """Stop before the last step. plateau: in `patience` measurements in a row, no loss was more
+    than 0.5% below the best before; overfit: the held-out loss was above its best by more than its
+    own noise. Twins stop together, once the rule holds for each."""
     patience: int | None = None
-    """Measurements that an early stop waits for. None: 3."""
+    """Number of measurements for an early stop. None: 3."""
     keep_best: bool | None = None
-    """Keep the checkpoint of the lowest measured loss too, whatever its age. None: with photos held
-    out, and where `final` is best."""
+    """Keep the checkpoint with the lowest measured loss too, whatever its age. None: with photos
+    held out, and if `final` is best."""
     final: Literal["last", "best"] | None = None
-    """Which step becomes the adapter: the last, or the one of the lowest measured loss. None: last;
-    best with an early stop by overfit."""
+    """Which step becomes the adapter: the last, or the one with the lowest measured loss. None:
+    last; best with an early stop by overfit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,76 +61,77 @@ class KeepingOptions:
     """Log lines and checkpoints."""
 
     log_every: int = 10
-    """Steps between lines of log.jsonl; losses are read back from the device only then."""
+    """Steps between lines of log.jsonl; losses are read from the device only then."""
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
-    """Where the log and the samples go besides the run's folder."""
+    """Tracker that the log and the samples are also sent to."""
     checkpoint_every: int = 100
     """Steps between checkpoints."""
     keep_checkpoints: int = 2
-    """Checkpoints kept, newest first; at least 1."""
+    """Number of newest checkpoints to keep; at least 1."""
     resume: bool = False
-    """Go on from the newest checkpoint of the run of that name."""
+    """Continue the run of this name from its newest checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WatchingOptions(KeepingOptions, MeasuringOptions, SampleOptions):
-    """All that is shown, measured and kept."""
+    """Options of samples, measurements, the log and checkpoints."""
 
 
 def check_keeping_options(options: KeepingOptions) -> None:
     """Refuse values out of range.
 
     Raises:
-        StudioError: one is such.
+        StudioError: a value is out of range.
     """
     check_above_zero(options, ("log_every", "checkpoint_every", "keep_checkpoints"))
 
 
 def check_watching_options(options: WatchingOptions) -> None:
-    """Refuse values out of range, and options that nothing would read.
+    """Refuse values out of range, and options without effect.
 
     Raises:
-        StudioError: one is such.
+        StudioError: an option is refused.
     """
     check_keeping_options(options)
     check_above_zero(options, ("sample_steps", "patience"))
     check_not_negative(options, ("sample_every", "guidance", "hold_out", "evaluate_every"))
     prompts = options.sample_prompts
-    check_option(all(p.strip() for p in prompts), "sample_prompts", "no empty one", prompts)
-    check_option(len(set(prompts)) == len(prompts), "sample_prompts", "each once", prompts)
+    check_option(all(p.strip() for p in prompts), "sample_prompts", "no empty prompts", prompts)
+    distinct = len(set(prompts)) == len(prompts)
+    check_option(distinct, "sample_prompts", "different prompts", prompts)
     if options.clip is not None and options.score_samples is False:
-        raise StudioError("--clip: the judge of --score-samples, which is off. Leave one out.")
+        raise StudioError("--clip: an option of --score-samples, which is off. Leave one out.")
     check_patience(options)
     if options.early_stop == "overfit" and options.hold_out == 0:
         raise StudioError(
-            "--early-stop overfit: watches the loss on photos held out, and there are none. Set "
-            "--hold-out, 1 for example, or take --early-stop plateau."
+            "--early-stop overfit: needs the loss on held-out photos, and there are none. Set "
+            "--hold-out, 1 for example, or use --early-stop plateau."
         )
     unmeasured = "--evaluate-every 0 makes none" if options.evaluate_every == 0 else None
     check_measured(options, unmeasured)
 
 
 def check_patience(options: MeasuringOptions) -> None:
-    """Refuse a patience that nothing waits for.
+    """Refuse a patience without an early stop.
 
     Raises:
-        StudioError: it is one.
+        StudioError: the patience has no effect.
     """
     if options.patience is not None and options.early_stop == "none":
-        raise StudioError("--patience: a setting of --early-stop plateau or overfit, which is off.")
+        raise StudioError("--patience: an option of --early-stop plateau or overfit; it is off.")
 
 
 def check_measured(options: MeasuringOptions, unmeasured: str | None) -> None:
-    """Refuse what measurements lead to, where there are none or their best is not kept.
+    """Refuse options that need measurements if there are none, or a best checkpoint if not kept.
 
     Args:
-        unmeasured: Why nothing is measured; None: it is.
+        unmeasured: Why the loss is not measured; None if it is.
 
     Raises:
-        StudioError: it is asked for.
+        StudioError: such an option is set.
     """
     if options.final == "best" and options.keep_best is False:
-        raise StudioError("--final best: its checkpoint would be lost by --no-keep-best.")
+        raise StudioError("--final best: --no-keep-best would remove its checkpoint.")
     for flag, wanted in (
         ("--early-stop", options.early_stop != "none"),
         ("--keep-best", options.keep_best is True),
@@ -142,13 +144,14 @@ def check_measured(options: MeasuringOptions, unmeasured: str | None) -> None:
 def recommended_watching(
     options: WatchingOptions, steps: int, unscored: str | None
 ) -> dict[str, Any]:
-    """Decide what None stands for in these options, by name, on a run of that many steps.
+    """Return recommended values for options that are None, by name.
 
     Args:
-        unscored: Why samples on this base have no judge; None: they have one.
+        steps: Steps of the run.
+        unscored: Why samples of this base have no judge; None if they have one.
 
     Raises:
-        StudioError: the samples have no judge, or the early stop could never come.
+        StudioError: the samples have no judge, or the run is too short for an early stop.
     """
     if options.score_samples and unscored is not None:
         raise StudioError(f"--score-samples: {unscored}")

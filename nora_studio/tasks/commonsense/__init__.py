@@ -1,1 +1,1 @@
-"""Commonsense questions for language models: the protocol of LLM-Adapters on this core."""
+"""Commonsense questions for language models, by the protocol of LLM-Adapters."""

@@ -1,4 +1,4 @@
-"""What a generated text answers, by LLM-Adapters' rule, and what that comes to."""
+"""Extract the answer from a generated text by LLM-Adapters' rule, and average accuracies."""
 
 import re
 from collections.abc import Mapping
@@ -15,26 +15,26 @@ LABELS = {
     "ARC-Challenge": ("answer1", "answer2", "answer3", "answer4", "answer5"),
     "openbookqa": ("answer1", "answer2", "answer3", "answer4", "answer5"),
 }
-"""What may be an answer in each set, as `commonsense_evaluate.py` looks for it."""
+"""Possible answers in each set, for which `commonsense_evaluate.py` searches."""
 
 
 def extract_answer(name: str, text: str) -> str:
-    """Find the first of the set's labels in a text; empty where there is none."""
+    """Return the first of the set's labels in a text; empty if there is none."""
     match = re.search("|".join(LABELS[name]), text)
     return match[0] if match else ""
 
 
 def offered(row: Mapping[str, str]) -> list[str]:
-    """Read a row's labels from the end of its instruction ("answer1/answer2/...")."""
+    """Return a row's labels, from the end of its instruction ("answer1/answer2/...")."""
     return row["instruction"].rpartition("format:")[2].strip().split("/")
 
 
 def macro_average(accuracy: Mapping[str, float]) -> float:
-    """Return the mean over sets, each counting the same."""
+    """Return the unweighted mean over sets."""
     return sum(accuracy.values()) / len(accuracy)
 
 
 def chance(name: str, rows: list[dict[str, str]]) -> float:
-    """Return the accuracy of guessing among the labels that these rows offer."""
+    """Return the accuracy of random guesses among the rows' labels."""
     assert name in SETS
     return sum(1 / len(offered(row)) for row in rows) / len(rows)

@@ -1,4 +1,4 @@
-"""Training batches of questions, the same for every twin and resumable to the bit."""
+"""Training batches of questions, the same for every twin and resumable bit for bit."""
 
 from collections.abc import Sequence
 
@@ -7,18 +7,18 @@ from torch import Tensor
 from typing_extensions import override
 
 from nora_studio.tasks.commonsense.examples import Batch, Example, collate, fill, pack
-from nora_studio.trainer.trainee import BatchSource
+from nora_studio.trainer.train_state import BatchSource
 
 MEGABATCH = 50
-"""With batches by length: so many batches are drawn at a time and sorted by length among them, as
-transformers' `group_by_length` does."""
+"""Number of batches that are sampled together and sorted by length with `group_by_length`, as in
+transformers."""
 
 
 class QuestionBatches(BatchSource):
-    """Draws examples in shuffled rounds, each once a round, a batch at a time.
+    """A source of batches of examples, shuffled in each epoch.
 
-    Everything drawn comes from a generator of its own on the CPU, so that it is the same on every
-    device and can be saved and restored.
+    The order comes from a separate generator on the CPU, so that it is the same on every device and
+    can be saved and restored.
     """
 
     def __init__(
@@ -41,16 +41,16 @@ class QuestionBatches(BatchSource):
         if self.packed is not None:
             return self._packed(self.packed)
         while len(self.queue) < self.batch_size:
-            self.queue = torch.cat([self.queue, self._round()])
+            self.queue = torch.cat([self.queue, self._epoch()])
         chosen, self.queue = self.queue[: self.batch_size], self.queue[self.batch_size :]
         return collate([self.examples[number] for number in chosen.tolist()], self.pad)
 
     def _packed(self, cutoff: int) -> Batch:
-        """As many examples as fill the rows of a batch."""
+        """Return a batch of as many examples as fit into its rows."""
         lengths: list[int] = []
         while True:
             if len(lengths) == len(self.queue):
-                self.queue = torch.cat([self.queue, self._round()])
+                self.queue = torch.cat([self.queue, self._epoch()])
             number = int(self.queue[len(lengths)])
             longer = [*lengths, len(self.examples[number].ids)]
             if len(fill(longer, cutoff)) > self.batch_size:
@@ -60,7 +60,7 @@ class QuestionBatches(BatchSource):
         examples = [self.examples[number] for number in chosen.tolist()]
         return pack(examples, self.batch_size, cutoff, self.pad)
 
-    def _round(self) -> Tensor:
+    def _epoch(self) -> Tensor:
         order = torch.randperm(len(self.examples), generator=self.generator)
         if not self.group_by_length:
             return order
@@ -70,7 +70,7 @@ class QuestionBatches(BatchSource):
             megabatch = megabatch[lengths.argsort(descending=True, stable=True)]
             batches = megabatch.split(self.batch_size)
             shuffled = torch.randperm(len(batches), generator=self.generator).tolist()
-            # The last batch of all may be smaller, and the next round fills it up.
+            # The last batch may be smaller; the next epoch fills it up.
             shuffled.sort(key=lambda n, sizes=batches: len(sizes[n]) < self.batch_size)
             pieces += [batches[n] for n in shuffled]
         return torch.cat(pieces)

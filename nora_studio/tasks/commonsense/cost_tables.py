@@ -1,4 +1,4 @@
-"""What a step costs, as pages: each method beside LoRA, and LoRA beside the paper."""
+"""Tables of a step's cost: each method relative to LoRA, and the paper's ratios."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 from nora_studio.tasks.commonsense.costs import Variant
 
 PAPER_RATIOS = {"llama-1-7b": (0.88, 0.90), "llama-3-8b": (0.775, 0.97)}
-"""Time and memory of NoRA over LoRA of rank 16, as the paper prints them."""
+"""Time and memory of NoRA over LoRA of rank 16, in the paper."""
 
 Column = Callable[[dict[str, Any], dict[str, Any]], str]
-"""One figure of a row, from its cell and from the reference's."""
+"""Formats a figure of a row, given its cell and the reference's."""
 
 _PARAMETERS: dict[str, Column] = {"parameters": lambda cell, _: f"{cell['parameters']:,}"}
 _MEASURED: dict[str, Column] = {
@@ -33,12 +33,12 @@ _COUNTED: dict[str, Column] = {
 
 
 def table(shape: str, cells: Sequence[tuple[Variant, dict[str, Any]]]) -> str:
-    """One shape's measured rows as markdown, ratios to its LoRA of rank 16 beside the paper's."""
+    """Format a shape's measured rows as Markdown, with ratios to its LoRA of rank 16."""
     return _page(shape, shape, cells, _MEASURED)
 
 
 def counted_table(shape: str, cells: Sequence[tuple[Variant, dict[str, Any]]]) -> str:
-    """One shape's counted rows as markdown, ratios to its LoRA of rank 16 beside the paper's."""
+    """Format a shape's counted rows as Markdown, with ratios to its LoRA of rank 16."""
     return _page(f"{shape}, counted", shape, cells, _COUNTED)
 
 
@@ -67,7 +67,7 @@ def _page(
 
 
 def ratio(cell: dict[str, Any], reference: dict[str, Any], name: str) -> str:
-    """One figure over the reference's; empty where either is missing."""
+    """Format a figure divided by the reference's; empty if either is missing."""
     if not cell.get(name) or not reference.get(name):
         return ""
     return f"{cell[name] / reference[name]:.3f}"

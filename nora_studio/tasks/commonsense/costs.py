@@ -1,4 +1,4 @@
-"""What a training step costs on full-size language models: time, memory, and why."""
+"""Measure a training step on full-size language models: time, memory and a profile."""
 
 import gc
 import statistics
@@ -32,14 +32,14 @@ QUERY_VALUE = ("q_proj", "v_proj")
 
 @dataclass(frozen=True)
 class Variant:
-    """One row: an adapter, and which layers carry it."""
+    """A row of the table: an adapter, and the layers that it is on."""
 
     label: str
     spec: AdapterSpec | None
-    """None: the base alone, forward and backward."""
+    """None for the base alone, forward and backward."""
     targets: tuple[str, ...] = LANGUAGE
     is_reference: bool = False
-    """Whether others are told as ratios to it."""
+    """Whether the ratios of other rows are relative to it."""
 
 
 def _spec(method: str, rank: int, outer_rank: int | None = None) -> AdapterSpec:
@@ -73,7 +73,7 @@ VARIANTS: dict[str, tuple[Variant, ...]] = {
 def random_outer_factors(
     weight: Tensor, rank: int, outer: str, mean_abs_input: Tensor | None = None
 ) -> Factors:
-    """Return a random orthonormal outer pair: a step costs the same whatever the values are."""
+    """Return random orthonormal outer factors: a step's cost does not depend on their values."""
     rows, columns = weight.shape
     up, down = (
         torch.linalg.qr(torch.randn(side, rank, device=weight.device))[0]
@@ -83,10 +83,10 @@ def random_outer_factors(
 
 
 def build_base(shape: str, device: torch.device, layers: int | None = None) -> nn.Module:
-    """Make a model of that shape with random weights on the device, in bfloat16, frozen.
+    """Build a frozen model of a shape with random weights on a device, in bfloat16.
 
     Args:
-        layers: Fewer blocks than it has, for a trial.
+        layers: Number of blocks, fewer than the shape has, for a trial.
     """
     skeleton: Any = shapes_of(shape)["model"]
     config = skeleton.config
@@ -105,11 +105,11 @@ def build_base(shape: str, device: torch.device, layers: int | None = None) -> n
 def measure(
     base: nn.Module, variant: Variant, rows: int, tokens: int, steps: int, profiled: bool
 ) -> dict[str, Any]:
-    """Measure the trainer's own steps on random questions, with an adapter put on and taken off.
+    """Measure the trainer's own steps on random questions; the base is left without the adapter.
 
     Returns:
-        seconds of each measured step, peak_gib, parameters, and a profile if one was wanted; or
-        "failed": what happened, where the device's memory was too small.
+        seconds of each measured step, peak_gib, parameters, and a profile if `profiled`; or
+        "failed", with the error, if the device ran out of memory.
     """
     device = next(base.parameters()).device
     try:
@@ -126,47 +126,47 @@ def _measure(
     base: nn.Module, variant: Variant, rows: int, tokens: int, steps: int, profiled: bool
 ) -> dict[str, Any]:
     device = next(base.parameters()).device
-    course = Course.on(base, variant, "bf16" if device.type == "cuda" else "no")
-    batch = _batch(course.vocabulary, rows, tokens, device)
+    runner = StepRunner.on(base, variant, "bf16" if device.type == "cuda" else "no")
+    batch = _batch(runner.vocabulary, rows, tokens, device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     seconds = []
     for number in range(1, steps + 4):
         began = time.perf_counter()
-        course.advance(number, batch)
+        runner.advance(number, batch)
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(round(time.perf_counter() - began, 5))
     peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
     found: dict[str, Any] = {
-        "parameters": sum(parameter.numel() for parameter in course.parameters),
-        "seconds": seconds[3:],  # The first ones warm up.
+        "parameters": sum(parameter.numel() for parameter in runner.parameters),
+        "seconds": seconds[3:],  # The first ones are a warm-up.
         "seconds_per_step": statistics.median(seconds[3:]),
         "tokens_per_second": round(rows * tokens / statistics.median(seconds[3:])),
         "peak_gib": None if peak is None else round(peak, 2),
         "extra_flops": extra_flops(base, variant, rows * tokens),
     }
     if profiled:
-        found["profile"] = _profile(lambda: course.advance(steps + 4, batch), device)
-    course.accelerator.free_memory()
+        found["profile"] = _profile(lambda: runner.advance(steps + 4, batch), device)
+    runner.accelerator.free_memory()
     return found
 
 
 @dataclass(frozen=True)
-class Course:
-    """A model that is trained step by step as the trainer does it."""
+class StepRunner:
+    """Runs the trainer's steps on a model."""
 
     model: nn.Module
     parameters: list[nn.Parameter]
     optimizer: Any
-    """None: nothing is trained."""
+    """None if nothing is trained."""
     rules: StepRules
     accelerator: Accelerator
     vocabulary: int
 
     @classmethod
-    def on(cls, base: nn.Module, variant: Variant, mixed_precision: str) -> "Course":
-        """Put a variant's adapter on a tree that shares the base's weights."""
+    def on(cls, base: nn.Module, variant: Variant, mixed_precision: str) -> "StepRunner":
+        """Attach a variant's adapter to a model that shares the base's weights."""
         decoder: Any = share_weights(base)
         parts: dict[str, nn.Module] = {PART: decoder}
         method = "lora" if variant.spec is None else variant.spec.method
@@ -190,7 +190,7 @@ class Course:
         return cls(model, parameters, optimizer, rules, accelerator, vocabulary)
 
     def forward_and_backward(self, number: int, batch: Mapping[str, Tensor]) -> None:
-        """Step `number` (from 1) up to the clipped gradients."""
+        """Run step `number`, counted from 1, up to the clipped gradients."""
         self.rules.before(number)
         self.accelerator.backward(self.model(**batch))
         if self.optimizer is not None:
@@ -206,14 +206,14 @@ class Course:
 
 
 def _batch(vocabulary: int, rows: int, tokens: int, device: torch.device) -> dict[str, Tensor]:
-    draw = torch.Generator().manual_seed(0)
-    ids = torch.randint(3, vocabulary, (rows, tokens), generator=draw).tolist()
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, vocabulary, (rows, tokens), generator=generator).tolist()
     batch = collate([Example(tuple(row), 0) for row in ids], 0)
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def _profile(advance: Any, device: torch.device) -> list[str]:
-    """Where one step's time goes: the dearest operations."""
+    """Return the operations of a step that take the most time, a line each."""
     on_gpu = device.type == "cuda"
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=kinds) as found:
@@ -228,15 +228,15 @@ def _profile(advance: Any, device: torch.device) -> list[str]:
 
 
 def _self_time(event: Any, on_gpu: bool) -> float:
-    """Microseconds spent in an operation itself."""
+    """Return the microseconds spent in an operation itself, without those that it calls."""
     return event.self_device_time_total if on_gpu else event.self_cpu_time_total
 
 
 def extra_flops(base: nn.Module, variant: Variant, tokens: int) -> float | None:
-    """Products that an adapter adds to a step, over the frozen base's own, as arithmetic has it.
+    """Compute the multiplications that an adapter adds to a step, relative to the frozen base's.
 
-    Base: every linear layer forward, and backward to its input; attention's own products are left
-    out. None for methods whose products are not written down here.
+    The base's are those of every linear layer, forward and backward to its input, without those of
+    attention itself. None for methods without a formula here.
     """
     linear = {n: m for n, m in base.named_modules() if isinstance(m, nn.Linear)}
     whole = sum(4 * m.in_features * m.out_features for m in linear.values()) * tokens
@@ -261,7 +261,7 @@ def extra_flops(base: nn.Module, variant: Variant, tokens: int) -> float | None:
 
 
 def svd_seconds(shape: str, rank: int, device: torch.device) -> dict[str, float]:
-    """Seconds of one exact decomposition for each size of adapted layer, and of all together."""
+    """Measure the seconds of an exact SVD for each size of adapted layer; extrapolate to all."""
     layers = [
         (m.out_features, m.in_features)
         for n, m in shapes_of(shape)["model"].named_modules()

@@ -1,7 +1,7 @@
-"""What a step would take on a machine that is not there: its products and its memory, counted.
+"""Count the multiplications and the memory of a step without the hardware to run it.
 
-The trainer's own step runs on tensors without contents (PyTorch's fake tensors), so that a model
-of full size needs no GPU and hardly any memory. Seconds cannot be counted so.
+The trainer's own step runs on PyTorch's fake tensors, which have no data, so that a full-size model
+needs no GPU and hardly any memory. Time cannot be counted this way.
 """
 
 import contextlib
@@ -16,11 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from nora_studio.tasks.commonsense.costs import Course, Variant, build_base
+from nora_studio.tasks.commonsense.costs import StepRunner, Variant, build_base
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all storages that are alive, each once, and the most there were."""
+    """Counts the bytes of all live storages, each once, and their peak."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class LiveBytes(TorchDispatchMode):
         self._alive: dict[int, weakref.ref] = {}
 
     def note(self, tensor: Tensor) -> None:
-        """Count a tensor's storage until it is gone."""
+        """Count a tensor's storage until it is freed."""
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key in self._alive:
@@ -54,9 +54,9 @@ class LiveBytes(TorchDispatchMode):
 
 @contextlib.contextmanager
 def weights_replaced() -> Iterator[None]:
-    """Give modules that move or change dtype new weights for a block; leave the others theirs.
+    """Make modules that move or change dtype replace their weights, within the block.
 
-    PyTorch changes the weights of a module in place, and with fake tensors fails now and then.
+    PyTorch changes weights in place, which sometimes fails with fake tensors.
     """
 
     def apply(self: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
@@ -83,18 +83,18 @@ def weights_replaced() -> Iterator[None]:
 def count(
     shape: str, variant: Variant, rows: int, tokens: int, layers: int | None = None
 ) -> dict[str, Any]:
-    """Products and memory of a training step in bfloat16 over a base of random weights.
+    """Count the multiplications and memory of a training step in bfloat16.
 
-    Two numbers of AdamW for each trained weight are held throughout; its own step is not run. What
-    an allocator and a GPU's libraries take beside the tensors is not in it.
+    AdamW's two moments of each trained weight are in memory throughout; its own step is not run.
+    The overhead of an allocator and a GPU's libraries is not included.
 
     Args:
         shape: A name in `VARIANTS`.
-        layers: Fewer blocks than it has.
+        layers: Number of blocks, fewer than the shape has.
 
     Returns:
-        parameters; tflop, multiplications and additions of a step; peak_gib and its part
-        base_gib, the frozen weights. Or "failed": why it cannot be counted.
+        parameters; tflop, multiplications and additions of a step; peak_gib, and base_gib, its part
+        of the frozen weights. Or "failed", with the reason that they cannot be counted.
     """
     try:
         with weights_replaced(), FakeTensorMode(), LiveBytes() as live:
@@ -108,8 +108,8 @@ def _count(
 ) -> dict[str, Any]:
     base = build_base(shape, torch.device("cpu"), layers)
     frozen = live.now
-    course = Course.on(base, variant, "bf16")
-    moments = [torch.zeros_like(weight) for weight in course.parameters * 2]
+    runner = StepRunner.on(base, variant, "bf16")
+    moments = [torch.zeros_like(weight) for weight in runner.parameters * 2]
     ids = torch.zeros(rows, tokens, dtype=torch.int64)
     batch = {
         "input_ids": ids,
@@ -119,11 +119,11 @@ def _count(
     }
     live.peak = live.now
     with FlopCounterMode(display=False) as flops:
-        course.forward_and_backward(1, batch)
+        runner.forward_and_backward(1, batch)
     del moments
-    course.accelerator.free_memory()
+    runner.accelerator.free_memory()
     return {
-        "parameters": sum(weight.numel() for weight in course.parameters),
+        "parameters": sum(weight.numel() for weight in runner.parameters),
         "tflop": round(flops.get_total_flops() / 1e12, 3),
         "base_gib": round(frozen / 2**30, 3),
         "peak_gib": round(live.peak / 2**30, 3),

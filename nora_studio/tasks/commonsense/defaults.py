@@ -1,4 +1,4 @@
-"""Fill in what suits the model and the questions, and refuse early what cannot be."""
+"""Fill in recommended options for the model and the questions, and check all options early."""
 
 import dataclasses
 import math
@@ -30,10 +30,10 @@ VALIDATION = 120
 
 
 def with_recommended(options: CommonsenseOptions) -> CommonsenseOptions:
-    """Fill in all but the steps, which depend on the questions, and check what can be early.
+    """Fill in all options but the steps, which depend on the questions, and check them.
 
     Raises:
-        StudioError: a value is out of its range, or options do not go together.
+        StudioError: a value is out of range, or options cannot be combined.
     """
     check_adapter_options(options)
     check_learning_options(options)
@@ -47,7 +47,7 @@ def with_recommended(options: CommonsenseOptions) -> CommonsenseOptions:
         raise StudioError("--epochs: --steps already sets the length. Leave one of them out.")
     if options.packing and options.group_by_length:
         raise StudioError(
-            "--group-by-length: --packing makes all rows one length. Leave one of them out."
+            "--group-by-length: with --packing all rows have one length. Leave one of them out."
         )
     measures = validation > 0 and options.evaluate_every > 0
     check_patience(options)
@@ -76,17 +76,17 @@ def with_recommended(options: CommonsenseOptions) -> CommonsenseOptions:
     check_folder_name(options.name, "--name", [f"-{method}" for method in methods])
     check_base_bits(methods, options.base_bits)
     if not options.decoder.train:
-        raise StudioError("--decoder.no-train: there is nothing else to train. Leave it out.")
+        raise StudioError("--decoder.no-train: the decoder is the only part. Leave it out.")
     check_option(bool(options.targets), "targets", "at least one ending", options.targets)
     if options.outer == "activation":
         raise StudioError(
-            "--outer activation: only the DreamBooth trainer records activations. Take svd."
+            "--outer activation: only the DreamBooth trainer records activations. Use svd."
         )
     return options
 
 
 def with_steps(options: CommonsenseOptions, examples: list[Example]) -> CommonsenseOptions:
-    """Fill in the steps that the epochs come to, and refuse what does not fit the run's length.
+    """Compute the steps from the epochs, and check options that depend on them.
 
     Raises:
         StudioError: an option reaches past the end of the run.

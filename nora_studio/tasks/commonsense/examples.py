@@ -1,4 +1,4 @@
-"""Rows as token ids with labels, and batches of them, padded on the left or packed."""
+"""Encode rows as token ids with labels, and batch them, padded on the left or packed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,25 +12,25 @@ from nora_studio.tasks.commonsense.prompts import training_prompt
 
 Batch = dict[str, Tensor]
 IGNORED = -100
-"""A label that no loss counts."""
+"""Label of tokens that are left out of the loss."""
 MULTIPLE = 8
-"""Batches are padded to a multiple of so many tokens, as LLM-Adapters' are."""
+"""Batches are padded to a multiple of this many tokens, as in LLM-Adapters."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row as the model learns it."""
+    """A row as token ids."""
 
     ids: tuple[int, ...]
     learned_from: int
-    """Place of the first token whose prediction counts; the very first is never predicted."""
+    """Index of the first token in the loss; token 0 never is, as nothing precedes it."""
 
 
 def encode(row: Row, tokenizer: Any, cutoff: int, train_on_inputs: bool) -> Example:
-    """Encode a row's prompt and answer in at most `cutoff` tokens, the end token if there is room.
+    """Encode a row's prompt and answer in at most `cutoff` tokens, with an end token if it fits.
 
-    Source: LLM-Adapters' finetune.py; without `train_on_inputs`, as many tokens are not learned as
-    the prompt without its answer has.
+    Source: LLM-Adapters' finetune.py. Without `train_on_inputs`, the loss leaves out as many tokens
+    as the prompt without its answer has.
     """
     ids = tokenizer(training_prompt(row), truncation=True, max_length=cutoff).input_ids
     if ids[-1] != tokenizer.eos_token_id and len(ids) < cutoff:
@@ -46,8 +46,8 @@ def collate(examples: Sequence[Example], pad: int) -> Batch:
     """Collate examples into a batch, padded on the left.
 
     Returns:
-        input_ids, labels, attention_mask, position_ids (batch, tokens), and share (batch,): what a
-        row's summed loss is multiplied with, so that the mean over rows is that over tokens.
+        input_ids, labels, attention_mask, position_ids (batch, tokens), and share (batch,): factor
+        of a row's summed loss that makes the mean over rows equal to the mean over tokens.
     """
     longest = max(len(example.ids) for example in examples)
     length = -(-longest // MULTIPLE) * MULTIPLE
@@ -57,8 +57,8 @@ def collate(examples: Sequence[Example], pad: int) -> Batch:
     for row, example in enumerate(examples):
         begin = length - len(example.ids)
         ids[row, begin:] = torch.tensor(example.ids)
-        # The very first token is nobody's to predict. LLM-Adapters labels it too, which padded rows
-        # then predict from their padding, and the others not.
+        # The first token is not predicted. LLM-Adapters labels it too, so that padded rows predict
+        # it from padding, and other rows do not.
         first = begin + max(1, example.learned_from)
         labels[row, first:] = ids[row, first:]
         mask[row, begin:] = 1
@@ -72,14 +72,14 @@ def collate(examples: Sequence[Example], pad: int) -> Batch:
 
 
 def pack(examples: Sequence[Example], rows: int, cutoff: int, pad: int) -> Batch:
-    """Examples one after another in rows of `cutoff` tokens, each seeing itself alone.
+    """Pack examples into rows of `cutoff` tokens; each attends only to itself.
 
-    Positions begin anew with each example; that is how transformers tells them apart, so there is
-    no attention mask. What is left of a row is one more, unlearned piece.
+    Positions restart at each example, by which transformers separates them, so there is no
+    attention mask. The rest of a row is another piece, which is not in the loss.
 
     Args:
-        examples: That fit, in the order of `fill`.
-        rows: Of the batch.
+        examples: As many as fit, in the order of `fill`.
+        rows: Number of rows.
     """
     ids = torch.full((rows, cutoff), pad)
     labels = torch.full_like(ids, IGNORED)
@@ -103,7 +103,7 @@ def pack(examples: Sequence[Example], rows: int, cutoff: int, pad: int) -> Batch
 
 
 def fill(lengths: Sequence[int], cutoff: int) -> list[list[int]]:
-    """Which examples stand in which row: each in the current row, or in a new one if it is full."""
+    """Return each row's examples by index: in order, with a new row when one does not fit."""
     rows: list[list[int]] = []
     left = 0
     for number, length in enumerate(lengths):
@@ -116,6 +116,6 @@ def fill(lengths: Sequence[int], cutoff: int) -> list[list[int]]:
 
 
 def _shares(labels: Tensor) -> Tensor:
-    """(batch,): rows over the labels that are predicted in all of them, the same for every row."""
+    """Return the number of rows over that of labels in the loss, for every row: (batch,)."""
     learned = (labels[:, 1:] != IGNORED).sum().clamp(min=1)
     return (len(labels) / learned).expand(len(labels)).clone().float()

@@ -1,4 +1,4 @@
-"""A language model's answers: generated in batches, or the likeliest of those offered."""
+"""Get a language model's answers: generated in batches, or the likeliest of those offered."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,47 +14,47 @@ from nora_studio.tasks.commonsense.prompts import evaluation_prompt, response_in
 
 BEAMS = 4
 NEW_TOKENS = 32
-"""At most; LLM-Adapters'."""
+"""Maximum number of generated tokens, as in LLM-Adapters."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One row of a set."""
+    """A row of a set."""
 
     name: str
-    """Of the set."""
+    """Name of the set."""
     number: int
-    """In it, from 0."""
+    """Index of the row, from 0."""
     row: Row
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said to one question."""
+    """A model's answer to a question."""
 
     name: str
     number: int
     output: str
-    """Its response; by likelihood, the label alone."""
+    """The model's response; by likelihood, only the label."""
     prediction: str
-    """A label, or empty where the response has none."""
+    """A label; empty if the response has none."""
     answer: str
     """The right label."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A language model with what reads and writes for it."""
+    """A language model with its tokenizer and device."""
 
     decoder: Any
     tokenizer: Any
     device: torch.device
     autocast: torch.dtype | None = None
-    """None: computed in the weights' dtype."""
+    """None to compute in the weights' dtype."""
 
 
 def batches(questions: Sequence[Question], size: int, tokenizer: Any) -> Iterator[list[Question]]:
-    """Questions of like length together, the longest first: memory fails early or not at all."""
+    """Yield batches of questions by length, the longest first, so that memory runs out early."""
     lengths = {
         (q.name, q.number): len(tokenizer(evaluation_prompt(q.row)).input_ids) for q in questions
     }
@@ -65,10 +65,10 @@ def batches(questions: Sequence[Question], size: int, tokenizer: Any) -> Iterato
 
 @torch.no_grad()
 def generate(model: Model, questions: Sequence[Question]) -> list[Answer]:
-    """Answers by beam search, as `commonsense_evaluate.py` generates them one by one.
+    """Generate answers by beam search, as `commonsense_evaluate.py` does one by one.
 
-    Prompts are padded on the left; the mask hides the padding, and positions begin where a prompt
-    begins, so that each is answered as if it were alone.
+    Prompts are padded on the left; the mask hides the padding, and positions start at each prompt,
+    so that answers do not depend on the batch.
     """
     prompts = [evaluation_prompt(question.row) for question in questions]
     encoded = model.tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
@@ -95,7 +95,7 @@ def generate(model: Model, questions: Sequence[Question]) -> list[Answer]:
 
 @torch.no_grad()
 def choose_likeliest(model: Model, questions: Sequence[Question]) -> list[Answer]:
-    """Of the labels that each question offers, the one whose whole answer is likeliest."""
+    """Return for each question the offered label whose whole answer is likeliest."""
     rows: list[list[int]] = []
     begins: list[int] = []
     for question in questions:
@@ -117,12 +117,13 @@ def choose_likeliest(model: Model, questions: Sequence[Question]) -> list[Answer
 
 
 def _log_likelihoods(model: Model, rows: list[list[int]], begins: list[int]) -> Tensor:
-    """(rows,): log-likelihood of each text from one of its tokens on, float32."""
+    """Return the log-likelihood of each text from one of its tokens on: (rows,), float32."""
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), model.tokenizer.pad_token_id)
     counts = torch.zeros(len(rows), longest)
     for number, (row, begin) in enumerate(zip(rows, begins, strict=True)):
-        ids[number, : len(row)] = torch.tensor(row)  # On the right: nothing looks ahead.
+        # Padded on the right, which causal attention ignores.
+        ids[number, : len(row)] = torch.tensor(row)
         counts[number, begin : len(row)] = 1
     ids, counts = ids.to(model.device), counts.to(model.device)
     with _autocast(model):
@@ -145,4 +146,4 @@ SCORINGS: dict[str, Callable[[Model, Sequence[Question]], list[Answer]]] = {
     "generation": generate,
     "likelihood": choose_likeliest,
 }
-"""How an answer is found."""
+"""Functions that get answers, by the name of the method."""

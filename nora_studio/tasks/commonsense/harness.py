@@ -1,4 +1,4 @@
-"""EleutherAI's lm-evaluation-harness through its own API, for those who have its data."""
+"""Evaluate with EleutherAI's lm-evaluation-harness, whose data must be available."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,12 +18,12 @@ def evaluate_with_harness(
     """Run the harness; return its metrics by task, such as {"piqa": {"acc,none": 0.79}}.
 
     Args:
-        tasks: By the harness's names ("arc_easy", "piqa", ...).
-        limit: At most so many questions of each.
-        include: Folder of task files (YAML) beside the harness's own.
+        tasks: The harness's names of tasks ("arc_easy", "piqa", ...).
+        limit: Maximum number of questions of each.
+        include: Folder of task files (YAML) in addition to the harness's own.
 
     Raises:
-        StudioError: lm-eval is not installed, or does not know a task.
+        StudioError: lm-eval is not installed, or has no such task.
     """
     try:
         import lm_eval  # pyright: ignore[reportMissingImports]
@@ -37,7 +37,7 @@ def evaluate_with_harness(
     manager = TaskManager(include_path=None if include is None else str(include))
     unknown = [task for task in tasks if task not in manager.all_tasks]
     if unknown:
-        raise StudioError(f"--lm-eval: the harness knows no task {unknown[0]!r}.")
+        raise StudioError(f"--lm-eval: the harness has no task {unknown[0]!r}.")
     begins = model.tokenizer("a").input_ids[0] == model.tokenizer.bos_token_id
     wrapped = HFLM(
         pretrained=model.decoder,

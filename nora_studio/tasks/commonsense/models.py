@@ -1,4 +1,4 @@
-"""Causal language models: found, loaded frozen, with a tokenizer that pads on the left."""
+"""Find and load frozen causal language models, with tokenizers that pad on the left."""
 
 from pathlib import Path
 from typing import Any
@@ -16,39 +16,39 @@ from nora_studio.runs.weight_files import check_hub_weights, check_weights
 from nora_studio.sdxl.quantization import check_quantizer, quantize
 
 FOLDER = "mini-llama"
-_NOTHING = (OSError, ValueError, KeyError, ImportError, SafetensorError)
+_LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, SafetensorError)
 
 
 def source_of(model: str) -> str:
-    """Return the directory or Hub name behind a model's name.
+    """Return the directory or Hub name that a model's name stands for.
 
     Raises:
-        StudioError: it is neither.
+        StudioError: the embedded model is missing, or a directory has no model.
     """
     if model == EMBEDDED and not embedded(FOLDER).is_dir():
         raise StudioError(
-            f"--model embedded: {embedded(FOLDER)} is not there. Make it with `python "
-            "training/pretrain_mini_llama.py`, or name another model."
+            f"--model embedded: {embedded(FOLDER)} is missing. Create it with `python "
+            "training/pretrain_mini_llama.py`, or choose another model."
         )
     folder = find_model(model, FOLDER)
     if folder is None:
         return model
     if not (folder / "config.json").is_file():
-        raise StudioError(f"--model: {folder} holds no config.json of a transformers model.")
+        raise StudioError(f"--model: {folder} has no config.json of a transformers model.")
     return str(folder)
 
 
 def load_tokenizer(model: str) -> Any:
     """Load a model's tokenizer, padding on the left, with a padding token.
 
-    Where there is none, id 0 stands for it, as in LLM-Adapters; attention never sees it.
+    If the model has no padding token, it is id 0, as in LLM-Adapters; attention masks it.
 
     Raises:
-        StudioError: nothing loadable is there.
+        StudioError: the tokenizer cannot be loaded.
     """
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(source_of(model), trust_remote_code=False)
-    except _NOTHING as error:
+    except _LOAD_ERRORS as error:
         raise StudioError(
             f"--model: {model!r} has no tokenizer to load: {first_line(error)}"
         ) from error
@@ -62,22 +62,22 @@ def load_decoder(model: str, dtype: torch.dtype, device: torch.device, bits: int
     """Load a causal language model, frozen and in evaluation mode.
 
     Args:
-        dtype: Of every weight that is not quantised.
-        bits: 8 or 4 quantise the blocks' linear layers, one at a time.
+        dtype: Dtype of the weights that are not quantised.
+        bits: 8 or 4 to quantise the blocks' linear layers, one at a time.
 
     Raises:
-        StudioError: nothing loadable is there.
+        StudioError: the model cannot be loaded.
     """
     check_quantizer(bits)
     source = source_of(model)
     check_weights("--model", model, Path(source))
     logging.disable_progress_bar()
     try:
-        # safetensors alone: other weights would be unpickled.
+        # Only safetensors: other weights would be unpickled.
         decoder: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
-    except _NOTHING as error:
+    except _LOAD_ERRORS as error:
         check_hub_weights("--model", model)
         raise StudioError(
             f"--model: {model!r} could not be loaded as a causal language model: "

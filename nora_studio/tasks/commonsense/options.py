@@ -10,30 +10,30 @@ from nora_studio.options.groups.memory import BaseOptions, PrecisionOptions
 from nora_studio.options.groups.watching import KeepingOptions, MeasuringOptions
 
 PARTS = ("decoder",)
-"""What a language model consists of, as far as adapters go."""
+"""Names of the parts of a language model that can be adapted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskOptions:
-    """What is trained, on what, and where it goes."""
+    """The model, the questions, the methods and the folders."""
 
     model: str = "embedded"
     """Base model: "embedded", a directory or a Hub name of a transformers causal language model."""
     data: str = "embedded"
-    """Questions: "embedded" (about the small world that the embedded model has read of), a JSON
-    file such as commonsense_170k.json, or a folder of sets with a train.json each."""
+    """Questions: "embedded" (about the world of the embedded model's training texts), a JSON file
+    such as commonsense_170k.json, or a folder of sets with a train.json each."""
     method: str = "nora"
     """Adapter method; several with commas ("nora,lora") train as twins on the same batches.
     `nora-studio methods` lists them."""
     output_dir: Path = Path("runs")
-    """Where run folders go."""
+    """Folder for run folders."""
     name: str = "commonsense"
     """Run name; the method is appended."""
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
-    """Endings of the names of the adapted layers; the paper's."""
+    """Suffixes of the adapted layers' names; the default is the paper's."""
     decoder: PartOptions = field(default=PartOptions())
     cache: bool = True
-    """Keep NoRA's outer factors on disk for the next run, in NORA_STUDIO_CACHE or the user's cache
+    """Cache NoRA's outer factors on disk for the next run, in NORA_STUDIO_CACHE or the user's cache
     folder."""
 
 
@@ -42,20 +42,19 @@ class QuestionOptions:
     """How questions become batches."""
 
     epochs: float | None = None
-    """Rounds through the questions, where `steps` is not given. None: 3; 1 on the embedded
-    model."""
+    """Epochs, if `steps` is not given. None: 3; 1 on the embedded model."""
     cutoff: int = 256
-    """Tokens of a question and its answer; what is longer is cut off."""
+    """Maximum tokens of a question with its answer; longer ones are truncated."""
     train_on_inputs: bool | None = None
-    """Learn the questions' own words too, as LLM-Adapters does. None: yes; on the embedded model
-    the answers alone, so that so small a model learns them within minutes."""
+    """Train on the questions' tokens too, as LLM-Adapters does. None: yes; on the embedded model
+    only on the answers, so that such a small model learns them within minutes."""
     validation: int | None = None
-    """Questions kept out of the training, to measure the loss on. None: 120."""
+    """Questions held out to measure the loss on. None: 120."""
     group_by_length: bool = False
-    """Batches of questions of like length: less padding, other batches."""
+    """Batch questions of similar length, with less padding."""
     packing: bool = False
-    """Several questions in a row of `cutoff` tokens, each seeing itself alone: no padding, and
-    more questions a step."""
+    """Pack several questions into a row of `cutoff` tokens, each attending only to itself: no
+    padding, and more questions per step."""
 
 
 @dataclass(frozen=True)
@@ -71,30 +70,30 @@ class CommonsenseOptions(
 ):
     """Adapt a language model to commonsense questions with NoRA, LoRA, or several as twins.
 
-    Every option may also stand in a TOML file: `--config FILE`. Flags win over the file.
+    Options can also be set in a TOML file: `--config FILE`. Flags override the file.
     """
 
     steps: int | None = None
-    """Optimizer steps. None: as `epochs` says."""
+    """Optimizer steps. None: computed from `epochs`."""
     batch_size: int | None = None
-    """Rows a step, over all processes. None: 16."""
+    """Rows per step, over all processes. None: 16."""
     schedule: Literal["constant", "linear", "cosine", "cosine-restarts", "polynomial"] | None = None
     """Learning-rate schedule after the warm-up. None: linear; constant for schedule-free."""
     warmup_steps: int = 100
     """Steps of linear warm-up."""
     evaluate_every: int = 200
-    """Steps between measurements of the loss on the validation questions; 0: none."""
+    """Steps between measurements of the loss on the validation questions; 0 for none."""
     keep_best: bool | None = None
-    """Keep the checkpoint of the lowest measured loss too, whatever its age. None: where there are
-    measurements."""
+    """Keep the checkpoint with the lowest measured loss too, whatever its age. None: if the loss is
+    measured."""
     final: Literal["last", "best"] | None = None
-    """Which step becomes the adapter: the last, or the one of the lowest measured loss. None: best,
-    where there are measurements."""
+    """Which step becomes the adapter: the last, or the one with the lowest measured loss. None:
+    best, if the loss is measured."""
     checkpoint_every: int = 1000
     """Steps between checkpoints."""
     weight_decay: float = 0.0
-    """Decoupled weight decay: of a weight, this times the rate is taken away each step; where an
-    adapter does not start at zero (NoRA, PiSSA, OLoRA), of its distance from the start."""
+    """Decoupled weight decay: each step subtracts this times the learning rate times the weight, or
+    times its distance from the start if the adapter does not start at zero (NoRA, PiSSA, OLoRA)."""
 
     @property
     def methods(self) -> tuple[str, ...]:

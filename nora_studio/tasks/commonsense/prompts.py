@@ -1,16 +1,16 @@
-"""The prompts of LLM-Adapters' commonsense protocol, to the blank.
+"""The prompts of LLM-Adapters' commonsense protocol, with identical whitespace.
 
-Source: LLM-Adapters (arXiv 2304.01933), `finetune.py` and `commonsense_evaluate.py`. Both print one
-template inside an indented triple-quoted string, so sixteen blanks stand before every line but the
-first. The two differ: in training the empty lines between the sections carry those blanks too, and
-more blanks follow the first line. A model reads other tokens for them, so both are kept.
+Source: LLM-Adapters (arXiv 2304.01933), `finetune.py` and `commonsense_evaluate.py`. In both the
+template is an indented triple-quoted string, so every line but the first begins with sixteen
+spaces. They differ: in training, the empty lines between sections have these spaces too, and more
+spaces follow the first line. Both forms are kept, as they give different tokens.
 """
 
 from collections.abc import Mapping
 
 INDENT = " " * 16
 RESPONSE = "### Response:"
-"""What stands before the answer; everything after its first occurrence is the model's."""
+"""Heading before the answer; everything after its first occurrence is the model's response."""
 
 _TASK = "Below is an instruction that describes a task"
 _WITH_INPUT = ", paired with an input that provides further context"
@@ -18,10 +18,10 @@ _REQUEST = ". Write a response that appropriately completes the request."
 
 
 def training_prompt(row: Mapping[str, str], with_answer: bool = True) -> str:
-    """Return a row as the model is fine-tuned on it; without its answer, the text before that.
+    """Return the fine-tuning text of a row, with or without its answer at the end.
 
     Args:
-        row: instruction, input (empty: none) and output.
+        row: instruction, input (empty for none) and output.
     """
     asked = bool(row["input"])
     head = _head(asked) + (" " if asked else "  ")
@@ -30,10 +30,10 @@ def training_prompt(row: Mapping[str, str], with_answer: bool = True) -> str:
 
 
 def evaluation_prompt(row: Mapping[str, str]) -> str:
-    """Return a row as the model is asked it.
+    """Return the prompt of a row for evaluation.
 
     Args:
-        row: instruction and input (empty: none).
+        row: instruction and input (empty for none).
     """
     asked = bool(row["input"])
     head = _head(asked) + ("" if asked else " ")
@@ -41,9 +41,9 @@ def evaluation_prompt(row: Mapping[str, str]) -> str:
 
 
 def response_in(text: str) -> str:
-    """Return a decoded text's response: all after the first "### Response:", stripped.
+    """Return a decoded text's response: what follows the first "### Response:", stripped.
 
-    As `commonsense_evaluate.py` does, up to where the model writes that heading itself.
+    It ends where the model writes that heading itself, as in `commonsense_evaluate.py`.
     """
     return text.split(RESPONSE)[1].strip()
 
@@ -53,7 +53,7 @@ def _head(asked: bool) -> str:
 
 
 def _sections(row: Mapping[str, str], between: str) -> str:
-    """Instruction, input if there is one, and the response's heading with its blanks."""
+    """Return the instruction, the input if there is one, and the heading of the response."""
     sections = [f"### Instruction:\n{INDENT}{row['instruction']}"]
     if row["input"]:
         sections.append(f"### Input:\n{INDENT}{row['input']}")

@@ -1,4 +1,4 @@
-"""Answers on disk, one a line, and what they come to."""
+"""Save answers as JSON lines, and summarise them."""
 
 import json
 import re
@@ -19,11 +19,11 @@ RESULTS = "results.json"
 _SHARD = re.compile(r"answers-(\d+)-of-(\d+)\.jsonl")
 
 
-def check_asked(folder: Path, asked: Mapping[str, Any]) -> None:
-    """Note what is asked of whom, or refuse a folder that began with something else.
+def check_same_evaluation(folder: Path, asked: Mapping[str, Any]) -> None:
+    """Save the settings of an evaluation, or refuse a folder with other settings.
 
     Raises:
-        StudioError: it did; the first difference is told.
+        StudioError: the folder was started with other settings; the message names the first.
     """
     file = folder / ASKED
     folder.mkdir(parents=True, exist_ok=True)
@@ -34,27 +34,24 @@ def check_asked(folder: Path, asked: Mapping[str, Any]) -> None:
     for name in asked:
         if began.get(name) != json.loads(json.dumps(asked[name])):
             raise StudioError(
-                f"--out: {folder} began with {name} {began.get(name)!r}; got {asked[name]!r}. Name "
-                "another folder."
+                f"--out: {folder} was started with {name} {began.get(name)!r}; got "
+                f"{asked[name]!r}. Choose another folder."
             )
 
 
 def shard_file(folder: Path, shard: int, shards: int) -> Path:
-    """Where one shard's answers go."""
+    """Return the file of a shard's answers."""
     return folder / f"answers-{shard}-of-{shards}.jsonl"
 
 
 def append_answers(file: Path, answers: Sequence[Answer]) -> None:
-    """Add answers, a line each."""
+    """Append answers, a line each."""
     with file.open("a", encoding="utf-8") as stream:
         stream.writelines(json.dumps(asdict(answer)) + "\n" for answer in answers)
 
 
 def read_answers(folder: Path) -> dict[tuple[str, int], Answer]:
-    """All answers of all shards by set and number; a line cut short by a crash is left out.
-
-    What such a line began is cut away, so that the next one stands by itself.
-    """
+    """Read the answers of all shards by set and number; a line truncated by a crash is left out."""
     found: dict[tuple[str, int], Answer] = {}
     for file in sorted(folder.glob("answers-*.jsonl")):
         if not _SHARD.fullmatch(file.name):
@@ -68,18 +65,19 @@ def read_answers(folder: Path) -> dict[tuple[str, int], Answer]:
     return found
 
 
-def mend(file: Path) -> None:
-    """End a shard's file with a whole line, if a crash did not."""
+def drop_partial_line(file: Path) -> None:
+    """Remove a truncated line from the end of a shard's file, so that the next one is valid."""
     if file.is_file() and (text := file.read_bytes()) and not text.endswith(b"\n"):
         whole = text[: text.rfind(b"\n") + 1]
         write_text(file, whole.decode("utf-8"))
 
 
 def summary(rows: Mapping[str, list[Row]], answers: Mapping[tuple[str, int], Answer]) -> dict:
-    """Accuracy of each set by exact equality, their macro average, and what is missing.
+    """Compute each set's accuracy by exact match, their macro average, and what is missing.
 
     Returns:
-        accuracy, chance and count by set; average; answered and asked; absent sets.
+        accuracy, chance and count by set; average and average_chance; the numbers of questions
+        answered and asked; absent sets.
     """
     accuracy, guess, count = {}, {}, {}
     for name, members in rows.items():
@@ -102,7 +100,7 @@ def summary(rows: Mapping[str, list[Row]], answers: Mapping[tuple[str, int], Ans
     }
 
 
-def told(found: Mapping[str, Any]) -> str:
+def format_report(found: Mapping[str, Any]) -> str:
     """Format a summary as a table for the terminal."""
     lines = [f"{'set':15} {'right':>6} {'chance':>6} {'asked':>6}"]
     for name, value in found["accuracy"].items():
@@ -110,11 +108,11 @@ def told(found: Mapping[str, Any]) -> str:
             f"{name:15} {value:6.1%} {found['chance'][name]:6.1%} {found['count'][name]:6d}"
         )
     if found["average"] is None:
-        return "No question is answered yet."
+        return "No questions are answered yet."
     which = "eight" if not found["absent"] else f"{len(found['accuracy'])} of eight"
     lines.append(f"{'average':15} {found['average']:6.1%} {found['average_chance']:6.1%} ({which})")
     if found["absent"]:
-        lines.append(f"Not among them: {', '.join(found['absent'])}.")
+        lines.append(f"Missing sets: {', '.join(found['absent'])}.")
     if found["answered"] < found["asked"]:
         lines.append(f"{found['answered']} of {found['asked']} questions are answered.")
     return "\n".join(lines)

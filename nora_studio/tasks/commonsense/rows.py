@@ -1,4 +1,4 @@
-"""Commonsense questions as rows: from LLM-Adapters' JSON files, or about the embedded world."""
+"""Read commonsense questions: from LLM-Adapters' JSON files, or about the embedded world."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ __all__ = [
 EMBEDDED = "embedded"
 KEYS = ("instruction", "input", "output", "answer")
 TRAINING_ROWS = 1500
-"""Of each set about the embedded world, at most; the facts of some give fewer."""
+"""Maximum of each set about the embedded world; some have fewer facts."""
 TEST_ROWS = 200
 
 
@@ -31,7 +31,7 @@ def read_rows(file: Path) -> list[Row]:
     """Read the rows of one JSON file.
 
     Raises:
-        StudioError: it cannot be read, or a row lacks one of `KEYS`.
+        StudioError: the file cannot be read, or a row lacks one of `KEYS`.
     """
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
@@ -49,14 +49,14 @@ def read_rows(file: Path) -> list[Row]:
 
 
 def training_rows(data: str) -> dict[str, list[Row]]:
-    """Read the rows to train on, by where they come from.
+    """Read the rows to train on, by file or set.
 
     Args:
         data: "embedded"; a JSON file such as commonsense_170k.json; or a folder of sets, each with
             its train.json.
 
     Raises:
-        StudioError: there are none.
+        StudioError: there are no rows.
     """
     if data == EMBEDDED:
         return {name: questions(name, "train", TRAINING_ROWS) for name in SETS}
@@ -69,15 +69,15 @@ def training_rows(data: str) -> dict[str, list[Row]]:
 def evaluation_rows(
     data: str, sets: Sequence[str] = (), limit: int | None = None
 ) -> dict[str, list[Row]]:
-    """Read the test rows of each set that is there, in the order of `SETS`.
+    """Read the test rows of each set, in the order of `SETS`.
 
     Args:
         data: "embedded", or a folder of sets, each with its test.json.
-        sets: Which of them; empty: all that are there.
-        limit: At most so many of each, the first ones.
+        sets: Names of sets; empty for all that exist.
+        limit: Maximum number of rows of each, from the first.
 
     Raises:
-        StudioError: a set that is asked for, or all of them, are missing.
+        StudioError: a requested set, or all of them, are missing.
     """
     if data == EMBEDDED:
         found = {name: questions(name, "test", TEST_ROWS) for name in sets or SETS}
@@ -86,14 +86,14 @@ def evaluation_rows(
         files = {file.parent.name: file for file in _files(place, "test.json")}
         missing = [name for name in sets if name not in files]
         if missing:
-            raise StudioError(f"--sets: {place} holds no {missing[0]}/test.json.")
+            raise StudioError(f"--sets: {place} has no {missing[0]}/test.json.")
         chosen = [name for name in SETS if name in (sets or files)]
         found = {name: read_rows(files[name]) for name in chosen}
     return {name: rows[:limit] for name, rows in found.items()}
 
 
 def digest(rows: Sequence[Row]) -> str:
-    """Tells one list of rows from another."""
+    """Return a digest of some rows."""
     return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
 
 
@@ -110,10 +110,10 @@ def _files(place: Path, name: str) -> list[Path]:
 def split(
     found: Mapping[str, Sequence[Row]], validation: int, seed: int
 ) -> tuple[list[Row], list[Row]]:
-    """All rows in one list, less some kept out, drawn by seed.
+    """Return all rows to train on, and those held out for validation, sampled with a seed.
 
     Raises:
-        StudioError: there would be none left to train on.
+        StudioError: no row is left to train on.
     """
     rows = [row for group in found.values() for row in group]
     if validation >= len(rows):

@@ -1,4 +1,4 @@
-"""A commonsense run's settings: what its options come to on its questions, nothing left open."""
+"""Settings of a commonsense run: its options, resolved, without any default left."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -18,24 +18,24 @@ from nora_studio.trainer.settings import (
 
 @dataclass(frozen=True, kw_only=True)
 class CommonsenseSettings:
-    """A whole run's."""
+    """All settings of a run."""
 
     trainer: TrainerSettings
     model: str
     bits: Literal[16, 8, 4]
-    """Of the frozen base's weights."""
+    """Bits of the frozen base's weights."""
     gradient_checkpointing: bool
     targets: tuple[str, ...]
-    """Endings of the names of the adapted layers."""
+    """Suffixes of the adapted layers' names."""
     cutoff: int
-    """Tokens of a question and its answer."""
+    """Maximum tokens of a question with its answer."""
     packing: bool
     """Whether several questions share a row of `cutoff` tokens."""
     group_by_length: bool
 
 
 def resolve(options: CommonsenseOptions) -> CommonsenseSettings:
-    """Resolve a run's options, as `with_recommended` and `with_steps` have filled them in.
+    """Resolve a run's options, filled in by `with_recommended` and `with_steps`.
 
     Raises:
         StudioError: an option does not fit the run's methods.
@@ -60,5 +60,5 @@ def resolve(options: CommonsenseOptions) -> CommonsenseSettings:
 
 
 def part_settings(options: CommonsenseOptions, method: str) -> dict[str, PartSettings]:
-    """Return a method's rank, scale and rate, as asked for or recommended."""
+    """Return a method's rank, scale and rate, from the options or recommended."""
     return resolve_parts(options, method, PARTS, recommended(method, options.model))

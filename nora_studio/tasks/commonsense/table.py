@@ -1,4 +1,4 @@
-"""Table 1's shape: methods by sets, with what each trains, and what that took."""
+"""Format results as Table 1: methods by sets, with trained parameters, time and memory."""
 
 import json
 import statistics
@@ -19,16 +19,16 @@ from nora_studio.tasks.commonsense.settings import part_settings
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of the table: a method at a size."""
+    """A row of the table: a method with a rank."""
 
     label: str
     method: str
     flags: tuple[str, ...] = ()
-    """Of the trainer, beside the method."""
+    """Flags of the trainer, besides the method."""
 
     @property
     def name(self) -> str:
-        """Of its files."""
+        """The stem of its files' names."""
         return "".join(letter if letter.isalnum() else "-" for letter in self.label.lower())
 
 
@@ -40,7 +40,7 @@ ENTRIES = (
     Entry("LoKr 16", "lokr", ("--decoder.rank", "16")),
     Entry("AdaLoRA 8", "adalora", ("--decoder.rank", "8")),
 )
-"""On the embedded model: NoRA trains 0.16M numbers there, LoRA 0.10M and 0.41M."""
+"""Rows on the embedded model: NoRA trains 0.16M parameters there, LoRA 0.10M and 0.41M."""
 SHORT = {
     "boolq": "BoolQ",
     "piqa": "PIQA",
@@ -52,13 +52,13 @@ SHORT = {
     "openbookqa": "OBQA",
 }
 RECORD = ("cells", "rates", "tried")
-"""What the table's record consists of, beside its settings."""
+"""Keys of the table's record, besides its settings."""
 AVERAGE = "average"
-"""The column of the mean over the sets, beside their names."""
+"""Name of the column of the mean over the sets."""
 
 
 def rate_of(flags: Sequence[str]) -> float:
-    """Return the learning rate that the trainer takes from a row's command line."""
+    """Return the learning rate that a row's flags of the trainer resolve to."""
     options = parse(CommonsenseOptions, flags)
     return part_settings(options, options.method)[PART].learning_rate
 
@@ -67,8 +67,8 @@ def cell_of(run: Run | None, answers: Path) -> dict[str, Any]:
     """Read one row's figures from a finished run and its answers.
 
     Args:
-        run: None: the base alone.
-        answers: Folder that evaluation/commonsense.py wrote.
+        run: None for the base without an adapter.
+        answers: Folder written by evaluation/commonsense.py.
     """
     found = json.loads((answers / RESULTS).read_text(encoding="utf-8"))
     cell = {name: found[name] for name in ("accuracy", "chance", "average", "average_chance")}
@@ -89,8 +89,8 @@ def page(record: Mapping[str, Any]) -> str:
     """Write the whole page: the table, what its intervals cover, and every difference.
 
     Args:
-        record: `cells` as `markdown` takes them, each with its `seed`; `rates` and `tried`, by
-            label, as `rate_notes` takes them.
+        record: `cells` for `markdown`, each with its `seed`; `rates` and `tried` by label, for
+            `rate_notes`.
     """
     cells = record["cells"]
     rows = _averages(cells)
@@ -116,7 +116,7 @@ def page(record: Mapping[str, Any]) -> str:
 
 
 def _averages(cells: Sequence[dict[str, Any]]) -> dict[str, dict[int, float]]:
-    """Row -> seed -> percent right on average; what does not train is the same for every seed."""
+    """Return row -> seed -> average accuracy in percent; untrained rows repeat theirs by seed."""
     seeds = {cell["seed"] for cell in cells if "parameters" in cell}
     rows: dict[str, dict[int, float]] = {}
     for cell in cells:
@@ -127,11 +127,11 @@ def _averages(cells: Sequence[dict[str, Any]]) -> dict[str, dict[int, float]]:
 
 
 def markdown(cells: Sequence[dict[str, Any]]) -> str:
-    """Write the rows there are as a table, the best of each set bold.
+    """Format rows as a table, with the best of each set in bold.
 
     Args:
-        cells: As `cell_of` gives them, with their `label`, in the order of the rows. Those of one
-            label are one row's seeds: their mean, with its 95% interval beside the average.
+        cells: Cells from `cell_of` with their `label`, in the order of the rows. Cells of one label
+            are the seeds of a row, which has their mean, and the 95% interval of the average.
     """
     head = ["method", "params", *SHORT.values(), "avg.", "s/step", "GiB"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
@@ -140,7 +140,7 @@ def markdown(cells: Sequence[dict[str, Any]]) -> str:
     for cell in cells:
         rows.setdefault(cell["label"], []).append(cell)
     means = {label: _means(own) for label, own in rows.items()}
-    # As they are printed: what reads alike is marked alike.
+    # Rounded as printed, so that equal numbers get the same mark.
     best: dict[str, float] = {}
     for label, own in rows.items():
         if "parameters" in own[0]:
@@ -156,7 +156,7 @@ def markdown(cells: Sequence[dict[str, Any]]) -> str:
             _percent(mean[name], is_trained and mean[name] == best[name]) if name in mean else ""
             for name in columns
         ]
-        # What does not train is the same whatever the seed: repeats of it are no units.
+        # Without training all seeds give the same result: they are one unit.
         half = mean_of([100 * cell["average"] for cell in own]).half if is_trained else None
         values[-1] += "" if half is None else f" ± {half:.1f}"
         costs = ["", "", ""]
@@ -171,7 +171,7 @@ def markdown(cells: Sequence[dict[str, Any]]) -> str:
 
 
 def _means(cells: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Percent right of each set that was asked, and of their average, to a tenth."""
+    """Return the accuracy of each set and the average, in percent to a tenth."""
     found = [{**cell["accuracy"], AVERAGE: cell["average"]} for cell in cells]
     return {name: round(100 * statistics.fmean(one[name] for one in found), 1) for name in found[0]}
 

@@ -1,4 +1,4 @@
-"""Commonsense questions as a task: an adapted language model, its loss, logits as the proof."""
+"""Commonsense questions as a task: an adapted language model, verified by its logits."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -27,12 +27,12 @@ from nora_studio.tasks.commonsense.settings import CommonsenseSettings, resolve
 from nora_studio.tasks.commonsense.step import AnswerStep
 from nora_studio.trainer.build import adapt, learner
 from nora_studio.trainer.task import Learner, Proof, Task
-from nora_studio.trainer.trainee import BatchSource, Trainee
+from nora_studio.trainer.train_state import BatchSource, TrainState
 
 (PART,) = PARTS
 TASK = "commonsense"
 MEASURED_ROWS = 16
-"""Validation questions in a batch."""
+"""Number of validation questions in a batch."""
 
 
 class CommonsenseTask(Task):
@@ -43,7 +43,7 @@ class CommonsenseTask(Task):
     decoder: nn.Module
     """The frozen base."""
     validation: Sequence[Batch]
-    """Batches of the validation questions, always the same."""
+    """Fixed batches of the validation questions."""
 
     @override
     def read_options(self) -> CommonsenseOptions:
@@ -54,14 +54,15 @@ class CommonsenseTask(Task):
         found = training_rows(options.data)
         self.record = {name: digest(rows) for name, rows in found.items()}
         self.tokenizer = load_tokenizer(options.model)
-        rows, kept_out = split(found, filled(options.validation), options.seed)
-        cut = partial(
+        rows, held_out = split(found, filled(options.validation), options.seed)
+        encode_row = partial(
             encode,
             tokenizer=self.tokenizer,
             cutoff=options.cutoff,
             train_on_inputs=filled(options.train_on_inputs),
         )
-        self.examples, self.kept_out = [cut(row) for row in rows], [cut(row) for row in kept_out]
+        self.examples = [encode_row(row) for row in rows]
+        self.held_out = [encode_row(row) for row in held_out]
         return with_steps(options, self.examples)
 
     @override
@@ -88,8 +89,8 @@ class CommonsenseTask(Task):
         self.decoder = load_decoder(settings.model, dtype, accelerator.device, settings.bits)
         if not self.trainer.tuning.cache:
             disable_disk_cache(self.decoder)
-        self.validation = validation_batches(self.kept_out, self.tokenizer.pad_token_id)
-        counts = f"{len(self.examples):,} questions, {len(self.kept_out)} kept out"
+        self.validation = validation_batches(self.held_out, self.tokenizer.pad_token_id)
+        counts = f"{len(self.examples):,} questions, {len(self.held_out)} held out"
         say(f"{counts}; {self.trainer.learning.steps:,} steps")
 
     @override
@@ -129,62 +130,64 @@ class CommonsenseTask(Task):
         )
 
     @torch.no_grad()
-    def evaluate(self, trainee: Trainee) -> dict[str, float]:
-        """Measure the mean loss over the validation questions' learned tokens, dropout off."""
-        module: AnswerStep = trainee.accelerator.unwrap_model(trainee.model)
+    def evaluate(self, state: TrainState) -> dict[str, float]:
+        """Measure the mean loss over the validation questions' labels, without dropout."""
+        module: AnswerStep = state.accelerator.unwrap_model(state.model)
         was_training = module.training
         module.eval()
-        device = trainee.accelerator.device
+        device = state.accelerator.device
         total, tokens = torch.zeros((), device=device), 0.0
         try:
-            with trainee.accelerator.autocast():
+            with state.accelerator.autocast():
                 for batch in self.validation:
-                    count = len(batch["share"]) / float(batch["share"][0])  # learned tokens
+                    count = len(batch["share"]) / float(batch["share"][0])  # labels
                     loss = module(**{name: t.to(device) for name, t in batch.items()})
                     total, tokens = total + loss * count, tokens + count
         finally:
             module.train(was_training)
         return {"held_out_loss": (total / tokens).item()}
 
-    def answers(self, trainee: Trainee, step: int) -> Tensor | None:
-        """Return the logits of the trained weights; None where there is no proof."""
+    def outputs(self, state: TrainState, step: int) -> Tensor | None:
+        """Return logits of the trained weights; None if they are not compared."""
         if not self.validation or self.sharding is not None:
             return None
-        module: AnswerStep = trainee.accelerator.unwrap_model(trainee.model)
+        module: AnswerStep = state.accelerator.unwrap_model(state.model)
 
-        def ask() -> Tensor:
-            with trainee.served():
-                return last_logits(self.validation[0], module.decoder, trainee.accelerator)
+        def logits() -> Tensor:
+            with state.averaged():
+                return last_logits(self.validation[0], module.decoder, state.accelerator)
 
-        return processes.on_main(ask)
+        return processes.on_main(logits)
 
     def finish(
-        self, run: Run, method: str, answers: Tensor | None, accelerator: Accelerator
+        self, run: Run, method: str, outputs: Tensor | None, accelerator: Accelerator
     ) -> Proof | None:
-        """Load the adapter anew on the base: it must say the same, and not what the base says."""
-        return processes.on_main(lambda: self._prove(run, method, answers, accelerator))
+        """Load the adapter on the base: its logits must be the same, and differ from the base's."""
+        return processes.on_main(lambda: self._verify(run, method, outputs, accelerator))
 
-    def _prove(self, run: Run, method: str, said: Tensor | None, accelerator: Accelerator) -> Proof:
-        if said is None:
+    def _verify(
+        self, run: Run, method: str, trained: Tensor | None, accelerator: Accelerator
+    ) -> Proof:
+        if trained is None:
             return Proof(None, "{adapter}: saved.")
         fresh = share_weights(self.decoder)
         load_adapter(run.adapter, {PART: fresh})
         batch = self.validation[0]
         again, bare = (last_logits(batch, one, accelerator) for one in (fresh, self.decoder))
-        apart, moved = float((said - again).abs().max()), float((said - bare).abs().max())
+        apart, moved = float((trained - again).abs().max()), float((trained - bare).abs().max())
         # On a CPU the same arithmetic gives the same bytes; GPU kernels may differ by rounding.
         tolerance = 0.0 if accelerator.device.type == "cpu" else 0.05 * max(1.0, moved)
         if apart > tolerance or moved == 0:
             problem = f"the reloaded adapter's logits are off by {apart:.3g}"
-            problem = problem if moved else "the adapter changes nothing"
+            problem = problem if moved else "the adapter has no effect"
             line = f"{method}: {problem}. {run.adapter} is kept for inspection."
             return Proof(problem, line)
-        line = f"{{adapter}}: proven by a fresh base; its logits moved by up to {moved:.2f}."
+        line = f"{{adapter}}: verified on a fresh base; it changes logits by up to {moved:.2f}."
         return Proof(None, line, {"change": round(moved, 3)})
 
 
 def validation_batches(examples: Sequence[Example], pad: int) -> list[Batch]:
-    """Batches of the validation questions, shortest first, so that little is padded."""
+    """Return batches of the validation questions, shortest first, so that little is padded."""
     ordered = sorted(examples, key=lambda example: len(example.ids))
     starts = range(0, len(ordered), MEASURED_ROWS)
     return [collate(ordered[start : start + MEASURED_ROWS], pad) for start in starts]

@@ -1,4 +1,4 @@
-"""How strongly a training batch drives each input channel of SDXL's adapted parts."""
+"""Record the mean absolute input of each linear layer of SDXL's adapted parts."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from nora_studio.nora.calibration import record_mean_abs_inputs
 from nora_studio.sdxl.diffusion import Denoising
 from nora_studio.sdxl.models import parts_of
 from nora_studio.tasks.dreambooth.step import DreamboothStep, PromptEncoding
-from nora_studio.trainer.trainee import Batch, BatchSource
+from nora_studio.trainer.train_state import Batch, BatchSource
 
 
 def first_batch(batches: BatchSource) -> Batch:
-    """Peek at the next batch: training gets it all the same."""
+    """Return the next batch without advancing the source."""
     before = batches.state()
     batch = batches.next()
     batches.restore(before)
@@ -29,12 +29,12 @@ def record_activations(
     parts: Sequence[str],
     batch: Batch,
 ) -> dict[str, dict[str, Tensor]]:
-    """Run one training step's forward pass on the bare base and watch its linear layers.
+    """Run one training step's forward pass on the base, and record its linear layers' inputs.
 
-    The text encoders among `parts` read the batch's own prompts; the UNet sees its noisy latents.
+    The text encoders among `parts` encode the batch's prompts; the UNet gets its noisy latents.
 
     Returns:
-        Part -> layer -> mean |x| per input channel, as `NoraConfig.mean_abs_inputs` takes it.
+        Part -> layer -> mean |x| per input channel, for `NoraConfig.mean_abs_inputs`.
     """
     base = parts_of(pipe)
     encoders = {part: base[part] for part in parts if part != "unet"}

@@ -1,4 +1,4 @@
-"""The base of a DreamBooth run, as its settings want it."""
+"""Load the base of a DreamBooth run."""
 
 import torch
 from diffusers import StableDiffusionXLPipeline
@@ -10,10 +10,10 @@ from nora_studio.tasks.dreambooth.settings import BaseSettings
 def load_base_of(
     base: BaseSettings, dtype: torch.dtype, device: torch.device
 ) -> StableDiffusionXLPipeline:
-    """Load a run's base: the same for the trainer and for the proof.
+    """Load a run's base, for training as for verification.
 
     Raises:
-        StudioError: it cannot be loaded, or a setting cannot be had on this device.
+        StudioError: the base cannot be loaded, or this device does not support a setting.
     """
     return load_base(
         base.model,

@@ -1,4 +1,4 @@
-"""Training batches drawn from cached latents, the same for every twin and resumable to the bit."""
+"""Training batches from cached latents, the same for every twin and resumable bit for bit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,33 +14,33 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is drawn afresh each time that a photo comes up."""
+    """Random changes, sampled each time that a photo is used."""
 
     flip: float = 0.0
-    """Chance that its mirrored view is taken, 0 to 1."""
+    """Probability of its mirrored view, 0 to 1."""
     caption_dropout: float = 0.0
-    """Chance that it comes without its words, 0 to 1."""
+    """Probability of the empty prompt instead of its own, 0 to 1."""
     empty_prompt: int = 0
-    """Number of the prompt that then stands for them."""
+    """Index of the empty prompt."""
 
 
 class PhotoBatches:
-    """Draws training batches from cached latents, the same for every twin.
+    """A source of training batches from cached latents, the same for every twin.
 
-    Photos come in shuffled rounds, each once a round; each waits for as many of its own size as
-    make a batch, so that batches never mix sizes. Everything drawn comes from generators of its own
-    on the CPU, so that it is the same on every device and can be saved and restored. Timesteps are
-    stratified: each of a batch falls in its own equal share of the schedule, which lowers the
-    loss's variance (Kingma et al., arXiv 2107.00630, appendix I.1).
+    Photos are shuffled in each epoch and collected by size, so that a batch has a single size.
+    Everything random comes from separate generators on the CPU, so that it is the same on every
+    device and can be saved and restored. Timesteps are stratified: the schedule is split into equal
+    intervals, one for each row of a batch, which lowers the loss's variance (Kingma et al., arXiv
+    2107.00630, appendix I.1).
     """
 
     def __init__(
         self,
-        cache: LatentCache | Sequence[LatentCache],  # one for each size of picture
+        cache: LatentCache | Sequence[LatentCache],  # one for each size of image
         batch_size: int,
         timesteps: int,
         seed: int,
-        prompts: Tensor | None = None,  # (photos,): which prompt is whose; None: one for all
+        prompts: Tensor | None = None,  # (photos,): index of each one's prompt; None: one for all
         augmentation: Augmentation | None = None,
         noise_offset: float = 0.0,
     ) -> None:
@@ -51,7 +51,7 @@ class PhotoBatches:
         self.bucket_of: dict[int, int] = {}
         self.rows_of: dict[int, tuple[list[int], list[int]]] = {}
         for bucket, one in enumerate(self.caches):
-            self._note_views(bucket, one)
+            self._index_views(bucket, one)
         count = len(self.bucket_of)
         self.prompts = torch.zeros(count, dtype=torch.int64) if prompts is None else prompts
         first = ("order", "noise", "timesteps", "posterior")
@@ -59,14 +59,14 @@ class PhotoBatches:
             name: torch.Generator().manual_seed(seed * 4 + offset)
             for offset, name in enumerate(first)
         }
-        # Far from all of those, whose seeds lie side by side.
+        # Far from the consecutive seeds of the others.
         for offset, name in enumerate(("crops", "flips", "captions")):
             self.generators[name] = torch.Generator().manual_seed(2**31 + seed * 4 + offset)
         self.queue = torch.empty(0, dtype=torch.int64)
         self.waiting: list[list[int]] = [[] for _ in self.caches]
 
-    def _note_views(self, bucket: int, cache: LatentCache) -> None:
-        """Where each photo's plain and mirrored crops are."""
+    def _index_views(self, bucket: int, cache: LatentCache) -> None:
+        """Index the cache's rows by photo: its plain crops and its mirrored ones."""
         views = cache.views
         if views is None:
             views = torch.tensor([[row, 0, 0] for row in range(len(cache.mean))])
@@ -75,7 +75,7 @@ class PhotoBatches:
             self.rows_of.setdefault(photo, ([], []))[mirrored].append(row)
 
     def _photos(self) -> tuple[LatentCache, list[int]]:
-        """Return the next photos of one size."""
+        """Return the cache and the photos of the next batch."""
         while True:
             if not len(self.queue):
                 count = len(self.bucket_of)
@@ -89,7 +89,7 @@ class PhotoBatches:
                 return self.caches[bucket], chosen
 
     def _rows(self, photos: list[int]) -> Tensor:
-        """Sample a view of each photo: one of its crops, mirrored or not."""
+        """Sample the row of a view of each photo: one of its crops, mirrored or not."""
         crops = torch.rand(self.batch_size, generator=self.generators["crops"]).tolist()
         flips = torch.rand(self.batch_size, generator=self.generators["flips"])
         rows = []
@@ -100,7 +100,7 @@ class PhotoBatches:
         return torch.tensor(rows)
 
     def next(self) -> Batch:
-        """One batch on the CPU: latents, noise, timesteps, time ids, numbers of prompts.
+        """Return one batch on the CPU: latents, noise, timesteps, time ids, indices of prompts.
 
         With masks, also `mask`, (batch, 1, height, width): weights of the loss, 1 on average.
         """
@@ -111,10 +111,10 @@ class PhotoBatches:
         noise = torch.randn(mean.shape, generator=self.generators["noise"])
         places = torch.rand(self.batch_size, generator=self.generators["timesteps"])
         places = (torch.arange(self.batch_size) + places) / self.batch_size * self.timesteps
-        silent = torch.rand(self.batch_size, generator=self.generators["captions"])
+        chances = torch.rand(self.batch_size, generator=self.generators["captions"])
         prompts = self.prompts[photos]
         prompts = torch.where(
-            silent < self.augmentation.caption_dropout, self.augmentation.empty_prompt, prompts
+            chances < self.augmentation.caption_dropout, self.augmentation.empty_prompt, prompts
         )
         batch = {
             "latents": mean + std * jitter,
@@ -129,7 +129,7 @@ class PhotoBatches:
         return batch
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next batches depend on."""
+        """Return the state that determines the next batches."""
         states = {name: generator.get_state() for name, generator in self.generators.items()}
         waiting = [photo for photos in self.waiting for photo in photos]
         return {
@@ -139,7 +139,7 @@ class PhotoBatches:
         }
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on exactly where `state` was taken."""
+        """Continue exactly from a state."""
         for name, generator in self.generators.items():
             generator.set_state(state[name])
         self.queue = state["queue"].clone()

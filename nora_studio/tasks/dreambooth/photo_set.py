@@ -1,4 +1,4 @@
-"""The photos of one training: found and looked through, framed, encoded, and drawn in batches."""
+"""The photos of one training: found, inspected, cropped, encoded and batched."""
 
 import hashlib
 from collections.abc import Callable
@@ -27,25 +27,25 @@ MOST_WARNINGS = 5
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """Photos that the trainer can use, and what each is to be told as."""
+    """Photos that the trainer can use, with the prompt of each."""
 
     settings: PhotoSettings
     files: list[Path]
     sizes: list[Size]
     captions: list[str]
-    """Each photo's prompt, its own or the one for all."""
+    """Each photo's prompt: its own caption, or the prompt for all."""
     findings: list[Finding]
 
     @classmethod
     def find(cls, settings: PhotoSettings, prompt: str, resolution: int) -> "PhotoSet":
-        """Read every photo once, before any model loads: most mistakes are here.
+        """Find and inspect the photos before any model loads, to report mistakes early.
 
         Args:
-            prompt: Of the photos without a caption.
-            resolution: Side of the training pictures in pixels.
+            prompt: Prompt of the photos without a caption.
+            resolution: Side of the training images in pixels.
 
         Raises:
-            StudioError: something among the photos cannot be used.
+            StudioError: a photo, caption or mask cannot be used.
         """
         folder = settings.folder
         found = inspect_folder(folder, resolution, settings.captions, settings.masks)
@@ -61,31 +61,31 @@ class PhotoSet:
             captions=[prompt if words is None else words for words in own],
             findings=found.findings,
         )
-        photos.split()  # Refuses here what would leave none.
+        photos.split()  # Raises an error if no photo is left to train on.
         return photos
 
     @property
     def warnings(self) -> list[str]:
-        """What is to be said of the photos, in a few lines."""
-        # First what somebody has written and nobody reads: it is easily taken for learned.
+        """Warnings about the photos, at most a few lines."""
+        # Files that are not read come first: users would expect them to be learned.
         findings = sorted(self.findings, key=lambda finding: finding.kind != "unread")
         lines = [f"warning: {finding.message}" for finding in findings]
         if len(lines) > MOST_WARNINGS:
             rest = len(lines) - MOST_WARNINGS
             command = f"nora-studio check-photos {self.settings.folder}"
-            lines = [*lines[:MOST_WARNINGS], f"warning: {rest} more; `{command}` tells them."]
+            lines = [*lines[:MOST_WARNINGS], f"warning: {rest} more; see `{command}`."]
         return lines
 
     @property
     def prompts(self) -> list[str]:
-        """The different prompts; with caption dropout, the empty one is the last."""
+        """The distinct prompts; with caption dropout, the last is the empty one."""
         empty = [""] if self.settings.caption_dropout > 0 else []
         return [*dict.fromkeys(self.captions), *empty]
 
     def prompt_warnings(
         self, pipe: StableDiffusionXLPipeline, trigger: str, run: DreamboothSettings
     ) -> list[str]:
-        """Return warnings of words that are never read, in captions and all prompts of the run."""
+        """Return warnings of truncated captions and prompts of the run."""
         prompt, previews, prior = run.subject.prompt, run.previews.prompts, run.prior
         whose = {
             prompt: f"the caption of {self.files[self.captions.index(prompt)]}"
@@ -100,7 +100,7 @@ class PhotoSet:
         return prompt_warnings(pipe, [(name, p) for p, name in whose.items()], [trigger])
 
     def framing(self, resolution: int, latent_scale: int) -> Framing:
-        """How these photos are cut on a model of that resolution."""
+        """Return how to crop the photos for a model of a resolution."""
         settings = self.settings
         by_size = settings.buckets == "where they pay"
         return Framing(
@@ -122,7 +122,7 @@ class PhotoSet:
         stores: Stores | None,
         say: Callable[[str], object],
     ) -> list[LatentCache]:
-        """Encode every view of every photo, or read it back, and tell what they come to."""
+        """Encode every view of every photo, or read it from the cache, and print a summary."""
         framing = self.framing(resolution, pipe.vae_scale_factor)
         store = stores.latents if stores else None
         caches = encode_photos(pipe, photo_views(self.files, framing), store, pipe.device)
@@ -130,14 +130,14 @@ class PhotoSet:
         shapes = [f"{c.mean.shape[3] * scale}x{c.mean.shape[2] * scale}" for c in caches]
         views = sum(len(cache.mean) for cache in caches)
         masked = " with masks" if caches[0].mask is not None else ""
-        say(f"{len(self.files)} photos, {views} pictures{masked} of {', '.join(shapes)}")
+        say(f"{len(self.files)} photos, {views} images{masked} of {', '.join(shapes)}")
         return caches
 
     def split(self) -> "tuple[PhotoSet, PhotoSet | None]":
-        """Return all but the last photos, to train on, and the last ones, to measure on.
+        """Return the photos to train on, and the held-out ones, which are the last; None if none.
 
         Raises:
-            StudioError: none is left to train on.
+            StudioError: no photo is left to train on.
         """
         last = self.settings.hold_out
         if last >= len(self.files):
@@ -158,10 +158,10 @@ class PhotoSet:
         )
 
     def record(self) -> dict[str, str]:
-        """Each photo's digest, with its words and its mask: another one is other data.
+        """Return a digest of each photo with its prompt and mask, by file name.
 
         Raises:
-            StudioError: a photo is gone, or cannot be read any more.
+            StudioError: a photo was removed, or cannot be read any more.
         """
         digests = {}
         masks = find_mask_files(self.files).of if self.settings.masks == "files" else {}
@@ -172,28 +172,28 @@ class PhotoSet:
                     digest.update(part.read_bytes())
             except OSError as error:
                 raise StudioError(
-                    f"{file} cannot be read any more: {error.strerror}. Put it back, and leave the "
-                    "photos alone until the training has begun."
+                    f"{file} cannot be read any more: {error.strerror}. Put it back, and do not "
+                    "change the photos until the training has started."
                 ) from error
             digests[file.name] = digest.hexdigest()
         return digests
 
     def check_record(self, began: dict[str, str]) -> None:
-        """Refuse photos that changed while they were read: nobody could say which were learned.
+        """Refuse photos that changed while they were read: it is unknown which version was used.
 
         Raises:
-            StudioError: one did.
+            StudioError: a photo changed.
         """
         now = self.record()
         changed = [file for file in self.files if now[file.name] != began[file.name]]
         if changed:
             raise StudioError(
-                f"{changed[0]} changed while it was read. Leave the photos alone until the "
-                "training has begun, and start again."
+                f"{changed[0]} changed while it was read. Start again, and do not change the "
+                "photos until the training has started."
             )
 
     def prompt_numbers(self, prompts: list[str]) -> Tensor:  # (photos,)
-        """Which of some prompts is whose."""
+        """Return the index of each photo's prompt among some prompts."""
         return torch.tensor([prompts.index(caption) for caption in self.captions])
 
     def batches(
@@ -207,8 +207,8 @@ class PhotoSet:
         """Return the batches of the training.
 
         Args:
-            timesteps: How many are trained on, from the first.
-            prompts: As they were encoded.
+            timesteps: Train on timesteps below this.
+            prompts: All prompts, in the order of their encodings.
         """
         settings = self.settings
         empty = prompts.index("") if settings.caption_dropout > 0 else 0
@@ -224,11 +224,11 @@ class PhotoSet:
 
 
 def _refusal(folder: Path, unusable: list[Finding]) -> str:
-    """Write the first finding in full, and the names of the other photos, to be mended at once."""
+    """Return an error with the first finding in full, and the names of the other photos."""
     first, *rest = unusable
     names = ", ".join(dict.fromkeys(one.file.name for one in rest))
     more = (
-        f" So it is with {names}: `nora-studio check-photos {folder}` tells of each."
+        f" Other photos cannot be used either ({names}): see `nora-studio check-photos {folder}`."
         if rest
         else ""
     )
@@ -236,7 +236,7 @@ def _refusal(folder: Path, unusable: list[Finding]) -> str:
 
 
 def _check_masks(settings: PhotoSettings, files: list[Path], any_alpha: bool) -> None:
-    """Refuse a wish for masks where there are none."""
+    """Refuse options of masks if there are none."""
     if settings.masks == "alpha" and not any_alpha:
         raise StudioError(
             f"--masks alpha: no photo in {settings.folder} has a transparent part. Cut the "
@@ -245,6 +245,6 @@ def _check_masks(settings: PhotoSettings, files: list[Path], any_alpha: bool) ->
     needs_files = settings.masks == "files" and settings.expects_masks
     if needs_files and not find_mask_files(files).of:
         raise StudioError(
-            f"--mask-floor: a setting of masks; there are none in {settings.folder} "
-            "(3.mask.png beside 3.jpg). Add them, or leave it out."
+            f"--mask-floor: an option of masks; there are none in {settings.folder} "
+            "(such as 3.mask.png next to 3.jpg). Add them, or leave it out."
         )

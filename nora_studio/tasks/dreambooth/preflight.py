@@ -1,8 +1,8 @@
-"""A whole run, measured before it begins: real steps, a sample, a checkpoint and a proof.
+"""Measure a run before it starts: real steps, a sample, a checkpoint and a verification.
 
-It goes the trainer's own way up to the first step, with the photos encoded (and kept for the run),
-in a temporary folder. Only the class's pictures are not drawn: photos stand for them in batches,
-and their drawing is tried with two steps for its memory and reckoned from the sample for its time.
+Up to the first step this is the trainer's own code, in a temporary folder; the encoded photos are
+cached for the run. Only the class images are not generated: photos replace them in batches,
+generating with two steps measures the memory, and the time is estimated from the sample's.
 """
 
 import contextlib
@@ -28,42 +28,42 @@ from nora_studio.runs.stop import StopRequest
 from nora_studio.sdxl.generate import generate_images
 from nora_studio.sdxl.models import all_on_device
 from nora_studio.tasks.dreambooth.batches import PhotoBatches
-from nora_studio.tasks.dreambooth.preflight_report import Preflight, Rehearsed, format_report
+from nora_studio.tasks.dreambooth.preflight_report import Preflight, PreflightRequest, format_report
 from nora_studio.tasks.dreambooth.prior import GUIDANCE as CLASS_GUIDANCE
 from nora_studio.tasks.dreambooth.prior import PriorBatches
 from nora_studio.tasks.dreambooth.settings import DreamboothSettings
 from nora_studio.tasks.dreambooth.subject import Subject
-from nora_studio.tasks.dreambooth.verification import redraw
+from nora_studio.tasks.dreambooth.verification import regenerate
 from nora_studio.trainer.loop import train
 from nora_studio.trainer.out_of_memory import OutOfMemory
 from nora_studio.trainer.peak_memory import GIB, limit_memory, peak_memory
 from nora_studio.trainer.saving import save_checkpoints
-from nora_studio.trainer.trainee import Batch, BatchSource, Trainee
+from nora_studio.trainer.train_state import Batch, BatchSource, TrainState
 
 WARM_UP_STEPS = 1
 TIMED_STEPS = 3
 MEMORY_STEPS = 2
-"""Of drawing class pictures, for the memory that it takes."""
+"""Inference steps of generating class images, to measure its memory."""
 
 
 @contextlib.contextmanager
-def rehearsal(options: DreamboothOptions) -> Iterator[DreamboothOptions]:
-    """Give the same options with a temporary folder, on the disk where the runs would go.
+def preflight_folder(options: DreamboothOptions) -> Iterator[DreamboothOptions]:
+    """Yield the options with a temporary output folder, on the disk where the runs would go.
 
     Raises:
-        StudioError: the run is one that cannot be rehearsed, or its name is taken.
+        StudioError: the run cannot be measured, or its name is taken.
     """
     if options.resume:
-        raise StudioError("--preflight: measures a run before it begins; leave --resume out.")
+        raise StudioError("--preflight: measures a run before it starts; leave --resume out.")
     check_one_process("preflight")
     for method in options.methods:
         Run(options.output_dir / f"{options.run_name}-{method}").check_new()
     if options.fit is not None:
         limit_memory(options.fit)
-    # By a name of ours: what a killed one leaves is cleared away by whoever works there next.
+    # `tidy` removes folders of such names that killed preflights have left.
     folder = temporary_path(_nearest(options.output_dir) / "preflight")
     tidy(folder.parent, signed=True)
-    with writing("a rehearsal", folder):
+    with writing("a preflight", folder):
         folder.mkdir()
     try:
         try:
@@ -76,7 +76,7 @@ def rehearsal(options: DreamboothOptions) -> Iterator[DreamboothOptions]:
 
 
 def check_one_process(flag: str) -> None:
-    """Refuse to measure where several processes train together."""
+    """Refuse to measure a training of several processes."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise StudioError(
             f"--{flag}: measures one process; start it without `accelerate launch`, with the "
@@ -85,7 +85,7 @@ def check_one_process(flag: str) -> None:
 
 
 class LargestBatches(BatchSource):
-    """Of a run's batches those of its largest pictures alone, and when each was asked for."""
+    """A source of only those batches with the largest images, which notes when each was taken."""
 
     def __init__(self, batches: PhotoBatches | PriorBatches, device: torch.device) -> None:
         own = batches.subject if isinstance(batches, PriorBatches) else batches
@@ -99,7 +99,7 @@ class LargestBatches(BatchSource):
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self.asked.append(time.monotonic())
-        while True:  # Every size fills a batch after some rounds.
+        while True:  # Every size fills a batch after some epochs.
             batch = self.batches.next()
             if batch["latents"].shape[-2:] == self.shape:
                 return batch
@@ -113,40 +113,40 @@ class LargestBatches(BatchSource):
         self.batches.restore(state)
 
 
-def rehearse(
-    asked: Rehearsed,
+def run_preflight(
+    asked: PreflightRequest,
     subject: Subject,
     batches: PhotoBatches | PriorBatches,
-    trainees: list[Trainee],
-    sample: Callable[[Trainee, int], None],
-    evaluate: Callable[[Trainee], dict[str, float]],
+    states: list[TrainState],
+    sample: Callable[[TrainState, int], None],
+    evaluate: Callable[[TrainState], dict[str, float]],
 ) -> int:
-    """Measure a run that is set up in a rehearsal's folder; tell it, and write it if asked to.
+    """Measure a run that was built in a preflight's folder; print a report, and write it as JSON.
 
     Returns:
-        Exit status: 0, or 128 + n where signal n came.
+        The exit status: 0, or 128 + n if signal n stopped it.
     """
-    device, plan = trainees[0].accelerator.device, asked.settings.trainer.plan
+    device, plan = states[0].accelerator.device, asked.settings.trainer.plan
     before = time.time() - psutil.Process().create_time()
     largest = LargestBatches(batches, device)
-    # The last step only closes the one before; a checkpoint is written at it.
+    # The last step only marks the end of the one before; it also saves a checkpoint.
     steps = WARM_UP_STEPS + TIMED_STEPS + 1
     never = {"sample_every": 0, "evaluate_every": 0}
     short = replace(plan, steps=steps, log_every=steps, checkpoint_every=steps, **never)
     with StopRequest() as stop:
-        if not train(trainees, largest, short, stop, sample, evaluate) and stop.signal is not None:
+        if not train(states, largest, short, stop, sample, evaluate) and stop.signal is not None:
             return 128 + stop.signal
     step = (largest.asked[-1] - largest.asked[WARM_UP_STEPS]) / TIMED_STEPS
-    checkpoint = _seconds(device, lambda: save_checkpoints(trainees, largest, steps, 1))
-    folders = [trainee.run.checkpoints()[steps] for trainee in trainees]
+    checkpoint = _seconds(device, lambda: save_checkpoints(states, largest, steps, 1))
+    folders = [state.run.checkpoints()[steps] for state in states]
     measurement = 0.0
     if plan.evaluate_every:
-        measurement = _seconds(device, lambda: [evaluate(trainee) for trainee in trainees])
+        measurement = _seconds(device, lambda: [evaluate(state) for state in states])
     missing = _class_pictures_missing(asked.settings)
     if missing:
         _try_class_pictures(subject, missing)
-    drawing = _seconds(device, lambda: sample(trainees[0], steps))
-    proof = _seconds(device, lambda: redraw(subject, folders[0], device))
+    drawing = _seconds(device, lambda: sample(states[0], steps))
+    proof = _seconds(device, lambda: regenerate(subject, folders[0], device))
     size = sum(file.stat().st_size for folder in folders for file in folder.rglob("*.*"))
     peak = peak_memory(device)
     height, width = (side * subject.pipe.vae_scale_factor for side in largest.shape)
@@ -160,7 +160,7 @@ def rehearse(
         seconds_per_measurement=measurement,
         seconds_per_proof=proof,
         class_pictures=missing,
-        # A new checkpoint is written before an old one goes; the adapter itself is one at most.
+        # A new checkpoint is written before an old one is removed; an adapter is not larger.
         disk_needed_gib=size * (plan.keep_checkpoints + 2) / GIB,
         disk_free_gib=shutil.disk_usage(folders[0]).free / GIB,
         fits=None if asked.limit_gib is None else peak.needed_gib <= asked.limit_gib,
@@ -173,7 +173,7 @@ def rehearse(
 
 
 def _seconds(device: torch.device, work: Callable[[], object]) -> float:
-    """How long something takes, the device's part included."""
+    """Return the seconds that a function takes, including work on the device."""
     began = time.monotonic()
     work()
     if device.type == "cuda":
@@ -190,7 +190,7 @@ def _class_pictures_missing(settings: DreamboothSettings) -> int:
 
 
 def _try_class_pictures(subject: Subject, count: int) -> None:
-    """As many at once as there would be, of too few steps to be worth keeping."""
+    """Generate a full batch of class images with few steps, to measure its memory."""
     seeds = range(min(count, 32))
     with all_on_device(subject.pipe):
         pictures = generate_images(
@@ -201,7 +201,7 @@ def _try_class_pictures(subject: Subject, count: int) -> None:
             guidance=CLASS_GUIDANCE,
             size=subject.size,
         )
-        next(iter(pictures))  # The first comes with its whole batch.
+        next(iter(pictures))  # Generates the whole first batch.
 
 
 def _write(out: Path | None, facts: dict[str, Any]) -> None:
@@ -214,6 +214,6 @@ def _write(out: Path | None, facts: dict[str, Any]) -> None:
 
 
 def _nearest(folder: Path) -> Path:
-    """Return the folder, or the nearest above it that exists."""
+    """Return the folder, or its nearest parent that exists."""
     folder = folder.expanduser().resolve()
     return next(place for place in (folder, *folder.parents) if place.is_dir())

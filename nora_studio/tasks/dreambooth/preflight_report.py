@@ -1,4 +1,4 @@
-"""What a preflight measured, and how it is told."""
+"""The results of a preflight, and their report."""
 
 import math
 import time
@@ -11,40 +11,40 @@ from nora_studio.trainer.peak_memory import Peak
 
 
 @dataclass(frozen=True)
-class Rehearsed:
-    """The run that is measured, as it was asked for."""
+class PreflightRequest:
+    """The run to measure, and the options of the preflight."""
 
     settings: DreamboothSettings
-    """Before the rehearsal changed its folder."""
+    """The run's settings, with its own folder and not the preflight's."""
     limit_gib: float | None
-    """What it has to fit in; None: no limit was given."""
+    """Memory that the run must fit in; None for no limit."""
     out: Path | None
-    """JSON file for what was measured; None: it is only told."""
+    """JSON file for the results; None to print them only."""
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """What a run needs. Twins are counted together."""
+    """Memory, disk space and time that a run needs, for all twins together."""
 
     peak: Peak
     pixels: tuple[int, int]
-    """Height and width of the measured step's pictures."""
+    """Height and width of the images of the measured steps."""
     seconds_before: float
-    """From the process's start to the first step: loading, encoding, the base's sample."""
+    """Time from the start of the process to the first step: loading, encoding, base previews."""
     seconds_per_step: float
     seconds_per_sample: float
     seconds_per_checkpoint: float
     seconds_per_measurement: float
     seconds_per_proof: float
     class_pictures: int
-    """Still to be drawn."""
+    """Number of class images to generate."""
     disk_needed_gib: float
     disk_free_gib: float
     fits: bool | None
-    """In `fit`; None where no limit was given."""
+    """Whether the run fits into the limit; None if there is none."""
 
     def minutes(self, settings: DreamboothSettings) -> float:
-        """Return how long the run takes from the command to the last proof."""
+        """Return the minutes that the run takes, from the command to the last verification."""
         trainer = settings.trainer
         plan, twins = trainer.plan, len(trainer.methods)
         steps = plan.steps
@@ -62,31 +62,31 @@ class Preflight:
         return sum(seconds) / 60
 
 
-def format_report(found: Preflight, asked: Rehearsed) -> list[str]:
-    """Return what was measured, as a person reads it."""
+def format_report(found: Preflight, asked: PreflightRequest) -> list[str]:
+    """Format the results as lines for the terminal."""
     peak, minutes = found.peak, found.minutes(asked.settings)
     batch = asked.settings.trainer.learning.batch_size
     ends = time.strftime("%H:%M", time.localtime(time.time() + 60 * minutes))
     height, width = found.pixels
     lines = [
-        f"Preflight on {peak.device}, pictures of {width}x{height}, batches of {batch}",
+        f"Preflight on {peak.device}, images of {width}x{height}, batches of {batch}",
         f"  memory      {peak.held_gib:.2f} GiB at the peak, {peak.needed_gib:.2f} GiB needed, "
         f"of {peak.total_gib:.1f} GiB",
         f"  a step      {found.seconds_per_step:.2f} s",
         f"  a sample    {found.seconds_per_sample:.2f} s",
         f"  checkpoint  {found.seconds_per_checkpoint:.2f} s",
         f"  disk        {found.disk_needed_gib:.2f} GiB needed, {found.disk_free_gib:.1f} GiB free",
-        f"  in all      {minutes:.1f} minutes; begun now, it ends at {ends}",
+        f"  in all      {minutes:.1f} minutes; started now, it ends at {ends}",
     ]
     if found.class_pictures:
-        lines.append(f"  of these    {found.class_pictures} class pictures are to be drawn first")
+        lines.append(f"  including   {found.class_pictures} class images to generate first")
     if peak.spills:
         lines.append(
-            "warning: next to no memory is left; where a driver spills over into the machine's "
-            "memory, steps become many times slower. `--fit GB` finds settings that save some."
+            "warning: almost no memory is left; if a driver then uses the machine's memory, steps "
+            "become many times slower. `--fit GB` finds settings that need less."
         )
     if found.disk_needed_gib > found.disk_free_gib:
-        lines.append("warning: the disk will be full. Lower --keep-checkpoints or make room.")
+        lines.append("warning: the disk will be full. Lower --keep-checkpoints or free space.")
     if found.fits is not None:
         verdict = "fits" if found.fits else "does not fit"
         lines.append(f"It {verdict} into {asked.limit_gib:g} GiB.")

@@ -1,4 +1,4 @@
-"""Samples as a training shows them: drawn, judged, told to the trackers, hung on the walls."""
+"""Previews during training: generated, scored, logged to trackers, and shown in image grids."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,107 +16,107 @@ from nora_studio.tasks.dreambooth.previews import (
     preview_files,
 )
 from nora_studio.tasks.dreambooth.subject import Subject
-from nora_studio.tasks.dreambooth.wall import hang_walls
+from nora_studio.tasks.dreambooth.wall import write_walls
 from nora_studio.trainer.sharding import through_base
-from nora_studio.trainer.trainee import Trainee
+from nora_studio.trainer.train_state import TrainState
 
 
 @dataclass(frozen=True)
 class PreviewLog:
-    """What draws and shows the samples of some twins."""
+    """Generates, scores and logs the previews of some twins."""
 
     subject: Subject
     runs: dict[str, Run]
-    """All twins' runs by method, in the order in which they are shown."""
+    """All twins' runs by method, in the order of the grids."""
     judge: PreviewJudge | None
-    """None: the samples are not scored, or this is not the main process."""
+    """None if the previews are not scored, or this is not the main process."""
     say: Callable[[str], object]
 
-    def show_base(self, trainees: list[Trainee]) -> None:
-        """Where every run's samples begin: at the base, which is no one's yet."""
+    def show_base(self, states: list[TrainState]) -> None:
+        """Generate and log the previews of the base, for every run."""
 
         def show() -> None:
-            pictures = generate_base_previews(self.subject, trainees)
-            processes.on_main(lambda: self._tell_of_base(trainees, pictures))
+            pictures = generate_base_previews(self.subject, states)
+            processes.on_main(lambda: self._log_base(states, pictures))
 
         through_base(self.subject.sharding, show)
 
-    def show(self, trainee: Trainee, step: int) -> None:
-        """`draw` from the training loop, on every process."""
-        through_base(self.subject.sharding, lambda: self.draw(trainee, step))
+    def show(self, state: TrainState, step: int) -> None:
+        """Call `generate` where the base can run; call this on every process."""
+        through_base(self.subject.sharding, lambda: self.generate(state, step))
 
-    def draw(self, trainee: Trainee, step: int) -> list[Image.Image]:
-        """Draw a trainee's samples as of a step; told only once, however often they are drawn.
+    def generate(self, state: TrainState, step: int) -> list[Image.Image]:
+        """Generate a run's previews of a step, and log them unless they are logged already.
 
-        The walls are hung anew with the last twin's.
+        With the last twin's previews, the image grids are updated.
         """
-        is_new = not self.has_shown(trainee, step)
-        pictures = generate_previews(self.subject, trainee, step)
+        is_new = not self.has_shown(state, step)
+        pictures = generate_previews(self.subject, state, step)
 
-        def tell() -> None:
+        def log() -> None:
             if is_new:
                 scores = self.judge.judge(pictures) if self.judge else {}
-                self._tell(trainee, step, pictures, scores)
-                self._say(trainee.label, step, scores)
-            if trainee.label == list(self.runs)[-1]:
-                hang_walls(self.runs)
+                self._log(state, step, pictures, scores)
+                self._print_scores(state.label, step, scores)
+            if state.label == list(self.runs)[-1]:
+                write_walls(self.runs)
 
-        processes.on_main(tell)
+        processes.on_main(log)
         return pictures
 
-    def catch_up(self, trainees: list[Trainee], step: int, every: int) -> None:
-        """Draw what was due after a step that the training was stopped at, where it is missing."""
-        bare = preview_files(trainees[0].run, 0, len(self.subject.settings.previews.prompts))
+    def catch_up(self, states: list[TrainState], step: int, every: int) -> None:
+        """Generate the previews that are missing when a run is resumed after a step."""
+        bare = preview_files(states[0].run, 0, len(self.subject.settings.previews.prompts))
         if not all(file.is_file() for file in bare):
-            self.show_base(trainees)
+            self.show_base(states)
         if every and step % every == 0:
-            for trainee in trainees:
-                if not self.has_shown(trainee, step):
-                    self.show(trainee, step)
-            processes.on_main(lambda: hang_walls(self.runs))
+            for state in states:
+                if not self.has_shown(state, step):
+                    self.show(state, step)
+            processes.on_main(lambda: write_walls(self.runs))
 
-    def has_shown(self, trainee: Trainee, step: int) -> bool:
-        """Whether a step's samples are all there, and in the log where they are scored."""
-        files = preview_files(trainee.run, step, len(self.subject.settings.previews.prompts))
+    def has_shown(self, state: TrainState, step: int) -> bool:
+        """Return whether a step's previews all exist, and with a judge are scored in the log."""
+        files = preview_files(state.run, step, len(self.subject.settings.previews.prompts))
         if not all(file.is_file() for file in files):
             return False
-        rows = trainee.run.read_log() if self.judge else []
-        told = any(row["step"] == step and "sample_clip_t" in row for row in rows)
-        return told or self.judge is None
+        rows = state.run.read_log() if self.judge else []
+        is_logged = any(row["step"] == step and "sample_clip_t" in row for row in rows)
+        return is_logged or self.judge is None
 
-    def _tell_of_base(self, trainees: list[Trainee], pictures: list[Image.Image]) -> None:
+    def _log_base(self, states: list[TrainState], pictures: list[Image.Image]) -> None:
         scores = self.judge.judge(pictures) if self.judge else {}
-        for trainee in trainees:
-            self._tell(trainee, 0, pictures, scores)
-        self._say("base", 0, scores)
-        hang_walls(self.runs)
+        for state in states:
+            self._log(state, 0, pictures, scores)
+        self._print_scores("base", 0, scores)
+        write_walls(self.runs)
 
-    def _tell(
+    def _log(
         self,
-        trainee: Trainee,
+        state: TrainState,
         step: int,
         pictures: Sequence[Image.Image],
         scores: dict[str, float],
     ) -> None:
         if scores and self.judge is not None:
-            trainee.log(step, **scores, sample_judge=self.judge.scorer.name)
-        if trainee.tracker is not None:
+            state.log(step, **scores, sample_judge=self.judge.scorer.name)
+        if state.tracker is not None:
             named = {f"samples/{number:02d}": p for number, p in enumerate(pictures, start=1)}
-            trainee.tracker.log_images(step, named)
+            state.tracker.log_images(step, named)
 
-    def _say(self, label: str, step: int, scores: dict[str, float]) -> None:
+    def _print_scores(self, label: str, step: int, scores: dict[str, float]) -> None:
         if scores:
             i, t = scores["sample_clip_i"], scores["sample_clip_t"]
             self.say(f"step {step}, {label}: samples CLIP-I {i:.3f}, CLIP-T {t:.3f}")
 
 
 def load_judge(subject: Subject, photos: PhotoSet) -> PreviewJudge | None:
-    """Load the judge of the previews, which compares them with held-out photos, if there are any.
+    """Load the judge that scores previews against the held-out photos, else the training photos.
 
-    Says which judge that is, or why there is none.
+    Prints which judge that is, or why there is none.
 
     Raises:
-        StudioError: there is no such judge.
+        StudioError: the judge cannot be loaded.
     """
     previews = subject.settings.previews
     if not previews.judge:

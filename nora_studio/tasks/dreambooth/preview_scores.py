@@ -1,4 +1,4 @@
-"""Fidelity over the steps: a run's own samples, judged by CLIP while it trains."""
+"""Score a run's previews with CLIP while it trains."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,12 +16,12 @@ from nora_studio.scoring.scores import Scorer, load_scorer
 
 @dataclass(frozen=True)
 class PreviewJudge:
-    """A CLIP with what the samples are held against, encoded once."""
+    """A CLIP with the features of the photos and prompts that previews are compared with."""
 
     scorer: Scorer
-    """On the CPU between samplings, so that training has the device's memory."""
+    """On the CPU between uses, to leave the device's memory to the training."""
     device: torch.device
-    """Where it judges."""
+    """Device on which it scores."""
     photos: Tensor  # (photos, width), unit vectors
     texts: Tensor  # (prompts, width), unit vectors
 
@@ -32,31 +32,31 @@ class PreviewJudge:
         """Load a CLIP by name (`load_scorer`) and encode photos of the subject and the prompts.
 
         Raises:
-            StudioError: nothing loadable is behind the name.
+            StudioError: no such CLIP can be loaded.
         """
-        with torch.random.fork_rng(devices=[]):  # It draws weights before it reads them.
+        with torch.random.fork_rng(devices=[]):  # Loading initialises weights at random first.
             scorer = load_scorer(name)
-        with _awake(scorer, device) as awake:
-            photos = torch.cat([awake.image_features([open_photo(file)]) for file in files])
-            texts = awake.text_features([replace_token(prompt, None) for prompt in prompts])
+        with _on_device(scorer, device) as clip:
+            photos = torch.cat([clip.image_features([open_photo(file)]) for file in files])
+            texts = clip.text_features([replace_token(prompt, None) for prompt in prompts])
         return cls(scorer, device, photos, texts)
 
     def judge(self, pictures: Sequence[Image.Image]) -> dict[str, float]:
-        """Mean CLIP-I and CLIP-T (as in `scores`) of one picture for each prompt, in their order.
+        """Return the mean CLIP-I and CLIP-T (as in `scores`) of one image per prompt, in order.
 
         Returns:
-            "sample_clip_i" and "sample_clip_t", as the log has them.
+            "sample_clip_i" and "sample_clip_t", their names in the log.
         """
-        with _awake(self.scorer, self.device) as awake:
-            drawn = awake.image_features(pictures)
+        with _on_device(self.scorer, self.device) as clip:
+            features = clip.image_features(pictures)
         return {
-            "sample_clip_i": round((drawn @ self.photos.T).mean().item(), 6),
-            "sample_clip_t": round((drawn * self.texts).sum(dim=-1).mean().item(), 6),
+            "sample_clip_i": round((features @ self.photos.T).mean().item(), 6),
+            "sample_clip_t": round((features * self.texts).sum(dim=-1).mean().item(), 6),
         }
 
 
 @contextmanager
-def _awake(scorer: Scorer, device: torch.device) -> Iterator[Scorer]:
+def _on_device(scorer: Scorer, device: torch.device) -> Iterator[Scorer]:
     """Move the scorer to a device for a block."""
     home = scorer.device
     try:

@@ -1,4 +1,4 @@
-"""The pictures of a run: its prompts at a fixed seed, by the base and as the adapter learns."""
+"""Generate previews: images of a run's prompts at a fixed seed, by the base and the adapter."""
 
 import contextlib
 from collections.abc import Iterator
@@ -19,55 +19,55 @@ from nora_studio.sdxl.recipes import Recipe
 from nora_studio.tasks.dreambooth.base import load_base_of
 from nora_studio.tasks.dreambooth.step import DreamboothStep
 from nora_studio.tasks.dreambooth.subject import Subject
-from nora_studio.trainer.trainee import Trainee
+from nora_studio.trainer.train_state import TrainState
 
 
 def preview_files(run: Run, step: int, count: int) -> list[Path]:
-    """Where the pictures of the first `count` prompts after a step go; step 0 is the base."""
+    """Return the files of a step's previews, one for each prompt; step 0 is the base."""
     name = f"step-{step:06d}" if step else "base"
     return [run.sample_file(f"{name}-{number:02d}") for number in range(1, count + 1)]
 
 
-def generate_base_previews(subject: Subject, trainees: list[Trainee]) -> list[Image.Image]:
-    """Draw the fixed-seed pictures of the bare base into every run, one for each prompt."""
+def generate_base_previews(subject: Subject, states: list[TrainState]) -> list[Image.Image]:
+    """Generate the base's previews, one for each prompt, and save them into every run."""
     pipe = subject.pipe
-    if subject.sharding is not None:  # Its own base carries the adapter.
-        pipe = fresh_pipe(subject, trainees[0].accelerator.device)
-        spread(subject, pipe, trainees[0].accelerator.device)
+    if subject.sharding is not None:  # The adapter is then attached to the base itself.
+        pipe = fresh_pipe(subject, states[0].accelerator.device)
+        shard_unet(subject, pipe, states[0].accelerator.device)
     pictures = previews_of(subject, pipe)
-    for trainee in trainees:
-        _save(subject, pictures, trainee.run, 0, None)
+    for state in states:
+        _save(subject, pictures, state.run, 0, None)
     return pictures
 
 
-def generate_previews(subject: Subject, trainee: Trainee, step: int) -> list[Image.Image]:
-    """Draw the fixed-seed pictures of a trainee as of a step into its run, one for each prompt."""
-    module: DreamboothStep = trainee.accelerator.unwrap_model(trainee.model)
+def generate_previews(subject: Subject, state: TrainState, step: int) -> list[Image.Image]:
+    """Generate a run's previews of a step, one for each prompt, and save them into the run."""
+    module: DreamboothStep = state.accelerator.unwrap_model(state.model)
     parts = {"unet": module.unet, **dict(module.encoders)}
-    with trainee.served(), _as_loaded(module, trainee.parameters):
+    with state.averaged(), _as_loaded(module, state.parameters):
         pictures = previews_of(subject, with_parts(subject.pipe, parts))
-    _save(subject, pictures, trainee.run, step, trainee)
+    _save(subject, pictures, state.run, step, state)
     return pictures
 
 
 def fresh_pipe(subject: Subject, device: torch.device) -> StableDiffusionXLPipeline:
-    """Load the base once more; it stays on the CPU where it is to be sharded (`spread`)."""
+    """Load the base again; it stays on the CPU if it is to be sharded (`shard_unet`)."""
     pipe = load_base_of(subject.settings.base, subject.pipe.dtype, device)
     return pipe.to(device) if subject.sharding is None else pipe
 
 
-def spread(subject: Subject, pipe: StableDiffusionXLPipeline, device: torch.device) -> None:
-    """Put a fresh pipeline's UNet into shards, if the subject's base is."""
+def shard_unet(subject: Subject, pipe: StableDiffusionXLPipeline, device: torch.device) -> None:
+    """Shard a freshly loaded pipeline's UNet if the subject's base is sharded."""
     if subject.sharding is not None:
         subject.sharding.shard(pipe.unet, device)
 
 
 @contextlib.contextmanager
 def _as_loaded(module: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]:
-    """In the state of a loaded adapter: evaluation mode, nothing trained.
+    """Put a module in evaluation mode without gradients, as a loaded adapter is.
 
-    `torch.matmul` folds its operands differently where one asks for a gradient, even under
-    `no_grad`, and then rounds differently; the proof compares pictures to the bit.
+    `torch.matmul` folds its operands differently if one requires a gradient, even under `no_grad`,
+    and then rounds differently; verification compares images bitwise.
     """
     module.eval()
     learning = [parameter for parameter in trained if parameter.requires_grad]
@@ -82,7 +82,7 @@ def _as_loaded(module: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]
 
 
 def previews_of(subject: Subject, pipe: StableDiffusionXLPipeline) -> list[Image.Image]:
-    """One picture for each prompt, all from the same starting noise."""
+    """Generate one image for each prompt, all from the same starting noise."""
     previews = subject.settings.previews
     pictures = generate_images(
         pipe,
@@ -98,7 +98,7 @@ def previews_of(subject: Subject, pipe: StableDiffusionXLPipeline) -> list[Image
 
 
 def _save(
-    subject: Subject, pictures: list[Image.Image], run: Run, step: int, trainee: Trainee | None
+    subject: Subject, pictures: list[Image.Image], run: Run, step: int, state: TrainState | None
 ) -> None:
     if not processes.is_main():
         return
@@ -112,8 +112,8 @@ def _save(
             guidance=previews.guidance,
             size=subject.size,
             version=__version__,
-            adapter=None if trainee is None else run.folder.name,
-            method=None if trainee is None else trainee.label,
+            adapter=None if state is None else run.folder.name,
+            method=None if state is None else state.label,
             trigger=subject.trigger,
         )
         save_image(picture, file, recipe, GO_ON)

@@ -1,4 +1,4 @@
-"""A DreamBooth run's settings: what its options come to on its base, with nothing left open."""
+"""Settings of a DreamBooth run: its options, resolved for its base, without any default left."""
 
 import re
 from dataclasses import dataclass
@@ -28,94 +28,94 @@ _CLASS_WORD = re.compile(r"\[v\](?:['’]s)?\s+([^\W_]+)", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class BaseSettings:
-    """The frozen base: what it is, and how it is held and computed."""
+    """The frozen base: which model, and in what form it is loaded and run."""
 
     model: str
     bits: Literal[16, 8, 4]
     quantized: frozenset[str]
-    """The parts that are quantised with fewer bits than 16; the others rest on the CPU."""
+    """The parts that are quantised with fewer bits than 16; the others stay on the CPU."""
     attention: str
     targets: str
-    """Which linear layers are adapted: a choice of `sdxl.models.TARGET_CHOICES`."""
+    """Which linear layers are adapted: a key of `sdxl.models.TARGET_CHOICES`."""
     gradient_checkpointing: bool
     cache: bool
-    """Keep on disk what the base makes of photos, prompts and weights."""
+    """Whether encoded photos and prompts, and outer factors, are cached on disk."""
     resolution: int
-    """Side of the training pictures in pixels."""
+    """Side of the training images in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubjectSettings:
-    """The words for the subject."""
+    """The prompt, and the word for the subject in it."""
 
     prompt: str
     trigger: str
-    """The rare word of --trigger; empty: chosen from the base's vocabulary."""
+    """The rare word of --trigger; empty to choose one from the base's vocabulary."""
     text_encoder_steps: int
-    """Steps after which the text encoders' adapters are frozen; 0: never."""
+    """Steps after which the text encoders' adapters are frozen; 0 for never."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenSettings:
-    """New tokens that the subject's name becomes."""
+    """New tokens that replace [V]."""
 
     count: int
-    """0: none, the name is a rare word."""
+    """0 for none: a rare word replaces [V]."""
     name: str
-    """The word that they are named after."""
+    """Stem of the tokens' names."""
     start: str
-    """The words whose vectors they start from; empty: a rare word of the base's vocabulary."""
+    """Words whose vectors they start from; empty for a rare word of the base's vocabulary."""
     rate: float
     """Peak learning rate of their vectors."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PhotoSettings:
-    """How a folder of photos becomes training pictures."""
+    """How a folder of photos becomes training images."""
 
     folder: Path
     captions: bool
     caption_dropout: float
     buckets: Literal["always", "never", "where they pay"]
-    """Whether each photo keeps its aspect; "where they pay" is decided by the photos' sizes."""
+    """Whether each photo keeps its aspect ratio; "where they pay" depends on the photos' sizes."""
     crops: int
-    """Views of each photo to sample from; 1: the middle."""
+    """Number of crops of each photo; 1 for the centre crop."""
     flip: float
     masks: Literal["files", "alpha", "none"]
     mask_floor: float
     expects_masks: bool
-    """Whether an option was given that has no meaning without masks."""
+    """Whether an option is set that has no effect without masks."""
     hold_out: int
-    """Photos that only measure."""
+    """Number of photos held out for measuring the loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossSettings:
-    """What is learned from a picture at a noise level."""
+    """Settings of the denoising loss."""
 
     weighting: Weighting
     snr_gamma: float
     noise_offset: float
     max_timestep: int
-    """Train on timesteps below this; 0: on all."""
+    """Train on timesteps below this; 0 for all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PriorSettings:
-    """Prior preservation: pictures of the class that are learned with every batch."""
+    """Prior preservation: class images that are added to every batch."""
 
     weight: float
-    """0: there are none."""
+    """Weight of the class images in the loss; 0 for none."""
     prompt: str
     is_own_prompt: bool
-    """Whether the prompt was given; otherwise it is the training prompt without [V]."""
+    """Whether the prompt is set by an option; otherwise it is the training prompt without [V]."""
     pictures: int
     folder: Path
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreviewSettings:
-    """The fixed-seed pictures that are generated while the run trains."""
+    """Images at a fixed seed that are generated while the run trains."""
 
     prompts: tuple[str, ...]
     seed: int
@@ -123,14 +123,14 @@ class PreviewSettings:
     """Inference steps."""
     guidance: float
     judge: str
-    """The CLIP that scores them; empty: none does."""
+    """The CLIP that scores them; empty for none."""
     unscored: str
-    """Why there is no judge, where none fits the base; else empty."""
+    """Why the base has no judge; empty if it has one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DreamboothSettings:
-    """A whole run's."""
+    """All settings of a run."""
 
     trainer: TrainerSettings
     base: BaseSettings
@@ -143,13 +143,13 @@ class DreamboothSettings:
 
 
 def resolve(options: DreamboothOptions) -> DreamboothSettings:
-    """Resolve a run's options. Reads the base's configuration, and no weights.
+    """Resolve a run's options. Of the base, only the configuration is read.
 
     Args:
-        options: As `with_recommended` returns them.
+        options: Options filled in by `with_recommended`.
 
     Raises:
-        StudioError: there is no such base, or an option does not fit the run's methods.
+        StudioError: the base does not exist, or an option does not fit the run's methods.
     """
     resolution = options.resolution
     if resolution is None:
@@ -206,7 +206,7 @@ def _tokens(options: DreamboothOptions) -> TokenSettings:
 
 
 def slug(name: str) -> str:
-    """Return a run's name as one word."""
+    """Return a run's name as one word of lower-case letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "subject"
 
 

@@ -1,4 +1,4 @@
-"""From settings and a base to what training needs: the subject, its batches, its fixed batches."""
+"""Prepare a training from settings and a base: the subject, and batches to train and measure on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from nora_studio.tasks.dreambooth.batches import PhotoBatches
 from nora_studio.tasks.dreambooth.photo_set import PhotoSet
 from nora_studio.tasks.dreambooth.prior import (
     PriorBatches,
-    draw_class_pictures,
+    generate_class_images,
 )
 from nora_studio.tasks.dreambooth.settings import DreamboothSettings, SubjectSettings
 from nora_studio.tasks.dreambooth.step import encode_prompts
@@ -27,17 +27,17 @@ from nora_studio.tasks.dreambooth.token_training import name_tokens, start_words
 from nora_studio.tasks.dreambooth.validation import FixedBatches
 
 PRIOR_SEED = 1_000_003
-"""Added to a run's seed for the draws of class pictures."""
+"""Added to a run's seed for sampling batches of class images."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What every twin shares."""
+    """The subject and the batches, shared by all twins."""
 
     subject: Subject
     batches: PhotoBatches | PriorBatches
     fixed: FixedBatches | None
-    """None where no measurements are wanted."""
+    """Batches to measure the loss on; None if it is not measured."""
 
 
 def prepare(
@@ -48,11 +48,11 @@ def prepare(
     *,
     photos_as_class: bool = False,
 ) -> Prepared:
-    """Encode the subject's photos and words; draw class pictures where the prior is preserved.
+    """Encode photos and prompts, and with prior preservation generate class images.
 
     Args:
-        photos_as_class: Take the photos for the class's pictures, as a preflight does: batches are
-            as large with them.
+        photos_as_class: Use the photos instead of class images, as a preflight does: the batches
+            have the same size.
 
     Raises:
         StudioError: a photo cannot be used, or the base does not fit the options.
@@ -63,7 +63,7 @@ def prepare(
         words = start_words(pipe, settings.tokens)
         start = f", starting from {words!r}"
         tokens = name_tokens(pipe, settings.tokens, words, learning.seed)
-        extend(pipe, tokens)  # For good: base and twins read the same ids.
+        extend(pipe, tokens)  # Never undone: base and twins use the same ids.
     trigger = tokens.trigger if tokens else _rare_word(pipe, settings.subject)
     stores = Stores.default() if settings.base.cache else None
     prompts = photos.prompts
@@ -73,7 +73,7 @@ def prepare(
         settings=settings,
         pipe=pipe,
         trigger=trigger,
-        # What stands for new tokens is not in the weights that kept prompts go by.
+        # The cache's keys do not cover the new tokens' vectors, so their prompts are not cached.
         text=encode_prompts(
             pipe, prompts, trigger, stores.text if stores and tokens is None else None
         ),
@@ -97,7 +97,7 @@ def prepare(
         )
     if prior.weight > 0:
         files = photos.files if photos_as_class else _class_pictures(subject)
-        priors = _prior_draws(subject, caches, files, prompts.index(prior.prompt), stores)
+        priors = _prior_batches(subject, caches, files, prompts.index(prior.prompt), stores)
         return Prepared(subject, PriorBatches(batches, priors, prior.weight), fixed)
     return Prepared(subject, batches, fixed)
 
@@ -110,7 +110,7 @@ def _class_pictures(subject: Subject) -> list[Path]:
     model, prior = subject.settings.base.model, subject.settings.prior
     hidden = not processes.is_main()
     with (
-        tqdm(desc="Class pictures", unit="picture", disable=hidden) as bar,
+        tqdm(desc="Class images", unit="image", disable=hidden) as bar,
         all_on_device(subject.pipe),
     ):
 
@@ -118,19 +118,19 @@ def _class_pictures(subject: Subject) -> list[Path]:
             bar.total = total
             bar.update()
 
-        return draw_class_pictures(
+        return generate_class_images(
             subject.pipe, prior.folder, prior.pictures, model, prior.prompt, subject.size, advance
         )
 
 
-def _prior_draws(
+def _prior_batches(
     subject: Subject,
     caches: list[LatentCache],
     files: list[Path],
     number: int,
     stores: Stores | None,
 ) -> list[PhotoBatches]:
-    """Batches of the class in each size that the subject's pictures have."""
+    """Return a source of class images for each image size of the subject's batches."""
     learning, loss = subject.settings.trainer.learning, subject.settings.loss
     pipe, scale = subject.pipe, subject.pipe.vae_scale_factor
     priors = []

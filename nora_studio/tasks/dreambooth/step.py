@@ -1,4 +1,4 @@
-"""DreamBooth on SDXL: what one step sees, and what it computes."""
+"""The training step of DreamBooth on SDXL: text conditioning, UNet and loss."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from nora_studio.sdxl.diffusion import Denoising, encode_tokens
 
 @dataclass(frozen=True)
 class PromptEncoding:
-    """The training prompts, as token ids and as the frozen base reads them."""
+    """The training prompts: their token ids, and their encodings by the frozen base."""
 
     ids: dict[str, Tensor]  # (prompts, tokens) for each text encoder
     hidden: dict[str, Tensor]  # (prompts, tokens, width) for each text encoder
     pooled: Tensor  # (prompts, projection)
-    silent: Tensor | None = None  # (prompts,), bool: conditioned on zeros instead; None: none is
+    is_unconditional: Tensor | None = None  # (prompts,), bool: replaced by zeros; None: none is
 
 
 @torch.no_grad()
@@ -31,10 +31,10 @@ def encode_prompts(
     trigger: str,
     store: TensorCache | None = None,
 ) -> PromptEncoding:
-    """Tokenise prompts, the trigger in the place of "[V]", and encode them once with the base.
+    """Tokenise prompts, with the trigger for "[V]", and encode them once with the base.
 
-    An empty prompt is what the base takes for one: for SDXL, zeros. Encoders that rest on the CPU
-    are back there afterwards, and never leave it if `store` holds all prompts.
+    An empty prompt is encoded as the base's pipeline does: for SDXL, as zeros. Encoders on the CPU
+    are moved back there afterwards, and stay there if `store` holds all prompts.
     """
     each = [tokenize(pipe, replace_token(prompt, trigger)) for prompt in prompts]
     ids = {part: torch.cat([one[part] for one in each]) for part in each[0]}
@@ -45,22 +45,22 @@ def encode_prompts(
     }
     pooled = encoded["text_encoder_2"][1]
     assert pooled is not None
-    silent = None
+    is_unconditional = None
     if "" in prompts and pipe.config["force_zeros_for_empty_prompt"]:
-        silent = torch.tensor([prompt == "" for prompt in prompts], device=device)
+        is_unconditional = torch.tensor([prompt == "" for prompt in prompts], device=device)
     return PromptEncoding(
         ids={part: rows.to(device) for part, rows in ids.items()},
         hidden={part: hidden for part, (hidden, _) in encoded.items()},
         pooled=pooled,
-        silent=silent,
+        is_unconditional=is_unconditional,
     )
 
 
 class DreamboothStep(nn.Module):
-    """SDXL's adapted parts as one module whose forward is the training loss.
+    """SDXL's adapted parts as one module whose forward returns the training loss.
 
-    Fixed shapes and no host synchronisation inside, so that a step can be captured whole. A text
-    encoder that is not trained is not here either: its output is a constant.
+    Shapes are fixed, and nothing synchronises with the host, so that a step can be captured as a
+    graph. A text encoder that is not trained is not part of the module: its output is a buffer.
     """
 
     def __init__(
@@ -69,37 +69,37 @@ class DreamboothStep(nn.Module):
         encoders: dict[str, nn.Module],  # the trained text encoders, by part name
         text: PromptEncoding,
         process: Denoising,
-        rules: StepRules | None = None,  # the method's, whose penalty the loss carries
+        rules: StepRules | None = None,  # the method's, whose penalty is added to the loss
     ) -> None:
         super().__init__()
         self.rules = rules or PlainSteps()
         self.unet = unet
         self.encoders = nn.ModuleDict(encoders)
         self.process = process
-        self.settled = False
+        self.encoders_frozen = False
         for part, ids in text.ids.items():
             self.register_buffer(f"ids_{part}", ids, persistent=False)
             self.register_buffer(f"hidden_{part}", text.hidden[part], persistent=False)
         self.register_buffer("pooled", text.pooled, persistent=False)
-        self.register_buffer("silent", text.silent, persistent=False)
+        self.register_buffer("is_unconditional", text.is_unconditional, persistent=False)
 
     @torch.no_grad()
-    def settle(self) -> None:
-        """Keep what the text encoders say now, without dropout, and ask them no more."""
+    def freeze_encoders(self) -> None:
+        """Replace the text encoders by their current outputs, computed without dropout."""
         for part, encoder in self.encoders.items():
             encoder.eval()
             rows = self.get_buffer(f"ids_{part}").split(1)
-            said = [encode_tokens(part, encoder, row) for row in rows]
+            encoded = [encode_tokens(part, encoder, row) for row in rows]
             self.register_buffer(
-                f"hidden_{part}", torch.cat([hidden for hidden, _ in said]), persistent=False
+                f"hidden_{part}", torch.cat([hidden for hidden, _ in encoded]), persistent=False
             )
-            pooled = [pooled for _, pooled in said if pooled is not None]
+            pooled = [pooled for _, pooled in encoded if pooled is not None]
             if pooled:
                 self.register_buffer("pooled", torch.cat(pooled), persistent=False)
-        self.settled = True
+        self.encoders_frozen = True
 
     def _condition(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
-        """Text conditioning of a batch: (batch, tokens, width) and (batch, projection)."""
+        """Return a batch's text conditioning: (batch, tokens, width) and (batch, projection)."""
         size = len(prompts)
 
         def rows(name: str) -> Tensor:
@@ -108,8 +108,8 @@ class DreamboothStep(nn.Module):
 
         hiddens, pooled = [], rows("pooled")
         for part in ("text_encoder", "text_encoder_2"):
-            if part in self.encoders and not self.settled:
-                # One prompt for all is encoded once, whatever the batch.
+            if part in self.encoders and not self.encoders_frozen:
+                # A single prompt is encoded once, not for each row of the batch.
                 ids = rows(f"ids_{part}")
                 hidden, live_pooled = encode_tokens(part, self.encoders[part], ids)
                 pooled = pooled if live_pooled is None else live_pooled
@@ -118,9 +118,9 @@ class DreamboothStep(nn.Module):
             hiddens.append(hidden)
         hidden = torch.cat(hiddens, dim=-1).expand(size, -1, -1)
         pooled = pooled.expand(size, -1)
-        if self.silent is not None:
-            spoken = ~self.get_buffer("silent")[prompts]
-            hidden, pooled = hidden * spoken[:, None, None], pooled * spoken[:, None]
+        if self.is_unconditional is not None:
+            kept = ~self.get_buffer("is_unconditional")[prompts]
+            hidden, pooled = hidden * kept[:, None, None], pooled * kept[:, None]
         return hidden, pooled
 
     def forward(
@@ -129,16 +129,16 @@ class DreamboothStep(nn.Module):
         noise: Tensor,
         timesteps: Tensor,
         time_ids: Tensor,
-        prompts: Tensor,  # (batch,): which of the training prompts is whose
-        importance: Tensor | None = None,  # (batch,): each picture's share of the loss
+        prompts: Tensor,  # (batch,): index of each image's prompt
+        importance: Tensor | None = None,  # (batch,): weight of each image in the loss
         mask: Tensor | None = None,  # (batch, 1, height, width), 1 on average
     ) -> Tensor:
         """Return the mean denoising loss of a batch (scalar, float32)."""
-        given, level = self.process.model_input(latents, noise, timesteps)
+        noisy, level = self.process.model_input(latents, noise, timesteps)
         hidden, pooled = self._condition(prompts)
         dtype = next(self.unet.parameters()).dtype
-        answer = self.unet(
-            given.to(dtype),
+        prediction = self.unet(
+            noisy.to(dtype),
             level,
             hidden.to(dtype),
             added_cond_kwargs={
@@ -147,5 +147,5 @@ class DreamboothStep(nn.Module):
             },
             return_dict=False,
         )[0]
-        loss = self.process.loss(answer, latents, noise, timesteps, importance, mask)
+        loss = self.process.loss(prediction, latents, noise, timesteps, importance, mask)
         return with_penalty(loss, self.rules)

@@ -1,4 +1,4 @@
-"""What every twin of a run shares: settings, the frozen base, and the words for the subject."""
+"""The data shared by all twins: settings, the frozen base, and the encoded prompts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from nora_studio.trainer.sharding import Sharding
 
 @dataclass(frozen=True)
 class Subject:
-    """What every twin shares: settings, the frozen base, and the words for the subject."""
+    """The data shared by all twins: settings, the frozen base, and the encoded prompts."""
 
     settings: DreamboothSettings
     pipe: StableDiffusionXLPipeline
@@ -23,13 +23,13 @@ class Subject:
     text: PromptEncoding
     process: Denoising
     tokens: NewTokens | None = None
-    """New tokens as they start, which the trigger consists of; None: it is a rare word."""
+    """The trigger's new tokens with their initial vectors; None if it is a rare word."""
     activations: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
-    """Part -> layer -> mean |x| per input channel, where the outer factors follow activations."""
+    """Part -> layer -> mean |x| per input channel; empty unless outer factors depend on it."""
     sharding: Sharding | None = None
-    """How the base is spread over the processes; None: each has all of it."""
+    """How the base is sharded; None if each process has all of it."""
 
     @property
     def size(self) -> int:
-        """Side of the training pictures in pixels."""
+        """Side of the training images in pixels."""
         return self.settings.base.resolution

@@ -1,4 +1,4 @@
-"""DreamBooth as a task: one subject's photos, SDXL's adapted parts, pictures as the proof."""
+"""DreamBooth as a task: one subject's photos, SDXL's adapted parts, verified by previews."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,8 +29,8 @@ from nora_studio.tasks.dreambooth.base import load_base_of
 from nora_studio.tasks.dreambooth.fitting import fitted
 from nora_studio.tasks.dreambooth.freeze_text_encoders import FreezeTextEncoders
 from nora_studio.tasks.dreambooth.photo_set import PhotoSet
-from nora_studio.tasks.dreambooth.preflight import rehearsal, rehearse
-from nora_studio.tasks.dreambooth.preflight_report import Rehearsed
+from nora_studio.tasks.dreambooth.preflight import preflight_folder, run_preflight
+from nora_studio.tasks.dreambooth.preflight_report import PreflightRequest
 from nora_studio.tasks.dreambooth.preview_log import PreviewLog, load_judge
 from nora_studio.tasks.dreambooth.settings import DreamboothSettings, resolve
 from nora_studio.tasks.dreambooth.setup import Prepared, prepare
@@ -41,7 +41,7 @@ from nora_studio.tasks.dreambooth.validation import measure
 from nora_studio.tasks.dreambooth.verification import verify
 from nora_studio.trainer.build import adapt, learner
 from nora_studio.trainer.task import Learner, Proof, Task
-from nora_studio.trainer.trainee import BatchSource, Trainee
+from nora_studio.trainer.train_state import BatchSource, TrainState
 
 
 class DreamboothTask(Task):
@@ -49,7 +49,7 @@ class DreamboothTask(Task):
 
     settings: DreamboothSettings
     asked: DreamboothOptions
-    """As they were given; a rehearsal trains in another folder."""
+    """The options as given; a preflight trains in another folder."""
     photos: PhotoSet
     prepared: Prepared
     previews: PreviewLog
@@ -64,7 +64,9 @@ class DreamboothTask(Task):
         if options.fit is not None and not options.preflight:
             options = fitted(options, options_given(), script_path(TRAIN), print)
         self.asked = options
-        with rehearsal(options) if options.preflight else contextlib.nullcontext(options) as own:
+        with (
+            preflight_folder(options) if options.preflight else contextlib.nullcontext(options)
+        ) as own:
             yield own
 
     @override
@@ -75,7 +77,7 @@ class DreamboothTask(Task):
     def savings(self) -> Sequence[str]:
         base = self.settings.base
         return [
-            "--fit GB, which finds settings that fit into so much",
+            "--fit GB, which finds settings that fit into a limit",
             *([] if base.gradient_checkpointing else ["--gradient-checkpointing"]),
             *(["a smaller --batch-size"] if self.trainer.learning.batch_size > 1 else []),
             *(["--base-bits 8 or 4"] if base.bits == 16 else []),
@@ -97,13 +99,13 @@ class DreamboothTask(Task):
             say(line)
         say(f"Loading {settings.base.model} ({dtype}, {device})")
         pipe = load_base_of(settings.base, dtype, device)
-        # Only what every step needs; the VAE and frozen text encoders come to the device when
-        # called.
+        # Only what every step needs; the VAE and frozen text encoders are moved to the device for
+        # each call.
         trained = {part for parts in self.trainer.parts.values() for part in parts}
         if settings.tokens.count:
             trained |= set(TOKENIZERS)
         to_device(pipe, {"unet", *trained}, device)
-        with processes.main_first():  # It draws and encodes; the others read what it kept.
+        with processes.main_first():  # It generates and encodes; the others read the cache.
             prepared = prepare(
                 settings, pipe, self.photos, say, photos_as_class=self.asked.preflight
             )
@@ -131,59 +133,59 @@ class DreamboothTask(Task):
         self.photos.check_record(self.record)
 
     @override
-    def start(self, trainees: list[Trainee], step: int) -> None:
+    def start(self, states: list[TrainState], step: int) -> None:
         if step:
-            self.previews.catch_up(trainees, step, self.trainer.plan.sample_every)
+            self.previews.catch_up(states, step, self.trainer.plan.sample_every)
         else:
-            self.previews.show_base(trainees)
+            self.previews.show_base(states)
 
     @override
-    def rehearse(
+    def preflight(
         self,
-        trainees: list[Trainee],
-        evaluate: Callable[[Trainee], dict[str, float]],
+        states: list[TrainState],
+        evaluate: Callable[[TrainState], dict[str, float]],
     ) -> int | None:
         if not self.asked.preflight:
             return None
-        asked = Rehearsed(resolve(self.asked), self.asked.fit, self.asked.preflight_out)
+        asked = PreflightRequest(resolve(self.asked), self.asked.fit, self.asked.preflight_out)
         subject, batches = self.prepared.subject, self.prepared.batches
-        return rehearse(asked, subject, batches, trainees, self.previews.show, evaluate)
+        return run_preflight(asked, subject, batches, states, self.previews.show, evaluate)
 
     @override
-    def sample(self, trainee: Trainee, step: int) -> None:
-        self.previews.show(trainee, step)
+    def sample(self, state: TrainState, step: int) -> None:
+        self.previews.show(state, step)
 
     @override
-    def evaluate(self, trainee: Trainee) -> dict[str, float]:
+    def evaluate(self, state: TrainState) -> dict[str, float]:
         fixed = self.prepared.fixed
         if fixed is None:
             return {}
-        return {fixed.name: measure(fixed, trainee.model, trainee.accelerator)}
+        return {fixed.name: measure(fixed, state.model, state.accelerator)}
 
     @override
-    def show_last(self, trainee: Trainee, step: int) -> None:
-        self.previews.draw(trainee, step)
+    def show_last(self, state: TrainState, step: int) -> None:
+        self.previews.generate(state, step)
 
     @override
-    def answers(self, trainee: Trainee, step: int) -> list[Image.Image]:
-        return self.previews.draw(trainee, step)
+    def outputs(self, state: TrainState, step: int) -> list[Image.Image]:
+        return self.previews.generate(state, step)
 
     @override
     def finish(
-        self, run: Run, method: str, answers: list[Image.Image], accelerator: Accelerator
+        self, run: Run, method: str, outputs: list[Image.Image], accelerator: Accelerator
     ) -> Proof | None:
-        return verify(self.prepared.subject, run, answers, accelerator.device)
+        return verify(self.prepared.subject, run, outputs, accelerator.device)
 
 
 def build(subject: Subject, method: str, device: torch.device) -> Learner:
-    """Put one method on SDXL's parts, with the step that trains them.
+    """Attach a method to SDXL's parts, and build the step that trains them.
 
     Args:
-        device: Where a base in shards goes.
+        device: Device of a sharded base.
     """
     settings, sharding, base = subject.settings, subject.sharding, parts_of(subject.pipe)
     trainer, sizes = settings.trainer, settings.trainer.parts[method]
-    # Whoever else held the base's own tensors would keep all of what is to be sharded.
+    # Shared weights would keep the whole base in memory when it is sharded.
     trees = {part: base[part] if sharding else share_weights(base[part]) for part in sizes}
     adapted = adapt(
         trainer,
@@ -213,12 +215,12 @@ def build(subject: Subject, method: str, device: torch.device) -> Learner:
         },
         first_rate(method, settings.base.model),
         extra=TokenRows.of(subject.tokens, encoders, settings.tokens.rate),
-        callbacks=[lambda trainee: FreezeTextEncoders(trainee, until)] if until else [],
+        callbacks=[lambda state: FreezeTextEncoders(state, until)] if until else [],
     )
 
 
 def _encoders(subject: Subject, parts: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    """Return the text encoders that every step runs: the adapted ones; with new tokens all."""
+    """Return the text encoders that every step runs: the adapted ones, or all with new tokens."""
     base = parts_of(subject.pipe)
     frozen = [part for part in TOKENIZERS if part not in parts] if subject.tokens else []
     adapted = {part: module for part, module in parts.items() if part != "unet"}
@@ -228,7 +230,7 @@ def _encoders(subject: Subject, parts: dict[str, nn.Module]) -> dict[str, nn.Mod
 def _step_module(
     subject: Subject, parts: dict[str, nn.Module], encoders: dict[str, nn.Module], rules: StepRules
 ) -> DreamboothStep:
-    """Make the trained parts one module that returns the loss."""
+    """Combine the trained parts into one module that returns the loss."""
     unet: Any = parts["unet"] if "unet" in parts else parts_of(subject.pipe)["unet"]
     step = DreamboothStep(unet, encoders, subject.text, subject.process, rules)
     if subject.settings.base.gradient_checkpointing:

@@ -1,4 +1,4 @@
-"""New tokens in training: what they start from, and each twin's own rows."""
+"""Training of new tokens: their initial vectors, and each twin's own embedding rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,22 +17,22 @@ from nora_studio.sdxl.models import choose_trigger
 from nora_studio.tasks.dreambooth.settings import TokenSettings
 
 GROUP = "tokens"
-"""Name of the rows' group in an optimizer."""
+"""Name of the rows' parameter group."""
 NOISE = 0.1
-"""Of a repeated start, as a share of its vector's own size."""
+"""Noise on a vector that is used again, relative to its root mean square."""
 
 
 def name_tokens(
     pipe: StableDiffusionXLPipeline, tokens: TokenSettings, start: str, seed: int
 ) -> NewTokens:
-    """Return a run's new tokens as they start.
+    """Return a run's new tokens with their initial vectors.
 
     Args:
-        start: The words that their vectors start from.
-        seed: Of the noise on a vector that is used again.
+        start: Words whose vectors they start from.
+        seed: Seed of the noise on vectors that are used again.
 
     Raises:
-        StudioError: the name cannot be that of a word.
+        StudioError: the name cannot be a word.
     """
     words = token_words(tokens.name, tokens.count)
     rows = {part: _start_rows(pipe, part, start, len(words), seed) for part in TOKENIZERS}
@@ -40,18 +40,18 @@ def name_tokens(
 
 
 def start_words(pipe: StableDiffusionXLPipeline, tokens: TokenSettings) -> str:
-    """Return the words that new vectors start from; a rare one where the settings name none."""
+    """Return the words whose vectors new tokens start from; a rare one if there are none."""
     return tokens.start if tokens.start else choose_trigger(pipe)
 
 
 def _start_rows(
     pipe: StableDiffusionXLPipeline, part: str, words: str, count: int, seed: int
 ) -> Tensor:  # (count, width)
-    """Vectors of the words' tokens in turn; those that come again with noise, so that they part."""
+    """Repeat the vectors of the words' tokens, with noise from the second time, so they differ."""
     ids = getattr(pipe, TOKENIZERS[part])(words).input_ids[1:-1]
     table = getattr(pipe, part).get_input_embeddings().weight.detach()
     rows = torch.stack([table[ids[n % len(ids)]] for n in range(count)]).float().cpu()
-    # Drawn for all, so that a token starts the same however many follow it.
+    # Sampled for all rows, so that a token's noise does not depend on how many follow it.
     noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed))
     size = rows.square().mean(dim=1, keepdim=True).sqrt()
     again = torch.arange(count)[:, None] >= len(ids)
@@ -60,19 +60,19 @@ def _start_rows(
 
 @dataclass(frozen=True)
 class TokenRows:
-    """One twin's own rows in training; empty where its run has no new tokens."""
+    """The embedding rows that a twin trains; empty if its run has no new tokens."""
 
     words: tuple[str, ...]
     rows: dict[str, nn.Parameter]
     """Part -> (words, width), float32."""
     rate: float = 0.0
-    """Their peak learning rate."""
+    """Peak learning rate of the rows."""
 
     @classmethod
     def of(
         cls, tokens: NewTokens | None, encoders: Mapping[str, nn.Module], rate: float
     ) -> "TokenRows":
-        """Give a twin's trees of the extended encoders trained rows, equal to the base's."""
+        """Replace the rows in a twin's encoders by trainable copies."""
         if tokens is None:
             return cls((), {})
         rows: dict[str, nn.Parameter] = {}
@@ -84,27 +84,27 @@ class TokenRows:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What is trained: the rows of both encoders."""
+        """The trained parameters: the rows of both encoders."""
         return list(self.rows.values())
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return the rows as a group of an optimizer; none where there are no rows.
+        """Return the rows as a parameter group, without weight decay; empty without rows.
 
-        It has no weight decay: a word's vector has no reason to go to zero.
+        A word's vector should not decay to zero.
         """
         if not self.rows:
             return []
         return [{"name": GROUP, "params": self.parameters, "lr": self.rate, "weight_decay": 0.0}]
 
     def now(self) -> NewTokens | None:
-        """Return the tokens as trained so far; None where there are none."""
+        """Return the tokens as trained so far; None if there are none."""
         if not self.rows:
             return None
         rows = {part: row.detach().to("cpu", copy=True) for part, row in self.rows.items()}
         return NewTokens(self.words, rows)
 
     def load(self, folder: Path) -> None:
-        """Set the rows from a checkpoint folder, bit for bit.
+        """Load the rows from a checkpoint folder, bit for bit.
 
         Raises:
             StudioError: the file is missing or damaged, or holds rows of another shape.
@@ -116,6 +116,6 @@ class TokenRows:
             if row.shape != kept.rows[part].shape:
                 raise StudioError(
                     f"{folder / EMBEDDINGS} holds new tokens of another width than this model's. "
-                    "Resume with the model that the run began with."
+                    "Resume with the model that the run was started with."
                 )
             row.data.copy_(kept.rows[part])

@@ -1,4 +1,4 @@
-"""The honest curve: the loss at fixed noise and fixed timesteps, so that two steps compare."""
+"""Measure the loss at fixed noise and timesteps, so that it is comparable between steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,27 +13,27 @@ from nora_studio.tasks.dreambooth.step import DreamboothStep
 
 MAXIMUM_PHOTOS = 8
 LEVELS = 4
-"""Timesteps of each photo, evenly over the schedule."""
+"""Number of timesteps of each photo, evenly spaced over the schedule."""
 
 
 @dataclass(frozen=True)
 class FixedBatches:
-    """What a loss is measured on, always the same."""
+    """Batches that the loss is measured on at every measurement."""
 
     batches: list[Batch]
     name: str
-    """In the log: "held_out_loss" on photos never trained on, "fixed_loss" on the training's."""
+    """Name in the log: "held_out_loss" for held-out photos, "fixed_loss" for training photos."""
 
     @classmethod
     def of(
         cls,
         caches: Sequence[LatentCache],
-        prompts: torch.Tensor,  # (photos,): which of the training prompts is whose
+        prompts: torch.Tensor,  # (photos,): index of each photo's prompt
         timesteps: int,
         is_held_out: bool,
         seed: int = 0,
     ) -> "FixedBatches":
-        """Take the first photos' plain views at each noise level, with noise of its own seed."""
+        """Build batches of the first photos' plain views at each noise level."""
         generator = torch.Generator().manual_seed(seed)
         batches: list[Batch] = []
         left = MAXIMUM_PHOTOS
@@ -57,7 +57,7 @@ class FixedBatches:
 
 
 def _plain_rows(cache: LatentCache) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of the first crop of each photo, as it is, and the photos' numbers."""
+    """Return the rows of each photo's first crop, not mirrored, and the photos' indices."""
     if cache.views is None:
         every = torch.arange(len(cache.mean))
         return every, every
@@ -67,7 +67,7 @@ def _plain_rows(cache: LatentCache) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def measure(fixed: FixedBatches, model: nn.Module, accelerator: Accelerator) -> float:
-    """Measure a trainee's mean loss on the fixed batches, dropout off, and change nothing."""
+    """Return the mean loss on the fixed batches, without dropout; the model is not changed."""
     module: DreamboothStep = accelerator.unwrap_model(model)
     was_training = module.training
     module.eval()

@@ -1,4 +1,4 @@
-"""The proof of a saved adapter: a fresh pipeline must draw what the trainer drew."""
+"""Verify a saved adapter: in a freshly loaded pipeline it must give the trainer's previews."""
 
 import contextlib
 from pathlib import Path
@@ -15,31 +15,31 @@ from nora_studio.tasks.dreambooth.previews import (
     fresh_pipe,
     preview_files,
     previews_of,
-    spread,
+    shard_unet,
 )
 from nora_studio.tasks.dreambooth.subject import Subject
 from nora_studio.trainer.task import Proof
 
 MINIMUM_CHANGE = 0.25
-"""Mean difference of two pictures, in 8-bit levels, below which nobody would see one."""
+"""Smallest mean difference of two images, in 8-bit levels, that is visible."""
 
 
 def verify(
     subject: Subject, run: Run, trained: list[Image.Image], device: torch.device
 ) -> Proof | None:
-    """Draw the samples by a fresh pipeline and the saved adapter; compare them with the trainer's.
+    """Generate the previews with a fresh pipeline and the saved adapter, and compare them.
 
-    They must be the same pictures, and not those of the base.
+    They must equal the trainer's, and differ from the base's.
 
     Args:
-        trained: What the trainer drew as of the saved step.
-        device: Where the pipeline is loaded.
+        trained: The trainer's previews of the saved step.
+        device: Device to load the pipeline on.
     """
-    reloaded = redraw(subject, run.adapter, device)
-    return processes.on_main(lambda: _judge(run, trained, reloaded, device))
+    reloaded = regenerate(subject, run.adapter, device)
+    return processes.on_main(lambda: _compare(run, trained, reloaded, device))
 
 
-def _judge(
+def _compare(
     run: Run, trained: list[Image.Image], reloaded: list[Image.Image], device: torch.device
 ) -> Proof:
     # On a CPU the same arithmetic gives the same bytes; GPU kernels may differ by rounding.
@@ -48,29 +48,27 @@ def _judge(
     moved = [_distance_to_file(picture, file) for picture, file in zip(trained, bare, strict=True)]
     apart = max(_distance(*pair) for pair in zip(trained, reloaded, strict=True))
     if apart > tolerance:
-        problem = f"the reloaded adapter draws another picture (off by {apart:.2f} of 255)"
+        problem = f"the reloaded adapter generates another image (off by {apart:.2f} of 255)"
     elif max(moved) < MINIMUM_CHANGE:
-        problem = f"the adapter changes nothing to be seen ({max(moved):.3f} of 255)"
+        problem = f"the adapter has no visible effect ({max(moved):.3f} of 255)"
     else:
         change = sum(moved) / len(moved)
-        line = f"{{adapter}}: proven by a fresh pipeline; the samples moved {change:.1f} of 255."
+        line = f"{{adapter}}: verified in a fresh pipeline; samples change by {change:.1f} of 255."
         return Proof(None, line, {"change": round(change, 3)})
-    return Proof(
-        problem, f"{run.adapter}: not done: {problem}. Train longer or with a higher rate."
-    )
+    return Proof(problem, f"{run.adapter}: {problem}. Train longer or with a higher learning rate.")
 
 
-def redraw(subject: Subject, adapter: Path, device: torch.device) -> list[Image.Image]:
-    """Draw the samples by a fresh pipeline and a saved adapter, the shared base off the GPU."""
+def regenerate(subject: Subject, adapter: Path, device: torch.device) -> list[Image.Image]:
+    """Generate the previews with a fresh pipeline and a saved adapter; the base leaves the GPU."""
     with at_rest(subject.pipe) if subject.sharding is None else contextlib.nullcontext():
         pipe = fresh_pipe(subject, device)
         with adapter_on(pipe, adapter):
-            spread(subject, pipe, device)
+            shard_unet(subject, pipe, device)
             return previews_of(subject, pipe)
 
 
 def _distance(a: Image.Image, b: Image.Image) -> float:
-    """Mean absolute difference in 8-bit levels."""
+    """Return the mean absolute difference in 8-bit levels."""
     pixels = [np.asarray(image.convert("RGB"), dtype=np.float64) for image in (a, b)]
     return float(np.abs(pixels[0] - pixels[1]).mean())
 

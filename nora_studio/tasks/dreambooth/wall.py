@@ -1,4 +1,4 @@
-"""The sample wall: a row for each step, a column for each prompt, the base above them all."""
+"""The wall, a grid of a run's samples: a row for each step, a column for each prompt."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -15,22 +15,22 @@ from nora_studio.scoring.grid import labelled_grid
 from nora_studio.sdxl.recipes import read_recipe
 
 WALL, TWINS_WALL = "wall.png", "twins.png"
-"""In `samples/` of a run: its own wall; and one of all twins, side by side for each prompt."""
+"""Files in `samples/` of a run: its own wall, and that of all twins, side by side by prompt."""
 MOST_ROWS = 12
-"""Of more steps, so many are shown, evenly spread, the last among them."""
+"""Maximum number of steps shown, evenly spaced and including the last."""
 WIDTH = 1600
-"""Of all pictures of a row together, pixels; each has between `SMALLEST` and `LARGEST`."""
+"""Width of a row in pixels; each image has between `SMALLEST` and `LARGEST`."""
 SMALLEST, LARGEST = 96, 256
 
 
-def hang_walls(runs: Mapping[str, Run]) -> None:
-    """Write each run's wall anew from its samples; for several runs, also the twins' into each.
+def write_walls(runs: Mapping[str, Run]) -> None:
+    """Write each run's wall from its samples; for several runs, also that of all twins.
 
     Args:
-        runs: By their methods' names.
+        runs: Runs by their methods' names.
     """
     samples = {label: samples_of(run) for label, run in runs.items()}
-    show = cache(_picture)  # A twin's pictures hang on two walls.
+    show = cache(_picture)  # A twin's images are on two walls.
     for label, run in runs.items():
         if samples[label]:
             _write_wall({label: samples[label]}, show, [run.samples / WALL])
@@ -43,7 +43,7 @@ def _write_wall(
     show: Callable[[Path], Image.Image],
     files: list[Path],
 ) -> None:
-    """One wall of some runs' samples, the same into each file."""
+    """Write one wall of some runs' samples into each of some files."""
     every = list(samples.values())
     numbers = sorted({number for steps in every for row in steps.values() for number in row})
     prompts = [_prompt(every, number) for number in numbers]
@@ -75,13 +75,13 @@ def _write_wall(
 
 
 def _prompt(every: list[dict[int, dict[int, Path]]], number: int) -> str:
-    """Read a column's prompt from its first picture."""
+    """Read a column's prompt from its first image."""
     files = (row[number] for steps in every for row in steps.values() if number in row)
     return read_recipe(next(files)).prompt
 
 
 def _picture(file: Path) -> Image.Image:
-    """Shrink a preview to what a wall shows of it, so that many fit in memory."""
+    """Load a sample at the largest size that a wall shows, so that many fit in memory."""
     with open_image(file) as picture:
         side = (LARGEST, LARGEST)
         return ImageOps.fit(picture.convert("RGB"), side, Image.Resampling.LANCZOS)

@@ -1,1 +1,1 @@
-"""CLIP few-shot classification: adapt an open_clip model to a few pictures of each class."""
+"""CLIP few-shot classification: adapt an open_clip model to a few images of each class."""

@@ -1,4 +1,4 @@
-"""open_clip's packed attention as four linear layers, and back: what adapters need to go on it."""
+"""Convert open_clip's packed attention to four linear layers for adapters, and back."""
 
 from typing import Any
 
@@ -12,20 +12,20 @@ from nora_studio.errors import StudioError
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 TARGETS = (*PROJECTIONS, "out_proj")
-"""Names of the four layers, as adapters are told them."""
+"""Names of the four layers, for `target_modules`."""
 PROBE_TOKENS = 7
 
 
 class Projection(nn.Linear):
-    """One of q, k, v: a linear layer like any other, unless its attention has its answer already.
+    """One of q, k, v: a linear layer, whose output its attention may have computed already.
 
-    Three small products need not round as one large one does, so the attention makes the large one
-    and hands each layer its part. An adapter around the layer asks it with the same tensor, and
-    gets that part; asked with another, it computes.
+    Three small products may round differently from one large product, so the attention computes
+    the large one and gives each layer its part. The layer returns that part when an adapter calls
+    it with the same tensor, and computes the product for any other.
     """
 
     known: tuple[Tensor, Tensor] | None = None
-    """An input, and what the layer says to it; while its attention is at work."""
+    """An input and the layer's output for it, set while its attention runs."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the known output for the known input, else the product."""
@@ -37,14 +37,14 @@ class Projection(nn.Linear):
 class UnpackedAttention(nn.Module):
     """An `nn.MultiheadAttention` whose packed projection is three linear layers.
 
-    Computed by the same products, in the order and memory layout of torch's own, so that on a CPU
-    in float32 it is equal to the bit. (In evaluation without gradients torch takes a fused kernel,
-    which differs from its own training path by rounding; this one never does.)
+    It computes the same products as torch, in the same order and memory layout, so that on a CPU in
+    float32 it is bitwise equal. (In evaluation without gradients torch uses a fused kernel, which
+    differs from its own training path by rounding; this class does not.)
     """
 
     tokens_first: bool | None = None
-    """Whether in torch's order. None: on a CPU; elsewhere bits are not compared, and its copies
-    cost time."""
+    """Whether to use torch's memory layout. None: on a CPU only; on other devices outputs are not
+    compared bitwise, and its copies cost time."""
 
     def __init__(self, packed: nn.MultiheadAttention) -> None:
         super().__init__()
@@ -60,12 +60,12 @@ class UnpackedAttention(nn.Module):
     def forward(
         self,
         query: Tensor,  # (batch, tokens, width)
-        key: Tensor | None = None,  # `query` again: it attends to itself
+        key: Tensor | None = None,  # equal to `query`: self-attention
         value: Tensor | None = None,
         need_weights: bool = False,
-        attn_mask: Tensor | None = None,  # added to the logits, (tokens, tokens) or one a head
+        attn_mask: Tensor | None = None,  # added to the logits, (tokens, tokens) or per head
     ) -> tuple[Tensor, None]:
-        """As `nn.MultiheadAttention` with `batch_first` answers, without the weights."""
+        """Return what `nn.MultiheadAttention` with `batch_first` returns, without the weights."""
         tokens_first = self.tokens_first
         if tokens_first is None:
             tokens_first = query.device.type == "cpu"
@@ -82,7 +82,7 @@ class UnpackedAttention(nn.Module):
         return self.out_proj(flat).view(x.shape).transpose(0, 1), None
 
     def _project(self, x: Tensor) -> list[Tensor]:
-        """q, k and v, with what adapters add to them."""
+        """Return q, k and v, adapters included."""
         layers = [getattr(self, name) for name in PROJECTIONS]
         bases: list[Any] = [
             layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
@@ -90,21 +90,21 @@ class UnpackedAttention(nn.Module):
         ]
         weight = torch.cat([base.weight for base in bases])
         bias = torch.cat([base.bias for base in bases]) if self.has_bias else None
-        answers = F.linear(x, weight, bias).chunk(3, dim=-1)
-        made = []
-        for layer, base, answer in zip(layers, bases, answers, strict=True):
-            base.known = (x, answer.contiguous())  # AdaLoRA adds to it in place.
+        outputs = F.linear(x, weight, bias).chunk(3, dim=-1)
+        adapted = []
+        for layer, base, output in zip(layers, bases, outputs, strict=True):
+            base.known = (x, output.contiguous())  # AdaLoRA adds to it in place.
             try:
-                made.append(layer(x))
+                adapted.append(layer(x))
             finally:
                 base.known = None
-        return made
+        return adapted
 
     def packed(self) -> nn.MultiheadAttention:
-        """Pack the same weights as open_clip keeps them.
+        """Return the attention with packed weights, as in open_clip.
 
         Raises:
-            StudioError: an adapter is still on a projection.
+            StudioError: a projection still has an adapter.
         """
         layers = [getattr(self, name) for name in TARGETS]
         if any(isinstance(layer, BaseTunerLayer) for layer in layers):
@@ -131,7 +131,7 @@ class UnpackedAttention(nn.Module):
 
 
 def _as(mask: Tensor | None, queries: Tensor) -> Tensor | None:
-    """Convert a mask to the queries' dtype: autocast may make them narrower than the weights."""
+    """Convert a mask to the queries' dtype, which autocast may have made narrower."""
     return mask if mask is None or mask.dtype == torch.bool else mask.to(queries.dtype)
 
 
@@ -145,17 +145,17 @@ def _linear(kind: type[nn.Linear], weight: Tensor, bias: Tensor | None) -> nn.Li
 
 
 def unpack(model: nn.Module) -> int:
-    """Put four linear layers in the place of every packed attention of a model's blocks; freeze it.
+    """Replace every packed attention of a model's blocks by four linear layers; freeze the model.
 
-    Each is asked a probe before and after; on a CPU in float32 the answers are the same bits.
+    The outputs for a probe are compared before and after; on a CPU in float32 bitwise.
 
     Returns:
         Number of blocks.
 
     Raises:
-        StudioError: an attention is of another make, or answers otherwise.
+        StudioError: an attention is of another type, or its outputs differ.
     """
-    model.requires_grad_(False)  # Torch multiplies trained weights in another way.
+    model.requires_grad_(False)  # Torch multiplies weights that require a gradient differently.
     blocks = {
         name: block
         for name, block in model.named_modules()
@@ -169,7 +169,7 @@ def unpack(model: nn.Module) -> int:
         if not plain or packed.bias_k is not None or packed.add_zero_attn or packed.dropout:
             raise StudioError(
                 f"{name}.attn is a {type(packed).__name__} that cannot be unpacked; expected an "
-                "attention of one packed projection. Take one of open_clip's plain ViT models."
+                "attention of one packed projection. Choose one of open_clip's plain ViT models."
             )
         unpacked = UnpackedAttention(packed)
         _check_equal(name, packed, unpacked)
@@ -178,10 +178,10 @@ def unpack(model: nn.Module) -> int:
 
 
 def pack(model: nn.Module) -> None:
-    """Undo `unpack`, so that the model's tensors are those of open_clip's files again.
+    """Undo `unpack`, so that the model's tensors have the names of open_clip's files again.
 
     Raises:
-        StudioError: an adapter is still on it.
+        StudioError: the model still has an adapter.
     """
     for _, block in model.named_modules():
         if isinstance(block, ResidualAttentionBlock) and isinstance(block.attn, UnpackedAttention):
@@ -195,7 +195,7 @@ def _check_equal(name: str, packed: nn.MultiheadAttention, unpacked: UnpackedAtt
     probe = torch.randn(2, PROBE_TOKENS, packed.embed_dim, generator=generator).to(weight)
     mask = torch.full((PROBE_TOKENS, PROBE_TOKENS), float("-inf")).triu(1).to(weight)
     was_training = packed.training
-    packed.train()  # Its own path: evaluation would take the fused kernel.
+    packed.train()  # In evaluation torch would use the fused kernel.
     try:
         for one in (None, mask):
             theirs = packed(probe, probe, probe, need_weights=False, attn_mask=one)[0]
@@ -205,8 +205,8 @@ def _check_equal(name: str, packed: nn.MultiheadAttention, unpacked: UnpackedAtt
             if not same:
                 apart = (theirs - ours).abs().max().item()
                 raise StudioError(
-                    f"{name}.attn answers otherwise when it is unpacked (off by {apart:.3g}): this "
-                    "torch computes its attention in another way. Use torch 2.6 or later."
+                    f"{name}.attn has other outputs when it is unpacked (off by {apart:.3g}): this "
+                    "torch computes attention differently. Use torch 2.6 or later."
                 )
     finally:
         packed.train(was_training)

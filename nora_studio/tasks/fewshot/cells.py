@@ -1,4 +1,4 @@
-"""A table's cells as processes of the few-shot trainer: several at once, each kept when done."""
+"""Train a table's cells in processes of the few-shot trainer, several at once, and save each."""
 
 import json
 import math
@@ -28,23 +28,23 @@ PACE_SHOTS = 4
 
 
 @dataclass(frozen=True)
-class Workshop:
-    """Where cells are kept, and how they are trained."""
+class CellRunner:
+    """Trains the cells of a table, and reads those in its folder."""
 
     folder: Path
     flags: tuple[str, ...]
-    """Of the trainer, for every run."""
+    """Flags of the trainer for every run."""
     settings: Mapping[str, Any]
-    """What these come to: kept with every cell, and the same in all."""
+    """The settings that these flags stand for, saved with every cell and equal in all."""
     jobs: int = 1
-    """Processes at once."""
-    crew: ScriptPool = field(default_factory=ScriptPool)
+    """Number of processes at once."""
+    scripts: ScriptPool = field(default_factory=ScriptPool)
 
     def read(self, cell: Cell, rate: float | None) -> dict[str, Any] | None:
         """Read a finished cell.
 
         Raises:
-            StudioError: it was trained under other settings.
+            StudioError: it was trained with other settings.
         """
         file = self.folder / f"{cell.name}.json"
         found = read_cell(file)
@@ -58,14 +58,14 @@ class Workshop:
     def finished(
         self, cells: Sequence[Cell], rates: Mapping[str, float | None]
     ) -> list[dict[str, Any]]:
-        """Train every cell that is not there yet; give them all back, in order.
+        """Train every cell that is missing, and return all of them in order.
 
-        Cells of the same shots and seed share a process, as twins, or several where one would
-        outlast an even share of the work; what they learn does not depend on it. The longest go
-        first.
+        Cells with the same shots and seed are trained as twins in one process, or in several if one
+        would take more than an even share of the work; the results do not depend on it. The longest
+        start first.
 
         Raises:
-            StudioError: a training failed, or a cell was trained under other settings.
+            StudioError: a training failed, or a cell was trained with other settings.
         """
         work = self.missing(cells, rates)
         with (
@@ -78,10 +78,10 @@ class Workshop:
         return [cell for cell in found if cell is not None]
 
     def missing(self, cells: Sequence[Cell], rates: Mapping[str, float | None]) -> list[list[Cell]]:
-        """List what each process has yet to train, the longest first.
+        """Return the missing cells of each process, the longest first.
 
-        All cells are shared out, the finished ones too: who shared a process that was stopped
-        shares it again, and it goes on.
+        Finished cells are assigned to processes too, so that the cells of a process that was
+        stopped are grouped as before, and can be resumed.
         """
         groups: dict[tuple[int, int], list[Cell]] = {}
         for cell in cells:
@@ -104,7 +104,7 @@ class Workshop:
             write_text(self.folder / f"{cell.name}.json", text, durable=True)
 
     def paces(self, rates: Mapping[str, float | None]) -> dict[str, float]:
-        """Seconds a step of each method that trains, one after the other, alone on the device."""
+        """Return the seconds per step of each trained method, measured alone on the device."""
         methods = [method for method, rate in rates.items() if rate is not None]
         file = self.folder / "paces.json"
         known: dict[str, float] = {}
@@ -127,7 +127,7 @@ class Workshop:
         rates: Mapping[str, float | None],
         more: Sequence[str],
     ) -> dict[str, Run]:
-        """Run one process of the trainer to its end, going on where an earlier one was stopped."""
+        """Run one process of the trainer to its end, resuming runs that were stopped."""
         folder = self.folder / "runs"
         folder.mkdir(parents=True, exist_ok=True)
         runs = {method: Run(folder / f"{stem}-{method}") for method in methods}
@@ -140,17 +140,17 @@ class Workshop:
         flags = [*self.flags, *more, "--method", ",".join(methods), "--name", stem,
                  "--output-dir", str(folder)]  # fmt: skip
         flags += ["--override", *overrides] if overrides else []
-        begun = [run for run in runs.values() if run.exists]
-        for run in begun:
-            if not _goes_on(run, methods, overrides):
+        started = [run for run in runs.values() if run.exists]
+        for run in started:
+            if not _is_resumable(run, methods, overrides):
                 shutil.rmtree(run.folder)
-        flags += ["--resume"] if any(run.exists for run in begun) else []
+        flags += ["--resume"] if any(run.exists for run in started) else []
         log = folder / f"{stem}-{methods[0]}.log"
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         with log.open("a", encoding="utf-8") as output:
             command = script_command(FEWSHOT, flags)
-            status = self.crew.call(command, output, environment)
+            status = self.scripts.call(command, output, environment)
         if status:
             last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
             raise StudioError(f"{log} ended with status {status}: {' '.join(last)}")
@@ -158,14 +158,14 @@ class Workshop:
 
 
 def evenly(groups: Sequence[Sequence[Cell]], jobs: int) -> list[Sequence[Cell]]:
-    """Group cells by their number of shots, cut so that no group outlasts a job's share by much.
+    """Split groups of cells so that none takes much longer than an even share of the work.
 
     Args:
         groups: Cells that may share a process.
-        jobs: Processes at once.
+        jobs: Number of processes at once.
 
     Returns:
-        What each process trains, the longest first; a cell takes as long as it has shots.
+        The cells of each process, the longest first; a cell's time is proportional to its shots.
     """
     share = sum(cell.shots for group in groups for cell in group) / jobs
     work = []
@@ -175,7 +175,7 @@ def evenly(groups: Sequence[Sequence[Cell]], jobs: int) -> list[Sequence[Cell]]:
     return sorted(work, key=lambda group: -group[0].shots * len(group))
 
 
-def _goes_on(run: Run, methods: Sequence[str], overrides: Sequence[str]) -> bool:
-    """Whether a run that was begun is of this very process: the same twins at the same rates."""
+def _is_resumable(run: Run, methods: Sequence[str], overrides: Sequence[str]) -> bool:
+    """Return whether a run was started with the same twins at the same rates."""
     began = tomllib.loads((run.folder / CONFIG).read_text(encoding="utf-8"))
     return (began["method"], began["override"]) == (",".join(methods), list(overrides))

@@ -1,4 +1,4 @@
-"""A CLIP as a classifier: pictures against the sentences of their classes."""
+"""A CLIP as a classifier: images compared with the sentences of their classes."""
 
 from typing import Any, Protocol
 
@@ -12,27 +12,27 @@ from nora_studio.tasks.fewshot.data import FewshotData
 
 
 class Classifier(Protocol):
-    """What a method's module can do besides giving its loss."""
+    """The interface of a method's module for evaluation."""
 
     def class_features(self) -> Tensor:
-        """Return what pictures are compared with; called once for a whole test."""
+        """Return the features that images are compared with; called once for a whole test."""
         ...
 
     def logits(self, pixels: Tensor, classes: Tensor) -> Tensor:
-        """(batch, classes), float32.
+        """Return the logits of a batch: (batch, classes), float32.
 
         Args:
-            pixels: As `FrozenClip.normalize` leaves them.
-            classes: What `class_features` gave.
+            pixels: Images normalised by `FrozenClip.normalize`.
+            classes: The result of `class_features`.
         """
         ...
 
 
 class ClipClassifier(nn.Module):
-    """Cosines of picture and class features, times the scale; its forward is the loss.
+    """Cosines of image and class features, times the scale; its forward returns the loss.
 
-    The features of a frozen text encoder are constants. So are those of a frozen image encoder if
-    the pictures are not augmented; random crops it has to see one by one.
+    The features of a frozen text encoder are computed once. So are those of a frozen image encoder
+    if the images are not augmented; random crops are encoded at each step.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class ClipClassifier(nn.Module):
         model: Any,
         trains_vision: bool,
         trains_text: bool,
-        rules: StepRules | None = None,  # the method's, whose penalty the loss carries
+        rules: StepRules | None = None,  # the method's, whose penalty is added to the loss
     ) -> None:
         super().__init__()
         self.model, self.rules = model, rules or PlainSteps()
-        # Not modules: what all twins share stays theirs.
+        # Not modules: all twins share them.
         self.pixels, self.scale = task.pixels, task.logit_scale
         self.register_buffer("ids", task.ids, persistent=False)
         texts = None if trains_text else task.frozen_texts()
@@ -54,28 +54,28 @@ class ClipClassifier(nn.Module):
         self.register_buffer("shots", task.frozen_shots() if kept else None, persistent=False)
 
     def class_features(self) -> Tensor:
-        """(classes, width), unit vectors."""
+        """Return the features of the classes: (classes, width), unit vectors."""
         if self.texts is not None:
             return self.get_buffer("texts")
         return text_features(self.model, self.get_buffer("ids"))
 
     def logits(self, pixels: Tensor, classes: Tensor) -> Tensor:
-        """Return the cosines of pictures and classes, scaled: (batch, classes), float32."""
+        """Return the scaled cosines of images and classes: (batch, classes), float32."""
         return self._compare(image_features(self.model, pixels), classes)
 
     def _compare(self, features: Tensor, classes: Tensor) -> Tensor:
-        # Autocast would round cosines to half precision, and the scale makes that a whole logit.
+        # Autocast would round cosines to half precision, an error of about one logit when scaled.
         with torch.autocast(features.device.type, enabled=False):
             return self.scale * features.float() @ classes.float().T
 
     def forward(
         self,
         labels: Tensor,  # (batch,)
-        places: Tensor,  # (batch,): which shots
+        places: Tensor,  # (batch,): indices of shots
         boxes: Tensor,  # (batch, 4)
         flips: Tensor,  # (batch,)
     ) -> Tensor:
-        """Mean cross-entropy of a batch (scalar, float32)."""
+        """Return the mean cross-entropy of a batch (scalar, float32)."""
         if self.shots is not None:
             features = self.get_buffer("shots")[places]
         else:

@@ -1,4 +1,4 @@
-"""open_clip models frozen, with every attention unpacked, and what is asked of them."""
+"""Load frozen open_clip models with unpacked attention, and encode images and texts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ from nora_studio.tasks.fewshot.attention import unpack
 
 @dataclass(frozen=True)
 class FrozenClip:
-    """A CLIP in evaluation mode, its attention unpacked."""
+    """A frozen CLIP in evaluation mode, with unpacked attention."""
 
     name: str
-    """As `--model` takes it."""
+    """The value of `--model`."""
     model: Any  # open_clip.CLIP or its CustomTextCLIP
     preprocess: Callable[[Image.Image], Tensor]
     tokenize: Callable[[list[str]], Tensor]
@@ -34,17 +34,17 @@ class FrozenClip:
 
     @property
     def size(self) -> int:
-        """Side of its pictures in pixels."""
+        """Side of its images in pixels."""
         side = self.model.visual.image_size
         return int(side[0] if isinstance(side, Sequence) else side)
 
     @property
     def folder(self) -> Path | None:
-        """Where it lies; None if open_clip knows it by name."""
+        """The model's folder; None if open_clip has it by name."""
         return local_folder(self.name)
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """Values 0-255 (batch, 3, size, size) as the image encoder wants them."""
+        """Normalise values 0-255 (batch, 3, size, size) for the image encoder."""
         mean, std = self._statistics
         return (pixels / 255 - mean) / std
 
@@ -56,28 +56,28 @@ class FrozenClip:
 
 
 def load_clip(name: str, dtype: torch.dtype, device: torch.device) -> FrozenClip:
-    """Load a CLIP by open_clip and unpack its attention, which is checked in float32 on the CPU.
+    """Load a CLIP with open_clip and unpack its attention, which is checked in float32 on the CPU.
 
     Args:
-        name: As `scores.load_scorer` takes it.
-        dtype: Of every weight.
+        name: A name for `scores.load_scorer`.
+        dtype: Dtype of all weights.
 
     Raises:
-        StudioError: nothing loadable is behind the name, or its encoders are of another make.
+        StudioError: the model cannot be loaded, or its encoders are of another type.
     """
     scorer = load_scorer(name, "cpu", "--model")
     model: Any = scorer.model
     encoders = list(parts_of(model).values()) if isinstance(model, CLIP | CustomTextCLIP) else []
-    made = [type(encoder).__name__ for encoder in encoders] or [type(model).__name__]
+    types = [type(encoder).__name__ for encoder in encoders] or [type(model).__name__]
     own = isinstance(model, CLIP) or (
         isinstance(model, CustomTextCLIP) and isinstance(model.text, TextTransformer)
     )
     if not own or not isinstance(model.visual, VisionTransformer) or model.visual.attn_pool:
         raise StudioError(
             f"--model: expected open_clip's own ViT and text transformer; {name!r} has "
-            f"{' and '.join(made)}. Take a plain one, such as ViT-B-16:openai."
+            f"{' and '.join(types)}. Choose a plain one, such as ViT-B-16:openai."
         )
-    # As it was read, in float32: before its attention is unpacked and its weights are cast.
+    # The tensors as read, in float32, before attention is unpacked and weights are cast.
     state: dict[str, Tensor] = model.state_dict()
     vision = {name: tensor for name, tensor in state.items() if name.startswith("visual.")}
     text = {name: tensor for name, tensor in state.items() if name not in vision}
@@ -89,17 +89,17 @@ def load_clip(name: str, dtype: torch.dtype, device: torch.device) -> FrozenClip
 
 
 def parts_of(model: Any) -> dict[str, nn.Module]:
-    """Return the two encoders that adapters go on, by part name."""
+    """Return the two encoders that can be adapted, by part name."""
     text = model.transformer if isinstance(model, CLIP) else model.text
     return {"vision": model.visual, "text": text}
 
 
 def image_features(model: Any, pixels: Tensor) -> Tensor:
-    """Encode normalized pixels to unit vectors (batch, width), float32."""
+    """Encode normalised pixels as unit vectors (batch, width), float32."""
     dtype = next(model.visual.parameters()).dtype
     return F.normalize(model.encode_image(pixels.to(dtype)).float(), dim=-1)
 
 
 def text_features(model: Any, ids: Tensor) -> Tensor:
-    """Encode texts to unit vectors (texts, width), float32."""
+    """Encode token ids as unit vectors (texts, width), float32."""
     return F.normalize(model.encode_text(ids).float(), dim=-1)

@@ -1,4 +1,4 @@
-"""Random resized crops as data: boxes from a generator, and the resampling, a batch at a time."""
+"""Random resized crops: boxes sampled from a generator, and the resampling of whole batches."""
 
 import math
 from collections.abc import Sequence
@@ -7,21 +7,21 @@ import torch
 from torch import Generator, Tensor
 
 SCALE = (0.08, 1.0)
-"""Share of a picture's area that a crop takes."""
+"""Share of an image's area that a crop has."""
 RATIO = (3 / 4, 4 / 3)
 """Width of a crop over its height."""
 TRIES = 10
-_CUBIC = -0.5  # The sharpness that PIL's and torch's antialiased bicubic filter have.
+_CUBIC = -0.5  # The parameter of PIL's and torch's antialiased bicubic filter.
 
 
-def draw_boxes(
-    sizes: Tensor,  # (batch, 2): height and width of each picture
+def sample_boxes(
+    sizes: Tensor,  # (batch, 2): height and width of each image
     generator: Generator,
 ) -> Tensor:  # (batch, 4), int64: top, left, height, width
-    """Boxes as torchvision's `RandomResizedCrop` draws them, from a generator that can be saved.
+    """Sample boxes as torchvision's `RandomResizedCrop` does, from a generator that can be saved.
 
-    Ten tries for a box that lies within the picture, as there; then its middle at the nearest
-    ratio. All tries are drawn at once, so the number of draws never depends on their outcome.
+    Ten tries for a box within the image, then a centre crop with the nearest ratio, as there. All
+    tries are sampled at once, so that the generator's state does not depend on their outcome.
     """
     batches = torch.rand(len(sizes), TRIES, 4, generator=generator, dtype=torch.float64).tolist()
     boxes = [_box(h, w, tries) for (h, w), tries in zip(sizes.tolist(), batches, strict=True)]
@@ -42,21 +42,21 @@ def _box(height: int, width: int, tries: Sequence[Sequence[float]]) -> tuple[int
 
 
 def middle_box(height: int, width: int) -> tuple[int, int, int, int]:
-    """Return a picture's middle square: what resizing and center-cropping leaves of it."""
+    """Return the box of an image's central square, which resizing and centre-cropping keep."""
     side = min(height, width)
     return (height - side) // 2, (width - side) // 2, side, side
 
 
 def resample(
-    pictures: Tensor,  # (batch, 3, height, width), any number type
+    pictures: Tensor,  # (batch, 3, height, width), any dtype
     boxes: Tensor,  # (batch, 4): top, left, height, width
     size: int,
     flips: Tensor | None = None,  # (batch,), bool: mirrored afterwards
 ) -> Tensor:  # (batch, 3, size, size), float32
-    """Cut a box from each picture and resize it, bicubic and antialiased, as PIL and torch do.
+    """Crop a box from each image and resize it, bicubic and antialiased, as PIL and torch do.
 
-    A filter is separable, so each picture takes two matrix products; the whole batch goes at once.
-    Values stay in the range of their type's 0-255.
+    The filter is separable, so the whole batch takes two batched matrix products. Values are
+    clamped to 0-255.
     """
     height, width = pictures.shape[-2:]
     boxes = boxes.to(pictures.device)
@@ -65,13 +65,13 @@ def resample(
     if flips is not None:
         mirrored = flips.to(pictures.device).view(-1, 1, 1)
         across = torch.where(mirrored, across.flip(1), across)
-    with torch.autocast(pictures.device.type, enabled=False):  # Half precision would lose levels.
-        made = down[:, None] @ pictures.float() @ across[:, None].transpose(-1, -2)
-    return made.clamp(0, 255)
+    with torch.autocast(pictures.device.type, enabled=False):  # Half precision loses levels.
+        resized = down[:, None] @ pictures.float() @ across[:, None].transpose(-1, -2)
+    return resized.clamp(0, 255)
 
 
 def _filters(starts: Tensor, lengths: Tensor, pixels: int, size: int) -> Tensor:
-    """(batch, size, pixels): the weight of each pixel of a row in each of the new row's."""
+    """Return the weights of a row's pixels in those of the resized row: (batch, size, pixels)."""
     step = lengths.float() / size
     support = step.clamp(min=1.0)[:, None, None]
     places = torch.arange(size, device=starts.device) + 0.5
@@ -84,7 +84,7 @@ def _filters(starts: Tensor, lengths: Tensor, pixels: int, size: int) -> Tensor:
 
 
 def _cubic(x: Tensor) -> Tensor:
-    """Keys' cubic convolution kernel of a distance (IEEE ASSP 29(6), 1981)."""
+    """Return Keys' cubic convolution kernel at a distance (IEEE ASSP 29(6), 1981)."""
     near = ((_CUBIC + 2) * x - (_CUBIC + 3)) * x * x + 1
     far = ((_CUBIC * x - 5 * _CUBIC) * x + 8 * _CUBIC) * x - 4 * _CUBIC
     return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))

@@ -1,4 +1,4 @@
-"""What every few-shot method is given: the frozen model, the classes' texts, the shots."""
+"""The data shared by all few-shot methods: the frozen model, the classes' texts, the shots."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nora_studio.tasks.fewshot.clip import FrozenClip, image_features, text_features
 from nora_studio.tasks.fewshot.datasets import Dataset, Picture
-from nora_studio.tasks.fewshot.pictures import Exam, ShotPictures, thinned
+from nora_studio.tasks.fewshot.pictures import EvaluationSet, ShotPictures, thinned
 from nora_studio.tasks.fewshot.settings import FewshotSettings
 from nora_studio.tasks.fewshot.shots import Labelled
 
@@ -22,12 +22,12 @@ class FewshotData:
     clip: FrozenClip
     classes: tuple[str, ...]
     ids: Tensor
-    """(classes, tokens): every class in its sentence."""
+    """Token ids of every class's sentence, (classes, tokens)."""
     shots: ShotPictures
-    validation: Exam
-    test: Exam
+    validation: EvaluationSet
+    test: EvaluationSet
     known: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    """What the frozen encoders said, once asked."""
+    """Features of the frozen encoders, computed at the first use."""
 
     @classmethod
     def of(
@@ -47,36 +47,36 @@ class FewshotData:
             classes=dataset.classes,
             ids=clip.tokenize(sentences).to(clip.device),
             shots=ShotPictures(train, clip.device),
-            validation=Exam(validation, clip.preprocess),
-            test=Exam(test, clip.preprocess),
+            validation=EvaluationSet(validation, clip.preprocess),
+            test=EvaluationSet(test, clip.preprocess),
         )
 
     @property
     def template(self) -> str:
-        """A class in a sentence, {} for its name."""
+        """Sentence of a class, with {} for its name."""
         return self.settings.template
 
     @property
     def logit_scale(self) -> float:
-        """What cosines are multiplied by."""
+        """Factor of the cosines."""
         if self.settings.logit_scale == "model":
             return float(self.clip.model.logit_scale.detach().float().exp())
         return PROTOCOL_SCALE
 
     def pixels(self, places: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
-        """Return views of the shots as the image encoder wants them, (batch, 3, size, size)."""
+        """Return normalised crops of the shots, (batch, 3, size, size)."""
         return self.clip.normalize(self.shots.views(places, boxes, flips, self.clip.size))
 
     @torch.no_grad()
     def frozen_texts(self) -> Tensor:
-        """(classes, width): what the frozen text encoder says of each class, asked once."""
+        """Return the frozen text encoder's features of the classes, (classes, width)."""
         if "texts" not in self.known:
             self.known["texts"] = text_features(self.clip.model, self.ids)
         return self.known["texts"]
 
     @torch.no_grad()
     def frozen_shots(self) -> Tensor:
-        """(pictures, width): the frozen image encoder's features of the plain shots, asked once."""
+        """Return the frozen image encoder's features of centre-cropped shots, (shots, width)."""
         if "shots" not in self.known:
             boxes, each = self.shots.middles(), torch.arange(len(self.shots.labels))
             parts = [

@@ -1,4 +1,4 @@
-"""Sets of labelled pictures: CoOp's splits, plain folders, and one drawn on demand."""
+"""Sets of labelled images: CoOp's splits, plain folders, and one rendered on demand."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ SPLITS = ("train", "val", "test")
 EMBEDDED_SET = "embedded"
 DRAWN_PIXELS = 128
 DRAWN_OF_EACH = {"train": 20, "val": 4, "test": 40}
-"""Pictures of each class that the embedded set has in its splits."""
+"""Images of each class in the embedded set, by split."""
 _DRAWN_SEED = 2408_10280
 _DRAWN_AT_ONCE = 64
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -33,12 +33,12 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 @dataclass(frozen=True)
 class CoopLayout:
-    """Where CoOp's benchmark keeps a set."""
+    """The paths of a set in CoOp's benchmark, relative to the data folder."""
 
     images: str
-    """Folder that the split's paths begin at, under the data folder."""
+    """Folder that the split's paths are relative to."""
     split: str
-    """Its JSON file."""
+    """JSON file of the splits."""
 
 
 COOP = {
@@ -50,31 +50,31 @@ COOP = {
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of a set."""
+    """One image of a set."""
 
     name: str
-    """Of its own within the set, such as a path."""
+    """Unique name within the set, such as a path."""
     open: Callable[[], Image.Image]
-    """RGB."""
+    """Opens the image, as RGB."""
     digest: Callable[[], str]
-    """Tells its content from any other."""
+    """Returns a digest of its content."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Classes, and labelled pictures in three splits."""
+    """Classes, and labelled images in three splits."""
 
     name: str
     classes: tuple[str, ...]
     splits: dict[str, list[tuple[Picture, int]]]
     template: str = "a photo of a {}."
-    """What a class is called in a sentence."""
+    """Sentence of a class, with {} for its name."""
     note: str = ""
-    """What a reader should know of how it came about."""
+    """How the splits were made, if they are not the set's own."""
 
     @property
     def chance(self) -> float:
-        """Accuracy of guessing."""
+        """Accuracy of random guesses."""
         return 1 / len(self.classes)
 
 
@@ -84,33 +84,33 @@ def find_dataset(
     """Find a set by its name.
 
     Args:
-        name: "embedded", a key of `COOP`, or a folder with one folder of pictures for each class.
-        data_dir: Where CoOp's sets are.
-        per_class: Pictures of each class to draw of the embedded set, by split.
+        name: "embedded", a key of `COOP`, or a folder with one folder of images for each class.
+        data_dir: Folder of CoOp's sets.
+        per_class: Images of each class to render for the embedded set, by split.
 
     Raises:
-        StudioError: it is not there, or not of that layout.
+        StudioError: the set is missing, or has another layout.
     """
     if name == EMBEDDED_SET:
         return drawn_dataset(per_class or DRAWN_OF_EACH)
     if name in COOP:
         if data_dir is None:
             raise StudioError(
-                f"--dataset {name}: its pictures are not shipped. Name the folder that holds "
-                f"{COOP[name].split} with --data-dir."
+                f"--dataset {name}: its images are not included. Give the folder with "
+                f"{COOP[name].split} as --data-dir."
             )
         return coop_dataset(name, data_dir)
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder_dataset(folder)
     raise StudioError(
-        f"--dataset: expected embedded, {', '.join(COOP)} or a folder with a folder of pictures "
-        f"for each class; got {name!r}, which is none of them here."
+        f"--dataset: expected embedded, {', '.join(COOP)} or a folder with a folder of images for "
+        f"each class; got {name!r}, which does not exist here."
     )
 
 
 def coop_dataset(name: str, data_dir: Path) -> Dataset:
-    """One of CoOp's sets: a JSON file of {train, val, test}, rows of [path, label, class name].
+    """Read one of CoOp's sets, a JSON file of {train, val, test}: rows of [path, label, class].
 
     Raises:
         StudioError: a file is missing or damaged.
@@ -123,13 +123,13 @@ def coop_dataset(name: str, data_dir: Path) -> Dataset:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudioError(
             f"--dataset {name}: {file} cannot be read as CoOp's split: {error!r}. Put "
-            "CoOp's split_zhou file there, beside its pictures."
+            "CoOp's split_zhou file there, next to its images."
         ) from error
     gone = [picture.name for one in splits.values() for picture, _ in one[:1] if
             not (images / picture.name).is_file()]  # fmt: skip
     if gone:
         raise StudioError(
-            f"--dataset {name}: expected the pictures of {file} in {images}; {gone[0]} is not "
+            f"--dataset {name}: expected the images of {file} in {images}; {gone[0]} is not "
             "there. Unpack them there."
         )
     return Dataset(name, classes, splits)
@@ -151,7 +151,7 @@ def _coop_rows(
 
 
 def folder_dataset(folder: Path) -> Dataset:
-    """Any `folder/class/picture.jpg`, parted in three by a fixed seed.
+    """Read a folder of `class/image.jpg`, split in three with a fixed seed.
 
     Raises:
         StudioError: there are fewer than two classes.
@@ -164,8 +164,8 @@ def folder_dataset(folder: Path) -> Dataset:
     found = {name: files for name, files in found.items() if files}
     if len(found) < 2:
         raise StudioError(
-            f"--dataset: expected a folder of pictures for each of two classes or more in "
-            f"{folder}; found {len(found)}."
+            f"--dataset: expected a folder of images for each of two or more classes in {folder}; "
+            f"found {len(found)}."
         )
     pictures = [
         (_of_file(file, str(file.relative_to(folder))), label)
@@ -176,7 +176,7 @@ def folder_dataset(folder: Path) -> Dataset:
     classes = tuple(name.replace("_", " ") for name in found)
     splits = {"train": train, "val": validation, "test": test}
     note = (
-        f"no splits of its own: parted by seed 0 into {len(train)}, {len(validation)}, {len(test)}"
+        f"without own splits: split with seed 0 into {len(train)}, {len(validation)}, {len(test)}"
     )
     return Dataset(folder.name, classes, splits, note=note)
 
@@ -191,11 +191,11 @@ def _of_file(file: Path, name: str) -> Picture:
 def drawn_dataset(per_class: dict[str, int]) -> Dataset:
     """Return the embedded set: things and attributes that the embedded CLIP was not trained on.
 
-    Drawn when first looked at and kept in the user's cache folder; no picture is shipped.
+    Images are rendered at the first use and cached in the user's cache folder.
     """
     splits = {split: _drawn_split(number, split, per_class[split]) for number, split in
               enumerate(SPLITS)}  # fmt: skip
-    # The captions that the embedded CLIP learned from have no full stop.
+    # The captions that the embedded CLIP was trained on have no full stop.
     return Dataset(EMBEDDED_SET, tuple(NEWCOMERS), splits, template="a photo of a {}")
 
 
@@ -205,7 +205,7 @@ def _drawn_split(number: int, split: str, count: int) -> list[tuple[Picture, int
     drawing = Lock()
 
     def pixels(row: int) -> np.ndarray:
-        with drawing:  # Several readers look at once.
+        with drawing:  # Called from several threads.
             if not drawn:
                 drawn.append(_drawn_pixels(seed, count))
         return drawn[0][row].permute(1, 2, 0).numpy()
@@ -221,7 +221,7 @@ def _drawn_split(number: int, split: str, count: int) -> list[tuple[Picture, int
 
 
 def _drawn_pixels(seed: int, count: int) -> Tensor:  # (classes * count, 3, size, size), uint8
-    """`count` pictures of each newcomer, kept on disk."""
+    """Render `count` images of each newcomer, or read them from the cache."""
     store = TensorCache(default_cache_folder("fewshot"))
     key = f"newcomers 1, {seed}, {count} of {','.join(NEWCOMERS)} at {DRAWN_PIXELS}"
     kept = store.read(key)
@@ -245,5 +245,5 @@ def _drawn_pixels(seed: int, count: int) -> Tensor:  # (classes * count, 3, size
 
 
 def record_of(pictures: Sequence[tuple[Picture, int]], split: str) -> dict[str, str]:
-    """Each picture's label and digest, to go on with the same ones only."""
+    """Return each image's label and digest, with which a run is compared when it is resumed."""
     return {f"{split}/{one.name}": f"{label} {one.digest()}" for one, label in pictures}

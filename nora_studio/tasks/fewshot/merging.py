@@ -1,4 +1,4 @@
-"""An adapted model in open_clip's own format: adapters in the weights, attention packed again."""
+"""Save an adapted model in open_clip's own format: adapters merged, attention packed again."""
 
 import copy
 import shutil
@@ -22,10 +22,10 @@ WEIGHTS = "open_clip_model.safetensors"
 
 @torch.no_grad()
 def merged(model: nn.Module) -> nn.Module:
-    """Copy an adapted model with the adapters in its weights, its attention packed.
+    """Return a copy of an adapted model with the adapters merged and the attention packed.
 
     Raises:
-        StudioError: a part of it is not attention's, so that it cannot go into the weights.
+        StudioError: an attention cannot be packed.
     """
     whole = copy.deepcopy(model)
     for name, layer in tuner_layers(whole).items():
@@ -40,15 +40,15 @@ def merged(model: nn.Module) -> nn.Module:
 
 
 def check_mergeable(model: str) -> None:
-    """Refuse a model whose configuration is not at hand, before any training.
+    """Refuse a model whose configuration is not available locally, before any training.
 
     Raises:
-        StudioError: it is one of the Hub's.
+        StudioError: the model is named by its Hub repository.
     """
     if model.startswith("hf-hub:"):
         raise StudioError(
-            f"--merged: {model} keeps its configuration on the Hub. Download it into a folder and "
-            "give --model that."
+            f"--merged: the configuration of {model} is on the Hub. Download the model into a "
+            "folder, and use that folder as --model."
         )
 
 
@@ -56,11 +56,11 @@ def save_merged(task: FewshotData, classifier: Any, folder: Path) -> None:
     """Write a model that `open_clip.create_model_and_transforms("local-dir:FOLDER")` loads.
 
     Raises:
-        StudioError: nothing was trained in the weights.
+        StudioError: the method does not adapt weights.
     """
     if not tuner_layers(classifier.model):
         raise StudioError(
-            "--merged: this method has nothing to merge into the weights. Leave --merged out."
+            "--merged: this method has no adapter to merge into the weights. Leave --merged out."
         )
     whole = merged(classifier.model)
     with replacing(folder) as fresh:
@@ -70,7 +70,7 @@ def save_merged(task: FewshotData, classifier: Any, folder: Path) -> None:
 
 
 def _write_config(task: FewshotData, folder: Path) -> None:
-    """Read the base's own configuration and tokenizer, from its folder or open_clip's registry."""
+    """Copy the base's configuration and tokenizer, from its folder or open_clip's registry."""
     source = task.clip.folder
     if source is not None:
         for file in sorted(source.iterdir()):
@@ -78,5 +78,5 @@ def _write_config(task: FewshotData, folder: Path) -> None:
                 shutil.copyfile(file, folder / file.name)
         return
     config = open_clip.get_model_config(task.clip.name.partition(":")[0])
-    file: Any = folder / "open_clip_config.json"  # A path, whatever its annotation says.
+    file: Any = folder / "open_clip_config.json"  # A path, despite its annotation.
     save_config_for_hf(task.clip.model, file, config)

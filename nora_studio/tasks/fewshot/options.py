@@ -14,29 +14,29 @@ PARTS = ("vision", "text")
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """What is classified, and from how many examples."""
+    """The data set, and how many of its images are used."""
 
     dataset: str = "embedded"
-    """"embedded", drawn on demand; food101, oxford_pets or dtd in CoOp's layout under --data-dir;
-    or a folder with one folder of pictures for each class."""
+    """"embedded", rendered on demand; food101, oxford_pets or dtd in CoOp's layout under
+    --data-dir; or a folder with one folder of images for each class."""
     data_dir: Path | None = None
-    """Folder that holds Food101/, OxfordPets/ or DTD/, each with its split_zhou file."""
+    """Folder with Food101/, OxfordPets/ or DTD/, each with its split_zhou file."""
     shots: int = 16
-    """Training pictures of each class; min(shots, 4) more of each validate."""
+    """Training images of each class; min(shots, 4) others of each are used for validation."""
     template: str | None = None
-    """A class in a sentence, {} for its name. None: "a photo of a {}."; the embedded set's has no
-    full stop."""
+    """Sentence of a class, {} for its name. None: "a photo of a {}."; for the embedded set without
+    the full stop."""
     augment: bool = True
-    """Learn from random resized crops (8% to 100% of the area, bicubic), half of them mirrored.
-    Off: from the pictures as they are tested; where no image layer is trained, each is then encoded
-    once."""
+    """Train on random resized crops (8% to 100% of the area, bicubic), half of them mirrored.
+    Off: on centre crops, as in the test; they are encoded only once if no image layer is
+    trained."""
     test_limit: int | None = None
-    """Test on that many pictures, spread evenly over the split. None: all, as the protocol."""
+    """Test on this many images, evenly spaced over the split. None: all, as in the protocol."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipOptions:
-    """Which model, which methods, into which folders."""
+    """The model, the methods and the folders."""
 
     model: str = "embedded"
     """"embedded", a folder of open_clip's format, "hf-hub:owner/name" or ARCHITECTURE:WEIGHTS, such
@@ -45,32 +45,32 @@ class ClipOptions:
     """Method; several with commas ("nora,clip-lora,zero-shot") train as twins on the same
     batches."""
     twins: bool = True
-    """Several methods share one loop. Off: one after the other on the same batches, so that the
-    seconds in each one's log are its own."""
+    """Train several methods in one loop. Off: one after the other on the same batches, so that each
+    method's time per step is measured alone."""
     output_dir: Path = Path("runs")
-    """Where run folders go."""
+    """Folder for run folders."""
     name: str | None = None
-    """Run name; the method is appended. None: such as embedded-16shots-seed0."""
+    """Run name; the method is appended. None: a name such as embedded-16shots-seed0."""
     merged: bool = False
     """Also write the adapted model in open_clip's own format, into `merged/` of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodersOptions:
-    """Where the adapter goes in each encoder, and the loss."""
+    """The adapters of each encoder, and the loss."""
 
     targets: Literal["qkv", "qkvo"] = "qkv"
-    """Attention layers that are adapted in every block: q, k, v as published, or the output too."""
+    """Attention layers adapted in every block: q, k, v as published, or the output layer too."""
     vision: PartOptions = field(default_factory=PartOptions)
     """The image encoder's adapter."""
     text: PartOptions = field(default_factory=PartOptions)
     """The text encoder's adapter."""
     logit_scale: Literal["protocol", "model"] = "protocol"
-    """What cosines are multiplied by in the loss: 100, or the model's own exp(logit_scale)."""
+    """Factor of the cosines in the loss: 100, or the model's own exp(logit_scale)."""
     steps_per_shot: int | None = None
-    """Where `steps` is not given: steps for each shot. None: 500, and 40 on the embedded model."""
+    """Steps for each shot, if `steps` is not given. None: 500, and 40 on the embedded model."""
     final_rate: float | None = None
-    """Learning rate that a cosine ends at. None: 1e-6."""
+    """Learning rate at the end of a cosine schedule. None: 1e-6."""
 
 
 @dataclass(frozen=True)
@@ -83,20 +83,20 @@ class FewshotOptions(
     DataOptions,
     ClipOptions,
 ):
-    """Adapt a CLIP model to a few pictures of each class, and test it.
+    """Adapt a CLIP model to a few images of each class, and test it.
 
-    Every option may also stand in a TOML file: `--config FILE`. Flags win over the file.
+    Options can also be set in a TOML file: `--config FILE`. Flags override the file.
     """
 
     warmup_steps: int = 0
     """Steps of linear warm-up; the protocol has none."""
     weight_decay: float = 0.01
-    """Decoupled weight decay: of a weight, this times the rate is taken away each step; where an
-    adapter does not start at zero (NoRA, PiSSA, OLoRA), of its distance from the start."""
+    """Decoupled weight decay: each step subtracts this times the learning rate times the weight, or
+    times its distance from the start if the adapter does not start at zero (NoRA, PiSSA, OLoRA)."""
     max_gradient_norm: float = float("inf")
-    """Gradients are clipped to this norm, per run; inf, as in the protocol: never."""
+    """Norm that each run's gradients are clipped to; inf for no clipping, as in the protocol."""
     dropout: float = 0.25
-    """Dropout on the adapters' input, 0 to below 1."""
+    """Dropout on the adapters' input, at least 0 and below 1."""
 
     @property
     def methods(self) -> tuple[str, ...]:

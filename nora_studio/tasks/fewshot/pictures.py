@@ -1,4 +1,4 @@
-"""Pictures in memory, views of them, and the batches drawn from them."""
+"""Images in memory, crops of them, and batches for training and testing."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,20 +9,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nora_studio.tasks.fewshot.crops import draw_boxes, middle_box, resample
+from nora_studio.tasks.fewshot.crops import middle_box, resample, sample_boxes
 from nora_studio.tasks.fewshot.datasets import Picture
-from nora_studio.trainer.trainee import Batch
+from nora_studio.trainer.train_state import Batch
 
 LONGEST_SHORT_SIDE = 512
-"""Larger training pictures are shrunk once when they are read; the usual benchmarks have none."""
+"""Larger training images are shrunk when they are read; the usual benchmarks have none."""
 FLIP = 0.5
 READERS = 8
 KEPT_BYTES = 2 * 1024**3
-"""Test pictures up to so many bytes are read once and kept."""
+"""Test sets up to this size are read once and kept in memory."""
 
 
 class ShotPictures:
-    """The training pictures on the device, as bytes."""
+    """The training images on the device, as bytes."""
 
     def __init__(self, pictures: Sequence[tuple[Picture, int]], device: torch.device) -> None:
         read = [_as_bytes(picture.open()) for picture, _ in pictures]
@@ -33,17 +33,17 @@ class ShotPictures:
         self.each = [] if same else [one.to(device) for one in read]
 
     def views(self, places: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
-        """Crops of the pictures at `places`, (batch, 3, size, size), 0-255."""
+        """Return crops of the images at `places`, (batch, 3, size, size), 0-255."""
         if self.stack is not None:
             return resample(self.stack[places], boxes, size, flips)
-        made = [
+        crops = [
             resample(self.each[place][None], boxes[row : row + 1], size, flips[row : row + 1])
             for row, place in enumerate(places.tolist())
         ]
-        return torch.cat(made)
+        return torch.cat(crops)
 
     def middles(self) -> Tensor:
-        """Return the box of each picture that a test would see, (pictures, 4)."""
+        """Return the box of each image's central square, as used in tests, (images, 4)."""
         return torch.tensor([middle_box(h, w) for h, w in self.sizes.tolist()])
 
 
@@ -57,11 +57,11 @@ def _as_bytes(image: Image.Image) -> Tensor:
 
 
 class ShotBatches:
-    """Batches of training pictures in shuffled rounds, each picture once a round.
+    """A source of batches of training images, shuffled in each epoch.
 
-    A batch goes on into the next round where a round ends, so that all are of one size. Order,
-    crops and mirrors come from generators of their own on the CPU: the same for every method and on
-    every device, and saved with a checkpoint.
+    A batch at the end of an epoch is filled up from the next one, so that all have the same size.
+    Order, crops and flips come from separate generators on the CPU, so that they are the same for
+    every method and on every device, and are saved with a checkpoint.
     """
 
     def __init__(self, pictures: ShotPictures, batch_size: int, seed: int, augment: bool) -> None:
@@ -74,7 +74,7 @@ class ShotBatches:
         self.queue = torch.empty(0, dtype=torch.int64)
 
     def next(self) -> Batch:
-        """One batch: labels and places (batch,), boxes (batch, 4), flips (batch,)."""
+        """Return one batch: labels and places (batch,), boxes (batch, 4), flips (batch,)."""
         while len(self.queue) < self.batch_size:
             count = len(self.pictures.labels)
             more = torch.randperm(count, generator=self.generators["order"])
@@ -83,7 +83,7 @@ class ShotBatches:
         flips = torch.zeros(self.batch_size, dtype=torch.bool)
         boxes = self.plain[places]
         if self.augment:
-            boxes = draw_boxes(self.pictures.sizes[places], self.generators["crops"])
+            boxes = sample_boxes(self.pictures.sizes[places], self.generators["crops"])
             flips = torch.rand(self.batch_size, generator=self.generators["flips"]) < FLIP
         return {
             "labels": self.pictures.labels[places],
@@ -93,20 +93,20 @@ class ShotBatches:
         }
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next batches depend on."""
+        """Return the state that determines the next batches."""
         states = {name: generator.get_state() for name, generator in self.generators.items()}
         return {**states, "queue": self.queue.clone()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on exactly where `state` was taken."""
+        """Continue exactly from a state."""
         for name, generator in self.generators.items():
             generator.set_state(state[name])
         self.queue = state["queue"].clone()
 
 
 @dataclass
-class Exam:
-    """Labelled pictures to be tested on, preprocessed as the model wants them."""
+class EvaluationSet:
+    """Labelled images to test on, preprocessed for the model."""
 
     pictures: Sequence[tuple[Picture, int]]
     preprocess: Callable[[Image.Image], Tensor]
@@ -114,7 +114,7 @@ class Exam:
     kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pixels (batch, 3, size, size) and labels (batch,), in order, on the CPU."""
+        """Yield pixels (batch, 3, size, size) and labels (batch,), in order, on the CPU."""
         if self.kept:
             yield from self.kept
             return
@@ -133,7 +133,7 @@ class Exam:
 
 
 def thinned(pictures: Sequence[tuple[Picture, int]], limit: int) -> Sequence[tuple[Picture, int]]:
-    """Return as many of the pictures, spread evenly; all where there are no more."""
+    """Return at most `limit` of the images, evenly spaced."""
     if limit >= len(pictures):
         return pictures
     return [pictures[i * len(pictures) // limit] for i in range(limit)]

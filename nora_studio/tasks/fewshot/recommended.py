@@ -1,6 +1,6 @@
-"""Where to start with each few-shot method: rank, scale, and learning rates to choose from.
+"""Recommended rank, scale and learning rates of each few-shot method.
 
-They stand in the methods' records (`adapters.methods.table`); only CLIP-Adapter's are here.
+They are in the methods' records (`adapters.methods.table`); only CLIP-Adapter's are here.
 """
 
 import dataclasses
@@ -32,35 +32,35 @@ _CLIP_ADAPTER = {
 
 
 def recommended(method: str, model: str) -> UniformDefaults:
-    """Return what a method trains with where nothing else is asked for.
+    """Return a method's recommended settings on a model.
 
     Args:
-        method: A name in the few-shot table, of a method that trains.
-        model: As `--model` takes it.
+        method: Name of a few-shot method that trains.
+        model: The value of `--model`.
     """
     family = "embedded_clip" if model == "embedded" else "clip"
     if method == "clip-adapter":
         return _CLIP_ADAPTER[family]
-    # CLIP-LoRA is rsLoRA, under its paper's name.
+    # CLIP-LoRA is the paper's name for rsLoRA on CLIP.
     usual = getattr(METHODS["rslora" if method == "clip-lora" else method], family)
     assert usual is not None, f"the record of {method} has no {family}"
     return usual
 
 
 def final_rate_of(options: FewshotOptions) -> float:
-    """Where the cosine ends; other schedules have ends of their own."""
+    """Return the learning rate at the end of a cosine; 0 for other schedules, which ignore it."""
     rate = FINAL_RATE if options.final_rate is None else options.final_rate
     return rate if options.schedule == "cosine" else 0.0
 
 
 def with_recommended(options: FewshotOptions, known: dict[str, str]) -> FewshotOptions:
-    """Fill in the steps and the batch that suit the model, and check what can be checked early.
+    """Fill in recommended steps and batch size, and check options that do not depend on files.
 
     Args:
-        known: The few-shot methods, each with the method of adapters that it is; "" for others.
+        known: Each few-shot method's adapter method; "" for none.
 
     Raises:
-        StudioError: a value is out of its range, or a method is unknown.
+        StudioError: a value is out of range, or a method is unknown.
     """
     family = "mini" if options.model == "embedded" else "clip"
     check_learning_options(options)
@@ -70,7 +70,7 @@ def with_recommended(options: FewshotOptions, known: dict[str, str]) -> FewshotO
     if options.final_rate is not None:
         check_not_negative(options, ("final_rate",))
         cosine = options.schedule in (None, "cosine") and options.optimizer != "schedule-free"
-        check_option(cosine, "final_rate", "a cosine to end there", options.schedule)
+        check_option(cosine, "final_rate", "--schedule cosine", options.schedule)
     if options.template is not None:
         check_option("{}" in options.template, "template", "{} for the class", options.template)
     if options.steps is not None and options.steps_per_shot is not None:
@@ -85,7 +85,7 @@ def with_recommended(options: FewshotOptions, known: dict[str, str]) -> FewshotO
     check_run_name(options, options.run_name, "dataset")
     tuners = [known[method] for method in methods if known[method]]
     if tuners:
-        # The table's checks, in its own words for the methods; dropout is every tuner's here.
+        # With the adapter methods' own names; all of them support dropout, on by default here.
         check_methods(dataclasses.replace(options, method=",".join(dict.fromkeys(tuners))))
     per_shot = options.steps_per_shot or _STEPS_PER_SHOT[family]
     options = dataclasses.replace(

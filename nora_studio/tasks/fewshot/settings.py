@@ -1,4 +1,4 @@
-"""A few-shot run's settings: what its options come to on its data, with nothing left open."""
+"""Settings of a few-shot run: its options, resolved for its data, without any default left."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,27 +18,27 @@ from nora_studio.trainer.settings import (
 
 @dataclass(frozen=True, kw_only=True)
 class FewshotSettings:
-    """A whole run's."""
+    """All settings of a run."""
 
     trainer: TrainerSettings
     model: str
     dataset: str
-    """As --dataset names it."""
+    """The value of --dataset."""
     shots: int
-    """Training pictures of each class."""
+    """Training images of each class."""
     template: str
-    """A class in a sentence, {} for its name."""
+    """Sentence of a class, with {} for its name."""
     augment: bool
     test_pictures: int
-    """How many are tested on, spread evenly over the split."""
+    """Number of test images, evenly spaced over the split."""
     targets: str
-    """"qkv" or "qkvo": the attention layers that are adapted."""
+    """Attention layers that are adapted: "qkv" or "qkvo"."""
     logit_scale: str
-    """"protocol": cosines are multiplied by 100; "model": by the model's own scale."""
+    """Factor of the cosines: "protocol" for 100, "model" for the model's own scale."""
     twins: bool
     """Whether several methods share one loop."""
     merged: bool
-    """Whether the adapted model is written too."""
+    """Whether the merged model is written too."""
 
 
 def resolve(
@@ -47,9 +47,9 @@ def resolve(
     """Resolve a run's options.
 
     Args:
-        options: As `with_recommended` returns them.
+        options: Options filled in by `with_recommended`.
         parts: Method -> part of the model -> rank, scale and rate.
-        dataset: The one that the options name.
+        dataset: The set that the options name.
     """
     test, limit, template = len(dataset.splits["test"]), options.test_limit, options.template
     return FewshotSettings(

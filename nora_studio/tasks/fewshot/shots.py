@@ -1,4 +1,4 @@
-"""Which pictures a few-shot run learns from: drawn for each class by a seed."""
+"""Sample the images that a few-shot run trains on, for each class, with a seed."""
 
 from collections.abc import Sequence
 from random import Random
@@ -11,29 +11,29 @@ Picture = TypeVar("Picture")
 Labelled = list[tuple[Picture, int]]
 
 
-def draw_shots(
+def sample_shots(
     train: Sequence[tuple[Picture, int]],
     validation: Sequence[tuple[Picture, int]],
     shots: int,
     seed: int,
 ) -> tuple[Labelled[Picture], Labelled[Picture]]:
-    """`shots` pictures of each class to train on, and min(shots, 4), or all, to validate on.
+    """Sample `shots` images of each class to train on, and at most min(shots, 4) to validate on.
 
-    The validation's are drawn first, from one generator for both, and classes come in the order
-    in which the split names them, as in CLIP-LoRA's code and Tip-Adapter's before it.
+    The validation images are sampled first, from the same generator, with classes in the order of
+    the split, as in CLIP-LoRA's code and Tip-Adapter's before it.
 
     Returns:
-        Training and validation pictures, class by class.
+        Training and validation images, class by class.
 
     Raises:
-        StudioError: a class has fewer pictures.
+        StudioError: a class has fewer training images.
     """
     random = Random(seed)
     chosen_validation = _of_each(validation, min(shots, MOST_VALIDATION), random)
     for label, found in _by_class(train).items():
         if len(found) < shots:
             raise StudioError(
-                f"--shots: expected at least {shots} training pictures of each class; class "
+                f"--shots: expected at least {shots} training images of each class; class "
                 f"{label} has {len(found)}. Lower --shots."
             )
     return _of_each(train, shots, random), chosen_validation
@@ -59,12 +59,12 @@ def _of_each(
 def divide(
     pictures: Sequence[tuple[Picture, int]], seed: int = 0
 ) -> tuple[Labelled[Picture], Labelled[Picture], Labelled[Picture]]:
-    """Split a set without splits: half to train, a fifth to validate, the rest to test.
+    """Split a set: half of each class to train, a fifth to validate, the rest to test.
 
-    Each class by itself, by a generator of this seed, so that the same pictures always part alike.
+    The same images and seed always give the same split.
 
     Raises:
-        StudioError: a class has too few pictures for one in each.
+        StudioError: a class has too few images for one in each.
     """
     random = Random(seed)
     classes = _by_class(pictures)
@@ -75,8 +75,8 @@ def divide(
         found = random.sample(classes[label], len(classes[label]))
         if len(found) < 3:
             raise StudioError(
-                f"--dataset: expected at least 3 pictures of each class, to train, validate and "
-                f"test; class {label} has {len(found)}. Add some, or take the class's folder away."
+                f"--dataset: expected at least 3 images of each class, to train, validate and "
+                f"test; class {label} has {len(found)}. Add some, or remove the class's folder."
             )
         a, b = max(1, len(found) // 2), max(1, len(found) // 5)
         parts = (found[:a], found[a : a + b], found[a + b :])

@@ -1,4 +1,4 @@
-"""Table 2's shape from finished cells: methods by shots, mean and interval over seeds."""
+"""Format finished cells as Table 2: methods by shots, mean and interval over seeds."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -18,12 +18,12 @@ from nora_studio.scoring.tables import (
 )
 
 RECORD = ("cells", "rates", "tried", "seconds_per_step")
-"""What the table's record consists of, beside its settings."""
+"""Keys of the table's record, besides its settings."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One method at one number of shots with one seed."""
+    """A method with a number of shots and a seed."""
 
     method: str
     shots: int
@@ -36,7 +36,7 @@ class Cell:
 
 
 def read_cell(file: Path) -> dict[str, Any] | None:
-    """Read a finished cell; None where there is none, or a crash left half of one."""
+    """Read a finished cell; None if it is missing or was truncated by a crash."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -45,17 +45,17 @@ def read_cell(file: Path) -> dict[str, Any] | None:
 
 
 def check_alike(cells: Sequence[dict[str, Any]]) -> None:
-    """Refuse cells that were trained on different devices or in different precisions.
+    """Refuse cells that were trained on different devices, in other precisions or versions.
 
     Raises:
-        StudioError: two differ.
+        StudioError: two cells differ.
     """
     for name in ("device", "precision", "version"):
         found = sorted({str(cell.get(name)) for cell in cells})
         if len(found) > 1:
             raise StudioError(
-                f"these cells differ in {name}: {', '.join(found)}. Train all of a table alike: "
-                "take another --out."
+                f"these cells differ in {name}: {', '.join(found)}. Train all cells of a table in "
+                "the same way, with another --out."
             )
 
 
@@ -63,13 +63,13 @@ def page(record: Mapping[str, Any]) -> str:
     """Write the whole page: the table, what its intervals cover, and every difference.
 
     Args:
-        record: `cells` as `read_cell` gives them; `rates`, the one that each method learned at,
-            `tried`, the validation accuracy at each rate, and `seconds_per_step`, by method.
+        record: `cells` from `read_cell`; and by method `rates`, the learning rate it was trained
+            with, `tried`, the validation accuracy at each rate, and `seconds_per_step`.
     """
     cells, methods = record["cells"], list(record["rates"])
     shots = list(dict.fromkeys(cell["shots"] for cell in cells))
     chosen = {method: rate for method, rate in record["rates"].items() if rate is not None}
-    # JSON has no numbers for names.
+    # Keys in JSON are strings.
     tried = {method: [float(rate) for rate in own] for method, own in record["tried"].items()}
     edges = [m for m, rate in chosen.items() if rate_caveat(rate, tried.get(m, ())) == AT_EDGE]
     rows: dict[str, dict[str, dict[int, float]]] = {method: {} for method in methods}
@@ -103,10 +103,10 @@ def as_markdown(
     """Write the table: accuracy in percent, the best of each column bold, the second underlined.
 
     Args:
-        cells: As `read_cell` gives them.
+        cells: Cells from `read_cell`.
         methods: Rows, in this order.
         shots: Columns, in this order.
-        paces: Seconds a step of each method, where they were measured alone on the device.
+        paces: Seconds per step of each method, measured alone on the device.
         edges: Methods whose rate is at the edge of its grid.
     """
     lines = [
@@ -119,7 +119,7 @@ def as_markdown(
         parameters = f"{own[0]['parameters']:,}" if own else ""
         pace = f"{1000 * paces[method]:.1f}" if method in paces else ""
         rates = own[0].get("learning_rate") if own else None
-        # LoRA+ has more than one; the slowest is what it is asked for by.
+        # LoRA+ has two rates; the lower one is the option's value.
         rate = f"{min(rates.values()):g}" if rates else ""
         rate += " (edge)" if method in edges else ""
         marks = " | ".join(column.get(method, "") for column in columns)
@@ -138,9 +138,9 @@ def _column(cells: Sequence[dict[str, Any]], methods: Sequence[str], shots: int)
         if own:
             found[method] = mean_of([100 * cell["accuracy"] for cell in own])
             if not own[0]["parameters"]:
-                # What does not train is the same whatever the seed: repeats of it are no units.
+                # Without training all seeds give the same result: they are one unit.
                 found[method] = found[method]._replace(half=None, units=1)
-    # As they are printed: what reads alike is marked alike.
+    # Rounded as printed, so that equal numbers get the same mark.
     ranked = sorted({round(mean, 1) for mean, _, _ in found.values()}, reverse=True)
     marks = dict(zip(ranked, ("**{}**", "<u>{}</u>"), strict=False))
     words = {}

@@ -1,4 +1,4 @@
-"""CLIP few-shot as a task: a few pictures of each class, an adapted CLIP, top-1 as the score."""
+"""CLIP few-shot as a task: a few images of each class, an adapted CLIP, top-1 accuracy."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -18,41 +18,41 @@ from nora_studio.tasks.fewshot.datasets import find_dataset, record_of
 from nora_studio.tasks.fewshot.merging import check_mergeable, save_merged
 from nora_studio.tasks.fewshot.methods import METHODS
 from nora_studio.tasks.fewshot.options import FewshotOptions
-from nora_studio.tasks.fewshot.pictures import Exam, ShotBatches
+from nora_studio.tasks.fewshot.pictures import EvaluationSet, ShotBatches
 from nora_studio.tasks.fewshot.recommended import with_recommended
 from nora_studio.tasks.fewshot.scores import (
     ZeroShotScores,
-    tested,
+    evaluate_classifier,
     write_scores,
     write_shots,
     zero_shot,
 )
 from nora_studio.tasks.fewshot.settings import FewshotSettings, resolve
-from nora_studio.tasks.fewshot.shots import draw_shots
+from nora_studio.tasks.fewshot.shots import sample_shots
 from nora_studio.trainer.acceleration import MIXED, prepare_accelerator
 from nora_studio.trainer.task import Learner, Proof, Task
-from nora_studio.trainer.trainee import BatchSource, StepCallback, Trainee
+from nora_studio.trainer.train_state import BatchSource, StepCallback, TrainState
 
 ZERO_SHOT = "zero-shot"
 SEED_STRIDE = 1_000_003
 TOLERANCE = 0.5
-"""Logits may differ by so much on a GPU, where they are cosines times a hundred."""
+"""Largest difference of logits, which are cosines times 100, that rounding may cause on a GPU."""
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What the trained weights come to."""
+class Outputs:
+    """Results of the trained weights."""
 
     accuracy: float
     validation: float
     logits: Tensor
-    """Of the first batch of the test."""
+    """Logits of the first test batch."""
     facts: dict[str, Any]
-    """Of the training, for `scores.json`."""
+    """Facts of the training for `scores.json`."""
 
 
 class SeedDropout(StepCallback):
-    """Seeds torch before each step: dropout depends on the step, not on the twins beside it."""
+    """A callback that seeds torch before each step, so that dropout does not depend on twins."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -66,7 +66,7 @@ class SeedDropout(StepCallback):
 
 
 class FewshotTask(Task):
-    """Adapt a CLIP to a few pictures of each class."""
+    """Adapt a CLIP to a few images of each class."""
 
     distributed = False
     settings: FewshotSettings
@@ -102,21 +102,21 @@ class FewshotTask(Task):
     def find_data(self, runs: dict[str, Run]) -> Mapping[str, str]:
         settings, splits = self.settings, self.dataset.splits
         seed = self.trainer.learning.seed
-        self.drawn = draw_shots(splits["train"], splits["val"], settings.shots, seed)
-        shots, validation = self.drawn
+        self.sampled = sample_shots(splits["train"], splits["val"], settings.shots, seed)
+        shots, validation = self.sampled
         return record_of(shots, "train") | record_of(validation, "val")
 
     @override
     def prepare(self, dtype: torch.dtype, accelerator: Accelerator) -> None:
         settings, dataset, device = self.settings, self.dataset, accelerator.device
-        note = dataset.note or "splits of its own"
+        note = dataset.note or "with its own splits"
         print(f"{dataset.name}: {len(dataset.classes)} classes, {note}")
         print(f"Loading {settings.model} ({dtype}, {device})", flush=True)
         clip = load_clip(settings.model, dtype, device)
-        self.known = FewshotData.of(settings, clip, dataset, *self.drawn)
+        self.known = FewshotData.of(settings, clip, dataset, *self.sampled)
         self.before = zero_shot(self.known, prepare_accelerator(MIXED[dtype]))
         pictures = len(self.known.test.pictures)
-        print(f"zero-shot: {self.before.accuracy:.1%} of {pictures:,} test pictures")
+        print(f"zero-shot: {self.before.accuracy:.1%} of {pictures:,} test images")
 
     @override
     def batches(self) -> BatchSource:
@@ -134,12 +134,12 @@ class FewshotTask(Task):
     def build(self, method: str, run: Run, accelerator: Accelerator) -> Learner:
         seed = self.trainer.learning.seed
         own = METHODS[method].learn(self.known, method)
-        return replace(own, callbacks=[lambda trainee: SeedDropout(seed)])
+        return replace(own, callbacks=[lambda state: SeedDropout(seed)])
 
     @override
     def begin(self, runs: dict[str, Run]) -> None:
         for run in runs.values():
-            write_shots(run.folder, self.known, *self.drawn)
+            write_shots(run.folder, self.known, *self.sampled)
         if ZERO_SHOT in runs:
             run, before = runs[ZERO_SHOT], self.before
             values = {"accuracy": before.accuracy, "validation": before.validation, "parameters": 0}
@@ -147,43 +147,45 @@ class FewshotTask(Task):
             run.set_status("finished", 0, 0, accuracy=round(before.accuracy, 5))
 
     @override
-    def answers(self, trainee: Trainee, step: int) -> Answers:
-        accelerator = trainee.accelerator
-        classifier = accelerator.unwrap_model(trainee.model)
-        with trainee.served():
-            accuracy, logits = tested(classifier, self.known.test, accelerator)
-            validation, _ = tested(classifier, self.known.validation, accelerator)
-        log = trainee.run.read_log()
+    def outputs(self, state: TrainState, step: int) -> Outputs:
+        accelerator = state.accelerator
+        classifier = accelerator.unwrap_model(state.model)
+        with state.averaged():
+            accuracy, logits = evaluate_classifier(classifier, self.known.test, accelerator)
+            validation, _ = evaluate_classifier(classifier, self.known.validation, accelerator)
+        log = state.run.read_log()
         pace = [row["seconds_per_step"] for row in log if "seconds_per_step" in row]
-        groups = trainee.optimizer.param_groups
+        groups = state.optimizer.param_groups
         facts = {
-            "parameters": sum(parameter.numel() for parameter in trainee.parameters),
+            "parameters": sum(parameter.numel() for parameter in state.parameters),
             "steps": self.trainer.learning.steps,
             "batch_size": self.trainer.learning.batch_size,
             "seconds_per_step": round(statistics.median(pace), 5) if pace else None,
             "learning_rate": {group["name"]: group["initial_lr"] for group in groups},
         }
-        return Answers(accuracy, validation, logits, facts)
+        return Outputs(accuracy, validation, logits, facts)
 
-    def finish(self, run: Run, method: str, answers: Answers, accelerator: Accelerator) -> Proof:
-        """Read back, the file must answer the same; then its scores are written."""
-        known, found = self.known, answers
+    def finish(self, run: Run, method: str, outputs: Outputs, accelerator: Accelerator) -> Proof:
+        """Check that the saved adapter gives the same logits, and write the scores."""
+        known, found = self.known, outputs
         again = METHODS[method].read(known, run.adapter)
         test = known.test
-        first = Exam(test.pictures[: len(found.logits)], test.preprocess, len(found.logits))
-        apart = (tested(again, first, accelerator)[1] - found.logits).abs().max().item()
+        first = EvaluationSet(
+            test.pictures[: len(found.logits)], test.preprocess, len(found.logits)
+        )
+        apart = (
+            (evaluate_classifier(again, first, accelerator)[1] - found.logits).abs().max().item()
+        )
         # On a CPU the same arithmetic gives the same bytes; GPU kernels may differ by rounding.
         if apart > (0.0 if accelerator.device.type == "cpu" else TOLERANCE):
-            problem = (
-                f"the saved adapter answers otherwise than the trained one (off by {apart:.3g})"
-            )
-            return Proof(problem, f"{run.adapter}: not done: {problem}. Train again.")
+            problem = f"the saved adapter's logits differ from the trained ones by {apart:.3g}"
+            return Proof(problem, f"{run.adapter}: {problem}. Train again.")
         scores = {"accuracy": found.accuracy, "validation": found.validation, **found.facts}
         write_scores(run, known, method, self.before, **scores)
         if self.settings.merged:
             save_merged(known, again, run.folder / "merged")
         line = (
-            f"{run.folder}: {found.accuracy:.1%} of {len(test.pictures):,} test pictures "
-            f"(zero-shot {self.before.accuracy:.1%}); proven by its file."
+            f"{run.folder}: {found.accuracy:.1%} of {len(test.pictures):,} test images "
+            f"(zero-shot {self.before.accuracy:.1%}); verified from its file."
         )
         return Proof(None, line, {"accuracy": round(found.accuracy, 5)})

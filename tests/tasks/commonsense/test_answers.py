@@ -23,7 +23,13 @@ from nora_studio.tasks.commonsense.generation import (
 )
 from nora_studio.tasks.commonsense.harness import evaluate_with_harness
 from nora_studio.tasks.commonsense.prompts import evaluation_prompt
-from nora_studio.tasks.commonsense.results import append_answers, mend, read_answers, summary, told
+from nora_studio.tasks.commonsense.results import (
+    append_answers,
+    drop_partial_line,
+    format_report,
+    read_answers,
+    summary,
+)
 
 SCRIPT = TOP / "evaluation" / "commonsense.py"
 
@@ -95,7 +101,7 @@ def test_a_line_cut_short_costs_one_answer(tmp_path, model, asked):
     append_answers(file, answers)
     file.write_bytes(file.read_bytes()[:-9])
     assert len(read_answers(tmp_path)) == 2
-    mend(file)
+    drop_partial_line(file)
     append_answers(file, answers[2:])
     assert list(read_answers(tmp_path).values()) == answers
 
@@ -109,7 +115,7 @@ def test_the_average_counts_every_set_the_same():
     found = summary(rows, answers)
     assert found["accuracy"] == {"boolq": 1.0, "piqa": 0.0} and found["average"] == 0.5
     assert len(found["absent"]) == 6
-    assert "2 of eight" in told(found) and "winogrande" in told(found)
+    assert "2 of eight" in format_report(found) and "winogrande" in format_report(found)
 
 
 def run_script(*arguments: str) -> int:
@@ -148,7 +154,7 @@ def test_answers_to_other_questions_are_not_mixed_in(folder, tmp_path, capsys):
     plain = ["--model", str(folder), "--scoring", "likelihood", "--out", str(tmp_path / "out")]
     assert run_script(*plain, "--sets", "boolq", "--limit", "1") == 0
     assert run_script(*plain, "--sets", "boolq", "--limit", "2") == 2
-    assert "began with questions" in capsys.readouterr().err
+    assert "was started with questions" in capsys.readouterr().err
     assert run_script(*plain, "--shard", "4/4") == 2
     assert "--shard: expected PART/PARTS" in capsys.readouterr().err
 
@@ -187,7 +193,7 @@ def test_the_harness_asks_the_model_by_its_own_api(model, tmp_path, monkeypatch)
             scores.append(sum(float(log[n - 1, ids[n]]) for n in range(len(begun), len(ids))))
         right += scores[0] > scores[1]
     assert found["one_world"]["acc,none"] == pytest.approx(right / len(texts))
-    with pytest.raises(StudioError, match="knows no task 'no_such'"):
+    with pytest.raises(StudioError, match="has no task 'no_such'"):
         evaluate_with_harness(model, ["no_such"], 2)
 
 

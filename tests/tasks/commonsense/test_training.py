@@ -150,7 +150,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(twins, model, data, tmp_path):
     assert done["state"] == "stopped" and 0 < done["step"] < STEPS
     assert run_script(*plain)[0] == 2, "a run is not begun twice"
     status, out, err = run_script(*plain, "--resume")
-    assert status == 0 and "Going on after step" in out, err
+    assert status == 0 and "Continuing after step" in out, err
     for method in ("nora", "lora"):
         found = bytes_of(tmp_path / f"q-{method}")
         wanted = bytes_of(twins / f"q-{method}")
@@ -230,9 +230,9 @@ def test_recommended_values_are_the_protocols_but_on_the_embedded_model():
         (("--model", "nowhere"), "--model: expected 'embedded', a directory or a Hub name"),
         (("--data", "nowhere"), "--data: expected 'embedded' or a folder of sets"),
         (("--method", "lorra"), "method must be one of"),
-        (("--method", "lora", "--decoder.outer-rank", "8"), "no option of --method lora"),
+        (("--method", "lora", "--decoder.outer-rank", "8"), "not an option of --method lora"),
         (("--epochs", "2"), "--epochs: --steps already sets the length"),
-        (("--packing", "--group-by-length"), "--group-by-length: --packing makes all rows"),
+        (("--packing", "--group-by-length"), "--group-by-length: with --packing all rows"),
         (("--evaluate-every", "0", "--final", "best"), "--final best: needs measurements"),
         (("--validation", "40"), "--validation: expected fewer than the 40 questions"),
         (("--targets", "q_prj"), "nothing there ends with q_prj"),
@@ -259,7 +259,7 @@ def test_a_quantised_base_is_trained_and_proven(model, data, tmp_path, bits):
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     more = ("--method", "nora,lora", "--override", "nora.decoder.outer-rank=16")
     status, out, err = run_script(*words(model, data, tmp_path, *more, "--base-bits", bits))
-    assert status == 0 and out.count("proven") == 2, err
+    assert status == 0 and out.count("verified") == 2, err
 
 
 def test_gradient_checkpointing_changes_no_loss(twins, model, data, tmp_path):

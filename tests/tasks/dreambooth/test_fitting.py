@@ -14,32 +14,34 @@ from support.trainer import SCRIPT, only_unet, run_trainer, tiny_arguments, tiny
 from nora_studio.options.defaults import with_recommended
 from nora_studio.options.options_file import options_given, parse_options
 from nora_studio.runs.runs import Run
-from nora_studio.tasks.dreambooth.fitting import fitted, ladder, measure
+from nora_studio.tasks.dreambooth.fitting import candidates, fitted, measure
 
 NONE: frozenset[str] = frozenset()
 
 
-def names_of(rungs) -> list[str]:
-    return [name for name, _ in rungs]
+def names_of(listed) -> list[str]:
+    return [name for name, _ in listed]
 
 
 def test_savings_add_up_from_cheap_to_dear_and_what_was_given_stays(
     tiny_base, photo_folder, tmp_path
 ):
     options = tiny_options(tiny_base, photo_folder, tmp_path)
-    rungs = ladder(options, NONE)
-    names = [name for name in names_of(rungs) if "micro" not in name]
+    listed = candidates(options, NONE)
+    names = [name for name in names_of(listed) if "micro" not in name]
     assert names == ["as asked", "gradient checkpointing", "8-bit base", "4-bit base"]
-    assert rungs[0][1] == {}
-    assert rungs[-1][1].items() >= {"gradient_checkpointing": True, "base_bits": 4}.items()
-    for (_, fewer), (_, more) in pairwise(rungs):
+    assert listed[0][1] == {}
+    assert listed[-1][1].items() >= {"gradient_checkpointing": True, "base_bits": 4}.items()
+    for (_, fewer), (_, more) in pairwise(listed):
         assert set(fewer) <= set(more)
-    assert not any("bit" in name for name in names_of(ladder(options, frozenset({"base_bits"}))))
+    assert not any(
+        "bit" in name for name in names_of(candidates(options, frozenset({"base_bits"})))
+    )
     given = frozenset({"gradient_checkpointing"})
-    assert "gradient checkpointing" not in names_of(ladder(options, given))
+    assert "gradient checkpointing" not in names_of(candidates(options, given))
     for method, wanted in {"pissa": [], "nora,dora": ["4-bit base"]}.items():
         other = tiny_options(tiny_base, photo_folder, tmp_path, method=method)
-        assert [name for name in names_of(ladder(other, NONE)) if "bit" in name] == wanted
+        assert [name for name in names_of(candidates(other, NONE)) if "bit" in name] == wanted
 
 
 def test_given_is_what_flags_and_files_set_to_whatever_value(tmp_path):
@@ -72,7 +74,7 @@ def test_where_nothing_fits_one_line_says_the_smallest_need(tiny_base, photo_fol
     assert len(outcome.errors) == 1
     table = [row for row in map(_tried, outcome.out.splitlines()) if row]
     least = min(needed for _, needed, _ in table)
-    assert f"the least that was measured is {least:.2f} GiB" in outcome.errors[0]
+    assert f"the least memory measured is {least:.2f} GiB" in outcome.errors[0]
     assert not list(tmp_path.iterdir())
 
 
@@ -120,8 +122,8 @@ def test_each_limit_takes_the_first_rung_that_was_measured_to_fit(tiny_base, tmp
     flags = only_unet({"steps": 2, "resolution": 256, "batch-size": 4, "sample-every": 0})
     arguments = tiny_arguments(base, photos, tmp_path / "runs", "lora", flags)
     options = with_recommended(parse_options(arguments))
-    rungs = ladder(options, NONE)
-    tries = list(measure(options, rungs, SCRIPT))
+    listed = candidates(options, NONE)
+    tries = list(measure(options, listed, SCRIPT))
     for tried in tries:
         print(tried)
     needs = {tried.name: tried.needed_gib or 0.0 for tried in tries}
@@ -133,12 +135,12 @@ def test_each_limit_takes_the_first_rung_that_was_measured_to_fit(tiny_base, tmp
     outcome = run_trainer(*arguments, "--fit", str(limit))
     assert outcome.status == 0, outcome.err
     table = [row for row in map(_tried, outcome.out.splitlines()) if row]
-    assert [name for name, _, _ in table] == [name for name, _ in rungs][: len(table)]
+    assert [name for name, _, _ in table] == [name for name, _ in listed][: len(table)]
     assert table[0][2] is False
     for _, needed, fits in table:
         assert abs(needed - limit) < 0.01 or fits is (needed < limit)  # printed to 0.01
     assert [fits for _, _, fits in table].index(True) == len(table) - 1
-    changes = dict(rungs)[table[-1][0]]
+    changes = dict(listed)[table[-1][0]]
     config = tomllib.loads((tmp_path / "runs" / "mug-lora" / "config.toml").read_text())
     assert {name: config[name] for name in changes} == changes
     outcome = run_trainer(*arguments, "--fit", str(limit), "--resume")

@@ -56,16 +56,16 @@ def test_it_goes_on_exactly_from_either_side_of_the_end(changes, tiny_base, phot
 
 def test_settled_encoders_are_asked_no_more_and_hold_no_state(tiny_base, photo_folder, tmp_path):
     options = {"method": "nora", "text_encoder_steps": 2, "steps": 4, "dropout": 0.3}
-    (trainee,), batches, plan = begun(tiny_base, photo_folder, tmp_path, **options)
-    module, asked = trainee.model, []
+    (state,), batches, plan = begun(tiny_base, photo_folder, tmp_path, **options)
+    module, asked = state.model, []
     for encoder in module.encoders.values():
         encoder.register_forward_hook(lambda *_: asked.append(module.unet.training))
-    go_on([trainee], batches, plan)
+    go_on([state], batches, plan)
     prompts = len(module.ids_text_encoder)
     assert len(asked) == 2 * 2 + 2 * prompts  # two steps, then each prompt once
     settled = {id(p) for p in module.encoders.parameters()}
-    for parameter in trainee.parameters:
-        kept = dict(trainee.optimizer.state.get(parameter, {}))
+    for parameter in state.parameters:
+        kept = dict(state.optimizer.state.get(parameter, {}))
         assert bool(kept) == (id(parameter) not in settled)
         assert parameter.requires_grad == (id(parameter) not in settled)
 
@@ -74,38 +74,36 @@ def test_what_settled_encoders_say_is_what_they_said_last_without_dropout(
     tiny_base, photo_folder, tmp_path
 ):
     options = {"method": "nora", "text_encoder_steps": 3, "steps": 3 + 1, "dropout": 0.3}
-    (trainee,), batches, plan = begun(tiny_base, photo_folder, tmp_path, **options)
+    (state,), batches, plan = begun(tiny_base, photo_folder, tmp_path, **options)
     until = Plan(**{**vars(plan), "steps": 3})
-    go_on([trainee], batches, until)
+    go_on([state], batches, until)
     batch = batches.next()
-    module = trainee.model
+    module = state.model
     with torch.no_grad():
         module.eval()
         live = module(**batch)
         module.train()
-        freeze_text_encoders(trainee, 3, until=3)
-        assert not module.settled
-        freeze_text_encoders(trainee, 4, until=3)
-        assert module.settled
+        freeze_text_encoders(state, 3, until=3)
+        assert not module.encoders_frozen
+        freeze_text_encoders(state, 4, until=3)
+        assert module.encoders_frozen
         module.eval()
         assert torch.equal(module(**batch), live)
 
 
-def test_an_averaged_encoder_settles_on_the_average_that_is_served(
-    tiny_base, photo_folder, tmp_path
-):
+def test_an_averaged_encoder_keeps_its_average(tiny_base, photo_folder, tmp_path):
     options = {"method": "nora", "text_encoder_steps": 2, "steps": 4, "ema": 0.8}
-    (trainee,), batches, plan = begun(tiny_base, photo_folder, tmp_path, **options)
-    go_on([trainee], batches, plan)
-    raw = copies(list(trainee.model.encoders.parameters()))
-    with trainee.served():
-        served = copies(list(trainee.model.encoders.parameters()))
-    assert all(torch.equal(a, b) for a, b in zip(raw, served, strict=True))
+    (state,), batches, plan = begun(tiny_base, photo_folder, tmp_path, **options)
+    go_on([state], batches, plan)
+    raw = copies(list(state.model.encoders.parameters()))
+    with state.averaged():
+        averaged = copies(list(state.model.encoders.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(raw, averaged, strict=True))
     file = tmp_path / "mug-nora" / "checkpoints" / "step-000002" / "text_encoder" / WEIGHTS
-    averaged = {tensor.numpy().tobytes() for tensor in load_file(file).values()}
-    trained = [p for p in trainee.parameters if not p.requires_grad]
+    saved = {tensor.numpy().tobytes() for tensor in load_file(file).values()}
+    trained = [p for p in state.parameters if not p.requires_grad]
     first = trained[0].detach().numpy().tobytes()
-    assert first in averaged
+    assert first in saved
 
 
 @pytest.mark.slow
@@ -114,7 +112,7 @@ def test_a_run_whose_encoders_settle_is_proven(tiny_base, photo_folder, tmp_path
     arguments = tiny_arguments(tiny_base, photo_folder, tmp_path, changes=changes)
     outcome = run_trainer(*arguments)
     assert (outcome.status, outcome.errors) == (0, []), outcome.err
-    assert "proven by a fresh pipeline" in outcome.out
+    assert "verified in a fresh pipeline" in outcome.out
 
 
 @pytest.mark.parametrize(

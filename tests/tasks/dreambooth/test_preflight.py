@@ -21,7 +21,7 @@ from support.trainer import (
 
 from nora_studio.runs.runs import Run
 from nora_studio.tasks.dreambooth.preflight import LargestBatches
-from nora_studio.tasks.dreambooth.preflight_report import Preflight, Rehearsed, format_report
+from nora_studio.tasks.dreambooth.preflight_report import Preflight, PreflightRequest, format_report
 from nora_studio.trainer.peak_memory import Peak, peak_memory
 
 CPU = torch.device("cpu")
@@ -70,7 +70,7 @@ def test_it_tells_and_writes_what_a_run_needs_and_leaves_nothing(measured):
 def test_it_draws_no_class_picture_but_counts_them(measured):
     folder, outcome, facts = measured
     assert facts["class_pictures"] == 50
-    assert "Class pictures" not in outcome.err
+    assert "Class images" not in outcome.err
     assert not list(folder.rglob("*.png"))
 
 
@@ -121,10 +121,10 @@ def test_minutes_count_all_that_a_run_does(tiny_base, photo_folder, tmp_path):
 
 
 def test_it_warns_where_memory_or_the_disk_will_be_full(tiny_base, photo_folder, tmp_path):
-    asked = Rehearsed(tiny_settings(tiny_base, photo_folder, tmp_path), None, None)
+    asked = PreflightRequest(tiny_settings(tiny_base, photo_folder, tmp_path), None, None)
     assert "warning" not in " ".join(format_report(FOUND, asked))
     full = replace(FOUND, peak=Peak("some card", 22.5, 23.5, 24.0))
-    assert "spills over" in " ".join(format_report(full, asked))
+    assert "almost no memory" in " ".join(format_report(full, asked))
     assert "disk will be full" in " ".join(format_report(replace(FOUND, disk_free_gib=0.5), asked))
 
 

@@ -9,13 +9,13 @@ from support.tiny import SIZE
 from support.trainer import tiny_options, tiny_subject
 
 from nora_studio.errors import StudioError
-from nora_studio.tasks.dreambooth.prior import PriorBatches, class_prompt, draw_class_pictures
+from nora_studio.tasks.dreambooth.prior import PriorBatches, class_prompt, generate_class_images
 
 MUG = "a photo of a mug"
 
 
 def draw(pipe, folder, count=3, prompt=MUG, on_image=None):
-    return draw_class_pictures(pipe, folder, count, "tiny", prompt, SIZE, on_image)
+    return generate_class_images(pipe, folder, count, "tiny", prompt, SIZE, on_image)
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def test_tokens_are_learned_beside_frozen_encoders_and_go_with_the_adapter(froze
     runs, outcome = frozen
     assert outcome.status == 0, outcome.err
     assert f"[V] is '{' '.join(WORDS)}', starting from 'mug'" in outcome.out
-    assert outcome.out.count("proven by a fresh pipeline") == 2
+    assert outcome.out.count("verified in a fresh pipeline") == 2
     table = load_sdxl(str(tiny_base)).text_encoder.get_input_embeddings().weight
     rows = {}
     for method in ("nora", "lora"):
@@ -96,7 +96,7 @@ def test_a_stopped_run_with_new_tokens_ends_as_if_never_stopped(
         shutil.rmtree(run.folder / name)
     outcome = run_trainer(*arguments, "--resume")
     assert outcome.status == 0, outcome.err
-    assert "Going on after step 2 of 6" in outcome.out
+    assert "Continuing after step 2 of 6" in outcome.out
     for name, files in whole.items():
         assert tensors_of(run.folder / name) == files, name
 
@@ -107,9 +107,9 @@ def test_a_checkpoint_without_its_tokens_is_refused(frozen, tiny_base, photo_fol
     (folder / "embeddings.safetensors").unlink()
     options: dict = {"method": "lora", "new_tokens": 2}
     options |= dict.fromkeys(TOKENIZERS, PartOptions(train=False))
-    _, _, (trainee,) = built(tiny_base, photo_folder, tmp_path / "runs", **options)
+    _, _, (state,) = built(tiny_base, photo_folder, tmp_path / "runs", **options)
     with pytest.raises(StudioError, match=r"embeddings\.safetensors, which does not exist"):
-        trainee.load_adapter(folder)
+        state.load_adapter(folder)
 
 
 def test_the_first_step_moves_every_number_of_the_rows_by_their_own_rate(
@@ -118,13 +118,13 @@ def test_the_first_step_moves_every_number_of_the_rows_by_their_own_rate(
     """Adam's first step is the rate itself; weight decay would pull at the words."""
     options = {"method": "lora", "new_tokens": 2, "token_rate": 0.007, "schedule": "constant"}
     options |= {"weight_decay": 0.5, "steps": 1}
-    task, batches, (trainee,) = built(tiny_base, photo_folder, tmp_path, **options)
+    task, batches, (state,) = built(tiny_base, photo_folder, tmp_path, **options)
     subject = task.prepared.subject
     tables = [getattr(subject.pipe, part).get_input_embeddings() for part in TOKENIZERS]
     before = [table.weight.clone() for table in tables]
     assert subject.tokens is not None
-    groups = {group["name"]: group for group in trainee.optimizer.param_groups}
-    run_loop([trainee], batches, 1)
+    groups = {group["name"]: group for group in state.optimizer.param_groups}
+    run_loop([state], batches, 1)
     for start, row in zip(subject.tokens.rows.values(), groups["tokens"]["params"], strict=True):
         moved = (row.detach() - start).abs()
         assert torch.allclose(moved, torch.full_like(moved, 0.007), rtol=1e-2)

@@ -37,7 +37,7 @@ def names(folder: Path) -> list[str]:
 def test_twins_finish_with_everything_a_run_holds(twins):
     runs, outcome = twins
     assert (outcome.status, outcome.errors) == (0, []), outcome.err
-    assert outcome.out.count("proven by a fresh pipeline") == 2
+    assert outcome.out.count("verified in a fresh pipeline") == 2
     for method in METHODS:
         folder = runs / f"mug-{method}"
         run = Run.open(folder)
@@ -123,7 +123,7 @@ def test_stopped_twins_that_go_on_end_as_if_never_stopped(tiny_base, photo_folde
         assert not runs[0].adapter.exists()
         outcome = run_trainer(*arguments, "--resume")
         assert outcome.status == 0, outcome.err
-        assert f"Going on after step {stopped['step']} of 10" in outcome.out
+        assert f"Continuing after step {stopped['step']} of 10" in outcome.out
     for whole, halves in zip(folders["whole"], folders["halves"], strict=True):
         last = "checkpoints/step-000010"
         assert tensors_of(halves.folder / last) == tensors_of(whole.folder / last)
@@ -156,7 +156,7 @@ def test_a_finished_run_that_is_resumed_is_proven_again(twins, tiny_base, photo_
     before = tensors_of(tmp_path / "mug-nora" / "adapter")
     outcome = run_trainer("--config", str(tmp_path / "mug-nora" / "config.toml"), "--resume")
     assert outcome.status == 0, outcome.err
-    assert "Going on after step 2 of 2" in outcome.out
+    assert "Continuing after step 2 of 2" in outcome.out
     assert tensors_of(tmp_path / "mug-nora" / "adapter") == before
 
 

@@ -9,7 +9,7 @@ from nora_studio.scoring.grid import GROUND
 from nora_studio.sdxl.generate import save_image
 from nora_studio.sdxl.recipes import Recipe
 from nora_studio.tasks.dreambooth.previews import preview_files
-from nora_studio.tasks.dreambooth.wall import LARGEST, MOST_ROWS, hang_walls, samples_of
+from nora_studio.tasks.dreambooth.wall import LARGEST, MOST_ROWS, samples_of, write_walls
 
 PROMPTS = ("a [V] mug", "a [V] mug in the snow")
 METHODS = ("nora", "lora")
@@ -42,7 +42,7 @@ def place(file, shade: tuple[int, int, int]) -> tuple[int, int]:
 
 def test_a_wall_has_a_row_a_step_and_a_column_a_prompt(tmp_path):
     run = drawn_run(tmp_path, 0, (0, 2, 10))
-    hang_walls({"nora": run})
+    write_walls({"nora": run})
     wall = run.samples / "wall.png"
     places = [[place(wall, colour(step, n, 0)) for n in range(2)] for step in (0, 2, 10)]
     downs = [[down for down, _ in row] for row in places]
@@ -56,7 +56,7 @@ def test_a_wall_has_a_row_a_step_and_a_column_a_prompt(tmp_path):
 
 def test_twins_hang_side_by_side_under_each_prompt_and_in_both_folders(tmp_path):
     runs = {name: drawn_run(tmp_path, number, (0, 2)) for number, name in enumerate(METHODS)}
-    hang_walls(runs)
+    write_walls(runs)
     walls = [run.samples / "twins.png" for run in runs.values()]
     assert walls[0].read_bytes() == walls[1].read_bytes()
     shown = [place(walls[0], colour(2, n, method)) for n in range(2) for method in range(2)]
@@ -73,14 +73,14 @@ def test_twins_hang_side_by_side_under_each_prompt_and_in_both_folders(tmp_path)
 
 def test_a_step_that_a_twin_has_not_reached_is_left_empty(tmp_path):
     runs = {"nora": drawn_run(tmp_path, 0, (0, 2)), "lora": drawn_run(tmp_path, 1, (0, 2, 4))}
-    hang_walls(runs)
+    write_walls(runs)
     wall = runs["nora"].samples / "twins.png"
     assert place(wall, colour(4, 0, 1))[0] > place(wall, colour(2, 0, 0))[0]
 
 
 def test_of_many_steps_a_wall_shows_some_evenly_and_the_last(tmp_path):
     run = drawn_run(tmp_path, 0, range(101))
-    hang_walls({"nora": run})
+    write_walls({"nora": run})
     with Image.open(run.samples / "wall.png") as wall:
         assert (MOST_ROWS + 1) * LARGEST < wall.height < (MOST_ROWS + 3) * LARGEST
     place(run.samples / "wall.png", colour(100, 0, 0))
@@ -88,12 +88,12 @@ def test_of_many_steps_a_wall_shows_some_evenly_and_the_last(tmp_path):
 
 def test_a_wall_is_replaced_whole_and_the_same_samples_make_the_same_bytes(tmp_path):
     run = drawn_run(tmp_path, 0, (0, 2))
-    hang_walls({"nora": run})
+    write_walls({"nora": run})
     first = (run.samples / "wall.png").read_bytes()
-    hang_walls({"nora": run})
+    write_walls({"nora": run})
     assert (run.samples / "wall.png").read_bytes() == first
     drawn_run(tmp_path, 0, (4,))
-    hang_walls({"nora": run})
+    write_walls({"nora": run})
     assert (run.samples / "wall.png").read_bytes() != first
     names = {file.name for file in run.samples.iterdir()}
     assert names == {"wall.png"} | {
@@ -113,7 +113,7 @@ def test_a_walls_labels_are_the_prompts_and_steps_of_its_pictures(tmp_path):
             for number, file in enumerate(preview_files(run, step, 2)):
                 recipe = Recipe("tiny", prompts[number], 0, 1, 5.0, 64, "0")
                 save_image(Image.new("RGB", (64, 64), colour(row, number, 0)), file, recipe)
-        hang_walls({"nora": run})
+        write_walls({"nora": run})
         walls.add((run.samples / "wall.png").read_bytes())
     assert len(walls) == 3
 
@@ -130,5 +130,5 @@ def test_samples_are_found_by_step_and_number_and_nothing_else_is(tmp_path):
 
 def test_a_run_without_samples_gets_no_wall(tmp_path):
     run = Run.create(tmp_path / "mug-nora", "")
-    hang_walls({"nora": run})
+    write_walls({"nora": run})
     assert list(run.samples.iterdir()) == []

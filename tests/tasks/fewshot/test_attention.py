@@ -120,7 +120,7 @@ def test_a_projection_that_differs_is_noticed():
     model = built("plain")
     block = next(m for m in model.modules() if isinstance(m, ResidualAttentionBlock))
     block.attn.register_forward_hook(lambda _, given, out: (out[0] * (1 + 1e-6), out[1]))
-    with pytest.raises(StudioError, match="answers otherwise when it is unpacked"):
+    with pytest.raises(StudioError, match="has other outputs when it is unpacked"):
         unpack(model)
 
 

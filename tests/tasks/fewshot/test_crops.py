@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.functional import resized_crop
 
-from nora_studio.tasks.fewshot.crops import draw_boxes, middle_box, resample
+from nora_studio.tasks.fewshot.crops import middle_box, resample, sample_boxes
 
 SIZES = [(40, 61), (64, 48), (33, 33)]
 
@@ -23,7 +23,7 @@ def pictures(height: int, width: int, count: int = 3) -> torch.Tensor:
 @pytest.mark.parametrize("size", [16, 32, 90], ids=["smaller", "near", "larger"])
 def test_a_crop_is_torchvisions_own(height, width, size):
     images = pictures(height, width)
-    boxes = draw_boxes(torch.tensor([[height, width]] * 3), torch.Generator().manual_seed(size))
+    boxes = sample_boxes(torch.tensor([[height, width]] * 3), torch.Generator().manual_seed(size))
     made = resample(images, boxes, size)
     for image, box, ours in zip(images, boxes.tolist(), made, strict=True):
         theirs = resized_crop(
@@ -46,7 +46,7 @@ def test_a_crop_is_pils_own_up_to_its_rounding_to_bytes():
 
 def test_a_flip_is_the_mirror_of_the_same_crop():
     images = pictures(40, 61)
-    boxes = draw_boxes(torch.tensor([[40, 61]] * 3), torch.Generator().manual_seed(0))
+    boxes = sample_boxes(torch.tensor([[40, 61]] * 3), torch.Generator().manual_seed(0))
     flips = torch.tensor([True, False, True])
     plain, made = resample(images, boxes, 20), resample(images, boxes, 20, flips)
     assert torch.allclose(made[flips], plain[flips].flip(-1), atol=1e-3)
@@ -55,7 +55,7 @@ def test_a_flip_is_the_mirror_of_the_same_crop():
 
 def test_boxes_have_the_shares_and_shapes_of_random_resized_crop():
     sizes = torch.tensor([[120, 200]] * 4000)
-    boxes = draw_boxes(sizes, torch.Generator().manual_seed(3)).double()
+    boxes = sample_boxes(sizes, torch.Generator().manual_seed(3)).double()
     torch.manual_seed(3)
     blank = torch.zeros(3, 120, 200)
     theirs = torch.tensor(
@@ -75,13 +75,13 @@ def test_boxes_have_the_shares_and_shapes_of_random_resized_crop():
 
 def test_boxes_go_on_from_a_saved_generator():
     sizes, generator = torch.tensor([[30, 20]] * 5), torch.Generator().manual_seed(1)
-    draw_boxes(sizes, generator)
+    sample_boxes(sizes, generator)
     state = generator.get_state()
-    following = draw_boxes(sizes, generator)
-    assert torch.equal(draw_boxes(sizes, torch.Generator().set_state(state)), following)
+    following = sample_boxes(sizes, generator)
+    assert torch.equal(sample_boxes(sizes, torch.Generator().set_state(state)), following)
 
 
 def test_a_picture_too_long_for_any_box_gives_its_middle():
-    box = draw_boxes(torch.tensor([[4, 400]]), torch.Generator().manual_seed(0))[0].tolist()
+    box = sample_boxes(torch.tensor([[4, 400]]), torch.Generator().manual_seed(0))[0].tolist()
     assert box[2] == 4 and box[3] <= 6
     assert middle_box(30, 20) == (5, 0, 20, 20)

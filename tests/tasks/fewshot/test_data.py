@@ -14,7 +14,7 @@ from nora_studio.mini.world import CLASSES, sample_scenes, write_captions
 from nora_studio.mini.world.newcomers import NEWCOMERS
 from nora_studio.tasks.fewshot.datasets import COOP, find_dataset, record_of
 from nora_studio.tasks.fewshot.pictures import ShotBatches, ShotPictures
-from nora_studio.tasks.fewshot.shots import divide, draw_shots
+from nora_studio.tasks.fewshot.shots import divide, sample_shots
 
 FEW = {"train": 2, "val": 1, "test": 1}
 
@@ -62,7 +62,7 @@ def test_a_set_that_is_not_there_is_told_with_its_remedy(coop, tmp_path):
     with pytest.raises(StudioError, match="expected embedded, food101"):
         find_dataset("cifar", None)
     (tmp_path / "lonely" / "cats").mkdir(parents=True)
-    with pytest.raises(StudioError, match="two classes or more"):
+    with pytest.raises(StudioError, match="two or more classes"):
         find_dataset(str(tmp_path / "lonely"), None)
 
 
@@ -76,7 +76,7 @@ def test_any_folder_of_folders_is_parted_the_same_way_always(tmp_path):
     assert names == {split: [one.name for one, _ in own] for split, own in second.splits.items()}
     assert [len(own) for own in names.values()] == [10, 4, 6]
     assert len({name for own in names.values() for name in own}) == 20
-    assert "parted by seed 0" in first.note
+    assert "split with seed 0" in first.note
 
 
 def test_shots_are_drawn_as_clip_lora_draws_them():
@@ -90,12 +90,12 @@ def test_shots_are_drawn_as_clip_lora_draws_them():
             by_label.setdefault(item[1], []).append(item)
         for items in by_label.values():
             chosen.extend(random.sample(items, count))
-    assert draw_shots(train, validation, 8, 7) == (reference_train, reference_val)
-    assert draw_shots(train, validation, 8, 8) != (reference_train, reference_val)
-    assert [len(own) for own in draw_shots(train, validation, 2, 7)] == [6, 6]
-    with pytest.raises(StudioError, match=r"at least 11 training pictures .* has 10"):
-        draw_shots(train, validation, 11, 7)
-    with pytest.raises(StudioError, match="at least 3 pictures"):
+    assert sample_shots(train, validation, 8, 7) == (reference_train, reference_val)
+    assert sample_shots(train, validation, 8, 8) != (reference_train, reference_val)
+    assert [len(own) for own in sample_shots(train, validation, 2, 7)] == [6, 6]
+    with pytest.raises(StudioError, match=r"at least 11 training images .* has 10"):
+        sample_shots(train, validation, 11, 7)
+    with pytest.raises(StudioError, match="at least 3 images"):
         divide(train[:7])
 
 

@@ -16,7 +16,7 @@ from support.tiny import tiny_clip
 from nora_studio.errors import StudioError
 from nora_studio.runs.script_pool import ScriptPool
 from nora_studio.scoring.tables import check_settings
-from nora_studio.tasks.fewshot.cells import Workshop, evenly
+from nora_studio.tasks.fewshot.cells import CellRunner, evenly
 from nora_studio.tasks.fewshot.table import Cell, as_markdown, check_alike, read_cell
 
 
@@ -85,13 +85,13 @@ def test_cells_are_shared_out_evenly_and_none_twice(jobs):
 def test_what_was_stopped_is_shared_out_as_it_was(tmp_path):
     cells = [Cell(method, shots, 1) for shots in (1, 4) for method in ("nora", "vera", "dylora")]
     rates = dict.fromkeys(("nora", "vera", "dylora"), 0.01)
-    workshop = Workshop(tmp_path, (), {"steps": 3}, jobs=3)
-    whole = workshop.missing(cells, rates)
+    runner = CellRunner(tmp_path, (), {"steps": 3}, jobs=3)
+    whole = runner.missing(cells, rates)
     assert sorted(len(group) for group in whole) == [1, 1, 1, 3]
     for cell in whole[0]:
         values = {"accuracy": 0.5, "settings": {"steps": 3, "rate": 0.01}}
         (tmp_path / f"{cell.name}.json").write_text(json.dumps(values))
-    assert workshop.missing(cells, rates) == whole[1:]
+    assert runner.missing(cells, rates) == whole[1:]
 
 
 def test_a_stop_reaches_every_process_and_begins_none(tmp_path):

@@ -1,4 +1,4 @@
-"""Few-shot methods, a file each. A new one is its file and one entry here."""
+"""Few-shot methods, one file each. To add one, add its file and an entry here."""
 
 from nora_studio.tasks.fewshot.methods.clip_adapter import ClipAdapter
 from nora_studio.tasks.fewshot.methods.contract import FewshotMethod, Learner

@@ -1,4 +1,4 @@
-"""CLIP-Adapter: a small bottleneck behind the frozen image encoder."""
+"""CLIP-Adapter: a small bottleneck after the frozen image encoder."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ from nora_studio.trainer.task import Learner
 
 FILE = "clip_adapter.safetensors"
 BLEND = 0.2
-"""The paper's alpha: share of the bottleneck's answer in an image's features."""
+"""The paper's alpha: share of the bottleneck's output in an image's features."""
 
 
 class BottleneckClassifier(ClipClassifier):
@@ -53,17 +53,17 @@ class BottleneckClassifier(ClipClassifier):
 class ClipAdapter(FewshotMethod):
     """Gao et al., arXiv 2110.04544: the visual adapter, with the text features frozen."""
 
-    summary = "CLIP-Adapter: a bottleneck behind the frozen image encoder"
+    summary = "CLIP-Adapter: a bottleneck after the frozen image encoder"
     paper, tuner, trains = "2110.04544", "", True
 
     @override
     def check(self, options: FewshotOptions, name: str) -> None:
         if options.optimizer != "adamw":
-            raise StudioError(f"--optimizer {options.optimizer}: {name} knows adamw alone.")
+            raise StudioError(f"--optimizer {options.optimizer}: {name} supports only adamw.")
         self.part_settings(options, name)
 
     def part_settings(self, options: FewshotOptions, name: str) -> dict[str, PartSettings]:
-        """Resolve ratio (its rank) and rate of the bottleneck: the image encoder's."""
+        """Resolve the bottleneck's ratio (as a rank) and rate, from the image encoder's options."""
         usual = recommended(name, options.model)
         return {"vision": resolve(options, name, PARTS, usual)["vision"]}
 
@@ -104,7 +104,7 @@ class ClipAdapter(FewshotMethod):
         visual = task.clip.model.visual
         agree = fingerprints_agree(facts["fingerprint"], fingerprint(visual))
         if not agree or digests_differ(facts.get("digest", ""), base_digest(visual)):
-            raise StudioError(f"{folder} was trained on another base. Load that one.")
+            raise StudioError(f"{folder} was trained on another base. Use that base.")
         step = BottleneckClassifier(task, facts["ratio"])
         _fill(step, folder)
         return step.eval()
@@ -116,7 +116,7 @@ def _facts(folder: Path) -> dict[str, Any]:
     except StudioError:
         raise
     except (KeyError, ValueError) as error:
-        problem = f"{folder / FILE} is no CLIP-Adapter: {error}."
+        problem = f"{folder / FILE} is not a CLIP-Adapter: {error}."
         raise StudioError(f"{problem} {get_again(folder)}") from error
 
 
@@ -124,9 +124,7 @@ def _fill(step: BottleneckClassifier, folder: Path) -> None:
     saved, wanted = read_tensors(folder / FILE), step.trained()
     shapes = {name: tensor.shape for name, tensor in saved.items()}
     if shapes != {name: parameter.shape for name, parameter in wanted.items()}:
-        raise StudioError(
-            f"{folder / FILE} holds a bottleneck of another shape. {get_again(folder)}"
-        )
+        raise StudioError(f"{folder / FILE} has a bottleneck of another shape. {get_again(folder)}")
     with torch.no_grad():
         for name, parameter in wanted.items():
             parameter.copy_(saved[name])

@@ -1,4 +1,4 @@
-"""What a few-shot method is asked for."""
+"""The interface of a few-shot method."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,30 +11,30 @@ from nora_studio.trainer.task import Learner
 
 
 class FewshotMethod(Protocol):
-    """One way to adapt a CLIP to a few pictures of each class."""
+    """A way to adapt a CLIP to a few images of each class."""
 
     summary: str
     """One line for menus and help."""
     paper: str
     """arXiv identifier."""
     tuner: str
-    """The method of adapters that it puts on the weights; "" if it does not."""
+    """The adapter method that it uses on the weights; "" for none."""
     trains: bool
-    """Whether anything is trained at all."""
+    """Whether it trains anything."""
 
     def check(self, options: FewshotOptions, name: str) -> None:
-        """Refuse options that do not fit, before a model loads.
+        """Refuse options that do not fit the method, before a model loads.
 
         Raises:
-            StudioError: one is such.
+            StudioError: an option does not fit.
         """
         ...
 
     def part_settings(self, options: FewshotOptions, name: str) -> Mapping[str, PartSettings]:
-        """Resolve rank, scale and rate of each trained part; none where nothing trains.
+        """Resolve rank, scale and rate of each trained part; empty if nothing is trained.
 
         Args:
-            name: The method's in the run.
+            name: The method's name in the run.
 
         Raises:
             StudioError: an option does not fit the method.
@@ -42,18 +42,18 @@ class FewshotMethod(Protocol):
         ...
 
     def learn(self, task: FewshotData, name: str) -> Learner:
-        """Begin: everything is as before the first step.
+        """Build what trains the method, in the state before the first step.
 
         Args:
-            name: The method's in the run.
+            name: The method's name in the run.
 
         Raises:
-            StudioError: it does not fit the model.
+            StudioError: the method's settings do not fit the model.
         """
         ...
 
     def read(self, task: FewshotData, folder: Path | None) -> Any:
-        """Read a `Classifier`, in evaluation mode, as `Learner.write` left it in a folder.
+        """Read a `Classifier` that `Learner.write` saved, in evaluation mode.
 
         Raises:
             StudioError: the files are missing, damaged, or of another base.

@@ -1,4 +1,4 @@
-"""Adapters in the weights of both encoders: every method of the project's table of adapters."""
+"""Adapters on both encoders, with any method of the table of adapter methods."""
 
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,17 @@ TASK = "clip few-shot"
 
 
 class WeightAdapter(FewshotMethod):
-    """One method of adapters on q, k, v of every block of both encoders, as CLIP-LoRA has it."""
+    """An adapter method on q, k, v of every block of both encoders, as in CLIP-LoRA."""
 
     trains = True
 
     def __init__(self, tuner: str, summary: str | None = None, paper: str | None = None) -> None:
-        """Args:
-        tuner: A name in the table of adapters, which `summary` and `paper` are taken from.
+        """Set the adapter method.
+
+        Args:
+            tuner: A name in the table of adapter methods.
+            summary: None: the adapter method's.
+            paper: None: the adapter method's.
         """
         self.tuner = tuner
         self.summary = summary or METHODS[tuner].summary
@@ -41,7 +45,7 @@ class WeightAdapter(FewshotMethod):
         self.part_settings(options, name)
 
     def part_settings(self, options: FewshotOptions, name: str) -> dict[str, PartSettings]:
-        """Rank, scale and rate in each trained encoder."""
+        """Resolve rank, scale and rate of each trained encoder."""
         return resolve(options, name, PARTS, recommended(name, options.model), self.tuner)
 
     @override

@@ -15,7 +15,7 @@ from nora_studio.trainer.task import Learner
 
 
 class ZeroShot(FewshotMethod):
-    """CLIP as it is (arXiv 2103.00020, section 3.1)."""
+    """CLIP without training (arXiv 2103.00020, section 3.1)."""
 
     summary, paper, tuner, trains = "Zero-shot: the model as it is", "2103.00020", "", False
 
@@ -28,7 +28,7 @@ class ZeroShot(FewshotMethod):
 
     @override
     def learn(self, task: FewshotData, name: str) -> Learner:
-        raise StudioError(f"{name} learns nothing; it is only tested.")
+        raise StudioError(f"{name} is not trained, only tested.")
 
     @override
     def read(self, task: FewshotData, folder: Path | None) -> Any:

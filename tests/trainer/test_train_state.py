@@ -1,4 +1,4 @@
-"""One trainee in the loop: the loss falls, the base stays as it is, and the file is the proof."""
+"""One run in the loop: the loss falls, the base stays as it is, and the file is the proof."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from nora_studio.errors import StudioError
 from nora_studio.nora.outer_cache import SMALLEST
 from nora_studio.tasks.dreambooth.previews import generate_base_previews
 from nora_studio.trainer.lifecycle import finish
-from nora_studio.trainer.trainee import Trainee
+from nora_studio.trainer.train_state import TrainState
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 METHODS = ("nora", "lora")
@@ -22,24 +22,24 @@ METHODS = ("nora", "lora")
 
 def test_the_loss_falls_and_nothing_but_the_adapters_changes(tiny_base, photo_folder, tmp_path):
     options = {"steps": 60, "schedule": "constant"}
-    task, batches, trainees = built(tiny_base, photo_folder, tmp_path, **options)
+    task, batches, states = built(tiny_base, photo_folder, tmp_path, **options)
     subject = task.prepared.subject
     base = {
         name: (tensor, tensor.clone())
         for part in PARTS
         for name, tensor in getattr(subject.pipe, part).state_dict().items()
     }
-    start = {t.label: [p.detach().clone() for p in t.parameters] for t in trainees}
+    start = {t.label: [p.detach().clone() for p in t.parameters] for t in states}
     exam = [batches.next() for _ in range(8)]
-    before = {t.label: examine(t, exam) for t in trainees}
-    run_loop(trainees, batches, 60)
-    for trainee in trainees:
-        assert examine(trainee, exam) < 0.97 * before[trainee.label], trainee.label
-        pairs = zip(start[trainee.label], trainee.parameters, strict=True)
+    before = {t.label: examine(t, exam) for t in states}
+    run_loop(states, batches, 60)
+    for state in states:
+        assert examine(state, exam) < 0.97 * before[state.label], state.label
+        pairs = zip(start[state.label], state.parameters, strict=True)
         moved = [not torch.equal(a, b) for a, b in pairs]
         assert all(moved), "an adapter tensor was never trained"
-        trained = {id(parameter) for parameter in trainee.parameters}
-        for name, parameter in trainee.model.named_parameters():
+        trained = {id(parameter) for parameter in state.parameters}
+        for name, parameter in state.model.named_parameters():
             assert parameter.requires_grad == (id(parameter) in trained), name
             assert "nora_" in name or "lora_" in name or not parameter.requires_grad, name
             if not parameter.requires_grad:
@@ -49,19 +49,19 @@ def test_the_loss_falls_and_nothing_but_the_adapters_changes(tiny_base, photo_fo
 
 
 @torch.no_grad()
-def examine(trainee: Trainee, exam: list[dict]) -> float:
-    return sum(trainee.model(**batch).item() for batch in exam) / len(exam)
+def examine(state: TrainState, exam: list[dict]) -> float:
+    return sum(state.model(**batch).item() for batch in exam) / len(exam)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 def test_every_schedule_warms_up_to_its_peak(tiny_base, photo_folder, tmp_path, schedule):
     options = {"schedule": schedule, "warmup_steps": 4, "steps": 12, "method": "lora"}
-    _, _, (trainee,) = built(tiny_base, photo_folder, tmp_path, **options)
+    _, _, (state,) = built(tiny_base, photo_folder, tmp_path, **options)
     rates = []
     for _ in range(12):
-        rates.append(trainee.optimizer.param_groups[0]["lr"])
-        trainee.optimizer.step()
-        trainee.schedule.step()
+        rates.append(state.optimizer.param_groups[0]["lr"])
+        state.optimizer.step()
+        state.schedule.step()
     assert rates[:5] == pytest.approx([0.05 * step / 4 for step in range(5)])
     assert max(rates) == pytest.approx(0.05)
     if schedule == "constant":
@@ -76,10 +76,10 @@ def test_the_proof_fails_if_the_file_is_not_what_was_trained(
     tiny_base, photo_folder, tmp_path, method
 ):
     options = {"method": method, "steps": 3}
-    task, batches, trainees = built(tiny_base, photo_folder, tmp_path, **options)
-    generate_base_previews(task.prepared.subject, trainees)
-    run_loop(trainees, batches, 3)
-    write = trainees[0].write_adapter
+    task, batches, states = built(tiny_base, photo_folder, tmp_path, **options)
+    generate_base_previews(task.prepared.subject, states)
+    run_loop(states, batches, 3)
+    write = states[0].write_adapter
 
     def write_and_spoil(folder: Path, step: int) -> None:
         write(folder, step)
@@ -90,18 +90,18 @@ def test_the_proof_fails_if_the_file_is_not_what_was_trained(
             state[name] = state[name] * 1.5
         save_file(state, file)
 
-    trainees[0].write_adapter = write_and_spoil
-    with pytest.raises(StudioError, match="draws another picture"):
-        finish(task, trainees.pop(), 3)
+    states[0].write_adapter = write_and_spoil
+    with pytest.raises(StudioError, match="generates another image"):
+        finish(task, states.pop(), 3)
     status = json.loads((tmp_path / f"mug-{method}" / "status.json").read_text())
     assert status["state"] == "failed"
 
 
 def test_the_proof_fails_if_nothing_was_learned(tiny_base, photo_folder, tmp_path):
-    task, _, trainees = built(tiny_base, photo_folder, tmp_path, method="nora", steps=1)
-    generate_base_previews(task.prepared.subject, trainees)
-    with pytest.raises(StudioError, match="changes nothing to be seen"):
-        finish(task, trainees.pop(), 1)
+    task, _, states = built(tiny_base, photo_folder, tmp_path, method="nora", steps=1)
+    generate_base_previews(task.prepared.subject, states)
+    with pytest.raises(StudioError, match="has no visible effect"):
+        finish(task, states.pop(), 1)
 
 
 @pytest.mark.parametrize("cache", [True, False])

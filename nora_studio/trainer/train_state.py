@@ -1,4 +1,4 @@
-"""What the training loop works on: runs in training, and the batches that they share."""
+"""The state of runs in training, and the interfaces of batches and callbacks."""
 
 import contextlib
 from collections.abc import Callable, Mapping
@@ -20,43 +20,43 @@ Batch = dict[str, Tensor]
 
 
 class BatchSource(Protocol):
-    """A source of training batches that can be saved and restored."""
+    """A source of training batches whose position can be saved and restored."""
 
     def next(self) -> Batch:
         """Return one global batch on the CPU, batch first in every tensor."""
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """Return everything that the next batches depend on."""
+        """Return the state that determines the next batches."""
         ...
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Continue exactly where `state` was taken."""
+        """Continue exactly from a state."""
         ...
 
 
 class StepCallback(Protocol):
-    """What happens around each optimizer step, beside the step itself."""
+    """Callbacks before and after each optimizer step."""
 
     def before(self, step: int) -> None:
         """Run before the forward pass of a step, counted from 1."""
         ...
 
     def after(self, step: int) -> None:
-        """Run after the optimizer's step, the gradients still there."""
+        """Run after the optimizer's step, before the gradients are cleared."""
         ...
 
 
 @dataclass
-class Trainee:
-    """One run in training. Twins are trainees of one loop: same batches, own everything else."""
+class TrainState:
+    """State of one run in training. Twins share the loop and its batches, and nothing else."""
 
     label: str
     run: Run
     accelerator: Accelerator
-    """Its own, so that one twin's gradient scaler never touches the other's."""
+    """Not shared, so that twins have separate gradient scalers."""
     model: nn.Module
-    """Prepared; its forward takes a batch and returns the loss."""
+    """The step as prepared by Accelerate; its forward takes a batch and returns the loss."""
     optimizer: Any
     schedule: Any
     parameters: list[nn.Parameter]
@@ -65,25 +65,25 @@ class Trainee:
     load_adapter: Callable[[Path], None]
     """Sets the trained weights from a checkpoint folder."""
     rules: StepRules
-    """What the method does around each step."""
+    """The method's callbacks before and after each step."""
     task_callbacks: list["StepCallback"] = field(default_factory=list)
-    """What its task does around each step, before the method's rules."""
+    """The task's callbacks, called before the method's."""
     keeps_best: bool = False
-    """Whether the checkpoint of its lowest measured loss outlives the newer ones."""
+    """Whether the checkpoint with the lowest measured loss is kept when newer ones are saved."""
     tracker: RunTracker | None = None
-    """Hears what the log is told."""
+    """Tracker that gets the values of the log."""
     curve: Curve = field(default_factory=Curve)
-    """Its measured losses so far; the main process's alone."""
+    """Losses measured so far; only on the main process."""
     average: WeightAverage | None = None
-    """Return the average that is served in place of the trained weights; None: they are served."""
+    """The average that is evaluated and saved; None to use the trained weights."""
     rows: str = "images"
-    """What a batch has rows of, as the log names their pace: "images_per_second"."""
+    """What the rows of a batch are, for names in the log such as "images_per_second"."""
     adapted: Mapping[str, nn.Module] = field(default_factory=dict)
-    """The modules that carry its adapter, by part; none where it is no adapter of weights."""
+    """The modules with the adapter, by part; empty if the method does not adapt weights."""
     first_step: dict[str, float] = field(default_factory=dict)
-    """How far the first step moves a weight at most, by part; stands in the first log line."""
+    """Largest change of a weight in the first step, by part; logged in the first line."""
     loss_sum: Tensor = field(init=False)
-    """Of the losses since the last log line."""
+    """Sum of the losses since the last log line."""
     logged_step: int = 0
     """The step of that line."""
     gradient_norm: Tensor = field(init=False)
@@ -95,27 +95,27 @@ class Trainee:
         self.gradient_norm = torch.zeros((), device=device)
         self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
 
-    def served(self) -> contextlib.AbstractContextManager[None]:
-        """Put the weights that the run saves and is judged by into the module for a block."""
-        return self.average.served() if self.average is not None else contextlib.nullcontext()
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Put the average into the module for a block, if the run has one."""
+        return self.average.averaged() if self.average is not None else contextlib.nullcontext()
 
     @property
     def best(self) -> LossPoint | None:
-        """The lowest measured loss among steps that have a checkpoint, where that is kept."""
+        """The lowest measured loss of a step with a checkpoint; None unless `keeps_best`."""
         return self.curve.best(self.run.checkpoints()) if self.keeps_best else None
 
     def log(self, step: int, **values: Any) -> None:
-        """Append one line to the run's log, and tell the tracker."""
+        """Append one line to the run's log, and log it to the tracker."""
         self.run.log(step, **values)
         if self.tracker is not None:
             self.tracker.log(step, values)
 
     @property
     def best_facts(self) -> dict[str, float]:
-        """The best step kept, as a status names it; empty where there is none."""
+        """Step and loss of `best`, by their names in a status; empty if there is none."""
         best = self.best
         return {} if best is None else {"best_step": best.step, "best_loss": best.loss}
 
     def set_status(self, state: str, step: int, steps: int, **values: Any) -> None:
-        """Replace the run's status (`Run.set_status`); it names the best step kept."""
+        """Replace the run's status (`Run.set_status`), with `best_facts` included."""
         self.run.set_status(state, step, steps, **self.best_facts, **values)
