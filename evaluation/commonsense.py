@@ -104,7 +104,13 @@ def main() -> int:
         model = load_model(options)
         ask(model, options, remaining, file)
         if options.lm_eval and shard == 0:
-            tasks = evaluate_with_harness(model, options.lm_eval, options.batch_size, options.limit)
+            tasks = evaluate_with_harness(
+                model,
+                options.lm_eval,
+                options.batch_size,
+                options.limit,
+                options.lm_eval_include,
+            )
             write_text(options.out / "lm-eval.json", json.dumps(tasks, indent=1) + "\n")
             print(json.dumps(tasks, indent=1))
     found = summary(rows, read_answers(options.out))

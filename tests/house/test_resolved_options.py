@@ -6,7 +6,7 @@ import typing
 from pathlib import Path
 
 import pytest
-from support.modules import PACKAGE
+from support.modules import PACKAGE, modules, scripts
 
 from nora_studio.errors import StudioError
 from nora_studio.options.config import DreamboothOptions
@@ -150,3 +150,19 @@ def test_no_class_is_put_together_from_many_others():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef):
                 assert len(node.bases) <= 8, f"{file}: {node.name}"
+
+
+def test_every_option_of_every_command_is_read_somewhere():
+    """By its name as an attribute, or as a string where options are walked through."""
+    options, read = set(), set()
+    for file in [*modules(), *scripts()]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Options"):
+                fields = (one for one in node.body if isinstance(one, ast.AnnAssign))
+                options |= {ast.unparse(field.target) for field in fields}
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                read.add(node.attr)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                read.add(node.value)
+    assert len(options) > 100
+    assert options <= read, "an option that nothing reads is ignored in silence"

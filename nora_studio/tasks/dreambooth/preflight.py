@@ -30,7 +30,7 @@ from nora_studio.sdxl.models import all_on_device
 from nora_studio.tasks.dreambooth.batches import PhotoBatches
 from nora_studio.tasks.dreambooth.preflight_report import Preflight, PreflightRequest, format_report
 from nora_studio.tasks.dreambooth.prior import GUIDANCE as CLASS_GUIDANCE
-from nora_studio.tasks.dreambooth.prior import PriorBatches
+from nora_studio.tasks.dreambooth.prior import PriorBatches, pictures_in
 from nora_studio.tasks.dreambooth.settings import DreamboothSettings
 from nora_studio.tasks.dreambooth.subject import Subject
 from nora_studio.tasks.dreambooth.verification import regenerate
@@ -185,7 +185,7 @@ def _class_pictures_missing(settings: DreamboothSettings) -> int:
     prior = settings.prior
     if prior.weight == 0:
         return 0
-    there = len(list(prior.folder.iterdir())) if prior.folder.is_dir() else 0
+    there = len(pictures_in(prior.folder)) if prior.folder.is_dir() else 0
     return max(0, prior.pictures - there)
 
 

@@ -106,7 +106,7 @@ def generate_class_images(
     with writing("class images", folder):
         folder.mkdir(parents=True, exist_ok=True)
     wanted = {folder / f"drawn-{seed:05d}.png": seed for seed in range(count)}
-    own = [file for file in _pictures_in(folder) if not file.name.startswith("drawn-")]
+    own = [file for file in pictures_in(folder) if not file.name.startswith("drawn-")]
     there = [file for file in wanted if file.exists()]
     for file in there:
         recipe = read_recipe(file)
@@ -133,10 +133,15 @@ def generate_class_images(
             for _, seed, picture in pictures if missing else ():
                 recipe = Recipe(model, prompt, seed, STEPS, GUIDANCE, size, __version__)
                 save_image(picture, folder / f"drawn-{seed:05d}.png", recipe)
-    return _pictures_in(folder)[:count]
+    return pictures_in(folder)[:count]
 
 
-def _pictures_in(folder: Path) -> list[Path]:
+def pictures_in(folder: Path) -> list[Path]:
+    """Return the class images in a folder, which may be empty.
+
+    Raises:
+        StudioError: there are files, and none of them is a picture.
+    """
     # Skip hidden files: temporary files of another run, and its lock.
     shown = any(not file.name.startswith(".") for file in folder.iterdir())
     return list_photos(folder, "--class-dir") if shown else []

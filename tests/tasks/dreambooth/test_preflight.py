@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from support.tiny import SIZE
 from support.trainer import (
     only_unet,
     run_trainer,
@@ -46,8 +47,14 @@ FOUND = Preflight(
 def measured(tiny_base, photo_folder, tmp_path_factory):
     """Folder, outcome and facts of a preflight of twins with a preserved prior."""
     folder = tmp_path_factory.mktemp("preflight")
+    (folder / "class").mkdir()
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        Image.new("RGB", (SIZE, SIZE)).save(folder / "class" / name)
+    for name in (".lock", "a.txt", "b.json"):  # Not pictures, so they do not count.
+        (folder / "class" / name).write_text("{}")
     changes = {"preflight": True, "preflight-out": folder / "need.json", "steps": STEPS}
     changes |= {"prior-weight": 1, "class-pictures": 50, "evaluate-every": 10}
+    changes |= {"class-dir": folder / "class"}
     arguments = tiny_arguments(tiny_base, photo_folder, folder / "runs", "nora,lora", changes)
     outcome = run_trainer(*arguments)
     return folder, outcome, json.loads((folder / "need.json").read_text())
@@ -56,20 +63,20 @@ def measured(tiny_base, photo_folder, tmp_path_factory):
 def test_it_tells_and_writes_what_a_run_needs_and_leaves_nothing(measured):
     folder, outcome, facts = measured
     assert (outcome.status, outcome.errors) == (0, []), outcome.err
-    assert [file.name for file in folder.iterdir()] == ["need.json"]
+    assert [file.name for file in folder.iterdir()] == ["class", "need.json"]
     assert facts["peak"]["device"] == "CPU"
     assert 0.2 < facts["peak"]["needed_gib"] < facts["peak"]["total_gib"]
     assert facts["out_of_memory"] is False
     for name in ("step", "sample", "checkpoint", "measurement", "proof"):
         assert 0 < facts[f"seconds_per_{name}"] < 60, name
     assert facts["disk_free_gib"] == pytest.approx(shutil.disk_usage(folder).free / 2**30, rel=0.2)
-    for word in ("Preflight on CPU", "32x32", "a step", "GiB needed", "it ends at", "50 class"):
+    for word in ("Preflight on CPU", "32x32", "a step", "GiB needed", "it ends at", "47 class"):
         assert word in outcome.out
 
 
 def test_it_draws_no_class_picture_but_counts_them(measured):
     folder, outcome, facts = measured
-    assert facts["class_pictures"] == 50
+    assert facts["class_pictures"] == 47
     assert "Class images" not in outcome.err
     assert not list(folder.rglob("*.png"))
 
