@@ -157,7 +157,7 @@ def checked(options: Options) -> Options:
 
 def _checked(options: Any, prefix: str) -> Any:
     hints = get_type_hints(type(options), include_extras=True)
-    changes: dict[str, Any] = {}
+    changes: dict[str, object] = {}
     for field in dataclasses.fields(options):
         value, name = getattr(options, field.name), f"{prefix}{field.name.replace('_', '-')}"
         if dataclasses.is_dataclass(value):
@@ -172,7 +172,7 @@ def _checked(options: Any, prefix: str) -> Any:
     return dataclasses.replace(options, **changed) if changed else options
 
 
-def _check_value(value: Any, name: str, what: str) -> Any:
+def _check_value(value: object, name: str, what: str) -> object:
     if isinstance(value, Path):
         check_path(value, what)
         check_confined(value, what, whole=name not in _WRITTEN)

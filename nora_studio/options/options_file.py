@@ -146,7 +146,7 @@ def _override(base: Any, values: dict[str, Any], where: str, prefix: str = "") -
     return dataclasses.replace(base, **changes)
 
 
-def _typed(value: Any, hint: Any, where: str) -> Any:
+def _typed(value: Any, hint: object, where: str) -> Any:
     """Convert a TOML value to one of the types that a field allows."""
     expected = []
     for kind in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):
@@ -218,7 +218,7 @@ def to_flags(options: Any) -> list[str]:
     return words_of(options, _with_required(type(options), None), "")
 
 
-def flag_words(name: str, value: Any) -> list[str]:
+def flag_words(name: str, value: object) -> list[str]:
     """Return the command-line words for one option.
 
     Args:

@@ -6,7 +6,7 @@ import inspect
 import itertools
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 from nora_studio.options.config import DreamboothOptions, PartOptions
 
@@ -60,7 +60,7 @@ def _table(kind: type, prefix: str) -> str:
     return "\n".join([f"## {title}", "", "| option | values | |", "|---|---|---|", *lines, ""])
 
 
-def _kind(hint: Any) -> str:
+def _kind(hint: object) -> str:
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(_kind(part) for part in get_args(hint) if part is not type(None))
     if get_origin(hint) is Literal:

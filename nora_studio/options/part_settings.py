@@ -150,7 +150,7 @@ def _with_overrides(options: Any, method: str, part: str, parts: Sequence[str]) 
     return part_options
 
 
-def _parse_value(entry: str, text: str, hint: Any) -> bool | int | float:
+def _parse_value(entry: str, text: str, hint: object) -> bool | int | float:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
         wanted = bool if hint is bool else int if "int" in str(hint) else float

@@ -3,8 +3,8 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
+from nora_studio.runs.strict_json import JsonObject
 from nora_studio.runs.tensor_headers import read_header
 
 CHECKSUMS = "checksums.json"
@@ -45,9 +45,7 @@ def damage(checkpoint: Path) -> str | None:
 
 def _changed(folder: Path) -> str | None:
     try:
-        known: dict[str, dict[str, Any]] = json.loads(
-            (folder / CHECKSUMS).read_text(encoding="utf-8")
-        )
+        known: dict[str, JsonObject] = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
         wanted = {name: (facts["bytes"], facts["blake2b"]) for name, facts in known.items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return f"{CHECKSUMS} is not as it was written"

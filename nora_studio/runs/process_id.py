@@ -36,12 +36,17 @@ class ProcessId:
         return cls(**named) if all(cls.fits(*pair) for pair in named.items()) else None
 
     @staticmethod
-    def fits(name: str, value: Any) -> bool:
+    def fits(name: str, value: object) -> bool:
         """Return whether a value has the type of the field of a name."""
         if name == "pid":
             return type(value) is int and 0 < value <= MOST_PID
         if name == "started":
-            return type(value) in (int, float) and 0 <= value < 2**53 and math.isfinite(value)
+            return (
+                isinstance(value, int | float)
+                and not isinstance(value, bool)
+                and 0 <= value < 2**53
+                and math.isfinite(value)
+            )
         return isinstance(value, str)
 
     def is_alive(self) -> bool:

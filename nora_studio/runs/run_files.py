@@ -10,10 +10,11 @@ import math
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from nora_studio.errors import StudioError, shown
 from nora_studio.runs.process_id import ProcessId
+from nora_studio.runs.strict_json import JsonObject
 
 CONFIG = "config.toml"
 LOG = "log.jsonl"
@@ -33,7 +34,7 @@ _LATEST = 2.5e11
 _UNREADABLE = (OSError, ValueError, RecursionError, MemoryError)
 
 
-def read_config(file: Path) -> dict[str, Any]:
+def read_config(file: Path) -> JsonObject:
     """Read the settings of a run; those of parts are nested tables.
 
     Raises:
@@ -50,9 +51,9 @@ def read_config(file: Path) -> dict[str, Any]:
     return values
 
 
-def flat_settings(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_settings(table: Mapping[str, Any], prefix: str = "") -> JsonObject:
     """Flatten a TOML table: return its values and those of nested tables by names with dots."""
-    values: dict[str, Any] = {}
+    values: JsonObject = {}
     for name, value in table.items():
         if isinstance(value, dict):
             values |= flat_settings(value, f"{prefix}{name}.")
@@ -61,7 +62,7 @@ def flat_settings(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def _check_settings(values: dict[str, Any]) -> None:
+def _check_settings(values: JsonObject) -> None:
     if not _is_count(values.get("steps", 0)):
         raise ValueError(f"steps should be a whole number; got {shown(values['steps'])}")
     for name in ("method", "name", "output_dir", "model", "prompt", "instance_dir"):
@@ -95,7 +96,7 @@ def _digests(file: Path) -> dict[str, str]:
     return values
 
 
-def read_status(file: Path) -> dict[str, Any]:
+def read_status(file: Path) -> JsonObject:
     """Read the last status, without values of the wrong type; empty if it cannot be read."""
     try:
         values = _object(file)
@@ -104,9 +105,9 @@ def read_status(file: Path) -> dict[str, Any]:
     return {name: value for name, value in values.items() if _status_fits(name, value)}
 
 
-def read_log(file: Path) -> list[dict[str, Any]]:
+def read_log(file: Path) -> list[JsonObject]:
     """Read the lines of a log that belong to a step, without values of the wrong type."""
-    rows: list[dict[str, Any]] = []
+    rows: list[JsonObject] = []
     for line in _lines(file):
         try:
             row = json.loads(line)
@@ -185,7 +186,7 @@ def _lines(file: Path) -> Iterator[str]:
         return
 
 
-def _object(file: Path) -> dict[str, Any]:
+def _object(file: Path) -> JsonObject:
     text = file.read_text(encoding="utf-8")
     if not text.strip():
         raise ValueError("it is empty")
@@ -195,7 +196,7 @@ def _object(file: Path) -> dict[str, Any]:
     return values
 
 
-def _status_fits(name: str, value: Any) -> bool:
+def _status_fits(name: str, value: object) -> bool:
     """Return whether a value of the status has the type that a trainer writes under its name."""
     if name in ("step", "steps", "best_step", "adapter_step"):
         return _is_count(value)
@@ -225,11 +226,11 @@ def _log_fits(name: str, value: object) -> bool:
     return isinstance(value, str) or _is_number(value)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     return type(value) is float or (type(value) is int and abs(value) < 2**1023)
 
 
-def is_finite(value: Any) -> bool:
+def is_finite(value: object) -> TypeGuard[int | float]:
     """Return whether a value is a number that a float can hold, not NaN and not infinite."""
     return _is_number(value) and math.isfinite(value)
 

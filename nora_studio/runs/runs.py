@@ -8,7 +8,6 @@ import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from nora_studio.errors import StudioError
 from nora_studio.runs import run_files
@@ -18,6 +17,7 @@ from nora_studio.runs.disk_errors import GO_ON, START_AGAIN, writing
 from nora_studio.runs.process_id import ProcessId
 from nora_studio.runs.run_files import CONFIG, LOG, PHOTOS, STATUS
 from nora_studio.runs.run_options import check_same_data, check_same_options, words_of
+from nora_studio.runs.strict_json import JsonObject
 
 _CHECKPOINT = re.compile(r"step-(\d{6,})$")
 
@@ -182,13 +182,13 @@ class Run:
         """Return the file for a sample."""
         return self.samples / f"{name}.png"
 
-    def log(self, step: int, **values: Any) -> None:
+    def log(self, step: int, **values: object) -> None:
         """Append one line to the log."""
         file = self.folder / LOG
         with writing("a line", file, GO_ON), file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": step, **values}) + "\n")
 
-    def read_log(self) -> list[dict[str, Any]]:
+    def read_log(self) -> list[JsonObject]:
         """Read the lines of the log; a line truncated by a crash is left out."""
         return run_files.read_log(self.folder / LOG)
 
@@ -204,7 +204,7 @@ class Run:
                 if ahead > step:
                     discard(folder)
 
-    def set_status(self, state: str, step: int, steps: int, **values: Any) -> None:
+    def set_status(self, state: str, step: int, steps: int, **values: object) -> None:
         """Replace `status.json`: state is running, finished, stopped or failed."""
         method = self.method or self.read_status().get("method", "")
         status = {
@@ -220,7 +220,7 @@ class Run:
         with writing("the run's status", file, GO_ON):
             write_text(file, json.dumps(status, indent=1) + "\n")
 
-    def read_status(self) -> dict[str, Any]:
+    def read_status(self) -> JsonObject:
         """Read the last status; empty before the first, or if a power cut damaged it."""
         return run_files.read_status(self.folder / STATUS)
 

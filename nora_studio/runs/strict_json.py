@@ -7,6 +7,10 @@ _MOST_DIGITS = 20
 """Digits of the largest 64-bit whole number; longer ones would overflow later."""
 
 
+JsonObject = dict[str, Any]
+"""An object of a JSON or TOML file; its values are checked where they are used."""
+
+
 def parse_json(text: str | bytes) -> Any:
     """Parse JSON from an untrusted source.
 
@@ -26,7 +30,7 @@ def parse_json(text: str | bytes) -> Any:
     )
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Any]]) -> JsonObject:
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()

@@ -7,13 +7,12 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from nora_studio.errors import StudioError
 from nora_studio.runs.remedies import get_again
-from nora_studio.runs.strict_json import parse_json
+from nora_studio.runs.strict_json import JsonObject, parse_json
 
 PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"})
 # A zip archive (torch.save), then pickle's protocols 2 to 5.
@@ -116,7 +115,7 @@ def _check_start(file: Path, start: bytes, remedy: str | None) -> None:
         )
 
 
-def _check_places(entries: dict[str, Any], size: int) -> None:
+def _check_places(entries: JsonObject, size: int) -> None:
     """Refuse tensors that overlap, leave bytes between them, or lie beyond the file's end.
 
     Args:

@@ -38,7 +38,7 @@ class RunTracker:
         """Wrap a tracker that has been started."""
         self.tracker = tracker
 
-    def log(self, step: int, values: Mapping[str, Any]) -> None:
+    def log(self, step: int, values: Mapping[str, object]) -> None:
         """Log numbers by name, as in the run's log."""
         flat: dict[str, Any] = {}
         for name, value in values.items():

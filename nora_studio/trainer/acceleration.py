@@ -1,11 +1,10 @@
 """Accelerate for one run: an accelerator of its own, with DDP or the trainer's own sharding."""
 
-from typing import Any
-
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
+from torch.optim import Optimizer
 
 from nora_studio.trainer.sharding import Sharding
 
@@ -18,7 +17,7 @@ def prepared(
     step: nn.Module,
     optimizer: torch.optim.Optimizer,
     sharding: Sharding | None = None,
-) -> tuple[nn.Module, Any]:
+) -> tuple[nn.Module, Optimizer]:
     """Return a step and its optimizer, wrapped for the processes and the precision."""
     if sharding is None:
         model, own = accelerator.prepare(step, optimizer)

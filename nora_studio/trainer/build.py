@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from nora_studio import __version__
 from nora_studio.adapters.base_digests import digests_of
@@ -233,7 +234,7 @@ def build_train_state(task: Task, method: str, run: Run, accelerator: Accelerato
     return state
 
 
-def schedule_of(learning: LearningSettings, optimizer: torch.optim.Optimizer) -> Any:
+def schedule_of(learning: LearningSettings, optimizer: torch.optim.Optimizer) -> LambdaLR:
     """Return the learning-rate schedule of a run."""
     return learning_rate_schedule(
         learning.schedule,
@@ -248,7 +249,7 @@ def schedule_of(learning: LearningSettings, optimizer: torch.optim.Optimizer) ->
 
 
 def average_of(
-    learning: LearningSettings, trained: list[nn.Parameter], optimizer: Any
+    learning: LearningSettings, trained: list[nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> WeightAverage | None:
     """Return the average that is evaluated and saved; None to use the trained weights."""
     if learning.optimizer == "schedule-free":

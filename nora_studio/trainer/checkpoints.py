@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,6 +12,7 @@ from torch import Tensor
 from nora_studio.adapters.methods.steps import with_prefix
 from nora_studio.errors import StudioError
 from nora_studio.runs.remedies import drop_checkpoint
+from nora_studio.runs.strict_json import JsonObject
 from nora_studio.runs.tensor_headers import read_header
 
 STATE = "state.safetensors"
@@ -32,13 +32,13 @@ class CheckpointState:
     """The state that a checkpoint holds next to the adapter's files."""
 
     step: int
-    optimizer: dict[str, Any]
+    optimizer: JsonObject
     """An optimizer's `state_dict`."""
-    schedule: dict[str, Any]
+    schedule: JsonObject
     """A learning-rate schedule's `state_dict`, without tensors."""
     batches: dict[str, Tensor]
     """`BatchSource.state`."""
-    scaler: dict[str, Any]
+    scaler: JsonObject
     """The gradient scaler's `state_dict`; empty without float16."""
     rules: dict[str, Tensor] = field(default_factory=dict)
     """State of the method's own rules."""
@@ -65,7 +65,7 @@ def write_state(folder: Path, state: CheckpointState) -> None:
     tensors |= {f"weights.{n}": t.cpu().contiguous() for n, t in enumerate(state.weights)}
     if state.loss_sums is not None:
         tensors["progress.loss_sums"] = state.loss_sums
-    plain: dict[str, dict[str, Any]] = {}
+    plain: dict[str, JsonObject] = {}
     for index, values in state.optimizer["state"].items():
         for name, value in _unwrapped(values).items():
             if isinstance(value, Tensor):
@@ -88,9 +88,9 @@ def write_state(folder: Path, state: CheckpointState) -> None:
     (folder / STATE).write_bytes(save(ordered, metadata={"training": json.dumps(facts)}))
 
 
-def _unwrapped(values: dict[str, Any]) -> dict[str, Any]:
+def _unwrapped(values: JsonObject) -> JsonObject:
     """Flatten one weight's state; bitsandbytes nests a part of it in a dictionary."""
-    flat: dict[str, Any] = {}
+    flat: JsonObject = {}
     for name, value in values.items():
         flat |= value if isinstance(value, dict) else {name: value}
     return flat
@@ -127,7 +127,7 @@ def _read(file: Path, rank: int) -> CheckpointState:
             name: archive.get_tensor(name).clone()
             for name in archive.keys()  # noqa: SIM118
         }
-    optimizer: dict[int | str, dict[str, Any]] = {}
+    optimizer: dict[int | str, JsonObject] = {}
     batches: dict[str, Tensor] = {}
     rules: dict[str, Tensor] = {}
     weights: dict[int, Tensor] = {}

@@ -4,10 +4,10 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from torch import Tensor
 from torch.nn.utils import get_total_norm
+from tqdm import tqdm
 
 from nora_studio.adapters.methods.optimizers import learning_rates
 from nora_studio.errors import StudioError
@@ -49,7 +49,7 @@ def report(
     step: int,
     steps: int,
     clock: Clock,
-    bar: Any,
+    bar: tqdm,
     batch_size: int,
     extra: list[dict[str, float]],
 ) -> None:

@@ -1,10 +1,10 @@
 """Save and restore the checkpoints of runs that train together."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from nora_studio.runs import processes
 from nora_studio.runs.curves import Curve
@@ -108,7 +108,7 @@ def restore_run(state: TrainState, step: int) -> CheckpointState:
     return checkpoint
 
 
-def _set_rates(schedule: Any) -> None:
+def _set_rates(schedule: LambdaLR) -> None:
     """Set a schedule's rates for its step; those restored are of the plan at the time of saving."""
     # Not by `step`, before which torch expects an optimizer step. All schedules are LambdaLRs.
     shares = (share(schedule.last_epoch) for share in schedule.lr_lambdas)

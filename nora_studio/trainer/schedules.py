@@ -2,10 +2,10 @@
 
 import math
 from functools import partial
-from typing import Any
 
 import torch
 from diffusers.optimization import get_polynomial_decay_schedule_with_warmup, get_scheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 CYCLES = 2
 POWER = 2.0
@@ -19,7 +19,7 @@ def learning_rate_schedule(
     cycles: int = CYCLES,
     power: float = POWER,
     final_rate: float = 0.0,
-) -> Any:
+) -> LambdaLR:
     """Return one of diffusers' schedules, with each parameter group's rate as its peak.
 
     Args:
@@ -52,7 +52,7 @@ def learning_rate_schedule(
 
 def _cosine_to(
     optimizer: torch.optim.Optimizer, steps: int, warmup_steps: int, final_rate: float
-) -> Any:
+) -> LambdaLR:
     """Return torch's `CosineAnnealingLR` in closed form, so that it can start at any step."""
 
     def share(peak: float, step: int) -> float:
@@ -63,4 +63,4 @@ def _cosine_to(
         return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * gone))
 
     shares = [partial(share, group["lr"]) for group in optimizer.param_groups]
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, shares)
+    return LambdaLR(optimizer, shares)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.optim import Optimizer
 
 from nora_studio.adapters.methods.step_rules import StepRules
 from nora_studio.runs.runs import Run
@@ -26,9 +27,9 @@ from nora_studio.trainer.train_state import BatchSource, StepCallback, TrainStat
 class Learner:
     """A method on a task: the trained parameters, the step's loss, and how they are saved."""
 
-    step: Any
+    step: nn.Module
     """A module whose forward takes a batch and returns the loss, the method's penalty included."""
-    optimizer: Any
+    optimizer: Optimizer
     """The optimizer; each of its parameter groups has a "name"."""
     parameters: list[nn.Parameter]
     rules: StepRules

@@ -4,11 +4,13 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from nora_studio.adapters.methods.step_rules import StepRules
 from nora_studio.runs.curves import Curve, LossPoint
@@ -57,8 +59,8 @@ class TrainState:
     """Not shared, so that twins have separate gradient scalers."""
     model: nn.Module
     """The step as prepared by Accelerate; its forward takes a batch and returns the loss."""
-    optimizer: Any
-    schedule: Any
+    optimizer: Optimizer
+    schedule: LambdaLR
     parameters: list[nn.Parameter]
     write_adapter: Callable[[Path, int], None]
     """Writes the adapter as of a step into an existing folder."""
@@ -104,7 +106,7 @@ class TrainState:
         """The lowest measured loss of a step with a checkpoint; None unless `keeps_best`."""
         return self.curve.best(self.run.checkpoints()) if self.keeps_best else None
 
-    def log(self, step: int, **values: Any) -> None:
+    def log(self, step: int, **values: object) -> None:
         """Append one line to the run's log, and log it to the tracker."""
         self.run.log(step, **values)
         if self.tracker is not None:
@@ -116,6 +118,6 @@ class TrainState:
         best = self.best
         return {} if best is None else {"best_step": best.step, "best_loss": best.loss}
 
-    def set_status(self, state: str, step: int, steps: int, **values: Any) -> None:
+    def set_status(self, state: str, step: int, steps: int, **values: object) -> None:
         """Replace the run's status (`Run.set_status`), with `best_facts` included."""
         self.run.set_status(state, step, steps, **self.best_facts, **values)

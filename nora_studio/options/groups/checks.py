@@ -1,7 +1,7 @@
 """Checks of single options, and access to options that are filled in."""
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from nora_studio.errors import StudioError
 
@@ -26,14 +26,14 @@ def check_option(good: bool, name: str, expected: str, value: object) -> None:
         raise StudioError(f"--{flag}: expected {expected}; got {value!r}.")
 
 
-def check_above_zero(options: Any, names: Sequence[str]) -> None:
+def check_above_zero(options: object, names: Sequence[str]) -> None:
     """Refuse options that are not above 0; None, for a recommended value, is accepted."""
     for name in names:
         value = getattr(options, name)
         check_option(value is None or value > 0, name, "a value above 0", value)
 
 
-def check_not_negative(options: Any, names: Sequence[str]) -> None:
+def check_not_negative(options: object, names: Sequence[str]) -> None:
     """Refuse options below 0."""
     for name in names:
         value = getattr(options, name)

@@ -1,14 +1,14 @@
 """Tables of a step's cost: each method relative to LoRA, and the paper's ratios."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
+from nora_studio.runs.strict_json import JsonObject
 from nora_studio.tasks.commonsense.costs import Variant
 
 PAPER_RATIOS = {"llama-1-7b": (0.88, 0.90), "llama-3-8b": (0.775, 0.97)}
 """Time and memory of NoRA over LoRA of rank 16, in the paper."""
 
-Column = Callable[[dict[str, Any], dict[str, Any]], str]
+Column = Callable[[JsonObject, JsonObject], str]
 """Formats a figure of a row, given its cell and the reference's."""
 
 _PARAMETERS: dict[str, Column] = {"parameters": lambda cell, _: f"{cell['parameters']:,}"}
@@ -32,12 +32,12 @@ _COUNTED: dict[str, Column] = {
 }
 
 
-def table(shape: str, cells: Sequence[tuple[Variant, dict[str, Any]]]) -> str:
+def table(shape: str, cells: Sequence[tuple[Variant, JsonObject]]) -> str:
     """Format a shape's measured rows as Markdown, with ratios to its LoRA of rank 16."""
     return _page(shape, shape, cells, _MEASURED)
 
 
-def counted_table(shape: str, cells: Sequence[tuple[Variant, dict[str, Any]]]) -> str:
+def counted_table(shape: str, cells: Sequence[tuple[Variant, JsonObject]]) -> str:
     """Format a shape's counted rows as Markdown, with ratios to its LoRA of rank 16."""
     return _page(f"{shape}, counted", shape, cells, _COUNTED)
 
@@ -45,7 +45,7 @@ def counted_table(shape: str, cells: Sequence[tuple[Variant, dict[str, Any]]]) -
 def _page(
     title: str,
     shape: str,
-    cells: Sequence[tuple[Variant, dict[str, Any]]],
+    cells: Sequence[tuple[Variant, JsonObject]],
     columns: Mapping[str, Column],
 ) -> str:
     reference = next((cell for variant, cell in cells if variant.is_reference), {})
@@ -66,7 +66,7 @@ def _page(
     return "\n".join(lines)
 
 
-def ratio(cell: dict[str, Any], reference: dict[str, Any], name: str) -> str:
+def ratio(cell: JsonObject, reference: JsonObject, name: str) -> str:
     """Format a figure divided by the reference's; empty if either is missing."""
     if not cell.get(name) or not reference.get(name):
         return ""

@@ -18,6 +18,7 @@ from nora_studio.adapters.methods.spec import AdapterSpec
 from nora_studio.adapters.methods.step_rules import StepRules
 from nora_studio.adapters.methods.table import METHODS
 from nora_studio.nora.svd import Factors, truncated_svd
+from nora_studio.runs.strict_json import JsonObject
 from nora_studio.sdxl.models import share_weights
 from nora_studio.sdxl.shapes import shapes_of
 from nora_studio.tasks.commonsense.examples import Example, collate
@@ -104,7 +105,7 @@ def build_base(shape: str, device: torch.device, layers: int | None = None) -> n
 
 def measure(
     base: nn.Module, variant: Variant, rows: int, tokens: int, steps: int, profiled: bool
-) -> dict[str, Any]:
+) -> JsonObject:
     """Measure the trainer's own steps on random questions; the base is left without the adapter.
 
     Returns:
@@ -124,7 +125,7 @@ def measure(
 
 def _measure(
     base: nn.Module, variant: Variant, rows: int, tokens: int, steps: int, profiled: bool
-) -> dict[str, Any]:
+) -> JsonObject:
     device = next(base.parameters()).device
     runner = StepRunner.on(base, variant, "bf16" if device.type == "cuda" else "no")
     batch = _batch(runner.vocabulary, rows, tokens, device)
@@ -138,7 +139,7 @@ def _measure(
             torch.cuda.synchronize()
         seconds.append(round(time.perf_counter() - began, 5))
     peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
-    found: dict[str, Any] = {
+    found: JsonObject = {
         "parameters": sum(parameter.numel() for parameter in runner.parameters),
         "seconds": seconds[3:],  # The first ones are a warm-up.
         "seconds_per_step": statistics.median(seconds[3:]),

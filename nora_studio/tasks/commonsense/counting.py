@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from nora_studio.runs.strict_json import JsonObject
 from nora_studio.tasks.commonsense.costs import StepRunner, Variant, build_base
 
 
@@ -43,7 +44,7 @@ class LiveBytes(TorchDispatchMode):
         self.peak = max(self.peak, self.now)
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+        self, func: Any, types: Any, args: Any = (), kwargs: JsonObject | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
@@ -82,7 +83,7 @@ def weights_replaced() -> Iterator[None]:
 
 def count(
     shape: str, variant: Variant, rows: int, tokens: int, layers: int | None = None
-) -> dict[str, Any]:
+) -> JsonObject:
     """Count the multiplications and memory of a training step in bfloat16.
 
     AdamW's two moments of each trained weight are in memory throughout; its own step is not run.
@@ -105,7 +106,7 @@ def count(
 
 def _count(
     live: LiveBytes, shape: str, variant: Variant, rows: int, tokens: int, layers: int | None
-) -> dict[str, Any]:
+) -> JsonObject:
     base = build_base(shape, torch.device("cpu"), layers)
     frozen = live.now
     runner = StepRunner.on(base, variant, "bf16")

@@ -9,6 +9,7 @@ from typing import Any
 
 from nora_studio.options.options_file import parse
 from nora_studio.runs.runs import Run
+from nora_studio.runs.strict_json import JsonObject
 from nora_studio.scoring.statistics import mean_of
 from nora_studio.scoring.tables import BY_CHANCE, counted_units, difference_lines, rate_notes
 from nora_studio.tasks.commonsense.options import PARTS, CommonsenseOptions
@@ -63,7 +64,7 @@ def rate_of(flags: Sequence[str]) -> float:
     return part_settings(options, options.method)[PART].learning_rate
 
 
-def cell_of(run: Run | None, answers: Path) -> dict[str, Any]:
+def cell_of(run: Run | None, answers: Path) -> JsonObject:
     """Read one row's figures from a finished run and its answers.
 
     Args:
@@ -115,7 +116,7 @@ def page(record: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", BY_CHANCE]) + "\n"
 
 
-def _averages(cells: Sequence[dict[str, Any]]) -> dict[str, dict[int, float]]:
+def _averages(cells: Sequence[JsonObject]) -> dict[str, dict[int, float]]:
     """Return row -> seed -> average accuracy in percent; untrained rows repeat theirs by seed."""
     seeds = {cell["seed"] for cell in cells if "parameters" in cell}
     rows: dict[str, dict[int, float]] = {}
@@ -126,7 +127,7 @@ def _averages(cells: Sequence[dict[str, Any]]) -> dict[str, dict[int, float]]:
     return rows
 
 
-def markdown(cells: Sequence[dict[str, Any]]) -> str:
+def markdown(cells: Sequence[JsonObject]) -> str:
     """Format rows as a table, with the best of each set in bold.
 
     Args:
@@ -136,7 +137,7 @@ def markdown(cells: Sequence[dict[str, Any]]) -> str:
     head = ["method", "params", *SHORT.values(), "avg.", "s/step", "GiB"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     columns = (*SETS, AVERAGE)
-    rows: dict[str, list[dict[str, Any]]] = {}
+    rows: dict[str, list[JsonObject]] = {}
     for cell in cells:
         rows.setdefault(cell["label"], []).append(cell)
     means = {label: _means(own) for label, own in rows.items()}
@@ -170,7 +171,7 @@ def markdown(cells: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _means(cells: Sequence[dict[str, Any]]) -> dict[str, float]:
+def _means(cells: Sequence[JsonObject]) -> dict[str, float]:
     """Return the accuracy of each set and the average, in percent to a tenth."""
     found = [{**cell["accuracy"], AVERAGE: cell["average"]} for cell in cells]
     return {name: round(100 * statistics.fmean(one[name] for one in found), 1) for name in found[0]}

@@ -18,6 +18,7 @@ from nora_studio.runs.atomic import write_text
 from nora_studio.runs.runs import CONFIG, Run
 from nora_studio.runs.script_pool import ScriptPool
 from nora_studio.runs.scripts import FEWSHOT, script_command
+from nora_studio.runs.strict_json import JsonObject
 from nora_studio.scoring.tables import check_settings
 from nora_studio.tasks.fewshot.options import PARTS
 from nora_studio.tasks.fewshot.scores import SCORES
@@ -40,7 +41,7 @@ class CellRunner:
     """Number of processes at once."""
     scripts: ScriptPool = field(default_factory=ScriptPool)
 
-    def read(self, cell: Cell, rate: float | None) -> dict[str, Any] | None:
+    def read(self, cell: Cell, rate: float | None) -> JsonObject | None:
         """Read a finished cell.
 
         Raises:
@@ -52,12 +53,12 @@ class CellRunner:
             check_settings(file, found.get("settings", {}), self._settings(rate))
         return found
 
-    def _settings(self, rate: float | None) -> dict[str, Any]:
+    def _settings(self, rate: float | None) -> JsonObject:
         return {**self.settings, "rate": rate}
 
     def finished(
         self, cells: Sequence[Cell], rates: Mapping[str, float | None]
-    ) -> list[dict[str, Any]]:
+    ) -> list[JsonObject]:
         """Train every cell that is missing, and return all of them in order.
 
         Cells with the same shots and seed are trained as twins in one process, or in several if one

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from nora_studio.mini.world.newcomers import NEWCOMERS
 from nora_studio.mini.world.render import render
 from nora_studio.photos.images import open_photo
 from nora_studio.runs.disk_cache import TensorCache, default_cache_folder
+from nora_studio.runs.strict_json import JsonObject
 from nora_studio.tasks.fewshot.shots import divide
 
 SPLITS = ("train", "val", "test")
@@ -136,7 +136,7 @@ def coop_dataset(name: str, data_dir: Path) -> Dataset:
 
 
 def _coop_rows(
-    rows: dict[str, Any], images: Path
+    rows: JsonObject, images: Path
 ) -> tuple[dict[str, list[tuple[Picture, int]]], tuple[str, ...]]:
     names: dict[int, str] = {}
     splits: dict[str, list[tuple[Picture, int]]] = {}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nora_studio.errors import StudioError
+from nora_studio.runs.strict_json import JsonObject
 from nora_studio.scoring.statistics import Mean, mean_of
 from nora_studio.scoring.tables import (
     AT_EDGE,
@@ -35,7 +36,7 @@ class Cell:
         return f"{self.method}-{self.shots}shots-seed{self.seed}"
 
 
-def read_cell(file: Path) -> dict[str, Any] | None:
+def read_cell(file: Path) -> JsonObject | None:
     """Read a finished cell; None if it is missing or was truncated by a crash."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
@@ -44,7 +45,7 @@ def read_cell(file: Path) -> dict[str, Any] | None:
     return values if isinstance(values, dict) and "accuracy" in values else None
 
 
-def check_alike(cells: Sequence[dict[str, Any]]) -> None:
+def check_alike(cells: Sequence[JsonObject]) -> None:
     """Refuse cells that were trained on different devices, in other precisions or versions.
 
     Raises:
@@ -94,7 +95,7 @@ def page(record: Mapping[str, Any]) -> str:
 
 
 def as_markdown(
-    cells: Sequence[dict[str, Any]],
+    cells: Sequence[JsonObject],
     methods: Sequence[str],
     shots: Sequence[int],
     paces: Mapping[str, float],
@@ -131,7 +132,7 @@ def _shots(count: int) -> str:
     return f"{count} shot{'s' if count > 1 else ''}"
 
 
-def _column(cells: Sequence[dict[str, Any]], methods: Sequence[str], shots: int) -> dict[str, str]:
+def _column(cells: Sequence[JsonObject], methods: Sequence[str], shots: int) -> dict[str, str]:
     found: dict[str, Mean] = {}
     for method in methods:
         own = [cell for cell in cells if cell["method"] == method and cell["shots"] == shots]

@@ -15,6 +15,7 @@ from nora_studio.adapters.methods.step_rules import PlainSteps
 from nora_studio.errors import StudioError
 from nora_studio.options.part_settings import PartSettings, resolve
 from nora_studio.runs.remedies import get_again
+from nora_studio.runs.strict_json import JsonObject
 from nora_studio.runs.tensor_files import read_tensors, write_tensors
 from nora_studio.runs.tensor_headers import read_header
 from nora_studio.tasks.fewshot.classifier import ClipClassifier
@@ -110,7 +111,7 @@ class ClipAdapter(FewshotMethod):
         return step.eval()
 
 
-def _facts(folder: Path) -> dict[str, Any]:
+def _facts(folder: Path) -> JsonObject:
     try:
         return json.loads(read_header(folder / FILE).metadata["clip_adapter"])
     except StudioError:
