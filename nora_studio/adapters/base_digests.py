@@ -1,9 +1,9 @@
-"""A digest of a base's weights as its files store them, which changes with every number.
+"""Digest a base's weights as its files store them, so that any changed number shows.
 
 `fingerprints` looks at 16 matrices, in the precision that they were loaded in. The digest covers
 every number as it is stored, so it is the same whether a model was loaded in float32, bfloat16 or 8
 bits, from one file or several, and whatever their names. It takes one pass over the files; the
-user's cache folder keeps the result by the files' paths, sizes, times and inodes.
+result is cached in the user's cache folder, keyed by the files' paths, sizes, times and inodes.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ _KEPT = "kept_base"
 _FLOATS = {
     torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
 }  # fmt: skip
-# Prefixes that some releases of a library put before every name of a file, and others do not.
+# Prefixes that some releases of a library put before every name in a file.
 _PREFIXES = ("text_model.", "model.")
 _DIGEST = re.compile(r"[A-Z0-9_+]+:[0-9a-f]{64}")
 _UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
@@ -63,11 +63,11 @@ class _Stored(NamedTuple):
 
 
 def keep_base_folder(module: nn.Module, model: str | Path, part: str = "") -> None:
-    """Store on a module which files it was loaded from; `base_digest` reads them when called.
+    """Record on a module which files it was loaded from; `base_digest` reads them when called.
 
     Args:
         module: As loaded by diffusers or transformers.
-        model: A folder in their format, or the name of one on the Hub.
+        model: A folder in their format, or the name of a model on the Hub.
         part: The module's folder within a pipeline.
     """
     folder = Path(model).expanduser()
@@ -127,7 +127,7 @@ def digests_differ(one: str, other: str) -> bool:
     """Return whether two digests show that the weights differ.
 
     Digests of bases in different precisions, or an unknown one, cannot be compared; then only
-    `fingerprints` can tell.
+    `fingerprints` can compare them.
     """
     return bool(one and other) and one != other and _stored_as(one) == _stored_as(other)
 
@@ -175,7 +175,7 @@ def _write(kept: Path, digest: str) -> None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_text(kept, digest + "\n")
     except OSError:
-        return  # It is hashed again the next time.
+        return  # The next call hashes the files again.
 
 
 def _tensors(files: tuple[Path, ...]) -> Iterator[_Stored]:
@@ -209,7 +209,7 @@ def _digest_in_file(tensor: _Stored) -> str:
         while left:
             count = stream.readinto(buffer[: min(left, len(buffer))])
             if not count:
-                raise ValueError(f"{tensor.file} is cut short")
+                raise ValueError(f"{tensor.file} is truncated")
             digest.update(buffer[:count])
             left -= count
     return digest.hexdigest()

@@ -29,7 +29,7 @@ class PhotoNames:
                     index.setdefault(spell(part(name)), []).append(name)
                 self._levels.append((spell, index))
 
-    def of(self, base: str) -> list[str]:
+    def matching(self, base: str) -> list[str]:
         """Return the photos that a file belongs to, given its name without its suffix.
 
         "3" and "3.jpg" belong to "3.jpg". The closest spelling wins, and then a photo's whole name.
@@ -95,7 +95,7 @@ def _find_companions(
     notices: list[Notice] = []
     claims: dict[str, list[Path]] = {}
     for file in sorted((f for f in files if f.is_file()), key=lambda f: _rank(f, files[f])):
-        names = photo_names.of(files[file])
+        names = photo_names.matching(files[file])
         for name in names:
             claims.setdefault(name, []).append(file)
         if not names:

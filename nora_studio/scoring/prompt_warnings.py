@@ -38,7 +38,7 @@ def prompt_warnings(
     return _format_warnings(prompts, lost)
 
 
-def drawing_warnings(
+def generation_warnings(
     pipe: StableDiffusionXLPipeline,
     columns: Sequence[ComparisonColumn],
     settings: GenerationSettings,

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from nora_studio.app.pages.axes import Axis, number
+from nora_studio.app.pages.axes import Axis, format_number
 from nora_studio.app.pages.line_chart import Series, line_chart, smoothed
 
 FALLING = [(10 * n, 0.5 * 0.9**n) for n in range(41)]
@@ -20,7 +20,7 @@ def places(chart: str, kind: str = "line") -> list[list[tuple[float, float]]]:
 
 def test_values_lie_where_the_axis_says_straight_and_logarithmic():
     for log in (False, True):
-        axis = Axis.around([value for _, value in FALLING], log)
+        axis = Axis.spanning([value for _, value in FALLING], log)
         (line,) = places(line_chart([Series("NoRA", FALLING)], log=log))
         for (x, y), (step, value) in zip(line, FALLING, strict=True):
             assert x == pytest.approx(step / 4, abs=0.02)
@@ -122,5 +122,5 @@ def test_ticks_are_round_and_few_and_within(low, high, log):
     axis = Axis(low, high, log)
     assert 3 <= len(axis.ticks) <= 7
     assert all(-1e-6 <= axis.percent(tick) <= 100 + 1e-6 for tick in axis.ticks)
-    assert all(len(number(tick)) <= 7 for tick in axis.ticks)
+    assert all(len(format_number(tick)) <= 7 for tick in axis.ticks)
     assert axis.ticks == sorted(axis.ticks)

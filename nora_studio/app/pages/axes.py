@@ -18,8 +18,8 @@ class Axis:
     log: bool = False
 
     @classmethod
-    def around(cls, values: Sequence[float], log: bool = False, tight: bool = False) -> "Axis":
-        """Return the axis that shows some values, with a margin around them.
+    def spanning(cls, values: Sequence[float], log: bool = False, tight: bool = False) -> "Axis":
+        """Return the axis that spans some values, with a margin around them.
 
         Args:
             values: Finite, at least one; above zero for a logarithmic axis.
@@ -73,6 +73,6 @@ def _round_step(least: float) -> float:
     return next((n * power for n in (1, 2, 5) if n * power >= least * (1 - 1e-9)), 10 * power)
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """Format a number for a label: thousands separated, no trailing zeros."""
     return f"{value:,.10g}".replace("-", "−")

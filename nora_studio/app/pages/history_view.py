@@ -23,13 +23,13 @@ STATES = {
 CURVE_NAMES = {
     "loss": "Training loss",
     "fixed_loss": "Loss at fixed noise",
-    "held_out_loss": "Loss on a photo held out",
+    "held_out_loss": "Loss on held-out photos",
 }
 SHORT_NAMES = {"loss": "loss", "held_out_loss": "held out", "fixed_loss": "fixed noise"}
 """A run's row shows the first two that it has."""
 EMPTY = (
     '<div class="empty"><b>No runs yet</b>Whatever you train is kept here, with its settings, '
-    "curves and pictures, until you delete it.</div>"
+    "curves and images, until you delete it.</div>"
 )
 
 
@@ -99,8 +99,8 @@ def detail_view(
     """
     if not runs:
         return (
-            '<div class="empty"><b>Pick a run, or two</b>One shows its settings, curves and '
-            "pictures; two show what differs.</div>"
+            '<div class="empty"><b>Select one or two runs</b>One shows its settings, curves and '
+            "images; two show what differs.</div>"
         )
     settings = [settings_of(now.run) for now in runs]
     details = _difference(runs, settings, meanings) if len(runs) == 2 else ""
@@ -188,7 +188,7 @@ def _samples(now: RunSummary, workspace: Workspace) -> str:
     if not last:
         return f'<section class="card">{head}<p class="note">It has no samples.</p></section>'
     base = samples.get(0, {})
-    called = escaped(METHOD_NAMES.get(now.method, now.method))
+    method = escaped(METHOD_NAMES.get(now.method, now.method))
     prompts = settings_of(now.run).get("sample_prompts") or []
     figures = []
     for number, file in samples[last].items():
@@ -198,7 +198,7 @@ def _samples(now: RunSummary, workspace: Workspace) -> str:
             f'{escaped(prompt)}" loading="lazy" width="256" height="256">'
             if one is not None
             else '<span class="picture"></span>'
-            for one, who in ((base.get(number), "Base"), (file, called))
+            for one, who in ((base.get(number), "Base"), (file, method))
         )
         figures.append(f"<figure>{cells}<figcaption>{escaped(prompt)}</figcaption></figure>")
     return (
@@ -224,13 +224,13 @@ def trash_view(names: Sequence[str], undone: Sequence[str]) -> str:
         return ""
     rows = "".join(
         f'<li><span>{escaped(name)}</span><button type="button" class="plain-button" '
-        f'data-act="restore" data-run="{escaped(name)}">Bring back</button></li>'
+        f'data-act="restore" data-run="{escaped(name)}">Restore</button></li>'
         for name in names
     )
     count = f"{len(names)} deleted run{'s' * (len(names) > 1)}"
     return (
         f'{last}<details class="card trash"><summary>{count}</summary><ul>{rows}</ul>'
-        "<details><summary>Delete for good</summary><p>This deletes their settings, pictures and "
+        "<details><summary>Delete for good</summary><p>This deletes their settings, images and "
         'adapters. <button type="button" class="plain-button bad" data-act="empty">Yes, delete '
         f"{count} for good</button></p></details></details>"
     )

@@ -66,10 +66,10 @@ def build_page(studio: Studio) -> gr.Blocks:
                 switch_timer = partial(_only_timer_of, name)
                 tab.select(switch_timer, None, list(timers.values()), **PRIVATE)
 
-        def greet(request: gr.Request) -> str:
+        def update_head(request: gr.Request) -> str:
             return _head(studio.auth.account(request.headers))
 
-        page.load(greet, None, head, api_visibility="private", show_progress="hidden")
+        page.load(update_head, None, head, api_visibility="private", show_progress="hidden")
     return page
 
 
@@ -87,7 +87,7 @@ def _head(account: str | None) -> str:
         )
     return (
         f'<header class="masthead">{LOGO}<b>NoRA Studio</b>'
-        '<span class="what">Teach a picture model one subject from a few photos</span>'
+        '<span class="what">Teach an image model one subject from a few photos</span>'
         f'<span class="who">{who}<button data-turn title="Light or dark">◐</button></span>'
         "</header>"
     )

@@ -15,7 +15,7 @@ def scores_view(kept: dict[str, Any] | None) -> str:
     """Show the verdicts in words, then the means and the paired differences.
 
     Args:
-        kept: What the score command wrote; None before it has.
+        kept: What the score command wrote; None if it has not run.
     """
     if kept is None:
         return ""
@@ -39,21 +39,21 @@ def scores_view(kept: dict[str, Any] | None) -> str:
         ]
         for one in found
     ]
-    heads = [("Pair", ""), ("Score", ""), ("Difference", "Mean over all pictures")]
+    heads = [("Pair", ""), ("Score", ""), ("Difference", "Mean over all images")]
     heads += [("95% interval", "Ends of the difference's interval"), ("Verdict", "")]
     pairs = (
         f"<details><summary>Every pair, with intervals</summary>{table(heads, rows)}</details>"
         if rows
         else ""
     )
-    drawing = kept.get("drawing", {})
-    count, seeds = len(drawing.get("prompts", ())), len(drawing.get("seeds", (0,)))
+    settings = kept.get("drawing", {})
+    count, seeds = len(settings.get("prompts", ())), len(settings.get("seeds", (0,)))
     judges = [f"{kind} {kept[key]}" for kind, key in JUDGES.items() if kept.get(key)]
     judged = f" Judged by {escaped(' and '.join(judges))}." if judges else ""
     return (
         '<section class="card verdicts"><h3>The final adapters at full strength</h3>'
         f'<ul class="plain">{words}</ul>{table([("", ""), *(TITLES[n] for n in names)], means)}'
-        f'{pairs}<p class="note">{count} prompts; every pair of pictures started from the same '
+        f'{pairs}<p class="note">{count} prompts; every pair of images started from the same '
         "noise."
         f"{judged} {coverage(count, seeds)}</p></section>"
     )
@@ -68,7 +68,7 @@ def _sentence(one: dict[str, Any]) -> str:
     title, meaning = TITLES[one["score"]]
     between = f"{signed(one['low'])} to {signed(one['high'])}"
     if one["verdict"].startswith("too few"):
-        text = f"{first} and {second} cannot be told apart yet: {one['verdict']}."
+        text = f"{first} and {second} cannot be distinguished yet: {one['verdict']}."
     elif one["low"] <= 0 <= one["high"]:
         text = f"{NO_DIFFERENCE} between {first} and {second} ({between})."
     else:

@@ -33,22 +33,22 @@ def start(
 
 
 def main(folder: Path, device: int, command: list[str]) -> int:
-    """Run the command with its output in the folder, and pass signals on to it."""
+    """Run the command with its output in the folder, and forward signals to it."""
     process: subprocess.Popen[bytes] | None = None
-    asked: list[int] = []
+    pending: list[int] = []
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
+    def forward(number: int, frame: FrameType | None) -> None:
+        pending.append(number)
         deliver()
 
     def deliver() -> None:  # Each only once: a second signal makes the trainer exit at once.
-        while process is not None and asked:
-            process.send_signal(asked.pop(0))
+        while process is not None and pending:
+            process.send_signal(pending.pop(0))
 
     for name in ("SIGTERM", "SIGINT", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None:  # Windows has no SIGHUP.
-            signal.signal(number, pass_on)
+            signal.signal(number, forward)
     try:  # Only one process may claim the job: a killed server may have started it already.
         with (folder / PROCESS).open("x", encoding="utf-8") as claim:
             json.dump({"pid": os.getpid(), "started": time.time(), "device": device}, claim)

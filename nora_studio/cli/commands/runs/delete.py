@@ -12,7 +12,7 @@ from nora_studio.runs.history import empty_trash, find_run, move_to_trash
 
 @dataclass(frozen=True)
 class Options:
-    """Move runs to .trash in their folder, from which `restore` brings them back."""
+    """Move runs to .trash in their folder, from which `restore` restores them."""
 
     runs: tyro.conf.Positional[tuple[str, ...]] = ()
     """Names of runs in the folder of runs, or paths. A run that is training is refused."""
