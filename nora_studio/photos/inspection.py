@@ -79,7 +79,7 @@ def inspect_folder(
     resolution: int | None = None,
     captions: bool = True,
     masks: str = "files",
-    asked_by: str = "--instance-dir",
+    flag: str = "--instance-dir",
 ) -> Inspection:
     """Check a folder of photos, reading each once.
 
@@ -87,12 +87,12 @@ def inspect_folder(
         resolution: Side of the training images in pixels. None: sizes are not checked.
         captions: Whether to check captions.
         masks: Which masks to check: "files", "alpha" or "none".
-        asked_by: The option or argument that names the folder, for the message.
+        flag: The option or argument that names the folder, for the message.
 
     Raises:
         StudioError: the folder does not exist, or has no photos.
     """
-    files = list_photos(folder, asked_by)
+    files = list_photos(folder, flag)
     companions = find_mask_files(files).of
     findings: list[Finding] = []
     signatures: list[PhotoSignature] = []
@@ -197,7 +197,7 @@ def _find_duplicates(signatures: Sequence[PhotoSignature]) -> list[Finding]:
         Finding(
             found.kind,
             found.file,
-            f"{found.file}: {texts[found.kind][0]} {found.of.name}. {texts[found.kind][1]}",
+            f"{found.file}: {texts[found.kind][0]} {found.original.name}. {texts[found.kind][1]}",
         )
         for found in find_duplicates(signatures)
     ]

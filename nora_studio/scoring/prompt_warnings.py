@@ -16,7 +16,7 @@ Named = Iterable[tuple[str, str]]
 """Pairs of a name for messages and a prompt, with "[V]"."""
 
 
-def named(prompts: Iterable[str]) -> list[tuple[str, str]]:
+def name_prompts(prompts: Iterable[str]) -> list[tuple[str, str]]:
     """Name prompts by their first words."""
     return [(f"the prompt {_shortened(prompt)!r}", prompt) for prompt in prompts]
 
@@ -51,7 +51,7 @@ def generation_warnings(
     Raises:
         StudioError: the new tokens of an adapter cannot be read.
     """
-    prompts = named(settings.prompts)
+    prompts = name_prompts(settings.prompts)
     if settings.negative:
         prompts.append(("the negative prompt", settings.negative))
     lost = dict.fromkeys((prompt for _, prompt in prompts), "")
@@ -67,7 +67,7 @@ def generation_warnings(
 def judge_warnings(scorer: Scorer, prompts: Iterable[str]) -> list[str]:
     """Return warnings about the end of a prompt that the judge does not read."""
     lines = []
-    for name, prompt in named(prompts):
+    for name, prompt in name_prompts(prompts):
         lost = scorer.unread_words(replace_token(prompt, None))
         if lost:
             lines.append(

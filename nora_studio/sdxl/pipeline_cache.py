@@ -111,8 +111,8 @@ class PipelineCache:
         loaded_adapters = []
         for number, use in enumerate(adapters):
             # The same adapter may be given twice with two strengths, so each gets its own tree.
-            before = sum(other.path == use.path for other in adapters[:number])
-            loaded = self._load(use.adapter, before)
+            copies = sum(other.path == use.path for other in adapters[:number])
+            loaded = self._load(use.adapter, copies)
             loaded.set_strength(use.strength)
             loaded_adapters.append(loaded)
         pipe = self._tree()

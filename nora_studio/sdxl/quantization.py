@@ -91,7 +91,7 @@ def _eight_bit_layer(bnb: Any, layer: nn.Linear, device: torch.device) -> nn.Mod
     fresh.weight = weight.to(device)
     fresh.bias = layer.bias
     fresh.dense_dtype = layer.weight.dtype
-    # Now, not in the first forward pass, which would move the weight away from a twin that shares.
+    # Initialised now: the first forward pass would move the weight away from a twin that shares it.
     fresh.init_8bit_state()
     return fresh
 
@@ -197,7 +197,7 @@ def _dequantized(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def shared_state(module: nn.Module) -> list[Any]:
-    """Return what quantised layers hold besides parameters and buffers, for trees that share it."""
+    """Return quantised layers' state besides parameters and buffers, so that trees can share it."""
     found: list[Any] = []
     for layer in module.modules():
         state, quant_state = getattr(layer, "state", None), getattr(layer, "quant_state", None)

@@ -87,7 +87,7 @@ def extract_part(
 
 @torch.no_grad()
 def _fit(layer: NoraLinear, difference: Tensor) -> tuple[float, float]:
-    """Set a layer's inner factors; return the energy within its outer factors, and what is kept."""
+    """Set a layer's inner factors; return the energy in its outer factors, and the kept part."""
     up: Tensor = layer.nora_up[ADAPTER_NAME].double()  # pyright: ignore
     down: Tensor = layer.nora_down[ADAPTER_NAME].double()  # pyright: ignore
     core = up.T @ difference @ down.T  # (outer_rank, outer_rank)

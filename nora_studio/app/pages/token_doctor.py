@@ -19,7 +19,7 @@ ENCODERS = {"tokenizer": "Encoder 1 (CLIP ViT-L)", "tokenizer_2": "Encoder 2 (Op
 INTRO = (
     "The model needs a word for your subject that has no meaning to it yet. This shows the word "
     "that it would use for [V], how both text encoders split the prompt into tokens, and what the "
-    "untrained model generates with and without the word: the two should look alike."
+    "untrained model makes of the prompt with and without the word: the two should look alike."
 )
 
 

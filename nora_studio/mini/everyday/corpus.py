@@ -1,10 +1,10 @@
 """The text that the embedded language model learns from: statements, lists, and a few quizzes.
 
-Quizzes ask about facts of the part "quiz" alone, and never in the form of the questions that the
-model is fine-tuned on: they teach what a choice is, and leave it to the fine-tuning how to answer.
-Most of them come in rows, several short ones of one form in a text: of the tokens of a long quiz
-one alone teaches how to choose, and with long ones only, four million tokens taught a model of five
-million weights the facts but no choosing.
+Quizzes ask only about facts of the part "quiz", never in the form of the fine-tuning questions:
+they teach multiple choice itself, and fine-tuning teaches the form of the answer.
+Most texts hold several short quizzes of one form: in a long quiz, only
+one token teaches how to choose, and with long quizzes alone, four million tokens taught a model
+of five million weights the facts but not how to choose.
 """
 
 import random
@@ -33,29 +33,29 @@ SHARES = {
     "statements": 0.15,
     "subjects": 0.28,
 }
-"""Of the documents, by what they are."""
+"""Shares of the documents, by kind."""
 QUIZ_SHARE = sum(share for name, share in SHARES.items() if "quizzes" in name or "doubts" in name)
 _LABELS = ("abcdef", "ABCDEF", "123456", ("one", "two", "three", "four", "five", "six"))
 _FRAMES = ("({}) {}", "{}) {}", "{}. {}", "{}: {}")
 _WORDS = ("choice", "answer", "solution", "ending", "option")
-"""What a label may be called, small or large."""
+"""Words for a label, in lower or title case."""
 
 
 def documents(seed: int, count: int) -> Iterator[str]:
-    """Texts of a few sentences each; the same for the same seed."""
+    """Yield texts of a few sentences each; the same texts for the same seed."""
     draw = random.Random(seed)
-    asked = [fact for fact in all_facts() if fact.part == "quiz"]
+    quiz_facts = [fact for fact in all_facts() if fact.part == "quiz"]
     lists = [relation for relation, wording in WORDINGS.items() if wording.listing]
     for kind in draw.choices(list(SHARES), list(SHARES.values()), k=count):
         if kind == "single quizzes":
-            chosen = (draw.choice(asked) for _ in range(draw.randint(1, 3)))
+            chosen = (draw.choice(quiz_facts) for _ in range(draw.randint(1, 3)))
             make = riddle if draw.random() < 0.2 else quiz
             pairs = (make(draw, fact) for fact in chosen)
             yield "\n".join(f"{question}{reply}." for question, reply in pairs)
         elif kind == "quizzes in a row":
-            yield _quizzes_in_a_row(draw, draw.sample(asked, draw.randint(3, 6)))
+            yield _quizzes_in_a_row(draw, draw.sample(quiz_facts, draw.randint(3, 6)))
         elif kind == "doubts in a row":
-            yield _doubts_in_a_row(draw, draw.sample(asked, draw.randint(4, 7)))
+            yield _doubts_in_a_row(draw, draw.sample(quiz_facts, draw.randint(4, 7)))
         elif kind == "lists":
             yield _list(draw, draw.choice(lists))
         elif kind == "statements":
@@ -67,11 +67,11 @@ def documents(seed: int, count: int) -> Iterator[str]:
 
 
 def _quizzes_in_a_row(draw: random.Random, facts: list[Fact]) -> str:
-    """Short quizzes, labelled alike, of as many choices each where the facts give so many."""
+    """Write short quizzes with the same labels and, where facts allow, as many choices each."""
     labels, frame = draw.choice(_LABELS), draw.choice(_FRAMES)
     options, lines = draw.randint(2, 4), []
     for fact in facts:
-        choice = _asked(draw, fact, options)
+        choice = _write_choice(draw, fact, options)
         shown = " ".join(
             frame.format(label, text) for label, text in zip(labels, choice.options, strict=False)
         )
@@ -82,12 +82,12 @@ def _quizzes_in_a_row(draw: random.Random, facts: list[Fact]) -> str:
 def _doubts_in_a_row(draw: random.Random, facts: list[Fact]) -> str:
     words = draw.choice((("yes", "no"), ("true", "false")))
     doubts = (doubt(draw, fact) for fact in facts)
-    said = (f"{question}? {words[not is_so]}" for question, is_so in doubts)
-    return "\n".join([f"Say {words[0]} or {words[1]}:", *said])
+    lines = (f"{question}? {words[not is_so]}" for question, is_so in doubts)
+    return "\n".join([f"Say {words[0]} or {words[1]}:", *lines])
 
 
 def _list(draw: random.Random, relation: str) -> str:
-    """All subjects of one value, or some of them."""
+    """List all subjects of one value, or some of them."""
     value = draw.choice(values_of(relation))
     known = [fact for fact in facts_of(relation) if fact.value == value]
     some = draw.sample(known, min(len(known), draw.randint(1, 8)))
@@ -112,7 +112,7 @@ def quiz(draw: random.Random, fact: Fact) -> tuple[str, str]:
             return f"{question}? Say true or false:", " true" if is_so else " false"
         return f"{question}? Say yes or no:", " yes" if is_so else " no"
     choice, labels, frame = (
-        _asked(draw, fact, draw.randint(2, 5)),
+        _write_choice(draw, fact, draw.randint(2, 5)),
         draw.choice(_LABELS),
         draw.choice(_FRAMES),
     )
@@ -128,8 +128,8 @@ def quiz(draw: random.Random, fact: Fact) -> tuple[str, str]:
     return question, f" {labels[choice.correct]}"
 
 
-def _asked(draw: random.Random, fact: Fact, options: int) -> Choice:
-    """Write a question with so many choices, or as many as there are."""
+def _write_choice(draw: random.Random, fact: Fact, options: int) -> Choice:
+    """Write a question with the given number of choices, or with fewer if there are no more."""
     if fact.relation in ("heavier", "longer"):
         return comparison(draw, fact)
     if fact.relation == "means" and draw.random() < 0.6:
