@@ -171,7 +171,7 @@ def server_request(
     return {"do": "draw", "id": job.id, "folder": folder, "request": request.as_json()}
 
 
-def reset_image_job(workspace: Workspace, name: str, is_allowed: Callable[[str], bool]) -> ImageJob:
+def reset_job(workspace: Workspace, name: str, is_allowed: Callable[[str], bool]) -> ImageJob:
     """Return an unfinished job in the state "waiting", to be continued.
 
     Raises:
@@ -227,9 +227,7 @@ def read_image_job(workspace: Workspace, name: str) -> ImageJob:
     except FileNotFoundError as error:
         raise StudioError("there is no such image job here. It may have been deleted.") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StudioError(
-            f"the image job {name} is damaged. Delete it and generate again."
-        ) from error
+        raise StudioError(f"the job {name} is damaged. Delete it and generate again.") from error
 
 
 def _parse_index(key: str) -> ImageIndex:

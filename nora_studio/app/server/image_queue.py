@@ -16,7 +16,7 @@ from nora_studio.app.server.image_jobs import (
     image_job_ids,
     new_image_job,
     read_image_job,
-    reset_image_job,
+    reset_job,
     server_request,
     trash_image_job,
     without_folder,
@@ -95,13 +95,11 @@ class ImageQueue:
         """Generate the missing images of a job that was interrupted, cancelled or failed.
 
         Raises:
-            StudioError: for the same reasons as `reset_image_job`.
+            StudioError: for the same reasons as `reset_job`.
         """
         with self._lock:
             if (workspace.folder, name) not in self._active:
-                self._put(
-                    ActiveImageJob(workspace, reset_image_job(workspace, name, self._is_allowed))
-                )
+                self._put(ActiveImageJob(workspace, reset_job(workspace, name, self._is_allowed)))
 
     def read(self, workspace: Workspace, name: str) -> ImageJob:
         """Return an image job with its current state.

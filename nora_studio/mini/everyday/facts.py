@@ -71,12 +71,12 @@ def all_facts() -> tuple[Fact, ...]:
 
 def _comparisons() -> list[Fact]:
     """Return pairs of objects of which one is clearly heavier or longer; always the same ones."""
-    draw, things = random.Random(0), measured_things()
+    rng, things = random.Random(0), measured_things()
     facts: list[Fact] = []
     for relation, ratio in _CLEARLY.items():
         found: set[tuple[str, str]] = set()
         while len(found) < COMPARISONS:
-            one, other = draw.sample(things, 2)
+            one, other = rng.sample(things, 2)
             pair = (one.grams, other.grams)
             if relation == "longer":
                 pair = (one.centimetres, other.centimetres)
