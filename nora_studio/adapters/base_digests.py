@@ -96,11 +96,11 @@ def keep_base_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         tensors: As read, before they are changed or cast.
     """
     lines = [
-        _line(name, _FLOATS[tensor.dtype], tuple(tensor.shape), _digest_of(tensor))
+        _describe_tensor(name, _FLOATS[tensor.dtype], tuple(tensor.shape), _digest_of(tensor))
         for name, tensor in tensors.items()
         if tensor.dtype in _FLOATS
     ]
-    setattr(module, _KEPT, _summed(lines))
+    setattr(module, _KEPT, _combine_digests(lines))
 
 
 def base_digest(module: nn.Module) -> str:
@@ -140,16 +140,16 @@ def _of_files(base: _Files) -> str:
     files = base.files
     try:
         if not base.is_kept:
-            return _hashed(list(_tensors(files)))
-        stats = [(str(file.resolve()), *_stat(file)) for file in files]
+            return _hash_all(list(_tensors(files)))
+        stats = [(str(file.resolve()), *_file_state(file)) for file in files]
         key = hashlib.sha256(json.dumps([VERSION, stats]).encode()).hexdigest()
         kept = default_cache_folder("bases") / f"{key}.txt"
         known = _read(kept)
         if known:
             return known
-        digest = _hashed(list(_tensors(files)))
+        digest = _hash_all(list(_tensors(files)))
         newest = max(file.stat().st_mtime for file in files)
-        unchanged = stats == [(str(file.resolve()), *_stat(file)) for file in files]
+        unchanged = stats == [(str(file.resolve()), *_file_state(file)) for file in files]
     except _UNREADABLE:
         return ""
     if unchanged and time.time() - newest > FRESH_SECONDS:
@@ -157,7 +157,7 @@ def _of_files(base: _Files) -> str:
     return digest
 
 
-def _stat(file: Path) -> tuple[int, int, int]:
+def _file_state(file: Path) -> tuple[int, int, int]:
     found = file.stat()
     return found.st_size, found.st_mtime_ns, found.st_ino
 
@@ -188,14 +188,14 @@ def _tensors(files: tuple[Path, ...]) -> Iterator[_Stored]:
                 yield _Stored(name, dtype, header.shapes[name], file, begin, end - begin)
 
 
-def _hashed(tensors: list[_Stored]) -> str:
+def _hash_all(tensors: list[_Stored]) -> str:
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
         # The largest first, so that the threads finish together; hashing releases the GIL.
         ordered = sorted(tensors, key=lambda tensor: -tensor.size)
         digests = list(pool.map(_digest_in_file, ordered))
-    return _summed(
+    return _combine_digests(
         [
-            _line(one.name, one.dtype, one.shape, digest)
+            _describe_tensor(one.name, one.dtype, one.shape, digest)
             for one, digest in zip(ordered, digests, strict=True)
         ]
     )
@@ -220,13 +220,13 @@ def _digest_of(tensor: Tensor) -> str:
     return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
 
 
-def _line(name: str, dtype: str, shape: tuple[int, ...], digest: str) -> tuple[str, str]:
+def _describe_tensor(name: str, dtype: str, shape: tuple[int, ...], digest: str) -> tuple[str, str]:
     """Return a tensor's canonical name, and a text of its dtype, shape and digest."""
     prefix = next((one for one in _PREFIXES if name.startswith(one)), "")
     return name.removeprefix(prefix), f"{dtype} {list(shape)} {digest}"
 
 
-def _summed(lines: list[tuple[str, str]]) -> str:
+def _combine_digests(lines: list[tuple[str, str]]) -> str:
     # Tied tensors are stored once in some files and twice in others, so only the first of equal
     # content counts.
     first: dict[str, str] = {}

@@ -27,7 +27,7 @@ class Command:
     itself."""
     work: str = ""
     """Module with the `run` to call, where its import takes seconds: it is imported after the
-    options are parsed, so that `--help` and a wrong flag answer at once. Empty: `module`."""
+    options are parsed, so that `--help` and a wrong flag respond at once. Empty: `module`."""
 
     def start(self, prog: str, arguments: Sequence[str]) -> int:
         """Run the command and return its exit status."""

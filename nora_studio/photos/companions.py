@@ -100,7 +100,9 @@ def _find_companions(
             claims.setdefault(name, []).append(file)
         if not names:
             name = photos[0].name
-            notices.append(Notice(file, _orphan(file, files[file], name, suffix), is_orphan=True))
+            notices.append(
+                Notice(file, _orphan_message(file, files[file], name, suffix), is_orphan=True)
+            )
     chosen: dict[Path, list[str]] = {}
     for name, claimed in claims.items():
         chosen.setdefault(claimed[0], []).append(name)
@@ -125,7 +127,7 @@ def _rank(file: Path, base: str) -> tuple[bool, int, bool, str]:
     return not is_photo_name(base), order, file.suffix != suffix, file.name
 
 
-def _orphan(file: Path, base: str, photo: str, suffix: str) -> str:
+def _orphan_message(file: Path, base: str, photo: str, suffix: str) -> str:
     own = f"{PurePath(photo).stem}{suffix}"
     return (
         f"{file} is not read: the folder has no photo named {base!r}. Name it after its photo "

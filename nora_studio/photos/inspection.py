@@ -143,7 +143,7 @@ def _check_photo(photo: DecodedPhoto, resolution: int | None) -> list[Finding]:
     aspect = max(height, width) / min(height, width)
     if aspect > EXTREME_ASPECT:
         add("aspect", f"{width}x{height} is {aspect:.1f}:1. Crop it around the subject.")
-    grey = _grey(photo.image)
+    grey = _to_grey(photo.image)
     down, across = black_bars(grey)
     if down or across:
         where = " and ".join(
@@ -164,7 +164,7 @@ def _check_photo(photo: DecodedPhoto, resolution: int | None) -> list[Finding]:
     return found
 
 
-def _grey(image: Image.Image) -> np.ndarray:
+def _to_grey(image: Image.Image) -> np.ndarray:
     """Return grey levels (height, width), 0 to 255, with a longer side of `COMMON_SIDE`."""
     scale = COMMON_SIDE / max(image.size)
     size = [max(16, round(side * scale)) for side in image.size]

@@ -190,7 +190,7 @@ def _repository_weights(
 ) -> Path:
     """Return the weights of a repository, known to be safetensors before they are downloaded."""
     chosen = next(
-        (n for n in wanted if isinstance(_cached(repository, n, revision), str)), None
+        (n for n in wanted if isinstance(_find_in_cache(repository, n, revision), str)), None
     ) or pick_weights(
         flag,
         name,
@@ -201,7 +201,7 @@ def _repository_weights(
     return hub_file(flag, repository, chosen, revision)
 
 
-def _cached(repository: str, name: str, revision: str | None) -> object:
+def _find_in_cache(repository: str, name: str, revision: str | None) -> object:
     return try_to_load_from_cache(repository, name, revision=revision)
 
 

@@ -14,7 +14,7 @@ from nora_studio.errors import StudioError
 from nora_studio.photos.opening import open_image
 from nora_studio.scoring.dino import Dino
 from nora_studio.scoring.scores import Scorer, score_images
-from nora_studio.scoring.statistics import paired_difference, signed, verdict
+from nora_studio.scoring.statistics import format_signed, paired_difference, verdict
 from nora_studio.sdxl.columns import (
     BASE,
     ComparisonColumn,
@@ -52,8 +52,8 @@ class ScoreDifference:
         return (
             self.score,
             f"{self.first} − {self.second}",
-            signed(self.mean),
-            f"{signed(self.low)} to {signed(self.high)}",
+            format_signed(self.mean),
+            f"{format_signed(self.low)} to {format_signed(self.high)}",
             self.verdict,
         )
 

@@ -177,7 +177,7 @@ def _draw_heading(
     left, right = ends
     last = bottom - layout.heading + layout.heading * 2 // 5
     pen = ImageDraw.Draw(canvas)
-    for above, text in enumerate(reversed(_balanced(label, font, right - left, limit))):
+    for above, text in enumerate(reversed(_wrap_evenly(label, font, right - left, limit))):
         place = ((left + right) // 2, last - above * layout.line)
         pen.text(place, text, fill=ink, font=font, anchor="mm")
 
@@ -213,7 +213,7 @@ def _wrap(text: str, font: Font, width: int, limit: int) -> list[str]:
     return lines
 
 
-def _balanced(text: str, font: Font, width: int, limit: int) -> list[str]:
+def _wrap_evenly(text: str, font: Font, width: int, limit: int) -> list[str]:
     """Wrap as `_wrap` does, without a last line much shorter than the others."""
     lines = _wrap(text, font, width, limit)
     for percent in range(95, 45, -5):

@@ -211,7 +211,7 @@ def encode_tokens_cached(
         key = f"{RECIPE} {device.type} {digest} {part} {row.tolist()}"
         kept = None if store is None else store.read(key)
         if kept is not None and "hidden" in kept:
-            rows.append((kept["hidden"].to(device), _moved(kept.get("pooled"), device)))
+            rows.append((kept["hidden"].to(device), _move(kept.get("pooled"), device)))
             continue
         hidden, pooled = encode_tokens(part, encoder.to(device), row.to(device))
         rows.append((hidden, pooled))
@@ -227,5 +227,5 @@ def encode_tokens_cached(
     ) if pooled_rows else None
 
 
-def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+def _move(tensor: Tensor | None, device: torch.device) -> Tensor | None:
     return None if tensor is None else tensor.to(device)

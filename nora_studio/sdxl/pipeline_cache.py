@@ -85,7 +85,7 @@ class PipelineCache:
             loaded = self._load(adapters[0].adapter)
             loaded.set_strength(adapters[0].strength)
             return loaded.pipe
-        return self._combined(adapters)
+        return self._combine(adapters)
 
     def _load(self, adapter: AdapterFile, copy: int = 0) -> _Loaded:
         adapter = open_adapter(adapter)
@@ -107,7 +107,7 @@ class PipelineCache:
         self._loaded[key] = _Loaded(pipe, tokens)
         return self._loaded[key]
 
-    def _combined(self, adapters: tuple[UsedAdapter, ...]) -> StableDiffusionXLPipeline:
+    def _combine(self, adapters: tuple[UsedAdapter, ...]) -> StableDiffusionXLPipeline:
         loaded_adapters = []
         for number, use in enumerate(adapters):
             # The same adapter may be given twice with two strengths, so each gets its own tree.

@@ -182,16 +182,16 @@ class _EightBitProduct(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
         # x: (rows, columns).
         ctx.save_for_backward(codes, scale)
-        return F.linear(x, _dequantized(codes, scale, x.dtype), bias)
+        return F.linear(x, _dequantize(codes, scale, x.dtype), bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         codes, scale = ctx.saved_tensors
         (gradient,) = gradients
-        return gradient @ _dequantized(codes, scale, gradient.dtype), None, None, None
+        return gradient @ _dequantize(codes, scale, gradient.dtype), None, None, None
 
 
-def _dequantized(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+def _dequantize(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the dense weight of int8 codes (rows, columns) and each row's largest entry (rows)."""
     return codes.to(dtype).mul_((scale / 127.0)[:, None])
 

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from nora_studio.app.pages.axes import Axis, format_number
-from nora_studio.app.pages.line_chart import Series, line_chart, smoothed
+from nora_studio.app.pages.line_chart import Series, line_chart, smooth_line
 
 FALLING = [(10 * n, 0.5 * 0.9**n) for n in range(41)]
 
@@ -41,14 +41,14 @@ def test_every_line_keeps_within_the_plot_and_ends_at_its_last_value():
 
 def test_smoothing_is_the_bias_corrected_moving_average():
     values = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0]
-    found = smoothed(list(enumerate(values)), 0.6)
+    found = smooth_line(list(enumerate(values)), 0.6)
     for n in range(len(values)):
         weights = [0.6 ** (n - i) for i in range(n + 1)]
         expected = math.fsum(w * v for w, v in zip(weights, values, strict=False)) / math.fsum(
             weights
         )
         assert found[n] == pytest.approx((n, expected))
-    assert smoothed(FALLING, 0.0) == FALLING
+    assert smooth_line(FALLING, 0.0) == FALLING
 
 
 def test_one_outlier_does_not_flatten_a_smoothed_line():

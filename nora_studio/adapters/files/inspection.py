@@ -90,7 +90,7 @@ def group_by_block(layers: list[LayerFacts]) -> list[BlockFacts]:
     for layer in layers:
         groups.setdefault((layer.part, block_of(layer.name)), []).append(layer)
     parts = list(dict.fromkeys(layer.part for layer in layers))
-    order = sorted(groups, key=lambda key: (parts.index(key[0]), _natural(key[1])))
+    order = sorted(groups, key=lambda key: (parts.index(key[0]), _block_order(key[1])))
     return [
         BlockFacts(
             part,
@@ -112,7 +112,7 @@ def block_of(name: str) -> str:
     return "other"
 
 
-def _natural(block: str) -> tuple[int, list[int]]:
+def _block_order(block: str) -> tuple[int, list[int]]:
     """Return a sorting key: down before mid before up, and numbers by value."""
     rank = {"down": 0, "in": 0, "mid": 1, "up": 2, "out": 2}.get(block.split(" ")[0], 3)
     return rank, [int(number) for number in re.findall(r"\d+", block)]

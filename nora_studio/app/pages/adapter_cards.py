@@ -87,7 +87,7 @@ def _card(entry: LibraryEntry, is_chosen: bool, workspace: Workspace) -> str:
     title, path = escaped(entry.title), escaped(entry.path)
     method = entry.card.method if entry.card is not None else ""
     colour = COLOURS.get(method, "base")
-    picture = (
+    image = (
         f'<img class="picture" src="{escaped(workspace.url(entry.thumbnail))}" alt="" '
         'loading="lazy" width="256" height="256">'
         if entry.thumbnail is not None
@@ -104,7 +104,7 @@ def _card(entry: LibraryEntry, is_chosen: bool, workspace: Workspace) -> str:
     return (
         f'<article class="adapter"><button class="adapter-pick" data-adapter="{path}" '
         f'aria-pressed="{"true" if is_chosen else "false"}" aria-label="Choose {title}"{usable}>'
-        f'{picture}<span class="adapter-tick" aria-hidden="true">✓</span></button>'
+        f'{image}<span class="adapter-tick" aria-hidden="true">✓</span></button>'
         f'<div class="adapter-words"><h3>{title}</h3>'
         f'<p class="note"><span class="dot {colour}"></span> {label}, {kind}, '
         f"{_size(entry)}</p>{body}{_scores(entry)}{_links(entry, workspace)}</div>"
@@ -179,7 +179,7 @@ def chosen_view(
 ) -> str:
     """Show the chosen adapters, each with a strength slider where the action uses strengths."""
     rows = [
-        _chosen(entries[path], strength if with_strengths else None)
+        _chosen_card(entries[path], strength if with_strengths else None)
         for path, strength in chosen.items()
     ]
     if not rows:
@@ -187,7 +187,7 @@ def chosen_view(
     return f'<ul class="chosen">{"".join(rows)}</ul>'
 
 
-def _chosen(entry: LibraryEntry, strength: float | None) -> str:
+def _chosen_card(entry: LibraryEntry, strength: float | None) -> str:
     title, path = escaped(entry.title), escaped(entry.path)
     method = entry.card.method if entry.card is not None else ""
     colour = COLOURS.get(method, "base")

@@ -49,7 +49,7 @@ class LibraryEvents:
         """
         data, workspace = event_data(event), self.studio.workspace(request.headers)
         path = data.get("adapter", "")
-        rest = unselected(selection, path)
+        rest = without_adapter(selection, path)
         try:
             entry = find_entry(workspace, path)
             if data.get("act") == "choose":
@@ -78,7 +78,7 @@ class LibraryEvents:
         """Deselect a chosen adapter."""
         data, workspace = event_data(event), self.studio.workspace(request.headers)
         if data.get("act") == "drop":
-            selection = unselected(selection, data.get("adapter", ""))
+            selection = without_adapter(selection, data.get("adapter", ""))
         return self.views(workspace, selection, action)
 
     def set_strength(self, selection: Selection, event: gr.EventData) -> Selection:
@@ -129,6 +129,6 @@ class LibraryEvents:
         return paths, gr.Tabs(selected="compare")
 
 
-def unselected(selection: Selection, path: str) -> Selection:
+def without_adapter(selection: Selection, path: str) -> Selection:
     """Return a selection without one adapter."""
     return {other: strength for other, strength in selection.items() if other != path}

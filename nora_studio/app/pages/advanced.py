@@ -116,7 +116,7 @@ def _rows(fields: list[Owned]) -> list[list[Owned]]:
     return [fields[start : start + 3] for start in range(0, len(fields), 3)]
 
 
-def _kinds(hint: Any) -> tuple[Any, ...]:
+def _union_members(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
@@ -131,7 +131,7 @@ def _field(owner: type, field: dataclasses.Field, prefix: str, info: str) -> Opt
     }
     component: Any
     number = None
-    kinds = _kinds(hint)
+    kinds = _union_members(hint)
     literal = next((kind for kind in kinds if get_origin(kind) is Literal), None)
     if hint is bool:
         component = gr.Checkbox(default, **common)

@@ -21,12 +21,12 @@ def blind_view(test: BlindTest, image_job: ImageJob, workspace: Workspace) -> st
 
 def _pair_view(test: BlindTest, image_job: ImageJob, workspace: Workspace) -> str:
     number, total = len(test.answers), len(test.trials)
-    pictures = pair_images(workspace, test, number)
+    images = pair_images(workspace, test, number)
     prompt = escaped(test.trials[number].prompt.replace("[V]", "(the subject)"))
     frames = "".join(
         f'<figure class="blind-side"><img src="{escaped(workspace.url(file))}" '
         f'alt="{side} image" decoding="async"><figcaption>{side}</figcaption></figure>'
-        for side, file in zip(("Left", "Right"), pictures, strict=True)
+        for side, file in zip(("Left", "Right"), images, strict=True)
     )
     pairs = sum(test.decoy not in trial.pair for trial in test.trials)
     few = ""
@@ -49,12 +49,12 @@ def _pair_view(test: BlindTest, image_job: ImageJob, workspace: Workspace) -> st
 
 def _photos(references: Sequence[str], workspace: Workspace) -> str:
     files = [workspace.folder / name for name in references[:PHOTOS_SHOWN]]
-    pictures = "".join(
+    images = "".join(
         f'<img src="{escaped(workspace.url(file))}" alt="A photo of the subject">'
         for file in files
         if file.is_file()
     )
-    return f'<div class="blind-photos"><span>The subject</span>{pictures}</div>' if pictures else ""
+    return f'<div class="blind-photos"><span>The subject</span>{images}</div>' if images else ""
 
 
 def _result(test: BlindTest, workspace: Workspace) -> str:

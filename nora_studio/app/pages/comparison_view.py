@@ -7,7 +7,7 @@ from typing import Any
 from nora_studio.app.pages.escaping import as_sentence, escaped
 from nora_studio.app.server.image_jobs import ImageIndex, ImageJob
 from nora_studio.app.server.workspace import Workspace
-from nora_studio.scoring.statistics import coverage, signed
+from nora_studio.scoring.statistics import coverage, format_signed
 
 SCORE_NAMES = {
     "CLIP-T": ("prompt", "CLIP-T: how well an image matches its prompt, 0 to 1"),
@@ -95,14 +95,14 @@ def _findings(job: ImageJob) -> str:
     few = ""
     for one in job.differences:
         name, meaning = SCORE_NAMES.get(one["score"], (one["score"], ""))
-        span = f"{signed(one['low'])} to {signed(one['high'])}"
+        span = f"{format_signed(one['low'])} to {format_signed(one['high'])}"
         tooltip = f"{meaning}. The mean difference and its 95% interval"
         is_few = str(one["verdict"]).startswith("too few")
         few = f"{one['verdict']}." if is_few else few
         word = "" if is_few else f" <em>{escaped(one['verdict'])}</em>"
         pairs.setdefault((one["first"], one["second"]), []).append(
             f'<span class="chip" title="{escaped(tooltip)}">{escaped(name)} '
-            f"<b>{signed(one['mean'])}</b> ({span}){word}</span>"
+            f"<b>{format_signed(one['mean'])}</b> ({span}){word}</span>"
         )
     lines = "".join(
         f"<li><span>{escaped(first)} − {escaped(second)}</span>{''.join(chips)}</li>"

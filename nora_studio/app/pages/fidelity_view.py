@@ -35,7 +35,7 @@ def plot_view(result: Fidelity, chosen: int | None) -> str:
 
     best = {found.point for found in result.recommended.values()}
     spots = [
-        _spot(result, index, position(point), index in best, index == chosen)
+        _point_mark(result, index, position(point), index in best, index == chosen)
         for index, point in enumerate(result.points)
     ]
     left, bottom = position(result.base)
@@ -62,7 +62,7 @@ def plot_view(result: Fidelity, chosen: int | None) -> str:
     )
 
 
-def _spot(
+def _point_mark(
     result: Fidelity, index: int, position: tuple[float, float], is_best: bool, is_chosen: bool
 ) -> str:
     point = result.points[index]
@@ -122,14 +122,14 @@ def panel_view(result: Fidelity, chosen: int | None, address: Callable[[str], st
     chips = [_chip(name, score.mean, score.low, score.high) for name, score in point.scores.items()]
     chips.append(_chip("Nearest photo", point.nearest))
     prompts = [prompt for prompt in result.prompts for _ in result.seeds]
-    pictures = []
+    figures = []
     for prompt, own, base in zip(prompts, point.pictures, result.base.pictures, strict=False):
         cells = "".join(
             f'<img class="picture" src="{escaped(address(name) or "")}" width="256" '
             f'height="256" loading="lazy" alt="{who}: {escaped(prompt)}">'
             for name, who in ((base, "Base"), (own, escaped(point.run)))
         )
-        pictures.append(f"<figure>{cells}<figcaption>{escaped(prompt)}</figcaption></figure>")
+        figures.append(f"<figure>{cells}<figcaption>{escaped(prompt)}</figcaption></figure>")
     last = " · final adapter" if point.is_final else ""
     return (
         f'<section class="card chosen-point"><h3>{dot(point.method)} {escaped(point.run)}</h3>'
@@ -137,7 +137,7 @@ def panel_view(result: Fidelity, chosen: int | None, address: Callable[[str], st
         f'<p class="chips">{"".join(chips)}</p><button type="button" class="plain-button" '
         f'data-act="use" data-point="{chosen}">Use this strength in Compare</button>'
         f'<div class="pairs"><p class="note">On the left the base, on the right strength '
-        f"{point.strength:g}.</p>{''.join(pictures)}</div></section>"
+        f"{point.strength:g}.</p>{''.join(figures)}</div></section>"
     )
 
 

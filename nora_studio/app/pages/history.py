@@ -33,7 +33,7 @@ element.addEventListener('click', (event) => {
 
 def build(studio: Studio, shared: SharedState, context: TabContext) -> None:
     """Lay out the tab and connect its events."""
-    handlers = _Handlers(studio, _meanings())
+    handlers = _Handlers(studio, _option_meanings())
     trash = gr.HTML("", elem_id="history-trash", js_on_load=FORWARD_EVENTS)
     runs = gr.HTML("", elem_id="history-runs", js_on_load=FORWARD_EVENTS + PICK)
     with gr.Row(elem_classes="bar"):
@@ -171,7 +171,7 @@ class _Handlers:
             raise error_toast(error) from error
 
 
-def _meanings() -> dict[str, str]:
+def _option_meanings() -> dict[str, str]:
     """Return the meaning of each of the trainer's options by its name."""
     groups = [kind for kind in DreamboothOptions.__mro__ if kind is not object]
     meanings: dict[str, str] = {}

@@ -43,10 +43,10 @@ def list_view(runs: Sequence[RunRow], picked: Sequence[str], workspace: Workspac
 
 def _row(past: RunRow, is_picked: bool, workspace: Workspace) -> str:
     now, name = past.summary, escaped(past.name)
-    picture = '<span class="picture"></span>'
+    image = '<span class="picture"></span>'
     if past.thumbnail is not None:
         address = escaped(workspace.url(past.thumbnail))
-        picture = (
+        image = (
             f'<img class="picture" src="{address}" alt="" loading="lazy" width="64" height="64">'
         )
     losses = [
@@ -58,7 +58,7 @@ def _row(past: RunRow, is_picked: bool, workspace: Workspace) -> str:
     when = datetime.datetime.fromtimestamp(now.time).strftime("%-d %B %Y, %H:%M")
     return (
         f'<button type="button" class="run-row" data-act="pick" data-run="{name}" '
-        f'aria-pressed="{str(is_picked).lower()}">{picture}'
+        f'aria-pressed="{str(is_picked).lower()}">{image}'
         f'<span class="run-name"><b>{dot(now.method)} {name}</b><small>{escaped(when)}</small>'
         f'</span><span class="chip {colour}">{escaped(word)}</span>'
         f'<span class="run-steps">{now.step:,} of {now.steps:,} steps</span>'
@@ -143,11 +143,11 @@ def _difference(
     return (
         '<section class="card"><h3>What differs</h3><div class="wide" tabindex="0">'
         f'<table class="plain settings pairwise"><thead><tr>{head}</tr></thead><tbody>{body}'
-        f"</tbody></table></div>{_ends(runs)}</section>"
+        f"</tbody></table></div>{_last_losses(runs)}</section>"
     )
 
 
-def _ends(runs: Sequence[RunSummary]) -> str:
+def _last_losses(runs: Sequence[RunSummary]) -> str:
     """Show both runs' losses at the last step that both have."""
     rows = []
     for name, words in CURVE_NAMES.items():

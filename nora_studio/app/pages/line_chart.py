@@ -59,7 +59,7 @@ def line_chart(
         One element, which has the same height with and without values; styled by `line_chart.css`.
     """
     raw = [_clean(one.points, log) for one in series]
-    shown = [smoothed(points, smoothing) for points in raw]
+    shown = [smooth_line(points, smoothing) for points in raw]
     every = [point for points in shown for point in points]
     if not every:
         return (
@@ -87,7 +87,7 @@ def line_chart(
     )
 
 
-def smoothed(points: Sequence[LinePoint], smoothing: float) -> list[LinePoint]:
+def smooth_line(points: Sequence[LinePoint], smoothing: float) -> list[LinePoint]:
     """Smooth a line by an exponential moving average without bias towards its start.
 
     Source: Kingma & Ba, arXiv 1412.6980, 3: the average divided by the sum of its weights.

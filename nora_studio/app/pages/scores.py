@@ -117,7 +117,7 @@ class _Handlers:
     def on_press(self, names: list[str], event: gr.EventData, request: gr.Request):
         """Show the images of the pressed point, or hand it to Compare."""
         workspace = self.studio.workspace(request.headers)
-        result, number = _pressed(workspace, names, event)
+        result, number = _find_point(workspace, names, event)
         if event_data(event).get("act") == "use":
             used = result.points[number]
             return (
@@ -243,7 +243,9 @@ def _is_point(result: Fidelity, number: int | None) -> bool:
     return number is not None and 0 <= number < len(result.points)
 
 
-def _pressed(workspace: Workspace, names: list[str], event: gr.EventData) -> tuple[Fidelity, int]:
+def _find_point(
+    workspace: Workspace, names: list[str], event: gr.EventData
+) -> tuple[Fidelity, int]:
     """Return the result and the number of the pressed point."""
     result, word = fidelity_of(workspace, names or []), event_data(event).get("point", "")
     number = int(word) if word.isascii() and word.isdigit() and len(word) < 6 else None

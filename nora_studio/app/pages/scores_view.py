@@ -5,7 +5,7 @@ from typing import Any
 from nora_studio.app.pages.escaping import escaped
 from nora_studio.app.pages.fidelity_view import TITLES
 from nora_studio.app.pages.html import METHOD_NAMES, table
-from nora_studio.scoring.statistics import NO_DIFFERENCE, coverage, signed
+from nora_studio.scoring.statistics import NO_DIFFERENCE, coverage, format_signed
 
 JUDGES = {"CLIP": "clip", "DINO": "dino"}
 """Judges, and the keys that name them in the result."""
@@ -33,8 +33,8 @@ def scores_view(kept: dict[str, Any] | None) -> str:
         [
             f"{_method_name(one['first'])} − {_method_name(one['second'])}",
             TITLES[one["score"]][0],
-            signed(one["mean"]),
-            f"{signed(one['low'])} to {signed(one['high'])}",
+            format_signed(one["mean"]),
+            f"{format_signed(one['low'])} to {format_signed(one['high'])}",
             str(one["verdict"]),
         ]
         for one in found
@@ -66,7 +66,7 @@ def _pair(one: dict[str, Any]) -> tuple[str, str]:
 def _sentence(one: dict[str, Any]) -> str:
     first, second = map(_method_name, _pair(one))
     title, meaning = TITLES[one["score"]]
-    between = f"{signed(one['low'])} to {signed(one['high'])}"
+    between = f"{format_signed(one['low'])} to {format_signed(one['high'])}"
     if one["verdict"].startswith("too few"):
         text = f"{first} and {second} cannot be distinguished yet: {one['verdict']}."
     elif one["low"] <= 0 <= one["high"]:

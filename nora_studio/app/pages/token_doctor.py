@@ -36,22 +36,22 @@ def build_token_doctor(studio: Studio, form: TrainForm) -> None:
             )
             look = gr.Button("Tokenize and generate", size="md", scale=0, min_width=150)
         reading = gr.HTML("", elem_id="doctor-reading")
-        pictures = gr.HTML("", elem_id="doctor-pictures")
+        images = gr.HTML("", elem_id="doctor-pictures")
     shown_job, timer = gr.State(""), gr.Timer(POLL_SECONDS, active=False)
 
-    def examine(asked: str, own: str, base: str, model: str, request: gr.Request):
+    def examine(prompt_text: str, own: str, base: str, model: str, request: gr.Request):
         """Tokenize a prompt, and generate the base's images of it with the word and without."""
         workspace, name = studio.workspace(request.headers), model_of(base, model)
         rare_word = own.strip() or "auto"
         try:
             studio.models.check(name, "the model")
-            found = studio.image_queue.tokenize_prompt(asked[:PROMPT_LIMIT], name, rare_word)
+            found = studio.image_queue.tokenize_prompt(prompt_text[:PROMPT_LIMIT], name, rare_word)
             image_request: dict[str, Any] = {
                 "columns": [
                     {"label": "without"},
                     {"label": "with", "rare_word": rare_word},
                 ],
-                "prompts": [asked[:PROMPT_LIMIT]],
+                "prompts": [prompt_text[:PROMPT_LIMIT]],
                 "seeds": list(SEEDS),
                 "model": name,
                 "steps": 15,
@@ -75,9 +75,9 @@ def build_token_doctor(studio: Studio, form: TrainForm) -> None:
         return images_view(workspace, job, rare_word), gr.Timer(active=job.is_under_way)
 
     inputs = [prompt, word, form.base, form.model]
-    outputs = [reading, pictures, shown_job, timer]
+    outputs = [reading, images, shown_job, timer]
     look.click(examine, inputs, outputs, api_name="examine_tokens", **NO_SPINNER)
-    timer.tick(refresh, shown_job, [pictures, timer], **PRIVATE)
+    timer.tick(refresh, shown_job, [images, timer], **PRIVATE)
     form.noun.change(
         lambda noun: f"a photo of a [V] {' '.join(str(noun).split()) or 'mug'}",
         form.noun, prompt, **PRIVATE,

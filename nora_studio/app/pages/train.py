@@ -80,13 +80,13 @@ def build(studio: Studio, shared: SharedState, context: TabContext) -> None:
     """Lay out the tab and connect its events."""
     with gr.Row(elem_classes="steps"):
         with gr.Column(scale=4, **CARD):
-            gr.HTML(_step(1, "Name it"))
+            gr.HTML(_step_heading(1, "Name it"))
             form = build_form()
         with gr.Column(scale=5, **CARD):
-            gr.HTML(_step(2, "Show it"))
+            gr.HTML(_step_heading(2, "Show it"))
             photos = build_photos()
         with gr.Column(scale=4, **CARD):
-            gr.HTML(_step(3, "Start"))
+            gr.HTML(_step_heading(3, "Start"))
             requirements = gr.HTML("", elem_id="train-need")
             start = gr.Button("Start training", variant="primary", elem_id="train-start")
             measure = gr.Button("Measure time and memory first", elem_id="train-measure")
@@ -199,7 +199,7 @@ class _Handlers:
     def measure(self, shown: str, request: gr.Request, lack: str = "") -> None:
         """Queue a preflight: a few real steps that measure time and memory."""
         try:
-            workspace, arguments, options = self._ready(shown, request, lack)
+            workspace, arguments, options = self._prepare_command(shown, request, lack)
             if uses_draft_photos(options):
                 check_draft(workspace, options.resolution or resolution_of(options.model))
                 arguments = [*arguments, "--instance-dir", f"photos/{DRAFT}"]
@@ -211,7 +211,7 @@ class _Handlers:
         """Start or queue the training."""
         jobs = self._studio.jobs
         try:
-            workspace, arguments, options = self._ready(shown, request, lack)
+            workspace, arguments, options = self._prepare_command(shown, request, lack)
             measuring = self._estimates.under_way(workspace, jobs)
             resolution, writes = resolution_of(options.model), self._estimates.bytes_of(options)
             submit_training(workspace, jobs, arguments, options, resolution, writes)
@@ -233,7 +233,7 @@ class _Handlers:
             raise error_toast(error) from error
         return text, "", ""
 
-    def _ready(
+    def _prepare_command(
         self, shown: str, request: gr.Request, lack: str
     ) -> tuple[Workspace, list[str], DreamboothOptions]:
         """Return the command's arguments and options, checked for this visitor."""
@@ -246,5 +246,5 @@ class _Handlers:
         return workspace, arguments, options
 
 
-def _step(number: int, words: str) -> str:
+def _step_heading(number: int, words: str) -> str:
     return f'<div class="step-head"><i>{number}</i><h2>{words}</h2></div>'

@@ -73,7 +73,7 @@ def attach_companion(
         StudioError: the file is not a valid caption or mask, or does not fit its photo.
     """
     content = _check_content(companion)
-    owners = _owners(folder, companion, new_photos)
+    owners = _find_owners(folder, companion, new_photos)
     if not owners:
         return _keep(folder, companion)
     facts = read_photo_facts(folder)
@@ -107,7 +107,7 @@ def attach_waiting(
         The name of each that no longer waits, and a note for the visitor.
     """
     for companion in _waiting(folder):
-        if not _owners(folder, companion, new_photos):
+        if not _find_owners(folder, companion, new_photos):
             continue
         try:
             yield companion.name, attach_companion(folder, companion, new_photos)
@@ -135,7 +135,7 @@ def _check_content(companion: Companion) -> str:
     return caption
 
 
-def _owners(folder: Path, companion: Companion, new_photos: Collection[str]) -> list[str]:
+def _find_owners(folder: Path, companion: Companion, new_photos: Collection[str]) -> list[str]:
     """Return the stored names of the photos that it is named after, those of this upload first."""
     facts = read_photo_facts(folder)
     for names in (new_photos, facts):

@@ -119,11 +119,11 @@ def read_arguments(arguments: Sequence[str]) -> DreamboothOptions:
         StudioError: a flag is unknown, or a value is out of range.
     """
     check_arguments_allowed(DreamboothOptions, arguments)
-    return _parsed(tuple(arguments))
+    return _parse(tuple(arguments))
 
 
 @functools.lru_cache(maxsize=256)  # A page requests the same command every two seconds.
-def _parsed(arguments: tuple[str, ...]) -> DreamboothOptions:
+def _parse(arguments: tuple[str, ...]) -> DreamboothOptions:
     return with_recommended(parse_options(arguments, prog=" ".join(PROGRAM)))
 
 

@@ -31,7 +31,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Print the findings and return the exit status."""
-    # Imported here: `--help` and a wrong flag should not have to wait.
+    # Imported here: `--help` and a wrong flag should respond at once.
     from nora_studio.photos.inspection import inspect_folder
 
     found = inspect_folder(

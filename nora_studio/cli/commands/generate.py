@@ -55,7 +55,7 @@ def generate(options: Options, with_base: bool):
     Raises:
         StudioError: a prompt, an adapter or the base cannot be used.
     """
-    # Imported here: `--help` and a wrong flag should answer at once.
+    # Imported here: `--help` and a wrong flag should respond at once.
     import torch
     from tqdm import tqdm
 

@@ -54,15 +54,17 @@ def yes_no_question(rng: random.Random, fact: Fact) -> tuple[str, bool]:
     if fact.relation in OPPOSITES:
         turned = fact if is_true else Fact(fact.value, fact.relation, fact.subject)
         return fill_template(WORDINGS[fact.relation].check, turned), is_true
-    value = fact.value if is_true else rng.choice(_others(fact))
+    value = fact.value if is_true else rng.choice(_other_values(fact))
     return fill_template(WORDINGS[fact.relation].check, fact, value=value), is_true
 
 
 def value_question(rng: random.Random, fact: Fact, options: int) -> Choice:
     """Write a question for the value; the wrong options are other values of the relation."""
     name = rng.choice(NAMES.split())
-    wrong = rng.sample(_others(fact), options - 1)
-    return _shuffled(rng, fill_template(WORDINGS[fact.relation].ask, fact, name), fact.value, wrong)
+    wrong = rng.sample(_other_values(fact), options - 1)
+    return _shuffle_options(
+        rng, fill_template(WORDINGS[fact.relation].ask, fact, name), fact.value, wrong
+    )
 
 
 def subject_question(rng: random.Random, fact: Fact, options: int) -> Choice:
@@ -71,7 +73,7 @@ def subject_question(rng: random.Random, fact: Fact, options: int) -> Choice:
     names = sorted({other.subject for other in others if other.value != fact.value})
     wrong = [name_as_option(name, fact) for name in rng.sample(names, options - 1)]
     question = fill_template(WORDINGS[fact.relation].reverse, fact)
-    return _shuffled(rng, question, name_as_option(fact.subject, fact), wrong)
+    return _shuffle_options(rng, question, name_as_option(fact.subject, fact), wrong)
 
 
 def can_ask_subject(fact: Fact, options: int) -> bool:
@@ -84,15 +86,15 @@ def can_ask_subject(fact: Fact, options: int) -> bool:
 
 def can_ask_value(fact: Fact, options: int) -> bool:
     """Return whether the relation has enough wrong values."""
-    return bool(WORDINGS[fact.relation].ask) and len(_others(fact)) >= options - 1
+    return bool(WORDINGS[fact.relation].ask) and len(_other_values(fact)) >= options - 1
 
 
 def procedure(rng: random.Random, fact: Fact) -> Choice:
     """Write a choice between the right procedure and the same one with the wrong thing."""
-    wrong = rng.choice(_others(fact))
+    wrong = rng.choice(_other_values(fact))
     ways = (fact.way.format(value) for value in (fact.value, wrong))
     right, other = (way[0].upper() + way[1:] + "." for way in ways)
-    return _shuffled(rng, fact.subject, right, [other])
+    return _shuffle_options(rng, fact.subject, right, [other])
 
 
 def comparison(rng: random.Random, fact: Fact) -> Choice:
@@ -110,7 +112,7 @@ def comparison(rng: random.Random, fact: Fact) -> Choice:
     return Choice(sentence, tuple(names), names.index(answer))
 
 
-def _others(fact: Fact) -> list[str]:
+def _other_values(fact: Fact) -> list[str]:
     return [value for value in values_of(fact.relation) if value != fact.value]
 
 
@@ -121,7 +123,7 @@ def name_as_option(subject: str, fact: Fact) -> str:
     return with_article(subject)
 
 
-def _shuffled(rng: random.Random, question: str, right: str, wrong: list[str]) -> Choice:
+def _shuffle_options(rng: random.Random, question: str, right: str, wrong: list[str]) -> Choice:
     options = [right, *wrong]
     rng.shuffle(options)
     return Choice(question, tuple(options), options.index(right))

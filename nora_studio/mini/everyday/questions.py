@@ -58,10 +58,10 @@ def questions(name: str, part: str, count: int, seed: int = 0) -> list[Row]:
         row = make(rng, rng.choice(known))
         if row is not None:
             unique.setdefault(row["instruction"], row)
-    return _balanced(rng, list(unique.values()), count)
+    return _balance(rng, list(unique.values()), count)
 
 
-def _balanced(rng: random.Random, rows: list[Row], count: int) -> list[Row]:
+def _balance(rng: random.Random, rows: list[Row], count: int) -> list[Row]:
     """Return rows in which all answers are equally frequent, so that guessing gains nothing."""
     answers = sorted({row["answer"] for row in rows})
     groups = [[row for row in rows if row["answer"] == answer] for answer in answers]
@@ -121,7 +121,7 @@ def _hellaswag(rng: random.Random, fact: Fact) -> Row | None:
         "effect": f"At first {fact.subject}. Then",
         "next": f"A person {fact.subject}. Next, this person wanted to",
     }[fact.relation]
-    return _listed("complete the given sentence", "ending", begin, choice)
+    return _list_options("complete the given sentence", "ending", begin, choice)
 
 
 def _answers(options: int, directions: str) -> Callable[[random.Random, Fact], Row | None]:
@@ -133,12 +133,12 @@ def _answers(options: int, directions: str) -> Callable[[random.Random, Fact], R
         if not possible(fact, options):
             return None
         choice = (subject_question if is_backward else value_question)(rng, fact, options)
-        return _listed("the question", "answer", choice.question, choice)
+        return _list_options("the question", "answer", choice.question, choice)
 
     return make
 
 
-def _listed(what: str, label: str, question: str, choice: Choice) -> Row:
+def _list_options(what: str, label: str, question: str, choice: Choice) -> Row:
     """Write a question whose options are listed in one line, as answers or as endings."""
     head = {
         "answer": "Please choose the correct answer to",

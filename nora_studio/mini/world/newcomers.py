@@ -10,7 +10,7 @@ from nora_studio.mini.world.pen import WHITE, Pen
 from nora_studio.mini.world.shapes import polygon, segment
 
 
-def _winged(kind: Kind) -> Kind:
+def _add_wings(kind: Kind) -> Kind:
     """Return a kind with two feathered wings behind it."""
 
     def draw(pen: Pen, paint: Paint) -> Anchors:
@@ -24,7 +24,7 @@ def _winged(kind: Kind) -> Kind:
     return Kind(draw, kind.middle)
 
 
-def _horned(kind: Kind) -> Kind:
+def _add_horns(kind: Kind) -> Kind:
     """Return a kind with two long horns on its head."""
 
     def draw(pen: Pen, paint: Paint) -> Anchors:
@@ -46,7 +46,7 @@ _OLD = {name: (THINGS | ANIMAL_KINDS)[name] for name in ("cat", "robot", "mug", 
 
 NEWCOMERS: dict[str, Kind] = {
     **NEW_THINGS,
-    **{f"winged {name}": _winged(kind) for name, kind in _OLD.items()},
-    **{f"horned {name}": _horned(kind) for name, kind in _OLD.items()},
+    **{f"winged {name}": _add_wings(kind) for name, kind in _OLD.items()},
+    **{f"horned {name}": _add_horns(kind) for name, kind in _OLD.items()},
 }
 """The kinds in the embedded few-shot set, by class name."""

@@ -39,18 +39,18 @@ def render(
     canvas, floor = _draw_places(scenes, size)
     swims = classes.index("fish") if "fish" in classes else -1
     pens = _place_objects(scenes, canvas, floor, swims)
-    surfaces = [_tinted(scenes, "main_color", 14), _tinted(scenes, "second_color", 17)]
-    accent = _tinted(scenes, "accent_color", 20)
-    for index, name in _groups(scenes.kind, classes):
+    surfaces = [_tint(scenes, "main_color", 14), _tint(scenes, "second_color", 17)]
+    accent = _tint(scenes, "accent_color", 20)
+    for index, name in _group_by_name(scenes.kind, classes):
         pen, chosen = pens.select(index), scenes.select(index)
         _draw_object(
             kinds[name], pen, chosen, surfaces[0][index], surfaces[1][index], accent[index]
         )
         pens.paste(index, pen)
-    return _develop(pens.canvas.clamp_(0, 1), scenes.style)
+    return _apply_styles(pens.canvas.clamp_(0, 1), scenes.style)
 
 
-def _groups(values: Tensor, names: Sequence[str]) -> list[tuple[Tensor, str]]:
+def _group_by_name(values: Tensor, names: Sequence[str]) -> list[tuple[Tensor, str]]:
     """Return the names that occur, each with the indices of its scenes."""
     found = [((values == i).nonzero()[:, 0], name) for i, name in enumerate(names)]
     return [(index, name) for index, name in found if len(index)]
@@ -60,7 +60,7 @@ def _palette(scenes: Scenes, indices: Tensor) -> Tensor:
     return scenes.view.new_tensor(list(COLORS.values()))[indices]
 
 
-def _tinted(scenes: Scenes, field: str, first: int) -> Tensor:
+def _tint(scenes: Scenes, field: str, first: int) -> Tensor:
     """Return the named colour with the individual's small deviation, (count, 3, 1, 1)."""
     own = scenes.identity[:, first : first + 3] - 0.5
     color = _palette(scenes, getattr(scenes, field)) * (1 + 0.10 * own[:, :1]) + 0.10 * own
@@ -74,7 +74,7 @@ def _draw_places(scenes: Scenes, size: int) -> tuple[Tensor, Tensor]:
     floor = scenes.view.new_empty(count, 1, 1)
     x, y = _screen(scenes.view, size)
     background = (_palette(scenes, scenes.background) * 0.9 + 0.06).view(-1, 3, 1, 1)
-    for index, name in _groups(scenes.place, PLACES):
+    for index, name in _group_by_name(scenes.place, PLACES):
         shape = (len(index), size, size)
         scenery = Scenery(
             x.expand(shape), y.expand(shape), pixel, scenes.view[index], background[index]
@@ -134,20 +134,20 @@ def _draw_object(
         pen.pixel / pen.scale,
     )
     anchors = kind.draw(pen, Paint(main, second, surface, scenes.identity))
-    for index, name in _groups(scenes.emblem, EMBLEMS):
+    for index, name in _group_by_name(scenes.emblem, EMBLEMS):
         if name != "none":
             some = pen.select(index)
             draw_emblem(name, some, anchors.select(index), accent[index])
             pen.paste(index, some)
-    for index, name in _groups(scenes.accessory, ACCESSORIES):
+    for index, name in _group_by_name(scenes.accessory, ACCESSORIES):
         if name != "none":
             some = pen.select(index)
             WORN[name](some, anchors.select(index), accent[index])
             pen.paste(index, some)
 
 
-def _develop(pictures: Tensor, style: Tensor) -> Tensor:
-    for index, name in _groups(style, STYLES):
+def _apply_styles(pictures: Tensor, style: Tensor) -> Tensor:
+    for index, name in _group_by_name(style, STYLES):
         if name == "sketch":
             pictures[index] = _sketch(pictures[index])
         elif name == "monochrome":

@@ -87,7 +87,7 @@ def sample_scenes(count: int, seed: int) -> Scenes:
     a held-out subject's class, pattern and pair of colours together.
     """
     generator = Generator().manual_seed(seed)
-    strangers = _strangers(count, generator, _PATTERN_WEIGHTS, _EMBLEM_WEIGHTS)
+    strangers = _sample_strangers(count, generator, _PATTERN_WEIGHTS, _EMBLEM_WEIGHTS)
     is_character = torch.rand(count, generator=generator) < CHARACTER_SHARE
     name = torch.randint(len(NAMES), (count,), generator=generator)
     characters = _characters().select(name * len(CLASSES) + strangers.kind)
@@ -118,7 +118,7 @@ def subject_scenes(name: str, places: Sequence[str], seed: int, count: int | Non
     subject = SUBJECTS[name]
     count = len(places) if count is None else count
     generator = Generator().manual_seed(seed)
-    strangers = _strangers(count, generator, _PATTERN_WEIGHTS, _EMBLEM_WEIGHTS)
+    strangers = _sample_strangers(count, generator, _PATTERN_WEIGHTS, _EMBLEM_WEIGHTS)
     indices = {field: torch.full((count,), value) for field, value in subject.fields.items()}
     own = torch.rand(1, IDENTITY_NUMBERS, generator=Generator().manual_seed(subject.seed))
     view = strangers.view.clone()
@@ -126,7 +126,7 @@ def subject_scenes(name: str, places: Sequence[str], seed: int, count: int | Non
     background = strangers.background
     for _ in range(2):  # the subject must differ in colour from the wall
         for color in ("main_color", "second_color"):
-            background = _apart(background, indices[color])
+            background = _avoid_color(background, indices[color])
     return replace(
         strangers,
         name=torch.full((count,), -1),
@@ -145,7 +145,7 @@ def is_held_out(scenes: Scenes) -> Tensor:
     return torch.isin(keys, _held_out_combinations().to(keys.device))
 
 
-def _strangers(
+def _sample_strangers(
     count: int,
     generator: Generator,
     pattern_weights: Sequence[float],
@@ -182,7 +182,9 @@ def _characters() -> Scenes:
     """Return the characters' identities, one row per (name, class); their views are never used."""
     count = len(NAMES) * len(CLASSES)
     generator = Generator().manual_seed(_CHARACTER_SEED)
-    everyone = _strangers(count, generator, _CHARACTER_PATTERN_WEIGHTS, _CHARACTER_EMBLEM_WEIGHTS)
+    everyone = _sample_strangers(
+        count, generator, _CHARACTER_PATTERN_WEIGHTS, _CHARACTER_EMBLEM_WEIGHTS
+    )
     kind = torch.arange(len(CLASSES)).repeat(len(NAMES))
     return _without_held_out(replace(everyone, kind=kind))
 
@@ -190,7 +192,7 @@ def _characters() -> Scenes:
 def _without_held_out(scenes: Scenes) -> Scenes:
     """Return scenes with another second colour where they would show a held-out subject."""
     while bool((held := is_held_out(scenes)).any()):
-        moved = _apart((scenes.second_color + 1) % len(COLOR_NAMES), scenes.main_color)
+        moved = _avoid_color((scenes.second_color + 1) % len(COLOR_NAMES), scenes.main_color)
         scenes = replace(scenes, second_color=torch.where(held, moved, scenes.second_color))
     return scenes
 
@@ -199,7 +201,7 @@ def _choose(mask: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
     return torch.where(mask.view(-1, *[1] * (chosen.dim() - 1)), chosen, other)
 
 
-def _apart(color: Tensor, taken: Tensor) -> Tensor:
+def _avoid_color(color: Tensor, taken: Tensor) -> Tensor:
     """Return `color`, or the next one where it equals `taken`."""
     return torch.where(color == taken, (color + 1) % len(COLOR_NAMES), color)
 
