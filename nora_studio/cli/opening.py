@@ -156,7 +156,7 @@ def open_updates(
 
     Raises:
         StudioError: for the same reasons as `open_on_base`, or the method needs a rank
-         (`updates.read_updates`).
+            (`updates.read_updates`).
     """
     opened = open_on_base(path, model, local_only=local_only)
     updates = read_updates(opened.parts, rank)

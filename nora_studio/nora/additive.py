@@ -125,7 +125,7 @@ def refuse_packed_attention(base_layer: nn.Module, name: str) -> None:
     """Refuse the output projection of an `nn.MultiheadAttention`, which is never called.
 
     Raises:
-         StudioError: the layer is such a projection.
+        StudioError: the layer is such a projection.
     """
     if isinstance(base_layer, NonDynamicallyQuantizableLinear):
         raise StudioError(

@@ -49,7 +49,7 @@ def set_attention(
 
     Raises:
         StudioError: the implementation is not installed, or not available on this device in this
-         dtype.
+            dtype.
     """
     if which == "auto":
         return

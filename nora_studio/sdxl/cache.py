@@ -118,7 +118,7 @@ class _Row:
 
 
 class _Encoder:
-    """Encodes images, moving the VAE to its device for the first image that is not stored."""
+    """An encoder of images; it moves the VAE to its device for the first one that is not stored."""
 
     def __init__(
         self,

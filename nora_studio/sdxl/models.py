@@ -272,8 +272,8 @@ def choose_trigger(pipe: StableDiffusionXLPipeline | Tokenizers) -> str:
     It is the vocabulary's rarest word (byte-pair merges are learned from frequent to rare, so the
     largest id) of three or four consonants, as in DreamBooth (arXiv 2208.12242), 3.1.
 
-    StudioError: no word qualifies.
-        StudioError: there is none.
+    Raises:
+        StudioError: no word qualifies.
     """
     vocabularies = [getattr(pipe, name).get_vocab() for name in Tokenizers._fields]
     words = [

@@ -62,7 +62,7 @@ class _Loaded:
 
 
 class PipelineCache:
-    """Returns a base's pipeline with any adapters; recently used adapters are not loaded again."""
+    """A base's pipeline with any adapters; recently used adapters are not loaded again."""
 
     def __init__(self, pipe: StableDiffusionXLPipeline, keep: int = KEPT_ADAPTERS) -> None:
         """Start with a base without adapters, which is not changed."""

@@ -65,7 +65,7 @@ def free_name(workspace: Workspace, folder: str, name: str, suffix: str = "") ->
 
 @dataclass(frozen=True)
 class AdapterCommands:
-    """Builds and checks a visitor's commands; names and numbers from a page are not trusted."""
+    """A builder of a visitor's commands; names and numbers from a page are not trusted."""
 
     workspace: Workspace
     is_model_allowed: Callable[[str], bool]

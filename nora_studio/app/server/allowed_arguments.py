@@ -53,7 +53,7 @@ def check_arguments_allowed(kind: type, arguments: Sequence[str]) -> None:
 
     Raises:
         StudioError: an argument is an option of the parser itself, unknown, abbreviated, misplaced
-             or too long; or a path is not relative.
+            or too long; or a path is not relative.
     """
     _check_size(arguments)
     allowed = _allowed(kind)

@@ -44,7 +44,7 @@ class Visit:
 
 
 class Authenticator:
-    """Identifies visitors by the cookies of their requests."""
+    """The identification of visitors by the cookies of their requests."""
 
     def __init__(
         self,

@@ -189,7 +189,7 @@ class Guard:
 
 
 class _Response:
-    """Adds headers and cookies to a response, and records uploads."""
+    """A wrapper of `send` that adds headers and cookies to a response, and records uploads."""
 
     def __init__(
         self, auth: Authenticator, visit: Visit, scope: Scope, send: Send, body: RequestBody

@@ -39,7 +39,7 @@ class Session:
 
 
 class CookieSigner:
-    """Signs session cookies and derives visitors' ids with the server's secret."""
+    """The signer of session cookies, which also derives visitors' ids, from the server's secret."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret

@@ -41,7 +41,7 @@ class TooBusy(Exception):
 
 
 class PasswordChecks:
-    """Runs checks in threads, a few at once; addresses take turns, and the queue is bounded."""
+    """A bounded queue of checks, which run in threads, a few at once; addresses take turns."""
 
     def __init__(self, at_once: int = CHECKS_AT_ONCE, waiting: int = CHECKS_WAITING) -> None:
         self._free, self._max_waiting = at_once, waiting
@@ -122,7 +122,7 @@ class _Attempts:
 
 
 class LoginRateLimiter:
-    """Runs login attempts one after the other, with longer delays after wrong passwords."""
+    """The queue of login attempts of each source, with longer delays after wrong passwords."""
 
     def __init__(
         self,

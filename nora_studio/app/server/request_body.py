@@ -25,7 +25,7 @@ class TooSlow(Exception):
 
 
 class ByteLimit:
-    """Counts a body's bytes up to a limit."""
+    """A counter of a body's bytes, with a limit."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._taken = limit, 0

@@ -102,8 +102,8 @@ def submit(
 
     Raises:
         StudioError: for the same reasons as `arguments`; or the same measurement is running, a
-             judge or the runs' base may not be loaded, the base needs a named judge, or there is no
-             room for the images.
+            judge or the runs' base may not be loaded, the base needs a named judge, or there is no
+            room for the images.
     """
     for flag, named in (("--clip", request.clip), ("--dino", request.dino)):
         if named:

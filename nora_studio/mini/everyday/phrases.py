@@ -24,8 +24,8 @@ def fill_template(template: str, fact: Fact, name: str = "", value: str | None =
     """Fill a template of `WORDINGS` with a fact's words; the first letter becomes upper case.
 
     Args:
-         name: Name of the person in the sentence.
-         value: Value to use instead of the fact's own.
+        name: Name of the person in the sentence.
+        value: Value to use instead of the fact's own.
     """
     value = fact.value if value is None else value
     subject, its = with_article(fact.subject), with_article(value)

@@ -47,8 +47,8 @@ def questions(name: str, part: str, count: int, seed: int = 0) -> list[Row]:
 
     Args:
         name: One of `SETS`.
-         part: "train" or "test": the part of the facts.
-         count: Maximum number of rows; fewer if the facts allow no more.
+        part: "train" or "test": the part of the facts.
+        count: Maximum number of rows; fewer if the facts allow no more.
     """
     rng = random.Random(f"{name}/{part}/{seed}")
     make, relations = _MAKERS[name]
