@@ -117,7 +117,7 @@ def test_no_button_starts_a_job_without_room_for_it(shared, twins, photo_folder)
     for press in (
         lambda: train.start(full, request),
         lambda: watch.resume("mug", request),
-        lambda: watch.go_on_longer("mug", 5, request),
+        lambda: watch.continue_longer("mug", 5, request),
     ):
         with pytest.raises(gr.Error, match=r"your folder holds .* of 21\.5 MB"):
             press()
@@ -129,7 +129,7 @@ def test_no_button_starts_a_job_without_room_for_it(shared, twins, photo_folder)
     with pytest.raises(gr.Error, match="your jobs will add"):
         train.start(one, request)
     with pytest.raises(gr.Error, match="--steps: at most"):
-        watch.go_on_longer("mug", 999_999, request)
+        watch.continue_longer("mug", 999_999, request)
 
 
 def test_of_two_simultaneous_uploads_that_do_not_fit_together_one_is_refused(tmp_path):

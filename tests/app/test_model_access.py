@@ -134,7 +134,7 @@ def test_no_field_of_a_shared_studio_takes_a_model_that_is_not_listed(
     with pytest.raises(StudioError, match="the base of these runs"):
         submit(shared.jobs, workspace, ScoreRequest(("mug-nora",)), "score", shared.models)
     watch = Watch(shared)
-    for press in (watch.resume, lambda run, who: watch.go_on_longer(run, 5, who)):
+    for press in (watch.resume, lambda run, who: watch.continue_longer(run, 5, who)):
         with pytest.raises(gr.Error, match="--model: expected 'embedded'"):
             press("mug", request)
     with pytest.raises(StudioError, match="the model: expected 'embedded'"):

@@ -39,19 +39,19 @@ def build_token_doctor(studio: Studio, form: TrainForm) -> None:
         images = gr.HTML("", elem_id="doctor-pictures")
     shown_job, timer = gr.State(""), gr.Timer(POLL_SECONDS, active=False)
 
-    def examine(prompt_text: str, own: str, base: str, model: str, request: gr.Request):
+    def examine(asked: str, own: str, base: str, model: str, request: gr.Request):
         """Tokenize a prompt, and generate the base's images of it with the word and without."""
         workspace, name = studio.workspace(request.headers), model_of(base, model)
         rare_word = own.strip() or "auto"
         try:
             studio.models.check(name, "the model")
-            found = studio.image_queue.tokenize_prompt(prompt_text[:PROMPT_LIMIT], name, rare_word)
+            found = studio.image_queue.tokenize_prompt(asked[:PROMPT_LIMIT], name, rare_word)
             image_request: dict[str, Any] = {
                 "columns": [
                     {"label": "without"},
                     {"label": "with", "rare_word": rare_word},
                 ],
-                "prompts": [prompt_text[:PROMPT_LIMIT]],
+                "prompts": [asked[:PROMPT_LIMIT]],
                 "seeds": list(SEEDS),
                 "model": name,
                 "steps": 15,
