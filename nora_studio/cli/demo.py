@@ -60,7 +60,7 @@ class Results:
 
 def run(options: Options) -> int:
     """Run the demo, or continue an interrupted one; return the exit status."""
-    began = time.monotonic()
+    start = time.monotonic()
     subject = ShippedSubject.load(options.subject)
     print(f"{subject.name}: {subject.description}")
     arguments = train_arguments(options, subject)
@@ -95,7 +95,7 @@ def run(options: Options) -> int:
     print(_write_report(options, subject, settings, image_files, results, runs, arguments))
     print(f"Comparison: {options.out / 'comparison.png'}")
     print(f"Report:     {options.out / 'report.html'}")
-    print(f"Took {time.monotonic() - began:.0f} s.")
+    print(f"Took {time.monotonic() - start:.0f} s.")
     return 0
 
 

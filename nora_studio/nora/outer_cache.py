@@ -30,8 +30,8 @@ class OuterCache:
 
     def __init__(self, folder: Path | str | None = None, limit_bytes: int = LIMIT_BYTES) -> None:
         """Set the folder (None: the user's cache); the first write creates it."""
-        place = default_cache_folder(KIND) if folder is None else Path(folder).expanduser()
-        self.store = TensorCache(place, limit_bytes)
+        path = default_cache_folder(KIND) if folder is None else Path(folder).expanduser()
+        self.store = TensorCache(path, limit_bytes)
 
     def __call__(
         self, weight: Tensor, rank: int, outer: str, mean_abs_input: Tensor | None = None

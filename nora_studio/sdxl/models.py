@@ -205,13 +205,13 @@ def with_parts(
     pipe: StableDiffusionXLPipeline, parts: dict[str, nn.Module]
 ) -> StableDiffusionXLPipeline:
     """Return a pipeline of the same components with some parts replaced."""
-    other = StableDiffusionXLPipeline(
+    replaced = StableDiffusionXLPipeline(
         **{**pipe.components, **parts},
         force_zeros_for_empty_prompt=pipe.config["force_zeros_for_empty_prompt"],
         add_watermarker=False,
     )
-    other.set_progress_bar_config(disable=True)
-    return other
+    replaced.set_progress_bar_config(disable=True)
+    return replaced
 
 
 def to_device(

@@ -107,8 +107,11 @@ def _energy(tuned: Tensor, weight: Tensor) -> float:
 
 def _check_same_shapes(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> None:
     for name in sorted(base.keys() | tuned.keys()):
-        here, there = base.get(name), tuned.get(name)
-        shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (here, there)]
+        base_weight, tuned_weight = base.get(name), tuned.get(name)
+        shapes = [
+            None if tensor is None else tuple(tensor.shape)
+            for tensor in (base_weight, tuned_weight)
+        ]
         if shapes[0] != shapes[1]:
             raise StudioError(
                 f"the two models differ in shape: {name} is {shapes[0] or 'absent'} in the base, "

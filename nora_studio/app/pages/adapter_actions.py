@@ -100,8 +100,10 @@ class ActionForm:
             stem = stem or safe_name(f"{Path(path).stem}-merged")
             return commands.merge(chosen, stem, precision, base)
         if action == "push":
-            place = (repository or "").strip()
-            return commands.push(path, place, (licence or "").strip(), bool(private), True, base)
+            repository = (repository or "").strip()
+            return commands.push(
+                path, repository, (licence or "").strip(), bool(private), True, base
+            )
         if action == "inspect":
             return commands.inspect(path)
         known = ", ".join(name for _, name in ACTIONS)

@@ -41,27 +41,27 @@ def list_view(runs: Sequence[RunRow], picked: Sequence[str], workspace: Workspac
     return f'<div class="runs" role="group" aria-label="Runs">{rows}</div>'
 
 
-def _row(past: RunRow, is_picked: bool, workspace: Workspace) -> str:
-    now, name = past.summary, escaped(past.name)
+def _row(row: RunRow, is_picked: bool, workspace: Workspace) -> str:
+    summary, name = row.summary, escaped(row.name)
     image = '<span class="picture"></span>'
-    if past.thumbnail is not None:
-        address = escaped(workspace.url(past.thumbnail))
+    if row.thumbnail is not None:
+        address = escaped(workspace.url(row.thumbnail))
         image = (
             f'<img class="picture" src="{address}" alt="" loading="lazy" width="64" height="64">'
         )
     losses = [
-        f'<span title="{CURVE_NAMES[curve]}">{words} <b>{now.last[curve]:.4f}</b></span>'
+        f'<span title="{CURVE_NAMES[curve]}">{words} <b>{summary.last[curve]:.4f}</b></span>'
         for curve, words in SHORT_NAMES.items()
-        if curve in now.last
+        if curve in summary.last
     ][:2]
-    word, colour = STATES.get(now.state, (now.state, ""))
-    when = datetime.datetime.fromtimestamp(now.time).strftime("%-d %B %Y, %H:%M")
+    word, colour = STATES.get(summary.state, (summary.state, ""))
+    when = datetime.datetime.fromtimestamp(summary.time).strftime("%-d %B %Y, %H:%M")
     return (
         f'<button type="button" class="run-row" data-act="pick" data-run="{name}" '
         f'aria-pressed="{str(is_picked).lower()}">{image}'
-        f'<span class="run-name"><b>{dot(now.method)} {name}</b><small>{escaped(when)}</small>'
+        f'<span class="run-name"><b>{dot(summary.method)} {name}</b><small>{escaped(when)}</small>'
         f'</span><span class="chip {colour}">{escaped(word)}</span>'
-        f'<span class="run-steps">{now.step:,} of {now.steps:,} steps</span>'
+        f'<span class="run-steps">{summary.step:,} of {summary.steps:,} steps</span>'
         f'<span class="run-losses">{"".join(losses)}</span></button>'
     )
 
@@ -110,8 +110,8 @@ def detail_view(
     return f'<div class="past">{details}<div class="past-samples">{samples}</div></div>'
 
 
-def _settings(now: RunSummary, settings: Settings, meanings: Mapping[str, str]) -> str:
-    problems = [now.error, now.damage and f"Damaged: {now.damage}"]
+def _settings(summary: RunSummary, settings: Settings, meanings: Mapping[str, str]) -> str:
+    problems = [summary.error, summary.damage and f"Damaged: {summary.damage}"]
     problem = "".join(
         f'<p class="problem" role="status">{escaped(text)}</p>' for text in problems if text
     )
@@ -120,7 +120,7 @@ def _settings(now: RunSummary, settings: Settings, meanings: Mapping[str, str]) 
         for name, value in settings.items()
     ]
     return (
-        f'<section class="card"><h3>Settings of {escaped(now.run.folder.name)}</h3>{problem}'
+        f'<section class="card"><h3>Settings of {escaped(summary.run.folder.name)}</h3>{problem}'
         f'<div class="wide tall" tabindex="0"><table class="plain settings"><tbody>{"".join(rows)}'
         "</tbody></table></div></section>"
     )
@@ -180,16 +180,16 @@ def _value(value: object) -> str:
     return escaped(str(value))
 
 
-def _samples(now: RunSummary, workspace: Workspace) -> str:
+def _samples(summary: RunSummary, workspace: Workspace) -> str:
     """Show the base's and the latest samples of a run, prompt by prompt."""
-    samples = samples_of(now.run)
-    name, last = escaped(now.run.folder.name), max(samples, default=0)
-    head = f"<h3>{dot(now.method)} {name}</h3>"
+    samples = samples_of(summary.run)
+    name, last = escaped(summary.run.folder.name), max(samples, default=0)
+    head = f"<h3>{dot(summary.method)} {name}</h3>"
     if not last:
         return f'<section class="card">{head}<p class="note">It has no samples.</p></section>'
     base = samples.get(0, {})
-    method = escaped(METHOD_NAMES.get(now.method, now.method))
-    prompts = settings_of(now.run).get("sample_prompts") or []
+    method = escaped(METHOD_NAMES.get(summary.method, summary.method))
+    prompts = settings_of(summary.run).get("sample_prompts") or []
     figures = []
     for number, file in samples[last].items():
         prompt = prompts[number - 1] if number <= len(prompts) else ""

@@ -120,8 +120,8 @@ class Guard:
         """Redirect a person to the login; answer a program with status 401."""
         wants_page = "text/html" in headers.get("accept", [""])[-1]
         if wants_page and scope["method"] in ("GET", "HEAD"):
-            place = quote(scope["path"]) if scope["path"] != "/" else ""
-            target = f"{LOGIN}?next={quote(place, safe='')}" if place else LOGIN
+            path = quote(scope["path"]) if scope["path"] != "/" else ""
+            target = f"{LOGIN}?next={quote(path, safe='')}" if path else LOGIN
             await reply(send, 303, "Log in first.", extra=[("location", target)])
         else:
             await reply(send, 401, json.dumps({"detail": "Log in first."}), "application/json")

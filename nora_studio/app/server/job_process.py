@@ -18,12 +18,16 @@ PROCESS, EXIT, OUTPUT = "process.json", "exit.json", "output.log"
 
 
 def start(
-    folder: Path, device: int, place: Path, command: Sequence[str], environment: Mapping[str, str]
+    folder: Path,
+    device: int,
+    working_folder: Path,
+    command: Sequence[str],
+    environment: Mapping[str, str],
 ) -> subprocess.Popen[bytes]:
     """Run `main` in a process and session of its own, in the visitor's folder."""
     return subprocess.Popen(
         [sys.executable, __file__, str(folder), str(device), *command],
-        cwd=place,
+        cwd=working_folder,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

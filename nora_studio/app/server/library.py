@@ -99,10 +99,10 @@ def restore_file(workspace: Workspace, name: str) -> None:
         StudioError: the file is not in the trash, or another one has its name.
     """
     file = workspace.adapters / TRASH / f"{check_name(name)}{SUFFIX}"
-    place = workspace.adapters / file.name
+    target = workspace.adapters / file.name
     if not file.is_file():
         raise StudioError(f"{name} is no longer in the trash.")
-    if place.exists():
+    if target.exists():
         raise StudioError(f"there is another adapter {name} now. Remove that one first.")
     for one in (file, embeddings_path(file)):
         if one.is_file():

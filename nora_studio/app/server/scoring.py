@@ -193,15 +193,15 @@ def _photos(workspace: Workspace, settings: Sequence[dict[str, Any]]) -> str:
         )
     (relative,) = folders
     try:
-        place = check_inside(workspace.folder, relative, "the photos")
+        folder = check_inside(workspace.folder, relative, "the photos")
     except StudioError:
-        place = workspace.folder
-    if not place.is_relative_to(workspace.photos.resolve()) or not place.is_dir():
+        folder = workspace.folder
+    if not folder.is_relative_to(workspace.photos.resolve()) or not folder.is_dir():
         raise StudioError(
             "the photos that these runs were trained on are gone, and the subject cannot be judged "
             "without them. Upload them again under the same name."
         )
-    return place.relative_to(workspace.folder.resolve()).as_posix()
+    return folder.relative_to(workspace.folder.resolve()).as_posix()
 
 
 def _strengths_text(strengths: Sequence[float]) -> str:

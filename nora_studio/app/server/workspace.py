@@ -121,19 +121,19 @@ class Workspace:
                 followed; or it does not exist.
         """
         try:
-            place = check_inside(self.folder, relative, "this adapter")
-            if place.is_file():  # New tokens are loaded from a file next to it.
-                tokens = embeddings_path(place).relative_to(self.folder.resolve())
+            path = check_inside(self.folder, relative, "this adapter")
+            if path.is_file():  # New tokens are loaded from a file next to it.
+                tokens = embeddings_path(path).relative_to(self.folder.resolve())
                 check_inside(self.folder, tokens, "this adapter")
         except StudioError:
-            place = self.folder
+            path = self.folder
         homes = [folder.resolve() for folder in (self.runs, self.adapters)]
-        is_own = any(place.is_relative_to(home) and place != home for home in homes)
-        if not is_own or not place.exists():
+        is_own = any(path.is_relative_to(home) and path != home for home in homes)
+        if not is_own or not path.exists():
             raise StudioError(
                 f"there is no adapter {str(relative)[:200]!r} here. It may have been deleted."
             )
-        return place
+        return path
 
     def check_model(self, name: str) -> None:
         """Refuse a model's name that is a link out of this folder.

@@ -69,9 +69,9 @@ def encode_pictures(
     latents = torch.empty(shape, dtype=torch.float16, device=device)
     time_ids = torch.empty(count, 6, device=device)
     for chunk in draw_chunks(count, seed, device, progress):
-        place = slice(chunk.start, chunk.start + len(chunk.pixels))
+        rows = slice(chunk.start, chunk.start + len(chunk.pixels))
         parts = [encode_latents(vae, part).half() for part in chunk.pixels.split(250)]
-        latents[place], time_ids[place] = torch.cat(parts), chunk.time_ids
+        latents[rows], time_ids[rows] = torch.cat(parts), chunk.time_ids
     return latents, time_ids
 
 

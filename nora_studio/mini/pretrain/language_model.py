@@ -92,9 +92,9 @@ class Training:
             tensors |= {f"{name}.{n}": value.cpu() for name, value in state.items()}
         tensors["clock"] = torch.tensor([self.step, self.seconds], dtype=torch.float64)
         folder.mkdir(parents=True, exist_ok=True)
-        beside = folder / f"{STATE}.part"
-        save_file(tensors, beside)
-        beside.replace(folder / STATE)
+        temporary = folder / f"{STATE}.part"
+        save_file(tensors, temporary)
+        temporary.replace(folder / STATE)
 
     def restore(self, folder: Path) -> None:
         """Restore what `save` wrote."""
