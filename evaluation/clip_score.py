@@ -39,7 +39,7 @@ from nora_studio.scoring.compare import (
     score_columns,
 )
 from nora_studio.scoring.dino import load_dino
-from nora_studio.scoring.prompt_warnings import drawing_warnings, judge_warnings
+from nora_studio.scoring.prompt_warnings import generation_warnings, judge_warnings
 from nora_studio.scoring.report import labelled_grid
 from nora_studio.scoring.results import as_markdown, as_text, describe_results, result_tables
 from nora_studio.scoring.scores import load_scorer
@@ -79,7 +79,7 @@ class ScoreOptions:
     size: int | None = None
     """Side of the images in pixels, a multiple of 8. None: the model's own."""
     negative: str | None = None
-    """Negative prompt: what guidance leads away from."""
+    """Negative prompt: what guidance steers away from."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Number format of the base. auto: bf16 on a GPU, fp32 on a CPU."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
@@ -118,7 +118,7 @@ def main() -> int:
         negative=options.negative,
         strength=options.strength,
     )
-    for line in (*drawing_warnings(pipe, columns, settings), *judge_warnings(scorer, prompts)):
+    for line in (*generation_warnings(pipe, columns, settings), *judge_warnings(scorer, prompts)):
         print(line, file=sys.stderr)
     with tqdm(total=len(columns) * len(settings.pairs), desc="Generating", unit="image") as bar:
         image_files = generate_missing(

@@ -40,7 +40,7 @@ from nora_studio.scoring.fidelity_judging import (
 )
 from nora_studio.scoring.fidelity_plot import plot_fidelity
 from nora_studio.scoring.fidelity_text import advice, fidelity_table, judges_of
-from nora_studio.scoring.prompt_warnings import drawing_warnings, judge_warnings
+from nora_studio.scoring.prompt_warnings import generation_warnings, judge_warnings
 from nora_studio.scoring.results import as_text, markdown_table
 from nora_studio.scoring.scores import load_scorer
 from nora_studio.scoring.statistics import coverage
@@ -112,7 +112,7 @@ def main() -> int:
         size=size,
     )
     columns = [one for c in checkpoints for one in adapter_columns([c.adapter], with_base=False)]
-    for line in (*drawing_warnings(pipe, columns, drawing), *judge_warnings(scorer, prompts)):
+    for line in (*generation_warnings(pipe, columns, drawing), *judge_warnings(scorer, prompts)):
         print(line, file=sys.stderr)
     plan = list(plan_points(checkpoints, options.strengths))
     options.out.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ def main() -> int:
             clip=scorer.name,
             dino=options.dino,
             base=measure(pipe, judges, None, drawing, options.out, bar.update),
-            real=judges.real(units_of(drawing)),
+            real=judges.photo_scores(units_of(drawing)),
             drawing={n: getattr(drawing, n) for n in ("model", "steps", "guidance", "size")},
         )
         write_text(options.out / RESULT, as_json(result))

@@ -41,7 +41,7 @@ def main() -> int:
     clock = Progress(settings.deadline_seconds, settings.started_at)
     clock.say(f"{settings.stage} on {settings.device}, torch {torch.__version__}")
     if settings.init is not None:
-        export.bring(settings.init, settings.out)
+        export.copy_results(settings.init, settings.out)
     log = settings.out / export.PIPELINE / export.LOG
     continues = settings.stage == "unet" or settings.vae_seconds == 0
     if continues and log.is_file():

@@ -56,7 +56,7 @@ def main() -> int:
     set_precision(settings.seed)
     start = tokenizer.bos_token_id
     assert isinstance(start, int)
-    corpus = Corpus.of(ids, start, settings.device)
+    corpus = Corpus.from_ids(ids, start, settings.device)
     model = build_model(settings, tokenizer).to(settings.device)  # pyright: ignore
     parameters = sum(weight.numel() for weight in model.parameters())
     clock.say(f"{parameters:,} parameters on {device_name(settings.device)}")
@@ -66,7 +66,7 @@ def main() -> int:
         clock.say(f"continuing after step {training.step}")
     about = {"asked": ("quiz",), "never_asked": ("train", "test")}
     of_part = partial(
-        Quizzes.about,
+        Quizzes.build,
         tokenizer=tokenizer,
         device=settings.device,
         count=min(1024, settings.documents),

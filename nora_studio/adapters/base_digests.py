@@ -1,9 +1,9 @@
-"""A digest of a base's weights as its files store them, which changes with every number.
+"""Digest a base's weights as its files store them, so that any changed number shows.
 
 `fingerprints` looks at 16 matrices, in the precision that they were loaded in. The digest covers
 every number as it is stored, so it is the same whether a model was loaded in float32, bfloat16 or 8
 bits, from one file or several, and whatever their names. It takes one pass over the files; the
-user's cache folder keeps the result by the files' paths, sizes, times and inodes.
+result is cached in the user's cache folder, keyed by the files' paths, sizes, times and inodes.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ _KEPT = "kept_base"
 _FLOATS = {
     torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
 }  # fmt: skip
-# Prefixes that some releases of a library put before every name of a file, and others do not.
+# Prefixes that some releases of a library put before every name in a file.
 _PREFIXES = ("text_model.", "model.")
 _DIGEST = re.compile(r"[A-Z0-9_+]+:[0-9a-f]{64}")
 _UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
@@ -63,11 +63,11 @@ class _Stored(NamedTuple):
 
 
 def keep_base_folder(module: nn.Module, model: str | Path, part: str = "") -> None:
-    """Store on a module which files it was loaded from; `base_digest` reads them when called.
+    """Record on a module which files it was loaded from; `base_digest` reads them when called.
 
     Args:
         module: As loaded by diffusers or transformers.
-        model: A folder in their format, or the name of one on the Hub.
+        model: A folder in their format, or the name of a model on the Hub.
         part: The module's folder within a pipeline.
     """
     folder = Path(model).expanduser()
@@ -96,11 +96,11 @@ def keep_base_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         tensors: As read, before they are changed or cast.
     """
     lines = [
-        _line(name, _FLOATS[tensor.dtype], tuple(tensor.shape), _digest_of(tensor))
+        _describe_tensor(name, _FLOATS[tensor.dtype], tuple(tensor.shape), _digest_of(tensor))
         for name, tensor in tensors.items()
         if tensor.dtype in _FLOATS
     ]
-    setattr(module, _KEPT, _summed(lines))
+    setattr(module, _KEPT, _combine_digests(lines))
 
 
 def base_digest(module: nn.Module) -> str:
@@ -127,7 +127,7 @@ def digests_differ(one: str, other: str) -> bool:
     """Return whether two digests show that the weights differ.
 
     Digests of bases in different precisions, or an unknown one, cannot be compared; then only
-    `fingerprints` can tell.
+    `fingerprints` can compare them.
     """
     return bool(one and other) and one != other and _stored_as(one) == _stored_as(other)
 
@@ -140,16 +140,16 @@ def _of_files(base: _Files) -> str:
     files = base.files
     try:
         if not base.is_kept:
-            return _hashed(list(_tensors(files)))
-        stats = [(str(file.resolve()), *_stat(file)) for file in files]
+            return _hash_all(list(_tensors(files)))
+        stats = [(str(file.resolve()), *_file_state(file)) for file in files]
         key = hashlib.sha256(json.dumps([VERSION, stats]).encode()).hexdigest()
         kept = default_cache_folder("bases") / f"{key}.txt"
         known = _read(kept)
         if known:
             return known
-        digest = _hashed(list(_tensors(files)))
+        digest = _hash_all(list(_tensors(files)))
         newest = max(file.stat().st_mtime for file in files)
-        unchanged = stats == [(str(file.resolve()), *_stat(file)) for file in files]
+        unchanged = stats == [(str(file.resolve()), *_file_state(file)) for file in files]
     except _UNREADABLE:
         return ""
     if unchanged and time.time() - newest > FRESH_SECONDS:
@@ -157,7 +157,7 @@ def _of_files(base: _Files) -> str:
     return digest
 
 
-def _stat(file: Path) -> tuple[int, int, int]:
+def _file_state(file: Path) -> tuple[int, int, int]:
     found = file.stat()
     return found.st_size, found.st_mtime_ns, found.st_ino
 
@@ -175,7 +175,7 @@ def _write(kept: Path, digest: str) -> None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_text(kept, digest + "\n")
     except OSError:
-        return  # It is hashed again the next time.
+        return  # The next call hashes the files again.
 
 
 def _tensors(files: tuple[Path, ...]) -> Iterator[_Stored]:
@@ -188,14 +188,14 @@ def _tensors(files: tuple[Path, ...]) -> Iterator[_Stored]:
                 yield _Stored(name, dtype, header.shapes[name], file, begin, end - begin)
 
 
-def _hashed(tensors: list[_Stored]) -> str:
+def _hash_all(tensors: list[_Stored]) -> str:
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
         # The largest first, so that the threads finish together; hashing releases the GIL.
         ordered = sorted(tensors, key=lambda tensor: -tensor.size)
         digests = list(pool.map(_digest_in_file, ordered))
-    return _summed(
+    return _combine_digests(
         [
-            _line(one.name, one.dtype, one.shape, digest)
+            _describe_tensor(one.name, one.dtype, one.shape, digest)
             for one, digest in zip(ordered, digests, strict=True)
         ]
     )
@@ -209,7 +209,7 @@ def _digest_in_file(tensor: _Stored) -> str:
         while left:
             count = stream.readinto(buffer[: min(left, len(buffer))])
             if not count:
-                raise ValueError(f"{tensor.file} is cut short")
+                raise ValueError(f"{tensor.file} is truncated")
             digest.update(buffer[:count])
             left -= count
     return digest.hexdigest()
@@ -220,13 +220,13 @@ def _digest_of(tensor: Tensor) -> str:
     return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
 
 
-def _line(name: str, dtype: str, shape: tuple[int, ...], digest: str) -> tuple[str, str]:
+def _describe_tensor(name: str, dtype: str, shape: tuple[int, ...], digest: str) -> tuple[str, str]:
     """Return a tensor's canonical name, and a text of its dtype, shape and digest."""
     prefix = next((one for one in _PREFIXES if name.startswith(one)), "")
     return name.removeprefix(prefix), f"{dtype} {list(shape)} {digest}"
 
 
-def _summed(lines: list[tuple[str, str]]) -> str:
+def _combine_digests(lines: list[tuple[str, str]]) -> str:
     # Tied tensors are stored once in some files and twice in others, so only the first of equal
     # content counts.
     first: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Fingerprints that tell base models apart without hashing gigabytes."""
+"""Fingerprints that distinguish base models without hashing gigabytes."""
 
 import math
 
@@ -12,7 +12,7 @@ _KEPT = "kept_fingerprint"
 
 
 def fingerprint(module: nn.Module) -> list[float]:
-    """Return numbers that tell a base's weights from another's, in whatever dtype they are loaded.
+    """Return numbers that distinguish a base's weights from others, whatever dtype they are in.
 
     Each number is the product of a matrix's first entries with a fixed pattern of signs, over the
     entries' norm, for `PROBES` matrices spread over the module. Another base changes a number by

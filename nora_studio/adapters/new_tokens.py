@@ -100,10 +100,10 @@ class ExtendedEmbedding(nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:
         """Look up (..., tokens) ids as (..., tokens, width) vectors."""
-        place = input - self.first
-        is_new = (place >= 0) & (place < len(self.rows))
+        index = input - self.first
+        is_new = (index >= 0) & (index < len(self.rows))
         known = super().forward(input.masked_fill(is_new, 0))
-        new = F.embedding(place.masked_fill(~is_new, 0), self.rows)
+        new = F.embedding(index.masked_fill(~is_new, 0), self.rows)
         return torch.where(is_new[..., None], new.to(known.dtype), known)
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:

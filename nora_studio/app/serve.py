@@ -39,9 +39,9 @@ MAX_QUOTA = 1e9
 class UiOptions:
     """Open the studio in a browser: train from photos, watch, compare NoRA with LoRA.
 
-    Alone on this machine (no --auth, --names or --proxy) you are its owner: jobs use your Hugging
-    Face login and your disk, and may load any model. Otherwise visitors' jobs get no login and no
-    token, download nothing, and load the embedded model and those of --models.
+    If only this machine can reach it (no --auth, --names or --proxy), you are its owner: jobs use
+    your Hugging Face login and disk, and may load any model. Otherwise visitors' jobs get no login
+    and no token, download nothing, and load the embedded model and those of --models.
     """
 
     host: str = "127.0.0.1"
@@ -49,19 +49,19 @@ class UiOptions:
     port: int = 7860
     """Port to listen on."""
     data: Path = Path("studio")
-    """Folder for all visitors' photos, runs and pictures."""
+    """Folder for all visitors' photos, runs and images."""
     auth: Path | None = None
-    """File of accounts, made by --add-account. None: each browser has a folder of its own."""
+    """File of accounts, written by --add-account. None: each browser has a folder of its own."""
     add_account: str | None = None
-    """Ask for a password, add this account to the file of --auth, and end."""
+    """Ask for a password, add this account to the file of --auth, and exit."""
     models: tuple[str, ...] = ()
     """Models that may be loaded: Hub names, judges such as ViT-B-32:openai, and folders in which
     model directories lie. None: any for the owner alone; otherwise only the embedded one. Fetch Hub
     names beforehand, with your own login: `hf download owner/name`."""
     quota: float | None = None
-    """GiB of disk that each visitor may take. None: 5; 500 for the owner alone."""
+    """GiB of disk that each visitor may use. None: 5; 500 for the owner alone."""
     names: tuple[str, ...] = ()
-    """Further host names that the studio answers to, such as a proxy's."""
+    """More host names that the studio accepts in requests, such as a proxy's."""
     proxy: tuple[str, ...] = ()
     """Addresses of reverse proxies in front (assets/serving.md), such as 127.0.0.1: a visitor's
     address and scheme (X-Forwarded-For, X-Forwarded-Proto) are read from their requests only. Needs
@@ -90,7 +90,7 @@ def run(arguments: Sequence[str]) -> int:
     worker = threading.Thread(target=studio.run_queue, args=(stop,), daemon=True)
     worker.start()
     address = f"http://{options.host}:{options.port}"
-    print(f"NoRA Studio is open at {address} (Ctrl-C closes it; trainings continue)", flush=True)
+    print(f"NoRA Studio is running at {address} (Ctrl-C stops it; trainings continue)", flush=True)
     if options.open and sys.stdout.isatty():
         threading.Timer(1.0, webbrowser.open, [address]).start()
     try:
@@ -108,8 +108,8 @@ def open_studio(home: Path, options: UiOptions) -> Studio:
     """Open the studio in a data folder.
 
     Raises:
-        StudioError: the options would let others in without accounts, the folder cannot be used, or
-            a listed model does not exist.
+        StudioError: the options would let other machines connect without accounts, the folder
+            cannot be used, or a listed model does not exist.
     """
     _check_proxies(options)
     accounts = None if options.auth is None else Accounts(options.auth)
@@ -123,7 +123,7 @@ def open_studio(home: Path, options: UiOptions) -> Studio:
             )
         quota = int(options.quota * GIB)
     # Before the folder is created, so that a refused start leaves nothing behind.
-    models = ModelAccess.of(home, options.models, is_private)
+    models = ModelAccess.from_list(home, options.models, is_private)
     auth = Authenticator(home, options.host, accounts, options.names, quota)
     jobs = Jobs(auth.home, torch.cuda.device_count(), is_private=is_private)
     image_queue = ImageQueue(
@@ -133,7 +133,7 @@ def open_studio(home: Path, options: UiOptions) -> Studio:
 
 
 def _check_proxies(options: UiOptions) -> None:
-    """Refuse a proxy that is not an address, or that would let others in without accounts."""
+    """Refuse a proxy that is not an address, or any proxy without accounts."""
     for address in options.proxy:
         try:
             ipaddress.ip_address(address)
@@ -143,7 +143,7 @@ def _check_proxies(options: UiOptions) -> None:
             ) from None
     if options.proxy and options.auth is None:
         raise StudioError(
-            "--proxy lets other machines in, which needs accounts: add --auth FILE (made with "
+            "--proxy lets other machines connect, which needs accounts: add --auth FILE (made with "
             "--add-account), or leave --proxy out."
         )
 
@@ -176,7 +176,7 @@ def _add_account(options: UiOptions) -> int:
         with warnings.catch_warnings():  # Refuse to echo a password as it is typed.
             warnings.simplefilter("error", getpass.GetPassWarning)
             password = getpass.getpass(f"Password of {options.add_account}: ")
-            again = getpass.getpass("Once more: ")
+            again = getpass.getpass("Repeat the password: ")
     except (EOFError, OSError, getpass.GetPassWarning) as error:
         raise StudioError(
             "--add-account needs a terminal to ask for the password, and there is none. Run it in "

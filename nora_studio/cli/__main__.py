@@ -1,4 +1,4 @@
-"""Makes `python -m nora_studio.cli` the same as `nora-studio`."""
+"""Run `nora-studio` as `python -m nora_studio.cli`."""
 
 import sys
 

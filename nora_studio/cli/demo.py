@@ -48,19 +48,19 @@ IMAGE_SEED_OFFSET = 1000
 
 @dataclass(frozen=True)
 class Results:
-    """Scores of the images, and what they are compared with."""
+    """Scores of the images, and the scores of real photos for comparison."""
 
     judge: str
     """Name of the CLIP that scored."""
     scores: Scores
     findings: list[ScoreDifference]
     real: tuple[float, float]
-    """CLIP-T and CLIP-I of real photos of the subject: the mark to reach."""
+    """CLIP-T and CLIP-I of real photos of the subject, as a reference."""
 
 
 def run(options: Options) -> int:
     """Run the demo, or continue an interrupted one; return the exit status."""
-    began = time.monotonic()
+    start = time.monotonic()
     subject = ShippedSubject.load(options.subject)
     print(f"{subject.name}: {subject.description}")
     arguments = train_arguments(options, subject)
@@ -95,7 +95,7 @@ def run(options: Options) -> int:
     print(_write_report(options, subject, settings, image_files, results, runs, arguments))
     print(f"Comparison: {options.out / 'comparison.png'}")
     print(f"Report:     {options.out / 'report.html'}")
-    print(f"Took {time.monotonic() - began:.0f} s.")
+    print(f"Took {time.monotonic() - start:.0f} s.")
     return 0
 
 
@@ -175,7 +175,7 @@ def _write_report(
     notes = {
         "Scores": "CLIP-T: does the image show what its prompt says? CLIP-I: does it show this "
         "subject, compared with photos of it that were not used in training? The scores of real "
-        f"photos are the mark to reach. Judge: CLIP {results.judge}.",
+        f"photos are the reference. Judge: CLIP {results.judge}.",
         "Paired differences": "Same prompts, same starting noise. An interval that contains 0 "
         f"shows no difference. {covered}",
     }

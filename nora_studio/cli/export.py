@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from nora_studio.adapters.files.adapter_file import embeddings_beside
+from nora_studio.adapters.files.adapter_file import embeddings_path
 from nora_studio.adapters.files.card import AdapterCard, without_local_path
 from nora_studio.adapters.files.embeddings import diffusers_lines, write_embeddings
 from nora_studio.adapters.files.metadata import portable_metadata
@@ -32,7 +32,7 @@ def run(options: Options) -> int:
     if options.to == "seed":
         return _export_seed(options, out)
     opened, updates = open_updates(options.adapter, options.model, options.rank)
-    opened = replace(opened, card=_licensed(opened, options.licence))
+    opened = replace(opened, card=_with_licence(opened, options.licence))
     tokens = opened.adapter.new_tokens()
     precision = options.precision or "fp16"
     write_lora(out, opened, updates, options.to, precision, options.rank, title, tokens=tokens)
@@ -53,7 +53,7 @@ def write_lora(
     """Write updates as a portable LoRA and print its size, ranks and errors.
 
     Args:
-        label: What the printed lines call the file; empty: its path.
+        label: The file's name in the printed lines; empty: its path.
         tokens: New tokens, written to a file next to it; how to use them is printed.
     """
     reduced = with_rank(updates, rank)
@@ -62,10 +62,10 @@ def write_lora(
     is_reduced = rank_error.overall > 1e-6
     note = f"LoRA of rank {max(ranks.values())}"
     note += (
-        f", cut to it with an error of {rank_error}" if is_reduced else ", exact but for rounding"
+        f", reduced to it with an error of {rank_error}" if is_reduced else ", exact up to rounding"
     )
-    # Kohya's tools call new tokens by their file's name.
-    word = embeddings_beside(out).stem if tokens is not None and style == "kohya" else None
+    # Kohya's tools refer to new tokens by their file's name.
+    word = embeddings_path(out).stem if tokens is not None and style == "kohya" else None
     metadata = portable_metadata(
         opened.card, title, ranks, style == "kohya", opened.full_sdxl, note, word
     )
@@ -77,7 +77,7 @@ def write_lora(
         print(f"  error of the lower rank: {rank_error}")
     print(f"  error of rounding to {precision}: {error_of(written, reduced)}")
     if tokens is not None:
-        _write_tokens(embeddings_beside(out), opened, tokens, style)
+        _write_tokens(embeddings_path(out), opened, tokens, style)
 
 
 def _write_tokens(file: Path, opened: AdapterOnBase, tokens: NewTokens, style: str) -> None:
@@ -104,7 +104,7 @@ def _export_seed(options: Options, out: Path) -> int:
     if options.title is not None:
         raise StudioError("--title: a seed file has no title. Leave --title out.")
     opened = open_on_base(options.adapter, options.model, weights=True)
-    card = _licensed(opened, options.licence)
+    card = _with_licence(opened, options.licence)
     tokens = opened.adapter.new_tokens()
     report = write_seed(out, opened.parts, card, options.precision or "fp32", tokens)
     print(f"{out}: {size_text(out)}, its frozen factors are regenerated from {card.model}")
@@ -118,5 +118,5 @@ def _export_seed(options: Options, out: Path) -> int:
     return 0
 
 
-def _licensed(opened: AdapterOnBase, licence: str | None) -> AdapterCard:
+def _with_licence(opened: AdapterOnBase, licence: str | None) -> AdapterCard:
     return opened.card if licence is None else replace(opened.card, licence=licence)

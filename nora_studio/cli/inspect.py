@@ -15,8 +15,8 @@ from nora_studio.adapters.files.identify import CARD_KEY
 from nora_studio.adapters.files.inspection import (
     BlockFacts,
     LayerFacts,
-    by_block,
     facts_of,
+    group_by_block,
     layers_of,
     readable_metadata,
 )
@@ -44,7 +44,7 @@ def run(options: Options) -> int:
         console.print(f"[dim]{name:<{width}}[/dim]  {escape(value)}")
     if note:
         console.print(note, markup=False)
-    blocks = by_block(layers)
+    blocks = group_by_block(layers)
     if blocks:
         console.print(_table(blocks))
     if options.plot is not None:

@@ -27,7 +27,7 @@ class Command:
     itself."""
     work: str = ""
     """Module with the `run` to call, where its import takes seconds: it is imported after the
-    options are parsed, so that `--help` and a wrong flag answer at once. Empty: `module`."""
+    options are parsed, so that `--help` and a wrong flag respond at once. Empty: `module`."""
 
     def start(self, prog: str, arguments: Sequence[str]) -> int:
         """Run the command and return its exit status."""
@@ -88,10 +88,10 @@ RUNS = {
         f"{_OURS}.runs.diff",
     ),
     "delete": Command(
-        "Move runs to .trash in their folder, from which `restore` brings them back.",
+        "Move runs to .trash in their folder, from which `restore` restores them.",
         f"{_OURS}.runs.delete",
     ),
-    "restore": Command("Bring a deleted run back from .trash.", f"{_OURS}.runs.restore"),
+    "restore": Command("Restore a deleted run from .trash.", f"{_OURS}.runs.restore"),
     "continue": Command(
         "Continue a run and its twins: from where they stopped, or for more steps.",
         f"{_OURS}.runs.resume",
@@ -112,11 +112,12 @@ COMMANDS: dict[str, Command | Script | Group] = {
         "generate with base and adapters from the same noise, side by side", f"{_OURS}.compare"
     ),
     "draw-server": Command(
-        "answer requests for images as JSON lines, with the base kept loaded",
+        "generate images for requests in JSON lines, with the base kept loaded",
         "nora_studio.app.server.generation_server",
     ),
     "audit-resume": Command(
-        "check that a stopped and resumed training equals one in one go", f"{_OURS}.audit_resume"
+        "check that a stopped and resumed training equals an uninterrupted one",
+        f"{_OURS}.audit_resume",
     ),
     "methods": Command("list the adapter methods", f"{_OURS}.methods"),
     "params": Command(

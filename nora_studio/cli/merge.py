@@ -57,8 +57,8 @@ def add_changes(
 ) -> None:
     """Add an adapter's change of every layer, times its weight, to `changes`.
 
-    The adapter is put on the base, without any other, and taken off again: it was trained on that
-    base, and its file is checked against it.
+    The adapter is loaded onto the base alone and then removed: it was trained on that base, and its
+    file is checked against it.
 
     Raises:
         StudioError: the adapter cannot be read, belongs to another base, or cannot be merged.

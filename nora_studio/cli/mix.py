@@ -86,9 +86,9 @@ def open_several(
 
 def _check_same_base(first: AdapterOnBase, other: AdapterOnBase) -> None:
     for part, prints in other.card.fingerprints.items():
-        wanted = first.card.fingerprints.get(part)
+        expected = first.card.fingerprints.get(part)
         digests = (card.digests.get(part, "") for card in (first.card, other.card))
-        agree = wanted is None or fingerprints_agree(wanted, prints)
+        agree = expected is None or fingerprints_agree(expected, prints)
         if not agree or digests_differ(*digests):
             raise StudioError(
                 f"--adapters: expected adapters of one base; {other.adapter.path} was trained on "

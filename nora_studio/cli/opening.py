@@ -152,10 +152,11 @@ def _trained_dtype(adapter: AdapterFile) -> torch.dtype:
 def open_updates(
     path: Path | AdapterFile, model: str | None, rank: int | None, local_only: bool = False
 ) -> tuple[AdapterOnBase, Updates]:
-    """Open an adapter, read its change of every layer, and take it off the base again.
+    """Open an adapter, read its change of every layer, and remove it from the base.
 
     Raises:
-        StudioError: as `open_on_base`, or the method needs a rank (`updates.read_updates`).
+        StudioError: for the same reasons as `open_on_base`, or the method needs a rank
+            (`updates.read_updates`).
     """
     opened = open_on_base(path, model, local_only=local_only)
     updates = read_updates(opened.parts, rank)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from nora_studio.adapters.files.adapter_file import embeddings_beside
+from nora_studio.adapters.files.adapter_file import embeddings_path
 from nora_studio.adapters.files.card import AdapterCard
 from nora_studio.adapters.files.model_card import DIFFUSERS_FILE, Sample, model_page
 from nora_studio.cli.commands.push import Options
@@ -20,7 +20,7 @@ from nora_studio.sdxl.recipes import read_recipe
 
 TOKEN_VARIABLE = "HF_TOKEN"
 SAMPLES = 4
-"""How many of the run's latest samples are published."""
+"""Number of the run's latest samples that are published."""
 
 
 def run(options: Options) -> int:
@@ -44,7 +44,7 @@ def run(options: Options) -> int:
             print(f"  {file.relative_to(folder)}  {size_text(file)}")
         if options.dry_run:
             print((folder / "README.md").read_text(encoding="utf-8"))
-            # The web app takes what stands above this line as the page.
+            # The web app reads the text above this line as the page.
             print(f"Nothing was sent: this was a dry run for {options.repository}.")
             return 0
         print(_send(folder, options, token))
@@ -81,29 +81,29 @@ def build_repository(options: Options, folder: Path) -> None:
     samples = _copy_samples(opened.adapter.path, card, folder)
     written = list(chosen.values())
     if tokens is not None:
-        written += [embeddings_beside(Path(name)).name for name in chosen.values()]
+        written += [embeddings_path(Path(name)).name for name in chosen.values()]
     page = model_page(card, title, options.repository, written, samples)
     (folder / "README.md").write_text(page, encoding="utf-8")
 
 
 def _copy_samples(adapter: Path, card: AdapterCard, folder: Path) -> list[Sample]:
     """Copy the latest samples of the adapter's run, without their recipes, which hold paths."""
-    pictures = sorted((adapter.parent / "samples").glob("step-*.png"))[-SAMPLES:]
+    files = sorted((adapter.parent / "samples").glob("step-*.png"))[-SAMPLES:]
     samples = []
-    for number, picture in enumerate(pictures, start=1):
+    for number, file in enumerate(files, start=1):
         try:
-            recipe = read_recipe(picture)
+            recipe = read_recipe(file)
         except StudioError:
             continue  # An image of another program.
         name = f"images/sample-{number}.png"
         (folder / "images").mkdir(exist_ok=True)
-        _copy_pixels(picture, folder / name)
+        _copy_pixels(file, folder / name)
         samples.append(Sample(replace_token(recipe.prompt, card.trigger), name))
     return samples
 
 
-def _copy_pixels(picture: Path, target: Path) -> None:
-    with open_image(picture) as image:
+def _copy_pixels(source: Path, target: Path) -> None:
+    with open_image(source) as image:
         image.convert("RGB").save(target)
 
 

@@ -1,4 +1,4 @@
-"""The subjects that are shipped with the project: things of the toy world, with photos."""
+"""The subjects that are shipped with the project: individuals of the toy world, with photos."""
 
 import json
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class ShippedSubject:
     description: str
     prompts: tuple[str, ...]
     scenes: tuple[Path, ...]
-    """Photos of the subject that are not trained on, one in each prompt's place."""
+    """Photos of the subject to compare with, not to train on, one for each prompt."""
 
     @classmethod
     def load(cls, name: str) -> "ShippedSubject":

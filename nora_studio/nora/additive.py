@@ -1,4 +1,4 @@
-"""What all tuner layers of this project share: merging and scaling an additive update."""
+"""Merging and scaling of additive updates, shared by this project's tuner layers."""
 
 import warnings
 from abc import abstractmethod
@@ -84,7 +84,7 @@ class AdditiveLayer(BaseTunerLayer):
             self.get_base_weight().copy_(weight)
         else:
             if isinstance(self.quantization_backend, TorchaoBackend):
-                # Asked first: PEFT replaces the weight before it asks how to quantise it again.
+                # Looked up first: PEFT replaces the weight before it finds how to requantise it.
                 self.quantization_backend.get_apply_tensor_subclass()
             self.set_base_weight(weight)
 
@@ -125,7 +125,7 @@ def refuse_packed_attention(base_layer: nn.Module, name: str) -> None:
     """Refuse the output projection of an `nn.MultiheadAttention`, which is never called.
 
     Raises:
-        StudioError: the layer is one.
+        StudioError: the layer is such a projection.
     """
     if isinstance(base_layer, NonDynamicallyQuantizableLinear):
         raise StudioError(

@@ -16,7 +16,7 @@ from nora_studio.nora.additive import BASE_DTYPES, refuse_packed_attention
 def check_base(
     base_layer: nn.Module, name: str, requantize: Callable[[], Any] | None = None
 ) -> tuple[nn.Linear, QuantizationBackend | None]:
-    """Check that NoRA can adapt a layer, and find the way to its dense weight.
+    """Check that NoRA can adapt a layer, and return access to its dense weight.
 
     Args:
         base_layer: A plain `nn.Linear` or a quantised one of bitsandbytes, torchao or HQQ.
@@ -41,9 +41,9 @@ def check_base(
         and type(weight) is nn.Parameter
         and weight.dtype in BASE_DTYPES
     ):
-        return base_layer, None  # Asking PEFT would import every quantiser that is installed.
-    unknown = requantize or _no_requantization(name)
-    backend = resolve_quantization_backend(base_layer, get_apply_tensor_subclass=unknown)
+        return base_layer, None  # PEFT's lookup would import every installed quantiser.
+    requantize = requantize or _no_requantization(name)
+    backend = resolve_quantization_backend(base_layer, get_apply_tensor_subclass=requantize)
     if backend is not None and not backend.supports_merge:
         raise StudioError(
             f"{name} is quantised by {backend.backend_name}, whose weight cannot be dequantised, "
@@ -68,7 +68,7 @@ def dense_dtype(base_layer: nn.Module, backend: QuantizationBackend | None) -> t
         return weight.dtype
     state = getattr(weight, "quant_state", None)  # bitsandbytes, 4 bits
     dtype = weight.dtype if state is None else state.dtype
-    dtype = getattr(base_layer, "dense_dtype", dtype)  # 8 bits, where the layer knows it
+    dtype = getattr(base_layer, "dense_dtype", dtype)  # 8 bits, where the layer stores it
     return dtype if dtype in BASE_DTYPES else torch.float32
 
 

@@ -22,7 +22,7 @@ class NoraConfig(PeftConfig):
     """Configuration of Nested Low-Rank Adaptation (NoRA), arXiv:2408.10280.
 
     Not Normalized LoRA, proposed for PEFT as `use_nora`. A saved config belongs to a file that
-    carries every factor, so it is read back with `init_weights=False` and loading needs no SVD.
+    holds every factor, so it is read back with `init_weights=False` and loading needs no SVD.
     """
 
     r: int = 8
@@ -60,7 +60,7 @@ class NoraConfig(PeftConfig):
     layers_pattern: list[str] | str | None = None
     """Name of the list of blocks, where `layers_to_transform` alone is ambiguous."""
     init_weights: bool = True
-    """False leaves all factors NaN until a checkpoint fills them, so that a missing one shows."""
+    """False leaves all factors NaN until a checkpoint fills them, so that missing ones show up."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

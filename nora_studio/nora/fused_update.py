@@ -2,9 +2,9 @@
 
 Computed as `up core down`, every token costs two products with the outer pair forward and two
 backward. All but one of them can be avoided, exactly. Forward, `up` times the inner factors is
-computed once for all tokens (out_features x 2 rank). Backward, so is `inner_down` times `down`, and
-no gradient has the width of the outer rank. What remains is `down` on each token, and its result,
-outer_rank wide, is all that is kept for the backward pass: unlike LoRA, the layer's input is not.
+computed once for all tokens (out_features x 2 rank). Backward, `inner_down` times `down` is too, so
+no gradient has the width of the outer rank. What remains is `down` on each token. Only its result,
+outer_rank wide, is kept for the backward pass; the layer's input, which LoRA keeps, is not.
 """
 
 from typing import Any

@@ -125,7 +125,7 @@ class NoraLinear(nn.Module, AdditiveLayer):
         with torch.no_grad():
             inner_up.diagonal().copy_(singular[:rank].sqrt())
             inner_down.diagonal().copy_(singular[:rank].sqrt())
-        # "paper" subtracts nothing: its start is zero, and the one formula serves both.
+        # "paper" subtracts nothing: its start is zero, and one formula covers both.
         keep = float(config.start == "difference")
         self.nora_inner_up_start[adapter_name] = inner_up.detach() * keep
         self.nora_inner_down_start[adapter_name] = inner_down.detach() * keep
@@ -216,7 +216,7 @@ class NoraLinear(nn.Module, AdditiveLayer):
     def lora_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
         """Write the update as a plain LoRA, exactly, with the scale folded in.
 
-        The printed form `up [inner_up, -start_up]` leaves the update as the small difference of two
+        The paper's form `up [inner_up, -start_up]` leaves the update as the small difference of two
         large products, which a half-precision file would lose; these factors hold it directly.
 
         Returns:

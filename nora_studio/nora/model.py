@@ -63,7 +63,7 @@ class NoraModel(BaseTuner):
         layer.update_layer(adapter_name, peft_config, rank, alpha, current_key)
         layer.set_adapter(self.active_adapters, inference_mode=peft_config.inference_mode)
         if layer is not target:
-            # Not by PEFT's `_replace_module`: every tensor is on its device already, and moving
+            # Without PEFT's `_replace_module`: every tensor is on its device already, and moving
             # unfilled ones off the meta device would fail.
             setattr(parent, target_name, layer)
         self._progress.update()

@@ -1,4 +1,4 @@
-"""Outer factors kept on disk, by the content of the weight that they were computed from.
+"""Cache outer factors on disk, keyed by the content of the weight that they come from.
 
 Nothing is cached by default: pass `find_outer=OuterCache()` to a `NoraConfig` or an `AdapterSpec`,
 and call `prune` from time to time to keep the folder within its limit.
@@ -29,9 +29,9 @@ class OuterCache:
     """A `FindOuter` that keeps the factors of each weight in a folder of bounded size."""
 
     def __init__(self, folder: Path | str | None = None, limit_bytes: int = LIMIT_BYTES) -> None:
-        """Name a folder (None: the user's cache); it is created by the first write."""
-        place = default_cache_folder(KIND) if folder is None else Path(folder).expanduser()
-        self.store = TensorCache(place, limit_bytes)
+        """Set the folder (None: the user's cache); the first write creates it."""
+        path = default_cache_folder(KIND) if folder is None else Path(folder).expanduser()
+        self.store = TensorCache(path, limit_bytes)
 
     def __call__(
         self, weight: Tensor, rank: int, outer: str, mean_abs_input: Tensor | None = None

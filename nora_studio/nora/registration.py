@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 
 def register_method(config: type[PeftConfig], tuner: type[BaseTuner]) -> None:
-    """Register a method under its tuner's prefix ("nora_": `PeftType.NORA`), unless it is already.
+    """Register a method, once, under its tuner's prefix ("nora_": `PeftType.NORA`).
 
-    From then on `get_peft_model`, `PeftModel.from_pretrained` and the like know it.
+    From then on `get_peft_model`, `PeftModel.from_pretrained` and the like accept it.
     """
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
     from peft.utils import PeftType, register_peft_method

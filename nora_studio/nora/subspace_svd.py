@@ -110,9 +110,8 @@ def _by_subspace(
         # The spectrum is flat or singular: a filter cannot separate it.
         if not 0 < cutoff * (1 + 1e-9) < last:
             return None
-        gain = math.acosh(
-            2 * last / cutoff - 1
-        )  # Logarithm of the last pair's gain in one product.
+        # Logarithm of the last pair's gain in one product.
+        gain = math.acosh(2 * last / cutoff - 1)
         if cycles > 1 and products + math.log(excess) / gain > allowed:
             return None
         wanted = math.log(excess) / gain

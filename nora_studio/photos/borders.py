@@ -24,16 +24,16 @@ def black_bars(grey: np.ndarray) -> tuple[float, float]:
     Args:
         grey: Grey levels (height, width), 0 to 255.
     """
-    left, right = _ends(grey.T)
+    left, right = _count_black_rows(grey.T)
     inside = grey[:, left : grey.shape[1] - right] if left and right else grey
     down = _bars(inside)
-    top, bottom = _ends(grey)
+    top, bottom = _count_black_rows(grey)
     middle = grey[top : len(grey) - bottom] if top and bottom else grey
     across = _bars(middle.T)
     return down, across
 
 
-def _ends(grey: np.ndarray) -> tuple[int, int]:
+def _count_black_rows(grey: np.ndarray) -> tuple[int, int]:
     """Count the black rows at both ends; 0, 0 for an image that is all black."""
     light = np.flatnonzero(grey.max(axis=1) > DARK)
     return (int(light[0]), int(len(grey) - 1 - light[-1])) if len(light) else (0, 0)
@@ -41,7 +41,7 @@ def _ends(grey: np.ndarray) -> tuple[int, int]:
 
 def _bars(grey: np.ndarray) -> float:
     """Return the share of rows that are in two opposite bars."""
-    first, last = _ends(grey)
+    first, last = _count_black_rows(grey)
     least = max(1, THINNEST * len(grey))
     rows = len(grey) - first - last
     if min(first, last) < least or rows <= 2 * _SOFT_ROWS:

@@ -27,7 +27,7 @@ def read_captions(photos: list[Path]) -> list[str | None]:
     """Return each photo's prompt, None for one without: `find_captions` without its notices.
 
     Raises:
-        StudioError: as `find_captions`.
+        StudioError: for the same reasons as `find_captions`.
     """
     return find_captions(photos).prompts
 
@@ -59,7 +59,8 @@ def find_captions(photos: list[Path]) -> Captions:
     prompts = []
     for photo in photos:
         own = companions.of.get(photo)
-        caption = None if own is None else _checked(" ".join(read_text(own).split()), str(own))
+        text = None if own is None else " ".join(read_text(own).split())
+        caption = None if text is None else _check_placeholder(text, str(own))
         other = shared.get(photo.name)
         if own is not None and other is not None and other != caption:
             file = folder / METADATA
@@ -96,11 +97,11 @@ def _read_metadata(file: Path, photos: set[str]) -> dict[str, str]:
             raise StudioError(
                 f"{where}: an earlier line has a caption for {name!r} already. Keep one of the two."
             )
-        captions[name] = _checked(" ".join(text.split()), where)
+        captions[name] = _check_placeholder(" ".join(text.split()), where)
     return captions
 
 
-def _checked(caption: str, where: str) -> str:
+def _check_placeholder(caption: str, where: str) -> str:
     if PLACEHOLDER not in caption.lower():
         raise StudioError(
             f'{where}: expected [V] for the subject, as in "a photo of a [V] mug on a table"; got '

@@ -29,7 +29,7 @@ class PhotoNames:
                     index.setdefault(spell(part(name)), []).append(name)
                 self._levels.append((spell, index))
 
-    def of(self, base: str) -> list[str]:
+    def matching(self, base: str) -> list[str]:
         """Return the photos that a file belongs to, given its name without its suffix.
 
         "3" and "3.jpg" belong to "3.jpg". The closest spelling wins, and then a photo's whole name.
@@ -95,12 +95,14 @@ def _find_companions(
     notices: list[Notice] = []
     claims: dict[str, list[Path]] = {}
     for file in sorted((f for f in files if f.is_file()), key=lambda f: _rank(f, files[f])):
-        names = photo_names.of(files[file])
+        names = photo_names.matching(files[file])
         for name in names:
             claims.setdefault(name, []).append(file)
         if not names:
             name = photos[0].name
-            notices.append(Notice(file, _orphan(file, files[file], name, suffix), is_orphan=True))
+            notices.append(
+                Notice(file, _orphan_message(file, files[file], name, suffix), is_orphan=True)
+            )
     chosen: dict[Path, list[str]] = {}
     for name, claimed in claims.items():
         chosen.setdefault(claimed[0], []).append(name)
@@ -125,7 +127,7 @@ def _rank(file: Path, base: str) -> tuple[bool, int, bool, str]:
     return not is_photo_name(base), order, file.suffix != suffix, file.name
 
 
-def _orphan(file: Path, base: str, photo: str, suffix: str) -> str:
+def _orphan_message(file: Path, base: str, photo: str, suffix: str) -> str:
     own = f"{PurePath(photo).stem}{suffix}"
     return (
         f"{file} is not read: the folder has no photo named {base!r}. Name it after its photo "

@@ -39,7 +39,7 @@ class Duplicate:
     kind: str
     """duplicate, near-duplicate or mirrored."""
     file: Path
-    of: Path
+    original: Path
     """The earlier photo."""
 
 

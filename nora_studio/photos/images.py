@@ -49,11 +49,11 @@ class DecodedPhoto:
         return self.image.height, self.image.width
 
 
-def list_photos(folder: Path, asked_by: str = "--instance-dir") -> list[Path]:
+def list_photos(folder: Path, flag: str = "--instance-dir") -> list[Path]:
     """Return the photos of a folder by name, without masks ("3.mask.png").
 
     Args:
-        asked_by: The option or argument that names the folder, for the message.
+        flag: The option or argument that names the folder, for the message.
 
     Raises:
         StudioError: the folder does not exist, has no photos, or has files of unknown kinds.
@@ -61,7 +61,7 @@ def list_photos(folder: Path, asked_by: str = "--instance-dir") -> list[Path]:
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         state = "is a file" if folder.exists() else "does not exist"
-        raise StudioError(f"{asked_by}: expected a folder of photos; {folder} {state}.")
+        raise StudioError(f"{flag}: expected a folder of photos; {folder} {state}.")
     photos, unknown = [], []
     for file in sorted(folder.iterdir()):
         suffix = file.suffix.lower()
@@ -69,20 +69,20 @@ def list_photos(folder: Path, asked_by: str = "--instance-dir") -> list[Path]:
             continue
         if file.name.lower().endswith(MASK_SUFFIX):
             continue
-        _check_is_file(file, asked_by)
+        _check_is_file(file, flag)
         (photos if suffix in PHOTO_SUFFIXES else unknown).append(file)
     if unknown:
-        raise StudioError(f"{asked_by}: {_unknown(folder, unknown)}")
+        raise StudioError(f"{flag}: {_unknown_files_message(folder, unknown)}")
     if not photos:
-        raise StudioError(f"{asked_by}: {_none_here(folder)}")
+        raise StudioError(f"{flag}: {_no_photos_message(folder)}")
     return photos
 
 
-def _check_is_file(file: Path, asked_by: str) -> None:
+def _check_is_file(file: Path, flag: str) -> None:
     """Refuse a pipe, a device or a socket: opening one may block forever."""
     if file.exists() and not file.is_file():
         raise StudioError(
-            f"{asked_by}: {file} is neither a file nor a folder. Move it out of the folder."
+            f"{flag}: {file} is neither a file nor a folder. Move it out of the folder."
         )
 
 
@@ -92,7 +92,7 @@ def is_photo_name(name: str) -> bool:
     return lower.endswith(PHOTO_SUFFIXES) and not lower.endswith(MASK_SUFFIX) and lower[0] != "."
 
 
-def _unknown(folder: Path, files: Sequence[Path]) -> str:
+def _unknown_files_message(folder: Path, files: Sequence[Path]) -> str:
     """Return the message about files of unknown kinds."""
     kinds = f"expected {', '.join(PHOTO_SUFFIXES)}"
     if len(files) == 1:
@@ -105,7 +105,7 @@ def _unknown(folder: Path, files: Sequence[Path]) -> str:
     return f"{what}; {kinds}. Convert them or move them out of the folder."
 
 
-def _none_here(folder: Path) -> str:
+def _no_photos_message(folder: Path) -> str:
     """Return the message about a folder without photos, with its subfolders that have some."""
     inner = {}
     for place in sorted(folder.iterdir()):

@@ -79,7 +79,7 @@ def inspect_folder(
     resolution: int | None = None,
     captions: bool = True,
     masks: str = "files",
-    asked_by: str = "--instance-dir",
+    flag: str = "--instance-dir",
 ) -> Inspection:
     """Check a folder of photos, reading each once.
 
@@ -87,12 +87,12 @@ def inspect_folder(
         resolution: Side of the training images in pixels. None: sizes are not checked.
         captions: Whether to check captions.
         masks: Which masks to check: "files", "alpha" or "none".
-        asked_by: The option or argument that names the folder, for the message.
+        flag: The option or argument that names the folder, for the message.
 
     Raises:
         StudioError: the folder does not exist, or has no photos.
     """
-    files = list_photos(folder, asked_by)
+    files = list_photos(folder, flag)
     companions = find_mask_files(files).of
     findings: list[Finding] = []
     signatures: list[PhotoSignature] = []
@@ -143,7 +143,7 @@ def _check_photo(photo: DecodedPhoto, resolution: int | None) -> list[Finding]:
     aspect = max(height, width) / min(height, width)
     if aspect > EXTREME_ASPECT:
         add("aspect", f"{width}x{height} is {aspect:.1f}:1. Crop it around the subject.")
-    grey = _grey(photo.image)
+    grey = _to_grey(photo.image)
     down, across = black_bars(grey)
     if down or across:
         where = " and ".join(
@@ -164,7 +164,7 @@ def _check_photo(photo: DecodedPhoto, resolution: int | None) -> list[Finding]:
     return found
 
 
-def _grey(image: Image.Image) -> np.ndarray:
+def _to_grey(image: Image.Image) -> np.ndarray:
     """Return grey levels (height, width), 0 to 255, with a longer side of `COMMON_SIDE`."""
     scale = COMMON_SIDE / max(image.size)
     size = [max(16, round(side * scale)) for side in image.size]
@@ -197,7 +197,7 @@ def _find_duplicates(signatures: Sequence[PhotoSignature]) -> list[Finding]:
         Finding(
             found.kind,
             found.file,
-            f"{found.file}: {texts[found.kind][0]} {found.of.name}. {texts[found.kind][1]}",
+            f"{found.file}: {texts[found.kind][0]} {found.original.name}. {texts[found.kind][1]}",
         )
         for found in find_duplicates(signatures)
     ]

@@ -38,14 +38,14 @@ class SampleFormat:
 def sample_format_of(image: Image.Image) -> SampleFormat:
     """Return the sample format of an open image whose pixels have not been decoded yet."""
     if image.format == "PNG":
-        return _of_png(image)
+        return _png_format(image)
     if image.format == "TIFF":
-        return _of_tiff(image)
+        return _tiff_format(image)
     # Many programs leave the fourth byte of a BMP's pixels 0, and browsers show it opaque.
     return SampleFormat(is_alpha_optional=image.format == "BMP")
 
 
-def _of_png(image: Image.Image) -> SampleFormat:
+def _png_format(image: Image.Image) -> SampleFormat:
     key, raw = image.info.get("transparency"), _raw_mode(image)
     if isinstance(key, int) and raw in _GREY_STEP:
         return SampleFormat(key=(key * _GREY_STEP[raw],))
@@ -66,7 +66,7 @@ def _raw_mode(image: Image.Image) -> str:
     return args if isinstance(args, str) else ""
 
 
-def _of_tiff(image: Image.Image) -> SampleFormat:
+def _tiff_format(image: Image.Image) -> SampleFormat:
     tags = image.tag_v2  # pyright: ignore[reportAttributeAccessIssue]
     bits = tags.get(_BITS, (1,))[0]
     is_unsigned = tags.get(_FORMAT, (_UNSIGNED,))[0] == _UNSIGNED

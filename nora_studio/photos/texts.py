@@ -38,6 +38,6 @@ def decode_text(content: bytes) -> str:
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
     text = content.decode(encoding)
     if "\0" in text:  # UTF-16 without a mark, UTF-32, or not text.
-        place = text.index("\0")
-        raise UnicodeDecodeError(encoding, content, place, place + 1, "a null character")
+        index = text.index("\0")
+        raise UnicodeDecodeError(encoding, content, index, index + 1, "a null character")
     return text

@@ -36,7 +36,7 @@ _PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 
 @dataclass(frozen=True)
 class ClipFiles:
-    """Where the parts of an open_clip model are."""
+    """The locations of an open_clip model's parts."""
 
     config: str
     """open_clip's name of the configuration: "local-dir:FOLDER", or an architecture."""
@@ -61,13 +61,13 @@ def find_clip_files(name: str, flag: str) -> ClipFiles:
         StudioError: the model does not exist, or its weights are a pickle.
     """
     if name.startswith(HUB):
-        return _on_hub(name, flag)
+        return _find_on_hub(name, flag)
     folder = local_folder(name)
     if folder is not None:
-        return _in_folder(name, folder, flag)
+        return _find_in_folder(name, folder, flag)
     architecture, _, weights = name.partition(":")
     if weights and architecture in open_clip.list_models():
-        return _published(architecture, weights, flag)
+        return _find_published(architecture, weights, flag)
     raise StudioError(
         f"{flag}: expected 'embedded', a folder, 'hf-hub:owner/name' or ARCHITECTURE:WEIGHTS "
         f"such as ViT-B-32:openai; got {name!r}. Check the name or the path."
@@ -118,7 +118,7 @@ def load_open_clip(
     return model, preprocess, tokenize
 
 
-def _in_folder(name: str, folder: Path, flag: str) -> ClipFiles:
+def _find_in_folder(name: str, folder: Path, flag: str) -> ClipFiles:
     path = Path(name.removeprefix(FOLDER)).expanduser()
     if name != EMBEDDED and path.is_file():
         weights = path.name
@@ -146,17 +146,17 @@ def _weights_in(name: str, folder: Path, flag: str) -> str:
     return pick_weights(flag, name, names, wanted, _remedy(_PUBLISHED_PICKLE, "the same folder"))
 
 
-def _on_hub(name: str, flag: str) -> ClipFiles:
+def _find_on_hub(name: str, flag: str) -> ClipFiles:
     repository = name.removeprefix(HUB)
     # All files are of one commit, which is the name of the local copy's folder.
     folder = hub_file(flag, repository, CONFIG).parent
-    weights = _of_repository(
+    weights = _repository_weights(
         flag, name, repository, LOCAL_WEIGHTS[:2], f"a folder with its {CONFIG}", folder.name
     )
     return ClipFiles(f"{FOLDER}{folder}", name, weights)
 
 
-def _published(architecture: str, weights: str, flag: str) -> ClipFiles:
+def _find_published(architecture: str, weights: str, flag: str) -> ClipFiles:
     """Find weights of an architecture that open_clip knows: a file, or published weights."""
     name, file = f"{architecture}:{weights}", Path(weights).expanduser()
     own = f"an empty folder, and name {architecture}:FOLDER/{WEIGHTS}"
@@ -176,11 +176,11 @@ def _published(architecture: str, weights: str, flag: str) -> ClipFiles:
         raise pickle_refusal(flag, name, stored, WEIGHTS, _remedy(stored, own))
     # open_clip gives the safetensors copy of a pickle the same name.
     copy = str(PurePosixPath(stored).with_suffix(".safetensors")) if stored else WEIGHTS
-    found = _of_repository(flag, name, repository, [copy], own)
+    found = _repository_weights(flag, name, repository, [copy], own)
     return ClipFiles(architecture, architecture, found, facts)
 
 
-def _of_repository(
+def _repository_weights(
     flag: str,
     name: str,
     repository: str,
@@ -190,7 +190,7 @@ def _of_repository(
 ) -> Path:
     """Return the weights of a repository, known to be safetensors before they are downloaded."""
     chosen = next(
-        (n for n in wanted if isinstance(_cached(repository, n, revision), str)), None
+        (n for n in wanted if isinstance(_find_in_cache(repository, n, revision), str)), None
     ) or pick_weights(
         flag,
         name,
@@ -201,7 +201,7 @@ def _of_repository(
     return hub_file(flag, repository, chosen, revision)
 
 
-def _cached(repository: str, name: str, revision: str | None) -> object:
+def _find_in_cache(repository: str, name: str, revision: str | None) -> object:
     return try_to_load_from_cache(repository, name, revision=revision)
 
 

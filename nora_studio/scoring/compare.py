@@ -14,7 +14,7 @@ from nora_studio.errors import StudioError
 from nora_studio.photos.opening import open_image
 from nora_studio.scoring.dino import Dino
 from nora_studio.scoring.scores import Scorer, score_images
-from nora_studio.scoring.statistics import paired_difference, signed, verdict
+from nora_studio.scoring.statistics import format_signed, paired_difference, verdict
 from nora_studio.sdxl.columns import (
     BASE,
     ComparisonColumn,
@@ -52,8 +52,8 @@ class ScoreDifference:
         return (
             self.score,
             f"{self.first} − {self.second}",
-            signed(self.mean),
-            f"{signed(self.low)} to {signed(self.high)}",
+            format_signed(self.mean),
+            f"{format_signed(self.low)} to {format_signed(self.high)}",
             self.verdict,
         )
 
@@ -90,7 +90,7 @@ def adapter_columns(
     repeated = next((label for label in labels if labels.count(label) > 1), None)
     if repeated is not None or BASE in labels:
         raise StudioError(
-            f"--adapters: expected adapters with different names; got two called "
+            f"--adapters: expected adapters with different names; got two named "
             f"{repeated or BASE!r}. Give each adapter once, from runs with different names."
         )
     if weights and len(weights) != len(adapters):
@@ -106,7 +106,7 @@ def adapter_columns(
     if together and used:
         columns = [ComparisonColumn(" + ".join(labels), tuple(used))]
     if strengths:
-        columns = [_at(column, s) for column in columns for s in strengths]
+        columns = [_with_strength(column, s) for column in columns for s in strengths]
     return ([ComparisonColumn(BASE)] if with_base else []) + columns
 
 
@@ -115,9 +115,9 @@ def _check_strengths(strengths: Sequence[float]) -> None:
         raise StudioError(f"expected strengths between -1e6 and 1e6; got {list(strengths)}.")
 
 
-def _at(column: ComparisonColumn, strength: float) -> ComparisonColumn:
-    """Return the column at another strength, with the strength in its label."""
-    return replace(column.at(strength), label=f"{column.label} × {strength:g}")
+def _with_strength(column: ComparisonColumn, strength: float) -> ComparisonColumn:
+    """Return the column with its strength multiplied, and with the factor in its label."""
+    return replace(column.with_strength(strength), label=f"{column.label} × {strength:g}")
 
 
 def generate_missing(
@@ -175,9 +175,9 @@ def _generate_missing_of_column(
     """Generate one column's missing images, in the order of the settings."""
     if not missing:
         return
-    column = next(iter(missing.values())).column.at(settings.strength)
+    column = next(iter(missing.values())).column.with_strength(settings.strength)
     generated = generate_images(
-        pipes.with_adapters(column.adapters_on),
+        pipes.with_adapters(column.active_adapters),
         settings.prompts,
         settings.seeds,
         steps=settings.steps,

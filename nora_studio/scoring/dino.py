@@ -37,7 +37,7 @@ class Dino:
         """
         rows = []
         for start in range(0, len(images), ENCODING_BATCH):
-            chunk = [_square(image) for image in images[start : start + ENCODING_BATCH]]
+            chunk = [_crop_to_square(image) for image in images[start : start + ENCODING_BATCH]]
             pixels = self.processor(images=chunk, return_tensors="pt")["pixel_values"]
             tokens = self.model(pixel_values=pixels.to(self.device)).last_hidden_state
             rows.append(tokens[:, 0])  # (batch, tokens, width): the class token is the first.
@@ -101,6 +101,6 @@ def dino_score(
     return (dino.features(images) @ dino.features(references).T).mean(dim=-1)
 
 
-def _square(image: Image.Image) -> Image.Image:
+def _crop_to_square(image: Image.Image) -> Image.Image:
     side = min(image.size)
     return ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC)

@@ -65,8 +65,8 @@ def find_checkpoints(path: Path, last: int) -> list[Checkpoint]:
     name = run.folder.resolve().name if run.exists else run_name(shown)
     ends = [] if final is None else [Checkpoint(name, path, final, is_final=True)]
     steps = {one.card.steps for one in ends}
-    before = [(step, folder) for step, folder in run.checkpoints().items() if step not in steps]
-    chosen = before[-last:] if last else []
+    earlier = [(step, folder) for step, folder in run.checkpoints().items() if step not in steps]
+    chosen = earlier[-last:] if last else []
     found = [
         Checkpoint(name, folder, open_subject_adapter(folder), is_final=False)
         for _, folder in chosen
@@ -129,7 +129,7 @@ class Judges:
             scores["DINO"] = similarity.mean(-1)
         return scores | {"nearest": similarity.amax(-1)}
 
-    def real(self, units: int) -> dict[str, tuple[float, ...]]:
+    def photo_scores(self, units: int) -> dict[str, tuple[float, ...]]:
         """Return the photos' scores: CLIP-T with every prompt, and similarity to each other."""
         by_prompt = (self.photos @ torch.stack(list(self.texts.values())).T).mean(0).tolist()
         whole = by_prompt if len(by_prompt) > 1 else by_prompt * units
@@ -156,7 +156,7 @@ def measure(
     pipe: StableDiffusionXLPipeline,
     judges: Judges,
     checkpoint: Checkpoint | None,
-    drawing: GenerationSettings,
+    settings: GenerationSettings,
     folder: Path,
     on_image: Callable[[], object] = lambda: None,
 ) -> FidelityPoint:
@@ -164,7 +164,7 @@ def measure(
 
     Args:
         checkpoint: None for the base.
-        drawing: Settings of the images, with the point's strength.
+        settings: Settings of the images, with the point's strength.
         folder: Folder of the results, in which the images are stored.
     """
     if checkpoint is None:
@@ -174,16 +174,16 @@ def measure(
         (column,) = adapter_columns([checkpoint.adapter], with_base=False)
         run, method, step = checkpoint.run, checkpoint.card.method, checkpoint.card.steps
         column = replace(column, label=f"{run} step {step}")
-        strength = drawing.strength
+        strength = settings.strength
         place = folder / "pictures" / f"strength-{strength:g}"
     try:
-        generated = generate_missing(pipe, [column], drawing, place, lambda *_: on_image())
+        generated = generate_missing(pipe, [column], settings, place, lambda *_: on_image())
     except StudioError:
         if checkpoint is not None:
             check_checkpoint_exists(checkpoint.path)
         raise
-    files = [generated[column.label][pair] for pair in drawing.pairs]
-    scores = judges.judge([read_image(file) for file in files], [p for p, _ in drawing.pairs])
+    files = [generated[column.label][pair] for pair in settings.pairs]
+    scores = judges.judge([read_image(file) for file in files], [p for p, _ in settings.pairs])
     nearest = scores.pop("nearest")
     return FidelityPoint(
         run=run,
@@ -192,25 +192,25 @@ def measure(
         is_final=checkpoint is not None and checkpoint.is_final,
         adapter="" if checkpoint is None else str(checkpoint.path),
         strength=strength,
-        scores={name: score_of(values.tolist(), drawing) for name, values in scores.items()},
+        scores={name: score_of(values.tolist(), settings) for name, values in scores.items()},
         nearest=nearest.mean().item(),
         copies=(nearest > judges.nearest_photos).float().mean().item(),
         pictures=tuple(file.relative_to(folder).as_posix() for file in files),
     )
 
 
-def score_of(values: Sequence[float], drawing: GenerationSettings) -> Score:
+def score_of(values: Sequence[float], settings: GenerationSettings) -> Score:
     """Return a score with its interval, over prompts, or over seeds if there is one prompt."""
-    units = list(mean_by_prompt(values, drawing).values()) if len(drawing.prompts) > 1 else values
+    units = list(mean_by_prompt(values, settings).values()) if len(settings.prompts) > 1 else values
     if len(units) < 2:
         return Score(tuple(units))
     _, low, high = paired_difference(units, [0.0] * len(units))
     return Score(tuple(units), low, high)
 
 
-def units_of(drawing: GenerationSettings) -> int:
+def units_of(settings: GenerationSettings) -> int:
     """Return the number of independent units: prompts, or seeds if there is one prompt."""
-    return len(drawing.prompts) if len(drawing.prompts) > 1 else len(drawing.seeds)
+    return len(settings.prompts) if len(settings.prompts) > 1 else len(settings.seeds)
 
 
 def plan_points(

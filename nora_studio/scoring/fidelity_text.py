@@ -45,7 +45,7 @@ def _certainty(result: Fidelity, run: str) -> str:
     units = len(result.points[found.point].scores[PROMPT_SCORE].units)
     unit = "prompts" if len(result.prompts) > 1 else "seeds"
     if units < 2:
-        return "A single image decides nothing: use more prompts."
+        return "A single image is not enough: use more prompts."
     others = [point_name(result.points[number]) for number in found.rivals]
     rivals = f"; otherwise {' or '.join(others)}" if others else ""
     certainty = f"With other {unit} it would be chosen {percent(found.wins)} of the time"
@@ -73,7 +73,7 @@ def fidelity_table(result: Fidelity) -> list[list[str]]:
     )
     for number in order:
         point = result.points[number]
-        note = "recommended" if number in best else "not beaten" if number in result.front else ""
+        note = "recommended" if number in best else "on the front" if number in result.front else ""
         scores = [interval(score) for score in point.scores.values()]
         where = [point.run, f"{point.step:,}", f"{point.strength:g}"]
         rows.append([*where, *scores, f"{point.nearest:.3f}", note])

@@ -82,7 +82,7 @@ def labelled_grid(
     """Write a comparison as one PNG, with a row for each prompt.
 
     Args:
-        rows: Images by row and column; None leaves a place empty. Images that are not square are
+        rows: Images by row and column; None leaves a tile empty. Images that are not square are
             cut to their centre.
         tile: Side of each image in pixels.
         photos: The subject's own photos, as a strip above the grid.
@@ -123,8 +123,8 @@ def labelled_grid(
     for index, (label, row) in enumerate(zip(row_labels, rows, strict=True)):
         place = top + layout.headings + index * (tile + layout.gap)
         _draw_label(canvas, layout, label, place, tile)
-        for column, picture in enumerate(row):
-            _paste(canvas, picture, (layout.column(column), place), tile)
+        for column, image in enumerate(row):
+            _paste(canvas, image, (layout.column(column), place), tile)
     _save_png(canvas, path)
 
 
@@ -177,7 +177,7 @@ def _draw_heading(
     left, right = ends
     last = bottom - layout.heading + layout.heading * 2 // 5
     pen = ImageDraw.Draw(canvas)
-    for above, text in enumerate(reversed(_balanced(label, font, right - left, limit))):
+    for above, text in enumerate(reversed(_wrap_evenly(label, font, right - left, limit))):
         place = ((left + right) // 2, last - above * layout.line)
         pen.text(place, text, fill=ink, font=font, anchor="mm")
 
@@ -213,7 +213,7 @@ def _wrap(text: str, font: Font, width: int, limit: int) -> list[str]:
     return lines
 
 
-def _balanced(text: str, font: Font, width: int, limit: int) -> list[str]:
+def _wrap_evenly(text: str, font: Font, width: int, limit: int) -> list[str]:
     """Wrap as `_wrap` does, without a last line much shorter than the others."""
     lines = _wrap(text, font, width, limit)
     for percent in range(95, 45, -5):
@@ -235,30 +235,30 @@ def _cut(word: str, font: Font, width: int) -> list[str]:
 
 
 def _spell(text: str, font: Font) -> str:
-    """Write a text in letters of the built-in font: without accents, with "?" for other letters."""
+    """Replace letters that the built-in font lacks by their base letters, or by "?"."""
     missing = _glyph("\uffff", font)
     spelling = {}
     for letter in set(text):
         plain = unicodedata.normalize("NFKD", letter)
         plain = "".join(c for c in plain if not unicodedata.combining(c))
-        drawn = (c for c in (letter, plain) if all(_glyph(x, font) != missing for x in c))
-        spelling[letter] = letter if letter.isspace() else next(drawn, "?")
+        available = (c for c in (letter, plain) if all(_glyph(x, font) != missing for x in c))
+        spelling[letter] = letter if letter.isspace() else next(available, "?")
     return "".join(spelling[letter] for letter in text)
 
 
 def _glyph(letter: str, font: Font) -> bytes:
-    picture = Image.new("L", (64, 64))
-    ImageDraw.Draw(picture).text((8, 8), letter, fill=255, font=font)
-    return picture.tobytes()
+    image = Image.new("L", (64, 64))
+    ImageDraw.Draw(image).text((8, 8), letter, fill=255, font=font)
+    return image.tobytes()
 
 
 def _paste(
-    canvas: Image.Image, picture: Image.Image | None, place: tuple[int, int], side: int
+    canvas: Image.Image, image: Image.Image | None, place: tuple[int, int], side: int
 ) -> None:
     """Draw an image as a square with rounded corners; None draws an empty square."""
     square = Image.new("RGB", (side, side), EMPTY)
-    if picture is not None:
-        square = ImageOps.fit(picture.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
+    if image is not None:
+        square = ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
     canvas.paste(square, place, _rounded_mask(side))
 
 

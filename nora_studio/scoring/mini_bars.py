@@ -51,8 +51,8 @@ class PromptSet:
     prompts: list[str]
 
 
-def article(words: str) -> str:
-    """Put "a" or "an" before words."""
+def with_article(words: str) -> str:
+    """Return words with "a" or "an" before them."""
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
@@ -61,7 +61,7 @@ def place_phrase(place: str, background: str | None = None) -> str:
     phrase = PLACE_PHRASES[place][0]
     if "{" not in phrase:
         return phrase
-    return f"on {article(background or 'plain')} background"
+    return f"on {with_article(background or 'plain')} background"
 
 
 def sample_prompt_set(count: int, seed: int) -> PromptSet:
@@ -91,9 +91,9 @@ def write_prompt(scenes: Scenes, i: int) -> str:
     dress = ""
     if scenes.accessory[i] != NONE:
         accessory = ACCESSORIES[int(scenes.accessory[i])]
-        dress = f" wearing {accessory if accessory == 'glasses' else article(accessory)}"
+        dress = f" wearing {accessory if accessory == 'glasses' else with_article(accessory)}"
     place = place_phrase(PLACES[int(scenes.place[i])], colors[int(scenes.background[i])])
-    return f"a photo of {article(look)} {CLASSES[int(scenes.kind[i])]}{dress} {place}"
+    return f"a photo of {with_article(look)} {CLASSES[int(scenes.kind[i])]}{dress} {place}"
 
 
 def generate(
@@ -106,7 +106,7 @@ def generate(
     progress: Progress | None = None,
 ) -> Tensor:  # (prompts, 3, 256, 256) in [0, 1], on the CPU
     """Generate one image per prompt, each with its own seed, whatever the batch size."""
-    pictures = []
+    images = []
     for start in range(0, len(prompts), batch):
         few = prompts[start : start + batch]
         seeds = range(seed + start, seed + start + len(few))
@@ -120,10 +120,10 @@ def generate(
             output_type="pt",
             return_dict=False,
         )
-        pictures.append(output[0].float().cpu())
+        images.append(output[0].float().cpu())
         if progress is not None and progress.is_due():
             progress.say(f"generated {start + len(few)} of {len(prompts)} images")
-    return torch.cat(pictures)
+    return torch.cat(images)
 
 
 class Judge:
@@ -140,10 +140,10 @@ class Judge:
     @torch.no_grad()
     def image_features(
         self,
-        pictures: Tensor,  # (n, 3, size, size) in [0, 1]
+        images: Tensor,  # (n, 3, size, size) in [0, 1]
     ) -> Tensor:  # (n, embed_dim)
         """Return unit vectors of images."""
-        parts = [resize_pictures(part.to(self.device)) * 2 - 1 for part in pictures.split(128)]
+        parts = [resize_pictures(part.to(self.device)) * 2 - 1 for part in images.split(128)]
         features = [self.model.encode_image(part) for part in parts]
         return F.normalize(torch.cat(features), dim=-1)
 
@@ -161,9 +161,9 @@ class Judge:
         """Return the share of images with the right class, place, ...; None if none qualifies.
 
         The class is chosen among all classes; other attributes among sentences with the true class.
-        Colours are asked about plain things, patterns and accessories about things that have one.
+        Colours are judged on plain things, patterns and accessories on things that have one.
         """
-        asked = {
+        applicable = {
             "kind": torch.ones(len(scenes), dtype=torch.bool),
             "place": torch.ones(len(scenes), dtype=torch.bool),
             "main_color": scenes.pattern == PLAIN,
@@ -171,9 +171,9 @@ class Judge:
             "accessory": scenes.accessory != NONE,
         }
         results: dict[str, float | None] = {}
-        for attribute, is_asked in asked.items():
+        for attribute, applies in applicable.items():
             chosen = self.choose(attribute, scenes, features)
-            right = (chosen == getattr(scenes, attribute))[is_asked]
+            right = (chosen == getattr(scenes, attribute))[applies]
             results[attribute] = round(right.float().mean().item(), 4) if len(right) else None
         return results
 
@@ -196,14 +196,14 @@ class Judge:
 def describe(attribute: str, option: str, kind: str) -> str:
     """Return the sentence for one option."""
     if attribute == "kind":
-        return f"a photo of {article(option)}"
+        return f"a photo of {with_article(option)}"
     if attribute == "place":
-        return f"a photo of {article(kind)} {place_phrase(option)}"
+        return f"a photo of {with_article(kind)} {place_phrase(option)}"
     if attribute == "accessory":
         if option == "none":
-            return f"a photo of {article(kind)}"
-        return f"a photo of {article(kind)} wearing {article(option)}"
-    return f"a photo of {article(option)} {kind}"
+            return f"a photo of {with_article(kind)}"
+        return f"a photo of {with_article(kind)} wearing {with_article(option)}"
+    return f"a photo of {with_article(option)} {kind}"
 
 
 def measure(
@@ -217,30 +217,30 @@ def measure(
     seed: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Generate `count` prompts, judge them and renders of the same scenes, and write a grid.
+    """Generate images for `count` prompts, judge them and renders of the same scenes, write a grid.
 
     Returns:
         The figures, the bars and whether each is met, ready for JSON.
     """
     prompt_set = sample_prompt_set(count, seed)
-    pictures = generate(pipeline, prompt_set.prompts, seed, batch, steps, progress=progress)
+    images = generate(pipeline, prompt_set.prompts, seed, batch, steps, progress=progress)
     shown = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:100]
-    save_grid(F.interpolate(pictures[shown], scale_factor=0.5, mode="area"), 10, grid)
+    save_grid(F.interpolate(images[shown], scale_factor=0.5, mode="area"), 10, grid)
     rendered = [
         render(prompt_set.scenes.select(slice(i, i + 64)), IMAGE_SIZE, device).cpu()
         for i in range(0, count, 64)
     ]
     judge = Judge(scorer, device)
-    drawn = judge.accuracies(prompt_set.scenes, judge.image_features(pictures))
-    drawn["psnr"] = round(measure_psnr(pipeline.vae, device, min(256, count)), 2)
+    generated = judge.accuracies(prompt_set.scenes, judge.image_features(images))
+    generated["psnr"] = round(measure_psnr(pipeline.vae, device, min(256, count)), 2)
     return {
         "prompts": count,
         "seed": seed,
         "steps": steps,
         "guidance": 5.0,
-        "drawn": drawn,
+        "drawn": generated,
         "ceiling": judge.accuracies(prompt_set.scenes, judge.image_features(torch.cat(rendered))),
         "bars": BARS,
-        "passed": {name: (drawn[name] or 0) >= bar for name, bar in BARS.items()},
+        "passed": {name: (generated[name] or 0) >= bar for name, bar in BARS.items()},
         "examples": [prompt_set.prompts[i] for i in shown[:10].tolist()],
     }

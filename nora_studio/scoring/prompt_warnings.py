@@ -16,12 +16,12 @@ Named = Iterable[tuple[str, str]]
 """Pairs of a name for messages and a prompt, with "[V]"."""
 
 
-def named(prompts: Iterable[str]) -> list[tuple[str, str]]:
+def name_prompts(prompts: Iterable[str]) -> list[tuple[str, str]]:
     """Name prompts by their first words."""
-    return [(f"the prompt {_shortened(prompt)!r}", prompt) for prompt in prompts]
+    return [(f"the prompt {_shorten(prompt)!r}", prompt) for prompt in prompts]
 
 
-def _shortened(prompt: str) -> str:
+def _shorten(prompt: str) -> str:
     return prompt if len(prompt) <= SHOWN_LETTERS else f"{prompt[:SHOWN_LETTERS].rstrip()}..."
 
 
@@ -34,11 +34,11 @@ def prompt_warnings(
         pipe: The pipeline whose tokenizers are used, with any new tokens on it.
         triggers: Words for "[V]"; of several, the one that leaves the most unread counts.
     """
-    lost = {prompt: _lost(pipe, prompt, triggers) for _, prompt in prompts}
+    lost = {prompt: _find_unread_words(pipe, prompt, triggers) for _, prompt in prompts}
     return _format_warnings(prompts, lost)
 
 
-def drawing_warnings(
+def generation_warnings(
     pipe: StableDiffusionXLPipeline,
     columns: Sequence[ComparisonColumn],
     settings: GenerationSettings,
@@ -51,7 +51,7 @@ def drawing_warnings(
     Raises:
         StudioError: the new tokens of an adapter cannot be read.
     """
-    prompts = named(settings.prompts)
+    prompts = name_prompts(settings.prompts)
     if settings.negative:
         prompts.append(("the negative prompt", settings.negative))
     lost = dict.fromkeys((prompt for _, prompt in prompts), "")
@@ -60,14 +60,16 @@ def drawing_warnings(
         distinct = {use.path: use.adapter.new_tokens() for use in words}
         with temporary_tokens(pipe, join_tokens(list(distinct.values()))):
             for prompt in lost:
-                lost[prompt] = max(lost[prompt], _lost(pipe, prompt, [column.trigger]), key=len)
+                lost[prompt] = max(
+                    lost[prompt], _find_unread_words(pipe, prompt, [column.trigger]), key=len
+                )
     return _format_warnings(prompts, lost)
 
 
 def judge_warnings(scorer: Scorer, prompts: Iterable[str]) -> list[str]:
     """Return warnings about the end of a prompt that the judge does not read."""
     lines = []
-    for name, prompt in named(prompts):
+    for name, prompt in name_prompts(prompts):
         lost = scorer.unread_words(replace_token(prompt, None))
         if lost:
             lines.append(
@@ -77,7 +79,9 @@ def judge_warnings(scorer: Scorer, prompts: Iterable[str]) -> list[str]:
     return lines
 
 
-def _lost(pipe: StableDiffusionXLPipeline, prompt: str, triggers: Sequence[str | None]) -> str:
+def _find_unread_words(
+    pipe: StableDiffusionXLPipeline, prompt: str, triggers: Sequence[str | None]
+) -> str:
     return max((unread_words(pipe, replace_token(prompt, one)) for one in triggers), key=len)
 
 

@@ -36,13 +36,13 @@ class Photos:
     """A strip of images."""
 
     heading: str
-    pictures: Sequence[Image.Image]
+    images: Sequence[Image.Image]
     caption: str = ""
 
     def body(self) -> str:
         """Return the strip and its caption."""
-        tags = "".join(_picture(p, f"photo {i + 1}") for i, p in enumerate(self.pictures))
-        columns = min(len(self.pictures), STRIP_COLUMNS)
+        tags = "".join(_image_tag(p, f"photo {i + 1}") for i, p in enumerate(self.images))
+        columns = min(len(self.images), STRIP_COLUMNS)
         strip = f'<div class="strip" style="--columns:{columns}">{tags}</div>'
         return strip + _paragraph(self.caption)
 
@@ -61,10 +61,10 @@ class Comparison:
         """Return the caption and a grid of the images."""
         heads = "".join(f"<b>{html.escape(label)}</b>" for label in self.columns)
         rows = [f'<div class="row heads"><span></span>{heads}</div>']
-        for prompt, pictures in self.rows:
+        for prompt, images in self.rows:
             tags = "".join(
-                _picture(p, f"{label}: {prompt}")
-                for p, label in zip(pictures, self.columns, strict=True)
+                _image_tag(p, f"{label}: {prompt}")
+                for p, label in zip(images, self.columns, strict=True)
             )
             rows.append(f'<div class="row"><span>{html.escape(prompt)}</span>{tags}</div>')
         grid = f'<div class="grid" style="--columns:{len(self.columns)}">{"".join(rows)}</div>'
@@ -134,12 +134,12 @@ def _paragraph(text: str) -> str:
     return f'<p class="note">{html.escape(text)}</p>' if text else ""
 
 
-def _picture(picture: Image.Image, description: str) -> str:
+def _image_tag(image: Image.Image, description: str) -> str:
     buffer = io.BytesIO()
     # Colour subsampling blurs the small saturated patterns by which a subject is recognised.
-    picture.convert("RGB").save(buffer, format="JPEG", quality=90, subsampling=0)
+    image.convert("RGB").save(buffer, format="JPEG", quality=90, subsampling=0)
     data = base64.b64encode(buffer.getvalue()).decode()
-    size = f'width="{picture.width}" height="{picture.height}"'
+    size = f'width="{image.width}" height="{image.height}"'
     return (
         f'<img {size} alt="{html.escape(description, quote=True)}" '
         f'src="data:image/jpeg;base64,{data}">'

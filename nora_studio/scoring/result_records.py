@@ -1,4 +1,4 @@
-"""What the records in assets/ say, by the unit that a mean is over, and as words with intervals."""
+"""Values from the records in assets/, by the unit of their mean, and formatted with intervals."""
 
 import functools
 import json
@@ -11,7 +11,7 @@ from nora_studio.scoring.statistics import difference_in_words, mean_difference,
 SWEEPS = ("lora", "nora", "lora-without-captions", "nora-without-captions")
 """Records of `evaluation/sweep.py`."""
 Values = dict[Hashable, float]
-"""By what makes a pair: a seed, or a subject and a seed."""
+"""Values by the key of a pair: a seed, or a subject and a seed."""
 Cell = Mapping[str, Any]
 
 
@@ -56,13 +56,13 @@ def sweep_values(name: str, score: str) -> Values:
 
 
 def commonsense_values(label: str) -> Values:
-    """Return the percentage of commonsense questions answered right, by seed."""
+    """Return the percentage of commonsense questions answered correctly, by seed."""
     cells = record("table1/table1")["cells"]
     return {cell["seed"]: 100 * cell["average"] for cell in cells if cell["label"] == label}
 
 
 def few_shot_values(method: str, shots: int) -> Values:
-    """Return the percentage of test pictures classified right, by seed."""
+    """Return the percentage of test images classified correctly, by seed."""
     return {
         cell["seed"]: 100 * cell["accuracy"]
         for cell in record("table2/table2")["cells"]
@@ -71,5 +71,5 @@ def few_shot_values(method: str, shots: int) -> Values:
 
 
 def cost(shape: str, label: str) -> Cell:
-    """Return what a training step costs: `seconds_per_step` and `peak_gib`."""
+    """Return the cost of a training step: `seconds_per_step` and `peak_gib`."""
     return next(cell for cell in record("table1/costs")[shape] if cell["label"] == label)

@@ -79,7 +79,7 @@ def mean_difference(
     return mean_of([first[key] - second[key] for key in shared], clusters)
 
 
-def signed(value: float, digits: int = 3) -> str:
+def format_signed(value: float, digits: int = 3) -> str:
     """Format a number with a sign (a true minus); without one if it rounds to zero."""
     text = f"{value:+.{digits}f}".replace("-", "−")
     return text[1:] if float(text[1:]) == 0 else text
@@ -90,8 +90,8 @@ def difference_in_words(found: Mean | None, digits: int) -> str:
     if found is None:
         return ""
     if found.half is None:
-        return f"{signed(found.value, digits)} (one pair: no interval)"
-    text = f"{signed(found.value, digits)} ± {found.half:.{digits}f}"
+        return f"{format_signed(found.value, digits)} (one pair: no interval)"
+    text = f"{format_signed(found.value, digits)} ± {found.half:.{digits}f}"
     return text if found.shows_difference else f"{text}: {NO_DIFFERENCE}"
 
 

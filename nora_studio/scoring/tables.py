@@ -42,20 +42,20 @@ def check_options(words: Sequence[str], taken: Collection[str]) -> None:
         )
 
 
-def check_settings(file: Path, began: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+def check_settings(file: Path, stored: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Refuse results that were made with other settings than the table's.
 
     Args:
         file: The file of the results, for the message.
-        began: The settings with which the results were made.
+        stored: The settings with which the results were made.
 
     Raises:
         StudioError: a setting differs; the message has both values.
     """
-    for name in sorted(began.keys() | settings.keys()):
-        if began.get(name) != settings.get(name):
+    for name in sorted(stored.keys() | settings.keys()):
+        if stored.get(name) != settings.get(name):
             raise StudioError(
-                f"{name}: expected {began.get(name)!r}, with which {file} was made; got "
+                f"{name}: expected {stored.get(name)!r}, with which {file} was made; got "
                 f"{settings.get(name)!r}. Use the same settings as before, or another --out."
             )
 

@@ -1,7 +1,7 @@
-"""What computes the UNet's attention: torch's choice, one of its kernels, plain products, xformers.
+"""The implementation of the UNet's attention: torch's choice, one of its kernels, or another one.
 
-diffusers' own `set_attention_backend` passes the UNets of SDXL's kind by: their processors call
-torch directly, which chooses a kernel by itself unless it is told one.
+`set_attention_backend` of diffusers has no effect on SDXL's UNets: their processors call torch
+directly, which chooses a kernel itself unless one is set.
 """
 
 import warnings
@@ -25,14 +25,14 @@ KERNELS = {
 
 
 class KernelAttention(AttnProcessor2_0):
-    """diffusers' attention with one of torch's kernels and no other."""
+    """diffusers' attention with one fixed kernel of torch."""
 
     def __init__(self, kernel: SDPBackend) -> None:
         super().__init__()
         self.kernel = kernel
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Compute attention by the one kernel."""
+        """Compute attention with this kernel."""
         with sdpa_kernel(self.kernel):
             return super().__call__(*args, **kwargs)
 
@@ -40,15 +40,16 @@ class KernelAttention(AttnProcessor2_0):
 def set_attention(
     pipe: StableDiffusionXLPipeline, which: str, dtype: torch.dtype, device: torch.device
 ) -> None:
-    """Have a pipeline's UNet compute its attention in one way; "eager" goes for text encoders too.
+    """Set how a pipeline's UNet computes attention; "eager" applies to the text encoders too.
 
     Args:
         which: A choice of `MemoryOptions.attention`.
-        dtype: That attention is computed in.
-        device: That it is computed on.
+        dtype: The dtype that attention is computed in.
+        device: The device that it is computed on.
 
     Raises:
-        StudioError: it is not installed, or cannot be had on this device in this dtype.
+        StudioError: the implementation is not installed, or not available on this device in this
+            dtype.
     """
     if which == "auto":
         return
@@ -70,14 +71,14 @@ def set_attention(
 
 
 def _check_kernel(which: str, dtype: torch.dtype, device: torch.device) -> None:
-    """Try a kernel on a few numbers, forward and back."""
+    """Run a kernel forward and backward on a small input."""
     query = torch.zeros(1, 2, 16, 64, dtype=dtype, device=device, requires_grad=True)
     try:
         with warnings.catch_warnings(), sdpa_kernel(KERNELS[which]):
-            warnings.simplefilter("ignore")  # Which kernels were passed over, and why.
+            warnings.simplefilter("ignore")  # About kernels that were skipped.
             F.scaled_dot_product_attention(query, query, query).sum().backward()
     except RuntimeError as error:
         raise StudioError(
             f"--attention {which}: torch {torch.__version__} has no such kernel for {dtype} on "
-            f"{device.type}. Leave the option out to have it choose."
+            f"{device.type}. Leave the option out to let torch choose."
         ) from error

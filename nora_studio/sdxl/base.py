@@ -1,4 +1,4 @@
-"""The frozen base of a training: loaded, quantised, its attention set."""
+"""Load the frozen base of a training, quantised and with its attention set."""
 
 import contextlib
 from collections.abc import Collection, Iterator
@@ -24,22 +24,22 @@ def load_base(
     attention: str = "auto",
     cache: bool = True,
 ) -> StableDiffusionXLPipeline:
-    """Load the base of a training: the same for the trainer and for the proof.
+    """Load the base of a training, in the same way for the trainer and for verification.
 
     Args:
         model: "embedded", a diffusers directory, or a Hub name.
-        dtype: Of the weights that are not quantised, and of the arithmetic.
-        device: Where quantised layers go.
-        bits: Of the weights of the parts that are quantised; 16: none is.
+        dtype: Dtype of the arithmetic, and of the weights that are not quantised.
+        device: Device of the quantised layers.
+        bits: Bits of the quantised parts' weights; 16: no quantisation.
         quantized: The names of these parts.
-        attention: What computes the UNet's attention, as `set_attention` takes it.
-        cache: Whether what is found out about the weights may be kept on disk.
+        attention: The UNet's attention, as `set_attention` takes it.
+        cache: Whether digests of the weights may be cached on disk.
 
     Returns:
-        The pipeline on the CPU, but for quantised layers, which are on the device.
+        The pipeline on the CPU, except for quantised layers, which are on the device.
 
     Raises:
-        StudioError: it cannot be loaded, or an option cannot be had on this device.
+        StudioError: the base cannot be loaded, or an option is not available on this device.
     """
     check_quantizer(bits)
     pipe = load_sdxl(model, dtype)
@@ -56,7 +56,7 @@ def load_base(
 
 @contextlib.contextmanager
 def at_rest(pipe: StableDiffusionXLPipeline) -> Iterator[None]:
-    """Move a pipeline's modules off the GPU for a block, whoever shares their weights.
+    """Move a pipeline's modules off the GPU for a block, including those with shared weights.
 
     Quantised ones stay: they are small, and their scales do not move with them.
     """

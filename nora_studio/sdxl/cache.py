@@ -1,4 +1,4 @@
-"""Encoding of images and prompts, once; the results are kept on disk for later runs."""
+"""Encode images and prompts once; the results are cached on disk for later runs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class LatentCache:
 
 @dataclass(frozen=True)
 class Stores:
-    """Where encoded images and prompts are kept between runs."""
+    """The caches of encoded images and prompts between runs."""
 
     latents: TensorCache
     text: TensorCache
@@ -74,7 +74,7 @@ def encode_photos(
             row = _Row(*encoder.posterior(photo), photo.time_ids, photo.loss_mask, view)
             groups.setdefault(photo.frame.size, []).append(row)
     finally:
-        encoder.put_back()
+        encoder.restore_vae()
     if store is not None:
         store.prune()
     scale, shift = _normalisation(pipe)
@@ -118,7 +118,7 @@ class _Row:
 
 
 class _Encoder:
-    """Encodes images, moving the VAE to its device for the first image that is not stored."""
+    """An encoder of images; it moves the VAE to its device for the first one that is not stored."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class _Encoder:
             nn.Module.to(self.vae, device=self.device, dtype=torch.float32)
             self.is_on_device = True
 
-    def put_back(self) -> None:
+    def restore_vae(self) -> None:
         """Restore the VAE's dtype and device."""
         if self.is_on_device:
             nn.Module.to(self.vae, device=self.home, dtype=self.dtype)
@@ -211,7 +211,7 @@ def encode_tokens_cached(
         key = f"{RECIPE} {device.type} {digest} {part} {row.tolist()}"
         kept = None if store is None else store.read(key)
         if kept is not None and "hidden" in kept:
-            rows.append((kept["hidden"].to(device), _moved(kept.get("pooled"), device)))
+            rows.append((kept["hidden"].to(device), _move(kept.get("pooled"), device)))
             continue
         hidden, pooled = encode_tokens(part, encoder.to(device), row.to(device))
         rows.append((hidden, pooled))
@@ -227,5 +227,5 @@ def encode_tokens_cached(
     ) if pooled_rows else None
 
 
-def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+def _move(tensor: Tensor | None, device: torch.device) -> Tensor | None:
     return None if tensor is None else tensor.to(device)

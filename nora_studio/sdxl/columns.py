@@ -62,7 +62,7 @@ class ComparisonColumn:
         """The card of the first adapter; None for the base."""
         return self.adapters[0].card if self.adapters else None
 
-    def at(self, strength: float) -> "ComparisonColumn":
+    def with_strength(self, strength: float) -> "ComparisonColumn":
         """Return the column with every adapter's strength multiplied by a factor.
 
         At strength 0 an adapter and its trigger word are left out, so the column is the base.
@@ -71,16 +71,16 @@ class ComparisonColumn:
         return replace(self, adapters=tuple(used))
 
     @property
-    def adapters_on(self) -> tuple[UsedAdapter, ...]:
+    def active_adapters(self) -> tuple[UsedAdapter, ...]:
         """The adapters whose strength is not 0."""
         return tuple(use for use in self.adapters if use.strength != 0)
 
     @property
     def trigger(self) -> str | None:
-        """The text that replaces "[V]": the trigger words of all adapters that are on."""
-        if not self.adapters_on:
+        """The text that replaces "[V]": the trigger words of all active adapters."""
+        if not self.active_adapters:
             return self.rare_word
-        words = dict.fromkeys(use.card.trigger for use in self.adapters_on if use.card.trigger)
+        words = dict.fromkeys(use.card.trigger for use in self.active_adapters if use.card.trigger)
         return " ".join(words) or None
 
 
@@ -107,7 +107,7 @@ class GenerationSettings:
 
 @dataclass(frozen=True)
 class PlannedImage:
-    """An image that is, or will be, in a file."""
+    """An image to generate, and its file."""
 
     column: ComparisonColumn
     pair: Pair
@@ -220,11 +220,14 @@ def _recipe(
         guidance=settings.guidance,
         size=settings.size,
         version=__version__,
-        trigger=column.at(settings.strength).trigger,
+        trigger=column.with_strength(settings.strength).trigger,
         negative=settings.negative,
         weights=weights,
     )
-    used = [(run_name(use.path), use.strength) for use in column.at(settings.strength).adapters]
+    used = [
+        (run_name(use.path), use.strength)
+        for use in column.with_strength(settings.strength).adapters
+    ]
     if not used:
         return recipe
     if len(used) == 1:

@@ -24,7 +24,7 @@ Weighting = Literal["none", "min-snr", "debiased"]
 class Denoising:
     """Noise levels by timestep, from clean to noisy, with the inputs and losses for them.
 
-    No method waits for the device, and shapes depend only on the batch.
+    No method synchronises with the device, and shapes depend only on the batch.
     """
 
     levels: Tensor  # (length,)
@@ -109,7 +109,7 @@ class Denoising:
 
         Args:
             importance: Weight of each image.
-            mask: Weight of each place.
+            mask: Weight of each latent position.
         """
         weights = importance
         if self.sigma_data is not None:

@@ -37,13 +37,13 @@ Conditioning = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
 def adapter_on(
     pipe: StableDiffusionXLPipeline, path: Path | AdapterFile | None, strength: float = 1.0
 ) -> Iterator[AdapterCard | None]:
-    """Put an adapter on a loaded pipeline for the length of a block; None leaves the base as it is.
+    """Load an adapter onto a pipeline for the length of a block; None leaves the base unchanged.
 
-    Its new tokens are added to encoders and tokenizers too. Take all images inside the block:
+    Its new tokens are added to encoders and tokenizers too. Generate all images inside the block:
     `generate_images` is lazy. After the block, also after an error, the pipeline is the base again.
 
     Args:
-        path: An open adapter, or what `open_adapter` opens.
+        path: An open adapter, or anything that `open_adapter` opens.
         strength: Factor on its change; 1 is as trained, 0 is the base. New tokens are not scaled.
 
     Raises:

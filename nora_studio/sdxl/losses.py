@@ -78,7 +78,7 @@ class EdmCoefficients:
     scale_out: Tensor
     """c_out: factor on the UNet's output in the denoised ones."""
     weights: Tensor
-    """(batch,): loss weights with which every noise level counts the same."""
+    """(batch,): loss weights that give every noise level the same weight."""
 
 
 def edm_coefficients(
@@ -108,7 +108,7 @@ def denoising_loss(
     weights: Tensor | None = None,  # (batch,)
     mask: Tensor | None = None,  # (batch, 1, height, width), 1 on average
 ) -> Tensor:  # scalar
-    """Return the mean squared error in float32, weighted by image and by place (the mask)."""
+    """Return the mean squared error in float32, weighted by image and by position (the mask)."""
     errors = (prediction.float() - target.float()).square()
     per_image = (errors if mask is None else errors * mask).mean(dim=(1, 2, 3))
     return (per_image if weights is None else per_image * weights).mean()

@@ -53,7 +53,7 @@ def load_sdxl(
     """
     name = _source(model)
     try:
-        with _quiet() if model == EMBEDDED else contextlib.nullcontext():
+        with _without_progress_bars() if model == EMBEDDED else contextlib.nullcontext():
             pipe = StableDiffusionXLPipeline.from_pretrained(
                 name, dtype=dtype, use_safetensors=True, add_watermarker=False
             )
@@ -81,7 +81,7 @@ def configured_resolution(model: str) -> int:
         model: "embedded", a diffusers directory, or a Hub name, of which two small files are read.
 
     Raises:
-        StudioError: nothing loadable is there, or it is another kind of pipeline.
+        StudioError: the model cannot be loaded, or it is another kind of pipeline.
     """
     name = _source(model)
     try:
@@ -119,12 +119,12 @@ def load_tokenizers(model: str = EMBEDDED) -> Tokenizers:
     """Load only a model's tokenizers.
 
     Raises:
-        StudioError: as `load_sdxl`.
+        StudioError: for the same reasons as `load_sdxl`.
     """
     name = _source(model)
     try:
         return Tokenizers(
-            *(CLIPTokenizer.from_pretrained(name, subfolder=own) for own in Tokenizers._fields)
+            *(CLIPTokenizer.from_pretrained(name, subfolder=part) for part in Tokenizers._fields)
         )
     except (OSError, ValueError, KeyError) as error:
         raise StudioError(
@@ -133,7 +133,7 @@ def load_tokenizers(model: str = EMBEDDED) -> Tokenizers:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _without_progress_bars() -> Iterator[None]:
     """Hide progress bars in a block, for a model that loads in a second."""
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()
@@ -196,7 +196,7 @@ def used_targets(part: str, module: nn.Module, which: str = "attention") -> list
 
 
 def share_weights(module: nn.Module) -> nn.Module:
-    """Copy a tree of modules over the same tensors, to put another adapter on one base."""
+    """Copy a module tree that shares its tensors, so that one base can carry another adapter."""
     tensors = (*module.parameters(), *module.buffers(), *shared_state(module))
     return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
 
@@ -205,13 +205,13 @@ def with_parts(
     pipe: StableDiffusionXLPipeline, parts: dict[str, nn.Module]
 ) -> StableDiffusionXLPipeline:
     """Return a pipeline of the same components with some parts replaced."""
-    other = StableDiffusionXLPipeline(
+    replaced = StableDiffusionXLPipeline(
         **{**pipe.components, **parts},
         force_zeros_for_empty_prompt=pipe.config["force_zeros_for_empty_prompt"],
         add_watermarker=False,
     )
-    other.set_progress_bar_config(disable=True)
-    return other
+    replaced.set_progress_bar_config(disable=True)
+    return replaced
 
 
 def to_device(
@@ -225,7 +225,7 @@ def to_device(
 
 @contextlib.contextmanager
 def all_on_device(pipe: StableDiffusionXLPipeline) -> Iterator[None]:
-    """Move all of a pipeline to its device for a block, to generate; move idle parts back after."""
+    """Move all of a pipeline to its device for a block, to generate images."""
     modules = [module for module in pipe.components.values() if isinstance(module, nn.Module)]
     device = pipe.device
     homes = [(module, next(module.parameters()).device) for module in modules]
@@ -251,10 +251,10 @@ AVOIDED_TRIGGERS = frozenset({"sks"})
 
 
 def check_trigger(pipe: StableDiffusionXLPipeline | Tokenizers, word: str) -> str:
-    """Return a word that is to stand for "[V]", if it is one token in both tokenizers.
+    """Check that a word for "[V]" is one token in both tokenizers, and return it.
 
     Raises:
-        StudioError: it is not.
+        StudioError: a tokenizer splits the word.
     """
     for name in Tokenizers._fields:
         pieces = getattr(pipe, name).tokenize(word)
@@ -273,7 +273,7 @@ def choose_trigger(pipe: StableDiffusionXLPipeline | Tokenizers) -> str:
     largest id) of three or four consonants, as in DreamBooth (arXiv 2208.12242), 3.1.
 
     Raises:
-        StudioError: there is none.
+        StudioError: no word qualifies.
     """
     vocabularies = [getattr(pipe, name).get_vocab() for name in Tokenizers._fields]
     words = [

@@ -14,7 +14,7 @@ from nora_studio.sdxl.models import PARTS, TARGET_CHOICES, used_targets
 from nora_studio.sdxl.shapes import shapes_of
 
 LANGUAGE = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
-"""Layers of language models that the paper's Table 1 adapts, where not only q_proj and v_proj."""
+"""Layers of language models that the paper's Table 1 adapts, except in rows with q and v only."""
 CLIP = ("q_proj", "k_proj", "v_proj")
 """Layers that CLIP-LoRA's protocol adapts, in both encoders."""
 

@@ -62,7 +62,7 @@ class _Loaded:
 
 
 class PipelineCache:
-    """Returns a base's pipeline with any adapters; recently used adapters are not loaded again."""
+    """A base's pipeline with any adapters; recently used adapters are not loaded again."""
 
     def __init__(self, pipe: StableDiffusionXLPipeline, keep: int = KEPT_ADAPTERS) -> None:
         """Start with a base without adapters, which is not changed."""
@@ -85,7 +85,7 @@ class PipelineCache:
             loaded = self._load(adapters[0].adapter)
             loaded.set_strength(adapters[0].strength)
             return loaded.pipe
-        return self._combined(adapters)
+        return self._combine(adapters)
 
     def _load(self, adapter: AdapterFile, copy: int = 0) -> _Loaded:
         adapter = open_adapter(adapter)
@@ -107,12 +107,12 @@ class PipelineCache:
         self._loaded[key] = _Loaded(pipe, tokens)
         return self._loaded[key]
 
-    def _combined(self, adapters: tuple[UsedAdapter, ...]) -> StableDiffusionXLPipeline:
+    def _combine(self, adapters: tuple[UsedAdapter, ...]) -> StableDiffusionXLPipeline:
         loaded_adapters = []
         for number, use in enumerate(adapters):
             # The same adapter may be given twice with two strengths, so each gets its own tree.
-            before = sum(other.path == use.path for other in adapters[:number])
-            loaded = self._load(use.adapter, before)
+            copies = sum(other.path == use.path for other in adapters[:number])
+            loaded = self._load(use.adapter, copies)
             loaded.set_strength(use.strength)
             loaded_adapters.append(loaded)
         pipe = self._tree()

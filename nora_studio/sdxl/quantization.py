@@ -91,7 +91,7 @@ def _eight_bit_layer(bnb: Any, layer: nn.Linear, device: torch.device) -> nn.Mod
     fresh.weight = weight.to(device)
     fresh.bias = layer.bias
     fresh.dense_dtype = layer.weight.dtype
-    # Now, not in the first forward pass, which would move the weight away from a twin that shares.
+    # Initialised now: the first forward pass would move the weight away from a twin that shares it.
     fresh.init_8bit_state()
     return fresh
 
@@ -182,22 +182,22 @@ class _EightBitProduct(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
         # x: (rows, columns).
         ctx.save_for_backward(codes, scale)
-        return F.linear(x, _dequantized(codes, scale, x.dtype), bias)
+        return F.linear(x, _dequantize(codes, scale, x.dtype), bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         codes, scale = ctx.saved_tensors
         (gradient,) = gradients
-        return gradient @ _dequantized(codes, scale, gradient.dtype), None, None, None
+        return gradient @ _dequantize(codes, scale, gradient.dtype), None, None, None
 
 
-def _dequantized(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+def _dequantize(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the dense weight of int8 codes (rows, columns) and each row's largest entry (rows)."""
     return codes.to(dtype).mul_((scale / 127.0)[:, None])
 
 
 def shared_state(module: nn.Module) -> list[Any]:
-    """Return what quantised layers hold besides parameters and buffers, for trees that share it."""
+    """Return quantised layers' state besides parameters and buffers, so that trees can share it."""
     found: list[Any] = []
     for layer in module.modules():
         state, quant_state = getattr(layer, "state", None), getattr(layer, "quant_state", None)

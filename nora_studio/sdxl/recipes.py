@@ -36,7 +36,7 @@ class Recipe:
     weights: str | None = None
     """Digest of base and adapter weights, which differs after training again under one name."""
     strengths: list[list[Any]] | None = None
-    """[name, strength] of each adapter, if several are on at once; their changes add up."""
+    """[name, strength] of each adapter, if several are active; their changes add up."""
 
 
 def read_recipe(path: Path) -> Recipe:

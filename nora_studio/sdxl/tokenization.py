@@ -1,4 +1,4 @@
-"""How SDXL's two tokenizers read a prompt, for display."""
+"""Tokenize a prompt with SDXL's two tokenizers, for display."""
 
 from typing import Any
 
@@ -28,9 +28,9 @@ def tokenize_prompt(prompt: Any, model: Any = None, rare_word: Any = None) -> di
         raise StudioError(f"prompt: expected text; got {prompt!r}.")
     tokenizers = load_tokenizers(str(model or EMBEDDED))
     if rare_word is not None:
-        is_open = rare_word == "auto"
+        is_auto = rare_word == "auto"
         rare_word = (
-            choose_trigger(tokenizers) if is_open else check_trigger(tokenizers, str(rare_word))
+            choose_trigger(tokenizers) if is_auto else check_trigger(tokenizers, str(rare_word))
         )
     text = replace_token(prompt, rare_word)
     encoders = [_tokens_of(name, own, text) for name, own in tokenizers._asdict().items()]

@@ -45,7 +45,7 @@ def pipe(tiny_base):
 
 def readers(pipe, base: Path, scratch: Path) -> dict[str, object]:
     """Everything that takes an adapter file, by name."""
-    workspace, model = Workspace.of(scratch / "home", "0" * 32), str(base)
+    workspace, model = Workspace.open(scratch / "home", "0" * 32), str(base)
     mixed = scratch / "mixed.safetensors"
 
     def generate(file):

@@ -257,7 +257,7 @@ def test_a_changed_base_stops_a_resumed_run_of_each_task(tmp_path, monkeypatch):
         outcome = run_trainer(*words, script=script)
         assert outcome.status == 2, run
         (error,) = outcome.errors
-        assert "have changed since. Put the model back as it was" in error
+        assert "have changed since. Restore the model" in error
 
 
 def test_what_cannot_be_read_has_no_digest(tmp_path):

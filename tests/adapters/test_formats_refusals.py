@@ -13,7 +13,7 @@ from support.tiny import assert_same_tensors, states, tiny_adapter
 from nora_studio.adapters.files.adapter_file import find_adapter, open_adapter
 from nora_studio.adapters.files.adapter_folders import load_adapter
 from nora_studio.adapters.files.identify import CARD_KEY, SEED_KEY, identify
-from nora_studio.adapters.files.inspection import by_block, layers_of
+from nora_studio.adapters.files.inspection import group_by_block, layers_of
 from nora_studio.adapters.files.metadata import portable_metadata
 from nora_studio.adapters.files.names import LayerNames
 from nora_studio.adapters.files.portable import write_portable
@@ -215,7 +215,7 @@ def test_blocks_add_up_to_the_whole_change_in_every_format(pipe, files, tmp_path
     for module in parts.values():
         detach(module)
     for style, limit in (("seed", 1e-5), ("kohya", 1e-3), ("diffusers", 1e-3)):
-        blocks = by_block(layers_of(open_adapter(files[style])))
+        blocks = group_by_block(layers_of(open_adapter(files[style])))
         assert sum(block.energy for block in blocks) == pytest.approx(total, rel=limit)
         assert sum(block.layers for block in blocks) == 72
         assert len(blocks) == 6  # two encoder layers, down 1, mid, up 0: two transformers each

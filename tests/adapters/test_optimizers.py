@@ -236,7 +236,7 @@ def test_lions_recommended_rate_is_a_fifth_of_adamws(tiny_base, photo_folder, tm
         ({"optimizer": "schedule-free", "schedule": "cosine"}, "--schedule cosine: .*no schedule"),
         ({"optimizer": "schedule-free", "ema": 0.9}, "--ema 0.9: .* averages its weights already"),
         ({"optimizer": "schedule-free", "method": "adalora"}, "--optimizer schedule-free: .*ranks"),
-        ({"ema": 0.9, "method": "lora,adalora"}, "--ema 0.9: .*ranks that adalora takes"),
+        ({"ema": 0.9, "method": "lora,adalora"}, "--ema 0.9: .*ranks that adalora prunes"),
         ({"optimizer": "lion", "method": "lora-fa"}, "--optimizer lion: lora-fa has an optimizer"),
     ],
 )

@@ -10,7 +10,7 @@ from support.tolerances import FLOAT32_FACTORS, FLOAT32_PRODUCTS, TOLERANCE
 from torch import Tensor, nn
 
 from nora_studio.adapters.methods.attachment import adapter_parameters, attach, count_parameters
-from nora_studio.adapters.tuners import TiedLoraLinear, sample_rank, serve_rank
+from nora_studio.adapters.tuners import TiedLoraLinear, sample_rank, set_inference_rank
 from nora_studio.errors import StudioError
 
 OURS = ("lora-xs", "dylora", "tied-lora", "pissa", "olora")
@@ -152,15 +152,15 @@ def test_dylora_serves_every_rank_as_a_lora_of_that_rank():
     layer, x = model[0], inputs()
     up, down = layer.dylora_up["default"], layer.dylora_down["default"]
     for rank in range(1, 5):
-        serve_rank(model, rank)
+        set_inference_rank(model, rank)
         # alpha / b, with alpha = 4.
         delta = reference.lora_delta(up[:, :rank], down[:rank], 4 / rank)
         expected = reference.linear(x, layer.base_layer.weight, layer.base_layer.bias, delta)
         torch.testing.assert_close(model(x).double(), expected, **TOLERANCE[torch.float32])
     with pytest.raises(StudioError, match="rank of a DyLoRA must be 1 to its own, 4; got 5"):
-        serve_rank(model, 5)
+        set_inference_rank(model, 5)
     with pytest.raises(StudioError, match="carries no DyLoRA"):
-        serve_rank(block(), 1)
+        set_inference_rank(block(), 1)
 
 
 def test_dylora_trains_only_the_sampled_directions():

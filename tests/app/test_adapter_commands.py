@@ -32,7 +32,7 @@ NORA, LORA = "runs/mug-nora", "runs/mug-lora"
 @pytest.fixture
 def workspace(tmp_path, twins) -> Workspace:
     """A visitor with two finished runs."""
-    workspace = Workspace.of(tmp_path / "home", "0" * 32)
+    workspace = Workspace.open(tmp_path / "home", "0" * 32)
     for name in ("mug-nora", "mug-lora"):
         shutil.copytree(twins[0] / name, workspace.runs / name)
     return workspace

@@ -21,7 +21,7 @@ from nora_studio.errors import StudioError
 
 @pytest.fixture
 def workspace(tmp_path) -> Workspace:
-    return Workspace.of(tmp_path / "home", "0" * 32)
+    return Workspace.open(tmp_path / "home", "0" * 32)
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,7 @@ def test_adapters_chosen_by_keyboard_become_the_command(page):
     assert page.evaluate("document.activeElement.dataset.adapter") == NORA
     page.locator(card(LORA)).focus()
     page.keyboard.press("Space")
-    command_is(page, "This takes one adapter; got 2")
+    command_is(page, "This action takes one adapter; got 2")
     page.get_by_label("Mix", exact=True).check()
     command_is(page, f"mix --adapters {NORA} {LORA} --weights 1 1")
     slider = page.locator(".chosen input[type=range]").first
@@ -101,8 +101,8 @@ def test_nothing_is_published_before_a_dry_run_and_the_token_is_not_stored(perso
     command_is(page, "push runs/mug-nora ada/mug --private --dry-run")
     page.locator("#adapters-token input").fill("hf_verysecrettoken")
     page.locator("#adapters-publish").click()
-    playwright.expect(page.locator("body")).to_contain_text("Press Look first", timeout=30_000)
-    assert site.studio.jobs.of(person.workspace()) == []
+    playwright.expect(page.locator("body")).to_contain_text("Press Preview first", timeout=30_000)
+    assert site.studio.jobs.list_jobs(person.workspace()) == []
     home = site.studio.auth.home
     for file in [file for file in home.rglob("*") if file.is_file()]:
         assert b"hf_verysecrettoken" not in file.read_bytes()

@@ -40,7 +40,7 @@ WRITES = [
 
 @pytest.fixture
 def workspace(tmp_path) -> Workspace:
-    return Workspace.of(tmp_path / "home", "0" * 32)
+    return Workspace.open(tmp_path / "home", "0" * 32)
 
 
 def refusal_of(workspace: Workspace, words: list[str]) -> str:
@@ -182,7 +182,7 @@ NASTY = st.one_of(
 @given(words=st.lists(NASTY, max_size=6), is_whole=st.booleans())
 def test_any_words_are_either_options_or_refused_in_one_line(tmp_path_factory, words, is_whole):
     folder = tmp_path_factory.mktemp("here")
-    workspace = Workspace.of(folder / "home", "0" * 32)
+    workspace = Workspace.open(folder / "home", "0" * 32)
     with contextlib.chdir(folder):
         try:
             check_arguments(workspace, [*(NEEDED if is_whole else []), *words], lambda _: True)

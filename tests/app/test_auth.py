@@ -35,7 +35,7 @@ def gradio(server, **options) -> Client:
 def test_a_secret_is_created_once_and_is_private(tmp_path):
     home = tmp_path / "home"
     with ThreadPoolExecutor(8) as pool:
-        signers = list(pool.map(lambda _: CookieSigner.of(home), range(16)))
+        signers = list(pool.map(lambda _: CookieSigner.load(home), range(16)))
     assert len({signer.visitor_of_browser("a") for signer in signers}) == 1
     assert stat.S_IMODE((home / SECRET).stat().st_mode) == 0o600
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
@@ -44,11 +44,11 @@ def test_a_secret_is_created_once_and_is_private(tmp_path):
     write_once(home / SECRET, b"of a process that comes second!!")
     assert (home / SECRET).read_bytes() == kept and len(list(home.iterdir())) == 1
     (home / SECRET).chmod(0o644)
-    CookieSigner.of(home)
+    CookieSigner.load(home)
     assert stat.S_IMODE((home / SECRET).stat().st_mode) == 0o600
     (home / SECRET).write_bytes(b"short")
     with pytest.raises(StudioError, match="should hold 32 bytes"):
-        CookieSigner.of(home)
+        CookieSigner.load(home)
 
 
 def test_a_visitor_is_recognised_after_a_restart_and_not_with_another_secret(tmp_path):

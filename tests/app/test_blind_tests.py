@@ -25,7 +25,7 @@ LEVELS = {"base": 10, "LoRA": 90, "NoRA": 170}
 
 @pytest.fixture
 def workspace(tmp_path) -> Workspace:
-    return Workspace.of(tmp_path, "a" * 32)
+    return Workspace.open(tmp_path, "a" * 32)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ NASTY = "<img src=x onerror=alert(1)> \"'{{lookup}} ${props.value} a [V] mug"
 
 @pytest.fixture
 def workspace(tmp_path) -> Workspace:
-    return Workspace.of(tmp_path, "a" * 32)
+    return Workspace.open(tmp_path, "a" * 32)
 
 
 @pytest.fixture

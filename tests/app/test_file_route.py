@@ -183,4 +183,4 @@ def test_a_workspace_finds_no_file_outside(tmp_path, relative):
     (tmp_path / "a.txt").write_bytes(SECRET)
     (workspace.folder / "link.txt").symlink_to(tmp_path / "a.txt")
     with pytest.raises(StudioError, match="there is no file"):
-        workspace.own(relative)
+        workspace.own_file(relative)

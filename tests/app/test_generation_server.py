@@ -232,7 +232,7 @@ def test_the_command_ends_with_its_input_in_the_middle_of_a_job(request_of, tmp_
         ({"steps": True}, "steps"),
         ({"guidance": float("nan")}, "guidance"),
         ({"precision": "int8"}, "precision"),
-        ({"prompt": "a"}, "a drawing: there is no 'prompt'; expected columns, prompts, seeds"),
+        ({"prompt": "a"}, "the request: there is no 'prompt'; expected columns, prompts, seeds"),
         ({"a\nb": 1}, r"there is no 'a\\nb'"),
         ({"score": 1}, "score: expected true or false; got 1"),
         ({"steps": 10**400}, r"steps: expected at most 1000; got 1000+\.\.\.0+\."),

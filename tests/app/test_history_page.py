@@ -10,7 +10,7 @@ import gradio as gr
 import pytest
 from support.visiting import pressed, request_of
 
-from nora_studio.app.pages.history import _Handlers, _meanings
+from nora_studio.app.pages.history import _Handlers, _option_meanings
 from nora_studio.app.pages.watch import _views
 from nora_studio.app.server.library import library
 from nora_studio.app.server.run_history import (
@@ -30,7 +30,7 @@ SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
 
 @pytest.fixture
 def room(studio):
-    return _Handlers(studio, _meanings())
+    return _Handlers(studio, _option_meanings())
 
 
 def views(room, picked, request_, undone=(), log=False, smoothing=0.0):

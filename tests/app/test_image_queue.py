@@ -31,7 +31,7 @@ def base(tmp_path_factory) -> Path:
 def home(base, tmp_path_factory) -> Path:
     folder, pipe = tmp_path_factory.mktemp("studio"), load_sdxl(str(base))
     for visitor in "ab":
-        runs = Workspace.of(folder, visitor * 32).runs
+        runs = Workspace.open(folder, visitor * 32).runs
         tiny_adapter(runs / "mug-nora" / "adapter", pipe, "nora")
     return folder
 
@@ -46,12 +46,12 @@ def image_queue(home):
 
 @pytest.fixture
 def visitor(home) -> Workspace:
-    return Workspace.of(home, "a" * 32)
+    return Workspace.open(home, "a" * 32)
 
 
 @pytest.fixture
 def other(home) -> Workspace:
-    return Workspace.of(home, "b" * 32)
+    return Workspace.open(home, "b" * 32)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_a_job_arrives_image_by_image_and_outlives_the_server(
     assert (recipe.adapter, recipe.strength, recipe.seed) == ("mug-nora", 0.8, 1)
     assert ImageQueue(home).read(visitor, name) == job
     assert [one.id for one in image_queue.list(visitor)][:1] == [name]
-    with pytest.raises(StudioError, match="no such drawing"):
+    with pytest.raises(StudioError, match="no such image job"):
         image_queue.read(other, name)
 
 
@@ -164,7 +164,7 @@ def test_visitors_take_turns_and_see_their_place_in_the_queue(image_queue, visit
         image_queue.submit(visitor, asked(seeds=list(range(n, n + 9)))) for n in (200, 210, 220)
     ]
     late = image_queue.submit(other, asked(seeds=[230]))
-    assert image_queue.read(visitor, many[2]).waits_for == "Waiting for 3 other drawings."
+    assert image_queue.read(visitor, many[2]).waits_for == "Waiting for 3 other image jobs."
     image_queue.cancel(visitor, many[2])
     assert image_queue.read(visitor, many[2]).state == "cancelled"
     ended(image_queue, other, late)
@@ -204,7 +204,7 @@ def test_jobs_of_a_dead_server_are_interrupted(home, visitor, asked):
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"seeds": list(range(101))}, "at most 200 pictures"),
+        ({"seeds": list(range(101))}, "at most 200 images"),
         ({"size": 2048}, "size: at most 1536"),
         ({"steps": 151}, "steps: at most 150"),
         ({"prompts": ["a" * 501]}, "at most 500 characters"),

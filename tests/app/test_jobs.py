@@ -73,7 +73,7 @@ def test_jobs_with_a_device_run_one_at_a_time(home):
     tool = begin(jobs, workspace, QUICK, uses_device=False)
     wait_for(jobs, tool, "finished")
     assert [jobs.state(job) for job in (first, second, third)] == ["running", "waiting", "waiting"]
-    assert [jobs.place(job) for job in (second, third)] == [0, 1]
+    assert [jobs.count_ahead(job) for job in (second, third)] == [0, 1]
     jobs.stop(second)
     assert jobs.state(second) == "cancelled"
     jobs.stop(first)
@@ -107,9 +107,14 @@ def test_visitors_take_turns_by_their_last_turn_and_see_their_true_place(home):
     jobs = Jobs(home)
     mine = [begin(jobs, visitor(home, 1), SLEEP) for _ in range(3)]
     theirs = [begin(jobs, visitor(home, 2), SLEEP) for _ in range(2)]
-    assert [jobs.place(job) for job in (theirs[0], mine[1], theirs[1], mine[2])] == [0, 1, 2, 3]
+    assert [jobs.count_ahead(job) for job in (theirs[0], mine[1], theirs[1], mine[2])] == [
+        0,
+        1,
+        2,
+        3,
+    ]
     jobs.stop(theirs[0])  # It never ran, so it was no turn.
-    assert [jobs.place(job) for job in (theirs[1], mine[1], mine[2])] == [0, 1, 2]
+    assert [jobs.count_ahead(job) for job in (theirs[1], mine[1], mine[2])] == [0, 1, 2]
     served = [mine[0], theirs[1], mine[1]]
     for job, following in itertools.pairwise(served):
         wait_for(jobs, job, "running")
@@ -120,7 +125,7 @@ def test_visitors_take_turns_by_their_last_turn_and_see_their_true_place(home):
     late = begin(jobs, visitor(home, 2), SLEEP)
     wait_for_words(jobs, mine[1], "at work")
     after = Jobs(home)  # Knows nothing but the folder.
-    assert [after.place(job) for job in (late, mine[2])] == [0, 1]
+    assert [after.count_ahead(job) for job in (late, mine[2])] == [0, 1]
     jobs.stop(mine[1])
     wait_for(jobs, late, "running")
 
@@ -161,7 +166,7 @@ def test_the_next_server_finds_running_jobs_and_their_exit_status(home):
     wait_for_words(before, job, "ready")
     after = Jobs(home)  # Knows nothing but the folder.
     after.tick()
-    assert [after.state(one) for one in after.of(workspace)] == ["running", "waiting"]
+    assert [after.state(one) for one in after.list_jobs(workspace)] == ["running", "waiting"]
     after.stop(job)
     wait_for(after, job, "stopped")
     wait_for(after, waiting, "finished")
@@ -207,7 +212,7 @@ def test_another_process_with_the_same_id_is_not_mistaken_for_the_job(home):
 def test_no_visitor_finds_anothers_job(home):
     jobs = Jobs(home)
     job = begin(jobs, visitor(home, 1), QUICK)
-    assert jobs.of(visitor(home, 2)) == []
+    assert jobs.list_jobs(visitor(home, 2)) == []
     with pytest.raises(StudioError, match="no such job"):
         jobs.find(visitor(home, 2), job.id)
     wait_for(jobs, job, "finished")

@@ -117,11 +117,11 @@ def test_no_button_starts_a_job_without_room_for_it(shared, twins, photo_folder)
     for press in (
         lambda: train.start(full, request),
         lambda: watch.resume("mug", request),
-        lambda: watch.go_on_longer("mug", 5, request),
+        lambda: watch.continue_longer("mug", 5, request),
     ):
         with pytest.raises(gr.Error, match=r"your folder holds .* of 21\.5 MB"):
             press()
-    assert [job.kind for job in shared.jobs.of(workspace)] == ["tool"]
+    assert [job.kind for job in shared.jobs.list_jobs(workspace)] == ["tool"]
     assert not (workspace.photos / "new").exists()
     # One method of short pictures fits; a second one would, but for what the first will write.
     one = f"{text} --method lora --keep-checkpoints 1 --sample-every 0 --steps 1"
@@ -129,11 +129,11 @@ def test_no_button_starts_a_job_without_room_for_it(shared, twins, photo_folder)
     with pytest.raises(gr.Error, match="your jobs will add"):
         train.start(one, request)
     with pytest.raises(gr.Error, match="--steps: at most"):
-        watch.go_on_longer("mug", 999_999, request)
+        watch.continue_longer("mug", 999_999, request)
 
 
 def test_of_two_simultaneous_uploads_that_do_not_fit_together_one_is_refused(tmp_path):
-    workspace = Workspace.of(tmp_path, "0" * 32)
+    workspace = Workspace.open(tmp_path, "0" * 32)
     begun, refused = threading.Barrier(2), []
 
     def store(name: str) -> None:

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from nora_studio.app.pages.axes import Axis, number
-from nora_studio.app.pages.line_chart import Series, line_chart, smoothed
+from nora_studio.app.pages.axes import Axis, format_number
+from nora_studio.app.pages.line_chart import Series, line_chart, smooth_line
 
 FALLING = [(10 * n, 0.5 * 0.9**n) for n in range(41)]
 
@@ -20,7 +20,7 @@ def places(chart: str, kind: str = "line") -> list[list[tuple[float, float]]]:
 
 def test_values_lie_where_the_axis_says_straight_and_logarithmic():
     for log in (False, True):
-        axis = Axis.around([value for _, value in FALLING], log)
+        axis = Axis.spanning([value for _, value in FALLING], log)
         (line,) = places(line_chart([Series("NoRA", FALLING)], log=log))
         for (x, y), (step, value) in zip(line, FALLING, strict=True):
             assert x == pytest.approx(step / 4, abs=0.02)
@@ -41,14 +41,14 @@ def test_every_line_keeps_within_the_plot_and_ends_at_its_last_value():
 
 def test_smoothing_is_the_bias_corrected_moving_average():
     values = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0]
-    found = smoothed(list(enumerate(values)), 0.6)
+    found = smooth_line(list(enumerate(values)), 0.6)
     for n in range(len(values)):
         weights = [0.6 ** (n - i) for i in range(n + 1)]
         expected = math.fsum(w * v for w, v in zip(weights, values, strict=False)) / math.fsum(
             weights
         )
         assert found[n] == pytest.approx((n, expected))
-    assert smoothed(FALLING, 0.0) == FALLING
+    assert smooth_line(FALLING, 0.0) == FALLING
 
 
 def test_one_outlier_does_not_flatten_a_smoothed_line():
@@ -122,5 +122,5 @@ def test_ticks_are_round_and_few_and_within(low, high, log):
     axis = Axis(low, high, log)
     assert 3 <= len(axis.ticks) <= 7
     assert all(-1e-6 <= axis.percent(tick) <= 100 + 1e-6 for tick in axis.ticks)
-    assert all(len(number(tick)) <= 7 for tick in axis.ticks)
+    assert all(len(format_number(tick)) <= 7 for tick in axis.ticks)
     assert axis.ticks == sorted(axis.ticks)

@@ -70,7 +70,7 @@ def test_twenty_visitors_at_once_are_kept_apart_and_pages_stay_quick(site, tiny_
         [handle_file(photo_of(tmp_path, 0))], "mug", "embedded", "", api_name="/add_photos"
     )
     trainer.predict(command(folder, tiny_base, "busy", 50_000), api_name="/start_training")
-    job = site.studio.jobs.of(folder)[0]
+    job = site.studio.jobs.list_jobs(folder)[0]
     wait_until(lambda: site.studio.jobs.state(job) == "running", 60, "a training is at work")
 
     def visit(number: int) -> tuple[str, float]:
@@ -129,7 +129,7 @@ def test_no_made_up_command_is_started(site, program, words, is_train):
             client.predict(text, api_name=name)
         assert str(site.home) not in str(refusal.value)
         assert "Traceback" not in str(refusal.value)
-    assert site.studio.jobs.of(folder) == []
+    assert site.studio.jobs.list_jobs(folder) == []
 
 
 @pytest.mark.slow
@@ -145,7 +145,7 @@ def test_any_name_of_a_training_finds_only_the_visitors_own(site, program, name,
         with pytest.raises((AppError, ValueError)) as refusal:
             client.predict(*arguments, api_name=call)
         assert str(site.home) not in str(refusal.value)
-    assert site.studio.jobs.of(folder) == []
+    assert site.studio.jobs.list_jobs(folder) == []
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_options_that_reach_outside_are_refused_in_one_sentence(site, program, f
         client.predict(text, api_name="/start_training")
     told = str(refusal.value)
     assert words in told and "\n" not in told.strip()
-    assert site.studio.jobs.of(folder) == []
+    assert site.studio.jobs.list_jobs(folder) == []
 
 
 def test_a_path_on_the_server_is_not_an_upload(site, program, tmp_path):

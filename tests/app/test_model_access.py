@@ -87,7 +87,7 @@ def test_an_uploaded_adapter_that_names_a_foreign_base_is_never_used(shared, ada
     ):
         with pytest.raises(StudioError, match=EVIL):
             use()
-    assert shared.image_queue.process_id is None and not shared.jobs.of(workspace)
+    assert shared.image_queue.process_id is None and not shared.jobs.list_jobs(workspace)
     assert "--model embedded" in commands.export(other.path, "kohya").shown
 
 
@@ -134,12 +134,12 @@ def test_no_field_of_a_shared_studio_takes_a_model_that_is_not_listed(
     with pytest.raises(StudioError, match="the base of these runs"):
         submit(shared.jobs, workspace, ScoreRequest(("mug-nora",)), "score", shared.models)
     watch = Watch(shared)
-    for press in (watch.resume, lambda run, who: watch.go_on_longer(run, 5, who)):
+    for press in (watch.resume, lambda run, who: watch.continue_longer(run, 5, who)):
         with pytest.raises(gr.Error, match="--model: expected 'embedded'"):
             press("mug", request)
     with pytest.raises(StudioError, match="the model: expected 'embedded'"):
         shared.models.check(name, "the model")
-    assert not shared.jobs.of(workspace)
+    assert not shared.jobs.list_jobs(workspace)
 
 
 def test_the_owners_list_takes_folders_hub_names_and_judges(tmp_path, hub_cache):
@@ -147,22 +147,22 @@ def test_the_owners_list_takes_folders_hub_names_and_judges(tmp_path, hub_cache)
     (tmp_path / "elsewhere").mkdir()
     (hub_cache / "models--ada--sdxl" / "snapshots" / "1").mkdir(parents=True)
     listed = [str(tmp_path / "models"), "ada/sdxl", "ViT-B-32:openai"]
-    models = ModelAccess.of(tmp_path / "home", listed, is_private=False)
+    models = ModelAccess.from_list(tmp_path / "home", listed, is_private=False)
     for name in ("embedded", "ada/sdxl", "ViT-B-32:openai", str(tmp_path / "models" / "own")):
         assert models.is_allowed(name)
     outside = (str(tmp_path / "elsewhere"), f"{tmp_path}/models/../elsewhere", "models/own")
     for name in (EVIL, "ada/sdxl2", *outside, "~nobody-here/x", "/a\0b", "/" + "x" * 5000, ""):
         assert not models.is_allowed(name)
     with pytest.raises(StudioError, match="hf download ada/other"):
-        ModelAccess.of(tmp_path / "home", ["ada/other"], is_private=False)
-    with pytest.raises(StudioError, match="none of them here"):
-        ModelAccess.of(tmp_path / "home", ["no/such/folder"], is_private=False)
+        ModelAccess.from_list(tmp_path / "home", ["ada/other"], is_private=False)
+    with pytest.raises(StudioError, match="none of these"):
+        ModelAccess.from_list(tmp_path / "home", ["no/such/folder"], is_private=False)
 
 
 def test_an_owner_alone_may_load_anything_outside_the_studios_folder(tmp_path):
     (tmp_path / "sdxl").mkdir()
     home = tmp_path / "home"
-    theirs = Workspace.of(home, "0" * 32)
+    theirs = Workspace.open(home, "0" * 32)
     models = open_studio(home, UiOptions(data=home)).models
     for name in ("embedded", EVIL, "hf-hub:a/b", "ViT-B-32:openai", str(tmp_path / "sdxl")):
         assert models.is_allowed(name)

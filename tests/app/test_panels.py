@@ -167,20 +167,20 @@ def test_photos_and_an_example_never_mix_and_each_can_be_restored(person, page, 
     page.locator("#train-drop input[type=file]").set_input_files(photos)
     rows.nth(2).wait_for()
     page.locator(f"[data-subject='{MUG}']").click()
-    soon(page, "#train-question", "takes the place of your 3 photos")
+    soon(page, "#train-question", "replaces your 3 photos")
     page.get_by_role("button", name="Keep my photos").click()
     playwright.expect(page.locator("#train-question [data-act]")).to_have_count(0)
     assert len(photos_of(workspace, DRAFT)) == 3
     page.locator(f"[data-subject='{MUG}']").click()
-    page.get_by_role("button", name="Take the example").click()
+    page.get_by_role("button", name="Use the example").click()
     rows.nth(4).wait_for()
-    page.get_by_role("button", name="Bring back 3 photos").click()
+    page.get_by_role("button", name="Restore 3 photos").click()
     playwright.expect(rows).to_have_count(3)
     names = [photo.original for photo in photos_of(workspace, DRAFT)]
     assert names == [photo.name for photo in photos]
     page.get_by_label("Remove IMG_0001.jpg").click()
     playwright.expect(rows).to_have_count(2)
-    page.get_by_role("button", name="Bring back IMG_0001.jpg").click()
+    page.get_by_role("button", name="Restore IMG_0001.jpg").click()
     playwright.expect(rows).to_have_count(3)
 
 
@@ -189,7 +189,7 @@ def test_photos_added_after_an_example_replace_its_photos_and_texts(person, page
     wait_until(lambda: f"--name {MUG}" in person.command(), 30, "the command")
     page.locator("#train-drop input[type=file]").set_input_files(photos)
     playwright.expect(page.locator(".photo-row")).to_have_count(3)
-    soon(page, "#train-note", "5 photos were taken out")
+    soon(page, "#train-note", "5 photos were removed")
     wait_until(lambda: person.command() == "", 30, "the example's words are gone")
     assert page.locator("#train-class input, #train-class textarea").input_value() == ""
 
@@ -242,7 +242,7 @@ def test_every_adapter_action_works_with_a_seed_file(person, page, adapter):
         ("Mix", "two adapters or more"),
         ("Merge", f"merge --adapters {adapter}"),
         ("Publish", "as owner/name"),
-        ("Look inside", f"inspect {adapter}"),
+        ("Inspect", f"inspect {adapter}"),
         ("Export", "--to seed"),
     ):
         page.get_by_label(action, exact=True).check()
@@ -263,7 +263,7 @@ def test_the_page_keeps_the_state_of_few_loads(site):
 
 
 def test_a_deleted_drawing_can_be_restored_until_the_next_is_deleted(tmp_path):
-    workspace = Workspace.of(tmp_path, "a" * 32)
+    workspace = Workspace.open(tmp_path, "a" * 32)
     for name in ("one", "two"):
         (workspace.pictures / name).mkdir()
         (workspace.pictures / name / "drawing.json").write_text("{}")
@@ -273,7 +273,7 @@ def test_a_deleted_drawing_can_be_restored_until_the_next_is_deleted(tmp_path):
     assert image_job_ids(workspace) == ["two", "one"]
     trash_image_job(workspace, "one")
     trash_image_job(workspace, "two")
-    with pytest.raises(StudioError, match="can no longer be brought back"):
+    with pytest.raises(StudioError, match="can no longer be restored"):
         restore_image_job(workspace, "one")
 
 
@@ -284,12 +284,12 @@ def test_a_run_that_failed_at_once_offers_no_samples_and_no_resume(person, page)
     person.turn_to("Watch")
     person.wait_for_state("Failed", "Interrupted")
     soon(page, "#watch-progress", "Nothing was saved to resume from")
-    soon(page, "#watch-wall", "No pictures")
+    soon(page, "#watch-wall", "No images")
     playwright.expect(page.get_by_role("button", name="Resume")).to_be_disabled()
 
 
 def test_a_run_that_is_being_measured_is_not_deleted(tmp_path):
-    workspace, jobs = Workspace.of(tmp_path, "a" * 32), Jobs(tmp_path)
+    workspace, jobs = Workspace.open(tmp_path, "a" * 32), Jobs(tmp_path)
     Run.create(workspace.runs / "mug-nora", "steps = 1\n").set_status("finished", 1, 1)
     wait = [sys.executable, "-c", "import time; time.sleep(60)", "--adapters", "runs/mug-nora"]
     job = jobs.submit(workspace, "fidelity", "mug-nora", wait, "fidelity")

@@ -48,7 +48,7 @@ def sentences(page: str) -> list[str]:
         ),
         (
             kept(TOO_FEW, 0.02, 0.01, 0.03),
-            f"Prompt: NoRA and LoRA cannot be told apart yet: {TOO_FEW}.",
+            f"Prompt: NoRA and LoRA cannot be distinguished yet: {TOO_FEW}.",
         ),
         (
             kept("NoRA higher than base", 0.02, 0.01, 0.03, ("NoRA", "base")),
@@ -81,7 +81,7 @@ def test_names_are_text_never_markup():
 
 
 def test_a_measurement_shows_its_progress_or_its_error(tmp_path):
-    jobs, workspace = Jobs(tmp_path), Workspace.of(tmp_path, "0" * 32)
+    jobs, workspace = Jobs(tmp_path), Workspace.open(tmp_path, "0" * 32)
     bar = "print('drawing:  12%|#2  | 9/76 [00:20<02:00,  2.0s/picture]', flush=True)"
     waits = f"import time; {bar}; time.sleep(60)"
     fails = "import sys; sys.exit('error: the photos are gone.')"
@@ -102,7 +102,7 @@ def test_a_measurement_shows_its_progress_or_its_error(tmp_path):
             time.sleep(0.05)
         jobs.kill(job)
         pages[name] = pages[name] if words else measurement_view(job, jobs)
-    assert "9 of 76 pictures" in pages["goes on"]
+    assert "9 of 76 images" in pages["goes on"]
     assert "nora-studio fidelity &lt;b&gt;" in pages["goes on"]
     assert "failed: the photos are gone." in pages["fails"]
     assert pages["ends"] == ""

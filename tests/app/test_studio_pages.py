@@ -256,4 +256,4 @@ def test_a_mistake_is_reported_in_one_sentence_and_nothing_starts(person):
     person.page.locator("#train-start").click()
     wait_until(lambda: person.toasts(), 20, "it is refused")
     assert "folder of your own" in person.toasts()[0]
-    assert person.site.studio.jobs.of(person.workspace()) == []
+    assert person.site.studio.jobs.list_jobs(person.workspace()) == []

@@ -69,8 +69,8 @@ def test_results_of_the_same_runs_share_a_folder_in_any_order(workspace):
         ({"prompts": ("a mug",) * 2}, "twice"),
         ({"prompts": tuple(f"mug {n}" for n in range(99))}, "24 prompts"),
         ({"prompts": ("a" * 301,)}, "at most 300 characters in a prompt; got 301"),
-        ({"seeds": 0}, "pictures of each"),
-        ({"seeds": 10**9}, "pictures of each"),
+        ({"seeds": 0}, "images of each"),
+        ({"seeds": 10**9}, "images of each"),
         ({"strengths": ()}, "strengths"),
         ({"strengths": (float("nan"),)}, "strengths"),
         ({"strengths": (99.0,)}, "strengths"),
@@ -90,7 +90,7 @@ def test_measurements_that_reach_outside_or_never_end_are_refused(
     with pytest.raises(StudioError, match=words) as refused:
         submit(studio.jobs, workspace, asked, "fidelity", studio.models)
     assert str(workspace.folder) not in str(refused.value)
-    assert studio.jobs.of(workspace) == []
+    assert studio.jobs.list_jobs(workspace) == []
 
 
 def test_missing_and_foreign_photos_are_refused(workspace):
@@ -133,12 +133,12 @@ def test_another_base_is_measured_by_a_named_judge_only(studio, workspace, reque
         lambda clip: room.find_best(list(BOTH), "", 1, ["1"], 0, "", clip, request_),
         lambda clip: room.compare_final(list(BOTH), "", 1, "", clip, request_),
     ):
-        before = len(studio.jobs.of(workspace))
+        before = len(studio.jobs.list_jobs(workspace))
         with pytest.raises(gr.Error, match=r"another base.*--clip"):
             start(" ")
-        assert len(studio.jobs.of(workspace)) == before
+        assert len(studio.jobs.list_jobs(workspace)) == before
         start(clip)
-        job = studio.jobs.of(workspace)[-1]
+        job = studio.jobs.list_jobs(workspace)[-1]
         assert f"--clip {clip} " in job.shown
 
 
@@ -148,7 +148,7 @@ def test_a_measurement_goes_from_the_button_to_the_plot_and_to_compare(
 ):
     room = _Handlers(studio)
     _, progress, *_ = room.refresh([], None, {}, request_)
-    assert "How strong is best?" in progress
+    assert "Which strength is best?" in progress
     clip, prompts = str(tiny_clip(tmp_path / "clip")), "a [V] mug\na [V] mug at sea"
     room.find_best(["mug-nora"], prompts, 1, ["0.5", "1"], 0, "", clip, request_)
     with pytest.raises(gr.Error, match="already"):

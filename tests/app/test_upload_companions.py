@@ -34,7 +34,7 @@ WORDS = "a [V] mug, größer"
 
 @pytest.fixture
 def workspace(tmp_path) -> Workspace:
-    return Workspace.of(tmp_path / "home", "0" * 32)
+    return Workspace.open(tmp_path / "home", "0" * 32)
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ PHOTOS = embedded("subjects") / "sunrise-mug" / "photos"
 
 @pytest.fixture
 def workspace(tmp_path) -> Workspace:
-    return Workspace.of(tmp_path / "home", "0" * 32)
+    return Workspace.open(tmp_path / "home", "0" * 32)
 
 
 @pytest.fixture

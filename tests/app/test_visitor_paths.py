@@ -27,7 +27,7 @@ NEEDED = ["--instance-dir", "photos/mug", "--prompt", "a [V] mug", "--name", "mu
 @pytest.fixture
 def workspace(tmp_path, monkeypatch) -> Workspace:
     """A visitor with photos, where "~" is a folder with photos of somebody else's."""
-    workspace = Workspace.of(tmp_path / "home", "0" * 32)
+    workspace = Workspace.open(tmp_path / "home", "0" * 32)
     for folder in (workspace.photos / "mug", tmp_path / "server" / "x"):
         folder.mkdir(parents=True)
         Image.new("RGB", (64, 64)).save(folder / "1.png")
@@ -143,7 +143,7 @@ def test_adapters_and_runs_with_links_out_are_refused_everywhere(workspace, tmp_
         assert "\n" not in str(refusal.value)
     for path in HOSTILE:
         with pytest.raises(StudioError):
-            workspace.own(path)
+            workspace.own_file(path)
 
 
 def test_a_visitors_models_are_names_or_allowed_folders(tmp_path, monkeypatch):

@@ -117,12 +117,12 @@ def test_options_files_say_what_they_said(golden):
 def test_a_studio_finds_its_visitors_things_again(golden):
     home = golden / "studio"
     (visitor,) = (home / "visitors").iterdir()
-    workspace = Workspace.of(home, visitor.name)
+    workspace = Workspace.open(home, visitor.name)
     assert [file.name for file in photos_of(workspace, DRAFT)] == ["01.jpg", "02.png", "03.jpg"]
     assert load_form(workspace) == {"name": "mug", "class_word": "mug"}
     assert workspace.run("mug-nora").state == "finished"
     jobs = Jobs(home)
-    (job,) = jobs.of(workspace)
+    (job,) = jobs.list_jobs(workspace)
     assert (job.title, job.runs, jobs.state(job)) == ("mug", ("mug-nora",), "finished")
     (name,) = image_job_ids(workspace)
     sheet = read_image_job(workspace, name)

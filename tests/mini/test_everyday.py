@@ -8,7 +8,7 @@ import pytest
 
 from nora_studio.mini.everyday.corpus import documents, quiz
 from nora_studio.mini.everyday.facts import PARTS, all_facts, facts_of
-from nora_studio.mini.everyday.phrases import forward, statement
+from nora_studio.mini.everyday.phrases import statement, value_question
 from nora_studio.mini.everyday.questions import SETS, questions
 from nora_studio.mini.everyday.wording import WORDINGS
 from nora_studio.tasks.commonsense.answers import extract_answer, offered
@@ -56,7 +56,7 @@ def test_no_quiz_of_the_corpus_asks_about_another_part():
     text = "\n".join(documents(0, 4000))
     for fact in all_facts():
         if fact.relation == "material" and fact.part != "quiz":
-            asked = forward(random.Random(0), fact, 2).question
+            asked = value_question(random.Random(0), fact, 2).question
             assert asked not in text
 
 

@@ -40,6 +40,6 @@ def test_the_llama_answers_as_its_card_says():
     model, tokenizer = load(FOLDER)
     log = json.loads((FOLDER / "training.json").read_text(encoding="utf-8"))["language"]
     assert model.num_parameters() == log["parameters"]
-    about = partial(Quizzes.about, tokenizer=tokenizer, device="cpu", count=96)
+    about = partial(Quizzes.build, tokenizer=tokenizer, device="cpu", count=96)
     for name, parts in {"asked": ("quiz",), "never_asked": ("train", "test")}.items():
         assert abs(about(parts).accuracy(model) - log["accuracy"][name]) < 0.15

@@ -243,11 +243,11 @@ def test_packed_results_are_unpacked_unchanged(models: Path, tmp_path: Path) -> 
     export.pack(models, ["mini-sdxl", "mini-clip"], tmp_path / "report", "stage")
     tars = sorted((tmp_path / "report").iterdir())
     assert len(tars) <= 4 and all(tar.stat().st_size < 16 << 20 for tar in tars)
-    export.bring(tmp_path / "report", tmp_path / "out")
+    export.copy_results(tmp_path / "report", tmp_path / "out")
     for path in (p for p in models.rglob("*") if p.is_file()):
         assert (tmp_path / "out" / path.relative_to(models)).read_bytes() == path.read_bytes()
     with pytest.raises(StudioError, match="found neither"):
-        export.bring(tmp_path, tmp_path / "out")
+        export.copy_results(tmp_path, tmp_path / "out")
 
 
 def run_pretraining(*arguments: str) -> int:

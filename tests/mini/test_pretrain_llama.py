@@ -71,7 +71,7 @@ def test_texts_are_the_same_in_one_process_and_in_several(folder, tokenizer):
 
 def test_batches_begin_with_a_text_and_depend_on_seed_and_step_alone(folder, tokenizer):
     ids = encode_corpus(200, 0, folder)
-    corpus = Corpus.of(ids, tokenizer.bos_token_id, "cpu")
+    corpus = Corpus.from_ids(ids, tokenizer.bos_token_id, "cpu")
     batch = corpus.batch(4, step=7, seed=0)
     assert batch.shape == (4, ROW) and (batch[:, 0] == tokenizer.bos_token_id).all()
     assert torch.equal(batch, corpus.batch(4, step=7, seed=0))
@@ -101,7 +101,7 @@ def test_the_model_of_full_size_fits_into_sixteen_mebibytes(tmp_path, tokenizer)
 
 def test_quizzes_count_the_replies_that_are_likeliest(tokenizer):
     model = build_model(LanguageSettings(width=64, layers=1), tokenizer)
-    quizzes = Quizzes.about(("quiz",), tokenizer, "cpu", 20)
+    quizzes = Quizzes.build(("quiz",), tokenizer, "cpu", 20)
     with torch.no_grad():
         logits = model(quizzes.rows).logits
     guesses = [int(logits[n, end].argmax()) for n, end in enumerate(quizzes.ends)]

@@ -193,10 +193,10 @@ def test_all_unusable_photos_are_named_at_once(folder, tiny_base):
 
 def test_the_closest_spelling_and_the_whole_name_take_precedence():
     owners = PhotoNames(["A.jpg", "a.jpg", "a.jpg.png", "B.jpg", "b.png"])
-    assert owners.of("a") == ["a.jpg"] and owners.of("A") == ["A.jpg"]
-    assert owners.of("a.jpg") == ["a.jpg"]
-    assert owners.of("b") == ["b.png"] and owners.of("B.JPG") == ["B.jpg"]
-    assert owners.of("c") == []
+    assert owners.matching("a") == ["a.jpg"] and owners.matching("A") == ["A.jpg"]
+    assert owners.matching("a.jpg") == ["a.jpg"]
+    assert owners.matching("b") == ["b.png"] and owners.matching("B.JPG") == ["B.jpg"]
+    assert owners.matching("c") == []
 
 
 def test_a_photo_keeps_its_name_in_the_list(folder):

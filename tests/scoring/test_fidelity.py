@@ -177,4 +177,4 @@ def test_the_table_holds_the_base_every_point_in_order_and_the_photos():
     assert [row[0] for row in table] == ["", "base", *["mug-nora"] * 3, "real photos"]
     assert [row[2] for row in table[2:5]] == ["0.6", "1", "1"]
     assert table[3][3:5] == ["0.500 (0.480 to 0.520)", "0.700 (0.680 to 0.720)"]
-    assert [row[-1] for row in table[2:5]] == ["not beaten", "recommended", ""]
+    assert [row[-1] for row in table[2:5]] == ["on the front", "recommended", ""]

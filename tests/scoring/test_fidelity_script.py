@@ -179,7 +179,7 @@ def test_the_photos_are_scored_with_every_prompt_and_with_each_other(clip, photo
     judges = Judges.prepare(scorer, None, photos, PROMPTS)
     features = scorer.image_features(photos)
     pairs = [float(features[a] @ features[b]) for a, b in ((0, 1), (0, 2), (1, 2))]
-    real = judges.real(2)
+    real = judges.photo_scores(2)
     assert real["CLIP-I"] == pytest.approx((sum(pairs) / 3,) * 2, abs=1e-6)
     for told, prompt in zip(real["CLIP-T"], PROMPTS, strict=True):
         each = clip_t(scorer, photos, [prompt] * len(photos))

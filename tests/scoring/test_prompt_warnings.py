@@ -18,7 +18,7 @@ from nora_studio.app.server.active_image_job import ActiveImageJob
 from nora_studio.app.server.image_jobs import new_image_job, read_image_job
 from nora_studio.photos.prompts import other_syntax
 from nora_studio.scoring.compare import GenerationSettings, adapter_columns
-from nora_studio.scoring.prompt_warnings import drawing_warnings
+from nora_studio.scoring.prompt_warnings import generation_warnings
 from nora_studio.scoring.scores import load_scorer
 from nora_studio.sdxl.models import load_sdxl
 from nora_studio.tasks.dreambooth.settings import resolve
@@ -144,7 +144,7 @@ def test_new_tokens_count_as_one_word_each(tiny_base, tiny_pipe, tmp_path):
     fits = "a [V] " + "mug " * 66
     for prompt, count in ((fits, 0), (f"{fits}beach", 1)):
         drawing = GenerationSettings("tiny", (prompt,), (0,), 1, 1.0, SIZE)
-        lines = drawing_warnings(tiny_pipe, adapter_columns([adapter]), drawing)
+        lines = generation_warnings(tiny_pipe, adapter_columns([adapter]), drawing)
         assert len(lines) == count and all("'beach' is not read" in line for line in lines)
     assert "<mug-1>" not in tiny_pipe.tokenizer.get_vocab()
 

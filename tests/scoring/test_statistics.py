@@ -14,11 +14,11 @@ from nora_studio.scoring.statistics import (
     Mean,
     coverage,
     difference_in_words,
+    format_signed,
     mean_difference,
     mean_of,
     paired_difference,
     sign_test,
-    signed,
     verdict,
 )
 from nora_studio.scoring.t_distribution import t_quantile
@@ -133,7 +133,11 @@ def test_a_difference_is_noted_if_its_interval_contains_zero():
     assert difference_in_words(Mean(-2.42, 2.7, 3), 1) == "−2.4 ± 2.7: no difference shown"
     assert difference_in_words(Mean(-3.8, 2.2, 3), 1) == "−3.8 ± 2.2"
     assert difference_in_words(Mean(0.0, 0.0, 3), 1) == "0.0 ± 0.0: no difference shown"
-    assert (signed(-0.0004), signed(0.0004), signed(-0.0006)) == ("0.000", "0.000", "−0.001")
+    assert (format_signed(-0.0004), format_signed(0.0004), format_signed(-0.0006)) == (
+        "0.000",
+        "0.000",
+        "−0.001",
+    )
 
 
 def test_the_coverage_of_intervals_of_one_subject_is_described():

@@ -33,7 +33,7 @@ def main(folder: Path) -> None:
     from nora_studio.cli.main import main as command
     from nora_studio.scoring import compare  # noqa: F401  What is imported is not counted.
 
-    workspace = Workspace.of(folder / "home", "0" * 32)
+    workspace = Workspace.open(folder / "home", "0" * 32)
     listed = [workspace.adapters / Path(name).name for name in ADAPTERS[:2]]
     for source, target in zip(ADAPTERS[:2], listed, strict=True):
         shutil.copyfile(source, target)

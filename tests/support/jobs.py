@@ -12,7 +12,7 @@ SLEEP = [sys.executable, "-S", "-c", "import time; print('at work', flush=True);
 
 
 def visitor(home: Path, number: int = 1) -> Workspace:
-    return Workspace.of(home, f"{number:032x}")
+    return Workspace.open(home, f"{number:032x}")
 
 
 def begin(jobs: Jobs, workspace: Workspace, command: list[str], **more) -> Job:

@@ -1,12 +1,12 @@
 """Adapter files: this project's folders and seed files, portable LoRAs, and other tools' files.
 
-adapter_file     an opened adapter: its kind, its card, and its weights when asked for
+adapter_file     an opened adapter: its kind, its card, and its weights on demand
 adapter_folders  write, load and resume from adapter folders
-card             what a reader must know of an adapter before loading it
+card             what has to be known of an adapter before it is loaded
 embeddings       the vectors of new tokens
 extraction       fit a NoRA to the difference of two models
 hotswap          replace a NoRA's tensors in place
-identify         tell what kind of adapter a file holds, by its header
+identify         identify the kind of adapter in a file by its header
 inspection       measure what an adapter changes, without a model
 metadata         the metadata in a portable file's header
 model_card       the page of an adapter on the Hub

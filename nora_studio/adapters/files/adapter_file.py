@@ -1,6 +1,6 @@
-"""An adapter on disk: its kind, its card, its new tokens, and its weights when asked for.
+"""An adapter on disk: its kind, its card, its new tokens, and its weights on demand.
 
-Everything that takes an adapter opens it by `open_adapter`. It reads only headers and cards, each
+All code that takes an adapter opens it by `open_adapter`. It reads only headers and cards, each
 once, and imports neither torch nor PEFT to do so.
 """
 
@@ -36,7 +36,7 @@ CARD = "card.json"
 _FOLDER = Identity("folder", "")
 
 
-def embeddings_beside(file: Path) -> Path:
+def embeddings_path(file: Path) -> Path:
     """Return the file of a portable LoRA's new tokens: "mug.embedding.safetensors"."""
     return file.with_suffix(".embedding.safetensors")
 
@@ -123,7 +123,7 @@ class AdapterFile:
             self.path.stat()  # Raises if the folder is gone; `rglob` would not.
             found = [file for file in self.path.rglob("*") if file.is_file()]
             return sorted(file for file in found if file.name != CARD)
-        embeddings = embeddings_beside(self.path)
+        embeddings = embeddings_path(self.path)
         return [self.path, *([embeddings] if embeddings.is_file() else [])]
 
     def new_tokens(self) -> NewTokens | None:
@@ -139,7 +139,7 @@ class AdapterFile:
             return None
         if self.identity.kind == "seed":
             return as_tokens(self.path, words, seed_rows(self.tensors()))
-        file = self.path / EMBEDDINGS if self.is_folder else embeddings_beside(self.path)
+        file = self.path / EMBEDDINGS if self.is_folder else embeddings_path(self.path)
         return read_embeddings(file, words, self._tensors_in)
 
     def tensors(self, part: str = "") -> dict[str, Tensor]:
@@ -180,7 +180,7 @@ class AdapterFile:
 
 
 def open_adapter(path: Path | AdapterFile) -> AdapterFile:
-    """Open an adapter of any kind; its weights are read only when asked for.
+    """Open an adapter of any kind; its weights are read on demand.
 
     Args:
         path: A run folder, adapter folder, checkpoint, or file of any format, including those that

@@ -211,18 +211,18 @@ def load_weights(path: Path, parts: dict[str, nn.Module], card: AdapterCard | No
         set_adapter_tensors(module, state, ADAPTER_NAME)
 
 
-def _check_resumed(path: Path, began: AdapterCard, now: AdapterCard) -> None:
+def _check_resumed(path: Path, saved: AdapterCard, current: AdapterCard) -> None:
     """Refuse to resume a checkpoint that was trained on another base."""
-    for part, prints in began.fingerprints.items():
-        agree = fingerprints_agree(prints, now.fingerprints.get(part, prints))
-        if agree and not digests_differ(began.digests.get(part, ""), now.digests.get(part, "")):
+    for part, prints in saved.fingerprints.items():
+        agree = fingerprints_agree(prints, current.fingerprints.get(part, prints))
+        if agree and not digests_differ(saved.digests.get(part, ""), current.digests.get(part, "")):
             continue
-        if began.model != now.model:
+        if saved.model != current.model:
             raise StudioError(
-                f"--model: {path} was trained on {began.model}; --model says {now.model}, whose "
-                f"{part} weights differ. Give the model that it was trained on."
+                f"--model: {path} was trained on {saved.model}; --model says {current.model}, "
+                f"whose {part} weights differ. Give the model that it was trained on."
             )
         raise StudioError(
-            f"--resume: {path} was trained on another base: the {part} weights of {now.model} have "
-            "changed since. Put the model back as it was, or begin another run with another --name."
+            f"--resume: {path} was trained on another base: the {part} weights of {current.model} "
+            "have changed since. Restore the model, or start a new run with another --name."
         )

@@ -1,4 +1,4 @@
-"""The card of an adapter: what a reader must know before loading it."""
+"""The card of an adapter: the facts that are needed before it is loaded."""
 
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -12,7 +12,7 @@ from nora_studio.runs.strict_json import parse_json
 
 @dataclass(frozen=True)
 class AdapterCard:
-    """What a reader must know of an adapter before loading it."""
+    """The facts about an adapter that are needed before it is loaded."""
 
     method: str
     model: str
@@ -90,11 +90,11 @@ def parse_card(text: str, where: Path) -> AdapterCard:
 def _check(card: AdapterCard) -> None:
     for one in fields(card):
         value = getattr(card, one.name)
-        wanted = {"str": str, "int": int, "list": list}.get(
+        expected = {"str": str, "int": int, "list": list}.get(
             getattr(one.type, "__name__", str(one.type)), dict
         )
-        if not isinstance(value, wanted) or isinstance(value, bool):
-            raise TypeError(f"{one.name} should be {wanted.__name__}; got {value!r}")
+        if not isinstance(value, expected) or isinstance(value, bool):
+            raise TypeError(f"{one.name} should be {expected.__name__}; got {value!r}")
     for name in ("resolution", "steps", "parameters"):
         if getattr(card, name) < 0:
             raise ValueError(f"{name} should be 0 or more; got {getattr(card, name)}")

@@ -22,7 +22,7 @@ SEED_PREFIX = "tokens."
 
 
 def embedding_tensors(tokens: NewTokens) -> dict[str, Tensor]:
-    """Return the tensors of such a file, by its keys."""
+    """Return the tensors of an embeddings file, by its keys."""
     return {KEYS[part]: rows.detach() for part, rows in tokens.rows.items()}
 
 
@@ -78,7 +78,7 @@ def read_embeddings(
 
 
 def _remedy(file: Path) -> str:
-    """Return where to get a missing file of vectors, in a folder or next to an adapter file."""
+    """Return how to replace a missing file of vectors, in a folder or next to an adapter file."""
     if file.name == EMBEDDINGS:
         return get_again(file.parent)
     return "Put it back next to the adapter that it was exported or downloaded with."

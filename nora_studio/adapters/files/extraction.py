@@ -87,7 +87,7 @@ def extract_part(
 
 @torch.no_grad()
 def _fit(layer: NoraLinear, difference: Tensor) -> tuple[float, float]:
-    """Set a layer's inner factors; return the energy within its outer factors, and what is kept."""
+    """Set a layer's inner factors; return the energy in its outer factors, and the kept part."""
     up: Tensor = layer.nora_up[ADAPTER_NAME].double()  # pyright: ignore
     down: Tensor = layer.nora_down[ADAPTER_NAME].double()  # pyright: ignore
     core = up.T @ difference @ down.T  # (outer_rank, outer_rank)
@@ -107,8 +107,11 @@ def _energy(tuned: Tensor, weight: Tensor) -> float:
 
 def _check_same_shapes(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> None:
     for name in sorted(base.keys() | tuned.keys()):
-        here, there = base.get(name), tuned.get(name)
-        shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (here, there)]
+        base_weight, tuned_weight = base.get(name), tuned.get(name)
+        shapes = [
+            None if tensor is None else tuple(tensor.shape)
+            for tensor in (base_weight, tuned_weight)
+        ]
         if shapes[0] != shapes[1]:
             raise StudioError(
                 f"the two models differ in shape: {name} is {shapes[0] or 'absent'} in the base, "

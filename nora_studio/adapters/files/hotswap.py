@@ -31,7 +31,7 @@ def hotswap_adapter(model: nn.Module, folder: Path | str, adapter_name: str = "d
             is merged. The model is unchanged then.
     """
     folder = Path(folder)
-    if not (folder / CONFIG).is_file():  # PEFT would ask the Hub for it.
+    if not (folder / CONFIG).is_file():  # PEFT would look for it on the Hub.
         raise StudioError(f"expected an adapter folder; {folder} holds no {CONFIG}.")
     config = PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, NoraConfig):

@@ -9,7 +9,7 @@ from torch import Tensor
 from nora_studio.adapters.files.adapter_file import AdapterFile
 from nora_studio.adapters.files.outer import core_of
 from nora_studio.adapters.files.portable import alpha_scale, split_key
-from nora_studio.adapters.files.seed import inner_from, starts_from
+from nora_studio.adapters.files.seed import full_starts, inner_factors
 from nora_studio.adapters.files.seed_reading import check_rows, read_recipes
 from nora_studio.adapters.files.updates import Updates, norm_of
 from nora_studio.errors import StudioError
@@ -76,7 +76,7 @@ def layers_of(adapter: AdapterFile) -> list[LayerFacts]:
 
 
 def facts_of(updates: Updates) -> list[LayerFacts]:
-    """Return the same facts of updates that were read from a model."""
+    """Return the same facts for updates that were read from a model."""
     return [
         LayerFacts(part, name, update.rank, norm_of(update.up, update.down))
         for part, layers in updates.items()
@@ -84,13 +84,13 @@ def facts_of(updates: Updates) -> list[LayerFacts]:
     ]
 
 
-def by_block(layers: list[LayerFacts]) -> list[BlockFacts]:
+def group_by_block(layers: list[LayerFacts]) -> list[BlockFacts]:
     """Group layers by block, in the file's order of parts and in natural order of blocks."""
     groups: dict[tuple[str, str], list[LayerFacts]] = {}
     for layer in layers:
         groups.setdefault((layer.part, block_of(layer.name)), []).append(layer)
     parts = list(dict.fromkeys(layer.part for layer in layers))
-    order = sorted(groups, key=lambda key: (parts.index(key[0]), _natural(key[1])))
+    order = sorted(groups, key=lambda key: (parts.index(key[0]), _block_order(key[1])))
     return [
         BlockFacts(
             part,
@@ -112,7 +112,7 @@ def block_of(name: str) -> str:
     return "other"
 
 
-def _natural(block: str) -> tuple[int, list[int]]:
+def _block_order(block: str) -> tuple[int, list[int]]:
     """Return a sorting key: down before mid before up, and numbers by value."""
     rank = {"down": 0, "in": 0, "mid": 1, "up": 2, "out": 2}.get(block.split(" ")[0], 3)
     return rank, [int(number) for number in re.findall(r"\d+", block)]
@@ -123,7 +123,9 @@ def _seed_layers(adapter: AdapterFile) -> list[LayerFacts]:
     facts = []
     for part, recipe in read_recipes(adapter).items():
         for name, row in check_rows(adapter.path, part, recipe, tensors).items():
-            factors = starts_from(row["start"], recipe.outer_rank) | inner_from(row, row["start"])
+            factors = full_starts(row["start"], recipe.outer_rank) | inner_factors(
+                row, row["start"]
+            )
             scale = float(row["check"][-1])
             norm = abs(scale) * float(core_of(factors).norm())
             facts.append(LayerFacts(part, name, row["start"].shape[0], norm, scale))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
-from nora_studio.adapters.files.adapter_file import embeddings_beside
+from nora_studio.adapters.files.adapter_file import embeddings_path
 from nora_studio.adapters.files.card import AdapterCard, is_hub_name, without_local_path
 from nora_studio.adapters.files.embeddings import diffusers_lines
 from nora_studio.photos.prompts import replace_token
@@ -76,7 +76,7 @@ def _usage(card: AdapterCard, repository: str) -> str:
     if card.tokens:
         # The repository has two files of weights, so each is named.
         lora += f", weight_name={DIFFUSERS_FILE!r}"
-        name = embeddings_beside(Path(DIFFUSERS_FILE)).name
+        name = embeddings_path(Path(DIFFUSERS_FILE)).name
         lines = diffusers_lines(f"hf_hub_download({repository!r}, {name!r})", card.tokens)
         tokens = "\n".join(["", "from huggingface_hub import hf_hub_download", *lines, ""])
     return (
@@ -91,7 +91,7 @@ def _usage(card: AdapterCard, repository: str) -> str:
 def _purpose(file: str) -> str:
     if file == DIFFUSERS_FILE:
         return "LoRA for diffusers"
-    if file.endswith(embeddings_beside(Path(".safetensors")).name):
+    if file.endswith(embeddings_path(Path(".safetensors")).name):
         return "the new tokens that it needs; in ComfyUI and A1111, an embedding of the file's name"
     return "LoRA for ComfyUI, A1111, Forge and Kohya's scripts"
 

@@ -20,7 +20,7 @@ Factors = dict[str, Tensor]
 
 
 def core_of(factors: Factors) -> Tensor:  # (outer_rank, outer_rank)
-    """Return what is between the outer factors, without the scale, in float64."""
+    """Return the product between the outer factors, without the scale, in float64."""
     wide = {name: tensor.double() for name, tensor in factors.items()}
     moved = wide["nora_inner_up"] @ wide["nora_inner_down"]
     return moved - wide["nora_inner_up_start"] @ wide["nora_inner_down_start"]
@@ -29,7 +29,7 @@ def core_of(factors: Factors) -> Tensor:  # (outer_rank, outer_rank)
 def probe(factors: Factors, scale: float) -> Tensor:  # (PROBES,)
     """Project a layer's change on fixed patterns of signs: `left^T (delta W) right`, in float64.
 
-    The entries being plus and minus one, an error changes a probe by about its Frobenius norm.
+    Since the entries are plus and minus one, an error changes a probe by about its Frobenius norm.
     """
     up, down = factors["nora_up"].double(), factors["nora_down"].double()
     left = _signs(up.shape[0], 0.5) @ up  # (probes, outer_rank)

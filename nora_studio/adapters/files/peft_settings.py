@@ -71,7 +71,7 @@ class _OtherKind(ValueError):
 
 def _check(values: dict[str, Any]) -> None:
     kind = values.get("peft_type")
-    # Only what the project writes: X-LoRA would load adapters from any path, even pickles.
+    # Only kinds that the project writes: X-LoRA would load adapters from any path, even pickles.
     kinds = {method.tuner.kind for method in METHODS.values()}
     if kind not in kinds:
         raise _OtherKind(f"expected one of {', '.join(sorted(kinds))} as peft_type; got {kind!r}")

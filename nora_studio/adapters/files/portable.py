@@ -58,7 +58,7 @@ def portable_tensors(
     tensors: dict[str, Tensor] = {}
     for part, layers in updates.items():
         for name, update in layers.items():
-            up, down = rounded(update, dtype, f"{part}.{name}")
+            up, down = round_factors(update, dtype, f"{part}.{name}")
             if style == "kohya":
                 key = names.kohya(part, name)
                 tensors[f"{key}.lora_up.weight"] = up
@@ -71,7 +71,7 @@ def portable_tensors(
     return tensors
 
 
-def rounded(update: Update, dtype: torch.dtype, layer: str) -> tuple[Tensor, Tensor]:
+def round_factors(update: Update, dtype: torch.dtype, layer: str) -> tuple[Tensor, Tensor]:
     """Return both factors in a file's dtype.
 
     Raises:
@@ -142,10 +142,10 @@ def read_portable(
 
 def _unknown_key(file: Path, key: str, identity: Identity, is_role_known: bool) -> StudioError:
     """Return an error that says why a tensor belongs to no layer: its ending, base or spelling."""
-    look = f"See what it holds with `nora-studio inspect {file}`"
+    hint = f"See what it holds with `nora-studio inspect {file}`"
     if not is_role_known:
         return StudioError(
-            f"{file} holds {shown(key)}, whose ending is not that of a LoRA's factor. {look}, and "
+            f"{file} holds {shown(key)}, whose ending is not that of a LoRA's factor. {hint}, and "
             "get it as a LoRA in diffusers' or Kohya's keys."
         )
     if identity.base in OTHER_BASES:
@@ -155,7 +155,7 @@ def _unknown_key(file: Path, key: str, identity: Identity, is_role_known: bool) 
         )
     return StudioError(
         f"{file} holds {shown(key)}, which names no layer of this model: it was made for another "
-        f"one, or its layers are spelled in another way. {look}, or give its base as --model."
+        f"one, or its layers are spelled in another way. {hint}, or give its base as --model."
     )
 
 

@@ -96,7 +96,9 @@ def write_seed(
     recipes: dict[str, dict[str, object]] = {}
     regeneration, rounding = 0.0, 0.0
     for part, module in parts.items():
-        layers = {name: _nora(part, name, layer) for name, layer in tuner_layers(module).items()}
+        layers = {
+            name: _check_nora(part, name, layer) for name, layer in tuner_layers(module).items()
+        }
         if not layers:
             continue
         config: NoraConfig = module.peft_config[ADAPTER_NAME]  # pyright: ignore
@@ -119,7 +121,7 @@ def write_seed(
     return SeedReport(regeneration, rounding)
 
 
-def _nora(part: str, name: str, layer: object) -> NoraLinear:
+def _check_nora(part: str, name: str, layer: object) -> NoraLinear:
     if not isinstance(layer, NoraLinear):
         raise StudioError(
             f"only a NoRA has a seed file; {part}.{name} carries a "
@@ -153,8 +155,8 @@ def _pack(
     row = {key.removeprefix("nora_"): trained[key] for key in INNER}
     kept, rounding = trained, 0.0
     if precision == "fp16":
-        row = {key.removeprefix("nora_"): _moves(name, trained, key) for key in INNER}
-        kept = trained | inner_from(row, start)
+        row = {key.removeprefix("nora_"): _half_differences(name, trained, key) for key in INNER}
+        kept = trained | inner_factors(row, start)
         core = core_of(trained)
         size = float(torch.linalg.matrix_norm(core))
         rounding = float(torch.linalg.matrix_norm(core_of(kept) - core)) / size if size else 0.0
@@ -179,8 +181,8 @@ def _start_of(name: str, factors: Factors) -> Tensor:  # (rank,)
     """Return the diagonal that both starts share; zeros if nothing is subtracted."""
     up, down = (factors[f"{key}_start"] for key in INNER)
     start = up.diagonal().clone()
-    again = starts_from(start, up.shape[0])
-    if not (torch.equal(again["nora_inner_up_start"], up) and torch.equal(up.T, down)):
+    expected = full_starts(start, up.shape[0])
+    if not (torch.equal(expected["nora_inner_up_start"], up) and torch.equal(up.T, down)):
         raise StudioError(
             f"{name} starts from factors other than its singular values, which a seed file cannot "
             "store. Export to diffusers or kohya instead."
@@ -188,26 +190,26 @@ def _start_of(name: str, factors: Factors) -> Tensor:  # (rank,)
     return start
 
 
-def starts_from(start: Tensor, outer_rank: int) -> Factors:
-    """Return both starts in full, from their common diagonal."""
+def full_starts(start: Tensor, outer_rank: int) -> Factors:
+    """Return both starts as full matrices, from their common diagonal."""
     up = start.new_zeros(outer_rank, start.shape[0])
     up.diagonal().copy_(start)
     return {"nora_inner_up_start": up, "nora_inner_down_start": up.T.contiguous()}
 
 
-def _moves(name: str, factors: Factors, key: str) -> Tensor:
-    moves = (factors[key] - factors[f"{key}_start"]).half()
-    if not bool(torch.isfinite(moves).all()):
+def _half_differences(name: str, factors: Factors, key: str) -> Tensor:
+    differences = (factors[key] - factors[f"{key}_start"]).half()
+    if not bool(torch.isfinite(differences).all()):
         raise StudioError(f"{name} differs too much from its start for fp16. Use --precision fp32.")
-    return moves
+    return differences
 
 
-def inner_from(row: Mapping[str, Tensor], start: Tensor) -> Factors:
+def inner_factors(row: Mapping[str, Tensor], start: Tensor) -> Factors:
     """Return the inner factors of a row of the file: as stored, or start plus differences."""
-    starts = starts_from(start, row["inner_up"].shape[0])
+    starts = full_starts(start, row["inner_up"].shape[0])
     inner: Factors = {}
     for key in INNER:
         stored = row[key.removeprefix("nora_")]
-        is_moves = stored.dtype == torch.float16
-        inner[key] = starts[f"{key}_start"] + stored.to(start.dtype) if is_moves else stored
+        is_difference = stored.dtype == torch.float16
+        inner[key] = starts[f"{key}_start"] + stored.to(start.dtype) if is_difference else stored
     return inner

@@ -11,7 +11,14 @@ from nora_studio.adapters.files.adapter_file import AdapterFile
 from nora_studio.adapters.files.identify import SEED_KEY
 from nora_studio.adapters.files.outer import PROBES, TOLERANCE, deviation, regenerate_outer
 from nora_studio.adapters.files.peft_settings import MAX_RANK
-from nora_studio.adapters.files.seed import DTYPES, OUTER, VERSION, Recipe, inner_from, starts_from
+from nora_studio.adapters.files.seed import (
+    DTYPES,
+    OUTER,
+    VERSION,
+    Recipe,
+    full_starts,
+    inner_factors,
+)
 from nora_studio.errors import StudioError
 from nora_studio.nora import NoraConfig
 from nora_studio.nora.config import STARTS
@@ -48,18 +55,21 @@ def read_recipes(adapter: AdapterFile) -> dict[str, Recipe]:
     try:
         content = parse_json(adapter.metadata[SEED_KEY])
         if content["version"] != VERSION:
-            raise _OtherVersion(f"version {content['version']!r}; this release reads {VERSION}")
+            version = content["version"]
+            raise _OtherVersion(f"it has version {version!r}; this release reads {VERSION}")
         recipes = {part: Recipe(**values) for part, values in content["parts"].items()}
         for recipe in recipes.values():
             names = [name for group in recipe.layers for name in group]
             if not names or not all(_LAYER_NAME.fullmatch(name) for name in names):
-                raise ValueError("names of layers")
+                raise ValueError("the names of its layers are missing or malformed")
             if len(set(names)) < len(names) or recipe.dtype not in DTYPES:
-                raise ValueError(f"layers or dtype {recipe.dtype!r}")
+                raise ValueError(f"a layer is repeated, or its dtype is unknown: {recipe.dtype!r}")
             if type(recipe.outer_rank) is not int or not 1 <= recipe.outer_rank <= MAX_RANK:
-                raise ValueError(f"outer rank {recipe.outer_rank!r}")
+                raise ValueError(f"its outer rank is out of range: {recipe.outer_rank!r}")
             if recipe.start not in STARTS or recipe.outer not in ("svd", "randomized"):
-                raise ValueError(f"start {recipe.start!r} or outer factors {recipe.outer!r}")
+                raise ValueError(
+                    f"unknown start or outer factors: {recipe.start!r}, {recipe.outer!r}"
+                )
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, StudioError):
             raise
@@ -83,15 +93,15 @@ def check_rows(
         stacks = {kind: tensors.get(f"{part}.{number}.{kind}") for kind in kinds}
         found = {key: None if t is None else tuple(t.shape) for key, t in stacks.items()}
         rank = (found["start"] or (0, 0))[-1]
-        wanted = {
+        expected = {
             "inner_up": (len(names), recipe.outer_rank, rank),
             "inner_down": (len(names), rank, recipe.outer_rank),
             "start": (len(names), rank),
             "check": (len(names), PROBES + 1),
         }
-        if found != wanted or not 1 <= rank <= recipe.outer_rank:
+        if found != expected or not 1 <= rank <= recipe.outer_rank:
             raise StudioError(
-                f"{file} is damaged: the tensors of {part} should have shapes {wanted}; got "
+                f"{file} is damaged: the tensors of {part} should have shapes {expected}; got "
                 f"{found}. {get_again(file)}"
             )
         for index, name in enumerate(names):
@@ -118,7 +128,7 @@ def _regenerate(
     outer = regenerate_outer(part, layers, recipe.outer_rank, recipe.outer, dtype)
     state: dict[str, Tensor] = {}
     for name, row in rows.items():
-        factors = starts_from(row["start"], recipe.outer_rank) | inner_from(row, row["start"])
+        factors = full_starts(row["start"], recipe.outer_rank) | inner_factors(row, row["start"])
         factors |= dict(zip(OUTER, outer[name], strict=True))
         off = deviation(factors, float(row["check"][-1]), row["check"][:-1])
         if not off <= TOLERANCE:  # a NaN is refused too

@@ -85,7 +85,7 @@ def attach(
     if method.after_attach is not None:
         method.after_attach(model, adapter_name)
     if hasattr(model, "_hf_peft_config_loaded"):
-        # Tells diffusers and transformers models that their own adapter methods apply.
+        # Enables diffusers' and transformers' own adapter methods on their models.
         model._hf_peft_config_loaded = True  # pyright: ignore
     return names
 

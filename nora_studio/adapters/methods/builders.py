@@ -131,7 +131,7 @@ def oft_fits(spec: AdapterSpec, name: str, shape: Shape) -> None:
     """Refuse a block size that does not divide the inputs of a layer.
 
     Raises:
-        StudioError: it does not, or it is 1.
+        StudioError: the block size does not divide the inputs, or is 1.
     """
     inputs = shape[1]
     if spec.rank < 2 or inputs % spec.rank:
@@ -154,11 +154,11 @@ def randlora(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> Peft
     )
 
 
-def any_rank(spec: AdapterSpec, name: str, shape: Shape) -> None:
+def accept_any_rank(spec: AdapterSpec, name: str, shape: Shape) -> None:
     """Accept every rank: VeRA's frozen random factors may be larger than a weight."""
 
 
-def ours(name: str, **more: Any) -> Build:
+def project_tuner(name: str, **more: Any) -> Build:
     """Return the builder of one of this project's tuners.
 
     Args:

@@ -28,7 +28,7 @@ ROOT_STEPS = 6.0
 Adam's steps stay about as large as the first. If their directions are independent, they add up to
 the first times the root of their number: at this limit, six times the weight's largest singular
 value, which overwrites what the base had learned. Measured: of the rates that a search on
-validation pictures or photos chose here, the largest moves a weight by 22% (LoRA+, 640 steps, 5.7
+validation images or photos chose here, the largest moves a weight by 22% (LoRA+, 640 steps, 5.7
 times after them), NoRA's by 7% (120 steps) and 18% (640 steps); those of published recipes on real
 models by 0.02% to 1%. No rate above 25% won a search.
 """
@@ -165,12 +165,14 @@ def first_step(layer: Any, rates: Mapping[nn.Parameter, float]) -> float:
                 return output_with(after, inputs) - output_with(before, inputs)
 
         def back(outputs: Tensor) -> Tensor:
-            pulled = []
+            gradients = []
             for values in (after, before):
                 # The layer is linear in its input: any will do.
                 inputs = outputs.new_zeros(len(outputs), layer.in_features, requires_grad=True)
-                pulled.append(torch.autograd.grad(output_with(values, inputs), inputs, outputs)[0])
-            return pulled[0] - pulled[1]
+                gradients.append(
+                    torch.autograd.grad(output_with(values, inputs), inputs, outputs)[0]
+                )
+            return gradients[0] - gradients[1]
 
         try:
             moved = _norm(change, back, _random_rows(PROBES, layer.in_features, generator, weight))
@@ -214,12 +216,12 @@ def _norm(
     apply: Callable[[Tensor], Tensor], transposed: Callable[[Tensor], Tensor], probes: Tensor
 ) -> float:
     """Return the largest singular value of a linear map, by block power iteration on rows."""
-    answers = apply(_orthonormal(probes))
+    outputs = apply(_orthonormal(probes))
     for _ in range(ITERATIONS):
-        if not bool(torch.isfinite(answers).all()):
+        if not bool(torch.isfinite(outputs).all()):
             return math.inf
-        answers = apply(_orthonormal(transposed(_orthonormal(answers))))
-    return float(torch.linalg.matrix_norm(answers, 2))
+        outputs = apply(_orthonormal(transposed(_orthonormal(outputs))))
+    return float(torch.linalg.matrix_norm(outputs, 2))
 
 
 def _orthonormal(rows: Tensor) -> Tensor:

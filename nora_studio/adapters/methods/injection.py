@@ -69,7 +69,7 @@ def adapter_tensors(model: nn.Module, adapter_name: str = "default") -> dict[str
 
     Shared state keeps PEFT's whole key ("base_model.vera_A"): it belongs to no layer.
     """
-    # PEFT's default, "auto", would ask the Hub whether the base has new embeddings.
+    # PEFT's default, "auto", would query the Hub whether the base has new embeddings.
     whole = _as_peft_model(model, adapter_name)
     found = get_peft_model_state_dict(whole, adapter_name=adapter_name, save_embedding_layers=False)
     config: Any = model.peft_config[adapter_name]  # pyright: ignore

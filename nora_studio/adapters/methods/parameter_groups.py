@@ -77,7 +77,7 @@ def lora_fa(
         whole.active_adapters = ["default"]  # pyright: ignore
         whole.peft_config = {"default": config}  # pyright: ignore
         optimizer = create_lorafa_optimizer(
-            whole,  # pyright: ignore[reportArgumentType]: it has what is read of a PeftModel
+            whole,  # pyright: ignore[reportArgumentType]: it has the attributes that are read
             r=config.r,
             lora_alpha=config.lora_alpha,
             lr=rates[part],

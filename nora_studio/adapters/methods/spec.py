@@ -1,4 +1,4 @@
-"""The form of a method's record, and the specification of one adapter."""
+"""The record type of a method, and the specification of one adapter."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class UniformDefaults:
 
 @dataclass(frozen=True)
 class Tuner:
-    """What this project must know of a PEFT tuner and its interface does not say."""
+    """The facts about a PEFT tuner that its interface does not state."""
 
     kind: str = "LORA"
     """The `PeftType` of its configurations."""

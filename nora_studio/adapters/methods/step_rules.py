@@ -62,7 +62,7 @@ def plain_steps(parts: Mapping[str, nn.Module], seed: int) -> StepRules:
 def with_penalty(loss: Tensor, rules: StepRules) -> Tensor:
     """Return the loss with the gradient of the method's penalty added, but not its value.
 
-    The last line of every task's step: so logged losses are comparable between methods.
+    The last line of every task's step, so that logged losses are comparable between methods.
     """
     penalty = rules.penalty()
     return loss if penalty is None else loss + (penalty - penalty.detach())

@@ -89,7 +89,7 @@ METHODS: dict[str, Method] = {
         bits=_ANY_BITS, both_factors=True, groups=builders.lora_plus_groups,
     ),
     "lora-fa": Method(
-        "LoRA-FA: the input-side factor stays as drawn",
+        "LoRA-FA: the input-side factor stays at its random start",
         "2308.03303", _RANK, "PEFT", builders.lora(),
         TrainingDefaults(16, 1e-4, 5e-5, _AS_LORA),
         TrainingDefaults(8, 3e-3, 5e-4),
@@ -115,14 +115,14 @@ METHODS: dict[str, Method] = {
     ),
     "pissa": Method(
         "PiSSA: LoRA from the leading singular vectors",
-        "2404.02948", _RANK, "ours", builders.ours("DecomposedConfig", start="pissa"),
+        "2404.02948", _RANK, "ours", builders.project_tuner("DecomposedConfig", start="pissa"),
         TrainingDefaults(16, 2e-5, 1e-5, "paper, language models"),
         TrainingDefaults(8, 1e-3, 2e-4),
         both_factors=True, decays_to_start=_DECOMPOSED, tuner=Tuner("DECOMPOSED_LORA"),
     ),
     "olora": Method(
         "OLoRA: LoRA from a QR decomposition",
-        "2406.01775", _RANK, "ours", builders.ours("DecomposedConfig", start="olora"),
+        "2406.01775", _RANK, "ours", builders.project_tuner("DecomposedConfig", start="olora"),
         TrainingDefaults(16, 1e-5, 5e-6, _FIRST_STEP),
         TrainingDefaults(8, 1e-3, 2e-4),
         embedded_llama=UniformDefaults(16, (1e-3,)),
@@ -130,15 +130,15 @@ METHODS: dict[str, Method] = {
     ),
     "lora-xs": Method(
         "LoRA-XS: one small matrix between singular vectors",
-        "2405.17604", "side of the trained matrix", "ours", builders.ours("LoraXsConfig"),
+        "2405.17604", "side of the trained matrix", "ours", builders.project_tuner("LoraXsConfig"),
         TrainingDefaults(64, 1e-4, 5e-5, _FIRST_STEP),
         TrainingDefaults(32, 5e-3, 2e-3),
         embedded_llama=UniformDefaults(16, (1e-2,)),
         decays_to_start=frozenset({"lora_xs_inner"}), tuner=Tuner("LORA_XS"),
     ),
     "dylora": Method(
-        "DyLoRA: serves at every rank up to its own",
-        "2210.07558", "highest rank", "ours", builders.ours("DyloraConfig"),
+        "DyLoRA: usable at every rank up to its own",
+        "2210.07558", "highest rank", "ours", builders.project_tuner("DyloraConfig"),
         TrainingDefaults(16, 1e-4, 5e-5, _AS_LORA),
         TrainingDefaults(8, 3e-3, 5e-4),
         clip=_CLIP, embedded_clip=_EMBEDDED_CLIP,
@@ -146,7 +146,8 @@ METHODS: dict[str, Method] = {
     ),
     "tied-lora": Method(
         "Tied-LoRA: one pair for all layers of a kind",
-        "2311.09578", "width of the shared factors", "ours", builders.ours("TiedLoraConfig"),
+        "2311.09578", "width of the shared factors", "ours",
+        builders.project_tuner("TiedLoraConfig"),
         TrainingDefaults(16, 1e-4, 5e-5, _FIRST_STEP),
         TrainingDefaults(8, 5e-3, 1e-3),
         embedded_llama=UniformDefaults(16, (1e-2,)),
@@ -161,7 +162,7 @@ METHODS: dict[str, Method] = {
         clip=UniformDefaults(2, (1e-3, 2e-4), _CLIP_ALPHA),
         embedded_clip=UniformDefaults(2, (2e-2, 6e-3, 6e-2), _CLIP_ALPHA),
         settings=frozenset({"alpha", "dropout", "total_steps"}), several=False, bits=_ANY_BITS,
-        both_factors=True, no_average="would bring back the ranks that adalora takes away",
+        both_factors=True, no_average="would restore the ranks that adalora prunes",
         steps=builders.adalora_steps,
         # PEFT's own setter ignores that AdaLoRA divides by the rank in its forward pass.
         tuner=Tuner("ADALORA", scaling=lambda config, strength: strength * config.lora_alpha),
@@ -187,7 +188,8 @@ METHODS: dict[str, Method] = {
         TrainingDefaults(64, 2e-2, 5e-3),
         clip=UniformDefaults(256, (4e-3, 1e-3)),
         embedded_clip=UniformDefaults(64, (3e-2, 1e-2, 1e-1)),
-        settings=frozenset({"dropout"}), several=False, bits=_FOUR_BITS, fits=builders.any_rank,
+        settings=frozenset({"dropout"}), several=False, bits=_FOUR_BITS,
+        fits=builders.accept_any_rank,
         tuner=Tuner("VERA", shared=("vera_A", "vera_B")),
     ),
     "vblora": Method(
@@ -213,7 +215,7 @@ METHODS: dict[str, Method] = {
         ),
     ),
     "oft": Method(
-        "OFT: inputs turned by a rotation, block by block",
+        "OFT: inputs rotated, block by block",
         "2306.07280", "size of a block, which must divide the inputs", "PEFT", builders.oft,
         TrainingDefaults(32, 1e-4, 5e-5, "PEFT's block size"),
         TrainingDefaults(16, 5e-3, 1e-3),

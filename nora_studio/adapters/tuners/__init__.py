@@ -14,7 +14,12 @@ from nora_studio.adapters.tuners.config import (
     TiedLoraConfig,
 )
 from nora_studio.adapters.tuners.decomposed import DecomposedLinear, DecomposedModel
-from nora_studio.adapters.tuners.dylora import DyloraLinear, DyloraModel, sample_rank, serve_rank
+from nora_studio.adapters.tuners.dylora import (
+    DyloraLinear,
+    DyloraModel,
+    sample_rank,
+    set_inference_rank,
+)
 from nora_studio.adapters.tuners.layer import LowRankLinear
 from nora_studio.adapters.tuners.tied import TiedLoraLinear, TiedLoraModel
 from nora_studio.adapters.tuners.xs import LoraXsLinear, LoraXsModel
@@ -31,7 +36,7 @@ __all__ = [
     "TiedLoraConfig",
     "TiedLoraLinear",
     "sample_rank",
-    "serve_rank",
+    "set_inference_rank",
 ]
 
 register_method(LoraXsConfig, LoraXsModel)

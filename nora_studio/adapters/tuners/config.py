@@ -16,7 +16,7 @@ DECOMPOSITIONS = ("pissa", "olora")
 class TunerConfig(PeftConfig):
     """Settings that all methods of this package have.
 
-    A saved config belongs to a file that carries every factor, so it is read back with
+    A saved config belongs to a file that holds every factor, so it is read back with
     `init_weights=False` and loading needs neither a decomposition nor a seed.
     """
 
@@ -37,7 +37,7 @@ class TunerConfig(PeftConfig):
     layers_pattern: list[str] | str | None = None
     """Name of the list of blocks, where `layers_to_transform` alone is ambiguous."""
     init_weights: bool = True
-    """False leaves frozen factors NaN until a checkpoint fills them, so a missing one shows."""
+    """False leaves frozen factors NaN until a checkpoint fills them, so missing ones show up."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

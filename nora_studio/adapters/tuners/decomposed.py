@@ -60,8 +60,8 @@ class DecomposedLinear(LowRankLinear):
             like = self.zeros(0)
             like = like.new_empty(0, device=self.get_base_weight().device)
             starts = (
-                self.unfilled(self.out_features, config.r, like=like),
-                self.unfilled(config.r, self.in_features, like=like),
+                self.nan_tensor(self.out_features, config.r, like=like),
+                self.nan_tensor(config.r, self.in_features, like=like),
             )
         self.decomposed_lora_up_start[adapter_name] = starts[0]
         self.decomposed_lora_down_start[adapter_name] = starts[1]

@@ -3,7 +3,7 @@
 Each training step samples a rank b from 1..r, the same for all layers, and trains only the first b
 directions, scaled by alpha / b. (The paper also tries updating only direction b, "frozen"; this is
 the plain form, which updates all of the first b and is better there.) A trained adapter can be used
-at any rank up to r: `serve_rank`.
+at any rank up to r: `set_inference_rank`.
 """
 
 import math
@@ -22,7 +22,7 @@ class DyloraLinear(LowRankLinear):
 
     adapter_layer_names = ("dylora_up", "dylora_down")
     other_param_names = (
-        "low_rank_dropout", "r", "alpha", "scaling", "sampled_rank", "served_rank"
+        "low_rank_dropout", "r", "alpha", "scaling", "sampled_rank", "inference_rank"
     )  # fmt: skip
 
     def __init__(self, base_layer: nn.Module, name: str) -> None:
@@ -31,20 +31,20 @@ class DyloraLinear(LowRankLinear):
         self.dylora_down = nn.ParameterDict()  # (rank, in_features)
         self.sampled_rank: dict[str, int] = {}
         """The rank used in training mode: that of the step."""
-        self.served_rank: dict[str, int] = {}
+        self.inference_rank: dict[str, int] = {}
         """The rank used in evaluation mode."""
 
     def update_layer(self, adapter_name: str, config: DyloraConfig, name: str) -> None:
         """Create an adapter's factors as LoRA does: `down` at random, `up` at zero."""
         self.dylora_up[adapter_name] = self.zeros(self.out_features, config.r)
         self.dylora_down[adapter_name] = self.zeros(config.r, self.in_features)
-        self.sampled_rank[adapter_name] = self.served_rank[adapter_name] = config.r
+        self.sampled_rank[adapter_name] = self.inference_rank[adapter_name] = config.r
         if config.init_weights and not self.dylora_down[adapter_name].is_meta:
             nn.init.kaiming_uniform_(self.dylora_down[adapter_name], a=math.sqrt(5))
 
     def factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
         """Return the first b directions: (out_features, b) and (b, in_features)."""
-        rank = (self.sampled_rank if self.training else self.served_rank)[adapter_name]
+        rank = (self.sampled_rank if self.training else self.inference_rank)[adapter_name]
         up, down = self.dylora_up[adapter_name], self.dylora_down[adapter_name]
         if rank == self.r[adapter_name]:
             return up, down
@@ -81,7 +81,7 @@ def sample_rank(
     return rank
 
 
-def serve_rank(model: nn.Module, rank: int, adapter_name: str = "default") -> None:
+def set_inference_rank(model: nn.Module, rank: int, adapter_name: str = "default") -> None:
     """Set the rank at which a trained DyLoRA is used in evaluation mode, up to its own.
 
     Raises:
@@ -96,7 +96,7 @@ def serve_rank(model: nn.Module, rank: int, adapter_name: str = "default") -> No
             else f"the model carries no DyLoRA adapter named {adapter_name!r}."
         )
     for layer in layers:
-        layer.served_rank[adapter_name] = rank
+        layer.inference_rank[adapter_name] = rank
 
 
 def _layers_of(model: nn.Module, adapter_name: str) -> list[DyloraLinear]:

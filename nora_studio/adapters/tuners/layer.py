@@ -71,8 +71,8 @@ class LowRankLinear(nn.Module, AdditiveLayer):
         dtype = torch.promote_types(weight.dtype, torch.float32)
         return nn.Parameter(torch.zeros(shape, dtype=dtype, device=weight.device))
 
-    def unfilled(self, *shape: int, like: Tensor) -> Tensor:
-        """Return a tensor of NaN for a checkpoint to fill, so that a missing one shows."""
+    def nan_tensor(self, *shape: int, like: Tensor) -> Tensor:
+        """Return a tensor of NaN for a checkpoint to fill, so that missing ones show up."""
         return torch.full(shape, math.nan, dtype=like.dtype, device=like.device)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -84,7 +84,7 @@ class TiedLoraModel(LowRankModel):
         chosen = super()._get_adapter_state_dict(
             model, config, adapter_name, state_dict, unwanted_adapter_names
         )
-        repeated = _repeated(model, adapter_name)
+        repeated = _find_repeated(model, adapter_name)
         return {key: tensor for key, tensor in chosen.items() if key not in repeated}
 
     @classmethod
@@ -93,13 +93,13 @@ class TiedLoraModel(LowRankModel):
     ) -> dict[str, Tensor]:
         """Copy a kind's factors to all its layers' keys, so that PEFT misses none."""
         found = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
-        for key, owner_key in _repeated(model, adapter_name).items():
+        for key, owner_key in _find_repeated(model, adapter_name).items():
             if owner_key in found:
                 found[key] = found[owner_key]
         return found
 
 
-def _repeated(model: nn.Module, adapter_name: str) -> dict[str, str]:
+def _find_repeated(model: nn.Module, adapter_name: str) -> dict[str, str]:
     """Map keys of factors that another layer owns to the owner's keys."""
     owners: dict[str, str] = {}
     repeated: dict[str, str] = {}

@@ -43,8 +43,8 @@ class LoraXsLinear(LowRankLinear):
             with torch.no_grad():
                 inner.normal_(std=config.start_std)
         else:
-            up = self.unfilled(self.out_features, rank, like=weight)
-            down = self.unfilled(rank, self.in_features, like=weight)
+            up = self.nan_tensor(self.out_features, rank, like=weight)
+            down = self.nan_tensor(rank, self.in_features, like=weight)
         self.lora_xs_up[adapter_name] = up.to(weight.dtype)
         self.lora_xs_down[adapter_name] = down.to(weight.dtype)
 

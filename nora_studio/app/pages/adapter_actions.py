@@ -1,4 +1,4 @@
-"""The form of the Adapters tab: an action on the chosen adapters, and the command for it."""
+"""The form of the Adapters tab: an action on the chosen adapters, and its command."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,22 +21,22 @@ ACTIONS = (
     ("Mix", "mix"),
     ("Merge", "merge"),
     ("Publish", "push"),
-    ("Look inside", "inspect"),
+    ("Inspect", "inspect"),
 )
 HAVE_STRENGTHS = ("mix", "merge")
-WORDS = {
+DESCRIPTIONS = {
     "export": "One adapter as a single file for another program.",
     "mix": "Two or more adapters added up into one file, each at its strength.",
     "merge": "A whole pipeline with the adapters merged into its weights.",
-    "push": "One adapter on the Hugging Face Hub, with its page and pictures.",
+    "push": "One adapter on the Hugging Face Hub, with its page and images.",
     "inspect": "The kind of a file, and the layers that it changes most.",
 }
-STARTS = {
+START_LABELS = {
     "export": "Export",
     "mix": "Mix",
     "merge": "Merge",
-    "push": "Look first",
-    "inspect": "Look inside",
+    "push": "Preview",
+    "inspect": "Inspect",
 }
 FORMATS = [
     ("ComfyUI, A1111, Forge", "kohya"),
@@ -50,8 +50,8 @@ BASES = [
     (MINIATURE, EMBEDDED),
     ("Stable Diffusion XL", "stabilityai/stable-diffusion-xl-base-1.0"),
 ]
-RANK = NumberField("Cut to rank", least=1, most=MAX_RANK)
-PRECISIONS = [("As usual", ""), ("fp16", "fp16"), ("bf16", "bf16"), ("fp32", "fp32")]
+RANK = NumberField("Reduce to rank", least=1, most=MAX_RANK)
+PRECISIONS = [("Default", ""), ("fp16", "fp16"), ("bf16", "bf16"), ("fp32", "fp32")]
 
 
 @dataclass(frozen=True)
@@ -80,28 +80,30 @@ class ActionForm:
         """
         action, to, mix_to, name, precision, rank, model, repository, licence, private = values
         number = RANK.read(rank)
-        cut = None if number is None else int(number)
+        max_rank = None if number is None else int(number)
         base = base_named(model)
         if not chosen:
             raise StudioError("no adapter is chosen. Choose one on the left first.")
         if action in ("export", "push", "inspect") and len(chosen) > 1:
             raise StudioError(
-                f"this takes one adapter; got {len(chosen)}. Take the others out, or mix them "
+                f"this action takes one adapter; got {len(chosen)}. Remove the others, or mix them "
                 "first."
             )
         path = chosen[0].path
         stem = safe_name(name) if (name or "").strip() else ""
         if action == "export":
-            return commands.export(path, to, precision, cut, stem, base)
+            return commands.export(path, to, precision, max_rank, stem, base)
         if action == "mix":
             stem = stem or safe_name(f"{Path(path).stem}-mix")
-            return commands.mix(chosen, stem, mix_to, precision, cut, base)
+            return commands.mix(chosen, stem, mix_to, precision, max_rank, base)
         if action == "merge":
             stem = stem or safe_name(f"{Path(path).stem}-merged")
             return commands.merge(chosen, stem, precision, base)
         if action == "push":
-            place = (repository or "").strip()
-            return commands.push(path, place, (licence or "").strip(), bool(private), True, base)
+            repository = (repository or "").strip()
+            return commands.push(
+                path, repository, (licence or "").strip(), bool(private), True, base
+            )
         if action == "inspect":
             return commands.inspect(path)
         known = ", ".join(name for _, name in ACTIONS)
@@ -109,16 +111,14 @@ class ActionForm:
 
 
 def build_action_form() -> ActionForm:
-    """Lay the form out, with the fields that the first action needs."""
-    action = gr.Radio(
-        list(ACTIONS), value="export", label="What to make", elem_id="adapters-action"
-    )
-    words = gr.HTML(_words("export"))
-    # Each action has a field of its own: if choices change, Gradio keeps a value that is no choice,
-    # and refuses every request that contains it.
-    to = gr.Radio(FORMATS, value="kohya", label="For", info=SEED_HINT, elem_id="adapters-format")
+    """Lay out the form, with the fields that the first action needs."""
+    action = gr.Radio(list(ACTIONS), value="export", label="Action", elem_id="adapters-action")
+    description = gr.HTML(_description("export"))
+    # Each action has a field of its own: if choices change, Gradio keeps a value that is no longer
+    # one of them, and refuses every request that contains it.
+    to = gr.Radio(FORMATS, value="kohya", label="Format", info=SEED_HINT, elem_id="adapters-format")
     mix_to = gr.Radio(
-        FORMATS[:2], value="kohya", label="For", info="The file is a LoRA, exactly.",
+        FORMATS[:2], value="kohya", label="Format", info="The file is a LoRA, exactly.",
         visible=False, elem_id="adapters-mix-format",
     )  # fmt: skip
     name = gr.Textbox(
@@ -145,7 +145,7 @@ def build_action_form() -> ActionForm:
     action.change(
         _fields_of_action,
         action,
-        [words, to, mix_to, name, model, start, repository, licence, private, token, publish],
+        [description, to, mix_to, name, model, start, repository, licence, private, token, publish],
         show_progress="hidden",
         api_visibility="private",
         queue=False,
@@ -156,7 +156,7 @@ def build_action_form() -> ActionForm:
 
 def _hub_fields() -> tuple[gr.Textbox, gr.Textbox, gr.Checkbox]:
     repository = gr.Textbox(
-        "", label="Where", placeholder="your-name/my-mug", max_length=190, visible=False,
+        "", label="Repository", placeholder="your-name/my-mug", max_length=190, visible=False,
         elem_id="adapters-repository", info="Owner and name on huggingface.co.",
     )  # fmt: skip
     licence = gr.Textbox(
@@ -170,10 +170,10 @@ def _more_fields() -> tuple[gr.Dropdown, gr.Textbox]:
     with gr.Accordion("More", open=False):
         precision = gr.Dropdown(
             PRECISIONS, value="", label="Precision",
-            info="Of the numbers in the file. As usual: fp16, and fp32 for a seed file.",
+            info="Of the numbers in the file. Default: fp16, and fp32 for a seed file.",
         )  # fmt: skip
         rank = RANK.build(
-            placeholder="not cut", elem_id="adapters-rank",
+            placeholder="full rank", elem_id="adapters-rank",
             info="A smaller file that is not quite exact; the error is shown. Empty: full rank.",
         )  # fmt: skip
     return precision, rank
@@ -182,26 +182,26 @@ def _more_fields() -> tuple[gr.Dropdown, gr.Textbox]:
 def _fields_of_action(action: str) -> list[Any]:
     """Return updates that show the fields an action needs and hide the others."""
     return [
-        _words(action),
+        _description(action),
         gr.Radio(visible=action == "export"),
         gr.Radio(visible=action == "mix"),
         gr.Textbox(visible=action in ("export", "mix", "merge")),
         gr.Dropdown(visible=action != "inspect"),
-        gr.Button(STARTS.get(action, "Start")),
+        gr.Button(START_LABELS.get(action, "Start")),
         *(gr.update(visible=action == "push") for _ in range(5)),
     ]
 
 
 def base_named(text: str | None) -> str:
-    """Return the base model that a text names, by the page's label for it or by its own name."""
+    """Return the base model that a text names, by its label on the page or its own name."""
     written = (text or "").strip()
     known = {label.casefold(): name for label, name in BASES}
     known |= dict.fromkeys(("miniature", "the embedded model", "the miniature"), EMBEDDED)
     return known.get(written.casefold().rstrip("."), written)
 
 
-def _words(action: str) -> str:
-    return f'<p class="note">{WORDS.get(action, "")}</p>'
+def _description(action: str) -> str:
+    return f'<p class="note">{DESCRIPTIONS.get(action, "")}</p>'
 
 
 def command_view(make: Callable[[], AdapterCommand]) -> tuple[str, Any]:

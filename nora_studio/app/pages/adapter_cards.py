@@ -31,12 +31,12 @@ SCORES = {
     "CLIP-T": "How well its samples match their prompts.",
     "DINO": "How similar its samples are to the photos, judged by DINO.",
 }
-DOING = {
+ACTION_LABELS = {
     "export": "Export",
     "mix": "Mix",
     "merge": "Merge",
     "push": "Publish",
-    "inspect": "Look inside",
+    "inspect": "Inspect",
 }
 STATES: dict[State, tuple[str, str]] = {
     "waiting": ("Waiting", ""),
@@ -56,7 +56,7 @@ element.addEventListener('click', (event) => {
   trigger('select', {act: 'choose', adapter: pick.dataset.adapter, on: on ? 'yes' : 'no'});
 });
 """
-"""Marks a card at once, so that it keeps the keyboard's focus, and then informs the server.
+"""Marks a card at once, so that it keeps the keyboard's focus, and then sends an event.
 
 The adapter is not sent as "path": Gradio treats any object with that key as an upload."""
 
@@ -87,14 +87,14 @@ def _card(entry: LibraryEntry, is_chosen: bool, workspace: Workspace) -> str:
     title, path = escaped(entry.title), escaped(entry.path)
     method = entry.card.method if entry.card is not None else ""
     colour = COLOURS.get(method, "base")
-    picture = (
+    image = (
         f'<img class="picture" src="{escaped(workspace.url(entry.thumbnail))}" alt="" '
         'loading="lazy" width="256" height="256">'
         if entry.thumbnail is not None
         else f'<div class="picture blank {colour}" aria-hidden="true"><i></i></div>'
     )
     kind = KINDS.get(entry.kind, "file")
-    called = escaped(method_name(method)) if method else "Unknown"
+    label = escaped(method_name(method)) if method else "Unknown"
     usable = "" if entry.card is not None else " disabled"
     body = (
         _facts(entry.card)
@@ -104,24 +104,24 @@ def _card(entry: LibraryEntry, is_chosen: bool, workspace: Workspace) -> str:
     return (
         f'<article class="adapter"><button class="adapter-pick" data-adapter="{path}" '
         f'aria-pressed="{"true" if is_chosen else "false"}" aria-label="Choose {title}"{usable}>'
-        f'{picture}<span class="adapter-tick" aria-hidden="true">✓</span></button>'
+        f'{image}<span class="adapter-tick" aria-hidden="true">✓</span></button>'
         f'<div class="adapter-words"><h3>{title}</h3>'
-        f'<p class="note"><span class="dot {colour}"></span> {called}, {kind}, '
+        f'<p class="note"><span class="dot {colour}"></span> {label}, {kind}, '
         f"{_size(entry)}</p>{body}{_scores(entry)}{_links(entry, workspace)}</div>"
         "</article>"
     )
 
 
 def _size(entry: LibraryEntry) -> str:
-    words = size_words(entry.bytes)
+    size = size_words(entry.bytes)
     if (
         entry.kind != "run"
         or entry.card is None
         or "outer_rank" not in settings_of(entry.card.method)
     ):
-        return words
+        return size
     why = "Includes the frozen outer factors, which an exported file leaves out."
-    return f'<span title="{why}">{words}</span>'
+    return f'<span title="{why}">{size}</span>'
 
 
 def _facts(card: AdapterCard) -> str:
@@ -130,7 +130,11 @@ def _facts(card: AdapterCard) -> str:
         base = card.model
     rows = [
         ("Base", "The model it was trained on, and works with", base or "unknown"),
-        ("Word", "The word for your subject; you can still write [V] in prompts", card.trigger),
+        (
+            "Trigger word",
+            "The word for your subject; you can still write [V] in prompts",
+            card.trigger,
+        ),
         ("Trained", "", f"{card.steps:,} steps, {card.resolution} px" if card.steps else ""),
         ("Parameters", "How many numbers were trained", f"{card.parameters:,}"),
     ]
@@ -175,7 +179,7 @@ def chosen_view(
 ) -> str:
     """Show the chosen adapters, each with a strength slider where the action uses strengths."""
     rows = [
-        _chosen(entries[path], strength if with_strengths else None)
+        _chosen_card(entries[path], strength if with_strengths else None)
         for path, strength in chosen.items()
     ]
     if not rows:
@@ -183,7 +187,7 @@ def chosen_view(
     return f'<ul class="chosen">{"".join(rows)}</ul>'
 
 
-def _chosen(entry: LibraryEntry, strength: float | None) -> str:
+def _chosen_card(entry: LibraryEntry, strength: float | None) -> str:
     title, path = escaped(entry.title), escaped(entry.path)
     method = entry.card.method if entry.card is not None else ""
     colour = COLOURS.get(method, "base")
@@ -199,7 +203,7 @@ def _chosen(entry: LibraryEntry, strength: float | None) -> str:
     return (
         f'<li><span class="chosen-name"><span class="dot {colour}"></span> {title}</span>'
         f'<button class="plain-button" data-act="drop" data-adapter="{path}" '
-        f'aria-label="Take {title} out">×</button>{slider}</li>'
+        f'aria-label="Deselect {title}">×</button>{slider}</li>'
     )
 
 
@@ -214,10 +218,10 @@ def jobs_view(shown: Sequence[Job], jobs: Jobs, workspace: Workspace) -> str:
 def _command_row(job: Job, jobs: Jobs, workspace: Workspace) -> str:
     state = jobs.state(job)
     word, colour = STATES[state]
-    doing = "Page of" if is_preview(job) else DOING[job.kind]
+    action = "Page of" if is_preview(job) else ACTION_LABELS[job.kind]
     text = jobs.output(job) if state != "waiting" else ""
     when = time.strftime("%H:%M", time.localtime(job.created))
-    made = _result_links(job, workspace) if state == "finished" else ""
+    links = _result_links(job, workspace) if state == "finished" else ""
     problem = ""
     if state == "failed":
         lines = [line for line in text.splitlines() if line.strip()]
@@ -233,8 +237,8 @@ def _command_row(job: Job, jobs: Jobs, workspace: Workspace) -> str:
         else ""
     )
     return (
-        f'<li><div class="made-head"><b>{doing} {escaped(job.title)}</b>'
-        f'<span class="chip {colour}">{word}</span><span class="note">{when}</span>{stop}{made}'
+        f'<li><div class="made-head"><b>{action} {escaped(job.title)}</b>'
+        f'<span class="chip {colour}">{word}</span><span class="note">{when}</span>{stop}{links}'
         f"</div>{problem}<details{is_open}><summary>The command and its output</summary>"
         f'<pre class="command">{escaped(job.shown)}</pre>'
         f'<pre class="said">{escaped(text.strip() or "Nothing yet.")}</pre></details></li>'
@@ -242,18 +246,18 @@ def _command_row(job: Job, jobs: Jobs, workspace: Workspace) -> str:
 
 
 def _result_links(job: Job, workspace: Workspace) -> str:
-    place = result_of(workspace, job)
-    if place is None:
+    path = result_of(workspace, job)
+    if path is None:
         return ""
-    if place.is_file():
-        words = f"Download, {size_words(place.stat().st_size)}"
-        tokens = place.with_suffix(".embedding.safetensors")
+    if path.is_file():
+        label = f"Download, {size_words(path.stat().st_size)}"
+        tokens = path.with_suffix(".embedding.safetensors")
         more = _download(tokens, workspace, "Its new tokens") if tokens.is_file() else ""
-        return _download(place, workspace, words) + more
-    files = files_of(place)
+        return _download(path, workspace, label) + more
+    files = files_of(path)
     size = sum(file.stat().st_size for file in files)
     links = "".join(
-        f"<li>{_download(file, workspace, str(file.relative_to(place)))}</li>" for file in files
+        f"<li>{_download(file, workspace, str(file.relative_to(path)))}</li>" for file in files
     )
     return (
         f'<details class="made-files"><summary>{len(files)} files, {size_words(size)}</summary>'

@@ -29,7 +29,7 @@ MAX_SHOWN = 8
 
 @dataclass(frozen=True)
 class CommandEvents:
-    """Handlers of the form's events; `request` is first, since Gradio fills in no keywords."""
+    """Handlers of the form's events; `request` comes first, since Gradio passes no keywords."""
 
     studio: Studio
     form: ActionForm
@@ -92,9 +92,11 @@ class CommandEvents:
         try:
             workspace = self.studio.workspace(request.headers)
             dry_run = self._command(workspace, selection, values)
-            looks = [job for job in jobs.of(workspace) if list(job.command) == dry_run.argv]
-            if dry_run.kind != "push" or "finished" not in map(jobs.state, looks):
-                raise StudioError("press Look first: it shows what would be sent. Then publish.")
+            previews = [
+                job for job in jobs.list_jobs(workspace) if list(job.command) == dry_run.argv
+            ]
+            if dry_run.kind != "push" or "finished" not in map(jobs.state, previews):
+                raise StudioError("press Preview first to see what would be sent, then publish.")
             if not (token.isascii() and token.isprintable() and 8 <= len(token) <= 200):
                 raise StudioError(
                     "expected a Hub token. Create one at huggingface.co/settings/tokens and paste "
@@ -111,7 +113,7 @@ class CommandEvents:
         Unchanged parts are not sent again.
         """
         workspace, jobs = self.studio.workspace(request.headers), self.studio.jobs
-        own = [job for job in jobs.of(workspace) if job.kind in KINDS]
+        own = [job for job in jobs.list_jobs(workspace) if job.kind in KINDS]
         listed = list(reversed(own))[:MAX_SHOWN]
         states = [[job.id, jobs.state(job)] for job in listed]
         if states == before.get("states"):
@@ -119,14 +121,14 @@ class CommandEvents:
         ended = [one for one in states if one[1] in ENDED]
         # Only a command that has ended can have made a file and changed the library.
         is_same = ended == before.get("ended")
-        shelf = gr.skip() if is_same else library_view(library(workspace), selection, workspace)
+        cards = gr.skip() if is_same else library_view(library(workspace), selection, workspace)
         text = ""
         if listed and is_preview(listed[0]):
             text = model_card_in(jobs.output(listed[0]))
         page = text.partition("\n---\n")[2].replace("<Gallery />", "").strip()
         after = {"states": states, "ended": ended}
-        made = jobs_view(listed, jobs, workspace)
-        return [made, shelf, gr.Column(visible=bool(page)), page, after]
+        results = jobs_view(listed, jobs, workspace)
+        return [results, cards, gr.Column(visible=bool(page)), page, after]
 
     def on_press(self, event: gr.EventData, request: gr.Request) -> None:
         """Stop a waiting or running command."""

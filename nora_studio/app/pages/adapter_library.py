@@ -49,14 +49,14 @@ class LibraryEvents:
         """
         data, workspace = event_data(event), self.studio.workspace(request.headers)
         path = data.get("adapter", "")
-        rest = unselected(selection, path)
+        rest = without_adapter(selection, path)
         try:
             entry = find_entry(workspace, path)
             if data.get("act") == "choose":
                 is_on = data.get("on") == "yes" and entry.card is not None
                 if is_on and len(rest) >= MAX_MIXED:
                     raise StudioError(
-                        f"at most {MAX_MIXED} adapters can be combined. Take one out first."
+                        f"at most {MAX_MIXED} adapters can be combined. Remove one first."
                     )
                 selection = rest | {path: 1.0} if is_on else rest
                 # The browser has marked the card already; not sending the cards keeps the focus.
@@ -78,7 +78,7 @@ class LibraryEvents:
         """Deselect a chosen adapter."""
         data, workspace = event_data(event), self.studio.workspace(request.headers)
         if data.get("act") == "drop":
-            selection = unselected(selection, data.get("adapter", ""))
+            selection = without_adapter(selection, data.get("adapter", ""))
         return self.views(workspace, selection, action)
 
     def set_strength(self, selection: Selection, event: gr.EventData) -> Selection:
@@ -98,8 +98,10 @@ class LibraryEvents:
         workspace = self.studio.workspace(request.headers)
         visitor, uploads = workspace.folder.name, self.studio.auth.uploads
         # New tokens are stored next to their adapter, which must be stored first.
-        given = sorted(files or (), key=lambda file: ".embedding." in Path(file).name.lower())
-        for file in given:
+        adapters_first = sorted(
+            files or (), key=lambda file: ".embedding." in Path(file).name.lower()
+        )
+        for file in adapters_first:
             try:
                 entry = Upload(uploads.claim(visitor, file), Path(file).name)
                 add_adapter(workspace, entry)
@@ -118,7 +120,7 @@ class LibraryEvents:
         return [*self.views(workspace, selection, action), gr.Button(visible=False)]
 
     def to_compare(self, selection: Selection, request: gr.Request):
-        """Hand the chosen adapters to Compare."""
+        """Open the chosen adapters in Compare."""
         workspace = self.studio.workspace(request.headers)
         known = {entry.path for entry in library(workspace)}
         paths = [path for path in selection if path in known]
@@ -127,6 +129,6 @@ class LibraryEvents:
         return paths, gr.Tabs(selected="compare")
 
 
-def unselected(selection: Selection, path: str) -> Selection:
+def without_adapter(selection: Selection, path: str) -> Selection:
     """Return a selection without one adapter."""
     return {other: strength for other, strength in selection.items() if other != path}

@@ -17,7 +17,7 @@ HEADING = (
     '<h2>Your adapters</h2><p class="lead">Small files that teach a base model your subject. '
     "Choose some to export, mix or publish them.</p>"
 )
-SHEET = '<p class="note">Its page on the Hub would look like this. Nothing has been sent yet.</p>'
+SHEET = '<p class="note">Preview of its page on the Hub. Nothing has been published yet.</p>'
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class _Parts:
     made: gr.HTML
 
 
-def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
-    """Lay out the tab and wire it."""
+def build(studio: Studio, shared: SharedState, context: TabContext) -> None:
+    """Lay out the tab and connect its events."""
     parts, selection = _lay_out(), gr.State({})
     shown_state, removed = gr.State({}), gr.State("")
     library, command_events = LibraryEvents(studio), CommandEvents(studio, parts.form)
@@ -50,31 +50,31 @@ def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
     parts.compare.click(library.to_compare, selection, [shared.adapters, shared.tabs], **PRIVATE)
     parts.form.action.change(library.load, current, shown, **PRIVATE)
     changes: list[Any] = [
-        place.tab.select(library.load, current, shown, **PRIVATE),
+        context.tab.select(library.load, current, shown, **PRIVATE),
         parts.library.select(library.on_press, current, [*shown, parts.undo, removed], **PRIVATE),
         parts.chosen.select(library.deselect, current, shown, **PRIVATE),
         parts.chosen.submit(library.set_strength, selection, selection, **PRIVATE),
     ]
 
-    asked, command = [selection, *parts.form.fields], [parts.form.command, parts.form.start]
+    inputs, command = [selection, *parts.form.fields], [parts.form.command, parts.form.start]
     latest: dict[str, Any] = {**PRIVATE, "trigger_mode": "always_last"}
     edits = [field.change for field in parts.form.fields]
-    gr.on(edits, command_events.preview, asked, command, **latest)
+    gr.on(edits, command_events.preview, inputs, command, **latest)
     for change in changes:
-        change.then(command_events.preview, asked, command, **latest)
-    parts.form.start.click(command_events.start, asked, None, api_visibility="private")
+        change.then(command_events.preview, inputs, command, **latest)
+    parts.form.start.click(command_events.start, inputs, None, api_visibility="private")
     parts.form.publish.click(
         command_events.publish,
-        [parts.form.token, *asked],
+        [parts.form.token, *inputs],
         parts.form.token,
         api_visibility="private",
         **NO_SPINNER,
     )
     gr.api(command_events.make, api_name="make_from_adapters")
 
-    looked_at = [parts.made, parts.library, parts.sheet, parts.page, shown_state]
+    outputs = [parts.made, parts.library, parts.sheet, parts.page, shown_state]
     gr.on(
-        place.refresh_events, command_events.refresh, [shown_state, selection], looked_at, **PRIVATE
+        context.refresh_events, command_events.refresh, [shown_state, selection], outputs, **PRIVATE
     )
     parts.made.select(command_events.on_press, None, None, **PRIVATE)
 
@@ -99,10 +99,10 @@ def _lay_out() -> _Parts:
                 gr.HTML("<h2>Chosen</h2>")
                 chosen = gr.HTML("", js_on_load=FORWARD_EVENTS, elem_id="adapters-chosen")
                 compare = gr.Button(
-                    "Draw them under Compare", interactive=False, elem_id="adapters-compare"
+                    "Open in Compare", interactive=False, elem_id="adapters-compare"
                 )
                 form = build_action_form()
             with gr.Column(elem_classes="card"):
-                gr.HTML("<h2>Made</h2>")
+                gr.HTML("<h2>Results</h2>")
                 made = gr.HTML("", js_on_load=FORWARD_EVENTS, elem_id="adapters-made")
     return _Parts(library, upload, undo, sheet, page, chosen, compare, form, made)

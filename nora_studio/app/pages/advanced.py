@@ -47,7 +47,7 @@ Owned = tuple[type, dataclasses.Field]
 
 @dataclasses.dataclass(frozen=True)
 class OptionField:
-    """One option and the component that asks for it."""
+    """One option and its component."""
 
     flag: str
     """Without the leading "--": "unet.rank"."""
@@ -56,10 +56,10 @@ class OptionField:
     default: Any
     component: gr.components.Component
     number: NumberField | None = None
-    """How its text is read, if it is a number."""
+    """The parser of its text, if the option is a number."""
 
     def flags(self, value: Any) -> list[str]:
-        """Return the command-line words for a component's value; none for the default.
+        """Return the command-line arguments for a component's value; none for the default.
 
         Raises:
             StudioError: the text of a number field is not a number.
@@ -83,8 +83,8 @@ def build_fields() -> list[OptionField]:
     groups: dict[str, list[Owned]] = {}
     for kind in reversed(DreamboothOptions.__mro__):
         if kind.__name__ in GROUPS:
-            asked = [(kind, field) for field in own_fields(kind) if _is_asked(kind, field)]
-            groups.setdefault(GROUPS[kind.__name__], []).extend(asked)
+            listed = [(kind, field) for field in own_fields(kind) if _is_listed(kind, field)]
+            groups.setdefault(GROUPS[kind.__name__], []).extend(listed)
     with gr.Tabs():
         for title, owned in groups.items():
             if not owned:
@@ -97,15 +97,17 @@ def build_fields() -> list[OptionField]:
                         ]
         for part in PART_FIELDS:
             with gr.Tab(PARTS[part]):
-                words = helps(PartOptions)
+                meanings = helps(PartOptions)
                 for row in _rows([(PartOptions, one) for one in dataclasses.fields(PartOptions)]):
                     with gr.Row(elem_classes="options"):
                         prefix = f"{part.replace('_', '-')}."
-                        fields += [_field(kind, one, prefix, words[one.name]) for kind, one in row]
+                        fields += [
+                            _field(kind, one, prefix, meanings[one.name]) for kind, one in row
+                        ]
     return fields
 
 
-def _is_asked(kind: type, field: dataclasses.Field) -> bool:
+def _is_listed(kind: type, field: dataclasses.Field) -> bool:
     hint = get_type_hints(kind)[field.name]
     return field.name not in ELSEWHERE and hint is not PartOptions
 
@@ -114,22 +116,22 @@ def _rows(fields: list[Owned]) -> list[list[Owned]]:
     return [fields[start : start + 3] for start in range(0, len(fields), 3)]
 
 
-def _kinds(hint: Any) -> tuple[Any, ...]:
+def _union_members(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
-def _field(owner: type, field: dataclasses.Field, prefix: str, words: str) -> OptionField:
+def _field(owner: type, field: dataclasses.Field, prefix: str, info: str) -> OptionField:
     hint = get_type_hints(owner)[field.name]
     flag = f"{prefix}{field.name.replace('_', '-')}"
     default: Any = field.default
     common: dict[str, Any] = {
         "label": _label(field.name),
-        "info": words.replace("`", ""),
+        "info": info.replace("`", ""),
         "min_width": 240,
     }
     component: Any
     number = None
-    kinds = _kinds(hint)
+    kinds = _union_members(hint)
     literal = next((kind for kind in kinds if get_origin(kind) is Literal), None)
     if hint is bool:
         component = gr.Checkbox(default, **common)
@@ -155,7 +157,7 @@ def _label(name: str) -> str:
 
 
 def flags_of(fields: Sequence[OptionField], values: Sequence[Any]) -> list[str]:
-    """Return the command-line words for every option that differs from its default."""
+    """Return the command-line arguments for every option that differs from its default."""
     return [
         word for field, value in zip(fields, values, strict=True) for word in field.flags(value)
     ]

@@ -18,8 +18,8 @@ class Axis:
     log: bool = False
 
     @classmethod
-    def around(cls, values: Sequence[float], log: bool = False, tight: bool = False) -> "Axis":
-        """Return the axis that shows some values, with a margin around them.
+    def spanning(cls, values: Sequence[float], log: bool = False, tight: bool = False) -> "Axis":
+        """Return the axis that spans some values, with a margin around them.
 
         Args:
             values: Finite, at least one; above zero for a logarithmic axis.
@@ -44,12 +44,12 @@ class Axis:
         if self.log:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             for digits in ((1, 2, 5), (1, 3), (1,)):
-                ticks = self._within([d * 10.0**decade for decade in decades for d in digits])
+                ticks = self._in_range([d * 10.0**decade for decade in decades for d in digits])
                 if 3 <= len(ticks) <= _MAX_TICKS:
                     return ticks
             if len(decades) > _MAX_TICKS:
                 apart = math.ceil(len(decades) / _MAX_TICKS)
-                return self._within([10.0**decade for decade in decades[::apart]])
+                return self._in_range([10.0**decade for decade in decades[::apart]])
         step = _round_step((self.high - self.low) / (_MAX_TICKS - 1))
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
@@ -63,7 +63,7 @@ class Axis:
     def _scaled(self, value: float) -> float:
         return math.log10(value) if self.log else value
 
-    def _within(self, values: list[float]) -> list[float]:
+    def _in_range(self, values: list[float]) -> list[float]:
         return [value for value in values if self.low <= value * (1 + 1e-9) <= self.high]
 
 
@@ -73,6 +73,6 @@ def _round_step(least: float) -> float:
     return next((n * power for n in (1, 2, 5) if n * power >= least * (1 - 1e-9)), 10 * power)
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """Format a number for a label: thousands separated, no trailing zeros."""
     return f"{value:,.10g}".replace("-", "−")

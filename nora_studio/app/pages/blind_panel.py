@@ -30,10 +30,10 @@ document.addEventListener('keydown', (event) => {
 
 
 class BlindPanel:
-    """The components that are shown in place of the drawing during a test."""
+    """The components shown in place of the images during a test."""
 
     def __init__(self) -> None:
-        """Lay the panel out, hidden."""
+        """Lay out the panel, hidden."""
         with gr.Column(visible=False, elem_id="blind") as self.whole:
             self.view = gr.HTML("", js_on_load=KEYS, elem_id="blind-view")
             with gr.Row(elem_classes="blind-buttons") as self.choices:
@@ -44,7 +44,7 @@ class BlindPanel:
                 self.undo = gr.Button("Undo", elem_id="blind-undo", scale=0, min_width=100)
                 self.again = gr.Button("Test again", visible=False, scale=0, min_width=140)
                 self.leave = gr.Button(
-                    "Back to the pictures", elem_id="blind-leave", scale=0, min_width=220
+                    "Back to the images", elem_id="blind-leave", scale=0, min_width=220
                 )
             self.hint = gr.HTML(
                 '<p class="note">Keys: left, right, down for no difference, backspace to undo the '
@@ -73,23 +73,23 @@ class _Handlers:
     studio: Studio
 
     def begin(self, name: str, request: gr.Request) -> list[Any]:
-        """Begin a blind test of a drawing, or continue the unfinished one."""
+        """Begin a blind test of an image job, or continue the unfinished one."""
         return self._begin(name, request, is_another=False)
 
     def begin_another(self, name: str, request: gr.Request) -> list[Any]:
-        """Begin another test of the same drawing."""
+        """Begin another test of the same image job."""
         return self._begin(name, request, is_another=True)
 
     def left(self, name: str, test: str, request: gr.Request) -> list[Any]:
-        """Answer that the left image is better."""
+        """Record that the left image is better."""
         return self._change(name, test, request, lambda one: one.answer("left"))
 
     def right(self, name: str, test: str, request: gr.Request) -> list[Any]:
-        """Answer that the right image is better."""
+        """Record that the right image is better."""
         return self._change(name, test, request, lambda one: one.answer("right"))
 
     def tie(self, name: str, test: str, request: gr.Request) -> list[Any]:
-        """Answer that there is no difference."""
+        """Record that there is no difference."""
         return self._change(name, test, request, lambda one: one.answer("tie"))
 
     def undo(self, name: str, test: str, request: gr.Request) -> list[Any]:
@@ -108,7 +108,8 @@ class _Handlers:
             pairs = pairs_of(image_job)
             if not pairs:
                 raise StudioError(
-                    "a blind test needs two adapters side by side. Choose two and press Draw first."
+                    "a blind test needs two adapters side by side. Choose two and press "
+                    "Generate first."
                 )
             test = (
                 create_test(workspace, image_job, *pairs[0])
@@ -131,7 +132,7 @@ class _Handlers:
             image_job = self.studio.image_queue.read(workspace, name)
             tests = {test.id: test for test in find_tests(workspace, image_job)}
             if test_id not in tests:
-                raise StudioError("there is no such test here. It may have been deleted.")
+                raise StudioError("this blind test does not exist. It may have been deleted.")
             test = change(tests[test_id])
             save_test(workspace, test)
         except StudioError as error:
@@ -153,12 +154,12 @@ class _Handlers:
 
 
 def wire_blind(
-    studio: Studio, panel: BlindPanel, drawing: gr.Column, start: gr.Button, shown: gr.State
+    studio: Studio, panel: BlindPanel, images: gr.Column, start: gr.Button, shown: gr.State
 ) -> Any:
     """Connect the panel's events.
 
     Args:
-        drawing: The column that is hidden during a test.
+        images: The column that is hidden during a test.
         start: The button that begins a test of the job whose id is in `shown`.
 
     Returns:
@@ -166,7 +167,7 @@ def wire_blind(
     """
     handlers, test = _Handlers(studio), gr.State("")
     outputs = [
-        panel.view, panel.choices, panel.undo, panel.again, panel.hint, panel.whole, drawing, test,
+        panel.view, panel.choices, panel.undo, panel.again, panel.hint, panel.whole, images, test,
     ]  # fmt: skip
     start.click(handlers.begin, shown, outputs, **PRIVATE)
     panel.again.click(handlers.begin_another, shown, outputs, **PRIVATE)
@@ -177,4 +178,4 @@ def wire_blind(
         (panel.undo, handlers.undo),
     ):
         button.click(act, [shown, test], outputs, **PRIVATE)
-    return panel.leave.click(handlers.leave, None, [panel.whole, drawing, test], **PRIVATE)
+    return panel.leave.click(handlers.leave, None, [panel.whole, images, test], **PRIVATE)

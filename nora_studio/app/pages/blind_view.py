@@ -1,4 +1,4 @@
-"""A blind test as HTML: one pair after the other, and the sides once all are judged."""
+"""A blind test as HTML: one pair at a time; once all are judged, which side was which."""
 
 from collections.abc import Sequence
 
@@ -21,19 +21,19 @@ def blind_view(test: BlindTest, image_job: ImageJob, workspace: Workspace) -> st
 
 def _pair_view(test: BlindTest, image_job: ImageJob, workspace: Workspace) -> str:
     number, total = len(test.answers), len(test.trials)
-    pictures = pair_images(workspace, test, number)
+    images = pair_images(workspace, test, number)
     prompt = escaped(test.trials[number].prompt.replace("[V]", "(the subject)"))
     frames = "".join(
         f'<figure class="blind-side"><img src="{escaped(workspace.url(file))}" '
-        f'alt="{side} picture" decoding="async"><figcaption>{side}</figcaption></figure>'
-        for side, file in zip(("Left", "Right"), pictures, strict=True)
+        f'alt="{side} image" decoding="async"><figcaption>{side}</figcaption></figure>'
+        for side, file in zip(("Left", "Right"), images, strict=True)
     )
     pairs = sum(test.decoy not in trial.pair for trial in test.trials)
     few = ""
     if pairs < UNITS_FOR_A_VERDICT:
         few = (
-            f'<p class="note">{pairs} pairs are too few for a verdict. With '
-            f"{UNITS_FOR_A_VERDICT} or more prompts or seeds there is one.</p>"
+            f'<p class="note">{pairs} pairs are too few for a verdict, which needs '
+            f"{UNITS_FOR_A_VERDICT} or more prompts or seeds.</p>"
         )
     return (
         '<div class="sheet-head"><h3>Which is better?</h3>'
@@ -49,12 +49,12 @@ def _pair_view(test: BlindTest, image_job: ImageJob, workspace: Workspace) -> st
 
 def _photos(references: Sequence[str], workspace: Workspace) -> str:
     files = [workspace.folder / name for name in references[:PHOTOS_SHOWN]]
-    pictures = "".join(
+    images = "".join(
         f'<img src="{escaped(workspace.url(file))}" alt="A photo of the subject">'
         for file in files
         if file.is_file()
     )
-    return f'<div class="blind-photos"><span>The subject</span>{pictures}</div>' if pictures else ""
+    return f'<div class="blind-photos"><span>The subject</span>{images}</div>' if images else ""
 
 
 def _result(test: BlindTest, workspace: Workspace) -> str:
@@ -63,12 +63,12 @@ def _result(test: BlindTest, workspace: Workspace) -> str:
     trials = "".join(_revealed_pair(test, number, workspace) for number in range(len(test.trials)))
     checks = ""
     if verdict.decoys and not verdict.missed:
-        text = f"All {verdict.decoys} decoys found: the base never passed for an adapter."
+        text = f"All {verdict.decoys} decoys found: the base was never preferred to an adapter."
         checks = f'<p class="note">{text}</p>'
     return (
         f'<div class="sheet-head"><h3>{escaped(verdict.sentence)}</h3></div>'
         f'{_bars(verdict)}{checks}{caution}<p class="note">{escaped(verdict.coverage)}</p>'
-        f'<h3 class="blind-reveal">What was what</h3><div class="blind-list">{trials}</div>'
+        f'<h3 class="blind-reveal">Which was which</h3><div class="blind-list">{trials}</div>'
     )
 
 
@@ -107,7 +107,7 @@ def _revealed_pair(test: BlindTest, number: int, workspace: Workspace) -> str:
 
 
 def results_view(tests: Sequence[BlindTest]) -> str:
-    """List the verdicts of a drawing's earlier tests, one per line."""
+    """List the verdicts of an image job's finished tests, one per line."""
     lines = []
     for test in tests:
         if test.is_over:

@@ -26,8 +26,8 @@ OLDER_SHOWN = 30
 DETAIL = Path(__file__).with_name("comparison.js")
 
 
-def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
-    """Lay out the tab and wire it."""
+def build(studio: Studio, shared: SharedState, context: TabContext) -> None:
+    """Lay out the tab and connect its events."""
     with gr.Row(elem_classes="compare"):
         with gr.Column(scale=4, min_width=300, elem_classes="compare-form"):
             form = ComparisonForm()
@@ -36,26 +36,26 @@ def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
             blind = BlindPanel()
     shown, shown_state = gr.State(""), gr.State("")
     timer = gr.Timer(POLL_SECONDS, active=False)
-    wire_form(studio, shared, place.tab, form)
-    refresh = _wire_result(_Handlers(studio), place.tab, form, result, shown, shown_state, timer)
+    wire_form(studio, shared, context.tab, form)
+    refresh = _wire_result(_Handlers(studio), context.tab, form, result, shown, shown_state, timer)
     left = wire_blind(studio, blind, result.whole, result.blind, shown)
     left.then(**refresh)
 
 
 class _Result:
-    """The components that show a drawing."""
+    """The components that show an image job."""
 
     def __init__(self) -> None:
         with gr.Column() as self.whole:
             with gr.Row(elem_classes="bar"):
                 self.older = gr.Dropdown(
-                    [], label="Drawings", elem_id="compare-older", min_width=300, scale=3,
+                    [], label="Comparisons", elem_id="compare-older", min_width=300, scale=3,
                     visible=False, allow_custom_value=True,  # A deleted one shows nothing.
                 )  # fmt: skip
                 self.blind = gr.Button(
                     "Blind test", visible=False, scale=0, min_width=120, elem_id="compare-blind"
                 )
-                self.go_on = gr.Button("Go on", visible=False, scale=0, min_width=100)
+                self.resume = gr.Button("Resume", visible=False, scale=0, min_width=100)
                 self.delete = gr.Button("Delete", visible=False, scale=0, min_width=100)
                 self.undo = gr.Button(
                     "Undo delete", visible=False, scale=0, min_width=130, elem_id="compare-undo"
@@ -73,7 +73,7 @@ class _Handlers:
     studio: Studio
 
     def refresh(self, name: str, before: str, request: gr.Request) -> list[Any]:
-        """Show the drawing's current state; unchanged parts are not sent again."""
+        """Show the image job's current state; unchanged parts are not sent again."""
         workspace = self.studio.workspace(request.headers)
         job = _image_job(self.studio, workspace, name)
         tested = "" if job is None else results_view(find_tests(workspace, job))
@@ -95,37 +95,37 @@ class _Handlers:
         ]
 
     def load(self, name: str, request: gr.Request) -> list[Any]:
-        """Show the drawing that was chosen before, or the newest."""
+        """Show the image job chosen before, or the newest."""
         jobs = self.studio.image_queue.list(self.studio.workspace(request.headers))[:OLDER_SHOWN]
         names = [job.id for job in jobs]
         name = name if name in names else next(iter(names), "")
         return [gr.Dropdown(_older(jobs), value=name or None, visible=bool(names)), name, ""]
 
-    def draw(self, request: gr.Request, *values: Any) -> list[Any]:
+    def generate(self, request: gr.Request, *values: Any) -> list[Any]:
         """Generate the images that the fields request, and show them as they arrive."""
         workspace = self.studio.workspace(request.headers)
         try:
-            asked, view = request_of(fields_of(workspace, values))
-            name = self.studio.image_queue.submit(workspace, asked, view)
+            image_request, view = request_of(fields_of(workspace, values))
+            name = self.studio.image_queue.submit(workspace, image_request, view)
         except StudioError as error:
-            raise error_toast(error, "This cannot be drawn") from error
+            raise error_toast(error, "Images not generated") from error
         return self.load(name, request)
 
     def stop(self, name: str, request: gr.Request) -> None:
-        """Stop a drawing after its current image."""
+        """Stop an image job after its current image."""
         self._change(self.studio.image_queue.cancel, name, request)
 
-    def go_on(self, name: str, request: gr.Request) -> None:
-        """Generate the missing images of a drawing."""
+    def resume(self, name: str, request: gr.Request) -> None:
+        """Generate the missing images of an image job."""
         self._change(self.studio.image_queue.resume, name, request)
 
     def delete(self, name: str, request: gr.Request) -> list[Any]:
-        """Delete a drawing with its images; the last one can be restored."""
+        """Delete an image job with its images; the last one can be restored."""
         self._change(self.studio.image_queue.delete, name, request)
         return [*self.load("", request), gr.Button(visible=True), name]
 
     def undo(self, name: str, request: gr.Request) -> list[Any]:
-        """Restore the drawing that was deleted last, and hide the button."""
+        """Restore the image job that was deleted last, and hide the button."""
         self._change(restore_image_job, name, request)
         return [*self.load(name, request), gr.Button(visible=False)]
 
@@ -147,12 +147,12 @@ def _wire_result(
     shown_state: gr.State,
     timer: gr.Timer,
 ) -> dict[str, Any]:
-    """Connect the events of a drawing; return the arguments of a refresh."""
+    """Connect the events of an image job; return the arguments of its refresh."""
     arrived = [result.older, shown, shown_state]
     views = [
         result.images,
         result.blind,
-        result.go_on,
+        result.resume,
         result.delete,
         form.stop,
         shown_state,
@@ -170,11 +170,11 @@ def _wire_result(
         lambda name: (name, ""), result.older, [shown, shown_state], **PRIVATE
     )
     choose.then(**refresh)
-    form.draw.click(
-        handlers.draw, form.fields, arrived, api_name="draw_comparison", **NO_SPINNER
+    form.generate.click(
+        handlers.generate, form.fields, arrived, api_name="draw_comparison", **NO_SPINNER
     ).then(**refresh)
     form.stop.click(handlers.stop, shown, None, api_name="stop_drawing")
-    result.go_on.click(handlers.go_on, shown, None, api_name="go_on_drawing", **NO_SPINNER).then(
+    result.resume.click(handlers.resume, shown, None, api_name="go_on_drawing", **NO_SPINNER).then(
         **refresh
     )
     deleted = gr.State("")

@@ -1,4 +1,4 @@
-// Two pictures over one another: a slider between them, a flip by key, row after row.
+// Two images on top of each other: a slider between them, a flip by key, row after row.
 const make = (tag, facts = {}, ...children) => {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(facts)) {
@@ -11,13 +11,13 @@ const shots = () => [...element.querySelectorAll('.shot[data-src]')].map((shot) 
 
 const sides = ['left', 'right'].map((side) => ({
   picture: make('img', {className: `detail-${side}`, alt: '', draggable: false}),
-  choice: make('select', {ariaLabel: `Picture on the ${side}`}),
+  choice: make('select', {ariaLabel: `Image on the ${side}`}),
   save: make('a', {className: 'plain-button', textContent: `Save ${side}`,
-    title: 'Download the picture with its recipe'}),
+    title: 'Download the image with its settings'}),
 }));
 const [left, right] = sides;
 const range = make('input', {type: 'range', min: 0, max: 100, value: 50, step: 0.5,
-  className: 'detail-range', ariaLabel: 'Share of the left picture'});
+  className: 'detail-range', ariaLabel: 'Share of the left image'});
 const stage = make('div', {className: 'detail-stage'}, right.picture, left.picture,
   make('i', {className: 'detail-edge', ariaHidden: 'true'}));
 const title = make('h3', {id: 'detail-title'});
@@ -27,7 +27,7 @@ const button = (text, hint, act) =>
 const count = make('span', {className: 'note'});
 const bar = make('div', {className: 'detail-bar'}, left.choice, range, right.choice);
 const foot = make('div', {className: 'detail-bar detail-foot'},
-  button('Flip', 'Key F: left and right in turn, in place', () => flip()),
+  button('Flip', 'Key F: swap left and right in place', () => flip()),
   button('Previous', 'Key Page up', () => move(-1)), count,
   button('Next', 'Key Page down', () => move(1)),
   button('Full screen', 'Key S', () => fill()), left.save, right.save,
@@ -69,7 +69,7 @@ const open = (shot) => {
   groups = [...byGroup];
   group = groups.findIndex(([name]) => name === shot.group);
   const labels = groups[group][1].map((one) => one.label);
-  // The picture that was pressed against the one before it; the first against the second.
+  // Compare the pressed image with the one before it; the first with the second.
   const at = Math.max(1, labels.indexOf(shot.label));
   chosen = labels.length > 1 ? [labels[at - 1], labels[at]] : [shot.label, shot.label];
   flipped = false;

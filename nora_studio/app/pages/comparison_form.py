@@ -20,7 +20,7 @@ ADAPTERS_LIMIT = 6
 SIDE = NumberField("Side in pixels", least=64, most=1536, step=8)
 WITH_ADAPTERS = "Each is a column next to the untrained base."
 WITHOUT_ADAPTERS = (
-    "None yet. Train one, or upload one under Adapters. Without one, only the base draws."
+    "None yet. Train one, or upload one under Adapters. Without one, only the base is used."
 )
 
 
@@ -28,7 +28,7 @@ class ComparisonForm:
     """The fields of the Compare tab."""
 
     def __init__(self) -> None:
-        """Lay the fields out."""
+        """Lay out the fields."""
         self.adapters = gr.Dropdown(
             [], multiselect=True, max_choices=ADAPTERS_LIMIT, label="Adapters",
             info=WITH_ADAPTERS, elem_id="compare-adapters",
@@ -41,8 +41,8 @@ class ComparisonForm:
         self.chips = gr.HTML("", js_on_load=FORWARD_EVENTS, elem_id="compare-chips")
         with gr.Row():
             # Before the adapters are loaded it would generate the base's images only.
-            self.draw = gr.Button(
-                "Draw", variant="primary", interactive=False, elem_id="compare-draw"
+            self.generate = gr.Button(
+                "Generate", variant="primary", interactive=False, elem_id="compare-draw"
             )
             self.stop = gr.Button("Stop", interactive=False, min_width=90, elem_id="compare-stop")
         self.layout = gr.Radio(list(LAYOUTS), value="columns", label="Show", elem_id="compare-show")
@@ -68,7 +68,7 @@ class ComparisonForm:
         self._lay_out_strengths()
         with gr.Accordion("Scores, size, negative prompt", open=False):
             self.score = gr.Checkbox(
-                True, label="Score the pictures",
+                True, label="Score the images",
                 info="How well each matches its prompt and the subject.",
             )  # fmt: skip
             self.photos = gr.Dropdown(
@@ -82,7 +82,7 @@ class ComparisonForm:
                 info="A multiple of 8. Empty: as trained.",
             )  # fmt: skip
             self.negative = gr.Textbox(
-                "", label="Negative prompt", info="What the pictures should not show."
+                "", label="Negative prompt", info="What the images should not show."
             )
 
     def _lay_out_strengths(self) -> None:
@@ -112,7 +112,10 @@ def wire_form(studio: Studio, shared: SharedState, tab: gr.Tab, form: Comparison
     gr.on(
         [tab.select, shared.adapters.change], handlers.refresh,
         [form.adapters, shared.adapters, shared.strengths, form.photos],
-        [form.adapters, form.photos, shared.adapters, shared.strengths, *form.strengths, form.draw],
+        [
+            form.adapters, form.photos, shared.adapters, shared.strengths, *form.strengths,
+            form.generate,
+        ],
         **PRIVATE,
     )  # fmt: skip
     form.adapters.change(
@@ -139,7 +142,7 @@ class _Handlers:
         self, chosen: list[str], wanted: list[str], strengths: list[float], photos: str,
         request: gr.Request,
     ):  # fmt: skip
-        """Offer the adapters and photos that the visitor has now."""
+        """Update the choices to the visitor's current adapters and photos."""
         workspace = self._studio.workspace(request.headers)
         adapters = usable_adapters_with(workspace, wanted or chosen or [])
         paths = [one.path for one in adapters]
@@ -181,7 +184,7 @@ class _Handlers:
 
 
 def _sliders_at(wanted: list[str], strengths: list[float]) -> list[Any]:
-    """Set the strengths that another tab handed over; otherwise change none."""
+    """Set the strengths that another tab passed; without any, change nothing."""
     if not wanted:
         return [gr.skip()] * ADAPTERS_LIMIT
     return [gr.Slider(value=s) for s in [*strengths, *[1.0] * ADAPTERS_LIMIT][:ADAPTERS_LIMIT]]

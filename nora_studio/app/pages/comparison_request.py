@@ -21,7 +21,7 @@ CHIPS = (
     "a photo of a {} on the moon",
     "a photo of a {} under water",
 )
-"""Places where nearly anything can be photographed; the embedded model knows them too."""
+"""Places where nearly anything can be photographed; the embedded model was trained on them."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _columns(fields: ComparisonFields) -> tuple[list[dict[str, Any]], dict[str, 
         for one, strength in zip(fields.adapters, fields.strengths, strict=False)
     ]
     single = [
-        {"label": _at(label, use["strength"]), "adapters": [use]}
+        {"label": _with_strength(label, use["strength"]), "adapters": [use]}
         for label, use in zip(labels, used, strict=False)
     ]
     view: dict[str, Any] = {"kinds": ["base", *(one.card.method for one in fields.adapters)]}
@@ -133,5 +133,5 @@ def _numbers(text: str) -> list[float]:
     return list(dict.fromkeys(found))
 
 
-def _at(label: str, strength: float) -> str:
+def _with_strength(label: str, strength: float) -> str:
     return label if strength == 1 else f"{label} × {strength:g}"

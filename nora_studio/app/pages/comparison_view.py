@@ -7,16 +7,16 @@ from typing import Any
 from nora_studio.app.pages.escaping import as_sentence, escaped
 from nora_studio.app.server.image_jobs import ImageIndex, ImageJob
 from nora_studio.app.server.workspace import Workspace
-from nora_studio.scoring.statistics import coverage, signed
+from nora_studio.scoring.statistics import coverage, format_signed
 
 SCORE_NAMES = {
-    "CLIP-T": ("prompt", "CLIP-T: how well a picture shows what its prompt says, 0 to 1"),
-    "CLIP-I": ("subject", "CLIP-I: how close a picture is to the photos of the subject, 0 to 1"),
+    "CLIP-T": ("prompt", "CLIP-T: how well an image matches its prompt, 0 to 1"),
+    "CLIP-I": ("subject", "CLIP-I: how close an image is to the photos of the subject, 0 to 1"),
     "DINO": ("detail", "DINO: how close it is to the photos in shape and detail, 0 to 1"),
 }
 STATES = {
     "waiting": "Waiting",
-    "drawing": "Drawing",
+    "drawing": "Generating",
     "scoring": "Scoring",
     "finished": "Finished",
     "cancelled": "Stopped",
@@ -24,8 +24,8 @@ STATES = {
     "interrupted": "Interrupted",
 }
 EMPTY = (
-    '<div class="empty"><b>Nothing drawn yet</b>Choose adapters, write a prompt with [V] where the '
-    "subject goes, and press Draw. Every column of a row starts from the same noise, so what "
+    '<div class="empty"><b>No images yet</b>Choose adapters, write a prompt with [V] where the '
+    "subject goes, and press Generate. Every column of a row starts from the same noise, so what "
     "differs is the adapter.</div>"
 )
 
@@ -51,7 +51,7 @@ def image_job_view(job: ImageJob | None, workspace: Workspace) -> str:
 def _judge_note(job: ImageJob) -> str:
     """Show the judge of the scores, or why there are none."""
     if job.unscored is not None:
-        return f'<p class="note unscored">The pictures are {escaped(job.unscored)}</p>'
+        return f'<p class="note unscored">The images are {escaped(job.unscored)}</p>'
     if not job.scores:
         return ""
     return f'<p class="note">Scores by CLIP {escaped(job.judge or "of an unknown name")}.</p>'
@@ -72,10 +72,10 @@ def _head(job: ImageJob) -> str:
         why = f'<p class="note">{escaped(job.waits_for)}</p>'
     elif job.state == "interrupted":
         why = (
-            '<p class="note">The studio was stopped before it ended. Go on draws what is missing.'
-            "</p>"
+            '<p class="note">The studio was stopped before the images were finished. Press Resume '
+            "to generate the rest.</p>"
         )
-    unread = "".join(f'<p class="note unread">{escaped(line)}</p>' for line in job.warnings)
+    warnings = "".join(f'<p class="note unread">{escaped(line)}</p>' for line in job.warnings)
     meter = (
         f'<div class="meter" role="progressbar" aria-valuemin="0" aria-valuemax="{total}" '
         f'aria-valuenow="{done}"><div class="{job.state}" '
@@ -83,9 +83,9 @@ def _head(job: ImageJob) -> str:
     )
     return (
         f'<div class="sheet-head"><h3>{STATES[job.state]}</h3>'
-        f"<span>{done} of {total} pictures</span>"
+        f"<span>{done} of {total} images</span>"
         f'<span class="sheet-facts">{escaped(", ".join(filter(None, facts)))}</span></div>'
-        f"{meter}{why}{unread}"
+        f"{meter}{why}{warnings}"
     )
 
 
@@ -95,14 +95,14 @@ def _findings(job: ImageJob) -> str:
     few = ""
     for one in job.differences:
         name, meaning = SCORE_NAMES.get(one["score"], (one["score"], ""))
-        span = f"{signed(one['low'])} to {signed(one['high'])}"
+        span = f"{format_signed(one['low'])} to {format_signed(one['high'])}"
         tooltip = f"{meaning}. The mean difference and its 95% interval"
         is_few = str(one["verdict"]).startswith("too few")
         few = f"{one['verdict']}." if is_few else few
         word = "" if is_few else f" <em>{escaped(one['verdict'])}</em>"
         pairs.setdefault((one["first"], one["second"]), []).append(
             f'<span class="chip" title="{escaped(tooltip)}">{escaped(name)} '
-            f"<b>{signed(one['mean'])}</b> ({span}){word}</span>"
+            f"<b>{format_signed(one['mean'])}</b> ({span}){word}</span>"
         )
     lines = "".join(
         f"<li><span>{escaped(first)} − {escaped(second)}</span>{''.join(chips)}</li>"
@@ -186,7 +186,7 @@ def _image(place: ImageIndex, job: ImageJob, workspace: Workspace) -> str:
         f'{escaped(words)}, seed {number}"><img src="{url}" alt="{escaped(label)}: '
         f'{escaped(words)}" loading="lazy" decoding="async"></button>'
         f"<figcaption>{_chips(job, label, prompt * len(request.seeds) + seed)}"
-        f'<a href="{url}" download="{escaped(save)}" title="Download the picture with its recipe">'
+        f'<a href="{url}" download="{escaped(save)}" title="Download the image with its settings">'
         "Save</a></figcaption></figure>"
     )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from nora_studio.app.pages.axes import Axis, number
+from nora_studio.app.pages.axes import Axis, format_number
 from nora_studio.app.pages.escaping import escaped
 from nora_studio.app.pages.html import METHOD_NAMES, colour_of, dot, table
 from nora_studio.scoring.fidelity import PROMPT_SCORE, Fidelity, FidelityPoint
@@ -10,11 +10,11 @@ from nora_studio.scoring.fidelity_text import advice, fidelity_table, judges_of,
 from nora_studio.scoring.statistics import coverage
 
 TITLES = {
-    "CLIP-T": ("Prompt", "CLIP-T: how well the picture matches its prompt."),
-    "CLIP-I": ("Subject", "CLIP-I: how similar the picture is to the real photos, judged by CLIP."),
+    "CLIP-T": ("Prompt", "CLIP-T: how well the image matches its prompt."),
+    "CLIP-I": ("Subject", "CLIP-I: how similar the image is to the real photos, judged by CLIP."),
     "DINO": (
         "Subject, by DINO",
-        "DINO: how similar the picture is to the real photos in its details.",
+        "DINO: how similar the image is to the real photos in its details.",
     ),
     "Nearest photo": ("Nearest photo", "Similarity to the nearest photo: 1 is a copy."),
 }
@@ -22,60 +22,60 @@ TITLES = {
 
 
 def plot_view(result: Fidelity, chosen: int | None) -> str:
-    """Show every point as a button: the subject score upwards, the prompt score to the right."""
+    """Plot every point as a button: the subject score upwards, the prompt score to the right."""
     name = result.subject_score
-    every = [*result.points, result.base]
-    real = sum(result.real[name]) / len(result.real[name])
-    along = Axis.around([point.scores[PROMPT_SCORE].mean for point in every])
-    upward = Axis.around([real, *(point.scores[name].mean for point in every)])
+    all_points = [*result.points, result.base]
+    photo_mean = sum(result.real[name]) / len(result.real[name])
+    x_axis = Axis.spanning([point.scores[PROMPT_SCORE].mean for point in all_points])
+    y_axis = Axis.spanning([photo_mean, *(point.scores[name].mean for point in all_points)])
 
-    def place(point: FidelityPoint) -> tuple[float, float]:
-        marks = point.scores[PROMPT_SCORE].mean, point.scores[name].mean
-        return along.percent(marks[0]), upward.percent(marks[1])
+    def position(point: FidelityPoint) -> tuple[float, float]:
+        scores = point.scores[PROMPT_SCORE].mean, point.scores[name].mean
+        return x_axis.percent(scores[0]), y_axis.percent(scores[1])
 
     best = {found.point for found in result.recommended.values()}
     spots = [
-        _spot(result, index, place(point), index in best, index == chosen)
+        _point_mark(result, index, position(point), index in best, index == chosen)
         for index, point in enumerate(result.points)
     ]
-    left, bottom = place(result.base)
+    left, bottom = position(result.base)
     base = f'<i class="end" style="left:{left:.2f}%;bottom:{bottom:.2f}%"></i>'
     base += f'<b class="end" style="left:{left:.2f}%;bottom:{bottom:.2f}%">base</b>'
-    line = f'style="bottom:{upward.percent(real):.2f}%"'
+    line = f'style="bottom:{y_axis.percent(photo_mean):.2f}%"'
     photos = f'<hr class="real" {line}><b class="real" {line}>real photos among themselves</b>'
     grid = "".join(
-        f'<span class="y" style="bottom:{upward.percent(tick):.2f}%">{number(tick)}</span>'
-        f'<hr style="bottom:{upward.percent(tick):.2f}%">'
-        for tick in upward.ticks
+        f'<span class="y" style="bottom:{y_axis.percent(tick):.2f}%">{format_number(tick)}</span>'
+        f'<hr style="bottom:{y_axis.percent(tick):.2f}%">'
+        for tick in y_axis.ticks
     ) + "".join(
-        f'<span class="x" style="left:{along.percent(tick):.2f}%">{number(tick)}</span>'
-        for tick in along.ticks
+        f'<span class="x" style="left:{x_axis.percent(tick):.2f}%">{format_number(tick)}</span>'
+        for tick in x_axis.ticks
     )
     return (
         '<figure class="chart fidelity card"><figcaption>Closer to the subject '
         '<span aria-hidden="true">↑</span></figcaption>'
         f'<div class="plot" role="group" aria-label="Every point measured">{grid}{photos}'
         '<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" aria-hidden="true">'
-        f"{_paths(result, place)}</svg>{base}{''.join(spots)}</div>"
-        '<div class="along">Truer to the prompt <span aria-hidden="true">→</span></div>'
+        f"{_paths(result, position)}</svg>{base}{''.join(spots)}</div>"
+        '<div class="along">Closer to the prompt <span aria-hidden="true">→</span></div>'
         f"{_key(result)}</figure>"
     )
 
 
-def _spot(
-    result: Fidelity, index: int, place: tuple[float, float], is_best: bool, is_chosen: bool
+def _point_mark(
+    result: Fidelity, index: int, position: tuple[float, float], is_best: bool, is_chosen: bool
 ) -> str:
     point = result.points[index]
     subject, prompt = (point.scores[n].mean for n in (result.subject_score, PROMPT_SCORE))
     kinds = [k for k, on in (("final", point.is_final), ("best", is_best)) if on]
     label = f"{point.run}, {point_name(point)}: subject {subject:.3f}, prompt {prompt:.3f}"
-    side = "after" if place[0] < 50 else "before"
+    side = "after" if position[0] < 50 else "before"
     mark = "<em>recommended</em>" if is_best else ""
     return (
         f'<button type="button" class="spot {" ".join(kinds)}" data-act="point" '
         f'data-point="{index}" aria-pressed="{str(is_chosen).lower()}" '
         f'aria-label="{escaped(label)}{", recommended" if is_best else ""}" '
-        f'style="left:{place[0]:.2f}%;bottom:{place[1]:.2f}%;'
+        f'style="left:{position[0]:.2f}%;bottom:{position[1]:.2f}%;'
         f'--c:var(--{colour_of(point.method)});--r:{_size(point.strength):.2f}rem"><i></i>'
         f'<span class="read {side}">{escaped(point.run)}<br>step {point.step:,} × '
         f"{point.strength:g}{mark}</span></button>"
@@ -86,13 +86,13 @@ def _size(strength: float) -> float:
     return 0.45 + 0.4 * min(strength, 1.5)
 
 
-def _paths(result: Fidelity, place: Callable[[FidelityPoint], tuple[float, float]]) -> str:
-    """Draw a path for each checkpoint, from the base through its strengths."""
+def _paths(result: Fidelity, position: Callable[[FidelityPoint], tuple[float, float]]) -> str:
+    """Return an SVG path for each checkpoint, from the base through its strengths."""
     paths = []
     for run, step in dict.fromkeys((point.run, point.step) for point in result.points):
         own = [point for point in result.points if (point.run, point.step) == (run, step)]
         own.sort(key=lambda point: point.strength)
-        way = [place(point) for point in [result.base, *own]]
+        way = [position(point) for point in [result.base, *own]]
         path_data = "L".join(f"{10 * x:.1f} {1000 - 10 * y:.1f}" for x, y in way)
         kind, colour = "final" if own[0].is_final else "earlier", colour_of(own[0].method)
         paths.append(f'<path class="{kind}" d="M{path_data}" style="stroke:var(--{colour})"/>')
@@ -117,22 +117,19 @@ def panel_view(result: Fidelity, chosen: int | None, address: Callable[[str], st
         address: Returns an image's URL by its name in the result; None if it is gone.
     """
     if chosen is None:
-        return (
-            '<div class="empty"><b>The first point comes soon</b>Press a point to see what it '
-            "draws.</div>"
-        )
+        return '<div class="empty"><b>No points yet</b>Press a point to see its images.</div>'
     point = result.points[chosen]
     chips = [_chip(name, score.mean, score.low, score.high) for name, score in point.scores.items()]
     chips.append(_chip("Nearest photo", point.nearest))
     prompts = [prompt for prompt in result.prompts for _ in result.seeds]
-    pictures = []
+    figures = []
     for prompt, own, base in zip(prompts, point.pictures, result.base.pictures, strict=False):
         cells = "".join(
             f'<img class="picture" src="{escaped(address(name) or "")}" width="256" '
             f'height="256" loading="lazy" alt="{who}: {escaped(prompt)}">'
             for name, who in ((base, "Base"), (own, escaped(point.run)))
         )
-        pictures.append(f"<figure>{cells}<figcaption>{escaped(prompt)}</figcaption></figure>")
+        figures.append(f"<figure>{cells}<figcaption>{escaped(prompt)}</figcaption></figure>")
     last = " · final adapter" if point.is_final else ""
     return (
         f'<section class="card chosen-point"><h3>{dot(point.method)} {escaped(point.run)}</h3>'
@@ -140,18 +137,18 @@ def panel_view(result: Fidelity, chosen: int | None, address: Callable[[str], st
         f'<p class="chips">{"".join(chips)}</p><button type="button" class="plain-button" '
         f'data-act="use" data-point="{chosen}">Use this strength in Compare</button>'
         f'<div class="pairs"><p class="note">On the left the base, on the right strength '
-        f"{point.strength:g}.</p>{''.join(pictures)}</div></section>"
+        f"{point.strength:g}.</p>{''.join(figures)}</div></section>"
     )
 
 
 def _chip(name: str, mean: float, low: float | None = None, high: float | None = None) -> str:
-    called, meaning = TITLES[name]
+    title, meaning = TITLES[name]
     ends = f"; 95% interval {low:.3f} to {high:.3f}" if None not in (low, high) else ""
-    return f'<span class="chip" title="{escaped(meaning + ends)}">{called} {mean:.3f}</span>'
+    return f'<span class="chip" title="{escaped(meaning + ends)}">{title} {mean:.3f}</span>'
 
 
 def advice_view(result: Fidelity, runs: Sequence[str]) -> str:
-    """Show the recommendation for each run in words, and the table behind it."""
+    """Show the recommendation for each run in words, and a table of all points."""
     cards = []
     methods = {point.run: point.method for point in result.points}
     for run, method in ((run, methods[run]) for run in runs if run in methods):

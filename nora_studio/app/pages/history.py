@@ -31,9 +31,9 @@ element.addEventListener('click', (event) => {
 """Marks the pressed row at once, so that it keeps the keyboard's focus."""
 
 
-def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
-    """Lay out the tab and wire it."""
-    handlers = _Handlers(studio, _meanings())
+def build(studio: Studio, shared: SharedState, context: TabContext) -> None:
+    """Lay out the tab and connect its events."""
+    handlers = _Handlers(studio, _option_meanings())
     trash = gr.HTML("", elem_id="history-trash", js_on_load=FORWARD_EVENTS)
     runs = gr.HTML("", elem_id="history-runs", js_on_load=FORWARD_EVENTS + PICK)
     with gr.Row(elem_classes="bar"):
@@ -49,7 +49,7 @@ def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
     inputs = [picked, undone, log, smoothing, shown_state]
     outputs = [trash, runs, curves, detail, reuse, compare, delete, picked, shown_state]
     gr.on(
-        [*place.refresh_events, log.change, smoothing.change],
+        [*context.refresh_events, log.change, smoothing.change],
         handlers.refresh,
         inputs,
         outputs,
@@ -141,7 +141,7 @@ class _Handlers:
             for name in names:
                 if (name,) in in_use:
                     raise StudioError(
-                        f"{name} is in use by a drawing. Stop that first, under Compare."
+                        f"{name} is generating images. Stop them first, under Compare."
                     )
             return delete_runs(workspace, self.studio.jobs, names)
         except StudioError as error:
@@ -155,12 +155,12 @@ class _Handlers:
             raise error_toast(error) from error
 
     def reuse(self, picked: list[str], request: gr.Request):
-        """Hand a run's settings to Train."""
+        """Load a run's settings into Train."""
         (name,) = self._names(picked[:1], self.studio.workspace(request.headers))
         return name, gr.Tabs(selected="train")
 
     def compare(self, picked: list[str], request: gr.Request):
-        """Hand the selected runs to Compare."""
+        """Open the selected runs in Compare."""
         names = self._names(picked, self.studio.workspace(request.headers))
         return [f"runs/{name}" for name in names], [], gr.Tabs(selected="compare")
 
@@ -171,7 +171,7 @@ class _Handlers:
             raise error_toast(error) from error
 
 
-def _meanings() -> dict[str, str]:
+def _option_meanings() -> dict[str, str]:
     """Return the meaning of each of the trainer's options by its name."""
     groups = [kind for kind in DreamboothOptions.__mro__ if kind is not object]
     meanings: dict[str, str] = {}

@@ -23,13 +23,13 @@ STATES = {
 CURVE_NAMES = {
     "loss": "Training loss",
     "fixed_loss": "Loss at fixed noise",
-    "held_out_loss": "Loss on a photo held out",
+    "held_out_loss": "Loss on held-out photos",
 }
 SHORT_NAMES = {"loss": "loss", "held_out_loss": "held out", "fixed_loss": "fixed noise"}
 """A run's row shows the first two that it has."""
 EMPTY = (
     '<div class="empty"><b>No runs yet</b>Whatever you train is kept here, with its settings, '
-    "curves and pictures, until you delete it.</div>"
+    "curves and images, until you delete it.</div>"
 )
 
 
@@ -41,27 +41,27 @@ def list_view(runs: Sequence[RunRow], picked: Sequence[str], workspace: Workspac
     return f'<div class="runs" role="group" aria-label="Runs">{rows}</div>'
 
 
-def _row(past: RunRow, is_picked: bool, workspace: Workspace) -> str:
-    now, name = past.summary, escaped(past.name)
-    picture = '<span class="picture"></span>'
-    if past.thumbnail is not None:
-        address = escaped(workspace.url(past.thumbnail))
-        picture = (
+def _row(row: RunRow, is_picked: bool, workspace: Workspace) -> str:
+    summary, name = row.summary, escaped(row.name)
+    image = '<span class="picture"></span>'
+    if row.thumbnail is not None:
+        address = escaped(workspace.url(row.thumbnail))
+        image = (
             f'<img class="picture" src="{address}" alt="" loading="lazy" width="64" height="64">'
         )
     losses = [
-        f'<span title="{CURVE_NAMES[curve]}">{words} <b>{now.last[curve]:.4f}</b></span>'
+        f'<span title="{CURVE_NAMES[curve]}">{words} <b>{summary.last[curve]:.4f}</b></span>'
         for curve, words in SHORT_NAMES.items()
-        if curve in now.last
+        if curve in summary.last
     ][:2]
-    word, colour = STATES.get(now.state, (now.state, ""))
-    when = datetime.datetime.fromtimestamp(now.time).strftime("%-d %B %Y, %H:%M")
+    word, colour = STATES.get(summary.state, (summary.state, ""))
+    when = datetime.datetime.fromtimestamp(summary.time).strftime("%-d %B %Y, %H:%M")
     return (
         f'<button type="button" class="run-row" data-act="pick" data-run="{name}" '
-        f'aria-pressed="{str(is_picked).lower()}">{picture}'
-        f'<span class="run-name"><b>{dot(now.method)} {name}</b><small>{escaped(when)}</small>'
+        f'aria-pressed="{str(is_picked).lower()}">{image}'
+        f'<span class="run-name"><b>{dot(summary.method)} {name}</b><small>{escaped(when)}</small>'
         f'</span><span class="chip {colour}">{escaped(word)}</span>'
-        f'<span class="run-steps">{now.step:,} of {now.steps:,} steps</span>'
+        f'<span class="run-steps">{summary.step:,} of {summary.steps:,} steps</span>'
         f'<span class="run-losses">{"".join(losses)}</span></button>'
     )
 
@@ -99,8 +99,8 @@ def detail_view(
     """
     if not runs:
         return (
-            '<div class="empty"><b>Pick a run, or two</b>One shows its settings, curves and '
-            "pictures; two show what differs.</div>"
+            '<div class="empty"><b>Select one or two runs</b>One shows its settings, curves and '
+            "images; two show what differs.</div>"
         )
     settings = [settings_of(now.run) for now in runs]
     details = _difference(runs, settings, meanings) if len(runs) == 2 else ""
@@ -110,8 +110,8 @@ def detail_view(
     return f'<div class="past">{details}<div class="past-samples">{samples}</div></div>'
 
 
-def _settings(now: RunSummary, settings: Settings, meanings: Mapping[str, str]) -> str:
-    problems = [now.error, now.damage and f"Damaged: {now.damage}"]
+def _settings(summary: RunSummary, settings: Settings, meanings: Mapping[str, str]) -> str:
+    problems = [summary.error, summary.damage and f"Damaged: {summary.damage}"]
     problem = "".join(
         f'<p class="problem" role="status">{escaped(text)}</p>' for text in problems if text
     )
@@ -120,7 +120,7 @@ def _settings(now: RunSummary, settings: Settings, meanings: Mapping[str, str]) 
         for name, value in settings.items()
     ]
     return (
-        f'<section class="card"><h3>Settings of {escaped(now.run.folder.name)}</h3>{problem}'
+        f'<section class="card"><h3>Settings of {escaped(summary.run.folder.name)}</h3>{problem}'
         f'<div class="wide tall" tabindex="0"><table class="plain settings"><tbody>{"".join(rows)}'
         "</tbody></table></div></section>"
     )
@@ -143,11 +143,11 @@ def _difference(
     return (
         '<section class="card"><h3>What differs</h3><div class="wide" tabindex="0">'
         f'<table class="plain settings pairwise"><thead><tr>{head}</tr></thead><tbody>{body}'
-        f"</tbody></table></div>{_ends(runs)}</section>"
+        f"</tbody></table></div>{_last_losses(runs)}</section>"
     )
 
 
-def _ends(runs: Sequence[RunSummary]) -> str:
+def _last_losses(runs: Sequence[RunSummary]) -> str:
     """Show both runs' losses at the last step that both have."""
     rows = []
     for name, words in CURVE_NAMES.items():
@@ -180,16 +180,16 @@ def _value(value: object) -> str:
     return escaped(str(value))
 
 
-def _samples(now: RunSummary, workspace: Workspace) -> str:
+def _samples(summary: RunSummary, workspace: Workspace) -> str:
     """Show the base's and the latest samples of a run, prompt by prompt."""
-    samples = samples_of(now.run)
-    name, last = escaped(now.run.folder.name), max(samples, default=0)
-    head = f"<h3>{dot(now.method)} {name}</h3>"
+    samples = samples_of(summary.run)
+    name, last = escaped(summary.run.folder.name), max(samples, default=0)
+    head = f"<h3>{dot(summary.method)} {name}</h3>"
     if not last:
         return f'<section class="card">{head}<p class="note">It has no samples.</p></section>'
     base = samples.get(0, {})
-    called = escaped(METHOD_NAMES.get(now.method, now.method))
-    prompts = settings_of(now.run).get("sample_prompts") or []
+    method = escaped(METHOD_NAMES.get(summary.method, summary.method))
+    prompts = settings_of(summary.run).get("sample_prompts") or []
     figures = []
     for number, file in samples[last].items():
         prompt = prompts[number - 1] if number <= len(prompts) else ""
@@ -198,7 +198,7 @@ def _samples(now: RunSummary, workspace: Workspace) -> str:
             f'{escaped(prompt)}" loading="lazy" width="256" height="256">'
             if one is not None
             else '<span class="picture"></span>'
-            for one, who in ((base.get(number), "Base"), (file, called))
+            for one, who in ((base.get(number), "Base"), (file, method))
         )
         figures.append(f"<figure>{cells}<figcaption>{escaped(prompt)}</figcaption></figure>")
     return (
@@ -224,13 +224,13 @@ def trash_view(names: Sequence[str], undone: Sequence[str]) -> str:
         return ""
     rows = "".join(
         f'<li><span>{escaped(name)}</span><button type="button" class="plain-button" '
-        f'data-act="restore" data-run="{escaped(name)}">Bring back</button></li>'
+        f'data-act="restore" data-run="{escaped(name)}">Restore</button></li>'
         for name in names
     )
     count = f"{len(names)} deleted run{'s' * (len(names) > 1)}"
     return (
         f'{last}<details class="card trash"><summary>{count}</summary><ul>{rows}</ul>'
-        "<details><summary>Delete for good</summary><p>This deletes their settings, pictures and "
+        "<details><summary>Delete for good</summary><p>This deletes their settings, images and "
         'adapters. <button type="button" class="plain-button bad" data-act="empty">Yes, delete '
         f"{count} for good</button></p></details></details>"
     )

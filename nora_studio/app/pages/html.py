@@ -27,7 +27,7 @@ def dot(method: str) -> str:
 
 
 def table(heads: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> str:
-    """Build a table whose first column names the row; it scrolls sideways within itself.
+    """Build a table whose first column names the row; a wide one scrolls within its own box.
 
     Args:
         heads: Each column's name, and its meaning as a tooltip.

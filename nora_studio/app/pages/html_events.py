@@ -1,4 +1,4 @@
-"""Events of the page's own HTML: elements with `data-act` inform the server when used."""
+"""Events of the page's own HTML: elements with `data-act` send an event to the server."""
 
 from typing import Any
 
@@ -15,17 +15,17 @@ NO_SPINNER: dict[str, Any] = {"show_progress": "hidden"}
 every output component with the word "Error"; the error itself is shown as a message."""
 
 FORWARD_EVENTS = """
-const told = (target, extra) => ({...target.dataset, ...extra});
+const payload = (target, extra) => ({...target.dataset, ...extra});
 element.addEventListener('click', (event) => {
   const target = event.target.closest('[data-act]');
   if (target && !('value' in target && target.tagName !== 'BUTTON')) {
-    trigger('select', told(target, {}));
+    trigger('select', payload(target, {}));
   }
 });
 element.addEventListener('change', (event) => {
   const target = event.target.closest('[data-act]');
   if (target && 'value' in target && target.tagName !== 'BUTTON') {
-    trigger('submit', told(target, {value: target.value}));
+    trigger('submit', payload(target, {value: target.value}));
   }
 });
 """
@@ -33,11 +33,11 @@ element.addEventListener('change', (event) => {
 
 
 def event_data(event: gr.EventData) -> dict[str, str]:
-    """Return the fields of a page's event that are text."""
-    facts = event._data if isinstance(event._data, dict) else {}
-    return {str(name): value for name, value in facts.items() if isinstance(value, str)}
+    """Return the text values in the data of a page's event."""
+    data = event._data if isinstance(event._data, dict) else {}
+    return {str(name): value for name, value in data.items() if isinstance(value, str)}
 
 
-def error_toast(error: StudioError, title: str = "That did not work") -> gr.Error:
+def error_toast(error: StudioError, title: str = "Something went wrong") -> gr.Error:
     """Return a StudioError as the error message that the page shows."""
     return gr.Error(as_sentence(str(error)), title=title, duration=12, print_exception=False)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from nora_studio.app.pages.axes import Axis, number
+from nora_studio.app.pages.axes import Axis, format_number
 from nora_studio.app.pages.escaping import escaped
 from nora_studio.runs.curves import thinned
 
@@ -59,7 +59,7 @@ def line_chart(
         One element, which has the same height with and without values; styled by `line_chart.css`.
     """
     raw = [_clean(one.points, log) for one in series]
-    shown = [smoothed(points, smoothing) for points in raw]
+    shown = [smooth_line(points, smoothing) for points in raw]
     every = [point for points in shown for point in points]
     if not every:
         return (
@@ -67,8 +67,8 @@ def line_chart(
             f'<div class="plot empty"><p>{escaped(empty)}</p></div><ul class="key"></ul>'
             "</figure>"
         )
-    steps = Axis.around([step for step, _ in every], tight=True)
-    values = Axis.around([value for _, value in every], log)
+    steps = Axis.spanning([step for step, _ in every], tight=True)
+    values = Axis.spanning([value for _, value in every], log)
     lines = []
     if smoothing:
         lines = [
@@ -87,10 +87,10 @@ def line_chart(
     )
 
 
-def smoothed(points: Sequence[LinePoint], smoothing: float) -> list[LinePoint]:
+def smooth_line(points: Sequence[LinePoint], smoothing: float) -> list[LinePoint]:
     """Smooth a line by an exponential moving average without bias towards its start.
 
-    Source: Kingma & Ba, arXiv 1412.6980, 3: the average divided by the weight it has gathered.
+    Source: Kingma & Ba, arXiv 1412.6980, 3: the average divided by the sum of its weights.
     """
     average, weight, smooth = 0.0, 0.0, []
     for step, value in points:
@@ -116,14 +116,14 @@ def _path(points: list[LinePoint], steps: Axis, values: Axis, one: Series, kind:
 
 
 def _labels(steps: Axis, values: Axis) -> str:
-    """Draw both axes' numbers, and a faint horizontal line at each value."""
+    """Return both axes' numbers, and a faint horizontal line at each value."""
     across = "".join(
-        f'<span class="y" style="bottom:{values.percent(tick):.2f}%">{number(tick)}</span>'
+        f'<span class="y" style="bottom:{values.percent(tick):.2f}%">{format_number(tick)}</span>'
         f'<hr style="bottom:{values.percent(tick):.2f}%">'
         for tick in values.ticks
     )
     along = "".join(
-        f'<span class="x" style="left:{steps.percent(tick):.2f}%">{number(tick)}</span>'
+        f'<span class="x" style="left:{steps.percent(tick):.2f}%">{format_number(tick)}</span>'
         for tick in steps.whole_ticks
     )
     return f"{across}{along}"
@@ -132,7 +132,7 @@ def _labels(steps: Axis, values: Axis) -> str:
 def _columns(
     series: Sequence[Series], shown: Sequence[list[LinePoint]], steps: Axis, values: Axis
 ) -> str:
-    """Draw vertical strips that show every line's nearest value under the pointer."""
+    """Return vertical strips that show every line's nearest value under the pointer."""
     measured = sorted({step for points in shown for step, _ in points})
     places = thinned([(step, 0.0) for step in measured], _MAX_COLUMNS)
     centres = [steps.percent(step) for step, _ in places]
@@ -151,7 +151,7 @@ def _columns(
         side = "after" if centre < 50 else "before"
         strips.append(
             f'<div class="at" style="--at:{centre:.2f}%;width:{right - left:.3f}%"><b></b>'
-            f'{"".join(dots)}<div class="read {side}"><em>step {number(step)}</em>'
+            f'{"".join(dots)}<div class="read {side}"><em>step {format_number(step)}</em>'
             f"{''.join(rows)}</div></div>"
         )
     return f'<div class="strips" aria-hidden="true">{"".join(strips)}</div>'
@@ -172,7 +172,7 @@ def _swatch(one: Series) -> str:
 
 
 def _key(series: Sequence[Series], shown: Sequence[list[LinePoint]]) -> str:
-    """Draw the legend, with each line's last value."""
+    """Return the legend, with each line's last value."""
     rows = [
         f"<li>{_swatch(one)}{escaped(one.label)}"
         f"{f' <b>{points[-1][1]:.4g}</b>' if points else ''}</li>"
@@ -184,8 +184,8 @@ def _key(series: Sequence[Series], shown: Sequence[list[LinePoint]]) -> str:
 def _description(title: str, series: Sequence[Series], shown: Sequence[list[LinePoint]]) -> str:
     """Describe the chart in words, for screen readers."""
     lines = [
-        f"{one.label} from {points[0][1]:.4g} at step {number(points[0][0])} to "
-        f"{points[-1][1]:.4g} at step {number(points[-1][0])}"
+        f"{one.label} from {points[0][1]:.4g} at step {format_number(points[0][0])} to "
+        f"{points[-1][1]:.4g} at step {format_number(points[-1][0])}"
         for one, points in zip(series, shown, strict=True)
         if points
     ]

@@ -25,10 +25,10 @@ def measurement_view(job: Job, jobs: Jobs) -> str:
         return f'<p class="{kind}" role="status">{escaped(words)}</p>'
     found = [match for line in lines for match in _PROGRESS.findall(line)]
     done, total = map(int, found[-1]) if found else (0, 0)
-    before = jobs.place(job)
-    status = f"{done} of {total} pictures" if total else "loading the models"
+    ahead = jobs.count_ahead(job)
+    status = f"{done} of {total} images" if total else "loading the models"
     if state == "waiting":
-        status = f"waiting, {before} ahead of it" if before else "waiting for its turn"
+        status = f"waiting, {ahead} ahead of it" if ahead else "waiting, next in line"
     share = 100 * done / total if total else 0
     return (
         f'<section class="card measuring"><div class="progress-head"><h3>{title}</h3>'

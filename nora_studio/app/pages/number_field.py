@@ -1,4 +1,4 @@
-"""A field for an optional number: if it is empty, the studio chooses.
+"""A field for an optional number; if it is empty, the studio chooses the value.
 
 It is a text field, because Gradio's `gr.Number` shows an empty value as 0 once the browser mounts
 it, and sends that 0 with the next change of any field.

@@ -74,10 +74,10 @@ def build_page(studio: Studio) -> gr.Blocks:
                     build(studio, shared, TabContext(tab, timers[name]))
                 tab.select(None, None, list(timers.values()), js=SWITCH_TIMERS)
 
-        def greet(request: gr.Request) -> str:
+        def update_head(request: gr.Request) -> str:
             return _head(studio.auth.account(request.headers))
 
-        page.load(greet, None, head, api_visibility="private", show_progress="hidden")
+        page.load(update_head, None, head, api_visibility="private", show_progress="hidden")
     return page
 
 
@@ -90,7 +90,7 @@ def _head(account: str | None) -> str:
         )
     return (
         f'<header class="masthead">{LOGO}<b>NoRA Studio</b>'
-        '<span class="what">Teach a picture model one subject from a few photos</span>'
+        '<span class="what">Teach an image model one subject from a few photos</span>'
         f'<span class="who">{who}<button data-turn title="Light or dark">◐</button></span>'
         "</header>"
     )

@@ -11,27 +11,27 @@ def messages_view(
     workspace: Workspace,
     problem: str = "",
     refused: Sequence[str] = (),
-    said: str = "",
+    message: str = "",
 ) -> str:
-    """Show the messages about the photos; their buttons answer through `html_events`.
+    """Show the messages about the photos; their buttons send events through `html_events`.
 
     Args:
         problem: What is missing.
         refused: A sentence for each file that was left out, with the visitor's name for it.
-        said: What was done just now.
+        message: What was done just now; empty: the last removal.
     """
     mark = f'<p class="problem" role="alert">{escaped(problem)}</p>' if problem else ""
-    return f"{mark}{_refusals(refused)}{_undo(workspace, said)}"
+    return f"{mark}{_refusals(refused)}{_undo(workspace, message)}"
 
 
 def example_question(subject: str, count: int) -> str:
     """Ask before an example replaces a visitor's own photos."""
     photos = "your photo" if count == 1 else f"your {count} photos"
     return (
-        f'<div class="problem" role="alertdialog" aria-label="Take the example?"><p>The example '
-        f"takes the place of {photos}; Undo brings them back.</p>"
+        f'<div class="problem" role="alertdialog" aria-label="Use the example?"><p>The example '
+        f"replaces {photos}; Undo restores them.</p>"
         f'<button type="button" class="plain-button" data-act="take" '
-        f'data-subject="{escaped(subject)}">Take the example</button> '
+        f'data-subject="{escaped(subject)}">Use the example</button> '
         '<button type="button" class="plain-button" data-act="keep">Keep my photos</button></div>'
     )
 
@@ -48,13 +48,13 @@ def _refusals(refused: Sequence[str]) -> str:
     )
 
 
-def _undo(workspace: Workspace, said: str) -> str:
+def _undo(workspace: Workspace, message: str) -> str:
     last = last_trashed(workspace)
     if not last:
-        return f'<p class="undo" role="status">{escaped(said)}</p>' if said else ""
-    words = said or f"Taken out: {last}."
+        return f'<p class="undo" role="status">{escaped(message)}</p>' if message else ""
+    text = message or f"Removed: {last}."
     return (
-        f'<p class="undo" role="status">{escaped(words)}<button type="button" '
-        f'class="plain-button" data-act="undo" aria-label="Bring back {escaped(last)}">Undo'
+        f'<p class="undo" role="status">{escaped(text)}<button type="button" '
+        f'class="plain-button" data-act="undo" aria-label="Restore {escaped(last)}">Undo'
         "</button></p>"
     )

@@ -1,4 +1,4 @@
-"""A subject's photos as rows: the part that is trained on, the caption, and remarks."""
+"""A subject's photos as rows: the part used in training, the caption, and remarks."""
 
 from collections.abc import Sequence
 
@@ -14,19 +14,19 @@ RESOLUTIONS = {EMBEDDED: 64}
 SDXL_RESOLUTION, SDXL_STEP = 1024, 64
 EMPTY = (
     '<div class="empty"><b>No photos yet</b>Drop five or more above: the same subject in different '
-    "places, from different sides. Or take one of the examples.</div>"
+    "places, from different sides. Or use one of the examples.</div>"
 )
 
 
 def resolution_of(model: str) -> int:
-    """Return the side in pixels that photos are trained at, unless an option sets another."""
+    """Return the side in pixels of the photos in training, unless an option sets another."""
     return RESOLUTIONS.get(model, SDXL_RESOLUTION)
 
 
 def photo_rows(
     workspace: Workspace, photos: list[StoredPhoto], report: PhotoReport, model: str, noun: str
 ) -> str:
-    """Show a row for each photo; fields and buttons answer through `html_events`."""
+    """Show a row for each photo; its fields and buttons send events through `html_events`."""
     if not photos:
         return EMPTY
     overall = "".join(_remark(remark.text, remark.is_unusable) for remark in report.overall)
@@ -53,7 +53,7 @@ def photo_rows(
 
 
 def notes_list(notes: Sequence[UploadNote]) -> str:
-    """List the visitor's files that were not taken as they are, until the list is dismissed."""
+    """List the uploaded files that were changed or refused, until the list is dismissed."""
     if not notes:
         return ""
     lines = "".join(
@@ -67,13 +67,13 @@ def notes_list(notes: Sequence[UploadNote]) -> str:
         else ""
     )
     return (
-        '<div class="upload-notes" role="status" aria-label="Files not taken as they are">'
+        '<div class="upload-notes" role="status" aria-label="Files changed or refused">'
         f"<ul>{lines}</ul>{button}</div>"
     )
 
 
 def _shapes(photos: list[StoredPhoto], model: str) -> list[tuple[int, int]]:
-    """Return width and height of the part of each photo that is trained on."""
+    """Return width and height of the part of each photo that is used in training."""
     resolution = resolution_of(model)
     originals = [(photo.height, photo.width) for photo in photos]
     if resolution < 512 or not buckets_pay(originals, resolution):

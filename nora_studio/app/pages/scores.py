@@ -36,9 +36,9 @@ EMPTY = (
     "which checkpoint to use, and at which strength.</div>"
 )
 UNMEASURED = (
-    '<div class="empty"><b>How strong is best?</b>Find the best strength draws every checkpoint at '
-    "several strengths and judges each picture: is it the subject, and does it match its prompt?"
-    "</div>"
+    '<div class="empty"><b>Which strength is best?</b>Find the best strength generates images from '
+    "every checkpoint at several strengths, and scores how well they show the subject and match "
+    "their prompts.</div>"
 )
 CHOOSE = """
 element.addEventListener('click', (event) => {
@@ -52,8 +52,8 @@ element.addEventListener('click', (event) => {
 """Marks the pressed point at once, so that it keeps the keyboard's focus."""
 
 
-def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
-    """Lay out the tab and wire it."""
+def build(studio: Studio, shared: SharedState, context: TabContext) -> None:
+    """Lay out the tab and connect its events."""
     handlers = _Handlers(studio)
     with gr.Row(equal_height=True, elem_classes="bar"):
         chosen = gr.Dropdown(
@@ -64,7 +64,7 @@ def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
         find = gr.Button("Find the best strength", variant="primary", scale=0, min_width=270)
         score = gr.Button("Compare final adapters", scale=0, min_width=270)
         stop = gr.Button("Stop", interactive=False, scale=0, min_width=90)
-    prompts, seeds, strengths, checkpoints, dino, clip = _questions()
+    prompts, seeds, strengths, checkpoints, dino, clip = _build_settings()
     progress = gr.HTML(EMPTY, elem_id="scores-progress")
     advice = gr.HTML("", elem_id="scores-advice", js_on_load=FORWARD_EVENTS)
     with gr.Row(elem_id="scores-plot-row"):
@@ -74,12 +74,12 @@ def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
     point, shown_state = gr.State(None), gr.State({})
     inputs = [chosen, point, shown_state]
     outputs = [chosen, progress, advice, plot, panel, verdicts, stop, shown_state]
-    gr.on([*place.refresh_events, chosen.input], handlers.refresh, inputs, outputs, **PRIVATE)
+    gr.on([*context.refresh_events, chosen.input], handlers.refresh, inputs, outputs, **PRIVATE)
     to_compare = [shared.adapters, shared.strengths, shared.tabs]
     for part in (plot, panel, advice):
         part.select(handlers.on_press, chosen, [point, panel, *to_compare], **PRIVATE)
-    asked = [chosen, prompts, seeds, strengths, checkpoints, dino, clip]
-    find.click(handlers.find_best, asked, None, api_name="find_best_strength").then(
+    request_inputs = [chosen, prompts, seeds, strengths, checkpoints, dino, clip]
+    find.click(handlers.find_best, request_inputs, None, api_name="find_best_strength").then(
         handlers.refresh, inputs, outputs, **PRIVATE
     )
     final = [chosen, prompts, seeds, dino, clip]
@@ -99,17 +99,17 @@ class _Handlers:
         workspace = self.studio.workspace(request.headers)
         runs = measurable_runs(workspace)
         known = [run.folder.name for run in runs]
-        asked = list(names or [])
-        names = [name for name in asked if name in known]
-        if not asked and not before.get("known"):  # Choose the first runs that exist.
+        requested = list(names or [])
+        names = [name for name in requested if name in known]
+        if not requested and not before.get("known"):  # Choose the first runs that exist.
             names = _newest_twins(runs)
         shown = _views(self.studio, workspace, names, pressed, bool(known))
-        busy = bool(_at_work(self.studio, workspace, names))
+        busy = bool(_active_jobs(self.studio, workspace, names))
         after = {"views": shown, "known": known, "busy": busy}
         # Unchanged parts are not sent again: nothing moves, and no button loses the focus.
         old = before.get("views") or [None] * len(shown)
         parts = [gr.skip() if a == b else b for a, b in zip(old, shown, strict=True)]
-        same = before.get("known") == known and asked == names
+        same = before.get("known") == known and requested == names
         choice = gr.skip() if same else gr.update(choices=known, value=names)
         switch = gr.skip() if before.get("busy") == busy else gr.Button(interactive=busy)
         return [choice, *parts, switch, after]
@@ -117,7 +117,7 @@ class _Handlers:
     def on_press(self, names: list[str], event: gr.EventData, request: gr.Request):
         """Show the images of the pressed point, or hand it to Compare."""
         workspace = self.studio.workspace(request.headers)
-        result, number = _pressed(workspace, names, event)
+        result, number = _find_point(workspace, names, event)
         if event_data(event).get("act") == "use":
             used = result.points[number]
             return (
@@ -134,28 +134,28 @@ class _Handlers:
         self, names, prompts, seeds, strengths, checkpoints, dino, clip, request: gr.Request
     ) -> None:
         """Generate images of the runs' checkpoints at several strengths and recommend one."""
-        asked = _read(names, prompts, seeds, strengths, checkpoints, dino, clip)
-        self._begin("fidelity", asked, request)
+        score_request = _read(names, prompts, seeds, strengths, checkpoints, dino, clip)
+        self._begin("fidelity", score_request, request)
 
     def compare_final(self, names, prompts, seeds, dino, clip, request: gr.Request) -> None:
         """Score the runs' final adapters, pair by pair."""
         self._begin("score", _read(names, prompts, seeds, ("1",), 0, dino, clip), request)
 
-    def _begin(self, kind: Kind, asked: ScoreRequest, request: gr.Request) -> None:
+    def _begin(self, kind: Kind, score_request: ScoreRequest, request: gr.Request) -> None:
         try:
             workspace = self.studio.workspace(request.headers)
-            submit(self.studio.jobs, workspace, asked, kind, self.studio.models)
+            submit(self.studio.jobs, workspace, score_request, kind, self.studio.models)
         except StudioError as error:
             raise error_toast(error, "Not measured") from error
 
     def stop(self, names: list[str], request: gr.Request) -> None:
         """Stop measuring these runs; finished images are reused next time."""
-        for job in _at_work(self.studio, self.studio.workspace(request.headers), names or []):
+        for job in _active_jobs(self.studio, self.studio.workspace(request.headers), names or []):
             self.studio.jobs.stop(job)
 
 
 def _read(names, prompts, seeds, strengths, checkpoints, dino, clip) -> ScoreRequest:
-    """Return what the page sent as a request; an API caller may send anything."""
+    """Parse the page's values as a request; an API caller may send anything."""
     try:
         return ScoreRequest(
             runs=tuple(map(str, names or ())),
@@ -173,11 +173,11 @@ def _read(names, prompts, seeds, strengths, checkpoints, dino, clip) -> ScoreReq
         raise error_toast(wrong, "Not measured") from error
 
 
-def _questions() -> tuple[
+def _build_settings() -> tuple[
     gr.Textbox, gr.Number, gr.CheckboxGroup, gr.Slider, gr.Textbox, gr.Textbox
 ]:
     """Lay out the optional settings of a measurement, closed at first."""
-    with gr.Accordion("What is drawn and judged", open=False, elem_id="scores-questions"):
+    with gr.Accordion("What is generated and scored", open=False, elem_id="scores-questions"):
         prompts = gr.Textbox(
             "", lines=4, label="Prompts, one per line",
             placeholder="a photo of a [V] mug in the snow\na photo of a [V] mug on the beach",
@@ -189,8 +189,8 @@ def _questions() -> tuple[
                 info="1 is as trained; less keeps more of the base.",
             )  # fmt: skip
             seeds = gr.Number(
-                1, label="Pictures of each prompt", precision=0, minimum=1, maximum=MAX_SEEDS,
-                info="More pictures take longer and give a more reliable result.",
+                1, label="Images per prompt", precision=0, minimum=1, maximum=MAX_SEEDS,
+                info="More images take longer and give a more reliable result.",
             )  # fmt: skip
             checkpoints = gr.Slider(
                 0, MAX_CHECKPOINTS, 2, step=1, label="Earlier checkpoints",
@@ -213,14 +213,16 @@ def _newest_twins(runs: list[Run]) -> list[str]:
     return sorted(own, key=lambda name: (not name.endswith("-nora"), name))[:MAX_RUNS]
 
 
-def _at_work(studio: Studio, workspace: Workspace, names: list[str]) -> list[Job]:
+def _active_jobs(studio: Studio, workspace: Workspace, names: list[str]) -> list[Job]:
     jobs = [find_job(studio.jobs, workspace, names, kind) for kind in get_args(Kind)]
     return [job for job in jobs if job is not None and studio.jobs.state(job) not in ENDED]
 
 
-def _views(studio: Studio, workspace: Workspace, names: list[str], pressed: int | None, any_: bool):
+def _views(
+    studio: Studio, workspace: Workspace, names: list[str], pressed: int | None, has_runs: bool
+):
     """Return every part of the page for some runs."""
-    if not any_:
+    if not has_runs:
         return [EMPTY, "", "", "", ""]
     latest = [find_job(studio.jobs, workspace, names, kind) for kind in get_args(Kind)]
     progress = "".join(measurement_view(job, studio.jobs) for job in latest if job is not None)
@@ -241,7 +243,9 @@ def _is_point(result: Fidelity, number: int | None) -> bool:
     return number is not None and 0 <= number < len(result.points)
 
 
-def _pressed(workspace: Workspace, names: list[str], event: gr.EventData) -> tuple[Fidelity, int]:
+def _find_point(
+    workspace: Workspace, names: list[str], event: gr.EventData
+) -> tuple[Fidelity, int]:
     """Return the result and the number of the pressed point."""
     result, word = fidelity_of(workspace, names or []), event_data(event).get("point", "")
     number = int(word) if word.isascii() and word.isdigit() and len(word) < 6 else None
@@ -256,7 +260,7 @@ def _addresses(workspace: Workspace, names: list[str]):
 
     def address(name: str) -> str | None:
         try:
-            workspace.own(f"{folder}/{name}")
+            workspace.own_file(f"{folder}/{name}")
         except StudioError:
             return None
         return workspace.url(workspace.folder / folder / name)

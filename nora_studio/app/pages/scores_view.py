@@ -5,7 +5,7 @@ from typing import Any
 from nora_studio.app.pages.escaping import escaped
 from nora_studio.app.pages.fidelity_view import TITLES
 from nora_studio.app.pages.html import METHOD_NAMES, table
-from nora_studio.scoring.statistics import NO_DIFFERENCE, coverage, signed
+from nora_studio.scoring.statistics import NO_DIFFERENCE, coverage, format_signed
 
 JUDGES = {"CLIP": "clip", "DINO": "dino"}
 """Judges, and the keys that name them in the result."""
@@ -15,7 +15,7 @@ def scores_view(kept: dict[str, Any] | None) -> str:
     """Show the verdicts in words, then the means and the paired differences.
 
     Args:
-        kept: What the score command wrote; None before it has.
+        kept: What the score command wrote; None if it has not run.
     """
     if kept is None:
         return ""
@@ -33,27 +33,27 @@ def scores_view(kept: dict[str, Any] | None) -> str:
         [
             f"{_method_name(one['first'])} − {_method_name(one['second'])}",
             TITLES[one["score"]][0],
-            signed(one["mean"]),
-            f"{signed(one['low'])} to {signed(one['high'])}",
+            format_signed(one["mean"]),
+            f"{format_signed(one['low'])} to {format_signed(one['high'])}",
             str(one["verdict"]),
         ]
         for one in found
     ]
-    heads = [("Pair", ""), ("Score", ""), ("Difference", "Mean over all pictures")]
+    heads = [("Pair", ""), ("Score", ""), ("Difference", "Mean over all images")]
     heads += [("95% interval", "Ends of the difference's interval"), ("Verdict", "")]
     pairs = (
         f"<details><summary>Every pair, with intervals</summary>{table(heads, rows)}</details>"
         if rows
         else ""
     )
-    drawing = kept.get("drawing", {})
-    count, seeds = len(drawing.get("prompts", ())), len(drawing.get("seeds", (0,)))
+    settings = kept.get("drawing", {})
+    count, seeds = len(settings.get("prompts", ())), len(settings.get("seeds", (0,)))
     judges = [f"{kind} {kept[key]}" for kind, key in JUDGES.items() if kept.get(key)]
     judged = f" Judged by {escaped(' and '.join(judges))}." if judges else ""
     return (
         '<section class="card verdicts"><h3>The final adapters at full strength</h3>'
         f'<ul class="plain">{words}</ul>{table([("", ""), *(TITLES[n] for n in names)], means)}'
-        f'{pairs}<p class="note">{count} prompts; every pair of pictures started from the same '
+        f'{pairs}<p class="note">{count} prompts; every pair of images started from the same '
         "noise."
         f"{judged} {coverage(count, seeds)}</p></section>"
     )
@@ -66,9 +66,9 @@ def _pair(one: dict[str, Any]) -> tuple[str, str]:
 def _sentence(one: dict[str, Any]) -> str:
     first, second = map(_method_name, _pair(one))
     title, meaning = TITLES[one["score"]]
-    between = f"{signed(one['low'])} to {signed(one['high'])}"
+    between = f"{format_signed(one['low'])} to {format_signed(one['high'])}"
     if one["verdict"].startswith("too few"):
-        text = f"{first} and {second} cannot be told apart yet: {one['verdict']}."
+        text = f"{first} and {second} cannot be distinguished yet: {one['verdict']}."
     elif one["low"] <= 0 <= one["high"]:
         text = f"{NO_DIFFERENCE} between {first} and {second} ({between})."
     else:

@@ -10,7 +10,7 @@ JUDGE: dict[str, Any] = {
     "label": "Judge (CLIP)",
     "placeholder": "ViT-B-32:openai",
     "min_width": 280,
-    "info": "Needed for every base except the miniature, whose own judge knows only toy pictures. "
+    "info": "Needed for every base except the miniature, whose judge knows only toy images. "
     "ARCHITECTURE:WEIGHTS, hf-hub:owner/name or a directory.",
 }
 """Arguments of the field that names the judge."""
@@ -32,7 +32,7 @@ class SharedState:
     strengths: gr.State
     """Their strengths, in the same order; empty: 1 each."""
     settings: gr.State
-    """Name of the run whose settings Train takes over next, once."""
+    """Name of the run whose settings Train loads next, once."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def requirements_view(
     shown: str,
     missing: str = "",
 ) -> str:
-    """Show one line about the current command."""
+    """Show the current command's time and memory, or what is missing."""
     has_photos = bool(photos_of(workspace, DRAFT))
     if not shown.strip():
         return _note(
@@ -62,7 +62,7 @@ def requirements_view(
     if estimate is not None:
         return _note(f"<b>{_words(estimate)}</b> Measured on this machine.{busy}")
     if measuring is not None:
-        return _note("Measuring: a few real steps and a picture. It takes about a minute.")
+        return _note("Measuring a few training steps and one image. It takes about a minute.")
     tried = estimates.last_attempt(workspace, studio.jobs, options)
     if tried is not None and studio.jobs.state(tried) == "failed":
         last = (studio.jobs.tail(tried, 1) or ["its process was killed"])[0]

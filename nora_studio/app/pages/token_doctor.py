@@ -19,12 +19,12 @@ ENCODERS = {"tokenizer": "Encoder 1 (CLIP ViT-L)", "tokenizer_2": "Encoder 2 (Op
 INTRO = (
     "The model needs a word for your subject that has no meaning to it yet. This shows the word "
     "that it would use for [V], how both text encoders split the prompt into tokens, and what the "
-    "untrained model draws with and without the word: the two should look alike."
+    "untrained model makes of the prompt with and without the word: the two should look alike."
 )
 
 
 def build_token_doctor(studio: Studio, form: TrainForm) -> None:
-    """Lay out the section and wire it."""
+    """Lay out the section and connect its events."""
     with gr.Accordion("Token doctor: what does the model read?", open=False, elem_id="doctor"):
         gr.HTML(f'<p class="note">{INTRO}</p>')
         with gr.Row(elem_classes="bar"):
@@ -34,10 +34,10 @@ def build_token_doctor(studio: Studio, form: TrainForm) -> None:
             word = gr.Textbox(
                 "", label="Word for [V]", placeholder="chosen for you", max_length=60, scale=1
             )
-            look = gr.Button("Read and draw", size="md", scale=0, min_width=150)
+            look = gr.Button("Tokenize and generate", size="md", scale=0, min_width=150)
         reading = gr.HTML("", elem_id="doctor-reading")
-        pictures = gr.HTML("", elem_id="doctor-pictures")
-    drawing, timer = gr.State(""), gr.Timer(POLL_SECONDS, active=False)
+        images = gr.HTML("", elem_id="doctor-pictures")
+    shown_job, timer = gr.State(""), gr.Timer(POLL_SECONDS, active=False)
 
     def examine(asked: str, own: str, base: str, model: str, request: gr.Request):
         """Tokenize a prompt, and generate the base's images of it with the word and without."""
@@ -46,7 +46,7 @@ def build_token_doctor(studio: Studio, form: TrainForm) -> None:
         try:
             studio.models.check(name, "the model")
             found = studio.image_queue.tokenize_prompt(asked[:PROMPT_LIMIT], name, rare_word)
-            wanted: dict[str, Any] = {
+            image_request: dict[str, Any] = {
                 "columns": [
                     {"label": "without"},
                     {"label": "with", "rare_word": rare_word},
@@ -56,14 +56,14 @@ def build_token_doctor(studio: Studio, form: TrainForm) -> None:
                 "model": name,
                 "steps": 15,
             }
-            drawn = studio.image_queue.submit(workspace, wanted, {"kind": "doctor"})
+            job_id = studio.image_queue.submit(workspace, image_request, {"kind": "doctor"})
         except StudioError as error:
-            raise error_toast(error, "Not read") from error
-        job = studio.image_queue.read(workspace, drawn)
+            raise error_toast(error, "Not tokenized") from error
+        job = studio.image_queue.read(workspace, job_id)
         shown = images_view(workspace, job, found.get("rare_word") or "")
-        return reading_view(found), shown, drawn, gr.Timer(active=True)
+        return reading_view(found), shown, job_id, gr.Timer(active=True)
 
-    def follow(name: str, request: gr.Request):
+    def refresh(name: str, request: gr.Request):
         if not name:
             return gr.skip(), gr.Timer(active=False)
         workspace = studio.workspace(request.headers)
@@ -71,13 +71,13 @@ def build_token_doctor(studio: Studio, form: TrainForm) -> None:
             job = studio.image_queue.read(workspace, name)
         except StudioError:
             return gr.skip(), gr.Timer(active=False)
-        read = job.words.get(1) or ""
-        return images_view(workspace, job, read), gr.Timer(active=job.is_under_way)
+        rare_word = job.words.get(1) or ""
+        return images_view(workspace, job, rare_word), gr.Timer(active=job.is_under_way)
 
     inputs = [prompt, word, form.base, form.model]
-    outputs = [reading, pictures, drawing, timer]
+    outputs = [reading, images, shown_job, timer]
     look.click(examine, inputs, outputs, api_name="examine_tokens", **NO_SPINNER)
-    timer.tick(follow, drawing, [pictures, timer], **PRIVATE)
+    timer.tick(refresh, shown_job, [images, timer], **PRIVATE)
     form.noun.change(
         lambda noun: f"a photo of a [V] {' '.join(str(noun).split()) or 'mug'}",
         form.noun, prompt, **PRIVATE,
@@ -89,7 +89,7 @@ def reading_view(found: dict[str, Any]) -> str:
     rows = []
     for encoder in found["encoders"]:
         pieces = "".join(_piece(token, found["rare_word"]) for token in encoder["tokens"])
-        used = f"{len(encoder['tokens'])} of {encoder['limit']} pieces"
+        used = f"{len(encoder['tokens'])} of {encoder['limit']} tokens"
         label = str(ENCODERS.get(encoder["name"], encoder["name"]))
         rows.append(
             f'<div class="reading"><h3>{escaped(label)}</h3><div class="pieces">{pieces}</div>'
@@ -102,7 +102,7 @@ def _piece(token: dict[str, Any], rare_word: str | None) -> str:
     kind = " rare" if rare_word and token["text"] == rare_word.lower() else ""
     part = "" if token["ends_word"] else " part"
     return (
-        f'<span class="piece{kind}{part}" title="Number {int(token["id"])}">'
+        f'<span class="piece{kind}{part}" title="Token id {int(token["id"])}">'
         f"{escaped(str(token['text']))}</span>"
     )
 

@@ -1,4 +1,4 @@
-"""The Train tab: name it, show it, start."""
+"""The Train tab: the subject's name and photos, and the command that trains on them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,13 @@ from nora_studio.app.pages.start_requirements import (
     requirements_view,
 )
 from nora_studio.app.pages.token_doctor import build_token_doctor
-from nora_studio.app.pages.train_form import KEPT, PLAIN, TrainForm, build_form, request_of
+from nora_studio.app.pages.train_form import (
+    DEFAULTS,
+    FIELD_NAMES,
+    TrainForm,
+    build_form,
+    request_of,
+)
 from nora_studio.app.pages.train_photos import Photos, build_photos, show_photos, wire_photos
 from nora_studio.app.server.drafts import (
     DRAFT,
@@ -62,25 +68,25 @@ class _Page:
     back: gr.Button
     fields: list[OptionField]
     proposed: gr.Textbox
-    """The command that the form describes."""
+    """The command that the form describes now."""
     lack: gr.State
-    """Why the form describes no command; empty: it does."""
+    """Why the form gives no command; empty if it gives one."""
     generated: gr.Textbox
     """The proposed command that was taken over last. Any other command was edited by the visitor,
     and the form does not change it."""
 
 
-def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
-    """Lay out the tab and wire it."""
+def build(studio: Studio, shared: SharedState, context: TabContext) -> None:
+    """Lay out the tab and connect its events."""
     with gr.Row(elem_classes="steps"):
         with gr.Column(scale=4, **CARD):
-            gr.HTML(_step(1, "Name it"))
+            gr.HTML(_step_heading(1, "Name it"))
             form = build_form()
         with gr.Column(scale=5, **CARD):
-            gr.HTML(_step(2, "Show it"))
+            gr.HTML(_step_heading(2, "Show it"))
             photos = build_photos()
         with gr.Column(scale=4, **CARD):
-            gr.HTML(_step(3, "Start"))
+            gr.HTML(_step_heading(3, "Start"))
             requirements = gr.HTML("", elem_id="train-need")
             start = gr.Button("Start training", variant="primary", elem_id="train-start")
             measure = gr.Button("Measure time and memory first", elem_id="train-measure")
@@ -100,11 +106,11 @@ def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
     )
     prompts = next(field.component for field in fields if field.flag == "sample-prompts")
     wire_photos(studio, form, photos, prompts)
-    _wire_events(_Handlers(studio, fields), page, shared, place)
+    _wire_events(_Handlers(studio, fields), page, shared, context)
 
 
 def _wire_events(
-    handlers: "_Handlers", page: _Page, shared: SharedState, place: TabContext
+    handlers: "_Handlers", page: _Page, shared: SharedState, context: TabContext
 ) -> None:
     """Connect the events of the tab's components."""
     components = [*page.form.fields, *(field.component for field in page.fields)]
@@ -128,21 +134,21 @@ def _wire_events(
         )
     shown_state = gr.State("")
     gr.on(
-        place.refresh_events,
+        context.refresh_events,
         handlers.refresh,
         [page.command, shown_state, page.lack],
         [page.requirements, shown_state],
         **PRIVATE,
     )
-    asked, marks = [page.command, page.lack], [page.form.noun, page.photos.note]
-    page.measure.click(handlers.measure, asked, None, api_name="measure", **NO_SPINNER)
+    inputs, marks = [page.command, page.lack], [page.form.noun, page.photos.note]
+    page.measure.click(handlers.measure, inputs, None, api_name="measure", **NO_SPINNER)
     for button in (page.start, page.measure):
         button.click(handlers.mark, [page.command, page.form.noun], marks, **PRIVATE)
     started = [shared.training, shared.tabs, page.form.name, page.command]
-    page.start.click(handlers.start, asked, started, api_name="start_training", **NO_SPINNER)
+    page.start.click(handlers.start, inputs, started, api_name="start_training", **NO_SPINNER)
     taken = [page.command, page.generated, shared.settings]
-    handed = [shared.settings.change, place.tab.select]
-    gr.on(handed, handlers.take_over, shared.settings, taken, **PRIVATE)
+    triggers = [shared.settings.change, context.tab.select]
+    gr.on(triggers, handlers.take_over, shared.settings, taken, **PRIVATE)
 
 
 class _Handlers:
@@ -154,12 +160,14 @@ class _Handlers:
 
     def fill(self, request: gr.Request, *values: Any):
         """Return the command that the form describes."""
-        save_form(self._studio.workspace(request.headers), dict(zip(KEPT, values, strict=False)))
+        save_form(
+            self._studio.workspace(request.headers), dict(zip(FIELD_NAMES, values, strict=False))
+        )
         effort, text, lack = "", "", ""
         try:
-            asked = request_of(values, self._fields)
-            effort = f"{recommended_steps(asked.model, asked.preset):,} steps."
-            text = shown_command(train_arguments(asked))
+            train_request = request_of(values, self._fields)
+            effort = f"{recommended_steps(train_request.model, train_request.preset):,} steps."
+            text = shown_command(train_arguments(train_request))
         except StudioError as error:  # It is shown above the Start button.
             lack = str(error)
         return text, effort, gr.Textbox(visible=values[2] != EMBEDDED), lack
@@ -167,19 +175,19 @@ class _Handlers:
     def restore(self, request: gr.Request):
         """Return the form's values from before a reload, and the draft's photos."""
         workspace = self._studio.workspace(request.headers)
-        values = {**PLAIN, **load_form(workspace)}
-        shown = [values[name] for name in KEPT]
+        values = {**DEFAULTS, **load_form(workspace)}
+        shown = [values[name] for name in FIELD_NAMES]
         rows = show_photos(workspace, *(str(values[n]) for n in ("noun", "base", "model")))
         return *shown, rows, messages_view(workspace)
 
     def refresh(self, shown: str, before: str, lack: str, request: gr.Request):
-        """Show the time and memory that a start would take, or what is missing."""
+        """Show the time and memory that the training would take, or what is missing."""
         workspace = self._studio.workspace(request.headers)
         text = requirements_view(self._studio, self._estimates, workspace, shown, lack)
         return (gr.skip() if text == before else text), text
 
     def mark(self, shown: str, noun: str, request: gr.Request):
-        """Mark the empty fields that a start needs; filling a field in removes its mark."""
+        """Mark the empty fields that the training needs; filling a field in removes its mark."""
         workspace = self._studio.workspace(request.headers)
         lacks_noun = not shown.strip() and not noun.strip()
         has_photos = bool(photos_of(workspace, DRAFT))
@@ -191,7 +199,7 @@ class _Handlers:
     def measure(self, shown: str, request: gr.Request, lack: str = "") -> None:
         """Queue a preflight: a few real steps that measure time and memory."""
         try:
-            workspace, arguments, options = self._ready(shown, request, lack)
+            workspace, arguments, options = self._prepare_command(shown, request, lack)
             if uses_draft_photos(options):
                 check_draft(workspace, options.resolution or resolution_of(options.model))
                 arguments = [*arguments, "--instance-dir", f"photos/{DRAFT}"]
@@ -203,7 +211,7 @@ class _Handlers:
         """Start or queue the training."""
         jobs = self._studio.jobs
         try:
-            workspace, arguments, options = self._ready(shown, request, lack)
+            workspace, arguments, options = self._prepare_command(shown, request, lack)
             measuring = self._estimates.under_way(workspace, jobs)
             resolution, writes = resolution_of(options.model), self._estimates.bytes_of(options)
             submit_training(workspace, jobs, arguments, options, resolution, writes)
@@ -225,7 +233,7 @@ class _Handlers:
             raise error_toast(error) from error
         return text, "", ""
 
-    def _ready(
+    def _prepare_command(
         self, shown: str, request: gr.Request, lack: str
     ) -> tuple[Workspace, list[str], DreamboothOptions]:
         """Return the command's arguments and options, checked for this visitor."""
@@ -238,5 +246,5 @@ class _Handlers:
         return workspace, arguments, options
 
 
-def _step(number: int, words: str) -> str:
+def _step_heading(number: int, words: str) -> str:
     return f'<div class="step-head"><i>{number}</i><h2>{words}</h2></div>'

@@ -30,11 +30,11 @@ class TrainForm:
 
     @property
     def fields(self) -> list[Any]:
-        """The fields that have values, in the order of `KEPT`."""
+        """The fields that have values, in the order of `FIELD_NAMES`."""
         return [self.name, self.noun, self.base, self.model, self.preset, self.methods]
 
 
-PLAIN: dict[str, Any] = {
+DEFAULTS: dict[str, Any] = {
     "name": "my-subject",
     "noun": "",
     "base": EMBEDDED,
@@ -43,7 +43,7 @@ PLAIN: dict[str, Any] = {
     "methods": list(METHODS),
 }
 """The form's first values."""
-KEPT = tuple(PLAIN)
+FIELD_NAMES = tuple(DEFAULTS)
 
 
 def build_form() -> TrainForm:
@@ -60,7 +60,7 @@ def build_form() -> TrainForm:
     base = gr.Radio(
         [("Miniature, built in", EMBEDDED), ("Stable Diffusion XL", OWN_MODEL)], value=EMBEDDED,
         label="Model", elem_id="train-model",
-        info="The miniature draws small toy pictures, in minutes and without a GPU.",
+        info="The miniature generates small toy images, in minutes and without a GPU.",
     )  # fmt: skip
     model = gr.Textbox(
         SDXL, label="Directory or Hub name", visible=False, elem_id="train-model-name"
@@ -73,7 +73,7 @@ def build_form() -> TrainForm:
     methods = gr.CheckboxGroup(
         [("NoRA", "nora"), ("LoRA", "lora")], value=list(METHODS), label="Methods",
         elem_id="train-methods",
-        info="Both learn from the same pictures at the same time, so you can compare them.",
+        info="Both train on the same images at the same time, so you can compare them.",
     )  # fmt: skip
     return TrainForm(name, noun, base, model, preset, effort, methods)
 

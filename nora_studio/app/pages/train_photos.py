@@ -11,7 +11,7 @@ from nora_studio.app.pages.examples import example_cards
 from nora_studio.app.pages.html_events import FORWARD_EVENTS, PRIVATE, error_toast, event_data
 from nora_studio.app.pages.photo_messages import example_question, messages_view
 from nora_studio.app.pages.photo_rows import EMPTY, notes_list, photo_rows, resolution_of
-from nora_studio.app.pages.train_form import PLAIN, TrainForm, model_of
+from nora_studio.app.pages.train_form import DEFAULTS, TrainForm, model_of
 from nora_studio.app.server.draft_trash import (
     DRAFT,
     add_to_draft,
@@ -23,7 +23,7 @@ from nora_studio.app.server.drafts import free_name, load_form, use_example
 from nora_studio.app.server.photo_report import photo_report
 from nora_studio.app.server.studio import Studio
 from nora_studio.app.server.upload_notes import dismiss_notes, upload_notes
-from nora_studio.app.server.uploads import TAKEN_SUFFIXES, Upload, photos_of, set_caption
+from nora_studio.app.server.uploads import ACCEPTED_SUFFIXES, Upload, photos_of, set_caption
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.errors import StudioError
 from nora_studio.mini.assets import EMBEDDED
@@ -48,7 +48,7 @@ class Photos:
 def build_photos() -> Photos:
     """Lay out the drop zone, the rows and the examples."""
     drop = gr.File(
-        file_count="multiple", file_types=["image", *TAKEN_SUFFIXES], label="Photos",
+        file_count="multiple", file_types=["image", *ACCEPTED_SUFFIXES], label="Photos",
         height=130, elem_id="train-drop",
     )  # fmt: skip
     note = gr.HTML("", js_on_load=FORWARD_EVENTS, elem_id="train-note")
@@ -127,13 +127,11 @@ class _Handlers:
         except StudioError as error:
             problems = [str(error)]
         refused = [*refused, *problems]
-        said, form = "", [gr.skip()] * 3
+        message, form = "", [gr.skip()] * 3
         if example and not example_of(workspace):
-            said = (
-                f"The example's {before} photos were taken out, since yours show another subject."
-            )
+            message = f"The example's {before} photos were removed: yours show another subject."
             noun, form = _without_example(workspace, example, noun)
-        note = messages_view(workspace, refused=refused, said=said)
+        note = messages_view(workspace, refused=refused, message=message)
         return None, show_photos(workspace, noun, base, model), note, refused, *form
 
     def set_caption_of(self, event: gr.EventData, request: gr.Request) -> None:
@@ -142,7 +140,7 @@ class _Handlers:
         try:
             set_caption(workspace, DRAFT, data.get("photo", ""), data.get("value", ""))
         except StudioError as error:
-            raise error_toast(error, "Not kept") from error
+            raise error_toast(error, "Not saved") from error
 
     def remove(self, event: gr.EventData, request: gr.Request, refused: list[str], *state: str):
         """Remove a photo, which can be restored; or dismiss the notes."""
@@ -157,7 +155,7 @@ class _Handlers:
         return show_photos(workspace, *state), messages_view(workspace, refused=refused)
 
     def press_example(self, event: gr.EventData, request: gr.Request, refused: list[str]):
-        """Take an example, or ask first if it would replace the visitor's photos."""
+        """Use an example; first ask if it would replace the visitor's photos."""
         data, workspace = event_data(event), self._studio.workspace(request.headers)
         name = data.get("subject", "")
         own = 0 if example_of(workspace) else len(photos_of(workspace, DRAFT))
@@ -192,4 +190,4 @@ def _without_example(workspace: Workspace, example: str, noun: str) -> tuple[str
     subject, kept = ShippedSubject.load(example), load_form(workspace)
     is_its_name = str(kept.get("name", "")).startswith(subject.name)
     noun = "" if noun == subject.class_word else noun
-    return noun, [PLAIN["name"] if is_its_name else gr.skip(), noun, ""]
+    return noun, [DEFAULTS["name"] if is_its_name else gr.skip(), noun, ""]

@@ -15,12 +15,12 @@ Logs = Mapping[str, list[dict[str, Any]]]
 """Method -> its run's log, read once."""
 MAX_STEPS = 12
 LOG_LINES = 200
-LAST_WORDS = 6
+LAST_LINES = 6
 """Lines of the log that are shown below a failure."""
 STATES = {
-    "waiting": ("Waiting", "", "It starts by itself when the ones before it are done."),
+    "waiting": ("Waiting", "", "It starts when the trainings before it have ended."),
     "running": ("Training", "good", ""),
-    "finished": ("Finished", "good", "Verified: the saved adapter draws what was trained."),
+    "finished": ("Finished", "good", "Verified: the saved adapter reproduces the trained model."),
     "stopped": ("Stopped", "", "Everything is saved. Resume continues exactly where it stopped."),
     "failed": ("Failed", "bad", ""),
     "interrupted": (
@@ -41,7 +41,7 @@ def can_resume(training: Training, state: str) -> bool:
 
 
 def progress_view(training: Training, state: str, jobs: Jobs, logs: Logs) -> str:
-    """Show the progress bar, the figures, and the reason of a failure."""
+    """Show the progress bar, the measured numbers, and the reason for a failure."""
     word, colour, meaning = STATES[state]
     runs = training.runs.values()
     statuses = [run.read_status() for run in runs]
@@ -49,17 +49,17 @@ def progress_view(training: Training, state: str, jobs: Jobs, logs: Logs) -> str
     step = min((status.get("step", 0) for status in statuses), default=0)
     share = step / steps if steps else 0.0
     if state == "waiting" and training.job is not None:
-        before = jobs.place(training.job)
-        meaning = f"{before} ahead of it in the queue. {meaning}" if before else meaning
+        ahead = jobs.count_ahead(training.job)
+        meaning = f"{ahead} ahead of it in the queue. {meaning}" if ahead else meaning
     if state == "running" and not step:
-        meaning = "Loading the model and looking at the photos."
+        meaning = "Loading the model and preparing the photos."
     if state == "failed" and not can_resume(training, state):
         meaning = "Nothing was saved to resume from. Change its settings and start it again."
     facts = _facts(logs, statuses) if step else []
     problem = ""
     if state in ("failed", "interrupted"):
         why = as_sentence(why_failed(training, jobs))
-        last = jobs.tail(training.job, LAST_WORDS) if training.job is not None else []
+        last = jobs.tail(training.job, LAST_LINES) if training.job is not None else []
         problem = (
             f'<p class="problem" role="alert">{escaped(why)}</p>'
             f'<pre class="log last">{escaped(chr(10).join(last))}</pre>'
@@ -87,7 +87,7 @@ def _facts(logs: Logs, statuses: list[dict]) -> list[str]:
         ends = time.strftime("%H:%M", time.localtime(time.time() + left))
         facts.append(("Time left", f"{_duration(left)}, until {ends}"))
     if pace:
-        facts.append(("A step", f"{pace:.2f} s"))
+        facts.append(("Time per step", f"{pace:.2f} s"))
     if memory:
         facts.append(("Memory", f"{memory:.1f} GiB"))
     for method, log in logs.items():
@@ -114,10 +114,10 @@ def samples_view(training: Training, workspace: Workspace, state: str = "running
     samples = {method: samples_of(run) for method, run in training.runs.items()}
     samples = {method: own for method, own in samples.items() if own}
     if not samples and state not in ("waiting", "running"):
-        return '<div class="empty"><b>No pictures</b>It ended before it drew a picture.</div>'
+        return '<div class="empty"><b>No images</b>It ended before it generated one.</div>'
     if not samples:
         return (
-            '<div class="empty"><b>The first pictures come soon</b>The base model draws your '
+            '<div class="empty"><b>Waiting for the first images</b>The base model generates your '
             "prompts before the training begins.</div>"
         )
     order = sorted(samples, key=lambda method: (*(method != known for known in COLOURS), method))

@@ -53,8 +53,8 @@ class _Page:
     """Progress, samples, training loss, measured loss, log."""
 
 
-def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
-    """Lay out the tab and wire it."""
+def build(studio: Studio, shared: SharedState, context: TabContext) -> None:
+    """Lay out the tab and connect its events."""
     with gr.Row(elem_classes="bar"):
         chosen = gr.Dropdown(
             [], label="Training", elem_id="watch-training", scale=1, min_width=220,
@@ -82,16 +82,16 @@ def build(studio: Studio, shared: SharedState, place: TabContext) -> None:
         tail = gr.HTML("", autoscroll=True, max_height=260)
     views = [progress, wall, loss, measured, tail]
     page = _Page(chosen, stop, resume, longer, more, compare, log, smoothing, views)
-    _wire_events(_Handlers(studio), page, shared, place)
+    _wire_events(_Handlers(studio), page, shared, context)
 
 
 def _wire_events(
-    handlers: "_Handlers", page: _Page, shared: SharedState, place: TabContext
+    handlers: "_Handlers", page: _Page, shared: SharedState, context: TabContext
 ) -> None:
     """Connect the events of the tab's components."""
     shown_state = gr.State({})
     buttons = [page.stop, page.resume, page.longer, page.compare]
-    triggers = [*place.refresh_events, page.chosen.input, page.log.change, page.smoothing.change]
+    triggers = [*context.refresh_events, page.chosen.input, page.log.change, page.smoothing.change]
     inputs = [page.chosen, page.log, page.smoothing, shown_state]
     gr.on(
         triggers,
@@ -104,7 +104,7 @@ def _wire_events(
     page.stop.click(handlers.stop, page.chosen, None, api_name="stop_training")
     page.resume.click(handlers.resume, page.chosen, None, api_name="resume_training")
     page.longer.click(
-        handlers.go_on_longer, [page.chosen, page.more], None, api_name="continue_training"
+        handlers.continue_longer, [page.chosen, page.more], None, api_name="continue_training"
     )
     handed = [shared.adapters, shared.tabs]
     page.compare.click(handlers.compare, page.chosen, handed, **PRIVATE)
@@ -119,7 +119,7 @@ class _Handlers:
     def refresh(
         self, name: str, log: bool, smoothing: float, before: dict[str, Any], request: gr.Request
     ):
-        """Show the training's state; unchanged parts are not sent again, so nothing jumps."""
+        """Show the training's state; unchanged parts are not sent again, so nothing moves."""
         workspace, jobs = self._studio.workspace(request.headers), self._studio.jobs
         trainings = {training.name: training for training in find_trainings(workspace, jobs)}
         name = name if name in trainings else next(iter(trainings), "")
@@ -147,7 +147,7 @@ class _Handlers:
         return (gr.Dropdown(value=name), {}) if name else (gr.skip(), gr.skip())
 
     def stop(self, name: str, request: gr.Request) -> None:
-        """Ask a training to save and stop; cancel it if it waits."""
+        """Make a training save and stop; cancel it if it is waiting."""
         job = self._training(name, request).job
         if job is not None:
             self._studio.jobs.stop(job)
@@ -157,7 +157,7 @@ class _Handlers:
         """Resume a stopped training from its last checkpoint."""
         self._submit(self._training(name, request), [], request)
 
-    def go_on_longer(self, name: str, steps: float, request: gr.Request) -> None:
+    def continue_longer(self, name: str, steps: float, request: gr.Request) -> None:
         """Continue a finished training for more steps."""
         training = self._training(name, request)
         if not steps or not 1 <= steps <= MAX_STEPS:
@@ -166,7 +166,7 @@ class _Handlers:
         self._submit(training, ["--steps", str(planned + int(steps))], request)
 
     def compare(self, name: str, request: gr.Request):
-        """Hand a training's adapters to Compare."""
+        """Open a training's adapters in Compare."""
         runs = self._training(name, request).runs.values()
         return [f"runs/{run.folder.name}" for run in runs], gr.Tabs(selected="compare")
 
@@ -191,9 +191,8 @@ class _Handlers:
                 )
             workspace = self._studio.workspace(request.headers)
             for run in training.runs.values():
-                workspace.run(
-                    run.folder.name
-                )  # Refuses a run whose link leads out of the workspace.
+                # Refuses a run whose link leads out of the workspace.
+                workspace.run(run.folder.name)
             config = f"runs/{training.first.folder.name}/config.toml"
             arguments = ["--config", config, *more, "--resume"]
             workspace = self._studio.workspace(request.headers)
@@ -227,13 +226,13 @@ def _views(
         return [EMPTY, "", "", "", ""]
     logs = {method: run.read_log() for method, run in training.runs.items()}
     held_out = any("held_out_loss" in row for rows in logs.values() for row in rows)
-    judged = "held_out_loss" if held_out else "fixed_loss"
-    title = "Loss on a photo held out" if held_out else "Loss at fixed noise"
+    measured = "held_out_loss" if held_out else "fixed_loss"
+    title = "Loss on held-out photos" if held_out else "Loss at fixed noise"
     return [
         progress_view(training, state, studio.jobs, logs),
         samples_view(training, workspace, state),
         line_chart(_lines(logs, "loss"), title="Training loss", log=log, smoothing=smoothing),
-        line_chart(_lines(logs, judged), title=title, log=log),
+        line_chart(_lines(logs, measured), title=title, log=log),
         log_view(training, studio.jobs),
     ]
 

@@ -111,7 +111,7 @@ def read_accounts(file: Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise StudioError(
-            f"--auth: {file} cannot be read: {reason}. Make it with --add-account."
+            f"--auth: {file} cannot be read: {reason}. Create it with --add-account."
         ) from error
     found: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):

@@ -21,7 +21,7 @@ class ActiveImageJob:
 
     @property
     def visitor(self) -> Path:
-        """The folder of the visitor who asked for it."""
+        """The folder of the visitor who submitted it."""
         return self.workspace.folder
 
     def save(self) -> None:

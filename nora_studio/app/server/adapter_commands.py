@@ -34,24 +34,24 @@ class AdapterCommand:
     title: str
     """Shown in the list of commands."""
     arguments: tuple[str, ...]
-    """After `nora-studio`."""
+    """Arguments after `nora-studio`."""
     writes: int = 0
-    """Lower bound of the bytes that it writes, where that is much."""
+    """Lower bound of the bytes that it writes; 0 if they are few."""
 
     @property
     def argv(self) -> list[str]:
-        """The words of the process, run by this Python."""
+        """The process's argument list, run by this Python."""
         return [sys.executable, "-m", "nora_studio.cli", *self.arguments]
 
     @property
     def shown(self) -> str:
-        """As a person would type it."""
+        """The command as a person would type it."""
         return shlex.join(["nora-studio", *self.arguments])
 
     def without_dry_run(self) -> "AdapterCommand":
         """Return the command that publishes, instead of only showing what it would send."""
-        words = tuple(word for word in self.arguments if word != "--dry-run")
-        return replace(self, arguments=words)
+        arguments = tuple(word for word in self.arguments if word != "--dry-run")
+        return replace(self, arguments=arguments)
 
 
 def free_name(workspace: Workspace, folder: str, name: str, suffix: str = "") -> str:
@@ -65,7 +65,7 @@ def free_name(workspace: Workspace, folder: str, name: str, suffix: str = "") ->
 
 @dataclass(frozen=True)
 class AdapterCommands:
-    """Builds and checks a visitor's commands; names and numbers from a page are not trusted."""
+    """A builder of a visitor's commands; names and numbers from a page are not trusted."""
 
     workspace: Workspace
     is_model_allowed: Callable[[str], bool]
@@ -90,7 +90,7 @@ class AdapterCommands:
             StudioError: there is no such adapter, or a value is not allowed.
         """
         entry = self._usable(path, model)
-        _one_of("format", to, FORMATS)
+        _check_choice("format", to, FORMATS)
         title = re.sub(rf"-({'|'.join(FORMATS)})$", "", entry.title)
         stem = check_name(name) if name else safe_name(f"{title}-{to}")
         stem = free_name(self.workspace, "adapters", stem, ".safetensors")
@@ -118,7 +118,7 @@ class AdapterCommands:
             raise StudioError(
                 f"a mix needs two adapters or more; got {len(chosen)}. Choose another one."
             )
-        _one_of("format", to, FORMATS[:2])
+        _check_choice("format", to, FORMATS[:2])
         stem = free_name(self.workspace, "adapters", check_name(name), ".safetensors")
         entries = self._entries(chosen, model)
         arguments = ["mix", *_adapters(entries, chosen), "--to", to]
@@ -209,7 +209,7 @@ class AdapterCommands:
     def _entries(self, chosen: Sequence[AdapterChoice], model: str) -> list[LibraryEntry]:
         if len(chosen) > MAX_MIXED:
             raise StudioError(
-                f"at most {MAX_MIXED} adapters can be combined; got {len(chosen)}. Take some out."
+                f"at most {MAX_MIXED} adapters can be combined; got {len(chosen)}. Remove some."
             )
         if len({one.path for one in chosen}) < len(chosen):
             raise StudioError("an adapter is chosen twice. Raise its strength instead.")
@@ -222,7 +222,7 @@ class AdapterCommands:
 
 
 def pipeline_bytes(model: str) -> int:
-    """Return a lower bound of a merged pipeline's size: half of the base's, if it is here."""
+    """Return a lower bound of a merged pipeline's size: half of a local base's."""
     folder = embedded("mini-sdxl") if model == EMBEDDED else Path(model).expanduser()
     if folder.is_dir():
         return sum(file.stat().st_size for file in folder.rglob("*.safetensors")) // 2
@@ -233,7 +233,7 @@ def _is_file(path: str) -> bool:
     return path.endswith(".safetensors")
 
 
-def _one_of(what: str, value: str, known: Sequence[str]) -> None:
+def _check_choice(what: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise StudioError(f"expected a {what} ({', '.join(known)}); got {str(value)[:40]!r}.")
 
@@ -247,7 +247,7 @@ def _model(entries: Sequence[LibraryEntry], model: str) -> list[str]:
     """Return the flag for the base that was checked.
 
     A file's header names a base, and another file may replace it before the command runs, so the
-    allowed base is written into the command. A run's base is what it was trained on here.
+    allowed base is written into the command. A run's base needs no check: it was trained here.
     """
     if model.startswith("-"):  # The command would read it as an option.
         raise StudioError(f"expected a model's name or directory; got {model[:80]!r}.")
@@ -265,7 +265,7 @@ def _model(entries: Sequence[LibraryEntry], model: str) -> list[str]:
 def _precision(precision: str | None) -> list[str]:
     if not precision:
         return []
-    _one_of("precision", precision, PRECISIONS)
+    _check_choice("precision", precision, PRECISIONS)
     return ["--precision", precision]
 
 

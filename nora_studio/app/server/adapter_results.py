@@ -11,8 +11,8 @@ def result_of(workspace: Workspace, job: Job) -> Path | None:
     words = list(job.command)
     if "--out" not in words[:-1]:
         return None
-    place = workspace.folder / words[words.index("--out") + 1]
-    return place if place.exists() else None
+    path = workspace.folder / words[words.index("--out") + 1]
+    return path if path.exists() else None
 
 
 def model_card_in(text: str) -> str:

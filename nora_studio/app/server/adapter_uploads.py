@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from nora_studio.adapters.files.adapter_file import embeddings_beside, open_adapter
+from nora_studio.adapters.files.adapter_file import embeddings_path, open_adapter
 from nora_studio.app.server.quota import check_size, reserve_room, shown_name
 from nora_studio.app.server.uploads import Upload
 from nora_studio.app.server.workspace import Workspace, safe_name
@@ -33,16 +33,16 @@ def add_adapter(workspace: Workspace, entry: Upload, quota: int | None = None) -
         shutil.copyfile(entry.file, incoming)
     try:
         with FileLock(workspace.adapters / ".lock", timeout=60):
-            place = _place_for(workspace, incoming, shown)
-            incoming.replace(place)
+            path = _path_for(workspace, incoming, shown)
+            incoming.replace(path)
     except StudioError as error:
         raise StudioError(str(error).replace(str(incoming), shown)) from error
     finally:
         incoming.unlink(missing_ok=True)
-    return place
+    return path
 
 
-def _place_for(workspace: Workspace, file: Path, shown: str) -> Path:
+def _path_for(workspace: Workspace, file: Path, shown: str) -> Path:
     """Return the path to store a file at, by its content.
 
     Raises:
@@ -52,17 +52,17 @@ def _place_for(workspace: Workspace, file: Path, shown: str) -> Path:
     name = safe_name(stem, "adapter")
     adapter = open_adapter(file)
     if adapter.identity.kind == "embedding":
-        return _beside_its_adapter(workspace, name, shown)
+        return _path_for_tokens(workspace, name, shown)
     _ = adapter.card  # Raises if it cannot be loaded here or its card is damaged.
-    place, number = workspace.adapters / f"{name}{_SUFFIX}", 1
-    while place.exists():
+    path, number = workspace.adapters / f"{name}{_SUFFIX}", 1
+    while path.exists():
         number += 1
-        place = place.with_name(f"{name[:44]}-{number}{_SUFFIX}")
-    return place
+        path = path.with_name(f"{name[:44]}-{number}{_SUFFIX}")
+    return path
 
 
-def _beside_its_adapter(workspace: Workspace, name: str, shown: str) -> Path:
-    """Return the path for new tokens: next to the latest adapter of their name that lacks them."""
+def _path_for_tokens(workspace: Workspace, name: str, shown: str) -> Path:
+    """Return the path for new tokens: next to the newest adapter of their name without any."""
     files = [
         workspace.adapters / f"{name}{_SUFFIX}",
         *workspace.adapters.glob(f"{name}-*{_SUFFIX}"),
@@ -72,11 +72,11 @@ def _beside_its_adapter(workspace: Workspace, name: str, shown: str) -> Path:
         for file in files
         if file.is_file()
         and not file.name.endswith(_TOKENS_SUFFIX)
-        and not embeddings_beside(file).exists()
+        and not embeddings_path(file).exists()
     ]
     if not lacking:
         raise StudioError(
             f"{shown} holds new tokens and no adapter. Add the adapter that they belong to, "
             f"{name}{_SUFFIX}, first."
         )
-    return embeddings_beside(max(lacking, key=lambda file: file.stat().st_mtime_ns))
+    return embeddings_path(max(lacking, key=lambda file: file.stat().st_mtime_ns))

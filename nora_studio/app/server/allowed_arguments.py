@@ -1,8 +1,8 @@
-"""The words of a command that may reach a parser: the trainer's own options only.
+"""Check a command's arguments before a parser sees them: only the trainer's options may pass.
 
 A parser has options of its own: tyro writes shell completions into any file that its first argument
-names, before it looks at the rest. So every word that a page sends is checked against a list of
-allowed words before a parser sees it, here and in the process that runs it.
+names, before it looks at the rest. So every argument that a page sends is checked against a list of
+allowed ones before a parser sees it, here and in the process that runs it.
 """
 
 import dataclasses
@@ -20,16 +20,16 @@ from nora_studio.options.paths import check_relative, check_text
 
 MAX_WORDS = 500
 MAX_CHARACTERS = 8_000
-"""Of all words together."""
+"""Characters of all arguments together."""
 MAX_DIGITS = 18
-"""Of a whole number, so that it fits into 64 bits."""
+"""Digits of a whole number, so that it fits into 64 bits."""
 MAX_NUMBER_CHARACTERS = 32
-"""Of another number."""
+"""Characters of any other number."""
 HELP = ("-h", "--help")
 _NUMBER = re.compile(r"-(?:[\d.].*|inf|infinity|nan)", re.ASCII | re.I | re.S)
 """Values that begin with "-": negative numbers."""
 _MAX_VALUES = 100
-"""Of one option that takes several values."""
+"""Values of one option that takes several."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,21 +39,21 @@ class _OptionValues:
     least: int
     most: int
     longest: int = MAX_CHARACTERS
-    """Characters of a value."""
+    """Maximal number of characters of a value."""
     is_path: bool = False
     words: tuple[str, ...] = ()
     """The only allowed values; empty: any."""
 
 
 def check_arguments_allowed(kind: type, arguments: Sequence[str]) -> None:
-    """Refuse every word that is neither an option of a dataclass nor a value of one.
+    """Refuse every argument that is neither an option of a dataclass nor a value of one.
 
     Args:
-        kind: The dataclass of options that the words will be parsed into.
+        kind: The dataclass of options that the arguments will be parsed into.
 
     Raises:
-        StudioError: a word is an option of the parser itself, unknown, abbreviated, misplaced or
-            too long; or a path is not relative.
+        StudioError: an argument is an option of the parser itself, unknown, abbreviated, misplaced
+            or too long; or a path is not relative.
     """
     _check_size(arguments)
     allowed = _allowed(kind)
@@ -128,8 +128,8 @@ def _allowed(kind: type) -> dict[str, _OptionValues]:
     for prefix, name, hint in option_hints(kind):
         kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         if bool in kinds:
-            said = ("True", "False", "None") if type(None) in kinds else ()
-            allowed[prefix + name] = _OptionValues(0, 1 if said else 0, words=said)
+            literals = ("True", "False", "None") if type(None) in kinds else ()
+            allowed[prefix + name] = _OptionValues(0, 1 if literals else 0, words=literals)
             allowed[f"{prefix}no-{name}"] = _OptionValues(0, 0)
         elif get_origin(hint) is tuple:
             allowed[prefix + name] = _OptionValues(0, _MAX_VALUES, is_path=Path in get_args(hint))

@@ -44,7 +44,7 @@ class Visit:
 
 
 class Authenticator:
-    """Identifies visitors by the cookies of their requests."""
+    """The identification of visitors by the cookies of their requests."""
 
     def __init__(
         self,
@@ -59,18 +59,18 @@ class Authenticator:
         Args:
             home: The studio's data folder.
             host: Address that the server listens on.
-            accounts: None: anyone who opens the page is let in and has a folder of their own.
-            names: Further host names that the server answers to, such as a proxy's.
+            accounts: None: no login; every browser gets a folder of its own.
+            names: More host names that the server accepts, such as a proxy's.
             quota: Bytes that each visitor's folder may take.
 
         Raises:
-            StudioError: other machines could come in without accounts, or the server's secret
+            StudioError: other machines could connect without accounts, or the server's secret
                 cannot be read or written.
         """
         check_host(host, accounts is not None)
         self.home = Path(home).expanduser().resolve()
         self.accounts, self.quota = accounts, quota
-        self.signer = CookieSigner.of(self.home)
+        self.signer = CookieSigner.load(self.home)
         self.uploads = UploadCache(self.home)
         self.hosts: frozenset[str] | None = None
         if is_loopback(host):
@@ -99,8 +99,8 @@ class Authenticator:
         return self.workspace_of(self.visitor(headers))
 
     def workspace_of(self, visitor: str) -> Workspace:
-        """Return the folder of a visitor by their number, created if needed."""
-        return Workspace.of(self.home, visitor, self.quota)
+        """Return the folder of a visitor by their id, created if needed."""
+        return Workspace.open(self.home, visitor, self.quota)
 
     def account(self, headers: Mapping[str, str]) -> str | None:
         """Return the name of the logged-in account, to show it; None without accounts."""
@@ -131,7 +131,7 @@ class Authenticator:
         name = self.signer.browser_cookie
         return Visit(self.signer.visitor_of_browser(value), f"{name}={value}", is_new=True)
 
-    def renewed(self, visit: Visit, is_https: bool) -> str:
+    def renew(self, visit: Visit, is_https: bool) -> str:
         """Return the Set-Cookie line that renews a browser's secret."""
         name, _, value = (visit.cookie or "").partition("=")
         return cookie_line(name, value, BROWSER_SECONDS, is_https)

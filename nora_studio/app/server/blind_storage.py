@@ -51,7 +51,7 @@ def create_test(
     for label in (first, second):
         if label not in labels or first == second:
             raise StudioError(
-                f"expected two different columns of this drawing; got {first!r} and {second!r}."
+                f"expected two different columns of this comparison; got {first!r} and {second!r}."
             )
     decoy = decoy if decoy in labels and decoy not in (first, second) else None
     rng = random.Random(secrets.randbits(64) if seed is None else seed)
@@ -112,7 +112,7 @@ def _pairs(
     pairs = [row.pair(first, second) for row in rows if row.has(first, second)][:PAIRS_LIMIT]
     if not pairs:
         raise StudioError(
-            "there is no pair of pictures to judge yet. Wait until some are there, then try again."
+            "no pair of images can be judged yet. Wait for more images, then try again."
         )
     if decoy is not None:
         complete = [row for row in rows if row.has(first, second, decoy)]
@@ -143,7 +143,7 @@ def pair_images(workspace: Workspace, test: BlindTest, number: int) -> tuple[Pat
 def save_test(workspace: Workspace, test: BlindTest) -> None:
     """Write a test next to its images; once it has ended, with its verdict."""
     values: dict[str, Any] = asdict(test)
-    values["sheet"] = values.pop("image_job")  # The key that files of earlier versions have.
+    values["sheet"] = values.pop("image_job")  # The key that earlier versions wrote.
     if test.is_over:
         values["verdict"] = asdict(verdict_of(test))
     # A hidden file is not served: it would reveal the sides.
@@ -151,7 +151,7 @@ def save_test(workspace: Workspace, test: BlindTest) -> None:
 
 
 def find_tests(workspace: Workspace, image_job: ImageJob) -> list[BlindTest]:
-    """Return a drawing's tests, newest first; damaged ones are left out."""
+    """Return an image job's tests, newest first; damaged ones are left out."""
     files = (image_job.folder(workspace) / TESTS).glob("*/.test.json")
     tests = [(file.stat().st_mtime, _read(file)) for file in files]
     whole = [(age, test) for age, test in tests if test is not None]

@@ -1,4 +1,4 @@
-"""A blind test of two columns: its pairs, its answers, and the verdict that they give."""
+"""A blind test of two columns: its pairs, its answers and its verdict."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -95,7 +95,7 @@ class Verdict:
             return f"Too few choices to tell ({judged}; at least {UNITS_FOR_A_VERDICT} are needed)."
         if self.p >= 0.05:
             return (
-                f"No preference shown on these {judged} pairs: chance alone often does this "
+                f"No preference shown on these {judged} pairs: chance alone would often do this "
                 f"(p = {self.p:.2g})."
             )
         ahead = self.first if self.first_wins > self.second_wins else self.second
@@ -108,7 +108,7 @@ class Verdict:
     def coverage(self) -> str:
         """What the verdict applies to."""
         return (
-            "This holds for these pictures: prompts and seeds of one subject. Another subject, or "
+            "This holds for these images: prompts and seeds of one subject. Another subject, or "
             "another training, may give another result."
         )
 

@@ -72,8 +72,8 @@ def attach_companion(
     Raises:
         StudioError: the file is not a valid caption or mask, or does not fit its photo.
     """
-    content = _checked(companion)
-    owners = _owners(folder, companion, new_photos)
+    content = _check_content(companion)
+    owners = _find_owners(folder, companion, new_photos)
     if not owners:
         return _keep(folder, companion)
     facts = read_photo_facts(folder)
@@ -107,7 +107,7 @@ def attach_waiting(
         The name of each that no longer waits, and a note for the visitor.
     """
     for companion in _waiting(folder):
-        if not _owners(folder, companion, new_photos):
+        if not _find_owners(folder, companion, new_photos):
             continue
         try:
             yield companion.name, attach_companion(folder, companion, new_photos)
@@ -116,7 +116,7 @@ def attach_waiting(
         _forget(folder, companion)
 
 
-def _checked(companion: Companion) -> str:
+def _check_content(companion: Companion) -> str:
     """Return a caption's text, empty for a mask; both are checked before anything is stored."""
     size = companion.file.stat().st_size
     if companion.is_mask:
@@ -135,7 +135,7 @@ def _checked(companion: Companion) -> str:
     return caption
 
 
-def _owners(folder: Path, companion: Companion, new_photos: Collection[str]) -> list[str]:
+def _find_owners(folder: Path, companion: Companion, new_photos: Collection[str]) -> list[str]:
     """Return the stored names of the photos that it is named after, those of this upload first."""
     facts = read_photo_facts(folder)
     for names in (new_photos, facts):
@@ -143,7 +143,9 @@ def _owners(folder: Path, companion: Companion, new_photos: Collection[str]) -> 
         for name in sorted(names):
             originals.setdefault(facts[name].original, []).append(name)
         found = [
-            n for original in PhotoNames(originals).of(companion.base) for n in originals[original]
+            n
+            for original in PhotoNames(originals).matching(companion.base)
+            for n in originals[original]
         ]
         if found:
             return found
@@ -163,7 +165,7 @@ def _put_mask(photo: Path, companion: Companion) -> None:
 
 def _keep(folder: Path, companion: Companion) -> UploadNote:
     """Keep a caption or mask until its photo is uploaded."""
-    place, index = folder / WAITING, _index(folder)
+    waiting, index = folder / WAITING, _index(folder)
     known = next((key for key, name in index.items() if name == companion.name), None)
     if known is None and len(index) >= MAX_WAITING:
         raise StudioError(
@@ -171,8 +173,8 @@ def _keep(folder: Path, companion: Companion) -> UploadNote:
             "their photos already. Add those photos first."
         )
     key = known or str(max((int(key) for key in index), default=0) + 1)
-    place.mkdir(exist_ok=True, mode=0o700)
-    shutil.copyfile(companion.file, place / key)
+    waiting.mkdir(exist_ok=True, mode=0o700)
+    shutil.copyfile(companion.file, waiting / key)
     _write_index(folder, {**index, key: companion.name})
     stem = companion.base if PurePath(companion.base).suffix else f"{companion.base}.jpg"
     text = (

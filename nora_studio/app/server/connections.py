@@ -17,9 +17,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from nora_studio.app.server.login_limits import network_of
 
 HEAD_SECONDS = 15.0
-"""From a connection's start, or a response's end, until the next request's head is complete."""
+"""Seconds from a connection's start, or a response's end, to the end of the next request's head."""
 KEEP_ALIVE_SECONDS = 10
-"""Without a byte after a response."""
+"""Seconds without a byte after a response."""
 MAX_CONNECTIONS = 1_000
 MAX_PER_ADDRESS = 200
 """A browser opens six to one server; a school class behind one address has about thirty."""
@@ -62,9 +62,9 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; once a request's head is complete, the app waits for its body."""
+        """Receive bytes; once a request's head is complete, the app waits for its body."""
         super().data_received(data)
-        if self._is_at_work():
+        if self._is_responding():
             self._cancel_timer()
         elif self._head_timer is None:
             self._await_head()
@@ -72,10 +72,10 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         """Wait for the next request."""
         super().on_response_complete()
-        if not self._is_at_work():
+        if not self._is_responding():
             self._await_head()
 
-    def _is_at_work(self) -> bool:
+    def _is_responding(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
     def _await_head(self) -> None:
@@ -90,7 +90,7 @@ class Connection(H11Protocol):
 
     def _give_up(self) -> None:
         self._head_timer = None
-        if not self._is_at_work():
+        if not self._is_responding():
             self.transport.abort()
 
 

@@ -62,8 +62,8 @@ def check_host(host: str, has_accounts: bool) -> None:
     """
     if not is_loopback(host) and not has_accounts:
         raise StudioError(
-            f"--host {host} lets other machines in, which needs accounts: add --auth FILE (made "
-            "with --add-account), or leave --host out."
+            f"--host {host} lets other machines connect, which needs accounts: add --auth FILE "
+            "(made with --add-account), or leave --host out."
         )
 
 
@@ -74,14 +74,14 @@ def request_problem(
 
     Args:
         headers: Values by lower-case name.
-        hosts: Names that this server answers to; None: any.
+        hosts: Host names that this server accepts; None: any.
     """
     named = headers.get("host", [])
     if len(named) != 1:
         return f"Expected one Host header; got {len(named)}."
     host = named[0].lower()
     if hosts is not None and _without_port(host) not in hosts:
-        return "The studio does not answer to this host name. Open it as localhost."
+        return "This host name is not allowed. Open the studio as localhost."
     origin = headers.get("origin", [None])[-1]
     site = headers.get("sec-fetch-site", [None])[-1]
     if origin is not None and not _is_own(origin, host):
@@ -117,6 +117,6 @@ def is_cross_site_link(headers: Mapping[str, list[str]]) -> bool:
 
 
 def is_subresource(headers: Mapping[str, list[str]]) -> bool:
-    """Return whether a page made the request, and not a person opening a page or a program."""
+    """Return whether a page made the request, not a program or a person opening a page."""
     mode = headers.get("sec-fetch-mode", [None])[-1]
     return mode is not None and mode != "navigate"

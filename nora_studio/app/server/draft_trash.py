@@ -91,7 +91,7 @@ def restore_last(workspace: Workspace) -> None:
     with locked_draft(workspace) as folder:
         entries = _entries(workspace)
         if not entries:
-            raise StudioError("there is nothing left to bring back.")
+            raise StudioError("there is nothing left to restore.")
         entry = entries[-1]
         if (entry / DRAFT).is_dir():
             trash_draft(workspace)
@@ -118,7 +118,7 @@ def add_to_draft(workspace: Workspace, files: Sequence[Upload]) -> UploadResult:
     """Store uploads in the draft; an example's photos are removed, since they show another subject.
 
     Raises:
-        StudioError: as `add_photos`.
+        StudioError: for the same reasons as `add_photos`.
     """
     with locked_draft(workspace):
         if example_of(workspace):

@@ -71,7 +71,7 @@ def use_example(workspace: Workspace, name: str) -> ShippedSubject:
 def free_name(workspace: Workspace, jobs: Jobs, name: str) -> str:
     """Return the name, with a number appended if a training has it already."""
     taken = {stem_and_method(run)[0] for run in find_runs(workspace.runs)}
-    taken |= {job.title for job in jobs.of(workspace) if jobs.state(job) not in ENDED}
+    taken |= {job.title for job in jobs.list_jobs(workspace) if jobs.state(job) not in ENDED}
     head, _, tail = name.rpartition("-")
     stem, number = (head, int(tail) + 1) if head and tail.isdigit() else (name, 2)
     free = name
@@ -88,10 +88,10 @@ def check_draft(workspace: Workspace, resolution: int) -> None:
     """
     check_inside(workspace.folder, f"photos/{DRAFT}", "the photos")
     if not photos_of(workspace, DRAFT):
-        raise StudioError("there are no photos yet. Add some in step 2, or take an example.")
+        raise StudioError("there are no photos yet. Add some in step 2, or use an example.")
     if not photo_report(workspace, DRAFT, resolution).is_usable:
         raise StudioError(
-            "a photo cannot be trained on; it is marked in step 2. Remove or replace it."
+            "a photo cannot be used for training; it is marked in step 2. Remove or replace it."
         )
 
 
@@ -111,7 +111,7 @@ def submit_training(
     """Queue a checked training; the draft's photos are copied under its name.
 
     Args:
-        resolution: Side in pixels that photos are trained at, if no option sets it.
+        resolution: Side in pixels of the photos in training, if no option sets it.
         writes: Lower bound of the bytes that the runs will write.
 
     Raises:

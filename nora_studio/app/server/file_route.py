@@ -61,12 +61,12 @@ def find_served_file(workspace: Workspace, relative: str) -> Path | None:
     if not relative.isprintable() or relative.startswith("/") or "\\" in relative:
         return None
     try:
-        file = workspace.own(relative)
-        real = file.relative_to(workspace.folder.resolve())
+        file = workspace.own_file(relative)
+        resolved = file.relative_to(workspace.folder.resolve())
     except (StudioError, OSError, ValueError):
         return None
     # Check the requested path and the path that its links lead to.
-    for parts in (Path(relative).parts, real.parts):
+    for parts in (Path(relative).parts, resolved.parts):
         if any(part.startswith(".") and part != THUMBNAILS for part in parts):
             return None
     return file if file.suffix in MEDIA_TYPES else None

@@ -1,4 +1,4 @@
-"""The generation server as a child process, which takes and sends JSON lines."""
+"""The generation server as a child process, which receives and sends JSON lines."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ COMMAND = (sys.executable, "-m", "nora_studio.cli", "draw-server")
 ANSWER_SECONDS = 90.0
 """Long enough to import PyTorch and the other libraries on a slow machine."""
 EXIT_SECONDS = 3.0
-"""How long it may take to exit by itself; unfinished images are not waited for."""
+"""Seconds that it may take to exit by itself; it does not finish its images first."""
 
 Event = dict[str, Any]
 
@@ -62,7 +62,7 @@ class GenerationProcess:
 
     @property
     def pid(self) -> int:
-        """The process id."""
+        """Process id."""
         return self._process.pid
 
     @property
@@ -111,7 +111,7 @@ class GenerationProcess:
             return future.result(ANSWER_SECONDS)
         except TooLate as error:
             raise StudioError(
-                f"the drawing server gave no answer in {ANSWER_SECONDS:g} seconds. Try again."
+                f"the generation server did not respond in {ANSWER_SECONDS:g} seconds. Try again."
             ) from error
 
     def _listen(self) -> None:
@@ -129,13 +129,13 @@ class GenerationProcess:
             else:
                 self._on_event(self, event)
         self._process.wait()
-        gone = StudioError(f"the drawing server stopped: {self.how_it_ended()}. Try again.")
+        error = StudioError(f"the generation server stopped: {self.describe_exit()}. Try again.")
         for future in (self._device, *list(self._answers.values())):
             if not future.done():
-                future.set_exception(gone)
+                future.set_exception(error)
         self._on_event(self, None)
 
-    def how_it_ended(self) -> str:
+    def describe_exit(self) -> str:
         """Describe in a few words how the process ended."""
         status = self._process.poll()
         if status is not None and status < 0:

@@ -10,7 +10,7 @@ Requests and events are JSON lines. Requests:
 Events, each with the request's "id": "ready" once, then "started", "picture" (one per image, with
 its position and file), "scores" with their judge, or "unscored" with the reason if no judge is
 named for the base, and at the end of every request "done", "cancelled" or "error". A "read"
-request is answered by "reading" at once. "started" and "scores" have "warnings" about words that
+request gets a "reading" event at once. "started" and "scores" have "warnings" about words that
 are not read. No request ends the server: it exits when its input ends, after the current image.
 """
 
@@ -45,7 +45,7 @@ from nora_studio.scoring.compare import (
     generate_planned,
     score_columns,
 )
-from nora_studio.scoring.prompt_warnings import drawing_warnings, judge_warnings
+from nora_studio.scoring.prompt_warnings import generation_warnings, judge_warnings
 from nora_studio.scoring.scores import Scorer, load_scorer
 from nora_studio.sdxl.columns import (
     PlannedImage,
@@ -96,7 +96,7 @@ class GenerationServer:
     _scorer: Scorer | None = None
 
     def listen(self, lines: Iterable[str]) -> None:
-        """Take requests until the lines end; "read" requests are answered here, at once."""
+        """Accept requests until the lines end; "read" requests are answered here, at once."""
         for line in lines:
             if line.strip():
                 self.accept(line)
@@ -156,7 +156,7 @@ class GenerationServer:
         planned = plan_images(pipes.base, columns, settings, folder)
         for image in planned:
             _reuse_image(image, folder)
-        warnings = drawing_warnings(pipes.base, columns, settings)
+        warnings = generation_warnings(pipes.base, columns, settings)
         event = {"event": "started", "id": request_id, "total": len(planned), "warnings": warnings}
         self.emit(event)
         judge = judge_for(model, request.clip or self.options.clip) if request.score else None

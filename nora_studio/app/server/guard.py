@@ -36,11 +36,11 @@ from nora_studio.errors import StudioError
 GRADIO = "/gradio_api/"
 UPLOAD_ROUTE = "/gradio_api/upload"
 MAX_UPLOAD_BYTES = 2200 * 1024**2
-"""Of all of a visitor's uploads in progress together."""
+"""Bytes of all of a visitor's uploads in progress together."""
 SMALL_UPLOAD_BYTES = 64 * 1024**2
 """Accepted even if the visitor's folder is full, so that the page can say what to delete."""
 MAX_BODY_BYTES = 4 * 1024**2
-"""Of any other request."""
+"""Bytes of any other request."""
 MAX_LOGIN_BYTES = 16 * 1024
 BLOCKED_ROUTES = (
     # Gradio's routes that fetch from elsewhere, show its own pages, or are not used here.
@@ -95,7 +95,7 @@ class Guard:
         except StudioError:  # The file of accounts is damaged, so there is no account.
             visit = Visit(None)
         if (visit.visitor is None or visit.is_new) and is_cross_site_link(headers):
-            # The browser held its cookies back; a reload from our own page sends them.
+            # The browser withheld its cookies; a reload from our own page sends them.
             await reply(send, 200, RELOAD_PAGE, "text/html; charset=utf-8")
             return
         if self._auth.accounts is not None and visit.visitor is None and path != LOGIN:
@@ -120,8 +120,8 @@ class Guard:
         """Redirect a person to the login; answer a program with status 401."""
         wants_page = "text/html" in headers.get("accept", [""])[-1]
         if wants_page and scope["method"] in ("GET", "HEAD"):
-            place = quote(scope["path"]) if scope["path"] != "/" else ""
-            target = f"{LOGIN}?next={quote(place, safe='')}" if place else LOGIN
+            path = quote(scope["path"]) if scope["path"] != "/" else ""
+            target = f"{LOGIN}?next={quote(path, safe='')}" if path else LOGIN
             await reply(send, 303, "Log in first.", extra=[("location", target)])
         else:
             await reply(send, 401, json.dumps({"detail": "Log in first."}), "application/json")
@@ -170,7 +170,7 @@ class Guard:
         try:
             body.check(stated, limit.expect)
             if _is_event(scope) and visit.visitor is not None:
-                text = await body.whole()
+                text = await body.read_all()
                 problem = body_problem(text, visit.visitor, self._auth.uploads, self._sessions)
                 if problem is not None:
                     await reply(send, 403, json.dumps({"detail": problem}), "application/json")
@@ -189,7 +189,7 @@ class Guard:
 
 
 class _Response:
-    """Adds headers and cookies to a response, and records uploads."""
+    """A wrapper of `send` that adds headers and cookies to a response, and records uploads."""
 
     def __init__(
         self, auth: Authenticator, visit: Visit, scope: Scope, send: Send, body: RequestBody
@@ -201,12 +201,15 @@ class _Response:
         self.has_begun = False
 
     async def send(self, message: Message) -> None:
-        """Pass one message of the app on."""
+        """Forward one message of the app."""
         if self._request_body.problem is not None and not self.has_begun:
             return  # The guard sends the error itself: the app does not know its cause.
         self.has_begun = True
         if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", []), *self._added(message)]}
+            message = {
+                **message,
+                "headers": [*message.get("headers", []), *self._extra_headers(message)],
+            }
         elif self._is_upload and message["type"] == "http.response.body":
             self._body += message.get("body", b"")
             # Before the last part is sent, since the page may request the file next.
@@ -214,16 +217,16 @@ class _Response:
                 self._record()
         await self._send(message)
 
-    def _added(self, message: Message) -> list[tuple[bytes, bytes]]:
-        there = {name.decode("latin-1").lower(): value for name, value in message["headers"]}
-        added = {name: value for name, value in PAGE_HEADERS.items() if name not in there}
-        is_page = there.get("content-type", b"").startswith(b"text/html")
+    def _extra_headers(self, message: Message) -> list[tuple[bytes, bytes]]:
+        present = {name.decode("latin-1").lower(): value for name, value in message["headers"]}
+        added = {name: value for name, value in PAGE_HEADERS.items() if name not in present}
+        is_page = present.get("content-type", b"").startswith(b"text/html")
         if is_page:
             added["cache-control"] = "no-store"
         is_browsers = self._visit.is_new or is_page
         if self._auth.accounts is None and self._visit.cookie is not None and is_browsers:
             is_https = self._scope.get("scheme") == "https"
-            added["set-cookie"] = self._auth.renewed(self._visit, is_https)
+            added["set-cookie"] = self._auth.renew(self._visit, is_https)
         return [(name.encode(), value.encode()) for name, value in added.items()]
 
     def _record(self) -> None:

@@ -1,6 +1,6 @@
-"""Visitors' numbers and session cookies, derived from the server's secret.
+"""Visitors' ids and session cookies, derived from the server's secret.
 
-The server stores nothing about a visitor: the number is derived from the browser's cookie, and a
+The server stores nothing about a visitor: the id is derived from the browser's cookie, and a
 session cookie carries its own signature. The server's secret is enough to forge either.
 """
 
@@ -39,7 +39,7 @@ class Session:
 
 
 class CookieSigner:
-    """Signs session cookies and derives visitors' numbers with the server's secret."""
+    """The signer of session cookies, which also derives visitors' ids, from the server's secret."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
@@ -49,7 +49,7 @@ class CookieSigner:
         self.session_cookie = f"nora_studio_session_{suffix}"
 
     @classmethod
-    def of(cls, home: Path) -> "CookieSigner":
+    def load(cls, home: Path) -> "CookieSigner":
         """Load the secret of a data folder, created once by whichever process comes first.
 
         Raises:
@@ -100,7 +100,7 @@ class CookieSigner:
         return f"{body}.{self._digest('session', f'{body}:{password_hash}')}"
 
     def read_session(self, value: str) -> tuple[Session, str] | None:
-        """Return a cookie's claim and its signature; `is_signed` says whether to believe it."""
+        """Return a cookie's claim and its signature, which `is_signed` verifies."""
         try:
             name, expires, nonce, signature = value.split(".")
             account = base64.urlsafe_b64decode(name + "=" * (-len(name) % 4)).decode()

@@ -21,7 +21,7 @@ JOB_FILE, TRASH = "drawing.json", ".trash"
 PROMPT_LIMIT, LABEL_LIMIT = 500, 80
 """Characters."""
 USUAL_SIDE = 1536
-"""Assumed for the quota check if no size is given."""
+"""Side in pixels that the quota check assumes if no size is given."""
 
 State = Literal["waiting", "drawing", "scoring", "finished", "cancelled", "failed", "interrupted"]
 UNDER_WAY = ("waiting", "drawing", "scoring")
@@ -38,7 +38,7 @@ class ImageJob:
     request: ImageRequest
     """Adapters and photos by their paths in the workspace."""
     view: dict[str, Any]
-    """Values that the page stores with it; not read here."""
+    """Values that the page stores with it; not used here."""
     files: dict[ImageIndex, str]
     """Paths of the finished images in the job's folder."""
     words: dict[int, str]
@@ -58,7 +58,7 @@ class ImageJob:
     unscored: str | None = None
     """One sentence on why requested scores are missing."""
     warnings: tuple[str, ...] = ()
-    """One sentence for each prompt that is not read as it may be meant."""
+    """One sentence for each prompt that the encoders may not read as intended."""
 
     @property
     def awaits_scores(self) -> bool:
@@ -102,7 +102,7 @@ def new_image_job(
     request = replace(request, model=_base_of(workspace, request, is_allowed))
     check_room(workspace, image_bytes(request))
     for photo in request.references:
-        workspace.own(photo)
+        workspace.own_file(photo)
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
     return ImageJob(name, "waiting", request, dict(view or {}), {}, {}, round(time.time(), 2))
 
@@ -165,13 +165,13 @@ def server_request(
             replace(choice, path=path) for choice, path in zip(column.adapters, paths, strict=True)
         )
         columns.append(replace(column, adapters=tuple(used)))
-    photos = tuple(str(workspace.own(photo)) for photo in job.request.references)
+    photos = tuple(str(workspace.own_file(photo)) for photo in job.request.references)
     request = replace(job.request, columns=tuple(columns), references=photos, model=model)
     folder = str(job.folder(workspace).absolute())
     return {"do": "draw", "id": job.id, "folder": folder, "request": request.as_json()}
 
 
-def requeued(workspace: Workspace, name: str, is_allowed: Callable[[str], bool]) -> ImageJob:
+def reset_job(workspace: Workspace, name: str, is_allowed: Callable[[str], bool]) -> ImageJob:
     """Return an unfinished job in the state "waiting", to be continued.
 
     Raises:
@@ -186,7 +186,7 @@ def requeued(workspace: Workspace, name: str, is_allowed: Callable[[str], bool])
 def write_image_job(workspace: Workspace, job: ImageJob) -> None:
     """Write an image job to its file."""
     values = {
-        **{name: getattr(job, name) for name in (*_PLAIN, *_LATER)},
+        **{name: getattr(job, name) for name in (*_REQUIRED_KEYS, *_OPTIONAL_KEYS)},
         "request": job.request.as_json(),
         "files": {"-".join(map(str, place)): file for place, file in job.files.items()},
         "words": job.words,
@@ -198,8 +198,8 @@ def write_image_job(workspace: Workspace, job: ImageJob) -> None:
     write_text(folder / JOB_FILE, json.dumps(values, ensure_ascii=False, indent=1) + "\n")
 
 
-_PLAIN = ("id", "state", "view", "created", "error", "waits_for", "scores")
-_LATER = ("judge", "unscored")
+_REQUIRED_KEYS = ("id", "state", "view", "created", "error", "waits_for", "scores")
+_OPTIONAL_KEYS = ("judge", "unscored")
 """Keys that files of earlier versions lack; those were all judged by the embedded CLIP."""
 
 
@@ -212,12 +212,12 @@ def read_image_job(workspace: Workspace, name: str) -> ImageJob:
     file = workspace.pictures / check_name(name) / JOB_FILE
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-        files = {_place(key): file for key, file in values["files"].items()}
+        files = {_parse_index(key): file for key, file in values["files"].items()}
         if values["scores"]:
             values.setdefault("judge", EMBEDDED)
         return ImageJob(
-            **{key: values[key] for key in _PLAIN},
-            **{key: values.get(key) for key in _LATER},
+            **{key: values[key] for key in _REQUIRED_KEYS},
+            **{key: values.get(key) for key in _OPTIONAL_KEYS},
             request=parse_request(values["request"]),
             files=files,
             words={int(column): word for column, word in values["words"].items()},
@@ -225,12 +225,12 @@ def read_image_job(workspace: Workspace, name: str) -> ImageJob:
             warnings=tuple(values.get("warnings", ())),  # Earlier versions stored none.
         )
     except FileNotFoundError as error:
-        raise StudioError("there is no such drawing here. It may have been deleted.") from error
+        raise StudioError("there is no such image job here. It may have been deleted.") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StudioError(f"the drawing {name} is damaged: delete it and draw again.") from error
+        raise StudioError(f"the job {name} is damaged. Delete it and generate again.") from error
 
 
-def _place(key: str) -> ImageIndex:
+def _parse_index(key: str) -> ImageIndex:
     column, prompt, seed = map(int, key.split("-"))
     return column, prompt, seed
 
@@ -249,7 +249,7 @@ def trash_image_job(workspace: Workspace, name: str) -> None:
     """
     folder = workspace.pictures / check_name(name)
     if not (folder / JOB_FILE).is_file():
-        raise StudioError("there is no such drawing here. It may have been deleted.")
+        raise StudioError("there is no such image job here. It may have been deleted.")
     trash = workspace.pictures / TRASH
     if trash.is_dir():  # Only the last deletion can be undone.
         discard(trash)
@@ -265,15 +265,15 @@ def restore_image_job(workspace: Workspace, name: str) -> None:
     """
     kept = workspace.pictures / TRASH / check_name(name)
     if not kept.is_dir() or (workspace.pictures / name).exists():
-        raise StudioError("this drawing can no longer be brought back.")
+        raise StudioError("this image job can no longer be restored.")
     kept.rename(workspace.pictures / name)
 
 
 def _check_limits(request: ImageRequest, limits: Limits) -> None:
-    most = IMAGE_LIMITS["pictures"][limits.is_owner]
-    if request.count > most:
+    limit = IMAGE_LIMITS["pictures"][limits.is_owner]
+    if request.count > limit:
         raise StudioError(
-            f"expected at most {most} pictures in a drawing; got "
+            f"expected at most {limit} images at once; got "
             f"{request.count}: {len(request.columns)} columns x {len(request.prompts)} prompts x "
             f"{len(request.seeds)} seeds. Choose fewer."
         )

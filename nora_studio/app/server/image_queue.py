@@ -1,4 +1,4 @@
-"""The queue of image jobs: visitors take turns, one process generates, and files keep the state."""
+"""The queue of image jobs: visitors take turns, and one process generates the images."""
 
 import contextlib
 import threading
@@ -16,7 +16,7 @@ from nora_studio.app.server.image_jobs import (
     image_job_ids,
     new_image_job,
     read_image_job,
-    requeued,
+    reset_job,
     server_request,
     trash_image_job,
     without_folder,
@@ -30,7 +30,7 @@ WAITING_LIMIT = 10
 STORED_LIMIT = 300
 """Image jobs that one visitor may store."""
 IDLE_SECONDS = 900.0
-"""After this long without a request, the process is stopped to free its memory."""
+"""Seconds without a request after which the process is stopped to free its memory."""
 POLL_SECONDS = 0.5
 LOG = "drawing-server.log"
 WAITING_FOR_TRAINING = "Waiting for the GPU: a training is using it."
@@ -86,7 +86,7 @@ class ImageQueue:
         job = new_image_job(workspace, request, view, self._is_allowed, self._is_private)
         if len(image_job_ids(workspace)) >= STORED_LIMIT:
             raise StudioError(
-                f"you have {STORED_LIMIT} drawings, as many as are kept. Delete some to draw more."
+                f"you have {STORED_LIMIT} image jobs, which is the limit. Delete some of them."
             )
         self._put(ActiveImageJob(workspace, job))
         return job.id
@@ -95,11 +95,11 @@ class ImageQueue:
         """Generate the missing images of a job that was interrupted, cancelled or failed.
 
         Raises:
-            StudioError: as `requeued`.
+            StudioError: for the same reasons as `reset_job`.
         """
         with self._lock:
             if (workspace.folder, name) not in self._active:
-                self._put(ActiveImageJob(workspace, requeued(workspace, name, self._is_allowed)))
+                self._put(ActiveImageJob(workspace, reset_job(workspace, name, self._is_allowed)))
 
     def read(self, workspace: Workspace, name: str) -> ImageJob:
         """Return an image job with its current state.
@@ -114,9 +114,9 @@ class ImageQueue:
                 # The process that worked on it has ended.
                 return replace(job, state="interrupted") if job.is_under_way else job
             if active.job.state == "waiting" and active.job.waits_for is None:
-                before = self._queue.order().index(active) + self.is_generating
-                what = "another drawing" if before == 1 else f"{before} other drawings"
-                return replace(active.job, waits_for=f"Waiting for {what}." if before else None)
+                ahead = self._queue.order().index(active) + self.is_generating
+                jobs = "another image job" if ahead == 1 else f"{ahead} other image jobs"
+                return replace(active.job, waits_for=f"Waiting for {jobs}." if ahead else None)
             return active.job
 
     def list(self, workspace: Workspace) -> list[ImageJob]:
@@ -148,16 +148,16 @@ class ImageQueue:
         """
         with self._lock:
             if (workspace.folder, name) in self._active:
-                raise StudioError("this drawing has not ended yet. Stop it first.")
+                raise StudioError("this image job has not ended yet. Stop it first.")
             trash_image_job(workspace, name)
 
     def tokenize_prompt(
         self, prompt: str, model: str | None = None, rare_word: str | None = "auto"
     ) -> Event:
-        """Return how both tokenizers of a base read a prompt (`readings.read_as_tokens`).
+        """Return how both tokenizers of a base read a prompt (`sdxl.tokenization`).
 
         Raises:
-            StudioError: as there, or the generation server gave no answer.
+            StudioError: the prompt cannot be tokenized, or the generation server did not respond.
         """
         request = {"do": "read", "prompt": prompt, "model": model, "rare_word": rare_word}
         with self._lock:
@@ -191,7 +191,7 @@ class ImageQueue:
         with self._changed:
             own = [one for one in self._active.values() if one.visitor == active.visitor]
             if len(own) >= WAITING_LIMIT:
-                raise StudioError(f"You have {WAITING_LIMIT} drawings waiting. Stop one first.")
+                raise StudioError(f"You have {WAITING_LIMIT} image jobs waiting. Stop one first.")
             active.save()
             self._active[active.visitor, active.job.id] = active
             self._queue.put(active.visitor, active)
@@ -229,7 +229,7 @@ class ImageQueue:
         return self._device != "cpu"
 
     def _generate(self, active: ActiveImageJob) -> None:
-        """Have one job processed, and wait for its end."""
+        """Send one job to the process, and wait for its end."""
         with self._lock:
             if active not in self._queue.order():  # It was cancelled in between.
                 return
@@ -276,12 +276,12 @@ class ImageQueue:
             if active is None or process is not self._process:
                 return
             if event is None:
-                how = (
-                    f"The drawing server stopped: {process.how_it_ended()}. Press Go on to draw "
-                    "the missing pictures."
+                reason = (
+                    f"The generation server stopped: {process.describe_exit()}. Press Resume to "
+                    "generate the missing images."
                 )
                 self._process = None
-                self._end(active, state="failed", error=how)
+                self._end(active, state="failed", error=reason)
             elif event.get("id") == active.job.id:
                 self._apply(active, event)
 

@@ -27,19 +27,19 @@ Item = TypeVar("Item")
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
-def _readable(text: str, info: ValidationInfo) -> str:
+def _check_readable(text: str, info: ValidationInfo) -> str:
     check_text(text, info.field_name or "text")
     return text
 
 
-def _each_once(items: tuple[Item, ...]) -> tuple[Item, ...]:
+def _check_unique(items: tuple[Item, ...]) -> tuple[Item, ...]:
     repeated = next((one for one in items if items.count(one) > 1), None)
     if repeated is not None:
         raise ValueError(f"{reprlib.repr(repeated)} is given more than once. Give each once.")
     return items
 
 
-def _labels_differ(columns: "tuple[Column, ...]") -> "tuple[Column, ...]":
+def _check_labels(columns: "tuple[Column, ...]") -> "tuple[Column, ...]":
     if len({column.label for column in columns}) < len(columns):
         raise ValueError("two columns have the same label. Give each one of its own.")
     return columns
@@ -48,7 +48,7 @@ def _labels_differ(columns: "tuple[Column, ...]") -> "tuple[Column, ...]":
 Text = Annotated[
     str,
     StringConstraints(strict=True, strip_whitespace=True, min_length=1, max_length=TEXT_LIMIT),
-    AfterValidator(_readable),
+    AfterValidator(_check_readable),
 ]
 OptionalText = Annotated[Text | None, BeforeValidator(lambda text: None if text == "" else text)]
 Whole = Annotated[
@@ -84,8 +84,8 @@ class Column:
     adapters: Several[AdapterChoice] = ()
     """None: the bare base. Several: their changes add up."""
     rare_word: OptionalText = None
-    """What the bare base reads for "[V]". None: nothing; "auto": the word that the trainer would
-    choose."""
+    """Word that replaces "[V]" for the bare base. None: "[V]" is left out; "auto": the word that
+    the trainer would choose."""
     __pydantic_config__ = ConfigDict(extra="forbid")
 
 
@@ -93,10 +93,10 @@ class Column:
 class ImageRequest:
     """A request for images: every column with every prompt and every seed."""
 
-    columns: Annotated[Some[Column], AfterValidator(_labels_differ)]
-    prompts: Annotated[Some[Text], AfterValidator(_each_once)]
+    columns: Annotated[Some[Column], AfterValidator(_check_labels)]
+    prompts: Annotated[Some[Text], AfterValidator(_check_unique)]
     """With "[V]" for the subject."""
-    seeds: Annotated[Some[Seed], AfterValidator(_each_once)] = (0,)
+    seeds: Annotated[Some[Seed], AfterValidator(_check_unique)] = (0,)
     model: OptionalText = None
     """Base: "embedded", a diffusers directory or a Hub name. None: the first adapter's own."""
     steps: Annotated[Whole, Field(ge=1, le=1000)] = 25
@@ -171,9 +171,9 @@ def _first_problem(error: ValidationError) -> str:
         owners = {"columns": Column, "adapters": AdapterChoice}
         owner = [ImageRequest, *(owners[part] for part in place[:-1] if part in owners)][-1]
         known = ", ".join(field.name for field in fields(owner))
-        where = ".".join(map(str, place[:-1])) or "a drawing"
+        where = ".".join(map(str, place[:-1])) or "the request"
         return f"{where}: there is no {reprlib.repr(place[-1])}; expected {known}."
-    where = ".".join(map(str, place)) or "a drawing"
+    where = ".".join(map(str, place)) or "the request"
     if kind == "missing":
         return f"{where}: expected a value; got none."
     facts = problem.get("ctx", {})

@@ -1,4 +1,4 @@
-"""One command of a visitor, and the states that it goes through."""
+"""One command of a visitor, and its possible states."""
 
 import time
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Literal
 State = Literal["waiting", "running", "finished", "stopped", "failed", "cancelled"]
 ENDED = ("finished", "stopped", "failed", "cancelled")
 MEASURES = "measures"
-"""The folder next to the jobs that preflights write their figures to."""
+"""The folder next to the jobs that preflights write their results to."""
 
 QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Waiting threads sleep: where a training and an image job share a CPU, spinning threads slow both
@@ -25,7 +25,7 @@ class Job:
     """The page's name for the command: train, measure, score, ..."""
     title: str
     command: tuple[str, ...]
-    """The words that are run, the program first."""
+    """The argument list to run, the program first."""
     shown: str
     """The command as a person would type it."""
     runs: tuple[str, ...] = ()

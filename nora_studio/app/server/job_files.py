@@ -11,10 +11,10 @@ from nora_studio.runs.process_id import ProcessId, host_name
 def read_json(file: Path) -> dict[str, Any]:
     """Read one of a job's JSON files; empty while there is none."""
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return facts if isinstance(facts, dict) else {}
+    return values if isinstance(values, dict) else {}
 
 
 def read_process(file: Path) -> ProcessId | None:

@@ -18,12 +18,16 @@ PROCESS, EXIT, OUTPUT = "process.json", "exit.json", "output.log"
 
 
 def start(
-    folder: Path, device: int, place: Path, command: Sequence[str], environment: Mapping[str, str]
+    folder: Path,
+    device: int,
+    working_folder: Path,
+    command: Sequence[str],
+    environment: Mapping[str, str],
 ) -> subprocess.Popen[bytes]:
     """Run `main` in a process and session of its own, in the visitor's folder."""
     return subprocess.Popen(
         [sys.executable, __file__, str(folder), str(device), *command],
-        cwd=place,
+        cwd=working_folder,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -33,22 +37,22 @@ def start(
 
 
 def main(folder: Path, device: int, command: list[str]) -> int:
-    """Run the command with its output in the folder, and pass signals on to it."""
+    """Run the command with its output in the folder, and forward signals to it."""
     process: subprocess.Popen[bytes] | None = None
-    asked: list[int] = []
+    pending: list[int] = []
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
+    def forward(number: int, frame: FrameType | None) -> None:
+        pending.append(number)
         deliver()
 
     def deliver() -> None:  # Each only once: a second signal makes the trainer exit at once.
-        while process is not None and asked:
-            process.send_signal(asked.pop(0))
+        while process is not None and pending:
+            process.send_signal(pending.pop(0))
 
     for name in ("SIGTERM", "SIGINT", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None:  # Windows has no SIGHUP.
-            signal.signal(number, pass_on)
+            signal.signal(number, forward)
     try:  # Only one process may claim the job: a killed server may have started it already.
         with (folder / PROCESS).open("x", encoding="utf-8") as claim:
             json.dump({"pid": os.getpid(), "started": time.time(), "device": device}, claim)

@@ -36,7 +36,7 @@ JOB, CANCELLED = "job.json", "cancelled.json"
 WAITING_LIMIT = 10
 """Jobs that one visitor may have in the queue."""
 CLAIM_SECONDS = 10.0
-"""How long a job that was just started may take to write `process.json`."""
+"""Seconds that a job that was just started may take to write `process.json`."""
 TAIL_BYTES, OUTPUT_BYTES = 64 * 1024, 100_000
 PROJECT = Path(__file__).parents[3]
 """The folder that contains the package."""
@@ -85,16 +85,16 @@ class Jobs:
 
         Args:
             secret: Environment variables for this job alone, which are never stored.
-            writes: As `Job.writes`.
+            writes: See `Job.writes`.
 
         Raises:
             StudioError: the visitor has too many waiting, one that writes the same run, or no room;
-                or a word is not allowed in a command.
+                or an argument is not allowed in a command.
         """
         for word in command:
             check_text(word, "the command")
         with self._lock:
-            pending = [job for job in self.of(workspace) if self.state(job) not in ENDED]
+            pending = [job for job in self.list_jobs(workspace) if self.state(job) not in ENDED]
             if len([job for job in pending if self.state(job) == "waiting"]) >= WAITING_LIMIT:
                 raise StudioError(f"{WAITING_LIMIT} of your jobs are waiting. Stop one first.")
             for job in pending:
@@ -123,7 +123,7 @@ class Jobs:
             self.tick()
         return job
 
-    def of(self, workspace: Workspace) -> list[Job]:
+    def list_jobs(self, workspace: Workspace) -> list[Job]:
         """Return a visitor's jobs, oldest first."""
         return [job for job in self._all() if job.visitor == workspace.folder.name]
 
@@ -133,14 +133,14 @@ class Jobs:
         Raises:
             StudioError: the visitor has no job of that id.
         """
-        for job in self.of(workspace):
+        for job in self.list_jobs(workspace):
             if job.id == job_id:
                 return job
         raise StudioError("there is no such job here. It may have been deleted.")
 
-    def of_run(self, workspace: Workspace, run: str) -> Job | None:
+    def find_by_run(self, workspace: Workspace, run: str) -> Job | None:
         """Return the newest job that writes a run."""
-        return next((job for job in reversed(self.of(workspace)) if run in job.runs), None)
+        return next((job for job in reversed(self.list_jobs(workspace)) if run in job.runs), None)
 
     def _all(self) -> list[Job]:
         with self._lock:
@@ -155,13 +155,13 @@ class Jobs:
     def state(self, job: Job) -> State:
         """Return a job's state; a process that ended without an exit status was killed: failed."""
         if job.id not in self._ended:
-            state = self._look(job)
+            state = self._read_state(job)
             if state not in ENDED:
                 return state
             self._ended[job.id] = state
         return self._ended[job.id]
 
-    def _look(self, job: Job) -> State:
+    def _read_state(self, job: Job) -> State:
         folder = self.folder / job.id
         if (folder / CANCELLED).exists():
             return "cancelled"
@@ -178,17 +178,17 @@ class Jobs:
         process = self._children.get(job.id)
         if process is not None:
             return process.poll() is None
-        mark = self._mark(job)
-        return mark is not None and mark.is_alive()
+        process_id = self._process_id(job)
+        return process_id is not None and process_id.is_alive()
 
-    def _mark(self, job: Job) -> ProcessId | None:
+    def _process_id(self, job: Job) -> ProcessId | None:
         return job_files.read_process(self.folder / job.id / job_process.PROCESS)
 
     def status(self, job: Job) -> int | None:
         """Return the exit status of an ended job; None while it runs, or where it was killed."""
         return job_files.read_json(self.folder / job.id / job_process.EXIT).get("status")
 
-    def place(self, job: Job) -> int:
+    def count_ahead(self, job: Job) -> int:
         """Return how many jobs are ahead of a waiting one."""
         _, waiting = self._pool(job.uses_device)
         return waiting.index(job) if job in waiting else 0
@@ -203,18 +203,18 @@ class Jobs:
             state = self.state(job)
             if state == "waiting":
                 queue.put(job.visitor, job)
-            elif self._began(job):
-                turns.append((state == "running", self._began(job), job))
+            elif self._started(job):
+                turns.append((state == "running", self._started(job), job))
         # A turn lasts as long as its job: visitors without a running job are served first.
         for _, _, job in sorted(turns, key=lambda turn: turn[:2]):
             queue.count_turn(job.visitor)
         return [job for is_running, _, job in turns if is_running], queue.order()
 
-    def _began(self, job: Job) -> float:
+    def _started(self, job: Job) -> float:
         """Return when a job was started, in seconds since 1970; 0: never."""
         if job.id not in self._starts:
-            mark = self._mark(job)
-            self._starts[job.id] = 0.0 if mark is None else mark.started
+            process_id = self._process_id(job)
+            self._starts[job.id] = 0.0 if process_id is None else process_id.started
         return self._starts[job.id]
 
     def is_device_busy(self) -> bool:
@@ -233,29 +233,29 @@ class Jobs:
         return job_files.terminal_lines(self.output(job, TAIL_BYTES))[-lines:]
 
     def stop(self, job: Job) -> None:
-        """Cancel a waiting job; ask a running one to save and stop."""
+        """Cancel a waiting job; make a running one save and stop."""
         with self._lock:
             if self.state(job) == "waiting":
                 write_text(self.folder / job.id / CANCELLED, "{}\n")
-        until = time.monotonic() + CLAIM_SECONDS
+        deadline = time.monotonic() + CLAIM_SECONDS
         while self.state(job) == "running":
-            mark = self._mark(job)
-            if mark is not None:
-                os.kill(mark.pid, signal.SIGTERM)
-            if mark is not None or time.monotonic() > until:
+            process_id = self._process_id(job)
+            if process_id is not None:
+                os.kill(process_id.pid, signal.SIGTERM)
+            if process_id is not None or time.monotonic() > deadline:
                 return
             time.sleep(0.02)  # Just started: it has not written its process id yet.
 
     def kill(self, job: Job) -> None:
         """Kill a running job at once, without saving."""
-        mark = self._mark(job)
-        if self.state(job) == "running" and mark is not None:
-            for process in psutil.Process(mark.pid).children(recursive=True):
+        process_id = self._process_id(job)
+        if self.state(job) == "running" and process_id is not None:
+            for process in psutil.Process(process_id.pid).children(recursive=True):
                 process.kill()
 
     def forget(self, workspace: Workspace, run: str) -> None:
         """Delete the ended jobs that wrote a run, with their output."""
-        for job in self.of(workspace):
+        for job in self.list_jobs(workspace):
             if run in job.runs and self.state(job) in ENDED:
                 shutil.rmtree(self.folder / job.id)
 
@@ -266,25 +266,24 @@ class Jobs:
                 if process.poll() is not None:
                     del self._children[job_id]
                     if not (self.folder / job_id / job_process.PROCESS).exists():
-                        self._ended[job_id] = (
-                            "failed"  # It could not claim the job: the disk is full.
-                        )
+                        # It could not claim the job: the disk is full.
+                        self._ended[job_id] = "failed"
             for uses_device, room in ((True, max(1, self.devices)), (False, self.parallel_jobs)):
-                work, waiting = self._pool(uses_device)
-                for job in waiting[: max(0, room - len(work))]:
-                    self._start(job, self._free_device(work))
-                    work.append(job)
+                running, waiting = self._pool(uses_device)
+                for job in waiting[: max(0, room - len(running))]:
+                    self._start(job, self._free_device(running))
+                    running.append(job)
 
-    def _free_device(self, work: Sequence[Job]) -> int:
+    def _free_device(self, running: Sequence[Job]) -> int:
         taken = {
             job_files.read_json(self.folder / job.id / job_process.PROCESS).get("device")
-            for job in work
+            for job in running
         }
-        return next(number for number in range(len(work) + 1) if number not in taken)
+        return next(number for number in range(len(running) + 1) if number not in taken)
 
     def _start(self, job: Job, device: int) -> None:
         folder = self.folder / job.id
-        workspace = Workspace.of(self.home, job.visitor)
+        workspace = Workspace.open(self.home, job.visitor)
         secret = self._secrets.pop(job.id, {})
         if job.needs_secret and not secret:
             # It must not run with the server's own token instead.

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nora_studio.adapters.files.adapter_file import CARD, embeddings_beside, open_adapter
+from nora_studio.adapters.files.adapter_file import CARD, embeddings_path, open_adapter
 from nora_studio.adapters.files.card import AdapterCard
 from nora_studio.app.server.run_history import settings_of
 from nora_studio.app.server.workspace import Workspace, check_name
@@ -45,15 +45,15 @@ class LibraryEntry:
 
 def library(workspace: Workspace) -> list[LibraryEntry]:
     """Return all adapters of a visitor, newest first."""
-    runs = [_of_run(run) for run in find_runs(workspace.runs) if (run.adapter / CARD).is_file()]
+    runs = [_run_entry(run) for run in find_runs(workspace.runs) if (run.adapter / CARD).is_file()]
     shown = {_origin(entry.card): entry.thumbnail for entry in runs if entry.card is not None}
-    files = [_of_file(file, shown) for file in adapter_files(workspace)]
+    files = [_file_entry(file, shown) for file in adapter_files(workspace)]
     return sorted([*runs, *files], key=lambda entry: (-entry.time, entry.path))
 
 
 def adapter_files(workspace: Workspace) -> Iterator[Path]:
     """List the adapter files of a workspace, without the new tokens next to them."""
-    tokens = embeddings_beside(Path(SUFFIX)).name
+    tokens = embeddings_path(Path(SUFFIX)).name
     for file in sorted(workspace.adapters.glob(f"*{SUFFIX}")):
         if file.name[0] != "." and not file.name.endswith(tokens) and file.is_file():
             yield file
@@ -84,7 +84,7 @@ def remove_file(workspace: Workspace, path: str) -> None:
     file = workspace.folder / entry.path
     trash = workspace.adapters / TRASH
     trash.mkdir(exist_ok=True, mode=0o700)
-    for one in (file, embeddings_beside(file)):
+    for one in (file, embeddings_path(file)):
         if one.is_file():
             one.replace(trash / one.name)
 
@@ -99,19 +99,19 @@ def restore_file(workspace: Workspace, name: str) -> None:
         StudioError: the file is not in the trash, or another one has its name.
     """
     file = workspace.adapters / TRASH / f"{check_name(name)}{SUFFIX}"
-    place = workspace.adapters / file.name
+    target = workspace.adapters / file.name
     if not file.is_file():
         raise StudioError(f"{name} is no longer in the trash.")
-    if place.exists():
+    if target.exists():
         raise StudioError(f"there is another adapter {name} now. Remove that one first.")
-    for one in (file, embeddings_beside(file)):
+    for one in (file, embeddings_path(file)):
         if one.is_file():
             one.replace(workspace.adapters / one.name)
 
 
-def _of_run(run: Run) -> LibraryEntry:
+def _run_entry(run: Run) -> LibraryEntry:
     size = sum(file.stat().st_size for file in run.adapter.rglob(f"*{SUFFIX}"))
-    card, _, problem = _look_at(run.adapter)
+    card, _, problem = _read_card(run.adapter)
     scores, judge = _scores(run)
     return LibraryEntry(
         path=f"runs/{run.folder.name}",
@@ -141,9 +141,9 @@ def _scores(run: Run) -> tuple[dict[str, float], str]:
     return found, str(judge or "")
 
 
-def _of_file(file: Path, shown: dict[tuple, Path | None]) -> LibraryEntry:
-    card, kind, problem = _look_at(file)
-    tokens = embeddings_beside(file)
+def _file_entry(file: Path, shown: dict[tuple, Path | None]) -> LibraryEntry:
+    card, kind, problem = _read_card(file)
+    tokens = embeddings_path(file)
     return LibraryEntry(
         path=f"adapters/{file.name}",
         title=file.stem,
@@ -156,7 +156,7 @@ def _of_file(file: Path, shown: dict[tuple, Path | None]) -> LibraryEntry:
     )
 
 
-def _look_at(path: Path) -> tuple[AdapterCard | None, str, str]:
+def _read_card(path: Path) -> tuple[AdapterCard | None, str, str]:
     """Return an adapter's card and kind; or the reason why it cannot be read."""
     try:
         adapter = open_adapter(path)

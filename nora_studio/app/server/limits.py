@@ -11,7 +11,7 @@ from nora_studio.errors import StudioError
 
 GIB = 1024**3
 QUOTA_BYTES = 5 * GIB
-"""Of a visitor's whole workspace, runs included, unless the owner sets another."""
+"""Bytes of a visitor's whole workspace, runs included, unless the owner sets another quota."""
 OWNERS_QUOTA_BYTES = 500 * GIB
 
 TRAINING_LIMITS: Mapping[str, tuple[int, int]] = {

@@ -17,15 +17,15 @@ RETRY = {"retry-after": "60"}
 def login_routes(auth: Authenticator, limiter: LoginRateLimiter | None = None) -> list[Route]:
     """Return the routes /login and /logout.
 
-    The login redirects a browser's form to the page that it wanted, and answers a program
-    (gradio_client's `auth=`) with JSON; both get the session's cookie.
+    The login redirects a browser's form to the requested page, and sends a program
+    (gradio_client's `auth=`) JSON; both get the session's cookie.
     """
     limits = limiter or LoginRateLimiter()
 
     async def show(request: Request) -> Response:
         if auth.accounts is None or auth.account(request.headers) is not None:
             return RedirectResponse("/", status_code=303)
-        return HTMLResponse(login_page(next_path=_local(request.query_params.get("next", ""))))
+        return HTMLResponse(login_page(next_path=_local_path(request.query_params.get("next", ""))))
 
     async def log_in(request: Request) -> Response:
         form = await request.form()
@@ -48,11 +48,11 @@ def login_routes(auth: Authenticator, limiter: LoginRateLimiter | None = None) -
             status, problem = (429, BUSY) if is_right is None else (401, WRONG)
             extra = RETRY if is_right is None else None
             if is_person:
-                page = login_page(problem, _local(after), name[:64])
+                page = login_page(problem, _local_path(after), name[:64])
                 return HTMLResponse(page, status, extra)
             return JSONResponse({"detail": problem}, status, extra)
         answer = (
-            RedirectResponse(_local(after) or "/", status_code=303)
+            RedirectResponse(_local_path(after) or "/", status_code=303)
             if is_person
             else JSONResponse({"success": True})
         )
@@ -77,7 +77,7 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _local(path: str) -> str:
+def _local_path(path: str) -> str:
     """Return the path if it is on this server; empty if it would lead elsewhere."""
     is_local = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
     return path if is_local else ""

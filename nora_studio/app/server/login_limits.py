@@ -31,7 +31,7 @@ MAX_KNOWN = 10_000
 CHECKS_AT_ONCE = 2
 """Each takes 32 MiB and a core."""
 CHECKS_WAITING = 64
-"""Over all addresses."""
+"""Checks that may wait, over all addresses."""
 LONGEST_ATTEMPT = 30.0
 """Seconds that an attempt may wait in total, without the check itself."""
 
@@ -41,10 +41,10 @@ class TooBusy(Exception):
 
 
 class PasswordChecks:
-    """Runs checks in threads, a few at once; addresses take turns, and the queue is bounded."""
+    """A bounded queue of checks, which run in threads, a few at once; addresses take turns."""
 
     def __init__(self, at_once: int = CHECKS_AT_ONCE, waiting: int = CHECKS_WAITING) -> None:
-        self._free, self._most_waiting = at_once, waiting
+        self._free, self._max_waiting = at_once, waiting
         self._line: RoundRobinQueue[tuple[str, asyncio.Future[None]]] = RoundRobinQueue()
         self._waiting = 0
 
@@ -65,7 +65,7 @@ class PasswordChecks:
             self._call_next()
 
     async def _wait(self, address: str, seconds: float) -> None:
-        if self._waiting >= self._most_waiting:
+        if self._waiting >= self._max_waiting:
             raise TooBusy
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._line.put(address, (address, turn))
@@ -78,7 +78,7 @@ class PasswordChecks:
             if turn.cancelled():  # Its turn never came.
                 self._line.remove(address, (address, turn))
                 self._waiting -= 1
-            else:  # Its turn came as it gave up.
+            else:  # Its turn came at the moment of the timeout.
                 self._free += 1
             self._call_next()
             if isinstance(error, TimeoutError):
@@ -95,9 +95,8 @@ class PasswordChecks:
             self._free -= 1
             called[1].set_result(None)
         if not self._waiting:
-            self._line = (
-                RoundRobinQueue()
-            )  # It remembers every address that it served, which is no longer needed.
+            # The queue remembers every address that it served, which is no longer needed.
+            self._line = RoundRobinQueue()
 
 
 @dataclass
@@ -109,7 +108,7 @@ class _Attempts:
     failures: int = 0
     last: float = 0.0
 
-    def seconds(self, free: int) -> float:
+    def delay_seconds(self, free: int) -> float:
         """Return how long the next attempt must wait, if so many failures have no delay."""
         if time.monotonic() - self.last > FORGOTTEN_AFTER:
             self.failures = 0
@@ -123,7 +122,7 @@ class _Attempts:
 
 
 class LoginRateLimiter:
-    """Runs login attempts one after the other, with longer delays after wrong passwords."""
+    """The queue of login attempts of each source, with longer delays after wrong passwords."""
 
     def __init__(
         self,
@@ -143,12 +142,12 @@ class LoginRateLimiter:
         self._checks = checks or PasswordChecks()
 
     async def attempt(self, name: str, address: str, check: Callable[[], bool]) -> bool | None:
-        """Return the check's result in its turn; None: too many wait, or it waited too long."""
+        """Run a check in its turn and return its result; None: too many wait, or it timed out."""
         source = network_of(address)
         by_name, by_address = self._attempts(source, name[:64]), self._attempts(source)
         if by_name.waiting >= MAX_WAITING_ATTEMPTS or by_address.waiting >= MAX_PER_ADDRESS:
             return None
-        ends = time.monotonic() + self._longest_attempt
+        deadline = time.monotonic() + self._longest_attempt
         for one in (by_name, by_address):
             one.waiting += 1
         try:
@@ -156,17 +155,16 @@ class LoginRateLimiter:
                 await by_name.lock.acquire()
             try:
                 wait = max(
-                    by_name.seconds(FREE_FAILURES),
-                    by_address.seconds(FREE_FAILURES_PER_ADDRESS),
+                    by_name.delay_seconds(FREE_FAILURES),
+                    by_address.delay_seconds(FREE_FAILURES_PER_ADDRESS),
                 )
                 await asyncio.sleep(wait * self._time_scale)
-                is_right = await self._checks.run(source, check, ends - time.monotonic())
+                is_right = await self._checks.run(source, check, deadline - time.monotonic())
             finally:
                 by_name.lock.release()
             by_name.note(is_right)
-            if (
-                not is_right
-            ):  # A right password for one account must not reset the address's failures.
+            # A right password for one account must not reset the address's failures.
+            if not is_right:
                 by_address.note(is_right)
             return is_right
         except (TimeoutError, TooBusy):
@@ -187,7 +185,7 @@ class LoginRateLimiter:
 
 
 def network_of(address: str) -> str:
-    """Return the key that stands for everyone behind an address: of IPv6, their /64 network."""
+    """Return the key that stands for all users of an address: of IPv6, their /64 network."""
     try:
         known = ipaddress.ip_address(address)
     except ValueError:

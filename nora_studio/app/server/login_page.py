@@ -10,7 +10,7 @@ RELOAD_PAGE = (
     '<meta http-equiv="refresh" content="0"><meta name="color-scheme" content="light dark">'
     "<body></body></html>"
 )
-"""For a link from another site: the reload sends the cookies that the browser held back."""
+"""For a link from another site: the reload sends the cookies that the browser withheld."""
 
 _STYLE = """
 :root { color-scheme: light dark; --ground: #f6f4ef; --card: #fffdf9; --ink: #23211e;
@@ -55,7 +55,7 @@ def login_page(problem: str = "", next_path: str = "", name: str = "") -> str:
 <link rel="icon" href="data:,"><style>{_STYLE}</style></head>
 <body><main>
 <h1><em>NoRA</em> Studio</h1>
-<p class="lead">Log in to see your photos, runs and pictures.</p>
+<p class="lead">Log in to see your photos, runs and images.</p>
 <form method="post" action="{LOGIN}">{alert}
 <input type="hidden" name="next" value="{escape(next_path)}">
 <label for="username">Name</label>

@@ -29,7 +29,7 @@ class ModelAccess:
     takes_any: bool = False
 
     @classmethod
-    def of(cls, home: Path, listed: Sequence[str], is_private: bool) -> "ModelAccess":
+    def from_list(cls, home: Path, listed: Sequence[str], is_private: bool) -> "ModelAccess":
         """Return the access that an owner's list grants.
 
         Args:
@@ -56,7 +56,7 @@ class ModelAccess:
             else:
                 raise StudioError(
                     f"--models: expected a folder, a Hub name (owner/name) or a judge such as "
-                    f"ViT-B-32:openai; got {entry!r}, which is none of them here."
+                    f"ViT-B-32:openai; got {entry!r}, which is none of these."
                 )
         return cls(home, tuple(folders), frozenset(names), is_private and not listed)
 
@@ -73,11 +73,8 @@ class ModelAccess:
             is_own = place.is_relative_to(self.home.resolve())
             if is_own or not place.is_dir():
                 return False
-        except (
-            OSError,
-            ValueError,
-            RuntimeError,
-        ):  # The path is too long, contains NUL, or names an unknown user.
+        # The path is too long, contains NUL, or names an unknown user.
+        except (OSError, ValueError, RuntimeError):
             return False
         return self.takes_any or any(place.is_relative_to(allowed) for allowed in self.folders)
 

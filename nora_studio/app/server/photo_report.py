@@ -55,7 +55,7 @@ def photo_report(workspace: Workspace, subject: str, resolution: int) -> PhotoRe
     """Inspect a subject's photos; takes a third of a second for each new one.
 
     Args:
-        resolution: Side in pixels that they will be trained at.
+        resolution: Side in pixels of the photos in training.
 
     Raises:
         StudioError: the subject's name is not allowed.
@@ -92,14 +92,14 @@ def photo_report(workspace: Workspace, subject: str, resolution: int) -> PhotoRe
 
 
 def _with_original_names(message: str, folder: Path, originals: dict[str, str]) -> str:
-    """Return a finding as the page words it: with the visitor's names and no server path."""
+    """Reword a finding for the page: with the visitor's names and no server path."""
     text = message.replace(f"{folder}/", "").replace(f"{folder}: ", "")
     text = text.replace(str(folder), folder.name)
     name, colon, rest = text.partition(": ")
-    said = rest if colon and name in originals else text
+    wording = rest if colon and name in originals else text
     stems = {Path(stored).stem: original for stored, original in originals.items()}
 
-    def renamed(found: re.Match[str]) -> str:
+    def original_name(found: re.Match[str]) -> str:
         stem, suffix = found.groups()
         original = originals.get(found[0]) or stems.get(stem)
         if original is None:
@@ -107,9 +107,9 @@ def _with_original_names(message: str, folder: Path, originals: dict[str, str]) 
         descriptions = {".mask.png": "the mask of ", ".txt": "the caption of "}
         return descriptions.get(suffix, "") + original
 
-    said = _STORED.sub(renamed, said)
-    starts_with_name = any(said.startswith(original) for original in originals.values())
-    return said if starts_with_name else said[:1].upper() + said[1:]
+    wording = _STORED.sub(original_name, wording)
+    starts_with_name = any(wording.startswith(original) for original in originals.values())
+    return wording if starts_with_name else wording[:1].upper() + wording[1:]
 
 
 def _state(folder: Path, resolution: int) -> str:

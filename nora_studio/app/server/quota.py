@@ -48,7 +48,7 @@ def check_room(
         promise = f", and your jobs will add {_size_text(promised)}" if promised else ""
         raise StudioError(
             f"there is no room for {_size_text(needed)} more: your folder holds "
-            f"{_size_text(used)} of {_size_text(quota)}{promise}. Delete runs or pictures "
+            f"{_size_text(used)} of {_size_text(quota)}{promise}. Delete runs or images "
             "that you no longer need."
         )
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from starlette.types import Message, Receive
 
 IDLE_SECONDS = 20.0
-"""Without a byte for this long, the request is refused."""
+"""Seconds without a byte after which a request is refused."""
 START_SECONDS = 30.0
-"""How long any body may take, in addition to the time for its size."""
+"""Seconds that any body may take, in addition to the time for its size."""
 MIN_RATE = 16 * 1024
 """Bytes per second that a body must arrive at on average: 128 kbit/s."""
-TOO_SLOW = "The request came in too slowly. Try again over a better connection."
+TOO_SLOW = "The request arrived too slowly. Try again over a faster connection."
 
 
 class TooLarge(Exception):
@@ -21,11 +21,11 @@ class TooLarge(Exception):
 
 
 class TooSlow(Exception):
-    """A request's body stalled, or arrived below the least rate."""
+    """A request's body stalled, or arrived below the minimum rate."""
 
 
 class ByteLimit:
-    """Counts a body's bytes up to a limit."""
+    """A counter of a body's bytes, with a limit."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._taken = limit, 0
@@ -52,7 +52,7 @@ class ByteLimit:
 
 @dataclass(frozen=True)
 class BodyPace:
-    """How slowly a request's body may come. Tests use shorter times."""
+    """How slowly a request's body may arrive. Tests use shorter times."""
 
     idle_seconds: float = IDLE_SECONDS
     start_seconds: float = START_SECONDS
@@ -73,7 +73,7 @@ class RequestBody:
         Args:
             count: Called with the size of every chunk; raises `TooLarge` if there are too many
                 bytes.
-            pace: How slowly it may come.
+            pace: How slowly it may arrive.
         """
         self._receive, self._count, self._pace = receive, count, pace
         self._began, self._taken = time.monotonic(), 0
@@ -82,7 +82,7 @@ class RequestBody:
         self.problem: TooLarge | TooSlow | None = None
         """Why the body was refused; the app may turn it into another error."""
 
-    async def whole(self) -> bytes:
+    async def read_all(self) -> bytes:
         """Read the whole body.
 
         Raises:
@@ -105,9 +105,8 @@ class RequestBody:
         return self._read_ahead.pop(0) if self._read_ahead else await self._next()
 
     async def _next(self) -> Message:
-        if (
-            self._is_whole
-        ):  # The next message is the end of the connection, which has no time limit.
+        # The next message is the end of the connection, which has no time limit.
+        if self._is_whole:
             return await self._receive()
         pace = self._pace
         allowed = pace.start_seconds + self._taken / pace.least_rate

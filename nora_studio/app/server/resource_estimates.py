@@ -1,4 +1,4 @@
-"""Estimates of a training's time and memory, stored from the trainer's preflights."""
+"""Estimates of a training's time and memory, from the trainer's preflights."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ class ResourceEstimate:
 
 
 class ResourceEstimates:
-    """A studio's measured preflights; the files hold figures only, so all visitors share them."""
+    """A studio's preflights; the files hold measurements only, so all visitors share them."""
 
     def __init__(self, home: Path) -> None:
         self.folder = home / MEASURES
@@ -44,8 +44,8 @@ class ResourceEstimates:
                 facts = json.loads(file.read_text(encoding="utf-8"))
                 if facts["out_of_memory"]:
                     return ResourceEstimate(0.0, 0.0, fits=False, disk_bytes=None)
-                apart = (options.steps or 0) - int(file.stem.rsplit("-", 1)[1])
-                minutes = facts["minutes"] + apart * facts["seconds_per_step"] / 60
+                more_steps = (options.steps or 0) - int(file.stem.rsplit("-", 1)[1])
+                minutes = facts["minutes"] + more_steps * facts["seconds_per_step"] / 60
                 peak = facts["peak"]
                 fits = peak["needed_gib"] <= peak["total_gib"]
                 disk = facts["disk_needed_gib"] * GIB
@@ -70,25 +70,25 @@ class ResourceEstimates:
         return jobs.submit(workspace, KIND, title, command, shown, writes=writes)
 
     def bytes_of(self, options: DreamboothOptions) -> int:
-        """Return a lower bound of the bytes that a training writes: measured, or by its options."""
+        """Return a lower bound of the bytes that a training writes: measured or estimated."""
         estimate = self.find(options)
         return training_bytes(options, estimate.disk_bytes if estimate is not None else None)
 
     def under_way(self, workspace: Workspace, jobs: Jobs) -> Job | None:
         """Return the visitor's preflight that has not ended."""
-        own = (job for job in reversed(jobs.of(workspace)) if job.kind == KIND)
+        own = (job for job in reversed(jobs.list_jobs(workspace)) if job.kind == KIND)
         return next((job for job in own if jobs.state(job) not in ENDED), None)
 
     def last_attempt(
         self, workspace: Workspace, jobs: Jobs, options: DreamboothOptions
     ) -> Job | None:
         """Return the visitor's ended preflight of a training like this one."""
-        own = (job for job in reversed(jobs.of(workspace)) if job.kind == KIND)
+        own = (job for job in reversed(jobs.list_jobs(workspace)) if job.kind == KIND)
         return next((job for job in own if job.title == _digest(options)), None)
 
 
 def _digest(options: DreamboothOptions) -> str:
-    """Return a digest of all options that time and memory depend on, but for steps and photos."""
+    """Return a digest of all options that time and memory depend on, except steps and photos."""
     alike = replace(
         options,
         instance_dir=Path("photos"),

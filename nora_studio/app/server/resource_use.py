@@ -1,4 +1,4 @@
-"""What a training uses of the machine: the figures that have limits, and disk space."""
+"""A training's use of the machine: the quantities that have limits, and disk space."""
 
 import math
 
@@ -42,7 +42,7 @@ def check_training(options: DreamboothOptions, limits: Limits) -> None:
 
 
 def training_figures(options: DreamboothOptions) -> dict[str, int | None]:
-    """Return the figures that `TRAINING_LIMITS` bounds, for resolved options."""
+    """Return the quantities that `TRAINING_LIMITS` bounds, for resolved options."""
     steps, methods = options.steps or 0, len(options.methods)
     figures: dict[str, int | None] = {
         "--steps": steps,
@@ -94,11 +94,11 @@ def training_bytes(options: DreamboothOptions, measured: float | None = None) ->
         adapter, checkpoint = adapter_bytes(options, method)
         saved += adapter + kept * checkpoint
     side = options.resolution or SIDES.get(options.model, FULL_SIDE)
-    pictures = samples_of(options) * len(options.methods)
+    images = samples_of(options) * len(options.methods)
     if options.prior_weight > 0 and options.class_dir is None:
-        pictures += options.class_pictures or 0
-    drawn = int(pictures * IMAGE_BYTES_PER_PIXEL * side**2)
-    return (saved if measured is None else int(measured)) + drawn
+        images += options.class_pictures or 0
+    image_bytes = int(images * IMAGE_BYTES_PER_PIXEL * side**2)
+    return (saved if measured is None else int(measured)) + image_bytes
 
 
 def preflight_bytes(options: DreamboothOptions) -> int:

@@ -41,7 +41,7 @@ class RunRow:
 def run_rows(workspace: Workspace) -> list[RunRow]:
     """Return all runs, the most recently changed first; damaged ones are included."""
     found = [RunRow(summarize(run), latest_sample(run)) for run in find_runs(workspace.runs)]
-    return sorted(found, key=lambda past: -past.summary.time)
+    return sorted(found, key=lambda row: -row.summary.time)
 
 
 def settings_of(run: Run) -> Settings:
@@ -69,7 +69,7 @@ def delete_runs(workspace: Workspace, jobs: Jobs, names: Sequence[str]) -> list[
     runs = [workspace.run(name) for name in dict.fromkeys(names)]
     for run in runs:
         name = run.folder.name
-        job = jobs.of_run(workspace, name)
+        job = jobs.find_by_run(workspace, name)
         if run.is_alive() or (job is not None and jobs.state(job) not in ENDED):
             raise StudioError(f"{name} is in training. Stop it first, under Watch.")
         _check_unused(workspace, jobs, name)
@@ -98,7 +98,7 @@ def _check_unused(workspace: Workspace, jobs: Jobs, name: str) -> None:
         StudioError: there is such a job.
     """
     place = f"runs/{name}"
-    for job in jobs.of(workspace):
+    for job in jobs.list_jobs(workspace):
         reads = any(word == place or word.startswith(f"{place}/") for word in job.command)
         if reads and jobs.state(job) not in ENDED:
             why = _READERS.get(job.kind, f"is in use ({job.kind} {job.title}). Stop that first.")

@@ -61,7 +61,7 @@ def measurable_runs(workspace: Workspace) -> list[Run]:
 
 
 def results_folder(workspace: Workspace, runs: Sequence[str], kind: Kind) -> Path:
-    """Return the folder of some runs' results, whatever order they were chosen in."""
+    """Return the folder of some runs' results, independent of their order."""
     named = " ".join(sorted(runs))
     mark = hashlib.sha256(named.encode()).hexdigest()[:6]
     return workspace.folder / "scores" / f"{safe_name(named)[:40].strip('-')}-{mark}" / kind
@@ -101,8 +101,9 @@ def submit(
     """Queue a measurement.
 
     Raises:
-        StudioError: as `arguments`; or the same is running already, a judge or the runs' base may
-            not be loaded, the base needs a named judge, or there is no room for the images.
+        StudioError: for the same reasons as `arguments`; or the same measurement is running, a
+            judge or the runs' base may not be loaded, the base needs a named judge, or there is no
+            room for the images.
     """
     for flag, named in (("--clip", request.clip), ("--dino", request.dino)):
         if named:
@@ -140,12 +141,14 @@ def _image_bytes(request: ScoreRequest, kind: Kind, settings: dict[str, Any]) ->
 
 def find_job(jobs: Jobs, workspace: Workspace, runs: Sequence[str], kind: Kind) -> Job | None:
     """Return the newest measurement of some runs."""
-    found = [job for job in jobs.of(workspace) if (job.kind, job.title) == (kind, _title(runs))]
+    found = [
+        job for job in jobs.list_jobs(workspace) if (job.kind, job.title) == (kind, _title(runs))
+    ]
     return found[-1] if found else None
 
 
 def fidelity_of(workspace: Workspace, runs: Sequence[str]) -> Fidelity | None:
-    """Return what is measured of some runs' checkpoints and strengths; None before the base is."""
+    """Return the fidelity result of some runs; None until the base is measured."""
     try:
         return read_fidelity(results_folder(workspace, runs, "fidelity")) if runs else None
     except StudioError:
@@ -153,7 +156,7 @@ def fidelity_of(workspace: Workspace, runs: Sequence[str]) -> Fidelity | None:
 
 
 def scores_of(workspace: Workspace, runs: Sequence[str]) -> dict[str, Any] | None:
-    """Return the scores of some runs' final adapters, as the command wrote them; None before."""
+    """Return the scores of some runs' final adapters; None until the command has written them."""
     try:
         text = (results_folder(workspace, runs, "score") / SCORES).read_text(encoding="utf-8")
         kept = json.loads(text)
@@ -190,18 +193,18 @@ def _photos(workspace: Workspace, settings: Sequence[dict[str, Any]]) -> str:
         )
     (relative,) = folders
     try:
-        place = check_inside(workspace.folder, relative, "the photos")
+        folder = check_inside(workspace.folder, relative, "the photos")
     except StudioError:
-        place = workspace.folder
-    if not place.is_relative_to(workspace.photos.resolve()) or not place.is_dir():
+        folder = workspace.folder
+    if not folder.is_relative_to(workspace.photos.resolve()) or not folder.is_dir():
         raise StudioError(
             "the photos that these runs were trained on are gone, and the subject cannot be judged "
             "without them. Upload them again under the same name."
         )
-    return place.relative_to(workspace.folder.resolve()).as_posix()
+    return folder.relative_to(workspace.folder.resolve()).as_posix()
 
 
-def _listed(strengths: Sequence[float]) -> str:
+def _strengths_text(strengths: Sequence[float]) -> str:
     return ", ".join(f"{strength:g}" for strength in strengths[:20]) or "none"
 
 
@@ -223,9 +226,7 @@ def _check(request: ScoreRequest) -> None:
     if len(set(request.prompts)) < len(request.prompts):
         raise StudioError("a prompt is given twice. Give each once.")
     if not 1 <= request.seeds <= MAX_SEEDS:
-        raise StudioError(
-            f"expected 1 to {MAX_SEEDS} pictures of each prompt; got {request.seeds}."
-        )
+        raise StudioError(f"expected 1 to {MAX_SEEDS} images of each prompt; got {request.seeds}.")
     if not 0 <= request.checkpoints <= MAX_CHECKPOINTS:
         raise StudioError(
             f"expected 0 to {MAX_CHECKPOINTS} earlier checkpoints; got {request.checkpoints}."
@@ -233,10 +234,10 @@ def _check(request: ScoreRequest) -> None:
     strengths = request.strengths
     if not 1 <= len(strengths) <= MAX_STRENGTHS or len(set(strengths)) < len(strengths):
         raise StudioError(
-            f"expected 1 to {MAX_STRENGTHS} different strengths; got {_listed(strengths)}."
+            f"expected 1 to {MAX_STRENGTHS} different strengths; got {_strengths_text(strengths)}."
         )
     if not all(0 < strength <= 4 for strength in strengths):
         raise StudioError(
             "expected strengths above 0 (the base) and up to 4, where 1 is as trained; got "
-            f"{_listed(strengths)}."
+            f"{_strengths_text(strengths)}."
         )

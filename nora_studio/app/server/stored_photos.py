@@ -55,7 +55,7 @@ class StoredPhoto:
 
 @dataclass(frozen=True)
 class PhotoFacts:
-    """What is stored about a photo next to it."""
+    """The stored facts about a photo."""
 
     original: str
     width: int
@@ -69,7 +69,7 @@ def subjects_of(workspace: Workspace) -> list[str]:
 
 
 def photos_of(workspace: Workspace, subject: str) -> list[StoredPhoto]:
-    """Return a subject's photos in the order they came; none if the subject is unknown."""
+    """Return a subject's photos in upload order; none if the subject is unknown."""
     folder = workspace.photos / check_name(subject)
     facts = read_photo_facts(folder)
     found = []
@@ -105,7 +105,7 @@ def mask_of(photo: Path) -> Path:
 
 @contextlib.contextmanager
 def locked_subject(workspace: Workspace, subject: str) -> Iterator[Path]:
-    """Lock the subject's folder for one request and remove what an interrupted one left there."""
+    """Lock the subject's folder for one request and remove the leftovers of an interrupted one."""
     folder = workspace.photos / check_name(subject)
     with writing("photos", Path(subject), START_AGAIN):
         (folder / THUMBNAILS).mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -45,7 +45,7 @@ class Studio:
         return self.jobs.is_private
 
     def check_training(self, options: DreamboothOptions) -> None:
-        """Refuse a training that this studio does not allow, whichever button it comes from.
+        """Refuse a training that this studio does not allow, whichever button starts it.
 
         Raises:
             StudioError: its base or judge may not be loaded, or it exceeds a limit.

@@ -25,7 +25,7 @@ SAMPLES = 4
 EMBEDDED_SAMPLE_STEPS = "15"
 COMMAND_LENGTH = MAX_CHARACTERS
 _RESERVED_OPTIONS = {"tracker", "fit", "preflight", "preflight_out", "resume"}
-"""Options that the page may not set: they would reach outside, or belong to other buttons."""
+"""Options that the page may not set: they reach other folders, or belong to other buttons."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def shown_command(arguments: Sequence[str]) -> str:
 
 
 def parse_shown_command(shown: str) -> list[str]:
-    """Return the trainer's arguments in a command that somebody may have edited.
+    """Return the trainer's arguments in a command that the visitor may have edited.
 
     Raises:
         StudioError: it is another command, or cannot be parsed.
@@ -119,24 +119,24 @@ def read_arguments(arguments: Sequence[str]) -> DreamboothOptions:
         StudioError: a flag is unknown, or a value is out of range.
     """
     check_arguments_allowed(DreamboothOptions, arguments)
-    return _parsed(tuple(arguments))
+    return _parse(tuple(arguments))
 
 
-@functools.lru_cache(maxsize=256)  # A page asks for the same command every two seconds.
-def _parsed(arguments: tuple[str, ...]) -> DreamboothOptions:
+@functools.lru_cache(maxsize=256)  # A page requests the same command every two seconds.
+def _parse(arguments: tuple[str, ...]) -> DreamboothOptions:
     return with_recommended(parse_options(arguments, prog=" ".join(PROGRAM)))
 
 
 def check_arguments(
     workspace: Workspace, arguments: Sequence[str], is_model_allowed: Any
 ) -> DreamboothOptions:
-    """Return the options of a visitor's training, if it keeps to their own folder.
+    """Return the options of a visitor's training, if it uses only their own folder.
 
     Args:
         is_model_allowed: Returns whether this studio may load a model's name or directory.
 
     Raises:
-        StudioError: an option is wrong or would reach outside, or the run exists already.
+        StudioError: an option is wrong or names another folder, or the run exists already.
     """
     if any(word.split("=")[0] == "--config" for word in arguments):
         raise StudioError(
@@ -192,5 +192,5 @@ def runs_of(options: DreamboothOptions) -> list[str]:
 
 
 def train_command(arguments: Sequence[str]) -> list[str]:
-    """Return the command that really runs: the trainer in this Python."""
+    """Return the command to run: the trainer in this Python."""
     return script_command(TRAIN, arguments)

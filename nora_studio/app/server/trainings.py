@@ -44,7 +44,7 @@ def find_trainings(workspace: Workspace, jobs: Jobs) -> list[Training]:
         found.setdefault(name, {})[method] = run
         ages[name] = max(ages.get(name, 0.0), changed_at(run))
     latest: dict[str, Job] = {}
-    for job in jobs.of(workspace):
+    for job in jobs.list_jobs(workspace):
         if job.kind == "train":
             latest[job.title] = job
             if job.title not in found and jobs.state(job) != "cancelled":

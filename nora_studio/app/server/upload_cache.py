@@ -71,17 +71,17 @@ class UploadCache:
 
     def record(self, visitor: str, path: str) -> None:
         """Record that a visitor has uploaded a file."""
-        place = self._place(path)
-        if place is not None:
+        file = self._resolve(path)
+        if file is not None:
             with self._lock:
-                self._owners.setdefault(place, set()).add(visitor)
-                self._sizes[place] = _size(place)
+                self._owners.setdefault(file, set()).add(visitor)
+                self._sizes[file] = _size(file)
 
     def belongs(self, visitor: str, path: str) -> bool:
         """Return whether a visitor has uploaded the file of that path."""
-        place = self._place(path)
+        file = self._resolve(path)
         with self._lock:
-            return place is not None and visitor in self._owners.get(place, ())
+            return file is not None and visitor in self._owners.get(file, ())
 
     def claim(self, visitor: str, path: str) -> Path:
         """Return the file behind a path that a handler was given.
@@ -89,26 +89,26 @@ class UploadCache:
         Raises:
             StudioError: this visitor did not upload it, or it has been cleared.
         """
-        place = self._place(path)
-        if place is None or not self.belongs(visitor, path) or not place.is_file():
+        file = self._resolve(path)
+        if file is None or not self.belongs(visitor, path) or not file.is_file():
             raise StudioError("this upload has expired. Choose the file again.")
-        return place
+        return file
 
     def release(self, visitor: str, path: str) -> None:
         """Forget an upload that has been copied; delete the file if no other visitor owns it."""
-        place = self._place(path)
+        file = self._resolve(path)
         with self._lock:
-            owners = self._owners.get(place, set()) if place is not None else set()
+            owners = self._owners.get(file, set()) if file is not None else set()
             owners.discard(visitor)
-            if place is None or owners:
+            if file is None or owners:
                 return
-            self._owners.pop(place, None)
-            self._sizes.pop(place, None)
-        _remove(place)
+            self._owners.pop(file, None)
+            self._sizes.pop(file, None)
+        _remove(file)
 
     def _pending_bytes(self, visitor: str) -> int:
-        mine = (place for place, owners in self._owners.items() if visitor in owners)
-        return sum(self._sizes[place] for place in mine)
+        mine = (file for file, owners in self._owners.items() if visitor in owners)
+        return sum(self._sizes[file] for file in mine)
 
     @contextlib.contextmanager
     def reserve(self, visitor: str, room: int) -> Iterator["UploadReservation"]:
@@ -132,7 +132,7 @@ class UploadCache:
                 if held > left:
                     raise TooLarge(
                         f"These files and your other uploads are {held / 1e6:.1f} MB; there is "
-                        f"room for {left / 1e6:.1f} MB. Delete runs or pictures that you no "
+                        f"room for {left / 1e6:.1f} MB. Delete runs or images that you no "
                         "longer need, or send fewer files."
                     )
             self._reserved[visitor] = held
@@ -153,18 +153,18 @@ class UploadCache:
                 if is_left:
                     _remove(file)
         with self._lock:
-            gone = [place for place in self._owners if not place.exists()]
-            for place in gone:
-                del self._owners[place]
-                self._sizes.pop(place, None)
+            gone = [file for file in self._owners if not file.exists()]
+            for file in gone:
+                del self._owners[file]
+                self._sizes.pop(file, None)
 
-    def _place(self, path: str) -> Path | None:
-        """Return where a path leads, links followed; None: out of the folder."""
+    def _resolve(self, path: str) -> Path | None:
+        """Resolve a path, links followed; return None if it is outside the folder."""
         try:
-            place = Path(path).resolve()
+            file = Path(path).resolve()
         except (OSError, ValueError):
             return None
-        return place if place.is_relative_to(self.folder) and place != self.folder else None
+        return file if file.is_relative_to(self.folder) and file != self.folder else None
 
 
 def _size(file: Path) -> int:

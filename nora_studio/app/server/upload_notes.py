@@ -21,7 +21,7 @@ class UploadNote:
     """A note about one uploaded file."""
 
     name: str
-    """The visitor's name of the file."""
+    """The visitor's name for the file."""
     text: str
     """A sentence that names the file, with the remedy."""
     kind: Kind = "refused"

@@ -54,7 +54,7 @@ from nora_studio.photos.images import (
 from nora_studio.runs.atomic import discard
 
 MAX_PHOTOS = 50
-TAKEN_SUFFIXES = (*PHOTO_SUFFIXES, *SIDECAR_SUFFIXES)
+ACCEPTED_SUFFIXES = (*PHOTO_SUFFIXES, *SIDECAR_SUFFIXES)
 """Suffixes that may be uploaded together with photos; all others are left out."""
 
 
@@ -72,7 +72,7 @@ class UploadResult:
     photos: list[StoredPhoto]
     """The photos that were stored."""
     notes: list[UploadNote]
-    """Notes about the files that were not taken as they are."""
+    """Notes about files that were refused, are waiting, or are used for several photos."""
 
     @property
     def problems(self) -> list[str]:
@@ -142,7 +142,7 @@ def _add_companion(
             return attach_companion(folder, Companion(entry.file, entry.name), new_photos)
     if suffix in VIDEO_SUFFIXES:
         originals = [fact.original for fact in read_photo_facts(folder).values()]
-        if PhotoNames(originals).of(PurePath(entry.name).stem):
+        if PhotoNames(originals).matching(PurePath(entry.name).stem):
             return None  # The video part of a live photo.
         return UploadNote(
             entry.name, f"{entry.name} is a video. Save single frames of it as photos."
@@ -158,9 +158,8 @@ def _is_sidecar(name: str) -> bool:
     """Return whether a file's name marks it as another program's file next to photos."""
     suffix = PurePath(name).suffix.lower()
     known = suffix in SIDECAR_SUFFIXES and suffix not in CAPTION_SUFFIXES
-    return (
-        known or name == ".DS_Store" or name.startswith("._")
-    )  # Files that macOS writes on other disks.
+    # macOS writes "._" files and .DS_Store on other disks.
+    return known or name == ".DS_Store" or name.startswith("._")
 
 
 def replace_photo(
@@ -169,7 +168,7 @@ def replace_photo(
     """Replace a photo; its caption is kept, and its mask, which fitted the old photo, is deleted.
 
     Raises:
-        StudioError: there is no such photo, or the new one is refused; then the old one stays.
+        StudioError: there is no such photo, or the new one is refused; then the old one is kept.
     """
     with locked_subject(workspace, subject) as folder:
         old = find_photo(workspace, subject, name)

@@ -65,12 +65,12 @@ def find_usable_adapters(workspace: Workspace) -> list[UsableAdapter]:
 def usable_adapters_with(workspace: Workspace, paths: Iterable[str]) -> list[UsableAdapter]:
     """Return the usable adapters, and the checkpoints of runs that are among some paths."""
     found = find_usable_adapters(workspace)
-    asked = set(paths) - {one.path for one in found}
+    requested = set(paths) - {one.path for one in found}
     earlier = [
         UsableAdapter(path, f"{one.name} step {step}", one.card.at(step), {step: path})
         for one in found
         for step, path in one.checkpoints.items()
-        if path in asked
+        if path in requested
     ]
     return found + earlier
 

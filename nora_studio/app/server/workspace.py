@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from nora_studio.adapters.files.adapter_file import embeddings_beside
+from nora_studio.adapters.files.adapter_file import embeddings_path
 from nora_studio.app.server.limits import QUOTA_BYTES
 from nora_studio.errors import StudioError
 from nora_studio.options.paths import check_inside, is_reserved
@@ -29,7 +29,7 @@ def safe_name(text: str, fallback: str = "subject") -> str:
 
 
 def check_name(name: str) -> str:
-    """Refuse any name that neither `safe_name` nor the trainer (for a run) could have made.
+    """Refuse any name that neither `safe_name` nor the trainer (for a run) could have produced.
 
     Raises:
         StudioError: the name is not allowed, for example because it could be a path or a flag.
@@ -52,7 +52,7 @@ class Workspace:
     """Bytes that it may hold."""
 
     @classmethod
-    def of(cls, home: Path, visitor: str, quota: int = QUOTA_BYTES) -> "Workspace":
+    def open(cls, home: Path, visitor: str, quota: int = QUOTA_BYTES) -> "Workspace":
         """Return the folder of a visitor, created on first use.
 
         Args:
@@ -99,7 +99,7 @@ class Workspace:
         check_inside(self.folder, f"runs/{name}", "this run")
         return run
 
-    def own(self, relative: str) -> Path:
+    def own_file(self, relative: str) -> Path:
         """Return a file of the visitor's by its path in the workspace.
 
         Raises:
@@ -121,24 +121,24 @@ class Workspace:
                 followed; or it does not exist.
         """
         try:
-            place = check_inside(self.folder, relative, "this adapter")
-            if place.is_file():  # New tokens are loaded from a file next to it.
-                tokens = embeddings_beside(place).relative_to(self.folder.resolve())
+            path = check_inside(self.folder, relative, "this adapter")
+            if path.is_file():  # New tokens are loaded from a file next to it.
+                tokens = embeddings_path(path).relative_to(self.folder.resolve())
                 check_inside(self.folder, tokens, "this adapter")
         except StudioError:
-            place = self.folder
+            path = self.folder
         homes = [folder.resolve() for folder in (self.runs, self.adapters)]
-        is_own = any(place.is_relative_to(home) and place != home for home in homes)
-        if not is_own or not place.exists():
+        is_own = any(path.is_relative_to(home) and path != home for home in homes)
+        if not is_own or not path.exists():
             raise StudioError(
                 f"there is no adapter {str(relative)[:200]!r} here. It may have been deleted."
             )
-        return place
+        return path
 
     def check_model(self, name: str) -> None:
         """Refuse a model's name that is a link out of this folder.
 
-        A command looks for a folder of that name where it runs before it asks the Hub.
+        A command looks for a folder of that name where it runs before it queries the Hub.
 
         Raises:
             StudioError: the name is a link that leads out.

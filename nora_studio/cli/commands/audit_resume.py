@@ -48,7 +48,7 @@ def run(arguments: Sequence[str], start=None) -> int:
         )
     )
     options = checked(options)
-    # Imported here: `--help` should answer at once.
+    # Imported here: `--help` should respond at once.
     import torch
 
     from nora_studio.options.defaults import with_recommended

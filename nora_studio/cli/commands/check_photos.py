@@ -31,11 +31,11 @@ class Options:
 
 def run(options: Options) -> int:
     """Print the findings and return the exit status."""
-    # Imported here: `--help` and a wrong flag should answer at once.
+    # Imported here: `--help` and a wrong flag should respond at once.
     from nora_studio.photos.inspection import inspect_folder
 
     found = inspect_folder(
-        options.folder, options.resolution, options.captions, options.masks, asked_by="FOLDER"
+        options.folder, options.resolution, options.captions, options.masks, flag="FOLDER"
     )
     if options.json:
         findings = [

@@ -17,7 +17,7 @@ class Options(generate.Options):
 
 def run(options: Options) -> int:
     """Generate what is missing and write the grid."""
-    # Imported here: `--help` and a wrong flag should answer at once.
+    # Imported here: `--help` and a wrong flag should respond at once.
     from nora_studio.scoring.compare import read_image
     from nora_studio.scoring.grid import labelled_grid
 

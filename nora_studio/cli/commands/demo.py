@@ -9,7 +9,7 @@ class Options:
     """Train a NoRA and a LoRA on a shipped subject, generate it in six places, score and report."""
 
     out: Path = Path("demo")
-    """Folder for runs, pictures, comparison.png and report.html."""
+    """Folder for runs, images, comparison.png and report.html."""
     subject: str = "sunrise-mug"
     """Name of a folder in assets/subjects."""
     steps: int | None = None

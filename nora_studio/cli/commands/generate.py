@@ -35,7 +35,7 @@ class Options:
     size: int | None = None
     """Side in pixels, a multiple of 8. None: as trained."""
     negative: str | None = None
-    """Negative prompt: what guidance leads away from."""
+    """Negative prompt: what guidance steers away from."""
     precision: str = "auto"
     """Number format of the base: fp32, bf16 or fp16; auto: bf16 on a GPU, fp32 on a CPU."""
 
@@ -55,14 +55,14 @@ def generate(options: Options, with_base: bool):
     Raises:
         StudioError: a prompt, an adapter or the base cannot be used.
     """
-    # Imported here: `--help` and a wrong flag should answer at once.
+    # Imported here: `--help` and a wrong flag should respond at once.
     import torch
     from tqdm import tqdm
 
     from nora_studio.options.precision import choose_dtype
     from nora_studio.photos.prompts import read_prompts
     from nora_studio.scoring.compare import GenerationSettings, adapter_columns, generate_missing
-    from nora_studio.scoring.prompt_warnings import drawing_warnings
+    from nora_studio.scoring.prompt_warnings import generation_warnings
     from nora_studio.sdxl.columns import base_of, trained_size
     from nora_studio.sdxl.models import load_sdxl
 
@@ -88,7 +88,7 @@ def generate(options: Options, with_base: bool):
         negative=options.negative,
         strength=options.strength,
     )
-    for line in drawing_warnings(pipe, columns, settings):
+    for line in generation_warnings(pipe, columns, settings):
         print(line, file=sys.stderr)
     with contextlib.closing(
         tqdm(total=len(columns) * len(settings.pairs), desc="Generating", unit="image")

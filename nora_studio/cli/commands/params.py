@@ -33,7 +33,7 @@ def run(options: Options) -> int:
 
 
 def _counts(options: Options) -> Table:
-    # Imported here: `--help` and a wrong flag should answer at once.
+    # Imported here: `--help` and a wrong flag should respond at once.
     from nora_studio.adapters.methods.spec import AdapterSpec
     from nora_studio.adapters.methods.table import method_named
     from nora_studio.options.recommended import recommended

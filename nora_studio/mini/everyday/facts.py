@@ -1,8 +1,8 @@
 """The facts of a small everyday world, divided into parts for different questions.
 
 A fact is a subject, a relation and its value, one value for each subject and relation, so that any
-other value is wrong. Every fact belongs to one of three parts by a hash of itself: what quizzes
-beside the corpus ask ("quiz"), what training questions ask ("train") and what test questions ask
+other value is wrong. Every fact belongs to one of three parts by a hash of itself: the facts of the
+corpus's quizzes ("quiz"), of the training questions ("train") and of the test questions
 ("test"). The corpus states all of them.
 """
 
@@ -20,7 +20,7 @@ _TENTHS = {"quiz": 4, "train": 4, "test": 2}
 COMPARISONS = 700
 """Pairs of objects compared by weight, and as many by length."""
 _CLEARLY = {"heavier": 2.0, "longer": 1.5}
-"""How many times one has to exceed the other."""
+"""Minimal ratio of the larger value to the smaller one."""
 
 _COLUMNS = {
     OBJECTS: ("kind", "material", "place", "use"),
@@ -58,7 +58,7 @@ class Fact:
 
 @functools.cache
 def all_facts() -> tuple[Fact, ...]:
-    """Every fact, in a fixed order."""
+    """Return every fact, in a fixed order."""
     facts = [
         Fact(cells[0], relation, cells[1 + column])
         for table, relations in _COLUMNS.items()
@@ -70,13 +70,13 @@ def all_facts() -> tuple[Fact, ...]:
 
 
 def _comparisons() -> list[Fact]:
-    """Pairs of objects of which one is clearly heavier or longer, drawn once for all."""
-    draw, things = random.Random(0), measured_things()
+    """Return pairs of objects of which one is clearly heavier or longer; always the same ones."""
+    rng, things = random.Random(0), measured_things()
     facts: list[Fact] = []
     for relation, ratio in _CLEARLY.items():
         found: set[tuple[str, str]] = set()
         while len(found) < COMPARISONS:
-            one, other = draw.sample(things, 2)
+            one, other = rng.sample(things, 2)
             pair = (one.grams, other.grams)
             if relation == "longer":
                 pair = (one.centimetres, other.centimetres)
@@ -98,13 +98,13 @@ def facts_of(relation: str, part: str | None = None) -> tuple[Fact, ...]:
 
 @functools.cache
 def values_of(relation: str) -> tuple[str, ...]:
-    """Every value that a relation takes, each once."""
+    """Return every value that a relation takes, each once."""
     return tuple(dict.fromkeys(fact.value for fact in facts_of(relation)))
 
 
 @functools.cache
 def subjects() -> tuple[tuple[Fact, ...], ...]:
-    """All that is known of each subject, comparisons left out."""
+    """Return the facts of each subject, comparisons left out."""
     groups: dict[str, list[Fact]] = {}
     for fact in all_facts():
         if fact.relation not in _CLEARLY:

@@ -1,4 +1,4 @@
-"""What follows from what, how things are done, and how people feel about it, as tables."""
+"""Tables of causes and effects, of procedures, and of situations with people's feelings."""
 
 CAUSES = """
 ice is heated | it melts

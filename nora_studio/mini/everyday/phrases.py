@@ -1,4 +1,4 @@
-"""A fact as a sentence, as a question with choices, or as a doubt."""
+"""Facts as statements, as questions with options, and as yes-or-no questions."""
 
 import random
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ OPPOSITES = {"heavier": ("heavier", "lighter"), "longer": ("longer", "shorter")}
 
 @dataclass(frozen=True)
 class Choice:
-    """A question and what may be its answer."""
+    """A question with its options."""
 
     question: str
     options: tuple[str, ...]
     correct: int
-    """Number of the right option, from 0."""
+    """Index of the correct option, from 0."""
 
 
-def filled(template: str, fact: Fact, name: str = "", value: str | None = None) -> str:
-    """Fill a template of `WORDINGS` with a fact's words, the first letter large.
+def fill_template(template: str, fact: Fact, name: str = "", value: str | None = None) -> str:
+    """Fill a template of `WORDINGS` with a fact's words; the first letter becomes upper case.
 
     Args:
-        name: Of the person it happened to.
-        value: In the place of the fact's own.
+        name: Name of the person in the sentence.
+        value: Value to use instead of the fact's own.
     """
     value = fact.value if value is None else value
     subject, its = with_article(fact.subject), with_article(value)
@@ -42,86 +42,88 @@ def filled(template: str, fact: Fact, name: str = "", value: str | None = None) 
     return text[0].upper() + text[1:]
 
 
-def statement(draw: random.Random, fact: Fact) -> str:
-    """One sentence, or two, that say what is so."""
-    name = draw.choice(NAMES.split())
-    return filled(draw.choice(WORDINGS[fact.relation].statements), fact, name)
+def statement(rng: random.Random, fact: Fact) -> str:
+    """Write one or two sentences that state a fact."""
+    name = rng.choice(NAMES.split())
+    return fill_template(rng.choice(WORDINGS[fact.relation].statements), fact, name)
 
 
-def doubt(draw: random.Random, fact: Fact) -> tuple[str, bool]:
-    """Write a question to be answered with yes or no, without its mark, and return the answer."""
-    is_so = draw.random() < 0.5
+def yes_no_question(rng: random.Random, fact: Fact) -> tuple[str, bool]:
+    """Write a yes-or-no question, without its question mark, and return it with the answer."""
+    is_true = rng.random() < 0.5
     if fact.relation in OPPOSITES:
-        turned = fact if is_so else Fact(fact.value, fact.relation, fact.subject)
-        return filled(WORDINGS[fact.relation].check, turned), is_so
-    value = fact.value if is_so else draw.choice(_others(fact))
-    return filled(WORDINGS[fact.relation].check, fact, value=value), is_so
+        turned = fact if is_true else Fact(fact.value, fact.relation, fact.subject)
+        return fill_template(WORDINGS[fact.relation].check, turned), is_true
+    value = fact.value if is_true else rng.choice(_other_values(fact))
+    return fill_template(WORDINGS[fact.relation].check, fact, value=value), is_true
 
 
-def forward(draw: random.Random, fact: Fact, options: int) -> Choice:
-    """Asked for the value, among other values of the relation."""
-    name = draw.choice(NAMES.split())
-    wrong = draw.sample(_others(fact), options - 1)
-    return _shuffled(draw, filled(WORDINGS[fact.relation].ask, fact, name), fact.value, wrong)
+def value_question(rng: random.Random, fact: Fact, options: int) -> Choice:
+    """Write a question for the value; the wrong options are other values of the relation."""
+    name = rng.choice(NAMES.split())
+    wrong = rng.sample(_other_values(fact), options - 1)
+    return _shuffle_options(
+        rng, fill_template(WORDINGS[fact.relation].ask, fact, name), fact.value, wrong
+    )
 
 
-def backward(draw: random.Random, fact: Fact, options: int) -> Choice:
-    """Asked for the subject, among others of the same part of the facts with another value."""
+def subject_question(rng: random.Random, fact: Fact, options: int) -> Choice:
+    """Write a question for the subject; the wrong options are subjects of the same part."""
     others = facts_of(fact.relation, fact.part)
     names = sorted({other.subject for other in others if other.value != fact.value})
-    wrong = [named(name, fact) for name in draw.sample(names, options - 1)]
-    question = filled(WORDINGS[fact.relation].reverse, fact)
-    return _shuffled(draw, question, named(fact.subject, fact), wrong)
+    wrong = [name_as_option(name, fact) for name in rng.sample(names, options - 1)]
+    question = fill_template(WORDINGS[fact.relation].reverse, fact)
+    return _shuffle_options(rng, question, name_as_option(fact.subject, fact), wrong)
 
 
-def can_go_backward(fact: Fact, options: int) -> bool:
-    """Whether there are enough subjects that would be wrong."""
+def can_ask_subject(fact: Fact, options: int) -> bool:
+    """Return whether the relation has enough wrong subjects."""
     if not WORDINGS[fact.relation].reverse:
         return False
     others = facts_of(fact.relation, fact.part)
     return len({other.subject for other in others if other.value != fact.value}) >= options - 1
 
 
-def can_go_forward(fact: Fact, options: int) -> bool:
-    """Whether there are enough values that would be wrong."""
-    return bool(WORDINGS[fact.relation].ask) and len(_others(fact)) >= options - 1
+def can_ask_value(fact: Fact, options: int) -> bool:
+    """Return whether the relation has enough wrong values."""
+    return bool(WORDINGS[fact.relation].ask) and len(_other_values(fact)) >= options - 1
 
 
-def procedure(draw: random.Random, fact: Fact) -> Choice:
-    """How something is done, and the same with the wrong thing."""
-    wrong = draw.choice(_others(fact))
+def procedure(rng: random.Random, fact: Fact) -> Choice:
+    """Write a choice between the right procedure and the same one with the wrong thing."""
+    wrong = rng.choice(_other_values(fact))
     ways = (fact.way.format(value) for value in (fact.value, wrong))
     right, other = (way[0].upper() + way[1:] + "." for way in ways)
-    return _shuffled(draw, fact.subject, right, [other])
+    return _shuffle_options(rng, fact.subject, right, [other])
 
 
-def comparison(draw: random.Random, fact: Fact) -> Choice:
-    """Write a sentence with a gap for the one of two people whose thing is heavier or lighter."""
-    first, second = draw.sample(NAMES.split(), 2)
+def comparison(rng: random.Random, fact: Fact) -> Choice:
+    """Write a sentence with a gap for one of two people: whose thing is heavier, for example."""
+    first, second = rng.sample(NAMES.split(), 2)
     more, less = with_article(fact.subject), with_article(fact.value)
-    word = draw.choice(OPPOSITES[fact.relation])
-    wins = first if word == fact.relation else second
+    word = rng.choice(OPPOSITES[fact.relation])
+    answer = first if word == fact.relation else second
     holders = [(first, more), (second, less)]
-    draw.shuffle(holders)
+    rng.shuffle(holders)
     (one, its), (other, theirs) = holders
     sentence = f"{one} has {its} and {other} has {theirs}, so _ has the {word} thing."
     names = [one, other]
-    draw.shuffle(names)
-    return Choice(sentence, tuple(names), names.index(wins))
+    rng.shuffle(names)
+    return Choice(sentence, tuple(names), names.index(answer))
 
 
-def _others(fact: Fact) -> list[str]:
+def _other_values(fact: Fact) -> list[str]:
     return [value for value in values_of(fact.relation) if value != fact.value]
 
 
-def named(subject: str, fact: Fact) -> str:
-    """Return a subject as an answer: whole happenings as they are, things with their article."""
+def name_as_option(subject: str, fact: Fact) -> str:
+    """Write a subject as an option: events as they are, things with their article."""
     if fact.relation in ("effect", "look", "in water", "in fire", "source"):
         return subject
     return with_article(subject)
 
 
-def _shuffled(draw: random.Random, question: str, right: str, wrong: list[str]) -> Choice:
+def _shuffle_options(rng: random.Random, question: str, right: str, wrong: list[str]) -> Choice:
     options = [right, *wrong]
-    draw.shuffle(options)
+    rng.shuffle(options)
     return Choice(question, tuple(options), options.index(right))

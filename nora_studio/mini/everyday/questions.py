@@ -1,8 +1,8 @@
 """Commonsense questions about the everyday world, in the eight formats of LLM-Adapters.
 
 The wording around the questions is that of the public files (arXiv 2304.01933, commonsense tasks).
-Every fact that a training question touches is of the part "train", every one of a test question of
-the part "test": no question of the one can be answered from the other.
+All facts behind a training question are of the part "train", all behind a test question of the
+part "test": no question of one part can be answered from the other.
 """
 
 import random
@@ -11,13 +11,13 @@ from collections.abc import Callable
 from nora_studio.mini.everyday.facts import Fact, all_facts
 from nora_studio.mini.everyday.phrases import (
     Choice,
-    backward,
-    can_go_backward,
-    can_go_forward,
+    can_ask_subject,
+    can_ask_value,
     comparison,
-    doubt,
-    forward,
     procedure,
+    subject_question,
+    value_question,
+    yes_no_question,
 )
 
 Row = dict[str, str]
@@ -32,7 +32,7 @@ SETS = (
     "ARC-Challenge",
     "openbookqa",
 )
-"""In the order of the paper's tables."""
+"""The sets, in the order of the paper's tables."""
 
 _HAPPENING = ("effect", "look", "in fire", "source", "origin", "use", "work")
 _SOCIAL = ("feeling", "before", "next")
@@ -43,31 +43,31 @@ _THINGS = (
 
 
 def questions(name: str, part: str, count: int, seed: int = 0) -> list[Row]:
-    """Rows of one set, each question once, as the public files have them.
+    """Return the rows of one set, without repeated questions, in the public files' format.
 
     Args:
         name: One of `SETS`.
-        part: "train" or "test": whose facts are asked about.
-        count: At most; fewer where the facts give no more.
+        part: "train" or "test": the part of the facts.
+        count: Maximum number of rows; fewer if the facts allow no more.
     """
-    draw = random.Random(f"{name}/{part}/{seed}")
+    rng = random.Random(f"{name}/{part}/{seed}")
     make, relations = _MAKERS[name]
     known = [fact for fact in all_facts() if fact.part == part and fact.relation in relations]
-    rows: dict[str, Row] = {}
+    unique: dict[str, Row] = {}
     for _ in range(10 * count):
-        row = make(draw, draw.choice(known))
+        row = make(rng, rng.choice(known))
         if row is not None:
-            rows.setdefault(row["instruction"], row)
-    return _balanced(draw, list(rows.values()), count)
+            unique.setdefault(row["instruction"], row)
+    return _balance(rng, list(unique.values()), count)
 
 
-def _balanced(draw: random.Random, rows: list[Row], count: int) -> list[Row]:
-    """Rows of which every answer is right equally often: a guess is worth its chance alone."""
+def _balance(rng: random.Random, rows: list[Row], count: int) -> list[Row]:
+    """Return rows in which all answers are equally frequent, so that guessing gains nothing."""
     answers = sorted({row["answer"] for row in rows})
     groups = [[row for row in rows if row["answer"] == answer] for answer in answers]
     each = min(count // len(answers), *map(len, groups))
     kept = [row for group in groups for row in group[:each]]
-    draw.shuffle(kept)
+    rng.shuffle(kept)
     return kept
 
 
@@ -80,19 +80,19 @@ def _row(instruction: str, answer: str) -> Row:
     }
 
 
-def _boolq(draw: random.Random, fact: Fact) -> Row:
-    question, is_so = doubt(draw, fact)
+def _boolq(rng: random.Random, fact: Fact) -> Row:
+    question, is_true = yes_no_question(rng, fact)
     question = question[0].lower() + question[1:]
     return _row(
         "Please answer the following question with true or false, question: "
         f"{question}?\n\nAnswer format: true/false",
-        "true" if is_so else "false",
+        "true" if is_true else "false",
     )
 
 
-def _piqa(draw: random.Random, fact: Fact) -> Row:
-    choice = procedure(draw, fact)
-    question = draw.choice(("How do I {}?", "How can one {}?", "To {},")).format(choice.question)
+def _piqa(rng: random.Random, fact: Fact) -> Row:
+    choice = procedure(rng, fact)
+    question = rng.choice(("How do I {}?", "How can one {}?", "To {},")).format(choice.question)
     first, second = choice.options
     return _row(
         f"Please choose the correct solution to the question: {question}\n\nSolution1: {first}\n\n"
@@ -101,8 +101,8 @@ def _piqa(draw: random.Random, fact: Fact) -> Row:
     )
 
 
-def _winogrande(draw: random.Random, fact: Fact) -> Row:
-    choice = comparison(draw, fact)
+def _winogrande(rng: random.Random, fact: Fact) -> Row:
+    choice = comparison(rng, fact)
     first, second = choice.options
     return _row(
         "Please choose the correct answer to fill in the blank to complete the given sentence: "
@@ -111,35 +111,35 @@ def _winogrande(draw: random.Random, fact: Fact) -> Row:
     )
 
 
-def _hellaswag(draw: random.Random, fact: Fact) -> Row | None:
-    if not can_go_forward(fact, 4):
+def _hellaswag(rng: random.Random, fact: Fact) -> Row | None:
+    if not can_ask_value(fact, 4):
         return None
-    choice = forward(draw, fact, 4)
+    choice = value_question(rng, fact, 4)
     begin = {
         "work": f"The {fact.subject} begins the day. All day long the {fact.subject}",
         "use": f"Somebody takes the {fact.subject} in order to",
         "effect": f"At first {fact.subject}. Then",
         "next": f"A person {fact.subject}. Next, this person wanted to",
     }[fact.relation]
-    return _listed("complete the given sentence", "ending", begin, choice)
+    return _list_options("complete the given sentence", "ending", begin, choice)
 
 
 def _answers(options: int, directions: str) -> Callable[[random.Random, Fact], Row | None]:
-    """Questions with numbered answers, for the value ("forward"), the subject, or either."""
+    """Return a writer of numbered questions for the value ("forward"), the subject, or either."""
 
-    def make(draw: random.Random, fact: Fact) -> Row | None:
-        back = directions == "backward" or (directions == "either" and draw.random() < 0.5)
-        possible = can_go_backward if back else can_go_forward
+    def make(rng: random.Random, fact: Fact) -> Row | None:
+        is_backward = directions == "backward" or (directions == "either" and rng.random() < 0.5)
+        possible = can_ask_subject if is_backward else can_ask_value
         if not possible(fact, options):
             return None
-        choice = (backward if back else forward)(draw, fact, options)
-        return _listed("the question", "answer", choice.question, choice)
+        choice = (subject_question if is_backward else value_question)(rng, fact, options)
+        return _list_options("the question", "answer", choice.question, choice)
 
     return make
 
 
-def _listed(what: str, label: str, question: str, choice: Choice) -> Row:
-    """Write a question whose options stand in one line, as answers or as endings."""
+def _list_options(what: str, label: str, question: str, choice: Choice) -> Row:
+    """Write a question whose options are listed in one line, as answers or as endings."""
     head = {
         "answer": "Please choose the correct answer to",
         "ending": "Please choose the correct ending to",
@@ -165,4 +165,4 @@ _MAKERS: dict[str, tuple[Callable[[random.Random, Fact], Row | None], tuple[str,
     "ARC-Challenge": (_answers(4, "backward"), _THINGS),
     "openbookqa": (_answers(4, "either"), _HAPPENING),
 }
-"""How a set's questions are made, and which relations they are about."""
+"""For each set: the function that writes a row, and the relations of its facts."""

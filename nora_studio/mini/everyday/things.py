@@ -1,4 +1,4 @@
-"""Everyday objects, materials and food as tables; a row is one thing, a column one kind of fact."""
+"""Everyday objects, materials and food as tables; a row is a thing, a column a kind of fact."""
 
 from dataclasses import dataclass
 
@@ -198,7 +198,7 @@ olive | fruit | bitter | green | grows in warm countries
 
 @dataclass(frozen=True)
 class Thing:
-    """An object and how large and heavy it is."""
+    """An object with its length and weight."""
 
     name: str
     centimetres: float
@@ -211,5 +211,5 @@ def rows(table: str) -> list[list[str]]:
 
 
 def measured_things() -> list[Thing]:
-    """Objects with their lengths and weights."""
+    """Return the objects with their lengths and weights."""
     return [Thing(cells[0], float(cells[5]), float(cells[6])) for cells in rows(OBJECTS)]

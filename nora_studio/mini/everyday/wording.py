@@ -1,4 +1,4 @@
-"""How a relation is put into words: as statements, as questions and as doubts."""
+"""Templates of each relation: statements, questions and yes-or-no questions."""
 
 from dataclasses import dataclass
 
@@ -35,18 +35,18 @@ MASS = frozenset(
 
 @dataclass(frozen=True)
 class Wording:
-    """Sentences about one relation; in them {a} is the subject with its article, {s} without, {A}
-    as a sentence begins, {v} the value, {w} the value with its article, {n} somebody's name."""
+    """Templates of one relation: {a} is the subject with its article, {s} without, {A} capitalised,
+    {v} the value, {w} the value with its article, {n} a person's name."""
 
     statements: tuple[str, ...]
     listing: str
-    """Begins a list of all subjects of one value; empty: none is made."""
+    """Start of a list of all subjects with one value; empty: no list is written."""
     ask: str
-    """Whose answer is the value."""
+    """Question whose answer is the value."""
     reverse: str
-    """Whose answer is the subject; empty: none is asked."""
+    """Question whose answer is the subject; empty: no such question is written."""
     check: str
-    """Whose answer is true or false."""
+    """Question whose answer is true or false."""
 
 
 def with_article(name: str) -> str:
@@ -277,4 +277,4 @@ WORDINGS = {
         "is {a} longer than {w}",
     ),
 }
-"""By relation."""
+"""The templates by relation."""

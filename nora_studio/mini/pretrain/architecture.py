@@ -1,4 +1,4 @@
-"""Sizes and builders of the miniature SDXL: the same parts as the full model, each small."""
+"""Sizes and builders of the miniature SDXL: all parts of the full model, each small."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ CONTEXT_WIDTH = 2 * TEXT_WIDTH  # both encoders' hidden states side by side, as 
 POOLED_WIDTH = 128
 CLIP_IMAGE_SIZE = 128
 CLIP_CONTEXT_LENGTH = 48
-"""The world's captions need 40 tokens at most, and scoring reads many of them."""
+"""The world's captions need 40 tokens at most; scoring encodes many of them."""
 
 
 def build_text_encoders(
@@ -56,7 +56,7 @@ def build_text_encoders(
 
 
 def build_vae() -> AutoencoderKL:
-    """Build an eightfold autoencoder of 8 channels, to be standardised after training."""
+    """Build an 8x autoencoder with 8 latent channels; they are standardised after training."""
     channels = (24, 48, 96, 128)
     levels: dict[str, Any] = {  # diffusers' own annotations allow one level only
         "block_out_channels": channels,
@@ -78,7 +78,7 @@ def build_vae() -> AutoencoderKL:
 
 
 def build_unet() -> UNet2DConditionModel:
-    """Build a UNet in SDXL's layout (one block without attention, two with) of 13.4 M weights."""
+    """Build a UNet of 13.4 M weights in SDXL's layout: one block without attention, two with."""
     time_id_width = 32
     levels: dict[str, Any] = {  # diffusers' own annotations allow one level only
         "block_out_channels": (64, 128, 160),
@@ -104,7 +104,7 @@ def build_unet() -> UNet2DConditionModel:
 
 
 def build_scheduler() -> EulerDiscreteScheduler:
-    """Build SDXL's own noise schedule and sampler."""
+    """Build SDXL's noise schedule and sampler."""
     return EulerDiscreteScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -130,7 +130,7 @@ def clip_config(vocab_size: int) -> dict[str, Any]:
         "text_cfg": {
             "context_length": CLIP_CONTEXT_LENGTH,
             "vocab_size": vocab_size,
-            "hf_tokenizer_name": "mini-clip",  # any name: a local folder is its own tokenizer
+            "hf_tokenizer_name": "mini-clip",  # any name: the tokenizer is in the local folder
             "tokenizer_kwargs": {"clean": "whitespace"},
             "width": 128,
             "heads": 4,
@@ -174,7 +174,7 @@ def encode_text(
     text_encoder_2: CLIPTextModelWithProjection,
     ids: Tensor,  # (batch, tokens)
 ) -> tuple[Tensor, Tensor]:  # (batch, tokens, CONTEXT_WIDTH), (batch, POOLED_WIDTH)
-    """Return what SDXL's UNet gets of a prompt: penultimate hidden states and pooled vector."""
+    """Return SDXL's conditioning of a prompt: penultimate hidden states and pooled vector."""
     first = text_encoder(ids, output_hidden_states=True)
     second = text_encoder_2(ids, output_hidden_states=True)
     hidden = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)

@@ -18,17 +18,17 @@ from nora_studio.mini.world import sample_scenes, write_captions
 
 @dataclass(frozen=True)
 class CaptionIds:
-    """Captions of scenes as token ids."""
+    """The captions of scenes, as token ids."""
 
     partial: Tensor
-    """(count, captions, 77) int16: captions that leave things out, as people do."""
+    """(count, captions, 77) int16: captions that omit details, as people do."""
     full: Tensor
-    """(count, 77) int16: captions that name everything."""
+    """(count, 77) int16: captions that name every detail."""
 
 
 @dataclass(frozen=True)
 class CaptionJob:
-    """Captions under way."""
+    """Captions that worker processes are writing."""
 
     count: int
     per_scene: int
@@ -45,7 +45,7 @@ class CaptionJob:
 
 
 def start_captions(count: int, seed: int, tokenizer_folder: Path, per_scene: int) -> CaptionJob:
-    """Start writing; call before CUDA is first used: the workers are forks of this process."""
+    """Start the workers; call before CUDA is first used, because they are forked."""
     starts = range(0, count, CHUNK)
     workers = min(len(starts), 12, max(1, (os.cpu_count() or 2) - 3))
     executor = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"))
@@ -65,7 +65,7 @@ def start_captions(count: int, seed: int, tokenizer_folder: Path, per_scene: int
 def write_chunk(
     count: int, seed: int, tokenizer_folder: str, per_scene: int
 ) -> tuple[np.ndarray, np.ndarray]:  # (count, per_scene, 77), (count, 77), int16
-    """Captions of the chunk of scenes that `seed` draws, as ids."""
+    """Write the captions of the chunk of scenes that `seed` samples, as ids."""
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)

@@ -20,11 +20,11 @@ from nora_studio.mini.pretrain.tokenizer import CONTEXT_LENGTH
 
 PIXEL_BYTES = 3 * IMAGE_SIZE**2
 TRUSTED_CEILING = 0.8
-"""Below this share of right answers on real renders, a figure tells little of the drawing."""
+"""Below this share of correct answers on real renders, a figure says little about the images."""
 SHARED = ("pictures", "captions", "seed")
 ENCODERS = (*SHARED, "vae_seconds", "clip_seconds", "vae_batch", "clip_batch")
 UNET = (*SHARED, "unet_seconds", "unet_batch")
-"""Settings that change what a stage makes."""
+"""Settings that change a stage's result."""
 
 WORDS = {
     "kind": "class",
@@ -50,9 +50,9 @@ def write_card(assets: Path) -> Path:
         )
     log = json.loads((folder / LOG).read_text(encoding="utf-8"))
     results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-    card, beside = assets / "README.md", assets / "README.md.part"
-    beside.write_text(compose_card(log, results, assets), encoding="utf-8")
-    beside.replace(card)
+    card, temporary = assets / "README.md", assets / "README.md.part"
+    temporary.write_text(compose_card(log, results, assets), encoding="utf-8")
+    temporary.replace(card)
     return card
 
 
@@ -102,7 +102,7 @@ def compose_card(log: dict[str, Any], results: dict[str, Any], assets: Path) -> 
 
 
 def training_table(log: dict[str, Any]) -> list[str]:
-    """Return the table of what was trained, as lines of Markdown."""
+    """Return the table of the trained parts, as lines of Markdown."""
     vae, clip, encoders = log["vae"], log["contrastive"], log["encoders_run"]
     unets = unet_runs(log)
     text = clip["parameters"]
@@ -153,7 +153,7 @@ def unet_runs(log: dict[str, Any]) -> list[tuple[str, dict[str, Any], dict[str, 
 
 
 def limits(log: dict[str, Any], results: dict[str, Any]) -> list[str]:
-    """Return what the models cannot do, as lines of Markdown."""
+    """Describe what the models cannot do, as lines of Markdown."""
     text = [
         "They know one toy world: its classes, colours, patterns, places and a few accessories, "
         "one thing a picture, seen from the front. They draw no people, no text, no second "
@@ -221,7 +221,7 @@ def flags(run: dict[str, Any], names: Sequence[str]) -> str:
 
 
 def encoded_bytes(run: dict[str, Any]) -> int:
-    """Return the bytes that the UNet stage keeps of a picture: latents and captions in float16."""
+    """Return the bytes that the UNet stage keeps per picture: latents and captions in float16."""
     caption = CONTEXT_LENGTH * CONTEXT_WIDTH + POOLED_WIDTH
     return 2 * (LATENT_CHANNELS * LATENT_SIZE**2 + int(run["settings"]["captions"]) * caption)
 

@@ -15,7 +15,7 @@ def start_warm_up(
 ) -> BaseProcess | None:
     """Run `warm_up(batch)` in a new process: build, compile, and take a step on random numbers.
 
-    None where nothing is to be compiled: on a CPU, or if not wanted.
+    It returns None if nothing is to be compiled: on a CPU, or if not wanted.
     """
     if not (is_wanted and is_gpu(device)):
         return None
@@ -26,11 +26,11 @@ def start_warm_up(
 
 def compile_or_not(
     module: Module,
-    warm_up: BaseProcess | None,  # None: run the module as it is
+    warm_up: BaseProcess | None,  # None: do not compile the module
     progress: Progress,
     patience_seconds: float = 120.0,
 ) -> Module:
-    """Compile the module if its warm-up ended well; otherwise say so and run it as it is."""
+    """Compile a module if its warm-up succeeded; otherwise print why, and return it unchanged."""
     if warm_up is None:
         return module
     start = progress.seconds()
@@ -47,7 +47,7 @@ def compile_or_not(
 
 
 def set_precision(seed: int) -> None:
-    """TF32 products and tuned convolutions; seeds the device's random numbers."""
+    """Enable TF32 products and cuDNN's tuning, and seed the random numbers."""
     torch.manual_seed(seed)
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = True

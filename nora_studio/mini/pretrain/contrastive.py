@@ -42,7 +42,7 @@ ATTRIBUTE_WEIGHT = 0.5
 FULL_CAPTION_SHARE = 0.5
 LARGEST_SCALE = 100.0
 RECONSTRUCTED_SHARE = 8
-"""One picture in this many is seen through the VAE, as drawn pictures always are."""
+"""One picture in this many passes through the VAE first, as generated images always do."""
 
 ATTRIBUTES: dict[str, int] = {
     "kind": len(CLASSES),
@@ -56,11 +56,11 @@ ATTRIBUTES: dict[str, int] = {
     "style": len(STYLES),
 }
 UNSEEN = -100
-"""Cross-entropy's mark for a target to leave out."""
+"""The target that cross-entropy ignores."""
 
 
 class Towers(nn.Module):
-    """Everything the contrastive stage trains."""
+    """All modules that the contrastive stage trains."""
 
     def __init__(
         self, clip: CLIP, first: CLIPTextModel, second: CLIPTextModelWithProjection
@@ -68,7 +68,7 @@ class Towers(nn.Module):
         super().__init__()
         width = int(clip.visual.output_dim)  # pyright: ignore[reportArgumentType]
         self.clip, self.first, self.second = clip, first, second
-        self.first_projection = nn.Linear(TEXT_WIDTH, width, bias=False)  # thrown away afterwards
+        self.first_projection = nn.Linear(TEXT_WIDTH, width, bias=False)  # discarded after training
         self.heads = nn.ModuleDict({k: nn.Linear(width, n) for k, n in ATTRIBUTES.items()})
 
     def encode_texts(self, ids: Tensor) -> list[Tensor]:  # three of (batch, embed_dim)
@@ -81,7 +81,7 @@ class Towers(nn.Module):
 
 
 def attribute_targets(scenes: Scenes) -> dict[str, Tensor]:
-    """Class indices to predict for each scene, `UNSEEN` where the picture does not show it."""
+    """Return the class indices to predict for each scene; `UNSEEN` where it does not show them."""
     targets = {name: getattr(scenes, name).clone() for name in ATTRIBUTES}
     has_accent = (scenes.accessory != ACCESSORIES.index("none")) | (
         scenes.emblem != EMBLEMS.index("none")
@@ -105,7 +105,7 @@ def train_contrastive(
     batch: int,
     warm_up: BaseProcess | None,
 ) -> None:
-    """Train all towers at once; the last pictures, up to 1024, are held out for measuring."""
+    """Train all towers together; the last pictures, up to 1024, are held out for evaluation."""
     towers.to(device).train()
     small = shrink_pictures(pictures.pixels, vae)
     targets = {k: v.to(device) for k, v in attribute_targets(pictures.scenes).items()}
@@ -149,25 +149,25 @@ def train_contrastive(
 
 
 def shrink_pictures(pixels: Tensor, vae: AutoencoderKL) -> Tensor:  # (count, 3, 128, 128) uint8
-    """Scale pictures to the image tower's size, after the VAE for a share of them."""
+    """Scale pictures to the image tower's size, a share of them after the VAE."""
     parts = []
     for number, part in enumerate(pixels.split(500)):
         if number % RECONSTRUCTED_SHARE == 1:
-            drawn = [decode_latents(vae, encode_latents(vae, few)) for few in part.split(100)]
-            parts.append((resize_pictures(torch.cat(drawn)) * 255).round().byte())
+            decoded = [decode_latents(vae, encode_latents(vae, few)) for few in part.split(100)]
+            parts.append((resize_pictures(torch.cat(decoded)) * 255).round().byte())
         else:
             parts.append((resize_pictures(part.float() / 255) * 255).round().byte())
     return torch.cat(parts)
 
 
 def resize_pictures(pictures: Tensor) -> Tensor:  # (batch, 3, size, size) in [0, 1] -> 128
-    """As open_clip's preprocessing resizes: bicubic, antialiased."""
+    """Resize as open_clip's preprocessing does: bicubic, antialiased."""
     size = (CLIP_IMAGE_SIZE, CLIP_IMAGE_SIZE)
     return F.interpolate(pictures, size, mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def vary_pictures(pixels: Tensor) -> Tensor:  # uint8 -> [-1, 1], each varied a little
-    """Mirror half of them, shift light and contrast a little, add faint noise."""
+    """Mirror half of the pictures, shift brightness and contrast a little, and add faint noise."""
     pictures = pixels.float() / 127.5 - 1
     lot = torch.rand(len(pictures), 4, 1, 1, 1, device=pixels.device)
     pictures = torch.where(lot[:, 0] < 0.5, pictures.flip(-1), pictures)
@@ -177,8 +177,8 @@ def vary_pictures(pixels: Tensor) -> Tensor:  # uint8 -> [-1, 1], each varied a 
 
 def choose_captions(
     captions: CaptionIds, index: Tensor
-) -> Tensor:  # (batch, CLIP_CONTEXT_LENGTH) int64: what is cut off is padding
-    """Choose a caption of each picture at random, among the full and the partial ones."""
+) -> Tensor:  # (batch, CLIP_CONTEXT_LENGTH) int64: only padding is cut off
+    """Choose one caption of each picture at random, full or partial."""
     batch, per_scene, device = len(index), captions.partial.shape[1], index.device
     number = torch.randint(per_scene, (batch,), device=device)
     is_full = torch.rand(batch, 1, device=device) < FULL_CAPTION_SHARE
@@ -206,7 +206,7 @@ def image_features(
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
-    """CLIP's symmetric loss (arXiv:2103.00020) over (batch, embed_dim) features."""
+    """Return CLIP's symmetric loss (arXiv:2103.00020) over (batch, embed_dim) features."""
     logits = scale * F.normalize(images, dim=-1) @ F.normalize(texts.float(), dim=-1).t()
     own = torch.arange(len(images), device=images.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.t(), own)) / 2
@@ -215,7 +215,7 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
 def attribute_loss(
     towers: Towers, images: Tensor, targets: dict[str, Tensor], index: Tensor
 ) -> Tensor:
-    """Mean over the attributes, so that the features keep fine detail."""
+    """Return the mean loss of the attribute heads, which keeps fine detail in the features."""
     total = images.new_zeros(())
     for name, head in towers.heads.items():
         target = targets[name][index]
@@ -230,7 +230,7 @@ def measure_towers(
     small: Tensor,  # (held_out, 3, 128, 128) uint8
     ids: Tensor,  # (held_out, CLIP_CONTEXT_LENGTH)
     targets: dict[str, Tensor],
-    index: Tensor,  # (held_out,): which targets
+    index: Tensor,  # (held_out,): rows of `targets`
 ) -> dict[str, dict[str, float]]:
     """Measure the retrieval of held-out pictures by full captions, and the heads' accuracy."""
     features = [towers.clip.visual(part.float() / 127.5 - 1) for part in small.split(256)]
@@ -251,7 +251,7 @@ def measure_towers(
 
 
 def warm_up_clip(batch: int) -> None:
-    """Compile the image tower on a GPU (in a child process)."""
+    """Compile the image tower on a GPU, in a child process."""
     set_precision(0)
     visual = move(build_clip(1000).visual, "cuda").train()
     compiled = torch.compile(visual)

@@ -35,17 +35,17 @@ from nora_studio.mini.pretrain.vae import encode_latents
 
 FRESH_RATE = 7e-4
 CONTINUED_RATE = 4e-4
-"""Peak learning rates: from nothing, and from weights that are trained already."""
+"""Peak learning rates: from random weights, and from trained ones."""
 SNR_CAP = 5.0
 EMPTY_SHARE, ZERO_SHARE = 0.05, 0.05
-"""Pictures whose prompt is empty, and whose conditioning is zero as SDXL's negative prompt is."""
+"""Shares of pictures with an empty prompt, and with zeros, SDXL's conditioning of one."""
 TRAINING_STEPS = 1000
 CHECKPOINT_SHARE = 0.6
 
 
 @dataclass(frozen=True)
 class LatentSet:
-    """What the UNet trains on, all on the device."""
+    """The UNet's training data, all on the device."""
 
     latents: Tensor
     """(count, LATENT_CHANNELS, 32, 32) float16."""
@@ -64,14 +64,14 @@ class LatentSet:
 def encode_pictures(
     count: int, seed: int, vae: AutoencoderKL, device: str, progress: Progress
 ) -> tuple[Tensor, Tensor]:  # latents, time ids
-    """Draw the pictures and encode each chunk at once: the pixels are never all in memory."""
+    """Render the pictures and encode each chunk at once, so that all pixels are never in memory."""
     shape = (count, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
     latents = torch.empty(shape, dtype=torch.float16, device=device)
     time_ids = torch.empty(count, 6, device=device)
     for chunk in draw_chunks(count, seed, device, progress):
-        place = slice(chunk.start, chunk.start + len(chunk.pixels))
+        rows = slice(chunk.start, chunk.start + len(chunk.pixels))
         parts = [encode_latents(vae, part).half() for part in chunk.pixels.split(250)]
-        latents[place], time_ids[place] = torch.cat(parts), chunk.time_ids
+        latents[rows], time_ids[rows] = torch.cat(parts), chunk.time_ids
     return latents, time_ids
 
 
@@ -110,7 +110,7 @@ def train_denoiser(
     batch: int,
     is_continued: bool,
     warm_up: BaseProcess | None,
-    save: Callable[[UNet2DConditionModel], None],  # called once on the way, with the average
+    save: Callable[[UNet2DConditionModel], None],  # called once during training, with the average
 ) -> UNet2DConditionModel:
     """Train, and return the averaged UNet."""
     move(unet, device, torch.channels_last).train()
@@ -159,7 +159,7 @@ def train_denoiser(
 def denoising_loss(
     unet: Callable[..., tuple[Tensor]], data: LatentSet, signal: Tensor, batch: int
 ) -> Tensor:
-    """Noise prediction at stratified timesteps, min-SNR weighted (arXiv:2303.09556)."""
+    """Return the min-SNR weighted noise loss (arXiv:2303.09556) at stratified timesteps."""
     device = data.latents.device
     count, per_scene = data.hidden.shape[:2]
     index = torch.randint(count, (batch,), device=device)
@@ -178,7 +178,7 @@ def denoising_loss(
 
 
 def drop_prompts(data: LatentSet, hidden: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
-    """Replace some prompts by the empty one and some by zeros; returns bfloat16."""
+    """Replace some prompts by the empty one and some by zeros; return bfloat16."""
     lot = torch.rand(len(hidden), 1, device=hidden.device)
     is_empty, is_zero = lot < EMPTY_SHARE, lot > 1 - ZERO_SHARE
     hidden = torch.where(is_empty[..., None], data.empty_hidden, hidden.float())
@@ -207,7 +207,7 @@ def predict_noise(
 
 
 def warm_up_unet(batch: int) -> None:
-    """Compile the UNet on a GPU (in a child process)."""
+    """Compile the UNet on a GPU, in a child process."""
     set_precision(0)
     unet = move(build_unet(), "cuda", torch.channels_last).train()
     compiled = torch.compile(unet)

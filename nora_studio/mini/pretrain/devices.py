@@ -1,4 +1,4 @@
-"""Put modules on a device, wait for it, name it, and say what it holds."""
+"""Modules on a device: move them, wait for it, and read its name and its memory."""
 
 from typing import TypeVar
 
@@ -30,17 +30,17 @@ def move(
 
 
 def wait_for(device: str) -> None:
-    """Wait for queued work, so that times are right."""
+    """Wait for queued work, so that measured times are correct."""
     if is_gpu(device):
         torch.cuda.synchronize()
 
 
 def release_memory(device: str) -> None:
-    """Release unused memory for other processes."""
+    """Return unused memory to the system, for other processes."""
     if is_gpu(device):
         torch.cuda.empty_cache()
 
 
 def peak_gibibytes(device: str) -> float | None:
-    """Return the most GPU memory that tensors took so far; None on a CPU."""
+    """Return the peak of allocated GPU memory; None on a CPU."""
     return round(torch.cuda.max_memory_allocated() / 2**30, 1) if is_gpu(device) else None

@@ -1,4 +1,4 @@
-"""Write the trained parts as users load them, and pack them for transport."""
+"""Write the trained parts as users load them, and pack them into tars."""
 
 import copy
 import shutil
@@ -28,19 +28,19 @@ from nora_studio.mini.pretrain.settings import Settings
 PIPELINE, SCORER = "mini-sdxl", "mini-clip"
 """Folders of the diffusers pipeline and of the scoring CLIP."""
 LOG, RESULTS = "training_log.json", "bars.json"
-"""Files in the pipeline's folder that the card is written from."""
+"""Files in the pipeline's folder; the card is written from them."""
 UNLOGGED = ("out", "report", "pack", "init", "init_unet", "started_at")
-"""Settings that say where and when: the log is shipped, and these are of one machine."""
+"""Settings about one machine and one moment, which the shipped log leaves out."""
 
 
-def as_stored(part: Module) -> Module:
-    """Return a float16 copy on the CPU."""
+def to_half(part: Module) -> Module:
+    """Return a float16 copy of a module on the CPU."""
     return move(copy.deepcopy(part), "cpu", torch.contiguous_format).half().eval()
 
 
 def export_vae(out: Path, vae: AutoencoderKL) -> None:
     """Write the VAE of the pipeline."""
-    as_stored(vae).save_pretrained(out / PIPELINE / "vae")
+    to_half(vae).save_pretrained(out / PIPELINE / "vae")
     make_readable(out)
 
 
@@ -55,8 +55,8 @@ def export_encoders(
     pipeline, scorer = out / PIPELINE, out / SCORER
     for folder in (pipeline / "tokenizer", pipeline / "tokenizer_2", scorer):
         tokenizer.save_pretrained(folder)
-    as_stored(text_encoder).save_pretrained(pipeline / "text_encoder")
-    as_stored(text_encoder_2).save_pretrained(pipeline / "text_encoder_2")
+    to_half(text_encoder).save_pretrained(pipeline / "text_encoder")
+    to_half(text_encoder_2).save_pretrained(pipeline / "text_encoder_2")
     write_json(
         scorer / "open_clip_config.json",
         {
@@ -71,15 +71,15 @@ def export_encoders(
             },
         },
     )
-    weights = {name: tensor.contiguous() for name, tensor in as_stored(clip).state_dict().items()}
-    beside = scorer / "open_clip_model.safetensors.part"
-    save_file(weights, beside, metadata={"format": "pt"})
-    beside.replace(scorer / "open_clip_model.safetensors")
+    weights = {name: tensor.contiguous() for name, tensor in to_half(clip).state_dict().items()}
+    temporary = scorer / "open_clip_model.safetensors.part"
+    save_file(weights, temporary, metadata={"format": "pt"})
+    temporary.replace(scorer / "open_clip_model.safetensors")
     make_readable(out)
 
 
 def check_encoders(out: Path) -> None:
-    """Refuse a folder without the results of the encoders stage."""
+    """Refuse a folder that lacks results of the encoders stage."""
     folder = out / PIPELINE
     names = ("tokenizer", "text_encoder", "text_encoder_2", "vae")
     missing = [name for name in names if not (folder / name).is_dir()]
@@ -119,7 +119,7 @@ def load_vae(out: Path, device: str) -> AutoencoderKL:
 def load_unet(source: Path) -> UNet2DConditionModel:
     """Load the UNet of earlier results (folders or tars), in float32."""
     with tempfile.TemporaryDirectory() as folder:
-        bring(source, Path(folder))
+        copy_results(source, Path(folder))
         unet = Path(folder) / PIPELINE / "unet"
         if not unet.is_dir():
             raise StudioError(
@@ -128,7 +128,7 @@ def load_unet(source: Path) -> UNet2DConditionModel:
         loaded = UNet2DConditionModel.from_pretrained(
             unet, dtype=torch.float32, use_safetensors=True
         )
-    # Built here: a loaded one would carry this folder's path into the config it is saved with.
+    # Built here: a loaded one would write this folder's path into the config that it is saved with.
     fresh = build_unet()
     fresh.load_state_dict(loaded.state_dict())
     return fresh
@@ -138,28 +138,28 @@ def export_unet(out: Path, unet: UNet2DConditionModel) -> None:
     """Complete the pipeline's folder: the UNet in two shards, scheduler and index."""
     tokenizer, first, second, vae = load_encoders(out, "cpu")
     pipeline = build_pipeline(
-        tokenizer, as_stored(first), as_stored(second), as_stored(vae), as_stored(unet)
+        tokenizer, to_half(first), to_half(second), to_half(vae), to_half(unet)
     )
-    beside = out / (PIPELINE + ".part")
-    shutil.rmtree(beside, ignore_errors=True)
-    pipeline.save_pretrained(beside, max_shard_size="15MB")
+    temporary = out / (PIPELINE + ".part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    pipeline.save_pretrained(temporary, max_shard_size="15MB")
     for name in ("unet", "scheduler"):
         shutil.rmtree(out / PIPELINE / name, ignore_errors=True)
-        (beside / name).replace(out / PIPELINE / name)
-    (beside / "model_index.json").replace(out / PIPELINE / "model_index.json")
-    shutil.rmtree(beside)
+        (temporary / name).replace(out / PIPELINE / name)
+    (temporary / "model_index.json").replace(out / PIPELINE / "model_index.json")
+    shutil.rmtree(temporary)
     make_readable(out)
 
 
 def make_readable(out: Path) -> None:
-    """safetensors writes files that only their owner may read; these are to be shared."""
+    """Make the weights readable by everyone; safetensors makes them private."""
     for name in (PIPELINE, SCORER):
         for path in (out / name).rglob("*.safetensors"):
             path.chmod(0o644)
 
 
 def finish_stage(settings: Settings, clock: Progress, stage: str, names: Sequence[str]) -> None:
-    """Log the run beside the model and in the report; pack what the stage made."""
+    """Log the run next to the model and in the report; pack the stage's results."""
     clock.note(
         f"{stage}_run",
         pictures=settings.pictures,
@@ -178,7 +178,7 @@ def finish_stage(settings: Settings, clock: Progress, stage: str, names: Sequenc
 
 
 def pack(out: Path, names: Sequence[str], report: Path, stem: str, limit: int = 15 << 20) -> None:
-    """Put the files under `out`/name into as few uncompressed tars as fit in `limit` bytes each."""
+    """Pack the files under the names in `out` into as few uncompressed tars of `limit` bytes."""
     report.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
     for name in names:
@@ -195,15 +195,15 @@ def pack(out: Path, names: Sequence[str], report: Path, stem: str, limit: int = 
             bins.append((size, [path]))
     for number, (_, members) in enumerate(bins, start=1):
         target = report / f"{stem}-{number}.tar"
-        beside = target.with_name(target.name + ".part")
-        with tarfile.open(beside, "w") as tar:
+        temporary = target.with_name(target.name + ".part")
+        with tarfile.open(temporary, "w") as tar:
             for path in members:
                 tar.add(path, arcname=str(path.relative_to(out)))
-        beside.replace(target)
+        temporary.replace(target)
 
 
-def bring(source: Path, out: Path) -> None:
-    """Copy earlier results into `out`: the tars in `source`, or its model folders."""
+def copy_results(source: Path, out: Path) -> None:
+    """Copy earlier results into `out`: from tars in `source`, or from its model folders."""
     tars = sorted(source.glob("*.tar"))
     folders = [source / name for name in (PIPELINE, SCORER) if (source / name).is_dir()]
     if not tars and not folders:

@@ -1,4 +1,4 @@
-"""The embedded language model's files, and its card, written from its log alone."""
+"""The embedded language model's files, and its card, written from its log."""
 
 import copy
 import json
@@ -17,7 +17,7 @@ def export_model(folder: Path, model: LlamaForCausalLM) -> None:
     stored.config.use_cache = True
     stored.save_pretrained(folder)
     for file in folder.glob("*.safetensors"):
-        file.chmod(0o644)  # safetensors' own may be read by their owner alone.
+        file.chmod(0o644)  # safetensors makes them private.
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config.pop("_name_or_path", None)
     write_json(folder / "config.json", config)
@@ -31,9 +31,9 @@ def write_language_card(folder: Path) -> Path:
     memory = "" if log["peak_gib"] is None else f", {log['peak_gib']} GiB at most"
     text = _CARD.format(memory=memory, size=size, **log, **accuracy)
     card = folder / "README.md"
-    beside = folder / "README.md.part"
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(card)
+    temporary = folder / "README.md.part"
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(card)
     return card
 
 

@@ -11,32 +11,32 @@ class LanguageSettings:
     out: Path = Path("assets")
     """Folder for mini-llama/."""
     report: Path = Path("runs/pretrain-llama")
-    """Folder for the training state that `--resume` goes on from."""
+    """Folder for the training state that `--resume` continues from."""
     seconds: float = 300.0
-    """Training time, compilation left out."""
+    """Training time, without compilation."""
     documents: int = 4_000_000
     """Texts of the corpus, about 40 tokens each."""
     batch: int = 512
-    """Rows of 256 tokens a step."""
+    """Rows of 256 tokens per step."""
     rate: float = 2e-3
     """Peak learning rate."""
     seed: int = 0
-    """Draws texts, starting weights and batches."""
+    """Seed of the texts, the initial weights and the batches."""
     vocabulary: int = 4096
-    """Tokens."""
+    """Tokens in the vocabulary."""
     width: int = 256
-    """Of the hidden state; a multiple of 32 times the 2 heads that share a key."""
+    """Width of the hidden state: a multiple of 64, 32 for each of 2 heads that share a key."""
     layers: int = 8
     """Transformer blocks."""
     save_every: float = 60.0
     """Seconds between saved states."""
     judge_every: float = 20.0
-    """Seconds between lines that tell the loss and how many quizzes are right."""
+    """Seconds between printed lines with the loss and the share of correct quizzes."""
     compile: bool = True
-    """Compile; where that fails, run as it is."""
+    """Compile the model; run it uncompiled if that fails."""
     bfloat16: bool = True
-    """Multiply in bfloat16. Off: in float32, which is faster on CPUs that know no bfloat16."""
+    """Multiply in bfloat16. Off: in float32, which is faster on CPUs without bfloat16 support."""
     device: str = "cuda"
-    """Where to train."""
+    """Device to train on."""
     resume: bool = False
-    """Go on from the state in `report`."""
+    """Continue from the state in `report`."""

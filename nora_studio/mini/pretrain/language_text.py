@@ -16,12 +16,12 @@ from nora_studio.mini.everyday.corpus import documents
 
 PAD, START, END = "<pad>", "<s>", "</s>"
 SPLIT = r"\s{2,}|'(?:s|t|re|ve|m|ll|d)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s"
-"""Words with the blank before them, single digits, and runs of blanks whole: so an answer is read
-the same whether its prompt was encoded with it or without."""
+"""Words with the space before them, single digits, and runs of spaces as one: an answer has the
+same tokens whether it was encoded with its prompt or without."""
 CONTEXT = 2048
-"""Tokens that a text may have."""
+"""Maximum number of tokens in a text."""
 CHUNK = 20_000
-"""Documents that one worker writes at a time."""
+"""Documents that a worker writes per task."""
 
 
 def build_tokenizer(
@@ -30,8 +30,8 @@ def build_tokenizer(
     """Learn a byte-level BPE from the corpus and sample texts, save it and return it.
 
     Args:
-        samples: Other texts that should take few tokens, such as whole prompts.
-        documents_read: Of the corpus.
+        samples: Other texts that should become few tokens, such as whole prompts.
+        documents_read: Number of documents to read from the corpus.
     """
     model = Tokenizer(BPE())
     model.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
@@ -67,9 +67,9 @@ def build_tokenizer(
 
 
 def encode_corpus(count: int, seed: int, tokenizer_folder: Path) -> np.ndarray:  # (tokens,) int16
-    """Every text of the corpus between start and end tokens, in one row.
+    """Encode every text of the corpus, with start and end tokens, into one array.
 
-    Call before CUDA is first used: the workers are forks of this process.
+    Call before CUDA is first used, because the workers are forked.
     """
     sizes = [min(CHUNK, count - first) for first in range(0, count, CHUNK)]
     seeds = [seed * 100_003 + number for number in range(len(sizes))]
@@ -82,7 +82,7 @@ def encode_corpus(count: int, seed: int, tokenizer_folder: Path) -> np.ndarray: 
 
 
 def encode_chunk(seed: int, count: int, tokenizer_file: str) -> np.ndarray:  # (tokens,) int16
-    """Return the texts that `seed` draws, as ids."""
+    """Return the token ids of the texts that `seed` generates."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     tokenizer = Tokenizer.from_file(tokenizer_file)
     end = [tokenizer.token_to_id(END)]
@@ -90,7 +90,7 @@ def encode_chunk(seed: int, count: int, tokenizer_file: str) -> np.ndarray:  # (
     return np.concatenate([np.asarray(text.ids + end, dtype=np.int16) for text in encoded])
 
 
-def rows_of(texts: Sequence[Sequence[int]], pad: int) -> np.ndarray:  # (texts, longest) int64
-    """Texts of several lengths in one array, padded on the right."""
+def pad_texts(texts: Sequence[Sequence[int]], pad: int) -> np.ndarray:  # (texts, longest) int64
+    """Pad texts of different lengths on the right into one array."""
     longest = max(map(len, texts))
     return np.asarray([[*text, *[pad] * (longest - len(text))] for text in texts])

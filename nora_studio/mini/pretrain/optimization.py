@@ -1,4 +1,4 @@
-"""Shared parts of the training loops: a clock, a learning rate, an average of the weights."""
+"""Shared parts of the training loops: timed steps, a learning rate, an average of the weights."""
 
 import copy
 import math
@@ -12,7 +12,7 @@ from nora_studio.mini.pretrain.devices import Module, is_gpu, wait_for
 from nora_studio.mini.pretrain.progress import Progress
 
 WARM_UP_STEPS = 3
-"""Steps before the clock starts: compilation happens in them."""
+"""Steps before the clock starts, in which compilation happens."""
 
 
 def timed_steps(
@@ -20,8 +20,8 @@ def timed_steps(
 ) -> Iterator[tuple[int, float]]:
     """Yield (step from 1, share of the time spent) until the time is over.
 
-    The time is `seconds`, or less where the deadline is closer: `reserve_seconds` before it are
-    left for what follows.
+    The time is `seconds`, or less if the deadline is closer: `reserve_seconds` before it are
+    kept for the work that follows.
     """
     interval = 10 if is_gpu(device) else 1
     step, share = 1, 0.0
@@ -42,7 +42,7 @@ def timed_steps(
 def set_rate(
     optimizer: torch.optim.Optimizer, peak: float, share: float, warm_up_share: float = 0.04
 ) -> None:
-    """Set the learning rate: linear warm-up, then a cosine down to 2% of the peak."""
+    """Set the learning rate: linear warm-up, then cosine decay to 2% of the peak."""
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
     rate = peak * min(1.0, (share + 1e-3) / warm_up_share) * (0.98 * cosine + 0.02)
     for group in optimizer.param_groups:
@@ -63,7 +63,7 @@ def build_optimizer(
 
 
 class MovingAverage(Generic[Module]):
-    """An exponential moving average of a module's weights, as a module of its own."""
+    """An exponential moving average of a module's weights, as a separate module."""
 
     def __init__(self, module: Module, decay: float) -> None:
         self.module: Module = copy.deepcopy(module).eval().requires_grad_(False)
@@ -73,7 +73,7 @@ class MovingAverage(Generic[Module]):
 
     @torch.no_grad()
     def update(self, module: Module) -> None:
-        """Move the average towards the module's current weights."""
+        """Update the average with the module's current weights."""
         self._steps += 1
         decay = min(self.decay, (1 + self._steps) / (10 + self._steps))
         torch._foreach_lerp_(self._average, [w.detach() for w in module.parameters()], 1 - decay)

@@ -14,7 +14,7 @@ from nora_studio.mini.pretrain.progress import Progress
 from nora_studio.mini.world import Scenes, render, sample_scenes
 
 CHUNK = 2000
-"""Scenes sampled, drawn and captioned together; drawing takes about 6 MB each."""
+"""Scenes that are sampled, rendered and captioned together; rendering takes about 6 MB each."""
 
 LOW_RESOLUTIONS = (64, 96, 128, 192)
 LOW_RESOLUTION_SHARE = 0.08
@@ -31,12 +31,12 @@ class Chunk:
     pixels: Tensor
     """(pictures, 3, 256, 256) uint8, on the device."""
     time_ids: Tensor
-    """(pictures, 6) float32, on the device: original size, crop's corner, target size."""
+    """(pictures, 6) float32, on the device: original size, crop corner, target size."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures with the scenes that they show."""
+    """Pictures with their scenes."""
 
     scenes: Scenes
     pixels: Tensor
@@ -47,13 +47,13 @@ class Pictures:
 
 
 def chunk_scenes(count: int, seed: int) -> Iterator[tuple[int, Scenes]]:
-    """Yield (index of the first, scenes); captions are written from the same chunks."""
+    """Yield (index of the first scene, scenes); captions are written from the same chunks."""
     for number, start in enumerate(range(0, count, CHUNK)):
         yield start, sample_scenes(min(CHUNK, count - start), seed * 100_003 + number)
 
 
 def draw_chunks(count: int, seed: int, device: str, progress: Progress) -> Iterator[Chunk]:
-    """Draw `count` pictures, a chunk at a time."""
+    """Render `count` pictures, a chunk at a time."""
     generator = torch.Generator().manual_seed(seed)
     for start, scenes in chunk_scenes(count, seed):
         drawn = render(scenes, IMAGE_SIZE, device)
@@ -65,7 +65,7 @@ def draw_chunks(count: int, seed: int, device: str, progress: Progress) -> Itera
 
 
 def draw_pictures(count: int, seed: int, device: str, progress: Progress) -> Pictures:
-    """Draw `count` pictures and keep them all on the device, 196,608 bytes each."""
+    """Render `count` pictures and keep them all on the device, 196,608 bytes each."""
     pixels = torch.empty(count, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8, device=device)
     scenes = []
     for chunk in draw_chunks(count, seed, device, progress):
@@ -78,7 +78,7 @@ def vary_originals(
     drawn: Tensor,  # (pictures, 3, size, size)
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:  # same shape, (pictures, 6)
-    """Make some originals truly small and some truly cropped, and say so in the time ids.
+    """Scale some pictures down and back, crop others, and record it in the time ids.
 
     Source: SDXL's micro-conditioning, arXiv:2307.01952, section 2.2.
     """
@@ -105,7 +105,7 @@ def vary_originals(
 
 
 def noise_pictures(count: int, size: int, device: str) -> Tensor:  # (count, 3, size, size) uint8
-    """Fractal noise under dead leaves, so that the VAE is not blind outside the toy world."""
+    """Return fractal noise under overlapping discs, to train the VAE beyond the toy world."""
     picture = torch.zeros(count, 3, size, size, device=device)
     for cells in (2, 4, 8, 16, 32, 64):
         gray = torch.randn(count, 1, cells, cells, device=device)

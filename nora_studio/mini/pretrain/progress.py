@@ -11,10 +11,10 @@ Log = dict[str, Any]
 
 
 class Progress:
-    """A run's clock and deadline, its printed lines and its log."""
+    """A run's clock and deadline, printed lines and log."""
 
     def __init__(self, deadline_seconds: float, started: float, log: Log | None = None) -> None:
-        """Take the start, a `time.time()` from before slow imports so that they count."""
+        """Take the start, a `time.time()` from before slow imports, so that they count."""
         self.started = started
         self.deadline_seconds = deadline_seconds
         self.log: Log = log or {}
@@ -52,6 +52,6 @@ class Progress:
 def write_json(path: Path, content: Log) -> None:
     """Write JSON atomically, so that a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    beside.replace(path)
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)

@@ -15,38 +15,38 @@ class Settings:
     report: Path = Path("runs/pretrain")
     """Folder for grids and logs."""
     pack: bool = False
-    """Also put the results into the report folder, as tars below 16 MiB."""
+    """Also pack the results into the report folder, as tars below 16 MiB."""
     stage: Literal["all", "encoders", "unet"] = "all"
     """What to train; the UNet needs the encoders."""
     init: Path | None = None
-    """Results of an earlier encoders stage (folders or tars); default: those in `out`."""
+    """Results of an earlier encoders stage (folders or tars). Default: those in `out`."""
     init_unet: Path | None = None
-    """Go on from the UNet of these results (folders or tars)."""
+    """Continue from the UNet of these results (folders or tars)."""
     pictures: int = 160_000
-    """Pictures drawn; the encoders stage holds them all, 196,608 bytes each."""
+    """Number of pictures; the encoders stage holds them all, 196,608 bytes each."""
     captions: int = 3
-    """Captions a picture that leave things out; one more names everything."""
+    """Partial captions per picture; one more caption names every detail."""
     seed: int = 0
-    """Draws pictures, captions, starting weights and batches."""
+    """Seed of the pictures, captions, initial weights and batches."""
     vae_seconds: float = 170.0
-    """Training time of the VAE; 0 takes the one in `out`."""
+    """Training time of the VAE; 0 uses the one in `out`."""
     clip_seconds: float = 200.0
     """Training time of the text encoders and the scoring CLIP."""
     unet_seconds: float = 430.0
     """Training time of the UNet."""
     vae_batch: int = 96
-    """Crops a step."""
+    """Crops per step."""
     clip_batch: int = 1024
-    """Pictures a step, each told from all others."""
+    """Pictures per step, each contrasted with all others."""
     unet_batch: int = 384
-    """Pictures a step."""
+    """Pictures per step."""
     bar_prompts: int = 500
-    """Prompts measured after the UNet, if time is left; 0 measures nothing."""
+    """Prompts to measure after the UNet, if time is left; 0 measures none."""
     device: str = "cuda"
-    """Where to train."""
+    """Device to train on."""
     compile: bool = True
     """Compile on a GPU."""
     deadline_seconds: float = 1e6
     """Every stage finishes and saves within this many seconds of `started_at`."""
     started_at: float = field(default_factory=time.time)
-    """When the clock started, in seconds since 1970."""
+    """Start of the clock, in seconds since 1970."""

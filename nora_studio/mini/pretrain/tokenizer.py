@@ -1,4 +1,4 @@
-"""A byte-level BPE tokenizer as CLIP's, with a vocabulary learnt from the toy world's captions."""
+"""A byte-level BPE tokenizer like CLIP's, with a vocabulary learned from the world's captions."""
 
 import json
 import re
@@ -14,17 +14,17 @@ from nora_studio.errors import StudioError
 from nora_studio.mini import world
 
 CONTEXT_LENGTH = 77
-"""Tokens a prompt, as in SDXL."""
+"""Tokens per prompt, as in SDXL."""
 
 WORD_END = "</w>"
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-"""CLIP's own word pattern (openai/CLIP, simple_tokenizer.py)."""
+"""CLIP's word pattern (openai/CLIP, simple_tokenizer.py)."""
 
 
 def world_words() -> list[str]:
-    """Every word that must be one token: names, classes, colours, patterns, places, ..."""
+    """Return every word that must be one token: names, classes, colours, patterns, places, ..."""
     vocabulary: list[str] = [*world.NAMES, *world.CLASSES, *world.COLORS, *world.PLACES]
     vocabulary += [*world.PATTERNS, *world.ACCESSORIES, *world.EMBLEMS]
     for phrases in world.PLACE_PHRASES.values():
@@ -38,15 +38,15 @@ def build_tokenizer(
     vocab_size: int = 900,
     caption_count: int = 12000,
 ) -> CLIPTokenizer:
-    """Learn the merges, save the tokenizer's files and return it.
+    """Learn the merges, save the tokenizer's files and return the tokenizer.
 
-    Both text encoders and the scoring CLIP share it. All 256 bytes stay tokens, with and
-    without the word ending, so that any prompt can be written; prompts are padded with the
-    end token in both encoders (SDXL's second tokenizer pads with "!", which tells the model
-    nothing and would cost a second copy of every caption).
+    Both text encoders and the scoring CLIP share it. All 256 bytes are tokens, with and
+    without the word ending, so that any prompt can be encoded; prompts are padded with the
+    end token in both encoders (SDXL's second tokenizer pads with "!", which carries no
+    information and would cost a second copy of every caption).
 
     Args:
-        vocab_size: Size asked of the BPE trainer; the vocabulary ends up some 200 larger.
+        vocab_size: Size passed to the BPE trainer; the vocabulary becomes some 200 larger.
 
     Raises:
         StudioError: A word of the world needs more than one token.
@@ -77,7 +77,7 @@ def build_tokenizer(
 
 
 def learn_merges(text: Iterable[str], vocab_size: int) -> list[tuple[str, str]]:
-    """Byte-pair merges, most frequent first; deterministic in the text."""
+    """Return byte-pair merges, most frequent first; the same text gives the same merges."""
     model = Tokenizer(BPE(end_of_word_suffix=WORD_END, continuing_subword_prefix=""))
     model.normalizer = normalizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
         [
@@ -106,7 +106,7 @@ def learn_merges(text: Iterable[str], vocab_size: int) -> list[tuple[str, str]]:
 
 
 def check_words(tokenizer: CLIPTokenizer, words: Iterable[str]) -> None:
-    """Raise unless every word is one token."""
+    """Check that every word is one token."""
     split = [word for word in words if len(tokenizer(word).input_ids) != 3]
     if split:
         raise StudioError(
@@ -116,7 +116,7 @@ def check_words(tokenizer: CLIPTokenizer, words: Iterable[str]) -> None:
 
 
 def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> list[list[int]]:
-    """Ids of each text, padded with the end token to (77,), as the pipeline pads."""
+    """Return the ids of each text, padded with the end token to (77,), as the pipeline pads."""
     encoded = tokenizer(
         texts, padding="max_length", max_length=CONTEXT_LENGTH, truncation=True
     ).input_ids

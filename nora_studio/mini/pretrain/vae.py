@@ -1,4 +1,4 @@
-"""Train the autoencoder, standardise its latents, measure it."""
+"""Train the autoencoder, standardise its latents, measure its PSNR."""
 
 import math
 from collections.abc import Callable
@@ -34,7 +34,7 @@ HELD_OUT_SEED = 987_654_321
 
 
 class Reconstruction(nn.Module):
-    """The VAE's loss, as one module to compile."""
+    """The VAE's loss as one module, so that it compiles."""
 
     def __init__(self, vae: AutoencoderKL) -> None:
         super().__init__()
@@ -45,14 +45,14 @@ class Reconstruction(nn.Module):
         pictures: Tensor,  # (batch, 3, CROP, CROP) in [-1, 1]
         noise: Tensor,  # (batch, LATENT_CHANNELS, CROP / 8, CROP / 8), standard normal
     ) -> tuple[Tensor, Tensor]:  # loss, mean squared error
-        """Return the loss of reconstructed pictures and its squared error."""
+        """Return the loss of reconstructed pictures, and the mean squared error."""
         into, out_of = latent_convolutions(self.vae)
         moments = into(self.vae.encoder(pictures))
         mean, log_variance = (part.float() for part in moments.chunk(2, 1))
         log_variance = log_variance.clamp(-20, 10)
         latents = mean + torch.exp(0.5 * log_variance) * noise
-        drawn = self.vae.decoder(out_of(latents)).float()
-        error = drawn - pictures
+        decoded = self.vae.decoder(out_of(latents)).float()
+        error = decoded - pictures
         edges = (error[..., 1:] - error[..., :-1]).abs().mean()
         edges = edges + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
@@ -71,7 +71,7 @@ def train_vae(
     batch: int,
     warm_up: BaseProcess | None,
 ) -> None:
-    """Train on crops of the pictures and on some noise; leaves the averaged weights in `vae`."""
+    """Train on crops of the pictures and some noise; leave the averaged weights in `vae`."""
     move(vae, device, torch.channels_last).train()
     noise_set = noise_pictures(512 if batch > 16 else 16, IMAGE_SIZE, device)
     step_module = compile_or_not(Reconstruction(vae), warm_up, progress)
@@ -110,7 +110,7 @@ def draw_crops(
     noise_set: Tensor,  # (noises, 3, size, size) uint8
     batch: int,
 ) -> Tensor:  # (batch, 3, CROP, CROP) in [-1, 1], channels last
-    """One crop for the whole batch, one picture in 16 of noise, half of the batches mirrored."""
+    """Return the same crop of a batch, one picture in 16 of noise, half of the batches mirrored."""
     noises, device = max(1, batch // 16), pixels.device
     index = torch.randint(len(pixels), (batch - noises,), device=device)
     noise_index = torch.randint(len(noise_set), (noises,), device=device)
@@ -133,7 +133,7 @@ def latent_convolutions(vae: AutoencoderKL) -> tuple[nn.Conv2d, nn.Conv2d]:
 def reconstruct(
     step_module: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], crops: Tensor
 ) -> tuple[Tensor, Tensor]:  # loss, mean squared error
-    """Take the VAE's loss on crops, with new noise, in bfloat16."""
+    """Compute the VAE's loss on crops, with new noise, in bfloat16."""
     shape = (len(crops), LATENT_CHANNELS, CROP // 8, CROP // 8)
     noise = torch.randn(shape, device=crops.device)
     with torch.autocast(crops.device.type, torch.bfloat16):
@@ -141,7 +141,7 @@ def reconstruct(
 
 
 def warm_up_vae(batch: int) -> None:
-    """Compile the VAE's step on a GPU (in a child process)."""
+    """Compile the VAE's training step on a GPU, in a child process."""
     set_precision(0)
     vae = move(build_vae(), "cuda", torch.channels_last).train()
     step_module = torch.compile(Reconstruction(vae))
@@ -154,7 +154,7 @@ def warm_up_vae(batch: int) -> None:
 
 @torch.no_grad()
 def standardise_latents(vae: AutoencoderKL, pixels: Tensor, device: str) -> None:
-    """Fold mean 0 and deviation 1 a channel into the 1x1 convolutions: scaling_factor stays 1."""
+    """Scale latents to mean 0, deviation 1 in the 1x1 convolutions, so that scaling_factor is 1."""
     means = torch.cat([encode_latents(vae, part) for part in pixels.split(64)]).float()
     mean, deviation = means.mean((0, 2, 3)), means.std((0, 2, 3))
     into, out_of = latent_convolutions(vae)
@@ -168,7 +168,7 @@ def standardise_latents(vae: AutoencoderKL, pixels: Tensor, device: str) -> None
 
 
 def posterior_mean(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
-    """Encode pictures in [-1, 1] as the posterior's mean."""
+    """Encode pictures in [-1, 1] to the posterior's mean."""
     return vae.encode(pictures, return_dict=False)[0].mean
 
 
@@ -182,7 +182,7 @@ def encode_latents(
     vae: AutoencoderKL,
     pixels: Tensor,  # (batch, 3, size, size) uint8
 ) -> Tensor:  # (batch, LATENT_CHANNELS, size / 8, size / 8): the posterior's mean
-    """Encode 8-bit pictures as the posterior's mean, in bfloat16."""
+    """Encode 8-bit pictures to the posterior's mean, in bfloat16."""
     pictures = (pixels.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
     with torch.autocast(pixels.device.type, torch.bfloat16):
         return posterior_mean(vae, pictures)
@@ -192,28 +192,28 @@ def encode_latents(
 def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:  # (batch, 3, ...) in [0, 1]
     """Decode latents to pictures in [0, 1], in bfloat16."""
     with torch.autocast(latents.device.type, torch.bfloat16):
-        drawn = decode(vae, latents)
-    return (drawn.float() / 2 + 0.5).clamp(0, 1)
+        decoded = decode(vae, latents)
+    return (decoded.float() / 2 + 0.5).clamp(0, 1)
 
 
 def measure_psnr(vae: AutoencoderKL, device: str, count: int) -> float:
-    """Mean PSNR in dB over `count` renders that no training run draws (no sampling)."""
+    """Return the mean PSNR in dB over `count` renders that are never trained on (no sampling)."""
     scenes = sample_scenes(count, HELD_OUT_SEED)
     ratios = []
     with torch.no_grad():
         for start in range(0, count, 32):
             pictures = render(scenes.select(slice(start, start + 32)), IMAGE_SIZE, device)
-            sent = (pictures * 2 - 1).to(vae.dtype)
-            drawn = decode(vae, posterior_mean(vae, sent))
-            error = (drawn.float().clamp(-1, 1) / 2 + 0.5 - pictures).square().mean((1, 2, 3))
+            inputs = (pictures * 2 - 1).to(vae.dtype)
+            decoded = decode(vae, posterior_mean(vae, inputs))
+            error = (decoded.float().clamp(-1, 1) / 2 + 0.5 - pictures).square().mean((1, 2, 3))
             ratios.append(-10 * torch.log10(error.clamp_min(1e-10)))
     return torch.cat(ratios).mean().item()
 
 
 def show_reconstructions(vae: AutoencoderKL, pixels: Tensor, path: Path) -> None:
-    """Write a row of pictures over a row of their reconstructions."""
-    again = decode_latents(vae, encode_latents(vae, pixels))
-    save_grid(torch.cat([pixels / 255, again]), len(pixels), path)
+    """Write a row of pictures above a row of their reconstructions."""
+    reconstructed = decode_latents(vae, encode_latents(vae, pixels))
+    save_grid(torch.cat([pixels / 255, reconstructed]), len(pixels), path)
 
 
 def psnr(squared: Tensor) -> float:

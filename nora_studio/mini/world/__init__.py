@@ -1,4 +1,4 @@
-"""The toy world: captioned pictures in any number, and individual subjects to personalise."""
+"""The toy world: any number of captioned pictures, and individual subjects to personalise."""
 
 from nora_studio.mini.world.captions import write_captions
 from nora_studio.mini.world.render import render

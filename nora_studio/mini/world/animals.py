@@ -127,7 +127,7 @@ def _draw_fish(pen: Pen, paint: Paint) -> Anchors:
 
 
 def _proportions(paint: Paint) -> tuple[Tensor, Tensor, Tensor]:
-    """Half width and half height of the head, half width of the body: each (count, 1, 1)."""
+    """Return half the head's width and height, and half the body's width: each (count, 1, 1)."""
     number = paint.number
     return 0.46 + 0.10 * number(0), 0.40 + 0.08 * number(1), 0.36 + 0.10 * number(2)
 

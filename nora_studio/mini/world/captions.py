@@ -1,4 +1,4 @@
-"""What people would write under the pictures."""
+"""Captions of the pictures, worded as people would write them."""
 
 from random import Random
 
@@ -34,7 +34,7 @@ def write_captions(
 ) -> list[list[str]]:
     """Write `per_scene` captions for every scene, in the order of the scenes.
 
-    A caption leaves things out as people do, and never says what cannot be seen: sketches and
+    A caption omits details as people do, and never names what cannot be seen: sketches and
     monochrome photos have no colours. `full` captions name everything.
 
     Returns:

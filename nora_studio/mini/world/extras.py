@@ -1,4 +1,4 @@
-"""Emblems painted on things, and what things wear."""
+"""Emblems painted on things, and accessories."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ _EMBLEM_GROWTH = 1.25
 
 
 def draw_emblem(name: str, pen: Pen, anchors: Anchors, accent: Tensor) -> None:
-    """Paint a sticker with a pale rim, so that it reads on any pattern."""
+    """Paint an emblem with a pale rim, so that it stands out on any pattern."""
     x, y, size = anchors.emblem
     size = _EMBLEM_GROWTH * size
     outline = {"star": star, "heart": heart, "flower": flower}[name]

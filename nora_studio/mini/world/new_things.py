@@ -1,4 +1,4 @@
-"""Things that no caption of the toy world names, in the same object space, with the same pen."""
+"""Things that no caption of the toy world names, drawn with the same pen in object space."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from nora_studio.mini.world.shapes import Point, box, circle, ellipse, polygon, 
 _WOOD = (0.58, 0.40, 0.22)
 _STEEL = (0.62, 0.64, 0.68)
 _BARE = Anchors((0.0, -0.8, 0.3), (0.0, 0.0, 0.2), (0.0, 0.3, 0.3), (0.0, 0.1, 0.2))
-"""Newcomers wear nothing."""
+"""Anchors of new things, which wear nothing."""
 
 
 def _draw_umbrella(pen: Pen, paint: Paint) -> Anchors:
@@ -237,14 +237,14 @@ def _draw_anchor(pen: Pen, paint: Paint) -> Anchors:
     for side in (-1, 1):
         a = side * radius
         fluke = [(a - 0.2, middle + 0.12), (a + 0.2, middle + 0.12), (a, middle - 0.22)]
-        pen.part(polygon(x, y, varying(fluke, pen)), paint.second)
+        pen.part(polygon(x, y, expand_points(fluke, pen)), paint.second)
     pen.part(box(x, y, 0.0, 0.1, 0.09, 0.74), paint.surface)
     pen.part(box(x, y, 0.0, -0.4, 0.4, 0.08, 0.04), paint.second)
     pen.part(circle(x, y, 0.0, -0.78, 0.15).abs() - 0.06, paint.second)
     return _BARE
 
 
-def varying(points: Sequence[Point], pen: Pen) -> list[Point]:
+def expand_points(points: Sequence[Point], pen: Pen) -> list[Point]:
     """Return points as tensors of one value per picture."""
     zero = torch.zeros_like(pen.x[:, :1, :1])
     return [(a + zero, b + zero) for a, b in points]
@@ -280,4 +280,4 @@ NEW_THINGS: dict[str, Kind] = {
     "anchor": Kind(_draw_anchor, 0.2),
     "crayon": Kind(_draw_crayon, 0.0),
 }
-"""How each is drawn, by class name."""
+"""The new things, by class name."""

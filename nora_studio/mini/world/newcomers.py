@@ -1,17 +1,17 @@
-"""What the embedded models never saw: new things, and old ones with a new part.
+"""Kinds that the embedded models never saw: new things, and known ones with a new part.
 
 They make the embedded few-shot set: no caption of the toy world names any of them.
 """
 
 from nora_studio.mini.world.animals import ANIMAL_KINDS
-from nora_studio.mini.world.new_things import NEW_THINGS, varying
+from nora_studio.mini.world.new_things import NEW_THINGS, expand_points
 from nora_studio.mini.world.objects import THINGS, Anchors, Kind, Paint
 from nora_studio.mini.world.pen import WHITE, Pen
 from nora_studio.mini.world.shapes import polygon, segment
 
 
-def _winged(kind: Kind) -> Kind:
-    """Draw a thing of the world with two feathered wings behind it."""
+def _add_wings(kind: Kind) -> Kind:
+    """Return a kind with two feathered wings behind it."""
 
     def draw(pen: Pen, paint: Paint) -> Anchors:
         x, y = pen.x, pen.y
@@ -24,8 +24,8 @@ def _winged(kind: Kind) -> Kind:
     return Kind(draw, kind.middle)
 
 
-def _horned(kind: Kind) -> Kind:
-    """Draw a thing of the world with two long horns on its head."""
+def _add_horns(kind: Kind) -> Kind:
+    """Return a kind with two long horns on its head."""
 
     def draw(pen: Pen, paint: Paint) -> Anchors:
         anchors = kind.draw(pen, paint)
@@ -34,7 +34,9 @@ def _horned(kind: Kind) -> Kind:
             inner = (hat_x + side * 0.08, hat_y + 0.06)
             outer = (hat_x + side * 0.26, hat_y + 0.08)
             tip = (hat_x + side * 0.46, hat_y - 0.46)
-            pen.part(polygon(pen.x, pen.y, varying([inner, outer, tip], pen)), (0.96, 0.90, 0.72))
+            pen.part(
+                polygon(pen.x, pen.y, expand_points([inner, outer, tip], pen)), (0.96, 0.90, 0.72)
+            )
         return anchors
 
     return Kind(draw, kind.middle)
@@ -44,7 +46,7 @@ _OLD = {name: (THINGS | ANIMAL_KINDS)[name] for name in ("cat", "robot", "mug", 
 
 NEWCOMERS: dict[str, Kind] = {
     **NEW_THINGS,
-    **{f"winged {name}": _winged(kind) for name, kind in _OLD.items()},
-    **{f"horned {name}": _horned(kind) for name, kind in _OLD.items()},
+    **{f"winged {name}": _add_wings(kind) for name, kind in _OLD.items()},
+    **{f"horned {name}": _add_horns(kind) for name, kind in _OLD.items()},
 }
-"""What the embedded few-shot set shows, by class name: new things, and old ones with a new part."""
+"""The kinds in the embedded few-shot set, by class name."""

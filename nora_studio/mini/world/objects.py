@@ -15,7 +15,7 @@ _GLASS = (0.70, 0.87, 0.96)
 
 @dataclass(frozen=True)
 class Paint:
-    """What an individual is made of."""
+    """Colours, surface and individual numbers of an object."""
 
     main: Tensor
     """(count, 3, 1, 1)."""
@@ -26,11 +26,11 @@ class Paint:
     """(count, IDENTITY_NUMBERS)."""
 
     def number(self, index: int) -> Tensor:
-        """(count, 1, 1): one of the individual's own uniforms."""
+        """Return one of the individual's uniform numbers, (count, 1, 1)."""
         return self.identity[:, index].view(-1, 1, 1)
 
     def eyes(self) -> Tensor:
-        """(count, 3, 1, 1): blue, green, amber or brown."""
+        """Return the eye colours, (count, 3, 1, 1): blue, green, amber or brown."""
         shades = [(0.25, 0.5, 0.9), (0.2, 0.65, 0.3), (0.75, 0.5, 0.1), (0.4, 0.25, 0.15)]
         index = (self.identity[:, 13] * 3.999).long()
         return self.main.new_tensor(shades)[index].view(-1, 3, 1, 1)
@@ -41,7 +41,7 @@ Anchor = tuple[Number, Number, Number]
 
 @dataclass(frozen=True)
 class Anchors:
-    """Where extras go: x, y and a size each."""
+    """Where emblems and accessories go: x, y and a size each."""
 
     hat: Anchor
     eyes: Anchor
@@ -61,11 +61,11 @@ class Anchors:
 
 @dataclass(frozen=True)
 class Kind:
-    """How a class is drawn."""
+    """A class: the function that draws it, and the height of its pattern."""
 
     draw: Callable[[Pen, Paint], Anchors]
     middle: float
-    """Height about which its pattern is centred."""
+    """Height of the pattern's centre."""
 
 
 def _corners(xs: Sequence[Number], ys: Sequence[Number]) -> list[tuple[Number, Number]]:

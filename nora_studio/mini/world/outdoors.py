@@ -1,4 +1,4 @@
-"""Places by day: painters return the canvas and the height where the floor begins."""
+"""Outdoor places by day; painters return the canvas and the height where the floor begins."""
 
 import torch
 from torch import Tensor
@@ -53,7 +53,7 @@ def paint_grass(s: Scenery) -> Painted:
 
 
 def paint_beach(s: Scenery) -> Painted:
-    """Paint sand before the sea."""
+    """Paint sand in front of the sea."""
     pen = s.pen(s.sky((0.40, 0.74, 0.96), (0.85, 0.94, 0.98), 0.9))
     sun_x, sun_y = -0.8 + 1.6 * s.number(9), -0.68 + 0.1 * s.number(10)
     pen.flat(circle(s.x, s.y, sun_x, sun_y, 0.14), (1.0, 0.93, 0.55))
@@ -70,7 +70,7 @@ def paint_beach(s: Scenery) -> Painted:
 
 
 def paint_forest(s: Scenery) -> Painted:
-    """Paint trees close together."""
+    """Paint a dense forest."""
     haze = (s.y + 1) / 1.4 * (0.6 + 0.8 * s.noise(5, 1.0))
     pen = s.pen(s.blend((0.20, 0.40, 0.22), (0.52, 0.70, 0.42), haze))
     for i in range(6):

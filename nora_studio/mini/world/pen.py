@@ -1,4 +1,4 @@
-"""A painter's algorithm on a batch of canvases, and the patterned surfaces it paints with."""
+"""A painter's algorithm on a batch of canvases, and patterned surfaces."""
 
 import math
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ INK, WHITE, PINK = (0.08, 0.08, 0.09), (0.97, 0.97, 0.97), (0.95, 0.55, 0.60)
 
 @dataclass
 class Pen:
-    """Paints distance fields over `canvas`, each stroke over the last, edges antialiased."""
+    """A pen that fills distance fields on `canvas`, each over the last, with antialiased edges."""
 
     canvas: Tensor
     """(count, 3, size, size)."""
     x: Tensor
-    """(count, size, size): where each pixel lies, in the coordinates of the thing painted."""
+    """(count, size, size): coordinates of each pixel, in the object's own space."""
     y: Tensor
     scale: Number
     """Screen units per unit of `x`, (count, 1, 1)."""
@@ -30,28 +30,28 @@ class Pen:
     """Direction towards the lamp, each (count, 1, 1)."""
 
     def color(self, rgb: Color) -> Tensor:
-        """(1, 3, 1, 1), or the tensor as given."""
+        """Return a colour as a (1, 3, 1, 1) tensor; return a tensor unchanged."""
         if isinstance(rgb, Tensor):
             return rgb
         return self.canvas.new_tensor(rgb).view(1, 3, 1, 1)
 
     def select(self, index: Tensor) -> "Pen":
-        """Return a pen on copies of the canvases at `index`; give them back with `paste`."""
+        """Return a pen on copies of the canvases at `index`; `paste` copies them back."""
         light = None if self.light is None else (self.light[0][index], self.light[1][index])
         scale = self.scale[index] if isinstance(self.scale, Tensor) else self.scale
         canvas, x, y = self.canvas[index], self.x[index], self.y[index]
         return Pen(canvas, x, y, scale, self.pixel, light)
 
     def paste(self, index: Tensor, pen: "Pen") -> None:
-        """Put back canvases that `select` copied."""
+        """Copy back canvases that `select` copied."""
         self.canvas[index] = pen.canvas
 
     def coverage(self, distance: Tensor, grow: float = 0.0) -> Tensor:
-        """(count, size, size): how much of each pixel lies inside the shape grown by `grow`."""
+        """Return the share of each pixel inside the shape grown by `grow`, (count, size, size)."""
         return (0.5 - (distance - grow) * self.scale / self.pixel).clamp(0, 1)
 
     def flat(self, distance: Tensor, color: Color, opacity: float = 1.0) -> None:
-        """Fill a shape with one even colour."""
+        """Fill a shape with one colour."""
         mask = (self.coverage(distance) * opacity)[:, None]
         self.canvas = self.canvas + (self.color(color) - self.canvas) * mask
 
@@ -94,11 +94,11 @@ def patterned_surface(
     middle: float,
     pixel: Number,  # (count, 1, 1)
 ) -> Tensor:  # (count, 3, size, size)
-    """Colour the plane: `second` where the individual's pattern is on, `main` elsewhere.
+    """Colour the plane: `second` inside the individual's pattern, `main` elsewhere.
 
     Args:
         middle: Height of the middle of the patterned part, in object units.
-        pixel: Width of a pixel in object units; edges are that soft.
+        pixel: Width of a pixel in object units, over which edges are blended.
     """
 
     def number(i: int) -> Tensor:

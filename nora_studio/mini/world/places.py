@@ -1,4 +1,4 @@
-"""Every place: those by day from `outdoors`, and here the night, the deep, and rooms."""
+"""All places: outdoor ones from `outdoors`, and here night, underwater, the moon and rooms."""
 
 from collections.abc import Callable
 
@@ -118,7 +118,7 @@ def _paint_plain(s: Scenery) -> Painted:
 
 
 def _to_border(position: Tensor) -> Tensor:
-    """Distance to the border of the unit tile that `position` is in."""
+    """Return the distance to the border of the unit tile that contains `position`."""
     inside = torch.frac(position + 50)
     return torch.minimum(inside, 1 - inside)
 

@@ -1,4 +1,4 @@
-"""From scenes to pictures, a whole batch at a time, on any device."""
+"""Render scenes to pictures, a whole batch at a time, on any device."""
 
 from collections.abc import Mapping, Sequence
 
@@ -26,32 +26,32 @@ def render(
     kinds: Mapping[str, Kind] = KINDS,
     classes: Sequence[str] = CLASSES,
 ) -> Tensor:  # (count, 3, size, size)
-    """Draw every scene in [0, 1], square, `size` pixels wide.
+    """Render every scene as a square picture in [0, 1], `size` pixels wide.
 
     Args:
-        kinds: How each class is drawn.
-        classes: What the scenes' `kind` indexes.
+        kinds: How to draw each class.
+        classes: The class names that the scenes' `kind` indexes.
 
-    On one device the same scenes give the same pixels. Scenes are drawn together, a class or a
-    place at a time, so memory grows with their number: about 6 MB each at 256 pixels.
+    On one device the same scenes give the same pixels. All scenes of a class or a place are drawn
+    together, so memory grows with their number: about 6 MB each at 256 pixels.
     """
     scenes = scenes.to(device)
     canvas, floor = _draw_places(scenes, size)
     swims = classes.index("fish") if "fish" in classes else -1
-    pens = _stand_objects(scenes, canvas, floor, swims)
-    surfaces = [_tinted(scenes, "main_color", 14), _tinted(scenes, "second_color", 17)]
-    accent = _tinted(scenes, "accent_color", 20)
-    for index, name in _groups(scenes.kind, classes):
+    pens = _place_objects(scenes, canvas, floor, swims)
+    surfaces = [_tint(scenes, "main_color", 14), _tint(scenes, "second_color", 17)]
+    accent = _tint(scenes, "accent_color", 20)
+    for index, name in _group_by_name(scenes.kind, classes):
         pen, chosen = pens.select(index), scenes.select(index)
         _draw_object(
             kinds[name], pen, chosen, surfaces[0][index], surfaces[1][index], accent[index]
         )
         pens.paste(index, pen)
-    return _develop(pens.canvas.clamp_(0, 1), scenes.style)
+    return _apply_styles(pens.canvas.clamp_(0, 1), scenes.style)
 
 
-def _groups(values: Tensor, names: Sequence[str]) -> list[tuple[Tensor, str]]:
-    """For each name that occurs, the indices of its scenes."""
+def _group_by_name(values: Tensor, names: Sequence[str]) -> list[tuple[Tensor, str]]:
+    """Return the names that occur, each with the indices of its scenes."""
     found = [((values == i).nonzero()[:, 0], name) for i, name in enumerate(names)]
     return [(index, name) for index, name in found if len(index)]
 
@@ -60,21 +60,21 @@ def _palette(scenes: Scenes, indices: Tensor) -> Tensor:
     return scenes.view.new_tensor(list(COLORS.values()))[indices]
 
 
-def _tinted(scenes: Scenes, field: str, first: int) -> Tensor:
-    """(count, 3, 1, 1): the named colour, a little off in the individual's own way."""
+def _tint(scenes: Scenes, field: str, first: int) -> Tensor:
+    """Return the named colour with the individual's small deviation, (count, 3, 1, 1)."""
     own = scenes.identity[:, first : first + 3] - 0.5
     color = _palette(scenes, getattr(scenes, field)) * (1 + 0.10 * own[:, :1]) + 0.10 * own
     return color.clamp(0.03, 1).view(-1, 3, 1, 1)
 
 
 def _draw_places(scenes: Scenes, size: int) -> tuple[Tensor, Tensor]:
-    """Empty scenery (count, 3, size, size), and where its floor begins (count, 1, 1)."""
+    """Paint scenery (count, 3, size, size); return it and where its floor begins (count, 1, 1)."""
     count, pixel = len(scenes), 2.0 / size
     canvas = scenes.view.new_empty(count, 3, size, size)
     floor = scenes.view.new_empty(count, 1, 1)
     x, y = _screen(scenes.view, size)
     background = (_palette(scenes, scenes.background) * 0.9 + 0.06).view(-1, 3, 1, 1)
-    for index, name in _groups(scenes.place, PLACES):
+    for index, name in _group_by_name(scenes.place, PLACES):
         shape = (len(index), size, size)
         scenery = Scenery(
             x.expand(shape), y.expand(shape), pixel, scenes.view[index], background[index]
@@ -84,16 +84,16 @@ def _draw_places(scenes: Scenes, size: int) -> tuple[Tensor, Tensor]:
 
 
 def _screen(like: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Pixel centres: x (1, 1, size) and y (1, size, 1), both in [-1, 1]."""
+    """Return the pixel centres: x (1, 1, size) and y (1, size, 1), both in [-1, 1]."""
     axis = (torch.arange(size, device=like.device, dtype=like.dtype) + 0.5) * (2.0 / size) - 1
     return axis.view(1, 1, size), axis.view(1, size, 1)
 
 
-def _stand_objects(scenes: Scenes, canvas: Tensor, floor: Tensor, swims: int) -> Pen:
-    """Cast the contact shadows and return a pen in every object's own coordinates.
+def _place_objects(scenes: Scenes, canvas: Tensor, floor: Tensor, swims: int) -> Pen:
+    """Paint the contact shadows and return a pen in every object's own coordinates.
 
     Args:
-        swims: The kind that needs no floor where there is water.
+        swims: Index of the kind that floats where there is water, or -1.
     """
 
     def number(i: int) -> Tensor:
@@ -122,7 +122,7 @@ def _stand_objects(scenes: Scenes, canvas: Tensor, floor: Tensor, swims: int) ->
 def _draw_object(
     kind: Kind, pen: Pen, scenes: Scenes, main: Tensor, second: Tensor, accent: Tensor
 ) -> None:
-    """Draw scenes of one kind, then what they carry."""
+    """Draw scenes of one kind, then their emblems and accessories."""
     surface = patterned_surface(
         scenes.pattern,
         main,
@@ -134,20 +134,20 @@ def _draw_object(
         pen.pixel / pen.scale,
     )
     anchors = kind.draw(pen, Paint(main, second, surface, scenes.identity))
-    for index, name in _groups(scenes.emblem, EMBLEMS):
+    for index, name in _group_by_name(scenes.emblem, EMBLEMS):
         if name != "none":
             some = pen.select(index)
             draw_emblem(name, some, anchors.select(index), accent[index])
             pen.paste(index, some)
-    for index, name in _groups(scenes.accessory, ACCESSORIES):
+    for index, name in _group_by_name(scenes.accessory, ACCESSORIES):
         if name != "none":
             some = pen.select(index)
             WORN[name](some, anchors.select(index), accent[index])
             pen.paste(index, some)
 
 
-def _develop(pictures: Tensor, style: Tensor) -> Tensor:
-    for index, name in _groups(style, STYLES):
+def _apply_styles(pictures: Tensor, style: Tensor) -> Tensor:
+    for index, name in _group_by_name(style, STYLES):
         if name == "sketch":
             pictures[index] = _sketch(pictures[index])
         elif name == "monochrome":
@@ -157,7 +157,7 @@ def _develop(pictures: Tensor, style: Tensor) -> Tensor:
 
 
 def _sketch(pictures: Tensor) -> Tensor:
-    """Pencil lines where brightness changes, on paper a little shaded."""
+    """Draw pencil lines where brightness changes, on slightly shaded paper."""
     size = pictures.shape[-1]
     gray = pictures.mean(1, keepdim=True)
     reach = max(1, size // 128)

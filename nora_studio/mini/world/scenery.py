@@ -1,4 +1,4 @@
-"""What every place is painted with: the screen, a horizon, and numbers of the picture's own."""
+"""The basis of every place: the screen, a horizon, and numbers that vary by picture."""
 
 from dataclasses import dataclass
 
@@ -25,20 +25,20 @@ class Scenery:
 
     @property
     def horizon(self) -> Tensor:
-        """(count, 1, 1): where the ground begins."""
+        """Height where the ground begins, (count, 1, 1)."""
         return 0.22 * self.number(8) - 0.05
 
     def number(self, index: int) -> Tensor:
-        """(count, 1, 1): one of the view's uniforms."""
+        """Return one of the view's uniform numbers, (count, 1, 1)."""
         return self.view[:, index].view(-1, 1, 1)
 
     def hashed(self, index: int, salt: float = 0.0) -> Tensor:
-        """(count, 1, 1): the uniform of thing number `index`, made from one of the view's."""
+        """Return a uniform number for thing `index`, hashed from the view's, (count, 1, 1)."""
         seed = self.view[:, 1] * 57.3 + index * 78.233 + salt
         return torch.remainder(torch.sin(seed) * 43758.5453, 1).view(-1, 1, 1)
 
     def noise(self, cells: int, salt: float) -> Tensor:
-        """(count, size, size): smooth noise of `cells` squared bumps, about 0 to 1."""
+        """Return smooth noise of `cells` x `cells` bumps, about 0 to 1, (count, size, size)."""
         ramp = torch.arange(cells * cells, device=self.view.device, dtype=self.view.dtype)
         seed = self.view[:, :1] * 91.7 + ramp * 12.9898 + salt
         grid = torch.remainder(torch.sin(seed) * 43758.5453, 1).view(-1, 1, cells, cells)
@@ -50,7 +50,7 @@ class Scenery:
         return rgb if isinstance(rgb, Tensor) else self.view.new_tensor(rgb).view(1, 3, 1, 1)
 
     def blend(self, first: Color, last: Color, amount: Tensor) -> Tensor:
-        """(count, 3, size, size): from `first` where amount is 0 to `last` where it is 1."""
+        """Interpolate from `first` at amount 0 to `last` at 1, (count, 3, size, size)."""
         start = self.color(first)
         return start + (self.color(last) - start) * amount.clamp(0, 1)[:, None]
 
@@ -64,5 +64,5 @@ class Scenery:
         return Pen(canvas, self.x, self.y, 1.0, self.pixel)
 
     def wave(self, height: float, rate: float, phase: int) -> Tensor:
-        """(count, size, size): a gentle ground line about the horizon."""
+        """Return a gently waving ground line around the horizon, (count, size, size)."""
         return self.horizon + height * torch.sin(self.x * rate + 6 * self.number(phase))

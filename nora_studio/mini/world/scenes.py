@@ -1,6 +1,6 @@
-"""Scenes as tensors: who is drawn (identity) and how it is seen (view).
+"""Scenes as tensors: the individual (identity), and how it is seen (view).
 
-All shape, tint and light comes from two tables of uniform numbers, so a fixed row of `identity`
+All shape, tint and light come from two tables of uniform numbers: a fixed row of `identity`
 together with the identity's indices *is* an individual, and a row of `view` is one photo of it.
 """
 
@@ -27,7 +27,7 @@ _PATTERN_WEIGHTS = [0.31, 0.15, 0.14, 0.11, 0.10, 0.10, 0.09]
 _EMBLEM_WEIGHTS = [0.72, 0.10, 0.10, 0.08]
 _ACCESSORY_WEIGHTS = [0.50, 0.12, 0.08, 0.10, 0.12, 0.08]
 _STYLE_WEIGHTS = [0.90, 0.05, 0.05]
-# Characters are striking more often than strangers: a name should be worth learning.
+# Characters are more striking than nameless individuals, so that a name is worth learning.
 _CHARACTER_PATTERN_WEIGHTS = [0.16, 0.14, 0.14, 0.14, 0.14, 0.14, 0.14]
 _CHARACTER_EMBLEM_WEIGHTS = [0.55, 0.15, 0.15, 0.15]
 
@@ -51,7 +51,7 @@ class Scenes:
     accessory: Tensor
     """Index into `ACCESSORIES`."""
     name: Tensor
-    """Index into `NAMES`; -1 for a nameless stranger."""
+    """Index into `NAMES`; -1 for a nameless individual."""
     place: Tensor
     """Index into `PLACES`."""
     background: Tensor
@@ -81,13 +81,13 @@ IDENTITY_FIELDS = (
 
 
 def sample_scenes(count: int, seed: int) -> Scenes:
-    """Draw random scenes on the CPU; the same arguments give the same scenes.
+    """Sample random scenes on the CPU; the same arguments give the same scenes.
 
     About one in eight shows a character: its `name` and class fix its identity. No scene shows
     a held-out subject's class, pattern and pair of colours together.
     """
     generator = Generator().manual_seed(seed)
-    strangers = _strangers(count, generator, _PATTERN_WEIGHTS, _EMBLEM_WEIGHTS)
+    strangers = _sample_strangers(count, generator, _PATTERN_WEIGHTS, _EMBLEM_WEIGHTS)
     is_character = torch.rand(count, generator=generator) < CHARACTER_SHARE
     name = torch.randint(len(NAMES), (count,), generator=generator)
     characters = _characters().select(name * len(CLASSES) + strangers.kind)
@@ -99,13 +99,13 @@ def sample_scenes(count: int, seed: int) -> Scenes:
 
 
 def subject_scenes(name: str, places: Sequence[str], seed: int, count: int | None = None) -> Scenes:
-    """Photos of one held-out subject, large in the picture, each from another view.
+    """Sample photos of one held-out subject, large in the picture, each from another view.
 
     Args:
         name: A key of `SUBJECTS`.
         places: Names from `PLACES`, taken in turn.
-        seed: Draws the views; the identity stays.
-        count: How many pictures; one per place when absent.
+        seed: Seed of the views; the identity stays.
+        count: Number of pictures. Default: one per place.
 
     Raises:
         StudioError: The subject or a place is unknown.
@@ -118,15 +118,15 @@ def subject_scenes(name: str, places: Sequence[str], seed: int, count: int | Non
     subject = SUBJECTS[name]
     count = len(places) if count is None else count
     generator = Generator().manual_seed(seed)
-    strangers = _strangers(count, generator, _PATTERN_WEIGHTS, _EMBLEM_WEIGHTS)
+    strangers = _sample_strangers(count, generator, _PATTERN_WEIGHTS, _EMBLEM_WEIGHTS)
     indices = {field: torch.full((count,), value) for field, value in subject.fields.items()}
     own = torch.rand(1, IDENTITY_NUMBERS, generator=Generator().manual_seed(subject.seed))
     view = strangers.view.clone()
     view[:, VIEW_SIZE] = 0.5 + 0.5 * view[:, VIEW_SIZE]
     background = strangers.background
-    for _ in range(2):  # a subject must not vanish into a wall of its own colour
+    for _ in range(2):  # the subject must differ in colour from the wall
         for color in ("main_color", "second_color"):
-            background = _apart(background, indices[color])
+            background = _avoid_color(background, indices[color])
     return replace(
         strangers,
         name=torch.full((count,), -1),
@@ -140,12 +140,12 @@ def subject_scenes(name: str, places: Sequence[str], seed: int, count: int | Non
 
 
 def is_held_out(scenes: Scenes) -> Tensor:
-    """(count,) bool: class, pattern and the pair of colours, in either order, are a subject's."""
+    """Return which scenes have a subject's class, pattern and pair of colours, in either order."""
     keys = _combination(scenes.kind, scenes.main_color, scenes.second_color, scenes.pattern)
     return torch.isin(keys, _held_out_combinations().to(keys.device))
 
 
-def _strangers(
+def _sample_strangers(
     count: int,
     generator: Generator,
     pattern_weights: Sequence[float],
@@ -179,18 +179,20 @@ def _strangers(
 
 @functools.lru_cache(maxsize=1)
 def _characters() -> Scenes:
-    """Return the fixed identities, one row per (name, class); their views are never used."""
+    """Return the characters' identities, one row per (name, class); their views are never used."""
     count = len(NAMES) * len(CLASSES)
     generator = Generator().manual_seed(_CHARACTER_SEED)
-    everyone = _strangers(count, generator, _CHARACTER_PATTERN_WEIGHTS, _CHARACTER_EMBLEM_WEIGHTS)
+    everyone = _sample_strangers(
+        count, generator, _CHARACTER_PATTERN_WEIGHTS, _CHARACTER_EMBLEM_WEIGHTS
+    )
     kind = torch.arange(len(CLASSES)).repeat(len(NAMES))
     return _without_held_out(replace(everyone, kind=kind))
 
 
 def _without_held_out(scenes: Scenes) -> Scenes:
-    """Return scenes with another second colour where a held-out subject would be shown."""
+    """Return scenes with another second colour where they would show a held-out subject."""
     while bool((held := is_held_out(scenes)).any()):
-        moved = _apart((scenes.second_color + 1) % len(COLOR_NAMES), scenes.main_color)
+        moved = _avoid_color((scenes.second_color + 1) % len(COLOR_NAMES), scenes.main_color)
         scenes = replace(scenes, second_color=torch.where(held, moved, scenes.second_color))
     return scenes
 
@@ -199,8 +201,8 @@ def _choose(mask: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
     return torch.where(mask.view(-1, *[1] * (chosen.dim() - 1)), chosen, other)
 
 
-def _apart(color: Tensor, taken: Tensor) -> Tensor:
-    """`color`, moved on by one where it equals `taken`."""
+def _avoid_color(color: Tensor, taken: Tensor) -> Tensor:
+    """Return `color`, or the next one where it equals `taken`."""
     return torch.where(color == taken, (color + 1) % len(COLOR_NAMES), color)
 
 

@@ -29,7 +29,7 @@ def ellipse(
     half_width: Number,
     half_height: Number,
 ) -> Tensor:
-    """Approximate: exact on the outline, close near it."""
+    """Return approximate distances to an ellipse: exact on the outline, close near it."""
     px, py = x - center_x, y - center_y
     k1 = torch.sqrt((px / half_width) ** 2 + (py / half_height) ** 2 + _TINY)
     k2 = torch.sqrt((px / half_width**2) ** 2 + (py / half_height**2) ** 2 + _TINY)
@@ -61,7 +61,7 @@ def segment(x: Tensor, y: Tensor, start: Point, end: Point, radius: Number) -> T
 
 
 def polygon(x: Tensor, y: Tensor, points: Sequence[Point]) -> Tensor:
-    """Any simple polygon, given by its corners."""
+    """Return distances to a simple polygon, given by its corners."""
     squared = torch.full_like(x, 1e6)
     sign = torch.ones_like(x)
     for (ax, ay), (bx, by) in zip(points, [points[-1], *points[:-1]], strict=True):
@@ -75,7 +75,7 @@ def polygon(x: Tensor, y: Tensor, points: Sequence[Point]) -> Tensor:
 
 
 def star(x: Tensor, y: Tensor, center_x: Number, center_y: Number, radius: Number) -> Tensor:
-    """Five points, one of them up."""
+    """Return distances to a five-pointed star, one point up."""
     sector = 2 * math.pi / 5
     px, py = x - center_x, y - center_y
     angle = (torch.remainder(torch.atan2(px, -py) + sector / 2, sector) - sector / 2).abs()
@@ -88,7 +88,7 @@ def star(x: Tensor, y: Tensor, center_x: Number, center_y: Number, radius: Numbe
 
 
 def heart(x: Tensor, y: Tensor, center_x: Number, center_y: Number, radius: Number) -> Tensor:
-    """Two round lobes on a point; `radius` is half its width."""
+    """Return distances to a heart; `radius` is half its width."""
     unit = 1.62 * radius
     px, py = (x - center_x).abs() / unit, 0.58 - (y - center_y) / unit
     lobe = torch.sqrt((px - 0.25) ** 2 + (py - 0.75) ** 2 + _TINY) - math.sqrt(2) / 4
@@ -99,7 +99,7 @@ def heart(x: Tensor, y: Tensor, center_x: Number, center_y: Number, radius: Numb
 
 
 def flower(x: Tensor, y: Tensor, center_x: Number, center_y: Number, radius: Number) -> Tensor:
-    """Five round petals around a middle."""
+    """Return distances to a flower with five round petals."""
     sector = 2 * math.pi / 5
     px, py = x - center_x, y - center_y
     angle = torch.remainder(torch.atan2(px, -py) + sector / 2, sector) - sector / 2

@@ -1,4 +1,4 @@
-"""Individuals that pretraining never sees: what the studio is asked to learn from five photos."""
+"""Individuals that pretraining never sees, and that the studio learns from five photos."""
 
 from dataclasses import dataclass
 
@@ -14,12 +14,12 @@ from nora_studio.mini.world.vocabulary import (
 
 @dataclass(frozen=True)
 class Subject:
-    """One held-out individual, told in the world's words."""
+    """One held-out individual, described in the world's vocabulary."""
 
     name: str
     """Key in `SUBJECTS` and name of its folder."""
     class_word: str
-    """What it is: one of `CLASSES`."""
+    """Its class, one of `CLASSES`."""
     main_color: str
     second_color: str
     accent_color: str
@@ -28,11 +28,11 @@ class Subject:
     emblem: str = "none"
     accessory: str = "none"
     seed: int = 0
-    """Draws its proportions and tints."""
+    """Seed of its proportions and tints."""
 
     @property
     def description(self) -> str:
-        """One sentence that names everything a viewer would recognise it by."""
+        """One sentence that names everything by which a viewer recognises it."""
         looks = f"{self.main_color} and {self.second_color} {self.pattern} {self.class_word}"
         extras = []
         if self.emblem != "none":
@@ -48,7 +48,7 @@ class Subject:
 
     @property
     def fields(self) -> dict[str, int]:
-        """The same identity as indices: one entry per index field of `Scenes`."""
+        """The identity as indices: one entry per index field of `Scenes`."""
         return {
             "kind": CLASSES.index(self.class_word),
             "main_color": COLOR_NAMES.index(self.main_color),

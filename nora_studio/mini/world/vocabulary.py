@@ -1,4 +1,4 @@
-"""The words of the toy world: what can be drawn, and what captions may call it."""
+"""The vocabulary of the toy world: what can be drawn, and its names in captions."""
 
 RGB = tuple[float, float, float]
 
@@ -7,7 +7,7 @@ CLASSES = [
     "car", "house", "rocket", "duck", "backpack", "fish",
 ]  # fmt: skip
 ANIMALS = ["cat", "dog", "bear", "duck", "fish"]
-SYNONYMS: dict[str, list[str]] = {  # a word repeated is a word used more often
+SYNONYMS: dict[str, list[str]] = {  # a repeated word is used more often
     "mug": ["mug", "mug", "mug", "cup"],
     "teapot": ["teapot"],
     "ball": ["ball"],

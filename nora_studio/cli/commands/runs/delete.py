@@ -12,7 +12,7 @@ from nora_studio.runs.history import empty_trash, find_run, move_to_trash
 
 @dataclass(frozen=True)
 class Options:
-    """Move runs to .trash in their folder, from which `restore` brings them back."""
+    """Move runs to .trash in their folder, from which `restore` restores them."""
 
     runs: tyro.conf.Positional[tuple[str, ...]] = ()
     """Names of runs in the folder of runs, or paths. A run that is training is refused."""
@@ -27,11 +27,11 @@ def run(options: Options) -> int:
     if not options.runs and not options.empty_trash:
         raise StudioError("expected the names of runs to delete, or --empty-trash; got neither.")
     for run in [find_run(name, options.output_dir) for name in options.runs]:
-        place = move_to_trash(run)
-        undo = f"nora-studio runs restore {place.name.rpartition('~')[0]}"
-        if place.parent.parent != listing.Options.output_dir:
-            undo += f" --output-dir {place.parent.parent}"
-        print(f"Moved {run.folder} to {place}. To undo: {undo}")
+        trashed = move_to_trash(run)
+        undo = f"nora-studio runs restore {trashed.name.rpartition('~')[0]}"
+        if trashed.parent.parent != listing.Options.output_dir:
+            undo += f" --output-dir {trashed.parent.parent}"
+        print(f"Moved {run.folder} to {trashed}. To undo: {undo}")
     if options.empty_trash:
         for path in empty_trash(options.output_dir):
             print(f"Deleted {path}")

@@ -1,4 +1,4 @@
-"""`nora-studio runs restore`: bring a run back from the trash."""
+"""`nora-studio runs restore`: restore a run from the trash."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from nora_studio.runs.history import restore_from_trash
 
 @dataclass(frozen=True)
 class Options:
-    """Bring a deleted run back from .trash."""
+    """Restore a deleted run from .trash."""
 
     run: tyro.conf.Positional[str]
     """Name of the run."""
@@ -19,6 +19,6 @@ class Options:
 
 
 def run(options: Options) -> int:
-    """Bring the run back and print its folder."""
+    """Restore the run and print its folder."""
     print(restore_from_trash(options.run, options.output_dir).folder)
     return 0

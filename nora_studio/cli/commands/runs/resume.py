@@ -1,4 +1,4 @@
-"""`nora-studio runs continue`: start the trainer again on a run."""
+"""`nora-studio runs continue`: continue a run."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -34,7 +34,7 @@ def run(options: Options) -> int:
         "last report": format_time(summary.time),
         "checkpoints": ", ".join(str(step) for step in run.checkpoints()) or "none",
         "adapter": str(run.adapter) if run.adapter.is_dir() else "not yet",
-        "samples": f"{len(list((run.folder / 'samples').glob('*.png')))} pictures",
+        "samples": f"{len(list((run.folder / 'samples').glob('*.png')))} images",
     }
     print_facts(console, facts)
     for name, points in summary.curves.items():
