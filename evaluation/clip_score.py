@@ -29,6 +29,7 @@ from nora_studio.options.precision import choose_dtype
 from nora_studio.photos.images import list_photos, open_photo
 from nora_studio.photos.prompts import read_prompts
 from nora_studio.runs.atomic import write_text
+from nora_studio.runs.scripts import GENERATING
 from nora_studio.scoring.compare import (
     ComparisonColumn,
     GenerationSettings,
@@ -120,7 +121,7 @@ def main() -> int:
     )
     for line in (*generation_warnings(pipe, columns, settings), *judge_warnings(scorer, prompts)):
         print(line, file=sys.stderr)
-    with tqdm(total=len(columns) * len(settings.pairs), desc="Generating", unit="image") as bar:
+    with tqdm(total=len(columns) * len(settings.pairs), desc=GENERATING, unit="image") as bar:
         image_files = generate_missing(
             pipe, columns, settings, options.out / "pictures", lambda *_: bar.update()
         )

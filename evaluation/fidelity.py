@@ -27,6 +27,7 @@ from nora_studio.options.precision import choose_dtype
 from nora_studio.photos.images import list_photos, open_photo
 from nora_studio.photos.prompts import in_places, read_prompts
 from nora_studio.runs.atomic import write_text
+from nora_studio.runs.scripts import GENERATING
 from nora_studio.scoring.compare import GenerationSettings, adapter_columns
 from nora_studio.scoring.dino import load_dino
 from nora_studio.scoring.fidelity import RESULT, Fidelity, as_json, with_recommendations
@@ -116,7 +117,7 @@ def main() -> int:
         print(line, file=sys.stderr)
     plan = list(plan_points(checkpoints, options.strengths))
     options.out.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=(len(plan) + 1) * len(drawing.pairs), desc="Generating", unit="image") as bar:
+    with tqdm(total=(len(plan) + 1) * len(drawing.pairs), desc=GENERATING, unit="image") as bar:
         result = Fidelity(
             planned=len(plan),
             prompts=drawing.prompts,

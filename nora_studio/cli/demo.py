@@ -16,7 +16,7 @@ from nora_studio.options.judges import require_judge
 from nora_studio.options.options_file import defaults_as_toml, parse_options, to_toml
 from nora_studio.photos.images import list_photos, open_photo
 from nora_studio.runs.runs import Run
-from nora_studio.runs.scripts import TRAIN, run_script
+from nora_studio.runs.scripts import GENERATING, TRAIN, run_script
 from nora_studio.scoring.compare import (
     GenerationSettings,
     ImageFiles,
@@ -78,7 +78,7 @@ def run(options: Options) -> int:
         size=open_adapter(runs[0].folder).card.resolution,
     )
     pipe = load_sdxl()
-    with tqdm(total=len(columns) * len(settings.pairs), desc="Generating", unit="image") as bar:
+    with tqdm(total=len(columns) * len(settings.pairs), desc=GENERATING, unit="image") as bar:
         image_files = generate_missing(
             pipe, columns, settings, options.out / "pictures", lambda *_: bar.update()
         )

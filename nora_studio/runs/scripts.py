@@ -19,6 +19,8 @@ FEWSHOT = "training/clip_fewshot.py"
 LLAMA = "training/llama_commonsense.py"
 TRAINERS = {"instance_dir": TRAIN, "shots": FEWSHOT, "cutoff": LLAMA}
 """Each trainer's script, by an option that only its runs have."""
+GENERATING = "Generating"
+"""Name of the progress bar of scripts that generate images, by which the app finds it."""
 PROGRAM = "NORA_STUDIO_PROGRAM"
 """Environment variable with the name by which a script's `--help` calls it."""
 COMMONSENSE = "evaluation/commonsense.py"

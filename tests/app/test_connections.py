@@ -115,11 +115,15 @@ def test_a_long_response_and_a_quick_body_are_not_cut_off(server):
 
 
 def test_one_address_takes_no_more_than_its_share_of_the_connections(tmp_path):
-    few = {"max_per_address": 3, "head_seconds": 3.0}
+    few = {"max_per_address": 3, "head_seconds": 60.0}  # A head that does not come closes none.
     with serving(tmp_path / "home", connections=few) as server:
         held = [connect(server) for _ in range(3)]
         with connect(server) as refused:
+            refused.settimeout(10)
             assert answer_of(refused) == b""
+        held[0].settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            held[0].recv(1)
         for one in held:
             one.close()
         time.sleep(0.1)

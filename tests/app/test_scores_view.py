@@ -82,8 +82,11 @@ def test_names_are_text_never_markup():
 
 def test_a_measurement_shows_its_progress_or_its_error(tmp_path):
     jobs, workspace = Jobs(tmp_path), Workspace.open(tmp_path, "0" * 32)
-    bar = "print('drawing:  12%|#2  | 9/76 [00:20<02:00,  2.0s/picture]', flush=True)"
-    waits = f"import time; {bar}; time.sleep(60)"
+    waits = (
+        "import time; from tqdm import tqdm; from nora_studio.runs.scripts import GENERATING; "
+        "bar = tqdm(total=76, desc=GENERATING, unit='image'); bar.update(9); bar.refresh(); "
+        "time.sleep(60)"
+    )
     fails = "import sys; sys.exit('error: the photos are gone.')"
     pages = {}
     for name, code, words in (
@@ -91,7 +94,7 @@ def test_a_measurement_shows_its_progress_or_its_error(tmp_path):
         ("fails", fails, "failed"),
         ("ends", "pass", ""),
     ):
-        command = [sys.executable, "-S", "-c", code]
+        command = [sys.executable, "-c", code]
         job = jobs.submit(workspace, "fidelity", name, command, "nora-studio fidelity <b>")
         until = time.monotonic() + 20
         while time.monotonic() < until:

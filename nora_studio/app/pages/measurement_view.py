@@ -5,9 +5,10 @@ import re
 from nora_studio.app.pages.escaping import escaped
 from nora_studio.app.server.job import Job
 from nora_studio.app.server.jobs import Jobs
+from nora_studio.runs.scripts import GENERATING
 
 NAMES = {"fidelity": "Finding the best strength", "score": "Comparing the final adapters"}
-_PROGRESS = re.compile(r"drawing: .*?(\d+)/(\d+) \[")
+_PROGRESS = re.compile(rf"{GENERATING}: .*?(\d+)/(\d+) \[")
 
 
 def measurement_view(job: Job, jobs: Jobs) -> str:

@@ -115,7 +115,7 @@ def server_config(
         "proxies": tuple(proxies),
         "open_by_address": Counter(),
         "head_seconds": head_seconds,
-        "most_of_an_address": max_per_address,
+        "max_per_address": max_per_address,
     }
     settings: dict[str, Any] = {
         "http": type("Connection", (Connection,), bounds),

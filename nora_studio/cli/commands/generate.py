@@ -61,6 +61,7 @@ def generate(options: Options, with_base: bool):
 
     from nora_studio.options.precision import choose_dtype
     from nora_studio.photos.prompts import read_prompts
+    from nora_studio.runs.scripts import GENERATING
     from nora_studio.scoring.compare import GenerationSettings, adapter_columns, generate_missing
     from nora_studio.scoring.prompt_warnings import generation_warnings
     from nora_studio.sdxl.columns import base_of, trained_size
@@ -91,7 +92,7 @@ def generate(options: Options, with_base: bool):
     for line in generation_warnings(pipe, columns, settings):
         print(line, file=sys.stderr)
     with contextlib.closing(
-        tqdm(total=len(columns) * len(settings.pairs), desc="Generating", unit="image")
+        tqdm(total=len(columns) * len(settings.pairs), desc=GENERATING, unit="image")
     ) as bar:
         image_files = generate_missing(
             pipe, columns, settings, options.out, lambda *_: bar.update()
