@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from nora_studio.sdxl.cache import LatentCache
 from nora_studio.sdxl.diffusion import with_offset
+from nora_studio.trainer.train_state import BatchSource
 
 Batch = dict[str, Tensor]
 
@@ -24,7 +26,7 @@ class Augmentation:
     """Index of the empty prompt."""
 
 
-class PhotoBatches:
+class PhotoBatches(BatchSource):
     """A source of training batches from cached latents, the same for every twin.
 
     Photos are shuffled in each epoch and collected by size, so that a batch has a single size.
@@ -99,6 +101,7 @@ class PhotoBatches:
             rows.append(views[int(crop * len(views))])
         return torch.tensor(rows)
 
+    @override
     def next(self) -> Batch:
         """Return one batch on the CPU: latents, noise, timesteps, time ids, indices of prompts.
 
@@ -128,6 +131,7 @@ class PhotoBatches:
             batch["mask"] = cache.mask[rows]
         return batch
 
+    @override
     def state(self) -> dict[str, Tensor]:
         """Return the state that determines the next batches."""
         states = {name: generator.get_state() for name, generator in self.generators.items()}
@@ -138,6 +142,7 @@ class PhotoBatches:
             "waiting": torch.tensor(waiting, dtype=torch.int64),
         }
 
+    @override
     def restore(self, state: dict[str, Tensor]) -> None:
         """Continue exactly from a state."""
         for name, generator in self.generators.items():

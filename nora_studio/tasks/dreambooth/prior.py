@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionXLPipeline
+from typing_extensions import override
 
 from nora_studio import __version__
 from nora_studio.errors import StudioError
@@ -17,12 +18,13 @@ from nora_studio.runs.run_lock import held
 from nora_studio.sdxl.generate import generate_images, save_image
 from nora_studio.sdxl.recipes import Recipe, read_recipe
 from nora_studio.tasks.dreambooth.batches import Batch, PhotoBatches
+from nora_studio.trainer.train_state import BatchSource
 
 STEPS = 25
 GUIDANCE = 5.0
 
 
-class PriorBatches:
+class PriorBatches(BatchSource):
     """A source of batches of the subject, each with the same number of class images.
 
     Class images have the size of the subject's. The loss of such a batch is the subject's mean plus
@@ -37,6 +39,7 @@ class PriorBatches:
         self.subject, self.weight = subject, weight
         self.priors = {tuple(one.caches[0].mean.shape[-2:]): one for one in priors}
 
+    @override
     def next(self) -> Batch:
         """Return one batch on the CPU: the subject's rows, then the class's."""
         own = self.subject.next()
@@ -52,6 +55,7 @@ class PriorBatches:
         importance = [torch.full((count,), share) for count, share in pairs]
         return {**batch, "importance": torch.cat(importance)}
 
+    @override
     def state(self) -> dict[str, torch.Tensor]:
         """Return the state that determines the next batches."""
         states = self.subject.state()
@@ -59,6 +63,7 @@ class PriorBatches:
             states |= {f"prior_{number}_{name}": v for name, v in prior.state().items()}
         return states
 
+    @override
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """Continue exactly from a state."""
         for number, prior in enumerate(self.priors.values()):

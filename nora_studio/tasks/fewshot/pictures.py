@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from typing_extensions import override
 
 from nora_studio.tasks.fewshot.crops import middle_box, resample, sample_boxes
 from nora_studio.tasks.fewshot.datasets import Picture
-from nora_studio.trainer.train_state import Batch
+from nora_studio.trainer.train_state import Batch, BatchSource
 
 LONGEST_SHORT_SIDE = 512
 """Larger training images are shrunk when they are read; the usual benchmarks have none."""
@@ -56,7 +57,7 @@ def _as_bytes(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-class ShotBatches:
+class ShotBatches(BatchSource):
     """A source of batches of training images, shuffled in each epoch.
 
     A batch at the end of an epoch is filled up from the next one, so that all have the same size.
@@ -73,6 +74,7 @@ class ShotBatches:
         }
         self.queue = torch.empty(0, dtype=torch.int64)
 
+    @override
     def next(self) -> Batch:
         """Return one batch: labels and places (batch,), boxes (batch, 4), flips (batch,)."""
         while len(self.queue) < self.batch_size:
@@ -92,11 +94,13 @@ class ShotBatches:
             "flips": flips,
         }
 
+    @override
     def state(self) -> dict[str, Tensor]:
         """Return the state that determines the next batches."""
         states = {name: generator.get_state() for name, generator in self.generators.items()}
         return {**states, "queue": self.queue.clone()}
 
+    @override
     def restore(self, state: dict[str, Tensor]) -> None:
         """Continue exactly from a state."""
         for name, generator in self.generators.items():
