@@ -88,10 +88,15 @@ def adapter_columns(
     methods = [METHOD_NAMES.get(method, method) for method in own]
     labels = methods if len(set(methods)) == len(methods) else [run_name(a.path) for a in adapters]
     repeated = next((label for label in labels if labels.count(label) > 1), None)
-    if repeated is not None or BASE in labels:
+    if repeated is not None:
         raise StudioError(
-            f"--adapters: expected adapters with different names; got two named "
-            f"{repeated or BASE!r}. Give each adapter once, from runs with different names."
+            f"--adapters: expected adapters with different names; got two named {repeated!r}. Give "
+            "each adapter once, and rename runs that have the same name."
+        )
+    if BASE in labels:
+        raise StudioError(
+            f"--adapters: expected other names than {BASE!r}, the name of the base's own column. "
+            f"Rename the folder {adapters[labels.index(BASE)].path}."
         )
     if weights and len(weights) != len(adapters):
         raise StudioError(

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from nora_studio.errors import StudioError, first_line
 from nora_studio.runs.weight_files import check_hub_weights, check_weights
+from nora_studio.scoring.similarity import mean_similarity
 
 MODEL_TYPES = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
 """Vision transformers of transformers whose first output token is the class token."""
@@ -98,7 +99,7 @@ def dino_score(
     """
     if not references:
         raise StudioError("DINO: expected at least one real photo of the subject; got none.")
-    return (dino.features(images) @ dino.features(references).T).mean(dim=-1)
+    return mean_similarity(dino.features(images), dino.features(references))
 
 
 def _crop_to_square(image: Image.Image) -> Image.Image:

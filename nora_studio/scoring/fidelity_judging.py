@@ -31,6 +31,7 @@ from nora_studio.scoring.compare import (
 from nora_studio.scoring.dino import Dino
 from nora_studio.scoring.fidelity import PROMPT_SCORE, FidelityPoint, Score
 from nora_studio.scoring.scores import Scorer
+from nora_studio.scoring.similarity import mean_similarity
 from nora_studio.scoring.statistics import paired_difference
 
 
@@ -121,13 +122,16 @@ class Judges:
         image is nearest to, by the judge of the subject.
         """
         features = self.scorer.image_features(images)
-        similarity = features @ self.photos.T  # (images, photos)
+        photos = self.photos
         texts = torch.stack([self.texts[prompt] for prompt in prompts])
-        scores = {PROMPT_SCORE: (features * texts).sum(-1), "CLIP-I": similarity.mean(-1)}
+        scores = {
+            PROMPT_SCORE: (features * texts).sum(-1),
+            "CLIP-I": mean_similarity(features, photos),
+        }
         if self.dino is not None and self.dino_photos is not None:
-            similarity = self.dino.features(images) @ self.dino_photos.T
-            scores["DINO"] = similarity.mean(-1)
-        return scores | {"nearest": similarity.amax(-1)}
+            features, photos = self.dino.features(images), self.dino_photos
+            scores["DINO"] = mean_similarity(features, photos)
+        return scores | {"nearest": (features @ photos.T).amax(-1)}
 
     def photo_scores(self, units: int) -> dict[str, tuple[float, ...]]:
         """Return the photos' scores: CLIP-T with every prompt, and similarity to each other."""

@@ -15,6 +15,7 @@ from nora_studio.mini.assets import EMBEDDED
 from nora_studio.photos.prompts import replace_token
 from nora_studio.scoring.clip_files import find_clip_files, load_open_clip
 from nora_studio.scoring.dino import Dino, dino_score
+from nora_studio.scoring.similarity import mean_similarity
 
 _NOT_LOADED = (
     OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, SafetensorError,
@@ -107,7 +108,7 @@ def clip_i(
     """
     if not references:
         raise StudioError("CLIP-I: expected at least one real photo of the subject; got none.")
-    return (scorer.image_features(images) @ scorer.image_features(references).T).mean(dim=-1)
+    return mean_similarity(scorer.image_features(images), scorer.image_features(references))
 
 
 def score_images(

@@ -54,7 +54,8 @@ def compare_runs(one: Path, other: Path) -> list[Agreement]:
     for run in runs:
         if not run.checkpoints():
             raise StudioError(
-                f"{run.folder} has no checkpoint to compare. Wait for its first checkpoint."
+                f"{run.folder} has no checkpoint to compare. Train again with a smaller "
+                "--checkpoint-every."
             )
         newest.append(list(run.checkpoints().values())[-1])
     return [

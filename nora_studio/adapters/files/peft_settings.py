@@ -55,18 +55,18 @@ def read_settings(folder: Path) -> dict[str, Any]:
         _check(values)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
-        remedy = (
-            "Use an adapter of one of these kinds"
-            if isinstance(error, _OtherKind)
-            else get_again(file)
-        )
+        remedy = error.remedy if isinstance(error, _UnsupportedError) else get_again(file)
         raise StudioError(f"{file} cannot be read: {reason}. {remedy.rstrip('.')}.") from error
     values.pop("runtime_config", None)  # Not part of the adapter; PEFT leaves it out, too.
     return values
 
 
-class _OtherKind(ValueError):
-    """An adapter of a kind that is not supported."""
+class _UnsupportedError(ValueError):
+    """A valid configuration of an adapter that is not supported."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.remedy = remedy
 
 
 def _check(values: dict[str, Any]) -> None:
@@ -74,9 +74,15 @@ def _check(values: dict[str, Any]) -> None:
     # Only kinds that the project writes: X-LoRA would load adapters from any path, even pickles.
     kinds = {method.tuner.kind for method in METHODS.values()}
     if kind not in kinds:
-        raise _OtherKind(f"expected one of {', '.join(sorted(kinds))} as peft_type; got {kind!r}")
+        raise _UnsupportedError(
+            f"expected one of {', '.join(sorted(kinds))} as peft_type; got {kind!r}",
+            "Use an adapter of one of these kinds",
+        )
     if values.get("megatron_config") is not None:  # PEFT would import a module of any name for it.
-        raise ValueError("expected no megatron_config")
+        raise _UnsupportedError(
+            "it sets megatron_config, which is not supported",
+            "Use an adapter that was trained without Megatron",
+        )
     least = 0 if kind == "OFT" else 1  # OFT may have a block size instead of a rank.
     ranks = {name: values[name] for name in _RANKS if values.get(name) is not None}
     if kind != "ADALORA":  # AdaLoRA stores there what it has pruned.

@@ -124,8 +124,8 @@ def write_seed(
 def _check_nora(part: str, name: str, layer: object) -> NoraLinear:
     if not isinstance(layer, NoraLinear):
         raise StudioError(
-            f"only a NoRA has a seed file; {part}.{name} carries a "
-            f"{type(layer).__module__.split('.')[-2]} adapter. Export to diffusers or kohya."
+            f"only a NoRA can be written as a seed file; {part}.{name} has an adapter of another "
+            "method. Export it with --to diffusers or --to kohya."
         )
     return layer
 

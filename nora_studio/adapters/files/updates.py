@@ -171,8 +171,8 @@ def _read_update(name: str, layer: BaseTunerLayer, rank: int | None) -> Update:
         return Update(up * layer.scaling[ADAPTER_NAME], down)
     if rank is None:
         raise StudioError(
-            f"{name}: a {type(layer).__module__.split('.')[-2]} adapter is not a LoRA and can only "
-            "be approximated by one. Give the LoRA's rank, for example --rank 32."
+            f"{name}: this adapter's update is not a product of low-rank factors, so a LoRA can "
+            "only approximate it. Give the LoRA's rank, for example --rank 32."
         )
     up, singular, down = torch.linalg.svd(dense_change(name, layer), full_matrices=False)
     root = singular[:rank].sqrt()

@@ -21,6 +21,6 @@ def check_base_bits(methods: Collection[str], bits: int) -> None:
         foreign = next(method for method in methods if bits not in METHODS[method].bits)
         others = sorted(name for name, method in METHODS.items() if bits in method.bits)
         raise StudioError(
-            f"--base-bits {bits}: {foreign} needs the base's weights unquantised. Leave the option "
-            f"out, or use one of {', '.join(others)}."
+            f"--base-bits {bits}: expected a method that works on a base of {bits} bits "
+            f"({', '.join(others)}); got {foreign}. Leave the option out, or choose another method."
         )

@@ -221,7 +221,10 @@ def _check(request: ScoreRequest) -> None:
             )
         # The command would read it as an option or as a file of prompts.
         if prompt.startswith("-") or names_prompt_file(prompt):
-            raise StudioError(f"expected a prompt in words; got {prompt[:60]!r}.")
+            raise StudioError(
+                "expected a prompt that does not begin with - and does not end with .txt or .json; "
+                f"got {prompt[:60]!r}. Reword it."
+            )
         check_text(prompt, "a prompt")
     if len(set(request.prompts)) < len(request.prompts):
         raise StudioError("a prompt is given twice. Give each once.")

@@ -12,6 +12,7 @@ from torch import Tensor
 from nora_studio.photos.images import open_photo
 from nora_studio.photos.prompts import replace_token
 from nora_studio.scoring.scores import Scorer, load_scorer
+from nora_studio.scoring.similarity import mean_similarity
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class PreviewJudge:
         with _on_device(self.scorer, self.device) as clip:
             features = clip.image_features(pictures)
         return {
-            "sample_clip_i": round((features @ self.photos.T).mean().item(), 6),
+            "sample_clip_i": round(mean_similarity(features, self.photos).mean().item(), 6),
             "sample_clip_t": round((features * self.texts).sum(dim=-1).mean().item(), 6),
         }
 

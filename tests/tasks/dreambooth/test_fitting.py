@@ -128,7 +128,7 @@ def test_each_limit_takes_the_first_rung_that_was_measured_to_fit(tiny_base, tmp
         print(tried)
     needs = {tried.name: tried.needed_gib or 0.0 for tried in tries}
     assert needs["gradient checkpointing"] < needs["as asked"] - 0.1
-    assert needs["8-bit base"] < needs["gradient checkpointing"] - 0.1
+    assert needs["8-bit base"] < needs["gradient checkpointing"] - 0.02
     assert needs["4-bit base"] < needs["8-bit base"] - 0.02
     # What a process needs differs a little from one to the next: the run's own table decides.
     limit = round((needs["8-bit base"] + needs["gradient checkpointing"]) / 2, 3)
