@@ -10,6 +10,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,6 +179,7 @@ def command(monkeypatch, capfd):
 
     def type_in(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["nora-studio", *map(str, words)])
+        status: Any
         try:
             status = cli.main()
         except SystemExit as end:

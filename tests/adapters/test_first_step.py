@@ -7,6 +7,7 @@ import re
 import pytest
 import reference
 import torch
+from support.any_module import AnyModule
 from support.fewshot import coloured_folder, flags_for
 from support.fewshot import train as train_fewshot
 from support.language import some_rows, tiny_llama
@@ -31,10 +32,10 @@ TOLERANCE = 0.03
 """Of the norms, which a few power iterations find."""
 
 
-def layer(method: str, weight: Tensor | None = None, spec: AdapterSpec | None = None) -> nn.Module:
+def layer(method: str, weight: Tensor | None = None, spec: AdapterSpec | None = None) -> AnyModule:
     torch.manual_seed(0)
     rows, columns = (48, 32) if weight is None else weight.shape
-    model = nn.Sequential(nn.Linear(columns, rows)).requires_grad_(False)
+    model: AnyModule = nn.Sequential(nn.Linear(columns, rows)).requires_grad_(False)
     if weight is not None:
         model[0].weight.data.copy_(weight)
     torch.manual_seed(0)
@@ -55,7 +56,7 @@ def measured(model: nn.Module, method: str, rate: float) -> float:
     return first_steps({"one": model}, optimizer)["one"].largest
 
 
-def effective(model: nn.Module) -> Tensor:
+def effective(model: AnyModule) -> Tensor:
     """The weight that a layer multiplies by, read off its answers."""
     with torch.no_grad():
         columns = model[0].get_base_layer().in_features
@@ -91,7 +92,7 @@ def test_the_measurement_equals_adamws_first_step(method):
 def test_a_half_precision_base_gives_the_same_measurement_as_float32(method):
     weight = falling(32, 0.5).bfloat16()
     whole = measured(layer(method, weight.float()), method, 1e-4)
-    model = nn.Sequential(nn.Linear(32, 32)).requires_grad_(False).bfloat16()
+    model: AnyModule = nn.Sequential(nn.Linear(32, 32)).requires_grad_(False).bfloat16()
     model[0].weight.data.copy_(weight)
     torch.manual_seed(0)
     attach(model, ["0"], spec_of(method))

@@ -1,5 +1,7 @@
 """Names of layers equal SDXL's own numbering, computed here from its description."""
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -30,15 +32,18 @@ FEEDFORWARD = ["ff_net_0_proj", "ff_net_2"]
 
 def sdxl_unet() -> nn.Module:
     """The full UNet, shapes only."""
+    of_levels: dict[str, Any] = {  # Typed as if there were one level.
+        "attention_head_dim": (5, 10, 20),
+        "transformer_layers_per_block": (1, 2, 10),
+    }
     with torch.device("meta"):
         return UNet2DConditionModel(
             sample_size=128,
             block_out_channels=(320, 640, 1280),
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            attention_head_dim=(5, 10, 20),
             cross_attention_dim=2048,
-            transformer_layers_per_block=(1, 2, 10),
+            **of_levels,
             use_linear_projection=True,
             addition_embed_type="text_time",
             addition_time_embed_dim=256,

@@ -221,7 +221,7 @@ def test_alpha_in_diffusers_metadata_is_used(tiny_pipe, tmp_path, use_rslora, di
     torch.manual_seed(0)
     factors = torch.randn(64, 2), torch.randn(2, 64)
     theirs = load_sdxl(str(tiny_pipe.name_or_path))
-    layers = {
+    layers: dict[str, torch.nn.Module | torch.Tensor] = {
         f"{place}.{layer}.lora_{side}.weight": tensor.clone()
         for layer in ("to_q", "to_v")
         for side, tensor in zip("BA", factors, strict=True)

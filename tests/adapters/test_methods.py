@@ -6,6 +6,7 @@ import torch
 from peft import PeftType
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
+from support.any_module import AnyModule
 from support.families import FAMILIES, make, train
 from support.specs import NEAR_ZERO, SPECS, spec_of
 from support.tolerances import TOLERANCE
@@ -108,10 +109,10 @@ def test_training_lowers_the_loss(family, method):
 
 @pytest.mark.parametrize("alpha", [None, 2.0])
 def test_lora_equals_its_formula_and_none_means_a_scale_of_one(alpha):
-    model = nn.Sequential(nn.Linear(24, 40))
+    model: AnyModule = nn.Sequential(nn.Linear(24, 40))
     attach(model, ["0"], AdapterSpec("lora", 4, alpha))
     layer = model[0]
-    assert isinstance(layer, LoraLayer)
+    assert isinstance(model[0], LoraLayer)
     layer.lora_B["default"].weight.data.normal_(std=0.3)
     x = torch.randn(6, 24, generator=torch.Generator().manual_seed(1))
     up, down = layer.lora_B["default"].weight, layer.lora_A["default"].weight
@@ -121,10 +122,10 @@ def test_lora_equals_its_formula_and_none_means_a_scale_of_one(alpha):
 
 
 def test_nora_settings_reach_the_layer():
-    model = nn.Sequential(nn.Linear(96, 80))
+    model: AnyModule = nn.Sequential(nn.Linear(96, 80))
     attach(model, ["0"], AdapterSpec("nora", 4, 8.0, 0.25, None, "paper", "randomized"))
     layer, config = model[0], model.peft_config["default"]
-    assert isinstance(layer, NoraLinear)
+    assert isinstance(model[0], NoraLinear)
     assert layer.outer_rank == {"default": 64} and layer.scaling == {"default": 2.0}
     assert layer.nora_dropout["default"].p == 0.25
     assert (

@@ -104,6 +104,7 @@ def test_lion_steps_by_the_sign_with_decoupled_decay():
     for start, old, new, grad, rate in zip(
         starts, before, weights(parts), grads, rates, strict=True
     ):
+        assert grad is not None
         expected = old - 0.5 * rate * (old - start) - rate * grad.sign()
         torch.testing.assert_close(new, expected)
 
@@ -135,10 +136,10 @@ def test_prodigy_trains_each_group_as_with_weights_divided_by_its_share():
     for _ in range(200):
         first.zero_grad()
         second.zero_grad()
-        sum((p - g).square().sum() for p, g in zip(ours, goal, strict=True)).backward()
-        sum(
-            (s * q - g).square().sum() for q, s, g in zip(theirs, shares, goal, strict=True)
-        ).backward()
+        losses = [(p - g).square().sum() for p, g in zip(ours, goal, strict=True)]
+        torch.stack(losses).sum().backward()
+        losses = [(s * q - g).square().sum() for q, s, g in zip(theirs, shares, goal, strict=True)]
+        torch.stack(losses).sum().backward()
         first.step()
         second.step()
     for p, q, share in zip(ours, theirs, shares, strict=True):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from support.hub import hub_of
+from support.own_clip import open_clips_own
 from support.pickles import assert_refused, hub_copy, plain_pickle, trap_file
 from support.tiny import assert_same_tensors, tiny_clip
 
@@ -137,9 +138,7 @@ def test_published_weights_are_safetensors_or_refused(clip, hub_cache, sprung, a
 
 def test_published_weights_give_the_same_model_as_open_clip(clip, hub_cache, architecture):
     shutil.copy(clip / WEIGHTS, hub_copy(hub_cache))
-    own, _, preprocess = open_clip.create_model_and_transforms(
-        architecture, pretrained="hub", force_quick_gelu=True
-    )
+    own, preprocess = open_clips_own(architecture, pretrained="hub", force_quick_gelu=True)
     ours = load_scorer(f"{architecture}:hub")
     picture = Image.radial_gradient("L").convert("RGB")
     assert torch.equal(ours.preprocess(picture), preprocess(picture))

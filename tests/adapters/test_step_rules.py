@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.any_module import AnyModule
 from support.llama_adapters import FAMILY, adapted
 from support.specs import SPECS, spec_of
 from support.tolerances import FLOAT32, FLOAT32_FACTORS
@@ -71,7 +72,7 @@ def test_adaloras_scale_is_alpha_over_its_final_rank(alpha, scale):
     down, up = (trained[f"lora_{side}"].double() for side in "AB")
     x = torch.randn(5, 12)
     added = scale * (x.double() @ (trained["lora_E"].double() * down).T) @ up.T
-    layer = model.eval()[0]
+    layer: AnyModule = model.eval()[0]
     torch.testing.assert_close(layer(x) - layer.base_layer(x), added.float(), **FLOAT32_FACTORS)
 
 
@@ -88,6 +89,7 @@ def test_adaloras_penalty_is_the_mean_distance_from_orthogonality():
     weight = model.peft_config["default"].orth_reg_weight
     expected = weight * torch.stack(distances).mean()
     penalty = METHODS["adalora"].steps({"unet": model}, 0).penalty()
+    assert penalty is not None
     torch.testing.assert_close(penalty.double(), expected, **FLOAT32)
 
 
@@ -95,11 +97,17 @@ def test_adaloras_penalty_pulls_the_factors_towards_orthogonality():
     model = adapted("adalora")
     rules = METHODS["adalora"].steps({"unet": model}, 0)
     optimizer = torch.optim.Adam(adapter_parameters(model).values(), lr=1e-2)
-    before = rules.penalty().detach()
+
+    def penalty() -> torch.Tensor:
+        found = rules.penalty()
+        assert found is not None
+        return found
+
+    before = penalty().detach()
     for _ in range(30):
         optimizer.zero_grad()
-        rules.penalty().backward()
+        penalty().backward()
         optimizer.step()
-    assert rules.penalty() < 0.6 * before
+    assert penalty() < 0.6 * before
     for other in SPECS.keys() - {"adalora"}:
         assert METHODS[other].steps({"unet": model}, 0).penalty() is None, other

@@ -4,9 +4,10 @@ import pytest
 import reference
 import torch
 from peft import LoraConfig, get_peft_model
+from support.any_module import AnyModule
 from support.families import FAMILIES, make, train
 from support.specs import spec_of
-from support.tolerances import FLOAT32_FACTORS, FLOAT32_PRODUCTS, TOLERANCE
+from support.tolerances import FLOAT32_FACTORS, FLOAT32_PRODUCTS, TOLERANCE, Tolerance
 from torch import Tensor, nn
 
 from nora_studio.adapters.methods.attachment import adapter_parameters, attach, count_parameters
@@ -17,7 +18,7 @@ OURS = ("lora-xs", "dylora", "tied-lora", "pissa", "olora")
 WIDTHS = (40, 24)
 
 
-def block(layers: int = 1) -> nn.Sequential:
+def block(layers: int = 1) -> AnyModule:
     """Square and oblong layers with the same seeded weights each time."""
     generator = torch.Generator().manual_seed(2)
     model = nn.Sequential(*(nn.Linear(*WIDTHS) for _ in range(layers)))
@@ -27,7 +28,7 @@ def block(layers: int = 1) -> nn.Sequential:
     return model
 
 
-def moved(method: str, layers: int = 1, **settings) -> nn.Sequential:
+def moved(method: str, layers: int = 1, **settings) -> AnyModule:
     """An adapter of rank 4, every trained number far from its start."""
     model = block(layers)
     attach(model, [str(i) for i in range(layers)], spec_of(method, **settings))
@@ -41,7 +42,7 @@ def inputs(seed: int = 1) -> Tensor:
     return torch.randn(6, WIDTHS[0], generator=torch.Generator().manual_seed(seed))
 
 
-def formula(method: str, model: nn.Module, scale: float) -> Tensor:
+def formula(method: str, model: AnyModule, scale: float) -> Tensor:
     """The update of layer 0 as the paper writes it, in float64."""
     layer = model[0]
     weight = layer.base_layer.weight
@@ -78,7 +79,7 @@ def test_the_update_equals_the_papers_formula(method, alpha):
     layer = model[0]
     x = inputs()
     expected = reference.linear(x, layer.base_layer.weight, layer.base_layer.bias, delta)
-    close = {"rtol": 1e-4, "atol": 1e-5}  # float32 factors of a float32 SVD
+    close: Tolerance = {"rtol": 1e-4, "atol": 1e-5}  # float32 factors of a float32 SVD
     torch.testing.assert_close(model.eval()(x).double(), expected, **close)
     torch.testing.assert_close(layer.get_delta_weight("default").double(), delta, **close)
     up, down = layer.lora_factors("default")

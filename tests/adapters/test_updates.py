@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.any_module import AnyModule
 from support.families import FAMILIES, make
 from support.specs import spec_of
 from support.tolerances import FLOAT32_FACTORS
@@ -35,7 +36,8 @@ def test_a_change_has_its_methods_scale_in_its_factors(method, alpha):
     """What a layer adds to the output is its change times the input, whatever alpha is."""
     model = moved(make(FAMILIES["unet"]), ["attn1.to_q"], method, alpha=alpha)
     updates = read_updates({"unet": model})["unet"]
-    for name, layer in tuner_layers(model).items():
+    layers: dict[str, AnyModule] = {**tuner_layers(model)}
+    for name, layer in layers.items():
         x = torch.randn(3, layer.get_base_layer().in_features)
         wanted = layer(x) - layer.get_base_layer()(x)
         found = x.double() @ updates[name].dense().T
@@ -85,7 +87,8 @@ def test_a_change_that_is_no_lora_is_measured_off_the_weights(tiny_pipe, method)
     with pytest.raises(StudioError, match="--rank"):
         read_updates({"unet": unet})
     full = read_updates({"unet": unet}, rank=64)["unet"]
-    for name, layer in tuner_layers(unet).items():
+    layers: dict[str, AnyModule] = {**tuner_layers(unet)}
+    for name, layer in layers.items():
         x = torch.randn(3, layer.get_base_layer().in_features)
         wanted = layer(x).double() - layer.get_base_layer()(x).double()
         found = x.double() @ dense_change(name, layer).T

@@ -172,7 +172,11 @@ words = st.text(max_size=30) | st.sampled_from(["--out=/x", "$(id)", ";rm", "a b
 
 
 @given(path=words, to=words, name=words, repository=words, model=words)
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]: its members
+)
 def test_no_value_from_a_page_becomes_a_flag(commands, path, to, name, repository, model):
     for order in (
         lambda: commands.export(path, to, name=name),

@@ -123,7 +123,11 @@ def test_size_and_quota_of_adapter_files_are_limited(workspace, lora, tmp_path):
 
 
 @given(content=st.binary(max_size=200) | st.text(max_size=100).map(lambda text: header(text)))
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=80,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]: its members
+)
 def test_random_content_is_never_accepted_as_an_adapter(workspace, tmp_path, content):
     file = tmp_path / "upload"
     file.write_bytes(content)

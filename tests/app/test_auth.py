@@ -6,6 +6,7 @@ import re
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import pytest
@@ -245,7 +246,7 @@ def test_routes_that_nothing_here_uses_are_closed(server, path):
 def test_a_web_socket_is_closed(tmp_path):
     from nora_studio.app.server.guard import Guard
 
-    async def never(*_) -> None:
+    async def never(*_) -> NoReturn:
         raise AssertionError("the app was reached")
 
     sent: list = []

@@ -69,8 +69,8 @@ def test_each_row_is_judged_once_with_decoys_and_random_sides(workspace, sheet):
     main = [trial for trial in test.trials if trial.pair == {"NoRA", "LoRA"}]
     decoys = [trial for trial in test.trials if "base" in trial.pair]
     assert sorted(trial.prompt for trial in main) == sorted(PROMPTS)
-    assert [trial.pair for trial in decoys].count({"base", "NoRA"}) == 1
-    assert [trial.pair for trial in decoys].count({"base", "LoRA"}) == 1
+    assert [trial.pair for trial in decoys].count(frozenset({"base", "NoRA"})) == 1
+    assert [trial.pair for trial in decoys].count(frozenset({"base", "LoRA"})) == 1
     assert {trial.left for trial in main} == {"NoRA", "LoRA"}
     sides = {
         tuple((t.left, t.right) for t in create_test(workspace, sheet, "NoRA", "LoRA").trials)

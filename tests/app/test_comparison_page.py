@@ -147,9 +147,8 @@ def test_scores_are_under_their_images_and_differences_in_words(workspace, field
     done = replace(sheet, state="finished", files=files, scores=scores, differences=(finding,))
     page = image_job_view(done, workspace)
     figures = re.findall(r"<figure.*?</figure>", page, re.DOTALL)
-    assert [re.search(r"prompt (0\.\d\d)", figure)[1] for figure in figures] == [
-        "0.25", "0.50", "0.75",
-    ]  # fmt: skip
+    told = [re.search(r"prompt (0\.\d\d)", figure) for figure in figures]
+    assert [found and found[1] for found in told] == ["0.25", "0.50", "0.75"]
     assert "−0.020 to +0.200" in page and "no difference shown" in page
     several = replace(done, request=replace(done.request, seeds=(0, 1)))
     covered = "over 2 seeds of one prompt. They cover prompts and seeds of one subject"

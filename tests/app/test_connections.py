@@ -197,4 +197,5 @@ def test_the_started_server_has_the_limits(monkeypatch):
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
     config = server_config(lambda: None, host="127.0.0.1", port=1)
     assert not config.proxy_headers and config.limit_concurrency and config.timeout_keep_alive <= 20
-    assert issubclass(config.http, Connection) and config.h11_max_incomplete_event_size
+    assert isinstance(config.http, type) and issubclass(config.http, Connection)
+    assert config.h11_max_incomplete_event_size

@@ -185,6 +185,7 @@ def test_on_a_gpu_a_job_waits_for_the_training_and_frees_its_memory(home, visito
         training[0] = False
         assert ended(image_queue, visitor, name).state == "finished"
         pid = image_queue.process_id
+        assert pid is not None
         training[0] = True
         until(lambda: image_queue.process_id is None and process_start_time(pid) is None)
     finally:

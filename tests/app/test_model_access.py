@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import gradio as gr
 import pytest
@@ -172,18 +173,20 @@ def test_an_owner_alone_may_load_anything_outside_the_studios_folder(tmp_path):
 
 @pytest.mark.parametrize("more", [{"auth": True}, {"names": ("studio.example",)}])
 def test_only_an_owner_alone_has_the_owners_rights(tmp_path, more):
+    given: dict[str, Any] = more
     if "auth" in more:
-        more = {"auth": write_accounts(tmp_path / "accounts.txt", {"ada": PASSWORD})}
-    for options, is_owner in ((UiOptions(**more), False), (UiOptions(), True)):
+        given = {"auth": write_accounts(tmp_path / "accounts.txt", {"ada": PASSWORD})}
+    for options, is_owner in ((UiOptions(**given), False), (UiOptions(), True)):
         studio = open_studio(tmp_path / "home", options)
         assert studio.is_private is is_owner is studio.is_model_allowed(EVIL)
         assert studio.auth.quota == (500 if is_owner else 5) * 1024**3
     assert open_studio(tmp_path / "home", UiOptions(quota=2)).auth.quota == 2 * 1024**3
-    for wrong, words in (
+    refused: tuple[tuple[dict[str, Any], str], ...] = (
         ({"quota": 0}, "--quota"),
         ({"quota": float("nan")}, "--quota"),
         ({"proxy": ("127.0.0.1",)}, "needs accounts"),
         ({"proxy": ("nginx",)}, "expected an address"),
-    ):
+    )
+    for wrong, words in refused:
         with pytest.raises(StudioError, match=words):
             open_studio(tmp_path / "home", UiOptions(**wrong))

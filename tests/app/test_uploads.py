@@ -59,7 +59,7 @@ def make(tmp_path):
     return write
 
 
-def picture(width=64, height=48, colour="red") -> Image.Image:
+def picture(width=64, height=48, colour: str | tuple[int, int, int] = "red") -> Image.Image:
     return Image.new("RGB", (width, height), colour)
 
 

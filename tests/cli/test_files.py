@@ -158,7 +158,8 @@ def test_inspect_prints_method_ranks_and_energy(command, adapters, tiny_base, tm
     shares = [float(w[:-1]) for line in out.splitlines() for w in line.split() if w.endswith("%")]
     assert sum(shares) == pytest.approx(100, abs=0.5)
     with Image.open(plot) as image:
-        assert len(image.convert("RGB").getcolors(1 << 16)) > 3
+        colours = image.convert("RGB").getcolors(1 << 16)
+        assert colours is not None and len(colours) > 3
 
 
 def test_inspect_reads_a_run_folder_on_its_base(command, twins):

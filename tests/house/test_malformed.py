@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.malformed import Case
@@ -39,6 +40,7 @@ def run(case: Case, capfd: pytest.CaptureFixture[str], monkeypatch) -> Outcome:
         return run_trainer(*case.words, script=SCRIPT.with_name(name))
     monkeypatch.setattr(sys, "argv", ["nora-studio", case.command, *case.words])
     capfd.readouterr()
+    status: Any
     try:
         status = cli.main()
     except SystemExit as end:

@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from typing import Any
 
 import pytest
 from safetensors import safe_open
@@ -110,7 +111,7 @@ def test_the_python_of_the_readme_saves_an_adapter_and_loads_it_again(tmp_path, 
     monkeypatch.chdir(tmp_path)
     (code,) = blocks("python")
     base, model = (AutoModelForCausalLM.from_pretrained(embedded("mini-llama")) for _ in range(2))
-    names = {"base": base, "model": model}
+    names: dict[str, Any] = {"base": base, "model": model}
     exec(compile(code, "README.md", "exec"), names)
     assert (tmp_path / "my-nora" / "adapter_model.safetensors").is_file()
     (config,) = names["model"].peft_config.values()

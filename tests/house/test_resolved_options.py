@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import typing
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def kinds(kind: type) -> set[type]:
     return found
 
 
-SETTINGS = set().union(*map(kinds, RESOLVED))
+SETTINGS: set[type] = set().union(*map(kinds, RESOLVED))
 FIELDS = {
     field.name
     for kind in SETTINGS
@@ -63,7 +64,7 @@ FIELDS = {
 }
 
 
-@pytest.mark.parametrize("kind", sorted(SETTINGS, key=lambda kind: kind.__qualname__))
+@pytest.mark.parametrize("kind", sorted(SETTINGS, key=attrgetter("__qualname__")))
 def test_settings_are_frozen_and_leave_nothing_open(kind):
     assert kind.__dataclass_params__.frozen
     hints = typing.get_type_hints(kind)

@@ -7,6 +7,7 @@ import pytest
 import reference
 import torch
 from peft import get_peft_model
+from support.any_module import AnyModule
 from support.families import FAMILIES, make
 from support.loop import task_of, train_state_of
 from support.tolerances import FLOAT32_FACTORS, FLOAT64_SUMS, TOLERANCE
@@ -48,7 +49,7 @@ def spy_on(model: nn.Module, names: list[str]) -> dict[str, Spied]:
     return spies
 
 
-def assert_follows(layer: NoraLinear, activity: torch.Tensor) -> None:
+def assert_follows(layer: AnyModule, activity: torch.Tensor) -> None:
     """The layer's outer pair is the SVD of W diag(s), s undone on the input side (float64)."""
     weight = layer.base_layer.weight.detach().double()
     activity = activity.clamp(min=float(activity.max()) * 1e-3)

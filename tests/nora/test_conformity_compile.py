@@ -3,8 +3,9 @@
 import pytest
 import torch
 from peft import get_peft_model
+from support.any_module import AnyModule
 from support.families import FAMILIES, make
-from support.tolerances import FLOAT32, FLOAT32_FACTORS
+from support.tolerances import FLOAT32, FLOAT32_FACTORS, Tolerance
 from torch import nn
 
 from nora_studio.adapters.files.hotswap import hotswap_adapter
@@ -24,7 +25,7 @@ def adapted(family: str, dtype: torch.dtype = torch.float32, alpha: float | None
 
 def block_of(family: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, tuple, dict]:
     """One adapted transformer block and what it is called with."""
-    model = adapted(family, dtype).base_model.model
+    model: AnyModule = adapted(family, dtype).base_model.model
     generator = torch.Generator().manual_seed(1)
     if family == "unet":
         block = model.mid_block.attentions[0].transformer_blocks[0]
@@ -64,7 +65,9 @@ def test_a_block_compiles_in_one_piece(family, dtype):
     block.zero_grad()
     compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
     output = first(compiled(*inputs, **named))
-    room = {"rtol": 2e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-6}
+    room: Tolerance = {"rtol": 1e-5, "atol": 1e-6}
+    if dtype == torch.bfloat16:
+        room = {"rtol": 2e-2, "atol": 2e-2}
     torch.testing.assert_close(output, expected, **room)
     output.float().square().mean().backward()
     assert len(gradients) == 2 * len(layers)
@@ -86,7 +89,7 @@ def test_training_steps_and_a_hotswap_do_not_recompile(tmp_path):
         graphs.append(graph)
         return graph.forward
 
-    compiled = torch.compile(model, backend=count, fullgraph=True)
+    compiled: AnyModule = torch.compile(model, backend=count, fullgraph=True)
     with torch.no_grad():
         before = compiled(torch.tensor([[1, 5, 9]])).logits
         seen = len(graphs)

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from support.any_module import AnyModule
 from support.families import FAMILIES, make
-from support.tolerances import FLOAT32_FACTORS, TOLERANCE
+from support.tolerances import FLOAT32_FACTORS, TOLERANCE, Tolerance
 from torch import nn
 
 from nora_studio.nora import NoraConfig, NoraLinear
@@ -25,7 +26,7 @@ def move(model: nn.Module, adapter_name: str, seed: int = 7) -> None:
             parameter.data += (0.2 * noise).to(parameter)
 
 
-def unet_with(*names: str, dtype: torch.dtype = torch.float32, **settings) -> nn.Module:
+def unet_with(*names: str, dtype: torch.dtype = torch.float32, **settings) -> AnyModule:
     unet = make(UNET, dtype=dtype)
     for seed, name in enumerate(names):
         unet.add_adapter(config(**settings), adapter_name=name)
@@ -54,7 +55,7 @@ def dense_unet(unet: nn.Module, factors: dict[str, float], scale_of=lambda name:
     return bare
 
 
-CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+CLOSE: Tolerance = {"rtol": 1e-4, "atol": 1e-4}
 
 
 def test_weights_of_several_adapters_scale_each_of_them():

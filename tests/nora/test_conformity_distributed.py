@@ -102,8 +102,10 @@ def train_wrapped(kind: str, rank: int, folder: Path) -> None:
         with FullyShardedDataParallel.summon_full_params(model):
             state = {name: tensor.clone() for name, tensor in trained_state(model).items()}
     else:
+        from torch.distributed.tensor import DTensor
+
         state = trained_state(model)
-        state = {n: t.full_tensor() if hasattr(t, "full_tensor") else t for n, t in state.items()}
+        state = {n: t.full_tensor() if isinstance(t, DTensor) else t for n, t in state.items()}
     state = {name: tensor.contiguous() for name, tensor in state.items()}
     save_file(state, folder / f"{kind}-{rank}.safetensors")
 

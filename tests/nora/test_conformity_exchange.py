@@ -6,12 +6,12 @@ from peft import PeftModel, get_peft_model
 from peft.utils.hotswap import hotswap_adapter as peft_hotswap
 from support.adapted import adapted, config_for, layers_of, move, run
 from support.families import FAMILIES, make
-from support.tolerances import FLOAT32_OUTPUT
+from support.tolerances import FLOAT32_OUTPUT, Tolerance
 
 from nora_studio.adapters.files.hotswap import hotswap_adapter
 from nora_studio.errors import StudioError
 
-CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+CLOSE: Tolerance = {"rtol": 1e-4, "atol": 1e-4}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -12,12 +13,13 @@ from peft import (
     get_peft_model_state_dict,
 )
 from support.adapted import adapted, config_for, layers_of, move, run
+from support.any_module import AnyModule
 from support.families import FAMILIES, make, train
-from support.tolerances import FLOAT32_SMALL, TOLERANCE
+from support.tolerances import FLOAT32_SMALL, TOLERANCE, Tolerance
 
 from nora_studio.nora import NoraConfig
 
-CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+CLOSE: Tolerance = {"rtol": 1e-4, "atol": 1e-4}
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -73,7 +75,7 @@ def test_a_second_adapter_does_not_change_the_training_of_the_first():
 
 
 def test_two_active_adapters_add_up():
-    model = adapted("clip")
+    model: AnyModule = adapted("clip")
     model.add_adapter("second", config_for("clip", rank=2))
     move(model, "second", 2)
     model.base_model.set_adapter(["default", "second"])
@@ -105,7 +107,8 @@ def test_excluded_modules_are_left_alone(exclude):
 
 def test_modules_to_save_are_trained_saved_and_loaded_with_the_adapter(tmp_path):
     family = FAMILIES["llama"]
-    model = get_peft_model(make(family), config_for("llama", modules_to_save=["lm_head"]))
+    settings = config_for("llama", modules_to_save=["lm_head"])
+    model: AnyModule = get_peft_model(make(family), settings)
     before = model.base_model.model.lm_head.modules_to_save["default"].weight.clone()
     train(family, model)
     head = model.base_model.model.lm_head.modules_to_save["default"].weight
@@ -167,7 +170,8 @@ def test_gradient_checkpointing_of_transformers_gives_the_same_gradients(family,
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("low_cpu", [False, True])
 def test_half_precision_factors_are_opt_in(dtype, low_cpu, tmp_path):
-    family, narrow = FAMILIES["clip"], {"autocast_adapter_dtype": False}
+    family = FAMILIES["clip"]
+    narrow: dict[str, Any] = {"autocast_adapter_dtype": False}
     model = get_peft_model(make(family, dtype=dtype), config_for("clip"), **narrow)
     base = run("clip", make(family, dtype=dtype))
     assert torch.equal(run("clip", model), base), "rounding the factors must keep the zero"

@@ -9,6 +9,7 @@ import reference
 import torch
 from peft import PeftModel, get_peft_model
 from peft.utils.integrations import dequantize_module_weight
+from support.any_module import AnyModule
 from support.families import FAMILIES, make, train
 from support.tolerances import TOLERANCE
 from torch import nn
@@ -33,7 +34,7 @@ class Holder(nn.Module):
         return self.proj(x)
 
 
-def quantized(kind: str, model: nn.Module, names: tuple[str, ...] = ("proj",)) -> nn.Module:
+def quantized(kind: str, model: nn.Module, names: tuple[str, ...] = ("proj",)) -> AnyModule:
     """Quantise a model's layers of those endings, in place, on the CPU."""
     if kind == "torchao-int8":
         torchao = pytest.importorskip("torchao.quantization")
@@ -71,7 +72,7 @@ def dense(layer: nn.Module) -> torch.Tensor:
     return dequantize_module_weight(copy.deepcopy(layer)).detach().double()
 
 
-def packed(layer: nn.Module) -> list[torch.Tensor]:
+def packed(layer: AnyModule) -> list[torch.Tensor]:
     """Copies of the bytes that a quantised layer is made of."""
     weight = layer.weight
     pieces = [weight.qdata, weight.scale] if hasattr(weight, "qdata") else [weight.data]
@@ -95,7 +96,7 @@ def moved(model: nn.Module, size: float = 0.2) -> None:
             parameter.data += torch.randn(parameter.shape, generator=generator) * size
 
 
-def dense_delta(layer: NoraLinear) -> torch.Tensor:
+def dense_delta(layer: AnyModule) -> torch.Tensor:
     return reference.nora_delta(
         layer.nora_up["default"],
         layer.nora_inner_up["default"].detach(),
@@ -115,9 +116,9 @@ def test_factors_come_from_the_dequantised_weight_and_the_packed_one_is_unchange
     x = torch.randn(5, WIDTH, generator=generator).to(dtype)
     expected_base, before = base(x), packed(base.proj)
     weight = dense(base.proj)
-    model = get_peft_model(base, config())
+    model: AnyModule = get_peft_model(base, config())
     layer = model.base_model.model.proj
-    assert isinstance(layer, NoraLinear) and layer.base_layer is not None
+    assert isinstance(model.base_model.model.proj, NoraLinear) and layer.base_layer is not None
     assert torch.equal(model(x), expected_base), "an untrained adapter is the base"
     up, root, down = reference.nora_factors(weight, OUTER, RANK)
     mine = layer.nora_up["default"].double() @ layer.nora_down["default"].double()
@@ -141,7 +142,7 @@ def test_factors_come_from_the_dequantised_weight_and_the_packed_one_is_unchange
 @pytest.mark.parametrize("kind", ["bnb-4bit", "bnb-8bit"])
 @pytest.mark.parametrize("safe", [False, True])
 def test_merging_quantises_again_and_unmerging_restores_the_weight(kind, safe):
-    model = get_peft_model(quantized(kind, Holder()), config())
+    model: AnyModule = get_peft_model(quantized(kind, Holder()), config())
     layer, x = model.base_model.model.proj, torch.eye(WIDTH)
     before = dense(layer.base_layer)
     moved(model, 0.5)
@@ -168,7 +169,7 @@ def test_torchao_merges_where_the_model_says_how_it_was_quantised():
             get_apply_tensor_subclass = staticmethod(torchao.Int8WeightOnlyConfig)
 
     base.hf_quantizer = Quantizer
-    model = get_peft_model(base, config())
+    model: AnyModule = get_peft_model(base, config())
     layer = model.base_model.model.proj
     before = layer.base_layer.weight.dequantize().double()
     moved(model)
@@ -180,7 +181,7 @@ def test_torchao_merges_where_the_model_says_how_it_was_quantised():
 
 
 def test_torchao_refuses_to_merge_where_the_model_does_not_say_how():
-    model = get_peft_model(quantized("torchao-int8", Holder()), config())
+    model: AnyModule = get_peft_model(quantized("torchao-int8", Holder()), config())
     layer = model.base_model.model.proj
     moved(model)
     before = packed(layer.base_layer)
@@ -193,7 +194,7 @@ def test_torchao_refuses_to_merge_where_the_model_does_not_say_how():
 
 @pytest.mark.parametrize("kind", ["bnb-4bit", "bnb-8bit"])
 def test_a_broken_adapter_is_not_merged_into_a_quantised_base(kind):
-    model = get_peft_model(quantized(kind, Holder()), config())
+    model: AnyModule = get_peft_model(quantized(kind, Holder()), config())
     layer = model.base_model.model.proj
     layer.nora_inner_up["default"].data[0, 0] = float("nan")
     before = packed(layer.base_layer)

@@ -3,6 +3,7 @@
 import pytest
 import reference
 import torch
+from support.any_module import AnyModule
 from support.tolerances import TOLERANCE
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -22,7 +23,7 @@ def make_layer(
     outer: str = "svd",
     moved: bool = False,
     dropout: float = 0.0,
-) -> NoraLinear:
+) -> AnyModule:
     """A layer with one adapter, `moved` as if trained, on a weight whose products are about one."""
     torch.manual_seed(0)
     base = nn.Linear(COLUMNS, ROWS).requires_grad_(False).to(dtype)
@@ -57,14 +58,14 @@ def inputs(dtype: torch.dtype, seed: int = 1) -> torch.Tensor:
     return torch.randn(3, 5, COLUMNS, generator=generator, dtype=torch.float64).to(dtype)
 
 
-def dense_delta(layer: NoraLinear, scale: float = ALPHA / RANK) -> torch.Tensor:
-    start = (layer.nora_inner_up_start["default"], layer.nora_inner_down_start["default"])
+def dense_delta(layer: AnyModule, scale: float = ALPHA / RANK) -> torch.Tensor:
     return reference.nora_delta(
         layer.nora_up["default"],
         layer.nora_inner_up["default"].detach(),
         layer.nora_inner_down["default"].detach(),
         layer.nora_down["default"],
-        *start,
+        layer.nora_inner_up_start["default"],
+        layer.nora_inner_down_start["default"],
         scale,
     )
 
@@ -106,10 +107,10 @@ def test_delta_weight_equals_the_formula(dtype, start):
 def test_gradients_of_the_inner_factors_equal_the_formula(dtype, start):
     layer, x = make_layer(dtype, start, moved=True), inputs(dtype)
     layer(x).double().square().mean().backward()
-    dense = [
+    dense = (
         layer.nora_inner_up["default"].detach().double().requires_grad_(),
         layer.nora_inner_down["default"].detach().double().requires_grad_(),
-    ]
+    )
     delta = reference.nora_delta(
         layer.nora_up["default"],
         *dense,
@@ -251,7 +252,7 @@ def test_active_adapters_add_up_and_a_deleted_one_leaves_no_trace():
     deltas = {name: layer.get_delta_weight(name).double() for name in ("default", "second")}
     for active in (["default"], ["second"], ["default", "second"]):
         layer.set_adapter(active)
-        expected = dense_forward(layer, x, sum(deltas[name] for name in active))
+        expected = dense_forward(layer, x, sum((deltas[name] for name in active), torch.zeros(())))
         torch.testing.assert_close(layer(x).double(), expected, **TOLERANCE[torch.float32])
     layer.enable_adapters(False)
     assert torch.equal(layer(x), layer.base_layer(x))
@@ -274,8 +275,7 @@ def test_dropout_acts_in_training_only_and_on_the_update_only():
 
 
 def test_gradient_checkpointing_gives_the_same_gradients():
-    plain, saved = make_layer(moved=True), make_layer(moved=True)
-    x = inputs(torch.float32)
+    plain, saved, x = make_layer(moved=True), make_layer(moved=True), inputs(torch.float32)
     plain(x).square().mean().backward()
     checkpoint(saved, x, use_reentrant=False).square().mean().backward()
     for name, parameter in plain.named_parameters():

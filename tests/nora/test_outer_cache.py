@@ -6,10 +6,12 @@ import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import PeftConfig, get_peft_model
+from support.any_module import AnyModule
 from torch import nn
 
 import nora_studio.nora.outer_cache as outer_cache
@@ -63,6 +65,7 @@ def test_whatever_changes_the_factors_changes_the_file(tmp_path):
     activity = torch.linspace(0.1, 1.0, SIDE + 8)
     nudged = weight.clone()
     nudged[3, 5] += 1e-6
+    arguments: Any
     for number, arguments in enumerate(
         (
             (weight, RANK, "svd"),
@@ -170,9 +173,11 @@ def test_nothing_is_cached_unless_the_config_says_so(tmp_path, monkeypatch):
     kept = aged(folder)
     again = get_peft_model(model_of(SIDE), config)
     assert_was_read(*kept)
+    other: AnyModule
     for one, other in zip(plain.modules(), again.modules(), strict=True):
         if isinstance(one, NoraLinear):
-            assert torch.equal(one.nora_up["default"], other.nora_up["default"])
+            outer: Any = one.nora_up["default"]
+            assert torch.equal(outer, other.nora_up["default"])
 
 
 class Recorder:
@@ -192,7 +197,7 @@ def test_where_the_factors_come_from_is_never_saved(tmp_path, find_outer):
     assert "find_outer" not in repr(config)
     get_peft_model(model_of(8), config).save_pretrained(tmp_path)
     assert "find_outer" not in json.loads((tmp_path / "adapter_config.json").read_text())
-    loaded = PeftConfig.from_pretrained(str(tmp_path))
+    loaded: Any = PeftConfig.from_pretrained(str(tmp_path))
     assert loaded.find_outer is None and not loaded.init_weights
 
 

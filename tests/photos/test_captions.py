@@ -124,6 +124,7 @@ def test_an_image_without_a_caption_gets_the_empty_prompt_of_guidance(
 
 def test_batches_hold_each_photos_number(tiny_base, photo_folder, tmp_path):
     _, batches = tiny_subject(tiny_options(tiny_base, photo_folder, tmp_path))
+    assert isinstance(batches, PhotoBatches)
     (cache,) = batches.caches
     exact = replace(cache, std=torch.zeros_like(cache.std))
     numbers = torch.arange(len(exact.mean)).flip(0)

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,8 @@ def photos(tmp_path) -> Path:
 
 def found(folder: Path, **options) -> dict[str, list[Finding]]:
     kinds: dict[str, list[Finding]] = {}
-    for finding in inspect_folder(folder, **({"resolution": 256} | options)).findings:
+    given: dict[str, Any] = {"resolution": 256} | options
+    for finding in inspect_folder(folder, **given).findings:
         assert "\n" not in finding.message
         assert str(finding.file) in finding.message
         kinds.setdefault(finding.kind, []).append(finding)

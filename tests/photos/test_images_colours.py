@@ -1,10 +1,12 @@
 """Colours are decoded by each file's profile, mode and depth."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from PIL.MpoImagePlugin import MpoImageFile
 from support.profiles import (
     P3_TO_XYZ_D50,
     SRGB_TO_XYZ_D50,
@@ -68,8 +70,9 @@ def test_a_cmyk_profile_is_applied(tmp_path):
     plain = open_photo(save(inks, tmp_path / "plain.tif"))
     assert plain.getpixel((30, 5)) == (0, 255, 255)
     photo = open_photo(save(inks, tmp_path / "printed.tif", icc_profile=cmyk_that_is_all_grey()))
-    assert min(photo.getpixel((5, 5))) >= 250
-    assert max(photo.getpixel((30, 5))) <= 5  # all inks are black to this printer
+    white, black = (photo.getpixel(at) for at in ((5, 5), (30, 5)))
+    assert isinstance(white, tuple) and min(white) >= 250
+    assert isinstance(black, tuple) and max(black) <= 5  # all inks are black to this printer
 
 
 def test_grey_with_a_profile_becomes_rgb(tmp_path):
@@ -157,7 +160,7 @@ def test_phone_photos_are_read_upright_with_their_colours(tmp_path):
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
 def test_the_first_frame_of_an_animation_is_used(tmp_path, suffix):
     frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
-    options = {"lossless": True} if suffix == ".webp" else {}
+    options: dict[str, Any] = {"lossless": True} if suffix == ".webp" else {}
     file = tmp_path / f"moving{suffix}"
     frames[0].save(file, save_all=True, append_images=frames[1:], **options)
     photo = decode_photo(file)
@@ -171,5 +174,6 @@ def test_a_phones_second_image_is_not_an_animation(tmp_path):
     file = tmp_path / "photo.jpg"
     file.write_bytes(buffer.getvalue())
     with Image.open(file) as image:
+        assert isinstance(image, MpoImageFile)
         assert image.format == "MPO" and image.n_frames == 2
     assert not decode_photo(file).is_animated

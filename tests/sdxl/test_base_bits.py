@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft.utils.integrations import dequantize_module_weight
+from support.any_module import AnyModule
 from support.specs import NEAR_ZERO, spec_of
 from support.tiny import tiny_sdxl
 from support.tolerances import FLOAT32_PRODUCTS
@@ -45,7 +46,7 @@ def quantised_unet(base: Path, bits: int, dtype: torch.dtype = torch.float32) ->
     return unet
 
 
-def linear_layers(unet: nn.Module) -> dict[str, nn.Module]:
+def linear_layers(unet: nn.Module) -> dict[str, AnyModule]:
     return {
         name: layer
         for name, layer in unet.named_modules()
@@ -92,6 +93,7 @@ def test_gradients_equal_those_of_the_dense_weights(tiny_base, bits):
         out = layer(x)
     (out * ahead).sum().backward()
     expected = x.detach().double() @ dense.T + (0.0 if layer.bias is None else layer.bias.double())
+    assert x.grad is not None
     torch.testing.assert_close(out.double(), expected, **FLOAT32_PRODUCTS)
     torch.testing.assert_close(x.grad.double(), ahead.double() @ dense, **FLOAT32_PRODUCTS)
     assert not any(

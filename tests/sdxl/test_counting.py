@@ -5,6 +5,7 @@ import gc
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from support.any_module import AnyModule
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -67,7 +68,7 @@ def counted():
 def test_counted_products_equal_the_formulas(counted):
     """Beside the linear layers there is attention, and the trained adapters' smallest products."""
     _, bare = counted["base alone"]
-    whole = shapes_of(SHAPE)["model"]
+    whole: AnyModule = shapes_of(SHAPE)["model"]
     whole.model.layers = whole.model.layers[:1]
     for label in ("LoRA 16", "nora"):
         variant, cell = counted[label]
@@ -76,7 +77,7 @@ def test_counted_products_equal_the_formulas(counted):
 
 
 def test_the_frozen_base_is_counted_to_the_byte(counted):
-    whole = shapes_of(SHAPE)["model"]
+    whole: AnyModule = shapes_of(SHAPE)["model"]
     whole.model.layers = whole.model.layers[:1]
     weights = sum(weight.numel() for weight in whole.parameters())
     buffers = sum(buffer.nbytes for buffer in whole.buffers())

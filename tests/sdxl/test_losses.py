@@ -42,7 +42,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return latents, noise, torch.tensor([0, 1, 500, 999])
 
 
-def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+def assert_close(ours: torch.Tensor, theirs: torch.Tensor | float) -> None:
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours.double(), theirs, rtol=CLOSE, atol=CLOSE)
 
@@ -77,8 +77,9 @@ def test_v_targets_follow_their_definition(schedule, batch):
 
 
 def test_other_predictions_are_refused(schedule, batch):
+    latents, noise, timesteps = batch
     with pytest.raises(ValueError, match="sample"):
-        denoising_target(*batch[:2], torch.tensor(schedule), batch[2], "sample")
+        denoising_target(latents, noise, torch.tensor(schedule), timesteps, "sample")
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])

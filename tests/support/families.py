@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextModel, LlamaConfig, LlamaForCausalLM
 
+from support.any_module import AnyModule
 from support.tiny import tiny_text_config, tiny_tokenizer, tiny_unet
 
 
@@ -14,12 +15,12 @@ from support.tiny import tiny_text_config, tiny_tokenizer, tiny_unet
 class Family:
     """How to build a model, what to adapt in it, and how to run it."""
 
-    build: Callable[[], nn.Module]
+    build: Callable[[], AnyModule]
     targets: tuple[str, ...]
     run: Callable[[nn.Module], Tensor]
 
 
-def make(family: Family, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
+def make(family: Family, seed: int = 0, dtype: torch.dtype = torch.float32) -> AnyModule:
     """Build a frozen model in evaluation mode; the same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -18,6 +18,8 @@ HUGE = str(10**400)
 DEEP = 5_000
 """Levels of nesting that no reader follows without a limit."""
 
+Ends = Literal["refused", "well", "either"]
+
 
 @dataclass(frozen=True)
 class Case:
@@ -35,7 +37,7 @@ class Case:
     """The command's arguments."""
     says: tuple[str, ...]
     """What the one line must name, any of them: the file, the option, the tensor."""
-    ends: Literal["refused", "well", "either"] = "refused"
+    ends: Ends = "refused"
     """How the command must end: with one line, or well all the same, saying one of `says`; or one
     of the two, as what was spoiled is not read by every command."""
     never: tuple[str, ...] = ()

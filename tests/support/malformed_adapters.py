@@ -180,7 +180,7 @@ def _edit(name: str, change: Callable[[dict[str, Any]], Any]) -> Callable[[Path]
     return edit
 
 
-def text_of(name: str, text: str | bytes) -> Callable[[Path], None]:
+def text_of(name: str, text: str | bytes) -> Callable[[Path], Any]:
     content = text.encode() if isinstance(text, str) else text
     return lambda folder: (folder / name).write_bytes(content) and None
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from support.malformed import DEEP, HUGE, PROMPT, Case, base_folder, golden, nothing
+from support.malformed import DEEP, HUGE, PROMPT, Case, Ends, base_folder, golden, nothing
 
 
 def _picture(suffix: str) -> bytes:
@@ -94,7 +94,7 @@ def _photo_place(make: Callable[[Path], Any]) -> None:
 
 
 def captions() -> Iterator[Case]:
-    spoiled = {
+    spoiled: dict[str, tuple[str, bytes, Ends]] = {
         "a caption of other bytes": ("b.txt", b"\xff\xff\x00bad", "refused"),
         "an empty caption": ("b.txt", b"", "either"),
         "a caption with a null byte": ("b.txt", b"a [V] mug\0", "refused"),

@@ -47,7 +47,7 @@ def _profile(kind: bytes, space: bytes, connection: bytes, tags: dict[bytes, byt
 def display_p3_linear() -> bytes:
     """RGB of Display P3's primaries without any curve."""
     curve = b"curv" + bytes(4) + struct.pack(">I", 0)
-    tags = dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
+    tags: dict[bytes, bytes] = dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
     for name, column in zip((b"rXYZ", b"gXYZ", b"bXYZ"), P3_TO_XYZ_D50.T, strict=True):
         tags[name] = _xyz(column)
     return _profile(b"mntr", b"RGB ", b"XYZ ", tags)

@@ -120,7 +120,7 @@ def together(
     folder: Path, arguments: list[str], script: Path = SCRIPT, **variables: str
 ) -> list[Outcome]:
     """Train in two processes to the end."""
-    pair = start_pair(folder, arguments, script=script, **variables)
+    pair = start_pair(folder, arguments, None, script, **variables)
     statuses = pair.wait()
     assert statuses == [outcome.status for outcome in pair.said], pair.said
     return pair.said

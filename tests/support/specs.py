@@ -1,5 +1,7 @@
 """A small adapter of every method in the table."""
 
+from typing import Any
+
 from nora_studio.adapters.methods.spec import AdapterSpec
 from nora_studio.adapters.methods.table import METHODS
 
@@ -14,11 +16,12 @@ FILE_METHODS = ("lora", "nora", "tied-lora")
 
 def spec_of(method: str, rank: int = 4, outer_rank: int = 16, **settings) -> AdapterSpec:
     """A specification of that rank, with what the method cannot do without."""
+    given: dict[str, Any] = settings
     if method == "nora":
-        settings = {"outer_rank": outer_rank} | settings
+        given = {"outer_rank": outer_rank} | given
     if method == "adalora":
-        settings = {"total_steps": 10} | settings
-    return AdapterSpec(method, rank, **settings)
+        given = {"total_steps": 10} | given
+    return AdapterSpec(method, rank, **given)
 
 
 SPECS = {method: spec_of(method) for method in METHODS}

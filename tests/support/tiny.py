@@ -6,6 +6,7 @@ transformers and open_clip instead of stand-ins.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -68,7 +69,7 @@ def tiny_tokenizer() -> CLIPTokenizer:
         show_progress=False,
     )
     bpe.train_from_iterator(CAPTIONS * 4, trainer)
-    merges = [
+    merges: Any = [
         tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair)
         for pair in json.loads(bpe.to_str())["model"]["merges"]
     ]
@@ -80,6 +81,7 @@ def tiny_tokenizer() -> CLIPTokenizer:
 
 
 def tiny_text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+    ids: Any = tokenizer  # Typed as if a token might have several.
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -89,14 +91,18 @@ def tiny_text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
         max_position_embeddings=77,
         projection_dim=32,
         hidden_act="gelu",
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=ids.bos_token_id,
+        eos_token_id=ids.eos_token_id,
+        pad_token_id=ids.pad_token_id,
     )
 
 
 def tiny_unet(widest: int = 64) -> UNet2DConditionModel:
     """Two levels, cross attention of width 64 and SDXL's pooled text and six time ids."""
+    of_levels: dict[str, Any] = {  # Typed as if there were one level.
+        "attention_head_dim": (2, 4),
+        "transformer_layers_per_block": (1, 2),
+    }
     return UNet2DConditionModel(
         sample_size=SIZE // 8,
         in_channels=4,
@@ -105,9 +111,8 @@ def tiny_unet(widest: int = 64) -> UNet2DConditionModel:
         block_out_channels=(32, widest),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=(2, 4),
         cross_attention_dim=64,
-        transformer_layers_per_block=(1, 2),
+        **of_levels,
         use_linear_projection=True,
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
@@ -118,10 +123,13 @@ def tiny_unet(widest: int = 64) -> UNet2DConditionModel:
 
 def tiny_vae() -> AutoencoderKL:
     """Four levels, so that pictures shrink eightfold as in SDXL; scaling factor 0.5, not 1."""
+    of_levels: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "block_out_channels": (8, 8, 16, 16),
+    }
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 16, 16),
+        **of_levels,
         layers_per_block=1,
         latent_channels=4,
         norm_num_groups=4,
@@ -135,6 +143,13 @@ def tiny_vae() -> AutoencoderKL:
 def tiny_sdxl(folder: Path, seed: int = 0) -> Path:
     """Save a float32 SDXL pipeline of 32-pixel pictures; another seed gives other weights."""
     tokenizer = tiny_tokenizer()
+    scheduler: Any = EulerDiscreteScheduler(  # Typed as the name of one.
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        timestep_spacing="leading",
+        steps_offset=1,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pipe = StableDiffusionXLPipeline(
@@ -144,13 +159,7 @@ def tiny_sdxl(folder: Path, seed: int = 0) -> Path:
             tokenizer=tokenizer,
             tokenizer_2=tokenizer,
             unet=tiny_unet(),
-            scheduler=EulerDiscreteScheduler(
-                beta_start=0.00085,
-                beta_end=0.012,
-                beta_schedule="scaled_linear",
-                timestep_spacing="leading",
-                steps_offset=1,
-            ),
+            scheduler=scheduler,
             add_watermarker=False,
         )
     pipe.save_pretrained(folder)

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from nora_studio.app.serve import UiOptions, open_studio
 from nora_studio.app.server.studio import Studio
@@ -16,13 +17,13 @@ def studio_in(home: Path) -> Studio:
     return open_studio(home, UiOptions(data=home))
 
 
-def request_of(studio: Studio, letter: str = "x"):
+def request_of(studio: Studio, letter: str = "x") -> Any:
     """What a handler gets of a browser; another letter is another browser."""
     name = studio.auth.signer.browser_cookie
     return SimpleNamespace(headers={"cookie": f"{name}={letter * SECRET_LENGTH}"})
 
 
-def pressed(**data: str):
+def pressed(**data: str) -> Any:
     """What a handler gets when something with `data-act` was pressed."""
     return SimpleNamespace(_data=data)
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from support.any_module import AnyModule
 from support.halves import assert_interruptions_change_nothing, begun
 from support.trainer import run_trainer, tiny_arguments, tiny_options
 from torch import nn
@@ -55,7 +56,8 @@ def test_pieces_gradients_add_up_to_the_whole_batchs(
         before = [p.detach().clone() for p in state.parameters]
         state.optimizer = torch.optim.SGD([{"params": state.parameters, "name": "all"}], lr=1.0)
         state.schedule = torch.optim.lr_scheduler.ConstantLR(state.optimizer, 1.0)
-        state.model.unet.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
+        model: AnyModule = state.model
+        model.unet.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
         single = Plan(1, 1, 9, 1, 0, 0, 1e9, NEVER, plan.accumulate)
         asked.clear()
         with StopRequest() as stop:

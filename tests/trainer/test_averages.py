@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.any_module import AnyModule
 from support.halves import bytes_of
 from support.loop import built, run_loop
 from support.tolerances import FLOAT32
@@ -59,7 +60,8 @@ def test_an_averaged_run_draws_and_saves_the_average_and_trains_on(
         assert pictures[ema].tobytes() != pictures[None].tobytes()
         tensors = load_file(saved / "unet" / "adapter_model.safetensors")
         held = {tensor.numpy().tobytes() for tensor in tensors.values()}
-        inner = [p for p in state.model.unet.parameters() if p.requires_grad]
+        model: AnyModule = state.model
+        inner = [p for p in model.unet.parameters() if p.requires_grad]
         assert all(p.detach().numpy().tobytes() in held for p in inner)
     assert all(torch.equal(a, b) for a, b in zip(weights[None], weights[0.9], strict=True))
 

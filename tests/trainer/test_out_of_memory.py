@@ -1,5 +1,7 @@
 """Memory that runs out is one line with remedies, and a run that says it failed."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from support.trainer import run_trainer, tiny_arguments, tiny_settings
@@ -31,7 +33,11 @@ def test_what_was_reached_is_kept_and_a_finished_twin_stays_finished(
     nora, lora = (Run.create(tmp_path / f"mug-{method}", "") for method in ("nora", "lora"))
     nora.set_status("finished", 6, 6)
     lora.set_status("running", 4, 6)
-    lora.save_checkpoint(4, lambda folder: (folder / "state").write_text("kept"))
+
+    def write(folder: Path) -> None:
+        (folder / "state").write_text("kept")
+
+    lora.save_checkpoint(4, write)
     runs, savings = {"nora": nora, "lora": lora}, task.savings()
     with (
         pytest.raises(StudioError, match="out of memory") as refusal,

@@ -5,6 +5,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from nora_studio.errors import StudioError
 from nora_studio.runs.runs import Run
 from nora_studio.trainer.sharding import Sharding, check_sharded
 
-ASKED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+ASKED: dict[str, Any] = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 CHANGES = {"steps": 4, "evaluate-every": 2, "sample-every": 3, "gradient-checkpointing": True}
 
 

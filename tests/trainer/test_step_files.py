@@ -91,5 +91,6 @@ def test_the_readme_names_the_files_of_a_step_and_functions_that_are_there():
         tree = ast.parse((PACKAGE / file).read_text(encoding="utf-8"))
         there = {node.name for node in tree.body if hasattr(node, "name")}
         for owner in (node for node in tree.body if isinstance(node, ast.ClassDef)):
-            there |= {f"{owner.name}.{node.name}" for node in owner.body if hasattr(node, "name")}
+            names = {getattr(node, "name", None) for node in owner.body}
+            there |= {f"{owner.name}.{name}" for name in names - {None}}
         assert set(re.findall(r"`([\w.]+)`", functions)) <= there, file

@@ -78,7 +78,8 @@ def test_the_loss_is_the_formula_in_float64():
     labels = torch.tensor([[1, 2, 3, 4, 5], [-100, -100, 6, 7, 8], [-100, -100, -100, -100, 9]])
     learned = [(0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (1, 3), (1, 4), (2, 4)]
     log = logits.double().log_softmax(-1)
-    wanted = -sum(log[row, place - 1, labels[row, place]] for row, place in learned) / len(learned)
+    each = [log[row, place - 1, labels[row, place]] for row, place in learned]
+    wanted = -torch.stack(each).sum() / len(learned)
     share = torch.full((3,), 3 / len(learned))
     assert torch.isclose(next_token_loss(logits, labels, share).double(), wanted, rtol=1e-6)
 
@@ -99,7 +100,7 @@ def test_pieces_add_up_to_the_whole_batchs_mean_over_tokens(language):
     pieces = [{name: t.chunk(2)[n] for name, t in batch.items()} for n in range(2)]
     losses = [step(**piece) / 2 for piece in pieces]
     torch.stack(losses).sum().backward()
-    assert torch.allclose(sum(losses), whole, rtol=1e-5)
+    assert torch.allclose(torch.stack(losses).sum(), whole, rtol=1e-5)
     naive = [step(**{**piece, "share": collate_share(piece)}) for piece in pieces]
     assert abs(sum(naive) / 2 - whole) > 1e-3, "the test could not tell"
     found = [p.grad for p in step.parameters() if p.grad is not None]

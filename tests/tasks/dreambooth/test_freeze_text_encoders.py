@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.any_module import AnyModule
 from support.halves import assert_interruptions_change_nothing, begun, go_on
 from support.trainer import run_trainer, tiny_arguments, tiny_options
 
@@ -57,7 +58,8 @@ def test_it_goes_on_exactly_from_either_side_of_the_end(changes, tiny_base, phot
 def test_settled_encoders_are_asked_no_more_and_hold_no_state(tiny_base, photo_folder, tmp_path):
     options = {"method": "nora", "text_encoder_steps": 2, "steps": 4, "dropout": 0.3}
     (state,), batches, plan = begun(tiny_base, photo_folder, tmp_path, **options)
-    module, asked = state.model, []
+    module: AnyModule = state.model
+    asked = []
     for encoder in module.encoders.values():
         encoder.register_forward_hook(lambda *_: asked.append(module.unet.training))
     go_on([state], batches, plan)
@@ -95,9 +97,10 @@ def test_an_averaged_encoder_keeps_its_average(tiny_base, photo_folder, tmp_path
     options = {"method": "nora", "text_encoder_steps": 2, "steps": 4, "ema": 0.8}
     (state,), batches, plan = begun(tiny_base, photo_folder, tmp_path, **options)
     go_on([state], batches, plan)
-    raw = copies(list(state.model.encoders.parameters()))
+    module: AnyModule = state.model
+    raw = copies(list(module.encoders.parameters()))
     with state.averaged():
-        averaged = copies(list(state.model.encoders.parameters()))
+        averaged = copies(list(module.encoders.parameters()))
     assert all(torch.equal(a, b) for a, b in zip(raw, averaged, strict=True))
     file = tmp_path / "mug-nora" / "checkpoints" / "step-000002" / "text_encoder" / WEIGHTS
     saved = {tensor.numpy().tobytes() for tensor in load_file(file).values()}

@@ -21,6 +21,7 @@ from support.trainer import (
 )
 
 from nora_studio.runs.runs import Run
+from nora_studio.tasks.dreambooth.batches import PhotoBatches
 from nora_studio.tasks.dreambooth.preflight import LargestBatches
 from nora_studio.tasks.dreambooth.preflight_report import Preflight, PreflightRequest, format_report
 from nora_studio.trainer.peak_memory import Peak, peak_memory
@@ -104,6 +105,7 @@ def test_only_batches_of_the_largest_pictures_are_timed(tiny_base, photo_folder,
         Image.new("RGB", (200 + number, 60)).save(photos / f"wide-{number}.png")
     options = tiny_options(tiny_base, photos, tmp_path, resolution=64, buckets=True)
     _, batches = tiny_subject(options)
+    assert isinstance(batches, PhotoBatches)
     areas = {cache.mean.shape[-2] * cache.mean.shape[-1] for cache in batches.caches}
     assert len(areas) > 1
     largest = LargestBatches(batches, CPU)

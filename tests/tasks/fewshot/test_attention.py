@@ -2,11 +2,13 @@
 
 import copy
 import warnings
+from typing import Any
 
 import open_clip
 import pytest
 import torch
 from open_clip.transformer import ResidualAttentionBlock
+from support.any_module import AnyModule
 from support.tiny import tiny_clip
 from support.tolerances import FLOAT32_FACTORS
 
@@ -61,7 +63,8 @@ def answers(model) -> list[torch.Tensor]:
     """Features of pictures and texts, and the gradients that reach pixels and words."""
     generator = torch.Generator().manual_seed(1)
     pixels = torch.rand(3, 3, 32, 32, generator=generator).requires_grad_(True)
-    words = (model if isinstance(model, open_clip.CLIP) else model.text).token_embedding.weight
+    text: AnyModule = model if isinstance(model, open_clip.CLIP) else model.text
+    words = text.token_embedding.weight
     words.requires_grad_(True).grad = None
     ids = torch.randint(1, 50, (3, model.context_length), generator=generator)
     found = [model.encode_image(pixels), model.encode_text(ids)]
@@ -150,7 +153,7 @@ def test_an_adapter_is_in_the_way_of_packing_until_it_is_merged():
     with pytest.raises(StudioError, match="Merge or detach"):
         pack(copy.deepcopy(model))
     pixels = torch.rand(2, 3, 32, 32)
-    whole = merged(model)
+    whole: AnyModule = merged(model)
     with torch.no_grad():
         adapted, plain = model.encode_image(pixels), whole.encode_image(pixels)
     assert whole.state_dict().keys() == built("plain").state_dict().keys()
@@ -164,10 +167,10 @@ def test_towers_of_another_make_are_refused_by_name(tmp_path):
     assert load_clip(str(folder), torch.float32, torch.device("cpu")).size == 32
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        resnet = open_clip.CLIP(
-            16,
-            {"image_size": 32, "layers": (1, 1, 1, 1), "width": 16},
-            {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-        )
+        vision: Any = {"image_size": 32, "layers": (1, 1, 1, 1), "width": 16}
+        text: Any = {
+            "context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1
+        }  # fmt: skip
+        resnet = open_clip.CLIP(16, vision, text)
     assert unpack(resnet) == 1  # The text tower alone.
     assert embedded("mini-clip").is_dir()

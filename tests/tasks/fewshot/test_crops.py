@@ -27,7 +27,11 @@ def test_a_crop_is_torchvisions_own(height, width, size):
     made = resample(images, boxes, size)
     for image, box, ours in zip(images, boxes.tolist(), made, strict=True):
         theirs = resized_crop(
-            image.double(), *box, [size, size], InterpolationMode.BICUBIC, antialias=True
+            image.double(),
+            *box,
+            size=[size, size],
+            interpolation=InterpolationMode.BICUBIC,
+            antialias=True,
         ).clamp(0, 255)
         assert (ours.double() - theirs).abs().max() < 2e-3
 

@@ -84,7 +84,7 @@ def test_cells_are_shared_out_evenly_and_none_twice(jobs):
 
 def test_what_was_stopped_is_shared_out_as_it_was(tmp_path):
     cells = [Cell(method, shots, 1) for shots in (1, 4) for method in ("nora", "vera", "dylora")]
-    rates = dict.fromkeys(("nora", "vera", "dylora"), 0.01)
+    rates: dict[str, float | None] = dict.fromkeys(("nora", "vera", "dylora"), 0.01)
     runner = CellRunner(tmp_path, (), {"steps": 3}, jobs=3)
     whole = runner.missing(cells, rates)
     assert sorted(len(group) for group in whole) == [1, 1, 1, 3]
@@ -111,7 +111,9 @@ def test_a_stop_reaches_every_process_and_begins_none(tmp_path):
         with pytest.raises(StudioError, match="Continue with the same command"):
             future.result()
     assert time.monotonic() - began < 20 and not scripts.children
-    assert ScriptPool().call([sys.executable, "-S", "-c", "raise SystemExit(3)"], None, {}) == 3
+    with (tmp_path / "log").open("a") as output:
+        failing = [sys.executable, "-S", "-c", "raise SystemExit(3)"]
+        assert ScriptPool().call(failing, output, {}) == 3
 
 
 @pytest.mark.slow

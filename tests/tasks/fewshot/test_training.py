@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from support.fewshot import coloured_folder, flags_for, train
+from support.own_clip import open_clips_own
 from support.tiny import tiny_clip
 
 from nora_studio.adapters.files.adapter_file import open_adapter
@@ -138,7 +139,7 @@ def own_features(base: Path, pictures: Path, run: Path) -> tuple[torch.Tensor, .
     Returns:
         (shots, width) and (classes, width), unit vectors, (shots,) labels, and the model's scale.
     """
-    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{base}")
+    model, preprocess = open_clips_own(f"local-dir:{base}")
     model.double()
     drawn = json.loads((run / "shots.json").read_text())
     images = [preprocess(Image.open(pictures / file)) for file, _ in drawn["train"]]
@@ -236,7 +237,7 @@ def test_a_merged_model_is_open_clips_own_and_as_good(base, pictures, tmp_path):
     assert train(*flags).status == 0
     run = tmp_path / "tiny-nora"
     name = f"local-dir:{run / 'merged'}"
-    model, _, preprocess = open_clip.create_model_and_transforms(name)
+    model, preprocess = open_clips_own(name)
     model.eval()
     dataset = find_dataset(str(pictures), None)
     ids = open_clip.get_tokenizer(name)([f"a photo of a {one}." for one in dataset.classes])
