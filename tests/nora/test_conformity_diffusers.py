@@ -34,13 +34,15 @@ def unet_with(*names: str, dtype: torch.dtype = torch.float32, **settings) -> An
     return unet
 
 
-def run(unet: nn.Module, **arguments) -> torch.Tensor:
+def run(unet: nn.Module) -> torch.Tensor:
     with torch.no_grad():
         return UNET.run(unet)
 
 
 def layers_of(model: nn.Module) -> dict[str, NoraLinear]:
-    return {name: m for name, m in model.named_modules() if isinstance(m, NoraLinear)}
+    found = {name: m for name, m in model.named_modules() if isinstance(m, NoraLinear)}
+    assert found, "no layer is adapted"
+    return found
 
 
 def dense_unet(unet: nn.Module, factors: dict[str, float], scale_of=lambda name: 1.0) -> nn.Module:
