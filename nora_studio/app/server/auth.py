@@ -150,24 +150,22 @@ class Authenticator:
         or the account's password is changed.
         """
         value = read_cookies(cookies).get(self.signer.session_cookie, "")
-        if self._account(value) is not None:
-            found = self.signer.read_session(value)
-            assert found is not None
-            self._logged_out[found[0].nonce] = found[0].expires
+        session = self.signer.read_session(value)
+        if session is not None:
+            self._logged_out[session.nonce] = session.expires
             while len(self._logged_out) > MAX_LOGGED_OUT:
                 self._logged_out.pop(next(iter(self._logged_out)))
         return cookie_line(self.signer.session_cookie, "", 0, is_https)
 
     def _account(self, value: str) -> str | None:
-        found = self.signer.read_session(value) if self.accounts is not None else None
-        if found is None or self.accounts is None:
+        session = self.signer.read_session(value)
+        if session is None or self.accounts is None:
             return None
-        session = found[0]
         password_hash = self.accounts.password_hash_of(session.account)
         if (
             password_hash is None
             or session.nonce in self._logged_out
-            or not self.signer.is_signed(value, password_hash)
+            or not self.signer.is_valid(session, password_hash)
         ):
             return None
         return session.account

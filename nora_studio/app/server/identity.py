@@ -4,7 +4,6 @@ The server stores nothing about a visitor: the id is derived from the browser's 
 session cookie carries its own signature. The server's secret is enough to forge either.
 """
 
-import base64
 import contextlib
 import hashlib
 import hmac
@@ -15,6 +14,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from itsdangerous import BadData, URLSafeSerializer
 
 from nora_studio.errors import StudioError
 
@@ -36,6 +37,8 @@ class Session:
     """Seconds since 1970."""
     nonce: str
     """Different for each login."""
+    password_state: str
+    """Digest of the password's hash at login."""
 
 
 class CookieSigner:
@@ -43,6 +46,9 @@ class CookieSigner:
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
+        self._sessions = URLSafeSerializer(
+            secret, salt="session", signer_kwargs={"digest_method": hashlib.sha256}
+        )
         # Cookies are shared between ports: two studios on one machine need different names.
         suffix = self._digest("cookies", "")[:8]
         self.browser_cookie = f"nora_studio_browser_{suffix}"
@@ -95,28 +101,23 @@ class CookieSigner:
                 becomes invalid.
         """
         expires = int(time.time() if now is None else now) + SESSION_SECONDS
-        name = base64.urlsafe_b64encode(account.encode()).decode().rstrip("=")
-        body = f"{name}.{expires}.{secrets.token_hex(8)}"
-        return f"{body}.{self._digest('session', f'{body}:{password_hash}')}"
+        state = self._password_state(password_hash)
+        return self._sessions.dumps([account, expires, secrets.token_hex(8), state])
 
-    def read_session(self, value: str) -> tuple[Session, str] | None:
-        """Return a cookie's claim and its signature, which `is_signed` verifies."""
+    def read_session(self, value: str) -> Session | None:
+        """Return the session of a cookie's value; None if this server did not sign it."""
         try:
-            name, expires, nonce, signature = value.split(".")
-            account = base64.urlsafe_b64decode(name + "=" * (-len(name) % 4)).decode()
-            return Session(account, int(expires), nonce), signature
-        except ValueError:
+            return Session(*self._sessions.loads(value))  # Verified before anything is parsed.
+        except BadData:
             return None
 
-    def is_signed(self, value: str, password_hash: str, now: float | None = None) -> bool:
-        """Return whether this server signed the session with this hash, and it has not expired."""
-        found = self.read_session(value)
-        if found is None:
-            return False
-        session, signature = found
-        expected = self._digest("session", f"{value.rpartition('.')[0]}:{password_hash}")
-        is_ours = hmac.compare_digest(signature.encode(), expected.encode())
-        return is_ours and session.expires > (time.time() if now is None else now)
+    def is_valid(self, session: Session, password_hash: str, now: float | None = None) -> bool:
+        """Return whether a session has not expired, and its account's password is the same."""
+        is_same = hmac.compare_digest(session.password_state, self._password_state(password_hash))
+        return is_same and session.expires > (time.time() if now is None else now)
+
+    def _password_state(self, password_hash: str) -> str:
+        return self._digest("password", password_hash)[:32]
 
 
 def write_once(file: Path, content: bytes) -> None:
