@@ -33,6 +33,7 @@ from nora_studio.adapters.methods.injection import (
     set_adapter_tensors,
     set_strength,
 )
+from nora_studio.adapters.methods.peft_tuners import adapter_config
 from nora_studio.adapters.new_tokens import NewTokens
 from nora_studio.adapters.peft_names import ADAPTER_NAME
 from nora_studio.errors import StudioError
@@ -64,7 +65,7 @@ def write_adapter(
     for part, module in parts.items():
         target = folder / part
         target.mkdir()
-        config: PeftConfig = module.peft_config[ADAPTER_NAME]  # pyright: ignore
+        config: PeftConfig = adapter_config(module, ADAPTER_NAME)
         config = replace(config, base_model_name_or_path=card.model, inference_mode=True)
         config.save_pretrained(str(target))
         _sort_sets(target / CONFIG, config)

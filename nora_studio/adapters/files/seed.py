@@ -29,7 +29,7 @@ from nora_studio.adapters.files.outer import (
     probe,
     regenerate_outer,
 )
-from nora_studio.adapters.methods.peft_tuners import tuner_layers
+from nora_studio.adapters.methods.peft_tuners import adapter_config, tuner_layers
 from nora_studio.adapters.new_tokens import NewTokens
 from nora_studio.adapters.peft_names import ADAPTER_NAME
 from nora_studio.errors import StudioError
@@ -101,7 +101,7 @@ def write_seed(
         }
         if not layers:
             continue
-        config: NoraConfig = module.peft_config[ADAPTER_NAME]  # pyright: ignore
+        config: NoraConfig = adapter_config(module, ADAPTER_NAME)
         recipe = _recipe_for(part, config, layers)
         bases = {name: layer.get_base_layer() for name, layer in layers.items()}
         outer = regenerate_outer(part, bases, recipe.outer_rank, recipe.outer, DTYPES[recipe.dtype])

@@ -6,8 +6,6 @@ rebuilt around an adapted module, and PEFT's own code then reads and writes file
 as `PeftModel` does.
 """
 
-from typing import Any
-
 import torch
 from peft import get_peft_model_state_dict
 from peft.config import PeftConfig
@@ -17,6 +15,7 @@ from peft.utils import PeftType, set_peft_model_state_dict
 from torch import Tensor, nn
 
 from nora_studio.adapters.methods.peft_tuners import (
+    adapter_config,
     rebuild_tuner,
     scale_magnitude,
     tuner_layers,
@@ -54,7 +53,7 @@ def inject(
 
 def _as_peft_model(model: nn.Module, adapter_name: str) -> nn.Module:
     """Return what PEFT's file functions expect: the model, or a module that wraps it."""
-    config: Any = model.peft_config[adapter_name]  # pyright: ignore
+    config = adapter_config(model, adapter_name)
     shared = _tuner_record(config).shared
     if not shared:
         return model
@@ -72,7 +71,7 @@ def adapter_tensors(model: nn.Module, adapter_name: str = "default") -> dict[str
     # PEFT's default, "auto", would query the Hub whether the base has new embeddings.
     whole = _as_peft_model(model, adapter_name)
     found = get_peft_model_state_dict(whole, adapter_name=adapter_name, save_embedding_layers=False)
-    config: Any = model.peft_config[adapter_name]  # pyright: ignore
+    config = adapter_config(model, adapter_name)
     shared = _tuner_record(config).shared
     return {
         name.removeprefix(PEFT_PREFIX): tensor
@@ -107,7 +106,7 @@ def set_adapter_tensors(
         tensors = {peft_key(name): tensor for name, tensor in tensors.items()}
     if any(layer.get_base_layer().weight.is_meta for layer in tuner_layers(model).values()):
         # PEFT would move the tensors to the base's device, meta, and so lose them.
-        config: Any = model.peft_config[adapter_name]  # pyright: ignore
+        config = adapter_config(model, adapter_name)
         tuner_class = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)]
         renamed = tuner_class._remap_adapter_state_dict_for_load(
             model=whole, config=config, adapter_name=adapter_name, state_dict=dict(tensors)
@@ -150,7 +149,7 @@ def set_strength(model: nn.Module, strength: float, adapter_name: str = "default
         StudioError: The method's change cannot be scaled.
     """
     for layer in tuner_layers(model).values():
-        config: Any = model.peft_config[adapter_name]  # pyright: ignore
+        config = adapter_config(model, adapter_name)
         tuner = _tuner_record(config)
         if tuner.scaling is not None:
             layer.scaling[adapter_name] = tuner.scaling(config, strength)  # pyright: ignore

@@ -7,6 +7,8 @@ import torch
 from peft.optimizers import create_lorafa_optimizer, create_loraplus_optimizer
 from torch import nn
 
+from nora_studio.adapters.methods.peft_tuners import adapter_config
+
 LORA_PLUS_RATIO = 16.0
 """LoRA+ (arXiv:2402.12354): rate of the output-side factor over that of the input side; the
 paper's 2^4."""
@@ -71,7 +73,7 @@ def lora_fa(
     """
     groups, optimizer = [], None
     for part, module in parts.items():
-        config: Any = module.peft_config["default"]  # pyright: ignore
+        config = adapter_config(module, "default")
         whole = nn.Module()
         whole.add_module(part, module)
         whole.active_adapters = ["default"]  # pyright: ignore

@@ -18,6 +18,11 @@ def tuner_layers(model: nn.Module) -> dict[str, BaseTunerLayer]:
     }
 
 
+def adapter_config(model: nn.Module, adapter_name: str) -> Any:
+    """Return the PEFT configuration of an adapter on a module."""
+    return model.peft_config[adapter_name]  # pyright: ignore
+
+
 def rebuild_tuner(model: nn.Module, adapter_name: str, shared: Iterable[str] = ()) -> BaseTuner:
     """Rebuild PEFT's tuner around an adapted model.
 
@@ -29,7 +34,7 @@ def rebuild_tuner(model: nn.Module, adapter_name: str, shared: Iterable[str] = (
         adapter_name: The name it was attached under.
         shared: Names of the state that the tuner's layers share, taken from one of them.
     """
-    config: Any = model.peft_config[adapter_name]  # pyright: ignore
+    config = adapter_config(model, adapter_name)
     tuner_class = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)]
     tuner = tuner_class.__new__(tuner_class)
     nn.Module.__init__(tuner)
