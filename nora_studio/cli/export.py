@@ -30,7 +30,7 @@ def run(options: Options) -> int:
     title = options.title or title_of(options.adapter)
     out = check_out_file(options.out or Path(f"{title}-{options.to}.safetensors"))
     if options.to == "seed":
-        return _export_seed(options, out)
+        return _export_seed_file(options, out)
     opened, updates = open_updates(options.adapter, options.model, options.rank)
     opened = replace(opened, card=_with_licence(opened, options.licence))
     tokens = opened.adapter.new_tokens()
@@ -98,7 +98,7 @@ def _write_tokens(file: Path, opened: AdapterOnBase, tokens: NewTokens, style: s
         print(f"    {line}")
 
 
-def _export_seed(options: Options, out: Path) -> int:
+def _export_seed_file(options: Options, out: Path) -> int:
     if options.rank is not None:
         raise StudioError("--rank: a seed file keeps the trained ranks. Leave --rank out.")
     if options.title is not None:

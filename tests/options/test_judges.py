@@ -25,7 +25,7 @@ from nora_studio.app.server.image_jobs import (
     write_image_job,
 )
 from nora_studio.app.server.library import library
-from nora_studio.app.server.resource_estimates import ResourceEstimates
+from nora_studio.app.server.resource_estimates import ResourceEstimateStore
 from nora_studio.app.server.training import shown_command
 from nora_studio.errors import StudioError
 from nora_studio.mini.assets import embedded
@@ -108,7 +108,7 @@ def test_before_a_start_the_page_says_that_samples_will_not_be_scored(studio, wo
     plain = tiny_arguments(tiny_base, photos, runs, changes={"output-dir": None, "name": "other"})
 
     def needs(*more: str) -> str:
-        estimates = ResourceEstimates(studio.auth.home)
+        estimates = ResourceEstimateStore(studio.auth.home)
         return requirements_view(studio, estimates, workspace, shown_command([*plain, *more]))
 
     assert "Its samples are not scored" in needs() and "--clip" in needs()

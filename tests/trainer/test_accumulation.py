@@ -59,7 +59,7 @@ def test_pieces_gradients_add_up_to_the_whole_batchs(
         single = Plan(1, 1, 9, 1, 0, 0, 1e9, NEVER, plan.accumulate)
         asked.clear()
         with StopRequest() as stop:
-            state.rules.after = lambda step: None  # type: ignore[method-assign]
+            state.rules.after_step = lambda step: None  # type: ignore[method-assign]
             train([state], OneBatch(batch), single, stop, lambda *_: None, lambda _: {})
         assert asked == [4 // accumulate] * accumulate
         gradients.append([a - b.detach() for a, b in zip(before, state.parameters, strict=True)])

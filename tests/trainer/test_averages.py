@@ -21,7 +21,7 @@ def test_the_average_is_the_formulas_with_its_decay_warmed_up():
     expected = parameter.detach().double()
     for step in range(1, 30):
         parameter.data += torch.randn(3, 4)
-        average.after(1)
+        average.after_step(1)
         decay = 0.0 if step == 1 else min(0.6, step / (9 + step))
         expected = decay * expected + (1 - decay) * parameter.detach().double()
         trained = parameter.detach().clone()

@@ -32,7 +32,7 @@ def test_what_was_reached_is_kept_and_a_finished_twin_stays_finished(
     nora.set_status("finished", 6, 6)
     lora.set_status("running", 4, 6)
     lora.save_checkpoint(4, lambda folder: (folder / "state").write_text("kept"))
-    runs, savings = {"nora": nora, "lora": lora}, task.savings()
+    runs, savings = {"nora": nora, "lora": lora}, task.memory_saving_tips()
     with (
         pytest.raises(StudioError, match="out of memory") as refusal,
         out_of_memory_in_one_line(runs, 6, savings),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from nora_studio.adapters.methods.step_rules import StepRules, plain_steps
+from nora_studio.adapters.methods.step_rules import StepRules, plain_step_rules
 from nora_studio.errors import StudioError
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ class Method:
     """(spec, layer's name, layer's shape): raises a StudioError if the rank does not fit."""
     after_attach: Callable[[nn.Module, str], None] | None = None
     """(model, adapter name): called once the adapter is on the model."""
-    steps: Callable[[dict[str, nn.Module], int], StepRules] = plain_steps
+    steps: Callable[[dict[str, nn.Module], int], StepRules] = plain_step_rules
     """(adapted modules by part, seed of its random numbers) -> what it does around each step."""
     groups: Callable[[str, nn.Module, float, float, float], list[dict[str, Any]]] | None = None
     """(part, module, rate, weight decay, lora_plus_ratio) -> an optimizer's parameter groups; the

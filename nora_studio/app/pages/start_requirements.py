@@ -2,7 +2,7 @@
 
 from nora_studio.app.pages.escaping import as_sentence, escaped
 from nora_studio.app.server.drafts import DRAFT, uses_draft_photos
-from nora_studio.app.server.resource_estimates import ResourceEstimate, ResourceEstimates
+from nora_studio.app.server.resource_estimates import ResourceEstimate, ResourceEstimateStore
 from nora_studio.app.server.studio import Studio
 from nora_studio.app.server.training import check_arguments, parse_shown_command
 from nora_studio.app.server.uploads import photos_of
@@ -32,7 +32,7 @@ def missing_requirements(workspace: Workspace, missing: str) -> str:
 
 def requirements_view(
     studio: Studio,
-    estimates: ResourceEstimates,
+    estimates: ResourceEstimateStore,
     workspace: Workspace,
     shown: str,
     missing: str = "",
@@ -63,7 +63,7 @@ def requirements_view(
         return _note(f"<b>{_words(estimate)}</b> Measured on this machine.{busy}")
     if measuring is not None:
         return _note("Measuring a few training steps and one image. It takes about a minute.")
-    tried = estimates.last_attempt(workspace, studio.jobs, options)
+    tried = estimates.last_preflight(workspace, studio.jobs, options)
     if tried is not None and studio.jobs.state(tried) == "failed":
         last = (studio.jobs.tail(tried, 1) or ["its process was killed"])[0]
         return _note(f"Not measured: {escaped(last.removeprefix('error: '))}", "problem")

@@ -83,10 +83,10 @@ class PhotoSet:
         return [*dict.fromkeys(self.captions), *empty]
 
     def prompt_warnings(
-        self, pipe: StableDiffusionXLPipeline, trigger: str, run: DreamboothSettings
+        self, pipe: StableDiffusionXLPipeline, trigger: str, settings: DreamboothSettings
     ) -> list[str]:
         """Return warnings of truncated captions and prompts of the run."""
-        prompt, previews, prior = run.subject.prompt, run.previews.prompts, run.prior
+        prompt, previews, prior = settings.subject.prompt, settings.previews.prompts, settings.prior
         whose = {
             prompt: f"the caption of {self.files[self.captions.index(prompt)]}"
             for prompt in dict.fromkeys(self.captions)

@@ -61,7 +61,7 @@ def preflight_folder(options: DreamboothOptions) -> Iterator[DreamboothOptions]:
     if options.fit is not None:
         limit_memory(options.fit)
     # `tidy` removes folders of such names that killed preflights have left.
-    folder = temporary_path(_nearest(options.output_dir) / "preflight")
+    folder = temporary_path(_nearest_existing_folder(options.output_dir) / "preflight")
     tidy(folder.parent, signed=True)
     with writing("a preflight", folder):
         folder.mkdir()
@@ -213,7 +213,7 @@ def _write(out: Path | None, facts: dict[str, Any]) -> None:
         raise StudioError(f"--preflight-out: {out} cannot be written: {error.strerror}.") from error
 
 
-def _nearest(folder: Path) -> Path:
+def _nearest_existing_folder(folder: Path) -> Path:
     """Return the folder, or its nearest parent that exists."""
     folder = folder.expanduser().resolve()
     return next(place for place in (folder, *folder.parents) if place.is_dir())
