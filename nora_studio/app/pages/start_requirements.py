@@ -55,7 +55,7 @@ def requirements_view(
     measuring = estimates.under_way(workspace, studio.jobs)
     busy = BUSY if studio.jobs.is_device_busy() and measuring is None else ""
     if "--no-score-samples" not in arguments and judge_for(options.model, options.clip) is None:
-        busy += f" Its samples are {escaped(why_unscored(options.model))} {JUDGE_FIELD}"
+        busy += f" Its samples are not scored: {escaped(why_unscored(options.model))} {JUDGE_FIELD}"
     estimate = estimates.find(options)
     if estimate is not None and not estimate.fits:
         return _note(NO_ROOM, "problem")
