@@ -122,9 +122,9 @@ def test_cosine_restarts_falls_from_the_peak_so_many_times(cycles):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"schedule_cycles": 3}, "--schedule-cycles: an option of --schedule cosine-restarts; got"),
-        ({"schedule": "cosine", "schedule_cycles": 3}, "got it with cosine"),
-        ({"schedule": "linear", "schedule_power": 3.0}, "of --schedule polynomial; got it with li"),
+        ({"schedule_cycles": 3}, "--schedule-cycles needs --schedule cosine-restarts"),
+        ({"schedule": "cosine", "schedule_cycles": 3}, "needs --schedule cosine-restarts"),
+        ({"schedule": "linear", "schedule_power": 3.0}, "--schedule-power needs --schedule poly"),
         ({"schedule": "cosine-restarts", "schedule_cycles": 0}, "--schedule-cycles: expected a v"),
         (
             {"schedule": "polynomial", "warmup_steps": 6},

@@ -92,4 +92,4 @@ def test_a_decay_out_of_range_is_refused(decay, tiny_base, photo_folder, tmp_pat
     arguments = tiny_arguments(tiny_base, photo_folder, tmp_path, changes={"ema": decay})
     outcome = run_trainer(*arguments)
     assert outcome.status == 2
-    assert re.search("--ema: expected above 0 to below 1", outcome.errors[0])
+    assert re.search("--ema: expected a value above 0 and below 1", outcome.errors[0])

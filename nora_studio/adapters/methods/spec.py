@@ -55,7 +55,7 @@ class AdapterSpec:
         if self.alpha is not None and not (math.isfinite(self.alpha) and self.alpha > 0):
             raise StudioError(f"alpha must be positive and finite; got {self.alpha}.")
         if not 0 <= self.dropout < 1:
-            raise StudioError(f"dropout must be 0 to below 1; got {self.dropout}.")
+            raise StudioError(f"dropout must be at least 0 and below 1; got {self.dropout}.")
 
     def settings(self) -> list[str]:
         """Return the names of the settings, beyond method and rank, that are not the default."""
