@@ -74,8 +74,8 @@ def write_lora(
     part_ranks = ", ".join(f"{part} rank {rank}" for part, rank in ranks.items())
     print(f"{label or out}: {size_text(out)}, {layers} layers, {part_ranks}")
     if is_reduced:
-        print(f"  error of the lower rank: {rank_error}")
-    print(f"  error of rounding to {precision}: {error_of(written, reduced)}")
+        print(f"  error from reducing the rank: {rank_error}")
+    print(f"  error from rounding to {precision}: {error_of(written, reduced)}")
     if tokens is not None:
         _write_tokens(embeddings_path(out), opened, tokens, style)
 

@@ -60,8 +60,9 @@ def check_path(path: Path, what: str) -> None:
     longest = max((len(part.encode()) for part in path.parts), default=0)
     if longest > NAME_BYTES or len(str(path).encode()) > PATH_BYTES:
         raise StudioError(
-            f"{what}: expected names of at most {NAME_BYTES} bytes and a path of at most "
-            f"{PATH_BYTES:,}; got {format_value(str(path))}, with a name of {longest:,} bytes."
+            f"{what}: expected a path of at most {PATH_BYTES:,} bytes with names of at most "
+            f"{NAME_BYTES}; got {len(str(path).encode()):,} bytes with a name of {longest:,}: "
+            f"{format_value(str(path))}. Choose a shorter one."
         )
 
 

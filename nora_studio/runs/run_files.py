@@ -83,8 +83,8 @@ def read_digests(file: Path) -> dict[str, str]:
         return _digests(file)
     except _UNREADABLE as error:
         raise StudioError(
-            f"{file} is damaged: {_reason(error)}. Restore it from a copy, such as that of a twin; "
-            "or delete it to continue without checking that the data is the same."
+            f"{file} is damaged: {_reason(error)}. Copy it from a twin or a backup, or delete "
+            "it to continue without a check that the data is the same."
         ) from error
 
 

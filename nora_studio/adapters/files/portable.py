@@ -203,8 +203,8 @@ def _factors(
         alpha = factors["alpha"]
         if alpha.numel() != 1:
             raise StudioError(
-                f"{file}: alpha of {part}.{name} should be one number; got {tuple(alpha.shape)}. "
-                f"{get_again(file)}"
+                f"{file}: alpha of {part}.{name} should be one number; got a tensor of shape "
+                f"{tuple(alpha.shape)}. {get_again(file)}"
             )
         scale = alpha_scale(file, f"{part}.{name}", float(alpha), rank)
     check_rank(file, f"{part}.{name}", up, down)

@@ -116,7 +116,7 @@ class AdapterCommands:
         """
         if len(chosen) < 2:
             raise StudioError(
-                f"a mix needs two adapters or more; got {len(chosen)}. Choose another one."
+                f"a mix needs two adapters or more; got {len(chosen)}. Choose at least two."
             )
         _check_choice("format", to, FORMATS[:2])
         stem = free_name(self.workspace, "adapters", check_name(name), ".safetensors")

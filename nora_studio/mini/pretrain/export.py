@@ -85,7 +85,7 @@ def check_encoders(out: Path) -> None:
     missing = [name for name in names if not (folder / name).is_dir()]
     if missing:
         raise StudioError(
-            f"expected {', '.join(names)} in {folder}; {', '.join(missing)} is missing. Run the "
+            f"expected {', '.join(names)} in {folder}; it lacks {', '.join(missing)}. Run the "
             "encoders stage first, or name its results with --init."
         )
 

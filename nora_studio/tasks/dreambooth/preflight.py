@@ -54,7 +54,10 @@ def preflight_folder(options: DreamboothOptions) -> Iterator[DreamboothOptions]:
         StudioError: the run cannot be measured, or its name is taken.
     """
     if options.resume:
-        raise StudioError("--preflight: measures a run before it starts; leave --resume out.")
+        raise StudioError(
+            "--preflight measures a run before it starts, so it cannot be combined with --resume. "
+            "Leave one of them out."
+        )
     check_one_process("preflight")
     for method in options.methods:
         Run(options.output_dir / f"{options.run_name}-{method}").check_new()

@@ -154,7 +154,9 @@ class CellRunner:
             status = self.scripts.call(command, output, environment)
         if status:
             last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
-            raise StudioError(f"{log} ended with status {status}: {' '.join(last)}")
+            raise StudioError(
+                f"training failed with exit status {status}, see {log}: {' '.join(last)}"
+            )
         return runs
 
 
