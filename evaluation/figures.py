@@ -20,14 +20,14 @@ from nora_studio.runs.atomic import write_text
 from nora_studio.scoring.result_records import (
     SWEEPS,
     commonsense_values,
-    cost,
     difference,
     few_shot_values,
     interval,
-    record,
+    read_record,
+    step_cost,
     subject_of,
+    sweep_scores,
     sweep_trials,
-    sweep_values,
 )
 from nora_studio.tasks.commonsense.cost_tables import PAPER_RATIOS
 
@@ -59,9 +59,9 @@ def summary() -> str:
     rows = []
     for words, script, digits, cluster, lora, nora in (
         ("likeness to the subject (CLIP-I)", "sweep", 3, subject_of,
-         *(sweep_values(name, "CLIP-I") for name in ("lora", "nora"))),
+         *(sweep_scores(name, "CLIP-I") for name in ("lora", "nora"))),
         ("agreement with the prompt (CLIP-T)", "sweep", 3, subject_of,
-         *(sweep_values(name, "CLIP-T") for name in ("lora", "nora"))),
+         *(sweep_scores(name, "CLIP-T") for name in ("lora", "nora"))),
         ("commonsense accuracy, %", "table1", 1, None,
          commonsense_values("LoRA 16"), commonsense_values("NoRA 128 x 16")),
         ("16-shot accuracy, %", "table2", 1, None,
@@ -70,7 +70,7 @@ def summary() -> str:
         means = [interval(values, digits, cluster) for values in (lora, nora)]
         delta = difference(nora, lora, digits, cluster)
         rows.append([words, *means, delta, f"`evaluation/{script}.py`"])
-    lora, nora = (cost("llama-3-8b", label) for label in ("LoRA 16", "NoRA 704 x 32"))
+    lora, nora = (step_cost("llama-3-8b", label) for label in ("LoRA 16", "NoRA 704 x 32"))
     step = [
         f"{cell['seconds_per_step']:.3f} s, {cell['peak_gib']:.1f} GiB" for cell in (lora, nora)
     ]
@@ -84,12 +84,12 @@ def subjects() -> str:
     """Return the scores on three subjects, with and without captions."""
     trials, rows = sweep_trials(), []
     for name in SWEEPS:
-        scores = [interval(sweep_values(name, s), 3, subject_of) for s in ("CLIP-I", "CLIP-T")]
+        scores = [interval(sweep_scores(name, s), 3, subject_of) for s in ("CLIP-I", "CLIP-T")]
         rows.append([as_words(name), f"{trials[name][0]['parameters']:,}", *scores])
     pairs = (("nora", "lora"), *((f"{one}-without-captions", one) for one in ("lora", "nora")))
     for first, second in pairs:
         deltas = [
-            difference(sweep_values(first, s), sweep_values(second, s), 3, subject_of)
+            difference(sweep_scores(first, s), sweep_scores(second, s), 3, subject_of)
             for s in ("CLIP-I", "CLIP-T")
         ]
         rows.append([f"{as_words(first)} − {as_words(second)}", "", *deltas])
@@ -103,7 +103,7 @@ def as_words(name: str) -> str:
 
 def other_tasks() -> str:
     """Return NoRA, LoRA and AdaLoRA on both other tasks, and their differences."""
-    answers, pictures = record("table1/table1")["cells"], record("table2/table2")["cells"]
+    answers, pictures = read_record("table1/table1")["cells"], read_record("table2/table2")["cells"]
     counts = {cell.get("label", cell.get("method")): cell.get("parameters", 0)
               for cell in (*answers, *pictures)}  # fmt: skip
     chance = [f"{100 * answers[0]['average_chance']:.1f}", f"{100 * pictures[0]['chance']:.1f}"]
@@ -136,7 +136,7 @@ def costs() -> str:
         ("llama-3-8b", "NoRA 700 x 32", "LoRA 16", "LLaMA-3 8B, 700 x 32"),
         ("llama-3-8b", "NoRA 704 x 32", "LoRA 16", "LLaMA-3 8B, 704 x 32"),
     ):
-        one, other, paper = cost(shape, label), cost(shape, lora), PAPER_RATIOS[shape]
+        one, other, paper = step_cost(shape, label), step_cost(shape, lora), PAPER_RATIOS[shape]
         names = zip(("seconds_per_step", "peak_gib"), paper, strict=True)
         rows.append([words, *(w for n, p in names for w in (f"{one[n] / other[n]:.2f}", f"{p:g}"))])
     return table("NoRA over LoRA of rank 16|time|the paper's|memory|the paper's", rows)
@@ -144,7 +144,7 @@ def costs() -> str:
 
 def judged() -> str:
     """Return the share of the embedded model's images with each attribute of their prompts."""
-    found, words = record("mini-sdxl/bars"), {"kind": "class", "main_color": "main colour"}
+    found, words = read_record("mini-sdxl/bars"), {"kind": "class", "main_color": "main colour"}
     names = ("kind", "place", "main_color", "pattern", "accessory")
     return table(f"of {found['prompts']} pictures|generated|real renders", [
         [words.get(n, n), *(f"{100 * found[of][n]:.1f}%" for of in ("drawn", "ceiling"))]

@@ -23,7 +23,7 @@ from nora_studio.errors import StudioError, run_entry
 from nora_studio.mini.assets import embedded
 from nora_studio.options.command_line import parse_command
 from nora_studio.runs.atomic import write_text
-from nora_studio.runs.launching import ForkServer, Start, start_fresh
+from nora_studio.runs.launching import ForkServer, Start, start_in_new_process
 from nora_studio.trainer.trials import ACTS, Training, Trial, differences, kill_once
 
 FLAGS = (
@@ -73,7 +73,7 @@ def main() -> int:
         print(f"A training that is not killed takes {seconds:.1f} s.", flush=True)
 
         def trial(number: int) -> Trial:
-            start: Start = start_fresh if number < options.fresh else forks
+            start: Start = start_in_new_process if number < options.fresh else forks
             one = training(options, folder / str(number))
             # New processes import first, so their moments are watched for, not timed.
             act = ACTS[(number + 3) % len(ACTS)]

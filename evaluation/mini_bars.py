@@ -18,7 +18,7 @@ from diffusers import StableDiffusionXLPipeline
 from nora_studio.errors import StudioError, run_entry
 from nora_studio.mini.pretrain import card, export, progress
 from nora_studio.options.command_line import parse_command
-from nora_studio.scoring import mini_bars as bars
+from nora_studio.scoring import mini_thresholds as thresholds
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def main() -> int:
         folder, dtype=torch.float32, use_safetensors=True
     )
     pipeline.to(device).set_progress_bar_config(disable=True)
-    results = bars.measure(
+    results = thresholds.measure(
         pipeline,
         settings.assets / export.SCORER,
         device,
@@ -69,7 +69,7 @@ def main() -> int:
         progress=progress.Progress(1e6, time.time()),
     )
     progress.write_json(folder / export.RESULTS, results)
-    for name, bar in bars.BARS.items():
+    for name, bar in thresholds.BARS.items():
         outcome = "pass" if results["passed"][name] else "FAIL"
         ceiling = results["ceiling"].get(name)
         print(f"{outcome}  {name} {results['drawn'][name]} (bar {bar}, ceiling {ceiling})")

@@ -16,7 +16,7 @@ class StudioError(ValueError):
     """
 
 
-def shown(value: object, most: int = 80) -> str:
+def format_value(value: object, most: int = 80) -> str:
     """Write a value that somebody gave for a message: its `repr`, cut where it is long.
 
     Args:

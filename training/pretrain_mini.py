@@ -28,7 +28,7 @@ from nora_studio.mini.pretrain.progress import Progress, write_json
 from nora_studio.mini.pretrain.settings import Settings
 from nora_studio.mini.pretrain.tokenizer import build_tokenizer
 from nora_studio.options.command_line import parse_command
-from nora_studio.scoring import mini_bars as bars
+from nora_studio.scoring import mini_thresholds as thresholds
 
 
 def main() -> int:
@@ -127,7 +127,7 @@ def train_unet(
     folder = settings.out / export.PIPELINE / "tokenizer"
     writing = None if texts else start_captions(count, seed, folder, settings.captions)
     set_precision(seed)
-    words, first, second, autoencoder = export.load_encoders(settings.out, device)
+    words, first, second, autoencoder = export.load_all_but_unet(settings.out, device)
     earlier = settings.init_unet
     unet = export.load_unet(earlier) if earlier else architecture.build_unet()
     if earlier and "denoiser" in clock.log:
@@ -169,7 +169,7 @@ def train_unet(
 
 def measure_bars(settings: Settings, clock: Progress, pipeline: StableDiffusionXLPipeline) -> None:
     """Measure the pipeline with the exported CLIP, and write the results next to the model."""
-    results = bars.measure(
+    results = thresholds.measure(
         pipeline,
         settings.out / export.SCORER,
         settings.device,

@@ -134,7 +134,7 @@ def extend(pipe: StableDiffusionXLPipeline, tokens: NewTokens) -> None:
         first = tokenizer.convert_tokens_to_ids(tokens.words[0])
         table = encoder.get_input_embeddings()
         encoder.set_input_embeddings(ExtendedEmbedding(table, first, tokens.rows[part]))
-        for module in _with_legacy_end(encoder):
+        for module in _modules_with_legacy_eos(encoder):
             # Otherwise the pooled output would be read at a new token, whose id is the largest.
             module.eos_token_id = tokenizer.eos_token_id
 
@@ -159,7 +159,7 @@ def _with_words(pipe: StableDiffusionXLPipeline, part: str, tokens: NewTokens) -
     return tokenizer
 
 
-def _with_legacy_end(encoder: nn.Module) -> list[Any]:
+def _modules_with_legacy_eos(encoder: nn.Module) -> list[Any]:
     return [m for m in encoder.modules() if getattr(m, "eos_token_id", None) == LEGACY_EOS]
 
 
@@ -178,7 +178,7 @@ def temporary_tokens(pipe: StableDiffusionXLPipeline, tokens: NewTokens | None) 
     tokenizers = {name: getattr(pipe, name) for name in TOKENIZERS.values()}
     encoders = [getattr(pipe, part) for part in TOKENIZERS]
     tables = [encoder.get_input_embeddings() for encoder in encoders]
-    ends = [module for encoder in encoders for module in _with_legacy_end(encoder)]
+    ends = [module for encoder in encoders for module in _modules_with_legacy_eos(encoder)]
     try:
         extend(pipe, tokens)
         yield
@@ -208,5 +208,5 @@ def write_into(pipe: StableDiffusionXLPipeline, tokens: NewTokens) -> None:
         weight.requires_grad_(False)[ids] = tokens.rows[part].to(weight.device, weight.dtype)
         if encoder.config.eos_token_id == LEGACY_EOS:
             encoder.config.eos_token_id = tokenizer.eos_token_id
-        for module in _with_legacy_end(encoder):
+        for module in _modules_with_legacy_eos(encoder):
             module.eos_token_id = tokenizer.eos_token_id

@@ -119,7 +119,8 @@ def open_studio(home: Path, options: UiOptions) -> Studio:
     if options.quota is not None:
         if not 0 < options.quota < MAX_QUOTA:
             raise StudioError(
-                f"--quota: expected GiB above 0 and below {MAX_QUOTA:g}; got {options.quota:g}."
+                f"--quota: expected a number of GiB above 0 and below {MAX_QUOTA:g}; got "
+                f"{options.quota:g}."
             )
         quota = int(options.quota * GIB)
     # Before the folder is created, so that a refused start leaves nothing behind.
@@ -179,11 +180,11 @@ def _add_account(options: UiOptions) -> int:
             again = getpass.getpass("Repeat the password: ")
     except (EOFError, OSError, getpass.GetPassWarning) as error:
         raise StudioError(
-            "--add-account needs a terminal to ask for the password, and there is none. Run it in "
-            "one; in a container, start that with an interactive terminal (-it)."
+            "--add-account needs a terminal to ask for the password, and there is none. Run the "
+            "command in a terminal; in a container, start the container with one (-it)."
         ) from error
     if again != password:
-        raise StudioError("the two passwords differ; nothing was added.")
+        raise StudioError("the two passwords differ; nothing was added. Run it again.")
     add_account(options.auth, options.add_account, password)
     print(f"{options.add_account} can log in now: the account is in {options.auth}.")
     return 0

@@ -30,7 +30,7 @@ def run(options: Options) -> int:
     title = options.title or title_of(options.adapter)
     out = check_out_file(options.out or Path(f"{title}-{options.to}.safetensors"))
     if options.to == "seed":
-        return _export_seed(options, out)
+        return _export_seed_file(options, out)
     opened, updates = open_updates(options.adapter, options.model, options.rank)
     opened = replace(opened, card=_with_licence(opened, options.licence))
     tokens = opened.adapter.new_tokens()
@@ -74,8 +74,8 @@ def write_lora(
     part_ranks = ", ".join(f"{part} rank {rank}" for part, rank in ranks.items())
     print(f"{label or out}: {size_text(out)}, {layers} layers, {part_ranks}")
     if is_reduced:
-        print(f"  error of the lower rank: {rank_error}")
-    print(f"  error of rounding to {precision}: {error_of(written, reduced)}")
+        print(f"  error from reducing the rank: {rank_error}")
+    print(f"  error from rounding to {precision}: {error_of(written, reduced)}")
     if tokens is not None:
         _write_tokens(embeddings_path(out), opened, tokens, style)
 
@@ -98,7 +98,7 @@ def _write_tokens(file: Path, opened: AdapterOnBase, tokens: NewTokens, style: s
         print(f"    {line}")
 
 
-def _export_seed(options: Options, out: Path) -> int:
+def _export_seed_file(options: Options, out: Path) -> int:
     if options.rank is not None:
         raise StudioError("--rank: a seed file keeps the trained ranks. Leave --rank out.")
     if options.title is not None:

@@ -73,30 +73,30 @@ def combine(
     lefts, rights = [], []
     for adapter in present:
         left, right = layer.core_factors(adapter)
-        lefts.append(_rows(weights[adapter] * left, width))
-        rights.append(_rows(right.T, width).T)
+        lefts.append(_pad_rows(weights[adapter] * left, width))
+        rights.append(_pad_rows(right.T, width).T)
     left, right = torch.cat(lefts, dim=1), torch.cat(rights, dim=0)
     left, right = _narrow(left, right, config.r)
     layer.update_layer(adapter_name, config, config.r, float(config.r), name)
     outer = config.outer_rank
-    layer.nora_inner_up[adapter_name].copy_(_rows(left, outer)).requires_grad_(False)
-    layer.nora_inner_down[adapter_name].copy_(_rows(right.T, outer).T).requires_grad_(False)
+    layer.nora_inner_up[adapter_name].copy_(_pad_rows(left, outer)).requires_grad_(False)
+    layer.nora_inner_down[adapter_name].copy_(_pad_rows(right.T, outer).T).requires_grad_(False)
     for start in (layer.nora_inner_up_start, layer.nora_inner_down_start):
         start[adapter_name] = torch.zeros_like(start[adapter_name])  # pyright: ignore
-    layer.nora_up[adapter_name] = _rows(up.T, outer).T.contiguous()
-    layer.nora_down[adapter_name] = _rows(down, outer)
+    layer.nora_up[adapter_name] = _pad_rows(up.T, outer).T.contiguous()
+    layer.nora_down[adapter_name] = _pad_rows(down, outer)
 
 
 def _narrow(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Rewrite a product with exactly `rank` inner channels; its rank must not be higher."""
     if left.shape[1] <= rank:
-        return _rows(left.T, rank).T, _rows(right, rank)
+        return _pad_rows(left.T, rank).T, _pad_rows(right, rank)
     up, singular, down = torch.linalg.svd((left.double() @ right.double()), full_matrices=False)
     root = singular[:rank].sqrt()
     return (up[:, :rank] * root).to(left), (root[:, None] * down[:rank]).to(right)
 
 
-def _rows(matrix: Tensor, rows: int) -> Tensor:
+def _pad_rows(matrix: Tensor, rows: int) -> Tensor:
     """Append rows of zeros until there are `rows`."""
     missing = rows - matrix.shape[0]
     return torch.cat([matrix, matrix.new_zeros(missing, matrix.shape[1])]) if missing else matrix

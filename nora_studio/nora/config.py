@@ -80,7 +80,7 @@ class NoraConfig(PeftConfig):
             if alpha is not None and not (math.isfinite(alpha) and alpha > 0):
                 raise StudioError(f"alpha must be positive and finite; got {alpha} for {where}.")
         if not 0 <= self.dropout < 1:
-            raise StudioError(f"dropout must be 0 to below 1; got {self.dropout}.")
+            raise StudioError(f"dropout must be at least 0 and below 1; got {self.dropout}.")
         _check_choice("start", self.start, STARTS)
         _check_choice("outer", self.outer, OUTERS)
         if self.outer == "activation" and self.init_weights and not self.mean_abs_inputs:

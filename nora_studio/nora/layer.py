@@ -253,4 +253,4 @@ def _start_factors(weight: Tensor, config: NoraConfig, name: str) -> Factors:
     try:
         return find(weight, config.outer_rank, config.outer, mean_abs_input)
     except StudioError as error:
-        raise StudioError(f"{name}: {error} Or remove it from the targets.") from error
+        raise StudioError(f"{name}: {error} Alternatively, remove it from the targets.") from error

@@ -137,8 +137,8 @@ def activation_aware_svd(
     activity = mean_abs_input.to(wide)
     if not bool(torch.isfinite(activity).all()) or bool((activity < 0).any()):
         raise StudioError(
-            "activation statistics must be means of |x|, finite and not negative; got others. "
-            "Record them again on undamaged inputs."
+            "activation statistics must be means of |x|, finite and not negative; got NaN, "
+            "infinity or a negative number. Record them again on undamaged inputs."
         )
     if not bool((activity > 0).any()):
         raise StudioError(
@@ -172,12 +172,13 @@ def outer_factors(
 ) -> tuple[Tensor, Tensor, Tensor]:  # (out_features, rank), (rank,), (rank, in_features)
     """Compute the factors that NoRA freezes, and the singular values that it starts from.
 
+    These are `up`, `singular` and `down`: `up @ diag(singular) @ down` approximates `weight`.
     Computed in float64, and returned in float32 or in the weight's dtype where that is wider.
 
     Args:
         weight: Frozen; not modified.
         rank: Between 1 and min(out_features, in_features).
-        outer: "svd", "randomized" or "activation".
+        outer: How they are computed: "svd", "randomized" or "activation".
         mean_abs_input: Mean of |x| per input channel; for "activation" alone.
 
     Raises:
@@ -195,7 +196,7 @@ def outer_factors(
     if not bool(factors[1][0] > 0):
         raise StudioError(
             f"the {weight.shape[0]}x{weight.shape[1]} weight is all zeros: NoRA starts from its "
-            "singular values and would never learn there."
+            "singular values and would never learn there. Load trained weights."
         )
     return factors
 

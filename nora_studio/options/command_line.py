@@ -175,7 +175,7 @@ def _checked(options: Any, prefix: str) -> Any:
 def _check_value(value: object, name: str, what: str) -> object:
     if isinstance(value, Path):
         check_path(value, what)
-        check_confined(value, what, whole=name not in _WRITTEN)
+        check_confined(value, what, recursive=name not in _WRITTEN)
     elif isinstance(value, str):
         check_text(value, what)
     elif isinstance(value, int | float) and not isinstance(value, bool):

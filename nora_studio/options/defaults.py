@@ -146,7 +146,7 @@ def check_methods(options: Any) -> None:
     usual = {"outer": "svd", "start": "difference", "dropout": 0.0, "lora_plus_ratio": None}
     for name, value in usual.items():
         if getattr(options, name) != value and name not in settings:
-            raise foreign_option(name.replace("_", "-"), name, options.method)
+            raise foreign_option_error(name.replace("_", "-"), name, options.method)
     check_optimizer(options.methods, options.optimizer)
     for method in options.methods if options.ema or options.optimizer == "schedule-free" else ():
         consequence, flag = METHODS[method].no_average, "ema" if options.ema else "optimizer"
@@ -157,7 +157,7 @@ def check_methods(options: Any) -> None:
             )
 
 
-def foreign_option(flag: str, setting: str, methods: str) -> StudioError:
+def foreign_option_error(flag: str, setting: str, methods: str) -> StudioError:
     """Return the error for an option that the given methods do not have."""
     owners = [name for name, method in METHODS.items() if setting in method.settings]
     return StudioError(

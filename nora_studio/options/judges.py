@@ -40,9 +40,9 @@ def judge_for(base: str, named: str | None = None) -> str | None:
 
 
 def why_unscored(base: str) -> str:
-    """Return in one line why images of a base without a judge have no scores, and the remedy."""
+    """Return the reason why images of a base without a judge have no scores, and the remedy."""
     return (
-        "not scored: the embedded judge works only for the embedded model's images, and "
+        "the embedded judge works only for the embedded model's images, and "
         f"{base[:120]!r} is another base. Choose a judge with --clip (in the app: the field "
         "Judge), such as ViT-B-32:openai."
     )
@@ -56,7 +56,7 @@ def require_judge(base: str, named: str | None = None) -> str:
     """
     judge = judge_for(base, named)
     if judge is None:
-        raise StudioError(why_unscored(base))
+        raise StudioError(f"these images cannot be scored: {why_unscored(base)}")
     return judge
 
 

@@ -4,7 +4,7 @@ import math
 import os
 import secrets
 
-from nora_studio.errors import StudioError, shown
+from nora_studio.errors import StudioError, format_value
 
 MAXIMUM_SEED = 2**32 - 1
 """The largest seed that every generator here accepts, and a page's number field keeps exactly."""
@@ -35,7 +35,8 @@ def check_number(value: int | float, name: str, what: str) -> int | float:
         if not least <= value <= MAXIMUM_COUNT:
             start = "from 1 to" if least == 1 else "of at most"
             raise StudioError(
-                f"{what}: expected a whole number {start} {MAXIMUM_COUNT:,}; got {shown(value)}."
+                f"{what}: expected a whole number {start} {MAXIMUM_COUNT:,}; got "
+                f"{format_value(value)}."
             )
     elif math.isnan(value) or (math.isinf(value) and name not in _MAY_BE_INFINITE):
         raise StudioError(f"{what}: expected a finite number; got {value}.")
@@ -53,7 +54,7 @@ def _seed(value: int | float, what: str) -> int:
     if not (isinstance(value, int) and 0 <= value <= MAXIMUM_SEED):
         raise StudioError(
             f"{what}: expected a whole number from 0 to {MAXIMUM_SEED}, or -1 for a random seed; "
-            f"got {shown(value)}."
+            f"got {format_value(value)}."
         )
     return value
 
@@ -70,4 +71,4 @@ def read_number(word: str, kind: type[int] | type[float], what: str) -> None:
         kind(word)
     except ValueError:
         expected = "a whole number" if kind is int else "a number"
-        raise StudioError(f"{what}: expected {expected}; got {shown(word)}.") from None
+        raise StudioError(f"{what}: expected {expected}; got {format_value(word)}.") from None

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import tomli_w
 import tyro
 
-from nora_studio.errors import StudioError, shown, suggestion
+from nora_studio.errors import StudioError, format_value, suggestion
 from nora_studio.options.command_line import called_as, check_number_words, checked, run_parser
 from nora_studio.options.config import DreamboothOptions
 from nora_studio.options.paths import check_confined, check_path
@@ -139,7 +139,9 @@ def _override(base: Any, values: dict[str, Any], where: str, prefix: str = "") -
             )
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, dict):
-                raise StudioError(f"{where}: {prefix + key} must be a table; got {shown(value)}.")
+                raise StudioError(
+                    f"{where}: {prefix + key} must be a table; got {format_value(value)}."
+                )
             changes[key] = _override(getattr(base, key), value, where, f"{prefix}{key}.")
         else:
             changes[key] = _typed(value, hints[key], f"{where}: {prefix + key}")
@@ -168,7 +170,7 @@ def _typed(value: Any, hint: object, where: str) -> Any:
         else:
             expected.append(_TOML_WORDS.get(kind, ""))
     allowed = " or ".join(word for word in expected if word)
-    raise StudioError(f"{where} must be {allowed}; got {shown(value)}.")
+    raise StudioError(f"{where} must be {allowed}; got {format_value(value)}.")
 
 
 _TOML_WORDS = {

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, get_type_hints
 
 from nora_studio.adapters.methods.table import METHODS
-from nora_studio.errors import StudioError, shown, suggestion
+from nora_studio.errors import StudioError, format_value, suggestion
 from nora_studio.options.config import PART_FIELDS, DreamboothOptions, PartOptions
-from nora_studio.options.defaults import foreign_option
+from nora_studio.options.defaults import foreign_option_error
 from nora_studio.options.groups.checks import check_option
 from nora_studio.options.recommended import rate_of, recommended
 
@@ -102,12 +102,12 @@ def _check_part(options: Any, method: str, part: str, own: frozenset[str]) -> No
         flag = f"{part}.{name}".replace("_", "-")
         given = getattr(getattr(options, part), name) is not None
         if given and not any(name in settings_of(m) for m in options.methods):
-            raise foreign_option(flag, name, options.method)
+            raise foreign_option_error(flag, name, options.method)
         for entry in options.override:
             key = entry.partition("=")[0].strip().replace("-", "_")
             mine = f"{method}.{part}.{name}".replace("-", "_")
             if key == mine and name not in own:
-                raise foreign_option(f"override {entry}", name, method)
+                raise foreign_option_error(f"override {entry}", name, method)
 
 
 def parts_along_inputs(settings: Mapping[str, Mapping[str, PartSettings]]) -> list[str]:
@@ -159,7 +159,7 @@ def _parse_value(entry: str, text: str, hint: object) -> bool | int | float:
     except (ValueError, OverflowError, RecursionError) as error:
         key = entry.partition("=")[0]
         raise StudioError(
-            f"--override {key}: expected a number, true or false; got {shown(text)}."
+            f"--override {key}: expected a number, true or false; got {format_value(text)}."
         ) from error
     if type(value) is not wanted:
         raise StudioError(f"--override {entry!r}: expected {wanted.__name__}; got {text!r}.")

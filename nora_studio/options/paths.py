@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from nora_studio.errors import StudioError, shown
+from nora_studio.errors import StudioError, format_value
 
 CONFINED = "NORA_STUDIO_CONFINED_TO"
 """Environment variable of a command that runs for a visitor of the web app: the folders that its
@@ -32,12 +32,13 @@ def check_text(text: str, what: str) -> None:
         StudioError: the text has a null byte, or is not valid Unicode.
     """
     if "\0" in text:
-        raise StudioError(f"{what}: expected text without null bytes; got {shown(text)}.")
+        raise StudioError(f"{what}: expected text without null bytes; got {format_value(text)}.")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise StudioError(
-            f"{what}: expected Unicode text (UTF-8); got {shown(text)}. Rename or rewrite it."
+            f"{what}: expected Unicode text (UTF-8); got {format_value(text)}. Rename or rewrite "
+            "it."
         ) from error
 
 
@@ -53,14 +54,15 @@ def check_path(path: Path, what: str) -> None:
         path = path.expanduser()
     except RuntimeError as error:
         raise StudioError(
-            f"{what}: {shown(str(path))} is in the home of a user who is unknown here. Write the "
-            "full path."
+            f"{what}: {format_value(str(path))} is in the home of a user who is unknown here. "
+            "Write the full path."
         ) from error
     longest = max((len(part.encode()) for part in path.parts), default=0)
     if longest > NAME_BYTES or len(str(path).encode()) > PATH_BYTES:
         raise StudioError(
-            f"{what}: expected names of at most {NAME_BYTES} bytes and a path of at most "
-            f"{PATH_BYTES:,}; got {shown(str(path))}, with a name of {longest:,} bytes."
+            f"{what}: expected a path of at most {PATH_BYTES:,} bytes with names of at most "
+            f"{NAME_BYTES}; got {len(str(path).encode()):,} bytes with a name of {longest:,}: "
+            f"{format_value(str(path))}. Choose a shorter one."
         )
 
 
@@ -78,14 +80,14 @@ def check_folder_name(name: str, what: str, suffixes: Sequence[str] = ()) -> Non
     problem = _problem_with_name(name)
     if problem is not None:
         raise StudioError(
-            f"{what}: expected the name of one folder, such as my-mug; got {shown(name)}, "
+            f"{what}: expected the name of one folder, such as my-mug; got {format_value(name)}, "
             f"{problem}."
         )
     size = len(name.encode()) + max((len(suffix.encode()) for suffix in suffixes), default=0)
     if size > NAME_BYTES:
         raise StudioError(
             f"{what}: expected a folder's name of at most {NAME_BYTES} bytes; got {size:,} bytes "
-            f"with what is appended: {shown(name)}. Choose a shorter one."
+            f"with what is appended: {format_value(name)}. Choose a shorter one."
         )
 
 
@@ -126,18 +128,18 @@ def check_relative(path: Path | str, what: str) -> Path:
 def _outside(path: Path, what: str) -> StudioError:
     return StudioError(
         f"{what}: expected a file or folder of your own, such as photos/my-mug; got "
-        f"{shown(str(path))}."
+        f"{format_value(str(path))}."
     )
 
 
-def check_inside(root: Path, path: Path | str, what: str, whole: bool = True) -> Path:
+def check_inside(root: Path, path: Path | str, label: str, recursive: bool = True) -> Path:
     """Check that a path, with all links in it, stays within a folder, and return its real path.
 
     Args:
         root: The folder.
         path: Relative to the folder; it need not exist.
-        what: Where the path was given, such as "--instance-dir".
-        whole: If the path is a folder, check everything in it too, as its readers follow links.
+        label: Where the path was given, such as "--instance-dir".
+        recursive: If the path is a folder, check everything in it too, as its readers follow links.
 
     Returns:
         The path with links resolved.
@@ -146,31 +148,31 @@ def check_inside(root: Path, path: Path | str, what: str, whole: bool = True) ->
         StudioError: as `check_relative`; or a link leads out of the folder; or the path, or
             anything in it, is neither a file nor a folder.
     """
-    path = check_relative(path, what)
-    name, root = shown(str(path)), Path(os.path.realpath(root))
+    path = check_relative(path, label)
+    name, root = format_value(str(path)), Path(os.path.realpath(root))
     place = Path(os.path.realpath(root / path))
     if not place.is_relative_to(root):
-        raise _outside(path, what)
+        raise _outside(path, label)
     try:
         place.stat()
     except (FileNotFoundError, NotADirectoryError):
         return place  # It does not exist yet.
     except OSError as error:
-        raise StudioError(f"{what}: {name} cannot be looked at: {error.strerror}.") from error
+        raise StudioError(f"{label}: {name} cannot be looked at: {error.strerror}.") from error
     waiting, seen = [place], {place}
     try:
         while waiting:
-            for found in _opened(waiting.pop(), whole):
+            for found in _opened(waiting.pop(), recursive):
                 if not found.is_relative_to(root):
-                    raise StudioError(f"{what}: {name} holds a link that leads out of it.")
+                    raise StudioError(f"{label}: {name} holds a link that leads out of it.")
                 if found not in seen:
                     seen.add(found)
                     waiting.append(found)
     except OSError as error:
-        raise StudioError(f"{what}: {name} cannot be looked at: {error.strerror}.") from error
+        raise StudioError(f"{label}: {name} cannot be looked at: {error.strerror}.") from error
     except _Unreadable as error:
         raise StudioError(
-            f"{what}: {name} is or holds {error}, which is neither a file nor a folder."
+            f"{label}: {name} is or holds {error}, which is neither a file nor a folder."
         ) from None
     return place
 
@@ -179,7 +181,7 @@ class _Unreadable(Exception):
     """A pipe, a device or a socket."""
 
 
-def _opened(place: Path, whole: bool) -> Iterator[Path]:
+def _opened(place: Path, recursive: bool) -> Iterator[Path]:
     """Yield the paths that are opened when a folder is read: its folders and its links' targets."""
     try:
         mode = place.stat().st_mode
@@ -189,7 +191,7 @@ def _opened(place: Path, whole: bool) -> Iterator[Path]:
         return
     if not stat.S_ISDIR(mode):
         raise _Unreadable(repr(place.name[:80]))
-    if not whole:
+    if not recursive:
         return
     with os.scandir(place) as entries:
         for entry in entries:
@@ -201,7 +203,7 @@ def _opened(place: Path, whole: bool) -> Iterator[Path]:
                 raise _Unreadable(repr(entry.name[:80]))
 
 
-def check_confined(path: Path, what: str, whole: bool = True) -> None:
+def check_confined(path: Path, what: str, recursive: bool = True) -> None:
     """Refuse a path outside the visitor's folders, in a command that runs for a visitor.
 
     The server has checked the path when the command was queued; it is checked again when it is
@@ -215,9 +217,9 @@ def check_confined(path: Path, what: str, whole: bool = True) -> None:
         return
     for root in roots:
         if path.is_absolute() and path.is_relative_to(root):
-            check_inside(root, path.relative_to(root), what, whole)
+            check_inside(root, path.relative_to(root), what, recursive)
             return
-    check_inside(roots[0], path, what, whole)
+    check_inside(roots[0], path, what, recursive)
 
 
 def confining(folders: Iterable[Path]) -> dict[str, str]:

@@ -210,7 +210,7 @@ def _check_companions(files: list[Path], captions: bool, masks: str) -> list[Fin
     if captions:
         try:
             own = find_captions(files)
-            found += _missing("caption", "3.txt for 3.jpg", files, own.prompts)
+            found += _missing_companions("caption", "3.txt for 3.jpg", files, own.prompts)
             found += [Finding("unread", notice.file, notice.message) for notice in own.notices]
         except StudioError as error:
             found.append(Finding("caption", folder, str(error), is_unusable=True))
@@ -218,7 +218,7 @@ def _check_companions(files: list[Path], captions: bool, masks: str) -> list[Fin
         try:
             masks_found = find_masks(files)
             mask_files = [masks_found.of.get(file) for file in files]
-            found += _missing("mask", "3.mask.png for 3.jpg", files, mask_files)
+            found += _missing_companions("mask", "3.mask.png for 3.jpg", files, mask_files)
             found += [
                 Finding("unread", notice.file, notice.message) for notice in masks_found.notices
             ]
@@ -244,13 +244,15 @@ def _find_videos(files: list[Path]) -> list[Finding]:
     return [Finding("unread", folder, message)]
 
 
-def _missing(kind: str, how: str, files: list[Path], each: Sequence[object]) -> list[Finding]:
+def _missing_companions(
+    kind: str, example: str, files: list[Path], companions: Sequence[object]
+) -> list[Finding]:
     """Return a finding for each photo without a caption or mask, if others have one."""
-    if all(one is None for one in each):
+    if all(one is None for one in companions):
         return []
-    remedy = f"has no {kind}, but other photos have one. Add one ({how})."
+    remedy = f"has no {kind}, but other photos have one. Add one ({example})."
     return [
         Finding(kind, f, f"{f}: {remedy}")
-        for f, one in zip(files, each, strict=True)
+        for f, one in zip(files, companions, strict=True)
         if one is None
     ]

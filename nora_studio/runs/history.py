@@ -124,8 +124,8 @@ def trainer_of(run: Run) -> str:
         if option in settings:
             return script
     raise StudioError(
-        f"{run.folder / CONFIG}: expected one of the settings {', '.join(TRAINERS)}, by which the "
-        "trainer is known; it has none. Continue the run with the script that started it."
+        f"{run.folder / CONFIG}: expected one of the settings {', '.join(TRAINERS)}, which tell "
+        "the trainers apart; it has none. Continue the run with the script that started it."
     )
 
 

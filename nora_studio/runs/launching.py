@@ -50,7 +50,7 @@ Start = Callable[[str, Sequence[str], Path, Mapping[str, str]], Process]
 """Starts a script, given its name, arguments, a file for its output, and more environment."""
 
 
-def start_fresh(
+def start_in_new_process(
     name: str, arguments: Sequence[str], output: Path, environment: Mapping[str, str]
 ) -> Process:
     """Start a script in a new Python process."""
@@ -75,7 +75,7 @@ class ForkServer:
     def start(
         self, name: str, arguments: Sequence[str], output: Path, environment: Mapping[str, str]
     ) -> Process:
-        """Start a script as `start_fresh` does, without the seconds of importing."""
+        """Start a script as `start_in_new_process` does, without the seconds of importing."""
         values = (str(script_path(name)), list(arguments), str(output), dict(environment))
         process = self._context.Process(target=_run_script, args=values, daemon=True)
         process.start()

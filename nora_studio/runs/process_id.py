@@ -30,14 +30,14 @@ class ProcessId:
         return cls(os.getpid(), round(psutil.Process().create_time(), 2), host_name())
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> "ProcessId | None":
+    def from_values(cls, values: Mapping[str, Any]) -> "ProcessId | None":
         """Return the identity stored among the values of a file; None if it is incomplete."""
         named: dict[str, Any] = {name: values.get(name) for name in ("pid", "started", "host")}
-        return cls(**named) if all(cls.fits(*pair) for pair in named.items()) else None
+        return cls(**named) if all(cls.is_valid_field(*pair) for pair in named.items()) else None
 
     @staticmethod
-    def fits(name: str, value: object) -> bool:
-        """Return whether a value has the type of the field of a name."""
+    def is_valid_field(name: str, value: object) -> bool:
+        """Return whether a value is possible for the field of that name."""
         if name == "pid":
             return type(value) is int and 0 < value <= MOST_PID
         if name == "started":

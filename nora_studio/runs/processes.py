@@ -68,7 +68,7 @@ def leave() -> None:
     """
     if not dist.is_initialized():
         return
-    wait()
+    barrier()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     dist.destroy_process_group()
@@ -103,7 +103,7 @@ def all_reduce_max(value: float) -> float:
     return largest.item()
 
 
-def wait() -> None:
+def barrier() -> None:
     """Wait until every process has called this."""
     all_reduce_max(0)
 
@@ -207,7 +207,7 @@ def check_shares(batch_size: int, pieces: int = 1) -> None:
     )
 
 
-def seed_ranks(seed: int) -> None:
+def seed_other_processes(seed: int) -> None:
     """Seed torch's global generators differently on each process but the main one, for dropout."""
     if not is_main():
         torch.manual_seed(seed + 1_000_003 * rank())

@@ -16,7 +16,7 @@ def get_again(path: Path) -> str:
     path = Path(path)
     for folder in (path, *path.parents, *path.absolute().parents):
         if _STEP.fullmatch(folder.name) and folder.parent.name == "checkpoints":
-            return drop_checkpoint(folder)
+            return damaged_checkpoint_remedy(folder)
         run = folder.parent
         if folder.name == "adapter" and (run / "config.toml").is_file():
             if any((run / "checkpoints").glob("step-*")):
@@ -27,7 +27,7 @@ def get_again(path: Path) -> str:
     return "Restore it from a copy, or download it again."
 
 
-def drop_checkpoint(folder: Path) -> str:
+def damaged_checkpoint_remedy(folder: Path) -> str:
     """Describe in one sentence how to continue a run without a damaged checkpoint."""
     if any(other != folder for other in folder.parent.glob("step-*")):
         return f"Delete {folder}, and continue the run from another checkpoint with --resume."

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from nora_studio.errors import StudioError, shown
+from nora_studio.errors import StudioError, format_value
 from nora_studio.runs.process_id import ProcessId
 from nora_studio.runs.strict_json import JsonObject
 
@@ -64,13 +64,13 @@ def flat_settings(table: Mapping[str, Any], prefix: str = "") -> JsonObject:
 
 def _check_settings(values: JsonObject) -> None:
     if not _is_count(values.get("steps", 0)):
-        raise ValueError(f"steps should be a whole number; got {shown(values['steps'])}")
+        raise ValueError(f"steps should be a whole number; got {format_value(values['steps'])}")
     for name in ("method", "name", "output_dir", "model", "prompt", "instance_dir"):
         if not isinstance(values.get(name, ""), str):
-            raise ValueError(f"{name} should be a string; got {shown(values[name])}")
+            raise ValueError(f"{name} should be a string; got {format_value(values[name])}")
     prompts = values.get("sample_prompts", [])
     if not isinstance(prompts, list) or not all(isinstance(text, str) for text in prompts):
-        raise ValueError(f"sample_prompts should be a list of strings; got {shown(prompts)}")
+        raise ValueError(f"sample_prompts should be a list of strings; got {format_value(prompts)}")
 
 
 def read_digests(file: Path) -> dict[str, str]:
@@ -83,8 +83,8 @@ def read_digests(file: Path) -> dict[str, str]:
         return _digests(file)
     except _UNREADABLE as error:
         raise StudioError(
-            f"{file} is damaged: {_reason(error)}. Restore it from a copy, such as that of a twin; "
-            "or delete it to continue without checking that the data is the same."
+            f"{file} is damaged: {_reason(error)}. Copy it from a twin or a backup, or delete "
+            "it to continue without a check that the data is the same."
         ) from error
 
 
@@ -92,7 +92,9 @@ def _digests(file: Path) -> dict[str, str]:
     values = _object(file)
     for name, digest in values.items():
         if not isinstance(digest, str):
-            raise ValueError(f"the digest of {name[:80]!r} should be text; got {shown(digest)}")
+            raise ValueError(
+                f"the digest of {name[:80]!r} should be text; got {format_value(digest)}"
+            )
     return values
 
 
@@ -158,7 +160,7 @@ def _check_config(file: Path) -> None:
 def _check_status(file: Path) -> None:
     for name, value in _object(file).items():
         if not _status_fits(name, value):
-            raise ValueError(f"{name[:80]} should not be {shown(value)}")
+            raise ValueError(f"{name[:80]} should not be {format_value(value)}")
 
 
 def _check_log(file: Path) -> None:
@@ -172,7 +174,7 @@ def _check_log(file: Path) -> None:
                 raise ValueError("expected a line of JSON with a step")
             for name, value in row.items():
                 if not _log_fits(name, value):
-                    raise ValueError(f"{name[:80]} should be a number; got {shown(value)}")
+                    raise ValueError(f"{name[:80]} should be a number; got {format_value(value)}")
         except _UNREADABLE as error:
             if number < len(lines) or line.endswith("\n"):
                 raise ValueError(f"line {number}: {_reason(error)}") from error
@@ -192,7 +194,7 @@ def _object(file: Path) -> JsonObject:
         raise ValueError("it is empty")
     values = json.loads(text)
     if not isinstance(values, dict):
-        raise ValueError(f"expected a JSON object; got {shown(values)}")
+        raise ValueError(f"expected a JSON object; got {format_value(values)}")
     return values
 
 
@@ -201,7 +203,7 @@ def _status_fits(name: str, value: object) -> bool:
     if name in ("step", "steps", "best_step", "adapter_step"):
         return _is_count(value)
     if name in ("pid", "started", "host"):
-        return ProcessId.fits(name, value)
+        return ProcessId.is_valid_field(name, value)
     if name == "time":
         return is_finite(value) and 0 <= value < _LATEST
     if name == "state":

@@ -42,11 +42,14 @@ def locate_runs(
     existing = [run for run in runs.values() if run.exists]
     if not existing:
         return options, runs
-    began = read_config(existing[0].folder / CONFIG)
-    _check_twins(runs, began)
+    original_options = read_config(existing[0].folder / CONFIG)
+    _check_twins(runs, original_options)
     # The old name is kept because other values derive from it, such as the trigger of new tokens.
     default = next(field.default for field in dataclasses.fields(known) if field.name == "name")
-    changes = {"output_dir": existing[0].folder.parent, "name": began.get("name", default)}
+    changes = {
+        "output_dir": existing[0].folder.parent,
+        "name": original_options.get("name", default),
+    }
     return dataclasses.replace(known, **changes), runs
 
 
@@ -94,7 +97,7 @@ def _siblings(folder: Path, methods: Sequence[str], name: str) -> dict[str, Run]
     return {method: runs[method] for method in methods}
 
 
-def _check_twins(runs: dict[str, Run], began: dict[str, Any]) -> None:
+def _check_twins(runs: dict[str, Run], original_options: dict[str, Any]) -> None:
     """Refuse to resume a run while a twin of it is missing or is left out."""
     for method, run in runs.items():
         twin = next((other for other in runs.values() if other.checkpoints()), None)
@@ -104,7 +107,7 @@ def _check_twins(runs: dict[str, Run], began: dict[str, Any]) -> None:
                 f"--resume: {twin.folder} was trained together with {method}, whose run is not in "
                 f"{run.folder}. Move it there, or continue without it: --method {alone}."
             )
-    trained = [word.strip() for word in str(began.get("method", "")).split(",")]
+    trained = [word.strip() for word in str(original_options.get("method", "")).split(",")]
     left = [method for method in trained if method not in runs]
     for run in runs.values():
         for other in left:

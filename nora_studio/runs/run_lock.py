@@ -102,5 +102,5 @@ class RunLock:
             values = json.loads((self.folder / HOLDER).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             return None
-        mark = ProcessId.of(values) if isinstance(values, dict) else None
+        mark = ProcessId.from_values(values) if isinstance(values, dict) else None
         return mark if mark is not None and mark.is_alive() else None

@@ -29,18 +29,21 @@ def check_same_options(
     """
     file = folder / CONFIG
     values = read_config(file), tomllib.loads(config)
-    began, now = (flat_settings(tomllib.loads(defaults)) | flat_settings(table) for table in values)
-    longer = now.get("steps", 0) > began.get("steps", 0)
+    original_options, now = (
+        flat_settings(tomllib.loads(defaults)) | flat_settings(table) for table in values
+    )
+    longer = now.get("steps", 0) > original_options.get("steps", 0)
     if longer and planned is not None:
         raise StudioError(
-            f"--steps: expected {began.get('steps')}, with which {folder} was started: {planned} "
-            "plans over all steps of a run, so it cannot be trained for more. Start a new run."
+            f"--steps: expected {original_options.get('steps')}, with which {folder} was started: "
+            f"{planned} plans over all steps of a run, so it cannot be trained for more. Start a "
+            "new run."
         )
     free = FREE | ({"steps"} if longer else set())
-    if set(words_of(now.get("method"))) < set(words_of(began.get("method"))):
+    if set(split_methods(now.get("method"))) < set(split_methods(original_options.get("method"))):
         free |= {"method"}  # Resumed without a twin (`run_folders`).
-    for name in sorted((began.keys() | now.keys()) - free):
-        one, other = began.get(name), now.get(name)
+    for name in sorted((original_options.keys() | now.keys()) - free):
+        one, other = original_options.get(name), now.get(name)
         if _is_same(one, other):
             continue
         if name != "model":
@@ -67,11 +70,11 @@ def check_same_data(folder: Path, now: Mapping[str, str], data: str = "photos") 
         StudioError: a file is missing, new or changed; the message names it.
     """
     file = folder / PHOTOS
-    began = read_digests(file) if file.exists() else now
-    for name in sorted(began.keys() | now.keys()):
-        if began.get(name) == now.get(name):
+    original = read_digests(file) if file.exists() else now
+    for name in sorted(original.keys() | now.keys()):
+        if original.get(name) == now.get(name):
             continue
-        change = "has changed" if name in began and name in now else "is new"
+        change = "has changed" if name in original and name in now else "is new"
         included = ", including captions and masks" if data == "photos" else ""
         raise StudioError(
             f"--resume: expected the same {data} that {folder} was started with, but {name} "
@@ -80,7 +83,7 @@ def check_same_data(folder: Path, now: Mapping[str, str], data: str = "photos") 
         )
 
 
-def words_of(methods: object) -> list[str]:
+def split_methods(methods: object) -> list[str]:
     """Split the value of --method at its commas."""
     return [word.strip() for word in str(methods or "").split(",") if word.strip()]
 

@@ -16,7 +16,7 @@ from nora_studio.runs.checksums import write_checksums
 from nora_studio.runs.disk_errors import GO_ON, START_AGAIN, writing
 from nora_studio.runs.process_id import ProcessId
 from nora_studio.runs.run_files import CONFIG, LOG, PHOTOS, STATUS
-from nora_studio.runs.run_options import check_same_data, check_same_options, words_of
+from nora_studio.runs.run_options import check_same_data, check_same_options, split_methods
 from nora_studio.runs.strict_json import JsonObject
 
 _CHECKPOINT = re.compile(r"step-(\d{6,})$")
@@ -116,7 +116,7 @@ class Run:
         Raises:
             StudioError: an option differs; the message has both values.
         """
-        trained = words_of(run_files.read_config(self.folder / CONFIG).get("method"))
+        trained = split_methods(run_files.read_config(self.folder / CONFIG).get("method"))
         method = None if set(planned).isdisjoint(trained) else self.method_among(trained)
         check_same_options(self.folder, config, defaults, method if method in planned else None)
 
@@ -239,7 +239,7 @@ class Run:
     def is_alive(self) -> bool:
         """Return whether a process trains it now; a "running" run that is not alive was killed."""
         status = self.read_status()
-        mark = ProcessId.of(status)
+        mark = ProcessId.from_values(status)
         return status.get("state") == "running" and mark is not None and mark.is_alive()
 
     def checkpoints(self) -> dict[int, Path]:

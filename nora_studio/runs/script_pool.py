@@ -63,8 +63,8 @@ class ScriptPool:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def stop(self, number: int, frame: object = None) -> None:
+    def stop(self, signum: int, frame: object = None) -> None:
         """Terminate all scripts and start no more; a signal handler."""
-        self.stopped_by = number
+        self.stopped_by = signum
         for child in tuple(self.children):
             child.terminate()

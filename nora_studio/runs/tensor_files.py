@@ -22,8 +22,8 @@ from nora_studio.runs.tensor_headers import (
     Header,
     check_floats,
     damaged,
+    format_tensor_name,
     read_header,
-    shown,
     stamp_of,
 )
 
@@ -62,7 +62,9 @@ def read_tensors(file: Path, header: Header | None = None) -> dict[str, Tensor]:
         raise damaged(file, error) from error
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not _all_finite(tensor):
-            raise StudioError(f"{file} has NaN or infinity in {shown(name)}. {get_again(file)}")
+            raise StudioError(
+                f"{file} has NaN or infinity in {format_tensor_name(name)}. {get_again(file)}"
+            )
     return tensors
 
 

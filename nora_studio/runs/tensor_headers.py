@@ -130,14 +130,19 @@ def _check_places(entries: JsonObject, size: int) -> None:
         begin, end = entry["data_offsets"]
         numbers = [begin, end, *entry["shape"]]
         if not all(type(number) is int and number >= 0 for number in numbers):
-            raise ValueError(f"tensor {shown(name)} has a shape or offset that is not a number")
+            raise ValueError(
+                f"tensor {format_tensor_name(name)} has a shape or offset that is not a number"
+            )
         element_size = _BYTES.get(entry["dtype"])
         expected = element_size and math.prod(entry["shape"]) * element_size
         if begin > end or (element_size and expected != end - begin):
-            raise ValueError(f"tensor {shown(name)} has another size than its offsets say")
+            raise ValueError(
+                f"tensor {format_tensor_name(name)} has another size than its offsets say"
+            )
         if end > size:
             raise ValueError(
-                f"tensor {shown(name)} ends at byte {end:,} of {size:,}: the file is truncated"
+                f"tensor {format_tensor_name(name)} ends at byte {end:,} of {size:,}: the file is "
+                "truncated"
             )
         places.append((begin, end, name))
     places.sort()
@@ -145,14 +150,18 @@ def _check_places(entries: JsonObject, size: int) -> None:
         [(0, 0, "the header"), *places], places, strict=False
     ):
         if begin < before:
-            raise ValueError(f"tensors {shown(other)} and {shown(name)} overlap")
+            raise ValueError(
+                f"tensors {format_tensor_name(other)} and {format_tensor_name(name)} overlap"
+            )
         if begin > before:
-            raise ValueError(f"{begin - before} bytes before tensor {shown(name)} are unused")
+            raise ValueError(
+                f"{begin - before} bytes before tensor {format_tensor_name(name)} are unused"
+            )
     if places and places[-1][1] < size:
         raise ValueError(f"{size - places[-1][1]} bytes after the last tensor are unused")
 
 
-def shown(name: str) -> str:
+def format_tensor_name(name: str) -> str:
     """Format a tensor's name for a message of one line."""
     return name if name.isprintable() and 0 < len(name) <= 200 else repr(name[:200])
 
@@ -168,7 +177,7 @@ def check_floats(file: Path, header: Header) -> None:
         if dtype not in _FLOATS and not (is_number and name.endswith(".alpha")):
             raise StudioError(
                 f"{file}: expected floating-point numbers ({', '.join(_FLOATS)}) in "
-                f"{shown(name)}; got {dtype}. Get the adapter in one of these formats."
+                f"{format_tensor_name(name)}; got {dtype}. Get the adapter in one of these formats."
             )
 
 

@@ -97,7 +97,10 @@ def open_tracker(name: str, folder: Path, settings: str, done: int) -> RunTracke
         # Trackio ends the run of the current context, so each twin starts in an empty one.
         contextvars.Context().run(tracker.start)
     except Exception as error:  # Each library has its own errors: no network, login or space.
-        raise StudioError(f"--tracker: {name} cannot start: {first_line(error)}") from error
+        raise StudioError(
+            f"--tracker: {name} cannot start: {first_line(error).rstrip('.')}. Check its login and "
+            "the network, or leave --tracker out."
+        ) from error
     if isinstance(tracker, TensorBoardTracker) and not done:
         tracker.log({"options": f"```\n{settings}\n```"}, step=0)
     return RunTracker(tracker)

@@ -167,7 +167,8 @@ def _find_published(architecture: str, weights: str, flag: str) -> ClipFiles:
     if weights not in open_clip.list_pretrained_tags_by_model(architecture):
         known = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
         raise StudioError(
-            f"{flag}: expected weights of {architecture}, one of {known}; got {weights!r}."
+            f"{flag}: expected weights of {architecture}, one of {known}; got {weights!r}. "
+            f"Name one of these, or a safetensors file as {architecture}:FILE."
         )
     facts: dict[str, Any] = dict(open_clip.get_pretrained_cfg(architecture, weights))
     repository, _, stored = facts.get("hf_hub", "").rpartition("/")

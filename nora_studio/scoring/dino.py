@@ -78,7 +78,10 @@ def load_dino(name: str, device: str | torch.device = "cpu") -> Dino:
         if isinstance(error, StudioError):
             raise
         check_hub_weights("--dino", name)
-        raise StudioError(f"--dino: {name!r} could not be loaded: {first_line(error)}") from error
+        raise StudioError(
+            f"--dino: {name!r} could not be loaded: {first_line(error).rstrip('.')}. Name a "
+            "complete model on the Hub or in a folder, such as facebook/dino-vits16."
+        ) from error
     if loading["missing_keys"]:  # They would be initialised at random, too.
         raise StudioError(
             f"--dino: {name!r} lacks {len(loading['missing_keys'])} of the model's weights, such "

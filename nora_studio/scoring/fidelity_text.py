@@ -19,18 +19,18 @@ def percent(share: float) -> str:
     return f"{100 * min(1.0, max(0.0, share)):.0f}%"
 
 
-def advice(result: Fidelity, run: str) -> str:
+def advice(result: Fidelity, run_name: str) -> str:
     """Return which point of a run to use, and how certain that is, in two or three sentences."""
-    found = result.recommended.get(run)
+    found = result.recommended.get(run_name)
     if found is None:
-        return f"No recommendation: {result.unclear.get(run, 'no point is measured yet.')}"
+        return f"No recommendation: {result.unclear.get(run_name, 'no point is measured yet.')}"
     point = result.points[found.point]
     last = ", the final adapter" if point.is_final else ""
     sentences = [
         f"Use step {point.step:,}{last}, at strength {point.strength:g}. "
         f"It goes {percent(found.subject_share)} of the way from the base to the real photos and "
         f"keeps {percent(found.prompt_share)} of the base's attention to the prompt.",
-        _certainty(result, run),
+        _certainty(result, run_name),
     ]
     if point.copies > 0:
         sentences.append(
@@ -40,8 +40,8 @@ def advice(result: Fidelity, run: str) -> str:
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def _certainty(result: Fidelity, run: str) -> str:
-    found = result.recommended[run]
+def _certainty(result: Fidelity, run_name: str) -> str:
+    found = result.recommended[run_name]
     units = len(result.points[found.point].scores[PROMPT_SCORE].units)
     unit = "prompts" if len(result.prompts) > 1 else "seeds"
     if units < 2:

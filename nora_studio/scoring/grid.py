@@ -198,7 +198,7 @@ def _draw_label(canvas: Image.Image, layout: _Layout, label: str, top: int, heig
 def _wrap(text: str, font: Font, width: int, limit: int) -> list[str]:
     """Break a text into at most `limit` lines no wider than `width` pixels."""
     lines = [""]
-    for word in _spell(text, font).split():
+    for word in _replace_missing_glyphs(text, font).split():
         for piece in _cut(word, font, width):
             longer = f"{lines[-1]} {piece}".strip()
             if font.getlength(longer) <= width:
@@ -234,7 +234,7 @@ def _cut(word: str, font: Font, width: int) -> list[str]:
     return pieces
 
 
-def _spell(text: str, font: Font) -> str:
+def _replace_missing_glyphs(text: str, font: Font) -> str:
     """Replace letters that the built-in font lacks by their base letters, or by "?"."""
     missing = _glyph("\uffff", font)
     spelling = {}

@@ -16,7 +16,7 @@ Cell = Mapping[str, Any]
 
 
 @functools.cache
-def record(name: str) -> dict[str, Any]:
+def read_record(name: str) -> dict[str, Any]:
     """Read a record of assets/."""
     return json.loads((assets_dir() / f"{name}.json").read_text(encoding="utf-8"))
 
@@ -43,21 +43,21 @@ def sweep_trials() -> dict[str, list[Cell]]:
     """Return each sweep's trials at the settings that were the best with captions."""
     found = {}
     for name in SWEEPS:
-        own = record(f"sweep/{name}")
-        flags = record(f"sweep/{own['method']}")["results"][0]["flags"]
+        own = read_record(f"sweep/{name}")
+        flags = read_record(f"sweep/{own['method']}")["results"][0]["flags"]
         number = next(r["candidate"] for r in own["results"] if r["flags"] == flags)
         found[name] = [trial for trial in own["trials"] if trial["candidate"] == number]
     return found
 
 
-def sweep_values(name: str, score: str) -> Values:
+def sweep_scores(name: str, score: str) -> Values:
     """Return one score of a sweep by subject and seed."""
     return {(trial["subject"], trial["seed"]): trial[score] for trial in sweep_trials()[name]}
 
 
 def commonsense_values(label: str) -> Values:
     """Return the percentage of commonsense questions answered correctly, by seed."""
-    cells = record("table1/table1")["cells"]
+    cells = read_record("table1/table1")["cells"]
     return {cell["seed"]: 100 * cell["average"] for cell in cells if cell["label"] == label}
 
 
@@ -65,11 +65,11 @@ def few_shot_values(method: str, shots: int) -> Values:
     """Return the percentage of test images classified correctly, by seed."""
     return {
         cell["seed"]: 100 * cell["accuracy"]
-        for cell in record("table2/table2")["cells"]
+        for cell in read_record("table2/table2")["cells"]
         if (cell["method"], cell["shots"]) == (method, shots)
     }
 
 
-def cost(shape: str, label: str) -> Cell:
+def step_cost(shape_name: str, label: str) -> Cell:
     """Return the cost of a training step: `seconds_per_step` and `peak_gib`."""
-    return next(cell for cell in record("table1/costs")[shape] if cell["label"] == label)
+    return next(cell for cell in read_record("table1/costs")[shape_name] if cell["label"] == label)

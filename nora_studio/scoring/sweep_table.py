@@ -100,7 +100,8 @@ def _judge_of(records: Mapping[str, Mapping[str, Any]]) -> str | None:
     if len(set(judges.values())) > 1:
         listed = ", ".join(f"{name} by {judge}" for name, judge in judges.items())
         raise StudioError(
-            f"--stored: expected sweeps with one judge, whose scores can be compared; got {listed}."
+            "--stored: expected sweeps with one judge, whose scores can be compared; got "
+            f"{listed}. Name only sweeps of the same judge."
         )
     return next((record["clip"] for record in records.values() if "clip" in record), None)
 

@@ -23,7 +23,9 @@ def check_each_once(flag: str, values: Sequence[object]) -> None:
         StudioError: there is no value, or one is given twice.
     """
     if not values or len(set(values)) < len(values):
-        raise StudioError(f"{flag}: expected one or more different values; got {values}.")
+        raise StudioError(
+            f"{flag}: expected one or more different values; got {values}. Give each once."
+        )
 
 
 def check_options(words: Sequence[str], taken: Collection[str]) -> None:

@@ -136,7 +136,9 @@ def base_of(columns: Sequence[ComparisonColumn], model: str | None) -> str:
     return name or EMBEDDED
 
 
-def trained_size(pipe: StableDiffusionXLPipeline, columns: Sequence[ComparisonColumn]) -> int:
+def training_resolution(
+    pipe: StableDiffusionXLPipeline, columns: Sequence[ComparisonColumn]
+) -> int:
     """Return the side in pixels at which the first adapter, or else the base, was trained."""
     sizes = (column.card.resolution for column in columns if column.card is not None)
     return next(sizes, None) or native_resolution(pipe)

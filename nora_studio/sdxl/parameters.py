@@ -130,6 +130,6 @@ TABLE_1 = (
 are an interpretation: others give the same counts (400 x 64 and 1600 x 16 for 8.2M)."""
 
 
-def count_row(row: PaperRow) -> int:
+def count_trained(row: PaperRow) -> int:
     """Count the trained parameters of a row of the paper."""
     return sum(part.trained for part in count(row.model, row.spec, row.targets))

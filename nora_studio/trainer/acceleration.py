@@ -22,7 +22,7 @@ def prepared(
     if sharding is None:
         model, own = accelerator.prepare(step, optimizer)
     else:
-        model = sharding.prepare(accelerator, step, _data_parallel())
+        model = sharding.prepare(accelerator, step, _ddp_kwargs())
         own = accelerator.prepare_optimizer(optimizer)
     if isinstance(model, nn.parallel.DistributedDataParallel):
         # Frozen factors and constants were broadcast once; doing so at each step would be waste.
@@ -32,9 +32,9 @@ def prepared(
 
 def prepare_accelerator(mixed_precision: str) -> Accelerator:
     """Return an accelerator for one run."""
-    return Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[_data_parallel()])
+    return Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[_ddp_kwargs()])
 
 
-def _data_parallel() -> DistributedDataParallelKwargs:
+def _ddp_kwargs() -> DistributedDataParallelKwargs:
     # Some layers of the text encoders get no gradient from their pooled and penultimate outputs.
     return DistributedDataParallelKwargs(find_unused_parameters=True)

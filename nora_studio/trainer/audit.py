@@ -135,7 +135,7 @@ def _tensor_gap(one: Tensor, other: Tensor) -> tuple[float, float]:
 def _compare_logs(one: Run, other: Run) -> Agreement:
     """Compare the logs line by line, without the names in `MEASURED`."""
     rows = [
-        {(n, row["step"]): _comparable(row) for n, row in enumerate(run.read_log())}
+        {(n, row["step"]): _comparable_values(row) for n, row in enumerate(run.read_log())}
         for run in (one, other)
     ]
     largest: dict[str, float] = {}
@@ -157,7 +157,7 @@ def _compare_logs(one: Run, other: Run) -> Agreement:
     return _agreement("losses", gaps)
 
 
-def _comparable(row: dict[str, object]) -> dict[str, float]:
+def _comparable_values(row: dict[str, object]) -> dict[str, float]:
     """Return the values of a line that depend on the training; nested ones by dotted names."""
     flat: dict[str, float] = {}
     for name, value in row.items():

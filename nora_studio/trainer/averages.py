@@ -13,11 +13,11 @@ from typing_extensions import override
 class WeightAverage(Protocol):
     """An average of the trained weights, updated at each step and used to evaluate and save."""
 
-    def before(self, step: int) -> None:
+    def before_step(self, step: int) -> None:
         """Run before each step."""
         ...
 
-    def after(self, step: int) -> None:
+    def after_step(self, step: int) -> None:
         """Update the average after an optimizer step."""
         ...
 
@@ -43,10 +43,10 @@ class ExponentialAverage(WeightAverage):
         self.model = EMAModel(parameters, decay=decay, foreach=True)
 
     @override
-    def before(self, step: int) -> None: ...
+    def before_step(self, step: int) -> None: ...
 
     @override
-    def after(self, step: int) -> None:
+    def after_step(self, step: int) -> None:
         self.model.step(self.parameters)
 
     @override
@@ -75,10 +75,10 @@ class ScheduleFreeAverage(WeightAverage):
         self.parameters, self.optimizer = parameters, optimizer
 
     @override
-    def before(self, step: int) -> None: ...
+    def before_step(self, step: int) -> None: ...
 
     @override
-    def after(self, step: int) -> None: ...
+    def after_step(self, step: int) -> None: ...
 
     @override
     @contextlib.contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nora_studio.adapters.methods.steps import with_prefix
 from nora_studio.errors import StudioError
-from nora_studio.runs.remedies import drop_checkpoint
+from nora_studio.runs.remedies import damaged_checkpoint_remedy
 from nora_studio.runs.strict_json import JsonObject
 from nora_studio.runs.tensor_headers import read_header
 
@@ -115,11 +115,13 @@ def read_state(folder: Path, rank: int = 0) -> CheckpointState:
         raise
     except _UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise StudioError(f"{file} cannot be read: {reason}. {drop_checkpoint(folder)}") from error
+        raise StudioError(
+            f"{file} cannot be read: {reason}. {damaged_checkpoint_remedy(folder)}"
+        ) from error
 
 
 def _read(file: Path, rank: int) -> CheckpointState:
-    read_header(file, drop_checkpoint(file.parent))  # Refuses ambiguous files.
+    read_header(file, damaged_checkpoint_remedy(file.parent))  # Refuses ambiguous files.
     with safe_open(file, framework="pt") as archive:
         facts = json.loads(archive.metadata()["training"])
         # Cloned: tensors are mapped to the file, and the optimizer updates its own in place.

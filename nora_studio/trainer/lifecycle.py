@@ -49,7 +49,9 @@ def run(task: Task, session: RunSession) -> int:
         with processes.main_first():
             options, runs = locate_runs(task.complete(options))
             task.settings, task.sharding = task.resolve(options), sharding
-        with out_of_memory_in_one_line(runs, task.trainer.learning.steps, task.savings()):
+        with out_of_memory_in_one_line(
+            runs, task.trainer.learning.steps, task.memory_saving_tips()
+        ):
             status = _train(task, session, options, runs)
     processes.leave()
     return status
@@ -109,7 +111,7 @@ def _train_twins(
         own = prepare_accelerator(precision)
         states.append(build_train_state(task, method, run, own))
         print_trained_weights(states[-1], learning.steps, own.print)
-    processes.seed_ranks(learning.seed)
+    processes.seed_other_processes(learning.seed)
     begin()
     start = resume_or_start(states, batches, keeping.resume, learning.steps)
     open_trackers(session, states, keeping, config, start)

@@ -103,7 +103,7 @@ def advance(state: TrainState, batch: Batch, step: int, plan: Plan) -> None:
     accelerator = state.accelerator
     callbacks = _callbacks(state)
     for callback in callbacks:
-        callback.before(step)
+        callback.before_step(step)
     loss = torch.zeros((), device=accelerator.device)
     for left, piece in _pieces(_share(batch, accelerator), plan.accumulate):
         # Processes reduce their gradients only once, with the last micro-batch.
@@ -114,7 +114,7 @@ def advance(state: TrainState, batch: Batch, step: int, plan: Plan) -> None:
     norm = accelerator.clip_grad_norm_(state.parameters, plan.max_gradient_norm)
     state.optimizer.step()
     for callback in callbacks:
-        callback.after(step)
+        callback.after_step(step)
     state.schedule.step()
     state.optimizer.zero_grad()
     state.loss_sum += loss

@@ -25,7 +25,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def out_of_memory_in_one_line(
-    runs: Mapping[str, Run], steps: int, savings: Sequence[str]
+    runs: Mapping[str, Run], steps: int, tips: Sequence[str]
 ) -> Iterator[None]:
     """Turn an out-of-memory error in the block into one that says which options save memory.
 
@@ -33,7 +33,7 @@ def out_of_memory_in_one_line(
 
     Args:
         steps: Steps of the whole run.
-        savings: At least one option that would save memory, in words.
+        tips: At least one option that would save memory, in words.
 
     Raises:
         OutOfMemory: memory ran out.
@@ -45,7 +45,7 @@ def out_of_memory_in_one_line(
         if not is_out_of_memory(error):
             raise
         reason = (str(error).strip().splitlines() or ["none is left"])[0]
-    ways = ", ".join([*savings[:-1], f"or {savings[-1]}"]) if savings[1:] else savings[0]
+    ways = ", ".join([*tips[:-1], f"or {tips[-1]}"]) if tips[1:] else tips[0]
     problem = f"out of memory: {reason} Use {ways}. Checkpoints are kept."
     for run in runs.values():
         status = run.read_status()

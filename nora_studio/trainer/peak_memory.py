@@ -26,7 +26,7 @@ class Peak:
     """Memory that the device has."""
 
     @property
-    def spills(self) -> bool:
+    def is_nearly_full(self) -> bool:
         """Whether so little is left that a desktop's own use may exhaust it."""
         return self.needed_gib > 0.95 * self.total_gib
 

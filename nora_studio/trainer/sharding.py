@@ -178,11 +178,11 @@ def check_sharded(sharding: Sharding | None, options: Any) -> None:
         return
     if len(options.methods) > 1:
         raise StudioError(
-            f"--method {options.method}: twins share one unsharded base; with --use_fsdp train one "
+            f"--method {options.method}: twins share one unsharded base. With --use_fsdp train one "
             "method at a time, or leave --use_fsdp out."
         )
     if options.base_bits != 16:
         raise StudioError(
-            f"--base-bits {options.base_bits}: a quantised base cannot be sharded; with --use_fsdp "
-            "leave it out."
+            f"--base-bits {options.base_bits}: a quantised base cannot be sharded. Leave "
+            "--base-bits or --use_fsdp out."
         )

@@ -105,7 +105,7 @@ class Task(ABC):
         return self.settings.trainer
 
     @abstractmethod
-    def savings(self) -> Sequence[str]:
+    def memory_saving_tips(self) -> Sequence[str]:
         """Return at least one option that would save memory in this run, in words."""
 
     @abstractmethod

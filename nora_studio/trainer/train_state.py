@@ -40,11 +40,11 @@ class BatchSource(Protocol):
 class StepCallback(Protocol):
     """Callbacks before and after each optimizer step."""
 
-    def before(self, step: int) -> None:
+    def before_step(self, step: int) -> None:
         """Run before the forward pass of a step, counted from 1."""
         ...
 
-    def after(self, step: int) -> None:
+    def after_step(self, step: int) -> None:
         """Run after the optimizer's step, before the gradients are cleared."""
         ...
 

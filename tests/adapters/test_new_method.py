@@ -47,11 +47,11 @@ class CountedSteps(PlainSteps):
         self.parts, self.seed = parts, seed
         self.begun, self.ended, self.penalties = 0, 0, 0
 
-    def before(self, step: int) -> None:
+    def before_step(self, step: int) -> None:
         self.begun += 1
         assert self.begun == step
 
-    def after(self, step: int) -> None:
+    def after_step(self, step: int) -> None:
         assert any(p.grad is not None for m in self.parts.values() for p in m.parameters())
         self.ended += 1
 

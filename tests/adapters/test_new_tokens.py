@@ -196,8 +196,8 @@ def test_tokens_start_near_the_class_word_and_differ(tiny_pipe, photo_folder, tm
         ({"new_tokens": 1, "token_init": " "}, "--token-init"),
         ({"new_tokens": 1, "trigger": "My Mug"}, "--trigger"),
         ({"new_tokens": 1, "caption_dropout": 1.0}, "--caption-dropout 1"),
-        ({"token_rate": 0.1}, "--token-rate: an option of new tokens"),
-        ({"token_init": "mug"}, "--token-init: an option of new tokens"),
+        ({"token_rate": 0.1}, "--token-rate needs --new-tokens"),
+        ({"token_init": "mug"}, "--token-init needs --new-tokens"),
     ],
 )
 def test_options_without_an_effect_are_refused(tmp_path, changes, words):

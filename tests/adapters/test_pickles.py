@@ -15,7 +15,7 @@ from support.tiny import assert_same_tensors, tiny_clip
 
 from nora_studio.errors import StudioError
 from nora_studio.scoring.clip_files import CONFIG, WEIGHTS, find_clip_files
-from nora_studio.scoring.mini_bars import Judge
+from nora_studio.scoring.mini_thresholds import Judge
 from nora_studio.scoring.scores import load_scorer
 from nora_studio.tasks.dreambooth.preview_scores import PreviewJudge
 from nora_studio.tasks.fewshot.clip import load_clip

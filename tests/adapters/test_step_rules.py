@@ -24,7 +24,7 @@ def test_dylora_draws_one_rank_a_step_for_all_parts_and_goes_on_with_its_draws()
     def draws(rules, number: int) -> list[int]:
         drawn = []
         for _ in range(number):
-            rules.before(1)
+            rules.before_step(1)
             layers = [m for p in parts.values() for m in p.modules() if hasattr(m, "sampled_rank")]
             ranks = {layer.sampled_rank["default"] for layer in layers}
             assert len(ranks) == 1
@@ -52,9 +52,9 @@ def test_adalora_ends_at_its_mean_rank_by_moving_ranks_between_layers():
     optimizer = torch.optim.Adam(adapter_parameters(model).values(), lr=1e-2)
     layers = len(ranks_of(model))
     for number in range(1, steps + 1):
-        rules.before(number)
+        rules.before_step(number)
         step(model, optimizer)
-        rules.after(number)
+        rules.after_step(number)
         optimizer.zero_grad()
         if number == 4:
             assert ranks_of(model) == [6] * layers  # half as many again, until the warm-up is over

@@ -229,10 +229,10 @@ def test_a_session_belongs_to_the_visitor_who_began_it(server):
     with mine.stream("GET", "/gradio_api/queue/data?session_hash=abcdef") as answer:
         assert "process_completed" in "".join(answer.iter_text())
     sessions = SessionOwners()
-    assert sessions.is_own("first", "a")
+    assert sessions.claim("first", "a")
     for number in range(MAX_SESSIONS):
-        sessions.is_own(str(number), "b")
-    assert sessions.is_own("first", "b")
+        sessions.claim(str(number), "b")
+    assert sessions.claim("first", "b")
 
 
 @pytest.mark.parametrize(

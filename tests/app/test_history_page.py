@@ -119,12 +119,12 @@ def test_undo_restores_a_deleted_run_completely(room, studio, workspace, request
 
 def test_a_run_in_training_or_in_the_queue_is_not_deleted_nor_others_with_it(studio, workspace):
     pretend(workspace.runs / "mug-nora", state="running", pid=os.getpid())
-    with pytest.raises(StudioError, match="mug-nora is in training") as refused:
+    with pytest.raises(StudioError, match="mug-nora is still training or queued") as refused:
         delete_runs(workspace, studio.jobs, ["mug-lora", "mug-nora"])
     assert str(workspace.folder) not in str(refused.value)
     pretend(workspace.runs / "mug-nora", state="finished")
     studio.jobs.submit(workspace, "train", "mug", SLEEP, "train", ["mug-nora"])
-    with pytest.raises(StudioError, match="mug-nora is in training"):
+    with pytest.raises(StudioError, match="mug-nora is still training or queued"):
         delete_runs(workspace, studio.jobs, ["mug-lora", "mug-nora"])
     assert {past.name for past in run_rows(workspace)} == {"mug-nora", "mug-lora"}
 

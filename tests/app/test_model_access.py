@@ -148,16 +148,16 @@ def test_the_owners_list_takes_folders_hub_names_and_judges(tmp_path, hub_cache)
     (tmp_path / "elsewhere").mkdir()
     (hub_cache / "models--ada--sdxl" / "snapshots" / "1").mkdir(parents=True)
     listed = [str(tmp_path / "models"), "ada/sdxl", "ViT-B-32:openai"]
-    models = ModelAccess.from_list(tmp_path / "home", listed, is_private=False)
+    models = ModelAccess.from_list(tmp_path / "home", listed, owner_only=False)
     for name in ("embedded", "ada/sdxl", "ViT-B-32:openai", str(tmp_path / "models" / "own")):
         assert models.is_allowed(name)
     outside = (str(tmp_path / "elsewhere"), f"{tmp_path}/models/../elsewhere", "models/own")
     for name in (EVIL, "ada/sdxl2", *outside, "~nobody-here/x", "/a\0b", "/" + "x" * 5000, ""):
         assert not models.is_allowed(name)
     with pytest.raises(StudioError, match="hf download ada/other"):
-        ModelAccess.from_list(tmp_path / "home", ["ada/other"], is_private=False)
+        ModelAccess.from_list(tmp_path / "home", ["ada/other"], owner_only=False)
     with pytest.raises(StudioError, match="none of these"):
-        ModelAccess.from_list(tmp_path / "home", ["no/such/folder"], is_private=False)
+        ModelAccess.from_list(tmp_path / "home", ["no/such/folder"], owner_only=False)
 
 
 def test_an_owner_alone_may_load_anything_outside_the_studios_folder(tmp_path):

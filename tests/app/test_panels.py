@@ -134,7 +134,7 @@ def test_advanced_writes_changed_options_and_marks_invalid_numbers(person, page)
     ]  # fmt: skip
     batch.fill("two")
     batch.blur()
-    soon(page, "#train-need", "Batch size: expected a whole number, or nothing; got 'two'")
+    soon(page, "#train-need", "Batch size: expected a whole number, or an empty field; got 'two'")
     assert page.locator(".number-field.wrong").count() == 1 and person.command() == ""
     batch.fill("")
     wait_until(lambda: person.command() == plain, 30, "the command is as it was")

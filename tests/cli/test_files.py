@@ -69,7 +69,7 @@ def test_export_prints_the_error_of_a_lower_rank(command, adapters, tiny_base, t
     assert err.splitlines()[-1].startswith("error: ") and "--rank" in err
     status, told, _ = command(*words, "--rank", "5", "--precision", "fp32")
     assert status == 0
-    line = next(line for line in told.splitlines() if "lower rank" in line)
+    line = next(line for line in told.splitlines() if "reducing the rank" in line)
     pipe = load_sdxl(str(tiny_base))
     load_adapter(adapters["oft"], parts_of(pipe))
     whole = read_updates(parts_of(pipe), rank=64)

@@ -22,7 +22,7 @@ from nora_studio.mini.assets import EMBEDDED, assets_dir, find_model
 from nora_studio.mini.pretrain import card, export, vae
 from nora_studio.mini.pretrain.tokenizer import world_words
 from nora_studio.photos.captions import read_captions
-from nora_studio.scoring import mini_bars as bars
+from nora_studio.scoring import mini_thresholds as thresholds
 from nora_studio.sdxl.models import load_sdxl
 
 MEBIBYTE = 2**20
@@ -39,19 +39,19 @@ def pipeline(assets: Path) -> StableDiffusionXLPipeline:
 
 
 @pytest.fixture(scope="module")
-def judge(assets: Path) -> bars.Judge:
-    return bars.Judge(assets / export.SCORER, "cpu")
+def judge(assets: Path) -> thresholds.Judge:
+    return thresholds.Judge(assets / export.SCORER, "cpu")
 
 
 @pytest.fixture(scope="module")
-def prompt_set() -> bars.PromptSet:
+def prompt_set() -> thresholds.PromptSet:
     """A third of a trial in which every class meets every place."""
-    whole = bars.sample_prompt_set(len(world.CLASSES) * len(world.PLACES), seed=20)
-    return bars.PromptSet(whole.scenes.select(slice(None, None, 3)), whole.prompts[::3])
+    whole = thresholds.sample_prompt_set(len(world.CLASSES) * len(world.PLACES), seed=20)
+    return thresholds.PromptSet(whole.scenes.select(slice(None, None, 3)), whole.prompts[::3])
 
 
 @pytest.fixture(scope="module")
-def seen(judge: bars.Judge, prompt_set: bars.PromptSet) -> Tensor:
+def seen(judge: thresholds.Judge, prompt_set: thresholds.PromptSet) -> Tensor:
     """What the scoring CLIP sees of real renders, (scenes, embed_dim)."""
     return judge.image_features(world.render(prompt_set.scenes, 256))
 
@@ -144,7 +144,7 @@ def test_latents_are_standardised(pipeline: StableDiffusionXLPipeline) -> None:
 
 @pytest.mark.slow
 def test_the_scoring_clip_names_attributes(
-    judge: bars.Judge, prompt_set: bars.PromptSet, seen: Tensor
+    judge: thresholds.Judge, prompt_set: thresholds.PromptSet, seen: Tensor
 ) -> None:
     named = judge.accuracies(prompt_set.scenes, seen)
     for attribute in ("kind", "place", "main_color"):
@@ -153,24 +153,28 @@ def test_the_scoring_clip_names_attributes(
 
 @pytest.mark.slow
 def test_the_scoring_clip_is_as_weak_at_patterns_as_the_card_says(
-    assets: Path, judge: bars.Judge, prompt_set: bars.PromptSet, seen: Tensor
+    assets: Path, judge: thresholds.Judge, prompt_set: thresholds.PromptSet, seen: Tensor
 ) -> None:
     assert "weak at patterns" in (assets / "README.md").read_text(encoding="utf-8")
     chosen = judge.choose("pattern", prompt_set.scenes, seen)
-    is_plain = prompt_set.scenes.pattern == bars.PLAIN
-    assert ((chosen == bars.PLAIN) == is_plain).float().mean() >= 0.9  # sees that there is one
+    is_plain = prompt_set.scenes.pattern == thresholds.PLAIN
+    assert (
+        (chosen == thresholds.PLAIN) == is_plain
+    ).float().mean() >= 0.9  # sees that there is one
     right = (chosen == prompt_set.scenes.pattern)[~is_plain]
     assert right.float().mean() < card.TRUSTED_CEILING  # but not which
 
 
 def test_the_scoring_clip_retrieves_a_picture_by_its_caption(
-    judge: bars.Judge, prompt_set: bars.PromptSet, seen: Tensor
+    judge: thresholds.Judge, prompt_set: thresholds.PromptSet, seen: Tensor
 ) -> None:
     found = (seen @ judge.text_features(prompt_set.prompts).t()).argmax(1)
     assert (found == torch.arange(len(found))).float().mean() >= 0.9
 
 
-def test_open_clip_loads_the_scoring_clip_as_any_other(assets: Path, judge: bars.Judge) -> None:
+def test_open_clip_loads_the_scoring_clip_as_any_other(
+    assets: Path, judge: thresholds.Judge
+) -> None:
     name = f"local-dir:{assets / export.SCORER}"
     model, preprocess = open_clips_own(name)
     photo = Image.open(assets / "subjects" / "sunrise-mug" / "photos" / "0.jpg").convert("RGB")
@@ -181,22 +185,24 @@ def test_open_clip_loads_the_scoring_clip_as_any_other(assets: Path, judge: bars
         sentences = model.encode_text(open_clip.get_tokenizer(name)(texts), normalize=True)
     assert world.CLASSES[int((image @ sentences.t()).argmax())] == "mug"
     torch.testing.assert_close(sentences, judge.text_features(texts))
-    assert (picture - bars.resize_pictures(to_tensor(photo)[None]) * 2 + 1).abs().mean() < 0.01
+    assert (
+        picture - thresholds.resize_pictures(to_tensor(photo)[None]) * 2 + 1
+    ).abs().mean() < 0.01
 
 
 def test_the_pipeline_generates_what_the_prompt_says(
-    pipeline: StableDiffusionXLPipeline, judge: bars.Judge
+    pipeline: StableDiffusionXLPipeline, judge: thresholds.Judge
 ) -> None:
-    prompt_set = bars.sample_prompt_set(2, seed=4)
-    drawn = bars.generate(pipeline, prompt_set.prompts, seed=0, batch=2, steps=10)
+    prompt_set = thresholds.sample_prompt_set(2, seed=4)
+    drawn = thresholds.generate(pipeline, prompt_set.prompts, seed=0, batch=2, steps=10)
     named = judge.accuracies(prompt_set.scenes, judge.image_features(drawn))
     assert named["kind"] == named["place"] == 1.0
 
 
 def test_the_measured_bars_are_met(assets: Path) -> None:
     results = read_json(assets / export.PIPELINE / export.RESULTS)
-    assert results["bars"] == bars.BARS and results["prompts"] >= 500
-    for name, bar in bars.BARS.items():
+    assert results["bars"] == thresholds.BARS and results["prompts"] >= 500
+    for name, bar in thresholds.BARS.items():
         assert results["passed"][name] and results["drawn"][name] >= bar
 
 

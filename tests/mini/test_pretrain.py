@@ -31,7 +31,7 @@ from nora_studio.mini.pretrain import (
     vae,
 )
 from nora_studio.mini.pretrain.progress import Progress
-from nora_studio.scoring import mini_bars as bars
+from nora_studio.scoring import mini_thresholds as thresholds
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_standardising_keeps_the_pictures_and_centres_the_latents() -> None:
         return model.decode(model.encode(sent).latent_dist.mean).sample  # pyright: ignore
 
     before = reconstruct()
-    vae.standardise_latents(model, pixels, "cpu")
+    vae.rescale_vae_latents_(model, pixels, "cpu")
     assert torch.allclose(reconstruct(), before, atol=1e-4)
     latents = vae.encode_latents(model, pixels).float()
     assert latents.mean((0, 2, 3)).abs().max() < 0.02
@@ -221,9 +221,9 @@ def test_an_exported_pipeline_generates_images(models: Path) -> None:
     pipeline = StableDiffusionXLPipeline.from_pretrained(models / "mini-sdxl")
     pipeline = pipeline.to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    few = bars.generate(pipeline, ["a red mug", "a cat"], seed=5, batch=2, steps=1)
+    few = thresholds.generate(pipeline, ["a red mug", "a cat"], seed=5, batch=2, steps=1)
     assert few.shape == (2, 3, 256, 256)
-    alone = bars.generate(pipeline, ["a cat"], seed=6, batch=1, steps=1)
+    alone = thresholds.generate(pipeline, ["a cat"], seed=6, batch=1, steps=1)
     assert torch.allclose(few[1:], alone, atol=1e-3)  # the batch does not matter
     assert architecture.count_parameters(pipeline.unet) <= 14_000_000
 
@@ -234,7 +234,7 @@ def test_an_exported_scorer_is_read_by_open_clip(models: Path, words: CLIPTokeni
     ids = open_clip.get_tokenizer(name)(["a red mug"])
     assert ids[0, :5].tolist() == words("a red mug").input_ids
     picture = torch.rand(1, 3, 256, 256)
-    ours = bars.resize_pictures(picture) * 2 - 1
+    ours = thresholds.resize_pictures(picture) * 2 - 1
     theirs = preprocess(to_pil_image(picture[0]))[None]
     assert (ours - theirs).abs().mean() < 0.01
     assert model.encode_image(ours).shape == model.encode_text(ids).shape == (1, 128)

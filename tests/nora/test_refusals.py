@@ -22,7 +22,7 @@ ROWS, COLUMNS, OUTER, RANK, ALPHA = 40, 24, 12, 4, 6.0
         ({"alpha": 0.0}, "alpha must be positive"),
         ({"alpha": float("nan")}, "alpha must be positive"),
         ({"alpha_pattern": {"to_q": -1.0}}, "got -1.0 for to_q"),
-        ({"dropout": 1.0}, "dropout must be 0 to below 1"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1"),
         ({"start": "zero"}, "start must be one of difference, paper; got 'zero'"),
         ({"outer": "pca"}, "outer must be one of svd, randomized, activation"),
         ({"outer": "activation"}, "pass mean_abs_inputs"),

@@ -25,7 +25,7 @@ from nora_studio.app.server.image_jobs import (
     write_image_job,
 )
 from nora_studio.app.server.library import library
-from nora_studio.app.server.resource_estimates import ResourceEstimates
+from nora_studio.app.server.resource_estimates import ResourceEstimateStore
 from nora_studio.app.server.training import shown_command
 from nora_studio.errors import StudioError
 from nora_studio.mini.assets import embedded
@@ -76,7 +76,7 @@ def test_other_bases_need_a_judge_by_name(tiny_base, tmp_path):
         assert judge_for(base, CLIP) == require_judge(base, CLIP) == CLIP
         with pytest.raises(StudioError, match="--clip") as refused:
             require_judge(base)
-        assert str(refused.value) == why_unscored(base)
+        assert str(refused.value) == f"these images cannot be scored: {why_unscored(base)}"
         assert "\n" not in str(refused.value) and base in str(refused.value)
 
 
@@ -91,13 +91,17 @@ def test_scores_of_another_base_without_a_judge_are_refused_before_a_model_loads
         runpy.run_path(str(EVALUATION / script), run_name="__main__")
     line = capsys.readouterr().err.strip()
     assert ended.value.code == 2
-    assert line.startswith("error: not scored: ") and "--clip" in line and "\n" not in line
+    assert (
+        line.startswith("error: these images cannot be scored: ")
+        and "--clip" in line
+        and "\n" not in line
+    )
     assert not (tmp_path / "out").exists()
 
 
 def test_a_training_on_another_base_says_once_why_its_samples_have_no_scores(twins, tiny_base):
     runs, outcome = twins
-    assert outcome.out.count(f"Samples are {why_unscored(str(tiny_base))}") == 1
+    assert outcome.out.count(f"Samples are not scored: {why_unscored(str(tiny_base))}") == 1
     for run in (Run(runs / "mug-nora"), Run(runs / "mug-lora")):
         assert not [row for row in run.read_log() if "sample_clip_t" in row]
         assert run.sample_file("step-000006-01").is_file()
@@ -108,7 +112,7 @@ def test_before_a_start_the_page_says_that_samples_will_not_be_scored(studio, wo
     plain = tiny_arguments(tiny_base, photos, runs, changes={"output-dir": None, "name": "other"})
 
     def needs(*more: str) -> str:
-        estimates = ResourceEstimates(studio.auth.home)
+        estimates = ResourceEstimateStore(studio.auth.home)
         return requirements_view(studio, estimates, workspace, shown_command([*plain, *more]))
 
     assert "Its samples are not scored" in needs() and "--clip" in needs()

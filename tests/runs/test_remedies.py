@@ -136,7 +136,7 @@ def test_a_checkpoint_pruned_meanwhile_is_reported_as_such(golden, command):
     gone = Path("runs") / "stopped-nora" / "checkpoints" / "step-000002"
     status, _, err = command("generate", "--adapters", gone, "--prompts", "a [V] mug")
     assert status == 2
-    assert "keeps its newest checkpoints only" in err
+    assert "keeps only its newest checkpoints" in err
     assert len(err.splitlines()) == 1
 
 
@@ -152,7 +152,7 @@ def test_a_checkpoint_removed_while_measured_is_reported_in_one_line(golden):
         "its card": lambda: adapter_columns([found.path], with_base=False),
     }
     for name, read in reads.items():
-        with pytest.raises(StudioError, match="keeps its newest checkpoints only") as told:
+        with pytest.raises(StudioError, match="keeps only its newest checkpoints") as told:
             read()
         assert "\n" not in str(told.value), name
 

@@ -15,7 +15,7 @@ from nora_studio.adapters.methods.attachment import attach, count_parameters, de
 from nora_studio.adapters.methods.spec import AdapterSpec
 from nora_studio.cli import main as cli
 from nora_studio.errors import StudioError
-from nora_studio.sdxl.parameters import CLIP, LANGUAGE, TABLE_1, count, count_row
+from nora_studio.sdxl.parameters import CLIP, LANGUAGE, TABLE_1, count, count_trained
 from nora_studio.sdxl.shapes import BUILT_IN, shapes_of
 
 QV = ("q_proj", "v_proj")
@@ -80,7 +80,7 @@ def test_llama_rows_have_the_published_parameter_counts(model, targets, spec, ex
 
 def test_table_1_agrees_with_the_papers_own_column():
     for row in TABLE_1:
-        assert f"{count_row(row) / 1e6:.1f}M" == row.printed, row.label
+        assert f"{count_trained(row) / 1e6:.1f}M" == row.printed, row.label
 
 
 def test_known_models_have_their_known_sizes():

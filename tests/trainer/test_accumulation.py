@@ -61,7 +61,7 @@ def test_pieces_gradients_add_up_to_the_whole_batchs(
         single = Plan(1, 1, 9, 1, 0, 0, 1e9, NEVER, plan.accumulate)
         asked.clear()
         with StopRequest() as stop:
-            state.rules.after = lambda step: None  # type: ignore[method-assign]
+            state.rules.after_step = lambda step: None  # type: ignore[method-assign]
             train([state], OneBatch(batch), single, stop, lambda *_: None, lambda _: {})
         assert asked == [4 // accumulate] * accumulate
         gradients.append([a - b.detach() for a, b in zip(before, state.parameters, strict=True)])
@@ -124,9 +124,9 @@ def test_cosine_restarts_falls_from_the_peak_so_many_times(cycles):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"schedule_cycles": 3}, "--schedule-cycles: an option of --schedule cosine-restarts; got"),
-        ({"schedule": "cosine", "schedule_cycles": 3}, "got it with cosine"),
-        ({"schedule": "linear", "schedule_power": 3.0}, "of --schedule polynomial; got it with li"),
+        ({"schedule_cycles": 3}, "--schedule-cycles needs --schedule cosine-restarts"),
+        ({"schedule": "cosine", "schedule_cycles": 3}, "needs --schedule cosine-restarts"),
+        ({"schedule": "linear", "schedule_power": 3.0}, "--schedule-power needs --schedule poly"),
         ({"schedule": "cosine-restarts", "schedule_cycles": 0}, "--schedule-cycles: expected a v"),
         (
             {"schedule": "polynomial", "warmup_steps": 6},

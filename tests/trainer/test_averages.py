@@ -22,7 +22,7 @@ def test_the_average_is_the_formulas_with_its_decay_warmed_up():
     expected = parameter.detach().double()
     for step in range(1, 30):
         parameter.data += torch.randn(3, 4)
-        average.after(1)
+        average.after_step(1)
         decay = 0.0 if step == 1 else min(0.6, step / (9 + step))
         expected = decay * expected + (1 - decay) * parameter.detach().double()
         trained = parameter.detach().clone()
@@ -94,4 +94,4 @@ def test_a_decay_out_of_range_is_refused(decay, tiny_base, photo_folder, tmp_pat
     arguments = tiny_arguments(tiny_base, photo_folder, tmp_path, changes={"ema": decay})
     outcome = run_trainer(*arguments)
     assert outcome.status == 2
-    assert re.search("--ema: expected above 0 to below 1", outcome.errors[0])
+    assert re.search("--ema: expected a value above 0 and below 1", outcome.errors[0])

@@ -38,7 +38,7 @@ def test_what_was_reached_is_kept_and_a_finished_twin_stays_finished(
         (folder / "state").write_text("kept")
 
     lora.save_checkpoint(4, write)
-    runs, savings = {"nora": nora, "lora": lora}, task.savings()
+    runs, savings = {"nora": nora, "lora": lora}, task.memory_saving_tips()
     with (
         pytest.raises(StudioError, match="out of memory") as refusal,
         out_of_memory_in_one_line(runs, 6, savings),

@@ -110,8 +110,8 @@ class LayerNames:
         layers = unet.config["layers_per_block"]  # pyright: ignore
         if not isinstance(layers, int):
             raise StudioError(
-                f"this UNet has blocks of different lengths (layers_per_block {layers}), which "
-                "Kohya's numbering cannot name. Use a UNet of SDXL's kind."
+                "expected one number of layers for all blocks of the UNet, as Kohya's names need; "
+                f"got layers_per_block {layers}. Use a UNet that is built like SDXL's."
             )
         self.layers_per_block = layers
         up = unet.config["up_block_types"]  # pyright: ignore

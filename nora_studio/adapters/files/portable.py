@@ -18,7 +18,7 @@ from nora_studio.errors import StudioError
 from nora_studio.runs.remedies import get_again
 from nora_studio.runs.strict_json import parse_json
 from nora_studio.runs.tensor_files import write_tensors
-from nora_studio.runs.tensor_headers import shown
+from nora_studio.runs.tensor_headers import format_tensor_name
 
 STYLES = ("diffusers", "kohya")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -145,17 +145,19 @@ def _unknown_key(file: Path, key: str, identity: Identity, is_role_known: bool) 
     hint = f"See what it holds with `nora-studio inspect {file}`"
     if not is_role_known:
         return StudioError(
-            f"{file} holds {shown(key)}, whose ending is not that of a LoRA's factor. {hint}, and "
-            "get it as a LoRA in diffusers' or Kohya's keys."
+            f"{file} holds {format_tensor_name(key)}, whose ending is not that of a LoRA's factor. "
+            f"{hint}, and get it as a LoRA in diffusers' or Kohya's keys."
         )
     if identity.base in OTHER_BASES:
         return StudioError(
-            f"{file} holds {shown(key)}, which names no layer of this model: it was made for "
-            f"{identity.base}. Use it with that model, or get one that was made for {SDXL}."
+            f"{file} holds {format_tensor_name(key)}, which names no layer of this model: it was "
+            f"made for {identity.base}. Use it with that model, or get one that was made for "
+            f"{SDXL}."
         )
     return StudioError(
-        f"{file} holds {shown(key)}, which names no layer of this model: it was made for another "
-        f"one, or its layers are spelled in another way. {hint}, or give its base as --model."
+        f"{file} holds {format_tensor_name(key)}, which names no layer of this model: it was made "
+        f"for another one, or its layers are spelled in another way. {hint}, or give its base as "
+        "--model."
     )
 
 
@@ -201,8 +203,8 @@ def _factors(
         alpha = factors["alpha"]
         if alpha.numel() != 1:
             raise StudioError(
-                f"{file}: alpha of {part}.{name} should be one number; got {tuple(alpha.shape)}. "
-                f"{get_again(file)}"
+                f"{file}: alpha of {part}.{name} should be one number; got a tensor of shape "
+                f"{tuple(alpha.shape)}. {get_again(file)}"
             )
         scale = alpha_scale(file, f"{part}.{name}", float(alpha), rank)
     check_rank(file, f"{part}.{name}", up, down)

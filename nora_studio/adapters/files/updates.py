@@ -192,7 +192,10 @@ def dense_change(name: str, layer: BaseTunerLayer) -> Tensor:  # (out_features, 
     base = layer.get_base_layer()
     weight: Tensor = base.weight  # pyright: ignore
     if weight.is_meta:
-        raise StudioError(f"{name}: its change depends on the base's weights. Load the base.")
+        raise StudioError(
+            f"{name}: the adapter's change depends on the base's weights, which are not loaded. "
+            "Load them first."
+        )
     bias = getattr(base, "bias", None)
     kept = weight.detach().clone(), None if bias is None else bias.detach().clone()
     try:

@@ -193,14 +193,14 @@ def nora(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConf
     )
 
 
-def adalora_steps(parts: dict[str, nn.Module], seed: int) -> StepRules:
+def adalora_step_rules(parts: dict[str, nn.Module], seed: int) -> StepRules:
     """Return AdaLoRA's step rules, which allocate ranks; they need no seed."""
     from nora_studio.adapters.methods.steps import AdaloraSteps
 
     return AdaloraSteps(parts)
 
 
-def dylora_steps(parts: dict[str, nn.Module], seed: int) -> StepRules:
+def dylora_step_rules(parts: dict[str, nn.Module], seed: int) -> StepRules:
     """Return DyLoRA's step rules, which sample ranks."""
     from nora_studio.adapters.methods.steps import DyloraSteps
 

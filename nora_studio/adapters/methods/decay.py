@@ -38,7 +38,7 @@ def decay_towards_start(
     moved: list[tuple[nn.Parameter, Tensor]] = []
 
     @torch.no_grad()
-    def subtract(*_: Any) -> None:
+    def subtract_starts(*_: Any) -> None:
         moved.clear()
         for parameter, first in starts.items():
             state = optimizer.state.get(parameter, {})
@@ -51,7 +51,7 @@ def decay_towards_start(
                 point.sub_(start)
 
     @torch.no_grad()
-    def add(*_: Any) -> None:
+    def add_starts(*_: Any) -> None:
         for parameter, start in moved:
             # Only after the step: optimizers take an empty state as a sign of the first one.
             state = optimizer.state[parameter]
@@ -60,8 +60,8 @@ def decay_towards_start(
                 point.add_(start)
         moved.clear()
 
-    optimizer.register_step_pre_hook(subtract)
-    optimizer.register_step_post_hook(add)
+    optimizer.register_step_pre_hook(subtract_starts)
+    optimizer.register_step_post_hook(add_starts)
 
 
 def _points(parameter: nn.Parameter, state: dict[str, Any]) -> list[Tensor]:

@@ -17,7 +17,7 @@ VB_BANK_SHARE = 0.1
 
 
 def one_group(
-    part: str, module: nn.Module, rate: float, weight_decay: float, ratio: float
+    part: str, module: nn.Module, rate: float, _weight_decay: float, _ratio: float
 ) -> list[dict[str, Any]]:
     """Return one group with all trained weights of a part."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -25,7 +25,7 @@ def one_group(
 
 
 def vblora_groups(
-    part: str, module: nn.Module, rate: float, weight_decay: float, ratio: float
+    part: str, module: nn.Module, rate: float, _weight_decay: float, _ratio: float
 ) -> list[dict[str, Any]]:
     """Return VB-LoRA's groups of one part: the bank learns at a share of the part's rate."""
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]

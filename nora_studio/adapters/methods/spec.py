@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from nora_studio.adapters.methods.step_rules import StepRules, plain_steps
+from nora_studio.adapters.methods.step_rules import StepRules, plain_step_rules
 from nora_studio.errors import StudioError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class AdapterSpec:
         if self.alpha is not None and not (math.isfinite(self.alpha) and self.alpha > 0):
             raise StudioError(f"alpha must be positive and finite; got {self.alpha}.")
         if not 0 <= self.dropout < 1:
-            raise StudioError(f"dropout must be 0 to below 1; got {self.dropout}.")
+            raise StudioError(f"dropout must be at least 0 and below 1; got {self.dropout}.")
 
     def settings(self) -> list[str]:
         """Return the names of the settings, beyond method and rank, that are not the default."""
@@ -193,7 +193,7 @@ class Method:
     """(spec, layer's name, layer's shape): raises a StudioError if the rank does not fit."""
     after_attach: Callable[[nn.Module, str], None] | None = None
     """(model, adapter name): called once the adapter is on the model."""
-    steps: Callable[[dict[str, nn.Module], int], StepRules] = plain_steps
+    steps: Callable[[dict[str, nn.Module], int], StepRules] = plain_step_rules
     """(adapted modules by part, seed of its random numbers) -> what it does around each step."""
     groups: Callable[[str, nn.Module, float, float, float], list[dict[str, Any]]] | None = None
     """(part, module, rate, weight decay, lora_plus_ratio) -> an optimizer's parameter groups; the

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 class StepRules(Protocol):
     """A method's rules around a step, called by the training loop; `PlainSteps` does nothing."""
 
-    def before(self, step: int) -> None:
+    def before_step(self, step: int) -> None:
         """Prepare the forward pass of a step, counted from 1."""
         ...
 
-    def after(self, step: int) -> None:
+    def after_step(self, step: int) -> None:
         """Finish a step after the optimizer's, while the gradients are still there."""
         ...
 
@@ -36,10 +36,10 @@ class StepRules(Protocol):
 class PlainSteps:
     """The rules of a method that does nothing around a step."""
 
-    def before(self, step: int) -> None:
+    def before_step(self, step: int) -> None:
         """Do nothing."""
 
-    def after(self, step: int) -> None:
+    def after_step(self, step: int) -> None:
         """Do nothing."""
 
     def penalty(self) -> Tensor | None:
@@ -54,7 +54,7 @@ class PlainSteps:
         """Do nothing."""
 
 
-def plain_steps(parts: Mapping[str, nn.Module], seed: int) -> StepRules:
+def plain_step_rules(parts: Mapping[str, nn.Module], seed: int) -> StepRules:
     """Return the step rules of a method that does nothing around a step."""
     return PlainSteps()
 

@@ -20,7 +20,7 @@ class DyloraSteps(PlainSteps):
         self.parts = parts
         self.generator = torch.Generator().manual_seed(seed)
 
-    def before(self, step: int) -> None:
+    def before_step(self, step: int) -> None:
         """Sample the step's rank."""
         # The generator advances once a step: every part samples from the same state of it.
         state = self.generator.get_state()
@@ -56,7 +56,7 @@ class AdaloraSteps(PlainSteps):
             tuner.rankallocator = RankAllocator(module, config, ADAPTER_NAME)
             self.tuners[part] = tuner
 
-    def after(self, step: int) -> None:
+    def after_step(self, step: int) -> None:
         """Update the importance of all ranks, and prune as scheduled."""
         for part, tuner in self.tuners.items():
             if not any(parameter.requires_grad for parameter in self.parts[part].parameters()):

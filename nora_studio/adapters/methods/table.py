@@ -142,7 +142,7 @@ METHODS: dict[str, Method] = {
         TrainingDefaults(16, 1e-4, 5e-5, _AS_LORA),
         TrainingDefaults(8, 3e-3, 5e-4),
         clip=_CLIP, embedded_clip=_EMBEDDED_CLIP,
-        both_factors=True, steps=builders.dylora_steps, tuner=Tuner("DYLORA"),
+        both_factors=True, steps=builders.dylora_step_rules, tuner=Tuner("DYLORA"),
     ),
     "tied-lora": Method(
         "Tied-LoRA: one pair for all layers of a kind",
@@ -163,7 +163,7 @@ METHODS: dict[str, Method] = {
         embedded_clip=UniformDefaults(2, (2e-2, 6e-3, 6e-2), _CLIP_ALPHA),
         settings=frozenset({"alpha", "dropout", "total_steps"}), several=False, bits=_ANY_BITS,
         both_factors=True, no_average="would restore the ranks that adalora prunes",
-        steps=builders.adalora_steps,
+        steps=builders.adalora_step_rules,
         # PEFT's own setter ignores that AdaLoRA divides by the rank in its forward pass.
         tuner=Tuner("ADALORA", scaling=lambda config, strength: strength * config.lora_alpha),
     ),

@@ -49,7 +49,7 @@ class TunerConfig(PeftConfig):
         if self.alpha is not None and not (math.isfinite(self.alpha) and self.alpha > 0):
             raise StudioError(f"alpha must be positive and finite; got {self.alpha}.")
         if not 0 <= self.dropout < 1:
-            raise StudioError(f"dropout must be 0 to below 1; got {self.dropout}.")
+            raise StudioError(f"dropout must be at least 0 and below 1; got {self.dropout}.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `save_pretrained` writes: without initialisation, and names in order."""

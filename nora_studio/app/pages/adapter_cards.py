@@ -211,11 +211,11 @@ def jobs_view(shown: Sequence[Job], jobs: Jobs, workspace: Workspace) -> str:
     """Show the commands, newest first, each with its state and its results."""
     if not shown:
         return '<p class="note">Your results appear here for download.</p>'
-    rows = "".join(_command_row(job, jobs, workspace) for job in shown)
+    rows = "".join(_job_row(job, jobs, workspace) for job in shown)
     return f'<ul class="made">{rows}</ul>'
 
 
-def _command_row(job: Job, jobs: Jobs, workspace: Workspace) -> str:
+def _job_row(job: Job, jobs: Jobs, workspace: Workspace) -> str:
     state = jobs.state(job)
     word, colour = STATES[state]
     action = "Page of" if is_preview(job) else ACTION_LABELS[job.kind]

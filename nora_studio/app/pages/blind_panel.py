@@ -74,11 +74,11 @@ class _Handlers:
 
     def begin(self, name: str, request: gr.Request) -> list[Any]:
         """Begin a blind test of an image job, or continue the unfinished one."""
-        return self._begin(name, request, is_another=False)
+        return self._begin(name, request, start_new=False)
 
     def begin_another(self, name: str, request: gr.Request) -> list[Any]:
         """Begin another test of the same image job."""
-        return self._begin(name, request, is_another=True)
+        return self._begin(name, request, start_new=True)
 
     def left(self, name: str, test: str, request: gr.Request) -> list[Any]:
         """Record that the left image is better."""
@@ -100,10 +100,10 @@ class _Handlers:
         """Return to the images; the answers are kept."""
         return [gr.Column(visible=False), gr.Column(visible=True), ""]
 
-    def _begin(self, name: str, request: gr.Request, is_another: bool) -> list[Any]:
+    def _begin(self, job_id: str, request: gr.Request, start_new: bool) -> list[Any]:
         workspace = self.studio.workspace(request.headers)
         try:
-            image_job = self.studio.image_queue.read(workspace, name)
+            image_job = self.studio.image_queue.read(workspace, job_id)
             begun = [test for test in find_tests(workspace, image_job) if not test.is_over]
             pairs = pairs_of(image_job)
             if not pairs:
@@ -112,9 +112,7 @@ class _Handlers:
                     "Generate first."
                 )
             test = (
-                create_test(workspace, image_job, *pairs[0])
-                if is_another or not begun
-                else begun[0]
+                create_test(workspace, image_job, *pairs[0]) if start_new or not begun else begun[0]
             )
         except StudioError as error:
             raise error_toast(error) from error

@@ -119,7 +119,7 @@ def wire_form(studio: Studio, shared: SharedState, tab: gr.Tab, form: Comparison
         **PRIVATE,
     )  # fmt: skip
     form.adapters.change(
-        handlers.update_strengths, form.adapters,
+        handlers.show_chosen_adapters, form.adapters,
         [*form.strengths, form.together, form.chips, proposed], **PRIVATE,
     ).then(
         # Runs in the browser, which knows what has been typed by now.
@@ -165,7 +165,7 @@ class _Handlers:
             gr.Button(interactive=True),
         )
 
-    def update_strengths(self, chosen: list[str], request: gr.Request):
+    def show_chosen_adapters(self, chosen: list[str], request: gr.Request):
         """Show a strength slider for each chosen adapter, and prompts for its subject."""
         known = {
             one.path: one

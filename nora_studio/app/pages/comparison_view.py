@@ -51,7 +51,8 @@ def image_job_view(job: ImageJob | None, workspace: Workspace) -> str:
 def _judge_note(job: ImageJob) -> str:
     """Show the judge of the scores, or why there are none."""
     if job.unscored is not None:
-        return f'<p class="note unscored">The images are {escaped(job.unscored)}</p>'
+        reason = job.unscored.removeprefix("not scored: ")  # Earlier versions stored it as well.
+        return f'<p class="note unscored">The images are not scored: {escaped(reason)}</p>'
     if not job.scores:
         return ""
     return f'<p class="note">Scores by CLIP {escaped(job.judge or "of an unknown name")}.</p>'

@@ -42,24 +42,24 @@ def build(studio: Studio, shared: SharedState, context: TabContext) -> None:
         delete = gr.Button("Delete", variant="stop", interactive=False, scale=0, min_width=110)
     curves = gr.HTML("", elem_id="history-curves")
     with gr.Row(elem_classes="bar quiet", elem_id="history-chart-acts"):
-        log = gr.Checkbox(False, label="Log scale", container=False, scale=0, min_width=130)
+        log_scale = gr.Checkbox(False, label="Log scale", container=False, scale=0, min_width=130)
         smoothing = gr.Slider(0, 0.95, 0.6, step=0.05, label="Smoothing", scale=0, min_width=300)
     detail = gr.HTML("", elem_id="history-detail")
-    picked, undone, shown_state = gr.State([]), gr.State([]), gr.State({})
-    inputs = [picked, undone, log, smoothing, shown_state]
+    picked, undoable, shown_state = gr.State([]), gr.State([]), gr.State({})
+    inputs = [picked, undoable, log_scale, smoothing, shown_state]
     outputs = [trash, runs, curves, detail, reuse, compare, delete, picked, shown_state]
     gr.on(
-        [*context.refresh_events, log.change, smoothing.change],
+        [*context.refresh_events, log_scale.change, smoothing.change],
         handlers.refresh,
         inputs,
         outputs,
         **PRIVATE,
     )
     for part in (runs, trash):
-        part.select(handlers.on_press, [picked, undone], [picked, undone], **PRIVATE).then(
+        part.select(handlers.on_press, [picked, undoable], [picked, undoable], **PRIVATE).then(
             handlers.refresh, inputs, outputs, **PRIVATE
         )
-    delete.click(handlers.delete, picked, [picked, undone], **PRIVATE).then(
+    delete.click(handlers.delete, picked, [picked, undoable], **PRIVATE).then(
         handlers.refresh, inputs, outputs, **PRIVATE
     )
     reuse.click(handlers.reuse, picked, [shared.settings, shared.tabs], **PRIVATE)
@@ -78,29 +78,35 @@ class _Handlers:
     meanings: Mapping[str, str]
 
     def refresh(
-        self, picked, undone, log: bool, smoothing: float, before: dict, request: gr.Request
+        self,
+        picked,
+        undoable,
+        log_scale: bool,
+        smoothing: float,
+        previous: dict,
+        request: gr.Request,
     ):
         workspace = self.studio.workspace(request.headers)
         every = {past.name: past for past in run_rows(workspace)}
         picked = [name for name in picked if name in every]
         chosen = [every[name].summary for name in picked]
         shown = [
-            trash_view(deleted_runs(workspace), undone),
+            trash_view(deleted_runs(workspace), undoable),
             list_view(list(every.values()), picked, workspace),
-            curves_view(chosen, log, smoothing),
+            curves_view(chosen, log_scale, smoothing),
             detail_view(chosen, workspace, self.meanings) if every else "",
         ]
         # Unchanged parts are not sent again: nothing moves, and no button loses the focus.
-        old = before.get("views") or [None] * len(shown)
+        old = previous.get("views") or [None] * len(shown)
         parts = [gr.skip() if a == b else b for a, b in zip(old, shown, strict=True)]
         has_adapters = bool(chosen) and all(now.run.has_adapter for now in chosen)
         switches = [len(chosen) == 1, has_adapters, bool(chosen)]
-        same = before.get("switches") == switches
+        same = previous.get("switches") == switches
         buttons = [gr.skip() if same else gr.Button(interactive=on) for on in switches]
         return [*parts, *buttons, picked, {"views": shown, "switches": switches}]
 
     def on_press(
-        self, picked: list[str], undone: list[str], event: gr.EventData, request: gr.Request
+        self, picked: list[str], undoable: list[str], event: gr.EventData, request: gr.Request
     ):
         """Select or deselect a run, restore a deleted one, or empty the trash."""
         data, workspace = event_data(event), self.studio.workspace(request.headers)
@@ -109,16 +115,16 @@ class _Handlers:
             if data.get("act") == "pick":
                 check_name(name)
                 rest = [one for one in picked if one != name]
-                return (rest if name in picked else [*rest[-1:], name]), undone
+                return (rest if name in picked else [*rest[-1:], name]), undoable
             if data.get("act") == "restore":
                 restore_run(workspace, name)
-                return [name], [one for one in undone if one != name]
+                return [name], [one for one in undoable if one != name]
             if data.get("act") == "empty":
                 delete_for_good(workspace)
                 return picked, []
         except StudioError as error:
             raise error_toast(error) from error
-        return picked, undone
+        return picked, undoable
 
     def delete(self, picked: list[str], request: gr.Request):
         """Delete the selected runs."""

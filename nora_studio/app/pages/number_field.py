@@ -87,7 +87,7 @@ class NumberField:
             or (self.is_whole and number % self.step)
         ):
             raise StudioError(
-                f"{self.label}: expected {self._expected}, or nothing; got {text[:40]!r}."
+                f"{self.label}: expected {self._expected}, or an empty field; got {text[:40]!r}."
             )
         return number
 

@@ -30,7 +30,7 @@ def photo_rows(
     if not photos:
         return EMPTY
     overall = "".join(_remark(remark.text, remark.is_unusable) for remark in report.overall)
-    shapes = _shapes(photos, model)
+    shapes = _crop_aspects(photos, model)
     hint = escaped(f"a photo of a [V] {noun or 'mug'} on a wooden table")
     rows = []
     for photo, (width, height) in zip(photos, shapes, strict=True):
@@ -72,7 +72,7 @@ def notes_list(notes: Sequence[UploadNote]) -> str:
     )
 
 
-def _shapes(photos: list[StoredPhoto], model: str) -> list[tuple[int, int]]:
+def _crop_aspects(photos: list[StoredPhoto], model: str) -> list[tuple[int, int]]:
     """Return width and height of the part of each photo that is used in training."""
     resolution = resolution_of(model)
     originals = [(photo.height, photo.width) for photo in photos]

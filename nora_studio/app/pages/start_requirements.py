@@ -2,7 +2,7 @@
 
 from nora_studio.app.pages.escaping import as_sentence, escaped
 from nora_studio.app.server.drafts import DRAFT, uses_draft_photos
-from nora_studio.app.server.resource_estimates import ResourceEstimate, ResourceEstimates
+from nora_studio.app.server.resource_estimates import ResourceEstimate, ResourceEstimateStore
 from nora_studio.app.server.studio import Studio
 from nora_studio.app.server.training import check_arguments, parse_shown_command
 from nora_studio.app.server.uploads import photos_of
@@ -32,7 +32,7 @@ def missing_requirements(workspace: Workspace, missing: str) -> str:
 
 def requirements_view(
     studio: Studio,
-    estimates: ResourceEstimates,
+    estimates: ResourceEstimateStore,
     workspace: Workspace,
     shown: str,
     missing: str = "",
@@ -55,7 +55,7 @@ def requirements_view(
     measuring = estimates.under_way(workspace, studio.jobs)
     busy = BUSY if studio.jobs.is_device_busy() and measuring is None else ""
     if "--no-score-samples" not in arguments and judge_for(options.model, options.clip) is None:
-        busy += f" Its samples are {escaped(why_unscored(options.model))} {JUDGE_FIELD}"
+        busy += f" Its samples are not scored: {escaped(why_unscored(options.model))} {JUDGE_FIELD}"
     estimate = estimates.find(options)
     if estimate is not None and not estimate.fits:
         return _note(NO_ROOM, "problem")
@@ -63,7 +63,7 @@ def requirements_view(
         return _note(f"<b>{_words(estimate)}</b> Measured on this machine.{busy}")
     if measuring is not None:
         return _note("Measuring a few training steps and one image. It takes about a minute.")
-    tried = estimates.last_attempt(workspace, studio.jobs, options)
+    tried = estimates.last_preflight(workspace, studio.jobs, options)
     if tried is not None and studio.jobs.state(tried) == "failed":
         last = (studio.jobs.tail(tried, 1) or ["its process was killed"])[0]
         return _note(f"Not measured: {escaped(last.removeprefix('error: '))}", "problem")

@@ -34,7 +34,7 @@ from nora_studio.app.server.drafts import (
     submit_training,
     uses_draft_photos,
 )
-from nora_studio.app.server.resource_estimates import ResourceEstimates
+from nora_studio.app.server.resource_estimates import ResourceEstimateStore
 from nora_studio.app.server.studio import Studio
 from nora_studio.app.server.training import (
     check_arguments,
@@ -156,7 +156,7 @@ class _Handlers:
 
     def __init__(self, studio: Studio, fields: list[OptionField]) -> None:
         self._studio, self._fields = studio, fields
-        self._estimates = ResourceEstimates(studio.auth.home)
+        self._estimates = ResourceEstimateStore(studio.auth.home)
 
     def fill(self, request: gr.Request, *values: Any):
         """Return the command that the form describes."""

@@ -18,7 +18,7 @@ from nora_studio.app.pages.training_view import (
     samples_view,
 )
 from nora_studio.app.server.limits import TRAINING_LIMITS
-from nora_studio.app.server.resource_estimates import ResourceEstimates
+from nora_studio.app.server.resource_estimates import ResourceEstimateStore
 from nora_studio.app.server.studio import Studio
 from nora_studio.app.server.training import PROGRAM, train_command
 from nora_studio.app.server.trainings import Training, find_training, find_trainings, state_of
@@ -207,7 +207,7 @@ class _Handlers:
                 train_command(arguments),
                 shlex.join([*PROGRAM, *arguments]),
                 [run.folder.name for run in training.runs.values()],
-                writes=ResourceEstimates(self._studio.auth.home).bytes_of(options),
+                writes=ResourceEstimateStore(self._studio.auth.home).bytes_of(options),
             )
         except StudioError as error:
             raise error_toast(error) from error

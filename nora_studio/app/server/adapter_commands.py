@@ -95,9 +95,9 @@ class AdapterCommands:
         stem = check_name(name) if name else safe_name(f"{title}-{to}")
         stem = free_name(self.workspace, "adapters", stem, ".safetensors")
         arguments = ["export", entry.path, "--to", to, "--out", f"adapters/{stem}.safetensors"]
-        arguments += _precision(precision)
-        arguments += _rank(rank) if to != "seed" else []
-        arguments += _model([entry], model)
+        arguments += _precision_arguments(precision)
+        arguments += _rank_arguments(rank) if to != "seed" else []
+        arguments += _model_arguments([entry], model)
         return AdapterCommand("export", stem, tuple(arguments))
 
     def mix(
@@ -116,14 +116,19 @@ class AdapterCommands:
         """
         if len(chosen) < 2:
             raise StudioError(
-                f"a mix needs two adapters or more; got {len(chosen)}. Choose another one."
+                f"a mix needs two adapters or more; got {len(chosen)}. Choose at least two."
             )
         _check_choice("format", to, FORMATS[:2])
         stem = free_name(self.workspace, "adapters", check_name(name), ".safetensors")
         entries = self._entries(chosen, model)
-        arguments = ["mix", *_adapters(entries, chosen), "--to", to]
-        arguments += ["--out", f"adapters/{stem}.safetensors", *_precision(precision), *_rank(rank)]
-        arguments += _model(entries, model)
+        arguments = ["mix", *_adapter_arguments(entries, chosen), "--to", to]
+        arguments += [
+            "--out",
+            f"adapters/{stem}.safetensors",
+            *_precision_arguments(precision),
+            *_rank_arguments(rank),
+        ]
+        arguments += _model_arguments(entries, model)
         return AdapterCommand("mix", stem, tuple(arguments))
 
     def merge(
@@ -142,8 +147,8 @@ class AdapterCommands:
             raise StudioError("no adapter is chosen. Choose one first.")
         stem = free_name(self.workspace, MERGED, check_name(name))
         entries = self._entries(chosen, model)
-        arguments = ["merge", *_adapters(entries, chosen), "--out", f"{MERGED}/{stem}"]
-        arguments += [*_precision(precision), *_model(entries, model)]
+        arguments = ["merge", *_adapter_arguments(entries, chosen), "--out", f"{MERGED}/{stem}"]
+        arguments += [*_precision_arguments(precision), *_model_arguments(entries, model)]
         base = model or (entries[0].card.model if entries[0].card is not None else "")
         return AdapterCommand("merge", stem, tuple(arguments), pipeline_bytes(base))
 
@@ -174,7 +179,7 @@ class AdapterCommands:
                     f"expected a licence such as openrail++ or mit; got {licence[:60]!r}."
                 )
             arguments += ["--licence", licence]
-        arguments += _model([entry], model)
+        arguments += _model_arguments([entry], model)
         arguments += ["--private"] if private else []
         arguments += ["--dry-run"] if dry_run else []
         return AdapterCommand("push", repository, tuple(arguments))
@@ -238,12 +243,14 @@ def _check_choice(what: str, value: str, known: Sequence[str]) -> None:
         raise StudioError(f"expected a {what} ({', '.join(known)}); got {str(value)[:40]!r}.")
 
 
-def _adapters(entries: Sequence[LibraryEntry], chosen: Sequence[AdapterChoice]) -> list[str]:
+def _adapter_arguments(
+    entries: Sequence[LibraryEntry], chosen: Sequence[AdapterChoice]
+) -> list[str]:
     paths = (entry.path for entry in entries)
     return ["--adapters", *paths, "--weights", *(f"{one.strength:g}" for one in chosen)]
 
 
-def _model(entries: Sequence[LibraryEntry], model: str) -> list[str]:
+def _model_arguments(entries: Sequence[LibraryEntry], model: str) -> list[str]:
     """Return the flag for the base that was checked.
 
     A file's header names a base, and another file may replace it before the command runs, so the
@@ -262,14 +269,14 @@ def _model(entries: Sequence[LibraryEntry], model: str) -> list[str]:
     return ["--model", base] if base else []
 
 
-def _precision(precision: str | None) -> list[str]:
+def _precision_arguments(precision: str | None) -> list[str]:
     if not precision:
         return []
     _check_choice("precision", precision, PRECISIONS)
     return ["--precision", precision]
 
 
-def _rank(rank: int | None) -> list[str]:
+def _rank_arguments(rank: int | None) -> list[str]:
     if not rank:
         return []
     if not 1 <= rank <= MAX_RANK:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Union, get_args, get_origin
 
-from nora_studio.errors import StudioError, shown, suggestion
+from nora_studio.errors import StudioError, format_value, suggestion
 from nora_studio.options.command_line import option_hints
 from nora_studio.options.paths import check_relative, check_text
 
@@ -66,12 +66,15 @@ def check_arguments_allowed(kind: type, arguments: Sequence[str]) -> None:
                 f"{word} works in a terminal only; assets/options.md explains every option."
             )
         if not _is_option(word):
-            raise StudioError(f"{shown(word)}: expected an option before it, such as --steps.")
+            raise StudioError(
+                f"{format_value(word)}: expected an option before it, such as --steps."
+            )
         name = flag[2:].replace("_", "-") if flag.startswith("--") else ""
         if name not in allowed:
             known = tuple(f"--{one}" for one in allowed)
             raise StudioError(
-                f"{shown(flag)} is not an option of the trainer.{suggestion(flag[:80], known)}"
+                f"{format_value(flag)} is not an option of the "
+                f"trainer.{suggestion(flag[:80], known)}"
             )
         expected = allowed[name]
         values = [value] if equals else []
@@ -100,7 +103,9 @@ def _check_size(arguments: Sequence[str]) -> None:
     for word in arguments:
         check_text(word, "the command")
         if any(unicodedata.category(letter) == "Cc" and letter not in "\t\r\n" for letter in word):
-            raise StudioError(f"the command: {shown(word)} holds control characters. Remove them.")
+            raise StudioError(
+                f"the command: {format_value(word)} holds control characters. Remove them."
+            )
 
 
 def _check_values(flag: str, expected: _OptionValues, values: Sequence[str]) -> None:
@@ -110,7 +115,7 @@ def _check_values(flag: str, expected: _OptionValues, values: Sequence[str]) -> 
         )
     if len(values) > expected.most:
         raise StudioError(
-            f"{flag}: expected {expected.most or 'no'} value; got {shown(values[0])}."
+            f"{flag}: expected {expected.most or 'no'} value; got {format_value(values[0])}."
         )
     for value in values:
         if len(value) > expected.longest:

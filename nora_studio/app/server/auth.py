@@ -131,7 +131,7 @@ class Authenticator:
         name = self.signer.browser_cookie
         return Visit(self.signer.visitor_of_browser(value), f"{name}={value}", is_new=True)
 
-    def renew(self, visit: Visit, is_https: bool) -> str:
+    def renewal_cookie(self, visit: Visit, is_https: bool) -> str:
         """Return the Set-Cookie line that renews a browser's secret."""
         name, _, value = (visit.cookie or "").partition("=")
         return cookie_line(name, value, BROWSER_SECONDS, is_https)

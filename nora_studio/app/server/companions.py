@@ -169,8 +169,8 @@ def _keep(folder: Path, companion: Companion) -> UploadNote:
     known = next((key for key, name in index.items() if name == companion.name), None)
     if known is None and len(index) >= MAX_WAITING:
         raise StudioError(
-            f"{companion.name} was left out: {MAX_WAITING} captions and masks are waiting for "
-            "their photos already. Add those photos first."
+            f"{companion.name} was left out: {MAX_WAITING} captions and masks already wait for "
+            "their photos. Add those photos first, then this file again."
         )
     key = known or str(max((int(key) for key in index), default=0) + 1)
     waiting.mkdir(exist_ok=True, mode=0o700)

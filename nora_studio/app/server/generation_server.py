@@ -53,7 +53,7 @@ from nora_studio.sdxl.columns import (
     base_of,
     holds,
     plan_images,
-    trained_size,
+    training_resolution,
 )
 from nora_studio.sdxl.models import check_trigger, choose_trigger, load_sdxl
 from nora_studio.sdxl.pipeline_cache import PipelineCache
@@ -247,7 +247,7 @@ def _settings(
         seeds=request.seeds,
         steps=request.steps,
         guidance=request.guidance,
-        size=request.size or trained_size(pipes.base, columns),
+        size=request.size or training_resolution(pipes.base, columns),
         negative=request.negative,
     )
 

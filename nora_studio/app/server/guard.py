@@ -154,7 +154,7 @@ class Guard:
         session = session_in_url(scope["path"], scope["query_string"])
         if session is None:
             return True
-        return visit.visitor is not None and self._sessions.is_own(session, visit.visitor)
+        return visit.visitor is not None and self._sessions.claim(session, visit.visitor)
 
     async def _forward(
         self,
@@ -226,7 +226,7 @@ class _Response:
         is_browsers = self._visit.is_new or is_page
         if self._auth.accounts is None and self._visit.cookie is not None and is_browsers:
             is_https = self._scope.get("scheme") == "https"
-            added["set-cookie"] = self._auth.renew(self._visit, is_https)
+            added["set-cookie"] = self._auth.renewal_cookie(self._visit, is_https)
         return [(name.encode(), value.encode()) for name, value in added.items()]
 
     def _record(self) -> None:

@@ -122,7 +122,7 @@ def _base_of(workspace: Workspace, request: ImageRequest, is_allowed: Callable[[
     model = request.model or next((card.model for card in cards if card.model), "")
     if not model and cards:
         raise StudioError(
-            "these adapters do not name their base. Choose adapters that do, or name one."
+            "these adapters do not name their base. Choose adapters that do, or name a base."
         )
     for kind, name in (("base", model), ("judge", request.clip or "")):
         if name and not is_allowed(name):

@@ -82,7 +82,7 @@ class Column:
 
     label: Text
     adapters: Several[AdapterChoice] = ()
-    """None: the bare base. Several: their changes add up."""
+    """Empty: the bare base, without an adapter. Several: their changes add up."""
     rare_word: OptionalText = None
     """Word that replaces "[V]" for the bare base. None: "[V]" is left out; "auto": the word that
     the trainer would choose."""

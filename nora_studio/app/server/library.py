@@ -103,7 +103,9 @@ def restore_file(workspace: Workspace, name: str) -> None:
     if not file.is_file():
         raise StudioError(f"{name} is no longer in the trash.")
     if target.exists():
-        raise StudioError(f"there is another adapter {name} now. Remove that one first.")
+        raise StudioError(
+            f"another adapter is named {name} now. Remove that one first, then restore this one."
+        )
     for one in (file, embeddings_path(file)):
         if one.is_file():
             one.replace(workspace.adapters / one.name)

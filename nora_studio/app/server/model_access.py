@@ -29,12 +29,12 @@ class ModelAccess:
     takes_any: bool = False
 
     @classmethod
-    def from_list(cls, home: Path, listed: Sequence[str], is_private: bool) -> "ModelAccess":
+    def from_list(cls, home: Path, listed: Sequence[str], owner_only: bool) -> "ModelAccess":
         """Return the access that an owner's list grants.
 
         Args:
             listed: Folders, Hub names (owner/name, hf-hub:owner/name) and ARCHITECTURE:WEIGHTS.
-            is_private: Whether only the owner reaches the studio. Without a list they may load
+            owner_only: Whether only the owner reaches the studio. Without a list they may load
                 anything; on any other studio a Hub name must be in the Hub's cache.
 
         Raises:
@@ -46,7 +46,7 @@ class ModelAccess:
             if folder.is_dir():
                 folders.append(folder.resolve())
             elif _is_name(entry):
-                if not is_private and not is_cached(entry):
+                if not owner_only and not is_cached(entry):
                     raise StudioError(
                         f"--models {entry}: not on this machine, and visitors' jobs download "
                         f"nothing. Fetch it once with your own login: hf download "
@@ -58,7 +58,7 @@ class ModelAccess:
                     f"--models: expected a folder, a Hub name (owner/name) or a judge such as "
                     f"ViT-B-32:openai; got {entry!r}, which is none of these."
                 )
-        return cls(home, tuple(folders), frozenset(names), is_private and not listed)
+        return cls(home, tuple(folders), frozenset(names), owner_only and not listed)
 
     def is_allowed(self, name: str) -> bool:
         """Return whether a model's name or directory may be loaded."""

@@ -37,7 +37,10 @@ class ByteLimit:
             TooLarge: the length exceeds the limit.
         """
         if stated > self._limit:
-            raise TooLarge(f"The request has {stated:,} bytes; the limit is {self._limit:,}.")
+            raise TooLarge(
+                f"The request has {stated:,} bytes; the limit is {self._limit:,}. Send less at "
+                "once."
+            )
 
     def add(self, count: int) -> None:
         """Count a chunk that has arrived.
@@ -47,7 +50,9 @@ class ByteLimit:
         """
         self._taken += count
         if self._taken > self._limit:
-            raise TooLarge(f"The request is larger than the limit of {self._limit:,} bytes.")
+            raise TooLarge(
+                f"The request is larger than the limit of {self._limit:,} bytes. Send less at once."
+            )
 
 
 @dataclass(frozen=True)

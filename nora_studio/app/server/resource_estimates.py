@@ -30,7 +30,7 @@ class ResourceEstimate:
     """Size of its adapters and checkpoints; None: unknown."""
 
 
-class ResourceEstimates:
+class ResourceEstimateStore:
     """A studio's preflights; the files hold measurements only, so all visitors share them."""
 
     def __init__(self, home: Path) -> None:
@@ -79,10 +79,10 @@ class ResourceEstimates:
         own = (job for job in reversed(jobs.list_jobs(workspace)) if job.kind == KIND)
         return next((job for job in own if jobs.state(job) not in ENDED), None)
 
-    def last_attempt(
+    def last_preflight(
         self, workspace: Workspace, jobs: Jobs, options: DreamboothOptions
     ) -> Job | None:
-        """Return the visitor's ended preflight of a training like this one."""
+        """Return the visitor's latest preflight of a training like this one."""
         own = (job for job in reversed(jobs.list_jobs(workspace)) if job.kind == KIND)
         return next((job for job in own if job.title == _digest(options)), None)
 

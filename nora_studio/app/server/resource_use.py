@@ -62,7 +62,7 @@ def training_figures(options: DreamboothOptions) -> dict[str, int | None]:
                 figures[f"{flag}.{option}"] = max(figures.get(f"{flag}.{option}") or 0, value or 0)
     return figures | {
         "methods at once": methods,
-        "samples of a run": samples_of(options),
+        "samples of a run": sample_count(options),
         "checkpoints written in a run": math.ceil(steps / options.checkpoint_every),
         "measurements in a run": (
             math.ceil(steps / options.evaluate_every) if options.evaluate_every else 0
@@ -71,7 +71,7 @@ def training_figures(options: DreamboothOptions) -> dict[str, int | None]:
     }
 
 
-def samples_of(options: DreamboothOptions) -> int:
+def sample_count(options: DreamboothOptions) -> int:
     """Return the number of samples of each run: the base's, those in training, the final ones."""
     every = options.sample_every
     times = 1 + (math.ceil((options.steps or 0) / every) if every else 1)
@@ -94,7 +94,7 @@ def training_bytes(options: DreamboothOptions, measured: float | None = None) ->
         adapter, checkpoint = adapter_bytes(options, method)
         saved += adapter + kept * checkpoint
     side = options.resolution or SIDES.get(options.model, FULL_SIDE)
-    images = samples_of(options) * len(options.methods)
+    images = sample_count(options) * len(options.methods)
     if options.prior_weight > 0 and options.class_dir is None:
         images += options.class_pictures or 0
     image_bytes = int(images * IMAGE_BYTES_PER_PIXEL * side**2)

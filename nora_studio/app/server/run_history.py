@@ -71,7 +71,7 @@ def delete_runs(workspace: Workspace, jobs: Jobs, names: Sequence[str]) -> list[
         name = run.folder.name
         job = jobs.find_by_run(workspace, name)
         if run.is_alive() or (job is not None and jobs.state(job) not in ENDED):
-            raise StudioError(f"{name} is in training. Stop it first, under Watch.")
+            raise StudioError(f"{name} is still training or queued. Stop it first, under Watch.")
         _check_unused(workspace, jobs, name)
     for run in runs:
         try:

@@ -22,8 +22,8 @@ class SessionOwners:
     def __init__(self) -> None:
         self._owners: dict[str, str] = {}
 
-    def is_own(self, session: str, visitor: str) -> bool:
-        """Return whether a session is this visitor's; a new one becomes theirs."""
+    def claim(self, session: str, visitor: str) -> bool:
+        """Give a session without an owner to a visitor; return whether it is theirs."""
         owner = self._owners.pop(session, visitor)
         self._owners[session] = owner  # Keep the dictionary in the order of last use.
         if len(self._owners) > MAX_SESSIONS:
@@ -54,7 +54,7 @@ def body_problem(
     if not isinstance(value, dict):
         return None
     session = value.get("session_hash")
-    if isinstance(session, str) and not sessions.is_own(session, visitor):
+    if isinstance(session, str) and not sessions.claim(session, visitor):
         return OTHERS_SESSION
     for path in _paths_in(value):
         # A relative path is not an upload; "http://..." would be fetched.

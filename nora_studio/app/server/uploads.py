@@ -211,10 +211,10 @@ def remove_subject(workspace: Workspace, subject: str) -> None:
     discard(folder)
 
 
-def _store(folder: Path, source: Path, shown: str, number: int) -> str:
+def _store(folder: Path, source: Path, display_name: str, number: int) -> str:
     """Check a file by its content and store it in the folder under its number."""
-    check_size(shown, source.stat().st_size, MAX_PHOTO_BYTES)
-    suffix = check_header(source, shown)
+    check_size(display_name, source.stat().st_size, MAX_PHOTO_BYTES)
+    suffix = check_header(source, display_name)
     name = f"{number:02d}{suffix}"
     incoming = folder / f"{INCOMING}{name}"
     shutil.copyfile(source, incoming)
@@ -223,9 +223,9 @@ def _store(folder: Path, source: Path, shown: str, number: int) -> str:
         write_thumbnail(photo, thumbnail_of(folder / name))
     except StudioError as error:
         incoming.unlink(missing_ok=True)
-        raise StudioError(str(error).replace(str(incoming), shown)) from error
+        raise StudioError(str(error).replace(str(incoming), display_name)) from error
     facts = read_photo_facts(folder)
-    facts[name] = PhotoFacts(shown, photo.image.width, photo.image.height)
+    facts[name] = PhotoFacts(display_name, photo.image.width, photo.image.height)
     incoming.replace(folder / name)
     write_photo_facts(folder, facts)
     return name

@@ -53,7 +53,7 @@ def run(arguments: Sequence[str], start=None) -> int:
 
     from nora_studio.options.defaults import with_recommended
     from nora_studio.options.options_file import parse_options
-    from nora_studio.runs.launching import start_fresh
+    from nora_studio.runs.launching import start_in_new_process
     from nora_studio.trainer.audit import compare_runs
 
     trainer = with_recommended(parse_options(trainer_arguments))
@@ -69,7 +69,7 @@ def run(arguments: Sequence[str], start=None) -> int:
     if options.kill:  # There must be a checkpoint to resume from.
         added += ["--checkpoint-every", str(min(trainer.checkpoint_every, max(1, at // 2)))]
     with _folder(options.folder) as folder:
-        audit = _Audit(folder, [*trainer_arguments, *added], start or start_fresh)
+        audit = _Audit(folder, [*trainer_arguments, *added], start or start_in_new_process)
         audit.train("whole")
         stopped = audit.interrupt("halves", trainer, at, options.kill)
         audit.train("halves", "--resume")

@@ -46,5 +46,6 @@ def run(options: Options) -> int:
     for finding in found.findings:
         print(("unusable: " if finding.is_unusable else "warning: ") + finding.message)
     if not found.findings:
-        print(f"{options.folder}: {found.photos} photos, no problems found.")
+        photos = "1 photo" if found.photos == 1 else f"{found.photos} photos"
+        print(f"{options.folder}: {photos}, no problems found.")
     return 2 if found.unusable else 0

@@ -64,7 +64,7 @@ def generate(options: Options, with_base: bool):
     from nora_studio.runs.scripts import GENERATING
     from nora_studio.scoring.compare import GenerationSettings, adapter_columns, generate_missing
     from nora_studio.scoring.prompt_warnings import generation_warnings
-    from nora_studio.sdxl.columns import base_of, trained_size
+    from nora_studio.sdxl.columns import base_of, training_resolution
     from nora_studio.sdxl.models import load_sdxl
 
     prompts = read_prompts(options.prompts)
@@ -78,7 +78,7 @@ def generate(options: Options, with_base: bool):
     model = base_of(columns, options.model)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipe = load_sdxl(model, choose_dtype(options.precision, device), device)
-    size = options.size or trained_size(pipe, columns)
+    size = options.size or training_resolution(pipe, columns)
     settings = GenerationSettings(
         model=model,
         prompts=tuple(prompts),

@@ -65,14 +65,14 @@ def _numbers(layers: int, base: int, trained: int) -> tuple[str, ...]:
 
 
 def _table_1() -> Table:
-    from nora_studio.sdxl.parameters import TABLE_1, count_row
+    from nora_studio.sdxl.parameters import TABLE_1, count_trained
 
     table = _table("NoRA (arXiv:2408.10280), Table 1")
     for title in ("model", "adapter", "layers", "paper", "ours"):
         table.add_column(title, justify="right" if title in ("paper", "ours") else "left")
     for row in TABLE_1:
         targets = ", ".join(target.removesuffix("_proj") for target in row.targets)
-        table.add_row(row.model, row.label, targets, row.printed, f"{count_row(row):,}")
+        table.add_row(row.model, row.label, targets, row.printed, f"{count_trained(row):,}")
     return table
 
 

@@ -45,8 +45,8 @@ def write_card(assets: Path) -> Path:
     missing = [name for name in (LOG, RESULTS) if not (folder / name).is_file()]
     if missing:
         raise StudioError(
-            f"expected {' and '.join(missing)} in {folder}, but found none. Train with "
-            "training/pretrain_mini.py and measure with evaluation/mini_bars.py first."
+            f"{folder} lacks {' and '.join(missing)}. Train with training/pretrain_mini.py and "
+            "measure with evaluation/mini_bars.py first."
         )
     log = json.loads((folder / LOG).read_text(encoding="utf-8"))
     results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))

@@ -21,7 +21,7 @@ from nora_studio.mini.pretrain.architecture import (
 )
 from nora_studio.mini.pretrain.captions import CaptionIds
 from nora_studio.mini.pretrain.compilation import compile_or_not, set_precision
-from nora_studio.mini.pretrain.devices import move, wait_for
+from nora_studio.mini.pretrain.devices import move, synchronize
 from nora_studio.mini.pretrain.optimization import build_optimizer, set_rate, timed_steps
 from nora_studio.mini.pretrain.pictures import Pictures
 from nora_studio.mini.pretrain.progress import Progress
@@ -134,7 +134,7 @@ def train_contrastive(
         if progress.is_due():
             losses = f"matching {matching.item():.3f}, naming {naming.item():.3f}"
             progress.say(f"CLIP step {step}: {losses}, scale {scale.item():.1f}")
-    wait_for(device)
+    synchronize(device)
     towers.eval().requires_grad_(False)
     towers.clip.logit_scale.clamp_(max=math.log(LARGEST_SCALE))
     spent = round(progress.seconds() - start, 1)

@@ -21,7 +21,7 @@ from nora_studio.mini.pretrain.architecture import (
 )
 from nora_studio.mini.pretrain.captions import CaptionIds
 from nora_studio.mini.pretrain.compilation import compile_or_not, set_precision
-from nora_studio.mini.pretrain.devices import move, wait_for
+from nora_studio.mini.pretrain.devices import move, synchronize
 from nora_studio.mini.pretrain.optimization import (
     MovingAverage,
     build_optimizer,
@@ -138,7 +138,7 @@ def train_denoiser(
         if share > CHECKPOINT_SHARE and not is_saved:
             save(average.module)
             is_saved = True
-    wait_for(device)
+    synchronize(device)
     spent = progress.seconds() - start
     progress.note(
         "denoiser",
@@ -206,7 +206,7 @@ def predict_noise(
         )[0]
 
 
-def warm_up_unet(batch: int) -> None:
+def warm_up_unet(batch_size: int) -> None:
     """Compile the UNet on a GPU, in a child process."""
     set_precision(0)
     unet = move(build_unet(), "cuda", torch.channels_last).train()
@@ -218,11 +218,11 @@ def warm_up_unet(batch: int) -> None:
     for _ in range(2):
         predicted = predict_noise(
             compiled,
-            normal(batch, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE),
-            torch.randint(TRAINING_STEPS, (batch,), device="cuda"),
-            normal(batch, CONTEXT_LENGTH, CONTEXT_WIDTH).bfloat16(),
-            normal(batch, POOLED_WIDTH).bfloat16(),
-            256 * torch.rand(batch, 6, device="cuda"),
+            normal(batch_size, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE),
+            torch.randint(TRAINING_STEPS, (batch_size,), device="cuda"),
+            normal(batch_size, CONTEXT_LENGTH, CONTEXT_WIDTH).bfloat16(),
+            normal(batch_size, POOLED_WIDTH).bfloat16(),
+            256 * torch.rand(batch_size, 6, device="cuda"),
         )
         predicted.float().square().mean().backward()
     torch.cuda.synchronize()

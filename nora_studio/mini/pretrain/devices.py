@@ -29,8 +29,8 @@ def move(
     return module
 
 
-def wait_for(device: str) -> None:
-    """Wait for queued work, so that measured times are correct."""
+def synchronize(device: str) -> None:
+    """Wait for a device's queued work, so that measured times are correct."""
     if is_gpu(device):
         torch.cuda.synchronize()
 

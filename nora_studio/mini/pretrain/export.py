@@ -85,17 +85,17 @@ def check_encoders(out: Path) -> None:
     missing = [name for name in names if not (folder / name).is_dir()]
     if missing:
         raise StudioError(
-            f"expected {', '.join(names)} in {folder}; {', '.join(missing)} is missing. Run the "
+            f"expected {', '.join(names)} in {folder}; it lacks {', '.join(missing)}. Run the "
             "encoders stage first, or name its results with --init."
         )
 
 
-def load_encoders(
-    out: Path, device: str
+def load_all_but_unet(
+    results: Path, device: str
 ) -> tuple[CLIPTokenizer, CLIPTextModel, CLIPTextModelWithProjection, AutoencoderKL]:
     """Load the pipeline's parts except the UNet, frozen, in float32."""
-    check_encoders(out)
-    folder = out / PIPELINE
+    check_encoders(results)
+    folder = results / PIPELINE
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     first = CLIPTextModel.from_pretrained(
         folder / "text_encoder", dtype=torch.float32, use_safetensors=True
@@ -105,7 +105,7 @@ def load_encoders(
     )
     for part in (first, second):
         move(part, device).eval().requires_grad_(False)
-    return tokenizer, first, second, load_vae(out, device)
+    return tokenizer, first, second, load_vae(results, device)
 
 
 def load_vae(out: Path, device: str) -> AutoencoderKL:
@@ -136,7 +136,7 @@ def load_unet(source: Path) -> UNet2DConditionModel:
 
 def export_unet(out: Path, unet: UNet2DConditionModel) -> None:
     """Complete the pipeline's folder: the UNet in two shards, scheduler and index."""
-    tokenizer, first, second, vae = load_encoders(out, "cpu")
+    tokenizer, first, second, vae = load_all_but_unet(out, "cpu")
     pipeline = build_pipeline(
         tokenizer, to_half(first), to_half(second), to_half(vae), to_half(unet)
     )

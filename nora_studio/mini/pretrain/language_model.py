@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from nora_studio.mini.everyday.corpus import quiz
 from nora_studio.mini.everyday.facts import all_facts
-from nora_studio.mini.pretrain.devices import is_gpu, wait_for
+from nora_studio.mini.pretrain.devices import is_gpu, synchronize
 from nora_studio.mini.pretrain.language_settings import LanguageSettings
 from nora_studio.mini.pretrain.language_text import CONTEXT, pad_texts
 from nora_studio.mini.pretrain.optimization import build_optimizer, set_rate
@@ -148,11 +148,11 @@ def train(
         training.optimizer.zero_grad()
         training.step += 1
         if training.step - first <= 3:  # Compilation happens in them.
-            wait_for(device)
+            synchronize(device)
             started = clock.seconds() - training.seconds
             continue
         if training.step % (20 if is_gpu(device) else 1) == 0:
-            wait_for(device)
+            synchronize(device)
             training.seconds = clock.seconds() - started
         due = clock.is_due(settings.judge_every)
         if due:

@@ -8,7 +8,7 @@ from typing import Generic
 import torch
 from torch import Tensor, nn
 
-from nora_studio.mini.pretrain.devices import Module, is_gpu, wait_for
+from nora_studio.mini.pretrain.devices import Module, is_gpu, synchronize
 from nora_studio.mini.pretrain.progress import Progress
 
 WARM_UP_STEPS = 3
@@ -28,13 +28,13 @@ def timed_steps(
     while step <= WARM_UP_STEPS:
         yield step, share
         step += 1
-    wait_for(device)
+    synchronize(device)
     start = progress.seconds()
     budget = max(0.1, min(seconds, progress.left() - reserve_seconds))
     while share < 1:
         yield step, share
         if step % interval == 0:
-            wait_for(device)
+            synchronize(device)
             share = (progress.seconds() - start) / budget
         step += 1
 

@@ -16,7 +16,7 @@ from nora_studio.mini.pretrain.architecture import (
     count_parameters,
 )
 from nora_studio.mini.pretrain.compilation import compile_or_not, set_precision
-from nora_studio.mini.pretrain.devices import move, wait_for
+from nora_studio.mini.pretrain.devices import move, synchronize
 from nora_studio.mini.pretrain.optimization import (
     MovingAverage,
     build_optimizer,
@@ -91,8 +91,8 @@ def train_vae(
             progress.say(f"VAE step {step}: loss {loss.item():.4f}, PSNR {psnr(squared):.2f} dB")
     vae.load_state_dict(average.module.state_dict())
     vae.eval().requires_grad_(False)
-    standardise_latents(vae, pictures.pixels[:2048], device)
-    wait_for(device)
+    rescale_vae_latents_(vae, pictures.pixels[:2048], device)
+    synchronize(device)
     held_out = measure_psnr(vae, device, 256 if batch > 16 else 8)
     progress.say(f"VAE done: {step} steps, PSNR {held_out:.2f} dB on held-out renders")
     progress.note(
@@ -153,7 +153,7 @@ def warm_up_vae(batch: int) -> None:
 
 
 @torch.no_grad()
-def standardise_latents(vae: AutoencoderKL, pixels: Tensor, device: str) -> None:
+def rescale_vae_latents_(vae: AutoencoderKL, pixels: Tensor, device: str) -> None:
     """Scale latents to mean 0, deviation 1 in the 1x1 convolutions, so that scaling_factor is 1."""
     means = torch.cat([encode_latents(vae, part) for part in pixels.split(64)]).float()
     mean, deviation = means.mean((0, 2, 3)), means.std((0, 2, 3))

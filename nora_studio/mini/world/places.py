@@ -32,23 +32,27 @@ def _paint_night(s: Scenery) -> Painted:
     return pen.canvas, s.horizon
 
 
-def _paint_underwater(s: Scenery) -> Painted:
-    water = s.sky((0.25, 0.72, 0.86), (0.03, 0.24, 0.50), 1.9)
-    rays = (torch.sin((s.x + 0.35 * s.y) * 7 + 6 * s.number(9)) - 0.55).clamp_min(0) * 0.5
-    rays = (rays * (1 - (s.y + 1) / 1.6)).clamp(0, 1)[:, None]
-    pen = s.pen(water + (s.color((0.75, 0.95, 1.0)) - water) * rays)
-    sand = s.blend((0.80, 0.74, 0.52), (0.56, 0.56, 0.44), s.noise(10, 3.0))
-    pen.flat(s.wave(0.04, 3.0, 10) + 0.38 - s.y, sand)
+def _paint_underwater(scenery: Scenery) -> Painted:
+    water = scenery.sky((0.25, 0.72, 0.86), (0.03, 0.24, 0.50), 1.9)
+    rays = (torch.sin((scenery.x + 0.35 * scenery.y) * 7 + 6 * scenery.number(9)) - 0.55).clamp_min(
+        0
+    ) * 0.5
+    rays = (rays * (1 - (scenery.y + 1) / 1.6)).clamp(0, 1)[:, None]
+    pen = scenery.pen(water + (scenery.color((0.75, 0.95, 1.0)) - water) * rays)
+    sand = scenery.blend((0.80, 0.74, 0.52), (0.56, 0.56, 0.44), scenery.noise(10, 3.0))
+    pen.flat(scenery.wave(0.04, 3.0, 10) + 0.38 - scenery.y, sand)
     for i in range(6):
-        x, height = -0.95 + 0.38 * i + 0.1 * s.hashed(i), 0.35 + 0.4 * s.hashed(i, 2.0)
-        sway = (s.x - x - 0.05 * torch.sin(s.y * 9 + i)).abs() - 0.035
-        green = s.color((0.10, 0.50, 0.30)) * (0.8 + 0.5 * s.hashed(i, 3.0))[:, None]
-        pen.flat(torch.maximum(sway, (0.75 - height) - s.y), green)
+        x, height = -0.95 + 0.38 * i + 0.1 * scenery.hashed(i), 0.35 + 0.4 * scenery.hashed(i, 2.0)
+        sway = (scenery.x - x - 0.05 * torch.sin(scenery.y * 9 + i)).abs() - 0.035
+        green = scenery.color((0.10, 0.50, 0.30)) * (0.8 + 0.5 * scenery.hashed(i, 3.0))[:, None]
+        pen.flat(torch.maximum(sway, (0.75 - height) - scenery.y), green)
     for i in range(9):
-        x, y = -1 + 2 * s.hashed(i, 5.0), -1 + 1.6 * s.hashed(i, 6.0)
-        bubble = circle(s.x, s.y, x, y, 0.02 + 0.03 * s.hashed(i, 7.0)).abs() - 0.010
+        x, y = -1 + 2 * scenery.hashed(i, 5.0), -1 + 1.6 * scenery.hashed(i, 6.0)
+        bubble = (
+            circle(scenery.x, scenery.y, x, y, 0.02 + 0.03 * scenery.hashed(i, 7.0)).abs() - 0.010
+        )
         pen.flat(bubble, (0.85, 0.97, 1.0))
-    return pen.canvas, s.horizon + 0.2
+    return pen.canvas, scenery.horizon + 0.2
 
 
 def _paint_moon(s: Scenery) -> Painted:

@@ -111,7 +111,7 @@ def subject_scenes(name: str, places: Sequence[str], seed: int, count: int | Non
         StudioError: The subject or a place is unknown.
     """
     if name not in SUBJECTS:
-        raise StudioError(f"Subject must be one of {', '.join(SUBJECTS)}; got {name!r}.")
+        raise StudioError(f"name: expected one of {', '.join(SUBJECTS)}; got {name!r}.")
     unknown = [place for place in places if place not in PLACES]
     if unknown or not places:
         raise StudioError(f"places: expected some of {', '.join(PLACES)}; got {unknown or 'none'}.")

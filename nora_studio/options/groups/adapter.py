@@ -58,6 +58,8 @@ def check_adapter_options(options: TuningOptions) -> None:
     Raises:
         StudioError: a value is out of range.
     """
-    check_option(0 <= options.dropout < 1, "dropout", "0 to below 1", options.dropout)
+    check_option(
+        0 <= options.dropout < 1, "dropout", "a value of at least 0 and below 1", options.dropout
+    )
     ratio = options.lora_plus_ratio
     check_option(ratio is None or ratio >= 1, "lora_plus_ratio", "1 or more", ratio)

@@ -26,6 +26,20 @@ def check_option(good: bool, name: str, expected: str, value: object) -> None:
         raise StudioError(f"--{flag}: expected {expected}; got {value!r}.")
 
 
+def without_effect(name: str, needed: str, value: str = "") -> StudioError:
+    """Return the error for an option that has no effect without another one.
+
+    Args:
+        name: The option's field.
+        needed: The other option, as it is written in a command.
+        value: A value to suggest for it, where `needed` has none.
+    """
+    flag, add = f"--{name.replace('_', '-')}", f"{needed} {value}".strip()
+    return StudioError(
+        f"{flag} needs {needed} (has no effect without it). Add {add}, or leave {flag} out."
+    )
+
+
 def check_above_zero(options: object, names: Sequence[str]) -> None:
     """Refuse options that are not above 0; None, for a recommended value, is accepted."""
     for name in names:

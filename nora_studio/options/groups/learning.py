@@ -10,6 +10,7 @@ from nora_studio.options.groups.checks import (
     check_not_negative,
     check_option,
     filled,
+    without_effect,
 )
 
 LIBRARIES = {
@@ -79,14 +80,11 @@ def check_learning_options(options: LearningOptions) -> None:
     check_above_zero(options, (*above_zero, "schedule_cycles", "schedule_power"))
     check_not_negative(options, ("warmup_steps", "weight_decay"))
     decay = options.ema
-    check_option(decay is None or 0 < decay < 1, "ema", "above 0 to below 1", decay)
+    check_option(decay is None or 0 < decay < 1, "ema", "a value above 0 and below 1", decay)
     _check_optimizer(options)
     for name, owner in (("schedule_cycles", "cosine-restarts"), ("schedule_power", "polynomial")):
         if getattr(options, name) is not None and options.schedule != owner:
-            raise StudioError(
-                f"--{name.replace('_', '-')}: an option of --schedule {owner}; got it with "
-                f"{options.schedule or 'the default schedule'}."
-            )
+            raise without_effect(name, f"--schedule {owner}")
 
 
 def _check_optimizer(options: LearningOptions) -> None:

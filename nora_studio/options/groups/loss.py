@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from nora_studio.errors import StudioError
-from nora_studio.options.groups.checks import check_above_zero, check_not_negative
+from nora_studio.options.groups.checks import check_above_zero, check_not_negative, without_effect
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +46,8 @@ def check_loss_options(options: LossOptions) -> None:
     if options.class_prompt is not None and not options.class_prompt.strip():
         raise StudioError("--class-prompt: expected a prompt for the class images; got none.")
     if options.snr_gamma is not None and options.weighting != "min-snr":
-        raise StudioError(
-            f"--snr-gamma: an option of --weighting min-snr; got it with {options.weighting!r}."
-        )
+        raise without_effect("snr_gamma", "--weighting min-snr")
     if options.prior_weight == 0:
         for name in ("class_prompt", "class_pictures", "class_dir"):
             if getattr(options, name) is not None:
-                raise StudioError(
-                    f"--{name.replace('_', '-')}: an option of prior preservation, which is off. "
-                    "Set --prior-weight, 1 for example."
-                )
+                raise without_effect(name, "--prior-weight", "1")

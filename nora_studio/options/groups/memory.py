@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from nora_studio.errors import StudioError
-from nora_studio.options.groups.checks import check_above_zero
+from nora_studio.options.groups.checks import check_above_zero, without_effect
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,4 +52,4 @@ def check_memory_options(options: MemoryOptions) -> None:
     """
     check_above_zero(options, ("fit",))
     if options.preflight_out is not None and not options.preflight:
-        raise StudioError("--preflight-out: an option of --preflight, which is off.")
+        raise without_effect("preflight_out", "--preflight")

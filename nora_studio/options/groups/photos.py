@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nora_studio.errors import StudioError
+from nora_studio.options.groups.checks import without_effect
 
 DEFAULT_CROPS = 8
 DEFAULT_MASK_FLOOR = 0.1
@@ -55,8 +56,8 @@ def check_photo_options(options: PhotoOptions) -> None:
         raise StudioError(f"--resolution: expected a multiple of 8, at least 64; got {size!r}.")
     if options.crops is not None:
         if options.crop != "random":
-            raise StudioError("--crops: an option of --crop random; got it with --crop center.")
+            raise without_effect("crops", "--crop random")
         if options.crops < 2:
             raise StudioError(f"--crops: expected 2 or more; got {options.crops!r}.")
     if options.mask_floor is not None and options.masks == "none":
-        raise StudioError("--mask-floor: an option of masks; got it with --masks none.")
+        raise without_effect("mask_floor", "--masks", "files")

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from nora_studio.errors import StudioError
-from nora_studio.options.groups.checks import check_above_zero, check_option
+from nora_studio.options.groups.checks import check_above_zero, check_option, without_effect
 
 MOST_TOKENS = 8
 """Maximum number of new tokens; a prompt can have 75 tokens in all."""
@@ -36,10 +35,7 @@ def check_token_options(options: TokenOptions) -> None:
     if count == 0:
         for name in ("token_rate", "token_init"):
             if getattr(options, name) is not None:
-                raise StudioError(
-                    f"--{name.replace('_', '-')}: an option of new tokens, of which there are "
-                    "none. Set --new-tokens, 1 for example."
-                )
+                raise without_effect(name, "--new-tokens", "1")
     check_option(
         options.token_init is None or bool(options.token_init.strip()),
         "token_init",

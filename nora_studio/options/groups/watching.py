@@ -4,7 +4,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from nora_studio.errors import StudioError
-from nora_studio.options.groups.checks import check_above_zero, check_not_negative, check_option
+from nora_studio.options.groups.checks import (
+    check_above_zero,
+    check_not_negative,
+    check_option,
+    without_effect,
+)
 
 DEFAULT_PATIENCE = 3
 
@@ -100,14 +105,14 @@ def check_watching_options(options: WatchingOptions) -> None:
     distinct = len(set(prompts)) == len(prompts)
     check_option(distinct, "sample_prompts", "different prompts", prompts)
     if options.clip is not None and options.score_samples is False:
-        raise StudioError("--clip: an option of --score-samples, which is off. Leave one out.")
+        raise without_effect("clip", "--score-samples")
     check_patience(options)
     if options.early_stop == "overfit" and options.hold_out == 0:
         raise StudioError(
-            "--early-stop overfit: needs the loss on held-out photos, and there are none. Set "
+            "--early-stop overfit needs the loss on held-out photos, and there are none. Set "
             "--hold-out, 1 for example, or use --early-stop plateau."
         )
-    unmeasured = "--evaluate-every 0 makes none" if options.evaluate_every == 0 else None
+    unmeasured = "--evaluate-every is 0" if options.evaluate_every == 0 else None
     check_measured(options, unmeasured)
 
 
@@ -118,7 +123,7 @@ def check_patience(options: MeasuringOptions) -> None:
         StudioError: the patience has no effect.
     """
     if options.patience is not None and options.early_stop == "none":
-        raise StudioError("--patience: an option of --early-stop plateau or overfit; it is off.")
+        raise without_effect("patience", "--early-stop", "plateau")
 
 
 def check_measured(options: MeasuringOptions, unmeasured: str | None) -> None:
@@ -138,7 +143,10 @@ def check_measured(options: MeasuringOptions, unmeasured: str | None) -> None:
         ("--final best", options.final == "best"),
     ):
         if wanted and unmeasured is not None:
-            raise StudioError(f"{flag}: needs measurements; {unmeasured}.")
+            raise StudioError(
+                f"{flag} needs measurements (has no effect without them), and {unmeasured}. Raise "
+                f"it, or leave {flag} out."
+            )
 
 
 def recommended_watching(

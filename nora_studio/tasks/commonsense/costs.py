@@ -192,7 +192,7 @@ class StepRunner:
 
     def forward_and_backward(self, number: int, batch: Mapping[str, Tensor]) -> None:
         """Run step `number`, counted from 1, up to the clipped gradients."""
-        self.rules.before(number)
+        self.rules.before_step(number)
         self.accelerator.backward(self.model(**batch))
         if self.optimizer is not None:
             self.accelerator.clip_grad_norm_(self.parameters, 1.0)
@@ -202,7 +202,7 @@ class StepRunner:
         self.forward_and_backward(number, batch)
         if self.optimizer is not None:
             self.optimizer.step()
-            self.rules.after(number)
+            self.rules.after_step(number)
             self.optimizer.zero_grad()
 
 

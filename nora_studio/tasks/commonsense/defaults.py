@@ -47,11 +47,12 @@ def with_recommended(options: CommonsenseOptions) -> CommonsenseOptions:
         raise StudioError("--epochs: --steps already sets the length. Leave one of them out.")
     if options.packing and options.group_by_length:
         raise StudioError(
-            "--group-by-length: with --packing all rows have one length. Leave one of them out."
+            "--group-by-length has no effect with --packing, which makes all rows equally long. "
+            "Leave one of them out."
         )
     measures = validation > 0 and options.evaluate_every > 0
     check_patience(options)
-    none = "--evaluate-every 0 or --validation 0 make none"
+    none = "--evaluate-every or --validation is 0"
     check_measured(options, None if measures else none)
     options = dataclasses.replace(
         options,
@@ -76,7 +77,10 @@ def with_recommended(options: CommonsenseOptions) -> CommonsenseOptions:
     check_folder_name(options.name, "--name", [f"-{method}" for method in methods])
     check_base_bits(methods, options.base_bits)
     if not options.decoder.train:
-        raise StudioError("--decoder.no-train: the decoder is the only part. Leave it out.")
+        raise StudioError(
+            "--decoder.no-train leaves nothing to train: the decoder is the only part with an "
+            "adapter. Leave --decoder.no-train out."
+        )
     check_option(bool(options.targets), "targets", "at least one ending", options.targets)
     if options.outer == "activation":
         raise StudioError(

@@ -86,7 +86,10 @@ def evaluation_rows(
         files = {file.parent.name: file for file in _files(place, "test.json")}
         missing = [name for name in sets if name not in files]
         if missing:
-            raise StudioError(f"--sets: {place} has no {missing[0]}/test.json.")
+            lacking = ", ".join(f"{name}/test.json" for name in missing)
+            raise StudioError(
+                f"--sets: {place} lacks {lacking}. Add what is missing, or leave those sets out."
+            )
         chosen = [name for name in SETS if name in (sets or files)]
         found = {name: read_rows(files[name]) for name in chosen}
     return {name: rows[:limit] for name, rows in found.items()}

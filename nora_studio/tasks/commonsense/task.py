@@ -70,7 +70,7 @@ class CommonsenseTask(Task):
         return resolve(options)
 
     @override
-    def savings(self) -> Sequence[str]:
+    def memory_saving_tips(self) -> Sequence[str]:
         settings = self.settings
         return [
             *([] if settings.gradient_checkpointing else ["--gradient-checkpointing"]),

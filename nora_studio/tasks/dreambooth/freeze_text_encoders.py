@@ -16,11 +16,11 @@ class FreezeTextEncoders(StepCallback):
         self.state, self.until = state, until
 
     @override
-    def before(self, step: int) -> None:
+    def before_step(self, step: int) -> None:
         freeze_text_encoders(self.state, step, self.until)
 
     @override
-    def after(self, step: int) -> None: ...
+    def after_step(self, step: int) -> None: ...
 
 
 @torch.no_grad()

@@ -83,10 +83,10 @@ class PhotoSet:
         return [*dict.fromkeys(self.captions), *empty]
 
     def prompt_warnings(
-        self, pipe: StableDiffusionXLPipeline, trigger: str, run: DreamboothSettings
+        self, pipe: StableDiffusionXLPipeline, trigger: str, settings: DreamboothSettings
     ) -> list[str]:
         """Return warnings of truncated captions and prompts of the run."""
-        prompt, previews, prior = run.subject.prompt, run.previews.prompts, run.prior
+        prompt, previews, prior = settings.subject.prompt, settings.previews.prompts, settings.prior
         whose = {
             prompt: f"the caption of {self.files[self.captions.index(prompt)]}"
             for prompt in dict.fromkeys(self.captions)
@@ -245,6 +245,7 @@ def _check_masks(settings: PhotoSettings, files: list[Path], any_alpha: bool) ->
     needs_files = settings.masks == "files" and settings.expects_masks
     if needs_files and not find_mask_files(files).of:
         raise StudioError(
-            f"--mask-floor: an option of masks; there are none in {settings.folder} "
-            "(such as 3.mask.png next to 3.jpg). Add them, or leave it out."
+            "--mask-floor needs masks (has no effect without them), and there are none in "
+            f"{settings.folder}, such as 3.mask.png next to 3.jpg. Add some, or leave --mask-floor "
+            "out."
         )

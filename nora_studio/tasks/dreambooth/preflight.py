@@ -54,14 +54,17 @@ def preflight_folder(options: DreamboothOptions) -> Iterator[DreamboothOptions]:
         StudioError: the run cannot be measured, or its name is taken.
     """
     if options.resume:
-        raise StudioError("--preflight: measures a run before it starts; leave --resume out.")
+        raise StudioError(
+            "--preflight measures a run before it starts, so it cannot be combined with --resume. "
+            "Leave one of them out."
+        )
     check_one_process("preflight")
     for method in options.methods:
         Run(options.output_dir / f"{options.run_name}-{method}").check_new()
     if options.fit is not None:
         limit_memory(options.fit)
     # `tidy` removes folders of such names that killed preflights have left.
-    folder = temporary_path(_nearest(options.output_dir) / "preflight")
+    folder = temporary_path(_nearest_existing_folder(options.output_dir) / "preflight")
     tidy(folder.parent, signed=True)
     with writing("a preflight", folder):
         folder.mkdir()
@@ -213,7 +216,7 @@ def _write(out: Path | None, facts: dict[str, Any]) -> None:
         raise StudioError(f"--preflight-out: {out} cannot be written: {error.strerror}.") from error
 
 
-def _nearest(folder: Path) -> Path:
+def _nearest_existing_folder(folder: Path) -> Path:
     """Return the folder, or its nearest parent that exists."""
     folder = folder.expanduser().resolve()
     return next(place for place in (folder, *folder.parents) if place.is_dir())

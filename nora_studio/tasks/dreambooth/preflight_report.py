@@ -80,7 +80,7 @@ def format_report(found: Preflight, asked: PreflightRequest) -> list[str]:
     ]
     if found.class_pictures:
         lines.append(f"  including   {found.class_pictures} class images to generate first")
-    if peak.spills:
+    if peak.is_nearly_full:
         lines.append(
             "warning: almost no memory is left; if a driver then uses the machine's memory, steps "
             "become many times slower. `--fit GB` finds settings that need less."

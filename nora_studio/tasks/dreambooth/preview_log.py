@@ -121,7 +121,7 @@ def load_judge(subject: Subject, photos: PhotoSet) -> PreviewJudge | None:
     previews = subject.settings.previews
     if not previews.judge:
         if previews.unscored:
-            print(f"Samples are {previews.unscored}")
+            print(f"Samples are not scored: {previews.unscored}")
         return None
     trained, held_out = photos.split()
     shown, kind = (trained, "training") if held_out is None else (held_out, "held-out")

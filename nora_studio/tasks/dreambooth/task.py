@@ -74,7 +74,7 @@ class DreamboothTask(Task):
         return resolve(options)
 
     @override
-    def savings(self) -> Sequence[str]:
+    def memory_saving_tips(self) -> Sequence[str]:
         base = self.settings.base
         return [
             "--fit GB, which finds settings that fit into a limit",

@@ -115,7 +115,8 @@ class TokenRows:
         for part, row in self.rows.items():
             if row.shape != kept.rows[part].shape:
                 raise StudioError(
-                    f"{folder / EMBEDDINGS} holds new tokens of another width than this model's. "
+                    f"{folder / EMBEDDINGS}: expected new tokens of shape {tuple(row.shape)}, as "
+                    f"this model's {part} has them; got {tuple(kept.rows[part].shape)}. "
                     "Resume with the model that the run was started with."
                 )
             row.data.copy_(kept.rows[part])

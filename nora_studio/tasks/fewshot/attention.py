@@ -205,8 +205,9 @@ def _check_equal(name: str, packed: nn.MultiheadAttention, unpacked: UnpackedAtt
             if not same:
                 apart = (theirs - ours).abs().max().item()
                 raise StudioError(
-                    f"{name}.attn has other outputs when it is unpacked (off by {apart:.3g}): this "
-                    "torch computes attention differently. Use torch 2.6 or later."
+                    f"{name}.attn has other outputs when it is unpacked (off by {apart:.3g}): "
+                    f"torch {torch.__version__} computes attention differently. Use torch 2.6 or "
+                    "later."
                 )
     finally:
         packed.train(was_training)

@@ -96,8 +96,8 @@ class CellRunner:
     def _train(self, group: Sequence[Cell], rates: Mapping[str, float | None]) -> None:
         first = group[0]
         stem = f"{first.shots}shots-seed{first.seed}"
-        more = ("--shots", str(first.shots), "--seed", str(first.seed))
-        runs = self._run(stem, [cell.method for cell in group], rates, more)
+        extra_flags = ("--shots", str(first.shots), "--seed", str(first.seed))
+        runs = self._run(stem, [cell.method for cell in group], rates, extra_flags)
         for cell in group:
             scores = json.loads((runs[cell.method].folder / SCORES).read_text(encoding="utf-8"))
             scores["settings"] = self._settings(rates[cell.method])
@@ -112,9 +112,9 @@ class CellRunner:
         if file.is_file():
             known = json.loads(file.read_text(encoding="utf-8"))
         if set(methods) - known.keys():
-            more = ("--shots", str(PACE_SHOTS), "--steps", str(PACE_STEPS), "--no-twins",
+            extra_flags = ("--shots", str(PACE_SHOTS), "--steps", str(PACE_STEPS), "--no-twins",
                     "--test-limit", "64", "--log-every", "5")  # fmt: skip
-            runs = self._run("paces", methods, rates, more)
+            runs = self._run("paces", methods, rates, extra_flags)
             for method, run in runs.items():
                 scores = json.loads((run.folder / SCORES).read_text(encoding="utf-8"))
                 known[method] = scores["seconds_per_step"]
@@ -126,7 +126,7 @@ class CellRunner:
         stem: str,
         methods: Sequence[str],
         rates: Mapping[str, float | None],
-        more: Sequence[str],
+        extra_flags: Sequence[str],
     ) -> dict[str, Run]:
         """Run one process of the trainer to its end, resuming runs that were stopped."""
         folder = self.folder / "runs"
@@ -138,7 +138,7 @@ class CellRunner:
             if rates[method] is not None
             for part in PARTS
         ]
-        flags = [*self.flags, *more, "--method", ",".join(methods), "--name", stem,
+        flags = [*self.flags, *extra_flags, "--method", ",".join(methods), "--name", stem,
                  "--output-dir", str(folder)]  # fmt: skip
         flags += ["--override", *overrides] if overrides else []
         started = [run for run in runs.values() if run.exists]
@@ -154,7 +154,9 @@ class CellRunner:
             status = self.scripts.call(command, output, environment)
         if status:
             last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
-            raise StudioError(f"{log} ended with status {status}: {' '.join(last)}")
+            raise StudioError(
+                f"training failed with exit status {status}, see {log}: {' '.join(last)}"
+            )
         return runs
 
 

@@ -45,11 +45,11 @@ class FrozenClip:
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Normalise values 0-255 (batch, 3, size, size) for the image encoder."""
-        mean, std = self._statistics
+        mean, std = self._mean_and_std
         return (pixels / 255 - mean) / std
 
     @cached_property
-    def _statistics(self) -> tuple[Tensor, Tensor]:
+    def _mean_and_std(self) -> tuple[Tensor, Tensor]:
         known = self.model.visual.preprocess_cfg
         mean, std = (torch.tensor(known[name], device=self.device) for name in ("mean", "std"))
         return mean.view(1, 3, 1, 1), std.view(1, 3, 1, 1)

@@ -47,8 +47,8 @@ def check_mergeable(model: str) -> None:
     """
     if model.startswith("hf-hub:"):
         raise StudioError(
-            f"--merged: the configuration of {model} is on the Hub. Download the model into a "
-            "folder, and use that folder as --model."
+            f"--merged needs the model's configuration on this machine, and {model} is on the Hub. "
+            "Download the model into a folder, and name that folder with --model."
         )
 
 

@@ -58,11 +58,11 @@ class SeedDropout(StepCallback):
         self.seed = seed
 
     @override
-    def before(self, step: int) -> None:
+    def before_step(self, step: int) -> None:
         torch.manual_seed(self.seed * SEED_STRIDE + step)
 
     @override
-    def after(self, step: int) -> None: ...
+    def after_step(self, step: int) -> None: ...
 
 
 class FewshotTask(Task):
@@ -91,7 +91,7 @@ class FewshotTask(Task):
         return resolve(options, parts, self.dataset)
 
     @override
-    def savings(self) -> Sequence[str]:
+    def memory_saving_tips(self) -> Sequence[str]:
         is_shared = self.settings.twins and len(self.trainer.methods) > 1
         return [
             *(["--no-twins, which trains one method after the other"] if is_shared else []),

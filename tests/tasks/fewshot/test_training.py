@@ -258,7 +258,10 @@ def test_a_merged_model_is_open_clips_own_and_as_good(base, pictures, tmp_path):
         ({"dataset": "cifar"}, "--dataset: expected embedded"),
         ({"model": "no-such-clip"}, "--model: expected 'embedded'"),
         ({"vision.rank": 33}, "rank must be 1-32"),
-        ({"merged": True, "model": "hf-hub:a/b"}, "--merged: the configuration of hf-hub:a/b"),
+        (
+            {"merged": True, "model": "hf-hub:a/b"},
+            "--merged needs the model's configuration",
+        ),
         ({"final_rate": 1e-5, "schedule": "linear"}, "--final-rate: expected --schedule cosine"),
         ({"accumulate": 4}, "--accumulate: expected a divisor of the batch of 6"),
         ({"override": ("nora.eye.rank=2",)}, "'eye' is not one of vision, text"),

@@ -11,11 +11,11 @@ from nora_studio.mini import world
 from nora_studio.mini.assets import embedded
 from nora_studio.mini.pretrain import card, export
 from nora_studio.mini.pretrain.progress import write_json
-from nora_studio.scoring import mini_bars as bars
+from nora_studio.scoring import mini_thresholds as thresholds
 
 
 def test_prompts_describe_their_scenes() -> None:
-    prompt_set = bars.sample_prompt_set(200, 1)
+    prompt_set = thresholds.sample_prompt_set(200, 1)
     assert len(prompt_set.prompts) == len(prompt_set.scenes) == 200
     plain = 0
     for i, prompt in enumerate(prompt_set.prompts):
@@ -32,14 +32,14 @@ def test_prompts_describe_their_scenes() -> None:
 @pytest.mark.parametrize("attribute", ["kind", "pattern"])
 def test_the_judge_counts_right_answers(attribute: str) -> None:
     """Who sees exactly what the true sentence says is always right; the next sentence, never."""
-    judge = bars.Judge(embedded("mini-clip"), "cpu")
-    scenes, options = bars.sample_prompt_set(70, 1).scenes, bars.OPTIONS[attribute]
+    judge = thresholds.Judge(embedded("mini-clip"), "cpu")
+    scenes, options = thresholds.sample_prompt_set(70, 1).scenes, thresholds.OPTIONS[attribute]
 
     def seen(shift: int) -> torch.Tensor:
         truths = ((getattr(scenes, attribute) + shift) % len(options)).tolist()
         kinds = [world.CLASSES[kind] for kind in scenes.kind.tolist()]
         told = [
-            bars.describe(attribute, options[i], kind)
+            thresholds.describe(attribute, options[i], kind)
             for i, kind in zip(truths, kinds, strict=True)
         ]
         return judge.text_features(told)
@@ -49,8 +49,8 @@ def test_the_judge_counts_right_answers(attribute: str) -> None:
 
 
 def test_an_attribute_without_images_has_no_figure() -> None:
-    judge = bars.Judge(embedded("mini-clip"), "cpu")
-    scenes = bars.sample_prompt_set(4, 1).scenes
+    judge = thresholds.Judge(embedded("mini-clip"), "cpu")
+    scenes = thresholds.sample_prompt_set(4, 1).scenes
     named = judge.accuracies(scenes, judge.text_features(["a red mug"] * 4))
     assert named["accessory"] is None and named["kind"] is not None
 
