@@ -84,7 +84,7 @@ def read_digests(file: Path) -> dict[str, str]:
     except _UNREADABLE as error:
         raise StudioError(
             f"{file} is damaged: {_reason(error)}. Copy it from a twin or a backup, or delete "
-            "it to continue without a check that the data is the same."
+            "it to continue without checking that the data is the same."
         ) from error
 
 
