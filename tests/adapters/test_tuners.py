@@ -183,7 +183,7 @@ def test_dylora_trains_only_the_sampled_directions():
 def test_dylora_uses_its_full_rank_in_evaluation_after_any_sampled_rank():
     model = moved("dylora").eval()
     whole = model(inputs())
-    assert sample_rank(model, torch.Generator().manual_seed(4)) < 4, "not a lower rank"
+    assert sample_rank(model, torch.Generator().manual_seed(4)) in (1, 2, 3), "not a lower rank"
     assert torch.equal(model(inputs()), whole)
     assert not torch.equal(model.train()(inputs()), whole)
 

@@ -55,7 +55,7 @@ def test_pieces_gradients_add_up_to_the_whole_batchs(
             parameter.data += 0.05 * noise
         before = [p.detach().clone() for p in state.parameters]
         state.optimizer = torch.optim.SGD([{"params": state.parameters, "name": "all"}], lr=1.0)
-        state.schedule = torch.optim.lr_scheduler.ConstantLR(state.optimizer, 1.0)
+        state.schedule = torch.optim.lr_scheduler.LambdaLR(state.optimizer, lambda step: 1.0)
         model: AnyModule = state.model
         model.unet.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
         single = Plan(1, 1, 9, 1, 0, 0, 1e9, NEVER, plan.accumulate)
