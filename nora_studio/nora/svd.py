@@ -48,7 +48,9 @@ def truncated_svd(
         StudioError: `weight` is not a finite floating-point matrix, or `rank` is out of range.
     """
     _check_matrix(weight, rank)
-    return _finish(*leading_singular_triplets(weight.detach(), rank), dtype or weight.dtype)
+    return _canonical_factors(
+        *leading_singular_triplets(weight.detach(), rank), dtype or weight.dtype
+    )
 
 
 def randomized_svd(
@@ -91,7 +93,7 @@ def randomized_svd(
         basis, _ = torch.linalg.qr(wide @ co_basis)
     inner, singular, down = torch.linalg.svd(basis.T @ wide, full_matrices=False)
     up = basis @ inner[:, :rank]
-    return _finish(up, singular[:rank], down[:rank], dtype or weight.dtype)
+    return _canonical_factors(up, singular[:rank], down[:rank], dtype or weight.dtype)
 
 
 def activation_aware_svd(
@@ -147,7 +149,7 @@ def activation_aware_svd(
         )
     importance = activity.clamp(min=float(activity.max()) * 1e-3) ** power
     up, singular, down = leading_singular_triplets(wide * importance, rank)
-    return _finish(up, singular, down / importance, dtype or weight.dtype)
+    return _canonical_factors(up, singular, down / importance, dtype or weight.dtype)
 
 
 def canonical_signs(
@@ -201,7 +203,7 @@ def outer_factors(
     return factors
 
 
-def _finish(
+def _canonical_factors(
     up: Tensor, singular: Tensor, down: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     up, down = canonical_signs(up, down)

@@ -5,15 +5,15 @@ import io
 import numpy as np
 from PIL import Image, ImageCms
 
-from nora_studio.photos.sample_format import SampleFormat, keyed_alpha
+from nora_studio.photos.pixel_format import PixelFormat, keyed_alpha
 
 TRANSPARENT_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 DEEP_MODES = ("I", "F")  # and every "I;16..."
-AS_DECODED = SampleFormat()
+AS_DECODED = PixelFormat()
 
 
 def to_srgb(
-    image: Image.Image, sample_format: SampleFormat = AS_DECODED
+    image: Image.Image, pixel_format: PixelFormat = AS_DECODED
 ) -> tuple[Image.Image, Image.Image | None]:
     """Return a decoded image in 8-bit sRGB on white, and its alpha channel if it is transparent.
 
@@ -21,24 +21,24 @@ def to_srgb(
     sRGB (CMYK is converted by Pillow's formula).
 
     Args:
-        sample_format: How to read the file's numbers, where Pillow does not say.
+        pixel_format: How to read the file's numbers, where Pillow does not say.
 
     Raises:
         ValueError: the mode cannot be converted to RGB.
     """
     profile = _read_profile(image.info.get("icc_profile"))
     alpha = None
-    if sample_format.key is not None:
-        alpha = keyed_alpha(image, sample_format)
+    if pixel_format.key is not None:
+        alpha = keyed_alpha(image, pixel_format)
     elif image.mode in TRANSPARENT_MODES or "transparency" in image.info:
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
         image = image.convert("RGB")
     extrema = None if alpha is None else alpha.getextrema()
-    if extrema == (255, 255) or (extrema == (0, 0) and sample_format.is_alpha_optional):
+    if extrema == (255, 255) or (extrema == (0, 0) and pixel_format.is_alpha_optional):
         alpha = None
     if image.mode.startswith("I;16") or image.mode in DEEP_MODES:
-        image = _deep_grey(image, sample_format, profile)
+        image = _deep_grey(image, pixel_format, profile)
     else:
         image = _by_profile(image.convert("RGB") if image.mode in ("P", "1") else image, profile)
     if alpha is not None:
@@ -47,7 +47,7 @@ def to_srgb(
 
 
 def _deep_grey(
-    image: Image.Image, sample_format: SampleFormat, profile: ImageCms.ImageCmsProfile | None
+    image: Image.Image, pixel_format: PixelFormat, profile: ImageCms.ImageCmsProfile | None
 ) -> Image.Image:
     """Convert grey of more than 8 bits to 8-bit RGB, scaled from its range.
 
@@ -55,12 +55,12 @@ def _deep_grey(
     TIFF nearly black.
     """
     values = np.asarray(image)
-    if sample_format.is_unsigned and values.dtype == np.int32:
+    if pixel_format.is_unsigned and values.dtype == np.int32:
         values = values.view(np.uint32)
     values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     highest = values.max(initial=0.0)
-    if sample_format.white is not None:
-        white = sample_format.white
+    if pixel_format.white is not None:
+        white = pixel_format.white
     elif image.mode.startswith("I;16"):
         white = 65535.0
     elif image.mode == "F" and highest <= 1.0:
@@ -69,7 +69,7 @@ def _deep_grey(
         # The smallest usual range that holds all values; beyond those, the image's own.
         white = next((top for top in (255.0, 65535.0) if highest <= top), highest)
     levels = values / white * 255
-    if sample_format.is_inverted:
+    if pixel_format.is_inverted:
         levels = 255 - levels
     # Profiles convert 8 bits only: the profile's curve at 256 levels, linear between them.
     ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from nora_studio.errors import StudioError
 from nora_studio.photos.colours import to_srgb
 from nora_studio.photos.opening import open_image
-from nora_studio.photos.sample_format import sample_format_of
+from nora_studio.photos.pixel_format import sample_format_of
 
 HEIF_SUFFIXES = (".heic", ".heif")
 PHOTO_SUFFIXES = (
@@ -141,10 +141,10 @@ def decode_photo(file: Path) -> DecodedPhoto:
         with open_image(file) as image:
             # Phones write several images of one moment as MPO, which is not an animation.
             is_animated = getattr(image, "is_animated", False) and image.format != "MPO"
-            sample_format = sample_format_of(image)
+            pixel_format = sample_format_of(image)
             upright = ImageOps.exif_transpose(image)
             upright.load()
-        colours, alpha = to_srgb(upright, sample_format)
+        colours, alpha = to_srgb(upright, pixel_format)
     except StudioError:
         raise
     except (

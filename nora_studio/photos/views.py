@@ -82,7 +82,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Photo:
+class TrainingImage:
     """One training image, computed when its pixels are read."""
 
     source: DecodedPhoto
@@ -142,7 +142,7 @@ class Photo:
         return f"{self.digest} {self.frame} pillow {pillow_version}"
 
 
-def photo_views(files: Iterable[Path], framing: Framing) -> Iterator[Photo]:
+def photo_views(files: Iterable[Path], framing: Framing) -> Iterator[TrainingImage]:
     """Yield the training images of photos, photo by photo: its crops, then these mirrored.
 
     One photo is in memory at a time, so use an image before taking the next.
@@ -162,7 +162,7 @@ def photo_views(files: Iterable[Path], framing: Framing) -> Iterator[Photo]:
         digest = _digest(source)
         count = len(frames) // (2 if framing.mirrored else 1)
         for number, frame in enumerate(frames):
-            yield Photo(
+            yield TrainingImage(
                 source=source,
                 frame=frame,
                 index=index,
@@ -174,13 +174,15 @@ def photo_views(files: Iterable[Path], framing: Framing) -> Iterator[Photo]:
             )
 
 
-def photos_of_size(files: Iterable[Path], size: Size, latent_scale: int = 8) -> Iterator[Photo]:
+def photos_of_size(
+    files: Iterable[Path], size: Size, latent_scale: int = 8
+) -> Iterator[TrainingImage]:
     """Yield the centre crop of each photo at one size, with one photo in memory at a time."""
     for index, file in enumerate(files):
         source = decode_photo(file)
         frame = frames_of(source.size, size)[0]
         digest = _digest(source)
-        yield Photo(source, frame, index, latent_scale=latent_scale, digest=digest)
+        yield TrainingImage(source, frame, index, latent_scale=latent_scale, digest=digest)
 
 
 def _digest(source: DecodedPhoto) -> str:
@@ -188,7 +190,7 @@ def _digest(source: DecodedPhoto) -> str:
     return hashlib.sha256(f"{source.size} ".encode() + source.image.tobytes()).hexdigest()
 
 
-def prepare_photo(file: Path, resolution: int) -> Photo:
+def prepare_photo(file: Path, resolution: int) -> TrainingImage:
     """Return the centre square of one photo at a resolution."""
     return next(photo_views([file], Framing(resolution)))
 

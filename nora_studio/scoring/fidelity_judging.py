@@ -133,14 +133,18 @@ class Judges:
             scores["DINO"] = mean_similarity(features, photos)
         return scores | {"nearest": (features @ photos.T).amax(-1)}
 
-    def photo_scores(self, units: int) -> dict[str, tuple[float, ...]]:
-        """Return the photos' scores: CLIP-T with every prompt, and similarity to each other."""
+    def photo_scores(self, unit_count: int) -> dict[str, tuple[float, ...]]:
+        """Return the photos' scores: CLIP-T with every prompt, and similarity to each other.
+
+        Args:
+            unit_count: How often a score that is one number is repeated, once for each unit.
+        """
         by_prompt = (self.photos @ torch.stack(list(self.texts.values())).T).mean(0).tolist()
-        whole = by_prompt if len(by_prompt) > 1 else by_prompt * units
+        whole = by_prompt if len(by_prompt) > 1 else by_prompt * unit_count
         scores = {PROMPT_SCORE: tuple(whole)}
         for name, photos in (("CLIP-I", self.photos), ("DINO", self.dino_photos)):
             if photos is not None:
-                scores[name] = (_pairwise_similarity(photos).mean().item(),) * units
+                scores[name] = (_pairwise_similarity(photos).mean().item(),) * unit_count
         return scores
 
     @property

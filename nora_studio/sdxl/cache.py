@@ -8,7 +8,7 @@ from diffusers import StableDiffusionXLPipeline
 from torch import Tensor, nn
 
 from nora_studio.errors import StudioError
-from nora_studio.photos.views import Photo
+from nora_studio.photos.views import TrainingImage
 from nora_studio.runs.disk_cache import TensorCache, default_cache_folder, weights_digest
 from nora_studio.sdxl.diffusion import encode_tokens
 
@@ -46,7 +46,7 @@ class Stores:
 @torch.no_grad()
 def encode_photos(
     pipe: StableDiffusionXLPipeline,
-    photos: Iterable[Photo],
+    photos: Iterable[TrainingImage],
     store: TensorCache | None = None,
     device: torch.device | None = None,
 ) -> list[LatentCache]:
@@ -132,7 +132,7 @@ class _Encoder:
         self.is_on_device = False
         self.digest = weights_digest(pipe.vae) if store is not None else ""
 
-    def posterior(self, photo: Photo) -> tuple[Tensor, Tensor]:
+    def posterior(self, photo: TrainingImage) -> tuple[Tensor, Tensor]:
         """Return the mean and standard deviation of one image, unscaled, on the CPU in float32."""
         key = f"{RECIPE} {self.device.type} {self.digest} {photo.key}"
         kept = None if self.store is None else self.store.read(key)

@@ -60,7 +60,7 @@ def run(task: Task, session: RunSession) -> int:
 def _train(task: Task, session: RunSession, options: Any, runs: dict[str, Run]) -> int:
     """Train every group of methods, and return the exit status."""
     with processes.main_first():
-        record = task.find_data(runs)
+        record = task.read_data(runs)
         dtype = choose_dtype(options.precision, "cuda" if torch.cuda.is_available() else "cpu")
     config = to_toml(replace(options, resume=False))
     defaults, held = defaults_as_toml(type(options)), list(runs.values())

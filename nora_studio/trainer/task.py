@@ -109,7 +109,7 @@ class Task(ABC):
         """Return at least one option that would save memory in this run, in words."""
 
     @abstractmethod
-    def find_data(self, runs: dict[str, Run]) -> Mapping[str, str]:
+    def read_data(self, runs: dict[str, Run]) -> Mapping[str, str]:
         """Read the data before any model loads, to find mistakes in it early.
 
         Returns:
@@ -145,7 +145,7 @@ class Task(ABC):
         """Check the data again just before the runs start. Called on the main process.
 
         Raises:
-            StudioError: the data has changed since `find_data`.
+            StudioError: the data has changed since `read_data`.
         """
         return None
 

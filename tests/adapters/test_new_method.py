@@ -30,7 +30,7 @@ from nora_studio.adapters.methods.peft_tuners import tuner_layers
 from nora_studio.adapters.methods.spec import AdapterSpec, Method, Shape, TrainingDefaults, Tuner
 from nora_studio.adapters.methods.step_rules import PlainSteps
 from nora_studio.adapters.methods.table import METHODS
-from nora_studio.app.server.resource_use import adapter_bytes
+from nora_studio.app.server.resource_use import least_file_sizes
 from nora_studio.errors import StudioError
 from nora_studio.runs.runs import Run
 from nora_studio.sdxl.models import parts_of
@@ -263,5 +263,5 @@ def test_the_studio_estimates_the_file_size_of_a_new_method(
     made, tiny_base, photo_folder, tmp_path
 ):
     options = tiny_options(tiny_base, photo_folder, tmp_path, method=f"{NAME},lora,lokr")
-    sizes = {method: adapter_bytes(options, method) for method in options.methods}
+    sizes = {method: least_file_sizes(options, method) for method in options.methods}
     assert sizes[NAME] == sizes["lora"] > sizes["lokr"]

@@ -16,7 +16,7 @@ from nora_studio.app.server.adapter_commands import (
     AdapterCommand,
     AdapterCommands,
 )
-from nora_studio.app.server.adapter_results import model_card_in
+from nora_studio.app.server.adapter_results import card_in_push_preview
 from nora_studio.app.server.adapter_uploads import add_adapter
 from nora_studio.app.server.image_requests import AdapterChoice
 from nora_studio.app.server.library import find_entry, library, remove_file, restore_file
@@ -96,7 +96,7 @@ def test_a_mix_and_a_merge_use_each_adapters_strength(workspace, commands, carry
 def test_a_dry_run_of_publishing_shows_the_model_card(commands, carry_out):
     order = commands.push(NORA, "ada/my-mug", "mit")
     assert "--dry-run" in order.arguments and "--private" in order.arguments
-    page = model_card_in(carry_out(order))
+    page = card_in_push_preview(carry_out(order))
     assert page.startswith("---\n") and "license: mit" in page and "# mug-nora" in page
     assert "Nothing was sent" not in page
     assert "--dry-run" not in order.without_dry_run().arguments

@@ -66,11 +66,11 @@ def favour(label):
 
 def test_each_row_is_judged_once_with_decoys_and_random_sides(workspace, sheet):
     test = create_test(workspace, sheet, "NoRA", "LoRA", seed=3)
-    main = [trial for trial in test.trials if trial.pair == {"NoRA", "LoRA"}]
-    decoys = [trial for trial in test.trials if "base" in trial.pair]
+    main = [trial for trial in test.trials if trial.labels == {"NoRA", "LoRA"}]
+    decoys = [trial for trial in test.trials if "base" in trial.labels]
     assert sorted(trial.prompt for trial in main) == sorted(PROMPTS)
-    assert [trial.pair for trial in decoys].count(frozenset({"base", "NoRA"})) == 1
-    assert [trial.pair for trial in decoys].count(frozenset({"base", "LoRA"})) == 1
+    assert [trial.labels for trial in decoys].count(frozenset({"base", "NoRA"})) == 1
+    assert [trial.labels for trial in decoys].count(frozenset({"base", "LoRA"})) == 1
     assert {trial.left for trial in main} == {"NoRA", "LoRA"}
     sides = {
         tuple((t.left, t.right) for t in create_test(workspace, sheet, "NoRA", "LoRA").trials)

@@ -20,8 +20,8 @@ from nora_studio.app.server.quota import reserve_room, used_bytes
 from nora_studio.app.server.request_body import TooLarge
 from nora_studio.app.server.resource_use import (
     WIDTHS,
-    adapter_bytes,
     check_training,
+    least_file_sizes,
     training_bytes,
     training_figures,
 )
@@ -87,8 +87,8 @@ def test_the_widths_for_size_estimates_are_those_of_the_models(model):
 def test_the_bytes_of_a_training_follow_from_its_options():
     asked = with_recommended(replace(PLAIN, method="nora,lora", steps=100))
     # Measured on the embedded model: 2.39 MB and 7.19 MB, 15.2 MB and 16.4 MB (in float32).
-    assert adapter_bytes(asked, "lora") == (2_334_720, 7_004_160)
-    assert adapter_bytes(asked, "nora") == (7_004_160, 7_004_160)
+    assert least_file_sizes(asked, "lora") == (2_334_720, 7_004_160)
+    assert least_file_sizes(asked, "nora") == (7_004_160, 7_004_160)
     small, large = (training_bytes(replace(asked, checkpoint_every=10, keep_checkpoints=n))
                     for n in (1, 9))  # fmt: skip
     assert large - small == 8 * (7_004_160 + 7_004_160)

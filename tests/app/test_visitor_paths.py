@@ -10,7 +10,7 @@ from PIL import Image
 from support.trainer import run_trainer
 from support.visiting import request_of, studio_in
 
-from nora_studio.app.server.drafts import DRAFT, check_draft
+from nora_studio.app.server.drafts import DRAFT, check_draft_photos
 from nora_studio.app.server.image_jobs import new_image_job
 from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.library import find_entry
@@ -110,7 +110,7 @@ def test_the_drafts_photos_are_checked_before_they_are_copied(workspace, tmp_pat
     (workspace.photos / DRAFT).mkdir()
     (workspace.photos / DRAFT / "1.png").symlink_to(tmp_path / "server" / "x" / "1.png")
     with pytest.raises(StudioError, match="link that leads out"):
-        check_draft(workspace, 64)
+        check_draft_photos(workspace, 64)
 
 
 def test_adapters_and_runs_with_links_out_are_refused_everywhere(workspace, tmp_path):

@@ -13,7 +13,7 @@ from support.trainer import PROMPT, tiny_options, tiny_subject
 
 from nora_studio.photos.images import list_photos
 from nora_studio.photos.prompts import replace_token
-from nora_studio.photos.views import Photo, prepare_photo
+from nora_studio.photos.views import TrainingImage, prepare_photo
 from nora_studio.sdxl.cache import encode_photos
 from nora_studio.sdxl.diffusion import Denoising
 from nora_studio.sdxl.models import load_sdxl, native_resolution
@@ -27,7 +27,7 @@ def subject_and_batches(tiny_base, photo_folder, tmp_path):
     return tiny_subject(tiny_options(tiny_base, photo_folder, tmp_path))
 
 
-def load_photos(folder: Path, size: int) -> list[Photo]:
+def load_photos(folder: Path, size: int) -> list[TrainingImage]:
     return [prepare_photo(file, size) for file in list_photos(folder)]
 
 

@@ -10,7 +10,7 @@ from nora_studio.adapters.files.adapter_file import AdapterFile
 from nora_studio.adapters.files.outer import core_of
 from nora_studio.adapters.files.portable import alpha_scale, split_key
 from nora_studio.adapters.files.seed import full_starts, inner_factors
-from nora_studio.adapters.files.seed_reading import check_rows, read_recipes
+from nora_studio.adapters.files.seed_reading import read_recipes, unstack_layers
 from nora_studio.adapters.files.updates import Updates, norm_of
 from nora_studio.errors import StudioError
 from nora_studio.runs.remedies import get_again
@@ -122,7 +122,7 @@ def _seed_layers(adapter: AdapterFile) -> list[LayerFacts]:
     tensors = adapter.tensors()
     facts = []
     for part, recipe in read_recipes(adapter).items():
-        for name, row in check_rows(adapter.path, part, recipe, tensors).items():
+        for name, row in unstack_layers(adapter.path, part, recipe, tensors).items():
             factors = full_starts(row["start"], recipe.outer_rank) | inner_factors(
                 row, row["start"]
             )

@@ -41,7 +41,7 @@ def read_seed(
     loaded: dict[str, tuple[NoraConfig, dict[str, Tensor]]] = {}
     for part, recipe in recipes.items():
         adapter.check_parts(part, parts)
-        rows = check_rows(adapter.path, part, recipe, tensors)
+        rows = unstack_layers(adapter.path, part, recipe, tensors)
         loaded[part] = _regenerate(adapter.path, part, parts[part], recipe, rows)
     return loaded
 
@@ -83,7 +83,7 @@ class _OtherVersion(ValueError):
     """A seed file of another version of the format."""
 
 
-def check_rows(
+def unstack_layers(
     file: Path, part: str, recipe: Recipe, tensors: dict[str, Tensor]
 ) -> dict[str, dict[str, Tensor]]:
     """Return every layer's tensors, taken from the stacks, after checking their shapes."""

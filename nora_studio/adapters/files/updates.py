@@ -41,7 +41,7 @@ Updates = dict[str, dict[str, Update]]
 
 
 @dataclass(frozen=True)
-class ApproximationError:
+class ApproximationSummary:
     """How far approximations are from the exact updates, as relative Frobenius norms."""
 
     overall: float
@@ -88,7 +88,7 @@ def canonicalize(update: Update, rank: int | None = None) -> Update:
     return Update(up.contiguous(), down.contiguous())
 
 
-def error_of(found: Updates, wanted: Updates) -> ApproximationError:
+def error_of(found: Updates, wanted: Updates) -> ApproximationSummary:
     """Return how far updates are from the exact ones, for the worst layer and in all."""
     missed, total, worst, layer = 0.0, 0.0, 0.0, ""
     for part, layers in wanted.items():
@@ -100,7 +100,7 @@ def error_of(found: Updates, wanted: Updates) -> ApproximationError:
             missed, total = missed + off, total + size
             if size > 0 and (off / size) ** 0.5 > worst:
                 worst, layer = (off / size) ** 0.5, f"{part}.{name}"
-    return ApproximationError((missed / total) ** 0.5 if total > 0 else 0.0, worst, layer)
+    return ApproximationSummary((missed / total) ** 0.5 if total > 0 else 0.0, worst, layer)
 
 
 def with_rank(updates: Updates, rank: int | None = None) -> Updates:
@@ -206,7 +206,8 @@ def dense_change(name: str, layer: BaseTunerLayer) -> Tensor:  # (out_features, 
         moved_bias = kept[1] is not None and not torch.equal(base.bias.data.to(kept[1]), kept[1])  # pyright: ignore
     except (RuntimeError, NotImplementedError, ValueError) as error:
         raise StudioError(
-            f"{name}: its adapter cannot be merged into a weight: {error}."
+            f"{name}: its adapter cannot be merged into a weight: {str(error).rstrip('.')}. Use "
+            "the adapter as it is, without exporting or merging it."
         ) from error
     finally:
         layer.merged_adapters.clear()

@@ -15,7 +15,7 @@ from nora_studio.app.server.adapter_commands import (
     AdapterCommand,
     AdapterCommands,
 )
-from nora_studio.app.server.adapter_results import is_preview, model_card_in
+from nora_studio.app.server.adapter_results import card_in_push_preview, is_preview
 from nora_studio.app.server.image_requests import AdapterChoice
 from nora_studio.app.server.job import ENDED
 from nora_studio.app.server.library import library
@@ -124,7 +124,7 @@ class CommandEvents:
         cards = gr.skip() if is_same else library_view(library(workspace), selection, workspace)
         text = ""
         if listed and is_preview(listed[0]):
-            text = model_card_in(jobs.output(listed[0]))
+            text = card_in_push_preview(jobs.output(listed[0]))
         page = text.partition("\n---\n")[2].replace("<Gallery />", "").strip()
         after = {"states": states, "ended": ended}
         results = jobs_view(listed, jobs, workspace)

@@ -28,7 +28,7 @@ def _pair_view(test: BlindTest, image_job: ImageJob, workspace: Workspace) -> st
         f'alt="{side} image" decoding="async"><figcaption>{side}</figcaption></figure>'
         for side, file in zip(("Left", "Right"), images, strict=True)
     )
-    pairs = sum(test.decoy not in trial.pair for trial in test.trials)
+    pairs = sum(test.decoy not in trial.labels for trial in test.trials)
     few = ""
     if pairs < UNITS_FOR_A_VERDICT:
         few = (

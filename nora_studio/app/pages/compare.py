@@ -99,7 +99,7 @@ class _Handlers:
         jobs = self.studio.image_queue.list(self.studio.workspace(request.headers))[:OLDER_SHOWN]
         names = [job.id for job in jobs]
         name = name if name in names else next(iter(names), "")
-        return [gr.Dropdown(_older(jobs), value=name or None, visible=bool(names)), name, ""]
+        return [gr.Dropdown(_job_choices(jobs), value=name or None, visible=bool(names)), name, ""]
 
     def generate(self, request: gr.Request, *values: Any) -> list[Any]:
         """Generate the images that the fields request, and show them as they arrive."""
@@ -199,7 +199,7 @@ def _image_job(studio: Studio, workspace: Workspace, name: str) -> ImageJob | No
         return None
 
 
-def _older(jobs: Sequence[ImageJob]) -> list[tuple[str, str]]:
+def _job_choices(jobs: Sequence[ImageJob]) -> list[tuple[str, str]]:
     return [
         (
             f"{time.strftime('%d %b, %H:%M', time.localtime(job.created))} · "

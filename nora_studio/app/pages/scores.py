@@ -127,7 +127,7 @@ class _Handlers:
                 [used.strength],
                 gr.Tabs(selected="compare"),
             )
-        view = panel_view(result, number, _addresses(workspace, names))
+        view = panel_view(result, number, _image_url_lookup(workspace, names))
         return number, view, gr.skip(), gr.skip(), gr.skip()
 
     def find_best(
@@ -234,7 +234,7 @@ def _views(
         progress,
         advice_view(result, names),
         plot_view(result, number),
-        panel_view(result, number, _addresses(workspace, names)),
+        panel_view(result, number, _image_url_lookup(workspace, names)),
         scores_view(kept),
     ]
 
@@ -254,7 +254,7 @@ def _find_point(
     return result, number
 
 
-def _addresses(workspace: Workspace, names: list[str]):
+def _image_url_lookup(workspace: Workspace, names: list[str]):
     """Return a function from an image's name in the result to its URL; None if it is gone."""
     folder = results_folder(workspace, names, "fidelity").relative_to(workspace.folder)
 

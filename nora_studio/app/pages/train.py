@@ -27,7 +27,7 @@ from nora_studio.app.pages.train_photos import Photos, build_photos, show_photos
 from nora_studio.app.server.drafts import (
     DRAFT,
     arguments_of_run,
-    check_draft,
+    check_draft_photos,
     free_name,
     load_form,
     save_form,
@@ -201,7 +201,7 @@ class _Handlers:
         try:
             workspace, arguments, options = self._prepare_command(shown, request, lack)
             if uses_draft_photos(options):
-                check_draft(workspace, options.resolution or resolution_of(options.model))
+                check_draft_photos(workspace, options.resolution or resolution_of(options.model))
                 arguments = [*arguments, "--instance-dir", f"photos/{DRAFT}"]
             self._estimates.begin(workspace, self._studio.jobs, options, arguments)
         except StudioError as error:

@@ -15,7 +15,7 @@ def result_of(workspace: Workspace, job: Job) -> Path | None:
     return path if path.exists() else None
 
 
-def model_card_in(text: str) -> str:
+def card_in_push_preview(text: str) -> str:
     """Return the model card that a dry run of a push printed; empty if there is none yet."""
     _, begins, page = text.partition("\n---\n")
     page, ends, _ = page.rpartition("\nNothing was sent")

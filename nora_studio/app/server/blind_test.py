@@ -23,7 +23,7 @@ class BlindPair:
     """Names of the left and right images in the test's folder."""
 
     @property
-    def pair(self) -> frozenset[str]:
+    def labels(self) -> frozenset[str]:
         """The labels of the two columns."""
         return frozenset((self.left, self.right))
 
@@ -136,7 +136,7 @@ def verdict_of(test: BlindTest) -> Verdict:
     decoys = missed = 0
     for trial, answer in zip(test.trials, test.answers, strict=True):
         winner = {"left": trial.left, "right": trial.right}.get(answer)
-        if test.decoy in trial.pair:
+        if test.decoy in trial.labels:
             decoys += 1
             missed += winner in (None, test.decoy)
         else:

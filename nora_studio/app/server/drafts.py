@@ -80,7 +80,7 @@ def free_name(workspace: Workspace, jobs: Jobs, name: str) -> str:
     return free
 
 
-def check_draft(workspace: Workspace, resolution: int) -> None:
+def check_draft_photos(workspace: Workspace, resolution: int) -> None:
     """Refuse a draft without photos, or with one that the trainer would refuse.
 
     Raises:
@@ -118,7 +118,7 @@ def submit_training(
         StudioError: photos are missing or unusable, the queue refuses, or there is no room.
     """
     if uses_draft_photos(options):
-        check_draft(workspace, options.resolution or resolution)
+        check_draft_photos(workspace, options.resolution or resolution)
         # A copy, so that later changes of the draft do not affect this training.
         size = folder_bytes(workspace.photos / DRAFT)
         with (

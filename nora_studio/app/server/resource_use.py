@@ -91,7 +91,7 @@ def training_bytes(options: DreamboothOptions, measured: float | None = None) ->
     kept += 1 + bool(options.keep_best)
     saved = 0
     for method in options.methods:
-        adapter, checkpoint = adapter_bytes(options, method)
+        adapter, checkpoint = least_file_sizes(options, method)
         saved += adapter + kept * checkpoint
     side = options.resolution or SIDES.get(options.model, FULL_SIDE)
     images = sample_count(options) * len(options.methods)
@@ -103,10 +103,10 @@ def training_bytes(options: DreamboothOptions, measured: float | None = None) ->
 
 def preflight_bytes(options: DreamboothOptions) -> int:
     """Return a lower bound of what a preflight writes and deletes again."""
-    return sum(2 * adapter_bytes(options, method)[1] for method in options.methods)
+    return sum(2 * least_file_sizes(options, method)[1] for method in options.methods)
 
 
-def adapter_bytes(options: DreamboothOptions, method: str) -> tuple[int, int]:
+def least_file_sizes(options: DreamboothOptions, method: str) -> tuple[int, int]:
     """Return lower bounds of the sizes of an adapter folder and of a checkpoint, for one method.
 
     A NoRA's folder holds its frozen outer factors, in half precision at least. For a method that

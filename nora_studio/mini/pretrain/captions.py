@@ -27,7 +27,7 @@ class CaptionIds:
 
 
 @dataclass(frozen=True)
-class CaptionJob:
+class PendingCaptions:
     """Captions that worker processes are writing."""
 
     count: int
@@ -44,7 +44,9 @@ class CaptionJob:
         return CaptionIds(partial.to(device), full.to(device))
 
 
-def start_captions(count: int, seed: int, tokenizer_folder: Path, per_scene: int) -> CaptionJob:
+def start_captions(
+    count: int, seed: int, tokenizer_folder: Path, per_scene: int
+) -> PendingCaptions:
     """Start the workers; call before CUDA is first used, because they are forked."""
     starts = range(0, count, CHUNK)
     workers = min(len(starts), 12, max(1, (os.cpu_count() or 2) - 3))
@@ -59,7 +61,7 @@ def start_captions(count: int, seed: int, tokenizer_folder: Path, per_scene: int
         )
         for number, start in enumerate(starts)
     ]
-    return CaptionJob(count, per_scene, executor, chunks)
+    return PendingCaptions(count, per_scene, executor, chunks)
 
 
 def write_chunk(

@@ -237,14 +237,14 @@ def _draw_anchor(pen: Pen, paint: Paint) -> Anchors:
     for side in (-1, 1):
         a = side * radius
         fluke = [(a - 0.2, middle + 0.12), (a + 0.2, middle + 0.12), (a, middle - 0.22)]
-        pen.part(polygon(x, y, expand_points(fluke, pen)), paint.second)
+        pen.part(polygon(x, y, broadcast_points(fluke, pen)), paint.second)
     pen.part(box(x, y, 0.0, 0.1, 0.09, 0.74), paint.surface)
     pen.part(box(x, y, 0.0, -0.4, 0.4, 0.08, 0.04), paint.second)
     pen.part(circle(x, y, 0.0, -0.78, 0.15).abs() - 0.06, paint.second)
     return _BARE
 
 
-def expand_points(points: Sequence[Point], pen: Pen) -> list[Point]:
+def broadcast_points(points: Sequence[Point], pen: Pen) -> list[Point]:
     """Return points as tensors of one value per picture."""
     zero = torch.zeros_like(pen.x[:, :1, :1])
     return [(a + zero, b + zero) for a, b in points]

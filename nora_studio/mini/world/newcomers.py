@@ -4,7 +4,7 @@ They make the embedded few-shot set: no caption of the toy world names any of th
 """
 
 from nora_studio.mini.world.animals import ANIMAL_KINDS
-from nora_studio.mini.world.new_things import NEW_THINGS, expand_points
+from nora_studio.mini.world.new_things import NEW_THINGS, broadcast_points
 from nora_studio.mini.world.objects import THINGS, Anchors, Kind, Paint
 from nora_studio.mini.world.pen import WHITE, Pen
 from nora_studio.mini.world.shapes import polygon, segment
@@ -35,7 +35,8 @@ def _add_horns(kind: Kind) -> Kind:
             outer = (hat_x + side * 0.26, hat_y + 0.08)
             tip = (hat_x + side * 0.46, hat_y - 0.46)
             pen.part(
-                polygon(pen.x, pen.y, expand_points([inner, outer, tip], pen)), (0.96, 0.90, 0.72)
+                polygon(pen.x, pen.y, broadcast_points([inner, outer, tip], pen)),
+                (0.96, 0.90, 0.72),
             )
         return anchors
 

@@ -79,7 +79,7 @@ class CommonsenseTask(Task):
         ]
 
     @override
-    def find_data(self, runs: dict[str, Run]) -> Mapping[str, str]:
+    def read_data(self, runs: dict[str, Run]) -> Mapping[str, str]:
         return self.record
 
     @override

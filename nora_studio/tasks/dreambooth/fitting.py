@@ -103,7 +103,7 @@ def fitted(
         say(_row(tried, limit))
         if tried.fits(limit):
             return replace(options, **tried.changes)
-    raise StudioError(_nothing_fits(options, tries, script))
+    raise StudioError(_measure_shortfall(options, tries, script))
 
 
 def measure(
@@ -143,7 +143,7 @@ def _row(tried: Measurement, limit: float) -> str:
     return f"{tried.name:24} {tried.needed_gib:7.2f} {tried.seconds_per_step:8.2f}  {verdict}"
 
 
-def _nothing_fits(options: DreamboothOptions, tries: list[Measurement], script: Path) -> str:
+def _measure_shortfall(options: DreamboothOptions, tries: list[Measurement], script: Path) -> str:
     """Return the error if nothing fits, with the least memory that a candidate needs."""
     needs = [tried.needed_gib for tried in tries if tried.needed_gib is not None]
     if not needs:  # All ran out of memory under the limit: measure the last one without it.

@@ -46,7 +46,7 @@ def prepare(
     photos: PhotoSet,
     say: Callable[[str], object],
     *,
-    photos_as_class: bool = False,
+    stand_in_class_images: bool = False,
 ) -> Prepared:
     """Encode photos and prompts, and with prior preservation generate class images.
 
@@ -64,7 +64,7 @@ def prepare(
         start = f", starting from {words!r}"
         tokens = name_tokens(pipe, settings.tokens, words, learning.seed)
         extend(pipe, tokens)  # Never undone: base and twins use the same ids.
-    trigger = tokens.trigger if tokens else _rare_word(pipe, settings.subject)
+    trigger = tokens.trigger if tokens else _checked_or_chosen_trigger(pipe, settings.subject)
     stores = Stores.default() if settings.base.cache else None
     prompts = photos.prompts
     if prior.weight > 0 and prior.prompt not in prompts:
@@ -96,13 +96,13 @@ def prepare(
             measured, of.prompt_numbers(prompts), subject.process.length, held_out is not None
         )
     if prior.weight > 0:
-        files = photos.files if photos_as_class else _class_pictures(subject)
+        files = photos.files if stand_in_class_images else _class_pictures(subject)
         priors = _prior_batches(subject, caches, files, prompts.index(prior.prompt), stores)
         return Prepared(subject, PriorBatches(batches, priors, prior.weight), fixed)
     return Prepared(subject, batches, fixed)
 
 
-def _rare_word(pipe: StableDiffusionXLPipeline, subject: SubjectSettings) -> str:
+def _checked_or_chosen_trigger(pipe: StableDiffusionXLPipeline, subject: SubjectSettings) -> str:
     return check_trigger(pipe, subject.trigger) if subject.trigger else choose_trigger(pipe)
 
 

@@ -85,7 +85,7 @@ class DreamboothTask(Task):
         ]
 
     @override
-    def find_data(self, runs: dict[str, Run]) -> Mapping[str, str]:
+    def read_data(self, runs: dict[str, Run]) -> Mapping[str, str]:
         self.runs, settings = runs, self.settings
         prompt, resolution = settings.subject.prompt, settings.base.resolution
         self.photos = PhotoSet.find(settings.photos, prompt, resolution)
@@ -107,7 +107,7 @@ class DreamboothTask(Task):
         to_device(pipe, {"unet", *trained}, device)
         with processes.main_first():  # It generates and encodes; the others read the cache.
             prepared = prepare(
-                settings, pipe, self.photos, say, photos_as_class=self.asked.preflight
+                settings, pipe, self.photos, say, stand_in_class_images=self.asked.preflight
             )
         subject = replace(prepared.subject, sharding=self.sharding)
         judge = processes.on_main(partial(load_judge, subject, self.photos))

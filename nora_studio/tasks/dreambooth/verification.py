@@ -45,8 +45,10 @@ def _compare(
     # On a CPU the same arithmetic gives the same bytes; GPU kernels may differ by rounding.
     tolerance = 0.0 if device.type == "cpu" else 1.0
     bare = preview_files(run, 0, len(trained))
-    moved = [_distance_to_file(picture, file) for picture, file in zip(trained, bare, strict=True)]
-    apart = max(_distance(*pair) for pair in zip(trained, reloaded, strict=True))
+    moved = [
+        _difference_from_file(picture, file) for picture, file in zip(trained, bare, strict=True)
+    ]
+    apart = max(_image_difference(*pair) for pair in zip(trained, reloaded, strict=True))
     if apart > tolerance:
         problem = f"the reloaded adapter generates another image (off by {apart:.2f} of 255)"
     elif max(moved) < MINIMUM_CHANGE:
@@ -67,12 +69,12 @@ def regenerate(subject: Subject, adapter: Path, device: torch.device) -> list[Im
             return previews_of(subject, pipe)
 
 
-def _distance(a: Image.Image, b: Image.Image) -> float:
+def _image_difference(a: Image.Image, b: Image.Image) -> float:
     """Return the mean absolute difference in 8-bit levels."""
     pixels = [np.asarray(image.convert("RGB"), dtype=np.float64) for image in (a, b)]
     return float(np.abs(pixels[0] - pixels[1]).mean())
 
 
-def _distance_to_file(a: Image.Image, file: Path) -> float:
+def _difference_from_file(a: Image.Image, file: Path) -> float:
     with Image.open(file) as b:
-        return _distance(a, b)
+        return _image_difference(a, b)

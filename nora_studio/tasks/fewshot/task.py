@@ -99,7 +99,7 @@ class FewshotTask(Task):
         ]
 
     @override
-    def find_data(self, runs: dict[str, Run]) -> Mapping[str, str]:
+    def read_data(self, runs: dict[str, Run]) -> Mapping[str, str]:
         settings, splits = self.settings, self.dataset.splits
         seed = self.trainer.learning.seed
         self.sampled = sample_shots(splits["train"], splits["val"], settings.shots, seed)

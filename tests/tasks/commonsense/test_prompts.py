@@ -149,7 +149,7 @@ def test_every_real_row_can_be_read_and_answered(real):
 def test_a_limit_takes_the_first_and_named_sets_alone(real):
     found = evaluation_rows(str(real), ("piqa", "boolq"), limit=3)
     assert {name: len(rows) for name, rows in found.items()} == {"boolq": 3, "piqa": 3}
-    with pytest.raises(StudioError, match=r"has no hellaswag/test\.json"):
+    with pytest.raises(StudioError, match=r"lacks hellaswag/test\.json"):
         evaluation_rows(str(real), ("hellaswag",))
 
 

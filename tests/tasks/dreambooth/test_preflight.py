@@ -151,8 +151,8 @@ def test_a_process_does_not_count_what_the_one_before_it_held():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"resume": True}, ("--preflight", "--resume out")),
-        ({"preflight": None, "preflight-out": "x.json"}, ("--preflight-out", "is off")),
+        ({"resume": True}, ("--preflight", "cannot be combined with --resume")),
+        ({"preflight": None, "preflight-out": "x.json"}, ("--preflight-out", "needs --preflight")),
         ({"preflight-out": "nowhere/x.json"}, ("--preflight-out", "cannot be written")),
         ({"fit": -1}, ("--fit", "above 0")),
     ],

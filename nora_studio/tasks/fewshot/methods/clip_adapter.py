@@ -105,7 +105,10 @@ class ClipAdapter(FewshotMethod):
         visual = task.clip.model.visual
         agree = fingerprints_agree(facts["fingerprint"], fingerprint(visual))
         if not agree or digests_differ(facts.get("digest", ""), base_digest(visual)):
-            raise StudioError(f"{folder} was trained on another base. Use that base.")
+            raise StudioError(
+                f"{folder} was trained on another CLIP than {task.clip.name}. Name that one with "
+                "--model."
+            )
         step = BottleneckClassifier(task, facts["ratio"])
         _fill(step, folder)
         return step.eval()

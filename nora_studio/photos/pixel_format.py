@@ -18,7 +18,7 @@ _GREY_STEP = {"L;2": 85, "L;4": 17}
 
 
 @dataclass(frozen=True)
-class SampleFormat:
+class PixelFormat:
     """How to read the decoded numbers of one file."""
 
     white: float | None = None
@@ -35,28 +35,28 @@ class SampleFormat:
     """Whether an alpha channel that is 0 everywhere is to be ignored."""
 
 
-def sample_format_of(image: Image.Image) -> SampleFormat:
+def sample_format_of(image: Image.Image) -> PixelFormat:
     """Return the sample format of an open image whose pixels have not been decoded yet."""
     if image.format == "PNG":
         return _png_format(image)
     if image.format == "TIFF":
         return _tiff_format(image)
     # Many programs leave the fourth byte of a BMP's pixels 0, and browsers show it opaque.
-    return SampleFormat(is_alpha_optional=image.format == "BMP")
+    return PixelFormat(is_alpha_optional=image.format == "BMP")
 
 
-def _png_format(image: Image.Image) -> SampleFormat:
+def _png_format(image: Image.Image) -> PixelFormat:
     key, raw = image.info.get("transparency"), _raw_mode(image)
     if isinstance(key, int) and raw in _GREY_STEP:
-        return SampleFormat(key=(key * _GREY_STEP[raw],))
+        return PixelFormat(key=(key * _GREY_STEP[raw],))
     if isinstance(key, int) and image.mode.startswith("I;16"):
-        return SampleFormat(white=65535.0, key=(key,))
+        return PixelFormat(white=65535.0, key=(key,))
     if isinstance(key, tuple) and raw == "RGB;16B":
         with Image.open(image.filename) as again:  # pyright: ignore[reportAttributeAccessIssue]
             # With the other byte order, Pillow keeps the lower byte of each number.
             again.tile = [tile._replace(args="RGB;16L") for tile in again.tile]
-            return SampleFormat(key=key, low_bytes=ImageOps.exif_transpose(again))
-    return SampleFormat()
+            return PixelFormat(key=key, low_bytes=ImageOps.exif_transpose(again))
+    return PixelFormat()
 
 
 def _raw_mode(image: Image.Image) -> str:
@@ -66,28 +66,28 @@ def _raw_mode(image: Image.Image) -> str:
     return args if isinstance(args, str) else ""
 
 
-def _tiff_format(image: Image.Image) -> SampleFormat:
+def _tiff_format(image: Image.Image) -> PixelFormat:
     tags = image.tag_v2  # pyright: ignore[reportAttributeAccessIssue]
     bits = tags.get(_BITS, (1,))[0]
     is_unsigned = tags.get(_FORMAT, (_UNSIGNED,))[0] == _UNSIGNED
     if image.mode.startswith("I;16"):
         # Pillow itself inverts grey of 8 bits and fewer.
         is_inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
-        return SampleFormat(white=float(2**bits - 1), is_inverted=is_inverted)
+        return PixelFormat(white=float(2**bits - 1), is_inverted=is_inverted)
     if image.mode == "F":
-        return SampleFormat(is_inverted=tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
-    return SampleFormat(is_unsigned=is_unsigned and bits == 32)
+        return PixelFormat(is_inverted=tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
+    return PixelFormat(is_unsigned=is_unsigned and bits == 32)
 
 
-def keyed_alpha(image: Image.Image, sample_format: SampleFormat) -> Image.Image:
+def keyed_alpha(image: Image.Image, pixel_format: PixelFormat) -> Image.Image:
     """Return an alpha channel, mode L: 0 where an image has the transparent colour, else 255.
 
     Args:
-        sample_format: The image's sample format, with a key.
+        pixel_format: The image's pixel format, with a key.
     """
     values = np.asarray(image).astype(np.int64)
     values = values if values.ndim == 3 else values[..., None]
-    if sample_format.low_bytes is not None:
-        values = values * 256 + np.asarray(sample_format.low_bytes.convert("RGB"))
-    is_key = (values == np.array(sample_format.key)).all(axis=-1)
+    if pixel_format.low_bytes is not None:
+        values = values * 256 + np.asarray(pixel_format.low_bytes.convert("RGB"))
+    is_key = (values == np.array(pixel_format.key)).all(axis=-1)
     return Image.fromarray(np.where(is_key, 0, 255).astype(np.uint8))
