@@ -24,7 +24,7 @@ from nora_studio.mini.assets import embedded
 from nora_studio.options.command_line import parse_command
 from nora_studio.runs.atomic import write_text
 from nora_studio.runs.launching import ForkServer, Start, start_in_new_process
-from nora_studio.trainer.trials import ACTS, Training, Trial, differences, kill_once
+from nora_studio.trainer.trials import ACTS, KillResult, Training, differences, kill_once
 
 FLAGS = (
     "--unet.rank 2 --text-encoder.no-train --text-encoder-2.no-train --dropout 0.1 "
@@ -72,7 +72,7 @@ def main() -> int:
         seconds = train_whole_again(options, folder, forks, whole)
         print(f"A training that is not killed takes {seconds:.1f} s.", flush=True)
 
-        def trial(number: int) -> Trial:
+        def trial(number: int) -> KillResult:
             start: Start = start_in_new_process if number < options.fresh else forks
             one = training(options, folder / str(number))
             # New processes import first, so their moments are watched for, not timed.
@@ -127,7 +127,7 @@ def train_whole_again(
     return time.monotonic() - began
 
 
-def report(options: KillOptions, trials: list[Trial], seconds: float) -> int:
+def report(options: KillOptions, trials: list[KillResult], seconds: float) -> int:
     """Print the table, write the JSON file if asked for, and return the exit status."""
     hits, good = Counter(), Counter()
     for one in trials:

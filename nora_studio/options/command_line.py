@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import tyro
 
 from nora_studio.errors import StudioError
-from nora_studio.options.number_ranges import check_number, read_number
+from nora_studio.options.number_ranges import check_is_number, check_number
 from nora_studio.options.paths import check_confined, check_path, check_text
 from nora_studio.runs.scripts import PROGRAM
 
@@ -115,7 +115,7 @@ def check_number_words(kind: type, arguments: Sequence[str]) -> None:
                 break
         for one in values:
             if not (may_be_none and one == "None"):
-                read_number(one, number, name)
+                check_is_number(one, number, name)
 
 
 def _numbers(kind: type) -> Iterator[tuple[str, tuple[Any, bool, bool]]]:

@@ -59,7 +59,7 @@ def _seed(value: int | float, what: str) -> int:
     return value
 
 
-def read_number(word: str, kind: type[int] | type[float], what: str) -> None:
+def check_is_number(word: str, kind: type[int] | type[float], what: str) -> None:
     """Refuse a word of a command line that is not a number of a type.
 
     Raises:

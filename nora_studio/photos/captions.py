@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nora_studio.errors import StudioError
-from nora_studio.photos.companions import Notice, find_caption_files
+from nora_studio.photos.companions import CompanionProblem, find_caption_files
 from nora_studio.photos.texts import read_text
 
 METADATA = "metadata.jsonl"
@@ -19,7 +19,7 @@ class Captions:
 
     prompts: list[str | None]
     """Each photo's prompt; None for a photo without one."""
-    notices: list[Notice]
+    notices: list[CompanionProblem]
     """Caption files that are not read, or are read for several photos."""
 
 
@@ -55,7 +55,9 @@ def find_captions(photos: list[Path]) -> Captions:
             shared |= _read_metadata(file, {photo.name for photo in photos})
         elif file.name[0] != ".":
             what = f"{file} is not read: expected captions of a whole folder in {METADATA}"
-            notices.append(Notice(file, f"{what}. Rename it, or move it out of the folder."))
+            notices.append(
+                CompanionProblem(file, f"{what}. Rename it, or move it out of the folder.")
+            )
     prompts = []
     for photo in photos:
         own = companions.of.get(photo)
@@ -65,7 +67,7 @@ def find_captions(photos: list[Path]) -> Captions:
         if own is not None and other is not None and other != caption:
             file = folder / METADATA
             what = f"{file}: its line for {photo.name} is not read, because {own.name} exists"
-            notices.append(Notice(file, f"{what}. Keep one of them."))
+            notices.append(CompanionProblem(file, f"{what}. Keep one of them."))
         prompts.append(caption or other)
     return Captions(prompts, [*companions.notices, *notices])
 

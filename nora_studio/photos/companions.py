@@ -51,7 +51,7 @@ def mask_base(name: str) -> str | None:
 
 
 @dataclass(frozen=True)
-class Notice:
+class CompanionProblem:
     """A file next to the photos that is not read, or is read for several photos."""
 
     file: Path
@@ -67,7 +67,7 @@ class CompanionFiles:
 
     of: dict[Path, Path]
     """The file of each photo."""
-    notices: list[Notice]
+    notices: list[CompanionProblem]
 
 
 def find_caption_files(photos: Sequence[Path]) -> CompanionFiles:
@@ -92,7 +92,7 @@ def _find_companions(
     all_photos = {file.name: file for file in (*found, *photos) if is_photo_name(file.name)}
     files = {file: base for file in found if (base := base_of(file.name)) is not None}
     photo_names = PhotoNames(all_photos)
-    notices: list[Notice] = []
+    notices: list[CompanionProblem] = []
     claims: dict[str, list[Path]] = {}
     for file in sorted((f for f in files if f.is_file()), key=lambda f: _rank(f, files[f])):
         names = photo_names.matching(files[file])
@@ -101,7 +101,9 @@ def _find_companions(
         if not names:
             name = photos[0].name
             notices.append(
-                Notice(file, _orphan_message(file, files[file], name, suffix), is_orphan=True)
+                CompanionProblem(
+                    file, _orphan_message(file, files[file], name, suffix), is_orphan=True
+                )
             )
     chosen: dict[Path, list[str]] = {}
     for name, claimed in claims.items():
@@ -111,11 +113,11 @@ def _find_companions(
         if not names:
             name, claimed = next((n, c) for n, c in claims.items() if file in c)
             what = f"{file} is not read: {claimed[0].name} is the {kind} of {name} already"
-            notices.append(Notice(file, f"{what}. Keep one of them."))
+            notices.append(CompanionProblem(file, f"{what}. Keep one of them."))
         elif len(names) > 1:
             what = f"{file} is read as the {kind} of both {' and '.join(names)}"
             remedy = f"If they need different ones, add a file for each ({names[0]}{suffix})."
-            notices.append(Notice(file, f"{what}. {remedy}"))
+            notices.append(CompanionProblem(file, f"{what}. {remedy}"))
     of = {all_photos[name]: claimed[0] for name, claimed in claims.items()}
     return CompanionFiles(of, sorted(notices, key=lambda notice: notice.file))
 

@@ -79,10 +79,10 @@ class ForkServer:
         values = (str(script_path(name)), list(arguments), str(output), dict(environment))
         process = self._context.Process(target=_run_script, args=values, daemon=True)
         process.start()
-        return _Forked(process)
+        return _ForkedProcess(process)
 
 
-class _Forked:
+class _ForkedProcess:
     def __init__(self, process: BaseProcess) -> None:
         self._process = process
 

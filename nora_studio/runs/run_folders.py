@@ -114,8 +114,8 @@ def _check_twins(runs: dict[str, Run], original_options: dict[str, Any]) -> None
             place = run.folder.with_name(_renamed(run.folder.name, run.method, other))
             if Run(place).exists and place != run.folder:
                 raise StudioError(
-                    f"--method: {run.folder} was trained together with {place} and must be resumed "
-                    "with it. Leave --method as it was."
+                    f"--method: {run.folder} was trained together with {place}, so both must be "
+                    f"resumed. Give --method {','.join(trained)} as before."
                 )
 
 

@@ -45,7 +45,7 @@ class Learner:
 
 
 @dataclass(frozen=True)
-class Proof:
+class Verification:
     """The result of verifying a saved adapter."""
 
     problem: str | None
@@ -182,7 +182,9 @@ class Task(ABC):
         """Return outputs of the averaged weights, which `finish` compares with."""
 
     @abstractmethod
-    def finish(self, run: Run, method: str, outputs: Any, accelerator: Accelerator) -> Proof | None:
+    def finish(
+        self, run: Run, method: str, outputs: Any, accelerator: Accelerator
+    ) -> Verification | None:
         """Load the saved adapter into a fresh base, and compare its outputs.
 
         Args:

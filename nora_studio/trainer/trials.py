@@ -80,7 +80,7 @@ class Training:
 
 
 @dataclass
-class Trial:
+class KillResult:
     """The result of one kill."""
 
     aimed_at: str
@@ -177,14 +177,14 @@ def kill_once(
     seconds: float,
     start: Start,
     seed: int,
-) -> Trial:
+) -> KillResult:
     """Start a training, kill it within a phase, resume it, and compare the results.
 
     Args:
         whole: The same training, never killed.
         seconds: How long that one took.
     """
-    trial = Trial(act)
+    trial = KillResult(act)
     encoded = sum(file.is_file() for file in whole.cache.rglob("*"))
     began = time.monotonic()
     started = training.start(start)

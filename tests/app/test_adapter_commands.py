@@ -14,7 +14,7 @@ from nora_studio.app.server.adapter_commands import (
     FORMATS,
     MERGED,
     AdapterCommand,
-    AdapterCommands,
+    AdapterCommandBuilder,
 )
 from nora_studio.app.server.adapter_results import card_in_push_preview
 from nora_studio.app.server.adapter_uploads import add_adapter
@@ -39,8 +39,8 @@ def workspace(tmp_path, twins) -> Workspace:
 
 
 @pytest.fixture
-def commands(workspace) -> AdapterCommands:
-    return AdapterCommands(workspace, lambda model: True)
+def commands(workspace) -> AdapterCommandBuilder:
+    return AdapterCommandBuilder(workspace, lambda model: True)
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_values_that_are_not_allowed_are_refused(commands):
 
 def test_a_base_that_visitors_may_not_load_is_not_loaded(workspace, twins):
     asked: list[str] = []
-    commands = AdapterCommands(workspace, lambda model: bool(asked.append(model)))
+    commands = AdapterCommandBuilder(workspace, lambda model: bool(asked.append(model)))
     for order in (
         lambda: commands.export(NORA, "kohya"),
         lambda: commands.merge([AdapterChoice(NORA)], "x", model="/etc"),

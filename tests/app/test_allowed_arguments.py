@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nora_studio.app.server.adapter_commands import AdapterCommands
+from nora_studio.app.server.adapter_commands import AdapterCommandBuilder
 from nora_studio.app.server.allowed_arguments import (
     MAX_CHARACTERS,
     MAX_WORDS,
@@ -193,7 +193,7 @@ def test_any_words_are_either_options_or_refused_in_one_line(tmp_path_factory, w
 
 def test_values_of_other_forms_are_never_options(workspace):
     (workspace.runs / "mug-nora" / "adapter").mkdir(parents=True)
-    commands = AdapterCommands(workspace, lambda model: True)
+    commands = AdapterCommandBuilder(workspace, lambda model: True)
     for model in ("--tyro-write-completion", "-h"):
         with pytest.raises(StudioError):
             commands.export("runs/mug-nora", "kohya", model=model)

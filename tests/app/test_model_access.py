@@ -17,7 +17,7 @@ from nora_studio.app.pages.start_requirements import requirements_view
 from nora_studio.app.pages.train import _Handlers as Train
 from nora_studio.app.pages.watch import _Handlers as Watch
 from nora_studio.app.serve import UiOptions, open_studio
-from nora_studio.app.server.adapter_commands import AdapterCommands
+from nora_studio.app.server.adapter_commands import AdapterCommandBuilder
 from nora_studio.app.server.adapter_uploads import add_adapter
 from nora_studio.app.server.image_jobs import new_image_job, server_request
 from nora_studio.app.server.image_requests import AdapterChoice
@@ -76,7 +76,7 @@ def test_an_uploaded_adapter_that_names_a_foreign_base_is_never_used(shared, ada
     _, workspace = ada
     file = add_adapter(workspace, Upload(foreign(EVIL), "mug.safetensors"))
     path = f"adapters/{file.name}"
-    commands = AdapterCommands(workspace, shared.is_model_allowed)
+    commands = AdapterCommandBuilder(workspace, shared.is_model_allowed)
     other = AdapterChoice("adapters/mug-2.safetensors")
     add_adapter(workspace, Upload(foreign("embedded"), "mug.safetensors"))
     for use in (
@@ -97,7 +97,7 @@ def test_a_file_that_replaces_an_adapter_cannot_change_the_base(shared, ada, for
     file = add_adapter(workspace, Upload(foreign("embedded"), "mug.safetensors"))
     asked = columns(f"adapters/{file.name}")
     job = new_image_job(workspace, asked, is_allowed=shared.is_model_allowed)
-    order = AdapterCommands(workspace, shared.is_model_allowed).export(
+    order = AdapterCommandBuilder(workspace, shared.is_model_allowed).export(
         f"adapters/{file.name}", "kohya"
     )
     shutil.copy(foreign(EVIL), file)

@@ -9,7 +9,7 @@ import gradio as gr
 
 from nora_studio.app.pages.escaping import as_sentence, escaped
 from nora_studio.app.pages.number_field import NumberField
-from nora_studio.app.server.adapter_commands import AdapterCommand, AdapterCommands
+from nora_studio.app.server.adapter_commands import AdapterCommand, AdapterCommandBuilder
 from nora_studio.app.server.image_requests import AdapterChoice
 from nora_studio.app.server.limits import MAX_RANK
 from nora_studio.app.server.workspace import safe_name
@@ -71,7 +71,10 @@ class ActionForm:
         return self.fields[0]
 
     def build_command(
-        self, commands: AdapterCommands, chosen: Sequence[AdapterChoice], values: Sequence[Any]
+        self,
+        commands: AdapterCommandBuilder,
+        chosen: Sequence[AdapterChoice],
+        values: Sequence[Any],
     ) -> AdapterCommand:
         """Return the command that the fields describe.
 

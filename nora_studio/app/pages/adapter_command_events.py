@@ -13,7 +13,7 @@ from nora_studio.app.pages.html_events import error_toast, event_data
 from nora_studio.app.server.adapter_commands import (
     KINDS,
     AdapterCommand,
-    AdapterCommands,
+    AdapterCommandBuilder,
 )
 from nora_studio.app.server.adapter_results import card_in_push_preview, is_preview
 from nora_studio.app.server.image_requests import AdapterChoice
@@ -37,7 +37,7 @@ class CommandEvents:
     def _command(
         self, workspace: Workspace, selection: Selection, values: Sequence[Any]
     ) -> AdapterCommand:
-        commands = AdapterCommands(workspace, self.studio.is_model_allowed)
+        commands = AdapterCommandBuilder(workspace, self.studio.is_model_allowed)
         chosen = [AdapterChoice(path, strength) for path, strength in selection.items()]
         return self.form.build_command(commands, chosen, values)
 

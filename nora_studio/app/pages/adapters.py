@@ -21,7 +21,7 @@ SHEET = '<p class="note">Preview of its page on the Hub. Nothing has been publis
 
 
 @dataclass(frozen=True)
-class _Parts:
+class _Components:
     """The tab's components."""
 
     library: gr.HTML
@@ -79,7 +79,7 @@ def build(studio: Studio, shared: SharedState, context: TabContext) -> None:
     parts.made.select(command_events.on_press, None, None, **PRIVATE)
 
 
-def _lay_out() -> _Parts:
+def _lay_out() -> _Components:
     """Lay out the library and, next to it, the chosen adapters, the form and the results."""
     with gr.Row():
         with gr.Column(scale=7, min_width=300):
@@ -105,4 +105,4 @@ def _lay_out() -> _Parts:
             with gr.Column(elem_classes="card"):
                 gr.HTML("<h2>Results</h2>")
                 made = gr.HTML("", js_on_load=FORWARD_EVENTS, elem_id="adapters-made")
-    return _Parts(library, upload, undo, sheet, page, chosen, compare, form, made)
+    return _Components(library, upload, undo, sheet, page, chosen, compare, form, made)

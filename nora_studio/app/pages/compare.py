@@ -32,7 +32,7 @@ def build(studio: Studio, shared: SharedState, context: TabContext) -> None:
         with gr.Column(scale=4, min_width=300, elem_classes="compare-form"):
             form = ComparisonForm()
         with gr.Column(scale=9, min_width=320):
-            result = _Result()
+            result = _ResultPanel()
             blind = BlindPanel()
     shown, shown_state = gr.State(""), gr.State("")
     timer = gr.Timer(POLL_SECONDS, active=False)
@@ -42,7 +42,7 @@ def build(studio: Studio, shared: SharedState, context: TabContext) -> None:
     left.then(**refresh)
 
 
-class _Result:
+class _ResultPanel:
     """The components that show an image job."""
 
     def __init__(self) -> None:
@@ -142,7 +142,7 @@ def _wire_result(
     handlers: _Handlers,
     tab: gr.Tab,
     form: ComparisonForm,
-    result: _Result,
+    result: _ResultPanel,
     shown: gr.State,
     shown_state: gr.State,
     timer: gr.Timer,

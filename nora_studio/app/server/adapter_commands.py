@@ -64,7 +64,7 @@ def free_name(workspace: Workspace, folder: str, name: str, suffix: str = "") ->
 
 
 @dataclass(frozen=True)
-class AdapterCommands:
+class AdapterCommandBuilder:
     """A builder of a visitor's commands; names and numbers from a page are not trusted."""
 
     workspace: Workspace

@@ -9,7 +9,7 @@ from pathlib import Path
 from nora_studio.app.server.job import ENDED, MEASURES, Job
 from nora_studio.app.server.jobs import Jobs
 from nora_studio.app.server.limits import GIB
-from nora_studio.app.server.resource_use import preflight_bytes, training_bytes
+from nora_studio.app.server.resource_use import least_preflight_writes, training_bytes
 from nora_studio.app.server.training import shown_command, train_command
 from nora_studio.app.server.workspace import Workspace
 from nora_studio.options.config import DreamboothOptions
@@ -66,7 +66,7 @@ class ResourceEstimateStore:
         measured = [*arguments, "--preflight", "--preflight-out", str(file)]
         shown = shown_command([*arguments, "--preflight"])
         title, command = _digest(options), train_command(measured)
-        writes = preflight_bytes(options)
+        writes = least_preflight_writes(options)
         return jobs.submit(workspace, KIND, title, command, shown, writes=writes)
 
     def bytes_of(self, options: DreamboothOptions) -> int:

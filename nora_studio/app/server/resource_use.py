@@ -101,7 +101,7 @@ def training_bytes(options: DreamboothOptions, measured: float | None = None) ->
     return (saved if measured is None else int(measured)) + image_bytes
 
 
-def preflight_bytes(options: DreamboothOptions) -> int:
+def least_preflight_writes(options: DreamboothOptions) -> int:
     """Return a lower bound of what a preflight writes and deletes again."""
     return sum(2 * least_file_sizes(options, method)[1] for method in options.methods)
 

@@ -54,15 +54,17 @@ class LiveBytes(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def weights_replaced() -> Iterator[None]:
+def replacing_weights_on_conversion() -> Iterator[None]:
     """Make modules that move or change dtype replace their weights, within the block.
 
     PyTorch changes weights in place, which sometimes fails with fake tensors.
     """
 
-    def apply(self: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+    def apply_replacing(
+        self: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True
+    ) -> nn.Module:
         for child in self.children() if recurse else ():
-            apply(child, fn)
+            apply_replacing(child, fn)
         for name, weight in self._parameters.items():
             if weight is None:
                 continue
@@ -74,7 +76,7 @@ def weights_replaced() -> Iterator[None]:
         return self
 
     before = nn.Module._apply
-    nn.Module._apply = apply
+    nn.Module._apply = apply_replacing
     try:
         yield
     finally:
@@ -98,7 +100,7 @@ def count(
         of the frozen weights. Or "failed", with the reason that they cannot be counted.
     """
     try:
-        with weights_replaced(), FakeTensorMode(), LiveBytes() as live:
+        with replacing_weights_on_conversion(), FakeTensorMode(), LiveBytes() as live:
             return _count(live, shape, variant, rows, tokens, layers)
     except DataDependentOutputException:
         return {"failed": "not counted: what is computed depends on values"}

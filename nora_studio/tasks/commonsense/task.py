@@ -26,7 +26,7 @@ from nora_studio.tasks.commonsense.rows import digest, split, training_rows
 from nora_studio.tasks.commonsense.settings import CommonsenseSettings, resolve
 from nora_studio.tasks.commonsense.step import AnswerStep
 from nora_studio.trainer.build import adapt, learner
-from nora_studio.trainer.task import Learner, Proof, Task
+from nora_studio.trainer.task import Learner, Task, Verification
 from nora_studio.trainer.train_state import BatchSource, TrainState
 
 (PART,) = PARTS
@@ -161,15 +161,15 @@ class CommonsenseTask(Task):
 
     def finish(
         self, run: Run, method: str, outputs: Tensor | None, accelerator: Accelerator
-    ) -> Proof | None:
+    ) -> Verification | None:
         """Load the adapter on the base: its logits must be the same, and differ from the base's."""
         return processes.on_main(lambda: self._verify(run, method, outputs, accelerator))
 
     def _verify(
         self, run: Run, method: str, trained: Tensor | None, accelerator: Accelerator
-    ) -> Proof:
+    ) -> Verification:
         if trained is None:
-            return Proof(None, "{adapter}: saved.")
+            return Verification(None, "{adapter}: saved.")
         fresh = share_weights(self.decoder)
         load_adapter(run.adapter, {PART: fresh})
         batch = self.validation[0]
@@ -181,9 +181,9 @@ class CommonsenseTask(Task):
             problem = f"the reloaded adapter's logits are off by {apart:.3g}"
             problem = problem if moved else "the adapter has no effect"
             line = f"{method}: {problem}. {run.adapter} is kept for inspection."
-            return Proof(problem, line)
+            return Verification(problem, line)
         line = f"{{adapter}}: verified on a fresh base; it changes logits by up to {moved:.2f}."
-        return Proof(None, line, {"change": round(moved, 3)})
+        return Verification(None, line, {"change": round(moved, 3)})
 
 
 def validation_batches(examples: Sequence[Example], pad: int) -> list[Batch]:

@@ -40,7 +40,7 @@ from nora_studio.tasks.dreambooth.token_training import TokenRows
 from nora_studio.tasks.dreambooth.validation import measure
 from nora_studio.tasks.dreambooth.verification import verify
 from nora_studio.trainer.build import adapt, learner
-from nora_studio.trainer.task import Learner, Proof, Task
+from nora_studio.trainer.task import Learner, Task, Verification
 from nora_studio.trainer.train_state import BatchSource, TrainState
 
 
@@ -173,7 +173,7 @@ class DreamboothTask(Task):
     @override
     def finish(
         self, run: Run, method: str, outputs: list[Image.Image], accelerator: Accelerator
-    ) -> Proof | None:
+    ) -> Verification | None:
         return verify(self.prepared.subject, run, outputs, accelerator.device)
 
 

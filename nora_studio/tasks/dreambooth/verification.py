@@ -18,7 +18,7 @@ from nora_studio.tasks.dreambooth.previews import (
     shard_unet,
 )
 from nora_studio.tasks.dreambooth.subject import Subject
-from nora_studio.trainer.task import Proof
+from nora_studio.trainer.task import Verification
 
 MINIMUM_CHANGE = 0.25
 """Smallest mean difference of two images, in 8-bit levels, that is visible."""
@@ -26,7 +26,7 @@ MINIMUM_CHANGE = 0.25
 
 def verify(
     subject: Subject, run: Run, trained: list[Image.Image], device: torch.device
-) -> Proof | None:
+) -> Verification | None:
     """Generate the previews with a fresh pipeline and the saved adapter, and compare them.
 
     They must equal the trainer's, and differ from the base's.
@@ -41,7 +41,7 @@ def verify(
 
 def _compare(
     run: Run, trained: list[Image.Image], reloaded: list[Image.Image], device: torch.device
-) -> Proof:
+) -> Verification:
     # On a CPU the same arithmetic gives the same bytes; GPU kernels may differ by rounding.
     tolerance = 0.0 if device.type == "cpu" else 1.0
     bare = preview_files(run, 0, len(trained))
@@ -56,8 +56,10 @@ def _compare(
     else:
         change = sum(moved) / len(moved)
         line = f"{{adapter}}: verified in a fresh pipeline; samples change by {change:.1f} of 255."
-        return Proof(None, line, {"change": round(change, 3)})
-    return Proof(problem, f"{run.adapter}: {problem}. Train longer or with a higher learning rate.")
+        return Verification(None, line, {"change": round(change, 3)})
+    return Verification(
+        problem, f"{run.adapter}: {problem}. Train longer or with a higher learning rate."
+    )
 
 
 def regenerate(subject: Subject, adapter: Path, device: torch.device) -> list[Image.Image]:

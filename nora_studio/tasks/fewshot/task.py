@@ -30,7 +30,7 @@ from nora_studio.tasks.fewshot.scores import (
 from nora_studio.tasks.fewshot.settings import FewshotSettings, resolve
 from nora_studio.tasks.fewshot.shots import sample_shots
 from nora_studio.trainer.acceleration import MIXED, prepare_accelerator
-from nora_studio.trainer.task import Learner, Proof, Task
+from nora_studio.trainer.task import Learner, Task, Verification
 from nora_studio.trainer.train_state import BatchSource, StepCallback, TrainState
 
 ZERO_SHOT = "zero-shot"
@@ -40,7 +40,7 @@ TOLERANCE = 0.5
 
 
 @dataclass(frozen=True)
-class Outputs:
+class TrainedResults:
     """Results of the trained weights."""
 
     accuracy: float
@@ -147,7 +147,7 @@ class FewshotTask(Task):
             run.set_status("finished", 0, 0, accuracy=round(before.accuracy, 5))
 
     @override
-    def outputs(self, state: TrainState, step: int) -> Outputs:
+    def outputs(self, state: TrainState, step: int) -> TrainedResults:
         accelerator = state.accelerator
         classifier = accelerator.unwrap_model(state.model)
         with state.averaged():
@@ -163,9 +163,11 @@ class FewshotTask(Task):
             "seconds_per_step": round(statistics.median(pace), 5) if pace else None,
             "learning_rate": {group["name"]: group["initial_lr"] for group in groups},
         }
-        return Outputs(accuracy, validation, logits, facts)
+        return TrainedResults(accuracy, validation, logits, facts)
 
-    def finish(self, run: Run, method: str, outputs: Outputs, accelerator: Accelerator) -> Proof:
+    def finish(
+        self, run: Run, method: str, outputs: TrainedResults, accelerator: Accelerator
+    ) -> Verification:
         """Check that the saved adapter gives the same logits, and write the scores."""
         known, found = self.known, outputs
         again = METHODS[method].read(known, run.adapter)
@@ -179,7 +181,7 @@ class FewshotTask(Task):
         # On a CPU the same arithmetic gives the same bytes; GPU kernels may differ by rounding.
         if apart > (0.0 if accelerator.device.type == "cpu" else TOLERANCE):
             problem = f"the saved adapter's logits differ from the trained ones by {apart:.3g}"
-            return Proof(problem, f"{run.adapter}: {problem}. Train again.")
+            return Verification(problem, f"{run.adapter}: {problem}. Train again.")
         scores = {"accuracy": found.accuracy, "validation": found.validation, **found.facts}
         write_scores(run, known, method, self.before, **scores)
         if self.settings.merged:
@@ -188,4 +190,4 @@ class FewshotTask(Task):
             f"{run.folder}: {found.accuracy:.1%} of {len(test.pictures):,} test images "
             f"(zero-shot {self.before.accuracy:.1%}); verified from its file."
         )
-        return Proof(None, line, {"accuracy": round(found.accuracy, 5)})
+        return Verification(None, line, {"accuracy": round(found.accuracy, 5)})
