@@ -215,7 +215,7 @@ def test_a_twin_that_is_missing_is_named_and_the_other_may_go_on_alone(golden):
     Run(moved).check_config(config)
     shutil.move(moved, "runs/stopped-nora")
     with pytest.raises(
-        StudioError, match=r"trained together with runs.stopped-lora, so both must.*Give --method nora,lora"
+        StudioError, match=r"with runs.stopped-lora, so both must.*Give --method nora,lora"
     ):
         resumed("--config", "runs/stopped-nora/config.toml", "--method", "nora")
 
