@@ -159,7 +159,9 @@ def test_one_record_declares_which_quantised_bases_it_takes(
         return run_trainer(*tiny_arguments(tiny_base, photo_folder, tmp_path, NAME, changes))
 
     refused = train(8)
-    assert refused.status == 2 and f"; got {NAME}. Leave the option out" in refused.errors[0]
+    assert refused.status == 2
+    assert "--base-bits 8: expected a method that works on a base of 8 bits" in refused.errors[0]
+    assert f"; got {NAME}. Leave the option out" in refused.errors[0]
     assert not made and not list(tmp_path.iterdir())
     outcome = train(4)
     assert (outcome.status, outcome.errors) == (0, []), outcome.err

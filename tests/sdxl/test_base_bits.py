@@ -138,7 +138,10 @@ def test_twins_share_every_quantised_byte(tiny_base, bits):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_starts_at_the_quantised_base_or_is_refused(tiny_base, method, bits):
     if bits not in METHODS[method].bits:
-        with pytest.raises(StudioError, match=rf"--base-bits {bits}: .*; got {method}\."):
+        refusal = (
+            rf"--base-bits {bits}: expected a method .* base of {bits} bits .*; got {method}\."
+        )
+        with pytest.raises(StudioError, match=refusal):
             check_base_bits([method], bits)
         return
     check_base_bits([method], bits)

@@ -214,9 +214,8 @@ def test_a_twin_that_is_missing_is_named_and_the_other_may_go_on_alone(golden):
     config = (moved / "config.toml").read_text().replace("nora,lora", "nora")
     Run(moved).check_config(config)
     shutil.move(moved, "runs/stopped-nora")
-    with pytest.raises(
-        StudioError, match=r"with runs.stopped-lora, so both must.*Give --method nora,lora"
-    ):
+    refusal = r"trained together with runs.stopped-lora, so both must.*Give --method nora,lora"
+    with pytest.raises(StudioError, match=refusal):
         resumed("--config", "runs/stopped-nora/config.toml", "--method", "nora")
 
 
