@@ -41,6 +41,10 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+READER_GONE = 128 + 13
+"""The exit status that a shell reports for SIGPIPE."""
+
+
 def run_entry(main: Callable[[], int]) -> int:
     """Run an entry point; a `StudioError` becomes one line on stderr and status 2, Ctrl-C 130.
 
@@ -49,13 +53,18 @@ def run_entry(main: Callable[[], int]) -> int:
     """
     try:
         try:
-            return main()
+            return _status_of(main)
         finally:
             sys.stdout.flush()  # Not at exit, where nothing can handle that its reader has gone.
     except BrokenPipeError:
         if not _reader_has_gone():
             raise
-        return 128 + 13
+        return READER_GONE
+
+
+def _status_of(main: Callable[[], int]) -> int:
+    try:
+        return main()
     except StudioError as error:
         _print_error(str(error))
         return 2

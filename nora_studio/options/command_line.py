@@ -46,15 +46,15 @@ def parse_command(
     """
     words = sys.argv[1:] if arguments is None else arguments
     check_number_words(kind, words)
-    name = prog or called_as()
+    name = called_as(prog)
     return checked(
         run_parser(lambda: tyro.cli(kind, prog=name, description=description, args=words))
     )
 
 
-def called_as() -> str | None:
-    """Return what `run_script` said that this script is called; None: its path."""
-    return os.environ.get(PROGRAM)
+def called_as(prog: str | None) -> str | None:
+    """Return the given name, or else the one that `run_script` gave this script, if it did."""
+    return prog or os.environ.get(PROGRAM)
 
 
 def run_parser(parse: Callable[[], Options]) -> Options:

@@ -54,7 +54,7 @@ def parse(
         del arguments[place : place + 2]
     check_number_words(kind, arguments)
     words = _with_switch_values(kind, arguments)
-    name = prog or called_as()
+    name = called_as(prog)
     return checked(run_parser(lambda: tyro.cli(kind, prog=name, args=words, default=base)))
 
 

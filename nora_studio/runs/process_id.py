@@ -1,6 +1,5 @@
 """Identity of a process, distinct from a later process that is given the same number."""
 
-import math
 import os
 import platform
 import re
@@ -41,12 +40,9 @@ class ProcessId:
         if name == "pid":
             return type(value) is int and 0 < value <= MOST_PID
         if name == "started":
-            return (
-                isinstance(value, int | float)
-                and not isinstance(value, bool)
-                and 0 <= value < 2**53
-                and math.isfinite(value)
-            )
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                return False
+            return 0 <= value < 2**53  # So neither NaN nor infinite.
         return isinstance(value, str)
 
     def is_alive(self) -> bool:

@@ -62,8 +62,9 @@ def set_attention(
             pipe.unet.enable_xformers_memory_efficient_attention()
         except (ModuleNotFoundError, ValueError, NotImplementedError) as error:
             raise StudioError(
-                f"--attention xformers: {first_line(error)} `pip install xformers` on a "
-                "machine with a GPU, or leave the option out: torch's own kernels are as good."
+                f"--attention xformers: {first_line(error).rstrip('.')}. Run `pip install "
+                "xformers` on a machine with a GPU, or leave the option out: torch's own kernels "
+                "are as good."
             ) from error
     else:
         _check_kernel(which, dtype, device)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,7 +33,7 @@ class CheckpointState:
     """The state that a checkpoint holds next to the adapter's files."""
 
     step: int
-    optimizer: JsonObject
+    optimizer: dict[str, Any]
     """An optimizer's `state_dict`."""
     schedule: JsonObject
     """A learning-rate schedule's `state_dict`, without tensors."""
@@ -88,9 +89,9 @@ def write_state(folder: Path, state: CheckpointState) -> None:
     (folder / STATE).write_bytes(save(ordered, metadata={"training": json.dumps(facts)}))
 
 
-def _unwrapped(values: JsonObject) -> JsonObject:
+def _unwrapped(values: dict[str, Any]) -> dict[str, Any]:
     """Flatten one weight's state; bitsandbytes nests a part of it in a dictionary."""
-    flat: JsonObject = {}
+    flat: dict[str, Any] = {}
     for name, value in values.items():
         flat |= value if isinstance(value, dict) else {name: value}
     return flat
@@ -129,7 +130,7 @@ def _read(file: Path, rank: int) -> CheckpointState:
             name: archive.get_tensor(name).clone()
             for name in archive.keys()  # noqa: SIM118
         }
-    optimizer: dict[int | str, JsonObject] = {}
+    optimizer: dict[int | str, dict[str, Any]] = {}
     batches: dict[str, Tensor] = {}
     rules: dict[str, Tensor] = {}
     weights: dict[int, Tensor] = {}

@@ -180,16 +180,15 @@ def _read_part(adapter: AdapterFile, part: str) -> tuple[PeftConfig, dict[str, T
 def _check_tensors(source: Path, part: str, state: dict[str, Tensor], module: nn.Module) -> None:
     """Refuse tensors whose names or shapes are not exactly the attached adapter's."""
     adapter = adapter_tensors(module, ADAPTER_NAME)
-    expected, found = (
-        {name: f"a tensor of shape {tuple(tensor.shape)}" for name, tensor in tensors.items()}
-        for tensors in (adapter, state)
-    )
+    expected = {name: tuple(tensor.shape) for name, tensor in adapter.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
+        wanted, got = expected.get(name), found.get(name)
+        if wanted != got:
             raise StudioError(
                 f"{source} holds an adapter of another shape: {part}.{name} should be "
-                f"{expected.get(name, 'absent')}; got {found.get(name, 'no tensor')}. "
-                f"{get_again(source)}"
+                f"{'absent' if wanted is None else f'a tensor of shape {wanted}'}; got "
+                f"{'no tensor' if got is None else f'a tensor of shape {got}'}. {get_again(source)}"
             )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nora_studio.adapters.methods.peft_tuners import tuner_layers
 from nora_studio.adapters.peft_names import ADAPTER_NAME
 from nora_studio.adapters.tuners import LowRankLinear
-from nora_studio.errors import StudioError
+from nora_studio.errors import StudioError, first_line
 from nora_studio.nora import NoraLinear, canonical_signs
 
 
@@ -204,10 +204,11 @@ def dense_change(name: str, layer: BaseTunerLayer) -> Tensor:  # (out_features, 
         layer.merge(adapter_names=[ADAPTER_NAME])
         changed = weight.detach().double().cpu() - kept[0].double().cpu()
         moved_bias = kept[1] is not None and not torch.equal(base.bias.data.to(kept[1]), kept[1])  # pyright: ignore
-    except (RuntimeError, NotImplementedError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:
         raise StudioError(
-            f"{name}: its adapter cannot be merged into a weight: {str(error).rstrip('.')}. Use "
-            "the adapter as it is, without exporting or merging it."
+            f"{name}: its adapter cannot be merged into a weight: "
+            f"{first_line(error).rstrip('.')}. Use the adapter as it is, without exporting or "
+            "merging it."
         ) from error
     finally:
         layer.merged_adapters.clear()
