@@ -3,7 +3,7 @@
 import sys
 
 from nora_studio.app.serve import run
-from nora_studio.errors import run_entry
+from nora_studio.runs.entry import run_entry
 
 if __name__ == "__main__":
     sys.exit(run_entry(lambda: run(sys.argv[1:])))

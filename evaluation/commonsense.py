@@ -21,10 +21,11 @@ from tqdm import tqdm
 
 from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.adapters.files.adapter_folders import load_adapter
-from nora_studio.errors import StudioError, run_entry
+from nora_studio.errors import StudioError
 from nora_studio.options.command_line import parse_command
 from nora_studio.options.precision import choose_dtype
 from nora_studio.runs.atomic import write_text
+from nora_studio.runs.entry import run_entry
 from nora_studio.tasks.commonsense.generation import SCORINGS, Model, Question, batches
 from nora_studio.tasks.commonsense.harness import evaluate_with_harness
 from nora_studio.tasks.commonsense.models import load_decoder, load_tokenizer

@@ -20,13 +20,14 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-from nora_studio.errors import StudioError, run_entry
+from nora_studio.errors import StudioError
 from nora_studio.options.command_line import parse_command
 from nora_studio.options.judges import require_judge
 from nora_studio.options.precision import choose_dtype
 from nora_studio.photos.images import list_photos, open_photo
 from nora_studio.photos.prompts import in_places, read_prompts
 from nora_studio.runs.atomic import write_text
+from nora_studio.runs.entry import run_entry
 from nora_studio.runs.scripts import GENERATING
 from nora_studio.scoring.compare import GenerationSettings, adapter_columns
 from nora_studio.scoring.dino import load_dino

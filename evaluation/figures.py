@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nora_studio.errors import run_entry
 from nora_studio.options.command_line import parse_command
 from nora_studio.runs.atomic import write_text
+from nora_studio.runs.entry import run_entry
 from nora_studio.scoring.result_records import (
     SWEEPS,
     commonsense_values,

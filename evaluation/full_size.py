@@ -30,9 +30,9 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from nora_studio.errors import run_entry
 from nora_studio.options.command_line import parse_command
 from nora_studio.runs.child_processes import stop_with_parent
+from nora_studio.runs.entry import run_entry
 from nora_studio.runs.runs import Run
 from nora_studio.runs.scripts import TRAIN, as_flags, script_path
 from nora_studio.sdxl.shapes import SDXL_UNET, text_config

@@ -19,10 +19,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from nora_studio.errors import StudioError, run_entry
+from nora_studio.errors import StudioError
 from nora_studio.mini.assets import embedded
 from nora_studio.options.command_line import parse_command
 from nora_studio.runs.atomic import write_text
+from nora_studio.runs.entry import run_entry
 from nora_studio.runs.launching import ForkServer, Start, start_in_new_process
 from nora_studio.trainer.trials import ACTS, KillResult, Training, differences, kill_once
 

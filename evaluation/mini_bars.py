@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionXLPipeline
 
-from nora_studio.errors import StudioError, run_entry
+from nora_studio.errors import StudioError
 from nora_studio.mini.pretrain import card, export, progress
 from nora_studio.options.command_line import parse_command
+from nora_studio.runs.entry import run_entry
 from nora_studio.scoring import mini_thresholds as thresholds
 
 

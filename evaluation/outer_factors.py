@@ -21,9 +21,10 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from nora_studio.errors import StudioError, run_entry
+from nora_studio.errors import StudioError
 from nora_studio.nora.svd import outer_factors
 from nora_studio.options.command_line import parse_command
+from nora_studio.runs.entry import run_entry
 from nora_studio.sdxl.models import targets_for
 from nora_studio.sdxl.shapes import SDXL_UNET
 

@@ -22,9 +22,10 @@ from typing import Any
 
 from PIL import Image
 
-from nora_studio.errors import StudioError, run_entry
+from nora_studio.errors import StudioError
 from nora_studio.options.command_line import parse_command
 from nora_studio.runs.atomic import write_bytes
+from nora_studio.runs.entry import run_entry
 
 TABS = ("Train", "Watch", "Compare", "Adapters", "Scores", "History")
 SIZES = ((1440, 1000), (390, 844))

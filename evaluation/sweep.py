@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from nora_studio.cli.demo import IMAGE_SEED_OFFSET
-from nora_studio.errors import StudioError, run_entry
+from nora_studio.errors import StudioError
 from nora_studio.mini.assets import EMBEDDED
 from nora_studio.mini.shipped import ShippedSubject
 from nora_studio.options.command_line import parse_command
@@ -34,6 +34,7 @@ from nora_studio.options.part_settings import part_settings
 from nora_studio.photos.images import open_photo
 from nora_studio.runs.atomic import write_text
 from nora_studio.runs.child_processes import stop_with_parent
+from nora_studio.runs.entry import run_entry
 from nora_studio.runs.runs import CONFIG, Run
 from nora_studio.runs.scripts import TRAIN, as_flags, script_command
 from nora_studio.scoring.compare import (

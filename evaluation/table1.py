@@ -4,10 +4,9 @@
 
 Trains with training/llama_commonsense.py and asks with evaluation/commonsense.py. Writes a JSON
 file for each training, and all of them in `table1.json` and `table1.md`; the same command continues
-after a stop. With `--at-once`, times per step are those of that many trainings at once.
-`--stored table1.json` writes the table of an earlier record, without training. The cost columns on
-full-size models come from evaluation/table1_costs.py. Exit status: 0 done, 2 bad input, that of a
-script that failed, 128 + n stopped by signal n.
+after a stop. With `--at-once`, times per step are those of that many trainings at once. `--stored
+table1.json` writes an earlier record's table, without training. evaluation/table1_costs.py measures
+the cost columns. Exit status: 0 done, 2 bad input, a failed script's, 128 + n stopped by signal n.
 """
 
 import dataclasses
@@ -19,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nora_studio.errors import StudioError, run_entry
+from nora_studio.errors import StudioError
 from nora_studio.options.command_line import parse_command
 from nora_studio.runs.atomic import write_text
+from nora_studio.runs.entry import run_entry
 from nora_studio.runs.runs import Run
 from nora_studio.runs.script_pool import ScriptPool
 from nora_studio.runs.scripts import COMMONSENSE, LLAMA, as_flags, script_command

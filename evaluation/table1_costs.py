@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 
-from nora_studio.errors import StudioError, run_entry
+from nora_studio.errors import StudioError
 from nora_studio.options.command_line import parse_command
 from nora_studio.runs.atomic import write_text
+from nora_studio.runs.entry import run_entry
 from nora_studio.tasks.commonsense.cost_tables import counted_table, table
 from nora_studio.tasks.commonsense.costs import VARIANTS, Variant, build_base, measure, svd_seconds
 from nora_studio.tasks.commonsense.counting import count

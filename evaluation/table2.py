@@ -23,10 +23,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from nora_studio.errors import run_entry
 from nora_studio.options.command_line import parse_command
 from nora_studio.options.options_file import parse, to_toml
 from nora_studio.runs.atomic import write_text
+from nora_studio.runs.entry import run_entry
 from nora_studio.runs.script_pool import ScriptPool
 from nora_studio.runs.scripts import as_flags
 from nora_studio.scoring.tables import (

@@ -18,7 +18,7 @@ import torch
 import transformers
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 
-from nora_studio.errors import StudioError, run_entry
+from nora_studio.errors import StudioError
 from nora_studio.mini.pretrain import architecture, card, contrastive, denoiser, export, vae
 from nora_studio.mini.pretrain.captions import CaptionIds, start_captions
 from nora_studio.mini.pretrain.compilation import set_precision, start_warm_up
@@ -28,6 +28,7 @@ from nora_studio.mini.pretrain.progress import Progress, write_json
 from nora_studio.mini.pretrain.settings import Settings
 from nora_studio.mini.pretrain.tokenizer import build_tokenizer
 from nora_studio.options.command_line import parse_command
+from nora_studio.runs.entry import run_entry
 from nora_studio.scoring import mini_thresholds as thresholds
 
 

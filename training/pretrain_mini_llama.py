@@ -16,7 +16,7 @@ from functools import partial
 
 import torch
 
-from nora_studio.errors import StudioError, run_entry
+from nora_studio.errors import StudioError
 from nora_studio.mini.everyday.corpus import QUIZ_SHARE
 from nora_studio.mini.everyday.questions import SETS, questions
 from nora_studio.mini.pretrain.compilation import set_precision
@@ -36,6 +36,7 @@ from nora_studio.mini.pretrain.language_text import build_tokenizer, encode_corp
 from nora_studio.mini.pretrain.progress import Progress
 from nora_studio.options.command_line import parse_command
 from nora_studio.options.options_file import to_flags
+from nora_studio.runs.entry import run_entry
 from nora_studio.runs.stop import StopRequest
 from nora_studio.tasks.commonsense.prompts import training_prompt
 

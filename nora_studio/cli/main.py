@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nora_studio import __version__
-from nora_studio.errors import StudioError, run_entry, suggestion
+from nora_studio.errors import StudioError, suggestion
 from nora_studio.options.command_line import parse_command
+from nora_studio.runs.entry import run_entry
 from nora_studio.runs.scripts import CLIP_SCORE, FIDELITY, TRAIN, run_script
 
 

@@ -2,7 +2,9 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -57,25 +59,60 @@ class StopRequest:
             signal.signal(number, handler)
 
 
+class Interrupts:
+    """What `ending_at_once` received, for code that must not take a signal for another error."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    @contextmanager
+    def raised_as_they_are(self) -> Iterator[None]:
+        """Raise `Interrupted` again where a library has made another error of it.
+
+        diffusers, for one, catches everything while it loads weights, and then says that the file
+        is broken.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self.signal is None:
+                raise
+            raise Interrupted(self.signal) from error
+
+
 @contextmanager
-def ending_at_once() -> Iterator[None]:
+def ending_at_once(numbers: Sequence[int] = SIGNALS) -> Iterator[Interrupts]:
     """Raise `Interrupted` on a signal within the block, so that the work can be cleaned up."""
+    received = Interrupts()
 
     def end(number: int, frame: FrameType | None) -> None:
+        received.signal = signal.Signals(number)
         raise Interrupted(number)
 
-    before = _handle(end)
+    before, unraisable = _handle(end, numbers), sys.unraisablehook
+
+    def send_again(lost: "sys.UnraisableHookArgs") -> None:
+        """Send the signal once more if Python has dropped it, as it does in a `__del__`."""
+        if isinstance(lost.exc_value, Interrupted):
+            threading.Timer(0.05, os.kill, (os.getpid(), lost.exc_value.signal)).start()
+        else:
+            unraisable(lost)
+
+    sys.unraisablehook = send_again
     try:
-        yield
+        yield received
     finally:
+        sys.unraisablehook = unraisable
         for number, handler in before.items():
             # A process that has left its group ignores signals (`processes.leave`).
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, handler)
 
 
-def _handle(receive: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
-    """Install a handler for all signals and return the previous handlers."""
+def _handle(
+    receive: Callable[[int, FrameType | None], None], numbers: Sequence[int] = SIGNALS
+) -> dict[int, Any]:
+    """Install a handler for signals and return the previous handlers."""
     terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
     def receive_quietly(number: int, frame: FrameType | None) -> None:
@@ -84,7 +121,7 @@ def _handle(receive: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
         receive(number, frame)
 
     # Under `nohup`, SIGHUP stays ignored.
-    handled = [n for n in SIGNALS if n != SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+    handled = [n for n in numbers if n != SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
     return {number: signal.signal(number, receive_quietly) for number in handled}
 
 

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Callable, Mapping
 
 from nora_studio.adapters.methods.table import planned_methods
-from nora_studio.errors import StudioError, run_entry
+from nora_studio.errors import StudioError
 from nora_studio.runs import processes
 from nora_studio.runs.disk_errors import GO_ON, REFUSALS, DiskError, disk_error
+from nora_studio.runs.entry import run_entry
 from nora_studio.runs.run_lock import RunLock
 from nora_studio.runs.runs import CONFIG, Run
-from nora_studio.runs.stop import Interrupted, ending_at_once
+from nora_studio.runs.stop import Interrupted, Interrupts, ending_at_once
 
 
 class RunSession:
@@ -30,9 +31,9 @@ class RunSession:
             The exit status: 2 after a `StudioError`, 128 + n after signal n.
         """
 
-        def guarded() -> int:
+        def guarded(interrupts: Interrupts) -> int:
             try:
-                with self.at_the_end:
+                with interrupts.raised_as_they_are(), self.at_the_end:
                     return main(self)
             except Interrupted as stop:
                 self._set_state("stopped")
@@ -56,8 +57,8 @@ class RunSession:
             finally:
                 self._release()
 
-        with ending_at_once():
-            return run_entry(guarded)
+        with ending_at_once() as interrupts:
+            return run_entry(lambda: guarded(interrupts))
 
     def claim(
         self,

@@ -9,8 +9,9 @@ from support.trainer import run_trainer
 
 from nora_studio.app.server.workspace import check_name, safe_name
 from nora_studio.cli import main as cli
-from nora_studio.errors import StudioError, run_entry
+from nora_studio.errors import StudioError
 from nora_studio.options.paths import check_folder_name
+from nora_studio.runs.entry import run_entry
 
 TRAINERS = {
     "training/dreambooth_nora.py": ("--instance-dir", "photos/mug", "--prompt", "a [V] mug"),
