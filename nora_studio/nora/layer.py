@@ -27,6 +27,7 @@ from nora_studio.nora.additive import AdditiveLayer, widen
 from nora_studio.nora.base_layers import check_base, dense_dtype
 from nora_studio.nora.config import NoraConfig
 from nora_studio.nora.fused_update import FusedUpdate, is_cheaper
+from nora_studio.nora.product_linear import AddProduct, ProductLinear
 from nora_studio.nora.svd import Factors, outer_factors
 
 
@@ -47,6 +48,14 @@ class NoraLinear(nn.Module, AdditiveLayer):
         "r",
         "scaling",
     )
+
+    product: Tensor | None = None
+    """The active adapter's (outer_rank, out_features), while `products` holds one for a step."""
+
+    converts_dtypes = True
+    """Whether a step computes in the base's dtype, whatever that of the factors."""
+    output_with_others: Callable[[Tensor], Tensor] | None = None
+    """Replaces `forward` while there is a `product`, where others read the same input."""
 
     def __init__(
         self, base_layer: nn.Module, name: str, requantize: Callable[[], Any] | None = None
@@ -143,6 +152,8 @@ class NoraLinear(nn.Module, AdditiveLayer):
 
         Other arguments are passed to the base layer.
         """
+        if self.product is not None and torch.is_grad_enabled():
+            return self._with_product(self.product, x, *args, **kwargs)
         if self.disable_adapters and self.merged:
             self.unmerge()
         result = self.base_layer(x, *args, **kwargs)
@@ -156,6 +167,21 @@ class NoraLinear(nn.Module, AdditiveLayer):
             else:
                 result = result + self._update(x, adapter_name).to(result.dtype)
         return result
+
+    def _with_product(self, product: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        (adapter_name,) = self.active_adapters
+        _, down = self.outer_pair(adapter_name)
+        base, dropout = self.base_layer, self.nora_dropout[adapter_name]
+        drops = isinstance(dropout, nn.Dropout) and dropout.training
+        # Others, such as a quantised layer, compute their output in their own way.
+        if type(base) is nn.Linear and not (drops or args or kwargs):
+            if self.output_with_others is not None:
+                return self.output_with_others(x)
+            updated = ProductLinear.apply(x, base.weight, base.bias, down, product)
+        else:
+            updated = AddProduct.apply(base(x, *args, **kwargs), dropout(x), down, product)
+        assert isinstance(updated, Tensor)
+        return updated
 
     def _can_fuse(self, x: Tensor, result: Tensor, adapter_name: str) -> bool:
         """Return whether `FusedUpdate` applies and is cheaper: in training, all in one dtype."""

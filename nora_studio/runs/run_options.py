@@ -7,8 +7,9 @@ from pathlib import Path
 from nora_studio.errors import StudioError
 from nora_studio.runs.run_files import CONFIG, PHOTOS, flat_settings, read_config, read_digests
 
-FREE = frozenset({"resume", "name", "output_dir"})
-"""Options that may differ: a run may have been moved or renamed, and --resume is given later."""
+FREE = frozenset({"resume", "name", "output_dir", "capture"})
+"""Options that may differ: a run may have been moved or renamed, --resume is given later, and
+captured steps run the same kernels."""
 
 
 def check_same_options(

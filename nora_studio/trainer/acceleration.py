@@ -2,7 +2,7 @@
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import AutocastKwargs, DistributedDataParallelKwargs
 from torch import nn
 from torch.optim import Optimizer
 
@@ -10,6 +10,16 @@ from nora_studio.trainer.sharding import Sharding
 
 MIXED = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 """Accelerate's name of the mixed precision for each dtype of a base."""
+
+
+def without_autocast(accelerator: Accelerator) -> None:
+    """Run a step as it is, for layers that compute in the base's bfloat16 by themselves.
+
+    Autocast would compute every norm in float32 and convert weights and inputs in every call. In
+    float16 it stays, as the norms need its range.
+    """
+    if accelerator.mixed_precision == "bf16":
+        accelerator.autocast_handler = AutocastKwargs(enabled=False)  # pyright: ignore
 
 
 def prepared(

@@ -18,6 +18,7 @@ from nora_studio.adapters.files.card import AdapterCard
 from nora_studio.adapters.fingerprints import fingerprint
 from nora_studio.adapters.methods.attachment import adapter_parameters, attach
 from nora_studio.adapters.methods.optimizers import make_optimizer
+from nora_studio.adapters.methods.peft_tuners import tuner_layers
 from nora_studio.adapters.methods.spec import AdapterSpec
 from nora_studio.adapters.methods.step_rules import StepRules
 from nora_studio.adapters.methods.table import METHODS
@@ -26,7 +27,7 @@ from nora_studio.nora.outer_cache import OuterCache
 from nora_studio.options.part_settings import PartSettings
 from nora_studio.runs import processes
 from nora_studio.runs.runs import Run
-from nora_studio.trainer.acceleration import prepared
+from nora_studio.trainer.acceleration import prepared, without_autocast
 from nora_studio.trainer.averages import ExponentialAverage, ScheduleFreeAverage, WeightAverage
 from nora_studio.trainer.schedules import learning_rate_schedule
 from nora_studio.trainer.settings import LearningSettings, TrainerSettings, TuningSettings
@@ -144,6 +145,7 @@ def learner(
     first_rate: float,
     *,
     extra: ExtraWeights | None = None,
+    recomputes: bool = False,
     **more: Any,
 ) -> Learner:
     """Return the `Learner` of an adapted base: its optimizer, and how its adapter is saved.
@@ -153,6 +155,7 @@ def learner(
         card: Fields of the `AdapterCard` that `adapted` does not provide.
         first_rate: First estimate of the learning rate for prodigy.
         extra: Weights that are trained with the adapter.
+        recomputes: Whether activations are computed again in the backward pass.
         more: Other fields of the `Learner`.
     """
     parts = adapted.parts
@@ -174,6 +177,8 @@ def learner(
         if extra:
             extra.load(folder)
 
+    record = METHODS[adapted.method]
+    stack = record.step_tensors
     return Learner(
         step=step,
         optimizer=optimizer,
@@ -183,9 +188,14 @@ def learner(
             folder, parts, facts.at(at), extra.now() if extra else None
         ),
         load=load,
+        step_tensors=None if stack is None else lambda: stack(parts.values()),
+        eager=record.eager or (_TWICE if recomputes and settings.tuning.dropout else None),
         adapted=parts,
         **more,
     )
+
+
+_TWICE = "checkpointing has to sample dropout's masks twice"
 
 
 def _optimizer(
@@ -213,6 +223,10 @@ def build_train_state(task: Task, method: str, run: Run, accelerator: Accelerato
     """
     learning, own = task.trainer.learning, task.build(method, run, accelerator)
     schedule = schedule_of(learning, own.optimizer)
+    # DDP and FSDP read each parameter and each weight of the base themselves.
+    alone = accelerator.num_processes == 1 and task.sharding is None
+    if alone and own.step_tensors and all(map(_converts, own.adapted.values())):
+        without_autocast(accelerator)
     model, optimizer = prepared(accelerator, own.step, own.optimizer, task.sharding)
     state = TrainState(
         label=method,
@@ -225,6 +239,8 @@ def build_train_state(task: Task, method: str, run: Run, accelerator: Accelerato
         write_adapter=own.write,
         load_adapter=own.load,
         rules=own.rules,
+        step_tensors=own.step_tensors if alone else None,
+        eager=own.eager if alone else "several processes or a sharded base",
         keeps_best=task.trainer.keeping.keep_best,
         average=average_of(learning, own.parameters, optimizer),
         adapted=own.adapted,
@@ -232,6 +248,12 @@ def build_train_state(task: Task, method: str, run: Run, accelerator: Accelerato
     )
     state.task_callbacks = [make(state) for make in own.callbacks]
     return state
+
+
+def _converts(module: nn.Module) -> bool:
+    """Return whether all adapter layers of a module compute in the base's dtype by themselves."""
+    layers = tuner_layers(module).values()
+    return all(getattr(layer, "converts_dtypes", False) for layer in layers)
 
 
 def schedule_of(learning: LearningSettings, optimizer: torch.optim.Optimizer) -> LambdaLR:

@@ -1,20 +1,18 @@
-"""The training loop: step, clip, log, checkpoint, stop. It is the same for every task."""
+"""The training loop: step, log, checkpoint, stop. It is the same for every task."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from accelerate import Accelerator
 from tqdm import tqdm
 
-from nora_studio.errors import StudioError
 from nora_studio.runs import processes
 from nora_studio.runs.stop import StopRequest
+from nora_studio.trainer.capture import GraphPool
 from nora_studio.trainer.early_stop import EarlyStopping, Verdict
 from nora_studio.trainer.progress import Clock, check_finite, report
 from nora_studio.trainer.saving import save_checkpoints
-from nora_studio.trainer.train_state import Batch, BatchSource, StepCallback, TrainState
+from nora_studio.trainer.step import Stepper, rows_of
+from nora_studio.trainer.train_state import BatchSource, TrainState
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,8 @@ class Plan:
     """When measurements stop the run early."""
     accumulate: int
     """Micro-batches of each process's share of a batch."""
+    capture: bool
+    """Whether steps are CUDA graphs where they can be."""
 
 
 def train(
@@ -61,14 +61,14 @@ def train(
     main = states[0].accelerator.is_main_process
     if plan.watch.judge(states, start).ends:
         return True
+    steppers = steppers_of(states, plan, tqdm.write)
     clock = Clock(start, plan.steps)
-    with tqdm(
-        total=plan.steps, initial=start, disable=not main, unit="step", dynamic_ncols=True
-    ) as bar:
+    shown = {"unit": "step", "dynamic_ncols": True}
+    with tqdm(total=plan.steps, initial=start, disable=not main, **shown) as bar:
         for step in range(start + 1, plan.steps + 1):
             batch = batches.next()
-            for state in states:
-                advance(state, batch, step, plan)
+            for stepper in steppers:
+                stepper.advance(batch, step)
             bar.update()
             last = step == plan.steps
             measured = bool(plan.evaluate_every) and (step % plan.evaluate_every == 0 or last)
@@ -98,62 +98,13 @@ def train(
     return True
 
 
-def advance(state: TrainState, batch: Batch, step: int, plan: Plan) -> None:
-    """Take one optimizer step, without waiting for the device."""
-    accelerator = state.accelerator
-    callbacks = _callbacks(state)
-    for callback in callbacks:
-        callback.before_step(step)
-    loss = torch.zeros((), device=accelerator.device)
-    for left, piece in _pieces(_share(batch, accelerator), plan.accumulate):
-        # Processes reduce their gradients only once, with the last micro-batch.
-        with accelerator.no_sync(state.model) if left else contextlib.nullcontext():
-            share = state.model(**piece) / plan.accumulate
-            accelerator.backward(share)
-        loss += share.detach()
-    norm = accelerator.clip_grad_norm_(state.parameters, plan.max_gradient_norm)
-    state.optimizer.step()
-    for callback in callbacks:
-        callback.after_step(step)
-    state.schedule.step()
-    state.optimizer.zero_grad()
-    state.loss_sum += loss
-    if norm is not None:
-        state.gradient_norm = norm.detach()
-    bad = (state.first_bad_step < 0) & ~torch.isfinite(loss)
-    state.first_bad_step = torch.where(bad, step, state.first_bad_step)
+def steppers_of(
+    states: list[TrainState], plan: Plan, say: Callable[[str], object] = print
+) -> list[Stepper]:
+    """Return what takes each run's steps, once their weights are as they are trained from.
 
-
-def rows_of(batch: Batch) -> int:
-    """Return the number of examples in a batch."""
-    return len(next(iter(batch.values())))
-
-
-def _callbacks(state: TrainState) -> list[StepCallback]:
-    """Return the callbacks of a step in order: the task's, the method's, the average's."""
-    averages = [] if state.average is None else [state.average]
-    return [*state.task_callbacks, state.rules, *averages]
-
-
-def _pieces(share: Batch, count: int) -> Iterator[tuple[int, Batch]]:
-    """Yield equal micro-batches, each with the number of those that follow.
-
-    The loss is a mean over examples, so the mean of the micro-batches' losses is the batch's.
+    Args:
+        say: Called with one line that says why a run's steps are eager on a GPU.
     """
-    rows = rows_of(share)
-    assert rows % count == 0, f"a batch of {rows} cannot be split into {count} equal parts"
-    cut = {name: tensor.chunk(count) for name, tensor in share.items()}
-    for number in range(count):
-        yield count - 1 - number, {name: pieces[number] for name, pieces in cut.items()}
-
-
-def _share(batch: Batch, accelerator: Accelerator) -> Batch:
-    """Return this process's equal share of the global batch, on its device."""
-    count, index = accelerator.num_processes, accelerator.process_index
-    rows = rows_of(batch)
-    if rows % count:
-        raise StudioError(f"a batch of {rows} cannot be split equally among {count} processes.")
-    return {
-        name: tensor.chunk(count)[index].to(accelerator.device, non_blocking=True)
-        for name, tensor in batch.items()
-    }
+    pool = GraphPool() if plan.capture else None
+    return [Stepper(state, plan.accumulate, plan.max_gradient_norm, pool, say) for state in states]

@@ -147,6 +147,7 @@ def plan_of(
         max_gradient_norm=learning.max_gradient_norm,
         watch=watch,
         accumulate=learning.accumulate,
+        capture=learning.capture,
     )
 
 

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
 
-from nora_studio.adapters.methods.step_rules import StepRules
+from nora_studio.adapters.methods.step_rules import StepRules, StepTensors
 from nora_studio.runs.runs import Run
 from nora_studio.trainer.settings import TrainerSettings
 from nora_studio.trainer.sharding import Sharding
@@ -40,6 +40,10 @@ class Learner:
     """Loads them from such a folder, bit for bit."""
     adapted: dict[str, nn.Module] = field(default_factory=dict)
     """The modules with adapters, by part; empty if the method does not adapt a model's weights."""
+    step_tensors: Callable[[], StepTensors] | None = None
+    """Stacks the trained weights for what the layers share in each step; see `TrainState`."""
+    eager: str | None = None
+    """Why a CUDA graph of one step cannot replay the others; None: it can."""
     callbacks: Sequence[Callable[[TrainState], StepCallback]] = ()
     """Factories of the task's callbacks before and after each step, called with the run's state."""
 

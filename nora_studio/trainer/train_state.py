@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from nora_studio.adapters.methods.step_rules import StepRules
+from nora_studio.adapters.methods.step_rules import StepRules, StepTensors
 from nora_studio.runs.curves import Curve, LossPoint
 from nora_studio.runs.runs import Run
 from nora_studio.runs.trackers import RunTracker
@@ -68,6 +68,10 @@ class TrainState:
     """Sets the trained weights from a checkpoint folder."""
     rules: StepRules
     """The method's callbacks before and after each step."""
+    step_tensors: Callable[[], StepTensors] | None = None
+    """Stacks the trained weights, as they are by then, for what the layers share in each step."""
+    eager: str | None = None
+    """Why a CUDA graph of one step cannot replay the others; None: it can."""
     task_callbacks: list["StepCallback"] = field(default_factory=list)
     """The task's callbacks, called before the method's."""
     keeps_best: bool = False

@@ -24,7 +24,7 @@ FLAG_TEXT = """
     --unet.rank 3 --unet.outer-rank 9 --unet.alpha 1.5 --unet.learning-rate 0.25
     --text-encoder.no-train --text-encoder-2.rank 4 --override lora.unet.rank=16
     --schedule cosine-restarts --schedule-cycles 3 --schedule-power 3
-    --warmup-steps 2 --weight-decay 0.5 --max-gradient-norm 0.5 --snr-gamma 5
+    --warmup-steps 2 --weight-decay 0.5 --max-gradient-norm 0.5 --no-capture --snr-gamma 5
     --ema 0.9 --optimizer prodigy --accumulate 3 --text-encoder-steps 4
     --no-captions --caption-dropout 0.1 --buckets --crop random --crops 3 --flip 0.5
     --masks alpha --mask-floor 0.3 --no-cache --max-timestep 700
@@ -82,6 +82,7 @@ schedule_power = 3
 warmup_steps = 2
 weight_decay = 0.5
 max_gradient_norm = 0.5
+capture = false
 ema = 0.9
 optimizer = "prodigy"
 accumulate = 3

@@ -27,7 +27,7 @@ def begun(
             run = Run.create(run.folder, "")
         states.append(train_state_of(task, method, run))
     steps = task.trainer.learning.steps
-    plan = Plan(steps, 2, 1, steps, 0, 0, 1.0, NEVER, accumulate=options.accumulate)
+    plan = Plan(steps, 2, 1, steps, 0, 0, 1.0, NEVER, accumulate=options.accumulate, capture=False)
     return states, batches, plan
 
 

@@ -49,6 +49,8 @@ def built(base: Path, photos: Path, folder: Path, **changes):
 
 
 def run_loop(states: list[TrainState], batches, steps: int) -> None:
-    plan = Plan(steps, 10, steps, 1, 0, 0, max_gradient_norm=1.0, watch=NEVER, accumulate=1)
+    plan = Plan(
+        steps, 10, steps, 1, 0, 0, max_gradient_norm=1.0, watch=NEVER, accumulate=1, capture=False
+    )
     with StopRequest() as stop:
         assert train(states, batches, plan, stop, lambda state, step: None, lambda state: {})

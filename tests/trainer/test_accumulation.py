@@ -58,7 +58,7 @@ def test_pieces_gradients_add_up_to_the_whole_batchs(
         state.schedule = torch.optim.lr_scheduler.LambdaLR(state.optimizer, lambda step: 1.0)
         model: AnyModule = state.model
         model.unet.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
-        single = Plan(1, 1, 9, 1, 0, 0, 1e9, NEVER, plan.accumulate)
+        single = Plan(1, 1, 9, 1, 0, 0, 1e9, NEVER, plan.accumulate, capture=False)
         asked.clear()
         with StopRequest() as stop:
             state.rules.after_step = lambda step: None  # type: ignore[method-assign]

@@ -63,7 +63,9 @@ def new_runs(folder: Path, methods=("lora",)) -> Path:
 
 def go(batches, states, curves: dict, rule="overfit", start=0, stop_at=None, keep=1, every=100):
     """Train with measurements that are given, by label; a signal comes at a step."""
-    plan = Plan(STEPS, 5, every, keep, 0, 1, 1.0, EarlyStopping(rule, 2), accumulate=1)
+    plan = Plan(
+        STEPS, 5, every, keep, 0, 1, 1.0, EarlyStopping(rule, 2), accumulate=1, capture=False
+    )
     steps = {state.label: start for state in states}
     with StopRequest() as stop:
 

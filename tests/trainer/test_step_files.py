@@ -14,19 +14,24 @@ from support.modules import PACKAGE
 from support.places import TOP
 from support.trainer import run_trainer, tiny_arguments
 
-from nora_studio.trainer.early_stop import NEVER
-from nora_studio.trainer.loop import Plan, advance
+from nora_studio.trainer.step import Stepper
 
 STEP = {
-    "trainer/loop.py",
+    "trainer/step.py",
     "tasks/dreambooth/batches.py",
     "tasks/dreambooth/step.py",
     "sdxl/diffusion.py",
     "sdxl/losses.py",
     "nora/layer.py",
 }
-ON_TOP = {"nora/fused_update.py", "adapters/methods/step_rules.py", "adapters/methods/decay.py"}
-"""The method's own: NoRA's cheaper products, its rules and its weight decay."""
+ON_TOP = {
+    "nora/products.py",
+    "nora/product_linear.py",
+    "nora/stacked.py",
+    "adapters/methods/step_rules.py",
+    "adapters/methods/decay.py",
+}
+"""The method's own: NoRA's products of all layers, its rules and its weight decay."""
 
 
 @contextlib.contextmanager
@@ -74,9 +79,9 @@ def test_options_pass_through_few_files_on_their_way_into_a_step(tiny_base, phot
 
 def test_a_step_of_nora_crosses_six_files_and_its_methods_own(tiny_base, photo_folder, tmp_path):
     _, batches, (state,) = built(tiny_base, photo_folder, tmp_path, method="nora")
-    plan = Plan(1, 1, 1, 1, 0, 0, max_gradient_norm=1.0, watch=NEVER, accumulate=1)
+    stepper = Stepper(state, accumulate=1, max_gradient_norm=1.0)
     with calls() as crossed:
-        advance(state, batches.next(), 1, plan)
+        stepper.advance(batches.next(), 1)
     assert set(crossed) - ON_TOP == STEP
     assert {"forward"} < crossed["tasks/dreambooth/step.py"] | crossed["nora/layer.py"]
 

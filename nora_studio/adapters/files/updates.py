@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nora_studio.adapters.methods.peft_tuners import tuner_layers
 from nora_studio.adapters.peft_names import ADAPTER_NAME
 from nora_studio.adapters.tuners import LowRankLinear
+from nora_studio.adapters.tuners.lora import FusedLoraLinear
 from nora_studio.errors import StudioError, first_line
 from nora_studio.nora import NoraLinear, canonical_signs
 
@@ -136,7 +137,12 @@ def is_exact(layer: BaseTunerLayer) -> bool:
     """Return whether the layer's change is a product of low-rank factors."""
     if isinstance(layer, NoraLinear | LowRankLinear):
         return True
-    if type(layer) is not LoraLinear or not isinstance(layer.get_base_layer(), nn.Linear):
+    if type(layer) not in (
+        LoraLinear,
+        FusedLoraLinear,
+    ):  # Not a subclass of PEFT's, of another sum.
+        return False
+    if not isinstance(layer.get_base_layer(), nn.Linear):
         return False
     plain = ADAPTER_NAME in layer.lora_A and ADAPTER_NAME not in layer.lora_magnitude_vector
     return plain and not layer.lora_bias.get(ADAPTER_NAME, False)

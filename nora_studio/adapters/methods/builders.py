@@ -6,7 +6,7 @@ PEFT takes about ten seconds to import, so each function imports what it needs w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from nora_studio.adapters.methods.spec import AdapterSpec, Shape
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from nora_studio.adapters.methods.step_rules import StepRules
+    from nora_studio.adapters.methods.step_rules import StepRules, StepTensors
 
 Build = Callable[[AdapterSpec, list[str], list[Shape]], "PeftConfig"]
 """The type of `Method.build`."""
@@ -39,8 +39,11 @@ def lora(use_rslora: bool = False, use_dora: bool = False) -> Build:
 
     def build(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:
         from peft import LoraConfig
+        from torch import nn
 
-        return LoraConfig(
+        from nora_studio.adapters.tuners.lora import fused_layer
+
+        config = LoraConfig(
             r=spec.rank,
             lora_alpha=alpha_of(spec, spec.rank),
             lora_dropout=spec.dropout,
@@ -48,8 +51,26 @@ def lora(use_rslora: bool = False, use_dora: bool = False) -> Build:
             use_rslora=use_rslora,
             use_dora=use_dora,
         )
+        if not use_dora:
+            # PEFT's way to choose a layer of one's own; it is not part of the saved configuration.
+            config._register_custom_module({nn.Linear: fused_layer})  # pyright: ignore
+        return config
 
     return build
+
+
+def nora_products(modules: Iterable[nn.Module]) -> StepTensors:
+    """Return the products of NoRA's layers, to be formed for each step."""
+    from nora_studio.nora.products import NoraProducts
+
+    return NoraProducts(modules)
+
+
+def lora_factors(modules: Iterable[nn.Module]) -> StepTensors:
+    """Return the factors of LoRA's layers, to be converted for each step."""
+    from nora_studio.adapters.tuners.lora import LoraFactors
+
+    return LoraFactors(modules)
 
 
 def adalora(spec: AdapterSpec, targets: list[str], shapes: list[Shape]) -> PeftConfig:

@@ -45,23 +45,35 @@ def decay_towards_start(
             # Without a gradient no optimizer changes a weight, and subtracting would round it.
             if parameter.grad is None or (state and START not in state):
                 continue
-            start = state.get(START, first).to(parameter.device)
-            moved.append((parameter, start))
-            for point in _points(parameter, state):
-                point.sub_(start)
+            moved.append((parameter, state.get(START, first).to(parameter.device)))
+        points, origins = _pairs(optimizer, moved)
+        if points:
+            torch._foreach_sub_(points, origins)
 
     @torch.no_grad()
     def add_starts(*_: Any) -> None:
+        # Only after the step: optimizers take an empty state as a sign of the first one.
         for parameter, start in moved:
-            # Only after the step: optimizers take an empty state as a sign of the first one.
-            state = optimizer.state[parameter]
-            starts[parameter] = state[START] = start
-            for point in _points(parameter, state):
-                point.add_(start)
+            starts[parameter] = optimizer.state[parameter][START] = start
+        points, origins = _pairs(optimizer, moved)
+        if points:
+            torch._foreach_add_(points, origins)
         moved.clear()
 
     optimizer.register_step_pre_hook(subtract_starts)
     optimizer.register_step_post_hook(add_starts)
+
+
+def _pairs(
+    optimizer: torch.optim.Optimizer, moved: list[tuple[nn.Parameter, Tensor]]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return all points in weight space of some weights, and the start of each."""
+    pairs = [
+        (point, start)
+        for parameter, start in moved
+        for point in _points(parameter, optimizer.state.get(parameter, {}))
+    ]
+    return [point for point, _ in pairs], [start for _, start in pairs]
 
 
 def _points(parameter: nn.Parameter, state: dict[str, Any]) -> list[Tensor]:

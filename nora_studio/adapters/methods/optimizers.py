@@ -94,7 +94,7 @@ def _create(
     first_rate: float,
 ) -> torch.optim.Optimizer:
     if optimizer == "adamw":
-        return torch.optim.AdamW(groups, weight_decay=weight_decay)
+        return _adamw(groups, weight_decay)
     if optimizer == "adafactor":
         # Torch's Adafactor scales each step by the weights' size, and an adapter starts at zero.
         return Adafactor(
@@ -123,6 +123,28 @@ def _create(
         return Lion([{"weight_decay": weight_decay, **group} for group in groups])
     # Adapters are many small matrices; by default those below 4096 elements stay in 32 bits.
     return AdamW8bit(groups, weight_decay=weight_decay, min_8bit_size=SMALLEST_IN_8_BITS)
+
+
+def _adamw(groups: list[dict[str, Any]], weight_decay: float) -> torch.optim.AdamW:
+    """Return AdamW; on a GPU in its fused form, whose checkpoints are those of the plain one."""
+    if not any(parameter.is_cuda for group in groups for parameter in group["params"]):
+        return torch.optim.AdamW(groups, weight_decay=weight_decay)
+    made = torch.optim.AdamW(groups, weight_decay=weight_decay, fused=True)
+
+    def as_plain(_: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+        for group in saved["param_groups"]:
+            group["fused"] = None
+        saved["state"] = {
+            key: {**state, "step": state["step"].cpu()} for key, state in saved["state"].items()
+        }
+
+    def as_fused(_: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+        for group in saved["param_groups"]:
+            group["fused"] = True
+
+    made.register_state_dict_post_hook(as_plain)
+    made.register_load_state_dict_pre_hook(as_fused)
+    return made
 
 
 def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, dict[str, float]]:

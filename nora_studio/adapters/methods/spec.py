@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from nora_studio.adapters.methods.step_rules import StepRules, plain_step_rules
+from nora_studio.adapters.methods.step_rules import StepRules, StepTensors, plain_step_rules
 from nora_studio.errors import StudioError
 
 if TYPE_CHECKING:
@@ -195,6 +195,11 @@ class Method:
     """(model, adapter name): called once the adapter is on the model."""
     steps: Callable[[dict[str, nn.Module], int], StepRules] = plain_step_rules
     """(adapted modules by part, seed of its random numbers) -> what it does around each step."""
+    step_tensors: Callable[[Iterable[nn.Module]], StepTensors] | None = None
+    """Adapted modules, as they are trained from now on -> what its layers share in each step; None:
+    every layer computes by itself."""
+    eager: str | None = None
+    """Why a CUDA graph of one step cannot replay the others; None: it can."""
     groups: Callable[[str, nn.Module, float, float, float], list[dict[str, Any]]] | None = None
     """(part, module, rate, weight decay, lora_plus_ratio) -> an optimizer's parameter groups; the
     first is named after the part. None: one group with all trained weights."""

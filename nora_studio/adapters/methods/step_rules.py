@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from nora_studio.nora.stacked import StackedParameters
+
 
 class StepRules(Protocol):
     """A method's rules around a step, called by the training loop; `PlainSteps` does nothing."""
@@ -30,6 +32,23 @@ class StepRules(Protocol):
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Set what `state` returned."""
+        ...
+
+
+class StepTensors(Protocol):
+    """What a method computes for all of its layers at once, before each forward pass."""
+
+    @property
+    def stacks(self) -> list[StackedParameters]:
+        """The trained parameters that it has stacked."""
+        ...
+
+    def form(self) -> None:
+        """Compute the tensors and give them to the layers, for a forward pass with gradients."""
+        ...
+
+    def drop(self) -> None:
+        """Take them back after the backward pass."""
         ...
 
 

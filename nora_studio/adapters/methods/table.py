@@ -72,12 +72,13 @@ METHODS: dict[str, Method] = {
             {"alpha", "dropout", "outer_rank", "start", "outer", "mean_abs_inputs", "find_outer"}
         ),
         decays_to_start=frozenset({"nora_inner_up", "nora_inner_down"}),
+        step_tensors=builders.nora_products,
     ),
     "lora": Method(
         "LoRA: two trained low-rank factors", "2106.09685", _RANK, "PEFT", builders.lora(),
         TrainingDefaults(16, 1e-4, 5e-5, "the usual recipe"),
         TrainingDefaults(8, 3e-3, 5e-4, "sweep"),
-        title="LoRA", bits=_ANY_BITS, both_factors=True,
+        title="LoRA", bits=_ANY_BITS, both_factors=True, step_tensors=builders.lora_factors,
     ),
     "lora+": Method(
         "LoRA+: the output-side factor learns 16 times faster",
@@ -87,6 +88,7 @@ METHODS: dict[str, Method] = {
         clip=_CLIP, embedded_clip=UniformDefaults(2, (3e-3, 1e-3, 1e-2), _CLIP_ALPHA),
         settings=frozenset({"alpha", "dropout", "lora_plus_ratio"}),
         bits=_ANY_BITS, both_factors=True, groups=builders.lora_plus_groups,
+        step_tensors=builders.lora_factors,
     ),
     "lora-fa": Method(
         "LoRA-FA: the input-side factor stays at its random start",
@@ -103,7 +105,7 @@ METHODS: dict[str, Method] = {
         TrainingDefaults(8, 1e-3, 2e-4),
         clip=UniformDefaults(2, (2e-4,), 1.0, source="CLIP-LoRA's paper"),
         embedded_clip=UniformDefaults(2, (1e-2, 3e-3, 3e-2), 1.0),
-        bits=_ANY_BITS, both_factors=True,
+        bits=_ANY_BITS, both_factors=True, step_tensors=builders.lora_factors,
     ),
     "dora": Method(
         "DoRA: LoRA for directions, a vector for magnitudes",
@@ -142,7 +144,8 @@ METHODS: dict[str, Method] = {
         TrainingDefaults(16, 1e-4, 5e-5, _AS_LORA),
         TrainingDefaults(8, 3e-3, 5e-4),
         clip=_CLIP, embedded_clip=_EMBEDDED_CLIP,
-        both_factors=True, steps=builders.dylora_step_rules, tuner=Tuner("DYLORA"),
+        both_factors=True, steps=builders.dylora_step_rules, eager="every step has another rank",
+        tuner=Tuner("DYLORA"),
     ),
     "tied-lora": Method(
         "Tied-LoRA: one pair for all layers of a kind",

@@ -127,6 +127,7 @@ class CommonsenseTask(Task):
             AnswerStep(tree, adapted.rules).train(),
             {"model": settings.model, "trigger": "", "prompt": "", "resolution": 0, "task": TASK},
             recommended(method, settings.model).rate / 10,
+            recomputes=settings.gradient_checkpointing,
         )
 
     @torch.no_grad()

@@ -215,6 +215,7 @@ def build(subject: Subject, method: str, device: torch.device) -> Learner:
         },
         first_rate(method, settings.base.model),
         extra=TokenRows.of(subject.tokens, encoders, settings.tokens.rate),
+        recomputes=settings.base.gradient_checkpointing,
         callbacks=[lambda state: FreezeTextEncoders(state, until)] if until else [],
     )
 

@@ -15,8 +15,8 @@ from nora_studio.runs.runs import Run
 from nora_studio.tasks.fewshot.methods import METHODS
 from nora_studio.tasks.fewshot.options import FewshotOptions
 from nora_studio.tasks.fewshot.recommended import final_rate_of, recommended, with_recommended
-from nora_studio.trainer.loop import rows_of
 from nora_studio.trainer.schedules import learning_rate_schedule
+from nora_studio.trainer.step import rows_of
 
 KNOWN = {name: method.tuner for name, method in METHODS.items()}
 

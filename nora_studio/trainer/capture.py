@@ -1,0 +1,189 @@
+"""CUDA graphs of a training step's gradients: recorded once for each shape of batch, then replayed.
+
+Eagerly, the host launches some 25,000 small kernels for a step of SDXL, and the GPU waits for it
+most of the time. A graph launches them at once. What follows (clipping, the optimizer, averages) is
+a few hundred kernels, which the host launches while the GPU still replays.
+"""
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nora_studio.nora.stacked import StackedParameters
+from nora_studio.trainer.out_of_memory import is_out_of_memory
+
+MOST_GRAPHS = 8
+"""Number of shapes of a run's batches with a graph each; steps of other shapes stay eager."""
+TOLERANCE = 0.05
+"""Largest relative difference of a graph's first loss and gradient norm from those of the eager
+step before it; kernels in half precision differ by a hundredth of that."""
+
+Batch = dict[str, Tensor]
+Compute = Callable[[Batch], Tensor]
+"""Adds a batch's gradients to the parameters' and returns its loss, detached, without any wait."""
+
+
+class GraphPool:
+    """Memory that the graphs of all twins share, since they never run at the same time."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    @property
+    def handle(self) -> Any:
+        """The pool's handle, for `torch.cuda.graph`."""
+        if self._handle is None:
+            self._handle = torch.cuda.graph_pool_handle()
+        return self._handle
+
+
+class CaptureError(Exception):
+    """A step cannot be captured; the message says why."""
+
+
+@dataclass
+class _Graph:
+    """A captured step, with all tensors that it reads and where they are."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs: Batch
+    loss: Tensor
+    tensors: list[Tensor]
+    addresses: list[int]
+
+
+class StepGraphs:
+    """The graphs of one run, by the shapes of a batch.
+
+    Gradients are added to tensors that stay where they are, so a parameter's `grad` must be cleared
+    in place (`clear`). A parameter that gets no gradient keeps none.
+    """
+
+    def __init__(
+        self,
+        compute: Compute,
+        module: nn.Module,
+        parameters: Sequence[nn.Parameter],
+        stacks: Sequence[StackedParameters],
+        pool: GraphPool,
+    ) -> None:
+        """Prepare to capture.
+
+        Args:
+            compute: Computes gradients eagerly.
+            module: Holds all tensors that it reads.
+            parameters: All that are trained, now or later.
+            stacks: Some of them, stacked.
+            pool: Shared by twins.
+        """
+        self.compute, self.module, self.pool, self.stacks = compute, module, pool, stacks
+        self.parameters = list(parameters)
+        stacked = {id(p) for stack in stacks for p in stack.parameters}
+        self.single = [p for p in self.parameters if id(p) not in stacked]
+        self.graphs: dict[tuple[object, ...], _Graph] = {}
+        self.device = self.parameters[0].device
+        self.stream = torch.cuda.Stream(self.device)
+
+    def gradients(self, batch: Batch) -> Tensor | None:
+        """Compute a batch's gradients by a graph, captured first if it is the first of its shape.
+
+        Args:
+            batch: On the device, or in pinned memory.
+
+        Returns:
+            The loss, valid until the next call; None if the shapes get no graph.
+
+        Raises:
+            CaptureError: the step could not be captured. The state is as before the call, except
+                for gradients, which must be cleared.
+        """
+        trained = sum(parameter.requires_grad for parameter in self.parameters)
+        key = (trained, *((name, t.shape, t.dtype) for name, t in sorted(batch.items())))
+        found = self.graphs.get(key)
+        if found is not None and found.addresses != _addresses(found.tensors):
+            self.graphs.clear()  # Something moved weights, as to the CPU and back.
+            found = None
+        if found is None:
+            if self.graphs and next(iter(self.graphs))[0] != trained:
+                self.graphs.clear()  # Some were frozen, so the old graphs are not used again.
+            if len(self.graphs) >= MOST_GRAPHS:
+                return None
+            found = self.graphs[key] = self._captured(batch)
+        else:
+            for name, tensor in batch.items():
+                found.inputs[name].copy_(tensor, non_blocking=True)
+            found.graph.replay()
+        return found.loss
+
+    def clear(self) -> None:
+        """Set all gradients to zero, in place."""
+        gradients = [p.grad for p in self.single if p.grad is not None]
+        gradients += [stack.gradient for stack in self.stacks]
+        if gradients:
+            torch._foreach_zero_(gradients)
+
+    def _captured(self, batch: Batch) -> _Graph:
+        """Capture and replay a step, after an eager one that every library prepares itself in."""
+        inputs = {name: tensor.to(self.device, copy=True) for name, tensor in batch.items()}
+        generator = torch.cuda.get_rng_state(self.device)
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(current)
+        try:
+            with torch.cuda.stream(self.stream):
+                self.clear()
+                expected = self._measured(self.compute(inputs))
+            _free()  # For the graph's own memory.
+            torch.cuda.set_rng_state(generator, self.device)
+            with torch.cuda.graph(graph, pool=self.pool.handle, stream=self.stream):
+                self.clear()
+                loss = self.compute(inputs)
+            current.wait_stream(self.stream)
+            graph.replay()
+            found = self._measured(loss)
+            if not all(
+                abs(one - other) <= TOLERANCE * abs(other)
+                for one, other in zip(found, expected, strict=True)
+            ):
+                raise CaptureError(
+                    f"a replay gave loss and gradient norm {found}, the step itself {expected}"
+                )
+        except Exception as error:
+            _restore_generator(generator, self.device)
+            if isinstance(error, CaptureError):
+                raise
+            raise CaptureError(_reason(error)) from error
+        tensors = [*self.module.parameters(), *self.module.buffers()]
+        return _Graph(graph, inputs, loss, tensors, _addresses(tensors))
+
+    def _measured(self, loss: Tensor) -> tuple[float, float]:
+        """Return the loss and the norm of all gradients; waits for the device."""
+        norms = torch._foreach_norm([p.grad for p in self.parameters if p.grad is not None])
+        return loss.item(), torch.stack([norm.float() for norm in norms]).norm().item()
+
+
+def _addresses(tensors: Sequence[Tensor]) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]
+
+
+def _restore_generator(state: Tensor, device: torch.device) -> None:
+    """Set the state of a device's generator, which a failed capture leaves unusable."""
+    fresh = torch.Generator(device)
+    fresh.set_state(state)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    torch.cuda.default_generators[index].graphsafe_set_state(fresh.graphsafe_get_state())
+
+
+def _free() -> None:
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+
+
+def _reason(error: Exception) -> str:
+    if is_out_of_memory(error):
+        return "out of memory"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
