@@ -47,7 +47,7 @@ def decay_towards_start(
                 continue
             start = state.get(START, first).to(parameter.device)
             moved.append((parameter, start))
-            for point in _points(parameter, state):
+            for point in _weight_positions(parameter, state):
                 point.sub_(start)
 
     @torch.no_grad()
@@ -56,7 +56,7 @@ def decay_towards_start(
             # Only after the step: optimizers take an empty state as a sign of the first one.
             state = optimizer.state[parameter]
             starts[parameter] = state[START] = start
-            for point in _points(parameter, state):
+            for point in _weight_positions(parameter, state):
                 point.add_(start)
         moved.clear()
 
@@ -64,5 +64,5 @@ def decay_towards_start(
     optimizer.register_step_post_hook(add_starts)
 
 
-def _points(parameter: nn.Parameter, state: dict[str, Any]) -> list[Tensor]:
+def _weight_positions(parameter: nn.Parameter, state: dict[str, Any]) -> list[Tensor]:
     return [parameter, *(state[name] for name in _POSITIONS if name in state)]
