@@ -50,8 +50,7 @@ def run(options: Options) -> int:
     if options.plot is not None:
         if not blocks:
             raise StudioError(
-                f"--plot: the change of {adapter.path} cannot be measured without its base. "
-                "Leave --plot out."
+                "--plot: there is no table of blocks to draw (see above). Leave --plot out."
             )
         draw_energies(blocks, title_of(adapter.path), options.plot)
         print(options.plot)

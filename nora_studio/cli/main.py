@@ -30,7 +30,7 @@ class Command:
     """Module with the `run` to call, where its import takes seconds: it is imported after the
     options are parsed, so that `--help` and a wrong flag respond at once. Empty: `module`."""
 
-    def start(self, prog: str, arguments: Sequence[str]) -> int:
+    def run(self, prog: str, arguments: Sequence[str]) -> int:
         """Run the command and return its exit status."""
         module = importlib.import_module(self.module)
         if not hasattr(module, "Options"):
@@ -46,7 +46,7 @@ class Script:
     line: str
     script: str
 
-    def start(self, prog: str, arguments: Sequence[str]) -> int:
+    def run(self, prog: str, arguments: Sequence[str]) -> int:
         """Run the script in its own process and return its exit status."""
         return run_script(self.script, arguments, prog)
 
@@ -60,7 +60,7 @@ class Group:
     """The subcommand that runs if none is given."""
     commands: dict[str, Command]
 
-    def start(self, prog: str, arguments: Sequence[str]) -> int:
+    def run(self, prog: str, arguments: Sequence[str]) -> int:
         """Run the subcommand and return its exit status."""
         word, *rest = arguments or [self.default]
         if word in ("-h", "--help"):
@@ -71,7 +71,7 @@ class Group:
         if word not in self.commands:
             expected = f"{prog.split()[-1]}: expected one of {', '.join(self.commands)}"
             raise StudioError(f"{expected}; got {word!r}.{suggestion(word, self.commands)}")
-        return self.commands[word].start(f"{prog} {word}", rest)
+        return self.commands[word].run(f"{prog} {word}", rest)
 
 
 _OURS = "nora_studio.cli.commands"
@@ -178,4 +178,4 @@ def dispatch(arguments: Sequence[str]) -> int:
     if word not in COMMANDS:
         expected = f"expected a command ({', '.join(COMMANDS)})"
         raise StudioError(f"{expected}; got {word!r}.{suggestion(word, COMMANDS)}")
-    return COMMANDS[word].start(f"nora-studio {word}", rest)
+    return COMMANDS[word].run(f"nora-studio {word}", rest)

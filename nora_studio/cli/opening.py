@@ -16,6 +16,7 @@ from nora_studio.adapters.files.peft_settings import WEIGHTS
 from nora_studio.adapters.files.updates import Updates, is_exact, read_updates
 from nora_studio.adapters.methods.attachment import detach
 from nora_studio.adapters.methods.peft_tuners import tuner_layers
+from nora_studio.adapters.methods.table import METHOD_NAMES
 from nora_studio.errors import StudioError
 from nora_studio.mini.assets import EMBEDDED
 from nora_studio.sdxl.models import PARTS, load_sdxl, parts_of
@@ -88,7 +89,8 @@ def _fetch_configs(model: str, local_only: bool) -> str:
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise StudioError(
-            f"--model: {model} cannot be downloaded from the Hub: {reason}"
+            f"--model: {model} cannot be downloaded from the Hub: {reason.rstrip('.')}. Check the "
+            "name and the connection."
         ) from error
 
 
@@ -133,7 +135,11 @@ def open_on_base(
         if all(is_exact(layer) for layer in layers):
             return AdapterOnBase(adapter, card, parts)
         if local_only:
-            raise StudioError(f"the change of a {card.method} depends on the base's weights.")
+            title = METHOD_NAMES.get(card.method, card.method)
+            raise StudioError(
+                f"measuring an adapter of {title} needs its base's weights, which inspect does not "
+                "load."
+            )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parts = parts_of(load_sdxl(card.model, _trained_dtype(adapter), device))
     load_adapter(adapter, parts)

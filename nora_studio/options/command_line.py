@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import tyro
 
 from nora_studio.errors import StudioError
-from nora_studio.options.number_ranges import check_is_number, check_number
+from nora_studio.options.number_ranges import check_is_number, checked_number
 from nora_studio.options.paths import check_confined, check_path, check_text
 from nora_studio.runs.scripts import PROGRAM
 
@@ -179,5 +179,5 @@ def _check_value(value: object, name: str, what: str) -> object:
     elif isinstance(value, str):
         check_text(value, what)
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        return check_number(value, name, what)
+        return checked_number(value, name, what)
     return value

@@ -18,8 +18,8 @@ _MOST_CHARACTERS = 40
 _SEEDS = {"seed", "sample_seed", "seeds"}
 
 
-def check_number(value: int | float, name: str, what: str) -> int | float:
-    """Check that a number is in its option's range, and sample a random seed.
+def checked_number(value: int | float, name: str, what: str) -> int | float:
+    """Return a number if it is in its option's range; a seed of -1 becomes a random one.
 
     Args:
         name: The option's field, such as "sample_seed".

@@ -146,7 +146,7 @@ def check_inside(root: Path, path: Path | str, label: str, recursive: bool = Tru
 
     Raises:
         StudioError: as `check_relative`; or a link leads out of the folder; or the path, or
-            anything in it, is neither a file nor a folder.
+            anything in it, is a pipe, device or socket.
     """
     path = check_relative(path, label)
     name, root = format_value(str(path)), Path(os.path.realpath(root))
@@ -172,7 +172,7 @@ def check_inside(root: Path, path: Path | str, label: str, recursive: bool = Tru
         raise StudioError(f"{label}: {name} cannot be looked at: {error.strerror}.") from error
     except _Unreadable as error:
         raise StudioError(
-            f"{label}: {name} is or holds {error}, which is neither a file nor a folder."
+            f"{label}: {name} is or holds {error}, which is a pipe, device or socket."
         ) from None
     return place
 

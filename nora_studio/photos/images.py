@@ -81,9 +81,7 @@ def list_photos(folder: Path, flag: str = "--instance-dir") -> list[Path]:
 def _check_is_file(file: Path, flag: str) -> None:
     """Refuse a pipe, a device or a socket: opening one may block forever."""
     if file.exists() and not file.is_file():
-        raise StudioError(
-            f"{flag}: {file} is neither a file nor a folder. Move it out of the folder."
-        )
+        raise StudioError(f"{flag}: {file} is a pipe, device or socket. Move it out of the folder.")
 
 
 def is_photo_name(name: str) -> bool:

@@ -51,7 +51,7 @@ def disk_error(error: OSError, what: str, where: Path, then: str) -> DiskError:
     elif error.errno == errno.ENAMETOOLONG:
         reason, remedy = "its name is too long for the disk", "Choose a shorter name"
     elif error.errno in _NO_ROOM:
-        reason, remedy = f"{reason} ({_free(where)})", "Free some space"
+        reason, remedy = f"{reason} ({_free_space(where)})", "Free some space"
     elif error.errno == errno.EIO:
         remedy = "Check the disk"
     else:
@@ -59,7 +59,7 @@ def disk_error(error: OSError, what: str, where: Path, then: str) -> DiskError:
     return DiskError(f"{where} cannot be written ({what}): {reason}. {remedy}, then {then}.")
 
 
-def _free(where: Path) -> str:
+def _free_space(where: Path) -> str:
     for folder in (where, *where.absolute().parents):
         with contextlib.suppress(OSError):
             return f"{shutil.disk_usage(folder).free / 2**20:,.1f} MiB free"

@@ -69,7 +69,7 @@ class RunLock:
             write_text(self.folder / HOLDER, json.dumps(asdict(ProcessId.own())) + "\n")
 
     def release(self, forget: bool = False) -> None:
-        """Release the lock.
+        """Release the lock; with `forget`, also delete the folders that hold nothing else.
 
         Args:
             forget: Also remove the folder, and the parents that were created for it, if they hold

@@ -163,8 +163,8 @@ class Run:
         """Steps of the whole run, as last planned; 0 if its settings do not say."""
         return run_files.read_config(self.folder / CONFIG).get("steps", 0)
 
-    def extend(self, config: str) -> None:
-        """Replace the settings by those with more steps."""
+    def replace_config(self, config: str) -> None:
+        """Replace the run's settings."""
         with writing("its settings", self.folder, GO_ON):
             write_text(self.folder / CONFIG, config, durable=True)
 

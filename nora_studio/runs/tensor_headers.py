@@ -75,7 +75,7 @@ def read_header(file: Path, remedy: str | None = None) -> Header:
         raise StudioError(f"{file} cannot be read: {error.strerror}.") from error
     try:
         if not fits:
-            raise ValueError(f"its header should have {length} bytes and is truncated")
+            raise ValueError(f"its header of {length} bytes is truncated or above the limit")
         entries = parse_json(text.decode())
         metadata = entries.pop("__metadata__", None) or {}
         _check_places(entries, status.st_size - 8 - length)

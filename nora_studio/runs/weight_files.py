@@ -167,4 +167,7 @@ def pick_weights(
 
 
 def _download_error(flag: str, what: str, error: Exception) -> StudioError:
-    return StudioError(f"{flag}: {what} cannot be downloaded from the Hub: {first_line(error)}")
+    return StudioError(
+        f"{flag}: {what} cannot be downloaded from the Hub: {first_line(error).rstrip('.')}. "
+        "Check the name and the connection."
+    )

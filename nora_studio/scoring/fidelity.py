@@ -31,7 +31,7 @@ class Score:
 
     @property
     def mean(self) -> float:
-        """The mean over units."""
+        """The mean over prompts (seeds if there is one prompt)."""
         return sum(self.units) / len(self.units)
 
 

@@ -73,6 +73,10 @@ def find_checkpoints(path: Path, last: int) -> list[Checkpoint]:
         for _, folder in chosen
     ]
     if not found + ends:
+        if earlier:
+            raise StudioError(
+                f"{path} has no final adapter yet. Wait until it ends, or give --checkpoints 1."
+            )
         raise StudioError(
             f"expected a run with a checkpoint; {path} has none yet. Wait for its first one."
         )

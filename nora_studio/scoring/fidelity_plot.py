@@ -12,7 +12,7 @@ def plot_fidelity(result: Fidelity, file: Path) -> None:
     # Imported here: nothing else needs it, and it takes a second.
     from matplotlib.figure import Figure
 
-    def place(number: int) -> tuple[float, float]:
+    def position(number: int) -> tuple[float, float]:
         scores = result.points[number].scores
         return scores[PROMPT_SCORE].mean, scores[result.subject_score].mean
 
@@ -22,18 +22,18 @@ def plot_fidelity(result: Fidelity, file: Path) -> None:
     for order, run in enumerate(runs):
         colour = COLOURS[order % len(COLOURS)]
         own = [n for n, point in enumerate(result.points) if point.run == run]
-        axes.plot(*zip(*(place(n) for n in own), strict=True), "o", color=colour, label=run)
+        axes.plot(*zip(*(position(n) for n in own), strict=True), "o", color=colour, label=run)
         axes.plot(
-            *zip(*(place(n) for n in result.front if n in own), strict=True),
+            *zip(*(position(n) for n in result.front if n in own), strict=True),
             color=colour,
             alpha=0.4,
         )
         for number in own:
             point = result.points[number]
             text = f"{point.step} × {point.strength:g}"
-            axes.annotate(text, place(number), (5, 4), textcoords="offset points", fontsize=7)
+            axes.annotate(text, position(number), (5, 4), textcoords="offset points", fontsize=7)
         if run in result.recommended:
-            ring = place(result.recommended[run].point)
+            ring = position(result.recommended[run].point)
             axes.plot(*ring, "o", markersize=15, fillstyle="none", color=colour)
     base = result.base.scores
     end = base[PROMPT_SCORE].mean, base[result.subject_score].mean

@@ -17,7 +17,7 @@ Cell = Mapping[str, Any]
 
 @functools.cache
 def read_record(name: str) -> dict[str, Any]:
-    """Read a record of assets/."""
+    """Read a JSON record of measured results from assets/."""
     return json.loads((assets_dir() / f"{name}.json").read_text(encoding="utf-8"))
 
 

@@ -81,7 +81,10 @@ def load_scorer(
     try:
         model, preprocess, tokenize = load_open_clip(files, device)
     except _NOT_LOADED as error:
-        raise StudioError(f"{flag}: {name!r} could not be loaded: {first_line(error)}") from error
+        raise StudioError(
+            f"{flag}: {name!r} could not be loaded: {first_line(error).rstrip('.')}. "
+            "Check the name or folder."
+        ) from error
     model.requires_grad_(False).eval()
     return Scorer(name, model, preprocess, tokenize, torch.device(device))
 

@@ -128,7 +128,8 @@ def load_tokenizers(model: str = EMBEDDED) -> Tokenizers:
         )
     except (OSError, ValueError, KeyError) as error:
         raise StudioError(
-            f"--model: the tokenizers of {model!r} could not be loaded: {first_line(error)}"
+            f"--model: the tokenizers of {model!r} could not be loaded: "
+            f"{first_line(error).rstrip('.')}. Check the path or Hub name."
         ) from error
 
 
@@ -154,7 +155,7 @@ def _check_directory(folder: Path) -> None:
     try:
         kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise StudioError(f"--model: {index} is not valid JSON: {error}") from error
+        raise StudioError(f"--model: {index} is not valid JSON: {error}. Restore it.") from error
     if kind != "StableDiffusionXLPipeline":
         raise StudioError(
             f"--model: expected a StableDiffusionXLPipeline; {index} says {kind}. Name a model of "

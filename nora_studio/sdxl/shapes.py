@@ -137,5 +137,6 @@ def _from_config(folder: Path) -> nn.Module:
         return AutoModel.from_config(config) if kind is None else kind(config)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise StudioError(
-            f"--model: {file} does not describe a known model: {first_line(error)}"
+            f"--model: {file} does not describe a known model: "
+            f"{first_line(error).rstrip('.')}. Check the folder."
         ) from error

@@ -67,14 +67,14 @@ def compare_runs(one: Path, other: Path) -> list[Agreement]:
 
 
 def _compare_folders(what: str, one: Path, other: Path) -> Agreement:
-    names = sorted({str(f.relative_to(top)) for top in (one, other) for f in _files(top)})
+    names = sorted({str(f.relative_to(top)) for top in (one, other) for f in _compared_files(top)})
     gaps = {name: _gap(one / name, other / name) for name in names}
     if one.name != other.name:
         gaps[one.name] = (math.inf, math.inf)
     return _agreement(what, gaps)
 
 
-def _files(top: Path) -> Iterator[Path]:
+def _compared_files(top: Path) -> Iterator[Path]:
     # Checksums are left out: they differ if the files do, which are compared themselves.
     return (file for file in top.rglob("*") if file.is_file() and file.name != CHECKSUMS)
 

@@ -114,7 +114,7 @@ class RunSession:
         """
         for run, _ in self._held:
             if run.exists:
-                run.extend(config)
+                run.replace_config(config)
             else:
                 Run.create(run.folder, config, record, run.method)
             status = run.read_status()

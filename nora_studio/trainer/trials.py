@@ -65,7 +65,7 @@ class Training:
         file = self.folder / "told.txt"
         return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
 
-    def class_pictures(self) -> list[Path]:
+    def class_images(self) -> list[Path]:
         """Return the class images generated so far."""
         return list((self.folder / "runs").glob("class-pictures/*/drawn-*.png"))
 
@@ -150,7 +150,7 @@ def current_phase(training: Training, encoded: int) -> str:
     runs = training.runs
     if not all(run.exists for run in runs):
         files = sum(file.is_file() for file in training.cache.rglob("*"))
-        if training.class_pictures():
+        if training.class_images():
             return "class pictures" if files < encoded else "start-up"
         return "encoding" if 0 < files < encoded else "start-up"
     if all(run.read_status().get("state") == "finished" for run in runs):

@@ -163,8 +163,9 @@ def test_a_base_that_visitors_may_not_load_is_not_loaded(workspace, twins):
         lambda: commands.merge([AdapterChoice(NORA)], "x", model="/etc"),
         lambda: commands.push(NORA, "a/b"),
     ):
-        with pytest.raises(StudioError, match="cannot be loaded here"):
+        with pytest.raises(StudioError, match="cannot be loaded here") as refusal:
             order()
+        assert ("was trained on" in str(refusal.value)) == (asked[-1] != "/etc")
     assert asked[1] == "/etc" and asked[0] == open_adapter(workspace.runs / "mug-nora").card.model
 
 

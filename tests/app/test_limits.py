@@ -15,7 +15,7 @@ from nora_studio.adapters.methods.spec import AdapterSpec
 from nora_studio.app.pages.train import _Handlers as Train
 from nora_studio.app.pages.watch import _Handlers as Watch
 from nora_studio.app.serve import UiOptions, open_studio
-from nora_studio.app.server.limits import TRAINING_LIMITS, Limits
+from nora_studio.app.server.limits import TRAINING_LIMITS, LimitCheck
 from nora_studio.app.server.quota import reserve_room, used_bytes
 from nora_studio.app.server.request_body import TooLarge
 from nora_studio.app.server.resource_use import (
@@ -62,18 +62,18 @@ def test_values_above_a_limit_are_refused_by_name(name, changes):
     if name == "--accumulate":
         asked = replace(asked, batch_size=1)
     with pytest.raises(StudioError, match=f"^{name}: at most .* here; got"):
-        check_training(asked, Limits())
-    check_training(asked, Limits(is_owner=True))
+        check_training(asked, LimitCheck())
+    check_training(asked, LimitCheck(is_owner=True))
 
 
 def test_usual_trainings_are_below_every_limit_and_the_owners_limits_are_finite():
     for model in ("embedded", "a/sdxl"):
         asked = with_recommended(replace(PLAIN, model=model, method="nora,lora"))
-        check_training(asked, Limits())
+        check_training(asked, LimitCheck())
         assert set(training_figures(asked)) == set(TRAINING_LIMITS)
         huge = replace(asked, steps=10**9)
         with pytest.raises(StudioError, match="at most 1,000,000 here"):
-            check_training(huge, Limits(is_owner=True))
+            check_training(huge, LimitCheck(is_owner=True))
     assert all(0 < visitor <= owner for visitor, owner in TRAINING_LIMITS.values())
 
 
@@ -159,7 +159,7 @@ def test_uploads_are_counted_only_while_they_arrive(tmp_path):
     with cache.reserve("a", 1000) as first, cache.reserve("a", 1000) as second:
         first.add(300)
         second.expect(600)
-        with pytest.raises(TooLarge, match="room for"):
+        with pytest.raises(TooLarge, match=r"room for .+ Delete runs or images"):
             first.add(200)
         with cache.reserve("b", 1000) as others:
             others.expect(1000)
@@ -168,7 +168,8 @@ def test_uploads_are_counted_only_while_they_arrive(tmp_path):
             second.add(200)
     with cache.reserve("a", 1000) as later:
         later.expect(1000)
-    with cache.reserve("a", 10**12) as huge, pytest.raises(TooLarge):
+    told = pytest.raises(TooLarge, match="Wait for your other uploads")
+    with cache.reserve("a", 10**12) as huge, told:
         huge.expect(MAX_PENDING_BYTES + 1)
     assert cache._reserved == {}
 

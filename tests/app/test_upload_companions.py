@@ -157,9 +157,14 @@ def test_shared_and_ambiguous_captions_are_reported(workspace, add):
     assert captions(workspace) == {"1.jpg": WORDS, "1.png": WORDS}
     (note,) = add({"1.txt": "another [V]"}).notes
     assert note.kind == "refused" and "matches several photos" in note.text
+    assert "such as 1.jpg.txt, or write the caption into its field." in note.text
+    (note,) = add({"1.mask.png": photo(1, kind="PNG")}).notes
+    assert note.kind == "refused" and note.text.endswith("such as 1.jpg.mask.png.")
     assert captions(workspace) == {"1.jpg": WORDS, "1.png": WORDS}
     assert add({"1.jpg": photo(3), "1.txt": "a third [V]"}).notes == []  # Of this upload first.
     assert [one.caption for one in photos_of(workspace, DRAFT)] == [WORDS, WORDS, "a third [V]"]
+    (note,) = add({"1.jpg.txt": "a fourth [V]"}).notes
+    assert note.kind == "refused" and "Delete all of them but one, and add it again" in note.text
 
 
 def test_sidecar_files_are_skipped_and_other_files_are_named(workspace, add):

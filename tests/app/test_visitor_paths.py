@@ -102,7 +102,7 @@ def test_links_pipes_and_sockets_in_a_visitors_folder_are_refused(workspace, tmp
 @pytest.mark.timeout(30)
 def test_a_pipe_among_photos_is_refused_at_the_command_line_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "1.png")
-    with pytest.raises(StudioError, match=r"1\.png is neither a file nor a folder"):
+    with pytest.raises(StudioError, match=r"1\.png is a pipe, device or socket"):
         list_photos(tmp_path)
 
 

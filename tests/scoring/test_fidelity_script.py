@@ -160,6 +160,8 @@ def test_checkpoints_of_the_final_step_are_not_measured_twice(twins, tmp_path):
         (4, False),
         (6, False),
     ]
+    with pytest.raises(StudioError, match=r"no final adapter yet\. .+ --checkpoints 1"):
+        find_checkpoints(run, 0)
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(StudioError, match="first one"):
         find_checkpoints(run, 2)

@@ -101,7 +101,7 @@ class AdapterFile:
                 "seed file or a LoRA for SDXL in diffusers' or Kohya's keys."
             )
 
-    def check_parts(self, adapted: str, parts: Mapping[str, object]) -> None:
+    def check_part(self, adapted: str, parts: Mapping[str, object]) -> None:
         """Refuse a model that lacks a part which the adapter changes.
 
         Raises:

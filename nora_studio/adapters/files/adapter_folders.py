@@ -154,7 +154,7 @@ def _read_parts(adapter: AdapterFile, parts: dict[str, nn.Module]) -> Loaded:
     """
     card = adapter.card
     for part, prints in card.fingerprints.items():
-        adapter.check_parts(part, parts)
+        adapter.check_part(part, parts)
         if _is_on_meta(parts[part]):
             continue
         agree = fingerprints_agree(prints, fingerprint(parts[part]))

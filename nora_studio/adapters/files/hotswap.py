@@ -56,9 +56,10 @@ def hotswap_adapter(model: nn.Module, folder: Path | str, adapter_name: str = "d
         if name not in loaded or name not in saved or loaded[name].shape != saved[name].shape
     )
     if differing:
+        more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
         raise StudioError(
-            f"the adapter in {folder} cannot replace {adapter_name!r}: {differing[0]} differs (and "
-            f"{len(differing) - 1} more). Load it as a second adapter, under another name."
+            f"the adapter in {folder} cannot replace {adapter_name!r}: {differing[0]} differs"
+            f"{more}. Load it as a second adapter, under another name."
         )
     for name, tensor in loaded.items():
         tensor.copy_(saved[name])

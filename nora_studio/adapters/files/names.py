@@ -104,9 +104,9 @@ class LayerNames:
         for part, module in parts.items():
             self._names[part] = _layer_names(module)
             if part == "unet":
-                self._read_unet(module)
+                self._read_block_layout(module)
 
-    def _read_unet(self, unet: nn.Module) -> None:
+    def _read_block_layout(self, unet: nn.Module) -> None:
         layers = unet.config["layers_per_block"]  # pyright: ignore
         if not isinstance(layers, int):
             raise StudioError(

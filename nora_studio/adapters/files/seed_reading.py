@@ -40,7 +40,7 @@ def read_seed(
     tensors = adapter.tensors()
     loaded: dict[str, tuple[NoraConfig, dict[str, Tensor]]] = {}
     for part, recipe in recipes.items():
-        adapter.check_parts(part, parts)
+        adapter.check_part(part, parts)
         rows = unstack_layers(adapter.path, part, recipe, tensors)
         loaded[part] = _regenerate(adapter.path, part, parts[part], recipe, rows)
     return loaded

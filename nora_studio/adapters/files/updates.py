@@ -137,12 +137,10 @@ def is_exact(layer: BaseTunerLayer) -> bool:
     """Return whether the layer's change is a product of low-rank factors."""
     if isinstance(layer, NoraLinear | LowRankLinear):
         return True
-    if type(layer) not in (
-        LoraLinear,
-        FusedLoraLinear,
-    ):  # Not a subclass of PEFT's, of another sum.
+    if not isinstance(layer, LoraLinear) or not isinstance(layer.get_base_layer(), nn.Linear):
         return False
-    if not isinstance(layer.get_base_layer(), nn.Linear):
+    kinds: set[type[nn.Module]] = {LoraLinear, FusedLoraLinear}
+    if layer.__class__ not in kinds:  # PEFT's subclasses are other sums.
         return False
     plain = ADAPTER_NAME in layer.lora_A and ADAPTER_NAME not in layer.lora_magnitude_vector
     return plain and not layer.lora_bias.get(ADAPTER_NAME, False)

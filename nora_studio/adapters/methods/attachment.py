@@ -71,7 +71,9 @@ def attach(
         _roll_back(model, adapter_name, active)
         if isinstance(error, StudioError):
             raise
-        raise StudioError(f"{spec.method} cannot adapt this model: {error}") from error
+        raise StudioError(
+            f"{spec.method} cannot adapt this model: {str(error).rstrip('.')}. Choose another base."
+        ) from error
     model.requires_grad_(False)
     for layer in tuner_layers(model).values():
         if method.frozen:

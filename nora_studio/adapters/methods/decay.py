@@ -71,10 +71,10 @@ def _pairs(
     pairs = [
         (point, start)
         for parameter, start in moved
-        for point in _points(parameter, optimizer.state.get(parameter, {}))
+        for point in _weight_positions(parameter, optimizer.state.get(parameter, {}))
     ]
     return [point for point, _ in pairs], [start for _, start in pairs]
 
 
-def _points(parameter: nn.Parameter, state: dict[str, Any]) -> list[Tensor]:
+def _weight_positions(parameter: nn.Parameter, state: dict[str, Any]) -> list[Tensor]:
     return [parameter, *(state[name] for name in _POSITIONS if name in state)]

@@ -76,13 +76,13 @@ def _point_mark(
         f'data-point="{index}" aria-pressed="{str(is_chosen).lower()}" '
         f'aria-label="{escaped(label)}{", recommended" if is_best else ""}" '
         f'style="left:{position[0]:.2f}%;bottom:{position[1]:.2f}%;'
-        f'--c:var(--{colour_of(point.method)});--r:{_size(point.strength):.2f}rem"><i></i>'
+        f'--c:var(--{colour_of(point.method)});--r:{_dot_rem(point.strength):.2f}rem"><i></i>'
         f'<span class="read {side}">{escaped(point.run)}<br>step {point.step:,} × '
         f"{point.strength:g}{mark}</span></button>"
     )
 
 
-def _size(strength: float) -> float:
+def _dot_rem(strength: float) -> float:
     return 0.45 + 0.4 * min(strength, 1.5)
 
 

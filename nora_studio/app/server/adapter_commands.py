@@ -193,7 +193,9 @@ class AdapterCommandBuilder:
         entry = find_entry(self.workspace, path)
         arguments = ["inspect", entry.path]
         return AdapterCommand(
-            "inspect", entry.title, (*arguments, *(["--metadata"] if _is_file(path) else []))
+            "inspect",
+            entry.title,
+            (*arguments, *(["--metadata"] if _names_tensor_file(path) else [])),
         )
 
     def _usable(self, path: str, model: str) -> LibraryEntry:
@@ -204,10 +206,10 @@ class AdapterCommandBuilder:
         if not base:
             raise StudioError(f"{entry.title} does not name its base. Choose one under Base.")
         if not self.is_model_allowed(base):
-            raise StudioError(
-                f"{entry.title} was trained on {base[:80]!r}, which cannot be loaded here. Choose "
-                "another base under Base."
-            )
+            problem = f"{base[:80]!r} cannot be loaded here"
+            if not model:
+                problem = f"{entry.title} was trained on {base[:80]!r}, which cannot be loaded here"
+            raise StudioError(f"{problem}. Choose another base under Base.")
         self.workspace.check_model(base)
         return entry
 
@@ -234,7 +236,7 @@ def pipeline_bytes(model: str) -> int:
     return SDXL_BYTES
 
 
-def _is_file(path: str) -> bool:
+def _names_tensor_file(path: str) -> bool:
     return path.endswith(".safetensors")
 
 

@@ -113,10 +113,8 @@ def _check_values(flag: str, expected: _OptionValues, values: Sequence[str]) -> 
         raise StudioError(
             f"{flag}: expected a value after it. One that begins with - is written {flag}=VALUE."
         )
-    if len(values) > expected.most:
-        raise StudioError(
-            f"{flag}: expected {expected.most or 'no'} value; got {format_value(values[0])}."
-        )
+    if len(values) > expected.most:  # `--flag=VALUE` of a flag without values.
+        raise StudioError(f"{flag}: expected no value; got {format_value(values[0])}.")
     for value in values:
         if len(value) > expected.longest:
             raise StudioError(

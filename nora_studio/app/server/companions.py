@@ -6,7 +6,7 @@ hidden folder next to the photos, and attached when that photo is uploaded.
 
 import json
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -22,7 +22,7 @@ from nora_studio.app.server.stored_photos import (
 from nora_studio.app.server.upload_notes import UploadNote
 from nora_studio.errors import StudioError
 from nora_studio.photos.companions import PhotoNames, caption_base, mask_base
-from nora_studio.photos.images import decode_photo
+from nora_studio.photos.images import MASK_SUFFIX, decode_photo
 from nora_studio.photos.masks import read_mask
 from nora_studio.photos.texts import decode_text
 from nora_studio.runs.atomic import write_text
@@ -77,11 +77,11 @@ def attach_companion(
     if not owners:
         return _keep(folder, companion)
     facts = read_photo_facts(folder)
-    names = " and ".join(facts[owner].original for owner in owners)
+    originals = [facts[owner].original for owner in owners]
+    names = " and ".join(originals)
     if len(owners) > 1 and not set(owners) <= set(new_photos):
         raise StudioError(
-            f"{companion.name} matches several photos ({names}). Rename one of them, or write the "
-            "caption into its field."
+            f"{companion.name} matches several photos ({names}). {_remedy(companion, originals)}"
         )
     for owner in owners:
         if companion.is_mask:
@@ -96,6 +96,15 @@ def attach_companion(
         "only, name it after that photo, suffix included."
     )
     return UploadNote(companion.name, text, "shared")
+
+
+def _remedy(companion: Companion, originals: Sequence[str]) -> str:
+    """Return what to do about a file that is named after several photos."""
+    ending = MASK_SUFFIX if companion.is_mask else ".txt"
+    remedy = f"Name it after one of them, suffix included, such as {originals[0]}{ending}"
+    if len(set(originals)) < len(originals):
+        remedy = "Delete all of them but one, and add it again"
+    return f"{remedy}." if companion.is_mask else f"{remedy}, or write the caption into its field."
 
 
 def attach_waiting(
@@ -175,7 +184,7 @@ def _keep(folder: Path, companion: Companion) -> UploadNote:
     key = known or str(max((int(key) for key in index), default=0) + 1)
     waiting.mkdir(exist_ok=True, mode=0o700)
     shutil.copyfile(companion.file, waiting / key)
-    _write_index(folder, {**index, key: companion.name})
+    _write_waiting_names(folder, {**index, key: companion.name})
     stem = companion.base if PurePath(companion.base).suffix else f"{companion.base}.jpg"
     text = (
         f"{companion.name} waits for its photo: no photo here has its name. Add one, such as "
@@ -191,7 +200,9 @@ def _waiting(folder: Path) -> list[Companion]:
 
 def _forget(folder: Path, companion: Companion) -> None:
     index = _index(folder)
-    _write_index(folder, {key: name for key, name in index.items() if name != companion.name})
+    _write_waiting_names(
+        folder, {key: name for key, name in index.items() if name != companion.name}
+    )
     companion.file.unlink(missing_ok=True)
 
 
@@ -204,6 +215,6 @@ def _index(folder: Path) -> dict[str, str]:
         return {}
 
 
-def _write_index(folder: Path, index: dict[str, str]) -> None:
+def _write_waiting_names(folder: Path, index: dict[str, str]) -> None:
     text = json.dumps(index, ensure_ascii=False, indent=1)
     write_text(folder / WAITING / _INDEX, text + "\n")

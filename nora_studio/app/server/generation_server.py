@@ -109,7 +109,10 @@ class GenerationServer:
         try:
             message = json.loads(line)
             if not isinstance(message, dict) or not isinstance(message.get("id"), str):
-                raise StudioError('expected a JSON object with an "id" of its own in every line.')
+                raise StudioError(
+                    'expected a JSON object with an "id" that is a text, such as "1", in every '
+                    "line."
+                )
             if message.get("do") == "draw":
                 self._pending.add(message["id"])
                 self._requests.put(message)
@@ -148,7 +151,7 @@ class GenerationServer:
     def _generate(self, request_id: str, folder: Path, message: Any) -> None:
         self._check(request_id)
         request = parse_request(message)
-        columns = [_column_of(column) for column in request.columns]
+        columns = [_open_column(column) for column in request.columns]
         model = base_of(columns, request.model)
         pipes = self._pipes(model, request.precision)
         columns = [_with_word(pipes, column) for column in columns]
@@ -222,7 +225,7 @@ class GenerationServer:
             torch.cuda.empty_cache()
 
 
-def _column_of(column: Column) -> ComparisonColumn:
+def _open_column(column: Column) -> ComparisonColumn:
     used = []
     for choice in column.adapters:
         used.append(UsedAdapter(open_subject_adapter(Path(choice.path)), choice.strength))

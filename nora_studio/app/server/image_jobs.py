@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from nora_studio.adapters.files.adapter_file import open_adapter
 from nora_studio.app.server.image_requests import ImageRequest, parse_request
-from nora_studio.app.server.limits import IMAGE_LIMITS, Limits
+from nora_studio.app.server.limits import IMAGE_LIMITS, LimitCheck
 from nora_studio.app.server.quota import check_room
 from nora_studio.app.server.workspace import Workspace, check_name
 from nora_studio.errors import StudioError
@@ -98,7 +98,7 @@ def new_image_job(
         StudioError: the request is malformed, too large, or names files that are not the visitor's.
     """
     request = parse_request(values)
-    _check_limits(request, Limits(is_owner))
+    _check_limits(request, LimitCheck(is_owner))
     request = replace(request, model=_base_of(workspace, request, is_allowed))
     check_room(workspace, image_bytes(request))
     for photo in request.references:
@@ -269,7 +269,7 @@ def restore_image_job(workspace: Workspace, name: str) -> None:
     kept.rename(workspace.pictures / name)
 
 
-def _check_limits(request: ImageRequest, limits: Limits) -> None:
+def _check_limits(request: ImageRequest, limits: LimitCheck) -> None:
     limit = IMAGE_LIMITS["pictures"][limits.is_owner]
     if request.count > limit:
         raise StudioError(

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from nora_studio.errors import StudioError
-from nora_studio.options.number_ranges import check_number
+from nora_studio.options.number_ranges import checked_number
 from nora_studio.options.paths import check_text
 
 TEXT_LIMIT = 20_000
@@ -58,7 +58,7 @@ Whole = Annotated[
     BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n),
 ]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Seed = Annotated[Whole, AfterValidator(lambda seed: check_number(seed, "seeds", "seeds"))]
+Seed = Annotated[Whole, AfterValidator(lambda seed: checked_number(seed, "seeds", "seeds"))]
 Several = Annotated[
     tuple[Item, ...], FailFast(), BeforeValidator(lambda items: () if items is None else items)
 ]

@@ -155,13 +155,13 @@ class Jobs:
     def state(self, job: Job) -> State:
         """Return a job's state; a process that ended without an exit status was killed: failed."""
         if job.id not in self._ended:
-            state = self._read_state(job)
+            state = self._state_of(job)
             if state not in ENDED:
                 return state
             self._ended[job.id] = state
         return self._ended[job.id]
 
-    def _read_state(self, job: Job) -> State:
+    def _state_of(self, job: Job) -> State:
         folder = self.folder / job.id
         if (folder / CANCELLED).exists():
             return "cancelled"
@@ -271,10 +271,10 @@ class Jobs:
             for uses_device, room in ((True, max(1, self.devices)), (False, self.parallel_jobs)):
                 running, waiting = self._pool(uses_device)
                 for job in waiting[: max(0, room - len(running))]:
-                    self._start(job, self._free_device(running))
+                    self._start(job, self._untaken_device(running))
                     running.append(job)
 
-    def _free_device(self, running: Sequence[Job]) -> int:
+    def _untaken_device(self, running: Sequence[Job]) -> int:
         taken = {
             job_files.read_json(self.folder / job.id / job_process.PROCESS).get("device")
             for job in running

@@ -54,8 +54,8 @@ MAX_RANK = 4_096
 
 
 @dataclass(frozen=True)
-class Limits:
-    """The limits of the visitor or the owner."""
+class LimitCheck:
+    """Refuse values above the limits of a visitor, or of the owner."""
 
     is_owner: bool = False
     """Whether only the owner reaches the studio."""

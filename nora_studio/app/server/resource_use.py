@@ -3,7 +3,7 @@
 import math
 
 from nora_studio.adapters.methods.table import METHODS
-from nora_studio.app.server.limits import TRAINING_LIMITS, Limits
+from nora_studio.app.server.limits import TRAINING_LIMITS, LimitCheck
 from nora_studio.mini.assets import EMBEDDED
 from nora_studio.options.config import DreamboothOptions
 from nora_studio.options.part_settings import part_settings
@@ -32,7 +32,7 @@ SIDES = {EMBEDDED: 128}
 """Default sides in pixels of a model's images; other models: `FULL_SIDE`."""
 
 
-def check_training(options: DreamboothOptions, limits: Limits) -> None:
+def check_training(options: DreamboothOptions, limits: LimitCheck) -> None:
     """Refuse a training that exceeds a limit.
 
     Raises:

@@ -55,7 +55,7 @@ class StoredPhoto:
 
 @dataclass(frozen=True)
 class PhotoFacts:
-    """The stored facts about a photo."""
+    """A photo's original name and size, as stored."""
 
     original: str
     width: int

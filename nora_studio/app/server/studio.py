@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from nora_studio.app.server.auth import Authenticator
 from nora_studio.app.server.image_queue import ImageQueue
 from nora_studio.app.server.jobs import Jobs
-from nora_studio.app.server.limits import Limits
+from nora_studio.app.server.limits import LimitCheck
 from nora_studio.app.server.model_access import ModelAccess
 from nora_studio.app.server.resource_use import check_training
 from nora_studio.app.server.workspace import Workspace
@@ -53,7 +53,7 @@ class Studio:
         self.models.check(options.model)
         if options.clip is not None:
             self.models.check(options.clip, "--clip")
-        check_training(options, Limits(self.is_private))
+        check_training(options, LimitCheck(self.is_private))
 
     def run_queue(self, stop: threading.Event) -> None:
         """Start waiting jobs until the event is set; runs in a thread of its own."""

@@ -128,12 +128,17 @@ class UploadCache:
         with self._lock:
             held = self._reserved.get(visitor, 0) + more
             if room is not None:
-                left = max(0, min(room, MAX_PENDING_BYTES - self._pending_bytes(visitor)))
+                pending = MAX_PENDING_BYTES - self._pending_bytes(visitor)
+                left = max(0, min(room, pending))
                 if held > left:
+                    remedy = (
+                        "Wait for your other uploads"
+                        if pending < room
+                        else "Delete runs or images that you no longer need"
+                    )
                     raise TooLarge(
                         f"These files and your other uploads are {held / 1e6:.1f} MB; there is "
-                        f"room for {left / 1e6:.1f} MB. Delete runs or images that you no "
-                        "longer need, or send fewer files."
+                        f"room for {left / 1e6:.1f} MB. {remedy}, or send fewer files."
                     )
             self._reserved[visitor] = held
             if held <= 0:

@@ -203,7 +203,7 @@ def pack(out: Path, names: Sequence[str], report: Path, stem: str, limit: int = 
 
 
 def copy_results(source: Path, out: Path) -> None:
-    """Copy earlier results into `out`: from tars in `source`, or from its model folders."""
+    """Copy the models of earlier stages into `out`, from tars or model folders in `source`."""
     tars = sorted(source.glob("*.tar"))
     folders = [source / name for name in (PIPELINE, SCORER) if (source / name).is_dir()]
     if not tars and not folders:

@@ -61,7 +61,7 @@ class Anchors:
 
 @dataclass(frozen=True)
 class Kind:
-    """A class: the function that draws it, and the height of its pattern."""
+    """A class of object: its drawing function, and how high its pattern is centred."""
 
     draw: Callable[[Pen, Paint], Anchors]
     middle: float

@@ -127,7 +127,7 @@ def check_patience(options: MeasuringOptions) -> None:
 
 
 def check_measured(options: MeasuringOptions, unmeasured: str | None) -> None:
-    """Refuse options that need measurements if there are none, or a best checkpoint if not kept.
+    """Refuse options without the measurements they need, or `--final best` with `--no-keep-best`.
 
     Args:
         unmeasured: Why the loss is not measured; None if it is.
@@ -136,7 +136,9 @@ def check_measured(options: MeasuringOptions, unmeasured: str | None) -> None:
         StudioError: such an option is set.
     """
     if options.final == "best" and options.keep_best is False:
-        raise StudioError("--final best: --no-keep-best would remove its checkpoint.")
+        raise StudioError(
+            "--final best: --no-keep-best would remove its checkpoint. Leave one of them out."
+        )
     for flag, wanted in (
         ("--early-stop", options.early_stop != "none"),
         ("--keep-best", options.keep_best is True),

@@ -37,7 +37,10 @@ def evaluate_with_harness(
     manager = TaskManager(include_path=None if include is None else str(include))
     unknown = [task for task in tasks if task not in manager.all_tasks]
     if unknown:
-        raise StudioError(f"--lm-eval: the harness has no task {unknown[0]!r}.")
+        raise StudioError(
+            f"--lm-eval: the harness has no task {unknown[0]!r}. Run `lm-eval ls tasks` for a list "
+            "(before lm-eval 0.4.10: `lm-eval --tasks list`)."
+        )
     begins = model.tokenizer("a").input_ids[0] == model.tokenizer.bos_token_id
     wrapped = HFLM(
         pretrained=model.decoder,

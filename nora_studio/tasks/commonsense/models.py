@@ -50,7 +50,8 @@ def load_tokenizer(model: str) -> Any:
         tokenizer: Any = AutoTokenizer.from_pretrained(source_of(model), trust_remote_code=False)
     except _LOAD_ERRORS as error:
         raise StudioError(
-            f"--model: {model!r} has no tokenizer to load: {first_line(error)}"
+            f"--model: {model!r} has no tokenizer to load: {first_line(error).rstrip('.')}. "
+            "Check the path or Hub name."
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
@@ -81,7 +82,7 @@ def load_decoder(model: str, dtype: torch.dtype, device: torch.device, bits: int
         check_hub_weights("--model", model)
         raise StudioError(
             f"--model: {model!r} could not be loaded as a causal language model: "
-            f"{first_line(error)}"
+            f"{first_line(error).rstrip('.')}. Check the path or Hub name."
         ) from error
     finally:
         logging.enable_progress_bar()

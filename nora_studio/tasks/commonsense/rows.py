@@ -121,7 +121,8 @@ def split(
     rows = [row for group in found.values() for row in group]
     if validation >= len(rows):
         raise StudioError(
-            f"--validation: expected fewer than the {len(rows)} questions; got {validation}."
+            f"--validation: expected to hold out fewer than the {len(rows)} questions; got "
+            f"{validation}."
         )
     kept_out = set(random.Random(seed).sample(range(len(rows)), validation))
     numbered = list(enumerate(rows))

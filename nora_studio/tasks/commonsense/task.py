@@ -51,6 +51,7 @@ class CommonsenseTask(Task):
 
     @override
     def complete(self, options: CommonsenseOptions) -> CommonsenseOptions:
+        """Load and encode the data, kept for the run; fill in the steps that depend on it."""
         found = training_rows(options.data)
         self.record = {name: digest(rows) for name, rows in found.items()}
         self.tokenizer = load_tokenizer(options.model)

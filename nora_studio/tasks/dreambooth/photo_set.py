@@ -142,8 +142,8 @@ class PhotoSet:
         last = self.settings.hold_out
         if last >= len(self.files):
             raise StudioError(
-                f"--hold-out: expected fewer than the {len(self.files)} photos in "
-                f"{self.settings.folder}; got {last}."
+                f"--hold-out: expected to hold out fewer than the {len(self.files)} "
+                f"photos in {self.settings.folder}; got {last}."
             )
         if last == 0:
             return self, None

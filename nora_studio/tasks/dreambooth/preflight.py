@@ -87,7 +87,7 @@ def check_one_process(flag: str) -> None:
         )
 
 
-class LargestBatches(BatchSource):
+class LargestImageBatches(BatchSource):
     """A source of only those batches with the largest images, which notes when each was taken."""
 
     def __init__(self, batches: PhotoBatches | PriorBatches, device: torch.device) -> None:
@@ -131,7 +131,7 @@ def run_preflight(
     """
     device, plan = states[0].accelerator.device, asked.settings.trainer.plan
     before = time.time() - psutil.Process().create_time()
-    largest = LargestBatches(batches, device)
+    largest = LargestImageBatches(batches, device)
     # The last step only marks the end of the one before; it also saves a checkpoint.
     steps = WARM_UP_STEPS + TIMED_STEPS + 1
     never = {"sample_every": 0, "evaluate_every": 0}

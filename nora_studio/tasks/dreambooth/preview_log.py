@@ -37,7 +37,7 @@ class PreviewLog:
 
         def show() -> None:
             pictures = generate_base_previews(self.subject, states)
-            processes.on_main(lambda: self._log_base(states, pictures))
+            processes.on_main(lambda: self._judge_and_record_base(states, pictures))
 
         through_base(self.subject.sharding, show)
 
@@ -53,7 +53,7 @@ class PreviewLog:
         is_new = not self.has_shown(state, step)
         pictures = generate_previews(self.subject, state, step)
 
-        def log() -> None:
+        def judge_and_record() -> None:
             if is_new:
                 scores = self.judge.judge(pictures) if self.judge else {}
                 self._log(state, step, pictures, scores)
@@ -61,7 +61,7 @@ class PreviewLog:
             if state.label == list(self.runs)[-1]:
                 write_walls(self.runs)
 
-        processes.on_main(log)
+        processes.on_main(judge_and_record)
         return pictures
 
     def catch_up(self, states: list[TrainState], step: int, every: int) -> None:
@@ -84,7 +84,7 @@ class PreviewLog:
         is_logged = any(row["step"] == step and "sample_clip_t" in row for row in rows)
         return is_logged or self.judge is None
 
-    def _log_base(self, states: list[TrainState], pictures: list[Image.Image]) -> None:
+    def _judge_and_record_base(self, states: list[TrainState], pictures: list[Image.Image]) -> None:
         scores = self.judge.judge(pictures) if self.judge else {}
         for state in states:
             self._log(state, 0, pictures, scores)

@@ -16,7 +16,7 @@ TARGETS = (*PROJECTIONS, "out_proj")
 PROBE_TOKENS = 7
 
 
-class Projection(nn.Linear):
+class QKVProjection(nn.Linear):
     """One of q, k, v: a linear layer, whose output its attention may have computed already.
 
     Three small products may round differently from one large product, so the attention computes
@@ -28,7 +28,7 @@ class Projection(nn.Linear):
     """An input and the layer's output for it, set while its attention runs."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the known output for the known input, else the product."""
+        """Return the output that the attention computed for this very tensor, else compute it."""
         if self.known is not None and self.known[0] is input:
             return self.known[1]
         return super().forward(input)
@@ -53,7 +53,7 @@ class UnpackedAttention(nn.Module):
         weights = packed.in_proj_weight.detach().chunk(3)
         biases = packed.in_proj_bias.detach().chunk(3) if self.has_bias else (None, None, None)
         for name, weight, bias in zip(PROJECTIONS, weights, biases, strict=True):
-            setattr(self, name, _linear(Projection, weight, bias))
+            setattr(self, name, _linear(QKVProjection, weight, bias))
         self.out_proj = _linear(nn.Linear, packed.out_proj.weight.detach(), packed.out_proj.bias)
         self.train(packed.training)
 
@@ -168,8 +168,9 @@ def unpack(model: nn.Module) -> int:
         plain = isinstance(packed, nn.MultiheadAttention) and packed.in_proj_weight is not None
         if not plain or packed.bias_k is not None or packed.add_zero_attn or packed.dropout:
             raise StudioError(
-                f"{name}.attn is a {type(packed).__name__} that cannot be unpacked; expected an "
-                "attention of one packed projection. Choose one of open_clip's plain ViT models."
+                f"{name}.attn is a {type(packed).__name__} that cannot be unpacked; expected a "
+                "plain MultiheadAttention with one packed projection, and no dropout or added "
+                "bias. Choose one of open_clip's plain ViT models."
             )
         unpacked = UnpackedAttention(packed)
         _check_equal(name, packed, unpacked)

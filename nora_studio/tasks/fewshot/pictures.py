@@ -26,7 +26,7 @@ class ShotPictures:
     """The training images on the device, as bytes."""
 
     def __init__(self, pictures: Sequence[tuple[Picture, int]], device: torch.device) -> None:
-        read = [_as_bytes(picture.open()) for picture, _ in pictures]
+        read = [_shrunk_pixels(picture.open()) for picture, _ in pictures]
         self.labels = torch.tensor([label for _, label in pictures])
         self.sizes = torch.tensor([one.shape[-2:] for one in read])
         same = bool((self.sizes == self.sizes[0]).all())
@@ -48,7 +48,7 @@ class ShotPictures:
         return torch.tensor([middle_box(h, w) for h, w in self.sizes.tolist()])
 
 
-def _as_bytes(image: Image.Image) -> Tensor:
+def _shrunk_pixels(image: Image.Image) -> Tensor:
     image = image.convert("RGB")
     short = min(image.size)
     if short > LONGEST_SHORT_SIDE:

@@ -234,7 +234,7 @@ def test_recommended_values_are_the_protocols_but_on_the_embedded_model():
         (("--epochs", "2"), "--epochs: --steps already sets the length"),
         (("--packing", "--group-by-length"), "--group-by-length has no effect with --packing"),
         (("--evaluate-every", "0", "--final", "best"), "--final best needs measurements"),
-        (("--validation", "40"), "--validation: expected fewer than the 40 questions"),
+        (("--validation", "40"), "--validation: expected to hold out fewer than the 40 questions"),
         (("--targets", "q_prj"), "nothing there ends with q_prj"),
         (("--batch-size", "5", "--accumulate", "2"), "--batch-size: expected a multiple of 2"),
     ],

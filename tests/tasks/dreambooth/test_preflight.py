@@ -22,7 +22,7 @@ from support.trainer import (
 
 from nora_studio.runs.runs import Run
 from nora_studio.tasks.dreambooth.batches import PhotoBatches
-from nora_studio.tasks.dreambooth.preflight import LargestBatches
+from nora_studio.tasks.dreambooth.preflight import LargestImageBatches
 from nora_studio.tasks.dreambooth.preflight_report import Preflight, PreflightRequest, format_report
 from nora_studio.trainer.peak_memory import Peak, peak_memory
 
@@ -108,7 +108,7 @@ def test_only_batches_of_the_largest_pictures_are_timed(tiny_base, photo_folder,
     assert isinstance(batches, PhotoBatches)
     areas = {cache.mean.shape[-2] * cache.mean.shape[-1] for cache in batches.caches}
     assert len(areas) > 1
-    largest = LargestBatches(batches, CPU)
+    largest = LargestImageBatches(batches, CPU)
     for _ in range(5):
         shape = largest.next()["latents"].shape
         assert shape[0] == 2

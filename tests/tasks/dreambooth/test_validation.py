@@ -65,7 +65,7 @@ def test_the_noise_levels_span_the_schedule(prepared):
 
 def test_holding_out_every_photo_is_refused(tiny_base, photo_folder, tmp_path):
     options = tiny_options(tiny_base, photo_folder, tmp_path, hold_out=3)
-    with pytest.raises(StudioError, match="--hold-out: expected fewer than the 3 photos"):
+    with pytest.raises(StudioError, match="expected to hold out fewer than the 3 photos"):
         photo_set(with_recommended(options))
 
 

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +11,7 @@ from typing_extensions import override
 from nora_studio.adapters.base_digests import base_digest, digests_differ
 from nora_studio.adapters.fingerprints import fingerprint, fingerprints_agree
 from nora_studio.adapters.methods.step_rules import PlainSteps
-from nora_studio.errors import StudioError
+from nora_studio.errors import StudioError, format_value
 from nora_studio.options.part_settings import PartSettings, resolve
 from nora_studio.runs.remedies import get_again
 from nora_studio.runs.strict_json import JsonObject
@@ -99,7 +98,7 @@ class ClipAdapter(FewshotMethod):
         )
 
     @override
-    def read(self, task: FewshotData, folder: Path | None) -> Any:
+    def read(self, task: FewshotData, folder: Path | None) -> ClipClassifier:
         assert folder is not None
         facts = _facts(folder)
         visual = task.clip.model.visual
@@ -128,7 +127,10 @@ def _fill(step: BottleneckClassifier, folder: Path) -> None:
     saved, wanted = read_tensors(folder / FILE), step.trained()
     shapes = {name: tensor.shape for name, tensor in saved.items()}
     if shapes != {name: parameter.shape for name, parameter in wanted.items()}:
-        raise StudioError(f"{folder / FILE} has a bottleneck of another shape. {get_again(folder)}")
+        got = format_value({name: tuple(shape) for name, shape in shapes.items()})
+        raise StudioError(
+            f"{folder / FILE} does not hold the expected tensors (got {got}). {get_again(folder)}"
+        )
     with torch.no_grad():
         for name, parameter in wanted.items():
             parameter.copy_(saved[name])

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from nora_studio.options.part_settings import PartSettings
+from nora_studio.tasks.fewshot.classifier import Classifier
 from nora_studio.tasks.fewshot.data import FewshotData
 from nora_studio.tasks.fewshot.options import FewshotOptions
 from nora_studio.trainer.task import Learner
@@ -52,7 +53,7 @@ class FewshotMethod(Protocol):
         """
         ...
 
-    def read(self, task: FewshotData, folder: Path | None) -> Any:
+    def read(self, task: FewshotData, folder: Path | None) -> Classifier:
         """Read a `Classifier` that `Learner.write` saved, in evaluation mode.
 
         Raises:

@@ -74,7 +74,7 @@ class WeightAdapter(FewshotMethod):
         return learner(settings.trainer, adapted, step, card, first_rate)
 
     @override
-    def read(self, task: FewshotData, folder: Path | None) -> Any:
+    def read(self, task: FewshotData, folder: Path | None) -> ClipClassifier:
         assert folder is not None
         model: Any = share_weights(task.clip.model)
         parts: dict[str, nn.Module] = parts_of(model)

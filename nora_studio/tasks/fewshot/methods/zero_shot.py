@@ -1,7 +1,6 @@
 """Zero-shot: the frozen model and the classes' sentences, nothing trained."""
 
 from pathlib import Path
-from typing import Any
 
 from typing_extensions import override
 
@@ -28,8 +27,8 @@ class ZeroShot(FewshotMethod):
 
     @override
     def learn(self, task: FewshotData, name: str) -> Learner:
-        raise StudioError(f"{name} is not trained, only tested.")
+        raise StudioError(f"{name} is not trained, only tested. Choose another method to train.")
 
     @override
-    def read(self, task: FewshotData, folder: Path | None) -> Any:
+    def read(self, task: FewshotData, folder: Path | None) -> ClipClassifier:
         return ClipClassifier(task, task.clip.model, False, False).eval()
