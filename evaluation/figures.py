@@ -32,7 +32,7 @@ from nora_studio.scoring.result_records import (
 from nora_studio.tasks.commonsense.cost_tables import PAPER_RATIOS
 
 TOP = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "assets/results.md", "assets/table1/README.md")
+PAGES = ("README.md", "assets/results.md", "assets/table1/README.md", "assets/speed/README.md")
 BLOCK = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
 
@@ -152,12 +152,26 @@ def judged() -> str:
     ])  # fmt: skip
 
 
+def speed() -> str:
+    """Return the time of a training step on a full-size SDXL, and of what it is compared with."""
+    found, rows = read_record("speed/speed"), []
+    for name, cell in found.items():
+        limit = found[f"limit, {name.rpartition(', ')[2]}"]["seconds"]
+        gib = f"{cell['reserved_gib']:.1f}" if "reserved_gib" in cell else ""
+        words = name.replace("nora", "NoRA").replace("lora", "LoRA")
+        words = words.replace("script", "diffusers' script (LoRA)")
+        share = f"{cell['seconds'] / limit:.2f}"
+        rows.append([words, f"{1000 * cell['seconds']:.0f}", share, gib])
+    return table("a step of|ms|of the limit|GiB held", rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "summary": summary,
     "subjects": subjects,
     "other-tasks": other_tasks,
     "costs": costs,
     "judged": judged,
+    "speed": speed,
 }
 
 

@@ -179,7 +179,11 @@ class NoraLinear(nn.Module, AdditiveLayer):
                 return self.output_with_others(x)
             updated = ProductLinear.apply(x, base.weight, base.bias, down, product)
         else:
-            updated = AddProduct.apply(base(x, *args, **kwargs), dropout(x), down, product)
+            result, x = base(x, *args, **kwargs), dropout(x)
+            if result.dtype != product.dtype:  # A quantised layer may choose its own.
+                hidden = F.linear(x.to(down.dtype), down)
+                return result + (hidden @ product).to(result.dtype)
+            updated = AddProduct.apply(result, x, down, product)
         assert isinstance(updated, Tensor)
         return updated
 

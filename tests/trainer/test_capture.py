@@ -31,11 +31,12 @@ OPTIONS: dict[str, dict] = {
     "no decay": {"weight-decay": 0.0},
     "decay": {"weight-decay": 0.1},
     "buckets": {"buckets": True},
+    "float16": {"precision": "fp16"},
     "adafactor": {"optimizer": "adafactor"},
-    "prodigy": {"optimizer": "prodigy", "steps": 40},
+    "prodigy": {"optimizer": "prodigy", "start": "paper"},  # Its first steps show in no picture.
     "schedule-free": {"optimizer": "schedule-free"},
 }
-EAGER = {"dylora"}
+EAGER = {"dylora", "vblora"}
 
 
 def trained(folder: Path, base: Path, photos: Path, method: str, changes: dict) -> tuple:

@@ -204,7 +204,8 @@ METHODS: dict[str, Method] = {
         decays_to_start=frozenset(
             {"vblora_logits_A", "vblora_logits_B", "vblora_vector_bank"}
         ),
-        groups=builders.vblora_groups, tuner=Tuner("VBLORA", shared=("vblora_vector_bank",)),
+        groups=builders.vblora_groups, eager="PEFT's layer waits for the GPU to check its logits",
+        tuner=Tuner("VBLORA", shared=("vblora_vector_bank",)),
     ),
     "randlora": Method(
         "RandLoRA: full rank, by scalings of random pairs",
