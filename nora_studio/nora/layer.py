@@ -111,9 +111,9 @@ class NoraLinear(nn.Module, AdditiveLayer):
         outer_rank, limit = config.outer_rank, min(self.out_features, self.in_features)
         if outer_rank > limit:
             raise StudioError(
-                f"outer_rank must be {rank}-{limit} for {name} "
+                f"outer_rank must be at most {limit} for {name} "
                 f"({self.out_features}x{self.in_features}); got {outer_rank}. "
-                "Lower outer_rank or narrow the targets."
+                "Lower outer_rank, and the rank with it, or narrow the targets."
             )
         outer_dtype = dense_dtype(self.get_base_layer(), self.quantization_backend)
         dtype = torch.promote_types(outer_dtype, torch.float32)

@@ -33,9 +33,8 @@ def checked_number(value: int | float, name: str, what: str) -> int | float:
     if isinstance(value, int):
         least = 1 if name in _AT_LEAST_ONE else -MAXIMUM_COUNT
         if not least <= value <= MAXIMUM_COUNT:
-            start = "from 1 to" if least == 1 else "of at most"
             raise StudioError(
-                f"{what}: expected a whole number {start} {MAXIMUM_COUNT:,}; got "
+                f"{what}: expected a whole number from {least:,} to {MAXIMUM_COUNT:,}; got "
                 f"{format_value(value)}."
             )
     elif math.isnan(value) or (math.isinf(value) and name not in _MAY_BE_INFINITE):

@@ -48,5 +48,5 @@ def _finite(text: str) -> float:
 
 def _short(text: str) -> int:
     if len(text.lstrip("-")) > _MOST_DIGITS:
-        raise ValueError(f"it has a number of {len(text)} digits")
+        raise ValueError(f"it has a number of {len(text)} digits; {_MOST_DIGITS} are allowed")
     return int(text)

@@ -52,8 +52,8 @@ class Denoising:
         is_edm = name.startswith("EDM")
         if kind not in ("epsilon", "v_prediction") or not (is_edm or "beta_schedule" in config):
             raise StudioError(
-                f"--model: expected a base that predicts epsilon or v_prediction; its scheduler, "
-                f"{name}, has {kind!r}. Use another base."
+                "--model: expected a base with a beta_schedule that predicts epsilon or "
+                f"v_prediction; its scheduler, {name}, predicts {kind!r}. Use another base."
             )
         if is_edm:
             if weighting != "none":

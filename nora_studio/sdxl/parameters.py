@@ -66,10 +66,10 @@ def count(model: str, spec: AdapterSpec, targets: Sequence[str] = ()) -> list[Co
 def _targets(part: str, module: nn.Module, targets: Sequence[str]) -> list[str]:
     if part in PARTS and (not targets or set(targets) <= set(TARGET_CHOICES)):
         return used_targets(part, module, targets[0] if targets else "attention")
-    if set(targets) & set(TARGET_CHOICES):
+    if named := [target for target in targets if target in TARGET_CHOICES]:
         raise StudioError(
-            f"--targets: expected endings of layer names; got {' '.join(targets)}, which is only "
-            "for SDXL."
+            f"--targets: expected endings of layer names here; got {', '.join(named)}, which "
+            "stands for SDXL's layers and takes no other beside it. Give endings alone."
         )
     if not targets:
         kind = type(module).__name__

@@ -138,7 +138,7 @@ def _train_twins(
 def _log_start(
     states: list[TrainState], evaluate: Callable[[TrainState], dict[str, float]]
 ) -> None:
-    """Log the measurements at step 0, where every method equals the base.
+    """Log the measurements at step 0, before anything is trained.
 
     A separate function, so that its loop variable does not keep alive a state that `finish_each`
     has removed.

@@ -51,7 +51,7 @@ def test_a_weight_without_singular_values_is_refused_by_name(damage, words):
 
 def test_an_outer_rank_too_large_names_the_layer_and_its_shape():
     layer = NoraLinear(nn.Linear(COLUMNS, ROWS), "mid.to_q")
-    words = r"outer_rank must be 4-24 for mid\.to_q \(40x24\); got 64"
+    words = r"outer_rank must be at most 24 for mid\.to_q \(40x24\); got 64"
     with pytest.raises(StudioError, match=words):
         layer.update_layer("default", NoraConfig(r=RANK), RANK, ALPHA, "mid.to_q")
 

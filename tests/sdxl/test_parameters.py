@@ -137,7 +137,7 @@ def test_nothing_is_allocated_for_a_model_of_eight_billion():
     [
         ("llama-2", (), "expected one of sdxl, llama-1-7b.*got 'llama-2'"),
         ("llama-1-7b", ("q_projj",), "ends with q_projj. Did you mean q_proj"),
-        ("llama-1-7b", ("attention",), "which is only for SDXL"),
+        ("llama-1-7b", ("attention",), "which stands for SDXL's layers"),
         ("sdxl", ("nothing",), "ends with nothing. Linear layers end with, for example"),
     ],
 )

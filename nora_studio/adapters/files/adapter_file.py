@@ -269,8 +269,8 @@ def check_checkpoint_exists(path: Path) -> None:
     """
     if not path.exists() and path.parent.name == "checkpoints" and path.parent.is_dir():
         raise StudioError(
-            f"{path} is gone: a run keeps only its newest checkpoints while it trains. Name "
-            "another, wait until it ends, or raise --keep-checkpoints."
+            f"{path} does not exist: a run keeps only its newest checkpoints, and may not have "
+            "written this one yet. Name another, or train with a larger --keep-checkpoints."
         )
 
 

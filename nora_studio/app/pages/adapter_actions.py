@@ -89,8 +89,8 @@ class ActionForm:
             raise StudioError("no adapter is chosen. Choose one on the left first.")
         if action in ("export", "push", "inspect") and len(chosen) > 1:
             raise StudioError(
-                f"this action takes one adapter; got {len(chosen)}. Remove the others, or mix them "
-                "first."
+                f"this action takes one adapter; got {len(chosen)}. Deselect the others, or mix "
+                "them first."
             )
         path = chosen[0].path
         stem = safe_name(name) if (name or "").strip() else ""

@@ -12,7 +12,7 @@ _PROGRESS = re.compile(rf"{GENERATING}: .*?(\d+)/(\d+) \[")
 
 
 def measurement_view(job: Job, jobs: Jobs) -> str:
-    """Show a progress bar while it runs, or one sentence if it failed; otherwise nothing."""
+    """Show progress while it waits or runs, or a sentence if it failed or was stopped."""
     state = jobs.state(job)
     if state in ("finished", "cancelled"):
         return ""

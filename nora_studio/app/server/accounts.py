@@ -120,7 +120,9 @@ def read_accounts(file: Path) -> dict[str, str]:
         name, colon, stored_hash = line.strip().partition(":")
         where = f"--auth: {file}, line {number}"
         if not colon or not _NAME.fullmatch(name):
-            raise StudioError(f"{where}: expected name:hash. Write it with --add-account.")
+            raise StudioError(
+                f"{where}: expected name:hash. Remove the line; add the account with --add-account."
+            )
         if not _HASH.fullmatch(stored_hash):
             raise StudioError(
                 f"{where}: expected a scrypt hash after the name, never a password itself. Remove "

@@ -171,14 +171,15 @@ def _title(runs: Sequence[str]) -> str:
 
 def _settings(workspace: Workspace, runs: Sequence[str]) -> list[dict[str, Any]]:
     if not 1 <= len(runs) <= MAX_RUNS or len(set(runs)) < len(runs):
-        raise StudioError(f"choose 1 to {MAX_RUNS} different runs; got {len(runs)}.")
-    found = [workspace.run(name) for name in runs]
-    try:
-        settings = [read_settings(run) for run in found]
-    except StudioError as error:  # The message would name a path on the server.
-        raise StudioError(
-            "the settings of one of the runs are damaged. Choose other runs."
-        ) from error
+        raise StudioError(f"choose 1 to {MAX_RUNS} runs, each once; got {len(runs)}.")
+    settings = []
+    for name, run in {name: workspace.run(name) for name in runs}.items():
+        try:
+            settings.append(read_settings(run))
+        except StudioError as error:  # The message would name a path on the server.
+            raise StudioError(
+                f"the settings of the run {name!r} are damaged. Leave it out."
+            ) from error
     if len({str(one.get("model", EMBEDDED)) for one in settings}) > 1:
         raise StudioError("these runs were trained on different bases. Choose runs of one base.")
     return settings

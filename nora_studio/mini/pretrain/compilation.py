@@ -30,7 +30,7 @@ def compile_or_not(
     progress: Progress,
     patience_seconds: float = 120.0,
 ) -> Module:
-    """Compile a module if its warm-up succeeded; otherwise print why, and return it unchanged."""
+    """Compile a module if its warm-up succeeded; else return it, and print why if there was one."""
     if warm_up is None:
         return module
     start = progress.seconds()

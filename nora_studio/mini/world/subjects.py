@@ -48,7 +48,7 @@ class Subject:
 
     @property
     def fields(self) -> dict[str, int]:
-        """The identity as indices: one entry per index field of `Scenes`."""
+        """The identity as indices, by the field of `Scenes` that holds each."""
         return {
             "kind": CLASSES.index(self.class_word),
             "main_color": COLOR_NAMES.index(self.main_color),

@@ -55,7 +55,7 @@ class LiveBytes(TorchDispatchMode):
 
 @contextlib.contextmanager
 def replacing_weights_on_conversion() -> Iterator[None]:
-    """Make modules that move or change dtype replace their weights, within the block.
+    """Make modules that change dtype replace their weights, within the block.
 
     PyTorch changes weights in place, which sometimes fails with fake tensors.
     """

@@ -104,8 +104,8 @@ def _files(place: Path, name: str) -> list[Path]:
     files = sorted(file for file in place.glob(f"*/{name}") if file.parent.name in SETS)
     if not files:
         raise StudioError(
-            f"--data: expected 'embedded' or a folder of sets such as boolq/{name}; got {place}, "
-            "which has none. Check the path."
+            f"--data: expected 'embedded', a folder of sets such as boolq/{name}, or for training "
+            f"a JSON file of rows; got {place}, which is none of these. Check the path."
         )
     return files
 

@@ -1,6 +1,7 @@
 """Commonsense questions as a task: an adapted language model, verified by its logits."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -81,6 +82,7 @@ class CommonsenseTask(Task):
 
     @override
     def read_data(self, runs: dict[str, Run]) -> Mapping[str, str]:
+        """Return the digests of the data, which `complete` has read."""
         return self.record
 
     @override
@@ -122,7 +124,7 @@ class CommonsenseTask(Task):
             self.sharding.shard(tree, accelerator.device)
         if settings.gradient_checkpointing:
             tree.gradient_checkpointing_enable({"use_reentrant": False})
-        return learner(
+        made = learner(
             settings.trainer,
             adapted,
             AnswerStep(tree, adapted.rules).train(),
@@ -130,6 +132,11 @@ class CommonsenseTask(Task):
             recommended(method, settings.model).rate / 10,
             recomputes=settings.gradient_checkpointing,
         )
+        # Graphs of a few lengths would hold memory that the other lengths need.
+        lengths = (
+            None if settings.packing else "batches have many lengths; --packing gives them one"
+        )
+        return replace(made, eager=made.eager or lengths)
 
     @torch.no_grad()
     def evaluate(self, state: TrainState) -> dict[str, float]:

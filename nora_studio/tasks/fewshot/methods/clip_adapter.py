@@ -119,7 +119,8 @@ def _facts(folder: Path) -> JsonObject:
     except StudioError:
         raise
     except (KeyError, ValueError) as error:
-        problem = f"{folder / FILE} is not a CLIP-Adapter: {error}."
+        lacks = "its header lacks " if isinstance(error, KeyError) else ""
+        problem = f"{folder / FILE} is not a CLIP-Adapter: {lacks}{error}."
         raise StudioError(f"{problem} {get_again(folder)}") from error
 
 
