@@ -45,7 +45,10 @@ def mean_of(values: Sequence[float], clusters: Sequence[Hashable] | None = None)
             clusters differ.
     """
     if not values or not all(map(math.isfinite, values)):
-        raise StudioError(f"expected finite numbers for a mean; got {list(values)}.")
+        raise StudioError(
+            f"expected at least one score, all finite, for a mean; got {list(values)}. Measure "
+            "again those that are not finite, or leave them out."
+        )
     labels = range(len(values)) if clusters is None else clusters
     if len(labels) != len(values):
         raise StudioError(

@@ -203,7 +203,7 @@ def _check_settings(settings: _Settings, batch: int | None) -> None:
     if not 0 <= settings.guidance <= 100:
         raise StudioError(f"guidance: expected 0 to 100; got {settings.guidance}.")
     if settings.size < 8 or settings.size % 8:
-        raise StudioError(f"size: expected a multiple of 8 pixels; got {settings.size}.")
+        raise StudioError(f"size: expected a multiple of 8 pixels, 8 or more; got {settings.size}.")
     if batch is not None and batch < 1:
         raise StudioError(f"batch: expected 1 or more; got {batch}.")
     if settings.negative and settings.guidance <= 1:

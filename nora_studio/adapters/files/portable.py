@@ -246,7 +246,7 @@ def check_rank(file: Path, layer: str, up: Tensor, down: Tensor) -> None:
 
 
 def _scale(settings: dict[str, Any], name: str, rank: int) -> float:
-    """Return the scale of diffusers' metadata: alpha / rank, for rsLoRA alpha / sqrt(rank), or 1."""
+    """Return the scale by diffusers' metadata: alpha / rank, / sqrt(rank) for rsLoRA, or 1."""
     if "lora_alpha" not in settings:
         return 1.0
     alpha = float(settings["lora_alpha"])

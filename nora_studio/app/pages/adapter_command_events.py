@@ -29,7 +29,7 @@ MAX_SHOWN = 8
 
 @dataclass(frozen=True)
 class CommandEvents:
-    """Handlers of the form's events; `request` comes first, since Gradio passes no keywords."""
+    """Handlers of the form's events, by position: Gradio passes no keywords."""
 
     studio: Studio
     form: ActionForm

@@ -112,7 +112,8 @@ def _pairs(
     pairs = [row.pair(first, second) for row in rows if row.has(first, second)][:PAIRS_LIMIT]
     if not pairs:
         raise StudioError(
-            "no pair of images can be judged yet. Wait for more images, then try again."
+            "no prompt and seed has an image of both adapters yet. Wait if images are still being "
+            "generated; else generate them again."
         )
     if decoy is not None:
         complete = [row for row in rows if row.has(first, second, decoy)]

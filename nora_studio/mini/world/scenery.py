@@ -33,7 +33,7 @@ class Scenery:
         return self.view[:, index].view(-1, 1, 1)
 
     def hashed(self, index: int, salt: float = 0.0) -> Tensor:
-        """Return a uniform number for thing `index`, hashed from the view's, (count, 1, 1)."""
+        """Return a uniform number for thing `index`, hashed from the view's second."""
         seed = self.view[:, 1] * 57.3 + index * 78.233 + salt
         return torch.remainder(torch.sin(seed) * 43758.5453, 1).view(-1, 1, 1)
 
