@@ -96,7 +96,7 @@ def test_a_single_unit_has_no_interval():
 
 @pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf, 1.0]])
 def test_a_mean_of_nothing_or_of_nan_is_refused(values):
-    with pytest.raises(StudioError, match="finite numbers"):
+    with pytest.raises(StudioError, match="all finite"):
         mean_of(values)
 
 
