@@ -160,7 +160,7 @@ def test_impossible_tests_are_refused(workspace, sheet):
         create_test(workspace, sheet, "NoRA", "NoRA")
     with pytest.raises(StudioError, match="two different columns"):
         create_test(workspace, sheet, "NoRA", "DoRA")
-    with pytest.raises(StudioError, match="no pair"):
+    with pytest.raises(StudioError, match="no prompt and seed has an image of both"):
         create_test(workspace, replace(sheet, files={}), "NoRA", "LoRA")
     with pytest.raises(StudioError, match="left, right or tie"):
         create_test(workspace, sheet, "NoRA", "LoRA").answer("both")

@@ -60,7 +60,7 @@ def test_results_of_the_same_runs_share_a_folder_in_any_order(workspace):
     ("changes", "words"),
     [
         ({"runs": ()}, "choose 1 to 4"),
-        ({"runs": ("mug-nora", "mug-nora")}, "different runs"),
+        ({"runs": ("mug-nora", "mug-nora")}, "runs, each once"),
         ({"runs": ("../mug-nora",)}, "expected a name"),
         ({"runs": ("mug-dora",)}, "no run 'mug-dora'"),
         ({"prompts": ("--out=elsewhere",)}, "does not begin with -"),

@@ -44,9 +44,9 @@ def test_a_closed_terminal_saves_and_stops(trainer, tmp_path, run):
         return has_reached([run], 2)
 
     wait_until(hang_up)
+    os.kill(process.pid, signal.SIGHUP)  # Before the end, as a shell that is told to hang up does.
     os.close(slave)
     os.close(master)  # whatever is written there now is an error
-    os.kill(process.pid, signal.SIGHUP)
     assert process.wait() == 128 + signal.SIGHUP
     status = run.read_status()
     assert status["state"] == "stopped"

@@ -164,7 +164,7 @@ def test_bad_files_are_refused_in_one_line(tmp_path):
         file.write_text(text, encoding="utf-8")
         with pytest.raises(StudioError, match=said):
             read_rows(file)
-    with pytest.raises(StudioError, match="expected 'embedded' or a folder of sets"):
+    with pytest.raises(StudioError, match="expected 'embedded', a folder of sets"):
         evaluation_rows(str(tmp_path))
     with pytest.raises(StudioError, match="cannot be read"):
         read_rows(tmp_path / "none.json")

@@ -228,7 +228,7 @@ def test_recommended_values_are_the_protocols_but_on_the_embedded_model():
     ("more", "said"),
     [
         (("--model", "nowhere"), "--model: expected 'embedded', a directory or a Hub name"),
-        (("--data", "nowhere"), "--data: expected 'embedded' or a folder of sets"),
+        (("--data", "nowhere"), "--data: expected 'embedded', a folder of sets"),
         (("--method", "lorra"), "method must be one of"),
         (("--method", "lora", "--decoder.outer-rank", "8"), "not an option of --method lora"),
         (("--epochs", "2"), "--epochs: --steps already sets the length"),
