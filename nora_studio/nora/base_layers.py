@@ -1,7 +1,7 @@
 """The layers that NoRA can adapt: linear ones, plain or quantised."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -36,11 +36,7 @@ def check_base(
             f"({type(base_layer).__name__}). Remove that one before adding NoRA."
         )
     weight = getattr(base_layer, "weight", None)
-    if (
-        type(base_layer) is nn.Linear
-        and type(weight) is nn.Parameter
-        and weight.dtype in BASE_DTYPES
-    ):
+    if is_plain(base_layer) and base_layer.weight.dtype in BASE_DTYPES:
         return base_layer, None  # PEFT's lookup would import every installed quantiser.
     requantize = requantize or _no_requantization(name)
     backend = resolve_quantization_backend(base_layer, get_apply_tensor_subclass=requantize)
@@ -59,6 +55,11 @@ def check_base(
             f"a {kind}. Narrow the targets."
         )
     return cast(nn.Linear, base_layer), backend
+
+
+def is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
+    """Return whether a layer is torch's own linear layer, with a weight that is dense itself."""
+    return type(layer) is nn.Linear and type(layer.weight) is nn.Parameter
 
 
 def dense_dtype(base_layer: nn.Module, backend: QuantizationBackend | None) -> torch.dtype:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from nora_studio.errors import StudioError
 from nora_studio.nora.additive import AdditiveLayer, widen
-from nora_studio.nora.base_layers import check_base, dense_dtype
+from nora_studio.nora.base_layers import check_base, dense_dtype, is_plain
 from nora_studio.nora.config import NoraConfig
 from nora_studio.nora.fused_update import FusedUpdate, is_cheaper
 from nora_studio.nora.product_linear import AddProduct, ProductLinear
@@ -72,6 +72,7 @@ class NoraLinear(nn.Module, AdditiveLayer):
         """
         super().__init__()
         self.base_layer, self.quantization_backend = check_base(base_layer, name, requantize)
+        self.base_is_plain = is_plain(self.base_layer)
         self.in_features = self.base_layer.in_features
         self.out_features = self.base_layer.out_features
         self.nora_inner_up = nn.ParameterDict()  # (outer_rank, rank)
@@ -174,7 +175,7 @@ class NoraLinear(nn.Module, AdditiveLayer):
         base, dropout = self.base_layer, self.nora_dropout[adapter_name]
         drops = isinstance(dropout, nn.Dropout) and dropout.training
         # Others, such as a quantised layer, compute their output in their own way.
-        if type(base) is nn.Linear and not (drops or args or kwargs):
+        if self.base_is_plain and not (drops or args or kwargs):
             if self.output_with_others is not None:
                 return self.output_with_others(x)
             updated = ProductLinear.apply(x, base.weight, base.bias, down, product)

@@ -15,49 +15,20 @@ from torch import Tensor, nn
 from nora_studio.nora.fused_update import LEAST_RATIO
 from nora_studio.nora.layer import NoraLinear
 from nora_studio.nora.shared_input import SharedInput, find_shared
-from nora_studio.nora.stacked import StackedParameters, grouped, stack_frozen
+from nora_studio.nora.stacked import GroupedLayers, StackedParameters, grouped, layers_of
 
 
-class NoraProducts:
-    """The products of a model's trained NoRA layers, formed before a forward pass.
-
-    The layers use them in every forward pass with gradients until `drop`, which must be called
-    after the backward pass: a product keeps the graph of its step alive.
-    """
+class NoraProducts(GroupedLayers):
+    """The products of a model's trained NoRA layers, formed before a forward pass."""
 
     def __init__(self, modules: Iterable[nn.Module], adapter_name: str = "default") -> None:
         modules = list(modules)
-        layers = [
-            layer
-            for module in modules
-            for layer in module.modules()
-            if isinstance(layer, NoraLinear) and _can_stack(layer, adapter_name)
-        ]
+        layers = layers_of(modules, NoraLinear, lambda layer: _can_stack(layer, adapter_name))
         # On a CPU one large product is no faster, and would round differently.
         on_gpu = any(layer.nora_inner_up[adapter_name].is_cuda for layer in layers)
         blocks = find_shared(modules, layers) if on_gpu else [[layer] for layer in layers]
-        self.groups = [
-            _Group(group, adapter_name)
-            for group in grouped(blocks, lambda block: _kind(block[0], adapter_name))
-        ]
-
-    @property
-    def stacks(self) -> list[StackedParameters]:
-        """The trained factors of all layers."""
-        return [stack for group in self.groups for stack in (group.inner_up, group.inner_down)]
-
-    def form(self) -> None:
-        """Form the products of all layers that are still trained."""
-        for group in self.groups:
-            group.form()
-
-    def drop(self) -> None:
-        """Drop the products: the layers compute each for itself again."""
-        for group in self.groups:
-            for layer in group.layers:
-                layer.product = None
-            for shared in group.shared:
-                shared.forget()
+        kinds = grouped(blocks, lambda block: _kind(block[0], adapter_name))
+        super().__init__([_Group(group, adapter_name) for group in kinds])
 
 
 class _Group:
@@ -70,6 +41,7 @@ class _Group:
         name = adapter_name
         self.inner_up = StackedParameters([layer.nora_inner_up[name] for layer in layers])
         self.inner_down = StackedParameters([layer.nora_inner_down[name] for layer in layers])
+        self.stacks = (self.inner_up, self.inner_down)
         self.start_up = _frozen(layers, "nora_inner_up_start", name)
         self.start_down = _frozen(layers, "nora_inner_down_start", name)
         self.up = _frozen(layers, "nora_up", name)
@@ -81,8 +53,6 @@ class _Group:
                 layer.output_with_others = partial(shared.output, layer)
 
     def form(self) -> None:
-        if not (self.inner_up.is_trained and self.inner_down.is_trained):
-            return
         # Cores are small and stay in the trained factors' own precision.
         with torch.autocast(self.up.device.type, enabled=False):
             inner_down = self.inner_down.whole
@@ -98,11 +68,17 @@ class _Group:
             for product in own.unbind():
                 next(layers).product = product
 
+    def drop(self) -> None:
+        for layer in self.layers:
+            layer.product = None
+        for shared in self.shared:
+            shared.forget()
+
 
 def _frozen(layers: Sequence[NoraLinear], name: str, adapter_name: str) -> Tensor:
     """Stack a frozen tensor of all layers, which become its slices, so that it is kept once."""
     buffers = [getattr(layer, name) for layer in layers]
-    whole = stack_frozen([buffer[adapter_name] for buffer in buffers])
+    whole = torch.stack([buffer[adapter_name] for buffer in buffers])
     for buffer, own in zip(buffers, whole, strict=True):
         buffer[adapter_name] = own
     return whole

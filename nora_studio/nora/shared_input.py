@@ -69,18 +69,13 @@ def find_shared(
             cross = getattr(parent, "is_cross_attention", False)
             for names in CROSS_ATTENTION if cross else SELF_ATTENTION:
                 own = [left.get(id(getattr(parent, name, None))) for name in names]
-                plain = [one for one in own if one is not None and _is_plain(one)]
+                plain = [one for one in own if one is not None and one.base_is_plain]
                 for alike in grouped(plain, _shape):
                     if len(alike) > 1:
                         found.append(alike)
                         for one in alike:
                             del left[id(one)]
     return [*found, *([layer] for layer in left.values())]
-
-
-def _is_plain(layer: NoraLinear) -> bool:
-    base = layer.base_layer
-    return type(base) is nn.Linear and type(base.weight) is nn.Parameter
 
 
 def _shape(layer: NoraLinear) -> tuple[object, ...]:

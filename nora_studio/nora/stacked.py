@@ -6,12 +6,13 @@ they cost one; optimizer, files and checkpoints still see each layer's own param
 """
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 Item = TypeVar("Item")
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class StackedParameters:
@@ -36,9 +37,53 @@ class StackedParameters:
         return all(parameter.requires_grad for parameter in self.parameters)
 
 
-def stack_frozen(tensors: Sequence[Tensor]) -> Tensor:
-    """Stack tensors of one shape: (tensors, *shape)."""
-    return torch.stack([tensor.detach() for tensor in tensors])
+class LayerGroup(Protocol):
+    """Layers of one shape, with their trained parameters stacked."""
+
+    @property
+    def stacks(self) -> Sequence[StackedParameters]:
+        """The stacked parameters."""
+        ...
+
+    def form(self) -> None:
+        """Compute what the layers use in a forward pass with gradients, and give it to them."""
+        ...
+
+    def drop(self) -> None:
+        """Take it back: it keeps the graph of a step alive."""
+        ...
+
+
+class GroupedLayers:
+    """All groups of layers of a model: what a method computes for them at once in each step.
+
+    The layers use it in every forward pass with gradients from `form` until `drop`, which must be
+    called after the backward pass. Groups that are no longer trained are left out of `form`.
+    """
+
+    def __init__(self, groups: Sequence[LayerGroup]) -> None:
+        self.groups = groups
+        self.stacks = [stack for group in groups for stack in group.stacks]
+        """The trained parameters of all layers."""
+
+    def form(self) -> None:
+        """Compute what the layers share in a step, and give it to them."""
+        for group in self.groups:
+            if all(stack.is_trained for stack in group.stacks):
+                group.form()
+
+    def drop(self) -> None:
+        """Take it back: the layers compute by themselves again."""
+        for group in self.groups:
+            group.drop()
+
+
+def layers_of(
+    modules: Iterable[nn.Module], kind: type[Layer], wanted: Callable[[Layer], bool]
+) -> list[Layer]:
+    """Return the wanted layers of a class in some modules, in their order."""
+    found = (layer for module in modules for layer in module.modules())
+    return [layer for layer in found if isinstance(layer, kind) and wanted(layer)]
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:

@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
-from nora_studio.nora.stacked import StackedParameters
+from nora_studio.errors import first_line
 from nora_studio.trainer.out_of_memory import is_out_of_memory
+from nora_studio.trainer.train_state import Batch
 
 MOST_GRAPHS = 8
 """Number of shapes of a run's batches with a graph each; steps of other shapes stay eager."""
@@ -23,23 +25,8 @@ TOLERANCE = 0.05
 """Largest relative difference of a graph's first loss and gradient norm from those of the eager
 step before it; kernels in half precision differ by a hundredth of that."""
 
-Batch = dict[str, Tensor]
 Compute = Callable[[Batch], Tensor]
 """Adds a batch's gradients to the parameters' and returns its loss, detached, without any wait."""
-
-
-class GraphPool:
-    """Memory that the graphs of all twins share, since they never run at the same time."""
-
-    def __init__(self) -> None:
-        self._handle: Any = None
-
-    @property
-    def handle(self) -> Any:
-        """The pool's handle, for `torch.cuda.graph`."""
-        if self._handle is None:
-            self._handle = torch.cuda.graph_pool_handle()
-        return self._handle
 
 
 class CaptureError(Exception):
@@ -61,30 +48,28 @@ class StepGraphs:
     """The graphs of one run, by the shapes of a batch.
 
     Gradients are added to tensors that stay where they are, so a parameter's `grad` must be cleared
-    in place (`clear`). A parameter that gets no gradient keeps none.
+    in place. A parameter that gets no gradient keeps none.
     """
 
     def __init__(
         self,
         compute: Compute,
+        clear: Callable[[], object],
         module: nn.Module,
         parameters: Sequence[nn.Parameter],
-        stacks: Sequence[StackedParameters],
-        pool: GraphPool,
+        pool: Any,
     ) -> None:
         """Prepare to capture.
 
         Args:
             compute: Computes gradients eagerly.
+            clear: Sets all gradients to zero, in place.
             module: Holds all tensors that it reads.
             parameters: All that are trained, now or later.
-            stacks: Some of them, stacked.
-            pool: Shared by twins.
+            pool: Torch's handle of the graphs' memory. Twins share it: they never run at one time.
         """
-        self.compute, self.module, self.pool, self.stacks = compute, module, pool, stacks
+        self.compute, self.clear, self.module, self.pool = compute, clear, module, pool
         self.parameters = list(parameters)
-        stacked = {id(p) for stack in stacks for p in stack.parameters}
-        self.single = [p for p in self.parameters if id(p) not in stacked]
         self.graphs: dict[tuple[object, ...], _Graph] = {}
         self.device = self.parameters[0].device
         self.stream = torch.cuda.Stream(self.device)
@@ -120,13 +105,6 @@ class StepGraphs:
             found.graph.replay()
         return found.loss
 
-    def clear(self) -> None:
-        """Set all gradients to zero, in place."""
-        gradients = [p.grad for p in self.single if p.grad is not None]
-        gradients += [stack.gradient for stack in self.stacks]
-        if gradients:
-            torch._foreach_zero_(gradients)
-
     def _captured(self, batch: Batch) -> _Graph:
         """Capture and replay a step, after an eager one that every library prepares itself in."""
         inputs = {name: tensor.to(self.device, copy=True) for name, tensor in batch.items()}
@@ -139,7 +117,7 @@ class StepGraphs:
                 expected = self._measured(self.compute(inputs))
             _free()  # For the graph's own memory.
             torch.cuda.set_rng_state(generator, self.device)
-            with torch.cuda.graph(graph, pool=self.pool.handle, stream=self.stream):
+            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
                 self.clear()
                 loss = self.compute(inputs)
             current.wait_stream(self.stream)
@@ -159,8 +137,8 @@ class StepGraphs:
 
     def _measured(self, loss: Tensor) -> tuple[float, float]:
         """Return the loss and the norm of all gradients; waits for the device."""
-        norms = torch._foreach_norm([p.grad for p in self.parameters if p.grad is not None])
-        return loss.item(), torch.stack([norm.float() for norm in norms]).norm().item()
+        norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        return loss.item(), norm.item()
 
 
 def _is_near(one: float, other: float) -> bool:
@@ -189,6 +167,4 @@ def _free() -> None:
 
 
 def _reason(error: Exception) -> str:
-    if is_out_of_memory(error):
-        return "out of memory"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return "out of memory" if is_out_of_memory(error) else first_line(error).rstrip(".")

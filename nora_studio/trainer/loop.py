@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from tqdm import tqdm
 
 from nora_studio.runs import processes
 from nora_studio.runs.stop import StopRequest
-from nora_studio.trainer.capture import GraphPool
 from nora_studio.trainer.early_stop import EarlyStopping, Verdict
 from nora_studio.trainer.progress import Clock, check_finite, report
 from nora_studio.trainer.saving import save_checkpoints
@@ -106,5 +106,6 @@ def steppers_of(
     Args:
         say: Called with one line that says why a run's steps are eager on a GPU.
     """
-    pool = GraphPool() if plan.capture else None
+    on_gpu = states[0].accelerator.device.type == "cuda"
+    pool = torch.cuda.graph_pool_handle() if plan.capture and on_gpu else None
     return [Stepper(state, plan.accumulate, plan.max_gradient_norm, pool, say) for state in states]

@@ -2,13 +2,14 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from nora_studio.errors import StudioError
-from nora_studio.trainer.capture import CaptureError, GraphPool, StepGraphs
+from nora_studio.trainer.capture import CaptureError, StepGraphs
 from nora_studio.trainer.train_state import Batch, StepCallback, TrainState
 
 
@@ -20,14 +21,14 @@ class Stepper:
         state: TrainState,
         accumulate: int,
         max_gradient_norm: float,
-        pool: GraphPool | None = None,
+        pool: Any = None,
         say: Callable[[str], object] = print,
     ) -> None:
         """Prepare a run for its steps.
 
         Args:
             accumulate: Micro-batches of each process's share of a batch.
-            pool: Memory of CUDA graphs, shared by twins; None: every step is eager.
+            pool: Torch's handle of CUDA graphs' memory, shared by twins; None: every step is eager.
             say: Called with one line that says why a run's steps are eager on a GPU.
         """
         self.state, self.accumulate, self.max_gradient_norm = state, accumulate, max_gradient_norm
@@ -37,12 +38,11 @@ class Stepper:
         stacked = {id(p) for stack in self.stacks for p in stack.parameters}
         self.single = [p for p in state.parameters if id(p) not in stacked]
         self.graphs: StepGraphs | None = None
-        on_gpu = state.accelerator.device.type == "cuda"
-        if pool is not None and on_gpu and state.eager is not None:
+        if pool is not None and state.eager is not None:
             say(f"{state.label}: steps are not captured: {state.eager}.")
-        elif pool is not None and on_gpu:
+        elif pool is not None:
             module = state.accelerator.unwrap_model(state.model)
-            self.graphs = StepGraphs(self._eager, module, state.parameters, self.stacks, pool)
+            self.graphs = StepGraphs(self._eager, self._zero, module, state.parameters, pool)
 
     def advance(self, batch: Batch, step: int) -> None:
         """Take one optimizer step, without waiting for the device.
@@ -80,7 +80,7 @@ class Stepper:
             else:
                 if loss is not None:
                     return loss
-                self.graphs.clear()
+                self._zero()
         device = self.state.accelerator.device
         return self._eager({name: one.to(device, non_blocking=True) for name, one in share.items()})
 
@@ -104,8 +104,14 @@ class Stepper:
         if self.graphs is None:
             for parameter in self.single:
                 parameter.grad = None
-            for stack in self.stacks:
-                stack.gradient.zero_()
+            self._zero()
+
+    def _zero(self) -> None:
+        """Set the gradients that are there to zero, in place."""
+        gradients = [p.grad for p in self.single if p.grad is not None]
+        gradients += [stack.gradient for stack in self.stacks]
+        if gradients:
+            torch._foreach_zero_(gradients)
 
 
 def rows_of(batch: Batch) -> int:

@@ -4,25 +4,16 @@ import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear
-from torch import Tensor, nn
+from support.stacked import TARGETS, WIDTH, network, trained
+from torch import nn
 
-from nora_studio.adapters.methods.attachment import adapter_parameters, attach
+from nora_studio.adapters.methods.attachment import attach
 from nora_studio.adapters.methods.spec import AdapterSpec
 from nora_studio.adapters.tuners.lora import FusedLoraLinear, LoraFactors
 
-WIDTH, OUT, STEPS = 24, 32, 20
-
-
-def network() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(WIDTH, OUT), nn.GELU(), nn.Linear(OUT, WIDTH), nn.GELU(),
-        nn.Linear(WIDTH, OUT, bias=False),
-    ).double()  # fmt: skip
-
 
 def adapted(by_peft: bool, dropout: float) -> nn.Sequential:
-    model, targets = network(), ["0", "2", "4"]
+    model, targets = network(), TARGETS
     if by_peft:
         config = LoraConfig(r=4, lora_alpha=6, lora_dropout=dropout, target_modules=targets)
         inject_adapter_in_model(config, model)
@@ -39,34 +30,11 @@ def adapted(by_peft: bool, dropout: float) -> nn.Sequential:
     return model.train()
 
 
-def trained(by_peft: bool, dropout: float) -> tuple[list[float], list[Tensor]]:
-    model = adapted(by_peft, dropout)
-    parameters = list(adapter_parameters(model).values())
-    optimizer = torch.optim.AdamW(parameters, lr=0.02, weight_decay=0.1)
-    factors = None if by_peft else LoraFactors([model])
-    generator, losses = torch.Generator().manual_seed(1), []
-    x = torch.randn(5, WIDTH, dtype=torch.float64, generator=generator)
-    target = torch.randn(5, OUT, dtype=torch.float64, generator=generator)
-    for step in range(STEPS):
-        torch.manual_seed(step)  # Of dropout.
-        if factors is not None:
-            factors.form()
-        loss = (model(x) - target).square().mean()
-        loss.backward()
-        if factors is not None:
-            factors.drop()
-        losses.append(loss.item())
-        optimizer.step()
-        for parameter in parameters:
-            assert parameter.grad is not None
-            parameter.grad.zero_()
-    return losses, [parameter.detach().clone() for parameter in parameters]
-
-
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_training_with_fused_factors_equals_pefts_layer(dropout):
-    losses, weights = trained(True, dropout)
-    others, fused = trained(False, dropout)
+    losses, weights = trained(adapted(True, dropout), None, 0.02)
+    model = adapted(False, dropout)
+    others, fused = trained(model, LoraFactors([model]), 0.02)
     assert losses[-1] < 0.9 * losses[0]
     assert others == pytest.approx(losses, rel=1e-12)
     for one, other in zip(weights, fused, strict=True):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.stacked import OUT, TARGETS, WIDTH, network, trained
 from torch import Tensor, nn
 
 from nora_studio.adapters.methods.attachment import adapter_parameters, attach
@@ -11,51 +12,19 @@ from nora_studio.nora.product_linear import ProductLinears
 from nora_studio.nora.products import NoraProducts
 from nora_studio.nora.shared_input import SharedInput, find_shared
 
-WIDTH, OUT = 24, 32
-STEPS = 20
 
-
-def network(dtype: torch.dtype = torch.float64, **changes) -> nn.Sequential:
-    """Three layers of two shapes, with bias and without, behind one another."""
-    torch.manual_seed(0)
-    made = nn.Sequential(
-        nn.Linear(WIDTH, OUT), nn.GELU(), nn.Linear(OUT, WIDTH), nn.GELU(),
-        nn.Linear(WIDTH, OUT, bias=False),
-    ).to(dtype)  # fmt: skip
-    spec = AdapterSpec("nora", 3, outer_rank=12, alpha=5.0, **changes)
-    attach(made, ["0", "2", "4"], spec)
+def adapted(dtype: torch.dtype = torch.float64, **changes) -> nn.Sequential:
+    """The network with NoRA on its three layers."""
+    made = network(dtype)
+    attach(made, TARGETS, AdapterSpec("nora", 3, outer_rank=12, alpha=5.0, **changes))
     return made
-
-
-def trained(fused: bool, **changes) -> tuple[list[float], list[Tensor]]:
-    """Losses and weights of some steps on the same data."""
-    model = network(**changes)
-    parameters = list(adapter_parameters(model).values())
-    optimizer = torch.optim.AdamW(parameters, lr=0.05, weight_decay=0.1)
-    products = NoraProducts([model]) if fused else None
-    generator, losses = torch.Generator().manual_seed(1), []
-    options = {"dtype": torch.float64, "generator": generator}
-    x, target = torch.randn(5, WIDTH, **options), torch.randn(5, OUT, **options)
-    for step in range(STEPS):
-        torch.manual_seed(step)  # Of dropout.
-        if products is not None:
-            products.form()
-        loss = (model(x) - target).square().mean()
-        loss.backward()
-        if products is not None:
-            products.drop()
-        losses.append(loss.item())
-        optimizer.step()
-        for parameter in parameters:
-            assert parameter.grad is not None
-            parameter.grad.zero_()
-    return losses, [parameter.detach().clone() for parameter in parameters]
 
 
 @pytest.mark.parametrize("changes", [{}, {"start": "paper"}, {"dropout": 0.3}], ids=str)
 def test_training_with_products_equals_training_without(changes):
-    losses, weights = trained(False, **changes)
-    others, fused = trained(True, **changes)
+    losses, weights = trained(adapted(**changes), None, 0.05)
+    model = adapted(**changes)
+    others, fused = trained(model, NoraProducts([model]), 0.05)
     assert losses[-1] < 0.95 * losses[0]
     assert others == pytest.approx(losses, rel=1e-12)
     for one, other in zip(weights, fused, strict=True):
@@ -63,7 +32,7 @@ def test_training_with_products_equals_training_without(changes):
 
 
 def test_a_layers_output_and_gradients_are_the_formulas():
-    model = network()
+    model = adapted()
     layer = model[0]
     assert isinstance(layer, NoraLinear)
     up, down = (one.double() for one in layer.outer_pair("default"))
@@ -90,7 +59,7 @@ def test_a_layers_output_and_gradients_are_the_formulas():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_untouched_adapter_adds_exact_zeros(dtype):
-    model, x = network(dtype), torch.randn(7, WIDTH, dtype=dtype)
+    model, x = adapted(dtype), torch.randn(7, WIDTH, dtype=dtype)
     products = NoraProducts([model])
     products.form()
     layer = model[0]
@@ -101,7 +70,7 @@ def test_an_untouched_adapter_adds_exact_zeros(dtype):
 
 
 def test_outside_a_step_the_layers_compute_by_themselves():
-    model, x = network(), torch.randn(3, WIDTH, dtype=torch.float64)
+    model, x = adapted(), torch.randn(3, WIDTH, dtype=torch.float64)
     products = NoraProducts([model])
     before = model(x)
     products.form()
@@ -112,7 +81,7 @@ def test_outside_a_step_the_layers_compute_by_themselves():
 
 
 def test_the_optimizers_parameters_are_slices_that_keep_their_values():
-    model = network()
+    model = adapted()
     before = {name: p.detach().clone() for name, p in adapter_parameters(model).items()}
     stacks = NoraProducts([model]).stacks
     for name, parameter in adapter_parameters(model).items():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nora_studio.adapters.methods.table import METHODS
 from nora_studio.runs.runs import Run
-from nora_studio.trainer.capture import MOST_GRAPHS, CaptureError, GraphPool, StepGraphs
+from nora_studio.trainer.capture import MOST_GRAPHS, CaptureError, StepGraphs
 
 gpu = pytest.mark.gpu
 PLAIN = {"sample-every": 0, "log-every": 1, "checkpoint-every": 100, "precision": "fp32"}
@@ -168,9 +168,14 @@ def test_a_resumed_captured_run_equals_an_uninterrupted_one(tiny_base, photo_fol
 
 def graphs_of(compute) -> tuple[StepGraphs, nn.Linear]:
     model = nn.Linear(8, 8, device="cuda")
-    return StepGraphs(
-        lambda batch: compute(model, batch), model, list(model.parameters()), [], GraphPool()
-    ), model
+    graphs = StepGraphs(
+        lambda batch: compute(model, batch),
+        lambda: model.zero_grad(set_to_none=False),
+        model,
+        list(model.parameters()),
+        torch.cuda.graph_pool_handle(),
+    )
+    return graphs, model
 
 
 def plain(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:

@@ -17,7 +17,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from nora_studio.nora.stacked import StackedParameters, grouped
+from nora_studio.nora.stacked import GroupedLayers, StackedParameters, grouped, layers_of
 
 
 class LoraUpdate(torch.autograd.Function):
@@ -116,46 +116,21 @@ def fused_layer(
     """
     base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
     weight = getattr(base, "weight", None)
-    is_dense = type(weight) is nn.Parameter and weight.is_floating_point()
-    if parameter_name is not None or not is_dense or type(base).__module__.startswith("bitsandb"):
+    # A quantised weight is of a class of its own.
+    if parameter_name is not None or type(weight) is not nn.Parameter:
+        return None
+    if not weight.is_floating_point():
         return None
     return FusedLoraLinear(target, adapter_name, config=config, **settings)
 
 
-class LoraFactors:
-    """The factors of a model's trained `FusedLoraLinear`s, converted before a forward pass.
-
-    The layers use them in every forward pass with gradients until `drop`, which must be called
-    after the backward pass.
-    """
+class LoraFactors(GroupedLayers):
+    """The factors of a model's trained `FusedLoraLinear`s, converted before a forward pass."""
 
     def __init__(self, modules: Iterable[nn.Module], adapter_name: str = "default") -> None:
-        layers = [
-            layer
-            for module in modules
-            for layer in module.modules()
-            if isinstance(layer, FusedLoraLinear) and _can_stack(layer, adapter_name)
-        ]
-        self.groups = [
-            _Group(group, adapter_name)
-            for group in grouped(layers, lambda layer: _kind(layer, adapter_name))
-        ]
-
-    @property
-    def stacks(self) -> list[StackedParameters]:
-        """The trained factors of all layers."""
-        return [stack for group in self.groups for stack in (group.down, group.up)]
-
-    def form(self) -> None:
-        """Convert the factors of all layers that are still trained."""
-        for group in self.groups:
-            group.form()
-
-    def drop(self) -> None:
-        """Drop the converted factors: the layers are PEFT's again."""
-        for group in self.groups:
-            for layer in group.layers:
-                layer.step_factors = None
+        layers = layers_of(modules, FusedLoraLinear, lambda layer: _can_stack(layer, adapter_name))
+        kinds = grouped(layers, lambda layer: _kind(layer, adapter_name))
+        super().__init__([_Group(group, adapter_name) for group in kinds])
 
 
 class _Group:
@@ -165,17 +140,20 @@ class _Group:
         self.layers = layers
         self.down = StackedParameters([_factors(layer, adapter_name)[0] for layer in layers])
         self.up = StackedParameters([_factors(layer, adapter_name)[1] for layer in layers])
+        self.stacks = (self.down, self.up)
         scales = [layer.scaling[adapter_name] for layer in layers]
         self.scales = self.up.gradient.new_tensor(scales).view(-1, 1, 1)
         self.dtype = _base_weight(layers[0]).dtype
 
     def form(self) -> None:
-        if not (self.down.is_trained and self.up.is_trained):
-            return
         downs = self.down.whole.to(self.dtype).unbind()
         ups = (self.up.whole * self.scales).to(self.dtype).unbind()
         for layer, down, up in zip(self.layers, downs, ups, strict=True):
             layer.step_factors = down, up
+
+    def drop(self) -> None:
+        for layer in self.layers:
+            layer.step_factors = None
 
 
 def _base_weight(layer: FusedLoraLinear) -> Tensor:

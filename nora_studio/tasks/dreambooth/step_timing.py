@@ -16,7 +16,7 @@ from nora_studio.tasks.dreambooth.step import DreamboothStep
 from nora_studio.tasks.dreambooth.task import DreamboothTask
 from nora_studio.trainer.acceleration import MIXED, prepare_accelerator
 from nora_studio.trainer.build import build_train_state
-from nora_studio.trainer.capture import GraphPool, StepGraphs
+from nora_studio.trainer.capture import StepGraphs
 from nora_studio.trainer.loop import steppers_of
 
 WARM_UP = 3
@@ -71,7 +71,8 @@ def frozen_step(task: DreamboothTask) -> Callable[[], object]:
         loss.backward()
         return loss.detach()
 
-    graphs = StepGraphs(compute, module, [bias], [], GraphPool())
+    clear = partial(module.zero_grad, set_to_none=False)
+    graphs = StepGraphs(compute, clear, module, [bias], torch.cuda.graph_pool_handle())
     batch = {name: tensor.to(bias.device) for name, tensor in task.batches().next().items()}
     return partial(graphs.gradients, batch)
 
